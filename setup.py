@@ -1,0 +1,36 @@
+"""Builds the compiled hub; everything else is in pyproject.toml.
+
+`FASTCHAT_DEBUG=1 python setup.py build_ext --build-lib build/debug` makes the
+debug build that the tests use: bounds checks on, assertions in.
+"""
+
+import os
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+DEBUG = os.environ.get("FASTCHAT_DEBUG") == "1"
+
+extension = Extension(
+    "fastchat._fanout",
+    ["src/fastchat/_fanout.pyx"],
+    define_macros=[("FASTCHAT_DEBUG", "1")] if DEBUG else [("CYTHON_WITHOUT_ASSERTIONS", "1")],
+    extra_compile_args=["-O1", "-g", "-UNDEBUG"] if DEBUG else ["-O3"],
+)
+
+setup(
+    ext_modules=cythonize(
+        [extension],
+        # Apart, so that neither build ever picks up the other's C.
+        build_dir="build/cython-debug" if DEBUG else "build/cython",
+        compiler_directives={
+            "language_level": 3,
+            # The hub indexes C arrays, which no directive checks (assertions do),
+            # and lists, for whose bounds Hub.verify() and the debug build stand.
+            "boundscheck": DEBUG,
+            "wraparound": True,
+            "initializedcheck": DEBUG,
+            "cdivision": True,
+        },
+    ),
+)

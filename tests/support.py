@@ -1,0 +1,97 @@
+"""What the tests share: a real server as a process of its own, and waiting for things."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+#: The unit all time-outs are multiples of; a slow machine sets it higher.
+TIMEOUT_UNIT_S = float(os.environ.get("FASTCHAT_TIMEOUT_UNIT", "1"))
+START_TIMEOUT_S = 15 * TIMEOUT_UNIT_S
+
+
+class Server:
+    """`fastchat serve` as a child process, on a port of 127.0.0.1."""
+
+    def __init__(self, arguments: tuple[str, ...], port: int = 0) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "fastchat", "serve", "--port", str(port), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.pid = self.process.pid
+        self.output = ""
+        try:
+            self.url = self._await_address()
+        except BaseException:
+            self.kill()
+            raise
+        self.port = int(self.url.rpartition(":")[2])
+
+    def _await_address(self) -> str:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        assert self.process.stdout is not None
+        while time.monotonic() < deadline:
+            ready, _, _ = select.select([self.process.stdout], [], [], 0.1)
+            if ready:
+                line = self.process.stdout.readline()
+                self.output += line
+                if found := re.search(r"http://[\d.]+:\d+", line):
+                    return found[0]
+            if self.process.poll() is not None:
+                break
+        raise RuntimeError(f"the server did not start: {self.process.communicate()}")
+
+    def stop(self, *, timeout_s: float = 10 * TIMEOUT_UNIT_S) -> int:
+        """SIGTERM; returns the exit status. Kills it and fails when that takes too long."""
+        self.process.terminate()
+        return self._finish(timeout_s)
+
+    def kill(self) -> int:
+        self.process.kill()
+        return self._finish(10 * TIMEOUT_UNIT_S)
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def _finish(self, timeout_s: float) -> int:
+        try:
+            out, err = self.process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.communicate()
+            raise
+        self.output += out
+        self.errors = err
+        return self.process.returncode
+
+    def resident_bytes(self) -> int:
+        with open(f"/proc/{self.pid}/statm", encoding="ascii") as statm:
+            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@contextlib.contextmanager
+def running_server(*arguments: str, port: int = 0) -> Iterator[Server]:
+    """A server for the length of a `with` block; killed at its end if it still runs."""
+    server = Server(arguments, port)
+    try:
+        yield server
+    finally:
+        if server.process.poll() is None:
+            server.kill()
+
+
+def wait_until(holds: Callable[[], bool], *, timeout_s: float = 5 * TIMEOUT_UNIT_S) -> None:
+    """Poll a condition that has no event to wait for; AssertionError when it stays false."""
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline, f"still not so after {timeout_s} s: {holds}"
+        time.sleep(0.01)
