@@ -1,7 +1,9 @@
 """Types of the compiled hub. What each thing does is said in `_fanout.pyx`."""
 
-from collections.abc import Buffer, Callable
+from collections.abc import Callable
 from typing import Any, Protocol, TypedDict
+
+Buffer = bytes | bytearray | memoryview
 
 DEBUG: bool
 DEFAULT_ROOM: str

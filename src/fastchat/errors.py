@@ -1,0 +1,117 @@
+"""What can go wrong, and what each thing means on the wire.
+
+    FastchatError
+    ├── SettingError     the operator's: one sentence at the command line, exit status 2
+    ├── CommandError     the client's: answered with an `error` event, the connection stays
+    └── Violation        the client's: the connection is closed with a close code
+
+What is our own fault is no FastchatError: it is logged with its traceback, and the
+client gets 1011 and no detail.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+
+__all__ = [
+    "CloseCode",
+    "CommandError",
+    "ErrorCode",
+    "FastchatError",
+    "SettingError",
+    "Violation",
+]
+
+
+class CloseCode(IntEnum):
+    """Close codes (RFC 6455 §7.4; docs/protocol.md, "Closing").
+
+    1000-2999 belong to the RFC's registry. Of ours, 4000-4499 ask the client to
+    reconnect and 4500-4999 not to. The page's copy is `static/close-codes.js`; a
+    test holds the two together.
+    """
+
+    NORMAL = 1000
+    GOING_AWAY = 1001
+    PROTOCOL_ERROR = 1002
+    UNSUPPORTED_DATA = 1003
+    INVALID_TEXT = 1007
+    TOO_BIG = 1009
+    INTERNAL = 1011
+    RESTART = 1012
+    OVERLOADED = 1013
+    EVICTED = 4008
+    HEARTBEAT_MISSED = 4009
+    LOST_CONTINUITY = 4010
+    TOKEN_EXPIRED = 4011
+    UNAUTHORIZED = 4501
+    JOIN_TIMEOUT = 4502
+    REMOVED = 4503
+    FLOODING = 4504
+
+    @property
+    def reconnect(self) -> bool:
+        """Whether a client should come back by itself."""
+        if self < 4000:
+            return self not in (
+                CloseCode.PROTOCOL_ERROR,
+                CloseCode.UNSUPPORTED_DATA,
+                CloseCode.INVALID_TEXT,
+                CloseCode.TOO_BIG,
+            )
+        return self < 4500
+
+
+class ErrorCode(StrEnum):
+    """The `code` of an `error` event (docs/protocol.md, "Errors")."""
+
+    BAD_JSON = "bad_json"
+    BAD_COMMAND = "bad_command"
+    TOO_LONG = "too_long"
+    NOT_JOINED = "not_joined"
+    ALREADY_JOINED = "already_joined"
+    BAD_ROOM = "bad_room"
+    BAD_USERNAME = "bad_username"
+    USERNAME_TAKEN = "username_taken"
+    TOO_MANY_ROOMS = "too_many_rooms"
+
+
+class FastchatError(Exception):
+    """Anything this package raises on purpose."""
+
+
+class SettingError(FastchatError):
+    """A setting is wrong; the message names it and the fix."""
+
+
+class CommandError(FastchatError):
+    """A command is refused; the client is told and stays connected.
+
+    `message` is a sentence for a person. `temporary` says whether the same command
+    may succeed later. `ref` and `id` are those of the command, where it had any.
+    """
+
+    def __init__(
+        self,
+        code: ErrorCode,
+        message: str,
+        *,
+        temporary: bool = False,
+        ref: str | None = None,
+        id: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.temporary = temporary
+        self.ref = ref
+        self.id = id
+
+
+class Violation(FastchatError):
+    """The connection cannot go on; `reason` (at most 123 bytes) goes into the close frame."""
+
+    def __init__(self, close_code: CloseCode, reason: str) -> None:
+        super().__init__(reason)
+        self.close_code = close_code
+        self.reason = reason

@@ -1,0 +1,78 @@
+"""Who is in which room; a user with several connections counts once."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterable
+from itertools import islice
+
+from fastchat.errors import CommandError, ErrorCode
+from fastchat.names import name_key
+
+__all__ = ["Presence", "User"]
+
+
+class User:
+    """Somebody in a room. The name is his as long as a connection of his is there.
+
+    `session` is a secret that only he knows: whoever shows it may join under the
+    same name again, from another tab or after a drop that we have not noticed.
+    """
+
+    __slots__ = ("connections", "key", "name", "session")
+
+    def __init__(self, name: str, key: str, session: str) -> None:
+        self.name = name
+        self.key = key
+        self.session = session
+        self.connections = 0
+
+
+class Presence:
+    """Rooms and their users. Names are unique within a room (docs/protocol.md, "Names")."""
+
+    __slots__ = ("_rooms",)
+
+    def __init__(self) -> None:
+        self._rooms: dict[str, dict[str, User]] = {}
+
+    def join(self, room: str, name: str, session: str) -> User:
+        """Count a connection in; its user is new here if `user.connections` is 1 then.
+
+        Raises CommandError `username_taken` when the name, or one that looks like
+        it, belongs to somebody with another session.
+        """
+        users = self._rooms.get(room)
+        key = name_key(name)
+        user = users.get(key) if users else None
+        if user is None:
+            user = User(name, key, session)
+            self._rooms.setdefault(room, {})[key] = user
+        elif not hmac.compare_digest(user.session.encode(), session.encode()):
+            raise CommandError(
+                ErrorCode.USERNAME_TAKEN,
+                "Somebody in this room has this name, or one that looks like it.",
+                temporary=True,
+            )
+        user.connections += 1
+        return user
+
+    def leave(self, room: str, user: User) -> bool:
+        """Count a connection out; True if it was the user's last in this room."""
+        user.connections -= 1
+        if user.connections:
+            return False
+        users = self._rooms[room]
+        del users[user.key]
+        if not users:
+            del self._rooms[room]
+        return True
+
+    def online(self, room: str) -> int:
+        """How many users are in a room."""
+        return len(self._rooms.get(room, ()))
+
+    def names(self, room: str, limit: int) -> list[str]:
+        """The names of the first `limit` users, in the order they came."""
+        users: Iterable[User] = self._rooms.get(room, {}).values()
+        return [user.name for user in islice(users, limit)]
