@@ -1,0 +1,252 @@
+"""The rules of the chat: join, leave, message, typing, history, and who hears of what.
+
+No sockets, no event loop, no picows. The chat is told of clients and their
+commands by sessions, publishes through a broker, and writes through a `Delivery`,
+which the hub is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Protocol
+
+from fastchat import protocol
+from fastchat.brokers import Broker
+from fastchat.errors import CommandError, ErrorCode
+from fastchat.history import Duplicate, Page
+from fastchat.presence import Presence, User
+from fastchat.protocol import Command, GetHistory, Join, Leave, Message, Ping, Publication, Typing
+
+__all__ = ["Chat", "Client", "Delivery"]
+
+#: Rooms with more users than this hear of joins and leaves by number, once a second.
+CROWD = 200
+
+
+class Delivery(Protocol):
+    """How payloads reach clients; `connection` is opaque. See `fastchat._fanout.Hub`.
+
+    In order: what was published to a room before `join` never arrives after it,
+    what was published before `leave` still arrives, and `send` overtakes nothing.
+    """
+
+    def join(self, connection: Any, room: str, /) -> None: ...
+    def leave(self, connection: Any, room: str, /) -> None: ...
+    def publish(self, room: str, payload: bytes, but: Any = None, /) -> None: ...
+    def send(self, connection: Any, payload: bytes, /) -> bool | None: ...
+
+
+class Client:
+    """A connection as the chat sees it: where it is, and under which names."""
+
+    __slots__ = ("connection", "gone", "rooms", "session", "username")
+
+    def __init__(self, connection: object) -> None:
+        self.connection = connection
+        self.rooms: dict[str, User] = {}
+        self.username: str | None = None
+        self.session: str | None = None
+        self.gone = False
+
+
+class Chat:
+    """The rules. `handle` runs a command, `depart` ends a client, `tick` runs once a second.
+
+    * ``clock``: seconds since 1970, for timestamps only.
+    * ``new_secret``: makes a client's `session`.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        presence: Presence,
+        delivery: Delivery,
+        *,
+        clock: Callable[[], float],
+        new_secret: Callable[[], str],
+    ) -> None:
+        self._broker = broker
+        self._presence = presence
+        self._delivery = delivery
+        self._clock = clock
+        self._new_secret = new_secret
+        self._crowded: set[str] = set()  # rooms whose number changed since the last tick
+        self._handlers: dict[type, Callable[[Client, Any], Coroutine[Any, Any, None] | None]] = {
+            Message: self._message,
+            Typing: self._typing,
+            Join: self._join,
+            Leave: self._leave,
+            GetHistory: self._history,
+            Ping: self._ping,
+        }
+        broker.open(self._deliver, self._answer)
+
+    def handle(self, client: Client, command: Command) -> Coroutine[Any, Any, None] | None:
+        """Run a command, or return the coroutine that does, to be run before the next one.
+
+        Raises CommandError (the coroutine too) when the command is refused;
+        nothing has changed then.
+        """
+        return self._handlers[type(command)](client, command)
+
+    def depart(self, client: Client) -> None:
+        """Take a client out of all its rooms; the others hear of it. Safe to call again."""
+        client.gone = True
+        for room in tuple(client.rooms):
+            self._quit(client, room)
+
+    def tick(self) -> None:
+        """Tell crowded rooms their number, if it has changed."""
+        for room in self._crowded:
+            payload = protocol.presence(room, self._presence.online(room))
+            self._delivery.publish(room, payload)
+        self._crowded.clear()
+
+    # Commands
+
+    def _message(self, client: Client, command: Message) -> None:
+        text, room, id, _ = command
+        if room is None:
+            room = self._only_room(client)
+        user = client.rooms.get(room)
+        if user is None:
+            raise _not_joined(room)
+        timestamp = protocol.timestamp_of(self._clock())
+        self._broker.publish(Publication(room, 0, user.name, text, timestamp, id), client)
+
+    def _typing(self, client: Client, command: Typing) -> None:
+        room = self._room_of(client, command.room)
+        payload = protocol.typing(room, client.rooms[room].name)
+        self._delivery.publish(room, payload, client.connection)
+
+    def _ping(self, client: Client, command: Ping) -> None:
+        self._delivery.send(client.connection, protocol.pong(ref=command.ref))
+
+    def _leave(self, client: Client, command: Leave) -> None:
+        room = self._room_of(client, command.room)
+        self._quit(client, room)
+        self._delivery.send(client.connection, protocol.left(room, ref=command.ref))
+
+    async def _history(self, client: Client, command: GetHistory) -> None:
+        room = self._room_of(client, command.room)
+        page = await self._page(room, command)
+        newest_first = command.after is None
+        messages = _fitting([protocol.encode(each) for each in page.publications], newest_first)
+        more = page.more or len(messages) < len(page.publications)
+        payload = protocol.history(room, messages, more=more, ref=command.ref)
+        self._delivery.send(client.connection, payload)
+
+    async def _page(self, room: str, command: GetHistory) -> Page:
+        if command.after is not None:
+            return await self._broker.after(room, command.after, command.limit)
+        return await self._broker.before(room, command.before, command.limit)
+
+    async def _join(self, client: Client, command: Join) -> None:
+        room = command.room
+        if room in client.rooms:
+            raise CommandError(ErrorCode.ALREADY_JOINED, f"You are in the room “{room}” already.")
+        if len(client.rooms) >= protocol.MAX_ROOMS:
+            raise CommandError(
+                ErrorCode.TOO_MANY_ROOMS,
+                f"A connection may be in {protocol.MAX_ROOMS} rooms; leave one first.",
+                temporary=True,
+            )
+        name = command.username or client.username
+        if name is None:
+            raise CommandError(ErrorCode.BAD_USERNAME, "A name is needed: `username`.")
+        session = command.session or client.session or self._new_secret()
+        user = self._presence.join(room, name, session)
+        try:
+            snapshot = await self._broker.subscribe(
+                room, command.since, command.history, protocol.MAX_HISTORY
+            )
+        except BaseException:
+            self._presence.leave(room, user)
+            raise
+        if client.gone:  # while we waited for the history
+            self._presence.leave(room, user)
+            self._broker.unsubscribe(room)
+            return
+        client.username, client.session = user.name, session
+        if user.connections == 1:
+            self._announce("join", room, user)
+        client.rooms[room] = user
+        self._delivery.join(client.connection, room)
+
+        messages = [protocol.encode(each) for each in snapshot.publications]
+        fitting = _fitting(messages, newest_first=True)
+        payload = protocol.joined(
+            room,
+            user.name,
+            session,
+            snapshot.position,
+            # A recovery is whole or it is none.
+            recovered=snapshot.recovered and len(fitting) == len(messages),
+            messages=fitting,
+            users=self._presence.names(room, protocol.MAX_USERS_LISTED),
+            online=self._presence.online(room),
+            ref=command.ref,
+        )
+        self._delivery.send(client.connection, payload)
+
+    # What comes of them
+
+    def _deliver(self, publication: Publication) -> None:
+        self._delivery.publish(publication.room, protocol.encode(publication))
+
+    def _answer(
+        self, sender: Client, draft: Publication, outcome: Duplicate | CommandError
+    ) -> None:
+        if isinstance(outcome, Duplicate):
+            payload = protocol.ack(outcome.id, outcome.room, outcome.offset)
+        else:
+            outcome.id = draft.id
+            payload = protocol.error(outcome)
+        if not sender.gone:
+            self._delivery.send(sender.connection, payload)
+
+    def _quit(self, client: Client, room: str) -> None:
+        self._delivery.leave(client.connection, room)
+        user = client.rooms.pop(room)
+        self._broker.unsubscribe(room)
+        if self._presence.leave(room, user):
+            self._announce("leave", room, user)
+
+    def _announce(self, kind: str, room: str, user: User) -> None:
+        online = self._presence.online(room)
+        if online > CROWD:
+            self._crowded.add(room)
+            return
+        timestamp = protocol.timestamp_of(self._clock())
+        payload = protocol.presence_change(kind, room, user.name, timestamp, online)
+        self._delivery.publish(room, payload)
+
+    def _room_of(self, client: Client, room: str | None) -> str:
+        if room is None:
+            return self._only_room(client)
+        if room not in client.rooms:
+            raise _not_joined(room)
+        return room
+
+    def _only_room(self, client: Client) -> str:
+        if len(client.rooms) == 1:
+            return next(iter(client.rooms))
+        if not client.rooms:
+            raise CommandError(ErrorCode.NOT_JOINED, "You have joined no room yet.")
+        raise CommandError(
+            ErrorCode.BAD_COMMAND, "You are in several rooms: say which one, by `room`."
+        )
+
+
+def _not_joined(room: str) -> CommandError:
+    return CommandError(ErrorCode.NOT_JOINED, f"You are not in the room “{room}”.")
+
+
+def _fitting(messages: Sequence[bytes], newest_first: bool) -> Sequence[bytes]:
+    """As many as fit into one reply, from the newest or from the oldest on, in order."""
+    size = 0
+    for count, message in enumerate(reversed(messages) if newest_first else messages):
+        size += len(message)
+        if size > protocol.MAX_REPLY_BYTES:
+            return messages[len(messages) - count :] if newest_first else messages[:count]
+    return messages
