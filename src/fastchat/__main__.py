@@ -1,0 +1,7 @@
+"""`python -m fastchat`."""
+
+import sys
+
+from fastchat.cli import main
+
+sys.exit(main())

@@ -1,0 +1,315 @@
+"""HTTP: the page and its files, and the upgrade to a WebSocket.
+
+uvicorn speaks HTTP and Starlette routes; at an upgrade uvicorn hands the request
+over, and picows takes the connection. Between them stands `HttpProtocol`, which
+bounds what neither does: the size of a request's head and the time until it is
+complete, bodies (nothing here takes one), and answers that nobody reads.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import importlib.resources
+import logging
+import mimetypes
+from collections.abc import Iterator
+from importlib.resources.abc import Traversable
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl
+
+from picows import WSUpgradeRequest, WSUpgradeResponse
+from picows.common import WSUpgradeResponseWithListener
+from picows.picows import WSAutoPingStrategy, WSProtocol  # type: ignore[attr-defined]
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from fastchat.errors import CommandError
+from fastchat.protocol import Join, join_from_query
+from fastchat.session import Session, Sessions
+
+__all__ = ["SECURITY_HEADERS", "HttpProtocol", "WebSocketProtocol", "build_app"]
+
+logger = logging.getLogger("fastchat.http")
+
+WEBSOCKET_PATH = b"/ws"
+SUBPROTOCOL = "fastchat.v1"
+MAX_HEAD_BYTES = 16 * 1024
+MAX_HEAD_LINES = 128
+#: From accept, or from the first byte of a further request, to a complete head.
+HEAD_TIMEOUT_S = 5.0
+#: From a complete head until the answer has left our buffers; the page is some 60 kB.
+ANSWER_TIMEOUT_S = 30.0
+
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+SECURITY_HEADERS = [
+    ("content-security-policy", CONTENT_SECURITY_POLICY),
+    ("x-content-type-options", "nosniff"),
+    ("referrer-policy", "no-referrer"),
+    ("cross-origin-opener-policy", "same-origin"),
+]
+
+
+# The page and its files
+
+
+class _File(NamedTuple):
+    body: bytes
+    media_type: str
+    etag: str
+
+
+def build_app() -> Starlette:
+    """The Starlette application: `/`, `/static/…`, and an explanation at `/ws`.
+
+    The files are read here, once: no path of a request ever reaches a file system.
+    """
+    files = dict(_load(importlib.resources.files("fastchat") / "static", "/static"))
+    files["/"] = files["/static/index.html"]
+
+    async def serve(request: Request) -> Response:
+        file = files.get(request.url.path)
+        if file is None:
+            return PlainTextResponse("Not found\n", 404)
+        # Checked with the server each time: a page is never half old and half new.
+        headers = {"etag": file.etag, "cache-control": "no-cache"}
+        if file.etag in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        return Response(file.body, headers=headers, media_type=file.media_type)
+
+    async def explain(request: Request) -> Response:
+        headers = {"upgrade": "websocket", "connection": "upgrade"}
+        return PlainTextResponse("This is a WebSocket endpoint.\n", 426, headers)
+
+    return Starlette(
+        routes=[Route("/ws", explain), Route("/{path:path}", serve)],
+    )
+
+
+def _load(folder: Traversable, path: str) -> Iterator[tuple[str, _File]]:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            yield from _load(entry, f"{path}/{entry.name}")
+        else:
+            body = entry.read_bytes()
+            media_type = mimetypes.guess_type(entry.name)[0] or "application/octet-stream"
+            etag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
+            yield f"{path}/{entry.name}", _File(body, media_type, etag)
+
+
+# The connection before an upgrade
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP protocol with bounds. `open_connections` is swept once a second."""
+
+    def __init__(self, *arguments: Any, sessions: Sessions, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self._sessions = sessions
+        self._head_bytes = 0
+        self._head_complete = False
+        self._refused = False
+        self._deadline_s = self.loop.time() + HEAD_TIMEOUT_S
+
+    def sweep(self, now: float) -> None:
+        """Abort the connection if it has let its deadline pass."""
+        if self._deadline_s and now >= self._deadline_s:
+            if self.transport.get_write_buffer_size() or not self._idle():
+                self.transport.abort()
+            else:
+                self._deadline_s = 0.0  # answered and read: uvicorn's keep-alive takes over
+
+    def _idle(self) -> bool:
+        return self.cycle is not None and self.cycle.response_complete and self._head_bytes == 0
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        if not self._head_complete:
+            if not self._head_bytes and not self._deadline_s:
+                self._deadline_s = self.loop.time() + HEAD_TIMEOUT_S
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self._head_bytes > MAX_HEAD_BYTES and not self._head_complete:
+            self._refuse(431, "The request's head is too large.")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._head_complete = False
+
+    def on_headers_complete(self) -> None:
+        self._head_complete = True
+        self._head_bytes = 0
+        self._deadline_s = self.loop.time() + ANSWER_TIMEOUT_S
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size > MAX_HEAD_BYTES or len(self.headers) > MAX_HEAD_LINES:
+            self._refuse(431, "The request's head is too large.")
+        elif not self._refused:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        # Nothing takes a body: it is neither kept nor waited for.
+        self._end_after_answer()
+
+    def on_message_complete(self) -> None:
+        if not self._refused:
+            super().on_message_complete()
+        self._head_complete = False
+
+    def _end_after_answer(self) -> None:
+        if self.cycle is not None:
+            self.cycle.keep_alive = False
+            if self.cycle.response_complete:
+                self.transport.close()
+
+    def handle_websocket_upgrade(self) -> None:
+        """Check the handshake (RFC 6455 §4.2.1), then pass on just what belongs to it.
+
+        What picows refuses it answers with the text of its exception, the client's
+        header in it; and it refuses Firefox's `Connection: keep-alive, Upgrade`.
+        So it only gets to see what it will accept.
+        """
+        refusal = self._upgrade_refusal()
+        if refusal is not None:
+            self._refuse(*refusal)
+            return
+        passed_on = (b"host", b"sec-websocket-key", b"sec-websocket-protocol")
+        self.headers[:] = [
+            (b"connection", b"Upgrade"),
+            (b"upgrade", b"websocket"),
+            (b"sec-websocket-version", b"13"),
+            *((name, value) for name, value in self.headers if name in passed_on),
+        ]
+        self._deadline_s = 0.0
+        super().handle_websocket_upgrade()
+        self.parser = None  # type: ignore[assignment]  # it holds us, and we held it
+
+    def _upgrade_refusal(self) -> tuple[int, str] | None:
+        values: dict[bytes, list[bytes]] = {}
+        for name, value in self.headers:
+            values.setdefault(name, []).append(value)
+        if self.url.partition(b"?")[0] != WEBSOCKET_PATH:
+            return 404, "Not found"
+        if self.scope["method"] != "GET" or self.scope["http_version"] != "1.1":
+            return 405, "A WebSocket begins with GET and HTTP/1.1."
+        if not self.url.isascii() or any(byte <= 0x20 or byte == 0x7F for byte in self.url):
+            return 400, "The address is malformed."
+        if len(values.get(b"host", ())) != 1:
+            return 400, "Exactly one Host header is needed."
+        if values.get(b"sec-websocket-version") != [b"13"]:
+            return 426, "WebSocket version 13 is needed."
+        keys = values.get(b"sec-websocket-key", ())
+        if len(keys) != 1 or not _is_key(keys[0]):
+            return 400, "Exactly one valid Sec-WebSocket-Key is needed."
+        if b"transfer-encoding" in values or set(values.get(b"content-length", ())) - {b"0"}:
+            return 400, "An upgrade has no body."
+        if self._sessions.draining:
+            return 503, "The server is stopping."
+        return None
+
+    def _refuse(self, status: int, message: str) -> None:
+        """A fixed answer, then the end of the connection."""
+        self._refused = True
+        extra = b"sec-websocket-version: 13\r\nupgrade: websocket\r\n" if status == 426 else b""
+        body = message.encode() + b"\n"
+        head = [f"HTTP/1.1 {status} Refused".encode()]
+        head += [f"{name}: {value}".encode() for name, value in SECURITY_HEADERS]
+        head += [b"content-type: text/plain; charset=utf-8"]
+        head += [b"content-length: %d" % len(body), b"connection: close"]
+        self.transport.write(b"\r\n".join(head) + b"\r\n" + extra + b"\r\n" + body)
+        self._deadline_s = self.loop.time() + HEAD_TIMEOUT_S
+        self.transport.close()
+
+
+def _is_key(key: bytes) -> bool:
+    try:
+        return len(base64.b64decode(key, validate=True)) == 16
+    except binascii.Error:
+        return False
+
+
+# The connection after it
+
+
+class _Silent:
+    """picows wants a logger; what it has to say, the session says better."""
+
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802 its name in logging
+        return False
+
+    def log(self, *arguments: object, **keywords: object) -> None:
+        """Say nothing."""
+
+    debug = info = warning = error = exception = log
+
+
+_SILENT = _Silent()
+
+
+class WebSocketProtocol(WSProtocol):  # type: ignore[misc]  # private in picows, hence untyped
+    """picows' protocol as uvicorn's `ws` class: takes the upgrade request as bytes.
+
+    Constructed in the place of uvicorn's own; `config`, `server_state` and
+    `app_state` are what it passes, and are not needed.
+    """
+
+    def __init__(self, *, sessions: Sessions, **_uvicorn: Any) -> None:
+        self._sessions = sessions
+        super().__init__(
+            None,  # host and port: of a client
+            None,  # path: of a client
+            False,  # is_client_side
+            self._upgrade,
+            _SILENT,
+            True,  # disconnect on exception; sessions let none out
+            HEAD_TIMEOUT_S,
+            False,  # auto ping: the hub's sweep does it for all
+            None,
+            None,
+            WSAutoPingStrategy.PING_PERIODICALLY,
+            False,  # auto pong: has no budget
+            sessions.max_message_bytes,
+            None,  # extra headers: of a client
+            2048,  # read buffer: the smallest it allows; grows by itself
+        )
+
+    def data_received(self, head: bytes) -> None:
+        """The upgrade request, all of it; afterwards uvloop uses `get_buffer`."""
+        while head:
+            buffer = self.get_buffer(-1)
+            count = min(len(buffer), len(head))
+            buffer[:count] = head[:count]
+            head = head[count:]
+            self.buffer_updated(count)
+
+    def buffer_updated(self, count: int) -> None:
+        super().buffer_updated(count)
+        if self.transport.is_close_frame_sent:
+            self.listener.parse_failed()
+
+    def _upgrade(self, request: WSUpgradeRequest) -> WSUpgradeResponseWithListener:
+        response = WSUpgradeResponse.create_101_response()
+        offered = request.headers.getall("sec-websocket-protocol", ())
+        if SUBPROTOCOL in (token.strip() for line in offered for token in line.split(",")):
+            response.headers["Sec-WebSocket-Protocol"] = SUBPROTOCOL
+        session: Session = self._sessions.open(_join_asked_for(request.path))
+        return WSUpgradeResponseWithListener(response, session)
+
+
+def _join_asked_for(path: bytes) -> Join | CommandError | None:
+    """What ``?username=…`` asks for; None without a `username`."""
+    query = path.partition(b"?")[2].decode("ascii")
+    parameters = dict(parse_qsl(query, keep_blank_values=True))
+    if "username" not in parameters:
+        return None
+    try:
+        return join_from_query(parameters)
+    except CommandError as refusal:
+        return refusal
