@@ -1,0 +1,84 @@
+# Everything a newcomer needs: `make serve` and `make test` do their own set-up.
+
+PYTHON ?= python3
+CC ?= cc
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := pyproject.toml setup.py $(wildcard src/fastchat/_fanout*.p[yx]*)
+# Passed on to the command: make serve ARGS="--port 9000"
+ARGS ?=
+
+.PHONY: serve test lint types bench build screenshots chromium clean help
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make serve   the chat, at http://127.0.0.1:8080   (ARGS=\"--port 9000\")"
+	@echo "make test    everything that is checked before a change lands"
+	@echo "make bench   what a broadcast costs               (ARGS=\"--clients 10,100\")"
+	@echo "make lint types build screenshots clean"
+
+serve: $(VENV)/serve.stamp
+	@exec $(BIN)/fastchat serve $(ARGS)
+
+test: lint types build/debug/stamp chromium
+	$(BIN)/python -m pytest $(ARGS)
+	FASTCHAT_DEBUG=1 $(BIN)/python -m pytest -q tests/test_fanout.py tests/test_fanout_random.py tests/test_hub.py
+
+lint: $(VENV)/test.stamp
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(VENV)/test.stamp
+	$(BIN)/mypy
+
+bench: $(VENV)/bench.stamp
+	$(BIN)/python bench/broadcast.py $(ARGS)
+
+build: $(VENV)/test.stamp
+	$(BIN)/python -m build --outdir dist
+
+screenshots: $(VENV)/test.stamp chromium
+	$(BIN)/python tests/browser/screenshots.py docs/screenshots
+
+clean:
+	rm -rf build dist $(VENV) src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -f src/fastchat/*.so
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || \
+	  { echo "fastchat: Python 3.11 or newer is missing: apt-get install python3"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "fastchat: $(PYTHON) is too old, 3.11 is needed: make PYTHON=python3.11 ..."; exit 1; }
+	@command -v $(CC) >/dev/null || \
+	  { echo "fastchat: a C compiler is missing: apt-get install gcc libc6-dev"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "fastchat: Python's venv module is missing: apt-get install python3-venv"; exit 1; }
+	@test -e "$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" || \
+	  { echo "fastchat: Python's headers are missing: apt-get install python3-dev"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+
+$(VENV)/serve.stamp: $(BIN)/python $(SOURCES)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/test.stamp: $(VENV)/serve.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+$(VENV)/bench.stamp: $(VENV)/serve.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $@
+
+# The hub with bounds checks and assertions, for a second run of its tests.
+build/debug/stamp: $(VENV)/test.stamp
+	FASTCHAT_DEBUG=1 $(BIN)/python setup.py --quiet build_ext --build-lib build/debug --build-temp build/debug-temp
+	@touch $@
+
+# For the tests of the page; without it they are skipped, and say so.
+chromium:
+	@command -v chromium chromium-browser google-chrome >/dev/null || \
+	  { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	      chromium fonts-liberation fonts-noto-color-emoji >/dev/null; } || \
+	  echo "fastchat: no Chromium, so the page is not tested: apt-get install chromium (as root)"
