@@ -1,0 +1,201 @@
+"""Measure what a broadcast costs: the hub alone, over sockets, and the whole server.
+
+    python bench/broadcast.py [--clients 10,100] [--json FILE] [--quick]
+
+Needs no running server; starts what it needs and stops it again. All variants
+alternate within each round of one run, on the same machine at the same time.
+See bench/README.md for how to read the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+SOURCE = HERE.parent / "src"
+if SOURCE.is_dir():
+    sys.path.insert(0, str(SOURCE))
+
+import machine  # noqa: E402 (the path above comes first)
+import report  # noqa: E402
+from report import BenchError, MissingError, Result  # noqa: E402
+
+GROUPS = ("hub", "sockets", "server", "others")
+LIMIT_S = 235.0
+QUICK_LIMIT_S = 60.0
+ROUNDS = 25
+QUICK_ROUNDS = 2
+
+Printed = tuple[str, str, list[Result], list[str]]
+Show = Callable[[str, str, list[Result], list[str]], None]
+
+
+def main(arguments: list[str]) -> int:
+    """Run the benchmark; returns the exit status."""
+    options = _parse(arguments)
+    pins = machine.Pins.choose()
+    pins.pin_sender()
+    _allow_many_sockets()
+    try:
+        importlib.import_module("fastchat")
+        importlib.import_module("uvloop")
+    except ImportError as error:
+        print(f"{error}. Build the hub first: pip install -e .", file=sys.stderr)
+        return 2
+    try:
+        return _run_in_loop(options, pins)
+    except BenchError as error:
+        print(f"broadcast.py: {error}", file=sys.stderr)
+    except TimeoutError:
+        print("broadcast.py: stopped, because it took too long", file=sys.stderr)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        print("broadcast.py: interrupted", file=sys.stderr)
+        return 130
+    return 1
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="bench/broadcast.py", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument(
+        "--clients",
+        type=_counts,
+        metavar="N,N",
+        help="how many clients, each in turn (default 10,100; the server also 1000)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    parser.add_argument(
+        "--rounds", type=int, help=f"of the hub and the sockets; the server: a fifth ({ROUNDS})"
+    )
+    parser.add_argument(
+        "--only", type=_groups, default=GROUPS, metavar="GROUP,GROUP", help=", ".join(GROUPS)
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="under 20 s: whether it works, not how fast"
+    )
+    options = parser.parse_args(arguments)
+    if options.rounds is None:
+        options.rounds = QUICK_ROUNDS if options.quick else ROUNDS
+    if options.rounds < 1:
+        parser.error("--rounds must be at least 1")
+    options.command = " ".join(["python bench/broadcast.py", *_without_file(arguments)])
+    return options
+
+
+def _counts(text: str) -> list[int]:
+    parts = text.split(",")
+    if not all(part.isdecimal() and 1 <= int(part) <= 5000 for part in parts):
+        raise argparse.ArgumentTypeError("numbers of clients are from 1 to 5000, as in 10,100")
+    return [int(part) for part in parts]
+
+
+def _groups(text: str) -> tuple[str, ...]:
+    groups = tuple(text.split(","))
+    unknown = [group for group in groups if group not in GROUPS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(GROUPS)}")
+    return groups
+
+
+def _without_file(arguments: list[str]) -> list[str]:
+    """The command as it is recorded: without where this machine keeps its results."""
+    kept = []
+    skip = False
+    for argument in arguments:
+        if not skip and argument != "--json" and not argument.startswith("--json="):
+            kept.append(argument)
+        skip = argument == "--json"
+    return kept
+
+
+def _allow_many_sockets() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _run_in_loop(options: argparse.Namespace, pins: machine.Pins) -> int:
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_bounded(options, pins))
+
+
+async def _bounded(options: argparse.Namespace, pins: machine.Pins) -> int:
+    """Run everything; a signal or the time limit cancels it, and what it started stops."""
+    task = asyncio.current_task()
+    assert task is not None
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, task.cancel)
+    async with asyncio.timeout(QUICK_LIMIT_S if options.quick else LIMIT_S):
+        return await _measure(options, pins)
+
+
+async def _measure(options: argparse.Namespace, pins: machine.Pins) -> int:
+    facts = machine.describe(pins)
+    neighbours = machine.Neighbours()
+    report.print_machine(facts)
+    if options.quick:
+        print("\n  --quick: these figures say that it works, not how fast it is")
+    printed: list[Printed] = []
+    skipped: list[str] = []
+
+    def show(title: str, clock: str, rows: list[Result], references: list[str]) -> None:
+        if rows:
+            report.print_group(title, clock, rows, references)
+            printed.append((title, clock, rows, references))
+
+    if "hub" in options.only:
+        import hub_rows
+
+        rows = await hub_rows.run(options.clients or [10, 100], options.rounds)
+        show(hub_rows.TITLE, hub_rows.CLOCK, rows, hub_rows.REFERENCES)
+    for part in (_sockets, _server):
+        try:
+            skipped += await part(options, pins, show)
+        except MissingError as missing:
+            skipped.append(str(missing))
+    skipped = list(dict.fromkeys(skipped))
+    for line in skipped:
+        print(f"\nskipped: {line}")
+    facts["others"] = neighbours.describe()
+    print(f"\nother processes {facts['others']}")
+    if options.json:
+        report.write_json(options.json, options.command, facts, printed, skipped)
+    return 0
+
+
+async def _sockets(options: argparse.Namespace, pins: machine.Pins, show: Show) -> list[str]:
+    import socket_rows
+
+    hub, others = "sockets" in options.only, "others" in options.only
+    one, many, skipped = await socket_rows.run(
+        options.clients or [10, 100], options.rounds, pins, hub=hub, others=others
+    )
+    show(socket_rows.ONE_TITLE, socket_rows.ONE_CLOCK, one, [])
+    show(socket_rows.MANY_TITLE, socket_rows.MANY_CLOCK, many, [])
+    return skipped
+
+
+async def _server(options: argparse.Namespace, pins: machine.Pins, show: Show) -> list[str]:
+    import server_rows
+
+    if "server" not in options.only:
+        return []
+    counts = options.clients or ([10, 100] if options.quick else [10, 100, 1000])
+    lengths = server_rows.QUICK if options.quick else server_rows.Lengths()
+    rows, skipped = await server_rows.run(counts, max(1, options.rounds // 5), pins, lengths)
+    show(server_rows.TITLE, server_rows.CLOCK, rows, server_rows.REFERENCES)
+    return skipped
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,494 @@
+/* The other end of the benchmark: many WebSocket clients in one process.
+ *
+ *   drain receive PORT CLIENTS CPU HANDSHAKE MODULUS PAGE_FD EVENT_FD
+ *   drain chat    PORT CLIENTS CPU WINDOW WARMUP_MS MEASURE_MS LATENCIES SERVER_PID
+ *
+ * "receive" only reads. It tells the benchmark through a shared page how many
+ * messages ALL clients have received and when the last of them came, and
+ * signals an eventfd when that number changes. It ends when its standard input
+ * does. "chat" joins a room of a fastchat server, keeps WINDOW messages under
+ * way, and prints one line of JSON.
+ *
+ * Both block in epoll, as a real reader does: a spinning reader would make the
+ * sender look faster than it is. Both walk every frame header of every client
+ * and check that the number behind "offset": rises by one, so that a lost,
+ * doubled or reordered message ends the run instead of improving it.
+ *
+ * Linux only (epoll, eventfd). Loopback only.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+    READ_BYTES = 1 << 18,  /* one recv takes all that 64 messages can queue */
+    REST_BYTES = 1 << 16,  /* the longest unfinished frame or response head */
+    TALLIES = 4096,        /* a power of two above any window */
+    EVENTS = 1024,
+    CONNECT_AT_ONCE = 64,  /* below every server's listen backlog */
+    LIFETIME_S = 240,      /* nothing is left behind, whatever happens */
+    STALL_MS = 5000,       /* no byte for so long: the other side is stuck */
+};
+
+/* The page shared with the benchmark; bench/drainer.py reads these slots. */
+struct page {
+    _Atomic uint64_t ready;      /* clients connected (and upgraded) */
+    _Atomic uint64_t completed;  /* messages that all clients have received */
+    _Atomic uint64_t last_ns;    /* when the newest of them was complete */
+    _Atomic uint64_t signalling; /* 1: write to the eventfd when it changes */
+};
+
+struct client {
+    int fd;
+    int upgraded;
+    uint64_t received;  /* messages */
+    int64_t offset;     /* of the newest message, -1 before the first */
+    unsigned char *rest;
+    size_t rest_bytes;
+};
+
+static struct client *clients;
+static int client_count, upgraded_count, joined_count;
+static int epoll_fd, is_chat;
+static int64_t modulus, first_offset = -1;
+static uint64_t deliveries, completed, completed_ns, read_count;
+static uint32_t tally[TALLIES];
+static unsigned char buffer[REST_BYTES + READ_BYTES];
+
+static void fail(const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    vfprintf(stderr, format, arguments);
+    va_end(arguments);
+    fputc('\n', stderr);
+    exit(1);
+}
+
+static uint64_t clock_ns(clockid_t clock)
+{
+    struct timespec now;
+    clock_gettime(clock, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static uint64_t now_ns(void) { return clock_ns(CLOCK_MONOTONIC); }
+
+/* ---- frames ------------------------------------------------------------ */
+
+static int starts_with(const unsigned char *text, size_t bytes, const char *start)
+{
+    size_t length = strlen(start);
+    return bytes >= length && memcmp(text, start, length) == 0;
+}
+
+/* The number behind "offset":, which is looked for where it was last time. */
+static int64_t read_offset(const unsigned char *text, size_t bytes)
+{
+    static const char key[] = "\"offset\":";
+    static size_t place;
+    const size_t length = sizeof key - 1;
+    if (place + length > bytes || memcmp(text + place, key, length) != 0) {
+        const unsigned char *found = memmem(text, bytes, key, length);
+        if (!found)
+            fail("a message without an offset: %.*s", (int)bytes, text);
+        place = (size_t)(found - text);
+    }
+    int64_t value = 0;
+    for (size_t at = place + length; at < bytes && text[at] >= '0' && text[at] <= '9'; at++)
+        value = value * 10 + (text[at] - '0');
+    return value;
+}
+
+static void take_message(struct client *client, const unsigned char *text, size_t bytes)
+{
+    int64_t offset = read_offset(text, bytes), expected = client->offset + 1;
+    if (modulus && expected == modulus)
+        expected = 0;
+    if (client->offset < 0) {
+        if (first_offset < 0)
+            first_offset = offset;
+        expected = first_offset;
+    }
+    if (offset != expected)
+        fail("client %d received offset %lld where %lld was due",
+             (int)(client - clients), (long long)offset, (long long)expected);
+    client->offset = offset;
+    deliveries++;
+    uint64_t number = ++client->received;
+    uint32_t *count = &tally[number % TALLIES];
+    if (++*count == (uint32_t)client_count) {
+        *count = 0;
+        completed = number;
+        completed_ns = now_ns();
+    }
+}
+
+static void answer_ping(struct client *client, const unsigned char *payload, size_t bytes)
+{
+    unsigned char frame[6 + 125] = {0x8a, (unsigned char)(0x80 | bytes)};
+    memcpy(frame + 6, payload, bytes); /* the masking key is four zeros */
+    if (send(client->fd, frame, 6 + bytes, MSG_NOSIGNAL) < 0)
+        fail("a pong could not be sent: %s", strerror(errno));
+}
+
+static void take_frame(struct client *client, int opcode, const unsigned char *payload,
+                       size_t bytes)
+{
+    if (opcode == 9)
+        answer_ping(client, payload, bytes);
+    else if (opcode == 8)
+        fail("the server closed client %d with %d %.*s", (int)(client - clients),
+             bytes > 1 ? payload[0] << 8 | payload[1] : 1005,
+             bytes > 2 ? (int)bytes - 2 : 0, (const char *)payload + 2);
+    else if (starts_with(payload, bytes, "{\"type\":\"message\""))
+        take_message(client, payload, bytes);
+    else if (starts_with(payload, bytes, "{\"type\":\"joined\""))
+        joined_count++;
+    else if (!is_chat || starts_with(payload, bytes, "{\"type\":\"error\""))
+        fail("client %d received %.*s", (int)(client - clients), (int)bytes, payload);
+}
+
+/* Take every whole frame (RFC 6455 section 5.2); return the bytes used. */
+static size_t take_frames(struct client *client, const unsigned char *data, size_t bytes)
+{
+    size_t at = 0;
+    while (bytes - at >= 2) {
+        const unsigned char *frame = data + at;
+        size_t length = frame[1] & 127, head = 2, left = bytes - at;
+        if ((frame[0] & 0xf0) != 0x80 || frame[1] & 0x80)
+            fail("a frame that is fragmented, masked or has reserved bits: %02x %02x",
+                 frame[0], frame[1]);
+        if (length == 126) {
+            if (left < 4)
+                break;
+            length = (size_t)frame[2] << 8 | frame[3];
+            head = 4;
+        } else if (length == 127) {
+            if (left < 10)
+                break;
+            length = 0;
+            for (head = 2; head < 10; head++)
+                length = length << 8 | frame[head];
+        }
+        if (left - head < length)
+            break;
+        take_frame(client, frame[0] & 15, frame + head, length);
+        at += head + length;
+    }
+    return at;
+}
+
+static size_t take_head(struct client *client, const unsigned char *data, size_t bytes)
+{
+    const unsigned char *end = memmem(data, bytes, "\r\n\r\n", 4);
+    if (!end)
+        return 0;
+    if (!starts_with(data, bytes, "HTTP/1.1 101"))
+        fail("the server refused the upgrade: %.*s", (int)(end - data), data);
+    client->upgraded = 1;
+    upgraded_count++;
+    return (size_t)(end - data) + 4;
+}
+
+/* One recv a turn: epoll is level-triggered, what is left comes again. */
+static void read_client(struct client *client)
+{
+    unsigned char *start = buffer + REST_BYTES - client->rest_bytes;
+    ssize_t got = recv(client->fd, buffer + REST_BYTES, READ_BYTES, MSG_DONTWAIT);
+    if (got < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    if (got <= 0)
+        fail("client %d lost its connection: %s", (int)(client - clients),
+             got ? strerror(errno) : "end of stream");
+    read_count++;
+    if (client->rest_bytes)
+        memcpy(start, client->rest, client->rest_bytes);
+    size_t bytes = client->rest_bytes + (size_t)got, used = 0;
+    if (!client->upgraded)
+        used = take_head(client, start, bytes);
+    if (client->upgraded)
+        used += take_frames(client, start + used, bytes - used);
+    client->rest_bytes = bytes - used;
+    if (client->rest_bytes > REST_BYTES)
+        fail("a frame of more than %d bytes", REST_BYTES);
+    if (client->rest_bytes) {
+        client->rest = realloc(client->rest, client->rest_bytes);
+        memcpy(client->rest, start + used, client->rest_bytes);
+    }
+}
+
+/* Wait at most timeout_ms, read what came; false when nothing did. */
+static int turn(int timeout_ms)
+{
+    static struct epoll_event events[EVENTS];
+    int count = epoll_wait(epoll_fd, events, EVENTS, timeout_ms);
+    for (int i = 0; i < count; i++) {
+        if (!events[i].data.ptr)
+            exit(0); /* standard input ended: the benchmark is done with us */
+        read_client(events[i].data.ptr);
+    }
+    return count > 0;
+}
+
+/* ---- connections ------------------------------------------------------- */
+
+static void watch(int fd, void *data)
+{
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = data};
+    if (epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0)
+        fail("epoll: %s", strerror(errno));
+}
+
+static void connect_client(struct client *client, int port, const char *path)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    int one = 1;
+    client->offset = -1;
+    client->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (client->fd < 0 || connect(client->fd, (void *)&address, sizeof address) < 0)
+        fail("client %d could not connect: %s", (int)(client - clients), strerror(errno));
+    setsockopt(client->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    watch(client->fd, client);
+    if (!path) {
+        client->upgraded = 1;
+        upgraded_count++;
+        return;
+    }
+    char request[512];
+    int bytes = snprintf(request, sizeof request,
+                         "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\n"
+                         "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+                         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", path, port);
+    if (send(client->fd, request, (size_t)bytes, MSG_NOSIGNAL) != bytes)
+        fail("an upgrade request could not be sent: %s", strerror(errno));
+}
+
+static void connect_all(int port, int handshake)
+{
+    clients = calloc((size_t)client_count, sizeof *clients);
+    for (int i = 0; i < client_count; i++) {
+        char path[128];
+        if (is_chat)
+            snprintf(path, sizeof path, "/ws?username=u%d&room=bench&history=0", i);
+        else
+            strcpy(path, "/");
+        connect_client(&clients[i], port, handshake ? path : NULL);
+        while (upgraded_count < i + 1 - CONNECT_AT_ONCE || (i + 1 == client_count
+               && upgraded_count < client_count))
+            if (!turn(STALL_MS))
+                fail("only %d of %d upgrades were answered", upgraded_count, client_count);
+    }
+}
+
+/* ---- receive ----------------------------------------------------------- */
+
+static void receive(struct page *page, int event_fd)
+{
+    const uint64_t one = 1;
+    watch(STDIN_FILENO, NULL);
+    atomic_store(&page->ready, (uint64_t)client_count);
+    if (write(event_fd, &one, sizeof one) < 0)
+        fail("eventfd: %s", strerror(errno));
+    for (uint64_t told = 0;;) {
+        turn(-1);
+        if (completed == told)
+            continue;
+        told = completed;
+        atomic_store(&page->last_ns, completed_ns);
+        atomic_store(&page->completed, told);
+        if (atomic_load(&page->signalling) && write(event_fd, &one, sizeof one) < 0)
+            fail("eventfd: %s", strerror(errno));
+    }
+}
+
+/* ---- chat -------------------------------------------------------------- */
+
+static unsigned char *outgoing; /* a window of equal masked frames, and one more */
+static size_t frame_bytes;
+static uint64_t sent_bytes, due_bytes;
+
+static void prepare_frames(int window)
+{
+    static const unsigned char mask[4] = {0x37, 0xfa, 0x21, 0x3d};
+    char payload[160];
+    int bytes = snprintf(payload, sizeof payload, "{\"type\":\"message\",\"text\":\"%.*s\"}", 100,
+                         "One hundred bytes of text, as long as a chat message commonly is: "
+                         "not a greeting, and not a novel either.....");
+    frame_bytes = 8 + (size_t)bytes;
+    outgoing = malloc(frame_bytes * (size_t)(window + 1));
+    unsigned char *frame = outgoing;
+    for (int i = 0; i <= window; i++, frame += frame_bytes) {
+        frame[0] = 0x81;
+        frame[1] = 0x80 | 126;
+        frame[2] = (unsigned char)(bytes >> 8);
+        frame[3] = (unsigned char)bytes;
+        memcpy(frame + 4, mask, 4);
+        for (int at = 0; at < bytes; at++)
+            frame[8 + at] = (unsigned char)payload[at] ^ mask[at & 3];
+    }
+}
+
+/* Send what is due. The frames are equal, so the stream has no position but
+ * its place inside a frame; what the socket does not take comes next turn. */
+static int send_due(void)
+{
+    while (sent_bytes < due_bytes) {
+        ssize_t got = send(clients[0].fd, outgoing + sent_bytes % frame_bytes,
+                           due_bytes - sent_bytes, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (got < 0 && errno == EAGAIN)
+            return 0;
+        if (got < 0)
+            fail("the sender lost its connection: %s", strerror(errno));
+        sent_bytes += (uint64_t)got;
+    }
+    return 1;
+}
+
+/* Keep `window` messages under way until the time, or until all came back. */
+static void keep_under_way(uint64_t window, uint64_t until_ns)
+{
+    uint64_t idle_since = now_ns();
+    for (;;) {
+        due_bytes = (completed + window) * frame_bytes;
+        int all_sent = send_due();
+        if (turn(all_sent ? 100 : 1))
+            idle_since = now_ns();
+        uint64_t now = now_ns();
+        if (now >= until_ns)
+            return;
+        if (now - idle_since > STALL_MS * 1000000ull)
+            fail("nothing came for %d ms with %llu messages complete", STALL_MS,
+                 (unsigned long long)completed);
+    }
+}
+
+static void await_sent(void)
+{
+    while (completed * frame_bytes < due_bytes) {
+        int all_sent = send_due();
+        if (!turn(all_sent ? STALL_MS : 1) && all_sent)
+            fail("the last messages did not come: %llu complete, %llu sent",
+                 (unsigned long long)completed, (unsigned long long)(due_bytes / frame_bytes));
+    }
+}
+
+/* Time on the CPU of the server's main thread; 0 when it cannot be read. */
+static uint64_t server_cpu_ns(int pid)
+{
+    char path[64];
+    unsigned long long spent = 0;
+    snprintf(path, sizeof path, "/proc/%d/schedstat", pid);
+    FILE *file = fopen(path, "r");
+    if (file) {
+        if (fscanf(file, "%llu", &spent) != 1)
+            spent = 0;
+        fclose(file);
+    }
+    return spent;
+}
+
+static void print_latencies(int count)
+{
+    printf("\"latencies_ns\":[");
+    for (int i = 0; i < count; i++) {
+        uint64_t started = now_ns();
+        due_bytes += frame_bytes;
+        await_sent();
+        printf("%s%llu", i ? "," : "", (unsigned long long)(completed_ns - started));
+    }
+    printf("]");
+}
+
+static void check_all_received(void)
+{
+    for (int i = 0; i < client_count; i++)
+        if (clients[i].received != completed || clients[i].rest_bytes)
+            fail("client %d received %llu messages of %llu", i,
+                 (unsigned long long)clients[i].received, (unsigned long long)completed);
+}
+
+static void chat(int window, int warmup_ms, int measure_ms, int latencies, int server_pid)
+{
+    while (joined_count < client_count)
+        if (!turn(STALL_MS))
+            fail("only %d of %d clients joined", joined_count, client_count);
+    prepare_frames(window);
+    keep_under_way((uint64_t)window, now_ns() + (uint64_t)warmup_ms * 1000000);
+
+    uint64_t delivered = deliveries, messages = completed, reads = read_count;
+    uint64_t own = clock_ns(CLOCK_PROCESS_CPUTIME_ID), server = server_cpu_ns(server_pid);
+    uint64_t started = now_ns();
+    keep_under_way((uint64_t)window, started + (uint64_t)measure_ms * 1000000);
+    uint64_t elapsed = now_ns() - started;
+    delivered = deliveries - delivered;
+    messages = completed - messages;
+    reads = read_count - reads;
+    own = clock_ns(CLOCK_PROCESS_CPUTIME_ID) - own;
+    server = server_cpu_ns(server_pid) - server;
+    await_sent();
+
+    printf("{\"elapsed_ns\":%llu,\"deliveries\":%llu,\"messages\":%llu,\"reads\":%llu,"
+           "\"load_cpu_ns\":%llu,\"server_cpu_ns\":%llu,", (unsigned long long)elapsed,
+           (unsigned long long)delivered, (unsigned long long)messages,
+           (unsigned long long)reads, (unsigned long long)own, (unsigned long long)server);
+    print_latencies(latencies);
+    check_all_received();
+    printf(",\"verified\":%llu}\n", (unsigned long long)deliveries);
+}
+
+/* ------------------------------------------------------------------------ */
+
+static void pin(int cpu)
+{
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    if (cpu >= 0) {
+        CPU_SET(cpu, &set);
+        sched_setaffinity(0, sizeof set, &set);
+    }
+}
+
+int main(int count, char **arguments)
+{
+    int numbers[10] = {0};
+    for (int i = 2; i < count && i < 10; i++)
+        numbers[i] = atoi(arguments[i]);
+    is_chat = count == 10 && strcmp(arguments[1], "chat") == 0;
+    if (!is_chat && (count != 9 || strcmp(arguments[1], "receive") != 0))
+        fail("this program is run by bench/broadcast.py");
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    alarm(LIFETIME_S);
+    pin(numbers[4]);
+    client_count = numbers[3];
+    epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    if (is_chat) {
+        connect_all(numbers[2], 1);
+        chat(numbers[5], numbers[6], numbers[7], numbers[8], numbers[9]);
+        return 0;
+    }
+    struct page *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, numbers[7], 0);
+    if (page == MAP_FAILED)
+        fail("mmap: %s", strerror(errno));
+    modulus = numbers[6];
+    connect_all(numbers[2], numbers[5]);
+    receive(page, numbers[8]);
+}

@@ -1,0 +1,174 @@
+"""The compiled half of the benchmark: building it, starting it, talking to it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import mmap
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+
+from machine import Pins, find_compiler
+from report import BenchError, MissingError
+
+HERE = Path(__file__).resolve().parent
+BUILD = HERE.parent / "build" / "bench"
+MODULUS = 1024  # numbers in the rows' messages run from 0 to 1023 and begin again
+SETUP_TIMEOUT_S = 15.0
+SAMPLE_TIMEOUT_S = 5.0
+READY, COMPLETED, LAST_NS, SIGNALLING = range(4)  # struct page in drain.c
+
+
+def build(name: str, *flags: str) -> Path:
+    """Compile bench/NAME.c into build/bench/ unless what is there is newer."""
+    source = HERE / f"{name}.c"
+    target = BUILD / (f"{name}.so" if "-shared" in flags else name)
+    if target.exists() and target.stat().st_mtime >= source.stat().st_mtime:
+        return target
+    if not sys.platform.startswith("linux"):
+        raise MissingError("sockets and server: the load uses epoll and needs Linux")
+    compiler = find_compiler()
+    if compiler is None:
+        raise MissingError("sockets and server need a C compiler: install gcc or clang, or set CC")
+    BUILD.mkdir(parents=True, exist_ok=True)
+    # Under another name first: a second benchmark may be running the old one.
+    fresh = target.with_name(f"{target.name}.{os.getpid()}")
+    command = [compiler, "-O2", "-Wall", *flags, "-o", str(fresh), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    if done.returncode:
+        raise BenchError(f"{source.name} does not compile:\n{done.stderr}")
+    fresh.replace(target)
+    return target
+
+
+def build_drain() -> Path:
+    return build("drain")
+
+
+class Floor:
+    """A bare C loop of send() over sockets; the time is taken inside C."""
+
+    def __init__(self, sockets: list[int]) -> None:
+        library = ctypes.CDLL(str(build("floor", "-shared", "-fPIC")))
+        self._call = library.send_to_all
+        self._call.restype = ctypes.c_int64
+        self._call.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_int64)
+        self._sockets = (ctypes.c_int * len(sockets))(*sockets)
+
+    def send(self, data: bytes) -> int:
+        """Send to all; return nanoseconds. Raises when a socket would not take it."""
+        elapsed = self._call(self._sockets, len(self._sockets), data, len(data))
+        if elapsed < 0:
+            raise BenchError("a socket of the floor took only a part of its message")
+        return int(elapsed)
+
+
+class Drainer:
+    """A process that reads N loopback connections and counts what all have received.
+
+    Use as a context manager; the process is stopped by its id on the way out.
+    """
+
+    def __init__(self, port: int, clients: int, pins: Pins, *, handshake: bool) -> None:
+        self._alone = pins.sender is None
+        self._memory_fd = os.memfd_create("drain")
+        os.ftruncate(self._memory_fd, mmap.PAGESIZE)
+        self._memory = mmap.mmap(self._memory_fd, mmap.PAGESIZE)
+        self._page = memoryview(self._memory).cast("Q")
+        self.event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        numbers = (port, clients, pins.load_argument, int(handshake), MODULUS)
+        command = [str(build_drain()), "receive", *map(str, numbers)]
+        self._process = subprocess.Popen(
+            [*command, str(self._memory_fd), str(self.event_fd)],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=(self._memory_fd, self.event_fd),
+        )
+
+    def __enter__(self) -> Drainer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        stop(self._process)
+        self._page.release()
+        self._memory.close()
+        os.close(self._memory_fd)
+        os.close(self.event_fd)
+
+    @property
+    def completed(self) -> int:
+        """Messages that every client has received."""
+        return self._page[COMPLETED]
+
+    @property
+    def last_ns(self) -> int:
+        """When the newest of them was complete, on time.perf_counter_ns()'s clock."""
+        return self._page[LAST_NS]
+
+    def set_signalling(self, on: bool) -> None:
+        """Whether each change of `completed` writes to the eventfd."""
+        self._page[SIGNALLING] = int(on)
+
+    def drain_signal(self) -> None:
+        """Reset the eventfd; nothing happens when it was not set."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self.event_fd)
+
+    async def ready(self) -> None:
+        """Wait until all clients are connected (and upgraded, with a handshake)."""
+        loop = asyncio.get_running_loop()
+        came = asyncio.Event()
+        loop.add_reader(self.event_fd, came.set)
+        try:
+            async with asyncio.timeout(SETUP_TIMEOUT_S):
+                await came.wait()
+        except TimeoutError:
+            raise self.failure("the clients did not get connected") from None
+        finally:
+            loop.remove_reader(self.event_fd)
+            self.drain_signal()
+
+    def wait(self, count: int) -> int:
+        """Spin until all clients have `count` messages; return when the last one came.
+
+        Spinning keeps the sender awake between samples, as a busy server is; on
+        a machine with one CPU it yields to the process that it waits for.
+        """
+        page, alone = self._page, self._alone
+        deadline = time.monotonic() + SAMPLE_TIMEOUT_S
+        while page[COMPLETED] < count:
+            if alone:
+                os.sched_yield()
+            if time.monotonic() > deadline:
+                raise self.failure(f"only {page[COMPLETED]} of {count} messages came")
+        return page[LAST_NS]
+
+    def failure(self, what: str) -> BenchError:
+        """What went wrong, with the drainer's own words when it has ended."""
+        if self._process.poll() is not None and self._process.stderr is not None:
+            what += ": " + self._process.stderr.read().decode(errors="replace").strip()
+        return BenchError(what)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Stop a process that this benchmark started: ask, wait, insist."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()

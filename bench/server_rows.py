@@ -1,0 +1,200 @@
+"""The whole chat server as a process of its own, under the load of bench/drain.c.
+
+Each sample has a fresh server with an empty room: what it costs to number, store
+and fan out a message, with the protocol, the sockets and the loop around it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from drainer import build_drain
+from machine import Pins
+from report import BenchError, Result, Target
+
+TITLE = "server: `fastchat serve`, 64 in flight and one in flight"
+CLOCK = (
+    "one of N clients sends messages of 100 bytes of text; all N receive them. A message is\n"
+    "         under way until ALL clients have it. 'deliveries': messages x clients in a second\n"
+    "         of the load's clock, 64 under way, after a warm-up. 'latency': one under way, from\n"
+    "         the send() until the last client has it. Each client's each offset is checked: none\n"
+    "         missing, none twice, none out of order. The load is a compiled process; 'load busy'\n"
+    "         is the share of its CPU that it used: near 100 % it would be the limit itself."
+)
+REFERENCES = [
+    "a Go chat that joins raw text with newlines, measured earlier on a 2-core machine with"
+    " this load: 1.56 M deliveries/s with 100 clients, 1.35 M with 1000, 1.59 M with 10",
+]
+TARGETS = {
+    10: Target(0.8, at_least=True),
+    100: Target(2.5, at_least=True),
+    1000: Target(2.5, at_least=True),
+}
+WINDOW = 64
+START_TIMEOUT_S = 20.0
+SAMPLE_TIMEOUT_S = 60.0
+ADDRESS = re.compile(rb"http://127\.0\.0\.1:(\d+)")
+SOURCE = Path(__file__).resolve().parent.parent / "src"
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """How long one sample takes."""
+
+    warm_up_ms: int = 500
+    measure_ms: int = 2000
+    latencies: int = 300
+
+
+QUICK = Lengths(warm_up_ms=100, measure_ms=400, latencies=30)
+
+
+async def run(
+    client_counts: list[int], rounds: int, pins: Pins, lengths: Lengths
+) -> tuple[list[Result], list[str]]:
+    """Measure all client counts in every round; returns the rows and what was skipped."""
+    if importlib.util.find_spec("fastchat.cli") is None:
+        return [], ["rows of the server: this build of fastchat has no server (fastchat.cli)"]
+    samples: dict[int, list[dict[str, list[float]]]] = {count: [] for count in client_counts}
+    for _ in range(rounds):
+        for clients in client_counts:
+            async with _server() as (port, process_id):
+                load = await _load(port, clients, pins, lengths, process_id)
+            samples[clients].append(_figures(load, clients))
+    return [row for clients in client_counts for row in _rows(clients, samples[clients])], []
+
+
+def _figures(load: dict[str, object], clients: int) -> dict[str, list[float]]:
+    numbers = {key: float(value) for key, value in load.items() if isinstance(value, int)}
+    elapsed_ns = numbers["elapsed_ns"]
+    latencies = load["latencies_ns"]
+    assert isinstance(latencies, list)
+    ordered = sorted(latencies)
+    return {
+        "deliveries": [numbers["deliveries"] / elapsed_ns * 1000],
+        "messages": [numbers["messages"] / elapsed_ns * 1e9],
+        "latency": [one / 1000 for one in ordered],
+        "p99": [ordered[(len(ordered) * 99 - 1) // 100] / 1000],
+        "per read": [numbers["deliveries"] / max(1.0, numbers["reads"])],
+        "server busy": [numbers["server_cpu_ns"] / elapsed_ns * 100],
+        "load busy": [numbers["load_cpu_ns"] / elapsed_ns * 100],
+    }
+
+
+def _rows(clients: int, samples: list[dict[str, list[float]]]) -> list[Result]:
+    def row(variant: str, key: str, unit: str, target: Target | None = None) -> Result:
+        values = tuple(value for sample in samples for value in sample[key])
+        return Result("server", variant, clients, unit, values, target=target)
+
+    return [
+        row("deliveries", "deliveries", "M/s", TARGETS.get(clients)),
+        row("messages", "messages", "/s"),
+        row("latency, one in flight", "latency", "us"),
+        row("latency, 99th percentile", "p99", "us"),
+        row("deliveries in one read", "per read", ""),
+        row("server busy", "server busy", "%"),
+        row("load busy", "load busy", "%"),
+    ]
+
+
+@asynccontextmanager
+async def _server() -> AsyncIterator[tuple[int, int]]:
+    """Start a server on a free port, in an empty directory; yields its port and process id.
+
+    It inherits this process's CPU. Stopped by SIGTERM, and by force when that fails.
+    """
+    # With its defaults, whatever is set for other servers of this user.
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("FASTCHAT_")
+    }
+    path = [str(SOURCE), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(part for part in path if part)
+    command = [sys.executable, "-m", "fastchat", "serve", "--port", "0", "--log-level", "warning"]
+    with tempfile.TemporaryDirectory(prefix="fastchat-bench-") as directory:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=directory,
+            env=environment,
+        )
+        errors = asyncio.ensure_future(_read_all(process.stderr))
+        try:
+            yield await _port(process, errors), process.pid
+        finally:
+            await _stop(process)
+            errors.cancel()
+
+
+async def _read_all(stream: asyncio.StreamReader | None) -> bytes:
+    return await stream.read() if stream is not None else b""
+
+
+async def _port(process: asyncio.subprocess.Process, errors: asyncio.Future[bytes]) -> int:
+    """Read the address that the server prints when it is ready."""
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(START_TIMEOUT_S):
+            async for line in process.stdout:
+                found = ADDRESS.search(line)
+                if found:
+                    return int(found[1])
+            text = (await errors).decode(errors="replace").strip()
+    except TimeoutError:
+        text = f"it printed no address within {START_TIMEOUT_S:.0f} s"
+    raise BenchError(f"the server did not start: {text}")
+
+
+async def _load(
+    port: int, clients: int, pins: Pins, lengths: Lengths, server: int
+) -> dict[str, object]:
+    """Run the load against the server and return what it measured."""
+    numbers = (WINDOW, lengths.warm_up_ms, lengths.measure_ms, lengths.latencies, server)
+    process = await asyncio.create_subprocess_exec(
+        str(build_drain()),
+        "chat",
+        *map(str, (port, clients, pins.load_argument, *numbers)),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(SAMPLE_TIMEOUT_S):
+            output, errors = await process.communicate()
+    except TimeoutError:
+        raise BenchError(f"the load of {clients} clients took too long") from None
+    finally:
+        await _stop(process)
+    if process.returncode:
+        text = errors.decode(errors="replace").strip()
+        raise BenchError(f"the load of {clients} clients ended: {text}")
+    measured: dict[str, object] = json.loads(output)
+    return measured
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    """Stop a process that this benchmark started: ask, wait, insist."""
+    if process.returncode is not None:
+        return
+    process.terminate()
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(5):
+                await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
