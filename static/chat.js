@@ -1,0 +1,222 @@
+// The conversation with the server: joins, sends, resends, and routes what comes to the models. No document here.
+//
+// After any doubt (a lost socket, a hole in the numbers) there is one answer: join again with the position, and send
+// again what was not confirmed; the server recognises the ids.
+
+import { Connection } from "./connection.js";
+import { Roster } from "./roster.js";
+import { Timeline } from "./timeline.js";
+
+const HISTORY_COUNT = 50;
+const TYPING_INTERVAL_MS = 3_000;
+const ID_WORDS = 4;
+
+// Refusals that another name or room can heal.
+const ANOTHER_HEALS = new Set(["username_taken", "bad_username", "bad_room"]);
+
+export class Chat {
+  #connection;
+  #storage;
+  #on;
+  #timelines = new Map();
+  #roster = new Roster();
+  #name = "";
+  #room = "";
+  #askedRoom = null;
+  #ref = "";
+  #joined = false;
+  #typedAt = -Infinity;
+
+  // `on` has a function each for: joined, changed, people, typing, quiet, refused, phase.
+  constructor(url, { storage, on }) {
+    this.#storage = storage;
+    this.#on = on;
+    const routes = this.#routes();
+    this.#connection = new Connection(url, {
+      open: () => this.#join(),
+      event: (event) => routes[event.type]?.(event),
+      phase: (state) => this.#phaseChanged(state),
+    });
+  }
+
+  get timeline() {
+    return this.#timelines.get(this.#room);
+  }
+
+  get roster() {
+    return this.#roster;
+  }
+
+  // Goes to a room under a name. Another room is a leave and a join; another name needs another connection.
+  enter({ name, room }) {
+    const renamed = name !== this.#name;
+    const moved = room !== this.#room;
+    if (moved) this.#leave();
+    this.#name = name;
+    this.#room = room;
+    this.#keepTimeline();
+    if (renamed) this.#connection.close();
+    if (moved || renamed) this.#roster.clear();
+    this.#on.changed();
+    this.#on.people();
+    if (!this.#connection.isOpen) this.#connection.open();
+    else if (this.#askedRoom !== room) this.#join();
+  }
+
+  // Is in no room until `enter` is called again.
+  quit() {
+    this.#connection.close();
+    this.#roster.clear();
+    this.#on.people();
+  }
+
+  send(text) {
+    const timestamp = new Date().toISOString();
+    const entry = this.timeline.compose({ id: newId(), username: this.#name, text, timestamp });
+    this.#typedAt = -Infinity;
+    this.#publish(entry);
+    this.#on.changed();
+  }
+
+  retry(id) {
+    const entry = this.timeline.retry(id);
+    if (entry) this.#publish(entry);
+    this.#on.changed();
+  }
+
+  discard(id) {
+    this.timeline.discard(id);
+    this.#on.changed();
+  }
+
+  typing() {
+    const now = performance.now();
+    if (!this.#joined || now - this.#typedAt < TYPING_INTERVAL_MS) return;
+    this.#typedAt = now;
+    this.#connection.send({ type: "typing", room: this.#room });
+  }
+
+  reconnect() {
+    this.#connection.open();
+  }
+
+  wake() {
+    this.#connection.wake();
+  }
+
+  #join() {
+    this.#askedRoom = this.#room;
+    this.#ref = newId();
+    this.#connection.send({
+      type: "join",
+      ref: this.#ref,
+      room: this.#room,
+      username: this.#name,
+      history: HISTORY_COUNT,
+      since: this.timeline.position ?? undefined,
+      session: this.#storage.get("session") || undefined,
+    });
+  }
+
+  #leave() {
+    this.#joined = false;
+    if (this.#askedRoom) this.#connection.send({ type: "leave", room: this.#askedRoom });
+    this.#askedRoom = null;
+  }
+
+  #publish({ id, text }) {
+    if (this.#joined) this.#connection.send({ type: "message", room: this.#room, id, text });
+  }
+
+  #routes() {
+    const take = (event) => this.#take(event);
+    const count = (event) => this.#count(event);
+    return {
+      joined: (event) => this.#accept(event),
+      error: (event) => this.#fail(event),
+      ack: (event) => this.#acknowledge(event),
+      typing: ({ room, username }) => room === this.#room && this.#on.typing(username),
+      message: take,
+      edit: take,
+      delete: take,
+      react: take,
+      join: count,
+      leave: count,
+      presence: count,
+    };
+  }
+
+  #accept(reply) {
+    if (reply.ref !== this.#ref) return;
+    this.#joined = true;
+    this.#connection.settle();
+    this.#name = reply.username;
+    if (reply.session) this.#storage.set("session", reply.session);
+    this.timeline.accept(reply);
+    this.#roster.accept(reply);
+    for (const entry of this.timeline.outbox) {
+      if (entry.state === "pending") this.#publish(entry);
+    }
+    this.#on.joined(reply);
+    this.#on.changed();
+    this.#on.people();
+    this.#on.phase({ phase: "joined" });
+  }
+
+  #take(publication) {
+    const outcome = this.#timelines.get(publication.room)?.apply(publication);
+    if (outcome === "hole" && publication.room === this.#askedRoom) this.#connection.retry();
+    if (publication.room !== this.#room) return;
+    if (publication.type === "message") this.#on.quiet(publication.username);
+    this.#on.changed();
+  }
+
+  #count(event) {
+    if (event.room !== this.#room || !this.#joined) return;
+    this.#roster.update(event);
+    if (event.type !== "presence" && event.username !== this.#name) this.timeline.note(event);
+    if (event.type === "leave") this.#on.quiet(event.username);
+    this.#on.changed();
+    this.#on.people();
+  }
+
+  #acknowledge(event) {
+    this.#timelines.get(event.room)?.acknowledge(event);
+    this.#on.changed();
+  }
+
+  #fail(error) {
+    if (error.ref === this.#ref && !this.#joined) return this.#refused(error);
+    for (const timeline of this.#timelines.values()) timeline.fail({ ...error, id: error.id ?? error.ref });
+    return this.#on.changed();
+  }
+
+  #refused(error) {
+    const another = ANOTHER_HEALS.has(error.code);
+    if (error.temporary && !another) return this.#connection.retry(error.retry_after_ms);
+    this.#connection.close();
+    if (another) return this.#on.refused(error);
+    return this.#on.phase({ phase: "stopped", meaning: { text: error.message } });
+  }
+
+  #phaseChanged(state) {
+    if (state.phase !== "open") {
+      this.#joined = false;
+      this.#askedRoom = null;
+    }
+    this.#on.phase(state);
+  }
+
+  // Of the rooms left, only those with something unsent are kept.
+  #keepTimeline() {
+    for (const [room, { outbox }] of this.#timelines) {
+      if (outbox.length === 0 && room !== this.#room) this.#timelines.delete(room);
+    }
+    if (!this.timeline) this.#timelines.set(this.#room, new Timeline());
+  }
+}
+
+// Not crypto.randomUUID, which exists only on https and localhost.
+function newId() {
+  return Array.from(crypto.getRandomValues(new Uint32Array(ID_WORDS)), (word) => word.toString(36)).join("");
+}

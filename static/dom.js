@@ -1,0 +1,3 @@
+export const byId = (id) => document.getElementById(id);
+
+export const cloneOf = (template) => byId(template).content.firstElementChild.cloneNode(true);
