@@ -1,0 +1,103 @@
+"""Real Chromium and a real server for the page."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from browsing import CHROMIUM, ScriptedServer, launch
+from playwright.sync_api import sync_playwright
+
+from support import TIMEOUT_UNIT_S, Server, running_server
+
+TIMEOUT_MS = 8_000 * TIMEOUT_UNIT_S
+
+Visit = Callable[..., Any]
+
+_rooms = (f"room-{number}" for number in itertools.count(1))
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed")
+    with sync_playwright() as playwright:
+        browser = launch(playwright)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with running_server() as server:
+        yield server
+
+
+@pytest.fixture
+def room() -> str:
+    """A room of the test's own, for all share a server."""
+    return next(_rooms)
+
+
+@pytest.fixture
+def visit(chromium: Any, server: Server, room: str) -> Iterator[Visit]:
+    """Opens the page as somebody new; at the end, none may have complained of an error."""
+    contexts: list[Any] = []
+    complaints: list[str] = []
+
+    def visit(
+        name: str | None = None,
+        *,
+        at: str | None = None,
+        url: str | None = None,
+        script: ScriptedServer | None = None,
+        context: Any = None,
+        **options: Any,
+    ) -> Any:
+        if context is None:
+            context = chromium.new_context(**options)
+            contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(TIMEOUT_MS)
+        page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: _note_dialog(dialog, complaints))
+        page.on("console", lambda message: _note_policy(message.text, complaints))
+        if script is not None:
+            page.route_web_socket("**/ws", script.connect)
+        page.goto(f"{url or server.url}/#{room if at is None else at}")
+        if name is not None:
+            page.fill("#name-input", name)
+            page.press("#name-input", "Enter")
+            page.wait_for_selector("#people .person", state="attached")
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+def _note_dialog(dialog: Any, complaints: list[str]) -> None:
+    complaints.append(f"dialog: {dialog.message}")
+    dialog.dismiss()
+
+
+def _note_policy(text: str, complaints: list[str]) -> None:
+    if "Content Security Policy" in text or "Uncaught" in text:
+        complaints.append(text)
+
+
+@pytest.fixture(scope="module")
+def blank(chromium: Any, server: Server) -> Iterator[Any]:
+    """A page that joins nothing, for a module's tests to import the page's modules in."""
+    with contextlib.closing(chromium.new_page()) as page:
+        page.goto(server.url)
+        yield page
+
+
+@pytest.fixture
+def script() -> ScriptedServer:
+    return ScriptedServer()

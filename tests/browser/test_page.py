@@ -1,0 +1,711 @@
+"""The page in a real browser, as people meet it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from browsing import ScriptedServer, publication
+from playwright.sync_api import expect
+from websockets.sync.client import ClientConnection, connect
+
+from support import TIMEOUT_UNIT_S, Server, running_server
+
+expect.set_options(timeout=8_000 * TIMEOUT_UNIT_S)
+
+PHONE = {"viewport": {"width": 320, "height": 640}}
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "<svg onload=alert(1)>",
+    "<iframe srcdoc='<script>alert(1)</script>'>",
+    "<a href='javascript:alert(1)'>x</a>",
+    "javascript:alert(1)",
+    "'\"><b onmouseover=alert(1)>",
+    "</template><script>alert(1)</script>",
+    "</textarea><script>alert(1)</script>",
+    "<style>*{display:none}</style>",
+    "<base href=//evil.example>",
+    "<form action=//evil.example><input>",
+    "<meta http-equiv=refresh content=0>",
+    "{{constructor.constructor('alert(1)')()}}",
+    "${alert(1)}",
+    "&lt;script&gt;alert(1)&lt;/script&gt;",
+    "\u202eevil\u2066",
+]
+
+
+def say(page: Any, text: str) -> None:
+    page.fill("#composer", text)
+    page.press("#composer", "Enter")
+
+
+def text_in(page: Any, text: str) -> Any:
+    return page.locator(".message__text", has_text=text)
+
+
+@contextlib.contextmanager
+def guest_in(room: str, name: str, server: Server) -> Iterator[Guest]:
+    """Another user for the length of a `with` block."""
+    # Nobody reads what a guest receives, and a full queue would keep him from closing.
+    with connect(f"ws://127.0.0.1:{server.port}/ws", max_queue=None) as socket:
+        socket.send(json.dumps({"type": "join", "room": room, "username": name}))
+        reply = json.loads(socket.recv(timeout=5 * TIMEOUT_UNIT_S))
+        assert reply["type"] == "joined", reply
+        yield Guest(socket)
+
+
+class Guest:
+    """A user without a browser."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self._socket = socket
+
+    def do(self, **command: Any) -> None:
+        self._socket.send(json.dumps(command))
+
+    def say(self, *texts: str) -> None:
+        for text in texts:
+            self.do(text=text)
+
+
+# Meeting
+
+
+def test_two_people_talk(visit: Any) -> None:
+    """Two people see each other come, write and leave, and how many are here."""
+    ann = visit("Ann")
+    expect(ann.locator("#empty")).to_be_visible()
+    expect(ann.locator("#online-count")).to_have_text("1")
+    bob = visit("Bob")
+    expect(ann.locator(".notice")).to_have_text("Bob joined the chat")
+    expect(ann.locator("#online-count")).to_have_text("2")
+    expect(bob.locator("#online-count")).to_have_text("2")
+    assert bob.locator("#people .person__name").all_text_contents() == ["Bob", "Ann"]
+
+    say(ann, "Hello, Bob!")
+    expect(text_in(bob, "Hello, Bob!")).to_be_visible()
+    expect(ann.locator(".message[data-offset='1']")).to_have_class("message person message--own")
+    expect(bob.locator(".message__author")).to_have_text("Ann")
+    expect(bob.locator("time")).to_have_attribute("datetime", _iso())
+    assert bob.locator("time").get_attribute("title")
+
+    ann.reload()
+    expect(bob.locator(".notice")).to_have_text(["Ann left the chat", "Ann joined the chat"])
+    bob.context.close()
+    expect(ann.locator(".notice")).to_have_text("Bob left the chat")
+    expect(ann.locator("#online-count")).to_have_text("1")
+
+
+def _iso() -> Any:
+    return re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$")
+
+
+def test_own_message_is_pending_until_the_server_has_it(visit: Any, server: Server) -> None:
+    """A message shows at once as pending, and is confirmed when it comes back."""
+    ann = visit("Ann")
+    server.signal(signal.SIGSTOP)
+    try:
+        say(ann, "Slow day")
+        expect(ann.locator(".message--pending .message__text")).to_have_text("Slow day")
+        expect(ann.locator(".message__note")).to_have_text("Sending…")
+    finally:
+        server.signal(signal.SIGCONT)
+    expect(ann.locator(".message[data-offset='1'] .message__text")).to_have_text("Slow day")
+    expect(ann.locator(".message--pending")).to_have_count(0)
+    expect(ann.locator(".message")).to_have_count(1)
+
+
+def test_name_is_kept_over_a_reload(visit: Any) -> None:
+    """Who has a name is not asked again."""
+    ann = visit("Ann")
+    ann.reload()
+    expect(ann.locator("#own-name")).to_have_text("Ann")
+    expect(ann.locator("#name-dialog")).to_be_hidden()
+
+
+def test_tabs_of_one_browser_are_one_user(visit: Any) -> None:
+    """A second tab joins under the same name, and both tabs see what either writes."""
+    first = visit("Ann")
+    second = visit(context=first.context)
+    expect(second.locator("#online-count")).to_have_text("1")
+    say(second, "From the other tab")
+    expect(text_in(first, "From the other tab")).to_be_visible()
+    expect(first.locator(".message--own")).to_have_count(1)
+    expect(first.locator(".notice")).to_have_count(0)
+
+
+def test_taken_name_is_asked_for_again(visit: Any, server: Server, room: str) -> None:
+    """Somebody else's name brings the name screen back, with the reason and what was typed."""
+    with guest_in(room, "Ann", server):
+        page = visit()
+        page.fill("#name-input", "Ann")
+        page.press("#name-input", "Enter")
+        expect(page.locator("#name-error")).not_to_be_empty()
+        expect(page.locator("#name-input")).to_have_value("Ann")
+        expect(page.locator("#name-input")).to_be_focused()
+        page.fill("#name-input", "Anna")
+        page.press("#name-input", "Enter")
+        expect(page.locator("#own-name")).to_have_text("Anna")
+
+
+def test_bad_name_is_asked_for_again(visit: Any) -> None:
+    """A name that the server refuses, or none at all, is said so on the name screen."""
+    page = visit()
+    page.press("#name-input", "Enter")
+    expect(page.locator("#name-error")).to_have_text("Please type a name.")
+    page.fill("#name-input", "x" * 33)
+    page.press("#name-input", "Enter")
+    expect(page.locator("#name-error")).to_contain_text("32")
+    expect(page.locator("#name-input")).to_have_value("x" * 33)
+
+
+def test_name_screen_stays_while_a_name_is_needed(visit: Any) -> None:
+    """Escape does not close the first screen."""
+    page = visit()
+    for _ in range(3):
+        page.keyboard.press("Escape")
+    expect(page.locator("#name-dialog")).to_be_visible()
+    expect(page.locator("#name-input")).to_be_focused()
+
+
+def test_name_can_be_changed(visit: Any) -> None:
+    """A new name is taken at once; thinking better of it, and a refusal, keep the old one."""
+    ann, bob = visit("Ann"), visit("Bob")
+    ann.click("#change-name")
+    ann.keyboard.press("Escape")
+    expect(ann.locator("#own-name")).to_have_text("Ann")
+    ann.click("#change-name")
+    ann.fill("#name-input", "Bob")
+    ann.press("#name-input", "Enter")
+    expect(ann.locator("#name-error")).not_to_be_empty()
+    ann.click("#name-cancel")
+    expect(ann.locator("#people .person__name").first).to_have_text("Ann")
+    ann.click("#change-name")
+    ann.fill("#name-input", "Annette")
+    ann.press("#name-input", "Enter")
+    expect(ann.locator("#own-name")).to_have_text("Annette")
+    expect(bob.locator("#people .person__name")).to_have_text(["Bob", "Annette"])
+
+
+# Rooms
+
+
+def test_hash_switches_rooms(visit: Any, server: Server, room: str) -> None:
+    """Another hash is another room; coming back finds the first as it was."""
+    with guest_in(f"{room}-b", "Bob", server) as bob:
+        bob.say("Hello from b")
+        ann = visit("Ann", at=f"{room}-a")
+        say(ann, "Hello from a")
+        expect(ann.locator(".message[data-offset='1']")).to_be_visible()
+        ann.evaluate("room => { location.hash = room }", f"{room}-B")
+        expect(ann.locator("#room-name")).to_have_text(f"{room}-b")
+        expect(ann.locator(".message__text")).to_have_text(["Hello from b"])
+        expect(ann.locator("#online-count")).to_have_text("2")
+        bob.say("Welcome")
+        expect(text_in(ann, "Welcome")).to_be_visible()
+        ann.go_back()
+        expect(ann.locator(".message__text")).to_have_text(["Hello from a"])
+        expect(ann.locator("#online-count")).to_have_text("1")
+
+
+def test_impossible_room_is_explained(visit: Any, room: str) -> None:
+    """A hash that cannot be a room is said so, with a way out."""
+    page = visit("Ann")
+    page.evaluate("() => { location.hash = 'no such room!' }")
+    expect(page.locator("#bad-room")).to_contain_text("no such room!")
+    expect(page.locator("#composer")).to_be_hidden()
+    page.click("#bad-room a")
+    expect(page.locator("#room-name")).to_have_text("lobby")
+    expect(page.locator("#people .person__name").first).to_have_text("Ann")
+
+
+# Writing
+
+
+def test_shift_enter_breaks_the_line(visit: Any) -> None:
+    """Shift+Enter begins a line, Enter sends, and the lines arrive as lines."""
+    ann = visit("Ann")
+    ann.focus("#composer")
+    height = ann.locator("#composer").bounding_box()["height"]
+    for line in ("one", "two"):
+        ann.keyboard.type(line)
+        ann.keyboard.press("Shift+Enter")
+    assert ann.locator("#composer").bounding_box()["height"] > height
+    ann.keyboard.type("three")
+    ann.keyboard.press("Enter")
+    expect(ann.locator(".message[data-offset='1'] .message__text")).to_have_text(
+        "one\ntwo\nthree", use_inner_text=True
+    )
+    expect(ann.locator("#composer")).to_have_value("")
+
+
+def test_enter_of_an_input_method_does_not_send(visit: Any) -> None:
+    """Enter that ends a composition belongs to the input method."""
+    ann = visit("Ann")
+    ann.fill("#composer", "かな")
+    ann.eval_on_selector(
+        "#composer",
+        """field => field.dispatchEvent(
+        new KeyboardEvent("keydown",
+            { key: "Enter", isComposing: true, bubbles: true, cancelable: true }))""",
+    )
+    expect(ann.locator("#composer")).to_have_value("かな")
+    expect(ann.locator(".message")).to_have_count(0)
+
+
+def test_too_long_text_is_said_and_kept(visit: Any) -> None:
+    """4,000 code points may be sent; one more is refused clearly, and nothing typed is lost."""
+    ann = visit("Ann")
+    ann.fill("#composer", "😀" * 4001 + "  \n")
+    expect(ann.locator("#composer-hint")).to_contain_text("Too long by 1:")
+    expect(ann.locator("#send")).to_be_disabled()
+    ann.press("#composer", "Enter")
+    assert ann.input_value("#composer").startswith("😀" * 4001)
+    expect(ann.locator(".message")).to_have_count(0)
+    ann.fill("#composer", "😀" * 4000 + "  \n")
+    expect(ann.locator("#composer-hint")).not_to_contain_text("Too long")
+    ann.click("#send")
+    expect(ann.locator(".message[data-offset='1']")).to_have_count(1)
+
+
+def test_blank_text_is_not_sent(visit: Any) -> None:
+    """White space alone is no message."""
+    ann = visit("Ann")
+    say(ann, " \n ")
+    say(ann, "word")
+    expect(ann.locator(".message[data-offset='1'] .message__text")).to_have_text("word")
+    expect(ann.locator(".message")).to_have_count(1)
+
+
+def test_refused_message_shows_the_reason(visit: Any) -> None:
+    """A message that the server refuses stays, with the server's reason, until it is removed."""
+    ann = visit("Ann")
+    say(ann, "\u0001")
+    expect(ann.locator(".message--failed .message__note")).to_contain_text("at least one character")
+    expect(ann.locator("[data-action=retry]")).to_be_hidden()
+    ann.click("[data-action=discard]")
+    expect(ann.locator(".message")).to_have_count(0)
+
+
+def test_temporary_refusal_can_be_retried(visit: Any, script: ScriptedServer, room: str) -> None:
+    """After a temporary error a button sends the same message again, under the same id."""
+    ann = visit("Ann", script=script)
+    say(ann, "Once more")
+    expect(ann.locator(".message--pending")).to_have_count(1)
+    (first,) = script.sent("message")
+    script.say(type="error", code="unavailable", message="Not now.", temporary=True, id=first["id"])
+    expect(ann.locator(".message--failed .message__note")).to_contain_text("Not now.")
+    ann.click("[data-action=retry]")
+    expect(ann.locator(".message--failed")).to_have_count(0)
+    script.publish("Once more", offset=1, room=room, username="Ann", id=first["id"])
+    expect(ann.locator(".message[data-offset='1']")).to_have_count(1)
+    assert script.sent("message") == [first, first]
+
+
+def test_typing_is_shown_and_ends(visit: Any, server: Server, room: str) -> None:
+    """Up to three names are shown typing; a message from one of them ends it."""
+    ann = visit("Ann")
+    with contextlib.ExitStack() as stack:
+        guests = [
+            stack.enter_context(guest_in(room, name, server))
+            for name in ("Bob", "Cid", "Dee", "Eva")
+        ]
+        for guest in guests:
+            guest.do(type="typing")
+        expect(ann.locator("#typing")).to_have_text(
+            re.compile(r"^\w{3}, \w{3}, \w{3} and others are typing…$")
+        )
+        for guest in guests[1:]:
+            guest.say("done")
+        expect(ann.locator("#typing")).to_have_text("Bob is typing…")
+    expect(ann.locator("#typing")).to_be_empty()
+
+
+def test_typing_is_sent_at_most_every_three_seconds(visit: Any, script: ScriptedServer) -> None:
+    """A burst of keys is one typing command, and a sent message makes the next key another."""
+    ann = visit("Ann", script=script)
+    ann.type("#composer", "hello")
+    ann.press("#composer", "Enter")
+    ann.type("#composer", "again")
+    expect(ann.locator(".message--pending")).to_have_count(1)
+    assert [command["type"] for command in script.commands] == [
+        "join",
+        "typing",
+        "message",
+        "typing",
+    ]
+
+
+# Hostile text
+
+
+def test_hostile_text_stays_text(visit: Any, server: Server, room: str) -> None:
+    """Markup in texts is shown as it was written, and becomes no element and no script."""
+    page = visit("Ann")
+    elements = """() => [...new Set([...document.querySelectorAll("#log *")]
+        .map((element) => element.localName))].sort()"""
+    with guest_in(room, "Bob", server) as bob:
+        bob.say("plain")
+        expect(page.locator(".message")).to_have_count(1)
+        expected = page.evaluate(elements)
+        bob.say(*HOSTILE)
+        expect(page.locator(".message")).to_have_count(1 + len(HOSTILE))
+    assert page.locator(".message__text").all_text_contents()[1:] == HOSTILE
+    assert page.evaluate(elements) == expected
+
+
+def test_hostile_names_stay_text(visit: Any, server: Server, room: str) -> None:
+    """Markup in names is shown as it was written, wherever a name appears."""
+    page = visit("Ann")
+    names = [payload[:32].strip() for payload in HOSTILE if payload.isprintable()]
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            guest = stack.enter_context(guest_in(room, name, server))
+            guest.do(type="typing")
+            guest.say("hello")
+        expect(page.locator(".message__author")).to_have_text(names)
+        expect(page.locator(".notice bdi")).to_have_text(names)
+        expect(page.locator("#people .person")).to_have_count(len(names) + 1)
+    assert (
+        page.locator("#log, #people, #typing")
+        .locator("script, img, svg, iframe, style, a, form")
+        .count()
+        == 0
+    )
+
+
+def test_hostile_rooms_stay_text(visit: Any) -> None:
+    """Markup in the address is shown as it was written."""
+    page = visit()
+    for payload in HOSTILE:
+        page.evaluate("hash => { location.hash = encodeURIComponent(hash) }", payload)
+        expect(page.locator("#room-name")).to_have_text(payload.lower())
+        expect(page.locator("#bad-room bdi")).to_have_text(payload.lower())
+        assert page.locator("main :is(script, iframe, style, form:not(.composer))").count() == 0
+
+
+# Reading
+
+
+def test_scroll_stays_where_the_reader_is(visit: Any, server: Server, room: str) -> None:
+    """New messages do not move a reader who looks back; a pill counts them and leads to the end."""
+    with guest_in(room, "Bob", server) as bob:
+        bob.say(*(f"line {number}" for number in range(40)))
+        ann = visit("Ann")
+        expect(text_in(ann, "line 39")).to_be_in_viewport()
+        ann.hover("#log")
+        ann.mouse.wheel(0, -600)
+        expect(text_in(ann, "line 39")).not_to_be_in_viewport()
+        top = ann.evaluate(_TOP)
+        bob.say("news", "more news")
+        expect(ann.locator("#new-messages")).to_have_text("2 new messages")
+        assert ann.evaluate(_TOP) == top
+        ann.click("#new-messages")
+        expect(text_in(ann, "more news")).to_be_in_viewport()
+        expect(ann.locator("#new-messages")).to_be_hidden()
+        bob.say("the latest")
+        expect(text_in(ann, "the latest")).to_be_in_viewport()
+
+
+_TOP = "() => document.getElementById('log').scrollTop"
+
+
+def test_rows_are_bounded_and_never_taken_from_under_the_reader(visit: Any) -> None:
+    """At the end there are 300 rows at most; looking back, nothing jumps however much comes."""
+    page = visit()
+    state = page.evaluate("""async () => {
+      const { Timeline } = await import("/static/timeline.js");
+      const { Log } = await import("/static/log.js");
+      const timeline = new Timeline(), log = new Log({}), element = document.getElementById("log");
+      const frame = () => new Promise(requestAnimationFrame);
+      const frames = () => frame().then(frame).then(frame);
+      let offset = 0;
+      const more = async (count) => {
+        for (let n = 0; n < count; n += 1) timeline.apply({ type: "message", offset: ++offset,
+          username: "Zoe", text: `line ${offset}`, timestamp: "2025-01-18T10:30:00.123Z" });
+        log.show(timeline);
+        await frames();
+      };
+      const rows = () => element.children.length;
+      const seen = () => {
+        const row = [...element.children].find((each) => each.getBoundingClientRect().top > 200);
+        return [row.textContent, Math.round(row.getBoundingClientRect().top)];
+      };
+      timeline.accept({ username: "Ann", epoch: "e", offset: 0, recovered: false, messages: [] });
+      await more(500);
+      const result = { live: element.ariaLive, following: rows() };
+      element.scrollTop = 3000;
+      await frames();
+      const before = seen();
+      await more(250);
+      result.grown = rows();
+      result.stayed = String(seen()) === String(before);
+      await more(5000);
+      result.held = rows();
+      result.stillThere = String(seen()) === String(before);
+      result.pill = document.getElementById("new-messages").textContent.trim();
+      document.getElementById("new-messages").click();
+      await frames();
+      result.back = [rows(), element.lastElementChild.querySelector(".message__text").textContent];
+      return result;
+    }""")
+    assert state == {
+        "live": "off",
+        "following": 300,
+        "grown": 550,
+        "stayed": True,
+        "held": 550,
+        "stillThere": True,
+        "pill": "5250 new messages",
+        "back": [300, "line 5750"],
+    }
+    expect(page.locator("#log")).to_have_attribute("aria-live", "polite")
+
+
+def test_messages_of_one_person_are_grouped(visit: Any, script: ScriptedServer, room: str) -> None:
+    """Messages of one person within five minutes form a group."""
+    script.offset = 4
+    script.missed = [
+        publication("a", offset=1, room=room),
+        publication("b", offset=2, room=room, timestamp="2025-01-18T10:34:00Z"),
+        publication("c", offset=3, room=room, timestamp="2025-01-18T10:40:00Z"),
+        publication("d", offset=4, room=room, username="Ann"),
+    ]
+    page = visit("Ann", script=script)
+    expect(page.locator(".message")).to_have_count(4)
+    assert page.locator(".message--continued .message__text").all_text_contents() == ["b"]
+    assert page.locator(".message[data-day]").count() == 1
+
+
+def test_history_is_not_read_aloud(visit: Any, script: ScriptedServer, room: str) -> None:
+    """The log is a live region, but silent while the past is filled in."""
+    script.offset = 1
+    script.missed = [publication("the past", offset=1, room=room)]
+    page = visit(script=script)
+    page.evaluate("""() => {
+      const log = document.getElementById("log");
+      window.heard = new Promise((tell) => {
+        new MutationObserver(() => tell(log.ariaLive)).observe(log, { childList: true });
+      });
+    }""")
+    page.fill("#name-input", "Ann")
+    page.press("#name-input", "Enter")
+    assert page.evaluate("() => window.heard") == "off"
+    expect(page.locator("#log")).to_have_attribute("aria-live", "polite")
+    expect(page.locator("#log")).to_have_role("log")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_colour_of_a_name_is_readable(visit: Any, scheme: str) -> None:
+    """Names and initials have a contrast of 4.5 at least (WCAG 2.2, 1.4.3)."""
+    page = visit("Ann", color_scheme=scheme)
+    assert (
+        page.evaluate("""() => {
+      const context = document.createElement("canvas").getContext("2d");
+      const luminance = (colour) => {
+        context.fillStyle = colour;
+        context.fillRect(0, 0, 1, 1);
+        const [r, g, b] = [...context.getImageData(0, 0, 1, 1).data].map((byte) =>
+          byte / 255 <= 0.04045 ? byte / 255 / 12.92 : ((byte / 255 + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+      };
+      const contrast = (one, other) => {
+        const [dark, light] = [luminance(one), luminance(other)].sort((a, b) => a - b);
+        return (light + 0.05) / (dark + 0.05);
+      };
+      const person = document.getElementById("own"), avatar = person.querySelector(".avatar");
+      const canvas = getComputedStyle(document.documentElement).backgroundColor;
+      const low = [];
+      for (let hue = 0; hue < 360; hue += 15) {
+        person.style.setProperty("--hue", hue);
+        const { color, backgroundColor } = getComputedStyle(avatar);
+        if (contrast(color, canvas) < 4.5 || contrast(color, backgroundColor) < 4.5) low.push(hue);
+      }
+      return low;
+    }""")
+        == []
+    )
+
+
+# Keyboard, narrow screens
+
+
+def test_keyboard_alone_is_enough(visit: Any) -> None:
+    """Joining, writing, looking who is here and changing the name need no pointer."""
+    page = visit(**PHONE)
+    expect(page.locator("#name-input")).to_be_focused()
+    page.keyboard.type("Ann")
+    page.keyboard.press("Enter")
+    expect(page.locator("#composer")).to_be_focused()
+    page.keyboard.type("Look, no hands")
+    page.keyboard.press("Enter")
+    expect(page.locator(".message[data-offset='1']")).to_be_visible()
+    page.keyboard.press("Shift+Tab")
+    expect(page.locator("#log")).to_be_focused()
+    page.keyboard.press("Shift+Tab")
+    expect(page.locator("#people-toggle")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("#people")).to_be_visible()
+    expect(page.locator("#people-close")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(page.locator("#people")).to_be_hidden()
+    expect(page.locator("#people-toggle")).to_be_focused()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    expect(page.locator("#change-name")).to_be_focused()
+    page.keyboard.press("Enter")
+    page.keyboard.type("Annette")
+    page.keyboard.press("Enter")
+    expect(page.locator("#own-name")).to_have_text("Annette")
+    expect(page.locator("#composer")).to_be_focused()
+
+
+def test_narrow_screen_never_scrolls_sideways(visit: Any, server: Server, room: str) -> None:
+    """At 320 pixels everything fits, even long words and names."""
+    with guest_in(room, "W" * 32, server) as guest:
+        page = visit("Ann", **PHONE)
+        assert _overflow(page) == 0
+        guest.say("unbreakable" * 40, "https://example.org/" + "a" * 300, "short", "also short")
+        say(page, "m" * 200)
+        page.fill("#composer", "m" * 4100)
+        expect(page.locator(".message[data-offset='5']")).to_be_visible()
+        assert _overflow(page) == 0
+        page.click("#people-toggle")
+        expect(page.locator("#people")).to_be_visible()
+        assert _overflow(page) == 0
+        page.click("#people-close")
+        page.evaluate("() => { location.hash = 'x'.repeat(200) }")
+        expect(page.locator("#bad-room")).to_be_visible()
+        assert _overflow(page) == 0
+
+
+def _overflow(page: Any) -> int:
+    width: int = page.evaluate("""() => Math.max(
+        ...[...document.querySelectorAll("html, main, #log, .panel")]
+        .map((element) => element.scrollWidth - element.clientWidth))""")
+    return width
+
+
+# Interruptions
+
+
+def test_killed_server_is_survived(visit: Any, room: str) -> None:
+    """When a killed server is back, so are both pages; what was typed meanwhile is sent once."""
+    with running_server() as first:
+        ann, bob = visit("Ann", url=first.url), visit("Bob", url=first.url)
+        say(ann, "before")
+        expect(text_in(bob, "before")).to_be_visible()
+        first.kill()
+        say(ann, "meanwhile")
+        expect(ann.locator(".message--pending")).to_have_count(1)
+        expect(ann.locator("#status")).to_have_text("You’re offline.")
+        expect(ann.locator("#countdown")).to_contain_text("Trying")
+        with running_server(port=first.port):
+            ann.click("#try-now", force=True)
+            expect(ann.locator("#status")).to_be_empty()
+            for page in (ann, bob):
+                expect(page.locator("#online-count")).to_have_text("2")
+                expect(text_in(page, "meanwhile")).to_have_count(1)
+            expect(ann.locator(".message--pending")).to_have_count(0)
+            expect(ann.locator("#try-now")).to_be_hidden()
+            say(bob, "after")
+            expect(text_in(ann, "after")).to_be_visible()
+            expect(text_in(ann, "meanwhile")).to_have_count(1)
+
+
+def test_hole_makes_it_recover(visit: Any, script: ScriptedServer, room: str) -> None:
+    """When a number is missing the page joins again with its position, and shows all of it once."""
+    page = visit("Ann", script=script)
+    script.publish("one", offset=1, room=room)
+    script.offset = 3
+    script.missed = [
+        publication(text, offset=offset, room=room) for offset, text in ((2, "two"), (3, "three"))
+    ]
+    script.publish("three", offset=3, room=room)
+    expect(page.locator(".message__text")).to_have_text(["one", "two", "three"])
+    assert script.sent("join")[1]["since"] == {"epoch": "e1", "offset": 1}
+    assert script.sent("join")[1]["session"] == "s" * 16
+    assert script.connections == 2
+
+
+def test_message_that_got_through_is_not_sent_again(
+    visit: Any, script: ScriptedServer, room: str
+) -> None:
+    """After a rejoin only those pending messages are sent again that had not got through."""
+    page = visit("Ann", script=script)
+    say(page, "got through")
+    say(page, "maybe")
+    expect(page.locator(".message--pending")).to_have_count(2)
+    first, second = script.sent("message")
+    script.offset = 1
+    script.missed = [
+        publication("got through", offset=1, room=room, username="Ann", id=first["id"])
+    ]
+    script.close(4008)
+    expect(page.locator(".message[data-offset='1']")).to_have_count(1)
+    assert script.sent("message") == [first, second, second]
+    script.say(type="ack", id=second["id"], room=room, offset=2)
+    expect(page.locator(".message[data-offset='2']")).to_have_count(1)
+    expect(page.locator(".message--pending")).to_have_count(0)
+
+
+def test_server_that_asks_for_time_gets_it(visit: Any, script: ScriptedServer) -> None:
+    """After `closing` the page waits as long as it was told, and in time says why."""
+    page = visit("Ann", script=script)
+    script.say(type="closing", code=1012, reason="restart", reconnect_after_ms=60_000)
+    script.close(1012)
+    expect(page.locator("#status")).to_have_text("The server is restarting.")
+    expect(page.locator("#countdown")).to_contain_text("Trying again in")
+    page.evaluate("() => dispatchEvent(new Event('online'))")
+    assert script.connections == 1
+    page.click("#try-now")
+    expect(page.locator("#status")).to_be_empty()
+    assert script.connections == 2
+
+
+def test_final_close_is_final(visit: Any, script: ScriptedServer) -> None:
+    """After a close code that forbids it the page says why and comes back only when asked."""
+    page = visit("Ann", script=script)
+    script.close(4503)
+    expect(page.locator("#status")).to_have_text("A moderator removed you.")
+    expect(page.locator("#try-now")).to_have_text("Reconnect")
+    assert script.connections == 1
+    page.click("#try-now")
+    expect(page.locator("#status")).to_be_empty()
+
+
+def test_dead_connection_is_noticed(visit: Any, script: ScriptedServer) -> None:
+    """After silence the page asks with a ping, and when nothing comes it connects anew."""
+    page = visit(script=script)
+    page.clock.install()
+    page.fill("#name-input", "Ann")
+    page.press("#name-input", "Enter")
+    expect(page.locator("#online-count")).to_have_text("2")
+    page.clock.run_for(26_000)
+    page.wait_for_function("() => true")
+    assert len(script.sent("ping")) == 1
+    page.clock.run_for(11_000)
+    page.clock.run_for(1_000)
+    expect(page.locator("#online-count")).to_have_text("2")
+    assert script.connections == 2
+
+
+@pytest.mark.parametrize("code", ["bad_username", "bad_room", "username_taken"])
+def test_refused_join_asks_again(visit: Any, script: ScriptedServer, code: str) -> None:
+    """A refused join brings the name screen, and no connection is left waiting."""
+    script.refusal = {"code": code, "message": "Not like this.", "temporary": False}
+    page = visit(script=script)
+    page.fill("#name-input", "Ann")
+    page.press("#name-input", "Enter")
+    expect(page.locator("#name-error")).to_have_text("Not like this.")
+    script.refusal = None
+    page.press("#name-input", "Enter")
+    expect(page.locator("#own-name")).to_have_text("Ann")
+    assert script.connections == 2
