@@ -7,6 +7,11 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
+# The contracts assert too, and are no test modules by their names.
+pytest.register_assert_rewrite("contracts.broker", "contracts.history", "wire")
+
 DEBUG_BUILD = Path(__file__).parent.parent / "build" / "debug" / "fastchat"
 
 if os.environ.get("FASTCHAT_DEBUG") == "1":

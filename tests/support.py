@@ -59,6 +59,10 @@ class Server:
         self.process.kill()
         return self._finish(10 * TIMEOUT_UNIT_S)
 
+    def wait(self, *, timeout_s: float = 10 * TIMEOUT_UNIT_S) -> int:
+        """For a server that stops by itself; returns the exit status."""
+        return self._finish(timeout_s)
+
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 

@@ -161,27 +161,31 @@ class Chat:
                 room, command.since, command.history, protocol.MAX_HISTORY
             )
         except BaseException:
-            self._presence.leave(room, user)
+            self._count_out(room, user)
             raise
         if client.gone:  # while we waited for the history
-            self._presence.leave(room, user)
+            self._count_out(room, user)
             self._broker.unsubscribe(room)
             return
         client.username, client.session = user.name, session
-        if user.connections == 1:
+        if not user.announced:
+            user.announced = True
             self._announce("join", room, user)
         client.rooms[room] = user
         self._delivery.join(client.connection, room)
 
         messages = [protocol.encode(each) for each in snapshot.publications]
         fitting = _fitting(messages, newest_first=True)
+        # A recovery is whole or it is none, but the newest as for a newcomer.
+        recovered = snapshot.recovered and len(fitting) == len(messages)
+        if not recovered:
+            fitting = fitting[max(len(fitting) - command.history, 0) :]
         payload = protocol.joined(
             room,
             user.name,
             session,
             snapshot.position,
-            # A recovery is whole or it is none.
-            recovered=snapshot.recovered and len(fitting) == len(messages),
+            recovered=recovered,
             messages=fitting,
             users=self._presence.names(room, protocol.MAX_USERS_LISTED),
             online=self._presence.online(room),
@@ -209,7 +213,10 @@ class Chat:
         self._delivery.leave(client.connection, room)
         user = client.rooms.pop(room)
         self._broker.unsubscribe(room)
-        if self._presence.leave(room, user):
+        self._count_out(room, user)
+
+    def _count_out(self, room: str, user: User) -> None:
+        if self._presence.leave(room, user) and user.announced:
             self._announce("leave", room, user)
 
     def _announce(self, kind: str, room: str, user: User) -> None:

@@ -40,10 +40,15 @@ WEBSOCKET_PATH = b"/ws"
 SUBPROTOCOL = "fastchat.v1"
 MAX_HEAD_BYTES = 16 * 1024
 MAX_HEAD_LINES = 128
+#: Requests that wait for the answers before theirs; one costs some 2 kB.
+MAX_PIPELINED = 32
 #: From accept, or from the first byte of a further request, to a complete head.
 HEAD_TIMEOUT_S = 5.0
 #: From a complete head until the answer has left our buffers; the page is some 60 kB.
 ANSWER_TIMEOUT_S = 30.0
+#: The same for a server that stops: with a sweep it stays under the worker's DRAIN_S,
+#: after which uvicorn would cancel the answer and log that as an error.
+LAST_ANSWER_TIMEOUT_S = 1.0
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -116,7 +121,18 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._head_complete = False
         self._refused = False
+        self._answering: Any = None
         self._deadline_s = self.loop.time() + HEAD_TIMEOUT_S
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        # uvicorn tells the newest request only, and an earlier one may be at its answer.
+        if self._answering is not None:
+            self._answering.disconnected = True
+        super().connection_lost(exc)
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     def sweep(self, now: float) -> None:
         """Abort the connection if it has let its deadline pass."""
@@ -126,6 +142,10 @@ class HttpProtocol(HttpToolsProtocol):
             else:
                 self._deadline_s = 0.0  # answered and read: uvicorn's keep-alive takes over
 
+    def shutdown(self) -> None:
+        self._deadline_s = self.loop.time() + LAST_ANSWER_TIMEOUT_S
+        super().shutdown()
+
     def _idle(self) -> bool:
         return self.cycle is not None and self.cycle.response_complete and self._head_bytes == 0
 
@@ -133,7 +153,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._refused:
             return
         if not self._head_complete:
-            if not self._head_bytes and not self._deadline_s:
+            if not self._head_bytes and (not self._deadline_s or self._idle()):
                 self._deadline_s = self.loop.time() + HEAD_TIMEOUT_S
             self._head_bytes += len(data)
         super().data_received(data)
@@ -145,13 +165,17 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_complete = False
 
     def on_headers_complete(self) -> None:
+        if self._refused:
+            return
         self._head_complete = True
         self._head_bytes = 0
         self._deadline_s = self.loop.time() + ANSWER_TIMEOUT_S
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if size > MAX_HEAD_BYTES or len(self.headers) > MAX_HEAD_LINES:
             self._refuse(431, "The request's head is too large.")
-        elif not self._refused:
+        elif len(self.pipeline) >= MAX_PIPELINED:
+            self._refuse(429, "Too many requests at once.")
+        else:
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -176,6 +200,8 @@ class HttpProtocol(HttpToolsProtocol):
         header in it; and it refuses Firefox's `Connection: keep-alive, Upgrade`.
         So it only gets to see what it will accept.
         """
+        if self._refused:
+            return
         refusal = self._upgrade_refusal()
         if refusal is not None:
             self._refuse(*refusal)
@@ -195,6 +221,8 @@ class HttpProtocol(HttpToolsProtocol):
         values: dict[bytes, list[bytes]] = {}
         for name, value in self.headers:
             values.setdefault(name, []).append(value)
+        if self.cycle is not None and not self.cycle.response_complete:
+            return 400, "An upgrade does not overtake an answer."
         if self.url.partition(b"?")[0] != WEBSOCKET_PATH:
             return 404, "Not found"
         if self.scope["method"] != "GET" or self.scope["http_version"] != "1.1":

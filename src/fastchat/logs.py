@@ -34,7 +34,7 @@ class _JsonFormatter(logging.Formatter):
                 "time": timestamp_of(record.created),
                 "level": record.levelname.lower(),
                 "logger": record.name,
-                "message": _message(self, record)[:MAX_LINE_CHARS],
+                "message": _encodable(_message(self, record)[:MAX_LINE_CHARS]),
             }
         ).decode()
 
@@ -44,6 +44,11 @@ def _message(formatter: logging.Formatter, record: logging.LogRecord) -> str:
     if record.exc_info:
         message += " | " + formatter.formatException(record.exc_info)
     return message
+
+
+def _encodable(message: str) -> str:
+    """Lone surrogates, as of a path that is not UTF-8, as escapes."""
+    return message.encode("utf-8", "backslashreplace").decode()
 
 
 def _one_line(message: str) -> str:

@@ -21,9 +21,11 @@ _ROOM = re.compile(r"[a-z0-9._-]{1,64}", re.ASCII)
 # unassigned, line and paragraph separators.
 _FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 # Letters and marks that show nothing: the Hangul fillers, the Braille blank, the
-# grapheme joiner, the Khmer inherent vowels, the variation selectors but U+FE0F (emoji).
+# grapheme joiner, the Khmer inherent vowels, the variation selectors (Mongolian ones
+# too) but U+FE0F (emoji).
 _INVISIBLE = re.compile(
-    "[\u115f\u1160\u3164\uffa0\u2800\u034f\u17b4\u17b5\ufe00-\ufe0e\U000e0100-\U000e01ef]"
+    "[\u115f\u1160\u3164\uffa0\u2800\u034f\u17b4\u17b5\u180b-\u180d\u180f"
+    "\ufe00-\ufe0e\U000e0100-\U000e01ef]"
 )
 
 
@@ -50,6 +52,7 @@ def check_username(name: object) -> str:
         raise _bad_username("A name neither begins nor ends with a space.")
     if not (name.isascii() and name.isprintable()) and (
         _INVISIBLE.search(name)
+        or not name_key(name)  # U+FE0F and nothing else
         or any(unicodedata.category(char) in _FORBIDDEN_CATEGORIES for char in name)
     ):
         raise _bad_username("A name has no invisible, control or direction-changing characters.")
@@ -58,8 +61,8 @@ def check_username(name: object) -> str:
 
 def name_key(name: str) -> str:
     """What two names that look alike have in common (NFKC, case-folding, single spaces)."""
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
-    return " ".join(folded.replace("\ufe0f", "").split())
+    name = unicodedata.normalize("NFKC", name.replace("\ufe0f", ""))
+    return " ".join(unicodedata.normalize("NFKC", name.casefold()).split())
 
 
 def _bad_username(message: str) -> CommandError:

@@ -19,13 +19,14 @@ class User:
     same name again, from another tab or after a drop that we have not noticed.
     """
 
-    __slots__ = ("connections", "key", "name", "session")
+    __slots__ = ("announced", "connections", "key", "name", "session")
 
     def __init__(self, name: str, key: str, session: str) -> None:
         self.name = name
         self.key = key
         self.session = session
         self.connections = 0
+        self.announced = False  # whether the others have heard of him
 
 
 class Presence:
@@ -37,7 +38,7 @@ class Presence:
         self._rooms: dict[str, dict[str, User]] = {}
 
     def join(self, room: str, name: str, session: str) -> User:
-        """Count a connection in; its user is new here if `user.connections` is 1 then.
+        """Count a connection in; returns its user, not announced yet if he is new here.
 
         Raises CommandError `username_taken` when the name, or one that looks like
         it, belongs to somebody with another session.

@@ -329,7 +329,7 @@ def _session(fields: dict[str, Any]) -> str | None:
 
 
 def _echo(value: Any) -> str | None:
-    return value if type(value) is str and 0 < len(value) <= MAX_TOKEN_BYTES else None
+    return value if type(value) is str and 0 < len(value.encode()) <= MAX_TOKEN_BYTES else None
 
 
 def _since(value: Any) -> Position | None:

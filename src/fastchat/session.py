@@ -14,6 +14,7 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable, Coroutine
+from itertools import takewhile
 from typing import Any
 
 from multidict import CIMultiDict
@@ -67,7 +68,9 @@ class Sessions:
         self.max_message_bytes = max_message_bytes
         self.clock = clock
         self.draining = False
-        self._unjoined: dict[Session, float] = {}  # in the order of their deadlines
+        # Sessions with their deadlines, in the order of these.
+        self._unjoined: dict[Session, float] = {}
+        self._unfinished: dict[Session, float] = {}
         self._ending: dict[Session, float] = {}
         self._all: set[Session] = set()
         self._none_left = asyncio.Event()
@@ -95,15 +98,13 @@ class Sessions:
             await self._none_left.wait()
 
     def sweep(self) -> None:
-        """Close who joined nothing in time; abort who was closed and does not end."""
+        """Close who joined or finished nothing in time; abort who was closed and does not end."""
         now = self.clock()
-        for session, deadline in tuple(self._unjoined.items()):
-            if deadline > now:
-                break
+        for session in _due(self._unjoined, now):
             session.close(CloseCode.JOIN_TIMEOUT, "joined nothing in time")
-        for session, deadline in tuple(self._ending.items()):
-            if deadline > now:
-                break
+        for session in _due(self._unfinished, now):
+            session.close(CloseCode.FLOODING, "the message took too long")
+        for session in _due(self._ending, now):
             session.abort()
 
     def evicted(self, connection: Connection, code: int, reason: str) -> None:
@@ -120,28 +121,39 @@ class Sessions:
     def _has_joined(self, session: Session) -> None:
         self._unjoined.pop(session, None)
 
+    def _has_begun(self, session: Session) -> None:
+        self._unfinished[session] = self.clock() + MESSAGE_TIMEOUT_S
+
+    def _has_finished(self, session: Session) -> None:
+        self._unfinished.pop(session, None)
+
     def _is_ending(self, session: Session) -> None:
         self._unjoined.pop(session, None)
+        self._unfinished.pop(session, None)
         self._ending.setdefault(session, self.clock() + CLOSE_GRACE_S)
 
     def _ended(self, session: Session) -> None:
         self._all.discard(session)
         self._unjoined.pop(session, None)
+        self._unfinished.pop(session, None)
         self._ending.pop(session, None)
         if self.draining and not self._all:
             self._none_left.set()
 
 
+def _due(deadlines: dict[Session, float], now: float) -> list[Session]:
+    return [session for session, _ in takewhile(lambda item: item[1] <= now, deadlines.items())]
+
+
 class _Fragments:
     """A message that has begun and not ended (RFC 6455 §5.4)."""
 
-    __slots__ = ("count", "decoder", "parts", "size", "started_s")
+    __slots__ = ("count", "decoder", "parts", "size")
 
-    def __init__(self, started_s: float) -> None:
+    def __init__(self) -> None:
         self.parts: list[bytes] = []
         self.size = 0
         self.count = 0
-        self.started_s = started_s
         self.decoder = codecs.getincrementaldecoder("utf-8")()
 
 
@@ -150,6 +162,7 @@ class Session(WSListener):
 
     __slots__ = (
         "_client",
+        "_close_asked",
         "_closed",
         "_connection",
         "_errors",
@@ -171,6 +184,7 @@ class Session(WSListener):
         self._errors: TokenBucket | None = None
         self._running: asyncio.Task[None] | None = None
         self._waiting: deque[Command] | None = None
+        self._close_asked: int | None = None  # with this code, once all commands have run
 
     # Called by picows
 
@@ -189,7 +203,7 @@ class Session(WSListener):
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         # picows delivers what is left in its buffer also after a CLOSE or an error.
-        if self._closed or transport.is_close_frame_sent:
+        if self._closed or self._close_asked is not None or transport.is_close_frame_sent:
             if frame.msg_type is _CLOSE:  # the answer to ours: both have been sent
                 transport.disconnect()
             return
@@ -211,10 +225,10 @@ class Session(WSListener):
         except Violation as violation:
             logger.info("violation: %s (%d)", violation.reason, violation.close_code)
             self.close(violation.close_code, violation.reason)
+            if frame.msg_type is _CLOSE:  # the peer has sent his, there is nothing to wait for
+                transport.disconnect()
         except Exception:
-            # A fault of ours costs this connection, not the process.
-            logger.exception("internal error while handling a frame")
-            self.close(CloseCode.INTERNAL, "")
+            self._fail()
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
         self._leave()
@@ -262,8 +276,11 @@ class Session(WSListener):
     def _leave(self) -> None:
         if not self._closed:
             self._closed = True
-            self._waiting = None
             self._fragments = None
+            if self._waiting is not None:
+                self._waiting = None
+                # The peer's answer to our close frame is to be read.
+                self._transport.underlying_transport.resume_reading()
             self._sessions.chat.depart(self._client)
 
     # Frames
@@ -276,10 +293,16 @@ class Session(WSListener):
         self._sessions.hub.send(self._connection, payload, _OP_PONG)
 
     def _on_close(self, payload: bytes) -> None:
-        """Echo the code (RFC 6455 §5.5.1) and end the TCP connection (§7.1.1)."""
         code = int.from_bytes(payload[:2], "big") if payload else _NO_STATUS
         if payload and not _may_be_sent(code):
             raise Violation(CloseCode.PROTOCOL_ERROR, "an invalid close code")
+        if self._running is None:
+            self._answer_close(code)
+        else:  # what was sent before it still counts
+            self._close_asked = code
+
+    def _answer_close(self, code: int) -> None:
+        """Echo the code (RFC 6455 §5.5.1) and end the TCP connection (§7.1.1)."""
         self.close(code, "")
         self._transport.disconnect()
 
@@ -291,15 +314,14 @@ class Session(WSListener):
         if (kind is _CONTINUATION) != (fragments is not None):
             raise Violation(CloseCode.PROTOCOL_ERROR, "a fragment is out of place")
         if fragments is None:
-            fragments = self._fragments = _Fragments(self._sessions.clock())
+            fragments = self._fragments = _Fragments()
+            self._sessions._has_begun(self)
         fragments.count += 1
         fragments.size += len(payload)
         if fragments.size > self._sessions.max_message_bytes:
             raise Violation(CloseCode.TOO_BIG, "the message is too big")
         if fragments.count > MAX_FRAGMENTS:
             raise Violation(CloseCode.FLOODING, "too many fragments")
-        if self._sessions.clock() - fragments.started_s > MESSAGE_TIMEOUT_S:
-            raise Violation(CloseCode.FLOODING, "the message took too long")
         try:
             fragments.decoder.decode(payload, fin)
         except UnicodeDecodeError:
@@ -307,6 +329,7 @@ class Session(WSListener):
         fragments.parts.append(payload)
         if fin:
             self._fragments = None
+            self._sessions._has_finished(self)
             self._on_message(b"".join(fragments.parts))
 
     # Commands
@@ -332,9 +355,11 @@ class Session(WSListener):
             work = self._sessions.chat.handle(self._client, command)
         except CommandError as refusal:
             self._refuse(refusal, command)
-            return
-        if work is not None:
-            self._running = asyncio.get_running_loop().create_task(self._run(work, command))
+        except Exception:
+            self._fail()
+        else:
+            if work is not None:
+                self._running = asyncio.get_running_loop().create_task(self._run(work, command))
 
     async def _run(self, work: Coroutine[Any, Any, None], command: Command) -> None:
         """Run a command that may wait, then those that came meanwhile."""
@@ -345,14 +370,22 @@ class Session(WSListener):
         except CommandError as refusal:
             self._refuse(refusal, command)
         except Exception:
-            logger.exception("internal error in a command")
-            self.close(CloseCode.INTERNAL, "")
+            self._fail()
         self._running = None
         while self._waiting and self._running is None:
             self._dispatch(self._waiting.popleft())
-        if self._waiting is not None and self._running is None:
+        if self._running is not None:
+            return
+        if self._waiting is not None:
             self._waiting = None
             self._transport.underlying_transport.resume_reading()
+        if self._close_asked is not None:
+            self._answer_close(self._close_asked)
+
+    def _fail(self) -> None:
+        """A fault of ours costs this connection, not the process."""
+        logger.exception("internal error in a command")
+        self.close(CloseCode.INTERNAL, "")
 
     def _refuse(self, refusal: CommandError, command: Command | None = None) -> None:
         """Answer with an `error` event, or close if these keep coming."""

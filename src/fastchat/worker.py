@@ -55,7 +55,7 @@ def listen(host: str, port: int) -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, socket.SOCK_STREAM)
-    except (socket.gaierror, UnicodeError):
+    except (OSError, UnicodeError):  # gaierror; or a family that this machine has not
         raise SettingError(f"--host {host!r} is not an address of this machine.") from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -152,6 +152,7 @@ class _Worker:
             ws=functools.partial(http.WebSocketProtocol, sessions=self._sessions),  # type: ignore[arg-type]
             headers=http.SECURITY_HEADERS,
             server_header=False,
+            proxy_headers=False,
             access_log=False,
             log_config=None,
             lifespan="off",
@@ -180,11 +181,17 @@ class _Worker:
     async def _sweep_forever(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_INTERVAL_S)
-            now = asyncio.get_running_loop().time()
-            self._sessions.sweep()
-            self._chat.tick()
-            for connection in tuple(self._server.server_state.connections):
-                connection.sweep(now)  # type: ignore[union-attr]
+            try:
+                self._sweep()
+            except Exception:  # a fault of ours ends no deadline
+                logger.exception("internal error in the sweep")
+
+    def _sweep(self) -> None:
+        self._sessions.sweep()
+        self._chat.tick()
+        now = asyncio.get_running_loop().time()
+        for connection in tuple(self._server.server_state.connections):
+            connection.sweep(now)  # type: ignore[union-attr]
 
     def _tally(self) -> str:
         stats = self._hub.stats()

@@ -20,7 +20,8 @@ Visit = Callable[..., Any]
 _rooms = (f"room-{number}" for number in itertools.count(1))
 
 
-@pytest.fixture(scope="session")
+# Not for the session: Playwright's event loop would be in the way of other tests' loops.
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
     if CHROMIUM is None:
         pytest.skip("Chromium is not installed")

@@ -44,7 +44,8 @@ class MemoryHistory:
 
     Keeps between `max_messages` and an eighth more of each room, and in all rooms
     together about `max_bytes`: beyond that, the rooms that were silent longest
-    lose their oldest. An `id` is remembered as long as its publication is kept.
+    lose their oldest, and one that has lost all is forgotten. An `id` is remembered
+    as long as its publication is kept.
     """
 
     def __init__(
@@ -121,11 +122,11 @@ class MemoryHistory:
         return log
 
     def _trim(self) -> None:
-        for log in self._logs.values():
-            while log.publications and self._bytes > self._max_bytes:
-                self._bytes -= log.drop(max(len(log.publications) // 8, 1))
-            if self._bytes <= self._max_bytes:
-                return
+        while self._bytes > self._max_bytes:
+            room, log = next(iter(self._logs.items()))
+            self._bytes -= log.drop(max(len(log.publications) // 8, 1))
+            if not log.publications:
+                del self._logs[room]  # or empty logs would add up
 
 
 def _cost(publication: Publication) -> int:

@@ -1,0 +1,285 @@
+# Part of _fanout.pyx: from pending frames to the log, and from the log to all members.
+
+cdef extern from "<time.h>" nogil:
+    struct timespec:
+        long tv_sec
+        long tv_nsec
+    int clock_gettime(int clock, timespec *now)
+    int CLOCK_MONOTONIC
+
+cdef enum:
+    # Visits a loop turn: about 1 ms of sends at 3.3 µs each, so that reading,
+    # pings and other rooms go on while a big room is flushed.
+    SLICE = 256
+    # A batch is sealed early at this size: it is what a transport may hold for
+    # one blocked connection, and the grain in which a log is trimmed.
+    MAX_BATCH_BYTES = 65536
+    # Rooms whose flush is worth pacing; smaller ones take well under 1 ms.
+    PACED_MEMBERS = 256
+
+# Flushes shorter than this are not paced: the loop's timers count milliseconds.
+cdef double MIN_PACED_S = 0.001
+
+
+cdef inline double _now() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return now.tv_sec + now.tv_nsec * 1e-9
+
+
+# Into the log
+
+cdef int _publish(Hub hub, int opcode, object data, str room) except -1:
+    if hub._closed:
+        raise RuntimeError("the hub is closed")
+    if _is_elsewhere(hub):
+        # A mutable buffer may change before the loop gets to it: copy it now.
+        _hand_to_loop(hub, hub._publish_framed, (_frame_of(opcode, data), room))
+        return 0
+    cdef Room target = hub._rooms.get(room)
+    if target is not None:
+        _append(hub, target, _frame_of(opcode, data))
+    return 0
+
+
+cdef int _append(Hub hub, Room room, bytes frame, Connection but=None) except -1:
+    room.pending.append(frame)
+    room.pending_bytes += PyBytes_GET_SIZE(frame)
+    hub._publications += 1
+    if not room.dirty:
+        room.dirty = True
+        hub._dirty.append(room)
+        _schedule(hub)
+    if but is not None or room.pending_bytes >= MAX_BATCH_BYTES:
+        _seal(hub, room, but)
+    return 0
+
+
+cdef int _seal(Hub hub, Room room, Connection but=None) except -1:
+    """Move the pending frames into the log as one batch, which `but` does not get."""
+    cdef Py_ssize_t count = len(room.pending)
+    if count == 0:
+        return 0
+    if count == 1:
+        room.append(<bytes>room.pending[0], 1)
+    else:
+        room.append(b"".join(room.pending), count)
+    room.pending.clear()
+    room.pending_bytes = 0
+    room.round_frames += count
+    if but is not None:
+        _skip_newest(hub, room, but)    # at once: shrinking may serve it
+    if room.log_bytes > hub._max_lag_bytes:
+        _shrink(hub, room)
+    return 0
+
+
+cdef int _skip_newest(Hub hub, Room room, Connection conn) except -1:
+    cdef Slot *slot
+    if room in conn.seats and not conn.blocked:
+        slot = &room.slots[<Py_ssize_t>conn.seats[room]]
+        if slot.cursor + 1 == room.head:
+            slot.cursor += 1
+    return 0
+
+
+# Out of it, a slice a turn
+
+cdef _schedule(Hub hub):
+    if not hub._soon:
+        hub._soon = True
+        hub._loop.call_soon(hub._tick_callback)
+
+
+cdef int _wake_at(Hub hub, double when, double delay) except -1:
+    if hub._later_handle is not None:
+        if hub._later_at <= when:
+            return 0
+        hub._later_handle.cancel()
+    hub._later_at = when
+    hub._later_handle = hub._loop.call_later(delay, hub._tick_later)
+    return 0
+
+
+cdef int _flush_slice(Hub hub) except -1:
+    cdef Py_ssize_t budget = hub._slice_visits
+    cdef list rooms = hub._dirty, waiting = [], untouched = [], unfinished = []
+    cdef double now = 0.0, wake = 0.0
+    cdef Room room
+    hub._dirty = []
+    for room in rooms:
+        if room.not_before > 0.0:
+            now = _now() if now == 0.0 else now
+            if room.not_before > now:
+                wake = room.not_before if wake == 0.0 else min(wake, room.not_before)
+                waiting.append(room)
+                continue
+        if budget <= 0:
+            untouched.append(room)
+            continue
+        _seal(hub, room)
+        budget -= _serve(hub, room, budget)
+        if room.unserved == 0:
+            _pace(hub, room)
+        room.dirty = room.unserved > 0 or len(room.pending) > 0
+        if room.dirty:
+            unfinished.append(room)
+    # A room with work left joins the end of the line: a big one holds up no other.
+    hub._dirty = waiting + untouched + hub._dirty + unfinished
+    if untouched or unfinished:
+        _schedule(hub)
+    elif wake > 0.0:
+        _wake_at(hub, wake, wake - now)
+    return 0
+
+
+cdef int _pace(Hub hub, Room room) except -1:
+    """After a flush that took long and carried much, let the room wait as long again.
+
+    Under load the next flush then carries twice as much for the same number of
+    sends. A flush of one lone publication is never followed by a pause.
+    """
+    if room.spent_s >= MIN_PACED_S and room.round_frames > 1:
+        room.not_before = _now() + room.spent_s
+    else:
+        room.not_before = 0.0
+    room.spent_s = 0.0
+    room.round_frames = 0
+    return 0
+
+
+cdef int _serve_all(Hub hub, Room room) except -1:
+    _serve(hub, room, room.unserved)
+    while room.unserved:        # it grew meanwhile
+        _serve(hub, room, room.unserved)
+    return 0
+
+
+cdef Py_ssize_t _serve(Hub hub, Room room, Py_ssize_t budget) except -1:
+    """Visit up to `budget` members that the round has not reached yet; returns how many."""
+    cdef Py_ssize_t visited = 0
+    cdef double started = 0.0
+    cdef bint timed = room.size >= PACED_MEMBERS
+    cdef bint was_flushing = hub._flushing
+    if timed:
+        started = _now()
+    hub._flushing = True
+    try:
+        while room.unserved > 0 and visited < budget:
+            visited += _serve_slice(hub, room, min(budget - visited, SLICE))
+    finally:
+        hub._flushing = was_flushing
+    if timed:
+        room.spent_s += _now() - started
+    if room.unserved == 0:
+        _forget(hub, room)
+        if room.log_bytes > hub._max_lag_bytes:
+            _cut(hub, room)
+    return visited
+
+
+cdef Py_ssize_t _serve_slice(Hub hub, Room room, Py_ssize_t budget) except -1:
+    cdef int32_t who[SLICE]
+    cdef ssize_t outcome[SLICE]
+    cdef Py_ssize_t start = room.next
+    cdef Py_ssize_t count = min(min(room.unserved, budget), room.size - start)
+    cdef Py_ssize_t short_count
+    assert 0 <= start and 0 < count <= SLICE and start + count <= room.size
+    assert len(room.members) == room.size
+    short_count = _send_slice(
+        room.slots, start, start + count, room.log, room.base, room.head,
+        who, outcome, &hub._deliveries)
+    room.unserved -= count
+    room.next = start + count if start + count < room.size else 0
+    if short_count:
+        _finish_slice(hub, room, who, outcome, short_count)
+    return count
+
+
+cdef int _finish_slice(Hub hub, Room room, int32_t *who, ssize_t *outcome,
+                       Py_ssize_t count) except -1:
+    """Deal with the members for whom the send loop could not do all.
+
+    First everything that must be on record before any Python code may run
+    again, because that code could write to one of them or change the room.
+    """
+    cdef Py_ssize_t j
+    cdef Connection conn
+    cdef Slot *slot
+    cdef bytes newest = <bytes>room.batches[-1]
+    cdef list short_ones = []
+    for j in range(count):
+        conn = <Connection>room.members[who[j]]
+        slot = &room.slots[who[j]]
+        short_ones.append(conn)
+        if outcome[j] == DEAD:
+            continue
+        if conn.fd >= 0:
+            _take_rest(hub, room, conn, slot, outcome[j])
+        elif slot.cursor + 1 == room.head:
+            # The usual case for a transport without a descriptor: one batch.
+            slot.cursor += 1
+            outcome[j] = DONE
+            conn.rest = newest
+            hub._deliveries += room.log[len(room.batches) - 1].frames
+    for j in range(count):
+        conn = <Connection>short_ones[j]
+        if conn.state != OPEN:
+            continue
+        if outcome[j] == DEAD:
+            _lose(hub, conn)
+        elif conn.fd >= 0:
+            if not _hand_over(hub, conn):
+                _catch_up(hub, conn)
+        elif outcome[j] == DONE:
+            if conn.rest is newest:     # else a transport's callback was quicker
+                conn.rest = None
+                _write_through(hub, conn, newest)
+        elif not conn.blocked:
+            _serve_one(hub, room, conn)
+    return 0
+
+
+# Its bounds
+
+cdef int _forget(Hub hub, Room room) except -1:
+    """Drop what every member has."""
+    cdef uint64_t low = room.head
+    if low == room.base:
+        return 0
+    if room.blocked or room.unserved or hub._flushing:
+        low = room.lowest(0)
+    if low > room.base:
+        room.drop(<Py_ssize_t>(low - room.base))
+    return 0
+
+
+cdef int _shrink(Hub hub, Room room) except -1:
+    """Bring a log under its bound, at the cost of those who are blocked.
+
+    Slices are a courtesy and the bound is a promise: whoever is not blocked is
+    served first, so that nobody pays for having been late in the round. Only
+    inside a flush, when that cannot be done, the log may exceed its bound
+    until the flush has got to them.
+    """
+    if hub._flushing:
+        _cut(hub, room)
+    else:
+        _serve_all(hub, room)       # which cuts at its end
+    return 0
+
+
+cdef int _cut(Hub hub, Room room) except -1:
+    """Evict the blocked members that keep a log over its bound."""
+    cdef uint64_t limit = room.lowest(BLOCKED)
+    cdef Py_ssize_t log_bytes = room.log_bytes, count = 0, i
+    cdef list behind = []
+    while log_bytes > hub._max_lag_bytes and room.base + count < limit:
+        log_bytes -= room.log[count].size + BATCH_OVERHEAD
+        count += 1
+    for i in range(room.size):
+        if room.slots[i].cursor < room.base + count:
+            behind.append(room.members[i])
+    for conn in behind:
+        _evict(hub, <Connection>conn, CLOSE_EVICTED, "fell too far behind")
+    return _forget(hub, room)

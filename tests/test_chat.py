@@ -1,0 +1,766 @@
+"""The rules of the chat, without sockets: who may do what, and who hears of it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from fastchat import protocol
+from fastchat.brokers import Snapshot
+from fastchat.brokers.memory import MemoryBroker
+from fastchat.chat import CROWD, Chat, Client
+from fastchat.errors import CommandError, ErrorCode
+from fastchat.history.memory import MemoryHistory
+from fastchat.presence import Presence
+from fastchat.protocol import Position
+
+NOW_S = 1737196200.123
+TIMESTAMP = "2025-01-18T10:30:00.123Z"
+
+
+class Inboxes:
+    """A `Delivery` that keeps what each connection would get, in order."""
+
+    def __init__(self) -> None:
+        self.members: dict[str, list[str]] = {}
+        self.got: dict[str, list[dict[str, Any]]] = {}
+
+    def join(self, connection: str, room: str, /) -> None:
+        self.members.setdefault(room, []).append(connection)
+
+    def leave(self, connection: str, room: str, /) -> None:
+        self.members[room].remove(connection)
+
+    def publish(self, room: str, payload: bytes, but: str | None = None, /) -> None:
+        for connection in self.members.get(room, ()):
+            if connection != but:
+                self.send(connection, payload)
+
+    def send(self, connection: str, payload: bytes, /) -> bool:
+        self.got.setdefault(connection, []).append(json.loads(payload))
+        return True
+
+
+class SlowBroker(MemoryBroker):
+    """A broker that answers a subscription when a test says so, or fails."""
+
+    def __init__(self, history: MemoryHistory) -> None:
+        super().__init__(history)
+        self.gate: asyncio.Event | None = None
+        self.failure: Exception | None = None
+
+    async def subscribe(
+        self, room: str, since: Position | None, limit: int, max_missed: int
+    ) -> Snapshot:
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.failure is not None:
+            raise self.failure
+        return await super().subscribe(room, since, limit, max_missed)
+
+
+class Talk:
+    """A chat with everything around it, and clients that are called by a name each."""
+
+    def __init__(self, *, max_messages: int = 1000) -> None:
+        secrets = (f"secret-of-16-bytes-{number}" for number in itertools.count())
+        epochs = (f"epoch-{number}" for number in itertools.count())
+        self.history = MemoryHistory(max_messages=max_messages, new_epoch=lambda: next(epochs))
+        self.broker = SlowBroker(self.history)
+        self.inboxes = Inboxes()
+        self.presence = Presence()
+        self.chat = Chat(
+            self.broker,
+            self.presence,
+            self.inboxes,
+            clock=lambda: NOW_S,
+            new_secret=lambda: next(secrets),
+        )
+        self.clients: dict[str, Client] = {}
+
+    def client(self, name: str) -> Client:
+        if name not in self.clients:
+            self.clients[name] = Client(name)
+        return self.clients[name]
+
+    async def do(self, name: str, **fields: Any) -> None:
+        """Run a command, as a session does."""
+        command = protocol.parse(json.dumps(fields).encode())
+        work = self.chat.handle(self.client(name), command)
+        if work is not None:
+            await work
+
+    async def join(self, name: str, room: str = "lobby", **fields: Any) -> dict[str, Any]:
+        """Join, as the user `name` if no `username` is given; returns the reply."""
+        await self.do(name, type="join", room=room, **{"username": name, **fields})
+        return self.inboxes.got[name][-1]
+
+    async def refused(self, name: str, **fields: Any) -> CommandError:
+        with pytest.raises(CommandError) as caught:
+            await self.do(name, **fields)
+        return caught.value
+
+    def depart(self, name: str) -> None:
+        self.chat.depart(self.client(name))
+
+    def news(self, name: str) -> list[dict[str, Any]]:
+        """What a client has got since it was last asked."""
+        news = self.inboxes.got.get(name, [])
+        self.inboxes.got[name] = []
+        return news
+
+    def kinds(self, name: str) -> list[str]:
+        return [event["type"] for event in self.news(name)]
+
+
+def run(test: Callable[[Talk], Any], **keywords: Any) -> None:
+    async def body() -> None:
+        await test(Talk(**keywords))
+
+    asyncio.run(body())
+
+
+# Joining
+
+
+def test_join_reply_has_all_that_a_client_needs() -> None:
+    """The reply names room, user, session, position, recovery, messages, users, number and ref."""
+
+    async def test(talk: Talk) -> None:
+        await talk.join("Bob")
+        await talk.do("Bob", text="hi", id="i")
+        reply = await talk.join("Alice", ref="r")
+        assert reply == {
+            "type": "joined",
+            "room": "lobby",
+            "username": "Alice",
+            "session": "secret-of-16-bytes-1",
+            "epoch": "epoch-0",
+            "offset": 1,
+            "recovered": False,
+            "messages": [
+                {
+                    "type": "message",
+                    "room": "lobby",
+                    "offset": 1,
+                    "username": "Bob",
+                    "text": "hi",
+                    "timestamp": TIMESTAMP,
+                    "id": "i",
+                }
+            ],
+            "users": ["Bob", "Alice"],
+            "online": 2,
+            "ref": "r",
+        }
+
+    run(test)
+
+
+def test_others_hear_of_a_join_and_the_newcomer_does_not() -> None:
+    """A `join` event goes to those who were there, the reply to whoever came."""
+
+    async def test(talk: Talk) -> None:
+        await talk.join("Bob")
+        talk.news("Bob")
+        await talk.join("Alice")
+        assert talk.kinds("Alice") == ["joined"]
+        assert talk.news("Bob") == [
+            {
+                "type": "join",
+                "room": "lobby",
+                "username": "Alice",
+                "text": "Alice joined the chat",
+                "timestamp": TIMESTAMP,
+                "online": 2,
+            }
+        ]
+
+    run(test)
+
+
+def test_join_without_a_name_is_refused() -> None:
+    """A first join needs a `username`."""
+
+    async def test(talk: Talk) -> None:
+        error = await talk.refused("nobody", type="join")
+        assert error.code == ErrorCode.BAD_USERNAME
+        assert talk.presence.online("lobby") == 0
+
+    run(test)
+
+
+def test_second_room_is_joined_under_the_same_name_and_session() -> None:
+    """Who has joined once need not say his name again."""
+
+    async def test(talk: Talk) -> None:
+        first = await talk.join("Alice", "a")
+        await talk.do("Alice", type="join", room="b")
+        second = talk.inboxes.got["Alice"][-1]
+        assert (second["username"], second["session"]) == ("Alice", first["session"])
+        assert second["epoch"] != first["epoch"]
+
+    run(test)
+
+
+def test_joining_a_room_again_is_refused() -> None:
+    """A connection is in a room once: `already_joined`, and nothing changes."""
+
+    async def test(talk: Talk) -> None:
+        await talk.join("Alice")
+        assert (await talk.refused("Alice", type="join")).code == ErrorCode.ALREADY_JOINED
+        assert talk.presence.online("lobby") == 1
+        talk.depart("Alice")
+        assert talk.presence.online("lobby") == 0
+
+    run(test)
+
+
+def test_connection_may_be_in_128_rooms() -> None:
+    """One more is `too_many_rooms`; after leaving one there is a place again."""
+
+    async def test(talk: Talk) -> None:
+        for number in range(128):
+            await talk.join("Alice", f"r{number}")
+        error = await talk.refused("Alice", type="join", room="one-more")
+        assert (error.code, error.temporary) == (ErrorCode.TOO_MANY_ROOMS, True)
+        await talk.do("Alice", type="leave", room="r5")
+        await talk.join("Alice", "one-more")
+        talk.depart("Alice")
+        assert talk.presence._rooms == {}
+        assert not any(talk.inboxes.members.values())
+
+    run(test)
+
+
+# Names
+
+
+@pytest.mark.parametrize("name", ["Alice", "ALICE", "Ａlice"])
+def test_name_of_somebody_else_is_taken(name: str) -> None:
+    """Without the session a name in use, or one that looks like it, is refused; nobody hears."""
+
+    async def test(talk: Talk) -> None:
+        await talk.join("Alice")
+        talk.news("Alice")
+        for extra in ({}, {"session": "another-secret-16"}):
+            error = await talk.refused("Eve", type="join", username=name, **extra)
+            assert (error.code, error.temporary) == (ErrorCode.USERNAME_TAKEN, True)
+        assert talk.news("Alice") == []
+        talk.depart("Eve")
+        assert talk.presence.names("lobby", 9) == ["Alice"]
+
+    run(test)
+
+
+def test_session_takes_the_name_back() -> None:
+    """With the session of the first connection a second one is the same user."""
+
+    async def test(talk: Talk) -> None:
+        first = await talk.join("tab 1", username="Alice")
+        second = await talk.join("tab 2", username="Alice", session=first["session"])
+        assert (second["username"], second["online"]) == ("Alice", 1)
+        assert second["session"] == first["session"]
+
+    run(test)
+
+
+def test_session_survives_a_departure() -> None:
+    """A client that comes back with its session keeps it."""
+
+    async def test(talk: Talk) -> None:
+        first = await talk.join("Alice")
+        talk.depart("Alice")
+        second = await talk.join("later", username="Alice", session=first["session"])
+        assert second["session"] == first["session"]
+
+    run(test)
+
+
+def test_joins_and_leaves_are_told_once_a_user_and_not_once_a_tab() -> None:
+    """The second tab comes silently, and the first that closes goes silently."""
+
+    async def test(talk: Talk) -> None:
+        await talk.join("Bob")
+        first = await talk.join("tab 1", username="Alice")
+        await talk.join("tab 2", username="Alice", session=first["session"])
+        assert talk.kinds("Bob") == ["joined", "join"]
+        talk.depart("tab 1")
+        assert talk.kinds("Bob") == []
+        talk.depart("tab 2")
+        (event,) = talk.news("Bob")
+        assert (event["type"], event["username"], event["online"]) == ("leave", "Alice", 1)
+        assert event["text"] == "Alice left the chat"
+
+    run(test)
+
+
+def test_two_tabs_that_join_at_once_are_told_once() -> None:
+    """While a slow history keeps both waiting, neither is taken for the second."""
+
+    async def test(talk: Talk) -> None:
+        await talk.join("Bob")
+        talk.news("Bob")
+        talk.broker.gate = asyncio.Event()
+        session = "shared-secret-16-bytes"
+        tabs = [
+            asyncio.create_task(talk.join(tab, username="Alice", session=session))
+            for tab in ("tab 1", "tab 2")
+        ]
+        await asyncio.sleep(0)
+        talk.broker.gate.set()
+        await asyncio.gather(*tabs)
+        assert talk.kinds("Bob") == ["join"]
+        talk.depart("tab 1")
+        talk.depart("tab 2")
+        assert talk.kinds("Bob") == ["leave"]
+
+    run(test)
+
+
+def test_client_that_goes_while_it_joins_was_never_there() -> None:
+    """Nobody hears of it, nothing is left of it, and it gets nothing."""
+
+    async def test(talk: Talk) -> None:
+        await talk.join("Bob")
+        talk.news("Bob")
+        talk.broker.gate = asyncio.Event()
+        joining = asyncio.create_task(talk.do("Alice", type="join", room="lobby", username="Alice"))
+        await asyncio.sleep(0)
+        talk.depart("Alice")
+        talk.broker.gate.set()
+        await joining
+        assert talk.news("Bob") == []
+        assert talk.news("Alice") == []
+        assert talk.presence.names("lobby", 9) == ["Bob"]
+        assert talk.inboxes.members == {"lobby": ["Bob"]}
+        assert talk.broker._subscribers == {"lobby": 1}
+
+    run(test)
+
+
+def test_last_tab_that_goes_while_it_joins_is_told() -> None:
+    """Who was there by another tab leaves, also when the newer one never arrived."""
+
+    async def test(talk: Talk) -> None:
+        await talk.join("Bob")
+        first = await talk.join("tab 1", username="Alice")
+        talk.news("Bob")
+        talk.broker.gate = asyncio.Event()
+        joining = asyncio.create_task(
+            talk.do("tab 2", type="join", username="Alice", session=first["session"])
+        )
+        await asyncio.sleep(0)
+        talk.depart("tab 1")
+        talk.depart("tab 2")
+        talk.broker.gate.set()
+        await joining
+        assert talk.kinds("Bob") == ["leave"]
+
+    run(test)
+
+
+@pytest.mark.parametrize("failure", [CommandError(ErrorCode.BAD_COMMAND, "No."), OSError("disk")])
+def test_join_that_fails_changes_nothing(failure: Exception) -> None:
+    """When the history cannot be read the name is free, and nobody was told."""
+
+    async def test(talk: Talk) -> None:
+        await talk.join("Bob")
+        talk.news("Bob")
+        talk.broker.failure = failure
+        with pytest.raises(type(failure)):
+            await talk.do("Alice", type="join", username="Alice")
+        talk.broker.failure = None
+        assert talk.news("Bob") == []
+        assert (await talk.join("Eve", username="Alice"))["online"] == 2
+
+    run(test)
+
+
+# Leaving
+
+
+def test_leave_is_answered_and_told() -> None:
+    """Who leaves gets `left`, the others `leave`; both get nothing else."""
+
+    async def test(talk: Talk) -> None:
+        await talk.join("Bob")
+        await talk.join("Alice")
+        talk.news("Alice"), talk.news("Bob")
+        await talk.do("Alice", type="leave", room="lobby", ref="r")
+        assert talk.news("Alice") == [{"type": "left", "room": "lobby", "ref": "r"}]
+        assert talk.kinds("Bob") == ["leave"]
+        await talk.do("Bob", text="anybody?")
+        assert talk.news("Alice") == []
+
+    run(test)
+
+
+def test_departure_is_told_in_every_room_once() -> None:
+    """A connection that ends leaves all its rooms; a second end changes nothing."""
+
+    async def test(talk: Talk) -> None:
+        for room in ("a", "b"):
+            await talk.join("Bob", room)
+            await talk.join("Alice", room)
+        talk.news("Bob")
+        talk.depart("Alice")
+        talk.depart("Alice")
+        assert [(event["type"], event["room"]) for event in talk.news("Bob")] == [
+            ("leave", "a"),
+            ("leave", "b"),
+        ]
+
+    run(test)
+
+
+def test_commands_after_a_departure_reach_nobody() -> None:
+    """What is still to be run for a client that is gone is refused, or leaves no trace."""
+
+    async def test(talk: Talk) -> None:
+        await talk.join("Bob")
+        await talk.join("Alice")
+        talk.depart("Alice")
+        talk.news("Bob"), talk.news("Alice")
+        for fields in ({"text": "x"}, {"type": "typing"}, {"type": "leave"}, {"type": "history"}):
+            assert (await talk.refused("Alice", **fields)).code == ErrorCode.NOT_JOINED
+        await talk.do("Alice", type="join", username="Alice")
+        assert talk.news("Bob") == talk.news("Alice") == []
+        assert talk.presence.names("lobby", 9) == ["Bob"]
+
+    run(test)
+
+
+# Rooms
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"text": "x"}, {"type": "typing"}, {"type": "leave"}, {"type": "history"}],
+    ids=["message", "typing", "leave", "history"],
+)
+def test_room_may_be_left_out_in_exactly_one(fields: dict[str, Any]) -> None:
+    """In no room it is `not_joined`, in one it is meant, in two it must be said."""
+
+    async def test(talk: Talk) -> None:
+        assert (await talk.refused("Alice", **fields)).code == ErrorCode.NOT_JOINED
+        await talk.join("Alice", "a")
+        await talk.join("Alice", "b")
+        assert (await talk.refused("Alice", **fields)).code == ErrorCode.BAD_COMMAND
+        error = await talk.refused("Alice", room="elsewhere", **fields)
+        assert error.code == ErrorCode.NOT_JOINED
+        await talk.do("Alice", type="leave", room="a")
+        await talk.do("Alice", **fields)
+
+    run(test)
+
+
+# Messages
+
+
+def test_message_is_one_publication_to_everyone_in_the_room() -> None:
+    """The sender gets the same as the others, with the name and the time that the server knows."""
+
+    async def test(talk: Talk) -> None:
+        for name in ("Alice", "Bob"):
+            await talk.join(name)
+        await talk.join("Eve", "elsewhere")
+        talk.news("Alice"), talk.news("Bob"), talk.news("Eve")
+        await talk.do("Alice", text="hi", id="i", username="Eve", timestamp="x", offset=9)
+        expected = {
+            "type": "message",
+            "room": "lobby",
+            "offset": 1,
+            "username": "Alice",
+            "text": "hi",
+            "timestamp": TIMESTAMP,
+            "id": "i",
+        }
+        assert talk.news("Alice") == talk.news("Bob") == [expected]
+        assert talk.news("Eve") == []
+
+    run(test)
+
+
+def test_message_sent_again_is_acknowledged_and_not_repeated() -> None:
+    """A second message with its `id` makes an `ack` with the first one's offset, to the sender."""
+
+    async def test(talk: Talk) -> None:
+        first = await talk.join("Alice")
+        await talk.join("Bob")
+        await talk.do("Alice", text="other")
+        await talk.do("Alice", text="hi", id="i")
+        talk.depart("Alice")
+        await talk.join("again", username="Alice", session=first["session"])
+        talk.news("Bob"), talk.news("again")
+        await talk.do("again", text="hi", id="i")
+        assert talk.news("again") == [{"type": "ack", "id": "i", "room": "lobby", "offset": 2}]
+        assert talk.news("Bob") == []
+        assert talk.history.position("lobby").offset == 2
+
+    run(test)
+
+
+def test_same_id_of_another_user_is_another_message() -> None:
+    """Nobody can keep another's message out by taking its `id`."""
+
+    async def test(talk: Talk) -> None:
+        await talk.join("Alice")
+        await talk.join("Bob")
+        await talk.do("Bob", text="b", id="i")
+        await talk.do("Alice", text="a", id="i")
+        assert talk.history.position("lobby").offset == 2
+
+    run(test)
+
+
+def test_typing_goes_to_the_others_and_is_not_stored() -> None:
+    """Whoever types does not hear of it."""
+
+    async def test(talk: Talk) -> None:
+        await talk.join("Alice")
+        await talk.join("Bob")
+        talk.news("Alice"), talk.news("Bob")
+        await talk.do("Alice", type="typing")
+        assert talk.news("Alice") == []
+        assert talk.news("Bob") == [{"type": "typing", "room": "lobby", "username": "Alice"}]
+        assert talk.history.position("lobby").offset == 0
+
+    run(test)
+
+
+def test_ping_is_answered_in_any_state() -> None:
+    """`pong` with the ping's `ref`, joined or not."""
+
+    async def test(talk: Talk) -> None:
+        await talk.do("Alice", type="ping", ref="r")
+        await talk.do("Alice", type="ping")
+        assert talk.news("Alice") == [{"type": "pong", "ref": "r"}, {"type": "pong"}]
+
+    run(test)
+
+
+# History and recovery
+
+
+async def fill(talk: Talk, count: int, text: str = "{}") -> Position:
+    """A room in which `count` messages were sent by Bob; returns where it stood before."""
+    reply = await talk.join("Bob")
+    for number in range(1, count + 1):
+        await talk.do("Bob", text=text.format(number))
+    talk.news("Bob")
+    return Position(reply["epoch"], reply["offset"])
+
+
+def offsets(event: dict[str, Any]) -> list[int]:
+    return [message["offset"] for message in event["messages"]]
+
+
+def since(position: Position, offset: int) -> dict[str, Any]:
+    return {"since": {"epoch": position.epoch, "offset": offset}}
+
+
+def test_newcomer_gets_the_newest_as_many_as_asked_for() -> None:
+    """50 by default, as many as `history` says otherwise, oldest first."""
+
+    async def test(talk: Talk) -> None:
+        await fill(talk, 100)
+        assert offsets(await talk.join("A")) == list(range(51, 101))
+        assert offsets(await talk.join("B", history=2)) == [99, 100]
+        assert offsets(await talk.join("C", history=0)) == []
+        assert offsets(await talk.join("D", history=300)) == list(range(1, 101))
+
+    run(test)
+
+
+def test_newcomer_hears_nothing_of_what_came_before() -> None:
+    """After the reply come the publications behind its offset, and no others."""
+
+    async def test(talk: Talk) -> None:
+        await fill(talk, 3)
+        reply = await talk.join("Alice", history=0)
+        await talk.do("Bob", text="next")
+        events = talk.news("Alice")
+        assert [event["type"] for event in events] == ["joined", "message"]
+        assert events[1]["offset"] == reply["offset"] + 1
+
+    run(test)
+
+
+def test_recovery_is_exactly_what_was_missed() -> None:
+    """With a position all publications after it come, and `history` does not matter."""
+
+    async def test(talk: Talk) -> None:
+        start = await fill(talk, 100)
+        for missed in (0, 1, 99, 100):
+            name = f"A{missed}"
+            reply = await talk.join(name, history=0, **since(start, 100 - missed))
+            assert reply["recovered"] is True
+            assert offsets(reply) == list(range(101 - missed, 101))
+            assert reply["offset"] == 100
+
+    run(test)
+
+
+@pytest.mark.parametrize(("missed", "recovered"), [(300, True), (301, False)])
+def test_recovery_is_of_300_at_most(missed: int, recovered: bool) -> None:
+    """Beyond that the newest come, as for a newcomer."""
+
+    async def test(talk: Talk) -> None:
+        start = await fill(talk, 400)
+        reply = await talk.join("Alice", **since(start, 400 - missed))
+        assert reply["recovered"] is recovered
+        assert len(reply["messages"]) == (300 if recovered else 50)
+        assert offsets(reply)[-1] == 400
+
+    run(test)
+
+
+@pytest.mark.parametrize("offset", [0, 5, 11, 2**53 - 1])
+def test_position_of_another_epoch_recovers_nothing(offset: int) -> None:
+    """A history that was replaced gives `recovered: false` and its newest."""
+
+    async def test(talk: Talk) -> None:
+        await fill(talk, 10)
+        reply = await talk.join("Alice", history=2, **since(Position("other", 0), offset))
+        assert reply["recovered"] is False
+        assert offsets(reply) == [9, 10]
+
+    run(test)
+
+
+def test_position_ahead_of_the_room_recovers_nothing() -> None:
+    """An offset that the room has not reached is none of this history."""
+
+    async def test(talk: Talk) -> None:
+        start = await fill(talk, 10)
+        reply = await talk.join("Alice", **since(start, 11))
+        assert reply["recovered"] is False
+        assert offsets(reply) == list(range(1, 11))
+
+    run(test)
+
+
+def test_recovery_of_what_is_no_longer_kept_is_none() -> None:
+    """One missing publication is enough: `recovered: false`, never a part."""
+
+    async def test(talk: Talk) -> None:
+        start = await fill(talk, 100)
+        reply = await talk.join("Alice", **since(start, 50))
+        assert reply["recovered"] is False
+        assert offsets(reply)[-1] == 100
+
+    run(test, max_messages=16)
+
+
+def test_recovery_too_large_for_one_reply_is_none() -> None:
+    """Too many bytes count like too many publications: the newest come, as many as asked for."""
+
+    async def test(talk: Talk) -> None:
+        start = await fill(talk, 100, "😀" * 3990 + "{}")
+        reply = await talk.join("A", **since(start, 50))
+        assert reply["recovered"] is False
+        assert 0 < len(reply["messages"]) < 50
+        assert offsets(reply)[-1] == 100
+        size = sum(
+            len(json.dumps(message, ensure_ascii=False).encode()) for message in reply["messages"]
+        )
+        assert size <= protocol.MAX_REPLY_BYTES * 1.1
+        for limit in (0, 3):
+            reply = await talk.join(f"B{limit}", history=limit, **since(start, 50))
+            assert reply["recovered"] is False
+            assert offsets(reply) == list(range(101 - limit, 101))
+
+    run(test)
+
+
+def test_history_pages_back_and_forth() -> None:
+    """`before`, `after` or neither; `more` says whether it goes on in that direction."""
+
+    async def test(talk: Talk) -> None:
+        await fill(talk, 100)
+        for fields, expected, more in (
+            ({}, range(51, 101), True),
+            ({"limit": 3}, range(98, 101), True),
+            ({"before": 98, "limit": 3}, range(95, 98), True),
+            ({"before": 4, "limit": 3}, range(1, 4), False),
+            ({"after": 0, "limit": 3}, range(1, 4), True),
+            ({"after": 97, "limit": 3}, range(98, 101), False),
+            ({"after": 100}, range(0), False),
+        ):
+            await talk.do("Bob", type="history", ref="r", **fields)
+            (reply,) = talk.news("Bob")
+            assert (reply["type"], reply["room"], reply["ref"]) == ("history", "lobby", "r")
+            assert (offsets(reply), reply["more"]) == (list(expected), more)
+
+    run(test)
+
+
+def test_history_page_is_bounded_in_bytes() -> None:
+    """What does not fit is left for the next page, and `more` says so."""
+
+    async def test(talk: Talk) -> None:
+        await fill(talk, 100, "😀" * 3990 + "{}")
+        await talk.do("Bob", type="history", limit=100)
+        (reply,) = talk.news("Bob")
+        assert offsets(reply)[-1] == 100
+        assert 0 < len(reply["messages"]) < 100
+        assert reply["more"] is True
+        await talk.do("Bob", type="history", after=0, limit=100)
+        (reply,) = talk.news("Bob")
+        assert offsets(reply)[0] == 1
+        assert 0 < len(reply["messages"]) < 100
+        assert reply["more"] is True
+
+    run(test)
+
+
+# Crowds
+
+
+def test_crowd_hears_of_numbers_once_a_tick() -> None:
+    """Above 200 users joins and leaves are merged into one `presence` a tick."""
+
+    async def test(talk: Talk) -> None:
+        for number in range(CROWD):
+            await talk.join(f"u{number}")
+        talk.news("u0")
+        talk.chat.tick()
+        assert talk.news("u0") == []
+        reply = await talk.join("first too many")
+        assert len(reply["users"]) == protocol.MAX_USERS_LISTED
+        assert reply["online"] == CROWD + 1
+        await talk.join("second too many")
+        talk.depart("first too many")
+        assert talk.news("u0") == []
+        talk.chat.tick()
+        expected = {"type": "presence", "room": "lobby", "online": CROWD + 1}
+        assert talk.news("u0") == [expected]
+        talk.chat.tick()
+        assert talk.news("u0") == []
+
+    run(test)
+
+
+def test_crowd_that_shrinks_hears_of_names_again() -> None:
+    """From 200 users on down each leave is told, with the right number."""
+
+    async def test(talk: Talk) -> None:
+        for number in range(CROWD + 2):
+            await talk.join(f"u{number}")
+        talk.chat.tick()
+        talk.news("u0")
+        talk.depart("u1")
+        assert talk.news("u0") == []
+        talk.depart("u2")
+        (event,) = talk.news("u0")
+        assert (event["type"], event["online"]) == ("leave", CROWD)
+        talk.chat.tick()
+        assert talk.news("u0") == [{"type": "presence", "room": "lobby", "online": CROWD}]
+
+    run(test)

@@ -1,0 +1,124 @@
+"""The history in memory: the contract, and its bounds."""
+
+from __future__ import annotations
+
+import itertools
+import tracemalloc
+
+import pytest
+
+from contracts.history import HistoryContract, add, draft, texts
+from fastchat.history import Duplicate, History, Page
+from fastchat.history.memory import MemoryHistory
+from fastchat.protocol import Position
+
+
+def new_history(max_messages: int = 40, max_bytes: int = 1 << 28) -> MemoryHistory:
+    numbers = itertools.count(1)
+    return MemoryHistory(
+        max_messages=max_messages,
+        max_bytes=max_bytes,
+        new_epoch=lambda: f"epoch-{next(numbers)}",
+    )
+
+
+class TestContract(HistoryContract):
+    @pytest.fixture
+    def history(self) -> History:
+        return new_history(self.KEPT)
+
+
+def test_room_keeps_an_eighth_more_at_most() -> None:
+    """A room is trimmed in steps, between `max_messages` and an eighth more."""
+    history = new_history(80)
+    counts = set()
+    for number in range(400):
+        add(history, str(number))
+        counts.add(len(history.before("a", None, 1000).publications))
+    assert max(counts) == 90
+    assert len(history.before("a", None, 1000).publications) >= 80
+
+
+def test_history_of_nothing_still_numbers() -> None:
+    """With `max_messages` 0 nothing is kept, and offsets go on all the same."""
+    history = new_history(0)
+    assert [history.append([draft()])[0].offset for _ in range(3)] == [1, 2, 3]
+    epoch = history.position("a").epoch
+    assert history.before("a", None, 9) == Page([], False)
+    assert history.since("a", Position(epoch, 3), 9) == []
+    assert history.since("a", Position(epoch, 2), 9) is None
+
+
+def test_id_is_forgotten_with_its_publication() -> None:
+    """As long as a publication is kept its id is known, and no longer."""
+    history = new_history(8)
+    history.append([draft(id="i")])
+    for number in range(8):
+        history.append([draft(id=str(number))])
+    assert history.append([draft(id="i")]) == [Duplicate("a", "i", 1)]
+    history.append([draft(id="one too many")])
+    (outcome,) = history.append([draft(id="i")])
+    assert not isinstance(outcome, Duplicate)
+    assert len(history._logs["a"].by_id) == len(history.before("a", None, 99).publications)
+
+
+def test_all_rooms_together_keep_to_the_bound() -> None:
+    """However many rooms there are, about `max_bytes` are held, and nothing grows beyond."""
+    history = new_history(1000, max_bytes=1_000_000)
+    tracemalloc.start()
+    try:
+        for number in range(20_000):
+            add(history, "x" * 100, room=f"room-{number}")
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 1_500_000
+    assert history._bytes <= 1_000_000
+
+
+def test_room_silent_longest_loses_first() -> None:
+    """Over the bound, quiet rooms pay for busy ones, with their oldest first."""
+    history = new_history(1000, max_bytes=100_000)
+    for number in range(50):
+        add(history, str(number), room="quiet")
+    for number in range(50):
+        add(history, str(number), room="middle")
+    for number in range(80):
+        add(history, str(number), room="busy")
+    assert len(history.before("busy", None, 999).publications) == 80
+    assert len(history.before("middle", None, 999).publications) == 50
+    quiet = texts(history.before("quiet", None, 999))
+    assert 0 < len(quiet) < 50
+    assert quiet[-1] == "49"
+
+
+def test_room_that_lost_all_begins_anew() -> None:
+    """A room of which nothing is left is forgotten, and has another epoch."""
+    history = new_history(1000, max_bytes=10_000)
+    add(history, "1", room="old")
+    old = history.position("old")
+    for number in range(50):
+        add(history, str(number), room="new")
+    assert "old" not in history._logs
+    assert history.since("old", old, 300) is None
+    assert history.position("old").epoch != old.epoch
+
+
+def test_publication_larger_than_the_bound_is_not_kept() -> None:
+    """A bound too small for one message leaves nothing, and does not fail."""
+    history = new_history(1000, max_bytes=1000)
+    assert history.append([draft("x" * 4000)])[0].offset == 1
+    assert history._bytes == 0
+    assert not history._logs
+
+
+def test_bytes_are_accounted_for_whatever_happens() -> None:
+    """After trimming and forgetting, what is counted is what is there."""
+    history = new_history(8, max_bytes=20_000)
+    for number in range(300):
+        history.append([draft("x" * (number % 50), room=f"r{number % 5}", id=str(number))])
+        if number % 7 == 0:
+            history.forget(f"r{number % 3}")
+    for room in tuple(history._logs):
+        history.forget(room)
+    assert history._bytes == 0

@@ -1,0 +1,583 @@
+"""HTTP: the page and its files, the upgrade, and what is refused before either."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+import pytest
+
+import fastchat.http
+import fastchat.worker
+from fastchat.http import MAX_HEAD_BYTES, MAX_HEAD_LINES, SECURITY_HEADERS
+from inprocess import Server, serving
+from support import TIMEOUT_UNIT_S, running_server, wait_until
+from wire import HANDSHAKE, Client, Response, Wire, connected, ends_within, request, wired
+
+HOST = ("Host", "localhost")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def wire(server: Server) -> Iterator[Wire]:
+    with wired(server.port) as wire:
+        yield wire
+
+
+def ask(wire: Wire, target: str = "/", *headers: tuple[str, str], method: str = "GET") -> Response:
+    wire.write(request(target, [HOST, *headers], method=method))
+    return wire.read_response(has_body=method != "HEAD")
+
+
+def is_secure(response: Response) -> bool:
+    """Whether an answer carries each security header, once and as it should be."""
+    return all(response.headers.get(name) == value for name, value in SECURITY_HEADERS)
+
+
+# The page and its files
+
+
+FILES = [
+    ("/", "text/html; charset=utf-8", b"<!doctype html>"),
+    ("/static/index.html", "text/html; charset=utf-8", b"<!doctype html>"),
+    ("/static/app.js", "text/javascript; charset=utf-8", b"import"),
+    ("/static/app.css", "text/css; charset=utf-8", b"@layer"),
+    ("/static/icon.svg", "image/svg+xml", b"<svg"),
+]
+
+
+@pytest.mark.parametrize(("path", "media_type", "beginning"), FILES)
+def test_file_is_served_with_its_type(
+    wire: Wire, path: str, media_type: str, beginning: bytes
+) -> None:
+    """The page and everything it consists of, with the types that browsers insist on."""
+    response = ask(wire, path)
+    assert response.status == 200
+    assert response.headers["content-type"] == media_type
+    assert beginning in response.body.lower()[:600]
+    assert is_secure(response)
+
+
+@pytest.mark.parametrize("path", ["/", "/static/app.js", "/nope", "/ws"])
+def test_head_is_get_without_a_body(wire: Wire, path: str) -> None:
+    """HEAD has the status and the headers of GET, and the connection goes on."""
+    got = ask(wire, path)
+    told = ask(wire, path, method="HEAD")
+    assert told.status == got.status
+    for name in ("content-length", "content-type", "etag"):
+        assert told.headers.get(name) == got.headers.get(name)
+    assert ask(wire, path).body == got.body
+
+
+def test_known_file_is_not_sent_again(wire: Wire) -> None:
+    """304, without a body, for whoever shows the file's ETag; 200 for any other."""
+    first = ask(wire, "/static/app.js")
+    etag = first.headers["etag"]
+    assert first.headers["cache-control"] == "no-cache"
+    for known in (etag, f"W/{etag}", f'"other", {etag}'):
+        again = ask(wire, "/static/app.js", ("If-None-Match", known))
+        assert (again.status, again.body) == (304, b"")
+        assert again.headers["etag"] == etag
+        assert is_secure(again)
+    assert ask(wire, "/static/app.js", ("If-None-Match", '"other"')).status == 200
+    assert ask(wire, "/static/app.css", ("If-None-Match", etag)).status == 200
+
+
+def test_each_file_has_an_etag_of_its_own(wire: Wire) -> None:
+    """An ETag stands for a content: the page under its two names has one."""
+    etags = {path: ask(wire, path).headers["etag"] for path, _, _ in FILES}
+    assert etags.pop("/") == etags["/static/index.html"]
+    assert len(set(etags.values())) == len(etags)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/nope",
+        "/static",
+        "/static/",
+        "/static/nope.js",
+        "/index.html",
+        "//",
+        "//static/app.js",
+        "/static//app.js",
+        "/static/app.js/",
+        "/Static/app.js",
+        "/static/APP.js",
+        "/static/app.js%00",
+        "/static/app.js%20",
+        "/../etc/passwd",
+        "/static/../../../../etc/passwd",
+        "/static/../http.py",
+        "/static/..%2fhttp.py",
+        "/static/%2e%2e/http.py",
+        "/static/%2e%2e%2fhttp.py",
+        "/static/%252e%252e/http.py",
+        "/static/..\\http.py",
+        "/static/..%5chttp.py",
+        "/static/....//http.py",
+        "/static/./app.js",
+        "/./static/app.js",
+        "/etc/passwd",
+        "/static/%2fetc/passwd",
+        "/static/\xef\xbc\x8e\xef\xbc\x8e/http.py",
+        "/http.py",
+        "/static/close-codes.js%23",
+        "/static/%ff",
+    ],
+)
+def test_path_is_matched_exactly(server: Server, path: str) -> None:
+    """No path but those of the files finds anything; none is resolved, cleaned up or guessed."""
+    with wired(server.port) as wire:
+        response = ask(wire, path)
+    assert response.status in (400, 404)
+    assert is_secure(response)
+    assert b"root:" not in response.body
+    assert b"import" not in response.body
+
+
+def test_query_does_not_matter_to_a_file(wire: Wire) -> None:
+    """`?v=2` behind a file's name is the file."""
+    assert ask(wire, "/static/app.js?v=2&x=../").status == 200
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
+@pytest.mark.parametrize("path", ["/", "/static/app.js", "/nope", "/ws"])
+def test_other_method_gets_405(wire: Wire, method: str, path: str) -> None:
+    """Nothing here takes anything: 405, with what is allowed."""
+    response = ask(wire, path, ("Content-Length", "0"), method=method)
+    assert response.status == 405
+    assert set(response.headers["allow"].split(", ")) == {"GET", "HEAD"}
+    assert is_secure(response)
+
+
+def test_body_is_not_waited_for(server: Server) -> None:
+    """A POST is answered with 405 at once, and what it sends ends the connection."""
+    with wired(server.port) as wire:
+        response = ask(wire, "/", ("Content-Length", "1000000000"), method="POST")
+        assert response.status == 405
+        with pytest.raises(ConnectionError):  # noqa: PT012 in some write, nobody knows which
+            for _ in range(10_000):
+                wire.write(b"x" * 65536)
+    with wired(server.port) as wire:
+        head = request("/", [HOST, ("Transfer-Encoding", "chunked")], method="POST")
+        wire.write(head + b"5\r\nhello\r\n" * 100)
+        assert wire.read_response().status == 405
+        assert wire.read_all() == b""
+
+
+def test_connection_is_kept_alive(wire: Wire) -> None:
+    """Several requests, answered in their order, need one connection."""
+    statuses = [ask(wire, path).status for path in ("/", "/nope", "/static/app.css", "/")]
+    assert statuses == [200, 404, 200, 200]
+
+
+def test_connection_closes_when_asked_to(server: Server) -> None:
+    """`Connection: close`, and HTTP/1.0 without another word."""
+    with wired(server.port) as wire:
+        assert ask(wire, "/nope", ("Connection", "close")).status == 404
+        assert wire.read_all() == b""
+    with wired(server.port) as wire:
+        wire.write(request("/nope", [HOST], version="1.0"))
+        assert wire.read_response().status == 404
+        assert wire.read_all() == b""
+
+
+def test_plain_request_for_the_endpoint_is_explained(wire: Wire) -> None:
+    """Whoever opens /ws in a browser's address bar gets 426."""
+    response = ask(wire, "/ws")
+    assert response.status == 426
+    assert response.headers["upgrade"] == "websocket"
+    assert is_secure(response)
+
+
+def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
+    """Several requests in one segment get as many answers, in their order."""
+    with wired(server.port) as wire:
+        paths = ["/static/app.css", "/nope", "/", "/static/icon.svg"] * 5
+        wire.write(b"".join(request(path) for path in paths))
+        for path in paths:
+            assert wire.read_response().status == (404 if path == "/nope" else 200)
+
+
+def test_too_many_pipelined_requests_are_refused(server: Server) -> None:
+    """What waits for its answer is bounded: 429, and the end."""
+    with wired(server.port) as wire:
+        with contextlib.suppress(OSError):
+            wire.write(request("/nope") * 3000)
+        assert b"HTTP/1.1 429 " in wire.read_all()
+
+
+def test_upgrade_behind_an_unanswered_request_is_refused(server: Server) -> None:
+    """Or that request's answer would come into the stream of the WebSocket."""
+    with wired(server.port) as wire:
+        wire.write(request("/nope") + request("/ws", HANDSHAKE.items()))
+        answer = wire.read_all()
+    assert b" 101 " not in answer
+    assert answer.count(b"HTTP/1.1") == 1
+
+
+def test_upgrade_after_an_answer_is_accepted(server: Server) -> None:
+    """A connection that was used for the page may become a WebSocket."""
+    with wired(server.port) as wire:
+        assert ask(wire, "/").status == 200
+        wire.write(request("/ws", HANDSHAKE.items()))
+        assert wire.read_response().status == 101
+
+
+# Bounds of a head
+
+
+def refused(server: Server, data: bytes) -> Response:
+    """The answer to something too large, which also ends the connection."""
+    with wired(server.port) as wire:
+        with contextlib.suppress(OSError):
+            wire.write(data)
+        response = wire.read_response()
+        assert response.headers["connection"] == "close"
+        assert wire.read_all() == b""
+        assert is_secure(response)
+        return response
+
+
+UPGRADE = tuple(HANDSHAKE.items())
+
+
+@pytest.mark.parametrize("headers", [(HOST,), UPGRADE], ids=["request", "upgrade"])
+def test_head_of_many_lines_is_refused(
+    server: Server, headers: tuple[tuple[str, str], ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    """128 header lines are read, one more is 431; and nothing of it is logged."""
+    path = "/ws" if headers is UPGRADE else "/nope"
+    lines = [(f"x-{number}", "y") for number in range(MAX_HEAD_LINES - len(headers))]
+    with wired(server.port) as wire:
+        wire.write(request(path, [*headers, *lines]))
+        assert wire.read_response().status == (101 if headers is UPGRADE else 404)
+    assert refused(server, request(path, [*headers, *lines, ("one", "more")])).status == 431
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("headers", [(HOST,), UPGRADE], ids=["request", "upgrade"])
+def test_head_of_many_bytes_is_refused(
+    server: Server, headers: tuple[tuple[str, str], ...]
+) -> None:
+    """16 KiB are read, more is 431, wherever in the head they are."""
+    path = "/ws" if headers is UPGRADE else "/nope"
+    with wired(server.port) as wire:
+        wire.write(request(path, [*headers, ("x", "y" * (MAX_HEAD_BYTES - 1000))]))
+        assert wire.read_response().status == (101 if headers is UPGRADE else 404)
+    too_many = "y" * MAX_HEAD_BYTES
+    assert refused(server, request(path, [*headers, ("x", too_many)])).status == 431
+    assert refused(server, request(path, [*headers, (too_many, "x")])).status == 431
+    assert refused(server, request(f"{path}?{too_many}", headers)).status == 431
+
+
+def test_head_without_end_is_refused(server: Server) -> None:
+    """431 comes before the head is complete."""
+    assert refused(server, b"GET /" + b"x" * 100_000).status == 431
+    assert refused(server, b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 20_000).status == 431
+    assert refused(server, b"GET / HTTP/1.1\r\na: " + b"b" * 100_000).status == 431
+
+
+def test_second_head_is_bounded_too(server: Server) -> None:
+    """The bound is for each request of a connection."""
+    with wired(server.port) as wire:
+        assert ask(wire, "/").status == 200
+        with contextlib.suppress(OSError):
+            wire.write(b"GET / HTTP/1.1\r\na: " + b"b" * 100_000)
+        assert wire.read_response().status == 431
+
+
+def test_large_head_costs_no_memory() -> None:
+    """10 MB of header are not kept anywhere."""
+    with running_server() as server:
+        with wired(server.port) as wire:
+            assert ask(wire, "/").status == 200
+        before = server.resident_bytes()
+        for _ in range(3):
+            with wired(server.port) as wire, contextlib.suppress(OSError):
+                wire.write(b"GET / HTTP/1.1\r\n")
+                for _ in range(100):
+                    wire.write(b"a" * 50 + b": " + b"b" * 100_000 + b"\r\n")
+        assert server.resident_bytes() - before < 2_000_000
+
+
+# Deadlines
+
+
+@pytest.fixture
+def impatient_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(fastchat.worker, "SWEEP_INTERVAL_S", 0.05)
+    monkeypatch.setattr(fastchat.http, "HEAD_TIMEOUT_S", 0.4)
+    monkeypatch.setattr(fastchat.http, "ANSWER_TIMEOUT_S", 0.6)
+    with serving() as server:
+        server._server.config.timeout_keep_alive = 1
+        yield server
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET", b"GET / HTTP/1.1\r\nHost: a\r\n"])
+def test_silent_connection_is_ended(impatient_server: Server, sent: bytes) -> None:
+    """From accept to a complete head there is one deadline."""
+    with wired(impatient_server.port) as wire:
+        wire.write(sent)
+        assert wire.read_all() == b""
+
+
+def test_dribbling_connection_is_ended(impatient_server: Server) -> None:
+    """Bytes that drip in do not move the deadline, of a first request or a second."""
+    for first in (False, True):
+        with wired(impatient_server.port) as wire:
+            if not first:
+                assert ask(wire, "/nope").status == 404
+            head = b"GET / HTTP/1.1\r\nname: " + b"x" * 100
+            drips = 0
+            with contextlib.suppress(OSError):
+                while not ends_within(wire, 0.05):
+                    wire.write(head[drips : drips + 1])
+                    drips += 1
+            assert drips < 50
+
+
+def test_idle_connection_outlives_the_deadlines(impatient_server: Server) -> None:
+    """Between requests uvicorn's keep-alive is what counts, not ours."""
+    with wired(impatient_server.port) as wire:
+        for _ in range(2):
+            assert ask(wire, "/nope").status == 404
+            assert not ends_within(wire, 0.8)
+
+
+def test_websocket_outlives_the_deadlines(impatient_server: Server) -> None:
+    """After the upgrade no deadline of HTTP is left."""
+    with connected(impatient_server.port, "/ws?username=Alice") as client:
+        client.receive_type("joined")
+        assert not ends_within(client, 1.2)
+
+
+@pytest.mark.parametrize("path", ["/static/app.css", "/ws"])
+def test_answer_that_nobody_reads_is_aborted(
+    impatient_server: Server, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who asks for much and reads nothing neither keeps his connection nor fills the log."""
+    wire = Wire(impatient_server.port, receive_buffer=4096)
+    with contextlib.closing(wire):
+        with contextlib.suppress(OSError):  # too many at once are refused
+            for _ in range(30 if path == "/static/app.css" else 1000):
+                wire.write(request(path))
+        connections = impatient_server._server.server_state.connections
+        wait_until(lambda: not connections)
+    assert not caplog.records
+
+
+def test_announced_body_that_never_comes_is_not_waited_for(impatient_server: Server) -> None:
+    """The connection ends with its keep-alive at the latest."""
+    with wired(impatient_server.port) as wire:
+        response = ask(wire, "/", ("Content-Length", "1000"), method="POST")
+        assert response.status == 405
+        assert wire.read_all() == b""
+
+
+# Handshakes
+
+
+class Handshake(NamedTuple):
+    """What differs from a right handshake, and the status that it gets.
+
+    A header that is None is left out; one that is a list comes several times.
+    """
+
+    name: str
+    status: int
+    headers: Mapping[str, str | list[str] | None] = MappingProxyType({})
+    target: str = "/ws"
+    method: str = "GET"
+    version: str = "1.1"
+    body: bytes = b""
+
+
+KEY = HANDSHAKE["Sec-WebSocket-Key"]
+
+HANDSHAKES = [
+    Handshake("right", 101),
+    Handshake("Firefox", 101, {"Connection": "keep-alive, Upgrade"}),
+    Handshake("tokens in any case", 101, {"Connection": "UPGRADE", "Upgrade": "WebSocket"}),
+    Handshake("empty body announced", 101, {"Content-Length": "0"}),
+    Handshake("query", 101, target="/ws?username=Alice&room=x"),
+    Handshake("query of anything", 101, target="/ws?%00=%ff&&=&;#"),
+    Handshake("version 8", 426, {"Sec-WebSocket-Version": "8"}),
+    Handshake("version of a script", 426, {"Sec-WebSocket-Version": "<script>"}),
+    Handshake("version of no ASCII", 426, {"Sec-WebSocket-Version": "\xff"}),
+    Handshake("no version", 426, {"Sec-WebSocket-Version": None}),
+    Handshake("two versions", 426, {"Sec-WebSocket-Version": ["13", "8"]}),
+    Handshake("no Host", 400, {"Host": None}),
+    Handshake("two Hosts", 400, {"Host": ["localhost", "evil"]}),
+    Handshake("no key", 400, {"Sec-WebSocket-Key": None}),
+    Handshake("two keys", 400, {"Sec-WebSocket-Key": [KEY, KEY]}),
+    Handshake("key of 15 bytes", 400, {"Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAA"}),
+    Handshake("key that is no base64", 400, {"Sec-WebSocket-Key": "!" * 24}),
+    Handshake("key of no ASCII", 400, {"Sec-WebSocket-Key": "\xff" * 24}),
+    Handshake("POST", 405, method="POST"),
+    Handshake("HEAD", 405, method="HEAD"),
+    Handshake("HTTP/1.0", 405, version="1.0"),
+    Handshake("other path", 404, target="/websocket"),
+    Handshake("path with a slash", 404, target="/ws/"),
+    Handshake("encoded path", 404, target="/%77s"),
+    Handshake("body announced", 400, {"Content-Length": "5"}),
+    Handshake("body sent", 400, {"Content-Length": "5"}, body=b"hello"),
+    Handshake("body in chunks", 400, {"Transfer-Encoding": "chunked"}, body=b"0\r\n\r\n"),
+    Handshake("two lengths", 400, {"Content-Length": ["0", "5"]}),
+    Handshake("CR in the path", 400, target="/ws?a=\rb"),
+    Handshake("NUL in the path", 400, target="/ws?a=\0"),
+    Handshake("no ASCII in the path", 400, target="/ws?a=\xff"),
+    Handshake("CR in a header", 400, {"Origin": "a\rb: c"}),
+    Handshake("NUL in a header", 400, {"Origin": "a\0b"}),
+    Handshake("control in a header", 400, {"Origin": "a\x01b"}),
+    Handshake("blank in a name", 400, {"Bad Name": "x"}),
+    Handshake("folded header", 400, {"Origin": "a\r\n b"}),
+]
+
+
+def made(handshake: Handshake) -> bytes:
+    headers: list[tuple[str, str]] = []
+    for name, value in {**HANDSHAKE, **handshake.headers}.items():
+        values = value if isinstance(value, list) else [value]
+        headers += [(name, value) for value in values if value is not None]
+    head = request(handshake.target, headers, method=handshake.method, version=handshake.version)
+    return head + handshake.body
+
+
+@pytest.mark.parametrize("handshake", HANDSHAKES, ids=lambda handshake: handshake.name)
+def test_handshake_is_accepted_or_refused_in_one_answer(
+    server: Server, handshake: Handshake
+) -> None:
+    """RFC 6455 §4.2.1, to the letter; a refusal is complete, final, and says nothing of ours."""
+    with wired(server.port) as wire:
+        wire.write(made(handshake))
+        response = wire.read_response()
+        assert response.status == handshake.status, response
+        if response.status == 101:
+            assert response.headers["sec-websocket-accept"] == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+            assert "sec-websocket-protocol" not in response.headers
+            return
+        assert wire.read_all() == b""
+    assert response.headers["connection"] == "close"
+    assert response.headers["content-type"] == "text/plain; charset=utf-8"
+    assert is_secure(response)
+    assert len(response.body) < 100
+    if response.status == 426:
+        assert response.headers["sec-websocket-version"] == "13"
+
+
+MARK = "Zq7mark"
+
+
+@pytest.mark.parametrize(
+    ("target", "headers"),
+    [
+        (f"/{MARK}", {}),
+        (f"/ws?{MARK}={MARK}", {"Sec-WebSocket-Version": "8"}),
+        (f"/ws?{MARK}\x01", {}),
+        ("/ws", {"Sec-WebSocket-Version": MARK}),
+        ("/ws", {"Sec-WebSocket-Key": MARK}),
+        ("/ws", {"Host": MARK, "Sec-WebSocket-Key": None}),
+        ("/ws", {MARK: "x" * 20_000}),
+        ("/ws", {f"{MARK} {MARK}": "x"}),
+        ("/ws", {"Sec-WebSocket-Protocol": MARK}),
+        ("/ws", {"Upgrade": MARK}),
+        ("/ws", {"Connection": MARK}),
+    ],
+)
+def test_no_answer_reflects_what_was_asked(
+    server: Server, target: str, headers: dict[str, str | None]
+) -> None:
+    """Neither a path, nor a query, nor the name or value of a header comes back."""
+    with wired(server.port) as wire:
+        wire.write(made(Handshake("", 0, {**headers}, target=target)))
+        wire.socket.shutdown(socket.SHUT_WR)
+        answer = wire.read_all()
+    assert answer.startswith(b"HTTP/1.1 ")
+    assert MARK.lower().encode() not in answer.lower()
+    for name in (b"python", b"uvicorn", b"picows", b"traceback", b"server:"):
+        assert name not in answer.lower()
+
+
+@pytest.mark.parametrize(
+    ("offered", "selected"),
+    [
+        ([], None),
+        (["fastchat.v1"], "fastchat.v1"),
+        (["fastchat.v2, fastchat.v1"], "fastchat.v1"),
+        (["chat", "fastchat.v1"], "fastchat.v1"),
+        (["fastchat.v1, fastchat.token.abc"], "fastchat.v1"),
+        (["fastchat.token.abc"], None),
+        (["fastchat.v10"], None),
+        (["FASTCHAT.V1"], None),
+        (["\xff"], None),
+    ],
+)
+def test_subprotocol_is_selected_when_it_was_offered(
+    server: Server, offered: list[str], selected: str | None
+) -> None:
+    """`fastchat.v1` or none; a token is never selected."""
+    with wired(server.port) as wire:
+        headers: dict[str, str | list[str] | None] = {"Sec-WebSocket-Protocol": list(offered)}
+        wire.write(made(Handshake("", 101, headers)))
+        response = wire.read_response()
+    assert response.status == 101
+    assert response.headers.get("sec-websocket-protocol") == selected
+
+
+def test_refused_handshakes_are_cheap_in_the_log(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever is sent, no answer costs a traceback, and none more than a line."""
+    with caplog.at_level(logging.INFO):
+        for handshake in HANDSHAKES:
+            if handshake.status != 101:
+                with wired(server.port) as wire:
+                    wire.write(made(handshake))
+                    wire.read_all()
+    assert len(caplog.records) <= len(HANDSHAKES)
+    assert all(len(record.getMessage()) < 100 for record in caplog.records)
+    assert not any(record.exc_info for record in caplog.records)
+
+
+def test_draining_server_takes_no_upgrades() -> None:
+    """503, for whoever comes while the server stops."""
+    with serving() as server, wired(server.port) as wire:
+        assert ask(wire, "/nope").status == 404
+        server.call(server.sessions.drain)
+        wire.write(request("/ws", HANDSHAKE.items()))
+        assert wire.read_response().status == 503
+
+
+def test_client_of_a_library_is_understood(server: Server) -> None:
+    """An independent implementation finds nothing to complain about."""
+    from websockets.sync.client import connect
+
+    with connect(
+        f"ws://127.0.0.1:{server.port}/ws?username=Alice&room=library",
+        subprotocols=["fastchat.v1"],  # type: ignore[list-item]
+    ) as client:
+        assert client.subprotocol == "fastchat.v1"
+        assert '"joined"' in str(client.recv(timeout=5 * TIMEOUT_UNIT_S))
+        client.send('{"text":"Hello"}')
+        assert '"Hello"' in str(client.recv(timeout=5 * TIMEOUT_UNIT_S))
+        client.ping().wait(5 * TIMEOUT_UNIT_S)
+
+
+def test_upgraded_connection_holds_nothing_of_http(server: Server) -> None:
+    """An idle WebSocket keeps neither uvicorn's protocol nor its parser."""
+    wait_until(lambda: not server._server.server_state.connections)
+    clients = [Client(server.port) for _ in range(5)]
+    assert not server._server.server_state.connections
+    for client in clients:
+        client.close()

@@ -1,0 +1,125 @@
+"""Who imports whom: one way, and the libraries at the edge only."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src" / "fastchat"
+MODULES = {
+    ".".join(file.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__"): file
+    for file in sorted(SOURCE.rglob("*.py"))
+}
+
+#: What each module may import of ours, besides what those may that it may import.
+ALLOWED = {
+    "__init__": {"_version", "hub"},
+    "__main__": {"cli"},
+    "_version": set(),
+    "cli": {"__init__", "worker", "settings", "logs"},
+    "worker": {"http", "brokers.memory", "history.memory", "settings"},
+    "http": {"session"},
+    "session": {"chat", "hub", "limits"},
+    "chat": {"presence", "brokers"},
+    "presence": {"names"},
+    "limits": set(),
+    "brokers.memory": {"brokers"},
+    "brokers": {"history"},
+    "history.memory": {"history"},
+    "history": {"protocol"},
+    "protocol": {"names"},
+    "names": {"errors"},
+    "errors": set(),
+    "settings": {"errors"},
+    "logs": {"protocol"},
+    "hub": {"_fanout"},
+    "_fanout": set(),
+}
+
+#: Which modules may know a library.
+LIBRARIES = {
+    "picows": {"session", "http"},
+    "multidict": {"session", "http"},
+    "starlette": {"http"},
+    "uvicorn": {"http", "worker"},
+    "httptools": {"http"},
+    "uvloop": {"worker"},
+    "orjson": {"protocol", "logs", "hub"},
+}
+
+#: What lives as long as the process, and is built in one place.
+BUILT_BY_WORKER = {"Chat", "Hub", "MemoryBroker", "MemoryHistory", "Presence", "Sessions"}
+
+
+def imports(module: str) -> Iterator[str]:
+    """The full names of the modules that a module imports, wherever it does."""
+    for node in ast.walk(ast.parse(MODULES[module].read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                is_ours = name.removeprefix("fastchat.") in MODULES or alias.name == "_fanout"
+                yield name if is_ours else str(node.module)
+
+
+def ours(module: str) -> set[str]:
+    """What a module imports of the package."""
+    found = {name for name in imports(module) if name.split(".")[0] == "fastchat"}
+    return {name.partition(".")[2] or "__init__" for name in found}
+
+
+def reachable(module: str) -> set[str]:
+    """What a module may import: what it is allowed, and what that is, and so on."""
+    found = set(ALLOWED[module])
+    for name in ALLOWED[module]:
+        found |= reachable(name)
+    return found
+
+
+def test_table_names_every_module() -> None:
+    """A new module needs a place in the table above."""
+    assert {*MODULES, "_fanout"} == set(ALLOWED)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_one_way(module: str) -> None:
+    """A module imports only what is below it."""
+    assert ours(module) <= reachable(module)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_libraries_are_known_at_the_edge_only(module: str) -> None:
+    """The rules of the chat know neither picows nor uvicorn nor Starlette."""
+    libraries = {name.split(".")[0] for name in imports(module)}
+    for library, knowing in LIBRARIES.items():
+        assert library not in libraries or module in knowing
+
+
+def test_hub_knows_nothing_of_ours() -> None:
+    """`_fanout` knows bytes, rooms and connections."""
+    files = [file for file in SOURCE.glob("_fanout*") if file.suffix in (".pyx", ".pxi", ".pxd")]
+    source = "\n".join(file.read_text("utf-8") for file in files)
+    lines = re.findall(r"^[ \t]*(?:from|import|cimport)\s.*$", source, re.MULTILINE)
+    assert "import asyncio" in lines
+    assert not [line for line in lines if re.search(r"fastchat|picows|orjson|\bfrom \.", line)]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_the_worker_constructs(module: str) -> None:
+    """Everybody else is handed what he needs."""
+    tree = ast.parse(MODULES[module].read_text("utf-8"))
+    called = {
+        node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+    }
+    if module == "worker":
+        assert called >= BUILT_BY_WORKER
+    else:
+        assert not called & BUILT_BY_WORKER

@@ -1,0 +1,221 @@
+"""Names of rooms and users, and when two of them are the same."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastchat.errors import CommandError, ErrorCode
+from fastchat.names import check_room, check_username, name_key
+
+# Rooms
+
+
+@pytest.mark.parametrize("name", ["a", "lobby", "0", "-", "_", ".", "..", "a.b-c_d", "x" * 64])
+def test_room_of_allowed_characters_is_kept_as_it_is(name: str) -> None:
+    """1 to 64 of a-z, 0-9, '-', '_' and '.' are a room's name."""
+    assert check_room(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "x" * 65, "Lobby", "a b", "a/b", "a\n", "\na", "é", "ａ", "٣", "a\x00", "#a", "😀"],
+    ids=ascii,
+)
+def test_any_other_room_is_refused(name: object) -> None:
+    """Everything else is `bad_room`, a line feed at the end too."""
+    with pytest.raises(CommandError) as caught:
+        check_room(name)
+    assert caught.value.code == ErrorCode.BAD_ROOM
+
+
+@pytest.mark.parametrize("name", [None, 5, True, b"lobby", ["lobby"], {"a": 1}])
+def test_room_that_is_no_string_is_refused(name: object) -> None:
+    """Whatever JSON brings in its place is `bad_room`."""
+    with pytest.raises(CommandError) as caught:
+        check_room(name)
+    assert caught.value.code == ErrorCode.BAD_ROOM
+
+
+# Usernames
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "A",
+        "Alice",
+        "x" * 32,
+        "😀" * 32,
+        "Zoë",
+        "李雷",
+        "محمد",
+        "Ann Lee",
+        "O'Neil",
+        "a<b>",
+        "❤\ufe0f",
+    ],
+)
+def test_username_is_kept_as_it_is(name: str) -> None:
+    """1 to 32 visible characters of any script are a name."""
+    assert check_username(name) == name
+
+
+def test_username_is_normalised_to_nfc() -> None:
+    """A letter and its combining mark become one character, and count as one."""
+    assert check_username("Zoe\u0308") == "Zoë"
+    assert check_username("e\u0301" * 32) == "é" * 32
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "x" * 33,
+        "x" * 100_000,
+        "e\u0301" * 33,
+        " Alice",
+        "Alice ",
+        "\u3000Alice",
+        "Alice\u00a0",
+        " ",
+        "a\nb",
+        "a\tb",
+        "a\x00b",
+        "a\x7fb",
+        "a\x85b",
+        "a\u200bb",  # zero width space
+        "a\u200cb",
+        "a\u200db",
+        "a\u2060b",
+        "a\ufeffb",
+        "a\u00adb",  # soft hyphen
+        "a\u202eb",  # right-to-left override
+        "a\u2066b",
+        "a\u200fb",
+        "a\u061cb",
+        "a\u2028b",
+        "a\u2029b",
+        "a\u115fb",  # Hangul fillers
+        "a\u1160b",
+        "\u3164",
+        "\uffa0",
+        "\u2800",  # Braille blank
+        "a\u034fb",
+        "a\u17b4b",
+        "a\u180bb",  # Mongolian variation selector
+        "\u180f",
+        "a\u180eb",
+        "a\ufe00b",
+        "\ufe0f",
+        "\ufe0f\ufe0f",
+        "a\U000e0041b",  # tag
+        "a\U000e0100b",
+        "a\ue000b",  # private use
+        "a\uffffb",
+        "a\U0001d173b",
+        "\ud800",
+        "a\udfffb",
+    ],
+    ids=ascii,
+)
+def test_username_that_misleads_is_refused(name: str) -> None:
+    """Invisible, direction-changing and control characters, and blanks at the ends, are refused."""
+    with pytest.raises(CommandError) as caught:
+        check_username(name[:200])
+    assert caught.value.code == ErrorCode.BAD_USERNAME
+
+
+@pytest.mark.parametrize("name", [None, 5, True, b"Alice", ["Alice"], {"a": 1}])
+def test_username_that_is_no_string_is_refused(name: object) -> None:
+    """Whatever JSON brings in its place is `bad_username`."""
+    with pytest.raises(CommandError) as caught:
+        check_username(name)
+    assert caught.value.code == ErrorCode.BAD_USERNAME
+
+
+# Look-alikes
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "Admin",
+        "ADMIN",
+        "aDmIn",
+        "ａｄｍｉｎ",  # full width
+        "ＡＤＭＩＮ",
+        "𝐚𝐝𝐦𝐢𝐧",  # mathematical
+        "𝓪𝓭𝓶𝓲𝓷",
+        "𝔞𝔡𝔪𝔦𝔫",
+        "𝕒𝕕𝕞𝕚𝕟",
+        "𝚊𝚍𝚖𝚒𝚗",
+        "ⓐⓓⓜⓘⓝ",
+        "ⒶⒹⓂⒾⓃ",
+        "ᵃᵈᵐⁱⁿ",
+        "ad\u2133in".replace("\u2133", "ℳ"),
+        "ªdmin",
+        "admⅰn",
+        "aⅾmin",
+        "adⅿin",
+        "admin\ufe0f",
+        "a\ufe0fdmin",
+    ],
+)
+def test_look_alike_has_the_same_key(other: str) -> None:
+    """Names that NFKC and case-folding make equal are one name."""
+    assert name_key(check_username(other)) == name_key("admin")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Straße", "STRASSE"),
+        ("ﬁsh", "FISH"),
+        ("Σίσυφος", "ΣΊΣΥΦΟΣ"),
+        ("Zoë", "zoe\u0308"),
+        ("Ann Lee", "ann  lee"),
+        ("Ann Lee", "Ann\u00a0Lee"),
+        ("Ann Lee", "ann\u2003lee"),
+        ("Ⅷ", "viii"),
+        ("ẞ", "ss"),
+        ("Å", "\u212b"),
+        ("Zoë", "Zoe\ufe0f\u0308"),
+    ],
+)
+def test_case_and_compatibility_do_not_tell_names_apart(one: str, other: str) -> None:
+    """Case, ligatures, forms of letters and widths of spaces make no other name."""
+    assert name_key(one) == name_key(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("Al", "A1"), ("Ann", "An"), ("Zoe", "Zoë"), ("a b", "ab")]
+)
+def test_different_names_have_different_keys(one: str, other: str) -> None:
+    """What a reader can tell apart stays apart."""
+    assert name_key(one) != name_key(other)
+
+
+@given(st.text(max_size=40))
+def test_accepted_name_is_visible_and_has_a_key(name: str) -> None:
+    """Whatever is accepted is in NFC, short, trimmed, of visible characters, and has a key."""
+    try:
+        checked = check_username(name)
+    except CommandError:
+        return
+    assert unicodedata.is_normalized("NFC", checked)
+    assert 1 <= len(checked) <= 32
+    assert checked == checked.strip()
+    assert name_key(checked)
+    assert not {unicodedata.category(char) for char in checked} & {"Cc", "Cf", "Cs", "Zl", "Zp"}
+    assert check_username(checked) == checked
+
+
+@given(st.text(max_size=40))
+def test_key_of_a_key_is_itself(name: str) -> None:
+    """A key depends on what a name looks like, and not on how often it was folded."""
+    key = name_key(name)
+    assert name_key(key) == key

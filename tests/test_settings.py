@@ -1,0 +1,137 @@
+"""Settings: where they come from, and what is said of wrong ones."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from fastchat.errors import SettingError
+from fastchat.settings import Settings, flag_of, load_settings
+
+
+def written(folder: Path, text: str) -> Path:
+    file = folder / "fastchat.toml"
+    file.write_text(text, "utf-8")
+    return file
+
+
+def complaint(
+    flags: dict[str, str], environment: dict[str, str] | None = None, file: Path | None = None
+) -> str:
+    """The one sentence of a SettingError."""
+    with pytest.raises(SettingError) as caught:
+        load_settings(flags, environment or {}, file)
+    sentence = str(caught.value)
+    assert sentence.endswith(".")
+    assert "\n" not in sentence
+    return sentence
+
+
+def test_defaults_are_valid() -> None:
+    """Without any source there is a setting for everything."""
+    assert load_settings({}, {}, None) == Settings()
+
+
+def test_flags_are_over_environment_over_file_over_defaults(tmp_path: Path) -> None:
+    """Each source covers the one below it, setting by setting."""
+    file = written(tmp_path, "port = 1\nlog-level = 'error'\nhost = '::1'\n")
+    environment = {"FASTCHAT_PORT": "2", "FASTCHAT_LOG_LEVEL": "debug"}
+    settings = load_settings({"port": "3"}, environment, file)
+    assert (settings.port, settings.log_level, settings.host) == (3, "debug", "::1")
+    assert settings.max_lag_bytes == Settings().max_lag_bytes
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(Settings), ids=lambda field: field.name)
+def test_every_setting_can_come_from_every_source(
+    field: dataclasses.Field[object], tmp_path: Path
+) -> None:
+    """Flag, environment variable and key are three spellings of one name."""
+    value = field.metadata["choices"][-1] if field.metadata["choices"] else field.default
+    value = value if isinstance(value, str) else value + 1  # type: ignore[operator]
+    settings = Settings(**{field.name: value})
+    toml = f"{flag_of(field)[2:]} = {value!r}"
+    assert load_settings({field.name: str(value)}, {}, None) == settings
+    assert load_settings({}, {f"FASTCHAT_{field.name.upper()}": str(value)}, None) == settings
+    assert load_settings({}, {}, written(tmp_path, toml)) == settings
+
+
+def test_other_variables_are_ignored() -> None:
+    """The environment is full of things that are not ours."""
+    assert load_settings({}, {"PORT": "1", "FASTCHAT_TIMEOUT_UNIT": "2"}, None) == Settings()
+
+
+@pytest.mark.parametrize("low_high", [("port", "0"), ("port", "65535"), ("max_lag_seconds", "1")])
+def test_bounds_belong_to_the_range(low_high: tuple[str, str]) -> None:
+    """The ends of a range are allowed."""
+    name, value = low_high
+    assert getattr(load_settings({name: value}, {}, None), name) == float(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("port", "-1"),
+        ("port", "65536"),
+        ("port", "http"),
+        ("port", ""),
+        ("port", "80.0"),
+        ("port", "9" * 5000),
+        ("max_message_bytes", "1023"),
+        ("max_message_bytes", "64k"),
+        ("max_lag_bytes", "0"),
+        ("max_lag_seconds", "0"),
+        ("max_lag_seconds", "nan"),
+        ("max_lag_seconds", "inf"),
+        ("max_lag_seconds", "soon"),
+        ("history_max_messages", "-1"),
+        ("log_level", "loud"),
+        ("log_level", "INFO"),
+        ("log_format", "xml\nline"),
+    ],
+)
+def test_wrong_value_is_named_with_its_setting(name: str, value: str) -> None:
+    """One sentence says which flag or variable, and what was found."""
+    flag = "--" + name.replace("_", "-")
+    assert flag in complaint({name: value})
+    sentence = complaint({}, {f"FASTCHAT_{name.upper()}": value})
+    assert flag in sentence or f"FASTCHAT_{name.upper()}" in sentence
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("port = 'x'", "--port"),
+        ("port = true", "--port"),
+        ("port = 80.0", "--port"),
+        ("port = [80]", "--port"),
+        ("port = {}", "--port"),
+        ("port = 1979-05-27", "--port"),
+        ("max-lag-seconds = false", "--max-lag-seconds"),
+        ("max-lag-seconds = nan", "--max-lag-seconds"),
+        ("host = 5", "--host"),
+        ("prot = 80", "prot"),
+        ("max_lag_bytes = 99999", "max_lag_bytes"),
+        ("[port]\nx = 1", "--port"),
+    ],
+)
+def test_wrong_line_of_the_file_is_named(line: str, name: str, tmp_path: Path) -> None:
+    """Wrong types and unknown keys in the file are named, too."""
+    assert name in complaint({}, file=written(tmp_path, line))
+
+
+def test_whole_number_of_seconds_is_a_number(tmp_path: Path) -> None:
+    """`max-lag-seconds = 5` means 5.0."""
+    settings = load_settings({}, {}, written(tmp_path, "max-lag-seconds = 5"))
+    assert settings.max_lag_seconds == 5.0
+    assert type(settings.max_lag_seconds) is float
+
+
+def test_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """A missing file, a folder, bad TOML and bytes that are no text are the operator's to mend."""
+    assert "missing.toml" in complaint({}, file=tmp_path / "missing.toml")
+    assert str(tmp_path) in complaint({}, file=tmp_path)
+    assert "TOML" in complaint({}, file=written(tmp_path, "port = "))
+    (tmp_path / "bytes.toml").write_bytes(b"host = '\xff'")
+    assert "bytes.toml" in complaint({}, file=tmp_path / "bytes.toml")
