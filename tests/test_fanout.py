@@ -184,6 +184,21 @@ async def test_leaving_loses_nothing_published_before(blocked: bool) -> None:
 
 
 @on_loop
+async def test_leaving_in_the_turn_of_more_than_the_socket_takes() -> None:
+    """A member that leaves gets all that was published in that turn, however much it is."""
+    async with Rig() as rig:
+        client = await rig.connect("lobby", buffers=TINY_BYTES)
+        published = [text * 70_000 for text in (b"1", b"2", b"3")]
+        for payload in published:
+            rig.hub.publish("lobby", payload)
+        rig.hub.leave(client.conn, "lobby")
+        assert client.conn.blocked
+        rig.hub.verify()
+        assert await client.payloads(3) == published
+        await until(lambda: not client.conn.blocked)
+
+
+@on_loop
 async def test_publishing_but_one() -> None:
     """The one left out gets everything else, each in its place."""
     async with Rig() as rig:
@@ -693,6 +708,25 @@ async def test_a_failed_send_loses_only_its_own_connection() -> None:
         await turn()
         assert [(who, code) for who, code, _ in rig.evicted] == [(gone.conn, ABNORMAL)]
         assert rig.hub.send(gone.conn, "nobody there") is False
+
+
+@on_loop
+async def test_a_connection_lost_in_a_flush_takes_nothing_with_it() -> None:
+    """Losing one member in the middle of a flush leaves the log to those still to be served."""
+    async with Rig() as rig:
+        gone = await rig.connect("lobby")
+        sinks = [Sink(), Sink()]
+        for sink in sinks:
+            rig.hub.register(sink)
+        gone.reset()
+        for text in (b"1", b"2", b"3"):
+            rig.hub.publish("lobby", text)
+            rig.hub.register(Sink())  # seals: three batches to catch up with
+        rig.hub.flush()
+        rig.hub.verify()
+        assert gone.conn.closed
+        for sink in sinks:
+            assert sink.payloads() == [b"1", b"2", b"3"]
 
 
 @pytest.mark.parametrize("what", ["write", "get_write_buffer_size", "abort"])
