@@ -839,6 +839,42 @@ async def test_publishing_a_batch_inside_a_write_keeps_the_order() -> None:
 
 
 @on_loop
+async def test_overflowing_the_log_inside_a_write_evicts_nobody_who_reads() -> None:
+    """A log that overflows while a flush is under way is not cut under those still to come."""
+    async with Rig(max_lag_bytes=1024) as rig:
+        sinks = [Sink() for _ in range(5)]
+        for sink in sinks:
+            rig.hub.register(sink)
+        large = [text * 70_000 for text in (b"1", b"2")]
+
+        def once() -> None:
+            sinks[1].on_write = None
+            for payload in large:
+                rig.hub.publish("lobby", payload)
+
+        sinks[1].on_write = once
+        rig.hub.publish("lobby", b"0")
+        await turn(3)
+        assert [sink.payloads() for sink in sinks] == [[b"0", *large]] * 5
+        assert rig.evicted == []
+
+
+@on_loop
+async def test_eviction_inside_a_flush_finishes_the_frame_under_way() -> None:
+    """Who is evicted between a short write and its rest gets the rest before the close frame."""
+    async with Rig(max_lag_bytes=1024) as rig:
+        clients = [await rig.connect("lobby", buffers=TINY_BYTES) for _ in range(4)]
+        large = b"1" * 100_000
+        clients[0].served.on_pause = lambda: rig.hub.publish("lobby", b"2" * 70_000)
+        rig.hub.publish("lobby", large)
+        await turn()
+        rig.hub.verify()
+        last = Frame(CLOSE, close_payload(EVICTED, "fell too far behind"))
+        for client in clients:
+            assert await client.to_close() == [*texts(large), last]
+
+
+@on_loop
 async def test_nothing_follows_a_close_frame_written_inside_a_callback() -> None:
     """What a transport's callback sends while its close frame is written is refused."""
     async with Rig() as rig:
@@ -856,6 +892,26 @@ async def test_nothing_follows_a_close_frame_written_inside_a_callback() -> None
         rig.hub.verify()
         assert answers == [False]
         assert sink.payloads() == [close_payload(1000, "bye")]
+
+
+@on_loop
+async def test_a_reply_whose_way_is_closed_while_it_is_cleared() -> None:
+    """A reply that pushes a rest ahead of itself is dropped when that closes the connection."""
+    async with Rig() as rig:
+        first, second = [await rig.connect("lobby", buffers=TINY_BYTES) for _ in range(2)]
+        answers = []
+        first.served.on_pause = lambda: answers.append(rig.hub.send(second.conn, "reply"))
+        second.served.on_pause = lambda: rig.hub.close_connection(second.conn, 1000)
+        large = b"x" * 100_000
+        rig.hub.publish("lobby", large)
+        await turn()
+        rig.hub.verify()
+        assert answers == [False]
+        last = Frame(CLOSE, close_payload(1000))
+        assert await second.to_close() == [*texts(large), last]
+        rig.hub.unregister(second.transport)
+        second.transport.close()
+        assert await second.to_end() == []
 
 
 @on_loop

@@ -210,10 +210,10 @@ cdef int _flush_to(Hub hub, Connection conn) except -1:
 cdef bint _write(Hub hub, Connection conn, bytes frame) except -1:
     """The gate for everything that is for one connection alone."""
     cdef ssize_t sent = 0
-    if conn.state != OPEN:
-        return False
     if conn.rest is not None:
         _hand_over(hub, conn)
+    if conn.state != OPEN:
+        return False
     if conn.fd >= 0 and not conn.blocked:
         sent = _send_frame(conn.fd, frame)
         if sent == DONE:
