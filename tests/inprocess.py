@@ -12,17 +12,20 @@ from typing import Any, TypeVar
 import uvloop
 
 from fastchat.settings import Settings
-from fastchat.worker import _Worker, listen
+from fastchat.worker import _Worker, listen, open_history
 from support import TIMEOUT_UNIT_S
 
 Result = TypeVar("Result")
 
 
 class Server:
-    """What `fastchat serve` runs but for its signals, on a port of 127.0.0.1."""
+    """What `fastchat serve` runs but for its signals, on a port of 127.0.0.1.
+
+    Its history is in memory unless the settings say otherwise.
+    """
 
     def __init__(self, **settings: Any) -> None:
-        self._settings = Settings(port=0, **settings)
+        self._settings = Settings(port=0, **{"history": "memory", **settings})
         self._listener = listen("127.0.0.1", 0)
         self.port: int = self._listener.getsockname()[1]
         self._ready = threading.Event()
@@ -31,12 +34,16 @@ class Server:
         assert self._ready.wait(10 * TIMEOUT_UNIT_S)
 
     def _run(self) -> None:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(self._serve())
+        self.history = open_history(self._settings)
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(self._serve())
+        finally:
+            self.history.close()
 
     async def _serve(self) -> None:
         self.loop = asyncio.get_running_loop()
-        worker = _Worker(self._settings, self._listener)
+        worker = _Worker(self._settings, self._listener, self.history)
         worker._build(self.loop)
         self.hub, self.chat, self.sessions = worker._hub, worker._chat, worker._sessions
         self._server = worker._server

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 
-from fastchat import protocol
+from contracts.broker import Faulty
+from fastchat import commands, protocol
 from fastchat.brokers import Snapshot
 from fastchat.brokers.memory import MemoryBroker
-from fastchat.chat import CROWD, Chat, Client
+from fastchat.chat import CROWD, GRACE_TICKS, Chat, Client
 from fastchat.errors import CommandError, ErrorCode
+from fastchat.history import History
 from fastchat.history.memory import MemoryHistory
 from fastchat.presence import Presence
 from fastchat.protocol import Position
@@ -29,6 +31,7 @@ class Inboxes:
     def __init__(self) -> None:
         self.members: dict[str, list[str]] = {}
         self.got: dict[str, list[dict[str, Any]]] = {}
+        self.turns = 0
 
     def join(self, connection: str, room: str, /) -> None:
         self.members.setdefault(room, []).append(connection)
@@ -45,12 +48,15 @@ class Inboxes:
         self.got.setdefault(connection, []).append(json.loads(payload))
         return True
 
+    def end_turn(self) -> None:
+        self.turns += 1
+
 
 class SlowBroker(MemoryBroker):
     """A broker that answers a subscription when a test says so, or fails."""
 
-    def __init__(self, history: MemoryHistory) -> None:
-        super().__init__(history)
+    def __init__(self, history: History) -> None:
+        super().__init__(history, at_end_of_turn=asyncio.get_running_loop().call_soon)
         self.gate: asyncio.Event | None = None
         self.failure: Exception | None = None
 
@@ -71,7 +77,8 @@ class Talk:
         secrets = (f"secret-of-16-bytes-{number}" for number in itertools.count())
         epochs = (f"epoch-{number}" for number in itertools.count())
         self.history = MemoryHistory(max_messages=max_messages, new_epoch=lambda: next(epochs))
-        self.broker = SlowBroker(self.history)
+        self.faulty = Faulty(self.history)
+        self.broker = SlowBroker(self.faulty)
         self.inboxes = Inboxes()
         self.presence = Presence()
         self.chat = Chat(
@@ -89,11 +96,16 @@ class Talk:
         return self.clients[name]
 
     async def do(self, name: str, **fields: Any) -> None:
-        """Run a command, as a session does."""
-        command = protocol.parse(json.dumps(fields).encode())
-        work = self.chat.handle(self.client(name), command)
+        """Run a command, as a session does, and let the loop's turn end."""
+        work = self.begin(name, **fields)
         if work is not None:
             await work
+        await asyncio.sleep(0)
+
+    def begin(self, name: str, **fields: Any) -> Coroutine[Any, Any, None] | None:
+        """Run a command that needs no waiting, within this turn; or return the rest of it."""
+        command = commands.parse(json.dumps(fields).encode())
+        return self.chat.handle(self.client(name), command)
 
     async def join(self, name: str, room: str = "lobby", **fields: Any) -> dict[str, Any]:
         """Join, as the user `name` if no `username` is given; returns the reply."""
@@ -107,6 +119,11 @@ class Talk:
 
     def depart(self, name: str) -> None:
         self.chat.depart(self.client(name))
+
+    def tick(self, times: int = GRACE_TICKS) -> None:
+        """So many seconds pass; who is gone has been gone for good after the usual number."""
+        for _ in range(times):
+            self.chat.tick()
 
     def news(self, name: str) -> list[dict[str, Any]]:
         """What a client has got since it was last asked."""
@@ -216,6 +233,7 @@ def test_joining_a_room_again_is_refused() -> None:
         assert (await talk.refused("Alice", type="join")).code == ErrorCode.ALREADY_JOINED
         assert talk.presence.online("lobby") == 1
         talk.depart("Alice")
+        talk.tick()
         assert talk.presence.online("lobby") == 0
 
     run(test)
@@ -232,6 +250,7 @@ def test_connection_may_be_in_128_rooms() -> None:
         await talk.do("Alice", type="leave", room="r5")
         await talk.join("Alice", "one-more")
         talk.depart("Alice")
+        talk.tick()
         assert talk.presence._rooms == {}
         assert not any(talk.inboxes.members.values())
 
@@ -253,6 +272,7 @@ def test_name_of_somebody_else_is_taken(name: str) -> None:
             assert (error.code, error.temporary) == (ErrorCode.USERNAME_TAKEN, True)
         assert talk.news("Alice") == []
         talk.depart("Eve")
+        talk.tick()
         assert talk.presence.names("lobby", 9) == ["Alice"]
 
     run(test)
@@ -291,8 +311,10 @@ def test_joins_and_leaves_are_told_once_a_user_and_not_once_a_tab() -> None:
         await talk.join("tab 2", username="Alice", session=first["session"])
         assert talk.kinds("Bob") == ["joined", "join"]
         talk.depart("tab 1")
+        talk.tick()
         assert talk.kinds("Bob") == []
         talk.depart("tab 2")
+        talk.tick()
         (event,) = talk.news("Bob")
         assert (event["type"], event["username"], event["online"]) == ("leave", "Alice", 1)
         assert event["text"] == "Alice left the chat"
@@ -318,6 +340,7 @@ def test_two_tabs_that_join_at_once_are_told_once() -> None:
         assert talk.kinds("Bob") == ["join"]
         talk.depart("tab 1")
         talk.depart("tab 2")
+        talk.tick()
         assert talk.kinds("Bob") == ["leave"]
 
     run(test)
@@ -360,6 +383,8 @@ def test_last_tab_that_goes_while_it_joins_is_told() -> None:
         talk.depart("tab 2")
         talk.broker.gate.set()
         await joining
+        assert talk.kinds("Bob") == []
+        talk.tick()
         assert talk.kinds("Bob") == ["leave"]
 
     run(test)
@@ -383,6 +408,18 @@ def test_join_that_fails_changes_nothing(failure: Exception) -> None:
 
 
 # Leaving
+
+#: Commands that are about a room, by their types.
+IN_A_ROOM: dict[str, dict[str, Any]] = {
+    "message": {"text": "x"},
+    "edit": {"type": "edit", "offset": 1, "text": "x"},
+    "delete": {"type": "delete", "offset": 1},
+    "react": {"type": "react", "offset": 1, "emoji": "👋"},
+    "typing": {"type": "typing"},
+    "leave": {"type": "leave"},
+    "history": {"type": "history"},
+    "search": {"type": "search", "query": "x"},
+}
 
 
 def test_leave_is_answered_and_told() -> None:
@@ -411,6 +448,7 @@ def test_departure_is_told_in_every_room_once() -> None:
         talk.news("Bob")
         talk.depart("Alice")
         talk.depart("Alice")
+        talk.tick(2 * GRACE_TICKS)
         assert [(event["type"], event["room"]) for event in talk.news("Bob")] == [
             ("leave", "a"),
             ("leave", "b"),
@@ -426,8 +464,9 @@ def test_commands_after_a_departure_reach_nobody() -> None:
         await talk.join("Bob")
         await talk.join("Alice")
         talk.depart("Alice")
+        talk.tick()
         talk.news("Bob"), talk.news("Alice")
-        for fields in ({"text": "x"}, {"type": "typing"}, {"type": "leave"}, {"type": "history"}):
+        for fields in IN_A_ROOM.values():
             assert (await talk.refused("Alice", **fields)).code == ErrorCode.NOT_JOINED
         await talk.do("Alice", type="join", username="Alice")
         assert talk.news("Bob") == talk.news("Alice") == []
@@ -439,11 +478,7 @@ def test_commands_after_a_departure_reach_nobody() -> None:
 # Rooms
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [{"text": "x"}, {"type": "typing"}, {"type": "leave"}, {"type": "history"}],
-    ids=["message", "typing", "leave", "history"],
-)
+@pytest.mark.parametrize("fields", IN_A_ROOM.values(), ids=IN_A_ROOM)
 def test_room_may_be_left_out_in_exactly_one(fields: dict[str, Any]) -> None:
     """In no room it is `not_joined`, in one it is meant, in two it must be said."""
 
@@ -519,6 +554,74 @@ def test_same_id_of_another_user_is_another_message() -> None:
     run(test)
 
 
+def test_message_sent_twice_in_a_turn_is_published_once() -> None:
+    """The `ack` follows the publication that it is about."""
+
+    async def test(talk: Talk) -> None:
+        await talk.join("Alice")
+        talk.begin("Alice", text="hi", id="i")
+        talk.begin("Alice", text="hi", id="i")
+        talk.news("Alice")
+        await asyncio.sleep(0)
+        message, ack = talk.news("Alice")
+        assert (message["type"], message["offset"]) == ("message", 1)
+        assert ack == {"type": "ack", "id": "i", "room": "lobby", "offset": 1}
+
+    run(test)
+
+
+def test_messages_of_a_turn_are_delivered_at_its_end() -> None:
+    """In their order, whoever sent them, and the hub is told once that it is over."""
+
+    async def test(talk: Talk) -> None:
+        await talk.join("Alice")
+        await talk.join("Bob")
+        talk.news("Alice"), talk.news("Bob")
+        turns = talk.inboxes.turns
+        for number in range(6):
+            talk.begin(("Alice", "Bob")[number % 2], text=str(number))
+        assert talk.news("Alice") == []
+        await asyncio.sleep(0)
+        assert [event["text"] for event in talk.news("Alice")] == list("012345")
+        assert talk.inboxes.turns == turns + 1
+
+    run(test)
+
+
+def test_message_just_before_leaving_arrives() -> None:
+    """Its sender gets it before `left`, the others before `leave`."""
+
+    async def test(talk: Talk) -> None:
+        await talk.join("Alice")
+        await talk.join("Bob")
+        talk.news("Alice"), talk.news("Bob")
+        talk.begin("Alice", text="bye")
+        talk.begin("Alice", type="leave")
+        assert talk.kinds("Alice") == ["message", "left"]
+        assert talk.kinds("Bob") == ["message", "leave"]
+
+    run(test)
+
+
+def test_message_just_before_a_drop_is_published_and_answered_to_nobody() -> None:
+    """What was sent counts, also when its sender is gone before the turn is over."""
+
+    async def test(talk: Talk) -> None:
+        await talk.join("Alice")
+        await talk.join("Bob")
+        await talk.do("Alice", text="one", id="i")
+        talk.news("Alice"), talk.news("Bob")
+        talk.begin("Alice", text="two")
+        talk.begin("Alice", text="one", id="i")
+        talk.begin("Alice", type="edit", offset=9, text="x")
+        talk.depart("Alice")
+        await asyncio.sleep(0)
+        assert [event["text"] for event in talk.news("Bob")] == ["two"]
+        assert {event["type"] for event in talk.news("Alice")} <= {"message"}
+
+    run(test)
+
+
 def test_typing_goes_to_the_others_and_is_not_stored() -> None:
     """Whoever types does not hear of it."""
 
@@ -541,6 +644,440 @@ def test_ping_is_answered_in_any_state() -> None:
         await talk.do("Alice", type="ping", ref="r")
         await talk.do("Alice", type="ping")
         assert talk.news("Alice") == [{"type": "pong", "ref": "r"}, {"type": "pong"}]
+
+    run(test)
+
+
+# Changes
+
+
+async def alice_said(talk: Talk, text: str = "hello") -> dict[str, Any]:
+    """Alice has said something to Bob and Eve; returns the reply to her `join`."""
+    reply = await talk.join("Alice")
+    await talk.join("Bob")
+    await talk.join("Eve")
+    await talk.do("Alice", text=text, id="i")
+    for name in ("Alice", "Bob", "Eve"):
+        talk.news(name)
+    return reply
+
+
+CHANGES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "edit": ("Alice", {"text": "better"}, {"text": "better"}),
+    "delete": ("Alice", {}, {}),
+    "react": ("Bob", {"emoji": "👋"}, {"emoji": "👋"}),
+    "react, removing": (
+        "Bob",
+        {"emoji": "👋", "remove": True},
+        {"emoji": "👋", "remove": True},
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_change_is_one_publication_to_everyone_in_the_room(change: str) -> None:
+    """It names its message in `target`, and says who changed it, when and how."""
+    name, fields, published = CHANGES[change]
+    kind = change.partition(",")[0]
+
+    async def test(talk: Talk) -> None:
+        await alice_said(talk)
+        await talk.do(name, type=kind, offset=1, ref="r", **fields)
+        expected = {
+            "type": kind,
+            "room": "lobby",
+            "offset": 2,
+            "target": 1,
+            "username": name,
+            "timestamp": TIMESTAMP,
+            **published,
+        }
+        assert talk.news("Alice") == talk.news("Bob") == talk.news("Eve") == [expected]
+
+    run(test)
+
+
+def test_newcomer_gets_messages_as_they_are_now() -> None:
+    """`joined` and `history` hold messages only, folded; a recovery holds the changes."""
+
+    async def test(talk: Talk) -> None:
+        await alice_said(talk)
+        await talk.do("Alice", text="gone")
+        await talk.do("Alice", type="edit", offset=1, text="better")
+        await talk.do("Bob", type="react", offset=1, emoji="👋")
+        await talk.do("Alice", type="delete", offset=2)
+        base = {"type": "message", "room": "lobby", "username": "Alice", "timestamp": TIMESTAMP}
+        now = [
+            {
+                **base,
+                "offset": 1,
+                "text": "better",
+                "id": "i",
+                "edited": TIMESTAMP,
+                "reactions": {"👋": ["Bob"]},
+            },
+            {**base, "offset": 2, "text": "", "deleted": True},
+        ]
+        reply = await talk.join("New")
+        assert (reply["messages"], reply["offset"]) == (now, 5)
+        await talk.do("New", type="history")
+        assert talk.news("New")[-1]["messages"] == now
+        reply = await talk.join("Back", **since(Position(reply["epoch"], 0), 1))
+        assert reply["recovered"] is True
+        assert offsets(reply) == [2, 3, 4, 5]
+        assert [each["type"] for each in reply["messages"]] == [
+            *("message", "edit", "react", "delete")
+        ]
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"type": "edit", "offset": 1, "text": "x"}, "forbidden"),
+        ({"type": "delete", "offset": 1}, "forbidden"),
+        ({"type": "edit", "offset": 9, "text": "x"}, "not_found"),
+        ({"type": "delete", "offset": 0}, "not_found"),
+        ({"type": "react", "offset": 9, "emoji": "👋"}, "not_found"),
+    ],
+    ids=repr,
+)
+def test_refused_change_is_an_error_to_whoever_wanted_it(fields: dict[str, Any], code: str) -> None:
+    """With its `ref`; the others hear nothing, and the message stays as it is."""
+
+    async def test(talk: Talk) -> None:
+        await alice_said(talk)
+        await talk.do("Bob", ref="r", **fields)
+        (error,) = talk.news("Bob")
+        assert error.pop("message").endswith(".")
+        assert error == {"type": "error", "code": code, "temporary": False, "ref": "r"}
+        assert talk.news("Alice") == talk.news("Eve") == []
+        (message,) = (await talk.join("New"))["messages"]
+        assert message["text"] == "hello"
+        assert not {"edited", "deleted", "reactions"} & set(message)
+
+    run(test)
+
+
+def test_author_may_change_from_any_tab_and_after_coming_back() -> None:
+    """Whoever has the name and the session is the author."""
+
+    async def test(talk: Talk) -> None:
+        session = (await alice_said(talk))["session"]
+        await talk.join("tab", username="Alice", session=session)
+        await talk.do("tab", type="edit", offset=1, text="from a tab")
+        talk.depart("Alice"), talk.depart("tab")
+        talk.tick()
+        await talk.join("later", username="Alice", session=session)
+        await talk.do("later", type="edit", offset=1, text="later")
+        edits = [event["text"] for event in talk.news("Bob") if event["type"] == "edit"]
+        assert edits == ["from a tab", "later"]
+
+    run(test)
+
+
+def test_whoever_has_the_name_later_is_not_the_author() -> None:
+    """The name alone does not open another's messages."""
+
+    async def test(talk: Talk) -> None:
+        await alice_said(talk)
+        await talk.do("Alice", type="leave")
+        await talk.join("thief", username="Alice")
+        talk.news("thief")
+        for fields in ({"type": "edit", "text": "x"}, {"type": "delete"}):
+            await talk.do("thief", offset=1, **fields)
+            assert talk.news("thief")[0]["code"] == "forbidden"
+
+    run(test)
+
+
+def test_21st_reaction_is_refused() -> None:
+    """A message has 20 different reactions at most."""
+
+    async def test(talk: Talk) -> None:
+        await alice_said(talk)
+        for number in range(20):
+            await talk.do("Bob", type="react", offset=1, emoji=chr(0x1F600 + number))
+        talk.news("Bob")
+        await talk.do("Bob", type="react", offset=1, emoji="👋", ref="r")
+        (error,) = talk.news("Bob")
+        assert (error["code"], error["ref"]) == ("forbidden", "r")
+
+    run(test)
+
+
+# Search
+
+
+def test_search_is_answered_with_results() -> None:
+    """Of the room, as the messages are now, at most `limit`; with the command's `ref`."""
+
+    async def test(talk: Talk) -> None:
+        await alice_said(talk, "hello world")
+        await talk.do("Alice", text="hello moon")
+        await talk.do("Bob", type="react", offset=1, emoji="👋")
+        await talk.join("Eve", "elsewhere")
+        await talk.do("Eve", text="hello elsewhere", room="elsewhere")
+        talk.news("Bob")
+        await talk.do("Bob", type="search", query="WORLD", ref="r")
+        assert talk.news("Bob") == [
+            {
+                "type": "results",
+                "room": "lobby",
+                "messages": [
+                    {
+                        "type": "message",
+                        "room": "lobby",
+                        "offset": 1,
+                        "username": "Alice",
+                        "text": "hello world",
+                        "timestamp": TIMESTAMP,
+                        "id": "i",
+                        "reactions": {"👋": ["Bob"]},
+                    }
+                ],
+                "ref": "r",
+            }
+        ]
+        for fields, count in (({}, 2), ({"limit": 1}, 1), ({"query": "nothing"}, 0)):
+            await talk.do("Bob", **{"type": "search", "query": "hello", **fields})
+            (reply,) = talk.news("Bob")
+            assert len(reply["messages"]) == count
+            assert "ref" not in reply
+
+    run(test)
+
+
+def test_results_are_bounded_in_bytes() -> None:
+    """The best are sent, as many as fit."""
+
+    async def test(talk: Talk) -> None:
+        await fill(talk, 100, "word " + "😀" * 3990 + "{}")
+        await talk.do("Bob", type="search", query="word", limit=100)
+        (reply,) = talk.news("Bob")
+        assert 0 < len(reply["messages"]) < 100
+        size = len(json.dumps(reply, ensure_ascii=False).encode())
+        assert size <= protocol.MAX_REPLY_BYTES * 1.1
+
+    run(test)
+
+
+# A history that fails
+
+
+def test_message_that_cannot_be_kept_is_unavailable() -> None:
+    """An error with its `id` and `ref`, to each sender; nobody sees the message."""
+
+    async def test(talk: Talk) -> None:
+        await alice_said(talk)
+        talk.faulty.failing = {"append"}
+        talk.begin("Alice", text="lost", id="a", ref="r")
+        talk.begin("Bob", type="react", offset=1, emoji="👋", ref="s")
+        await asyncio.sleep(0)
+        (error,) = talk.news("Alice")
+        assert error.pop("message").endswith(".")
+        expected = {"type": "error", "code": "unavailable", "temporary": True}
+        assert error == {**expected, "id": "a", "ref": "r"}
+        (error,) = talk.news("Bob")
+        del error["message"]
+        assert error == {**expected, "ref": "s"}
+        assert talk.news("Eve") == []
+        talk.faulty.failing = set()
+        await talk.do("Alice", text="not lost", id="a")
+        assert [event["offset"] for event in talk.news("Eve")] == [2]
+
+    run(test)
+
+
+def test_what_cannot_be_read_is_unavailable() -> None:
+    """Joins, pages and searches are refused for now; what is published still arrives."""
+
+    async def test(talk: Talk) -> None:
+        await alice_said(talk)
+        talk.faulty.failing = {"read"}
+        for name, fields in (
+            ("New", {"type": "join", "username": "New"}),
+            ("Bob", {"type": "history"}),
+            ("Bob", {"type": "search", "query": "x"}),
+        ):
+            error = await talk.refused(name, **fields)
+            assert (error.code, error.temporary) == (ErrorCode.UNAVAILABLE, True)
+        await talk.do("Alice", text="still")
+        assert [event["text"] for event in talk.news("Bob")] == ["still"]
+        assert talk.presence.names("lobby", 9) == ["Alice", "Bob", "Eve"]
+        await talk.do("Eve", type="leave")
+        assert talk.kinds("Eve") == ["message", "left"]
+        talk.faulty.failing = set()
+        assert (await talk.join("New"))["online"] == 3
+
+    run(test)
+
+
+# Drops
+
+
+def test_drop_is_told_after_5_seconds() -> None:
+    """Not before; until then the user is in the room, and his name is his."""
+
+    async def test(talk: Talk) -> None:
+        await talk.join("Bob")
+        await talk.join("Alice")
+        talk.news("Bob")
+        talk.tick(3)
+        talk.depart("Alice")
+        talk.tick(GRACE_TICKS - 1)
+        assert talk.news("Bob") == []
+        assert (await talk.join("Eve"))["users"] == ["Bob", "Alice", "Eve"]
+        talk.news("Bob")
+        talk.tick(1)
+        (event,) = talk.news("Bob")
+        assert (event["type"], event["username"], event["online"]) == ("leave", "Alice", 2)
+        talk.tick()
+        assert talk.news("Bob") == []
+
+    run(test)
+
+
+def test_grace_is_5_seconds_at_least() -> None:
+    """Ticks are a second apart, and the first may follow a drop at once."""
+    assert GRACE_TICKS - 1 >= 5
+
+
+def test_who_is_back_with_his_session_was_never_away() -> None:
+    """Neither the drop nor the return is told, however often; and he is no new user."""
+
+    async def test(talk: Talk) -> None:
+        await talk.join("Bob")
+        session = (await talk.join("tab 0", username="Alice"))["session"]
+        talk.news("Bob")
+        for number in range(1, 4):
+            talk.depart(f"tab {number - 1}")
+            talk.tick(GRACE_TICKS - 1)
+            reply = await talk.join(f"tab {number}", username="Alice", session=session)
+            assert (reply["users"], reply["online"]) == (["Bob", "Alice"], 2)
+        talk.tick(2 * GRACE_TICKS)
+        assert talk.news("Bob") == []
+        talk.depart("tab 3")
+        talk.tick()
+        assert talk.kinds("Bob") == ["leave"]
+
+    run(test)
+
+
+def test_name_of_somebody_absent_may_be_taken() -> None:
+    """The others hear first that he left, then that somebody came; his time is over with it."""
+
+    async def test(talk: Talk) -> None:
+        await talk.join("Bob")
+        session = (await talk.join("Alice"))["session"]
+        talk.news("Bob")
+        talk.depart("Alice")
+        reply = await talk.join("thief", username="ALICE")
+        assert (reply["username"], reply["users"]) == ("ALICE", ["Bob", "ALICE"])
+        events = talk.news("Bob")
+        assert [(event["type"], event["username"], event["online"]) for event in events] == [
+            ("leave", "Alice", 1),
+            ("join", "ALICE", 2),
+        ]
+        talk.tick(2 * GRACE_TICKS)
+        assert talk.news("Bob") == []
+        error = await talk.refused("Alice again", type="join", username="Alice", session=session)
+        assert error.code == ErrorCode.USERNAME_TAKEN
+
+    run(test)
+
+
+def test_leave_is_told_at_once_also_beside_a_drop() -> None:
+    """Who says that he leaves is not waited for; nor is he taken for absent."""
+
+    async def test(talk: Talk) -> None:
+        await talk.join("Bob")
+        session = (await talk.join("tab 1", username="Alice"))["session"]
+        await talk.join("tab 2", username="Alice", session=session)
+        talk.news("Bob")
+        talk.depart("tab 1")
+        await talk.do("tab 2", type="leave")
+        assert talk.kinds("Bob") == ["leave"]
+        talk.tick(2 * GRACE_TICKS)
+        assert talk.news("Bob") == []
+
+    run(test)
+
+
+def test_drops_in_many_rooms_are_told_in_each() -> None:
+    """Who comes back to one of his rooms is gone from the other."""
+
+    async def test(talk: Talk) -> None:
+        for room in ("a", "b"):
+            await talk.join("Bob", room)
+        session = (await talk.join("Alice", "a"))["session"]
+        await talk.join("Alice", "b")
+        talk.news("Bob")
+        talk.depart("Alice")
+        talk.tick(2)
+        await talk.join("again", "b", username="Alice", session=session)
+        talk.tick(2 * GRACE_TICKS)
+        events = talk.news("Bob")
+        assert [(event["type"], event["room"]) for event in events] == [("leave", "a")]
+
+    run(test)
+
+
+def test_drops_are_told_in_their_order() -> None:
+    """Each after its own time."""
+
+    async def test(talk: Talk) -> None:
+        await talk.join("Bob")
+        for name in ("A", "B", "C"):
+            await talk.join(name)
+        talk.news("Bob")
+        for name in ("B", "A", "C"):
+            talk.depart(name)
+            talk.tick(1)
+        told = []
+        for _ in range(GRACE_TICKS):
+            talk.tick(1)
+            told.append([event["username"] for event in talk.news("Bob")])
+        assert [names for names in told if names] == [["B"], ["A"], ["C"]]
+
+    run(test)
+
+
+def test_return_that_fails_does_not_end_the_grace() -> None:
+    """Who cannot come back because the disk fails has his time to try again."""
+
+    async def test(talk: Talk) -> None:
+        await talk.join("Bob")
+        session = (await talk.join("Alice"))["session"]
+        talk.news("Bob")
+        talk.depart("Alice")
+        talk.faulty.failing = {"read"}
+        error = await talk.refused("again", type="join", username="Alice", session=session)
+        assert error.code == ErrorCode.UNAVAILABLE
+        talk.tick(GRACE_TICKS - 1)
+        talk.faulty.failing = set()
+        await talk.join("again", username="Alice", session=session)
+        talk.tick(2 * GRACE_TICKS)
+        assert talk.news("Bob") == []
+
+    run(test)
+
+
+def test_crowd_hears_of_drops_by_number() -> None:
+    """In a crowd, too, who is back in time does not change the number."""
+
+    async def test(talk: Talk) -> None:
+        sessions = {}
+        for number in range(CROWD + 3):
+            sessions[number] = (await talk.join(f"u{number}"))["session"]
+        talk.tick(1)
+        talk.news("u0")
+        talk.depart("u1"), talk.depart("u2")
+        await talk.join("again", username="u1", session=sessions[1])
+        talk.tick()
+        expected = {"type": "presence", "room": "lobby", "online": CROWD + 2}
+        assert talk.news("u0") == [expected]
 
     run(test)
 
@@ -736,7 +1273,7 @@ def test_crowd_hears_of_numbers_once_a_tick() -> None:
         assert len(reply["users"]) == protocol.MAX_USERS_LISTED
         assert reply["online"] == CROWD + 1
         await talk.join("second too many")
-        talk.depart("first too many")
+        await talk.do("first too many", type="leave")
         assert talk.news("u0") == []
         talk.chat.tick()
         expected = {"type": "presence", "room": "lobby", "online": CROWD + 1}
@@ -755,9 +1292,9 @@ def test_crowd_that_shrinks_hears_of_names_again() -> None:
             await talk.join(f"u{number}")
         talk.chat.tick()
         talk.news("u0")
-        talk.depart("u1")
+        await talk.do("u1", type="leave")
         assert talk.news("u0") == []
-        talk.depart("u2")
+        await talk.do("u2", type="leave")
         (event,) = talk.news("u0")
         assert (event["type"], event["online"]) == ("leave", CROWD)
         talk.chat.tick()

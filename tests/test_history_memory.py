@@ -7,7 +7,7 @@ import tracemalloc
 
 import pytest
 
-from contracts.history import HistoryContract, add, draft, texts
+from contracts.history import HistoryContract, add, delete, draft, edit, react, texts
 from fastchat.history import Duplicate, History, Page
 from fastchat.history.memory import MemoryHistory
 from fastchat.protocol import Position
@@ -117,6 +117,8 @@ def test_bytes_are_accounted_for_whatever_happens() -> None:
     history = new_history(8, max_bytes=20_000)
     for number in range(300):
         history.append([draft("x" * (number % 50), room=f"r{number % 5}", id=str(number))])
+        history.append([react(1, by=f"user {number}", room="r1")])
+        history.append([edit(2, "y" * number, room="r2"), delete(number % 9, room="r3")])
         if number % 7 == 0:
             history.forget(f"r{number % 3}")
     for room in tuple(history._logs):

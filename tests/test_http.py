@@ -299,7 +299,7 @@ def test_second_head_is_bounded_too(server: Server) -> None:
 
 def test_large_head_costs_no_memory() -> None:
     """10 MB of header are not kept anywhere."""
-    with running_server() as server:
+    with running_server("--history", "memory") as server:
         with wired(server.port) as wire:
             assert ask(wire, "/").status == 200
         before = server.resident_bytes()

@@ -48,7 +48,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_wheel_from_the_sdist_serves_the_page(
-    installed: Path, monkeypatch: pytest.MonkeyPatch
+    installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The wheel carries the page, its files, the compiled hub and the types."""
     monkeypatch.setenv("PYTHONPATH", str(installed))
@@ -58,7 +58,7 @@ def test_wheel_from_the_sdist_serves_the_page(
     assert found.stdout.startswith(str(installed))
     assert (installed / "fastchat" / "py.typed").exists()
     assert (installed / "fastchat" / "_fanout.pyi").exists()
-    server = Server(())
+    server = Server(("--data", str(tmp_path)))
     try:
         for path in ("/", *(f"/static/{file.name}" for file in (ROOT / "static").iterdir())):
             with urllib.request.urlopen(server.url + path, timeout=10) as answer:

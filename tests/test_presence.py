@@ -5,19 +5,55 @@ from __future__ import annotations
 import pytest
 
 from fastchat.errors import CommandError, ErrorCode
-from fastchat.presence import Presence
+from fastchat.presence import Presence, User
 
 
-def test_user_is_online_from_the_first_connection_to_the_last() -> None:
+def leave(presence: Presence, room: str, user: User) -> None:
+    """The last connection of a user goes, and he with it."""
+    assert presence.leave(user)
+    presence.remove(room, user)
+
+
+def test_user_is_online_from_the_first_connection_until_removed() -> None:
     """Two tabs of one session are one user, who leaves with the second."""
     presence = Presence()
     user = presence.join("a", "Alice", "secret")
     assert presence.join("a", "Alice", "secret") is user
     assert presence.online("a") == 1
-    assert not presence.leave("a", user)
+    assert not presence.leave(user)
     assert presence.online("a") == 1
-    assert presence.leave("a", user)
+    assert presence.leave(user)
+    assert presence.online("a") == 1
+    presence.remove("a", user)
     assert presence.online("a") == 0
+
+
+def test_user_without_a_connection_is_absent_and_keeps_his_name() -> None:
+    """Between his last connection and `remove` only his session gets the name."""
+    presence = Presence()
+    user = presence.join("a", "Alice", "secret")
+    assert presence.absent("a", "Alice") is None
+    presence.leave(user)
+    assert presence.absent("a", "ALICE") is user
+    assert presence.absent("a", "Bob") is None
+    assert presence.absent("b", "Alice") is None
+    assert presence.names("a", 9) == ["Alice"]
+    with pytest.raises(CommandError):
+        presence.join("a", "Alice", "other")
+    assert presence.join("a", "Alice", "secret") is user
+    assert presence.absent("a", "Alice") is None
+    leave(presence, "a", user)
+    assert presence.absent("a", "Alice") is None
+
+
+def test_author_is_told_by_the_session() -> None:
+    """Two users who had one name after each other are two authors; the session is not shown."""
+    presence = Presence()
+    first = presence.join("a", "Alice", "secret")
+    leave(presence, "a", first)
+    assert presence.join("a", "Alice", "other").author != first.author
+    assert presence.join("b", "Alice", "secret").author == first.author
+    assert "secret" not in first.author
 
 
 @pytest.mark.parametrize("name", ["Alice", "ALICE", "ａｌｉｃｅ"])
@@ -39,13 +75,13 @@ def test_refused_join_counts_nobody() -> None:
     user = presence.join("a", "Alice", "secret")
     with pytest.raises(CommandError):
         presence.join("a", "alice", "other")
-    assert presence.leave("a", user)
+    assert presence.leave(user)
 
 
-def test_name_is_free_again_after_the_last_leave() -> None:
+def test_name_is_free_again_once_its_user_is_removed() -> None:
     """Nobody keeps a name that he does not use."""
     presence = Presence()
-    presence.leave("a", presence.join("a", "Alice", "secret"))
+    leave(presence, "a", presence.join("a", "Alice", "secret"))
     assert presence.join("a", "alice", "other").name == "alice"
 
 
@@ -71,7 +107,7 @@ def test_names_come_in_the_order_of_joining_up_to_a_limit() -> None:
     users = [presence.join("a", name, "s") for name in ("C", "A", "B")]
     assert presence.names("a", 9) == ["C", "A", "B"]
     assert presence.names("a", 2) == ["C", "A"]
-    presence.leave("a", users[0])
+    leave(presence, "a", users[0])
     presence.join("a", "C", "s")
     assert presence.names("a", 9) == ["A", "B", "C"]
 
@@ -80,7 +116,7 @@ def test_empty_rooms_are_forgotten() -> None:
     """A room that everybody has left costs nothing."""
     presence = Presence()
     for number in range(100):
-        presence.leave(f"r{number}", presence.join(f"r{number}", "A", "s"))
+        leave(presence, f"r{number}", presence.join(f"r{number}", "A", "s"))
     assert presence._rooms == {}
     assert presence.online("r1") == 0
     assert presence.names("r1", 5) == []

@@ -24,7 +24,7 @@ import fastchat.session
 import fastchat.worker
 from fastchat.chat import Chat, Client
 from fastchat.errors import CommandError, ErrorCode
-from fastchat.protocol import Message, Publication
+from fastchat.protocol import Message
 from inprocess import Server, serving
 from support import TIMEOUT_UNIT_S, wait_until
 from wire import (
@@ -46,8 +46,16 @@ HELLO = b'{"type":"ping","ref":"hello"}'
 _rooms = (f"room-{number}" for number in itertools.count())
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _told_soon() -> Iterator[None]:
+    """Who is gone is told of within 1 s; how long it takes otherwise is the chat's test."""
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(fastchat.chat, "GRACE_TICKS", 1)
+        yield
+
+
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
+def server(_told_soon: None) -> Iterator[Server]:
     """One server with the usual deadlines; each test has rooms of its own."""
     with serving() as server:
         yield server
@@ -688,11 +696,10 @@ def test_slow_reader_is_evicted_with_4008() -> None:
         bob.receive_type("joined")
         for number in range(5000):
             bob.send({"text": f"{number} " + "x" * 3900})
-            while (event := bob.receive())["type"] == "join":
-                pass
-            if event["type"] == "leave":
+            bob.receive_type("message")
+            if server.call(server.hub.stats)["evictions"][4008]:
                 break
-        assert event["type"] == "leave"
+        assert saw_leave(bob)
         assert server.call(server.hub.stats)["evictions"][4008] == 1
         with contextlib.suppress(EOFError):  # the abort may come before the end of the backlog
             assert alice.receive_close() == 4008
@@ -824,7 +831,7 @@ def test_sessions_leave_nothing_behind(server: Server, room: str) -> None:
     assert not sessions._unjoined
     assert not sessions._unfinished
     assert not sessions._ending
-    assert server.names(room) == []
+    wait_until(lambda: server.names(room) == [])
     assert server.call(server.hub.stats)["connections"] == 0
 
 
@@ -835,6 +842,65 @@ def test_publication_is_what_the_wire_says(server: Server, room: str) -> None:
         alice.send({"text": sent, "id": "i"})
         message = bob.receive_type("message")
         assert message.pop("timestamp").endswith("Z")
-        expected = Publication(room, 1, "Alice", sent, "", "i")._asdict()
-        del expected["timestamp"]
-        assert message == {"type": "message", **expected}
+        assert message == {
+            "type": "message",
+            "room": room,
+            "offset": 1,
+            "username": "Alice",
+            "text": sent,
+            "id": "i",
+        }
+
+
+# Commands that wait for a disk
+
+
+def test_commands_behind_a_search_run_in_order(room: str, tmp_path: Path) -> None:
+    """A search runs on another thread; what was sent behind it waits for its results."""
+    with (
+        serving(history="sqlite", data=str(tmp_path)) as server,
+        connected(server.port, join_query("Alice", room)) as alice,
+    ):
+        commands: list[dict[str, object]] = [
+            {"text": "word one"},
+            {"type": "search", "query": "word", "ref": "1"},
+            {"text": "word two"},
+            {"type": "edit", "offset": 1, "text": "another"},
+            {"type": "search", "query": "word", "ref": "2"},
+            {"type": "ping"},
+        ]
+        alice.receive_type("joined")
+        alice.write(b"".join(text(command) for command in commands))
+        events = [alice.receive() for _ in commands]
+        assert [event["type"] for event in events] == [
+            *("message", "results", "message", "edit", "results", "pong")
+        ]
+        for results, expected in ((events[1], "word one"), (events[4], "word two")):
+            assert [message["text"] for message in results["messages"]] == [expected]
+
+
+@pytest.mark.parametrize("how", ["close frame", "drop", "violation"])
+def test_client_that_goes_while_it_searches_costs_nothing(
+    how: str, room: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its results are sent to nobody, and nothing is logged as a fault."""
+    with serving(history="sqlite", data=str(tmp_path)) as server:
+        with connected(server.port, join_query("Alice", room)) as alice:
+            alice.receive_type("joined")
+            search = text({"text": "word"}) + text({"type": "search", "query": "word"})
+            if how == "close frame":
+                alice.write(search * 5 + frame(CLOSE, b"\x03\xe8"))
+                kinds = [alice.receive()["type"] for _ in range(10)]
+                assert kinds == ["message", "results"] * 5
+                assert alice.receive_close() == 1000
+            elif how == "drop":
+                alice.write(search * 5)
+                alice.reset()
+            else:
+                alice.write(search * 5 + frame(BINARY))
+                assert alice.receive_close() == 1003
+        wait_until(lambda: len(server.sessions) == 0)
+        wait_until(lambda: server.names(room) == [])
+        with connected(server.port, join_query("Bob", room)) as bob:
+            assert bob.receive_type("joined")["offset"] >= 1
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]

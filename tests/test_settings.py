@@ -57,6 +57,13 @@ def test_every_setting_can_come_from_every_source(
     assert load_settings({}, {}, written(tmp_path, toml)) == settings
 
 
+def test_history_is_on_disk_unless_asked_otherwise() -> None:
+    """Whoever starts a server and knows nothing yet keeps what is said."""
+    settings = Settings()
+    assert (settings.history, settings.data) == ("sqlite", "fastchat-data")
+    assert (settings.durability, settings.history_max_age) == ("process", 0)
+
+
 def test_other_variables_are_ignored() -> None:
     """The environment is full of things that are not ours."""
     assert load_settings({}, {"PORT": "1", "FASTCHAT_TIMEOUT_UNIT": "2"}, None) == Settings()
@@ -86,6 +93,13 @@ def test_bounds_belong_to_the_range(low_high: tuple[str, str]) -> None:
         ("max_lag_seconds", "inf"),
         ("max_lag_seconds", "soon"),
         ("history_max_messages", "-1"),
+        ("history_max_messages", "0"),
+        ("history", "redis"),
+        ("history", ""),
+        ("durability", "none"),
+        ("history_max_age", "-1"),
+        ("history_max_age", "nan"),
+        ("history_max_age", "1d"),
         ("log_level", "loud"),
         ("log_level", "INFO"),
         ("log_format", "xml\nline"),

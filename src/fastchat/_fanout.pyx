@@ -316,6 +316,14 @@ cdef class Hub:
             _serve_all(self, room)
             _pace(self, room)
 
+    def end_turn(self):
+        """Flush a slice now, as at the end of the loop's turn: for whoever knows that it is.
+
+        Called from within a flush it does nothing.
+        """
+        if not self._flushing:
+            _flush_slice(self)
+
     def _tick(self):
         """The end of a loop turn: one slice of all there is to flush."""
         self._soon = False

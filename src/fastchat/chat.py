@@ -1,4 +1,4 @@
-"""The rules of the chat: join, leave, message, typing, history, and who hears of what.
+"""The rules of the chat: who may do what, and who hears of it.
 
 No sockets, no event loop, no picows. The chat is told of clients and their
 commands by sessions, publishes through a broker, and writes through a `Delivery`,
@@ -15,10 +15,27 @@ from fastchat.brokers import Broker
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.history import Duplicate, Page
 from fastchat.presence import Presence, User
-from fastchat.protocol import Command, GetHistory, Join, Leave, Message, Ping, Publication, Typing
+from fastchat.protocol import (
+    Command,
+    Delete,
+    Edit,
+    GetHistory,
+    Join,
+    Kind,
+    Leave,
+    Message,
+    Ping,
+    Publication,
+    React,
+    Search,
+    Typing,
+)
 
 __all__ = ["Chat", "Client", "Delivery"]
 
+#: Whoever is back before this many ticks are over has not been away, to the others: 5 s,
+#: and up to one more because the tick he left in had begun.
+GRACE_TICKS = 6
 #: Rooms with more users than this hear of joins and leaves by number, once a second.
 CROWD = 200
 
@@ -34,6 +51,7 @@ class Delivery(Protocol):
     def leave(self, connection: Any, room: str, /) -> None: ...
     def publish(self, room: str, payload: bytes, but: Any = None, /) -> None: ...
     def send(self, connection: Any, payload: bytes, /) -> bool | None: ...
+    def end_turn(self) -> None: ...
 
 
 class Client:
@@ -71,15 +89,22 @@ class Chat:
         self._clock = clock
         self._new_secret = new_secret
         self._crowded: set[str] = set()  # rooms whose number changed since the last tick
+        #: Who has lost his last connection to a room, and in which tick; the first first.
+        self._absent: dict[tuple[str, str], int] = {}
+        self._ticks = 0
         self._handlers: dict[type, Callable[[Client, Any], Coroutine[Any, Any, None] | None]] = {
             Message: self._message,
+            Edit: self._edit,
+            Delete: self._delete,
+            React: self._react,
             Typing: self._typing,
             Join: self._join,
             Leave: self._leave,
             GetHistory: self._history,
+            Search: self._search,
             Ping: self._ping,
         }
-        broker.open(self._deliver, self._answer)
+        broker.open(self._deliver, self._answer, delivery.end_turn)
 
     def handle(self, client: Client, command: Command) -> Coroutine[Any, Any, None] | None:
         """Run a command, or return the coroutine that does, to be run before the next one.
@@ -90,13 +115,23 @@ class Chat:
         return self._handlers[type(command)](client, command)
 
     def depart(self, client: Client) -> None:
-        """Take a client out of all its rooms; the others hear of it. Safe to call again."""
+        """Take a client out of all its rooms. Safe to call again.
+
+        The others hear of it if its user is not back within 5 s.
+        """
         client.gone = True
         for room in tuple(client.rooms):
-            self._quit(client, room)
+            self._count_out(room, self._quit(client, room))
 
     def tick(self) -> None:
-        """Tell crowded rooms their number, if it has changed."""
+        """Announce who did not come back, and tell crowded rooms their number."""
+        self._ticks += 1
+        for (room, name), left in tuple(self._absent.items()):
+            if left + GRACE_TICKS > self._ticks:
+                break
+            user = self._presence.absent(room, name)
+            assert user is not None
+            self._remove(room, user)
         for room in self._crowded:
             payload = protocol.presence(room, self._presence.online(room))
             self._delivery.publish(room, payload)
@@ -105,14 +140,50 @@ class Chat:
     # Commands
 
     def _message(self, client: Client, command: Message) -> None:
-        text, room, id, _ = command
+        text, room, id, ref = command
         if room is None:
             room = self._only_room(client)
         user = client.rooms.get(room)
         if user is None:
             raise _not_joined(room)
         timestamp = protocol.timestamp_of(self._clock())
-        self._broker.publish(Publication(room, 0, user.name, text, timestamp, id), client)
+        self._broker.publish(
+            Publication(room, 0, user.name, text, timestamp, id, author=user.author),
+            (client, ref),
+        )
+
+    def _edit(self, client: Client, command: Edit) -> None:
+        self._change(client, command, Kind.EDIT, text=command.text)
+
+    def _delete(self, client: Client, command: Delete) -> None:
+        self._change(client, command, Kind.DELETE)
+
+    def _react(self, client: Client, command: React) -> None:
+        self._change(client, command, Kind.REACT, emoji=command.emoji, remove=command.remove)
+
+    def _change(
+        self,
+        client: Client,
+        command: Edit | Delete | React,
+        kind: Kind,
+        text: str = "",
+        **more: Any,
+    ) -> None:
+        """Publish what changes a message; whether it may is decided where it is kept."""
+        room = self._room_of(client, command.room)
+        user = client.rooms[room]
+        draft = Publication(
+            room,
+            0,
+            user.name,
+            text,
+            protocol.timestamp_of(self._clock()),
+            kind=kind,
+            target=command.offset,
+            author=user.author,
+            **more,
+        )
+        self._broker.publish(draft, (client, command.ref))
 
     def _typing(self, client: Client, command: Typing) -> None:
         room = self._room_of(client, command.room)
@@ -124,7 +195,9 @@ class Chat:
 
     def _leave(self, client: Client, command: Leave) -> None:
         room = self._room_of(client, command.room)
-        self._quit(client, room)
+        user = self._quit(client, room)
+        if self._presence.leave(user):
+            self._remove(room, user)
         self._delivery.send(client.connection, protocol.left(room, ref=command.ref))
 
     async def _history(self, client: Client, command: GetHistory) -> None:
@@ -134,6 +207,13 @@ class Chat:
         messages = _fitting([protocol.encode(each) for each in page.publications], newest_first)
         more = page.more or len(messages) < len(page.publications)
         payload = protocol.history(room, messages, more=more, ref=command.ref)
+        self._delivery.send(client.connection, payload)
+
+    async def _search(self, client: Client, command: Search) -> None:
+        room = self._room_of(client, command.room)
+        found = await self._broker.search(room, command.query, command.limit)
+        messages = _fitting([protocol.encode(each) for each in found], newest_first=False)
+        payload = protocol.results(room, messages, ref=command.ref)
         self._delivery.send(client.connection, payload)
 
     async def _page(self, room: str, command: GetHistory) -> Page:
@@ -155,7 +235,11 @@ class Chat:
         if name is None:
             raise CommandError(ErrorCode.BAD_USERNAME, "A name is needed: `username`.")
         session = command.session or client.session or self._new_secret()
+        absent = self._presence.absent(room, name)
+        if absent is not None and absent.session != session:
+            self._remove(room, absent)
         user = self._presence.join(room, name, session)
+        self._absent.pop((room, user.key), None)
         try:
             snapshot = await self._broker.subscribe(
                 room, command.since, command.history, protocol.MAX_HISTORY
@@ -199,24 +283,38 @@ class Chat:
         self._delivery.publish(publication.room, protocol.encode(publication))
 
     def _answer(
-        self, sender: Client, draft: Publication, outcome: Duplicate | CommandError
+        self,
+        sender: tuple[Client, str | None],
+        draft: Publication,
+        outcome: Duplicate | CommandError,
     ) -> None:
+        client, ref = sender
         if isinstance(outcome, Duplicate):
             payload = protocol.ack(outcome.id, outcome.room, outcome.offset)
         else:
-            outcome.id = draft.id
+            outcome.id, outcome.ref = draft.id, ref
             payload = protocol.error(outcome)
-        if not sender.gone:
-            self._delivery.send(sender.connection, payload)
+        if not client.gone:
+            self._delivery.send(client.connection, payload)
 
-    def _quit(self, client: Client, room: str) -> None:
-        self._delivery.leave(client.connection, room)
-        user = client.rooms.pop(room)
+    def _quit(self, client: Client, room: str) -> User:
         self._broker.unsubscribe(room)
-        self._count_out(room, user)
+        self._delivery.leave(client.connection, room)
+        return client.rooms.pop(room)
 
     def _count_out(self, room: str, user: User) -> None:
-        if self._presence.leave(room, user) and user.announced:
+        """A connection is lost, or its join came to nothing."""
+        if not self._presence.leave(user):
+            return
+        if user.announced:
+            self._absent[room, user.key] = self._ticks
+        else:
+            self._remove(room, user)
+
+    def _remove(self, room: str, user: User) -> None:
+        self._absent.pop((room, user.key), None)
+        self._presence.remove(room, user)
+        if user.announced:
             self._announce("leave", room, user)
 
     def _announce(self, kind: str, room: str, user: User) -> None:

@@ -3,7 +3,8 @@
     FastchatError
     ├── SettingError     the operator's: one sentence at the command line, exit status 2
     ├── CommandError     the client's: answered with an `error` event, the connection stays
-    └── Violation        the client's: the connection is closed with a close code
+    ├── Violation        the client's: the connection is closed with a close code
+    └── HistoryError     the disk's: whoever publishes or reads is told `unavailable`
 
 What is our own fault is no FastchatError: it is logged with its traceback, and the
 client gets 1011 and no detail.
@@ -18,6 +19,7 @@ __all__ = [
     "CommandError",
     "ErrorCode",
     "FastchatError",
+    "HistoryError",
     "SettingError",
     "Violation",
 ]
@@ -74,6 +76,9 @@ class ErrorCode(StrEnum):
     BAD_USERNAME = "bad_username"
     USERNAME_TAKEN = "username_taken"
     TOO_MANY_ROOMS = "too_many_rooms"
+    NOT_FOUND = "not_found"
+    FORBIDDEN = "forbidden"
+    UNAVAILABLE = "unavailable"
 
 
 class FastchatError(Exception):
@@ -106,6 +111,10 @@ class CommandError(FastchatError):
         self.temporary = temporary
         self.ref = ref
         self.id = id
+
+
+class HistoryError(FastchatError):
+    """A history could not be written or read; nothing has changed, and it may work again."""
 
 
 class Violation(FastchatError):

@@ -28,8 +28,9 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from fastchat.commands import join_from_query
 from fastchat.errors import CommandError
-from fastchat.protocol import Join, join_from_query
+from fastchat.protocol import Join
 from fastchat.session import Session, Sessions
 
 __all__ = ["SECURITY_HEADERS", "HttpProtocol", "WebSocketProtocol", "build_app"]

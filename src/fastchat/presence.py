@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 from collections.abc import Iterable
 from itertools import islice
@@ -19,12 +20,14 @@ class User:
     same name again, from another tab or after a drop that we have not noticed.
     """
 
-    __slots__ = ("announced", "connections", "key", "name", "session")
+    __slots__ = ("announced", "author", "connections", "key", "name", "session")
 
     def __init__(self, name: str, key: str, session: str) -> None:
         self.name = name
         self.key = key
         self.session = session
+        #: Tells him apart from others who had his name before: a digest of the session.
+        self.author = hashlib.blake2b(session.encode(), digest_size=9).hexdigest()
         self.connections = 0
         self.announced = False  # whether the others have heard of him
 
@@ -58,16 +61,25 @@ class Presence:
         user.connections += 1
         return user
 
-    def leave(self, room: str, user: User) -> bool:
-        """Count a connection out; True if it was the user's last in this room."""
+    def leave(self, user: User) -> bool:
+        """Count a connection out; True if it was the user's last in this room.
+
+        He keeps his name until `remove`.
+        """
         user.connections -= 1
-        if user.connections:
-            return False
+        return user.connections == 0
+
+    def remove(self, room: str, user: User) -> None:
+        """Free the name of a user who has left."""
         users = self._rooms[room]
         del users[user.key]
         if not users:
             del self._rooms[room]
-        return True
+
+    def absent(self, room: str, name: str) -> User | None:
+        """The user who has this name and no connection, if there is one."""
+        user = self._rooms.get(room, {}).get(name_key(name))
+        return user if user is not None and user.connections == 0 else None
 
     def online(self, room: str) -> int:
         """How many users are in a room."""

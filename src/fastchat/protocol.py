@@ -1,22 +1,20 @@
-"""The wire: commands in, publications and events out. No I/O.
+"""The wire's types, and what the server says: publications and events. No I/O.
 
-docs/protocol.md is its reference. `parse` makes a typed command of a payload, or
-raises; past this module there is no dict and no ``message["type"]``.
+docs/protocol.md is its reference; `fastchat.commands` makes the commands of what
+clients say. Past these two there is no dict and no ``message["type"]``.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from functools import lru_cache
 from time import gmtime, strftime
 from typing import Any, NamedTuple
 
 import orjson
 
-from fastchat.errors import CloseCode, CommandError, ErrorCode, Violation
-from fastchat.names import check_room, check_username
+from fastchat.errors import CloseCode, CommandError
 
 __all__ = [
     "DEFAULT_HISTORY",
@@ -25,26 +23,31 @@ __all__ = [
     "MAX_ROOMS",
     "MAX_USERS_LISTED",
     "Command",
+    "Delete",
+    "Edit",
     "GetHistory",
     "Join",
+    "Kind",
     "Leave",
     "Message",
     "Ping",
     "Position",
     "Publication",
+    "React",
+    "Search",
     "Typing",
     "ack",
     "closing",
     "encode",
     "error",
     "history",
-    "join_from_query",
     "joined",
     "left",
-    "parse",
+    "numbered",
     "pong",
     "presence",
     "presence_change",
+    "results",
     "timestamp_of",
     "typing",
 ]
@@ -52,12 +55,7 @@ __all__ = [
 DEFAULT_HISTORY = 50
 MAX_HISTORY = 300
 MAX_ROOMS = 128
-MAX_TEXT_CHARS = 4000
-MAX_TOKEN_BYTES = 64  # of an `id`, a `ref`, a `session`, an epoch
-MIN_SESSION_BYTES = 16
 MAX_USERS_LISTED = 200
-MAX_OFFSET = 2**53 - 1  # what JavaScript counts exactly
-MAX_KEYS = 32  # of a command; the longest has 7
 #: Publications in one reply, encoded: with what a stalled reader may hold otherwise
 #: (the hub's log and backlog) it stays under 1.5 MB.
 MAX_REPLY_BYTES = 256 * 1024
@@ -70,11 +68,26 @@ class Position(NamedTuple):
     offset: int
 
 
+class Kind(StrEnum):
+    """What a publication is; its `type` on the wire."""
+
+    MESSAGE = "message"
+    EDIT = "edit"
+    DELETE = "delete"
+    REACT = "react"
+
+
 class Publication(NamedTuple):
     """What is stored, numbered, and delivered to everyone in its room.
 
     `offset` is 0 until the history has given it one. `timestamp` is RFC 3339 in
-    UTC with milliseconds.
+    UTC with milliseconds. An edit, a deletion and a reaction name their message in
+    `target`; `emoji` and `remove` are a reaction's. `author` tells users of one
+    name apart, and does not travel.
+
+    A message as a history has it carries its present state: when it was `edited`
+    last, whether it is `deleted` (its text is empty then), and its `reactions`, the
+    names of who reacted by emoji.
     """
 
     room: str
@@ -83,6 +96,19 @@ class Publication(NamedTuple):
     text: str
     timestamp: str
     id: str | None = None
+    kind: Kind = Kind.MESSAGE
+    target: int | None = None
+    emoji: str | None = None
+    remove: bool = False
+    author: str = ""
+    edited: str | None = None
+    deleted: bool = False
+    reactions: Mapping[str, Sequence[str]] | None = None
+
+
+def numbered(draft: Publication, offset: int) -> Publication:
+    """A draft with its offset; `_replace` does the same in four times the time."""
+    return tuple.__new__(Publication, (draft[0], offset, *draft[2:]))
 
 
 class Join(NamedTuple):
@@ -121,254 +147,50 @@ class GetHistory(NamedTuple):
     ref: str | None = None
 
 
+class Edit(NamedTuple):
+    offset: int
+    text: str
+    room: str | None = None
+    ref: str | None = None
+
+
+class Delete(NamedTuple):
+    offset: int
+    room: str | None = None
+    ref: str | None = None
+
+
+class React(NamedTuple):
+    offset: int
+    emoji: str
+    remove: bool
+    room: str | None = None
+    ref: str | None = None
+
+
+class Search(NamedTuple):
+    query: str
+    limit: int
+    room: str | None = None
+    ref: str | None = None
+
+
 class Ping(NamedTuple):
     ref: str | None = None
 
 
-Command = Join | Leave | Message | Typing | GetHistory | Ping
-
-
-# Commands in
-
-
-def parse(payload: bytes) -> Command:
-    """The command in a text message.
-
-    Raises CommandError (`bad_json`, `bad_command`, `too_long`, `bad_room`,
-    `bad_username`) with the command's `ref` and `id` where they could be read, and
-    Violation 1007 when the payload is not UTF-8.
-    """
-    fields = _load(payload)
-    kind = fields.get("type", "message")
-    parser = _PARSERS.get(kind) if type(kind) is str else None
-    try:
-        if parser is None:
-            raise _bad_command("There is no command of this type.")
-        return parser(fields)
-    except CommandError as refusal:
-        refusal.ref = _echo(fields.get("ref"))
-        refusal.id = _echo(fields.get("id"))
-        raise
-
-
-def join_from_query(parameters: dict[str, str]) -> Join:
-    """The `join` that the query of ``/ws?username=Alice&room=lobby`` stands for.
-
-    `parameters` may further hold ``epoch`` and ``offset``, and ``history``.
-    Raises CommandError as `parse` does.
-    """
-    fields: dict[str, Any] = {"username": parameters["username"]}
-    if "room" in parameters:
-        fields["room"] = parameters["room"]
-    if "history" in parameters:
-        fields["history"] = _decimal(parameters, "history")
-    if "epoch" in parameters or "offset" in parameters:
-        fields["since"] = {
-            "epoch": parameters.get("epoch"),
-            "offset": _decimal(parameters, "offset"),
-        }
-    return _join(fields)
-
-
-def _decimal(parameters: dict[str, str], name: str) -> int | None:
-    digits = parameters.get(name, "")
-    return int(digits) if re.fullmatch("[0-9]{1,16}", digits, re.ASCII) else None
-
-
-def _load(payload: bytes) -> dict[str, Any]:
-    try:
-        fields = orjson.loads(payload)
-    except orjson.JSONDecodeError:
-        raise _not_loadable(payload) from None
-    if type(fields) is not dict:
-        raise _bad_command("A command is a JSON object.")
-    if len(fields) > MAX_KEYS:
-        raise _bad_command(f"A command has at most {MAX_KEYS} keys.")
-    # orjson lets the last of two equal keys win. Quotes give a repeated key away:
-    # a flat object without one has two for each key and each string in it, and
-    # more only if a string holds an escaped quote.
-    quotes = 2 * len(fields)
-    for value in fields.values():
-        if type(value) is str:
-            quotes += 2
-        elif type(value) is dict or type(value) is list:
-            quotes = -1
-            break
-    if payload.count(b'"') != quotes:
-        _check_slowly(payload)
-    return fields
-
-
-def _not_loadable(payload: bytes) -> CommandError | Violation:
-    """Say why orjson refused: not UTF-8, not JSON, or beyond what the protocol allows."""
-    try:
-        json.loads(payload.decode())
-    except UnicodeDecodeError:
-        return Violation(CloseCode.INVALID_TEXT, "a text message must be UTF-8")
-    except json.JSONDecodeError:
-        return CommandError(ErrorCode.BAD_JSON, "This is not valid JSON.")
-    except (ValueError, RecursionError):  # digits beyond Python's limit; nesting
-        pass
-    # NaN, Infinity, a number out of range, a lone surrogate: JSON to some, not to us.
-    return _bad_command("A command has only strings and numbers in range, nested once at most.")
-
-
-def _check_slowly(payload: bytes) -> None:
-    """Refuse repeated keys and deep nesting, by a parser that sees each pair."""
-    try:
-        value = json.loads(payload, object_pairs_hook=_unique)
-    except (ValueError, RecursionError):
-        raise _bad_command("A command repeats no key.") from None
-    for inner in value.values():
-        children: Iterable[Any] = ()
-        if type(inner) is dict:
-            children = inner.values()
-        elif type(inner) is list:
-            children = inner
-        if any(type(child) in (dict, list) for child in children):
-            raise _bad_command("A command nests one object at most.")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    unique = dict(pairs)
-    if len(unique) != len(pairs):
-        raise ValueError("repeated key")
-    return unique
-
-
-def _message(fields: dict[str, Any]) -> Message:
-    text = fields.get("text")
-    if type(text) is not str:
-        raise _bad_command("A message needs `text`, a string.")
-    return Message(_clean_text(text), _room_or_none(fields), _token(fields, "id"), _ref(fields))
-
-
-def _join(fields: dict[str, Any]) -> Join:
-    room = fields.get("room")
-    username = fields.get("username")
-    return Join(
-        room=check_room("lobby" if room is None else room),
-        username=None if username is None else check_username(username),
-        history=_count(fields, "history", DEFAULT_HISTORY, low=0),
-        since=_since(fields.get("since")),
-        session=_session(fields),
-        ref=_ref(fields),
-    )
-
-
-def _leave(fields: dict[str, Any]) -> Leave:
-    return Leave(_room_or_none(fields), _ref(fields))
-
-
-def _typing(fields: dict[str, Any]) -> Typing:
-    return Typing(_room_or_none(fields), _ref(fields))
-
-
-def _ping(fields: dict[str, Any]) -> Ping:
-    return Ping(_ref(fields))
-
-
-def _get_history(fields: dict[str, Any]) -> GetHistory:
-    before, after = _offset(fields, "before"), _offset(fields, "after")
-    if before is not None and after is not None:
-        raise _bad_command("`history` takes `before` or `after`, not both.")
-    limit = _count(fields, "limit", DEFAULT_HISTORY, low=1)
-    return GetHistory(_room_or_none(fields), before, after, limit, _ref(fields))
-
-
-_PARSERS: dict[str, Callable[[dict[str, Any]], Command]] = {
-    "message": _message,
-    "join": _join,
-    "leave": _leave,
-    "typing": _typing,
-    "history": _get_history,
-    "ping": _ping,
-}
-
-# C0 but tab and line feed, DEL, C1: they show nothing and spoil terminals and logs.
-_CONTROLS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)])
-
-
-def _clean_text(text: str) -> str:
-    text = text.rstrip()
-    if not text.isprintable():
-        text = text.replace("\r\n", "\n").translate(_CONTROLS).rstrip()
-    if not text:
-        raise _bad_command("A message has at least one character.")
-    if len(text) > MAX_TEXT_CHARS:
-        raise CommandError(
-            ErrorCode.TOO_LONG,
-            f"A message has at most {MAX_TEXT_CHARS:,} characters; this one has {len(text):,}.",
-        )
-    return text
-
-
-def _room_or_none(fields: dict[str, Any]) -> str | None:
-    room = fields.get("room")
-    return None if room is None else check_room(room)
-
-
-def _token(fields: dict[str, Any], name: str) -> str | None:
-    value = fields.get(name)
-    if value is None:
-        return None
-    if type(value) is str and value and len(value.encode()) <= MAX_TOKEN_BYTES:
-        return value
-    raise _bad_command(f"`{name}` is a string of 1 to {MAX_TOKEN_BYTES} bytes.")
-
-
-def _ref(fields: dict[str, Any]) -> str | None:
-    return _token(fields, "ref")
-
-
-def _session(fields: dict[str, Any]) -> str | None:
-    session = _token(fields, "session")
-    if session is not None and len(session.encode()) < MIN_SESSION_BYTES:
-        raise _bad_command(f"A `session` has at least {MIN_SESSION_BYTES} bytes.")
-    return session
-
-
-def _echo(value: Any) -> str | None:
-    return value if type(value) is str and 0 < len(value.encode()) <= MAX_TOKEN_BYTES else None
-
-
-def _since(value: Any) -> Position | None:
-    if value is None:
-        return None
-    if type(value) is not dict:
-        raise _bad_command("`since` is an object of `epoch` and `offset`.")
-    epoch, offset = _token(value, "epoch"), _offset(value, "offset")
-    if epoch is None or offset is None:
-        raise _bad_command("`since` needs both `epoch`, a string, and `offset`, a number.")
-    return Position(epoch, offset)
-
-
-def _offset(fields: dict[str, Any], name: str) -> int | None:
-    value = fields.get(name)
-    if value is None or (type(value) is int and 0 <= value <= MAX_OFFSET):
-        return value
-    raise _bad_command(f"`{name}` is an offset, a whole number from 0.")
-
-
-def _count(fields: dict[str, Any], name: str, default: int, *, low: int) -> int:
-    value = fields.get(name, default)
-    if type(value) is int and low <= value <= MAX_HISTORY:
-        return value
-    raise _bad_command(f"`{name}` is a whole number from {low} to {MAX_HISTORY}.")
-
-
-def _bad_command(message: str) -> CommandError:
-    return CommandError(ErrorCode.BAD_COMMAND, message)
+Command = Join | Leave | Message | Edit | Delete | React | Typing | GetHistory | Search | Ping
 
 
 # Publications and events out: each function returns the payload of one text message
 
 
 def encode(publication: Publication) -> bytes:
-    """A publication as everyone in its room gets it."""
-    room, offset, username, text, timestamp, id = publication
+    """A publication as everyone in its room gets it, a message with its present state."""
+    room, offset, username, text, timestamp, id, kind = publication[:7]
+    edited, deleted, reactions = publication[11:]
     fields: dict[str, Any] = {
-        "type": "message",
+        "type": kind,
         "room": room,
         "offset": offset,
         "username": username,
@@ -377,7 +199,28 @@ def encode(publication: Publication) -> bytes:
     }
     if id is not None:
         fields["id"] = id
+    if kind is not Kind.MESSAGE or edited or deleted or reactions:
+        _add_state(fields, publication)
     return orjson.dumps(fields)
+
+
+def _add_state(fields: dict[str, Any], publication: Publication) -> None:
+    """What all but a message as it was sent carries besides."""
+    if publication.kind is Kind.MESSAGE:
+        if publication.edited is not None:
+            fields["edited"] = publication.edited
+        if publication.deleted:
+            fields["deleted"] = True
+        if publication.reactions:
+            fields["reactions"] = publication.reactions
+        return
+    fields["target"] = publication.target
+    if publication.kind is not Kind.EDIT:
+        del fields["text"]
+    if publication.kind is Kind.REACT:
+        fields["emoji"] = publication.emoji
+        if publication.remove:
+            fields["remove"] = True
 
 
 def joined(
@@ -447,6 +290,12 @@ def history(room: str, messages: Sequence[bytes], *, more: bool, ref: str | None
     """The reply to `history`; `messages` are encoded publications, oldest first."""
     fragments = [orjson.Fragment(message) for message in messages]
     return _event({"type": "history", "room": room, "messages": fragments, "more": more}, ref=ref)
+
+
+def results(room: str, messages: Sequence[bytes], *, ref: str | None) -> bytes:
+    """The reply to `search`; `messages` are encoded publications, the best first."""
+    fragments = [orjson.Fragment(message) for message in messages]
+    return _event({"type": "results", "room": room, "messages": fragments}, ref=ref)
 
 
 def error(refusal: CommandError) -> bytes:

@@ -20,7 +20,7 @@ from typing import Any
 from multidict import CIMultiDict
 from picows import WSFrame, WSListener, WSMsgType, WSTransport
 
-from fastchat import protocol
+from fastchat import commands, protocol
 from fastchat._fanout import Connection
 from fastchat.chat import Chat, Client
 from fastchat.errors import CloseCode, CommandError, Violation
@@ -336,7 +336,7 @@ class Session(WSListener):
 
     def _on_message(self, payload: bytes) -> None:
         try:
-            command = protocol.parse(payload)
+            command = commands.parse(payload)
         except CommandError as refusal:
             self._refuse(refusal)
             return

@@ -45,8 +45,19 @@ class Settings:
     max_lag_seconds: float = _setting(
         10.0, "how long a client may read nothing before it is evicted", low=1, high=3600
     )
+    history: str = _setting("sqlite", "where publications are kept", choices=("sqlite", "memory"))
+    data: str = _setting("fastchat-data", "directory of the SQLite file")
+    durability: str = _setting(
+        "process",
+        "what a publication survives once anybody has seen it: a killed process, or (by a sync "
+        "for each turn) a power loss",
+        choices=("process", "power-loss"),
+    )
     history_max_messages: int = _setting(
-        1000, "publications kept of each room", low=0, high=1_000_000
+        1000, "publications kept of each room", low=1, high=1_000_000
+    )
+    history_max_age: float = _setting(
+        0.0, "how long publications are kept, in seconds; 0 for ever", low=0, high=1e10
     )
     log_level: str = _setting(
         "info", "least important lines to log", choices=("debug", "info", "warning", "error")

@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import uvicorn
 import uvloop
@@ -23,7 +24,9 @@ from fastchat import http
 from fastchat.brokers.memory import MemoryBroker
 from fastchat.chat import Chat
 from fastchat.errors import SettingError
+from fastchat.history import History
 from fastchat.history.memory import MemoryHistory
+from fastchat.history.sqlite import SqliteHistory
 from fastchat.hub import Hub
 from fastchat.presence import Presence
 from fastchat.session import Sessions
@@ -88,8 +91,31 @@ def run(settings: Settings) -> int:
     Raises SettingError when the address cannot be listened on.
     """
     listener = listen(settings.host, settings.port)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_Worker(settings, listener).serve())
+    history = open_history(settings)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_Worker(settings, listener, history).serve())
+    finally:
+        history.close()
+
+
+def open_history(settings: Settings) -> History:
+    """The history that the settings ask for; raises SettingError when it cannot be had."""
+    if settings.history == "memory":
+        return MemoryHistory(max_messages=settings.history_max_messages, new_epoch=_new_secret)
+    return SqliteHistory(
+        Path(settings.data),
+        max_messages=settings.history_max_messages,
+        max_age_s=settings.history_max_age,
+        sync_commits=settings.durability == "power-loss",
+        new_epoch=_new_secret,
+        clock=time.time,
+    )
+
+
+def _new_secret() -> str:
+    """An epoch or a session: 128 random bits."""
+    return secrets.token_urlsafe(16)
 
 
 class _Server(uvicorn.Server):
@@ -101,9 +127,10 @@ class _Server(uvicorn.Server):
 
 
 class _Worker:
-    def __init__(self, settings: Settings, listener: socket.socket) -> None:
+    def __init__(self, settings: Settings, listener: socket.socket, history: History) -> None:
         self._settings = settings
         self._listener = listener
+        self._history = history
         self._signals = 0
 
     async def serve(self) -> int:
@@ -138,11 +165,8 @@ class _Worker:
             pong_timeout_s=PONG_TIMEOUT_S,
             on_evict=lambda *eviction: self._sessions.evicted(*eviction),
         )
-        new_secret = functools.partial(secrets.token_urlsafe, 16)
-        history = MemoryHistory(max_messages=settings.history_max_messages, new_epoch=new_secret)
-        self._chat = Chat(
-            MemoryBroker(history), Presence(), self._hub, clock=time.time, new_secret=new_secret
-        )
+        broker = MemoryBroker(self._history, at_end_of_turn=loop.call_soon)
+        self._chat = Chat(broker, Presence(), self._hub, clock=time.time, new_secret=_new_secret)
         self._sessions = Sessions(
             self._chat, self._hub, max_message_bytes=settings.max_message_bytes, clock=loop.time
         )
@@ -166,6 +190,8 @@ class _Worker:
             host = "127.0.0.1" if host == "0.0.0.0" else "::1"  # noqa: S104
         address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         print(f"fastchat is at {address} (stop it with Ctrl+C)", flush=True)
+        if self._settings.history == "sqlite":
+            print(f"messages are kept in {Path(self._settings.data).resolve()}", flush=True)
         logger.info("serving at %s", address)
 
     def _on_signal(self, number: int) -> None:
@@ -189,6 +215,7 @@ class _Worker:
     def _sweep(self) -> None:
         self._sessions.sweep()
         self._chat.tick()
+        self._history.prune()
         now = asyncio.get_running_loop().time()
         for connection in tuple(self._server.server_state.connections):
             connection.sweep(now)  # type: ignore[union-attr]

@@ -38,12 +38,14 @@ class Broker(Protocol):
     * `subscribe` is atomic: its snapshot ends at a position, and what follows that
       position is delivered, nothing else, until `unsubscribe`.
     * `publish` never waits. Later it either delivers, or calls `answer` once: with a
-      Duplicate, or with a CommandError (`unavailable`) when it cannot tell.
-    * `deliver` and `answer` are called in the loop's thread, perhaps before
-      `publish` returns. What they raise is theirs, and reaches nobody.
+      Duplicate, or with a CommandError: `unavailable` when nothing was kept, or what
+      the history has against it.
+    * All of a turn is kept in one step, then delivered, then `delivered` is called.
+    * `deliver`, `answer` and `delivered` are called in the loop's thread, not from
+      within `publish`.
     """
 
-    def open(self, deliver: Deliver, answer: Answer) -> None:
+    def open(self, deliver: Deliver, answer: Answer, delivered: Callable[[], None]) -> None:
         """Say where publications and answers go; before anything else, once."""
         ...
 
@@ -57,13 +59,17 @@ class Broker(Protocol):
         """Count a subscriber in, and return what it missed.
 
         That is all since `since` if it is at most `max_missed` publications, or
-        else the newest `limit`. Raises CommandError and counts nobody when the
-        history cannot be read.
+        else the newest `limit` messages. Raises CommandError `unavailable` and counts
+        nobody when the history cannot be read; so do the methods below.
         """
         ...
 
     def unsubscribe(self, room: str) -> None:
         """Count a subscriber out; after the last, nothing of the room is delivered."""
+        ...
+
+    async def search(self, room: str, query: str, limit: int) -> list[Publication]:
+        """As `fastchat.history.History.search`."""
         ...
 
     async def before(self, room: str, offset: int | None, limit: int) -> Page:

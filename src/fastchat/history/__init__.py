@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from fastchat.errors import CommandError
 from fastchat.protocol import Position, Publication
 
-__all__ = ["Duplicate", "History", "Page"]
+__all__ = ["Duplicate", "History", "Outcome", "Page"]
 
 
 class Duplicate(NamedTuple):
@@ -18,8 +19,12 @@ class Duplicate(NamedTuple):
     offset: int
 
 
+#: What becomes of a draft.
+Outcome = Publication | Duplicate | CommandError
+
+
 class Page(NamedTuple):
-    """A piece of history, oldest first; `more` if there is more in the direction asked for."""
+    """Messages, oldest first; `more` if there are more in the direction asked for."""
 
     publications: list[Publication]
     more: bool
@@ -33,16 +38,19 @@ class History(Protocol):
       never used twice in one epoch; a history that was lost has another epoch.
     * `append` numbers and keeps its drafts in one step, all or none, before it
       returns. What it returned is seen by every later read.
+    * A message as it is read is in its present state (`fastchat.history.folding`); a
+      deleted text is nowhere any more.
     * What is kept is the newest of a room; the oldest go first.
 
-    Raises OSError where a disk fails, and nothing is changed then.
+    Every method but `prune` raises HistoryError where a disk fails; nothing is changed then.
     """
 
-    def append(self, drafts: Sequence[Publication]) -> list[Publication | Duplicate]:
+    def append(self, drafts: Sequence[Publication]) -> list[Outcome]:
         """Number and keep `drafts` (whose offsets are ignored), in order.
 
         A draft with an `id` that its user published in its room before, as far as
-        is remembered, changes nothing and gives a Duplicate.
+        is remembered, changes nothing and gives a Duplicate; one that may not
+        change the message it names gives a CommandError.
         """
         ...
 
@@ -59,13 +67,28 @@ class History(Protocol):
         ...
 
     def before(self, room: str, offset: int | None, limit: int) -> Page:
-        """The newest publications below `offset` (None: of all), `limit` at most."""
+        """The newest messages below `offset` (None: of all), `limit` at most."""
         ...
 
     def after(self, room: str, offset: int, limit: int) -> Page:
-        """The oldest kept publications above `offset`, `limit` at most."""
+        """The oldest kept messages above `offset`, `limit` at most."""
+        ...
+
+    async def search(self, room: str, query: str, limit: int) -> list[Publication]:
+        """The messages that match `query` (`fastchat.history.search`), the best first."""
+        ...
+
+    def prune(self) -> None:
+        """Drop a little of what is too old; called about once a second.
+
+        It never raises: what a failing disk keeps is dropped later.
+        """
         ...
 
     def forget(self, room: str) -> None:
-        """Drop all that is known of a room; its next epoch is another."""
+        """Forget a room in which nothing was published; its next epoch is another."""
+        ...
+
+    def close(self) -> None:
+        """Keep everything and let go of the disk; nothing is called afterwards."""
         ...

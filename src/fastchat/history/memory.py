@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from fastchat.history import Duplicate, Page
-from fastchat.protocol import Position, Publication
+from fastchat.history import Duplicate, Outcome, Page
+from fastchat.history.folding import amend, refusal
+from fastchat.history.search import matcher
+from fastchat.protocol import Kind, Position, Publication, numbered
 
 __all__ = ["MemoryHistory"]
 
 #: What a publication costs beyond its text: the tuple, strings' headers, the index.
 _OVERHEAD_BYTES = 600
+#: Messages that a search looks at in one turn of the loop: about a millisecond.
+_SEARCH_STEP = 200
 
 
 class _Log:
@@ -26,6 +31,25 @@ class _Log:
     @property
     def next(self) -> int:
         return self.first + len(self.publications)
+
+    def find(self, offset: int) -> Publication | None:
+        index = offset - self.first
+        return self.publications[index] if 0 <= index < len(self.publications) else None
+
+    def change(self, message: Publication) -> int:
+        """Put a message's new state in its place; with it goes what deleted texts were.
+
+        Returns about how many bytes more that is.
+        """
+        start = message.offset - self.first
+        grown = _cost(message) - _cost(self.publications[start])
+        self.publications[start] = message
+        if message.deleted:
+            for index, each in enumerate(self.publications[start:], start):
+                if each.kind is Kind.EDIT and each.target == message.offset:
+                    self.publications[index] = each._replace(text="")
+                    grown += _cost(self.publications[index]) - _cost(each)
+        return grown
 
     def drop(self, count: int) -> int:
         """Drop the oldest `count`; returns about how many bytes that freed."""
@@ -62,18 +86,26 @@ class MemoryHistory:
         self._bytes = 0
         self._logs: OrderedDict[str, _Log] = OrderedDict()  # the silent longest first
 
-    def append(self, drafts: Sequence[Publication]) -> list[Publication | Duplicate]:
+    def append(self, drafts: Sequence[Publication]) -> list[Outcome]:
         return [self._append(draft) for draft in drafts]
 
-    def _append(self, draft: Publication) -> Publication | Duplicate:
-        room, _, username, text, timestamp, id = draft
+    def _append(self, draft: Publication) -> Outcome:
+        room, id = draft.room, draft.id
         log = self._log(room)
         offset = log.first + len(log.publications)
         if id is not None:
-            known = log.by_id.setdefault((username, id), offset)
+            known = log.by_id.setdefault((draft.username, id), offset)
             if known != offset:
                 return Duplicate(room, id, known)
-        publication = Publication(room, offset, username, text, timestamp, id)
+        if draft.kind is not Kind.MESSAGE:
+            assert draft.target is not None
+            message = log.find(draft.target)
+            refused = refusal(message, draft)
+            if refused is not None:
+                return refused
+            assert message is not None
+            self._bytes += log.change(amend(message, draft))
+        publication = numbered(draft, offset)
         log.publications.append(publication)
         self._bytes += _cost(publication)
         self._logs.move_to_end(room)
@@ -101,14 +133,31 @@ class MemoryHistory:
         end = len(log.publications)
         if offset is not None:
             end = min(max(offset - log.first, 0), end)
-        start = max(end - limit, 0)
-        return Page(log.publications[start:end], more=start > 0)
+        return _page(reversed(log.publications[:end]), limit, newest_first=True)
 
     def after(self, room: str, offset: int, limit: int) -> Page:
         log = self._log(room)
         start = max(offset + 1 - log.first, 0)
-        publications = log.publications[start : start + limit]
-        return Page(publications, more=start + limit < len(log.publications))
+        return _page(log.publications[start:], limit, newest_first=False)
+
+    async def search(self, room: str, query: str, limit: int) -> list[Publication]:
+        """The newest first: what memory holds is small, and not ranked."""
+        matches = matcher(query)
+        found: list[Publication] = []
+        for count, each in enumerate(self._log(room).publications[::-1], 1):
+            if len(found) == limit:
+                break
+            if each.kind is Kind.MESSAGE and matches(each.text):
+                found.append(each)
+            if count % _SEARCH_STEP == 0:
+                await asyncio.sleep(0)
+        return found
+
+    def prune(self) -> None:
+        """Nothing: what is too old here is what is too much, and goes at once."""
+
+    def close(self) -> None:
+        """Nothing: it ends with the process."""
 
     def forget(self, room: str) -> None:
         log = self._logs.pop(room, None)
@@ -122,12 +171,22 @@ class MemoryHistory:
         return log
 
     def _trim(self) -> None:
-        while self._bytes > self._max_bytes:
+        while self._bytes > self._max_bytes and self._logs:
             room, log = next(iter(self._logs.items()))
             self._bytes -= log.drop(max(len(log.publications) // 8, 1))
             if not log.publications:
                 del self._logs[room]  # or empty logs would add up
 
 
+def _page(publications: Iterable[Publication], limit: int, *, newest_first: bool) -> Page:
+    messages = [each for each in publications if each.kind is Kind.MESSAGE]
+    found = messages[:limit]
+    if newest_first:
+        found.reverse()
+    return Page(found, more=len(messages) > limit)
+
+
 def _cost(publication: Publication) -> int:
-    return _OVERHEAD_BYTES + 4 * len(publication.text)
+    reactions = publication.reactions
+    names = sum(map(len, reactions.values())) if reactions else 0
+    return _OVERHEAD_BYTES + 4 * len(publication.text) + 100 * names

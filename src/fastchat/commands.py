@@ -1,0 +1,332 @@
+"""What clients say: typed commands out of payloads, or a refusal.
+
+docs/protocol.md is its reference, `fastchat.protocol` has the types.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import orjson
+
+from fastchat.errors import CloseCode, CommandError, ErrorCode, Violation
+from fastchat.names import check_room, check_username
+from fastchat.protocol import (
+    DEFAULT_HISTORY,
+    MAX_HISTORY,
+    Command,
+    Delete,
+    Edit,
+    GetHistory,
+    Join,
+    Leave,
+    Message,
+    Ping,
+    Position,
+    React,
+    Search,
+    Typing,
+)
+
+__all__ = ["join_from_query", "parse"]
+
+MAX_TEXT_CHARS = 4000
+MAX_TOKEN_BYTES = 64  # of an `id`, a `ref`, a `session`, an epoch
+MIN_SESSION_BYTES = 16
+MAX_EMOJI_CHARS = 16  # a family of five takes 9, a flag of a region 7
+MAX_OFFSET = 2**53 - 1  # what JavaScript counts exactly
+MAX_KEYS = 32  # of a command; the longest has 7
+MAX_QUERY_CHARS = 200
+DEFAULT_RESULTS = 50
+
+
+def parse(payload: bytes) -> Command:
+    """The command in a text message.
+
+    Raises CommandError (`bad_json`, `bad_command`, `too_long`, `bad_room`,
+    `bad_username`) with the command's `ref` and `id` where they could be read, and
+    Violation 1007 when the payload is not UTF-8.
+    """
+    fields = _load(payload)
+    kind = fields.get("type", "message")
+    parser = _PARSERS.get(kind) if type(kind) is str else None
+    try:
+        if parser is None:
+            raise _bad_command("There is no command of this type.")
+        return parser(fields)
+    except CommandError as refusal:
+        refusal.ref = _echo(fields.get("ref"))
+        refusal.id = _echo(fields.get("id"))
+        raise
+
+
+def join_from_query(parameters: dict[str, str]) -> Join:
+    """The `join` that the query of ``/ws?username=Alice&room=lobby`` stands for.
+
+    `parameters` may further hold ``epoch`` and ``offset``, and ``history``.
+    Raises CommandError as `parse` does.
+    """
+    fields: dict[str, Any] = {"username": parameters["username"]}
+    if "room" in parameters:
+        fields["room"] = parameters["room"]
+    if "history" in parameters:
+        fields["history"] = _decimal(parameters, "history")
+    if "epoch" in parameters or "offset" in parameters:
+        fields["since"] = {
+            "epoch": parameters.get("epoch"),
+            "offset": _decimal(parameters, "offset"),
+        }
+    return _join(fields)
+
+
+def _decimal(parameters: dict[str, str], name: str) -> int | None:
+    digits = parameters.get(name, "")
+    return int(digits) if re.fullmatch("[0-9]{1,16}", digits, re.ASCII) else None
+
+
+def _load(payload: bytes) -> dict[str, Any]:
+    try:
+        fields = orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        raise _not_loadable(payload) from None
+    if type(fields) is not dict:
+        raise _bad_command("A command is a JSON object.")
+    if len(fields) > MAX_KEYS:
+        raise _bad_command(f"A command has at most {MAX_KEYS} keys.")
+    # orjson lets the last of two equal keys win. Quotes give a repeated key away:
+    # a flat object without one has two for each key and each string in it, and
+    # more only if a string holds an escaped quote.
+    quotes = 2 * len(fields)
+    for value in fields.values():
+        if type(value) is str:
+            quotes += 2
+        elif type(value) is dict or type(value) is list:
+            quotes = -1
+            break
+    if payload.count(b'"') != quotes:
+        _check_slowly(payload)
+    return fields
+
+
+def _not_loadable(payload: bytes) -> CommandError | Violation:
+    """Say why orjson refused: not UTF-8, not JSON, or beyond what the protocol allows."""
+    try:
+        json.loads(payload.decode())
+    except UnicodeDecodeError:
+        return Violation(CloseCode.INVALID_TEXT, "a text message must be UTF-8")
+    except json.JSONDecodeError:
+        return CommandError(ErrorCode.BAD_JSON, "This is not valid JSON.")
+    except (ValueError, RecursionError):  # digits beyond Python's limit; nesting
+        pass
+    # NaN, Infinity, a number out of range, a lone surrogate: JSON to some, not to us.
+    return _bad_command("A command has only strings and numbers in range, nested once at most.")
+
+
+def _check_slowly(payload: bytes) -> None:
+    """Refuse repeated keys and deep nesting, by a parser that sees each pair."""
+    try:
+        value = json.loads(payload, object_pairs_hook=_unique)
+    except (ValueError, RecursionError):
+        raise _bad_command("A command repeats no key.") from None
+    for inner in value.values():
+        children: Iterable[Any] = ()
+        if type(inner) is dict:
+            children = inner.values()
+        elif type(inner) is list:
+            children = inner
+        if any(type(child) in (dict, list) for child in children):
+            raise _bad_command("A command nests one object at most.")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    unique = dict(pairs)
+    if len(unique) != len(pairs):
+        raise ValueError("repeated key")
+    return unique
+
+
+def _message(fields: dict[str, Any]) -> Message:
+    text = fields.get("text")
+    if type(text) is not str:
+        raise _bad_command("A message needs `text`, a string.")
+    return Message(_clean_text(text), _room_or_none(fields), _token(fields, "id"), _ref(fields))
+
+
+def _join(fields: dict[str, Any]) -> Join:
+    room = fields.get("room")
+    username = fields.get("username")
+    return Join(
+        room=check_room("lobby" if room is None else room),
+        username=None if username is None else check_username(username),
+        history=_count(fields, "history", DEFAULT_HISTORY, low=0),
+        since=_since(fields.get("since")),
+        session=_session(fields),
+        ref=_ref(fields),
+    )
+
+
+def _leave(fields: dict[str, Any]) -> Leave:
+    return Leave(_room_or_none(fields), _ref(fields))
+
+
+def _typing(fields: dict[str, Any]) -> Typing:
+    return Typing(_room_or_none(fields), _ref(fields))
+
+
+def _ping(fields: dict[str, Any]) -> Ping:
+    return Ping(_ref(fields))
+
+
+def _get_history(fields: dict[str, Any]) -> GetHistory:
+    before, after = _offset(fields, "before"), _offset(fields, "after")
+    if before is not None and after is not None:
+        raise _bad_command("`history` takes `before` or `after`, not both.")
+    limit = _count(fields, "limit", DEFAULT_HISTORY, low=1)
+    return GetHistory(_room_or_none(fields), before, after, limit, _ref(fields))
+
+
+def _edit(fields: dict[str, Any]) -> Edit:
+    text = fields.get("text")
+    if type(text) is not str:
+        raise _bad_command("An edit needs `text`, a string.")
+    return Edit(_target(fields), _clean_text(text), _room_or_none(fields), _ref(fields))
+
+
+def _delete(fields: dict[str, Any]) -> Delete:
+    return Delete(_target(fields), _room_or_none(fields), _ref(fields))
+
+
+def _react(fields: dict[str, Any]) -> React:
+    emoji, remove = fields.get("emoji"), fields.get("remove", False)
+    if type(emoji) is not str or not _is_emoji(emoji):
+        raise _bad_command(f"A reaction needs `emoji`, of at most {MAX_EMOJI_CHARS} characters.")
+    if type(remove) is not bool:
+        raise _bad_command("`remove` is true or false.")
+    return React(_target(fields), emoji, remove, _room_or_none(fields), _ref(fields))
+
+
+def _search(fields: dict[str, Any]) -> Search:
+    query = fields.get("query")
+    if type(query) is not str or not 1 <= len(query) <= MAX_QUERY_CHARS:
+        raise _bad_command(f"A search needs `query`, of 1 to {MAX_QUERY_CHARS} characters.")
+    limit = _count(fields, "limit", DEFAULT_RESULTS, low=1)
+    return Search(query, limit, _room_or_none(fields), _ref(fields))
+
+
+def _target(fields: dict[str, Any]) -> int:
+    offset = _offset(fields, "offset")
+    if offset is None:
+        raise _bad_command("`offset` names the message.")
+    return offset
+
+
+def _is_emoji(text: str) -> bool:
+    """Roughly: symbols and what joins them, no letters, spaces or controls; one shows at least."""
+    if not 1 <= len(text) <= MAX_EMOJI_CHARS:
+        return False
+    symbols = _EMOJI_PARTS.sub("", text)
+    return bool(symbols) and all(
+        char in _EMOJI_LETTERS
+        or (not char.isascii() and unicodedata.category(char) in _EMOJI_CATEGORIES)
+        for char in symbols
+    )
+
+
+# What shows nothing alone: joiner, variation selector, the tags in the flags of regions;
+# and what stands in a keycap.
+_EMOJI_PARTS = re.compile("[\u200d\ufe0f\U000e0020-\U000e007f]|[0-9#*](?=\ufe0f?\u20e3)")
+# Symbols, skin tones, marks like \u203c, the keycap; and two emoji that Unicode puts elsewhere.
+_EMOJI_CATEGORIES = frozenset({"So", "Sk", "Sm", "Po", "Me"})
+_EMOJI_LETTERS = frozenset("\u2139\u3030")
+
+_PARSERS: dict[str, Callable[[dict[str, Any]], Command]] = {
+    "message": _message,
+    "edit": _edit,
+    "delete": _delete,
+    "react": _react,
+    "search": _search,
+    "join": _join,
+    "leave": _leave,
+    "typing": _typing,
+    "history": _get_history,
+    "ping": _ping,
+}
+
+# C0 but tab and line feed, DEL, C1: they show nothing and spoil terminals and logs.
+_CONTROLS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)])
+
+
+def _clean_text(text: str) -> str:
+    text = text.rstrip()
+    if not text.isprintable():
+        text = text.replace("\r\n", "\n").translate(_CONTROLS).rstrip()
+    if not text:
+        raise _bad_command("A message has at least one character.")
+    if len(text) > MAX_TEXT_CHARS:
+        raise CommandError(
+            ErrorCode.TOO_LONG,
+            f"A message has at most {MAX_TEXT_CHARS:,} characters; this one has {len(text):,}.",
+        )
+    return text
+
+
+def _room_or_none(fields: dict[str, Any]) -> str | None:
+    room = fields.get("room")
+    return None if room is None else check_room(room)
+
+
+def _token(fields: dict[str, Any], name: str) -> str | None:
+    value = fields.get(name)
+    if value is None:
+        return None
+    if type(value) is str and value and len(value.encode()) <= MAX_TOKEN_BYTES:
+        return value
+    raise _bad_command(f"`{name}` is a string of 1 to {MAX_TOKEN_BYTES} bytes.")
+
+
+def _ref(fields: dict[str, Any]) -> str | None:
+    return _token(fields, "ref")
+
+
+def _session(fields: dict[str, Any]) -> str | None:
+    session = _token(fields, "session")
+    if session is not None and len(session.encode()) < MIN_SESSION_BYTES:
+        raise _bad_command(f"A `session` has at least {MIN_SESSION_BYTES} bytes.")
+    return session
+
+
+def _echo(value: Any) -> str | None:
+    return value if type(value) is str and 0 < len(value.encode()) <= MAX_TOKEN_BYTES else None
+
+
+def _since(value: Any) -> Position | None:
+    if value is None:
+        return None
+    if type(value) is not dict:
+        raise _bad_command("`since` is an object of `epoch` and `offset`.")
+    epoch, offset = _token(value, "epoch"), _offset(value, "offset")
+    if epoch is None or offset is None:
+        raise _bad_command("`since` needs both `epoch`, a string, and `offset`, a number.")
+    return Position(epoch, offset)
+
+
+def _offset(fields: dict[str, Any], name: str) -> int | None:
+    value = fields.get(name)
+    if value is None or (type(value) is int and 0 <= value <= MAX_OFFSET):
+        return value
+    raise _bad_command(f"`{name}` is an offset, a whole number from 0.")
+
+
+def _count(fields: dict[str, Any], name: str, default: int, *, low: int) -> int:
+    value = fields.get(name, default)
+    if type(value) is int and low <= value <= MAX_HISTORY:
+        return value
+    raise _bad_command(f"`{name}` is a whole number from {low} to {MAX_HISTORY}.")
+
+
+def _bad_command(message: str) -> CommandError:
+    return CommandError(ErrorCode.BAD_COMMAND, message)

@@ -1,0 +1,51 @@
+"""How edits, deletions and reactions change the message they name."""
+
+from __future__ import annotations
+
+from fastchat.errors import CommandError, ErrorCode
+from fastchat.protocol import Kind, Publication
+
+__all__ = ["amend", "refusal"]
+
+#: Different emoji under one message; more is a game that others have to look at.
+MAX_EMOJI = 20
+#: Reactions under one message: with the longest names it still fits into a reply.
+MAX_REACTIONS = 1000
+
+
+def refusal(message: Publication | None, change: Publication) -> CommandError | None:
+    """Why `change` may not be made to `message`, or None.
+
+    Edits and deletions are for the message's author; reactions for anybody.
+    """
+    if message is None or message.kind is not Kind.MESSAGE or message.deleted:
+        return CommandError(ErrorCode.NOT_FOUND, "There is no such message, or not any more.")
+    if change.kind is Kind.REACT:
+        known = message.reactions or {}
+        if not change.remove and change.emoji not in known and len(known) >= MAX_EMOJI:
+            return CommandError(
+                ErrorCode.FORBIDDEN, f"A message has at most {MAX_EMOJI} different reactions."
+            )
+        if not change.remove and sum(map(len, known.values())) >= MAX_REACTIONS:
+            return CommandError(
+                ErrorCode.FORBIDDEN, f"A message has at most {MAX_REACTIONS:,} reactions."
+            )
+    elif change.author != message.author:
+        return CommandError(ErrorCode.FORBIDDEN, "Only its author may change a message.")
+    return None
+
+
+def amend(message: Publication, change: Publication) -> Publication:
+    """The message after `change`: edited, deleted, or with a reaction more or less."""
+    if change.kind is Kind.EDIT:
+        return message._replace(text=change.text, edited=change.timestamp)
+    if change.kind is Kind.DELETE:
+        return message._replace(text="", deleted=True, edited=None, reactions=None)
+    assert change.emoji is not None
+    reactions = {**(message.reactions or {})}
+    names = [name for name in reactions.pop(change.emoji, ()) if name != change.username]
+    if not change.remove:
+        names.append(change.username)
+    if names:
+        reactions[change.emoji] = tuple(names)
+    return message._replace(reactions=reactions or None)

@@ -1,0 +1,96 @@
+"""Publications as rows of the database, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import apsw
+import orjson
+
+from fastchat.errors import HistoryError
+from fastchat.protocol import Kind, Publication
+
+__all__ = [
+    "INSERT",
+    "OFFSET_BITS",
+    "SELECT",
+    "disk_errors",
+    "dump_reactions",
+    "publication_of",
+    "row_of",
+    "stored",
+]
+
+#: Publications of one room: 2**40, for 2**23 rooms.
+OFFSET_BITS = 40
+_KINDS = (Kind.MESSAGE, Kind.EDIT, Kind.DELETE, Kind.REACT)
+_NUMBER_OF_KIND = {kind: number for number, kind in enumerate(_KINDS)}
+_COLUMNS = (
+    "key, kind, author, username, text, timestamp, id, target, emoji, remove, "
+    "edited, deleted, reactions"
+)
+INSERT = f"INSERT INTO publications ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)"  # noqa: S608
+SELECT = f"SELECT {_COLUMNS} FROM publications WHERE key BETWEEN ? AND ?"  # noqa: S608
+
+
+def row_of(key: int, publication: Publication) -> tuple[Any, ...]:
+    return (
+        key,
+        _NUMBER_OF_KIND[publication.kind],
+        publication.author,
+        publication.username,
+        publication.text,
+        publication.timestamp,
+        publication.id,
+        publication.target,
+        publication.emoji,
+        publication.remove or None,
+        publication.edited,
+        publication.deleted or None,
+        dump_reactions(publication),
+    )
+
+
+def publication_of(room: str, row: Sequence[Any]) -> Publication:
+    key, kind, author, username, text, timestamp, id, target, emoji, remove, *state = row
+    edited, deleted, reactions = state
+    return Publication(
+        room,
+        key & ((1 << OFFSET_BITS) - 1),
+        username,
+        text or "",
+        timestamp,
+        id,
+        _KINDS[kind],
+        target,
+        emoji,
+        bool(remove),
+        author,
+        edited,
+        bool(deleted),
+        None if reactions is None else orjson.loads(reactions),
+    )
+
+
+def dump_reactions(publication: Publication) -> str | None:
+    if publication.reactions is None:
+        return None
+    return orjson.dumps(publication.reactions).decode()
+
+
+def stored(db: apsw.Connection, room: str, number: int) -> Iterator[Publication]:
+    """All that a file holds of a room, oldest first; rows are read as they are asked for."""
+    low = number << OFFSET_BITS
+    for row in db.execute(f"{SELECT} ORDER BY key", (low, low | (1 << OFFSET_BITS) - 1)):
+        yield publication_of(room, row)
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """What SQLite raises is a HistoryError to others."""
+    try:
+        yield
+    except apsw.Error as error:
+        raise HistoryError(str(error)) from error

@@ -1,0 +1,258 @@
+"""Full-text search (SQLite's FTS5) over rooms' messages, in a file of its own.
+
+The index is derived: it follows each room's stream, in which edits and deletions are
+publications too, from where it stopped. It does so when somebody searches that room,
+and not while messages pour in; a deletion alone is carried out at once. It may be
+removed at any time, and is made anew.
+
+All of it runs on one thread; the loop never waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import cast
+
+import apsw
+
+from fastchat.history.rows import OFFSET_BITS
+from fastchat.history.schema import select
+
+__all__ = ["SearchIndex", "matcher", "to_match"]
+
+logger = logging.getLogger("fastchat.history")
+
+FILE_NAME = "search.db"
+_OFFSET_MASK = (1 << OFFSET_BITS) - 1
+_CHUNK = 500
+#: Not a database; removed while we use it; emptied.
+_DAMAGED = (apsw.CorruptError, apsw.NotADBError, apsw.ReadOnlyError, apsw.SQLError)
+#: Terms of a query beyond these are ignored.
+MAX_TERMS = 16
+
+_TOKENIZER = ("unicode61", ["remove_diacritics", "2"])
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS indexed (
+    room INTEGER PRIMARY KEY, epoch TEXT NOT NULL, offset INTEGER NOT NULL
+) STRICT;
+CREATE VIRTUAL TABLE IF NOT EXISTS texts USING fts5 (
+    text, tokenize = "unicode61 remove_diacritics 2"  -- as _TOKENIZER
+);
+INSERT INTO texts (texts, rank) VALUES ('secure-delete', 1);
+"""
+
+_TERM = re.compile(r'"([^"]*)"(\*?)|(\S+)')
+
+
+def _terms(query: str) -> list[tuple[str, bool]]:
+    """The words and phrases of a query, and whether each is a prefix."""
+    terms = []
+    for phrase, phrase_star, word in _TERM.findall(query.replace("\0", " ")):
+        text = phrase or word.rstrip("*")
+        if _words(text):
+            terms.append((text, bool(phrase_star) or word.endswith("*")))
+    return terms[:MAX_TERMS]
+
+
+def to_match(query: str) -> str:
+    """A query of FTS5 for what a person typed: words, "quoted phrases", and pre*fixes.
+
+    All terms must occur. Whatever else FTS5's syntax knows is taken as text; a query
+    without a word gives an empty string.
+    """
+    return " ".join(
+        '"{}"{}'.format(text.replace('"', '""'), "*" if prefix else "")
+        for text, prefix in _terms(query)
+    )
+
+
+def matcher(query: str) -> Callable[[str], bool]:
+    """The same, for texts in memory: says whether one matches."""
+    terms = [(_words(text), prefix) for text, prefix in _terms(query)]
+
+    def matches(text: str) -> bool:
+        words = _words(text)
+        return bool(terms) and all(_occurs(term, words, prefix) for term, prefix in terms)
+
+    return matches
+
+
+def _occurs(term: list[str], words: list[str], prefix: bool) -> bool:
+    """Whether the words of a term follow each other, the last perhaps as a prefix."""
+    *first, last = term
+    size = len(first)
+    return any(
+        words[at : at + size] == first
+        and (words[at + size] == last or (prefix and words[at + size].startswith(last)))
+        for at in range(len(words) - size)
+    )
+
+
+def _words(text: str) -> list[str]:
+    """The words of a text as the index has them, without case and diacritics."""
+    words = _tokenizer()(
+        text.encode(),
+        apsw.FTS5_TOKENIZE_DOCUMENT,
+        None,
+        include_offsets=False,
+        include_colocated=False,
+    )
+    return cast(list[str], words)
+
+
+@cache
+def _tokenizer() -> apsw.FTS5Tokenizer:
+    return apsw.Connection(":memory:").fts5_tokenizer(*_TOKENIZER)
+
+
+class SearchIndex:
+    """Searches what `history.db` in `directory` holds. Close it before the history."""
+
+    def __init__(self, directory: Path) -> None:
+        self._history_file = directory / "history.db"
+        self._file = directory / FILE_NAME
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="fastchat-search")
+        self._index: apsw.Connection | None = None
+        self._history: apsw.Connection | None = None
+
+    async def search(self, room: int, query: str, limit: int) -> list[int]:
+        """The offsets of the messages of a room that match, the best first.
+
+        Raises apsw.Error when a file cannot be read.
+        """
+        match = to_match(query)
+        if not match:
+            return []
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._search, room, match, limit)
+
+    def erase(self, first: int, last: int) -> None:
+        """Remove the texts from key `first` to `last`, which the history has no more; soon."""
+        self._thread.submit(self._erase, first, last)
+
+    def close(self) -> None:
+        self._thread.submit(self._disconnect)
+        self._thread.shutdown()
+
+    # On the thread
+
+    def _search(self, room: int, match: str, limit: int) -> list[int]:
+        try:
+            return self._search_in(*self._connect(), room, match, limit)
+        except _DAMAGED:
+            self._discard_index()
+            return self._search_in(*self._connect(), room, match, limit)
+
+    def _search_in(
+        self, index: apsw.Connection, history: apsw.Connection, room: int, match: str, limit: int
+    ) -> list[int]:
+        self._follow(index, history, room)
+        base = room << OFFSET_BITS
+        rows = select(
+            index,
+            "SELECT rowid FROM texts WHERE texts MATCH ? AND rowid BETWEEN ? AND ? "
+            "ORDER BY rank, rowid DESC LIMIT ?",
+            match,
+            base,
+            base | _OFFSET_MASK,
+            limit,
+        )
+        return [key & _OFFSET_MASK for (key,) in rows]
+
+    def _follow(self, index: apsw.Connection, history: apsw.Connection, room: int) -> None:
+        """Index what was published in a room since the last time."""
+        base = room << OFFSET_BITS
+        ((epoch, head),) = select(history, "SELECT epoch, head FROM rooms WHERE number = ?", room)
+        known = select(index, "SELECT epoch, offset FROM indexed WHERE room = ?", room)
+        at = known[0][1] if known and known[0][0] == epoch else 0
+        if at == 0:
+            index.execute(
+                "DELETE FROM texts WHERE rowid BETWEEN ? AND ?", (base, base | _OFFSET_MASK)
+            )
+        while at < head:
+            rows = select(
+                history,
+                "SELECT key, kind, text, target FROM publications "
+                "WHERE key > ? AND key <= ? ORDER BY key LIMIT ?",
+                base + at,
+                base + head,
+                _CHUNK,
+            )
+            at = rows[-1][0] & _OFFSET_MASK if rows else head
+            with index:
+                for key, kind, text, target in rows:
+                    self._apply(index, history, key if kind == 0 else base + target, text, kind)
+                index.execute(
+                    "INSERT OR REPLACE INTO indexed (room, epoch, offset) VALUES (?, ?, ?)",
+                    (room, epoch, at),
+                )
+        statement = "SELECT min(key) FROM publications WHERE key > ? AND key <= ?"
+        ((oldest,),) = select(history, statement, base, base + head)
+        first_kept = base + head + 1 if oldest is None else oldest
+        index.execute("DELETE FROM texts WHERE rowid BETWEEN ? AND ?", (base, first_kept - 1))
+
+    def _apply(
+        self, index: apsw.Connection, history: apsw.Connection, key: int, text: str, kind: int
+    ) -> None:
+        if kind == 3:  # a reaction changes no text
+            return
+        if kind != 0:  # the message's row has its present text, or none
+            index.execute("DELETE FROM texts WHERE rowid = ?", (key,))
+            found = select(history, "SELECT text FROM publications WHERE key = ?", key)
+            text = found[0][0] if found else ""
+        if text:
+            index.execute("INSERT OR REPLACE INTO texts (rowid, text) VALUES (?, ?)", (key, text))
+
+    def _erase(self, first: int, last: int) -> None:
+        try:
+            index, _ = self._connect()
+            index.execute("DELETE FROM texts WHERE rowid BETWEEN ? AND ?", (first, last))
+        except _DAMAGED:
+            self._discard_index()
+        except apsw.Error as error:
+            logger.warning("a deleted text stays in the search index until it is used: %s", error)
+
+    def _connect(self) -> tuple[apsw.Connection, apsw.Connection]:
+        if self._history is None:
+            self._history = apsw.Connection(
+                str(self._history_file), flags=apsw.SQLITE_OPEN_READWRITE
+            )
+            self._history.pragma("query_only", True)
+        if self._index is None:
+            try:
+                self._index = _open_index(self._file)
+            except _DAMAGED:
+                self._discard_index()
+                self._index = _open_index(self._file)
+        return self._index, self._history
+
+    def _discard_index(self) -> None:
+        logger.warning("the search index was lost or damaged, and is made anew")
+        if self._index is not None:
+            self._index.close()
+            self._index = None
+        for name in (FILE_NAME, FILE_NAME + "-journal"):
+            with suppress(OSError):  # what stays is found to be damaged once more
+                self._file.with_name(name).unlink()
+
+    def _disconnect(self) -> None:
+        for connection in (self._index, self._history):
+            if connection is not None:
+                connection.close()
+
+
+def _open_index(file: Path) -> apsw.Connection:
+    index = apsw.Connection(str(file))
+    index.pragma("secure_delete", True)
+    # It is made anew if it is lost: nothing of it is worth a sync.
+    index.pragma("journal_mode", "truncate")
+    index.pragma("synchronous", "OFF")
+    index.execute(_SCHEMA)
+    return index

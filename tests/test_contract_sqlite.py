@@ -1,0 +1,148 @@
+"""The history in SQLite and a broker upon it: the contracts, and one against the other."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from contracts.broker import BrokerContract, memory_broker
+from contracts.history import (
+    NOW_S,
+    HistoryContract,
+    delete,
+    draft,
+    edit,
+    react,
+    reactions,
+)
+from fastchat.brokers import Broker
+from fastchat.history import History, Outcome
+from fastchat.history.memory import MemoryHistory
+from fastchat.history.sqlite import SqliteHistory
+from fastchat.protocol import Kind, Position, Publication
+
+
+@contextlib.contextmanager
+def opened(directory: Path, max_messages: int = 1000) -> Iterator[SqliteHistory]:
+    """A history for the length of a `with` block."""
+    numbers = itertools.count(1)
+    history = SqliteHistory(
+        directory,
+        max_messages=max_messages,
+        max_age_s=0,
+        sync_commits=False,
+        new_epoch=lambda: f"epoch-{next(numbers)}",
+        clock=lambda: NOW_S,
+    )
+    try:
+        yield history
+    finally:
+        history.close()
+
+
+class TestHistoryContract(HistoryContract):
+    SLACK = 6
+
+    @pytest.fixture
+    def history(self, tmp_path: Path) -> Iterator[History]:
+        with opened(tmp_path, self.KEPT) as history:
+            yield history
+
+
+class TestBrokerContract(BrokerContract):
+    @pytest.fixture
+    def history(self, tmp_path: Path) -> Iterator[History]:
+        with opened(tmp_path) as history:
+            yield history
+
+    def new_broker(self, history: History) -> Broker:
+        return memory_broker(history)
+
+
+def test_rooms_only_entered_leave_no_trace(tmp_path: Path) -> None:
+    """Entering and leaving a thousand rooms leaves nothing in memory or in the file."""
+
+    async def enter_and_leave(broker: Broker) -> None:
+        for number in range(1000):
+            await broker.subscribe(f"r{number}", None, 50, 300)
+            broker.unsubscribe(f"r{number}")
+
+    with opened(tmp_path) as history:
+        asyncio.run(enter_and_leave(memory_broker(history)))
+        assert history.rooms() == []
+        assert not history._rooms
+        assert not history._tails
+
+
+# Against the history in memory
+
+ROOMS = ("a", "b")
+NAMES = ("Alice", "Bob", "Eve")
+
+
+def any_draft(chance: random.Random, newest: int) -> Publication:
+    """A message or a change, which may well be refused."""
+    room, by = chance.choice(ROOMS), chance.choice(NAMES)
+    target = chance.randint(max(newest - 12, 0), newest + 1)
+    kind = chance.choice(list(Kind))
+    if kind is Kind.EDIT:
+        return edit(target, f"edited {chance.randrange(100)}", by=by, room=room)
+    if kind is Kind.DELETE:
+        return delete(target, by=by, room=room)
+    if kind is Kind.REACT:
+        emoji = chance.choice("👋👍🎉")
+        return react(target, emoji, by=by, room=room, remove=chance.random() < 0.4)
+    id = chance.choice((None, str(chance.randrange(50))))
+    return draft(f"text {chance.randrange(100)}", by=by, room=room, id=id)
+
+
+def comparable(outcome: Outcome) -> object:
+    """What must be the same, whether reactions have been through a file or not."""
+    if isinstance(outcome, Publication):
+        return outcome._replace(reactions=reactions(outcome))
+    return outcome if isinstance(outcome, tuple) else outcome.code
+
+
+def reads(history: History, chance: random.Random) -> list[object]:
+    """Reads of all kinds, at the places that `chance` says."""
+    found: list[object] = []
+    for room in ROOMS:
+        epoch, newest = history.position(room)
+        place, limit = chance.randint(0, newest + 1), chance.randint(1, 20)
+        pages = [
+            history.before(room, None, limit),
+            history.before(room, place, limit),
+            history.after(room, place, limit),
+        ]
+        found += [([comparable(each) for each in page[0]], page.more) for page in pages]
+        missed = history.since(room, Position(epoch, place), 300)
+        found.append(missed and [comparable(each) for each in missed])
+        word = f"{chance.choice(('text', 'edited'))} {chance.randrange(100)}"
+        results = asyncio.run(history.search(room, word, 300))
+        found.append(sorted(each.offset for each in results))
+    return found
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_both_histories_say_the_same(seed: int, tmp_path: Path) -> None:
+    """Whatever is published, changed and read, also after the file was closed and opened."""
+    chance = random.Random(seed)
+    numbers = itertools.count(1)
+    memory = MemoryHistory(max_messages=1000, new_epoch=lambda: f"epoch-{next(numbers)}")
+    for _ in range(3):
+        with opened(tmp_path) as sqlite:
+            for _ in range(40):
+                newest = max(memory.position(room).offset for room in ROOMS)
+                drafts = [any_draft(chance, newest) for _ in range(chance.randint(0, 6))]
+                expected = [comparable(each) for each in memory.append(drafts)]
+                assert [comparable(each) for each in sqlite.append(drafts)] == expected
+                if chance.random() < 0.3:
+                    place = chance.random()
+                    expected_reads = reads(memory, random.Random(place))
+                    assert reads(sqlite, random.Random(place)) == expected_reads

@@ -1,0 +1,386 @@
+"""Search: what matches, that no query does harm, and an index that may be lost."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from contracts.history import add, draft
+from fastchat.commands import MAX_QUERY_CHARS
+from fastchat.history import History
+from fastchat.history.memory import MemoryHistory
+from fastchat.history.search import MAX_TERMS, to_match
+from fastchat.history.sqlite import SqliteHistory
+from fastchat.protocol import Kind, Publication, timestamp_of
+
+NOW_S = 1_750_000_000.0
+
+
+def in_file(
+    directory: Path, *, max_messages: int = 1_000_000, max_age_s: float = 0
+) -> SqliteHistory:
+    numbers = itertools.count(1)
+    return SqliteHistory(
+        directory,
+        max_messages=max_messages,
+        max_age_s=max_age_s,
+        sync_commits=False,
+        new_epoch=lambda: f"epoch-{directory}-{next(numbers)}",
+        clock=lambda: NOW_S,
+    )
+
+
+def in_memory(*, max_messages: int = 1000) -> MemoryHistory:
+    return MemoryHistory(max_messages=max_messages, new_epoch=lambda: "epoch")
+
+
+@pytest.fixture(params=["sqlite", "memory"])
+def history(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[History]:
+    """Both kinds, each with ten messages at most, or one or two more."""
+    kind = in_file(tmp_path, max_messages=10) if request.param == "sqlite" else in_memory()
+    yield kind
+    kind.close()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[SqliteHistory]:
+    history = in_file(tmp_path)
+    yield history
+    history.close()
+
+
+def search(history: History, query: str, *, room: str = "a", limit: int = 300) -> list[str]:
+    return [each.text for each in asyncio.run(history.search(room, query, limit))]
+
+
+def change(kind: Kind, target: int, text: str = "") -> Publication:
+    return draft(text)._replace(kind=kind, target=target)
+
+
+# What matches
+
+TEXTS = (
+    "The quick brown fox",
+    "A brown, quick one",
+    "quickly done",
+    "Crème brûlée für Åsa",
+    "ΑΘΗΝΑ calling",
+    "snake_case and kebab-case",
+    "C++ is not C",
+    "мир и Война",
+    "price: 10.50 EUR",
+)
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("quick", {0, 1}),
+        ("QUICK Brown", {0, 1}),
+        ('"quick brown"', {0}),
+        ('"brown quick"', {1}),
+        ("quick*", {0, 1, 2}),
+        ("qui", set()),
+        ('"quick bro"*', {0}),
+        ("brown fox", {0}),
+        ("fox wolf", set()),
+        ("creme brulee", {3}),
+        ("CRÈME FÜR", {3}),
+        ("asa", {3}),
+        ("αθηνα", {4}),
+        ("case", {5}),
+        ("snake_case", {5}),
+        ("kebab-case", {5}),
+        ("c", {6}),
+        ("война", {7}),
+        ("МИР", {7}),
+        ("10.50", {8}),
+        ("10 EUR", {8}),
+        ("", set()),
+        ("   ", set()),
+        ("* ** -- ()", set()),
+        ("👍", set()),
+    ],
+)
+def test_words_phrases_and_prefixes(history: History, query: str, found: set[int]) -> None:
+    """All terms must occur, in any order, whatever their case and diacritics."""
+    add(history, *TEXTS)
+    assert {*search(history, query)} == {TEXTS[number] for number in found}
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "brown AND",
+        "NOT brown",
+        "brown OR",
+        "NEAR(brown fox, 2)",
+        "text: brown",
+        "{text} : brown",
+        "-text : brown",
+        "^brown",
+        "brown + fox",
+        '"',
+        '""',
+        '"""',
+        'brown"',
+        '"brown',
+        'br"own',
+        "brown'; DROP TABLE texts; --",
+        "*",
+        "*brown",
+        "(brown",
+        "brown)",
+        "\0",
+        "bro\0wn",
+        "\ufeffbrown",
+        "brown\n\tfox",
+        "%",
+        "_",
+        "\\",
+        "?1",
+        ":text",
+        "@x",
+        "$x",
+        "x" * MAX_QUERY_CHARS,
+        "x " * (MAX_QUERY_CHARS // 2),
+        '"x" ' * (MAX_QUERY_CHARS // 4),
+        "*" * MAX_QUERY_CHARS,
+        "a" * 100_000,
+        "a " * 50_000,
+    ],
+)
+def test_syntax_of_the_index_means_nothing(history: History, query: str) -> None:
+    """Operators, quotes, columns and very long queries are taken as text, and do no harm."""
+    add(history, *TEXTS)
+    assert {*search(history, query)} <= {*TEXTS}
+    assert search(history, "fox") == [TEXTS[0]]
+
+
+def test_operators_are_words(history: History) -> None:
+    """Who searches for AND, OR, NOT or NEAR finds texts that say it."""
+    add(history, "this and that", "this or that", "not this", "near that", "this that")
+    assert search(history, "this AND that") == ["this and that"]
+    assert search(history, "this OR that") == ["this or that"]
+    assert search(history, "NOT this") == ["not this"]
+    assert search(history, "NEAR that") == ["near that"]
+
+
+def test_terms_beyond_a_bound_are_ignored() -> None:
+    """A query has at most `MAX_TERMS` terms."""
+    assert to_match(" ".join(map(str, range(100)))).count(" ") == MAX_TERMS - 1
+
+
+def test_search_stays_in_its_room_and_within_its_limit(history: History) -> None:
+    """Other rooms' messages are not found; at most `limit` are returned."""
+    add(history, "apple one", "apple two", "apple three")
+    add(history, "apple elsewhere", room="b")
+    assert len(search(history, "apple")) == 3
+    assert len(search(history, "apple", limit=2)) == 2
+    assert search(history, "apple", room="b") == ["apple elsewhere"]
+    assert search(history, "apple", room="nowhere") == []
+
+
+def test_best_match_comes_first(file: SqliteHistory) -> None:
+    """In a file results are ranked: where a word is a larger part of the text, it counts more."""
+    add(file, "apple " + "and much else " * 20, "apple apple pie", "no fruit", "an apple a day")
+    assert search(file, "apple")[0] == "apple apple pie"
+    assert search(file, "apple")[-1].startswith("apple and much else")
+
+
+def test_newest_comes_first_among_equals(history: History) -> None:
+    """Where the rank is the same, the newest comes first."""
+    add(history, "apple 1", "apple 2", "apple 3")
+    assert search(history, "apple", limit=2) == ["apple 3", "apple 2"]
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+@example("İ", "i̇")
+@example("ß", "SS")
+@example("ﬁne", "fine")
+@example("e\u0301t\u0327e", "été")
+@example("_", "_")
+@example("नमस्ते", "नमस्ते")
+@example("a\0b", "a b")
+@example("ǅ", "ǆ")
+@settings(deadline=None, max_examples=150)
+def test_both_kinds_find_the_same_and_never_fail(text: str, query: str) -> None:
+    """Any query on any text: no error, and a match in a file is a match in memory."""
+    queries = (query, text[:20], f'"{text[:10]}"*', f"{query}*")
+    memory = in_memory()
+    with tempfile.TemporaryDirectory() as directory:
+        file = in_file(Path(directory))
+        try:
+            for history in (memory, file):
+                add(history, text, "something else")
+            for each in queries:
+                assert {*search(file, each)} == {*search(memory, each)}, each
+        finally:
+            file.close()
+
+
+# What changes
+
+
+def test_edited_message_is_found_by_its_new_text_only(history: History) -> None:
+    """Before the first search and after it; the result carries the new text."""
+    add(history, "apple", "banana")
+    history.append([change(Kind.EDIT, 1, "cherry")])
+    assert (search(history, "apple"), search(history, "cherry")) == ([], ["cherry"])
+    history.append([change(Kind.EDIT, 2, "date"), change(Kind.EDIT, 1, "elder")])
+    assert search(history, "cherry") == search(history, "banana") == []
+    assert search(history, "elder") == ["elder"]
+    assert search(history, "date") == ["date"]
+
+
+def test_deleted_message_is_not_found(history: History) -> None:
+    """Nor are the texts of its edits, which are publications, too."""
+    add(history, "apple one", "apple two")
+    assert len(search(history, "apple")) == 2
+    history.append([change(Kind.EDIT, 1, "apple edited"), change(Kind.DELETE, 1)])
+    assert search(history, "apple") == ["apple two"]
+    assert search(history, "edited") == []
+
+
+def test_reacted_message_is_found_with_its_reactions(history: History) -> None:
+    """A reaction changes no text, but the result has it."""
+    add(history, "apple")
+    assert search(history, "apple") == ["apple"]
+    history.append([change(Kind.REACT, 1)._replace(emoji="👍")])
+    (found,) = asyncio.run(history.search("a", "apple", 9))
+    assert {emoji: list(names) for emoji, names in (found.reactions or {}).items()} == {
+        "👍": ["Alice"]
+    }
+
+
+def test_dropped_messages_are_not_found(tmp_path: Path) -> None:
+    """What is over the room's bound is gone from search, before and after it was indexed."""
+    for history in (in_file(tmp_path, max_messages=10), in_memory(max_messages=10)):
+        for number in range(30):
+            add(history, f"apple {number}")
+            if number in (5, 29):
+                kept = [each.text for each in history.before("a", None, 300).publications]
+                assert sorted(search(history, "apple")) == sorted(kept)
+        history.close()
+
+
+def test_messages_that_are_too_old_leave_the_index(tmp_path: Path) -> None:
+    """Pruning by age takes their texts out of the index's file as well, without a search."""
+    history = in_file(tmp_path, max_age_s=60)
+    history.append([draft("apple 73415")._replace(timestamp=timestamp_of(NOW_S - 3600))])
+    assert search(history, "apple") == ["apple 73415"]
+    history.prune()
+    history.close()
+    assert b"73415" not in (tmp_path / "search.db").read_bytes()
+    assert b"73415" not in (tmp_path / "history.db").read_bytes()
+
+
+def test_deleted_text_leaves_the_index(tmp_path: Path) -> None:
+    """Not a byte of it is in the index's file after a deletion, without another search."""
+    history = in_file(tmp_path)
+    add(history, "apple 73415", "banana")
+    assert search(history, "apple") == ["apple 73415"]
+    history.append([change(Kind.DELETE, 1)])
+    history.close()
+    assert b"73415" not in (tmp_path / "search.db").read_bytes()
+
+
+def test_failed_deletion_is_not_carried_out_in_the_index(tmp_path: Path) -> None:
+    """A message whose deletion was rolled back is still found."""
+    history = in_file(tmp_path)
+    add(history, "apple", "banana")
+    assert search(history, "apple") == ["apple"]
+    with pytest.raises(UnicodeEncodeError):
+        history.append([change(Kind.DELETE, 1), draft("\ud800")])
+    assert search(history, "apple") == ["apple"]
+    history.close()
+
+
+# The index may be lost
+
+
+def test_index_follows_after_reopening(tmp_path: Path) -> None:
+    """What came, changed and went between two searches is indexed, also over a restart."""
+    history = in_file(tmp_path)
+    add(history, "apple one", "apple two", *map(str, range(1200)))
+    assert len(search(history, "apple")) == 2
+    history.append([change(Kind.EDIT, 1, "pear one"), draft("apple three")])
+    history.close()
+    history = in_file(tmp_path)
+    add(history, "apple four")
+    assert sorted(search(history, "apple")) == ["apple four", "apple three", "apple two"]
+    history.close()
+
+
+@pytest.mark.parametrize("damage", ["removed", "garbage", "truncated", "overwritten", "empty"])
+@pytest.mark.parametrize("running", [False, True])
+def test_lost_index_is_made_anew(tmp_path: Path, damage: str, *, running: bool) -> None:
+    """Removed or damaged, between two runs or during one: searching goes on."""
+    history = in_file(tmp_path)
+    add(history, *(f"apple {number} " + "x" * number for number in range(300)))
+    assert len(search(history, "apple")) == 300
+    if not running:
+        history.close()
+    file = tmp_path / "search.db"
+    content = file.read_bytes()
+    assert len(content) > 20_000
+    if damage == "removed":
+        file.unlink()
+    elif damage == "garbage":
+        file.write_bytes(b"garbage " * 5000)
+    elif damage == "truncated":
+        file.write_bytes(content[: len(content) // 2])
+    elif damage == "overwritten":
+        file.write_bytes(content[:4096] + b"\x5a" * (len(content) - 4096))
+    else:
+        file.write_bytes(b"")
+    if not running:
+        history = in_file(tmp_path)
+    add(history, "apple again")
+    assert len(search(history, "apple")) == 300
+    assert search(history, "again") == ["apple again"]
+    history.append([change(Kind.DELETE, 301)])
+    assert search(history, "again") == []
+    history.close()
+
+
+def test_index_of_another_history_is_not_used(tmp_path: Path) -> None:
+    """When the history was moved away, nothing of it is found in the new one."""
+    history = in_file(tmp_path)
+    add(history, "apple of old")
+    assert search(history, "apple") == ["apple of old"]
+    history.close()
+    (tmp_path / "history.db").unlink()
+    numbers = itertools.count(100)
+    history = SqliteHistory(
+        tmp_path,
+        max_messages=1000,
+        max_age_s=0,
+        sync_commits=False,
+        new_epoch=lambda: f"new {next(numbers)}",
+        clock=lambda: NOW_S,
+    )
+    add(history, "banana", "apple of today")
+    assert search(history, "apple") == ["apple of today"]
+    history.close()
+
+
+def test_many_searches_at_once_are_all_answered(file: SqliteHistory) -> None:
+    """Searches are answered one after the other, and none is lost while messages come."""
+    add(file, *TEXTS)
+
+    async def many() -> list[list[Publication]]:
+        searches = [asyncio.create_task(file.search("a", "brown", 9)) for _ in range(50)]
+        while not all(task.done() for task in searches):
+            add(file, "and so on")
+            await asyncio.sleep(0)
+        return [task.result() for task in searches]
+
+    assert [len(found) for found in asyncio.run(many())] == [2] * 50
