@@ -20,18 +20,36 @@ ALLOWED = {
     "__init__": {"_version", "hub"},
     "__main__": {"cli"},
     "_version": set(),
-    "cli": {"__init__", "worker", "settings", "logs"},
-    "worker": {"http", "brokers.memory", "history.memory", "settings"},
+    "cli": {"__init__", "worker", "transfer", "tail", "settings", "logs"},
+    "worker": {"http", "brokers.memory", "history.memory", "history.sqlite", "settings"},
     "http": {"session"},
-    "session": {"chat", "hub", "limits"},
+    "session": {"chat", "commands", "hub", "limits"},
     "chat": {"presence", "brokers"},
     "presence": {"names"},
     "limits": set(),
     "brokers.memory": {"brokers"},
     "brokers": {"history"},
-    "history.memory": {"history"},
+    "history.memory": {"history", "history.folding", "history.search"},
+    "history.sqlite": {
+        "history",
+        "history.files",
+        "history.folding",
+        "history.rooms",
+        "history.search",
+    },
+    "history.checkpoints": set(),
+    "history.files": {"history.checkpoints", "history.schema", "errors"},
+    "history.folding": {"protocol"},
+    "history.rooms": {"history.rows"},
+    "history.rows": {"protocol"},
+    "history.schema": set(),
+    "history.search": {"history.rows", "history.schema"},
     "history": {"protocol"},
-    "protocol": {"names"},
+    "transfer": {"commands", "history.sqlite"},
+    "tail": {"commands", "terminal"},
+    "terminal": {"protocol"},
+    "commands": {"protocol", "names"},
+    "protocol": {"errors"},
     "names": {"errors"},
     "errors": set(),
     "settings": {"errors"},
@@ -42,17 +60,36 @@ ALLOWED = {
 
 #: Which modules may know a library.
 LIBRARIES = {
-    "picows": {"session", "http"},
+    "picows": {"session", "http", "tail"},
     "multidict": {"session", "http"},
     "starlette": {"http"},
     "uvicorn": {"http", "worker"},
     "httptools": {"http"},
-    "uvloop": {"worker"},
-    "orjson": {"protocol", "logs", "hub"},
+    "uvloop": {"worker", "tail"},
+    "orjson": {
+        "commands",
+        "protocol",
+        "logs",
+        "hub",
+        "history.rows",
+        "transfer",
+        "tail",
+        "terminal",
+    },
+    "apsw": {
+        "history.checkpoints",
+        "history.files",
+        "history.rows",
+        "history.schema",
+        "history.search",
+        "transfer",
+    },
 }
 
 #: What lives as long as the process, and is built in one place.
 BUILT_BY_WORKER = {"Chat", "Hub", "MemoryBroker", "MemoryHistory", "Presence", "Sessions"}
+#: Also by `fastchat import`, which takes the place of a server.
+BUILT_BY_SOME = {"SqliteHistory": {"worker", "transfer"}}
 
 
 def imports(module: str) -> Iterator[str]:
@@ -123,3 +160,5 @@ def test_only_the_worker_constructs(module: str) -> None:
         assert called >= BUILT_BY_WORKER
     else:
         assert not called & BUILT_BY_WORKER
+    for built, builders in BUILT_BY_SOME.items():
+        assert (built in called) == (module in builders)

@@ -1,4 +1,8 @@
-"""The command line: `fastchat serve`."""
+"""The command line: `fastchat serve`, `export`, `import` and `tail`.
+
+A command is a function of its arguments that returns the exit status. What is wrong
+with how it was called is one sentence and status 2; docs/command-line.md has the rest.
+"""
 
 from __future__ import annotations
 
@@ -6,29 +10,147 @@ import argparse
 import dataclasses
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from fastchat import __version__, worker
-from fastchat.errors import SettingError
+from fastchat import __version__, tail, transfer, worker
+from fastchat.errors import CommandError, HistoryError, SettingError
 from fastchat.logs import set_up_logging
+from fastchat.names import DEFAULT_ROOM, check_room, check_username
+from fastchat.protocol import DEFAULT_HISTORY, MAX_HISTORY
 from fastchat.settings import Settings, flag_of, load_settings
 
 __all__ = ["main"]
 
+#: 128 + SIGINT, as shells have it.
+INTERRUPTED = 130
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 2, after one sentence, for a wrong setting."""
+    """Run a command; returns the exit status.
+
+    2 after one sentence for a wrong setting; 1 for a failure that is nobody's at the
+    command line.
+    """
     chosen = vars(_parser().parse_args(arguments))
-    del chosen["command"]
-    file = chosen.pop("config", None)
+    run = chosen.pop("run")
     try:
-        settings = load_settings(chosen, os.environ, file)
-        set_up_logging(settings.log_level, settings.log_format)
-        return worker.run(settings)
+        status: int = run(chosen)
     except SettingError as error:
-        print(f"fastchat: {error}", file=sys.stderr)
-        return 2
+        return _say(error, 2)
+    except (HistoryError, tail.Refused) as error:
+        return _say(error, 1)
+    except BrokenPipeError:
+        return _end_quietly()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return status
+
+
+def _say(error: Exception, status: int) -> int:
+    print(f"fastchat: {error}", file=sys.stderr)
+    return status
+
+
+def _end_quietly() -> int:
+    """Nobody reads any further (`fastchat export | head`): that is no failure."""
+    # Python flushes standard output once more at its end, and would complain.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+# The commands
+
+
+def _serve(chosen: dict[str, Any]) -> int:
+    settings = _settings(chosen)
+    set_up_logging(settings.log_level, settings.log_format)
+    return worker.run(settings)
+
+
+def _export(chosen: dict[str, Any]) -> int:
+    directory = Path(_settings(chosen).data)
+    room = _checked_room(chosen)
+    output = chosen.get("output")
+    if output is not None:
+        transfer.export_file(directory, room, output)
+        return 0
+    try:
+        transfer.export_rooms(directory, room, sys.stdout.buffer)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise SettingError(f"standard output cannot be written: {error.strerror}.") from None
+    return 0
+
+
+def _import(chosen: dict[str, Any]) -> int:
+    directory = Path(_settings(chosen).data)
+    room = _checked_room(chosen) or DEFAULT_ROOM
+    name = chosen.get("file", "-")
+    try:
+        lines = sys.stdin.buffer if name == "-" else open(name, "rb")  # noqa: SIM115 closed below
+    except OSError as error:
+        raise SettingError(f"{name} cannot be read: {error.strerror}.") from None
+    with lines:
+        imported = transfer.import_rooms(
+            directory, lines, "standard input" if name == "-" else name, room
+        )
+    print(
+        f"imported {_counted(imported.publications, 'publication')} "
+        f"in {_counted(imported.rooms, 'room')} into {directory}"
+    )
+    return 0
+
+
+def _tail(chosen: dict[str, Any]) -> int:
+    username = chosen.get("username")
+    try:
+        username = None if username is None else check_username(username)
+    except CommandError as refusal:
+        raise SettingError(f"--username: {refusal.message}") from None
+    return tail.run(
+        tail.Options(
+            address=chosen["address"],
+            room=_checked_room(chosen) or DEFAULT_ROOM,
+            username=username,
+            history=_checked_history(chosen.get("history")),
+            json=chosen.get("json", False),
+        )
+    )
+
+
+# Their arguments
+
+
+def _settings(chosen: Mapping[str, Any]) -> Settings:
+    return load_settings(chosen, os.environ, chosen.get("config"))
+
+
+def _checked_room(chosen: Mapping[str, Any]) -> str | None:
+    if "room" not in chosen:
+        return None
+    try:
+        return check_room(chosen["room"])
+    except CommandError as refusal:
+        raise SettingError(f"--room: {refusal.message}") from None
+
+
+def _checked_history(text: str | None) -> int:
+    if text is None:
+        return DEFAULT_HISTORY
+    if text.isascii() and text.isdigit() and int(text) <= MAX_HISTORY:
+        return int(text)
+    raise SettingError(f"--history must be from 0 to {MAX_HISTORY}, not {text!r}.")
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+# The parser
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -38,24 +160,103 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"fastchat {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    serve = commands.add_parser(
-        "serve",
-        help="run the server",
-        description="Run the server. Each setting can also be given as an environment variable "
-        "(FASTCHAT_PORT) or in a TOML file (port = 8080); flags come first, then the environment.",
+    commands = parser.add_subparsers(required=True, metavar="command")
+    _add_serve(commands)
+    _add_export(commands)
+    _add_import(commands)
+    _add_tail(commands)
+    return parser
+
+
+_Commands = argparse._SubParsersAction  # argparse has no public name for what it returns
+
+
+def _add(commands: _Commands[Any], name: str, run: Any, help: str, more: str) -> Any:
+    command = commands.add_parser(
+        name,
+        help=help,
+        description=f"{help[0].upper()}{help[1:]}. {more}",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    serve.add_argument("--config", type=Path, metavar="FILE", help="a TOML file of settings")
+    command.set_defaults(run=run)
+    return command
+
+
+def _add_serve(commands: _Commands[Any]) -> None:
+    command = _add(
+        commands,
+        "serve",
+        _serve,
+        "run the server",
+        "Each setting can also be given as an environment variable (FASTCHAT_PORT) or in a "
+        "TOML file (port = 8080); flags come first, then the environment.",
+    )
+    _add_settings(command, {field.name for field in dataclasses.fields(Settings)})
+
+
+def _add_export(commands: _Commands[Any]) -> None:
+    command = _add(
+        commands,
+        "export",
+        _export,
+        "write rooms as JSON Lines",
+        "A server may be running on the directory; nothing in it is changed.",
+    )
+    _add_settings(command, {"data"})
+    command.add_argument("--room", metavar="ROOM", help="this room (default: all)")
+    command.add_argument(
+        "--output", type=Path, metavar="FILE", help="where to (default: standard output)"
+    )
+
+
+def _add_import(commands: _Commands[Any]) -> None:
+    command = _add(
+        commands,
+        "import",
+        _import,
+        "read rooms from JSON Lines",
+        "Restores what export wrote, or takes lines of {username, text}; all or nothing. "
+        "No server may be running on the directory.",
+    )
+    _add_settings(command, {"data"})
+    command.add_argument(
+        "--room", metavar="ROOM", help=f"of lines that name none (default: {DEFAULT_ROOM})"
+    )
+    command.add_argument(
+        "file", nargs="?", metavar="FILE", help="where from (default: -, standard input)"
+    )
+
+
+def _add_tail(commands: _Commands[Any]) -> None:
+    command = _add(
+        commands,
+        "tail",
+        _tail,
+        "follow a room in the terminal",
+        "What is typed, or comes through a pipe, is sent line by line.",
+    )
+    command.add_argument("address", metavar="ADDRESS", help="ws://HOST:PORT, or wss, http, https")
+    command.add_argument("--room", metavar="ROOM", help=f"(default: {DEFAULT_ROOM})")
+    command.add_argument("--username", metavar="NAME", help="(default: like tail-4f2a)")
+    command.add_argument(
+        "--history",
+        metavar="N",
+        help=f"how many past messages, at most {MAX_HISTORY} (default: {DEFAULT_HISTORY})",
+    )
+    command.add_argument("--json", action="store_true", help="print events as JSON Lines")
+
+
+def _add_settings(command: argparse.ArgumentParser, names: Collection[str]) -> None:
+    command.add_argument("--config", type=Path, metavar="FILE", help="a TOML file of settings")
     for field in dataclasses.fields(Settings):
-        choices = field.metadata["choices"]
-        serve.add_argument(
-            flag_of(field),
-            metavar="|".join(choices) if choices else type(field.default).__name__.upper(),
-            help=f"{field.metadata['help']} (default: {field.default})",
-        )
-    return parser
+        if field.name in names:
+            choices = field.metadata["choices"]
+            command.add_argument(
+                flag_of(field),
+                metavar="|".join(choices) if choices else type(field.default).__name__.upper(),
+                help=f"{field.metadata['help']} (default: {field.default})",
+            )
 
 
 if __name__ == "__main__":

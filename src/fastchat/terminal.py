@@ -1,0 +1,150 @@
+"""A person's terminal, or a pipe: lines that are typed, and a room that is shown."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import re
+import stat
+import sys
+from collections.abc import AsyncIterator
+from datetime import date, datetime
+from typing import Any, TextIO
+
+import orjson
+
+from fastchat.protocol import Kind
+
+__all__ = ["JsonScreen", "Screen", "has_color", "has_lines", "lines_of", "safe"]
+
+#: Of a line without an end; a command may not be longer.
+MAX_LINE_BYTES = 64 * 1024
+_CHUNK_BYTES = 64 * 1024
+
+
+# Standard input
+
+
+def has_lines(stdin: TextIO | None) -> bool:
+    """Whether standard input is somebody typing, a pipe or a file; not /dev/null."""
+    try:
+        assert stdin is not None
+        mode = os.fstat(stdin.fileno()).st_mode
+        return os.isatty(stdin.fileno()) or not stat.S_ISCHR(mode)
+    except (AssertionError, OSError, ValueError):  # closed
+        return False
+
+
+async def lines_of(descriptor: int) -> AsyncIterator[bytes]:
+    """Lines as they come; what is not asked for is not read.
+
+    The descriptor stays blocking: a terminal's is that of standard output too.
+    """
+    rest = b""
+    while chunk := await _read(descriptor):
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line
+        if len(rest) > MAX_LINE_BYTES:  # is refused, whatever follows
+            yield rest
+            rest = b""
+    if rest:
+        yield rest
+
+
+async def _read(descriptor: int) -> bytes:
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # a file is always ready
+        loop = asyncio.get_running_loop()
+        ready = asyncio.Event()
+        loop.add_reader(descriptor, ready.set)
+        try:
+            await ready.wait()
+        finally:
+            loop.remove_reader(descriptor)
+    return os.read(descriptor, _CHUNK_BYTES)
+
+
+# Standard output
+
+# C0 but tab, DEL, C1; invisible and bidirectional controls but the joiner of emoji; separators
+# of lines; lone surrogates.
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0a-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200c\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    "\ud800-\udfff\ufeff\ufff9-\ufffb]"
+)
+#: Where a text goes on, so that no line of it looks like somebody else's.
+_INDENT = "\n" + 9 * " "
+
+
+def safe(text: Any) -> str:
+    """A text of somebody else's, with what a terminal might obey shown as escapes."""
+    if type(text) is not str:
+        raise TypeError
+    return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def has_color() -> bool:
+    environment = os.environ
+    return (
+        sys.stdout.isatty()
+        and not environment.get("NO_COLOR")  # https://no-color.org
+        and environment.get("TERM") != "dumb"
+    )
+
+
+class Screen:
+    """Shows a room to a person, each thing in a line that begins with its time."""
+
+    def __init__(self, out: TextIO, *, color: bool) -> None:
+        if isinstance(out, io.TextIOWrapper):
+            out.reconfigure(errors="backslashreplace")
+        self._out = out
+        self._color = color
+        self._day = date.today()
+
+    def publication(self, event: dict[str, Any]) -> None:
+        name = safe(event["username"])
+        text = _INDENT.join(map(safe, str(event.get("text", "")).split("\n")))
+        match event["type"]:
+            case Kind.MESSAGE if event.get("deleted"):
+                self._print(event, f"{name} deleted this message", dim=True)
+            case Kind.MESSAGE:
+                self._print(event, f"{name}: {text}")
+            case Kind.EDIT:
+                self._print(event, f"{name} (edited): {text}")
+            case Kind.DELETE:
+                self._print(event, f"{name} deleted a message", dim=True)
+            case Kind.REACT:
+                verb = "took back" if event.get("remove") else "reacted with"
+                self._print(event, f"{name} {verb} {safe(event['emoji'])}", dim=True)
+
+    def presence(self, event: dict[str, Any]) -> None:
+        self._print(event, safe(event["text"]), dim=True)
+
+    def flush(self) -> None:
+        self._out.flush()
+
+    def _print(self, event: dict[str, Any], text: str, *, dim: bool = False) -> None:
+        time = datetime.fromisoformat(event["timestamp"]).astimezone()
+        if time.date() != self._day:
+            self._day = time.date()
+            self._write(f"--- {self._day:%Y-%m-%d} ---", dim=True)
+        self._write(f"{time:%H:%M:%S} {text}", dim=dim)
+
+    def _write(self, line: str, *, dim: bool) -> None:
+        self._out.write(f"\x1b[2m{line}\x1b[22m\n" if dim and self._color else f"{line}\n")
+
+
+class JsonScreen(Screen):
+    """Prints each publication, join and leave as one line of JSON, as the server sent it."""
+
+    def __init__(self, out: TextIO) -> None:
+        super().__init__(out, color=False)
+
+    def publication(self, event: dict[str, Any]) -> None:
+        # Unsafe characters occur in strings only, and are all in the basic plane.
+        line = orjson.dumps(event).decode()
+        self._out.write(_UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", line) + "\n")
+
+    presence = publication

@@ -1,0 +1,418 @@
+"""A history's way out of its directory and into another: `fastchat export` and `import`.
+
+An export is JSON Lines. Each room begins with a header, which says what is to come:
+
+    {"format":"fastchat","version":1,"room":"lobby","epoch":"V-mb…","first":1,"head":42}
+
+and then has one line for each publication that is kept, `first` to `head` without a
+hole, with everything that is stored of it. So exports can be strung together, and one
+that was cut off is recognised.
+
+Lines without a header are foreign: `username` and `text`, maybe `timestamp` and
+`room`. They are numbered as they come.
+
+An import is one transaction over everything: after a bad line, and its repair, the
+same file can be imported again. It holds one line at a time in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import apsw
+import orjson
+
+from fastchat import commands, protocol
+from fastchat.errors import CommandError, SettingError
+from fastchat.history.files import FILE_NAME
+from fastchat.history.rows import stored
+from fastchat.history.schema import MIGRATIONS, check, select
+from fastchat.history.sqlite import SqliteHistory
+from fastchat.names import check_room, check_username
+from fastchat.protocol import Delete, Edit, Kind, Message, Position, Publication, React
+
+__all__ = ["Imported", "export_file", "export_rooms", "import_rooms"]
+
+FORMAT, VERSION = "fastchat", 1
+#: A line is held in memory. The longest that a server can make is a message with 20
+#: reactions of everybody: 64 MiB are 25,000 users with the longest of names.
+MAX_LINE_BYTES = 64 * 1024 * 1024
+#: A message's author is a digest of 18 characters.
+MAX_AUTHOR_CHARS = 64
+BUSY_TIMEOUT_MS = 5000
+
+_APPEND_NEWLINE = orjson.OPT_APPEND_NEWLINE
+
+
+class Imported(NamedTuple):
+    """How much an import has brought."""
+
+    rooms: int
+    publications: int
+
+
+# Out
+
+
+def export_file(directory: Path, room: str | None, file: Path) -> None:
+    """Export into `file`, which is there when all is in it, and else is as it was.
+
+    Raises SettingError as `export_rooms` does, and when `file` cannot be written.
+    """
+    if file.exists() and not file.is_file():  # a pipe, or /dev/stdout: nothing to replace
+        with _writing(file), file.open("wb") as out:
+            export_rooms(directory, room, out)
+        return
+    part = file.with_name(file.name + ".part")
+    try:
+        with _writing(file), part.open("wb") as out:
+            export_rooms(directory, room, out)
+            out.flush()
+            os.fsync(out.fileno())
+            part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def export_rooms(directory: Path, room: str | None, out: BinaryIO) -> None:
+    """Write a room, or all of them (`None`), as they stand at this moment.
+
+    Only reads, and takes no lock that a server waits for; a running server goes on,
+    but its log on disk grows until the export has ended. Raises SettingError when
+    there is no such room or the file cannot be read, OSError when `out` fails.
+    """
+    with _snapshot(directory) as db:
+        names = select(db, "SELECT name FROM rooms WHERE head > 0 ORDER BY name")
+        if room is not None and (room,) not in names:
+            raise SettingError(f"--room: there is no room “{room}” in {directory}.")
+        for (name,) in names if room is None else [(room,)]:
+            _export_room(db, name, out)
+
+
+def _export_room(db: apsw.Connection, room: str, out: BinaryIO) -> None:
+    ((number, epoch, head),) = select(
+        db, "SELECT number, epoch, head FROM rooms WHERE name = ?", room
+    )
+    publications = stored(db, room, number)
+    oldest = next(publications, None)
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "room": room,
+        "epoch": epoch,
+        "first": head + 1 if oldest is None else oldest.offset,
+        "head": head,
+    }
+    out.write(orjson.dumps(header, option=_APPEND_NEWLINE))
+    if oldest is not None:
+        out.write(_line(oldest))
+    for publication in publications:
+        out.write(_line(publication))
+
+
+def _line(publication: Publication) -> bytes:
+    fields = {"type": publication.kind, **publication._asdict()}
+    del fields["kind"]
+    present = {name: value for name, value in fields.items() if value not in (None, False)}
+    return orjson.dumps(present, option=_APPEND_NEWLINE)
+
+
+@contextlib.contextmanager
+def _snapshot(directory: Path) -> Iterator[apsw.Connection]:
+    """A connection that sees one moment of a history, and cannot write."""
+    file = directory / FILE_NAME
+    if not file.is_file():
+        raise SettingError(f"--data {directory} holds no history: there is no {FILE_NAME}.")
+    try:
+        db = _open(file)
+        with contextlib.closing(db):
+            db.execute("BEGIN")
+            _check_version(db, file)
+            yield db
+    except apsw.Error as error:
+        raise SettingError(f"--data: {file} cannot be read: {error}.") from None
+
+
+def _open(file: Path) -> apsw.Connection:
+    db = apsw.Connection(str(file), flags=apsw.SQLITE_OPEN_READONLY)
+    try:
+        db.set_busy_timeout(BUSY_TIMEOUT_MS)
+        db.pragma("user_version")
+    except (apsw.ReadOnlyError, apsw.CantOpenError):
+        # A copy in a directory that nobody can write to, without the log's shared memory.
+        db.close()
+        uri = f"{file.absolute().as_uri()}?immutable=1"
+        return apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+    return db
+
+
+def _check_version(db: apsw.Connection, file: Path) -> None:
+    try:
+        check(db)
+    except ValueError as error:
+        raise SettingError(f"--data: {file} {error}.") from None
+    if db.pragma("user_version") != len(MIGRATIONS):
+        raise SettingError(
+            f"--data: {file} was written by an older fastchat; run `fastchat serve` on it "
+            "once, or export it with that one."
+        )
+
+
+@contextlib.contextmanager
+def _writing(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise SettingError(f"--output {file} cannot be written: {error.strerror}.") from None
+
+
+# In
+
+
+def import_rooms(directory: Path, lines: BinaryIO, name: str, default_room: str) -> Imported:
+    """Restore rooms from `lines`, of the file `name`; all of them, or none.
+
+    Lines of no room go to `default_room`. Raises SettingError, with the number of the
+    line where it is one's fault, and HistoryError when the disk fails.
+    """
+    reader = _Reader(lines, name, default_room)
+    history = SqliteHistory(
+        directory,
+        max_messages=1,  # nothing is appended, so nothing is pruned
+        max_age_s=0,
+        sync_commits=True,
+        new_epoch=_new_epoch,
+        clock=time.time,
+    )
+    try:
+        history.restore(reader.publications(), reader.positions)
+    finally:
+        history.close()
+    return Imported(len(reader.positions), reader.count)
+
+
+def _new_epoch() -> str:
+    return secrets.token_urlsafe(16)
+
+
+class _Bad(Exception):
+    """What is wrong with a line."""
+
+
+class _Header(NamedTuple):
+    room: str
+    epoch: str
+    first: int
+    head: int
+
+
+class _Reader:
+    """Makes publications of lines; `positions` says where the rooms stand after these."""
+
+    def __init__(self, lines: BinaryIO, name: str, default_room: str) -> None:
+        self.positions: dict[str, Position] = {}
+        self.count = 0
+        self._lines = lines
+        self._name = name
+        self._default_room = default_room
+        self._header: _Header | None = None
+        self._next = 0  # the offset that the header's room goes on with
+        self._now = protocol.timestamp_of(time.time())
+
+    def publications(self) -> Iterator[Publication]:
+        number = 0
+        try:
+            while line := self._lines.readline(MAX_LINE_BYTES + 1):
+                number += 1
+                publication = None if line.isspace() else self._read(line)
+                if publication is not None:
+                    self.count += 1
+                    yield publication
+            number += 1
+            self._end_room()
+        except CommandError as refusal:
+            raise self._refusal(number, refusal.message) from None
+        except _Bad as bad:
+            raise self._refusal(number, str(bad)) from None
+        except OSError as error:
+            raise SettingError(f"{self._name} cannot be read: {error.strerror}.") from None
+        if not self.positions:
+            raise SettingError(f"{self._name} is empty: there is nothing to import.")
+
+    def _refusal(self, number: int, why: str) -> SettingError:
+        return SettingError(f"{self._name}, line {number}: {why} Nothing was imported.")
+
+    def _read(self, line: bytes) -> Publication | None:
+        fields = _load(line)
+        if "format" in fields:
+            self._end_room()
+            self._begin_room(_header(fields))
+            return None
+        return self._foreign(fields) if self._header is None else self._exported(fields)
+
+    def _begin_room(self, header: _Header) -> None:
+        if header.room in self.positions:
+            raise _Bad(f"The room “{header.room}” was there before.")
+        self._header = header
+        self._next = header.first
+        self.positions[header.room] = Position(header.epoch, header.head)
+
+    def _end_room(self) -> None:
+        header = self._header
+        if header is not None and self._next <= header.head:
+            raise _Bad(
+                f"The room “{header.room}” ends before offset {self._next}, "
+                f"and should go on to {header.head}."
+            )
+
+    def _exported(self, fields: dict[str, Any]) -> Publication:
+        assert self._header is not None
+        _, _, _, head = self._header
+        if fields.get("room") != self._header.room:
+            raise _Bad(f"Its `room` is not “{self._header.room}”, as the header says.")
+        offset = _offset(fields, "offset")
+        if offset != self._next or offset > head:
+            raise _Bad(f"Its `offset` is {offset}, not {self._next} of {head}.")
+        self._next += 1
+        return _publication(fields, self._header.room, offset)
+
+    def _foreign(self, fields: dict[str, Any]) -> Publication:
+        if fields.get("type", Kind.MESSAGE) != Kind.MESSAGE:
+            raise _Bad("Without a header, only messages can be imported.")
+        room = check_room(fields.get("room", self._default_room))
+        epoch, last = self.positions.get(room) or (_new_epoch(), 0)
+        self.positions[room] = Position(epoch, last + 1)
+        return Publication(
+            room,
+            last + 1,
+            check_username(fields.get("username")),
+            _text(fields.get("text")),
+            _timestamp(fields.get("timestamp", self._now)),
+        )
+
+
+def _load(line: bytes) -> dict[str, Any]:
+    if len(line) > MAX_LINE_BYTES:
+        raise _Bad(f"It is longer than {MAX_LINE_BYTES:,} bytes.")
+    try:
+        fields = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        raise _Bad("It is not valid JSON.") from None
+    if type(fields) is not dict:
+        raise _Bad("It is not a JSON object.")
+    return fields
+
+
+def _header(fields: dict[str, Any]) -> _Header:
+    if fields["format"] != FORMAT or fields.get("version") != VERSION:
+        raise _Bad(f"This is not version {VERSION} of fastchat's exports.")
+    room = check_room(fields.get("room"))
+    head, first = _offset(fields, "head"), _offset(fields, "first")
+    if first > head + 1:
+        raise _Bad("Its `first` is beyond its `head`.")
+    epoch = fields.get("epoch")
+    if epoch is None:  # taken out by hand: then it is another history
+        return _Header(room, _new_epoch(), first, head)
+    # As a client that comes back would say it.
+    since = {"epoch": epoch, "offset": head}
+    commands.parse(orjson.dumps({"type": "join", "since": since}))
+    return _Header(room, epoch, first, head)
+
+
+def _publication(fields: dict[str, Any], room: str, offset: int) -> Publication:
+    """One line of an export; the rules are those of a client's command."""
+    command = _command(fields)
+    target = None if isinstance(command, Message) else command.offset
+    if target is not None and not 1 <= target < offset:
+        raise _Bad("Its `target` is not an offset before its own.")
+    publication = Publication(
+        room,
+        offset,
+        check_username(fields.get("username")),
+        fields["text"] and command.text if isinstance(command, Message | Edit) else "",
+        _timestamp(fields.get("timestamp")),
+        command.id if isinstance(command, Message) else None,
+        Kind(fields["type"]),
+        target,
+        command.emoji if isinstance(command, React) else None,
+        isinstance(command, React) and command.remove,
+        _author(fields.get("author", "")),
+    )
+    return _with_state(publication, fields) if isinstance(command, Message) else publication
+
+
+def _command(fields: dict[str, Any]) -> Message | Edit | Delete | React:
+    names = {"type": "type", "target": "offset", "text": "text", "id": "id"}
+    names |= {"emoji": "emoji", "remove": "remove"}
+    said = {name: fields[field] for field, name in names.items() if field in fields}
+    # The text of a deleted message is gone, and so are those of its edits.
+    if said.get("text") == "" and (fields.get("deleted") is True or said.get("type") == Kind.EDIT):
+        said["text"] = "gone"
+    command = commands.parse(orjson.dumps(said))
+    if "type" not in said or not isinstance(command, Message | Edit | Delete | React):
+        raise _Bad("Its `type` is not message, edit, delete or react.")
+    return command
+
+
+def _with_state(message: Publication, fields: dict[str, Any]) -> Publication:
+    edited, reactions = fields.get("edited"), fields.get("reactions")
+    deleted = fields.get("deleted", False)
+    if type(deleted) is not bool or (deleted and message.text):
+        raise _Bad("`deleted` is true or false; a deleted message has no text.")
+    return message._replace(
+        edited=None if edited is None else _timestamp(edited),
+        deleted=deleted,
+        reactions=None if reactions is None else _reactions(reactions),
+    )
+
+
+def _reactions(reactions: Any) -> dict[str, tuple[str, ...]]:
+    if type(reactions) is not dict or not all(type(each) is list for each in reactions.values()):
+        raise _Bad("`reactions` is an object: for each emoji a list of names.")
+    for emoji in reactions:
+        commands.parse(orjson.dumps({"type": "react", "offset": 1, "emoji": emoji}))
+    return {emoji: tuple(map(check_username, names)) for emoji, names in reactions.items()}
+
+
+def _text(text: Any) -> str:
+    message = commands.parse(orjson.dumps({"text": text}))
+    assert isinstance(message, Message)
+    return message.text
+
+
+def _author(author: Any) -> str:
+    if type(author) is str and len(author) <= MAX_AUTHOR_CHARS:
+        return author
+    raise _Bad(f"`author` is a string of at most {MAX_AUTHOR_CHARS} characters.")
+
+
+def _offset(fields: dict[str, Any], name: str) -> int:
+    value = fields.get(name)
+    if type(value) is int and 1 <= value < MAX_OFFSET:
+        return value
+    raise _Bad(f"`{name}` is a whole number from 1.")
+
+
+#: One less than a room's publications in a file: `first` may be one above the head.
+MAX_OFFSET = 2**40 - 1
+
+_STAMP = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
+
+
+def _timestamp(stamp: Any) -> str:
+    """RFC 3339 in any zone, as the history keeps it: in UTC with milliseconds."""
+    if type(stamp) is str and _STAMP.fullmatch(stamp):
+        with contextlib.suppress(ValueError, OverflowError):
+            moment = datetime.fromisoformat(stamp).astimezone(UTC)
+            return moment.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+    raise _Bad("A `timestamp` looks like 2025-01-18T10:30:00.123Z.")
