@@ -1,16 +1,22 @@
 // Builds the parts of the page and introduces them to one another.
 
+import { Actions } from "./actions.js";
 import { Chat } from "./chat.js";
 import { Composer } from "./composer.js";
 import { byId } from "./dom.js";
 import { Log } from "./log.js";
 import { NameDialog } from "./name-dialog.js";
 import { fillPerson } from "./names.js";
+import { Outbox } from "./outbox.js";
+import { Past } from "./past.js";
 import { People } from "./people.js";
 import { roomFromHash } from "./rooms.js";
+import { Search } from "./search.js";
 import { Status } from "./status.js";
 import { Storage } from "./storage.js";
+import { Toast } from "./toast.js";
 import { Typing } from "./typing.js";
+import { Walk } from "./walk.js";
 
 class App {
   #storage = new Storage();
@@ -18,21 +24,43 @@ class App {
   #people = new People();
   #typing = new Typing();
   #status = new Status(() => this.#chat.reconnect());
-  #log = new Log({ retry: (id) => this.#chat.retry(id), discard: (id) => this.#chat.discard(id) });
-  #composer = new Composer({ send: (text) => this.#send(text), typing: () => this.#chat.typing() });
+  #toast = new Toast();
+  #log = new Log({
+    retry: (id) => this.#chat.retry(id),
+    discard: (id) => this.#chat.discard(id),
+    older: () => this.#past.older(),
+    newer: () => this.#past.newer(),
+  });
+  #actions = new Actions({
+    self: () => this.#chat.timeline.self,
+    find: (offset) => this.#chat.timeline.find(offset),
+    react: (entry, emoji) => this.#react(entry, emoji),
+    edit: (entry) => this.#composer.edit(entry),
+    remove: ({ offset }) => this.#change({ type: "delete", offset }),
+  });
+  #composer = new Composer(this.#storage, {
+    send: (text) => this.#send(text),
+    typing: () => this.#chat.typing(),
+    save: (entry, text) => this.#save(entry, text),
+    last: () => this.#chat.timeline?.lastOwn,
+  });
+  #search = new Search({ ask: (command) => this.#chat.ask(command), reveal: (offset) => this.#reveal(offset) });
   #dialog = new NameDialog((name) => this.#named(name));
   #chat = new Chat(`${location.protocol.replace("http", "ws")}//${location.host}/ws`, {
     storage: this.#storage,
+    outbox: new Outbox(this.#storage),
     on: {
       joined: (reply) => this.#joined(reply),
       refused: (error) => this.#refused(error),
       phase: (state) => this.#status.update(state),
-      changed: () => this.#log.show(this.#chat.timeline),
+      changed: () => this.#changed(),
       people: () => this.#people.show(this.#chat.roster),
       typing: (name) => this.#typing.add(name),
       quiet: (name) => this.#typing.remove(name),
     },
   });
+  #past = new Past(this.#chat);
+  #walk = new Walk(() => this.#composer.focus());
 
   start() {
     addEventListener("hashchange", () => this.#go());
@@ -46,6 +74,7 @@ class App {
   #go() {
     const { room, valid } = roomFromHash(location.hash);
     this.#typing.clear();
+    this.#search.clear();
     this.#showRoom(room, valid);
     if (!valid) this.#chat.quit();
     else if (!this.#name) this.#dialog.open({ name: "", required: true });
@@ -56,6 +85,33 @@ class App {
   #send(text) {
     this.#log.follow();
     this.#chat.send(text);
+  }
+
+  #changed() {
+    this.#log.show(this.#chat.timeline);
+    this.#actions.refresh();
+  }
+
+  #react({ offset, reactions }, emoji) {
+    const remove = reactions.get(emoji)?.includes(this.#chat.timeline.self);
+    this.#change({ type: "react", offset, emoji, remove });
+  }
+
+  // What could not be saved goes back to where it was written, unless something else is there by now.
+  async #save(entry, text) {
+    const answer = await this.#change({ type: "edit", offset: entry.offset, text });
+    if (answer.type === "error" && answer.temporary && this.#composer.isEmpty) this.#composer.edit(entry, text);
+  }
+
+  async #change(command) {
+    const answer = await this.#chat.ask(command);
+    if (answer.type === "error") this.#toast.say(answer.message);
+    return answer;
+  }
+
+  async #reveal(offset) {
+    if (await this.#past.around(offset)) this.#log.reveal(offset);
+    else this.#toast.say("This message cannot be shown at the moment.");
   }
 
   #rename() {

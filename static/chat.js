@@ -4,12 +4,17 @@
 // again what was not confirmed; the server recognises the ids.
 
 import { Connection } from "./connection.js";
+import { Requests } from "./requests.js";
 import { Roster } from "./roster.js";
 import { Timeline } from "./timeline.js";
 
 const HISTORY_COUNT = 50;
 const TYPING_INTERVAL_MS = 3_000;
 const ID_WORDS = 4;
+// The server knows an id again for 10 minutes; after that, sending once more might say it twice.
+const ID_KNOWN_MS = 9 * 60_000;
+const OFFLINE = { type: "error", temporary: true, message: "You’re offline. Please try again when you are back." };
+const DOUBTFUL = { temporary: true, message: "It may have been sent already." };
 
 // Refusals that another name or room can heal.
 const ANOTHER_HEALS = new Set(["username_taken", "bad_username", "bad_room"]);
@@ -17,7 +22,9 @@ const ANOTHER_HEALS = new Set(["username_taken", "bad_username", "bad_room"]);
 export class Chat {
   #connection;
   #storage;
+  #outbox;
   #on;
+  #requests = new Requests();
   #timelines = new Map();
   #roster = new Roster();
   #name = "";
@@ -28,8 +35,9 @@ export class Chat {
   #typedAt = -Infinity;
 
   // `on` has a function each for: joined, changed, people, typing, quiet, refused, phase.
-  constructor(url, { storage, on }) {
+  constructor(url, { storage, outbox, on }) {
     this.#storage = storage;
+    this.#outbox = outbox;
     this.#on = on;
     const routes = this.#routes();
     this.#connection = new Connection(url, {
@@ -51,7 +59,7 @@ export class Chat {
   enter({ name, room }) {
     const renamed = name !== this.#name;
     const moved = room !== this.#room;
-    if (moved) this.#leave();
+    if (moved || renamed) this.#leave();
     this.#name = name;
     this.#room = room;
     this.#keepTimeline();
@@ -72,9 +80,9 @@ export class Chat {
 
   send(text) {
     const timestamp = new Date().toISOString();
-    const entry = this.timeline.compose({ id: newId(), username: this.#name, text, timestamp });
+    const draft = { id: newId(), room: this.#room, username: this.#name, text, timestamp, at: Date.now() };
     this.#typedAt = -Infinity;
-    this.#publish(entry);
+    this.#publish(this.timeline.compose(draft));
     this.#on.changed();
   }
 
@@ -86,6 +94,7 @@ export class Chat {
 
   discard(id) {
     this.timeline.discard(id);
+    this.#outbox.remove(id);
     this.#on.changed();
   }
 
@@ -94,6 +103,14 @@ export class Chat {
     if (!this.#joined || now - this.#typedAt < TYPING_INTERVAL_MS) return;
     this.#typedAt = now;
     this.#connection.send({ type: "typing", room: this.#room });
+  }
+
+  // Asks for something in this room. Resolves with the answer, which may be an `error`.
+  ask(command) {
+    if (!this.#joined) return Promise.resolve(OFFLINE);
+    const whole = { ...command, room: this.#room, ref: newId() };
+    this.#connection.send(whole);
+    return this.#requests.add(whole);
   }
 
   reconnect() {
@@ -124,17 +141,37 @@ export class Chat {
     this.#askedRoom = null;
   }
 
-  #publish({ id, text }) {
-    if (this.#joined) this.#connection.send({ type: "message", room: this.#room, id, text });
+  #publish(entry) {
+    const { id, text } = entry;
+    if (this.#joined) {
+      entry.sentAt ??= Date.now();
+      this.#connection.send({ type: "message", room: this.#room, id, text });
+    }
+    entry.kept = this.#outbox.put(entry);
+  }
+
+  // Sends again what is not confirmed. After a whole recovery there is no doubt that it did not get through.
+  #resend({ recovered }) {
+    for (const entry of this.timeline.outbox) {
+      const age = Date.now() - (entry.sentAt ?? Infinity);
+      // Another tab has seen it arrive, or the reader removed it there.
+      if (entry.kept && !this.#outbox.has(entry.id)) this.timeline.discard(entry.id);
+      else if (entry.state !== "pending") continue;
+      else if (!recovered && age > ID_KNOWN_MS) this.timeline.fail({ id: entry.id, ...DOUBTFUL });
+      else this.#publish(entry);
+    }
   }
 
   #routes() {
     const take = (event) => this.#take(event);
     const count = (event) => this.#count(event);
+    const settle = (event) => this.#requests.settle(event);
     return {
       joined: (event) => this.#accept(event),
       error: (event) => this.#fail(event),
       ack: (event) => this.#acknowledge(event),
+      history: settle,
+      results: settle,
       typing: ({ room, username }) => room === this.#room && this.#on.typing(username),
       message: take,
       edit: take,
@@ -152,11 +189,10 @@ export class Chat {
     this.#connection.settle();
     this.#name = reply.username;
     if (reply.session) this.#storage.set("session", reply.session);
+    this.#adopt();
     this.timeline.accept(reply);
     this.#roster.accept(reply);
-    for (const entry of this.timeline.outbox) {
-      if (entry.state === "pending") this.#publish(entry);
-    }
+    this.#resend(reply);
     this.#on.joined(reply);
     this.#on.changed();
     this.#on.people();
@@ -166,6 +202,7 @@ export class Chat {
   #take(publication) {
     const outcome = this.#timelines.get(publication.room)?.apply(publication);
     if (outcome === "hole" && publication.room === this.#askedRoom) this.#connection.retry();
+    if (publication.username === this.#name) this.#requests.confirm(publication);
     if (publication.room !== this.#room) return;
     if (publication.type === "message") this.#on.quiet(publication.username);
     this.#on.changed();
@@ -187,7 +224,14 @@ export class Chat {
 
   #fail(error) {
     if (error.ref === this.#ref && !this.#joined) return this.#refused(error);
-    for (const timeline of this.#timelines.values()) timeline.fail({ ...error, id: error.id ?? error.ref });
+    if (this.#requests.settle(error)) return undefined;
+    for (const timeline of this.#timelines.values()) {
+      const entry = timeline.fail(error);
+      // What can be tried again stays in the outbox.
+      if (!entry || error.temporary) continue;
+      entry.kept = false;
+      this.#outbox.remove(entry.id);
+    }
     return this.#on.changed();
   }
 
@@ -203,6 +247,7 @@ export class Chat {
     if (state.phase !== "open") {
       this.#joined = false;
       this.#askedRoom = null;
+      this.#requests.abandon();
     }
     this.#on.phase(state);
   }
@@ -212,7 +257,14 @@ export class Chat {
     for (const [room, { outbox }] of this.#timelines) {
       if (outbox.length === 0 && room !== this.#room) this.#timelines.delete(room);
     }
-    if (!this.timeline) this.#timelines.set(this.#room, new Timeline());
+    const confirmed = (id) => this.#outbox.remove(id);
+    if (!this.timeline) this.#timelines.set(this.#room, new Timeline(confirmed));
+    this.#adopt();
+  }
+
+  // Takes over what an earlier page, or another tab, has not got through with.
+  #adopt() {
+    for (const draft of this.#outbox.of(this.#room)) this.timeline.compose({ ...draft, kept: true });
   }
 }
 

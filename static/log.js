@@ -1,39 +1,45 @@
-// Shows a timeline. Once a frame at most, the rows are brought in step with its entries in one walk, whether these
-// were added, confirmed, moved or replaced.
+// Shows a timeline, and lets the reader go through it: once a frame at most, the rows follow the entries.
 //
-// At the end the log follows, and keeps ROWS_LIMIT rows. Away from it nothing is taken from above, so nothing jumps;
-// once the first shown entry has left the timeline, the rows stay as they are until the reader comes back to the end.
+// At the end the log follows. Away from it nothing that is read moves, and near either edge more is fetched. The
+// timeline bounds what there is to show, and so the document.
 
+import { Anchor } from "./anchor.js";
 import { byId } from "./dom.js";
-import { MessageRow } from "./message-row.js";
-import { NoticeRow } from "./notice-row.js";
-import { dayOf } from "./times.js";
+import { Rows } from "./rows.js";
 
-const ROWS_LIMIT = 300;
 const NEAR_END_PX = 80;
-const GROUP_WITHIN_MS = 5 * 60_000;
+// About a screenful ahead.
+const FETCH_WITHIN_PX = 700;
+// A server in trouble is not asked again at every turn of the wheel.
+const FETCH_PAUSE_MS = 2_500;
 // Longer than screen readers wait to gather what changed in a live region.
 const MUTED_MS = 1_000;
+const SHOWN_MS = 2_500;
 
 export class Log {
   #element = byId("log");
+  #edge = byId("edge");
   #pill = byId("new-messages");
+  #rows = new Rows(this.#edge);
+  #anchor = new Anchor(this.#element);
+  #actions;
   #timeline = null;
   #shown = null;
   #generation = -1;
-  #rows = new Map();
   #scheduled = false;
+  #fetching = false;
   #following = true;
   #seen = 0;
   #top = 0;
   #muteTimer;
 
-  // `actions` has what the buttons of a failed message do with its id: retry, discard.
+  // `actions` has what the buttons of a failed message do with its id: retry, discard; and what fetches: older, newer.
   constructor(actions) {
+    this.#actions = actions;
     this.#element.addEventListener("scroll", () => this.#scrolled(), { passive: true });
-    this.#element.addEventListener("click", ({ target }) => this.#clicked(target, actions));
+    this.#element.addEventListener("click", ({ target }) => this.#clicked(target));
     this.#pill.addEventListener("click", () => this.#pressed());
-    new ResizeObserver(() => this.#following && this.#scrollToEnd()).observe(this.#element);
+    new ResizeObserver(() => this.#settle()).observe(this.#element);
   }
 
   // At the next frame.
@@ -46,25 +52,45 @@ export class Log {
 
   // Goes to the newest message and stays with it.
   follow() {
-    this.#following = true;
+    this.#follow(true);
     if (this.#timeline) this.show(this.#timeline);
+  }
+
+  // Goes to a message that the timeline has, and points it out.
+  reveal(offset) {
+    this.#follow(false);
+    this.#mute();
+    this.#sync();
+    const row = this.#rows.find(offset);
+    if (!row) return;
+    row.scrollIntoView({ block: "center" });
+    row.focus({ preventScroll: true });
+    row.classList.add("message--shown");
+    setTimeout(() => row.classList.remove("message--shown"), SHOWN_MS);
+    this.#anchor.remember();
   }
 
   #sync() {
     this.#scheduled = false;
     if (this.#shown !== this.#timeline || this.#generation !== this.#timeline.generation) this.#restart();
-    const entries = this.#entriesToShow();
-    if (entries) this.#reconcile(entries);
-    if (this.#following) this.#scrollToEnd();
+    this.#rows.show(this.#timeline.entries, this.#timeline.self);
+    this.#showEdge();
+    this.#settle();
     this.#countNew();
-    byId("empty").hidden = !this.#timeline.isJoined || this.#rows.size > 0;
+    byId("empty").hidden = !this.#timeline.isJoined || this.#rows.count > 0;
+    this.#fetch();
   }
 
   #restart() {
     this.#shown = this.#timeline;
     this.#generation = this.#timeline.generation;
-    this.#following = true;
+    this.#follow(true);
     this.#mute();
+  }
+
+  #follow(following) {
+    this.#following = following;
+    if (this.#timeline) this.#timeline.following = following;
   }
 
   // A room's past is there to be read, not to be read aloud.
@@ -74,70 +100,55 @@ export class Log {
     this.#muteTimer = setTimeout(() => (this.#element.ariaLive = "polite"), MUTED_MS);
   }
 
-  // The entries to have rows for, or null to leave the rows as they are.
-  #entriesToShow() {
-    const { items, outbox } = this.#timeline;
-    if (this.#following) return [...items.slice(-ROWS_LIMIT), ...outbox];
-    const [first] = this.#rows.keys();
-    const start = first?.order === undefined ? 0 : items.indexOf(first);
-    return start < 0 ? null : [...items.slice(start), ...outbox];
+  // After anything that may have moved the rows.
+  #settle() {
+    if (this.#following) this.#element.scrollTop = this.#element.scrollHeight;
+    else this.#anchor.restore();
+    this.#top = this.#element.scrollTop;
+    this.#anchor.remember();
   }
 
-  #reconcile(entries) {
-    this.#removeAllBut(new Set(entries));
-    const rows = new Map();
-    let next = this.#element.firstElementChild;
-    for (const entry of entries) {
-      const row = this.#rows.get(entry) ?? newRow(entry);
-      row.update();
-      rows.set(entry, row);
-      if (row.element === next) next = next.nextElementSibling;
-      else this.#element.insertBefore(row.element, next);
-    }
-    this.#rows = rows;
-    this.#arrange();
-  }
-
-  #removeAllBut(kept) {
-    for (const [entry, { element }] of this.#rows) {
-      if (!kept.has(entry)) element.remove();
-    }
-  }
-
-  // Groups what one person wrote in a row, and names each day that begins (today only after another).
-  #arrange() {
-    const today = dayOf(new Date());
-    let previous = null;
-    let day = today;
-    for (const row of this.#rows.values()) {
-      const begins = row.day !== null && row.day !== day;
-      day = row.day ?? day;
-      const continued = !begins && continues(previous, row);
-      row.place({ continued, day: begins ? (day === today ? "Today" : day) : "" });
-      previous = row;
-    }
+  #showEdge() {
+    const atStart = this.#timeline.isJoined && this.#timeline.atStart && this.#rows.count > 0;
+    this.#edge.classList.toggle("edge--start", atStart);
+    this.#edge.classList.toggle("edge--fetching", this.#fetching && !this.#timeline.atStart);
+    this.#element.ariaBusy = String(this.#fetching);
   }
 
   #countNew() {
-    const { received } = this.#timeline;
+    const { received, atEnd } = this.#timeline;
     if (this.#following) this.#seen = received;
     const count = received - this.#seen;
-    this.#pill.hidden = count === 0;
-    this.#pill.firstElementChild.textContent = count === 1 ? "1 new message" : `${count} new messages`;
+    this.#pill.hidden = count === 0 && atEnd;
+    this.#pill.firstElementChild.textContent = ["Newest messages", "1 new message"][count] ?? `${count} new messages`;
   }
 
-  #scrollToEnd() {
-    this.#element.scrollTop = this.#element.scrollHeight;
-    this.#top = this.#element.scrollTop;
+  #fetch() {
+    if (this.#fetching || !this.#timeline.isJoined) return;
+    const { scrollHeight, scrollTop, clientHeight } = this.#element;
+    const below = scrollHeight - scrollTop - clientHeight;
+    if (!this.#timeline.atStart && scrollTop < FETCH_WITHIN_PX) this.#run(this.#actions.older);
+    else if (!this.#timeline.atEnd && below < FETCH_WITHIN_PX) this.#run(this.#actions.newer);
+  }
+
+  async #run(fetch) {
+    this.#fetching = true;
+    this.#showEdge();
+    if (await fetch()) this.#mute();
+    else await new Promise((done) => setTimeout(done, FETCH_PAUSE_MS));
+    this.#fetching = false;
+    this.show(this.#timeline);
   }
 
   #scrolled() {
     const { scrollHeight, scrollTop, clientHeight } = this.#element;
-    const near = scrollHeight - scrollTop - clientHeight <= NEAR_END_PX;
+    const near = scrollHeight - scrollTop - clientHeight <= NEAR_END_PX && this.#timeline?.atEnd;
     if (near && !this.#following) this.follow();
     // Only a way up leaves the end: a scroll event may come late, when the end itself has moved on.
-    if (!near && scrollTop < this.#top) this.#following = false;
+    if (!near && this.#following && scrollTop < this.#top) this.#follow(false);
     this.#top = scrollTop;
+    this.#anchor.remember();
+    if (this.#timeline) this.#fetch();
   }
 
   #pressed() {
@@ -145,16 +156,8 @@ export class Log {
     this.#element.focus({ preventScroll: true });
   }
 
-  #clicked(target, actions) {
+  #clicked(target) {
     const button = target.closest("[data-action]");
-    if (button) actions[button.dataset.action](button.closest(".message").dataset.id);
+    if (button) this.#actions[button.dataset.action](button.closest(".message").dataset.id);
   }
-}
-
-function newRow(entry) {
-  return entry.kind === "message" ? new MessageRow(entry) : new NoticeRow(entry);
-}
-
-function continues(previous, row) {
-  return row.author !== null && row.author === previous?.author && row.sentAt - previous.sentAt < GROUP_WITHIN_MS;
 }

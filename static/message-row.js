@@ -1,11 +1,16 @@
 import { cloneOf } from "./dom.js";
 import { fillPerson } from "./names.js";
-import { dayOf, fillTime } from "./times.js";
+import { Reactions } from "./reactions.js";
+import { dayOf, fillTime, wholeTime } from "./times.js";
 
-// One message on the page; keeps up with its entry from pending to confirmed.
+const DELETED = "This message was deleted";
+
+// One message on the page; keeps up with its entry from pending to confirmed, edited, deleted.
 export class MessageRow {
   #entry;
   #revision = -1;
+  #self;
+  #reactions;
 
   element = cloneOf("message-template");
   author;
@@ -14,17 +19,21 @@ export class MessageRow {
 
   constructor(entry) {
     this.#entry = entry;
+    this.#reactions = new Reactions(this.element.querySelector(".reactions"));
     this.author = entry.username;
     fillPerson(this.element, entry.username);
     if (entry.id) this.element.dataset.id = entry.id;
   }
 
-  update() {
-    if (this.#revision === this.#entry.revision) return;
+  // `self` is the reader's name.
+  update(self) {
+    if (this.#revision === this.#entry.revision && this.#self === self) return;
     this.#revision = this.#entry.revision;
+    this.#self = self;
     this.#fillText();
     this.#fillState();
     this.#fillTime();
+    this.#reactions.show(this.#entry.reactions ?? new Map(), self);
   }
 
   // How it stands among its neighbours: grouped with the one before, or the first of its day.
@@ -35,8 +44,13 @@ export class MessageRow {
   }
 
   #fillText() {
-    this.element.querySelector(".message__text").textContent = this.#entry.text;
-    this.#mark("own", this.#entry.own);
+    const { text, own, deleted, edited } = this.#entry;
+    this.element.querySelector(".message__text").textContent = deleted ? DELETED : text;
+    this.#mark("own", own);
+    this.#mark("deleted", deleted);
+    const note = this.element.querySelector(".message__edited");
+    note.hidden = !edited;
+    if (edited) note.title = wholeTime(new Date(edited));
   }
 
   #fillState() {

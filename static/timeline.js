@@ -1,31 +1,50 @@
 // A room's messages as this page knows them; no document here.
 //
-// The log is `items`, what the server has numbered (with the join and leave lines between), then `outbox`, what was
-// written here and is not confirmed yet. An entry is one object from pending to confirmed, so a view can follow it.
+// The `tail` is the end of the log, and always here; after it comes the `outbox`, what was written here and is not
+// confirmed yet. Who reads further back has an `excerpt` beside it, which grows until it meets the tail again.
 // Position = (epoch, offset): everything up to the offset is here, which is what makes a rejoin lossless.
 
-// Twice what the view shows, so that somebody reading back keeps the ground under their feet for a while.
-const ITEMS_LIMIT = 600;
+import { amend, change, confirm } from "./entries.js";
+import { Stretch } from "./stretch.js";
+
+// As many as the document bears; of each stretch.
+const ITEMS_LIMIT = 300;
+const PAGE_COUNT = 50;
+// Changes remembered for messages that are just being fetched. The last ones are enough: the last word wins.
+const CHANGES_LIMIT = 300;
 
 export class Timeline {
-  #items = [];
-  #offsets = new Set();
+  #tail = new Stretch();
+  #excerpt = null;
   #outbox = new Map();
+  #changes = [];
   #epoch = null;
   #offset = 0;
-  #self = "";
+  #following = true;
+  #onConfirmed;
 
+  self = "";
   // Grows when the log was replaced rather than continued.
   generation = 0;
   // How many messages of other people came since then.
   received = 0;
 
+  // `confirmed` gets the id of each message that has left the outbox.
+  constructor(confirmed = () => {}) {
+    this.#onConfirmed = confirmed;
+  }
+
+  // What is there of the log, in order.
   get items() {
-    return this.#items;
+    return this.#shown.entries;
   }
 
   get outbox() {
     return [...this.#outbox.values()];
+  }
+
+  get entries() {
+    return this.atEnd ? [...this.items, ...this.outbox] : this.items;
   }
 
   get isJoined() {
@@ -36,13 +55,47 @@ export class Timeline {
     return this.isJoined ? { epoch: this.#epoch, offset: this.#offset } : null;
   }
 
+  get atStart() {
+    return this.#shown.atStart;
+  }
+
+  get atEnd() {
+    return this.#excerpt === null;
+  }
+
+  get first() {
+    return this.#shown.first;
+  }
+
+  get last() {
+    return this.#shown.last;
+  }
+
+  // Whether the reader stays at the end; else nothing is taken from what he reads.
+  set following(following) {
+    this.#following = following;
+    if (!following) return;
+    this.#excerpt = null;
+    this.#tail.keepLast(ITEMS_LIMIT);
+  }
+
+  find(offset) {
+    return this.#tail.find(offset) ?? this.#excerpt?.find(offset);
+  }
+
+  // The reader's last message that can still be changed.
+  get lastOwn() {
+    return this.#tail.entries.findLast(({ own, deleted }) => own && !deleted);
+  }
+
   // Takes the reply to a join: goes on if the server recovered the rest, else begins anew. Keeps the outbox.
   accept({ username, epoch, offset, recovered, messages }) {
-    this.#self = username;
+    this.self = username;
     if (!recovered || epoch !== this.#epoch) this.#restart();
     for (const publication of messages) {
-      if (publication.offset > this.#offset) this.#place(publication);
+      if (publication.offset > this.#offset) this.#take(publication);
     }
+    this.#tail.atStart ||= this.#tail.first === undefined || this.#tail.first === 1;
     this.#epoch = epoch;
     this.#offset = offset;
   }
@@ -51,32 +104,73 @@ export class Timeline {
   apply(publication) {
     if (!this.isJoined || publication.offset <= this.#offset) return "seen";
     if (publication.offset > this.#offset + 1) return "hole";
-    this.#place(publication);
+    this.#take(publication);
     this.#offset = publication.offset;
     return "new";
   }
 
+  // Takes the page of history before what is there.
+  prepend({ messages, more }) {
+    const shown = this.#shown;
+    shown.prepend(this.#entriesOf(messages));
+    shown.atStart = !more || messages.length === 0;
+    if (this.#following || shown.length <= ITEMS_LIMIT) return;
+    this.#excerpt ??= new Stretch(shown.entries, shown.atStart);
+    this.#excerpt.keepFirst(ITEMS_LIMIT);
+    this.#tail.keepLast(ITEMS_LIMIT);
+  }
+
+  // Takes the page after it. An empty one says that there is nothing between it and the tail.
+  append({ messages }) {
+    this.#excerpt.append(messages.length ? this.#entriesOf(messages) : this.#tail.entries);
+    this.#excerpt.keepLast(ITEMS_LIMIT);
+  }
+
+  // Lengthens the excerpt by what the tail has; false where the two have not met yet.
+  grow() {
+    if (this.atEnd) return true;
+    const next = this.#tail.after(this.#excerpt, PAGE_COUNT);
+    if (!next) return false;
+    this.#excerpt.append(next);
+    this.#excerpt.keepLast(ITEMS_LIMIT);
+    // It has come to the end: it is the tail now.
+    if (this.#excerpt.entries.at(-1) === this.#tail.entries.at(-1)) {
+      this.#tail = this.#excerpt;
+      this.#excerpt = null;
+    }
+    return true;
+  }
+
+  // Takes a page from anywhere in the log, to be shown instead.
+  excerpt({ messages, more }) {
+    this.#following = false;
+    this.#excerpt = new Stretch(this.#entriesOf(messages), !more);
+  }
+
+  // Takes what was written here, unless it is here already.
   compose(draft) {
+    const known = this.#outbox.get(draft.id);
+    if (known) return known;
     const entry = { kind: "message", own: true, state: "pending", revision: 0, ...draft };
     this.#outbox.set(entry.id, entry);
     return entry;
   }
 
-  // The server says that this message is published already, under this offset.
+  // The server says that this message is published already, under this offset. One from before the tail is past.
   acknowledge({ id, offset }) {
-    const entry = this.#outbox.get(id);
-    this.#outbox.delete(id);
-    if (entry && !this.#offsets.has(offset)) this.#insert(change(entry, { offset, order: offset, state: "confirmed" }));
+    const entry = this.#release(id);
+    if (!entry || this.#tail.find(offset) || !(this.#tail.atStart || offset > this.#tail.first)) return;
+    this.#insert(confirm(entry, { ...entry, offset }, true));
   }
 
   fail({ id, message, temporary }) {
     const entry = this.#outbox.get(id);
-    if (entry) change(entry, { state: "failed", error: { message, temporary } });
+    return entry && change(entry, { state: "failed", error: { message, temporary } });
   }
 
   retry(id) {
     const entry = this.#outbox.get(id);
-    return entry && change(entry, { state: "pending" });
+    return entry && change(entry, { state: "pending", sentAt: null });
   }
 
   discard(id) {
@@ -88,39 +182,73 @@ export class Timeline {
     this.#insert({ kind: type, username, order: this.#offset });
   }
 
+  get #shown() {
+    return this.#excerpt ?? this.#tail;
+  }
+
   #restart() {
-    this.#items = [];
-    this.#offsets.clear();
+    this.#tail = new Stretch();
+    this.#excerpt = null;
+    this.#following = true;
+    this.#changes = [];
     this.#offset = 0;
     this.generation += 1;
     this.received = 0;
   }
 
-  #place({ type, offset, id, username, text, timestamp }) {
-    if (type !== "message" || this.#offsets.has(offset)) return;
-    const own = username === this.#self;
-    const entry = this.#claim(id, username) ?? { kind: "message", revision: 0 };
-    if (!own) this.received += 1;
-    this.#insert(change(entry, { offset, order: offset, id, username, text, timestamp, own, state: "confirmed" }));
+  #take(publication) {
+    if (publication.type === "message") this.#place(publication);
+    else this.#amend(publication);
   }
 
-  // The waiting message that this publication is. Anybody may choose any id, so the author has to be right too.
-  #claim(id, username) {
-    const entry = this.#outbox.get(id);
-    if (!entry || (username !== entry.username && username !== this.#self)) return undefined;
-    this.#outbox.delete(id);
+  #place(publication) {
+    if (this.#tail.find(publication.offset)) return;
+    const entry = this.#entryOf(publication);
+    if (!entry.own) this.received += 1;
+    this.#insert(entry);
+  }
+
+  #amend(publication) {
+    const entry = this.find(publication.target);
+    if (entry) amend(entry, publication);
+    this.#changes.push(publication);
+    if (this.#changes.length > CHANGES_LIMIT) this.#changes.shift();
+  }
+
+  #entriesOf(messages) {
+    return messages.map((message) => this.#entryOf(message));
+  }
+
+  #entryOf(message) {
+    const known = this.find(message.offset);
+    if (known) return known;
+    const entry = this.#claim(message) ?? { kind: "message", revision: 0 };
+    confirm(entry, message, message.username === this.self);
+    for (const each of this.#changes) {
+      if (each.target === message.offset) amend(entry, each);
+    }
     return entry;
   }
 
-  #insert(entry) {
-    let index = this.#items.length;
-    while (index > 0 && this.#items[index - 1].order > entry.order) index -= 1;
-    this.#items.splice(index, 0, entry);
-    if (entry.offset) this.#offsets.add(entry.offset);
-    if (this.#items.length > ITEMS_LIMIT) this.#offsets.delete(this.#items.shift().offset);
+  // The waiting message that this publication is. Anybody may choose any id, so the author has to be right too.
+  #claim({ id, username }) {
+    const entry = this.#outbox.get(id);
+    const ours = entry && (username === entry.username || username === this.self);
+    return ours ? this.#release(id) : undefined;
   }
-}
 
-function change(entry, fields) {
-  return Object.assign(entry, fields, { revision: entry.revision + 1 });
+  #release(id) {
+    const entry = this.#outbox.get(id);
+    this.#outbox.delete(id);
+    this.#onConfirmed(id);
+    return entry;
+  }
+
+  // A tail that is full forgets its beginning, but not while somebody reads it.
+  #insert(entry) {
+    const full = this.#tail.length >= ITEMS_LIMIT;
+    if (full && !this.#following) this.#excerpt ??= new Stretch(this.#tail.entries, this.#tail.atStart);
+    this.#tail.insert(entry);
+    this.#tail.keepLast(ITEMS_LIMIT);
+  }
 }

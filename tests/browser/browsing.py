@@ -1,11 +1,17 @@
-"""Chromium, and a server that misbehaves as a test tells it to."""
+"""Chromium, users without one, and a server that misbehaves as a test tells it to."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from typing import Any
+
+from websockets.sync.client import ClientConnection, connect
+
+from support import TIMEOUT_UNIT_S, Server
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -26,6 +32,94 @@ def launch(playwright: Any) -> Any:
     return playwright.chromium.launch(executable_path=CHROMIUM, args=[*ARGUMENTS, *sandbox])
 
 
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "<svg onload=alert(1)>",
+    "<iframe srcdoc='<script>alert(1)</script>'>",
+    "<a href='javascript:alert(1)'>x</a>",
+    "javascript:alert(1)",
+    "'\"><b onmouseover=alert(1)>",
+    "</template><script>alert(1)</script>",
+    "</textarea><script>alert(1)</script>",
+    "<style>*{display:none}</style>",
+    "<base href=//evil.example>",
+    "<form action=//evil.example><input>",
+    "<meta http-equiv=refresh content=0>",
+    "{{constructor.constructor('alert(1)')()}}",
+    "${alert(1)}",
+    "&lt;script&gt;alert(1)&lt;/script&gt;",
+    "\u202eevil\u2066",
+]
+
+
+def say(page: Any, text: str) -> None:
+    page.fill("#composer", text)
+    page.press("#composer", "Enter")
+
+
+def text_in(page: Any, text: str) -> Any:
+    return page.locator(".message__text", has_text=text)
+
+
+@contextlib.contextmanager
+def guest_in(
+    room: str, name: str, server: Server, *, session: str | None = None
+) -> Iterator[Guest]:
+    """Another user for the length of a `with` block; with a `session`, one who was here before."""
+    # Nobody reads what a guest receives, and a full queue would keep him from closing.
+    with connect(f"ws://127.0.0.1:{server.port}/ws", max_queue=None) as socket:
+        join = {"type": "join", "room": room, "username": name, "session": session}
+        socket.send(json.dumps(join))
+        reply = json.loads(socket.recv(timeout=5 * TIMEOUT_UNIT_S))
+        assert reply["type"] == "joined", reply
+        yield Guest(socket)
+
+
+class Guest:
+    """A user without a browser."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self._socket = socket
+
+    def do(self, **command: Any) -> None:
+        self._socket.send(json.dumps(command))
+
+    def say(self, *texts: str) -> None:
+        for text in texts:
+            self.do(text=text)
+
+    def see(self, offset: int) -> None:
+        """Return when he has received this publication: then it is kept."""
+        while json.loads(self._socket.recv(timeout=5 * TIMEOUT_UNIT_S)).get("offset") != offset:
+            pass
+
+
+class Gate:
+    """Stands before the real server, and lets a context's pages through or not."""
+
+    def __init__(self, context: Any) -> None:
+        self._open = True
+        self._sockets: list[Any] = []
+        context.route_web_socket("**/ws", self._connect)
+
+    def shut(self) -> None:
+        self._open = False
+        for socket in self._sockets:
+            socket.close(code=1001, reason="")
+        self._sockets.clear()
+
+    def open(self) -> None:
+        self._open = True
+
+    def _connect(self, socket: Any) -> None:
+        if not self._open:
+            socket.close(code=1001, reason="")
+            return
+        socket.connect_to_server()
+        self._sockets.append(socket)
+
+
 class ScriptedServer:
     """Stands in for the server, in the page's own network layer.
 
@@ -39,6 +133,7 @@ class ScriptedServer:
         self.connections = 0
         self.refusal: dict[str, Any] | None = None
         self.missed: list[dict[str, Any]] = []
+        self.past: list[dict[str, Any]] = []
         self._socket: Any = None
 
     def connect(self, socket: Any) -> None:
@@ -65,6 +160,14 @@ class ScriptedServer:
         self.commands.append(command)
         if command["type"] == "join":
             self._join(command)
+        elif command["type"] == "history":
+            self._tell_past(command)
+
+    def _tell_past(self, command: dict[str, Any]) -> None:
+        older = [each for each in self.past if each["offset"] < command["before"]]
+        page = older[-command["limit"] :]
+        more = len(page) < len(older)
+        self.say(type="history", ref=command["ref"], room=command["room"], messages=page, more=more)
 
     def _join(self, command: dict[str, Any]) -> None:
         if self.refusal is not None:

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 from browsing import CHROMIUM, ScriptedServer, launch
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 from support import TIMEOUT_UNIT_S, Server, running_server
 
 TIMEOUT_MS = 8_000 * TIMEOUT_UNIT_S
+expect.set_options(timeout=TIMEOUT_MS)
 
 Visit = Callable[..., Any]
 
@@ -32,8 +33,8 @@ def chromium() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with running_server() as server:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running_server("--data", str(tmp_path_factory.mktemp("data"))) as server:
         yield server
 
 

@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import json
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ CONVERSATION = [
     ("Nadia", "Morning! Has everyone seen the harbour photos?"),
     ("Nadia", "The light at six was unreal."),
     ("Leo", "Just now. The third one belongs on the studio wall."),
-    (READER, "Agreed. Could we have it printed by Friday?"),
+    (READER, "Agreed. Could we have it printed by Thursday?"),
     (
         "Ines",
         "The shop around the corner prints A1 overnight. About €40, and they deliver before ten "
@@ -39,6 +40,10 @@ CONVERSATION = [
     (READER, "You are all wonderful."),
     (READER, "Friday it is, then. I’ll bring cake 🍰"),
 ]
+# Who does what to which message, by its number.
+EDIT = (4, "Agreed. Could we have it printed by Friday?")
+REACTIONS = [("Leo", 2, "❤️"), ("Ines", 2, "❤️"), ("Nadia", 8, "🎉"), ("Lena", 8, "🎉")]
+OWN_REACTION = (2, "heart")
 TYPING = "Leo"
 ROOM = "studio"
 SIZES = {"wide": {"width": 1280, "height": 840}, "narrow": {"width": 390, "height": 780}}
@@ -65,6 +70,25 @@ def converse(page: Any, guests: dict[str, Any]) -> None:
         page.wait_for_selector(f".message[data-offset='{count}']", state="attached")
 
 
+def change(page: Any, guests: dict[str, Any]) -> None:
+    """Edit a message, and react to some."""
+    number, text = EDIT
+    page.hover(f".message[data-offset='{number}']")
+    page.get_by_label("Edit").click()
+    page.fill("#composer", text)
+    page.press("#composer", "Enter")
+    for name, number, emoji in REACTIONS:
+        guests[name].send(json.dumps({"type": "react", "offset": number, "emoji": emoji}))
+    number, label = OWN_REACTION
+    page.hover(f".message[data-offset='{number}']")
+    page.get_by_label(f"React: {label}").click()
+    page.wait_for_selector(".reaction[aria-pressed='true']")
+    page.wait_for_selector(".message[data-offset='8'] .reaction")
+    page.mouse.move(0, 0)
+    page.focus("#composer")
+    page.evaluate("() => { document.getElementById('log').scrollTop = 1e6 }")
+
+
 def take(page: Any, guests: dict[str, Any], directory: Path) -> None:
     for scheme in ("light", "dark"):
         for size, viewport in SIZES.items():
@@ -84,7 +108,8 @@ def main() -> None:
     directory = parser.parse_args().directory
     directory.mkdir(parents=True, exist_ok=True)
     with (
-        running_server() as server,
+        tempfile.TemporaryDirectory() as data,
+        running_server("--data", data) as server,
         sync_playwright() as playwright,
         contextlib.ExitStack() as stack,
     ):
@@ -97,6 +122,7 @@ def main() -> None:
         page.press("#name-input", "Enter")
         page.wait_for_selector("#people .person")
         converse(page, guests)
+        change(page, guests)
         take(page, guests, directory)
 
 

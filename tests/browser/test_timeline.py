@@ -43,10 +43,10 @@ def test_hole_is_noticed_and_nothing_taken(ask: Any) -> None:
 
 
 def test_other_kinds_of_publication_advance_the_position(ask: Any) -> None:
-    """A kind of publication that the page does not show is not mistaken for a hole."""
+    """A kind of publication that the page does not know is not mistaken for a hole."""
     assert ask("""
       timeline.accept(joined(1, [said(1, "a")]));
-      const reaction = timeline.apply(said(2, "", { type: "react" }));
+      const reaction = timeline.apply(said(2, "", { type: "wave", target: 1 }));
       return [reaction, timeline.apply(said(3, "c")), texts(timeline)];
     """) == ["new", "new", ["a:confirmed", "c:confirmed"]]
 
@@ -134,7 +134,7 @@ def test_items_are_bounded(ask: Any) -> None:
       timeline.accept(joined(0, []));
       for (let offset = 1; offset <= 2000; offset += 1) timeline.apply(said(offset, offset));
       return [timeline.items.length, timeline.items.at(-1).text];
-    """) == [600, 2000]
+    """) == [300, 2000]
 
 
 def test_backoff_grows_with_jitter_to_a_limit(ask: Any) -> None:

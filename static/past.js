@@ -1,0 +1,51 @@
+// Fetches what came before, and what came between. Each returns whether there is more to show now.
+
+const PAGE_COUNT = 50;
+// Of the messages around one, about as many come after it as before.
+const AROUND_COUNT = 25;
+
+export class Past {
+  #chat;
+
+  constructor(chat) {
+    this.#chat = chat;
+  }
+
+  async older() {
+    const { timeline } = this.#chat;
+    const page = await this.#page({ before: timeline.first });
+    if (page) timeline.prepend(page);
+    return Boolean(page);
+  }
+
+  async newer() {
+    const { timeline } = this.#chat;
+    if (timeline.grow()) return true;
+    const page = await this.#page({ after: timeline.last });
+    if (page && !timeline.atEnd) timeline.append(page);
+    return Boolean(page);
+  }
+
+  // Brings a message in, with what is around it.
+  async around(offset) {
+    const isIt = (message) => message.offset === offset;
+    const { timeline } = this.#chat;
+    if (timeline.items.some(isIt)) return true;
+    for (const before of [offset + AROUND_COUNT, offset + 1]) {
+      const page = await this.#page({ before });
+      if (!page?.messages.some(isIt)) continue;
+      timeline.excerpt(page);
+      return true;
+    }
+    return false;
+  }
+
+  // Null also if the log has become another in the meantime.
+  async #page(where) {
+    const { timeline } = this.#chat;
+    const { first, generation } = timeline;
+    const page = await this.#chat.ask({ type: "history", limit: PAGE_COUNT, ...where });
+    const same = timeline === this.#chat.timeline && first === timeline.first && generation === timeline.generation;
+    return same && page.type === "history" ? page : null;
+  }
+}

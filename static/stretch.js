@@ -1,0 +1,64 @@
+// A piece of a room's log without a gap: messages in the order of their offsets, and between them the lines that say
+// who came and went, which have no offset of their own.
+export class Stretch {
+  #entries;
+
+  // Whether nothing comes before it.
+  atStart;
+
+  constructor(entries = [], atStart = false) {
+    this.#entries = [...entries];
+    this.atStart = atStart;
+  }
+
+  get entries() {
+    return this.#entries;
+  }
+
+  get length() {
+    return this.#entries.length;
+  }
+
+  // The offsets of the first and the last message; undefined where there is none.
+  get first() {
+    return this.#entries.find(({ offset }) => offset)?.offset;
+  }
+
+  get last() {
+    return this.#entries.findLast(({ offset }) => offset)?.offset;
+  }
+
+  find(offset) {
+    return this.#entries.findLast((entry) => entry.offset === offset);
+  }
+
+  insert(entry) {
+    let index = this.#entries.length;
+    while (index > 0 && this.#entries[index - 1].order > entry.order) index -= 1;
+    this.#entries.splice(index, 0, entry);
+  }
+
+  prepend(entries) {
+    this.#entries.unshift(...entries.filter((entry) => !this.#entries.includes(entry)));
+  }
+
+  append(entries) {
+    this.#entries.push(...entries.filter((entry) => !this.#entries.includes(entry)));
+  }
+
+  keepFirst(count) {
+    this.#entries.splice(count);
+  }
+
+  keepLast(count) {
+    if (this.#entries.splice(0, Math.max(0, this.length - count)).length) this.atStart = false;
+  }
+
+  // What follows the other stretch's end here, at most `count` entries; null where there is a gap between them.
+  after({ entries, last }, count) {
+    if (!(last >= this.first)) return null;
+    const index = this.#entries.indexOf(entries.at(-1));
+    // A page of history may be ahead of the stream by a moment.
+    return index < 0 ? [] : this.#entries.slice(index + 1, index + 1 + count);
+  }
+}

@@ -1,0 +1,178 @@
+"""Editing, deleting and reacting, as the author and the others see it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from browsing import HOSTILE, ScriptedServer, guest_in, publication, say, text_in
+from playwright.sync_api import expect
+
+from support import Server
+
+DELETED = "This message was deleted"
+TOUCH = {"viewport": {"width": 320, "height": 640}, "has_touch": True, "is_mobile": True}
+
+
+def test_arrow_up_edits_the_last_own_message(visit: Any) -> None:
+    """Arrow Up takes the last own message back, Enter saves it, and everybody sees it edited."""
+    ann, bob = visit("Ann"), visit("Bob")
+    say(ann, "Helo")
+    expect(ann.locator(".message[data-offset='1']")).to_have_count(1)
+    say(bob, "Hm?")
+    expect(text_in(ann, "Hm?")).to_have_count(1)
+    ann.press("#composer", "ArrowUp")
+    expect(ann.locator("#composer")).to_have_value("Helo")
+    expect(ann.locator(".composer__editing")).to_be_visible()
+    expect(ann.get_by_label("Edit your message")).to_be_focused()
+    ann.fill("#composer", "Hello")
+    ann.press("#composer", "Enter")
+    for page in (ann, bob):
+        expect(page.locator(".message__text")).to_have_text(["Hello", "Hm?"])
+        edited = page.locator(".message[data-offset='1'] .message__edited")
+        expect(edited).to_have_text("edited")
+        expect(edited).to_have_attribute("title", re.compile(r"\d{4}"))
+        expect(page.locator(".message__edited:visible")).to_have_count(1)
+    expect(ann.locator(".composer__editing")).to_be_hidden()
+    expect(ann.locator("#composer")).to_have_value("")
+
+
+def test_escape_ends_editing_without_a_trace(visit: Any) -> None:
+    """Escape leaves the message as it was and brings back what was being written."""
+    ann = visit("Ann")
+    say(ann, "As it was")
+    message = ann.locator(".message[data-offset='1']")
+    expect(message).to_have_count(1)
+    ann.fill("#composer", "a draft")
+    message.hover()
+    message.get_by_label("Edit").click()
+    ann.fill("#composer", "Not as it was")
+    ann.press("#composer", "Escape")
+    expect(ann.locator("#composer")).to_have_value("a draft")
+    expect(ann.locator("#composer")).to_be_focused()
+    expect(message.locator(".message__text")).to_have_text("As it was")
+
+
+def test_deleted_message_leaves_no_text(visit: Any) -> None:
+    """After a question the message is gone for everybody, and its text is nowhere on the page."""
+    ann, bob = visit("Ann"), visit("Bob")
+    say(ann, "regrettable")
+    expect(text_in(bob, "regrettable")).to_be_visible()
+    message = ann.locator(".message[data-offset='1']")
+    message.hover()
+    message.get_by_label("Delete", exact=True).click()
+    message.get_by_role("button", name="Keep").click()
+    message.get_by_label("Delete", exact=True).click()
+    message.get_by_role("button", name="Delete").last.click()
+    for page in (ann, bob):
+        expect(page.locator(".message__text")).to_have_text(DELETED)
+        assert "regrettable" not in page.content()
+    expect(ann.locator(".actions")).to_have_count(0)
+    ann.press("#composer", "ArrowUp")
+    expect(ann.locator("#composer")).to_have_value("")
+
+
+def test_only_own_messages_offer_to_be_changed(visit: Any, server: Server, room: str) -> None:
+    """Under somebody else's message there is no Edit and no Delete."""
+    with guest_in(room, "Bob", server) as bob:
+        bob.say("mine")
+        ann = visit("Ann")
+        ann.hover(".message")
+        expect(ann.locator(".action[data-emoji]:visible")).to_have_count(6)
+        expect(ann.locator(".action--own:visible")).to_have_count(0)
+
+
+def test_refused_change_says_why(visit: Any, script: ScriptedServer, room: str) -> None:
+    """What the server does not allow is said in its words, and the message stays as it is."""
+    script.offset = 1
+    script.missed = [publication("not so mine", offset=1, room=room, username="Ann")]
+    ann = visit("Ann", script=script)
+    ann.press("#composer", "ArrowUp")
+    ann.fill("#composer", "mine")
+    ann.press("#composer", "Enter")
+    expect(ann.locator(".composer__editing")).to_be_hidden()
+    (edit,) = script.sent("edit")
+    assert (edit["offset"], edit["text"], edit["room"]) == (1, "mine", room)
+    script.say(
+        type="error", code="forbidden", message="Not yours.", temporary=False, ref=edit["ref"]
+    )
+    expect(ann.locator("#toast")).to_have_text("Not yours.")
+    expect(ann.locator(".message__text")).to_have_text("not so mine")
+
+
+def test_reactions_are_toggled_and_counted(visit: Any) -> None:
+    """A reaction shows with its names to everybody; a click joins in, another takes it back."""
+    ann, bob = visit("Ann"), visit("Bob")
+    say(ann, "Cake!")
+    bob.hover(".message[data-offset='1']")
+    bob.get_by_label("React: party").click()
+    chip = ann.locator(".reaction")
+    expect(chip).to_have_text("🎉1")
+    expect(chip).to_have_attribute("aria-pressed", "false")
+    chip.click()
+    expect(chip).to_have_attribute("aria-pressed", "true")
+    expect(chip).to_have_attribute("aria-label", "🎉 2: Bob and Ann")
+    expect(chip).to_have_attribute("title", "Bob and Ann")
+    expect(bob.locator(".reaction")).to_have_text("🎉2")
+    expect(bob.get_by_label("React: party")).to_have_attribute("aria-pressed", "true")
+    bob.get_by_label("React: party").click()
+    expect(chip).to_have_text("🎉1")
+    chip.click()
+    for page in (ann, bob):
+        expect(page.locator(".reaction")).to_have_count(0)
+    ann.reload()
+    expect(ann.locator(".message[data-offset='1'] .reaction")).to_have_count(0)
+
+
+def test_keyboard_reaches_the_actions(visit: Any) -> None:
+    """Arrows go from message to message, Tab to what can be done, Escape back to writing."""
+    ann = visit("Ann")
+    for count, text in enumerate(("one", "two"), start=1):
+        say(ann, text)
+        expect(ann.locator(f".message[data-offset='{count}']")).to_have_count(1)
+    ann.keyboard.press("Shift+Tab")
+    ann.keyboard.press("ArrowUp")
+    expect(ann.locator(".message[data-offset='2']")).to_be_focused()
+    ann.keyboard.press("ArrowUp")
+    expect(ann.locator(".message[data-offset='1']")).to_be_focused()
+    ann.keyboard.press("Tab")
+    ann.keyboard.press("Enter")
+    expect(ann.locator(".message[data-offset='1'] .reaction")).to_have_text("👍1")
+    ann.keyboard.press("Escape")
+    expect(ann.locator("#composer")).to_be_focused()
+
+
+def test_finger_reaches_the_actions(visit: Any) -> None:
+    """A tap on a message brings its actions, and at 320 pixels all of them fit."""
+    ann = visit("Ann", **TOUCH)
+    say(ann, "ok")
+    ann.locator(".message[data-offset='1']").tap()
+    bar = ann.locator(".actions").bounding_box()
+    assert bar["x"] >= 0
+    assert bar["x"] + bar["width"] <= 320
+    ann.get_by_label("React: heart").tap()
+    expect(ann.locator(".reaction")).to_have_text("❤️1")
+
+
+def test_hostile_changes_stay_text(visit: Any, server: Server, room: str) -> None:
+    """Markup in an edited text, or a name that reacted, is shown as it was written."""
+    page = visit("Ann")
+    name = HOSTILE[1]
+    with guest_in(room, name, server) as guest:
+        guest.say("plain")
+        guest.do(type="react", offset=1, emoji="👀")
+        expect(page.locator(".reaction")).to_have_attribute("title", name)
+        for payload in HOSTILE:
+            guest.do(type="edit", offset=1, text=payload)
+            expect(page.locator(".message__text")).to_have_text(payload)
+    assert page.locator("#log :is(script, img, svg, iframe, style, a, form, b b)").count() == 0
+
+
+def test_hostile_emoji_stay_text(visit: Any, script: ScriptedServer, room: str) -> None:
+    """Even a server that lets markup through as an emoji brings no element onto the page."""
+    script.offset = 1
+    reactions = {payload: [payload] for payload in HOSTILE}
+    script.missed = [publication("plain", offset=1, room=room, reactions=reactions)]
+    page = visit("Ann", script=script)
+    assert page.locator(".reaction span").all_text_contents() == HOSTILE
+    assert page.locator("#log :is(script, img, svg, iframe, style, a, form)").count() == 0
