@@ -8,13 +8,14 @@ SOURCES := pyproject.toml setup.py $(wildcard src/fastchat/_fanout*.p[yx]*)
 # Passed on to the command: make serve ARGS="--port 9000"
 ARGS ?=
 
-.PHONY: serve test lint types bench build screenshots chromium clean help
+.PHONY: serve test soak lint types bench build screenshots chromium clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make serve   the chat, at http://127.0.0.1:8080   (ARGS=\"--port 9000\")"
 	@echo "make test    everything that is checked before a change lands"
 	@echo "make bench   what a broadcast costs               (ARGS=\"--clients 10,100\")"
+	@echo "make soak    the promise under fire, for some minutes"
 	@echo "make lint types build screenshots clean"
 
 serve: $(VENV)/serve.stamp
@@ -23,6 +24,10 @@ serve: $(VENV)/serve.stamp
 test: lint types build/debug/stamp chromium
 	$(BIN)/python -m pytest $(ARGS)
 	FASTCHAT_DEBUG=1 $(BIN)/python -m pytest -q tests/test_fanout.py tests/test_fanout_random.py tests/test_hub.py
+
+# The promise under fire, for some minutes: 200 clients, 20 rooms, 50 times kill -9, a full disk.
+soak: $(VENV)/test.stamp
+	FASTCHAT_SOAK_KILLS=50 FASTCHAT_SOAK_CLIENTS=200 $(BIN)/python -m pytest tests/adversity $(ARGS)
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check

@@ -1,0 +1,215 @@
+"""A disk that is full, a file that goes away or is damaged: what a server makes of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from checker.nemesis import can_mount
+from support import TIMEOUT_UNIT_S, running_server
+from wire import Client, connected
+
+LONG = "x" * 3000
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 4 MB."""
+    if not can_mount(tmp_path):
+        pytest.skip("needs root, to mount a small disk")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", tmp_path], check=True)
+    try:
+        yield tmp_path
+    finally:
+        subprocess.run(["umount", "--lazy", tmp_path], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Leave not a single page; returns the file that is to be removed again."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    return filler
+
+
+def say(client: Client, text: str, id: str) -> dict[str, object]:
+    """Send a message; returns what became of it: the publication, an ack or an error."""
+    client.send({"type": "message", "text": text, "id": id})
+    while (answer := client.receive()).get("id") != id:
+        pass
+    return answer
+
+
+def offsets(messages: list[dict[str, object]]) -> list[object]:
+    return [message["offset"] for message in messages]
+
+
+def test_full_disk_stops_publishing_only_and_only_while_it_is_full(disk: Path) -> None:
+    """Whoever publishes is told to try again; the rest goes on; nothing acknowledged is lost."""
+    data = ("--data", str(disk / "data"))
+    with running_server(*data) as server, connected(server.port) as alice:
+        alice.join(username="Alice")
+        acknowledged = [say(alice, LONG, f"before {n}")["offset"] for n in range(10)]
+        filler = fill(disk)
+        number = 0
+        while (answer := say(alice, LONG, f"during {number}"))["type"] == "message":
+            acknowledged.append(answer["offset"])  # what still fitted into a page
+            number += 1
+        for _ in range(5):
+            refused = say(alice, LONG, f"during {number}")
+            assert refused["type"] == "error"
+            assert (refused["code"], refused["temporary"]) == ("unavailable", True)
+            with connected(server.port) as bob:  # also to one who comes now
+                joined = bob.join(username="Bob", history=300)
+                assert offsets(joined["messages"]) == acknowledged
+                bob.send({"type": "history", "limit": 3})
+                assert offsets(bob.receive_type("history")["messages"]) == acknowledged[-3:]
+                bob.send({"type": "history", "after": 2, "limit": 3})
+                assert offsets(bob.receive_type("history")["messages"]) == acknowledged[2:5]
+                bob.send({"type": "typing"})
+                assert alice.receive_type("typing")["username"] == "Bob"
+        filler.unlink()
+        after = say(alice, LONG, f"during {number}")
+        assert (after["type"], after["offset"]) == ("message", len(acknowledged) + 1)
+        server.kill()
+        log = server.errors.splitlines()
+        assert len([line for line in log if "the history fails" in line]) == 1
+        assert len([line for line in log if "the history works again" in line]) == 1
+        assert "Traceback" not in server.errors
+    with running_server(*data) as server, connected(server.port) as alice:
+        joined = alice.join(username="Alice", history=300)
+        assert offsets(joined["messages"]) == [*acknowledged, after["offset"]]
+        assert say(alice, LONG, f"during {number}")["type"] == "ack"
+
+
+def test_start_on_a_full_disk_after_a_kill(disk: Path) -> None:
+    """A server that was killed on a full disk starts again, is read, and publishes later."""
+    data = ("--data", str(disk / "data"))
+    with running_server(*data) as server, connected(server.port) as alice:
+        alice.join(username="Alice")
+        kept = say(alice, LONG, "kept")["offset"]
+        filler = fill(disk)
+        server.kill()
+    with running_server(*data) as server, connected(server.port) as alice:
+        assert offsets(alice.join(username="Alice")["messages"]) == [kept]
+        ids = map(str, range(100))
+        while (answer := say(alice, LONG, next(ids)))["type"] == "message":
+            pass  # it still fits into a page
+        assert answer["code"] == "unavailable"
+        filler.unlink()
+        assert say(alice, "at last", "at last")["type"] == "message"
+
+
+def test_start_on_a_full_disk_after_a_stop(disk: Path) -> None:
+    """A server that finds no room for its log says so in a sentence, and loses nothing."""
+    data = ("--data", str(disk / "data"))
+    with running_server(*data) as server:
+        with connected(server.port) as alice:
+            alice.join(username="Alice")
+            kept = say(alice, LONG, "kept")["offset"]
+        assert server.stop() == 0
+    filler = fill(disk)
+    refused = start(*data)
+    assert refused.returncode == 2
+    assert_one_sentence(refused.stderr, "cannot be opened")
+    filler.unlink()
+    with running_server(*data) as server, connected(server.port) as alice:
+        assert offsets(alice.join(username="Alice")["messages"]) == [kept]
+
+
+def start(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A server that is expected to refuse to start."""
+    return subprocess.run(
+        [sys.executable, "-m", "fastchat", "serve", "--port", "0", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=20 * TIMEOUT_UNIT_S,
+    )
+
+
+def assert_one_sentence(errors: str, why: str) -> None:
+    assert errors.startswith("fastchat: --data")
+    assert why in errors
+    assert errors.count("\n") == 1
+
+
+# Files that go away
+
+
+def removed(directory: Path) -> None:
+    (directory / "history.db").unlink()
+
+
+def all_removed(directory: Path) -> None:
+    for file in directory.iterdir():
+        file.unlink()
+
+
+def moved(directory: Path) -> None:
+    directory.rename(directory.with_name("moved"))
+
+
+def unreadable(directory: Path) -> None:
+    for file in directory.iterdir():
+        file.chmod(0)
+
+
+def truncated(directory: Path) -> None:
+    os.truncate(directory / "history.db", 0)
+
+
+@pytest.mark.parametrize("break_it", [removed, all_removed, moved, unreadable, truncated])
+def test_server_outlives_its_file(tmp_path: Path, break_it: Callable[[Path], None]) -> None:
+    """Whatever becomes of the file: the server answers, delivers or says `unavailable`."""
+    directory = tmp_path / "data"
+    with running_server("--data", str(directory)) as server:
+        with connected(server.port) as alice, connected(server.port) as bob:
+            alice.join(username="Alice")
+            for number in range(5):
+                say(alice, f"before {number}", f"before {number}")
+            bob.join(username="Bob", room="another")
+            break_it(directory)
+            for number in range(5):
+                answer = say(alice, LONG, f"after {number}")
+                assert answer["type"] == "message" or answer["code"] == "unavailable"
+            for command in (
+                {"type": "history", "after": 0},
+                {"type": "search", "query": "before"},
+                {"type": "join", "room": "third", "ref": "join"},
+                {"type": "ping"},
+            ):
+                bob.send(command)
+            bob.receive_type("pong")
+        assert server.stop() == 0
+        assert "Traceback" not in server.errors
+
+
+# Damage
+
+
+@pytest.mark.parametrize("part", ["beginning", "middle", "end"])
+def test_damaged_file_stops_the_start_and_stays(tmp_path: Path, part: str) -> None:
+    """One sentence, exit status 2; the file is neither replaced nor changed."""
+    directory = tmp_path / "data"
+    with running_server("--data", str(directory)) as server:
+        with connected(server.port) as alice:
+            alice.join(username="Alice")
+            for number in range(60):
+                say(alice, LONG, f"{number}")
+        assert server.stop() == 0
+    file = directory / "history.db"
+    content = bytearray(file.read_bytes())
+    start_of = {"beginning": 0, "middle": len(content) // 2, "end": len(content) - 40_960}[part]
+    content[start_of : start_of + 40_960] = b"\xa5" * 40_960
+    file.write_bytes(content)
+    refused = start("--data", str(directory))
+    assert refused.returncode == 2
+    assert_one_sentence(refused.stderr, "is damaged; restore it from a copy, or move it away")
+    assert file.read_bytes() == content

@@ -1,0 +1,72 @@
+"""Nothing that anybody has seen is lost: the server is killed again and again.
+
+The short run is part of every test run; the environment makes it as long as one likes
+(`make soak`): FASTCHAT_SOAK_KILLS, _CLIENTS, _ROOMS, _DISCONNECTS (a second), _FULL_DISKS
+and _SEED.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from checker import Kind, check
+from checker.nemesis import Disk, can_mount
+from checker.run import Plan, run, summary
+
+
+def setting(name: str, default: int) -> int:
+    return int(os.environ.get(f"FASTCHAT_SOAK_{name}", default))
+
+
+def test_no_anomaly_when_the_server_is_killed(tmp_path: Path) -> None:
+    """Killed servers, broken and stopped clients, full disks: the promise is kept."""
+    kills = setting("KILLS", 4)
+    plan = Plan(
+        seed=setting("SEED", random.randrange(1 << 32)),
+        clients=setting("CLIENTS", 40),
+        rooms=setting("ROOMS", 6),
+        kills=kills,
+        disconnects_per_s=setting("DISCONNECTS", 10),
+        full_disks=setting("FULL_DISKS", 0),
+    )
+    print(f"FASTCHAT_SOAK_SEED={plan.seed}")
+
+    async def on_a_disk() -> None:
+        directory = tmp_path / "data"
+        disk = None
+        if plan.full_disks:
+            if not can_mount(tmp_path):
+                pytest.skip("FASTCHAT_SOAK_FULL_DISKS needs root, to mount a small disk")
+            disk = Disk(directory, size_mb=512)
+        try:
+            records = await run(plan, directory, disk)
+        finally:
+            if disk is not None:
+                disk.unmount()
+        print(summary(records))
+        anomalies = check(records)
+        assert not anomalies, "\n".join(map(str, anomalies[:20]))
+        assert sum(len(final.rows) for final in records.final.values()) > 10 * kills
+
+    asyncio.run(on_a_disk())
+
+
+def test_checker_finds_what_a_killed_server_loses(tmp_path: Path) -> None:
+    """A history in memory does not survive a kill, and the checker says so."""
+    plan = Plan(
+        seed=1,
+        clients=6,
+        rooms=2,
+        kills=1,
+        disconnects_per_s=5,
+        interval_s=0.05,
+        uptime_s=(0.5, 0.5),
+        arguments=("--history", "memory"),
+    )
+    anomalies = check(asyncio.run(run(plan, tmp_path / "data")))
+    assert Kind.LOST in {anomaly.kind for anomaly in anomalies}

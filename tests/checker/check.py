@@ -1,0 +1,286 @@
+"""The check: pure, from records to anomalies."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
+from checker.records import Acked, Event, Final, Joined, Kind, Live, Lost, Records, Seen, Sent
+
+__all__ = ["Anomaly", "check"]
+
+#: Where a publication is: room, epoch and offset.
+Place = tuple[str, str, int]
+
+
+class Anomaly(NamedTuple):
+    kind: Kind
+    room: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.kind.name} ({self.kind}): {self.room}: {self.detail}"
+
+
+def check(records: Records) -> list[Anomaly]:
+    """Every way in which `records` break the promise; none when they keep it."""
+    sightings = _sightings(records)
+    return [
+        *_views(records),
+        *_places(sightings),
+        *_identities(records, sightings),
+        *_kept(records, sightings),
+        *_acknowledgements(records),
+        *_final_histories(records),
+        *_pages(records, sightings),
+        *(Anomaly(Kind.UNSETTLED, "", what) for what in records.unsettled),
+    ]
+
+
+def _sightings(records: Records) -> dict[Place, set[Seen]]:
+    """All that was seen, by place; a live publication is of the epoch that was joined."""
+    sightings: dict[Place, set[Seen]] = defaultdict(set)
+    for events in records.clients.values():
+        epochs: dict[str, str] = {}
+        for event in events:
+            if isinstance(event, Joined):
+                epochs[event.room] = event.position.epoch
+                for each in event.publications:
+                    sightings[event.room, event.position.epoch, each.offset].add(each)
+            elif isinstance(event, Live):
+                each = event.publication
+                sightings[each.room, epochs.get(each.room, ""), each.offset].add(each)
+    return sightings
+
+
+# A client's own views
+
+
+def _views(records: Records) -> Iterator[Anomaly]:
+    for client, events in records.clients.items():
+        yield from _view(client, events)
+
+
+def _view(client: str, events: Iterable[Event]) -> Iterator[Anomaly]:
+    newest: dict[str, int] = {}
+    in_view: dict[str, set[int]] = {}
+    for event in events:
+        if isinstance(event, Lost):
+            newest.clear()
+        elif isinstance(event, Joined):
+            yield from _joined(client, event)
+            newest[event.room] = event.position.offset
+            in_view[event.room] = {each.offset for each in event.publications}
+        elif isinstance(event, Live):
+            room, offset = event.publication.room, event.publication.offset
+            before = newest.get(room)
+            if before is None:
+                yield Anomaly(Kind.ORDER, room, f"{client} got {offset} before it had joined")
+                continue
+            if offset > before + 1:
+                yield Anomaly(Kind.GAP, room, f"{client} got {offset} after {before}")
+            elif offset in in_view[room]:
+                yield Anomaly(Kind.DOUBLE, room, f"{client} got {offset} twice")
+            elif offset <= before:
+                yield Anomaly(Kind.ORDER, room, f"{client} got {offset} after {before}")
+            in_view[room].add(offset)
+            newest[room] = max(before, offset)
+
+
+def _joined(client: str, joined: Joined) -> Iterator[Anomaly]:
+    if not joined.recovered:
+        return
+    since, position = joined.since, joined.position
+    if since is None:
+        yield Anomaly(Kind.RECOVERY, joined.room, f"{client} recovered from nowhere")
+    elif since.epoch != position.epoch:
+        yield Anomaly(Kind.EPOCH, joined.room, f"{client} from {since} to {position}")
+    else:
+        offsets = [each.offset for each in joined.publications]
+        if offsets != list(range(since.offset + 1, position.offset + 1)):
+            yield Anomaly(
+                Kind.RECOVERY, joined.room, f"{client} from {since} to {position}: {offsets}"
+            )
+
+
+# Views against each other
+
+
+def _places(sightings: dict[Place, set[Seen]]) -> Iterator[Anomaly]:
+    for (room, _, offset), all_seen in sightings.items():
+        if len({each[:5] for each in all_seen}) > 1:
+            yield Anomaly(Kind.REUSED, room, f"{offset}: {all_seen}")
+        elif len(_texts(all_seen)) > 1:
+            yield Anomaly(Kind.CONTENT, room, f"{offset}: {all_seen}")
+
+
+def _texts(all_seen: Iterable[Seen]) -> set[str]:
+    """The texts under which a publication was seen as it was published.
+
+    The text of an edit vanishes with its message.
+    """
+    as_sent = {each.text for each in all_seen if not each.edited and not each.deleted}
+    return as_sent - {""}
+
+
+def _identities(records: Records, sightings: dict[Place, set[Seen]]) -> Iterator[Anomaly]:
+    sent = {
+        (event.room, event.username, event.id): event.text
+        for events in records.clients.values()
+        for event in events
+        if isinstance(event, Sent)
+    }
+    places: dict[tuple[str, str, str], set[tuple[str, int]]] = defaultdict(set)
+    for (room, epoch, offset), all_seen in _with_final(records, sightings).items():
+        for each in all_seen:
+            if each.kind != "message":
+                continue
+            identity = (room, each.username, each.id or "")
+            places[identity].add((epoch, offset))
+            if identity not in sent:
+                yield Anomaly(Kind.PHANTOM, room, f"{each}")
+            elif not each.edited and not each.deleted and each.text != sent[identity]:
+                yield Anomaly(Kind.CONTENT, room, f"sent {sent[identity]!r}, got {each}")
+    for identity, where in places.items():
+        if len(where) > 1:
+            yield Anomaly(Kind.TWICE, identity[0], f"{identity} at {sorted(where)}")
+
+
+def _with_final(
+    records: Records, sightings: dict[Place, set[Seen]]
+) -> dict[Place, set[Seen] | frozenset[Seen]]:
+    together: dict[Place, set[Seen] | frozenset[Seen]] = {**sightings}
+    for room, final in records.final.items():
+        for row in final.rows:
+            place = (room, final.position.epoch, row.offset)
+            together[place] = {*together.get(place, ()), row}
+    return together
+
+
+# Views against what was kept
+
+
+def _kept(records: Records, sightings: dict[Place, set[Seen]]) -> Iterator[Anomaly]:
+    """What was seen is in the file (unless the oldest were dropped) and in the pages."""
+    rows = {room: {row.offset: row for row in final.rows} for room, final in records.final.items()}
+    for (room, epoch, offset), all_seen in sightings.items():
+        final = records.final.get(room)
+        if final is None or final.position.epoch != epoch:
+            yield Anomaly(Kind.LOST, room, f"{offset}, and all of epoch {epoch}")
+            continue
+        row = rows[room].get(offset)
+        if row is None:
+            if offset >= min(rows[room], default=0):
+                yield Anomaly(Kind.LOST, room, f"{offset} is not in the file: {all_seen}")
+        elif any(each[:5] != row[:5] for each in all_seen):
+            yield Anomaly(Kind.REUSED, room, f"{offset}: in the file {row}, seen {all_seen}")
+        elif row.kind == "message" and len(_texts({row, *all_seen})) > 1:
+            yield Anomaly(Kind.CONTENT, room, f"{offset}: in the file {row}, seen {all_seen}")
+
+
+def _acknowledgements(records: Records) -> Iterator[Anomaly]:
+    for client, events in records.clients.items():
+        for event in events:
+            if not isinstance(event, Acked):
+                continue
+            final = records.final.get(event.room)
+            rows = {row.offset: row for row in final.rows} if final else {}
+            row = rows.get(event.offset)
+            detail = f"{client}: {event.id} at {event.offset}"
+            if row is None and event.offset >= min(rows, default=0):
+                yield Anomaly(Kind.LOST, event.room, f"{detail} is not in the file")
+            elif row is not None and (row.id, row.username) != (event.id, event.username):
+                yield Anomaly(Kind.ACK, event.room, f"{detail}, where the file has {row}")
+
+
+def _final_histories(records: Records) -> Iterator[Anomaly]:
+    for room, final in records.final.items():
+        offsets = [row.offset for row in final.rows]
+        for before, offset in pairwise(offsets):
+            if offset != before + 1:
+                yield Anomaly(Kind.GAP, room, f"the file has {offset} after {before}")
+        if offsets and offsets[-1] != final.position.offset:
+            yield Anomaly(
+                Kind.GAP, room, f"the file ends at {offsets[-1]}, the room at {final.position}"
+            )
+        expected = [row.offset for row in final.rows if row.kind == "message"]
+        if [each.offset for each in final.pages] != expected:
+            yield Anomaly(Kind.PAGE, room, "the pages have other messages than the file")
+
+
+# Pages against the stream
+
+
+def _pages(records: Records, sightings: dict[Place, set[Seen]]) -> Iterator[Anomaly]:
+    """Each page has the newest messages, in the state they had at its position."""
+    streams = {room: _Stream(room, final, sightings) for room, final in records.final.items()}
+    for client, events in records.clients.items():
+        for event in events:
+            if not isinstance(event, Joined) or event.room not in streams:
+                continue
+            stream, position = streams[event.room], event.position
+            if position.epoch != stream.epoch:
+                continue  # lost: found elsewhere
+            if not event.recovered and not stream.has_newest(event):
+                yield Anomaly(Kind.PAGE, event.room, f"{client} at {position}: {event}")
+            for each in event.publications:
+                if each.kind == "message" and not stream.allows(each, position.offset):
+                    yield Anomaly(Kind.FOLD, event.room, f"{client} at {position}: {each}")
+    for room, final in records.final.items():
+        for each in (*final.pages, *(row for row in final.rows if row.kind == "message")):
+            if not streams[room].allows(each, final.position.offset):
+                yield Anomaly(Kind.FOLD, room, f"at the end: {each}")
+
+
+class _Stream:
+    """A room's whole stream: what was seen of it, and the file for the rest."""
+
+    def __init__(self, room: str, final: Final, sightings: dict[Place, set[Seen]]) -> None:
+        self.epoch = final.position.epoch
+        self._messages = [row.offset for row in final.rows if row.kind == "message"]
+        self._originals: dict[int, str | None] = {}
+        self._changes: dict[int, list[Seen]] = defaultdict(list)
+        for row in final.rows:
+            all_seen = {row, *sightings.get((room, self.epoch, row.offset), ())}
+            texts = _texts(all_seen)
+            text = texts.pop() if texts else None  # None: nobody saw it before it changed
+            if row.kind == "message":
+                self._originals[row.offset] = text
+            else:
+                self._changes[row.facts[2]].append(row._replace(text=text or ""))
+
+    def has_newest(self, joined: Joined) -> bool:
+        """Whether a newcomer's page is what was newest then."""
+        offsets = [each.offset for each in joined.publications]
+        kept = [offset for offset in self._messages if offset <= joined.position.offset]
+        # The file may have dropped its oldest since.
+        offsets = [offset for offset in offsets if not kept or offset >= kept[0]]
+        return offsets == kept[len(kept) - len(offsets) :]
+
+    def allows(self, message: Seen, at: int) -> bool:
+        """Whether this is a message's state when the stream stood at offset `at`."""
+        text = self._originals.get(message.offset)
+        edited, deleted, reactions = None, False, dict[str, list[str]]()
+        for change in self._changes.get(message.offset, ()):
+            if change.offset > at:
+                break
+            username, timestamp, _, emoji, remove = change.facts
+            if change.kind == "edit":
+                text, edited = change.text or None, timestamp
+            elif change.kind == "delete":
+                text, edited, deleted = "", None, True
+                reactions.clear()
+            else:
+                names = [name for name in reactions.pop(emoji, ()) if name != username]
+                if not remove:
+                    names.append(username)
+                if names:
+                    reactions[emoji] = names
+        folded = tuple(sorted((emoji, tuple(names)) for emoji, names in reactions.items()))
+        return (message.edited, message.deleted, message.reactions) == (
+            edited,
+            deleted,
+            folded,
+        ) and text in (None, message.text)

@@ -1,0 +1,152 @@
+"""What goes wrong during a run: a server that is killed, clients that break, a full disk."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from checker.client import Client
+from support import Server
+
+
+def free_port(chance: random.Random) -> int:
+    """A port that no outgoing connection gets, so that a restarted server finds it free.
+
+    (A client that connects to a closed port among the ephemeral ones may even reach itself.)
+    """
+    while True:
+        port = chance.randint(15_000, 30_000)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+class Victim:
+    """A server on one port and one directory, that is killed and started again."""
+
+    def __init__(self, port: int, data: Path, arguments: Sequence[str]) -> None:
+        self.port = port
+        self.kills = 0
+        self._arguments = ("--data", str(data), "--log-level", "warning", *arguments)
+        self._server: Server | None = None
+
+    async def start(self) -> None:
+        self._server = await asyncio.to_thread(Server, self._arguments, self.port)
+
+    async def kill(self) -> None:
+        """SIGKILL."""
+        assert self._server is not None
+        self.kills += 1
+        await asyncio.to_thread(self._server.kill)
+
+    async def stop(self) -> str:
+        """SIGTERM; returns what the server logged since it was started last."""
+        assert self._server is not None
+        await asyncio.to_thread(self._server.stop)
+        return self._server.errors
+
+    async def start_and_kill(self, after_s: float) -> None:
+        """Start a server and kill it, perhaps before it has opened anything."""
+        command = ("-m", "fastchat", "serve", "--port", str(self.port), *self._arguments)
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, *command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        await asyncio.sleep(after_s)
+        child.kill()
+        await child.wait()
+        self.kills += 1
+
+    def abandon(self) -> None:
+        """At the end of a run that failed."""
+        if self._server is not None and self._server.process.poll() is None:
+            self._server.kill()
+
+
+async def kill_often(
+    victim: Victim,
+    kills: int,
+    chance: random.Random,
+    uptime_s: tuple[float, float],
+    disk: Disk | None,
+) -> None:
+    """Kill the server and start it again, every now and then, now and then while it starts."""
+    while victim.kills < kills:
+        await asyncio.sleep(chance.uniform(*uptime_s))
+        if disk is not None:
+            await disk.room.wait()  # without any room, a server need not start
+        await victim.kill()
+        if victim.kills < kills and chance.random() < 0.2:
+            await victim.start_and_kill(chance.uniform(0, 0.6))
+        await victim.start()
+
+
+async def disconnect_often(clients: Sequence[Client], per_s: float, chance: random.Random) -> None:
+    """Break somebody's connection, or stop somebody for a while, for ever."""
+    while True:
+        await asyncio.sleep(chance.expovariate(per_s))
+        client = chance.choice(clients)
+        if chance.random() < 0.8:
+            client.disconnect()
+        else:
+            client.stall(chance.uniform(0.2, 3))
+
+
+class Disk:
+    """A small disk of its own at `directory`, that is filled up and freed again.
+
+    It is a tmpfs, for which one must be root.
+    """
+
+    def __init__(self, directory: Path, size_mb: int) -> None:
+        self.directory = directory
+        self.room = asyncio.Event()
+        self.room.set()
+        self._filler = directory / "filler"
+        directory.mkdir(exist_ok=True)
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size_mb}m", "tmpfs", directory], check=True
+        )
+
+    def fill(self) -> None:
+        """Leave not a single page."""
+        self.room.clear()
+        with self._filler.open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+            while True:
+                filler.write(bytes(4096))
+
+    def free(self) -> None:
+        self._filler.unlink(missing_ok=True)
+        self.room.set()
+
+    def unmount(self) -> None:
+        subprocess.run(["umount", "--lazy", self.directory], check=True)
+
+
+def can_mount(directory: Path) -> bool:
+    """Whether a `Disk` can be had here."""
+    if os.geteuid() != 0:
+        return False
+    tried = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", directory], capture_output=True
+    )
+    if tried.returncode == 0:
+        subprocess.run(["umount", directory], check=True)
+    return tried.returncode == 0
+
+
+async def fill_often(
+    disk: Disk, times: int, chance: random.Random, pause_s: tuple[float, float]
+) -> None:
+    """Fill the disk for two seconds, some times."""
+    for _ in range(times):
+        await asyncio.sleep(chance.uniform(*pause_s))
+        disk.fill()
+        await asyncio.sleep(2)
+        disk.free()

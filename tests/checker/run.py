@@ -1,0 +1,238 @@
+"""A run: clients, a nemesis, and at the end the history as it is read and as it lies there."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from checker.client import Client, Wire
+from checker.nemesis import Disk, Victim, disconnect_often, fill_often, free_port, kill_often
+from checker.records import Final, Joined, Position, Records, Seen, seen
+from support import TIMEOUT_UNIT_S
+
+KINDS = ("message", "edit", "delete", "react")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run is to be; each client is in up to three of the rooms."""
+
+    seed: int
+    clients: int
+    rooms: int
+    kills: int
+    disconnects_per_s: float
+    full_disks: int = 0
+    interval_s: float = 0.3
+    uptime_s: tuple[float, float] = (0.2, 2.0)
+    settle_s: float = 30 * TIMEOUT_UNIT_S
+    arguments: tuple[str, ...] = ()  # of the server, beside the data directory
+
+    @property
+    def room_names(self) -> list[str]:
+        return [f"room-{number}" for number in range(self.rooms)]
+
+
+async def run(plan: Plan, data: Path, disk: Disk | None = None) -> Records:
+    """Run `plan` on the directory `data`, and return what everybody saw."""
+    chance = random.Random(plan.seed)
+    shared: dict[Seen, Seen] = {}
+    victim = Victim(
+        free_port(chance),
+        data,
+        # Nothing is dropped; and who does not read is evicted soon.
+        ("--history-max-messages", "1000000", "--max-lag-seconds", "1", *plan.arguments),
+    )
+    await victim.start()
+    clients = [
+        Client(
+            f"client-{number}",
+            chance.sample(plan.room_names, min(1 + number % 3, plan.rooms)),
+            victim.port,
+            seed=chance.getrandbits(32),
+            interval_s=plan.interval_s,
+            shared=shared,
+        )
+        for number in range(plan.clients)
+    ]
+    records = Records()
+    try:
+        await _break(plan, victim, clients, chance, disk)
+        for client in clients:
+            client.settle()
+        records.final, records.unsettled = await _settle(plan, victim.port, clients)
+        for client in clients:
+            await client.stop()
+            records.clients[client.name] = client.events
+            records.refusals += client.refusals
+        await victim.stop()
+    finally:
+        victim.abandon()
+    for room, rows in _read_file(data / "history.db").items():
+        final = records.final[room]
+        records.final[room] = final._replace(rows=rows)
+    return records
+
+
+async def _break(
+    plan: Plan, victim: Victim, clients: Sequence[Client], chance: random.Random, disk: Disk | None
+) -> None:
+    disconnecting = asyncio.create_task(
+        disconnect_often(clients, plan.disconnects_per_s, random.Random(chance.random()))
+    )
+    expected_s = plan.kills * (sum(plan.uptime_s) / 2 + 1)
+    try:
+        async with asyncio.TaskGroup() as faults:
+            faults.create_task(kill_often(victim, plan.kills, chance, plan.uptime_s, disk))
+            if disk is not None:
+                pause_s = expected_s / (plan.full_disks + 1)
+                random_of_disk = random.Random(chance.random())
+                faults.create_task(
+                    fill_often(disk, plan.full_disks, random_of_disk, (pause_s / 2, pause_s))
+                )
+    finally:
+        disconnecting.cancel()
+
+
+async def _settle(
+    plan: Plan, port: int, clients: Sequence[Client]
+) -> tuple[dict[str, Final], list[str]]:
+    """Wait until everybody has everything; returns the final pages, and who has not."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + plan.settle_s
+    reader = await Reader.connect(port)
+    while True:
+        # First that all is confirmed, then that all is seen: the heads do not move then.
+        behind = [client.name for client in clients if client.unconfirmed]
+        if not behind:
+            heads = {room: (await reader.head(room)).offset for room in plan.room_names}
+            behind = [text for client in clients if (text := client.behind(heads))]
+        if not behind or loop.time() > deadline:
+            break
+        await asyncio.sleep(0.05)
+    final = {
+        room: Final(await reader.head(room), await reader.pages(room), ())
+        for room in plan.room_names
+    }
+    reader.close()
+    return final, behind
+
+
+class Reader:
+    """A client that comes at the end, and asks: one question at a time."""
+
+    def __init__(self) -> None:
+        self._answers: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        self._rooms: set[str] = set()
+
+    @classmethod
+    async def connect(cls, port: int) -> Reader:
+        reader = cls()
+        opened = asyncio.Event()
+        _, reader._wire = await asyncio.get_running_loop().create_connection(
+            lambda: Wire(
+                opened.set,
+                lambda payload: reader._answers.put_nowait(orjson.loads(payload)),
+                lambda: reader._answers.put_nowait(None),
+            ),
+            "127.0.0.1",
+            port,
+        )
+        async with asyncio.timeout(10 * TIMEOUT_UNIT_S):
+            await opened.wait()
+        return reader
+
+    async def head(self, room: str) -> Position:
+        """Where a room stands, which is asked by joining it, with no other word."""
+        if room in self._rooms:
+            await self.ask({"type": "leave", "room": room}, "left")
+        self._rooms.add(room)
+        reply = await self.ask(
+            {"type": "join", "room": room, "username": "reader", "history": 0}, "joined"
+        )
+        return Position(reply["epoch"], reply["offset"])
+
+    async def pages(self, room: str) -> tuple[Seen, ...]:
+        """All messages of a room, by pages from its oldest on."""
+        messages: list[Seen] = []
+        more = True
+        while more:
+            after = messages[-1].offset if messages else 0
+            command = {"type": "history", "room": room, "after": after, "limit": 300}
+            reply = await self.ask(command, "history")
+            messages += map(seen, reply["messages"])
+            more = reply["more"] and bool(reply["messages"])
+        return tuple(messages)
+
+    async def ask(self, command: dict[str, Any], reply: str) -> dict[str, Any]:
+        """Send a command and return its reply, which is of this type."""
+        self._wire.send(command)
+        async with asyncio.timeout(10 * TIMEOUT_UNIT_S):
+            while True:
+                answer = await self._answers.get()
+                assert answer is not None, f"the connection ended before {reply}"
+                assert answer["type"] != "error", answer
+                if answer["type"] == reply:
+                    return answer
+
+    def close(self) -> None:
+        self._wire.transport.abort()
+
+
+def _read_file(file: Path) -> dict[str, tuple[Seen, ...]]:
+    """All rows of all rooms, as they lie in the file of a server that has stopped."""
+    rooms: dict[str, list[Seen]] = {}
+    if not file.exists():
+        return {}
+    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as connection:
+        for (
+            room, key, kind, username, text, timestamp, id, target, emoji, remove,
+            edited, deleted, reactions,
+        ) in connection.execute(
+            "SELECT name, key, kind, username, text, timestamp, id, target, emoji, remove, "
+            "edited, deleted, reactions FROM publications JOIN rooms ON number = key >> 40 "
+            "ORDER BY key"
+        ):  # fmt: skip
+            fields = {
+                "room": room,
+                "offset": key & (1 << 40) - 1,
+                "type": KINDS[kind],
+                "id": id,
+                "username": username,
+                "text": text or "",
+                "timestamp": timestamp,
+                "target": target,
+                "emoji": emoji,
+                "remove": remove,
+                "edited": edited,
+                "deleted": deleted,
+                "reactions": orjson.loads(reactions) if reactions else None,
+            }
+            rooms.setdefault(room, []).append(seen(fields))
+    return {room: tuple(rows) for room, rows in rooms.items()}
+
+
+def summary(records: Records) -> str:
+    """What a run has seen, in one line: a run that did nothing proves nothing."""
+    joins = [
+        event
+        for events in records.clients.values()
+        for event in events
+        if isinstance(event, Joined)
+    ]
+    recovered = sum(join.recovered for join in joins)
+    rows = sum(len(final.rows) for final in records.final.values())
+    events = sum(map(len, records.clients.values()))
+    refusals = ", ".join(f"{count} {code}" for code, count in records.refusals.items()) or "none"
+    return (
+        f"{rows} publications, {len(joins)} joins, {recovered} recovered, {events} events, "
+        f"refusals: {refusals}"
+    )

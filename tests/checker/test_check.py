@@ -1,0 +1,340 @@
+"""The checker finds each anomaly that is planted, and none where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from checker import Final, Joined, Kind, Live, Lost, Position, Records, Seen, Sent, check
+from checker.records import Acked
+
+ROOM = "lobby"
+
+
+def message(offset: int, text: str | None = None, **state: object) -> Seen:
+    facts = ("ann", f"t{offset}", None, None, False)
+    text = f"text {offset}" if text is None else text
+    return Seen(ROOM, offset, "message", f"id{offset}", facts, text, **state)  # type: ignore[arg-type]
+
+
+def change(offset: int, kind: str, target: int, text: str = "", emoji: str | None = None) -> Seen:
+    return Seen(ROOM, offset, kind, None, ("ann", f"t{offset}", target, emoji, False), text)
+
+
+def at(offset: int, epoch: str = "e") -> Position:
+    return Position(epoch, offset)
+
+
+def clean() -> Records:
+    """Ann sends three messages and changes them; Bob is away for two; Cem comes late."""
+    reaction = (("👍", ("ann",)),)
+    stream = [
+        message(1),
+        message(2),
+        change(3, "edit", 1, text="better"),
+        message(4),
+        change(5, "delete", 2),
+        change(6, "react", 4, emoji="👍"),
+    ]
+    now = (
+        message(1, "better", edited="t3"),
+        message(2, "", deleted=True),
+        message(4, reactions=reaction),
+    )
+    records = Records()
+    records.clients["ann"] = [
+        Joined(ROOM, None, at(0), False, ()),
+        *(Sent(ROOM, "ann", f"id{number}", f"text {number}") for number in (1, 2, 4)),
+        *map(Live, stream),
+        Sent(ROOM, "ann", "id4", "text 4"),
+        Acked(ROOM, "ann", "id4", 4),
+    ]
+    records.clients["bob"] = [
+        Joined(ROOM, None, at(0), False, ()),
+        *map(Live, stream[:2]),
+        Lost(),
+        Joined(ROOM, at(2), at(4), True, tuple(stream[2:4])),
+        *map(Live, stream[4:]),
+    ]
+    records.clients["cem"] = [
+        Joined(ROOM, None, at(5), False, (now[0], now[1], message(4))),
+        Live(stream[5]),
+    ]
+    rows = (now[0], now[1], stream[2], now[2], stream[4], stream[5])
+    records.final[ROOM] = Final(at(6), now, rows)
+    return records
+
+
+def kinds(records: Records) -> set[Kind]:
+    return {anomaly.kind for anomaly in check(records)}
+
+
+def final(records: Records) -> Final:
+    return records.final[ROOM]
+
+
+def test_clean_records_have_no_anomaly() -> None:
+    """Records of a run in which everything was as promised pass."""
+    assert check(clean()) == []
+
+
+def test_dropped_oldest_are_no_loss() -> None:
+    """What the history has dropped at its old end is not lost."""
+    records = clean()
+    records.final[ROOM] = final(records)._replace(
+        pages=final(records).pages[1:], rows=final(records).rows[1:]
+    )
+    assert check(records) == []
+
+
+def test_another_epoch_that_was_announced_is_no_anomaly() -> None:
+    """A client that is told that its position is worth nothing, in an empty room, passes."""
+    records = clean()
+    records.clients["dan"] = [
+        Joined(ROOM, None, at(0, "other"), False, ()),
+        Lost(),
+        Joined(ROOM, at(0, "other"), at(0), False, ()),
+        *records.clients["ann"][4:10],
+    ]
+    assert check(records) == []
+
+
+def swapped(records: Records) -> None:
+    events = records.clients["bob"]
+    events[1], events[2] = events[2], events[1]
+
+
+def gap(records: Records) -> None:
+    del records.clients["bob"][1]
+
+
+def gap_after_recovery(records: Records) -> None:
+    del records.clients["bob"][5]
+
+
+def hole_in_the_file(records: Records) -> None:
+    rows = final(records).rows
+    records.final[ROOM] = final(records)._replace(rows=rows[:4] + rows[5:])
+
+
+def end_of_the_file_missing(records: Records) -> None:
+    records.final[ROOM] = final(records)._replace(position=at(7))
+
+
+def double(records: Records) -> None:
+    records.clients["bob"].insert(2, records.clients["bob"][1])
+
+
+def double_after_recovery(records: Records) -> None:
+    records.clients["bob"].insert(5, Live(message(4)))
+
+
+def before_joining(records: Records) -> None:
+    records.clients["bob"].insert(4, Live(change(3, "edit", 1, text="better")))
+
+
+def other_text(records: Records) -> None:
+    records.clients["bob"][1] = Live(message(1, "something else"))
+
+
+def other_text_than_sent(records: Records) -> None:
+    records.clients["ann"][1] = Sent(ROOM, "ann", "id1", "what was meant")
+
+
+def other_text_in_the_file(records: Records) -> None:
+    rows = list(final(records).rows)
+    rows[3] = rows[3]._replace(text="something else")
+    records.final[ROOM] = final(records)._replace(rows=tuple(rows))
+
+
+def other_edit(records: Records) -> None:
+    joined = records.clients["bob"][4]
+    assert isinstance(joined, Joined)
+    edited = joined.publications[0]._replace(text="worse")
+    records.clients["bob"][4] = joined._replace(publications=(edited, joined.publications[1]))
+
+
+def reused(records: Records) -> None:
+    records.clients["bob"][2] = Live(message(2)._replace(id="id4"))
+
+
+def reused_in_the_file(records: Records) -> None:
+    rows = list(final(records).rows)
+    rows[5] = change(6, "react", 1, emoji="👍")
+    records.final[ROOM] = final(records)._replace(rows=tuple(rows))
+
+
+def seen_and_lost(records: Records) -> None:
+    records.final[ROOM] = Final(at(5), final(records).pages, final(records).rows[:5])
+
+
+def acknowledged_and_lost(records: Records) -> None:
+    records.clients = {"ann": [Acked(ROOM, "ann", "id9", 9)]}
+
+
+def room_lost(records: Records) -> None:
+    records.final.clear()
+
+
+def history_replaced(records: Records) -> None:
+    records.final[ROOM] = final(records)._replace(position=at(6, "another"))
+
+
+def twice(records: Records) -> None:
+    again = message(7)._replace(id="id4", text="text 4")
+    records.clients["bob"].append(Live(again))
+    records.final[ROOM] = Final(
+        at(7), (*final(records).pages, again), (*final(records).rows, again)
+    )
+
+
+def twice_in_the_file_only(records: Records) -> None:
+    again = message(7)._replace(id="id4", text="text 4")
+    records.final[ROOM] = Final(
+        at(7), (*final(records).pages, again), (*final(records).rows, again)
+    )
+
+
+def wrong_ack(records: Records) -> None:
+    records.clients["ann"][-1] = Acked(ROOM, "ann", "id4", 1)
+
+
+def phantom(records: Records) -> None:
+    del records.clients["ann"][1]
+
+
+def recovery_skipped(records: Records) -> None:
+    joined = records.clients["bob"][4]
+    assert isinstance(joined, Joined)
+    records.clients["bob"][4] = joined._replace(publications=joined.publications[1:])
+
+
+def recovery_repeated(records: Records) -> None:
+    joined = records.clients["bob"][4]
+    assert isinstance(joined, Joined)
+    records.clients["bob"][4] = joined._replace(publications=(message(2), *joined.publications))
+
+
+def recovery_short(records: Records) -> None:
+    joined = records.clients["bob"][4]
+    assert isinstance(joined, Joined)
+    records.clients["bob"][4] = joined._replace(publications=joined.publications[:1])
+
+
+def recovery_from_nowhere(records: Records) -> None:
+    joined = records.clients["cem"][0]
+    assert isinstance(joined, Joined)
+    records.clients["cem"][0] = joined._replace(recovered=True)
+
+
+def epoch_unannounced(records: Records) -> None:
+    joined = records.clients["bob"][4]
+    assert isinstance(joined, Joined)
+    records.clients["bob"][4] = joined._replace(since=at(2, "before"))
+
+
+def page_skipped(records: Records) -> None:
+    joined = records.clients["cem"][0]
+    assert isinstance(joined, Joined)
+    first, _, third = joined.publications
+    records.clients["cem"][0] = joined._replace(publications=(first, third))
+
+
+def page_not_newest(records: Records) -> None:
+    joined = records.clients["cem"][0]
+    assert isinstance(joined, Joined)
+    records.clients["cem"][0] = joined._replace(publications=joined.publications[:2])
+
+
+def final_page_skipped(records: Records) -> None:
+    records.final[ROOM] = final(records)._replace(pages=final(records).pages[1:])
+
+
+def edit_forgotten(records: Records) -> None:
+    joined = records.clients["cem"][0]
+    assert isinstance(joined, Joined)
+    records.clients["cem"][0] = joined._replace(publications=(message(1), *joined.publications[1:]))
+
+
+def deleted_text_is_back(records: Records) -> None:
+    pages = list(final(records).pages)
+    pages[1] = message(2)
+    records.final[ROOM] = final(records)._replace(pages=tuple(pages))
+
+
+def deleted_text_stays_in_the_file(records: Records) -> None:
+    rows = list(final(records).rows)
+    rows[1] = message(2, deleted=True)
+    records.final[ROOM] = final(records)._replace(rows=tuple(rows))
+
+
+def reaction_forgotten(records: Records) -> None:
+    pages = list(final(records).pages)
+    pages[2] = message(4)
+    records.final[ROOM] = final(records)._replace(pages=tuple(pages))
+
+
+def reaction_too_early(records: Records) -> None:
+    joined = records.clients["cem"][0]
+    assert isinstance(joined, Joined)
+    early = message(4, reactions=(("👍", ("ann",)),))
+    records.clients["cem"][0] = joined._replace(publications=(*joined.publications[:2], early))
+
+
+def unsettled(records: Records) -> None:
+    records.unsettled.append("bob has not got offset 6")
+
+
+@pytest.mark.parametrize(
+    ("plant", "kind"),
+    [
+        (swapped, Kind.ORDER),
+        (before_joining, Kind.ORDER),
+        (gap, Kind.GAP),
+        (gap_after_recovery, Kind.GAP),
+        (hole_in_the_file, Kind.GAP),
+        (end_of_the_file_missing, Kind.GAP),
+        (double, Kind.DOUBLE),
+        (double_after_recovery, Kind.DOUBLE),
+        (other_text, Kind.CONTENT),
+        (other_text_than_sent, Kind.CONTENT),
+        (other_text_in_the_file, Kind.CONTENT),
+        (other_edit, Kind.CONTENT),
+        (reused, Kind.REUSED),
+        (reused_in_the_file, Kind.REUSED),
+        (seen_and_lost, Kind.LOST),
+        (acknowledged_and_lost, Kind.LOST),
+        (room_lost, Kind.LOST),
+        (history_replaced, Kind.LOST),
+        (twice, Kind.TWICE),
+        (twice_in_the_file_only, Kind.TWICE),
+        (wrong_ack, Kind.ACK),
+        (phantom, Kind.PHANTOM),
+        (recovery_skipped, Kind.RECOVERY),
+        (recovery_repeated, Kind.RECOVERY),
+        (recovery_short, Kind.RECOVERY),
+        (recovery_from_nowhere, Kind.RECOVERY),
+        (epoch_unannounced, Kind.EPOCH),
+        (page_skipped, Kind.PAGE),
+        (page_not_newest, Kind.PAGE),
+        (final_page_skipped, Kind.PAGE),
+        (edit_forgotten, Kind.FOLD),
+        (deleted_text_is_back, Kind.FOLD),
+        (deleted_text_stays_in_the_file, Kind.FOLD),
+        (reaction_forgotten, Kind.FOLD),
+        (reaction_too_early, Kind.FOLD),
+        (unsettled, Kind.UNSETTLED),
+    ],
+)
+def test_a_planted_fault_is_found(plant: Callable[[Records], None], kind: Kind) -> None:
+    """Records with one fault in them give an anomaly of its kind."""
+    records = clean()
+    plant(records)
+    assert kind in kinds(records)
+
+
+def test_every_kind_of_anomaly_is_planted() -> None:
+    """No kind of anomaly goes without a planted fault."""
+    (mark,) = test_a_planted_fault_is_found.pytestmark  # type: ignore[attr-defined]
+    assert {kind for _, kind in mark.args[1]} == set(Kind)
