@@ -27,7 +27,7 @@ import machine  # noqa: E402 (the path above comes first)
 import report  # noqa: E402
 from report import BenchError, MissingError, Result  # noqa: E402
 
-GROUPS = ("hub", "sockets", "server", "others")
+GROUPS = ("hub", "sockets", "server", "history", "others")
 LIMIT_S = 235.0
 QUICK_LIMIT_S = 60.0
 ROUNDS = 25
@@ -158,7 +158,7 @@ async def _measure(options: argparse.Namespace, pins: machine.Pins) -> int:
 
         rows = await hub_rows.run(options.clients or [10, 100], options.rounds)
         show(hub_rows.TITLE, hub_rows.CLOCK, rows, hub_rows.REFERENCES)
-    for part in (_sockets, _server):
+    for part in (_sockets, _server, _history):
         try:
             skipped += await part(options, pins, show)
         except MissingError as missing:
@@ -195,6 +195,17 @@ async def _server(options: argparse.Namespace, pins: machine.Pins, show: Show) -
     rows, skipped = await server_rows.run(counts, max(1, options.rounds // 5), pins, lengths)
     show(server_rows.TITLE, server_rows.CLOCK, rows, server_rows.REFERENCES)
     return skipped
+
+
+async def _history(options: argparse.Namespace, pins: machine.Pins, show: Show) -> list[str]:
+    import history_rows
+    from server_rows import QUICK, Lengths
+
+    if "history" in options.only:
+        lengths = QUICK if options.quick else Lengths()
+        rows = await history_rows.run(max(1, options.rounds // 5), pins, lengths)
+        show(history_rows.TITLE, history_rows.CLOCK, rows, history_rows.REFERENCES)
+    return []
 
 
 if __name__ == "__main__":

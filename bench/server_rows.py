@@ -24,7 +24,7 @@ from drainer import build_drain
 from machine import Pins
 from report import BenchError, Result, Target
 
-TITLE = "server: `fastchat serve`, 64 in flight and one in flight"
+TITLE = "server: `fastchat serve` with its SQLite history, 64 in flight and one in flight"
 CLOCK = (
     "one of N clients sends messages of 100 bytes of text; all N receive them. A message is\n"
     "         under way until ALL clients have it. 'deliveries': messages x clients in a second\n"
@@ -70,13 +70,19 @@ async def run(
     samples: dict[int, list[dict[str, list[float]]]] = {count: [] for count in client_counts}
     for _ in range(rounds):
         for clients in client_counts:
-            async with _server() as (port, process_id):
-                load = await _load(port, clients, pins, lengths, process_id)
-            samples[clients].append(_figures(load, clients))
+            samples[clients].append(await sample(clients, pins, lengths))
     return [row for clients in client_counts for row in _rows(clients, samples[clients])], []
 
 
-def _figures(load: dict[str, object], clients: int) -> dict[str, list[float]]:
+async def sample(
+    clients: int, pins: Pins, lengths: Lengths, history: str = "sqlite"
+) -> dict[str, list[float]]:
+    """The figures of one fresh server with that history, under the load of so many clients."""
+    async with _server(history) as (port, process_id):
+        return _figures(await _load(port, clients, pins, lengths, process_id))
+
+
+def _figures(load: dict[str, object]) -> dict[str, list[float]]:
     numbers = {key: float(value) for key, value in load.items() if isinstance(value, int)}
     elapsed_ns = numbers["elapsed_ns"]
     latencies = load["latencies_ns"]
@@ -110,7 +116,7 @@ def _rows(clients: int, samples: list[dict[str, list[float]]]) -> list[Result]:
 
 
 @asynccontextmanager
-async def _server() -> AsyncIterator[tuple[int, int]]:
+async def _server(history: str) -> AsyncIterator[tuple[int, int]]:
     """Start a server on a free port, in an empty directory; yields its port and process id.
 
     It inherits this process's CPU. Stopped by SIGTERM, and by force when that fails.
@@ -122,6 +128,7 @@ async def _server() -> AsyncIterator[tuple[int, int]]:
     path = [str(SOURCE), environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(part for part in path if part)
     command = [sys.executable, "-m", "fastchat", "serve", "--port", "0", "--log-level", "warning"]
+    command += ["--history", history]
     with tempfile.TemporaryDirectory(prefix="fastchat-bench-") as directory:
         process = await asyncio.create_subprocess_exec(
             *command,

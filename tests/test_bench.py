@@ -22,11 +22,11 @@ def test_quick_run_fills_every_group(tmp_path: Path) -> None:
         timeout=90 * TIMEOUT_UNIT_S,
     )
     assert run.returncode == 0, run.stderr
-    assert run.stdout.count("clock:") == 4
+    assert run.stdout.count("clock:") == 5
     text = result.read_text()
     figures = json.loads(text)
     rows = {row["row"] for part in figures["groups"] for row in part["rows"]}
-    assert {"hub", "server"} <= rows
+    assert {"hub", "server", "history"} <= rows
     assert str(tmp_path) not in text
 
 
