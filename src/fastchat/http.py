@@ -246,15 +246,22 @@ class HttpProtocol(HttpToolsProtocol):
     def _refuse(self, status: int, message: str) -> None:
         """A fixed answer, then the end of the connection."""
         self._refused = True
-        extra = b"sec-websocket-version: 13\r\nupgrade: websocket\r\n" if status == 426 else b""
         body = message.encode() + b"\n"
         head = [f"HTTP/1.1 {status} Refused".encode()]
         head += [f"{name}: {value}".encode() for name, value in SECURITY_HEADERS]
         head += [b"content-type: text/plain; charset=utf-8"]
         head += [b"content-length: %d" % len(body), b"connection: close"]
-        self.transport.write(b"\r\n".join(head) + b"\r\n" + extra + b"\r\n" + body)
+        head += _REQUIRED_HEADERS.get(status, ())
+        self.transport.write(b"\r\n".join([*head, b"", body]))
         self._deadline_s = self.loop.time() + HEAD_TIMEOUT_S
         self.transport.close()
+
+
+# What these answers have to say besides (RFC 9110 §15.5.6, RFC 6455 §4.4).
+_REQUIRED_HEADERS = {
+    405: (b"allow: GET",),
+    426: (b"sec-websocket-version: 13", b"upgrade: websocket"),
+}
 
 
 def _is_key(key: bytes) -> bool:
