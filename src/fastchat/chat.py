@@ -141,11 +141,8 @@ class Chat:
 
     def _message(self, client: Client, command: Message) -> None:
         text, room, id, ref = command
-        if room is None:
-            room = self._only_room(client)
-        user = client.rooms.get(room)
-        if user is None:
-            raise _not_joined(room)
+        room = self._room_of(client, room)
+        user = client.rooms[room]
         timestamp = protocol.timestamp_of(self._clock())
         self._broker.publish(
             Publication(room, 0, user.name, text, timestamp, id, author=user.author),
@@ -330,7 +327,7 @@ class Chat:
         if room is None:
             return self._only_room(client)
         if room not in client.rooms:
-            raise _not_joined(room)
+            raise CommandError(ErrorCode.NOT_JOINED, f"You are not in the room “{room}”.")
         return room
 
     def _only_room(self, client: Client) -> str:
@@ -341,10 +338,6 @@ class Chat:
         raise CommandError(
             ErrorCode.BAD_COMMAND, "You are in several rooms: say which one, by `room`."
         )
-
-
-def _not_joined(room: str) -> CommandError:
-    return CommandError(ErrorCode.NOT_JOINED, f"You are not in the room “{room}”.")
 
 
 def _fitting(messages: Sequence[bytes], newest_first: bool) -> Sequence[bytes]:

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from fastchat.errors import CloseCode, CommandError, ErrorCode, Violation
-from fastchat.names import check_room, check_username
+from fastchat.names import DEFAULT_ROOM, check_room, check_username
 from fastchat.protocol import (
     DEFAULT_HISTORY,
     MAX_HISTORY,
@@ -160,7 +160,7 @@ def _join(fields: dict[str, Any]) -> Join:
     room = fields.get("room")
     username = fields.get("username")
     return Join(
-        room=check_room("lobby" if room is None else room),
+        room=check_room(DEFAULT_ROOM if room is None else room),
         username=None if username is None else check_username(username),
         history=_count(fields, "history", DEFAULT_HISTORY, low=0),
         since=_since(fields.get("since")),

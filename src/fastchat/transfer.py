@@ -33,7 +33,7 @@ import orjson
 from fastchat import commands, protocol
 from fastchat.errors import CommandError, SettingError
 from fastchat.history.files import FILE_NAME
-from fastchat.history.rows import stored
+from fastchat.history.rows import OFFSET_MASK, stored
 from fastchat.history.schema import MIGRATIONS, check, select
 from fastchat.history.sqlite import SqliteHistory
 from fastchat.names import check_room, check_username
@@ -42,8 +42,8 @@ from fastchat.protocol import Delete, Edit, Kind, Message, Position, Publication
 __all__ = ["Imported", "export_file", "export_rooms", "import_rooms"]
 
 FORMAT, VERSION = "fastchat", 1
-#: A line is held in memory. The longest that a server can make is a message with 20
-#: reactions of everybody: 64 MiB are 25,000 users with the longest of names.
+#: A line is held in memory. A server makes none of more than some 200 kB; the rest is for
+#: those who write such files themselves.
 MAX_LINE_BYTES = 64 * 1024 * 1024
 #: A message's author is a digest of 18 characters.
 MAX_AUTHOR_CHARS = 64
@@ -398,13 +398,10 @@ def _author(author: Any) -> str:
 
 def _offset(fields: dict[str, Any], name: str) -> int:
     value = fields.get(name)
-    if type(value) is int and 1 <= value < MAX_OFFSET:
+    if type(value) is int and 1 <= value < OFFSET_MASK:  # `first` may be one above the head
         return value
     raise _Bad(f"`{name}` is a whole number from 1.")
 
-
-#: One less than a room's publications in a file: `first` may be one above the head.
-MAX_OFFSET = 2**40 - 1
 
 _STAMP = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
 

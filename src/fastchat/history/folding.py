@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.protocol import Kind, Publication
 
-__all__ = ["amend", "refusal"]
+__all__ = ["amend", "put", "refusal"]
 
 #: Different emoji under one message; more is a game that others have to look at.
 MAX_EMOJI = 20
@@ -49,3 +49,20 @@ def amend(message: Publication, change: Publication) -> Publication:
     if names:
         reactions[change.emoji] = tuple(names)
     return message._replace(reactions=reactions or None)
+
+
+def put(
+    publications: list[Publication], index: int, message: Publication
+) -> list[tuple[Publication, Publication]]:
+    """Put a message's new state in its place among the publications that follow each other.
+
+    With a deleted one go the texts of its edits. Returns what was replaced, and by what.
+    """
+    replaced = [(publications[index], message)]
+    publications[index] = message
+    if message.deleted:
+        for later, each in enumerate(publications[index:], index):
+            if each.kind is Kind.EDIT and each.target == message.offset:
+                publications[later] = each._replace(text="")
+                replaced.append((each, publications[later]))
+    return replaced

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 
 from fastchat.history import Duplicate, Outcome, Page
-from fastchat.history.folding import amend, refusal
+from fastchat.history.folding import amend, put, refusal
 from fastchat.history.search import matcher
 from fastchat.protocol import Kind, Position, Publication, numbered
 
@@ -37,19 +37,9 @@ class _Log:
         return self.publications[index] if 0 <= index < len(self.publications) else None
 
     def change(self, message: Publication) -> int:
-        """Put a message's new state in its place; with it goes what deleted texts were.
-
-        Returns about how many bytes more that is.
-        """
-        start = message.offset - self.first
-        grown = _cost(message) - _cost(self.publications[start])
-        self.publications[start] = message
-        if message.deleted:
-            for index, each in enumerate(self.publications[start:], start):
-                if each.kind is Kind.EDIT and each.target == message.offset:
-                    self.publications[index] = each._replace(text="")
-                    grown += _cost(self.publications[index]) - _cost(each)
-        return grown
+        """Put a message's new state in its place; returns about how many bytes more that is."""
+        replaced = put(self.publications, message.offset - self.first, message)
+        return sum(_cost(new) - _cost(old) for old, new in replaced)
 
     def drop(self, count: int) -> int:
         """Drop the oldest `count`; returns about how many bytes that freed."""

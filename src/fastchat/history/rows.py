@@ -15,6 +15,7 @@ from fastchat.protocol import Kind, Publication
 __all__ = [
     "INSERT",
     "OFFSET_BITS",
+    "OFFSET_MASK",
     "SELECT",
     "disk_errors",
     "dump_reactions",
@@ -25,6 +26,7 @@ __all__ = [
 
 #: Publications of one room: 2**40, for 2**23 rooms.
 OFFSET_BITS = 40
+OFFSET_MASK = (1 << OFFSET_BITS) - 1
 _KINDS = (Kind.MESSAGE, Kind.EDIT, Kind.DELETE, Kind.REACT)
 _NUMBER_OF_KIND = {kind: number for number, kind in enumerate(_KINDS)}
 _COLUMNS = (
@@ -58,7 +60,7 @@ def publication_of(room: str, row: Sequence[Any]) -> Publication:
     edited, deleted, reactions = state
     return Publication(
         room,
-        key & ((1 << OFFSET_BITS) - 1),
+        key & OFFSET_MASK,
         username,
         text or "",
         timestamp,
@@ -83,7 +85,7 @@ def dump_reactions(publication: Publication) -> str | None:
 def stored(db: apsw.Connection, room: str, number: int) -> Iterator[Publication]:
     """All that a file holds of a room, oldest first; rows are read as they are asked for."""
     low = number << OFFSET_BITS
-    for row in db.execute(f"{SELECT} ORDER BY key", (low, low | (1 << OFFSET_BITS) - 1)):
+    for row in db.execute(f"{SELECT} ORDER BY key", (low, low | OFFSET_MASK)):
         yield publication_of(room, row)
 
 

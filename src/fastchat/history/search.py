@@ -22,7 +22,7 @@ from typing import cast
 
 import apsw
 
-from fastchat.history.rows import OFFSET_BITS
+from fastchat.history.rows import OFFSET_BITS, OFFSET_MASK
 from fastchat.history.schema import select
 
 __all__ = ["SearchIndex", "matcher", "to_match"]
@@ -30,7 +30,6 @@ __all__ = ["SearchIndex", "matcher", "to_match"]
 logger = logging.getLogger("fastchat.history")
 
 FILE_NAME = "search.db"
-_OFFSET_MASK = (1 << OFFSET_BITS) - 1
 _CHUNK = 500
 #: Not a database; removed while we use it; emptied.
 _DAMAGED = (apsw.CorruptError, apsw.NotADBError, apsw.ReadOnlyError, apsw.SQLError)
@@ -161,10 +160,10 @@ class SearchIndex:
             "ORDER BY rank, rowid DESC LIMIT ?",
             match,
             base,
-            base | _OFFSET_MASK,
+            base | OFFSET_MASK,
             limit,
         )
-        return [key & _OFFSET_MASK for (key,) in rows]
+        return [key & OFFSET_MASK for (key,) in rows]
 
     def _follow(self, index: apsw.Connection, history: apsw.Connection, room: int) -> None:
         """Index what was published in a room since the last time."""
@@ -174,7 +173,7 @@ class SearchIndex:
         at = known[0][1] if known and known[0][0] == epoch else 0
         if at == 0:
             index.execute(
-                "DELETE FROM texts WHERE rowid BETWEEN ? AND ?", (base, base | _OFFSET_MASK)
+                "DELETE FROM texts WHERE rowid BETWEEN ? AND ?", (base, base | OFFSET_MASK)
             )
         while at < head:
             rows = select(
@@ -185,7 +184,7 @@ class SearchIndex:
                 base + head,
                 _CHUNK,
             )
-            at = rows[-1][0] & _OFFSET_MASK if rows else head
+            at = rows[-1][0] & OFFSET_MASK if rows else head
             with index:
                 for key, kind, text, target in rows:
                     self._apply(index, history, key if kind == 0 else base + target, text, kind)

@@ -32,11 +32,12 @@ from fastchat.errors import HistoryError, SettingError
 from fastchat.history import Duplicate, Outcome, Page
 from fastchat.history.checkpoints import Checkpointer
 from fastchat.history.files import FILE_NAME, lock, open_database
-from fastchat.history.folding import amend, refusal
+from fastchat.history.folding import amend, put, refusal
 from fastchat.history.rooms import Room, Tail
 from fastchat.history.rows import (
     INSERT,
     OFFSET_BITS,
+    OFFSET_MASK,
     SELECT,
     disk_errors,
     dump_reactions,
@@ -65,7 +66,7 @@ REMEMBER_IDS_S = 600.0
 # The ids of restored publications, and then all ids in the order of time again.
 _REMEMBER_RESTORED = f"""
 INSERT OR IGNORE INTO ids (room, username, id, offset, timestamp)
-SELECT ?1, username, id, key & {(1 << OFFSET_BITS) - 1}, timestamp FROM publications
+SELECT ?1, username, id, key & {OFFSET_MASK}, timestamp FROM publications
 WHERE key BETWEEN ?1 << {OFFSET_BITS} AND (?1 + 1 << {OFFSET_BITS}) - 1
 AND id IS NOT NULL AND timestamp >= ?2
 """  # noqa: S608
@@ -208,13 +209,8 @@ class SqliteHistory:
             )
         tail = self._tails.get(room.name)
         index = tail.find(message.offset) if tail else None
-        if tail is None or index is None:
-            return
-        tail.publications[index] = message
-        if message.deleted:
-            for later, each in enumerate(tail.publications[index:], index):
-                if each.kind is Kind.EDIT and each.target == message.offset:
-                    tail.publications[later] = each._replace(text="")
+        if tail is not None and index is not None:
+            put(tail.publications, index, message)
 
     def _settle(self, room: Room) -> None:
         """At the end of a transaction: the room's head, and its oldest over the bound."""
@@ -285,7 +281,7 @@ class SqliteHistory:
             ):
                 if timestamp >= before:
                     break
-                last = key & ((1 << OFFSET_BITS) - 1)
+                last = key & OFFSET_MASK
             if last:
                 touched.add(name)
                 self._erased.append((room, 0, last))
@@ -397,10 +393,6 @@ class SqliteHistory:
         if found is not None and found.number is None:
             del self._rooms[room]
             self._tails.pop(room, None)
-
-    def rooms(self) -> list[str]:
-        """The names of all rooms that have publications."""
-        return [name for (name,) in select(self._db, "SELECT name FROM rooms ORDER BY name")]
 
     def _read_page(self, room: Room, low: int, high: int, limit: int, order: str) -> Page:
         if room.number is None:
