@@ -254,11 +254,16 @@ class SqliteHistory:
 
     def _prune_ids(self, limit: int) -> None:
         before = timestamp_of(self._clock() - REMEMBER_IDS_S)
-        rows = select(self._db, "SELECT number, timestamp FROM ids ORDER BY number LIMIT ?", limit)
-        expired = [number for number, timestamp in rows if timestamp < before]
-        self._ids_expired = len(expired) == limit
+        ((last, expired),) = select(
+            self._db,
+            "SELECT max(number), count(*) "
+            "FROM (SELECT number, timestamp FROM ids ORDER BY number LIMIT ?) WHERE timestamp < ?",
+            limit,
+            before,
+        )
+        self._ids_expired = expired == limit
         if expired:
-            self._db.execute("DELETE FROM ids WHERE number <= ?", (expired[-1],))
+            self._db.execute("DELETE FROM ids WHERE number <= ?", (last,))
 
     def _prune_aged(self, before: str, touched: set[str]) -> None:
         rooms = select(
