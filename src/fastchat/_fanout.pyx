@@ -121,7 +121,8 @@ cdef class Hub:
     cdef bint _flushing, _soon, _closed
     cdef Py_ssize_t _max_lag_bytes, _slice_visits
     cdef double _max_lag_s, _ping_interval_s, _pong_timeout_s, _swept_at, _later_at
-    cdef uint64_t _publications, _deliveries
+    cdef uint64_t _publications
+    cdef Sent _sent
     cdef dict _evictions        # close code -> how many
 
     def __init__(self, *, Py_ssize_t max_lag_bytes=1 << 20, double max_lag_s=10.0,
@@ -165,7 +166,8 @@ cdef class Hub:
         cdef Connection conn = self._connections.get(transport)
         if conn is None:
             conn = self.attach(transport)
-        self.join(conn, room)
+        if not self.join(conn, room):
+            raise RuntimeError("the transport is closed")
         return conn
 
     def unregister(self, transport, str room=None):
@@ -230,7 +232,10 @@ cdef class Hub:
                 self._by_descriptor[conn.fd] = None
 
     def join(self, Connection conn not None, str name not None):
-        """Make a connection a member of a room: it gets what is published from now on."""
+        """Make a connection a member of a room: it gets what is published from now on.
+
+        False when the connection is closed; nothing has happened then.
+        """
         _require_own(self, conn)
         cdef Room room = self._rooms.get(name)
         if room is not None:
@@ -238,11 +243,12 @@ cdef class Hub:
             # That may have run a transport's callback, or evicted the last member.
             room = self._rooms.get(name)
         if conn.state != OPEN:
-            raise RuntimeError("the connection is closed")
+            return False
         if room is None:
             room = self._rooms[name] = Room(name)
         if room not in conn.seats:
             room.add(conn)
+        return True
 
     def leave(self, Connection conn not None, str name not None):
         """End a membership; what was published before still arrives, also when blocked."""
@@ -370,6 +376,19 @@ cdef class Hub:
         _require_own(self, conn)
         _close_one(self, conn, _close_frame(code, reason))
 
+    def evict(self, str name not None, int code, str reason not None=""):
+        """Close every member of a room, on the hub's own account: `on_evict` is called.
+
+        What they have yet to read is dropped. `code` and `reason` as in `close_connection`.
+        Callable from any thread.
+        """
+        if _is_elsewhere(self):
+            _hand_to_loop(self, self.evict, (name, code, reason))
+            return
+        cdef Room room = self._rooms.get(name)
+        for conn in tuple(room.members) if room is not None else ():
+            _evict(self, <Connection>conn, code, reason)
+
     def close(self, int code=CLOSE_GOING_AWAY, str reason not None=""):
         """Close every connection (see `close_connection`) and stop.
 
@@ -435,7 +454,8 @@ cdef class Hub:
     def stats(self):
         """Counters since the start, and gauges: what an operator would graph.
 
-        A delivery is one publication handed to one member's socket or transport.
+        A delivery is one publication handed to one member's socket or transport. Bytes
+        are all that sockets and transports were handed: also headers, replies and pings.
         """
         cdef Connection conn
         cdef Room room
@@ -450,7 +470,8 @@ cdef class Hub:
             "blocked": blocked,
             "log_bytes": log_bytes,
             "publications": self._publications,
-            "deliveries": self._deliveries,
+            "deliveries": self._sent.deliveries,
+            "bytes": self._sent.bytes,
             "evictions": dict(self._evictions),
         }
 

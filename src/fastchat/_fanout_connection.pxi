@@ -128,7 +128,7 @@ cdef int _serve_one(Hub hub, Room room, Connection conn) except -1:
                 _block(hub, conn)
                 return 0
             continue
-        sent = _send_from(slot, room.log, room.base, room.head, &hub._deliveries)
+        sent = _send_from(slot, room.log, room.base, room.head, &hub._sent)
         if sent == DEAD:
             _lose(hub, conn)
             return 0
@@ -148,7 +148,7 @@ cdef int _take_rest(Hub hub, Room room, Connection conn, Slot *slot, ssize_t sen
     _block(hub, conn)
     batch = room.batches[i]
     conn.rest = memoryview(batch)[sent:] if sent else batch
-    hub._deliveries += room.log[i].frames
+    hub._sent.deliveries += room.log[i].frames
     slot.cursor += 1
     return 0
 
@@ -168,7 +168,7 @@ cdef bint _write_missing(Hub hub, Room room, Connection conn, Slot *slot) except
     cdef size_t size = 0
     while i < len(room.batches) and (i == first or size + room.log[i].size <= MAX_BATCH_BYTES):
         size += room.log[i].size
-        hub._deliveries += room.log[i].frames
+        hub._sent.deliveries += room.log[i].frames
         i += 1
     slot.cursor = room.base + i
     return _write_through(
@@ -186,7 +186,7 @@ cdef int _queue_missing(Hub hub, Room room, Connection conn) except -1:
     slot = &room.slots[<Py_ssize_t>conn.seats[room]]
     first = <Py_ssize_t>(slot.cursor - room.base)
     for i in range(first, len(room.batches)):
-        hub._deliveries += room.log[i].frames
+        hub._sent.deliveries += room.log[i].frames
     slot.cursor = room.head
     for batch in room.batches[first:]:
         if not _write_through(hub, conn, batch):
@@ -217,10 +217,12 @@ cdef bint _write(Hub hub, Connection conn, bytes frame) except -1:
     if conn.fd >= 0 and not conn.blocked:
         sent = _send_frame(conn.fd, frame)
         if sent == DONE:
+            hub._sent.bytes += PyBytes_GET_SIZE(frame)
             return True
         if sent == DEAD:
             _lose(hub, conn)
             return False
+        hub._sent.bytes += <size_t>sent
     elif conn.blocked and _backlog(hub, conn) + len(frame) > MAX_BACKLOG_BYTES:
         _evict(hub, conn, CLOSE_EVICTED, "left too many replies unread")
         return False
@@ -246,6 +248,7 @@ cdef bint _write_through(Hub hub, Connection conn, data) except -1:
         logger.warning("a transport failed: %s", error)
         _lose(hub, conn)
         return False
+    hub._sent.bytes += <size_t>len(data)
     return conn.state == OPEN
 
 

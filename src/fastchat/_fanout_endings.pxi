@@ -100,7 +100,7 @@ cdef int _evict(Hub hub, Connection conn, int code, str reason) except -1:
     """Close a connection on the hub's own account, dropping what it has yet to read."""
     if conn.state != OPEN:
         return 0
-    hub._evictions[code] += 1
+    hub._evictions[code] = hub._evictions.get(code, 0) + 1
     _send_close(hub, conn, _close_frame(code, reason))
     _report(hub, conn, code, reason)
     return 0

@@ -192,7 +192,7 @@ cdef Py_ssize_t _serve_slice(Hub hub, Room room, Py_ssize_t budget) except -1:
     assert len(room.members) == room.size
     short_count = _send_slice(
         room.slots, start, start + count, room.log, room.base, room.head,
-        who, outcome, &hub._deliveries)
+        who, outcome, &hub._sent)
     room.unserved -= count
     room.next = start + count if start + count < room.size else 0
     if short_count:
@@ -225,7 +225,7 @@ cdef int _finish_slice(Hub hub, Room room, int32_t *who, ssize_t *outcome,
             slot.cursor += 1
             outcome[j] = DONE
             conn.rest = newest
-            hub._deliveries += room.log[len(room.batches) - 1].frames
+            hub._sent.deliveries += room.log[len(room.batches) - 1].frames
     for j in range(count):
         conn = <Connection>short_ones[j]
         if conn.state != OPEN:

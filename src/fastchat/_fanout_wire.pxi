@@ -50,6 +50,10 @@ cdef struct Batch:
     size_t size
     size_t frames
 
+cdef struct Sent:       # to sockets and transports
+    uint64_t deliveries
+    uint64_t bytes
+
 
 cdef bytes _frame(int opcode, const char *payload, Py_ssize_t size):
     """One unfragmented, unmasked frame (RFC 6455 §5.2)."""
@@ -103,7 +107,7 @@ cdef bytes _cut_utf8(str text, Py_ssize_t limit):
 
 
 cdef ssize_t _send_from(
-    Slot *slot, const Batch *log, uint64_t base, uint64_t head, uint64_t *deliveries
+    Slot *slot, const Batch *log, uint64_t base, uint64_t head, Sent *total
 ) noexcept nogil:
     """Write what lies between a member's cursor and the head of its room's log.
 
@@ -136,19 +140,20 @@ cdef ssize_t _send_from(
             if errno == EAGAIN or errno == ENOBUFS:
                 return 0
             return DEAD
+        total.bytes += <size_t>sent
         for i in range(count):
             if <size_t>sent < batch[i].size:
                 return sent
             sent -= <ssize_t>batch[i].size
             slot.cursor += 1
-            deliveries[0] += batch[i].frames
+            total.deliveries += batch[i].frames
     return DONE
 
 
 cdef Py_ssize_t _send_slice(
     Slot *slots, Py_ssize_t start, Py_ssize_t stop,
     const Batch *log, uint64_t base, uint64_t head,
-    int32_t *who, ssize_t *outcome, uint64_t *deliveries
+    int32_t *who, ssize_t *outcome, Sent *total
 ) noexcept nogil:
     """The send loop. Returns how many members need more than it may do.
 
@@ -162,7 +167,7 @@ cdef Py_ssize_t _send_slice(
             continue
         sent = 0
         if slots[i].fd >= 0:
-            sent = _send_from(&slots[i], log, base, head, deliveries)
+            sent = _send_from(&slots[i], log, base, head, total)
             if sent == DONE:
                 continue
         who[short_count] = <int32_t>i
