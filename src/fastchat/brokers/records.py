@@ -1,0 +1,129 @@
+"""Records on the relay's Unix socket: how workers and the relay speak to each other.
+
+A record is
+
+    length    4 bytes, big-endian: of all that follows
+    kind      1 byte: a `RecordKind`
+    size      4 bytes, big-endian: of the head
+    head      JSON
+    tail      bytes, which the head says how to cut
+
+Payloads for clients travel in the tail as they are: encoded once, by the relay,
+and never decoded by a worker.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+__all__ = ["SOCKET_NAME", "VERSION", "BadRecord", "RecordKind", "RecordReader", "pack", "reachable"]
+
+#: Both sides must speak the same; a worker that outlives an upgrade is refused.
+VERSION = 1
+#: In the data directory.
+SOCKET_NAME = "fastchat.sock"
+#: A record is never larger than this; whoever says so is not one of ours.
+MAX_RECORD_BYTES = 64 * 1024 * 1024
+
+_PREFIX = struct.Struct("!IBI")
+_LENGTH = struct.Struct("!I")
+_UNIX_PATH_BYTES = 100
+
+
+class RecordKind(IntEnum):
+    """What a record is about. Heads are documented where they are sent."""
+
+    # From a worker
+    HELLO = 1
+    RESTORE = 2
+    PUBLISH = 3
+    JOIN = 4
+    LEAVE = 5
+    LOSE = 6
+    TELL = 7
+    BEFORE = 8
+    AFTER = 9
+    SEARCH = 10
+    REPORT = 11
+    PING = 12
+    STATUS = 13
+    # From the relay
+    WELCOME = 64
+    DELIVER = 65
+    ANSWER = 66
+    JOINED = 67
+    LEFT = 68
+    PAGE = 69
+    REFUSED = 70
+    LOST = 71
+    PONG = 72
+
+
+class BadRecord(Exception):
+    """The peer does not speak this protocol; the connection cannot go on."""
+
+
+def pack(kind: RecordKind, head: Any, tail: Iterable[bytes] = ()) -> bytes:
+    """A record as it is sent."""
+    encoded = orjson.dumps(head, default=tuple)  # named tuples, which orjson does not know
+    body = b"".join((encoded, *tail))
+    return _PREFIX.pack(5 + len(body), kind, len(encoded)) + body
+
+
+class RecordReader:
+    """Cuts a stream of bytes into records."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[tuple[int, Any, bytes]]:
+        """The records that are complete now, as kind, head and tail; raises BadRecord."""
+        buffer = self._buffer
+        buffer += data
+        start, end = 0, len(buffer)
+        try:
+            while end - start >= 4:
+                (length,) = _LENGTH.unpack_from(buffer, start)
+                if not 5 <= length <= MAX_RECORD_BYTES:
+                    raise BadRecord("a record of an impossible length")
+                if end - start < 4 + length:
+                    break
+                _, kind, size = _PREFIX.unpack_from(buffer, start)
+                if size > length - 5:
+                    raise BadRecord("a head that is longer than its record")
+                head_at = start + _PREFIX.size
+                start += 4 + length
+                with memoryview(buffer) as view:
+                    try:
+                        head = orjson.loads(view[head_at : head_at + size])
+                    except orjson.JSONDecodeError:
+                        raise BadRecord("a head that is not JSON") from None
+                    tail = bytes(view[head_at + size : start])
+                yield kind, head, tail
+        finally:
+            del buffer[:start]
+
+
+def cut(tail: bytes, sizes: Iterable[int]) -> Iterator[bytes]:
+    """The parts of a tail."""
+    start = 0
+    for size in sizes:
+        yield tail[start : start + size]
+        start += size
+
+
+def reachable(directory: Path, descriptor: int) -> str:
+    """The socket's path; by way of an open `descriptor` of its directory where it is too long.
+
+    `sun_path` holds 108 bytes (unix(7)).
+    """
+    path = str(directory / SOCKET_NAME)
+    if len(path.encode()) <= _UNIX_PATH_BYTES:
+        return path
+    return f"/proc/self/fd/{descriptor}/{SOCKET_NAME}"

@@ -1,0 +1,104 @@
+"""Records: what is packed comes out again, however the stream is cut, and within bounds."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastchat.brokers import records
+from fastchat.brokers.records import BadRecord, RecordKind, RecordReader, cut, pack, reachable
+
+HEADS = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=9,
+)
+RECORDS = st.lists(
+    st.tuples(st.sampled_from(RecordKind), HEADS, st.lists(st.binary(max_size=40), max_size=4)),
+    max_size=9,
+)
+
+
+def read(*chunks: bytes) -> list[tuple[int, Any, bytes]]:
+    reader = RecordReader()
+    return [record for chunk in chunks for record in reader.feed(chunk)]
+
+
+@settings(max_examples=300, deadline=None)
+@given(RECORDS, st.data())
+def test_any_cut_of_a_stream_gives_the_same_records(
+    said: list[tuple[RecordKind, Any, list[bytes]]], data: st.DataObject
+) -> None:
+    """Each comes once, in order, as soon as it is whole."""
+    stream = b"".join(pack(*record) for record in said)
+    cuts = data.draw(st.lists(st.integers(0, len(stream)), max_size=12).map(sorted))
+    chunks = [
+        stream[start:end] for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True)
+    ]
+    assert read(*chunks) == [(kind, head, b"".join(tail)) for kind, head, tail in said]
+
+
+def test_record_comes_with_its_last_byte() -> None:
+    """Not before, and a part of the next one does no harm."""
+    reader = RecordReader()
+    record = pack(RecordKind.TELL, ["a"], (b"payload",))
+    for byte in record[:-1]:
+        assert list(reader.feed(bytes([byte]))) == []
+    assert list(reader.feed(record[-1:] + record[:7])) == [(RecordKind.TELL, ["a"], b"payload")]
+    assert list(reader.feed(record[7:])) == [(RecordKind.TELL, ["a"], b"payload")]
+
+
+@pytest.mark.parametrize("length", [0, 4, 2**31])
+def test_impossible_length_is_refused(length: int) -> None:
+    """At once: nobody waits for gigabytes."""
+    with pytest.raises(BadRecord):
+        read(length.to_bytes(4, "big"))
+
+
+def test_longest_record_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte less is taken."""
+    monkeypatch.setattr(records, "MAX_RECORD_BYTES", 100)
+    ninety = pack(RecordKind.TELL, [], (b"x" * (100 - 5 - 2),))
+    assert len(read(ninety)) == 1
+    with pytest.raises(BadRecord):
+        read(pack(RecordKind.TELL, [], (b"x" * (100 - 5 - 1),)))
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        b"\x00\x00\x00\x09\x01\x00\x00\x00\x05null",  # the head ends behind its record
+        b"\x00\x00\x00\x09\x01\xff\xff\xff\xffnull",
+        b"\x00\x00\x00\x09\x01\x00\x00\x00\x04nul!",
+        b"\x00\x00\x00\x05\x01\x00\x00\x00\x00",  # no head
+        b"\x00\x00\x00\x07\x01\x00\x00\x00\x02\xff\xff",
+        b"GET / HTTP/1.1\r\n\r\n",
+    ],
+    ids=repr,
+)
+def test_what_is_no_record_is_refused(record: bytes) -> None:
+    """After the records before it."""
+    reader = RecordReader()
+    found = reader.feed(pack(RecordKind.PING, 1) + record)
+    assert next(found) == (RecordKind.PING, 1, b"")
+    with pytest.raises(BadRecord):
+        next(found)
+
+
+def test_tail_is_cut_by_sizes() -> None:
+    """An empty part is a part."""
+    assert list(cut(b"abcdef", [1, 0, 3, 2])) == [b"a", b"", b"bcd", b"ef"]
+
+
+def test_path_that_is_too_long_is_reached_by_its_directory() -> None:
+    """As bytes, not characters."""
+    assert reachable(Path("/short"), 7) == "/short/fastchat.sock"
+    for long in ("/" + "x" * 100, "/" + "ä" * 50):
+        assert reachable(Path(long), 7) == "/proc/self/fd/7/fastchat.sock"
+    with tempfile.TemporaryDirectory() as directory:
+        assert reachable(Path(directory), 7).startswith(directory)
