@@ -11,8 +11,10 @@ from typing import Any, TypeVar
 
 import uvloop
 
+from fastchat.histories import open_history
+from fastchat.listeners import listen
 from fastchat.settings import Settings
-from fastchat.worker import _Worker, listen, open_history
+from fastchat.single import Single
 from support import TIMEOUT_UNIT_S
 
 Result = TypeVar("Result")
@@ -43,9 +45,10 @@ class Server:
 
     async def _serve(self) -> None:
         self.loop = asyncio.get_running_loop()
-        worker = _Worker(self._settings, self._listener, self.history)
+        worker = Single(self._settings, self._listener, self.history, None)
         worker._build(self.loop)
-        self.hub, self.chat, self.sessions = worker._hub, worker._chat, worker._sessions
+        self.hub, self.sessions = worker._hub, worker._sessions
+        self.rooms, self.broker = worker._rooms, worker._broker
         self._server = worker._server
         sweeping = self.loop.create_task(worker._sweep_forever())
         self.loop.call_soon(self._ready.set)
@@ -69,13 +72,27 @@ class Server:
         self.loop.call_soon_threadsafe(run)
         return future.result(10 * TIMEOUT_UNIT_S)
 
+    def connections(self) -> list[Any]:
+        """Those that are not upgraded."""
+        return list(self._server.server_state.connections)
+
+    def stop_accepting(self) -> None:
+        """As a server does that has been told to stop."""
+        self.sessions.drain(2.0)
+        self._server.should_exit = True
+
     def names(self, room: str) -> list[str]:
         """Who is in a room."""
-        return self.call(self.chat._presence.names, room, 1000)
+
+        def names() -> list[str]:
+            known = self.rooms._rooms.get(room)
+            return [] if known is None else known.roster.names(1000)
+
+        return self.call(names)
 
     def stop(self) -> None:
         def stop() -> None:
-            self.sessions.drain()
+            self.sessions.drain(2)
             self.hub.abort()  # nothing here tests how a server stops
             self._server.should_exit = True
 

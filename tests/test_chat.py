@@ -12,13 +12,14 @@ import pytest
 
 from contracts.broker import Faulty
 from fastchat import commands, protocol
-from fastchat.brokers import Snapshot
+from fastchat.brokers import Entrance, Entry, Member
 from fastchat.brokers.memory import MemoryBroker
-from fastchat.chat import CROWD, GRACE_TICKS, Chat, Client
-from fastchat.errors import CommandError, ErrorCode
-from fastchat.history import History
+from fastchat.brokers.rooms import GRACE_TICKS, Rooms
+from fastchat.chat import Chat, Client
+from fastchat.errors import CloseCode, CommandError, ErrorCode
 from fastchat.history.memory import MemoryHistory
-from fastchat.presence import Presence
+from fastchat.metrics import Metrics
+from fastchat.presence import author_of
 from fastchat.protocol import Position
 
 NOW_S = 1737196200.123
@@ -32,9 +33,14 @@ class Inboxes:
         self.members: dict[str, list[str]] = {}
         self.got: dict[str, list[dict[str, Any]]] = {}
         self.turns = 0
+        self.closed: set[str] = set()
+        self.evicted: list[tuple[str, int, str]] = []
 
-    def join(self, connection: str, room: str, /) -> None:
+    def join(self, connection: str, room: str, /) -> bool:
+        if connection in self.closed:
+            return False
         self.members.setdefault(room, []).append(connection)
+        return True
 
     def leave(self, connection: str, room: str, /) -> None:
         self.members[room].remove(connection)
@@ -51,23 +57,38 @@ class Inboxes:
     def end_turn(self) -> None:
         self.turns += 1
 
+    def evict(self, room: str, code: int, reason: str, /) -> None:
+        self.evicted.append((room, code, reason))
+
 
 class SlowBroker(MemoryBroker):
-    """A broker that answers a subscription when a test says so, or fails."""
+    """A broker that answers a join or a leave when a test says so, or fails.
 
-    def __init__(self, history: History) -> None:
-        super().__init__(history, at_end_of_turn=asyncio.get_running_loop().call_soon)
+    As others do that are not in this process; what it was told, it keeps.
+    """
+
+    def __init__(self, rooms: Rooms) -> None:
+        super().__init__(rooms)
         self.gate: asyncio.Event | None = None
         self.failure: Exception | None = None
+        self.told: list[tuple[str, dict[str, Any]]] = []
 
-    async def subscribe(
-        self, room: str, since: Position | None, limit: int, max_missed: int
-    ) -> Snapshot:
+    async def join(self, entrance: Entrance, enter: Callable[[Entry], None]) -> None:
+        await self._pass()
+        await super().join(entrance, enter)
+
+    async def leave(self, room: str, member: Member, left: Callable[[], None]) -> None:
+        await self._pass()
+        await super().leave(room, member, left)
+
+    def tell(self, room: str, payload: bytes) -> None:
+        self.told.append((room, json.loads(payload)))
+
+    async def _pass(self) -> None:
         if self.gate is not None:
             await self.gate.wait()
         if self.failure is not None:
             raise self.failure
-        return await super().subscribe(room, since, limit, max_missed)
 
 
 class Talk:
@@ -78,15 +99,21 @@ class Talk:
         epochs = (f"epoch-{number}" for number in itertools.count())
         self.history = MemoryHistory(max_messages=max_messages, new_epoch=lambda: next(epochs))
         self.faulty = Faulty(self.history)
-        self.broker = SlowBroker(self.faulty)
+        self.metrics = Metrics()
+        self.rooms = Rooms(
+            self.faulty,
+            at_end_of_turn=asyncio.get_running_loop().call_soon,
+            clock=lambda: NOW_S,
+            metrics=self.metrics,
+        )
+        self.broker = SlowBroker(self.rooms)
         self.inboxes = Inboxes()
-        self.presence = Presence()
         self.chat = Chat(
             self.broker,
-            self.presence,
             self.inboxes,
             clock=lambda: NOW_S,
             new_secret=lambda: next(secrets),
+            metrics=self.metrics,
         )
         self.clients: dict[str, Client] = {}
 
@@ -119,11 +146,18 @@ class Talk:
 
     def depart(self, name: str) -> None:
         self.chat.depart(self.client(name))
+        for members in self.inboxes.members.values():
+            if name in members:  # the hub knows by itself
+                members.remove(name)
 
     def tick(self, times: int = GRACE_TICKS) -> None:
         """So many seconds pass; who is gone has been gone for good after the usual number."""
         for _ in range(times):
-            self.chat.tick()
+            self.rooms.tick()
+
+    def names(self, room: str = "lobby") -> list[str]:
+        """Who is in a room."""
+        return self.rooms.users(room).names(9) if self.rooms.room_count else []
 
     def news(self, name: str) -> list[dict[str, Any]]:
         """What a client has got since it was last asked."""
@@ -207,7 +241,7 @@ def test_join_without_a_name_is_refused() -> None:
     async def test(talk: Talk) -> None:
         error = await talk.refused("nobody", type="join")
         assert error.code == ErrorCode.BAD_USERNAME
-        assert talk.presence.online("lobby") == 0
+        assert talk.names() == []
 
     run(test)
 
@@ -231,10 +265,10 @@ def test_joining_a_room_again_is_refused() -> None:
     async def test(talk: Talk) -> None:
         await talk.join("Alice")
         assert (await talk.refused("Alice", type="join")).code == ErrorCode.ALREADY_JOINED
-        assert talk.presence.online("lobby") == 1
+        assert talk.names() == ["Alice"]
         talk.depart("Alice")
         talk.tick()
-        assert talk.presence.online("lobby") == 0
+        assert talk.names() == []
 
     run(test)
 
@@ -251,7 +285,7 @@ def test_connection_may_be_in_128_rooms() -> None:
         await talk.join("Alice", "one-more")
         talk.depart("Alice")
         talk.tick()
-        assert talk.presence._rooms == {}
+        assert talk.rooms.room_count == 0
         assert not any(talk.inboxes.members.values())
 
     run(test)
@@ -273,7 +307,7 @@ def test_name_of_somebody_else_is_taken(name: str) -> None:
         assert talk.news("Alice") == []
         talk.depart("Eve")
         talk.tick()
-        assert talk.presence.names("lobby", 9) == ["Alice"]
+        assert talk.names() == ["Alice"]
 
     run(test)
 
@@ -346,8 +380,8 @@ def test_two_tabs_that_join_at_once_are_told_once() -> None:
     run(test)
 
 
-def test_client_that_goes_while_it_joins_was_never_there() -> None:
-    """Nobody hears of it, nothing is left of it, and it gets nothing."""
+def test_client_that_goes_while_it_joins_is_lost() -> None:
+    """It gets nothing, nothing is left of it, and the others hear that it left."""
 
     async def test(talk: Talk) -> None:
         await talk.join("Bob")
@@ -358,11 +392,89 @@ def test_client_that_goes_while_it_joins_was_never_there() -> None:
         talk.depart("Alice")
         talk.broker.gate.set()
         await joining
-        assert talk.news("Bob") == []
+        assert talk.kinds("Bob") == ["join"]
+        talk.tick()
+        assert talk.kinds("Bob") == ["leave"]
         assert talk.news("Alice") == []
-        assert talk.presence.names("lobby", 9) == ["Bob"]
+        assert talk.names() == ["Bob"]
         assert talk.inboxes.members == {"lobby": ["Bob"]}
-        assert talk.broker._subscribers == {"lobby": 1}
+
+    run(test)
+
+
+def test_client_whose_connection_is_closed_does_not_enter() -> None:
+    """The hub may know it before the session does: he is lost then, and gets nothing."""
+
+    async def test(talk: Talk) -> None:
+        await talk.join("Bob")
+        talk.news("Bob")
+        talk.inboxes.closed.add("Alice")
+        await talk.do("Alice", type="join", username="Alice")
+        assert not talk.client("Alice").rooms
+        talk.tick()
+        assert talk.kinds("Bob") == ["join", "leave"]
+        assert talk.news("Alice") == []
+        talk.depart("Alice")
+        assert talk.names() == ["Bob"]
+
+    run(test)
+
+
+def test_client_that_goes_while_it_leaves_has_left() -> None:
+    """It gets no `left`, and the others hear of it once."""
+
+    async def test(talk: Talk) -> None:
+        await talk.join("Bob")
+        await talk.join("Alice")
+        talk.news("Bob"), talk.news("Alice")
+        talk.broker.gate = asyncio.Event()
+        leaving = asyncio.create_task(talk.do("Alice", type="leave"))
+        await asyncio.sleep(0)
+        talk.depart("Alice")
+        talk.broker.gate.set()
+        await leaving
+        talk.tick(2 * GRACE_TICKS)
+        assert talk.kinds("Bob") == ["leave"]
+        assert talk.news("Alice") == []
+        assert talk.names() == ["Bob"]
+
+    run(test)
+
+
+def test_room_whose_stream_is_lost_is_evicted() -> None:
+    """All its members are closed, with a code that has them come back and recover."""
+
+    async def test(talk: Talk) -> None:
+        await talk.join("Alice")
+        talk.chat.lost("lobby")
+        ((room, code, reason),) = talk.inboxes.evicted
+        assert (room, code) == ("lobby", CloseCode.LOST_CONTINUITY)
+        assert CloseCode.LOST_CONTINUITY.reconnect
+        assert len(reason.encode()) <= 123
+
+    run(test)
+
+
+def test_broker_is_told_who_wants_to_enter() -> None:
+    """His name, the digest of his session, and what he has missed; the session stays here."""
+
+    async def test(talk: Talk) -> None:
+        seen: list[Entrance] = []
+        plain = talk.broker.join
+
+        async def join(entrance: Entrance, enter: Callable[[Entry], None]) -> None:
+            seen.append(entrance)
+            await plain(entrance, enter)
+
+        talk.broker.join = join  # type: ignore[method-assign]
+        session = (await talk.join("Alice", history=7))["session"]
+        since = {"epoch": "e", "offset": 3}
+        await talk.join("tab", username="Alice", session=session, since=since)
+        member = Member("Alice", author_of(session))
+        assert seen == [
+            Entrance("lobby", member, None, 7),
+            Entrance("lobby", member, Position("e", 3), protocol.DEFAULT_HISTORY),
+        ]
 
     run(test)
 
@@ -449,10 +561,8 @@ def test_departure_is_told_in_every_room_once() -> None:
         talk.depart("Alice")
         talk.depart("Alice")
         talk.tick(2 * GRACE_TICKS)
-        assert [(event["type"], event["room"]) for event in talk.news("Bob")] == [
-            ("leave", "a"),
-            ("leave", "b"),
-        ]
+        told = [(event["type"], event["room"]) for event in talk.news("Bob")]
+        assert sorted(told) == [("leave", "a"), ("leave", "b")]
 
     run(test)
 
@@ -470,7 +580,7 @@ def test_commands_after_a_departure_reach_nobody() -> None:
             assert (await talk.refused("Alice", **fields)).code == ErrorCode.NOT_JOINED
         await talk.do("Alice", type="join", username="Alice")
         assert talk.news("Bob") == talk.news("Alice") == []
-        assert talk.presence.names("lobby", 9) == ["Bob"]
+        assert talk.names() == ["Bob"]
 
     run(test)
 
@@ -596,7 +706,7 @@ def test_message_just_before_leaving_arrives() -> None:
         await talk.join("Bob")
         talk.news("Alice"), talk.news("Bob")
         talk.begin("Alice", text="bye")
-        talk.begin("Alice", type="leave")
+        await talk.do("Alice", type="leave")
         assert talk.kinds("Alice") == ["message", "left"]
         assert talk.kinds("Bob") == ["message", "leave"]
 
@@ -631,7 +741,9 @@ def test_typing_goes_to_the_others_and_is_not_stored() -> None:
         talk.news("Alice"), talk.news("Bob")
         await talk.do("Alice", type="typing")
         assert talk.news("Alice") == []
-        assert talk.news("Bob") == [{"type": "typing", "room": "lobby", "username": "Alice"}]
+        typing = {"type": "typing", "room": "lobby", "username": "Alice"}
+        assert talk.news("Bob") == [typing]
+        assert talk.broker.told == [("lobby", typing)]
         assert talk.history.position("lobby").offset == 0
 
     run(test)
@@ -905,179 +1017,11 @@ def test_what_cannot_be_read_is_unavailable() -> None:
             assert (error.code, error.temporary) == (ErrorCode.UNAVAILABLE, True)
         await talk.do("Alice", text="still")
         assert [event["text"] for event in talk.news("Bob")] == ["still"]
-        assert talk.presence.names("lobby", 9) == ["Alice", "Bob", "Eve"]
+        assert talk.names() == ["Alice", "Bob", "Eve"]
         await talk.do("Eve", type="leave")
         assert talk.kinds("Eve") == ["message", "left"]
         talk.faulty.failing = set()
         assert (await talk.join("New"))["online"] == 3
-
-    run(test)
-
-
-# Drops
-
-
-def test_drop_is_told_after_5_seconds() -> None:
-    """Not before; until then the user is in the room, and his name is his."""
-
-    async def test(talk: Talk) -> None:
-        await talk.join("Bob")
-        await talk.join("Alice")
-        talk.news("Bob")
-        talk.tick(3)
-        talk.depart("Alice")
-        talk.tick(GRACE_TICKS - 1)
-        assert talk.news("Bob") == []
-        assert (await talk.join("Eve"))["users"] == ["Bob", "Alice", "Eve"]
-        talk.news("Bob")
-        talk.tick(1)
-        (event,) = talk.news("Bob")
-        assert (event["type"], event["username"], event["online"]) == ("leave", "Alice", 2)
-        talk.tick()
-        assert talk.news("Bob") == []
-
-    run(test)
-
-
-def test_grace_is_5_seconds_at_least() -> None:
-    """Ticks are a second apart, and the first may follow a drop at once."""
-    assert GRACE_TICKS - 1 >= 5
-
-
-def test_who_is_back_with_his_session_was_never_away() -> None:
-    """Neither the drop nor the return is told, however often; and he is no new user."""
-
-    async def test(talk: Talk) -> None:
-        await talk.join("Bob")
-        session = (await talk.join("tab 0", username="Alice"))["session"]
-        talk.news("Bob")
-        for number in range(1, 4):
-            talk.depart(f"tab {number - 1}")
-            talk.tick(GRACE_TICKS - 1)
-            reply = await talk.join(f"tab {number}", username="Alice", session=session)
-            assert (reply["users"], reply["online"]) == (["Bob", "Alice"], 2)
-        talk.tick(2 * GRACE_TICKS)
-        assert talk.news("Bob") == []
-        talk.depart("tab 3")
-        talk.tick()
-        assert talk.kinds("Bob") == ["leave"]
-
-    run(test)
-
-
-def test_name_of_somebody_absent_may_be_taken() -> None:
-    """The others hear first that he left, then that somebody came; his time is over with it."""
-
-    async def test(talk: Talk) -> None:
-        await talk.join("Bob")
-        session = (await talk.join("Alice"))["session"]
-        talk.news("Bob")
-        talk.depart("Alice")
-        reply = await talk.join("thief", username="ALICE")
-        assert (reply["username"], reply["users"]) == ("ALICE", ["Bob", "ALICE"])
-        events = talk.news("Bob")
-        assert [(event["type"], event["username"], event["online"]) for event in events] == [
-            ("leave", "Alice", 1),
-            ("join", "ALICE", 2),
-        ]
-        talk.tick(2 * GRACE_TICKS)
-        assert talk.news("Bob") == []
-        error = await talk.refused("Alice again", type="join", username="Alice", session=session)
-        assert error.code == ErrorCode.USERNAME_TAKEN
-
-    run(test)
-
-
-def test_leave_is_told_at_once_also_beside_a_drop() -> None:
-    """Who says that he leaves is not waited for; nor is he taken for absent."""
-
-    async def test(talk: Talk) -> None:
-        await talk.join("Bob")
-        session = (await talk.join("tab 1", username="Alice"))["session"]
-        await talk.join("tab 2", username="Alice", session=session)
-        talk.news("Bob")
-        talk.depart("tab 1")
-        await talk.do("tab 2", type="leave")
-        assert talk.kinds("Bob") == ["leave"]
-        talk.tick(2 * GRACE_TICKS)
-        assert talk.news("Bob") == []
-
-    run(test)
-
-
-def test_drops_in_many_rooms_are_told_in_each() -> None:
-    """Who comes back to one of his rooms is gone from the other."""
-
-    async def test(talk: Talk) -> None:
-        for room in ("a", "b"):
-            await talk.join("Bob", room)
-        session = (await talk.join("Alice", "a"))["session"]
-        await talk.join("Alice", "b")
-        talk.news("Bob")
-        talk.depart("Alice")
-        talk.tick(2)
-        await talk.join("again", "b", username="Alice", session=session)
-        talk.tick(2 * GRACE_TICKS)
-        events = talk.news("Bob")
-        assert [(event["type"], event["room"]) for event in events] == [("leave", "a")]
-
-    run(test)
-
-
-def test_drops_are_told_in_their_order() -> None:
-    """Each after its own time."""
-
-    async def test(talk: Talk) -> None:
-        await talk.join("Bob")
-        for name in ("A", "B", "C"):
-            await talk.join(name)
-        talk.news("Bob")
-        for name in ("B", "A", "C"):
-            talk.depart(name)
-            talk.tick(1)
-        told = []
-        for _ in range(GRACE_TICKS):
-            talk.tick(1)
-            told.append([event["username"] for event in talk.news("Bob")])
-        assert [names for names in told if names] == [["B"], ["A"], ["C"]]
-
-    run(test)
-
-
-def test_return_that_fails_does_not_end_the_grace() -> None:
-    """Who cannot come back because the disk fails has his time to try again."""
-
-    async def test(talk: Talk) -> None:
-        await talk.join("Bob")
-        session = (await talk.join("Alice"))["session"]
-        talk.news("Bob")
-        talk.depart("Alice")
-        talk.faulty.failing = {"read"}
-        error = await talk.refused("again", type="join", username="Alice", session=session)
-        assert error.code == ErrorCode.UNAVAILABLE
-        talk.tick(GRACE_TICKS - 1)
-        talk.faulty.failing = set()
-        await talk.join("again", username="Alice", session=session)
-        talk.tick(2 * GRACE_TICKS)
-        assert talk.news("Bob") == []
-
-    run(test)
-
-
-def test_crowd_hears_of_drops_by_number() -> None:
-    """In a crowd, too, who is back in time does not change the number."""
-
-    async def test(talk: Talk) -> None:
-        sessions = {}
-        for number in range(CROWD + 3):
-            sessions[number] = (await talk.join(f"u{number}"))["session"]
-        talk.tick(1)
-        talk.news("u0")
-        talk.depart("u1"), talk.depart("u2")
-        await talk.join("again", username="u1", session=sessions[1])
-        talk.tick()
-        expected = {"type": "presence", "room": "lobby", "online": CROWD + 2}
-        assert talk.news("u0") == [expected]
 
     run(test)
 
@@ -1253,51 +1197,5 @@ def test_history_page_is_bounded_in_bytes() -> None:
         assert offsets(reply)[0] == 1
         assert 0 < len(reply["messages"]) < 100
         assert reply["more"] is True
-
-    run(test)
-
-
-# Crowds
-
-
-def test_crowd_hears_of_numbers_once_a_tick() -> None:
-    """Above 200 users joins and leaves are merged into one `presence` a tick."""
-
-    async def test(talk: Talk) -> None:
-        for number in range(CROWD):
-            await talk.join(f"u{number}")
-        talk.news("u0")
-        talk.chat.tick()
-        assert talk.news("u0") == []
-        reply = await talk.join("first too many")
-        assert len(reply["users"]) == protocol.MAX_USERS_LISTED
-        assert reply["online"] == CROWD + 1
-        await talk.join("second too many")
-        await talk.do("first too many", type="leave")
-        assert talk.news("u0") == []
-        talk.chat.tick()
-        expected = {"type": "presence", "room": "lobby", "online": CROWD + 1}
-        assert talk.news("u0") == [expected]
-        talk.chat.tick()
-        assert talk.news("u0") == []
-
-    run(test)
-
-
-def test_crowd_that_shrinks_hears_of_names_again() -> None:
-    """From 200 users on down each leave is told, with the right number."""
-
-    async def test(talk: Talk) -> None:
-        for number in range(CROWD + 2):
-            await talk.join(f"u{number}")
-        talk.chat.tick()
-        talk.news("u0")
-        await talk.do("u1", type="leave")
-        assert talk.news("u0") == []
-        await talk.do("u2", type="leave")
-        (event,) = talk.news("u0")
-        assert (event["type"], event["online"]) == ("leave", CROWD)
-        talk.chat.tick()
-        assert talk.news("u0") == [{"type": "presence", "room": "lobby", "online": CROWD}]
 
     run(test)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from contracts.broker import BrokerContract, memory_broker
+from contracts.broker import BrokerContract, join, leave, memory_broker, run_in_loop
 from contracts.history import (
     NOW_S,
     HistoryContract,
@@ -22,6 +22,8 @@ from contracts.history import (
     reactions,
 )
 from fastchat.brokers import Broker
+from fastchat.brokers.memory import MemoryBroker
+from fastchat.brokers.rooms import Rooms
 from fastchat.history import History, Outcome, schema
 from fastchat.history.memory import MemoryHistory
 from fastchat.history.sqlite import SqliteHistory
@@ -61,20 +63,21 @@ class TestBrokerContract(BrokerContract):
         with opened(tmp_path) as history:
             yield history
 
-    def new_broker(self, history: History) -> Broker:
-        return memory_broker(history)
+    def new_broker(self, rooms: Rooms) -> Broker:
+        return MemoryBroker(rooms)
 
 
 def test_rooms_only_entered_leave_no_trace(tmp_path: Path) -> None:
     """Entering and leaving a thousand rooms leaves nothing in memory or in the file."""
 
-    async def enter_and_leave(broker: Broker) -> None:
+    async def enter_and_leave(history: History) -> None:
+        broker = memory_broker(history)
         for number in range(1000):
-            await broker.subscribe(f"r{number}", None, 50, 300)
-            broker.unsubscribe(f"r{number}")
+            await join(broker, room=f"r{number}")
+            await leave(broker, room=f"r{number}")
 
     with opened(tmp_path) as history:
-        asyncio.run(enter_and_leave(memory_broker(history)))
+        run_in_loop(enter_and_leave(history))
         assert schema.select(history._db, "SELECT name FROM rooms") == []
         assert not history._rooms
         assert not history._tails

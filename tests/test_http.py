@@ -552,13 +552,26 @@ def test_refused_handshakes_are_cheap_in_the_log(
     assert not any(record.exc_info for record in caplog.records)
 
 
-def test_draining_server_takes_no_upgrades() -> None:
-    """503, for whoever comes while the server stops."""
+def test_draining_server_says_when_to_come_back() -> None:
+    """Whoever connects while the server stops is told like everybody else, and joins nothing."""
     with serving() as server, wired(server.port) as wire:
         assert ask(wire, "/nope").status == 404
-        server.call(server.sessions.drain)
-        wire.write(request("/ws", HANDSHAKE.items()))
-        assert wire.read_response().status == 503
+        server.call(server.sessions.drain, 2.0)
+        with connected(server.port, "/ws?username=Alice") as client:
+            closing = client.receive()
+            assert (closing["type"], closing["code"]) == ("closing", 1012)
+            assert 250 <= closing["reconnect_after_ms"] <= 2250
+            assert client.receive_close() == 1012
+
+
+def test_request_on_its_way_is_answered_by_a_server_that_stops() -> None:
+    """Whoever was accepted is not hung up on; who asks nothing is, soon."""
+    with serving() as server, wired(server.port) as late, wired(server.port) as silent:
+        wait_until(lambda: len(server.call(server.connections)) == 2)
+        server.call(server.stop_accepting)
+        late.write(request("/ws", HANDSHAKE.items()))
+        assert late.read_response(has_body=False).status == 101
+        assert silent.read_all() == b""
 
 
 def test_client_of_a_library_is_understood(server: Server) -> None:

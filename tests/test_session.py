@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-import fastchat.chat
+import fastchat.brokers.rooms
 import fastchat.session
 import fastchat.worker
 from fastchat.chat import Chat, Client
@@ -50,7 +50,7 @@ _rooms = (f"room-{number}" for number in itertools.count())
 def _told_soon() -> Iterator[None]:
     """Who is gone is told of within 1 s; how long it takes otherwise is the chat's test."""
     with pytest.MonkeyPatch.context() as patches:
-        patches.setattr(fastchat.chat, "GRACE_TICKS", 1)
+        patches.setattr(fastchat.brokers.rooms, "GRACE_TICKS", 1)
         yield
 
 
@@ -539,7 +539,7 @@ def test_internal_error_closes_with_1011_and_tells_nothing(
 
 
 class NoHistory:
-    """In the place of a broker's `subscribe`: fails, with an error for the client or ours."""
+    """In the place of a broker's `join`: fails, with an error for the client or ours."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -554,12 +554,12 @@ def test_join_refused_late_leaves_the_connection_open(
     """A CommandError out of a command that waited is answered like any other."""
     with serving() as server, connected(server.port) as client:
         refusal = CommandError(ErrorCode.BAD_COMMAND, "Not now.", temporary=True)
-        monkeypatch.setattr(server.chat._broker, "subscribe", NoHistory(refusal))
+        monkeypatch.setattr(server.broker, "join", NoHistory(refusal))
         client.send({"type": "join", "username": "Alice", "ref": "r"})
         error = client.receive_type("error")
         assert (error["message"], error["temporary"], error["ref"]) == ("Not now.", True, "r")
         assert still_works(client)
-        monkeypatch.setattr(server.chat._broker, "subscribe", NoHistory(OSError("disk")))
+        monkeypatch.setattr(server.broker, "join", NoHistory(OSError("disk")))
         client.send({"type": "join", "username": "Alice", "ref": "r"})
         assert client.receive_end() == 1011
         assert client.reason == ""
@@ -581,7 +581,7 @@ def test_fault_in_the_sweep_ends_no_deadline(
 ) -> None:
     """A sweep that fails is logged, and those after it do their work."""
     with connected(impatient_server.port) as client:
-        monkeypatch.setattr(impatient_server.chat, "tick", FailsOnce())
+        monkeypatch.setattr(impatient_server.broker, "tick", FailsOnce())
         assert client.receive_end() == 4502
     assert [record.getMessage() for record in caplog.records if record.exc_info] == [
         "internal error in the sweep"
@@ -807,7 +807,7 @@ def test_close_during_a_command_that_never_ends_is_found_by_the_heartbeat(
     monkeypatch.setattr(fastchat.worker, "PING_INTERVAL_S", 0.5)
     monkeypatch.setattr(fastchat.worker, "PONG_TIMEOUT_S", 0.5)
     with serving() as server:
-        monkeypatch.setattr(server.chat._broker, "subscribe", hang)
+        monkeypatch.setattr(server.broker, "join", hang)
         with connected(server.port, "/ws?username=Alice") as client:
             client.send({"text": "x"})
             client.send_close()
@@ -904,3 +904,25 @@ def test_client_that_goes_while_it_searches_costs_nothing(
         with connected(server.port, join_query("Bob", room)) as bob:
             assert bob.receive_type("joined")["offset"] >= 1
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_what_an_operator_counts(room: str) -> None:
+    """Connections, their ends by close code, and refusals by reason."""
+    with serving() as server:
+        metrics = server.sessions.metrics
+        with connected(server.port, join_query("Alice", room)) as client:
+            client.send({"type": "edit", "offset": 7, "text": "x"})  # refused by the history
+            assert client.receive_type("error")["code"] == "not_found"
+            client.send({"type": "nonsense"})  # and by the parser
+            assert client.receive_type("error")["code"] == "bad_command"
+            client.send_close(1000)
+            assert client.receive_close() == 1000
+        with connected(server.port) as client:
+            client.send_frame(BINARY)
+            assert client.receive_close() == 1003
+        with connected(server.port) as client:
+            client.reset()
+        wait_until(lambda: len(server.sessions) == 0)
+        assert metrics.connections_total == 3
+        assert metrics.closes == {1000: 1, 1003: 1, 1006: 1}
+        assert metrics.refusals == {"not_found": 1, "bad_command": 1}

@@ -7,14 +7,15 @@ which the hub is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from fastchat import protocol
-from fastchat.brokers import Broker
-from fastchat.errors import CommandError, ErrorCode
-from fastchat.history import Duplicate, Page
-from fastchat.presence import Presence, User
+from fastchat.brokers import Broker, Entrance, Entry, Member
+from fastchat.errors import CloseCode, CommandError, ErrorCode
+from fastchat.history import Duplicate
+from fastchat.metrics import Metrics
+from fastchat.presence import author_of
 from fastchat.protocol import (
     Command,
     Delete,
@@ -33,25 +34,21 @@ from fastchat.protocol import (
 
 __all__ = ["Chat", "Client", "Delivery"]
 
-#: Whoever is back before this many ticks are over has not been away, to the others: 5 s,
-#: and up to one more because the tick he left in had begun.
-GRACE_TICKS = 6
-#: Rooms with more users than this hear of joins and leaves by number, once a second.
-CROWD = 200
-
 
 class Delivery(Protocol):
     """How payloads reach clients; `connection` is opaque. See `fastchat._fanout.Hub`.
 
     In order: what was published to a room before `join` never arrives after it,
     what was published before `leave` still arrives, and `send` overtakes nothing.
+    `join` is False for a connection that is closed, whether we have heard of it or not.
     """
 
-    def join(self, connection: Any, room: str, /) -> None: ...
+    def join(self, connection: Any, room: str, /) -> bool: ...
     def leave(self, connection: Any, room: str, /) -> None: ...
     def publish(self, room: str, payload: bytes, but: Any = None, /) -> None: ...
     def send(self, connection: Any, payload: bytes, /) -> bool | None: ...
     def end_turn(self) -> None: ...
+    def evict(self, room: str, code: int, reason: str, /) -> None: ...
 
 
 class Client:
@@ -61,14 +58,14 @@ class Client:
 
     def __init__(self, connection: object) -> None:
         self.connection = connection
-        self.rooms: dict[str, User] = {}
+        self.rooms: dict[str, Member] = {}
         self.username: str | None = None
         self.session: str | None = None
         self.gone = False
 
 
 class Chat:
-    """The rules. `handle` runs a command, `depart` ends a client, `tick` runs once a second.
+    """The rules. `handle` runs a command, `depart` ends a client. The broker's `Receiver`.
 
     * ``clock``: seconds since 1970, for timestamps only.
     * ``new_secret``: makes a client's `session`.
@@ -77,21 +74,17 @@ class Chat:
     def __init__(
         self,
         broker: Broker,
-        presence: Presence,
         delivery: Delivery,
         *,
         clock: Callable[[], float],
         new_secret: Callable[[], str],
+        metrics: Metrics,
     ) -> None:
         self._broker = broker
-        self._presence = presence
         self._delivery = delivery
         self._clock = clock
         self._new_secret = new_secret
-        self._crowded: set[str] = set()  # rooms whose number changed since the last tick
-        #: Who has lost his last connection to a room, and in which tick; the first first.
-        self._absent: dict[tuple[str, str], int] = {}
-        self._ticks = 0
+        self._metrics = metrics
         self._handlers: dict[type, Callable[[Client, Any], Coroutine[Any, Any, None] | None]] = {
             Message: self._message,
             Edit: self._edit,
@@ -104,7 +97,7 @@ class Chat:
             Search: self._search,
             Ping: self._ping,
         }
-        broker.open(self._deliver, self._answer, delivery.end_turn)
+        broker.open(self)
 
     def handle(self, client: Client, command: Command) -> Coroutine[Any, Any, None] | None:
         """Run a command, or return the coroutine that does, to be run before the next one.
@@ -120,32 +113,20 @@ class Chat:
         The others hear of it if its user is not back within 5 s.
         """
         client.gone = True
-        for room in tuple(client.rooms):
-            self._count_out(room, self._quit(client, room))
-
-    def tick(self) -> None:
-        """Announce who did not come back, and tell crowded rooms their number."""
-        self._ticks += 1
-        for (room, name), left in tuple(self._absent.items()):
-            if left + GRACE_TICKS > self._ticks:
-                break
-            user = self._presence.absent(room, name)
-            assert user is not None
-            self._remove(room, user)
-        for room in self._crowded:
-            payload = protocol.presence(room, self._presence.online(room))
-            self._delivery.publish(room, payload)
-        self._crowded.clear()
+        while client.rooms:
+            room, member = client.rooms.popitem()
+            self._broker.lose(room, member)
+            self._delivery.leave(client.connection, room)
 
     # Commands
 
     def _message(self, client: Client, command: Message) -> None:
         text, room, id, ref = command
         room = self._room_of(client, room)
-        user = client.rooms[room]
+        name, author = client.rooms[room]
         timestamp = protocol.timestamp_of(self._clock())
         self._broker.publish(
-            Publication(room, 0, user.name, text, timestamp, id, author=user.author),
+            Publication(room, 0, name, text, timestamp, id, author=author),
             (client, ref),
         )
 
@@ -168,16 +149,16 @@ class Chat:
     ) -> None:
         """Publish what changes a message; whether it may is decided where it is kept."""
         room = self._room_of(client, command.room)
-        user = client.rooms[room]
+        name, author = client.rooms[room]
         draft = Publication(
             room,
             0,
-            user.name,
+            name,
             text,
             protocol.timestamp_of(self._clock()),
             kind=kind,
             target=command.offset,
-            author=user.author,
+            author=author,
             **more,
         )
         self._broker.publish(draft, (client, command.ref))
@@ -186,40 +167,40 @@ class Chat:
         room = self._room_of(client, command.room)
         payload = protocol.typing(room, client.rooms[room].name)
         self._delivery.publish(room, payload, client.connection)
+        self._broker.tell(room, payload)
 
     def _ping(self, client: Client, command: Ping) -> None:
         self._delivery.send(client.connection, protocol.pong(ref=command.ref))
 
-    def _leave(self, client: Client, command: Leave) -> None:
+    async def _leave(self, client: Client, command: Leave) -> None:
         room = self._room_of(client, command.room)
-        user = self._quit(client, room)
-        if self._presence.leave(user):
-            self._remove(room, user)
-        self._delivery.send(client.connection, protocol.left(room, ref=command.ref))
+        member = client.rooms.pop(room)
+
+        def left() -> None:
+            if not client.gone:
+                self._delivery.leave(client.connection, room)
+
+        await self._broker.leave(room, member, left)
+        self._send(client, protocol.left(room, ref=command.ref))
 
     async def _history(self, client: Client, command: GetHistory) -> None:
-        room = self._room_of(client, command.room)
-        page = await self._page(room, command)
-        newest_first = command.after is None
-        messages = _fitting([protocol.encode(each) for each in page.publications], newest_first)
-        more = page.more or len(messages) < len(page.publications)
-        payload = protocol.history(room, messages, more=more, ref=command.ref)
-        self._delivery.send(client.connection, payload)
+        room, limit = self._room_of(client, command.room), command.limit
+        if command.after is not None:
+            page = await self._broker.after(room, command.after, limit)
+        else:
+            page = await self._broker.before(room, command.before, limit)
+        payload = protocol.history(room, page.payloads, more=page.more, ref=command.ref)
+        self._send(client, payload)
 
     async def _search(self, client: Client, command: Search) -> None:
         room = self._room_of(client, command.room)
         found = await self._broker.search(room, command.query, command.limit)
-        messages = _fitting([protocol.encode(each) for each in found], newest_first=False)
-        payload = protocol.results(room, messages, ref=command.ref)
-        self._delivery.send(client.connection, payload)
-
-    async def _page(self, room: str, command: GetHistory) -> Page:
-        if command.after is not None:
-            return await self._broker.after(room, command.after, command.limit)
-        return await self._broker.before(room, command.before, command.limit)
+        self._send(client, protocol.results(room, found.payloads, ref=command.ref))
 
     async def _join(self, client: Client, command: Join) -> None:
         room = command.room
+        if client.gone:
+            return
         if room in client.rooms:
             raise CommandError(ErrorCode.ALREADY_JOINED, f"You are in the room “{room}” already.")
         if len(client.rooms) >= protocol.MAX_ROOMS:
@@ -232,54 +213,39 @@ class Chat:
         if name is None:
             raise CommandError(ErrorCode.BAD_USERNAME, "A name is needed: `username`.")
         session = command.session or client.session or self._new_secret()
-        absent = self._presence.absent(room, name)
-        if absent is not None and absent.session != session:
-            self._remove(room, absent)
-        user = self._presence.join(room, name, session)
-        self._absent.pop((room, user.key), None)
-        try:
-            snapshot = await self._broker.subscribe(
-                room, command.since, command.history, protocol.MAX_HISTORY
+
+        def enter(entry: Entry) -> None:
+            if client.gone or not self._delivery.join(client.connection, room):
+                self._broker.lose(room, entry.member)  # he went while we waited for the broker
+                return
+            client.username, client.session = entry.member.name, session
+            client.rooms[room] = entry.member
+            payload = protocol.joined(
+                room,
+                entry.member.name,
+                session,
+                entry.position,
+                recovered=entry.recovered,
+                messages=entry.payloads,
+                users=entry.users,
+                online=entry.online,
+                ref=command.ref,
             )
-        except BaseException:
-            self._count_out(room, user)
-            raise
-        if client.gone:  # while we waited for the history
-            self._count_out(room, user)
-            self._broker.unsubscribe(room)
-            return
-        client.username, client.session = user.name, session
-        if not user.announced:
-            user.announced = True
-            self._announce("join", room, user)
-        client.rooms[room] = user
-        self._delivery.join(client.connection, room)
+            self._delivery.send(client.connection, payload)
 
-        messages = [protocol.encode(each) for each in snapshot.publications]
-        fitting = _fitting(messages, newest_first=True)
-        # A recovery is whole or it is none, but the newest as for a newcomer.
-        recovered = snapshot.recovered and len(fitting) == len(messages)
-        if not recovered:
-            fitting = fitting[max(len(fitting) - command.history, 0) :]
-        payload = protocol.joined(
-            room,
-            user.name,
-            session,
-            snapshot.position,
-            recovered=recovered,
-            messages=fitting,
-            users=self._presence.names(room, protocol.MAX_USERS_LISTED),
-            online=self._presence.online(room),
-            ref=command.ref,
-        )
-        self._delivery.send(client.connection, payload)
+        member = Member(name, author_of(session))
+        await self._broker.join(Entrance(room, member, command.since, command.history), enter)
 
-    # What comes of them
+    def _send(self, client: Client, payload: bytes) -> None:
+        if not client.gone:
+            self._delivery.send(client.connection, payload)
 
-    def _deliver(self, publication: Publication) -> None:
-        self._delivery.publish(publication.room, protocol.encode(publication))
+    # What comes of them: the broker's receiver
 
-    def _answer(
+    def deliver(self, room: str, payload: bytes) -> None:
+        self._delivery.publish(room, payload)
+
+    def answer(
         self,
         sender: tuple[Client, str | None],
         draft: Publication,
@@ -290,38 +256,18 @@ class Chat:
             payload = protocol.ack(outcome.id, outcome.room, outcome.offset)
         else:
             outcome.id, outcome.ref = draft.id, ref
+            self._metrics.refusals[outcome.code] += 1
             payload = protocol.error(outcome)
-        if not client.gone:
-            self._delivery.send(client.connection, payload)
+        self._send(client, payload)
 
-    def _quit(self, client: Client, room: str) -> User:
-        self._broker.unsubscribe(room)
-        self._delivery.leave(client.connection, room)
-        return client.rooms.pop(room)
+    def end_turn(self) -> None:
+        self._delivery.end_turn()
 
-    def _count_out(self, room: str, user: User) -> None:
-        """A connection is lost, or its join came to nothing."""
-        if not self._presence.leave(user):
-            return
-        if user.announced:
-            self._absent[room, user.key] = self._ticks
-        else:
-            self._remove(room, user)
+    def lost(self, room: str) -> None:
+        reason = "the room's stream lost its continuity"
+        self._delivery.evict(room, CloseCode.LOST_CONTINUITY, reason)
 
-    def _remove(self, room: str, user: User) -> None:
-        self._absent.pop((room, user.key), None)
-        self._presence.remove(room, user)
-        if user.announced:
-            self._announce("leave", room, user)
-
-    def _announce(self, kind: str, room: str, user: User) -> None:
-        online = self._presence.online(room)
-        if online > CROWD:
-            self._crowded.add(room)
-            return
-        timestamp = protocol.timestamp_of(self._clock())
-        payload = protocol.presence_change(kind, room, user.name, timestamp, online)
-        self._delivery.publish(room, payload)
+    # Where a client is
 
     def _room_of(self, client: Client, room: str | None) -> str:
         if room is None:
@@ -338,13 +284,3 @@ class Chat:
         raise CommandError(
             ErrorCode.BAD_COMMAND, "You are in several rooms: say which one, by `room`."
         )
-
-
-def _fitting(messages: Sequence[bytes], newest_first: bool) -> Sequence[bytes]:
-    """As many as fit into one reply, from the newest or from the oldest on, in order."""
-    size = 0
-    for count, message in enumerate(reversed(messages) if newest_first else messages):
-        size += len(message)
-        if size > protocol.MAX_REPLY_BYTES:
-            return messages[len(messages) - count :] if newest_first else messages[:count]
-    return messages

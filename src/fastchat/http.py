@@ -50,6 +50,8 @@ ANSWER_TIMEOUT_S = 30.0
 #: The same for a server that stops: with a sweep it stays under the worker's DRAIN_S,
 #: after which uvicorn would cancel the answer and log that as an error.
 LAST_ANSWER_TIMEOUT_S = 1.0
+#: Until a first request that is on its way then.
+LAST_REQUEST_TIMEOUT_S = 0.5
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -145,7 +147,14 @@ class HttpProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         self._deadline_s = self.loop.time() + LAST_ANSWER_TIMEOUT_S
-        super().shutdown()
+        if self.cycle is not None:
+            super().shutdown()
+        else:  # a request may be on its way, and gets its answer; uvicorn would hang up
+            self.loop.call_later(LAST_REQUEST_TIMEOUT_S, self._hang_up)
+
+    def _hang_up(self) -> None:
+        if self.parser is not None:  # not upgraded
+            super().shutdown()
 
     def _idle(self) -> bool:
         return self.cycle is not None and self.cycle.response_complete and self._head_bytes == 0
@@ -239,8 +248,6 @@ class HttpProtocol(HttpToolsProtocol):
             return 400, "Exactly one valid Sec-WebSocket-Key is needed."
         if b"transfer-encoding" in values or set(values.get(b"content-length", ())) - {b"0"}:
             return 400, "An upgrade has no body."
-        if self._sessions.draining:
-            return 503, "The server is stopping."
         return None
 
     def _refuse(self, status: int, message: str) -> None:

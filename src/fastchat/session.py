@@ -26,6 +26,7 @@ from fastchat.chat import Chat, Client
 from fastchat.errors import CloseCode, CommandError, Violation
 from fastchat.hub import Hub
 from fastchat.limits import TokenBucket
+from fastchat.metrics import Metrics
 from fastchat.protocol import Command, Join
 
 __all__ = ["Session", "Sessions"]
@@ -43,14 +44,15 @@ PINGS_PER_S, PINGS_BURST = 10.0, 20
 ERRORS_PER_S, ERRORS_BURST = 1.0, 20
 #: As the hub's: a connection that is closed but does not end is aborted.
 CLOSE_GRACE_S = 2.0
-#: Clients of a server that stops come back spread over this time.
-RECONNECT_AFTER_MS = (250, 2000)
+#: A server that stops may be back after this long at the earliest.
+RECONNECT_AFTER_MS = 250
 
 # Looked up once: each costs an attribute of an enum class for every frame.
 _TEXT, _BINARY, _CONTINUATION = WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.CONTINUATION
 _PING, _PONG, _CLOSE = WSMsgType.PING, WSMsgType.PONG, WSMsgType.CLOSE
 _OP_PONG = 0xA  # RFC 6455 §11.8
 _NO_STATUS = 1005  # RFC 6455 §7.4.1: an empty close frame
+_ABNORMAL = 1006  # and none at all
 _NO_HEADERS: CIMultiDict[str] = CIMultiDict()
 
 
@@ -61,13 +63,21 @@ class Sessions:
     """
 
     def __init__(
-        self, chat: Chat, hub: Hub, *, max_message_bytes: int, clock: Callable[[], float]
+        self,
+        chat: Chat,
+        hub: Hub,
+        *,
+        max_message_bytes: int,
+        clock: Callable[[], float],
+        metrics: Metrics,
     ) -> None:
         self.chat = chat
         self.hub = hub
+        self.metrics = metrics
         self.max_message_bytes = max_message_bytes
         self.clock = clock
         self.draining = False
+        self._spread_ms = 0
         # Sessions with their deadlines, in the order of these.
         self._unjoined: dict[Session, float] = {}
         self._unfinished: dict[Session, float] = {}
@@ -86,11 +96,19 @@ class Sessions:
         """
         return Session(self, join)
 
-    def drain(self) -> None:
-        """Tell every client that the server stops, and close its connection with 1012."""
+    def drain(self, spread_s: float) -> None:
+        """Tell every client that the server stops, and close its connection with 1012.
+
+        They are asked to come back spread over `spread_s`; so is who connects from now on.
+        """
         self.draining = True
+        self._spread_ms = int(spread_s * 1000)
         for session in tuple(self._all):
-            session.restart(random.randint(*RECONNECT_AFTER_MS))  # noqa: S311 spreads load
+            self._restart(session)
+
+    def _restart(self, session: Session) -> None:
+        after_ms = RECONNECT_AFTER_MS + random.randint(0, self._spread_ms)  # noqa: S311 spreads load
+        session.restart(after_ms)
 
     async def ended(self) -> None:
         """Wait until the last session has ended, after `drain`."""
@@ -115,8 +133,11 @@ class Sessions:
     # Of the sessions themselves
 
     def _opened(self, session: Session) -> None:
+        self.metrics.connections_total += 1
         self._all.add(session)
         self._unjoined[session] = self.clock() + JOIN_TIMEOUT_S
+        if self.draining:
+            self._restart(session)
 
     def _has_joined(self, session: Session) -> None:
         self._unjoined.pop(session, None)
@@ -132,7 +153,8 @@ class Sessions:
         self._unfinished.pop(session, None)
         self._ending.setdefault(session, self.clock() + CLOSE_GRACE_S)
 
-    def _ended(self, session: Session) -> None:
+    def _ended(self, session: Session, code: int) -> None:
+        self.metrics.closes[code] += 1
         self._all.discard(session)
         self._unjoined.pop(session, None)
         self._unfinished.pop(session, None)
@@ -163,6 +185,7 @@ class Session(WSListener):
     __slots__ = (
         "_client",
         "_close_asked",
+        "_close_code",
         "_closed",
         "_connection",
         "_errors",
@@ -185,6 +208,7 @@ class Session(WSListener):
         self._running: asyncio.Task[None] | None = None
         self._waiting: deque[Command] | None = None
         self._close_asked: int | None = None  # with this code, once all commands have run
+        self._close_code = _ABNORMAL
 
     # Called by picows
 
@@ -196,6 +220,8 @@ class Session(WSListener):
         self._client = Client(self._connection)
         self._sessions._opened(self)
         first, self._first = self._first, None
+        if self._closed:  # the server is stopping
+            return
         if isinstance(first, CommandError):
             self._refuse(first)
         elif first is not None:
@@ -233,7 +259,7 @@ class Session(WSListener):
     def on_ws_disconnected(self, transport: WSTransport) -> None:
         self._leave()
         self._sessions.hub.detach(self._connection)
-        self._sessions._ended(self)
+        self._sessions._ended(self, self._close_code)
 
     def pause_writing(self) -> None:
         self._connection.pause_writing()
@@ -244,6 +270,7 @@ class Session(WSListener):
     def parse_failed(self) -> None:
         """picows refused a frame, and has sent a CLOSE of its own (RFC 6455 §7.1.7)."""
         if not self._closed:
+            self._close_code = CloseCode.PROTOCOL_ERROR
             self._leave()
             self._sessions.hub.detach(self._connection)
             self._sessions._is_ending(self)
@@ -253,6 +280,7 @@ class Session(WSListener):
     def close(self, code: int, reason: str) -> None:
         """Take the client out of the chat and start the closing handshake; once."""
         if not self._closed:
+            self._close_code = code
             self._leave()
             self._sessions.hub.close_connection(self._connection, code, reason)
             self._sessions._is_ending(self)
@@ -267,6 +295,7 @@ class Session(WSListener):
     def evicted(self, code: int, reason: str) -> None:
         if not self._closed:
             logger.info("evicted %r: %s (%d)", self._client.username or "nobody", reason, code)
+            self._close_code = code
             self._leave()
             self._sessions._is_ending(self)
 
@@ -396,6 +425,7 @@ class Session(WSListener):
             refusal.id = getattr(command, "id", None)
         if self._errors is None:
             self._errors = TokenBucket(ERRORS_PER_S, ERRORS_BURST, self._sessions.clock)
+        self._sessions.metrics.refusals[refusal.code] += 1
         self._sessions.hub.send(self._connection, protocol.error(refusal))
         if not self._errors.take():
             logger.info("too many errors from %r", self._client.username or "nobody")

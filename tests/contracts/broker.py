@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import contextlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 import pytest
+import uvloop
 
-from contracts.history import delete, draft, edit, offsets, react, reactions, texts
-from fastchat.brokers import Broker
+from contracts.history import NOW_S, delete, draft, edit, react
+from fastchat import protocol
+from fastchat.brokers import Broker, Entrance, Entry, Member, Messages
 from fastchat.brokers.memory import MemoryBroker
+from fastchat.brokers.rooms import GRACE_TICKS, Rooms
 from fastchat.errors import CommandError, ErrorCode, HistoryError
 from fastchat.history import Duplicate, History, Outcome, Page
-from fastchat.protocol import Kind, Position, Publication
+from fastchat.metrics import Metrics
+from fastchat.protocol import Position, Publication
 from support import TIMEOUT_UNIT_S
 
 #: How long a broker may take for what it does "later".
@@ -21,16 +27,20 @@ PATIENCE_S = 5 * TIMEOUT_UNIT_S
 
 
 class Receiver:
-    """Stands where the chat stands, and records what the broker tells it."""
+    """Stands where the chat stands, and records what the broker tells it, in order."""
 
     def __init__(self) -> None:
-        self.delivered: list[Publication] = []
+        self.heard: list[dict[str, Any]] = []  # publications and events
         self.answers: list[tuple[Any, Publication, Duplicate | CommandError]] = []
         self.turns: list[int] = []  # how much had been delivered at the end of each
+        self.losses: list[str] = []  # rooms
+        self.on_lost: Callable[[str], None] = lambda room: None
         self._news = asyncio.Event()
 
-    def deliver(self, publication: Publication) -> None:
-        self.delivered.append(publication)
+    def deliver(self, room: str, payload: bytes) -> None:
+        event = json.loads(payload)
+        assert event["room"] == room
+        self.heard.append(event)
         self._news.set()
 
     def answer(self, sender: Any, sent: Publication, outcome: Duplicate | CommandError) -> None:
@@ -41,9 +51,32 @@ class Receiver:
         self.turns.append(len(self.delivered))
         self._news.set()
 
+    def lost(self, room: str) -> None:
+        self.losses.append(room)
+        self._news.set()
+        self.on_lost(room)
+
+    @property
+    def delivered(self) -> list[dict[str, Any]]:
+        """The publications."""
+        return [event for event in self.heard if "offset" in event]
+
+    @property
+    def events(self) -> list[tuple[str, str]]:
+        """Joins, leaves and what else is no publication: what it is, and who."""
+        return [
+            (event["type"], event.get("username", ""))
+            for event in self.heard
+            if "offset" not in event
+        ]
+
     @property
     def texts(self) -> list[str]:
-        return texts(self.delivered)
+        return [event["text"] for event in self.delivered]
+
+    @property
+    def offsets(self) -> list[int]:
+        return [event["offset"] for event in self.delivered]
 
     @property
     def codes(self) -> list[ErrorCode]:
@@ -65,6 +98,11 @@ class Receiver:
     async def until_answered(self, count: int) -> None:
         await self.until(lambda: len(self.answers) >= count)
         assert len(self.answers) == count
+
+    async def until_told(self, *events: tuple[str, str]) -> None:
+        """Wait for just these events, from the beginning."""
+        await self.until(lambda: len(self.events) >= len(events))
+        assert self.events == list(events)
 
 
 class Faulty:
@@ -103,6 +141,10 @@ class Faulty:
     def prune(self) -> None:
         self._history.prune()
 
+    def adopt(self, room: str, epoch: str) -> None:
+        self._fail("read")
+        self._history.adopt(room, epoch)
+
     def forget(self, room: str) -> None:
         self._fail("read")
         self._history.forget(room)
@@ -115,23 +157,86 @@ class Faulty:
             raise HistoryError("disk I/O error")
 
 
-def memory_broker(history: History) -> MemoryBroker:
-    """As the worker builds it; in a running loop."""
-    return MemoryBroker(
-        history, at_end_of_turn=lambda commit: asyncio.get_running_loop().call_soon(commit)
+def new_rooms(history: History) -> Rooms:
+    """As the worker, or the relay, builds them; in a running loop."""
+    return Rooms(
+        history,
+        at_end_of_turn=asyncio.get_running_loop().call_soon,
+        clock=lambda: NOW_S,
+        metrics=Metrics(),
     )
 
 
+def memory_broker(history: History) -> MemoryBroker:
+    """As the worker builds it; in a running loop."""
+    return MemoryBroker(new_rooms(history))
+
+
+def run_in_loop(body: Coroutine[Any, Any, None]) -> None:
+    """Run in a loop like the server's."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(body)
+
+
+def member(name: str = "Alice", by: str = "") -> Member:
+    """Somebody, with the author that his drafts have (`contracts.history.draft`)."""
+    return Member(name, f"author {by or name}")
+
+
+async def join(
+    broker: Broker,
+    who: Member | str = "Alice",
+    room: str = "a",
+    *,
+    since: Position | None = None,
+    limit: int = 50,
+) -> Entry:
+    """Join and return the entry; fails when it is not given exactly once."""
+    who = member(who) if isinstance(who, str) else who
+    entries: list[Entry] = []
+    await broker.join(Entrance(room, who, since, limit), entries.append)
+    (entry,) = entries
+    return entry
+
+
+async def leave(broker: Broker, who: Member | str = "Alice", room: str = "a") -> None:
+    """Leave; fails when it is not said exactly once."""
+    who = member(who) if isinstance(who, str) else who
+    said: list[None] = []
+    await broker.leave(room, who, lambda: said.append(None))
+    assert len(said) == 1
+
+
+def decoded(payloads: Sequence[bytes]) -> list[dict[str, Any]]:
+    return [json.loads(payload) for payload in payloads]
+
+
+def offsets(found: Entry | Messages) -> list[int]:
+    return [each["offset"] for each in decoded(found.payloads)]
+
+
+def texts(found: Entry | Messages) -> list[str]:
+    return [each["text"] for each in decoded(found.payloads)]
+
+
 class BrokerContract:
-    """A subclass gives the fixture `history`, a new one, and says in `new_broker` how a broker
-    is made upon it."""
+    """A subclass gives the fixture `history`, a new one, and says in `brokers` how brokers
+    are made upon rooms; or in `new_broker` how one is, if it is the only one."""
 
     @pytest.fixture
     def history(self) -> History:
         raise NotImplementedError
 
-    def new_broker(self, history: History) -> Broker:
+    def new_broker(self, rooms: Rooms) -> Broker:
         raise NotImplementedError
+
+    @contextlib.asynccontextmanager
+    async def brokers(self, receivers: Sequence[Receiver]) -> AsyncIterator[list[Broker]]:
+        """A broker for each receiver, on `self.rooms`; open, and ready for everything."""
+        (receiver,) = receivers
+        broker = self.new_broker(self.rooms)
+        broker.open(receiver)
+        yield [broker]
 
     @pytest.fixture(autouse=True)
     def _with_faulty(self, history: History) -> None:
@@ -141,35 +246,63 @@ class BrokerContract:
         """Run a test in a loop of its own, with a new broker that is open."""
 
         async def body() -> None:
+            self.rooms = new_rooms(self.faulty)
             receiver = Receiver()
-            broker = self.new_broker(self.faulty)
-            broker.open(receiver.deliver, receiver.answer, receiver.end_turn)
-            await test(broker, receiver)
+            async with self.brokers([receiver]) as (broker,):
+                await test(broker, receiver)
 
-        asyncio.run(body())
+        run_in_loop(body())
 
-    def test_subscriber_is_delivered_what_is_published(self) -> None:
-        """Publications of a subscribed room arrive in order, numbered without holes."""
+    def tick(self, times: int = GRACE_TICKS) -> None:
+        """So many seconds pass; who is gone has been gone for good after the usual number."""
+        for _ in range(times):
+            self.rooms.tick()
+
+    # Publications
+
+    def test_member_is_delivered_what_is_published(self) -> None:
+        """Publications of a joined room arrive in order, numbered without holes."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
-            await broker.subscribe("a", None, 50, 300)
+            await join(broker)
             for number in range(100):
                 broker.publish(draft(str(number)), None)
             await receiver.until_delivered(100)
             assert receiver.texts == [str(number) for number in range(100)]
-            assert [each.offset for each in receiver.delivered] == list(range(1, 101))
+            assert receiver.offsets == list(range(1, 101))
             assert receiver.answers == []
 
         self.run(test)
 
     def test_each_publication_is_delivered_once_to_a_process(self) -> None:
-        """Several subscribers of a room share one delivery: the hub multiplies it."""
+        """Several members of a room share one delivery: the hub multiplies it."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
-            for _ in range(3):
-                await broker.subscribe("a", None, 50, 300)
-            broker.publish(draft(), None)
-            await receiver.until_delivered(1)
+            for name in ("Alice", "Bob", "Eve"):
+                await join(broker, name)
+            broker.publish(draft("x"), None)
+            broker.publish(draft("last"), None)
+            await receiver.until_delivered(2)
+
+        self.run(test)
+
+    def test_payload_is_the_publication_as_clients_get_it(self) -> None:
+        """All that a draft says, for each kind, and the number it was given."""
+
+        async def test(broker: Broker, receiver: Receiver) -> None:
+            await join(broker)
+            drafts = [
+                draft("hello 😀\n", id="i"),
+                edit(1),
+                react(1, "👋"),
+                react(1, "👋", remove=True),
+                delete(1),
+            ]
+            for each in drafts:
+                broker.publish(each, None)
+            await receiver.until_delivered(5)
+            expected = [protocol.numbered(each, n) for n, each in enumerate(drafts, 1)]
+            assert receiver.delivered == decoded([protocol.encode(each) for each in expected])
 
         self.run(test)
 
@@ -177,39 +310,46 @@ class BrokerContract:
         """Nobody sees what the next reader would not find."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
-            await broker.subscribe("a", None, 50, 300)
+            await join(broker)
             broker.publish(draft("x"), None)
             await receiver.until_delivered(1)
             page = await broker.before("a", None, 9)
-            assert page.publications == receiver.delivered
+            assert decoded(page.payloads) == receiver.delivered
 
         self.run(test)
 
-    def test_unsubscribed_room_is_not_delivered(self) -> None:
-        """Without a subscriber a publication is kept, and delivered to nobody."""
+    def test_room_without_a_member_is_not_delivered(self) -> None:
+        """A publication is kept then, and delivered to nobody; its sender hears nothing."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
-            await broker.subscribe("b", None, 50, 300)
+            await join(broker, room="b")
             broker.publish(draft("lonely", room="a"), None)
             broker.publish(draft("heard", room="b"), None)
             await receiver.until_delivered(1)
             assert receiver.texts == ["heard"]
-            snapshot = await broker.subscribe("a", None, 50, 300)
-            assert [each.text for each in snapshot.publications] == ["lonely"]
+            assert texts(await join(broker, room="a")) == ["lonely"]
+            assert receiver.answers == []
 
         self.run(test)
 
-    def test_deliveries_end_with_the_last_subscriber(self) -> None:
-        """Subscribers are counted: the first that goes ends nothing."""
+    @pytest.mark.parametrize("lost", [False, True])
+    def test_deliveries_end_with_the_last_member(self, lost: bool) -> None:
+        """Members are counted: the first that goes ends nothing, however he goes."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
-            await broker.subscribe("b", None, 50, 300)
-            await broker.subscribe("a", None, 50, 300)
-            await broker.subscribe("a", None, 50, 300)
-            broker.unsubscribe("a")
+            async def go(name: str) -> None:
+                if lost:
+                    broker.lose("a", member(name))
+                else:
+                    await leave(broker, name)
+
+            await join(broker, "Eve", "b")
+            await join(broker, "Alice")
+            await join(broker, "Bob")
+            await go("Alice")
             broker.publish(draft("heard"), None)
             await receiver.until_delivered(1)
-            broker.unsubscribe("a")
+            await go("Bob")
             broker.publish(draft("unheard"), None)
             broker.publish(draft("later", room="b"), None)
             await receiver.until_delivered(2)
@@ -217,85 +357,300 @@ class BrokerContract:
 
         self.run(test)
 
-    def test_snapshot_and_deliveries_meet_without_hole_or_overlap(self) -> None:
-        """What a snapshot ends with is followed by what is delivered, while others publish."""
+    # Entering
+
+    def test_entry_and_deliveries_meet_without_hole_or_overlap(self) -> None:
+        """What an entry ends with is followed by what is delivered, while others publish."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
-            seen: list[int] = []
             for round_ in range(20):
                 broker.publish(draft(f"before {round_}"), None)
-                snapshot = await broker.subscribe("a", None, 300, 300)
-                assert len(snapshot.publications) == snapshot.position.offset
+                entry = await join(broker, limit=300)
+                assert len(entry.payloads) == entry.position.offset
                 known = len(receiver.delivered)
                 broker.publish(draft(f"after {round_}"), None)
                 await receiver.until(lambda known=known: len(receiver.delivered) > known)
-                seen = [each.offset for each in snapshot.publications]
-                seen += [
-                    each.offset
-                    for each in receiver.delivered
-                    if each.offset > snapshot.position.offset
-                ]
+                later = [each for each in receiver.offsets if each > entry.position.offset]
+                seen = offsets(entry) + later
                 assert seen == list(range(1, seen[-1] + 1))
-                broker.unsubscribe("a")
+                await leave(broker)
 
         self.run(test)
 
-    def test_snapshot_holds_the_newest_up_to_its_limit(self) -> None:
+    def test_entry_is_given_at_its_place_in_the_stream(self) -> None:
+        """Under fire: all up to its position has been delivered to those who were here, and
+        nothing of what follows."""
+
+        async def test(broker: Broker, receiver: Receiver) -> None:
+            await join(broker, "Bob")
+            places: list[tuple[int, int]] = []
+
+            def enter(entry: Entry) -> None:
+                places.append((entry.position.offset, receiver.offsets[-1]))
+
+            async def come_and_go(name: str) -> None:
+                for _ in range(10):
+                    await broker.join(Entrance("a", member(name), None, 0), enter)
+                    await asyncio.sleep(0)
+                    await leave(broker, name)
+
+            broker.publish(draft("first"), None)
+            comers = [asyncio.create_task(come_and_go(f"user {n}")) for n in range(10)]
+            while not all(comer.done() for comer in comers):
+                broker.publish(draft("fire"), None)
+                await asyncio.sleep(0)
+            await asyncio.gather(*comers)
+            assert len(places) == 100
+            assert [place for place, _ in places] == [newest for _, newest in places]
+
+        self.run(test)
+
+    def test_entry_holds_the_newest_up_to_its_limit(self) -> None:
         """A newcomer gets the end of the stream, oldest first, and its position."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
             for number in range(1, 11):
                 broker.publish(draft(str(number)), None)
-            snapshot = await broker.subscribe("a", None, 3, 300)
-            assert [each.text for each in snapshot.publications] == ["8", "9", "10"]
-            assert snapshot.position.offset == 10
-            assert not snapshot.recovered
-            snapshot = await broker.subscribe("a", None, 0, 300)
-            assert snapshot.publications == []
+            entry = await join(broker, limit=3)
+            assert texts(entry) == ["8", "9", "10"]
+            assert entry.position.offset == 10
+            assert not entry.recovered
+            assert texts(await join(broker, "Bob", limit=0)) == []
 
         self.run(test)
 
-    def test_snapshot_of_a_known_position_holds_just_what_was_missed(self) -> None:
+    def test_entry_since_a_known_position_holds_just_what_was_missed(self) -> None:
         """A recovery is whole, whatever the limit for newcomers is."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
-            first = await broker.subscribe("a", None, 50, 300)
-            for number in range(1, 11):
-                broker.publish(draft(str(number)), None)
-            await receiver.until_delivered(10)
-            since = Position(first.position.epoch, 4)
-            snapshot = await broker.subscribe("a", since, 2, 6)
-            assert snapshot.recovered
-            assert [each.offset for each in snapshot.publications] == [5, 6, 7, 8, 9, 10]
-            assert snapshot.position == Position(first.position.epoch, 10)
-            snapshot = await broker.subscribe("a", snapshot.position, 50, 300)
-            assert (snapshot.recovered, snapshot.publications) == (True, [])
-
-        self.run(test)
-
-    def test_snapshot_without_recovery_holds_the_newest(self) -> None:
-        """Another epoch, too much missed, or a position ahead: the newest, as for a newcomer."""
-
-        async def test(broker: Broker, receiver: Receiver) -> None:
-            first = await broker.subscribe("a", None, 50, 300)
+            first = await join(broker)
             for number in range(1, 11):
                 broker.publish(draft(str(number)), None)
             await receiver.until_delivered(10)
             epoch = first.position.epoch
-            for since in (Position("x", 9), Position(epoch, 4), Position(epoch, 11)):
-                snapshot = await broker.subscribe("a", since, 2, 5)
-                assert not snapshot.recovered
-                assert [each.offset for each in snapshot.publications] == [9, 10]
-                assert snapshot.position == Position(epoch, 10)
+            entry = await join(broker, "Bob", since=Position(epoch, 4), limit=2)
+            assert entry.recovered
+            assert offsets(entry) == [5, 6, 7, 8, 9, 10]
+            assert entry.position == Position(epoch, 10)
+            entry = await join(broker, "Eve", since=entry.position)
+            assert (entry.recovered, list(entry.payloads)) == (True, [])
 
         self.run(test)
+
+    def test_entry_without_recovery_holds_the_newest(self) -> None:
+        """Another epoch, too much missed, or a position ahead: the newest, as for a newcomer."""
+
+        async def test(broker: Broker, receiver: Receiver) -> None:
+            epoch = (await join(broker)).position.epoch
+            newest = protocol.MAX_HISTORY + 10
+            for number in range(newest):
+                broker.publish(draft(str(number)), None)
+            await receiver.until_delivered(newest)
+            for name, since in (
+                ("Bob", Position("x", newest - 1)),
+                ("Eve", Position(epoch, 9)),
+                ("Joe", Position(epoch, newest + 1)),
+            ):
+                entry = await join(broker, name, since=since, limit=2)
+                assert not entry.recovered
+                assert offsets(entry) == [newest - 1, newest]
+                assert entry.position == Position(epoch, newest)
+            assert (await join(broker, "Ann", since=Position(epoch, 10))).recovered
+
+        self.run(test)
+
+    def test_entry_of_a_newcomer_holds_folded_messages_only(self) -> None:
+        """A newcomer needs no changes to apply; a recovery has them all."""
+
+        async def test(broker: Broker, receiver: Receiver) -> None:
+            for each in (draft("1"), draft("2"), edit(1, "one"), react(2), draft("5")):
+                broker.publish(each, None)
+            entry = await join(broker, limit=2)
+            assert offsets(entry) == [2, 5]
+            assert decoded(entry.payloads)[0]["reactions"] == {"👋": ["Bob"]}
+            assert entry.position.offset == 5
+            entry = await join(broker, "Bob", since=Position(entry.position.epoch, 2), limit=2)
+            assert entry.recovered
+            assert offsets(entry) == [3, 4, 5]
+
+        self.run(test)
+
+    def test_entry_says_who_is_in_the_room(self) -> None:
+        """The names in the order of coming, himself among them, and their number."""
+
+        async def test(broker: Broker, receiver: Receiver) -> None:
+            for count, name in enumerate(("C", "A", "B"), 1):
+                entry = await join(broker, name)
+                assert entry.member == member(name)
+                assert (list(entry.users), entry.online) == (["C", "A", "B"][:count], count)
+            entry = await join(broker, member("ａ", by="A"))
+            assert entry.member == member("A"), "under its first spelling"
+            assert (list(entry.users), entry.online) == (["C", "A", "B"], 3)
+
+        self.run(test)
+
+    # Who is there
+
+    def test_name_of_somebody_else_is_taken(self) -> None:
+        """Nobody is counted then, nothing is delivered for him, and nobody hears of it."""
+
+        async def test(broker: Broker, receiver: Receiver) -> None:
+            await join(broker, "Bob", "b")
+            await join(broker, "Alice")
+            for _ in range(2):
+                with pytest.raises(CommandError) as caught:
+                    await join(broker, member("ALICE", by="Eve"))
+                refusal = caught.value
+                assert (refusal.code, refusal.temporary) == (ErrorCode.USERNAME_TAKEN, True)
+            assert (await join(broker, "Joe")).online == 2
+            await receiver.until_told(("join", "Joe"))
+            await leave(broker, "Alice")
+            await leave(broker, "Joe")
+            broker.publish(draft("unheard"), None)
+            broker.publish(draft("heard", room="b"), None)
+            await receiver.until_delivered(1)
+
+        self.run(test)
+
+    def test_joins_and_leaves_are_told_once_a_user(self) -> None:
+        """The second connection of a user comes silently, and the first one goes silently."""
+
+        async def test(broker: Broker, receiver: Receiver) -> None:
+            await join(broker, "Bob")
+            await join(broker, "Alice")
+            await join(broker, "Alice")
+            await receiver.until_told(("join", "Alice"))
+            await leave(broker)
+            assert (await join(broker, "Eve")).online == 3
+            await leave(broker)
+            await receiver.until_told(("join", "Alice"), ("join", "Eve"), ("leave", "Alice"))
+
+        self.run(test)
+
+    def test_join_is_told_before_the_newcomer_enters(self) -> None:
+        """So he does not hear of himself."""
+
+        async def test(broker: Broker, receiver: Receiver) -> None:
+            await join(broker, "Bob")
+            known: list[list[tuple[str, str]]] = []
+            await broker.join(
+                Entrance("a", member(), None, 50), lambda entry: known.append(receiver.events)
+            )
+            assert known == [[("join", "Alice")]]
+
+        self.run(test)
+
+    def test_what_was_published_before_leaving_still_arrives(self) -> None:
+        """Also in the same turn: before `left` is said, and before the others hear of it."""
+
+        async def test(broker: Broker, receiver: Receiver) -> None:
+            await join(broker, "Bob")
+            await join(broker)
+            known: list[list[str]] = []
+
+            def left() -> None:
+                known.append([event["type"] for event in receiver.heard])
+
+            broker.publish(draft("last words"), None)
+            await broker.leave("a", member(), left)
+            await receiver.until_told(("join", "Alice"), ("leave", "Alice"))
+            assert known == [["join", "message"]]
+            assert [event["type"] for event in receiver.heard] == ["join", "message", "leave"]
+
+        self.run(test)
+
+    def test_what_was_published_before_being_lost_still_arrives(self) -> None:
+        """It is kept, and delivered to the others."""
+
+        async def test(broker: Broker, receiver: Receiver) -> None:
+            await join(broker, "Bob")
+            await join(broker)
+            broker.publish(draft("last words"), None)
+            broker.lose("a", member())
+            await receiver.until_delivered(1)
+            broker.publish(draft("last one's", by="Bob"), None)
+            broker.lose("a", member("Bob"))
+            assert texts(await join(broker, "Eve")) == ["last words", "last one's"]
+
+        self.run(test)
+
+    def test_newcomer_finds_what_the_same_turn_published(self) -> None:
+        """It is in his entry, and delivered to those who were there before, not to him."""
+
+        async def test(broker: Broker, receiver: Receiver) -> None:
+            await join(broker, "Bob")
+            broker.publish(draft("before"), None)
+            known: list[list[str]] = []
+            entries: list[Entry] = []
+
+            def enter(entry: Entry) -> None:
+                known.append(receiver.texts)
+                entries.append(entry)
+
+            await broker.join(Entrance("a", member(), None, 50), enter)
+            assert texts(entries[0]) == ["before"]
+            assert known == [["before"]], "it comes before whatever follows the entry"
+
+        self.run(test)
+
+    def test_who_is_lost_and_back_in_time_was_never_away(self) -> None:
+        """Nobody hears of it; until then his name is in the room."""
+
+        async def test(broker: Broker, receiver: Receiver) -> None:
+            await join(broker, "Bob")
+            await join(broker)
+            broker.lose("a", member())
+            entry = await join(broker, "Eve")
+            assert list(entry.users) == ["Bob", "Alice", "Eve"]
+            self.tick(GRACE_TICKS - 1)
+            assert (await join(broker)).online == 3
+            self.tick(2 * GRACE_TICKS)
+            broker.publish(draft(), None)
+            await receiver.until_delivered(1)
+            assert receiver.events == [("join", "Alice"), ("join", "Eve")]
+
+        self.run(test)
+
+    def test_who_is_lost_for_good_has_left(self) -> None:
+        """It is told after his time, once."""
+
+        async def test(broker: Broker, receiver: Receiver) -> None:
+            await join(broker, "Bob")
+            await join(broker)
+            broker.lose("a", member())
+            assert (await join(broker, "Bob")).online == 2  # and all has been heard
+            self.tick(GRACE_TICKS - 1)
+            assert (await join(broker, "Bob")).online == 2
+            self.tick(2)
+            assert (await join(broker, "Bob")).online == 1
+            assert receiver.events == [("join", "Alice"), ("leave", "Alice")]
+
+        self.run(test)
+
+    def test_name_of_somebody_lost_may_be_taken(self) -> None:
+        """The others hear that he left, then that somebody came."""
+
+        async def test(broker: Broker, receiver: Receiver) -> None:
+            await join(broker, "Bob")
+            await join(broker)
+            broker.lose("a", member())
+            entry = await join(broker, member("ALICE", by="thief"))
+            assert list(entry.users) == ["Bob", "ALICE"]
+            with pytest.raises(CommandError):
+                await join(broker)
+            self.tick(2 * GRACE_TICKS)
+            await receiver.until_told(("join", "Alice"), ("leave", "Alice"), ("join", "ALICE"))
+
+        self.run(test)
+
+    # Answers
 
     def test_duplicate_is_answered_to_its_sender_and_not_delivered(self) -> None:
         """Sending again gives the sender the first one's offset, and nobody else anything."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
             sender = object()
-            await broker.subscribe("a", None, 50, 300)
+            await join(broker)
             broker.publish(draft("first", id="i"), object())
             repeated = draft("again", id="i")
             broker.publish(repeated, sender)
@@ -306,7 +661,7 @@ class BrokerContract:
 
         self.run(test)
 
-    def test_duplicate_is_answered_without_a_subscriber_too(self) -> None:
+    def test_duplicate_is_answered_without_a_member_too(self) -> None:
         """The answer is for the sender, wherever he is by now."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
@@ -318,101 +673,11 @@ class BrokerContract:
 
         self.run(test)
 
-    def test_pages_are_those_of_the_history(self) -> None:
-        """`before` and `after` read what was published, up to their limits."""
-
-        async def test(broker: Broker, receiver: Receiver) -> None:
-            await broker.subscribe("a", None, 50, 300)
-            for number in range(1, 6):
-                broker.publish(draft(str(number)), None)
-            await receiver.until_delivered(5)
-            page = await broker.before("a", 4, 2)
-            assert ([each.offset for each in page.publications], page.more) == ([2, 3], True)
-            page = await broker.after("a", 3, 9)
-            assert ([each.offset for each in page.publications], page.more) == ([4, 5], False)
-
-        self.run(test)
-
-    # Turns
-
-    def test_nothing_is_told_from_within_publish(self) -> None:
-        """Whoever publishes is not called back before he has finished."""
-
-        async def test(broker: Broker, receiver: Receiver) -> None:
-            await broker.subscribe("a", None, 50, 300)
-            broker.publish(draft(id="i"), None)
-            broker.publish(draft(id="i"), None)
-            broker.publish(edit(9), None)
-            assert (receiver.delivered, receiver.answers, receiver.turns) == ([], [], [])
-            await receiver.until_answered(2)
-            await receiver.until_delivered(1)
-
-        self.run(test)
-
-    def test_turn_is_kept_in_one_step_and_told_at_its_end(self) -> None:
-        """All of a turn is one batch, then it is delivered, then its end is told once."""
-
-        async def test(broker: Broker, receiver: Receiver) -> None:
-            await broker.subscribe("a", None, 50, 300)
-            await broker.subscribe("b", None, 50, 300)
-            for number in range(5):
-                broker.publish(draft(str(number), room="ab"[number % 2]), None)
-            await receiver.until(lambda: bool(receiver.turns))
-            assert receiver.texts == ["0", "1", "2", "3", "4"]
-            broker.publish(draft("5"), None)
-            await receiver.until(lambda: len(receiver.turns) == 2)
-            assert receiver.turns == [5, 6]
-            assert self.faulty.batches == [5, 1]
-
-        self.run(test)
-
-    def test_what_was_published_before_unsubscribing_still_arrives(self) -> None:
-        """Also in the same turn."""
-
-        async def test(broker: Broker, receiver: Receiver) -> None:
-            await broker.subscribe("a", None, 50, 300)
-            broker.publish(draft("last words"), None)
-            broker.unsubscribe("a")
-            await receiver.until_delivered(1)
-            assert receiver.texts == ["last words"]
-
-        self.run(test)
-
-    def test_newcomer_finds_what_the_same_turn_published(self) -> None:
-        """It is in his snapshot, and delivered to those who were there before, not to him."""
-
-        async def test(broker: Broker, receiver: Receiver) -> None:
-            await broker.subscribe("a", None, 50, 300)
-            broker.publish(draft("before"), None)
-            snapshot = await broker.subscribe("a", None, 50, 300)
-            assert texts(snapshot.publications) == ["before"]
-            assert receiver.texts == ["before"], "it comes before whatever follows the snapshot"
-
-        self.run(test)
-
-    # Changes
-
-    def test_changes_are_delivered_like_messages(self) -> None:
-        """Edits, deletions and reactions are numbered in the same stream."""
-
-        async def test(broker: Broker, receiver: Receiver) -> None:
-            await broker.subscribe("a", None, 50, 300)
-            for each in (draft("1"), edit(1, "2"), react(1), delete(1), draft("5")):
-                broker.publish(each, None)
-            await receiver.until_delivered(5)
-            assert offsets(receiver.delivered) == [1, 2, 3, 4, 5]
-            assert [each.kind for each in receiver.delivered] == [
-                *(Kind.MESSAGE, Kind.EDIT, Kind.REACT, Kind.DELETE, Kind.MESSAGE)
-            ]
-            assert [each.target for each in receiver.delivered] == [None, 1, 1, 1, None]
-
-        self.run(test)
-
     def test_refused_change_is_answered_to_its_sender_and_not_delivered(self) -> None:
         """`forbidden` or `not_found`, with the draft; the others hear nothing."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
-            await broker.subscribe("a", None, 50, 300)
+            await join(broker)
             senders = [object(), object(), object()]
             drafts = [edit(1, by="Bob"), delete(9), react(9)]
             broker.publish(draft("1"), None)
@@ -426,20 +691,73 @@ class BrokerContract:
 
         self.run(test)
 
-    def test_snapshot_of_a_newcomer_holds_folded_messages_only(self) -> None:
-        """A newcomer needs no changes to apply; a recovery has them all."""
+    # Turns
+
+    def test_nothing_is_told_from_within_publish(self) -> None:
+        """Whoever publishes is not called back before he has finished."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
-            for each in (draft("1"), draft("2"), edit(1, "one"), react(2), draft("5")):
-                broker.publish(each, None)
-            snapshot = await broker.subscribe("a", None, 2, 300)
-            assert offsets(snapshot.publications) == [2, 5]
-            assert reactions(snapshot.publications[0]) == {"👋": ["Bob"]}
-            assert snapshot.position.offset == 5
-            since = Position(snapshot.position.epoch, 2)
-            snapshot = await broker.subscribe("a", since, 2, 300)
-            assert snapshot.recovered
-            assert offsets(snapshot.publications) == [3, 4, 5]
+            await join(broker)
+            broker.publish(draft(id="i"), None)
+            broker.publish(draft(id="i"), None)
+            broker.publish(edit(9), None)
+            assert (receiver.heard, receiver.answers, receiver.turns) == ([], [], [])
+            await receiver.until_answered(2)
+            await receiver.until_delivered(1)
+
+        self.run(test)
+
+    def test_turn_is_kept_in_one_step_and_told_at_its_end(self) -> None:
+        """All of a turn is one batch, then it is delivered, then its end is told once."""
+
+        async def test(broker: Broker, receiver: Receiver) -> None:
+            await join(broker, room="a")
+            await join(broker, room="b")
+            for number in range(5):
+                broker.publish(draft(str(number), room="ab"[number % 2]), None)
+            await receiver.until(lambda: bool(receiver.turns))
+            assert receiver.texts == ["0", "1", "2", "3", "4"]
+            broker.publish(draft("5"), None)
+            await receiver.until(lambda: len(receiver.turns) == 2)
+            assert receiver.turns == [5, 6]
+            assert self.faulty.batches == [5, 1]
+
+        self.run(test)
+
+    # Reading
+
+    def test_pages_are_those_of_the_history(self) -> None:
+        """`before` and `after` read what was published, up to their limits."""
+
+        async def test(broker: Broker, receiver: Receiver) -> None:
+            await join(broker)
+            for number in range(1, 6):
+                broker.publish(draft(str(number)), None)
+            await receiver.until_delivered(5)
+            page = await broker.before("a", 4, 2)
+            assert (offsets(page), page.more) == ([2, 3], True)
+            page = await broker.after("a", 3, 9)
+            assert (offsets(page), page.more) == ([4, 5], False)
+
+        self.run(test)
+
+    def test_page_is_bounded_in_bytes(self) -> None:
+        """What does not fit is `more`: of the oldest going back, of the newest going on."""
+
+        async def test(broker: Broker, receiver: Receiver) -> None:
+            await join(broker)
+            for _ in range(100):
+                broker.publish(draft("word " + "😀" * 3990), None)
+            await receiver.until_delivered(100)
+            back, on = await broker.before("a", None, 100), await broker.after("a", 0, 100)
+            found = await broker.search("a", "word", 100)
+            for page in (back, on, found):
+                size = sum(map(len, page.payloads))
+                assert protocol.MAX_REPLY_BYTES / 2 < size <= protocol.MAX_REPLY_BYTES
+                assert page.more
+            assert (offsets(back)[-1], offsets(on)[0]) == (100, 1)
+            assert offsets(back) == list(range(101 - len(back.payloads), 101))
+            assert offsets(on) == list(range(1, len(on.payloads) + 1))
 
         self.run(test)
 
@@ -447,11 +765,11 @@ class BrokerContract:
         """What was published is found, up to the limit."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
-            await broker.subscribe("a", None, 50, 300)
+            await join(broker)
             for number in range(5):
                 broker.publish(draft(f"word {number}"), None)
             await receiver.until_delivered(5)
-            assert len(await broker.search("a", "word", 3)) == 3
+            assert len((await broker.search("a", "word", 3)).payloads) == 3
             assert texts(await broker.search("a", "4", 3)) == ["word 4"]
 
         self.run(test)
@@ -462,7 +780,7 @@ class BrokerContract:
         """Nothing is delivered; what is published later is, without a hole."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
-            await broker.subscribe("a", None, 50, 300)
+            await join(broker)
             self.faulty.failing = {"append"}
             drafts = [draft("1", id="i"), draft("2", room="b"), edit(1)]
             for number, each in enumerate(drafts):
@@ -475,27 +793,27 @@ class BrokerContract:
             self.faulty.failing = set()
             broker.publish(draft("1", id="i"), None)
             await receiver.until_delivered(1)
-            assert offsets(receiver.delivered) == [1]
+            assert receiver.offsets == [1]
             assert len(receiver.answers) == 3
 
         self.run(test)
 
-    def test_subscription_that_fails_counts_nobody(self) -> None:
-        """It is `unavailable`; nothing is delivered until one succeeds."""
+    def test_join_that_fails_counts_nobody(self) -> None:
+        """It is `unavailable`; nothing is delivered until one succeeds, and nobody hears."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
-            await broker.subscribe("b", None, 50, 300)
+            await join(broker, "Bob", "b")
             self.faulty.failing = {"read"}
-            with pytest.raises(CommandError) as caught:
-                await broker.subscribe("a", None, 50, 300)
-            assert (caught.value.code, caught.value.temporary) == (ErrorCode.UNAVAILABLE, True)
+            for room in ("a", "b"):
+                with pytest.raises(CommandError) as caught:
+                    await join(broker, room=room)
+                assert (caught.value.code, caught.value.temporary) == (ErrorCode.UNAVAILABLE, True)
             self.faulty.failing = set()
             broker.publish(draft("unheard", room="a"), None)
             broker.publish(draft("heard", room="b"), None)
             await receiver.until_delivered(1)
-            assert receiver.texts == ["heard"]
-            snapshot = await broker.subscribe("a", None, 50, 300)
-            assert texts(snapshot.publications) == ["unheard"]
+            assert [event["type"] for event in receiver.heard] == ["message"]
+            assert texts(await join(broker)) == ["unheard"]
 
         self.run(test)
 
@@ -503,11 +821,11 @@ class BrokerContract:
         """Pages and searches, for as long as the disk fails."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
-            await broker.subscribe("a", None, 50, 300)
+            await join(broker)
             broker.publish(draft("word"), None)
             await receiver.until_delivered(1)
             self.faulty.failing = {"read"}
-            reads: list[Callable[[], Awaitable[object]]] = [
+            reads: list[Callable[[], Awaitable[Messages]]] = [
                 lambda: broker.before("a", None, 9),
                 lambda: broker.after("a", 0, 9),
                 lambda: broker.search("a", "word", 9),
@@ -518,7 +836,7 @@ class BrokerContract:
                 assert (caught.value.code, caught.value.temporary) == (ErrorCode.UNAVAILABLE, True)
             self.faulty.failing = set()
             for read in reads:
-                assert "word" in repr(await read())
+                assert texts(await read()) == ["word"]
 
         self.run(test)
 
@@ -526,22 +844,26 @@ class BrokerContract:
         """What can be kept is delivered."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
-            await broker.subscribe("a", None, 50, 300)
+            await join(broker)
             self.faulty.failing = {"read"}
             broker.publish(draft("1"), None)
             await receiver.until_delivered(1)
 
         self.run(test)
 
-    def test_unsubscribing_works_whatever_fails(self) -> None:
+    @pytest.mark.parametrize("lost", [False, True])
+    def test_going_works_whatever_fails(self, lost: bool) -> None:
         """Whoever goes has gone, and what he published is answered."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
-            await broker.subscribe("a", None, 50, 300)
-            await broker.subscribe("b", None, 50, 300)
+            await join(broker)
+            await join(broker, "Bob", "b")
             self.faulty.failing = {"append", "read"}
             broker.publish(draft("1"), None)
-            broker.unsubscribe("a")
+            if lost:
+                broker.lose("a", member())
+            else:
+                await leave(broker)
             await receiver.until_answered(1)
             assert receiver.codes == [ErrorCode.UNAVAILABLE]
             self.faulty.failing = set()
@@ -551,3 +873,184 @@ class BrokerContract:
             assert receiver.texts == ["heard"]
 
         self.run(test)
+
+
+class SeveralBrokersContract(BrokerContract):
+    """What several brokers on the same rooms promise each other's members."""
+
+    def run_several(
+        self, test: Callable[[list[Broker], list[Receiver]], Awaitable[None]], count: int = 2
+    ) -> None:
+        """Run a test in a loop of its own, with so many brokers that are open."""
+
+        async def body() -> None:
+            self.rooms = new_rooms(self.faulty)
+            receivers = [Receiver() for _ in range(count)]
+            async with self.brokers(receivers) as brokers:
+                await test(brokers, receivers)
+
+        run_in_loop(body())
+
+    def test_all_processes_are_delivered_the_same(self) -> None:
+        """In the same order, gapless, each once, whoever published it."""
+
+        async def test(brokers: list[Broker], receivers: list[Receiver]) -> None:
+            for number, broker in enumerate(brokers):
+                await join(broker, f"user {number}")
+            for number in range(300):
+                brokers[number % 3].publish(draft(str(number)), None)
+                if number % 7 == 0:
+                    await asyncio.sleep(0)
+            for receiver in receivers:
+                await receiver.until_delivered(300)
+                assert receiver.delivered == receivers[0].delivered
+                assert receiver.offsets == list(range(1, 301))
+            for origin in range(3):  # and each one's in his own order
+                own = [int(text) for text in receivers[0].texts if int(text) % 3 == origin]
+                assert own == sorted(own)
+
+        self.run_several(test, 3)
+
+    def test_other_processes_hear_of_joins_and_leaves(self) -> None:
+        """Once a user, in the order of things."""
+
+        async def test(brokers: list[Broker], receivers: list[Receiver]) -> None:
+            await join(brokers[0], "Bob")
+            await join(brokers[1])
+            await join(brokers[1])
+            brokers[1].publish(draft("hi"), None)
+            await leave(brokers[1])
+            await leave(brokers[1])
+            await receivers[0].until(lambda: len(receivers[0].heard) == 3)
+            assert [each["type"] for each in receivers[0].heard] == ["join", "message", "leave"]
+            assert receivers[1].events == []
+
+        self.run_several(test)
+
+    def test_told_events_reach_the_other_processes_only(self) -> None:
+        """Those that have members in the room; whoever tells has told his own already."""
+
+        async def test(brokers: list[Broker], receivers: list[Receiver]) -> None:
+            for number, broker in enumerate(brokers[:3]):
+                await join(broker, f"user {number}")
+            await join(brokers[3], "Eve", "b")
+            payload = protocol.typing("a", "user 1")
+            brokers[1].tell("a", payload)
+            brokers[1].tell("nowhere", protocol.typing("nowhere", "x"))
+            brokers[1].publish(draft(), None)
+            brokers[3].publish(draft(room="b"), None)
+            for receiver in receivers:
+                await receiver.until_delivered(1)
+            typing = [
+                [event for event in receiver.heard if event["type"] == "typing"]
+                for receiver in receivers
+            ]
+            assert typing == [[json.loads(payload)], [], [json.loads(payload)], []]
+
+        self.run_several(test, 4)
+
+    def test_names_are_unique_over_all_processes(self) -> None:
+        """Somebody else's is taken, one's own is not, wherever he is."""
+
+        async def test(brokers: list[Broker], receivers: list[Receiver]) -> None:
+            await join(brokers[0])
+            with pytest.raises(CommandError) as caught:
+                await join(brokers[1], member("alice", by="Eve"))
+            assert caught.value.code == ErrorCode.USERNAME_TAKEN
+            entry = await join(brokers[1])
+            assert (list(entry.users), entry.online) == (["Alice"], 1)
+            await leave(brokers[0])
+            with pytest.raises(CommandError):
+                await join(brokers[0], member("alice", by="Eve"))
+            await leave(brokers[1])
+            assert (await join(brokers[0], member("alice", by="Eve"))).online == 1
+
+        self.run_several(test)
+
+    def test_who_is_lost_in_one_process_may_come_back_in_another(self) -> None:
+        """Nobody hears of it, in neither of them."""
+
+        async def test(brokers: list[Broker], receivers: list[Receiver]) -> None:
+            await join(brokers[0], "Bob")
+            await join(brokers[1], "Eve")
+            await join(brokers[0])
+            brokers[0].lose("a", member())
+            assert (await join(brokers[0], "Bob")).online == 3  # the relay knows by now
+            self.tick(GRACE_TICKS - 1)
+            assert (await join(brokers[1])).online == 3
+            self.tick(2 * GRACE_TICKS)
+            for broker in brokers:
+                broker.publish(draft(), None)
+            for receiver in receivers:
+                await receiver.until_delivered(2)
+            assert receivers[0].events == [("join", "Eve"), ("join", "Alice")]
+            assert receivers[1].events == [("join", "Alice")]
+
+        self.run_several(test)
+
+    def test_members_of_one_process_count_by_themselves(self) -> None:
+        """A room that is left in one process goes on in the other."""
+
+        async def test(brokers: list[Broker], receivers: list[Receiver]) -> None:
+            await join(brokers[0])
+            await join(brokers[1])
+            await leave(brokers[0])
+            brokers[0].publish(draft("unheard here"), None)
+            await receivers[1].until_delivered(1)
+            entry = await join(brokers[0])
+            assert (entry.online, texts(entry)) == (1, ["unheard here"])
+            assert receivers[0].delivered == []
+            assert receivers[1].events == []
+
+        self.run_several(test)
+
+    def test_entries_under_fire_have_neither_hole_nor_overlap(self) -> None:
+        """While the other process publishes, each newcomer's entry and what is delivered from
+        then on are the whole stream."""
+
+        async def test(brokers: list[Broker], receivers: list[Receiver]) -> None:
+            seen: dict[str, list[int]] = {}
+            inside: set[str] = set()
+            plain = receivers[0].deliver
+
+            def deliver(room: str, payload: bytes) -> None:
+                plain(room, payload)
+                if "offset" in (event := json.loads(payload)):
+                    for name in inside:
+                        seen[name].append(event["offset"])
+
+            receivers[0].deliver = deliver  # type: ignore[method-assign]
+
+            async def come_and_go(name: str) -> None:
+                def enter(entry: Entry) -> None:
+                    first = entry.position.offset - len(entry.payloads)
+                    assert offsets(entry) == list(range(first + 1, entry.position.offset + 1))
+                    seen.setdefault(name, []).extend(offsets(entry))
+                    inside.add(name)
+
+                position: Position | None = None
+                for _ in range(8):
+                    await broker.join(Entrance("a", member(name), position, 300), enter)
+                    await asyncio.sleep(0.001)
+                    inside.discard(name)
+                    position = Position(epoch, seen[name][-1] if seen[name] else 0)
+                    if len(name) % 2:
+                        await leave(broker, name)
+                    else:
+                        broker.lose("a", member(name))
+
+            broker = brokers[0]
+            epoch = (await join(brokers[1], "Bob")).position.epoch
+            comers = [asyncio.create_task(come_and_go(f"user {n}")) for n in range(5, 15)]
+            fired = 0
+            while not all(comer.done() for comer in comers):
+                fired += 1
+                brokers[1].publish(draft(str(fired), by="Bob"), None)
+                await asyncio.sleep(0.0005)
+            await asyncio.gather(*comers)
+            await receivers[1].until_delivered(fired)
+            assert len(seen) == 10
+            for stream in seen.values():
+                assert stream == list(range(stream[0], stream[0] + len(stream)))
+
+        self.run_several(test)

@@ -352,6 +352,15 @@ class HistoryContract:
         assert history.since("a", Position(epoch, 0), 9) is None
         assert history.position("b").offset == 1
 
+    def test_epoch_of_a_silent_room_may_be_adopted(self, history: History) -> None:
+        """What its members know counts until something is published; later it does not."""
+        history.adopt("a", "theirs")
+        assert history.position("a") == Position("theirs", 0)
+        history.append([draft()])
+        assert history.position("a") == Position("theirs", 1)
+        history.adopt("a", "another")
+        assert history.position("a") == Position("theirs", 1)
+
     def test_forgetting_what_is_not_known_is_no_error(self, history: History) -> None:
         """`forget` may come twice, or for nothing."""
         history.forget("nowhere")

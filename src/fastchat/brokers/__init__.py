@@ -1,81 +1,138 @@
-"""Brokers carry publications from whoever sends them to every process that has members."""
+"""Brokers: from whoever sends to every process that has members, and who is where."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from fastchat.errors import CommandError
-from fastchat.history import Duplicate, Page
+from fastchat.history import Duplicate
 from fastchat.protocol import Position, Publication
 
-__all__ = ["Answer", "Broker", "Deliver", "Snapshot"]
-
-#: Takes each publication of a subscribed room, in order.
-Deliver = Callable[[Publication], None]
-#: Tells a sender, as given to `publish`, why his draft became no publication.
-Answer = Callable[[Any, Publication, Duplicate | CommandError], None]
+__all__ = ["Broker", "Entrance", "Entry", "Member", "Messages", "Receiver"]
 
 
-class Snapshot(NamedTuple):
-    """What a newcomer gets: the stream's position, and what was published before it.
+class Member(NamedTuple):
+    """Somebody in a room: his name, and whose it is (`fastchat.presence.author_of`)."""
 
-    With `recovered` these are exactly the publications after the position he came
-    with; without, the newest.
+    name: str
+    author: str
+
+
+class Entrance(NamedTuple):
+    """What a newcomer asks for: a name in a room, and what he has missed of it.
+
+    That is all since `since`, or else the newest `limit` messages.
     """
 
+    room: str
+    member: Member
+    since: Position | None
+    limit: int
+
+
+class Messages(NamedTuple):
+    """Encoded publications, as many as fit into a reply; `more` if there are more."""
+
+    payloads: Sequence[bytes]
+    more: bool
+
+
+class Entry(NamedTuple):
+    """What a newcomer gets: his place in the stream, and the room as it is there.
+
+    With `recovered`, `payloads` are exactly the publications after the position he came
+    with; without, the newest. `users` are the first names, himself among them.
+    """
+
+    member: Member
     position: Position
-    publications: list[Publication]
+    payloads: Sequence[bytes]
     recovered: bool
+    users: Sequence[str]
+    online: int
+
+
+class Receiver(Protocol):
+    """Who is told by a broker: the chat. Called in the loop's thread, in the order of things."""
+
+    def deliver(self, room: str, payload: bytes, /) -> None:
+        """To all members of a room in this process: a publication, or an event."""
+        ...
+
+    def answer(self, sender: Any, draft: Publication, outcome: Duplicate | CommandError, /) -> None:
+        """Why a draft became no publication, to the `sender` that `publish` was given."""
+        ...
+
+    def end_turn(self) -> None:
+        """All of a turn has been delivered."""
+        ...
+
+    def lost(self, room: str, /) -> None:
+        """A room's stream has a hole here: its members must come back and recover."""
+        ...
 
 
 class Broker(Protocol):
     """The contract of every broker; `tests/contracts/broker.py` holds them to it.
 
-    * All subscribers of a room are delivered the same publications in the same
-      order, with gapless offsets, each once. Nothing is delivered that is not in
-      the history already.
-    * `subscribe` is atomic: its snapshot ends at a position, and what follows that
-      position is delivered, nothing else, until `unsubscribe`.
-    * `publish` never waits. Later it either delivers, or calls `answer` once: with a
-      Duplicate, or with a CommandError: `unavailable` when nothing was kept, or what
-      the history has against it.
-    * All of a turn is kept in one step, then delivered, then `delivered` is called.
-    * `deliver`, `answer` and `delivered` are called in the loop's thread, not from
-      within `publish`.
+    * All processes with members in a room are delivered the same publications in the
+      same order, with gapless offsets, each once. Nothing is delivered that is not
+      in the history already.
+    * `join` is atomic: the entry ends at a position, and what follows that position
+      is delivered, nothing else, until the last member of this process has left.
+    * `publish` never waits. Later it is either delivered, or answered once: with a
+      Duplicate, or a CommandError: `unavailable` when it is not known to be kept, or
+      what the history has against it. The former may still be delivered later.
+    * Names are unique in a room, over all processes. Who is lost keeps his for 5 s;
+      nobody hears of it if he is back by then.
+    * The receiver is called in the loop's thread, and never from within `publish`.
     """
 
-    def open(self, deliver: Deliver, answer: Answer, delivered: Callable[[], None]) -> None:
-        """Say where publications and answers go; before anything else, once."""
+    def open(self, receiver: Receiver) -> None:
+        """Say who is told; before anything else, once."""
         ...
 
     def publish(self, draft: Publication, sender: object) -> None:
         """Number, keep and deliver `draft`, or answer `sender`."""
         ...
 
-    async def subscribe(
-        self, room: str, since: Position | None, limit: int, max_missed: int
-    ) -> Snapshot:
-        """Count a subscriber in, and return what it missed.
+    async def join(self, entrance: Entrance, enter: Callable[[Entry], None]) -> None:
+        """Count a member in. `enter` is called exactly between what he has missed and
+        what is delivered to him; the others hear of him before.
 
-        That is all since `since` if it is at most `max_missed` publications, or
-        else the newest `limit` messages. Raises CommandError `unavailable` and counts
-        nobody when the history cannot be read; so do the methods below.
+        Raises CommandError and counts nobody: `username_taken`, or `unavailable`.
         """
         ...
 
-    def unsubscribe(self, room: str) -> None:
-        """Count a subscriber out; after the last, nothing of the room is delivered."""
+    async def leave(self, room: str, member: Member, left: Callable[[], None]) -> None:
+        """Count a member out who said so. `left` is called after what was published
+        before, and before the others hear of it.
+
+        It always succeeds; without a relay, after a while.
+        """
         ...
 
-    async def search(self, room: str, query: str, limit: int) -> list[Publication]:
-        """As `fastchat.history.History.search`."""
+    def lose(self, room: str, member: Member) -> None:
+        """Count a member out whose connection is gone; he may come back."""
         ...
 
-    async def before(self, room: str, offset: int | None, limit: int) -> Page:
-        """As `fastchat.history.History.before`."""
+    def tell(self, room: str, payload: bytes) -> None:
+        """An event for the members in other processes; it may get lost."""
         ...
 
-    async def after(self, room: str, offset: int, limit: int) -> Page:
-        """As `fastchat.history.History.after`."""
+    async def search(self, room: str, query: str, limit: int) -> Messages:
+        """As `fastchat.history.History.search`; raises CommandError `unavailable`."""
+        ...
+
+    async def before(self, room: str, offset: int | None, limit: int) -> Messages:
+        """As `fastchat.history.History.before`; raises CommandError `unavailable`."""
+        ...
+
+    async def after(self, room: str, offset: int, limit: int) -> Messages:
+        """As `fastchat.history.History.after`; raises CommandError `unavailable`."""
+        ...
+
+    def tick(self) -> None:
+        """To be called once a second."""
         ...

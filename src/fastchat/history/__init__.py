@@ -85,6 +85,10 @@ class History(Protocol):
         """
         ...
 
+    def adopt(self, room: str, epoch: str) -> None:
+        """Give a room in which nothing was published the epoch that its members know."""
+        ...
+
     def forget(self, room: str) -> None:
         """Forget a room in which nothing was published; its next epoch is another."""
         ...

@@ -149,6 +149,11 @@ class MemoryHistory:
     def close(self) -> None:
         """Nothing: it ends with the process."""
 
+    def adopt(self, room: str, epoch: str) -> None:
+        log = self._log(room)
+        if log.next == 1:
+            log.epoch = epoch
+
     def forget(self, room: str) -> None:
         log = self._logs.pop(room, None)
         if log is not None:

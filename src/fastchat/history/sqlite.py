@@ -33,6 +33,7 @@ from fastchat.history import Duplicate, Outcome, Page
 from fastchat.history.checkpoints import Checkpointer
 from fastchat.history.files import FILE_NAME, lock, open_database
 from fastchat.history.folding import amend, put, refusal
+from fastchat.history.pages import read_page
 from fastchat.history.rooms import Room, Tail
 from fastchat.history.rows import (
     INSERT,
@@ -373,14 +374,14 @@ class SqliteHistory:
             messages = [each for each in tail[: end - tail[0].offset] if each.kind is Kind.MESSAGE]
             if len(messages) > limit or tail[0].offset <= found.first:
                 return Page(messages[-limit:], more=len(messages) > limit)
-        return self._read_page(found, found.first, end - 1, limit, "DESC")
+        return self._read_page(found, found.first, end - 1, limit, newest=True)
 
     def after(self, room: str, offset: int, limit: int) -> Page:
         found = self._room(room)
         start = max(offset + 1, found.first)
         if start > found.head:
             return Page([], more=False)
-        return self._read_page(found, start, found.head, limit, "ASC")
+        return self._read_page(found, start, found.head, limit, newest=False)
 
     async def search(self, room: str, query: str, limit: int) -> list[Publication]:
         found = self._room(room)
@@ -393,24 +394,22 @@ class SqliteHistory:
             each for each in messages if each and each.kind is Kind.MESSAGE and not each.deleted
         ]
 
+    def adopt(self, room: str, epoch: str) -> None:
+        found = self._room(room)
+        if found.number is None:
+            found.epoch = epoch
+
     def forget(self, room: str) -> None:
         found = self._rooms.get(room)
         if found is not None and found.number is None:
             del self._rooms[room]
             self._tails.pop(room, None)
 
-    def _read_page(self, room: Room, low: int, high: int, limit: int, order: str) -> Page:
+    def _read_page(self, room: Room, low: int, high: int, limit: int, *, newest: bool) -> Page:
         if room.number is None:
             return Page([], more=False)
         with disk_errors():
-            rows = self._db.execute(
-                f"{SELECT} AND kind = 0 ORDER BY key {order} LIMIT ?",
-                (room.key(low), room.key(high), limit + 1),
-            ).fetchall()
-        publications = [publication_of(room.name, row) for row in rows[:limit]]
-        if order == "DESC":
-            publications.reverse()
-        return Page(publications, more=len(rows) > limit)
+            return read_page(self._db, room.name, room.number, low, high, limit, newest=newest)
 
     def _find(self, room: Room, offset: int) -> Publication | None:
         """A kept publication, from memory or from the file."""

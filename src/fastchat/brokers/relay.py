@@ -1,0 +1,509 @@
+"""The broker of one worker among several: a connection to the relay, which has the rooms.
+
+Theory
+------
+Everything goes over one Unix socket, in order: so what the relay says about a room
+is in the order in which it happened, and a reply stands where it belongs between
+the deliveries. What a turn of the loop has to say is one write.
+
+The relay may go away at any moment. What is kept here outlives it: the rooms with their
+positions and members, drafts that are not known to be kept, requests that are not
+answered. A new connection begins with the rooms (RESTORE); the relay returns what was
+missed, and then (WELCOME) drafts and requests are sent again. A draft that turns out to
+be among what was missed is not.
+
+Whatever waits longer than its time is answered `unavailable`; the relay, should it get to it
+later, knows by the stamp that nobody waits any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from fastchat.brokers import Entrance, Entry, Member, Messages, Receiver
+from fastchat.brokers.link import Link
+from fastchat.brokers.records import VERSION, BadRecord, RecordKind, cut, pack
+from fastchat.brokers.replies import page_of
+from fastchat.brokers.unconfirmed import Unconfirmed, Waiting, fields_of
+from fastchat.errors import CommandError, ErrorCode, HistoryError
+from fastchat.history import Duplicate
+from fastchat.history.pages import PageReader
+from fastchat.metrics import Metrics
+from fastchat.protocol import Position, Publication
+
+__all__ = ["PATIENCE_S", "RelayBroker"]
+
+logger = logging.getLogger("fastchat.broker")
+
+#: What waits longer for the relay is answered `unavailable`.
+PATIENCE_S = 2.0
+#: A search may read a lot.
+SEARCH_PATIENCE_S = 5.0
+#: What may wait for a relay that does not read; more is `unavailable` at once.
+MAX_BACKLOG_BYTES = 8 * 1024 * 1024
+MAX_UNCONFIRMED = 20_000
+#: Drafts of one record.
+BATCH = 1000
+
+
+class _Room:
+    """A room with members in this process."""
+
+    __slots__ = ("known", "members", "pending", "position")
+
+    def __init__(self, position: Position) -> None:
+        self.position = position
+        self.members: dict[Member, int] = {}  # and their connections
+        self.known: dict[str, str] = {}  # names that our members were told of, and their authors
+        self.pending = 0  # drafts and leaves that the relay has not answered
+
+
+class _Request:
+    """What awaits a reply. `replied` is called at its place in the stream."""
+
+    __slots__ = ("deadline", "future", "head", "kind", "replied")
+
+    def __init__(
+        self,
+        kind: RecordKind,
+        head: list[Any],
+        replied: Callable[[Any, bytes], None],
+        deadline: float,
+    ) -> None:
+        self.kind = kind
+        self.head = head
+        self.replied = replied
+        self.deadline = deadline
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+
+class RelayBroker:
+    """Implements `fastchat.brokers.Broker` for the worker `name` on the relay in `directory`.
+
+    With a `reader`, pages of the history are read past the relay, whether it lives or not.
+    """
+
+    _receiver: Receiver
+
+    def __init__(
+        self, directory: Path, *, name: str, metrics: Metrics, reader: PageReader | None = None
+    ) -> None:
+        self._reader = reader
+        self._name = name
+        self._metrics = metrics
+        self._rooms: dict[str, _Room] = {}
+        self._drafts: Unconfirmed[_Room | None] = Unconfirmed()
+        self._requests: dict[int, _Request] = {}
+        self._numbers = 0
+        self._link = Link(directory, self)
+        self._new: list[int] = []  # tickets of this turn
+        self._outbox: list[bytes] = []
+        self._flushing = False
+        self._giving_up: asyncio.Handle | None = None
+        self._giving_up_at = 0.0
+        self._welcome = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def connected(self) -> bool:
+        """Whether the relay takes what we have to say."""
+        return self._welcome.is_set()
+
+    def open(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+
+    async def start(self) -> None:
+        """Connect, and wait until the relay is there; from then on it is found again."""
+        self._link.start()
+        await self._welcome.wait()
+
+    async def close(self) -> None:
+        """Let the relay read what is pending, and hang up."""
+        self._flush()
+        await self._link.close()
+        if self._reader is not None:
+            self._reader.close()
+
+    # What the chat asks for
+
+    def publish(self, draft: Publication, sender: object) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        room = self._rooms.get(draft.room)  # None if its stream was just lost
+        if room is not None:
+            room.pending += 1
+        self._new.append(self._drafts.add(Waiting(draft, sender, deadline, room)))
+        self._schedule_flush()
+        self._watch(deadline)
+
+    async def join(self, entrance: Entrance, enter: Callable[[Entry], None]) -> None:
+        room, member, since, limit = entrance
+
+        def joined(head: Any, tail: bytes) -> None:
+            enter(self._entered(room, head, tail))
+
+        head = [room, member, since, limit]
+        await self._request(RecordKind.JOIN, head, joined, PATIENCE_S)
+
+    async def leave(self, room: str, member: Member, left: Callable[[], None]) -> None:
+        state = self._rooms.get(room)
+        if state is None:  # its stream was lost, and he with it
+            left()
+            return
+        self._count_out(state, member)
+        state.pending += 1
+
+        def goodbye(head: Any = None, tail: bytes = b"") -> None:
+            left()
+            self._settle(room, state)
+
+        try:
+            await self._request(RecordKind.LEAVE, [room, member], goodbye, PATIENCE_S)
+        except CommandError:
+            # The relay is away. A new one is not told of him; this one reads it later.
+            goodbye()
+
+    def lose(self, room: str, member: Member) -> None:
+        state = self._rooms.get(room)
+        if state is None:
+            return
+        self._count_out(state, member)
+        self._say_lost(room, member)
+        self._drop_if_empty(room, state)
+
+    def tell(self, room: str, payload: bytes) -> None:
+        self._say(pack(RecordKind.TELL, [room], (payload,)))
+
+    async def search(self, room: str, query: str, limit: int) -> Messages:
+        return await self._page(RecordKind.SEARCH, [room, query, limit], SEARCH_PATIENCE_S)
+
+    async def before(self, room: str, offset: int | None, limit: int) -> Messages:
+        if self._reader is None:
+            return await self._page(RecordKind.BEFORE, [room, offset, limit], PATIENCE_S)
+        with _reading():
+            return page_of(self._reader.before(room, offset, limit), newest_first=True)
+
+    async def after(self, room: str, offset: int, limit: int) -> Messages:
+        if self._reader is None:
+            return await self._page(RecordKind.AFTER, [room, offset, limit], PATIENCE_S)
+        with _reading():
+            return page_of(self._reader.after(room, offset, limit), newest_first=False)
+
+    def tick(self) -> None:
+        """Measure how long the relay takes."""
+        self._say(pack(RecordKind.PING, time.monotonic()))
+
+    def report(self, snapshot: dict[str, Any]) -> None:
+        """Tell the relay what this worker counts, for those who ask it."""
+        self._say(pack(RecordKind.REPORT, snapshot))
+
+    # Requests
+
+    async def _page(self, kind: RecordKind, head: list[Any], patience_s: float) -> Messages:
+        pages: list[Messages] = []
+
+        def replied(head: Any, tail: bytes) -> None:
+            more, sizes = head
+            pages.append(Messages(list(cut(tail, sizes)), more))
+
+        await self._request(kind, head, replied, patience_s)
+        return pages[0]
+
+    async def _request(
+        self,
+        kind: RecordKind,
+        head: list[Any],
+        replied: Callable[[Any, bytes], None],
+        patience_s: float,
+    ) -> None:
+        """Send a request and wait for its reply; raises CommandError."""
+        deadline = time.monotonic() + patience_s
+        self._numbers += 1
+        request = self._requests[self._numbers] = _Request(kind, head, replied, deadline)
+        self._watch(deadline)
+        self._say(pack(kind, [self._numbers, deadline, *head]))
+        await request.future
+
+    def _entered(self, name: str, head: dict[str, Any], tail: bytes) -> Entry:
+        member = Member(*head["member"])
+        position = Position(*head["position"])
+        room = self._rooms.get(name)
+        if room is None:
+            room = self._rooms[name] = _Room(position)
+        elif not room.members:  # something is pending; what came without members is not missed
+            room.position = position
+        room.known = head["known"]
+        room.members[member] = room.members.get(member, 0) + 1
+        payloads = list(cut(tail, head["sizes"]))
+        return Entry(member, position, payloads, head["recovered"], head["users"], head["online"])
+
+    def _count_out(self, room: _Room, member: Member) -> None:
+        room.members[member] -= 1
+        if not room.members[member]:
+            del room.members[member]
+
+    def _settle(self, name: str, room: _Room | None) -> None:
+        """Something that was pending in a room has its answer."""
+        if room is not None:
+            room.pending -= 1
+            self._drop_if_empty(name, room)
+
+    def _drop_if_empty(self, name: str, room: _Room) -> None:
+        if not room.members and not room.pending and self._rooms.get(name) is room:
+            del self._rooms[name]
+
+    # Time
+
+    def _watch(self, deadline: float) -> None:
+        if self._giving_up is not None:
+            if self._giving_up_at <= deadline:
+                return
+            self._giving_up.cancel()  # a search waits longer than what came after it
+        self._giving_up_at = deadline
+        delay_s = max(0.0, deadline - time.monotonic())
+        self._giving_up = self._loop.call_later(delay_s, self._give_up)
+
+    def _give_up(self) -> None:
+        """Answer `unavailable` to whatever has waited too long."""
+        self._giving_up = None
+        now = time.monotonic()
+        for ticket in self._drafts.overdue(now):
+            self._refuse(ticket, _unavailable())
+        for number, request in tuple(self._requests.items()):
+            if request.deadline <= now:
+                del self._requests[number]
+                if request.kind == RecordKind.LEAVE and not self.connected:
+                    room, member = request.head
+                    if member is not None:
+                        self._say_lost(room, member)
+                if not request.future.done():
+                    request.future.set_exception(_unavailable())
+        deadlines = [request.deadline for request in self._requests.values()]
+        if self._drafts.first_deadline is not None:
+            deadlines.append(self._drafts.first_deadline)
+        if deadlines:
+            self._watch(min(deadlines))
+
+    def _refuse(self, ticket: int, outcome: Duplicate | CommandError) -> None:
+        if (waiting := self._take(ticket)) is not None:
+            self._receiver.answer(waiting.sender, waiting.draft, outcome)
+
+    def _take(self, ticket: int) -> Waiting[_Room | None] | None:
+        """A draft that is decided; None if it has been before."""
+        waiting = self._drafts.take(ticket)
+        if waiting is not None:
+            self._settle(waiting.draft.room, waiting.room)
+        return waiting
+
+    # To the relay
+
+    def _say(self, record: bytes) -> None:
+        if self.connected:
+            self._pack_drafts()  # they were published before
+            self._outbox.append(record)
+            self._schedule_flush()
+
+    def _say_lost(self, room: str, member: Member) -> None:
+        """What a relay that has heard our introduction must hear, also before its welcome."""
+        if self._link.is_up and not self.connected:
+            self._outbox.append(pack(RecordKind.LOSE, [room, member]))
+        else:
+            self._say(pack(RecordKind.LOSE, [room, member]))
+
+    def _schedule_flush(self) -> None:
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """One write for all that the turn has to say."""
+        self._flushing = False
+        if not self.connected:
+            self._new.clear()  # at the next welcome, drafts are sent anyway
+            return
+        self._pack_drafts()
+        outbox, self._outbox = self._outbox, []
+        if outbox:
+            self._link.write(b"".join(outbox))
+
+    def _pack_drafts(self) -> None:
+        tickets, self._new = self._new, []
+        backlog_bytes = self._link.backlog_bytes
+        if backlog_bytes > MAX_BACKLOG_BYTES or len(self._drafts) > MAX_UNCONFIRMED:
+            for ticket in tickets:
+                self._refuse(ticket, _unavailable())
+            return
+        for some in _batched([ticket for ticket in tickets if ticket in self._drafts], BATCH):
+            drafts = [[ticket, *fields_of(self._drafts[ticket].draft)] for ticket in some]
+            deadline = self._drafts[some[0]].deadline
+            self._outbox.append(pack(RecordKind.PUBLISH, [deadline, drafts]))
+
+    # As the owner of the link
+
+    def introduction(self) -> Iterator[bytes]:
+        """Who we are, and the rooms as they are here: without those who are about to leave."""
+        for request in self._requests.values():
+            if request.kind == RecordKind.LEAVE:
+                request.head[1] = None
+        self._drafts.doubt()
+        yield pack(RecordKind.HELLO, [VERSION, self._name, os.getpid(), len(self._rooms)])
+        for name, room in self._rooms.items():
+            yield pack(
+                RecordKind.RESTORE,
+                [name, room.position, list(room.members.items()), list(room.known.items())],
+            )
+
+    def on_end(self) -> None:
+        if self.connected and not self._link.closing:
+            logger.warning("the relay is gone; looking for it")
+        self._welcome.clear()
+        self._outbox.clear()
+
+    def on_record(self, kind: int, head: Any, tail: bytes) -> None:
+        """A record of the relay."""
+        match kind:
+            case RecordKind.DELIVER:
+                self._on_deliver(head, tail)
+            case RecordKind.ANSWER:
+                self._on_answer(*head)
+            case RecordKind.JOINED | RecordKind.LEFT | RecordKind.PAGE:
+                self._on_reply(kind, head, tail)
+            case RecordKind.REFUSED:
+                self._on_refused(*head)
+            case RecordKind.PONG:
+                self._metrics.relay_lag_s.observe(time.monotonic() - head)
+            case RecordKind.LOST:
+                self._on_lost(head)
+            case RecordKind.WELCOME:
+                self._on_welcome()
+            case _:
+                raise BadRecord(f"an unknown kind of record, {kind}")
+
+    def _on_welcome(self) -> None:
+        """The relay has given us all that we missed; now it gets what is still open."""
+        self._welcome.set()
+        self._drafts.end_doubt()
+        self._new = self._drafts.tickets()
+        self._pack_drafts()  # before the requests: what was said before a leave goes before it
+        for number, request in self._requests.items():
+            self._outbox.append(pack(request.kind, [number, request.deadline, *request.head]))
+        self._flush()
+
+    def _on_deliver(self, items: list[Any], tail: bytes) -> None:
+        rooms, deliver = self._rooms, self._receiver.deliver
+        start = 0
+        for name, offset, ticket, size, change in items:
+            payload = tail[start : start + size]
+            start += size
+            if ticket is not None:
+                self._take(ticket)
+            room = rooms.get(name)
+            if room is None:
+                continue  # its last member has left
+            if offset:
+                epoch, newest = room.position
+                if offset != newest + 1:
+                    if offset < newest + 1:
+                        continue
+                    self._on_hole(name)
+                room.position = Position(epoch, offset)
+                if not self.connected and (own := self._drafts.recognise(payload)) is not None:
+                    self._take(own)  # the last relay kept it, and could not say so
+            elif change is not None and not _note(room, *change):
+                continue
+            deliver(name, payload)
+        self._receiver.end_turn()
+
+    def _on_hole(self, name: str) -> None:
+        logger.error("the stream of a room has a hole; its members are to recover")
+        self._receiver.lost(name)
+
+    def _on_lost(self, name: str) -> None:
+        """The relay cannot go on where we were: the members come back by themselves."""
+        room = self._rooms.pop(name, None)
+        if room is not None:
+            logger.warning("a room's stream could not be resumed; its members are to recover")
+            self._receiver.lost(name)
+            for ticket, waiting in self._drafts.items():
+                # Whether it is kept is not known; with an `id`, sending it again does no harm.
+                if waiting.room is room and waiting.draft.id is None:
+                    self._refuse(ticket, _unavailable())
+
+    def _on_answer(self, ticket: int, outcome: Any) -> None:
+        waiting = self._drafts.get(ticket)
+        if waiting is None:
+            return
+        if outcome is None:  # it is kept, and nobody of the room is here any more
+            self._take(ticket)
+        elif isinstance(outcome, int):
+            id = waiting.draft.id
+            assert id is not None
+            self._refuse(ticket, Duplicate(waiting.draft.room, id, outcome))
+        else:
+            self._refuse(ticket, _refusal(outcome))
+
+    def _on_refused(self, number: int, refusal: list[Any]) -> None:
+        request = self._requests.pop(number, None)
+        if request is not None and not request.future.done():
+            request.future.set_exception(_refusal(refusal))
+
+    def _on_reply(self, kind: int, head: list[Any], tail: bytes) -> None:
+        number, answer = head
+        request = self._requests.pop(number, None)
+        if request is None:
+            if kind == RecordKind.JOINED:  # nobody waits for it any more
+                self._say(pack(RecordKind.LOSE, [answer["room"], answer["member"]]))
+            return
+        try:
+            request.replied(answer, tail)
+        except Exception as error:  # a fault of ours costs a connection, not all of them
+            if request.future.done():
+                raise
+            request.future.set_exception(error)
+        if not request.future.done():
+            request.future.set_result(None)
+
+
+def _batched(items: list[int], size: int) -> Iterator[list[int]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _note(room: _Room, came: bool, member: tuple[str, str]) -> bool:
+    """Keep count of who is there; False if our members were told already, by a relay before."""
+    name, author = member
+    if came:
+        if room.known.get(name) == author:
+            return False
+        room.known[name] = author
+    else:
+        room.known.pop(name, None)
+    return True
+
+
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    try:
+        yield
+    except HistoryError as error:
+        logger.warning("a page of the history cannot be read: %s", error)
+        raise _unavailable() from None
+
+
+def _refusal(fields: list[Any]) -> CommandError:
+    code, message, temporary = fields
+    return CommandError(ErrorCode(code), message, temporary=temporary)
+
+
+def _unavailable() -> CommandError:
+    return CommandError(
+        ErrorCode.UNAVAILABLE,
+        "The server cannot do this at the moment; try again soon.",
+        temporary=True,
+    )

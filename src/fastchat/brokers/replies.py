@@ -1,0 +1,29 @@
+"""What fits into a reply."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fastchat.brokers import Messages
+from fastchat.history import Page
+from fastchat.protocol import MAX_REPLY_BYTES, Publication, encode
+
+__all__ = ["fitting", "page_of"]
+
+
+def fitting(publications: Iterable[Publication], *, newest_first: bool) -> Messages:
+    """As many as fit, from the newest or from the oldest on, in order; `more` if not all."""
+    payloads = [encode(each) for each in publications]
+    size = 0
+    for count, payload in enumerate(reversed(payloads) if newest_first else payloads):
+        size += len(payload)
+        if size > MAX_REPLY_BYTES:
+            kept = payloads[len(payloads) - count :] if newest_first else payloads[:count]
+            return Messages(kept, True)
+    return Messages(payloads, False)
+
+
+def page_of(page: Page, *, newest_first: bool) -> Messages:
+    """As much of a page of the history as fits."""
+    payloads, more = fitting(page.publications, newest_first=newest_first)
+    return Messages(payloads, more or page.more)

@@ -1,0 +1,439 @@
+"""The rooms of the whole server: order, history and presence, in one place.
+
+Theory
+------
+There is one `Rooms`, where the history is: in the only process, or in the relay. Each
+process with members is a `Port` of it, the only process too. What happens in a
+room happens here, one thing after the other, and ports are told of it in that order;
+so everybody sees the same.
+
+All that the loop's turn has published is kept in one step, then delivered. Whatever must
+not overtake it (a join, a leave) commits first.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
+
+from fastchat import protocol
+from fastchat.brokers import Entrance, Entry, Member, Messages
+from fastchat.brokers.replies import fitting, page_of
+from fastchat.errors import CommandError, ErrorCode, HistoryError
+from fastchat.history import Duplicate, History, Outcome
+from fastchat.metrics import Metrics
+from fastchat.presence import Roster, User
+from fastchat.protocol import Position, Publication
+
+__all__ = ["CROWD", "Change", "Port", "Rooms"]
+
+logger = logging.getLogger("fastchat.broker")
+
+#: Whoever is back before this many ticks are over has not been away, to the others: 5 s,
+#: and up to one more because the tick he left in had begun.
+GRACE_TICKS = 6
+#: Rooms with more users than this hear of joins and leaves by number, once a second.
+CROWD = 200
+#: A process that lost its relay for longer than this has its members recover by themselves.
+MAX_RESUMED = 2000
+
+
+class Change(NamedTuple):
+    """What a join or leave event says, for those who keep count: `came` or went."""
+
+    came: bool
+    member: Member
+
+
+class Port(Protocol):
+    """A process with members. What it is told, it is told in order."""
+
+    def deliver(
+        self, room: str, offset: int, payload: bytes, ticket: Any, change: Change | None = None, /
+    ) -> None:
+        """A publication, with the `ticket` of its draft if that came from here; or an
+        event, with offset 0."""
+        ...
+
+    def kept(self, ticket: Any, /) -> None:
+        """A draft has been published where this process has no member any more."""
+        ...
+
+    def answer(self, ticket: Any, draft: Publication, outcome: Duplicate | CommandError, /) -> None:
+        """A draft became no publication."""
+        ...
+
+    def end_turn(self) -> None:
+        """All of a turn has been told."""
+        ...
+
+
+class _Room:
+    __slots__ = ("ports", "roster")
+
+    def __init__(self) -> None:
+        self.roster = Roster()
+        self.ports: dict[Port, int] = {}  # connections of each
+
+
+class Rooms:
+    """All rooms on one history.
+
+    * ``at_end_of_turn`` calls a function at the end of the loop's turn (`call_soon`).
+    * ``clock``: seconds since 1970, for timestamps only.
+
+    Of each operation of the history it is said once in the log that it fails, and once
+    that it works again.
+    """
+
+    def __init__(
+        self,
+        history: History,
+        *,
+        at_end_of_turn: Callable[[Callable[[], None]], object],
+        clock: Callable[[], float],
+        metrics: Metrics,
+    ) -> None:
+        self._history_of_rooms = history
+        self._at_end_of_turn = at_end_of_turn
+        self._clock = clock
+        self._metrics = metrics
+        self._rooms: dict[str, _Room] = {}
+        self._drafts: list[Publication] = []
+        self._senders: list[tuple[Port, Any]] = []
+        self._crowded: set[str] = set()  # whose number changed since the last tick
+        #: Who has lost his last connection, where, and in which tick; the first first.
+        self._absent: dict[User, tuple[str, int]] = {}
+        self._ticks = 0
+        self._failing: set[str] = set()  # operations
+
+    @property
+    def room_count(self) -> int:
+        return len(self._rooms)
+
+    @property
+    def user_count(self) -> int:
+        """Users of all rooms; who is in two of them counts twice."""
+        return sum(len(room.roster) for room in self._rooms.values())
+
+    # Publishing
+
+    def publish(self, port: Port, ticket: Any, draft: Publication) -> None:
+        """Number, keep and deliver `draft` at the end of the turn, or answer the port."""
+        if not self._drafts:
+            self._at_end_of_turn(self.commit)
+        self._drafts.append(draft)
+        self._senders.append((port, ticket))
+
+    def commit(self) -> None:
+        """Keep and deliver what this turn has published; at the end of the turn, or before."""
+        if not self._drafts:
+            return
+        drafts, self._drafts = self._drafts, []
+        senders, self._senders = self._senders, []
+        try:
+            outcomes = self._append(drafts)
+        except CommandError as refusal:
+            for (port, ticket), draft in zip(senders, drafts, strict=True):
+                port.answer(ticket, draft, refusal)
+        else:
+            self._deliver(drafts, senders, outcomes)
+        for port in {port for port, _ in senders}.union(*self._ports_of(drafts)):
+            port.end_turn()
+
+    def _append(self, drafts: Sequence[Publication]) -> Sequence[Outcome]:
+        begun = time.perf_counter()
+        with self._history("append") as history:
+            outcomes = history.append(drafts)
+        kept = sum(type(outcome) is Publication for outcome in outcomes)
+        self._metrics.committed(kept, time.perf_counter() - begun)
+        return outcomes
+
+    def _deliver(
+        self,
+        drafts: Sequence[Publication],
+        senders: Sequence[tuple[Port, Any]],
+        outcomes: Sequence[Outcome],
+    ) -> None:
+        for index, outcome in enumerate(outcomes):
+            origin, ticket = senders[index]
+            if not isinstance(outcome, Publication):
+                origin.answer(ticket, drafts[index], outcome)
+                continue
+            room = self._rooms.get(outcome.room)
+            ports = room.ports if room is not None else {}
+            if origin not in ports:
+                origin.kept(ticket)
+            if ports:
+                payload = protocol.encode(outcome)
+                for port in ports:
+                    port.deliver(
+                        outcome.room,
+                        outcome.offset,
+                        payload,
+                        ticket if port is origin else None,
+                    )
+
+    def _ports_of(self, drafts: Iterable[Publication]) -> Iterator[Iterable[Port]]:
+        for name in {draft.room for draft in drafts}:
+            if (room := self._rooms.get(name)) is not None:
+                yield room.ports
+
+    # Members
+
+    def join(self, port: Port, entrance: Entrance) -> Entry:
+        """Count a connection in; what is delivered to `port` from now on follows the entry.
+
+        Raises CommandError `username_taken` or `unavailable`; nothing has changed then.
+        """
+        name, author = entrance.member
+        # What was published in this turn is delivered to those who were here before.
+        self.commit()
+        room = self._rooms.get(entrance.room)
+        user = None if room is None else room.roster.check(name, author)
+        with self._history("join") as history:
+            position = history.position(entrance.room)
+            payloads, recovered = _missed(history, entrance)
+        if user is not None and not user.is_author(author):
+            self._remove(entrance.room, user)  # he is away, and another takes his name
+            user = None
+        room = self._rooms.setdefault(entrance.room, room or _Room())
+        if user is None:
+            user = room.roster.add(name, author)
+            self._announce(entrance.room, user, came=True)
+        self._count_in(room, user, port, 1)
+        return Entry(
+            Member(user.name, user.author),
+            position,
+            payloads,
+            recovered,
+            room.roster.names(protocol.MAX_USERS_LISTED),
+            len(room.roster),
+        )
+
+    def leave(self, port: Port, name: str, member: Member) -> None:
+        """Count a connection out that said so; the others hear of it at once."""
+        user = self._count_out(port, name, member)
+        if user is not None:
+            self._remove(name, user)
+            self._drop_if_empty(name)
+
+    def lose(self, port: Port, name: str, member: Member) -> None:
+        """Count a connection out that is gone; the others hear of it if it is not back in 5 s."""
+        user = self._count_out(port, name, member)
+        if user is not None:
+            self._absent[user] = name, self._ticks
+
+    def tell(self, port: Port, name: str, payload: bytes) -> None:
+        """An event of one port, to the others."""
+        room = self._rooms.get(name)
+        for other in room.ports if room is not None else ():
+            if other is not port:
+                other.deliver(name, 0, payload, None)
+
+    def tick(self) -> None:
+        """Announce who did not come back, and tell crowded rooms their number; once a second."""
+        self._ticks += 1
+        for user, (name, left) in tuple(self._absent.items()):
+            if left + GRACE_TICKS > self._ticks:
+                break
+            self._remove(name, user)
+            self._drop_if_empty(name)
+        crowded, self._crowded = self._crowded, set()
+        for name in crowded:
+            if (room := self._rooms.get(name)) is not None:
+                self._tell_all(name, protocol.presence(name, len(room.roster)))
+        self._history_of_rooms.prune()
+
+    def users(self, name: str) -> Roster:
+        """The users of a room that has some."""
+        return self._rooms[name].roster
+
+    def restore(
+        self,
+        port: Port,
+        name: str,
+        since: Position,
+        members: Iterable[tuple[Member, int]],
+        known: Iterable[Member],
+        *,
+        gathering: bool,
+    ) -> list[tuple[int, bytes]] | None:
+        """A process comes back with the members of a room, and their numbers of connections.
+
+        Returns what it missed since its position, as offsets and payloads. `known` are the
+        users that its members know of: whoever of them is not here has left; or, while
+        processes are `gathering` around new rooms, has the usual time to come back.
+        None, and nothing is counted, when its members must come back by themselves.
+        """
+        self.commit()
+        room = self._rooms.get(name)
+        members, known = list(members), list(known)
+        try:
+            for member, _ in members:
+                if room is not None:
+                    room.roster.check(*member)
+            with self._history("join") as history:
+                if room is None and since.offset == 0:  # silent, so no file knows the epoch
+                    history.adopt(name, since.epoch)
+                missed = history.since(name, since, MAX_RESUMED)
+        except CommandError:
+            missed = None
+        if missed is None:
+            return None
+        room = self._rooms.setdefault(name, room or _Room())
+        users = [(self._bring_back(name, member), count) for member, count in members]
+        if gathering:
+            for member in known:
+                if room.roster.find(member.name) is None:
+                    self._absent[self._bring_back(name, member)] = name, self._ticks
+        if members:
+            self._catch_up(port, name, known)
+        for user, count in users:
+            self._count_in(room, user, port, count)
+        self._drop_if_empty(name)
+        return [(each.offset, protocol.encode(each)) for each in missed]
+
+    def _bring_back(self, name: str, member: Member) -> User:
+        """A user who may be here; the others hear of him, but for those who know of him."""
+        roster = self._rooms[name].roster
+        user = roster.find(member.name)
+        if user is not None:
+            if user.is_author(member.author):
+                return user
+            self._remove(name, user)
+        user = roster.add(*member)
+        self._announce(name, user, came=True)
+        return user
+
+    def _catch_up(self, port: Port, name: str, known: Sequence[Member]) -> None:
+        """Tell a port of those who came and went while it was away."""
+        roster = self._rooms[name].roster
+        if len(roster) > CROWD:
+            self._crowded.add(name)
+            return
+        here = {Member(user.name, user.author): None for user in roster}
+        there = dict.fromkeys(known)
+        for member in there:
+            if member not in here:
+                self._tell_change(port, name, Change(False, member))
+        for member in here:
+            if member not in there:
+                self._tell_change(port, name, Change(True, member))
+
+    def _tell_change(self, port: Port, name: str, change: Change) -> None:
+        port.deliver(name, 0, self._change(name, change), None, change)
+
+    def _count_in(self, room: _Room, user: User, port: Port, count: int) -> None:
+        self._absent.pop(user, None)
+        user.connections += count
+        room.ports[port] = room.ports.get(port, 0) + count
+
+    def _count_out(self, port: Port, name: str, member: Member) -> User | None:
+        """A connection less; returns its user if it was his last."""
+        self.commit()  # what was published before still arrives
+        room = self._rooms[name]
+        room.ports[port] -= 1
+        if not room.ports[port]:
+            del room.ports[port]
+        user = room.roster.find(member.name)
+        assert user is not None
+        user.connections -= 1
+        return None if user.connections else user
+
+    def _remove(self, name: str, user: User) -> None:
+        self._absent.pop(user, None)
+        room = self._rooms[name]
+        room.roster.remove(user)
+        self._announce(name, user, came=False)
+
+    def _drop_if_empty(self, name: str) -> None:
+        if not len(self._rooms[name].roster):
+            del self._rooms[name]
+            self._forget_if_silent(name)
+
+    def _announce(self, name: str, user: User, *, came: bool) -> None:
+        online = len(self._rooms[name].roster)
+        if online > CROWD:
+            self._crowded.add(name)
+            return
+        change = Change(came, Member(user.name, user.author))
+        self._tell_all(name, self._change(name, change), change)
+
+    def _change(self, name: str, change: Change) -> bytes:
+        return protocol.presence_change(
+            "join" if change.came else "leave",
+            name,
+            change.member.name,
+            protocol.timestamp_of(self._clock()),
+            len(self._rooms[name].roster),
+        )
+
+    def _tell_all(self, name: str, payload: bytes, change: Change | None = None) -> None:
+        for port in self._rooms[name].ports:
+            port.deliver(name, 0, payload, None, change)
+
+    # Reading
+
+    async def search(self, room: str, query: str, limit: int) -> Messages:
+        with self._history("search") as history:
+            found = await history.search(room, query, limit)
+        return fitting(found, newest_first=False)
+
+    def before(self, room: str, offset: int | None, limit: int) -> Messages:
+        with self._history("before") as history:
+            return page_of(history.before(room, offset, limit), newest_first=True)
+
+    def after(self, room: str, offset: int, limit: int) -> Messages:
+        with self._history("after") as history:
+            return page_of(history.after(room, offset, limit), newest_first=False)
+
+    def _forget_if_silent(self, name: str) -> None:
+        """Where nothing was ever said: rooms that are only entered leave no trace."""
+        try:
+            with self._history("join") as history:
+                if history.position(name).offset == 0:
+                    history.forget(name)
+        except CommandError:
+            pass  # it is remembered a while longer
+
+    @contextmanager
+    def _history(self, operation: str) -> Iterator[History]:
+        """The history; what fails there is `unavailable` to clients.
+
+        On a full disk reading works, mostly from memory, while appending does not.
+        """
+        try:
+            yield self._history_of_rooms
+        except HistoryError as error:
+            if operation not in self._failing:
+                self._failing.add(operation)
+                logger.error("the history fails (%s), clients are told so: %s", operation, error)
+            raise CommandError(
+                ErrorCode.UNAVAILABLE,
+                "The server cannot store messages at the moment; try again soon."
+                if operation == "append"
+                else "The server cannot read its messages at the moment; try again soon.",
+                temporary=True,
+            ) from None
+        if operation in self._failing:
+            self._failing.discard(operation)
+            logger.info("the history works again (%s)", operation)
+
+
+def _missed(history: History, entrance: Entrance) -> tuple[Sequence[bytes], bool]:
+    """What a newcomer has missed, and whether that is all since his position.
+
+    A recovery is whole or it is none, but the newest, as for anybody.
+    """
+    room, _, since, limit = entrance
+    missed = None if since is None else history.since(room, since, protocol.MAX_HISTORY)
+    if missed is not None:
+        payloads, too_many = fitting(missed, newest_first=True)
+        if not too_many:
+            return payloads, True
+    newest = history.before(room, None, limit).publications if limit else []
+    return fitting(newest, newest_first=True).payloads, False
