@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 import fastchat
+from fastchat.signals import REPEAT_S
 from support import TIMEOUT_UNIT_S, Server, running_server, wait_until
 from wire import (
     BINARY,
@@ -343,6 +344,7 @@ def test_second_signal_ends_at_once(server: Server) -> None:
         client.receive_type("joined")
         server.signal(signal.SIGINT)
         client.receive_type("closing")
+        time.sleep(2 * REPEAT_S)  # sooner, it would be the same wish
         started = time.monotonic()
         server.signal(signal.SIGINT)
         assert server.process.wait(5 * TIMEOUT_UNIT_S) == 1

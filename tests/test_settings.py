@@ -57,6 +57,48 @@ def test_every_setting_can_come_from_every_source(
     assert load_settings({}, {}, written(tmp_path, toml)) == settings
 
 
+@pytest.mark.parametrize(("cpus", "limit", "workers"), [(3, "max 100000", 3), (1, "max", 1)])
+def test_auto_is_a_worker_for_each_usable_cpu(
+    cpus: int, limit: str, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`auto` is understood in every source, and counts what this process may use."""
+    limited(monkeypatch, tmp_path, set(range(cpus)), limit)
+    file = written(tmp_path, "workers = 'auto'")
+    assert load_settings({"workers": "auto"}, {}, None).workers == workers
+    assert load_settings({}, {"FASTCHAT_WORKERS": "auto"}, None).workers == workers
+    assert load_settings({}, {}, file).workers == workers
+
+
+def limited(monkeypatch: pytest.MonkeyPatch, folder: Path, affinity: set[int], limit: str) -> None:
+    """A machine of which this process may use these CPUs, this much of the time."""
+    (folder / "cpu.max").write_text(f"{limit}\n", "ascii")
+    monkeypatch.setattr("fastchat.settings._CPU_MAX", folder / "cpu.max")
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: affinity)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "limit", "workers"),
+    [(64, "200000 100000", 2), (64, "150000 100000", 2), (4, "50000 100000", 1), (900, "", 256)],
+)
+def test_container_is_not_given_more_workers_than_cpus(
+    cpus: int, limit: str, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine of 64 CPUs of which a container may use two is one of two; never above 256."""
+    limited(monkeypatch, tmp_path, set(range(cpus)), limit)
+    assert load_settings({"workers": "auto"}, {}, None).workers == workers
+
+
+def test_wrong_number_of_workers_is_told_what_is_right(tmp_path: Path) -> None:
+    """The same sentence from every source, with the name it has there."""
+    right = "must be a number from 1 to 256, or auto, not"
+    assert complaint({"workers": "x"}) == f"--workers {right} 'x'."
+    assert complaint({"workers": "257"}) == f"--workers {right} 257."
+    assert complaint({}, {"FASTCHAT_WORKERS": "-1"}) == f"FASTCHAT_WORKERS {right} '-1'."
+    assert complaint({}, file=written(tmp_path, "workers = 'x'")) == f"--workers {right} 'x'."
+    assert complaint({}, file=written(tmp_path, "workers = true")) == f"--workers {right} True."
+    assert complaint({}, file=written(tmp_path, "port = 'auto'")).startswith("--port must be")
+
+
 def test_history_is_on_disk_unless_asked_otherwise() -> None:
     """Whoever starts a server and knows nothing yet keeps what is said."""
     settings = Settings()
@@ -94,6 +136,15 @@ def test_bounds_belong_to_the_range(low_high: tuple[str, str]) -> None:
         ("max_lag_seconds", "soon"),
         ("history_max_messages", "-1"),
         ("history_max_messages", "0"),
+        ("workers", "0"),
+        ("workers", "257"),
+        ("workers", "two"),
+        ("workers", ""),
+        ("workers", "Auto"),
+        ("workers", "2.0"),
+        ("workers", "9" * 5000),
+        ("admin_port", "65536"),
+        ("admin_port", "auto"),
         ("history", "redis"),
         ("history", ""),
         ("durability", "none"),

@@ -1,4 +1,4 @@
-"""The command line: `fastchat serve`, `export`, `import` and `tail`.
+"""The command line: `fastchat serve`, `status`, `export`, `import` and `tail`.
 
 A command is a function of its arguments that returns the exit status. What is wrong
 with how it was called is one sentence and status 2; docs/command-line.md has the rest.
@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastchat import __version__, tail, transfer, worker
+from fastchat import __version__, single, status, supervisor, tail, transfer
 from fastchat.errors import CommandError, HistoryError, SettingError
 from fastchat.logs import set_up_logging
 from fastchat.names import DEFAULT_ROOM, check_room, check_username
@@ -36,16 +36,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = vars(_parser().parse_args(arguments))
     run = chosen.pop("run")
     try:
-        status: int = run(chosen)
+        ended: int = run(chosen)
     except SettingError as error:
         return _say(error, 2)
-    except (HistoryError, tail.Refused) as error:
+    except (HistoryError, tail.Refused, status.NotAnswering) as error:
         return _say(error, 1)
     except BrokenPipeError:
         return _end_quietly()
     except KeyboardInterrupt:
         return INTERRUPTED
-    return status
+    return ended
 
 
 def _say(error: Exception, status: int) -> int:
@@ -66,7 +66,11 @@ def _end_quietly() -> int:
 def _serve(chosen: dict[str, Any]) -> int:
     settings = _settings(chosen)
     set_up_logging(settings.log_level, settings.log_format)
-    return worker.run(settings)
+    return single.run(settings) if settings.workers == 1 else supervisor.run(settings)
+
+
+def _status(chosen: dict[str, Any]) -> int:
+    return status.run(Path(_settings(chosen).data), json=chosen.get("json", False))
 
 
 def _export(chosen: dict[str, Any]) -> int:
@@ -162,6 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"fastchat {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
     _add_serve(commands)
+    _add_status(commands)
     _add_export(commands)
     _add_import(commands)
     _add_tail(commands)
@@ -193,6 +198,18 @@ def _add_serve(commands: _Commands[Any]) -> None:
         "TOML file (port = 8080); flags come first, then the environment.",
     )
     _add_settings(command, {field.name for field in dataclasses.fields(Settings)})
+
+
+def _add_status(commands: _Commands[Any]) -> None:
+    command = _add(
+        commands,
+        "status",
+        _status,
+        "show how a running server is",
+        "Looks twice, a second apart, and shows what happened in between.",
+    )
+    _add_settings(command, {"data"})
+    command.add_argument("--json", action="store_true", help="print what it counts, as JSON")
 
 
 def _add_export(commands: _Commands[Any]) -> None:
@@ -251,10 +268,12 @@ def _add_settings(command: argparse.ArgumentParser, names: Collection[str]) -> N
     command.add_argument("--config", type=Path, metavar="FILE", help="a TOML file of settings")
     for field in dataclasses.fields(Settings):
         if field.name in names:
-            choices = field.metadata["choices"]
+            words = field.metadata["choices"] or (type(field.default).__name__.upper(),)
+            if field.metadata["auto"]:
+                words += ("auto",)
             command.add_argument(
                 flag_of(field),
-                metavar="|".join(choices) if choices else type(field.default).__name__.upper(),
+                metavar="|".join(words),
                 help=f"{field.metadata['help']} (default: {field.default})",
             )
 

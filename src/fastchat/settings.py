@@ -7,7 +7,10 @@ TOML) know of it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
+import os
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +20,21 @@ from fastchat.errors import SettingError
 
 __all__ = ["Settings", "load_settings"]
 
+MAX_WORKERS = 256
+#: The word for "find out yourself", where a setting has it.
+AUTO = "auto"
+#: What a container may use of the CPUs (the kernel's cgroup-v2.rst, "cpu.max").
+_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+
+
+def _usable_cpus() -> int:
+    """How many CPUs this process may use, rounded up; at most MAX_WORKERS."""
+    count = len(os.sched_getaffinity(0))
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):  # no limit is "max"
+        quota, period = _CPU_MAX.read_text("ascii").split()
+        count = min(count, math.ceil(int(quota) / int(period)))
+    return max(1, min(count, MAX_WORKERS))
+
 
 def _setting(
     default: Any,
@@ -25,8 +43,9 @@ def _setting(
     low: float | None = None,
     high: float | None = None,
     choices: tuple[str, ...] = (),
+    auto: Callable[[], int] | None = None,
 ) -> Any:
-    metadata = {"help": help, "low": low, "high": high, "choices": choices}
+    metadata = {"help": help, "low": low, "high": high, "choices": choices, "auto": auto}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -36,6 +55,15 @@ class Settings:
 
     host: str = _setting("127.0.0.1", "address to listen on; 0.0.0.0 or :: for all")
     port: int = _setting(8080, "port to listen on; 0 for any free one", low=0, high=65535)
+    workers: int = _setting(
+        1,
+        "worker processes; auto for one a CPU that may be used",
+        low=1,
+        high=MAX_WORKERS,
+        auto=_usable_cpus,
+    )
+    admin_host: str = _setting("127.0.0.1", "address for /metrics, /live and /ready")
+    admin_port: int = _setting(0, "port for these; 0 for none", low=0, high=65535)
     max_message_bytes: int = _setting(
         65536, "largest message a client may send", low=1024, high=1 << 24
     )
@@ -100,12 +128,19 @@ def _read_file(file: Path) -> dict[str, Any]:
         if key not in known:
             raise SettingError(f"--config {file}: there is no setting `{key}`.")
         field = known[key]
+        if value == AUTO and field.metadata["auto"]:
+            value = field.metadata["auto"]()
         values[field.name] = float(value) if _is_whole(value) and _wants_float(field) else value
     return values
 
 
 def _convert(field: dataclasses.Field[Any], text: str, name: str) -> Any:
     kind: Callable[[str], Any] = type(field.default)
+    if field.metadata["auto"]:
+        if text == AUTO:
+            return field.metadata["auto"]()
+        if not (text.isascii() and text.isdigit() and len(text) < 10):
+            raise SettingError(_auto_wanted(field, name, text))
     try:
         return kind(text)
     except ValueError:
@@ -115,13 +150,20 @@ def _convert(field: dataclasses.Field[Any], text: str, name: str) -> Any:
 
 def _check(field: dataclasses.Field[Any], value: Any) -> None:
     flag, metadata = flag_of(field), field.metadata
+    low, high = metadata["low"], metadata["high"]
+    if metadata["auto"] and not (type(value) is int and low <= value <= high):
+        raise SettingError(_auto_wanted(field, flag, value))
     if type(value) is not type(field.default):
         raise SettingError(f"{flag} must be {type(field.default).__name__}, not {value!r}.")
     if metadata["choices"] and value not in metadata["choices"]:
         raise SettingError(f"{flag} must be {' or '.join(metadata['choices'])}, not {value!r}.")
-    low, high = metadata["low"], metadata["high"]
     if low is not None and not low <= value <= high:
         raise SettingError(f"{flag} must be from {low:,} to {high:,}, not {value!r}.")
+
+
+def _auto_wanted(field: dataclasses.Field[Any], name: str, found: Any) -> str:
+    low, high = field.metadata["low"], field.metadata["high"]
+    return f"{name} must be a number from {low:,} to {high:,}, or {AUTO}, not {found!r}."
 
 
 def _is_whole(value: Any) -> bool:

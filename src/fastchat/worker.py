@@ -1,38 +1,32 @@
-"""One process: builds every object, runs the loop, stops them in reverse order."""
+"""A process with clients: builds what serves them, runs it, stops it in reverse order.
+
+What it is besides, `single` and `worker_part` say: the only process, or one of several.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import functools
 import gc
 import logging
-import os
-import secrets
-import signal
 import socket
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 import uvicorn
-import uvloop
 
 from fastchat import http
-from fastchat.brokers.memory import MemoryBroker
+from fastchat.brokers import Broker
 from fastchat.chat import Chat
-from fastchat.errors import SettingError
-from fastchat.history import History
-from fastchat.history.memory import MemoryHistory
-from fastchat.history.sqlite import SqliteHistory
+from fastchat.histories import new_secret
 from fastchat.hub import Hub
-from fastchat.presence import Presence
+from fastchat.metrics import Metrics, watch_lag
 from fastchat.session import Sessions
 from fastchat.settings import Settings
 
-__all__ = ["listen", "run"]
+__all__ = ["DRAIN_S", "Worker"]
 
 logger = logging.getLogger("fastchat")
 
@@ -41,81 +35,10 @@ PONG_TIMEOUT_S = 10.0
 SWEEP_INTERVAL_S = 1.0
 #: Clients have this long to answer our close frames; with what follows it stays under 5 s.
 DRAIN_S = 3.0
-#: A stalled client then holds some 150 kB of kernel memory, not 4 MB, and is seen
-#: to be stalled after as little.
-NOTSENT_LOWAT_BYTES = 16 * 1024
-#: Connections that wait to be accepted; the kernel caps it at net.core.somaxconn.
-BACKLOG = 4096
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; what it is set to, its connections inherit.
-
-    Raises SettingError when the address cannot be had.
-    """
-    try:
-        family, _, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-    except (OSError, UnicodeError):  # gaierror; or a family that this machine has not
-        raise SettingError(f"--host {host!r} is not an address of this machine.") from None
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        listener.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, NOTSENT_LOWAT_BYTES)
-        listener.bind(address)
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise SettingError(_why_not(error, host, port)) from None
-    listener.setblocking(False)
-    return listener
-
-
-# Linux's <netinet/tcp.h>; Python names it on some platforms only.
-_TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
-
-
-def _why_not(error: OSError, host: str, port: int) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return f"--port {port} is taken on {host}; stop what uses it or choose another port."
-    if error.errno == errno.EACCES:
-        return f"--port {port} needs privileges; choose one from 1024 on."
-    return f"--host {host} --port {port} cannot be listened on: {os.strerror(error.errno or 0)}."
-
-
-def run(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT; returns the exit status.
-
-    Raises SettingError when the address cannot be listened on.
-    """
-    listener = listen(settings.host, settings.port)
-    history = open_history(settings)
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_Worker(settings, listener, history).serve())
-    finally:
-        history.close()
-
-
-def open_history(settings: Settings) -> History:
-    """The history that the settings ask for; raises SettingError when it cannot be had."""
-    if settings.history == "memory":
-        return MemoryHistory(max_messages=settings.history_max_messages, new_epoch=_new_secret)
-    return SqliteHistory(
-        Path(settings.data),
-        max_messages=settings.history_max_messages,
-        max_age_s=settings.history_max_age,
-        sync_commits=settings.durability == "power-loss",
-        new_epoch=_new_secret,
-        clock=time.time,
-    )
-
-
-def _new_secret() -> str:
-    """An epoch or a session: 128 random bits."""
-    return secrets.token_urlsafe(16)
+#: Clients of a server that stops come back spread over RECONNECT_S; if they are more than
+#: RECONNECTS_PER_S then, over longer.
+RECONNECT_S = 2.0
+RECONNECTS_PER_S = 2500
 
 
 class _Server(uvicorn.Server):
@@ -126,20 +49,23 @@ class _Server(uvicorn.Server):
         yield
 
 
-class _Worker:
-    def __init__(self, settings: Settings, listener: socket.socket, history: History) -> None:
+class Worker:
+    """What the only process and one of several have in common; see "What differs"."""
+
+    def __init__(self, settings: Settings, listener: socket.socket) -> None:
         self._settings = settings
         self._listener = listener
-        self._history = history
-        self._signals = 0
+        self._metrics = Metrics()
+        self._drain_s = DRAIN_S
 
     async def serve(self) -> int:
         loop = asyncio.get_running_loop()
         self._build(loop)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal, number)
-        sweeping = loop.create_task(self._sweep_forever())
-        self._say_hello()
+        await self._begin(loop)
+        tasks = [
+            loop.create_task(self._sweep_forever()),
+            loop.create_task(watch_lag(self._metrics.loop_lag_s)),
+        ]
         # Everything so far lives as long as the process: the collector need not look at it.
         gc.collect()
         gc.freeze()
@@ -147,13 +73,33 @@ class _Worker:
             await self._server.serve(sockets=[self._listener])
             # Clients have a while to answer our close frames.
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(DRAIN_S):
+                async with asyncio.timeout(self._drain_s):
                     await self._sessions.ended()
         finally:
-            sweeping.cancel()
+            for task in tasks:
+                task.cancel()
+            await self._end()
             self._hub.abort()
         logger.info("stopped; %s", self._tally())
         return 0
+
+    # What differs
+
+    def _open_broker(self, loop: asyncio.AbstractEventLoop) -> Broker:
+        raise NotImplementedError
+
+    async def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Before the first client is accepted."""
+        raise NotImplementedError
+
+    def _tick(self) -> None:
+        """Once a second."""
+
+    async def _end(self) -> None:
+        """After the last client has gone."""
+        raise NotImplementedError
+
+    # What does not
 
     def _build(self, loop: asyncio.AbstractEventLoop) -> None:
         settings = self._settings
@@ -165,10 +111,20 @@ class _Worker:
             pong_timeout_s=PONG_TIMEOUT_S,
             on_evict=lambda *eviction: self._sessions.evicted(*eviction),
         )
-        broker = MemoryBroker(self._history, at_end_of_turn=loop.call_soon)
-        self._chat = Chat(broker, Presence(), self._hub, clock=time.time, new_secret=_new_secret)
+        self._broker = self._open_broker(loop)
+        chat = Chat(
+            self._broker,
+            self._hub,
+            clock=time.time,
+            new_secret=new_secret,
+            metrics=self._metrics,
+        )
         self._sessions = Sessions(
-            self._chat, self._hub, max_message_bytes=settings.max_message_bytes, clock=loop.time
+            chat,
+            self._hub,
+            max_message_bytes=settings.max_message_bytes,
+            clock=loop.time,
+            metrics=self._metrics,
         )
         config = uvicorn.Config(
             http.build_app(),
@@ -184,24 +140,13 @@ class _Worker:
         )
         self._server = _Server(config)
 
-    def _say_hello(self) -> None:
-        host, port = self._listener.getsockname()[:2]
-        if host in ("0.0.0.0", "::"):  # noqa: S104 it is only shown
-            host = "127.0.0.1" if host == "0.0.0.0" else "::1"  # noqa: S104
-        address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        print(f"fastchat is at {address} (stop it with Ctrl+C)", flush=True)
-        if self._settings.history == "sqlite":
-            print(f"messages are kept in {Path(self._settings.data).resolve()}", flush=True)
-        logger.info("serving at %s", address)
-
-    def _on_signal(self, number: int) -> None:
-        self._signals += 1
-        if self._signals > 1:
-            logger.warning("stopping at once")
-            sys.stderr.flush()
-            os._exit(1)
-        logger.info("stopping: %s", signal.Signals(number).name)
-        self._sessions.drain()
+    def _drain(self) -> None:
+        # Who waits at a socket that our successor has too is served by that one.
+        for server in getattr(self._server, "servers", ()):
+            server.close()
+        # All workers stop together, and their clients come back to the same relay.
+        clients = len(self._sessions) * self._settings.workers
+        self._sessions.drain(max(RECONNECT_S, clients / RECONNECTS_PER_S))
         self._server.should_exit = True
 
     async def _sweep_forever(self) -> None:
@@ -214,11 +159,14 @@ class _Worker:
 
     def _sweep(self) -> None:
         self._sessions.sweep()
-        self._chat.tick()
-        self._history.prune()
+        self._broker.tick()
         now = asyncio.get_running_loop().time()
         for connection in tuple(self._server.server_state.connections):
             connection.sweep(now)  # type: ignore[union-attr]
+        self._tick()
+
+    def _snapshot(self, **gauges: Any) -> dict[str, Any]:
+        return self._metrics.snapshot(**self._hub.stats(), **gauges)
 
     def _tally(self) -> str:
         stats = self._hub.stats()

@@ -1,0 +1,82 @@
+"""The control channel: a part's line to its supervisor.
+
+The channel is a socket pair, with lines of JSON. From the supervisor comes one:
+
+    {"settings": {...}, "workers": 4}
+
+and from the part:
+
+    {"ready": true}                     it serves
+    {"failed": "--data x is in use."}   instead, and it ends: a setting is wrong
+    {"beat": true, "relay": true}       every second; `relay`: whether it has the relay
+
+The channel's end is the part's end: no part outlives its supervisor by more than END_S,
+however either of them ended, and also if it was stopped or its loop hangs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["Control"]
+
+#: How long a part has to end by itself once its supervisor is gone.
+END_S = 0.8
+
+
+class Control:
+    """A part's end of its channel to the supervisor."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._socket = socket.socket(fileno=descriptor)
+        self._lost = threading.Event()
+        self._lock = threading.Lock()
+        self._on_lost: Callable[[], object] | None = None
+
+    def start(self) -> dict[str, Any]:
+        """Wait for the first line, which says what to be; from then on watch for the end.
+
+        Raises EOFError when the supervisor is gone already.
+        """
+        line = b""
+        while not line.endswith(b"\n"):
+            if not (data := self._socket.recv(65536)):
+                raise EOFError
+            line += data
+        threading.Thread(target=self._watch, name="control", daemon=True).start()
+        first: dict[str, Any] = json.loads(line)
+        return first
+
+    def open(self, loop: asyncio.AbstractEventLoop, on_lost: Callable[[], object]) -> None:
+        """Have `on_lost` called in the loop, once, when the supervisor is gone."""
+        with self._lock:
+            self._on_lost = lambda: loop.call_soon_threadsafe(on_lost)
+            if self._lost.is_set():
+                self._on_lost()
+
+    def say(self, **message: Any) -> None:
+        """Send a line. Never waits and never raises: a line that cannot be sent is dropped."""
+        line = json.dumps(message).encode() + b"\n"
+        with contextlib.suppress(OSError):  # the supervisor hangs, or is gone
+            self._socket.send(line, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+
+    def _watch(self) -> None:
+        """In a thread of its own, which runs also while the loop hangs."""
+        with contextlib.suppress(OSError):
+            while self._socket.recv(65536):
+                pass
+        with self._lock:
+            self._lost.set()
+            if self._on_lost is not None:
+                with contextlib.suppress(RuntimeError):  # the loop has ended already
+                    self._on_lost()
+        time.sleep(END_S)
+        os._exit(1)

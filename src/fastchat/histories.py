@@ -1,0 +1,33 @@
+"""The history that the settings ask for, for whichever process keeps it."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from pathlib import Path
+
+from fastchat.history import History
+from fastchat.history.memory import MemoryHistory
+from fastchat.history.sqlite import SqliteHistory
+from fastchat.settings import Settings
+
+__all__ = ["new_secret", "open_history"]
+
+
+def open_history(settings: Settings) -> History:
+    """The history that the settings ask for; raises SettingError when it cannot be had."""
+    if settings.history == "memory":
+        return MemoryHistory(max_messages=settings.history_max_messages, new_epoch=new_secret)
+    return SqliteHistory(
+        Path(settings.data),
+        max_messages=settings.history_max_messages,
+        max_age_s=settings.history_max_age,
+        sync_commits=settings.durability == "power-loss",
+        new_epoch=new_secret,
+        clock=time.time,
+    )
+
+
+def new_secret() -> str:
+    """An epoch or a session: 128 random bits."""
+    return secrets.token_urlsafe(16)

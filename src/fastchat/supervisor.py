@@ -1,0 +1,338 @@
+"""The process above the others: starts a relay and workers, and keeps them running.
+
+It serves nobody and holds nothing that could be lost. A part that dies is started
+anew, one that hangs is killed; if this process dies, its parts end by themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import os
+import signal
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastchat import status
+from fastchat.admin import Admin, listen_admin
+from fastchat.children import COMMAND, HUNG_TICKS, Child
+from fastchat.errors import FastchatError, SettingError
+from fastchat.listeners import listen_all, say_hello
+from fastchat.settings import Settings
+from fastchat.signals import on_stop_signals
+from fastchat.worker import DRAIN_S
+
+__all__ = ["Supervisor", "run"]
+
+logger = logging.getLogger("fastchat.supervisor")
+
+TICK_S = 1.0
+#: Workers are killed when they have not ended by then.
+WORKER_STOP_S = DRAIN_S + 2.0
+RELAY_STOP_S = 3.0
+#: A part that served for less than this died of what may be there again.
+EARLY_S = 1.0
+MAX_DELAY_S = 5.0
+#: A part is held to be stuck before it is killed for it.
+STUCK_TICKS = HUNG_TICKS // 2
+
+
+class _NotStarted(FastchatError):
+    """A part did not come up, and not because of a setting."""
+
+
+class _Seat:
+    """A part's place: whichever process has it now, and how often it died early in a row."""
+
+    def __init__(
+        self, name: str, arguments: Sequence[str], listener: socket.socket | None = None
+    ) -> None:
+        self.name = name
+        self.arguments = arguments
+        self.listener = listener
+        self.child: Child | None = None
+        #: During a rolling restart: who is to have the place.
+        self.successor: Child | None = None
+        self.replaced = asyncio.Event()
+        self.early_deaths = 0
+        self.starts = 0
+
+    @property
+    def delay_s(self) -> float:
+        """Until the next start."""
+        if self.early_deaths < 2:
+            return 0.0
+        return min(MAX_DELAY_S, 0.1 * float(1 << min(self.early_deaths, 10)))
+
+    def count_death(self, child: Child) -> None:
+        self.early_deaths = self.early_deaths + 1 if child.served_s < EARLY_S else 0
+
+
+class Supervisor:
+    """Runs the parts until it is asked to stop. `command` is how a part is started.
+
+    Whatever ends `serve`, no part is left running then.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        listeners: Sequence[socket.socket],
+        admin_listener: socket.socket | None = None,
+        command: Sequence[str] = COMMAND,
+    ) -> None:
+        self._settings = settings
+        self._listeners = listeners
+        self._admin_listener = admin_listener
+        self._admin = Admin(self.live, self.ready, self._parts)
+        self._command = command
+        self._relay = _Seat("relay", ["relay"])
+        self._workers = [
+            _Seat(f"worker {number}", ["worker", str(number)], listener)
+            for number, listener in enumerate(listeners, 1)
+        ]
+        self._children: set[Child] = set()
+        self._status = 0
+        self._asked_to_stop = asyncio.Event()
+        self._asked_to_roll = asyncio.Event()
+
+    # What load balancers ask
+
+    def live(self) -> bool:
+        """Whether a restart would not help: not all workers are stuck."""
+        return not all(
+            seat.child is not None and seat.child.quiet_for(STUCK_TICKS) for seat in self._workers
+        )
+
+    def ready(self) -> str | None:
+        """None if clients are served; else what is missing."""
+        if self._asked_to_stop.is_set():
+            return "draining"
+        if self._relay.child is None or not self._relay.child.serving:
+            return "no relay"
+        workers = [seat.child for seat in self._workers if seat.child is not None]
+        if not any(child.serving and child.relay for child in workers):
+            return "no worker"
+        return None
+
+    async def _parts(self) -> Mapping[str, Mapping[str, Any]]:
+        known: dict[str, dict[str, Any]] = {"supervisor": {"up": 1, "pid": os.getpid()}}
+        for seat in (self._relay, *self._workers):
+            part: dict[str, Any] = {"up": 0, "restarts": max(0, seat.starts - 1)}
+            if seat.child is not None and seat.child.serving:
+                part |= {"up": 1, "pid": seat.child.pid}
+            known[seat.name.replace(" ", "-")] = part
+        return await status.collect(Path(self._settings.data), known)
+
+    # From the start to the end
+
+    async def serve(self) -> int:
+        """Until SIGTERM or SIGINT; returns the exit status. Raises SettingError at the start."""
+        self._listen_to_signals()
+        loop = asyncio.get_running_loop()
+        if self._admin_listener is not None:
+            await self._admin.serve(self._admin_listener)
+        ticking = loop.create_task(self._tick_forever())
+        working = loop.create_task(self._work())
+        asked = loop.create_task(self._asked_to_stop.wait())
+        try:
+            await asyncio.wait({working, asked}, return_when=asyncio.FIRST_COMPLETED)
+            if not self._asked_to_stop.is_set():
+                working.result()  # it only ends by raising
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
+            await self._drain()
+        except _NotStarted as error:
+            logger.error("%s while the server started", error)
+            return 1
+        finally:
+            working.cancel()
+            asked.cancel()
+            await asyncio.gather(*(child.kill() for child in self._children))
+            ticking.cancel()
+            await self._admin.close()
+        logger.info("stopped")
+        return self._status
+
+    def _listen_to_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        on_stop_signals(loop, self._asked_to_stop.set, self._insist)
+        loop.add_signal_handler(signal.SIGUSR2, self._asked_to_roll.set)
+        loop.add_signal_handler(signal.SIGCHLD, self._reap)
+
+    def _insist(self) -> None:
+        self._status = 1
+        for child in self._children:
+            child.signal(signal.SIGKILL)
+
+    async def _work(self) -> None:
+        await self._begin(self._relay)
+        await asyncio.gather(*(self._begin(seat) for seat in self._workers))
+        say_hello(self._settings, self._listeners[0], workers=len(self._workers))
+        async with asyncio.TaskGroup() as group:
+            for seat in (self._relay, *self._workers):
+                group.create_task(self._keep(seat))
+            group.create_task(self._roll_forever())
+
+    async def _begin(self, seat: _Seat) -> None:
+        try:
+            child = seat.child = self._spawn(seat)
+        except OSError as error:
+            raise _NotStarted(f"{seat.name} cannot be started ({error})") from None
+        await child.settled.wait()
+        if child.failure is not None:
+            raise SettingError(child.failure)
+        if not child.ready:
+            raise _NotStarted(child.end())
+
+    async def _drain(self) -> None:
+        """Workers first: what their clients have said last goes through the relay."""
+        for listener in self._listeners:
+            listener.close()  # who connects now is refused, and need not wait
+        relays = {self._relay.child} & self._children
+        workers = self._children - relays
+        await asyncio.gather(*(child.stop(WORKER_STOP_S) for child in workers))
+        await asyncio.gather(*(child.stop(RELAY_STOP_S) for child in self._children & relays))
+
+    # Keeping them running
+
+    async def _keep(self, seat: _Seat) -> None:
+        """Have the place taken, for ever."""
+        while True:
+            child = seat.child
+            assert child is not None
+            seat.replaced.clear()
+            await _first_of(child.ended, seat.replaced)
+            if seat.child is not child or not child.ended.is_set():
+                continue
+            if seat.successor is not None:
+                logger.warning("%s; another is starting already", child.end())
+                seat.child, seat.successor = seat.successor, None
+                continue
+            if seat is self._relay:
+                self._forget_relay()
+            seat.count_death(child)
+            logger.warning("%s", _obituary(seat, child))
+            await self._restart(seat)
+
+    def _forget_relay(self) -> None:
+        """What workers have said of a relay that died does not hold for the next one."""
+        for seat in self._workers:
+            if seat.child is not None:
+                seat.child.relay = False
+
+    async def _restart(self, seat: _Seat) -> None:
+        while True:
+            await asyncio.sleep(seat.delay_s)
+            try:
+                seat.child = self._spawn(seat)
+            except OSError as error:
+                seat.early_deaths += 1
+                logger.error("%s cannot be started (%s); trying again", seat.name, error)
+            else:
+                return
+
+    def _spawn(self, seat: _Seat) -> Child:
+        first = {
+            "settings": dataclasses.asdict(self._settings),
+            "workers": len(self._workers),
+        }
+        child = Child(seat.name, [*self._command, *seat.arguments], first, seat.listener)
+        seat.starts += 1
+        self._children.add(child)
+        return child
+
+    def _reap(self) -> None:
+        self._children = {child for child in self._children if not child.reap()}
+
+    async def _tick_forever(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._reap()
+            for child in self._children:
+                child.tick()
+
+    # Replacing them
+
+    async def _roll_forever(self) -> None:
+        while True:
+            await self._asked_to_roll.wait()
+            self._asked_to_roll.clear()
+            await self._roll()
+
+    async def _roll(self) -> None:
+        """Replace one worker after the other; stops at the first that cannot be."""
+        logger.info("rolling restart: SIGUSR2")
+        for seat in self._workers:
+            if seat.child is None or seat.child.ended.is_set():
+                continue  # it is being started anew already
+            if why := await self._replace(seat, seat.child):
+                logger.error("the rolling restart stops, %s goes on: %s", seat.name, why)
+                return
+        logger.info("rolling restart: all workers are new")
+
+    async def _replace(self, seat: _Seat, old: Child) -> str | None:
+        """Have another in his place, then end the old one; returns why not."""
+        try:
+            new = seat.successor = self._spawn(seat)
+        except OSError as error:
+            return f"another cannot be started ({error})"
+        await new.settled.wait()
+        if new.ended.is_set():
+            if seat.successor is new:
+                seat.successor = None
+            return new.end()
+        seat.child, seat.successor = new, None
+        seat.replaced.set()
+        await old.stop(WORKER_STOP_S)
+        return None
+
+
+async def _first_of(*events: asyncio.Event) -> None:
+    waiting = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in waiting:
+            each.cancel()
+
+
+def _obituary(seat: _Seat, child: Child) -> str:
+    sentence = child.end()
+    if child.served_s < EARLY_S:
+        sentence += f", {child.lived_s:.1f} s after its start"
+        if seat.early_deaths > 1:
+            sentence += f", {seat.early_deaths} times in a row"
+    if seat.delay_s:
+        return f"{sentence}; the next start is in {seat.delay_s:.1f} s"
+    return f"{sentence}; starting another"
+
+
+def run(settings: Settings) -> int:
+    """Serve with several processes until SIGTERM or SIGINT; returns the exit status.
+
+    Raises SettingError when an address cannot be listened on, or a part cannot start
+    with these settings.
+    """
+    with contextlib.ExitStack() as stack:
+        listeners = listen_all(settings.host, settings.port, settings.workers)
+        for listener in listeners:
+            stack.enter_context(listener)
+        admin_listener = None
+        if settings.admin_port:
+            admin_listener = listen_admin(settings.admin_host, settings.admin_port)
+            stack.enter_context(admin_listener)
+        with asyncio.Runner() as runner:
+            return runner.run(_serve(settings, listeners, admin_listener))
+
+
+async def _serve(
+    settings: Settings,
+    listeners: Sequence[socket.socket],
+    admin_listener: socket.socket | None,
+) -> int:
+    return await Supervisor(settings, listeners, admin_listener).serve()
