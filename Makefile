@@ -27,9 +27,12 @@ test: lint types build/debug/stamp chromium
 
 # The promise under fire: 200 clients in 20 rooms, 50 times kill -9, 50 disconnects a second and,
 # where small disks can be mounted (by root), three that are full for a while.
+# Then four workers with 400 clients: 100 times kill -9 on one of them or on the relay.
 soak: $(VENV)/test.stamp
 	FASTCHAT_SOAK_CLIENTS=200 FASTCHAT_SOAK_ROOMS=20 FASTCHAT_SOAK_KILLS=50 FASTCHAT_SOAK_DISCONNECTS=50 \
 	FASTCHAT_SOAK_FULL_DISKS=$$(test "$$(id -u)" = 0 && echo 3 || echo 0) \
+	FASTCHAT_SOAK_WORKERS=4 FASTCHAT_SOAK_PART_CLIENTS=400 FASTCHAT_SOAK_PART_ROOMS=20 \
+	FASTCHAT_SOAK_PART_KILLS=100 FASTCHAT_SOAK_PART_FREEZES=10 FASTCHAT_SOAK_ROLLS=5 \
 	$(BIN)/python -m pytest -s tests/adversity $(ARGS)
 
 lint: $(VENV)/test.stamp

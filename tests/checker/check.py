@@ -7,12 +7,32 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
-from checker.records import Acked, Event, Final, Joined, Kind, Live, Lost, Records, Seen, Sent
+from checker.records import (
+    Acked,
+    Event,
+    Final,
+    Joined,
+    Kind,
+    Live,
+    Lost,
+    Moved,
+    Records,
+    Seen,
+    Sent,
+)
 
 __all__ = ["Anomaly", "check"]
 
 #: Where a publication is: room, epoch and offset.
 Place = tuple[str, str, int]
+#: Who is back within 5 s has not been away; less what a busy machine is late.
+GRACE_S = 4.0
+#: How late somebody may hear of it who stopped reading.
+LATE_S = 10.0
+#: Who asks at the end; he comes and goes as he says, and is not in a `Final`.
+READER = "reader"
+#: Of rooms with more users not all of them are told.
+CROWD = 200
 
 
 class Anomaly(NamedTuple):
@@ -35,6 +55,7 @@ def check(records: Records) -> list[Anomaly]:
         *_acknowledgements(records),
         *_final_histories(records),
         *_pages(records, sightings),
+        *_presence(records),
         *(Anomaly(Kind.UNSETTLED, "", what) for what in records.unsettled),
     ]
 
@@ -284,3 +305,94 @@ class _Stream:
             deleted,
             folded,
         ) and text in (None, message.text)
+
+
+# Who is there
+
+
+def _presence(records: Records) -> Iterator[Anomaly]:
+    absences = _absences(records)
+    there = _there(records)
+    for client, events in records.clients.items():
+        yield from _announced(client, events, absences)
+        yield from _views_of_rooms(client, events, records)
+    for room, final in records.final.items():
+        if final.online <= CROWD and set(final.users) != there[room]:
+            differing = sorted(set(final.users) ^ there[room])
+            yield Anomaly(Kind.ROSTER, room, f"at the end, in it or not: {differing}")
+        for name in final.doubles:
+            yield Anomaly(Kind.NAME, room, f"another could be {name}, too")
+
+
+def _there(records: Records) -> dict[str, set[str]]:
+    """Who is in which room at the end, by his own account."""
+    there: dict[str, set[str]] = defaultdict(set)
+    for client, events in records.clients.items():
+        for event in events:
+            if isinstance(event, Joined):
+                there[event.room].add(client)
+            elif isinstance(event, Lost):
+                for users in there.values():
+                    users.discard(client)
+    return there
+
+
+def _absences(records: Records) -> dict[tuple[str, str], list[tuple[float, float]]]:
+    """When a client was not in a room that it had been in, and came back to."""
+    absences: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    for client, events in records.clients.items():
+        left: dict[str, float] = {}
+        joined: set[str] = set()
+        for event in events:
+            if isinstance(event, Joined):
+                if event.room in left:
+                    absences[client, event.room].append((left.pop(event.room), event.at))
+                joined.add(event.room)
+            elif isinstance(event, Lost):
+                left |= dict.fromkeys(joined, event.at)
+                joined.clear()
+        for room, at in left.items():
+            absences[client, room].append((at, float("inf")))
+    return absences
+
+
+def _announced(
+    client: str,
+    events: Iterable[Event],
+    absences: dict[tuple[str, str], list[tuple[float, float]]],
+) -> Iterator[Anomaly]:
+    """Who is announced as gone has been away for long enough."""
+    for event in events:
+        if (
+            isinstance(event, Moved)
+            and not event.came
+            and event.username != READER
+            and not any(
+                back - left >= GRACE_S and left + GRACE_S <= event.at <= back + LATE_S
+                for left, back in absences[event.username, event.room]
+            )
+        ):
+            yield Anomaly(Kind.AWAY, event.room, f"{client} was told {event}")
+
+
+def _views_of_rooms(client: str, events: Iterable[Event], records: Records) -> Iterator[Anomaly]:
+    """All who come and go are told of, to everybody: so the numbers are right."""
+    views: dict[str, set[str]] = {}
+    for event in events:
+        if isinstance(event, Lost):
+            views.clear()
+        elif isinstance(event, Joined):
+            if len(set(event.users)) != len(event.users):
+                yield Anomaly(Kind.NAME, event.room, f"{client} found {sorted(event.users)}")
+            if event.online <= CROWD:
+                views[event.room] = set(event.users)
+        elif isinstance(event, Moved) and (view := views.get(event.room)) is not None:
+            (view.add if event.came else view.discard)(event.username)
+            if len(view) != event.online:
+                yield Anomaly(Kind.ROSTER, event.room, f"{client} was told {event}: {sorted(view)}")
+                del views[event.room]  # say it once
+    for room, view in views.items():
+        final = records.final.get(room)
+        if final is not None and view - {READER} != set(final.users):
+            differing = sorted((view - {READER}) ^ set(final.users))
+            yield Anomaly(Kind.ROSTER, room, f"{client} is wrong at the end about {differing}")

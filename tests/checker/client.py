@@ -12,16 +12,34 @@ import random
 import struct
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
+from sys import intern
 from typing import Any, ClassVar
 
 import orjson
 
-from checker.records import Acked, Event, Joined, Live, Lost, Position, Seen, Sent, seen
+from checker.records import (
+    Acked,
+    Break,
+    Event,
+    Joined,
+    Live,
+    Lost,
+    Moved,
+    Position,
+    Seen,
+    Sent,
+    seen,
+)
 
 #: After a connection ended, or was refused.
 BACKOFF_S = (0.02, 1.0)
 #: What is not confirmed after this long is sent again.
 RESEND_S = 2.0
+#: How long after we stopped reading the server may have been the one who ended it.
+LATE_S = 5.0
+#: The close code of who reads too slowly.
+EVICTED = 4008
 EMOJI = ("👍", "🎉", "🙂")
 
 
@@ -37,12 +55,20 @@ class Wire(asyncio.Protocol):
         self._opened, self._received, self._ended = opened, received, ended
         self._buffer = bytearray()
         self._upgraded = False
-        self.closed = False
+        self.closed = True  # so far
+        self.port = 0  # ours
+        self.status: int | None = None  # of the handshake
+        self.code: int | None = None  # of the close frame that came
+        self.announced = False  # a `closing` came
+        self.ours = False  # we broke it
+        self.stalled_at: float | None = None  # when we last stopped reading
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
+        self.closed = False
         host, port = transport.get_extra_info("peername")[:2]
+        self.port = transport.get_extra_info("sockname")[1]
         key = base64.b64encode(random.randbytes(16)).decode()
         transport.write(
             f"GET /ws HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\n"
@@ -61,7 +87,8 @@ class Wire(asyncio.Protocol):
             head, found, rest = bytes(buffer).partition(b"\r\n\r\n")
             if not found:
                 return
-            if not head.startswith(b"HTTP/1.1 101 "):
+            self.status = int(head[9:12])
+            if self.status != 101:
                 self.transport.abort()
                 return
             buffer[:] = rest
@@ -74,6 +101,7 @@ class Wire(asyncio.Protocol):
             elif opcode == 0x9:
                 self._send_frame(0xA, payload)
             elif opcode == 0x8:
+                self.code = int.from_bytes(payload[:2], "big")
                 self.transport.close()
 
     def send(self, fields: dict[str, Any]) -> None:
@@ -108,11 +136,15 @@ class Wire(asyncio.Protocol):
         self.transport.write(head + bytes(4) + payload)
 
 
+def _same(wire: Wire) -> Wire:
+    return wire
+
+
 class Client:
     """A member of some rooms under one name, however often its connection breaks.
 
-    `events` is its record. It sends something about every `interval_s`, until `settle`;
-    from then on only what is not confirmed.
+    `events` is its record, and `breaks` are its connections' ends. It sends something about
+    every `interval_s`, until `settle`; from then on only what is not confirmed.
     """
 
     def __init__(
@@ -123,11 +155,12 @@ class Client:
         *,
         seed: int,
         interval_s: float,
-        shared: dict[Seen, Seen],
+        shared: dict[Seen, Live],
     ) -> None:
         self.name = name
         self.rooms = rooms
         self.events: list[Event] = []
+        self.breaks: list[Break] = []
         self.refusals: Counter[str] = Counter()
         self.positions: dict[str, Position] = {}
         self.unconfirmed: dict[tuple[str, str], tuple[str, float]] = {}  # text; when sent last
@@ -141,6 +174,7 @@ class Client:
         self._joined: set[str] = set()
         self._own: list[tuple[str, int]] = []
         self._heads: dict[str, int] = {}
+        self._users: dict[str, set[str]] = {}  # as we were told
         self._settling = False
         self._stalled = False
         self._wire: Wire | None = None
@@ -152,6 +186,7 @@ class Client:
     def disconnect(self) -> None:
         """The connection breaks, without a word."""
         if self._wire is not None and not self._wire.closed:
+            self._wire.ours = True
             self._wire.transport.abort()
 
     def stall(self, seconds: float) -> None:
@@ -161,7 +196,9 @@ class Client:
             return
         self._stalled = True
         wire.transport.pause_reading()
-        asyncio.get_running_loop().call_later(seconds, self._continue, wire)
+        loop = asyncio.get_running_loop()
+        wire.stalled_at = loop.time()
+        loop.call_later(seconds, self._continue, wire)
 
     def _continue(self, wire: Wire) -> None:
         self._stalled = False
@@ -172,12 +209,18 @@ class Client:
         """Send nothing new any more."""
         self._settling = True
 
-    def behind(self, heads: dict[str, int]) -> str | None:
-        """What this client still misses of rooms that end at `heads`, in words."""
+    def behind(self, heads: dict[str, int], users: dict[str, set[str]]) -> str | None:
+        """What this client still misses of rooms that end at `heads`, in words.
+
+        And of `users`, who is in them.
+        """
         for room in self.rooms:
             position = self.positions.get(room)
             if room not in self._joined or position is None or position.offset != heads[room]:
                 return f"{self.name} is at {position} in {room}, which ends at {heads[room]}"
+            if self._users.get(room, users[room]) != users[room]:
+                differing = sorted(self._users[room] ^ users[room])
+                return f"{self.name} is wrong about {differing} in {room}"
         if self.unconfirmed:
             return f"{self.name} has no confirmation of {sorted(self.unconfirmed)}"
         return None
@@ -195,11 +238,8 @@ class Client:
         while True:
             try:
                 self._lost.clear()
-                _, self._wire = await loop.create_connection(
-                    lambda: Wire(self._on_open, self._on_text, self._on_end),
-                    "127.0.0.1",
-                    self._port,
-                )
+                wire = self._wire = Wire(self._on_open, self._on_text, self._on_end)
+                await loop.create_connection(partial(_same, wire), "127.0.0.1", self._port)
             except OSError:
                 backoff = min(2 * backoff, BACKOFF_S[1])
             else:
@@ -223,7 +263,19 @@ class Client:
         self._send({**command, "ref": room})
 
     def _on_end(self) -> None:
-        self.events.append(Lost())
+        wire, now = self._wire, asyncio.get_running_loop().time()
+        # A server that gave up on us may have done so when we stopped reading.
+        gone_at = now
+        if wire is not None:
+            stalled_at = wire.stalled_at
+            if stalled_at is not None and now - stalled_at < LATE_S:
+                gone_at = stalled_at
+            ours = wire.ours or (stalled_at is not None and wire.code == EVICTED)
+            self.breaks.append(
+                Break(self.name, now, wire.port, wire.status, wire.code, wire.announced, ours)
+            )
+        self.events.append(Lost(gone_at))
+        self._users.clear()
         self._joined.clear()
         self._since.clear()
         self._lost.set()
@@ -282,35 +334,77 @@ class Client:
             handler(self, fields)
 
     def _on_publication(self, fields: dict[str, Any]) -> None:
-        publication = self._note(fields)
-        self.events.append(Live(publication))
+        live = self._note(fields)
+        self.events.append(live)
+        publication = live.publication
         known = self.positions.get(publication.room)
         if known is not None:
             self.positions[publication.room] = Position(known.epoch, publication.offset)
 
-    def _note(self, fields: dict[str, Any]) -> Seen:
+    def _note(self, fields: dict[str, Any]) -> Live:
         publication = seen(fields)
-        publication = self._shared.setdefault(publication, publication)
+        live = self._shared.get(publication)
+        if live is None:
+            live = self._shared[publication] = Live(publication)
+        publication = live.publication
         room, id = publication.room, publication.id
         self._heads[room] = max(self._heads.get(room, 0), publication.offset)
         own = id is not None and publication.username == self.name
         if own and self.unconfirmed.pop((room, id or ""), None):
             self._own.append((room, publication.offset))
-        return publication
+        return live
 
     def _on_joined(self, fields: dict[str, Any]) -> None:
         room, position = fields["room"], Position(fields["epoch"], fields["offset"])
-        publications = tuple(map(self._note, fields["messages"]))
+        publications = tuple(self._note(each).publication for each in fields["messages"])
         since = self._since.pop(room, None)
-        self.events.append(Joined(room, since, position, fields["recovered"], publications))
+        now, users = asyncio.get_running_loop().time(), tuple(map(intern, fields["users"]))
+        self.events.append(
+            Joined(
+                room,
+                since,
+                position,
+                fields["recovered"],
+                publications,
+                now,
+                users,
+                fields["online"],
+            )
+        )
         self.positions[room] = position
         self._joined.add(room)
+        if len(users) == fields["online"]:
+            self._users[room] = {*users}
+        if len(self._joined) == len(self.rooms):
+            self._note_return(now)
         self._send_again(older_than_s=0, only=room)
+
+    def _note_return(self, now: float) -> None:
+        for ended in reversed(self.breaks):
+            if ended.back_s is not None:
+                break
+            ended.back_s = now - ended.at
 
     def _on_ack(self, fields: dict[str, Any]) -> None:
         room, id = fields["room"], fields["id"]
         self.events.append(Acked(room, self.name, id, fields["offset"]))
         self.unconfirmed.pop((room, id), None)
+
+    def _on_moved(self, fields: dict[str, Any]) -> None:
+        # There are many of them, with few names.
+        room, name = intern(fields["room"]), intern(fields["username"])
+        came = fields["type"] == "join"
+        now = asyncio.get_running_loop().time()
+        self.events.append(Moved(room, name, came, fields["online"], now))
+        if (users := self._users.get(room)) is not None:
+            (users.add if came else users.discard)(name)
+
+    def _on_presence(self, fields: dict[str, Any]) -> None:
+        self._users.pop(fields["room"], None)  # from now on we are not told
+
+    def _on_closing(self, fields: dict[str, Any]) -> None:
+        if self._wire is not None:
+            self._wire.announced = True
 
     def _on_error(self, fields: dict[str, Any]) -> None:
         self.refusals[fields["code"]] += 1
@@ -328,6 +422,10 @@ class Client:
         "delete": _on_publication,
         "react": _on_publication,
         "joined": _on_joined,
+        "join": _on_moved,
+        "leave": _on_moved,
+        "presence": _on_presence,
+        "closing": _on_closing,
         "ack": _on_ack,
         "error": _on_error,
     }

@@ -25,6 +25,9 @@ class Kind(StrEnum):
     EPOCH = "recovered was true, and yet the epoch is another"
     PAGE = "a page of history skipped, repeated or invented messages"
     FOLD = "a message was not in the state that its edits, deletion and reactions make"
+    AWAY = "somebody was announced as gone who was there, or back in time"
+    ROSTER = "who is in a room was not told, or told wrongly"
+    NAME = "two had one name in a room"
     UNSETTLED = "a client did not get, or get rid of, everything in the end"
 
 
@@ -75,13 +78,16 @@ class Acked(NamedTuple):
 
 
 class Joined(NamedTuple):
-    """A `joined` reply to a `join` with `since`."""
+    """A `joined` reply to a `join` with `since`; `users` are all, if `online` are few."""
 
     room: str
     since: Position | None
     position: Position
     recovered: bool
     publications: tuple[Seen, ...]
+    at: float = 0.0
+    users: tuple[str, ...] = ()
+    online: int = 0
 
 
 class Live(NamedTuple):
@@ -91,18 +97,64 @@ class Live(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """The connection ended, and with it every view."""
+    """The connection ended, and with it every view. `at`: since when it may have been so."""
+
+    at: float = 0.0
 
 
-Event = Sent | Acked | Joined | Live | Lost
+class Moved(NamedTuple):
+    """Somebody was announced: he `came`, or he left; then so many were there."""
+
+    room: str
+    username: str
+    came: bool
+    online: int
+    at: float = 0.0
+
+
+Event = Sent | Acked | Joined | Live | Lost | Moved
 
 
 class Final(NamedTuple):
-    """A room at the end: what its pages give, and the rows of its file."""
+    """A room at the end: what its pages give, the rows of its file, and who is there.
+
+    `doubles` are names that somebody else could get, too.
+    """
 
     position: Position
     pages: tuple[Seen, ...]
     rows: tuple[Seen, ...]
+    users: tuple[str, ...] = ()
+    online: int = 0
+    doubles: tuple[str, ...] = ()
+
+
+@dataclass
+class Break:
+    """An end of a client's connection.
+
+    `status` is the answer to its handshake and `code` that of the close frame, if they
+    came; `announced`, whether a `closing` did. `ours`: the client did it, or had not read
+    for a while. `back_s` is how long it took until it was in all its rooms again.
+    """
+
+    client: str
+    at: float
+    port: int  # its own
+    status: int | None = None
+    code: int | None = None
+    announced: bool = False
+    ours: bool = False
+    back_s: float | None = None
+
+
+class Fault(NamedTuple):
+    """What was done to a part of the server, and the ports of its clients."""
+
+    what: str
+    part: str
+    at: float
+    ports: frozenset[int] = frozenset()
 
 
 @dataclass
@@ -116,6 +168,9 @@ class Records:
     final: dict[str, Final] = field(default_factory=dict)
     unsettled: list[str] = field(default_factory=list)
     refusals: Counter[str] = field(default_factory=Counter)
+    breaks: list[Break] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    log: str = ""
 
 
 def seen(fields: Mapping[str, Any]) -> Seen:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import sqlite3
 from collections.abc import Sequence
@@ -13,9 +14,11 @@ from typing import Any
 
 import orjson
 
+from checker.check import READER
 from checker.client import Client, Wire
 from checker.nemesis import Disk, Victim, disconnect_often, fill_often, free_port, kill_often
-from checker.records import Final, Joined, Position, Records, Seen, seen
+from checker.parts import PartsVictim, break_parts_often
+from checker.records import Final, Joined, Live, Position, Records, Seen, seen
 from support import TIMEOUT_UNIT_S
 
 KINDS = ("message", "edit", "delete", "react")
@@ -31,6 +34,9 @@ class Plan:
     kills: int
     disconnects_per_s: float
     full_disks: int = 0
+    workers: int = 1  # of more than one, parts are killed, and not the whole server
+    rolls: int = 0
+    freezes: int = 0
     interval_s: float = 0.3
     uptime_s: tuple[float, float] = (0.2, 2.0)
     settle_s: float = 30 * TIMEOUT_UNIT_S
@@ -44,13 +50,12 @@ class Plan:
 async def run(plan: Plan, data: Path, disk: Disk | None = None) -> Records:
     """Run `plan` on the directory `data`, and return what everybody saw."""
     chance = random.Random(plan.seed)
-    shared: dict[Seen, Seen] = {}
-    victim = Victim(
-        free_port(chance),
-        data,
-        # Nothing is dropped; and who does not read is evicted soon.
-        ("--history-max-messages", "1000000", "--max-lag-seconds", "1", *plan.arguments),
-    )
+    shared: dict[Seen, Live] = {}
+    # Nothing is dropped; and who does not read is evicted soon.
+    arguments = ("--history-max-messages", "1000000", "--max-lag-seconds", "1", *plan.arguments)
+    port = free_port(chance)
+    parts = PartsVictim(port, data, arguments, plan.workers) if plan.workers > 1 else None
+    victim = parts or Victim(port, data, arguments)
     await victim.start()
     clients = [
         Client(
@@ -64,17 +69,25 @@ async def run(plan: Plan, data: Path, disk: Disk | None = None) -> Records:
         for number in range(plan.clients)
     ]
     records = Records()
+    gc.disable()  # with all those records it would take seconds, in which clients do nothing
     try:
-        await _break(plan, victim, clients, chance, disk)
+        if parts is not None:
+            await _break_parts(plan, parts, clients, chance)
+        else:
+            await _break(plan, victim, clients, chance, disk)
         for client in clients:
             client.settle()
         records.final, records.unsettled = await _settle(plan, victim.port, clients)
         for client in clients:
-            await client.stop()
-            records.clients[client.name] = client.events
+            records.clients[client.name] = [*client.events]
+            records.breaks += client.breaks
             records.refusals += client.refusals
-        await victim.stop()
+        for client in clients:
+            await client.stop()
+        records.log = await victim.stop()
+        records.faults = parts.faults if parts is not None else []
     finally:
+        gc.enable()
         victim.abandon()
     for room, rows in _read_file(data / "history.db").items():
         final = records.final[room]
@@ -102,6 +115,18 @@ async def _break(
         disconnecting.cancel()
 
 
+async def _break_parts(
+    plan: Plan, victim: PartsVictim, clients: Sequence[Client], chance: random.Random
+) -> None:
+    disconnecting = asyncio.create_task(
+        disconnect_often(clients, plan.disconnects_per_s, random.Random(chance.random()))
+    )
+    try:
+        await break_parts_often(victim, plan.kills, plan.rolls, plan.freezes, chance, plan.uptime_s)
+    finally:
+        disconnecting.cancel()
+
+
 async def _settle(
     plan: Plan, port: int, clients: Sequence[Client]
 ) -> tuple[dict[str, Final], list[str]]:
@@ -113,17 +138,35 @@ async def _settle(
         # First that all is confirmed, then that all is seen: the heads do not move then.
         behind = [client.name for client in clients if client.unconfirmed]
         if not behind:
-            heads = {room: (await reader.head(room)).offset for room in plan.room_names}
-            behind = [text for client in clients if (text := client.behind(heads))]
+            finals = {room: await reader.enter(room) for room in plan.room_names}
+            heads = {room: final.position.offset for room, final in finals.items()}
+            users = {room: {*final.users, READER} for room, final in finals.items()}
+            behind = [text for client in clients if (text := client.behind(heads, users))]
         if not behind or loop.time() > deadline:
             break
         await asyncio.sleep(0.05)
-    final = {
-        room: Final(await reader.head(room), await reader.pages(room), ())
-        for room in plan.room_names
-    }
+    final = {}
+    for room in plan.room_names:
+        entered = await reader.enter(room)
+        doubles = await _doubles(port, room, entered.users[:1])
+        final[room] = entered._replace(pages=await reader.pages(room), doubles=doubles)
     reader.close()
     return final, behind
+
+
+async def _doubles(port: int, room: str, names: Sequence[str]) -> tuple[str, ...]:
+    """Which of these names that are there somebody else could get as well."""
+    doubles = []
+    for name in names:
+        stranger = await Reader.connect(port)
+        answer = await stranger.ask(
+            {"type": "join", "room": room, "username": name}, "joined", "error"
+        )
+        if answer["type"] == "joined":
+            doubles.append(name)
+            await stranger.ask({"type": "leave", "room": room}, "left")
+        stranger.close()
+    return tuple(doubles)
 
 
 class Reader:
@@ -150,15 +193,16 @@ class Reader:
             await opened.wait()
         return reader
 
-    async def head(self, room: str) -> Position:
-        """Where a room stands, which is asked by joining it, with no other word."""
+    async def enter(self, room: str) -> Final:
+        """Where a room stands, and who is there, which is asked by joining it."""
         if room in self._rooms:
             await self.ask({"type": "leave", "room": room}, "left")
         self._rooms.add(room)
         reply = await self.ask(
-            {"type": "join", "room": room, "username": "reader", "history": 0}, "joined"
+            {"type": "join", "room": room, "username": READER, "history": 0}, "joined"
         )
-        return Position(reply["epoch"], reply["offset"])
+        users = tuple(name for name in reply["users"] if name != READER)
+        return Final(Position(reply["epoch"], reply["offset"]), (), (), users, reply["online"] - 1)
 
     async def pages(self, room: str) -> tuple[Seen, ...]:
         """All messages of a room, by pages from its oldest on."""
@@ -172,16 +216,16 @@ class Reader:
             more = reply["more"] and bool(reply["messages"])
         return tuple(messages)
 
-    async def ask(self, command: dict[str, Any], reply: str) -> dict[str, Any]:
-        """Send a command and return its reply, which is of this type."""
+    async def ask(self, command: dict[str, Any], *replies: str) -> dict[str, Any]:
+        """Send a command and return its reply, which is of one of these types."""
         self._wire.send(command)
         async with asyncio.timeout(10 * TIMEOUT_UNIT_S):
             while True:
                 answer = await self._answers.get()
-                assert answer is not None, f"the connection ended before {reply}"
-                assert answer["type"] != "error", answer
-                if answer["type"] == reply:
+                assert answer is not None, f"the connection ended before {replies}"
+                if answer["type"] in replies:
                     return answer
+                assert answer["type"] != "error", answer
 
     def close(self) -> None:
         self._wire.transport.abort()

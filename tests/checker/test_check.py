@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from checker import Final, Joined, Kind, Live, Lost, Position, Records, Seen, Sent, check
-from checker.records import Acked
+from checker.records import Acked, Moved
 
 ROOM = "lobby"
 
@@ -27,7 +27,10 @@ def at(offset: int, epoch: str = "e") -> Position:
 
 
 def clean() -> Records:
-    """Ann sends three messages and changes them; Bob is away for two; Cem comes late."""
+    """Ann sends three messages and changes them; Bob is away for two; Cem comes late.
+
+    Bob is away for a second, and Dan for a minute, from the 10th on.
+    """
     reaction = (("👍", ("ann",)),)
     stream = [
         message(1),
@@ -44,25 +47,40 @@ def clean() -> Records:
     )
     records = Records()
     records.clients["ann"] = [
-        Joined(ROOM, None, at(0), False, ()),
+        Joined(ROOM, None, at(0), False, (), 0.0, ("dan", "ann"), 2),
+        Moved(ROOM, "bob", True, 3, 1.0),
+        Moved(ROOM, "dan", False, 2, 16.0),
+        Moved(ROOM, "cem", True, 3, 50.0),
+        Moved(ROOM, "dan", True, 4, 70.0),
         *(Sent(ROOM, "ann", f"id{number}", f"text {number}") for number in (1, 2, 4)),
         *map(Live, stream),
         Sent(ROOM, "ann", "id4", "text 4"),
         Acked(ROOM, "ann", "id4", 4),
     ]
     records.clients["bob"] = [
-        Joined(ROOM, None, at(0), False, ()),
+        Joined(ROOM, None, at(0), False, (), 1.0, ("dan", "ann", "bob"), 3),
         *map(Live, stream[:2]),
-        Lost(),
-        Joined(ROOM, at(2), at(4), True, tuple(stream[2:4])),
+        Lost(10.0),
+        Joined(ROOM, at(2), at(4), True, tuple(stream[2:4]), 11.0, ("dan", "ann", "bob"), 3),
+        Moved(ROOM, "dan", False, 2, 16.0),
+        Moved(ROOM, "cem", True, 3, 50.0),
+        Moved(ROOM, "dan", True, 4, 70.0),
         *map(Live, stream[4:]),
     ]
     records.clients["cem"] = [
-        Joined(ROOM, None, at(5), False, (now[0], now[1], message(4))),
+        Joined(
+            ROOM, None, at(5), False, (now[0], now[1], message(4)), 50.0, ("ann", "bob", "cem"), 3
+        ),
         Live(stream[5]),
+        Moved(ROOM, "dan", True, 4, 70.0),
+    ]
+    records.clients["dan"] = [
+        Joined(ROOM, None, at(0), False, (), 0.0, ("dan",), 1),
+        Lost(10.0),
+        Joined(ROOM, None, at(6), False, now, 70.0, ("ann", "bob", "cem", "dan"), 4),
     ]
     rows = (now[0], now[1], stream[2], now[2], stream[4], stream[5])
-    records.final[ROOM] = Final(at(6), now, rows)
+    records.final[ROOM] = Final(at(6), now, rows, ("ann", "bob", "cem", "dan"), 4)
     return records
 
 
@@ -91,11 +109,9 @@ def test_dropped_oldest_are_no_loss() -> None:
 def test_another_epoch_that_was_announced_is_no_anomaly() -> None:
     """A client that is told that its position is worth nothing, in an empty room, passes."""
     records = clean()
-    records.clients["dan"] = [
-        Joined(ROOM, None, at(0, "other"), False, ()),
-        Lost(),
-        Joined(ROOM, at(0, "other"), at(0), False, ()),
-        *records.clients["ann"][4:10],
+    records.clients["dan"][2:2] = [
+        Joined(ROOM, at(0), at(0, "other"), False, (), 70.0, ("ann", "bob", "cem", "dan"), 4),
+        Lost(71.0),
     ]
     assert check(records) == []
 
@@ -110,7 +126,7 @@ def gap(records: Records) -> None:
 
 
 def gap_after_recovery(records: Records) -> None:
-    del records.clients["bob"][5]
+    del records.clients["bob"][8]
 
 
 def hole_in_the_file(records: Records) -> None:
@@ -127,7 +143,7 @@ def double(records: Records) -> None:
 
 
 def double_after_recovery(records: Records) -> None:
-    records.clients["bob"].insert(5, Live(message(4)))
+    records.clients["bob"].insert(8, Live(message(4)))
 
 
 def before_joining(records: Records) -> None:
@@ -139,7 +155,7 @@ def other_text(records: Records) -> None:
 
 
 def other_text_than_sent(records: Records) -> None:
-    records.clients["ann"][1] = Sent(ROOM, "ann", "id1", "what was meant")
+    records.clients["ann"][5] = Sent(ROOM, "ann", "id1", "what was meant")
 
 
 def other_text_in_the_file(records: Records) -> None:
@@ -166,7 +182,7 @@ def reused_in_the_file(records: Records) -> None:
 
 
 def seen_and_lost(records: Records) -> None:
-    records.final[ROOM] = Final(at(5), final(records).pages, final(records).rows[:5])
+    records.final[ROOM] = final(records)._replace(position=at(5), rows=final(records).rows[:5])
 
 
 def acknowledged_and_lost(records: Records) -> None:
@@ -184,15 +200,19 @@ def history_replaced(records: Records) -> None:
 def twice(records: Records) -> None:
     again = message(7)._replace(id="id4", text="text 4")
     records.clients["bob"].append(Live(again))
-    records.final[ROOM] = Final(
-        at(7), (*final(records).pages, again), (*final(records).rows, again)
+    records.final[ROOM] = final(records)._replace(
+        position=at(7),
+        pages=(*final(records).pages, again),
+        rows=(*final(records).rows, again),
     )
 
 
 def twice_in_the_file_only(records: Records) -> None:
     again = message(7)._replace(id="id4", text="text 4")
-    records.final[ROOM] = Final(
-        at(7), (*final(records).pages, again), (*final(records).rows, again)
+    records.final[ROOM] = final(records)._replace(
+        position=at(7),
+        pages=(*final(records).pages, again),
+        rows=(*final(records).rows, again),
     )
 
 
@@ -201,7 +221,7 @@ def wrong_ack(records: Records) -> None:
 
 
 def phantom(records: Records) -> None:
-    del records.clients["ann"][1]
+    del records.clients["ann"][5]
 
 
 def recovery_skipped(records: Records) -> None:
@@ -282,6 +302,53 @@ def reaction_too_early(records: Records) -> None:
     records.clients["cem"][0] = joined._replace(publications=(*joined.publications[:2], early))
 
 
+def said_to_be_gone(records: Records) -> None:
+    """Bob was away for a second only."""
+    records.clients["ann"][2] = Moved(ROOM, "bob", False, 2, 16.0)
+
+
+def said_to_be_gone_too_soon(records: Records) -> None:
+    records.clients["ann"][2] = Moved(ROOM, "dan", False, 2, 11.0)
+
+
+def said_to_be_gone_before(records: Records) -> None:
+    records.clients["ann"].insert(1, Moved(ROOM, "cem", False, 2, 0.5))
+
+
+def departure_unsaid(records: Records) -> None:
+    del records.clients["bob"][5]
+
+
+def arrival_unsaid(records: Records) -> None:
+    """The last one, so that no number gives it away."""
+    del records.clients["cem"][-1]
+
+
+def wrong_number(records: Records) -> None:
+    records.clients["ann"][4] = Moved(ROOM, "dan", True, 5, 70.0)
+
+
+def ghost(records: Records) -> None:
+    """Somebody is in the room who is not there."""
+    records.clients["dan"].append(Lost(80.0))
+
+
+def forgotten(records: Records) -> None:
+    users = ("ann", "bob", "cem")
+    records.final[ROOM] = final(records)._replace(users=users, online=3)
+
+
+def listed_twice(records: Records) -> None:
+    joined = records.clients["dan"][2]
+    assert isinstance(joined, Joined)
+    users = ("ann", "bob", "bob", "cem", "dan")
+    records.clients["dan"][2] = joined._replace(users=users)
+
+
+def name_had_twice(records: Records) -> None:
+    records.final[ROOM] = final(records)._replace(doubles=("ann",))
+
+
 def unsettled(records: Records) -> None:
     records.unsettled.append("bob has not got offset 6")
 
@@ -324,6 +391,16 @@ def unsettled(records: Records) -> None:
         (deleted_text_stays_in_the_file, Kind.FOLD),
         (reaction_forgotten, Kind.FOLD),
         (reaction_too_early, Kind.FOLD),
+        (said_to_be_gone, Kind.AWAY),
+        (said_to_be_gone_too_soon, Kind.AWAY),
+        (said_to_be_gone_before, Kind.AWAY),
+        (departure_unsaid, Kind.ROSTER),
+        (arrival_unsaid, Kind.ROSTER),
+        (wrong_number, Kind.ROSTER),
+        (ghost, Kind.ROSTER),
+        (forgotten, Kind.ROSTER),
+        (listed_twice, Kind.NAME),
+        (name_had_twice, Kind.NAME),
         (unsettled, Kind.UNSETTLED),
     ],
 )
