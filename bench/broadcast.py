@@ -10,10 +10,6 @@ See bench/README.md for how to read the table.
 from __future__ import annotations
 
 import argparse
-import asyncio
-import importlib
-import resource
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,9 +19,10 @@ SOURCE = HERE.parent / "src"
 if SOURCE.is_dir():
     sys.path.insert(0, str(SOURCE))
 
-import machine  # noqa: E402 (the path above comes first)
+import command  # noqa: E402 (the path above comes first)
+import machine  # noqa: E402
 import report  # noqa: E402
-from report import BenchError, MissingError, Result  # noqa: E402
+from report import MissingError, Result  # noqa: E402
 
 GROUPS = ("hub", "sockets", "server", "history", "others")
 LIMIT_S = 235.0
@@ -42,23 +39,8 @@ def main(arguments: list[str]) -> int:
     options = _parse(arguments)
     pins = machine.Pins.choose()
     pins.pin_sender()
-    _allow_many_sockets()
-    try:
-        importlib.import_module("fastchat")
-        importlib.import_module("uvloop")
-    except ImportError as error:
-        print(f"{error}. Build the hub first: pip install -e .", file=sys.stderr)
-        return 2
-    try:
-        return _run_in_loop(options, pins)
-    except BenchError as error:
-        print(f"broadcast.py: {error}", file=sys.stderr)
-    except TimeoutError:
-        print("broadcast.py: stopped, because it took too long", file=sys.stderr)
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        print("broadcast.py: interrupted", file=sys.stderr)
-        return 130
-    return 1
+    limit_s = QUICK_LIMIT_S if options.quick else LIMIT_S
+    return command.run("broadcast.py", lambda: _measure(options, pins), limit_s)
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
@@ -86,7 +68,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         options.rounds = QUICK_ROUNDS if options.quick else ROUNDS
     if options.rounds < 1:
         parser.error("--rounds must be at least 1")
-    options.command = " ".join(["python bench/broadcast.py", *_without_file(arguments)])
+    options.command = command.recorded("python bench/broadcast.py", arguments)
     return options
 
 
@@ -103,40 +85,6 @@ def _groups(text: str) -> tuple[str, ...]:
     if unknown:
         raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(GROUPS)}")
     return groups
-
-
-def _without_file(arguments: list[str]) -> list[str]:
-    """The command as it is recorded: without where this machine keeps its results."""
-    kept = []
-    skip = False
-    for argument in arguments:
-        if not skip and argument != "--json" and not argument.startswith("--json="):
-            kept.append(argument)
-        skip = argument == "--json"
-    return kept
-
-
-def _allow_many_sockets() -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _run_in_loop(options: argparse.Namespace, pins: machine.Pins) -> int:
-    import uvloop
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_bounded(options, pins))
-
-
-async def _bounded(options: argparse.Namespace, pins: machine.Pins) -> int:
-    """Run everything; a signal or the time limit cancels it, and what it started stops."""
-    task = asyncio.current_task()
-    assert task is not None
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, task.cancel)
-    async with asyncio.timeout(QUICK_LIMIT_S if options.quick else LIMIT_S):
-        return await _measure(options, pins)
 
 
 async def _measure(options: argparse.Namespace, pins: machine.Pins) -> int:

@@ -17,34 +17,17 @@
  * Linux only (epoll, eventfd). Loopback only.
  */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
-#include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <sched.h>
+#include "load.h"
+
 #include <signal.h>
-#include <stdarg.h>
 #include <stdatomic.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
-#include <time.h>
-#include <unistd.h>
 
 enum {
-    READ_BYTES = 1 << 18,  /* one recv takes all that 64 messages can queue */
-    REST_BYTES = 1 << 16,  /* the longest unfinished frame or response head */
-    TALLIES = 4096,        /* a power of two above any window */
-    EVENTS = 1024,
-    CONNECT_AT_ONCE = 64,  /* below every server's listen backlog */
-    LIFETIME_S = 240,      /* nothing is left behind, whatever happens */
-    STALL_MS = 5000,       /* no byte for so long: the other side is stuck */
+    TALLIES = 4096,    /* a power of two above any window */
+    LIFETIME_S = 240,  /* nothing is left behind, whatever happens */
 };
 
 /* The page shared with the benchmark; bench/drainer.py reads these slots. */
@@ -56,66 +39,19 @@ struct page {
 };
 
 struct client {
-    int fd;
-    int upgraded;
-    uint64_t received;  /* messages */
-    int64_t offset;     /* of the newest message, -1 before the first */
-    unsigned char *rest;
-    size_t rest_bytes;
+    struct link link;
+    uint64_t received; /* messages */
+    int64_t offset;    /* of the newest message, -1 before the first */
 };
 
 static struct client *clients;
-static int client_count, upgraded_count, joined_count;
-static int epoll_fd, is_chat;
+static int client_count, joined_count;
+static int is_chat;
 static int64_t modulus, first_offset = -1;
-static uint64_t deliveries, completed, completed_ns, read_count;
+static uint64_t deliveries, completed, completed_ns;
 static uint32_t tally[TALLIES];
-static unsigned char buffer[REST_BYTES + READ_BYTES];
-
-static void fail(const char *format, ...)
-{
-    va_list arguments;
-    va_start(arguments, format);
-    vfprintf(stderr, format, arguments);
-    va_end(arguments);
-    fputc('\n', stderr);
-    exit(1);
-}
-
-static uint64_t clock_ns(clockid_t clock)
-{
-    struct timespec now;
-    clock_gettime(clock, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
-static uint64_t now_ns(void) { return clock_ns(CLOCK_MONOTONIC); }
 
 /* ---- frames ------------------------------------------------------------ */
-
-static int starts_with(const unsigned char *text, size_t bytes, const char *start)
-{
-    size_t length = strlen(start);
-    return bytes >= length && memcmp(text, start, length) == 0;
-}
-
-/* The number behind "offset":, which is looked for where it was last time. */
-static int64_t read_offset(const unsigned char *text, size_t bytes)
-{
-    static const char key[] = "\"offset\":";
-    static size_t place;
-    const size_t length = sizeof key - 1;
-    if (place + length > bytes || memcmp(text + place, key, length) != 0) {
-        const unsigned char *found = memmem(text, bytes, key, length);
-        if (!found)
-            fail("a message without an offset: %.*s", (int)bytes, text);
-        place = (size_t)(found - text);
-    }
-    int64_t value = 0;
-    for (size_t at = place + length; at < bytes && text[at] >= '0' && text[at] <= '9'; at++)
-        value = value * 10 + (text[at] - '0');
-    return value;
-}
 
 static void take_message(struct client *client, const unsigned char *text, size_t bytes)
 {
@@ -141,19 +77,11 @@ static void take_message(struct client *client, const unsigned char *text, size_
     }
 }
 
-static void answer_ping(struct client *client, const unsigned char *payload, size_t bytes)
+static void take_frame(struct link *link, int opcode, const unsigned char *payload, size_t bytes)
 {
-    unsigned char frame[6 + 125] = {0x8a, (unsigned char)(0x80 | bytes)};
-    memcpy(frame + 6, payload, bytes); /* the masking key is four zeros */
-    if (send(client->fd, frame, 6 + bytes, MSG_NOSIGNAL) < 0)
-        fail("a pong could not be sent: %s", strerror(errno));
-}
-
-static void take_frame(struct client *client, int opcode, const unsigned char *payload,
-                       size_t bytes)
-{
+    struct client *client = (struct client *)link;
     if (opcode == 9)
-        answer_ping(client, payload, bytes);
+        answer_ping(link, payload, bytes);
     else if (opcode == 8)
         fail("the server closed client %d with %d %.*s", (int)(client - clients),
              bytes > 1 ? payload[0] << 8 | payload[1] : 1005,
@@ -166,73 +94,9 @@ static void take_frame(struct client *client, int opcode, const unsigned char *p
         fail("client %d received %.*s", (int)(client - clients), (int)bytes, payload);
 }
 
-/* Take every whole frame (RFC 6455 section 5.2); return the bytes used. */
-static size_t take_frames(struct client *client, const unsigned char *data, size_t bytes)
+static void lost(struct link *link, const char *why)
 {
-    size_t at = 0;
-    while (bytes - at >= 2) {
-        const unsigned char *frame = data + at;
-        size_t length = frame[1] & 127, head = 2, left = bytes - at;
-        if ((frame[0] & 0xf0) != 0x80 || frame[1] & 0x80)
-            fail("a frame that is fragmented, masked or has reserved bits: %02x %02x",
-                 frame[0], frame[1]);
-        if (length == 126) {
-            if (left < 4)
-                break;
-            length = (size_t)frame[2] << 8 | frame[3];
-            head = 4;
-        } else if (length == 127) {
-            if (left < 10)
-                break;
-            length = 0;
-            for (head = 2; head < 10; head++)
-                length = length << 8 | frame[head];
-        }
-        if (left - head < length)
-            break;
-        take_frame(client, frame[0] & 15, frame + head, length);
-        at += head + length;
-    }
-    return at;
-}
-
-static size_t take_head(struct client *client, const unsigned char *data, size_t bytes)
-{
-    const unsigned char *end = memmem(data, bytes, "\r\n\r\n", 4);
-    if (!end)
-        return 0;
-    if (!starts_with(data, bytes, "HTTP/1.1 101"))
-        fail("the server refused the upgrade: %.*s", (int)(end - data), data);
-    client->upgraded = 1;
-    upgraded_count++;
-    return (size_t)(end - data) + 4;
-}
-
-/* One recv a turn: epoll is level-triggered, what is left comes again. */
-static void read_client(struct client *client)
-{
-    unsigned char *start = buffer + REST_BYTES - client->rest_bytes;
-    ssize_t got = recv(client->fd, buffer + REST_BYTES, READ_BYTES, MSG_DONTWAIT);
-    if (got < 0 && (errno == EAGAIN || errno == EINTR))
-        return;
-    if (got <= 0)
-        fail("client %d lost its connection: %s", (int)(client - clients),
-             got ? strerror(errno) : "end of stream");
-    read_count++;
-    if (client->rest_bytes)
-        memcpy(start, client->rest, client->rest_bytes);
-    size_t bytes = client->rest_bytes + (size_t)got, used = 0;
-    if (!client->upgraded)
-        used = take_head(client, start, bytes);
-    if (client->upgraded)
-        used += take_frames(client, start + used, bytes - used);
-    client->rest_bytes = bytes - used;
-    if (client->rest_bytes > REST_BYTES)
-        fail("a frame of more than %d bytes", REST_BYTES);
-    if (client->rest_bytes) {
-        client->rest = realloc(client->rest, client->rest_bytes);
-        memcpy(client->rest, start + used, client->rest_bytes);
-    }
+    fail("client %d lost its connection: %s", (int)((struct client *)link - clients), why);
 }
 
 /* Wait at most timeout_ms, read what came; false when nothing did. */
@@ -243,19 +107,12 @@ static int turn(int timeout_ms)
     for (int i = 0; i < count; i++) {
         if (!events[i].data.ptr)
             exit(0); /* standard input ended: the benchmark is done with us */
-        read_client(events[i].data.ptr);
+        read_link(events[i].data.ptr);
     }
     return count > 0;
 }
 
 /* ---- connections ------------------------------------------------------- */
-
-static void watch(int fd, void *data)
-{
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = data};
-    if (epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0)
-        fail("epoll: %s", strerror(errno));
-}
 
 static void connect_client(struct client *client, int port, const char *path)
 {
@@ -263,22 +120,17 @@ static void connect_client(struct client *client, int port, const char *path)
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     int one = 1;
     client->offset = -1;
-    client->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (client->fd < 0 || connect(client->fd, (void *)&address, sizeof address) < 0)
+    int fd = client->link.fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0 || connect(fd, (void *)&address, sizeof address) < 0)
         fail("client %d could not connect: %s", (int)(client - clients), strerror(errno));
-    setsockopt(client->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    watch(client->fd, client);
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    watch(fd, EPOLLIN, client);
     if (!path) {
-        client->upgraded = 1;
+        client->link.upgraded = 1;
         upgraded_count++;
         return;
     }
-    char request[512];
-    int bytes = snprintf(request, sizeof request,
-                         "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\n"
-                         "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-                         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", path, port);
-    if (send(client->fd, request, (size_t)bytes, MSG_NOSIGNAL) != bytes)
+    if (!ask_for_upgrade(fd, port, path))
         fail("an upgrade request could not be sent: %s", strerror(errno));
 }
 
@@ -304,7 +156,7 @@ static void connect_all(int port, int handshake)
 static void receive(struct page *page, int event_fd)
 {
     const uint64_t one = 1;
-    watch(STDIN_FILENO, NULL);
+    watch(STDIN_FILENO, EPOLLIN, NULL);
     atomic_store(&page->ready, (uint64_t)client_count);
     if (write(event_fd, &one, sizeof one) < 0)
         fail("eventfd: %s", strerror(errno));
@@ -322,45 +174,11 @@ static void receive(struct page *page, int event_fd)
 
 /* ---- chat -------------------------------------------------------------- */
 
-static unsigned char *outgoing; /* a window of equal masked frames, and one more */
-static size_t frame_bytes;
 static uint64_t sent_bytes, due_bytes;
 
-static void prepare_frames(int window)
-{
-    static const unsigned char mask[4] = {0x37, 0xfa, 0x21, 0x3d};
-    char payload[160];
-    int bytes = snprintf(payload, sizeof payload, "{\"type\":\"message\",\"text\":\"%.*s\"}", 100,
-                         "One hundred bytes of text, as long as a chat message commonly is: "
-                         "not a greeting, and not a novel either.....");
-    frame_bytes = 8 + (size_t)bytes;
-    outgoing = malloc(frame_bytes * (size_t)(window + 1));
-    unsigned char *frame = outgoing;
-    for (int i = 0; i <= window; i++, frame += frame_bytes) {
-        frame[0] = 0x81;
-        frame[1] = 0x80 | 126;
-        frame[2] = (unsigned char)(bytes >> 8);
-        frame[3] = (unsigned char)bytes;
-        memcpy(frame + 4, mask, 4);
-        for (int at = 0; at < bytes; at++)
-            frame[8 + at] = (unsigned char)payload[at] ^ mask[at & 3];
-    }
-}
-
-/* Send what is due. The frames are equal, so the stream has no position but
- * its place inside a frame; what the socket does not take comes next turn. */
 static int send_due(void)
 {
-    while (sent_bytes < due_bytes) {
-        ssize_t got = send(clients[0].fd, outgoing + sent_bytes % frame_bytes,
-                           due_bytes - sent_bytes, MSG_DONTWAIT | MSG_NOSIGNAL);
-        if (got < 0 && errno == EAGAIN)
-            return 0;
-        if (got < 0)
-            fail("the sender lost its connection: %s", strerror(errno));
-        sent_bytes += (uint64_t)got;
-    }
-    return 1;
+    return send_frames(clients[0].link.fd, &sent_bytes, due_bytes);
 }
 
 /* Keep `window` messages under way until the time, or until all came back. */
@@ -421,7 +239,7 @@ static void print_latencies(int count)
 static void check_all_received(void)
 {
     for (int i = 0; i < client_count; i++)
-        if (clients[i].received != completed || clients[i].rest_bytes)
+        if (clients[i].received != completed || clients[i].link.rest_bytes)
             fail("client %d received %llu messages of %llu", i,
                  (unsigned long long)clients[i].received, (unsigned long long)completed);
 }
@@ -456,16 +274,6 @@ static void chat(int window, int warmup_ms, int measure_ms, int latencies, int s
 }
 
 /* ------------------------------------------------------------------------ */
-
-static void pin(int cpu)
-{
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    if (cpu >= 0) {
-        CPU_SET(cpu, &set);
-        sched_setaffinity(0, sizeof set, &set);
-    }
-}
 
 int main(int count, char **arguments)
 {

@@ -28,7 +28,8 @@ def build(name: str, *flags: str) -> Path:
     """Compile bench/NAME.c into build/bench/ unless what is there is newer."""
     source = HERE / f"{name}.c"
     target = BUILD / (f"{name}.so" if "-shared" in flags else name)
-    if target.exists() and target.stat().st_mtime >= source.stat().st_mtime:
+    newest = max(path.stat().st_mtime for path in (source, HERE / "load.h"))
+    if target.exists() and target.stat().st_mtime >= newest:
         return target
     if not sys.platform.startswith("linux"):
         raise MissingError("sockets and server: the load uses epoll and needs Linux")

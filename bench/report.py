@@ -131,10 +131,12 @@ def write_json(
     facts: dict[str, str],
     groups: list[tuple[str, str, list[Result], list[str]]],
     skipped: list[str],
+    *,
+    benchmark: str = "fastchat broadcast",
 ) -> None:
     """Write everything that was printed, and the number of samples behind it."""
     document = {
-        "benchmark": "fastchat broadcast",
+        "benchmark": benchmark,
         "version": 1,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "command": command,

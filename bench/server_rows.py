@@ -7,22 +7,15 @@ and fan out a message, with the protocol, the sockets and the loop around it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib.util
 import json
-import os
-import re
 import subprocess
-import sys
-import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from drainer import build_drain
 from machine import Pins
 from report import BenchError, Result, Target
+from served import running_server, stop
 
 TITLE = "server: `fastchat serve` with its SQLite history, 64 in flight and one in flight"
 CLOCK = (
@@ -43,10 +36,7 @@ TARGETS = {
     1000: Target(2.5, at_least=True),
 }
 WINDOW = 64
-START_TIMEOUT_S = 20.0
 SAMPLE_TIMEOUT_S = 60.0
-ADDRESS = re.compile(rb"http://127\.0\.0\.1:(\d+)")
-SOURCE = Path(__file__).resolve().parent.parent / "src"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +68,8 @@ async def sample(
     clients: int, pins: Pins, lengths: Lengths, history: str = "sqlite"
 ) -> dict[str, list[float]]:
     """The figures of one fresh server with that history, under the load of so many clients."""
-    async with _server(history) as (port, process_id):
-        return _figures(await _load(port, clients, pins, lengths, process_id))
+    async with running_server("--history", history) as server:
+        return _figures(await _load(server.port, clients, pins, lengths, server.pid))
 
 
 def _figures(load: dict[str, object]) -> dict[str, list[float]]:
@@ -115,56 +105,6 @@ def _rows(clients: int, samples: list[dict[str, list[float]]]) -> list[Result]:
     ]
 
 
-@asynccontextmanager
-async def _server(history: str) -> AsyncIterator[tuple[int, int]]:
-    """Start a server on a free port, in an empty directory; yields its port and process id.
-
-    It inherits this process's CPU. Stopped by SIGTERM, and by force when that fails.
-    """
-    # With its defaults, whatever is set for other servers of this user.
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith("FASTCHAT_")
-    }
-    path = [str(SOURCE), environment.get("PYTHONPATH", "")]
-    environment["PYTHONPATH"] = os.pathsep.join(part for part in path if part)
-    command = [sys.executable, "-m", "fastchat", "serve", "--port", "0", "--log-level", "warning"]
-    command += ["--history", history]
-    with tempfile.TemporaryDirectory(prefix="fastchat-bench-") as directory:
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=directory,
-            env=environment,
-        )
-        errors = asyncio.ensure_future(_read_all(process.stderr))
-        try:
-            yield await _port(process, errors), process.pid
-        finally:
-            await _stop(process)
-            errors.cancel()
-
-
-async def _read_all(stream: asyncio.StreamReader | None) -> bytes:
-    return await stream.read() if stream is not None else b""
-
-
-async def _port(process: asyncio.subprocess.Process, errors: asyncio.Future[bytes]) -> int:
-    """Read the address that the server prints when it is ready."""
-    assert process.stdout is not None
-    try:
-        async with asyncio.timeout(START_TIMEOUT_S):
-            async for line in process.stdout:
-                found = ADDRESS.search(line)
-                if found:
-                    return int(found[1])
-            text = (await errors).decode(errors="replace").strip()
-    except TimeoutError:
-        text = f"it printed no address within {START_TIMEOUT_S:.0f} s"
-    raise BenchError(f"the server did not start: {text}")
-
-
 async def _load(
     port: int, clients: int, pins: Pins, lengths: Lengths, server: int
 ) -> dict[str, object]:
@@ -184,24 +124,9 @@ async def _load(
     except TimeoutError:
         raise BenchError(f"the load of {clients} clients took too long") from None
     finally:
-        await _stop(process)
+        await stop(process)
     if process.returncode:
         text = errors.decode(errors="replace").strip()
         raise BenchError(f"the load of {clients} clients ended: {text}")
     measured: dict[str, object] = json.loads(output)
     return measured
-
-
-async def _stop(process: asyncio.subprocess.Process) -> None:
-    """Stop a process that this benchmark started: ask, wait, insist."""
-    if process.returncode is not None:
-        return
-    process.terminate()
-    try:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(5):
-                await process.wait()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()

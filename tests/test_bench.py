@@ -10,6 +10,8 @@ from pathlib import Path
 from support import TIMEOUT_UNIT_S
 
 BENCH = Path(__file__).parent.parent / "bench" / "broadcast.py"
+WORKERS = BENCH.with_name("workers.py")
+TINY = "--rounds 1 --placements free --rooms 2 --members 5 --measure-ms 100 --messages 20"
 
 
 def test_quick_run_fills_every_group(tmp_path: Path) -> None:
@@ -27,6 +29,35 @@ def test_quick_run_fills_every_group(tmp_path: Path) -> None:
     figures = json.loads(text)
     rows = {row["row"] for part in figures["groups"] for row in part["rows"]}
     assert {"hub", "server", "history"} <= rows
+    assert str(tmp_path) not in text
+
+
+def test_workers_are_measured_in_every_section(tmp_path: Path) -> None:
+    """A tiny run with two workers ends well and writes figures of every section."""
+    result = tmp_path / "figures.json"
+    run = subprocess.run(
+        [
+            *(sys.executable, WORKERS, "--json", result),
+            *(*TINY.split(), "--idle", "20", "--rooms-of", "10"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120 * TIMEOUT_UNIT_S,
+    )
+    assert run.returncode == 0, run.stderr
+    text = result.read_text()
+    figures = json.loads(text)
+    assert figures["benchmark"] == "fastchat workers"
+    medians = {
+        (row["row"], row["variant"]): row["median"]
+        for part in figures["groups"]
+        for row in part["rows"]
+    }
+    assert medians["deliveries", "deliveries, 2 workers, free"] > 0
+    assert medians["deliveries", "CPU, relay, 2 workers, free"] > 0
+    assert medians["hop", "latency, 2 workers, another worker, free"] > 0
+    assert ("idle", "PSS, 2 workers") in medians
+    assert medians["storm", "attempts, 2 workers"] >= 1
     assert str(tmp_path) not in text
 
 

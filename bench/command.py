@@ -1,0 +1,71 @@
+"""How the benchmarks' commands run: bounded in time, and nothing stays behind a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import resource
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from report import BenchError
+
+FILE_OPTIONS = ("--json", "--output")
+
+
+def run(program: str, measure: Callable[[], Coroutine[Any, Any, int]], limit_s: float) -> int:
+    """Run `measure` in a loop; returns its exit status, or that of what went wrong."""
+    _allow_many_sockets()
+    try:
+        importlib.import_module("fastchat")
+        importlib.import_module("uvloop")
+    except ImportError as error:
+        print(f"{error}. Build the hub first: pip install -e .", file=sys.stderr)
+        return 2
+    try:
+        return _run_in_loop(measure, limit_s)
+    except BenchError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+    except TimeoutError:
+        print(f"{program}: stopped, because it took too long", file=sys.stderr)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        print(f"{program}: interrupted", file=sys.stderr)
+        return 130
+    return 1
+
+
+def recorded(program: str, arguments: list[str]) -> str:
+    """The command as it is recorded: without where this machine keeps its results."""
+    kept = []
+    skip = False
+    for argument in arguments:
+        name, equals, _ = argument.partition("=")
+        if not skip and name not in FILE_OPTIONS:
+            kept.append(argument)
+        skip = name in FILE_OPTIONS and not equals
+    return " ".join([program, *kept])
+
+
+def _allow_many_sockets() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _run_in_loop(measure: Callable[[], Coroutine[Any, Any, int]], limit_s: float) -> int:
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_bounded(measure, limit_s))
+
+
+async def _bounded(measure: Callable[[], Coroutine[Any, Any, int]], limit_s: float) -> int:
+    """Run everything; a signal or the time limit cancels it, and what it started stops."""
+    task = asyncio.current_task()
+    assert task is not None
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, task.cancel)
+    async with asyncio.timeout(limit_s):
+        return await measure()

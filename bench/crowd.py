@@ -1,0 +1,59 @@
+"""The clients of bench/crowd.c: started, asked, and ended."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from drainer import build
+from report import BenchError
+from served import stop
+
+LINE_TIMEOUT_S = 120.0
+
+
+class Crowd:
+    """Many clients in one process, which says what happens to them in lines of JSON."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def told(self) -> dict[str, Any]:
+        """Its next line; raises BenchError with its last words if there is none."""
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        try:
+            async with asyncio.timeout(LINE_TIMEOUT_S):
+                line = await self._process.stdout.readline()
+                if not line:
+                    errors = await self._process.stderr.read()
+                    text = errors.decode(errors="replace").strip()
+                    raise BenchError(f"the clients ended: {text}")
+        except TimeoutError:
+            raise BenchError("the clients took too long") from None
+        told: dict[str, Any] = json.loads(line)
+        return told
+
+    def say(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{line}\n".encode())
+
+
+@asynccontextmanager
+async def crowd(mode: str, port: int, cpu: int | None, *numbers: object) -> AsyncIterator[Crowd]:
+    """Start clients in one of the modes of crowd.c; on this CPU if it is not None."""
+    process = await asyncio.create_subprocess_exec(
+        str(build("crowd")),
+        *map(str, (mode, port, -1 if cpu is None else cpu, *numbers)),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        yield Crowd(process)
+    finally:
+        await stop(process)

@@ -1,0 +1,208 @@
+"""`fastchat serve` as a process of its own, with those that it starts, and what they cost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from report import BenchError
+
+START_TIMEOUT_S = 20.0
+STOP_TIMEOUT_S = 10.0
+#: Parts end by themselves within a second when their supervisor is gone.
+ORPHANS_S = 3.0
+ORPHANS_INTERVAL_S = 0.05
+ADDRESS = re.compile(rb"http://127\.0\.0\.1:(\d+)")
+SOURCE = Path(__file__).resolve().parent.parent / "src"
+PROC = Path("/proc")
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A server that runs: its port, and the process that was started."""
+
+    port: int
+    pid: int
+
+    def parts(self) -> dict[str, int]:
+        """Its processes by name ("worker 1"); that of a server that is one is "server"."""
+        found = _children(self.pid)
+        return {"supervisor" if found else "server": self.pid, **found}
+
+    def workers(self) -> list[int]:
+        """The processes that clients are connected to."""
+        parts = self.parts()
+        return [pid for name, pid in parts.items() if name.startswith("worker")] or [self.pid]
+
+    def owners(self, client_ports: list[int]) -> list[int]:
+        """Which of them has each of the connections that come from these ports."""
+        processes = {inode: pid for pid in self.workers() for inode in _sockets(pid)}
+        inodes = _connections(self.port)
+        try:
+            return [processes[inodes[port]] for port in client_ports]
+        except KeyError:
+            raise BenchError("a connection of the load belongs to no worker") from None
+
+
+@asynccontextmanager
+async def running_server(*arguments: str, cpu: int | None = None) -> AsyncIterator[Served]:
+    """Start a server on a free port, in an empty directory.
+
+    It inherits this process's CPUs, if it is not told another. Stopped by SIGTERM, and
+    by force when that fails; no part of it is left.
+    """
+    # With its defaults, whatever is set for other servers of this user.
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("FASTCHAT_")
+    }
+    path = [str(SOURCE), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(part for part in path if part)
+    command = [sys.executable, "-m", "fastchat", "serve", "--port", "0", "--log-level", "warning"]
+    with tempfile.TemporaryDirectory(
+        prefix="fastchat-bench-", ignore_cleanup_errors=True
+    ) as directory:
+        with _pinned(cpu):
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                *arguments,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=directory,
+                env=environment,
+            )
+        errors = asyncio.ensure_future(_read_all(process.stderr))
+        try:
+            yield Served(await _port(process, errors), process.pid)
+        finally:
+            parts = _children(process.pid)
+            try:
+                await stop(process, STOP_TIMEOUT_S)
+            finally:
+                errors.cancel()
+                await _end_orphans(parts)
+
+
+@contextlib.contextmanager
+def _pinned(cpu: int | None) -> Iterator[None]:
+    """Start on this CPU what is started meanwhile."""
+    before = os.sched_getaffinity(0)
+    if cpu is not None:
+        os.sched_setaffinity(0, {cpu})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+async def _read_all(stream: asyncio.StreamReader | None) -> bytes:
+    return await stream.read() if stream is not None else b""
+
+
+async def _port(process: asyncio.subprocess.Process, errors: asyncio.Future[bytes]) -> int:
+    """Read the address that the server prints when it is ready."""
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(START_TIMEOUT_S):
+            async for line in process.stdout:
+                found = ADDRESS.search(line)
+                if found:
+                    return int(found[1])
+            text = (await errors).decode(errors="replace").strip()
+    except TimeoutError:
+        text = f"it printed no address within {START_TIMEOUT_S:.0f} s"
+    raise BenchError(f"the server did not start: {text}")
+
+
+async def stop(process: asyncio.subprocess.Process, timeout_s: float = 5) -> None:
+    """Stop a process that this benchmark started: ask, wait, insist."""
+    if process.returncode is not None:
+        return
+    process.terminate()
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def _end_orphans(parts: dict[str, int]) -> None:
+    """Wait for the parts of a server that has ended; kill those that stay."""
+    for _ in range(int(ORPHANS_S / ORPHANS_INTERVAL_S)):
+        if not any(map(_part_name, parts.values())):
+            return
+        await asyncio.sleep(ORPHANS_INTERVAL_S)
+    for pid in filter(_part_name, parts.values()):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _children(parent: int) -> dict[str, int]:
+    """The parts that this process has started, by name."""
+    found = {}
+    for directory in PROC.glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            # The name in parentheses may hold anything; state and parent follow it.
+            fields = (directory / "stat").read_text().rpartition(")")[2].split()
+            pid = int(directory.name)
+            if int(fields[1]) == parent and (name := _part_name(pid)):
+                found[name] = pid
+    return found
+
+
+def _part_name(pid: int) -> str | None:
+    """What a process is to a server of several; None if it is nothing, or has ended."""
+    try:
+        command = (PROC / str(pid) / "cmdline").read_text().split("\0")
+    except OSError:
+        return None
+    if "fastchat.part" not in command:
+        return None
+    kind, number, *_ = command[command.index("fastchat.part") + 1 :]
+    return f"{kind} {number}" if kind == "worker" else kind
+
+
+def _sockets(pid: int) -> set[str]:
+    """The inodes of a process's sockets."""
+    found = set()
+    for link in (PROC / str(pid) / "fd").iterdir():
+        with contextlib.suppress(OSError):
+            target = os.readlink(link)
+            if target.startswith("socket:["):
+                found.add(target[8:-1])
+    return found
+
+
+def _connections(port: int) -> dict[int, str]:
+    """The inodes of a port's connections on this side, by the port on the other."""
+    found = {}
+    for line in (PROC / "net" / "tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        own, other = (int(address.rpartition(":")[2], 16) for address in fields[1:3])
+        if own == port and other:
+            found[other] = fields[9]
+    return found
+
+
+def memory_bytes(pid: int) -> dict[str, int]:
+    """What a process has of memory: "Pss", where what several share is split among them,
+    and "Rss", where each has it whole."""
+    found = {}
+    for line in (PROC / str(pid) / "smaps_rollup").read_text().splitlines()[1:]:
+        name, value, *_ = line.split()
+        if name in ("Pss:", "Rss:"):
+            found[name[:-1]] = int(value) * 1024
+    return found

@@ -1,0 +1,183 @@
+"""Measure what several processes do for a server, and what they cost.
+
+    python bench/workers.py [--sections deliveries,hop,idle,storm] [--full] [--json FILE]
+
+Needs no running server; starts what it needs and stops it again. One process and
+several alternate within each round of one run. A quick look without --full. See
+bench/README.md for how to read the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+SOURCE = HERE.parent / "src"
+if SOURCE.is_dir():
+    sys.path.insert(0, str(SOURCE))
+
+import command  # noqa: E402 (the path above comes first)
+import crowd_rows  # noqa: E402
+import machine  # noqa: E402
+import report  # noqa: E402
+import worker_rows  # noqa: E402
+from report import Result  # noqa: E402
+from worker_rows import Load  # noqa: E402
+
+SECTIONS = ("deliveries", "hop", "idle", "storm")
+PLACEMENTS = ("free", "pinned")
+LIMIT_S = 900.0
+QUICK = {"rounds": 2, "idle": 1000, "measure_ms": 1000, "messages": 300}
+FULL = {"rounds": 5, "idle": 10_000, "measure_ms": 3000, "messages": 1000}
+#: Rounds of idle connections and storms: they are long, and do not vary as much.
+CROWD_SHARE = 2
+#: Of descriptors, for everything but the clients' sockets.
+SPARE_DESCRIPTORS = 200
+
+Printed = tuple[str, str, list[Result], list[str]]
+Show = Callable[[str, str, list[Result]], None]
+
+
+def main(arguments: list[str]) -> int:
+    """Run the benchmark; returns the exit status."""
+    options = _parse(arguments)
+    return command.run("workers.py", lambda: _measure(options), LIMIT_S)
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="bench/workers.py",
+        description=(__doc__ or "").partition("\n")[0],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--sections", type=_some_of(SECTIONS), default=SECTIONS, metavar="NAME,NAME"
+    )
+    parser.add_argument(
+        "--workers", type=_counts, default=[2], metavar="N,N", help="beside one process (2)"
+    )
+    parser.add_argument(
+        "--full", action="store_true", help="all numbers as they are cited: several minutes"
+    )
+    parser.add_argument("--json", "--output", type=Path, metavar="FILE", help="write the figures")
+    parser.add_argument("--rounds", type=int, help="each with all numbers of workers")
+    parser.add_argument(
+        "--placements", type=_some_of(PLACEMENTS), default=PLACEMENTS, metavar="NAME,NAME"
+    )
+    parser.add_argument("--rooms", type=int, default=4, help="of the deliveries")
+    parser.add_argument("--members", type=int, default=100, help="of each of these rooms")
+    parser.add_argument("--measure-ms", type=int, help="of the deliveries")
+    parser.add_argument("--messages", type=int, help="of each sample of the hop")
+    parser.add_argument("--idle", type=int, metavar="N", help="connections, idle and in a storm")
+    parser.add_argument(
+        "--rooms-of", type=int, default=100, metavar="N", help="members of their rooms; 0: one room"
+    )
+    options = parser.parse_args(arguments)
+    for name, value in (FULL if options.full else QUICK).items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    for name in ("rounds", "rooms", "members", "measure_ms", "messages", "idle"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1")
+    if not 0 <= options.rooms_of <= options.idle:
+        parser.error("--rooms-of must be from 0 to the number of connections")
+    options.rooms_of = options.rooms_of or options.idle
+    options.idle -= options.idle % options.rooms_of
+    if options.idle > _descriptors() - SPARE_DESCRIPTORS:
+        parser.error(f"--idle: this user may have {_descriptors()} descriptors (ulimit -Hn)")
+    options.command = command.recorded("python bench/workers.py", arguments)
+    return options
+
+
+def _some_of(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
+    def parse(text: str) -> tuple[str, ...]:
+        names = tuple(text.split(","))
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(known)}")
+        return names
+
+    return parse
+
+
+def _counts(text: str) -> list[int]:
+    parts = text.split(",")
+    if not all(part.isdecimal() and 2 <= int(part) <= 64 for part in parts):
+        raise argparse.ArgumentTypeError("numbers of workers are from 2 to 64, as in 2,4")
+    return [int(part) for part in parts]
+
+
+def _descriptors() -> int:
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+
+
+async def _measure(options: argparse.Namespace) -> int:
+    pins = machine.Pins.choose()
+    facts = machine.describe(pins)
+    facts["pinned"] = "where a row says so: " + facts["pinned"]
+    neighbours = machine.Neighbours()
+    report.print_machine(facts)
+    if not options.full:
+        print("\n  a quick look; --full has the figures that may be cited")
+    if (cpus := len(os.sched_getaffinity(0))) < max(options.workers) + 2:
+        print(f"\n  {cpus} CPUs for {max(options.workers)} workers, a relay and the load:")
+        print("  what several processes gain cannot be seen here, what they cost can")
+    printed: list[Printed] = []
+
+    def show(title: str, clock: str, rows: list[Result]) -> None:
+        if rows:
+            report.print_group(title, clock, rows, [])
+            printed.append((title, clock, rows, []))
+
+    await _messages(options, pins, show)
+    await _crowds(options, show)
+    facts["others"] = neighbours.describe()
+    print(f"\nother processes {facts['others']}")
+    if options.json:
+        report.write_json(
+            options.json, options.command, facts, printed, [], benchmark="fastchat workers"
+        )
+    return 0
+
+
+async def _messages(options: argparse.Namespace, pins: machine.Pins, show: Show) -> None:
+    load = Load(
+        rooms=options.rooms,
+        members=options.members,
+        measure_ms=options.measure_ms,
+        hop_messages=options.messages,
+    )
+    counts = [worker_rows.ONE, *options.workers]
+    where = worker_rows.placements(options.placements, pins)
+    if "deliveries" in options.sections:
+        title = worker_rows.DELIVERIES_TITLE.format(
+            rooms=load.rooms, members=load.members, window=load.window
+        )
+        rows = await worker_rows.deliveries(counts, options.rounds, where, load)
+        show(title, worker_rows.DELIVERIES_CLOCK, rows)
+    if "hop" in options.sections:
+        title = worker_rows.HOP_TITLE.format(members=load.hop_members)
+        rows = await worker_rows.hop(counts, options.rounds, where, load)
+        show(title, worker_rows.HOP_CLOCK, rows)
+
+
+async def _crowds(options: argparse.Namespace, show: Show) -> None:
+    idle, storm = "idle" in options.sections, "storm" in options.sections
+    if not (idle or storm):
+        return
+    size = crowd_rows.Size(options.idle, options.rooms_of)
+    rounds = -(-options.rounds // CROWD_SHARE)
+    counts = [worker_rows.ONE, *options.workers]
+    idle_rows, storm_rows = await crowd_rows.run(counts, rounds, size, idle=idle, storm=storm)
+    names = {"clients": size.clients, "members": size.members, "missed": crowd_rows.MISSED}
+    show(crowd_rows.IDLE_TITLE.format(**names), crowd_rows.IDLE_CLOCK.format(**names), idle_rows)
+    show(crowd_rows.STORM_TITLE.format(**names), crowd_rows.STORM_CLOCK.format(**names), storm_rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
