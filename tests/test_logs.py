@@ -9,7 +9,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from fastchat.logs import MAX_LINE_CHARS, set_up_logging
+from fastchat.logs import (
+    BURST,
+    MAX_KINDS,
+    MAX_LINE_BYTES,
+    MAX_TRACEBACK_BYTES,
+    WINDOW_S,
+    log_repeated,
+    set_up_logging,
+)
 
 HOSTILE = [
     "plain",
@@ -20,6 +28,10 @@ HOSTILE = [
     "a\u2028b\u2029c",
     "\u202egnp.exe",
     "\u2066\u200f\u200e",
+    "\u200b\ufeff\u061c\u2060",
+    "\u2028" * 100_000,
+    "\U0001f600" * 100_000,
+    "\x1b" * 100_000,
     "\ud800 alone",
     'quote " and \\ backslash',
     "%s %d %n",
@@ -55,6 +67,13 @@ def lines_of(format: str, message: str, *, exception: bool = False) -> list[str]
     return stream.getvalue().split("\n")
 
 
+def is_harmless(line: str) -> bool:
+    """Whether a line is one for everybody, and a terminal shows what is there."""
+    controls = any(ord(char) < 32 or 0x7F <= ord(char) < 0xA0 for char in line)
+    unseen = set(line) & set("\u202e\u2066\u200f\u2028\u2029\u200b\ufeff\u061c\u2060")
+    return not controls and not unseen and len(line.splitlines()) == 1
+
+
 @pytest.mark.parametrize("exception", [False, True])
 @pytest.mark.parametrize("message", HOSTILE, ids=lambda text: ascii(text)[:20])
 def test_text_event_is_one_safe_line(message: str, exception: bool) -> None:
@@ -62,9 +81,8 @@ def test_text_event_is_one_safe_line(message: str, exception: bool) -> None:
     line, *rest = lines_of("text", message, exception=exception)
     assert rest == [""]
     assert len(line.splitlines()) == 1
-    assert not any(ord(char) < 32 or 0x7F <= ord(char) < 0xA0 for char in line)
-    assert not set(line) & set("\u202e\u2066\u200f\u2028")
-    assert len(line) <= MAX_LINE_CHARS + 100
+    assert is_harmless(line)
+    assert len(line.encode()) <= MAX_LINE_BYTES + exception * MAX_TRACEBACK_BYTES
 
 
 @pytest.mark.parametrize("exception", [False, True])
@@ -73,6 +91,8 @@ def test_json_event_is_one_valid_object(message: str, exception: bool) -> None:
     """Each line is a JSON object that says when, how bad, who and what."""
     line, *rest = lines_of("json", message, exception=exception)
     assert rest == [""]
+    assert is_harmless(line)
+    assert len(line.encode()) <= MAX_LINE_BYTES + exception * MAX_TRACEBACK_BYTES
     event = json.loads(line)
     assert list(event) == ["time", "level", "logger", "message"]
     assert event["level"] == ("error" if exception else "info")
@@ -85,6 +105,19 @@ def test_traceback_is_on_the_line_of_its_event() -> None:
     line, _ = lines_of("text", "boom", exception=True)
     assert "ValueError: boom" in line
     assert "Traceback" in line
+
+
+def test_long_traceback_keeps_its_end() -> None:
+    """The last lines of a traceback say what it was."""
+    stream = io.StringIO()
+    set_up_logging("info", "text", stream)
+    try:
+        raise ValueError("x" * 1_000_000 + "the end")
+    except ValueError:
+        logging.getLogger("fastchat").exception("failed")
+    line = stream.getvalue()
+    assert line.endswith("the end\n")
+    assert len(line) <= MAX_LINE_BYTES + MAX_TRACEBACK_BYTES
 
 
 def test_events_below_the_level_are_not_logged() -> None:
@@ -115,3 +148,121 @@ def test_set_up_again_replaces_the_first() -> None:
     logging.getLogger("fastchat").info("once")
     assert streams[0].getvalue() == ""
     assert streams[1].getvalue().count("once") == 1
+
+
+# Repetitions
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def stream(clock: Clock) -> io.StringIO:
+    """What is logged, from now on."""
+    stream = io.StringIO()
+    set_up_logging("info", "text", stream, clock)
+    return stream
+
+
+def messages(stream: io.StringIO) -> list[str]:
+    return [line.partition(": ")[2] for line in stream.getvalue().splitlines()]
+
+
+def test_repeated_event_is_counted(stream: io.StringIO, clock: Clock) -> None:
+    """The first ones are logged; the others become one line when their time is over."""
+    logger = logging.getLogger("fastchat.test")
+    for number in range(BURST + 941):
+        logger.warning("bad thing %d", number)
+    assert messages(stream) == [f"bad thing {number}" for number in range(BURST)]
+    clock.now_s += WINDOW_S
+    log_repeated()
+    assert messages(stream)[BURST:] == [f"bad thing {BURST} (and 941 more like this in 10 s)"]
+    log_repeated()
+    assert len(messages(stream)) == BURST + 1
+    assert "WARNING fastchat.test: " in stream.getvalue().splitlines()[-1]
+
+
+def test_count_comes_with_the_next_line_too(stream: io.StringIO, clock: Clock) -> None:
+    """Whatever is logged next, what has been counted is said before it."""
+    for _ in range(BURST + 2):
+        logging.getLogger("a").info("again")
+    clock.now_s += WINDOW_S
+    logging.getLogger("b").info("something else")
+    assert messages(stream)[BURST:] == ["again (and 2 more like this in 10 s)", "something else"]
+    logging.getLogger("a").info("again")  # a new time has begun
+    assert messages(stream)[-1] == "again"
+
+
+def test_count_is_said_at_the_end(stream: io.StringIO) -> None:
+    """A process that ends says what it has counted until then."""
+    for _ in range(BURST + 1):
+        logging.getLogger("a").info("again")
+    handler = logging.getLogger().handlers[0]
+    handler.close()
+    assert messages(stream)[-1] == "again (and 1 more like this in 10 s)"
+
+
+def test_few_events_are_not_counted(stream: io.StringIO, clock: Clock) -> None:
+    """As many as fit are logged each, window after window."""
+    for _ in range(5):
+        for _ in range(BURST):
+            logging.getLogger("a").info("again")
+        clock.now_s += WINDOW_S
+    log_repeated()
+    assert messages(stream) == ["again"] * (5 * BURST)
+
+
+def test_other_events_go_on(stream: io.StringIO) -> None:
+    """A flood of one kind hides no other, nor the same words of another logger."""
+    for number in range(10_000):
+        logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
+        if number % 1000 == 0:
+            logging.getLogger("fastchat").info("event %d", number)
+    logging.getLogger("fastchat").warning("Invalid HTTP request received.")
+    assert len(messages(stream)) == BURST + 10 + 1
+
+
+def test_memory_is_bounded_whatever_is_logged(stream: io.StringIO, clock: Clock) -> None:
+    """Messages that are all different, and without a template, are bounded as well."""
+    logger = logging.getLogger("asyncio")
+    for number in range(5000):
+        logger.error(f"{number} {'x' * 200}")
+    handler = logging.getLogger().handlers[0]
+    assert len(handler._repetitions._kinds) <= MAX_KINDS + 1  # type: ignore[attr-defined]
+    assert len(messages(stream)) <= MAX_KINDS + BURST
+    clock.now_s += WINDOW_S
+    log_repeated()
+    assert not handler._repetitions._kinds  # type: ignore[attr-defined]
+    assert f"{5000 - MAX_KINDS - BURST:,} more like this" in messages(stream)[-1]
+
+
+def test_hostile_sample_is_harmless_and_keeps_its_count(stream: io.StringIO, clock: Clock) -> None:
+    """What a client put into a counted event is quoted shortly, and cuts no count off."""
+    for _ in range(BURST + 7):
+        logging.getLogger("a").info("saw %s", "\u202e" * 5000)
+    clock.now_s += WINDOW_S
+    log_repeated()
+    last = stream.getvalue().split("\n")[-2]
+    assert is_harmless(last)
+    assert last.endswith("(and 7 more like this in 10 s)")
+
+
+def test_wrong_template_breaks_nothing(
+    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault in a call of the log costs its line only, counted or not."""
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    for _ in range(BURST + 5):
+        logging.getLogger("a").info("%d", "no number")
+    logging.getLogger("a").info("fine")
+    assert messages(stream) == ["fine"]

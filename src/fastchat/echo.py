@@ -1,0 +1,56 @@
+"""`/_echo` under `--debug-echo`: gives back what it gets, for suites that test RFC 6455.
+
+It is the session of production but for what is done with a complete message. So what
+such a suite finds of frames, fragments, closes and sizes holds for the chat as well.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+
+from picows import WSMsgType, WSTransport
+
+from fastchat.errors import CloseCode, SettingError, Violation
+from fastchat.session import Session, Sessions
+
+__all__ = ["ECHO_PATH", "EchoSession", "check_loopback"]
+
+ECHO_PATH = b"/_echo"
+
+
+def check_loopback(listener: socket.socket) -> None:
+    """Raises SettingError unless only this machine can reach a listening socket."""
+    if not ipaddress.ip_address(listener.getsockname()[0]).is_loopback:
+        raise SettingError("--debug-echo is for tests; it needs --host 127.0.0.1 or ::1.")
+
+
+class EchoSession(Session):
+    """A session that belongs to no room: it sends each message back as it came."""
+
+    __slots__ = ("_kind",)
+
+    _takes_binary = True
+
+    def __init__(self, sessions: Sessions) -> None:
+        super().__init__(sessions, None)
+        self._kind = WSMsgType.TEXT
+
+    def on_ws_connected(self, transport: WSTransport) -> None:
+        super().on_ws_connected(transport)
+        self._sessions._has_joined(self)  # it never will
+
+    def _on_fragment(self, kind: WSMsgType, fin: bool, payload: bytes) -> None:
+        if kind is not WSMsgType.CONTINUATION:
+            self._kind = kind
+        super()._on_fragment(kind, fin, payload)
+
+    def _on_message(self, payload: bytes) -> None:
+        # Whoever takes a command apart looks at its UTF-8; here that is nobody else.
+        kind, self._kind = self._kind, WSMsgType.TEXT
+        if kind is WSMsgType.TEXT:
+            try:
+                payload.decode()
+            except UnicodeDecodeError:
+                raise Violation(CloseCode.INVALID_TEXT, "a text message must be UTF-8") from None
+        self._sessions.hub.send(self._connection, payload, kind.value)

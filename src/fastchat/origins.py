@@ -1,0 +1,92 @@
+"""Which pages may open a WebSocket: the `Origin` of a handshake (RFC 6455 §10.2, RFC 6454).
+
+A browser lets any page connect to any server, and says in `Origin` which page it was.
+So a page of somebody else's could chat in the name of who looks at it. Origins are
+compared in their parts, a scheme, a host and a port, and never as text.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+__all__ = ["ANY_ORIGIN", "Origin", "Origins", "parse_origin"]
+
+#: What stands for all origins in a setting.
+ANY_ORIGIN = "*"
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_HOST_AND_PORT = r"(?P<host>[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?"
+_ORIGIN = re.compile(rf"(?P<scheme>[a-z][a-z0-9+.-]*)://{_HOST_AND_PORT}", re.IGNORECASE)
+_HOST = re.compile(_HOST_AND_PORT, re.IGNORECASE)
+
+
+class Origin(NamedTuple):
+    """Where a page is from. `port` is None for schemes without a usual one."""
+
+    scheme: str
+    host: str
+    port: int | None
+
+
+def parse_origin(text: str) -> Origin | None:
+    """An origin as browsers write it; None for `null` and for whatever is none."""
+    match = _ORIGIN.fullmatch(text) if text.isascii() else None
+    if match is None:
+        return None
+    scheme = match["scheme"].lower()
+    address = _address_of(match, _DEFAULT_PORTS.get(scheme))
+    return None if address is None else Origin(scheme, *address)
+
+
+def _address_of(match: re.Match[str], default_port: int | None) -> tuple[str, int | None] | None:
+    host = match["host"].lower()
+    if host.startswith("["):
+        try:
+            host = str(ipaddress.IPv6Address(host[1:-1]))
+        except ValueError:
+            return None
+    port = default_port if match["port"] is None else int(match["port"])
+    return None if port is not None and not 0 < port < 65536 else (host, port)
+
+
+class Origins:
+    """The pages that may connect: those of the host itself, and what the settings add.
+
+    Raises ValueError for what is no origin.
+    """
+
+    def __init__(self, allowed: Iterable[str]) -> None:
+        texts = set(allowed)
+        self._any = ANY_ORIGIN in texts
+        self._allowed = {parse_origin(text) for text in texts - {ANY_ORIGIN}}
+        if None in self._allowed:
+            raise ValueError("not an origin")
+
+    def allow(self, origins: Sequence[bytes], host: bytes, *, encrypted: bool) -> bool:
+        """Whether a handshake with these `Origin` headers, to this `Host`, may go on.
+
+        Without the header it was no browser, and no page can be behind it. A connection
+        that is not `encrypted` may come from a proxy that ends TLS: there both
+        http and https are the host's own.
+        """
+        if not origins:
+            return True
+        if len(origins) > 1:
+            return False
+        if self._any:
+            return True
+        origin = parse_origin(origins[0].decode("latin-1"))
+        return origin is not None and (
+            origin in self._allowed or _is_own(origin, host.decode("latin-1"), encrypted)
+        )
+
+
+def _is_own(origin: Origin, host: str, encrypted: bool) -> bool:
+    match = _HOST.fullmatch(host) if host.isascii() else None
+    if match is None or origin.scheme not in (("https",) if encrypted else ("https", "http")):
+        return False
+    # A Host without a port has the usual one of the scheme that the browser used.
+    return _address_of(match, _DEFAULT_PORTS[origin.scheme]) == (origin.host, origin.port)
