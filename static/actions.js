@@ -64,7 +64,8 @@ export class Actions {
     for (const button of this.#bar.querySelectorAll("[data-emoji]")) {
       button.ariaPressed = String(Boolean(reactions.get(button.dataset.emoji)?.includes(this.#on.self())));
     }
-    for (const button of this.#bar.querySelectorAll(".action--own")) button.hidden = !own;
+    const may = { edit: own, ask: own || this.#on.moderates() };
+    for (const button of this.#bar.querySelectorAll(".action--own")) button.hidden = !may[button.dataset.do];
     const content = this.#row.querySelector(".message__content");
     if (this.#bar.parentElement !== content) content.append(this.#bar);
     return this.#reach(0);

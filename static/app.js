@@ -5,11 +5,11 @@ import { Chat } from "./chat.js";
 import { Composer } from "./composer.js";
 import { byId } from "./dom.js";
 import { Log } from "./log.js";
-import { NameDialog } from "./name-dialog.js";
 import { fillPerson } from "./names.js";
 import { Outbox } from "./outbox.js";
 import { Past } from "./past.js";
 import { People } from "./people.js";
+import { Question } from "./question.js";
 import { roomFromHash } from "./rooms.js";
 import { Search } from "./search.js";
 import { Status } from "./status.js";
@@ -20,6 +20,9 @@ import { Walk } from "./walk.js";
 
 class App {
   #storage = new Storage();
+  // For the token, which ends with the tab.
+  #tab = new Storage("sessionStorage");
+  #outbox = new Outbox(this.#storage);
   #name = this.#storage.get("name");
   #people = new People();
   #typing = new Typing();
@@ -33,6 +36,7 @@ class App {
   });
   #actions = new Actions({
     self: () => this.#chat.timeline.self,
+    moderates: () => this.#chat.moderates,
     find: (offset) => this.#chat.timeline.find(offset),
     react: (entry, emoji) => this.#react(entry, emoji),
     edit: (entry) => this.#composer.edit(entry),
@@ -45,13 +49,16 @@ class App {
     last: () => this.#chat.timeline?.lastOwn,
   });
   #search = new Search({ ask: (command) => this.#chat.ask(command), reveal: (offset) => this.#reveal(offset) });
-  #dialog = new NameDialog((name) => this.#named(name));
+  #nameQuestion = new Question("name", "Please type a name.", (name) => this.#named(name));
+  #tokenQuestion = new Question("token", "Please paste a token.", (token) => this.#admitted(token));
   #chat = new Chat(`${location.protocol.replace("http", "ws")}//${location.host}/ws`, {
     storage: this.#storage,
-    outbox: new Outbox(this.#storage),
+    outbox: this.#outbox,
+    token: () => this.#token,
     on: {
       joined: (reply) => this.#joined(reply),
       refused: (error) => this.#refused(error),
+      denied: (sentence) => this.#denied(sentence),
       phase: (state) => this.#status.update(state),
       changed: () => this.#changed(),
       people: () => this.#people.show(this.#chat.roster),
@@ -66,8 +73,12 @@ class App {
     addEventListener("hashchange", () => this.#go());
     addEventListener("online", () => this.#chat.wake());
     document.addEventListener("visibilitychange", () => document.hidden || this.#chat.wake());
-    byId("change-name").addEventListener("click", () => this.#rename());
+    byId("change-name").addEventListener("click", () => (this.#token ? this.#signOut() : this.#rename()));
     this.#go();
+  }
+
+  get #token() {
+    return this.#tab.get("token");
   }
 
   // Goes where the address says.
@@ -77,7 +88,7 @@ class App {
     this.#search.clear();
     this.#showRoom(room, valid);
     if (!valid) this.#chat.quit();
-    else if (!this.#name) this.#dialog.open({ name: "", required: true });
+    else if (!this.#name && !this.#token) this.#askName({ required: true });
     else this.#chat.enter({ name: this.#name, room });
     this.#composer.focus();
   }
@@ -116,7 +127,12 @@ class App {
 
   #rename() {
     this.#people.close();
-    this.#dialog.open({ name: this.#name, required: false });
+    this.#askName({ value: this.#name, required: false });
+  }
+
+  #askName(options) {
+    byId("name-title").textContent = options.required ? "What should we call you?" : "Change your name";
+    this.#nameQuestion.open(options);
   }
 
   #named(name) {
@@ -124,16 +140,39 @@ class App {
     this.#go();
   }
 
+  #admitted(token) {
+    this.#tab.set("token", token);
+    this.#go();
+  }
+
+  // There is no token yet, or none that is of use any more.
+  #denied(sentence) {
+    const error = this.#token && sentence;
+    this.#tab.set("token", "");
+    this.#people.close();
+    this.#tokenQuestion.open({ required: true, error });
+  }
+
+  // Leaves nothing behind but the name, with which the page asks for a token again.
+  #signOut() {
+    this.#chat.quit();
+    this.#tab.set("token", "");
+    this.#outbox.forget(this.#name);
+    this.#composer.forget();
+    location.reload();
+  }
+
   #joined({ username }) {
     this.#name = username;
     this.#storage.set("name", username);
     fillPerson(byId("own"), username);
     byId("own").hidden = false;
+    byId("change-name").textContent = this.#token ? "Sign out" : "Change name";
   }
 
   #refused({ message }) {
     const kept = this.#storage.get("name");
-    this.#dialog.open({ name: this.#name, required: !kept || kept === this.#name, error: message });
+    this.#askName({ value: this.#name, required: !kept || kept === this.#name, error: message });
   }
 
   #showRoom(room, valid) {

@@ -7,6 +7,7 @@ import { Connection } from "./connection.js";
 import { Requests } from "./requests.js";
 import { Roster } from "./roster.js";
 import { Timeline } from "./timeline.js";
+import { comeBack } from "./times.js";
 
 const HISTORY_COUNT = 50;
 const TYPING_INTERVAL_MS = 3_000;
@@ -18,11 +19,15 @@ const DOUBTFUL = { temporary: true, message: "It may have been sent already." };
 
 // Refusals that another name or room can heal.
 const ANOTHER_HEALS = new Set(["username_taken", "bad_username", "bad_room"]);
+// Closings that another token can heal.
+const TOKEN_HEALS = new Set(["unauthorized", "token_expired"]);
+const PAUSE_MS = 1_000;
 
 export class Chat {
   #connection;
   #storage;
   #outbox;
+  #findToken;
   #on;
   #requests = new Requests();
   #timelines = new Map();
@@ -31,13 +36,21 @@ export class Chat {
   #room = "";
   #askedRoom = null;
   #ref = "";
+  #token = "";
   #joined = false;
+  // Whether messages go one after the other, and the time until the next one may.
+  #queueing = false;
+  #pause = null;
   #typedAt = -Infinity;
+  // Whether the token allows to delete what others wrote.
+  moderates = false;
 
-  // `on` has a function each for: joined, changed, people, typing, quiet, refused, phase.
-  constructor(url, { storage, outbox, on }) {
+  // `on` has a function each for: joined, changed, people, typing, quiet, refused, denied, phase. `token` returns the
+  // token to show, if there is one.
+  constructor(url, { storage, outbox, token, on }) {
     this.#storage = storage;
     this.#outbox = outbox;
+    this.#findToken = token;
     this.#on = on;
     const routes = this.#routes();
     this.#connection = new Connection(url, {
@@ -124,11 +137,14 @@ export class Chat {
   #join() {
     this.#askedRoom = this.#room;
     this.#ref = newId();
+    this.#token = this.#findToken();
+    this.#queueing = false;
     this.#connection.send({
       type: "join",
       ref: this.#ref,
       room: this.#room,
-      username: this.#name,
+      username: this.#name || undefined,
+      token: this.#token || undefined,
       history: HISTORY_COUNT,
       since: this.timeline.position ?? undefined,
       session: this.#storage.get("session") || undefined,
@@ -141,9 +157,9 @@ export class Chat {
     this.#askedRoom = null;
   }
 
-  #publish(entry) {
+  #publish(entry, held = this.#queueing) {
     const { id, text } = entry;
-    if (this.#joined) {
+    if (this.#joined && !held) {
       entry.sentAt ??= Date.now();
       this.#connection.send({ type: "message", room: this.#room, id, text });
     }
@@ -154,12 +170,33 @@ export class Chat {
   #resend({ recovered }) {
     for (const entry of this.timeline.outbox) {
       const age = Date.now() - (entry.sentAt ?? Infinity);
+      const doubtful = entry.state === "pending" && !recovered && age > ID_KNOWN_MS;
       // Another tab has seen it arrive, or the reader removed it there.
       if (entry.kept && !this.#outbox.has(entry.id)) this.timeline.discard(entry.id);
-      else if (entry.state !== "pending") continue;
-      else if (!recovered && age > ID_KNOWN_MS) this.timeline.fail({ id: entry.id, ...DOUBTFUL });
-      else this.#publish(entry);
+      else if (doubtful) this.timeline.fail({ id: entry.id, ...DOUBTFUL });
     }
+    this.#next();
+  }
+
+  // Sends the first one that waits; the others when it has been answered. So they stay in order whatever is refused.
+  #next() {
+    clearTimeout(this.#pause);
+    this.#pause = null;
+    const entry = this.#joined && this.timeline.outbox.find(({ state }) => state === "pending");
+    this.#queueing = Boolean(entry);
+    if (entry) this.#publish(entry, false);
+  }
+
+  // A message was answered.
+  #proceed() {
+    if (this.#queueing && this.#pause === null) this.#next();
+  }
+
+  // The server asks for time.
+  #hold(afterMs = PAUSE_MS) {
+    clearTimeout(this.#pause);
+    this.#queueing = true;
+    this.#pause = setTimeout(() => this.#next(), afterMs);
   }
 
   #routes() {
@@ -184,19 +221,24 @@ export class Chat {
   }
 
   #accept(reply) {
-    if (reply.ref !== this.#ref) return;
+    if (reply.ref !== this.#ref) return undefined;
     this.#joined = true;
     this.#connection.settle();
+    // A token may be another person's: nobody sends what somebody else wrote, nor goes on with what he read.
+    const another = this.#token && this.#name && this.#name !== reply.username;
+    if (another) this.#timelines.clear();
     this.#name = reply.username;
+    this.moderates = reply.rights?.includes("moderate") ?? false;
     if (reply.session) this.#storage.set("session", reply.session);
-    this.#adopt();
+    this.#keepTimeline();
+    if (another && reply.recovered) return this.#connection.retry();
     this.timeline.accept(reply);
     this.#roster.accept(reply);
     this.#resend(reply);
     this.#on.joined(reply);
     this.#on.changed();
     this.#on.people();
-    this.#on.phase({ phase: "joined" });
+    return this.#on.phase({ phase: "joined" });
   }
 
   #take(publication) {
@@ -225,22 +267,35 @@ export class Chat {
   #fail(error) {
     if (error.ref === this.#ref && !this.#joined) return this.#refused(error);
     if (this.#requests.settle(error)) return undefined;
+    const limited = error.code === "rate_limited";
     for (const timeline of this.#timelines.values()) {
-      const entry = timeline.fail(error);
+      const entry = limited ? timeline.retry(error.id) : timeline.fail(error);
       // What can be tried again stays in the outbox.
       if (!entry || error.temporary) continue;
       entry.kept = false;
       this.#outbox.remove(entry.id);
     }
+    if (!limited) this.#proceed();
+    else if (error.id) this.#hold(error.retry_after_ms);
     return this.#on.changed();
   }
 
   #refused(error) {
-    const another = ANOTHER_HEALS.has(error.code);
-    if (error.temporary && !another) return this.#connection.retry(error.retry_after_ms);
+    const { code, message, retry_after_ms: afterMs } = error;
+    // Who has a token has the name that is in it.
+    const another = ANOTHER_HEALS.has(code) && !(this.#token && code === "username_taken");
+    const temporary = error.temporary && !another && code !== "forbidden";
+    if (code === "unauthorized") return this.#denied(message);
+    if (temporary) return this.#connection.retry({ reason: message, reconnect_after_ms: afterMs });
     this.#connection.close();
     if (another) return this.#on.refused(error);
-    return this.#on.phase({ phase: "stopped", meaning: { text: error.message } });
+    return this.#on.phase({ phase: "stopped", meaning: { text: message + comeBack(afterMs) } });
+  }
+
+  // What was written stays, and where the reader was.
+  #denied(sentence) {
+    this.#connection.close();
+    this.#on.denied(sentence);
   }
 
   #phaseChanged(state) {
@@ -249,7 +304,8 @@ export class Chat {
       this.#askedRoom = null;
       this.#requests.abandon();
     }
-    this.#on.phase(state);
+    if (TOKEN_HEALS.has(state.meaning?.name)) this.#denied(state.meaning.text);
+    else this.#on.phase(state);
   }
 
   // Of the rooms left, only those with something unsent are kept.
@@ -257,14 +313,19 @@ export class Chat {
     for (const [room, { outbox }] of this.#timelines) {
       if (outbox.length === 0 && room !== this.#room) this.#timelines.delete(room);
     }
-    const confirmed = (id) => this.#outbox.remove(id);
+    const confirmed = (id) => {
+      this.#outbox.remove(id);
+      this.#proceed();
+    };
     if (!this.timeline) this.#timelines.set(this.#room, new Timeline(confirmed));
     this.#adopt();
   }
 
   // Takes over what an earlier page, or another tab, has not got through with.
   #adopt() {
-    for (const draft of this.#outbox.of(this.#room)) this.timeline.compose({ ...draft, kept: true });
+    for (const draft of this.#outbox.of(this.#room)) {
+      if (!this.#token || draft.username === this.#name) this.timeline.compose({ ...draft, kept: true });
+    }
   }
 }
 

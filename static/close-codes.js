@@ -1,3 +1,5 @@
+import { comeBack } from "./times.js";
+
 // The page's copy of the server's table; a test reads it, so each entry stays a literal on one line.
 // 4000 to 4499: come back. 4500 to 4999: do not.
 export const CLOSE_CODES = {
@@ -13,7 +15,7 @@ export const CLOSE_CODES = {
   4008: { name: "evicted", reconnect: true, text: "The connection was too slow to keep up." },
   4009: { name: "heartbeat_missed", reconnect: true, text: "The connection went quiet." },
   4010: { name: "lost_continuity", reconnect: true, text: "Some messages went missing on the way." },
-  4011: { name: "token_expired", reconnect: true, text: "Your pass has expired." },
+  4011: { name: "token_expired", reconnect: true, text: "Your access token has expired." },
   4501: { name: "unauthorized", reconnect: false, text: "You may not come in here." },
   4502: { name: "join_timeout", reconnect: false, text: "Joining took too long." },
   4503: { name: "removed", reconnect: false, text: "A moderator removed you." },
@@ -22,6 +24,9 @@ export const CLOSE_CODES = {
 
 const FIRST_FINAL_CODE = 4500;
 
-export function meaningOf(code) {
-  return CLOSE_CODES[code] ?? { name: "unknown", reconnect: code < FIRST_FINAL_CODE, text: "" };
+// `closing` is what the server said before, if it said anything.
+export function meaningOf(code, { reason = "", reconnect_after_ms: afterMs } = {}) {
+  const meaning = CLOSE_CODES[code] ?? { name: "unknown", reconnect: code < FIRST_FINAL_CODE, text: reason };
+  if (meaning.name === "overloaded" && reason) return { ...meaning, text: `Please wait: ${reason}.` };
+  return meaning.reconnect ? meaning : { ...meaning, text: meaning.text + comeBack(afterMs) };
 }

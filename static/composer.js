@@ -49,6 +49,12 @@ export class Composer {
     this.#field.focus();
   }
 
+  // Forgets all that was begun, in whatever room.
+  forget() {
+    this.#write("");
+    for (const key of this.#storage.keys("draft.")) this.#storage.set(key, "");
+  }
+
   // Takes a message of the reader's for editing. What he was writing waits until that is done.
   edit(entry, text = entry.text) {
     this.#edit(entry);

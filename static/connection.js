@@ -30,7 +30,8 @@ export class Connection {
   #phase = "closed";
   #attempt = 0;
   #settledAt = Infinity;
-  #serverDelayMs = null;
+  // What the server said of the time to come, as in its `closing`.
+  #closing;
   #retryTimer;
   #watchTimer;
   #heardAt = 0;
@@ -65,21 +66,25 @@ export class Connection {
     this.#settledAt = performance.now();
   }
 
-  // Gives this socket up and comes back for another.
-  retry(delayMs = null) {
-    this.#serverDelayMs ??= delayMs;
+  // Gives this socket up and comes back for another; `closing` is what the server said, if anything.
+  retry(closing) {
+    this.#closing ??= closing;
     this.#lost(ABNORMAL_CLOSURE);
   }
 
   // The network or the reader is back: no need to sit out a backoff. What the server asked for still holds.
   wake() {
-    if (this.#phase === "waiting" && this.#serverDelayMs === null) this.#connect();
+    if (this.#phase === "waiting" && this.#askedDelayMs === undefined) this.#connect();
     if (this.isOpen && performance.now() - this.#heardAt > WAKE_SILENCE_MS) this.#ask();
+  }
+
+  get #askedDelayMs() {
+    return this.#closing?.reconnect_after_ms;
   }
 
   #connect() {
     this.#drop();
-    this.#serverDelayMs = null;
+    this.#closing = undefined;
     this.#socket = new WebSocket(this.#url, SUBPROTOCOL);
     this.#socket.onopen = () => this.#opened();
     this.#socket.onmessage = ({ data }) => this.#received(data);
@@ -97,12 +102,12 @@ export class Connection {
   #received(data) {
     this.#heardAt = performance.now();
     const event = JSON.parse(data);
-    if (event.type === "closing") this.#serverDelayMs = event.reconnect_after_ms ?? null;
+    if (event.type === "closing") this.#closing = event;
     else this.#on.event(event);
   }
 
   #lost(code) {
-    const meaning = meaningOf(code);
+    const meaning = meaningOf(code, this.#closing);
     this.#drop();
     if (!meaning.reconnect) {
       this.#become("stopped", { meaning });
@@ -118,7 +123,7 @@ export class Connection {
     this.#settledAt = Infinity;
     this.#attempt += 1;
     // A little on top of what the server said keeps everybody from coming back in the same instant.
-    return this.#serverDelayMs === null ? backoffMs(this.#attempt - 1) : this.#serverDelayMs + backoffMs(0);
+    return this.#askedDelayMs === undefined ? backoffMs(this.#attempt - 1) : this.#askedDelayMs + backoffMs(0);
   }
 
   // A socket on a dead network may take a minute to report its close, so it is cut off rather than waited for.

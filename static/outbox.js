@@ -35,6 +35,13 @@ export class Outbox {
     this.#storage.set(PREFIX + id, "");
   }
 
+  // Forgets what somebody wrote.
+  forget(username) {
+    for (const key of this.#storage.keys(PREFIX)) {
+      if (this.#read(key)?.username === username) this.#storage.set(key, "");
+    }
+  }
+
   #read(key) {
     try {
       return JSON.parse(this.#storage.get(key));

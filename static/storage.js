@@ -1,12 +1,18 @@
 const PREFIX = "fastchat.";
 
-// What this browser remembers. Where that is forbidden, it lasts as long as the page.
+// What this browser remembers, or this tab. Where that is forbidden, it lasts as long as the page.
 export class Storage {
+  #area;
   #fallback = new Map();
+
+  // `area` is the name of the window's: localStorage or sessionStorage. To look at it may be an error already.
+  constructor(area = "localStorage") {
+    this.#area = area;
+  }
 
   get(key) {
     try {
-      return localStorage.getItem(PREFIX + key) ?? "";
+      return window[this.#area].getItem(PREFIX + key) ?? "";
     } catch {
       return this.#fallback.get(key) ?? "";
     }
@@ -16,8 +22,8 @@ export class Storage {
   set(key, value) {
     this.#fallback.set(key, value);
     try {
-      if (value) localStorage.setItem(PREFIX + key, value);
-      else localStorage.removeItem(PREFIX + key);
+      if (value) window[this.#area].setItem(PREFIX + key, value);
+      else window[this.#area].removeItem(PREFIX + key);
     } catch {
       // Forbidden or full.
     }
@@ -26,7 +32,7 @@ export class Storage {
   // The keys that begin like this.
   keys(start) {
     try {
-      const names = Object.keys(localStorage).filter((name) => name.startsWith(PREFIX + start));
+      const names = Object.keys(window[this.#area]).filter((name) => name.startsWith(PREFIX + start));
       return names.map((name) => name.slice(PREFIX.length));
     } catch {
       return [...this.#fallback.keys()].filter((key) => key.startsWith(start) && this.#fallback.get(key));

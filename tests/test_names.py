@@ -104,6 +104,8 @@ def test_username_is_normalised_to_nfc() -> None:
         "\u3164",
         "\uffa0",
         "\u2800",  # Braille blank
+        "a\U00016fe4b",  # Khitan filler
+        "a\U0001d159b",  # null notehead
         "a\u034fb",
         "a\u17b4b",
         "a\u180bb",  # Mongolian variation selector
@@ -192,11 +194,125 @@ def test_case_and_compatibility_do_not_tell_names_apart(one: str, other: str) ->
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [("Al", "A1"), ("Ann", "An"), ("Zoe", "Zoë"), ("a b", "ab")]
+    ("one", "other"),
+    [
+        ("Ann", "An"),
+        ("Zoe", "Zoë"),
+        ("a b", "ab"),
+        ("user1", "user2"),
+        ("Clara", "Dara"),
+        ("Anna", "Hanna"),
+        ("Нина", "Hnna"),
+        ("Νίκος", "Vikoc"),
+        ("李雷", "李蕾"),
+        ("محمد", "محمود"),
+    ],
 )
 def test_different_names_have_different_keys(one: str, other: str) -> None:
     """What a reader can tell apart stays apart."""
     assert name_key(one) != name_key(other)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "аdmin",  # Cyrillic a
+        "аdmіn",
+        "аԁmіn",
+        "АDMIN",
+        "АДМIN".replace("Д", "D"),
+        "ADМIN",  # Cyrillic capital em
+        "αdmin",  # Greek
+        "admιn",
+        "ΑDMIΝ".replace("Ν", "N"),
+        "ɑdmin",  # Latin alpha
+        "adrnin",
+        "ADRNIN",
+        "adm1n",
+        "adm!n".replace("!", "|"),
+        "admln",
+        "ADMlN",
+        "aDmІn",
+        "admın",  # dotless
+        "admi\u0307n",  # a dot that shows nothing
+        "admΙn",
+        "ᴀdmin",
+        "admɪn",
+        "adⅿin",
+        "ꓮdmin",  # Lisu
+        "ꓮꓓmin",
+        "Ꭺdmin",  # Cherokee
+        "admiո",  # Armenian
+        "аԁⅿіո",
+        "ａdmіn",
+        "𝐚dmіn",
+        "adｍ1n",
+        "ⓐdmⅼn",
+    ],
+    ids=ascii,
+)
+def test_admin_is_not_impersonated(other: str) -> None:
+    """Letters of other scripts, digits and pairs of letters that look like one (UTS #39)."""
+    assert other != "admin"
+    assert name_key(check_username(other)) == name_key("admin")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Bob", "B0b"),
+        ("Lisa", "1isa"),
+        ("Ian", "lan"),
+        ("Arno", "Amo"),
+        ("Will", "VVill"),
+        ("HELLO", "НЕLLО"),
+        ("Tom", "Тоm"),
+        ("Kate", "Κate"),
+        ("Ο'Neil", "0`Neil"),
+        ("paypal", "раураl"),
+        ("scope", "ѕсоре"),
+    ],
+)
+def test_confusable_names_have_the_same_key(one: str, other: str) -> None:
+    """0 and O, l and I and 1, rn and m, vv and w; a whole name in another script."""
+    assert name_key(check_username(one)) == name_key(check_username(other))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("Сергей", "Наталья", "Νίκος", "Ἀλέξανδρος", "Արամ", "გიორგი", "יוסף", "محمد", "فاطمة"),
+        *(
+            "अर्जुन",
+            "தமிழ்",
+            "สมชาย",
+            "李小龙",
+            "たろう",
+            "タロウ",
+            "김철수",
+            "Nguyễn",
+            "Zoë",
+            "Łukasz",
+        ),
+        *("Ås", "Øystein", "Jürgen", "İbrahim", "DJ Саша", "ᏣᎳᎩ", "😀", "x_X", "1337", "O'Neil"),
+    ],
+)
+def test_name_of_any_script_is_allowed(name: str) -> None:
+    """Nobody is refused for his script, nor for mixing two; alone a name is a name."""
+    assert check_username(name) == unicodedata.normalize("NFC", name)
+    assert name_key(name) == name_key(name.casefold()) == name_key(name_key(name))
+
+
+@given(st.text(max_size=40))
+def test_case_never_tells_names_apart(name: str) -> None:
+    """Whatever else a key takes for the same."""
+    assert name_key(name.casefold()) == name_key(name)
+
+
+@given(st.text(alphabet=st.characters(max_codepoint=126, min_codepoint=32), max_size=10))
+def test_short_way_for_ascii_is_the_same_way(name: str) -> None:
+    """A character that is not ASCII, and shows nothing, takes the long one."""
+    assert name_key(name + "\ufe0f") == name_key(name)
 
 
 @given(st.text(max_size=40))

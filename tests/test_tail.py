@@ -23,6 +23,7 @@ from websockets.sync.client import connect
 from websockets.sync.server import ServerConnection, serve
 
 from fastchat.tail import Refused, websocket_address
+from fastchat.tokens import create_secret, make_token
 from support import TIMEOUT_UNIT_S, Server, running_server
 
 PATIENCE_S = 15 * TIMEOUT_UNIT_S
@@ -31,9 +32,12 @@ PATIENCE_S = 15 * TIMEOUT_UNIT_S
 class Tail:
     """`fastchat tail` as a child process; its output is read as it comes."""
 
-    def __init__(self, url: str, *arguments: str, stdin: int = subprocess.PIPE) -> None:
+    def __init__(
+        self, url: str, *arguments: str, stdin: int = subprocess.PIPE, token: str = ""
+    ) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "fastchat", "tail", url, *arguments],
+            env={**os.environ, "FASTCHAT_TOKEN": token},
             stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -91,8 +95,10 @@ class Tail:
 
 
 @contextlib.contextmanager
-def tailing(url: str, *arguments: str, stdin: int = subprocess.PIPE) -> Iterator[Tail]:
-    tail = Tail(url, *arguments, stdin=stdin)
+def tailing(
+    url: str, *arguments: str, stdin: int = subprocess.PIPE, token: str = ""
+) -> Iterator[Tail]:
+    tail = Tail(url, *arguments, stdin=stdin, token=token)
     with contextlib.closing(tail):
         yield tail
 
@@ -151,7 +157,7 @@ def test_pipe_is_sent_in_order_and_confirmed(tmp_path: Path) -> None:
     """Every line is a message, empty ones aside; the end comes when all are confirmed."""
     lines = [f"line {number}" for number in range(200)]
     with (
-        running_server("--data", str(tmp_path)) as server,
+        running_server("--data", str(tmp_path), "--limits", "off") as server,
         tailing(server.url, "--username", "Pipe") as tail,
     ):
         tail.type("\n".join(lines) + "\n\nthe last has no end")
@@ -162,6 +168,20 @@ def test_pipe_is_sent_in_order_and_confirmed(tmp_path: Path) -> None:
         "Pipe: line 199",
         "Pipe: the last has no end",
     ]
+
+
+def test_pipe_waits_as_long_as_it_is_told(tmp_path: Path) -> None:
+    """A server that takes only so much a second gets it all, in order."""
+    lines = [f"line {number}" for number in range(20)]
+    limits = ("--message-rate", "20", "--message-burst", "3")
+    with (
+        running_server("--data", str(tmp_path), *limits) as server,
+        tailing(server.url, "--username", "Pipe") as tail,
+    ):
+        tail.type("\n".join(lines) + "\n")
+        status, _, _ = tail.end()
+        assert status == 0
+        assert history(server) == [("Pipe", text) for text in lines]
 
 
 def test_file_is_sent_as_a_pipe_is(tmp_path: Path) -> None:
@@ -520,6 +540,149 @@ def test_tls_needs_a_certificate_that_is_trusted(
         monkeypatch.setenv("SSL_CERT_FILE", str(certificates))
         with tailing(url.replace("wss", "https"), stdin=subprocess.DEVNULL) as tail:
             tail.await_line("secret")
+
+
+# With tokens
+
+
+@pytest.fixture(scope="module")
+def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("keys") / "secret"
+    create_secret(file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def guarded(key: Path) -> Iterator[Server]:
+    """A server that asks for tokens."""
+    with running_server(
+        "--history", "memory", "--auth", "jwt", "--jwt-key-file", str(key)
+    ) as server:
+        yield server
+
+
+def token_of(key: Path, name: str, *, lasts_s: int = 600, **more: Any) -> str:
+    return make_token(key, subject=f"u-{name}", name=name, duration_s=lasts_s, **more)
+
+
+def test_token_lets_it_in_under_its_name(guarded: Server, key: Path, tmp_path: Path) -> None:
+    """Out of a file or of the environment; the file's comes first, and no process shows it."""
+    file = tmp_path / "token"
+    file.write_text(token_of(key, "Alice") + "\n")
+    rooms = ["--room", "names"]
+    with (
+        tailing(guarded.url, *rooms, "--token-file", str(file), token="no token") as alice,
+        tailing(guarded.url, *rooms, token=token_of(key, "Bob")) as bob,
+    ):
+        alice.type("hello\n")
+        bob.await_line("Alice: hello")
+        bob.type("hi\n")
+        alice.await_line("Bob: hi")
+        shown = Path(f"/proc/{alice.process.pid}/cmdline").read_text()
+        assert file.read_text().strip() not in shown
+        assert alice.end() == (0, "", "")
+        assert bob.end()[0] == 0
+
+
+def test_without_a_token_it_says_how_to_give_one(guarded: Server) -> None:
+    """The sentence names the flag and the variable."""
+    with tailing(guarded.url, stdin=subprocess.DEVNULL) as tail:
+        assert tail.end() == (
+            1, "", "fastchat: The server asks for a token: --token-file FILE, or FASTCHAT_TOKEN.\n"
+        )  # fmt: skip
+
+
+def test_bad_token_ends_it(guarded: Server) -> None:
+    """The server's sentence, and status 1."""
+    with tailing(guarded.url, stdin=subprocess.DEVNULL, token="a.b.c") as tail:
+        assert tail.end() == (1, "", "fastchat: The token is not valid.\n")
+
+
+def test_room_that_is_closed_to_it_ends_it(guarded: Server, key: Path) -> None:
+    """So does a room that the token does not open."""
+    token = token_of(key, "Alice", rooms={"other": ["read"]})
+    with tailing(guarded.url, stdin=subprocess.DEVNULL, token=token) as tail:
+        assert tail.end() == (1, "", "fastchat: You may not do this here.\n")
+
+
+def test_expired_token_is_read_again(guarded: Server, key: Path, tmp_path: Path) -> None:
+    """With a new one in the file it goes on, and misses nothing; without one it ends."""
+    file, old_file = tmp_path / "token", tmp_path / "old"
+    rooms = ["--room", "expiry"]
+    with tailing(guarded.url, *rooms, token=token_of(key, "Bob")) as bob:
+        bob.type("begin\n")
+        bob.await_line("Bob: begin")
+        lasts_s = 5 * int(TIMEOUT_UNIT_S)
+        for each in (file, old_file):
+            each.write_text(token_of(key, "Alice", lasts_s=lasts_s))
+        carols = token_of(key, "Carol", lasts_s=lasts_s)
+        with (
+            tailing(guarded.url, *rooms, "--token-file", str(file)) as alice,
+            tailing(guarded.url, *rooms, token=carols) as carol,
+        ):
+            alice.await_line("Bob: begin")
+            carol.await_line("Bob: begin")
+            file.write_text(token_of(key, "Alice"))
+            assert carol.await_notice("expired") == "fastchat: The token has expired.\n"
+            assert carol.process.wait(PATIENCE_S) == 1
+            alice.await_notice("the token has expired (4011); trying again")
+            bob.type("still there?\n")
+            alice.await_line("Bob: still there?")
+            alice.type("yes\n")
+            bob.await_line("Alice: yes")
+    with tailing(guarded.url, "--token-file", str(old_file)) as late:
+        sentence = f"fastchat: The token has expired, and {old_file} has no other.\n"
+        assert late.end() == (1, "", sentence)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"two words", "tökèn".encode(), b"x" * 8193])
+def test_file_without_a_token_is_a_wrong_setting(tmp_path: Path, content: bytes | None) -> None:
+    """One sentence and status 2, before anything is connected to."""
+    file = tmp_path / "token"
+    if content is not None:
+        file.write_bytes(content)
+    with tailing("ws://127.0.0.1:1", "--token-file", str(file), stdin=subprocess.DEVNULL) as tail:
+        status, out, err = tail.end()
+    what = "cannot be read" if content is None else "has no token in it"
+    assert (status, out) == (2, "")
+    assert err.startswith(f"fastchat: --token-file {file} {what}")
+    assert err.count("\n") == 1
+
+
+def test_name_of_the_token_that_is_taken_ends_it(guarded: Server, key: Path) -> None:
+    """It cannot be changed here, so it is not tried again."""
+    rooms = ["--room", "taken"]
+    with tailing(guarded.url, *rooms, token=token_of(key, "Alice")) as alice:
+        alice.type("here\n")
+        alice.await_line("Alice: here")
+        other = make_token(key, subject="u-other", name="Alice", duration_s=600)
+        with tailing(guarded.url, *rooms, stdin=subprocess.DEVNULL, token=other) as tail:
+            status, out, err = tail.end()
+    assert (status, out) == (1, "")
+    assert err == "fastchat: Somebody in this room has this name, or one that looks like it.\n"
+
+
+@pytest.mark.parametrize(("code", "retries"), [("rate_limited", True), ("forbidden", False)])
+def test_refused_join_is_tried_again_unless_one_was_removed(code: str, retries: bool) -> None:
+    """After the time that the server names; a removal ends it."""
+
+    def handler(connection: ServerConnection) -> None:
+        receive(connection)
+        error = {
+            "type": "error",
+            "ref": "join",
+            "code": code,
+            "message": "Wait.",
+            "temporary": True,
+        }
+        connection.send(json.dumps({**error, "retry_after_ms": 7200}))
+        connection.recv()
+
+    with other_server(handler) as url, tailing(url, stdin=subprocess.DEVNULL) as tail:
+        if retries:
+            assert tail.await_notice("Wait") == "fastchat: Wait; trying again in 7.2 s\n"
+        else:
+            assert tail.end() == (1, "", "fastchat: Wait.\n")
 
 
 # Addresses

@@ -22,18 +22,22 @@ def author_of(session: str) -> str:
 
 
 class User:
-    """Somebody in a room, with this many connections. The name is his until he is removed."""
+    """Somebody in a room, with this many connections. The name is his until he is removed.
 
-    __slots__ = ("author", "connections", "key", "name")
+    `expelled` once a moderator has removed him, until he comes back.
+    """
+
+    __slots__ = ("author", "connections", "expelled", "key", "name")
 
     def __init__(self, name: str, key: str, author: str) -> None:
         self.name = name
         self.key = key
         self.author = author
         self.connections = 0
+        self.expelled = False
 
     def is_author(self, author: str) -> bool:
-        return hmac.compare_digest(self.author, author)
+        return hmac.compare_digest(self.author.encode(), author.encode())
 
 
 class Roster:

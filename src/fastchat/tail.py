@@ -9,6 +9,9 @@ back as a publication (or an `ack` of one). The next line is read only then: so 
 keep their order whatever happens, a server that limits rates is obeyed, and a long
 pipe is not held in memory. It costs one round trip a line.
 
+A token, where the server asks for one, is shown in every `join`. When it has expired its
+file is read again, once: with another one in it the client goes on where it was.
+
 What the room shows goes to standard output, what is to be said of the connection to
 standard error. Nobody else's control characters reach either.
 """
@@ -16,37 +19,27 @@ standard error. Nobody else's control characters reach either.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 import secrets
 import signal
-import socket
-import ssl
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 from urllib.parse import urlsplit
 
 import orjson
 import uvloop
-from picows import (
-    WSCloseCode,
-    WSError,
-    WSFrame,
-    WSHandshakeError,
-    WSListener,
-    WSMsgType,
-    WSTransport,
-    ws_connect,
-)
+from picows import ws_connect
 
 from fastchat import commands
-from fastchat.errors import CloseCode, CommandError, ErrorCode, FastchatError
+from fastchat.errors import CloseCode, CommandError, ErrorCode, SettingError
 from fastchat.protocol import MAX_HISTORY, Kind, Position
+from fastchat.tail_link import Interrupted, Link, Refused, translated
 from fastchat.terminal import JsonScreen, Screen, has_color, has_lines, lines_of, safe
 
-__all__ = ["Options", "Refused", "run", "websocket_address"]
+__all__ = ["Options", "Refused", "check_token", "read_token", "run", "websocket_address"]
 
 #: Waiting before the first attempt to come back, and the longest there is.
 BACKOFF_S, MAX_BACKOFF_S = 0.5, 30.0
@@ -55,31 +48,27 @@ CONNECT_TIMEOUT_S = 15.0
 JOIN_TIMEOUT_S = 15.0
 #: The server pings every 25 s; silence beyond is a dead connection.
 PING_AFTER_S, PONG_TIMEOUT_S = 30.0, 10.0
-#: Our close frame and the server's answer to it.
-FAREWELL_S = 1.0
+#: No server takes a longer one.
+MAX_TOKEN_BYTES = 8192
 #: A refused line is sent again after this, unless the server names another time.
 RETRY_S = 1.0
 
-_OK = 1000
-_TEXT, _CONTINUATION, _CLOSE = WSMsgType.TEXT, WSMsgType.CONTINUATION, WSMsgType.CLOSE
-
-
-class Refused(FastchatError):
-    """The server will not have this client, now or later; or there is no such server."""
-
-
-class _Interrupted(FastchatError):
-    """A connection is of no more use; another one may be."""
+_SILENT = logging.Logger("fastchat.tail", logging.CRITICAL + 1)  # what matters is raised
 
 
 class Options(NamedTuple):
-    """What `fastchat tail` was told; `username` None is a made-up one."""
+    """What `fastchat tail` was told; `username` None is a made-up one.
+
+    `token` is what is shown to the server, `token_file` where a newer one may be, both if any.
+    """
 
     address: str
     room: str
     username: str | None
     history: int
     json: bool
+    token: str | None = None
+    token_file: Path | None = None
 
 
 def run(options: Options) -> int:
@@ -136,6 +125,24 @@ def websocket_address(address: str) -> str:
     return f"{known}://{parts.netloc}{path}"
 
 
+def read_token(file: Path) -> str:
+    """The token in a file; raises SettingError when there is none."""
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(MAX_TOKEN_BYTES + 1)
+    except OSError as error:
+        raise SettingError(f"--token-file {file} cannot be read: {error.strerror}.") from None
+    return check_token(data.decode("ascii", "replace"), f"--token-file {file}")
+
+
+def check_token(text: str, where: str) -> str:
+    """A token without the white space around it; raises SettingError when it cannot be one."""
+    token = text.strip()
+    if not token.isascii() or len(token.split()) != 1 or len(token) > MAX_TOKEN_BYTES:
+        raise SettingError(f"{where} has no token in it, which is one word of ASCII.")
+    return token
+
+
 # The client
 
 
@@ -161,9 +168,10 @@ class _Client:
         self._options = options
         self._screen = screen
         self._username = options.username or _made_up_name()
+        self._token = options.token
         self._session: str | None = None
         self._position: Position | None = None
-        self._link: _Link | None = None
+        self._link: Link | None = None
         self._joined = asyncio.Event()  # now
         self._arrived = asyncio.Event()  # ever
         self._failures = 0  # in a row
@@ -176,7 +184,7 @@ class _Client:
         while True:
             try:
                 why = await self._connect_once()
-            except _Interrupted as interrupted:
+            except Interrupted as interrupted:
                 why = str(interrupted)
             self._joined.clear()
             self._link = None
@@ -209,8 +217,8 @@ class _Client:
 
     async def _connect_once(self) -> str:
         """One connection, from its beginning to its end; returns why it ended."""
-        link = _Link(self._on_connected, self._on_payload)
-        with _translated(self._options.address, first=not self._arrived.is_set()):
+        link = Link(self._on_connected, self._on_payload)
+        with translated(self._options.address, first=not self._arrived.is_set()):
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 transport, _ = await ws_connect(
                     lambda: link,
@@ -228,17 +236,30 @@ class _Client:
                 patience.cancel()
         return self._why_closed(link)
 
-    def _give_up(self, link: _Link) -> None:
+    def _give_up(self, link: Link) -> None:
         if link is self._link and not self._joined.is_set():
             link.abort()
 
-    def _why_closed(self, link: _Link) -> str:
+    def _why_closed(self, link: Link) -> str:
         code, reason = link.close_code, safe(link.close_reason)
         if code is None:
             return "the connection was lost"
+        if code == CloseCode.TOKEN_EXPIRED:
+            self._renew_token()
         if not _may_come_back(code):
             raise Refused(f"The server closed the connection: {reason or 'no reason'} ({code}).")
         return f"the server closed the connection: {reason or 'no reason'} ({code})"
+
+    def _renew_token(self) -> None:
+        """Read the token that has expired again; raises Refused if it is still the same."""
+        old, file = self._token, self._options.token_file
+        try:
+            self._token = old if file is None else read_token(file)
+        except SettingError as error:
+            raise Refused(f"The token has expired. {error}") from None
+        if self._token == old:
+            where = "" if file is None else f", and {file} has no other"
+            raise Refused(f"The token has expired{where}.")
 
     def _delay(self) -> float:
         """Seconds before the next attempt; spread, so that not all come at once."""
@@ -249,7 +270,7 @@ class _Client:
         self._failures += 1
         return longest * random.uniform(0.5, 1)  # noqa: S311 spreads load
 
-    def _on_connected(self, link: _Link) -> None:
+    def _on_connected(self, link: Link) -> None:
         self._link = link
         self._join()
 
@@ -261,6 +282,8 @@ class _Client:
             "history": self._options.history,
             "ref": "join",
         }
+        if self._token is not None:
+            command["token"] = self._token
         if self._session is not None:
             command["session"] = self._session
         if self._position is not None:
@@ -309,7 +332,7 @@ class _Client:
         if missing < 0:
             return  # seen
         if missing:
-            raise _Interrupted("messages are missing")
+            raise Interrupted("messages are missing")
         self._position = self._position._replace(offset=event["offset"])
         self._show(event)
 
@@ -334,6 +357,8 @@ class _Client:
         message = safe(event["message"])
         again_s = event.get("retry_after_ms", RETRY_S * 1000) / 1000
         if event.get("ref") == "join":
+            if "retry_after_ms" in event:
+                self._reconnect_after_s = min(again_s, MAX_BACKOFF_S)
             self._on_join_refused(event["code"], message, event["temporary"])
         elif self._line is None or event.get("id") != self._line.id:
             self._notice(message)
@@ -345,15 +370,20 @@ class _Client:
 
     def _on_join_refused(self, code: str, message: str, temporary: bool) -> None:
         if code == ErrorCode.USERNAME_TAKEN:
-            if self._options.username is not None and not self._arrived.is_set():
+            given = self._options.username is not None or self._token is not None
+            if given and not self._arrived.is_set():
                 raise Refused(message)
-            if self._options.username is None:
+            if not given:
                 self._username, self._session = _made_up_name(), None
                 self._join()
                 return
-        if not temporary:
+        if code == ErrorCode.UNAUTHORIZED and self._token is None:
+            raise Refused("The server asks for a token: --token-file FILE, or FASTCHAT_TOKEN.")
+        if not temporary or code == ErrorCode.FORBIDDEN:  # who was removed may be so for days
             raise Refused(message)
-        raise _Interrupted(message.rstrip("."))
+        if code == ErrorCode.UNAUTHORIZED:
+            self._renew_token()
+        raise Interrupted(message.rstrip("."))
 
     _HANDLERS: ClassVar[dict[str, Callable[[_Client, dict[str, Any]], None]]] = {
         "joined": _on_joined,
@@ -403,110 +433,3 @@ def _may_come_back(code: int) -> bool:
         return CloseCode(code).reconnect
     except ValueError:  # a newer server's
         return not 4500 <= code <= 4999
-
-
-# The connection
-
-_SILENT = logging.Logger("fastchat.tail", logging.CRITICAL + 1)  # what matters is raised
-
-
-class _Link(WSListener):
-    """One connection: whole text messages out of frames, and how it was closed."""
-
-    def __init__(
-        self, on_connected: Callable[[_Link], None], on_payload: Callable[[bytes], None]
-    ) -> None:
-        self.close_code: int | None = None
-        self.close_reason = ""
-        self._on_connected = on_connected
-        self._on_payload = on_payload
-        self._transport: WSTransport | None = None
-        self._parts: list[bytes] = []
-        self._ended = asyncio.Event()
-
-    def on_ws_connected(self, transport: WSTransport) -> None:
-        self._transport = transport
-        self._on_connected(self)
-
-    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
-        kind = frame.msg_type
-        if kind is _CLOSE:
-            self._on_close(transport, frame.get_payload_as_bytes())
-        elif self.close_code is None and (kind is _TEXT or kind is _CONTINUATION):
-            # A server sends no fragments, but what lies between may (RFC 6455 §5.4).
-            self._parts.append(frame.get_payload_as_bytes())
-            if frame.fin:
-                payload, self._parts = b"".join(self._parts), []
-                self._on_payload(payload)
-
-    def on_ws_disconnected(self, transport: WSTransport) -> None:
-        self._ended.set()
-
-    def send(self, payload: bytes) -> None:
-        assert self._transport is not None
-        self._transport.send(_TEXT, payload)  # a lost connection swallows it
-
-    async def close(self) -> None:
-        """The closing handshake, as far as it takes no longer than a moment."""
-        assert self._transport is not None
-        if not self._transport.is_close_frame_sent:
-            self._transport.send_close(WSCloseCode.OK)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(FAREWELL_S):
-                await self._ended.wait()
-        self.abort()
-
-    def abort(self) -> None:
-        assert self._transport is not None
-        self._transport.disconnect(False)
-
-    def _on_close(self, transport: WSTransport, payload: bytes) -> None:
-        self.close_code = int.from_bytes(payload[:2], "big") if payload else _OK
-        self.close_reason = payload[2:].decode("utf-8", "replace")
-        if not transport.is_close_frame_sent:
-            transport.send_close(WSCloseCode.OK)
-        transport.disconnect()
-
-
-@contextlib.contextmanager
-def _translated(address: str, *, first: bool) -> Iterator[None]:
-    """Errors of the network as ours: what ends the client, and what it outlives.
-
-    The same answer is a wrong address at `first`, and later a server or a proxy that
-    is being restarted.
-    """
-    try:
-        yield
-    except (WSHandshakeError, ssl.SSLError, socket.gaierror) as error:
-        why = _why_not(error)
-        if first and not _is_temporary(error):
-            raise Refused(f"There is no chat at {address}: {why}.") from None
-        raise _Interrupted(why) from None
-    except BrokenPipeError:  # of standard output
-        raise
-    except TimeoutError:
-        raise _Interrupted("the server does not answer") from None
-    except (OSError, WSError) as error:
-        raise _Interrupted(f"there is no connection: {_why_not(error)}") from None
-
-
-def _why_not(error: Exception) -> str:
-    if isinstance(error, WSHandshakeError):
-        status = _status(error)
-        return "it answers with no WebSocket" if status is None else f"HTTP status {status}"
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the certificate is not valid: {error.verify_message}"
-    if isinstance(error, ssl.SSLError):
-        return f"TLS fails: {error.reason}"
-    return safe(getattr(error, "strerror", None) or str(error))
-
-
-def _is_temporary(error: Exception) -> bool:
-    if isinstance(error, WSHandshakeError):
-        status = _status(error)
-        return status is not None and (status >= 500 or status == 429)
-    return isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN
-
-
-def _status(error: WSHandshakeError) -> int | None:
-    return None if error.response is None else int(error.response.status)

@@ -34,7 +34,9 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running_server("--data", str(tmp_path_factory.mktemp("data"))) as server:
+    with running_server(
+        "--data", str(tmp_path_factory.mktemp("data")), "--limits", "off"
+    ) as server:
         yield server
 
 

@@ -1,0 +1,71 @@
+"""Who was removed from a room by a moderator, and until when."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+__all__ = ["FILE_NAME", "Removals"]
+
+logger = logging.getLogger("fastchat.moderation")
+
+#: In the data directory.
+FILE_NAME = "removals.json"
+#: Beyond that, what ends soonest is forgotten first.
+MAX_REMOVALS = 10_000
+
+
+class Removals:
+    """Removals that last, by room and author; in `file` too, so that they survive a restart.
+
+    `clock` returns seconds since 1970: what is kept in a file outlives any other clock.
+    A file that cannot be read or written costs what it would have kept; it is logged.
+    """
+
+    def __init__(self, clock: Callable[[], float], file: Path | None = None) -> None:
+        self._clock = clock
+        self._file = file
+        self._until_s: dict[tuple[str, str], float] = {}
+        if file is not None:
+            self._read(file)
+
+    def __len__(self) -> int:
+        return len(self._until_s)
+
+    def add(self, room: str, author: str, seconds: int) -> None:
+        """Keep him out from now on, for so long; a longer time that he has already is cut."""
+        now = self._clock()
+        self._until_s = {who: end for who, end in self._until_s.items() if end > now}
+        self._until_s[room, author] = now + seconds
+        if len(self._until_s) > MAX_REMOVALS:
+            del self._until_s[min(self._until_s, key=self._until_s.__getitem__)]
+        if self._file is not None:
+            self._write(self._file)
+
+    def remaining_s(self, room: str, author: str) -> float:
+        """For how long he is to stay out; 0 if he may come in."""
+        until_s = self._until_s.get((room, author))
+        return 0.0 if until_s is None else max(0.0, until_s - self._clock())
+
+    def _read(self, file: Path) -> None:
+        try:
+            for room, author, end in json.loads(file.read_bytes()):
+                self._until_s[str(room), str(author)] = float(end)
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, TypeError, RecursionError):
+            logger.exception("%s cannot be read; nobody in it is kept out", file)
+
+    def _write(self, file: Path) -> None:
+        rows = [[room, author, end] for (room, author), end in self._until_s.items()]
+        written = file.with_suffix(".new")
+        try:
+            descriptor = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with open(descriptor, "w", encoding="utf-8") as opened:
+                json.dump(rows, opened)
+            written.replace(file)
+        except OSError as error:
+            logger.error("%s cannot be written, a restart will forget it: %s", file, error)

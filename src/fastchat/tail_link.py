@@ -1,0 +1,140 @@
+"""A WebSocket to a server for a client of ours, and the network's errors in our words."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+
+from picows import (
+    WSCloseCode,
+    WSError,
+    WSFrame,
+    WSHandshakeError,
+    WSListener,
+    WSMsgType,
+    WSTransport,
+)
+
+from fastchat.errors import FastchatError
+from fastchat.terminal import safe
+
+__all__ = ["Interrupted", "Link", "Refused", "translated"]
+
+#: Our close frame and the server's answer to it.
+FAREWELL_S = 1.0
+
+_OK = 1000
+_TEXT, _CONTINUATION, _CLOSE = WSMsgType.TEXT, WSMsgType.CONTINUATION, WSMsgType.CLOSE
+
+
+class Refused(FastchatError):
+    """The server will not have this client, now or later; or there is no such server."""
+
+
+class Interrupted(FastchatError):
+    """A connection is of no more use; another one may be."""
+
+
+class Link(WSListener):
+    """One connection: whole text messages out of frames, and how it was closed."""
+
+    def __init__(
+        self, on_connected: Callable[[Link], None], on_payload: Callable[[bytes], None]
+    ) -> None:
+        self.close_code: int | None = None
+        self.close_reason = ""
+        self._on_connected = on_connected
+        self._on_payload = on_payload
+        self._transport: WSTransport | None = None
+        self._parts: list[bytes] = []
+        self._ended = asyncio.Event()
+
+    def on_ws_connected(self, transport: WSTransport) -> None:
+        self._transport = transport
+        self._on_connected(self)
+
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        kind = frame.msg_type
+        if kind is _CLOSE:
+            self._on_close(transport, frame.get_payload_as_bytes())
+        elif self.close_code is None and (kind is _TEXT or kind is _CONTINUATION):
+            # A server sends no fragments, but what lies between may (RFC 6455 §5.4).
+            self._parts.append(frame.get_payload_as_bytes())
+            if frame.fin:
+                payload, self._parts = b"".join(self._parts), []
+                self._on_payload(payload)
+
+    def on_ws_disconnected(self, transport: WSTransport) -> None:
+        self._ended.set()
+
+    def send(self, payload: bytes) -> None:
+        assert self._transport is not None
+        self._transport.send(_TEXT, payload)  # a lost connection swallows it
+
+    async def close(self) -> None:
+        """The closing handshake, as far as it takes no longer than a moment."""
+        assert self._transport is not None
+        if not self._transport.is_close_frame_sent:
+            self._transport.send_close(WSCloseCode.OK)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL_S):
+                await self._ended.wait()
+        self.abort()
+
+    def abort(self) -> None:
+        assert self._transport is not None
+        self._transport.disconnect(False)
+
+    def _on_close(self, transport: WSTransport, payload: bytes) -> None:
+        self.close_code = int.from_bytes(payload[:2], "big") if payload else _OK
+        self.close_reason = payload[2:].decode("utf-8", "replace")
+        if not transport.is_close_frame_sent:
+            transport.send_close(WSCloseCode.OK)
+        transport.disconnect()
+
+
+@contextlib.contextmanager
+def translated(address: str, *, first: bool) -> Iterator[None]:
+    """Errors of the network as ours: what ends the client, and what it outlives.
+
+    The same answer is a wrong address at `first`, and later a server or a proxy that
+    is being restarted.
+    """
+    try:
+        yield
+    except (WSHandshakeError, ssl.SSLError, socket.gaierror) as error:
+        why = _why_not(error)
+        if first and not _is_temporary(error):
+            raise Refused(f"There is no chat at {address}: {why}.") from None
+        raise Interrupted(why) from None
+    except BrokenPipeError:  # of standard output
+        raise
+    except TimeoutError:
+        raise Interrupted("the server does not answer") from None
+    except (OSError, WSError) as error:
+        raise Interrupted(f"there is no connection: {_why_not(error)}") from None
+
+
+def _why_not(error: Exception) -> str:
+    if isinstance(error, WSHandshakeError):
+        status = _status(error)
+        return "it answers with no WebSocket" if status is None else f"HTTP status {status}"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the certificate is not valid: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS fails: {error.reason}"
+    return safe(getattr(error, "strerror", None) or str(error))
+
+
+def _is_temporary(error: Exception) -> bool:
+    if isinstance(error, WSHandshakeError):
+        status = _status(error)
+        return status is not None and (status >= 500 or status == 429)
+    return isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN
+
+
+def _status(error: WSHandshakeError) -> int | None:
+    return None if error.response is None else int(error.response.status)

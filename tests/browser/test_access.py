@@ -1,0 +1,394 @@
+"""The page where tokens are asked for, and what it does when the server asks it to wait or go."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browsing import Gate, ScriptedServer, say, text_in
+from playwright.sync_api import expect
+from websockets.sync.client import connect
+
+from conftest import Visit
+from fastchat.tokens import create_secret, make_token
+from support import TIMEOUT_UNIT_S, Server, running_server
+
+Issue = Callable[..., str]
+
+SHOWN = "() => sessionStorage.getItem('fastchat.token')"
+KEPT = "() => Object.keys(localStorage).filter((key) => /outbox|draft/.test(key)).length"
+#: Expires while the page is open, and not before it is.
+SHORT_S = 5 * int(TIMEOUT_UNIT_S)
+
+
+@pytest.fixture(scope="module")
+def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("keys") / "secret"
+    create_secret(file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def server(key: Path) -> Iterator[Server]:
+    with running_server("--history", "memory", *flags(key)) as server:
+        yield server
+
+
+def flags(key: Path) -> tuple[str, ...]:
+    return ("--auth", "jwt", "--jwt-key-file", str(key))
+
+
+@pytest.fixture
+def issue(key: Path) -> Issue:
+    """Makes a token for somebody, by his name."""
+
+    def issue(name: str, *, lasts_s: int = 600, **more: Any) -> str:
+        return make_token(key, subject=f"u-{name}", name=name, duration_s=lasts_s, **more)
+
+    return issue
+
+
+@pytest.fixture
+def context(chromium: Any) -> Iterator[Any]:
+    with contextlib.closing(chromium.new_context()) as context:
+        yield context
+
+
+def show(page: Any, token: str) -> None:
+    """Answer the page that asks for a token."""
+    expect(page.locator("#token-dialog")).to_be_visible()
+    page.fill("#token-input", token)
+    page.press("#token-input", "Enter")
+
+
+@pytest.fixture
+def admitted(visit: Visit) -> Callable[..., Any]:
+    """Opens the page as somebody who is asked for his token, and has it."""
+
+    def admitted(token: str, **options: Any) -> Any:
+        page = visit(**options)
+        page.fill("#name-input", "Whoever")
+        page.press("#name-input", "Enter")
+        show(page, token)
+        page.wait_for_selector("#people .person", state="attached")
+        return page
+
+    return admitted
+
+
+# With a server that asks for tokens
+
+
+def test_page_asks_for_a_token(visit: Visit, issue: Issue) -> None:
+    """The field hides it; the name is the token's; it is in this tab only, and in no address."""
+    page: Any = visit()
+    sockets: list[str] = []
+    page.on("websocket", lambda socket: sockets.append(socket.url))
+    page.fill("#name-input", "Mallory")
+    page.press("#name-input", "Enter")
+    expect(page.locator("#token-input")).to_be_focused()
+    expect(page.locator("#token-input")).to_have_attribute("type", "password")
+    expect(page.locator("#token-error")).to_be_empty()
+    for _ in range(3):
+        page.keyboard.press("Escape")
+    expect(page.locator("#token-dialog")).to_be_visible()
+    page.press("#token-input", "Enter")
+    expect(page.locator("#token-error")).to_have_text("Please paste a token.")
+    token = issue("Alice")
+    show(page, f" {token}\n")
+    expect(page.locator("#own-name")).to_have_text("Alice")
+    expect(page.locator("#composer")).to_be_focused()
+    say(page, "It is me")
+    expect(page.locator(".message--own[data-offset='1']")).to_have_count(1)
+    assert page.evaluate(SHOWN) == token
+    assert token not in page.evaluate("() => JSON.stringify({...localStorage})")
+    assert token not in page.content()
+    assert not [url for url in [*sockets, page.url] if token in url]
+    page.reload()
+    expect(page.locator("#own-name")).to_have_text("Alice")
+    expect(page.locator("#token-dialog")).to_be_hidden()
+
+
+@pytest.mark.parametrize("token", ["no token", "a.b.c", "ä", "x" * 9000])
+def test_bad_token_is_asked_for_again(visit: Visit, issue: Issue, token: str) -> None:
+    """The server's sentence is shown, the field is empty again, and nothing is remembered."""
+    page: Any = visit()
+    page.fill("#name-input", "Alice")
+    page.press("#name-input", "Enter")
+    show(page, token)
+    expect(page.locator("#token-error")).to_have_text("The token is not valid.")
+    expect(page.locator("#token-input")).to_have_value("")
+    assert page.evaluate(SHOWN) is None
+    show(page, issue("Alice"))
+    expect(page.locator("#own-name")).to_have_text("Alice")
+
+
+def test_expired_token_is_replaced_without_loss(
+    admitted: Callable[..., Any], issue: Issue, server: Server, context: Any
+) -> None:
+    """4011: what was written and begun stays; with a new token it goes on where it was."""
+    bob = admitted(issue("Bob"))
+    token = issue("Alice", lasts_s=SHORT_S)
+    page = admitted(token, context=context)
+    say(page, "first")
+    expect(text_in(bob, "first")).to_be_visible()
+    page.fill("#composer", "half a thou")
+    page.evaluate("() => { window.same = true; }")
+    expect(page.locator("#token-dialog")).to_be_visible(timeout=2000 * SHORT_S)
+    expect(page.locator("#token-error")).to_have_text("Your access token has expired.")
+    say(bob, "meanwhile")
+    expect(bob.locator(".message[data-offset='2']")).to_have_count(1)
+    show(page, token)
+    expect(page.locator("#token-error")).to_contain_text("expired; get a new one")
+    show(page, issue("Alice"))
+    expect(page.locator(".message__text")).to_have_text(["first", "meanwhile"])
+    expect(page.locator("#composer")).to_have_value("half a thou")
+    assert page.evaluate("() => window.same")
+    page.press("#composer", "Enter")
+    expect(text_in(bob, "half a thou")).to_be_visible()
+
+
+def test_outbox_waits_for_the_token(
+    admitted: Callable[..., Any], issue: Issue, context: Any
+) -> None:
+    """What was on its way when the token expired is sent with the next one, in order, once."""
+    gate = Gate(context)
+    page = admitted(issue("Alice", lasts_s=SHORT_S), context=context)
+    expires = time.monotonic() + SHORT_S
+    gate.shut()
+    texts = ["one", "two", "three"]
+    for text in texts:
+        say(page, text)
+    page.wait_for_timeout(1000 * (expires - time.monotonic()) + 100)
+    gate.open()
+    page.evaluate("() => dispatchEvent(new Event('online'))")
+    show(page, issue("Alice"))
+    expect(page.locator(".message[data-offset] .message__text")).to_have_text(texts)
+    assert page.evaluate(KEPT) == 0
+
+
+def test_nobody_sends_what_another_wrote(
+    admitted: Callable[..., Any], visit: Visit, issue: Issue, context: Any
+) -> None:
+    """Another person's token, in this tab or the next, does not bring over what waits here."""
+    gate = Gate(context)
+    page = admitted(issue("Alice", lasts_s=SHORT_S), context=context)
+    expires = time.monotonic() + SHORT_S
+    gate.shut()
+    say(page, "by Alice")
+    page.wait_for_timeout(1000 * (expires - time.monotonic()) + 100)
+    gate.open()
+    page.evaluate("() => dispatchEvent(new Event('online'))")
+    show(page, issue("Bob"))
+    expect(page.locator("#own-name")).to_have_text("Bob")
+    expect(page.locator(".message")).to_have_count(0)
+    say(page, "by Bob")
+    expect(page.locator(".message[data-offset='1'] .message__text")).to_have_text("by Bob")
+    tab: Any = visit(context=context)
+    show(tab, issue("Alice"))
+    expect(tab.locator(".message--own[data-offset='2'] .message__text")).to_have_text("by Alice")
+    expect(page.locator(".message__author")).to_have_text(["Bob", "Alice"])
+
+
+def test_page_before_hands_over_a_token(
+    visit: Visit, issue: Issue, server: Server, context: Any, room: str
+) -> None:
+    """A page of the same site leaves the token in the tab, and nobody is asked for anything."""
+    token = issue("Alice")
+    script = f"sessionStorage.setItem('fastchat.token', {json.dumps(token)});"
+    login = f"<script>{script} location.href = '/#{room}';</script>"
+    context.route("**/login", lambda route: route.fulfill(body=login, content_type="text/html"))
+    page = context.new_page()
+    page.goto(f"{server.url}/login")
+    expect(page.locator("#own-name")).to_have_text("Alice")
+    expect(page.locator("dialog[open]")).to_have_count(0)
+
+
+def test_sign_out_forgets_the_token(
+    admitted: Callable[..., Any], issue: Issue, context: Any
+) -> None:
+    """Also what was on its way or begun; the next one is asked for his own."""
+    gate = Gate(context)
+    page = admitted(issue("Alice"), context=context)
+    gate.shut()
+    say(page, "on its way")
+    page.fill("#composer", "half a thou")
+    expect(page.locator("#change-name")).to_have_text("Sign out")
+    page.click("#change-name")
+    gate.open()
+    page.evaluate("() => dispatchEvent(new Event('online'))")
+    show(page, issue("Bob"))
+    expect(page.locator("#own-name")).to_have_text("Bob")
+    expect(page.locator("#composer")).to_have_value("")
+    expect(page.locator(".message")).to_have_count(0)
+    assert page.evaluate(KEPT) == 0
+
+
+def test_closed_room_is_said_so(visit: Visit, issue: Issue, context: Any, room: str) -> None:
+    """Where the token does not let him in, the server's sentence says so, and nobody retries."""
+    token = issue("Alice", rooms={"open": ["read", "write"]})
+    page: Any = visit(context=context)
+    page.fill("#name-input", "Alice")
+    page.press("#name-input", "Enter")
+    show(page, token)
+    expect(page.locator("#status")).to_have_text("You may not do this here.")
+    page.evaluate("() => { location.hash = 'open' }")
+    expect(page.locator("#own-name")).to_have_text("Alice")
+    expect(page.locator("#status")).to_be_empty()
+
+
+def test_removed_user_is_told_for_how_long(
+    admitted: Callable[..., Any], issue: Issue, server: Server, room: str
+) -> None:
+    """4503 is a sentence and no reconnect; who tries all the same is told how long it lasts."""
+    page = admitted(issue("Alice"))
+    sockets: list[str] = []
+    page.on("websocket", lambda socket: sockets.append(socket.url))
+    rights = {"*": ["read", "write", "moderate"]}
+    with connect(f"ws://127.0.0.1:{server.port}/ws") as moderator:
+        token = issue("Mod", rooms=rights)
+        moderator.send(json.dumps({"type": "join", "room": room, "token": token}))
+        moderator.send(json.dumps({"type": "remove", "username": "Alice", "seconds": 3600}))
+        expect(page.locator("#status")).to_have_text(
+            "A moderator removed you. You may come back in 60 minutes."
+        )
+    page.evaluate("() => dispatchEvent(new Event('online'))")
+    expect(page.locator("#try-now")).to_have_text("Reconnect")
+    assert sockets == []
+    page.click("#try-now")
+    expect(page.locator("#status")).to_contain_text("has removed you from this room")
+    expect(page.locator("#status")).to_contain_text("You may come back in 60 minutes.")
+    assert len(sockets) == 1
+
+
+def test_moderator_deletes_what_others_wrote(admitted: Callable[..., Any], issue: Issue) -> None:
+    """He is offered Delete, and not Edit; who may not moderate is offered neither."""
+    alice = admitted(issue("Alice"))
+    say(alice, "Rubbish")
+    bob = admitted(issue("Bob"))
+    mod = admitted(issue("Mod", rooms={"*": ["read", "write", "moderate"]}))
+    for page, offered in ((bob, []), (mod, ["ask"])):
+        message = page.locator(".message[data-offset='1']")
+        message.hover()
+        expect(page.locator(".action[data-emoji]:visible")).to_have_count(6)
+        shown = page.locator(".action--own:visible")
+        assert [each.get_attribute("data-do") for each in shown.all()] == offered
+    message.get_by_label("Delete", exact=True).click()
+    message.get_by_role("button", name="Delete").last.click()
+    for page in (alice, bob, mod):
+        expect(page.get_by_text("Rubbish")).to_have_count(0)
+
+
+# Where somebody is asked to wait
+
+
+def test_limited_messages_arrive_in_order_by_themselves(visit: Visit, room: str) -> None:
+    """More than may be sent at once: none fails, none is doubled, and all keep their order."""
+    limits = ("--message-rate", "5", "--message-burst", "2")
+    with running_server("--history", "memory", *limits) as server:
+        page: Any = visit("Ann", url=server.url)
+        page.evaluate("""() => {
+          window.failed = 0;
+          new MutationObserver(() => {
+            window.failed += document.querySelectorAll(".message--failed").length;
+          }).observe(document.getElementById("log"), { childList: true, subtree: true });
+        }""")
+        texts = [f"line {number}" for number in range(12)]
+        for text in texts:
+            say(page, text)
+        expect(page.locator(".message--pending").first).to_be_visible()
+        expect(page.locator(".message[data-offset] .message__text")).to_have_text(texts)
+        assert page.locator(".message").last.get_attribute("data-offset") == "12"
+        assert page.evaluate("() => window.failed") == 0
+
+
+def test_limited_message_waits_as_long_as_it_was_told(
+    visit: Visit, script: ScriptedServer, room: str
+) -> None:
+    """It is pending until then, and goes under the same id; what was written after it follows."""
+    page: Any = visit(script=script)
+    page.clock.install()
+    page.fill("#name-input", "Ann")
+    page.press("#name-input", "Enter")
+    expect(page.locator("#online-count")).to_have_text("2")
+    say(page, "one")
+    expect(page.locator(".message--pending")).to_have_count(1)
+    (one,) = script.sent("message")
+    limited = {"type": "error", "code": "rate_limited", "message": "Wait.", "temporary": True}
+    script.say(**limited, retry_after_ms=3000, id=one["id"])
+    say(page, "two")
+    page.clock.run_for(2900)
+    expect(page.locator(".message--pending")).to_have_count(2)
+    expect(page.locator(".message--failed")).to_have_count(0)
+    assert script.sent("message") == [one]
+    page.clock.run_for(200)
+    page.wait_for_function("() => true")
+    assert script.sent("message") == [one, one]
+    script.publish("one", offset=1, room=room, username="Ann", id=one["id"])
+    page.clock.run_for(100)
+    expect(page.locator(".message[data-offset='1']")).to_have_count(1)
+    assert [command["text"] for command in script.sent("message")] == ["one", "one", "two"]
+
+
+def test_full_server_is_waited_for(visit: Visit, room: str) -> None:
+    """1013: the page says why, and comes back when it was told to."""
+    limit = ("--max-user-connections", "1")
+    with running_server("--history", "memory", *limit) as server:
+        first: Any = visit("Ann", url=server.url)
+        second: Any = visit(context=first.context, url=server.url)
+        expect(second.locator("#status")).to_have_text(
+            "Please wait: too many connections of this user."
+        )
+        expect(second.locator("#countdown")).to_contain_text("Trying again in")
+        first.close()
+        second.click("#try-now")
+        expect(second.locator("#own-name")).to_have_text("Ann")
+        expect(second.locator("#status")).to_be_empty()
+
+
+def test_refused_join_says_why_it_waits(visit: Visit, script: ScriptedServer) -> None:
+    """A join that may succeed later is tried again then, and the server's sentence is shown."""
+    script.refusal = {
+        "code": "rate_limited", "message": "Too many rooms.", "temporary": True,
+        "retry_after_ms": 60_000,
+    }  # fmt: skip
+    page: Any = visit(script=script)
+    page.fill("#name-input", "Ann")
+    page.press("#name-input", "Enter")
+    expect(page.locator("#status")).to_have_text("Too many rooms.")
+    page.evaluate("() => dispatchEvent(new Event('online'))")
+    assert script.connections == 1
+    script.refusal = None
+    page.click("#try-now")
+    expect(page.locator("#own-name")).to_have_text("Ann")
+
+
+@pytest.mark.parametrize(
+    ("after_ms", "sentence"),
+    [
+        ("undefined", ""),
+        ("0", ""),
+        ("1", " You may come back in 1 minute."),
+        ("600_001", " You may come back in 11 minutes."),
+        ("7_200_000", " You may come back in 2 hours."),
+        ("2_592_000_000", " You may come back in 30 days."),
+    ],
+)
+def test_waiting_is_said_in_words(blank: Any, after_ms: str, sentence: str) -> None:
+    """In the unit that a person would choose, and never too short."""
+    module = "await import('/static/times.js')"
+    assert blank.evaluate(f"async () => ({module}).comeBack({after_ms})") == sentence
+
+
+def test_nothing_changes_where_no_token_is_asked_for(visit: Visit, script: ScriptedServer) -> None:
+    """A join has no token in it, the name can be changed, and a taken one is asked for again."""
+    page: Any = visit("Ann", script=script)
+    (join,) = script.sent("join")
+    assert set(join) == {"type", "ref", "room", "username", "history"}
+    expect(page.locator("#change-name")).to_have_text("Change name")
+    expect(page.locator("#token-dialog")).to_be_hidden()
