@@ -1,0 +1,325 @@
+"""Who may be connected: counts of a process and of a machine, and what becomes of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contracts.broker import PATIENCE_S, Receiver, new_rooms, run_in_loop
+from fastchat.admission import Admission, Branch, Census, Gate, Guest, Limit
+from fastchat.brokers.relay import RelayBroker
+from fastchat.errors import CommandError
+from fastchat.history.memory import MemoryHistory
+from fastchat.limits import Budget
+from fastchat.metrics import Metrics
+from fastchat.relay import Relay
+
+ANN, BOB = "192.0.2.1", "192.0.2.2"
+
+
+def admitted(census: Census, address: str, attempts: int) -> int:
+    return sum(census.enter(address) is None for _ in range(attempts))
+
+
+# A census
+
+
+def test_connections_are_counted_in_all_and_by_address() -> None:
+    """What is refused is not counted, and who leaves makes room for one."""
+    census = Census(total=5, per_address=3)
+    assert admitted(census, ANN, 10) == 3
+    assert census.enter(ANN) is Limit.ADDRESS
+    assert admitted(census, BOB, 10) == 2
+    assert census.enter(BOB) is Limit.CONNECTIONS
+    census.leave(ANN, "")
+    assert admitted(census, BOB, 10) == 1
+
+
+def test_users_are_counted_where_they_are_known() -> None:
+    census = Census(per_user=2)
+    assert admitted(census, ANN, 3) == 3
+    assert [census.identify("ann") for _ in range(3)] == [None, None, Limit.USER]
+    census.leave(ANN, "ann")
+    assert census.identify("ann") is None
+
+
+def test_who_has_no_address_is_counted_in_all_only() -> None:
+    census = Census(total=10, per_address=1)
+    assert admitted(census, "", 20) == 10
+
+
+def test_zero_is_no_limit() -> None:
+    census = Census()
+    assert admitted(census, ANN, 1000) == 1000
+    assert all(census.identify("ann") is None for _ in range(1000))
+
+
+def test_census_of_nobody_takes_no_memory() -> None:
+    """Addresses and users that were here are forgotten."""
+    census = Census(total=10, per_address=1, per_user=1)
+    for number in range(1000):
+        address, author = f"address-{number}", f"author-{number}"
+        assert census.enter(address) is None
+        assert census.identify(author) is None
+        assert admitted(census, address, 3) == 0
+        census.leave(address, author)
+    assert (census.count, len(census.addresses), len(census.authors)) == (0, 0, 0)
+
+
+# A process's part of it
+
+
+def test_what_was_refused_is_not_counted_out() -> None:
+    """A worker says of every connection that it has ended, also of one that did not count."""
+    census = Census(per_address=2)
+    branch = Branch(census)
+    assert [branch.enter(number, ANN) for number in range(4)] == [None, None, *[Limit.ADDRESS] * 2]
+    with pytest.raises(CommandError):
+        branch.check(3)
+    branch.check(1)
+    branch.leave(3, ANN, "")
+    branch.check(3)
+    branch.leave(2, ANN, "")
+    assert census.count == 2
+    branch.leave(1, ANN, "")
+    branch.leave(0, ANN, "")
+    assert (census.count, dict(census.addresses)) == (0, {})
+
+
+def test_user_too_many_does_not_count_any_more() -> None:
+    """His address is free for others at once."""
+    census = Census(per_address=2, per_user=1)
+    branch = Branch(census)
+    assert branch.enter(1, ANN, "ann") is None
+    assert branch.enter(2, ANN) is None
+    assert branch.identify(2, ANN, "ann") is Limit.USER
+    assert branch.enter(3, ANN) is None
+    branch.leave(2, ANN, "ann")
+    assert (census.count, census.authors["ann"]) == (2, 1)
+
+
+def test_connections_of_a_killed_process_end_with_it() -> None:
+    """And those of the others do not."""
+    census = Census(total=6, per_address=4, per_user=4)
+    first, second = Branch(census), Branch(census)
+    for number in range(2):
+        assert first.enter(number, ANN, "ann") is None
+        assert second.enter(number, ANN, "ann") is None
+    assert first.enter(2, ANN) is Limit.ADDRESS
+    first.close()
+    assert (census.count, dict(census.addresses), dict(census.authors)) == (2, {ANN: 2}, {"ann": 2})
+    second.close()
+    assert (census.count, dict(census.addresses), dict(census.authors)) == (0, {}, {})
+
+
+# The gate
+
+
+def test_handshakes_are_limited_by_address_and_in_all() -> None:
+    """Who comes too often himself takes nothing of the rest."""
+    now = 100.0
+    gate = Gate(Budget(10.0, 20), Budget(1.0, 5), lambda: now)
+    answers = [gate.enter(ANN) for _ in range(1000)]
+    assert answers == [*[None] * 5, *[Limit.ADDRESS_UPGRADES] * 995]
+    assert [gate.enter(f"other-{number}") for number in range(16)] == [*[None] * 15, Limit.UPGRADES]
+    now += 1
+    assert [gate.enter("") for _ in range(11)] == [*[None] * 10, Limit.UPGRADES]
+
+
+# Over several processes
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not holds():  # noqa: ASYNC110 there is no event to wait for
+            await asyncio.sleep(0.01)
+
+
+class Process:
+    """A worker as far as connections go."""
+
+    def __init__(self, directory: Path, name: str, census: Census) -> None:
+        self.turned_away: list[tuple[object, Limit]] = []
+        self.admission = Admission(census, lambda *away: self.turned_away.append(away))
+        self.broker = RelayBroker(directory, name=name, metrics=Metrics(), admission=self.admission)
+        self.broker.open(Receiver())
+        self.guests: list[Guest] = []
+
+    def enter(self, count: int, address: str = ANN, author: str = "") -> None:
+        for _ in range(count):
+            guest = self.admission.enter(len(self.guests), address)
+            if guest is not None:
+                self.guests.append(guest)
+                if author:
+                    self.admission.identify(guest, author)
+
+    @property
+    def live(self) -> int:
+        return len(list(self.admission.guests()))
+
+
+class Machine:
+    """A relay that may be killed, and workers."""
+
+    relay: Relay
+
+    def __init__(self, directory: Path, **limits: int) -> None:
+        self.directory = directory
+        self._limits = limits
+        self.processes: list[Process] = []
+
+    async def start(self, workers: int) -> None:
+        history = MemoryHistory(max_messages=10, new_epoch=lambda: "epoch")
+        self.census = Census(**self._limits)
+        self.relay = Relay(
+            self.directory, new_rooms(history), Metrics(), workers=workers, census=self.census
+        )
+        await self.relay.start()
+
+    async def process(self) -> Process:
+        name = f"worker-{len(self.processes) + 1}"
+        process = Process(self.directory, name, Census(**self._limits))
+        self.processes.append(process)
+        await process.broker.start()
+        return process
+
+    async def settled(self) -> None:
+        """Wait until all that was said has been heard by everybody."""
+        for _ in range(2):
+            for process in self.processes:
+                await process.broker.before("elsewhere", None, 1)
+
+    async def abandon(self, process: Process) -> None:
+        """It is killed."""
+        self.processes.remove(process)
+        await self._end(process)
+        await until(
+            lambda: not any(port.name == process.broker._name for port in self.relay._ports)
+        )
+
+    async def restart(self) -> None:
+        self.relay.close()
+        await self.start(len(self.processes))
+        await until(lambda: all(process.broker.connected for process in self.processes))
+        await self.settled()
+
+    async def close(self) -> None:
+        for process in self.processes:
+            await self._end(process)
+        self.relay.close()
+        await asyncio.sleep(0.01)
+
+    async def _end(self, process: Process) -> None:
+        await process.broker.close()
+
+
+def on_machine(
+    directory: Path, test: Callable[[Machine], Coroutine[Any, Any, None]], **limits: int
+) -> None:
+    async def body() -> None:
+        machine = Machine(directory, **limits)
+        await machine.start(1)
+        try:
+            async with asyncio.timeout(3 * PATIENCE_S):
+                await test(machine)
+        finally:
+            await machine.close()
+
+    run_in_loop(body())
+
+
+def test_address_is_counted_over_all_processes(tmp_path: Path) -> None:
+    """Exactly as many live as may, whichever process they came to."""
+
+    async def test(machine: Machine) -> None:
+        first, second = await machine.process(), await machine.process()
+        for _ in range(20):
+            first.enter(5)
+            second.enter(5)
+            second.enter(1, BOB)
+        await machine.settled()
+        assert first.live + second.live == 100 + 20
+        away = first.turned_away + second.turned_away
+        assert [limit for _, limit in away] == [Limit.ADDRESS] * 100
+        first.admission.leave(next(first.admission.guests()))
+        await machine.settled()
+        second.enter(3)
+        await machine.settled()
+        assert first.live + second.live == 100 + 20
+
+    on_machine(tmp_path, test, per_address=100)
+
+
+def test_user_is_counted_over_all_processes(tmp_path: Path) -> None:
+    async def test(machine: Machine) -> None:
+        first, second = await machine.process(), await machine.process()
+        first.enter(3, ANN, "ann")
+        await machine.settled()
+        second.enter(5, BOB, "ann")
+        second.enter(2, BOB, "bob")
+        await machine.settled()
+        assert (first.live, second.live) == (3, 3)
+        assert [limit for _, limit in second.turned_away] == [Limit.USER] * 4
+
+    on_machine(tmp_path, test, per_user=4)
+
+
+def test_killed_process_makes_room(tmp_path: Path) -> None:
+    """For its clients, who come back by another."""
+
+    async def test(machine: Machine) -> None:
+        first, second = await machine.process(), await machine.process()
+        first.enter(8, ANN, "ann")
+        second.enter(2, ANN, "ann")
+        await machine.settled()
+        await machine.abandon(first)
+        second.enter(20, ANN, "ann")
+        await machine.settled()
+        assert second.live == 10
+
+    on_machine(tmp_path, test, per_address=10, per_user=10)
+
+
+def test_new_relay_is_told_who_is_there(tmp_path: Path) -> None:
+    """Whoever is there stays, whoever comes is counted with them, also while there is no relay."""
+
+    async def test(machine: Machine) -> None:
+        first, second = await machine.process(), await machine.process()
+        first.enter(4, ANN, "ann")
+        second.enter(4, ANN, "ann")
+        await machine.settled()
+        await machine.restart()
+        assert (machine.census.count, machine.census.authors["ann"]) == (8, 8)
+        assert not first.turned_away + second.turned_away
+        machine.relay.close()
+        await asyncio.sleep(0.02)
+        first.enter(3, ANN)
+        second.admission.leave(second.guests[0])
+        assert first.live + second.live == 10
+        await machine.restart()
+        assert machine.census.count == 10
+        first.enter(3, ANN)
+        await machine.settled()
+        assert first.live + second.live == machine.census.count == 10
+
+    on_machine(tmp_path, test, per_address=10)
+
+
+def test_what_came_without_a_relay_is_counted_in_the_end(tmp_path: Path) -> None:
+    """Each process lets in as many as it may alone; those too many on the machine are closed."""
+
+    async def test(machine: Machine) -> None:
+        first, second = await machine.process(), await machine.process()
+        machine.relay.close()
+        await asyncio.sleep(0.02)
+        first.enter(20, ANN)
+        second.enter(20, ANN)
+        assert (first.live, second.live) == (10, 10)
+        await machine.restart()
+        assert first.live + second.live == machine.census.count == 10
+
+    on_machine(tmp_path, test, per_address=10)

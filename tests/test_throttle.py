@@ -1,0 +1,131 @@
+"""What one connection may ask for, and how fast."""
+
+from __future__ import annotations
+
+import pytest
+
+from fastchat.limits import Budget
+from fastchat.protocol import (
+    Command,
+    Delete,
+    Edit,
+    GetHistory,
+    Join,
+    Leave,
+    Message,
+    Ping,
+    React,
+    Remove,
+    Search,
+    Typing,
+)
+from fastchat.throttle import SessionLimits, Throttle
+
+PUBLICATIONS: list[Command] = [Message("hi"), Edit(1, "hi"), Delete(1), React(1, "👋", False)]
+COMMANDS: list[Command] = [
+    *(Join("lobby"), Leave(None), GetHistory(None, None, None, 50)),
+    *(Remove("Ann", 60), Ping()),
+]
+NOTHING = Budget(0, 1)
+
+
+class Clock:
+    now = 50.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def throttle(**limits: object) -> Throttle:
+    return Throttle(throttle_limits(**limits), Clock())
+
+
+def throttle_limits(**limits: object) -> SessionLimits:
+    usual = {
+        "publications": Budget(2.0, 8),
+        "commands": Budget(2.0, 10),
+        "typing": Budget(1.0, 3),
+        "errors": 20,
+        "join_timeout_s": 10.0,
+        "address_publications": Budget(2.0, 12),
+        "address_commands": Budget(2.0, 12),
+    }
+    return SessionLimits(**{**usual, **limits})  # type: ignore[arg-type]
+
+
+def passed(throttle: Throttle, commands: list[Command], sender: str = "ann") -> int:
+    return sum(not throttle.wait_s(sender, command) for command in commands)
+
+
+def test_all_that_is_published_has_one_budget() -> None:
+    """An edit costs what a message costs; others are charged for themselves."""
+    limits = throttle()
+    assert passed(limits, PUBLICATIONS * 10) == 8
+    assert limits.wait_s("ann", Message("hi")) == pytest.approx(0.5, rel=0.02)
+    assert passed(limits, PUBLICATIONS * 10, "bob") == 8
+
+
+def test_all_that_is_asked_has_another() -> None:
+    """Who writes too much may still look something up; typing is a third."""
+    limits = throttle()
+    passed(limits, PUBLICATIONS * 10)
+    assert passed(limits, COMMANDS * 10) == 10
+    assert passed(limits, [Typing(None)] * 10) == 3
+
+
+def test_search_costs_more() -> None:
+    assert passed(throttle(), [Search("x", 1)] * 10) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "commands"),
+    [
+        ("publications", PUBLICATIONS),
+        ("commands", [*COMMANDS, Search("x", 1)]),
+        ("typing", [Typing(None)]),
+    ],
+)
+def test_each_can_be_switched_off(name: str, commands: list[Command]) -> None:
+    assert passed(throttle(**{name: NOTHING}), commands * 100) == 100 * len(commands)
+
+
+def test_errors_can_be_switched_off() -> None:
+    errors = throttle().new_errors()
+    assert errors is not None
+    assert sum(errors.take() for _ in range(100)) == 20
+    assert throttle(errors=0).new_errors() is None
+
+
+def test_connections_of_an_address_share_what_it_has() -> None:
+    """However many there are; who is refused by that has not used up what is his."""
+    limits = throttle()
+    for commands, first in ((PUBLICATIONS, 8), (COMMANDS, 10)):
+        passed = [
+            sum(not limits.wait_s(sender, command, "192.0.2.1") for command in commands * 10)
+            for sender in ("ann", "bob", "cid")
+        ]
+        assert passed == [first, 12 - first, 0]
+        assert limits.wait_s("cid", commands[0], "192.0.2.1") == pytest.approx(0.5, rel=0.02)
+        assert not limits.wait_s("cid", commands[0], "192.0.2.2")
+        assert not limits.wait_s("dan", commands[0])
+
+
+def test_address_is_forgotten_when_it_may_do_all_again() -> None:
+    clock = Clock()
+    limits = Throttle(throttle_limits(), clock)
+    limits.wait_s("ann", Message("hi"), "192.0.2.1")
+    (shared, _) = limits._shared[Message]
+    limits.sweep()
+    assert "192.0.2.1" in shared.full_s
+    clock.now += 10
+    limits.sweep()
+    assert not shared.full_s
+
+
+def test_who_is_gone_is_forgotten() -> None:
+    """A server that has seen a million connections remembers those it has."""
+    limits = throttle()
+    for command in (Message("hi"), Typing(None), Ping()):
+        limits.wait_s("ann", command)
+    limits.forget("ann")
+    assert not any(rates.full_s for rates in limits._rates)
