@@ -16,6 +16,7 @@ import ssl
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, NamedTuple, Self
 
+import trustme
 import uvloop
 
 from fastchat import Hub
@@ -265,6 +266,7 @@ class Rig:
         *rooms: str,
         buffers: int | None = None,
         unix: bool = False,
+        tls: bool = False,
         wrap: Callable[[Any], Any] = lambda transport: transport,
         attach: bool = True,
     ) -> Client:
@@ -273,7 +275,12 @@ class Rig:
         far.setblocking(False)
         served = Served(self.hub)
         loop = asyncio.get_running_loop()
-        await loop.connect_accepted_socket(lambda: served, near)
+        if tls:
+            server_side, client_side = _tls_contexts()
+            accepting = loop.connect_accepted_socket(lambda: served, near, ssl=server_side)
+            _, far = await asyncio.gather(accepting, _shake_hands(far, client_side))
+        else:
+            await loop.connect_accepted_socket(lambda: served, near)
         served.transport = wrap(served.transport)
         return self.add(Client(served, far), *rooms, attach=attach)
 
@@ -303,6 +310,30 @@ class Rig:
             self.hub.sweep()
             self.hub.verify()
             await turn()
+
+
+@functools.cache
+def _tls_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    authority = trustme.CA()
+    server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    client_side = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.issue_cert("localhost").configure_cert(server_side)
+    authority.configure_trust(client_side)
+    return server_side, client_side
+
+
+async def _shake_hands(sock: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
+    """A client's side, as Python's own `ssl` does it."""
+    secured = context.wrap_socket(sock, server_hostname="localhost", do_handshake_on_connect=False)
+
+    def has_shaken_hands() -> bool:
+        with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            secured.do_handshake()
+            return True
+        return False
+
+    await until(has_shaken_hands)
+    return secured
 
 
 def _socket_pair(buffers: int | None, *, unix: bool) -> tuple[socket.socket, socket.socket]:

@@ -154,9 +154,10 @@ class WithoutDescriptor:
 
 
 class Run:
-    """One seed's operations on a hub and on the model of it."""
+    """One seed's operations on a hub and on the model of it; with `tls`, most are encrypted."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, tls: bool = False) -> None:
+        self.tls = tls
         self.random = random.Random(seed)
         self.max_lag_bytes = self.random.choice((2048, 20_000, 100_000))
         self.rig = Rig(
@@ -275,18 +276,20 @@ class Run:
     # Operations
 
     async def connect(self) -> None:
-        direct = self.random.random() < 0.75
+        tls = self.tls and self.random.random() < 0.8
+        direct = tls or self.random.random() < 0.75
         unix = self.random.random() < 0.6
         # A TCP window below some kilobytes opens only by the kernel's timers, 0.2 s each.
         sizes = (2048, 4096, 16384) if unix else (16384, 65536)
         client = await self.rig.connect(
             buffers=self.random.choice(sizes),
             unix=unix,
+            tls=tls,
             wrap=(lambda transport: transport) if direct else WithoutDescriptor,
         )
         client.served.on_pause = self.on_pause
         self.peers.append(Peer(len(self.peers), client))
-        self.note(f"connect {self.peers[-1]}, {direct=}")
+        self.note(f"connect {self.peers[-1]}, {direct=}, {tls=}")
         for _ in range(self.random.randint(0, 3)):
             self.join(self.peers[-1])
 
@@ -504,7 +507,17 @@ class Run:
 @on_loop
 async def test_random_operations(seed: int) -> None:
     """Whatever happens, each connection gets what it is due, whole and in order."""
-    run = Run(seed)
+    await _run(seed, Run(seed))
+
+
+@pytest.mark.parametrize("seed", range(FIRST, FIRST + SEEDS))
+@on_loop
+async def test_random_operations_over_tls(seed: int) -> None:
+    """The same where nothing can be written past the transport."""
+    await _run(seed, Run(seed, tls=True))
+
+
+async def _run(seed: int, run: Run) -> None:
     try:
         await run.run()
     except BaseException as error:

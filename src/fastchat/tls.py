@@ -1,0 +1,193 @@
+"""TLS (RFC 8446, 5246): the certificate and its key, and handshakes that are bounded.
+
+uvloop can begin TLS by itself where it accepts; but then nobody knows of a connection until
+its handshake is over, and the certificate is for ever. So a connection is accepted without,
+and `Tls` puts uvloop's TLS between it and the protocol that is to have it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from uvloop.loop import SSLProtocol  # type: ignore[attr-defined]  # not in its stub
+
+from fastchat.errors import SettingError
+
+__all__ = ["MAX_HANDSHAKES", "Tls"]
+
+logger = logging.getLogger("fastchat.tls")
+
+#: From accept to the end of the handshake.
+HANDSHAKE_TIMEOUT_S = 5.0
+#: From our `close_notify` to the peer's; then the connection is aborted.
+SHUTDOWN_TIMEOUT_S = 2.0
+#: Handshakes under way in a process. One costs some 40 kB, and a client that means it is
+#: through within two round trips: if more begin, the oldest gives way.
+MAX_HANDSHAKES = 256
+
+
+class Tls:
+    """TLS with a certificate (PEM, what it depends on behind it) and its key.
+
+    `key` may be empty, and then is in the certificate's file. Raises SettingError when
+    they cannot be used.
+    """
+
+    def __init__(self, certificate: str, key: str) -> None:
+        self._certificate = Path(certificate).absolute()
+        self._key = Path(key or certificate).absolute()
+        self._context = _load(self._certificate, self._key)
+        # In the order of their beginnings.
+        self._handshakes: dict[Any, None] = {}
+        self._closed = False
+
+    def __len__(self) -> int:
+        """How many handshakes are under way."""
+        return len(self._handshakes)
+
+    def reload(self) -> None:
+        """Use the files as they are now, for connections that begin from now on.
+
+        The old ones stay in use if that fails; it is logged, and not raised.
+        """
+        try:
+            self._context = _load(self._certificate, self._key)
+        except SettingError as error:
+            logger.error("the old certificate stays in use: %s", error)
+        else:
+            logger.info("new connections get the certificate as it is now")
+
+    def entrance(self, protocol: asyncio.Protocol, room: Callable[[], int]) -> asyncio.Protocol:
+        """What to accept a connection with, for `protocol` to have it once it is encrypted.
+
+        `room` returns how many connections there may still be, handshakes included.
+        """
+        return _Entrance(self, protocol, room)
+
+    def close(self) -> None:
+        """End the handshakes under way, and those to come."""
+        self._closed = True
+        self._drop(len(self._handshakes))
+
+    def _begin(self, transport: Any, protocol: asyncio.Protocol, room: Callable[[], int]) -> None:
+        if self._closed:
+            transport.abort()
+            return
+        self._handshakes[transport] = None
+        self._drop(len(self._handshakes) - min(MAX_HANDSHAKES, room()))
+        if transport.is_closing():  # there is not even room for this one
+            return
+        loop = asyncio.get_running_loop()
+        shaken: asyncio.Future[None] = loop.create_future()
+        shaken.add_done_callback(lambda future: self._ended(transport, future.exception()))
+        layer = SSLProtocol(
+            loop,
+            protocol,
+            self._context,
+            shaken,
+            server_side=True,
+            ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S,
+            ssl_shutdown_timeout=SHUTDOWN_TIMEOUT_S,
+        )
+        transport.set_protocol(layer)
+        layer.connection_made(transport)
+
+    def _drop(self, count: int) -> None:
+        for transport in list(self._handshakes)[: max(0, count)]:
+            del self._handshakes[transport]
+            transport.abort()
+
+    def _ended(self, transport: Any, error: BaseException | None) -> None:
+        """It has succeeded, or failed, or the connection is gone."""
+        self._handshakes.pop(transport, None)
+        if error is not None:
+            # Whoever scans the internet speaks HTTP to it, and SSH, and TLS 1.0.
+            logger.debug("a TLS handshake has failed: %s", _reason(error))
+            transport.abort()
+
+
+class _Entrance(asyncio.Protocol):
+    """What a connection is accepted with: TLS begins on it at once."""
+
+    def __init__(self, tls: Tls, protocol: asyncio.Protocol, room: Callable[[], int]) -> None:
+        self._arguments = (protocol, room)
+        self._tls = tls
+
+    def connection_made(self, transport: Any) -> None:
+        self._tls._begin(transport, *self._arguments)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, ssl.SSLError):
+        return (error.reason or "unknown").lower().replace("_", " ")
+    return str(error) or type(error).__name__
+
+
+# Reading the files
+
+
+def _load(certificate: Path, key: Path) -> ssl.SSLContext:
+    _check_certificate(certificate)
+    _read(key, "--ssl-keyfile")
+    # Python's idea of today's: TLS 1.2 and 1.3, forward secrecy, no compression.
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        # Without a password it would ask for one at the terminal.
+        context.load_cert_chain(certificate, key, password=lambda: b"")
+    except ssl.SSLError as error:
+        raise SettingError(_why_not(error, certificate, key)) from None
+    except OSError as error:  # it was there a moment ago
+        raise SettingError(f"--ssl-certfile {certificate}: {error.strerror}.") from None
+    return context
+
+
+def _check_certificate(file: Path) -> None:
+    """One that has expired, or is not valid yet, is used all the same: a clock may be wrong."""
+    try:
+        (first, *_) = x509.load_pem_x509_certificates(_read(file, "--ssl-certfile"))
+    except ValueError:
+        raise SettingError(f"--ssl-certfile {file} has no certificate in PEM.") from None
+    now = datetime.now(UTC)
+    if now > first.not_valid_after_utc:
+        logger.warning(
+            "the certificate in %s has expired on %s; clients will refuse it",
+            file,
+            first.not_valid_after_utc.date(),
+        )
+    elif now < first.not_valid_before_utc:
+        logger.warning(
+            "the certificate in %s is not valid before %s", file, first.not_valid_before_utc.date()
+        )
+
+
+def _read(file: Path, flag: str) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise SettingError(f"{flag} {file} cannot be read: {error.strerror}.") from None
+
+
+def _why_not(error: ssl.SSLError, certificate: Path, key: Path) -> str:
+    if error.reason in ("KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED"):
+        return (
+            f"--ssl-keyfile {key} is not the key of the certificate in {certificate}, "
+            "or that is not the first one there."
+        )
+    if error.reason is None and key == certificate:
+        return f"--ssl-certfile {certificate} has no private key; name its file with --ssl-keyfile."
+    if error.reason is None:
+        return (
+            f"--ssl-keyfile {key} has no private key in PEM, or one with a password "
+            "(openssl pkey -in FILE -out FILE takes it off)."
+        )
+    return f"--ssl-certfile {certificate} cannot be used: {_reason(error)}."
