@@ -1,7 +1,9 @@
 """Builds the compiled hub; everything else is in pyproject.toml.
 
 `FASTCHAT_DEBUG=1 python setup.py build_ext --build-lib build/debug` makes the
-debug build that the tests use: bounds checks on, assertions in.
+debug build that the tests use: bounds checks on, assertions in. With
+`FASTCHAT_SANITIZE=address,undefined` it is that, watched by these sanitizers;
+fuzz/__main__.py says what such a build needs to run.
 """
 
 import os
@@ -9,13 +11,17 @@ import os
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-DEBUG = os.environ.get("FASTCHAT_DEBUG") == "1"
+#: Sanitizers, as `-fsanitize=` takes them.
+SANITIZE = os.environ.get("FASTCHAT_SANITIZE", "")
+DEBUG = os.environ.get("FASTCHAT_DEBUG") == "1" or bool(SANITIZE)
+SANITIZER = [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all"] if SANITIZE else []
 
 extension = Extension(
     "fastchat._fanout",
     ["src/fastchat/_fanout.pyx"],
     define_macros=[("FASTCHAT_DEBUG", "1")] if DEBUG else [("CYTHON_WITHOUT_ASSERTIONS", "1")],
-    extra_compile_args=["-O1", "-g", "-UNDEBUG"] if DEBUG else ["-O3"],
+    extra_compile_args=["-O1", "-g", "-UNDEBUG", *SANITIZER] if DEBUG else ["-O3"],
+    extra_link_args=SANITIZER,
 )
 
 setup(

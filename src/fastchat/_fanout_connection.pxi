@@ -261,9 +261,19 @@ cdef bint _holds_back(Hub hub, Connection conn) except -1:
     """
     if _backlog(hub, conn) > 0:
         return True
-    if conn.state == OPEN and conn.transport.is_closing():
+    if conn.state == OPEN and _is_closing(hub, conn):
         hub.detach(conn)
     return conn.state != OPEN
+
+
+cdef bint _is_closing(Hub hub, Connection conn) except -1:
+    """Whether the transport is; one that cannot say has failed."""
+    try:
+        return conn.transport.is_closing()
+    except Exception as error:
+        logger.warning("a transport failed: %s", error)
+        _lose(hub, conn)
+        return True
 
 
 cdef Py_ssize_t _backlog(Hub hub, Connection conn) except -1:

@@ -9,6 +9,8 @@ cdef int _verify_room(Hub hub, Room room) except -1:
     _require(room.base + <uint64_t>len(room.batches) == room.head, "numbers of batches")
     _require(0 <= room.next < room.size and 0 <= room.unserved <= room.size, "round")
     _require(room.dirty or not (room.pending or room.unserved), "forgotten room")
+    _require(room.dirty == (room in hub._dirty), "a dirty room that no flush knows")
+    _require(not room.dirty or hub._soon or hub._later_handle is not None, "no flush to come")
     _require(room.pending_bytes == sum(map(len, room.pending)), "pending bytes")
     for i in range(len(room.batches)):
         _require(room.log[i].data == PyBytes_AS_STRING(<bytes>room.batches[i]), "log entry")

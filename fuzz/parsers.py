@@ -1,0 +1,256 @@
+"""Targets for what reads bytes from others: commands, addresses, names, tokens, records.
+
+Each is given any bytes. It fails when the parser raises what it does not promise, when
+what was accepted is beyond the protocol's bounds, or does not survive being said again.
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import json
+import re
+import tempfile
+from functools import cache
+from itertools import pairwise
+from typing import Any
+from urllib.parse import parse_qsl
+
+import orjson
+
+from fastchat import protocol
+from fastchat.auth import Right
+from fastchat.brokers.records import BadRecord, RecordKind, RecordReader, cut, pack
+from fastchat.commands import MAX_OFFSET, MAX_TEXT_CHARS, join_from_query, parse
+from fastchat.errors import CommandError, ErrorCode, Violation
+from fastchat.names import MAX_USERNAME_CHARS, check_room, check_username, name_key
+from fastchat.tokens import TokenAuthenticator
+
+#: A text message is never larger.
+MAX_MESSAGE_BYTES = 64 * 1024
+#: Tokens are signed with it, and verified at this time.
+SECRET = b"a-secret-that-is-only-for-the-fuzzer"
+NOW_S = 1_700_000_000.0
+#: How a command's class is called on the wire.
+TYPES = {
+    protocol.Message: "message", protocol.Join: "join", protocol.Leave: "leave",
+    protocol.Typing: "typing", protocol.Ping: "ping", protocol.GetHistory: "history",
+    protocol.Edit: "edit", protocol.Delete: "delete", protocol.React: "react",
+    protocol.Search: "search", protocol.Remove: "remove",
+}  # fmt: skip
+_ROOM = re.compile("[a-z0-9._-]{1,64}")
+
+
+def commands(data: bytes) -> None:
+    """Any payload is a command that keeps to the bounds, or is refused in words."""
+    if len(data) > MAX_MESSAGE_BYTES:
+        return
+    try:
+        command = parse(data)
+    except CommandError as refusal:
+        _check_refusal(refusal)
+    except Violation as violation:
+        assert violation.close_code == 1007
+        assert not _is_utf8(data), "what is UTF-8 was refused as none"
+    else:
+        _check_json(data)
+        check_command(command)
+
+
+def query(data: bytes) -> None:
+    """Any query of an address."""
+    parameters = dict(parse_qsl(data.decode("latin-1"), keep_blank_values=True))
+    if "username" not in parameters:
+        parameters["username"] = "Alice"
+    try:
+        command = join_from_query(parameters)
+    except CommandError as refusal:
+        _check_refusal(refusal)
+    else:
+        check_command(command)
+
+
+def names(data: bytes) -> None:
+    """Any two names: each is refused or in its one form, and what looks alike has one key."""
+    try:
+        text = data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        text = data.decode("latin-1")
+    found = []
+    for name in text.split("\n", 1):
+        try:
+            found.append(check_username(name))
+        except CommandError as refusal:
+            _check_refusal(refusal)
+        try:
+            assert _ROOM.fullmatch(check_room(name))
+        except CommandError as refusal:
+            _check_refusal(refusal)
+    for name in found:
+        _check_username(name)
+    for one, other in pairwise(found):
+        if one.casefold() == other.casefold():
+            assert name_key(one) == name_key(other)
+
+
+def tokens(data: bytes) -> None:
+    """A token as it came; or `{` and what its header and its claims say, signed by us."""
+    signed = data[:1] == b"{"
+    if signed:
+        header, _, claims = data.partition(b"\n")
+        parts = b".".join(map(_base64url, (header, claims)))
+        token = parts + b"." + _base64url(hmac.digest(SECRET, parts, "sha256"))
+    else:
+        token = data
+    try:
+        identity = _authenticator().verify(token.decode("latin-1"))
+    except CommandError as refusal:
+        assert refusal.code == ErrorCode.UNAUTHORIZED
+        _check_refusal(refusal)
+        return
+    assert signed, "somebody has guessed the signature"
+    assert json.loads(header)["alg"] == "HS256", "a token chose another algorithm"
+    assert identity.expires_s > NOW_S, "a token without an end, or after it"
+    assert identity.author
+    _check_username(identity.name)
+    assert all(rights <= set(Right) for rights in identity.rights.values())
+
+
+def _base64url(data: bytes) -> bytes:
+    return base64.urlsafe_b64encode(data).rstrip(b"=")
+
+
+@cache
+def _authenticator() -> TokenAuthenticator:
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(SECRET)
+        file.flush()
+        return TokenAuthenticator([file.name], clock=lambda: NOW_S)
+
+
+def records(data: bytes) -> None:
+    """A stream that is cut anywhere gives the records it gives in one piece."""
+    if not data:
+        return
+    step, stream = data[0] or 1, data[1:]
+    whole, broken = _read(stream, len(stream) or 1)
+    pieces, broken_too = _read(stream, step)
+    assert whole == pieces, "where a stream is cut changes what it says"
+    assert broken == broken_too
+    at = 0
+    for kind, head, tail in whole:
+        at = _check_record(stream, at, kind, head, tail)
+        if kind in set(RecordKind):
+            again = list(RecordReader().feed(pack(RecordKind(kind), head, [tail])))
+            assert again == [(kind, head, tail)], "a record does not survive being said again"
+        assert b"".join(cut(tail, [len(tail) // 2, len(tail)])) == tail
+
+
+def _check_record(stream: bytes, at: int, kind: int, head: Any, tail: bytes) -> int:
+    """A record is what its prefix says, and nothing of the next one. Returns where it ends."""
+    length, size = int.from_bytes(stream[at : at + 4]), int.from_bytes(stream[at + 5 : at + 9])
+    body = stream[at + 9 : at + 4 + length]
+    assert len(body) == length - 5, "a record that is not complete"
+    assert size <= len(body), "a head that is longer than its record"
+    assert (kind, tail) == (stream[at + 4], body[size:])
+    assert orjson.loads(body[:size]) == head
+    return at + 4 + length
+
+
+def _read(stream: bytes, step: int) -> tuple[list[tuple[int, Any, bytes]], bool]:
+    reader, found = RecordReader(), []
+    try:
+        for start in range(0, len(stream), step):
+            found += reader.feed(stream[start : start + step])
+    except BadRecord:
+        return found, True
+    return found, False
+
+
+# What holds for whatever was accepted
+
+
+def check_command(command: protocol.Command) -> None:
+    """Its fields are within the protocol's bounds, and it survives being said again."""
+    fields = {key: value for key, value in command._asdict().items() if value is not None}
+    for key, value in fields.items():
+        _check_field(key, value)
+    if "since" in fields:
+        fields["since"] = fields["since"]._asdict()
+    payload = orjson.dumps({"type": TYPES[type(command)], **fields})
+    assert parse(payload) == command, f"{command} became {parse(payload)}"
+
+
+def _check_field(key: str, value: Any) -> None:
+    match key:
+        case "text":
+            assert 1 <= len(value) <= MAX_TEXT_CHARS
+            assert value == value.rstrip()
+            assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", value), "a control character"
+        case "room":
+            assert _ROOM.fullmatch(value)
+        case "username":
+            _check_username(value)
+        case "ref" | "id" | "session":
+            assert 1 <= len(value.encode()) <= 64
+        case "offset" | "before" | "after":
+            assert type(value) is int
+            assert 0 <= value <= MAX_OFFSET
+        case "limit" | "history":
+            assert type(value) is int
+            assert 0 <= value <= protocol.MAX_HISTORY
+        case "since":
+            assert value.epoch
+            _check_field("id", value.epoch)
+            _check_field("offset", value.offset)
+        case "emoji":
+            assert 1 <= len(value) <= 16
+            assert not value.isalnum()
+            assert value == "".join(value.split())
+        case "query":
+            assert 1 <= len(value) <= 200
+        case "remove":
+            assert type(value) is bool
+
+
+def _check_username(name: str) -> None:
+    assert 1 <= len(name) <= MAX_USERNAME_CHARS
+    assert name == name.strip()
+    name.encode()  # no lone surrogate
+    assert check_username(name) == name, "a name's one form has another"
+    assert name_key(name), "a name that looks like nothing"
+    assert name_key(name_key(name)) == name_key(name), "a key has another key"
+
+
+def _check_refusal(refusal: CommandError) -> None:
+    assert refusal.code in set(ErrorCode)
+    event = orjson.loads(protocol.error(refusal))  # it can be said
+    assert event["type"] == "error"
+    for echoed in (refusal.ref, refusal.id):
+        assert echoed is None or 1 <= len(echoed.encode()) <= 64
+
+
+def _check_json(data: bytes) -> None:
+    """What was accepted is an object without repeated keys, nested once at most."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        assert len(dict(pairs)) == len(pairs), "a repeated key was accepted"
+        return dict(pairs)
+
+    fields = json.loads(data, object_pairs_hook=unique)
+    assert len(fields) <= 32
+    for value in fields.values():
+        for inner in value if isinstance(value, list) else _values(value):
+            assert not isinstance(inner, dict | list), "deep nesting was accepted"
+
+
+def _values(value: Any) -> Any:
+    return value.values() if isinstance(value, dict) else ()
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
