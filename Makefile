@@ -7,23 +7,34 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard src/fastchat/_fanout*.p[yx]*)
 # Passed on to the command: make serve ARGS="--port 9000"
 ARGS ?=
+FUZZ_SECONDS ?= 60
 
-.PHONY: serve test soak lint types bench build screenshots chromium clean help
+.PHONY: serve test fuzz conformance soak lint types bench build screenshots chromium clang clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make serve   the chat, at http://127.0.0.1:8080   (ARGS=\"--port 9000\")"
 	@echo "make test    everything that is checked before a change lands"
 	@echo "make bench   what a broadcast costs               (ARGS=\"--clients 10,100\")"
+	@echo "make conformance   RFC 6455, by the Autobahn|Testsuite (needs a Python 2.7)"
+	@echo "make fuzz    any bytes, at the parsers and the hub (FUZZ_SECONDS=600)"
 	@echo "make soak    the promise under fire, for some minutes"
 	@echo "make lint types build screenshots clean"
 
 serve: $(VENV)/serve.stamp
 	@exec $(BIN)/fastchat serve $(ARGS)
 
-test: lint types build/debug/stamp chromium
+test: lint types build/debug/stamp build/sanitized/stamp chromium
 	$(BIN)/python -m pytest $(ARGS)
 	FASTCHAT_DEBUG=1 $(BIN)/python -m pytest -q tests/test_fanout.py tests/test_fanout_random.py tests/test_hub.py
+
+# The parsers and the hub, for FUZZ_SECONDS in all. ARGS="hub" for one of them.
+fuzz: $(VENV)/fuzz.stamp build/fuzz/stamp
+	$(BIN)/python fuzz --seconds $(FUZZ_SECONDS) $(ARGS)
+
+# Part of the tests too, where there is a Python 2.7. ARGS="--cases '5.*'" for some cases.
+conformance: $(VENV)/test.stamp
+	$(BIN)/python conformance/run.py $(ARGS)
 
 # The promise under fire: 200 clients in 20 rooms, 50 times kill -9, 50 disconnects a second and,
 # where small disks can be mounted (by root), three that are full for a while.
@@ -81,10 +92,35 @@ $(VENV)/bench.stamp: $(VENV)/serve.stamp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	@touch $@
 
+$(VENV)/fuzz.stamp: $(VENV)/test.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	@touch $@
+
 # The hub with bounds checks and assertions, for a second run of its tests.
 build/debug/stamp: $(VENV)/test.stamp
 	FASTCHAT_DEBUG=1 $(BIN)/python setup.py --quiet build_ext --build-lib build/debug --build-temp build/debug-temp
 	@touch $@
+
+# The same under the compiler's address and undefined behaviour sanitizers, for the fuzzers'
+# corpus; a compiler without them leaves that test out.
+build/sanitized/stamp: build/debug/stamp
+	FASTCHAT_SANITIZE=address,undefined $(BIN)/python setup.py --quiet build_ext --build-lib build/sanitized \
+	  --build-temp build/sanitized-temp || echo "fastchat: $(CC) has no sanitizers, so the hub is tested without"
+	@touch $@
+
+# And with coverage, for the fuzzer itself: that is clang's.
+build/fuzz/stamp: build/debug/stamp | clang
+	CC=clang FASTCHAT_SANITIZE=address,undefined,fuzzer-no-link $(BIN)/python setup.py --quiet build_ext \
+	  --build-lib build/fuzz --build-temp build/fuzz-temp
+	@touch $@
+
+# For the fuzzer; Debian has its sanitizers in a package of their own.
+clang:
+	@echo | clang -shared -fsanitize=address -x c - -o /dev/null 2>/dev/null || \
+	  { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	      clang libclang-rt-dev >/dev/null; } || \
+	  { echo "fastchat: clang is missing: apt-get install clang libclang-rt-dev (as root)"; exit 1; }
 
 # For the tests of the page; without it they are skipped, and say so.
 chromium:

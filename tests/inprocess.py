@@ -76,10 +76,11 @@ class Server:
         """Those that are not upgraded."""
         return list(self._server.server_state.connections)
 
-    def stop_accepting(self) -> None:
-        """As a server does that has been told to stop."""
+    def shut_down(self) -> None:
+        """As a server does that has been told to stop; but it goes on."""
         self.sessions.drain(2.0)
-        self._server.should_exit = True
+        for connection in self.connections():
+            connection.shutdown()
 
     def names(self, room: str) -> list[str]:
         """Who is in a room."""

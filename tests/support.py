@@ -18,11 +18,24 @@ START_TIMEOUT_S = 15 * TIMEOUT_UNIT_S
 
 
 class Server:
-    """`fastchat serve` as a child process, on a port of 127.0.0.1."""
+    """`fastchat serve` as a child process, on a port of 127.0.0.1.
 
-    def __init__(self, arguments: tuple[str, ...], port: int = 0) -> None:
+    `open_files` is what `ulimit -n` allows it, `stdin` a descriptor, as of a terminal.
+    """
+
+    def __init__(
+        self,
+        arguments: tuple[str, ...],
+        port: int = 0,
+        open_files: int | None = None,
+        stdin: int | None = None,
+    ) -> None:
+        command = [sys.executable, "-m", "fastchat", "serve", "--port", str(port), *arguments]
+        if open_files is not None:
+            command = ["sh", "-c", f'ulimit -n {open_files}; exec "$@"', "sh", *command]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "fastchat", "serve", "--port", str(port), *arguments],
+            command,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -44,7 +57,7 @@ class Server:
             if ready:
                 line = self.process.stdout.readline()
                 self.output += line
-                if found := re.search(r"http://[\d.]+:\d+", line):
+                if found := re.search(r"https?://[\d.]+:\d+", line):
                     return found[0]
             if self.process.poll() is not None:
                 break
@@ -83,9 +96,11 @@ class Server:
 
 
 @contextlib.contextmanager
-def running_server(*arguments: str, port: int = 0) -> Iterator[Server]:
+def running_server(
+    *arguments: str, port: int = 0, open_files: int | None = None, stdin: int | None = None
+) -> Iterator[Server]:
     """A server for the length of a `with` block; killed at its end if it still runs."""
-    server = Server(arguments, port)
+    server = Server(arguments, port, open_files, stdin)
     try:
         yield server
     finally:

@@ -33,6 +33,7 @@ def full_snapshot() -> dict[str, Any]:
     counted.connections_total, counted.publications_total = 12, 34
     counted.closes.update({1000: 3, 4008: 1})
     counted.refusals.update({"not_found": 2})
+    counted.turned_away.update({"address": 4})
     for histogram in (counted.commit_s, counted.loop_lag_s, counted.relay_lag_s):
         for seconds in (0.00002, 0.003, 0.003, 60):
             histogram.observe(seconds)
@@ -245,6 +246,7 @@ def test_every_series_is_rendered() -> None:
     assert values["fastchat_closes_total", ("code", "1000"), part] == 3
     assert values["fastchat_evictions_total", ("code", "4009"), part] == 0
     assert values["fastchat_refusals_total", part, ("reason", "not_found")] == 2
+    assert values["fastchat_refused_connections_total", ("limit", "address"), part] == 4
     buckets = {"0.0025": 1, "0.005": 3, "5.0": 3, "+Inf": 4}
     for bound, count in buckets.items():
         assert values["fastchat_commit_seconds_bucket", ("le", bound), part] == count

@@ -751,6 +751,49 @@ def test_crowd_is_told_its_number_after_a_gap(rig: Run) -> None:
     rig(test)
 
 
+def test_room_that_was_a_crowd_is_resumed_in_silence(rig: Run) -> None:
+    """Those who came and went in the crowd, of whom nobody was told, are no news later."""
+
+    async def test(rig: Rig) -> None:
+        (broker, receiver), (second, other) = await rig.several(2)
+        await join(broker)
+        names = [f"user {number}" for number in range(CROWD + 20)]
+        for name in names:
+            await join(second, name)
+        for name in names[:40]:
+            await leave(second, name)
+        await rig.said()
+        left = len(rig.names())
+        assert left < CROWD
+        assert len(broker._rooms["a"].known) == len(second._rooms["a"].known) == left
+        receiver.heard.clear()
+        other.heard.clear()
+        await rig.restart()
+        assert len(rig.names()) == left
+        rig.tick()
+        await rig.said()
+        assert receiver.heard == other.heard == []
+
+    rig(test)
+
+
+def test_crowd_is_not_resumed_with_those_who_have_left(rig: Run) -> None:
+    """Of whom nobody was told."""
+
+    async def test(rig: Rig) -> None:
+        (broker, _), (second, _) = await rig.several(2)
+        await join(broker)
+        names = [f"user {number}" for number in range(CROWD + 20)]
+        for name in names:
+            await join(second, name)
+        for name in names[:10]:
+            await leave(second, name)
+        await rig.restart()
+        assert len(rig.names()) == CROWD + 11
+
+    rig(test)
+
+
 def test_names_stay_taken_while_the_workers_gather(rig: Run) -> None:
     """A name is not given away before its owner's worker has come back."""
 
@@ -1111,11 +1154,61 @@ def test_unconfirmed_drafts_are_bounded(rig: Run, monkeypatch: pytest.MonkeyPatc
     rig(test)
 
 
+def test_unconfirmed_drafts_are_bounded_without_a_relay(
+    rig: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that are too many are refused at once; the others are kept by the next relay."""
+    monkeypatch.setattr(brokers, "MAX_UNCONFIRMED", 100)
+
+    async def test(rig: Rig) -> None:
+        ((broker, receiver),) = await rig.several(1)
+        await join(broker)
+        rig.kill()
+        await until(lambda: not broker.connected)
+        for number in range(150):
+            broker.publish(draft(str(number)), None)
+        await asyncio.sleep(0)
+        assert receiver.codes == 50 * [ErrorCode.UNAVAILABLE]
+        await rig.start()
+        await rig.connected()
+        assert receiver.texts == [str(number) for number in range(100)]
+        assert len(receiver.answers) == 50
+
+    rig(test)
+
+
+def test_all_that_waits_for_a_relay_is_bounded(rig: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events get lost, and questions are refused; who leaves is heard of later."""
+    monkeypatch.setattr(brokers, "MAX_BACKLOG_BYTES", 1024 * 1024)
+
+    async def test(rig: Rig) -> None:
+        ((broker, _),) = await rig.several(1)
+        await join(broker)
+        await join(broker, room="b")
+        (port,) = rig.relay._ports
+        port._transport.pause_reading()
+        for _ in range(500):
+            broker.tell("a", b"x" * 10_000)
+            await asyncio.sleep(0)
+        assert broker._link.backlog_bytes < 1.1 * 1024 * 1024
+        with pytest.raises(CommandError) as caught:
+            await asyncio.wait_for(broker.before("a", None, 9), 0.1)
+        assert caught.value.code == ErrorCode.UNAVAILABLE
+        leaving = asyncio.create_task(leave(broker))
+        broker.lose("b", member("Alice"))
+        await asyncio.sleep(0)
+        port._transport.resume_reading()
+        await leaving
+        await until(lambda: not port._members)
+
+    rig(test)
+
+
 def test_worker_that_does_not_read_is_cut_off_and_resumes(
     rig: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The relay does not hold for it what it does not want; it misses nothing."""
-    monkeypatch.setattr(relays, "MAX_BACKLOG_BYTES", 256 * 1024)
+    monkeypatch.setattr("fastchat.relay_port.MAX_BACKLOG_BYTES", 256 * 1024)
 
     async def test(rig: Rig) -> None:
         (broker, receiver), (second, other) = await rig.several(2)

@@ -7,7 +7,7 @@ import logging
 import socket
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import pytest
 
@@ -232,6 +232,103 @@ def test_upgrade_after_an_answer_is_accepted(server: Server) -> None:
         assert ask(wire, "/").status == 200
         wire.write(request("/ws", HANDSHAKE.items()))
         assert wire.read_response().status == 101
+
+
+def test_answer_to_a_fault_of_ours_says_nothing(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """500 with a fixed body and all security headers; what it was is in the log."""
+
+    def fail(*arguments: object) -> NoReturn:
+        raise RuntimeError("the secret is 42")
+
+    monkeypatch.setattr(fastchat.http, "PlainTextResponse", fail)
+    for path in ("/nope", "/ws"):
+        with wired(server.port) as wire:
+            response = ask(wire, path)
+        assert (response.status, response.body) == (500, b"Internal Server Error")
+        assert is_secure(response)
+    wait_until(lambda: [record.levelname for record in caplog.records] == ["ERROR"] * 2)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "version", "status"),
+    [
+        (["localhost"], "1.1", 200),
+        ([], "1.1", 400),
+        (["localhost", "localhost"], "1.1", 400),
+        (["localhost", "evil"], "1.1", 400),
+        ([], "1.0", 200),
+        (["localhost"], "1.0", 200),
+        (["localhost", "evil"], "1.0", 400),
+    ],
+)
+def test_request_has_one_host(wire: Wire, hosts: list[str], version: str, status: int) -> None:
+    """RFC 9112 §3.2; health checks of HTTP/1.0 need none."""
+    wire.write(request("/", [("Host", host) for host in hosts], version=version))
+    response = wire.read_response()
+    assert response.status == status
+    assert is_secure(response)
+
+
+SMUGGLED = request("/static/app.css")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("Content-Length", "5"), ("Transfer-Encoding", "chunked")],
+        [("Transfer-Encoding", "chunked"), ("Content-Length", "0")],
+        [("Content-Length", "0"), ("Content-Length", str(len(SMUGGLED)))],
+        [("Content-Length", f"0, {len(SMUGGLED)}")],
+        [("Content-Length", "+0")],
+        [("Content-Length", "0x0")],
+        [("Content-Length", "-1")],
+        [("Content-Length", "9" * 40)],
+        [("Transfer-Encoding", "chunked, identity")],
+        [("Transfer-Encoding", "xchunked")],
+        [("Transfer-Encoding", "\x0bchunked")],
+        [("Transfer-Encoding ", "chunked")],
+        [("X", "a\r\n Transfer-Encoding: chunked")],
+        [("X", "a\nTransfer-Encoding: chunked")],
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_request_of_two_readings_ends_the_connection(
+    server: Server, headers: list[tuple[str, str]], method: str
+) -> None:
+    """What a proxy may read otherwise than we do gets one answer; nothing is read behind it."""
+    with wired(server.port) as wire:
+        wire.write(request("/nope", [HOST, *headers], method=method) + SMUGGLED)
+        wire.socket.shutdown(socket.SHUT_WR)
+        answer = wire.read_all()
+    assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 405 "))
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+def test_nothing_is_read_behind_a_refused_handshake(server: Server) -> None:
+    """One answer, whatever comes with the handshake in one segment, or later."""
+    head = request("/ws", [*HANDSHAKE.items(), ("Origin", "null")])
+    with wired(server.port) as wire:
+        wire.write(head + request("/") + head)
+        wire.socket.shutdown(socket.SHUT_WR)
+        answer = wire.read_all()
+    assert answer.startswith(b"HTTP/1.1 403 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+def test_upgrade_to_something_else_is_passed_over(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`curl --http2` gets the page, once, over HTTP/1.1; that is no event."""
+    upgrade = [("Connection", "Upgrade, HTTP2-Settings"), ("Upgrade", "h2c")]
+    with wired(server.port) as wire:
+        wire.write(request("/nope", [HOST, *upgrade, ("HTTP2-Settings", "AAMAAABk")]) + SMUGGLED)
+        response = wire.read_response()
+        assert (response.status, response.headers["connection"]) == (404, "close")
+        assert wire.read_all() == b""
+    assert not caplog.records
 
 
 # Bounds of a head
@@ -466,6 +563,7 @@ def test_handshake_is_accepted_or_refused_in_one_answer(
         if response.status == 101:
             assert response.headers["sec-websocket-accept"] == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
             assert "sec-websocket-protocol" not in response.headers
+            assert is_secure(response)
             return
         assert wire.read_all() == b""
     assert response.headers["connection"] == "close"
@@ -552,6 +650,61 @@ def test_refused_handshakes_are_cheap_in_the_log(
     assert not any(record.exc_info for record in caplog.records)
 
 
+SECRET = "Zq7secret"
+
+
+@pytest.mark.parametrize("format", ["text", "json"])
+def test_secrets_of_an_address_are_not_logged(format: str) -> None:
+    """Neither a query nor a header of a secret, from whatever becomes of it, at any level."""
+    asked = [
+        request(f"/nope?token={SECRET}"),
+        request(f"/ws?token={SECRET}"),
+        request(f"/nope?token={SECRET}", []),
+        request(f"/nope?token={SECRET}\x01"),
+        request("/nope", [HOST, ("Authorization", f"Bearer {SECRET}"), ("Bad Name", "x")]),
+        request(f"/nope?{SECRET}{'x' * MAX_HEAD_BYTES}"),
+        request(f"/ws?username={SECRET}%00&token={SECRET}", HANDSHAKE.items()),
+        request(f"/ws?token={SECRET}", [*HANDSHAKE.items(), ("Origin", "https://evil.example")]),
+        request(
+            "/ws", [*HANDSHAKE.items(), ("Sec-WebSocket-Protocol", f"fastchat.token.{SECRET}")]
+        ),
+        request(f"/other?{SECRET}", HANDSHAKE.items()),
+        request(f"/ws?{SECRET}", [(name, "x") for name in HANDSHAKE]),
+    ]
+    arguments = ("--history", "memory", "--log-level", "debug", "--log-format", format)
+    with running_server(*arguments) as server:
+        for head in asked:
+            with wired(server.port) as wire:
+                wire.write(head)
+                wire.socket.shutdown(socket.SHUT_WR)
+                wire.read_all()
+        assert server.stop() == 0
+    assert "evil.example" in server.errors
+    assert SECRET not in server.errors
+
+
+def test_flood_of_bad_handshakes_is_cheap_in_the_log() -> None:
+    """10,000 of them are some lines and a count; the connections of others go on."""
+    bad = [
+        request("/ws", [*HANDSHAKE.items(), ("Origin", "https://evil.example/" + "x" * 5000)]),
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\r\n" * 100,
+        request("/ws", [(name, "\xff" * 100) for name in HANDSHAKE]),
+        request("/nope", [HOST, ("Bad Name", "y" * 1000)]),
+    ]
+    with running_server("--history", "memory", "--limits", "off") as server:
+        for number in range(10_000):
+            with wired(server.port) as wire:
+                wire.write(bad[number % len(bad)])
+                wire.read_until(b"\r\n")
+        with connected(server.port, "/ws?username=Alice") as client:
+            client.receive_type("joined")
+            client.send_close()
+            client.receive_close()
+        assert server.stop() == 0
+    assert "more like this in 10 s)" in server.errors
+    assert len(server.errors) < 100_000
+
+
 def test_draining_server_says_when_to_come_back() -> None:
     """Whoever connects while the server stops is told like everybody else, and joins nothing."""
     with serving() as server, wired(server.port) as wire:
@@ -568,7 +721,7 @@ def test_request_on_its_way_is_answered_by_a_server_that_stops() -> None:
     """Whoever was accepted is not hung up on; who asks nothing is, soon."""
     with serving() as server, wired(server.port) as late, wired(server.port) as silent:
         wait_until(lambda: len(server.call(server.connections)) == 2)
-        server.call(server.stop_accepting)
+        server.call(server.shut_down)
         late.write(request("/ws", HANDSHAKE.items()))
         assert late.read_response(has_body=False).status == 101
         assert silent.read_all() == b""

@@ -13,6 +13,7 @@ import pytest
 
 from fanout_rig import LIMIT_S, TINY_BYTES, Rig, Sink, encode, on_loop, turn, until
 from fastchat import metrics
+from fastchat.admission import Limit
 from fastchat.errors import CloseCode, ErrorCode
 from fastchat.metrics import Histogram, Metrics, quantile, since, watch_lag, with_usage
 from support import TIMEOUT_UNIT_S
@@ -47,6 +48,7 @@ def test_a_snapshot_is_json() -> None:
     counted.closes[CloseCode.EVICTED] += 1
     counted.closes[1006] += 2
     counted.refusals[ErrorCode.NOT_FOUND] += 1
+    counted.turned_away[Limit.ADDRESS] += 4
     counted.committed(5, 0.001)
     counted.committed(2, 0.002)
     snapshot = orjson.loads(orjson.dumps(counted.snapshot(users=4, evictions={4008: 7})))
@@ -59,9 +61,21 @@ def test_a_snapshot_is_json() -> None:
         "publications_total": 7,
         "closes": {"4008": 1, "1006": 2},
         "refusals": {"not_found": 1},
+        "turned_away": {"address": 4},
         "users": 4,
         "evictions": {"4008": 7},
     }
+
+
+def test_close_codes_of_clients_are_counted_together() -> None:
+    """They may say any of 2,000: as many series would be a stranger's to make."""
+    counted = Metrics()
+    for code in range(3000, 5000):
+        counted.closes[code] += 1
+    closes = counted.snapshot()["closes"]
+    assert len(closes) == 1 + sum(code >= 3000 for code in CloseCode)
+    assert sum(closes.values()) == 2000
+    assert closes["4008"] == 1
 
 
 def test_a_snapshot_does_not_change() -> None:

@@ -20,9 +20,12 @@ from contracts.history import draft
 from fastchat import relay as relays
 from fastchat.brokers.records import SOCKET_NAME, VERSION, RecordKind, RecordReader, pack
 from fastchat.brokers.relay import RelayBroker
+from fastchat.control import Control
+from fastchat.errors import SettingError
 from fastchat.history.memory import MemoryHistory
 from fastchat.metrics import Metrics
 from fastchat.relay import Relay
+from fastchat.settings import Settings
 
 HELLO = pack(RecordKind.HELLO, [VERSION, "worker-9", 1, 0])
 
@@ -307,6 +310,25 @@ def test_join_that_comes_too_late_counts_nobody(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [(RecordKind.BEFORE, None), (RecordKind.AFTER, 0), (RecordKind.SEARCH, "x")],
+)
+def test_question_that_comes_too_late_is_not_looked_up(
+    kind: RecordKind, what: Any, tmp_path: Path
+) -> None:
+    """It is refused; nobody waits for the answer."""
+
+    async def test(place: Place) -> None:
+        peer = await place.worker()
+        await peer.say(pack(kind, [7, time.monotonic() - 0.01, "a", what, 9]))
+        answered, (number, refusal), _ = await peer.hear()
+        assert (answered, number) == (RecordKind.REFUSED, 7)
+        assert (refusal[0], refusal[2]) == ("unavailable", True)
+
+    run(tmp_path, test)
+
+
 def test_leave_that_comes_late_is_done(tmp_path: Path) -> None:
     """Who has gone has gone; and who was not there is answered too."""
 
@@ -362,9 +384,10 @@ def test_searches_of_a_connection_that_ends_are_given_up(tmp_path: Path) -> None
             finally:
                 cancelled.set()
 
+        searching = pack(RecordKind.SEARCH, [1, time.monotonic() + 60, "a", "x", 9])
         place.rooms.search = search  # type: ignore[assignment,method-assign]
         peer = await place.worker()
-        await peer.say(pack(RecordKind.SEARCH, [1, 0, "a", "x", 9]), pack(RecordKind.PING, 5))
+        await peer.say(searching, pack(RecordKind.PING, 5))
         assert await peer.hear() == (RecordKind.PONG, 5, b"")
         peer.writer.transport.abort()
         async with asyncio.timeout(PATIENCE_S):
@@ -446,3 +469,66 @@ def test_status_is_answered_to_anybody(tmp_path: Path) -> None:
         assert set((await peer.hear())[1]["parts"]) == {"relay"}
 
     run(tmp_path, test)
+
+
+def test_status_of_a_worker_is_its_successors(tmp_path: Path) -> None:
+    """During a rolling restart both are there."""
+
+    async def test(place: Place) -> None:
+        peers = []
+        for pid in range(1, 9):
+            peers.append(await place.worker())
+            await peers[-1].say(
+                pack(RecordKind.REPORT, {"pid": pid}), pack(RecordKind.STATUS, None)
+            )
+            _, status, _ = await peers[-1].hear()
+            assert status["parts"]["worker-9"] == {"pid": pid}
+
+    run(tmp_path, test)
+
+
+# Its heart
+
+
+def test_fault_in_a_tick_is_logged_and_costs_a_beat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The next tick is as any; a fault that stays is a relay without a beat."""
+    monkeypatch.setattr(relays, "TICK_INTERVAL_S", 0.001)
+    beats: list[int] = []
+
+    class Beats:
+        def say(self, **message: Any) -> None:
+            beats.append(ticks)
+
+    ticks = 0
+
+    def tick() -> None:
+        nonlocal ticks
+        ticks += 1
+        if ticks == 2:
+            raise RuntimeError("a planted fault")
+
+    async def test(place: Place) -> None:
+
+        monkeypatch.setattr(place.rooms, "tick", tick)
+        ticking = asyncio.create_task(relays._tick_forever(place.relay, Beats()))  # type: ignore[arg-type]
+        async with asyncio.timeout(PATIENCE_S):
+            while len(beats) < 3:  # noqa: ASYNC110 there is no event to wait for
+                await asyncio.sleep(0.001)
+        ticking.cancel()
+
+    run(tmp_path, test)
+    assert beats[:3] == [1, 3, 4]
+    assert "a planted fault" in caplog.text
+
+
+def test_directory_that_takes_no_socket_is_a_sentence(tmp_path: Path) -> None:
+    """Not a traceback, whatever is in the socket's place."""
+    (tmp_path / SOCKET_NAME).mkdir()
+    settings = Settings(data=str(tmp_path), workers=2, history="memory")
+    ours, theirs = socket.socketpair()
+    control = Control(theirs.detach())
+    with ours, pytest.raises(SettingError, match=r"^--data .* cannot hold the relay's socket: "):
+        relays.run(settings, control, workers=2)
+    control._socket.close()

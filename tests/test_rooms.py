@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import pytest
@@ -29,6 +29,7 @@ class Port:
     def __init__(self) -> None:
         self.told: list[tuple[Any, ...]] = []
         self.changes: list[Change] = []
+        self.known: dict[str, dict[str, str]] = {}
 
     def deliver(
         self, room: str, offset: int, payload: bytes, ticket: Any, change: Change | None = None
@@ -46,6 +47,9 @@ class Port:
 
     def kept(self, ticket: Any) -> None:
         self.told.append(("kept", ticket))
+
+    def know(self, room: str, users: Mapping[str, str]) -> None:
+        self.known[room] = dict(users)
 
     def answer(self, ticket: Any, sent: Publication, outcome: Duplicate | CommandError) -> None:
         self.told.append(("answer", ticket, sent, outcome))

@@ -45,6 +45,12 @@ def server(tmp_path: Path) -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture
+def unlimited_server(tmp_path: Path) -> Iterator[Server]:
+    with running_server("--data", str(tmp_path), "--limits", "off") as server:
+        yield server
+
+
 def has_logged(server: Server, words: str) -> bool:
     """Whether a running server has logged these words since it was last asked."""
     assert server.process.stderr is not None
@@ -84,8 +90,9 @@ def test_simplest_client_chats(server: Server) -> None:
         assert alice.receive_type("leave")["text"] == "Bob left the chat"
 
 
-def test_history_is_replayed_to_whoever_joins(server: Server) -> None:
+def test_history_is_replayed_to_whoever_joins(unlimited_server: Server) -> None:
     """A newcomer sees what was said before, also when everybody has gone in between."""
+    server = unlimited_server
     with connected(server.port, "/ws?username=Alice") as alice:
         for number in range(60):
             alice.send({"text": str(number)})
@@ -311,8 +318,9 @@ def test_stopping_server_says_goodbye(server: Server, number: signal.Signals) ->
         assert time.monotonic() - started < 5 * TIMEOUT_UNIT_S
 
 
-def test_stalled_clients_do_not_hold_up_the_end(server: Server) -> None:
+def test_stalled_clients_do_not_hold_up_the_end(unlimited_server: Server) -> None:
     """Neither who never answers a close frame, nor who reads nothing, nor who asks half."""
+    server = unlimited_server
     with contextlib.ExitStack() as stack:
         port = server.port
         silent = stack.enter_context(connected(port, "/ws?username=Silent"))
@@ -448,7 +456,9 @@ def test_idle_connection_costs_at_most_12_kb() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 2 * count)), hard))
     try:
-        with running_server("--history", "memory") as server, contextlib.ExitStack() as stack:
+        arguments = ("--history", "memory", "--max-address-connections", "0")
+        arguments += ("--address-handshake-rate", "0", "--join-timeout", "0")
+        with running_server(*arguments) as server, contextlib.ExitStack() as stack:
             before = warmed_up(server)
             clients = []
             for number in range(count):
@@ -466,7 +476,8 @@ def test_idle_connection_costs_at_most_12_kb() -> None:
 def test_stalled_reader_costs_little_and_is_evicted() -> None:
     """At most 1.5 MB whatever is published; and the others notice nothing."""
     # A history that keeps next to nothing, so that the reader is all there is to pay for.
-    with running_server("--history", "memory", "--history-max-messages", "1") as server:
+    arguments = ("--history", "memory", "--history-max-messages", "1", "--limits", "off")
+    with running_server(*arguments) as server:
         before = warmed_up(server)
         with (
             connected(server.port, "/ws?username=Stalled", receive_buffer=4096) as stalled,
@@ -564,8 +575,9 @@ def test_floods_cost_no_memory(server: Server) -> None:
     assert "Traceback" not in server.errors
 
 
-def test_rooms_entered_and_left_cost_no_memory(server: Server) -> None:
+def test_rooms_entered_and_left_cost_no_memory(unlimited_server: Server) -> None:
     """Ten thousand rooms of one client each leave nothing."""
+    server = unlimited_server
     with connected(server.port, "/ws?username=Alice&room=home") as client:
         client.receive_type("joined")
 

@@ -78,8 +78,7 @@ def impatient_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(fastchat.worker, "SWEEP_INTERVAL_S", 0.05)
     monkeypatch.setattr(fastchat.session, "CLOSE_GRACE_S", 0.3)
     monkeypatch.setattr(fastchat.session, "MESSAGE_TIMEOUT_S", 0.3)
-    monkeypatch.setattr(fastchat.session, "JOIN_TIMEOUT_S", 0.5)
-    with serving() as server:
+    with serving(join_timeout=0.5) as server:
         yield server
 
 
@@ -356,7 +355,7 @@ def test_ping_is_answered_with_its_payload(client: WireClient, payload: bytes) -
 
 def test_pong_that_nobody_asked_for_is_ignored(client: WireClient) -> None:
     """RFC 6455 §5.5.3: a one-way heartbeat is allowed."""
-    client.write(frame(PONG, b"x") * 50 + frame(PONG))
+    client.write(frame(PONG, b"x") * 15 + frame(PONG))
     assert still_works(client)
 
 
@@ -414,9 +413,9 @@ def test_commands_before_a_close_frame_still_count(server: Server, room: str) ->
         assert [bob.receive()["type"] for _ in range(3)] == ["join", "message", "leave"]
 
 
-def test_thousands_of_commands_behind_a_join_run_in_order(server: Server, room: str) -> None:
+def test_thousands_of_commands_behind_a_join_run_in_order(room: str) -> None:
     """However many are sent at once, none is lost or overtaken."""
-    with connected(server.port) as client:
+    with serving(limits="off") as server, connected(server.port) as client:
         client.send({"type": "join", "room": room, "username": "Alice"})
         client.write(b"".join(text({"text": str(number)}) for number in range(3000)))
         client.receive_type("joined")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ def written(folder: Path, text: str) -> Path:
 
 
 def complaint(
-    flags: dict[str, str], environment: dict[str, str] | None = None, file: Path | None = None
+    flags: dict[str, Any], environment: dict[str, str] | None = None, file: Path | None = None
 ) -> str:
     """The one sentence of a SettingError."""
     with pytest.raises(SettingError) as caught:
@@ -43,18 +44,74 @@ def test_flags_are_over_environment_over_file_over_defaults(tmp_path: Path) -> N
     assert settings.max_lag_bytes == Settings().max_lag_bytes
 
 
+#: What some settings are not without.
+COMPANY: dict[str, dict[str, Any]] = {
+    "auth": {"jwt_key_file": ("key",)},
+    "jwt_key_file": {"auth": "jwt"},
+    "jwt_audience": {"auth": "jwt", "jwt_key_file": ("key",)},
+    "jwt_issuer": {"auth": "jwt", "jwt_key_file": ("key",)},
+    "ssl_keyfile": {"ssl_certfile": "certificate.pem"},
+}
+
+
+def another_value(field: dataclasses.Field[object]) -> tuple[object, str, str]:
+    """One that is not the default, as text, and in TOML."""
+    value: object
+    if field.metadata["choices"]:
+        value = field.metadata["choices"][-1]
+    elif isinstance(field.default, tuple):
+        values = ("https://a.example", "https://b.example")
+        if field.name == "trusted_proxy":
+            values = ("192.0.2.1", "10.0.0.0/8")
+        return values, ", ".join(values), repr(list(values))
+    elif isinstance(field.default, bool):
+        return not field.default, str(not field.default).lower(), str(not field.default).lower()
+    else:
+        value = "x" if isinstance(field.default, str) else field.default + 1  # type: ignore[operator]
+    return value, str(value), repr(value)
+
+
 @pytest.mark.parametrize("field", dataclasses.fields(Settings), ids=lambda field: field.name)
 def test_every_setting_can_come_from_every_source(
     field: dataclasses.Field[object], tmp_path: Path
 ) -> None:
     """Flag, environment variable and key are three spellings of one name."""
-    value = field.metadata["choices"][-1] if field.metadata["choices"] else field.default
-    value = value if isinstance(value, str) else value + 1  # type: ignore[operator]
-    settings = Settings(**{field.name: value})
-    toml = f"{flag_of(field)[2:]} = {value!r}"
-    assert load_settings({field.name: str(value)}, {}, None) == settings
-    assert load_settings({}, {f"FASTCHAT_{field.name.upper()}": str(value)}, None) == settings
-    assert load_settings({}, {}, written(tmp_path, toml)) == settings
+    company = COMPANY.get(field.name, {})
+    value, text, toml = another_value(field)
+    settings = Settings(**{**company, field.name: value})
+    assert getattr(settings, field.name) != field.default
+    assert load_settings({**company, field.name: text}, {}, None) == settings
+    assert load_settings(company, {f"FASTCHAT_{field.name.upper()}": text}, None) == settings
+    assert (
+        load_settings(company, {}, written(tmp_path, f"{flag_of(field)[2:]} = {toml}")) == settings
+    )
+
+
+def test_limits_are_switched_off_together() -> None:
+    """All of them, whatever else is said; and nothing besides."""
+    on, off = Settings(), load_settings({"limits": "off", "room_rate": "7"}, {}, None)
+    different = {
+        field.name: getattr(off, field.name)
+        for field in dataclasses.fields(Settings)
+        if getattr(off, field.name) != getattr(on, field.name)
+    }
+    assert different.pop("limits") == "off"
+    assert len(different) > 10
+    assert not any(different.values())
+    assert Settings(**dataclasses.asdict(off)) == off
+
+
+def test_proxy_is_an_address_or_a_range() -> None:
+    assert "--trusted-proxy must be an address" in complaint({"trusted_proxy": "proxy.example"})
+
+
+def test_tokens_and_their_keys_are_set_together(tmp_path: Path) -> None:
+    """A key that nobody looks at would leave the door open."""
+    assert "--jwt-key-file" in complaint({"auth": "jwt"})
+    for name in ("jwt_key_file", "jwt_audience", "jwt_issuer"):
+        assert "without --auth jwt" in complaint({name: "x"})
+    assert "list of strings" in complaint({}, file=written(tmp_path, "jwt-key-file = 'key'"))
+    assert "list of strings" in complaint({}, file=written(tmp_path, "jwt-key-file = [5]"))
 
 
 @pytest.mark.parametrize(("cpus", "limit", "workers"), [(3, "max 100000", 3), (1, "max", 1)])
@@ -154,6 +211,10 @@ def test_bounds_belong_to_the_range(low_high: tuple[str, str]) -> None:
         ("log_level", "loud"),
         ("log_level", "INFO"),
         ("log_format", "xml\nline"),
+        ("allow_origin", "chat.example"),
+        ("debug_echo", "yes"),
+        ("debug_echo", "True"),
+        ("debug_echo", ""),
     ],
 )
 def test_wrong_value_is_named_with_its_setting(name: str, value: str) -> None:
@@ -176,6 +237,10 @@ def test_wrong_value_is_named_with_its_setting(name: str, value: str) -> None:
         ("max-lag-seconds = false", "--max-lag-seconds"),
         ("max-lag-seconds = nan", "--max-lag-seconds"),
         ("host = 5", "--host"),
+        ("allow-origin = 'https://chat.example'", "--allow-origin"),
+        ("allow-origin = ['https://chat.example/']", "--allow-origin"),
+        ("debug-echo = 1", "--debug-echo"),
+        ("debug-echo = 'true'", "--debug-echo"),
         ("prot = 80", "prot"),
         ("max_lag_bytes = 99999", "max_lag_bytes"),
         ("[port]\nx = 1", "--port"),

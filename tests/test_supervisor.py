@@ -726,6 +726,21 @@ def test_readiness_follows_the_relay(tmp_path: Path) -> None:
         wait_until(lambda: server.get("/readyz") == (200, "ready"))
 
 
+@pytest.mark.parametrize(
+    ("stuck", "why"), [(["relay"], "no relay"), (["worker-1", "worker-2"], "no worker")]
+)
+def test_server_with_stuck_parts_is_not_ready(stuck: list[str], why: str, tmp_path: Path) -> None:
+    """Before they are killed for it."""
+    with supervised(tmp_path, tick_s=0.4 * TIMEOUT_UNIT_S) as server:
+        server.hello()
+        wait_until(lambda: server.get("/readyz") == (200, "ready"))
+        pids = [server.pids(name)[0] for name in stuck]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        wait_until(lambda: server.get("/readyz") == (503, why))
+        assert "killing it" not in server.logged()
+
+
 def test_draining_server_is_not_ready(tmp_path: Path) -> None:
     """From the signal on, while it still answers."""
     planned(tmp_path, worker_1=["deaf"])

@@ -6,9 +6,10 @@ import contextlib
 import json
 import os
 import socket
+import ssl
 import struct
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from support import TIMEOUT_UNIT_S
@@ -49,9 +50,15 @@ class Response(NamedTuple):
 
 
 class Wire:
-    """A TCP connection that keeps what it has read and not used yet."""
+    """A TCP connection, with TLS in it or not, that keeps what it has read and not used yet."""
 
-    def __init__(self, port: int, *, receive_buffer: int | None = None) -> None:
+    def __init__(
+        self,
+        port: int,
+        *,
+        receive_buffer: int | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.socket = socket.socket()
         self.unread = b""
         try:
@@ -59,6 +66,8 @@ class Wire:
             if receive_buffer is not None:
                 self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
             self.socket.connect(("127.0.0.1", port))
+            if tls is not None:
+                self.socket = tls.wrap_socket(self.socket, server_hostname="localhost")
         except BaseException:
             self.socket.close()
             raise
@@ -158,13 +167,19 @@ class Client(Wire):
     """A WebSocket client that sends whatever it is told to, and answers nothing by itself."""
 
     def __init__(
-        self, port: int, target: str = "/ws", *, receive_buffer: int | None = None
+        self,
+        port: int,
+        target: str = "/ws",
+        *,
+        receive_buffer: int | None = None,
+        tls: ssl.SSLContext | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(port, receive_buffer=receive_buffer)
+        super().__init__(port, receive_buffer=receive_buffer, tls=tls)
         try:
-            self.write(request(target, HANDSHAKE.items()))
-            answer = self.read_response()
-            assert answer.status == 101, answer
+            self.write(request(target, {**HANDSHAKE, **(headers or {})}.items()))
+            self.response = self.read_response()
+            assert self.response.status == 101, self.response
         except BaseException:
             self.socket.close()
             raise

@@ -146,7 +146,7 @@ SERIES = (
         "fastchat_closes_total",
         "counter",
         "closes",
-        "Connections that ended, by close code; 1006 for none.",
+        "Connections that ended, by close code: 1006 for none, `other` for a client's own.",
         "code",
     ),
     Series(
@@ -155,6 +155,13 @@ SERIES = (
         "refusals",
         "Commands that were refused, by the error's code.",
         "reason",
+    ),
+    Series(
+        "fastchat_refused_connections_total",
+        "counter",
+        "turned_away",
+        "Connections and handshakes that were one too many, by limit.",
+        "limit",
     ),
     Series("fastchat_commit_seconds", "histogram", "commit_s", "Time of an append to the history."),
     Series(

@@ -11,7 +11,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from fastchat import protocol
-from fastchat.brokers import Broker, Entrance, Entry, Member
+from fastchat.auth import Authenticator, Identity, Right, forbidden, unauthorized
+from fastchat.brokers import Broker, Entrance, Entry, Member, Removal
 from fastchat.errors import CloseCode, CommandError, ErrorCode
 from fastchat.history import Duplicate
 from fastchat.metrics import Metrics
@@ -28,6 +29,7 @@ from fastchat.protocol import (
     Ping,
     Publication,
     React,
+    Remove,
     Search,
     Typing,
 )
@@ -52,15 +54,30 @@ class Delivery(Protocol):
 
 
 class Client:
-    """A connection as the chat sees it: where it is, and under which names."""
+    """A connection as the chat sees it: where it is, under which names, and by which right.
 
-    __slots__ = ("connection", "gone", "rooms", "session", "username")
+    `address` and `guest` are as in `fastchat.brokers.Entrance`.
+    """
 
-    def __init__(self, connection: object) -> None:
+    __slots__ = (
+        "address",
+        "connection",
+        "gone",
+        "guest",
+        "identity",
+        "rooms",
+        "session",
+        "username",
+    )
+
+    def __init__(self, connection: object, address: str = "") -> None:
         self.connection = connection
+        self.address = address
+        self.guest = 0
         self.rooms: dict[str, Member] = {}
         self.username: str | None = None
         self.session: str | None = None
+        self.identity: Identity | None = None
         self.gone = False
 
 
@@ -69,6 +86,10 @@ class Chat:
 
     * ``clock``: seconds since 1970, for timestamps only.
     * ``new_secret``: makes a client's `session`.
+    * ``authenticator``: where it is given, only those come in whom it knows, and do what they may.
+    * ``dismiss``: closes a connection whose user is to go, with a code, a reason and after
+      how many milliseconds he may be back; the client departs by that.
+    * ``max_rooms``: of one client at once; 0 for no limit.
     """
 
     def __init__(
@@ -79,7 +100,15 @@ class Chat:
         clock: Callable[[], float],
         new_secret: Callable[[], str],
         metrics: Metrics,
+        authenticator: Authenticator | None = None,
+        dismiss: Callable[[Any, CloseCode, str, int], None] = lambda *dismissal: None,
+        max_rooms: int = protocol.MAX_ROOMS,
     ) -> None:
+        self._max_rooms = max_rooms
+        self._authenticator = authenticator
+        self._dismiss = dismiss
+        #: Who is here by a token, by room and author: whom a moderator may remove.
+        self._removable: dict[tuple[str, str], set[Client]] = {}
         self._broker = broker
         self._delivery = delivery
         self._clock = clock
@@ -95,6 +124,7 @@ class Chat:
             Leave: self._leave,
             GetHistory: self._history,
             Search: self._search,
+            Remove: self._remove_user,
             Ping: self._ping,
         }
         broker.open(self)
@@ -105,7 +135,28 @@ class Chat:
         Raises CommandError (the coroutine too) when the command is refused;
         nothing has changed then.
         """
+        if (
+            self._authenticator is not None
+            and client.identity is None
+            and (type(command) is not Join or command.token is None)
+        ):
+            raise unauthorized("A token is needed: `token`, in `join`.")
         return self._handlers[type(command)](client, command)
+
+    def authenticate(self, client: Client, token: str) -> None:
+        """Take a client for whom his token says; without an authenticator it says nothing.
+
+        Raises CommandError: `unauthorized`, also for another user's token than the last,
+        and `forbidden` for one that is not for a room that he is in. Nothing changes then.
+        """
+        if self._authenticator is None:
+            return
+        identity = self._authenticator.verify(token)
+        if client.identity is not None and client.identity.author != identity.author:
+            raise unauthorized("This is another user's token.")
+        if not all(identity.may(Right.READ, room) for room in client.rooms):
+            raise forbidden()
+        client.identity = identity
 
     def depart(self, client: Client) -> None:
         """Take a client out of all its rooms. Safe to call again.
@@ -115,6 +166,7 @@ class Chat:
         client.gone = True
         while client.rooms:
             room, member = client.rooms.popitem()
+            self._forget(client, room, member)
             self._broker.lose(room, member)
             self._delivery.leave(client.connection, room)
 
@@ -122,7 +174,7 @@ class Chat:
 
     def _message(self, client: Client, command: Message) -> None:
         text, room, id, ref = command
-        room = self._room_of(client, room)
+        room = self._room_of(client, room, Right.WRITE)
         name, author = client.rooms[room]
         timestamp = protocol.timestamp_of(self._clock())
         self._broker.publish(
@@ -150,6 +202,9 @@ class Chat:
         """Publish what changes a message; whether it may is decided where it is kept."""
         room = self._room_of(client, command.room)
         name, author = client.rooms[room]
+        moderates = kind is not Kind.REACT and self._moderates(client, room)
+        if not moderates:
+            self._check(client, Right.WRITE, room)
         draft = Publication(
             room,
             0,
@@ -159,12 +214,13 @@ class Chat:
             kind=kind,
             target=command.offset,
             author=author,
+            moderated=moderates,
             **more,
         )
         self._broker.publish(draft, (client, command.ref))
 
     def _typing(self, client: Client, command: Typing) -> None:
-        room = self._room_of(client, command.room)
+        room = self._room_of(client, command.room, Right.READ)
         payload = protocol.typing(room, client.rooms[room].name)
         self._delivery.publish(room, payload, client.connection)
         self._broker.tell(room, payload)
@@ -175,6 +231,7 @@ class Chat:
     async def _leave(self, client: Client, command: Leave) -> None:
         room = self._room_of(client, command.room)
         member = client.rooms.pop(room)
+        self._forget(client, room, member)
 
         def left() -> None:
             if not client.gone:
@@ -184,7 +241,7 @@ class Chat:
         self._send(client, protocol.left(room, ref=command.ref))
 
     async def _history(self, client: Client, command: GetHistory) -> None:
-        room, limit = self._room_of(client, command.room), command.limit
+        room, limit = self._room_of(client, command.room, Right.READ), command.limit
         if command.after is not None:
             page = await self._broker.after(room, command.after, limit)
         else:
@@ -193,26 +250,53 @@ class Chat:
         self._send(client, payload)
 
     async def _search(self, client: Client, command: Search) -> None:
-        room = self._room_of(client, command.room)
+        room = self._room_of(client, command.room, Right.READ)
         found = await self._broker.search(room, command.query, command.limit)
         self._send(client, protocol.results(room, found.payloads, ref=command.ref))
 
-    async def _join(self, client: Client, command: Join) -> None:
-        room = command.room
+    async def _remove_user(self, client: Client, command: Remove) -> None:
+        room = self._room_of(client, command.room)
+        if not self._moderates(client, room):
+            raise forbidden()
+        removal = Removal(room, command.username, command.seconds, client.rooms[room].name)
+        name = await self._broker.remove(removal)
+        self._send(client, protocol.removed(room, name, command.seconds, ref=command.ref))
+
+    def _join(self, client: Client, command: Join) -> Coroutine[Any, Any, None] | None:
+        if self._authenticator is not None and command.token is not None:
+            self.authenticate(client, command.token)
+            command = command._replace(token=None)
+            if command.room in client.rooms:
+                self._renewed(client, command.ref)
+                return None
+        return self._enter(client, command)
+
+    def _renewed(self, client: Client, ref: str | None) -> None:
+        assert client.identity is not None
+        _, name, expires_s, _ = client.identity
+        payload = protocol.renewed(name, protocol.timestamp_of(expires_s), ref=ref)
+        self._delivery.send(client.connection, payload)
+
+    async def _enter(self, client: Client, command: Join) -> None:
+        room, identity = command.room, client.identity
+        self._check(client, Right.READ, room)
         if client.gone:
             return
         if room in client.rooms:
             raise CommandError(ErrorCode.ALREADY_JOINED, f"You are in the room “{room}” already.")
-        if len(client.rooms) >= protocol.MAX_ROOMS:
+        if len(client.rooms) >= self._max_rooms > 0:
             raise CommandError(
                 ErrorCode.TOO_MANY_ROOMS,
-                f"A connection may be in {protocol.MAX_ROOMS} rooms; leave one first.",
+                f"A connection may be in {self._max_rooms} rooms; leave one first.",
                 temporary=True,
             )
-        name = command.username or client.username
-        if name is None:
-            raise CommandError(ErrorCode.BAD_USERNAME, "A name is needed: `username`.")
         session = command.session or client.session or self._new_secret()
+        if identity is not None:  # what he calls himself is not asked
+            member = Member(identity.name, identity.author)
+        elif name := command.username or client.username:
+            member = Member(name, author_of(session))
+        else:
+            raise CommandError(ErrorCode.BAD_USERNAME, "A name is needed: `username`.")
 
         def enter(entry: Entry) -> None:
             if client.gone or not self._delivery.join(client.connection, room):
@@ -220,6 +304,8 @@ class Chat:
                 return
             client.username, client.session = entry.member.name, session
             client.rooms[room] = entry.member
+            if identity is not None:
+                self._removable.setdefault((room, identity.author), set()).add(client)
             payload = protocol.joined(
                 room,
                 entry.member.name,
@@ -229,16 +315,27 @@ class Chat:
                 messages=entry.payloads,
                 users=entry.users,
                 online=entry.online,
+                rights=None if identity is None else identity.rights_in(room),
                 ref=command.ref,
             )
             self._delivery.send(client.connection, payload)
 
-        member = Member(name, author_of(session))
-        await self._broker.join(Entrance(room, member, command.since, command.history), enter)
+        entrance = Entrance(
+            room, member, command.since, command.history, client.address, client.guest
+        )
+        await self._broker.join(entrance, enter)
 
     def _send(self, client: Client, payload: bytes) -> None:
         if not client.gone:
             self._delivery.send(client.connection, payload)
+
+    def _forget(self, client: Client, room: str, member: Member) -> None:
+        """He cannot be removed any more."""
+        here = self._removable.get((room, member.author))
+        if here is not None:
+            here.discard(client)
+            if not here:
+                del self._removable[room, member.author]
 
     # What comes of them: the broker's receiver
 
@@ -263,18 +360,32 @@ class Chat:
     def end_turn(self) -> None:
         self._delivery.end_turn()
 
+    def expel(self, room: str, author: str, seconds: int) -> None:
+        reason = "removed by a moderator"
+        for client in tuple(self._removable.get((room, author), ())):
+            self._dismiss(client.connection, CloseCode.REMOVED, reason, seconds * 1000)
+
     def lost(self, room: str) -> None:
         reason = "the room's stream lost its continuity"
         self._delivery.evict(room, CloseCode.LOST_CONTINUITY, reason)
 
-    # Where a client is
+    # Where a client is, and what he may do there
 
-    def _room_of(self, client: Client, room: str | None) -> str:
+    def _room_of(self, client: Client, room: str | None, needed: Right | None = None) -> str:
         if room is None:
-            return self._only_room(client)
-        if room not in client.rooms:
+            room = self._only_room(client)
+        elif room not in client.rooms:
             raise CommandError(ErrorCode.NOT_JOINED, f"You are not in the room “{room}”.")
+        if needed is not None and client.identity is not None:
+            self._check(client, needed, room)
         return room
+
+    def _check(self, client: Client, needed: Right, room: str) -> None:
+        if client.identity is not None and not client.identity.may(needed, room):
+            raise forbidden()
+
+    def _moderates(self, client: Client, room: str) -> bool:
+        return client.identity is not None and client.identity.may(Right.MODERATE, room)
 
     def _only_room(self, client: Client) -> str:
         if len(client.rooms) == 1:

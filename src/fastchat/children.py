@@ -206,14 +206,20 @@ def _spawn(
     if listener is not None:
         passed.append(listener.fileno())
         arguments += ["--listener", str(listener.fileno())]
-    return subprocess.Popen(  # noqa: S603 our own command
-        arguments,
-        stdin=subprocess.DEVNULL,
-        pass_fds=passed,
-        process_group=0,  # Ctrl+C is for the supervisor
-        # The parts take their modules from where we have ours.
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
+    # Blocked in the part as well: until it can read files anew, a SIGHUP waits, and the relay,
+    # which has none, never hears of it.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        return subprocess.Popen(  # noqa: S603 our own command
+            arguments,
+            stdin=subprocess.DEVNULL,
+            pass_fds=passed,
+            process_group=0,  # Ctrl+C is for the supervisor
+            # The parts take their modules from where we have ours.
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _signal_name(number: int) -> str:

@@ -1,4 +1,4 @@
-"""The command line: `fastchat serve`, `status`, `export`, `import` and `tail`.
+"""The command line: `fastchat serve`, `status`, `token`, `export`, `import` and `tail`.
 
 A command is a function of its arguments that returns the exit status. What is wrong
 with how it was called is one sentence and status 2; docs/command-line.md has the rest.
@@ -19,7 +19,7 @@ from fastchat.errors import CommandError, HistoryError, SettingError
 from fastchat.logs import set_up_logging
 from fastchat.names import DEFAULT_ROOM, check_room, check_username
 from fastchat.protocol import DEFAULT_HISTORY, MAX_HISTORY
-from fastchat.settings import Settings, flag_of, load_settings
+from fastchat.settings import Settings, flag_of, is_list, is_switch, load_settings
 
 __all__ = ["main"]
 
@@ -73,6 +73,29 @@ def _status(chosen: dict[str, Any]) -> int:
     return status.run(Path(_settings(chosen).data), json=chosen.get("json", False))
 
 
+def _token(chosen: dict[str, Any]) -> int:
+    # Imported here: see `worker.open_authenticator`.
+    from fastchat import tokens
+
+    if "new_key" in chosen:
+        tokens.create_secret(chosen["new_key"])
+        return 0
+    if "sub" not in chosen:
+        raise SettingError("--sub is needed: who the token is for.")
+    settings = _settings({**chosen, "auth": "jwt"})
+    token = tokens.make_token(
+        Path(settings.jwt_key_file[0]),
+        subject=chosen["sub"],
+        name=chosen.get("name"),
+        rooms=tokens.rooms_of(chosen["rooms"]) if "rooms" in chosen else None,
+        duration_s=tokens.duration_of(chosen.get("for", "1h")),
+        audience=settings.jwt_audience,
+        issuer=settings.jwt_issuer,
+    )
+    print(token)
+    return 0
+
+
 def _export(chosen: dict[str, Any]) -> int:
     directory = Path(_settings(chosen).data)
     room = _checked_room(chosen)
@@ -122,6 +145,8 @@ def _tail(chosen: dict[str, Any]) -> int:
             username=username,
             history=_checked_history(chosen.get("history")),
             json=chosen.get("json", False),
+            token=_token_of(chosen),
+            token_file=chosen.get("token_file"),
         )
     )
 
@@ -150,6 +175,14 @@ def _checked_history(text: str | None) -> int:
     raise SettingError(f"--history must be from 0 to {MAX_HISTORY}, not {text!r}.")
 
 
+def _token_of(chosen: Mapping[str, Any]) -> str | None:
+    """Never an argument: everybody on a machine may see those."""
+    if "token_file" in chosen:
+        return tail.read_token(chosen["token_file"])
+    token = os.environ.get("FASTCHAT_TOKEN")
+    return tail.check_token(token, "FASTCHAT_TOKEN") if token else None
+
+
 def _counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
@@ -167,6 +200,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
     _add_serve(commands)
     _add_status(commands)
+    _add_token(commands)
     _add_export(commands)
     _add_import(commands)
     _add_tail(commands)
@@ -210,6 +244,36 @@ def _add_status(commands: _Commands[Any]) -> None:
     )
     _add_settings(command, {"data"})
     command.add_argument("--json", action="store_true", help="print what it counts, as JSON")
+
+
+def _add_token(commands: _Commands[Any]) -> None:
+    command = _add(
+        commands,
+        "token",
+        _token,
+        "make a token for a server with --auth jwt",
+        "Signs with the first --jwt-key-file, a secret or a private key in PEM, and prints the "
+        "token.",
+    )
+    _add_settings(command, {"jwt_key_file", "jwt_audience", "jwt_issuer"})
+    command.add_argument(
+        "--new-key",
+        type=Path,
+        metavar="FILE",
+        help="make a secret instead, in a file that only you may read",
+    )
+    command.add_argument("--sub", metavar="ID", help="who it is for, for ever and everywhere")
+    command.add_argument("--name", metavar="NAME", help="the username (default: the ID)")
+    command.add_argument(
+        "--rooms",
+        action="append",
+        metavar="ROOM=RIGHTS",
+        help="of read, write and moderate, with commas; * is any other room; may be given again "
+        "(default: *=read,write)",
+    )
+    command.add_argument(
+        "--for", metavar="TIME", help="how long it is valid, like 90s, 15m, 7d (default: 1h)"
+    )
 
 
 def _add_export(commands: _Commands[Any]) -> None:
@@ -261,6 +325,12 @@ def _add_tail(commands: _Commands[Any]) -> None:
         metavar="N",
         help=f"how many past messages, at most {MAX_HISTORY} (default: {DEFAULT_HISTORY})",
     )
+    command.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="a token for a server with --auth jwt (default: what FASTCHAT_TOKEN has)",
+    )
     command.add_argument("--json", action="store_true", help="print events as JSON Lines")
 
 
@@ -269,13 +339,26 @@ def _add_settings(command: argparse.ArgumentParser, names: Collection[str]) -> N
     for field in dataclasses.fields(Settings):
         if field.name in names:
             words = field.metadata["choices"] or (type(field.default).__name__.upper(),)
+            default = field.default
             if field.metadata["auto"]:
                 words += ("auto",)
+            if is_list(field):
+                words, default = ("STR",), "none; may be given again"
+            if is_switch(field):
+                default = "off"
             command.add_argument(
                 flag_of(field),
+                action=_action_of(field),
+                const="true" if is_switch(field) else None,
                 metavar="|".join(words),
-                help=f"{field.metadata['help']} (default: {field.default})",
+                help=f"{field.metadata['help']} (default: {'none' if default == '' else default})",
             )
+
+
+def _action_of(field: dataclasses.Field[Any]) -> str:
+    if is_list(field):
+        return "append"
+    return "store_const" if is_switch(field) else "store"
 
 
 if __name__ == "__main__":

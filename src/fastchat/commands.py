@@ -28,6 +28,7 @@ from fastchat.protocol import (
     Ping,
     Position,
     React,
+    Remove,
     Search,
     Typing,
 )
@@ -42,6 +43,8 @@ MAX_OFFSET = 2**53 - 1  # what JavaScript counts exactly
 MAX_KEYS = 32  # of a command; the longest has 7
 MAX_QUERY_CHARS = 200
 DEFAULT_RESULTS = 50
+DEFAULT_REMOVAL_S = 600
+MAX_REMOVAL_S = 30 * 86400
 
 
 def parse(payload: bytes) -> Command:
@@ -166,6 +169,7 @@ def _join(fields: dict[str, Any]) -> Join:
         since=_since(fields.get("since")),
         session=_session(fields),
         ref=_ref(fields),
+        token=_bearer_token(fields),
     )
 
 
@@ -217,6 +221,13 @@ def _search(fields: dict[str, Any]) -> Search:
     return Search(query, limit, _room_or_none(fields), _ref(fields))
 
 
+def _remove(fields: dict[str, Any]) -> Remove:
+    username, seconds = fields.get("username"), fields.get("seconds", DEFAULT_REMOVAL_S)
+    if type(seconds) is not int or not 0 <= seconds <= MAX_REMOVAL_S:
+        raise _bad_command(f"`seconds` is a whole number from 0 to {MAX_REMOVAL_S:,}.")
+    return Remove(check_username(username), seconds, _room_or_none(fields), _ref(fields))
+
+
 def _target(fields: dict[str, Any]) -> int:
     offset = _offset(fields, "offset")
     if offset is None:
@@ -249,6 +260,7 @@ _PARSERS: dict[str, Callable[[dict[str, Any]], Command]] = {
     "delete": _delete,
     "react": _react,
     "search": _search,
+    "remove": _remove,
     "join": _join,
     "leave": _leave,
     "typing": _typing,
@@ -297,6 +309,14 @@ def _session(fields: dict[str, Any]) -> str | None:
     if session is not None and len(session.encode()) < MIN_SESSION_BYTES:
         raise _bad_command(f"A `session` has at least {MIN_SESSION_BYTES} bytes.")
     return session
+
+
+def _bearer_token(fields: dict[str, Any]) -> str | None:
+    """A `token` of any length: one that is too long is as bad as any other."""
+    token = fields.get("token")
+    if token is None or type(token) is str:
+        return token
+    raise _bad_command("`token` is a string.")
 
 
 def _echo(value: Any) -> str | None:

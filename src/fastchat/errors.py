@@ -77,7 +77,9 @@ class ErrorCode(StrEnum):
     USERNAME_TAKEN = "username_taken"
     TOO_MANY_ROOMS = "too_many_rooms"
     NOT_FOUND = "not_found"
+    UNAUTHORIZED = "unauthorized"
     FORBIDDEN = "forbidden"
+    RATE_LIMITED = "rate_limited"
     UNAVAILABLE = "unavailable"
 
 
@@ -93,7 +95,8 @@ class CommandError(FastchatError):
     """A command is refused; the client is told and stays connected.
 
     `message` is a sentence for a person. `temporary` says whether the same command
-    may succeed later. `ref` and `id` are those of the command, where it had any.
+    may succeed later, and `retry_after_ms` when, where that is known. `ref` and `id` are those
+    of the command, where it had any. With a `close_code` the connection is closed after it.
     """
 
     def __init__(
@@ -102,6 +105,8 @@ class CommandError(FastchatError):
         message: str,
         *,
         temporary: bool = False,
+        retry_after_ms: int | None = None,
+        close_code: CloseCode | None = None,
         ref: str | None = None,
         id: str | None = None,
     ) -> None:
@@ -109,6 +114,8 @@ class CommandError(FastchatError):
         self.code = code
         self.message = message
         self.temporary = temporary
+        self.retry_after_ms = retry_after_ms
+        self.close_code = close_code
         self.ref = ref
         self.id = id
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from fastchat.history import History
@@ -24,8 +25,17 @@ def open_history(settings: Settings) -> History:
         max_age_s=settings.history_max_age,
         sync_commits=settings.durability == "power-loss",
         new_epoch=new_secret,
-        clock=time.time,
+        clock=_steady_clock(),
     )
+
+
+def _steady_clock() -> Callable[[], float]:
+    """Seconds since 1970 as they were at the start, and since then as they pass.
+
+    Somebody may set the machine's clock; what is kept for a time is kept for that time.
+    """
+    started = time.time() - time.monotonic()
+    return lambda: started + time.monotonic()
 
 
 def new_secret() -> str:

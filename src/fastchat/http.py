@@ -28,17 +28,24 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from fastchat.addresses import Proxies
+from fastchat.admission import Census, Gate, Limit
 from fastchat.commands import join_from_query
+from fastchat.descriptors import Capacity
+from fastchat.echo import ECHO_PATH, EchoSession
 from fastchat.errors import CommandError
+from fastchat.origins import Origins
 from fastchat.protocol import Join
 from fastchat.session import Session, Sessions
 
-__all__ = ["SECURITY_HEADERS", "HttpProtocol", "WebSocketProtocol", "build_app"]
+__all__ = ["SECURITY_HEADERS", "Edge", "HttpProtocol", "WebSocketProtocol", "build_app"]
 
 logger = logging.getLogger("fastchat.http")
 
 WEBSOCKET_PATH = b"/ws"
 SUBPROTOCOL = "fastchat.v1"
+#: Of a further subprotocol that is a token: offered, never selected.
+BEARER_PREFIX = "fastchat.token."
 MAX_HEAD_BYTES = 16 * 1024
 MAX_HEAD_LINES = 128
 #: Requests that wait for the answers before theirs; one costs some 2 kB.
@@ -63,6 +70,13 @@ SECURITY_HEADERS = [
     ("referrer-policy", "no-referrer"),
     ("cross-origin-opener-policy", "same-origin"),
 ]
+#: What limits know a client by, on its way to `WebSocketProtocol`; of clients it is not taken.
+ADDRESS_HEADER = "x-fastchat-address"
+ONE_HOST = "Exactly one Host header is needed."
+FULL = "The server is full."
+TOO_MANY = "There are too many connections from this address."
+#: Who is refused for want of room may try again after so long.
+RETRY_AFTER_S = 5
 
 
 # The page and its files
@@ -115,22 +129,68 @@ def _load(folder: Traversable, path: str) -> Iterator[tuple[str, _File]]:
 # The connection before an upgrade
 
 
-class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol with bounds. `open_connections` is swept once a second."""
+class Edge(NamedTuple):
+    """What all connections of a worker have to do with before they are WebSockets.
 
-    def __init__(self, *arguments: Any, sessions: Sessions, **keywords: Any) -> None:
+    Above `capacity.served` a request gets 503, and above `capacity.accepted` whoever
+    connects, at once. A handshake between the two goes on: a browser cannot see a status,
+    so its session has to tell; but not above what `gate` lets through. `visitors` counts
+    connections by address for as long as they are here. `echo` opens /_echo.
+    """
+
+    sessions: Sessions
+    origins: Origins
+    capacity: Capacity
+    proxies: Proxies
+    gate: Gate
+    visitors: Census
+    echo: bool = False
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP protocol with bounds. Whoever has `server_state` calls `sweep` each second."""
+
+    def __init__(self, *arguments: Any, edge: Edge, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
-        self._sessions = sessions
+        self._edge = edge
+        self._sessions = edge.sessions
         self._head_bytes = 0
         self._head_complete = False
         self._refused = False
+        self._visitor = ""  # the address that is counted
         self._answering: Any = None
         self._deadline_s = self.loop.time() + HEAD_TIMEOUT_S
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        if self._connection_count() > self._edge.capacity.accepted:
+            logger.warning(
+                "%d connections are open, no more are accepted (ulimit -n)",
+                self._edge.capacity.accepted,
+            )
+            self._refuse(503, FULL)
+            return
+        visitor = self._edge.proxies.visitor(None if self.client is None else self.client[0])
+        if self._edge.visitors.enter(visitor) is None:
+            self._visitor = visitor
+        else:
+            self._sessions.metrics.turned_away[Limit.ADDRESS] += 1
+            self._refuse(503, TOO_MANY)
+
+    def _leave(self) -> None:
+        """Not a visitor any more: gone, or upgraded. Safe to call again."""
+        if self._visitor:
+            self._edge.visitors.leave(self._visitor, "")
+            self._visitor = ""
+
+    def _connection_count(self) -> int:
+        return len(self.connections) + len(self._sessions)
 
     def connection_lost(self, exc: Exception | None) -> None:
         # uvicorn tells the newest request only, and an earlier one may be at its answer.
         if self._answering is not None:
             self._answering.disconnected = True
+        self._leave()
         super().connection_lost(exc)
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
@@ -185,8 +245,26 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse(431, "The request's head is too large.")
         elif len(self.pipeline) >= MAX_PIPELINED:
             self._refuse(429, "Too many requests at once.")
+        elif (refusal := self._request_refusal()) is not None:
+            self._refuse(*refusal)
         else:
             super().on_headers_complete()
+
+    def _request_refusal(self) -> tuple[int, str] | None:
+        """Why a plain request is not answered; handshakes have reasons of their own."""
+        if self.parser.should_upgrade() and self._should_upgrade():
+            return None
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
+            return 400, ONE_HOST
+        if self._connection_count() > self._edge.capacity.served:
+            return 503, FULL
+        return None
+
+    def _unsupported_upgrade_warning(self) -> None:
+        # To HTTP/2, say: answered as if nobody had asked, which is no event. The parser
+        # reads nothing behind it.
+        self._end_after_answer()
 
     def on_body(self, body: bytes) -> None:
         # Nothing takes a body: it is neither kept nor waited for.
@@ -212,6 +290,12 @@ class HttpProtocol(HttpToolsProtocol):
         """
         if self._refused:
             return
+        address = self._address()
+        limit = self._edge.gate.enter(address)
+        if limit is not None:
+            self._sessions.metrics.turned_away[limit] += 1
+            self._refuse(503, "There are too many new connections.")
+            return
         refusal = self._upgrade_refusal()
         if refusal is not None:
             self._refuse(*refusal)
@@ -221,11 +305,18 @@ class HttpProtocol(HttpToolsProtocol):
             (b"connection", b"Upgrade"),
             (b"upgrade", b"websocket"),
             (b"sec-websocket-version", b"13"),
+            (ADDRESS_HEADER.encode(), address.encode()),
             *((name, value) for name, value in self.headers if name in passed_on),
         ]
         self._deadline_s = 0.0
+        self._leave()
         super().handle_websocket_upgrade()
         self.parser = None  # type: ignore[assignment]  # it holds us, and we held it
+
+    def _address(self) -> str:
+        peer = None if self.client is None else self.client[0]
+        forwarded = [value for name, value in self.headers if name == b"x-forwarded-for"]
+        return self._edge.proxies.client_of(peer, forwarded)
 
     def _upgrade_refusal(self) -> tuple[int, str] | None:
         values: dict[bytes, list[bytes]] = {}
@@ -233,14 +324,16 @@ class HttpProtocol(HttpToolsProtocol):
             values.setdefault(name, []).append(value)
         if self.cycle is not None and not self.cycle.response_complete:
             return 400, "An upgrade does not overtake an answer."
-        if self.url.partition(b"?")[0] != WEBSOCKET_PATH:
+        path = self.url.partition(b"?")[0]
+        if path != WEBSOCKET_PATH and not (self._edge.echo and path == ECHO_PATH):
             return 404, "Not found"
         if self.scope["method"] != "GET" or self.scope["http_version"] != "1.1":
             return 405, "A WebSocket begins with GET and HTTP/1.1."
         if not self.url.isascii() or any(byte <= 0x20 or byte == 0x7F for byte in self.url):
             return 400, "The address is malformed."
-        if len(values.get(b"host", ())) != 1:
-            return 400, "Exactly one Host header is needed."
+        hosts, origins = values.get(b"host", []), values.get(b"origin", [])
+        if len(hosts) != 1:
+            return 400, ONE_HOST
         if values.get(b"sec-websocket-version") != [b"13"]:
             return 426, "WebSocket version 13 is needed."
         keys = values.get(b"sec-websocket-key", ())
@@ -248,6 +341,11 @@ class HttpProtocol(HttpToolsProtocol):
             return 400, "Exactly one valid Sec-WebSocket-Key is needed."
         if b"transfer-encoding" in values or set(values.get(b"content-length", ())) - {b"0"}:
             return 400, "An upgrade has no body."
+        encrypted = self.scheme == "https"
+        if not self._edge.origins.allow(origins, hosts[0], encrypted=encrypted):
+            page, host = (value[:100].decode("latin-1") for value in (origins[0], hosts[0]))
+            logger.warning("refused a page of %r at %r (see --allow-origin)", page, host)
+            return 403, "This page may not connect."
         return None
 
     def _refuse(self, status: int, message: str) -> None:
@@ -268,6 +366,8 @@ class HttpProtocol(HttpToolsProtocol):
 _REQUIRED_HEADERS = {
     405: (b"allow: GET",),
     426: (b"sec-websocket-version: 13", b"upgrade: websocket"),
+    429: (b"retry-after: %d" % RETRY_AFTER_S,),
+    503: (b"retry-after: %d" % RETRY_AFTER_S,),
 }
 
 
@@ -303,8 +403,8 @@ class WebSocketProtocol(WSProtocol):  # type: ignore[misc]  # private in picows,
     `app_state` are what it passes, and are not needed.
     """
 
-    def __init__(self, *, sessions: Sessions, **_uvicorn: Any) -> None:
-        self._sessions = sessions
+    def __init__(self, *, edge: Edge, **_uvicorn: Any) -> None:
+        self._edge = edge
         super().__init__(
             None,  # host and port: of a client
             None,  # path: of a client
@@ -318,7 +418,7 @@ class WebSocketProtocol(WSProtocol):  # type: ignore[misc]  # private in picows,
             None,
             WSAutoPingStrategy.PING_PERIODICALLY,
             False,  # auto pong: has no budget
-            sessions.max_message_bytes,
+            edge.sessions.max_message_bytes,
             None,  # extra headers: of a client
             2048,  # read buffer: the smallest it allows; grows by itself
         )
@@ -339,10 +439,19 @@ class WebSocketProtocol(WSProtocol):  # type: ignore[misc]  # private in picows,
 
     def _upgrade(self, request: WSUpgradeRequest) -> WSUpgradeResponseWithListener:
         response = WSUpgradeResponse.create_101_response()
-        offered = request.headers.getall("sec-websocket-protocol", ())
-        if SUBPROTOCOL in (token.strip() for line in offered for token in line.split(",")):
+        response.headers.extend(SECURITY_HEADERS)
+        if request.path.partition(b"?")[0] == ECHO_PATH:
+            return WSUpgradeResponseWithListener(response, EchoSession(self._edge.sessions))
+        lines = request.headers.getall("sec-websocket-protocol", ())
+        offered = [name.strip() for line in lines for name in line.split(",")]
+        if SUBPROTOCOL in offered:
             response.headers["Sec-WebSocket-Protocol"] = SUBPROTOCOL
-        session: Session = self._sessions.open(_join_asked_for(request.path))
+        tokens = [name[len(BEARER_PREFIX) :] for name in offered if name.startswith(BEARER_PREFIX)]
+        session: Session = self._edge.sessions.open(
+            _join_asked_for(request.path),
+            tokens[0] if tokens else None,
+            request.headers[ADDRESS_HEADER],
+        )
         return WSUpgradeResponseWithListener(response, session)
 
 

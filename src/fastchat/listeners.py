@@ -90,7 +90,8 @@ def say_hello(settings: Settings, listener: socket.socket, workers: int = 1) -> 
     host, port = listener.getsockname()[:2]
     if host in ("0.0.0.0", "::"):  # noqa: S104 it is only shown
         host = "127.0.0.1" if host == "0.0.0.0" else "::1"  # noqa: S104
-    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if settings.ssl_certfile else "http"
+    address = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
     print(f"fastchat is at {address} (stop it with Ctrl+C)", flush=True)
     if settings.history == "sqlite":
         print(f"messages are kept in {Path(settings.data).resolve()}", flush=True)

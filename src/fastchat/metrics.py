@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fastchat.errors import CloseCode
+
 __all__ = ["BOUNDS_S", "Histogram", "Metrics", "quantile", "since", "watch_lag", "with_usage"]
 
 #: From a commit into the page cache to a process that hangs.
@@ -23,6 +25,9 @@ BOUNDS_S = (
 )
 #: How often it is looked whether the loop is late.
 LAG_INTERVAL_S = 0.1
+#: Close codes that are told apart: the server's, and those of RFC 6455 (§7.4.1). A client may
+#: close with any of 2,000 others.
+_TOLD_APART = frozenset({*CloseCode, *range(1000, 1016)})
 
 
 class Histogram:
@@ -51,6 +56,7 @@ class Metrics:
         self.publications_total = 0  # kept by the history
         self.closes: Counter[int] = Counter()  # connections ended, by close code; 1006 for none
         self.refusals: Counter[str] = Counter()  # error events, by code
+        self.turned_away: Counter[str] = Counter()  # connections, by the limit they were over
         self.commit_s = Histogram()  # an append to the history
         self.loop_lag_s = Histogram()  # how late the loop came to what was due
         self.relay_lag_s = Histogram()  # from a worker to the relay and back
@@ -71,8 +77,9 @@ class Metrics:
             "uptime_s": time.monotonic() - self._started_s,
             "connections_total": self.connections_total,
             "publications_total": self.publications_total,
-            "closes": self.closes,
+            "closes": _by_code(self.closes),
             "refusals": self.refusals,
+            "turned_away": self.turned_away,
             **gauges,
         }
         for name in ("commit_s", "loop_lag_s", "relay_lag_s"):
@@ -80,6 +87,13 @@ class Metrics:
             if any(histogram.counts):
                 counts[name] = histogram.snapshot()
         return {name: _with_text_keys(value) for name, value in counts.items()}
+
+
+def _by_code(closes: Mapping[int, int]) -> Counter[int | str]:
+    counts: Counter[int | str] = Counter()
+    for code, count in closes.items():
+        counts[int(code) if code in _TOLD_APART else "other"] += count
+    return counts
 
 
 def _with_text_keys(value: Any) -> Any:

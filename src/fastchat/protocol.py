@@ -6,7 +6,7 @@ clients say. Past these two there is no dict and no ``message["type"]``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
 from functools import lru_cache
 from time import gmtime, strftime
@@ -22,6 +22,7 @@ __all__ = [
     "MAX_REPLY_BYTES",
     "MAX_ROOMS",
     "MAX_USERS_LISTED",
+    "SUBJECT",
     "Command",
     "Delete",
     "Edit",
@@ -34,6 +35,7 @@ __all__ = [
     "Position",
     "Publication",
     "React",
+    "Remove",
     "Search",
     "Typing",
     "ack",
@@ -47,6 +49,8 @@ __all__ = [
     "pong",
     "presence",
     "presence_change",
+    "removed",
+    "renewed",
     "results",
     "timestamp_of",
     "typing",
@@ -59,6 +63,8 @@ MAX_USERS_LISTED = 200
 #: Publications in one reply, encoded: with what a stalled reader may hold otherwise
 #: (the hub's log and backlog) it stays under 1.5 MB.
 MAX_REPLY_BYTES = 256 * 1024
+#: How the `author` of somebody with a token begins; his `sub` follows.
+SUBJECT = "sub:"
 
 
 class Position(NamedTuple):
@@ -83,7 +89,7 @@ class Publication(NamedTuple):
     `offset` is 0 until the history has given it one. `timestamp` is RFC 3339 in
     UTC with milliseconds. An edit, a deletion and a reaction name their message in
     `target`; `emoji` and `remove` are a reaction's. `author` tells users of one
-    name apart, and does not travel.
+    name apart, and does not travel; nor does `moderated`, that he may change what others wrote.
 
     A message as a history has it carries its present state: when it was `edited`
     last, whether it is `deleted` (its text is empty then), and its `reactions`, the
@@ -104,6 +110,12 @@ class Publication(NamedTuple):
     edited: str | None = None
     deleted: bool = False
     reactions: Mapping[str, Sequence[str]] | None = None
+    moderated: bool = False
+
+    @property
+    def owner(self) -> str:
+        """Whose the `id` is: his who has the token, or the name."""
+        return self.author if self.author.startswith(SUBJECT) else self.username
 
 
 def numbered(draft: Publication, offset: int) -> Publication:
@@ -118,6 +130,7 @@ class Join(NamedTuple):
     since: Position | None = None
     session: str | None = None
     ref: str | None = None
+    token: str | None = None
 
 
 class Leave(NamedTuple):
@@ -175,11 +188,22 @@ class Search(NamedTuple):
     ref: str | None = None
 
 
+class Remove(NamedTuple):
+    """Somebody is to leave, and to stay out for so many seconds."""
+
+    username: str
+    seconds: int
+    room: str | None = None
+    ref: str | None = None
+
+
 class Ping(NamedTuple):
     ref: str | None = None
 
 
-Command = Join | Leave | Message | Edit | Delete | React | Typing | GetHistory | Search | Ping
+Command = (
+    Join | Leave | Message | Edit | Delete | React | Typing | GetHistory | Search | Remove | Ping
+)
 
 
 # Publications and events out: each function returns the payload of one text message
@@ -188,7 +212,7 @@ Command = Join | Leave | Message | Edit | Delete | React | Typing | GetHistory |
 def encode(publication: Publication) -> bytes:
     """A publication as everyone in its room gets it, a message with its present state."""
     room, offset, username, text, timestamp, id, kind = publication[:7]
-    edited, deleted, reactions = publication[11:]
+    edited, deleted, reactions = publication[11:14]
     fields: dict[str, Any] = {
         "type": kind,
         "room": room,
@@ -233,24 +257,28 @@ def joined(
     messages: Sequence[bytes],
     users: Sequence[str],
     online: int,
+    rights: Collection[str] | None = None,
     ref: str | None,
 ) -> bytes:
-    """The reply to `join`; `messages` are encoded publications, oldest first."""
-    return _event(
-        {
-            "type": "joined",
-            "room": room,
-            "username": username,
-            "session": session,
-            "epoch": position.epoch,
-            "offset": position.offset,
-            "recovered": recovered,
-            "messages": [orjson.Fragment(message) for message in messages],
-            "users": users,
-            "online": online,
-        },
-        ref=ref,
-    )
+    """The reply to `join`; `messages` are encoded publications, oldest first.
+
+    `rights` are what a token allows here; None where none is asked for.
+    """
+    fields: dict[str, Any] = {
+        "type": "joined",
+        "room": room,
+        "username": username,
+        "session": session,
+        "epoch": position.epoch,
+        "offset": position.offset,
+        "recovered": recovered,
+        "messages": [orjson.Fragment(message) for message in messages],
+        "users": users,
+        "online": online,
+    }
+    if rights is not None:
+        fields["rights"] = sorted(rights)
+    return _event(fields, ref=ref)
 
 
 def left(room: str, *, ref: str | None) -> bytes:
@@ -298,17 +326,27 @@ def results(room: str, messages: Sequence[bytes], *, ref: str | None) -> bytes:
     return _event({"type": "results", "room": room, "messages": fragments}, ref=ref)
 
 
+def renewed(username: str, expires: str, *, ref: str | None) -> bytes:
+    """The reply to a `join` that brought a new token for a room the client is in."""
+    return _event({"type": "renewed", "username": username, "expires": expires}, ref=ref)
+
+
+def removed(room: str, username: str, seconds: int, *, ref: str | None) -> bytes:
+    """The reply to `remove`, to the moderator."""
+    fields = {"type": "removed", "room": room, "username": username, "seconds": seconds}
+    return _event(fields, ref=ref)
+
+
 def error(refusal: CommandError) -> bytes:
-    return _event(
-        {
-            "type": "error",
-            "code": refusal.code,
-            "message": refusal.message,
-            "temporary": refusal.temporary,
-        },
-        ref=refusal.ref,
-        id=refusal.id,
-    )
+    fields: dict[str, Any] = {
+        "type": "error",
+        "code": refusal.code,
+        "message": refusal.message,
+        "temporary": refusal.temporary,
+    }
+    if refusal.retry_after_ms is not None:
+        fields["retry_after_ms"] = refusal.retry_after_ms
+    return _event(fields, ref=refusal.ref, id=refusal.id)
 
 
 def pong(*, ref: str | None) -> bytes:

@@ -9,9 +9,9 @@ and everything a session sends goes through the hub, which is the only writer.
 from __future__ import annotations
 
 import asyncio
-import codecs
 import logging
 import random
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from itertools import takewhile
@@ -22,30 +22,29 @@ from picows import WSFrame, WSListener, WSMsgType, WSTransport
 
 from fastchat import commands, protocol
 from fastchat._fanout import Connection
+from fastchat.admission import Admission, Guest, Limit
 from fastchat.chat import Chat, Client
-from fastchat.errors import CloseCode, CommandError, Violation
+from fastchat.errors import CloseCode, CommandError, ErrorCode, Violation
+from fastchat.fragments import Fragments
 from fastchat.hub import Hub
-from fastchat.limits import TokenBucket
+from fastchat.limits import TokenBucket, rate_limited
 from fastchat.metrics import Metrics
-from fastchat.protocol import Command, Join
+from fastchat.protocol import Command, Join, Typing
+from fastchat.throttle import TOO_FAST_ERRORS, TOO_FAST_TYPING, SessionLimits, Throttle
 
 __all__ = ["Session", "Sessions"]
 
 logger = logging.getLogger("fastchat.session")
 
-#: A connection that has joined nothing by then is closed (docs/protocol.md, "Connecting").
-JOIN_TIMEOUT_S = 10.0
 #: From a message's first fragment to its last.
 MESSAGE_TIMEOUT_S = 30.0
-#: Browsers do not fragment; the strictest suites send about fifty.
-MAX_FRAGMENTS = 64
 PINGS_PER_S, PINGS_BURST = 10.0, 20
-#: Refused commands: somebody typing makes one now and then, a broken client a stream.
-ERRORS_PER_S, ERRORS_BURST = 1.0, 20
 #: As the hub's: a connection that is closed but does not end is aborted.
 CLOSE_GRACE_S = 2.0
-#: A server that stops may be back after this long at the earliest.
+#: A server that stops may be back after this long at the earliest; and whoever fetches a token.
 RECONNECT_AFTER_MS = 250
+#: Who was one connection too many may find a place in this time.
+TURNED_AWAY_MS = (10_000, 30_000)
 
 # Looked up once: each costs an attribute of an enum class for every frame.
 _TEXT, _BINARY, _CONTINUATION = WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.CONTINUATION
@@ -54,12 +53,18 @@ _OP_PONG = 0xA  # RFC 6455 §11.8
 _NO_STATUS = 1005  # RFC 6455 §7.4.1: an empty close frame
 _ABNORMAL = 1006  # and none at all
 _NO_HEADERS: CIMultiDict[str] = CIMultiDict()
+_REASONS = {
+    Limit.CONNECTIONS: "the server is full",
+    Limit.ADDRESS: "too many connections from this address",
+    Limit.USER: "too many connections of this user",
+}
 
 
 class Sessions:
     """All sessions of a worker: what they share, their deadlines, and their end.
 
-    `sweep` runs once a second. `max_message_bytes` bounds a whole message.
+    `sweep` runs once a second. `max_message_bytes` bounds a whole message, `limits` what
+    one connection may do, and `admission` how many there may be.
     """
 
     def __init__(
@@ -70,7 +75,12 @@ class Sessions:
         max_message_bytes: int,
         clock: Callable[[], float],
         metrics: Metrics,
+        limits: SessionLimits,
+        admission: Admission,
     ) -> None:
+        self.throttle = Throttle(limits, clock)
+        self.admission = admission
+        self._join_timeout_s = limits.join_timeout_s
         self.chat = chat
         self.hub = hub
         self.metrics = metrics
@@ -82,19 +92,28 @@ class Sessions:
         self._unjoined: dict[Session, float] = {}
         self._unfinished: dict[Session, float] = {}
         self._ending: dict[Session, float] = {}
+        # When tokens expire, in seconds since 1970: in no order, and not before `_next_expiry_s`.
+        self._expiring: dict[Session, float] = {}
+        self._next_expiry_s = 0.0
         self._all: set[Session] = set()
         self._none_left = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._all)
 
-    def open(self, join: Join | CommandError | None) -> Session:
+    def open(
+        self,
+        join: Join | CommandError | None,
+        token: str | None = None,
+        address: str = "",
+    ) -> Session:
         """A session for an upgrade that is about to happen.
 
         `join` is what the query asked for: a command to run at once, or why it
-        cannot be.
+        cannot be. `token` is one that came with the upgrade. `address` is what the
+        client is counted by, if it has any.
         """
-        return Session(self, join)
+        return Session(self, join, token, address)
 
     def drain(self, spread_s: float) -> None:
         """Tell every client that the server stops, and close its connection with 1012.
@@ -124,6 +143,31 @@ class Sessions:
             session.close(CloseCode.FLOODING, "the message took too long")
         for session in _due(self._ending, now):
             session.abort()
+        self.throttle.sweep()
+        self._expire()
+
+    def _expire(self) -> None:
+        """Close those whose token has expired, by the clock on the wall, which may have jumped."""
+        now = time.time()
+        if self._expiring and now >= self._next_expiry_s:
+            for session, expires_s in tuple(self._expiring.items()):
+                if expires_s <= now:
+                    session.dismiss(
+                        CloseCode.TOKEN_EXPIRED, "the token has expired", RECONNECT_AFTER_MS
+                    )
+            self._next_expiry_s = min(self._expiring.values(), default=0.0)
+
+    def dismiss(self, connection: Connection, code: int, reason: str, back_after_ms: int) -> None:
+        """Close a healthy connection; its client is told why, and when it may be back."""
+        session: Session = connection.owner
+        session.dismiss(code, reason, back_after_ms)
+
+    def turn_away(self, session: Session, limit: Limit) -> None:
+        """Close a connection that is one too many."""
+        self.metrics.turned_away[limit] += 1
+        logger.info("turned a client away: %s", _REASONS[limit])
+        back_after_ms = random.randint(*TURNED_AWAY_MS)  # noqa: S311 spreads load
+        session.dismiss(CloseCode.OVERLOADED, _REASONS[limit], back_after_ms)
 
     def evicted(self, connection: Connection, code: int, reason: str) -> None:
         """The hub has closed a connection on its own account."""
@@ -135,12 +179,19 @@ class Sessions:
     def _opened(self, session: Session) -> None:
         self.metrics.connections_total += 1
         self._all.add(session)
-        self._unjoined[session] = self.clock() + JOIN_TIMEOUT_S
+        if self._join_timeout_s:
+            self._unjoined[session] = self.clock() + self._join_timeout_s
         if self.draining:
             self._restart(session)
 
     def _has_joined(self, session: Session) -> None:
         self._unjoined.pop(session, None)
+
+    def _is_known(self, session: Session, expires_s: float) -> None:
+        """He has shown a token, the first one or a further one."""
+        if not self._expiring or expires_s < self._next_expiry_s:
+            self._next_expiry_s = expires_s
+        self._expiring[session] = expires_s
 
     def _has_begun(self, session: Session) -> None:
         self._unfinished[session] = self.clock() + MESSAGE_TIMEOUT_S
@@ -151,6 +202,7 @@ class Sessions:
     def _is_ending(self, session: Session) -> None:
         self._unjoined.pop(session, None)
         self._unfinished.pop(session, None)
+        self._expiring.pop(session, None)
         self._ending.setdefault(session, self.clock() + CLOSE_GRACE_S)
 
     def _ended(self, session: Session, code: int) -> None:
@@ -158,7 +210,9 @@ class Sessions:
         self._all.discard(session)
         self._unjoined.pop(session, None)
         self._unfinished.pop(session, None)
+        self._expiring.pop(session, None)
         self._ending.pop(session, None)
+        self.throttle.forget(session)
         if self.draining and not self._all:
             self._none_left.set()
 
@@ -167,22 +221,11 @@ def _due(deadlines: dict[Session, float], now: float) -> list[Session]:
     return [session for session, _ in takewhile(lambda item: item[1] <= now, deadlines.items())]
 
 
-class _Fragments:
-    """A message that has begun and not ended (RFC 6455 §5.4)."""
-
-    __slots__ = ("count", "decoder", "parts", "size")
-
-    def __init__(self) -> None:
-        self.parts: list[bytes] = []
-        self.size = 0
-        self.count = 0
-        self.decoder = codecs.getincrementaldecoder("utf-8")()
-
-
 class Session(WSListener):
     """Turns one connection's frames into commands. Made by `Sessions.open`."""
 
     __slots__ = (
+        "_address",
         "_client",
         "_close_asked",
         "_close_code",
@@ -191,19 +234,33 @@ class Session(WSListener):
         "_errors",
         "_first",
         "_fragments",
-        "_pings",
+        "_guest",
+        "_heartbeats",
         "_running",
         "_sessions",
+        "_token",
         "_transport",
         "_waiting",
     )
 
-    def __init__(self, sessions: Sessions, first: Join | CommandError | None) -> None:
+    #: No command is binary; `echo` changes it.
+    _takes_binary = False
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        first: Join | CommandError | None,
+        token: str | None = None,
+        address: str = "",
+    ) -> None:
         self._sessions = sessions
+        self._address = address
+        self._guest: Guest | None = None
         self._first = first
+        self._token = token
         self._closed = False
-        self._fragments: _Fragments | None = None
-        self._pings: TokenBucket | None = None
+        self._fragments: Fragments | None = None
+        self._heartbeats: TokenBucket | None = None
         self._errors: TokenBucket | None = None
         self._running: asyncio.Task[None] | None = None
         self._waiting: deque[Command] | None = None
@@ -217,10 +274,17 @@ class Session(WSListener):
         # The handshake is over: its headers would cost a kilobyte a connection.
         transport.request.headers = transport.response.headers = _NO_HEADERS
         self._connection = self._sessions.hub.attach(transport.underlying_transport, self)
-        self._client = Client(self._connection)
+        self._client = Client(self._connection, self._address)
         self._sessions._opened(self)
-        first, self._first = self._first, None
         if self._closed:  # the server is stopping
+            return
+        self._guest = self._sessions.admission.enter(self, self._address)
+        if self._guest is None:
+            return
+        self._client.guest = self._guest.number
+        token, self._token = self._token, None
+        first, self._first = self._first, None
+        if token is not None and not self._authenticate(token):
             return
         if isinstance(first, CommandError):
             self._refuse(first)
@@ -241,6 +305,7 @@ class Session(WSListener):
             if kind is _TEXT and frame.fin and self._fragments is None:
                 self._on_message(frame.get_payload_as_bytes())
             elif kind is _PONG:
+                self._check_heartbeat()
                 self._connection.pong()
             elif kind is _PING:
                 self._on_ping(frame.get_payload_as_bytes())
@@ -259,6 +324,8 @@ class Session(WSListener):
     def on_ws_disconnected(self, transport: WSTransport) -> None:
         self._leave()
         self._sessions.hub.detach(self._connection)
+        if self._guest is not None:
+            self._sessions.admission.leave(self._guest)
         self._sessions._ended(self, self._close_code)
 
     def pause_writing(self) -> None:
@@ -287,10 +354,14 @@ class Session(WSListener):
 
     def restart(self, reconnect_after_ms: int) -> None:
         """Close because the server stops; the client is told when to come back."""
+        self.dismiss(CloseCode.RESTART, "the server restarts", reconnect_after_ms)
+
+    def dismiss(self, code: int, reason: str, reconnect_after_ms: int) -> None:
+        """Close a healthy connection; the client is told why, and when it may be back."""
         if not self._closed:
-            payload = protocol.closing(CloseCode.RESTART, "the server restarts", reconnect_after_ms)
+            payload = protocol.closing(CloseCode(code), reason, reconnect_after_ms)
             self._sessions.hub.send(self._connection, payload)
-            self.close(CloseCode.RESTART, "the server restarts")
+            self.close(code, reason)
 
     def evicted(self, code: int, reason: str) -> None:
         if not self._closed:
@@ -315,11 +386,15 @@ class Session(WSListener):
     # Frames
 
     def _on_ping(self, payload: bytes) -> None:
-        if self._pings is None:
-            self._pings = TokenBucket(PINGS_PER_S, PINGS_BURST, self._sessions.clock)
-        if not self._pings.take():
-            raise Violation(CloseCode.FLOODING, "too many pings")
+        self._check_heartbeat()
         self._sessions.hub.send(self._connection, payload, _OP_PONG)
+
+    def _check_heartbeat(self) -> None:
+        """Before a ping or a pong, which nobody may have asked for."""
+        if self._heartbeats is None:
+            self._heartbeats = TokenBucket(PINGS_PER_S, PINGS_BURST, self._sessions.clock)
+        if not self._heartbeats.take():
+            raise Violation(CloseCode.FLOODING, "too many pings")
 
     def _on_close(self, payload: bytes) -> None:
         code = int.from_bytes(payload[:2], "big") if payload else _NO_STATUS
@@ -338,28 +413,18 @@ class Session(WSListener):
     def _on_fragment(self, kind: WSMsgType, fin: bool, payload: bytes) -> None:
         """A frame of a fragmented message, or one that has no place (RFC 6455 §5.4)."""
         fragments = self._fragments
-        if kind is _BINARY:
+        if kind is _BINARY and not self._takes_binary:
             raise Violation(CloseCode.UNSUPPORTED_DATA, "binary messages are not expected")
         if (kind is _CONTINUATION) != (fragments is not None):
             raise Violation(CloseCode.PROTOCOL_ERROR, "a fragment is out of place")
         if fragments is None:
-            fragments = self._fragments = _Fragments()
+            fragments = self._fragments = Fragments(is_text=kind is _TEXT)
             self._sessions._has_begun(self)
-        fragments.count += 1
-        fragments.size += len(payload)
-        if fragments.size > self._sessions.max_message_bytes:
-            raise Violation(CloseCode.TOO_BIG, "the message is too big")
-        if fragments.count > MAX_FRAGMENTS:
-            raise Violation(CloseCode.FLOODING, "too many fragments")
-        try:
-            fragments.decoder.decode(payload, fin)
-        except UnicodeDecodeError:
-            raise Violation(CloseCode.INVALID_TEXT, "a text message must be UTF-8") from None
-        fragments.parts.append(payload)
+        fragments.add(payload, is_last=fin, max_bytes=self._sessions.max_message_bytes)
         if fin:
             self._fragments = None
             self._sessions._has_finished(self)
-            self._on_message(b"".join(fragments.parts))
+            self._on_message(fragments.whole())
 
     # Commands
 
@@ -369,9 +434,21 @@ class Session(WSListener):
         except CommandError as refusal:
             self._refuse(refusal)
             return
-        if self._running is None:
+        wait_s = self._sessions.throttle.wait_s(self, command, self._address)
+        if wait_s:
+            self._throttle(command, wait_s)
+        elif self._running is None:
             self._dispatch(command)
-            return
+        else:
+            self._put_off(command)
+
+    def _throttle(self, command: Command, wait_s: float) -> None:
+        if type(command) is Typing:  # nobody misses one
+            self._count_error(TOO_FAST_TYPING)
+        else:
+            self._refuse(rate_limited("That is too fast; wait a bit.", wait_s), command)
+
+    def _put_off(self, command: Command) -> None:
         # A client's commands run one after the other. What has been read already
         # is kept; TCP holds back the rest.
         if self._waiting is None:
@@ -379,9 +456,28 @@ class Session(WSListener):
             self._transport.underlying_transport.pause_reading()
         self._waiting.append(command)
 
+    def _authenticate(self, token: str) -> bool:
+        """By a token that came with the upgrade; whether the client may go on."""
+        try:
+            self._sessions.chat.authenticate(self._client, token)
+        except CommandError as refusal:
+            self._refuse(refusal)
+        except Exception:
+            self._fail()
+        else:
+            self._watch_expiry()
+        return not self._closed
+
+    def _watch_expiry(self) -> None:
+        if self._client.identity is not None and not self._closed:
+            self._sessions._is_known(self, self._client.identity.expires_s)
+
     def _dispatch(self, command: Command) -> None:
         try:
             work = self._sessions.chat.handle(self._client, command)
+            if type(command) is Join:
+                self._watch_expiry()
+                command = command._replace(token=None)  # it is not needed any more
         except CommandError as refusal:
             self._refuse(refusal, command)
         except Exception:
@@ -395,7 +491,7 @@ class Session(WSListener):
         try:
             await work
             if isinstance(command, Join) and self._client.rooms:
-                self._sessions._has_joined(self)
+                self._has_joined()
         except CommandError as refusal:
             self._refuse(refusal, command)
         except Exception:
@@ -411,6 +507,12 @@ class Session(WSListener):
         if self._close_asked is not None:
             self._answer_close(self._close_asked)
 
+    def _has_joined(self) -> None:
+        self._sessions._has_joined(self)
+        member = next(iter(self._client.rooms.values()))
+        if self._guest is not None:
+            self._sessions.admission.identify(self._guest, member.author)
+
     def _fail(self) -> None:
         """A fault of ours costs this connection, not the process."""
         logger.exception("internal error in a command")
@@ -423,11 +525,18 @@ class Session(WSListener):
         if command is not None:
             refusal.ref = command.ref
             refusal.id = getattr(command, "id", None)
-        if self._errors is None:
-            self._errors = TokenBucket(ERRORS_PER_S, ERRORS_BURST, self._sessions.clock)
         self._sessions.metrics.refusals[refusal.code] += 1
         self._sessions.hub.send(self._connection, protocol.error(refusal))
-        if not self._errors.take():
+        if refusal.close_code is not None:
+            self.close(refusal.close_code, refusal.message)
+            return
+        self._count_error(TOO_FAST_ERRORS if refusal.code is ErrorCode.RATE_LIMITED else 1.0)
+
+    def _count_error(self, tokens: float) -> None:
+        """Close if these keep coming."""
+        if self._errors is None:
+            self._errors = self._sessions.throttle.new_errors()
+        if self._errors is not None and not self._errors.take(tokens):
             logger.info("too many errors from %r", self._client.username or "nobody")
             self.close(CloseCode.FLOODING, "too many errors")
 

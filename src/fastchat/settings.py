@@ -12,13 +12,16 @@ import dataclasses
 import math
 import os
 import tomllib
+import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fastchat.addresses import parse_network
 from fastchat.errors import SettingError
+from fastchat.origins import ANY_ORIGIN, parse_origin
 
-__all__ = ["Settings", "load_settings"]
+__all__ = ["Settings", "flag_of", "is_list", "is_switch", "load_settings"]
 
 MAX_WORKERS = 256
 #: The word for "find out yourself", where a setting has it.
@@ -49,6 +52,13 @@ def _setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def _limit(default: float, help: str, high: float) -> Any:
+    """A setting that is a limit: 0 is none, and so is whatever it is with --limits off."""
+    field = _setting(default, f"{help}; 0 for no limit", low=0, high=high)
+    field.metadata = types.MappingProxyType({**field.metadata, "limit": True})
+    return field
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What `fastchat serve` can be told. Sizes are bytes, times seconds."""
@@ -62,7 +72,7 @@ class Settings:
         high=MAX_WORKERS,
         auto=_usable_cpus,
     )
-    admin_host: str = _setting("127.0.0.1", "address for /metrics, /live and /ready")
+    admin_host: str = _setting("127.0.0.1", "address for /metrics, /livez and /readyz")
     admin_port: int = _setting(0, "port for these; 0 for none", low=0, high=65535)
     max_message_bytes: int = _setting(
         65536, "largest message a client may send", low=1024, high=1 << 24
@@ -87,18 +97,97 @@ class Settings:
     history_max_age: float = _setting(
         0.0, "how long publications are kept, in seconds; 0 for ever", low=0, high=1e10
     )
+    auth: str = _setting(
+        "none",
+        "who may come in: anybody, or who has a JSON Web Token",
+        choices=("none", "jwt"),
+    )
+    jwt_key_file: tuple[str, ...] = _setting(
+        (), "what tokens are verified with: a secret, a public key (PEM) or a JWKS"
+    )
+    jwt_audience: str = _setting("", "the audience (`aud`) that a token must be for")
+    jwt_issuer: str = _setting("", "the issuer (`iss`) that a token must be from")
+    allow_origin: tuple[str, ...] = _setting(
+        (), "pages of other hosts that may connect, as https://chat.example; * for all"
+    )
+    ssl_certfile: str = _setting(
+        "", "serve https and wss with this certificate (PEM), what it depends on behind it"
+    )
+    ssl_keyfile: str = _setting("", "its private key (PEM), if that is a file of its own")
+    trusted_proxy: tuple[str, ...] = _setting(
+        (), "a proxy, or a range in CIDR notation, whose X-Forwarded-For is believed"
+    )
+    limits: str = _setting(
+        "on", "off switches all of the following off, for load tests", choices=("on", "off")
+    )
+    max_connections: int = _limit(
+        0, "connections in all; never more than the limit of open files allows", 10_000_000
+    )
+    max_address_connections: int = _limit(
+        256, "connections from one address (IPv6: from one /64)", 10_000_000
+    )
+    max_user_connections: int = _limit(20, "connections of one user", 10_000_000)
+    handshake_rate: float = _limit(2500.0, "new connections a second, of each process", 1e6)
+    address_handshake_rate: float = _limit(
+        20.0, "new connections a second from one address, of each process", 1e6
+    )
+    join_timeout: float = _limit(
+        10.0, "seconds after which a connection that has joined nothing is closed", 3600
+    )
+    message_rate: float = _limit(
+        10.0, "messages, edits and the like a second, of one connection", 1e6
+    )
+    message_burst: int = _setting(40, "how many of these at once", low=1, high=1_000_000)
+    address_message_rate: float = _limit(
+        50.0, "the same of all connections from one address, of each process", 1e6
+    )
+    user_rate: float = _limit(10.0, "the same of one user, who pays more in big rooms", 1e6)
+    user_burst: int = _setting(100, "how many of these at once", low=1, high=1_000_000)
+    room_rate: float = _limit(100.0, "the same in one room", 1e6)
+    room_burst: int = _setting(200, "how many of these at once", low=1, high=1_000_000)
+    command_rate: float = _limit(
+        10.0, "joins, pages of the history and the like a second, of one connection", 1e6
+    )
+    address_command_rate: float = _limit(
+        100.0, "the same of all connections from one address, of each process", 1e6
+    )
+    typing_rate: float = _limit(2.0, "typing events a second, of one connection", 1e6)
+    max_errors: int = _limit(
+        20, "errors at once of a connection, and one a second, before it is closed", 1_000_000
+    )
+    max_connection_rooms: int = _limit(128, "rooms that one connection is in", 1_000_000)
+    max_rooms: int = _limit(100_000, "rooms that somebody is in", 10_000_000)
+    new_room_rate: float = _limit(
+        5.0, "rooms that nobody was in, joined a second from one address", 1e6
+    )
     log_level: str = _setting(
         "info", "least important lines to log", choices=("debug", "info", "warning", "error")
     )
     log_format: str = _setting("text", "one line an event, as", choices=("text", "json"))
+    debug_echo: bool = _setting(
+        False, "answer /_echo with whatever is sent, for conformance tests; on loopback only"
+    )
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            _check(field, getattr(self, field.name))
+            value = getattr(self, field.name)
+            if is_list(field) and type(value) is list:  # as TOML and JSON have it
+                value = tuple(value)
+                object.__setattr__(self, field.name, value)
+            _check(field, value)
+        _check_auth(self)
+        _check_origins(self)
+        _check_proxies(self)
+        if self.limits == "off":
+            for field in dataclasses.fields(self):
+                if "limit" in field.metadata:
+                    object.__setattr__(self, field.name, 0.0 if _wants_float(field) else 0)
+        if self.ssl_keyfile and not self.ssl_certfile:
+            raise SettingError("--ssl-keyfile has no effect without --ssl-certfile; give both.")
 
 
 def load_settings(
-    flags: Mapping[str, str], environment: Mapping[str, str], file: Path | None
+    flags: Mapping[str, Any], environment: Mapping[str, str], file: Path | None
 ) -> Settings:
     """Settings from all sources; raises SettingError with a sentence that names the setting."""
     values: dict[str, Any] = {} if file is None else _read_file(file)
@@ -113,6 +202,16 @@ def load_settings(
 
 def flag_of(field: dataclasses.Field[Any]) -> str:
     return "--" + field.name.replace("_", "-")
+
+
+def is_list(field: dataclasses.Field[Any]) -> bool:
+    """Whether a setting takes several values: a flag again and again, commas in the environment."""
+    return type(field.default) is tuple
+
+
+def is_switch(field: dataclasses.Field[Any]) -> bool:
+    """Whether a setting is on or off: a flag without a value, `true` or `false` elsewhere."""
+    return type(field.default) is bool
 
 
 def _read_file(file: Path) -> dict[str, Any]:
@@ -134,8 +233,15 @@ def _read_file(file: Path) -> dict[str, Any]:
     return values
 
 
-def _convert(field: dataclasses.Field[Any], text: str, name: str) -> Any:
+def _convert(field: dataclasses.Field[Any], text: Any, name: str) -> Any:
     kind: Callable[[str], Any] = type(field.default)
+    if is_list(field):
+        given = text.split(",") if isinstance(text, str) else text
+        return tuple(each.strip() for each in given if each.strip())
+    if is_switch(field):
+        if text not in ("true", "false"):
+            raise SettingError(f"{name} must be true or false, not {text!r}.")
+        return text == "true"
     if field.metadata["auto"]:
         if text == AUTO:
             return field.metadata["auto"]()
@@ -153,12 +259,51 @@ def _check(field: dataclasses.Field[Any], value: Any) -> None:
     low, high = metadata["low"], metadata["high"]
     if metadata["auto"] and not (type(value) is int and low <= value <= high):
         raise SettingError(_auto_wanted(field, flag, value))
+    if is_list(field) and not (
+        type(value) is tuple and all(type(each) is str and each for each in value)
+    ):
+        raise SettingError(f"{flag} must be a list of strings, not {value!r}.")
+    if is_switch(field) and type(value) is not bool:
+        raise SettingError(f"{flag} must be true or false, not {value!r}.")
     if type(value) is not type(field.default):
         raise SettingError(f"{flag} must be {type(field.default).__name__}, not {value!r}.")
     if metadata["choices"] and value not in metadata["choices"]:
         raise SettingError(f"{flag} must be {' or '.join(metadata['choices'])}, not {value!r}.")
     if low is not None and not low <= value <= high:
         raise SettingError(f"{flag} must be from {low:,} to {high:,}, not {value!r}.")
+
+
+def _check_auth(settings: Settings) -> None:
+    """What belongs together: a key that nobody looks at would leave the door open."""
+    if settings.auth == "jwt" and not settings.jwt_key_file:
+        raise SettingError(
+            "--auth jwt needs --jwt-key-file; `fastchat token --new-key FILE` makes one."
+        )
+    if settings.auth == "none":
+        for name in ("jwt_key_file", "jwt_audience", "jwt_issuer"):
+            if getattr(settings, name):
+                flag = "--" + name.replace("_", "-")
+                raise SettingError(f"{flag} has no effect without --auth jwt; give both or none.")
+
+
+def _check_origins(settings: Settings) -> None:
+    for origin in settings.allow_origin:
+        if origin != ANY_ORIGIN and parse_origin(origin) is None:
+            raise SettingError(
+                "--allow-origin must be a scheme, a host and a port if it is not the usual one, "
+                f"as https://chat.example or http://localhost:3000, not {origin!r}."
+            )
+
+
+def _check_proxies(settings: Settings) -> None:
+    for proxy in settings.trusted_proxy:
+        try:
+            parse_network(proxy)
+        except ValueError:
+            raise SettingError(
+                "--trusted-proxy must be an address, as 127.0.0.1, or a range, as 10.0.0.0/8, "
+                f"not {proxy!r}."
+            ) from None
 
 
 def _auto_wanted(field: dataclasses.Field[Any], name: str, found: Any) -> str:

@@ -1,13 +1,14 @@
-"""SIGTERM and SIGINT: the first asks a server to stop, a second one insists."""
+"""Signals: SIGTERM and SIGINT ask a server to stop, a second one insists; SIGHUP, to read files."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import Callable
 
-__all__ = ["on_stop_signals"]
+__all__ = ["on_hang_up", "on_stop_signals"]
 
 logger = logging.getLogger("fastchat")
 
@@ -33,3 +34,25 @@ def on_stop_signals(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
+
+
+def on_hang_up(
+    loop: asyncio.AbstractEventLoop, reload: Callable[[], object], stop: Callable[[], object]
+) -> None:
+    """Call `reload` at SIGHUP in the loop; `stop` if it came because our terminal has closed.
+
+    Nobody is left there to end a server that was started in it. Started otherwise, it goes on:
+    by nohup, in the background of a service, or with another standard input.
+    """
+    at_terminal = os.isatty(0)
+
+    def on_signal() -> None:
+        if at_terminal and not os.isatty(0):
+            logger.info("stopping: the terminal has closed")
+            stop()
+        else:
+            reload()
+
+    loop.add_signal_handler(signal.SIGHUP, on_signal)
+    # One that came while we started: the supervisor has it wait (see `children`).
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})

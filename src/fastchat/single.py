@@ -15,9 +15,11 @@ from typing import Any
 
 import uvloop
 
-from fastchat.admin import Admin, listen_admin
+from fastchat.admin import MAX_CONNECTIONS, Admin, listen_admin
+from fastchat.bounds import room_limits_of
 from fastchat.brokers import Broker
 from fastchat.brokers.memory import MemoryBroker
+from fastchat.brokers.removals import FILE_NAME, Removals
 from fastchat.brokers.rooms import Rooms
 from fastchat.histories import open_history
 from fastchat.history import History
@@ -62,12 +64,21 @@ class Single(Worker):
         super().__init__(settings, listener)
         self._history = history
         self._admin_listener = admin_listener
+        if admin_listener is not None:
+            self._reserved = MAX_CONNECTIONS
         self._status = StatusServer(Path(settings.data), self._report)
         self._admin = Admin(live=lambda: True, ready=self._why_not_ready, parts=self._parts)
 
     def _open_broker(self, loop: asyncio.AbstractEventLoop) -> Broker:
+        kept = self._settings.history == "sqlite"  # otherwise there is no directory of ours
+        file = Path(self._settings.data) / FILE_NAME if kept else None
         self._rooms = Rooms(
-            self._history, at_end_of_turn=loop.call_soon, clock=time.time, metrics=self._metrics
+            self._history,
+            at_end_of_turn=loop.call_soon,
+            clock=time.time,
+            metrics=self._metrics,
+            removals=Removals(time.time, file),
+            limits=room_limits_of(self._settings),
         )
         return MemoryBroker(self._rooms)
 

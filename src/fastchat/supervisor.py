@@ -23,7 +23,7 @@ from fastchat.children import COMMAND, HUNG_TICKS, Child
 from fastchat.errors import FastchatError, SettingError
 from fastchat.listeners import listen_all, say_hello
 from fastchat.settings import Settings
-from fastchat.signals import on_stop_signals
+from fastchat.signals import on_hang_up, on_stop_signals
 from fastchat.worker import DRAIN_S
 
 __all__ = ["Supervisor", "run"]
@@ -112,10 +112,10 @@ class Supervisor:
         """None if clients are served; else what is missing."""
         if self._asked_to_stop.is_set():
             return "draining"
-        if self._relay.child is None or not self._relay.child.serving:
+        if not _works(self._relay.child):
             return "no relay"
-        workers = [seat.child for seat in self._workers if seat.child is not None]
-        if not any(child.serving and child.relay for child in workers):
+        workers = [seat.child for seat in self._workers]
+        if not any(_works(child) and child.relay for child in workers if child is not None):
             return "no worker"
         return None
 
@@ -161,8 +161,14 @@ class Supervisor:
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
         on_stop_signals(loop, self._asked_to_stop.set, self._insist)
+        on_hang_up(loop, self._reload, self._asked_to_stop.set)
         loop.add_signal_handler(signal.SIGUSR2, self._asked_to_roll.set)
         loop.add_signal_handler(signal.SIGCHLD, self._reap)
+
+    def _reload(self) -> None:
+        """Workers have the certificates and keys; one that starts later reads them then."""
+        for child in self._children - {self._relay.child}:
+            child.signal(signal.SIGHUP)
 
     def _insist(self) -> None:
         self._status = 1
@@ -290,6 +296,10 @@ class Supervisor:
         seat.replaced.set()
         await old.stop(WORKER_STOP_S)
         return None
+
+
+def _works(child: Child | None) -> bool:
+    return child is not None and child.serving and not child.quiet_for(STUCK_TICKS)
 
 
 async def _first_of(*events: asyncio.Event) -> None:

@@ -13,18 +13,30 @@ import logging
 import socket
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
 from fastchat import http
+from fastchat.addresses import Proxies
+from fastchat.admission import Admission
+from fastchat.auth import Authenticator
+from fastchat.bounds import census_of, gate_of, session_limits_of, visitors_of
 from fastchat.brokers import Broker
 from fastchat.chat import Chat
+from fastchat.descriptors import measure_capacity
+from fastchat.echo import check_loopback
 from fastchat.histories import new_secret
 from fastchat.hub import Hub
+from fastchat.logs import log_repeated
 from fastchat.metrics import Metrics, watch_lag
+from fastchat.origins import Origins
 from fastchat.session import Sessions
 from fastchat.settings import Settings
+from fastchat.signals import on_hang_up
+
+if TYPE_CHECKING:
+    from fastchat.tls import Tls
 
 __all__ = ["DRAIN_S", "Worker"]
 
@@ -39,6 +51,33 @@ DRAIN_S = 3.0
 #: RECONNECTS_PER_S then, over longer.
 RECONNECT_S = 2.0
 RECONNECTS_PER_S = 2500
+
+
+def open_authenticator(settings: Settings) -> Authenticator | None:
+    """What the settings ask for; None where anybody may come in.
+
+    Raises SettingError when a key cannot be used.
+    """
+    if settings.auth == "none":
+        return None
+    # Imported here: the libraries take a tenth of a second, which others need not wait for.
+    from fastchat.tokens import TokenAuthenticator
+
+    return TokenAuthenticator(
+        settings.jwt_key_file, audience=settings.jwt_audience, issuer=settings.jwt_issuer
+    )
+
+
+def open_tls(settings: Settings) -> Tls | None:
+    """What the settings ask for; None where TLS is somebody else's.
+
+    Raises SettingError when the certificate or its key cannot be used.
+    """
+    if not settings.ssl_certfile:
+        return None
+    from fastchat.tls import Tls  # imported here as the above
+
+    return Tls(settings.ssl_certfile, settings.ssl_keyfile)
 
 
 class _Server(uvicorn.Server):
@@ -56,11 +95,17 @@ class Worker:
         self._settings = settings
         self._listener = listener
         self._metrics = Metrics()
+        self._authenticator = open_authenticator(settings)
+        self._tls = open_tls(settings)
         self._drain_s = DRAIN_S
+        self._reserved = 0  # descriptors that clients may not have, beside the usual ones
+        if settings.debug_echo:
+            check_loopback(listener)
 
     async def serve(self) -> int:
         loop = asyncio.get_running_loop()
         self._build(loop)
+        on_hang_up(loop, self._reload, self._drain)
         await self._begin(loop)
         tasks = [
             loop.create_task(self._sweep_forever()),
@@ -103,6 +148,7 @@ class Worker:
 
     def _build(self, loop: asyncio.AbstractEventLoop) -> None:
         settings = self._settings
+        self._capacity = measure_capacity(self._reserved)
         # Eviction reaches sessions, which need the hub: hence the detour.
         self._hub = Hub(
             max_lag_bytes=settings.max_lag_bytes,
@@ -111,6 +157,10 @@ class Worker:
             pong_timeout_s=PONG_TIMEOUT_S,
             on_evict=lambda *eviction: self._sessions.evicted(*eviction),
         )
+        self._admission = Admission(
+            census_of(settings, served=self._capacity.served),
+            lambda *turned_away: self._sessions.turn_away(*turned_away),
+        )
         self._broker = self._open_broker(loop)
         chat = Chat(
             self._broker,
@@ -118,6 +168,9 @@ class Worker:
             clock=time.time,
             new_secret=new_secret,
             metrics=self._metrics,
+            authenticator=self._authenticator,
+            dismiss=lambda *dismissal: self._sessions.dismiss(*dismissal),
+            max_rooms=settings.max_connection_rooms,
         )
         self._sessions = Sessions(
             chat,
@@ -125,11 +178,23 @@ class Worker:
             max_message_bytes=settings.max_message_bytes,
             clock=loop.time,
             metrics=self._metrics,
+            limits=session_limits_of(settings),
+            admission=self._admission,
+        )
+        self._gate = gate_of(settings, loop.time)
+        edge = http.Edge(
+            self._sessions,
+            Origins(settings.allow_origin),
+            self._capacity,
+            Proxies(settings.trusted_proxy),
+            self._gate,
+            visitors_of(settings, served=self._capacity.served),
+            echo=settings.debug_echo,
         )
         config = uvicorn.Config(
             http.build_app(),
-            http=functools.partial(http.HttpProtocol, sessions=self._sessions),  # type: ignore[arg-type]
-            ws=functools.partial(http.WebSocketProtocol, sessions=self._sessions),  # type: ignore[arg-type]
+            http=functools.partial(self._accept, edge),  # type: ignore[arg-type]
+            ws=functools.partial(http.WebSocketProtocol, edge=edge),  # type: ignore[arg-type]
             headers=http.SECURITY_HEADERS,
             server_header=False,
             proxy_headers=False,
@@ -140,6 +205,25 @@ class Worker:
         )
         self._server = _Server(config)
 
+    def _accept(self, edge: http.Edge, **uvicorn: Any) -> asyncio.Protocol:
+        """What a connection begins with; called as uvicorn does."""
+        protocol = http.HttpProtocol(edge=edge, **uvicorn)
+        return protocol if self._tls is None else self._tls.entrance(protocol, self._room)
+
+    def _room(self) -> int:
+        """How many connections there may be besides those whose handshake is over."""
+        known = len(self._server.server_state.connections) + len(self._sessions)
+        return self._capacity.accepted - known
+
+    def _reload(self) -> None:
+        """Read certificates and keys anew. What is wrong with them is logged, and the old stay."""
+        if self._tls is None and self._authenticator is None:
+            logger.info("SIGHUP: there is no certificate and no key to read anew")
+        if self._tls is not None:
+            self._tls.reload()
+        if self._authenticator is not None:
+            self._authenticator.reload()
+
     def _drain(self) -> None:
         # Who waits at a socket that our successor has too is served by that one.
         for server in getattr(self._server, "servers", ()):
@@ -148,6 +232,8 @@ class Worker:
         clients = len(self._sessions) * self._settings.workers
         self._sessions.drain(max(RECONNECT_S, clients / RECONNECTS_PER_S))
         self._server.should_exit = True
+        if self._tls is not None:
+            self._tls.close()
 
     async def _sweep_forever(self) -> None:
         while True:
@@ -160,9 +246,11 @@ class Worker:
     def _sweep(self) -> None:
         self._sessions.sweep()
         self._broker.tick()
+        self._gate.sweep()
         now = asyncio.get_running_loop().time()
         for connection in tuple(self._server.server_state.connections):
             connection.sweep(now)  # type: ignore[union-attr]
+        log_repeated()
         self._tick()
 
     def _snapshot(self, **gauges: Any) -> dict[str, Any]:

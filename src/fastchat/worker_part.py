@@ -55,6 +55,7 @@ class WorkerPart(Worker):
             name=self._name,
             metrics=self._metrics,
             reader=PageReader(directory) if self._settings.history == "sqlite" else None,
+            admission=self._admission,
         )
         return self._relay
 

@@ -53,7 +53,7 @@ def offsets(messages: list[dict[str, object]]) -> list[object]:
 
 def test_full_disk_stops_publishing_only_and_only_while_it_is_full(disk: Path) -> None:
     """Whoever publishes is told to try again; the rest goes on; nothing acknowledged is lost."""
-    data = ("--data", str(disk / "data"))
+    data = ("--data", str(disk / "data"), "--limits", "off")
     with running_server(*data) as server, connected(server.port) as alice:
         alice.join(username="Alice")
         acknowledged = [say(alice, LONG, f"before {n}")["offset"] for n in range(10)]
@@ -91,7 +91,7 @@ def test_full_disk_stops_publishing_only_and_only_while_it_is_full(disk: Path) -
 
 def test_start_on_a_full_disk_after_a_kill(disk: Path) -> None:
     """A server that was killed on a full disk starts again, is read, and publishes later."""
-    data = ("--data", str(disk / "data"))
+    data = ("--data", str(disk / "data"), "--limits", "off")
     with running_server(*data) as server, connected(server.port) as alice:
         alice.join(username="Alice")
         kept = say(alice, LONG, "kept")["offset"]
@@ -109,7 +109,7 @@ def test_start_on_a_full_disk_after_a_kill(disk: Path) -> None:
 
 def test_start_on_a_full_disk_after_a_stop(disk: Path) -> None:
     """A server that finds no room for its log says so in a sentence, and loses nothing."""
-    data = ("--data", str(disk / "data"))
+    data = ("--data", str(disk / "data"), "--limits", "off")
     with running_server(*data) as server:
         with connected(server.port) as alice:
             alice.join(username="Alice")
@@ -169,7 +169,7 @@ def truncated(directory: Path) -> None:
 def test_server_outlives_its_file(tmp_path: Path, break_it: Callable[[Path], None]) -> None:
     """Whatever becomes of the file: the server answers, delivers or says `unavailable`."""
     directory = tmp_path / "data"
-    with running_server("--data", str(directory)) as server:
+    with running_server("--data", str(directory), "--limits", "off") as server:
         with connected(server.port) as alice, connected(server.port) as bob:
             alice.join(username="Alice")
             for number in range(5):
@@ -198,7 +198,7 @@ def test_server_outlives_its_file(tmp_path: Path, break_it: Callable[[Path], Non
 def test_damaged_file_stops_the_start_and_stays(tmp_path: Path, part: str) -> None:
     """One sentence, exit status 2; the file is neither replaced nor changed."""
     directory = tmp_path / "data"
-    with running_server("--data", str(directory)) as server:
+    with running_server("--data", str(directory), "--limits", "off") as server:
         with connected(server.port) as alice:
             alice.join(username="Alice")
             for number in range(60):

@@ -68,7 +68,8 @@ def test_no_anomaly_when_parts_are_killed(tmp_path: Path) -> None:
 @contextlib.contextmanager
 def several(data: Path, *arguments: str, port: int = 0, workers: int = 2) -> Iterator[Server]:
     """A server of several processes, of which none is left afterwards."""
-    arguments = ("--data", str(data), "--workers", str(workers), *arguments)
+    always = ("--data", str(data), "--workers", str(workers), "--limits", "off")
+    arguments = (*always, *arguments)
     with running_server(*arguments, port=port) as server:
         parts = parts_of(server.pid)
         assert sorted(parts.values()) == ["relay", *(f"worker {n + 1}" for n in range(workers))]

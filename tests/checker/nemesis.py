@@ -34,7 +34,8 @@ class Victim:
     def __init__(self, port: int, data: Path, arguments: Sequence[str]) -> None:
         self.port = port
         self.kills = 0
-        self._arguments = ("--data", str(data), "--log-level", "warning", *arguments)
+        self._arguments = ("--data", str(data), "--log-level", "warning", "--limits", "off")
+        self._arguments += tuple(arguments)
         self._server: Server | None = None
 
     async def start(self) -> None:

@@ -9,7 +9,7 @@ from fastchat.errors import CommandError
 from fastchat.history import Duplicate
 from fastchat.protocol import Position, Publication
 
-__all__ = ["Broker", "Entrance", "Entry", "Member", "Messages", "Receiver"]
+__all__ = ["Broker", "Entrance", "Entry", "Member", "Messages", "Receiver", "Removal"]
 
 
 class Member(NamedTuple):
@@ -22,13 +22,28 @@ class Member(NamedTuple):
 class Entrance(NamedTuple):
     """What a newcomer asks for: a name in a room, and what he has missed of it.
 
-    That is all since `since`, or else the newest `limit` messages.
+    That is all since `since`, or else the newest `limit` messages. `address` and `guest`, a
+    number, are what his connection is counted by, where it is.
     """
 
     room: str
     member: Member
     since: Position | None
     limit: int
+    address: str = ""
+    guest: int = 0
+
+
+class Removal(NamedTuple):
+    """Who has this name in a room is to leave it, and to stay out for so many seconds.
+
+    `moderator` is the name of who wants that, for the log.
+    """
+
+    room: str
+    username: str
+    seconds: int
+    moderator: str
 
 
 class Messages(NamedTuple):
@@ -68,6 +83,10 @@ class Receiver(Protocol):
         """All of a turn has been delivered."""
         ...
 
+    def expel(self, room: str, author: str, seconds: int, /) -> None:
+        """A user was removed from a room: his connections here are to be closed."""
+        ...
+
     def lost(self, room: str, /) -> None:
         """A room's stream has a hole here: its members must come back and recover."""
         ...
@@ -101,7 +120,8 @@ class Broker(Protocol):
         """Count a member in. `enter` is called exactly between what he has missed and
         what is delivered to him; the others hear of him before.
 
-        Raises CommandError and counts nobody: `username_taken`, or `unavailable`.
+        Raises CommandError and counts nobody: `username_taken`, `unavailable`, `forbidden`
+        if a moderator has removed him, or what the limits of rooms have against it.
         """
         ...
 
@@ -115,6 +135,14 @@ class Broker(Protocol):
 
     def lose(self, room: str, member: Member) -> None:
         """Count a member out whose connection is gone; he may come back."""
+        ...
+
+    async def remove(self, removal: Removal) -> str:
+        """Remove a user, wherever he is connected; returns his name.
+
+        The others hear that he has left. Raises CommandError: `not_found`, or `unavailable`,
+        when it may have happened nevertheless.
+        """
         ...
 
     def tell(self, room: str, payload: bytes) -> None:

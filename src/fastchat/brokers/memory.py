@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from fastchat.brokers import Entrance, Entry, Member, Messages, Receiver
-from fastchat.brokers.rooms import Change, Rooms
+from fastchat.brokers import Entrance, Entry, Member, Messages, Receiver, Removal
+from fastchat.brokers.ports import Change
+from fastchat.brokers.rooms import Rooms
 from fastchat.errors import CommandError
 from fastchat.history import Duplicate
 from fastchat.protocol import Publication
@@ -39,6 +40,9 @@ class MemoryBroker:
     def lose(self, room: str, member: Member) -> None:
         self._rooms.lose(self, room, member)
 
+    async def remove(self, removal: Removal) -> str:
+        return self._rooms.remove(removal)
+
     def tell(self, room: str, payload: bytes) -> None:
         """Nobody is in another process."""
 
@@ -64,8 +68,14 @@ class MemoryBroker:
     def kept(self, ticket: Any) -> None:
         """The sender has left."""
 
+    def know(self, room: str, users: Mapping[str, str]) -> None:
+        """The rooms are here."""
+
     def answer(self, ticket: Any, draft: Publication, outcome: Duplicate | CommandError) -> None:
         self._receiver.answer(ticket, draft, outcome)
+
+    def expel(self, room: str, author: str, seconds: int) -> None:
+        self._receiver.expel(room, author, seconds)
 
     def end_turn(self) -> None:
         self._receiver.end_turn()

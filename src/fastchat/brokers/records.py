@@ -25,7 +25,7 @@ import orjson
 __all__ = ["SOCKET_NAME", "VERSION", "BadRecord", "RecordKind", "RecordReader", "pack", "reachable"]
 
 #: Both sides must speak the same; a worker that outlives an upgrade is refused.
-VERSION = 1
+VERSION = 4
 #: In the data directory.
 SOCKET_NAME = "fastchat.sock"
 #: A record is never larger than this; whoever says so is not one of ours.
@@ -53,6 +53,11 @@ class RecordKind(IntEnum):
     REPORT = 11
     PING = 12
     STATUS = 13
+    REMOVE = 14
+    ENTER = 15
+    IDENTIFY = 16
+    EXIT = 17
+    GUESTS = 18
     # From the relay
     WELCOME = 64
     DELIVER = 65
@@ -63,6 +68,10 @@ class RecordKind(IntEnum):
     REFUSED = 70
     LOST = 71
     PONG = 72
+    EXPEL = 73
+    REMOVED = 74
+    TURN_AWAY = 75
+    KNOW = 76
 
 
 class BadRecord(Exception):

@@ -27,7 +27,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fastchat.brokers import Entrance, Entry, Member, Messages, Receiver
+from fastchat.admission import Admission, Guest
+from fastchat.brokers import Entrance, Entry, Member, Messages, Receiver, Removal
 from fastchat.brokers.link import Link
 from fastchat.brokers.records import VERSION, BadRecord, RecordKind, cut, pack
 from fastchat.brokers.replies import page_of
@@ -48,9 +49,10 @@ PATIENCE_S = 2.0
 SEARCH_PATIENCE_S = 5.0
 #: What may wait for a relay that does not read; more is `unavailable` at once.
 MAX_BACKLOG_BYTES = 8 * 1024 * 1024
+#: Drafts that may wait for a relay, whether there is one or not.
 MAX_UNCONFIRMED = 20_000
-#: Drafts of one record.
-BATCH = 1000
+#: Drafts of one record, and how far their deadlines may lie apart.
+BATCH, BATCH_S = 1000, 0.1
 
 
 class _Room:
@@ -88,13 +90,23 @@ class RelayBroker:
     """Implements `fastchat.brokers.Broker` for the worker `name` on the relay in `directory`.
 
     With a `reader`, pages of the history are read past the relay, whether it lives or not.
+    The relay counts the connections of an `admission`.
     """
 
     _receiver: Receiver
 
     def __init__(
-        self, directory: Path, *, name: str, metrics: Metrics, reader: PageReader | None = None
+        self,
+        directory: Path,
+        *,
+        name: str,
+        metrics: Metrics,
+        reader: PageReader | None = None,
+        admission: Admission | None = None,
     ) -> None:
+        self._admission = admission
+        if admission is not None:
+            admission.machine = self
         self._reader = reader
         self._name = name
         self._metrics = metrics
@@ -143,13 +155,12 @@ class RelayBroker:
         self._watch(deadline)
 
     async def join(self, entrance: Entrance, enter: Callable[[Entry], None]) -> None:
-        room, member, since, limit = entrance
+        room = entrance.room
 
         def joined(head: Any, tail: bytes) -> None:
             enter(self._entered(room, head, tail))
 
-        head = [room, member, since, limit]
-        await self._request(RecordKind.JOIN, head, joined, PATIENCE_S)
+        await self._request(RecordKind.JOIN, [*entrance], joined, PATIENCE_S)
 
     async def leave(self, room: str, member: Member, left: Callable[[], None]) -> None:
         state = self._rooms.get(room)
@@ -174,11 +185,19 @@ class RelayBroker:
         if state is None:
             return
         self._count_out(state, member)
-        self._say_lost(room, member)
+        self._say_introduced(pack(RecordKind.LOSE, [room, member]))
         self._drop_if_empty(room, state)
 
+    async def remove(self, removal: Removal) -> str:
+        names: list[str] = []
+        await self._request(
+            RecordKind.REMOVE, [*removal], lambda head, tail: names.append(head), PATIENCE_S
+        )
+        return names[0]
+
     def tell(self, room: str, payload: bytes) -> None:
-        self._say(pack(RecordKind.TELL, [room], (payload,)))
+        if not self._is_clogged:
+            self._say(pack(RecordKind.TELL, [room], (payload,)))
 
     async def search(self, room: str, query: str, limit: int) -> Messages:
         return await self._page(RecordKind.SEARCH, [room, query, limit], SEARCH_PATIENCE_S)
@@ -203,6 +222,18 @@ class RelayBroker:
         """Tell the relay what this worker counts, for those who ask it."""
         self._say(pack(RecordKind.REPORT, snapshot))
 
+    # As the machine that counts connections
+
+    def entered(self, guest: Guest) -> None:
+        self._say_introduced(pack(RecordKind.ENTER, [guest.number, guest.address]))
+
+    def identified(self, guest: Guest) -> None:
+        head = [guest.number, guest.address, guest.author]
+        self._say_introduced(pack(RecordKind.IDENTIFY, head))
+
+    def left(self, guest: Guest) -> None:
+        self._say_introduced(pack(RecordKind.EXIT, [guest.number, guest.address, guest.author]))
+
     # Requests
 
     async def _page(self, kind: RecordKind, head: list[Any], patience_s: float) -> Messages:
@@ -222,7 +253,12 @@ class RelayBroker:
         replied: Callable[[Any, bytes], None],
         patience_s: float,
     ) -> None:
-        """Send a request and wait for its reply; raises CommandError."""
+        """Send a request and wait for its reply; raises CommandError.
+
+        A relay that does not read is asked nothing more, but has to hear who leaves.
+        """
+        if self._is_clogged and kind != RecordKind.LEAVE:
+            raise _unavailable()
         deadline = time.monotonic() + patience_s
         self._numbers += 1
         request = self._requests[self._numbers] = _Request(kind, head, replied, deadline)
@@ -281,7 +317,7 @@ class RelayBroker:
                 if request.kind == RecordKind.LEAVE and not self.connected:
                     room, member = request.head
                     if member is not None:
-                        self._say_lost(room, member)
+                        self._say_introduced(pack(RecordKind.LOSE, [room, member]))
                 if not request.future.done():
                     request.future.set_exception(_unavailable())
         deadlines = [request.deadline for request in self._requests.values()]
@@ -309,12 +345,12 @@ class RelayBroker:
             self._outbox.append(record)
             self._schedule_flush()
 
-    def _say_lost(self, room: str, member: Member) -> None:
+    def _say_introduced(self, record: bytes) -> None:
         """What a relay that has heard our introduction must hear, also before its welcome."""
         if self._link.is_up and not self.connected:
-            self._outbox.append(pack(RecordKind.LOSE, [room, member]))
+            self._outbox.append(record)
         else:
-            self._say(pack(RecordKind.LOSE, [room, member]))
+            self._say(record)
 
     def _schedule_flush(self) -> None:
         if not self._flushing:
@@ -325,7 +361,8 @@ class RelayBroker:
         """One write for all that the turn has to say."""
         self._flushing = False
         if not self.connected:
-            self._new.clear()  # at the next welcome, drafts are sent anyway
+            tickets, self._new = self._new, []  # at the next welcome, drafts are sent anyway
+            self._refuse_excess(tickets)
             return
         self._pack_drafts()
         outbox, self._outbox = self._outbox, []
@@ -334,15 +371,40 @@ class RelayBroker:
 
     def _pack_drafts(self) -> None:
         tickets, self._new = self._new, []
-        backlog_bytes = self._link.backlog_bytes
-        if backlog_bytes > MAX_BACKLOG_BYTES or len(self._drafts) > MAX_UNCONFIRMED:
+        if self._is_clogged:
             for ticket in tickets:
                 self._refuse(ticket, _unavailable())
             return
-        for some in _batched([ticket for ticket in tickets if ticket in self._drafts], BATCH):
-            drafts = [[ticket, *fields_of(self._drafts[ticket].draft)] for ticket in some]
-            deadline = self._drafts[some[0]].deadline
+        self._refuse_excess(tickets)
+        for batch in self._batches(tickets):
+            drafts = [[ticket, *fields_of(self._drafts[ticket].draft)] for ticket in batch]
+            deadline = self._drafts[batch[0]].deadline
             self._outbox.append(pack(RecordKind.PUBLISH, [deadline, drafts]))
+
+    def _batches(self, tickets: list[int]) -> Iterator[list[int]]:
+        """For one record each: as many as it holds, of about one deadline, which they share."""
+        batch: list[int] = []
+        for ticket in tickets:
+            if ticket not in self._drafts:
+                continue
+            late_s = self._drafts[ticket].deadline - self._drafts[batch[0]].deadline if batch else 0
+            if len(batch) == BATCH or late_s > BATCH_S:
+                yield batch
+                batch = []
+            batch.append(ticket)
+        if batch:
+            yield batch
+
+    @property
+    def _is_clogged(self) -> bool:
+        return self._link.backlog_bytes > MAX_BACKLOG_BYTES
+
+    def _refuse_excess(self, tickets: list[int]) -> None:
+        """Of a turn's drafts the last are refused, where more wait than may."""
+        excess = len(self._drafts) - MAX_UNCONFIRMED
+        if excess > 0:
+            for ticket in tickets[-excess:]:
+                self._refuse(ticket, _unavailable())
 
     # As the owner of the link
 
@@ -358,6 +420,9 @@ class RelayBroker:
                 RecordKind.RESTORE,
                 [name, room.position, list(room.members.items()), list(room.known.items())],
             )
+        if self._admission is not None:
+            guests = [(each.number, each.address, each.author) for each in self._admission.guests()]
+            yield pack(RecordKind.GUESTS, guests)
 
     def on_end(self) -> None:
         if self.connected and not self._link.closing:
@@ -372,14 +437,21 @@ class RelayBroker:
                 self._on_deliver(head, tail)
             case RecordKind.ANSWER:
                 self._on_answer(*head)
-            case RecordKind.JOINED | RecordKind.LEFT | RecordKind.PAGE:
+            case RecordKind.JOINED | RecordKind.LEFT | RecordKind.PAGE | RecordKind.REMOVED:
                 self._on_reply(kind, head, tail)
             case RecordKind.REFUSED:
                 self._on_refused(*head)
             case RecordKind.PONG:
                 self._metrics.relay_lag_s.observe(time.monotonic() - head)
+            case RecordKind.EXPEL:
+                self._receiver.expel(*head)
+            case RecordKind.KNOW:
+                self._on_know(*head)
             case RecordKind.LOST:
                 self._on_lost(head)
+            case RecordKind.TURN_AWAY:
+                if self._admission is not None:
+                    self._admission.refused(*head)
             case RecordKind.WELCOME:
                 self._on_welcome()
             case _:
@@ -419,6 +491,10 @@ class RelayBroker:
                 continue
             deliver(name, payload)
         self._receiver.end_turn()
+
+    def _on_know(self, name: str, users: dict[str, str]) -> None:
+        if (room := self._rooms.get(name)) is not None:
+            room.known = users
 
     def _on_hole(self, name: str) -> None:
         logger.error("the stream of a room has a hole; its members are to recover")
@@ -470,11 +546,6 @@ class RelayBroker:
             request.future.set_result(None)
 
 
-def _batched(items: list[int], size: int) -> Iterator[list[int]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
-
-
 def _note(room: _Room, came: bool, member: tuple[str, str]) -> bool:
     """Keep count of who is there; False if our members were told already, by a relay before."""
     name, author = member
@@ -497,8 +568,10 @@ def _reading() -> Iterator[None]:
 
 
 def _refusal(fields: list[Any]) -> CommandError:
-    code, message, temporary = fields
-    return CommandError(ErrorCode(code), message, temporary=temporary)
+    code, message, temporary, retry_after_ms = fields
+    return CommandError(
+        ErrorCode(code), message, temporary=temporary, retry_after_ms=retry_after_ms
+    )
 
 
 def _unavailable() -> CommandError:

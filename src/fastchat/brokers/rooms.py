@@ -15,15 +15,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 from fastchat import protocol
-from fastchat.brokers import Entrance, Entry, Member, Messages
+from fastchat.brokers import Entrance, Entry, Member, Messages, Removal
+from fastchat.brokers.ports import Change, Port
+from fastchat.brokers.removals import Removals
 from fastchat.brokers.replies import fitting, page_of
 from fastchat.errors import CommandError, ErrorCode, HistoryError
-from fastchat.history import Duplicate, History, Outcome
+from fastchat.history import History, Outcome
+from fastchat.limits import RoomLimits, price_of
 from fastchat.metrics import Metrics
 from fastchat.presence import Roster, User
 from fastchat.protocol import Position, Publication
@@ -31,6 +34,7 @@ from fastchat.protocol import Position, Publication
 __all__ = ["CROWD", "Change", "Port", "Rooms"]
 
 logger = logging.getLogger("fastchat.broker")
+moderation = logging.getLogger("fastchat.moderation")
 
 #: Whoever is back before this many ticks are over has not been away, to the others: 5 s,
 #: and up to one more because the tick he left in had begun.
@@ -41,40 +45,11 @@ CROWD = 200
 MAX_RESUMED = 2000
 
 
-class Change(NamedTuple):
-    """What a join or leave event says, for those who keep count: `came` or went."""
-
-    came: bool
-    member: Member
-
-
-class Port(Protocol):
-    """A process with members. What it is told, it is told in order."""
-
-    def deliver(
-        self, room: str, offset: int, payload: bytes, ticket: Any, change: Change | None = None, /
-    ) -> None:
-        """A publication, with the `ticket` of its draft if that came from here; or an
-        event, with offset 0."""
-        ...
-
-    def kept(self, ticket: Any, /) -> None:
-        """A draft has been published where this process has no member any more."""
-        ...
-
-    def answer(self, ticket: Any, draft: Publication, outcome: Duplicate | CommandError, /) -> None:
-        """A draft became no publication."""
-        ...
-
-    def end_turn(self) -> None:
-        """All of a turn has been told."""
-        ...
-
-
 class _Room:
-    __slots__ = ("ports", "roster")
+    __slots__ = ("ports", "price", "roster")
 
     def __init__(self) -> None:
+        self.price = price_of(0)
         self.roster = Roster()
         self.ports: dict[Port, int] = {}  # connections of each
 
@@ -84,6 +59,8 @@ class Rooms:
 
     * ``at_end_of_turn`` calls a function at the end of the loop's turn (`call_soon`).
     * ``clock``: seconds since 1970, for timestamps only.
+    * ``removals``: who is to stay out (default: as long as this lives).
+    * ``limits``: of what is published, and of the rooms (default: none).
 
     Of each operation of the history it is said once in the log that it fails, and once
     that it works again.
@@ -96,7 +73,11 @@ class Rooms:
         at_end_of_turn: Callable[[Callable[[], None]], object],
         clock: Callable[[], float],
         metrics: Metrics,
+        removals: Removals | None = None,
+        limits: RoomLimits | None = None,
     ) -> None:
+        self._limits = limits
+        self._removals = Removals(clock) if removals is None else removals
         self._history_of_rooms = history
         self._at_end_of_turn = at_end_of_turn
         self._clock = clock
@@ -134,14 +115,17 @@ class Rooms:
             return
         drafts, self._drafts = self._drafts, []
         senders, self._senders = self._senders, []
+        told = {port for port, _ in senders}
+        if self._limits is not None and (refused := self._limits.sift(drafts, self._rooms)):
+            drafts, senders = _without(refused, drafts, senders)
         try:
-            outcomes = self._append(drafts)
+            outcomes = self._append(drafts) if drafts else ()
         except CommandError as refusal:
             for (port, ticket), draft in zip(senders, drafts, strict=True):
                 port.answer(ticket, draft, refusal)
         else:
             self._deliver(drafts, senders, outcomes)
-        for port in {port for port, _ in senders}.union(*self._ports_of(drafts)):
+        for port in told.union(*self._ports_of(drafts)):
             port.end_turn()
 
     def _append(self, drafts: Sequence[Publication]) -> Sequence[Outcome]:
@@ -187,12 +171,16 @@ class Rooms:
     def join(self, port: Port, entrance: Entrance) -> Entry:
         """Count a connection in; what is delivered to `port` from now on follows the entry.
 
-        Raises CommandError `username_taken` or `unavailable`; nothing has changed then.
+        Raises CommandError `username_taken`, `unavailable`, `forbidden` for who was removed, or
+        what the limits have against another room; nothing has changed then.
         """
         name, author = entrance.member
+        self._check_removal(entrance.room, author)
         # What was published in this turn is delivered to those who were here before.
         self.commit()
         room = self._rooms.get(entrance.room)
+        if room is None and self._limits is not None:
+            self._limits.check_new_room(entrance.address, len(self._rooms))
         user = None if room is None else room.roster.check(name, author)
         with self._history("join") as history:
             position = history.position(entrance.room)
@@ -224,8 +212,48 @@ class Rooms:
     def lose(self, port: Port, name: str, member: Member) -> None:
         """Count a connection out that is gone; the others hear of it if it is not back in 5 s."""
         user = self._count_out(port, name, member)
-        if user is not None:
+        if user is None:
+            return
+        if user.expelled:
+            self._remove(name, user)
+            self._drop_if_empty(name)
+        else:
             self._absent[user] = name, self._ticks
+
+    def remove(self, removal: Removal) -> str:
+        """Have a user's connections closed, and keep him out; returns his name.
+
+        The others hear that he has left when the last of them is gone. Raises CommandError
+        `not_found` when nobody of this name is here.
+        """
+        self.commit()
+        name, username, seconds, moderator = removal
+        room = self._rooms.get(name)
+        user = None if room is None else room.roster.find(username)
+        if room is None or user is None:
+            raise CommandError(ErrorCode.NOT_FOUND, "Nobody of this name is in the room.")
+        if seconds:
+            self._removals.add(name, user.author, seconds)
+        moderation.info("%r removed %r from %s for %d s", moderator, user.name, name, seconds)
+        ports = tuple(room.ports)
+        if user.connections:
+            user.expelled = True
+        else:
+            self._remove(name, user)
+            self._drop_if_empty(name)
+        for port in ports:  # also if he is away: he may be here under another name
+            port.expel(name, user.author, seconds)
+        return user.name
+
+    def _check_removal(self, room: str, author: str) -> None:
+        remaining_s = self._removals.remaining_s(room, author)
+        if remaining_s:
+            raise CommandError(
+                ErrorCode.FORBIDDEN,
+                "A moderator has removed you from this room; come back later.",
+                temporary=True,
+                retry_after_ms=int(remaining_s * 1000) + 1,
+            )
 
     def tell(self, port: Port, name: str, payload: bytes) -> None:
         """An event of one port, to the others."""
@@ -237,6 +265,8 @@ class Rooms:
     def tick(self) -> None:
         """Announce who did not come back, and tell crowded rooms their number; once a second."""
         self._ticks += 1
+        if self._limits is not None:
+            self._limits.sweep()
         for user, (name, left) in tuple(self._absent.items()):
             if left + GRACE_TICKS > self._ticks:
                 break
@@ -251,6 +281,11 @@ class Rooms:
     def users(self, name: str) -> Roster:
         """The users of a room that has some."""
         return self._rooms[name].roster
+
+    def known(self, name: str) -> dict[str, str]:
+        """Whom those in a room come to know of, and their authors; a crowd is told by number."""
+        roster = self._rooms[name].roster
+        return {user.name: user.author for user in roster} if len(roster) <= CROWD else {}
 
     def restore(
         self,
@@ -294,6 +329,10 @@ class Rooms:
             self._catch_up(port, name, known)
         for user, count in users:
             self._count_in(room, user, port, count)
+            remaining_s = self._removals.remaining_s(name, user.author)
+            if remaining_s:  # the last relay did not get round to it
+                user.expelled = True
+                port.expel(name, user.author, int(remaining_s))
         self._drop_if_empty(name)
         return [(each.offset, protocol.encode(each)) for each in missed]
 
@@ -314,6 +353,7 @@ class Rooms:
         roster = self._rooms[name].roster
         if len(roster) > CROWD:
             self._crowded.add(name)
+            port.know(name, {})
             return
         here = {Member(user.name, user.author): None for user in roster}
         there = dict.fromkeys(known)
@@ -329,8 +369,10 @@ class Rooms:
 
     def _count_in(self, room: _Room, user: User, port: Port, count: int) -> None:
         self._absent.pop(user, None)
+        user.expelled = False
         user.connections += count
         room.ports[port] = room.ports.get(port, 0) + count
+        room.price = price_of(sum(room.ports.values()))
 
     def _count_out(self, port: Port, name: str, member: Member) -> User | None:
         """A connection less; returns its user if it was his last."""
@@ -339,6 +381,7 @@ class Rooms:
         room.ports[port] -= 1
         if not room.ports[port]:
             del room.ports[port]
+        room.price = price_of(sum(room.ports.values()))
         user = room.roster.find(member.name)
         assert user is not None
         user.connections -= 1
@@ -356,12 +399,16 @@ class Rooms:
             self._forget_if_silent(name)
 
     def _announce(self, name: str, user: User, *, came: bool) -> None:
-        online = len(self._rooms[name].roster)
+        room = self._rooms[name]
+        online = len(room.roster)
         if online > CROWD:
             self._crowded.add(name)
-            return
-        change = Change(came, Member(user.name, user.author))
-        self._tell_all(name, self._change(name, change), change)
+        else:
+            change = Change(came, Member(user.name, user.author))
+            self._tell_all(name, self._change(name, change), change)
+        if online == CROWD + came:  # it is a crowd now, or no longer
+            for port in room.ports:
+                port.know(name, self.known(name))
 
     def _change(self, name: str, change: Change) -> bytes:
         return protocol.presence_change(
@@ -424,12 +471,25 @@ class Rooms:
             logger.info("the history works again (%s)", operation)
 
 
+def _without(
+    refused: Mapping[int, CommandError],
+    drafts: Sequence[Publication],
+    senders: Sequence[tuple[Port, Any]],
+) -> tuple[list[Publication], list[tuple[Port, Any]]]:
+    """Drafts and their senders but for those refused, who are told."""
+    for index, refusal in refused.items():
+        port, ticket = senders[index]
+        port.answer(ticket, drafts[index], refusal)
+    kept = [index for index in range(len(drafts)) if index not in refused]
+    return [drafts[index] for index in kept], [senders[index] for index in kept]
+
+
 def _missed(history: History, entrance: Entrance) -> tuple[Sequence[bytes], bool]:
     """What a newcomer has missed, and whether that is all since his position.
 
     A recovery is whole or it is none, but the newest, as for anybody.
     """
-    room, _, since, limit = entrance
+    room, _, since, limit, *_ = entrance
     missed = None if since is None else history.since(room, since, protocol.MAX_HISTORY)
     if missed is not None:
         payloads, too_many = fitting(missed, newest_first=True)

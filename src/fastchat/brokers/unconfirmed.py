@@ -109,4 +109,5 @@ def fields_of(draft: Publication) -> tuple[Any, ...]:
     room, _, username, text, timestamp, id, kind, target, emoji, remove, author = draft[:11]
     if target is None:
         return (room, username, text, timestamp, author, id)
-    return (room, username, text, timestamp, author, id, kind, target, emoji, remove)
+    moderated = draft.moderated
+    return (room, username, text, timestamp, author, id, kind, target, emoji, remove, moderated)

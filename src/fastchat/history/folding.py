@@ -16,7 +16,7 @@ MAX_REACTIONS = 1000
 def refusal(message: Publication | None, change: Publication) -> CommandError | None:
     """Why `change` may not be made to `message`, or None.
 
-    Edits and deletions are for the message's author; reactions for anybody.
+    Edits and deletions are for the message's author and moderators; reactions for anybody.
     """
     if message is None or message.kind is not Kind.MESSAGE or message.deleted:
         return CommandError(ErrorCode.NOT_FOUND, "There is no such message, or not any more.")
@@ -30,7 +30,7 @@ def refusal(message: Publication | None, change: Publication) -> CommandError | 
             return CommandError(
                 ErrorCode.FORBIDDEN, f"A message has at most {MAX_REACTIONS:,} reactions."
             )
-    elif change.author != message.author:
+    elif change.author != message.author and not change.moderated:
         return CommandError(ErrorCode.FORBIDDEN, "Only its author may change a message.")
     return None
 

@@ -47,7 +47,7 @@ class _Log:
         for publication in self.publications[:count]:
             freed += _cost(publication)
             if publication.id is not None:
-                del self.by_id[publication.username, publication.id]
+                del self.by_id[publication.owner, publication.id]
         del self.publications[:count]
         self.first += count
         return freed
@@ -84,7 +84,7 @@ class MemoryHistory:
         log = self._log(room)
         offset = log.first + len(log.publications)
         if id is not None:
-            known = log.by_id.setdefault((draft.username, id), offset)
+            known = log.by_id.setdefault((draft.owner, id), offset)
             if known != offset:
                 return Duplicate(room, id, known)
         if draft.kind is not Kind.MESSAGE:

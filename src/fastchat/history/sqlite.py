@@ -179,7 +179,7 @@ class SqliteHistory:
         self._db.execute(
             "INSERT OR IGNORE INTO ids (room, username, id, offset, timestamp) "
             "VALUES (?, ?, ?, ?, ?)",
-            (room.number, draft.username, draft.id, offset, draft.timestamp),
+            (room.number, draft.owner, draft.id, offset, timestamp_of(self._clock())),
         )
         if self._db.changes():
             return None
@@ -187,7 +187,7 @@ class SqliteHistory:
             self._db,
             "SELECT offset FROM ids WHERE room = ? AND username = ? AND id = ?",
             room.number,
-            draft.username,
+            draft.owner,
             draft.id,
         )
         return int(known)

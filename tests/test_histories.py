@@ -1,0 +1,43 @@
+"""Which history the settings ask for, and the clock that it goes by."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from contracts.history import draft
+from fastchat.histories import open_history
+from fastchat.history import Duplicate
+from fastchat.history.memory import MemoryHistory
+from fastchat.history.sqlite import SqliteHistory
+from fastchat.settings import Settings
+
+
+def test_settings_choose_the_history(tmp_path: Path) -> None:
+    """In memory nothing is written."""
+    history = open_history(Settings(data=str(tmp_path / "none"), history="memory"))
+    assert isinstance(history, MemoryHistory)
+    assert not (tmp_path / "none").exists()
+    history = open_history(Settings(data=str(tmp_path / "some")))
+    assert isinstance(history, SqliteHistory)
+    history.close()
+
+
+@pytest.mark.parametrize("hours", [2, -2])
+def test_id_is_remembered_though_the_clock_is_set(
+    hours: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten minutes are ten minutes, whatever the machine takes for the time."""
+    history = open_history(Settings(data=str(tmp_path)))
+    wall = time.time
+    try:
+        history.append([draft("1", id="before")])
+        monkeypatch.setattr(time, "time", lambda: wall() + hours * 3600)
+        history.append([draft("2", id="after")])
+        history.prune()
+        for id in ("before", "after"):
+            assert isinstance(history.append([draft("again", id=id)])[0], Duplicate)
+    finally:
+        history.close()

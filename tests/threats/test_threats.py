@@ -1,0 +1,33 @@
+"""The table of threats in docs/security.md: a row each, and tests that are there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parents[1]
+DOCUMENT = TESTS.parent / "docs" / "security.md"
+ROWS = [
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in DOCUMENT.read_text("utf-8").splitlines()
+    if re.match(r"\| T\d+ \|", line)
+]
+
+
+def test_no_threat_is_left_out() -> None:
+    assert [row[0] for row in ROWS] == [f"T{number}" for number in range(1, 34)]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
+def test_row_names_tests_that_speak_of_it(row: list[str]) -> None:
+    """Each file is there; one of `threats/` names the row where it is tried."""
+    number, _, _, shown = row
+    files = re.findall(r"`([^`]+)`", shown)
+    assert files
+    for file in files:
+        assert (TESTS / file).exists(), file
+        if file.startswith("threats/"):
+            words = (TESTS / file).read_text("utf-8")
+            assert re.search(rf"\b{number}\b[^\n]*\.", words), (number, file)

@@ -1,0 +1,222 @@
+"""What an operator relies on: a log nobody can forge, a relay only its own reach, a clock."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import json
+import os
+import socket
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import jwt
+import pytest
+from healthy import Person
+from test_threats_input import naughty
+
+import inprocess
+from support import TIMEOUT_UNIT_S, running_server
+from wire import PING, TEXT, connected, frame, request, text, wired
+
+SOURCES = Path(__file__).parents[2] / "src" / "fastchat"
+
+# T26
+
+
+@pytest.mark.parametrize("format", ["json", "text"])
+def test_events_of_a_log_are_its_lines(format: str) -> None:
+    """T26. Whatever strangers send: a line is an event, none is theirs, and it is not much.
+
+    With hostile names, rooms, queries, origins, tokens, heads and frames, all of which are
+    logged somewhere, or were once.
+    """
+    forged = '\r\n{"level":"fatal","message":"all is lost"}\n2025-01-01T00:00:00.000Z ERROR x: y'
+    arguments = ("--history", "memory", "--limits", "off", "--log-level", "debug")
+    with running_server(*arguments, "--log-format", format) as server:
+        for string in [forged, *naughty()[::5]]:
+            hostile = (string + forged)[:900]
+            for target in (f"/ws?username={quote(hostile)}", f"/{quote(hostile)}?{quote(hostile)}"):
+                with contextlib.suppress(AssertionError), connected(server.port, target) as client:
+                    client.write(text({"type": hostile, "username": hostile}) * 30)
+                    client.write(frame(PING, b"x") * 50 + frame(TEXT, b"\xff"))
+                    client.receive_close()
+            for header in (
+                "Origin",
+                "Host",
+                "User-Agent",
+                "Sec-WebSocket-Protocol",
+                "X-Forwarded-For",
+            ):
+                with wired(server.port) as wire:
+                    value = hostile.encode().decode("latin-1")
+                    wire.write(request("/ws", [("Host", "a"), (header, value)]))
+                    wire.socket.shutdown(socket.SHUT_WR)
+                    wire.read_all()
+        assert server.stop() == 0
+    lines = server.errors.split("\n")
+    assert lines.pop() == ""
+    assert len(server.errors) < 100_000
+    for line in lines:
+        assert line.isprintable()
+        if format == "json":
+            assert json.loads(line)["level"] in ("debug", "info", "warning", "error")
+        else:
+            assert line.split()[1] in ("DEBUG", "INFO", "WARNING")
+    assert "Traceback" not in server.errors
+
+
+# T31
+
+
+def test_strangers_at_the_relays_socket_are_cut_off(tmp_path: Path) -> None:
+    """T31. The socket is its user's only; garbage on it is dropped, logged, and hurts nobody."""
+    arguments = ("--data", str(tmp_path), "--workers", "2", "--limits", "off")
+    with running_server(*arguments) as server:
+        (place,) = [file for file in tmp_path.iterdir() if file.is_socket()]
+        assert stat.S_IMODE(place.stat().st_mode) == 0o600
+        parts = children(server.pid)
+        with (
+            contextlib.closing(Person(server.port, "bus", "Alice")) as alice,
+            contextlib.closing(Person(server.port, "bus", "Bob")) as bob,
+        ):
+            for number in range(300):
+                with socket.socket(socket.AF_UNIX) as stranger:
+                    stranger.settimeout(5 * TIMEOUT_UNIT_S)
+                    with contextlib.suppress(OSError):
+                        stranger.connect(str(place))
+                        stranger.sendall(garbage(number))
+                        if number % 2:
+                            stranger.shutdown(socket.SHUT_WR)
+                            stranger.recv(1)
+                if number % 30 == 0:
+                    alice.round_trip_s(f"m{number}")
+            alice.round_trip_s("end")
+            while bob.receive_type("message").get("id") != "end":
+                pass
+            assert alice.offset == bob.offset == 11
+        assert children(server.pid) == parts
+        assert server.stop() == 0
+    assert "cut off" in server.errors
+    assert "Traceback" not in server.errors
+    assert len(server.errors) < 20_000
+
+
+def garbage(number: int) -> bytes:
+    kinds = [
+        b"\xff\xff\xff\xff",
+        b"\x00\x00\x00\x00" * 1000,
+        b"FLUSHALL\r\n",
+        b'{"type":"message","room":"bus","text":"injected"}\n',
+        len(b'["bus"]').to_bytes(4, "big") + b'["bus"]',
+        b"\x00\x00\x01\x00" + bytes([number % 256]) + os.urandom(255),
+        os.urandom(5000),
+        b"",
+    ]
+    return kinds[number % len(kinds)]
+
+
+def children(pid: int) -> set[int]:
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    found = (task.joinpath("children").read_text("ascii").split() for task in tasks)
+    return {int(child) for each in found for child in each}
+
+
+# T32
+
+#: Who may look at the clock on the wall, and for what.
+WALL = {
+    "histories.py": "timestamps: how old a publication is",
+    "relay.py": "timestamps, and until when somebody is removed, which survives a restart",
+    "session.py": "`exp` of tokens, which is a time of the wall",
+    "single.py": "as relay.py",
+    "tls.py": "whether a certificate has expired",
+    "tokens.py": "`exp`, `nbf` and `iat`",
+    "transfer.py": "timestamps of what is imported",
+    "worker.py": "timestamps of publications",
+}
+
+
+def test_clock_on_the_wall_is_for_what_is_written_on_it() -> None:
+    """T32. No module but these refers to it: all deadlines, rates and timers are monotonic."""
+    found = set()
+    for file in SOURCES.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                name = f"{node.value.id}.{node.attr}"
+                if name in ("time.time", "time.time_ns", "datetime.now", "datetime.utcnow"):
+                    found.add(file.relative_to(SOURCES).as_posix())
+            if isinstance(node, ast.ImportFrom) and node.module == "time":
+                assert not {alias.name for alias in node.names} & {"time", "time_ns"}, file
+    assert found == set(WALL)
+    for file in SOURCES.glob("*.p[yx]*"):
+        if file.suffix != ".py":
+            assert "time.time" not in file.read_text("utf-8")
+            assert "CLOCK_REALTIME" not in file.read_text("utf-8")
+
+
+class Wall:
+    """The clock on the wall, which somebody sets."""
+
+    ahead_s = 0.0
+
+
+@pytest.fixture
+def wall(monkeypatch: pytest.MonkeyPatch) -> Iterator[Wall]:
+    wall, real = Wall(), time.time
+    monkeypatch.setattr(time, "time", lambda: real() + wall.ahead_s)
+    yield wall
+    wall.ahead_s = 0.0  # for whoever has taken hold of it meanwhile
+
+
+@pytest.mark.parametrize("jump_s", [7200.0, -7200.0])
+def test_jump_of_the_clock_disturbs_nobody(jump_s: float, wall: Wall, tmp_path: Path) -> None:
+    """T32. Nobody is closed, limited or announced as gone; order is by offset, not by time."""
+    with (
+        inprocess.serving(history="sqlite", data=str(tmp_path)) as server,
+        contextlib.closing(Person(server.port, "clock", "Alice")) as alice,
+        connected(server.port) as half,
+    ):
+        alice.round_trip_s("before")
+        half.send_frame(TEXT, b'{"type":"join",', fin=False)
+        wall.ahead_s = jump_s
+        alice.round_trip_s("after")
+        time.sleep(2.2)  # two sweeps
+        alice.round_trip_s("later")
+        half.send_frame(0, b'"room":"clock","username":"Bob"}')
+        joined = half.receive_type("joined")
+        assert [message["id"] for message in joined["messages"]] == ["before", "after", "later"]
+        assert [message["offset"] for message in joined["messages"]] == [1, 2, 3]
+        times = [message["timestamp"] for message in joined["messages"]]
+        assert (times[1] > times[0]) is (jump_s > 0)
+        half.send({"type": "leave"})
+        half.receive_type("left")
+        assert joined["users"] == ["Alice", "Bob"]
+
+
+def test_token_ends_by_the_clock_on_the_wall(wall: Wall, tmp_path: Path) -> None:
+    """T4, T32. An hour later, or when the clock is set to it: 4011 within 5 s; others stay."""
+    key = tmp_path / "key"
+    key.write_text("a-Secret-of-more-than-32-bytes-in-all", "ascii")
+
+    def token(sub: str, lasts_s: int) -> str:
+        claims = {"sub": sub, "exp": int(time.time()) + lasts_s}
+        return jwt.encode(claims, key.read_text("ascii"), algorithm="HS256")
+
+    with (
+        inprocess.serving(auth="jwt", jwt_key_file=(str(key),)) as server,
+        connected(server.port) as short,
+        connected(server.port) as long,
+    ):
+        short.join(room="a", token=token("u-1", 3000))
+        long.join(room="a", token=token("u-2", 9000))
+        wall.ahead_s = 3600
+        begun = time.monotonic()
+        assert short.receive_type("closing")["code"] == 4011
+        assert short.receive_close() == 4011
+        assert time.monotonic() - begun < 5 * TIMEOUT_UNIT_S
+        long.send({"type": "ping"})
+        long.receive_type("pong")

@@ -1,0 +1,290 @@
+"""Markup and scripts against the page, from the server's users and from the server itself."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from browsing import CHROMIUM, HOSTILE, ScriptedServer, launch, publication
+from playwright.sync_api import expect, sync_playwright
+
+from support import TIMEOUT_UNIT_S, Server, running_server
+from wire import Client
+
+PAYLOADS = [
+    *HOSTILE,
+    "<img src=x onerror=boom()>",
+    "<svg/onload=boom()>",
+    "<body onload=boom()>",
+    "<input autofocus onfocus=boom()>",
+    "<details open ontoggle=boom()>",
+    "<video src=x onerror=boom()>",
+    "<math><mtext><script>boom()",
+    "<object data=javascript:boom()>",
+    "<embed src=//evil.example/x.swf>",
+    "<link rel=stylesheet href=//evil>",
+    "<img src=//evil.example/pixel.gif>",
+    "<form id=log name=composer>",
+    "<a id=composer href=#>",
+    "<script type=module src=//evil>",
+    "<!--><script>boom()</script>",
+    "]]><script>boom()</script>",
+    "<scr<script>ipt>boom()</script>",
+    "%3Cscript%3Eboom()%3C/script%3E",
+    "\\u003cscript\\u003eboom()",
+    "'-boom()-'",
+    "\";boom();//",
+    "data:text/html,<script>boom()",
+    "https://evil.example/?\"onclick=x",
+    "__proto__",
+    "constructor",
+]  # fmt: skip
+
+NOW = "2025-01-18T10:31:00.000Z"
+
+#: What a payload would do if it were let: seen from inside the page.
+WATCH = """() => {
+    window.ran = [];
+    window.violations = [];
+    window.boom = window.alert = () => window.ran.push(new Error().stack);
+    addEventListener("securitypolicyviolation", ({ violatedDirective, sourceFile, sample }) =>
+        window.violations.push(`${violatedDirective} ${sourceFile} ${sample}`));
+}"""
+
+#: Everything in the document that could do something: what stands in what, with which attributes.
+ACTIVE = """() => [...document.querySelectorAll("*")].flatMap((element) => [
+    `${element.parentElement?.localName}.${element.parentElement?.classList[0]}` +
+        ` <${element.localName}>`,
+    ...[...element.attributes]
+        .filter(({ name }) => /^on|^(src|href|srcdoc|action|formaction|style|id)$/.test(name))
+        .map(({ name, value }) => `[${name}=${value.replace(/--hue: \\d+/, "--hue: …")}]`),
+])"""
+
+
+class Lies(ScriptedServer):
+    """A server that puts markup wherever it may put a text at all."""
+
+    def _join(self, command: dict[str, Any]) -> None:
+        room, last = command["room"], PAYLOADS[-1]
+        messages = [
+            publication(
+                payload,
+                offset=offset,
+                room=room,
+                username=payload,
+                id=payload,
+                edited=NOW,
+                reactions={payload: [payload, last]},
+            )
+            for offset, payload in enumerate(PAYLOADS, start=1)
+        ]
+        self.offset = len(messages)
+        self.room = room
+        self.say(
+            type="joined",
+            ref=command["ref"],
+            room=room,
+            username=command["username"],
+            session="<img src=x onerror=boom()>",
+            epoch="<img src=x onerror=boom()>",
+            offset=self.offset,
+            recovered=False,
+            messages=messages,
+            users=[command["username"], *PAYLOADS],
+            online=1 + len(PAYLOADS),
+        )
+
+    def tell_everything(self, payload: str) -> None:
+        """Every event there is, with the payload in each of its texts."""
+        about: dict[str, Any] = {"room": self.room, "username": payload, "text": payload}
+        about |= {"timestamp": NOW, "online": 2}
+        for kind in ("join", "typing", "presence", "leave", "pong", "nonsense"):
+            self.say(type=kind, **about)
+        for kind in ("edit", "react", "message"):
+            self.offset += 1
+            more = {"offset": self.offset, "target": 1, "emoji": payload, "id": payload}
+            self.say(type=kind, **about, **more)
+        for ref in (payload, None):
+            self.say(type="error", code=payload, message=payload, ref=ref, id=ref, temporary=True)
+            self.say(type="ack", id=payload, room=self.room, offset=1)
+        self.say(type="closing", code=1012, reason=payload, reconnect_after_ms=60_000)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed")
+    with sync_playwright() as playwright:
+        browser = launch(playwright)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with running_server("--history", "memory") as server:
+        yield server
+
+
+class Watched:
+    """A page and all that it did besides showing."""
+
+    def __init__(self, page: Any, server: Server) -> None:
+        self.page = page
+        self._server = server
+        self._seen: list[str] = []
+        page.set_default_timeout(8_000 * TIMEOUT_UNIT_S)
+        page.on("dialog", self._dialog)
+        page.on("popup", lambda popup: self._seen.append(f"popup {popup.url}"))
+        page.on("request", self._request)
+        page.on("pageerror", lambda error: self._seen.append(f"error {error}"))
+        page.on("framenavigated", lambda frame: self._request(frame))
+        page.add_init_script(f"({WATCH})()")
+
+    def _dialog(self, dialog: Any) -> None:
+        self._seen.append(f"dialog {dialog.message}")
+        dialog.dismiss()
+
+    def _request(self, request: Any) -> None:
+        if urlsplit(request.url).netloc != f"127.0.0.1:{self._server.port}":
+            self._seen.append(f"went to {request.url}")
+
+    def visit(self, room: str, name: str = "Ann") -> None:
+        self.page.goto(f"{self._server.url}/#{room}")
+        self.page.fill("#name-input", name)
+        self.page.press("#name-input", "Enter")
+        self.page.wait_for_selector("#people .person", state="attached")
+
+    def active(self) -> set[str]:
+        return set(self.page.evaluate(ACTIVE))
+
+    def did(self) -> list[str]:
+        """Whatever it should not have done."""
+        inside = self.page.evaluate("() => [...window.ran, ...window.violations]")
+        return [*self._seen, *inside]
+
+
+@pytest.fixture
+def watched(chromium: Any, server: Server) -> Iterator[Watched]:
+    with contextlib.closing(chromium.new_context()) as context:
+        yield Watched(context.new_page(), server)
+
+
+def harmless(watched: Watched, quiet: set[str]) -> None:
+    """Nothing ran, nothing was asked of anybody, and no element is there that was not before."""
+    watched.page.wait_for_timeout(50)
+    assert watched.did() == []
+    assert watched.active() - quiet == set()
+
+
+def quiet_page(watched: Watched) -> set[str]:
+    """What the page consists of when people talk who mean no harm."""
+    script = ScriptedServer(offset=1)
+    reactions = {"👋": ["Zoe"]}
+    script.missed = [
+        publication("hi", offset=1, room="quiet", reactions=reactions, edited="2025-01-18T10:30Z")
+    ]
+    with contextlib.closing(watched.page.context.new_page()) as page:
+        page.add_init_script(f"({WATCH})()")
+        page.route_web_socket("**/ws", script.connect)
+        quiet = Watched(page, watched._server)
+        quiet.visit("quiet", "Yan")
+        for kind in ("join", "typing", "leave"):
+            script.say(type=kind, room="quiet", username="Zoe", text="Zoe", online=2)
+        script.say(type="closing", code=1012, reason="x", reconnect_after_ms=60_000)
+        page.wait_for_selector(".reaction")
+        found = quiet.active()
+        page.evaluate("() => localStorage.clear()")
+        return found
+
+
+def test_there_are_enough_payloads() -> None:
+    """Forty, all different; most of them fit into a name."""
+    assert len(set(PAYLOADS)) == len(PAYLOADS) >= 40
+    assert sum(len(payload) <= 32 for payload in PAYLOADS) > 30
+
+
+def test_payload_that_ran_would_be_seen(watched: Watched) -> None:
+    """T6. The page's policy stops what its code would let in, and the other tests would notice.
+
+    What a payload would do if the page put it in as HTML: the script does not run, since the
+    policy forbids it; and that shows as a violation, a request and a new element.
+    """
+    quiet = quiet_page(watched)
+    watched.visit("control")
+    watched.page.evaluate(
+        """() => { document.body.insertAdjacentHTML("beforeend",
+            "<img src=//evil.example/x onerror=boom()><b onclick=boom()>x</b>") }"""
+    )
+    watched.page.wait_for_function("() => window.violations.length >= 2")
+    assert watched.page.evaluate("() => window.ran") == []
+    assert {"[onerror=boom()]", "body.undefined <b>"} <= watched.active() - quiet
+
+
+def test_payloads_of_users_stay_text(watched: Watched, server: Server) -> None:
+    """T6. All that users may send: texts, and names as far as the server takes them."""
+    quiet = quiet_page(watched)
+    watched.visit("users")
+    with contextlib.ExitStack() as stack:
+        named = 0
+        for number, payload in enumerate(PAYLOADS):
+            client = stack.enter_context(contextlib.closing(Client(server.port)))
+            client.send({"type": "join", "room": "users", "username": payload})
+            answer = client.receive()
+            if answer["type"] != "joined":
+                assert answer["code"] in ("bad_username", "username_taken")
+                client.join(room="users", username=f"guest-{number}")
+            named += answer["type"] == "joined"
+            client.send({"type": "typing"})
+            client.send({"text": payload})
+        assert named > 30
+        texts = watched.page.locator(".message__text")
+        expect(texts).to_have_count(len(PAYLOADS))
+        assert sorted(texts.all_text_contents()) == sorted(PAYLOADS)
+        harmless(watched, quiet)
+
+
+def test_payloads_of_a_lying_server_stay_text(watched: Watched) -> None:
+    """T6. In every field of every event, also where the server's own rules allow no such thing."""
+    quiet = quiet_page(watched)
+    lies = Lies()
+    watched.page.route_web_socket("**/ws", lies.connect)
+    watched.visit("lies")
+    texts = watched.page.locator(".message__text")
+    expect(texts).to_have_count(len(PAYLOADS))
+    assert texts.all_text_contents() == PAYLOADS
+    for payload in PAYLOADS:
+        lies.tell_everything(payload)
+        expect(watched.page.locator(".message").last).to_contain_text(payload)
+    assert watched.page.evaluate("() => Object.keys(Object.prototype)") == []
+    harmless(watched, quiet)
+
+
+def test_refusals_of_a_lying_server_stay_text(watched: Watched) -> None:
+    """T6. What is wrong with a name is said in the server's words, and these are text."""
+    quiet = quiet_page(watched)
+    lies = ScriptedServer()
+    watched.page.route_web_socket("**/ws", lies.connect)
+    lies.refusal = {"code": "bad_username", "message": PAYLOADS[0], "temporary": False}
+    watched.page.goto(f"{watched._server.url}/#refused")
+    for payload in PAYLOADS:
+        lies.refusal["message"] = payload
+        watched.page.fill("#name-input", "Ann")
+        watched.page.press("#name-input", "Enter")
+        expect(watched.page.locator("#name-error")).to_have_text(payload)
+    harmless(watched, quiet)
+
+
+def test_payloads_in_the_address_stay_text(watched: Watched) -> None:
+    """T6. A link to the chat, with markup for a room, as somebody else may have made it."""
+    quiet = quiet_page(watched)
+    watched.visit("address")
+    for payload in PAYLOADS:
+        for hash_ in (payload, payload.replace("%", "%25")):
+            watched.page.evaluate("hash => { location.hash = hash }", hash_)
+        watched.page.evaluate("hash => { location.hash = encodeURIComponent(hash) }", payload)
+        expect(watched.page.locator("#room-name")).to_have_text(payload.lower())
+    harmless(watched, quiet)

@@ -1,0 +1,299 @@
+"""Who somebody is: impersonation, names that look alike, and what may be learned by guessing."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import jwt
+import pytest
+
+from support import Server, running_server
+from wire import connected
+
+SECRET = "a-Secret-of-more-than-32-bytes-in-all"
+COMMANDS: list[dict[str, Any] | str] = [
+    {"text": "injected"},
+    {"text": "injected", "token": SECRET},
+    {"type": "message", "room": "lobby", "text": "injected", "id": "1"},
+    {"type": "edit", "room": "lobby", "offset": 1, "text": "injected"},
+    {"type": "delete", "room": "lobby", "offset": 1},
+    {"type": "react", "room": "lobby", "offset": 1, "emoji": "👋"},
+    {"type": "typing", "room": "lobby"},
+    {"type": "history", "room": "lobby"},
+    {"type": "search", "room": "lobby", "query": "first"},
+    {"type": "leave", "room": "lobby"},
+    {"type": "remove", "room": "lobby", "username": "Alice"},
+    {"type": "ping"},
+    {"type": "join", "room": "lobby", "username": "Alice"},
+    {"type": "join", "room": "lobby", "username": "Alice", "session": "s" * 20},
+    {"type": "join", "room": "lobby", "token": None, "username": "Alice"},
+    {"type": "connect", "data": {}},
+]
+
+
+def token(sub: str, name: str, **more: Any) -> str:
+    claims = {"sub": sub, "name": name, "exp": int(time.time()) + 600, **more}
+    return jwt.encode(claims, SECRET, algorithm="HS256")
+
+
+@pytest.fixture(scope="module")
+def key(tmp_path_factory: pytest.TempPathFactory) -> str:
+    file = tmp_path_factory.mktemp("keys") / "secret"
+    file.write_text(SECRET, "ascii")
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    arguments = ("--data", str(tmp_path_factory.mktemp("data")), "--limits", "off")
+    with running_server(*arguments) as server:
+        yield server
+        assert server.stop() == 0
+    assert "Traceback" not in server.errors
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_nobody_without_a_token_leaves_a_trace(workers: str, key: str, tmp_path: Path) -> None:
+    """T2. Whatever comes first: 4501, and the room, its history and its people are as before."""
+    arguments = ("--data", str(tmp_path), "--auth", "jwt", "--jwt-key-file", key)
+    with (
+        running_server(*arguments, "--workers", workers) as server,
+        connected(server.port) as alice,
+    ):
+        alice.join(room="lobby", token=token("u-1", "Alice"))
+        alice.send({"text": "first"})
+        first = alice.receive_type("message")
+        for command in COMMANDS:
+            with connected(server.port) as stranger:
+                stranger.send(command)
+                stranger.send({"text": "injected", "room": "lobby"})
+                error = stranger.receive()
+                assert (error["type"], error["code"]) in {
+                    ("error", "unauthorized"),
+                    ("error", "bad_command"),
+                }
+                assert stranger.receive_end() == 4501
+        alice.send({"type": "history", "ref": "r"})
+        heard = alice.receive()
+        assert heard["type"] == "history", "and nothing before it"
+        assert heard["messages"] == [first]
+
+
+FORGED: dict[str, Any] = {
+    "username": "Admin",
+    "from": "Admin",
+    "user": {"name": "Admin"},
+    "author": "0" * 18,
+    "timestamp": "1999-01-01T00:00:00.000Z",
+    "ts": 0,
+    "epoch": "forged",
+    "session": "f" * 20,
+    "moderated": True,
+    "edited": "1999-01-01T00:00:00.000Z",
+    "deleted": True,
+    "reactions": {"👋": "Admin"},
+    "kind": "delete",
+    "target": 1,
+    "online": 99,
+    "token": "x.y.z",
+    "__proto__": {"admin": True},
+}
+
+
+def test_what_others_receive_is_the_servers(server: Server) -> None:
+    """T3. Forged fields reach nobody: neither of messages, nor of changes and events."""
+    with connected(server.port) as mallory, connected(server.port) as bob:
+        mallory.join(room="forged", username="Mallory")
+        bob.join(room="forged", username="Bob")
+        mallory.receive_type("join")
+        mallory.send({**FORGED, "text": "Hello", "offset": 77, "id": "mine"})
+        published = bob.receive_type("message")
+        assert set(published) == {
+            *("type", "room", "offset", "id", "username", "text", "timestamp"),
+        }
+        assert (published["username"], published["offset"]) == ("Mallory", 1)
+        assert published["timestamp"] > "2020"
+        for command in (
+            {"type": "react", "emoji": "👀"},
+            {"type": "edit", "text": "Hello!"},
+            {"type": "delete"},
+        ):
+            mallory.send({**FORGED, **command, "offset": 1})
+            heard = bob.receive()
+            assert heard["type"] == command["type"]
+            assert heard["username"] == "Mallory"
+            assert set(heard) <= {
+                *("type", "room", "offset", "target", "username", "timestamp", "emoji", "text"),
+            }
+        mallory.send({**FORGED, "type": "typing"})
+        assert bob.receive() == {"type": "typing", "room": "forged", "username": "Mallory"}
+        mallory.send({**FORGED, "type": "leave", "room": "forged"})
+        left = bob.receive()
+        assert (left["type"], left["username"], left["online"]) == ("leave", "Mallory", 1)
+        assert set(left) == {"type", "room", "username", "text", "timestamp", "online"}
+
+
+def test_anothers_messages_are_out_of_reach(server: Server) -> None:
+    """T3. Under a freed name one is not who had it before: neither to edit nor to delete."""
+    with connected(server.port) as alice:
+        alice.join(room="freed", username="Alice")
+        alice.send({"text": "mine", "id": "m-1"})
+        alice.receive_type("message")
+        alice.send({"type": "leave"})
+        alice.receive_type("left")
+        with connected(server.port) as mallory:
+            mallory.join(room="freed", username="Alice", session="guessed-session-of-hers")
+            for command in ({"type": "edit", "text": "yours"}, {"type": "delete"}):
+                mallory.send({**command, "offset": 1})
+                assert mallory.receive()["code"] == "forbidden"
+
+
+LOOKS = [
+    "Admin", "ADMIN", "аdmin", "аdmіn", "admіn", "adm1n", "admln", "adm|n", "adrnin", "ａdmin",
+    "ａｄｍｉｎ", "𝐚𝐝𝐦𝐢𝐧", "𝖆𝖉𝖒𝖎𝖓", "ⓐdmin", "ᵃdmin", "αdmin", "admiո", "admⅰn", "ɑdmin",
+    "admın", "adｍin", "𝘢𝘥𝘮𝘪𝘯", "𝚊dmin", "admin\ufe0f", "аdmіn\ufe0f", "Аdmin", "ΑDMIN", "ADМIN",
+    "ADMІN",     "ᎪDMIN", "aⅾⅿin",
+]  # fmt: skip
+UNSEEN = [
+    *("admin\u200b", "\u200badmin", "ad\u200dmin", "admin\u2060", "ad\u00admin", "admin\ufeff"),
+    *("\u202enimda", "\u2066admin\u2069", "admin\u200f", "admin\u061c", "admin\u034f"),
+    *("admin\u3164", "admin\u115f", " admin", "admin ", "admin\u00a0", "\u3000admin"),
+    *("admin\n", "admin\x00", "admin\x7f", "admin\x85", "admin\U000e0061", "ad\ufe00min"),
+]
+
+
+def test_names_that_look_like_one_that_is_here_are_refused(server: Server) -> None:
+    """T25. Thirty look-alikes of `admin` are taken, and who is invisible is no name at all."""
+    with connected(server.port) as admin, connected(server.port) as mallory:
+        admin.join(room="alike", username="admin")
+        for name in [*LOOKS, *UNSEEN]:
+            mallory.send({"type": "join", "room": "alike", "username": name})
+            answer = mallory.receive()
+            wanted = "bad_username" if name in UNSEEN else "username_taken"
+            assert (answer["type"], answer.get("code")) == ("error", wanted), ascii(name)
+        assert len(set(LOOKS)) >= 30
+
+
+# Timing
+
+
+def interleaved(count: int, *tries: Callable[[], None]) -> list[float]:
+    """The median time of each, tried in turns."""
+    taken: list[list[float]] = [[] for _ in tries]
+    for _ in range(count):
+        for index, attempt in enumerate(tries):
+            begun = time.perf_counter()
+            attempt()
+            taken[index].append(time.perf_counter() - begun)
+    return [median(times) for times in taken]
+
+
+def alike(count: int, *tries: Callable[[], None]) -> bool:
+    """Whether all take the same time, up to a twentieth; tried again if the machine was busy."""
+    for _ in range(4):
+        medians = interleaved(count, *tries)
+        if max(medians) < 1.05 * min(medians) + 2e-6:
+            return True
+    return False
+
+
+def test_token_that_is_nearly_right_takes_as_long(key: str) -> None:
+    """T28. A signature with another first character, or another last one, or of another key."""
+    from fastchat.errors import CommandError
+    from fastchat.tokens import TokenAuthenticator
+
+    authenticator = TokenAuthenticator([key])
+    good = token("u-1", "Alice")
+    head, body, signature = good.split(".")
+    wrong = {"A": "B"}.get(signature[0], "A")
+    middle = {"A": "E"}.get(signature[-3], "A")
+    tokens = [
+        f"{head}.{body}.{wrong}{signature[1:]}",
+        f"{head}.{body}.{signature[:-3]}{middle}{signature[-2:]}",
+        f"{head}.{body}." + jwt.encode({}, "x" * 40, algorithm="HS256").rpartition(".")[2],
+    ]
+
+    def attempt(bad: str) -> Callable[[], None]:
+        def verify() -> None:
+            with contextlib.suppress(CommandError):
+                authenticator.verify(bad)
+                raise AssertionError("it was let in")
+
+        return verify
+
+    assert authenticator.verify(good)
+    assert alike(1500, *map(attempt, tokens))
+
+
+def test_secrets_are_compared_without_a_hint() -> None:
+    """T28. Where a session or a token is compared, `==` is not what does it."""
+    sources = Path(__file__).parents[2] / "src" / "fastchat"
+    compared = re.compile(
+        r"(session|token|secret|signature)\s*(==|!=)|(==|!=)\s*\w*\.?(session|token|secret)"
+    )
+    for file in {*sources.rglob("*.py")} - {sources / "tail.py"}:  # which is a client
+        for line in file.read_text("utf-8").splitlines():
+            assert not compared.search(line.partition("#")[0]), (file, line)
+    assert "hmac.compare_digest" in (sources / "presence.py").read_text("utf-8")
+
+
+def test_rooms_that_one_may_not_see_are_all_the_same(key: str, tmp_path: Path) -> None:
+    """T28. Full, empty, never heard of: the same answer to every command, in the same time."""
+    arguments = ("--data", str(tmp_path), "--auth", "jwt", "--jwt-key-file", key)
+    with (
+        running_server(*arguments, "--limits", "off") as server,
+        connected(server.port) as owner,
+        connected(server.port) as spy,
+    ):
+        owner.join(room="full", token=token("u-1", "Owner"))
+        for _ in range(50):
+            owner.send({"text": "secret"})
+            owner.receive_type("message")
+        spy.join(room="mine", token=token("u-2", "Spy", rooms={"mine": "read write", "*": ""}))
+
+        def answers(room: str) -> list[dict[str, Any]]:
+            found = []
+            for command in ("join", "history", "search", "typing", "leave", "remove", "message"):
+                fields = {"query": "x", "username": "Owner", "text": "x"}
+                spy.send({"type": command, "room": room, **fields, "token": None})
+                found.append(json.loads(json.dumps(spy.receive()).replace(room, "ROOM")))
+            return found
+
+        assert answers("full") == answers("void")
+
+        def asking(room: str) -> Callable[[], None]:
+            def ask() -> None:
+                spy.send({"type": "join", "room": room})
+                assert spy.receive()["code"] == "forbidden"
+
+            return ask
+
+        full, void = asking("full"), asking("void")
+        for _ in range(4):
+            medians = interleaved(400, full, void)
+            if abs(medians[0] - medians[1]) < 0.05 * min(medians) + 20e-6:
+                break
+        else:
+            raise AssertionError(medians)
+
+
+def test_sessions_cannot_be_guessed_from_one_another(server: Server) -> None:
+    """T28. Each is 128 bits or more that nobody has chosen; and it goes to its owner only."""
+    sessions = set()
+    for number in range(30):
+        with connected(server.port) as client, connected(server.port) as other:
+            other.join(room=f"s{number}", username="Other")
+            session = client.join(room=f"s{number}", username=os.urandom(4).hex())["session"]
+            assert len(session) >= 22
+            sessions.add(session)
+            assert session not in str(other.receive_type("join"))
+    assert len(sessions) == 30
+    assert len({session[:6] for session in sessions}) == 30
