@@ -8,6 +8,8 @@ SOURCES := pyproject.toml setup.py $(wildcard src/fastchat/_fanout*.p[yx]*)
 # Passed on to the command: make serve ARGS="--port 9000"
 ARGS ?=
 FUZZ_SECONDS ?= 60
+# Tests that load the machine, and compare: nothing runs beside them.
+ALONE := tests/adversity tests/threats tests/test_bench.py tests/test_descriptors.py tests/test_flood.py
 
 .PHONY: serve test fuzz conformance soak lint types bench build screenshots chromium clang clean help
 .DEFAULT_GOAL := help
@@ -25,7 +27,12 @@ serve: $(VENV)/serve.stamp
 	@exec $(BIN)/fastchat serve $(ARGS)
 
 test: lint types build/debug/stamp build/sanitized/stamp chromium
+ifeq ($(ARGS),)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile $(ALONE:%=--ignore=%)
+	$(BIN)/python -m pytest $(ALONE)
+else
 	$(BIN)/python -m pytest $(ARGS)
+endif
 	FASTCHAT_DEBUG=1 $(BIN)/python -m pytest -q tests/test_fanout.py tests/test_fanout_random.py tests/test_hub.py
 
 # The parsers and the hub, for FUZZ_SECONDS in all. ARGS="hub" for one of them.

@@ -204,7 +204,7 @@ def test_author_and_sender_are_the_subject(server: inprocess.Server) -> None:
         (["read", "write"], {"typing", "history", "search", "message", "edit", "delete", "react"}),
         (["read", "moderate"], {"typing", "history", "search", "edit", "delete", "remove"}),
     ],
-    ids=" ".join,
+    ids=["reads", "writes", "moderates"],
 )
 def test_rights_are_what_one_may_do(
     server: inprocess.Server, rights: list[str], allowed: set[str]

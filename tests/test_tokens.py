@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import logging
 import stat
@@ -361,6 +362,7 @@ def _small_rsa() -> bytes:
         ('{"keys": [{"kty": "oct", "k": "c2hvcnQ"}]}', "5 bytes"),
         (b"x" * 300_000, "262,144"),
     ],
+    ids=itertools.count(),  # some of the keys are new each time
 )
 def test_unusable_key_is_a_sentence(tmp_path: Path, content: Any, words: str) -> None:
     """It names the setting, the file and what is wrong; never a secret."""
