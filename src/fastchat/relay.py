@@ -26,7 +26,7 @@ import uvloop
 
 from fastchat.admission import Census
 from fastchat.bounds import census_of, room_limits_of
-from fastchat.brokers.records import SOCKET_NAME, reachable
+from fastchat.brokers.records import SOCKET_NAME, bind_socket
 from fastchat.brokers.removals import FILE_NAME, Removals
 from fastchat.brokers.rooms import Rooms
 from fastchat.control import Control
@@ -151,16 +151,9 @@ class Relay:
         Raises OSError.
         """
         loop = asyncio.get_running_loop()
-        descriptor = os.open(self._directory, os.O_PATH | os.O_CLOEXEC)
-        path = reachable(self._directory, descriptor)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        before = os.umask(0o177)
-        try:
-            self._server = await loop.create_unix_server(functools.partial(RelayPort, self), path)
-        finally:
-            os.umask(before)
-            os.close(descriptor)
+        self._server = await loop.create_unix_server(
+            functools.partial(RelayPort, self), sock=bind_socket(self._directory)
+        )
         loop.call_later(GATHERING_S, self._end_gathering)
 
     def close(self) -> None:

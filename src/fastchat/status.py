@@ -8,13 +8,10 @@ same bytes; the answer's head is `{"parts": {name: snapshot}}`.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
-import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +22,9 @@ from fastchat.brokers.records import (
     BadRecord,
     RecordKind,
     RecordReader,
+    bind_socket,
     pack,
-    reachable,
+    socket_path,
 )
 from fastchat.errors import FastchatError
 from fastchat.metrics import quantile, since, with_usage
@@ -45,7 +43,6 @@ SILENCE_S = 2.0
 MAX_CLIENTS = 16
 
 _QUESTION = pack(RecordKind.STATUS, None)
-_UMASK = 0o177
 
 
 class NotAnswering(FastchatError):
@@ -73,7 +70,7 @@ async def ask(directory: Path, timeout_s: float) -> dict[str, dict[str, Any]]:
 
 
 async def _ask(directory: Path) -> dict[str, dict[str, Any]]:
-    with _path(directory) as path:
+    with socket_path(directory) as path:
         reader, writer = await asyncio.open_unix_connection(path)
     try:
         writer.write(_QUESTION)
@@ -91,16 +88,6 @@ def _parts_of(kind: int, head: Any) -> dict[str, dict[str, Any]]:
     if not isinstance(parts, dict) or not all(isinstance(part, dict) for part in parts.values()):
         raise BadRecord("it is of another version")
     return parts
-
-
-@contextlib.contextmanager
-def _path(directory: Path) -> Iterator[str]:
-    """A path of the socket that is short enough, for as long as the block."""
-    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield reachable(directory, descriptor)
-    finally:
-        os.close(descriptor)
 
 
 async def collect(
@@ -126,27 +113,6 @@ async def collect(
 # Answering
 
 
-def _bind(directory: Path) -> socket.socket:
-    """The status socket, listening, for this user only; one that was left behind is removed.
-
-    Only for whoever holds the directory's lock. Raises OSError.
-    """
-    (directory / SOCKET_NAME).unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(_UMASK)
-    try:
-        with _path(directory) as path:
-            listener.bind(path)
-        listener.listen(MAX_CLIENTS)
-    except BaseException:
-        listener.close()
-        raise
-    finally:
-        os.umask(before)
-    listener.setblocking(False)
-    return listener
-
-
 class StatusServer:
     """Answers for a server that is one process, between `open` and `close`.
 
@@ -162,12 +128,14 @@ class StatusServer:
     async def open(self) -> None:
         """Listen; a directory that takes no socket costs the status, not the server."""
         try:
-            listener = _bind(self._directory)
+            listener = bind_socket(self._directory)
         except OSError as error:
             logger.warning("`fastchat status` will not work: %s", error.strerror)
             return
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(lambda: _Client(self), sock=listener)
+        self._server = await loop.create_unix_server(
+            lambda: _Client(self), sock=listener, backlog=MAX_CLIENTS
+        )
 
     def close(self) -> None:
         if self._server is None:

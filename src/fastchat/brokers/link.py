@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from fastchat.brokers.records import RecordReader, reachable
+from fastchat.brokers.records import RecordReader, socket_path
 
 __all__ = ["Link", "Owner"]
 
@@ -91,12 +90,8 @@ class Link:
 
     async def _dial(self) -> _Connection:
         loop = asyncio.get_running_loop()
-        directory = os.open(self._directory, os.O_PATH | os.O_CLOEXEC)
-        try:
-            path = reachable(self._directory, directory)
+        with socket_path(self._directory) as path:
             _, connection = await loop.create_unix_connection(lambda: _Connection(self), path)
-        finally:
-            os.close(directory)
         return connection
 
     def _opened(self, connection: _Connection) -> None:

@@ -14,6 +14,9 @@ and never decoded by a worker.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
 import struct
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
@@ -22,7 +25,18 @@ from typing import Any
 
 import orjson
 
-__all__ = ["SOCKET_NAME", "VERSION", "BadRecord", "RecordKind", "RecordReader", "pack", "reachable"]
+__all__ = [
+    "SOCKET_NAME",
+    "VERSION",
+    "BadRecord",
+    "RecordKind",
+    "RecordReader",
+    "bind_socket",
+    "cut",
+    "pack",
+    "reachable",
+    "socket_path",
+]
 
 #: Both sides must speak the same; a worker that outlives an upgrade is refused.
 VERSION = 4
@@ -34,6 +48,8 @@ MAX_RECORD_BYTES = 64 * 1024 * 1024
 _PREFIX = struct.Struct("!IBI")
 _LENGTH = struct.Struct("!I")
 _UNIX_PATH_BYTES = 100
+#: The socket is for its owner only.
+_UMASK = 0o177
 
 
 class RecordKind(IntEnum):
@@ -136,3 +152,33 @@ def reachable(directory: Path, descriptor: int) -> str:
     if len(path.encode()) <= _UNIX_PATH_BYTES:
         return path
     return f"/proc/self/fd/{descriptor}/{SOCKET_NAME}"
+
+
+@contextlib.contextmanager
+def socket_path(directory: Path) -> Iterator[str]:
+    """A path of the socket that is short enough, for as long as the block. Raises OSError."""
+    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield reachable(directory, descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def bind_socket(directory: Path) -> socket.socket:
+    """The socket, bound, for this user only; one that was left behind is removed.
+
+    Only for whoever holds the directory's lock. Raises OSError.
+    """
+    (directory / SOCKET_NAME).unlink(missing_ok=True)
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(_UMASK)
+    try:
+        with socket_path(directory) as path:
+            bound.bind(path)
+    except BaseException:
+        bound.close()
+        raise
+    finally:
+        os.umask(before)
+    bound.setblocking(False)
+    return bound
