@@ -22,27 +22,19 @@ NOTSENT_LOWAT_BYTES = 16 * 1024
 BACKLOG = 4096
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; what it is set to, its connections inherit.
-
-    Raises SettingError when the address cannot be had.
-    """
-    return _listen(host, port)
-
-
 def listen_all(host: str, port: int, count: int) -> list[socket.socket]:
     """Listening sockets among which the kernel shares out who connects to one address.
 
     The first is had by nobody else, as any other, before the rest joins it; so two
     servers do not come to share a port. Raises SettingError.
     """
-    listeners = [_listen(host, port)]
+    listeners = [listen(host, port)]
     try:
         if count > 1:
             listeners[0].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         port = listeners[0].getsockname()[1]
         while len(listeners) < count:
-            listeners.append(_listen(host, port, shared=True))
+            listeners.append(listen(host, port, shared=True))
     except BaseException:
         for listener in listeners:
             listener.close()
@@ -50,7 +42,12 @@ def listen_all(host: str, port: int, count: int) -> list[socket.socket]:
     return listeners
 
 
-def _listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
+def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A listening socket; what it is set to, its connections inherit.
+
+    A `shared` one joins those of its address (SO_REUSEPORT). Raises SettingError when
+    the address cannot be had.
+    """
     try:
         family, _, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
