@@ -36,8 +36,9 @@ TYPES = {
     protocol.Message: "message", protocol.Join: "join", protocol.Leave: "leave",
     protocol.Typing: "typing", protocol.Ping: "ping", protocol.GetHistory: "history",
     protocol.Edit: "edit", protocol.Delete: "delete", protocol.React: "react",
-    protocol.Search: "search", protocol.Remove: "remove",
+    protocol.Search: "search", protocol.Remove: "remove", protocol.Upload: "upload",
 }  # fmt: skip
+_LARGEST = {"limit": protocol.MAX_HISTORY, "history": protocol.MAX_HISTORY}
 _ROOM = re.compile("[a-z0-9._-]{1,64}")
 
 
@@ -193,12 +194,9 @@ def _check_field(key: str, value: Any) -> None:
             _check_username(value)
         case "ref" | "id" | "session":
             assert 1 <= len(value.encode()) <= 64
-        case "offset" | "before" | "after":
+        case "offset" | "before" | "after" | "size" | "limit" | "history":
             assert type(value) is int
-            assert 0 <= value <= MAX_OFFSET
-        case "limit" | "history":
-            assert type(value) is int
-            assert 0 <= value <= protocol.MAX_HISTORY
+            assert (key == "size") <= value <= _LARGEST.get(key, MAX_OFFSET)
         case "since":
             assert value.epoch
             _check_field("id", value.epoch)
@@ -211,6 +209,9 @@ def _check_field(key: str, value: Any) -> None:
             assert 1 <= len(value) <= 200
         case "remove":
             assert type(value) is bool
+        case "name":
+            assert 1 <= len(value.encode()) <= 1024
+            assert value == value.strip()
 
 
 def _check_username(name: str) -> None:

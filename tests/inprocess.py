@@ -49,7 +49,7 @@ class Server:
         worker._build(self.loop)
         self.hub, self.sessions = worker._hub, worker._sessions
         self.rooms, self.broker = worker._rooms, worker._broker
-        self._server = worker._server
+        self._server, self.files, self.metrics = worker._server, worker._files, worker._metrics
         sweeping = self.loop.create_task(worker._sweep_forever())
         self.loop.call_soon(self._ready.set)
         try:
@@ -58,6 +58,8 @@ class Server:
             sweeping.cancel()
             self.hub.abort()
             await asyncio.sleep(0)
+            if worker._files is not None:
+                await asyncio.to_thread(worker._files.close)
 
     def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Call something in the server's loop; returns what it returned."""

@@ -31,6 +31,7 @@ EVERY_COMMAND: dict[str, dict[str, Any]] = {
     "history": {"type": "history", "room": "lobby"},
     "search": {"type": "search", "query": "x", "room": "lobby"},
     "remove": {"type": "remove", "username": "Bob", "room": "lobby"},
+    "upload": {"type": "upload", "name": "a.txt", "size": 1, "room": "lobby"},
     "leave": {"type": "leave", "room": "lobby"},
     "ping": {"type": "ping"},
 }
@@ -53,8 +54,9 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def server(key: str) -> Iterator[inprocess.Server]:
-    with inprocess.serving(auth="jwt", jwt_key_file=(key,)) as server:
+def server(key: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[inprocess.Server]:
+    data = str(tmp_path_factory.mktemp("data"))  # in memory there would be no files
+    with inprocess.serving(auth="jwt", jwt_key_file=(key,), history="sqlite", data=data) as server:
         yield server
 
 
@@ -201,7 +203,10 @@ def test_author_and_sender_are_the_subject(server: inprocess.Server) -> None:
     ("rights", "allowed"),
     [
         (["read"], {"typing", "history", "search"}),
-        (["read", "write"], {"typing", "history", "search", "message", "edit", "delete", "react"}),
+        (
+            ["read", "write"],
+            {"typing", "history", "search", "message", "edit", "delete", "react", "upload"},
+        ),
         (["read", "moderate"], {"typing", "history", "search", "edit", "delete", "remove"}),
     ],
     ids=["reads", "writes", "moderates"],

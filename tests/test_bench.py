@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from support import TIMEOUT_UNIT_S
 
@@ -59,6 +62,23 @@ def test_workers_are_measured_in_every_section(tmp_path: Path) -> None:
     assert ("idle", "PSS, 2 workers") in medians
     assert medians["storm", "attempts, 2 workers"] >= 1
     assert str(tmp_path) not in text
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="Chromium is not installed")
+def test_page_is_measured(tmp_path: Path) -> None:
+    """A quick run has a figure of memory, of frames and of the first visit."""
+    result = tmp_path / "figures.json"
+    run = subprocess.run(
+        [sys.executable, BENCH.with_name("page.py"), "--quick", "--json", result],
+        capture_output=True,
+        text=True,
+        timeout=90 * TIMEOUT_UNIT_S,
+    )
+    assert run.returncode == 0, run.stderr
+    figures = json.loads(result.read_text())
+    rows = [row for part in figures["groups"] for row in part["rows"]]
+    assert {row["row"] for row in rows} == {"heap", "nodes", "frames", "visit", "bytes"}
+    assert all(row["median"] > 0 for row in rows if not row["variant"].startswith("long tasks"))
 
 
 def test_wrong_arguments_are_refused_in_a_sentence() -> None:

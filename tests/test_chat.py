@@ -12,15 +12,18 @@ import pytest
 
 from contracts.broker import Faulty
 from fastchat import commands, protocol
+from fastchat.admission import Census
 from fastchat.brokers import Entrance, Entry, Member
 from fastchat.brokers.memory import MemoryBroker
 from fastchat.brokers.rooms import GRACE_TICKS, Rooms
 from fastchat.chat import Chat, Client
-from fastchat.errors import CloseCode, CommandError, ErrorCode
+from fastchat.errors import CloseCode, CommandError, ErrorCode, Violation
 from fastchat.history.memory import MemoryHistory
 from fastchat.metrics import Metrics
 from fastchat.presence import author_of
-from fastchat.protocol import Position
+from fastchat.protocol import Chunk, Position
+from fastchat.uploads import Uploads
+from shelf import Shelf
 
 NOW_S = 1737196200.123
 TIMESTAMP = "2025-01-18T10:30:00.123Z"
@@ -94,7 +97,7 @@ class SlowBroker(MemoryBroker):
 class Talk:
     """A chat with everything around it, and clients that are called by a name each."""
 
-    def __init__(self, *, max_messages: int = 1000) -> None:
+    def __init__(self, *, max_messages: int = 1000, files: Shelf | None = None) -> None:
         secrets = (f"secret-of-16-bytes-{number}" for number in itertools.count())
         epochs = (f"epoch-{number}" for number in itertools.count())
         self.history = MemoryHistory(max_messages=max_messages, new_epoch=lambda: next(epochs))
@@ -114,6 +117,8 @@ class Talk:
             clock=lambda: NOW_S,
             new_secret=lambda: next(secrets),
             metrics=self.metrics,
+            uploads=None if files is None else Uploads(files, Census()),
+            max_chunk_bytes=100,
         )
         self.clients: dict[str, Client] = {}
 
@@ -122,14 +127,14 @@ class Talk:
             self.clients[name] = Client(name)
         return self.clients[name]
 
-    async def do(self, name: str, **fields: Any) -> None:
+    async def do(self, name: str, /, **fields: Any) -> None:
         """Run a command, as a session does, and let the loop's turn end."""
         work = self.begin(name, **fields)
         if work is not None:
             await work
         await asyncio.sleep(0)
 
-    def begin(self, name: str, **fields: Any) -> Coroutine[Any, Any, None] | None:
+    def begin(self, name: str, /, **fields: Any) -> Coroutine[Any, Any, None] | None:
         """Run a command that needs no waiting, within this turn; or return the rest of it."""
         command = commands.parse(json.dumps(fields).encode())
         return self.chat.handle(self.client(name), command)
@@ -139,7 +144,7 @@ class Talk:
         await self.do(name, type="join", room=room, **{"username": name, **fields})
         return self.inboxes.got[name][-1]
 
-    async def refused(self, name: str, **fields: Any) -> CommandError:
+    async def refused(self, name: str, /, **fields: Any) -> CommandError:
         with pytest.raises(CommandError) as caught:
             await self.do(name, **fields)
         return caught.value
@@ -1199,3 +1204,260 @@ def test_history_page_is_bounded_in_bytes() -> None:
         assert reply["more"] is True
 
     run(test)
+
+
+# Files
+
+
+async def send(talk: Talk, name: str, data: bytes) -> None:
+    """A binary message."""
+    work = talk.chat.handle(talk.client(name), Chunk(data))
+    assert work is not None
+    await work
+
+
+def test_announced_file_comes_in_pieces() -> None:
+    """A ticket for what is announced, and with the last piece the file, both with the `ref`."""
+    shelf = Shelf()
+
+    async def test(talk: Talk) -> None:
+        assert (await talk.join("Alice"))["files"] == {"max_bytes": 1_000_000}
+        talk.news("Alice")
+        await talk.do("Alice", type="upload", name="a.txt", size=6, ref="r")
+        (announced,) = talk.news("Alice")
+        assert announced == {
+            "type": "upload",
+            "room": "lobby",
+            "ticket": "ticket-0",
+            "url": "/files",
+            "chunk_bytes": 100,
+            "ref": "r",
+        }
+        for data in (b"abc", b"", b"de"):
+            await send(talk, "Alice", data)
+            assert talk.news("Alice") == []
+        await send(talk, "Alice", b"f")
+        (file,) = talk.news("Alice")
+        assert file == {
+            "type": "file",
+            "room": "lobby",
+            "link": f"/files/{'i' * 32}/a.txt?size=6",
+            "name": "a.txt",
+            "size": 6,
+            "media_type": "text/plain",
+            "ref": "r",
+        }
+        (upload,) = shelf.uploads
+        assert (upload.author, upload.data) == (
+            talk.client("Alice").rooms["lobby"].author,
+            b"abcdef",
+        )
+
+    run(test, files=shelf)
+
+
+def test_binary_message_without_a_file_is_a_violation() -> None:
+    """Before one is announced, after its last byte, and after its room was left."""
+    shelf = Shelf()
+
+    async def test(talk: Talk) -> None:
+        async def is_violation() -> bool:
+            with pytest.raises(Violation) as caught:
+                await send(talk, "Alice", b"x")
+            return caught.value.close_code == CloseCode.UNSUPPORTED_DATA
+
+        await talk.join("Alice")
+        assert await is_violation()
+        await talk.do("Alice", type="upload", name="a", size=1)
+        await send(talk, "Alice", b"a")
+        assert await is_violation()
+        await talk.do("Alice", type="upload", name="b", size=2)
+        await send(talk, "Alice", b"b")
+        await talk.do("Alice", type="leave")
+        assert await is_violation()
+        await shelf.until(lambda: shelf.states() == ["finished", "abandoned"])
+
+    run(test, files=shelf)
+
+
+def test_server_without_files_says_so() -> None:
+    """`joined` does not offer them, an `upload` is forbidden, a binary message a violation."""
+
+    async def test(talk: Talk) -> None:
+        assert "files" not in await talk.join("Alice")
+        refusal = await talk.refused("Alice", type="upload", name="a", size=1)
+        assert (refusal.code, refusal.temporary) == ("forbidden", False)
+        with pytest.raises(Violation):
+            await send(talk, "Alice", b"x")
+
+    run(test)
+
+
+def test_file_is_for_a_room_that_one_is_in() -> None:
+    """An `upload` is held to what a message is; nothing is reserved."""
+    shelf = Shelf()
+
+    async def test(talk: Talk) -> None:
+        refusal = await talk.refused("Alice", type="upload", name="a", size=1)
+        assert refusal.code == "not_joined"
+        await talk.join("Alice")
+        refusal = await talk.refused("Alice", type="upload", name="a", size=1, room="other")
+        assert refusal.code == "not_joined"
+        await talk.join("Alice", "other")
+        refusal = await talk.refused("Alice", type="upload", name="a", size=1)
+        assert refusal.code == "bad_command"
+        assert shelf.uploads == []
+
+    run(test, files=shelf)
+
+
+def test_next_upload_ends_the_one_that_has_begun() -> None:
+    """Also where it is refused; one that has not begun may still be posted."""
+    shelf = Shelf()
+
+    async def test(talk: Talk) -> None:
+        await talk.join("Alice")
+        await talk.do("Alice", type="upload", name="a", size=2)
+        await talk.do("Alice", type="upload", name="b", size=2)
+        assert shelf.states() == ["reserved", "reserved"]
+        await send(talk, "Alice", b"b")
+        assert [upload.data for upload in shelf.uploads] == [b"", b"b"]
+        refusal = await talk.refused("Alice", type="upload", name="c", size=2_000_000)
+        assert refusal.code == "too_long"
+        assert shelf.states() == ["reserved", "abandoned"]
+        with pytest.raises(Violation):
+            await send(talk, "Alice", b"b")
+
+    run(test, files=shelf)
+
+
+def test_failed_file_is_told_once_and_what_still_comes_is_dropped() -> None:
+    """Whoever sends does not wait to hear of each piece; it is not 1003 that he gets for them."""
+    shelf = Shelf()
+
+    async def test(talk: Talk) -> None:
+        await talk.join("Alice")
+        await talk.do("Alice", type="upload", name="a", size=4, ref="r")
+        await send(talk, "Alice", b"a")
+        shelf.failure = CommandError(ErrorCode.UNAVAILABLE, "Disk.", temporary=True)
+        with pytest.raises(CommandError) as caught:
+            await send(talk, "Alice", b"b")
+        assert (caught.value.code, caught.value.ref) == ("unavailable", "r")
+        talk.news("Alice")
+        shelf.failure = None
+        await send(talk, "Alice", b"c")
+        await send(talk, "Alice", b"d")
+        assert talk.news("Alice") == []
+        assert (shelf.states(), shelf.uploads[0].data) == (["abandoned"], b"a")
+        with pytest.raises(Violation):
+            await send(talk, "Alice", b"e")
+
+    run(test, files=shelf)
+
+
+def test_more_than_was_announced_is_refused() -> None:
+    """Nothing of the file is kept, and no more of it is expected."""
+    shelf = Shelf()
+
+    async def test(talk: Talk) -> None:
+        await talk.join("Alice")
+        await talk.do("Alice", type="upload", name="a", size=2)
+        with pytest.raises(CommandError) as caught:
+            await send(talk, "Alice", b"abc")
+        assert caught.value.code == "too_long"
+        assert shelf.states() == ["abandoned"]
+        with pytest.raises(Violation):
+            await send(talk, "Alice", b"d")
+
+    run(test, files=shelf)
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_departure_gives_up_a_file_that_has_begun(begun: bool) -> None:
+    """A ticket that was not used for binary messages is still good for a POST."""
+    shelf = Shelf()
+
+    async def test(talk: Talk) -> None:
+        await talk.join("Alice")
+        await talk.do("Alice", type="upload", name="a", size=2)
+        if begun:
+            await send(talk, "Alice", b"a")
+        talk.depart("Alice")
+        await asyncio.sleep(0)
+        if begun:
+            await shelf.until(lambda: shelf.states() == ["abandoned"])
+        else:
+            for _ in range(9):
+                await asyncio.sleep(0)
+        assert shelf.states() == ["abandoned" if begun else "reserved"]
+
+    run(test, files=shelf)
+
+
+def test_departure_within_a_piece_waits_for_it() -> None:
+    """What is being written is not taken away from under it."""
+    shelf = Shelf()
+
+    async def test(talk: Talk) -> None:
+        await talk.join("Alice")
+        await talk.do("Alice", type="upload", name="a", size=2)
+        shelf.gate = asyncio.Event()
+        writing = asyncio.create_task(send(talk, "Alice", b"a"))
+        await shelf.until(lambda: shelf.uploads[0].writes == 1)
+        talk.depart("Alice")
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert shelf.states() == ["reserved"]
+        shelf.gate.set()
+        await writing
+        await shelf.until(lambda: shelf.states() == ["abandoned"])
+        assert shelf.uploads[0].data == b"a"
+
+    run(test, files=shelf)
+
+
+def test_departure_while_a_file_is_announced_frees_its_place() -> None:
+    """Nobody knows the ticket."""
+    shelf = Shelf()
+
+    async def test(talk: Talk) -> None:
+        await talk.join("Alice")
+        shelf.gate = asyncio.Event()
+        announcing = asyncio.create_task(talk.do("Alice", type="upload", name="a", size=2))
+        await asyncio.sleep(0)
+        talk.depart("Alice")
+        shelf.gate.set()
+        await announcing
+        assert shelf.states() == ["abandoned"]
+        assert "upload" not in talk.kinds("Alice")
+
+    run(test, files=shelf)
+
+
+def test_file_that_does_not_go_on_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sender is told, with the `ref`; others go on."""
+    shelf = Shelf()
+
+    async def test(talk: Talk) -> None:
+        monkeypatch.setattr("fastchat.uploads.STALL_S", 0.0)
+        await talk.join("Alice")
+        await talk.join("Bob")
+        await talk.do("Alice", type="upload", name="a", size=3, ref="r")
+        await talk.do("Bob", type="upload", name="b", size=2)
+        talk.chat.sweep()
+        assert "error" not in talk.kinds("Alice")  # it may still be posted
+        await send(talk, "Alice", b"a")
+        monkeypatch.setattr("fastchat.uploads.STALL_S", 60.0)
+        await send(talk, "Bob", b"b")
+        talk.chat.sweep()
+        (error,) = talk.news("Alice")
+        assert (error["code"], error["temporary"], error["ref"]) == ("unavailable", True, "r")
+        await shelf.until(lambda: shelf.states() == ["abandoned", "reserved"])
+        await send(talk, "Alice", b"bc")
+        talk.chat.sweep()
+        await send(talk, "Bob", b"b")
+        assert talk.kinds("Alice") == []
+        assert shelf.states() == ["abandoned", "finished"]
+        assert talk.metrics.refusals == {"unavailable": 1}
+
+    run(test, files=shelf)

@@ -26,6 +26,7 @@ from fastchat.protocol import (
     React,
     Search,
     Typing,
+    Upload,
 )
 from support import TIMEOUT_UNIT_S
 
@@ -99,6 +100,12 @@ COMMANDS = [
         Search(' "a b" c* ', 300, "a", "r"),
     ),
     ({"type": "search", "query": "é" * 200, "limit": 1}, Search("é" * 200, 1)),
+    ({"type": "upload", "name": "cat.png", "size": 1}, Upload("cat.png", 1)),
+    (
+        {"type": "upload", "name": " Καλή.txt ", "size": 2**53 - 1, "room": "a", "ref": "r"},
+        Upload("Καλή.txt", 2**53 - 1, "a", "r"),
+    ),
+    ({"type": "upload", "name": "é" * 512, "size": 9}, Upload("é" * 512, 9)),
     ({"type": "ping"}, Ping()),
     ({"type": "ping", "ref": "r"}, Ping("r")),
 ]
@@ -219,6 +226,22 @@ BAD_COMMANDS: list[tuple[dict[str, Any], str]] = [
     ({"type": "search", "query": "x", "limit": 301}, "bad_command"),
     ({"type": "search", "query": "x", "limit": "9"}, "bad_command"),
     ({"type": "search", "query": "x", "room": ""}, "bad_room"),
+    ({"type": "upload"}, "bad_command"),
+    ({"type": "upload", "name": "cat.png"}, "bad_command"),
+    ({"type": "upload", "size": 1}, "bad_command"),
+    ({"type": "upload", "name": "", "size": 1}, "bad_command"),
+    ({"type": "upload", "name": " ", "size": 1}, "bad_command"),
+    ({"type": "upload", "name": 5, "size": 1}, "bad_command"),
+    ({"type": "upload", "name": ["a"], "size": 1}, "bad_command"),
+    ({"type": "upload", "name": "é" * 512 + "e", "size": 1}, "bad_command"),
+    ({"type": "upload", "name": "a", "size": 0}, "bad_command"),
+    ({"type": "upload", "name": "a", "size": -1}, "bad_command"),
+    ({"type": "upload", "name": "a", "size": "1"}, "bad_command"),
+    ({"type": "upload", "name": "a", "size": 1.0}, "bad_command"),
+    ({"type": "upload", "name": "a", "size": True}, "bad_command"),
+    ({"type": "upload", "name": "a", "size": 2**53}, "bad_command"),
+    ({"type": "upload", "name": "a", "size": 1, "room": "A"}, "bad_room"),
+    ({"type": "chunk", "data": "x"}, "bad_command"),
     ({"type": "ping", "ref": 1}, "bad_command"),
     ({"text": "x", "extra": {"a": {"b": 1}}}, "bad_command"),
     ({"text": "x", "extra": [[1]]}, "bad_command"),
@@ -621,9 +644,9 @@ json_values = st.recursive(
     max_leaves=8,
 )
 TYPES = ["message", "join", "leave", "typing", "history", "ping", "nonsense", "", None, 3]
-TYPES += ["edit", "delete", "react", "search"]
+TYPES += ["edit", "delete", "react", "search", "upload"]
 FIELDS = ["text", "room", "id", "ref", "username", "history", "session", "before", "after", "limit"]
-FIELDS += ["offset", "emoji", "remove", "query"]
+FIELDS += ["offset", "emoji", "remove", "query", "name", "size"]
 commands = st.fixed_dictionaries(
     {},
     optional={

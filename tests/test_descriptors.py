@@ -14,7 +14,14 @@ from pathlib import Path
 import pytest
 
 from fastchat import descriptors
-from fastchat.descriptors import MIN_CONNECTIONS, MIN_REFUSED, RESERVE, Capacity, measure_capacity
+from fastchat.descriptors import (
+    MIN_CONNECTIONS,
+    MIN_REFUSED,
+    RESERVE,
+    Capacity,
+    count_transfers,
+    measure_capacity,
+)
 from fastchat.errors import SettingError
 from inprocess import Server, serving
 from support import TIMEOUT_UNIT_S, running_server, wait_until
@@ -82,6 +89,14 @@ def test_least_limit_is_told(limits: dict[str, int]) -> None:
     limits.update(soft=needed, hard=needed)
     with pytest.raises(SettingError, match=f"{needed + 5} are needed"):
         measure_capacity(5)
+
+
+@pytest.mark.parametrize(("limit", "transfers"), [(40, 2), (1024, 32), (4096, 128), (90_000, 128)])
+def test_files_have_a_share(limits: dict[str, int], limit: int, transfers: int) -> None:
+    """Of what the limit is raised to; some always, and never most of it."""
+    limits.update(soft=min(limit, 1024), hard=limit)
+    assert count_transfers() == transfers
+    assert limits["soft"] == limit
 
 
 # At the server

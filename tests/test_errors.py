@@ -17,16 +17,24 @@ from fastchat.errors import (
 )
 
 PAGE_TABLE = Path(__file__).parent.parent / "static" / "close-codes.js"
-ENTRY = re.compile(r'^ *(\d+): \{ name: "(\w+)", reconnect: (true|false), text: "[^"]+\." \},$')
+WORDS = PAGE_TABLE.parent / "lang" / "en.js"
+ENTRY = re.compile(r'^ *(\d+): "(\w+)",$', re.MULTILINE)
+FINAL = re.compile(r"^const FINAL = \[([\d, ]+)\];$", re.MULTILINE)
 
 
 def test_close_codes_of_page_and_server_are_one_table() -> None:
-    """Each code has the same name, and the same answer to whether to come back, in both."""
-    lines = PAGE_TABLE.read_text("utf-8").splitlines()
-    entries = [found.groups() for line in lines if (found := ENTRY.match(line))]
-    page = {int(code): (name, reconnect == "true") for code, name, reconnect in entries}
+    """Each code has one name, one answer to whether to come back, and a sentence on the page."""
+    source = PAGE_TABLE.read_text("utf-8")
+    entries = ENTRY.findall(source)
+    page = {int(code): name for code, name in entries}
     assert len(entries) == len(page)
-    assert page == {code.value: (code.name.lower(), code.reconnect) for code in CloseCode}
+    assert page == {code.value: code.name.lower() for code in CloseCode}
+    found = FINAL.search(source)
+    assert found is not None
+    final = [int(code) for code in found[1].split(",")]
+    assert final == [code for code in CloseCode if code < 4000 and not code.reconnect]
+    english = WORDS.read_text("utf-8")
+    assert [name for name in page.values() if f"  closed_{name}: " not in english] == []
 
 
 @pytest.mark.parametrize("code", CloseCode)

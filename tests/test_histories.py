@@ -1,4 +1,4 @@
-"""Which history the settings ask for, and the clock that it goes by."""
+"""Which history and which files the settings ask for, and the clock that they go by."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from contracts.history import draft
-from fastchat.histories import open_history
+from fastchat.histories import open_files, open_history, open_retention
 from fastchat.history import Duplicate
 from fastchat.history.memory import MemoryHistory
 from fastchat.history.sqlite import SqliteHistory
+from fastchat.metrics import Metrics
 from fastchat.settings import Settings
 
 
@@ -41,3 +42,27 @@ def test_id_is_remembered_though_the_clock_is_set(
             assert isinstance(history.append([draft("again", id=id)])[0], Duplicate)
     finally:
         history.close()
+
+
+@pytest.mark.parametrize(
+    ("files", "history", "taken"),
+    [
+        ("auto", "sqlite", True),
+        ("on", "sqlite", True),
+        ("off", "sqlite", False),
+        ("auto", "memory", False),
+        ("on", "memory", False),
+    ],
+)
+def test_settings_choose_whether_there_are_files(
+    files: str, history: str, taken: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Beside a history on disk, unless they are switched off; who asks in vain is told."""
+    settings = Settings(data=str(tmp_path), files=files, history=history, max_file_bytes=7)
+    store = open_files(settings, Metrics())
+    assert (open_retention(settings, Metrics()) is not None) == taken
+    assert ("--files on has no effect" in caplog.text) == ((files, history) == ("on", "memory"))
+    if store is not None:
+        assert store.max_bytes == 7
+        store.close()
+    assert (store is not None) == (tmp_path / "files").exists() == taken

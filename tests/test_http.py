@@ -1,4 +1,4 @@
-"""HTTP: the page and its files, the upgrade, and what is refused before either."""
+"""HTTP: requests, the upgrade, and what is refused before either."""
 
 from __future__ import annotations
 
@@ -7,18 +7,28 @@ import logging
 import socket
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import pytest
 
 import fastchat.http
 import fastchat.worker
-from fastchat.http import MAX_HEAD_BYTES, MAX_HEAD_LINES, SECURITY_HEADERS
+from fastchat.http import MAX_HEAD_BYTES, MAX_HEAD_LINES
 from inprocess import Server, serving
 from support import TIMEOUT_UNIT_S, running_server, wait_until
-from wire import HANDSHAKE, Client, Response, Wire, connected, ends_within, request, wired
-
-HOST = ("Host", "localhost")
+from wire import (
+    HANDSHAKE,
+    HOST,
+    Client,
+    Response,
+    Wire,
+    ask,
+    connected,
+    ends_within,
+    is_secure,
+    request,
+    wired,
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,131 +43,7 @@ def wire(server: Server) -> Iterator[Wire]:
         yield wire
 
 
-def ask(wire: Wire, target: str = "/", *headers: tuple[str, str], method: str = "GET") -> Response:
-    wire.write(request(target, [HOST, *headers], method=method))
-    return wire.read_response(has_body=method != "HEAD")
-
-
-def is_secure(response: Response) -> bool:
-    """Whether an answer carries each security header, once and as it should be."""
-    return all(response.headers.get(name) == value for name, value in SECURITY_HEADERS)
-
-
-# The page and its files
-
-
-FILES = [
-    ("/", "text/html; charset=utf-8", b"<!doctype html>"),
-    ("/static/index.html", "text/html; charset=utf-8", b"<!doctype html>"),
-    ("/static/app.js", "text/javascript; charset=utf-8", b"import"),
-    ("/static/app.css", "text/css; charset=utf-8", b"@layer"),
-    ("/static/icon.svg", "image/svg+xml", b"<svg"),
-]
-
-
-@pytest.mark.parametrize(("path", "media_type", "beginning"), FILES)
-def test_file_is_served_with_its_type(
-    wire: Wire, path: str, media_type: str, beginning: bytes
-) -> None:
-    """The page and everything it consists of, with the types that browsers insist on."""
-    response = ask(wire, path)
-    assert response.status == 200
-    assert response.headers["content-type"] == media_type
-    assert beginning in response.body.lower()[:600]
-    assert is_secure(response)
-
-
-@pytest.mark.parametrize("path", ["/", "/static/app.js", "/nope", "/ws"])
-def test_head_is_get_without_a_body(wire: Wire, path: str) -> None:
-    """HEAD has the status and the headers of GET, and the connection goes on."""
-    got = ask(wire, path)
-    told = ask(wire, path, method="HEAD")
-    assert told.status == got.status
-    for name in ("content-length", "content-type", "etag"):
-        assert told.headers.get(name) == got.headers.get(name)
-    assert ask(wire, path).body == got.body
-
-
-def test_known_file_is_not_sent_again(wire: Wire) -> None:
-    """304, without a body, for whoever shows the file's ETag; 200 for any other."""
-    first = ask(wire, "/static/app.js")
-    etag = first.headers["etag"]
-    assert first.headers["cache-control"] == "no-cache"
-    for known in (etag, f"W/{etag}", f'"other", {etag}'):
-        again = ask(wire, "/static/app.js", ("If-None-Match", known))
-        assert (again.status, again.body) == (304, b"")
-        assert again.headers["etag"] == etag
-        assert is_secure(again)
-    assert ask(wire, "/static/app.js", ("If-None-Match", '"other"')).status == 200
-    assert ask(wire, "/static/app.css", ("If-None-Match", etag)).status == 200
-
-
-def test_each_file_has_an_etag_of_its_own(wire: Wire) -> None:
-    """An ETag stands for a content: the page under its two names has one."""
-    etags = {path: ask(wire, path).headers["etag"] for path, _, _ in FILES}
-    assert etags.pop("/") == etags["/static/index.html"]
-    assert len(set(etags.values())) == len(etags)
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/nope",
-        "/static",
-        "/static/",
-        "/static/nope.js",
-        "/index.html",
-        "//",
-        "//static/app.js",
-        "/static//app.js",
-        "/static/app.js/",
-        "/Static/app.js",
-        "/static/APP.js",
-        "/static/app.js%00",
-        "/static/app.js%20",
-        "/../etc/passwd",
-        "/static/../../../../etc/passwd",
-        "/static/../http.py",
-        "/static/..%2fhttp.py",
-        "/static/%2e%2e/http.py",
-        "/static/%2e%2e%2fhttp.py",
-        "/static/%252e%252e/http.py",
-        "/static/..\\http.py",
-        "/static/..%5chttp.py",
-        "/static/....//http.py",
-        "/static/./app.js",
-        "/./static/app.js",
-        "/etc/passwd",
-        "/static/%2fetc/passwd",
-        "/static/\xef\xbc\x8e\xef\xbc\x8e/http.py",
-        "/http.py",
-        "/static/close-codes.js%23",
-        "/static/%ff",
-    ],
-)
-def test_path_is_matched_exactly(server: Server, path: str) -> None:
-    """No path but those of the files finds anything; none is resolved, cleaned up or guessed."""
-    with wired(server.port) as wire:
-        response = ask(wire, path)
-    assert response.status in (400, 404)
-    assert is_secure(response)
-    assert b"root:" not in response.body
-    assert b"import" not in response.body
-
-
-def test_query_does_not_matter_to_a_file(wire: Wire) -> None:
-    """`?v=2` behind a file's name is the file."""
-    assert ask(wire, "/static/app.js?v=2&x=../").status == 200
-
-
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
-@pytest.mark.parametrize("path", ["/", "/static/app.js", "/nope", "/ws"])
-def test_other_method_gets_405(wire: Wire, method: str, path: str) -> None:
-    """Nothing here takes anything: 405, with what is allowed."""
-    response = ask(wire, path, ("Content-Length", "0"), method=method)
-    assert response.status == 405
-    assert set(response.headers["allow"].split(", ")) == {"GET", "HEAD"}
-    assert is_secure(response)
+# Requests
 
 
 def test_body_is_not_waited_for(server: Server) -> None:
@@ -192,14 +78,6 @@ def test_connection_closes_when_asked_to(server: Server) -> None:
         assert wire.read_all() == b""
 
 
-def test_plain_request_for_the_endpoint_is_explained(wire: Wire) -> None:
-    """Whoever opens /ws in a browser's address bar gets 426."""
-    response = ask(wire, "/ws")
-    assert response.status == 426
-    assert response.headers["upgrade"] == "websocket"
-    assert is_secure(response)
-
-
 def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
     """Several requests in one segment get as many answers, in their order."""
     with wired(server.port) as wire:
@@ -232,23 +110,6 @@ def test_upgrade_after_an_answer_is_accepted(server: Server) -> None:
         assert ask(wire, "/").status == 200
         wire.write(request("/ws", HANDSHAKE.items()))
         assert wire.read_response().status == 101
-
-
-def test_answer_to_a_fault_of_ours_says_nothing(
-    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """500 with a fixed body and all security headers; what it was is in the log."""
-
-    def fail(*arguments: object) -> NoReturn:
-        raise RuntimeError("the secret is 42")
-
-    monkeypatch.setattr(fastchat.http, "PlainTextResponse", fail)
-    for path in ("/nope", "/ws"):
-        with wired(server.port) as wire:
-            response = ask(wire, path)
-        assert (response.status, response.body) == (500, b"Internal Server Error")
-        assert is_secure(response)
-    wait_until(lambda: [record.levelname for record in caplog.records] == ["ERROR"] * 2)
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ def test_a_snapshot_is_json() -> None:
     counted.closes[1006] += 2
     counted.refusals[ErrorCode.NOT_FOUND] += 1
     counted.turned_away[Limit.ADDRESS] += 4
+    counted.file_refusals["413"] += 2
     counted.committed(5, 0.001)
     counted.committed(2, 0.002)
     snapshot = orjson.loads(orjson.dumps(counted.snapshot(users=4, evictions={4008: 7})))
@@ -62,6 +63,10 @@ def test_a_snapshot_is_json() -> None:
         "closes": {"4008": 1, "1006": 2},
         "refusals": {"not_found": 1},
         "turned_away": {"address": 4},
+        "files_total": 0,
+        "file_bytes_total": 0,
+        "file_refusals": {"413": 2},
+        "deleted_files_total": 0,
         "users": 4,
         "evictions": {"4008": 7},
     }

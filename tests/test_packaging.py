@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fastchat.assets import load_assets
 from support import TIMEOUT_UNIT_S, Server
 
 ROOT = Path(__file__).parent.parent
@@ -60,10 +61,9 @@ def test_wheel_from_the_sdist_serves_the_page(
     assert (installed / "fastchat" / "_fanout.pyi").exists()
     server = Server(("--data", str(tmp_path)))
     try:
-        for path in ("/", *(f"/static/{file.name}" for file in (ROOT / "static").iterdir())):
+        for path, asset in load_assets(ROOT / "static").items():
             with urllib.request.urlopen(server.url + path, timeout=10) as answer:
-                name = "index.html" if path == "/" else path.rpartition("/")[2]
-                assert answer.read() == (ROOT / "static" / name).read_bytes()
+                assert answer.read() == asset.body
     finally:
         assert server.stop() == 0
 

@@ -111,6 +111,48 @@ EVENTS: list[tuple[bytes, dict[str, Any]]] = [
         },
     ),
     (
+        protocol.upload("lobby", "secret", 65_536, ref="r"),
+        {
+            "type": "upload",
+            "room": "lobby",
+            "ticket": "secret",
+            "url": "/files",
+            "chunk_bytes": 65_536,
+            "ref": "r",
+        },
+    ),
+    (
+        protocol.file({"room": "lobby", "link": "/files/i/n?size=1", "size": 1}, ref=None),
+        {"type": "file", "room": "lobby", "link": "/files/i/n?size=1", "size": 1},
+    ),
+    (
+        protocol.joined(
+            "lobby",
+            "Alice",
+            "secret",
+            Position("epoch", 0),
+            recovered=False,
+            messages=[],
+            users=["Alice"],
+            online=1,
+            max_file_bytes=1000,
+            ref=None,
+        ),
+        {
+            "type": "joined",
+            "room": "lobby",
+            "username": "Alice",
+            "session": "secret",
+            "epoch": "epoch",
+            "offset": 0,
+            "recovered": False,
+            "messages": [],
+            "users": ["Alice"],
+            "online": 1,
+            "files": {"max_bytes": 1000},
+        },
+    ),
+    (
         protocol.joined(
             "lobby",
             "Alice",

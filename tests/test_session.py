@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 import fastchat.brokers.rooms
-import fastchat.session
+import fastchat.sessions
 import fastchat.worker
 from fastchat.chat import Chat, Client
 from fastchat.errors import CommandError, ErrorCode
@@ -76,8 +76,8 @@ def room() -> str:
 def impatient_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A server whose deadlines are short; the hub's own are one and two seconds."""
     monkeypatch.setattr(fastchat.worker, "SWEEP_INTERVAL_S", 0.05)
-    monkeypatch.setattr(fastchat.session, "CLOSE_GRACE_S", 0.3)
-    monkeypatch.setattr(fastchat.session, "MESSAGE_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(fastchat.sessions, "CLOSE_GRACE_S", 0.3)
+    monkeypatch.setattr(fastchat.sessions, "MESSAGE_TIMEOUT_S", 0.3)
     with serving(join_timeout=0.5) as server:
         yield server
 
@@ -896,8 +896,8 @@ def test_client_that_goes_while_it_searches_costs_nothing(
                 alice.write(search * 5)
                 alice.reset()
             else:
-                alice.write(search * 5 + frame(BINARY))
-                assert alice.receive_close() == 1003
+                alice.write(search * 5 + frame(TEXT, b"\xff"))
+                assert alice.receive_close() == 1007
         wait_until(lambda: len(server.sessions) == 0)
         wait_until(lambda: server.names(room) == [])
         with connected(server.port, join_query("Bob", room)) as bob:

@@ -456,6 +456,145 @@ def test_refused_line_is_tried_again_while_that_may_help() -> None:
     assert seen[0] == seen[1]
 
 
+# Files
+
+TAKES_FILES = {"max_bytes": 200_000}
+
+
+@contextlib.contextmanager
+def typing(url: str) -> Iterator[tuple[Tail, int]]:
+    """A tail in a terminal, and the other end of that."""
+    terminal, its_end = pty.openpty()
+    try:
+        with tailing(url, stdin=its_end) as tail:
+            os.close(its_end)
+            yield tail, terminal
+    finally:
+        os.close(terminal)
+
+
+def take_file(connection: ServerConnection, chunk_bytes: int) -> tuple[dict[str, Any], list[Any]]:
+    """Grant an `upload`, and take what comes; returns it and the pieces, which are a file then."""
+    upload = receive(connection)
+    grant = {"type": "upload", "room": "lobby", "ticket": "t", "url": "/files"}
+    connection.send(json.dumps({**grant, "chunk_bytes": chunk_bytes, "ref": upload["ref"]}))
+    pieces: list[Any] = []
+    while sum(map(len, pieces)) < upload["size"]:
+        pieces.append(connection.recv(timeout=PATIENCE_S))
+    return upload, pieces
+
+
+def test_file_that_is_typed_is_sent_and_linked(tmp_path: Path) -> None:
+    """`/share FILE` sends it in pieces of the size that the server names, then its link."""
+    seen: list[Any] = []
+
+    def handler(connection: ServerConnection) -> None:
+        welcome(connection, files=TAKES_FILES)
+        seen.extend(take_file(connection, 64_000))
+        file = {"type": "file", "link": "/files/id/cat.png?size=150000", "ref": seen[0]["ref"]}
+        connection.send(json.dumps(file))
+        sent = receive(connection)
+        connection.send(json.dumps(message(1, sent["text"], id=sent["id"])))
+        connection.recv()
+
+    content = os.urandom(150_000)
+    (tmp_path / "my cat.png").write_bytes(content)
+    with other_server(handler) as url, typing(url) as (tail, terminal):
+        os.write(terminal, f"/share {tmp_path}/my cat.png\n".encode())
+        tail.await_line("Eve: /files/id/cat.png?size=150000")
+        os.write(terminal, b"\x04")  # Ctrl+D
+        assert tail.end()[0] == 0
+    upload, pieces = seen
+    assert (upload["type"], upload["name"], upload["size"]) == ("upload", "my cat.png", 150_000)
+    assert [len(piece) for piece in pieces] == [64_000, 64_000, 22_000]
+    assert b"".join(pieces) == content
+
+
+def test_file_is_sent_anew_after_a_reconnect(tmp_path: Path) -> None:
+    """A connection that is lost in the middle costs the pieces, not the file."""
+    seen: list[Any] = []
+
+    def handler(connection: ServerConnection) -> None:
+        welcome(connection, files=TAKES_FILES)
+        seen.append(take_file(connection, 50))
+        if len(seen) == 1:
+            closing = {"type": "closing", "code": 1012, "reason": "", "reconnect_after_ms": 1}
+            connection.send(json.dumps(closing))
+            connection.close(1012)
+            return
+        file = {"type": "file", "link": "/files/id/a?size=100", "ref": seen[1][0]["ref"]}
+        connection.send(json.dumps(file))
+        seen.append(receive(connection))
+        connection.send(json.dumps({"type": "ack", "id": seen[2]["id"], "room": "lobby"}))
+        connection.recv()
+
+    (tmp_path / "a").write_bytes(b"a" * 100)
+    with other_server(handler) as url, typing(url) as (tail, terminal):
+        os.write(terminal, f"/share {tmp_path}/a\n\x04".encode())
+        assert tail.end()[0] == 0
+    first, second, said = seen
+    assert first == second
+    assert said["text"] == "/files/id/a?size=100"
+
+
+@pytest.mark.parametrize(
+    ("file", "why", "takes"),
+    [
+        ("missing", "No such file or directory", TAKES_FILES),
+        (".", "this is no file", TAKES_FILES),
+        ("big", "the server takes files of at most 200,000 bytes", TAKES_FILES),
+        ("empty", "at least one", TAKES_FILES),
+        ("big", "the server takes no files", None),
+    ],
+)
+def test_file_that_cannot_be_shared_is_told(
+    tmp_path: Path, file: str, why: str, takes: dict[str, int] | None
+) -> None:
+    """As a line that is not sent: nothing of it reaches the server, and the status is 1."""
+    said: list[Any] = []
+
+    def handler(connection: ServerConnection) -> None:
+        welcome(connection, **({} if takes is None else {"files": takes}))
+        said.extend(connection)
+
+    (tmp_path / "big").write_bytes(bytes(200_001))
+    (tmp_path / "empty").touch()
+    with other_server(handler) as url, typing(url) as (tail, terminal):
+        os.write(terminal, f"/share {tmp_path}/{file}\n".encode())
+        assert "a line was not sent: " in tail.await_notice(why)
+        os.write(terminal, b"\x04")
+        assert tail.end()[0] == 1
+    assert [json.loads(each)["type"] for each in said] == ["leave"]
+
+
+def test_file_that_the_server_refuses_is_told(tmp_path: Path) -> None:
+    """The server's sentence, and no line with a link."""
+
+    def handler(connection: ServerConnection) -> None:
+        welcome(connection, files=TAKES_FILES)
+        error = {"type": "error", "code": "forbidden", "message": "Too many files.", "ref": "r"}
+        ref = receive(connection)["ref"]
+        connection.send(json.dumps({**error, "temporary": False, "ref": ref}))
+        assert receive(connection)["type"] == "leave"
+
+    (tmp_path / "a").write_bytes(b"a")
+    with other_server(handler) as url, typing(url) as (tail, terminal):
+        os.write(terminal, f"/share {tmp_path}/a\n".encode())
+        tail.await_notice("a line was not sent: Too many files.")
+        os.write(terminal, b"\x04")
+        assert tail.end()[0] == 1
+
+
+def test_pipe_shares_no_file(tmp_path: Path) -> None:
+    """What others have written into it may name any file of whoever reads it aloud."""
+    (tmp_path / "secret").write_bytes(b"secret")
+    line = f"/share {tmp_path}/secret"
+    with running_server("--history", "memory") as server, tailing(server.url) as tail:
+        tail.type(line + "\n")
+        tail.await_line(line)
+        assert tail.end()[0] == 0
+
+
 @pytest.mark.parametrize("code", [1002, 1009, 4501, 4503, 4504, 4999])
 def test_refusal_for_good_ends_it(code: int) -> None:
     """A close code that asks not to come back is one sentence and status 1."""

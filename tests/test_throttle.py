@@ -18,13 +18,14 @@ from fastchat.protocol import (
     Remove,
     Search,
     Typing,
+    Upload,
 )
-from fastchat.throttle import SessionLimits, Throttle
+from fastchat.throttle import MAX_PAUSE_S, MIN_CHUNK_BYTES, SessionLimits, Throttle
 
 PUBLICATIONS: list[Command] = [Message("hi"), Edit(1, "hi"), Delete(1), React(1, "👋", False)]
 COMMANDS: list[Command] = [
     *(Join("lobby"), Leave(None), GetHistory(None, None, None, 50)),
-    *(Remove("Ann", 60), Ping()),
+    *(Remove("Ann", 60), Upload("a", 1), Ping()),
 ]
 NOTHING = Budget(0, 1)
 
@@ -49,6 +50,8 @@ def throttle_limits(**limits: object) -> SessionLimits:
         "join_timeout_s": 10.0,
         "address_publications": Budget(2.0, 12),
         "address_commands": Budget(2.0, 12),
+        "upload_bytes": Budget(100_000.0, 100_000),
+        "address_upload_bytes": Budget(200_000.0, 200_000),
     }
     return SessionLimits(**{**usual, **limits})  # type: ignore[arg-type]
 
@@ -110,16 +113,51 @@ def test_connections_of_an_address_share_what_it_has() -> None:
         assert not limits.wait_s("dan", commands[0])
 
 
+def test_files_are_paced_and_not_refused() -> None:
+    """What is over the rate is taken, and takes its time."""
+    limits = throttle()
+    assert limits.pace_s("ann", 100_000) == 0
+    assert limits.pace_s("ann", 50_000) == pytest.approx(0.5)
+    assert limits.pace_s("ann", 50_000) == pytest.approx(1)
+    assert limits.pace_s("bob", 50_000) == 0
+
+
+def test_small_pieces_of_a_file_cost_as_much_as_larger_ones() -> None:
+    limits = throttle()
+    assert limits.pace_s("ann", 100_000) == 0
+    assert limits.pace_s("ann", 0) == pytest.approx(MIN_CHUNK_BYTES / 100_000)
+
+
+def test_pause_is_never_so_long_that_a_heartbeat_is_missed() -> None:
+    assert throttle().pace_s("ann", 1 << 24) == MAX_PAUSE_S
+
+
+def test_files_from_one_address_share_a_rate() -> None:
+    limits = throttle()
+    pauses = [limits.pace_s(sender, 100_000, "192.0.2.1") for sender in ("ann", "bob", "cid")]
+    assert pauses == [0, 0, pytest.approx(0.5)]
+    assert limits.pace_s("dan", 100_000, "192.0.2.2") == 0
+    assert limits.pace_s("eve", 100_000) == 0
+
+
+def test_pace_of_files_can_be_switched_off() -> None:
+    limits = throttle(upload_bytes=NOTHING, address_upload_bytes=NOTHING)
+    assert not any(limits.pace_s("ann", 1 << 24, "192.0.2.1") for _ in range(100))
+
+
 def test_address_is_forgotten_when_it_may_do_all_again() -> None:
     clock = Clock()
     limits = Throttle(throttle_limits(), clock)
     limits.wait_s("ann", Message("hi"), "192.0.2.1")
-    (shared, _) = limits._shared[Message]
+    limits.pace_s("ann", 1000, "192.0.2.1")
+    (shared, _), uploads = limits._shared[Message], limits._address_uploads
     limits.sweep()
     assert "192.0.2.1" in shared.full_s
+    assert "192.0.2.1" in uploads.full_s
     clock.now += 10
     limits.sweep()
     assert not shared.full_s
+    assert not uploads.full_s
 
 
 def test_who_is_gone_is_forgotten() -> None:
@@ -127,5 +165,6 @@ def test_who_is_gone_is_forgotten() -> None:
     limits = throttle()
     for command in (Message("hi"), Typing(None), Ping()):
         limits.wait_s("ann", command)
+    limits.pace_s("ann", 1000)
     limits.forget("ann")
     assert not any(rates.full_s for rates in limits._rates)

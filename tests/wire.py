@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from fastchat.headers import SECURITY_HEADERS
 from support import TIMEOUT_UNIT_S
 
 #: How long a client waits for what must come.
@@ -82,7 +83,7 @@ class Wire:
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self.socket.close()
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         self.socket.sendall(data)
 
     def read(self, size: int) -> bytes:
@@ -121,10 +122,24 @@ class Wire:
         headers = {}
         for line in lines:
             name, _, value = line.partition(": ")
+            assert name.lower() not in headers, f"{name}, twice"
             headers[name.lower()] = value
         status = int(status_line.split(" ")[1])
         size = int(headers.get("content-length", 0)) if has_body else 0
         return Response(status, headers, self.read(size))
+
+
+HOST = ("Host", "localhost")
+
+
+def ask(wire: Wire, target: str = "/", *headers: tuple[str, str], method: str = "GET") -> Response:
+    wire.write(request(target, [HOST, *headers], method=method))
+    return wire.read_response(has_body=method != "HEAD")
+
+
+def is_secure(response: Response) -> bool:
+    """Whether an answer carries each security header, once and as it should be."""
+    return all(response.headers.get(name) == value for name, value in SECURITY_HEADERS)
 
 
 class Frame(NamedTuple):

@@ -163,6 +163,25 @@ SERIES = (
         "Connections and handshakes that were one too many, by limit.",
         "limit",
     ),
+    Series("fastchat_files", "gauge", "kept_files", "Shared files that are kept."),
+    Series(
+        "fastchat_file_bytes", "gauge", "kept_file_bytes", "What these count against the limit."
+    ),
+    Series("fastchat_uploads_total", "counter", "files_total", "Files that came, and were kept."),
+    Series("fastchat_uploaded_bytes_total", "counter", "file_bytes_total", "Bytes of these."),
+    Series(
+        "fastchat_file_refusals_total",
+        "counter",
+        "file_refusals",
+        "Files that were refused over HTTP, sent or asked for, by status.",
+        "status",
+    ),
+    Series(
+        "fastchat_deleted_files_total",
+        "counter",
+        "deleted_files_total",
+        "Files that were deleted because no message has them.",
+    ),
     Series("fastchat_commit_seconds", "histogram", "commit_s", "Time of an append to the history."),
     Series(
         "fastchat_loop_lag_seconds", "histogram", "loop_lag_s", "How late the event loop comes."

@@ -10,7 +10,14 @@ from fastchat.limits import Budget, RoomLimits
 from fastchat.settings import Settings
 from fastchat.throttle import SessionLimits
 
-__all__ = ["census_of", "gate_of", "room_limits_of", "session_limits_of", "visitors_of"]
+__all__ = [
+    "census_of",
+    "gate_of",
+    "room_limits_of",
+    "session_limits_of",
+    "transfers_of",
+    "visitors_of",
+]
 
 #: At once, what otherwise takes this long: after a restart everybody comes back, an office
 #: from one address; a bot joins all its rooms.
@@ -21,10 +28,13 @@ ADDRESS_MESSAGES_S = 8
 ADDRESS_COMMANDS_S = 20
 TYPING_S = 5
 NEW_ROOMS_S = 50
+UPLOAD_S = 1
 #: A browser fetches the page by six connections, and keeps them for some seconds.
 VISITS_A_CONNECTION = 4
 #: The least that an address may have of them; and the most, one of so many parts of the place.
 MIN_VISITS, VISITING_ADDRESSES = 32, 4
+#: The same of files that are on their way.
+TRANSFERRING_ADDRESSES = 4
 
 
 def census_of(settings: Settings, *, served: int = 0) -> Census:
@@ -45,6 +55,13 @@ def visitors_of(settings: Settings, *, served: int) -> Census:
     return Census(per_address=max(MIN_VISITS, min(wanted, served // VISITING_ADDRESSES)))
 
 
+def transfers_of(settings: Settings, total: int) -> Census:
+    """Of a process: files that are on their way, `total` at once by either way."""
+    if not settings.max_address_connections:
+        return Census(total=total)
+    return Census(total=total, per_address=max(1, total // TRANSFERRING_ADDRESSES))
+
+
 def gate_of(settings: Settings, clock: Callable[[], float]) -> Gate:
     return Gate(
         _budget(settings.handshake_rate, HANDSHAKES_S),
@@ -62,6 +79,8 @@ def session_limits_of(settings: Settings) -> SessionLimits:
         join_timeout_s=settings.join_timeout,
         address_publications=_budget(settings.address_message_rate, ADDRESS_MESSAGES_S),
         address_commands=_budget(settings.address_command_rate, ADDRESS_COMMANDS_S),
+        upload_bytes=_budget(settings.upload_rate, UPLOAD_S),
+        address_upload_bytes=_budget(settings.address_upload_rate, UPLOAD_S),
     )
 
 

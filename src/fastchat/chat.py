@@ -13,11 +13,12 @@ from typing import Any, Protocol
 from fastchat import protocol
 from fastchat.auth import Authenticator, Identity, Right, forbidden, unauthorized
 from fastchat.brokers import Broker, Entrance, Entry, Member, Removal
-from fastchat.errors import CloseCode, CommandError, ErrorCode
+from fastchat.errors import CloseCode, CommandError, ErrorCode, Violation
 from fastchat.history import Duplicate
 from fastchat.metrics import Metrics
 from fastchat.presence import author_of
 from fastchat.protocol import (
+    Chunk,
     Command,
     Delete,
     Edit,
@@ -32,7 +33,9 @@ from fastchat.protocol import (
     Remove,
     Search,
     Typing,
+    Upload,
 )
+from fastchat.uploads import Incoming, Uploads
 
 __all__ = ["Chat", "Client", "Delivery"]
 
@@ -67,6 +70,7 @@ class Client:
         "identity",
         "rooms",
         "session",
+        "upload",
         "username",
     )
 
@@ -78,6 +82,7 @@ class Client:
         self.username: str | None = None
         self.session: str | None = None
         self.identity: Identity | None = None
+        self.upload: Incoming | None = None
         self.gone = False
 
 
@@ -90,6 +95,8 @@ class Chat:
     * ``dismiss``: closes a connection whose user is to go, with a code, a reason and after
       how many milliseconds he may be back; the client departs by that.
     * ``max_rooms``: of one client at once; 0 for no limit.
+    * ``uploads``: takes what is shared; None where nothing may be.
+    * ``max_chunk_bytes``: how much of a file one binary message may hold.
     """
 
     def __init__(
@@ -103,8 +110,12 @@ class Chat:
         authenticator: Authenticator | None = None,
         dismiss: Callable[[Any, CloseCode, str, int], None] = lambda *dismissal: None,
         max_rooms: int = protocol.MAX_ROOMS,
+        uploads: Uploads | None = None,
+        max_chunk_bytes: int = 0,
     ) -> None:
         self._max_rooms = max_rooms
+        self._uploads = uploads
+        self._max_chunk_bytes = max_chunk_bytes
         self._authenticator = authenticator
         self._dismiss = dismiss
         #: Who is here by a token, by room and author: whom a moderator may remove.
@@ -125,6 +136,8 @@ class Chat:
             GetHistory: self._history,
             Search: self._search,
             Remove: self._remove_user,
+            Upload: self._upload,
+            Chunk: self._chunk,
             Ping: self._ping,
         }
         broker.open(self)
@@ -133,7 +146,7 @@ class Chat:
         """Run a command, or return the coroutine that does, to be run before the next one.
 
         Raises CommandError (the coroutine too) when the command is refused;
-        nothing has changed then.
+        nothing has changed then. Raises Violation for a chunk of no file.
         """
         if (
             self._authenticator is not None
@@ -164,11 +177,20 @@ class Chat:
         The others hear of it if its user is not back within 5 s.
         """
         client.gone = True
+        self._give_up(client)
         while client.rooms:
             room, member = client.rooms.popitem()
             self._forget(client, room, member)
             self._broker.lose(room, member)
             self._delivery.leave(client.connection, room)
+
+    def sweep(self) -> None:
+        """Tell those whose file does not go on that it is given up; once a second."""
+        for incoming in () if self._uploads is None else self._uploads.sweep():
+            message = "Too little came of the file; send it again."
+            refusal = CommandError(ErrorCode.UNAVAILABLE, message, temporary=True, ref=incoming.ref)
+            self._metrics.refusals[refusal.code] += 1
+            self._send(incoming.owner, protocol.error(refusal))
 
     # Commands
 
@@ -232,6 +254,8 @@ class Chat:
         room = self._room_of(client, command.room)
         member = client.rooms.pop(room)
         self._forget(client, room, member)
+        if client.upload is not None and client.upload.upload.room == room:
+            self._give_up(client)
 
         def left() -> None:
             if not client.gone:
@@ -261,6 +285,40 @@ class Chat:
         removal = Removal(room, command.username, command.seconds, client.rooms[room].name)
         name = await self._broker.remove(removal)
         self._send(client, protocol.removed(room, name, command.seconds, ref=command.ref))
+
+    async def _upload(self, client: Client, command: Upload) -> None:
+        room = self._room_of(client, command.room, Right.WRITE)
+        if self._uploads is None:
+            raise CommandError(ErrorCode.FORBIDDEN, "This server takes no files.")
+        author = client.rooms[room].author
+        before, client.upload = client.upload, None
+        if before is not None:  # its place may be needed for this one
+            await before.give_up()
+        incoming = await self._uploads.announce(
+            client, client.address, room, author, command.name, command.size, command.ref
+        )
+        if client.gone:  # nobody will know the ticket
+            await incoming.upload.abandon()
+            return
+        client.upload = incoming
+        ticket, chunk_bytes = incoming.upload.ticket, self._max_chunk_bytes
+        self._send(client, protocol.upload(room, ticket, chunk_bytes, ref=command.ref))
+
+    def _chunk(self, client: Client, command: Chunk) -> Coroutine[Any, Any, None]:
+        if client.upload is None or self._uploads is None:
+            raise Violation(CloseCode.UNSUPPORTED_DATA, "binary messages are not expected")
+        return self._receive(client, client.upload, command.data, self._uploads)
+
+    async def _receive(
+        self, client: Client, incoming: Incoming, data: bytes, uploads: Uploads
+    ) -> None:
+        try:
+            file = await uploads.take(incoming, data)
+        finally:
+            if client.upload is incoming and not incoming.is_expected:
+                client.upload = None
+        if file is not None:
+            self._send(client, protocol.file(file.described(), ref=incoming.ref))
 
     def _join(self, client: Client, command: Join) -> Coroutine[Any, Any, None] | None:
         if self._authenticator is not None and command.token is not None:
@@ -316,6 +374,7 @@ class Chat:
                 users=entry.users,
                 online=entry.online,
                 rights=None if identity is None else identity.rights_in(room),
+                max_file_bytes=None if self._uploads is None else self._uploads.max_file_bytes,
                 ref=command.ref,
             )
             self._delivery.send(client.connection, payload)
@@ -328,6 +387,12 @@ class Chat:
     def _send(self, client: Client, payload: bytes) -> None:
         if not client.gone:
             self._delivery.send(client.connection, payload)
+
+    def _give_up(self, client: Client) -> None:
+        """Of a file that has not come wholly, nothing is kept."""
+        incoming, client.upload = client.upload, None
+        if incoming is not None and self._uploads is not None:
+            self._uploads.give_up(incoming)
 
     def _forget(self, client: Client, room: str, member: Member) -> None:
         """He cannot be removed any more."""

@@ -31,6 +31,7 @@ from fastchat.protocol import (
     Remove,
     Search,
     Typing,
+    Upload,
 )
 
 __all__ = ["join_from_query", "parse"]
@@ -42,6 +43,7 @@ MAX_EMOJI_CHARS = 16  # a family of five takes 9, a flag of a region 7
 MAX_OFFSET = 2**53 - 1  # what JavaScript counts exactly
 MAX_KEYS = 32  # of a command; the longest has 7
 MAX_QUERY_CHARS = 200
+MAX_FILE_NAME_BYTES = 1024  # Windows' 255 take up to 765; `fastchat.files` shortens it
 DEFAULT_RESULTS = 50
 DEFAULT_REMOVAL_S = 600
 MAX_REMOVAL_S = 30 * 86400
@@ -228,6 +230,16 @@ def _remove(fields: dict[str, Any]) -> Remove:
     return Remove(check_username(username), seconds, _room_or_none(fields), _ref(fields))
 
 
+def _upload(fields: dict[str, Any]) -> Upload:
+    name, size = fields.get("name"), fields.get("size")
+    name = name.strip() if type(name) is str else ""
+    if not 1 <= len(name.encode()) <= MAX_FILE_NAME_BYTES:
+        raise _bad_command(f"A file needs `name`, of 1 to {MAX_FILE_NAME_BYTES} bytes.")
+    if type(size) is not int or not 1 <= size <= MAX_OFFSET:
+        raise _bad_command("A file needs `size`, how many bytes it has, and it has at least one.")
+    return Upload(name, size, _room_or_none(fields), _ref(fields))
+
+
 def _target(fields: dict[str, Any]) -> int:
     offset = _offset(fields, "offset")
     if offset is None:
@@ -261,6 +273,7 @@ _PARSERS: dict[str, Callable[[dict[str, Any]], Command]] = {
     "react": _react,
     "search": _search,
     "remove": _remove,
+    "upload": _upload,
     "join": _join,
     "leave": _leave,
     "typing": _typing,

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from fastchat.errors import SettingError
 
-__all__ = ["Capacity", "measure_capacity"]
+__all__ = ["Capacity", "count_transfers", "measure_capacity"]
 
 #: For what is opened later on: the relay's socket, the search index, /proc, who asks for the
 #: status; the files that are open already count on their own.
@@ -23,6 +23,9 @@ MIN_CONNECTIONS = 8
 #: Besides those served: connections that are told that there is no place. 1 for so many.
 SERVED_FOR_EACH_REFUSED = 16
 MIN_REFUSED = 4
+#: Files that are on their way, in each direction: one for so many descriptors.
+DESCRIPTORS_FOR_EACH_TRANSFER = 32
+MIN_TRANSFERS, MAX_TRANSFERS = 2, 128
 #: The most that a process may have where it has no limit of its own (Linux's fs.nr_open).
 _NR_OPEN = Path("/proc/sys/fs/nr_open")
 _OPEN_FILES = Path("/proc/self/fd")
@@ -33,6 +36,12 @@ class Capacity(NamedTuple):
 
     served: int
     accepted: int
+
+
+def count_transfers() -> int:
+    """How many files a process should have open for those it sends, and for those that come."""
+    wanted = _raised_limit() // DESCRIPTORS_FOR_EACH_TRANSFER
+    return max(MIN_TRANSFERS, min(MAX_TRANSFERS, wanted))
 
 
 def measure_capacity(more: int = 0) -> Capacity:

@@ -12,7 +12,8 @@ import socket
 from picows import WSMsgType, WSTransport
 
 from fastchat.errors import CloseCode, SettingError, Violation
-from fastchat.session import Session, Sessions
+from fastchat.session import Session
+from fastchat.sessions import Sessions
 
 __all__ = ["ECHO_PATH", "EchoSession", "check_loopback"]
 
@@ -28,29 +29,25 @@ def check_loopback(listener: socket.socket) -> None:
 class EchoSession(Session):
     """A session that belongs to no room: it sends each message back as it came."""
 
-    __slots__ = ("_kind",)
-
-    _takes_binary = True
+    __slots__ = ()
 
     def __init__(self, sessions: Sessions) -> None:
         super().__init__(sessions, None)
-        self._kind = WSMsgType.TEXT
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         super().on_ws_connected(transport)
-        self._sessions._has_joined(self)  # it never will
+        self._sessions.has_joined(self)  # it never will
 
-    def _on_fragment(self, kind: WSMsgType, fin: bool, payload: bytes) -> None:
-        if kind is not WSMsgType.CONTINUATION:
-            self._kind = kind
-        super()._on_fragment(kind, fin, payload)
+    def _expects_binary(self) -> bool:
+        return True
 
     def _on_message(self, payload: bytes) -> None:
         # Whoever takes a command apart looks at its UTF-8; here that is nobody else.
-        kind, self._kind = self._kind, WSMsgType.TEXT
-        if kind is WSMsgType.TEXT:
-            try:
-                payload.decode()
-            except UnicodeDecodeError:
-                raise Violation(CloseCode.INVALID_TEXT, "a text message must be UTF-8") from None
-        self._sessions.hub.send(self._connection, payload, kind.value)
+        try:
+            payload.decode()
+        except UnicodeDecodeError:
+            raise Violation(CloseCode.INVALID_TEXT, "a text message must be UTF-8") from None
+        self._sessions.hub.send(self._connection, payload)
+
+    def _on_binary(self, payload: bytes) -> None:
+        self._sessions.hub.send(self._connection, payload, WSMsgType.BINARY.value)

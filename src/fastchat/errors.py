@@ -4,7 +4,8 @@
     ├── SettingError     the operator's: one sentence at the command line, exit status 2
     ├── CommandError     the client's: answered with an `error` event, the connection stays
     ├── Violation        the client's: the connection is closed with a close code
-    └── HistoryError     the disk's: whoever publishes or reads is told `unavailable`
+    ├── HistoryError     the disk's: whoever publishes or reads is told `unavailable`
+    └── FilesError       the disk's: whoever shares a file or reads one is told so
 
 What is our own fault is no FastchatError: it is logged with its traceback, and the
 client gets 1011 and no detail.
@@ -19,6 +20,7 @@ __all__ = [
     "CommandError",
     "ErrorCode",
     "FastchatError",
+    "FilesError",
     "HistoryError",
     "SettingError",
     "Violation",
@@ -122,6 +124,10 @@ class CommandError(FastchatError):
 
 class HistoryError(FastchatError):
     """A history could not be written or read; nothing has changed, and it may work again."""
+
+
+class FilesError(FastchatError):
+    """A shared file could not be kept or read; nothing has changed, and it may work again."""
 
 
 class Violation(FastchatError):

@@ -15,14 +15,14 @@ MAX_FRAGMENTS = 64
 class Fragments:
     """What has come of a message; `is_text` says whether it has to be UTF-8."""
 
-    __slots__ = ("_count", "_decoder", "_parts", "_size")
+    __slots__ = ("_count", "_decoder", "_parts", "_size", "is_text")
 
     def __init__(self, *, is_text: bool) -> None:
         self._parts: list[bytes] = []
         self._size = 0
         self._count = 0
-        # Latin-1 takes any bytes.
-        self._decoder = codecs.getincrementaldecoder("utf-8" if is_text else "latin-1")()
+        self.is_text = is_text
+        self._decoder = codecs.getincrementaldecoder("utf-8")() if is_text else None
 
     def add(self, payload: bytes, *, is_last: bool, max_bytes: int) -> None:
         """Take the next fragment; raises Violation."""
@@ -33,7 +33,8 @@ class Fragments:
         if self._count > MAX_FRAGMENTS:
             raise Violation(CloseCode.FLOODING, "too many fragments")
         try:
-            self._decoder.decode(payload, is_last)
+            if self._decoder is not None:
+                self._decoder.decode(payload, is_last)
         except UnicodeDecodeError:
             raise Violation(CloseCode.INVALID_TEXT, "a text message must be UTF-8") from None
         self._parts.append(payload)

@@ -1,18 +1,24 @@
-"""The history that the settings ask for, for whichever process keeps it."""
+"""What the settings ask to be kept, for whichever process keeps it: the history, and files."""
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from fastchat.files.retention import Retention
+from fastchat.files.store import FileStore
 from fastchat.history import History
 from fastchat.history.memory import MemoryHistory
 from fastchat.history.sqlite import SqliteHistory
+from fastchat.metrics import Metrics
 from fastchat.settings import Settings
 
-__all__ = ["new_secret", "open_history"]
+__all__ = ["new_secret", "open_files", "open_history", "open_retention"]
+
+logger = logging.getLogger("fastchat")
 
 
 def open_history(settings: Settings) -> History:
@@ -27,6 +33,37 @@ def open_history(settings: Settings) -> History:
         new_epoch=new_secret,
         clock=_steady_clock(),
     )
+
+
+def open_files(settings: Settings, metrics: Metrics) -> FileStore | None:
+    """Where a process with clients keeps files; None where nothing is kept on disk.
+
+    Raises SettingError when what is there cannot be used.
+    """
+    if not _keeps_files(settings):
+        return None
+    return FileStore(
+        Path(settings.data),
+        max_bytes=settings.max_file_bytes,
+        max_author_bytes=settings.max_user_file_bytes,
+        max_total_bytes=settings.max_files_bytes,
+        sync=settings.durability == "power-loss",
+        clock=_steady_clock(),
+        metrics=metrics,
+    )
+
+
+def open_retention(settings: Settings, metrics: Metrics) -> Retention | None:
+    """What deletes files that no message has; for the process with the history, to be started."""
+    if settings.files == "on" and not _keeps_files(settings):
+        logger.warning("--files on has no effect with --history memory: nothing is kept on disk")
+    if not _keeps_files(settings):
+        return None
+    return Retention(Path(settings.data), clock=_steady_clock(), metrics=metrics)
+
+
+def _keeps_files(settings: Settings) -> bool:
+    return settings.files != "off" and settings.history == "sqlite"
 
 
 def _steady_clock() -> Callable[[], float]:

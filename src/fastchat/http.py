@@ -1,31 +1,22 @@
-"""HTTP: the page and its files, and the upgrade to a WebSocket.
+"""HTTP: connections before they are WebSockets, and the upgrade.
 
-uvicorn speaks HTTP and Starlette routes; at an upgrade uvicorn hands the request
+uvicorn speaks HTTP and `app` answers; at an upgrade uvicorn hands the request
 over, and picows takes the connection. Between them stands `HttpProtocol`, which
 bounds what neither does: the size of a request's head and the time until it is
-complete, bodies (nothing here takes one), and answers that nobody reads.
+complete, bodies (only a file has one), and answers that nobody reads.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
-import importlib.resources
 import logging
-import mimetypes
-from collections.abc import Iterator
-from importlib.resources.abc import Traversable
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from picows import WSUpgradeRequest, WSUpgradeResponse
 from picows.common import WSUpgradeResponseWithListener
 from picows.picows import WSAutoPingStrategy, WSProtocol  # type: ignore[attr-defined]
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from fastchat.addresses import Proxies
@@ -34,11 +25,13 @@ from fastchat.commands import join_from_query
 from fastchat.descriptors import Capacity
 from fastchat.echo import ECHO_PATH, EchoSession
 from fastchat.errors import CommandError
+from fastchat.headers import SECURITY_HEADERS
 from fastchat.origins import Origins
-from fastchat.protocol import Join
-from fastchat.session import Session, Sessions
+from fastchat.protocol import FILES_URL, Join
+from fastchat.session import Session
+from fastchat.sessions import Sessions
 
-__all__ = ["SECURITY_HEADERS", "Edge", "HttpProtocol", "WebSocketProtocol", "build_app"]
+__all__ = ["Edge", "HttpProtocol", "WebSocketProtocol"]
 
 logger = logging.getLogger("fastchat.http")
 
@@ -54,22 +47,15 @@ MAX_PIPELINED = 32
 HEAD_TIMEOUT_S = 5.0
 #: From a complete head until the answer has left our buffers; the page is some 60 kB.
 ANSWER_TIMEOUT_S = 30.0
+#: A file has as long for each so many bytes that come of it, and for each piece that goes: what
+#: all of it takes is not bounded.
+PROGRESS_BYTES = 16 * 1024
 #: The same for a server that stops: with a sweep it stays under the worker's DRAIN_S,
 #: after which uvicorn would cancel the answer and log that as an error.
 LAST_ANSWER_TIMEOUT_S = 1.0
 #: Until a first request that is on its way then.
 LAST_REQUEST_TIMEOUT_S = 0.5
 
-CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-SECURITY_HEADERS = [
-    ("content-security-policy", CONTENT_SECURITY_POLICY),
-    ("x-content-type-options", "nosniff"),
-    ("referrer-policy", "no-referrer"),
-    ("cross-origin-opener-policy", "same-origin"),
-]
 #: What limits know a client by, on its way to `WebSocketProtocol`; of clients it is not taken.
 ADDRESS_HEADER = "x-fastchat-address"
 ONE_HOST = "Exactly one Host header is needed."
@@ -77,53 +63,6 @@ FULL = "The server is full."
 TOO_MANY = "There are too many connections from this address."
 #: Who is refused for want of room may try again after so long.
 RETRY_AFTER_S = 5
-
-
-# The page and its files
-
-
-class _File(NamedTuple):
-    body: bytes
-    media_type: str
-    etag: str
-
-
-def build_app() -> Starlette:
-    """The Starlette application: `/`, `/static/…`, and an explanation at `/ws`.
-
-    The files are read here, once: no path of a request ever reaches a file system.
-    """
-    files = dict(_load(importlib.resources.files("fastchat") / "static", "/static"))
-    files["/"] = files["/static/index.html"]
-
-    async def serve(request: Request) -> Response:
-        file = files.get(request.url.path)
-        if file is None:
-            return PlainTextResponse("Not found\n", 404)
-        # Checked with the server each time: a page is never half old and half new.
-        headers = {"etag": file.etag, "cache-control": "no-cache"}
-        if file.etag in request.headers.get("if-none-match", ""):
-            return Response(status_code=304, headers=headers)
-        return Response(file.body, headers=headers, media_type=file.media_type)
-
-    async def explain(request: Request) -> Response:
-        headers = {"upgrade": "websocket", "connection": "upgrade"}
-        return PlainTextResponse("This is a WebSocket endpoint.\n", 426, headers)
-
-    return Starlette(
-        routes=[Route("/ws", explain), Route("/{path:path}", serve)],
-    )
-
-
-def _load(folder: Traversable, path: str) -> Iterator[tuple[str, _File]]:
-    for entry in folder.iterdir():
-        if entry.is_dir():
-            yield from _load(entry, f"{path}/{entry.name}")
-        else:
-            body = entry.read_bytes()
-            media_type = mimetypes.guess_type(entry.name)[0] or "application/octet-stream"
-            etag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
-            yield f"{path}/{entry.name}", _File(body, media_type, etag)
 
 
 # The connection before an upgrade
@@ -135,7 +74,8 @@ class Edge(NamedTuple):
     Above `capacity.served` a request gets 503, and above `capacity.accepted` whoever
     connects, at once. A handshake between the two goes on: a browser cannot see a status,
     so its session has to tell; but not above what `gate` lets through. `visitors` counts
-    connections by address for as long as they are here. `echo` opens /_echo.
+    connections by address for as long as they are here. `echo` opens /_echo. A file that is
+    posted has at most `max_file_bytes`; 0 where there are none.
     """
 
     sessions: Sessions
@@ -145,6 +85,7 @@ class Edge(NamedTuple):
     gate: Gate
     visitors: Census
     echo: bool = False
+    max_file_bytes: int = 0
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -156,7 +97,10 @@ class HttpProtocol(HttpToolsProtocol):
         self._sessions = edge.sessions
         self._head_bytes = 0
         self._head_complete = False
+        self._takes_body = False
+        self._moved_bytes = 0  # of a body, since the deadline was put off
         self._refused = False
+        self._stopping = False
         self._visitor = ""  # the address that is counted
         self._answering: Any = None
         self._deadline_s = self.loop.time() + HEAD_TIMEOUT_S
@@ -195,6 +139,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self._answering = cycle
+        cycle.default_headers = []  # the application has its own; others get uvicorn's
         super()._start_asgi_task(cycle, app)
 
     def sweep(self, now: float) -> None:
@@ -206,6 +151,7 @@ class HttpProtocol(HttpToolsProtocol):
                 self._deadline_s = 0.0  # answered and read: uvicorn's keep-alive takes over
 
     def shutdown(self) -> None:
+        self._stopping = True
         self._deadline_s = self.loop.time() + LAST_ANSWER_TIMEOUT_S
         if self.cycle is not None:
             super().shutdown()
@@ -232,7 +178,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._head_complete = False
+        self._head_complete = self._takes_body = False
 
     def on_headers_complete(self) -> None:
         if self._refused:
@@ -248,7 +194,40 @@ class HttpProtocol(HttpToolsProtocol):
         elif (refusal := self._request_refusal()) is not None:
             self._refuse(*refusal)
         else:
+            waits = self.cycle is not None and not self.cycle.response_complete
+            if self.parser.get_http_version() == "1.0":
+                self.expect_100_continue = False  # RFC 9110 §10.1.1
             super().on_headers_complete()
+            if "path" in self.scope:  # not an upgrade
+                self._prepare(waits=waits)
+
+    def _prepare(self, *, waits: bool) -> None:
+        """What the application has to know of a request; it runs in a moment.
+
+        A body behind a request that has no answer yet would wait in memory.
+        """
+        self._takes_body = not waits and self._is_file()
+        self._moved_bytes = 0
+        self.scope["state"].update(
+            address=self._address(), takes_body=self._takes_body, moved=self._has_moved
+        )
+
+    def _is_file(self) -> bool:
+        """Whether a request has a body that may be read."""
+        if self.scope["method"] != "POST" or self.scope["path"] != FILES_URL:
+            return False
+        if self.parser.should_upgrade():  # to HTTP/2, say: the parser reads nothing behind it
+            return False
+        lengths = [value for name, value in self.headers if name == b"content-length"]
+        if len(lengths) != 1 or any(name == b"transfer-encoding" for name, _ in self.headers):
+            return False
+        return int(lengths[0]) <= self._edge.max_file_bytes
+
+    def _has_moved(self) -> bool:
+        """A piece of a file has come or gone. Says whether anybody is still there."""
+        if not self._stopping:
+            self._deadline_s = self.loop.time() + ANSWER_TIMEOUT_S
+        return not self.transport.is_closing()
 
     def _request_refusal(self) -> tuple[int, str] | None:
         """Why a plain request is not answered; handshakes have reasons of their own."""
@@ -262,15 +241,22 @@ class HttpProtocol(HttpToolsProtocol):
         return None
 
     def _unsupported_upgrade_warning(self) -> None:
-        # To HTTP/2, say: answered as if nobody had asked, which is no event. The parser
-        # reads nothing behind it.
+        # Answered as if nobody had asked, which is no event. But nothing behind it is read.
         self._end_after_answer()
 
     def on_body(self, body: bytes) -> None:
-        # Nothing takes a body: it is neither kept nor waited for.
-        self._end_after_answer()
+        if not self._takes_body or self.cycle.response_complete:
+            self._end_after_answer()  # it is neither kept nor waited for
+            return
+        super().on_body(body)  # kept until it is asked for; above 64 KiB no more is read
+        self._moved_bytes += len(body)
+        if self._moved_bytes >= PROGRESS_BYTES:
+            self._moved_bytes = 0
+            self._has_moved()
 
     def on_message_complete(self) -> None:
+        if self._takes_body:
+            self._has_moved()
         if not self._refused:
             super().on_message_complete()
         self._head_complete = False
@@ -447,7 +433,8 @@ class WebSocketProtocol(WSProtocol):  # type: ignore[misc]  # private in picows,
         if SUBPROTOCOL in offered:
             response.headers["Sec-WebSocket-Protocol"] = SUBPROTOCOL
         tokens = [name[len(BEARER_PREFIX) :] for name in offered if name.startswith(BEARER_PREFIX)]
-        session: Session = self._edge.sessions.open(
+        session = Session(
+            self._edge.sessions,
             _join_asked_for(request.path),
             tokens[0] if tokens else None,
             request.headers[ADDRESS_HEADER],

@@ -84,6 +84,12 @@ class Rates:
         self.full_s[key] = full_s
         return 0.0
 
+    def spend(self, key: Hashable, now: float, tokens: float) -> float:
+        """Take tokens that may not be there yet; returns how many seconds they are ahead."""
+        full_s = max(self.full_s.get(key, 0.0), now) + tokens * self.interval_s
+        self.full_s[key] = full_s
+        return max(0.0, full_s - now - self.span_s)
+
     def forget(self, key: Hashable) -> None:
         self.full_s.pop(key, None)
 

@@ -57,6 +57,12 @@ class Metrics:
         self.closes: Counter[int] = Counter()  # connections ended, by close code; 1006 for none
         self.refusals: Counter[str] = Counter()  # error events, by code
         self.turned_away: Counter[str] = Counter()  # connections, by the limit they were over
+        self.files_total = 0  # files that were kept, whichever way they came
+        self.file_bytes_total = 0
+        self.file_refusals: Counter[str] = Counter()  # over HTTP, by status
+        self.deleted_files_total = 0  # that no message has any more
+        self.kept_files: int | None = None  # at the last look; None if that is another part's
+        self.kept_file_bytes: int | None = None
         self.commit_s = Histogram()  # an append to the history
         self.loop_lag_s = Histogram()  # how late the loop came to what was due
         self.relay_lag_s = Histogram()  # from a worker to the relay and back
@@ -80,8 +86,14 @@ class Metrics:
             "closes": _by_code(self.closes),
             "refusals": self.refusals,
             "turned_away": self.turned_away,
+            "files_total": self.files_total,
+            "file_bytes_total": self.file_bytes_total,
+            "file_refusals": self.file_refusals,
+            "deleted_files_total": self.deleted_files_total,
             **gauges,
         }
+        if self.kept_files is not None:
+            counts |= {"kept_files": self.kept_files, "kept_file_bytes": self.kept_file_bytes}
         for name in ("commit_s", "loop_lag_s", "relay_lag_s"):
             histogram: Histogram = getattr(self, name)
             if any(histogram.counts):

@@ -18,11 +18,13 @@ from fastchat.errors import CloseCode, CommandError
 
 __all__ = [
     "DEFAULT_HISTORY",
+    "FILES_URL",
     "MAX_HISTORY",
     "MAX_REPLY_BYTES",
     "MAX_ROOMS",
     "MAX_USERS_LISTED",
     "SUBJECT",
+    "Chunk",
     "Command",
     "Delete",
     "Edit",
@@ -38,10 +40,12 @@ __all__ = [
     "Remove",
     "Search",
     "Typing",
+    "Upload",
     "ack",
     "closing",
     "encode",
     "error",
+    "file",
     "history",
     "joined",
     "left",
@@ -54,6 +58,7 @@ __all__ = [
     "results",
     "timestamp_of",
     "typing",
+    "upload",
 ]
 
 DEFAULT_HISTORY = 50
@@ -65,6 +70,8 @@ MAX_USERS_LISTED = 200
 MAX_REPLY_BYTES = 256 * 1024
 #: How the `author` of somebody with a token begins; his `sub` follows.
 SUBJECT = "sub:"
+#: Where files are posted to; with their id behind it, where they are.
+FILES_URL = "/files"
 
 
 class Position(NamedTuple):
@@ -197,12 +204,40 @@ class Remove(NamedTuple):
     ref: str | None = None
 
 
+class Upload(NamedTuple):
+    """A file of `size` bytes is to be shared in a room."""
+
+    name: str
+    size: int
+    room: str | None = None
+    ref: str | None = None
+
+
+class Chunk(NamedTuple):
+    """The next bytes of the file that was announced last: a binary message, which has no `ref`."""
+
+    data: bytes
+    ref: None = None
+
+
 class Ping(NamedTuple):
     ref: str | None = None
 
 
 Command = (
-    Join | Leave | Message | Edit | Delete | React | Typing | GetHistory | Search | Remove | Ping
+    Join
+    | Leave
+    | Message
+    | Edit
+    | Delete
+    | React
+    | Typing
+    | GetHistory
+    | Search
+    | Remove
+    | Upload
+    | Chunk
+    | Ping
 )
 
 
@@ -258,11 +293,13 @@ def joined(
     users: Sequence[str],
     online: int,
     rights: Collection[str] | None = None,
+    max_file_bytes: int | None = None,
     ref: str | None,
 ) -> bytes:
     """The reply to `join`; `messages` are encoded publications, oldest first.
 
     `rights` are what a token allows here; None where none is asked for.
+    `max_file_bytes` is None where no files are taken.
     """
     fields: dict[str, Any] = {
         "type": "joined",
@@ -278,6 +315,8 @@ def joined(
     }
     if rights is not None:
         fields["rights"] = sorted(rights)
+    if max_file_bytes is not None:
+        fields["files"] = {"max_bytes": max_file_bytes}
     return _event(fields, ref=ref)
 
 
@@ -335,6 +374,23 @@ def removed(room: str, username: str, seconds: int, *, ref: str | None) -> bytes
     """The reply to `remove`, to the moderator."""
     fields = {"type": "removed", "room": room, "username": username, "seconds": seconds}
     return _event(fields, ref=ref)
+
+
+def upload(room: str, ticket: str, chunk_bytes: int, *, ref: str | None) -> bytes:
+    """The reply to `upload`; `ticket` is a secret, `chunk_bytes` the largest binary message."""
+    fields = {
+        "type": "upload",
+        "room": room,
+        "ticket": ticket,
+        "url": FILES_URL,
+        "chunk_bytes": chunk_bytes,
+    }
+    return _event(fields, ref=ref)
+
+
+def file(shared: Mapping[str, Any], *, ref: str | None) -> bytes:
+    """To who has sent all of a file by binary messages; `ref` is that of its `upload`."""
+    return _event({"type": "file", **shared}, ref=ref)
 
 
 def error(refusal: CommandError) -> bytes:

@@ -31,7 +31,7 @@ from fastchat.brokers.removals import FILE_NAME, Removals
 from fastchat.brokers.rooms import Rooms
 from fastchat.control import Control
 from fastchat.errors import SettingError
-from fastchat.histories import open_history
+from fastchat.histories import open_history, open_retention
 from fastchat.history import History
 from fastchat.history.files import lock
 from fastchat.metrics import Metrics, watch_lag
@@ -89,6 +89,9 @@ async def _serve(settings: Settings, history: History, control: Control, workers
         loop.create_task(_tick_forever(relay, control)),
         loop.create_task(watch_lag(metrics.loop_lag_s)),
     ]
+    retention = open_retention(settings, metrics)
+    if retention is not None:
+        retention.start()
     gc.collect()
     gc.freeze()
     orphaned = loop.create_task(alone.wait())
@@ -97,6 +100,8 @@ async def _serve(settings: Settings, history: History, control: Control, workers
     await _first_of(orphaned, relay.deserted(), timeout_s=WORKERS_STOP_S)
     for task in tasks:
         task.cancel()
+    if retention is not None:
+        retention.stop()
     relay.close()
     return 0
 

@@ -10,41 +10,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
-import time
 from collections import deque
-from collections.abc import Callable, Coroutine
-from itertools import takewhile
+from collections.abc import Coroutine
 from typing import Any
 
 from multidict import CIMultiDict
 from picows import WSFrame, WSListener, WSMsgType, WSTransport
 
 from fastchat import commands, protocol
-from fastchat._fanout import Connection
-from fastchat.admission import Admission, Guest, Limit
-from fastchat.chat import Chat, Client
+from fastchat.admission import Guest
+from fastchat.chat import Client
 from fastchat.errors import CloseCode, CommandError, ErrorCode, Violation
 from fastchat.fragments import Fragments
-from fastchat.hub import Hub
 from fastchat.limits import TokenBucket, rate_limited
-from fastchat.metrics import Metrics
-from fastchat.protocol import Command, Join, Typing
-from fastchat.throttle import TOO_FAST_ERRORS, TOO_FAST_TYPING, SessionLimits, Throttle
+from fastchat.protocol import Chunk, Command, Join, Typing
+from fastchat.sessions import Sessions
+from fastchat.throttle import TOO_FAST_ERRORS, TOO_FAST_TYPING
 
-__all__ = ["Session", "Sessions"]
+__all__ = ["Session"]
 
 logger = logging.getLogger("fastchat.session")
 
-#: From a message's first fragment to its last.
-MESSAGE_TIMEOUT_S = 30.0
 PINGS_PER_S, PINGS_BURST = 10.0, 20
-#: As the hub's: a connection that is closed but does not end is aborted.
-CLOSE_GRACE_S = 2.0
-#: A server that stops may be back after this long at the earliest; and whoever fetches a token.
-RECONNECT_AFTER_MS = 250
-#: Who was one connection too many may find a place in this time.
-TURNED_AWAY_MS = (10_000, 30_000)
 
 # Looked up once: each costs an attribute of an enum class for every frame.
 _TEXT, _BINARY, _CONTINUATION = WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.CONTINUATION
@@ -53,176 +40,15 @@ _OP_PONG = 0xA  # RFC 6455 §11.8
 _NO_STATUS = 1005  # RFC 6455 §7.4.1: an empty close frame
 _ABNORMAL = 1006  # and none at all
 _NO_HEADERS: CIMultiDict[str] = CIMultiDict()
-_REASONS = {
-    Limit.CONNECTIONS: "the server is full",
-    Limit.ADDRESS: "too many connections from this address",
-    Limit.USER: "too many connections of this user",
-}
-
-
-class Sessions:
-    """All sessions of a worker: what they share, their deadlines, and their end.
-
-    `sweep` runs once a second. `max_message_bytes` bounds a whole message, `limits` what
-    one connection may do, and `admission` how many there may be.
-    """
-
-    def __init__(
-        self,
-        chat: Chat,
-        hub: Hub,
-        *,
-        max_message_bytes: int,
-        clock: Callable[[], float],
-        metrics: Metrics,
-        limits: SessionLimits,
-        admission: Admission,
-    ) -> None:
-        self.throttle = Throttle(limits, clock)
-        self.admission = admission
-        self._join_timeout_s = limits.join_timeout_s
-        self.chat = chat
-        self.hub = hub
-        self.metrics = metrics
-        self.max_message_bytes = max_message_bytes
-        self.clock = clock
-        self.draining = False
-        self._spread_ms = 0
-        # Sessions with their deadlines, in the order of these.
-        self._unjoined: dict[Session, float] = {}
-        self._unfinished: dict[Session, float] = {}
-        self._ending: dict[Session, float] = {}
-        # When tokens expire, in seconds since 1970: in no order, and not before `_next_expiry_s`.
-        self._expiring: dict[Session, float] = {}
-        self._next_expiry_s = 0.0
-        self._all: set[Session] = set()
-        self._none_left = asyncio.Event()
-
-    def __len__(self) -> int:
-        return len(self._all)
-
-    def open(
-        self,
-        join: Join | CommandError | None,
-        token: str | None = None,
-        address: str = "",
-    ) -> Session:
-        """A session for an upgrade that is about to happen.
-
-        `join` is what the query asked for: a command to run at once, or why it
-        cannot be. `token` is one that came with the upgrade. `address` is what the
-        client is counted by, if it has any.
-        """
-        return Session(self, join, token, address)
-
-    def drain(self, spread_s: float) -> None:
-        """Tell every client that the server stops, and close its connection with 1012.
-
-        They are asked to come back spread over `spread_s`; so is who connects from now on.
-        """
-        self.draining = True
-        self._spread_ms = int(spread_s * 1000)
-        for session in tuple(self._all):
-            self._restart(session)
-
-    def _restart(self, session: Session) -> None:
-        after_ms = RECONNECT_AFTER_MS + random.randint(0, self._spread_ms)  # noqa: S311 spreads load
-        session.restart(after_ms)
-
-    async def ended(self) -> None:
-        """Wait until the last session has ended, after `drain`."""
-        if self._all:
-            await self._none_left.wait()
-
-    def sweep(self) -> None:
-        """Close who joined or finished nothing in time; abort who was closed and does not end."""
-        now = self.clock()
-        for session in _due(self._unjoined, now):
-            session.close(CloseCode.JOIN_TIMEOUT, "joined nothing in time")
-        for session in _due(self._unfinished, now):
-            session.close(CloseCode.FLOODING, "the message took too long")
-        for session in _due(self._ending, now):
-            session.abort()
-        self.throttle.sweep()
-        self._expire()
-
-    def _expire(self) -> None:
-        """Close those whose token has expired, by the clock on the wall, which may have jumped."""
-        now = time.time()
-        if self._expiring and now >= self._next_expiry_s:
-            for session, expires_s in tuple(self._expiring.items()):
-                if expires_s <= now:
-                    session.dismiss(
-                        CloseCode.TOKEN_EXPIRED, "the token has expired", RECONNECT_AFTER_MS
-                    )
-            self._next_expiry_s = min(self._expiring.values(), default=0.0)
-
-    def dismiss(self, connection: Connection, code: int, reason: str, back_after_ms: int) -> None:
-        """Close a healthy connection; its client is told why, and when it may be back."""
-        session: Session = connection.owner
-        session.dismiss(code, reason, back_after_ms)
-
-    def turn_away(self, session: Session, limit: Limit) -> None:
-        """Close a connection that is one too many."""
-        self.metrics.turned_away[limit] += 1
-        logger.info("turned a client away: %s", _REASONS[limit])
-        back_after_ms = random.randint(*TURNED_AWAY_MS)  # noqa: S311 spreads load
-        session.dismiss(CloseCode.OVERLOADED, _REASONS[limit], back_after_ms)
-
-    def evicted(self, connection: Connection, code: int, reason: str) -> None:
-        """The hub has closed a connection on its own account."""
-        session: Session = connection.owner
-        session.evicted(code, reason)
-
-    # Of the sessions themselves
-
-    def _opened(self, session: Session) -> None:
-        self.metrics.connections_total += 1
-        self._all.add(session)
-        if self._join_timeout_s:
-            self._unjoined[session] = self.clock() + self._join_timeout_s
-        if self.draining:
-            self._restart(session)
-
-    def _has_joined(self, session: Session) -> None:
-        self._unjoined.pop(session, None)
-
-    def _is_known(self, session: Session, expires_s: float) -> None:
-        """He has shown a token, the first one or a further one."""
-        if not self._expiring or expires_s < self._next_expiry_s:
-            self._next_expiry_s = expires_s
-        self._expiring[session] = expires_s
-
-    def _has_begun(self, session: Session) -> None:
-        self._unfinished[session] = self.clock() + MESSAGE_TIMEOUT_S
-
-    def _has_finished(self, session: Session) -> None:
-        self._unfinished.pop(session, None)
-
-    def _is_ending(self, session: Session) -> None:
-        self._unjoined.pop(session, None)
-        self._unfinished.pop(session, None)
-        self._expiring.pop(session, None)
-        self._ending.setdefault(session, self.clock() + CLOSE_GRACE_S)
-
-    def _ended(self, session: Session, code: int) -> None:
-        self.metrics.closes[code] += 1
-        self._all.discard(session)
-        self._unjoined.pop(session, None)
-        self._unfinished.pop(session, None)
-        self._expiring.pop(session, None)
-        self._ending.pop(session, None)
-        self.throttle.forget(session)
-        if self.draining and not self._all:
-            self._none_left.set()
-
-
-def _due(deadlines: dict[Session, float], now: float) -> list[Session]:
-    return [session for session, _ in takewhile(lambda item: item[1] <= now, deadlines.items())]
 
 
 class Session(WSListener):
-    """Turns one connection's frames into commands. Made by `Sessions.open`."""
+    """Turns one connection's frames into commands; made for an upgrade that is about to happen.
+
+    `first` is what the query asked for: a command to run at once, or why it cannot be.
+    `token` is one that came with the upgrade. `address` is what the client is counted by,
+    if it has any.
+    """
 
     __slots__ = (
         "_address",
@@ -242,9 +68,6 @@ class Session(WSListener):
         "_transport",
         "_waiting",
     )
-
-    #: No command is binary; `echo` changes it.
-    _takes_binary = False
 
     def __init__(
         self,
@@ -275,7 +98,7 @@ class Session(WSListener):
         transport.request.headers = transport.response.headers = _NO_HEADERS
         self._connection = self._sessions.hub.attach(transport.underlying_transport, self)
         self._client = Client(self._connection, self._address)
-        self._sessions._opened(self)
+        self._sessions.opened(self)
         if self._closed:  # the server is stopping
             return
         self._guest = self._sessions.admission.enter(self, self._address)
@@ -314,8 +137,7 @@ class Session(WSListener):
             else:
                 self._on_fragment(kind, bool(frame.fin), frame.get_payload_as_bytes())
         except Violation as violation:
-            logger.info("violation: %s (%d)", violation.reason, violation.close_code)
-            self.close(violation.close_code, violation.reason)
+            self._close_for(violation)
             if frame.msg_type is _CLOSE:  # the peer has sent his, there is nothing to wait for
                 transport.disconnect()
         except Exception:
@@ -326,7 +148,7 @@ class Session(WSListener):
         self._sessions.hub.detach(self._connection)
         if self._guest is not None:
             self._sessions.admission.leave(self._guest)
-        self._sessions._ended(self, self._close_code)
+        self._sessions.has_ended(self, self._close_code)
 
     def pause_writing(self) -> None:
         self._connection.pause_writing()
@@ -340,7 +162,7 @@ class Session(WSListener):
             self._close_code = CloseCode.PROTOCOL_ERROR
             self._leave()
             self._sessions.hub.detach(self._connection)
-            self._sessions._is_ending(self)
+            self._sessions.is_ending(self)
 
     # Endings
 
@@ -350,7 +172,11 @@ class Session(WSListener):
             self._close_code = code
             self._leave()
             self._sessions.hub.close_connection(self._connection, code, reason)
-            self._sessions._is_ending(self)
+            self._sessions.is_ending(self)
+
+    def _close_for(self, violation: Violation) -> None:
+        logger.info("violation: %s (%d)", violation.reason, violation.close_code)
+        self.close(violation.close_code, violation.reason)
 
     def restart(self, reconnect_after_ms: int) -> None:
         """Close because the server stops; the client is told when to come back."""
@@ -368,7 +194,7 @@ class Session(WSListener):
             logger.info("evicted %r: %s (%d)", self._client.username or "nobody", reason, code)
             self._close_code = code
             self._leave()
-            self._sessions._is_ending(self)
+            self._sessions.is_ending(self)
 
     def abort(self) -> None:
         self._transport.disconnect(False)
@@ -413,18 +239,25 @@ class Session(WSListener):
     def _on_fragment(self, kind: WSMsgType, fin: bool, payload: bytes) -> None:
         """A frame of a fragmented message, or one that has no place (RFC 6455 §5.4)."""
         fragments = self._fragments
-        if kind is _BINARY and not self._takes_binary:
+        if kind is _BINARY and not self._expects_binary():
             raise Violation(CloseCode.UNSUPPORTED_DATA, "binary messages are not expected")
         if (kind is _CONTINUATION) != (fragments is not None):
             raise Violation(CloseCode.PROTOCOL_ERROR, "a fragment is out of place")
         if fragments is None:
             fragments = self._fragments = Fragments(is_text=kind is _TEXT)
-            self._sessions._has_begun(self)
+            self._sessions.has_begun(self)
         fragments.add(payload, is_last=fin, max_bytes=self._sessions.max_message_bytes)
         if fin:
             self._fragments = None
-            self._sessions._has_finished(self)
-            self._on_message(fragments.whole())
+            self._sessions.has_finished(self)
+            if fragments.is_text:
+                self._on_message(fragments.whole())
+            else:
+                self._on_binary(fragments.whole())
+
+    def _expects_binary(self) -> bool:
+        """Whether a file was announced, or may have been by what has not run yet."""
+        return self._client.upload is not None or self._running is not None
 
     # Commands
 
@@ -441,6 +274,14 @@ class Session(WSListener):
             self._dispatch(command)
         else:
             self._put_off(command)
+
+    def _on_binary(self, payload: bytes) -> None:
+        """Bytes of a file, which take their turn behind the `upload` that announced it."""
+        self._connection.pong()  # the client's may wait behind a long queue of them
+        if self._running is None:
+            self._dispatch(Chunk(payload))
+        else:
+            self._put_off(Chunk(payload))
 
     def _throttle(self, command: Command, wait_s: float) -> None:
         if type(command) is Typing:  # nobody misses one
@@ -470,7 +311,7 @@ class Session(WSListener):
 
     def _watch_expiry(self) -> None:
         if self._client.identity is not None and not self._closed:
-            self._sessions._is_known(self, self._client.identity.expires_s)
+            self._sessions.is_known(self, self._client.identity.expires_s)
 
     def _dispatch(self, command: Command) -> None:
         try:
@@ -480,6 +321,8 @@ class Session(WSListener):
                 command = command._replace(token=None)  # it is not needed any more
         except CommandError as refusal:
             self._refuse(refusal, command)
+        except Violation as violation:
+            self._close_for(violation)
         except Exception:
             self._fail()
         else:
@@ -496,6 +339,8 @@ class Session(WSListener):
             self._refuse(refusal, command)
         except Exception:
             self._fail()
+        if type(command) is Chunk:
+            await self._pace(command)
         self._running = None
         while self._waiting and self._running is None:
             self._dispatch(self._waiting.popleft())
@@ -507,8 +352,14 @@ class Session(WSListener):
         if self._close_asked is not None:
             self._answer_close(self._close_asked)
 
+    async def _pace(self, chunk: Chunk) -> None:
+        """Who sends a file too fast is not read from: to refuse a piece would spoil it all."""
+        wait_s = self._sessions.throttle.pace_s(self, len(chunk.data), self._address)
+        if wait_s and not self._closed:
+            await asyncio.sleep(wait_s)
+
     def _has_joined(self) -> None:
-        self._sessions._has_joined(self)
+        self._sessions.has_joined(self)
         member = next(iter(self._client.rooms.values()))
         if self._guest is not None:
             self._sessions.admission.identify(self._guest, member.author)
@@ -523,7 +374,7 @@ class Session(WSListener):
         if self._closed:
             return
         if command is not None:
-            refusal.ref = command.ref
+            refusal.ref = command.ref or refusal.ref  # a chunk has none, its upload may
             refusal.id = getattr(command, "id", None)
         self._sessions.metrics.refusals[refusal.code] += 1
         self._sessions.hub.send(self._connection, protocol.error(refusal))

@@ -19,6 +19,7 @@ from typing import Any
 
 from fastchat.addresses import parse_network
 from fastchat.errors import SettingError
+from fastchat.headers import page_headers
 from fastchat.origins import ANY_ORIGIN, parse_origin
 
 __all__ = ["Settings", "flag_of", "is_list", "is_switch", "load_settings"]
@@ -97,6 +98,16 @@ class Settings:
     history_max_age: float = _setting(
         0.0, "how long publications are kept, in seconds; 0 for ever", low=0, high=1e10
     )
+    files: str = _setting(
+        "auto",
+        "whether files can be shared; auto: if the history is on disk, and they beside it",
+        choices=("auto", "on", "off"),
+    )
+    max_file_bytes: int = _setting(25 << 20, "largest file", low=1, high=1 << 40)
+    max_user_file_bytes: int = _setting(
+        250 << 20, "files that are kept of one user", low=1, high=1 << 50
+    )
+    max_files_bytes: int = _setting(10 << 30, "files that are kept in all", low=1, high=1 << 50)
     auth: str = _setting(
         "none",
         "who may come in: anybody, or who has a JSON Web Token",
@@ -109,6 +120,9 @@ class Settings:
     jwt_issuer: str = _setting("", "the issuer (`iss`) that a token must be from")
     allow_origin: tuple[str, ...] = _setting(
         (), "pages of other hosts that may connect, as https://chat.example; * for all"
+    )
+    allow_frame: tuple[str, ...] = _setting(
+        (), "pages of other hosts that may embed ours, as https://www.example; * for all"
     )
     ssl_certfile: str = _setting(
         "", "serve https and wss with this certificate (PEM), what it depends on behind it"
@@ -150,6 +164,12 @@ class Settings:
     )
     address_command_rate: float = _limit(
         100.0, "the same of all connections from one address, of each process", 1e6
+    )
+    upload_rate: float = _limit(
+        float(1 << 24), "bytes of files a second by binary messages, of one connection", 1e12
+    )
+    address_upload_rate: float = _limit(
+        float(1 << 26), "the same of all connections from one address, of each process", 1e12
     )
     typing_rate: float = _limit(2.0, "typing events a second, of one connection", 1e6)
     max_errors: int = _limit(
@@ -293,6 +313,14 @@ def _check_origins(settings: Settings) -> None:
                 "--allow-origin must be a scheme, a host and a port if it is not the usual one, "
                 f"as https://chat.example or http://localhost:3000, not {origin!r}."
             )
+    for origin in settings.allow_frame:
+        try:
+            page_headers([origin])
+        except ValueError:
+            raise SettingError(
+                "--allow-frame must be a scheme, a host's name and a port if it is not the usual "
+                f"one, as https://www.example or http://localhost:3000, not {origin!r}."
+            ) from None
 
 
 def _check_proxies(settings: Settings) -> None:

@@ -21,7 +21,7 @@ from fastchat.brokers import Broker
 from fastchat.brokers.memory import MemoryBroker
 from fastchat.brokers.removals import FILE_NAME, Removals
 from fastchat.brokers.rooms import Rooms
-from fastchat.histories import open_history
+from fastchat.histories import open_history, open_retention
 from fastchat.history import History
 from fastchat.listeners import listen, say_hello
 from fastchat.settings import Settings
@@ -66,6 +66,7 @@ class Single(Worker):
         self._admin_listener = admin_listener
         if admin_listener is not None:
             self._reserved = MAX_CONNECTIONS
+        self._retention = open_retention(settings, self._metrics)
         self._status = StatusServer(Path(settings.data), self._report)
         self._admin = Admin(live=lambda: True, ready=self._why_not_ready, parts=self._parts)
 
@@ -90,11 +91,15 @@ class Single(Worker):
         )
         if self._settings.history == "sqlite":  # otherwise there is no directory of ours
             await self._status.open()
+        if self._retention is not None:
+            self._retention.start()
         if self._admin_listener is not None:
             await self._admin.serve(self._admin_listener)
         say_hello(self._settings, self._listener)
 
     async def _end(self) -> None:
+        if self._retention is not None:
+            self._retention.stop()
         self._status.close()
         await self._admin.close()
 

@@ -9,6 +9,9 @@ back as a publication (or an `ack` of one). The next line is read only then: so 
 keep their order whatever happens, a server that limits rates is obeyed, and a long
 pipe is not held in memory. It costs one round trip a line.
 
+`/share FILE` sends a file, and then the line that links to it: only where somebody types it
+himself, for what comes through a pipe may be anybody's.
+
 A token, where the server asks for one, is shown in every `join`. When it has expired its
 file is read again, once: with another one in it the client goes on where it was.
 
@@ -52,6 +55,8 @@ PING_AFTER_S, PONG_TIMEOUT_S = 30.0, 10.0
 MAX_TOKEN_BYTES = 8192
 #: A refused line is sent again after this, unless the server names another time.
 RETRY_S = 1.0
+#: What a line begins with that names a file.
+SHARE = "/share "
 
 _SILENT = logging.Logger("fastchat.tail", logging.CRITICAL + 1)  # what matters is raised
 
@@ -93,7 +98,8 @@ async def _follow(client: _Client) -> int:
         loop.add_signal_handler(number, stopped.set)
     working = {loop.create_task(client.stay()), loop.create_task(stopped.wait())}
     if has_lines(sys.stdin):
-        working.add(loop.create_task(client.say_all(lines_of(sys.stdin.fileno()))))
+        lines = lines_of(sys.stdin.fileno())
+        working.add(loop.create_task(client.say_all(lines, may_share=sys.stdin.isatty())))
     try:
         done, _ = await asyncio.wait(working, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
@@ -147,13 +153,18 @@ def check_token(text: str, where: str) -> str:
 
 
 class _Line:
-    """A typed line, until it is confirmed or refused."""
+    """A typed line, until it is confirmed or refused.
 
-    __slots__ = ("id", "payload", "settled")
+    One that names a file has its `content`, and a `link` when the server has all of it.
+    """
 
-    def __init__(self, id: str, payload: bytes) -> None:
+    __slots__ = ("content", "id", "link", "payload", "settled")
+
+    def __init__(self, id: str, payload: bytes, content: bytes = b"") -> None:
         self.id = id
         self.payload = payload
+        self.content = content
+        self.link: str | None = None
         self.settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def settle(self) -> None:
@@ -178,6 +189,7 @@ class _Client:
         self._reconnect_after_s: float | None = None
         self._line: _Line | None = None
         self._refused_lines = 0
+        self._max_file_bytes = 0  # none is taken
 
     async def stay(self) -> None:
         """Be in the room, and come back to it; ends only by raising."""
@@ -192,11 +204,13 @@ class _Client:
             self._notice(f"{why}; trying again in {delay:.1f} s")
             await asyncio.sleep(delay)
 
-    async def say_all(self, lines: AsyncIterator[bytes]) -> None:
+    async def say_all(self, lines: AsyncIterator[bytes], *, may_share: bool) -> None:
         """Send each line, one after the other, once the room has been joined."""
         await self._arrived.wait()
         async for line in lines:
             text = line.decode("utf-8", "replace").rstrip()
+            if may_share and text.startswith(SHARE):
+                text = await self._share(Path(text.removeprefix(SHARE).strip()))
             if text:
                 await self._say(text)
 
@@ -320,6 +334,7 @@ class _Client:
                 messages = [each for each in messages if each["offset"] > before.offset]
         for each in messages:
             self._show(each)
+        self._max_file_bytes = event["files"]["max_bytes"] if "files" in event else 0
         self._failures = 0
         self._joined.set()
         self._arrived.set()
@@ -347,6 +362,17 @@ class _Client:
         if self._line is not None and self._line.id == id:
             self._line.settle()
 
+    def _on_upload(self, event: dict[str, Any]) -> None:
+        if self._link is not None and self._line is not None and event["ref"] == self._line.id:
+            content, size = self._line.content, int(event["chunk_bytes"])
+            for start in range(0, len(content), size):
+                self._link.send(content[start : start + size], binary=True)
+
+    def _on_file(self, event: dict[str, Any]) -> None:
+        if self._line is not None and event["ref"] == self._line.id:
+            self._line.link = str(event["link"])
+            self._line.settle()
+
     def _on_change(self, event: dict[str, Any]) -> None:
         self._screen.presence(event)
 
@@ -360,7 +386,7 @@ class _Client:
             if "retry_after_ms" in event:
                 self._reconnect_after_s = min(again_s, MAX_BACKOFF_S)
             self._on_join_refused(event["code"], message, event["temporary"])
-        elif self._line is None or event.get("id") != self._line.id:
+        elif self._line is None or self._line.id not in (event.get("id"), event.get("ref")):
             self._notice(message)
         elif event["temporary"]:
             asyncio.get_running_loop().call_later(min(again_s, MAX_BACKOFF_S), self._transmit)
@@ -389,6 +415,8 @@ class _Client:
         "joined": _on_joined,
         **dict.fromkeys(Kind, _on_publication),
         "ack": _on_ack,
+        "upload": _on_upload,
+        "file": _on_file,
         "join": _on_change,
         "leave": _on_change,
         "error": _on_error,
@@ -403,14 +431,31 @@ class _Client:
         payload = orjson.dumps(
             {"type": "message", "room": self._options.room, "text": text, "id": id}
         )
+        await self._settle(_Line(id, payload))
+
+    async def _share(self, file: Path) -> str:
+        """Send a file, anew after every reconnect; returns its link, "" if it is refused."""
         try:
-            commands.parse(payload)  # what the server would refuse does not go there
+            content = await asyncio.to_thread(_content_of, file, self._max_file_bytes)
+        except (OSError, ValueError, RuntimeError) as error:
+            self._refuse_line(f"{safe(str(file))}: {getattr(error, 'strerror', None) or error}")
+            return ""
+        id = secrets.token_urlsafe(12)
+        announcement = {"type": "upload", "name": file.name, "size": len(content), "ref": id}
+        payload = orjson.dumps({**announcement, "room": self._options.room})
+        line = _Line(id, payload, content)
+        await self._settle(line)
+        return line.link or ""
+
+    async def _settle(self, line: _Line) -> None:
+        try:
+            commands.parse(line.payload)  # what the server would refuse does not go there
         except CommandError as refusal:
             self._refuse_line(refusal.message)
             return
-        self._line = _Line(id, payload)
+        self._line = line
         self._transmit()
-        await self._line.settled
+        await line.settled
         self._line = None
 
     def _transmit(self) -> None:
@@ -422,6 +467,18 @@ class _Client:
     def _refuse_line(self, why: str) -> None:
         self._refused_lines += 1
         self._notice(f"a line was not sent: {why}")
+
+
+def _content_of(file: Path, max_bytes: int) -> bytes:
+    """Raises OSError, ValueError or RuntimeError with the reason why it cannot be shared."""
+    file = file.expanduser()
+    if not max_bytes:
+        raise ValueError("the server takes no files")
+    if file.exists() and not file.is_file():
+        raise ValueError("this is no file")
+    if file.stat().st_size > max_bytes:
+        raise ValueError(f"the server takes files of at most {max_bytes:,} bytes")
+    return file.read_bytes()
 
 
 def _made_up_name() -> str:

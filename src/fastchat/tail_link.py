@@ -27,7 +27,8 @@ __all__ = ["Interrupted", "Link", "Refused", "translated"]
 FAREWELL_S = 1.0
 
 _OK = 1000
-_TEXT, _CONTINUATION, _CLOSE = WSMsgType.TEXT, WSMsgType.CONTINUATION, WSMsgType.CLOSE
+_TEXT, _BINARY = WSMsgType.TEXT, WSMsgType.BINARY
+_CONTINUATION, _CLOSE = WSMsgType.CONTINUATION, WSMsgType.CLOSE
 
 
 class Refused(FastchatError):
@@ -70,9 +71,9 @@ class Link(WSListener):
     def on_ws_disconnected(self, transport: WSTransport) -> None:
         self._ended.set()
 
-    def send(self, payload: bytes) -> None:
+    def send(self, payload: bytes, *, binary: bool = False) -> None:
         assert self._transport is not None
-        self._transport.send(_TEXT, payload)  # a lost connection swallows it
+        self._transport.send(_BINARY if binary else _TEXT, payload)  # a lost connection swallows it
 
     async def close(self) -> None:
         """The closing handshake, as far as it takes no longer than a moment."""

@@ -19,6 +19,7 @@ from fastchat.protocol import (
     Remove,
     Search,
     Typing,
+    Upload,
 )
 
 __all__ = ["TOO_FAST_ERRORS", "TOO_FAST_TYPING", "SessionLimits", "Throttle"]
@@ -31,6 +32,10 @@ TOO_FAST_ERRORS = 0.1
 TOO_FAST_TYPING = 0.02
 #: A search reads more than anything else that is asked for.
 SEARCH_COMMANDS = 5
+#: A smaller binary message costs as much as one of this size: it takes as long.
+MIN_CHUNK_BYTES = 32 * 1024
+#: Pongs are not read meanwhile either, and one has to come within 10 s.
+MAX_PAUSE_S = 5.0
 
 
 class SessionLimits(NamedTuple):
@@ -38,7 +43,7 @@ class SessionLimits(NamedTuple):
 
     `publications` are messages and what changes them, `commands` all others but `typing`.
     All connections from one address share `address_publications` and `address_commands`,
-    with `typing` among these.
+    with `typing` among these. `upload_bytes` and `address_upload_bytes` are of binary messages.
     Who makes more than `errors` at once, or one a second, is closed; and so is who has
     joined nothing after `join_timeout_s`.
     """
@@ -50,6 +55,8 @@ class SessionLimits(NamedTuple):
     join_timeout_s: float
     address_publications: Budget
     address_commands: Budget
+    upload_bytes: Budget
+    address_upload_bytes: Budget
 
 
 class Throttle:
@@ -64,12 +71,16 @@ class Throttle:
         publications = {Message: 1, Edit: 1, Delete: 1, React: 1}
         self._charge(limits.publications, publications)
         self._charge(limits.typing, {Typing: 1})
-        others = {Join: 1, Leave: 1, GetHistory: 1, Remove: 1, Ping: 1, Search: SEARCH_COMMANDS}
+        others = dict.fromkeys((Join, Leave, GetHistory, Remove, Upload, Ping), 1)
+        others[Search] = SEARCH_COMMANDS
         self._charge(limits.commands, others)
         #: What an address is charged for a command.
         self._shared: dict[type, tuple[Rates, float]] = {}
         self._share(limits.address_publications, publications)
         self._share(limits.address_commands, {**others, Typing: 1})
+        self._uploads = Rates(limits.upload_bytes)
+        self._rates.append(self._uploads)
+        self._address_uploads = Rates(limits.address_upload_bytes)
 
     def _charge(self, budget: Budget, tokens: Mapping[type, float]) -> None:
         if budget.rate_per_s:
@@ -103,11 +114,23 @@ class Throttle:
             buckets[sender] = full_s
         return 0.0
 
+    def pace_s(self, sender: Hashable, size: int, address: str = "") -> float:
+        """For how long he is not to be read from, who has sent so many bytes of a file.
+
+        They are charged in any case: what has been read is kept. At most MAX_PAUSE_S.
+        """
+        now, size = self._clock(), max(size, MIN_CHUNK_BYTES)
+        wait_s = self._uploads.spend(sender, now, size)
+        if address:
+            wait_s = max(wait_s, self._address_uploads.spend(address, now, size))
+        return min(wait_s, MAX_PAUSE_S)
+
     def sweep(self) -> None:
         """Forget addresses that may do all again; to be called once a second."""
         now = self._clock()
         for rates in {id(rates): rates for rates, _ in self._shared.values()}.values():
             rates.sweep(now)
+        self._address_uploads.sweep(now)
 
     def new_errors(self) -> TokenBucket | None:
         """For the errors of a connection; None if they are not limited."""

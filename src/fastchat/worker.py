@@ -20,20 +20,24 @@ import uvicorn
 from fastchat import http
 from fastchat.addresses import Proxies
 from fastchat.admission import Admission
+from fastchat.app import build_app
 from fastchat.auth import Authenticator
-from fastchat.bounds import census_of, gate_of, session_limits_of, visitors_of
+from fastchat.bounds import census_of, gate_of, session_limits_of, transfers_of, visitors_of
 from fastchat.brokers import Broker
 from fastchat.chat import Chat
-from fastchat.descriptors import measure_capacity
+from fastchat.descriptors import count_transfers, measure_capacity
 from fastchat.echo import check_loopback
-from fastchat.histories import new_secret
+from fastchat.files.endpoints import FileEndpoints
+from fastchat.headers import SECURITY_HEADERS
+from fastchat.histories import new_secret, open_files
 from fastchat.hub import Hub
 from fastchat.logs import log_repeated
 from fastchat.metrics import Metrics, watch_lag
 from fastchat.origins import Origins
-from fastchat.session import Sessions
+from fastchat.sessions import Sessions
 from fastchat.settings import Settings
 from fastchat.signals import on_hang_up
+from fastchat.uploads import Uploads
 
 if TYPE_CHECKING:
     from fastchat.tls import Tls
@@ -125,6 +129,8 @@ class Worker:
                 task.cancel()
             await self._end()
             self._hub.abort()
+            if self._files is not None:
+                self._files.close()
         logger.info("stopped; %s", self._tally())
         return 0
 
@@ -148,7 +154,10 @@ class Worker:
 
     def _build(self, loop: asyncio.AbstractEventLoop) -> None:
         settings = self._settings
-        self._capacity = measure_capacity(self._reserved)
+        self._files = open_files(settings, self._metrics)
+        transfers = count_transfers()
+        kept_free = 0 if self._files is None else 2 * transfers
+        self._capacity = measure_capacity(self._reserved + kept_free)
         # Eviction reaches sessions, which need the hub: hence the detour.
         self._hub = Hub(
             max_lag_bytes=settings.max_lag_bytes,
@@ -162,6 +171,9 @@ class Worker:
             lambda *turned_away: self._sessions.turn_away(*turned_away),
         )
         self._broker = self._open_broker(loop)
+        uploads = None
+        if self._files is not None:
+            uploads = Uploads(self._files, transfers_of(settings, transfers))
         chat = Chat(
             self._broker,
             self._hub,
@@ -171,6 +183,8 @@ class Worker:
             authenticator=self._authenticator,
             dismiss=lambda *dismissal: self._sessions.dismiss(*dismissal),
             max_rooms=settings.max_connection_rooms,
+            uploads=uploads,
+            max_chunk_bytes=settings.max_message_bytes,
         )
         self._sessions = Sessions(
             chat,
@@ -190,12 +204,17 @@ class Worker:
             self._gate,
             visitors_of(settings, served=self._capacity.served),
             echo=settings.debug_echo,
+            max_file_bytes=0 if self._files is None else self._files.max_bytes,
         )
+        routes = []
+        if self._files is not None:
+            places = transfers_of(settings, transfers)
+            routes = FileEndpoints(self._files, places, self._metrics).routes()
         config = uvicorn.Config(
-            http.build_app(),
+            build_app(frames=settings.allow_frame, routes=routes),
             http=functools.partial(self._accept, edge),  # type: ignore[arg-type]
             ws=functools.partial(http.WebSocketProtocol, edge=edge),  # type: ignore[arg-type]
-            headers=http.SECURITY_HEADERS,
+            headers=SECURITY_HEADERS,
             server_header=False,
             proxy_headers=False,
             access_log=False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -148,6 +149,7 @@ def removed(directory: Path) -> None:
 
 
 def all_removed(directory: Path) -> None:
+    shutil.rmtree(directory / "files")
     for file in directory.iterdir():
         file.unlink()
 

@@ -60,7 +60,8 @@ ACTIVE = """() => [...document.querySelectorAll("*")].flatMap((element) => [
         ` <${element.localName}>`,
     ...[...element.attributes]
         .filter(({ name }) => /^on|^(src|href|srcdoc|action|formaction|style|id)$/.test(name))
-        .map(({ name, value }) => `[${name}=${value.replace(/--hue: \\d+/, "--hue: …")}]`),
+        .map(({ name, value }) => `[${name}=${value.replace(/--hue: \\d+/, "--hue: …")
+            .replace(/^#[a-z0-9._-]+$/, "#…")}]`),
 ])"""
 
 
@@ -185,7 +186,13 @@ def quiet_page(watched: Watched) -> set[str]:
     script = ScriptedServer(offset=1)
     reactions = {"👋": ["Zoe"]}
     script.missed = [
-        publication("hi", offset=1, room="quiet", reactions=reactions, edited="2025-01-18T10:30Z")
+        publication(
+            "https://evil.example/",
+            offset=1,
+            room="quiet",
+            reactions=reactions,
+            edited="2025-01-18T10:30Z",
+        )
     ]
     with contextlib.closing(watched.page.context.new_page()) as page:
         page.add_init_script(f"({WATCH})()")
@@ -194,6 +201,8 @@ def quiet_page(watched: Watched) -> set[str]:
         quiet.visit("quiet", "Yan")
         for kind in ("join", "typing", "leave"):
             script.say(type=kind, room="quiet", username="Zoe", text="Zoe", online=2)
+        script.say(type="join", room="quiet", username="Eve", text="Eve", online=3)
+        page.wait_for_selector(".notice")
         script.say(type="closing", code=1012, reason="x", reconnect_after_ms=60_000)
         page.wait_for_selector(".reaction")
         found = quiet.active()

@@ -1,0 +1,96 @@
+"""The Starlette application: the page and its files.
+
+`/` is the page; what it consists of is under `/static/`; `/sw.js` and `/embed.js` have to be at the
+root, the one because a service worker is in charge of what is below it, the other because people
+type its address. The files are read at the start: no path of a request ever reaches a file system.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import re
+from collections.abc import Mapping, Sequence
+
+from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from fastchat.assets import Asset, load_assets, needed_by
+from fastchat.headers import SECURITY_HEADERS, page_headers
+
+__all__ = ["build_app"]
+
+#: What a coding's weight looks like if it is not wanted (RFC 9110 §12.4.2).
+_UNWANTED = re.compile(r"q=0(\.0{0,3})?")
+
+
+def build_app(*, frames: Sequence[str] = (), routes: Sequence[Route] = ()) -> ASGIApp:
+    """The application, with the page's policy: `frames` are the origins that may embed it.
+
+    `routes` are others', besides the page.
+    """
+    assets = load_assets(importlib.resources.files("fastchat") / "static")
+    links = ", ".join(needed_by("/static/index.html", assets))
+    anywhere = {"cross-origin-resource-policy": "cross-origin"}
+    files: dict[str, tuple[Asset, dict[str, str]]] = {
+        **{path: (asset, {}) for path, asset in assets.items()},
+        "/": (assets["/static/index.html"], {**page_headers(frames), "link": links}),
+        "/sw.js": (assets["/static/sw.js"], {}),
+        "/embed.js": (assets["/static/embed.js"], anywhere),
+    }
+
+    async def serve(request: Request) -> Response:
+        found = files.get(request.url.path)
+        if found is None:
+            return PlainTextResponse("Not found\n", 404)
+        return _answer(request, *found)
+
+    async def explain(request: Request) -> Response:
+        headers = {"upgrade": "websocket", "connection": "upgrade"}
+        return PlainTextResponse("This is a WebSocket endpoint.\n", 426, headers)
+
+    page = Route("/{path:path}", serve)
+    return _Secured(Starlette(routes=[Route("/ws", explain), *routes, page]))
+
+
+def _answer(request: Request, asset: Asset, more: Mapping[str, str]) -> Response:
+    packed = asset.packed if _takes_gzip(request) else None
+    etag = asset.etag if packed is None else asset.packed_etag
+    # Checked with the server each time: a page is never half old and half new.
+    headers = {**more, "etag": etag, "cache-control": "no-cache", "vary": "accept-encoding"}
+    if etag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    if packed is None:
+        return Response(asset.body, headers=headers, media_type=asset.media_type)
+    headers["content-encoding"] = "gzip"
+    return Response(packed, headers=headers, media_type=asset.media_type)
+
+
+def _takes_gzip(request: Request) -> bool:
+    """Whether a client asks for gzip by its name (RFC 9110 §12.5.3); `*` alone does not."""
+    codings = ",".join(request.headers.getlist("accept-encoding")).lower().split(",")
+    for coding in codings:
+        name, _, weight = coding.replace(" ", "").partition(";")
+        if name == "gzip":
+            return _UNWANTED.fullmatch(weight) is None
+    return False
+
+
+class _Secured:
+    """Adds what an answer does not say about safety itself; also where the fault is ours."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_secured(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY_HEADERS:
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self._app(scope, receive, send_secured)

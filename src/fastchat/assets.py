@@ -1,0 +1,116 @@
+"""The page's files as they are delivered: read once, slimmed, and packed beforehand.
+
+What makes sources readable is no use to a browser: indentation, blank lines, and lines
+that are nothing but a comment stay here. No parser is behind it, so a source must not have
+a string of several lines; `tests/test_assets.py` sees to that. What is text is packed as well
+as gzip can, since it is done once.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from importlib.resources.abc import Traversable
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+__all__ = ["Asset", "imported_by", "load_assets", "needed_by"]
+
+#: By the ending; a table of the system's (mimetypes) may say otherwise.
+_MEDIA_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".webmanifest": "application/manifest+json",
+}
+#: Lines that are nothing but a comment.
+_COMMENTS = {
+    ".html": re.compile(rb"<!--(?:(?!-->).)*-->"),
+    ".css": re.compile(rb"/\*(?:(?!\*/).)*\*/"),
+    ".js": re.compile(rb"//.*"),
+    ".svg": re.compile(rb"<!--(?:(?!-->).)*-->"),
+    ".webmanifest": re.compile(rb"(?!)"),
+}
+_STYLE = re.compile(rb'<link rel="stylesheet" href="([^"]+)"')
+_SCRIPT = re.compile(rb'<script src="([^"]+)"')
+_MODULE = re.compile(rb'<script type="module" src="([^"]+)"')
+_IMPORT = re.compile(rb"""^(?:import|export)\b[^"'`]*?["'](\./[\w./-]+)["'];""", re.MULTILINE)
+
+
+class Asset(NamedTuple):
+    """A file. `packed` is the same in gzip, and None where that makes it no smaller."""
+
+    body: bytes
+    packed: bytes | None
+    media_type: str
+    #: Of the body as it is; packed it is another representation, with another (RFC 9110 §8.8.3.3).
+    etag: str
+    packed_etag: str
+
+
+def load_assets(folder: Traversable) -> dict[str, Asset]:
+    """All files of a folder by their paths, as "/static/lang/en.js"."""
+    return dict(_load(folder, "/static"))
+
+
+def needed_by(page: str, assets: Mapping[str, Asset]) -> list[str]:
+    """What a page is not complete without, as links (RFC 8288) that have it fetched at once.
+
+    What it is painted with comes first. Else a browser finds what a module imports only when it
+    has that module.
+    """
+    body = assets[page].body
+    modules = (imported_by(path.decode(), assets) for path in _MODULE.findall(body))
+    return [
+        *(f"<{path.decode()}>; rel=preload; as=style" for path in _STYLE.findall(body)),
+        *(f"<{path.decode()}>; rel=preload; as=script" for path in _SCRIPT.findall(body)),
+        *(f"<{path}>; rel=modulepreload" for path in itertools.chain.from_iterable(modules)),
+    ]
+
+
+def imported_by(path: str, assets: Mapping[str, Asset]) -> list[str]:
+    """A module and all that it cannot run without, in the order of their imports.
+
+    What is imported on demand (`import(…)`) is not among it, nor what there is no file of.
+    """
+    found: dict[str, None] = {path: None}
+    waiting = [path]
+    while waiting:
+        importer = waiting.pop(0)
+        for name in _IMPORT.findall(assets[importer].body):
+            module = str(PurePosixPath(importer).parent / name.decode())
+            if module in assets and module not in found:
+                found[module] = None
+                waiting.append(module)
+    return list(found)
+
+
+def _load(folder: Traversable, path: str) -> Iterator[tuple[str, Asset]]:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            yield from _load(entry, f"{path}/{entry.name}")
+        else:
+            yield f"{path}/{entry.name}", _asset(entry.name, entry.read_bytes())
+
+
+def _asset(name: str, content: bytes) -> Asset:
+    ending = PurePosixPath(name).suffix
+    body = _slim(content, _COMMENTS[ending]) if ending in _COMMENTS else content
+    packed = gzip.compress(body, 9, mtime=0) if ending in _COMMENTS else body
+    digest = hashlib.sha256(body).hexdigest()[:16]
+    return Asset(
+        body,
+        packed if len(packed) < len(body) else None,
+        _MEDIA_TYPES.get(ending, "application/octet-stream"),
+        f'"{digest}"',
+        f'"{digest}-gzip"',
+    )
+
+
+def _slim(content: bytes, comment: re.Pattern[bytes]) -> bytes:
+    lines = (line.strip() for line in content.splitlines())
+    return b"".join(line + b"\n" for line in lines if line and not comment.fullmatch(line))

@@ -1,0 +1,249 @@
+"""Files over HTTP: `POST /files` with a ticket, `GET` and `HEAD` of a link.
+
+A ticket is all that a `POST` needs, and an id, which nobody can guess, all that a `GET` needs:
+neither knows of sessions, tokens or cookies, so no other page can do in a reader's name what it
+could not do itself. What is served is data to every browser: images by what is in them, all else
+to be saved, and nothing of it may run (docs/security.md).
+
+How long a transfer may take is not bounded; what it must move in how many seconds is
+(`fastchat.http`), and how many there are at once, in all and from one address.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Callable
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from fastchat.admission import Census
+from fastchat.errors import CommandError, ErrorCode
+from fastchat.files import BUSY_S, busy
+from fastchat.files.links import disposition, is_id
+from fastchat.files.store import Content, FileStore, StoredUpload
+from fastchat.metrics import Metrics
+from fastchat.protocol import FILES_URL
+
+__all__ = ["FileEndpoints"]
+
+#: Of a piece. Whoever reads has a time for what waits for him, which is three of them at most
+#: (uvicorn's transport is full at 64 KiB): some 3 kB a second will do.
+CHUNK_BYTES = 32 * 1024
+_BEARER = re.compile(r"bearer +([\x21-\x7e]+) *", re.IGNORECASE)
+#: One range; where a client wants several, it gets the whole file (RFC 9110 §14.2 lets us).
+_RANGE = re.compile(r"bytes=\s*([0-9]{0,18})-([0-9]{0,18})\s*", re.IGNORECASE)
+_STATUS = {
+    ErrorCode.UNAUTHORIZED: 401,
+    ErrorCode.FORBIDDEN: 403,
+    ErrorCode.TOO_LONG: 413,
+    ErrorCode.UNAVAILABLE: 503,
+}
+#: Of every file. A link's content never changes; one that is deleted is forgotten in a day.
+_HEADERS = {
+    "cache-control": "private, max-age=86400, immutable",
+    "content-security-policy": "sandbox; default-src 'none'",
+    "cross-origin-resource-policy": "same-origin",
+    "x-content-type-options": "nosniff",
+    "accept-ranges": "bytes",
+}
+
+
+class FileEndpoints:
+    """The endpoints of a process; `transfers` counts what is under way.
+
+    `fastchat.http.HttpProtocol` puts into a request's state: `address`, what its client is
+    counted by; `takes_body`, whether the body can be read; and `moved`, to be called when a
+    piece of the answer has gone, which says whether anybody is still there.
+    """
+
+    def __init__(self, files: FileStore, transfers: Census, metrics: Metrics) -> None:
+        self._files = files
+        self._transfers = transfers
+        self._metrics = metrics
+
+    def routes(self) -> list[Route]:
+        return [
+            Route(FILES_URL, self._post, methods=["POST"]),
+            Route(FILES_URL + "/{id}/{name}", self._get, methods=["GET", "HEAD"]),
+        ]
+
+    # Taking
+
+    async def _post(self, request: Request) -> Response:
+        address: str = request.state.address
+        if not request.state.takes_body:
+            return self._refused_unread(request)
+        if self._transfers.enter(address) is not None:
+            return self._refused(busy(), ends=True)
+        try:
+            return await self._receive(request)
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody reads it
+        finally:
+            self._transfers.leave(address, "")
+
+    def _refused_unread(self, request: Request) -> Response:
+        """For a body that `HttpProtocol` does not take."""
+        lengths = request.headers.getlist("content-length")
+        if "transfer-encoding" in request.headers or len(lengths) != 1:
+            error = CommandError(ErrorCode.BAD_COMMAND, "A file's Content-Length is needed.")
+            return self._refused(error, status=411, ends=True)
+        if int(lengths[0]) > self._files.max_bytes:
+            error = CommandError(
+                ErrorCode.TOO_LONG, f"A file has at most {self._files.max_bytes:,} bytes."
+            )
+            return self._refused(error, ends=True)
+        if "upgrade" in request.headers:  # as Java's client does where it is not told otherwise
+            error = CommandError(ErrorCode.BAD_COMMAND, "A file comes without an Upgrade.")
+            return self._refused(error, ends=True)
+        # RFC 9112 §9.3.2: what is not idempotent is not pipelined.
+        error = CommandError(ErrorCode.BAD_COMMAND, "A file does not overtake an answer.")
+        return self._refused(error, ends=True)
+
+    async def _receive(self, request: Request) -> Response:
+        body = request.stream()
+        try:
+            upload = await self._claim(request)
+        except CommandError as error:
+            if "expect" in request.headers:  # he waits for this, and then does not send it
+                return self._refused(error, ends=True)
+            return await self._heard_out(body, error)
+        try:
+            async for data in body:
+                if data:
+                    await upload.write(data)
+            file = await upload.finish()
+        except CommandError as error:
+            await upload.abandon()
+            return await self._heard_out(body, error)
+        finally:
+            await upload.abandon()
+        return JSONResponse(file.described(), 201, {"location": file.link})
+
+    async def _claim(self, request: Request) -> StoredUpload:
+        found = _BEARER.fullmatch(request.headers.get("authorization", ""))
+        upload = None if found is None else await self._files.claim(found[1])
+        if upload is None:
+            message = "The ticket is unknown, used or too old; announce the file again."
+            raise CommandError(ErrorCode.UNAUTHORIZED, message)
+        if int(request.headers["content-length"]) != upload.size:
+            await upload.abandon()
+            message = f"Content-Length has to be the {upload.size:,} bytes that were announced."
+            raise CommandError(ErrorCode.BAD_COMMAND, message)
+        return upload
+
+    async def _heard_out(self, body: AsyncIterator[bytes], error: CommandError) -> Response:
+        """Who is hung up on while he sends does not get to read why."""
+        async for _ in body:
+            pass
+        return self._refused(error)
+
+    def _refused(
+        self, error: CommandError, *, status: int | None = None, ends: bool = False
+    ) -> Response:
+        """`ends` for a connection on which nothing further can be read."""
+        status = status or _STATUS.get(error.code, 400)
+        self._metrics.file_refusals[str(status)] += 1
+        headers = {"connection": "close"} if ends else {}
+        if status == 401:
+            headers["www-authenticate"] = "Bearer"
+        if status == 503:
+            headers["retry-after"] = str(BUSY_S)
+        return JSONResponse({"code": error.code, "message": error.message}, status, headers)
+
+    # Serving
+
+    async def _get(self, request: Request) -> Response:
+        id: str = request.path_params["id"]
+        address: str = request.state.address
+        if not is_id(id):
+            return _not_found()
+        if self._transfers.enter(address) is not None:
+            return self._refused(busy())
+        content = None
+        try:
+            content = await self._files.open(id)
+        except CommandError as error:
+            return self._refused(error)
+        finally:
+            if content is None:
+                self._transfers.leave(address, "")
+        if content is None:
+            return _not_found()
+        return _Transfer(request, content, lambda: self._transfers.leave(address, ""))
+
+
+class _Transfer(Response):
+    """A file, a part of it, or that nothing has changed; then `ended` is called."""
+
+    def __init__(self, request: Request, content: Content, ended: Callable[[], None]) -> None:
+        self._content = content
+        self._ended = ended
+        self._moved: Callable[[], bool] = request.state.moved
+        self.background = None
+        self.status_code, self._start, self._end, headers = _selected(request, content)
+        self._has_body = request.method != "HEAD" and self.status_code in (200, 206)
+        name: str = request.path_params["name"]
+        if self.status_code in (200, 206):
+            headers["content-type"] = content.media_type
+            headers["content-length"] = str(self._end - self._start)
+            headers["content-disposition"] = disposition(name, inline=content.is_image)
+        self.init_headers({**_HEADERS, **headers})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            start = {"status": self.status_code, "headers": self.raw_headers}
+            await send({"type": "http.response.start", **start})
+            if self._has_body:
+                await self._send_pieces(send)
+            else:
+                await send({"type": "http.response.body", "body": b""})
+        finally:
+            self._content.close()
+            self._ended()
+
+    async def _send_pieces(self, send: Send) -> None:
+        at = self._start
+        while at < self._end and self._moved():
+            data = await self._content.read(at, min(CHUNK_BYTES, self._end - at))
+            at += len(data)
+            if not data:
+                raise OSError("a file has become shorter")
+            more = at < self._end
+            await send({"type": "http.response.body", "body": data, "more_body": more})
+
+
+def _selected(request: Request, content: Content) -> tuple[int, int, int, dict[str, str]]:
+    """The status for a request, from where to where it is answered, and what says so."""
+    etag = f'"{content.id}"'
+    headers = {"etag": etag}
+    known = request.headers.get("if-none-match", "")
+    if etag in known or known.strip() == "*":
+        return 304, 0, 0, headers
+    whole = 200, 0, content.size, headers
+    # RFC 9110 §13.1.5: a part is of use only for who has others of the very same.
+    if request.method != "GET" or request.headers.get("if-range", etag) != etag:
+        return whole
+    found = _RANGE.fullmatch(request.headers.get("range", ""))
+    if found is None or not (found[1] or found[2]):
+        return whole
+    if found[1]:
+        start = int(found[1])
+        end = min(int(found[2]) + 1, content.size) if found[2] else content.size
+        if found[2] and int(found[2]) < start:
+            return whole  # not a range at all (RFC 9110 §14.1.1)
+    else:
+        start, end = max(0, content.size - int(found[2])), content.size
+    if start >= end:
+        headers["content-range"] = f"bytes */{content.size}"
+        headers["content-length"] = "0"
+        return 416, 0, 0, headers
+    headers["content-range"] = f"bytes {start}-{end - 1}/{content.size}"
+    return 206, start, end, headers
+
+
+def _not_found() -> Response:
+    return PlainTextResponse("Not found\n", 404)

@@ -1,0 +1,415 @@
+"""What is known of the files: a database beside them, shared by the processes of a server.
+
+Theory
+------
+Whatever becomes of a file, the database says so first or in the same step. An announced file
+is a row of `uploads`, which counts against the quotas from then on. When it begins to come, the
+row is `begun`, and there is a temporary file, locked by the process that writes it: so whoever
+can lock it knows that nobody writes it any more. When it is complete, the row notes the
+`id`; then, in one transaction, the content gets its place and the row makes way for one of `files`.
+A file is deleted in one transaction as well, which looks once more whether it has been sent
+again meanwhile. So at whatever moment a process is killed, a row says what it has left behind.
+
+What a process is killed in the middle of is cleared away by `fastchat.files.retention`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import apsw
+
+from fastchat.errors import CommandError, ErrorCode, FilesError, SettingError
+from fastchat.files import File
+from fastchat.history.schema import select
+
+__all__ = ["FOLDER", "Index", "Known", "Pending"]
+
+#: Of all files, in the data directory.
+FOLDER = "files"
+FILE_NAME = "index.sqlite3"
+#: In the database's header (`PRAGMA application_id`): "fcfl".
+APPLICATION_ID = 0x6663666C
+#: From an announcement to the first byte.
+TICKET_S = 600.0
+#: A transaction of another process, with the renaming of a file in it.
+_BUSY_TIMEOUT_MS = 5000
+#: What the least file takes on a disk: without it, files of one byte would be free.
+_BLOCK_BYTES = 4096
+
+_SCHEMA = """
+CREATE TABLE secrets (key BLOB NOT NULL) STRICT;     -- what makes ids
+CREATE TABLE files (
+    id TEXT PRIMARY KEY,
+    room TEXT NOT NULL,
+    author TEXT NOT NULL,           -- whose quota it counts against: who sent it first
+    size INTEGER NOT NULL,
+    charge INTEGER NOT NULL,        -- what it counts: whole blocks
+    media_type TEXT NOT NULL,
+    width INTEGER,
+    height INTEGER,
+    uploaded REAL NOT NULL,         -- the last time that somebody sent it
+    linked INTEGER NOT NULL         -- whether a message has been seen with it since
+) STRICT;
+CREATE INDEX files_by_author ON files (author, charge);
+CREATE INDEX files_by_room ON files (room);
+CREATE TABLE uploads (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,        -- names the temporary file
+    ticket BLOB NOT NULL UNIQUE,    -- a digest of it
+    room TEXT NOT NULL,
+    author TEXT NOT NULL,
+    name TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    charge INTEGER NOT NULL,
+    expires REAL NOT NULL,          -- unless it has begun
+    begun INTEGER NOT NULL DEFAULT 0,
+    id TEXT                         -- once it is complete
+) STRICT;
+CREATE INDEX uploads_by_author ON uploads (author, charge);
+CREATE INDEX uploads_begun ON uploads (number) WHERE begun;
+CREATE TABLE totals (files INTEGER NOT NULL, bytes INTEGER NOT NULL) STRICT;
+INSERT INTO totals VALUES (0, 0);
+CREATE TRIGGER added AFTER INSERT ON files BEGIN
+    UPDATE totals SET files = files + 1, bytes = bytes + NEW.charge;
+END;
+CREATE TRIGGER removed AFTER DELETE ON files BEGIN
+    UPDATE totals SET files = files - 1, bytes = bytes - OLD.charge;
+END;
+"""
+
+#: Migrations in order: number i takes a database from version i to i + 1.
+_MIGRATIONS = (_SCHEMA,)
+
+
+class Pending(NamedTuple):
+    """An announced file."""
+
+    number: int
+    room: str
+    author: str
+    name: str
+    size: int
+
+
+class Known(NamedTuple):
+    """What decides whether a file is still needed."""
+
+    id: str
+    uploaded: float
+    linked: bool
+
+
+class Index:
+    """The database in `folder`, which is made; threads may share it.
+
+    `clock` returns seconds since 1970. Every method raises FilesError when the disk fails;
+    then nothing has changed. Raises SettingError when the database cannot be used at all.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        clock: Callable[[], float],
+        max_author_bytes: int = 0,
+        max_total_bytes: int = 0,
+        sync_commits: bool = False,
+    ) -> None:
+        self._file = folder / FILE_NAME
+        self._clock = clock
+        self._max_author_bytes = max_author_bytes
+        self._max_total_bytes = max_total_bytes
+        self._sync_commits = sync_commits
+        self._lock = threading.Lock()
+        self._db: apsw.Connection | None = None
+
+    def open(self) -> None:
+        """Done by whatever needs the database, too; here a wrong one is told at the start."""
+        with self._reading():
+            pass
+
+    def close(self) -> None:
+        with self._lock:
+            if self._db is not None:
+                self._db.close()
+                self._db = None
+
+    # Announcements
+
+    def key(self) -> bytes:
+        """The secret that ids are made with: nobody can tell from an id what is in a file."""
+        with self._reading() as db:
+            ((key,),) = select(db, "SELECT key FROM secrets")
+        return bytes(key)
+
+    def reserve(self, room: str, author: str, name: str, size: int, ticket: bytes) -> Pending:
+        """Announce a file. Raises CommandError when there would be too many."""
+        now, charge = self._clock(), _charge_of(size)
+        with self._writing() as db:
+            # What has not begun counts for its author alone: he could keep all others out.
+            self._check_total(db, charge)
+            ((kept,),) = select(db, "SELECT total(charge) FROM files WHERE author = ?", author)
+            ((coming,),) = select(
+                db,
+                "SELECT total(charge) FROM uploads WHERE author = ? AND (begun OR expires > ?)",
+                author,
+                now,
+            )
+            if kept + coming + charge > self._max_author_bytes:
+                raise CommandError(
+                    ErrorCode.FORBIDDEN,
+                    "You have shared as much as you may; delete messages with files, and try "
+                    "again in a minute.",
+                )
+            db.execute(
+                "INSERT INTO uploads (ticket, room, author, name, size, charge, expires) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (ticket, room, author, name, size, charge, now + TICKET_S),
+            )
+            return Pending(db.last_insert_rowid(), room, author, name, size)
+
+    def find(self, ticket: bytes) -> Pending | None:
+        """What a ticket that is still good was given for."""
+        with self._reading() as db:
+            found = select(
+                db,
+                "SELECT number, room, author, name, size FROM uploads "
+                "WHERE ticket = ? AND NOT begun AND expires > ?",
+                ticket,
+                self._clock(),
+            )
+        return Pending(*found[0]) if found else None
+
+    def begin(self, pending: Pending) -> bool:
+        """Use an announcement; says whether that was possible. The temporary file is there.
+
+        Raises CommandError when there is no room any more.
+        """
+        with self._writing() as db:
+            self._check_total(db, _charge_of(pending.size))
+            db.execute(
+                "UPDATE uploads SET begun = 1 WHERE number = ? AND NOT begun AND expires > ?",
+                (pending.number, self._clock()),
+            )
+            return db.changes() == 1
+
+    def _check_total(self, db: apsw.Connection, charge: int) -> None:
+        ((kept,),) = select(db, "SELECT bytes FROM totals")
+        ((coming,),) = select(db, "SELECT total(charge) FROM uploads WHERE begun")
+        if kept + coming + charge > self._max_total_bytes:
+            raise CommandError(
+                ErrorCode.FORBIDDEN, "The server has no room for more files at the moment."
+            )
+
+    def note(self, pending: Pending, id: str) -> None:
+        """Say what the content's place will be, before it is there."""
+        with self._writing() as db:
+            db.execute("UPDATE uploads SET id = ? WHERE number = ?", (id, pending.number))
+
+    def keep(self, pending: Pending, file: File, place: Callable[[], None]) -> None:
+        """Make a file of it; `place` puts the content where it belongs, and may raise OSError."""
+        with self._writing() as db:
+            db.execute("DELETE FROM uploads WHERE number = ?", (pending.number,))
+            if not db.changes():
+                raise FilesError("the announcement is gone")
+            # The same in the same room is kept once, and is as new again.
+            db.execute(
+                "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0) "
+                "ON CONFLICT (id) DO UPDATE SET uploaded = excluded.uploaded, linked = 0",
+                (
+                    file.id,
+                    file.room,
+                    pending.author,
+                    file.size,
+                    _charge_of(file.size),
+                    file.media_type,
+                    file.width,
+                    file.height,
+                    self._clock(),
+                ),
+            )
+            place()
+
+    def withdraw(self, pending: Pending) -> None:
+        """Forget an announcement of which nothing has come, to anybody."""
+        with self._writing() as db:
+            db.execute("DELETE FROM uploads WHERE number = ? AND NOT begun", (pending.number,))
+
+    def drop(self, number: int, remove: Callable[[str], None]) -> None:
+        """Forget an announcement. `remove` is called with an id that has no file, if it has one."""
+        with self._writing() as db:
+            found = select(db, "SELECT id FROM uploads WHERE number = ?", number)
+            if found and found[0][0] is not None and not self._has(db, found[0][0]):
+                remove(found[0][0])
+            db.execute("DELETE FROM uploads WHERE number = ?", (number,))
+
+    # Files
+
+    def size_and_type(self, id: str) -> tuple[int, str] | None:
+        with self._reading() as db:
+            found = select(db, "SELECT size, media_type FROM files WHERE id = ?", id)
+        return found[0] if found else None
+
+    # For retention
+
+    def begun(self) -> list[int]:
+        """The announcements of which something has come."""
+        with self._reading() as db:
+            return [number for (number,) in select(db, "SELECT number FROM uploads WHERE begun")]
+
+    def expire(self) -> None:
+        """Forget announcements of which nothing came."""
+        with self._writing() as db:
+            db.execute("DELETE FROM uploads WHERE NOT begun AND expires <= ?", (self._clock(),))
+
+    def rooms(self) -> list[str]:
+        """Those with files."""
+        with self._reading() as db:
+            return [room for (room,) in select(db, "SELECT DISTINCT room FROM files")]
+
+    def files_of(self, room: str) -> list[Known]:
+        statement = "SELECT id, uploaded, linked FROM files WHERE room = ?"
+        with self._reading() as db:
+            rows = select(db, statement, room)
+        return [Known(id, uploaded, bool(linked)) for id, uploaded, linked in rows]
+
+    def link(self, known: Known) -> None:
+        """Note that a message has the file; not if it has been sent again meanwhile."""
+        with self._writing() as db:
+            db.execute(
+                "UPDATE files SET linked = 1 WHERE id = ? AND uploaded = ?",
+                (known.id, known.uploaded),
+            )
+
+    def delete(self, known: Known, remove: Callable[[str], None]) -> bool:
+        """Forget a file and `remove` its content, unless it has been sent again meanwhile."""
+        with self._writing() as db:
+            db.execute(
+                "DELETE FROM files WHERE id = ? AND uploaded = ?", (known.id, known.uploaded)
+            )
+            if not db.changes():
+                return False
+            remove(known.id)
+            return True
+
+    def delete_stray(self, id: str, remove: Callable[[str], None]) -> bool:
+        """`remove` a content of which nothing is known."""
+        with self._writing() as db:
+            if self._has(db, id) or select(db, "SELECT 1 FROM uploads WHERE id = ?", id):
+                return False
+            remove(id)
+            return True
+
+    def totals(self) -> tuple[int, int]:
+        """How many files there are, and what they count."""
+        with self._reading() as db:
+            ((files, size),) = select(db, "SELECT files, bytes FROM totals")
+        return files, size
+
+    def _has(self, db: apsw.Connection, id: str) -> bool:
+        return bool(select(db, "SELECT 1 FROM files WHERE id = ?", id))
+
+    # The database
+
+    @contextmanager
+    def _reading(self) -> Iterator[apsw.Connection]:
+        with self._lock:
+            try:
+                yield self._connect()
+            except (apsw.Error, OSError) as error:
+                raise FilesError(str(error)) from error
+
+    @contextmanager
+    def _writing(self) -> Iterator[apsw.Connection]:
+        """A transaction, which no other process's can get into."""
+        with self._reading() as db:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:  # SQLite may have ended it itself
+                    db.execute("ROLLBACK")
+                raise
+
+    def _connect(self) -> apsw.Connection:
+        if self._db is None:
+            # With an id a file can be read; the history, where they are too, has no contents.
+            self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Several processes may begin at once, and each would make the database.
+            with _only_one(self._file.parent):
+                self._db = _open(self._file, sync_commits=self._sync_commits)
+        return self._db
+
+
+def _charge_of(size: int) -> int:
+    return -(-size // _BLOCK_BYTES) * _BLOCK_BYTES
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _open(file: Path, *, sync_commits: bool) -> apsw.Connection:
+    """A database that is ours and current; one that is not stays as it was."""
+    db = apsw.Connection(str(file))
+    try:
+        db.set_busy_timeout(_BUSY_TIMEOUT_MS)
+        _check(db)
+        db.pragma("secure_delete", True)
+        if db.pragma("journal_mode", "wal") != "wal":
+            raise ValueError("is on a file system that has no shared memory for its log")
+        db.pragma("synchronous", "FULL" if sync_commits else "NORMAL")
+        _migrate(db)
+    except (apsw.CorruptError, apsw.NotADBError):
+        db.close()
+        raise _unusable(file, "is damaged") from None
+    except ValueError as error:
+        db.close()
+        raise _unusable(file, str(error)) from None
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _check(db: apsw.Connection) -> None:
+    version, application = db.pragma("user_version"), db.pragma("application_id")
+    empty = not (version or application or select(db, "SELECT 1 FROM sqlite_schema"))
+    if application != APPLICATION_ID and not empty:
+        raise ValueError("is not an index of fastchat's files")
+    if version > len(_MIGRATIONS):
+        raise ValueError(f"was written by a newer fastchat (its schema is version {version})")
+
+
+def _migrate(db: apsw.Connection) -> None:
+    version: Any = db.pragma("user_version")
+    if version == len(_MIGRATIONS):
+        return  # nothing is written: a server starts on a full disk, too
+    with db:
+        for number in range(version, len(_MIGRATIONS)):
+            db.execute(_MIGRATIONS[number])
+        if version == 0:
+            db.execute("INSERT INTO secrets VALUES (?)", (secrets.token_bytes(32),))
+        db.pragma("application_id", APPLICATION_ID)
+        db.pragma("user_version", len(_MIGRATIONS))
+
+
+def _unusable(file: Path, why: str) -> SettingError:
+    return SettingError(
+        f"--data: {file} {why}; restore it from a copy together with the files beside it, move "
+        "the folder away to begin without them, or switch --files off."
+    )

@@ -1,0 +1,73 @@
+"""What a file is called: in a link, in a message's text, and on the disk of who saves it."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from urllib.parse import quote
+
+from fastchat.protocol import FILES_URL
+
+__all__ = ["clean_name", "disposition", "ids_in", "is_id", "link_of"]
+
+#: Of a name, in UTF-8: what file systems take (Linux: NAME_MAX).
+MAX_NAME_BYTES = 255
+#: 160 bits in base32: nobody guesses one, and it is safe as a file's name everywhere.
+_ID = re.compile(r"[a-z2-7]{32}")
+_ID_IN_TEXT = re.compile(rf"{FILES_URL}/([a-z2-7]{{32}})/")
+#: What separates folders, on any system that somebody may save it on.
+_SEPARATORS = re.compile(r"[/\\]")
+#: Control, surrogate, private use, unassigned; line and paragraph separators.
+_FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cs", "Co", "Cn", "Zl", "Zp"})
+#: What changes the direction: `gpj.exe` would be read as `exe.jpg` (UAX #9 §2). The joiners,
+#: which Persian and emoji need, are no such thing.
+_DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+#: A name of nothing but what is left out.
+_NAMELESS = "file"
+
+
+def is_id(text: str) -> bool:
+    return _ID.fullmatch(text) is not None
+
+
+def ids_in(text: str) -> set[str]:
+    """The files that a message's text has a link to."""
+    return set(_ID_IN_TEXT.findall(text))
+
+
+def link_of(id: str, name: str, size: int, width: int | None, height: int | None) -> str:
+    link = f"{FILES_URL}/{id}/{quote(name, safe='')}?size={size}"
+    if width is not None and height is not None:
+        link += f"&width={width}&height={height}"
+    return link
+
+
+def clean_name(name: str) -> str:
+    """A name without folders and without what is not seen, of at most MAX_NAME_BYTES."""
+    name = _SEPARATORS.sub("_", unicodedata.normalize("NFC", name))
+    shown = (
+        char
+        for char in name
+        if char not in _DIRECTIONS and unicodedata.category(char) not in _FORBIDDEN_CATEGORIES
+    )
+    # One that begins with a dot is hidden where it is saved, or means a folder.
+    cleaned = _shortened("".join(shown).strip().lstrip(".").strip())
+    return cleaned or _NAMELESS
+
+
+def _shortened(name: str) -> str:
+    """The name within MAX_NAME_BYTES; what is behind the last dot stays, if it is short."""
+    if len(name.encode()) <= MAX_NAME_BYTES:
+        return name
+    stem, dot, ending = name.rpartition(".")
+    if not dot or len(ending.encode()) > 16:
+        stem, ending = name, ""
+    kept = stem.encode()[: MAX_NAME_BYTES - len((dot + ending).encode() if ending else b"")]
+    return kept.decode("utf-8", "ignore") + (dot + ending if ending else "")
+
+
+def disposition(name: str, *, inline: bool) -> str:
+    """A Content-Disposition (RFC 6266 §4.3, RFC 8187 §3.2) with the cleaned name."""
+    kind, name = "inline" if inline else "attachment", clean_name(name)
+    plain = re.sub(r"[^ -~]|[\"%\\]", "_", name)
+    return f"{kind}; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"

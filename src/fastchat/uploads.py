@@ -1,0 +1,193 @@
+"""Files that come by binary messages: of each connection the one that it has announced last.
+
+`fastchat.chat` decides who may send one, `fastchat.files` keeps it. Here is what lies between
+the first of its messages and the last: whether there is a place for it, how much is missing,
+what still comes of one that has failed, and when it is given up. One that has not begun may
+come by HTTP instead, with its ticket, and for that the connection is not needed: so it ends
+when its ticket does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastchat.admission import Census
+from fastchat.errors import CommandError
+from fastchat.files import File, Files, Upload, busy
+
+__all__ = ["Incoming", "Uploads"]
+
+logger = logging.getLogger("fastchat.uploads")
+
+#: For each PROGRESS_BYTES. A phone's network comes back in less; who has none at all misses his
+#: heartbeat after 35 s.
+STALL_S = 60.0
+#: As over HTTP: a byte now and then keeps no place.
+PROGRESS_BYTES = 16 * 1024
+
+
+class Incoming:
+    """A file that `owner` has announced under `ref`, as far as it has come.
+
+    From its first bytes on it has one of `places`, which counts by `address`.
+    """
+
+    __slots__ = (
+        "_address",
+        "_has_begun",
+        "_is_over",
+        "_missing",
+        "_places",
+        "_writing",
+        "owner",
+        "ref",
+        "upload",
+    )
+
+    def __init__(
+        self, upload: Upload, owner: Any, address: str, ref: str | None, places: Census
+    ) -> None:
+        self.upload = upload
+        self.owner = owner
+        self.ref = ref
+        self._address = address
+        self._places = places
+        self._missing = upload.size
+        self._has_begun = self._is_over = False
+        self._writing = asyncio.Lock()
+
+    @property
+    def is_expected(self) -> bool:
+        """Whether more of it is to come, also if that is dropped."""
+        return self._missing > 0
+
+    @property
+    def is_open(self) -> bool:
+        return self._has_begun and not self._is_over
+
+    @property
+    def received(self) -> int:
+        """How many bytes have come of it."""
+        return self.upload.size - self._missing
+
+    async def take(self, data: bytes) -> File | None:
+        """Keep the next bytes; returns the file with the last of them.
+
+        Raises CommandError when it cannot be kept: once, for who sends does not wait to hear
+        of it. What comes then is dropped, up to the size that was announced.
+        """
+        self._missing -= len(data)
+        async with self._writing:
+            if self._is_over:
+                return None
+            try:
+                self._begin()
+                await self.upload.write(data)
+                if self._missing > 0:
+                    return None
+                file = await self.upload.finish()
+            except Exception as error:
+                if isinstance(error, CommandError):
+                    error.ref = self.ref
+                await self._abandon()
+                raise
+            self._end()
+            return file
+
+    async def give_up(self) -> None:
+        """Free what is kept of it, if it has begun and is not complete."""
+        async with self._writing:
+            if self.is_open:
+                await self._abandon()
+
+    def _begin(self) -> None:
+        if not self._has_begun:
+            if self._places.enter(self._address) is not None:
+                raise busy()
+            self._has_begun = True
+
+    async def _abandon(self) -> None:
+        await self.upload.abandon()  # its place is free when its descriptor is
+        self._end()
+
+    def _end(self) -> None:
+        self._is_over = True
+        if self._has_begun:
+            self._places.leave(self._address, "")
+
+
+class Uploads:
+    """All that come to a process, no more at once than `places` has; `clock` is monotonic."""
+
+    def __init__(
+        self, files: Files, places: Census, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._files = files
+        self._places = places
+        self._clock = clock
+        #: Of those that wait for more: when they are given up, unless so much has come by then.
+        self._deadlines: dict[Incoming, tuple[float, int]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def max_file_bytes(self) -> int:
+        return self._files.max_bytes
+
+    async def announce(
+        self,
+        owner: Any,
+        address: str,
+        room: str,
+        author: str,
+        name: str,
+        size: int,
+        ref: str | None,
+    ) -> Incoming:
+        """Raises CommandError where there is no room for it."""
+        upload = await self._files.reserve(room, author, name, size)
+        return Incoming(upload, owner, address, ref, self._places)
+
+    async def take(self, incoming: Incoming, data: bytes) -> File | None:
+        """As `Incoming.take`; while the disk has it, nobody's time passes."""
+        due_s, enough = self._deadlines.pop(incoming, (0.0, 0))
+        try:
+            return await incoming.take(data)
+        finally:
+            if incoming.is_open:
+                if incoming.received >= enough:
+                    due_s = self._clock() + STALL_S
+                    enough = incoming.received + PROGRESS_BYTES
+                self._deadlines[incoming] = due_s, enough
+
+    def give_up(self, incoming: Incoming) -> None:
+        """In a moment: what is being written is waited for."""
+        if incoming.is_expected:
+            self._begin(self._give_up(incoming))
+
+    def sweep(self) -> list[Incoming]:
+        """Give up those of which nothing comes any more, and return them; once a second."""
+        now = self._clock()
+        late = [each for each, (due_s, _) in self._deadlines.items() if due_s <= now]
+        for incoming in late:
+            logger.info("gave up a file: it came too slowly")
+            del self._deadlines[incoming]
+            self.give_up(incoming)
+        return late
+
+    async def _give_up(self, incoming: Incoming) -> None:
+        await incoming.give_up()
+        self._deadlines.pop(incoming, None)
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)  # the loop holds it by a weak reference
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("internal error while an upload was given up", exc_info=error)

@@ -1,0 +1,92 @@
+"""Names and links of files."""
+
+from __future__ import annotations
+
+import re
+from email.message import Message
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastchat.commands import MAX_TEXT_CHARS
+from fastchat.files import File
+from fastchat.files.links import MAX_NAME_BYTES, clean_name, disposition, ids_in, is_id
+
+ID = "abcdefghijklmnopqrstuvwxyz234567"
+
+
+@pytest.mark.parametrize(
+    ("given", "cleaned"),
+    [
+        ("cat.png", "cat.png"),
+        ("my cat.tar.gz", "my cat.tar.gz"),
+        ("../../etc/passwd", "_.._etc_passwd"),
+        ("C:\\Users\\a.txt", "C:_Users_a.txt"),
+        ("..", "file"),
+        (".htaccess", "htaccess"),
+        (" . ", "file"),
+        ("", "file"),
+        ("a\0b\r\nSet-Cookie: x\x1b.txt", "abSet-Cookie: x.txt"),
+        ("photo\u202egpj.exe", "photogpj.exe"),
+        ("\u2066\u200f\u061c", "file"),
+        ("می\u200cخواهم.pdf", "می\u200cخواهم.pdf"),
+        ("e\u0301.txt", "\u00e9.txt"),
+        ("a\ud800.txt", "a.txt"),
+        ("x" * 300 + ".jpeg", "x" * 250 + ".jpeg"),
+        ("a." + "y" * 300, "a." + "y" * 253),
+        ("\u00fc" * 200, "\u00fc" * 127),
+    ],
+)
+def test_name_is_cleaned(given: str, cleaned: str) -> None:
+    """No folder, nothing that is not seen or turns the direction, and not too long."""
+    assert clean_name(given) == cleaned
+
+
+@given(st.text(max_size=400))
+def test_any_name_becomes_a_safe_one(name: str) -> None:
+    """One that fits, is a name, stays the same when it is cleaned again, and is in any header."""
+    cleaned = clean_name(name)
+    assert 1 <= len(cleaned.encode()) <= MAX_NAME_BYTES
+    assert not re.search(r"[/\\\x00-\x1f]|^\.", cleaned)
+    assert clean_name(cleaned) == cleaned
+    header = disposition(name, inline=False)
+    assert header.isascii()
+    assert header.isprintable()
+    message = Message()
+    message["content-disposition"] = header
+    assert message.get_content_disposition() == "attachment"
+    assert unquote(header.partition("filename*=UTF-8''")[2]) == cleaned
+
+
+@given(st.text(max_size=400))
+def test_link_carries_the_name(name: str) -> None:
+    """Whatever it is, a message has room for it, and the path leads back to it."""
+    file = File(ID, "lobby", clean_name(name), 2**50, "image/png", 30_000, 30_000)
+    assert len(file.link) < MAX_TEXT_CHARS / 4
+    parts = urlsplit(file.link)
+    folder, id, last = parts.path[1:].split("/")
+    assert (folder, id, unquote(last)) == ("files", ID, file.name)
+    assert parts.query == f"size={2**50}&width=30000&height=30000"
+    assert ids_in(f"look: {file.link}, and more") == {ID}
+
+
+def test_size_in_pixels_is_of_images_only() -> None:
+    file = File(ID, "lobby", "a", 3, "application/octet-stream")
+    assert file.link == f"/files/{ID}/a?size=3"
+    assert not {"width", "height"} & file.described().keys()
+
+
+def test_texts_have_links() -> None:
+    """Several, of the own host with or without its name; what only resembles one is none."""
+    other = ID[::-1]
+    assert ids_in(f"/files/{ID}/a https://chat.example/files/{other}/b?size=1") == {ID, other}
+    assert ids_in(f"/files/{ID[:-1]}/a /files/{ID.upper()}/a /files/{ID} files") == set()
+
+
+@pytest.mark.parametrize("wrong", ["", ID[:-1], ID + "a", ID[:-1] + "1", "../" + ID[3:], ID + "\n"])
+def test_id_has_one_form(wrong: str) -> None:
+    """What has another never becomes a part of a path."""
+    assert is_id(ID)
+    assert not is_id(wrong)

@@ -1,0 +1,291 @@
+"""Files against the server and against those who open them, from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browsing import CHROMIUM, launch
+from playwright.sync_api import sync_playwright
+
+from checker.nemesis import can_mount
+from fastchat.files.retention import Retention
+from fastchat.metrics import Metrics
+from support import TIMEOUT_UNIT_S, Server, running_server, wait_until
+from wire import BINARY, HOST, Client, Response, ask, connected, request, wired
+
+
+def announce(client: Client, size: int, name: str = "a.bin") -> dict[str, Any]:
+    """What the server says to it: a ticket, or why not."""
+    client.send({"type": "upload", "name": name, "size": size, "ref": "r"})
+    while (answer := client.receive()).get("ref") != "r":
+        pass
+    return answer
+
+
+def head(ticket: str, size: int) -> bytes:
+    length = ("Content-Length", str(size))
+    return request("/files", [HOST, ("Authorization", f"Bearer {ticket}"), length], method="POST")
+
+
+def post(port: int, ticket: str, content: bytes) -> Response:
+    with wired(port) as wire:
+        wire.write(head(ticket, len(content)) + content)
+        return wire.read_response()
+
+
+def share(client: Client, port: int, content: bytes, name: str = "a.bin") -> str:
+    """The link of a new file."""
+    response = post(port, announce(client, len(content), name)["ticket"], content)
+    assert response.status == 201, response
+    link: str = json.loads(response.body)["link"]
+    return link
+
+
+def contents(data: Path) -> list[Path]:
+    """All contents, complete or not."""
+    found = (data / "files").rglob("*")
+    return [file for file in found if file.is_file() and not file.name.startswith("index.")]
+
+
+@contextlib.contextmanager
+def joined(server: Server, name: str = "Alice") -> Iterator[Client]:
+    with connected(server.port) as client:
+        client.join(username=name)
+        yield client
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("how", ["POST", "binary messages"])
+def test_killed_server_leaves_nothing_of_a_file(tmp_path: Path, workers: str, how: str) -> None:
+    """T34. Killed in the middle of it: when the server is there again, its bytes and its place
+    among what its sender may have are free, and what was complete is as it was."""
+    arguments = ("--data", str(tmp_path), "--workers", workers, "--max-user-file-bytes", "1000000")
+    content = os.urandom(100_000)
+    with running_server(*arguments) as server, joined(server) as alice:
+        link = share(alice, server.port, content)
+        alice.send({"text": link})
+        alice.receive_type("message")
+        ticket = announce(alice, 700_000)["ticket"]
+        with wired(server.port) as wire:
+            if how == "POST":
+                wire.write(head(ticket, 700_000) + bytes(300_000))
+            else:
+                alice.send_frame(BINARY, bytes(60_000))
+            wait_until(lambda: any((tmp_path / "files" / "incoming").iterdir()))
+            server.kill()
+    with running_server(*arguments) as server:
+        wait_until(lambda: len(contents(tmp_path)) == 1)
+        with joined(server) as alice, wired(server.port) as wire:
+            assert ask(wire, link).body == content
+            assert share(alice, server.port, bytes(700_000))
+
+
+def test_killed_worker_leaves_nothing_of_a_file(tmp_path: Path) -> None:
+    """T34. The next look finds that nobody writes it; what another worker receives goes on."""
+    arguments = ("--data", str(tmp_path), "--workers", "2", "--limits", "off")
+    with running_server(*arguments) as server, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(joined(server, f"U{n}")) for n in range(12)]
+        for client in clients:
+            assert "ticket" in announce(client, 9)
+            client.send_frame(BINARY, b"begun")
+        wait_until(lambda: len(contents(tmp_path)) == 12)
+        victim = workers_of(server)[0]
+        os.kill(victim, 9)
+        wait_until(lambda: any(is_over(client) for client in clients))
+        going_on = [client for client in clients if not is_over(client)]
+        house = Retention(tmp_path, clock=time.time, metrics=Metrics())
+        house.sweep()
+        assert len(contents(tmp_path)) == len(going_on) < 12
+        for client in going_on:
+            client.send_frame(BINARY, b" now")
+            assert client.receive_type("file")["size"] == 9
+
+
+def workers_of(server: Server) -> list[int]:
+    children = subprocess.run(
+        ["ps", "-o", "pid=,args=", "--ppid", str(server.pid)], capture_output=True, text=True
+    )
+    return [int(line.split()[0]) for line in children.stdout.splitlines() if " worker " in line]
+
+
+def is_over(client: Client) -> bool:
+    """Whether the other end is gone; reads nothing."""
+    try:
+        return client.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 8 MB."""
+    if not can_mount(tmp_path):
+        pytest.skip("needs root, to mount a small disk")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", tmp_path], check=True)
+    try:
+        yield tmp_path
+    finally:
+        subprocess.run(["umount", "--lazy", tmp_path], check=True)
+
+
+def test_full_disk_refuses_files_and_only_while_it_is_full(disk: Path) -> None:
+    """T34. Whoever sends one is told to try again, and nothing of it stays in the way; what is
+    kept is served, and when there is room all goes on by itself."""
+    with running_server("--data", str(disk / "data"), "--limits", "off") as server:
+        with joined(server) as alice, joined(server, "Bob") as bob:
+            content = os.urandom(1_000_000)
+            link = share(alice, server.port, content)
+            for _ in range(2):
+                response = post(server.port, announce(alice, 9_000_000)["ticket"], bytes(9_000_000))
+                assert response.status == 503
+                assert json.loads(response.body)["code"] == "unavailable"
+                assert int(response.headers["retry-after"]) > 0
+            announce(bob, 9_000_000)
+            with contextlib.suppress(OSError):
+                for _ in range(9_000_000 // 60_000):
+                    bob.send_frame(BINARY, bytes(60_000))
+            error = bob.receive_type("error")
+            assert (error["code"], error["temporary"]) == ("unavailable", True)
+            with wired(server.port) as wire:
+                assert ask(wire, link).body == content
+            wait_until(lambda: len(contents(disk / "data")) == 1)
+            assert share(alice, server.port, os.urandom(4_000_000))
+            alice.send({"text": "and on"})
+            assert alice.receive_type("message")["text"] == "and on"
+        assert server.stop() == 0
+    assert "cannot be kept" in server.errors
+    assert len(server.errors) < 20_000
+
+
+def test_quota_cannot_be_talked_away(tmp_path: Path) -> None:
+    """T34. Neither by many connections, nor by announcing at once, nor by files of one byte."""
+    arguments = ("--max-user-file-bytes", "40960", "--max-files-bytes", "81920")
+    with running_server("--data", str(tmp_path), *arguments) as server:
+        with joined(server) as alice:
+            answers = [announce(alice, 1) for _ in range(12)]
+            assert [answer["type"] for answer in answers] == ["upload"] * 10 + ["error"] * 2
+            assert answers[-1]["code"] == "forbidden"
+            for answer in answers[:10]:
+                assert post(server.port, answer["ticket"], os.urandom(1)).status in (201, 401)
+            assert announce(alice, 40_961)["code"] == "too_long"
+        refused = 0
+        for number in range(8):  # whoever comes as somebody else meets what all may have
+            with joined(server, f"User {number}") as other:
+                for _ in range(5):
+                    answer = announce(other, 4096)
+                    if answer["type"] == "upload":
+                        response = post(server.port, answer["ticket"], os.urandom(4096))
+                        refused += response.status == 403
+                    else:
+                        refused += answer["code"] == "forbidden"
+        assert refused >= 20
+        assert sum(file.stat().st_size for file in contents(tmp_path)) <= 81_920
+
+
+def test_binary_messages_without_end_hurt_nobody(tmp_path: Path) -> None:
+    """T34. Who begins as many files as he has connections has a share of the places, too."""
+    arguments = ("--data", str(tmp_path), "--trusted-proxy", "127.0.0.1")
+    with running_server(*arguments, open_files=512) as server, contextlib.ExitStack() as stack:
+        told = []
+        for number in range(16):
+            header = {"X-Forwarded-For": "203.0.113.1"}
+            mallory = stack.enter_context(
+                connected(server.port, f"/ws?username=M{number}", headers=header)
+            )
+            mallory.receive_type("joined")
+            assert announce(mallory, 1000)["type"] == "upload"
+            mallory.send_frame(BINARY, b"x")
+            mallory.send({"type": "ping"})
+            while (event := mallory.receive())["type"] not in ("pong", "error"):
+                pass
+            told.append(event["type"])
+        assert told == ["pong"] * 4 + ["error"] * 12
+        with joined(server) as alice:
+            announce(alice, 3)
+            alice.send_frame(BINARY, b"abc")
+            assert alice.receive_type("file")["size"] == 3
+
+
+def test_senders_without_end_hurt_nobody(tmp_path: Path) -> None:
+    """T34. Who opens uploads and lets them lie has a share of the places; others chat and share."""
+    with running_server("--data", str(tmp_path)) as server, contextlib.ExitStack() as stack:
+        mallory = stack.enter_context(joined(server, "Mallory"))
+        for _ in range(60):
+            ticket = announce(mallory, 1_000_000)["ticket"]
+            sender = stack.enter_context(wired_from("127.0.0.2", server.port))
+            sender.sendall(head(ticket, 1_000_000) + bytes(1000))
+        began = time.monotonic()
+        with joined(server) as alice:
+            link = share(alice, server.port, b"content")
+            alice.send({"text": link})
+            assert alice.receive_type("message")["text"] == link
+        assert time.monotonic() - began < 3 * TIMEOUT_UNIT_S
+        assert 1 < len(contents(tmp_path)) < 60
+
+
+def wired_from(address: str, port: int) -> socket.socket:
+    client = socket.socket()
+    client.bind((address, 0))
+    client.connect(("127.0.0.1", port))
+    return client
+
+
+# In a browser
+
+_SCRIPT = "<script>document.title = 'ran'; opener && (opener.ran = true)</script>"
+_POLYGLOT = b"GIF89a/*" + bytes(8) + b"*/=1;document.title='ran';"
+HOSTILE = [
+    ("a.html", f"<!doctype html>{_SCRIPT}".encode()),
+    ("a.svg", f'<svg xmlns="http://www.w3.org/2000/svg">{_SCRIPT}</svg>'.encode()),
+    ("a.xhtml", f'<html xmlns="http://www.w3.org/1999/xhtml">{_SCRIPT}</html>'.encode()),
+    ("a.js", b"document.title = 'ran';"),
+    ("a.gif", _POLYGLOT),
+    ("a.png", b"\x89PNG\r\n\x1a\n" + _SCRIPT.encode()),
+]
+
+
+def test_nothing_of_a_file_runs(tmp_path: Path) -> None:
+    """T34. Opened, framed, embedded or loaded as a script, in a real browser on the page's own
+    origin: files are saved, or shown as images, and none does anything."""
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed")
+    with running_server("--data", str(tmp_path)) as server, joined(server) as alice:
+        links = {name: share(alice, server.port, data, name) for name, data in HOSTILE}
+        with sync_playwright() as playwright, contextlib.closing(launch(playwright)) as browser:
+            page = browser.new_page(service_workers="block")
+            page.route("**/blank", lambda route: route.fulfill(body="<title>blank</title>"))
+            for name, link in links.items():
+                page.goto(f"{server.url}/blank")  # of the same origin, and without a policy
+                page.evaluate(_LOAD, link)
+                assert page.title() == "blank", name
+                assert page.evaluate("window.ran") is None
+                opened = browser.new_page(service_workers="block")
+                with contextlib.suppress(Exception):  # playwright: "Download is starting"
+                    opened.goto(f"{server.url}{link}")
+                assert opened.title() != "ran", name
+                opened.close()
+
+
+_LOAD = """async (link) => {
+    for (const tag of ["script", "iframe", "embed", "object", "img"]) {
+        const element = document.createElement(tag);
+        element[tag === "object" ? "data" : "src"] = link;
+        const over = new Promise((resolve) => {
+            element.onload = element.onerror = resolve;
+            setTimeout(resolve, 500);
+        });
+        document.body.append(element);
+        await over;
+    }
+}"""
