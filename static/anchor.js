@@ -3,17 +3,17 @@
 // It holds on to a text and not to its row, which grows and shrinks by a day and an author as neighbours come.
 export class Anchor {
   #scroller;
+  #rows;
   #element = null;
   #top = 0;
 
-  constructor(scroller) {
+  constructor(scroller, rows) {
     this.#scroller = scroller;
+    this.#rows = rows;
   }
 
   remember() {
-    const edge = this.#scroller.getBoundingClientRect().top;
-    const rows = [...this.#scroller.querySelectorAll(".message, .notice")];
-    const row = rows.find((each) => each.getBoundingClientRect().bottom > edge);
+    const row = this.#rows.firstBelow(this.#scroller.getBoundingClientRect().top);
     this.#element = row?.querySelector(".message__text") ?? row;
     this.#top = this.#element?.getBoundingClientRect().top;
   }

@@ -1,44 +1,71 @@
 // Builds the parts of the page and introduces them to one another.
 
 import { Actions } from "./actions.js";
+import { Attachments } from "./attachments.js";
+import { Attention } from "./attention.js";
 import { Chat } from "./chat.js";
 import { Composer } from "./composer.js";
-import { byId } from "./dom.js";
+import { atNextFrame, byId } from "./dom.js";
+import { Drawer } from "./drawer.js";
+import { Frame } from "./frame.js";
 import { Log } from "./log.js";
+import { quoteOf } from "./markup.js";
 import { fillPerson } from "./names.js";
+import { keepOffline } from "./offline.js";
 import { Outbox } from "./outbox.js";
 import { Past } from "./past.js";
 import { People } from "./people.js";
 import { Question } from "./question.js";
-import { roomFromHash } from "./rooms.js";
-import { Search } from "./search.js";
+import { addressOf, roomFromHash } from "./rooms.js";
+import { Shortcuts } from "./shortcuts.js";
+import { Sidebar } from "./sidebar.js";
 import { Status } from "./status.js";
 import { Storage } from "./storage.js";
+import { t, translate } from "./text.js";
 import { Toast } from "./toast.js";
 import { Typing } from "./typing.js";
+import { Viewer } from "./viewer.js";
 import { Walk } from "./walk.js";
 
+translate();
+
 class App {
+  #frame = new Frame();
   #storage = new Storage();
   // For the token, which ends with the tab.
   #tab = new Storage("sessionStorage");
   #outbox = new Outbox(this.#storage);
   #name = this.#storage.get("name");
-  #people = new People();
+  // Where the reader is since when he came, or came back.
+  #visited = null;
+  // The message that the address asks for; 0 for none.
+  #wanted = 0;
+  // These come when they are asked for; what is typed meanwhile is searched for then.
+  #picker = null;
+  #preferences = null;
+  #search = null;
+  #searchDrawer = new Drawer("search", "search-toggle", "(width > 60rem)");
+  #people = new People((username, seconds) => this.#change({ type: "remove", username, seconds }));
   #typing = new Typing();
   #status = new Status(() => this.#chat.reconnect());
   #toast = new Toast();
+  #attention = new Attention(this.#storage);
+  #sidebar = new Sidebar((name) => this.#leave(name));
   #log = new Log({
     retry: (id) => this.#chat.retry(id),
     discard: (id) => this.#chat.discard(id),
     older: () => this.#past.older(),
     newer: () => this.#past.newer(),
+    seen: (offset) => this.#seen(offset),
   });
   #actions = new Actions({
-    self: () => this.#chat.timeline.self,
-    moderates: () => this.#chat.moderates,
+    self: () => this.#chat.room.roster.self,
+    moderates: () => this.#chat.room.moderates,
     find: (offset) => this.#chat.timeline.find(offset),
+    pick: (button) => this.#pick(button),
     react: (entry, emoji) => this.#react(entry, emoji),
+    reply: (entry) => this.#composer.quote(quoteOf(entry)),
+    link: ({ offset }) => this.#copy(addressOf(this.#chat.room.name, offset)),
     edit: (entry) => this.#composer.edit(entry),
     remove: ({ offset }) => this.#change({ type: "delete", offset }),
   });
@@ -47,10 +74,12 @@ class App {
     typing: () => this.#chat.typing(),
     save: (entry, text) => this.#save(entry, text),
     last: () => this.#chat.timeline?.lastOwn,
+    pick: (button) => this.#pick(button),
+    people: () => this.#chat.room?.others ?? [],
+    rooms: () => this.#chat.rooms.map(({ name }) => name),
   });
-  #search = new Search({ ask: (command) => this.#chat.ask(command), reveal: (offset) => this.#reveal(offset) });
-  #nameQuestion = new Question("name", "Please type a name.", (name) => this.#named(name));
-  #tokenQuestion = new Question("token", "Please paste a token.", (token) => this.#admitted(token));
+  #nameQuestion = new Question("name", t("typeName"), (name) => this.#named(name));
+  #tokenQuestion = new Question("token", t("pasteToken"), (token) => this.#admitted(token));
   #chat = new Chat(`${location.protocol.replace("http", "ws")}//${location.host}/ws`, {
     storage: this.#storage,
     outbox: this.#outbox,
@@ -60,37 +89,82 @@ class App {
       refused: (error) => this.#refused(error),
       denied: (sentence) => this.#denied(sentence),
       phase: (state) => this.#status.update(state),
-      changed: () => this.#changed(),
-      people: () => this.#people.show(this.#chat.roster),
+      changed: (room) => this.#changed(room),
+      people: (room) => room === this.#chat.room && this.#people.show(room.roster, room.moderates),
+      said: (publication, room) => this.#attention.hear(publication, room, this.#chat.room),
       typing: (name) => this.#typing.add(name),
       quiet: (name) => this.#typing.remove(name),
     },
   });
   #past = new Past(this.#chat);
+  #attachments = new Attachments(this.#chat);
+  #viewer = new Viewer();
+  #shortcuts = new Shortcuts({ search: () => this.#openSearch(), step: (...step) => this.#step(...step) });
   #walk = new Walk(() => this.#composer.focus());
+  #tellNewsSoon = atNextFrame(() => this.#tellNews());
 
-  start() {
+  async start() {
     addEventListener("hashchange", () => this.#go());
     addEventListener("online", () => this.#chat.wake());
-    document.addEventListener("visibilitychange", () => document.hidden || this.#chat.wake());
+    document.addEventListener("visibilitychange", () => document.hidden || this.#return());
     byId("change-name").addEventListener("click", () => (this.#token ? this.#signOut() : this.#rename()));
+    byId("copy-link").addEventListener("click", () => this.#copy(location.hash));
+    byId("preferences-open").addEventListener("click", () => this.#openPreferences());
+    byId("search-toggle").addEventListener("click", () => this.#searchDrawer.isOpen && this.#openSearch());
+    byId("log").addEventListener("click", ({ target }) => this.#clicked(target));
+    await this.#frame.begin();
     this.#go();
+    keepOffline();
   }
 
   get #token() {
-    return this.#tab.get("token");
+    return this.#frame.token || this.#tab.get("token");
   }
 
   // Goes where the address says.
   #go() {
-    const { room, valid } = roomFromHash(location.hash);
+    const { room, offset, valid } = roomFromHash(location.hash);
+    this.#wanted = offset;
     this.#typing.clear();
-    this.#search.clear();
+    this.#searchDrawer.close();
+    this.#search?.clear();
     this.#showRoom(room, valid);
     if (!valid) this.#chat.quit();
     else if (!this.#name && !this.#token) this.#askName({ required: true });
-    else this.#chat.enter({ name: this.#name, room });
+    else this.#enter(room);
     this.#composer.focus();
+  }
+
+  #enter(room) {
+    this.#visited = null;
+    this.#chat.enter({ name: this.#name, room });
+    this.#attachments.refresh();
+    if (this.#chat.room.joined) this.#visit();
+  }
+
+  // The reader is in the room, or in it again.
+  #visit() {
+    this.#visited = this.#chat.room;
+    this.#visited.visit();
+    this.#log.arrive();
+    if (this.#wanted) this.#arriveAt(this.#wanted);
+  }
+
+  #return() {
+    this.#chat.wake();
+    if (this.#chat.room?.joined) this.#visit();
+  }
+
+  // The last one that is left stays.
+  #leave(name) {
+    const others = this.#chat.rooms.filter((room) => room.name !== name);
+    if (this.#chat.room.name === name) {
+      history.replaceState(null, "", addressOf(others[0].name));
+      this.#go();
+    }
+    this.#chat.leave(name);
+    this.#attachments.refresh();
+    this.#showNews();
   }
 
   #send(text) {
@@ -98,13 +172,42 @@ class App {
     this.#chat.send(text);
   }
 
-  #changed() {
-    this.#log.show(this.#chat.timeline);
-    this.#actions.refresh();
+  #changed(room) {
+    // First, for what it shows is no news.
+    if (room === this.#chat.room) {
+      this.#log.show(room);
+      this.#actions.refresh();
+    }
+    this.#showNews();
+  }
+
+  #seen(offset) {
+    if (this.#chat.room.read(offset)) this.#showNews();
+  }
+
+  // In a hidden tab there are no frames.
+  #showNews() {
+    if (document.hidden) this.#tellNews();
+    else this.#tellNewsSoon();
+  }
+
+  // In the other rooms, and in this one while nobody looks.
+  #tellNews() {
+    const { rooms, room } = this.#chat;
+    this.#sidebar.show(rooms, room);
+    this.#attention.show(rooms, room);
+  }
+
+  // To the room that many places away, round and round; or to the next in that direction with something new.
+  #step(step, { unread }) {
+    const { rooms, room } = this.#chat;
+    const around = rooms.map((_, index) => rooms.at((rooms.indexOf(room) + step * (index + 1)) % rooms.length));
+    const next = around.find((each) => each !== room && (!unread || each.unread.length));
+    if (next) location.hash = addressOf(next.name);
   }
 
   #react({ offset, reactions }, emoji) {
-    const remove = reactions.get(emoji)?.includes(this.#chat.timeline.self);
+    const remove = reactions.get(emoji)?.includes(this.#chat.room.roster.self);
     this.#change({ type: "react", offset, emoji, remove });
   }
 
@@ -120,18 +223,65 @@ class App {
     return answer;
   }
 
+  #clicked(target) {
+    const offset = Number(target.closest("[data-reveal]")?.dataset.reveal);
+    if (offset) this.#reveal(offset);
+  }
+
   async #reveal(offset) {
     if (await this.#past.around(offset)) this.#log.reveal(offset);
-    else this.#toast.say("This message cannot be shown at the moment.");
+    else this.#toast.say(t("cannotShow"));
+  }
+
+  // From then on the address is the room's again, so that it does not bring the reader back here whenever he comes.
+  #arriveAt(offset) {
+    this.#wanted = 0;
+    history.replaceState(null, "", addressOf(this.#chat.room.name));
+    // When the log shows the room.
+    requestAnimationFrame(() => this.#reveal(offset));
+  }
+
+  // Where that is forbidden, he can copy it from what is said.
+  async #copy(hash) {
+    const { href } = new URL(location.pathname + hash, location);
+    const copied = await navigator.clipboard?.writeText(href).then(() => true, () => false);
+    this.#toast.say(copied ? t("copied") : href);
+  }
+
+  async #pick(button) {
+    const module = await this.#come(import("./picker.js"));
+    if (module) this.#picker ??= new module.Picker(this.#storage);
+    return this.#picker?.pick(button);
+  }
+
+  async #openPreferences() {
+    const module = await this.#come(import("./preferences.js"));
+    if (module) this.#preferences ??= new module.Preferences(this.#storage);
+    this.#preferences?.open();
+  }
+
+  async #openSearch() {
+    const field = byId("search-field");
+    this.#searchDrawer.open(field);
+    field.select();
+    const module = await this.#come(import("./search.js"));
+    const on = { ask: (command) => this.#chat.ask(command), reveal: (offset) => this.#reveal(offset) };
+    if (module) this.#search ??= new module.Search(this.#searchDrawer, on);
+  }
+
+  // Resolves with a module, or nothing where it does not come.
+  #come(module) {
+    return module.catch(() => this.#toast.say(t("offlineNow")));
   }
 
   #rename() {
-    this.#people.close();
+    this.#preferences.close();
+    this.#sidebar.close();
     this.#askName({ value: this.#name, required: false });
   }
 
   #askName(options) {
-    byId("name-title").textContent = options.required ? "What should we call you?" : "Change your name";
+    byId("name-title").textContent = t(options.required ? "askName" : "changeNameTitle");
     this.#nameQuestion.open(options);
   }
 
@@ -146,28 +296,37 @@ class App {
   }
 
   // There is no token yet, or none that is of use any more.
-  #denied(sentence) {
+  async #denied(sentence) {
     const error = this.#token && sentence;
+    if (await this.#frame.renew()) return this.#go();
     this.#tab.set("token", "");
-    this.#people.close();
+    this.#sidebar.close();
     this.#tokenQuestion.open({ required: true, error });
   }
 
   // Leaves nothing behind but the name, with which the page asks for a token again.
   #signOut() {
     this.#chat.quit();
+    this.#chat.forget();
     this.#tab.set("token", "");
     this.#outbox.forget(this.#name);
     this.#composer.forget();
+    this.#attachments.forget();
     location.reload();
   }
 
-  #joined({ username }) {
+  #joined({ username, room }) {
+    // Nobody shares what somebody else chose.
+    if (this.#token && this.#name && this.#name !== username) this.#attachments.forget();
+    this.#attachments.refresh();
     this.#name = username;
     this.#storage.set("name", username);
     fillPerson(byId("own"), username);
+    byId("own-whole").textContent = username;
     byId("own").hidden = false;
-    byId("change-name").textContent = this.#token ? "Sign out" : "Change name";
+    byId("change-name").textContent = t(this.#token ? "signOut" : "changeName");
+    byId("change-name").hidden = Boolean(this.#frame.token);
+    if (room === this.#chat.room.name && this.#visited !== this.#chat.room) this.#visit();
   }
 
   #refused({ message }) {
@@ -177,7 +336,7 @@ class App {
 
   #showRoom(room, valid) {
     for (const element of document.querySelectorAll("[data-room]")) element.textContent = room;
-    document.title = `#${room} · fastchat`;
+    document.title = t("title", { room });
     byId("bad-room").hidden = valid;
     byId("conversation").hidden = !valid;
     this.#composer.room = valid ? room : null;

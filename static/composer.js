@@ -1,10 +1,11 @@
-import { byId } from "./dom.js";
+import { Completion } from "./completion.js";
+import { byId, writeInto } from "./dom.js";
+import { t } from "./text.js";
 
 // The server's limit: Unicode code points, after trimming white space at the end.
 const TEXT_LIMIT = 4_000;
 // What browsers report for a key that an input method took, where isComposing cannot be relied on (Safari).
 const IME_KEY_CODE = 229;
-const EDITING_HINT = "Enter saves, Esc cancels";
 
 // Where a message is written, and written anew. What was typed leaves the field only when it has been handed on.
 export class Composer {
@@ -12,21 +13,24 @@ export class Composer {
   #field = byId("composer");
   #button = byId("send");
   #hint = byId("composer-hint");
-  #usualHint = this.#hint.textContent;
   #storage;
   #on;
+  #completion;
   #room = null;
   // The entry that is being edited, or null.
   #edited = null;
 
-  // `on` has a function each for: send, typing, save (of an edited entry), last (the entry to edit by Arrow Up).
+  // `on` has a function each for: send, typing, save (of an edited entry), last (the entry to edit by Arrow Up), pick
+  // (resolves with an emoji, or null), and people and rooms, which return the names to suggest.
   constructor(storage, on) {
     this.#storage = storage;
     this.#on = on;
+    this.#completion = new Completion(this.#field, on);
     this.#field.addEventListener("input", () => this.#changed());
     this.#field.addEventListener("keydown", (event) => this.#keyed(event));
     this.#form.addEventListener("submit", (event) => this.#submitted(event));
     byId("composer-cancel").addEventListener("click", () => this.#stopEditing());
+    byId("emoji").addEventListener("click", (event) => this.#pick(event.currentTarget));
     // Keeps a phone's keyboard open.
     this.#button.addEventListener("pointerdown", (event) => event.preventDefault());
   }
@@ -34,7 +38,7 @@ export class Composer {
   // The room to write to, or null for none.
   set room(room) {
     this.#form.hidden = this.#hint.hidden = room === null;
-    this.#field.placeholder = `Message #${room}`;
+    this.#field.placeholder = t("messageTo", { room });
     if (room === this.#room) return;
     this.#room = room;
     this.#edit(null);
@@ -63,9 +67,24 @@ export class Composer {
     this.#field.setSelectionRange(text.length, text.length);
   }
 
+  // Puts what is answered before what is being written.
+  quote(text) {
+    if (this.#edited) this.#stopEditing();
+    if (!this.#field.value.startsWith(text)) writeInto(this.#field, text, 0, 0);
+    this.focus();
+    this.#field.setSelectionRange(TEXT_LIMIT * 2, TEXT_LIMIT * 2);
+    this.#field.scrollTop = this.#field.scrollHeight;
+  }
+
+  async #pick(button) {
+    const emoji = await this.#on.pick(button);
+    const { selectionStart, selectionEnd } = this.#field;
+    if (emoji) writeInto(this.#field, emoji, selectionStart, selectionEnd);
+  }
+
   #keyed(event) {
     const composing = event.isComposing || event.keyCode === IME_KEY_CODE;
-    if (composing) return;
+    if (composing || this.#completion.keyed(event)) return;
     if (event.key === "Escape" && this.#edited) this.#stopEditing();
     if (event.key === "ArrowUp" && !this.#edited && this.isEmpty) this.#editLast(event);
     if (event.key !== "Enter" || event.shiftKey) return;
@@ -122,12 +141,13 @@ export class Composer {
   #edit(entry) {
     this.#edited = entry;
     this.#form.classList.toggle("composer--editing", entry !== null);
-    this.#button.ariaLabel = entry ? "Save" : "Send";
-    byId("composer-label").textContent = entry ? "Edit your message" : "Message";
+    this.#button.ariaLabel = this.#button.title = t(entry ? "save" : "send");
+    this.#field.ariaLabel = t(entry ? "editYours" : "message");
   }
 
   #write(text) {
     this.#field.value = text;
+    this.#completion.close();
     this.#measure();
   }
 
@@ -143,8 +163,8 @@ export class Composer {
   }
 
   #hintFor(left) {
-    if (left < 0) return `Too long by ${-left}: a message holds ${TEXT_LIMIT.toLocaleString()} characters`;
-    return this.#edited ? EDITING_HINT : this.#usualHint;
+    if (left < 0) return t("tooLong", { count: -left, limit: TEXT_LIMIT });
+    return t(this.#edited ? "hintEdit" : "hintSend");
   }
 
   // For browsers whose style sheets cannot do it yet.

@@ -1,7 +1,9 @@
 // Which words of a text a search has found. The rules are the server's: words count without case and accents, and a
 // star after a word stands for how it may go on.
 
-const WORD = /[\p{L}\p{N}\p{M}]+/gu;
+import { unaccented } from "./names.js";
+
+const WORD = /([\p{L}\p{N}\p{M}]+)/u;
 const QUERY_WORD = /([\p{L}\p{N}\p{M}]+)(\*?)/gu;
 const BEFORE_HIT_CHARS = 60;
 
@@ -11,27 +13,17 @@ export function queryOf(typed) {
   return /[\p{L}\p{N}\p{M}]$/u.test(query) && query.split('"').length % 2 ? `${query}*` : query;
 }
 
-// A text in pieces, `{ text, hit }`, beginning not long before the first hit.
+// A text in pieces, of which every second is a hit; the first is not long.
 export function piecesOf(text, query) {
-  const terms = [...query.matchAll(QUERY_WORD)].map(([, word, star]) => ({ word: folded(word), prefix: star !== "" }));
-  const pieces = [];
-  let end = 0;
-  for (const { 0: word, index } of text.matchAll(WORD)) {
-    if (!isHit(folded(word), terms)) continue;
-    pieces.push({ text: text.slice(end, index), hit: false }, { text: word, hit: true });
-    end = index + word.length;
+  const terms = [...query.matchAll(QUERY_WORD)].map(([, word, star]) => [unaccented(word), star]);
+  const isHit = (word) => terms.some(([term, star]) => (star ? word.startsWith(term) : word === term));
+  const pieces = [""];
+  for (const [index, part] of text.split(WORD).entries()) {
+    if (index % 2 && isHit(unaccented(part))) pieces.push(part, "");
+    else pieces[pieces.length - 1] += part;
   }
-  pieces.push({ text: text.slice(end), hit: false });
-  if (pieces.length > 1) pieces[0].text = shortened(pieces[0].text);
-  return pieces.filter((piece) => piece.text);
-}
-
-function isHit(word, terms) {
-  return terms.some((term) => (term.prefix ? word.startsWith(term.word) : word === term.word));
-}
-
-function folded(word) {
-  return word.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase();
+  if (pieces.length > 1) pieces[0] = shortened(pieces[0]);
+  return pieces;
 }
 
 function shortened(text) {

@@ -1,11 +1,12 @@
-// Shows a timeline, and lets the reader go through it: once a frame at most, the rows follow the entries.
+// Shows a room's timeline, and lets the reader go through it: once a frame at most, the rows follow the entries.
 //
 // At the end the log follows. Away from it nothing that is read moves, and near either edge more is fetched. The
 // timeline bounds what there is to show, and so the document.
 
 import { Anchor } from "./anchor.js";
-import { byId } from "./dom.js";
+import { atNextFrame, byId } from "./dom.js";
 import { Rows } from "./rows.js";
+import { t } from "./text.js";
 
 const NEAR_END_PX = 80;
 // About a screenful ahead.
@@ -15,45 +16,55 @@ const FETCH_PAUSE_MS = 2_500;
 // Longer than screen readers wait to gather what changed in a live region.
 const MUTED_MS = 1_000;
 const SHOWN_MS = 2_500;
+// What stays in sight above the line that tells where the news begin.
+const BEFORE_LINE_PX = 60;
 
 export class Log {
   #element = byId("log");
   #edge = byId("edge");
   #pill = byId("new-messages");
   #rows = new Rows(this.#edge);
-  #anchor = new Anchor(this.#element);
+  #anchor = new Anchor(this.#element, this.#rows);
   #actions;
-  #timeline = null;
+  #room = null;
   #shown = null;
   #generation = -1;
-  #scheduled = false;
+  #syncSoon = atNextFrame(() => this.#sync());
   #fetching = false;
   #following = true;
-  #seen = 0;
+  // Whether the reader has just come, and is to be shown where he left off.
+  #arriving = false;
   #top = 0;
   #muteTimer;
 
-  // `actions` has what the buttons of a failed message do with its id: retry, discard; and what fetches: older, newer.
+  // `actions` has what the buttons of a failed message do with its id: retry, discard; what fetches: older, newer; and
+  // seen, which gets the offset up to which the reader has seen everything.
   constructor(actions) {
     this.#actions = actions;
     this.#element.addEventListener("scroll", () => this.#scrolled(), { passive: true });
     this.#element.addEventListener("click", ({ target }) => this.#clicked(target));
+    // An image that is not there gives its place up.
+    this.#element.addEventListener("error", () => requestAnimationFrame(() => this.#settle()), true);
     this.#pill.addEventListener("click", () => this.#pressed());
     new ResizeObserver(() => this.#settle()).observe(this.#element);
   }
 
   // At the next frame.
-  show(timeline) {
-    this.#timeline = timeline;
-    if (this.#scheduled) return;
-    this.#scheduled = true;
-    requestAnimationFrame(() => this.#sync());
+  show(room) {
+    this.#room = room;
+    this.#syncSoon();
   }
 
   // Goes to the newest message and stays with it.
   follow() {
     this.#follow(true);
-    if (this.#timeline) this.show(this.#timeline);
+    if (this.#room) this.show(this.#room);
+  }
+
+  // The reader comes to the room, or back to it.
+  arrive() {
+    this.#arriving = this.#following;
+    if (this.#room) this.show(this.#room);
   }
 
   // Goes to a message that the timeline has, and points it out.
@@ -70,18 +81,26 @@ export class Log {
     this.#anchor.remember();
   }
 
+  get #timeline() {
+    return this.#room.timeline;
+  }
+
   #sync() {
-    this.#scheduled = false;
     if (this.#shown !== this.#timeline || this.#generation !== this.#timeline.generation) this.#restart();
-    this.#rows.show(this.#timeline.entries, this.#timeline.self);
+    this.#rows.show(this.#timeline.entries, this.#room);
     this.#showEdge();
+    if (this.#arriving && this.#timeline.isJoined) this.#goToLine();
     this.#settle();
-    this.#countNew();
-    byId("empty").hidden = !this.#timeline.isJoined || this.#rows.count > 0;
+    // These read the layout, and what writes comes after them.
     this.#fetch();
+    this.#note();
+    byId("empty").hidden = !this.#timeline.isJoined || this.#rows.count > 0;
   }
 
   #restart() {
+    // Where nobody reads, nothing has to be held.
+    if (this.#shown) this.#shown.following = true;
+    this.#arriving ||= this.#shown !== this.#timeline;
     this.#shown = this.#timeline;
     this.#generation = this.#timeline.generation;
     this.#follow(true);
@@ -90,7 +109,21 @@ export class Log {
 
   #follow(following) {
     this.#following = following;
-    if (this.#timeline) this.#timeline.following = following;
+    if (this.#room) this.#timeline.following = following;
+    if (!following) this.#anchor.remember();
+  }
+
+  // If not all that is new fits, he begins where he left off; or as near to it as the log is here.
+  #goToLine() {
+    this.#arriving = false;
+    const row = this.#rows.fresh ?? (this.#room.hasMoreUnread && this.#edge.nextElementSibling);
+    if (!row) return;
+    const above = row.getBoundingClientRect().top - this.#element.getBoundingClientRect().top - BEFORE_LINE_PX;
+    const { scrollTop, scrollHeight, clientHeight } = this.#element;
+    if (scrollTop + above >= scrollHeight - clientHeight - NEAR_END_PX) return;
+    this.#follow(false);
+    this.#element.scrollTop += above;
+    this.#anchor.remember();
   }
 
   // A room's past is there to be read, not to be read aloud.
@@ -104,8 +137,12 @@ export class Log {
   #settle() {
     if (this.#following) this.#element.scrollTop = this.#element.scrollHeight;
     else this.#anchor.restore();
+    this.#hold();
+  }
+
+  #hold() {
     this.#top = this.#element.scrollTop;
-    this.#anchor.remember();
+    if (!this.#following) this.#anchor.remember();
   }
 
   #showEdge() {
@@ -115,16 +152,19 @@ export class Log {
     this.#element.ariaBusy = String(this.#fetching);
   }
 
-  #countNew() {
-    const { received, atEnd } = this.#timeline;
-    if (this.#following) this.#seen = received;
-    const count = received - this.#seen;
-    this.#pill.hidden = count === 0 && atEnd;
-    this.#pill.firstElementChild.textContent = ["Newest messages", "1 new message"][count] ?? `${count} new messages`;
+  // What has been seen, and how much there is besides.
+  #note() {
+    if (!this.#timeline.isJoined) return;
+    if (!document.hidden) this.#actions.seen(this.#following ? this.#timeline.position.offset : this.#rows.lastAbove(this.#element.getBoundingClientRect().bottom));
+    const count = this.#room.unread.length;
+    this.#pill.hidden = this.#following || (count === 0 && this.#timeline.atEnd);
+    if (this.#pill.hidden) return;
+    const more = this.#room.hasMoreUnread ? "+" : "";
+    this.#pill.firstElementChild.textContent = count ? t("newMessages", { count, more }) : t("newest");
   }
 
   #fetch() {
-    if (this.#fetching || !this.#timeline.isJoined) return;
+    if (this.#fetching || !this.#room?.joined) return;
     const { scrollHeight, scrollTop, clientHeight } = this.#element;
     const below = scrollHeight - scrollTop - clientHeight;
     if (!this.#timeline.atStart && scrollTop < FETCH_WITHIN_PX) this.#run(this.#actions.older);
@@ -137,18 +177,20 @@ export class Log {
     if (await fetch()) this.#mute();
     else await new Promise((done) => setTimeout(done, FETCH_PAUSE_MS));
     this.#fetching = false;
-    this.show(this.#timeline);
+    this.show(this.#room);
   }
 
   #scrolled() {
+    // Another room's rows may be here still.
+    if (!this.#room || this.#shown !== this.#timeline) return;
     const { scrollHeight, scrollTop, clientHeight } = this.#element;
-    const near = scrollHeight - scrollTop - clientHeight <= NEAR_END_PX && this.#timeline?.atEnd;
+    const near = scrollHeight - scrollTop - clientHeight <= NEAR_END_PX && this.#timeline.atEnd;
     if (near && !this.#following) this.follow();
     // Only a way up leaves the end: a scroll event may come late, when the end itself has moved on.
     if (!near && this.#following && scrollTop < this.#top) this.#follow(false);
-    this.#top = scrollTop;
-    this.#anchor.remember();
-    if (this.#timeline) this.#fetch();
+    this.#hold();
+    this.#fetch();
+    this.#note();
   }
 
   #pressed() {

@@ -1,9 +1,9 @@
 import { cloneOf } from "./dom.js";
+import { isEmojiOnly, mentions, nodesOf } from "./markup.js";
 import { fillPerson } from "./names.js";
 import { Reactions } from "./reactions.js";
+import { t } from "./text.js";
 import { dayOf, fillTime, wholeTime } from "./times.js";
-
-const DELETED = "This message was deleted";
 
 // One message on the page; keeps up with its entry from pending to confirmed, edited, deleted.
 export class MessageRow {
@@ -25,29 +25,37 @@ export class MessageRow {
     if (entry.id) this.element.dataset.id = entry.id;
   }
 
-  // `self` is the reader's name.
-  update(self) {
+  update(room) {
+    const { self } = room.roster;
     if (this.#revision === this.#entry.revision && this.#self === self) return;
     this.#revision = this.#entry.revision;
     this.#self = self;
-    this.#fillText();
+    this.#fillText(room);
     this.#fillState();
     this.#fillTime();
     this.#reactions.show(this.#entry.reactions ?? new Map(), self);
   }
 
-  // How it stands among its neighbours: grouped with the one before, or the first of its day.
-  place({ continued, day }) {
+  // How it stands among its neighbours: grouped with the one before, the first of its day, the first that is new.
+  place({ continued, day, isFresh }) {
     this.#mark("continued", continued);
-    if (day) this.element.dataset.day = day;
-    else delete this.element.dataset.day;
+    this.#tell("day", day);
+    this.#tell("fresh", isFresh ? t("newLine") : "");
   }
 
-  #fillText() {
+  #tell(what, text) {
+    if (text) this.element.dataset[what] = text;
+    else delete this.element.dataset[what];
+  }
+
+  #fillText({ roster }) {
     const { text, own, deleted, edited } = this.#entry;
-    this.element.querySelector(".message__text").textContent = deleted ? DELETED : text;
+    const nodes = deleted ? [t("deleted")] : nodesOf(text, roster);
+    this.element.querySelector(".message__text").replaceChildren(...nodes);
     this.#mark("own", own);
     this.#mark("deleted", deleted);
+    this.#mark("emoji", !deleted && isEmojiOnly(text));
+    this.#mark("called", !own && !deleted && mentions(text, roster));
     const note = this.element.querySelector(".message__edited");
     note.hidden = !edited;
     if (edited) note.title = wholeTime(new Date(edited));
@@ -58,7 +66,7 @@ export class MessageRow {
     this.#mark("pending", state === "pending");
     this.#mark("failed", state === "failed");
     if (offset) this.element.dataset.offset = offset;
-    const note = state === "pending" ? ["Sending…"] : state === "failed" ? [failureOf(error)] : [];
+    const note = state === "pending" ? [t("sending")] : state === "failed" ? [failureOf(error)] : [];
     this.element.querySelector(".message__note").replaceChildren(...note);
   }
 

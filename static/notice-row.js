@@ -1,19 +1,37 @@
-import { cloneOf } from "./dom.js";
+import { make, named } from "./dom.js";
+import { partsOf, t } from "./text.js";
+import { listed } from "./times.js";
 
-const VERBS = { join: "joined the chat", leave: "left the chat" };
+// More names than these are a number.
+const NAMES_LIMIT = 3;
 
-// The quiet line that says somebody came or went. It never changes, and belongs to no group and no day.
+// The quiet line that says who came and who went. It belongs to no group and no day.
 export class NoticeRow {
-  element = cloneOf("notice-template");
+  #entry;
+  #revision = -1;
+
+  element = make("p", { class: "notice" });
   author = null;
   day = null;
 
-  constructor({ kind, username }) {
-    this.element.querySelector("bdi").textContent = username;
-    this.element.querySelector("span").textContent = VERBS[kind];
+  constructor(entry) {
+    this.#entry = entry;
   }
 
-  update() {}
+  update() {
+    if (this.#revision === this.#entry.revision) return;
+    this.#revision = this.#entry.revision;
+    const { join, leave } = this.#entry;
+    const parts = [...sentence("joined", join), join.length && leave.length ? " · " : "", ...sentence("left", leave)];
+    this.element.replaceChildren(...parts);
+  }
 
   place() {}
+}
+
+function sentence(key, names) {
+  const count = names.length;
+  if (!count) return [];
+  const who = count > NAMES_LIMIT ? [t("people", { count })] : listed(names.map(named));
+  return partsOf(key, { count, names: who }).flat();
 }

@@ -16,10 +16,10 @@ export class Question {
     this.#error = byId(`${what}-error`);
     this.#missing = missing;
     this.#onDone = onDone;
-    this.#dialog.addEventListener("submit", (event) => this.#submitted(event));
-    this.#dialog.addEventListener("reset", () => this.#dialog.close(""));
-    this.#dialog.addEventListener("close", () => this.#closed());
-    this.#field.addEventListener("input", () => this.#tell(""));
+    this.#dialog.onsubmit = (event) => this.#submitted(event);
+    this.#dialog.onreset = () => this.#dialog.close("");
+    this.#dialog.onclose = () => this.#closed();
+    this.#field.oninput = () => this.#tell("");
   }
 
   // `required` means that there is nothing to go back to.

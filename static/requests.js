@@ -1,7 +1,9 @@
+import { t } from "./text.js";
+
 // What was asked of the server and is not answered yet. Every answer comes in the end, if only as an error.
 
 const TIMEOUT_MS = 10_000;
-const LOST = { type: "error", temporary: true, message: "The connection was lost on the way. Please try again." };
+const LOST = { type: "error", temporary: true, message: t("lostOnTheWay") };
 
 export class Requests {
   #waiting = new Map();

@@ -2,13 +2,23 @@ const DEFAULT_ROOM = "lobby";
 
 const ROOM_PATTERN = /^[a-z0-9._-]{1,64}$/;
 
-// Reads the room from the address. `valid` tells whether it is one; `room` is what was asked for either way.
+// Reads from the address the room, and the message there if it names one: #room/42. `valid` tells whether it is a room;
+// `room` is what was asked for either way.
 export function roomFromHash(hash) {
-  const room = decoded(hash.replace(/^#/, "")).toLowerCase() || DEFAULT_ROOM;
-  return { room, valid: ROOM_PATTERN.test(room) };
+  const [, asked, offset] = /^#?(.*?)(?:\/(\d{1,15}))?$/s.exec(hash);
+  const room = decoded(asked).toLowerCase() || DEFAULT_ROOM;
+  return { room, offset: Number(offset ?? 0), valid: ROOM_PATTERN.test(room) };
 }
 
-function decoded(text) {
+// What somebody typed, as far as it can be a room: "#Kitchen Sink" is kitchen-sink.
+export function roomNameOf(typed) {
+  return typed.trim().replace(/^#/, "").toLowerCase().replace(/\s+/g, "-");
+}
+
+export const addressOf = (room, offset) => `#${encodeURIComponent(room)}${offset ? `/${offset}` : ""}`;
+
+// A part of an address as what it means, or as it is if it means nothing.
+export function decoded(text) {
   try {
     return decodeURIComponent(text);
   } catch {

@@ -3,13 +3,15 @@
 
 import { MessageRow } from "./message-row.js";
 import { NoticeRow } from "./notice-row.js";
-import { dayOf } from "./times.js";
+import { dayOf, nearDayOf } from "./times.js";
 
 const GROUP_WITHIN_MS = 5 * 60_000;
 
 export class Rows {
   #edge;
   #rows = new Map();
+  // The first message that the reader has not seen, as he left it: a row's element.
+  fresh = null;
 
   // The rows follow `edge`, in the same element.
   constructor(edge) {
@@ -28,20 +30,42 @@ export class Rows {
     return undefined;
   }
 
-  // `self` is the reader's name.
-  show(entries, self) {
+  // The offset of the last message that begins above a height in the window; 0 where none does.
+  lastAbove(height) {
+    const above = [...this.#rows.keys()].slice(0, this.#countWhile(({ top }) => top < height));
+    return above.findLast(({ offset }) => offset)?.offset ?? 0;
+  }
+
+  // The element of the first row that ends below a height in the window.
+  firstBelow(height) {
+    return [...this.#rows.values()][this.#countWhile(({ bottom }) => bottom <= height)]?.element;
+  }
+
+  show(entries, room) {
     this.#removeAllBut(new Set(entries));
     const rows = new Map();
     let next = this.#edge.nextElementSibling;
     for (const entry of entries) {
       const row = this.#rows.get(entry) ?? newRow(entry);
-      row.update(self);
+      row.update(room);
       rows.set(entry, row);
       if (row.element === next) next = next.nextElementSibling;
       else this.#edge.parentElement.insertBefore(row.element, next);
     }
     this.#rows = rows;
-    this.#arrange();
+    this.#arrange(room);
+  }
+
+  // How many rows lie as told before one does not, and with it all that follow. A look at each would be dear.
+  #countWhile(lies) {
+    const rows = [...this.#rows.values()];
+    let low = 0;
+    for (let high = rows.length; low < high; ) {
+      const middle = (low + high) >> 1;
+      if (lies(rows[middle].element.getBoundingClientRect())) low = middle + 1;
+      else high = middle;
+    }
+    return low;
   }
 
   #removeAllBut(kept) {
@@ -50,16 +74,22 @@ export class Rows {
     }
   }
 
-  // Groups what one person wrote in a row, and names each day that begins (today only after another).
-  #arrange() {
+  // Groups what one person wrote in a row, names each day that begins (today only after another), and tells where the
+  // reader left off: `line` is the offset of the last message that he has seen, which has to be here.
+  #arrange({ line, timeline }) {
     const today = dayOf(new Date());
     let previous = null;
     let day = today;
-    for (const row of this.#rows.values()) {
+    this.fresh = null;
+    let reached = timeline.atStart;
+    for (const [entry, row] of this.#rows) {
       const begins = row.day !== null && row.day !== day;
       day = row.day ?? day;
-      const continued = !begins && continues(previous, row);
-      row.place({ continued, day: begins ? (day === today ? "Today" : day) : "" });
+      reached ||= entry.offset <= line;
+      const isFresh = line !== null && reached && !this.fresh && entry.offset > line && !entry.own;
+      const continued = !begins && !isFresh && continues(previous, row);
+      row.place({ continued, day: begins ? nearDayOf(day) : "", isFresh });
+      if (isFresh) this.fresh = row.element;
       previous = row;
     }
   }

@@ -1,7 +1,8 @@
 import { byId } from "./dom.js";
+import { t } from "./text.js";
 
 // Most interruptions are over sooner, and those are nobody's business.
-const OFFLINE_AFTER_MS = 2_500;
+const OFFLINE_AFTER_MS = 5_000;
 const TICK_MS = 1_000;
 
 // Says quietly how the connection is, and only when that matters to the reader.
@@ -16,7 +17,7 @@ export class Status {
   #ticker = null;
 
   constructor(retry) {
-    this.#button.addEventListener("click", retry);
+    this.#button.onclick = retry;
   }
 
   update(state) {
@@ -47,7 +48,7 @@ export class Status {
     const { phase } = this.#state;
     const sentence = this.#sentence();
     if (this.#text.textContent !== sentence) this.#text.textContent = sentence;
-    this.#button.textContent = phase === "stopped" ? "Reconnect" : "Try now";
+    this.#button.textContent = t(phase === "stopped" ? "reconnect" : "tryNow");
     this.#button.hidden = phase !== "waiting" && phase !== "stopped";
     this.#tick();
   }
@@ -57,14 +58,14 @@ export class Status {
     const { phase, meaning } = this.#state;
     if (meaning?.text) return meaning.text;
     if (phase !== "waiting" && this.#text.textContent) return this.#text.textContent;
-    return this.#wasJoined ? "You’re offline." : "Can’t reach the server.";
+    return t(this.#wasJoined ? "offline" : "unreachable");
   }
 
   // Beside the live region, not in it: a countdown read aloud would be a torment.
   #tick() {
     const { phase, retryAt } = this.#state;
-    const seconds = Math.max(1, Math.ceil((retryAt - performance.now()) / 1_000));
-    const text = phase === "waiting" ? `Trying again in ${seconds} s` : "Trying…";
+    const count = Math.max(1, Math.ceil((retryAt - performance.now()) / 1_000));
+    const text = phase === "waiting" ? t("tryingIn", { count }) : t("trying");
     this.#countdown.textContent = phase === "stopped" ? "" : text;
   }
 }

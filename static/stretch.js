@@ -38,6 +38,10 @@ export class Stretch {
     this.#entries.splice(index, 0, entry);
   }
 
+  remove(entry) {
+    this.#entries = this.#entries.filter((each) => each !== entry);
+  }
+
   prepend(entries) {
     this.#entries.unshift(...entries.filter((entry) => !this.#entries.includes(entry)));
   }

@@ -9,6 +9,8 @@ import { Stretch } from "./stretch.js";
 
 // As many as the document bears; of each stretch.
 const ITEMS_LIMIT = 300;
+// At the end, so many go at once: whatever goes moves all the rows, which costs far more than one that comes.
+const ITEMS_DROPPED = 50;
 const PAGE_COUNT = 50;
 // Changes remembered for messages that are just being fetched. The last ones are enough: the last word wins.
 const CHANGES_LIMIT = 300;
@@ -26,12 +28,20 @@ export class Timeline {
   self = "";
   // Grows when the log was replaced rather than continued.
   generation = 0;
-  // How many messages of other people came since then.
-  received = 0;
 
   // `confirmed` gets the id of each message that has left the outbox.
   constructor(confirmed = () => {}) {
     this.#onConfirmed = confirmed;
+  }
+
+  // The end of the log, whatever is shown.
+  get newest() {
+    return this.#tail.entries;
+  }
+
+  // Whether everything from an offset on is here.
+  startsBefore(offset) {
+    return this.#tail.atStart || this.#tail.first <= offset;
   }
 
   // What is there of the log, in order.
@@ -177,9 +187,23 @@ export class Timeline {
     this.#outbox.delete(id);
   }
 
-  // A join or leave line. It has no number of its own and stays behind what was there when it came.
+  // A line that tells who came and who went, with nothing said in between. It has no number of its own and stays behind
+  // what was there when it came.
   note({ type, username }) {
-    this.#insert({ kind: type, username, order: this.#offset });
+    const last = this.#tail.entries.at(-1);
+    const line = last?.kind === "notice" ? last : { kind: "notice", join: [], leave: [], revision: 0, order: this.#offset };
+    const opposite = type === "join" ? "leave" : "join";
+    // Who went and is back, or the other way round, is not worth a word.
+    const back = line[opposite].includes(username);
+    const names = (kind) => line[kind].filter((name) => name !== username);
+    change(line, { [opposite]: names(opposite), [type]: back ? names(type) : [...names(type), username] });
+    if (line !== last) this.#insert(line);
+    else if (!line.join.length && !line.leave.length) this.#remove(line);
+  }
+
+  #remove(line) {
+    this.#tail.remove(line);
+    this.#excerpt?.remove(line);
   }
 
   get #shown() {
@@ -193,7 +217,6 @@ export class Timeline {
     this.#changes = [];
     this.#offset = 0;
     this.generation += 1;
-    this.received = 0;
   }
 
   #take(publication) {
@@ -203,9 +226,7 @@ export class Timeline {
 
   #place(publication) {
     if (this.#tail.find(publication.offset)) return;
-    const entry = this.#entryOf(publication);
-    if (!entry.own) this.received += 1;
-    this.#insert(entry);
+    this.#insert(this.#entryOf(publication));
   }
 
   #amend(publication) {
@@ -249,6 +270,6 @@ export class Timeline {
     const full = this.#tail.length >= ITEMS_LIMIT;
     if (full && !this.#following) this.#excerpt ??= new Stretch(this.#tail.entries, this.#tail.atStart);
     this.#tail.insert(entry);
-    this.#tail.keepLast(ITEMS_LIMIT);
+    if (full) this.#tail.keepLast(ITEMS_LIMIT - (this.#following ? ITEMS_DROPPED : 0));
   }
 }

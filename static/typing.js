@@ -1,10 +1,10 @@
-import { byId } from "./dom.js";
+import { byId, named } from "./dom.js";
+import { partsOf, t } from "./text.js";
+import { listed } from "./times.js";
 
 // How long the protocol lets a typing event hold.
 const VALID_MS = 5_000;
 const NAMES_LIMIT = 3;
-
-const listFormat = new Intl.ListFormat("en-GB");
 
 // The line that tells who is writing.
 export class Typing {
@@ -27,20 +27,9 @@ export class Typing {
 
   #show() {
     const names = [...this.#timers.keys()];
-    const shown = names.slice(0, NAMES_LIMIT).map(isolated);
-    if (names.length > NAMES_LIMIT) shown.push("others");
-    byId("typing").replaceChildren(...listed(shown), ["", " is typing…"][names.length] ?? " are typing…");
+    const shown = names.slice(0, NAMES_LIMIT).map(named);
+    if (names.length > NAMES_LIMIT) shown.push(t("others"));
+    const sentence = names.length ? partsOf("typing", { count: names.length, names: listed(shown) }) : [];
+    byId("typing").replaceChildren(...sentence.flat());
   }
-}
-
-function isolated(name) {
-  const element = document.createElement("bdi");
-  element.textContent = name;
-  return element;
-}
-
-// The words between come from the language, the names stay the elements they are.
-function listed(parts) {
-  const places = listFormat.formatToParts(parts.map((_, index) => `${index}`));
-  return places.map(({ type, value }) => (type === "element" ? parts[value] : value));
 }

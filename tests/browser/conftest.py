@@ -59,19 +59,23 @@ def visit(chromium: Any, server: Server, room: str) -> Iterator[Visit]:
         url: str | None = None,
         script: ScriptedServer | None = None,
         context: Any = None,
+        init: str = "",
+        query: str = "",
         **options: Any,
     ) -> Any:
         if context is None:
-            context = chromium.new_context(**options)
+            # A service worker's requests pass the routes of a page by.
+            context = chromium.new_context(**{"service_workers": "block", **options})
             contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(TIMEOUT_MS)
+        page.add_init_script(init)
         page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
         page.on("dialog", lambda dialog: _note_dialog(dialog, complaints))
         page.on("console", lambda message: _note_policy(message.text, complaints))
         if script is not None:
             page.route_web_socket("**/ws", script.connect)
-        page.goto(f"{url or server.url}/#{room if at is None else at}")
+        page.goto(f"{url or server.url}/{query}#{room if at is None else at}")
         if name is not None:
             page.fill("#name-input", name)
             page.press("#name-input", "Enter")
@@ -97,7 +101,7 @@ def _note_policy(text: str, complaints: list[str]) -> None:
 @pytest.fixture(scope="module")
 def blank(chromium: Any, server: Server) -> Iterator[Any]:
     """A page that joins nothing, for a module's tests to import the page's modules in."""
-    with contextlib.closing(chromium.new_page()) as page:
+    with contextlib.closing(chromium.new_page(service_workers="block")) as page:
         page.goto(server.url)
         yield page
 

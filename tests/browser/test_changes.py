@@ -125,7 +125,7 @@ def test_reactions_are_toggled_and_counted(visit: Any) -> None:
 
 
 def test_keyboard_reaches_the_actions(visit: Any) -> None:
-    """Arrows go from message to message, Tab to what can be done, Escape back to writing."""
+    """Arrows go from message to message, Tab to what can be done, Escape back by steps."""
     ann = visit("Ann")
     for count, text in enumerate(("one", "two"), start=1):
         say(ann, text)
@@ -138,6 +138,8 @@ def test_keyboard_reaches_the_actions(visit: Any) -> None:
     ann.keyboard.press("Tab")
     ann.keyboard.press("Enter")
     expect(ann.locator(".message[data-offset='1'] .reaction")).to_have_text("👍1")
+    ann.keyboard.press("Escape")
+    expect(ann.locator(".message[data-offset='1']")).to_be_focused()
     ann.keyboard.press("Escape")
     expect(ann.locator("#composer")).to_be_focused()
 

@@ -23,7 +23,7 @@ SESSION = "s" * 16
 
 @pytest.fixture
 def context(chromium: Any) -> Iterator[Any]:
-    context = chromium.new_context()
+    context = chromium.new_context(service_workers="block")
     yield context
     context.close()
 
@@ -121,5 +121,5 @@ def test_removed_message_is_not_sent(visit: Any, server: Server, room: str) -> N
     expect(ann.locator(".message--failed")).to_have_count(1)
     assert ann.evaluate(KEPT) == 0
     ann.reload()
-    expect(ann.locator("#online-count")).to_have_text("1")
+    expect(ann.locator("#online-count")).to_have_text("1 here")
     expect(ann.locator(".message")).to_have_count(0)

@@ -129,12 +129,16 @@ def test_failed_entry_can_be_retried_or_discarded(ask: Any) -> None:
 
 
 def test_items_are_bounded(ask: Any) -> None:
-    """The model forgets the oldest entries however many come."""
+    """The model forgets the oldest entries however many come, fifty at once and no more."""
     assert ask("""
       timeline.accept(joined(0, []));
-      for (let offset = 1; offset <= 2000; offset += 1) timeline.apply(said(offset, offset));
-      return [timeline.items.length, timeline.items.at(-1).text];
-    """) == [300, 2000]
+      const lengths = [];
+      for (let offset = 1; offset <= 2000; offset += 1) {
+        timeline.apply(said(offset, offset));
+        if (offset >= 300) lengths.push(timeline.items.length);
+      }
+      return [Math.max(...lengths), Math.min(...lengths), timeline.items.at(-1).text];
+    """) == [300, 250, 2000]
 
 
 def test_backoff_grows_with_jitter_to_a_limit(ask: Any) -> None:
@@ -146,21 +150,165 @@ def test_backoff_grows_with_jitter_to_a_limit(ask: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("hash", "room", "valid"),
+    ("hash", "room", "offset", "valid"),
     [
-        ("", "lobby", True),
-        ("#", "lobby", True),
-        ("#Team.A-1_x", "team.a-1_x", True),
-        ("#a b", "a b", False),
-        ("#%E2%82%AC", "€", False),
-        ("#%zz", "%zz", False),
-        ("#" + "a" * 64, "a" * 64, True),
-        ("#" + "a" * 65, "a" * 65, False),
+        ("", "lobby", 0, True),
+        ("#", "lobby", 0, True),
+        ("#Team.A-1_x", "team.a-1_x", 0, True),
+        ("#team/42", "team", 42, True),
+        ("#/42", "lobby", 42, True),
+        ("#team/", "team/", 0, False),
+        ("#team/42/7", "team/42", 7, False),
+        ("#a b", "a b", 0, False),
+        ("#%E2%82%AC", "€", 0, False),
+        ("#%zz", "%zz", 0, False),
+        ("#" + "a" * 64, "a" * 64, 0, True),
+        ("#" + "a" * 65, "a" * 65, 0, False),
     ],
 )
-def test_room_is_read_from_the_address(ask: Any, hash: str, room: str, valid: bool) -> None:
-    """The hash names the room, in lower case; what cannot be a room is told apart."""
+def test_room_is_read_from_the_address(
+    ask: Any, hash: str, room: str, offset: int, valid: bool
+) -> None:
+    """The hash names the room, and perhaps a message; what cannot be a room is told apart."""
     assert ask(f"""
       const {{ roomFromHash }} = await import("/static/rooms.js");
       return roomFromHash({hash!r});
-    """) == {"room": room, "valid": valid}
+    """) == {"room": room, "offset": offset, "valid": valid}
+
+
+# Who came and who went
+
+NOTES = """
+const note = (type, ...names) => names.forEach((username) => timeline.note({ type, username }));
+const shown = (stretch) => stretch.map((each) =>
+  each.kind === "notice" ? `+${each.join} -${each.leave}` : each.text);
+timeline.accept(joined(0, []));
+"""
+
+
+def test_comings_and_goings_are_one_line(ask: Any) -> None:
+    """Those with nothing said in between fold; who went and is back is not told of."""
+    assert ask(f"""{NOTES}
+      timeline.apply(said(1, "a"));
+      note("join", "Bob", "Cid", "Dee");
+      note("leave", "Cid", "Eve");
+      timeline.apply(said(2, "b"));
+      note("leave", "Bob", "Bob");
+      timeline.apply(said(3, "c"));
+      note("join", "Fay");
+      note("leave", "Fay");
+      return shown(timeline.entries);
+    """) == ["a", "+Bob,Dee -Eve", "b", "+ -Bob", "c"]
+
+
+def test_folded_line_stays_behind_what_was_there(ask: Any) -> None:
+    """Its place is after the last message it followed, whatever is put before."""
+    assert ask(f"""{NOTES}
+      timeline.accept(joined(5, [said(4, "d"), said(5, "e")], {{ recovered: false }}));
+      note("join", "Bob");
+      timeline.prepend({{ messages: [said(2, "b"), said(3, "c")], more: true }});
+      timeline.apply(said(6, "f"));
+      return shown(timeline.entries);
+    """) == ["b", "c", "d", "e", "+Bob -", "f"]
+
+
+@pytest.mark.parametrize("follows", ["true", "false"])
+def test_notices_keep_a_full_tail_bounded(ask: Any, follows: str) -> None:
+    """However many come and go, the tail and what is read from it hold 300 entries at most."""
+    assert ask(f"""{NOTES}
+      for (let offset = 1; offset <= 300; offset += 1) timeline.apply(said(offset, offset));
+      timeline.following = {follows};
+      for (let offset = 301; offset <= 400; offset += 1) {{
+        note("join", `Bob ${{offset}}`);
+        timeline.apply(said(offset, offset));
+      }}
+      const most = Math.max(timeline.newest.length, timeline.items.length);
+      return [most >= 250 && most <= 300, timeline.items[0].text !== 1];
+    """) == [True, follows == "true"]
+
+
+def test_reading_on_gets_past_a_line_that_vanished(ask: Any) -> None:
+    """Who stopped at a notice that is taken back meanwhile still comes to the end."""
+    assert ask(f"""{NOTES}
+      for (let offset = 1; offset <= 300; offset += 1) timeline.apply(said(offset, offset));
+      timeline.following = false;
+      note("join", "Bob");
+      timeline.apply(said(301, 301));
+      while (!timeline.atEnd) timeline.grow();
+      timeline.following = false;
+      note("join", "Cid");
+      timeline.prepend({{ messages: [said(1, 1)], more: false }});
+      for (let offset = 302; offset <= 303; offset += 1) {{
+        note("leave", "Cid");
+        timeline.apply(said(offset, offset));
+      }}
+      let steps = 0;
+      while (!timeline.atEnd && steps < 20) steps += timeline.grow() ? 1 : 100;
+      return [timeline.atEnd, shown(timeline.entries).at(-1)];
+    """) == [True, 303]
+
+
+# How far the reader has come
+
+ROOM = """
+const { Room } = await import("/static/room.js");
+const { Storage } = await import("/static/storage.js");
+const storage = new Storage();
+storage.set("read.r", "");
+const room = new Room("r", storage, () => {});
+const reply = (offset, messages, more) => ({ username: "Ann", epoch: "e1", offset, recovered: true,
+  messages, users: ["Ann"], online: 1, ...more });
+const take = (...offsets) => offsets.forEach((each) => room.timeline.apply(said(each, each)));
+const unread = () => room.unread.map(({ offset }) => offset);
+"""
+
+
+def test_read_mark_only_moves_on(ask: Any) -> None:
+    """What was seen stays seen, and an older tab does not take the mark back."""
+    assert ask(f"""{ROOM}
+      room.accept(reply(0, []));
+      take(1, 2, 3, 4);
+      const steps = [room.read(2), room.read(1), room.read(2), unread()];
+      storage.set("read.r", "e1 3");
+      steps.push(room.recall(), room.recall(), unread());
+      storage.set("read.r", "e1 9");
+      room.read(4);
+      return [...steps, storage.get("read.r")];
+    """) == [True, False, False, [3, 4], True, False, [4], "e1 9"]
+
+
+def test_mark_of_another_history_counts_nothing(ask: Any) -> None:
+    """After a lost history all is unread, the line is gone, and a tab that lags is not heeded."""
+    assert ask(f"""{ROOM}
+      room.accept(reply(0, []));
+      take(1, 2, 3);
+      room.read(2);
+      room.visit();
+      const line = room.line;
+      room.accept(reply(2, [said(1, "x"), said(2, "y")], {{ epoch: "e2", recovered: false }}));
+      const lost = [room.line, unread()];
+      storage.set("read.r", "e1 8");
+      return [line, ...lost, room.recall(), room.read(1), storage.get("read.r")];
+    """) == [2, None, [1, 2], False, True, "e2 1"]
+
+
+def test_more_unread_than_is_here_is_known(ask: Any) -> None:
+    """Where the read mark is before what is here, the count is only the least."""
+    assert ask(f"""{ROOM}
+      storage.set("read.r", "e1 2");
+      room.accept(reply(9, [said(8, 8), said(9, 9)]));
+      const more = [unread(), room.hasMoreUnread];
+      room.timeline.prepend({{ messages: [said(3, 3), said(7, 7)], more: false }});
+      return [...more, unread(), room.hasMoreUnread];
+    """) == [[8, 9], True, [3, 7, 8, 9], False]
+
+
+def test_nothing_is_remembered_where_nothing_can_be(ask: Any) -> None:
+    """A browser that keeps nothing: reconnects do not make what is unread read."""
+    assert ask(f"""{ROOM}
+      const room2 = new Room("r", {{ get: () => "", set: () => {{}} }}, () => {{}});
+      room2.accept(reply(1, [said(1, 1)]));
+      room2.timeline.apply(said(2, 2));
+      room2.accept(reply(3, [said(3, 3)]));
+      return room2.unread.map(({{ offset }}) => offset);
+    """) == [2, 3]

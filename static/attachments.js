@@ -1,0 +1,168 @@
+// Files for a room: dropped on the page, pasted or chosen, and sent one after the other, each to the room that was shown
+// when it was given.
+//
+// What the connection or the server is to blame for is tried again by itself, each time with a new ticket; the server
+// keeps the same content once. A file that has arrived is said in a message, with all that protects one.
+
+import { backoffMs } from "./connection.js";
+import { byId } from "./dom.js";
+import { sizeOf } from "./markup.js";
+import { t } from "./text.js";
+import { Upload } from "./upload.js";
+
+// With pauses of up to half a minute in all; while there is no connection nothing is tried.
+const ATTEMPTS = 6;
+// While files are over the page, it is told so more often than that.
+const DRAG_PAUSE_MS = 1_000;
+// What browsers call a picture that is no file.
+const NAMELESS = /^image(\.\w+)$/;
+
+export class Attachments {
+  #chat;
+  #uploads = [];
+  #isSending = false;
+  #list = byId("uploads");
+  #button = byId("attach");
+  #field = byId("attach-field");
+  #target = byId("drop-target");
+  #targetTimer;
+  // Whether what is dragged is the page's own.
+  #isOwn = false;
+
+  constructor(chat) {
+    this.#chat = chat;
+    this.#button.onclick = () => this.#field.click();
+    this.#field.onchange = () => this.#chosen();
+    this.#list.onclick = ({ target }) => this.#clicked(target);
+    this.#target.ondragleave = () => (this.#target.hidden = true);
+    document.ondragstart = () => (this.#isOwn = true);
+    document.addEventListener("dragend", () => (this.#isOwn = false));
+    document.ondragenter = document.ondragover = (event) => this.#dragged(event);
+    document.ondrop = (event) => this.#dropped(event);
+    document.onpaste = (event) => this.#pasted(event);
+  }
+
+  // After the reader has come to a room, or back, or has left one.
+  refresh() {
+    this.#button.hidden = !this.#chat.files;
+    for (const upload of this.#uploads) {
+      if (this.#chat.rooms.includes(upload.room)) upload.showIn(this.#chat.room);
+      else this.#drop(upload);
+    }
+    this.#run();
+  }
+
+  // Gives all of them up.
+  forget() {
+    for (const upload of this.#uploads) this.#drop(upload);
+  }
+
+  // Not under a question, nor where no room is shown.
+  get #takes() {
+    return this.#chat.files && !byId("composer-form").hidden && !document.querySelector("dialog[open]");
+  }
+
+  // A file that is not taken would be opened in the page's place.
+  #dragged(event) {
+    if (this.#isOwn || !event.dataTransfer.types.includes("Files")) return;
+    event.preventDefault();
+    event.dataTransfer.dropEffect = this.#takes ? "copy" : "none";
+    this.#target.hidden = !this.#takes;
+    clearTimeout(this.#targetTimer);
+    this.#targetTimer = setTimeout(() => (this.#target.hidden = true), DRAG_PAUSE_MS);
+  }
+
+  #dropped(event) {
+    this.#dragged(event);
+    this.#target.hidden = true;
+    if (event.defaultPrevented && this.#takes) this.#add(event.dataTransfer.files);
+  }
+
+  // Offices put a picture of it beside the text that was copied; file managers its name beside a file.
+  #pasted(event) {
+    const { files, types } = event.clipboardData;
+    const isText = types.includes("text/plain") && types.includes("text/html");
+    if (!files.length || isText || !this.#takes || event.target.closest("input")) return;
+    event.preventDefault();
+    this.#add([...files].map(named));
+  }
+
+  #chosen() {
+    this.#add(this.#field.files);
+    // The same one may be chosen again.
+    this.#field.value = "";
+  }
+
+  #add(files) {
+    for (const file of files) {
+      const upload = new Upload(file, this.#chat.room);
+      this.#uploads.push(upload);
+      this.#list.append(upload.element);
+      const reason = this.#reasonAgainst(file);
+      if (reason) upload.fail(reason, false);
+    }
+    this.refresh();
+    this.#list.lastElementChild?.scrollIntoView({ block: "nearest" });
+  }
+
+  #reasonAgainst({ size }) {
+    const limit = this.#chat.files.max_bytes;
+    if (size > limit) return t("fileTooBig", { size: sizeOf(limit) });
+    return size ? "" : t("fileEmpty");
+  }
+
+  #clicked(target) {
+    const upload = this.#uploads.find(({ element }) => element.contains(target));
+    if (target.closest(".upload__cancel")) this.#drop(upload);
+    if (!target.closest(".upload__retry")) return;
+    upload.failures = 0;
+    upload.wait();
+    this.#run();
+  }
+
+  #drop(upload) {
+    const hadFocus = upload.element.contains(document.activeElement);
+    this.#uploads = this.#uploads.filter((each) => each !== upload);
+    upload.cancel();
+    if (hadFocus) byId("composer").focus();
+    this.#guard();
+  }
+
+  // Those for a room that cannot be reached wait until it is.
+  async #run() {
+    this.#guard();
+    if (this.#isSending) return;
+    this.#isSending = true;
+    const next = () => this.#uploads.find(({ state, room }) => state === "waiting" && room.joined);
+    for (let upload; (upload = next()); ) await this.#send(upload);
+    this.#isSending = false;
+  }
+
+  async #send(upload) {
+    const answer = await upload.send((command, room) => this.#chat.ask(command, room));
+    if (upload.state === "gone") return;
+    if (answer.type !== "error") {
+      this.#drop(upload);
+      this.#chat.send(answer.link, upload.room);
+    } else if (answer.temporary && (upload.failures += 1) < ATTEMPTS) {
+      upload.wait();
+      await new Promise((done) => setTimeout(done, answer.retry_after_ms ?? backoffMs(upload.failures)));
+    } else {
+      upload.fail(answer.message, true);
+      this.#guard();
+    }
+  }
+
+  // Only while something would be lost: who listens to this all the time makes the way back to the page slow.
+  #guard() {
+    const isBusy = this.#uploads.some(({ state }) => state !== "failed");
+    window.onbeforeunload = isBusy ? (event) => event.preventDefault() : null;
+  }
+}
+
+function named(file) {
+  const [, ending] = NAMELESS.exec(file.name) ?? [];
+  // Swedes write 2025-01-18 10:30:00; a colon may not be in a name everywhere.
+  const date = new Date().toLocaleString("sv").replaceAll(":", ".");
+  return ending ? new File([file], t("fileName", { date }) + ending, { type: file.type }) : file;
+}

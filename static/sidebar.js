@@ -1,0 +1,98 @@
+import { byId, cloneOf } from "./dom.js";
+import { Drawer } from "./drawer.js";
+import { addressOf, roomNameOf } from "./rooms.js";
+import { shown, t } from "./text.js";
+
+// More than this is only "many".
+const COUNT_LIMIT = 99;
+
+// The rooms the reader is in, with what is new there.
+export class Sidebar {
+  #drawer = new Drawer("sidebar", "rooms-toggle", "(width > 60rem)");
+  #list = byId("rooms");
+  #field = byId("room-field");
+  #items = new Map();
+  #leave;
+
+  // `leave` gets the name of a room.
+  constructor(leave) {
+    this.#leave = leave;
+    this.#list.addEventListener("click", ({ target }) => this.#clicked(target));
+    byId("room-form").addEventListener("submit", (event) => this.#submitted(event));
+  }
+
+  close() {
+    this.#drawer.close();
+  }
+
+  // `shown` is one of the rooms.
+  show(rooms, shown) {
+    for (const [name, item] of this.#items) {
+      if (rooms.some((room) => room.name === name)) continue;
+      const hadFocus = item.contains(document.activeElement);
+      item.remove();
+      this.#items.delete(name);
+      if (hadFocus) this.#list.querySelector("a")?.focus();
+    }
+    for (const room of rooms) this.#fillItem(this.#itemOf(room.name), room, room === shown);
+    // The last one stays: there is nowhere else to go.
+    for (const button of this.#list.querySelectorAll("[data-leave]")) button.hidden = rooms.length < 2;
+    const others = rooms.filter((room) => room !== shown);
+    const toggle = byId("rooms-toggle");
+    fillBadge(toggle.lastElementChild, sumOf(others), others);
+  }
+
+  #itemOf(name) {
+    const known = this.#items.get(name);
+    if (known) return known;
+    const item = cloneOf("room-template");
+    const link = item.querySelector("a");
+    link.href = addressOf(name);
+    link.querySelector("bdi").textContent = name;
+    const button = item.querySelector("button");
+    button.dataset.leave = name;
+    button.ariaLabel = button.title = t("leaveRoom", { room: name });
+    this.#items.set(name, item);
+    this.#list.append(item);
+    return item;
+  }
+
+  #fillItem(item, room, isShown) {
+    const link = item.querySelector("a");
+    const count = isShown ? 0 : sumOf([room]);
+    link.ariaCurrent = isShown ? "page" : null;
+    link.title = room.refusal?.message ?? "";
+    item.classList.toggle("room-item--refused", Boolean(room.refusal));
+    item.classList.toggle("room-item--unread", count !== 0);
+    fillBadge(link.lastElementChild, count, [room]);
+  }
+
+  #clicked(target) {
+    const name = target.closest("[data-leave]")?.dataset.leave;
+    if (name) this.#leave(name);
+    if (target.closest("a")) this.close();
+  }
+
+  #submitted(event) {
+    event.preventDefault();
+    const name = roomNameOf(this.#field.value);
+    if (!name) return;
+    this.#field.value = "";
+    this.close();
+    location.hash = addressOf(name);
+  }
+}
+
+// What is new in all of these, as it is shown; 0 if nothing is.
+export function sumOf(rooms) {
+  const count = rooms.reduce((sum, { unread }) => sum + unread.length, 0);
+  const more = count > COUNT_LIMIT || rooms.some(({ hasMoreUnread }) => hasMoreUnread);
+  return count && `${shown(Math.min(count, COUNT_LIMIT))}${more ? "+" : ""}`;
+}
+
+function fillBadge(badge, count, rooms) {
+  badge.hidden = !count;
+  badge.classList.toggle("badge--called", count !== 0 && rooms.some(({ called }) => called));
+  badge.firstElementChild.textContent = count || "";
+  badge.lastElementChild.textContent = count ? t("unreadSuffix") : "";
+}

@@ -1,0 +1,332 @@
+"""What the page suggests while somebody writes: emoji, people and rooms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from browsing import HOSTILE, guest_in, say, text_in
+from playwright.sync_api import expect
+
+from support import Server
+
+Visit = Any
+
+PRELUDE = 'const { emojiOf, find, groups } = await import("/static/emoji.js");'
+
+
+@pytest.fixture
+def ask(blank: Any) -> Any:
+    """Runs a function's body beside the emoji and returns its result."""
+    return lambda body: blank.evaluate(f"async () => {{ {PRELUDE} {body} }}")
+
+
+@pytest.fixture
+def page(visit: Visit, room: str, server: Server) -> Iterator[Any]:
+    """Ann's page, in a room with Bob, Bobby Lee and Zoë."""
+    with (
+        guest_in(room, "Bob", server),
+        guest_in(room, "Bobby Lee", server),
+        guest_in(room, "Zoë", server),
+    ):
+        yield visit("Ann")
+
+
+def write(page: Any, text: str) -> None:
+    page.focus("#composer")
+    page.keyboard.type(text)
+
+
+def options(page: Any) -> Any:
+    return page.get_by_role("option")
+
+
+def chosen(page: Any) -> Any:
+    return page.locator("[role=option][aria-selected=true]")
+
+
+def field(page: Any) -> Any:
+    return page.locator("#composer")
+
+
+def test_every_emoji_is_one(ask: Any) -> None:
+    """Each entry of the table is one emoji of Unicode's, under names that no other has."""
+    names, wrong, count = ask("""
+      const all = groups.flatMap(({ emoji }) => emoji);
+      return [all.map(({ name }) => name),
+        all.filter(({ emoji }) => !new RegExp("^\\\\p{RGI_Emoji}$", "v").test(emoji)),
+        new Set(all.map(({ emoji }) => emoji)).size];
+    """)
+    assert wrong == []
+    assert len(names) == len(set(names)) == count > 200
+
+
+@pytest.mark.parametrize(
+    ("letters", "first"),
+    [
+        ("hea", "heart"),
+        ("THUMBSUP", "thumbsup"),
+        ("+1", "+1"),
+        ("eyes", "eyes"),
+        ("party", "party"),
+    ],
+)
+def test_likely_emoji_come_first(ask: Any, letters: str, first: str) -> None:
+    """The shortest name that begins with the letters is first, then those that hold them."""
+    names = ask(f'return find("{letters}").map(({{ name }}) => name)')
+    assert names[0] == first
+    assert all(letters.lower() in name for name in names)
+
+
+def test_no_emoji_is_found_twice(ask: Any) -> None:
+    """Several names of one emoji that all fit make one suggestion."""
+    assert ask('return find("thumbs").map(({ emoji }) => emoji)') == ["👍", "👎"]
+
+
+def test_only_names_in_full_are_emoji(ask: Any) -> None:
+    """A part of a name, or of the language's own names, stands for nothing."""
+    assert ask(
+        'return [emojiOf("heart"), emojiOf("hear") ?? null, emojiOf("constructor") ?? null]'
+    ) == [
+        "❤️",
+        None,
+        None,
+    ]
+
+
+def test_emoji_are_fetched_when_asked_for(page: Any) -> None:
+    """The table is no part of the page's first load."""
+    fetched: list[str] = []
+    page.on("request", lambda request: fetched.append(request.url.rsplit("/")[-1]))
+    loaded = 'performance.getEntriesByType("resource").map(({ name }) => name.split("/").at(-1))'
+    write(page, "at 10:30 :e")
+    expect(options(page)).to_have_count(0)
+    assert "completion.js" in page.evaluate(loaded)
+    assert "emoji.js" not in page.evaluate(loaded)
+    write(page, "y")
+    expect(chosen(page)).to_have_text("👀:eyes:")
+    assert fetched == ["emoji.js"]
+
+
+def test_enter_takes_what_is_chosen_and_then_sends(page: Any) -> None:
+    """Enter fills in the chosen suggestion; when the list has gone, it sends as ever."""
+    write(page, "look :rock")
+    expect(chosen(page)).to_have_text("🚀:rocket:")
+    page.keyboard.press("Enter")
+    expect(field(page)).to_have_value("look 🚀")
+    expect(options(page)).to_have_count(0)
+    page.keyboard.press("Enter")
+    expect(text_in(page, "look 🚀")).to_be_visible()
+    expect(field(page)).to_have_value("")
+
+
+def test_arrows_choose_and_tab_takes(page: Any) -> None:
+    """The arrows go round the list, the field says which option is meant, and Tab takes it."""
+    write(page, "hi @b")
+    expect(options(page)).to_have_text(["BBob", "BBobby Lee"])
+    for key, name in [
+        ("ArrowDown", "BBobby Lee"),
+        ("ArrowDown", "BBob"),
+        ("ArrowUp", "BBobby Lee"),
+    ]:
+        page.keyboard.press(key)
+        expect(chosen(page)).to_have_text(name)
+        active = field(page).get_attribute("aria-activedescendant")
+        expect(page.locator(f"#{active}")).to_have_text(name)
+    page.keyboard.press("Tab")
+    expect(field(page)).to_have_value("hi @Bobby Lee ")
+    expect(field(page)).to_be_focused()
+    assert field(page).get_attribute("aria-activedescendant") is None
+
+
+def test_people_are_found_by_any_of_their_words(page: Any) -> None:
+    """A name is found by each of its words, without case, and with a space in it."""
+    for typed, found in [("@", 3), ("l", 1), ("e", 1)]:
+        write(page, typed)
+        expect(options(page)).to_have_count(found)
+    expect(options(page)).to_have_text(["BBobby Lee"])
+    field(page).fill("")
+    write(page, "@BOBBY L")
+    expect(options(page)).to_have_text(["BBobby Lee"])
+    expect(chosen(page)).to_have_count(0)
+
+
+def test_who_wrote_last_is_first_also_when_gone(page: Any, room: str, server: Server) -> None:
+    """Recent authors come before the others, and can be called when they have left."""
+    with guest_in(room, "Yan", server) as yan:
+        yan.say("hello")
+        expect(text_in(page, "hello")).to_be_visible()
+    write(page, "@")
+    expect(options(page)).to_have_text(["YYan", "BBob", "BBobby Lee", "ZZoë"])
+
+
+def test_name_in_full_may_be_meant(page: Any) -> None:
+    """With a whole name written, Enter sends, though a longer one is suggested."""
+    write(page, "@bob")
+    expect(options(page)).to_have_count(2)
+    expect(chosen(page)).to_have_count(0)
+    page.keyboard.press("Enter")
+    expect(page.locator(".message .mention")).to_have_text("@bob")
+    expect(options(page)).to_have_count(0)
+
+
+def test_rooms_are_suggested(page: Any, room: str) -> None:
+    """After a number sign come the rooms that the reader is in."""
+    write(page, f"see #{room[:3]}")
+    expect(chosen(page)).to_have_text(f"#{room}")
+    page.keyboard.press("Enter")
+    expect(field(page)).to_have_value(f"see #{room} ")
+
+
+def test_escape_closes_only_the_list(page: Any) -> None:
+    """Escape ends the suggestions for this word, and not the editing; a new word has new ones."""
+    say(page, "first")
+    expect(text_in(page, "first")).to_be_visible()
+    page.keyboard.press("ArrowUp")
+    expect(field(page)).to_have_value("first")
+    write(page, " @")
+    expect(options(page)).to_have_count(3)
+    page.keyboard.press("Escape")
+    expect(options(page)).to_have_count(0)
+    expect(page.locator("#composer-form")).to_have_class("composer composer--editing")
+    write(page, "z")
+    expect(field(page)).to_have_value("first @z")
+    expect(options(page)).to_have_count(0)
+    write(page, " @z")
+    expect(options(page)).to_have_count(1)
+    page.keyboard.press("Escape")
+    page.keyboard.press("Escape")
+    expect(page.locator("#composer-form")).to_have_class("composer")
+
+
+def test_pointer_takes_and_the_field_keeps_the_focus(page: Any) -> None:
+    """A click takes a suggestion where the cursor is; the focus never leaves the field."""
+    write(page, "to , now")
+    for _ in ", now":
+        page.keyboard.press("ArrowLeft")
+    write(page, "@z")
+    options(page).click()
+    expect(field(page)).to_have_value("to @Zoë , now")
+    expect(field(page)).to_be_focused()
+    write(page, "x")
+    expect(field(page)).to_have_value("to @Zoë x, now")
+
+
+def test_space_that_is_there_serves(page: Any) -> None:
+    """A name gets a space behind it only where there is none yet."""
+    write(page, "to  now")
+    for _ in " now":
+        page.keyboard.press("ArrowLeft")
+    write(page, "@z")
+    page.keyboard.press("Enter")
+    expect(field(page)).to_have_value("to @Zoë now")
+
+
+def test_undo_takes_back_a_suggestion(page: Any) -> None:
+    """What was filled in is one step that can be undone."""
+    write(page, "hi @zo")
+    expect(options(page)).to_have_count(1)
+    page.keyboard.press("Enter")
+    expect(field(page)).to_have_value("hi @Zoë ")
+    page.keyboard.press("Control+z")
+    expect(field(page)).to_have_value("hi @zo")
+
+
+def test_leaving_closes_the_list(page: Any) -> None:
+    """Suggestions go with the focus, and with the word when the cursor leaves it."""
+    write(page, "hi @")
+    expect(options(page)).to_have_count(3)
+    page.keyboard.press("Home")
+    expect(options(page)).to_have_count(0)
+    page.keyboard.press("End")
+    write(page, "z")
+    expect(options(page)).to_have_count(1)
+    page.focus("#log")
+    expect(options(page)).to_have_count(0)
+
+
+def test_keys_are_the_fields_where_nothing_is_suggested(page: Any) -> None:
+    """Inside words and after what nobody is called nothing is suggested; Shift breaks lines."""
+    write(page, "a@b c:de #B @nobody")
+    expect(options(page)).to_have_count(0)
+    write(page, " @z")
+    expect(options(page)).to_have_count(1)
+    page.keyboard.press("Shift+Enter")
+    expect(field(page)).to_have_value("a@b c:de #B @nobody @z\n")
+    expect(options(page)).to_have_count(0)
+
+
+def test_emoji_spelt_out_is_replaced(page: Any) -> None:
+    """A name between colons becomes its emoji; what names none stays, and undo brings it back."""
+    write(page, ":tada:")
+    expect(field(page)).to_have_value("🎉")
+    write(page, " :nothing: 10:100: :+1:")
+    expect(field(page)).to_have_value("🎉 :nothing: 10:100: 👍")
+    page.keyboard.press("Control+z")
+    expect(field(page)).to_have_value("🎉 :nothing: 10:100: :+1:")
+
+
+def test_nothing_is_suggested_while_composing(page: Any) -> None:
+    """An input method's own window is not disturbed; suggestions come when it is done."""
+    write(page, "@")
+    expect(options(page)).to_have_count(3)
+    devtools = page.context.new_cdp_session(page)
+    devtools.send("Input.imeSetComposition", {"text": "z", "selectionStart": 1, "selectionEnd": 1})
+    expect(field(page)).to_have_value("@z")
+    expect(options(page)).to_have_count(0)
+    devtools.send("Input.insertText", {"text": "z"})
+    expect(options(page)).to_have_text(["ZZoë"])
+
+
+def test_fingers_keyboard_composes_and_is_suggested(
+    visit: Visit, room: str, server: Server
+) -> None:
+    """A phone's keyboard composes every word, so that suggestions come all the same."""
+    with guest_in(room, "Zoë", server):
+        page = visit("Ann", has_touch=True, is_mobile=True, viewport={"width": 390, "height": 800})
+        page.focus("#composer")
+        devtools = page.context.new_cdp_session(page)
+        devtools.send(
+            "Input.imeSetComposition", {"text": "@z", "selectionStart": 2, "selectionEnd": 2}
+        )
+        options(page).tap()
+        expect(field(page)).to_have_value("@Zoë ")
+        expect(field(page)).to_be_focused()
+
+
+def test_suggestions_stay_on_the_page(visit: Visit, room: str, server: Server) -> None:
+    """The list is above the field, and within the smallest screen."""
+    with guest_in(room, "W" * 32, server):
+        page = visit("Ann", viewport={"width": 320, "height": 480})
+        write(page, "@")
+        expect(options(page)).to_have_count(1)
+        listbox, composer = page.locator("#suggestions").bounding_box(), field(page).bounding_box()
+        assert listbox["x"] >= 0
+        assert listbox["x"] + listbox["width"] <= 320
+        assert 0 <= listbox["y"] < listbox["y"] + listbox["height"] <= composer["y"]
+
+
+def test_writing_goes_on_without_the_emoji(visit: Visit) -> None:
+    """Where the table does not come, nothing is suggested and the text is sent as written."""
+    page = visit("Ann")
+    page.route("**/emoji.js", lambda route: route.abort())
+    with page.expect_event("requestfailed"):
+        write(page, ":ta")
+    write(page, "da:")
+    page.keyboard.press("Enter")
+    expect(text_in(page, ":tada:")).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    "name", [text for text in HOSTILE if len(text) <= 32 and text.isprintable()]
+)
+def test_hostile_names_are_only_names(visit: Visit, room: str, server: Server, name: str) -> None:
+    """What somebody calls himself is text in a suggestion, and in the field."""
+    with guest_in(room, name, server):
+        page = visit("Ann")
+        write(page, "@")
+        expect(options(page).locator("bdi")).to_have_text(name)
+        assert options(page).locator("*").count() == 2
+        page.keyboard.press("Enter")
+        expect(field(page)).to_have_value(f"@{name} ")

@@ -1,0 +1,685 @@
+"""Files: on their way from the page, and in the log."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import struct
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from browsing import Gate, ScriptedServer, say
+from playwright.sync_api import expect
+
+from fastchat.files.retention import Retention
+from fastchat.metrics import Metrics
+from support import TIMEOUT_UNIT_S, Server, running_server
+
+ID = "a" * 32
+IMAGE = f"/files/{ID}/sea.png?size=300&width=600&height=450"
+TEXT = {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"some notes"}
+LINES = [f"line {number}" for number in range(30)]
+LIMIT = 1_000_000
+EVERY_RULE = {"rules": {"target-size": {"enabled": True}}}
+BYTES_A_SECOND = 1 << 20
+# Offers files to the page as a drag does; returns whether the page took them, at once.
+DRAG = """([kind, ...names]) => {
+  const dataTransfer = new DataTransfer();
+  for (const name of names) dataTransfer.items.add(new File([name], name));
+  if (!names.length) dataTransfer.setData("text/plain", "some text");
+  const event = new DragEvent(kind, { dataTransfer, bubbles: true, cancelable: true });
+  return !document.getElementById("log").dispatchEvent(event);
+}"""
+# `type=content` each; of files also the name. Returns whether the page took it.
+PASTE = """([selector, ...parts]) => {
+  const clipboardData = new DataTransfer();
+  for (const [type, content, name] of parts) {
+    if (name) clipboardData.items.add(new File([content], name, { type }));
+    else clipboardData.setData(type, content);
+  }
+  const event = new ClipboardEvent("paste", { clipboardData, bubbles: true, cancelable: true });
+  return !document.querySelector(selector).dispatchEvent(event);
+}"""
+# How much the page has moved by itself since.
+WATCH_SHIFTS = """() => {
+  window.shift = 0;
+  const add = (entries) => entries.forEach(({ value }) => (window.shift += value));
+  window.shifts = new PerformanceObserver((list) => add(list.getEntries()));
+  window.shifts.observe({ type: "layout-shift" });
+}"""
+SHIFT = """() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => {
+  for (const { value } of window.shifts.takeRecords()) window.shift += value;
+  done(window.shift);
+})))"""
+SCROLL_TO = """row => new Promise((done) => {
+  document.getElementById("log").addEventListener("scroll", () => done(), { once: true });
+  row.scrollIntoView();
+})"""
+IS_LOADED = "image => image.complete && image.naturalWidth > 0"
+GAP_BELOW = "log => log.scrollHeight - log.scrollTop - log.clientHeight"
+WATCH_PROGRESS = """() => {
+  window.progress = [];
+  new MutationObserver(([{ target }]) => window.progress.push(target.value)).observe(
+    document.getElementById("uploads"), { subtree: true, attributeFilter: ["value"] });
+}"""
+# Whether the page would ask before it is left.
+ASKS = "() => !dispatchEvent(new Event('beforeunload', { cancelable: true }))"
+
+
+def png(width: int, height: int) -> bytes:
+    """An image of one colour."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + checksum
+
+    rows = (b"\0" + b"\x20\x90\x60" * width) * height
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"".join(
+        (
+            b"\x89PNG\r\n\x1a\n",
+            chunk(b"IHDR", header),
+            chunk(b"IDAT", zlib.compress(rows)),
+            chunk(b"IEND", b""),
+        )
+    )
+
+
+def attend(page: Any, holds: Callable[[], Any]) -> None:
+    """Wait for what the page asks of the test; that is heard of while Playwright waits for it."""
+    deadline = time.monotonic() + 5 * TIMEOUT_UNIT_S
+    while not holds():
+        assert time.monotonic() < deadline, "the page has not asked"
+        page.evaluate("() => 0")
+
+
+class FileServer(ScriptedServer):
+    """Gives tickets, keeps the requests that come with them until a test answers, says messages."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.files = {"max_bytes": LIMIT}
+        self.uploads: list[Any] = []
+        self.gives_tickets = True
+
+    def take(self, page: Any) -> Any:
+        """Return the next upload that comes, to be answered."""
+        attend(page, lambda: self.uploads)
+        return self.uploads.pop(0)
+
+    def give_ticket(self, command: dict[str, Any]) -> None:
+        ticket = f"ticket-{len(self.sent('upload'))}"
+        reply = {"room": command["room"], "ref": command["ref"], "chunk_bytes": 1 << 16}
+        self.say(type="upload", ticket=ticket, url="/files", **reply)
+
+    def keep(self, route: Any, name: str) -> None:
+        route.fulfill(status=201, json={"link": f"/files/{ID}/{name}?size=9"})
+
+    def refuse(self, route: Any, status: int, message: str) -> None:
+        route.fulfill(status=status, json={"code": "forbidden", "message": message})
+
+    def _received(self, frame: str) -> None:
+        super()._received(frame)
+        command = json.loads(frame)
+        room = command.get("room")
+        if command["type"] == "upload" and self.gives_tickets:
+            self.give_ticket(command)
+        elif command["type"] == "message":
+            self.offset += 1
+            text, id = command["text"], command["id"]
+            self.publish(text, offset=self.offset, room=room, username="Ann", id=id)
+
+
+@pytest.fixture
+def script() -> FileServer:
+    return FileServer()
+
+
+@pytest.fixture
+def ann(visit: Any, script: FileServer) -> Any:
+    """A page whose uploads wait for the test; images are there, what is called `gone` is not."""
+    page = visit(script=script, service_workers="block")
+    page.route("**/files", lambda route: script.uploads.append(route))
+    page.route("**/files/**", _answer)
+    page.fill("#name-input", "Ann")
+    page.press("#name-input", "Enter")
+    expect(page.locator("#online-count")).not_to_be_empty()
+    return page
+
+
+def _answer(route: Any) -> None:
+    if "gone" in route.request.url:
+        route.fulfill(status=404)
+    else:
+        route.fulfill(body=png(600, 450), content_type="image/png")
+
+
+def choose(page: Any, *files: dict[str, Any]) -> None:
+    page.set_input_files("#attach-field", list(files))
+
+
+def fill(script: FileServer, room: str, *texts: str) -> None:
+    for text in texts:
+        script.offset += 1
+        script.publish(text, offset=script.offset, room=room)
+
+
+def rows(page: Any) -> Any:
+    return page.locator("#uploads > .upload")
+
+
+def names(page: Any) -> list[str]:
+    return page.locator(".upload__name").all_text_contents()
+
+
+# Giving
+
+
+def test_files_go_one_after_the_other(ann: Any, script: FileServer) -> None:
+    """Each has a row until it is said as a message; what is being written stays where it is."""
+    ann.fill("#composer", "half a thou")
+    with ann.expect_file_chooser() as chooser:
+        ann.get_by_role("button", name="Share files").click()
+    assert chooser.value.is_multiple()
+    chooser.value.set_files([TEXT, {**TEXT, "name": "more.txt", "buffer": b"x" * 2_500}])
+    assert names(ann) == ["notes.txt", "more.txt"]
+    expect(ann.locator(".upload__size")).to_have_text(["10 bytes", "3 kB"])
+    first = script.take(ann)
+    assert first.request.headers["authorization"] == "Bearer ticket-1"
+    assert first.request.post_data == "some notes"
+    assert script.sent("upload") == [
+        {"type": "upload", "name": "notes.txt", "size": 10, "room": ann.url.split("#")[1],
+         "ref": script.sent("upload")[0]["ref"]},
+    ]  # fmt: skip
+    assert ann.evaluate(ASKS)
+    script.keep(first, "notes.txt")
+    expect(ann.locator(".message[data-offset='1'] .file__name")).to_have_text("notes.txt")
+    assert names(ann) == ["more.txt"]
+    script.keep(script.take(ann), "more.txt")
+    expect(ann.locator(".message[data-offset='2'] .file__name")).to_have_text("more.txt")
+    expect(rows(ann)).to_have_count(0)
+    assert [each["text"] for each in script.sent("message")] == [
+        f"/files/{ID}/notes.txt?size=9",
+        f"/files/{ID}/more.txt?size=9",
+    ]
+    expect(ann.locator("#composer")).to_have_value("half a thou")
+    assert not ann.evaluate(ASKS)
+
+
+def test_long_names_keep_their_ending(ann: Any, script: FileServer) -> None:
+    """The server takes 255 bytes of a name; a system that counts letters may have more."""
+    choose(ann, {**TEXT, "name": f"a{'字' * 200}.tar.gz"})
+    script.take(ann)
+    (command,) = script.sent("upload")
+    assert 250 < len(command["name"].encode()) <= 255
+    assert command["name"].startswith("a字")
+    assert command["name"].endswith("字.tar.gz")
+
+
+def test_button_is_there_only_where_files_are_taken(visit: Any, script: FileServer) -> None:
+    """Without, a file that is dropped is not opened in the page's place either."""
+    script.files = None
+    page = visit("Ann", script=script)
+    expect(page.locator("#attach")).to_be_hidden()
+    assert page.evaluate(DRAG, ["dragover", "a.txt"])
+    expect(page.locator("#drop-target")).to_be_hidden()
+    assert page.evaluate(DRAG, ["drop", "a.txt"])
+    assert not page.evaluate(PASTE, ["#composer", ["text/plain", "x", "a.txt"]])
+    expect(rows(page)).to_have_count(0)
+
+
+def test_files_are_dropped_anywhere(ann: Any, script: FileServer, room: str) -> None:
+    """The whole page says where they will go while they are over it, and takes all of them."""
+    assert ann.evaluate(DRAG, ["dragover", "a.txt"])
+    expect(ann.locator("#drop-target")).to_have_text(f"Drop to share in #{room}")
+    expect(ann.locator("#drop-target")).to_be_visible()
+    ann.locator("#drop-target").dispatch_event("dragleave")
+    expect(ann.locator("#drop-target")).to_be_hidden()
+    ann.evaluate(DRAG, ["dragover", "a.txt"])
+    assert ann.evaluate(DRAG, ["drop", "a.txt", "b.txt"])
+    expect(ann.locator("#drop-target")).to_be_hidden()
+    assert names(ann) == ["a.txt", "b.txt"]
+    script.keep(script.take(ann), "a.txt")
+    script.keep(script.take(ann), "b.txt")
+    expect(ann.locator(".message .file__name")).to_have_text(["a.txt", "b.txt"])
+
+
+def test_drop_target_goes_with_what_was_dragged(ann: Any) -> None:
+    """Also where a browser does not tell that it is gone."""
+    ann.evaluate(DRAG, ["dragover", "a.txt"])
+    expect(ann.locator("#drop-target")).to_be_visible()
+    expect(ann.locator("#drop-target")).to_be_hidden()
+
+
+def test_only_files_from_elsewhere_are_taken(ann: Any) -> None:
+    """Not a text, nor an image of the page itself, which browsers drag as a file."""
+    for kind in ("dragover", "drop"):
+        assert not ann.evaluate(DRAG, [kind])
+    expect(ann.locator("#drop-target")).to_be_hidden()
+    ann.evaluate(DRAG, ["dragstart", "sea.png"])
+    for kind in ("dragover", "drop"):
+        assert not ann.evaluate(DRAG, [kind, "sea.png"])
+    ann.evaluate(DRAG, ["dragend"])
+    assert ann.evaluate(DRAG, ["drop", "a.txt"])
+    assert names(ann) == ["a.txt"]
+
+
+def test_nothing_is_taken_under_a_question(ann: Any) -> None:
+    """While a dialog is open a dropped file is neither shared nor opened."""
+    ann.click("#preferences-open")
+    expect(ann.locator("#preferences")).to_be_visible()
+    assert ann.evaluate(DRAG, ["dragover", "a.txt"])
+    expect(ann.locator("#drop-target")).to_be_hidden()
+    assert ann.evaluate(DRAG, ["drop", "a.txt"])
+    assert names(ann) == []
+
+
+@pytest.mark.parametrize(
+    ("parts", "taken"),
+    [
+        ([["image/png", "x", "image.png"]], r"Image \d{4}-\d\d-\d\d \d\d\.\d\d\.\d\d\.png"),
+        ([["text/html", "<img>"], ["image/jpeg", "x", "image.jpeg"]], r"Image .*\.jpeg"),
+        ([["text/plain", "my.pdf"], ["application/pdf", "x", "my.pdf"]], r"my\.pdf"),
+        ([["text/plain", "a"], ["text/html", "a"], ["image/png", "x", "image.png"]], None),
+        ([["text/plain", "a"]], None),
+    ],
+    ids=["screenshot", "image-of-a-page", "file", "cells", "text"],
+)
+def test_files_are_pasted(ann: Any, parts: list[list[str]], taken: str | None) -> None:
+    """A picture without a name gets one with the date; a text stays one, also with its picture."""
+    assert ann.evaluate(PASTE, ["#composer", *parts]) is (taken is not None)
+    if taken is None:
+        expect(rows(ann)).to_have_count(0)
+    else:
+        expect(ann.locator(".upload__name")).to_have_text(_like(taken))
+
+
+def _like(pattern: str) -> Any:
+    return re.compile(f"^{pattern}$")
+
+
+def test_search_field_takes_no_files(ann: Any) -> None:
+    """What is pasted where no message is written is not shared."""
+    assert not ann.evaluate(PASTE, ["#search-field", ["image/png", "x", "image.png"]])
+    expect(rows(ann)).to_have_count(0)
+
+
+# What goes wrong
+
+
+def test_hopeless_files_are_not_sent(ann: Any, script: FileServer) -> None:
+    """Too big, empty: said at once, without a retry; the others go on."""
+    big = {**TEXT, "name": "big.bin", "buffer": b"x" * (LIMIT + 1)}
+    choose(ann, big, {**TEXT, "name": "empty.txt", "buffer": b""}, TEXT)
+    script.keep(script.take(ann), "notes.txt")
+    expect(ann.locator(".message .file__name")).to_have_text("notes.txt")
+    expect(ann.locator(".upload__note")).to_have_text(
+        ["Too big: a file may have 1 MB.", "There is nothing in this file."]
+    )
+    expect(ann.get_by_role("button", name="Retry")).to_have_count(0)
+    assert [each["name"] for each in script.sent("upload")] == ["notes.txt"]
+    assert not ann.evaluate(ASKS)
+    for name in ("big.bin", "empty.txt"):
+        ann.get_by_role("button", name=f"Cancel {name}").click()
+    expect(rows(ann)).to_have_count(0)
+    expect(ann.locator("#composer")).to_be_focused()
+
+
+def test_unreadable_file_says_so(ann: Any, script: FileServer, tmp_path: Path) -> None:
+    """What was changed since it was chosen is not sent, and its reader is not kept waiting."""
+    later = tmp_path / "later.txt"
+    later.write_text("as it was chosen")
+    ann.set_input_files("#attach-field", later)
+    waiting = script.take(ann)
+    ann.set_input_files("#attach-field", later)
+    later.write_text("as it is now, which is another thing")
+    script.keep(waiting, "later.txt")
+    expect(ann.locator(".message .file__name")).to_have_text("later.txt")
+    expect(ann.locator(".upload__note")).to_have_text("This cannot be read.")
+    assert len(script.sent("upload")) == 1
+
+
+def test_refused_file_says_why(ann: Any, script: FileServer) -> None:
+    """The server's reason stands in its row, it is not sent again by itself, and may be retried."""
+    choose(ann, TEXT)
+    script.refuse(script.take(ann), 403, "You have no room left.")
+    expect(ann.locator(".upload__note")).to_have_text("You have no room left.")
+    assert len(script.sent("upload")) == 1
+    ann.get_by_role("button", name="Retry").press("Enter")
+    expect(ann.get_by_role("button", name="Cancel notes.txt")).to_be_focused()
+    again = script.take(ann)
+    assert again.request.headers["authorization"] == "Bearer ticket-2"
+    script.keep(again, "notes.txt")
+    expect(ann.locator(".message .file__name")).to_have_text("notes.txt")
+    expect(rows(ann)).to_have_count(0)
+
+
+def test_passing_trouble_is_tried_again(ann: Any, script: FileServer) -> None:
+    """With a new ticket each time, some times by itself; then the reader may."""
+    choose(ann, TEXT)
+    script.take(ann).abort()
+    expect(ann.locator(".upload__note")).to_have_text("Trying…")
+    script.refuse(script.take(ann), 401, "Unknown ticket.")
+    script.refuse(script.take(ann), 503, "Busy.")
+    late = script.take(ann)
+    assert late.request.headers["authorization"] == "Bearer ticket-4"
+    script.keep(late, "notes.txt")
+    expect(ann.locator(".message .file__name")).to_have_text("notes.txt")
+
+
+def test_lasting_trouble_is_left_to_the_reader(ann: Any, script: FileServer) -> None:
+    """After six times in vain nothing more is tried, and the reason is said."""
+    ann.clock.install()
+    choose(ann, TEXT)
+    for _ in range(5):
+        script.refuse(script.take(ann), 503, "The disk is full.")
+        expect(ann.locator(".upload__note")).to_have_text("Trying…")
+        ann.clock.run_for(15_000)
+    script.refuse(script.take(ann), 503, "The disk is full.")
+    expect(ann.locator(".upload__note")).to_have_text("The disk is full.")
+    ann.clock.run_for(60_000)
+    assert len(script.sent("upload")) == 6
+    ann.get_by_role("button", name="Retry").click()
+    script.keep(script.take(ann), "notes.txt")
+    ann.clock.run_for(100)
+    expect(ann.locator(".message .file__name")).to_have_text("notes.txt")
+
+
+def test_stalled_file_is_sent_again(ann: Any, script: FileServer) -> None:
+    """A connection that has died without a word is given up after two minutes."""
+    ann.clock.install()
+    choose(ann, TEXT)
+    script.take(ann)
+    ann.clock.run_for(119_000)
+    assert not script.uploads
+    ann.clock.run_for(2_000)
+    expect(ann.locator(".upload__note")).to_have_text("Trying…")
+    ann.clock.run_for(2_000)
+    script.keep(script.take(ann), "notes.txt")
+    ann.clock.run_for(100)
+    expect(ann.locator(".message .file__name")).to_have_text("notes.txt")
+
+
+def test_cancelled_file_is_not_said(ann: Any, script: FileServer) -> None:
+    """The request ends, nothing is written in the room, and the next file goes."""
+    choose(ann, TEXT, {**TEXT, "name": "more.txt"})
+    script.take(ann)
+    with ann.expect_event("requestfailed"):
+        ann.get_by_role("button", name="Cancel notes.txt").click()
+    assert names(ann) == ["more.txt"]
+    script.keep(script.take(ann), "more.txt")
+    expect(ann.locator(".message .file__name")).to_have_text("more.txt")
+    assert len(script.sent("message")) == 1
+
+
+def test_file_is_cancelled_before_it_has_a_ticket(ann: Any, script: FileServer) -> None:
+    """Nothing of it is sent when the ticket comes, and the next file goes."""
+    script.gives_tickets = False
+    choose(ann, TEXT, {**TEXT, "name": "more.txt"})
+    attend(ann, lambda: script.sent("upload"))
+    ann.get_by_role("button", name="Cancel notes.txt").click()
+    script.gives_tickets = True
+    script.give_ticket(script.sent("upload")[0])
+    upload = script.take(ann)
+    assert upload.request.headers["authorization"] == "Bearer ticket-2"
+    script.keep(upload, "more.txt")
+    expect(ann.locator(".message .file__name")).to_have_text("more.txt")
+    assert len(script.sent("message")) == 1
+
+
+def test_file_belongs_to_its_room(ann: Any, script: FileServer, room: str) -> None:
+    """Whoever looks at another room meanwhile still sees it go where it was given."""
+    choose(ann, TEXT)
+    waiting = script.take(ann)
+    ann.evaluate("() => { location.hash = 'elsewhere' }")
+    expect(ann.locator("#room-name")).to_have_text("elsewhere")
+    expect(ann.locator(".upload__room")).to_have_text(f"#{room}")
+    expect(ann.locator(".upload__room")).to_be_visible()
+    script.keep(waiting, "notes.txt")
+    expect(rows(ann)).to_have_count(0)
+    expect(ann.locator(".message")).to_have_count(0)
+    (message,) = script.sent("message")
+    assert message["room"] == room
+    ann.go_back()
+    expect(ann.locator(".message .file__name")).to_have_text("notes.txt")
+
+
+def test_leaving_a_room_ends_its_files(ann: Any, script: FileServer, room: str) -> None:
+    """Those for other rooms go on."""
+    choose(ann, TEXT)
+    script.take(ann)
+    ann.evaluate("() => { location.hash = 'elsewhere' }")
+    expect(ann.locator("#room-name")).to_have_text("elsewhere")
+    choose(ann, {**TEXT, "name": "more.txt"})
+    ann.locator(".room-item", has_text=room).hover()
+    ann.get_by_role("button", name=f"Leave #{room}").click()
+    script.keep(script.take(ann), "more.txt")
+    expect(ann.locator(".message .file__name")).to_have_text("more.txt")
+    assert [each["room"] for each in script.sent("message")] == ["elsewhere"]
+
+
+# In the log
+
+
+def test_images_move_nothing(ann: Any, script: FileServer, room: str) -> None:
+    """Their place is kept before they are there, whatever their size turns out to be; the log
+    stays at its end.
+    """
+    forged = f"/files/{ID}/forged.png?size=9&width=300&height=900"
+    held: list[Any] = []
+    ann.route("**/files/**", lambda route: held.append(route))
+    fill(script, room, *LINES, IMAGE, forged, "the end")
+    expect(ann.get_by_text("the end")).to_be_in_viewport()
+    images = ann.locator(".file--image img").all()
+    before = [image.bounding_box() for image in images]
+    assert [(box["width"], box["height"]) for box in before] == [(352, 264), (96, 288)]
+    ann.evaluate(WATCH_SHIFTS)
+    attend(ann, lambda: len(held) == 2)
+    for route in held:
+        _answer(route)
+    for image in images:
+        ann.wait_for_function(IS_LOADED, arg=image.element_handle())
+    assert ann.evaluate(SHIFT) == 0
+    assert [image.bounding_box() for image in images] == before
+    assert ann.locator("#log").evaluate(GAP_BELOW) <= 1
+
+
+def test_images_fit_a_phone(ann: Any, script: FileServer, room: str) -> None:
+    """Scaled, not cut, and nothing has to be scrolled sideways."""
+    ann.set_viewport_size({"width": 320, "height": 640})
+    fill(script, room, IMAGE)
+    box = ann.get_by_role("img", name="sea.png").bounding_box()
+    assert box["x"] + box["width"] <= 320
+    assert box["width"] / box["height"] == pytest.approx(600 / 450, rel=0.01)
+
+
+def test_missing_image_becomes_a_quiet_card(ann: Any, script: FileServer, room: str) -> None:
+    """Nothing that is read moves by it: neither the end of the log, nor what he has scrolled to."""
+    held: list[Any] = []
+    ann.route("**/files/**gone**", lambda route: held.append(route))
+    gone = IMAGE.replace("sea", "gone")
+    fill(script, room, gone, *LINES)
+    expect(ann.get_by_text(LINES[-1])).to_be_in_viewport()
+    read = ann.get_by_text("line 4", exact=True)
+    read.evaluate(SCROLL_TO)
+    ann.evaluate(WATCH_SHIFTS)
+    before = read.bounding_box()["y"]
+    attend(ann, lambda: held)
+    ann.unroute("**/files/**gone**")
+    held.pop().fulfill(status=404)
+    card = ann.locator(".file--gone")
+    expect(card).to_have_attribute("data-size", "no longer there")
+    expect(card).not_to_have_attribute("href", re.compile(""))
+    assert ann.evaluate(SHIFT) == 0
+    assert read.bounding_box()["y"] == pytest.approx(before, abs=1)
+
+
+def test_image_opens_at_its_own_size(ann: Any, script: FileServer, room: str) -> None:
+    """By click or keyboard; any click but that on its download closes it, and so does Esc."""
+    fill(script, room, IMAGE)
+    viewer = ann.locator("#viewer")
+    image = ann.get_by_role("link", name="sea.png")
+    image.click()
+    expect(viewer).to_be_visible()
+    shown = viewer.get_by_role("img", name="sea.png")
+    ann.wait_for_function(IS_LOADED, arg=shown.element_handle())
+    assert (shown.bounding_box()["width"], shown.bounding_box()["height"]) == (600, 450)
+    with ann.expect_download() as download:
+        viewer.get_by_role("link", name="Download").click()
+    assert download.value.suggested_filename == "sea.png"
+    expect(viewer).to_be_visible()
+    ann.mouse.click(5, 5)
+    expect(viewer).to_be_hidden()
+    image.focus()
+    ann.keyboard.press("Enter")
+    expect(viewer).to_be_visible()
+    ann.keyboard.press("Escape")
+    expect(viewer).to_be_hidden()
+    expect(image).to_be_focused()
+    with ann.context.expect_page() as tab:
+        image.click(modifiers=["Control"])
+    assert "/sea.png" in tab.value.url
+    expect(viewer).to_be_hidden()
+
+
+def test_file_is_downloaded_with_its_name(ann: Any, script: FileServer, room: str) -> None:
+    """Its card says its name and size; once it is gone, the card says that instead."""
+    ann.route("**/files/**", lambda route: route.fulfill(body=b"some notes"))
+    fill(script, room, f"/files/{ID}/my%20notes.txt?size=12345")
+    card = ann.get_by_role("link", name="my notes.txt")
+    expect(card).to_have_attribute("data-size", "12 kB")
+    with ann.expect_download() as download:
+        card.click()
+    assert download.value.suggested_filename == "my notes.txt"
+    expect(card).not_to_have_class(re.compile("file--gone"))
+    ann.route("**/files/**", lambda route: route.fulfill(status=404))
+    card.click()
+    expect(ann.locator(".file--gone")).to_have_attribute("data-size", "no longer there")
+
+
+@pytest.mark.parametrize("colours", ["light", "dark"])
+def test_everybody_can_use_it(ann: Any, script: FileServer, room: str, colours: Any) -> None:
+    """axe-core objects to nothing: cards, images, rows in all their states, the viewer."""
+    gone = IMAGE.replace("sea", "gone")
+    fill(script, room, IMAGE, gone, f"/files/{ID}/a.pdf?size=12345", f"See /files/{ID}/b.pdf")
+    expect(ann.locator(".file--gone")).to_have_count(1)
+    choose(ann, {**TEXT, "buffer": b""}, TEXT, {**TEXT, "name": "more.txt"})
+    script.refuse(script.take(ann), 403, "You have no room left.")
+    script.take(ann)
+    ann.emulate_media(color_scheme=colours, reduced_motion="reduce")
+    assert violations(ann) == []
+    ann.get_by_role("link", name="sea.png").click()
+    assert violations(ann) == []
+
+
+def violations(page: Any) -> list[str]:
+    found = Axe().run(page, options=EVERY_RULE).response["violations"]
+    return [f"{each['id']}: {node['html']}" for each in found for node in each["nodes"]]
+
+
+# With the real server
+
+
+@pytest.fixture
+def slow(visit: Any) -> Any:
+    """Opens a page whose uploads take seconds."""
+
+    def slow(name: str, **options: Any) -> Any:
+        page = visit(name, **options)
+        network = page.context.new_cdp_session(page)
+        network.send("Network.enable")
+        conditions = {"offline": False, "latency": 0, "downloadThroughput": -1}
+        conditions["uploadThroughput"] = BYTES_A_SECOND
+        network.send("Network.emulateNetworkConditions", conditions)
+        return page
+
+    return slow
+
+
+def test_shared_image_is_seen_at_its_size(visit: Any, server: Server, room: str) -> None:
+    """What Ann shares, Bob sees at the size that the server measured, and can save by its name."""
+    ann, bob = visit("Ann"), visit("Bob")
+    image = {"name": "by the sea.png", "mimeType": "image/png", "buffer": png(704, 528)}
+    choose(ann, image, TEXT)
+    shown = bob.get_by_role("img", name="by the sea.png")
+    bob.wait_for_function(IS_LOADED, arg=shown.element_handle())
+    assert shown.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [704, 528]
+    assert (shown.bounding_box()["width"], shown.bounding_box()["height"]) == (352, 264)
+    card = bob.get_by_role("link", name="notes.txt")
+    with bob.expect_download() as download:
+        card.click()
+    assert download.value.suggested_filename == "notes.txt"
+    assert Path(download.value.path()).read_bytes() == TEXT["buffer"]
+    expect(rows(ann)).to_have_count(0)
+    expect(ann.locator(".message--pending")).to_have_count(0)
+
+
+def test_file_goes_with_its_message(visit: Any, tmp_path: Path) -> None:
+    """Who deletes the message deletes the file; where its link is said again, it is not there."""
+    retention = Retention(tmp_path, clock=time.time, metrics=Metrics())
+    with running_server("--data", str(tmp_path)) as server:
+        ann, bob = visit("Ann", url=server.url), visit("Bob", url=server.url)
+        choose(ann, {"name": "sea.png", "mimeType": "image/png", "buffer": png(60, 40)})
+        image = bob.get_by_role("link", name="sea.png")
+        link = image.get_attribute("href")
+        assert bob.request.get(server.url + link).status == 200
+        retention.sweep()
+        ann.locator(".message").hover()
+        ann.get_by_label("Delete", exact=True).click()
+        ann.get_by_role("button", name="Delete").last.click()
+        expect(image).to_have_count(0)
+        retention.sweep()
+        assert bob.request.get(server.url + link).status == 404
+        say(ann, link.replace("sea", "the-same"))
+        expect(bob.locator(".file--gone")).to_have_attribute("data-size", "no longer there")
+
+
+def test_progress_is_real(slow: Any) -> None:
+    """The bar follows what has been sent, up to all of it."""
+    ann = slow("Ann")
+    ann.evaluate(WATCH_PROGRESS)
+    choose(ann, {**TEXT, "name": "big.bin", "buffer": bytes(2 * BYTES_A_SECOND)})
+    expect(ann.locator(".message .file__name")).to_have_text("big.bin")
+    seen = ann.evaluate("() => window.progress")
+    assert seen == sorted(seen)
+    assert len(set(seen)) > 3
+    assert seen[-1] == 1
+
+
+def test_upload_survives_a_killed_server(slow: Any, room: str, tmp_path: Path) -> None:
+    """It begins again by itself when the server is back, and the file is said once."""
+    data = ("--data", str(tmp_path))
+    with running_server(*data) as first:
+        ann = slow("Ann", url=first.url)
+        choose(ann, {**TEXT, "name": "big.bin", "buffer": bytes(range(256)) * 8_000})
+        ann.wait_for_function("() => document.querySelector('.upload__progress').value > 0.2")
+        first.kill()
+    with running_server(*data, port=first.port) as second:
+        ann.evaluate("() => dispatchEvent(new Event('online'))")
+        card = ann.locator(".message[data-offset] .file")
+        expect(card).to_have_attribute("data-size", "2 MB")
+        expect(rows(ann)).to_have_count(0)
+        expect(ann.locator(".message")).to_have_count(1)
+        with urlopen(second.url + str(card.get_attribute("href"))) as response:
+            assert response.read() == bytes(range(256)) * 8_000
+
+
+def test_lost_connection_loses_no_file(visit: Any, chromium: Any, room: str) -> None:
+    """What is given while offline goes when the room is there again."""
+    context = chromium.new_context()
+    with contextlib.closing(context):
+        gate = Gate(context)
+        ann, bob = visit("Ann", context=context), visit("Bob")
+        gate.shut()
+        choose(ann, TEXT)
+        gate.open()
+        ann.evaluate("() => dispatchEvent(new Event('online'))")
+        expect(bob.locator(".message .file__name")).to_have_text("notes.txt")
+        expect(rows(ann)).to_have_count(0)

@@ -1,0 +1,514 @@
+"""How the page shows texts: each test asks the module what it makes of one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from browsing import HOSTILE
+
+from support import TIMEOUT_UNIT_S
+
+PRELUDE = """
+const { fileOf, isEmojiOnly, mentions, nodesOf, plainOf, quoteOf, sizeOf } =
+  await import("/static/markup.js");
+const people = { self: "Ann", names: ["Bob", "Ann Lee", "Zoë", "C3-PO"] };
+const shown = (text) => {
+  const element = document.createElement("div");
+  element.append(...nodesOf(text, people));
+  return element;
+};
+const html = (text) => shown(text).innerHTML.replaceAll(' dir="auto"', "");
+const FILE = "/files/" + "a2".repeat(16);
+"""
+
+OUTSIDE = 'target="_blank" rel="noopener noreferrer nofollow ugc"'
+
+
+@pytest.fixture
+def ask(blank: Any) -> Any:
+    """Runs a function's body beside the module and returns its result; `argument` is its `text`."""
+
+    def ask(body: str, argument: Any = None) -> Any:
+        return blank.evaluate(f"async (text) => {{ {PRELUDE} {body} }}", argument)
+
+    return ask
+
+
+@pytest.fixture
+def html(ask: Any) -> Any:
+    """What a text becomes, without the `dir` of its blocks."""
+    return lambda text: ask("return html(text)", text)
+
+
+def link(address: str, shown: str | None = None) -> str:
+    return f'<a dir="ltr" href="{address}" {OUTSIDE}>{shown or address}</a>'
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("one\ntwo\n\n\nthree", "<p>one\ntwo</p><p>three</p>"),
+        ("a  b\n  c", "<p>a  b\n  c</p>"),
+        ("*a* _b_ **c** ~~d~~", "<p><em>a</em> <em>b</em> <strong>c</strong> <s>d</s></p>"),
+        ("**a *b* c**, (*d*)", "<p><strong>a <em>b</em> c</strong>, (<em>d</em>)</p>"),
+        ("*a* b *c", "<p><em>a</em> b *c</p>"),
+        ("*a *b*", "<p>*a <em>b</em></p>"),
+        ("*a **b* c**", "<p><em>a **b</em> c**</p>"),
+        ("🎉*a*🎉 “*b*”", "<p>🎉<em>a</em>🎉 “<em>b</em>”</p>"),
+    ],
+)
+def test_lines_and_emphasis(html: Any, text: str, expected: str) -> None:
+    """Lines stay lines, empty ones part paragraphs, and emphasis may hold other emphasis."""
+    assert html(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a_b_c",
+        "*a*b _c_d",
+        "2*3*4",
+        "2 * 3 * 4",
+        "__init__",
+        "*a\nb*",
+        "a * * b",
+        "**",
+        "****",
+        "f(a)*(b)*c",
+        r"¯\_(ツ)_/¯",
+        "(*_*)",
+        "*_*",
+        "-_-",
+        "^_^",
+        "***a***",
+        "~a~",
+        "snake_case_",
+        "*",
+        "`",
+        "> ",
+    ],
+)
+def test_signs_that_mean_nothing_stay(ask: Any, text: str) -> None:
+    """Inside words, across lines, in faces and alone, the signs are what was written."""
+    marks, content = ask(
+        'const it = shown(text); return [it.querySelectorAll("em, strong, s, code").length, '
+        "it.textContent]",
+        text,
+    )
+    assert marks == 0
+    assert content.strip() == text.strip()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a `*b* <i>` c", "<p>a <code>*b* &lt;i&gt;</code> c</p>"),
+        ("``a`` ```b```", "<p><code>a</code> <code>b</code></p>"),
+        ("`a", "<p>`a</p>"),
+        ("```\na\n\n  *b*\n```\nc", "<pre><code>a\n\n  *b*</code></pre><p>c</p>"),
+        ("a\n```js\nb", "<p>a</p><pre><code>b</code></pre>"),
+        ("```a b\nc```", "<pre><code>a b\nc</code></pre>"),
+        ("```a", "<pre><code>a</code></pre>"),
+        ("```\n```", "<p>```\n```</p>"),
+        ("> ```\n> a\nb", "<blockquote><pre><code>a</code></pre></blockquote><p>b</p>"),
+    ],
+)
+def test_code_is_as_it_was_written(html: Any, text: str, expected: str) -> None:
+    """Nothing means anything in code; a block that nobody closes goes on to the end."""
+    assert html(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("> a\n> b\nc", "<blockquote><p>a\nb</p></blockquote><p>c</p>"),
+        ("> > a\n> b", "<blockquote><blockquote><p>a</p></blockquote><p>b</p></blockquote>"),
+        (">_< and >a", "<p>&gt;_&lt; and &gt;a</p>"),
+        ("a\n- b\n- *c*", "<p>a</p><ul><li>b</li><li><em>c</em></li></ul>"),
+        ("* a\n  - b\n* c", "<ul><li>a<ul><li>b</li></ul></li><li>c</li></ul>"),
+        ("3. a\n7. b", '<ol><li value="3">a</li><li value="7">b</li></ol>'),
+        ("1. a\n- b", '<ol><li value="1">a</li></ol><ul><li>b</li></ul>'),
+        ("-a\n1.b\n1) c\n-", "<p>-a\n1.b\n1) c\n-</p>"),
+    ],
+)
+def test_quotes_and_lists(html: Any, text: str, expected: str) -> None:
+    """Quotes and lists hold each other, and numbers stay what was written."""
+    assert html(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "address", "rest"),
+    [
+        ("see https://a.example/b?c=d#e.", "https://a.example/b?c=d#e", "see ."),
+        ("(https://a.example/b_(c))", "https://a.example/b_(c)", "()"),
+        ("[https://a.example/]!", "https://a.example/", "[]!"),
+        ("<https://a.example/b.>", "https://a.example/b.", ""),
+        ("https://a.example/*b*_c_…", "https://a.example/*b*_c", "_…"),
+        ("看https://a.example/，好", "https://a.example/", "看，好"),
+        ("http://[::1]:80/", "http://[::1]/", ""),
+    ],
+)
+def test_addresses_are_links(ask: Any, text: str, address: str, rest: str) -> None:
+    """An address ends before what ends the sentence, and its link goes elsewhere, unknown."""
+    link, shown = ask(
+        """const element = shown(text); const [link] = element.querySelectorAll("a");
+        link.remove();
+        return [{ text: link.textContent, ...Object.fromEntries(
+          link.getAttributeNames().map((name) => [name, link.getAttribute(name)])) },
+          element.textContent]""",
+        text,
+    )
+    assert link == {
+        "text": address,
+        "dir": "ltr",
+        "href": address,
+        "target": "_blank",
+        "rel": "noopener noreferrer nofollow ugc",
+    }
+    assert shown == rest
+
+
+@pytest.mark.parametrize(
+    ("text", "shown", "host"),
+    [
+        ("https://аррӏе.example/", "https://xn--80ak6aa92e.example/", "xn--80ak6aa92e.example"),
+        ("https://GOOD.example/A", "https://GOOD.example/A", "good.example"),
+        ("https://%65vil.example/", "https://evil.example/", "evil.example"),
+        (
+            "https://evil.example\\@good.example",
+            "https://evil.example\\@good.example",
+            "evil.example",
+        ),
+        ("http://2130706433/", "http://127.0.0.1/", "127.0.0.1"),
+        ("https://a.example/\u202egpj.b", "https://a.example/", "a.example"),
+    ],
+)
+def test_link_shows_where_it_goes(ask: Any, text: str, shown: str, host: str) -> None:
+    """The text of a link is its address; a host that could pretend is shown as it is resolved."""
+    assert ask(
+        'const [link] = shown(text).querySelectorAll("a"); return [link.textContent, link.host]',
+        text,
+    ) == [shown, host]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://good.example@evil.example/",
+        "javascript:alert(1)",
+        "data:text/html,x",
+        "https://",
+        "http://[",
+        "ftp://a.example",
+        "//a.example",
+        "www.a.example",
+        "[a](javascript:alert(1))",
+        "file:///etc/passwd",
+    ],
+)
+def test_nothing_else_is_a_link(html: Any, text: str) -> None:
+    """Other schemes, addresses without a host, and hosts behind a user's name are text."""
+    assert html(text) == f"<p>{text}</p>"
+
+
+@pytest.mark.parametrize(
+    ("text", "rooms"),
+    [
+        ("#a and (#b-c.d_1), #e.", ["#a", "#b-c.d_1", "#e"]),
+        ("a#b #Big #1 ##c /#d &#e; #x#y #ö #fooBar #" + "a" * 65, []),
+    ],
+)
+def test_rooms_are_links(ask: Any, text: str, rooms: list[str]) -> None:
+    """A room's name leads there where a word may begin; numbers and other names do not."""
+    assert (
+        ask(
+            'return [...shown(text).querySelectorAll("a")].map((a) => a.getAttribute("href"))', text
+        )
+        == rooms
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "called"),
+    [
+        ("@Bob, @ann and (@ZOE\u0308)!", ["@Bob", "@ann*", "@ZOE\u0308"]),
+        ("@Ann Lee and @Ann Leeds", ["@Ann Lee", "@Ann*"]),
+        ("@c3-po's *@Bob*_@Bob_", ["@c3-po", "@Bob", "@Bob"]),
+        ("a@Bob @Bobby @@Bob `@Bob` @ Bob @Nobody", []),
+    ],
+)
+def test_mentions_are_marked(ask: Any, text: str, called: list[str]) -> None:
+    """The longest name that fits is a mention, whatever its case; the reader's own stands out."""
+    assert (
+        ask(
+            """return [...shown(text).querySelectorAll(".mention")]
+          .map((each) => each.textContent + (each.matches(".mention--self") ? "*" : ""))""",
+            text,
+        )
+        == called
+    )
+
+
+def test_nobody_is_asked_for_without_a_mention(ask: Any) -> None:
+    """The names are not even fetched for a text that can mention none."""
+    assert (
+        ask(
+            """let asked = 0;
+        const context = { self: "Ann", get names() { asked += 1; return ["Bob"]; } };
+        nodesOf("a@b.example", context); nodesOf("@Bob @Bob", context);
+        return asked"""
+        )
+        == 1
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("hi @Ann!", True),
+        ("@ANN", True),
+        ("> @Ann #42\n> hello\n\nyes", True),
+        ("> @Bob #42\n> @Ann says\n\nyes", False),
+        ("`@Ann`", False),
+        ("```\n@Ann\n```", False),
+        ("- *@Ann*", True),
+        ("@Anna, ann", False),
+        ("@Ann Lee", False),
+    ],
+)
+def test_mentions_count_what_was_said(ask: Any, text: str, expected: bool) -> None:
+    """Who is answered is called; who is in code, in a quote or in a longer name is not."""
+    assert ask("return mentions(text, people)", text) is expected
+
+
+def test_nobody_is_never_mentioned(ask: Any) -> None:
+    """Before the reader has a name, nothing calls him."""
+    assert ask('return mentions("@ and @Bob", { self: "", names: [] })') is False
+
+
+def test_reply_names_its_message(ask: Any) -> None:
+    """The first line of an answer's quote is the way to the message that it answers."""
+    assert ask(
+        """const it = shown(text);
+        const [button] = it.querySelectorAll("blockquote:first-child > cite:first-child > button");
+        return [button.type, button.dataset.reveal, button.textContent, button.title,
+          it.querySelector("blockquote > p").textContent, it.lastChild.textContent]""",
+        "> @Bob #1 #42\n> hello\n\nyes",
+    ) == ["button", "42", "Bob #1", "Show the message that this answers", "hello", "yes"]
+
+
+@pytest.mark.parametrize("text", ["@Bob #42", "> hello\n> @Bob #42", "> @Bob #x", "> @ #42"])
+def test_only_a_head_is_one(ask: Any, text: str) -> None:
+    """Where no answer begins, the line is only what it says."""
+    assert ask('return shown(text).querySelectorAll("button").length', text) == 0
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ("4000&height=1000", [352, 88]),
+        ("100&height=50", [100, 50]),
+        ("10&height=99999", [24, 288]),
+        ("999999999999&height=1", [352, 24]),
+    ],
+)
+def test_images_have_their_size_before_they_come(ask: Any, size: str, expected: list[int]) -> None:
+    """An image is scaled into its box from the start, and fetched when it is near."""
+    assert ask(
+        """const link = `${FILE}/c%20at.png?size=5&width=${text}`;
+        const [image] = shown(link).querySelectorAll("a > img");
+        const { width, height, alt, loading, decoding } = image;
+        const { href, target, rel } = image.parentElement;
+        return [[width, height], alt, loading, decoding, image.src === href, target, rel]""",
+        size,
+    ) == [expected, "c at.png", "lazy", "async", True, "_blank", "noopener noreferrer nofollow ugc"]
+
+
+def test_image_that_is_none_can_be_downloaded(ask: Any) -> None:
+    """Where no image comes, its name and size are shown instead."""
+    assert ask(
+        """const element = shown(`${FILE}/cat.png?size=5000&width=40&height=30`);
+        document.body.append(element);
+        const [link] = element.querySelectorAll("a");
+        const before = link.className;
+        const image = link.querySelector("img");
+        image.loading = "eager";
+        await new Promise((resolve) => image.addEventListener("error", resolve));
+        element.remove();
+        return [before, link.className, link.innerText, link.dataset.size, link.children.length]"""
+    ) == ["file file--image", "file", "cat.png", "5 kB", 1]
+
+
+@pytest.mark.parametrize(
+    ("link", "expected"),
+    [
+        ("${FILE}/a%2Fb%20c.pdf?size=2500000", ["a/b c.pdf", "2.5 MB"]),
+        ("${location.origin}${FILE}/a.pdf?size=1", ["a.pdf", "1 byte"]),
+        ("${FILE}/a%E2%80%AEfdp.exe", ["afdp.exe", None]),
+        ("${FILE}/%zz?size=-1&width=9&height=9e9", ["%zz", None]),
+    ],
+)
+def test_files_are_cards(ask: Any, link: str, expected: list[str | None]) -> None:
+    """A file is shown by name and size, and nothing in its link can feign another kind."""
+    assert ask(
+        f"""const [card] = shown(`look: {link}!`).querySelectorAll("a.file");
+        return [[card.textContent, card.dataset.size ?? null], card.download, card.host]"""
+    ) == [expected, expected[0], ask("return location.host")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["/files/short/a.png?size=1", "x/files/${id}/a.png", "/files/${id}/", "/files/${id}/a/b"],
+)
+def test_other_paths_are_no_files(ask: Any, text: str) -> None:
+    """What only resembles a file's link is text."""
+    text = text.replace("${id}", "a2" * 16)
+    assert ask(
+        'return [shown(text).querySelectorAll("a").length, shown(text).textContent]', text
+    ) == [0, text]
+
+
+def test_files_of_others_are_links(html: Any) -> None:
+    """Another server's address is a link and never an image, which would tell it who reads."""
+    address = f"https://a.example/files/{'a2' * 16}/cat.png?size=1&width=9&height=9"
+    assert html(address) == f"<p>{link(address).replace('&', '&amp;')}</p>"
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_text_is_only_text(ask: Any, text: str) -> None:
+    """Whatever a text holds, none of it becomes an element that the page did not mean."""
+    allowed = "p, em, strong, s, code, pre, ul, ol, li, blockquote, bdi"
+    for around in (
+        text,
+        f"> {text}",
+        f"- {text}",
+        f"`{text}`",
+        f"*{text}*",
+        f"https://a.example/{text}",
+    ):
+        assert (
+            ask(
+                f"""return [...shown(text).querySelectorAll("*")].filter((each) =>
+              !each.matches('{allowed}, a[href^="https://a.example/"]')
+              || each.getAttributeNames().some((name) => name.startsWith("on"))).length""",
+                around,
+            )
+            == 0
+        )
+    assert ask("return shown(text).textContent", text) == text
+
+
+LONG = [
+    *(
+        "*",
+        "**",
+        "* ",
+        " *a",
+        "*.",
+        "_*",
+        "_*~~",
+        "*a_",
+        "~~",
+        "`",
+        "``a`",
+        "` ",
+        "```\n",
+        "```a\n",
+    ),
+    *("> ", ">", "> - ", "> \n", "> a\n\n", "> @a #1\n", "a\n> ", "a\n\n", "\n", "  ", "-"),
+    *("- ", "1. ", "- a\n", "  - a\n", "[", "(", "<", "@", " @", " @a", "@Ann ", "#", " #a", "#1"),
+    *("https://a", "https://a) ", "<https://", "https://[", " https://a(", "/files/"),
+    *(f" /files/{'a' * 32}/", "👍", "👍 ", "😀\u200d", "1\ufe0f\u20e3", "\u0301", "\u202e"),
+]
+
+
+@pytest.mark.parametrize("piece", LONG)
+def test_time_grows_with_the_length(ask: Any, piece: str) -> None:
+    """Sixteen times the longest message, all of one sign, is read in a moment."""
+    # Read with the square of its length, that takes some ten seconds, not a fifth of one.
+    # The best of three: others may want the processor, too.
+    assert (
+        ask(
+            """const long = text.repeat(Math.ceil(64_000 / text.length)) + "x";
+            const read = () => {
+              const begun = performance.now();
+              shown(long);
+              mentions(`${long}@Ann`, people);
+              plainOf(long);
+              isEmojiOnly(long);
+              quoteOf({ username: "a", offset: 1, text: long });
+              return performance.now() - begun;
+            };
+            return Math.min(read(), read(), read())""",
+            piece,
+        )
+        < 2_500 * TIMEOUT_UNIT_S
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["👍", "👍🏽 ❤️", "👩🏽‍❤️‍💋‍👨🏾🏳️‍🌈", "🇩🇪🏴󠁧󠁢󠁥󠁮󠁧󠁿", "1️⃣", "😀\n😀", "😀" * 8, "🕵🏽‍♂️", "☝🏽"],
+)
+def test_few_emoji_alone_are_large(ask: Any, text: str) -> None:
+    """Up to eight emoji and nothing else count as such, of whatever make."""
+    assert ask("return isEmojiOnly(text)", text)
+
+
+@pytest.mark.parametrize("text", ["", "1", "#", "©", "❤", "😀!", "a😀", "😀" * 9, "\u200d", "😀 1"])
+def test_other_texts_are_not(ask: Any, text: str) -> None:
+    """Digits, signs that are text unless told otherwise, letters and floods are ordinary text."""
+    assert not ask("return isEmojiOnly(text)", text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("*a*\n\n- b\n- `c` d\n\n```\ne\n```", "a b c d e"),
+        ("> @Bob #1\n> what\n\nthat", "that"),
+        ("> only", "only"),
+        (f"see /files/{'a2' * 16}/a%20b.png?size=1&width=2&height=3!", "see a b.png!"),
+        ("https://a.example/?b @Bob #c", "https://a.example/?b @Bob #c"),
+    ],
+)
+def test_plain_text_is_one_line(ask: Any, text: str, expected: str) -> None:
+    """In a notification a text is one line, without signs, and its files go by their names."""
+    assert ask("return plainOf(text)", text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("hello\n\n*you*", "> hello\n> *you*"),
+        ("> @Ann #2\n> what\n\nthat", "> that"),
+        ("1\n2\n3\n4", "> 1\n> 2\n> 3…"),
+        ("x" * 999, f"> {'x' * 240}…"),
+        (f"/files/{'a2' * 16}/a%20b.png?size=1 is it", "> a b.png is it"),
+    ],
+)
+def test_answer_begins_with_a_quote(ask: Any, text: str, expected: str) -> None:
+    """An answer quotes the beginning of what it answers, and of that only what was new."""
+    entry = {"username": "Bob", "offset": 7, "text": text}
+    quote = ask("return quoteOf(text)", entry)
+    assert quote == f"> @Bob #7\n{expected}\n\n"
+    assert ask('return shown(text).querySelector("button").dataset.reveal', f"{quote}yes") == "7"
+
+
+@pytest.mark.parametrize(
+    ("text", "selector"),
+    [("> @Bob #1\n> שלום\n> a", "blockquote"), ("- שלום", "ul"), ("שלום", "p")],
+)
+def test_blocks_stand_on_their_readers_side(ask: Any, text: str, selector: str) -> None:
+    """A block goes from right to left when its first letters do, with its bar or its bullets."""
+    assert (
+        ask(
+            f"""const element = shown(text);
+            document.body.append(element);
+            const {{ direction }} = getComputedStyle(element.querySelector("{selector}"));
+            element.remove();
+            return direction""",
+            text,
+        )
+        == "rtl"
+    )
