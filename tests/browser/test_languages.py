@@ -1,0 +1,438 @@
+"""The page in another language, which runs from right to left: Arabic."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browsing import ScriptedServer, guest_in, say, text_in
+from playwright.sync_api import expect
+
+from conftest import Visit
+from fastchat.errors import ErrorCode
+from support import Server
+
+STATIC = Path(__file__).parent.parent.parent / "static"
+ARABIC = "?lang=ar"
+NARROW: dict[str, Any] = {"viewport": {"width": 320, "height": 640}}
+#: A letter, or a digit of those that Egypt uses.
+ARABIC_LETTER = re.compile(r"[\u0621-\u064a]")
+ARABIC_DIGIT = re.compile(r"[\u0660-\u0669]")
+
+#: A declaration that has a left or a right, or four sides of which these two differ.
+SIDED = re.compile(r"(?:[{;]|^)\s*((?:[\w-]+-)?(?:left|right)(?:-[\w-]+)?|float):", re.MULTILINE)
+ALIGNED = re.compile(r"(?:text-align|justify-\w+|float|clear): (?:left|right)\b")
+FOUR_SIDES = re.compile(
+    r"\b(?:margin|padding|inset|border-width): ([^\s;]+) ([^\s;]+) ([^\s;]+) ([^\s;]+);"
+)
+CORNERS = re.compile(r"border-radius: ([^;/]+);")
+CALL = re.compile(r"[\w-]+\([^()]*\)")
+COMMENT = re.compile(r"(?s)/\*.*?\*/")
+
+
+def saying(page: Any, expression: str) -> Any:
+    """The result of an expression in which `text` is the module of the page's words."""
+    return page.evaluate(f"async () => {{ const text = await import('/static/text.js'); "
+                         f"return {expression}; }}")  # fmt: skip
+
+
+def expect_language(page: Any, language: str, direction: str) -> None:
+    expect(page.locator(f"html[lang|={language}][dir={direction}]")).to_have_count(1)
+
+
+def choose(page: Any, language: str) -> None:
+    page.click("#preferences-open")
+    page.locator("#preferences [name=language]").select_option(language)
+
+
+def box(locator: Any) -> Any:
+    """What an element takes of the window: left, right, top, bottom."""
+    return locator.evaluate("(element) => element.getBoundingClientRect().toJSON()")
+
+
+# Which language
+
+
+def test_the_first_paint_waits_for_no_word(visit: Visit) -> None:
+    """The page shows at once in the language's direction; its words follow when they are there."""
+    held: list[Any] = []
+    page = visit()
+    page.route("**/static/lang/ar.js", lambda route: held.append(route))
+    page.goto(f"{page.url.partition('/#')[0]}/{ARABIC}", wait_until="commit")
+    page.wait_for_selector("#composer")
+    expect_language(page, "ar", "rtl")
+    while not held:
+        page.wait_for_timeout(20)
+    expect(page.locator("#name-dialog")).to_be_hidden()
+    held[0].continue_()
+    expect(page.locator("#name-dialog")).to_be_visible()
+
+
+def test_who_has_no_scripts_is_told(visit: Visit) -> None:
+    """Without any words, what there is to say is seen."""
+    expect(visit(java_script_enabled=False).locator("noscript")).to_be_visible()
+
+
+def test_browser_says_which_language(visit: Visit) -> None:
+    """Unless somebody chose one it is the browser's, with the dates and digits of its region."""
+    page = visit("Ann", locale="ar-EG")
+    expect_language(page, "ar", "rtl")
+    expect(page.locator("#online-count")).to_have_text(re.compile("^١ "))
+    say(page, "one")
+    page.hover(".message[data-offset='1']")
+    page.click(".actions [data-emoji]")
+    expect(page.locator(".reaction b")).to_have_text("١")
+    expect(page.locator(".message__time")).to_have_text(ARABIC_DIGIT)
+    expect(page.locator(".message__time")).to_have_attribute("title", ARABIC_LETTER)
+
+
+def test_number_of_unread_messages_is_in_the_reader_s_digits(
+    visit: Visit, server: Server, room: str
+) -> None:
+    """Beside a room, and in the title of the tab."""
+    page = visit("Ann", locale="ar-EG")
+    page.evaluate("name => { location.hash = name; }", f"{room}-other")
+    expect(page.locator(".room-item")).to_have_count(2)
+    with guest_in(room, "Bob", server) as bob:
+        bob.say("one", "two", "three")
+        expect(page.locator(".room-item .badge b >> visible=true")).to_have_text("٣")
+    expect(page).to_have_title(re.compile(r"^\(٣\) "))
+
+
+def test_chosen_language_comes_back(visit: Visit) -> None:
+    """The preferences bring the page in another language, at every visit, and back again."""
+    page = visit("Ann")
+    expect_language(page, "en", "ltr")
+    choose(page, "ar")
+    expect_language(page, "ar", "rtl")
+    expect(page.locator("#own-name")).to_have_text("Ann")
+    page.reload()
+    expect_language(page, "ar", "rtl")
+    page.click("#preferences-open")
+    expect(page.locator("#preferences [name=language]")).to_have_value("ar")
+    expect(page.locator("#preferences-title")).to_have_text(ARABIC_LETTER)
+    page.keyboard.press("Escape")
+    choose(page, "en")
+    expect_language(page, "en", "ltr")
+    expect(page.locator("#preferences-title")).to_have_text("Preferences")
+
+
+def test_address_asks_for_a_language(visit: Visit) -> None:
+    """It counts more than what was chosen before, and less than what is chosen then."""
+    page = visit("Ann", locale="en-GB")
+    choose(page, "en")
+    page.keyboard.press("Escape")
+    where = page.url.partition("#")
+    page.goto(f"{where[0]}{ARABIC}#{where[2]}")
+    expect_language(page, "ar", "rtl")
+    page.wait_for_selector("#people .person", state="attached")
+    choose(page, "en")
+    expect_language(page, "en", "ltr")
+    assert page.url == "".join(where)
+
+
+# Its words
+
+
+def test_every_form_of_the_plural_is_said(visit: Visit, server: Server, room: str) -> None:
+    """One, two, a few, many, and hundreds are said each in its own way."""
+    page = visit("Ann", query=ARABIC)
+    found = saying(page, "[1, 2, 3, 11, 100].map((count) => text.t('hits', { count }))")
+    assert found == ["رسالة واحدة", "رسالتان", "3 رسائل", "11 رسالة", "100 رسالة"]
+    seconds = saying(page, "[1, 2, 5, 30].map((count) => text.t('tryingIn', { count }))")
+    assert len({re.sub(r"\d+", "", each) for each in seconds}) == 4
+    with guest_in(room, "Bob", server) as bob:
+        bob.say("a word", "another word")
+        expect(text_in(page, "another word")).to_have_count(1)
+    page.click("#search-toggle")
+    page.fill("#search-field", "word")
+    expect(page.locator("#search-status")).to_have_text("رسالتان")
+
+
+def test_nothing_is_left_untranslated(visit: Visit, server: Server, room: str) -> None:
+    """Each text and label of the document is there, and none of them is English."""
+    page = visit("آن", query=ARABIC)
+    with guest_in(room, "بدر", server) as bob:
+        bob.say("مرحبا")
+        say(page, "أهلا")
+        expect(page.locator(".message--own[data-offset]")).to_have_count(1)
+        page.hover(".message--own")
+        page.click(".actions [data-do=pick]")
+        expect(page.locator(".picker")).to_be_visible()
+        page.keyboard.press("Escape")
+        page.click("#preferences-open")
+        page.click("#shortcuts-open")
+        shown = page.evaluate(ALL_TEXTS)
+    english = saying(page, "(await import('/static/lang/en.js')).words")
+    forms = [each.values() if isinstance(each, dict) else [each] for each in english.values()]
+    said = {text for each in forms for text in each}
+    assert len(shown["texts"]) > 100
+    assert shown["empty"] == []
+    assert said & set(shown["texts"]) == set()
+    own = re.compile(r"Enter|Shift|Tab|Esc|Ctrl|Alt|English|fastchat|lobby|\d|" + re.escape(room))
+    foreign = {own.sub("", text) for text in shown["texts"]}
+    # Emoji have the names by which they are found.
+    assert {text for text in foreign if re.search("[A-Za-z]{2}", text)} <= set(shown["emoji"])
+
+
+ALL_TEXTS = """async () => {
+  const texts = new Set(), empty = [];
+  const emoji = [...document.querySelectorAll("[role=gridcell]")].map((cell) => cell.title);
+  const walk = (root) => {
+    for (const element of root.querySelectorAll("*")) {
+      for (const name of ["aria-label", "title", "placeholder", "alt", "data-day", "data-fresh"]) {
+        if (element.getAttribute(name)) texts.add(element.getAttribute(name));
+      }
+      const { t, tLabel, tTitle, tPlaceholder, tRoom } = element.dataset;
+      const filled = [[t ?? tRoom, element.textContent], [tLabel, element.ariaLabel],
+        [tTitle, element.title], [tPlaceholder, element.placeholder]];
+      for (const [key, text] of filled) if (key && !text) empty.push(key);
+      for (const node of element.childNodes) {
+        if (node.nodeType === Node.TEXT_NODE && node.data.trim()) texts.add(node.data.trim());
+      }
+      if (element.matches("template")) walk(element.content);
+    }
+  };
+  for (const each of document.querySelectorAll("style, script, noscript")) each.remove();
+  walk(document);
+  return { texts: [...texts], empty, emoji };
+}"""
+
+
+# What the server refuses
+
+
+def test_refused_name_is_explained_in_arabic(visit: Visit, script: ScriptedServer) -> None:
+    """In place of the server's sentence stands the language's own for its code."""
+    script.refusal = {"code": "username_taken", "message": "It is taken.", "temporary": False}
+    page = visit(script=script, query=ARABIC)
+    page.fill("#name-input", "Ann")
+    page.press("#name-input", "Enter")
+    expect(page.locator("#name-error")).to_have_text(saying(page, "text.t('error_username_taken')"))
+    expect(page.locator("#name-error")).to_have_text(ARABIC_LETTER)
+
+
+@pytest.mark.parametrize("code", ErrorCode)
+def test_refused_message_is_explained_in_arabic(
+    visit: Visit, script: ScriptedServer, code: str
+) -> None:
+    """A code says what it means; one that may mean much gives the server's reason as well."""
+    page = visit("Ann", script=script, query=ARABIC)
+    say(page, "Hello")
+    expect(page.locator(".message--pending")).to_have_count(1)
+    (sent,) = script.sent("message")
+    if code == ErrorCode.RATE_LIMITED:
+        # A message waits; what was asked for is told.
+        page.click("#search-toggle")
+        page.fill("#search-field", "word")
+        page.wait_for_function("performance.now() > 0")
+        expect_sent(page, script, "search")
+        refused = {"ref": script.sent("search")[0]["ref"]}
+        told = page.locator("#search-status")
+    else:
+        refused = {"id": sent["id"]}
+        told = page.locator(".failure span")
+    script.say(type="error", code=code, message="Because.", temporary=True, **refused)
+    expect(told).to_have_text(ARABIC_LETTER)
+    reasons = (ErrorCode.BAD_COMMAND, ErrorCode.FORBIDDEN, ErrorCode.UNAUTHORIZED)
+    assert ("Because." in told.text_content()) == (code in reasons)
+
+
+def expect_sent(page: Any, script: ScriptedServer, kind: str) -> None:
+    while not script.sent(kind):
+        page.wait_for_timeout(20)
+
+
+@pytest.mark.parametrize(("query", "code"), [(ARABIC, "unheard_of"), ("", "not_found")])
+def test_server_s_sentence_is_shown_where_there_is_no_other(
+    visit: Visit, script: ScriptedServer, query: str, code: str
+) -> None:
+    """In English always, else for a code that the page does not know."""
+    page = visit("Ann", script=script, query=query)
+    say(page, "Hello")
+    expect(page.locator(".message--pending")).to_have_count(1)
+    (sent,) = script.sent("message")
+    script.say(type="error", code=code, message="Because.", temporary=False, id=sent["id"])
+    expect(page.locator(".failure span")).to_have_text("Because.")
+
+
+# From right to left
+
+
+def test_page_is_mirrored(visit: Visit, server: Server, room: str) -> None:
+    """Rooms are on the right, people on the left, what others say on the right."""
+    page = visit("Ann", query=ARABIC, viewport={"width": 1280, "height": 800})
+    with guest_in(room, "Bob", server) as bob:
+        bob.say("مرحبا", "Hello")
+        say(page, "أهلا")
+        expect(page.locator(".message--own[data-offset]")).to_have_count(1)
+    log, sidebar, people = (box(page.locator(each)) for each in ("#log", "#sidebar", "#panel"))
+    assert people["right"] <= log["left"] < log["right"] <= sidebar["left"]
+    theirs, own = box(text_in(page, "Hello")), box(text_in(page, "أهلا"))
+    assert own["right"] < theirs["left"]
+    avatar = box(page.locator(".message .avatar").first)
+    assert theirs["right"] < avatar["left"] < theirs["right"] + 40
+    # The corner that points at who speaks.
+    small = """(each) => Object.entries(getComputedStyle(each))
+      .filter(([name, value]) => /^border\\w+(Left|Right)Radius$/.test(name) && value === "6px")
+      .map(([name]) => name)"""
+    assert text_in(page, "Hello").evaluate(small) == ["borderTopRightRadius"]
+    assert text_in(page, "أهلا").evaluate(small) == ["borderTopLeftRadius"]
+
+
+def test_names_stay_beside_what_they_name(visit: Visit) -> None:
+    """A name in Latin letters is at its avatar, and a room's sign before its name."""
+    page = visit("Ann", query=ARABIC, viewport={"width": 1280, "height": 800})
+    avatar = box(page.locator("#own .avatar"))
+    assert 0 < avatar["left"] - ink(page.locator("#own-name"))["right"] < 20
+    link = page.locator(".room-item__link")
+    assert 0 < box(link)["right"] - ink(page.locator(".room-item__name"))["right"] < 20
+    # From left to right, so that the sign is there.
+    for name in (page.locator("#room-name"), page.locator(".room-item__name")):
+        assert name.evaluate("(element) => getComputedStyle(element).direction") == "ltr"
+
+
+def ink(locator: Any) -> Any:
+    """What the text of an element takes, whatever room it has."""
+    return locator.evaluate(
+        """(element) => {
+      const range = document.createRange();
+      range.selectNodeContents(element);
+      return range.getBoundingClientRect().toJSON();
+    }"""
+    )
+
+
+def test_time_beside_a_message_is_not_over_it(visit: Visit, server: Server, room: str) -> None:
+    """A message that goes on with what the same person said has its time on the free side."""
+    page = visit("Ann", query=ARABIC, viewport={"width": 1280, "height": 800})
+    with guest_in(room, "Bob", server) as bob:
+        bob.say("مرحبا", "Hello")
+        expect(text_in(page, "Hello")).to_be_visible()
+    say(page, "أهلا")
+    say(page, "mine")
+    expect(page.locator(".message--own[data-offset]")).to_have_count(2)
+    for text in ("Hello", "mine"):
+        row = page.locator(".message--continued", has_text=text)
+        row.hover()
+        time, bubble = box(row.locator("time")), box(row.locator(".message__text"))
+        beside = (
+            time["left"] - bubble["right"] if text == "mine" else bubble["left"] - time["right"]
+        )
+        assert 0 <= beside < 20, text
+
+
+def test_texts_keep_their_own_direction(visit: Visit, server: Server, room: str) -> None:
+    """Each paragraph, quote and list goes by its own words, and code from left to right."""
+    page = visit("Ann", query=ARABIC)
+    text = "> اقتباس\n\n> quoted\n\nعربي\n\nEnglish\n\n- أول\n- second\n\n```\nx = [1]\n```"
+    with guest_in(room, "Bob", server) as bob:
+        bob.say(text)
+        expect(page.locator(".message pre")).to_be_visible()
+    direction = "(elements) => elements.map((each) => getComputedStyle(each).direction)"
+    found = {
+        tag: page.locator(f".message__text > {tag}").evaluate_all(direction)
+        for tag in ("blockquote", "p", "ul", "pre")
+    }
+    assert (found["blockquote"], found["p"]) == (["rtl", "ltr"], ["rtl", "ltr"])
+    assert (found["ul"], found["pre"]) == (["rtl"], ["ltr"])
+    bars = """(elements) => elements.map((each) => getComputedStyle(each))
+      .map((style) => parseFloat(style.borderRightWidth) > parseFloat(style.borderLeftWidth))"""
+    assert page.locator(".message blockquote").evaluate_all(bars) == [True, False]
+    # Both at their signs.
+    first, second = (ink(item) for item in page.locator(".message__text li").all())
+    assert abs(first["right"] - second["right"]) < 2
+
+
+def test_file_s_size_reads_in_the_reader_s_direction(
+    visit: Visit, server: Server, room: str
+) -> None:
+    """A file's card is the page's, whatever language its name or the message is in."""
+    link = f"/files/{'a' * 32}/report.pdf?size=34567"
+    arabic, english = visit("Ann", query=ARABIC), visit("Eve")
+    with guest_in(room, "Bob", server) as bob:
+        bob.say(link, f"التقرير {link}")
+        for page, direction in ((arabic, "rtl"), (english, "ltr")):
+            expect(page.locator(".file")).to_have_count(2)
+            for card in page.locator(".file").all():
+                expect(card).to_have_css("direction", direction)
+
+
+def test_drawers_come_from_their_sides(visit: Visit) -> None:
+    """On a narrow screen the rooms come from the right and people from the left, all within it."""
+    page = visit("Ann", query=ARABIC, **NARROW)
+    for button, drawer, edge in (
+        ("#rooms-toggle", "#sidebar", "right"),
+        ("#people-toggle", "#panel", "left"),
+    ):
+        page.click(button)
+        expect(page.locator(drawer)).to_be_in_viewport(ratio=1)
+        at = box(page.locator(drawer))
+        assert at["right"] == 320 if edge == "right" else at["left"] == 0
+        page.locator(f"{drawer} [data-close]").click()
+        expect(page.locator(drawer)).not_to_be_in_viewport()
+    assert page.evaluate("document.documentElement.scrollWidth") == 320
+
+
+def test_arrow_keys_go_the_way_they_point(visit: Visit) -> None:
+    """In the bar of a message and among the emoji, left is left."""
+    page = visit("Ann", query=ARABIC)
+    say(page, "one")
+    expect(page.locator(".message[data-offset]")).to_have_count(1)
+    page.press("#composer", "Shift+Tab")
+    page.locator(".message").focus()
+    page.keyboard.press("ArrowUp")
+    page.locator(".actions button").first.focus()
+    before = box(page.locator(":focus"))
+    page.keyboard.press("ArrowLeft")
+    assert box(page.locator(":focus"))["right"] <= before["left"]
+    page.locator(".actions [data-do=pick]").click()
+    expect(page.locator(".picker input")).to_be_focused()
+    page.keyboard.press("ArrowDown")
+    first = box(page.locator(":focus"))
+    page.keyboard.press("ArrowLeft")
+    assert box(page.locator(":focus"))["right"] <= first["left"] + 1
+
+
+def test_empty_field_begins_on_the_right(visit: Visit) -> None:
+    """Its placeholder reads from the right, and what is written there goes by its own letters."""
+    page = visit("Ann", query=ARABIC)
+    field = page.locator("#composer")
+    expect(field).to_have_css("direction", "rtl")
+    field.fill("Hello")
+    expect(field).to_have_css("direction", "ltr")
+    field.fill("مرحبا")
+    expect(field).to_have_css("direction", "rtl")
+
+
+def test_keys_are_not_mirrored(visit: Visit) -> None:
+    """Shortcuts read as they are on a keyboard."""
+    page = visit("Ann", query=ARABIC)
+    page.click("#preferences-open")
+    page.click("#shortcuts-open")
+    for keys in page.locator("#shortcuts dt").all():
+        expect(keys).to_have_css("direction", "ltr")
+
+
+@pytest.mark.parametrize("sheet", sorted(STATIC.glob("*.css")), ids=lambda sheet: sheet.name)
+def test_styles_know_no_left_and_right(sheet: Path) -> None:
+    """They are about the start and the end of a line, so that they hold in both directions."""
+    style = COMMENT.sub("", sheet.read_text("utf-8"))
+    while CALL.search(style):
+        style = CALL.sub("f", style)
+    # The emoji's place is measured in the window.
+    if sheet.name == "picker.css":
+        style = style.replace("inset: 0 auto auto 0;", "")
+    assert SIDED.findall(style) + ALIGNED.findall(style) == []
+    assert [sides for sides in FOUR_SIDES.findall(style) if sides[1] != sides[3]] == []
+    assert [corners for corners in CORNERS.findall(style) if not is_even(corners.split())] == []
+
+
+def is_even(corners: list[str]) -> bool:
+    """Whether these one to four, from the top left around, are on both sides the same."""
+    first, second, third, fourth = (
+        (corners * 4)[:4] if len(corners) != 3 else [*corners, corners[1]]
+    )
+    return first == second and third == fourth
