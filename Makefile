@@ -9,9 +9,10 @@ SOURCES := pyproject.toml setup.py $(wildcard src/fastchat/_fanout*.p[yx]*)
 ARGS ?=
 FUZZ_SECONDS ?= 60
 # Tests that load the machine, and compare: nothing runs beside them.
-ALONE := tests/adversity tests/threats tests/test_bench.py tests/test_descriptors.py tests/test_flood.py
+ALONE := tests/adversity tests/threats tests/test_bench.py tests/test_descriptors.py tests/test_flood.py \
+  tests/browser/test_hour.py
 
-.PHONY: serve test fuzz conformance soak lint types bench build screenshots chromium clang clean help
+.PHONY: serve test fuzz conformance soak lint types bench build screenshots lighthouse chromium firefox clang clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -21,12 +22,13 @@ help:
 	@echo "make conformance   RFC 6455, by the Autobahn|Testsuite (needs a Python 2.7)"
 	@echo "make fuzz    any bytes, at the parsers and the hub (FUZZ_SECONDS=600)"
 	@echo "make soak    the promise under fire, for some minutes"
+	@echo "make lighthouse    what Lighthouse says of the page (needs node and npm)"
 	@echo "make lint types build screenshots clean"
 
 serve: $(VENV)/serve.stamp
 	@exec $(BIN)/fastchat serve $(ARGS)
 
-test: lint types build/debug/stamp build/sanitized/stamp chromium
+test: lint types build/debug/stamp build/sanitized/stamp chromium firefox
 ifeq ($(ARGS),)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile $(ALONE:%=--ignore=%)
 	$(BIN)/python -m pytest $(ALONE)
@@ -68,6 +70,10 @@ build: $(VENV)/test.stamp
 
 screenshots: $(VENV)/test.stamp chromium
 	$(BIN)/python tests/browser/screenshots.py docs/screenshots
+
+# Not part of the tests: npx fetches Lighthouse, once.
+lighthouse: $(VENV)/test.stamp chromium
+	@$(BIN)/python tests/browser/lighthouse.py build/lighthouse
 
 clean:
 	rm -rf build dist $(VENV) src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -134,5 +140,12 @@ chromium:
 	@command -v chromium chromium-browser google-chrome >/dev/null || \
 	  { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && \
 	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-	      chromium fonts-liberation fonts-noto-color-emoji >/dev/null; } || \
+	      chromium chromium-headless-shell fonts-liberation fonts-noto-color-emoji >/dev/null; } || \
 	  echo "fastchat: no Chromium, so the page is not tested: apt-get install chromium (as root)"
+
+firefox:
+	@command -v firefox-esr >/dev/null || command -v firefox >/dev/null || \
+	  { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	      firefox-esr >/dev/null; } || \
+	  echo "fastchat: no Firefox, so the page is not tested in it: apt-get install firefox-esr (as root)"

@@ -1,0 +1,370 @@
+"""axe-core finds nothing to object to, whatever the page shows and however it looks.
+
+A state is a function that brings a page there; it is looked at on every screen in `SCREENS`, and
+there in every look of `LOOKS`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from browsing import Guest, ScriptedServer, guest_in, say, text_in
+from playwright.sync_api import expect
+
+from conftest import Visit
+from support import Server, wait_until
+
+#: Beside what axe runs unasked (WCAG 2.1 A and AA, best practices): rules that it has off.
+MORE_RULES = ("css-orientation-lock", "label-content-name-mismatch", "target-size")
+EVERY_RULE = {"rules": {rule: {"enabled": True} for rule in MORE_RULES}}
+#: All that another look of the same document can break.
+COLOUR_RULES = {"runOnly": ["color-contrast", "link-in-text-block"]}
+LOOKS = {
+    "light": ({"color_scheme": "light", "forced_colors": "none"}, EVERY_RULE),
+    "dark": ({"color_scheme": "dark", "forced_colors": "none"}, COLOUR_RULES),
+    "forced colours": ({"color_scheme": "dark", "forced_colors": "active"}, COLOUR_RULES),
+}
+SCREENS: dict[str, dict[str, Any]] = {
+    "wide": {"viewport": {"width": 1280, "height": 840}},
+    "narrow": {"viewport": {"width": 320, "height": 640}},
+}
+# What never ends is not waited for.
+SETTLED = """() => Promise.allSettled(document.getAnimations()
+  .filter(({ effect }) => effect.getComputedTiming().endTime < Infinity)
+  .map(({ finished }) => finished))"""
+RUN = "async (options) => (await axe.run(options)).violations"
+# axe takes the colour of a text from its fill. Forced colours are forced upon that, too, but
+# Chromium answers with what it would be otherwise; unless somebody sets it, it is the colour.
+FILL_IS_COLOUR = """() => {
+  const { prototype } = CSSStyleDeclaration, { getPropertyValue } = prototype;
+  prototype.getPropertyValue = function (name) {
+    return getPropertyValue.call(this, name === "-webkit-text-fill-color" ? "color" : name);
+  };
+}"""
+TEXTS = [
+    "Good morning!",
+    "Read https://example.org/a?b=c and `make test`, it is *important*, @Ann",
+    "> what you said\nand what I say",
+    "```\nfor each in all:\n    print(each)\n```\n- one\n- two",
+    "🎉",
+    "שלום לכולם",
+    "a-word-without-end" * 12,
+]
+
+
+class Scene:
+    """Where a state is brought about: a room, its server, and who is there."""
+
+    def __init__(
+        self,
+        visit: Visit,
+        room: str,
+        server: Server,
+        stack: contextlib.ExitStack,
+        query: str,
+        **options: Any,
+    ) -> None:
+        self.room = room
+        self._visit = visit
+        self._server = server
+        self._stack = stack
+        self._options = {"reduced_motion": "reduce", **options}
+        self._query = query
+
+    @property
+    def is_narrow(self) -> bool:
+        return self._options["viewport"] == SCREENS["narrow"]["viewport"]
+
+    def open(self, name: str | None = "Ann", **more: Any) -> Any:
+        return self._visit(name, query=self._query, **self._options, **more)
+
+    def guest(self, name: str, room: str | None = None) -> Guest:
+        return self._stack.enter_context(guest_in(room or self.room, name, self._server))
+
+    def busy(self) -> Any:
+        """A room with all kinds of messages, the last one by the reader."""
+        page = self.open()
+        bob, zoe = self.guest("Bob"), self.guest("Zoë")
+        bob.say(*TEXTS)
+        expect(page.locator(".message")).to_have_count(len(TEXTS))
+        bob.do(type="edit", offset=1, text="Good evening!")
+        bob.do(type="react", offset=2, emoji="🎉")
+        bob.do(type="delete", offset=5)
+        zoe.do(type="typing")
+        zoe.say("Me too")
+        expect(text_in(page, "Me too")).to_have_count(1)
+        say(page, "And I")
+        expect(page.locator(".message--own[data-offset]")).to_have_count(1)
+        bob.do(type="typing")
+        expect(page.locator("#typing")).to_contain_text("Bob")
+        return page
+
+
+# The states
+
+
+def first_visit(scene: Scene) -> Any:
+    page = scene.open(None)
+    expect(page.locator("#name-dialog")).to_be_visible()
+    return page
+
+
+def refused_name(scene: Scene) -> Any:
+    page = first_visit(scene)
+    page.press("#name-input", "Enter")
+    expect(page.locator("#name-error")).not_to_be_empty()
+    return page
+
+
+def token_asked_for(scene: Scene) -> Any:
+    script = ScriptedServer()
+    script.refusal = {"code": "unauthorized", "message": "Who are you?", "temporary": False}
+    page = scene.open(None, script=script)
+    page.fill("#name-input", "Ann")
+    page.press("#name-input", "Enter")
+    expect(page.locator("#token-dialog")).to_be_visible()
+    return page
+
+
+def empty_room(scene: Scene) -> Any:
+    page = scene.open()
+    expect(page.locator("#empty")).to_be_visible()
+    return page
+
+
+def busy_room(scene: Scene) -> Any:
+    return scene.busy()
+
+
+def busy_room_again(scene: Scene) -> Any:
+    """As it is read from the history."""
+    page = scene.busy()
+    page.reload()
+    expect(page.locator(".message")).to_have_count(len(TEXTS) + 2)
+    return page
+
+
+def message_with_actions(scene: Scene) -> Any:
+    """Deleting asks once more; this question is open."""
+    page = scene.busy()
+    page.hover(".message--own")
+    page.click(".message--own [data-do=ask]")
+    expect(page.locator(".message--own [data-do=remove]")).to_be_visible()
+    return page
+
+
+def looking_back(scene: Scene) -> Any:
+    """With new messages below, and one that is edited in the composer."""
+    page = scene.busy()
+    page.press("#composer", "ArrowUp")
+    expect(page.locator("#composer")).to_have_value("And I")
+    scene.guest("Cid").say(*(f"line {number}" for number in range(30)))
+    expect(text_in(page, "line 29")).to_be_visible()
+    page.hover("#log")
+    page.mouse.wheel(0, -900)
+    expect(page.locator("#new-messages")).to_be_hidden()
+    scene.guest("Dee").say("news")
+    expect(page.locator("#new-messages")).to_be_visible()
+    return page
+
+
+def failed_message(scene: Scene) -> Any:
+    """One may be sent again, one waits."""
+    script = ScriptedServer()
+    page = scene.open(script=script)
+    say(page, "Not now")
+    expect(page.locator(".message--pending")).to_have_count(1)
+    (sent,) = script.sent("message")
+    script.say(type="error", code="unavailable", message="Later.", temporary=True, id=sent["id"])
+    expect(page.locator("[data-action=retry]")).to_be_visible()
+    say(page, "On its way")
+    page.fill("#composer", "m" * 4001)
+    expect(page.locator("#send")).to_be_disabled()
+    return page
+
+
+def offline(scene: Scene) -> Any:
+    """Long enough for the page to say so."""
+    script = ScriptedServer()
+    page = scene.open(None, script=script)
+    page.clock.install()
+    page.fill("#name-input", "Ann")
+    page.press("#name-input", "Enter")
+    expect(page.locator("#composer")).to_be_focused()
+    script.say(type="closing", code=1012, reason="restart", reconnect_after_ms=60_000)
+    script.close(1012)
+    wait_until(lambda: _a_second_later(page).locator("#try-now").is_visible())
+    return page
+
+
+def _a_second_later(page: Any) -> Any:
+    page.clock.run_for(1000)
+    return page
+
+
+def search_open(scene: Scene) -> Any:
+    page = scene.busy()
+    page.click("#search-toggle")
+    page.fill("#search-field", "evening")
+    expect(page.locator("#results .result")).to_have_count(1)
+    return page
+
+
+def impossible_room(scene: Scene) -> Any:
+    page = scene.open()
+    page.evaluate("() => { location.hash = 'no such room!' }")
+    expect(page.locator("#bad-room")).to_be_visible()
+    return page
+
+
+def people_drawer(scene: Scene) -> Any:
+    page = scene.busy()
+    if scene.is_narrow:
+        page.click("#people-toggle")
+    expect(page.locator("#people .person").first).to_be_visible()
+    return page
+
+
+def rooms_drawer(scene: Scene) -> Any:
+    """With another room, in which something is unread."""
+    page = scene.open(at=f"{scene.room}-more")
+    page.evaluate("(room) => { location.hash = room }", scene.room)
+    expect(page.locator("#room-name")).to_have_text(scene.room)
+    scene.guest("Bob", f"{scene.room}-more").say("Over here!", "@Ann, I mean you")
+    if scene.is_narrow:
+        page.click("#rooms-toggle")
+    expect(page.locator("#rooms")).to_contain_text("2")
+    return page
+
+
+def settings(scene: Scene) -> Any:
+    page = scene.open()
+    if scene.is_narrow:
+        page.click("#rooms-toggle")
+    page.click("#preferences-open")
+    expect(page.locator("#preferences")).to_be_visible()
+    return page
+
+
+def shortcuts(scene: Scene) -> Any:
+    page = settings(scene)
+    page.click("#shortcuts-open")
+    expect(page.locator("#shortcuts")).to_be_visible()
+    return page
+
+
+def emoji_picker(scene: Scene) -> Any:
+    page = scene.busy()
+    page.hover(".message--own .message__text")
+    page.click(".message--own .actions [data-do=pick]")
+    expect(page.locator(".picker")).to_be_visible()
+    return page
+
+
+def suggestions(scene: Scene) -> Any:
+    """For somebody's name, while a reply is written."""
+    page = scene.busy()
+    page.hover(".message--own .message__text")
+    page.click(".message--own [data-do=reply]")
+    page.type("#composer", "@b")
+    expect(page.locator("#suggestions")).to_be_visible()
+    return page
+
+
+STATES: list[Callable[[Scene], Any]] = [
+    first_visit,
+    refused_name,
+    token_asked_for,
+    empty_room,
+    busy_room,
+    busy_room_again,
+    message_with_actions,
+    looking_back,
+    failed_message,
+    offline,
+    search_open,
+    impossible_room,
+    people_drawer,
+    rooms_drawer,
+    settings,
+    shortcuts,
+    emoji_picker,
+    suggestions,
+]
+#: What the other direction turns round most.
+MIRRORED_STATES = [first_visit, busy_room, failed_message, search_open, rooms_drawer, settings]
+ARABIC = Path(__file__).parent.parent.parent / "static" / "lang" / "ar.js"
+
+
+@pytest.fixture
+def scene(visit: Visit, room: str, server: Server, screen: str, query: str) -> Iterator[Scene]:
+    with contextlib.ExitStack() as stack:
+        yield Scene(visit, room, server, stack, query, **SCREENS[screen])
+
+
+@pytest.fixture
+def query() -> str:
+    """Of the address; with it the language is chosen."""
+    return ""
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+@pytest.mark.parametrize("state", STATES, ids=lambda state: state.__name__)
+def test_axe_has_no_objection(scene: Scene, state: Callable[[Scene], Any]) -> None:
+    """There is no violation of any rule of axe-core's in this state."""
+    assert_no_objection(state(scene))
+
+
+@pytest.mark.skipif(not ARABIC.exists(), reason="the page has no Arabic yet")
+@pytest.mark.parametrize("query", ["?lang=ar"])
+@pytest.mark.parametrize("screen", SCREENS)
+@pytest.mark.parametrize("state", MIRRORED_STATES, ids=lambda state: state.__name__)
+def test_axe_has_no_objection_from_right_to_left(
+    scene: Scene, state: Callable[[Scene], Any]
+) -> None:
+    """Nor in Arabic, where the page is mirrored and says so."""
+    page = state(scene)
+    expect(page.locator("html")).to_have_attribute("dir", "rtl")
+    expect(page.locator("html")).to_have_attribute("lang", "ar")
+    assert_no_objection(page)
+
+
+def assert_no_objection(page: Any) -> None:
+    page.evaluate(Axe().axe_script)
+    assert [line for look in LOOKS for line in objections(page, look)] == []
+
+
+def objections(page: Any, look: str) -> list[str]:
+    media, options = LOOKS[look]
+    page.emulate_media(**media)
+    if media["forced_colors"] == "active":
+        page.evaluate(FILL_IS_COLOUR)
+    page.evaluate(SETTLED)
+    results = page.evaluate(RUN, {"resultTypes": ["violations"], **options})
+    return [
+        f"{look}: {violation['id']}: {' '.join(map(str, node['target']))}: {node['failureSummary']}"
+        for violation in results
+        for node in violation["nodes"]
+    ]
+
+
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("screen", ["wide"])
+def test_axe_objects_where_there_is_cause(scene: Scene, look: str) -> None:
+    """A text that hardly shows is found in each look, so that silence means something."""
+    page = empty_room(scene)
+    page.evaluate(Axe().axe_script)
+    page.evaluate(
+        """() => {
+      const { style } = document.querySelector("#empty h2");
+      style.forcedColorAdjust = "none";
+      style.color = "#777";
+      style.backgroundColor = "#888";
+    }"""
+    )
+    assert [line for line in objections(page, look) if "color-contrast" in line]

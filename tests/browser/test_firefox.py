@@ -1,0 +1,175 @@
+"""The page in Firefox: what people do most, and what differs most between browsers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from browsing import guest_in
+from firefox import FIREFOX, Firefox, Tab, running_firefox
+
+from support import Server, running_server
+
+TEXTS = ".message[data-offset] .message__text"
+FOCUSED = "(id) => document.activeElement?.id === id"
+SHOWN = "(selector, text) => document.querySelector(selector)?.textContent.includes(text)"
+ALL_SHOWN = """(selector, texts) => JSON.stringify(texts) === JSON.stringify(
+  [...document.querySelectorAll(selector)].map((each) => each.innerText.trim()))"""
+PLACE = """() => {
+  const log = document.getElementById("log");
+  const [above, below] = [log.scrollTop, log.scrollHeight - log.scrollTop - log.clientHeight];
+  const top = log.getBoundingClientRect().top;
+  const row = [...log.querySelectorAll(".message__text")]
+    .find((each) => each.getBoundingClientRect().top > top);
+  return { above, below, text: row?.textContent, top: row?.getBoundingClientRect().top };
+}"""
+#: Whoever comes back online does not sit out the backoff.
+WAKE_UNTIL_SENT = """() => {
+  dispatchEvent(new Event("online"));
+  return !document.querySelector(".message--pending");
+}"""
+#: What Firefox says on the console of a server that is not there.
+UNREACHABLE = "can’t establish a connection to the server at ws://"
+
+Visit = Callable[..., Tab]
+
+
+@pytest.fixture(scope="module")
+def firefox() -> Iterator[Firefox]:
+    if FIREFOX is None:
+        pytest.skip("Firefox is not installed")
+    with running_firefox() as firefox:
+        yield firefox
+
+
+@pytest.fixture
+def visit(firefox: Firefox, server: Server, room: str) -> Iterator[Visit]:
+    """Opens the page as somebody new; at the end, no console may hold an error."""
+    tabs = []
+
+    def visit(name: str | None = None, *, url: str | None = None) -> Tab:
+        tab = firefox.open(f"{url or server.url}/#{room}")
+        tabs.append(tab)
+        if name is not None:
+            tab.wait_for(FOCUSED, "name-input")
+            tab.type(name)
+            tab.press("Enter")
+            tab.wait_for(SHOWN, "#people .person__name", name)
+        return tab
+
+    yield visit
+    # An answer comes after whatever was reported before it.
+    for tab in tabs:
+        tab.evaluate("() => new Promise(requestAnimationFrame)")
+        tab.close()
+    errors = firefox.errors.copy()
+    firefox.errors.clear()
+    assert errors == []
+
+
+def write(tab: Tab, text: str) -> None:
+    tab.click("#composer")
+    tab.type(text)
+    tab.press("Enter")
+
+
+def test_two_people_talk(visit: Visit) -> None:
+    """Two windows see what either writes, line breaks and emoji too, each message once."""
+    ann, bob = visit("Ann"), visit("Bob")
+    ann.wait_for(SHOWN, "#log", "Bob joined")
+    ann.wait_for(FOCUSED, "composer")
+    ann.type("Hello,")
+    ann.press("Shift+Enter")
+    ann.type("Bob 👋")
+    ann.press("Enter")
+    bob.wait_for(ALL_SHOWN, TEXTS, ["Hello,\nBob 👋"])
+    write(bob, "Good morning")
+    for tab in (ann, bob):
+        tab.wait_for(ALL_SHOWN, TEXTS, ["Hello,\nBob 👋", "Good morning"])
+    assert ann.texts(".message--pending") == []
+    assert ann.evaluate("() => document.getElementById('composer').value") == ""
+
+
+def test_arrow_up_edits_the_last_message(visit: Visit, server: Server, room: str) -> None:
+    """Arrow Up brings the last own message back, and Enter changes it for everybody."""
+    ann, bob = visit("Ann"), visit("Bob")
+    write(ann, "Helo")
+    ann.wait_for(ALL_SHOWN, TEXTS, ["Helo"])
+    ann.press("ArrowUp")
+    ann.wait_for("() => document.getElementById('composer').value === 'Helo'")
+    ann.press("End", "Backspace")
+    ann.type("lo")
+    ann.press("Enter")
+    for tab in (ann, bob):
+        tab.wait_for(ALL_SHOWN, TEXTS, ["Hello"])
+        tab.wait_for(SHOWN, ".message__edited:not([hidden])", "edited")
+
+
+def test_reload_keeps_history_and_name(visit: Visit, server: Server, room: str) -> None:
+    """After a reload the same person sees the same messages, and the end of them."""
+    with guest_in(room, "Bob", server) as bob:
+        lines = [f"line {number}" for number in range(40)]
+        bob.say(*lines)
+        ann = visit("Ann")
+        ann.wait_for(ALL_SHOWN, TEXTS, lines)
+        ann.reload()
+        ann.wait_for(ALL_SHOWN, TEXTS, lines)
+        ann.wait_for(SHOWN, "#own-name", "Ann")
+        assert ann.evaluate(PLACE)["below"] <= 1
+        assert not ann.evaluate("() => document.getElementById('name-dialog').open")
+
+
+def test_scroll_stays_where_the_reader_is(visit: Visit, server: Server, room: str) -> None:
+    """Who looks back reads on undisturbed, also by changes above; the pill leads to the end."""
+    with guest_in(room, "Bob", server) as bob:
+        bob.say(*(f"line {number}" for number in range(200)))
+        ann = visit("Ann")
+        ann.wait_for(SHOWN, "#log", "line 199")
+        ann.wheel("#log", -900)
+        ann.wait_for(f"() => ({PLACE})().below > 500")
+        ann.evaluate("() => new Promise(requestAnimationFrame)")
+        before = ann.evaluate(PLACE)
+        bob.do(type="edit", offset=160, text="much longer now\n" * 5)
+        bob.do(type="react", offset=161, emoji="👍")
+        bob.say("news", "more news")
+        ann.wait_for(SHOWN, "#new-messages:not([hidden])", "2 new messages")
+        after = ann.evaluate(PLACE)
+        assert after["text"] == before["text"]
+        assert after["top"] == pytest.approx(before["top"], abs=0.5)
+        ann.click("#new-messages")
+        ann.wait_for(f"() => ({PLACE})().below <= 1")
+        bob.say("the latest")
+        ann.wait_for(SHOWN, ".message:last-child", "the latest")
+        ann.wait_for(f"() => ({PLACE})().below <= 1")
+
+
+def test_restarted_server_is_survived(visit: Visit, firefox: Firefox, tmp_path: Path) -> None:
+    """When a killed server is back, so is the page; what was written meanwhile is sent once."""
+    data = ("--data", str(tmp_path))
+    with running_server(*data) as first:
+        ann = visit("Ann", url=first.url)
+        write(ann, "before")
+        ann.wait_for(ALL_SHOWN, TEXTS, ["before"])
+        first.kill()
+        write(ann, "meanwhile")
+        ann.wait_for(SHOWN, ".message--pending", "meanwhile")
+    with running_server(*data, port=first.port):
+        ann.wait_for(WAKE_UNTIL_SENT)
+        ann.wait_for(ALL_SHOWN, TEXTS, ["before", "meanwhile"])
+        write(ann, "after")
+        ann.wait_for(ALL_SHOWN, TEXTS, ["before", "meanwhile", "after"])
+        ann.evaluate("() => new Promise(requestAnimationFrame)")
+    firefox.errors[:] = [each for each in firefox.errors if UNREACHABLE not in each]
+
+
+def test_errors_are_noticed(firefox: Firefox, server: Server) -> None:
+    """An error that nobody catches, and one on the console, come to the test's attention."""
+    tab = firefox.open(server.url)
+    tab.evaluate("() => { console.error('told'); setTimeout(() => { throw Error('thrown') }); }")
+    tab.evaluate("() => new Promise((done) => setTimeout(() => requestAnimationFrame(done)))")
+    tab.close()
+    errors = firefox.errors.copy()
+    firefox.errors.clear()
+    assert [each for each in errors if "told" in each]
+    assert [each for each in errors if "thrown" in each]

@@ -1,0 +1,312 @@
+"""An hour of a lively room, as fast as the page can take it.
+
+Twenty thousand messages, with edits, reactions, and people who come and go: the document stays
+small, memory and frames stay as they were in the beginning, nothing that is read moves, and nothing
+is missed. The figures are printed: `pytest -s`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from statistics import median, quantiles
+from typing import Any, NamedTuple
+
+import pytest
+from browsing import Guest, guest_in
+from playwright.sync_api import expect
+
+from conftest import Visit
+from support import Server, running_server
+
+MESSAGES = 20_000
+QUARTER = MESSAGES // 4
+#: Sent at once, and shown before the next are sent: far less than the log holds, so each is shown.
+SLICE = 100
+EDITS = 4
+REACTIONS = 4
+#: Somebody comes and goes every so many slices.
+VISIT_EVERY = 5
+#: Slices that come while somebody looks back, in the third quarter.
+LOOKING_BACK = 30
+WRITERS = ("Bob", "Zoë", "Kenji")
+WORDS = ("and", "the", "light", "at", "six", "was", "unreal", "who", "has", "those", "photos")
+LOG_LIMIT = 300
+#: In one run each. Kept rows or entries would add several times what was there in the beginning.
+HEAP_GROWTH = 1.3
+NODES_GROWTH = 1.3
+#: Frames last for whole intervals of the screen, and wait for whatever else the machine does.
+FRAME_GROWTH = 3.0
+#: Work that grew with what has been said would be tenfold.
+WORK_GROWTH = 2.0
+
+# Keeps what it needs from the beginning, so that it is no part of what grows.
+RECORD = """(offsets) => {
+  const log = document.getElementById("log");
+  const rows = log.getElementsByClassName("message");
+  const hour = window.hour = {
+    frames: new Float32Array(offsets), work: new Float32Array(offsets), count: 0, changed: false,
+    seen: new Uint8Array(offsets), last: 0, rows: 0,
+    following: true, away: 0, read: null, top: 0, moved: 0,
+  };
+  const see = ({ dataset }) => {
+    hour.seen[dataset.offset] = 1;
+    hour.last = Math.max(hour.last, dataset.offset);
+  };
+  let before, began;
+  // Right after the page's own work of a frame, to which the layout belongs, for it scrolls. Of the
+  // rows only: between frames, the bar of what can be done goes to the one under the pointer.
+  new MutationObserver((changes) => {
+    hour.work[hour.count] = performance.now() - began;
+    for (const node of changes.flatMap(({ addedNodes }) => [...addedNodes])) {
+      if (node.matches?.(".message[data-offset]")) see(node);
+    }
+    hour.rows = Math.max(hour.rows, rows.length);
+    hour.changed = true;
+  }).observe(log, { childList: true });
+  // It runs before the page's own work of this frame, and so sees what the last one has shown.
+  const frame = (now) => {
+    began = performance.now();
+    if (hour.changed) {
+      hour.frames[hour.count] = now - before;
+      hour.count += 1;
+      hour.changed = false;
+    }
+    before = now;
+    const { scrollHeight, scrollTop, clientHeight } = log;
+    if (hour.following) hour.away = Math.max(hour.away, scrollHeight - scrollTop - clientHeight);
+    if (hour.read) {
+      const top = hour.read.isConnected ? hour.read.getBoundingClientRect().top : Infinity;
+      hour.moved = Math.max(hour.moved, Math.abs(top - hour.top));
+    }
+    requestAnimationFrame(frame);
+  };
+  requestAnimationFrame(frame);
+}"""
+SHOWN = "(offset) => hour.last >= offset"
+CHANGED = """([offset, begins]) => document.querySelector(
+  `.message[data-offset="${offset}"] .message__text`).textContent.startsWith(begins)"""
+# From now on this text may not move; what lies above it is the answer.
+READ = """() => {
+  const edge = document.getElementById("log").getBoundingClientRect().top;
+  const rows = [...document.querySelectorAll(".message[data-offset]")];
+  const at = rows.findIndex((each) => each.getBoundingClientRect().top > edge);
+  hour.read = rows[at].querySelector(".message__text");
+  hour.top = hour.read.getBoundingClientRect().top;
+  return rows.slice(0, at - 5).map(({ dataset }) => Number(dataset.offset));
+}"""
+FRAMES = """([from, to]) =>
+  [hour.frames, hour.work].map((times) => [...times.subarray(from, to)])"""
+END = """() => [...document.querySelectorAll(".message[data-offset]")].map((each) =>
+  [Number(each.dataset.offset), each.querySelector(".message__text").textContent])"""
+TWO_FRAMES = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+
+
+class Crowd:
+    """Who writes all that: one at a time, so that every number is known in advance."""
+
+    def __init__(self, guests: dict[str, Guest]) -> None:
+        self.offset = 0
+        #: The messages' offsets, in order, and how each begins.
+        self.offsets: list[int] = []
+        self.texts: dict[int, str] = {}
+        #: The last that was edited.
+        self.edited = 0
+        self._authors: dict[int, str] = {}
+        self._reactions: set[tuple[str, int]] = set()
+        self._guests = guests
+        self._chance = random.Random(20_000)
+
+    def write(self, targets: list[int] | None = None) -> None:
+        """A slice, with changes of `targets` or of the last messages; return when all is kept."""
+        number = len(self.offsets) // SLICE
+        writer = WRITERS[number % len(WRITERS)]
+        for _ in range(SLICE):
+            self._say(writer)
+        targets = targets or self.offsets[-LOG_LIMIT:]
+        for target in self._chance.sample(targets, REACTIONS):
+            self._react(writer, target)
+        self._guests[writer].see(self.offset)
+        for target in self._chance.sample(targets, EDITS):
+            self._edit(target)
+
+    def _say(self, writer: str) -> None:
+        words = " ".join(self._chance.choices(WORDS, k=self._chance.randint(1, 30)))
+        begins = f"{len(self.offsets) + 1}:"
+        self._do(writer, text=f"{begins} {words}")
+        self.offsets.append(self.offset)
+        self.texts[self.offset] = begins
+        self._authors[self.offset] = writer
+
+    def _react(self, writer: str, target: int) -> None:
+        """For the second time it is taken back."""
+        remove = (writer, target) in self._reactions
+        self._reactions ^= {(writer, target)}
+        self._do(writer, type="react", offset=target, emoji="👍", remove=remove)
+
+    def _edit(self, target: int) -> None:
+        """Make it longer, and so what stands above others higher."""
+        author = self._authors[target]
+        begins = f"edited {self.offset}:"
+        self._do(author, type="edit", offset=target, text=f"{begins} {' '.join(WORDS * 4)}")
+        self.texts[target] = begins
+        self.edited = target
+        self._guests[author].see(self.offset)
+
+    def _do(self, name: str, **command: Any) -> None:
+        self.offset += 1
+        self._guests[name].do(**command)
+
+
+class State(NamedTuple):
+    """Of the page after so many messages, when what is of no use any more was collected."""
+
+    messages: int
+    heap_bytes: int
+    nodes: int
+    listeners: int
+    frames: int
+
+
+class Watch:
+    """Looks at the page by the browser's own instruments."""
+
+    def __init__(self, page: Any) -> None:
+        self._page = page
+        self._browser = page.context.new_cdp_session(page)
+        for domain in ("HeapProfiler", "Performance"):
+            self._browser.send(f"{domain}.enable")
+
+    def look(self, messages: int) -> State:
+        # Twice: what the first frees may have held on to something by a finalizer.
+        for _ in range(2):
+            self._browser.send("HeapProfiler.collectGarbage")
+        metrics = {
+            each["name"]: each["value"]
+            for each in self._browser.send("Performance.getMetrics")["metrics"]
+        }
+        return State(
+            messages,
+            int(metrics["JSHeapUsedSize"]),
+            int(metrics["Nodes"]),
+            int(metrics["JSEventListeners"]),
+            self._page.evaluate("() => hour.count"),
+        )
+
+
+class Frames(NamedTuple):
+    """Those in which the log changed, in milliseconds: how long they took, and the page's part."""
+
+    median: float
+    p99: float
+    #: The lower quartile: the page's work, and not that of the machine's other users.
+    work: float
+
+    @classmethod
+    def between(cls, page: Any, start: State, end: State) -> Frames:
+        gaps, work = page.evaluate(FRAMES, [start.frames, end.frames])
+        return cls(median(gaps), quantiles(gaps, n=100)[98], quantiles(work, n=4)[0])
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    kept = str(2 * LOOKING_BACK * SLICE)
+    with running_server(
+        "--history", "memory", "--history-max-messages", kept, "--limits", "off"
+    ) as server:
+        yield server
+
+
+@pytest.fixture
+def crowd(server: Server, room: str) -> Iterator[Crowd]:
+    with contextlib.ExitStack() as stack:
+        yield Crowd({name: stack.enter_context(guest_in(room, name, server)) for name in WRITERS})
+
+
+def test_an_hour_leaves_the_page_as_it_was(
+    visit: Visit, crowd: Crowd, server: Server, room: str
+) -> None:
+    """20,000 messages cost the last quarter what they cost the first, and none is missed."""
+    started = time.monotonic()
+    page: Any = visit("Ann")
+    sockets: list[str] = []
+    page.on("websocket", lambda socket: sockets.append(socket.url))
+    page.evaluate(RECORD, MESSAGES * 2)
+    watch = Watch(page)
+    states = [watch.look(0)]
+    unseen: set[int] = set()
+    while len(crowd.offsets) < MESSAGES:
+        crowd.write()
+        page.wait_for_function(SHOWN, arg=crowd.offsets[-1])
+        if len(crowd.offsets) % (SLICE * VISIT_EVERY) == 0:
+            with guest_in(room, "Visitor", server):
+                pass
+        if len(crowd.offsets) // QUARTER == len(states):
+            states.append(watch.look(len(crowd.offsets)))
+        if len(crowd.offsets) == 2 * QUARTER:
+            unseen = look_back(page, crowd)
+    page.evaluate(TWO_FRAMES)
+    quarters = [Frames.between(page, *pair) for pair in pairwise(states)]
+    print_figures(states, quarters, time.monotonic() - started)
+
+    hour = page.evaluate(
+        "() => ({ ...hour, frames: null, work: null, read: null, seen: [...hour.seen] })"
+    )
+    missed = [each for each in crowd.offsets if not hour["seen"][each]]
+    assert set(missed) <= unseen
+    shown = page.evaluate(END)
+    assert [offset for offset, _ in shown] == crowd.offsets[-len(shown) :]
+    wrong = [(crowd.texts[at], text) for at, text in shown if not text.startswith(crowd.texts[at])]
+    assert wrong == []
+    # What is not shown has come all the same: at a hole the page would have joined anew.
+    assert sockets == []
+    assert hour["rows"] <= LOG_LIMIT
+    assert hour["away"] < 1
+    assert hour["moved"] < 1
+    assert states[-1].heap_bytes < states[1].heap_bytes * HEAP_GROWTH
+    assert states[-1].nodes < states[1].nodes * NODES_GROWTH
+    assert states[-1].listeners < states[1].listeners * NODES_GROWTH
+    first, *_, last = quarters
+    assert last.median < first.median * FRAME_GROWTH
+    assert last.work < first.work * WORK_GROWTH
+
+
+def look_back(page: Any, crowd: Crowd) -> set[int]:
+    """Read on while others write; return the offsets of what need not be shown meanwhile."""
+    page.evaluate("() => { hour.following = false }")
+    page.hover("#log")
+    page.mouse.wheel(0, -4000)
+    expect(page.locator(".message[data-offset]").last).not_to_be_in_viewport()
+    page.evaluate(TWO_FRAMES)
+    above = page.evaluate(READ)
+    before = len(crowd.offsets)
+    for _ in range(LOOKING_BACK):
+        crowd.write(above)
+    # The last of it changes what is shown, so the page has had all that came before.
+    page.wait_for_function(CHANGED, arg=[crowd.edited, crowd.texts[crowd.edited]])
+    page.evaluate(TWO_FRAMES)
+    page.evaluate("() => { hour.read = null }")
+    page.click("#new-messages")
+    # Off the log, as in the beginning: what was shown under it may cost nothing from now on.
+    page.mouse.move(0, 0)
+    page.wait_for_function(SHOWN, arg=crowd.offsets[-1])
+    page.evaluate(TWO_FRAMES)
+    page.evaluate("() => { hour.following = true }")
+    return set(crowd.offsets[before:-LOG_LIMIT])
+
+
+def print_figures(states: list[State], quarters: list[Frames], took_s: float) -> None:
+    print(f"\n{MESSAGES:,} messages in {took_s:.0f} s")
+    for state in states:
+        print(
+            f"  {state.messages:>6,}: heap {state.heap_bytes / 1e6:.2f} MB, {state.nodes:,} nodes, "
+            f"{state.listeners:,} listeners"
+        )
+    for number, frames in enumerate(quarters, start=1):
+        print(
+            f"  quarter {number}: frames {frames.median:.1f} ms, p99 {frames.p99:.1f} ms; "
+            f"the page's work {frames.work:.1f} ms"
+        )
