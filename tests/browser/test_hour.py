@@ -13,14 +13,16 @@ import time
 from collections.abc import Iterator
 from itertools import pairwise
 from statistics import median, quantiles
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from browsing import Guest, guest_in
 from playwright.sync_api import expect
 
-from conftest import Visit
 from support import Server, running_server
+
+if TYPE_CHECKING:  # beside others' tests there are other modules of that name
+    from conftest import Visit
 
 MESSAGES = 20_000
 QUARTER = MESSAGES // 4
