@@ -131,7 +131,7 @@ def children(pid: int) -> set[int]:
 WALL = {
     "histories.py": "timestamps: how old a publication is",
     "relay.py": "timestamps, and until when somebody is removed, which survives a restart",
-    "session.py": "`exp` of tokens, which is a time of the wall",
+    "sessions.py": "`exp` of tokens, which is a time of the wall",
     "single.py": "as relay.py",
     "tls.py": "whether a certificate has expired",
     "tokens.py": "`exp`, `nbf` and `iat`",
