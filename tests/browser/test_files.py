@@ -545,7 +545,7 @@ def test_image_opens_at_its_own_size(ann: Any, script: FileServer, room: str) ->
     expect(image).to_be_focused()
     with ann.context.expect_page() as tab:
         image.click(modifiers=["Control"])
-    assert "/sea.png" in tab.value.url
+    tab.value.wait_for_url("**/sea.png*", wait_until="commit")
     expect(viewer).to_be_hidden()
 
 
