@@ -86,6 +86,7 @@ class App {
     token: () => this.#token,
     on: {
       joined: (reply) => this.#joined(reply),
+      left: () => this.#left(),
       refused: (error) => this.#refused(error),
       denied: (sentence) => this.#denied(sentence),
       phase: (state) => this.#status.update(state),
@@ -163,6 +164,9 @@ class App {
       this.#go();
     }
     this.#chat.leave(name);
+  }
+
+  #left() {
     this.#attachments.refresh();
     this.#showNews();
   }

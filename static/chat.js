@@ -55,8 +55,8 @@ export class Chat {
   // What the server takes of files: `{ max_bytes }`; undefined where it takes none.
   files;
 
-  // `on` has a function each for: joined, changed, people (of a room), said (a message of somebody else), typing, quiet,
-  // refused, denied, phase. `token` returns the token to show, if there is one.
+  // `on` has a function each for: joined, left, changed, people (of a room), said (a message of somebody else), typing,
+  // quiet, refused, denied, phase. `token` returns the token to show, if there is one.
   constructor(url, { storage, outbox, token, on }) {
     this.#storage = storage;
     this.#outbox = outbox;
@@ -68,8 +68,9 @@ export class Chat {
       event: (event) => routes[event.type]?.(event),
       phase: (state) => this.#phaseChanged(state),
     });
-    for (const name of this.#kept) this.#add(name);
+    for (const name of this.#kept) this.#add(name).isKept = true;
     storage.watch("read.", (name) => this.#rooms.get(name)?.recall() && on.changed(this.#rooms.get(name)));
+    storage.watch("rooms", () => this.#leaveToo());
   }
 
   // Those the reader is in, in the order in which he came.
@@ -121,6 +122,7 @@ export class Chat {
     // It may have been one of his that the others waited for.
     this.#proceed();
     this.#joinNext();
+    this.#on.left();
   }
 
   // Is in no room until `enter` is called again.
@@ -208,6 +210,15 @@ export class Chat {
 
   set #kept(names) {
     this.#storage.set("rooms", [...new Set(names)].join(" "));
+  }
+
+  // What was left in another tab is left here, unless somebody is looking at it. Without any he has signed out there.
+  #leaveToo() {
+    const kept = this.#kept;
+    if (!kept.length) return;
+    for (const room of this.rooms) {
+      if (room.isKept && room !== this.#shown && !kept.includes(room.name)) this.leave(room.name);
+    }
   }
 
   get #isSomewhere() {
@@ -315,7 +326,9 @@ export class Chat {
     if (another) this.#beginAnew();
     // What was recovered goes on from what he has not read.
     if (another && (reply.recovered || room !== this.#shown)) return this.#connection.retry();
-    if (!room.timeline.isJoined) this.#kept = [...this.#kept, room.name];
+    // Only once: one that was left in another tab since must not come back.
+    if (!room.isKept) this.#kept = [...this.#kept, room.name];
+    room.isKept = true;
     if (reply.session) this.#storage.set("session", reply.session);
     this.files = reply.files;
     room.accept(reply);

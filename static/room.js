@@ -14,6 +14,8 @@ export class Room {
   timeline;
   roster = new Roster();
   joined = false;
+  // Whether it has been put among the rooms that this browser remembers.
+  isKept;
   // Why the server did not let him in: the `error`.
   refusal = null;
   moderates = false;
@@ -30,6 +32,7 @@ export class Room {
   forget() {
     this.timeline = new Timeline(this.#confirmed);
     this.#read = this.#line = null;
+    this.isKept = false;
   }
 
   // Whom the reader may call, who wrote last first.

@@ -304,6 +304,45 @@ def test_tabs_do_not_overwrite_each_others_rooms(visit: Any, context: Any) -> No
     expect(second.locator(".room-item__name")).to_have_text(["a", "c"])
 
 
+def test_room_left_in_one_tab_is_left_in_the_others(visit: Any, context: Any) -> None:
+    """Also where it was just being joined; only a tab that shows it stays, for itself."""
+    one, two = ScriptedServer(), ScriptedServer()
+    first = visit(at="a", script=one, context=context, init=remembering("a", "b", "c"))
+    until(first, lambda: joins(one) == ["a", "b", "c"])
+    one.rooms = {"b": {"silent": True}}
+    first.reload()
+    until(first, lambda: joins(one)[3:] == ["a", "b"])
+    second = visit(at="c", script=two, context=context)
+    until(second, lambda: len(joins(two)) == 3)
+    item(second, "b").locator(".room-item__leave").click()
+    expect(first.locator(".room-item__name")).to_have_text(["a", "c"])
+    until(first, lambda: joins(one)[5:] == ["c"])
+    assert [command["room"] for command in one.sent("leave")] == ["b"]
+    item(second, "a").locator(".room-item__leave").click()
+    until(second, lambda: len(two.sent("leave")) == 2)
+    publish(one, "a", 1)
+    expect(text_in(first, "line 1")).to_be_visible()
+    expect(first.locator(".room-item__name")).to_have_text(["a", "c"])
+
+
+def test_room_left_in_another_tab_does_not_come_back(visit: Any, context: Any) -> None:
+    """Not even when a tab that shows it is let in only then."""
+    one, two = ScriptedServer(), ScriptedServer()
+    first = visit(at="b", script=one, context=context, init=remembering("a", "b"))
+    until(first, lambda: joins(one) == ["b", "a"])
+    one.rooms = {"b": {"silent": True}}
+    first.reload()
+    until(first, lambda: joins(one)[2:] == ["b"])
+    second = visit(at="a", script=two, context=context)
+    until(second, lambda: len(joins(two)) == 2)
+    item(second, "b").locator(".room-item__leave").click()
+    expect(item(second, "b")).to_have_count(0)
+    one.answer(one.sent("join")[-1])
+    until(first, lambda: joins(one)[3:] == ["a"])
+    second.reload()
+    expect(second.locator(".room-item__name")).to_have_text(["a"])
+
+
 def test_new_name_is_for_all_rooms(visit: Any, script: ScriptedServer) -> None:
     """Another name joins every room again under it, and what was there stays."""
     page = visit("Ann", at="a", script=script)
