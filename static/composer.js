@@ -1,6 +1,7 @@
 import { Completion } from "./completion.js";
-import { byId, writeInto } from "./dom.js";
-import { t } from "./text.js";
+import { byId, named, writeInto } from "./dom.js";
+import { answerOf } from "./markup.js";
+import { partsOf, t } from "./text.js";
 
 // The server's limit: Unicode code points, after trimming white space at the end.
 const TEXT_LIMIT = 4_000;
@@ -13,12 +14,15 @@ export class Composer {
   #field = byId("composer");
   #button = byId("send");
   #hint = byId("composer-hint");
+  #answer = byId("composer-answer");
   #storage;
   #on;
   #completion;
   #room = null;
   // The entry that is being edited, or null.
   #edited = null;
+  // What stands before the text, and not in the field: the quote of what it answers.
+  #quote = "";
 
   // `on` has a function each for: send, typing, save (of an edited entry), last (the entry to edit by Arrow Up), pick
   // (resolves with an emoji, or null), and people and rooms, which return the names to suggest.
@@ -30,6 +34,7 @@ export class Composer {
     this.#field.addEventListener("keydown", (event) => this.#keyed(event));
     this.#form.addEventListener("submit", (event) => this.#submitted(event));
     byId("composer-cancel").addEventListener("click", () => this.#stopEditing());
+    byId("composer-unquote").addEventListener("click", () => this.#unquote());
     byId("emoji").addEventListener("click", (event) => this.#pick(event.currentTarget));
     // Keeps a phone's keyboard open.
     this.#button.addEventListener("pointerdown", (event) => event.preventDefault());
@@ -64,16 +69,30 @@ export class Composer {
     this.#edit(entry);
     this.#write(text);
     this.focus();
-    this.#field.setSelectionRange(text.length, text.length);
+    const { length } = this.#field.value;
+    this.#field.setSelectionRange(length, length);
   }
 
-  // Puts what is answered before what is being written.
+  // What is being written shall answer what is quoted.
   quote(text) {
     if (this.#edited) this.#stopEditing();
-    if (!this.#field.value.startsWith(text)) writeInto(this.#field, text, 0, 0);
+    this.#answerTo(text);
+    this.#changed();
     this.focus();
-    this.#field.setSelectionRange(TEXT_LIMIT * 2, TEXT_LIMIT * 2);
-    this.#field.scrollTop = this.#field.scrollHeight;
+  }
+
+  #unquote() {
+    this.#answerTo("");
+    this.#changed();
+    this.focus();
+  }
+
+  #answerTo(quote) {
+    const { name, quoted } = answerOf(quote);
+    this.#quote = quote;
+    this.#answer.hidden = !quote;
+    byId("composer-answered").replaceChildren(...(quote ? partsOf("answering", { name: named(name) }) : []));
+    byId("composer-quoted").textContent = quoted;
   }
 
   async #pick(button) {
@@ -86,6 +105,7 @@ export class Composer {
     const composing = event.isComposing || event.keyCode === IME_KEY_CODE;
     if (composing || this.#completion.keyed(event)) return;
     if (event.key === "Escape" && this.#edited) this.#stopEditing();
+    else if (event.key === "Escape" && this.#quote) this.#unquote();
     if (event.key === "ArrowUp" && !this.#edited && this.isEmpty) this.#editLast(event);
     if (event.key !== "Enter" || event.shiftKey) return;
     event.preventDefault();
@@ -108,19 +128,25 @@ export class Composer {
   #changed() {
     this.#measure();
     if (this.#edited) return;
-    this.#draft = this.#field.value;
+    this.#draft = this.#quote + this.#field.value;
     if (this.#field.value.trimEnd()) this.#on.typing();
   }
 
   #send() {
     // A lone surrogate is no text: the server could not read the message, nor tell which one it was.
-    const text = this.#field.value.toWellFormed?.().trimEnd() ?? this.#field.value.trimEnd();
+    const text = this.#text.toWellFormed?.() ?? this.#text;
     if (!text || codePointCount(text) > TEXT_LIMIT) return;
     const edited = this.#edited;
     if (edited) this.#stopEditing();
     else this.#write((this.#draft = ""));
     if (!edited) this.#on.send(text);
     else if (text !== edited.text) this.#on.save(edited, text);
+  }
+
+  // As it is to be said; a quote alone is nothing to say.
+  get #text() {
+    const own = this.#field.value.trimEnd();
+    return own && this.#quote + own;
   }
 
   #stopEditing() {
@@ -145,16 +171,17 @@ export class Composer {
     this.#field.ariaLabel = t(entry ? "editYours" : "message");
   }
 
-  #write(text) {
+  #write(whole) {
+    const { quote, text } = answerOf(whole);
+    this.#answerTo(quote);
     this.#field.value = text;
     this.#completion.close();
     this.#measure();
   }
 
   #measure() {
-    const text = this.#field.value.trimEnd();
-    const left = TEXT_LIMIT - codePointCount(text);
-    this.#button.disabled = !text || left < 0;
+    const left = TEXT_LIMIT - codePointCount(this.#text);
+    this.#button.disabled = !this.#text || left < 0;
     this.#field.ariaInvalid = String(left < 0);
     this.#form.classList.toggle("composer--too-long", left < 0);
     const hint = this.#hintFor(left);

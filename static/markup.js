@@ -23,6 +23,7 @@ const QUOTE = /^>(?: |$)/;
 const ITEM = /^ {0,3}(?:[-*]|(\d{1,9})\.) +(?=\S)/;
 const INDENTED = /^ {2,}\S/;
 const REPLY = /^@(.+) #(\d{1,15})$/;
+const ANSWER = /^> @(.+) #\d{1,15}\n((?:>.*\n)*)\n*/;
 const FILE = /^\/files\/[a-z2-7]{32}\/([^/]+)$/;
 
 // An address ends where white space does, a quotation mark, what shows nothing or turns the direction, the full-width
@@ -86,6 +87,12 @@ export function quoteOf({ username, offset, text }) {
   const more = letters.length > QUOTED_CHARS || lines.length > QUOTED_LINES ? "…" : "";
   const quoted = letters.slice(0, QUOTED_CHARS).join("").trimEnd() + more;
   return `${`@${username} #${offset}\n${quoted}`.replace(/^/gm, "> ")}\n\n`;
+}
+
+// A text taken apart: such a quote ("" where there is none) and the rest; and of the quote whom it answers, and what.
+export function answerOf(text) {
+  const [quote, name, lines = ""] = ANSWER.exec(text) ?? [""];
+  return { quote, name, quoted: lines.replace(/^> ?/gm, "").trim(), text: text.slice(quote.length) };
 }
 
 // Whether a text is one to eight emoji and nothing else.

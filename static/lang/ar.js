@@ -57,6 +57,8 @@ export const words = {
   editYours: "تعديل رسالتك",
   editing: "تعديل رسالتك",
   cancel: "إلغاء",
+  answering: "ردّ على {name}",
+  noAnswer: "إلغاء الردّ",
   send: "إرسال",
   save: "حفظ",
   hintSend: "Enter للإرسال، و\u2066Shift + Enter\u2069 لسطر جديد",

@@ -44,6 +44,8 @@ export const words = {
   editYours: "Edit your message",
   editing: "Editing your message",
   cancel: "Cancel",
+  answering: "Replying to {name}",
+  noAnswer: "Do not reply to this",
   send: "Send",
   save: "Save",
   hintSend: "Enter sends, Shift + Enter begins a new line",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -243,25 +244,32 @@ def test_question_stays_under_the_pointer(ann: Any) -> None:
 # Replies
 
 
+def answered(page: Any) -> Any:
+    return page.locator("#composer-answer")
+
+
+def reply_to(page: Any, offset: int) -> None:
+    row(page, offset).hover()
+    page.locator(".actions [data-do=reply]").click()
+
+
 def test_reply_quotes_before_what_is_being_written(visit: Any, ann: Any) -> None:
-    """The quote comes once, before the draft; the cursor at the end; the answer leads back."""
+    """What is answered stands above the draft, is quoted before it, and is where it leads back."""
     bob = visit("Bob")
     said(bob, "Who brings\nthe cake?", *(f"line {number}" for number in range(40)))
     expect(row(ann, 41)).to_have_count(1)
     ann.fill("#composer", "I do")
-    row(ann, 1).hover()
-    ann.get_by_label("Reply").click()
-    quote = "> @Bob #1\n> Who brings\n> the cake?\n\nI do"
-    expect(ann.locator("#composer")).to_have_value(quote)
+    reply_to(ann, 1)
+    expect(answered(ann)).to_have_text("Replying to Bob Who brings the cake?")
+    expect(ann.locator("#composer")).to_have_value("I do")
     expect(ann.locator("#composer")).to_be_focused()
-    row(ann, 1).hover()
-    ann.get_by_label("Reply").click()
-    expect(ann.locator("#composer")).to_have_value(quote)
+    expect(ann.locator("#composer")).to_have_accessible_description(re.compile("to Bob Who"))
     ann.keyboard.type("!")
     ann.keyboard.press("Enter")
     for page in (ann, bob):
         expect(row(page, 42).locator("blockquote")).to_contain_text("Who brings")
         expect(row(page, 42).locator("p").last).to_have_text("I do!")
+    expect(answered(ann)).to_be_hidden()
     expect(row(bob, 1)).not_to_be_in_viewport()
     row(bob, 42).get_by_role("button", name="Bob").click()
     expect(row(bob, 1)).to_be_in_viewport()
@@ -269,18 +277,76 @@ def test_reply_quotes_before_what_is_being_written(visit: Any, ann: Any) -> None
 
 
 def test_reply_ends_editing(ann: Any) -> None:
-    """What was being edited stays as it was, and the quote goes before the draft."""
+    """What was being edited stays as it was; the answer begins anew, and outlives a reload."""
     said(ann, "one", "two")
     ann.fill("#composer", "")
     ann.press("#composer", "ArrowUp")
     ann.fill("#composer", "two, changed")
-    row(ann, 1).hover()
-    ann.get_by_label("Reply").click()
-    expect(ann.locator("#composer")).to_have_value("> @Ann #1\n> one\n\n")
+    reply_to(ann, 1)
+    expect(answered(ann)).to_contain_text("one")
+    expect(ann.locator("#composer")).to_have_value("")
     expect(ann.locator(".composer__editing")).to_be_hidden()
+    expect(ann.locator("#send")).to_be_disabled()
     ann.reload()
-    expect(ann.locator("#composer")).to_have_value("> @Ann #1\n> one\n\n")
+    expect(answered(ann)).to_contain_text("one")
+    expect(ann.locator("#composer")).to_have_value("")
     expect(row(ann, 2).locator(".message__text")).to_have_text("two")
+
+
+def test_reply_is_given_up_alone(ann: Any) -> None:
+    """By its button, by Escape or for another message, and what was written stays."""
+    said(ann, "one", "two")
+    ann.fill("#composer", "yes")
+    reply_to(ann, 1)
+    reply_to(ann, 2)
+    expect(answered(ann)).to_contain_text("two")
+    ann.keyboard.press("Escape")
+    expect(answered(ann)).to_be_hidden()
+    expect(ann.locator("#composer")).to_have_value("yes")
+    reply_to(ann, 1)
+    ann.get_by_role("button", name="Do not reply to this").click()
+    expect(answered(ann)).to_be_hidden()
+    expect(ann.locator("#composer")).to_be_focused()
+    ann.keyboard.press("Enter")
+    expect(row(ann, 3).locator(".message__text")).to_have_text("yes")
+
+
+def test_long_answer_leaves_room_for_its_button(visit: Any) -> None:
+    """However long a name and a text are, what is answered is one line in the composer."""
+    ann = visit("A" + "w" * 31, viewport={"width": 320, "height": 600})
+    said(ann, "wide " * 40)
+    ann.locator(".message__text").click()
+    ann.locator(".actions [data-do=reply]").click()
+    field, button = (
+        ann.locator(each).bounding_box() for each in ("#composer-form", "#composer-unquote")
+    )
+    assert field["x"] + field["width"] <= 320
+    assert field["x"] < button["x"] < button["x"] + button["width"] < field["x"] + field["width"]
+    assert answered(ann).bounding_box()["height"] < 48
+
+
+def test_edited_reply_keeps_its_quote(ann: Any) -> None:
+    """What it answers stands above the field, where it can be taken away; a reply begun waits."""
+    said(ann, "one")
+    reply_to(ann, 1)
+    ann.keyboard.type("yes")
+    ann.keyboard.press("Enter")
+    expect(row(ann, 2).locator("blockquote")).to_contain_text("one")
+    reply_to(ann, 2)
+    ann.keyboard.press("ArrowUp")
+    expect(ann.locator("#composer")).to_have_value("yes")
+    expect(answered(ann)).to_contain_text("one")
+    ann.keyboard.type(", indeed")
+    ann.keyboard.press("Enter")
+    expect(row(ann, 2).locator(".message__text > p")).to_have_text("yes, indeed")
+    expect(row(ann, 2).locator("blockquote")).to_contain_text("one")
+    expect(answered(ann)).to_contain_text("yes")
+    ann.keyboard.press("Escape")
+    ann.keyboard.press("ArrowUp")
+    ann.get_by_role("button", name="Do not reply to this").click()
+    ann.keyboard.press("Enter")
+    expect(row(ann, 2).locator("blockquote")).to_have_count(0)
+    expect(row(ann, 2).locator(".message__text")).to_have_text("yes, indeed")
 
 
 # Addresses of messages

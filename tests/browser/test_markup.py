@@ -10,7 +10,7 @@ from browsing import HOSTILE
 from support import TIMEOUT_UNIT_S
 
 PRELUDE = """
-const { fileOf, isEmojiOnly, mentions, nodesOf, plainOf, quoteOf, sizeOf } =
+const { answerOf, fileOf, isEmojiOnly, mentions, nodesOf, plainOf, quoteOf, sizeOf } =
   await import("/static/markup.js");
 const people = { self: "Ann", names: ["Bob", "Ann Lee", "Zoë", "C3-PO"] };
 const shown = (text) => {
@@ -493,6 +493,26 @@ def test_answer_begins_with_a_quote(ask: Any, text: str, expected: str) -> None:
     quote = ask("return quoteOf(text)", entry)
     assert quote == f"> @Bob #7\n{expected}\n\n"
     assert ask('return shown(text).querySelector("button").dataset.reveal', f"{quote}yes") == "7"
+    taken = ask("return answerOf(text)", f"{quote}yes")
+    assert (taken["quote"], taken["name"], taken["text"]) == (quote, "Bob", "yes")
+
+
+@pytest.mark.parametrize(
+    ("text", "quote", "quoted"),
+    [
+        ("> @Bob #1\n> a\n>\n> b\n\nyes\n> no", "> @Bob #1\n> a\n>\n> b\n\n", "a\n\nb"),
+        ("> @Bob #1\n> > a\nyes", "> @Bob #1\n> > a\n", "> a"),
+        ("> @Bob #1\n> a\n\n", "> @Bob #1\n> a\n\n", "a"),
+        ("> Bob #1\n> a\n\nyes", "", ""),
+        ("yes\n> @Bob #1\n> a\n", "", ""),
+        ("> @Bob #x\n> a\n", "", ""),
+    ],
+)
+def test_answer_is_taken_apart(ask: Any, text: str, quote: str, quoted: str) -> None:
+    """Into the quote and the rest, which together are the text; what only looks like it is text."""
+    taken = ask("return answerOf(text)", text)
+    assert (taken["quote"], taken["quoted"]) == (quote, quoted)
+    assert taken["quote"] + taken["text"] == text
 
 
 @pytest.mark.parametrize(
