@@ -56,6 +56,11 @@ export class Room {
     return this.unread.some(({ text }) => mentions(text, this.roster));
   }
 
+  // Whether something that was written here could not be sent.
+  get hasFailed() {
+    return this.timeline.outbox.some(({ state }) => state === "failed");
+  }
+
   // After which message the "new messages" line stands, for as long as this visit lasts.
   get line() {
     return this.#line;

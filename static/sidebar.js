@@ -64,7 +64,8 @@ export class Sidebar {
     link.title = room.refusal?.message ?? "";
     item.classList.toggle("room-item--refused", Boolean(room.refusal));
     item.classList.toggle("room-item--unread", count !== 0);
-    fillBadge(link.lastElementChild, count, [room]);
+    // What failed in the room that is shown can be seen there.
+    fillBadge(link.lastElementChild, count, isShown ? [] : [room]);
   }
 
   #clicked(target) {
@@ -90,9 +91,12 @@ export function sumOf(rooms) {
   return count && `${shown(Math.min(count, COUNT_LIMIT))}${more ? "+" : ""}`;
 }
 
+// A message that could not be sent counts more than what is new.
 function fillBadge(badge, count, rooms) {
-  badge.hidden = !count;
-  badge.classList.toggle("badge--called", count !== 0 && rooms.some(({ called }) => called));
-  badge.firstElementChild.textContent = count || "";
-  badge.lastElementChild.textContent = count ? t("unreadSuffix") : "";
+  const failed = rooms.some(({ hasFailed }) => hasFailed);
+  badge.hidden = !count && !failed;
+  badge.classList.toggle("badge--failed", failed);
+  badge.classList.toggle("badge--called", !failed && count !== 0 && rooms.some(({ called }) => called));
+  badge.firstElementChild.textContent = failed ? "!" : count || "";
+  badge.lastElementChild.textContent = failed ? ` ${t("notSent")}` : count ? t("unreadSuffix") : "";
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -705,6 +706,27 @@ def test_reading_in_one_tab_counts_in_the_other(visit: Any, context: Any) -> Non
     expect(first).to_have_title("#a · fastchat")
     publish(one, "b", 3)
     expect(badge(first, "b")).to_have_text("1")
+
+
+def test_what_failed_elsewhere_is_marked(visit: Any, script: ScriptedServer) -> None:
+    """Whoever has gone on to another room learns that a message did not arrive, until he acts."""
+    page = visit("Ann", at="b", script=script)
+    say(page, "hello")
+    until(page, lambda: len(script.sent("message")) == 1)
+    go(page, "a")
+    publish(script, "b", 1)
+    expect(badge(page, "b")).to_have_text("1")
+    script.say(type="error", id=script.sent("message")[0]["id"], **FORBIDDEN)
+    expect(badge(page, "b")).to_have_text("!")
+    expect(item(page, "b").get_by_role("link")).to_have_accessible_name(re.compile("Not sent"))
+    go(page, "b")
+    expect(badge(page, "b")).to_be_hidden()
+    go(page, "a")
+    expect(badge(page, "b")).to_have_text("!")
+    go(page, "b")
+    page.get_by_role("button", name="Remove", exact=True).click()
+    go(page, "a")
+    expect(badge(page, "b")).to_be_hidden()
 
 
 def test_changes_are_no_news(visit: Any, script: ScriptedServer) -> None:
