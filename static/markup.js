@@ -46,6 +46,8 @@ const TOKEN = new RegExp(
 );
 const MARKS = { "*": "em", _: "em", "**": "strong", "~~": "s" };
 const BEFORE_MARK = /^$|[\s\p{Ps}\p{Pi}\p{Pd}\p{Cs}"'*_~]/u;
+// Scripts that put no space between words.
+const UNSPACED = /^[\p{sc=Han}\p{sc=Hira}\p{sc=Kana}\p{sc=Thai}\p{sc=Laoo}\p{sc=Khmr}\p{sc=Mymr}]/u;
 const WORD = /^[\p{L}\p{N}\p{M}]/u;
 // Without any, it is a face: (*_*)
 const MARKABLE = /[\p{L}\p{N}\p{ExtPict}]/u;
@@ -223,14 +225,16 @@ class Reader {
 // Puts a sign of emphasis to the nodes of a line: it ends what its like began, begins something, or is only a sign.
 function emphasize(sign, before, after, nodes, open) {
   const begun = open.findIndex((each) => each.sign === sign);
-  if (begun >= 0 && /\S/.test(before) && !WORD.test(after)) {
+  // Names of files have underscores in any script.
+  const inText = (letter) => sign[0] !== "_" && UNSPACED.test(letter);
+  if (begun >= 0 && /\S/.test(before) && (!WORD.test(after) || inText(after))) {
     const [{ at }] = open.splice(begun);
     if (nodes.slice(at).some((node) => MARKABLE.test(node.textContent ?? node))) {
       const [, ...inner] = nodes.splice(at);
       nodes.push(make(MARKS[sign], {}, inner));
       return;
     }
-  } else if (BEFORE_MARK.test(before) && /\S/.test(after)) {
+  } else if ((BEFORE_MARK.test(before) || inText(before)) && /\S/.test(after)) {
     if (begun >= 0) open.splice(begun, 1);
     open.push({ sign, at: nodes.length });
   }

@@ -56,6 +56,9 @@ def link(address: str, shown: str | None = None) -> str:
         ("*a *b*", "<p>*a <em>b</em></p>"),
         ("*a **b* c**", "<p><em>a **b</em> c**</p>"),
         ("🎉*a*🎉 “*b*”", "<p>🎉<em>a</em>🎉 “<em>b</em>”</p>"),
+        ("这是*重点*的", "<p>这是<em>重点</em>的</p>"),
+        ("これは**大事**です", "<p>これは<strong>大事</strong>です</p>"),
+        ("นี่*สำคัญ*มาก", "<p>นี่<em>สำคัญ</em>มาก</p>"),
     ],
 )
 def test_lines_and_emphasis(html: Any, text: str, expected: str) -> None:
@@ -69,6 +72,8 @@ def test_lines_and_emphasis(html: Any, text: str, expected: str) -> None:
         "a_b_c",
         "*a*b _c_d",
         "2*3*4",
+        "文件_最终_版.doc",
+        "这*不是",
         "2 * 3 * 4",
         "__init__",
         "*a\nb*",
