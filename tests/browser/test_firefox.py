@@ -48,8 +48,8 @@ def visit(firefox: Firefox, server: Server, room: str) -> Iterator[Visit]:
     """Opens the page as somebody new; at the end, no console may hold an error."""
     tabs = []
 
-    def visit(name: str | None = None, *, url: str | None = None) -> Tab:
-        tab = firefox.open(f"{url or server.url}/#{room}")
+    def visit(name: str | None = None, *, url: str | None = None, query: str = "") -> Tab:
+        tab = firefox.open(f"{url or server.url}/{query}#{room}")
         tabs.append(tab)
         if name is not None:
             tab.wait_for(FOCUSED, "name-input")
@@ -173,3 +173,13 @@ def test_errors_are_noticed(firefox: Firefox, server: Server) -> None:
     firefox.errors.clear()
     assert [each for each in errors if "told" in each]
     assert [each for each in errors if "thrown" in each]
+
+
+def test_arabic_placeholder_is_in_its_field(visit: Visit) -> None:
+    """From right to left too, an empty field shows what it is for, and has nothing to scroll."""
+    ann = visit("Ann", query="?lang=ar")
+    fits = """() => [...document.querySelectorAll(":placeholder-shown")]
+      .filter((each) => each.offsetParent)
+      .map(({ id, scrollWidth, clientWidth }) => [id, scrollWidth <= clientWidth])"""
+    assert ["composer", True] in (found := ann.evaluate(fits))
+    assert all(is_in_it for _, is_in_it in found)
