@@ -37,12 +37,12 @@ def test_delete_leaves_no_text_and_nothing_of_its_state() -> None:
 
 
 def test_reactions_are_names_by_emoji_in_the_order_they_came() -> None:
-    """A name is under an emoji once; reacting again moves it to the end, with its emoji."""
+    """A name is under an emoji once; reacting again moves it to the end, and not its emoji."""
     message = MESSAGE
     for emoji, by in (("👍", "Alice"), ("🎉", "Alice"), ("👍", "Bob"), ("👍", "Alice")):
         message = amend(message, react(emoji, by))
     assert message.reactions == {"🎉": ("Alice",), "👍": ("Bob", "Alice")}
-    assert list(message.reactions) == ["🎉", "👍"]
+    assert list(message.reactions) == ["👍", "🎉"]
 
 
 def test_last_reaction_that_is_removed_takes_its_emoji_with_it() -> None:

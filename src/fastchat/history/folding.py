@@ -43,11 +43,14 @@ def amend(message: Publication, change: Publication) -> Publication:
         return message._replace(text="", deleted=True, edited=None, reactions=None)
     assert change.emoji is not None
     reactions = {**(message.reactions or {})}
-    names = [name for name in reactions.pop(change.emoji, ()) if name != change.username]
+    names = [name for name in reactions.get(change.emoji, ()) if name != change.username]
     if not change.remove:
         names.append(change.username)
     if names:
+        # One that is there keeps its place: whoever watches sees the same order as who comes later.
         reactions[change.emoji] = tuple(names)
+    else:
+        reactions.pop(change.emoji, None)
     return message._replace(reactions=reactions or None)
 
 
