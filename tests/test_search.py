@@ -188,19 +188,6 @@ def test_search_stays_in_its_room_and_within_its_limit(history: History) -> None
     assert search(history, "apple", room="nowhere") == []
 
 
-def test_best_match_comes_first(file: SqliteHistory) -> None:
-    """In a file results are ranked: where a word is a larger part of the text, it counts more."""
-    add(file, "apple " + "and much else " * 20, "apple apple pie", "no fruit", "an apple a day")
-    assert search(file, "apple")[0] == "apple apple pie"
-    assert search(file, "apple")[-1].startswith("apple and much else")
-
-
-def test_newest_comes_first_among_equals(history: History) -> None:
-    """Where the rank is the same, the newest comes first."""
-    add(history, "apple 1", "apple 2", "apple 3")
-    assert search(history, "apple", limit=2) == ["apple 3", "apple 2"]
-
-
 @given(st.text(max_size=40), st.text(max_size=40))
 @example("İ", "i̇")
 @example("ß", "SS")

@@ -360,7 +360,7 @@ def history(room: str, messages: Sequence[bytes], *, more: bool, ref: str | None
 
 
 def results(room: str, messages: Sequence[bytes], *, ref: str | None) -> bytes:
-    """The reply to `search`; `messages` are encoded publications, the best first."""
+    """The reply to `search`; `messages` are encoded publications, the newest first."""
     fragments = [orjson.Fragment(message) for message in messages]
     return _event({"type": "results", "room": room, "messages": fragments}, ref=ref)
 

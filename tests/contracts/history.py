@@ -624,6 +624,12 @@ class HistoryContract:
         assert result == message(history, 1)
         assert reactions(result) == {"👋": ["Bob"]}
 
+    def test_search_finds_the_newest_first(self, history: History) -> None:
+        """However often an older one has the word; with a limit the oldest are left out."""
+        add(history, "word word", "word 2", "word and much else", "other", "word 5")
+        results = asyncio.run(history.search("a", "word", 3))
+        assert [each.offset for each in results] == [5, 3, 2]
+
     def test_search_is_of_one_room_and_limited(self, history: History) -> None:
         """What others say elsewhere is not found; of many as many as asked for."""
         for number in range(10):

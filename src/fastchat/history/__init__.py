@@ -75,7 +75,7 @@ class History(Protocol):
         ...
 
     async def search(self, room: str, query: str, limit: int) -> list[Publication]:
-        """The messages that match `query` (`fastchat.history.search`), the best first."""
+        """The messages that match `query` (`fastchat.history.search`), the newest first."""
         ...
 
     def prune(self) -> None:

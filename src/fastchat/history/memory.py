@@ -131,7 +131,6 @@ class MemoryHistory:
         return _page(log.publications[start:], limit, newest_first=False)
 
     async def search(self, room: str, query: str, limit: int) -> list[Publication]:
-        """The newest first: what memory holds is small, and not ranked."""
         matches = matcher(query)
         found: list[Publication] = []
         for count, each in enumerate(self._log(room).publications[::-1], 1):

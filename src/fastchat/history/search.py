@@ -122,7 +122,7 @@ class SearchIndex:
         self._history: apsw.Connection | None = None
 
     async def search(self, room: int, query: str, limit: int) -> list[int]:
-        """The offsets of the messages of a room that match, the best first.
+        """The offsets of the messages of a room that match, the newest first.
 
         Raises apsw.Error when a file cannot be read.
         """
@@ -157,7 +157,7 @@ class SearchIndex:
         rows = select(
             index,
             "SELECT rowid FROM texts WHERE texts MATCH ? AND rowid BETWEEN ? AND ? "
-            "ORDER BY rank, rowid DESC LIMIT ?",
+            "ORDER BY rowid DESC LIMIT ?",
             match,
             base,
             base | OFFSET_MASK,
