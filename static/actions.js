@@ -91,6 +91,8 @@ export class Actions {
       else button.hidden = mayNot[action];
     }
     const content = this.#row.querySelector(".message__content");
+    // A finger has no other way to the time of a message that continues.
+    this.#bar.dataset.time = content.querySelector("time").textContent;
     if (this.#bar.parentElement !== content) content.append(this.#bar);
     this.#place();
     return this.#reach(0);
@@ -117,7 +119,9 @@ export class Actions {
     const edge = log.top - box.top + GAP_PX / 2;
     const above = text - height + OVERLAP_PX;
     const below = box.height + height > log.bottom - box.top ? edge : box.height;
-    const y = isBeside ? clamp(text, edge, box.height - height) : above < edge ? below : above;
+    // A bar of two rows is higher than many a bubble, and the last one is at the log's edge.
+    const beneath = log.bottom - box.top - height - GAP_PX / 2;
+    const y = isBeside ? Math.min(clamp(text, edge, box.height - height), beneath) : above < edge ? below : above;
     Object.assign(this.#bar.style, { insetInlineStart: `${x}px`, insetBlockStart: `${y}px` });
   }
 

@@ -12,6 +12,7 @@ from playwright.sync_api import expect
 from support import Server
 
 PHONE = {"viewport": {"width": 320, "height": 640}, "has_touch": True, "is_mobile": True}
+TABLET = {**PHONE, "viewport": {"width": 820, "height": 1000}}
 WIDE = {"viewport": {"width": 1280, "height": 800}}
 NARROW = {"viewport": {"width": 400, "height": 700}}
 LONG = "A long message, which leaves no room beside it, and goes over more than one line. " * 3
@@ -28,7 +29,8 @@ OVERLAPS = """() => {
     const high = Math.min(line.bottom, box.bottom) - Math.max(line.top, box.top);
     return Math.min(wide, high);
   });
-  const out = [log.left - box.left, box.right - log.right, log.top - box.top];
+  const out = [log.left - box.left, box.right - log.right, log.top - box.top,
+    box.bottom - log.bottom];
   return Math.max(0, ...over, ...out);
 }"""
 #: The heights and widths that a finger or a pointer has for each of the bar's buttons and chips.
@@ -144,11 +146,13 @@ def test_keyboard_deletes_after_a_question(walked: Any) -> None:
 
 
 @pytest.mark.parametrize("direction", ["ltr", "rtl"])
-@pytest.mark.parametrize("options", [WIDE, NARROW, PHONE], ids=["wide", "narrow", "phone"])
+@pytest.mark.parametrize(
+    "options", [WIDE, NARROW, PHONE, TABLET], ids=["wide", "narrow", "phone", "tablet"]
+)
 def test_bar_covers_nothing_that_is_read(
     visit: Any, server: Server, room: str, options: dict[str, Any], direction: str
 ) -> None:
-    """It is beside, above or below its message's text, and whole, also at the log's upper edge."""
+    """It is beside, above or below its message's text, and whole, also at the log's edges."""
     ann = visit("Ann", **options)
     ann.evaluate("(direction) => (document.dir = direction)", direction)
     with guest_in(room, "Bob", server) as bob:
@@ -157,8 +161,8 @@ def test_bar_covers_nothing_that_is_read(
         for offset, text in enumerate(("mine", LONG, "so", *(f"{line}" for line in range(15))), 5):
             say(ann, text)
             expect(row(ann, offset)).to_have_count(1)
-    for offset in range(1, 8):
-        for block in ("center", "start"):
+    for offset in (*range(1, 8), 22):
+        for block in ("center", "start", "end"):
             text = row(ann, offset).locator(".message__text")
             text.evaluate("(element, block) => element.scrollIntoView({ block })", block)
             show_bar(ann, text, touch="has_touch" in options)
@@ -204,6 +208,27 @@ def test_finger_sends_the_bar_away(visit: Any) -> None:
     text.tap()
     ann.locator("#composer").tap()
     expect(ann.locator(".actions")).to_have_count(0)
+
+
+def test_finger_reads_what_a_pointer_hovers_over(visit: Any) -> None:
+    """Resting on a chip tells who reacted, and presses nothing; the bar tells when it was said."""
+    ann = visit("Ann", **PHONE)
+    said(ann, "one", "two")
+    text = row(ann, 2).locator(".message__text")
+    text.tap()
+    time = row(ann, 2).locator("time").text_content()
+    bar = ann.locator(".actions")
+    assert bar.evaluate("(bar) => getComputedStyle(bar, '::after').content") == f'"{time}"'
+    bar.locator("[data-emoji='👍']").tap()
+    chip = row(ann, 2).locator(".reaction")
+    expect(chip).to_have_attribute("aria-pressed", "true")
+    chip.dispatch_event("pointerdown", {"pointerType": "touch", "isPrimary": True})
+    expect(ann.locator("#toast")).to_have_text("Ann")
+    chip.dispatch_event("pointerup", {"pointerType": "touch", "isPrimary": True})
+    chip.dispatch_event("click", {"pointerType": "touch"})
+    expect(chip).to_have_attribute("aria-pressed", "true")
+    chip.tap()
+    expect(chip).to_have_count(0)
 
 
 def test_pointer_and_keyboard_take_turns(walked: Any) -> None:
