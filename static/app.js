@@ -8,6 +8,7 @@ import { Composer } from "./composer.js";
 import { atNextFrame, byId } from "./dom.js";
 import { Drawer } from "./drawer.js";
 import { Frame } from "./frame.js";
+import { tellTitles } from "./hold.js";
 import { Log } from "./log.js";
 import { quoteOf } from "./markup.js";
 import { fillPerson } from "./names.js";
@@ -38,6 +39,8 @@ class App {
   #name = this.#storage.get("name");
   // Where the reader is since when he came, or came back.
   #visited = null;
+  // The rooms he has looked at, the last one at the end.
+  #way = [];
   // The message that the address asks for; 0 for none.
   #wanted = 0;
   // These come when they are asked for; what is typed meanwhile is searched for then.
@@ -100,12 +103,16 @@ class App {
   #past = new Past(this.#chat);
   #attachments = new Attachments(this.#chat);
   #viewer = new Viewer();
-  #shortcuts = new Shortcuts({ search: () => this.#openSearch(), step: (...step) => this.#step(...step) });
+  #shortcuts = new Shortcuts({
+    write: () => this.#composer.focus(),
+    search: () => this.#openSearch(),
+    step: (...step) => this.#step(...step),
+  });
   #walk = new Walk(() => this.#composer.focus());
   #tellNewsSoon = atNextFrame(() => this.#tellNews());
 
   async start() {
-    addEventListener("hashchange", () => this.#go());
+    addEventListener("hashchange", () => this.#moved());
     addEventListener("online", () => this.#chat.wake());
     document.addEventListener("visibilitychange", () => document.hidden || this.#return());
     byId("change-name").addEventListener("click", () => (this.#token ? this.#signOut() : this.#rename()));
@@ -113,7 +120,9 @@ class App {
     byId("preferences-open").addEventListener("click", () => this.#openPreferences());
     byId("search-toggle").addEventListener("click", () => this.#searchDrawer.isOpen && this.#openSearch());
     byId("log").addEventListener("click", ({ target }) => this.#clicked(target));
+    tellTitles((title) => this.#toast.say(title));
     await this.#frame.begin();
+    if (this.#name && !this.#token) this.#showOwn(this.#name);
     this.#go();
     keepOffline();
   }
@@ -122,22 +131,35 @@ class App {
     return this.#frame.token || this.#tab.get("token");
   }
 
+  // By the way back, or a link: not by leaving a room, where the list stays.
+  #moved() {
+    Drawer.closeOpen();
+    this.#go();
+  }
+
   // Goes where the address says.
   #go() {
     const { room, offset, valid } = roomFromHash(location.hash);
+    // Whoever is somewhere stays there.
+    if (!valid && this.#chat.room) {
+      history.replaceState(null, "", addressOf(this.#chat.room.name));
+      this.#toast.say(t("badRoomHint", { room }));
+      return;
+    }
     this.#wanted = offset;
     this.#typing.clear();
     this.#searchDrawer.close();
     this.#search?.clear();
     this.#showRoom(room, valid);
-    if (!valid) this.#chat.quit();
-    else if (!this.#name && !this.#token) this.#askName({ required: true });
-    else this.#enter(room);
-    this.#composer.focus();
+    if (valid && !this.#name && !this.#token) this.#askName({ required: true });
+    else if (valid) this.#enter(room);
+    // A finger's keyboard would cover half of what is new.
+    if (!matchMedia("(pointer: coarse)").matches) this.#composer.focus();
   }
 
   #enter(room) {
     this.#visited = null;
+    this.#way = [...this.#way.filter((name) => name !== room), room];
     this.#chat.enter({ name: this.#name, room });
     this.#attachments.refresh();
     if (this.#chat.room.joined) this.#visit();
@@ -156,11 +178,12 @@ class App {
     if (this.#chat.room?.joined) this.#visit();
   }
 
-  // The last one that is left stays.
+  // The last one that is left stays. From another he goes back to where he was before.
   #leave(name) {
-    const others = this.#chat.rooms.filter((room) => room.name !== name);
+    const others = this.#chat.rooms.map((room) => room.name).filter((each) => each !== name);
     if (this.#chat.room.name === name) {
-      history.replaceState(null, "", addressOf(others[0].name));
+      const next = this.#way.findLast((each) => others.includes(each)) ?? others[0];
+      history.replaceState(null, "", addressOf(next));
       this.#go();
     }
     this.#chat.leave(name);
@@ -325,12 +348,16 @@ class App {
     this.#attachments.refresh();
     this.#name = username;
     this.#storage.set("name", username);
+    this.#showOwn(username);
+    if (room === this.#chat.room.name && this.#visited !== this.#chat.room) this.#visit();
+  }
+
+  #showOwn(username) {
     fillPerson(byId("own"), username);
     byId("own-whole").textContent = username;
     byId("own").hidden = false;
     byId("change-name").textContent = t(this.#token ? "signOut" : "changeName");
     byId("change-name").hidden = Boolean(this.#frame.token);
-    if (room === this.#chat.room.name && this.#visited !== this.#chat.room) this.#visit();
   }
 
   #refused({ message }) {
@@ -342,7 +369,7 @@ class App {
     for (const element of document.querySelectorAll("[data-room]")) element.textContent = room;
     document.title = t("title", { room });
     byId("bad-room").hidden = valid;
-    byId("conversation").hidden = !valid;
+    for (const id of ["conversation", "copy-link", "search-toggle"]) byId(id).hidden = !valid;
     this.#composer.room = valid ? room : null;
   }
 }

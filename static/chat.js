@@ -95,6 +95,8 @@ export class Chat {
     this.#typedAt = -Infinity;
     this.#shown = this.#rooms.get(room) ?? this.#add(room);
     if (renamed) {
+      // Else the others would see both for a while.
+      for (const each of this.rooms) if (each.joined) this.#connection.send({ type: "leave", room: each.name });
       this.#connection.close();
       for (const each of this.rooms) each.roster.clear();
     }

@@ -1,3 +1,5 @@
+import { unaccented } from "./names.js";
+
 const DEFAULT_ROOM = "lobby";
 
 const ROOM_PATTERN = /^[a-z0-9._-]{1,64}$/;
@@ -7,12 +9,15 @@ const ROOM_PATTERN = /^[a-z0-9._-]{1,64}$/;
 export function roomFromHash(hash) {
   const [, asked, offset] = /^#?(.*?)(?:\/(\d{1,15}))?$/s.exec(hash);
   const room = decoded(asked).toLowerCase() || DEFAULT_ROOM;
-  return { room, offset: Number(offset ?? 0), valid: ROOM_PATTERN.test(room) };
+  return { room, offset: Number(offset ?? 0), valid: isRoom(room) };
 }
 
-// What somebody typed, as far as it can be a room: "#Kitchen Sink" is kitchen-sink.
+export const isRoom = (name) => ROOM_PATTERN.test(name);
+
+// What somebody typed, as far as it can be a room: "#Café Sud" is cafe-sud. It may also be a room's whole address.
 export function roomNameOf(typed) {
-  return typed.trim().replace(/^#/, "").toLowerCase().replace(/\s+/g, "-");
+  const asked = decoded(typed.trim().replace(/^.*#/s, "").replace(/\/\d*$/, ""));
+  return unaccented(asked).replace(/\s+/g, "-");
 }
 
 export const addressOf = (room, offset) => `#${encodeURIComponent(room)}${offset ? `/${offset}` : ""}`;

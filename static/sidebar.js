@@ -1,6 +1,6 @@
 import { byId, cloneOf } from "./dom.js";
 import { Drawer } from "./drawer.js";
-import { addressOf, roomNameOf } from "./rooms.js";
+import { addressOf, isRoom, roomNameOf } from "./rooms.js";
 import { shown, t } from "./text.js";
 
 // More than this is only "many".
@@ -11,6 +11,7 @@ export class Sidebar {
   #drawer = new Drawer("sidebar", "rooms-toggle", "(width > 60rem)");
   #list = byId("rooms");
   #field = byId("room-field");
+  #error = byId("room-error");
   #items = new Map();
   #leave;
 
@@ -19,6 +20,7 @@ export class Sidebar {
     this.#leave = leave;
     this.#list.addEventListener("click", ({ target }) => this.#clicked(target));
     byId("room-form").addEventListener("submit", (event) => this.#submitted(event));
+    this.#field.addEventListener("input", () => this.#tell(""));
   }
 
   close() {
@@ -78,9 +80,15 @@ export class Sidebar {
     event.preventDefault();
     const name = roomNameOf(this.#field.value);
     if (!name) return;
+    if (!isRoom(name)) return this.#tell(t("badRoomHint", { room: this.#field.value }));
     this.#field.value = "";
     this.close();
     location.hash = addressOf(name);
+  }
+
+  #tell(error) {
+    this.#error.textContent = error;
+    this.#field.ariaInvalid = String(Boolean(error));
   }
 }
 

@@ -200,6 +200,28 @@ def test_twenty_rooms_are_joined_in_spite_of_limits(visit: Any) -> None:
         expect(page.locator("#status")).to_be_empty()
 
 
+def test_leaving_leads_back_to_where_one_was(visit: Any, script: ScriptedServer) -> None:
+    """Not to the first room of the list."""
+    page = visit("Ann", at="a", script=script)
+    for name in ("b", "c", "d", "b", "d"):
+        go(page, name)
+    item(page, "d").locator(".room-item__leave").click()
+    expect(page.locator("#room-name")).to_have_text("b")
+    item(page, "b").locator(".room-item__leave").click()
+    expect(page.locator("#room-name")).to_have_text("c")
+
+
+def test_the_way_back_closes_what_is_open(visit: Any, script: ScriptedServer) -> None:
+    """A drawer of the room before does not stay over the next."""
+    page = visit("Ann", at="a", script=script, viewport={"width": 390, "height": 700})
+    go(page, "b")
+    page.click("#people-toggle")
+    expect(page.locator("#panel")).to_be_visible()
+    page.go_back()
+    expect(page.locator("#room-name")).to_have_text("a")
+    expect(page.locator("#panel")).to_be_hidden()
+
+
 def test_late_answer_to_a_room_that_was_left_is_ignored(visit: Any, script: ScriptedServer) -> None:
     """Who leaves while his join is under way is in the next room, and not in that one again."""
     script.rooms = {"slow": {"silent": True}}
@@ -358,6 +380,7 @@ def test_new_name_is_for_all_rooms(visit: Any, script: ScriptedServer) -> None:
     expect(page.locator(".message")).to_have_count(1)
     names = [(command["room"], command["username"]) for command in script.sent("join")]
     assert names == [("a", "Ann"), ("b", "Ann"), ("b", "Annette"), ("a", "Annette")]
+    assert [command["room"] for command in script.sent("leave")] == ["a", "b"]
 
 
 # Not let in

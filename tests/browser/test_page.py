@@ -137,7 +137,8 @@ def test_name_can_be_changed(visit: Any) -> None:
     expect(ann.locator("#people .person__name").first).to_have_text("Ann")
     change_name(ann, "Annette")
     expect(ann.locator("#own-name")).to_have_text("Annette")
-    expect(bob.locator("#people .person__name")).to_have_text(["Bob", "Annette"])
+    # Not some seconds after.
+    expect(bob.locator("#people .person__name")).to_have_text(["Bob", "Annette"], timeout=2_000)
 
 
 # Rooms
@@ -162,15 +163,62 @@ def test_hash_switches_rooms(visit: Any, server: Server, room: str) -> None:
         expect(ann.locator("#online-count")).to_have_text("1 here")
 
 
-def test_impossible_room_is_explained(visit: Any, room: str) -> None:
-    """A hash that cannot be a room is said so, with a way out."""
-    page = visit("Ann")
-    page.evaluate("() => { location.hash = 'no such room!' }")
+def test_impossible_room_is_explained(visit: Any) -> None:
+    """A hash that cannot be a room is said so, with a way out, and nothing else to be done."""
+    page = visit(at="no such room!")
     expect(page.locator("#bad-room")).to_contain_text("no such room!")
-    expect(page.locator("#composer")).to_be_hidden()
+    for part in ("#composer", "#copy-link", "#search-toggle"):
+        expect(page.locator(part)).to_be_hidden()
     page.click("#bad-room a")
     expect(page.locator("#room-name")).to_have_text("lobby")
+    page.fill("#name-input", "Ann")
+    page.press("#name-input", "Enter")
     expect(page.locator("#people .person__name").first).to_have_text("Ann")
+    expect(page.locator("#copy-link")).to_be_visible()
+
+
+def test_impossible_room_takes_nobody_away(visit: Any, server: Server, room: str) -> None:
+    """Whoever is in a room stays there, is told why, and misses nothing."""
+    page = visit("Ann")
+    page.evaluate("() => { location.hash = 'no such room!' }")
+    expect(page.locator("#toast")).to_contain_text("“no such room!” cannot be")
+    expect(page.locator("#room-name")).to_have_text(room)
+    assert page.evaluate("() => location.hash") == f"#{room}"
+    with guest_in(room, "Bob", server) as bob:
+        bob.say("hello")
+        expect(text_in(page, "hello")).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    ("typed", "found"),
+    [
+        ("Café Süd", "cafe-sud"),
+        ("#kitchen", "kitchen"),
+        ("https://chat.example/?lang=ar#the-kitchen/42", "the-kitchen"),
+        ("https://chat.example/#%6bitchen", "kitchen"),
+    ],
+)
+def test_what_is_typed_becomes_a_room(visit: Any, typed: str, found: str) -> None:
+    """Spaces, accents and a whole invitation are no obstacle."""
+    page = visit("Ann")
+    page.fill("#room-field", typed)
+    page.press("#room-field", "Enter")
+    expect(page.locator("#room-name")).to_have_text(found)
+
+
+def test_what_cannot_be_a_room_stays_in_its_field(visit: Any, room: str) -> None:
+    """It is said below, and can be mended."""
+    page = visit("Ann")
+    page.fill("#room-field", "Straße!")
+    page.press("#room-field", "Enter")
+    expect(page.locator("#room-error")).to_contain_text("“Straße!” cannot be a room’s name")
+    expect(page.locator("#room-field")).to_have_value("Straße!")
+    expect(page.locator("#room-field")).to_have_attribute("aria-invalid", "true")
+    expect(page.locator("#room-name")).to_have_text(room)
+    page.fill("#room-field", "strasse")
+    expect(page.locator("#room-error")).to_be_empty()
+    page.press("#room-field", "Enter")
+    expect(page.locator("#room-name")).to_have_text("strasse")
 
 
 # Writing
@@ -541,7 +589,12 @@ def test_narrow_screen_never_scrolls_sideways(visit: Any, server: Server, room: 
         expect(page.locator("#people")).to_be_visible()
         assert _overflow(page) == 0
         page.click("#panel [data-close]")
-        page.evaluate("() => { location.hash = 'x'.repeat(200) }")
+        page.click("#rooms-toggle")
+        page.fill("#room-field", "x" * 200)
+        page.press("#room-field", "Enter")
+        expect(page.locator("#room-error")).to_contain_text("xxx")
+        assert _overflow(page) == 0
+        page = visit(at="x" * 200, **PHONE)
         expect(page.locator("#bad-room")).to_be_visible()
         assert _overflow(page) == 0
 
