@@ -21,6 +21,10 @@ export class Drawer {
     this.#beside.addEventListener("change", () => this.close());
   }
 
+  static closeOpen() {
+    Drawer.#last?.close();
+  }
+
   get isOpen() {
     return this.#panel.classList.contains("panel--open");
   }
@@ -42,7 +46,8 @@ export class Drawer {
     if (!this.isOpen) return;
     const hadFocus = this.#panel.contains(document.activeElement) || document.activeElement === document.body;
     this.#slide(false);
-    if (hadFocus) this.#before?.focus();
+    // What had it may be gone by now, as a message's button.
+    if (hadFocus) (this.#before?.isConnected ? this.#before : byId("composer")).focus();
   }
 
   #slide(open) {

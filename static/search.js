@@ -1,10 +1,11 @@
 import { byId, cloneOf, make } from "./dom.js";
 import { piecesOf, queryOf } from "./highlight.js";
+import { plainOf } from "./markup.js";
 import { hueOf } from "./names.js";
 import { t } from "./text.js";
 import { fillMoment } from "./times.js";
 
-const RESULTS_COUNT = 50;
+const RESULTS_COUNT = 100;
 // A pause in the typing: each letter need not be a search.
 const PAUSE_MS = 250;
 
@@ -64,7 +65,8 @@ export class Search {
     if (answer.type === "error") return this.#say(answer.message);
     this.#show(query, answer.messages);
     const count = answer.messages.length;
-    return this.#say(count ? t("hits", { count }) : t("nothingFound"));
+    const sentence = count < RESULTS_COUNT ? "hits" : "newestHits";
+    return this.#say(count ? t(sentence, { count }) : t("nothingFound"));
   }
 
   #forget() {
@@ -96,7 +98,7 @@ function resultOf({ offset, username, text, timestamp }, query) {
   button.style.setProperty("--hue", hueOf(username));
   result.querySelector("bdi").textContent = username;
   fillMoment(result.querySelector("time"), new Date(timestamp));
-  const pieces = piecesOf(text, query).map((piece, index) => (index % 2 ? make("mark", {}, [piece]) : piece));
+  const pieces = piecesOf(plainOf(text), query).map((piece, index) => (index % 2 ? make("mark", {}, [piece]) : piece));
   result.querySelector(".result__text").append(...pieces);
   return result;
 }

@@ -5,6 +5,8 @@ const isMac = /Mac|iPhone|iPad/.test(navigator.platform);
 const COMMAND = isMac ? "⌘" : "Ctrl";
 const ALT = isMac ? "⌥" : "Alt";
 
+const FIELDS = "input, textarea, select";
+
 // What the dialog tells: keys, and the text that says what they do.
 const KEYS = [
   ["Enter", "keySend"],
@@ -25,7 +27,7 @@ export class Shortcuts {
   #dialog = byId("shortcuts");
   #on;
 
-  // `on` has a function each for: search, and step (to the room that many places away; `unread` skips those without news).
+  // `on` has a function each for: write, search, and step (to the room that many places away; `unread` skips those without news).
   constructor(on) {
     this.#on = on;
     document.addEventListener("keydown", (event) => this.#pressed(event));
@@ -41,15 +43,16 @@ export class Shortcuts {
   }
 
   #pressed(event) {
+    if (document.querySelector("dialog[open]")) return;
     const act = this.#actionOf(event);
-    if (!act || document.querySelector("dialog[open]")) return;
-    event.preventDefault();
-    act();
+    if (act) event.preventDefault();
+    // The letter goes where the focus is by then.
+    (act ?? this.#writeOf(event))?.();
   }
 
   #actionOf({ key, altKey, ctrlKey, metaKey, shiftKey, target, isComposing }) {
     const command = (ctrlKey || metaKey) && !altKey;
-    const writing = target.closest("input, textarea, select");
+    const writing = target.closest(FIELDS);
     const step = { ArrowUp: -1, ArrowDown: 1 }[key];
     if (isComposing) return undefined;
     if (command && key.toLowerCase() === "k") return this.#on.search;
@@ -57,5 +60,11 @@ export class Shortcuts {
     if (altKey && !command && step) return () => this.#on.step(step, { unread: shiftKey });
     if (writing || command || altKey) return undefined;
     return { "/": this.#on.search, "?": () => this.#open() }[key];
+  }
+
+  // Whoever types where nothing can be written means to write a message. A space presses buttons, and scrolls.
+  #writeOf({ key, altKey, ctrlKey, metaKey, target, isComposing }) {
+    const isLetter = /^[^ ]$/u.test(key) && !altKey && !ctrlKey && !metaKey && !isComposing;
+    return isLetter && !target.closest(`${FIELDS}, #search`) ? this.#on.write : undefined;
   }
 }

@@ -130,6 +130,7 @@ export const words = {
   searchRoom: "البحث في هذه الغرفة",
   found: "الرسائل التي عُثر عليها",
   nothingFound: "لا نتائج.",
+  newestHits: "أحدث {count} رسالة",
   hits: {
     one: "رسالة واحدة",
     two: "رسالتان",

@@ -99,6 +99,7 @@ export const words = {
   searchRoom: "Search this room",
   found: "Found messages",
   nothingFound: "Nothing found.",
+  newestHits: "The newest {count} messages",
   hits: { one: "{count} message", other: "{count} messages" },
 
   // Names and tokens

@@ -174,6 +174,19 @@ def test_the_arrows_go_from_room_to_room(alice: Any, server: Server, room: str) 
     expect(alice.locator("#room-name")).to_have_text(others[0])
 
 
+def test_letters_go_where_something_can_be_written(alice: Any) -> None:
+    """Whoever has clicked elsewhere and types, writes; keys that press or scroll still do."""
+    say(alice, "one")
+    text_in(alice, "one").click()
+    alice.keyboard.type("Hm? a/b")
+    expect(alice.locator("#composer")).to_have_value("Hm? a/b")
+    alice.focus("#preferences-open")
+    alice.keyboard.press(" ")
+    expect(alice.locator("#preferences")).to_be_visible()
+    alice.keyboard.press("x")
+    expect(alice.locator("#composer")).to_have_value("Hm? a/b")
+
+
 def test_a_question_mark_in_a_message_is_a_question_mark(alice: Any) -> None:
     """What is written is nobody's shortcut."""
     alice.focus("#composer")

@@ -5,12 +5,19 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from browsing import HOSTILE, ScriptedServer, guest_in, publication, text_in
+import pytest
+from browsing import HOSTILE, ScriptedServer, guest_in, publication, say, text_in
 from playwright.sync_api import expect
 
 from support import Server
 
 FIRST_DAY = datetime.fromisoformat("2025-01-18T10:30:00+00:00")
+
+
+@pytest.fixture
+def ann(visit: Any) -> Any:
+    return visit("Ann")
+
 
 # Goes to the top, and tells how far the text that is seen there has moved when more is above it.
 READ_BACK = """async () => {
@@ -140,6 +147,34 @@ def test_search_is_a_drawer_on_a_phone(visit: Any, server: Server, room: str) ->
         ann.keyboard.press("Enter")
         expect(ann.locator("#search")).to_be_hidden()
         expect(ann.locator(".message:focus")).to_be_visible()
+
+
+def test_results_are_what_was_said(visit: Any, server: Server, room: str) -> None:
+    """Without signs, quotes and addresses of files; the newest first, and no more than some."""
+    with guest_in(room, "Bob", server) as bob:
+        bob.say(*(f"an apple {number}" for number in range(120)))
+        file = f"/files/{'a2' * 16}/apple%20pie.png?size=7&width=3&height=4"
+        bob.say(f"> @Ann #1\n> what?\n\n**that** apple {file}")
+        bob.see(121)
+    ann = visit("Ann")
+    ann.click("#search-toggle")
+    ann.fill("#search-field", "apple")
+    expect(ann.locator("#search-status")).to_have_text("The newest 100 messages")
+    texts = ann.locator(".result__text")
+    expect(texts.first).to_have_text("that apple apple pie.png")
+    expect(texts.last).to_have_text("an apple 21")
+
+
+def test_search_leaves_the_focus_where_something_is(ann: Any) -> None:
+    """A button of a message's bar is gone by then; who searched goes on writing."""
+    say(ann, "apple")
+    text_in(ann, "apple").hover()
+    ann.locator(".actions [data-emoji='👍']").click()
+    ann.keyboard.press("Control+k")
+    expect(ann.locator("#search-field")).to_be_focused()
+    ann.mouse.move(0, 0)
+    ann.keyboard.press("Escape")
+    expect(ann.locator("#composer")).to_be_focused()
 
 
 def test_hostile_results_stay_text(visit: Any, server: Server, room: str) -> None:
