@@ -114,6 +114,7 @@ class App {
   async start() {
     addEventListener("hashchange", () => this.#moved());
     addEventListener("online", () => this.#chat.wake());
+    addEventListener("offline", () => this.#chat.doubt());
     document.addEventListener("visibilitychange", () => document.hidden || this.#return());
     byId("change-name").addEventListener("click", () => (this.#token ? this.#signOut() : this.#rename()));
     byId("copy-link").addEventListener("click", () => this.#copy(location.hash));

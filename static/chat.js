@@ -187,6 +187,10 @@ export class Chat {
     this.#connection.wake();
   }
 
+  doubt() {
+    this.#connection.doubt();
+  }
+
   // Also takes over what an earlier page, or another tab, has not got through with.
   #add(name) {
     const confirmed = (id) => {

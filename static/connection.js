@@ -13,6 +13,9 @@ const BACKOFF_LIMIT_MS = 15_000;
 const STABLE_AFTER_MS = 5_000;
 const SILENCE_LIMIT_MS = 25_000;
 const REPLY_LIMIT_MS = 10_000;
+// Whoever waits for an answer learns sooner that there is nobody; and sooner still where the system says so.
+const ANSWER_SILENCE_MS = 5_000;
+const DOUBTED_REPLY_LIMIT_MS = 3_000;
 // Coming back to a tab is a good moment to ask whether the socket lives, but not at every glance at it.
 const WAKE_SILENCE_MS = 5_000;
 const NORMAL_CLOSURE = 1000;
@@ -35,7 +38,10 @@ export class Connection {
   #retryTimer;
   #watchTimer;
   #heardAt = 0;
+  // Since when a command has had no answer.
+  #sentAt = -Infinity;
   #askedAt = null;
+  #replyLimitMs;
 
   // `on` has a function each for: open, event, phase.
   constructor(url, on) {
@@ -59,7 +65,11 @@ export class Connection {
   }
 
   send(command) {
-    if (this.isOpen) this.#socket.send(JSON.stringify(command));
+    if (!this.isOpen) return;
+    this.#socket.send(JSON.stringify(command));
+    if (command.type === "typing" || this.#sentAt > this.#heardAt) return;
+    this.#sentAt = performance.now();
+    this.#watch();
   }
 
   settle() {
@@ -75,7 +85,12 @@ export class Connection {
   // The network or the reader is back: no need to sit out a backoff. What the server asked for still holds.
   wake() {
     if (this.#phase === "waiting" && this.#askedDelayMs === undefined) this.#connect();
-    if (this.isOpen && performance.now() - this.#heardAt > WAKE_SILENCE_MS) this.#ask();
+    if (this.isOpen && this.#askedAt === null && performance.now() - this.#heardAt > WAKE_SILENCE_MS) this.#ping();
+  }
+
+  // The system says that there is no network. It may be wrong, as about a server on the same machine.
+  doubt() {
+    if (this.isOpen) this.#ping(DOUBTED_REPLY_LIMIT_MS);
   }
 
   get #askedDelayMs() {
@@ -141,14 +156,14 @@ export class Connection {
     this.#on.phase({ phase, ...details });
   }
 
-  #ask() {
-    if (this.#askedAt !== null) return;
-    this.send({ type: "ping" });
-    this.#expectReply();
+  #ping(limitMs) {
+    this.#socket.send(JSON.stringify({ type: "ping" }));
+    this.#expectReply(limitMs);
   }
 
-  #expectReply() {
+  #expectReply(limitMs = REPLY_LIMIT_MS) {
     this.#askedAt = this.#heardAt = performance.now();
+    this.#replyLimitMs = limitMs;
     this.#watch();
   }
 
@@ -156,9 +171,11 @@ export class Connection {
     clearTimeout(this.#watchTimer);
     if (this.#askedAt !== null && this.#heardAt > this.#askedAt) this.#askedAt = null;
     const asked = this.#askedAt !== null;
-    const leftMs = this.#heardAt + (asked ? REPLY_LIMIT_MS : SILENCE_LIMIT_MS) - performance.now();
+    const answeredBy = this.#sentAt > this.#heardAt ? this.#sentAt + ANSWER_SILENCE_MS : Infinity;
+    const dueAt = asked ? this.#askedAt + this.#replyLimitMs : Math.min(this.#heardAt + SILENCE_LIMIT_MS, answeredBy);
+    const leftMs = dueAt - performance.now();
     if (leftMs > 0) this.#watchTimer = setTimeout(() => this.#watch(), leftMs);
     else if (asked) this.retry();
-    else this.#ask();
+    else this.#ping();
   }
 }

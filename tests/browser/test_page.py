@@ -713,6 +713,38 @@ def test_dead_connection_is_noticed(visit: Any, script: ScriptedServer) -> None:
     assert script.connections == 2
 
 
+@pytest.mark.parametrize(
+    ("doubt", "asks_after_ms", "gives_up_after_ms"),
+    [
+        ("() => dispatchEvent(new Event('offline'))", 0, 3_100),
+        ("() => {}", 5_100, 10_100),
+    ],
+    ids=["offline", "no answer"],
+)
+def test_dead_connection_is_noticed_sooner(
+    visit: Any, script: ScriptedServer, doubt: str, asks_after_ms: int, gives_up_after_ms: int
+) -> None:
+    """By whoever waits for an answer, and where the system says that there is no network."""
+    page = visit(script=script)
+    page.clock.install()
+    page.fill("#name-input", "Ann")
+    page.press("#name-input", "Enter")
+    expect(page.locator("#online-count")).to_have_text("2 here")
+    say(page, "hello?")
+    expect(page.locator(".message--pending")).to_have_count(1)
+    page.evaluate(doubt)
+    if asks_after_ms:
+        page.clock.run_for(asks_after_ms - 1_000)
+        assert script.sent("ping") == []
+        page.clock.run_for(1_000)
+    page.wait_for_function("() => true")
+    assert len(script.sent("ping")) == 1
+    page.clock.run_for(gives_up_after_ms)
+    page.clock.run_for(1_000)
+    expect(page.locator("#online-count")).to_have_text("2 here")
+    assert (script.connections, len(script.sent("ping"))) == (2, 1)
+
+
 @pytest.mark.parametrize("code", ["bad_username", "bad_room", "username_taken"])
 def test_refused_join_asks_again(visit: Any, script: ScriptedServer, code: str) -> None:
     """A refused join brings the name screen, and no connection is left waiting."""
