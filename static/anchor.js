@@ -18,6 +18,20 @@ export class Anchor {
     this.#top = this.#element?.getBoundingClientRect().top;
   }
 
+  // What is read there, by its message's offset, and at which height; null where that has none.
+  get place() {
+    const { offset } = this.#element?.closest("[data-offset]")?.dataset ?? {};
+    return offset ? { offset: Number(offset), top: this.#top } : null;
+  }
+
+  // Goes where a place was taken; returns whether it is still here.
+  moveTo({ offset, top }) {
+    this.#element = this.#rows.find(offset)?.querySelector(".message__text");
+    this.#top = top;
+    this.restore();
+    return Boolean(this.#element);
+  }
+
   restore() {
     if (!this.#element?.isConnected) return;
     const moved = this.#element.getBoundingClientRect().top - this.#top;

@@ -34,6 +34,9 @@ export class Log {
   #following = true;
   // Whether the reader has just come, and is to be shown where he left off.
   #arriving = false;
+  // Where he was when he went to another room, by the timeline; and where he is to be taken now.
+  #places = new WeakMap();
+  #place = null;
   #top = 0;
   #muteTimer;
 
@@ -89,6 +92,7 @@ export class Log {
     if (this.#shown !== this.#timeline || this.#generation !== this.#timeline.generation) this.#restart();
     this.#rows.show(this.#timeline.entries, this.#room);
     this.#showEdge();
+    if (this.#place) this.#goBack();
     if (this.#arriving && this.#timeline.isJoined) this.#goToLine();
     this.#settle();
     // These read the layout, and what writes comes after them.
@@ -98,13 +102,23 @@ export class Log {
   }
 
   #restart() {
-    // Where nobody reads, nothing has to be held.
-    if (this.#shown) this.#shown.following = true;
-    this.#arriving ||= this.#shown !== this.#timeline;
+    const isAnother = this.#shown !== this.#timeline;
+    if (isAnother && this.#shown && !this.#following) this.#places.set(this.#shown, [this.#generation, this.#anchor.place]);
+    this.#arriving ||= isAnother;
     this.#shown = this.#timeline;
     this.#generation = this.#timeline.generation;
-    this.#follow(true);
+    const [generation, place] = this.#places.get(this.#shown) ?? [];
+    this.#places.delete(this.#shown);
+    // What is new goes before where he was.
+    this.#place = (generation === this.#generation && !this.#room.unread.length && place) || null;
+    this.#follow(!this.#place);
     this.#mute();
+  }
+
+  // To where he was in this room.
+  #goBack() {
+    if (!this.#anchor.moveTo(this.#place)) this.#follow(true);
+    this.#place = null;
   }
 
   #follow(following) {
@@ -157,7 +171,9 @@ export class Log {
     if (!this.#timeline.isJoined) return;
     if (!document.hidden) this.#actions.seen(this.#following ? this.#timeline.position.offset : this.#rows.lastAbove(this.#element.getBoundingClientRect().bottom));
     const count = this.#room.unread.length;
-    this.#pill.hidden = this.#following || (count === 0 && this.#timeline.atEnd);
+    const { scrollHeight, scrollTop, clientHeight } = this.#element;
+    const isNear = this.#timeline.atEnd && scrollHeight - scrollTop < 2 * clientHeight;
+    this.#pill.hidden = this.#following || (count === 0 && isNear);
     if (this.#pill.hidden) return;
     const more = this.#room.hasMoreUnread ? "+" : "";
     this.#pill.firstElementChild.textContent = count ? t("newMessages", { count, more }) : t("newest");

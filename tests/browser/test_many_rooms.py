@@ -731,6 +731,34 @@ def test_reading_in_one_tab_counts_in_the_other(visit: Any, context: Any) -> Non
     expect(badge(first, "b")).to_have_text("1")
 
 
+def test_place_is_kept_while_another_room_is_shown(visit: Any, script: ScriptedServer) -> None:
+    """Who reads further back goes on there; but what is new meanwhile goes before that."""
+    script.rooms = {"a": {"offset": 60, "missed": lines("a", *range(1, 61))}}
+    page = visit("Ann", at="a", script=script, viewport={"width": 1000, "height": 700})
+    expect(text_in(page, "line 60")).to_be_in_viewport()
+    page.hover("#log")
+    page.mouse.wheel(0, -900)
+    expect(text_in(page, "line 60")).not_to_be_in_viewport()
+    page.evaluate(FRAMES)
+    top = "() => document.getElementById('log').scrollTop"
+    before = page.evaluate(top)
+    assert before > 100
+    go(page, "b")
+    expect(page.locator(".message")).to_have_count(0)
+    page.go_back()
+    expect(page.locator(".message")).to_have_count(60)
+    page.evaluate(FRAMES)
+    assert abs(page.evaluate(top) - before) <= 1
+    page.go_forward()
+    expect(page.locator(".message")).to_have_count(0)
+    publish(script, "a", 61)
+    page.go_back()
+    expect(text_in(page, "line 61")).to_be_in_viewport()
+    go(page, "c")
+    page.go_back()
+    expect(text_in(page, "line 61")).to_be_in_viewport()
+
+
 def test_what_failed_elsewhere_is_marked(visit: Any, script: ScriptedServer) -> None:
     """Whoever has gone on to another room learns that a message did not arrive, until he acts."""
     page = visit("Ann", at="b", script=script)

@@ -407,6 +407,23 @@ def test_scroll_stays_where_the_reader_is(visit: Any, server: Server, room: str)
         expect(text_in(ann, "the latest")).to_be_in_viewport()
 
 
+def test_newest_messages_are_a_press_away(visit: Any, script: ScriptedServer, room: str) -> None:
+    """From more than a screen away there is a way back, also where nothing is new."""
+    script.offset = 60
+    script.missed = [publication(f"line {each}", offset=each, room=room) for each in range(1, 61)]
+    page = visit("Ann", script=script)
+    expect(text_in(page, "line 60")).to_be_in_viewport()
+    page.hover("#log")
+    page.mouse.wheel(0, -200)
+    expect(text_in(page, "line 60")).not_to_be_in_viewport()
+    expect(page.locator("#new-messages")).to_be_hidden()
+    page.mouse.wheel(0, -1_500)
+    expect(page.locator("#new-messages")).to_have_text("Newest messages")
+    page.click("#new-messages")
+    expect(text_in(page, "line 60")).to_be_in_viewport()
+    expect(page.locator("#new-messages")).to_be_hidden()
+
+
 _TOP = "() => document.getElementById('log').scrollTop"
 
 
