@@ -7,6 +7,7 @@ import { Chat } from "./chat.js";
 import { Composer } from "./composer.js";
 import { atNextFrame, byId } from "./dom.js";
 import { Drawer } from "./drawer.js";
+import { change } from "./entries.js";
 import { Frame } from "./frame.js";
 import { tellTitles } from "./hold.js";
 import { Log } from "./log.js";
@@ -77,6 +78,7 @@ class App {
     typing: () => this.#chat.typing(),
     save: (entry, text) => this.#save(entry, text),
     last: () => this.#chat.timeline?.lastOwn,
+    mark: (entry, editing) => this.#mark(entry, editing),
     pick: (button) => this.#pick(button),
     people: () => this.#chat.room?.others ?? [],
     rooms: () => this.#chat.rooms.map(({ name }) => name),
@@ -171,6 +173,7 @@ class App {
     this.#visited = this.#chat.room;
     this.#visited.visit();
     this.#log.arrive();
+    this.#composer.resume((offset) => this.#chat.timeline.find(offset));
     if (this.#wanted) this.#arriveAt(this.#wanted);
   }
 
@@ -242,7 +245,16 @@ class App {
   // What could not be saved goes back to where it was written, unless something else is there by now.
   async #save(entry, text) {
     const answer = await this.#change({ type: "edit", offset: entry.offset, text });
-    if (answer.type === "error" && answer.temporary && this.#composer.isEmpty) this.#composer.edit(entry, text);
+    if (answer.type !== "error" || !this.#composer.isEmpty) return;
+    if (answer.temporary) this.#composer.edit(entry, text);
+    else this.#composer.propose(text);
+  }
+
+  // Shows which message is being edited.
+  #mark(entry, editing) {
+    change(entry, { editing });
+    this.#changed(this.#chat.room);
+    if (editing) requestAnimationFrame(() => this.#log.bring(entry.offset));
   }
 
   async #change(command) {

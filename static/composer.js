@@ -24,8 +24,9 @@ export class Composer {
   // What stands before the text, and not in the field: the quote of what it answers.
   #quote = "";
 
-  // `on` has a function each for: send, typing, save (of an edited entry), last (the entry to edit by Arrow Up), pick
-  // (resolves with an emoji, or null), and people and rooms, which return the names to suggest.
+  // `on` has a function each for: send, typing, save (of an edited entry), last (the entry to edit by Arrow Up), mark (an
+  // entry as being edited or not), pick (resolves with an emoji, or null), and people and rooms, which return the names
+  // to suggest.
   constructor(storage, on) {
     this.#storage = storage;
     this.#on = on;
@@ -61,16 +62,39 @@ export class Composer {
   // Forgets all that was begun, in whatever room.
   forget() {
     this.#write("");
-    for (const key of this.#storage.keys("draft.")) this.#storage.set(key, "");
+    for (const key of ["draft.", "edit."].flatMap((start) => this.#storage.keys(start))) this.#storage.set(key, "");
+  }
+
+  // Goes on with the editing of a message, by its offset, that a reload or another room has interrupted. Where it is not
+  // there any more, what was written is not lost.
+  resume(find) {
+    const [, offset, text] = /^(\d+) (.*)$/s.exec(this.#kept) ?? [];
+    if (!offset || this.#edited) return;
+    const entry = find(Number(offset));
+    if (entry?.own && !entry.deleted) return this.#begin(entry, text);
+    this.#kept = "";
+    this.propose(text);
+  }
+
+  // A text to be sent as a message of its own, unless something else is being written.
+  propose(text) {
+    if (!this.isEmpty) return;
+    this.#draft = text;
+    this.#write(text);
   }
 
   // Takes a message of the reader's for editing. What he was writing waits until that is done.
   edit(entry, text = entry.text) {
-    this.#edit(entry);
-    this.#write(text);
+    this.#begin(entry, text);
     this.focus();
     const { length } = this.#field.value;
     this.#field.setSelectionRange(length, length);
+  }
+
+  #begin(entry, text) {
+    this.#edit(entry);
+    this.#write(text);
+    this.#kept = `${entry.offset} ${text}`;
   }
 
   // What is being written shall answer what is quoted.
@@ -127,8 +151,12 @@ export class Composer {
 
   #changed() {
     this.#measure();
-    if (this.#edited) return;
-    this.#draft = this.#quote + this.#field.value;
+    const whole = this.#quote + this.#field.value;
+    if (this.#edited) {
+      this.#kept = `${this.#edited.offset} ${whole}`;
+      return;
+    }
+    this.#draft = whole;
     if (this.#field.value.trimEnd()) this.#on.typing();
   }
 
@@ -150,6 +178,7 @@ export class Composer {
   }
 
   #stopEditing() {
+    this.#kept = "";
     this.#edit(null);
     this.#write(this.#draft);
     this.focus();
@@ -164,7 +193,18 @@ export class Composer {
     this.#storage.set(`draft.${this.#room}`, text);
   }
 
+  // What is being edited: the offset, and the text so far.
+  get #kept() {
+    return this.#storage.get(`edit.${this.#room}`);
+  }
+
+  set #kept(kept) {
+    this.#storage.set(`edit.${this.#room}`, kept);
+  }
+
   #edit(entry) {
+    if (this.#edited) this.#on.mark(this.#edited, false);
+    if (entry) this.#on.mark(entry, true);
     this.#edited = entry;
     this.#form.classList.toggle("composer--editing", entry !== null);
     this.#button.ariaLabel = this.#button.title = t(entry ? "save" : "send");

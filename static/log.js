@@ -84,6 +84,11 @@ export class Log {
     this.#anchor.remember();
   }
 
+  // Has a message in sight, if it is here.
+  bring(offset) {
+    this.#rows.find(offset)?.scrollIntoView({ block: "nearest" });
+  }
+
   get #timeline() {
     return this.#room.timeline;
   }

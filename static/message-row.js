@@ -62,7 +62,8 @@ export class MessageRow {
   }
 
   #fillState() {
-    const { state, offset, error } = this.#entry;
+    const { state, offset, error, editing } = this.#entry;
+    this.#mark("editing", editing);
     this.#mark("pending", state === "pending");
     this.#mark("failed", state === "failed");
     if (offset) this.element.dataset.offset = offset;

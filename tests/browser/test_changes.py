@@ -37,6 +37,52 @@ def test_arrow_up_edits_the_last_own_message(visit: Any) -> None:
     expect(ann.locator("#composer")).to_have_value("")
 
 
+def test_editing_goes_on_after_a_break(visit: Any, room: str) -> None:
+    """In another room, after a reload: it is not lost, and the message is marked."""
+    ann = visit("Ann")
+    say(ann, "one")
+    expect(ann.locator(".message[data-offset='1']")).to_have_count(1)
+    ann.press("#composer", "ArrowUp")
+    ann.keyboard.type(" and a half")
+    expect(ann.locator(".message--editing[data-offset='1']")).to_have_count(1)
+    ann.evaluate("() => { location.hash = 'elsewhere' }")
+    expect(ann.locator("#composer")).to_have_value("")
+    ann.go_back()
+    expect(ann.locator("#composer")).to_have_value("one and a half")
+    ann.reload()
+    expect(ann.locator("#composer")).to_have_value("one and a half")
+    expect(ann.locator(".composer__editing")).to_be_visible()
+    ann.press("#composer", "Enter")
+    expect(ann.locator(".message__text")).to_have_text("one and a half")
+    expect(ann.locator(".message--editing")).to_have_count(0)
+    ann.reload()
+    expect(ann.locator(".message__text")).to_have_text("one and a half")
+    expect(ann.locator("#composer")).to_have_value("")
+
+
+def test_text_for_a_message_that_is_gone_is_kept(visit: Any, script: ScriptedServer) -> None:
+    """Whether that is noticed when it is saved or when the page is back: it becomes a draft."""
+    script.missed = [publication("one", offset=1, room="a", username="Ann")]
+    script.offset = 1
+    page = visit("Ann", at="a", script=script)
+    page.press("#composer", "ArrowUp")
+    page.keyboard.type(" and a half")
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => !document.querySelector('.composer--editing')")
+    (edit,) = script.sent("edit")
+    gone = {"code": "not_found", "message": "There is no such message.", "temporary": False}
+    script.say(type="error", ref=edit["ref"], **gone)
+    expect(page.locator("#composer")).to_have_value("one and a half")
+    expect(page.locator(".composer__editing")).to_be_hidden()
+    page.fill("#composer", "")
+    page.press("#composer", "ArrowUp")
+    page.keyboard.type(" and more")
+    script.missed = []
+    page.reload()
+    expect(page.locator("#composer")).to_have_value("one and more")
+    expect(page.locator(".composer__editing")).to_be_hidden()
+
+
 def test_escape_ends_editing_without_a_trace(visit: Any) -> None:
     """Escape leaves the message as it was and brings back what was being written."""
     ann = visit("Ann")
