@@ -5,7 +5,7 @@ import { Attachments } from "./attachments.js";
 import { Attention } from "./attention.js";
 import { Chat } from "./chat.js";
 import { Composer } from "./composer.js";
-import { atNextFrame, byId } from "./dom.js";
+import { atNextFrame, byId, copy } from "./dom.js";
 import { Drawer } from "./drawer.js";
 import { change } from "./entries.js";
 import { Frame } from "./frame.js";
@@ -151,6 +151,7 @@ class App {
     }
     this.#wanted = offset;
     this.#typing.clear();
+    this.#toast.say("");
     this.#searchDrawer.close();
     this.#search?.clear();
     this.#showRoom(room, valid);
@@ -284,8 +285,7 @@ class App {
   // Where that is forbidden, he can copy it from what is said.
   async #copy(hash) {
     const { href } = new URL(location.pathname + hash, location);
-    const copied = await navigator.clipboard?.writeText(href).then(() => true, () => false);
-    this.#toast.say(copied ? t("copied") : href);
+    this.#toast.say((await copy(href)) ? t("copied") : href);
   }
 
   async #pick(button) {

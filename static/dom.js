@@ -33,5 +33,18 @@ export function writeInto(field, text, start, end) {
   field.dispatchEvent(new InputEvent("input", { bubbles: true }));
 }
 
+// Resolves with whether a text could be copied; over plain http only the old way works.
+export async function copy(text) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text).then(() => true, () => false);
+  const field = make("textarea", { class: "visually-hidden", readonly: "" }, [text]);
+  const before = document.activeElement;
+  document.body.append(field);
+  field.select();
+  const copied = document.execCommand("copy");
+  field.remove();
+  before?.focus();
+  return copied;
+}
+
 // What somebody calls himself, whatever the direction of his letters.
 export const named = (name) => make("bdi", {}, [name]);

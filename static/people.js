@@ -70,6 +70,7 @@ export class People {
 function personOf(name, isSelf, moderates) {
   const person = cloneOf("person-template");
   fillPerson(person, name);
+  person.querySelector("bdi").title = name;
   const button = person.querySelector("button");
   button.hidden = isSelf || !moderates;
   button.dataset.remove = name;

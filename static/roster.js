@@ -1,3 +1,8 @@
+import { locale } from "./text.js";
+
+// Guest 2 comes before Guest 10.
+const inOrder = new Intl.Collator(locale, { numeric: true }).compare;
+
 // Who is in the room. The names may be fewer than the number: in a big room the server does not tell them all.
 export class Roster {
   #names = new Set();
@@ -8,7 +13,7 @@ export class Roster {
   // Yourself first, then by the reader's alphabet.
   get names() {
     const others = [...this.#names].filter((name) => name !== this.self);
-    others.sort((a, b) => a.localeCompare(b));
+    others.sort(inOrder);
     return this.self ? [this.self, ...others] : others;
   }
 

@@ -40,6 +40,8 @@ export class Shortcuts {
     const rows = KEYS.flatMap(([keys, text]) => [make("dt", {}, [keys]), make("dd", {}, [t(text)])]);
     byId("shortcuts-list").replaceChildren(...rows);
     this.#dialog.showModal();
+    // Its button has the focus, at the other end.
+    this.#dialog.scrollTop = 0;
   }
 
   #pressed(event) {

@@ -62,6 +62,7 @@ export class Sidebar {
   #fillItem(item, room, isShown) {
     const link = item.querySelector("a");
     const count = isShown ? 0 : sumOf([room]);
+    if (isShown && !link.ariaCurrent) item.scrollIntoView({ block: "nearest" });
     link.ariaCurrent = isShown ? "page" : null;
     link.title = room.refusal?.message ?? "";
     item.classList.toggle("room-item--refused", Boolean(room.refusal));

@@ -211,6 +211,17 @@ def test_leaving_leads_back_to_where_one_was(visit: Any, script: ScriptedServer)
     expect(page.locator("#room-name")).to_have_text("c")
 
 
+def test_room_that_is_shown_is_in_sight(visit: Any, script: ScriptedServer) -> None:
+    """However long the list is, and however one came there."""
+    names = [f"room-{number}" for number in range(40)]
+    page = visit(at="room-0", script=script, init=remembering(*names))
+    expect(page.locator(".room-item")).to_have_count(40)
+    expect(item(page, "room-0")).to_be_in_viewport()
+    page.keyboard.press("Alt+ArrowUp")
+    expect(page.locator("#room-name")).to_have_text("room-39")
+    expect(item(page, "room-39")).to_be_in_viewport(ratio=1)
+
+
 def test_the_way_back_closes_what_is_open(visit: Any, script: ScriptedServer) -> None:
     """A drawer of the room before does not stay over the next."""
     page = visit("Ann", at="a", script=script, viewport={"width": 390, "height": 700})

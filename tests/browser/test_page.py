@@ -144,6 +144,30 @@ def test_name_can_be_changed(visit: Any) -> None:
 # Rooms
 
 
+def test_people_are_in_the_order_of_their_numbers(
+    visit: Any, script: ScriptedServer, room: str
+) -> None:
+    """Guest 2 is before Guest 10, and a name that is cut can be read."""
+    page = visit("Ann", script=script)
+    for name in ("Guest 10", "Guest 2"):
+        script.say(type="join", room=room, username=name, online=3)
+    names = page.locator("#people .person__name")
+    expect(names).to_have_text(["Ann", "Guest 2", "Guest 10", "Zoe"])
+    expect(names.nth(1)).to_have_attribute("title", "Guest 2")
+
+
+def test_invitation_is_copied_over_http_too(visit: Any, room: str) -> None:
+    """Where there is no clipboard for pages, in the old way; the focus stays."""
+    page = visit("Ann", init="Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+    page.evaluate("() => addEventListener('copy', () => (window.copied = `${getSelection()}`))")
+    page.click("#copy-link")
+    expect(page.locator("#toast")).to_contain_text("Copied")
+    expect(page.locator("#copy-link")).to_be_focused()
+    assert page.evaluate("() => window.copied").endswith(f"/#{room}")
+    page.evaluate("() => { location.hash = 'elsewhere' }")
+    expect(page.locator("#toast")).to_be_empty()
+
+
 def test_hash_switches_rooms(visit: Any, server: Server, room: str) -> None:
     """Another hash is another room; coming back finds the first as it was."""
     with guest_in(f"{room}-b", "Bob", server) as bob:
@@ -601,6 +625,11 @@ def test_narrow_screen_never_scrolls_sideways(visit: Any, server: Server, room: 
         say(page, "m" * 200)
         page.fill("#composer", "m" * 4100)
         expect(page.locator(".message[data-offset='5']")).to_be_visible()
+        assert _overflow(page) == 0
+        page.fill("#composer", "")
+        page.evaluate("() => { location.hash = 'x'.repeat(60) }")
+        expect(page.locator("#room-name")).to_have_text("x" * 60)
+        assert page.locator("#composer").bounding_box()["height"] < 48
         assert _overflow(page) == 0
         page.click("#people-toggle")
         expect(page.locator("#people")).to_be_visible()
