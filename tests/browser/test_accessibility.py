@@ -216,7 +216,7 @@ def search_open(scene: Scene) -> Any:
 
 
 def impossible_room(scene: Scene) -> Any:
-    page = scene.open(at="no such room!")
+    page = scene.open(None, at="no such room!")
     expect(page.locator("#bad-room")).to_be_visible()
     return page
 
