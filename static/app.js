@@ -80,6 +80,7 @@ class App {
     last: () => this.#chat.timeline?.lastOwn,
     mark: (entry, editing) => this.#mark(entry, editing),
     pick: (button) => this.#pick(button),
+    hasFiles: () => this.#attachments.staged.length > 0,
     people: () => this.#chat.room?.others ?? [],
     rooms: () => this.#chat.rooms.map(({ name }) => name),
   });
@@ -103,7 +104,7 @@ class App {
     },
   });
   #past = new Past(this.#chat);
-  #attachments = new Attachments(this.#chat);
+  #attachments = new Attachments(this.#chat, () => this.#composer.refresh());
   #viewer = new Viewer();
   #shortcuts = new Shortcuts({
     write: () => this.#composer.focus(),
@@ -201,7 +202,7 @@ class App {
 
   #send(text) {
     this.#log.follow();
-    this.#chat.send(text);
+    this.#attachments.send(text);
   }
 
   #changed(room) {

@@ -1,9 +1,12 @@
-// Files for a room: dropped on the page, pasted or chosen, and sent one after the other, each to the room that was shown
-// when it was given.
+// Files for a room: dropped on the page, pasted or chosen, and uploaded one after the other, each for the room that was
+// shown when it was given.
 //
 // What the connection or the server is to blame for is tried again by itself, each time with a new ticket; the server
-// keeps the same content once. A file that has arrived is said in a message, with all that protects one.
+// keeps the same content once. A file waits above the field until the reader sends it with what he has written. Text and
+// files are then a parcel, `{ room, text }`, which leaves the field at once; when the last of its files has arrived, it is
+// said in a message, with all that protects one.
 
+import { codePointCount, TEXT_LIMIT } from "./composer.js";
 import { backoffMs } from "./connection.js";
 import { byId } from "./dom.js";
 import { sizeOf } from "./markup.js";
@@ -16,9 +19,12 @@ const ATTEMPTS = 6;
 const DRAG_PAUSE_MS = 1_000;
 // What browsers call a picture that is no file.
 const NAMELESS = /^image(\.\w+)$/;
+// What somebody wrote: it is trimmed, so only a quote before nothing ends with a line break.
+const OWN_END = /[^\n]$/;
 
 export class Attachments {
   #chat;
+  #onChanged;
   #uploads = [];
   #isSending = false;
   #list = byId("uploads");
@@ -29,8 +35,10 @@ export class Attachments {
   // Whether what is dragged is the page's own.
   #isOwn = false;
 
-  constructor(chat) {
+  // `changed` is called when files have come, failed or gone.
+  constructor(chat, changed) {
     this.#chat = chat;
+    this.#onChanged = changed;
     this.#button.onclick = () => this.#field.click();
     this.#field.onchange = () => this.#chosen();
     this.#list.onclick = ({ target }) => this.#clicked(target);
@@ -40,6 +48,19 @@ export class Attachments {
     document.ondragenter = document.ondragover = (event) => this.#dragged(event);
     document.ondrop = (event) => this.#dropped(event);
     document.onpaste = (event) => this.#pasted(event);
+  }
+
+  // Those that wait to be sent in the room that is shown. What has failed stays where it is until the reader has seen to it.
+  get staged() {
+    const { room } = this.#chat;
+    return this.#uploads.filter((each) => !each.parcel && each.room === room && each.state !== "failed");
+  }
+
+  // Says a text in the room that is shown, with the files that wait there; any of these may be missing.
+  send(text) {
+    const parcel = { room: this.#chat.room, text };
+    for (const upload of this.staged) upload.join(parcel);
+    this.#settle(parcel);
   }
 
   // After the reader has come to a room, or back, or has left one.
@@ -103,6 +124,7 @@ export class Attachments {
     }
     this.refresh();
     this.#list.lastElementChild?.scrollIntoView({ block: "nearest" });
+    byId("composer").focus();
   }
 
   #reasonAgainst({ size }) {
@@ -113,11 +135,17 @@ export class Attachments {
 
   #clicked(target) {
     const upload = this.#uploads.find(({ element }) => element.contains(target));
-    if (target.closest(".upload__cancel")) this.#drop(upload);
+    if (target.closest(".upload__cancel")) this.#remove(upload);
     if (!target.closest(".upload__retry")) return;
     upload.failures = 0;
     upload.wait();
     this.#run();
+  }
+
+  #remove(upload) {
+    this.#drop(upload);
+    byId("composer").focus();
+    if (upload.parcel) this.#settle(upload.parcel);
   }
 
   #drop(upload) {
@@ -125,38 +153,48 @@ export class Attachments {
     this.#uploads = this.#uploads.filter((each) => each !== upload);
     upload.cancel();
     if (hadFocus) byId("composer").focus();
-    this.#guard();
+    this.#changed();
+  }
+
+  // Says a parcel, unless one of its files is missing. Without any, the text remains to be said.
+  #settle(parcel) {
+    const uploads = this.#uploads.filter((each) => each.parcel === parcel);
+    for (const upload of uploads) if (upload.isStale) upload.wait();
+    if (uploads.some(({ state }) => state !== "ready")) return this.#run();
+    for (const upload of uploads) this.#drop(upload);
+    for (const text of messagesOf(parcel.text, uploads.map(({ link }) => link))) this.#chat.send(text, parcel.room);
   }
 
   // Those for a room that cannot be reached wait until it is.
   async #run() {
-    this.#guard();
+    this.#changed();
     if (this.#isSending) return;
     this.#isSending = true;
     const next = () => this.#uploads.find(({ state, room }) => state === "waiting" && room.joined);
-    for (let upload; (upload = next()); ) await this.#send(upload);
+    for (let upload; (upload = next()); ) await this.#upload(upload);
     this.#isSending = false;
   }
 
-  async #send(upload) {
+  async #upload(upload) {
     const answer = await upload.send((command, room) => this.#chat.ask(command, room));
     if (upload.state === "gone") return;
     if (answer.type !== "error") {
-      this.#drop(upload);
-      this.#chat.send(answer.link, upload.room);
+      upload.arrive(answer.link);
+      if (upload.parcel) this.#settle(upload.parcel);
     } else if (answer.temporary && (upload.failures += 1) < ATTEMPTS) {
       upload.wait();
       await new Promise((done) => setTimeout(done, answer.retry_after_ms ?? backoffMs(upload.failures)));
     } else {
       upload.fail(answer.message, true);
-      this.#guard();
+      this.#changed();
     }
   }
 
-  // Only while something would be lost: who listens to this all the time makes the way back to the page slow.
-  #guard() {
-    const isBusy = this.#uploads.some(({ state }) => state !== "failed");
+  // Guards the page only while something would be lost: who listens to this all the time makes the way back slow.
+  #changed() {
+    const isBusy = this.#uploads.some(({ parcel, state }) => parcel || state !== "failed");
     window.onbeforeunload = isBusy ? (event) => event.preventDefault() : null;
+    this.#onChanged();
   }
 }
 
@@ -165,4 +203,16 @@ function named(file) {
   // Swedes write 2025-01-18 10:30:00; a colon may not be in a name everywhere.
   const date = new Date().toLocaleString("sv").replaceAll(":", ".");
   return ending ? new File([file], t("fileName", { date }) + ending, { type: file.type }) : file;
+}
+
+// One message: the text, then each link in a line of its own. What is too much for it goes on in the next one.
+function messagesOf(text, links) {
+  const messages = [text];
+  for (const link of links) {
+    const last = messages.at(-1);
+    const longer = last + (OWN_END.test(last) ? "\n" : "") + link;
+    if (codePointCount(longer) > TEXT_LIMIT) messages.push(link);
+    else messages.splice(-1, 1, longer);
+  }
+  return messages.filter((message) => OWN_END.test(message));
 }

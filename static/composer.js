@@ -4,7 +4,7 @@ import { answerOf } from "./markup.js";
 import { partsOf, t } from "./text.js";
 
 // The server's limit: Unicode code points, after trimming white space at the end.
-const TEXT_LIMIT = 4_000;
+export const TEXT_LIMIT = 4_000;
 // What browsers report for a key that an input method took, where isComposing cannot be relied on (Safari).
 const IME_KEY_CODE = 229;
 
@@ -25,8 +25,8 @@ export class Composer {
   #quote = "";
 
   // `on` has a function each for: send, typing, save (of an edited entry), last (the entry to edit by Arrow Up), mark (an
-  // entry as being edited or not), pick (resolves with an emoji, or null), and people and rooms, which return the names
-  // to suggest.
+  // entry as being edited or not), pick (resolves with an emoji, or null), hasFiles (whether any wait to be sent with the
+  // text), and people and rooms, which return the names to suggest.
   constructor(storage, on) {
     this.#storage = storage;
     this.#on = on;
@@ -57,6 +57,11 @@ export class Composer {
 
   focus() {
     this.#field.focus();
+  }
+
+  // After files have come, failed or gone.
+  refresh() {
+    this.#measure();
   }
 
   // Forgets all that was begun, in whatever room.
@@ -163,7 +168,7 @@ export class Composer {
   #send() {
     // A lone surrogate is no text: the server could not read the message, nor tell which one it was.
     const text = this.#text.toWellFormed?.() ?? this.#text;
-    if (!text || codePointCount(text) > TEXT_LIMIT) return;
+    if (!(text || this.#hasFiles) || codePointCount(text) > TEXT_LIMIT) return;
     const edited = this.#edited;
     if (edited) this.#stopEditing();
     else this.#write((this.#draft = ""));
@@ -171,10 +176,15 @@ export class Composer {
     else if (text !== edited.text) this.#on.save(edited, text);
   }
 
-  // As it is to be said; a quote alone is nothing to say.
+  // As it is to be said; a quote alone is nothing to say, but a file is an answer.
   get #text() {
     const own = this.#field.value.trimEnd();
-    return own && this.#quote + own;
+    return own || this.#hasFiles ? this.#quote + own : "";
+  }
+
+  // An edit is of the text alone.
+  get #hasFiles() {
+    return !this.#edited && this.#on.hasFiles();
   }
 
   #stopEditing() {
@@ -221,7 +231,7 @@ export class Composer {
 
   #measure() {
     const left = TEXT_LIMIT - codePointCount(this.#text);
-    this.#button.disabled = !this.#text || left < 0;
+    this.#button.disabled = !(this.#text || this.#hasFiles) || left < 0;
     this.#field.ariaInvalid = String(left < 0);
     this.#form.classList.toggle("composer--too-long", left < 0);
     const hint = this.#hintFor(left);
@@ -242,7 +252,7 @@ export class Composer {
   }
 }
 
-function codePointCount(text) {
+export function codePointCount(text) {
   let count = 0;
   for (const _ of text) count += 1;
   return count;

@@ -1,24 +1,31 @@
 import { cloneOf } from "./dom.js";
-import { sizeOf } from "./markup.js";
+import { fileOf, sizeOf } from "./markup.js";
 import { errorOf, t } from "./text.js";
 
 // What a browser hands to the network may be megabytes, and of the last of them it tells nothing until they are gone.
 const STALLED_MS = 120_000;
+// The server keeps for an hour what no message has.
+const KEPT_MS = 50 * 60_000;
 // No answer; a ticket that was used or is too old, for the next one is new; too slow; too often.
 const TEMPORARY = [0, 401, 408, 429];
 // The server counts a name's bytes, systems its letters.
 const NAME_BYTES = 255;
 
-// A file on its way to a room, and its row on the page.
+// A file on its way to a room and in wait of its message, and its row on the page.
 export class Upload {
   #file;
   #name;
   #request;
+  #arrivedAt;
 
   element = cloneOf("upload-template");
   room;
-  // "waiting", "sending", "failed", or "gone".
+  // "waiting", "sending", "ready", "failed", or "gone".
   state;
+  // What the reader has sent it with; null until then.
+  parcel = null;
+  // Once it is ready.
+  link;
   // How often it was tried in vain.
   failures = 0;
 
@@ -29,13 +36,26 @@ export class Upload {
     this.#part("name").textContent = this.#part("progress").ariaLabel = this.#name;
     this.#part("size").textContent = sizeOf(file.size);
     this.#part("room").textContent = `#${room.name}`;
-    this.#part("cancel").ariaLabel = this.#part("cancel").title = t("cancelFile", { name: this.#name });
+    this.#part("cancel").ariaLabel = this.#part("cancel").title = t("removeFile", { name: this.#name });
     this.wait();
   }
 
-  // What the reader sees says where it goes, if that is not the room he is in.
+  // Whether the server may have forgotten it.
+  get isStale() {
+    return this.state === "ready" && Date.now() - this.#arrivedAt > KEPT_MS;
+  }
+
+  // What the reader sees says where it goes, if that is not the room he is in. What he has not sent waits unseen there.
   showIn(room) {
-    this.#part("room").hidden = room === this.room;
+    const isHere = room === this.room;
+    this.#part("room").hidden = isHere;
+    this.element.hidden = !isHere && !this.parcel;
+  }
+
+  // From now on it goes with what was sent.
+  join(parcel) {
+    this.parcel = parcel;
+    this.#say();
   }
 
   // Resolves with what the server says: the file with its `link`, or an `error`. `ask` is for the ticket.
@@ -51,11 +71,25 @@ export class Upload {
   // To be sent, or sent once more.
   wait() {
     if (this.#part("retry") === document.activeElement) this.#part("cancel").focus();
-    this.#become("waiting", this.failures ? t("trying") : "");
+    this.#become("waiting");
+    this.#part("progress").value = 0;
+  }
+
+  // The server has it.
+  arrive(link) {
+    this.link = link;
+    this.failures = 0;
+    this.#arrivedAt = Date.now();
+    this.#become("ready");
+    const image = this.#part("image");
+    image.onerror = () => (image.hidden = true);
+    if (!fileOf(link)?.width) return;
+    image.hidden = false;
+    image.src = link;
   }
 
   fail(reason, mayRetry) {
-    this.#become("failed", reason);
+    this.#become("failed", this.parcel ? `${reason} ${t("fileSends")}` : reason);
     this.#part("retry").hidden = !mayRetry;
   }
 
@@ -69,15 +103,22 @@ export class Upload {
     return this.element.querySelector(`.upload__${name}`);
   }
 
-  #become(state, note) {
+  #become(state, reason) {
     this.state = state;
-    this.element.classList.toggle("upload--failed", state === "failed");
-    this.#tell(0, note);
+    this.element.className = `upload upload--${state}`;
+    this.#say(reason);
   }
 
-  #tell(progress, note) {
-    this.#part("progress").value = progress;
-    this.#part("note").textContent = note;
+  // What is said again would be read out again.
+  #say(note = this.#note) {
+    const part = this.#part("note");
+    if (part.textContent !== note) part.textContent = note;
+  }
+
+  get #note() {
+    if (this.state === "waiting" && this.failures) return t("trying");
+    if (this.parcel) return t("fileSends");
+    return this.state === "ready" ? t("fileReady") : "";
   }
 
   // Not by fetch, which does not say how far it is.
@@ -87,7 +128,8 @@ export class Upload {
     const watch = ({ loaded, total }) => {
       clearTimeout(timer);
       timer = setTimeout(() => request.abort(), STALLED_MS);
-      this.#tell(loaded / total, "");
+      this.#part("progress").value = loaded / total;
+      this.#say();
     };
     return new Promise((resolve) => {
       request.upload.onprogress = watch;

@@ -80,8 +80,10 @@ export const words = {
   // Files
   attach: "مشاركة ملفات",
   dropHere: "الإفلات هنا للمشاركة في \u2066#{room}\u2069",
-  uploads: "ملفات قيد الإرسال",
-  cancelFile: "إلغاء {name}",
+  uploads: "ملفات للإرسال",
+  removeFile: "إزالة {name}",
+  fileReady: "جاهز للإرسال",
+  fileSends: "تُرسل رسالتك عند وصول كل شيء.",
   fileName: "صورة {date}",
   fileTooBig: "الملف كبير جدًا: الحد الأقصى {size}.",
   fileEmpty: "هذا الملف فارغ.",

@@ -61,8 +61,10 @@ export const words = {
   // Files
   attach: "Share files",
   dropHere: "Drop to share in #{room}",
-  uploads: "Files on their way",
-  cancelFile: "Cancel {name}",
+  uploads: "Files to send",
+  removeFile: "Remove {name}",
+  fileReady: "Ready to send",
+  fileSends: "Your message goes once everything has arrived.",
   fileName: "Image {date}",
   fileTooBig: "Too big: a file may have {size}.",
   fileEmpty: "There is nothing in this file.",

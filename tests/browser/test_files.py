@@ -1,4 +1,4 @@
-"""Files: on their way from the page, and in the log."""
+"""Files: on their way from the page, in wait of their message, and in the log."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ IMAGE = f"/files/{ID}/sea.png?size=300&width=600&height=450"
 TEXT = {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"some notes"}
 LINES = [f"line {number}" for number in range(30)]
 LIMIT = 1_000_000
+ON_ITS_WAY = "Your message goes once everything has arrived."
 EVERY_RULE = {"rules": {"target-size": {"enabled": True}}}
 BYTES_A_SECOND = 1 << 20
 # Offers files to the page as a drag does; returns whether the page took them, at once.
@@ -71,6 +72,10 @@ WATCH_PROGRESS = """() => {
 }"""
 # Whether the page would ask before it is left.
 ASKS = "() => !dispatchEvent(new Event('beforeunload', { cancelable: true }))"
+
+
+def link_of(name: str) -> str:
+    return f"/files/{ID}/{name}?size=9"
 
 
 def png(width: int, height: int) -> bytes:
@@ -119,8 +124,12 @@ class FileServer(ScriptedServer):
         reply = {"room": command["room"], "ref": command["ref"], "chunk_bytes": 1 << 16}
         self.say(type="upload", ticket=ticket, url="/files", **reply)
 
-    def keep(self, route: Any, name: str) -> None:
-        route.fulfill(status=201, json={"link": f"/files/{ID}/{name}?size=9"})
+    def keep(self, route: Any, name: str, more: str = "") -> None:
+        route.fulfill(status=201, json={"link": link_of(name) + more})
+
+    def texts(self) -> list[str]:
+        """What was said."""
+        return [command["text"] for command in self.sent("message")]
 
     def refuse(self, route: Any, status: int, message: str) -> None:
         route.fulfill(status=status, json={"code": "forbidden", "message": message})
@@ -165,6 +174,23 @@ def choose(page: Any, *files: dict[str, Any]) -> None:
     page.set_input_files("#attach-field", list(files))
 
 
+def send(page: Any) -> None:
+    page.press("#composer", "Enter")
+
+
+def notes(page: Any) -> Any:
+    return page.locator(".upload:visible .upload__note")
+
+
+def go_to(page: Any, room: str) -> None:
+    page.evaluate("room => { location.hash = room }", room)
+    expect(page.locator("#room-name")).to_have_text(room)
+
+
+def removal(page: Any, name: str) -> Any:
+    return page.get_by_role("button", name=f"Remove {name}")
+
+
 def fill(script: FileServer, room: str, *texts: str) -> None:
     for text in texts:
         script.offset += 1
@@ -183,7 +209,7 @@ def names(page: Any) -> list[str]:
 
 
 def test_files_go_one_after_the_other(ann: Any, script: FileServer) -> None:
-    """Each has a row until it is said as a message; what is being written stays where it is."""
+    """Each has a row, where it waits for what is being written; then all of it is one message."""
     ann.fill("#composer", "half a thou")
     with ann.expect_file_chooser() as chooser:
         ann.get_by_role("button", name="Share files").click()
@@ -198,19 +224,263 @@ def test_files_go_one_after_the_other(ann: Any, script: FileServer) -> None:
         {"type": "upload", "name": "notes.txt", "size": 10, "room": ann.url.split("#")[1],
          "ref": script.sent("upload")[0]["ref"]},
     ]  # fmt: skip
-    assert ann.evaluate(ASKS)
     script.keep(first, "notes.txt")
-    expect(ann.locator(".message[data-offset='1'] .file__name")).to_have_text("notes.txt")
-    assert names(ann) == ["more.txt"]
+    expect(notes(ann)).to_have_text(["Ready to send", ""])
     script.keep(script.take(ann), "more.txt")
-    expect(ann.locator(".message[data-offset='2'] .file__name")).to_have_text("more.txt")
+    expect(notes(ann)).to_have_text(["Ready to send"] * 2)
+    expect(ann.locator("progress:visible")).to_have_count(0)
+    assert names(ann) == ["notes.txt", "more.txt"]
+    assert script.texts() == []
+    assert ann.evaluate(ASKS)
+    expect(ann.locator("#composer")).to_be_focused()
+    ann.keyboard.type("ght")
+    send(ann)
+    expect(ann.locator(".message .file__name")).to_have_text(["notes.txt", "more.txt"])
+    assert script.texts() == [f"half a thought\n{link_of('notes.txt')}\n{link_of('more.txt')}"]
     expect(rows(ann)).to_have_count(0)
-    assert [each["text"] for each in script.sent("message")] == [
-        f"/files/{ID}/notes.txt?size=9",
-        f"/files/{ID}/more.txt?size=9",
-    ]
-    expect(ann.locator("#composer")).to_have_value("half a thou")
+    expect(ann.locator("#composer")).to_have_value("")
     assert not ann.evaluate(ASKS)
+
+
+def test_files_alone_are_a_message(ann: Any, script: FileServer) -> None:
+    """There is something to send as soon as there is a file that has not failed."""
+    button = ann.locator("#send")
+    expect(button).to_be_disabled()
+    choose(ann, TEXT)
+    expect(button).to_be_enabled()
+    upload = script.take(ann)
+    script.refuse(upload, 403, "You have no room left.")
+    expect(button).to_be_disabled()
+    send(ann)
+    expect(notes(ann)).to_have_text("You have no room left.")
+    ann.get_by_role("button", name="Retry").click()
+    expect(button).to_be_enabled()
+    choose(ann, {**TEXT, "name": "more.txt"})
+    script.keep(script.take(ann), "notes.txt")
+    script.keep(script.take(ann), "more.txt")
+    expect(notes(ann)).to_have_text(["Ready to send"] * 2)
+    button.click()
+    expect(ann.locator(".message .file__name")).to_have_text(["notes.txt", "more.txt"])
+    assert script.texts() == [f"{link_of('notes.txt')}\n{link_of('more.txt')}"]
+    expect(button).to_be_disabled()
+
+
+def test_failed_file_does_not_go_along(ann: Any, script: FileServer) -> None:
+    """What had failed before stays where it is; the text goes, and the other files."""
+    choose(ann, {**TEXT, "name": "empty.txt", "buffer": b""}, TEXT)
+    script.keep(script.take(ann), "notes.txt")
+    expect(notes(ann)).to_have_text(["There is nothing in this file.", "Ready to send"])
+    say(ann, "Here")
+    expect(ann.locator(".message .file__name")).to_have_text("notes.txt")
+    assert names(ann) == ["empty.txt"]
+    assert script.texts() == [f"Here\n{link_of('notes.txt')}"]
+
+
+def test_waiting_image_is_shown(ann: Any, script: FileServer) -> None:
+    """As what the server has of it; one that cannot be shown is a file like any other."""
+    choose(ann, *({**TEXT, "name": name} for name in ("sea.png", "gone.png", "notes.txt")))
+    for name in ("sea.png", "gone.png"):
+        script.keep(script.take(ann), name, "&width=600&height=450")
+    script.keep(script.take(ann), "notes.txt")
+    expect(notes(ann)).to_have_text(["Ready to send"] * 3)
+    shown = ann.locator(".upload img:visible")
+    expect(shown).to_have_count(1)
+    expect(shown).to_have_attribute("src", link_of("sea.png") + "&width=600&height=450")
+    ann.wait_for_function(IS_LOADED, arg=shown.element_handle())
+    box = shown.bounding_box()
+    assert (box["width"], box["height"]) == (40, 40)
+
+
+def test_waiting_file_is_taken_away(ann: Any, script: FileServer) -> None:
+    """By its button, also by keyboard; nothing of it is ever said, and the writing goes on."""
+    choose(ann, TEXT, {**TEXT, "name": "more.txt"})
+    script.keep(script.take(ann), "notes.txt")
+    script.keep(script.take(ann), "more.txt")
+    expect(notes(ann)).to_have_text(["Ready to send"] * 2)
+    # Not every browser focuses a button that is clicked.
+    ann.focus("#attach")
+    removal(ann, "notes.txt").dispatch_event("click")
+    expect(ann.locator("#composer")).to_be_focused()
+    ann.keyboard.press("Shift+Tab")
+    expect(removal(ann, "more.txt")).to_be_focused()
+    ann.keyboard.press("Enter")
+    expect(ann.locator("#composer")).to_be_focused()
+    expect(rows(ann)).to_have_count(0)
+    expect(ann.locator("#send")).to_be_disabled()
+    assert not ann.evaluate(ASKS)
+    say(ann, "never mind")
+    expect(ann.locator(".message--own[data-offset]")).to_have_count(1)
+    assert script.texts() == ["never mind"]
+
+
+def test_what_is_too_long_with_files_becomes_more_messages(ann: Any, script: FileServer) -> None:
+    """A message takes 4,000 characters: as much as fits, the text first, then link after link."""
+    # A surrogate pair is one.
+    for text, first, second in [
+        ("🎉" * 4_000, ["{text}"], ["{a}", "{b}"]),
+        ("🎉" * (4_000 - len(link_of("a.txt")) - 1), ["{text}", "{a}"], ["{b}"]),
+        ("🎉" * (4_000 - len(link_of("a.txt"))), ["{text}"], ["{a}", "{b}"]),
+    ]:
+        script.commands.clear()
+        choose(ann, {**TEXT, "name": "a.txt"}, {**TEXT, "name": "b.txt"})
+        script.keep(script.take(ann), "a.txt")
+        script.keep(script.take(ann), "b.txt")
+        expect(notes(ann)).to_have_text(["Ready to send"] * 2)
+        say(ann, text)
+        attend(ann, lambda: len(script.texts()) == 2)
+        filled = {"text": text, "a": link_of("a.txt"), "b": link_of("b.txt")}
+        assert script.texts() == ["\n".join(each).format(**filled) for each in (first, second)]
+
+
+# Sending before they have arrived
+
+
+def test_message_waits_for_its_files(ann: Any, script: FileServer) -> None:
+    """It leaves the field, where the next one is written and sent; it is said when all is there."""
+    choose(ann, TEXT, {**TEXT, "name": "more.txt"})
+    first = script.take(ann)
+    say(ann, "Two files")
+    expect(ann.locator("#composer")).to_have_value("")
+    expect(ann.locator("#send")).to_be_disabled()
+    expect(notes(ann)).to_have_text([ON_ITS_WAY] * 2)
+    say(ann, "meanwhile")
+    expect(ann.locator(".message--own[data-offset]")).to_have_count(1)
+    script.keep(first, "notes.txt")
+    second = script.take(ann)
+    expect(notes(ann)).to_have_text([ON_ITS_WAY] * 2)
+    assert script.texts() == ["meanwhile"]
+    assert ann.evaluate(ASKS)
+    choose(ann, {**TEXT, "name": "another.txt"})
+    script.keep(second, "more.txt")
+    expect(ann.locator(".message .file__name")).to_have_text(["notes.txt", "more.txt"])
+    whole = f"Two files\n{link_of('notes.txt')}\n{link_of('more.txt')}"
+    assert script.texts() == ["meanwhile", whole]
+    assert names(ann) == ["another.txt"]
+
+
+def test_failed_file_holds_its_message(ann: Any, script: FileServer) -> None:
+    """Until it is retried with success; the page is not left meanwhile without a question."""
+    choose(ann, TEXT)
+    upload = script.take(ann)
+    say(ann, "Mind the notes")
+    script.refuse(upload, 403, "You have no room left.")
+    expect(notes(ann)).to_have_text(f"You have no room left. {ON_ITS_WAY}")
+    assert ann.evaluate(ASKS)
+    assert script.texts() == []
+    ann.get_by_role("button", name="Retry").click()
+    expect(notes(ann)).to_have_text(ON_ITS_WAY)
+    script.keep(script.take(ann), "notes.txt")
+    expect(ann.locator(".message .file__name")).to_have_text("notes.txt")
+    assert script.texts() == [f"Mind the notes\n{link_of('notes.txt')}"]
+    assert not ann.evaluate(ASKS)
+
+
+def test_message_goes_without_files_that_were_removed(ann: Any, script: FileServer) -> None:
+    """With those that are left, or none, is what was written said; where nothing was, nothing."""
+    choose(ann, TEXT, {**TEXT, "name": "more.txt"})
+    script.keep(script.take(ann), "notes.txt")
+    script.take(ann)
+    say(ann, "one of two")
+    removal(ann, "more.txt").click()
+    expect(ann.locator(".message .file__name")).to_have_text("notes.txt")
+    choose(ann, TEXT)
+    script.take(ann)
+    say(ann, "none")
+    removal(ann, "notes.txt").click()
+    expect(ann.locator(".message--own[data-offset]")).to_have_count(2)
+    choose(ann, TEXT)
+    script.take(ann)
+    send(ann)
+    removal(ann, "notes.txt").click()
+    expect(rows(ann)).to_have_count(0)
+    say(ann, "the end")
+    expect(ann.locator(".message--own[data-offset]")).to_have_count(3)
+    assert script.texts() == [f"one of two\n{link_of('notes.txt')}", "none", "the end"]
+
+
+def test_edit_leaves_files_alone(ann: Any, script: FileServer) -> None:
+    """They wait until it is saved, and go with the next message."""
+    say(ann, "a mistke")
+    expect(ann.locator(".message--own[data-offset]")).to_have_count(1)
+    choose(ann, TEXT)
+    script.keep(script.take(ann), "notes.txt")
+    expect(notes(ann)).to_have_text("Ready to send")
+    ann.press("#composer", "ArrowUp")
+    expect(ann.locator("#composer")).to_have_value("a mistke")
+    ann.fill("#composer", "")
+    expect(ann.locator("#send")).to_be_disabled()
+    say(ann, "a mistake")
+    attend(ann, lambda: script.sent("edit"))
+    assert script.sent("edit")[0]["text"] == "a mistake"
+    assert names(ann) == ["notes.txt"]
+    expect(ann.locator("#send")).to_be_enabled()
+    send(ann)
+    attend(ann, lambda: len(script.texts()) == 2)
+    assert script.texts() == ["a mistke", link_of("notes.txt")]
+
+
+def test_file_is_an_answer(ann: Any, script: FileServer, room: str) -> None:
+    """What is quoted stands before its link, with a text or without; a quote alone is no answer."""
+    fill(script, room, "Where are they?")
+    for own in ("", "Here"):
+        ann.locator(".message[data-offset='1']").hover()
+        ann.locator(".actions [data-do=reply]").click()
+        expect(ann.locator("#send")).to_be_disabled()
+        choose(ann, TEXT)
+        expect(ann.locator("#send")).to_be_enabled()
+        script.keep(script.take(ann), "notes.txt")
+        say(ann, own)
+        expect(ann.locator("#composer-answer")).to_be_hidden()
+    expect(ann.locator(".message--own blockquote ~ p .file__name")).to_have_text(["notes.txt"] * 2)
+    quote, link = "> @Zoe #1\n> Where are they?\n\n", link_of("notes.txt")
+    attend(ann, lambda: len(script.texts()) == 2)
+    assert script.texts() == [quote + link, f"{quote}Here\n{link}"]
+    ann.locator(".message[data-offset='1']").hover()
+    ann.locator(".actions [data-do=reply]").click()
+    choose(ann, TEXT)
+    script.take(ann)
+    send(ann)
+    removal(ann, "notes.txt").click()
+    say(ann, "the end")
+    attend(ann, lambda: len(script.texts()) == 3)
+    assert script.texts()[-1] == "the end"
+
+
+def test_file_that_waited_long_is_sent_again(ann: Any, script: FileServer) -> None:
+    """The server keeps for an hour what no message has."""
+    ann.clock.install()
+    choose(ann, TEXT)
+    script.keep(script.take(ann), "notes.txt")
+    expect(notes(ann)).to_have_text("Ready to send")
+    ann.clock.fast_forward(51 * 60_000)
+    say(ann, "At last")
+    expect(notes(ann)).to_have_text(ON_ITS_WAY)
+    assert script.texts() == []
+    script.keep(script.take(ann), "notes.txt")
+    ann.clock.run_for(100)
+    expect(ann.locator(".message .file__name")).to_have_text("notes.txt")
+    assert script.texts() == [f"At last\n{link_of('notes.txt')}"]
+
+
+def test_sign_out_drops_files(visit: Any, script: FileServer) -> None:
+    """Also those of a message that waits for them; nobody is asked about them any more."""
+    init = "localStorage['fastchat.name'] = 'Ann'; sessionStorage['fastchat.token'] = 'x'"
+    page = visit(script=script, init=init)
+    expect(page.locator("#online-count")).not_to_be_empty()
+    page.route("**/files", lambda route: script.uploads.append(route))
+    choose(page, TEXT)
+    script.take(page)
+    say(page, "Mine")
+    choose(page, {**TEXT, "name": "more.txt"})
+    page.click("#preferences-open")
+    with page.expect_navigation():
+        page.get_by_role("button", name="Sign out").click()
+    expect(page.locator("#online-count")).not_to_be_empty()
+    expect(rows(page)).to_have_count(0)
+    assert script.texts() == []
+
+
+# Giving, in other ways
 
 
 def test_long_names_keep_their_ending(ann: Any, script: FileServer) -> None:
@@ -246,9 +516,12 @@ def test_files_are_dropped_anywhere(ann: Any, script: FileServer, room: str) -> 
     assert ann.evaluate(DRAG, ["drop", "a.txt", "b.txt"])
     expect(ann.locator("#drop-target")).to_be_hidden()
     assert names(ann) == ["a.txt", "b.txt"]
+    expect(ann.locator("#composer")).to_be_focused()
+    send(ann)
     script.keep(script.take(ann), "a.txt")
     script.keep(script.take(ann), "b.txt")
     expect(ann.locator(".message .file__name")).to_have_text(["a.txt", "b.txt"])
+    assert len(script.texts()) == 1
 
 
 def test_drop_target_goes_with_what_was_dragged(ann: Any) -> None:
@@ -299,6 +572,7 @@ def test_files_are_pasted(ann: Any, parts: list[list[str]], taken: str | None) -
         expect(rows(ann)).to_have_count(0)
     else:
         expect(ann.locator(".upload__name")).to_have_text(_like(taken))
+        expect(ann.locator("#composer")).to_be_focused()
 
 
 def _like(pattern: str) -> Any:
@@ -318,6 +592,7 @@ def test_hopeless_files_are_not_sent(ann: Any, script: FileServer) -> None:
     """Too big, empty: said at once, without a retry; the others go on."""
     big = {**TEXT, "name": "big.bin", "buffer": b"x" * (LIMIT + 1)}
     choose(ann, big, {**TEXT, "name": "empty.txt", "buffer": b""}, TEXT)
+    send(ann)
     script.keep(script.take(ann), "notes.txt")
     expect(ann.locator(".message .file__name")).to_have_text("notes.txt")
     expect(ann.locator(".upload__note")).to_have_text(
@@ -327,7 +602,7 @@ def test_hopeless_files_are_not_sent(ann: Any, script: FileServer) -> None:
     assert [each["name"] for each in script.sent("upload")] == ["notes.txt"]
     assert not ann.evaluate(ASKS)
     for name in ("big.bin", "empty.txt"):
-        ann.get_by_role("button", name=f"Cancel {name}").click()
+        ann.get_by_role("button", name=f"Remove {name}").click()
     expect(rows(ann)).to_have_count(0)
     expect(ann.locator("#composer")).to_be_focused()
 
@@ -338,6 +613,7 @@ def test_unreadable_file_says_so(ann: Any, script: FileServer, tmp_path: Path) -
     later.write_text("as it was chosen")
     ann.set_input_files("#attach-field", later)
     waiting = script.take(ann)
+    send(ann)
     ann.set_input_files("#attach-field", later)
     later.write_text("as it is now, which is another thing")
     script.keep(waiting, "later.txt")
@@ -349,11 +625,12 @@ def test_unreadable_file_says_so(ann: Any, script: FileServer, tmp_path: Path) -
 def test_refused_file_says_why(ann: Any, script: FileServer) -> None:
     """The server's reason stands in its row, it is not sent again by itself, and may be retried."""
     choose(ann, TEXT)
+    send(ann)
     script.refuse(script.take(ann), 403, "You have no room left.")
-    expect(ann.locator(".upload__note")).to_have_text("You have no room left.")
+    expect(ann.locator(".upload__note")).to_contain_text("You have no room left.")
     assert len(script.sent("upload")) == 1
     ann.get_by_role("button", name="Retry").press("Enter")
-    expect(ann.get_by_role("button", name="Cancel notes.txt")).to_be_focused()
+    expect(ann.get_by_role("button", name="Remove notes.txt")).to_be_focused()
     again = script.take(ann)
     assert again.request.headers["authorization"] == "Bearer ticket-2"
     script.keep(again, "notes.txt")
@@ -364,6 +641,7 @@ def test_refused_file_says_why(ann: Any, script: FileServer) -> None:
 def test_passing_trouble_is_tried_again(ann: Any, script: FileServer) -> None:
     """With a new ticket each time, some times by itself; then the reader may."""
     choose(ann, TEXT)
+    send(ann)
     script.take(ann).abort()
     expect(ann.locator(".upload__note")).to_have_text("Trying…")
     script.refuse(script.take(ann), 401, "Unknown ticket.")
@@ -378,12 +656,13 @@ def test_lasting_trouble_is_left_to_the_reader(ann: Any, script: FileServer) -> 
     """After six times in vain nothing more is tried, and the reason is said."""
     ann.clock.install()
     choose(ann, TEXT)
+    send(ann)
     for _ in range(5):
         script.refuse(script.take(ann), 503, "The disk is full.")
         expect(ann.locator(".upload__note")).to_have_text("Trying…")
         ann.clock.run_for(15_000)
     script.refuse(script.take(ann), 503, "The disk is full.")
-    expect(ann.locator(".upload__note")).to_have_text("The disk is full.")
+    expect(ann.locator(".upload__note")).to_contain_text("The disk is full.")
     ann.clock.run_for(60_000)
     assert len(script.sent("upload")) == 6
     ann.get_by_role("button", name="Retry").click()
@@ -396,6 +675,7 @@ def test_stalled_file_is_sent_again(ann: Any, script: FileServer) -> None:
     """A connection that has died without a word is given up after two minutes."""
     ann.clock.install()
     choose(ann, TEXT)
+    send(ann)
     script.take(ann)
     ann.clock.run_for(119_000)
     assert not script.uploads
@@ -410,9 +690,10 @@ def test_stalled_file_is_sent_again(ann: Any, script: FileServer) -> None:
 def test_cancelled_file_is_not_said(ann: Any, script: FileServer) -> None:
     """The request ends, nothing is written in the room, and the next file goes."""
     choose(ann, TEXT, {**TEXT, "name": "more.txt"})
+    send(ann)
     script.take(ann)
     with ann.expect_event("requestfailed"):
-        ann.get_by_role("button", name="Cancel notes.txt").click()
+        ann.get_by_role("button", name="Remove notes.txt").click()
     assert names(ann) == ["more.txt"]
     script.keep(script.take(ann), "more.txt")
     expect(ann.locator(".message .file__name")).to_have_text("more.txt")
@@ -423,8 +704,9 @@ def test_file_is_cancelled_before_it_has_a_ticket(ann: Any, script: FileServer) 
     """Nothing of it is sent when the ticket comes, and the next file goes."""
     script.gives_tickets = False
     choose(ann, TEXT, {**TEXT, "name": "more.txt"})
+    send(ann)
     attend(ann, lambda: script.sent("upload"))
-    ann.get_by_role("button", name="Cancel notes.txt").click()
+    ann.get_by_role("button", name="Remove notes.txt").click()
     script.gives_tickets = True
     script.give_ticket(script.sent("upload")[0])
     upload = script.take(ann)
@@ -435,11 +717,11 @@ def test_file_is_cancelled_before_it_has_a_ticket(ann: Any, script: FileServer) 
 
 
 def test_file_belongs_to_its_room(ann: Any, script: FileServer, room: str) -> None:
-    """Whoever looks at another room meanwhile still sees it go where it was given."""
+    """What was sent is seen on its way from any room; it is said where it was given."""
     choose(ann, TEXT)
     waiting = script.take(ann)
-    ann.evaluate("() => { location.hash = 'elsewhere' }")
-    expect(ann.locator("#room-name")).to_have_text("elsewhere")
+    say(ann, "Here")
+    go_to(ann, "elsewhere")
     expect(ann.locator(".upload__room")).to_have_text(f"#{room}")
     expect(ann.locator(".upload__room")).to_be_visible()
     script.keep(waiting, "notes.txt")
@@ -447,22 +729,49 @@ def test_file_belongs_to_its_room(ann: Any, script: FileServer, room: str) -> No
     expect(ann.locator(".message")).to_have_count(0)
     (message,) = script.sent("message")
     assert message["room"] == room
+    assert message["text"] == f"Here\n{link_of('notes.txt')}"
     ann.go_back()
     expect(ann.locator(".message .file__name")).to_have_text("notes.txt")
 
 
+def test_file_that_is_not_sent_waits_in_its_room(ann: Any, script: FileServer, room: str) -> None:
+    """Unseen from the others, whose messages go without it; it goes on arriving."""
+    choose(ann, TEXT)
+    waiting = script.take(ann)
+    go_to(ann, "elsewhere")
+    expect(ann.locator(".upload")).to_be_hidden()
+    expect(ann.locator("#send")).to_be_disabled()
+    script.keep(waiting, "notes.txt")
+    say(ann, "elsewhere")
+    expect(ann.locator(".message--own[data-offset]")).to_have_count(1)
+    assert ann.evaluate(ASKS)
+    choose(ann, {**TEXT, "name": "more.txt"})
+    go_to(ann, room)
+    expect(notes(ann)).to_have_text("Ready to send")
+    expect(ann.locator(".upload__room:visible")).to_have_count(0)
+    expect(ann.locator("#send")).to_be_enabled()
+    send(ann)
+    expect(ann.locator(".message .file__name")).to_have_text("notes.txt")
+    said = [(each["room"], each["text"]) for each in script.sent("message")]
+    assert said == [("elsewhere", "elsewhere"), (room, link_of("notes.txt"))]
+
+
 def test_leaving_a_room_ends_its_files(ann: Any, script: FileServer, room: str) -> None:
-    """Those for other rooms go on."""
+    """Also those of a message that waits for them; those for other rooms go on."""
     choose(ann, TEXT)
     script.take(ann)
-    ann.evaluate("() => { location.hash = 'elsewhere' }")
-    expect(ann.locator("#room-name")).to_have_text("elsewhere")
+    say(ann, "Here")
+    choose(ann, {**TEXT, "name": "unsent.txt"})
+    go_to(ann, "elsewhere")
     choose(ann, {**TEXT, "name": "more.txt"})
     ann.locator(".room-item", has_text=room).hover()
     ann.get_by_role("button", name=f"Leave #{room}").click()
+    assert names(ann) == ["more.txt"]
     script.keep(script.take(ann), "more.txt")
+    ann.click("#send")
     expect(ann.locator(".message .file__name")).to_have_text("more.txt")
     assert [each["room"] for each in script.sent("message")] == ["elsewhere"]
+    assert not ann.evaluate(ASKS)
 
 
 # In the log
@@ -564,19 +873,58 @@ def test_file_is_downloaded_with_its_name(ann: Any, script: FileServer, room: st
     expect(ann.locator(".file--gone")).to_have_attribute("data-size", "no longer there")
 
 
-@pytest.mark.parametrize("colours", ["light", "dark"])
-def test_everybody_can_use_it(ann: Any, script: FileServer, room: str, colours: Any) -> None:
+LOOKS: dict[str, dict[str, Any]] = {
+    "light": {"color_scheme": "light"},
+    "dark": {"color_scheme": "dark"},
+    "forced": {"color_scheme": "dark", "forced_colors": "active"},
+}
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_everybody_can_use_it(ann: Any, script: FileServer, room: str, look: str) -> None:
     """axe-core objects to nothing: cards, images, rows in all their states, the viewer."""
     gone = IMAGE.replace("sea", "gone")
     fill(script, room, IMAGE, gone, f"/files/{ID}/a.pdf?size=12345", f"See /files/{ID}/b.pdf")
     expect(ann.locator(".file--gone")).to_have_count(1)
-    choose(ann, {**TEXT, "buffer": b""}, TEXT, {**TEXT, "name": "more.txt"})
-    script.refuse(script.take(ann), 403, "You have no room left.")
-    script.take(ann)
-    ann.emulate_media(color_scheme=colours, reduced_motion="reduce")
+    show_all_states(ann, script)
+    ann.emulate_media(**LOOKS[look], reduced_motion="reduce")
+    assert violations(ann) == []
+    ann.set_viewport_size({"width": 320, "height": 640})
     assert violations(ann) == []
     ann.get_by_role("link", name="sea.png").click()
     assert violations(ann) == []
+
+
+def show_all_states(page: Any, script: FileServer) -> None:
+    """Of a message that waits for its files, and of files that wait for theirs."""
+    choose(page, TEXT, {**TEXT, "name": "more.txt"})
+    upload = script.take(page)
+    say(page, "Two files")
+    script.refuse(upload, 403, "You have no room left.")
+    upload = script.take(page)
+    choose(page, {**TEXT, "name": "sea.png"}, {**TEXT, "buffer": b""}, {**TEXT, "name": "x.txt"})
+    script.keep(upload, "more.txt")
+    script.keep(script.take(page), "sea.png", "&width=600&height=450")
+    script.take(page)
+    expect(page.locator(".upload img:visible")).to_have_count(1)
+
+
+@pytest.mark.parametrize("query", ["", "?lang=ar"])
+def test_rows_fit_a_phone(visit: Any, script: FileServer, query: str) -> None:
+    """Whatever the names and the direction; every button of theirs can be hit."""
+    page = visit("Ann", script=script, query=query, viewport={"width": 320, "height": 900})
+    page.route("**/files", lambda route: script.uploads.append(route))
+    page.route("**/files/**", _answer)
+    choose(page, {**TEXT, "name": f"{'long-name-' * 20}.txt"}, {**TEXT, "name": "sea.png"})
+    script.refuse(script.take(page), 403, "There is no room left for what you share here.")
+    script.keep(script.take(page), "sea.png", "&width=600&height=450")
+    expect(page.locator(".upload img:visible")).to_have_count(1)
+    for button in page.locator(".upload button:visible").all():
+        button.click(trial=True)
+        box = button.bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 320
+    assert page.evaluate("() => document.getElementById('uploads').scrollWidth") <= 320
 
 
 def violations(page: Any) -> list[str]:
@@ -608,6 +956,8 @@ def test_shared_image_is_seen_at_its_size(visit: Any, server: Server, room: str)
     ann, bob = visit("Ann"), visit("Bob")
     image = {"name": "by the sea.png", "mimeType": "image/png", "buffer": png(704, 528)}
     choose(ann, image, TEXT)
+    say(ann, "Look!")
+    expect(bob.locator(".message__text")).to_contain_text("Look!")
     shown = bob.get_by_role("img", name="by the sea.png")
     bob.wait_for_function(IS_LOADED, arg=shown.element_handle())
     assert shown.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [704, 528]
@@ -627,6 +977,8 @@ def test_file_goes_with_its_message(visit: Any, tmp_path: Path) -> None:
     with running_server("--data", str(tmp_path)) as server:
         ann, bob = visit("Ann", url=server.url), visit("Bob", url=server.url)
         choose(ann, {"name": "sea.png", "mimeType": "image/png", "buffer": png(60, 40)})
+        expect(ann.locator(".upload img:visible")).to_have_count(1)
+        send(ann)
         image = bob.get_by_role("link", name="sea.png")
         link = image.get_attribute("href")
         assert bob.request.get(server.url + link).status == 200
@@ -646,6 +998,7 @@ def test_progress_is_real(slow: Any) -> None:
     ann = slow("Ann")
     ann.evaluate(WATCH_PROGRESS)
     choose(ann, {**TEXT, "name": "big.bin", "buffer": bytes(2 * BYTES_A_SECOND)})
+    send(ann)
     expect(ann.locator(".message .file__name")).to_have_text("big.bin")
     seen = ann.evaluate("() => window.progress")
     assert seen == sorted(seen)
@@ -659,6 +1012,7 @@ def test_upload_survives_a_killed_server(slow: Any, room: str, tmp_path: Path) -
     with running_server(*data) as first:
         ann = slow("Ann", url=first.url)
         choose(ann, {**TEXT, "name": "big.bin", "buffer": bytes(range(256)) * 8_000})
+        send(ann)
         ann.wait_for_function("() => document.querySelector('.upload__progress').value > 0.2")
         first.kill()
     with running_server(*data, port=first.port) as second:
@@ -679,6 +1033,7 @@ def test_lost_connection_loses_no_file(visit: Any, chromium: Any, room: str) -> 
         ann, bob = visit("Ann", context=context), visit("Bob")
         gate.shut()
         choose(ann, TEXT)
+        say(ann, "Here")
         gate.open()
         ann.evaluate("() => dispatchEvent(new Event('online'))")
         expect(bob.locator(".message .file__name")).to_have_text("notes.txt")
