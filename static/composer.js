@@ -1,7 +1,8 @@
 import { Completion } from "./completion.js";
 import { byId, named, writeInto } from "./dom.js";
-import { answerOf } from "./markup.js";
+import { answerOf, fileOf, filesOf } from "./markup.js";
 import { partsOf, t } from "./text.js";
+import { listOf } from "./times.js";
 
 // The server's limit: Unicode code points, after trimming white space at the end.
 export const TEXT_LIMIT = 4_000;
@@ -23,6 +24,8 @@ export class Composer {
   #edited = null;
   // What stands before the text, and not in the field: the quote of what it answers.
   #quote = "";
+  // And after it, of what is being edited: the links of its files.
+  #links = [];
 
   // `on` has a function each for: send, typing, save (of an edited entry), last (the entry to edit by Arrow Up), mark (an
   // entry as being edited or not), pick (resolves with an emoji, or null), hasFiles (whether any wait to be sent with the
@@ -156,12 +159,11 @@ export class Composer {
 
   #changed() {
     this.#measure();
-    const whole = this.#quote + this.#field.value;
     if (this.#edited) {
-      this.#kept = `${this.#edited.offset} ${whole}`;
+      this.#kept = `${this.#edited.offset} ${this.#text}`;
       return;
     }
-    this.#draft = whole;
+    this.#draft = this.#quote + this.#field.value;
     if (this.#field.value.trimEnd()) this.#on.typing();
   }
 
@@ -179,7 +181,8 @@ export class Composer {
   // As it is to be said; a quote alone is nothing to say, but a file is an answer.
   get #text() {
     const own = this.#field.value.trimEnd();
-    return own || this.#hasFiles ? this.#quote + own : "";
+    const whole = [own, ...this.#links].filter(Boolean).join("\n");
+    return whole || this.#hasFiles ? this.#quote + whole : "";
   }
 
   // An edit is of the text alone.
@@ -223,8 +226,12 @@ export class Composer {
 
   #write(whole) {
     const { quote, text } = answerOf(whole);
+    const [own, links] = this.#edited ? filesOf(text) : [text, []];
     this.#answerTo(quote);
-    this.#field.value = text;
+    this.#field.value = own;
+    this.#links = links;
+    const names = listOf(links.map((link) => fileOf(link).name));
+    byId("composer-edited").textContent = names ? t("editingWith", { names }) : t("editing");
     this.#completion.close();
     this.#measure();
   }

@@ -97,6 +97,14 @@ export function answerOf(text) {
   return { quote, name, quoted: lines.replace(/^> ?/gm, "").trim(), text: text.slice(quote.length) };
 }
 
+// A text in two: what was written, and at its end the links of files, a line each.
+export function filesOf(text) {
+  const lines = text.split("\n");
+  let end = lines.length;
+  while (end && lines[end - 1] && fileOf(lines[end - 1])) end -= 1;
+  return [lines.slice(0, end).join("\n"), lines.slice(end)];
+}
+
 // Whether a text is one to eight emoji and nothing else.
 export const isEmojiOnly = (text) => EMOJI_ONLY.test(text);
 

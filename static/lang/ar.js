@@ -56,6 +56,7 @@ export const words = {
   messageTo: "رسالة إلى \u2066#{room}\u2069",
   editYours: "تعديل رسالتك",
   editing: "تعديل رسالتك",
+  editingWith: "تعديل رسالتك مع {names}",
   cancel: "إلغاء",
   answering: "ردّ على {name}",
   noAnswer: "إلغاء الردّ",

@@ -43,6 +43,7 @@ export const words = {
   messageTo: "Message #{room}",
   editYours: "Edit your message",
   editing: "Editing your message",
+  editingWith: "Editing your message with {names}",
   cancel: "Cancel",
   answering: "Replying to {name}",
   noAnswer: "Do not reply to this",

@@ -419,6 +419,30 @@ def test_edit_leaves_files_alone(ann: Any, script: FileServer) -> None:
     assert script.texts() == ["a mistke", link_of("notes.txt")]
 
 
+def test_edited_message_keeps_its_files(ann: Any, script: FileServer, room: str) -> None:
+    """Their links are not in the field, where a letter could break them, and are saved with it."""
+    link = link_of("notes.txt")
+    script.publish(f"my *notes*\n{link}\n{link}", offset=1, room=room, username="Ann")
+    expect(ann.locator(".file")).to_have_count(2)
+    ann.press("#composer", "ArrowUp")
+    expect(ann.locator("#composer")).to_have_value("my *notes*")
+    expect(ann.locator("#composer-edited")).to_contain_text("with notes.txt and notes.txt")
+    ann.keyboard.press("Enter")
+    ann.press("#composer", "ArrowUp")
+    ann.fill("#composer", "")
+    ann.keyboard.type("these")
+    ann.keyboard.press("Enter")
+    attend(ann, lambda: script.sent("edit"))
+    assert [edit["text"] for edit in script.sent("edit")] == [f"these\n{link}\n{link}"]
+    script.publish(link, offset=2, room=room, username="Ann")
+    expect(ann.locator(".file")).to_have_count(3)
+    ann.press("#composer", "ArrowUp")
+    expect(ann.locator("#composer")).to_have_value("")
+    ann.keyboard.press("Escape")
+    expect(ann.locator(".composer__editing")).to_be_hidden()
+    assert len(script.sent("edit")) == 1
+
+
 def test_file_is_an_answer(ann: Any, script: FileServer, room: str) -> None:
     """What is quoted stands before its link, with a text or without; a quote alone is no answer."""
     fill(script, room, "Where are they?")
