@@ -76,9 +76,11 @@ ALLOWED = {
     "files.index": {"errors", "files", "history.schema"},
     "files.links": {"protocol"},
     "files.media": set(),
+    "files.notes": {"files.links"},
     "files.retention": {
         "files.contents",
         "files.index",
+        "files.notes",
         "history.files",
         "history.rows",
         "metrics",

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
@@ -97,6 +98,31 @@ def test_what_one_sends_the_other_downloads(server: Server, size: int) -> None:
                 assert headers["content-disposition"].startswith("attachment")
 
     talk(test)
+
+
+def test_file_goes_with_its_message_at_once(server: Server) -> None:
+    """Also when that is deleted right after it was sent, wherever the rooms are."""
+
+    async def test() -> None:
+        async with connect(server, "Alice", "regrets") as alice:
+            file = await share(alice, "a.txt", b"not for you")
+            await alice.send(json.dumps({"text": file["link"]}))
+            said = (await receive(alice, "message"))["offset"]
+            await alice.send(json.dumps({"type": "delete", "offset": said}))
+            await receive(alice, "delete")
+        began = time.monotonic()
+        while await status_of(server, file["link"]) != 404:
+            assert time.monotonic() - began < 10 * TIMEOUT_UNIT_S, "it is there still"
+
+    talk(test)
+
+
+async def status_of(server: Server, link: str) -> int:
+    try:
+        await download(server, link)
+    except urllib.error.HTTPError as refusal:
+        return refusal.code
+    return 200
 
 
 def test_image_is_told_with_its_size(server: Server) -> None:

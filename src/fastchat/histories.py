@@ -53,13 +53,16 @@ def open_files(settings: Settings, metrics: Metrics) -> FileStore | None:
     )
 
 
-def open_retention(settings: Settings, metrics: Metrics) -> Retention | None:
-    """What deletes files that no message has; for the process with the history, to be started."""
+def open_retention(settings: Settings, metrics: Metrics, history: History) -> Retention | None:
+    """What deletes files that no message has; for the process with the `history`, to be started."""
     if settings.files == "on" and not _keeps_files(settings):
         logger.warning("--files on has no effect with --history memory: nothing is kept on disk")
     if not _keeps_files(settings):
         return None
-    return Retention(Path(settings.data), clock=_steady_clock(), metrics=metrics)
+    retention = Retention(Path(settings.data), clock=_steady_clock(), metrics=metrics)
+    if isinstance(history, SqliteHistory):
+        history.watch_links(retention.notes.write)
+    return retention
 
 
 def _keeps_files(settings: Settings) -> bool:

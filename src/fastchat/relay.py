@@ -89,7 +89,7 @@ async def _serve(settings: Settings, history: History, control: Control, workers
         loop.create_task(_tick_forever(relay, control)),
         loop.create_task(watch_lag(metrics.loop_lag_s)),
     ]
-    retention = open_retention(settings, metrics)
+    retention = open_retention(settings, metrics, history)
     if retention is not None:
         retention.start()
     gc.collect()

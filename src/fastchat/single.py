@@ -66,7 +66,7 @@ class Single(Worker):
         self._admin_listener = admin_listener
         if admin_listener is not None:
             self._reserved = MAX_CONNECTIONS
-        self._retention = open_retention(settings, self._metrics)
+        self._retention = open_retention(settings, self._metrics, history)
         self._status = StatusServer(Path(settings.data), self._report)
         self._admin = Admin(live=lambda: True, ready=self._why_not_ready, parts=self._parts)
 

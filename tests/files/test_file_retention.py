@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -13,14 +14,15 @@ import apsw
 import pytest
 from depot import Clock, get, left_in, put, storing
 
-from contracts.history import delete, draft, edit
+from contracts.history import delete, draft, edit, react
 from fanout_rig import on_loop
 from fastchat.files import File
 from fastchat.files.index import TICKET_S
-from fastchat.files.retention import INTERVAL_S, UNLINKED_S, Retention
+from fastchat.files.notes import Notes
+from fastchat.files.retention import INTERVAL_S, SOON_S, UNLINKED_S, Retention
 from fastchat.history.sqlite import SqliteHistory
 from fastchat.metrics import Metrics
-from support import wait_until
+from support import TIMEOUT_UNIT_S, wait_until
 
 
 class Place:
@@ -39,6 +41,7 @@ class Place:
             clock=self.clock,
         )
         self.retention = Retention(data, clock=self.clock, metrics=self.metrics)
+        self.history.watch_links(self.retention.notes.write)
 
     def say(self, text: str, *, room: str = "a") -> int:
         """The offset of a new message."""
@@ -48,6 +51,11 @@ class Place:
     def sweep(self, *, after_s: float = INTERVAL_S) -> None:
         self.clock.now += after_s
         self.retention.sweep()
+
+    def settle(self) -> None:
+        """What follows a change within SOON_S, without a sweep."""
+        self.clock.now += SOON_S
+        self.retention.settle()
 
     def has(self, file: File) -> bool:
         return f"{file.id[:2]}/{file.id}" in left_in(self.data)
@@ -239,6 +247,127 @@ async def test_what_cannot_be_read_is_kept(place: Place, caplog: pytest.LogCaptu
             place.sweep()
         assert "deleted again" in caplog.text
         assert not place.has(file)
+
+
+# Between two sweeps
+
+
+@on_loop
+async def test_file_goes_with_a_message_that_no_sweep_has_seen(place: Place) -> None:
+    """Deleted, or its link edited away, in the same moment: it is gone without a sweep."""
+    async with storing(place.data, clock=place.clock) as store:
+        deleted, edited, other = [
+            await put(store, content, room="a") for content in (b"one", b"two", b"other")
+        ]
+        place.history.append([delete(place.say(deleted.link))])
+        place.history.append([edit(place.say(edited.link), f"rather {other.link}")])
+        place.settle()
+        assert [place.has(file) for file in (deleted, edited, other)] == [False, False, True]
+        assert await get(store, deleted.id) is None
+        assert (place.metrics.kept_files, place.metrics.deleted_files_total) == (1, 2)
+
+
+@on_loop
+async def test_file_goes_with_a_message_that_was_dropped_at_once(place: Place) -> None:
+    """No sweep has seen it either; the first that comes finds that a message had it."""
+    async with storing(place.data, clock=place.clock) as store:
+        file = await put(store, b"one", room="a")
+        place.say(file.link)
+        for _ in range(30):
+            place.say("more")
+        place.sweep()
+        assert not place.has(file)
+
+
+@on_loop
+async def test_link_that_came_is_known_after_a_restart(place: Place) -> None:
+    """What the thread has heeded is in the index, and not in its memory only."""
+    async with storing(place.data, clock=place.clock) as store:
+        file = await put(store, b"one", room="a")
+        said = place.say(file.link)
+        place.retention.start()
+        place.retention.stop()
+        assert [known.linked for known in store.index.files_of("a")] == [True]
+        place.history.watch_links(lambda *change: None)
+        place.history.append([delete(said)])
+        place.retention = Retention(place.data, clock=place.clock, metrics=place.metrics)
+        place.sweep(after_s=0)
+        assert not place.has(file)
+
+
+@on_loop
+async def test_what_no_message_lost_is_not_settled(place: Place) -> None:
+    """A file that was sent again, one that nobody has said yet, one that another message has,
+    and one of another room, whatever is written there."""
+    async with storing(place.data, clock=place.clock) as store:
+        again, unsaid, twice = [
+            await put(store, content, room="a") for content in (b"again", b"unsaid", b"twice")
+        ]
+        elsewhere = await put(store, b"one", room="b")
+        said = [place.say(each.link) for each in (again, twice, twice)]
+        place.clock.now += INTERVAL_S
+        await put(store, b"again", room="a")
+        place.history.append([edit(said[0], f"better: {again.link}")])
+        place.history.append([delete(offset) for offset in said[:2]])
+        place.history.append([delete(place.say(elsewhere.link))])
+        place.settle()
+        assert all(place.has(each) for each in (again, unsaid, twice, elsewhere))
+        place.history.append([delete(said[2])])
+        place.settle()
+        assert not place.has(twice)
+
+
+@on_loop
+async def test_reaction_takes_no_link_away(place: Place) -> None:
+    """Nor does a change that is refused."""
+    async with storing(place.data, clock=place.clock) as store:
+        file = await put(store, b"one", room="a")
+        said = place.say(file.link)
+        place.history.append([react(said), delete(said, by="Bob")])
+        assert place.retention.notes.take().lost == {}
+        place.settle()
+        assert place.has(file)
+
+
+@on_loop
+async def test_notes_outlive_an_index_that_fails(place: Place) -> None:
+    """They are heeded when it works again."""
+    async with storing(place.data, clock=place.clock) as store:
+        file = await put(store, b"one", room="a")
+        place.history.append([delete(place.say(file.link))])
+        moved = (place.data / "history.db").rename(place.data / "elsewhere")
+        place.settle()
+        assert place.has(file)
+        moved.rename(place.data / "history.db")
+        place.settle()
+        assert not place.has(file)
+
+
+def test_notes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While nobody can heed them, as when the disk hangs."""
+    monkeypatch.setattr("fastchat.files.notes.MAX_NOTES", 3)
+    notes = Notes(lambda: 1.0)
+    for letter in "abcdefgh":
+        notes.write("a", f"/files/{letter * 32}/a", "")
+        notes.write("a", "", f"/files/{letter * 32}/a")
+    assert sum(map(len, notes.take())) <= 4
+
+
+def test_thread_heeds_what_is_noted(place: Place) -> None:
+    """Without waiting for the minute."""
+    place.retention.start()
+    try:
+        file = asyncio.run(_said_and_deleted(place))
+        wait_until(lambda: not place.has(file), timeout_s=SOON_S + 5 * TIMEOUT_UNIT_S)
+    finally:
+        place.retention.stop()
+
+
+async def _said_and_deleted(place: Place) -> File:
+    async with storing(place.data, clock=place.clock) as store:
+        file = await put(store, b"one", room="a")
+        place.history.append([delete(place.say(file.link))])
+        return file
 
 
 # What is left behind

@@ -19,7 +19,7 @@ import fcntl
 import os
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,6 +41,8 @@ APPLICATION_ID = 0x6663666C
 TICKET_S = 600.0
 #: A transaction of another process, with the renaming of a file in it.
 _BUSY_TIMEOUT_MS = 5000
+#: By so much the clocks of two processes may differ.
+_CLOCKS_S = 1.0
 #: What the least file takes on a disk: without it, files of one byte would be free.
 _BLOCK_BYTES = 4096
 
@@ -286,6 +288,14 @@ class Index:
             db.execute(
                 "UPDATE files SET linked = 1 WHERE id = ? AND uploaded = ?",
                 (known.id, known.uploaded),
+            )
+
+    def link_all(self, seen: Mapping[tuple[str, str], float]) -> None:
+        """Note of rooms and ids that a message had the file, and when; as `link` does."""
+        with self._writing() as db:
+            db.executemany(
+                "UPDATE files SET linked = 1 WHERE id = ? AND room = ? AND uploaded <= ?",
+                [(id, room, when + _CLOCKS_S) for (room, id), when in seen.items()],
             )
 
     def delete(self, known: Known, remove: Callable[[str], None]) -> bool:

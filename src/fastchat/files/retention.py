@@ -7,6 +7,10 @@ The process that has the history looks once a minute, in a thread, which files n
 message, and others when they are an hour old, for their sender may still be writing. A link
 in another room keeps nothing. What cannot be read is kept.
 
+A message may come and go between two looks, so the history says of each link that it came or
+went (`fastchat.files.notes`). Where one went it is looked at once, and for a file that somebody
+has taken out of a message it does not take a minute, nor an hour.
+
 Rooms whose stream has not moved are passed over. It also clears away what was left behind by
 processes that were killed while a file came.
 """
@@ -15,7 +19,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +31,7 @@ from fastchat.errors import FilesError, HistoryError, SettingError
 from fastchat.files.contents import Contents
 from fastchat.files.index import FOLDER, Index, Known
 from fastchat.files.links import ids_in
+from fastchat.files.notes import Notes, Taken
 from fastchat.history.files import FILE_NAME
 from fastchat.history.rows import OFFSET_BITS, OFFSET_MASK, disk_errors
 from fastchat.history.schema import select
@@ -36,6 +43,8 @@ __all__ = ["Retention"]
 logger = logging.getLogger("fastchat.files")
 
 INTERVAL_S = 60.0
+#: From a link that has gone to the look that follows; what goes meanwhile is one look, too.
+SOON_S = 2.0
 #: From a file to the message that has it; whoever writes longer sends it again.
 UNLINKED_S = 3600.0
 _BUSY_TIMEOUT_MS = 2000
@@ -61,25 +70,58 @@ class Retention(threading.Thread):
         self._contents = Contents(data / FOLDER)
         self._index = Index(data / FOLDER, clock=clock)
         self._ended = threading.Event()
+        #: For the history to write.
+        self.notes = Notes(clock)
         self._seen: dict[str, _Stream | None] = {}
         self._is_first = True
         self._failing = False
 
     def run(self) -> None:
-        self.sweep()
-        while not self._ended.wait(INTERVAL_S):
-            self.sweep()
+        due_s = 0.0
+        while not self._ended.is_set():
+            now = time.monotonic()
+            if now >= due_s:
+                self.sweep()
+                due_s = now + INTERVAL_S
+            if self.notes.wait(due_s - time.monotonic()) and not self._ended.wait(SOON_S):
+                self.settle()
+        self.settle()
 
     def stop(self) -> None:
-        """End the thread, after the room that it is at."""
+        """End the thread, after the room that it is at. What is noted by now is kept."""
         self._ended.set()
+        self.notes.wake()
         self.join()
 
     def sweep(self) -> None:
         """Delete what nobody needs now. A failure is logged once, and tried again."""
-        try:
+        with self._reported(), self._heeding():
             self._clear()
-            self._sweep_rooms()
+            self._sweep_rooms(self._index.rooms())
+
+    def settle(self) -> None:
+        """Heed what the history has told: delete what has lost its last message."""
+        with self._reported(), self._heeding() as notes:
+            ours = {room: {known.id for known in self._index.files_of(room)} for room in notes.lost}
+            self._sweep_rooms([room for room, ids in notes.lost.items() if ids & ours[room]])
+
+    @contextmanager
+    def _heeding(self) -> Iterator[Taken]:
+        notes = self.notes.take()
+        try:
+            if notes.linked:
+                self._index.link_all(notes.linked)
+            for room, _ in notes.linked:  # what was seen of it did not have these
+                self._seen.pop(room, None)
+            yield notes
+        except BaseException:
+            self.notes.put_back(notes)
+            raise
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        try:
+            yield
             self._metrics.kept_files, self._metrics.kept_file_bytes = self._index.totals()
         except (FilesError, HistoryError, SettingError, OSError) as error:
             if not self._failing:
@@ -103,6 +145,8 @@ class Retention(threading.Thread):
         if self._is_first:  # after a loss of power, or when an older index was restored
             cleared += sum(self._clear_stray(id) for id in self._contents.ids())
             self._is_first = False
+        for room in self._seen.keys() - self._index.rooms():
+            del self._seen[room]
         if cleared:
             logger.info("removed %d incomplete or unknown files", cleared)
 
@@ -114,10 +158,7 @@ class Retention(threading.Thread):
 
     # What nobody needs
 
-    def _sweep_rooms(self) -> None:
-        rooms = self._index.rooms()
-        for room in self._seen.keys() - rooms:
-            del self._seen[room]
+    def _sweep_rooms(self, rooms: Collection[str]) -> None:
         if not rooms:
             return
         deleted = 0

@@ -47,7 +47,15 @@ from fastchat.history.rows import (
 )
 from fastchat.history.schema import select
 from fastchat.history.search import SearchIndex
-from fastchat.protocol import MAX_HISTORY, Kind, Position, Publication, numbered, timestamp_of
+from fastchat.protocol import (
+    FILES_URL,
+    MAX_HISTORY,
+    Kind,
+    Position,
+    Publication,
+    numbered,
+    timestamp_of,
+)
 
 __all__ = ["SqliteHistory"]
 
@@ -61,6 +69,8 @@ _FORGET_STEP = 8
 _PRUNE_STEP = 256
 #: Rooms in which one step looks for what is too old.
 _AGED_STEP = 64
+#: What a link to a file has in it.
+_LINK = FILES_URL + "/"
 #: An `id` is remembered this long (docs/protocol.md, "Sending twice").
 REMEMBER_IDS_S = 600.0
 
@@ -115,6 +125,8 @@ class SqliteHistory:
         self._rows: list[tuple[Any, ...]] = []  # of the transaction, not inserted yet
         self._created: list[Room] = []  # by the transaction
         self._erased: list[tuple[Room, int, int]] = []  # by it: room, first and last offset
+        self._links_changed: Callable[[str, str, str], None] = lambda *change: None
+        self._links: list[tuple[str, str, str]] = []  # by it: room, text before and after
         self._pruning_fails = False
         self._ids_expired = False  # more of them than a step of pruning takes
         self._aged = 0  # number of the room that was last looked at for its age
@@ -130,6 +142,11 @@ class SqliteHistory:
 
     # Writing
 
+    def watch_links(self, changed: Callable[[str, str, str], None]) -> None:
+        """Have it called with a room and a message's text before and after each change, once
+        that is kept, if either has a link to a file."""
+        self._links_changed = changed
+
     def append(self, drafts: Sequence[Publication]) -> list[Outcome]:
         touched = {draft.room for draft in drafts}
         with self._transaction(touched):
@@ -139,6 +156,9 @@ class SqliteHistory:
                 self._settle(self._room(name))
             if self._ids_expired:
                 self._prune_ids(4 * len(drafts))
+        links, self._links = self._links, []
+        for each in links:
+            self._links_changed(*each)
         return outcomes
 
     def _append(self, draft: Publication) -> Outcome:
@@ -157,6 +177,9 @@ class SqliteHistory:
             known = self._remember(room, draft, offset)
             if known is not None:
                 return Duplicate(draft.room, draft.id, known)
+        before = "" if message is None or draft.kind is Kind.REACT else message.text
+        if _LINK in draft.text or _LINK in before:
+            self._links.append((draft.room, before, draft.text))
         if message is not None:
             self._change(room, amend(message, draft))
         publication = numbered(draft, offset)
@@ -469,6 +492,7 @@ class SqliteHistory:
             room.number, room.first, room.head = None, 1, 0
         self._created.clear()
         self._erased.clear()
+        self._links.clear()
         for name in names:
             self._tails.pop(name, None)
             room_known = self._rooms.get(name)
