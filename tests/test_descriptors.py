@@ -91,7 +91,7 @@ def test_least_limit_is_told(limits: dict[str, int]) -> None:
         measure_capacity(5)
 
 
-@pytest.mark.parametrize(("limit", "transfers"), [(40, 2), (1024, 32), (4096, 128), (90_000, 128)])
+@pytest.mark.parametrize(("limit", "transfers"), [(40, 1), (1024, 21), (4096, 85), (90_000, 128)])
 def test_files_have_a_share(limits: dict[str, int], limit: int, transfers: int) -> None:
     """Of what the limit is raised to; some always, and never most of it."""
     limits.update(soft=min(limit, 1024), hard=limit)

@@ -56,7 +56,7 @@ def visitors_of(settings: Settings, *, served: int) -> Census:
 
 
 def transfers_of(settings: Settings, total: int) -> Census:
-    """Of a process: files that are on their way, `total` at once by either way."""
+    """Of a process: files that are on their way, `total` at once by one of the ways."""
     if not settings.max_address_connections:
         return Census(total=total)
     return Census(total=total, per_address=max(1, total // TRANSFERRING_ADDRESSES))

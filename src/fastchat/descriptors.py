@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from fastchat.errors import SettingError
 
-__all__ = ["Capacity", "count_transfers", "measure_capacity"]
+__all__ = ["WAYS", "Capacity", "count_transfers", "measure_capacity"]
 
 #: For what is opened later on: the relay's socket, the search index, /proc, who asks for the
 #: status; the files that are open already count on their own.
@@ -23,9 +23,12 @@ MIN_CONNECTIONS = 8
 #: Besides those served: connections that are told that there is no place. 1 for so many.
 SERVED_FOR_EACH_REFUSED = 16
 MIN_REFUSED = 4
-#: Files that are on their way, in each direction: one for so many descriptors.
-DESCRIPTORS_FOR_EACH_TRANSFER = 32
-MIN_TRANSFERS, MAX_TRANSFERS = 2, 128
+#: Files that are on their way: by binary messages, by HTTP, and to those who read them. Nobody who
+#: has all places of one way is in another's.
+WAYS = 3
+#: Of each way: one for so many descriptors, so that all take a sixteenth.
+DESCRIPTORS_FOR_EACH_TRANSFER = 48
+MIN_TRANSFERS, MAX_TRANSFERS = 1, 128
 #: The most that a process may have where it has no limit of its own (Linux's fs.nr_open).
 _NR_OPEN = Path("/proc/sys/fs/nr_open")
 _OPEN_FILES = Path("/proc/self/fd")
@@ -39,7 +42,7 @@ class Capacity(NamedTuple):
 
 
 def count_transfers() -> int:
-    """How many files a process should have open for those it sends, and for those that come."""
+    """How many files a process should have open for each of the WAYS."""
     wanted = _raised_limit() // DESCRIPTORS_FOR_EACH_TRANSFER
     return max(MIN_TRANSFERS, min(MAX_TRANSFERS, wanted))
 

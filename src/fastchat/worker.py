@@ -25,7 +25,7 @@ from fastchat.auth import Authenticator
 from fastchat.bounds import census_of, gate_of, session_limits_of, transfers_of, visitors_of
 from fastchat.brokers import Broker
 from fastchat.chat import Chat
-from fastchat.descriptors import count_transfers, measure_capacity
+from fastchat.descriptors import WAYS, count_transfers, measure_capacity
 from fastchat.echo import check_loopback
 from fastchat.files.endpoints import FileEndpoints
 from fastchat.headers import SECURITY_HEADERS
@@ -156,7 +156,7 @@ class Worker:
         settings = self._settings
         self._files = open_files(settings, self._metrics)
         transfers = count_transfers()
-        kept_free = 0 if self._files is None else 2 * transfers
+        kept_free = 0 if self._files is None else WAYS * transfers
         self._capacity = measure_capacity(self._reserved + kept_free)
         # Eviction reaches sessions, which need the hub: hence the detour.
         self._hub = Hub(
@@ -208,8 +208,8 @@ class Worker:
         )
         routes = []
         if self._files is not None:
-            places = transfers_of(settings, transfers)
-            routes = FileEndpoints(self._files, places, self._metrics).routes()
+            receiving, serving = (transfers_of(settings, transfers) for _ in range(2))
+            routes = FileEndpoints(self._files, receiving, serving, self._metrics).routes()
         config = uvicorn.Config(
             build_app(frames=settings.allow_frame, routes=routes),
             http=functools.partial(self._accept, edge),  # type: ignore[arg-type]

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from depot import left_in, png
 
 import fastchat.http
 import fastchat.worker
-from fastchat.files.endpoints import CHUNK_BYTES
+from fastchat.files.endpoints import CHUNK_BYTES, HEARD_OUT_BYTES
 from inprocess import Server, serving
 from support import TIMEOUT_UNIT_S, wait_until
 from wire import HOST, Client, Response, Wire, ask, connected, ends_within, request, wired
@@ -418,36 +417,92 @@ def open_contents() -> list[str]:
 # How many at once
 
 
-def test_one_address_has_a_share_of_the_places(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One more is told to come back; when one has ended, there is a place again."""
+@pytest.fixture
+def narrow(data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Server, Client]]:
+    """A server that has two places for an address, of each way; and Alice."""
     monkeypatch.setattr(fastchat.worker, "count_transfers", lambda: 8)
     with (
         serving(history="sqlite", data=str(data)) as server,
         connected(server.port, "/ws?username=Alice") as alice,
-        contextlib.ExitStack() as stack,
     ):
         alice.receive_type("joined")
+        yield server, alice
+
+
+def test_one_address_has_a_share_of_the_places(narrow: tuple[Server, Client], data: Path) -> None:
+    """One more is told to come back; when one has ended, there is a place again."""
+    server, alice = narrow
+    with contextlib.ExitStack() as stack:
+        senders = [stack.enter_context(wired(server.port)) for _ in range(2)]
+        for sender in senders:
+            sender.write(head(announce(alice, 9), 9) + b"begun")
+        wait_until(lambda: len(left_in(data)) == 2)
         with wired(server.port) as wire:
-            shared = share(alice, wire, os.urandom(3_000_000))
-        sender, reader = (stack.enter_context(wired(server.port)) for _ in range(2))
-        sender.write(head(announce(alice, 9), 9) + b"begun")
-        wait_until(lambda: any(name.startswith("incoming") for name in left_in(data)))
-        reader.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        reader.write(request(shared["link"]))
-        reader.read_until(b"\r\n\r\n")
-        with wired(server.port) as wire:
-            response = ask(wire, shared["link"])
-            assert refusal(response) == (503, "unavailable")
-            assert int(response.headers["retry-after"]) > 0
             wire.write(head(announce(alice, 7), 7, ("Expect", "100-continue")))
             response = wire.read_response()
             assert refusal(response) == (503, "unavailable")
+            assert int(response.headers["retry-after"]) > 0
             assert response.headers["connection"] == "close"
-        assert server.metrics.file_refusals == {"503": 2}
-        sender.write(b" now")
-        assert sender.read_response().status == 201
+        assert server.metrics.file_refusals == {"503": 1}
+        senders[0].write(b" now")
+        assert senders[0].read_response().status == 201
+        with wired(server.port) as wire:
+            assert post(wire, announce(alice, 7), b"content").status == 201
+
+
+def test_readers_take_no_place_from_senders(narrow: tuple[Server, Client], data: Path) -> None:
+    """Nor the other way: a file can be read while its address sends as many as it may."""
+    server, alice = narrow
+    with contextlib.ExitStack() as stack:
+        with wired(server.port) as wire:
+            shared = share(alice, wire, os.urandom(3_000_000))
+        readers = [reading(stack, server, shared["link"]) for _ in range(2)]
+        with wired(server.port) as wire:
+            assert post(wire, announce(alice, 7), b"content").status == 201
+        senders = [stack.enter_context(wired(server.port)) for _ in range(2)]
+        for sender in senders:
+            sender.write(head(announce(alice, 9), 9) + b"begun")
+        wait_until(lambda: sum(name.startswith("incoming") for name in left_in(data)) == 2)
+        readers.pop().close()
         with wired(server.port) as wire:
             assert ask(wire, shared["link"]).status == 200
+
+
+def reading(stack: contextlib.ExitStack, server: Server, link: str) -> Wire:
+    """Somebody who has begun to read a file, and does not go on."""
+    reader = stack.enter_context(wired(server.port, receive_buffer=4096))
+    reader.write(request(link))
+    reader.read_until(b"\r\n\r\n")
+    return reader
+
+
+def test_without_a_ticket_nobody_has_a_place(narrow: tuple[Server, Client]) -> None:
+    """However much he says that he sends, and however slowly."""
+    server, alice = narrow
+    with contextlib.ExitStack() as stack:
+        for _ in range(8):
+            sender = stack.enter_context(wired(server.port))
+            sender.write(head("nonsense", 1_000_000) + bytes(1000))
+        with wired(server.port) as wire:
+            shared = share(alice, wire, b"content")
+            assert ask(wire, shared["link"]).body == b"content"
+
+
+def test_refused_sender_is_heard_for_a_while(
+    alice: Client, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for all that he says is to come, nor for as long as that takes."""
+    with wired(server.port) as much:
+        much.write(head("nonsense", MAX_BYTES) + bytes(HEARD_OUT_BYTES + 1))
+        response = much.read_response()
+        assert refusal(response) == (401, "unauthorized")
+        assert response.headers["connection"] == "close"
+    monkeypatch.setattr("fastchat.files.endpoints.HEARD_OUT_S", 0.1)
+    with wired(server.port) as slow:
+        slow.write(head("nonsense", MAX_BYTES) + b"slow")
+        response = slow.read_response()
+        assert refusal(response) == (401, "unauthorized")
+        assert response.headers["connection"] == "close"
 
 
 def test_without_limits_an_address_has_all_the_places(
@@ -466,7 +521,8 @@ def test_without_limits_an_address_has_all_the_places(
             sender.write(head(announce(alice, 9), 9) + b"begun")
         wait_until(lambda: len(left_in(data)) == 2)
         with wired(server.port) as wire:
-            assert ask(wire, f"/files/{'a' * 32}/x").status == 503
+            wire.write(head(announce(alice, 9), 9))
+            assert wire.read_response().status == 503
 
 
 # Reading

@@ -210,7 +210,7 @@ def test_binary_messages_without_end_hurt_nobody(tmp_path: Path) -> None:
             while (event := mallory.receive())["type"] not in ("pong", "error"):
                 pass
             told.append(event["type"])
-        assert told == ["pong"] * 4 + ["error"] * 12
+        assert told == ["pong"] * 2 + ["error"] * 14
         with joined(server) as alice:
             announce(alice, 3)
             alice.send_frame(BINARY, b"abc")
@@ -232,6 +232,18 @@ def test_senders_without_end_hurt_nobody(tmp_path: Path) -> None:
             assert alice.receive_type("message")["text"] == link
         assert time.monotonic() - began < 3 * TIMEOUT_UNIT_S
         assert 1 < len(contents(tmp_path)) < 60
+
+
+def test_senders_without_a_ticket_hurt_nobody(tmp_path: Path) -> None:
+    """T34. From four addresses, as many as there are places: they get none."""
+    with running_server("--data", str(tmp_path)) as server, contextlib.ExitStack() as stack:
+        for number in range(128):
+            sender = stack.enter_context(wired_from(f"127.0.0.{2 + number % 4}", server.port))
+            sender.sendall(head("nonsense", 25 << 20) + bytes(1000))
+        with joined(server) as alice:
+            link = share(alice, server.port, b"content")
+            with wired(server.port) as wire:
+                assert ask(wire, link).body == b"content"
 
 
 def wired_from(address: str, port: int) -> socket.socket:

@@ -6,13 +6,16 @@ could not do itself. What is served is data to every browser: images by what is 
 to be saved, and nothing of it may run (docs/security.md).
 
 How long a transfer may take is not bounded; what it must move in how many seconds is
-(`fastchat.http`), and how many there are at once, in all and from one address.
+(`fastchat.http`), and how many there are at once, in all and from one address. Those that come
+and those that go are counted apart, and who has no ticket takes no place.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -21,7 +24,7 @@ from starlette.types import Receive, Scope, Send
 
 from fastchat.admission import Census
 from fastchat.errors import CommandError, ErrorCode
-from fastchat.files import BUSY_S, busy
+from fastchat.files import BUSY_S, File, busy
 from fastchat.files.links import disposition, is_id
 from fastchat.files.store import Content, FileStore, StoredUpload
 from fastchat.metrics import Metrics
@@ -32,6 +35,10 @@ __all__ = ["FileEndpoints"]
 #: Of a piece. Whoever reads has a time for what waits for him, which is three of them at most
 #: (uvicorn's transport is full at 64 KiB): some 3 kB a second will do.
 CHUNK_BYTES = 32 * 1024
+#: Of a file that is refused: who sends so little, so soon, has hardly been hung up on anyway; more
+#: would be read for nothing.
+HEARD_OUT_BYTES = 1024 * 1024
+HEARD_OUT_S = 5.0
 _BEARER = re.compile(r"bearer +([\x21-\x7e]+) *", re.IGNORECASE)
 #: One range; where a client wants several, it gets the whole file (RFC 9110 §14.2 lets us).
 _RANGE = re.compile(r"bytes=\s*([0-9]{0,18})-([0-9]{0,18})\s*", re.IGNORECASE)
@@ -52,16 +59,19 @@ _HEADERS = {
 
 
 class FileEndpoints:
-    """The endpoints of a process; `transfers` counts what is under way.
+    """The endpoints of a process; `receiving` counts the files that come, `serving` those that go.
 
     `fastchat.http.HttpProtocol` puts into a request's state: `address`, what its client is
     counted by; `takes_body`, whether the body can be read; and `moved`, to be called when a
     piece of the answer has gone, which says whether anybody is still there.
     """
 
-    def __init__(self, files: FileStore, transfers: Census, metrics: Metrics) -> None:
+    def __init__(
+        self, files: FileStore, receiving: Census, serving: Census, metrics: Metrics
+    ) -> None:
         self._files = files
-        self._transfers = transfers
+        self._receiving = receiving
+        self._serving = serving
         self._metrics = metrics
 
     def routes(self) -> list[Route]:
@@ -73,17 +83,17 @@ class FileEndpoints:
     # Taking
 
     async def _post(self, request: Request) -> Response:
-        address: str = request.state.address
         if not request.state.takes_body:
             return self._refused_unread(request)
-        if self._transfers.enter(address) is not None:
-            return self._refused(busy(), ends=True)
+        body = request.stream()
         try:
-            return await self._receive(request)
+            return await self._receive(request, body)
+        except CommandError as error:
+            if "expect" in request.headers:  # he waits for this, and then does not send it
+                return self._refused(error, ends=True)
+            return await self._heard_out(body, error)
         except ClientDisconnect:
             return Response(status_code=400)  # nobody reads it
-        finally:
-            self._transfers.leave(address, "")
 
     def _refused_unread(self, request: Request) -> Response:
         """For a body that `HttpProtocol` does not take."""
@@ -103,43 +113,53 @@ class FileEndpoints:
         error = CommandError(ErrorCode.BAD_COMMAND, "A file does not overtake an answer.")
         return self._refused(error, ends=True)
 
-    async def _receive(self, request: Request) -> Response:
-        body = request.stream()
+    async def _receive(self, request: Request, body: AsyncGenerator[bytes]) -> Response:
+        ticket = await self._ticket_of(request)
+        address: str = request.state.address
+        if self._receiving.enter(address) is not None:
+            return self._refused(busy(), ends=True)
         try:
-            upload = await self._claim(request)
-        except CommandError as error:
-            if "expect" in request.headers:  # he waits for this, and then does not send it
-                return self._refused(error, ends=True)
-            return await self._heard_out(body, error)
-        try:
-            async for data in body:
-                if data:
-                    await upload.write(data)
-            file = await upload.finish()
-        except CommandError as error:
-            await upload.abandon()
-            return await self._heard_out(body, error)
+            upload = await self._files.claim(ticket)
+            if upload is None:  # somebody else was faster
+                raise _no_ticket()
+            file = await self._kept(upload, body)
         finally:
-            await upload.abandon()
+            self._receiving.leave(address, "")
         return JSONResponse(file.described(), 201, {"location": file.link})
 
-    async def _claim(self, request: Request) -> StoredUpload:
+    async def _ticket_of(self, request: Request) -> str:
+        """A ticket that is good for what comes: others get no place, which costs them nothing."""
         found = _BEARER.fullmatch(request.headers.get("authorization", ""))
-        upload = None if found is None else await self._files.claim(found[1])
-        if upload is None:
-            message = "The ticket is unknown, used or too old; announce the file again."
-            raise CommandError(ErrorCode.UNAUTHORIZED, message)
+        upload = None if found is None else await self._files.find(found[1])
+        if found is None or upload is None:
+            raise _no_ticket()
         if int(request.headers["content-length"]) != upload.size:
             await upload.abandon()
             message = f"Content-Length has to be the {upload.size:,} bytes that were announced."
             raise CommandError(ErrorCode.BAD_COMMAND, message)
-        return upload
+        return found[1]
 
-    async def _heard_out(self, body: AsyncIterator[bytes], error: CommandError) -> Response:
-        """Who is hung up on while he sends does not get to read why."""
-        async for _ in body:
-            pass
-        return self._refused(error)
+    async def _kept(self, upload: StoredUpload, body: AsyncIterator[bytes]) -> File:
+        try:
+            async for data in body:
+                if data:
+                    await upload.write(data)
+            return await upload.finish()
+        finally:
+            await upload.abandon()
+
+    async def _heard_out(self, body: AsyncGenerator[bytes], error: CommandError) -> Response:
+        """Who has sent it all goes on with the connection; who has more to send loses it."""
+        heard = 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(HEARD_OUT_S), contextlib.aclosing(body):
+                async for data in body:
+                    heard += len(data)
+                    if heard > HEARD_OUT_BYTES:
+                        break
+                else:
+                    return self._refused(error)
+        return self._refused(error, ends=True)
 
     def _refused(
         self, error: CommandError, *, status: int | None = None, ends: bool = False
@@ -161,7 +181,7 @@ class FileEndpoints:
         address: str = request.state.address
         if not is_id(id):
             return _not_found()
-        if self._transfers.enter(address) is not None:
+        if self._serving.enter(address) is not None:
             return self._refused(busy())
         content = None
         try:
@@ -170,10 +190,10 @@ class FileEndpoints:
             return self._refused(error)
         finally:
             if content is None:
-                self._transfers.leave(address, "")
+                self._serving.leave(address, "")
         if content is None:
             return _not_found()
-        return _Transfer(request, content, lambda: self._transfers.leave(address, ""))
+        return _Transfer(request, content, lambda: self._serving.leave(address, ""))
 
 
 class _Transfer(Response):
@@ -243,6 +263,13 @@ def _selected(request: Request, content: Content) -> tuple[int, int, int, dict[s
         return 416, 0, 0, headers
     headers["content-range"] = f"bytes {start}-{end - 1}/{content.size}"
     return 206, start, end, headers
+
+
+def _no_ticket() -> CommandError:
+    return CommandError(
+        ErrorCode.UNAUTHORIZED,
+        "The ticket is unknown, used or too old; announce the file again.",
+    )
 
 
 def _not_found() -> Response:

@@ -88,6 +88,10 @@ class FileStore:
             raise CommandError(ErrorCode.TOO_LONG, f"A file has at most {self.max_bytes:,} bytes.")
         return await self.run(self._reserve, room, author, clean_name(name), size)
 
+    async def find(self, ticket: str) -> StoredUpload | None:
+        """As `claim`, but nothing is used by that."""
+        return await self.run(self._find, ticket)
+
     async def claim(self, ticket: str) -> StoredUpload | None:
         return await self.run(self._claim, ticket)
 
@@ -109,12 +113,13 @@ class FileStore:
         pending = self.index.reserve(room, author, name, size, _digest_of(ticket))
         return StoredUpload(self, ticket, pending)
 
-    def _claim(self, ticket: str) -> StoredUpload | None:
+    def _find(self, ticket: str) -> StoredUpload | None:
         pending = self.index.find(_digest_of(ticket))
-        if pending is None:
-            return None
-        upload = StoredUpload(self, ticket, pending)
-        return upload if upload.begin() else None
+        return None if pending is None else StoredUpload(self, ticket, pending)
+
+    def _claim(self, ticket: str) -> StoredUpload | None:
+        upload = self._find(ticket)
+        return upload if upload is not None and upload.begin() else None
 
     def _open(self, id: str) -> Content | None:
         known = self.index.size_and_type(id)
