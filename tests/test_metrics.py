@@ -66,6 +66,7 @@ def test_a_snapshot_is_json() -> None:
         "files_total": 0,
         "file_bytes_total": 0,
         "file_refusals": {"413": 2},
+        "full_disk_refusals_total": 0,
         "deleted_files_total": 0,
         "users": 4,
         "evictions": {"4008": 7},

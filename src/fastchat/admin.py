@@ -177,6 +177,12 @@ SERIES = (
         "status",
     ),
     Series(
+        "fastchat_full_disk_refusals_total",
+        "counter",
+        "full_disk_refusals_total",
+        "Files that were refused because the disk's rest is for messages.",
+    ),
+    Series(
         "fastchat_deleted_files_total",
         "counter",
         "deleted_files_total",

@@ -59,7 +59,12 @@ def open_retention(settings: Settings, metrics: Metrics, history: History) -> Re
         logger.warning("--files on has no effect with --history memory: nothing is kept on disk")
     if not _keeps_files(settings):
         return None
-    retention = Retention(Path(settings.data), clock=_steady_clock(), metrics=metrics)
+    retention = Retention(
+        Path(settings.data),
+        clock=_steady_clock(),
+        metrics=metrics,
+        max_total_bytes=settings.max_files_bytes,
+    )
     if isinstance(history, SqliteHistory):
         history.watch_links(retention.notes.write)
     return retention

@@ -60,6 +60,7 @@ class Metrics:
         self.files_total = 0  # files that were kept, whichever way they came
         self.file_bytes_total = 0
         self.file_refusals: Counter[str] = Counter()  # over HTTP, by status
+        self.full_disk_refusals_total = 0  # of files, for the disk is for messages
         self.deleted_files_total = 0  # that no message has any more
         self.kept_files: int | None = None  # at the last look; None if that is another part's
         self.kept_file_bytes: int | None = None
@@ -89,6 +90,7 @@ class Metrics:
             "files_total": self.files_total,
             "file_bytes_total": self.file_bytes_total,
             "file_refusals": self.file_refusals,
+            "full_disk_refusals_total": self.full_disk_refusals_total,
             "deleted_files_total": self.deleted_files_total,
             **gauges,
         }

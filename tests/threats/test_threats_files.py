@@ -139,33 +139,75 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", tmp_path], check=True)
 
 
+def test_files_leave_the_disk_to_messages(disk: Path) -> None:
+    """T34. Whoever shares as much as he can fills no disk: files are refused, messages go on, and
+    so do deletions, which make room for files again."""
+    with running_server("--data", str(disk / "data"), "--limits", "off") as server:
+        with joined(server) as alice:
+            refused = announce(alice, 9_000_000)
+            assert (refused["code"], refused["temporary"]) == ("unavailable", True)
+            said = []
+            while (answer := announce(alice, 500_000))["type"] == "upload":
+                response = post(server.port, answer["ticket"], os.urandom(500_000))
+                alice.send({"text": json.loads(response.body)["link"]})
+                said.append(alice.receive_type("message")["offset"])
+            assert (answer["code"], answer["temporary"]) == ("unavailable", True)
+            assert len(said) > 5
+            for number in range(50):
+                alice.send({"text": "x" * 3000, "id": f"more {number}"})
+                assert alice.receive_type("message")["id"] == f"more {number}"
+            for offset in said[:5]:
+                alice.send({"type": "delete", "offset": offset})
+                assert alice.receive_type("delete")["target"] == offset
+            wait_until(lambda: len(contents(disk / "data")) == len(said) - 5)
+            assert share(alice, server.port, os.urandom(100_000))
+        assert server.stop() == 0
+    assert server.errors.count("files are refused, for the disk has") == 1
+    assert server.errors.count("--max-files-bytes") == 1
+
+
 def test_full_disk_refuses_files_and_only_while_it_is_full(disk: Path) -> None:
-    """T34. Whoever sends one is told to try again, and nothing of it stays in the way; what is
-    kept is served, and when there is room all goes on by itself."""
+    """T34. Somebody else fills it while a file comes: whoever sends it is told to try again, and
+    nothing of it stays in the way; what is kept is served, and when there is room all goes on by
+    itself."""
     with running_server("--data", str(disk / "data"), "--limits", "off") as server:
         with joined(server) as alice, joined(server, "Bob") as bob:
             content = os.urandom(1_000_000)
             link = share(alice, server.port, content)
-            for _ in range(2):
-                response = post(server.port, announce(alice, 9_000_000)["ticket"], bytes(9_000_000))
+            announce(bob, 1_500_000)
+            bob.send_frame(BINARY, bytes(60_000))
+            with wired(server.port) as wire:
+                wire.write(head(announce(alice, 1_500_000)["ticket"], 1_500_000) + bytes(60_000))
+                wait_until(lambda: len(contents(disk / "data")) == 3)
+                filler = fill(disk)
+                wire.write(bytes(1_440_000))
+                response = wire.read_response()
                 assert response.status == 503
                 assert json.loads(response.body)["code"] == "unavailable"
                 assert int(response.headers["retry-after"]) > 0
-            announce(bob, 9_000_000)
-            with contextlib.suppress(OSError):
-                for _ in range(9_000_000 // 60_000):
-                    bob.send_frame(BINARY, bytes(60_000))
+            for _ in range(24):
+                bob.send_frame(BINARY, bytes(60_000))
             error = bob.receive_type("error")
             assert (error["code"], error["temporary"]) == ("unavailable", True)
             with wired(server.port) as wire:
                 assert ask(wire, link).body == content
             wait_until(lambda: len(contents(disk / "data")) == 1)
-            assert share(alice, server.port, os.urandom(4_000_000))
+            filler.unlink()
+            assert share(alice, server.port, os.urandom(1_500_000))
             alice.send({"text": "and on"})
             assert alice.receive_type("message")["text"] == "and on"
         assert server.stop() == 0
     assert "cannot be kept" in server.errors
     assert len(server.errors) < 20_000
+
+
+def fill(disk: Path) -> Path:
+    """Leave not a single page; returns the file that is to be removed again."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    return filler
 
 
 def test_quota_cannot_be_talked_away(tmp_path: Path) -> None:

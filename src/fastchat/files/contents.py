@@ -60,6 +60,13 @@ class Contents:
             for folder in (path.parent, self._folder):
                 _sync(folder)
 
+    def missing(self, number: int, size: int) -> int:
+        """How many bytes are to come of a file of `size`; 0 if nothing comes any more."""
+        try:
+            return max(0, size - os.stat(self._temporary(number)).st_size)
+        except FileNotFoundError:
+            return 0
+
     def coming(self) -> Iterator[int]:
         """The numbers of the temporary files."""
         with contextlib.suppress(FileNotFoundError):

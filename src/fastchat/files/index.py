@@ -19,7 +19,7 @@ import fcntl
 import os
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -111,7 +111,9 @@ class Known(NamedTuple):
 class Index:
     """The database in `folder`, which is made; threads may share it.
 
-    `clock` returns seconds since 1970. Every method raises FilesError when the disk fails;
+    `clock` returns seconds since 1970. `check_room` is called with what a file takes, and with the
+    numbers and sizes of those that have begun; it raises CommandError where that is too much, or
+    OSError. Every method raises FilesError when the disk fails;
     then nothing has changed. Raises SettingError when the database cannot be used at all.
     """
 
@@ -123,7 +125,9 @@ class Index:
         max_author_bytes: int = 0,
         max_total_bytes: int = 0,
         sync_commits: bool = False,
+        check_room: Callable[[int, Sequence[tuple[int, int]]], None] = lambda size, begun: None,
     ) -> None:
+        self._check_room = check_room
         self._file = folder / FILE_NAME
         self._clock = clock
         self._max_author_bytes = max_author_bytes
@@ -156,7 +160,7 @@ class Index:
         now, charge = self._clock(), _charge_of(size)
         with self._writing() as db:
             # What has not begun counts for its author alone: he could keep all others out.
-            self._check_total(db, charge)
+            self._check_all(db, charge)
             ((kept,),) = select(db, "SELECT total(charge) FROM files WHERE author = ?", author)
             ((coming,),) = select(
                 db,
@@ -195,20 +199,22 @@ class Index:
         Raises CommandError when there is no room any more.
         """
         with self._writing() as db:
-            self._check_total(db, _charge_of(pending.size))
+            self._check_all(db, _charge_of(pending.size))
             db.execute(
                 "UPDATE uploads SET begun = 1 WHERE number = ? AND NOT begun AND expires > ?",
                 (pending.number, self._clock()),
             )
             return db.changes() == 1
 
-    def _check_total(self, db: apsw.Connection, charge: int) -> None:
+    def _check_all(self, db: apsw.Connection, charge: int) -> None:
+        """Whether there is room for a file, whoever has it. Raises CommandError."""
         ((kept,),) = select(db, "SELECT bytes FROM totals")
         ((coming,),) = select(db, "SELECT total(charge) FROM uploads WHERE begun")
         if kept + coming + charge > self._max_total_bytes:
             raise CommandError(
                 ErrorCode.FORBIDDEN, "The server has no room for more files at the moment."
             )
+        self._check_room(charge, select(db, "SELECT number, size FROM uploads WHERE begun"))
 
     def note(self, pending: Pending, id: str) -> None:
         """Say what the content's place will be, before it is there."""

@@ -29,6 +29,7 @@ import apsw
 
 from fastchat.errors import FilesError, HistoryError, SettingError
 from fastchat.files.contents import Contents
+from fastchat.files.disk import Space, kept_for_messages, space_of
 from fastchat.files.index import FOLDER, Index, Known
 from fastchat.files.links import ids_in
 from fastchat.files.notes import Notes, Taken
@@ -60,13 +61,26 @@ class _Stream(NamedTuple):
 
 
 class Retention(threading.Thread):
-    """Deletes files of `data` that nobody needs. `clock` returns seconds since 1970."""
+    """Deletes files of `data` that nobody needs. `clock` returns seconds since 1970.
 
-    def __init__(self, data: Path, *, clock: Callable[[], float], metrics: Metrics) -> None:
+    Once, it says in the log if `max_total_bytes` are more than the disk has.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        *,
+        clock: Callable[[], float],
+        metrics: Metrics,
+        max_total_bytes: int = 0,
+        measure: Callable[[Path], Space] = space_of,
+    ) -> None:
         super().__init__(name="fastchat-retention", daemon=True)
         self._data = data
         self._clock = clock
         self._metrics = metrics
+        self._max_total_bytes = max_total_bytes
+        self._measure = measure
         self._contents = Contents(data / FOLDER)
         self._index = Index(data / FOLDER, clock=clock)
         self._ended = threading.Event()
@@ -145,10 +159,23 @@ class Retention(threading.Thread):
         if self._is_first:  # after a loss of power, or when an older index was restored
             cleared += sum(self._clear_stray(id) for id in self._contents.ids())
             self._is_first = False
+            self._compare_with_disk()
         for room in self._seen.keys() - self._index.rooms():
             del self._seen[room]
         if cleared:
             logger.info("removed %d incomplete or unknown files", cleared)
+
+    def _compare_with_disk(self) -> None:
+        total, free = self._measure(self._data / FOLDER)
+        _, kept = self._index.totals()
+        room = max(0, free - kept_for_messages(total))
+        if self._max_total_bytes - kept > room:
+            logger.warning(
+                "--max-files-bytes allows %d MiB more, and the disk has room for %d; "
+                "files are refused before it is full",
+                (self._max_total_bytes - kept) >> 20,
+                room >> 20,
+            )
 
     def _forget(self, number: int) -> None:
         self._index.drop(number, self._contents.remove)

@@ -14,7 +14,7 @@ import os
 import secrets
 import threading
 from base64 import b32encode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -22,6 +22,7 @@ from typing import NamedTuple, TypeVar
 from fastchat.errors import CommandError, ErrorCode, FilesError, SettingError
 from fastchat.files import File
 from fastchat.files.contents import Contents
+from fastchat.files.disk import Disk, Space, space_of
 from fastchat.files.index import FOLDER, Index, Pending
 from fastchat.files.links import clean_name
 from fastchat.files.media import HEAD_BYTES, OTHER, sniff
@@ -42,8 +43,9 @@ _ID_BYTES = 20
 class FileStore:
     """Keeps files in `data`, none larger than `max_bytes`.
 
-    `max_author_bytes` are one author's, `max_total_bytes` everybody's. With `sync` a file that
-    is kept survives a power loss. How many come and go at once is counted by whoever has them
+    `max_author_bytes` are one author's, `max_total_bytes` everybody's; and some of the disk, which
+    `measure` tells, stays free (`fastchat.files.disk`). With `sync` a file that is kept survives a
+    power loss. How many come and go at once is counted by whoever has them
     do so. Raises SettingError with one sentence when what is there cannot be used.
     """
 
@@ -57,6 +59,7 @@ class FileStore:
         sync: bool,
         clock: Callable[[], float],
         metrics: Metrics,
+        measure: Callable[[Path], Space] = space_of,
     ) -> None:
         self.max_bytes = min(max_bytes, max_author_bytes, max_total_bytes)
         self.contents = Contents(data / FOLDER)
@@ -66,7 +69,9 @@ class FileStore:
             max_author_bytes=max_author_bytes,
             max_total_bytes=max_total_bytes,
             sync_commits=sync,
+            check_room=self._check_room,
         )
+        self._disk = Disk(data / FOLDER, measure, metrics)
         self.sync = sync
         self.metrics = metrics
         self._key: bytes | None = None
@@ -112,6 +117,9 @@ class FileStore:
         ticket = secrets.token_urlsafe(_TICKET_BYTES)
         pending = self.index.reserve(room, author, name, size, _digest_of(ticket))
         return StoredUpload(self, ticket, pending)
+
+    def _check_room(self, size: int, begun: Sequence[tuple[int, int]]) -> None:
+        self._disk.check(size, sum(self.contents.missing(*each) for each in begun))
 
     def _find(self, ticket: str) -> StoredUpload | None:
         pending = self.index.find(_digest_of(ticket))
