@@ -50,6 +50,7 @@ class Server:
         self.hub, self.sessions = worker._hub, worker._sessions
         self.rooms, self.broker = worker._rooms, worker._broker
         self._server, self.files, self.metrics = worker._server, worker._files, worker._metrics
+        self.readers = worker._readers
         sweeping = self.loop.create_task(worker._sweep_forever())
         self.loop.call_soon(self._ready.set)
         try:

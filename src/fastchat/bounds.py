@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from fastchat.admission import Census, Gate
+from fastchat.files.places import Places
 from fastchat.limits import Budget, RoomLimits
 from fastchat.settings import Settings
 from fastchat.throttle import SessionLimits
@@ -13,6 +14,7 @@ from fastchat.throttle import SessionLimits
 __all__ = [
     "census_of",
     "gate_of",
+    "readers_of",
     "room_limits_of",
     "session_limits_of",
     "transfers_of",
@@ -35,6 +37,9 @@ VISITS_A_CONNECTION = 4
 MIN_VISITS, VISITING_ADDRESSES = 32, 4
 #: The same of files that are on their way.
 TRANSFERRING_ADDRESSES = 4
+#: Who waits for one costs a connection, and some 10 kB. A picture of 300 kB takes an office line of
+#: 10 Mbit/s a quarter of a second: in the time that they wait all of them get it.
+WAITING_FOR_A_PLACE, MIN_WAITING = 8, 8
 
 
 def census_of(settings: Settings, *, served: int = 0) -> Census:
@@ -60,6 +65,16 @@ def transfers_of(settings: Settings, total: int) -> Census:
     if not settings.max_address_connections:
         return Census(total=total)
     return Census(total=total, per_address=max(1, total // TRANSFERRING_ADDRESSES))
+
+
+def readers_of(settings: Settings, total: int) -> Places:
+    """Of a process: places to read a file, `total` of them, for which others wait."""
+    census = transfers_of(settings, total)
+    waiting = total * WAITING_FOR_A_PLACE
+    if not settings.max_address_connections:
+        return Places(census, max_waiting=waiting)
+    per_address = max(MIN_WAITING, waiting // TRANSFERRING_ADDRESSES)
+    return Places(census, max_waiting=waiting, max_address_waiting=per_address)
 
 
 def gate_of(settings: Settings, clock: Callable[[], float]) -> Gate:

@@ -22,7 +22,14 @@ from fastchat.addresses import Proxies
 from fastchat.admission import Admission
 from fastchat.app import build_app
 from fastchat.auth import Authenticator
-from fastchat.bounds import census_of, gate_of, session_limits_of, transfers_of, visitors_of
+from fastchat.bounds import (
+    census_of,
+    gate_of,
+    readers_of,
+    session_limits_of,
+    transfers_of,
+    visitors_of,
+)
 from fastchat.brokers import Broker
 from fastchat.chat import Chat
 from fastchat.descriptors import WAYS, count_transfers, measure_capacity
@@ -156,6 +163,7 @@ class Worker:
         settings = self._settings
         self._files = open_files(settings, self._metrics)
         transfers = count_transfers()
+        self._readers = readers_of(settings, transfers)
         kept_free = 0 if self._files is None else WAYS * transfers
         self._capacity = measure_capacity(self._reserved + kept_free)
         # Eviction reaches sessions, which need the hub: hence the detour.
@@ -208,8 +216,8 @@ class Worker:
         )
         routes = []
         if self._files is not None:
-            receiving, serving = (transfers_of(settings, transfers) for _ in range(2))
-            routes = FileEndpoints(self._files, receiving, serving, self._metrics).routes()
+            receiving = transfers_of(settings, transfers)
+            routes = FileEndpoints(self._files, receiving, self._readers, self._metrics).routes()
         config = uvicorn.Config(
             build_app(frames=settings.allow_frame, routes=routes),
             http=functools.partial(self._accept, edge),  # type: ignore[arg-type]
@@ -251,6 +259,7 @@ class Worker:
         clients = len(self._sessions) * self._settings.workers
         self._sessions.drain(max(RECONNECT_S, clients / RECONNECTS_PER_S))
         self._server.should_exit = True
+        self._readers.close()
         if self._tls is not None:
             self._tls.close()
 

@@ -468,6 +468,75 @@ def test_readers_take_no_place_from_senders(narrow: tuple[Server, Client], data:
             assert ask(wire, shared["link"]).status == 200
 
 
+def test_reader_waits_for_a_place(narrow: tuple[Server, Client]) -> None:
+    """An office of one address reads one picture, and everybody gets it."""
+    server, alice = narrow
+    with contextlib.ExitStack() as stack:
+        with wired(server.port) as wire:
+            shared = share(alice, wire, os.urandom(3_000_000))
+        first, second = [reading(stack, server, shared["link"]) for _ in range(2)]
+        others = [stack.enter_context(wired(server.port)) for _ in range(10)]
+        for other in others:
+            other.write(request(shared["link"]))
+        wait_until(lambda: server.call(lambda: server.readers.waiting) == 10)
+        first.close()
+        for other in others:
+            assert len(other.read_response().body) == 3_000_000
+        assert not ends_within(second, 0)
+        assert server.metrics.file_refusals == {}
+
+
+def test_reader_waits_for_a_while(
+    narrow: tuple[Server, Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then he is told to come back."""
+    server, alice = narrow
+    monkeypatch.setattr("fastchat.files.places.WAIT_S", 0.1)
+    with contextlib.ExitStack() as stack:
+        with wired(server.port) as wire:
+            shared = share(alice, wire, os.urandom(3_000_000))
+        for _ in range(2):
+            reading(stack, server, shared["link"])
+        with wired(server.port) as wire:
+            response = ask(wire, shared["link"])
+            assert refusal(response) == (503, "unavailable")
+            assert int(response.headers["retry-after"]) > 0
+
+
+def test_reader_who_goes_away_while_he_waits_gets_no_place(narrow: tuple[Server, Client]) -> None:
+    """His turn is that of the next."""
+    server, alice = narrow
+    with contextlib.ExitStack() as stack:
+        with wired(server.port) as wire:
+            shared = share(alice, wire, os.urandom(3_000_000))
+        first, _ = [reading(stack, server, shared["link"]) for _ in range(2)]
+        gone, next_one = [stack.enter_context(wired(server.port)) for _ in range(2)]
+        for number, other in enumerate((gone, next_one), 1):
+            other.write(request(shared["link"]))
+            wait_until(lambda n=number: server.call(lambda: server.readers.waiting) == n)
+        gone.reset()
+        wait_until(lambda: len(server.call(server.connections)) == 3)
+        first.close()
+        assert len(next_one.read_response().body) == 3_000_000
+
+
+def test_what_reads_nothing_needs_no_place(narrow: tuple[Server, Client]) -> None:
+    """HEAD, and 304 for who has it."""
+    server, alice = narrow
+    with contextlib.ExitStack() as stack:
+        with wired(server.port) as wire:
+            shared = share(alice, wire, os.urandom(3_000_000))
+            etag = ask(wire, shared["link"], method="HEAD").headers["etag"]
+        for _ in range(2):
+            reading(stack, server, shared["link"])
+        with wired(server.port) as wire:
+            assert ask(wire, shared["link"], method="HEAD").status == 200
+            assert ask(wire, shared["link"], ("If-None-Match", etag)).status == 304
+            gone = f"/files/{'a' * 32}/x"
+            assert ask(wire, gone, ("If-None-Match", "*")).status == 404
+            assert ask(wire, gone, method="HEAD").status == 404
+
+
 def reading(stack: contextlib.ExitStack, server: Server, link: str) -> Wire:
     """Somebody who has begun to read a file, and does not go on."""
     reader = stack.enter_context(wired(server.port, receive_buffer=4096))

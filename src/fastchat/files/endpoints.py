@@ -26,6 +26,8 @@ from fastchat.admission import Census
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.files import BUSY_S, File, busy
 from fastchat.files.links import disposition, is_id
+from fastchat.files.media import OTHER
+from fastchat.files.places import Places
 from fastchat.files.store import Content, FileStore, StoredUpload
 from fastchat.metrics import Metrics
 from fastchat.protocol import FILES_URL
@@ -59,7 +61,8 @@ _HEADERS = {
 
 
 class FileEndpoints:
-    """The endpoints of a process; `receiving` counts the files that come, `serving` those that go.
+    """The endpoints of a process; `receiving` counts the files that come, `serving` has the
+    places for those that go.
 
     `fastchat.http.HttpProtocol` puts into a request's state: `address`, what its client is
     counted by; `takes_body`, whether the body can be read; and `moved`, to be called when a
@@ -67,7 +70,7 @@ class FileEndpoints:
     """
 
     def __init__(
-        self, files: FileStore, receiving: Census, serving: Census, metrics: Metrics
+        self, files: FileStore, receiving: Census, serving: Places, metrics: Metrics
     ) -> None:
         self._files = files
         self._receiving = receiving
@@ -178,46 +181,57 @@ class FileEndpoints:
 
     async def _get(self, request: Request) -> Response:
         id: str = request.path_params["id"]
-        address: str = request.state.address
         if not is_id(id):
             return _not_found()
-        if self._serving.enter(address) is not None:
-            return self._refused(busy())
-        content = None
         try:
-            content = await self._files.open(id)
+            if request.method == "HEAD" or _is_known(request, id):
+                return _told(request, id, await self._files.look(id))
+            return await self._serve(request, id)
         except CommandError as error:
             return self._refused(error)
+
+    async def _serve(self, request: Request, id: str) -> Response:
+        address: str = request.state.address
+        if not await self._serving.enter(address):
+            raise busy()
+        content = None
+        try:
+            if request.state.moved():  # he is still there
+                content = await self._files.open(id)
         finally:
             if content is None:
-                self._serving.leave(address, "")
+                self._serving.leave(address)
         if content is None:
             return _not_found()
-        return _Transfer(request, content, lambda: self._serving.leave(address, ""))
+        return _Transfer(request, content, lambda: self._serving.leave(address))
+
+
+def _told(request: Request, id: str, known: tuple[int, str] | None) -> Response:
+    """What takes no place, for nothing is read for it: a HEAD, or that nothing has changed."""
+    if known is None:
+        return _not_found()
+    status, _, _, headers = _selected(request, id, *known)
+    return Response(status_code=status, headers={**_HEADERS, **headers})
 
 
 class _Transfer(Response):
-    """A file, a part of it, or that nothing has changed; then `ended` is called."""
+    """A file, or a part of it; then `ended` is called."""
 
     def __init__(self, request: Request, content: Content, ended: Callable[[], None]) -> None:
         self._content = content
         self._ended = ended
         self._moved: Callable[[], bool] = request.state.moved
         self.background = None
-        self.status_code, self._start, self._end, headers = _selected(request, content)
-        self._has_body = request.method != "HEAD" and self.status_code in (200, 206)
-        name: str = request.path_params["name"]
-        if self.status_code in (200, 206):
-            headers["content-type"] = content.media_type
-            headers["content-length"] = str(self._end - self._start)
-            headers["content-disposition"] = disposition(name, inline=content.is_image)
+        self.status_code, self._start, self._end, headers = _selected(
+            request, content.id, content.size, content.media_type
+        )
         self.init_headers({**_HEADERS, **headers})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             start = {"status": self.status_code, "headers": self.raw_headers}
             await send({"type": "http.response.start", **start})
-            if self._has_body:
+            if self._start < self._end:
                 await self._send_pieces(send)
             else:
                 await send({"type": "http.response.body", "body": b""})
@@ -236,33 +250,49 @@ class _Transfer(Response):
             await send({"type": "http.response.body", "body": data, "more_body": more})
 
 
-def _selected(request: Request, content: Content) -> tuple[int, int, int, dict[str, str]]:
-    """The status for a request, from where to where it is answered, and what says so."""
-    etag = f'"{content.id}"'
-    headers = {"etag": etag}
+def _is_known(request: Request, id: str) -> bool:
+    """Whether a client says that he has the file."""
     known = request.headers.get("if-none-match", "")
-    if etag in known or known.strip() == "*":
+    return f'"{id}"' in known or known.strip() == "*"
+
+
+def _selected(
+    request: Request, id: str, size: int, media_type: str
+) -> tuple[int, int, int, dict[str, str]]:
+    """The status for a request, from where to where it is answered, and what says so."""
+    etag = f'"{id}"'
+    headers = {"etag": etag}
+    if _is_known(request, id):
         return 304, 0, 0, headers
-    whole = 200, 0, content.size, headers
+    part = _part_asked_for(request, etag, size)
+    start, end = (0, size) if part is None else part
+    headers["content-length"] = str(max(0, end - start))
+    if start >= end:
+        headers["content-range"] = f"bytes */{size}"
+        return 416, 0, 0, headers
+    name: str = request.path_params["name"]
+    headers["content-type"] = media_type
+    headers["content-disposition"] = disposition(name, inline=media_type != OTHER)
+    if part is None:
+        return 200, start, end, headers
+    headers["content-range"] = f"bytes {start}-{end - 1}/{size}"
+    return 206, start, end, headers
+
+
+def _part_asked_for(request: Request, etag: str, size: int) -> tuple[int, int] | None:
+    """From where to where; None for all of it."""
     # RFC 9110 §13.1.5: a part is of use only for who has others of the very same.
     if request.method != "GET" or request.headers.get("if-range", etag) != etag:
-        return whole
+        return None
     found = _RANGE.fullmatch(request.headers.get("range", ""))
     if found is None or not (found[1] or found[2]):
-        return whole
-    if found[1]:
-        start = int(found[1])
-        end = min(int(found[2]) + 1, content.size) if found[2] else content.size
-        if found[2] and int(found[2]) < start:
-            return whole  # not a range at all (RFC 9110 §14.1.1)
-    else:
-        start, end = max(0, content.size - int(found[2])), content.size
-    if start >= end:
-        headers["content-range"] = f"bytes */{content.size}"
-        headers["content-length"] = "0"
-        return 416, 0, 0, headers
-    headers["content-range"] = f"bytes {start}-{end - 1}/{content.size}"
-    return 206, start, end, headers
+        return None
+    if not found[1]:
+        return max(0, size - int(found[2])), size
+    start = int(found[1])
+    if found[2] and int(found[2]) < start:
+        return None  # not a range at all (RFC 9110 §14.1.1)
+    return start, min(int(found[2]) + 1, size) if found[2] else size
 
 
 def _no_ticket() -> CommandError:

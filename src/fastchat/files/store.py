@@ -25,7 +25,7 @@ from fastchat.files.contents import Contents
 from fastchat.files.disk import Disk, Space, space_of
 from fastchat.files.index import FOLDER, Index, Pending
 from fastchat.files.links import clean_name
-from fastchat.files.media import HEAD_BYTES, OTHER, sniff
+from fastchat.files.media import HEAD_BYTES, sniff
 from fastchat.metrics import Metrics
 
 __all__ = ["Content", "FileStore", "StoredUpload"]
@@ -100,6 +100,10 @@ class FileStore:
     async def claim(self, ticket: str) -> StoredUpload | None:
         return await self.run(self._claim, ticket)
 
+    async def look(self, id: str) -> tuple[int, str] | None:
+        """The size and the media type of a file; None if there is none. Raises CommandError."""
+        return await self.run(self._look, id)
+
     async def open(self, id: str) -> Content | None:
         """A file to be read, and closed; None if there is none. Raises CommandError."""
         return await self.run(self._open, id)
@@ -129,6 +133,13 @@ class FileStore:
         upload = self._find(ticket)
         return upload if upload is not None and upload.begin() else None
 
+    def _look(self, id: str) -> tuple[int, str] | None:
+        content = self._open(id)
+        if content is None:
+            return None
+        content.close()
+        return content.size, content.media_type
+
     def _open(self, id: str) -> Content | None:
         known = self.index.size_and_type(id)
         if known is None:
@@ -157,10 +168,6 @@ class Content(NamedTuple):
     id: str
     size: int
     media_type: str
-
-    @property
-    def is_image(self) -> bool:
-        return self.media_type != OTHER
 
     async def read(self, offset: int, size: int) -> bytes:
         return await self.store.run(os.pread, self.descriptor, size, offset)
