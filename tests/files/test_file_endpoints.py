@@ -450,6 +450,27 @@ def test_one_address_has_a_share_of_the_places(narrow: tuple[Server, Client], da
             assert post(wire, announce(alice, 7), b"content").status == 201
 
 
+def test_refused_attempt_does_not_count(narrow: tuple[Server, Client], data: Path) -> None:
+    """Neither one that was too much, nor one whose head is wrong: its sender may announce again
+    what is as large as all that he may have."""
+    server, alice = narrow
+    server.files.index._max_author_bytes = 100_000
+    expect = ("Expect", "100-continue")
+    with contextlib.ExitStack() as stack:
+        for size, status in ((None, 411), (1 << 40, 413), (99, 400)):
+            wire = stack.enter_context(wired(server.port))
+            wire.write(head(announce(alice, 90_000), size, expect))
+            assert wire.read_response().status == status
+        for _ in range(2):
+            sender = stack.enter_context(wired(server.port))
+            sender.write(head(announce(alice, 9), 9) + b"begun")
+        wait_until(lambda: len(left_in(data)) == 2)
+        for name in ("a", "b", "c"):
+            wire = stack.enter_context(wired(server.port))
+            wire.write(head(announce(alice, 90_000, name), 90_000, expect))
+            assert wire.read_response().status == 503
+
+
 def test_readers_take_no_place_from_senders(narrow: tuple[Server, Client], data: Path) -> None:
     """Nor the other way: a file can be read while its address sends as many as it may."""
     server, alice = narrow

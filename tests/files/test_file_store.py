@@ -190,7 +190,7 @@ async def test_author_may_have_so_much(tmp_path: Path) -> None:
         announced = await store.reserve("den", "alice", "a", 1)
         begun = await store.reserve("den", "alice", "b", 1)
         await begun.write(b"x")
-        error = await refused(store.reserve("lobby", "alice", "c", 1))
+        error = await refused(store.reserve("lobby", "alice", "c", BLOCK + 1))
         assert (error.code, error.temporary) == (ErrorCode.FORBIDDEN, False)
         assert "as much as you may" in error.message
         await put(store, b"two", author="bob")
@@ -200,6 +200,78 @@ async def test_author_may_have_so_much(tmp_path: Path) -> None:
         await begun.abandon()
         await refused(store.reserve("lobby", "alice", "d", BLOCK + 1))
         await store.reserve("lobby", "alice", "d", BLOCK)
+
+
+@on_loop
+async def test_what_was_only_announced_is_in_the_way_for_a_while(tmp_path: Path) -> None:
+    """Its author is told until when, and not that he has shared too much: he has shared nothing."""
+    clock = Clock()
+    async with storing(tmp_path, clock=clock, max_author_bytes=3 * BLOCK) as store:
+        await put(store, b"one")
+        for name in "ab":
+            await store.reserve("lobby", "alice", name, 1)
+            clock.now += 100
+        for size, until_s in ((1, TICKET_S - 200), (2 * BLOCK, TICKET_S - 100)):
+            error = await refused(store.reserve("lobby", "alice", "c", size))
+            assert (error.code, error.temporary) == (ErrorCode.FORBIDDEN, True)
+            assert error.retry_after_ms == pytest.approx(until_s * 1000, abs=2)
+            assert "announced and not sent" in error.message
+        assert not (await refused(store.reserve("lobby", "alice", "c", 3 * BLOCK))).temporary
+        clock.now += TICKET_S - 200
+        await store.reserve("lobby", "alice", "c", 1)
+
+
+@on_loop
+async def test_same_file_may_be_announced_again(tmp_path: Path) -> None:
+    """In the place of the first, whose ticket is good no more; of another name it is another."""
+    async with storing(tmp_path, max_author_bytes=BLOCK) as store:
+        first = await store.reserve("lobby", "alice", "a", 9)
+        assert (await refused(store.reserve("lobby", "alice", "b", 9))).temporary
+        assert (await refused(store.reserve("den", "alice", "a", 9))).temporary
+        second = await store.reserve("lobby", "alice", "a", 9)
+        assert await store.claim(first.ticket) is None
+        await second.write(b"begun")
+        error = await refused(store.reserve("lobby", "alice", "a", 9))
+        assert not error.temporary, "what comes already is nobody's to take"
+
+
+@on_loop
+async def test_file_whose_answer_was_lost_may_be_sent_again(tmp_path: Path) -> None:
+    """It counts once. Who sends another of its size instead is refused at the end."""
+    async with storing(tmp_path, max_author_bytes=BLOCK) as store:
+        file = await put(store, b"content")
+        again = await store.reserve("lobby", "alice", "a.bin", 7)
+        await refused(store.reserve("lobby", "alice", "a.bin", 8))
+        await again.write(b"content")
+        await refused(store.reserve("lobby", "alice", "a.bin", 7))  # one at a time
+        assert await again.finish() == file
+        another = await store.claim((await store.reserve("lobby", "alice", "a.bin", 7)).ticket)
+        assert another is not None
+        await another.write(b"another")
+        assert (await refused(another.finish())).code == ErrorCode.FORBIDDEN
+        await another.abandon()
+        assert (len(left_in(tmp_path)), store.index.totals()) == (1, (1, BLOCK))
+        (known,) = store.index.files_of("lobby")
+        store.index.link(known)
+        await refused(store.reserve("lobby", "alice", "a.bin", 7))
+
+
+@on_loop
+async def test_index_of_an_older_version_is_taken_over(tmp_path: Path) -> None:
+    """What is in it stays, also what is on its way."""
+    async with storing(tmp_path) as store:
+        file = await put(store, b"content")
+        ticket = (await store.reserve("lobby", "alice", "b", 7)).ticket
+    db = apsw.Connection(str(tmp_path / "files" / "index.sqlite3"))
+    db.execute("ALTER TABLE uploads DROP COLUMN again")
+    db.pragma("user_version", 1)
+    db.close()
+    async with storing(tmp_path) as store:
+        assert await get(store, file.id) == b"content"
+        claimed = await store.claim(ticket)
+        assert claimed is not None
+        await claimed.write(b"another")
+        assert await get(store, (await claimed.finish()).id) == b"another"
 
 
 @on_loop

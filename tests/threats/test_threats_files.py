@@ -215,9 +215,10 @@ def test_quota_cannot_be_talked_away(tmp_path: Path) -> None:
     arguments = ("--max-user-file-bytes", "40960", "--max-files-bytes", "81920")
     with running_server("--data", str(tmp_path), *arguments) as server:
         with joined(server) as alice:
-            answers = [announce(alice, 1) for _ in range(12)]
+            answers = [announce(alice, 1, f"{number}.bin") for number in range(12)]
             assert [answer["type"] for answer in answers] == ["upload"] * 10 + ["error"] * 2
             assert answers[-1]["code"] == "forbidden"
+            answers[0] = announce(alice, 1, "0.bin")  # in the place of the first
             for answer in answers[:10]:
                 assert post(server.port, answer["ticket"], os.urandom(1)).status in (201, 401)
             assert announce(alice, 40_961)["code"] == "too_long"

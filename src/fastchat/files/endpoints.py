@@ -87,7 +87,7 @@ class FileEndpoints:
 
     async def _post(self, request: Request) -> Response:
         if not request.state.takes_body:
-            return self._refused_unread(request)
+            return await self._refused_unread(request)
         body = request.stream()
         try:
             return await self._receive(request, body)
@@ -98,17 +98,17 @@ class FileEndpoints:
         except ClientDisconnect:
             return Response(status_code=400)  # nobody reads it
 
-    def _refused_unread(self, request: Request) -> Response:
+    async def _refused_unread(self, request: Request) -> Response:
         """For a body that `HttpProtocol` does not take."""
         lengths = request.headers.getlist("content-length")
         if "transfer-encoding" in request.headers or len(lengths) != 1:
             error = CommandError(ErrorCode.BAD_COMMAND, "A file's Content-Length is needed.")
-            return self._refused(error, status=411, ends=True)
+            return await self._withdrawn(request, error, status=411)
         if int(lengths[0]) > self._files.max_bytes:
             error = CommandError(
                 ErrorCode.TOO_LONG, f"A file has at most {self._files.max_bytes:,} bytes."
             )
-            return self._refused(error, ends=True)
+            return await self._withdrawn(request, error)
         if "upgrade" in request.headers:  # as Java's client does where it is not told otherwise
             error = CommandError(ErrorCode.BAD_COMMAND, "A file comes without an Upgrade.")
             return self._refused(error, ends=True)
@@ -116,13 +116,29 @@ class FileEndpoints:
         error = CommandError(ErrorCode.BAD_COMMAND, "A file does not overtake an answer.")
         return self._refused(error, ends=True)
 
+    async def _withdrawn(
+        self, request: Request, error: CommandError, *, status: int | None = None
+    ) -> Response:
+        """It was the one attempt: the announcement counts no more."""
+        with contextlib.suppress(CommandError):
+            if (announced := await self._announced(request)) is not None:
+                await announced.abandon()
+        return self._refused(error, status=status, ends=True)
+
     async def _receive(self, request: Request, body: AsyncGenerator[bytes]) -> Response:
-        ticket = await self._ticket_of(request)
+        announced = await self._announced(request)
+        if announced is None:
+            raise _no_ticket()
+        if int(request.headers["content-length"]) != announced.size:
+            await announced.abandon()
+            message = f"Content-Length has to be the {announced.size:,} bytes that were announced."
+            raise CommandError(ErrorCode.BAD_COMMAND, message)
         address: str = request.state.address
         if self._receiving.enter(address) is not None:
+            await announced.abandon()  # who comes back announces it again
             return self._refused(busy(), ends=True)
         try:
-            upload = await self._files.claim(ticket)
+            upload = await self._files.claim(announced.ticket)
             if upload is None:  # somebody else was faster
                 raise _no_ticket()
             file = await self._kept(upload, body)
@@ -130,17 +146,10 @@ class FileEndpoints:
             self._receiving.leave(address, "")
         return JSONResponse(file.described(), 201, {"location": file.link})
 
-    async def _ticket_of(self, request: Request) -> str:
-        """A ticket that is good for what comes: others get no place, which costs them nothing."""
+    async def _announced(self, request: Request) -> StoredUpload | None:
+        """What a ticket is for that is good still: without, nobody gets a place."""
         found = _BEARER.fullmatch(request.headers.get("authorization", ""))
-        upload = None if found is None else await self._files.find(found[1])
-        if found is None or upload is None:
-            raise _no_ticket()
-        if int(request.headers["content-length"]) != upload.size:
-            await upload.abandon()
-            message = f"Content-Length has to be the {upload.size:,} bytes that were announced."
-            raise CommandError(ErrorCode.BAD_COMMAND, message)
-        return found[1]
+        return None if found is None else await self._files.find(found[1])
 
     async def _kept(self, upload: StoredUpload, body: AsyncIterator[bytes]) -> File:
         try:

@@ -86,18 +86,23 @@ CREATE TRIGGER removed AFTER DELETE ON files BEGIN
 END;
 """
 
+_AGAIN = """
+ALTER TABLE uploads ADD COLUMN again TEXT;  -- a file that it is likely to be, and counts already
+"""
+
 #: Migrations in order: number i takes a database from version i to i + 1.
-_MIGRATIONS = (_SCHEMA,)
+_MIGRATIONS = (_SCHEMA, _AGAIN)
 
 
 class Pending(NamedTuple):
-    """An announced file."""
+    """An announced file; `again` is the id of one that counts in its place."""
 
     number: int
     room: str
     author: str
     name: str
     size: int
+    again: str | None = None
 
 
 class Known(NamedTuple):
@@ -156,37 +161,95 @@ class Index:
         return bytes(key)
 
     def reserve(self, room: str, author: str, name: str, size: int, ticket: bytes) -> Pending:
-        """Announce a file. Raises CommandError when there would be too many."""
+        """Announce a file. Raises CommandError when there would be too many.
+
+        Where that is for want of room, it takes the place of what has its name and size and is not
+        sent yet; or of what is not said yet, if that turns out to be the same.
+        """
         now, charge = self._clock(), _charge_of(size)
         with self._writing() as db:
             # What has not begun counts for its author alone: he could keep all others out.
             self._check_all(db, charge)
-            ((kept,),) = select(db, "SELECT total(charge) FROM files WHERE author = ?", author)
-            ((coming,),) = select(
-                db,
-                "SELECT total(charge) FROM uploads WHERE author = ? AND (begun OR expires > ?)",
-                author,
-                now,
+            again = None
+            if self._excess(db, author, charge) > 0:
+                # Whoever has lost an answer announces the same again.
+                db.execute(
+                    "DELETE FROM uploads WHERE number = (SELECT min(number) FROM uploads "
+                    "WHERE author = ? AND room = ? AND name = ? AND size = ? "
+                    "AND NOT begun AND expires > ?)",
+                    (author, room, name, size, now),
+                )
+                if self._excess(db, author, charge) > 0:
+                    again = self._unsaid(db, room, author, size)
+                if again is None:
+                    self._check_author(db, author, charge)
+            db.execute(
+                "INSERT INTO uploads (ticket, room, author, name, size, charge, expires, again) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (ticket, room, author, name, size, charge, now + TICKET_S, again),
             )
-            if kept + coming + charge > self._max_author_bytes:
+            return Pending(db.last_insert_rowid(), room, author, name, size, again)
+
+    def _excess(self, db: apsw.Connection, author: str, charge: int) -> float:
+        """By how much a further file would be too much for its author."""
+        ((kept,),) = select(db, "SELECT total(charge) FROM files WHERE author = ?", author)
+        ((coming,),) = select(
+            db,
+            "SELECT total(charge) FROM uploads "
+            "WHERE author = ? AND again IS NULL AND (begun OR expires > ?)",
+            author,
+            self._clock(),
+        )
+        return float(kept + coming + charge - self._max_author_bytes)
+
+    def _check_author(self, db: apsw.Connection, author: str, charge: int) -> None:
+        """Whether its author may have a further file. Raises CommandError."""
+        excess = self._excess(db, author, charge)
+        if excess <= 0:
+            return
+        now = self._clock()
+        for expires, freed in select(
+            db,
+            "SELECT expires, charge FROM uploads "
+            "WHERE author = ? AND again IS NULL AND NOT begun AND expires > ? ORDER BY expires",
+            author,
+            now,
+        ):
+            excess -= freed
+            if excess <= 0:
                 raise CommandError(
                     ErrorCode.FORBIDDEN,
-                    "You have shared as much as you may; delete messages with files, and try "
-                    "again in a minute.",
+                    "What you have announced and not sent leaves no room for this file; send that, "
+                    "or try again later.",
+                    temporary=True,
+                    retry_after_ms=int((expires - now) * 1000) + 1,
                 )
-            db.execute(
-                "INSERT INTO uploads (ticket, room, author, name, size, charge, expires) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (ticket, room, author, name, size, charge, now + TICKET_S),
-            )
-            return Pending(db.last_insert_rowid(), room, author, name, size)
+        raise CommandError(
+            ErrorCode.FORBIDDEN,
+            "You have shared as much as you may; delete messages with files, and try "
+            "again in a minute.",
+        )
+
+    def _unsaid(self, db: apsw.Connection, room: str, author: str, size: int) -> str | None:
+        """A file that may be the same, which no message has yet and nobody sends again."""
+        found = select(
+            db,
+            "SELECT id FROM files WHERE author = ? AND room = ? AND size = ? AND NOT linked "
+            "AND id NOT IN (SELECT again FROM uploads "
+            "WHERE again IS NOT NULL AND (begun OR expires > ?)) LIMIT 1",
+            author,
+            room,
+            size,
+            self._clock(),
+        )
+        return found[0][0] if found else None
 
     def find(self, ticket: bytes) -> Pending | None:
         """What a ticket that is still good was given for."""
         with self._reading() as db:
             found = select(
                 db,
-                "SELECT number, room, author, name, size FROM uploads "
+                "SELECT number, room, author, name, size, again FROM uploads "
                 "WHERE ticket = ? AND NOT begun AND expires > ?",
                 ticket,
                 self._clock(),
@@ -222,11 +285,16 @@ class Index:
             db.execute("UPDATE uploads SET id = ? WHERE number = ?", (id, pending.number))
 
     def keep(self, pending: Pending, file: File, place: Callable[[], None]) -> None:
-        """Make a file of it; `place` puts the content where it belongs, and may raise OSError."""
+        """Make a file of it; `place` puts the content where it belongs, and may raise OSError.
+
+        Raises CommandError for one that its author may not have: it is not its `again`.
+        """
         with self._writing() as db:
             db.execute("DELETE FROM uploads WHERE number = ?", (pending.number,))
             if not db.changes():
                 raise FilesError("the announcement is gone")
+            if pending.again is not None and not self._has(db, file.id):  # it was not the same
+                self._check_author(db, pending.author, _charge_of(file.size))
             # The same in the same room is kept once, and is as new again.
             db.execute(
                 "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0) "
