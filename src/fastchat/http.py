@@ -3,7 +3,8 @@
 uvicorn speaks HTTP and `app` answers; at an upgrade uvicorn hands the request
 over, and picows takes the connection. Between them stands `HttpProtocol`, which
 bounds what neither does: the size of a request's head and the time until it is
-complete, bodies (only a file has one), and answers that nobody reads.
+complete, bodies (only a file has one), and answers that nobody reads. And it
+sees to it that who is refused while he still sends gets to read why.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from fastchat.descriptors import Capacity
 from fastchat.echo import ECHO_PATH, EchoSession
 from fastchat.errors import CommandError
 from fastchat.headers import SECURITY_HEADERS
+from fastchat.lingering import LINGER_BYTES, LINGER_S, AnswerTransport
 from fastchat.origins import Origins
 from fastchat.protocol import FILES_URL, Join
 from fastchat.session import Session
@@ -100,6 +102,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._takes_body = False
         self._moved_bytes = 0  # of a body, since the deadline was put off
         self._refused = False
+        self._unheard: int | None = None  # bytes that may come still, once nothing is answered
         self._stopping = False
         self._visitor = ""  # the address that is counted
         self._answering: Any = None
@@ -112,14 +115,14 @@ class HttpProtocol(HttpToolsProtocol):
                 "%d connections are open, no more are accepted (ulimit -n)",
                 self._edge.capacity.accepted,
             )
-            self._refuse(503, FULL)
+            self._refuse(503, FULL, at_once=True)
             return
         visitor = self._edge.proxies.visitor(None if self.client is None else self.client[0])
         if self._edge.visitors.enter(visitor) is None:
             self._visitor = visitor
         else:
             self._sessions.metrics.turned_away[Limit.ADDRESS] += 1
-            self._refuse(503, TOO_MANY)
+            self._refuse(503, TOO_MANY, at_once=True)
 
     def _leave(self) -> None:
         """Not a visitor any more: gone, or upgraded. Safe to call again."""
@@ -139,13 +142,15 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self._answering = cycle
+        cycle.transport = AnswerTransport(self.transport, self._end)
         cycle.default_headers = []  # the application has its own; others get uvicorn's
         super()._start_asgi_task(cycle, app)
 
     def sweep(self, now: float) -> None:
         """Abort the connection if it has let its deadline pass."""
         if self._deadline_s and now >= self._deadline_s:
-            if self.transport.get_write_buffer_size() or not self._idle():
+            is_over = self._unheard is not None
+            if self.transport.get_write_buffer_size() or is_over or not self._idle():
                 self.transport.abort()
             else:
                 self._deadline_s = 0.0  # answered and read: uvicorn's keep-alive takes over
@@ -166,6 +171,11 @@ class HttpProtocol(HttpToolsProtocol):
         return self.cycle is not None and self.cycle.response_complete and self._head_bytes == 0
 
     def data_received(self, data: bytes) -> None:
+        if self._unheard is not None:
+            self._unheard -= len(data)
+            if self._unheard < 0:
+                self.transport.close()
+            return
         if self._refused:
             return
         if not self._head_complete:
@@ -265,7 +275,35 @@ class HttpProtocol(HttpToolsProtocol):
         if self.cycle is not None:
             self.cycle.keep_alive = False
             if self.cycle.response_complete:
-                self.transport.close()
+                self._end()
+
+    def _end(self) -> None:
+        """After an answer, end the connection: but first hear out who still sends."""
+        if self.transport.is_closing() or self._unheard is not None:
+            return
+        if not self._head_bytes and not (self._head_complete and self._has_body()):
+            self.transport.close()
+            return
+        self._unheard = LINGER_BYTES
+        if not self._stopping:
+            is_read = not self.transport.get_write_buffer_size()
+            self._deadline_s = self.loop.time() + (LINGER_S if is_read else ANSWER_TIMEOUT_S)
+        if self.transport.can_write_eof():  # TLS cannot, and its answers have a length
+            self.transport.write_eof()
+        self.flow.resume_reading()
+
+    def _has_body(self) -> bool:
+        """Whether a request says that it has one."""
+        return any(
+            name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
+            for name, value in self.headers
+        )
+
+    def on_response_complete(self) -> None:
+        if self._unheard is None:
+            super().on_response_complete()
+        else:  # what came behind it is not answered any more
+            self.server_state.total_requests += 1
 
     def handle_websocket_upgrade(self) -> None:
         """Check the handshake (RFC 6455 §4.2.1), then pass on just what belongs to it.
@@ -334,7 +372,7 @@ class HttpProtocol(HttpToolsProtocol):
             return 403, "This page may not connect."
         return None
 
-    def _refuse(self, status: int, message: str) -> None:
+    def _refuse(self, status: int, message: str, *, at_once: bool = False) -> None:
         """A fixed answer, then the end of the connection."""
         self._refused = True
         body = message.encode() + b"\n"
@@ -345,7 +383,10 @@ class HttpProtocol(HttpToolsProtocol):
         head += _REQUIRED_HEADERS.get(status, ())
         self.transport.write(b"\r\n".join([*head, b"", body]))
         self._deadline_s = self.loop.time() + HEAD_TIMEOUT_S
-        self.transport.close()
+        if at_once:
+            self.transport.close()
+        else:
+            self._end()
 
 
 # What these answers have to say besides (RFC 9110 §15.5.6, RFC 6455 §4.4).

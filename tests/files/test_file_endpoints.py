@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import http.client
 import json
 import os
 import time
@@ -299,6 +300,66 @@ def test_file_is_not_kept_in_memory(
     release.append(True)
     wire.write(content[sent:])
     assert wire.read_response().status == 201
+
+
+# Senders who hear it only when they have sent it all
+
+
+def sent_and_heard(server: Server, ticket: str, size: int) -> tuple[int, str]:
+    """What a client reads that does so when it has sent all of it, as most do."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10 * TIMEOUT_UNIT_S)
+    with contextlib.closing(connection):
+        connection.request("POST", "/files", bytes(size), {"Authorization": f"Bearer {ticket}"})
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())["code"]
+
+
+def test_refusal_is_read_by_who_still_sends(server: Server, alice: Client) -> None:
+    """Of a file that is too large, and of a wrong ticket; whatever was on its way."""
+    for _ in range(5):
+        ticket = announce(alice, 7)
+        assert sent_and_heard(server, ticket, 5 * MAX_BYTES) == (413, "too_long")
+        assert sent_and_heard(server, "nonsense", MAX_BYTES) == (401, "unauthorized")
+
+
+def test_full_server_is_heard_by_who_still_sends(narrow: tuple[Server, Client], data: Path) -> None:
+    server, alice = narrow
+    with contextlib.ExitStack() as stack:
+        for _ in range(2):
+            sender = stack.enter_context(wired(server.port))
+            sender.write(head(announce(alice, 9), 9) + b"begun")
+        wait_until(lambda: len(left_in(data)) == 2)
+        for _ in range(5):
+            ticket = announce(alice, 20_000_000)
+            assert sent_and_heard(server, ticket, 20_000_000) == (503, "unavailable")
+
+
+@pytest.mark.parametrize("how", ["much", "long"])
+def test_who_is_refused_is_heard_for_a_while(
+    alice: Client, server: Server, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Not for ever; and his connection counts as long."""
+    if how == "much":
+        monkeypatch.setattr(fastchat.http, "LINGER_BYTES", 1_000_000)
+    else:
+        monkeypatch.setattr(fastchat.http, "LINGER_S", 0.2)
+    with wired(server.port) as wire:
+        wire.write(head(announce(alice, 7), 1 << 40))
+        assert wire.read_response().status == 413
+        assert wire.read_all() == b""
+        assert len(server.call(server.connections)) == 1
+        with contextlib.suppress(ConnectionError):
+            for _ in range(20 if how == "much" else 1):
+                wire.write(bytes(65_536))
+        wait_until(lambda: server.call(server.connections) == [])
+
+
+def test_nothing_behind_a_refused_file_is_answered(alice: Client, server: Server) -> None:
+    """It may be the rest of it."""
+    with wired(server.port) as wire:
+        wire.write(head(announce(alice, 7), 1 << 40) + request("/") + request("/"))
+        assert wire.read_response().status == 413
+        assert wire.read_all() == b""
 
 
 # Senders who do not finish
