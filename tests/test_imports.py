@@ -76,7 +76,7 @@ ALLOWED = {
     "files.disk": {"errors", "metrics"},
     "files.endpoints": {"admission", "files.places", "files.store"},
     "files.index": {"errors", "files", "history.schema"},
-    "files.links": {"protocol"},
+    "files.links": {"names", "protocol"},
     "files.media": set(),
     "files.notes": {"files.links"},
     "files.places": {"admission"},

@@ -12,7 +12,14 @@ from functools import lru_cache
 
 from fastchat.errors import CommandError, ErrorCode
 
-__all__ = ["DEFAULT_ROOM", "MAX_USERNAME_CHARS", "check_room", "check_username", "name_key"]
+__all__ = [
+    "DEFAULT_ROOM",
+    "INVISIBLE",
+    "MAX_USERNAME_CHARS",
+    "check_room",
+    "check_username",
+    "name_key",
+]
 
 DEFAULT_ROOM = "lobby"
 MAX_USERNAME_CHARS = 32
@@ -25,7 +32,7 @@ _FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 # Letters, marks and symbols that show nothing: the Hangul and Khitan fillers, the Braille
 # blank, the null notehead, the grapheme joiner, the Khmer inherent vowels, the variation
 # selectors (Mongolian ones too) but U+FE0F (emoji).
-_INVISIBLE = re.compile(
+INVISIBLE = re.compile(
     "[\u115f\u1160\u3164\uffa0\u2800\u034f\u17b4\u17b5\u180b-\u180d\u180f"
     "\ufe00-\ufe0e\U00016fe4\U0001d159\U000e0100-\U000e01ef]"
 )
@@ -53,7 +60,7 @@ def check_username(name: object) -> str:
     if name != name.strip():
         raise _bad_username("A name neither begins nor ends with a space.")
     if not (name.isascii() and name.isprintable()) and (
-        _INVISIBLE.search(name)
+        INVISIBLE.search(name)
         or not name_key(name)  # U+FE0F and nothing else
         or any(unicodedata.category(char) in _FORBIDDEN_CATEGORIES for char in name)
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from email.message import Message
 from urllib.parse import unquote, urlsplit
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from fastchat.commands import MAX_TEXT_CHARS
 from fastchat.files import File
 from fastchat.files.links import MAX_NAME_BYTES, clean_name, disposition, ids_in, is_id
+from fastchat.names import INVISIBLE
 
 ID = "abcdefghijklmnopqrstuvwxyz234567"
 
@@ -37,6 +39,20 @@ ID = "abcdefghijklmnopqrstuvwxyz234567"
         ("x" * 300 + ".jpeg", "x" * 250 + ".jpeg"),
         ("a." + "y" * 300, "a." + "y" * 253),
         ("\u00fc" * 200, "\u00fc" * 127),
+        ("in\u00advoice\u200b\u2060\ufeff.pdf", "invoice.pdf"),
+        ("\u3164\u115f\u2800\ufe00a.txt", "a.txt"),
+        ("\u3164", "file"),
+        ("\u200d\u0301\ufe0f", "file"),
+        ("a\u200d.txt\u200c", "a.txt"),
+        ("\u0645\u200c\u200c\u200d\u0646", "\u0645\u0646"),
+        ("\U0001f469\U0001f3fd\u200d\U0001f680.png", "\U0001f469\U0001f3fd\u200d\U0001f680.png"),
+        ("\U0001f441\ufe0f\u200d\U0001f5e8", "\U0001f441\ufe0f\u200d\U0001f5e8"),
+        ("e\u200b\u0301.txt", "\u00e9.txt"),
+        ("invoice.pdf" + " " * 90 + ".exe", "invoice.pdf .exe"),
+        ("a\u00a0\u2003\u3000 b.txt", "a b.txt"),
+        ("a.txt. . ", "a.txt"),
+        ("x" * 254 + " y", "x" * 254),
+        (".\u200b.\u200b.a", "a"),
     ],
 )
 def test_name_is_cleaned(given: str, cleaned: str) -> None:
@@ -44,12 +60,23 @@ def test_name_is_cleaned(given: str, cleaned: str) -> None:
     assert clean_name(given) == cleaned
 
 
-@given(st.text(max_size=400))
+#: What names are attacked with, and what may be near it.
+TRICKS = st.text(
+    st.sampled_from("ab. \u200c\u200d\u200b\u00ad\u3164\u0301\ufe0f\u202e/\u00a0\u0645\U0001f469"),
+    max_size=40,
+)
+
+
+@given(st.text(max_size=400) | TRICKS)
 def test_any_name_becomes_a_safe_one(name: str) -> None:
     """One that fits, is a name, stays the same when it is cleaned again, and is in any header."""
     cleaned = clean_name(name)
     assert 1 <= len(cleaned.encode()) <= MAX_NAME_BYTES
-    assert not re.search(r"[/\\\x00-\x1f]|^\.", cleaned)
+    assert not re.search(r"[/\\\x00-\x1f]|^[ .]|[ .]$|\s\s", cleaned)
+    assert not INVISIBLE.search(cleaned)
+    assert not any(
+        unicodedata.category(char) == "Cf" for char in cleaned if char not in "\u200c\u200d"
+    )
     assert clean_name(cleaned) == cleaned
     header = disposition(name, inline=False)
     assert header.isascii()

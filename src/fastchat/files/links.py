@@ -6,6 +6,7 @@ import re
 import unicodedata
 from urllib.parse import quote
 
+from fastchat.names import INVISIBLE
 from fastchat.protocol import FILES_URL
 
 __all__ = ["clean_name", "disposition", "ids_in", "is_id", "link_of"]
@@ -17,11 +18,15 @@ _ID = re.compile(r"[a-z2-7]{32}")
 _ID_IN_TEXT = re.compile(rf"{FILES_URL}/([a-z2-7]{{32}})/")
 #: What separates folders, on any system that somebody may save it on.
 _SEPARATORS = re.compile(r"[/\\]")
-#: Control, surrogate, private use, unassigned; line and paragraph separators.
-_FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cs", "Co", "Cn", "Zl", "Zp"})
-#: What changes the direction: `gpj.exe` would be read as `exe.jpg` (UAX #9 §2). The joiners,
-#: which Persian and emoji need, are no such thing.
-_DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+#: Control, format (what changes the direction among them: `gpj.exe` would be read as `exe.jpg`, UAX
+#: #9 §2), surrogate, private use, unassigned; line and paragraph separators.
+_FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+#: Persian and emoji need them, between letters, marks and pictures (and their colours).
+_JOINERS = frozenset("\u200c\u200d")
+_PICTURES = frozenset({"So", "Sk"})
+#: What shows nothing by itself, of all that is left: marks and spaces.
+_BACKGROUND = frozenset("MZC")
+_SPACES = re.compile(r"\s+")
 #: A name of nothing but what is left out.
 _NAMELESS = "file"
 
@@ -43,16 +48,45 @@ def link_of(id: str, name: str, size: int, width: int | None, height: int | None
 
 
 def clean_name(name: str) -> str:
-    """A name without folders and without what is not seen, of at most MAX_NAME_BYTES."""
-    name = _SEPARATORS.sub("_", unicodedata.normalize("NFC", name))
-    shown = (
+    """A name without folders and without what is not seen, of at most MAX_NAME_BYTES.
+
+    Cleaned again it is the same.
+    """
+    cleaned = _cleaned(name)
+    while cleaned != name:  # what is left out may bring together what is to be left out, too
+        name, cleaned = cleaned, _cleaned(cleaned)
+    if all(unicodedata.category(char)[0] in _BACKGROUND for char in cleaned):
+        return _NAMELESS
+    return cleaned
+
+
+def _cleaned(name: str) -> str:
+    """One round."""
+    name = INVISIBLE.sub("", _SEPARATORS.sub("_", name))
+    name = "".join(
         char
         for char in name
-        if char not in _DIRECTIONS and unicodedata.category(char) not in _FORBIDDEN_CATEGORIES
+        if char in _JOINERS or unicodedata.category(char) not in _FORBIDDEN_CATEGORIES
     )
-    # One that begins with a dot is hidden where it is saved, or means a folder.
-    cleaned = _shortened("".join(shown).strip().lstrip(".").strip())
-    return cleaned or _NAMELESS
+    name = _SPACES.sub(" ", unicodedata.normalize("NFC", _joined(name)))
+    # One that begins with a dot is hidden where it is saved, or means a folder; one that ends
+    # with a dot or a space Windows does not keep.
+    return _shortened(name.lstrip(" .").rstrip(" ."))
+
+
+def _joined(name: str) -> str:
+    """Without joiners but for one between two characters that it may join."""
+    kept = [
+        char
+        for before, char, after in zip(" " + name, name, name[1:] + " ", strict=False)
+        if char not in _JOINERS or (_may_join(before) and _may_join(after))
+    ]
+    return "".join(kept)
+
+
+def _may_join(char: str) -> bool:
+    category = unicodedata.category(char)
+    return category[0] in "LM" or category in _PICTURES
 
 
 def _shortened(name: str) -> str:
