@@ -27,7 +27,7 @@ from fastchat.descriptors import Capacity
 from fastchat.echo import ECHO_PATH, EchoSession
 from fastchat.errors import CommandError
 from fastchat.headers import SECURITY_HEADERS
-from fastchat.lingering import LINGER_BYTES, LINGER_S, AnswerTransport
+from fastchat.lingering import LINGER_BYTES, LINGER_S, AnswerTransport, has_body
 from fastchat.origins import Origins
 from fastchat.protocol import FILES_URL, Join
 from fastchat.session import Session
@@ -186,6 +186,14 @@ class HttpProtocol(HttpToolsProtocol):
         if self._head_bytes > MAX_HEAD_BYTES and not self._head_complete:
             self._refuse(431, "The request's head is too large.")
 
+    def eof_received(self) -> bool:  # type: ignore[override]  # asyncio takes either
+        """Who has sent all of his requests gets the answers; TLS has no half of a connection."""
+        cycle = self.cycle
+        if self.scheme == "https" or cycle is None or cycle.response_complete or cycle.more_body:
+            return False
+        cycle.keep_alive = False
+        return True
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._head_complete = self._takes_body = False
@@ -281,7 +289,7 @@ class HttpProtocol(HttpToolsProtocol):
         """After an answer, end the connection: but first hear out who still sends."""
         if self.transport.is_closing() or self._unheard is not None:
             return
-        if not self._head_bytes and not (self._head_complete and self._has_body()):
+        if not self._head_bytes and not (self._head_complete and has_body(self.headers)):
             self.transport.close()
             return
         self._unheard = LINGER_BYTES
@@ -291,13 +299,6 @@ class HttpProtocol(HttpToolsProtocol):
         if self.transport.can_write_eof():  # TLS cannot, and its answers have a length
             self.transport.write_eof()
         self.flow.resume_reading()
-
-    def _has_body(self) -> bool:
-        """Whether a request says that it has one."""
-        return any(
-            name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
-            for name, value in self.headers
-        )
 
     def on_response_complete(self) -> None:
         if self._unheard is None:

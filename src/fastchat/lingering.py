@@ -7,10 +7,10 @@ why. So he is told that nothing more comes, and heard for a moment, of which not
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-__all__ = ["LINGER_BYTES", "LINGER_S", "AnswerTransport"]
+__all__ = ["LINGER_BYTES", "LINGER_S", "AnswerTransport", "has_body"]
 
 #: Enough for an answer to get there and to be read, on any line that carries files.
 LINGER_S = 2.0
@@ -33,3 +33,11 @@ class AnswerTransport:
             self._transport.close()
         else:
             end()
+
+
+def has_body(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether a request says that it has one."""
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
+        for name, value in headers
+    )

@@ -7,6 +7,7 @@ import hashlib
 import http.client
 import json
 import os
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -178,6 +179,20 @@ def test_length_is_needed(alice: Client, wire: Wire, headers: list[tuple[str, st
     response = wire.read_response()
     assert refusal(response) == (411, "bad_command")
     assert response.headers["connection"] == "close"
+
+
+@pytest.mark.parametrize("behind", [b"", b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n"])
+def test_who_has_sent_all_and_says_so_is_answered(
+    alice: Client, server: Server, behind: bytes
+) -> None:
+    """RFC 9112 §9.6: half a connection is closed; the answers come by the other."""
+    with wired(server.port) as wire:
+        wire.write(head(announce(alice, 7), 7) + b"content" + behind)
+        wire.socket.shutdown(socket.SHUT_WR)
+        assert wire.read_response().status == 201
+        if behind:
+            assert wire.read_response().status == 404
+        assert wire.read_all() == b""
 
 
 def test_two_lengths_are_no_request(wire: Wire) -> None:
