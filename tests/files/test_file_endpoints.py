@@ -181,6 +181,19 @@ def test_length_is_needed(alice: Client, wire: Wire, headers: list[tuple[str, st
     assert response.headers["connection"] == "close"
 
 
+@pytest.mark.parametrize(
+    ("encoding", "status"), [("gzip", 415), ("br, gzip", 415), ("Identity", 201)]
+)
+def test_file_comes_as_it_is(alice: Client, wire: Wire, encoding: str, status: int) -> None:
+    """Packed, it would be kept as it came and served as what it is not; a size is of neither."""
+    wire.write(head(announce(alice, 7), 7, ("Content-Encoding", encoding)) + b"content")
+    response = wire.read_response()
+    assert response.status == status
+    if status == 415:
+        assert refusal(response) == (415, "bad_command")
+        assert response.headers["accept-encoding"] == "identity"
+
+
 @pytest.mark.parametrize("behind", [b"", b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n"])
 def test_who_has_sent_all_and_says_so_is_answered(
     alice: Client, server: Server, behind: bytes

@@ -88,6 +88,9 @@ class FileEndpoints:
     async def _post(self, request: Request) -> Response:
         if not request.state.takes_body:
             return await self._refused_unread(request)
+        if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+            error = CommandError(ErrorCode.BAD_COMMAND, "A file comes as it is, without encoding.")
+            return await self._withdrawn(request, error, status=415)
         body = request.stream()
         try:
             return await self._receive(request, body)
@@ -180,6 +183,8 @@ class FileEndpoints:
         status = status or _STATUS.get(error.code, 400)
         self._metrics.file_refusals[str(status)] += 1
         headers = {"connection": "close"} if ends else {}
+        if status == 415:
+            headers["accept-encoding"] = "identity"  # RFC 9110 §15.5.16
         if status == 401:
             headers["www-authenticate"] = "Bearer"
         if status == 503:
