@@ -76,6 +76,13 @@ class Shelf:
         self.uploads.append(upload)
         return upload
 
+    async def withdraw(self, room: str, author: str) -> None:
+        await self.pass_gate()
+        for upload in self.uploads:
+            if (upload.room, upload.author, upload.writes) == (room, author, 0):
+                upload.state = "withdrawn"
+        self.changed.set()
+
     async def until(self, holds: Callable[[], bool]) -> None:
         """Wait for what comes of a write, or of the end of an upload."""
         async with asyncio.timeout(5 * TIMEOUT_UNIT_S):

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import apsw
 import jwt
 import pytest
 
@@ -22,7 +23,7 @@ from fastchat.brokers.rooms import Rooms
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.history.memory import MemoryHistory
 from support import TIMEOUT_UNIT_S, Server, running_server, wait_until
-from wire import Client, connected
+from wire import HOST, Client, connected, request, wired
 
 SECRET = "an-Elephant-never-forgets-32-bytes"
 
@@ -153,6 +154,45 @@ def test_removed_user_is_out_and_stays_out(server: inprocess.Server) -> None:
         assert namesake.join(room="out", token=token("u-9", "Bob"))["username"] == "Bob"
     mod.close()
     carol.close()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_removed_user_shares_nothing(key: str, tmp_path: Path, workers: str) -> None:
+    """What he has announced for that room is good no more, though a ticket needs no connection;
+    for another room it is."""
+    arguments = ("--data", str(tmp_path), "--workers", workers, "--auth", "jwt")
+    with running_server(*arguments, "--jwt-key-file", key) as server:
+        mod, bob = entered(server.port, MODERATOR, "files"), entered(server.port, BOB, "files")
+        bob.join(room="another")
+        tickets = {}
+        for name, room in (("first", "files"), ("last", "files"), ("other", "another")):
+            bob.send({"type": "upload", "name": name, "size": 7, "room": room})
+            tickets[name] = bob.receive_type("upload")["ticket"]
+        assert removed(mod, seconds=60)["type"] == "removed"
+        assert bob.receive_end() == 4503
+        wait_until(lambda: announced(tmp_path) == ["other"])
+        assert posted(server.port, tickets["first"], b"content") == 401
+        assert posted(server.port, tickets["other"], b"content") == 201
+        mod.close()
+        bob.close()
+
+
+def announced(data: Path) -> list[str]:
+    """The names of what is announced and has not come."""
+    db = apsw.Connection(str(data / "files" / "index.sqlite3"))
+    try:
+        return [name for (name,) in db.execute("SELECT name FROM uploads ORDER BY number")]
+    finally:
+        db.close()
+
+
+def posted(port: int, ticket: str, content: bytes) -> int:
+    """The status for a file."""
+    length = ("Content-Length", str(len(content)))
+    headers = [HOST, ("Authorization", f"Bearer {ticket}"), length]
+    with wired(port) as wire:
+        wire.write(request("/files", headers, method="POST") + content)
+        return wire.read_response().status
 
 
 def test_removal_for_no_time_is_a_warning(server: inprocess.Server) -> None:

@@ -429,6 +429,8 @@ class Chat:
         reason = "removed by a moderator"
         for client in tuple(self._removable.get((room, author), ())):
             self._dismiss(client.connection, CloseCode.REMOVED, reason, seconds * 1000)
+        if self._uploads is not None:  # a ticket needs no connection
+            self._uploads.withdraw(room, author)
 
     def lost(self, room: str) -> None:
         reason = "the room's stream lost its continuity"

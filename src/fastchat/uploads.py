@@ -168,6 +168,10 @@ class Uploads:
         if incoming.is_expected:
             self._begin(self._give_up(incoming))
 
+    def withdraw(self, room: str, author: str) -> None:
+        """In a moment: what somebody has announced in a room, and not begun, is good no more."""
+        self._begin(self._files.withdraw(room, author))
+
     def sweep(self) -> list[Incoming]:
         """Give up those of which nothing comes any more, and return them; once a second."""
         now = self._clock()

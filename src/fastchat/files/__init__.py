@@ -94,6 +94,10 @@ class Files(Protocol):
         """
         ...
 
+    async def withdraw(self, room: str, author: str) -> None:
+        """Let go of what somebody has announced in a room and not begun. Never raises."""
+        ...
+
     async def claim(self, ticket: str) -> Upload | None:
         """The upload of a ticket, for whoever shows it first, in any process of the server.
 

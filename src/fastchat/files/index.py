@@ -86,9 +86,8 @@ CREATE TRIGGER removed AFTER DELETE ON files BEGIN
 END;
 """
 
-_AGAIN = """
-ALTER TABLE uploads ADD COLUMN again TEXT;  -- a file that it is likely to be, and counts already
-"""
+#: A file that it is likely to be, and counts already.
+_AGAIN = "ALTER TABLE uploads ADD COLUMN again TEXT"
 
 #: Migrations in order: number i takes a database from version i to i + 1.
 _MIGRATIONS = (_SCHEMA, _AGAIN)
@@ -192,22 +191,20 @@ class Index:
 
     def _excess(self, db: apsw.Connection, author: str, charge: int) -> float:
         """By how much a further file would be too much for its author."""
-        ((kept,),) = select(db, "SELECT total(charge) FROM files WHERE author = ?", author)
-        ((coming,),) = select(
+        ((shared,),) = select(
             db,
-            "SELECT total(charge) FROM uploads "
-            "WHERE author = ? AND again IS NULL AND (begun OR expires > ?)",
+            "SELECT (SELECT total(charge) FROM files WHERE author = ?1) + (SELECT total(charge) "
+            "FROM uploads WHERE author = ?1 AND again IS NULL AND (begun OR expires > ?2))",
             author,
             self._clock(),
         )
-        return float(kept + coming + charge - self._max_author_bytes)
+        return float(shared + charge - self._max_author_bytes)
 
     def _check_author(self, db: apsw.Connection, author: str, charge: int) -> None:
         """Whether its author may have a further file. Raises CommandError."""
-        excess = self._excess(db, author, charge)
+        now, excess = self._clock(), self._excess(db, author, charge)
         if excess <= 0:
             return
-        now = self._clock()
         for expires, freed in select(
             db,
             "SELECT expires, charge FROM uploads "
@@ -219,15 +216,13 @@ class Index:
             if excess <= 0:
                 raise CommandError(
                     ErrorCode.FORBIDDEN,
-                    "What you have announced and not sent leaves no room for this file; send that, "
-                    "or try again later.",
+                    "What you have announced and not sent leaves no room; try again later.",
                     temporary=True,
                     retry_after_ms=int((expires - now) * 1000) + 1,
                 )
         raise CommandError(
             ErrorCode.FORBIDDEN,
-            "You have shared as much as you may; delete messages with files, and try "
-            "again in a minute.",
+            "You have shared as much as you may; delete messages with files, and try again.",
         )
 
     def _unsaid(self, db: apsw.Connection, room: str, author: str, size: int) -> str | None:
@@ -318,6 +313,12 @@ class Index:
         with self._writing() as db:
             db.execute("DELETE FROM uploads WHERE number = ? AND NOT begun", (pending.number,))
 
+    def withdraw_all(self, *whose: str) -> None:
+        """As `withdraw`, by room and author."""
+        statement = "DELETE FROM uploads WHERE room = ? AND author = ? AND NOT begun"
+        with self._writing() as db:
+            db.execute(statement, whose)
+
     def drop(self, number: int, remove: Callable[[str], None]) -> None:
         """Forget an announcement. `remove` is called with an id that has no file, if it has one."""
         with self._writing() as db:
@@ -365,7 +366,7 @@ class Index:
             )
 
     def link_all(self, seen: Mapping[tuple[str, str], float]) -> None:
-        """Note of rooms and ids that a message had the file, and when; as `link` does."""
+        """Note of rooms and ids when a message had the file; as `link` does."""
         with self._writing() as db:
             db.executemany(
                 "UPDATE files SET linked = 1 WHERE id = ? AND room = ? AND uploaded <= ?",

@@ -93,6 +93,10 @@ class FileStore:
             raise CommandError(ErrorCode.TOO_LONG, f"A file has at most {self.max_bytes:,} bytes.")
         return await self.run(self._reserve, room, author, clean_name(name), size)
 
+    async def withdraw(self, room: str, author: str) -> None:
+        with contextlib.suppress(CommandError):  # logged; the tickets end by themselves
+            await self.run(self.index.withdraw_all, room, author)
+
     async def find(self, ticket: str) -> StoredUpload | None:
         """As `claim`, but nothing is used by that."""
         return await self.run(self._find, ticket)
