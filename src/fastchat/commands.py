@@ -113,7 +113,7 @@ def _load(payload: bytes) -> dict[str, Any]:
             quotes = -1
             break
     if payload.count(b'"') != quotes:
-        _check_slowly(payload)
+        _check_slowly(payload, fields)
     return fields
 
 
@@ -131,13 +131,10 @@ def _not_loadable(payload: bytes) -> CommandError | Violation:
     return _bad_command("A command has only strings and numbers in range, nested once at most.")
 
 
-def _check_slowly(payload: bytes) -> None:
-    """Refuse repeated keys and deep nesting, by a parser that sees each pair."""
-    try:
-        value = json.loads(payload, object_pairs_hook=_unique)
-    except (ValueError, RecursionError):
-        raise _bad_command("A command repeats no key.") from None
-    for inner in value.values():
+def _check_slowly(payload: bytes, fields: dict[str, Any]) -> None:
+    """Refuse deep nesting, and repeated keys by a parser that sees each pair."""
+    # The nesting first: that parser takes eight times as long, above all for what is nested.
+    for inner in fields.values():
         children: Iterable[Any] = ()
         if type(inner) is dict:
             children = inner.values()
@@ -145,6 +142,10 @@ def _check_slowly(payload: bytes) -> None:
             children = inner
         if any(type(child) in (dict, list) for child in children):
             raise _bad_command("A command nests one object at most.")
+    try:
+        json.loads(payload, object_pairs_hook=_unique)
+    except (ValueError, RecursionError):
+        raise _bad_command("A command repeats no key.") from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
