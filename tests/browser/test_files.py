@@ -854,6 +854,23 @@ def test_missing_image_becomes_a_quiet_card(ann: Any, script: FileServer, room: 
     assert read.bounding_box()["y"] == pytest.approx(before, abs=1)
 
 
+def test_image_that_does_not_come_at_once_comes_later(
+    ann: Any, script: FileServer, room: str
+) -> None:
+    """From a server that is busy or away for a moment: it never becomes a link."""
+    troubles: list[Callable[[Any], None]] = [
+        lambda route: route.fulfill(status=503),
+        lambda route: route.fulfill(status=503),
+        lambda route: route.abort(),
+        lambda route: route.abort(),
+    ]
+    ann.route("**/files/**sea**", lambda route: (troubles.pop(0) if troubles else _answer)(route))
+    fill(script, room, IMAGE)
+    ann.wait_for_function(f"() => ({IS_LOADED})(document.querySelector('.file--image img'))")
+    assert troubles == []
+    expect(ann.locator(".file--gone")).to_have_count(0)
+
+
 def test_image_opens_at_its_own_size(ann: Any, script: FileServer, room: str) -> None:
     """By click or keyboard; any click but that on its download closes it, and so does Esc."""
     fill(script, room, IMAGE)
