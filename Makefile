@@ -9,7 +9,7 @@ SOURCES := pyproject.toml setup.py $(wildcard src/fastchat/_fanout*.p[yx]*)
 ARGS ?=
 FUZZ_SECONDS ?= 60
 # Tests that load the machine, and compare: nothing runs beside them.
-ALONE := tests/adversity tests/threats tests/test_bench.py tests/test_descriptors.py tests/test_flood.py \
+ALONE := tests/adversity $(filter-out %_page.py %_input.py,$(wildcard tests/threats/test_*.py)) tests/test_bench.py tests/test_descriptors.py tests/test_flood.py \
   tests/browser/test_hour.py
 
 .PHONY: serve test fuzz conformance soak lint types bench build screenshots lighthouse chromium firefox clang clean help
@@ -30,7 +30,7 @@ serve: $(VENV)/serve.stamp
 
 test: lint types build/debug/stamp build/sanitized/stamp chromium firefox
 ifeq ($(ARGS),)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile $(ALONE:%=--ignore=%)
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile $(ALONE:%=--ignore=%)
 	$(BIN)/python -m pytest $(ALONE)
 else
 	$(BIN)/python -m pytest $(ARGS)

@@ -167,9 +167,9 @@ def looking_back(scene: Scene) -> Any:
     expect(text_in(page, "line 29")).to_be_visible()
     page.hover("#log")
     page.mouse.wheel(0, -900)
-    expect(page.locator("#new-messages")).to_be_hidden()
+    expect(text_in(page, "line 29")).not_to_be_in_viewport()
     scene.guest("Dee").say("news")
-    expect(page.locator("#new-messages")).to_be_visible()
+    expect(page.locator("#new-messages")).to_have_text("1 new message")
     return page
 
 

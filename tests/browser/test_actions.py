@@ -145,9 +145,17 @@ def test_keyboard_deletes_after_a_question(walked: Any) -> None:
     expect(row(walked, 2)).to_be_focused()
 
 
-@pytest.mark.parametrize("direction", ["ltr", "rtl"])
 @pytest.mark.parametrize(
-    "options", [WIDE, NARROW, PHONE, TABLET], ids=["wide", "narrow", "phone", "tablet"]
+    ("options", "direction"),
+    [
+        (WIDE, "ltr"),
+        (WIDE, "rtl"),
+        (NARROW, "rtl"),
+        (PHONE, "ltr"),
+        (PHONE, "rtl"),
+        (TABLET, "ltr"),
+    ],
+    ids=["wide", "wide-rtl", "narrow-rtl", "phone", "phone-rtl", "tablet"],
 )
 def test_bar_covers_nothing_that_is_read(
     visit: Any, server: Server, room: str, options: dict[str, Any], direction: str
@@ -158,9 +166,13 @@ def test_bar_covers_nothing_that_is_read(
     with guest_in(room, "Bob", server) as bob:
         bob.say("first", "tiny", LONG, "and")
         expect(row(ann, 4)).to_have_count(1)
-        for offset, text in enumerate(("mine", LONG, "so", *(f"{line}" for line in range(15))), 5):
+        for offset, text in enumerate(("mine", LONG, "so"), 5):
             say(ann, text)
             expect(row(ann, offset)).to_have_count(1)
+        bob.say(*(f"{line}" for line in range(14)))
+        expect(row(ann, 21)).to_have_count(1)
+        say(ann, "the last")
+        expect(row(ann, 22)).to_have_count(1)
     for offset in (*range(1, 8), 22):
         for block in ("center", "start", "end"):
             text = row(ann, offset).locator(".message__text")
