@@ -146,6 +146,7 @@ def test_nothing_is_lost_or_doubled_over_many_breaks(
                 page.evaluate("() => dispatchEvent(new Event('online'))")
         for name in rooms:
             go(page, name)
+            page.evaluate(FRAMES)  # until then the rows are of the room before
             expect(page.locator(".message--pending")).to_have_count(0)
             expect(page.locator(f".message[data-offset='{counts[name]}']")).to_have_count(1)
             offsets = page.eval_on_selector_all(
