@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import subprocess
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from checker.nemesis import can_mount
+from checker.nemesis import can_mount, fill
 from support import TIMEOUT_UNIT_S, running_server
 from wire import Client, connected
 
@@ -29,15 +28,6 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         yield tmp_path
     finally:
         subprocess.run(["umount", "--lazy", tmp_path], check=True)
-
-
-def fill(disk: Path) -> Path:
-    """Leave not a single page; returns the file that is to be removed again."""
-    filler = disk / "filler"
-    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(4096))
-    return filler
 
 
 def say(client: Client, text: str, id: str) -> dict[str, object]:

@@ -109,7 +109,7 @@ class Disk:
         self.directory = directory
         self.room = asyncio.Event()
         self.room.set()
-        self._filler = directory / "filler"
+        self._filler: Path | None = None
         directory.mkdir(exist_ok=True)
         subprocess.run(
             ["mount", "-t", "tmpfs", "-o", f"size={size_mb}m", "tmpfs", directory], check=True
@@ -118,16 +118,24 @@ class Disk:
     def fill(self) -> None:
         """Leave not a single page."""
         self.room.clear()
-        with self._filler.open("wb", buffering=0) as filler, contextlib.suppress(OSError):
-            while True:
-                filler.write(bytes(4096))
+        self._filler = fill(self.directory)
 
     def free(self) -> None:
-        self._filler.unlink(missing_ok=True)
+        if self._filler is not None:
+            self._filler.unlink(missing_ok=True)
         self.room.set()
 
     def unmount(self) -> None:
         subprocess.run(["umount", "--lazy", self.directory], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Leave not a single page; returns the file that is to be removed again."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    return filler
 
 
 def can_mount(directory: Path) -> bool:

@@ -16,7 +16,7 @@ import pytest
 from browsing import CHROMIUM, launch
 from playwright.sync_api import sync_playwright
 
-from checker.nemesis import can_mount
+from checker.nemesis import can_mount, fill
 from fastchat.files.retention import Retention
 from fastchat.metrics import Metrics
 from support import TIMEOUT_UNIT_S, Server, running_server, wait_until
@@ -199,15 +199,6 @@ def test_full_disk_refuses_files_and_only_while_it_is_full(disk: Path) -> None:
         assert server.stop() == 0
     assert "cannot be kept" in server.errors
     assert len(server.errors) < 20_000
-
-
-def fill(disk: Path) -> Path:
-    """Leave not a single page; returns the file that is to be removed again."""
-    filler = disk / "filler"
-    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(4096))
-    return filler
 
 
 def test_quota_cannot_be_talked_away(tmp_path: Path) -> None:
