@@ -9,8 +9,8 @@ SOURCES := pyproject.toml setup.py $(wildcard src/fastchat/_fanout*.p[yx]*)
 ARGS ?=
 FUZZ_SECONDS ?= 60
 # Tests that load the machine, and compare: nothing runs beside them.
-ALONE := tests/adversity $(filter-out %_page.py %_input.py,$(wildcard tests/threats/test_*.py)) tests/test_bench.py tests/test_descriptors.py tests/test_flood.py \
-  tests/browser/test_hour.py
+ALONE := tests/adversity $(filter-out %_page.py %_input.py,$(wildcard tests/threats/test_*.py)) \
+  tests/test_bench.py tests/test_descriptors.py tests/test_flood.py tests/browser/test_hour.py
 
 .PHONY: serve test fuzz conformance soak lint types bench build screenshots lighthouse chromium firefox clang clean help
 .DEFAULT_GOAL := help

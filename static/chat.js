@@ -129,10 +129,7 @@ export class Chat {
 
   // Is in no room until `enter` is called again.
   quit() {
-    if (this.#shown) this.#shown.refusal = null;
     this.#connection.close();
-    for (const room of this.rooms) room.roster.clear();
-    if (this.#shown) this.#on.people(this.#shown);
   }
 
   // Keeps nothing of where he was and what he read.

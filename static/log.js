@@ -93,6 +93,12 @@ export class Log {
     return this.#room.timeline;
   }
 
+  // How far it is to the end of what is here, in pixels.
+  get #below() {
+    const { scrollHeight, scrollTop, clientHeight } = this.#element;
+    return scrollHeight - scrollTop - clientHeight;
+  }
+
   #sync() {
     if (this.#shown !== this.#timeline || this.#generation !== this.#timeline.generation) this.#restart();
     this.#rows.show(this.#timeline.entries, this.#room);
@@ -176,8 +182,7 @@ export class Log {
     if (!this.#timeline.isJoined) return;
     if (!document.hidden) this.#actions.seen(this.#following ? this.#timeline.position.offset : this.#rows.lastAbove(this.#element.getBoundingClientRect().bottom));
     const count = this.#room.unread.length;
-    const { scrollHeight, scrollTop, clientHeight } = this.#element;
-    const isNear = this.#timeline.atEnd && scrollHeight - scrollTop < 2 * clientHeight;
+    const isNear = this.#timeline.atEnd && this.#below < this.#element.clientHeight;
     this.#pill.hidden = this.#following || (count === 0 && isNear);
     if (this.#pill.hidden) return;
     const more = this.#room.hasMoreUnread ? "+" : "";
@@ -186,10 +191,8 @@ export class Log {
 
   #fetch() {
     if (this.#fetching || !this.#room?.joined) return;
-    const { scrollHeight, scrollTop, clientHeight } = this.#element;
-    const below = scrollHeight - scrollTop - clientHeight;
-    if (!this.#timeline.atStart && scrollTop < FETCH_WITHIN_PX) this.#run(this.#actions.older);
-    else if (!this.#timeline.atEnd && below < FETCH_WITHIN_PX) this.#run(this.#actions.newer);
+    if (!this.#timeline.atStart && this.#element.scrollTop < FETCH_WITHIN_PX) this.#run(this.#actions.older);
+    else if (!this.#timeline.atEnd && this.#below < FETCH_WITHIN_PX) this.#run(this.#actions.newer);
   }
 
   async #run(fetch) {
@@ -204,8 +207,8 @@ export class Log {
   #scrolled() {
     // Another room's rows may be here still.
     if (!this.#room || this.#shown !== this.#timeline) return;
-    const { scrollHeight, scrollTop, clientHeight } = this.#element;
-    const near = scrollHeight - scrollTop - clientHeight <= NEAR_END_PX && this.#timeline.atEnd;
+    const { scrollTop } = this.#element;
+    const near = this.#below <= NEAR_END_PX && this.#timeline.atEnd;
     if (near && !this.#following) this.follow();
     // Only a way up leaves the end: a scroll event may come late, when the end itself has moved on.
     if (!near && this.#following && scrollTop < this.#top) this.#follow(false);
