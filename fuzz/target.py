@@ -22,8 +22,8 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 INSTRUMENTED = [
     "fastchat.auth",
     "fastchat.brokers.records",
-    "fastchat.commands",
-    "fastchat.names",
+    "fastchat.protocol.parsing",
+    "fastchat.protocol.names",
     "fastchat.tokens",
     "json.decoder",
     "json.scanner",

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from contracts.broker import Faulty
-from fastchat import commands, protocol
+from fastchat import protocol
 from fastchat.admission import Census
 from fastchat.brokers import Entrance, Entry, Member
 from fastchat.brokers.memory import MemoryBroker
@@ -21,7 +21,7 @@ from fastchat.errors import CloseCode, CommandError, ErrorCode, Violation
 from fastchat.history.memory import MemoryHistory
 from fastchat.metrics import Metrics
 from fastchat.presence import author_of
-from fastchat.protocol import Chunk, Position
+from fastchat.protocol import Chunk, Position, parsing
 from fastchat.uploads import Uploads
 from shelf import Shelf
 
@@ -136,7 +136,7 @@ class Talk:
 
     def begin(self, name: str, /, **fields: Any) -> Coroutine[Any, Any, None] | None:
         """Run a command that needs no waiting, within this turn; or return the rest of it."""
-        command = commands.parse(json.dumps(fields).encode())
+        command = parsing.parse(json.dumps(fields).encode())
         return self.chat.handle(self.client(name), command)
 
     async def join(self, name: str, room: str = "lobby", **fields: Any) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastchat import protocol
-from fastchat.commands import join_from_query, parse
 from fastchat.errors import CloseCode, CommandError, ErrorCode, Violation
 from fastchat.protocol import (
     Delete,
@@ -28,6 +27,7 @@ from fastchat.protocol import (
     Typing,
     Upload,
 )
+from fastchat.protocol.parsing import join_from_query, parse
 from support import TIMEOUT_UNIT_S
 
 #: The loop is never to be blocked for longer; a shared machine needs some air.

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastchat.errors import CommandError, ErrorCode
-from fastchat.names import check_room, check_username, name_key
+from fastchat.protocol.names import check_room, check_username, name_key
 
 # Rooms
 

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastchat import protocol
-from fastchat.commands import parse
 from fastchat.errors import CloseCode, CommandError, ErrorCode
 from fastchat.protocol import (
     Kind,
@@ -19,6 +18,7 @@ from fastchat.protocol import (
     Position,
     Publication,
 )
+from fastchat.protocol.parsing import parse
 
 TIMESTAMP = "2025-01-18T10:30:00.123Z"
 PUBLICATION = Publication("lobby", 42, "Alice", "Hello", TIMESTAMP, "c7")

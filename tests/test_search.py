@@ -13,12 +13,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from contracts.history import add, draft
-from fastchat.commands import MAX_QUERY_CHARS
 from fastchat.history import History
 from fastchat.history.memory import MemoryHistory
 from fastchat.history.search import MAX_TERMS, to_match
 from fastchat.history.sqlite import SqliteHistory
 from fastchat.protocol import Kind, Publication, timestamp_of
+from fastchat.protocol.parsing import MAX_QUERY_CHARS
 
 NOW_S = 1_750_000_000.0
 

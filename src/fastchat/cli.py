@@ -17,8 +17,8 @@ from typing import Any
 from fastchat import __version__, single, status, supervisor, tail, transfer
 from fastchat.errors import CommandError, HistoryError, SettingError
 from fastchat.logs import set_up_logging
-from fastchat.names import DEFAULT_ROOM, check_room, check_username
 from fastchat.protocol import DEFAULT_HISTORY, MAX_HISTORY
+from fastchat.protocol.names import DEFAULT_ROOM, check_room, check_username
 from fastchat.settings import Settings, flag_of, is_list, is_switch, load_settings
 
 __all__ = ["main"]

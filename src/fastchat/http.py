@@ -22,7 +22,6 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from fastchat.addresses import Proxies
 from fastchat.admission import Census, Gate, Limit
-from fastchat.commands import join_from_query
 from fastchat.descriptors import Capacity
 from fastchat.echo import ECHO_PATH, EchoSession
 from fastchat.errors import CommandError
@@ -30,6 +29,7 @@ from fastchat.headers import SECURITY_HEADERS
 from fastchat.lingering import LINGER_BYTES, LINGER_S, AnswerTransport, has_body
 from fastchat.origins import Origins
 from fastchat.protocol import FILES_URL, Join
+from fastchat.protocol.parsing import join_from_query
 from fastchat.session import Session
 from fastchat.sessions import Sessions
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from fastchat.errors import CommandError, ErrorCode
-from fastchat.names import name_key
+from fastchat.protocol.names import name_key
 
 __all__ = ["Roster", "User", "author_of"]
 

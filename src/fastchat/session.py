@@ -17,13 +17,13 @@ from typing import Any
 from multidict import CIMultiDict
 from picows import WSFrame, WSListener, WSMsgType, WSTransport
 
-from fastchat import commands, protocol
+from fastchat import protocol
 from fastchat.admission import Guest
 from fastchat.chat import Client
 from fastchat.errors import CloseCode, CommandError, ErrorCode, Violation
 from fastchat.fragments import Fragments
 from fastchat.limits import TokenBucket, rate_limited
-from fastchat.protocol import Chunk, Command, Join, Typing
+from fastchat.protocol import Chunk, Command, Join, Typing, parsing
 from fastchat.sessions import Sessions
 from fastchat.throttle import TOO_FAST_ERRORS, TOO_FAST_TYPING
 
@@ -263,7 +263,7 @@ class Session(WSListener):
 
     def _on_message(self, payload: bytes) -> None:
         try:
-            command = commands.parse(payload)
+            command = parsing.parse(payload)
         except CommandError as refusal:
             self._refuse(refusal)
             return

@@ -36,9 +36,8 @@ import orjson
 import uvloop
 from picows import ws_connect
 
-from fastchat import commands
 from fastchat.errors import CloseCode, CommandError, ErrorCode, SettingError
-from fastchat.protocol import MAX_HISTORY, Kind, Position
+from fastchat.protocol import MAX_HISTORY, Kind, Position, parsing
 from fastchat.tail_link import Interrupted, Link, Refused, translated
 from fastchat.terminal import JsonScreen, Screen, has_color, has_lines, lines_of, safe
 
@@ -449,7 +448,7 @@ class _Client:
 
     async def _settle(self, line: _Line) -> None:
         try:
-            commands.parse(line.payload)  # what the server would refuse does not go there
+            parsing.parse(line.payload)  # what the server would refuse does not go there
         except CommandError as refusal:
             self._refuse_line(refusal.message)
             return

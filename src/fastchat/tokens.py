@@ -29,8 +29,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from fastchat.auth import ANY_ROOM, Identity, Right, unauthorized
 from fastchat.errors import CloseCode, CommandError, SettingError
-from fastchat.names import check_room, check_username
 from fastchat.protocol import SUBJECT
+from fastchat.protocol.names import check_room, check_username
 
 __all__ = ["TokenAuthenticator", "create_secret", "duration_of", "make_token", "rooms_of"]
 

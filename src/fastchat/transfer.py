@@ -30,14 +30,14 @@ from typing import Any, BinaryIO, NamedTuple
 import apsw
 import orjson
 
-from fastchat import commands, protocol
+from fastchat import protocol
 from fastchat.errors import CommandError, SettingError
 from fastchat.history.files import FILE_NAME
 from fastchat.history.rows import OFFSET_MASK, stored
 from fastchat.history.schema import MIGRATIONS, check, select
 from fastchat.history.sqlite import SqliteHistory
-from fastchat.names import check_room, check_username
-from fastchat.protocol import Delete, Edit, Kind, Message, Position, Publication, React
+from fastchat.protocol import Delete, Edit, Kind, Message, Position, Publication, React, parsing
+from fastchat.protocol.names import check_room, check_username
 
 __all__ = ["Imported", "export_file", "export_rooms", "import_rooms"]
 
@@ -325,7 +325,7 @@ def _header(fields: dict[str, Any]) -> _Header:
         return _Header(room, _new_epoch(), first, head)
     # As a client that comes back would say it.
     since = {"epoch": epoch, "offset": head}
-    commands.parse(orjson.dumps({"type": "join", "since": since}))
+    parsing.parse(orjson.dumps({"type": "join", "since": since}))
     return _Header(room, epoch, first, head)
 
 
@@ -358,7 +358,7 @@ def _command(fields: dict[str, Any]) -> Message | Edit | Delete | React:
     # The text of a deleted message is gone, and so are those of its edits.
     if said.get("text") == "" and (fields.get("deleted") is True or said.get("type") == Kind.EDIT):
         said["text"] = "gone"
-    command = commands.parse(orjson.dumps(said))
+    command = parsing.parse(orjson.dumps(said))
     if "type" not in said or not isinstance(command, Message | Edit | Delete | React):
         raise _Bad("Its `type` is not message, edit, delete or react.")
     return command
@@ -380,12 +380,12 @@ def _reactions(reactions: Any) -> dict[str, tuple[str, ...]]:
     if type(reactions) is not dict or not all(type(each) is list for each in reactions.values()):
         raise _Bad("`reactions` is an object: for each emoji a list of names.")
     for emoji in reactions:
-        commands.parse(orjson.dumps({"type": "react", "offset": 1, "emoji": emoji}))
+        parsing.parse(orjson.dumps({"type": "react", "offset": 1, "emoji": emoji}))
     return {emoji: tuple(map(check_username, names)) for emoji, names in reactions.items()}
 
 
 def _text(text: Any) -> str:
-    message = commands.parse(orjson.dumps({"text": text}))
+    message = parsing.parse(orjson.dumps({"text": text}))
     assert isinstance(message, Message)
     return message.text
 

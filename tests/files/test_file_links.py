@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastchat.commands import MAX_TEXT_CHARS
 from fastchat.files import File
 from fastchat.files.links import MAX_NAME_BYTES, clean_name, disposition, ids_in, is_id
-from fastchat.names import INVISIBLE
+from fastchat.protocol.names import INVISIBLE
+from fastchat.protocol.parsing import MAX_TEXT_CHARS
 
 ID = "abcdefghijklmnopqrstuvwxyz234567"
 

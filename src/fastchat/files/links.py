@@ -6,8 +6,8 @@ import re
 import unicodedata
 from urllib.parse import quote
 
-from fastchat.names import INVISIBLE
 from fastchat.protocol import FILES_URL
+from fastchat.protocol.names import INVISIBLE
 
 __all__ = ["clean_name", "disposition", "ids_in", "is_id", "link_of"]
 

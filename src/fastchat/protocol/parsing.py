@@ -14,7 +14,6 @@ from typing import Any
 import orjson
 
 from fastchat.errors import CloseCode, CommandError, ErrorCode, Violation
-from fastchat.names import DEFAULT_ROOM, check_room, check_username
 from fastchat.protocol import (
     DEFAULT_HISTORY,
     MAX_HISTORY,
@@ -33,6 +32,7 @@ from fastchat.protocol import (
     Typing,
     Upload,
 )
+from fastchat.protocol.names import DEFAULT_ROOM, check_room, check_username
 
 __all__ = ["join_from_query", "parse"]
 

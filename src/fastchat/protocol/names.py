@@ -104,7 +104,7 @@ def _fold(name: str) -> str:
 @lru_cache(maxsize=1)
 def _skeletons() -> dict[int, str]:
     """The characters that look like others; read when the first name needs it, in some 2 ms."""
-    from fastchat.confusables import CONFUSABLES
+    from fastchat.protocol.confusables import CONFUSABLES
 
     return {
         ord(char): prototype

@@ -1,4 +1,4 @@
-"""Characters that look like others, for `fastchat.names`: a prototype, a tab, what looks like it.
+"""Characters that look like others: a prototype, a tab, and what looks like it.
 
 Made from confusables.txt of Unicode 15.1 (UTS #39, "Unicode Security Mechanisms",
 https://www.unicode.org/Public/security/), as the package confusable-homoglyphs 3.3.1

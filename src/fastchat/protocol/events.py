@@ -1,6 +1,6 @@
 """The wire's types, and what the server says: publications and events. No I/O.
 
-docs/protocol.md is its reference; `fastchat.commands` makes the commands of what
+docs/protocol.md is its reference; `fastchat.protocol.parsing` makes the commands of what
 clients say. Past these two there is no dict and no ``message["type"]``.
 """
 
