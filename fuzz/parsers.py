@@ -20,11 +20,11 @@ import orjson
 
 from fastchat import protocol
 from fastchat.auth import Right
+from fastchat.auth.tokens import TokenAuthenticator
 from fastchat.brokers.records import BadRecord, RecordKind, RecordReader, cut, pack
 from fastchat.errors import CommandError, ErrorCode, Violation
 from fastchat.protocol.names import MAX_USERNAME_CHARS, check_room, check_username, name_key
 from fastchat.protocol.parsing import MAX_OFFSET, MAX_TEXT_CHARS, join_from_query, parse
-from fastchat.tokens import TokenAuthenticator
 
 #: A text message is never larger.
 MAX_MESSAGE_BYTES = 64 * 1024

@@ -24,7 +24,7 @@ INSTRUMENTED = [
     "fastchat.brokers.records",
     "fastchat.protocol.parsing",
     "fastchat.protocol.names",
-    "fastchat.tokens",
+    "fastchat.auth.tokens",
     "json.decoder",
     "json.scanner",
     "jwt",

@@ -20,9 +20,9 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509 import load_pem_x509_certificate
 
+from fastchat.auth.tokens import create_secret, make_token
 from fastchat.settings import Settings
 from fastchat.tls import HANDSHAKE_TIMEOUT_S, MAX_HANDSHAKES, Tls
-from fastchat.tokens import create_secret, make_token
 from support import TIMEOUT_UNIT_S, Server, running_server, wait_until
 from wire import Client, Wire, connected, ends_within, request, wired
 

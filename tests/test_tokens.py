@@ -18,14 +18,14 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from fastchat.auth import Right
-from fastchat.errors import CloseCode, CommandError, ErrorCode, SettingError
-from fastchat.tokens import (
+from fastchat.auth.tokens import (
     TokenAuthenticator,
     create_secret,
     duration_of,
     make_token,
     rooms_of,
 )
+from fastchat.errors import CloseCode, CommandError, ErrorCode, SettingError
 
 SECRET = "an-Elephant-never-forgets-32-bytes"
 OTHER = "another-Elephant-of-at-least-32-bytes"

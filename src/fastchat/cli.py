@@ -75,7 +75,7 @@ def _status(chosen: dict[str, Any]) -> int:
 
 def _token(chosen: dict[str, Any]) -> int:
     # Imported here: see `worker.open_authenticator`.
-    from fastchat import tokens
+    from fastchat.auth import tokens
 
     if "new_key" in chosen:
         tokens.create_secret(chosen["new_key"])

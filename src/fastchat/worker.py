@@ -72,7 +72,7 @@ def open_authenticator(settings: Settings) -> Authenticator | None:
     if settings.auth == "none":
         return None
     # Imported here: the libraries take a tenth of a second, which others need not wait for.
-    from fastchat.tokens import TokenAuthenticator
+    from fastchat.auth.tokens import TokenAuthenticator
 
     return TokenAuthenticator(
         settings.jwt_key_file, audience=settings.jwt_audience, issuer=settings.jwt_issuer

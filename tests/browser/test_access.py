@@ -15,7 +15,7 @@ from playwright.sync_api import expect
 from websockets.sync.client import connect
 
 from conftest import Visit
-from fastchat.tokens import create_secret, make_token
+from fastchat.auth.tokens import create_secret, make_token
 from support import TIMEOUT_UNIT_S, Server, running_server
 
 Issue = Callable[..., str]

@@ -16,7 +16,7 @@ from browsing import guest_in, launch_options, say, text_in
 from playwright.sync_api import expect
 
 from conftest import TIMEOUT_MS
-from fastchat.tokens import create_secret, make_token
+from fastchat.auth.tokens import create_secret, make_token
 from support import Server, running_server, wait_until
 
 Issue = Callable[..., str]

@@ -207,8 +207,8 @@ def alike(count: int, *tries: Callable[[], None]) -> bool:
 
 def test_token_that_is_nearly_right_takes_as_long(key: str) -> None:
     """T28. A signature with another first character, or another last one, or of another key."""
+    from fastchat.auth.tokens import TokenAuthenticator
     from fastchat.errors import CommandError
-    from fastchat.tokens import TokenAuthenticator
 
     authenticator = TokenAuthenticator([key])
     good = token("u-1", "Alice")

@@ -1,6 +1,6 @@
 """Who may come in, and what he may do where: identities and rights.
 
-Whoever tells them from a token is an `Authenticator`; `fastchat.tokens` has the one for
+Whoever tells them from a token is an `Authenticator`; `fastchat.auth.tokens` has the one for
 JSON Web Tokens. Without any, everybody may come in, and nobody moderates.
 """
 
