@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from fastchat.admission import Census
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.files import File
+from fastchat.limits.connections import Census
 from support import TIMEOUT_UNIT_S
 
 

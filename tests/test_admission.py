@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from contracts.broker import PATIENCE_S, Receiver, new_rooms, run_in_loop
-from fastchat.admission import Admission, Branch, Census, Gate, Guest, Limit
 from fastchat.brokers.relay import RelayBroker
 from fastchat.errors import CommandError
 from fastchat.history.memory import MemoryHistory
-from fastchat.limits import Budget
+from fastchat.limits.buckets import Budget
+from fastchat.limits.connections import Admission, Branch, Census, Gate, Guest, Limit
 from fastchat.metrics import Metrics
 from fastchat.relay import Relay
 

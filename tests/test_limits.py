@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from fastchat.errors import CommandError, ErrorCode
-from fastchat.limits import MAX_BUCKETS, Budget, Rates, RoomLimits, TokenBucket, price_of
+from fastchat.limits.buckets import MAX_BUCKETS, Budget, Rates, RoomLimits, TokenBucket, price_of
 from fastchat.protocol import Publication
 from support import TIMEOUT_UNIT_S
 

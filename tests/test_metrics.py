@@ -13,8 +13,8 @@ import pytest
 
 from fanout_rig import LIMIT_S, TINY_BYTES, Rig, Sink, encode, on_loop, turn, until
 from fastchat import metrics
-from fastchat.admission import Limit
 from fastchat.errors import CloseCode, ErrorCode
+from fastchat.limits.connections import Limit
 from fastchat.metrics import Histogram, Metrics, quantile, since, watch_lag, with_usage
 from support import TIMEOUT_UNIT_S
 

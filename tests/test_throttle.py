@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fastchat.limits import Budget
+from fastchat.limits.buckets import Budget
+from fastchat.limits.commands import MAX_PAUSE_S, MIN_CHUNK_BYTES, SessionLimits, Throttle
 from fastchat.protocol import (
     Command,
     Delete,
@@ -20,7 +21,6 @@ from fastchat.protocol import (
     Typing,
     Upload,
 )
-from fastchat.throttle import MAX_PAUSE_S, MIN_CHUNK_BYTES, SessionLimits, Throttle
 
 PUBLICATIONS: list[Command] = [Message("hi"), Edit(1, "hi"), Delete(1), React(1, "👋", False)]
 COMMANDS: list[Command] = [

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from fastchat.admission import Census
 from fastchat.errors import CommandError, ErrorCode
+from fastchat.limits.connections import Census
 from fastchat.uploads import PROGRESS_BYTES, STALL_S, Incoming, Uploads
 from shelf import Shelf
 

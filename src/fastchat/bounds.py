@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from fastchat.admission import Census, Gate
-from fastchat.files.places import Places
-from fastchat.limits import Budget, RoomLimits
+from fastchat.limits.buckets import Budget, RoomLimits
+from fastchat.limits.commands import SessionLimits
+from fastchat.limits.connections import Census, Gate
+from fastchat.limits.queue import Places
 from fastchat.settings import Settings
-from fastchat.throttle import SessionLimits
 
 __all__ = [
     "census_of",

@@ -21,11 +21,11 @@ from picows.picows import WSAutoPingStrategy, WSProtocol  # type: ignore[attr-de
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from fastchat.addresses import Proxies
-from fastchat.admission import Census, Gate, Limit
 from fastchat.descriptors import Capacity
 from fastchat.echo import ECHO_PATH, EchoSession
 from fastchat.errors import CommandError
 from fastchat.headers import SECURITY_HEADERS
+from fastchat.limits.connections import Census, Gate, Limit
 from fastchat.lingering import LINGER_BYTES, LINGER_S, AnswerTransport, has_body
 from fastchat.origins import Origins
 from fastchat.protocol import FILES_URL, Join

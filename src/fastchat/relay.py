@@ -24,7 +24,6 @@ from typing import Any
 
 import uvloop
 
-from fastchat.admission import Census
 from fastchat.bounds import census_of, room_limits_of
 from fastchat.brokers.records import SOCKET_NAME, bind_socket
 from fastchat.brokers.removals import FILE_NAME, Removals
@@ -34,6 +33,7 @@ from fastchat.errors import SettingError
 from fastchat.histories import open_history, open_retention
 from fastchat.history import History
 from fastchat.history.files import lock
+from fastchat.limits.connections import Census
 from fastchat.metrics import Metrics, watch_lag
 from fastchat.relay_port import RelayPort
 from fastchat.settings import Settings

@@ -9,13 +9,13 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
-from fastchat.admission import Branch, Census, Limit
 from fastchat.brokers import Entrance, Member, Messages, Removal
 from fastchat.brokers.ports import Change
 from fastchat.brokers.records import VERSION, BadRecord, RecordKind, RecordReader, pack
 from fastchat.brokers.rooms import Rooms
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.history import Duplicate
+from fastchat.limits.connections import Branch, Census, Limit
 from fastchat.protocol import Kind, Position, Publication
 
 __all__ = ["House", "RelayPort"]

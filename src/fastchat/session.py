@@ -18,14 +18,14 @@ from multidict import CIMultiDict
 from picows import WSFrame, WSListener, WSMsgType, WSTransport
 
 from fastchat import protocol
-from fastchat.admission import Guest
 from fastchat.chat import Client
 from fastchat.errors import CloseCode, CommandError, ErrorCode, Violation
 from fastchat.fragments import Fragments
-from fastchat.limits import TokenBucket, rate_limited
+from fastchat.limits.buckets import TokenBucket, rate_limited
+from fastchat.limits.commands import TOO_FAST_ERRORS, TOO_FAST_TYPING
+from fastchat.limits.connections import Guest
 from fastchat.protocol import Chunk, Command, Join, Typing, parsing
 from fastchat.sessions import Sessions
-from fastchat.throttle import TOO_FAST_ERRORS, TOO_FAST_TYPING
 
 __all__ = ["Session"]
 

@@ -11,12 +11,12 @@ from itertools import takewhile
 from typing import Protocol
 
 from fastchat._fanout import Connection
-from fastchat.admission import Admission, Limit
 from fastchat.chat import Chat
 from fastchat.errors import CloseCode
 from fastchat.hub import Hub
+from fastchat.limits.commands import SessionLimits, Throttle
+from fastchat.limits.connections import Admission, Limit
 from fastchat.metrics import Metrics
-from fastchat.throttle import SessionLimits, Throttle
 
 __all__ = ["Endable", "Sessions"]
 

@@ -15,9 +15,9 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from fastchat.admission import Census
 from fastchat.errors import CommandError
 from fastchat.files import File, Files, Upload, busy
+from fastchat.limits.connections import Census
 
 __all__ = ["Incoming", "Uploads"]
 

@@ -19,7 +19,6 @@ import uvicorn
 
 from fastchat import http
 from fastchat.addresses import Proxies
-from fastchat.admission import Admission
 from fastchat.app import build_app
 from fastchat.auth import Authenticator
 from fastchat.bounds import (
@@ -38,6 +37,7 @@ from fastchat.files.endpoints import FileEndpoints
 from fastchat.headers import SECURITY_HEADERS
 from fastchat.histories import new_secret, open_files
 from fastchat.hub import Hub
+from fastchat.limits.connections import Admission
 from fastchat.logs import log_repeated
 from fastchat.metrics import Metrics, watch_lag
 from fastchat.origins import Origins

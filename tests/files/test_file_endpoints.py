@@ -601,7 +601,7 @@ def test_reader_waits_for_a_while(
 ) -> None:
     """Then he is told to come back."""
     server, alice = narrow
-    monkeypatch.setattr("fastchat.files.places.WAIT_S", 0.1)
+    monkeypatch.setattr("fastchat.limits.queue.WAIT_S", 0.1)
     with contextlib.ExitStack() as stack:
         with wired(server.port) as wire:
             shared = share(alice, wire, os.urandom(3_000_000))

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from fanout_rig import on_loop
-from fastchat.admission import Census
-from fastchat.files.places import Places
+from fastchat.limits.connections import Census
+from fastchat.limits.queue import Places
 
 
 async def arrive(places: Places, *addresses: str) -> list[asyncio.Task[bool]]:
@@ -67,7 +67,7 @@ async def test_full_address_holds_no_other_up() -> None:
 @on_loop
 async def test_waiting_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Afterwards he is not counted any more, and no place is lost by it."""
-    monkeypatch.setattr("fastchat.files.places.WAIT_S", 0.01)
+    monkeypatch.setattr("fastchat.limits.queue.WAIT_S", 0.01)
     places = Places(Census(total=1))
     assert await places.enter("A")
     assert not await places.enter("A")

@@ -27,7 +27,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fastchat.admission import Admission, Guest
 from fastchat.brokers import Entrance, Entry, Member, Messages, Receiver, Removal
 from fastchat.brokers.link import Link
 from fastchat.brokers.records import VERSION, BadRecord, RecordKind, cut, pack
@@ -36,6 +35,7 @@ from fastchat.brokers.unconfirmed import Unconfirmed, Waiting, fields_of
 from fastchat.errors import CommandError, ErrorCode, HistoryError
 from fastchat.history import Duplicate
 from fastchat.history.pages import PageReader
+from fastchat.limits.connections import Admission, Guest
 from fastchat.metrics import Metrics
 from fastchat.protocol import Position, Publication
 

@@ -26,7 +26,7 @@ from fastchat.brokers.removals import Removals
 from fastchat.brokers.replies import fitting, page_of
 from fastchat.errors import CommandError, ErrorCode, HistoryError
 from fastchat.history import History, Outcome
-from fastchat.limits import RoomLimits, price_of
+from fastchat.limits.buckets import RoomLimits, price_of
 from fastchat.metrics import Metrics
 from fastchat.presence import Roster, User
 from fastchat.protocol import Position, Publication

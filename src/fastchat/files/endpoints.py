@@ -22,13 +22,13 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from fastchat.admission import Census
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.files import BUSY_S, File, busy
 from fastchat.files.links import disposition, is_id
 from fastchat.files.media import OTHER
-from fastchat.files.places import Places
 from fastchat.files.store import Content, FileStore, StoredUpload
+from fastchat.limits.connections import Census
+from fastchat.limits.queue import Places
 from fastchat.metrics import Metrics
 from fastchat.protocol import FILES_URL
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from fastchat.admission import Census
+from fastchat.limits.connections import Census
 
 __all__ = ["Places"]
 

@@ -20,7 +20,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from fastchat.errors import CommandError, ErrorCode
-from fastchat.limits import Budget, Rates
+from fastchat.limits.buckets import Budget, Rates
 
 __all__ = ["Admission", "Branch", "Census", "Gate", "Guest", "Limit", "Machine"]
 

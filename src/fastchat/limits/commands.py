@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from typing import NamedTuple
 
-from fastchat.limits import Budget, Rates, TokenBucket
+from fastchat.limits.buckets import Budget, Rates, TokenBucket
 from fastchat.protocol import (
     Command,
     Delete,

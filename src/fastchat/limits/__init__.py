@@ -1,0 +1,1 @@
+"""Limits: how much of what, for whom. No I/O."""
