@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fastchat.errors import CommandError, ErrorCode
-from fastchat.history.folding import MAX_EMOJI, MAX_REACTIONS, amend, refusal
+from fastchat.history.changes import MAX_EMOJI, MAX_REACTIONS, amend, refusal
 from fastchat.protocol import Kind, Publication
 
 MESSAGE = Publication("a", 7, "Alice", "hello", "t7", "id", author="author of Alice")

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
-from fastchat import transfer
 from fastchat.cli import main
+from fastchat.history import transfer
 from support import TIMEOUT_UNIT_S, Server, running_server
 
 PATIENCE_S = 10 * TIMEOUT_UNIT_S

@@ -14,8 +14,9 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastchat import __version__, single, status, supervisor, tail, transfer
+from fastchat import __version__, single, status, supervisor, tail
 from fastchat.errors import CommandError, HistoryError, SettingError
+from fastchat.history import transfer
 from fastchat.logs import set_up_logging
 from fastchat.protocol import DEFAULT_HISTORY, MAX_HISTORY
 from fastchat.protocol.names import DEFAULT_ROOM, check_room, check_username

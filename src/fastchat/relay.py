@@ -32,7 +32,7 @@ from fastchat.control import Control
 from fastchat.errors import SettingError
 from fastchat.histories import open_history, open_retention
 from fastchat.history import History
-from fastchat.history.files import lock
+from fastchat.history.directory import lock
 from fastchat.limits.connections import Census
 from fastchat.metrics import Metrics, watch_lag
 from fastchat.relay_port import RelayPort

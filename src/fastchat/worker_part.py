@@ -14,7 +14,7 @@ import uvloop
 from fastchat.brokers import Broker
 from fastchat.brokers.relay import RelayBroker
 from fastchat.control import Control
-from fastchat.history.pages import PageReader
+from fastchat.history.reader import PageReader
 from fastchat.settings import Settings
 from fastchat.worker import Worker
 

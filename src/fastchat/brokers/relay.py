@@ -34,7 +34,7 @@ from fastchat.brokers.replies import page_of
 from fastchat.brokers.unconfirmed import Unconfirmed, Waiting, fields_of
 from fastchat.errors import CommandError, ErrorCode, HistoryError
 from fastchat.history import Duplicate
-from fastchat.history.pages import PageReader
+from fastchat.history.reader import PageReader
 from fastchat.limits.connections import Admission, Guest
 from fastchat.metrics import Metrics
 from fastchat.protocol import Position, Publication

@@ -33,7 +33,7 @@ from fastchat.files.disk import Space, kept_for_messages, space_of
 from fastchat.files.index import FOLDER, Index, Known
 from fastchat.files.links import ids_in
 from fastchat.files.notes import Notes, Taken
-from fastchat.history.files import FILE_NAME
+from fastchat.history.directory import FILE_NAME
 from fastchat.history.rows import OFFSET_BITS, OFFSET_MASK, disk_errors
 from fastchat.history.schema import select
 from fastchat.metrics import Metrics

@@ -38,7 +38,7 @@ class History(Protocol):
       never used twice in one epoch; a history that was lost has another epoch.
     * `append` numbers and keeps its drafts in one step, all or none, before it
       returns. What it returned is seen by every later read.
-    * A message as it is read is in its present state (`fastchat.history.folding`); a
+    * A message as it is read is in its present state (`fastchat.history.changes`); a
       deleted text is nowhere any more.
     * What is kept is the newest of a room; the oldest go first.
 

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 
 from fastchat.history import Duplicate, Outcome, Page
-from fastchat.history.folding import amend, put, refusal
+from fastchat.history.changes import amend, put, refusal
 from fastchat.history.search import matcher
 from fastchat.protocol import Kind, Position, Publication, numbered
 

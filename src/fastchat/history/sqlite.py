@@ -30,11 +30,10 @@ from typing import Any
 
 from fastchat.errors import HistoryError, SettingError
 from fastchat.history import Duplicate, Outcome, Page
+from fastchat.history.changes import amend, put, refusal
 from fastchat.history.checkpoints import Checkpointer
-from fastchat.history.files import FILE_NAME, lock, open_database
-from fastchat.history.folding import amend, put, refusal
-from fastchat.history.pages import read_page
-from fastchat.history.rooms import Room, Tail
+from fastchat.history.directory import FILE_NAME, lock, open_database
+from fastchat.history.reader import read_page
 from fastchat.history.rows import (
     INSERT,
     OFFSET_BITS,
@@ -47,6 +46,7 @@ from fastchat.history.rows import (
 )
 from fastchat.history.schema import select
 from fastchat.history.search import SearchIndex
+from fastchat.history.tails import Room, Tail
 from fastchat.protocol import (
     FILES_URL,
     MAX_HISTORY,
@@ -321,7 +321,7 @@ class SqliteHistory:
     def restore(
         self, publications: Iterable[Publication], positions: Mapping[str, Position]
     ) -> None:
-        """Keep what another history held, as it is (`fastchat.transfer`); all of it, or none.
+        """Keep what another history held, as it is (`transfer`); all of it, or none.
 
         `positions` says where each room stands in the end: it is read after
         `publications`, and may be filled meanwhile. Nothing is kept when

@@ -32,7 +32,7 @@ import orjson
 
 from fastchat import protocol
 from fastchat.errors import CommandError, SettingError
-from fastchat.history.files import FILE_NAME
+from fastchat.history.directory import FILE_NAME
 from fastchat.history.rows import OFFSET_MASK, stored
 from fastchat.history.schema import MIGRATIONS, check, select
 from fastchat.history.sqlite import SqliteHistory

@@ -11,7 +11,7 @@ from pathlib import Path
 import apsw
 
 from fastchat.history import Page
-from fastchat.history.files import FILE_NAME
+from fastchat.history.directory import FILE_NAME
 from fastchat.history.rows import OFFSET_BITS, OFFSET_MASK, SELECT, disk_errors, publication_of
 from fastchat.history.schema import select
 
