@@ -17,12 +17,12 @@ from fastchat.brokers.memory import MemoryBroker
 from fastchat.brokers.rooms import GRACE_TICKS, Rooms
 from fastchat.chat import Chat, Client
 from fastchat.errors import CloseCode, CommandError, ErrorCode, Violation
+from fastchat.files.incoming import Uploads
 from fastchat.history.memory import MemoryHistory
 from fastchat.limits.connections import Census
 from fastchat.metrics import Metrics
 from fastchat.presence import author_of
 from fastchat.protocol import Chunk, Position, parsing
-from fastchat.uploads import Uploads
 from shelf import Shelf
 
 NOW_S = 1737196200.123
@@ -1439,7 +1439,7 @@ def test_file_that_does_not_go_on_is_given_up(monkeypatch: pytest.MonkeyPatch) -
     shelf = Shelf()
 
     async def test(talk: Talk) -> None:
-        monkeypatch.setattr("fastchat.uploads.STALL_S", 0.0)
+        monkeypatch.setattr("fastchat.files.incoming.STALL_S", 0.0)
         await talk.join("Alice")
         await talk.join("Bob")
         await talk.do("Alice", type="upload", name="a", size=3, ref="r")
@@ -1447,7 +1447,7 @@ def test_file_that_does_not_go_on_is_given_up(monkeypatch: pytest.MonkeyPatch) -
         talk.chat.sweep()
         assert "error" not in talk.kinds("Alice")  # it may still be posted
         await send(talk, "Alice", b"a")
-        monkeypatch.setattr("fastchat.uploads.STALL_S", 60.0)
+        monkeypatch.setattr("fastchat.files.incoming.STALL_S", 60.0)
         await send(talk, "Bob", b"b")
         talk.chat.sweep()
         (error,) = talk.news("Alice")

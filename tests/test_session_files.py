@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
+import fastchat.files.incoming
 import fastchat.sessions
-import fastchat.uploads
 import fastchat.worker
 from fastchat.chat import Chat
 from fastchat.errors import CommandError, ErrorCode
-from fastchat.uploads import Uploads
+from fastchat.files.incoming import Uploads
 from inprocess import Server, serving
 from shelf import Shelf
 from support import TIMEOUT_UNIT_S, wait_until
@@ -156,7 +156,7 @@ def test_file_that_does_not_go_on_is_given_up(
 ) -> None:
     """Its sender reads why, and is as connected as before."""
     monkeypatch.setattr(fastchat.worker, "SWEEP_INTERVAL_S", 0.05)
-    monkeypatch.setattr(fastchat.uploads, "STALL_S", 0.2)
+    monkeypatch.setattr(fastchat.files.incoming, "STALL_S", 0.2)
     with serving() as server, connected(server.port, "/ws?username=Alice") as alice:
         alice.receive_type("joined")
         announce(alice, 9, ref="r")

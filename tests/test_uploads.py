@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from fastchat.errors import CommandError, ErrorCode
+from fastchat.files.incoming import PROGRESS_BYTES, STALL_S, Incoming, Uploads
 from fastchat.limits.connections import Census
-from fastchat.uploads import PROGRESS_BYTES, STALL_S, Incoming, Uploads
 from shelf import Shelf
 
 

@@ -14,6 +14,7 @@ from fastchat import protocol
 from fastchat.auth import Authenticator, Identity, Right, forbidden, unauthorized
 from fastchat.brokers import Broker, Entrance, Entry, Member, Removal
 from fastchat.errors import CloseCode, CommandError, ErrorCode, Violation
+from fastchat.files.incoming import Incoming, Uploads
 from fastchat.history import Duplicate
 from fastchat.metrics import Metrics
 from fastchat.presence import author_of
@@ -35,7 +36,6 @@ from fastchat.protocol import (
     Typing,
     Upload,
 )
-from fastchat.uploads import Incoming, Uploads
 
 __all__ = ["Chat", "Client", "Delivery"]
 

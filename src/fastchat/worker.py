@@ -34,6 +34,7 @@ from fastchat.chat import Chat
 from fastchat.descriptors import WAYS, count_transfers, measure_capacity
 from fastchat.echo import check_loopback
 from fastchat.files.endpoints import FileEndpoints
+from fastchat.files.incoming import Uploads
 from fastchat.headers import SECURITY_HEADERS
 from fastchat.histories import new_secret, open_files
 from fastchat.hub import Hub
@@ -44,7 +45,6 @@ from fastchat.origins import Origins
 from fastchat.sessions import Sessions
 from fastchat.settings import Settings
 from fastchat.signals import on_hang_up
-from fastchat.uploads import Uploads
 
 if TYPE_CHECKING:
     from fastchat.tls import Tls
