@@ -11,10 +11,10 @@ from contracts.broker import BrokerContract, Receiver, join, leave, member, new_
 from contracts.history import draft
 from fastchat.brokers import Broker
 from fastchat.brokers.memory import MemoryBroker
-from fastchat.brokers.rooms import GRACE_TICKS, Rooms
 from fastchat.history import History
 from fastchat.history.memory import MemoryHistory
 from fastchat.protocol import typing
+from fastchat.rooms.rooms import GRACE_TICKS, Rooms
 
 
 def new_history() -> MemoryHistory:

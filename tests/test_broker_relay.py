@@ -33,13 +33,13 @@ from fastchat.brokers import Broker, Entrance, Entry, link
 from fastchat.brokers import relay as brokers
 from fastchat.brokers.records import SOCKET_NAME, RecordKind
 from fastchat.brokers.relay import RelayBroker
-from fastchat.brokers.rooms import CROWD, GRACE_TICKS, MAX_RESUMED
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.history import Duplicate, History, Outcome
 from fastchat.history.memory import MemoryHistory
 from fastchat.metrics import Metrics
 from fastchat.protocol import Position, Publication
 from fastchat.relay import Relay
+from fastchat.rooms.rooms import CROWD, GRACE_TICKS, MAX_RESUMED
 
 
 def new_history() -> MemoryHistory:

@@ -14,15 +14,15 @@ from contracts.broker import Faulty
 from fastchat import protocol
 from fastchat.brokers import Entrance, Entry, Member
 from fastchat.brokers.memory import MemoryBroker
-from fastchat.brokers.rooms import GRACE_TICKS, Rooms
 from fastchat.chat import Chat, Client
 from fastchat.errors import CloseCode, CommandError, ErrorCode, Violation
 from fastchat.files.incoming import Uploads
 from fastchat.history.memory import MemoryHistory
 from fastchat.limits.connections import Census
 from fastchat.metrics import Metrics
-from fastchat.presence import author_of
 from fastchat.protocol import Chunk, Position, parsing
+from fastchat.rooms.presence import author_of
+from fastchat.rooms.rooms import GRACE_TICKS, Rooms
 from shelf import Shelf
 
 NOW_S = 1737196200.123

@@ -23,11 +23,11 @@ from contracts.history import (
 )
 from fastchat.brokers import Broker
 from fastchat.brokers.memory import MemoryBroker
-from fastchat.brokers.rooms import Rooms
 from fastchat.history import History, Outcome, schema
 from fastchat.history.memory import MemoryHistory
 from fastchat.history.sqlite import SqliteHistory
 from fastchat.protocol import Kind, Position, Publication
+from fastchat.rooms.rooms import Rooms
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fastchat.errors import CommandError, ErrorCode
-from fastchat.presence import Roster, User, author_of
+from fastchat.rooms.presence import Roster, User, author_of
 
 
 def joined(roster: Roster, name: str, author: str) -> User:

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from fastchat.brokers.rooms import GRACE_TICKS
 from fastchat.errors import CommandError
+from fastchat.rooms.rooms import GRACE_TICKS
 from test_chat import TIMESTAMP, Talk
 
 CONNECTIONS = ("one", "two", "three", "four")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-import fastchat.brokers.rooms
+import fastchat.rooms.rooms
 import fastchat.sessions
 import fastchat.worker
 from fastchat.chat import Chat, Client
@@ -50,7 +50,7 @@ _rooms = (f"room-{number}" for number in itertools.count())
 def _told_soon() -> Iterator[None]:
     """Who is gone is told of within 1 s; how long it takes otherwise is the chat's test."""
     with pytest.MonkeyPatch.context() as patches:
-        patches.setattr(fastchat.brokers.rooms, "GRACE_TICKS", 1)
+        patches.setattr(fastchat.rooms.rooms, "GRACE_TICKS", 1)
         yield
 
 

@@ -17,7 +17,6 @@ from fastchat.errors import CloseCode, CommandError, ErrorCode, Violation
 from fastchat.files.incoming import Incoming, Uploads
 from fastchat.history import Duplicate
 from fastchat.metrics import Metrics
-from fastchat.presence import author_of
 from fastchat.protocol import (
     Chunk,
     Command,
@@ -36,6 +35,7 @@ from fastchat.protocol import (
     Typing,
     Upload,
 )
+from fastchat.rooms.presence import author_of
 
 __all__ = ["Chat", "Client", "Delivery"]
 

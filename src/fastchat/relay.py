@@ -26,8 +26,6 @@ import uvloop
 
 from fastchat.bounds import census_of, room_limits_of
 from fastchat.brokers.records import SOCKET_NAME, bind_socket
-from fastchat.brokers.removals import FILE_NAME, Removals
-from fastchat.brokers.rooms import Rooms
 from fastchat.control import Control
 from fastchat.errors import SettingError
 from fastchat.histories import open_history, open_retention
@@ -36,6 +34,8 @@ from fastchat.history.directory import lock
 from fastchat.limits.connections import Census
 from fastchat.metrics import Metrics, watch_lag
 from fastchat.relay_port import RelayPort
+from fastchat.rooms.removals import FILE_NAME, Removals
+from fastchat.rooms.rooms import Rooms
 from fastchat.settings import Settings
 
 __all__ = ["Relay", "run"]

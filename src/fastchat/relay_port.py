@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
 from fastchat.brokers import Entrance, Member, Messages, Removal
-from fastchat.brokers.ports import Change
 from fastchat.brokers.records import VERSION, BadRecord, RecordKind, RecordReader, pack
-from fastchat.brokers.rooms import Rooms
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.history import Duplicate
 from fastchat.limits.connections import Branch, Census, Limit
 from fastchat.protocol import Kind, Position, Publication
+from fastchat.rooms.rooms import Rooms
+from fastchat.rooms.subscribers import Change
 
 __all__ = ["House", "RelayPort"]
 
@@ -46,7 +46,7 @@ class House(Protocol):
 
 
 class RelayPort(asyncio.Protocol):
-    """A worker's connection; a `fastchat.brokers.ports.Port`."""
+    """A worker's connection; a `fastchat.rooms.subscribers.Port`."""
 
     def __init__(self, relay: House) -> None:
         self._relay = relay

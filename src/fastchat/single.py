@@ -19,11 +19,11 @@ from fastchat.admin import MAX_CONNECTIONS, Admin, listen_admin
 from fastchat.bounds import room_limits_of
 from fastchat.brokers import Broker
 from fastchat.brokers.memory import MemoryBroker
-from fastchat.brokers.removals import FILE_NAME, Removals
-from fastchat.brokers.rooms import Rooms
 from fastchat.histories import open_history, open_retention
 from fastchat.history import History
 from fastchat.listeners import listen, say_hello
+from fastchat.rooms.removals import FILE_NAME, Removals
+from fastchat.rooms.rooms import Rooms
 from fastchat.settings import Settings
 from fastchat.signals import on_stop_signals
 from fastchat.status import StatusServer

@@ -13,7 +13,7 @@ __all__ = ["Broker", "Entrance", "Entry", "Member", "Messages", "Receiver", "Rem
 
 
 class Member(NamedTuple):
-    """Somebody in a room: his name, and whose it is (`fastchat.presence.author_of`)."""
+    """Somebody in a room: his name, and whose it is (`fastchat.rooms.presence.author_of`)."""
 
     name: str
     author: str

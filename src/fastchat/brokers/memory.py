@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastchat.brokers import Entrance, Entry, Member, Messages, Receiver, Removal
-from fastchat.brokers.ports import Change
-from fastchat.brokers.rooms import Rooms
 from fastchat.errors import CommandError
 from fastchat.history import Duplicate
 from fastchat.protocol import Publication
+from fastchat.rooms.rooms import Rooms
+from fastchat.rooms.subscribers import Change
 
 __all__ = ["MemoryBroker"]
 

@@ -30,7 +30,6 @@ from typing import Any
 from fastchat.brokers import Entrance, Entry, Member, Messages, Receiver, Removal
 from fastchat.brokers.link import Link
 from fastchat.brokers.records import VERSION, BadRecord, RecordKind, cut, pack
-from fastchat.brokers.replies import page_of
 from fastchat.brokers.unconfirmed import Unconfirmed, Waiting, fields_of
 from fastchat.errors import CommandError, ErrorCode, HistoryError
 from fastchat.history import Duplicate
@@ -38,6 +37,7 @@ from fastchat.history.reader import PageReader
 from fastchat.limits.connections import Admission, Guest
 from fastchat.metrics import Metrics
 from fastchat.protocol import Position, Publication
+from fastchat.rooms.messages import page_of
 
 __all__ = ["PATIENCE_S", "RelayBroker"]
 

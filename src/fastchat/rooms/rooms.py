@@ -21,15 +21,15 @@ from typing import Any
 
 from fastchat import protocol
 from fastchat.brokers import Entrance, Entry, Member, Messages, Removal
-from fastchat.brokers.ports import Change, Port
-from fastchat.brokers.removals import Removals
-from fastchat.brokers.replies import fitting, page_of
 from fastchat.errors import CommandError, ErrorCode, HistoryError
 from fastchat.history import History, Outcome
 from fastchat.limits.buckets import RoomLimits, price_of
 from fastchat.metrics import Metrics
-from fastchat.presence import Roster, User
 from fastchat.protocol import Position, Publication
+from fastchat.rooms.messages import fitting, page_of
+from fastchat.rooms.presence import Roster, User
+from fastchat.rooms.removals import Removals
+from fastchat.rooms.subscribers import Change, Port
 
 __all__ = ["CROWD", "Change", "Port", "Rooms"]
 
