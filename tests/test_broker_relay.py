@@ -29,7 +29,7 @@ from contracts.broker import (
 from contracts.history import draft, edit, react
 from fastchat import protocol
 from fastchat import relay as relays
-from fastchat.brokers import Broker, Entrance, Entry, link
+from fastchat.brokers import Broker, link
 from fastchat.brokers import relay as brokers
 from fastchat.brokers.records import SOCKET_NAME, RecordKind
 from fastchat.brokers.relay import RelayBroker
@@ -39,6 +39,7 @@ from fastchat.history.memory import MemoryHistory
 from fastchat.metrics import Metrics
 from fastchat.protocol import Position, Publication
 from fastchat.relay import Relay
+from fastchat.rooms import Entrance, Entry
 from fastchat.rooms.rooms import CROWD, GRACE_TICKS, MAX_RESUMED
 
 

@@ -12,7 +12,6 @@ import pytest
 
 from contracts.broker import Faulty
 from fastchat import protocol
-from fastchat.brokers import Entrance, Entry, Member
 from fastchat.brokers.memory import MemoryBroker
 from fastchat.chat import Chat, Client
 from fastchat.errors import CloseCode, CommandError, ErrorCode, Violation
@@ -21,6 +20,7 @@ from fastchat.history.memory import MemoryHistory
 from fastchat.limits.connections import Census
 from fastchat.metrics import Metrics
 from fastchat.protocol import Chunk, Position, parsing
+from fastchat.rooms import Entrance, Entry, Member
 from fastchat.rooms.presence import author_of
 from fastchat.rooms.rooms import GRACE_TICKS, Rooms
 from shelf import Shelf

@@ -16,10 +16,10 @@ import pytest
 import inprocess
 from contracts.broker import member, new_rooms, run_in_loop
 from contracts.history import draft
-from fastchat.brokers import Entrance, Member, Removal
 from fastchat.brokers.memory import MemoryBroker
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.history.memory import MemoryHistory
+from fastchat.rooms import Entrance, Member, Removal
 from fastchat.rooms.removals import MAX_REMOVALS, Removals
 from fastchat.rooms.rooms import Rooms
 from support import TIMEOUT_UNIT_S, Server, running_server, wait_until

@@ -14,12 +14,12 @@ import pytest
 from contracts.broker import Faulty, member, offsets, texts
 from contracts.history import NOW_S, TIMESTAMP, draft, edit
 from fastchat import protocol
-from fastchat.brokers import Entrance, Entry, Member
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.history import Duplicate
 from fastchat.history.memory import MemoryHistory
 from fastchat.metrics import Metrics
 from fastchat.protocol import Position, Publication
+from fastchat.rooms import Entrance, Entry, Member
 from fastchat.rooms.rooms import CROWD, GRACE_TICKS, MAX_RESUMED, Change, Rooms
 
 

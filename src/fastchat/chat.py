@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from fastchat import protocol
 from fastchat.auth import Authenticator, Identity, Right, forbidden, unauthorized
-from fastchat.brokers import Broker, Entrance, Entry, Member, Removal
+from fastchat.brokers import Broker
 from fastchat.errors import CloseCode, CommandError, ErrorCode, Violation
 from fastchat.files.incoming import Incoming, Uploads
 from fastchat.history import Duplicate
@@ -35,6 +35,7 @@ from fastchat.protocol import (
     Typing,
     Upload,
 )
+from fastchat.rooms import Entrance, Entry, Member, Removal
 from fastchat.rooms.presence import author_of
 
 __all__ = ["Chat", "Client", "Delivery"]

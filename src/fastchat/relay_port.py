@@ -9,12 +9,12 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
-from fastchat.brokers import Entrance, Member, Messages, Removal
 from fastchat.brokers.records import VERSION, BadRecord, RecordKind, RecordReader, pack
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.history import Duplicate
 from fastchat.limits.connections import Branch, Census, Limit
 from fastchat.protocol import Kind, Position, Publication
+from fastchat.rooms import Entrance, Member, Messages, Removal
 from fastchat.rooms.rooms import Rooms
 from fastchat.rooms.subscribers import Change
 

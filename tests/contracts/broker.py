@@ -13,12 +13,13 @@ import uvloop
 
 from contracts.history import NOW_S, delete, draft, edit, react
 from fastchat import protocol
-from fastchat.brokers import Broker, Entrance, Entry, Member, Messages
+from fastchat.brokers import Broker
 from fastchat.brokers.memory import MemoryBroker
 from fastchat.errors import CommandError, ErrorCode, HistoryError
 from fastchat.history import Duplicate, History, Outcome, Page
 from fastchat.metrics import Metrics
 from fastchat.protocol import Position, Publication
+from fastchat.rooms import Entrance, Entry, Member, Messages
 from fastchat.rooms.rooms import GRACE_TICKS, Rooms
 from support import TIMEOUT_UNIT_S
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fastchat.brokers import Entrance, Entry, Member, Messages, Receiver, Removal
+from fastchat.brokers import Receiver
 from fastchat.errors import CommandError
 from fastchat.history import Duplicate
 from fastchat.protocol import Publication
+from fastchat.rooms import Entrance, Entry, Member, Messages, Removal
 from fastchat.rooms.rooms import Rooms
 from fastchat.rooms.subscribers import Change
 

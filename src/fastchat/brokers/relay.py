@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fastchat.brokers import Entrance, Entry, Member, Messages, Receiver, Removal
+from fastchat.brokers import Receiver
 from fastchat.brokers.link import Link
 from fastchat.brokers.records import VERSION, BadRecord, RecordKind, cut, pack
 from fastchat.brokers.unconfirmed import Unconfirmed, Waiting, fields_of
@@ -37,6 +37,7 @@ from fastchat.history.reader import PageReader
 from fastchat.limits.connections import Admission, Guest
 from fastchat.metrics import Metrics
 from fastchat.protocol import Position, Publication
+from fastchat.rooms import Entrance, Entry, Member, Messages, Removal
 from fastchat.rooms.messages import page_of
 
 __all__ = ["PATIENCE_S", "RelayBroker"]

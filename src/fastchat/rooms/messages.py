@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fastchat.brokers import Messages
 from fastchat.history import Page
 from fastchat.protocol import MAX_REPLY_BYTES, Publication, encode
+from fastchat.rooms import Messages
 
 __all__ = ["fitting", "page_of"]
 

@@ -20,12 +20,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from fastchat import protocol
-from fastchat.brokers import Entrance, Entry, Member, Messages, Removal
 from fastchat.errors import CommandError, ErrorCode, HistoryError
 from fastchat.history import History, Outcome
 from fastchat.limits.buckets import RoomLimits, price_of
 from fastchat.metrics import Metrics
 from fastchat.protocol import Position, Publication
+from fastchat.rooms import Entrance, Entry, Member, Messages, Removal
 from fastchat.rooms.messages import fitting, page_of
 from fastchat.rooms.presence import Roster, User
 from fastchat.rooms.removals import Removals
