@@ -21,7 +21,7 @@ import orjson
 from fastchat import protocol
 from fastchat.auth import Right
 from fastchat.auth.tokens import TokenAuthenticator
-from fastchat.brokers.records import BadRecord, RecordKind, RecordReader, cut, pack
+from fastchat.brokers.relay.wire import BadRecord, RecordKind, RecordReader, cut, pack
 from fastchat.errors import CommandError, ErrorCode, Violation
 from fastchat.protocol.names import MAX_USERNAME_CHARS, check_room, check_username, name_key
 from fastchat.protocol.parsing import MAX_OFFSET, MAX_TEXT_CHARS, join_from_query, parse

@@ -21,7 +21,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 #: What is instrumented where the target is Python.
 INSTRUMENTED = [
     "fastchat.auth",
-    "fastchat.brokers.records",
+    "fastchat.brokers.relay.wire",
     "fastchat.protocol.parsing",
     "fastchat.protocol.names",
     "fastchat.auth.tokens",

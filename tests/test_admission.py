@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from contracts.broker import PATIENCE_S, Receiver, new_rooms, run_in_loop
-from fastchat.brokers.relay import RelayBroker
+from fastchat.brokers.relay.client import RelayBroker
+from fastchat.brokers.relay.server import Relay
 from fastchat.errors import CommandError
 from fastchat.history.memory import MemoryHistory
 from fastchat.limits.buckets import Budget
 from fastchat.limits.connections import Admission, Branch, Census, Gate, Guest, Limit
 from fastchat.metrics import Metrics
-from fastchat.relay import Relay
 
 ANN, BOB = "192.0.2.1", "192.0.2.2"
 

@@ -28,17 +28,18 @@ from contracts.broker import (
 )
 from contracts.history import draft, edit, react
 from fastchat import protocol
-from fastchat import relay as relays
-from fastchat.brokers import Broker, link
-from fastchat.brokers import relay as brokers
-from fastchat.brokers.records import SOCKET_NAME, RecordKind
-from fastchat.brokers.relay import RelayBroker
+from fastchat.brokers import Broker
+from fastchat.brokers.relay import client as brokers
+from fastchat.brokers.relay import link
+from fastchat.brokers.relay import server as relays
+from fastchat.brokers.relay.client import RelayBroker
+from fastchat.brokers.relay.server import Relay
+from fastchat.brokers.relay.wire import SOCKET_NAME, RecordKind
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.history import Duplicate, History, Outcome
 from fastchat.history.memory import MemoryHistory
 from fastchat.metrics import Metrics
 from fastchat.protocol import Position, Publication
-from fastchat.relay import Relay
 from fastchat.rooms import Entrance, Entry
 from fastchat.rooms.rooms import CROWD, GRACE_TICKS, MAX_RESUMED
 
@@ -546,7 +547,7 @@ def test_room_in_which_too_much_was_missed_is_lost(rig: Run, missed: int, lost: 
 
 def test_more_may_be_missed_than_a_record_holds(rig: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """It comes in several records."""
-    monkeypatch.setattr("fastchat.brokers.records.MAX_RECORD_BYTES", 4 * 1024 * 1024)
+    monkeypatch.setattr("fastchat.brokers.relay.wire.MAX_RECORD_BYTES", 4 * 1024 * 1024)
 
     async def test(rig: Rig) -> None:
         ((broker, receiver),) = await rig.several(1)
@@ -1209,7 +1210,7 @@ def test_worker_that_does_not_read_is_cut_off_and_resumes(
     rig: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The relay does not hold for it what it does not want; it misses nothing."""
-    monkeypatch.setattr("fastchat.relay_port.MAX_BACKLOG_BYTES", 256 * 1024)
+    monkeypatch.setattr("fastchat.brokers.relay.peer.MAX_BACKLOG_BYTES", 256 * 1024)
 
     async def test(rig: Rig) -> None:
         (broker, receiver), (second, other) = await rig.several(2)

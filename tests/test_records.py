@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastchat.brokers import records
-from fastchat.brokers.records import BadRecord, RecordKind, RecordReader, cut, pack, reachable
+from fastchat.brokers.relay import wire
+from fastchat.brokers.relay.wire import BadRecord, RecordKind, RecordReader, cut, pack, reachable
 
 HEADS = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=9),
@@ -62,7 +62,7 @@ def test_impossible_length_is_refused(length: int) -> None:
 
 def test_longest_record_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A byte less is taken."""
-    monkeypatch.setattr(records, "MAX_RECORD_BYTES", 100)
+    monkeypatch.setattr(wire, "MAX_RECORD_BYTES", 100)
     ninety = pack(RecordKind.TELL, [], (b"x" * (100 - 5 - 2),))
     assert len(read(ninety)) == 1
     with pytest.raises(BadRecord):

@@ -17,14 +17,14 @@ import pytest
 
 from contracts.broker import PATIENCE_S, Receiver, join, leave, new_rooms, run_in_loop
 from contracts.history import draft
-from fastchat import relay as relays
-from fastchat.brokers.records import SOCKET_NAME, VERSION, RecordKind, RecordReader, pack
-from fastchat.brokers.relay import RelayBroker
+from fastchat.brokers.relay import server as relays
+from fastchat.brokers.relay.client import RelayBroker
+from fastchat.brokers.relay.server import Relay
+from fastchat.brokers.relay.wire import SOCKET_NAME, VERSION, RecordKind, RecordReader, pack
 from fastchat.control import Control
 from fastchat.errors import SettingError
 from fastchat.history.memory import MemoryHistory
 from fastchat.metrics import Metrics
-from fastchat.relay import Relay
 from fastchat.settings import Settings
 
 HELLO = pack(RecordKind.HELLO, [VERSION, "worker-9", 1, 0])

@@ -21,7 +21,7 @@ import pytest
 import uvloop
 
 from fastchat import status
-from fastchat.brokers.records import SOCKET_NAME, RecordKind, RecordReader, pack
+from fastchat.brokers.relay.wire import SOCKET_NAME, RecordKind, RecordReader, pack
 from fastchat.cli import main
 from fastchat.metrics import Histogram, Metrics
 from fastchat.status import NotAnswering, StatusServer, ask, collect, table

@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from fastchat.brokers.records import (
+from fastchat.brokers.relay.wire import (
     SOCKET_NAME,
     BadRecord,
     RecordKind,

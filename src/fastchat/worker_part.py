@@ -12,7 +12,7 @@ from pathlib import Path
 import uvloop
 
 from fastchat.brokers import Broker
-from fastchat.brokers.relay import RelayBroker
+from fastchat.brokers.relay.client import RelayBroker
 from fastchat.control import Control
 from fastchat.history.reader import PageReader
 from fastchat.settings import Settings

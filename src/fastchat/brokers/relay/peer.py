@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
-from fastchat.brokers.records import VERSION, BadRecord, RecordKind, RecordReader, pack
+from fastchat.brokers.relay.wire import VERSION, BadRecord, RecordKind, RecordReader, pack
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.history import Duplicate
 from fastchat.limits.connections import Branch, Census, Limit

@@ -1,6 +1,6 @@
 """The relay: one process that has the rooms, for all workers of a machine.
 
-Workers connect to a Unix socket in the data directory (`fastchat.brokers.relay` is their
+Workers connect to a Unix socket in the data directory (`fastchat.brokers.relay.client` is their
 side of it). A worker's connection is a port of the rooms. When it ends, its members are
 lost, and have the usual time to come back by another worker.
 
@@ -25,7 +25,8 @@ from typing import Any
 import uvloop
 
 from fastchat.bounds import census_of, room_limits_of
-from fastchat.brokers.records import SOCKET_NAME, bind_socket
+from fastchat.brokers.relay.peer import RelayPort
+from fastchat.brokers.relay.wire import SOCKET_NAME, bind_socket
 from fastchat.control import Control
 from fastchat.errors import SettingError
 from fastchat.histories import open_history, open_retention
@@ -33,7 +34,6 @@ from fastchat.history import History
 from fastchat.history.directory import lock
 from fastchat.limits.connections import Census
 from fastchat.metrics import Metrics, watch_lag
-from fastchat.relay_port import RelayPort
 from fastchat.rooms.removals import FILE_NAME, Removals
 from fastchat.rooms.rooms import Rooms
 from fastchat.settings import Settings

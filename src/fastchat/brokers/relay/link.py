@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from fastchat.brokers.records import RecordReader, socket_path
+from fastchat.brokers.relay.wire import RecordReader, socket_path
 
 __all__ = ["Link", "Owner"]
 

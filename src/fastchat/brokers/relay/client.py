@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import Any
 
 from fastchat.brokers import Receiver
-from fastchat.brokers.link import Link
-from fastchat.brokers.records import VERSION, BadRecord, RecordKind, cut, pack
-from fastchat.brokers.unconfirmed import Unconfirmed, Waiting, fields_of
+from fastchat.brokers.relay.drafts import Unconfirmed, Waiting, fields_of
+from fastchat.brokers.relay.link import Link
+from fastchat.brokers.relay.wire import VERSION, BadRecord, RecordKind, cut, pack
 from fastchat.errors import CommandError, ErrorCode, HistoryError
 from fastchat.history import Duplicate
 from fastchat.history.reader import PageReader
