@@ -17,10 +17,10 @@ import uvloop
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
-from fastchat import admin
-from fastchat.admin import SERIES, Admin, Parts, listen_admin, render
 from fastchat.errors import SettingError
 from fastchat.metrics import Metrics
+from fastchat.ops import admin
+from fastchat.ops.admin import SERIES, Admin, Parts, listen_admin, render
 from support import TIMEOUT_UNIT_S
 
 DOCS = Path(__file__).parent.parent / "docs" / "operations.md"

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from fastchat.status import ask
+from fastchat.ops.status import ask
 from support import TIMEOUT_UNIT_S, Server, running_server, wait_until
 from wire import HANDSHAKE, PONG, Client, connected, frame, request, text, wired
 

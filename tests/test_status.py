@@ -20,11 +20,11 @@ import orjson
 import pytest
 import uvloop
 
-from fastchat import status
 from fastchat.brokers.relay.wire import SOCKET_NAME, RecordKind, RecordReader, pack
 from fastchat.cli import main
 from fastchat.metrics import Histogram, Metrics
-from fastchat.status import NotAnswering, StatusServer, ask, collect, table
+from fastchat.ops import status
+from fastchat.ops.status import NotAnswering, StatusServer, ask, collect, table
 from support import TIMEOUT_UNIT_S, running_server
 
 LIMIT_S = 10 * TIMEOUT_UNIT_S

@@ -120,7 +120,7 @@ DRIVER = """
     import asyncio, contextlib, json, sys
     from fastchat import children, supervisor
     from fastchat.listeners import listen_all
-    from fastchat.admin import listen_admin
+    from fastchat.ops.admin import listen_admin
     from fastchat.errors import SettingError
     from fastchat.logs import set_up_logging
     from fastchat.settings import Settings

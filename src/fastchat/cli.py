@@ -14,10 +14,11 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastchat import __version__, single, status, supervisor, tail
+from fastchat import __version__, single, supervisor, tail
 from fastchat.errors import CommandError, HistoryError, SettingError
 from fastchat.history import transfer
 from fastchat.logs import set_up_logging
+from fastchat.ops import status
 from fastchat.protocol import DEFAULT_HISTORY, MAX_HISTORY
 from fastchat.protocol.names import DEFAULT_ROOM, check_room, check_username
 from fastchat.settings import Settings, flag_of, is_list, is_switch, load_settings

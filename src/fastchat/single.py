@@ -15,18 +15,18 @@ from typing import Any
 
 import uvloop
 
-from fastchat.admin import MAX_CONNECTIONS, Admin, listen_admin
 from fastchat.bounds import room_limits_of
 from fastchat.brokers import Broker
 from fastchat.brokers.memory import MemoryBroker
 from fastchat.histories import open_history, open_retention
 from fastchat.history import History
 from fastchat.listeners import listen, say_hello
+from fastchat.ops.admin import MAX_CONNECTIONS, Admin, listen_admin
+from fastchat.ops.status import StatusServer
 from fastchat.rooms.removals import FILE_NAME, Removals
 from fastchat.rooms.rooms import Rooms
 from fastchat.settings import Settings
 from fastchat.signals import on_stop_signals
-from fastchat.status import StatusServer
 from fastchat.worker import Worker
 
 __all__ = ["Single", "run"]
