@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 
+import fastchat.connections.registry
 import fastchat.rooms.rooms
-import fastchat.sessions
 import fastchat.worker
 from fastchat.chat import Chat, Client
 from fastchat.errors import CommandError, ErrorCode
@@ -76,8 +76,8 @@ def room() -> str:
 def impatient_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A server whose deadlines are short; the hub's own are one and two seconds."""
     monkeypatch.setattr(fastchat.worker, "SWEEP_INTERVAL_S", 0.05)
-    monkeypatch.setattr(fastchat.sessions, "CLOSE_GRACE_S", 0.3)
-    monkeypatch.setattr(fastchat.sessions, "MESSAGE_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(fastchat.connections.registry, "CLOSE_GRACE_S", 0.3)
+    monkeypatch.setattr(fastchat.connections.registry, "MESSAGE_TIMEOUT_S", 0.3)
     with serving(join_timeout=0.5) as server:
         yield server
 

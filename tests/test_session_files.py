@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+import fastchat.connections.registry
 import fastchat.files.incoming
-import fastchat.sessions
 import fastchat.worker
 from fastchat.chat import Chat
 from fastchat.errors import CommandError, ErrorCode
@@ -143,7 +143,7 @@ def test_sum_of_the_fragments_of_a_piece_is_bounded(alice: Client) -> None:
 def test_half_sent_piece_ends(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fragmented message has 30 s from its first fragment to its last, of a file as well."""
     monkeypatch.setattr(fastchat.worker, "SWEEP_INTERVAL_S", 0.05)
-    monkeypatch.setattr(fastchat.sessions, "MESSAGE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(fastchat.connections.registry, "MESSAGE_TIMEOUT_S", 0.2)
     with serving() as server, connected(server.port, "/ws?username=Alice") as alice:
         announce(alice, 9)
         alice.send_frame(BINARY, b"x", fin=False)

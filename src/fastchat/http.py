@@ -21,8 +21,10 @@ from picows.picows import WSAutoPingStrategy, WSProtocol  # type: ignore[attr-de
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from fastchat.addresses import Proxies
+from fastchat.connections.echo import ECHO_PATH, EchoSession
+from fastchat.connections.registry import Sessions
+from fastchat.connections.session import Session
 from fastchat.descriptors import Capacity
-from fastchat.echo import ECHO_PATH, EchoSession
 from fastchat.errors import CommandError
 from fastchat.headers import SECURITY_HEADERS
 from fastchat.limits.connections import Census, Gate, Limit
@@ -30,8 +32,6 @@ from fastchat.lingering import LINGER_BYTES, LINGER_S, AnswerTransport, has_body
 from fastchat.origins import Origins
 from fastchat.protocol import FILES_URL, Join
 from fastchat.protocol.parsing import join_from_query
-from fastchat.session import Session
-from fastchat.sessions import Sessions
 
 __all__ = ["Edge", "HttpProtocol", "WebSocketProtocol"]
 

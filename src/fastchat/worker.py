@@ -31,8 +31,9 @@ from fastchat.bounds import (
 )
 from fastchat.brokers import Broker
 from fastchat.chat import Chat
+from fastchat.connections.echo import check_loopback
+from fastchat.connections.registry import Sessions
 from fastchat.descriptors import WAYS, count_transfers, measure_capacity
-from fastchat.echo import check_loopback
 from fastchat.files.endpoints import FileEndpoints
 from fastchat.files.incoming import Uploads
 from fastchat.headers import SECURITY_HEADERS
@@ -42,7 +43,6 @@ from fastchat.limits.connections import Admission
 from fastchat.logs import log_repeated
 from fastchat.metrics import Metrics, watch_lag
 from fastchat.origins import Origins
-from fastchat.sessions import Sessions
 from fastchat.settings import Settings
 from fastchat.signals import on_hang_up
 

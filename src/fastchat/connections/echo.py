@@ -11,9 +11,9 @@ import socket
 
 from picows import WSMsgType, WSTransport
 
+from fastchat.connections.registry import Sessions
+from fastchat.connections.session import Session
 from fastchat.errors import CloseCode, SettingError, Violation
-from fastchat.session import Session
-from fastchat.sessions import Sessions
 
 __all__ = ["ECHO_PATH", "EchoSession", "check_loopback"]
 

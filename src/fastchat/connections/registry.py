@@ -38,7 +38,7 @@ _REASONS = {
 
 
 class Endable(Hashable, Protocol):
-    """A session, as `fastchat.session` has it."""
+    """A session, as `fastchat.connections.session` has it."""
 
     def close(self, code: int, reason: str) -> None: ...
     def restart(self, reconnect_after_ms: int) -> None: ...

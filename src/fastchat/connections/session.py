@@ -19,13 +19,13 @@ from picows import WSFrame, WSListener, WSMsgType, WSTransport
 
 from fastchat import protocol
 from fastchat.chat import Client
+from fastchat.connections.fragments import Fragments
+from fastchat.connections.registry import Sessions
 from fastchat.errors import CloseCode, CommandError, ErrorCode, Violation
-from fastchat.fragments import Fragments
 from fastchat.limits.buckets import TokenBucket, rate_limited
 from fastchat.limits.commands import TOO_FAST_ERRORS, TOO_FAST_TYPING
 from fastchat.limits.connections import Guest
 from fastchat.protocol import Chunk, Command, Join, Typing, parsing
-from fastchat.sessions import Sessions
 
 __all__ = ["Session"]
 

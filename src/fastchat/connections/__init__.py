@@ -1,0 +1,1 @@
+"""WebSocket connections: the RFC 6455 endpoint, and all connections of a process."""
