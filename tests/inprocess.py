@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import uvloop
 
 from fastchat.histories import open_history
-from fastchat.listeners import listen
 from fastchat.settings import Settings
 from fastchat.single import Single
+from fastchat.web.sockets import listen
 from support import TIMEOUT_UNIT_S
 
 Result = TypeVar("Result")

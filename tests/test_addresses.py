@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from fastchat.addresses import Proxies, parse_network
+from fastchat.web.proxies import Proxies, parse_network
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from typing import NoReturn
 
 import pytest
 
-import fastchat.app
-from fastchat.headers import SECURITY_HEADERS
+import fastchat.web.page
+from fastchat.web.headers import SECURITY_HEADERS
 from inprocess import Server, serving
 from support import wait_until
 from wire import Response, Wire, ask, is_secure, request, wired
@@ -170,7 +170,7 @@ def test_answer_to_a_fault_of_ours_says_nothing(
     def fail(*arguments: object) -> NoReturn:
         raise RuntimeError("the secret is 42")
 
-    monkeypatch.setattr(fastchat.app, "PlainTextResponse", fail)
+    monkeypatch.setattr(fastchat.web.page, "PlainTextResponse", fail)
     for path in ("/nope", "/ws"):
         with wired(server.port) as wire:
             response = ask(wire, path)

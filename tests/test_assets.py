@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fastchat.assets import Asset, imported_by, load_assets, needed_by
+from fastchat.web.assets import Asset, imported_by, load_assets, needed_by
 
 STATIC = Path(__file__).parent.parent / "static"
 #: What a first visit may load until the page can be used: a little above what it is, so that

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from conformance.run import KNOWN, SECTIONS, NotHere, failures, run, set_up
-from fastchat.headers import SECURITY_HEADERS
+from fastchat.web.headers import SECURITY_HEADERS
 from inprocess import Server, serving
 from support import TIMEOUT_UNIT_S
 from wire import (

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from fastchat import descriptors
-from fastchat.descriptors import (
+from fastchat.errors import SettingError
+from fastchat.web import capacity
+from fastchat.web.capacity import (
     MIN_CONNECTIONS,
     MIN_REFUSED,
     RESERVE,
@@ -22,7 +23,6 @@ from fastchat.descriptors import (
     count_transfers,
     measure_capacity,
 )
-from fastchat.errors import SettingError
 from inprocess import Server, serving
 from support import TIMEOUT_UNIT_S, running_server, wait_until
 from support import Server as Process
@@ -41,7 +41,7 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (limits["soft"], limits["hard"]))
     monkeypatch.setattr(resource, "setrlimit", set_limits)
-    monkeypatch.setattr(descriptors, "_open_files", lambda: USED)
+    monkeypatch.setattr(capacity, "_open_files", lambda: USED)
     return limits
 
 
@@ -70,10 +70,10 @@ def test_no_limit_is_what_the_kernel_allows(
 ) -> None:
     """`unlimited` is no number to count with."""
     (tmp_path / "nr_open").write_text("5000\n", "ascii")
-    monkeypatch.setattr(descriptors, "_NR_OPEN", tmp_path / "nr_open")
+    monkeypatch.setattr(capacity, "_NR_OPEN", tmp_path / "nr_open")
     limits.update(soft=resource.RLIM_INFINITY, hard=resource.RLIM_INFINITY)
     assert measure_capacity().accepted == 5000 - USED - RESERVE
-    monkeypatch.setattr(descriptors, "_NR_OPEN", tmp_path / "missing")
+    monkeypatch.setattr(capacity, "_NR_OPEN", tmp_path / "missing")
     limits.update(soft=1024, hard=resource.RLIM_INFINITY)
     assert measure_capacity().accepted == 1024 - USED - RESERVE
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from fastchat.errors import SettingError
-from fastchat.headers import SECURITY_HEADERS, page_headers
 from fastchat.settings import Settings, load_settings
+from fastchat.web.headers import SECURITY_HEADERS, page_headers
 
 
 def test_nobody_frames_unless_he_is_named() -> None:

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import pytest
 
-import fastchat.http
+import fastchat.web.http
 import fastchat.worker
-from fastchat.http import MAX_HEAD_BYTES, MAX_HEAD_LINES
+from fastchat.web.http import MAX_HEAD_BYTES, MAX_HEAD_LINES
 from inprocess import Server, serving
 from support import TIMEOUT_UNIT_S, running_server, wait_until
 from wire import (
@@ -275,8 +275,8 @@ def test_large_head_costs_no_memory() -> None:
 @pytest.fixture
 def impatient_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(fastchat.worker, "SWEEP_INTERVAL_S", 0.05)
-    monkeypatch.setattr(fastchat.http, "HEAD_TIMEOUT_S", 0.4)
-    monkeypatch.setattr(fastchat.http, "ANSWER_TIMEOUT_S", 0.6)
+    monkeypatch.setattr(fastchat.web.http, "HEAD_TIMEOUT_S", 0.4)
+    monkeypatch.setattr(fastchat.web.http, "ANSWER_TIMEOUT_S", 0.6)
     with serving() as server:
         server._server.config.timeout_keep_alive = 1
         yield server

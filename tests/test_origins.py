@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from fastchat.errors import SettingError
-from fastchat.origins import Origin, Origins, parse_origin
 from fastchat.settings import Settings, load_settings
+from fastchat.web.origins import Origin, Origins, parse_origin
 from inprocess import Server, serving
 from wire import HANDSHAKE, Response, request, wired
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fastchat.assets import load_assets
+from fastchat.web.assets import load_assets
 from support import TIMEOUT_UNIT_S, Server
 
 ROOT = Path(__file__).parent.parent

@@ -26,8 +26,8 @@ from pathlib import Path
 import pytest
 
 from fastchat.errors import SettingError
-from fastchat.listeners import listen, listen_all
 from fastchat.signals import REPEAT_S
+from fastchat.web.sockets import listen, listen_all
 from support import START_TIMEOUT_S, TIMEOUT_UNIT_S, wait_until
 
 #: The supervisor's second.
@@ -119,7 +119,7 @@ FRAME = """
 DRIVER = """
     import asyncio, contextlib, json, sys
     from fastchat import children, supervisor
-    from fastchat.listeners import listen_all
+    from fastchat.web.sockets import listen_all
     from fastchat.ops.admin import listen_admin
     from fastchat.errors import SettingError
     from fastchat.logs import set_up_logging

@@ -22,7 +22,7 @@ from cryptography.x509 import load_pem_x509_certificate
 
 from fastchat.auth.tokens import create_secret, make_token
 from fastchat.settings import Settings
-from fastchat.tls import HANDSHAKE_TIMEOUT_S, MAX_HANDSHAKES, Tls
+from fastchat.web.tls import HANDSHAKE_TIMEOUT_S, MAX_HANDSHAKES, Tls
 from support import TIMEOUT_UNIT_S, Server, running_server, wait_until
 from wire import Client, Wire, connected, ends_within, request, wired
 
@@ -168,7 +168,9 @@ def test_what_is_not_todays_tls_ends_and_is_no_event(files: Files) -> None:
             client.join(username="Alice")
         assert server.stop() == 0
     lines = server.errors.splitlines()
-    assert sum("DEBUG   fastchat.tls: a TLS handshake has failed" in line for line in lines) >= 5
+    assert (
+        sum("DEBUG   fastchat.web.tls: a TLS handshake has failed" in line for line in lines) >= 5
+    )
     assert "unsupported protocol" in server.errors
     assert "http request" in server.errors
     assert not [line for line in lines if " INFO " not in line and " DEBUG " not in line]

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from fastchat.headers import SECURITY_HEADERS
+from fastchat.web.headers import SECURITY_HEADERS
 from support import TIMEOUT_UNIT_S
 
 #: How long a client waits for what must come.

@@ -17,10 +17,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fastchat.addresses import parse_network
 from fastchat.errors import SettingError
-from fastchat.headers import page_headers
-from fastchat.origins import ANY_ORIGIN, parse_origin
+from fastchat.web.headers import page_headers
+from fastchat.web.origins import ANY_ORIGIN, parse_origin
+from fastchat.web.proxies import parse_network
 
 __all__ = ["Settings", "flag_of", "is_list", "is_switch", "load_settings"]
 

@@ -20,13 +20,13 @@ from fastchat.brokers import Broker
 from fastchat.brokers.memory import MemoryBroker
 from fastchat.histories import open_history, open_retention
 from fastchat.history import History
-from fastchat.listeners import listen, say_hello
 from fastchat.ops.admin import MAX_CONNECTIONS, Admin, listen_admin
 from fastchat.ops.status import StatusServer
 from fastchat.rooms.removals import FILE_NAME, Removals
 from fastchat.rooms.rooms import Rooms
 from fastchat.settings import Settings
 from fastchat.signals import on_stop_signals
+from fastchat.web.sockets import listen, say_hello
 from fastchat.worker import Worker
 
 __all__ = ["Single", "run"]

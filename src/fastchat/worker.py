@@ -17,9 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from fastchat import http
-from fastchat.addresses import Proxies
-from fastchat.app import build_app
 from fastchat.auth import Authenticator
 from fastchat.bounds import (
     census_of,
@@ -33,21 +30,24 @@ from fastchat.brokers import Broker
 from fastchat.chat import Chat
 from fastchat.connections.echo import check_loopback
 from fastchat.connections.registry import Sessions
-from fastchat.descriptors import WAYS, count_transfers, measure_capacity
 from fastchat.files.endpoints import FileEndpoints
 from fastchat.files.incoming import Uploads
-from fastchat.headers import SECURITY_HEADERS
 from fastchat.histories import new_secret, open_files
 from fastchat.hub import Hub
 from fastchat.limits.connections import Admission
 from fastchat.logs import log_repeated
 from fastchat.metrics import Metrics, watch_lag
-from fastchat.origins import Origins
 from fastchat.settings import Settings
 from fastchat.signals import on_hang_up
+from fastchat.web import http
+from fastchat.web.capacity import WAYS, count_transfers, measure_capacity
+from fastchat.web.headers import SECURITY_HEADERS
+from fastchat.web.origins import Origins
+from fastchat.web.page import build_app
+from fastchat.web.proxies import Proxies
 
 if TYPE_CHECKING:
-    from fastchat.tls import Tls
+    from fastchat.web.tls import Tls
 
 __all__ = ["DRAIN_S", "Worker"]
 
@@ -86,7 +86,7 @@ def open_tls(settings: Settings) -> Tls | None:
     """
     if not settings.ssl_certfile:
         return None
-    from fastchat.tls import Tls  # imported here as the above
+    from fastchat.web.tls import Tls  # imported here as the above
 
     return Tls(settings.ssl_certfile, settings.ssl_keyfile)
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from depot import left_in, png
 
-import fastchat.http
+import fastchat.web.http
 import fastchat.worker
 from fastchat.files.endpoints import CHUNK_BYTES, HEARD_OUT_BYTES
 from inprocess import Server, serving
@@ -368,9 +368,9 @@ def test_who_is_refused_is_heard_for_a_while(
 ) -> None:
     """Not for ever; and his connection counts as long."""
     if how == "much":
-        monkeypatch.setattr(fastchat.http, "LINGER_BYTES", 1_000_000)
+        monkeypatch.setattr(fastchat.web.http, "LINGER_BYTES", 1_000_000)
     else:
-        monkeypatch.setattr(fastchat.http, "LINGER_S", 0.2)
+        monkeypatch.setattr(fastchat.web.http, "LINGER_S", 0.2)
     with wired(server.port) as wire:
         wire.write(head(announce(alice, 7), 1 << 40))
         assert wire.read_response().status == 413
@@ -413,7 +413,7 @@ def share_works(alice: Client, server: Server) -> bool:
 def impatient(data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Server, Client]]:
     """A server that gives a file half a second for each 16 KiB, and Alice."""
     monkeypatch.setattr(fastchat.worker, "SWEEP_INTERVAL_S", 0.05)
-    monkeypatch.setattr(fastchat.http, "ANSWER_TIMEOUT_S", 0.5 * TIMEOUT_UNIT_S)
+    monkeypatch.setattr(fastchat.web.http, "ANSWER_TIMEOUT_S", 0.5 * TIMEOUT_UNIT_S)
     with (
         serving(history="sqlite", data=str(data)) as server,
         connected(server.port, "/ws?username=Alice") as alice,
@@ -481,7 +481,7 @@ def test_reader_who_is_slow_and_steady_gets_it_all(impatient: tuple[Server, Clie
             got += piece
             time.sleep(0.05 * TIMEOUT_UNIT_S)
     assert got == content
-    assert time.monotonic() - began > 2 * fastchat.http.ANSWER_TIMEOUT_S
+    assert time.monotonic() - began > 2 * fastchat.web.http.ANSWER_TIMEOUT_S
 
 
 def test_reader_who_goes_away_costs_nothing(alice: Client, server: Server, wire: Wire) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fastchat.headers import SECURITY_HEADERS
+from fastchat.web.headers import SECURITY_HEADERS
 from support import Server, running_server
 from wire import HANDSHAKE, connected, request, wired
 

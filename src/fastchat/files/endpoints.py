@@ -6,7 +6,7 @@ could not do itself. What is served is data to every browser: images by what is 
 to be saved, and nothing of it may run (docs/security.md).
 
 How long a transfer may take is not bounded; what it must move in how many seconds is
-(`fastchat.http`), and how many there are at once, in all and from one address. Those that come
+(`fastchat.web.http`), and how many there are at once, in all and from one address. Those that come
 and those that go are counted apart, and who has no ticket takes no place.
 """
 
@@ -64,7 +64,7 @@ class FileEndpoints:
     """The endpoints of a process; `receiving` counts the files that come, `serving` has the
     places for those that go.
 
-    `fastchat.http.HttpProtocol` puts into a request's state: `address`, what its client is
+    `fastchat.web.http.HttpProtocol` puts into a request's state: `address`, what its client is
     counted by; `takes_body`, whether the body can be read; and `moved`, to be called when a
     piece of the answer has gone, which says whether anybody is still there.
     """

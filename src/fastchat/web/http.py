@@ -20,18 +20,18 @@ from picows.common import WSUpgradeResponseWithListener
 from picows.picows import WSAutoPingStrategy, WSProtocol  # type: ignore[attr-defined]
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from fastchat.addresses import Proxies
 from fastchat.connections.echo import ECHO_PATH, EchoSession
 from fastchat.connections.registry import Sessions
 from fastchat.connections.session import Session
-from fastchat.descriptors import Capacity
 from fastchat.errors import CommandError
-from fastchat.headers import SECURITY_HEADERS
 from fastchat.limits.connections import Census, Gate, Limit
-from fastchat.lingering import LINGER_BYTES, LINGER_S, AnswerTransport, has_body
-from fastchat.origins import Origins
 from fastchat.protocol import FILES_URL, Join
 from fastchat.protocol.parsing import join_from_query
+from fastchat.web.capacity import Capacity
+from fastchat.web.headers import SECURITY_HEADERS
+from fastchat.web.lingering import LINGER_BYTES, LINGER_S, AnswerTransport, has_body
+from fastchat.web.origins import Origins
+from fastchat.web.proxies import Proxies
 
 __all__ = ["Edge", "HttpProtocol", "WebSocketProtocol"]
 

@@ -18,8 +18,8 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fastchat.assets import Asset, load_assets, needed_by
-from fastchat.headers import SECURITY_HEADERS, page_headers
+from fastchat.web.assets import Asset, load_assets, needed_by
+from fastchat.web.headers import SECURITY_HEADERS, page_headers
 
 __all__ = ["build_app"]
 

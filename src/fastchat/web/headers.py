@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fastchat.origins import ANY_ORIGIN, parse_origin
+from fastchat.web.origins import ANY_ORIGIN, parse_origin
 
 __all__ = ["SECURITY_HEADERS", "page_headers"]
 

@@ -1,0 +1,1 @@
+"""HTTP, up to the upgrade to WebSocket: listening sockets, TLS, requests, the page."""
