@@ -23,7 +23,7 @@ from websockets.sync.client import connect
 from websockets.sync.server import ServerConnection, serve
 
 from fastchat.auth.tokens import create_secret, make_token
-from fastchat.tail import Refused, websocket_address
+from fastchat.cli.tail import Refused, websocket_address
 from support import TIMEOUT_UNIT_S, Server, running_server
 
 PATIENCE_S = 15 * TIMEOUT_UNIT_S

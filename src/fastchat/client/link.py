@@ -18,8 +18,8 @@ from picows import (
     WSTransport,
 )
 
+from fastchat.cli.terminal import safe
 from fastchat.errors import FastchatError
-from fastchat.terminal import safe
 
 __all__ = ["Interrupted", "Link", "Refused", "translated"]
 

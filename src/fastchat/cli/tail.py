@@ -36,10 +36,10 @@ import orjson
 import uvloop
 from picows import ws_connect
 
+from fastchat.cli.terminal import JsonScreen, Screen, has_color, has_lines, lines_of, safe
 from fastchat.client.link import Interrupted, Link, Refused, translated
 from fastchat.errors import CloseCode, CommandError, ErrorCode, SettingError
 from fastchat.protocol import MAX_HISTORY, Kind, Position, parsing
-from fastchat.terminal import JsonScreen, Screen, has_color, has_lines, lines_of, safe
 
 __all__ = ["Options", "Refused", "check_token", "read_token", "run", "websocket_address"]
 

@@ -14,7 +14,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastchat import __version__, single, supervisor, tail
+from fastchat import __version__, single, supervisor
+from fastchat.cli import tail
 from fastchat.errors import CommandError, HistoryError, SettingError
 from fastchat.history import transfer
 from fastchat.logs import set_up_logging
