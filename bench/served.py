@@ -171,9 +171,9 @@ def _part_name(pid: int) -> str | None:
         command = (PROC / str(pid) / "cmdline").read_text().split("\0")
     except OSError:
         return None
-    if "fastchat.part" not in command:
+    if "fastchat.process" not in command:
         return None
-    kind, number, *_ = command[command.index("fastchat.part") + 1 :]
+    kind, number, *_ = command[command.index("fastchat.process") + 1 :]
     return f"{kind} {number}" if kind == "worker" else kind
 
 

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 import uvloop
 
-from fastchat.histories import open_history
+from fastchat.process.histories import open_history
+from fastchat.process.standalone import Single
 from fastchat.settings import Settings
-from fastchat.single import Single
 from fastchat.web.sockets import listen
 from support import TIMEOUT_UNIT_S
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from contracts.history import draft
-from fastchat.histories import open_files, open_history, open_retention
 from fastchat.history import Duplicate
 from fastchat.history.memory import MemoryHistory
 from fastchat.history.sqlite import SqliteHistory
 from fastchat.metrics import Metrics
+from fastchat.process.histories import open_files, open_history, open_retention
 from fastchat.settings import Settings
 
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import pytest
 
+import fastchat.process.worker
 import fastchat.web.http
-import fastchat.worker
 from fastchat.web.http import MAX_HEAD_BYTES, MAX_HEAD_LINES
 from inprocess import Server, serving
 from support import TIMEOUT_UNIT_S, running_server, wait_until
@@ -274,7 +274,7 @@ def test_large_head_costs_no_memory() -> None:
 
 @pytest.fixture
 def impatient_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(fastchat.worker, "SWEEP_INTERVAL_S", 0.05)
+    monkeypatch.setattr(fastchat.process.worker, "SWEEP_INTERVAL_S", 0.05)
     monkeypatch.setattr(fastchat.web.http, "HEAD_TIMEOUT_S", 0.4)
     monkeypatch.setattr(fastchat.web.http, "ANSWER_TIMEOUT_S", 0.6)
     with serving() as server:

@@ -21,10 +21,10 @@ from fastchat.brokers.relay import server as relays
 from fastchat.brokers.relay.client import RelayBroker
 from fastchat.brokers.relay.server import Relay
 from fastchat.brokers.relay.wire import SOCKET_NAME, VERSION, RecordKind, RecordReader, pack
-from fastchat.control import Control
 from fastchat.errors import SettingError
 from fastchat.history.memory import MemoryHistory
 from fastchat.metrics import Metrics
+from fastchat.process.channel import Control
 from fastchat.settings import Settings
 
 HELLO = pack(RecordKind.HELLO, [VERSION, "worker-9", 1, 0])

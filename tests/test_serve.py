@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 import fastchat
-from fastchat.signals import REPEAT_S
+from fastchat.process.signals import REPEAT_S
 from support import TIMEOUT_UNIT_S, Server, running_server, wait_until
 from wire import (
     BINARY,

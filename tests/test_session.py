@@ -20,8 +20,8 @@ from pathlib import Path
 import pytest
 
 import fastchat.connections.registry
+import fastchat.process.worker
 import fastchat.rooms.rooms
-import fastchat.worker
 from fastchat.chat import Chat, Client
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.protocol import Message
@@ -75,7 +75,7 @@ def room() -> str:
 @pytest.fixture
 def impatient_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A server whose deadlines are short; the hub's own are one and two seconds."""
-    monkeypatch.setattr(fastchat.worker, "SWEEP_INTERVAL_S", 0.05)
+    monkeypatch.setattr(fastchat.process.worker, "SWEEP_INTERVAL_S", 0.05)
     monkeypatch.setattr(fastchat.connections.registry, "CLOSE_GRACE_S", 0.3)
     monkeypatch.setattr(fastchat.connections.registry, "MESSAGE_TIMEOUT_S", 0.3)
     with serving(join_timeout=0.5) as server:
@@ -505,7 +505,7 @@ class FaultyChat(Chat):
 
 @pytest.fixture
 def faulty_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(fastchat.worker, "Chat", FaultyChat)
+    monkeypatch.setattr(fastchat.process.worker, "Chat", FaultyChat)
     with serving() as server:
         yield server
 
@@ -670,8 +670,8 @@ def test_killed_client_is_told_as_a_leave(server: Server, room: str) -> None:
 
 def test_missed_heartbeat_closes_with_4009(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who answers no ping is closed and has left; who does stays."""
-    monkeypatch.setattr(fastchat.worker, "PING_INTERVAL_S", 0.5)
-    monkeypatch.setattr(fastchat.worker, "PONG_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(fastchat.process.worker, "PING_INTERVAL_S", 0.5)
+    monkeypatch.setattr(fastchat.process.worker, "PONG_TIMEOUT_S", 0.5)
     with (
         serving() as server,
         connected(server.port, join_query("Alice", "a")) as alice,
@@ -750,8 +750,8 @@ def test_finished_fragmented_messages_do_not_end_anything(impatient_server: Serv
 
 def test_half_sent_frame_misses_its_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is stuck within a frame cannot answer a ping, dripping bytes or not."""
-    monkeypatch.setattr(fastchat.worker, "PING_INTERVAL_S", 0.5)
-    monkeypatch.setattr(fastchat.worker, "PONG_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(fastchat.process.worker, "PING_INTERVAL_S", 0.5)
+    monkeypatch.setattr(fastchat.process.worker, "PONG_TIMEOUT_S", 0.5)
     with serving() as server, connected(server.port, "/ws?username=Alice") as client:
         client.write(frame(TEXT, b"x" * 60_000)[:100])
         client.socket.settimeout(0.1)
@@ -803,8 +803,8 @@ def test_close_during_a_command_that_never_ends_is_found_by_the_heartbeat(
     async def hang(*arguments: object) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(fastchat.worker, "PING_INTERVAL_S", 0.5)
-    monkeypatch.setattr(fastchat.worker, "PONG_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(fastchat.process.worker, "PING_INTERVAL_S", 0.5)
+    monkeypatch.setattr(fastchat.process.worker, "PONG_TIMEOUT_S", 0.5)
     with serving() as server:
         monkeypatch.setattr(server.broker, "join", hang)
         with connected(server.port, "/ws?username=Alice") as client:

@@ -14,7 +14,7 @@ import pytest
 
 import fastchat.connections.registry
 import fastchat.files.incoming
-import fastchat.worker
+import fastchat.process.worker
 from fastchat.chat import Chat
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.files.incoming import Uploads
@@ -33,7 +33,7 @@ def shelf(monkeypatch: pytest.MonkeyPatch) -> Shelf:
     shelf = Shelf()
     shelf.max_bytes = FLOOD_BYTES
     chat = functools.partial(_chat_with, shelf)
-    monkeypatch.setattr(fastchat.worker, "Chat", chat)
+    monkeypatch.setattr(fastchat.process.worker, "Chat", chat)
     return shelf
 
 
@@ -142,7 +142,7 @@ def test_sum_of_the_fragments_of_a_piece_is_bounded(alice: Client) -> None:
 
 def test_half_sent_piece_ends(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fragmented message has 30 s from its first fragment to its last, of a file as well."""
-    monkeypatch.setattr(fastchat.worker, "SWEEP_INTERVAL_S", 0.05)
+    monkeypatch.setattr(fastchat.process.worker, "SWEEP_INTERVAL_S", 0.05)
     monkeypatch.setattr(fastchat.connections.registry, "MESSAGE_TIMEOUT_S", 0.2)
     with serving() as server, connected(server.port, "/ws?username=Alice") as alice:
         announce(alice, 9)
@@ -155,7 +155,7 @@ def test_file_that_does_not_go_on_is_given_up(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its sender reads why, and is as connected as before."""
-    monkeypatch.setattr(fastchat.worker, "SWEEP_INTERVAL_S", 0.05)
+    monkeypatch.setattr(fastchat.process.worker, "SWEEP_INTERVAL_S", 0.05)
     monkeypatch.setattr(fastchat.files.incoming, "STALL_S", 0.2)
     with serving() as server, connected(server.port, "/ws?username=Alice") as alice:
         alice.receive_type("joined")
@@ -169,9 +169,9 @@ def test_file_that_does_not_go_on_is_given_up(
 
 def test_pieces_are_a_sign_of_life(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a slow line a pong waits behind what was sent before it."""
-    monkeypatch.setattr(fastchat.worker, "PING_INTERVAL_S", 0.3)
-    monkeypatch.setattr(fastchat.worker, "PONG_TIMEOUT_S", 0.3)
-    monkeypatch.setattr(fastchat.worker, "SWEEP_INTERVAL_S", 0.05)
+    monkeypatch.setattr(fastchat.process.worker, "PING_INTERVAL_S", 0.3)
+    monkeypatch.setattr(fastchat.process.worker, "PONG_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(fastchat.process.worker, "SWEEP_INTERVAL_S", 0.05)
     with serving() as server, connected(server.port, "/ws?username=Alice") as alice:
         announce(alice, 100)
         for _ in range(4):

@@ -26,7 +26,7 @@ from pathlib import Path
 import pytest
 
 from fastchat.errors import SettingError
-from fastchat.signals import REPEAT_S
+from fastchat.process.signals import REPEAT_S
 from fastchat.web.sockets import listen, listen_all
 from support import START_TIMEOUT_S, TIMEOUT_UNIT_S, wait_until
 
@@ -97,7 +97,7 @@ FAKE = """
 #: The same in a real part's frame, for what it owes: it ends with its supervisor.
 FRAME = """
     import asyncio, os, sys, time
-    import fastchat.part as part
+    import fastchat.process.__main__ as part
 
     def run(chosen, settings, control, workers):
         asyncio.run(serve(chosen, control))

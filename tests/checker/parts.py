@@ -42,7 +42,7 @@ def _name_of(pid: int) -> str | None:
     """Which part a process is; None if it is none, or not yet, or not any more."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_text("utf-8").split("\0")
-        where = words.index("fastchat.part")
+        where = words.index("fastchat.process")
     except (OSError, ValueError):
         return None
     return "relay" if words[where + 1] == "relay" else " ".join(words[where + 1 : where + 3])

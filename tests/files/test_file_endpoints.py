@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from depot import left_in, png
 
+import fastchat.process.worker
 import fastchat.web.http
-import fastchat.worker
 from fastchat.files.endpoints import CHUNK_BYTES, HEARD_OUT_BYTES
 from inprocess import Server, serving
 from support import TIMEOUT_UNIT_S, wait_until
@@ -412,7 +412,7 @@ def share_works(alice: Client, server: Server) -> bool:
 @pytest.fixture
 def impatient(data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Server, Client]]:
     """A server that gives a file half a second for each 16 KiB, and Alice."""
-    monkeypatch.setattr(fastchat.worker, "SWEEP_INTERVAL_S", 0.05)
+    monkeypatch.setattr(fastchat.process.worker, "SWEEP_INTERVAL_S", 0.05)
     monkeypatch.setattr(fastchat.web.http, "ANSWER_TIMEOUT_S", 0.5 * TIMEOUT_UNIT_S)
     with (
         serving(history="sqlite", data=str(data)) as server,
@@ -509,7 +509,7 @@ def open_contents() -> list[str]:
 @pytest.fixture
 def narrow(data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Server, Client]]:
     """A server that has two places for an address, of each way; and Alice."""
-    monkeypatch.setattr(fastchat.worker, "count_transfers", lambda: 8)
+    monkeypatch.setattr(fastchat.process.worker, "count_transfers", lambda: 8)
     with (
         serving(history="sqlite", data=str(data)) as server,
         connected(server.port, "/ws?username=Alice") as alice,
@@ -688,7 +688,7 @@ def test_without_limits_an_address_has_all_the_places(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There are no more of them, for each takes a descriptor."""
-    monkeypatch.setattr(fastchat.worker, "count_transfers", lambda: 2)
+    monkeypatch.setattr(fastchat.process.worker, "count_transfers", lambda: 2)
     with (
         serving(history="sqlite", data=str(data), limits="off") as server,
         connected(server.port, "/ws?username=Alice") as alice,

@@ -325,6 +325,6 @@ def test_slow_everything_ends_in_time(server: Server) -> None:
 
 def test_silence_is_over_in_forty_seconds() -> None:
     """T14. Who is gone without a word has left by then; test_session shows that it works."""
-    from fastchat import worker
+    from fastchat.process import worker
 
     assert worker.PING_INTERVAL_S + worker.PONG_TIMEOUT_S + 2 * worker.SWEEP_INTERVAL_S <= 40

@@ -14,12 +14,13 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastchat import __version__, single, supervisor
+from fastchat import __version__
 from fastchat.cli import tail
 from fastchat.errors import CommandError, HistoryError, SettingError
 from fastchat.history import transfer
 from fastchat.logs import set_up_logging
 from fastchat.ops import status
+from fastchat.process import standalone, supervisor
 from fastchat.protocol import DEFAULT_HISTORY, MAX_HISTORY
 from fastchat.protocol.names import DEFAULT_ROOM, check_room, check_username
 from fastchat.settings import Settings, flag_of, is_list, is_switch, load_settings
@@ -69,7 +70,7 @@ def _end_quietly() -> int:
 def _serve(chosen: dict[str, Any]) -> int:
     settings = _settings(chosen)
     set_up_logging(settings.log_level, settings.log_format)
-    return single.run(settings) if settings.workers == 1 else supervisor.run(settings)
+    return standalone.run(settings) if settings.workers == 1 else supervisor.run(settings)
 
 
 def _status(chosen: dict[str, Any]) -> int:

@@ -24,16 +24,16 @@ from typing import Any
 
 import uvloop
 
-from fastchat.bounds import census_of, room_limits_of
 from fastchat.brokers.relay.peer import RelayPort
 from fastchat.brokers.relay.wire import SOCKET_NAME, bind_socket
-from fastchat.control import Control
 from fastchat.errors import SettingError
-from fastchat.histories import open_history, open_retention
 from fastchat.history import History
 from fastchat.history.directory import lock
 from fastchat.limits.connections import Census
 from fastchat.metrics import Metrics, watch_lag
+from fastchat.process.bounds import census_of, room_limits_of
+from fastchat.process.channel import Control
+from fastchat.process.histories import open_history, open_retention
 from fastchat.rooms.removals import FILE_NAME, Removals
 from fastchat.rooms.rooms import Rooms
 from fastchat.settings import Settings

@@ -17,14 +17,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastchat.children import COMMAND, HUNG_TICKS, Child
 from fastchat.errors import FastchatError, SettingError
 from fastchat.ops import status
 from fastchat.ops.admin import Admin, listen_admin
+from fastchat.process.child import COMMAND, HUNG_TICKS, Child
+from fastchat.process.signals import on_hang_up, on_stop_signals
+from fastchat.process.worker import DRAIN_S
 from fastchat.settings import Settings
-from fastchat.signals import on_hang_up, on_stop_signals
 from fastchat.web.sockets import listen_all, say_hello
-from fastchat.worker import DRAIN_S
 
 __all__ = ["Supervisor", "run"]
 

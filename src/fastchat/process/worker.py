@@ -18,7 +18,17 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from fastchat.auth import Authenticator
-from fastchat.bounds import (
+from fastchat.brokers import Broker
+from fastchat.chat import Chat
+from fastchat.connections.echo import check_loopback
+from fastchat.connections.registry import Sessions
+from fastchat.files.endpoints import FileEndpoints
+from fastchat.files.incoming import Uploads
+from fastchat.hub import Hub
+from fastchat.limits.connections import Admission
+from fastchat.logs import log_repeated
+from fastchat.metrics import Metrics, watch_lag
+from fastchat.process.bounds import (
     census_of,
     gate_of,
     readers_of,
@@ -26,19 +36,9 @@ from fastchat.bounds import (
     transfers_of,
     visitors_of,
 )
-from fastchat.brokers import Broker
-from fastchat.chat import Chat
-from fastchat.connections.echo import check_loopback
-from fastchat.connections.registry import Sessions
-from fastchat.files.endpoints import FileEndpoints
-from fastchat.files.incoming import Uploads
-from fastchat.histories import new_secret, open_files
-from fastchat.hub import Hub
-from fastchat.limits.connections import Admission
-from fastchat.logs import log_repeated
-from fastchat.metrics import Metrics, watch_lag
+from fastchat.process.histories import new_secret, open_files
+from fastchat.process.signals import on_hang_up
 from fastchat.settings import Settings
-from fastchat.signals import on_hang_up
 from fastchat.web import http
 from fastchat.web.capacity import WAYS, count_transfers, measure_capacity
 from fastchat.web.headers import SECURITY_HEADERS

@@ -13,10 +13,10 @@ import uvloop
 
 from fastchat.brokers import Broker
 from fastchat.brokers.relay.client import RelayBroker
-from fastchat.control import Control
 from fastchat.history.reader import PageReader
+from fastchat.process.channel import Control
+from fastchat.process.worker import Worker
 from fastchat.settings import Settings
-from fastchat.worker import Worker
 
 __all__ = ["run"]
 

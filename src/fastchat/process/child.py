@@ -23,7 +23,7 @@ logger = logging.getLogger("fastchat.supervisor")
 
 #: How a part is started; its arguments follow. `-P`: not with modules from wherever the
 #: server was started.
-COMMAND = (sys.executable, "-P", "-m", "fastchat.part")
+COMMAND = (sys.executable, "-P", "-m", "fastchat.process")
 #: A part without a beat for so long hangs. Ticks of our own are counted, not time: on a
 #: machine that slept nobody has beaten, nor have we ticked.
 HUNG_TICKS = 6

@@ -15,19 +15,19 @@ from typing import Any
 
 import uvloop
 
-from fastchat.bounds import room_limits_of
 from fastchat.brokers import Broker
 from fastchat.brokers.memory import MemoryBroker
-from fastchat.histories import open_history, open_retention
 from fastchat.history import History
 from fastchat.ops.admin import MAX_CONNECTIONS, Admin, listen_admin
 from fastchat.ops.status import StatusServer
+from fastchat.process.bounds import room_limits_of
+from fastchat.process.histories import open_history, open_retention
+from fastchat.process.signals import on_stop_signals
+from fastchat.process.worker import Worker
 from fastchat.rooms.removals import FILE_NAME, Removals
 from fastchat.rooms.rooms import Rooms
 from fastchat.settings import Settings
-from fastchat.signals import on_stop_signals
 from fastchat.web.sockets import listen, say_hello
-from fastchat.worker import Worker
 
 __all__ = ["Single", "run"]
 

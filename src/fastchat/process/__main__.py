@@ -1,7 +1,7 @@
 """A part of a server of several processes: the frame of a worker, or of the relay.
 
-    python -m fastchat.part worker NUMBER --control FD --listener FD
-    python -m fastchat.part relay --control FD
+    python -m fastchat.process worker NUMBER --control FD --listener FD
+    python -m fastchat.process relay --control FD
 
 Only `supervisor` calls it so; `control` is how they speak.
 """
@@ -16,9 +16,9 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from fastchat.control import Control
 from fastchat.errors import SettingError
 from fastchat.logs import set_up_logging
+from fastchat.process.channel import Control
 from fastchat.settings import Settings
 
 __all__ = ["main"]
@@ -55,10 +55,10 @@ def _run(chosen: argparse.Namespace, settings: Settings, control: Control, worke
         from fastchat.brokers.relay import server
 
         return server.run(settings, control, workers=workers)
-    from fastchat import worker_part
+    from fastchat.process import clustered
 
     listener = socket.socket(fileno=chosen.listener)
-    return worker_part.run(settings, control, number=chosen.number, listener=listener)
+    return clustered.run(settings, control, number=chosen.number, listener=listener)
 
 
 def _wake_when_orphaned() -> None:
@@ -71,7 +71,7 @@ def _wake_when_orphaned() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m fastchat.part", allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="python -m fastchat.process", allow_abbrev=False)
     parts = parser.add_subparsers(dest="part", required=True)
     worker = parts.add_parser("worker")
     worker.add_argument("number", type=int)

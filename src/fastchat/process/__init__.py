@@ -1,0 +1,1 @@
+"""The server's processes: how they are built, run, watched and stopped."""
