@@ -17,13 +17,14 @@ import pytest
 
 from contracts.broker import PATIENCE_S, Receiver, join, leave, new_rooms, run_in_loop
 from contracts.history import draft
-from fastchat.brokers.relay import server as relays
+from fastchat.brokers.relay import server
 from fastchat.brokers.relay.client import RelayBroker
 from fastchat.brokers.relay.server import Relay
 from fastchat.brokers.relay.wire import SOCKET_NAME, VERSION, RecordKind, RecordReader, pack
 from fastchat.errors import SettingError
 from fastchat.history.memory import MemoryHistory
 from fastchat.metrics import Metrics
+from fastchat.process import relay as relay_process
 from fastchat.process.channel import Control
 from fastchat.settings import Settings
 
@@ -403,7 +404,7 @@ def test_nobody_is_welcomed_before_all_are_there_or_time_is_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A connection for the status is no worker."""
-    monkeypatch.setattr(relays, "GATHERING_S", 0.1)
+    monkeypatch.setattr(server, "GATHERING_S", 0.1)
 
     async def test(place: Place) -> None:
         place.relay._expected = 2
@@ -494,7 +495,7 @@ def test_fault_in_a_tick_is_logged_and_costs_a_beat(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The next tick is as any; a fault that stays is a relay without a beat."""
-    monkeypatch.setattr(relays, "TICK_INTERVAL_S", 0.001)
+    monkeypatch.setattr(relay_process, "TICK_INTERVAL_S", 0.001)
     beats: list[int] = []
 
     class Beats:
@@ -512,7 +513,7 @@ def test_fault_in_a_tick_is_logged_and_costs_a_beat(
     async def test(place: Place) -> None:
 
         monkeypatch.setattr(place.rooms, "tick", tick)
-        ticking = asyncio.create_task(relays._tick_forever(place.relay, Beats()))  # type: ignore[arg-type]
+        ticking = asyncio.create_task(relay_process._tick_forever(place.relay, Beats()))  # type: ignore[arg-type]
         async with asyncio.timeout(PATIENCE_S):
             while len(beats) < 3:  # noqa: ASYNC110 there is no event to wait for
                 await asyncio.sleep(0.001)
@@ -530,5 +531,5 @@ def test_directory_that_takes_no_socket_is_a_sentence(tmp_path: Path) -> None:
     ours, theirs = socket.socketpair()
     control = Control(theirs.detach())
     with ours, pytest.raises(SettingError, match=r"^--data .* cannot hold the relay's socket: "):
-        relays.run(settings, control, workers=2)
+        relay_process.run(settings, control, workers=2)
     control._socket.close()

@@ -52,9 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(chosen: argparse.Namespace, settings: Settings, control: Control, workers: int) -> int:
     # Imported here: the relay has no use for all that a worker needs, nor has it the other way.
     if chosen.part == "relay":
-        from fastchat.brokers.relay import server
+        from fastchat.process import relay
 
-        return server.run(settings, control, workers=workers)
+        return relay.run(settings, control, workers=workers)
     from fastchat.process import clustered
 
     listener = socket.socket(fileno=chosen.listener)

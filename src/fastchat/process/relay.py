@@ -1,0 +1,112 @@
+"""The relay as a process: it has the rooms, the history and the files of all workers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from fastchat.brokers.relay.server import Relay
+from fastchat.errors import SettingError
+from fastchat.history import History
+from fastchat.history.directory import lock
+from fastchat.metrics import Metrics, watch_lag
+from fastchat.process.bounds import census_of, room_limits_of
+from fastchat.process.channel import Control
+from fastchat.process.histories import open_history, open_retention
+from fastchat.rooms.removals import FILE_NAME, Removals
+from fastchat.rooms.rooms import Rooms
+from fastchat.settings import Settings
+
+__all__ = ["run"]
+
+logger = logging.getLogger("fastchat.relay")
+
+TICK_INTERVAL_S = 1.0
+#: How long the workers have to end, when all processes are asked to.
+WORKERS_STOP_S = 6.0
+
+
+def run(settings: Settings, control: Control, *, workers: int) -> int:
+    """Relay until SIGTERM, or until the supervisor is gone; returns the exit status.
+
+    Raises SettingError when the data directory cannot be used.
+    """
+    with contextlib.ExitStack() as stack:
+        if settings.history == "memory":  # the directory is the socket's, too
+            stack.callback(os.close, lock(Path(settings.data)))
+        history = open_history(settings)
+        stack.callback(history.close)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_serve(settings, history, control, workers))
+
+
+async def _serve(settings: Settings, history: History, control: Control, workers: int) -> int:
+    loop = asyncio.get_running_loop()
+    metrics = Metrics()
+    rooms = Rooms(
+        history,
+        at_end_of_turn=loop.call_soon,
+        clock=time.time,
+        metrics=metrics,
+        removals=Removals(time.time, Path(settings.data) / FILE_NAME),
+        limits=room_limits_of(settings),
+    )
+    relay = Relay(Path(settings.data), rooms, metrics, workers=workers, census=census_of(settings))
+    asked, alone = asyncio.Event(), asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, asked.set)
+    control.open(loop, alone.set)
+    try:
+        await relay.start()
+    except OSError as error:
+        raise SettingError(
+            f"--data {settings.data} cannot hold the relay's socket: {error.strerror}."
+        ) from None
+    control.say(ready=True)
+    tasks = [
+        loop.create_task(_tick_forever(relay, control)),
+        loop.create_task(watch_lag(metrics.loop_lag_s)),
+    ]
+    retention = open_retention(settings, metrics, history)
+    if retention is not None:
+        retention.start()
+    gc.collect()
+    gc.freeze()
+    orphaned = loop.create_task(alone.wait())
+    await _first_of(orphaned, asked.wait())
+    # Whoever signals all processes at once means the workers first: they have something to say.
+    await _first_of(orphaned, relay.deserted(), timeout_s=WORKERS_STOP_S)
+    for task in tasks:
+        task.cancel()
+    if retention is not None:
+        retention.stop()
+    relay.close()
+    return 0
+
+
+async def _first_of(
+    task: asyncio.Task[Any], other: Coroutine[Any, Any, Any], timeout_s: float | None = None
+) -> None:
+    second = asyncio.ensure_future(other)
+    await asyncio.wait({task, second}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    second.cancel()
+
+
+async def _tick_forever(relay: Relay, control: Control) -> None:
+    while True:
+        await asyncio.sleep(TICK_INTERVAL_S)
+        try:
+            relay.rooms.tick()
+        except Exception:  # a fault that stays has us replaced: there is no beat
+            logger.exception("internal error in a tick")
+        else:
+            control.say(beat=True, relay=True)
