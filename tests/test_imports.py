@@ -276,7 +276,7 @@ def test_libraries_are_known_at_the_edge_only(module: str) -> None:
 
 def test_hub_knows_nothing_of_ours() -> None:
     """`_fanout` knows bytes, rooms and connections."""
-    files = [file for file in SOURCE.glob("_fanout*") if file.suffix in (".pyx", ".pxi", ".pxd")]
+    files = [SOURCE / "_fanout.pyx", *(SOURCE / "fanout").glob("*.pxi")]
     source = "\n".join(file.read_text("utf-8") for file in files)
     lines = re.findall(r"^[ \t]*(?:from|import|cimport)\s.*$", source, re.MULTILINE)
     assert "import asyncio" in lines

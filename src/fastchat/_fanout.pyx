@@ -46,10 +46,10 @@ through ``transport.write``.
 
 Where things are: this file holds `Hub`, which is what others call. How it does it are
 functions that take the hub, in files that are included here and compiled with it:
-`_fanout_wire` (frames, the send loop), `_fanout_room` (`Room`: members and log),
-`_fanout_connection` (`Connection`, and what is written to one), `_fanout_flush` (from
-pending frames into the log, from the log to everybody), `_fanout_endings` (how
-connections come and go) and `_fanout_verify` (the invariants).
+`fanout/wire` (frames, the send loop), `fanout/room` (`Room`: members and log),
+`fanout/connection` (`Connection`, and what is written to one), `fanout/flush` (from
+pending frames into the log, from the log to everybody), `fanout/endings` (how
+connections come and go) and `fanout/verify` (the invariants).
 """
 
 cimport cython
@@ -81,12 +81,12 @@ DEBUG = bool(FASTCHAT_DEBUG)
 #: The room of those who do not name one.
 DEFAULT_ROOM = "lobby"
 
-include "_fanout_wire.pxi"
-include "_fanout_room.pxi"
-include "_fanout_connection.pxi"
-include "_fanout_flush.pxi"
-include "_fanout_endings.pxi"
-include "_fanout_verify.pxi"
+include "fanout/wire.pxi"
+include "fanout/room.pxi"
+include "fanout/connection.pxi"
+include "fanout/flush.pxi"
+include "fanout/endings.pxi"
+include "fanout/verify.pxi"
 
 
 cdef class Hub:
