@@ -36,8 +36,9 @@ import orjson
 import uvloop
 from picows import ws_connect
 
-from fastchat.cli.terminal import JsonScreen, Screen, has_color, has_lines, lines_of, safe
+from fastchat.cli.terminal import JsonScreen, Screen, has_color, has_lines, lines_of
 from fastchat.client.link import Interrupted, Link, Refused, translated
+from fastchat.client.text import safe
 from fastchat.errors import CloseCode, CommandError, ErrorCode, SettingError
 from fastchat.protocol import MAX_HISTORY, Kind, Position, parsing
 

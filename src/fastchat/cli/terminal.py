@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import os
-import re
 import stat
 import sys
 from collections.abc import AsyncIterator
@@ -14,9 +13,10 @@ from typing import Any, TextIO
 
 import orjson
 
+from fastchat.client.text import escape_json, safe
 from fastchat.protocol import Kind
 
-__all__ = ["JsonScreen", "Screen", "has_color", "has_lines", "lines_of", "safe"]
+__all__ = ["JsonScreen", "Screen", "has_color", "has_lines", "lines_of"]
 
 #: Of a line without an end; a command may not be longer.
 MAX_LINE_BYTES = 64 * 1024
@@ -67,21 +67,8 @@ async def _read(descriptor: int) -> bytes:
 
 # Standard output
 
-# C0 but tab, DEL, C1; invisible and bidirectional controls but the joiner of emoji; separators
-# of lines; lone surrogates.
-_UNSAFE = re.compile(
-    "[\x00-\x08\x0a-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200c\u200e\u200f\u2028-\u202e\u2060-\u206f"
-    "\ud800-\udfff\ufeff\ufff9-\ufffb]"
-)
 #: Where a text goes on, so that no line of it looks like somebody else's.
 _INDENT = "\n" + 9 * " "
-
-
-def safe(text: Any) -> str:
-    """A text of somebody else's, with what a terminal might obey shown as escapes."""
-    if type(text) is not str:
-        raise TypeError
-    return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def has_color() -> bool:
@@ -143,8 +130,6 @@ class JsonScreen(Screen):
         super().__init__(out, color=False)
 
     def publication(self, event: dict[str, Any]) -> None:
-        # Unsafe characters occur in strings only, and are all in the basic plane.
-        line = orjson.dumps(event).decode()
-        self._out.write(_UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", line) + "\n")
+        self._out.write(escape_json(orjson.dumps(event).decode()) + "\n")
 
     presence = publication

@@ -18,7 +18,7 @@ from picows import (
     WSTransport,
 )
 
-from fastchat.cli.terminal import safe
+from fastchat.client.text import safe
 from fastchat.errors import FastchatError
 
 __all__ = ["Interrupted", "Link", "Refused", "translated"]

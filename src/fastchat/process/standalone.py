@@ -20,6 +20,7 @@ from fastchat.brokers.memory import MemoryBroker
 from fastchat.history import History
 from fastchat.ops.admin import MAX_CONNECTIONS, Admin, listen_admin
 from fastchat.ops.status import StatusServer
+from fastchat.process.announcing import announce
 from fastchat.process.bounds import room_limits_of
 from fastchat.process.histories import open_history, open_retention
 from fastchat.process.signals import on_stop_signals
@@ -27,7 +28,7 @@ from fastchat.process.worker import Worker
 from fastchat.rooms.removals import FILE_NAME, Removals
 from fastchat.rooms.rooms import Rooms
 from fastchat.settings import Settings
-from fastchat.web.sockets import listen, say_hello
+from fastchat.web.sockets import listen
 
 __all__ = ["Single", "run"]
 
@@ -95,7 +96,7 @@ class Single(Worker):
             self._retention.start()
         if self._admin_listener is not None:
             await self._admin.serve(self._admin_listener)
-        say_hello(self._settings, self._listener)
+        announce(self._settings, self._listener)
 
     async def _end(self) -> None:
         if self._retention is not None:

@@ -20,11 +20,12 @@ from typing import Any
 from fastchat.errors import FastchatError, SettingError
 from fastchat.ops import status
 from fastchat.ops.admin import Admin, listen_admin
+from fastchat.process.announcing import announce
 from fastchat.process.child import COMMAND, HUNG_TICKS, Child
 from fastchat.process.signals import on_hang_up, on_stop_signals
 from fastchat.process.worker import DRAIN_S
 from fastchat.settings import Settings
-from fastchat.web.sockets import listen_all, say_hello
+from fastchat.web.sockets import listen_all
 
 __all__ = ["Supervisor", "run"]
 
@@ -178,7 +179,7 @@ class Supervisor:
     async def _work(self) -> None:
         await self._begin(self._relay)
         await asyncio.gather(*(self._begin(seat) for seat in self._workers))
-        say_hello(self._settings, self._listeners[0], workers=len(self._workers))
+        announce(self._settings, self._listeners[0], workers=len(self._workers))
         async with asyncio.TaskGroup() as group:
             for seat in (self._relay, *self._workers):
                 group.create_task(self._keep(seat))

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import socket
-from pathlib import Path
 
 from fastchat.errors import SettingError
-from fastchat.settings import Settings
 
-__all__ = ["listen", "listen_all", "say_hello"]
-
-logger = logging.getLogger("fastchat")
+__all__ = ["listen", "listen_all"]
 
 #: A stalled client then holds some 150 kB of kernel memory, not 4 MB, and is seen
 #: to be stalled after as little.
@@ -80,18 +75,3 @@ def _why_not(error: OSError, host: str, port: int) -> str:
     if error.errno == errno.EACCES:
         return f"--port {port} needs privileges; choose one from 1024 on."
     return f"--host {host} --port {port} cannot be listened on: {os.strerror(error.errno or 0)}."
-
-
-def say_hello(settings: Settings, listener: socket.socket, workers: int = 1) -> None:
-    """Tell who started the server where it is."""
-    host, port = listener.getsockname()[:2]
-    if host in ("0.0.0.0", "::"):  # noqa: S104 it is only shown
-        host = "127.0.0.1" if host == "0.0.0.0" else "::1"  # noqa: S104
-    scheme = "https" if settings.ssl_certfile else "http"
-    address = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
-    print(f"fastchat is at {address} (stop it with Ctrl+C)", flush=True)
-    if settings.history == "sqlite":
-        print(f"messages are kept in {Path(settings.data).resolve()}", flush=True)
-    if workers > 1:
-        print(f"{workers} workers serve the clients", flush=True)
-    logger.info("serving at %s", address)
