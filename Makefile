@@ -10,7 +10,7 @@ ARGS ?=
 FUZZ_SECONDS ?= 60
 # Tests that load the machine, and compare: nothing runs beside them.
 ALONE := tests/adversity $(filter-out %_page.py %_input.py,$(wildcard tests/threats/test_*.py)) \
-  tests/test_bench.py tests/test_descriptors.py tests/test_flood.py tests/browser/test_hour.py
+  tests/server/test_bench.py tests/server/web/test_capacity.py tests/server/test_flood.py tests/browser/test_hour.py
 
 .PHONY: serve test fuzz conformance soak lint types bench build screenshots lighthouse chromium firefox clang clean help
 .DEFAULT_GOAL := help
@@ -35,7 +35,7 @@ ifeq ($(ARGS),)
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif
-	FASTCHAT_DEBUG=1 $(BIN)/python -m pytest -q tests/test_fanout.py tests/test_fanout_random.py tests/test_hub.py
+	FASTCHAT_DEBUG=1 $(BIN)/python -m pytest -q tests/unit/hub
 
 # The parsers and the hub, for FUZZ_SECONDS in all. ARGS="hub" for one of them.
 fuzz: $(VENV)/fuzz.stamp build/fuzz/stamp

@@ -1,4 +1,4 @@
-"""Bytes that are operations on a hub: the model of tests/test_fanout_random.py, in other hands.
+"""Bytes that are operations on a hub: the model of tests/support/hub_model.py, in other hands.
 
 There a seed decides what happens next, here the bytes do, so that a fuzzer can take a
 sequence that reached something new and go on from it. The loop and the transports are
@@ -15,9 +15,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from fanout_rig import BINARY, CLOSE, PING, PONG, TEXT, Client, Frame, Rig, close_payload, decode
 from simulated import Broken, Bystander, Loop, Source, Transport
-from test_fanout_random import MAX_CLIENTS, ROOMS, Item, Peer, Run
+from support.hub import BINARY, CLOSE, PING, PONG, TEXT, Client, Frame, Rig, close_payload, decode
+from support.hub_model import MAX_CLIENTS, ROOMS, Item, Peer, Run
 
 #: Bystanders in a crowd: with more than 256 members a room's flushes are paced and sliced.
 CROWD = 260

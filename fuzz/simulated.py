@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fanout_rig import Sink
+from support.hub import Sink
 
 
 class Source:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 # The contracts assert too, and are no test modules by their names.
-pytest.register_assert_rewrite("contracts.broker", "contracts.history", "wire")
+pytest.register_assert_rewrite("contracts.broker", "contracts.history", "support")
 
 DEBUG_BUILD = Path(__file__).parent.parent / "build" / "debug" / "fastchat"
 

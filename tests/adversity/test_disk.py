@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from checker.nemesis import can_mount, fill
-from support import TIMEOUT_UNIT_S, running_server
-from wire import Client, connected
+from support.raw_websocket import Client, connected
+from support.server import TIMEOUT_UNIT_S, running_server
 
 LONG = "x" * 3000
 

@@ -24,8 +24,8 @@ import pytest
 from checker import check
 from checker.parts import client_ports, figures, is_alive, parts_of, percentile_back_s, unexplained
 from checker.run import Plan, run, summary
-from support import TIMEOUT_UNIT_S, Server, running_server, wait_until
-from wire import Client, connected, request, wired
+from support.raw_websocket import Client, connected, request, wired
+from support.server import TIMEOUT_UNIT_S, Server, running_server, wait_until
 
 
 def setting(name: str, default: int) -> int:

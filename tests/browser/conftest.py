@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from browsing import CHROMIUM, ScriptedServer, launch
 from playwright.sync_api import expect, sync_playwright
 
-from support import TIMEOUT_UNIT_S, Server, running_server
+from support.browser import CHROMIUM, TIMEOUT_MS, ScriptedServer, Visit, launch
+from support.server import Server, running_server
 
-TIMEOUT_MS = 8_000 * TIMEOUT_UNIT_S
 expect.set_options(timeout=TIMEOUT_MS)
-
-Visit = Callable[..., Any]
 
 _rooms = (f"room-{number}" for number in itertools.count(1))
 

@@ -20,9 +20,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from browsing import CHROMIUM
-
-from support import running_server
+from support.browser import CHROMIUM
+from support.server import running_server
 
 #: The last that runs on Debian 12's node 18; 13 wants node 22.
 LIGHTHOUSE = "lighthouse@12.8.2"

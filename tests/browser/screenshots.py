@@ -19,11 +19,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from browsing import Gate, launch
 from playwright.sync_api import sync_playwright
 from websockets.sync.client import connect
 
-from support import running_server
+from support.browser import Gate, launch
+from support.server import running_server
 
 READER = "Alice"
 ROOM = "studio"

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import Gate, ScriptedServer, say, text_in
 from playwright.sync_api import expect
 from websockets.sync.client import connect
 
-from conftest import Visit
 from fastchat.auth.tokens import create_secret, make_token
-from support import TIMEOUT_UNIT_S, Server, running_server
+from support.browser import Gate, ScriptedServer, Visit, say, text_in
+from support.server import TIMEOUT_UNIT_S, Server, running_server
 
 Issue = Callable[..., str]
 

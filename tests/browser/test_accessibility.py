@@ -13,11 +13,10 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browsing import Guest, ScriptedServer, guest_in, say, text_in
 from playwright.sync_api import expect
 
-from conftest import Visit
-from support import Server, wait_until
+from support.browser import Guest, ScriptedServer, Visit, guest_in, say, text_in
+from support.server import Server, wait_until
 
 #: Beside what axe runs unasked (WCAG 2.1 A and AA, best practices): rules that it has off.
 MORE_RULES = ("css-orientation-lock", "label-content-name-mismatch", "target-size")

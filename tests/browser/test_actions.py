@@ -6,10 +6,10 @@ import re
 from typing import Any
 
 import pytest
-from browsing import ScriptedServer, guest_in, publication, say, text_in
 from playwright.sync_api import expect
 
-from support import Server
+from support.browser import ScriptedServer, guest_in, publication, say, text_in
+from support.server import Server
 
 PHONE = {"viewport": {"width": 320, "height": 640}, "has_touch": True, "is_mobile": True}
 TABLET = {**PHONE, "viewport": {"width": 820, "height": 1000}}

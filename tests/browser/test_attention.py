@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from browsing import guest_in, say, text_in
 from playwright.sync_api import expect
 
-from conftest import Visit
-from support import Server
+from support.browser import Visit, guest_in, say, text_in
+from support.server import Server
 
 # Records what the page would show and play; whether the tab is looked at, a test says.
 RECORDER = """

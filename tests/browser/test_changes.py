@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from browsing import HOSTILE, ScriptedServer, guest_in, publication, say, text_in
 from playwright.sync_api import expect
 
-from support import Server
+from support.browser import HOSTILE, ScriptedServer, guest_in, publication, say, text_in
+from support.server import Server
 
 DELETED = "This message was deleted"
 TOUCH = {"viewport": {"width": 320, "height": 640}, "has_touch": True, "is_mobile": True}

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from browsing import HOSTILE, guest_in, say, text_in
 from playwright.sync_api import expect
 
-from support import Server
+from support.browser import HOSTILE, guest_in, say, text_in
+from support.server import Server
 
 Visit = Any
 

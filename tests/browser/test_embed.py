@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import guest_in, launch_options, say, text_in
 from playwright.sync_api import expect
 
-from conftest import TIMEOUT_MS
 from fastchat.auth.tokens import create_secret, make_token
-from support import Server, running_server, wait_until
+from support.browser import TIMEOUT_MS, guest_in, launch_options, say, text_in
+from support.server import Server, running_server, wait_until
 
 Issue = Callable[..., str]
 

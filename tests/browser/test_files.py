@@ -15,12 +15,12 @@ from urllib.request import urlopen
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browsing import Gate, ScriptedServer, say
 from playwright.sync_api import expect
 
 from fastchat.files.retention import Retention
 from fastchat.metrics import Metrics
-from support import TIMEOUT_UNIT_S, Server, running_server
+from support.browser import Gate, ScriptedServer, say
+from support.server import TIMEOUT_UNIT_S, Server, running_server
 
 ID = "a" * 32
 IMAGE = f"/files/{ID}/sea.png?size=300&width=600&height=450"

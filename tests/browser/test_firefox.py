@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from browsing import guest_in
-from firefox import FIREFOX, Firefox, Tab, running_firefox
 
-from support import Server, running_server
+from support.browser import guest_in
+from support.firefox import FIREFOX, Firefox, Tab, running_firefox
+from support.server import Server, running_server
 
 TEXTS = ".message[data-offset] .message__text"
 FOCUSED = "(id) => document.activeElement?.id === id"

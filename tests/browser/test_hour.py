@@ -16,13 +16,13 @@ from statistics import median, quantiles
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from browsing import Guest, guest_in
 from playwright.sync_api import expect
 
-from support import Server, running_server
+from support.browser import Guest, guest_in
+from support.server import Server, running_server
 
 if TYPE_CHECKING:  # beside others' tests there are other modules of that name
-    from conftest import Visit
+    from support.browser import Visit
 
 MESSAGES = 20_000
 QUARTER = MESSAGES // 4

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import ScriptedServer, guest_in, say, text_in
 from playwright.sync_api import expect
 
-from conftest import Visit
 from fastchat.errors import ErrorCode
-from support import Server
+from support.browser import ScriptedServer, Visit, guest_in, say, text_in
+from support.server import Server
 
 STATIC = Path(__file__).parent.parent.parent / "static"
 ARABIC = "?lang=ar"

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from browsing import Gate, ScriptedServer, change_name, guest_in, publication, say, text_in
 from playwright.sync_api import expect
 
-from support import TIMEOUT_UNIT_S, Server, running_server
+from support.browser import Gate, ScriptedServer, change_name, guest_in, publication, say, text_in
+from support.server import TIMEOUT_UNIT_S, Server, running_server
 
 FORBIDDEN = {"code": "forbidden", "message": "You may not do this here.", "temporary": False}
 LIMITED = {"code": "rate_limited", "message": "Wait.", "temporary": True, "retry_after_ms": 60_000}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from browsing import HOSTILE
 
-from support import TIMEOUT_UNIT_S
+from support.browser import HOSTILE
+from support.server import TIMEOUT_UNIT_S
 
 PRELUDE = """
 const { answerOf, fileOf, isEmojiOnly, mentions, nodesOf, plainOf, quoteOf, sizeOf } =

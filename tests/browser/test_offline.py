@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import guest_in, launch_options, say, text_in
 from playwright.sync_api import expect
 
-from conftest import Visit
-from support import Server, running_server, wait_until
+from support.browser import Visit, guest_in, launch_options, say, text_in
+from support.server import Server, running_server, wait_until
 
 #: Whether all that the page has loaded is kept.
 KEPT = """async () => {

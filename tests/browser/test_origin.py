@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from support import Server, running_server
+from support.server import Server, running_server
 
 #: Opens a WebSocket as a page's script does; how that ended.
 OPEN = """(url) => new Promise((resolve) => {

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import Gate, guest_in, say, text_in
 from playwright.sync_api import expect
 
-from support import Server, running_server
+from support.browser import Gate, guest_in, say, text_in
+from support.server import Server, running_server
 
 KEPT = "() => Object.keys(localStorage).filter((key) => key.startsWith('fastchat.outbox.')).length"
 # Whoever comes back online does not sit out the backoff.

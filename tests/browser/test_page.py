@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import (
+from playwright.sync_api import expect
+
+from support.browser import (
     HOSTILE,
     ScriptedServer,
     change_name,
@@ -18,9 +20,7 @@ from browsing import (
     say,
     text_in,
 )
-from playwright.sync_api import expect
-
-from support import Server, running_server
+from support.server import Server, running_server
 
 PHONE = {"viewport": {"width": 320, "height": 640}}
 

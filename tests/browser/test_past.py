@@ -6,10 +6,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from browsing import HOSTILE, ScriptedServer, guest_in, publication, say, text_in
 from playwright.sync_api import expect
 
-from support import Server
+from support.browser import HOSTILE, ScriptedServer, guest_in, publication, say, text_in
+from support.server import Server
 
 FIRST_DAY = datetime.fromisoformat("2025-01-18T10:30:00+00:00")
 

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import trustme
-from browsing import say, text_in
 from playwright.sync_api import expect
 
-from conftest import Visit
-from support import running_server
+from support.browser import Visit, say, text_in
+from support.server import running_server
 
 
 def test_page_chats_over_wss(tmp_path: Path, visit: Visit, room: str) -> None:

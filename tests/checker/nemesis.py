@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from checker.client import Client
-from support import Server
+from support.server import Server
 
 
 def free_port(chance: random.Random) -> int:

@@ -15,7 +15,7 @@ from typing import IO
 
 from checker.nemesis import Victim
 from checker.records import Break, Fault, Records
-from support import TIMEOUT_UNIT_S
+from support.server import TIMEOUT_UNIT_S
 
 #: An end of a connection belongs to a fault that was at most so long before it: who does
 #: not read sees it late.

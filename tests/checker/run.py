@@ -19,7 +19,7 @@ from checker.client import Client, Wire
 from checker.nemesis import Disk, Victim, disconnect_often, fill_often, free_port, kill_often
 from checker.parts import PartsVictim, break_parts_often
 from checker.records import Final, Joined, Live, Position, Records, Seen, seen
-from support import TIMEOUT_UNIT_S
+from support.server import TIMEOUT_UNIT_S
 
 KINDS = ("message", "edit", "delete", "react")
 

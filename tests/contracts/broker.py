@@ -21,7 +21,7 @@ from fastchat.metrics import Metrics
 from fastchat.protocol import Position, Publication
 from fastchat.rooms import Entrance, Entry, Member, Messages
 from fastchat.rooms.rooms import GRACE_TICKS, Rooms
-from support import TIMEOUT_UNIT_S
+from support.server import TIMEOUT_UNIT_S
 
 #: How long a broker may take for what it does "later".
 PATIENCE_S = 5 * TIMEOUT_UNIT_S

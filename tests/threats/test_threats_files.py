@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import CHROMIUM, launch
 from playwright.sync_api import sync_playwright
 
 from checker.nemesis import can_mount, fill
 from fastchat.files.retention import Retention
 from fastchat.metrics import Metrics
-from support import TIMEOUT_UNIT_S, Server, running_server, wait_until
-from wire import BINARY, HOST, Client, Response, ask, connected, request, wired
+from support.browser import CHROMIUM, launch
+from support.raw_websocket import BINARY, HOST, Client, Response, ask, connected, request, wired
+from support.server import TIMEOUT_UNIT_S, Server, running_server, wait_until
 
 
 def announce(client: Client, size: int, name: str = "a.bin") -> dict[str, Any]:

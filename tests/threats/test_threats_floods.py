@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from attack import KINDS
-from healthy import Healthy, attacking, healthy_at, open_files, settled_bytes, slowed_down
 
-from support import TIMEOUT_UNIT_S, Server, running_server, wait_until
+from support.attacker import KINDS
+from support.bystander import Healthy, attacking, healthy_at, open_files, settled_bytes, slowed_down
+from support.server import TIMEOUT_UNIT_S, Server, running_server, wait_until
 
 LOG_BYTES_A_MINUTE = 1_000_000
 #: What the first search opens, and the second uses: the history's file once more.

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from fastchat.web.headers import SECURITY_HEADERS
-from support import Server, running_server
-from wire import HANDSHAKE, connected, request, wired
+from support.raw_websocket import HANDSHAKE, connected, request, wired
+from support.server import Server, running_server
 
 HOST = ("Host", "localhost")
 ORIGINS = [

@@ -12,10 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from healthy import Person, has_ended, settled_bytes
 
-from support import TIMEOUT_UNIT_S, Server, running_server, wait_until
-from wire import (
+from support.bystander import Person, has_ended, settled_bytes
+from support.raw_websocket import (
     CONTINUATION,
     HANDSHAKE,
     PATIENCE_S,
@@ -28,6 +27,7 @@ from wire import (
     request,
     text,
 )
+from support.server import TIMEOUT_UNIT_S, Server, running_server, wait_until
 
 ELSEWHERE = "127.0.0.20"
 

@@ -15,12 +15,12 @@ from urllib.parse import quote
 
 import jwt
 import pytest
-from healthy import Person
-from test_threats_input import naughty
 
-import inprocess
-from support import TIMEOUT_UNIT_S, running_server
-from wire import PING, TEXT, connected, frame, request, text, wired
+from support import server_in_thread
+from support.bystander import Person
+from support.naughty_strings import naughty
+from support.raw_websocket import PING, TEXT, connected, frame, request, text, wired
+from support.server import TIMEOUT_UNIT_S, running_server
 
 SOURCES = Path(__file__).parents[2] / "src" / "fastchat"
 
@@ -176,7 +176,7 @@ def wall(monkeypatch: pytest.MonkeyPatch) -> Iterator[Wall]:
 def test_jump_of_the_clock_disturbs_nobody(jump_s: float, wall: Wall, tmp_path: Path) -> None:
     """T32. Nobody is closed, limited or announced as gone; order is by offset, not by time."""
     with (
-        inprocess.serving(history="sqlite", data=str(tmp_path)) as server,
+        server_in_thread.serving(history="sqlite", data=str(tmp_path)) as server,
         contextlib.closing(Person(server.port, "clock", "Alice")) as alice,
         connected(server.port) as half,
     ):
@@ -207,7 +207,7 @@ def test_token_ends_by_the_clock_on_the_wall(wall: Wall, tmp_path: Path) -> None
         return jwt.encode(claims, key.read_text("ascii"), algorithm="HS256")
 
     with (
-        inprocess.serving(auth="jwt", jwt_key_file=(str(key),)) as server,
+        server_in_thread.serving(auth="jwt", jwt_key_file=(str(key),)) as server,
         connected(server.port) as short,
         connected(server.port) as long,
     ):

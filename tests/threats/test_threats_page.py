@@ -8,11 +8,11 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import pytest
-from browsing import CHROMIUM, HOSTILE, ScriptedServer, launch, publication
 from playwright.sync_api import expect, sync_playwright
 
-from support import TIMEOUT_UNIT_S, Server, running_server
-from wire import Client
+from support.browser import CHROMIUM, HOSTILE, ScriptedServer, launch, publication
+from support.raw_websocket import Client
+from support.server import TIMEOUT_UNIT_S, Server, running_server
 
 PAYLOADS = [
     *HOSTILE,

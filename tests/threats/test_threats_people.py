@@ -15,8 +15,8 @@ from typing import Any
 import jwt
 import pytest
 
-from support import Server, running_server
-from wire import connected
+from support.raw_websocket import connected
+from support.server import Server, running_server
 
 SECRET = "a-Secret-of-more-than-32-bytes-in-all"
 COMMANDS: list[dict[str, Any] | str] = [

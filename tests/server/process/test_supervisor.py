@@ -1,0 +1,787 @@
+"""The supervisor: what it does when parts die, hang, fail, or are replaced.
+
+The parts are small scripts that do as they are told; the supervisor is the real one, in a
+process of its own, with shorter seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import operator
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fastchat.errors import SettingError
+from fastchat.process.signals import REPEAT_S
+from fastchat.web.sockets import listen, listen_all
+from support.server import START_TIMEOUT_S, TIMEOUT_UNIT_S, wait_until
+
+#: The supervisor's second.
+TICK_S = 0.1 * TIMEOUT_UNIT_S
+#: No part is there any longer than this after its supervisor.
+ORPHAN_S = 1.0
+
+#: A part that does what `plan` says of its first, second, ... start: the last goes on for ever.
+FAKE = """
+    import json, os, select, signal, socket, sys, time
+    name = sys.argv[1] if sys.argv[1] == "relay" else f"worker-{sys.argv[2]}"
+    control = socket.socket(fileno=int(sys.argv[sys.argv.index("--control") + 1]))
+    first = json.loads(control.makefile().readline())
+    os.chdir(first["settings"]["data"])
+
+    def note(*words):
+        with open("events", "a") as events:
+            events.write(json.dumps([time.monotonic(), name, os.getpid(), *words]) + "\\n")
+
+    def say(**message):
+        control.send(json.dumps(message).encode() + b"\\n", socket.MSG_NOSIGNAL)
+
+    def end(*_):
+        if does not in ("deaf", "ends late"):
+            note("end")
+            os._exit(0)
+        if does == "ends late":
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
+
+    def late(*_):
+        note("end")
+        os._exit(0)
+
+    with open(f"{name}.starts", "a+") as file:
+        file.write("x")
+        file.flush()
+        start = file.tell()
+    plan = json.load(open("plan")).get(name, ["serve"])
+    does = plan[min(start, len(plan)) - 1]
+    listener = sys.argv[sys.argv.index("--listener") + 1] if "--listener" in sys.argv else None
+    note("start", None if listener is None else os.fstat(int(listener)).st_ino, first["workers"])
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGALRM, late)
+    if does == "exit":
+        sys.exit(3)
+    if does == "fail":
+        say(failed="--data \\udcff is in use by another server.")
+        sys.exit(2)
+    if does == "slow":
+        while os.path.exists("hold"):
+            time.sleep(0.01)
+    if does != "mute":
+        note("ready")
+        say(ready=True)
+    if does == "brief":
+        sys.exit(4)
+    if does == "lost":
+        control.shutdown(socket.SHUT_WR)
+        signal.pause()
+    while True:
+        if does not in ("mute", "quiet", "lost"):
+            say(beat=True, relay=not os.path.exists("no-relay"))
+        if select.select([control], [], [], 0.02)[0]:
+            os._exit(0)
+"""
+
+#: The same in a real part's frame, for what it owes: it ends with its supervisor.
+FRAME = """
+    import asyncio, os, sys, time
+    import fastchat.process.__main__ as part
+
+    def run(chosen, settings, control, workers):
+        asyncio.run(serve(chosen, control))
+
+    async def serve(chosen, control):
+        lost = asyncio.Event()
+        control.open(asyncio.get_running_loop(), lost.set)
+        control.say(ready=True)
+        control.say(beat=True, relay=True)
+        if getattr(chosen, "number", 0) == 1:
+            while True:  # hangs
+                pass
+        await lost.wait()
+
+    part._run = run
+    sys.exit(part.main())
+"""
+
+DRIVER = """
+    import asyncio, contextlib, json, sys
+    from fastchat import children, supervisor
+    from fastchat.web.sockets import listen_all
+    from fastchat.ops.admin import listen_admin
+    from fastchat.errors import SettingError
+    from fastchat.logs import set_up_logging
+    from fastchat.settings import Settings
+
+    options = json.loads(sys.argv[1])
+    supervisor.TICK_S = options["tick_s"]
+    supervisor.WORKER_STOP_S = options["stop_s"]
+    supervisor.RELAY_STOP_S = options["stop_s"]
+    supervisor.EARLY_S = options["early_s"]
+    children.START_TICKS = options["start_ticks"]
+    settings = Settings(data=options["data"], workers=options["workers"])
+    set_up_logging("info", "text")
+    listeners = listen_all("127.0.0.1", options["port"], settings.workers)
+    admin = listen_admin("127.0.0.1", options["admin_port"])
+    print("admin", admin.getsockname()[1], flush=True)
+
+    async def main():
+        command = [sys.executable, *options["command"]]
+        return await supervisor.Supervisor(settings, listeners, admin, command).serve()
+
+    try:
+        sys.exit(asyncio.run(main()))
+    except SettingError as error:
+        print(f"fastchat: {error}", file=sys.stderr)
+        sys.exit(2)
+"""
+
+
+class Supervised:
+    """A supervisor in a process of its own, and what its parts have noted in `data`."""
+
+    def __init__(self, data: Path, fake: str = FAKE, workers: int = 2, **options: float) -> None:
+        self.data = data
+        self.log = data / "log"
+        (data / "part.py").write_text(textwrap.dedent(fake))
+        (data / "driver.py").write_text(textwrap.dedent(DRIVER))
+        if not (data / "plan").exists():
+            planned(data)
+        command = ["-I", "-S", str(data / "part.py")] if fake is FAKE else [str(data / "part.py")]
+        with open(self.log, "wb") as log:
+            self.process = subprocess.Popen(
+                [
+                    sys.executable,
+                    str(data / "driver.py"),
+                    json.dumps(
+                        {
+                            "data": str(data),
+                            "workers": workers,
+                            "command": command,
+                            "port": 0,
+                            "admin_port": 0,
+                            "tick_s": TICK_S,
+                            "stop_s": 5.0 * TIMEOUT_UNIT_S,
+                            "early_s": 1.0,
+                            "start_ticks": 100,
+                            **options,
+                        }
+                    ),
+                ],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line.startswith("admin"):
+            self.process.communicate()
+            raise RuntimeError(f"the supervisor did not start: {self.logged()}")
+        self.admin_port = int(line.split()[1])
+
+    def hello(self) -> list[str]:
+        """Wait until all parts serve; what was printed."""
+        assert self.process.stdout is not None
+        lines = [self.process.stdout.readline() for _ in range(3)]
+        assert all(lines), self.logged()
+        return lines
+
+    def logged(self) -> str:
+        return self.log.read_text()
+
+    def await_log(self, words: str) -> str:
+        """The line with these words, once there is one."""
+        found: list[str] = []
+
+        def has() -> bool:
+            found[:] = [line for line in self.logged().splitlines() if re.search(words, line)]
+            return bool(found)
+
+        wait_until(has, timeout_s=START_TIMEOUT_S)
+        return found[0]
+
+    def events(self, *kinds: str) -> list[list[object]]:
+        """What parts have noted: when, who, his pid, what."""
+        file = self.data / "events"
+        if not file.exists():
+            return []
+        events = [json.loads(line) for line in file.read_text().splitlines()]
+        return [event for event in events if event[3] in kinds or not kinds]
+
+    def pids(self, name: str, kind: str = "ready") -> list[int]:
+        """The processes of a part so far."""
+        return [int(str(event[2])) for event in self.events(kind) if event[1] == name]
+
+    def await_start(self, name: str, times: int) -> None:
+        wait_until(lambda: len(self.pids(name)) >= times, timeout_s=START_TIMEOUT_S)
+
+    def get(self, path: str) -> tuple[int, str]:
+        """What the admin port answers."""
+        url = f"http://127.0.0.1:{self.admin_port}{path}"
+        try:
+            with urllib.request.urlopen(url, timeout=5 * TIMEOUT_UNIT_S) as answer:
+                return answer.status, answer.read().decode().strip()
+        except urllib.error.HTTPError as refusal:
+            with refusal:
+                return refusal.code, refusal.read().decode().strip()
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def end(self) -> int:
+        """Wait for the end; nothing may be left."""
+        status = self.process.wait(START_TIMEOUT_S)
+        assert self.children() == []
+        return status
+
+    def stop(self) -> int:
+        self.signal(signal.SIGTERM)
+        return self.end()
+
+    def children(self) -> list[int]:
+        """Parts that run, whether their parent does or not."""
+        ours = str(self.data / "part.py").encode()
+        found = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError):
+                if ours in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+                    found.append(int(pid))
+        return found
+
+
+@contextlib.contextmanager
+def supervised(
+    data: Path, fake: str = FAKE, workers: int = 2, **options: float
+) -> Iterator[Supervised]:
+    """A supervisor for the length of a block; it and its parts are killed at the end."""
+    started = Supervised(data, fake, workers, **options)
+    try:
+        yield started
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            started.process.kill()
+        started.process.wait()
+        assert started.process.stdout is not None
+        started.process.stdout.close()
+        for pid in started.children():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def planned(data: Path, **parts: list[str]) -> None:
+    """What the parts are to do at each start: `worker_1=["exit", "serve"]`."""
+    plan = {name.replace("_", "-"): does for name, does in parts.items()}
+    (data / "plan").write_text(json.dumps(plan))
+
+
+# Starting
+
+
+def test_all_parts_serve_before_it_says_so(tmp_path: Path) -> None:
+    """The relay first; then every worker, with a socket of its own; then three lines."""
+    with supervised(tmp_path, workers=3) as server:
+        lines = server.hello()
+        ready = [event[1] for event in server.events("ready")]
+        assert ready[0] == "relay"
+        assert sorted(map(str, ready[1:])) == ["worker-1", "worker-2", "worker-3"]
+        starts = server.events("start")
+        assert len({event[4] for event in starts if event[1] != "relay"}) == 3
+        assert {event[5] for event in starts} == {3}
+        assert re.fullmatch(r"fastchat is at http://127\.0\.0\.1:\d+ \(.*\)\n", lines[0])
+        assert lines[1] == f"messages are kept in {tmp_path}\n"
+        assert "3 workers" in lines[2]
+        assert server.stop() == 0
+
+
+@pytest.mark.parametrize("part", ["relay", "worker_2"])
+def test_wrong_setting_of_a_part_is_one_sentence(part: str, tmp_path: Path) -> None:
+    """Status 2, as with one process; whatever had started is ended."""
+    planned(tmp_path, **{part: ["fail"]})
+    with supervised(tmp_path) as server:
+        assert server.end() == 2
+        assert server.logged().splitlines()[-1].startswith("fastchat: --data \\udcff is in use")
+
+
+@pytest.mark.parametrize("part", ["relay", "worker_1"])
+def test_part_that_dies_at_the_start_ends_the_start(part: str, tmp_path: Path) -> None:
+    """Status 1, the log says who it was, and nothing is left."""
+    planned(tmp_path, **{part: ["exit"]})
+    with supervised(tmp_path) as server:
+        assert server.end() == 1
+        name = part.replace("_", " ")
+        assert re.search(rf"{name} \(pid \d+\) ended with status 3", server.logged())
+
+
+def test_part_that_never_serves_ends_the_start(tmp_path: Path) -> None:
+    """It is killed when it should have been ready."""
+    planned(tmp_path, worker_1=["mute"])
+    with supervised(tmp_path, start_ticks=10) as server:
+        assert server.end() == 1
+        assert re.search(r"worker 1 \(pid \d+\) does not become ready", server.logged())
+
+
+def test_command_that_cannot_be_run_ends_the_start(tmp_path: Path) -> None:
+    """Something is wrong with the installation; it is said, and nothing is left."""
+    driver = DRIVER.replace("[sys.executable, ", "['/nowhere', ")
+    assert driver != DRIVER
+    (tmp_path / "driver.py").write_text(textwrap.dedent(driver))
+    options = {
+        "data": str(tmp_path),
+        "workers": 2,
+        "command": [],
+        "port": 0,
+        "admin_port": 0,
+        "tick_s": 1,
+        "stop_s": 1,
+        "early_s": 1,
+        "start_ticks": 30,
+    }
+    ended = subprocess.run(
+        [sys.executable, str(tmp_path / "driver.py"), json.dumps(options)],
+        capture_output=True,
+        text=True,
+        timeout=START_TIMEOUT_S,
+    )
+    assert ended.returncode == 1
+    assert "relay cannot be started" in ended.stderr
+
+
+def test_stop_while_it_starts(tmp_path: Path) -> None:
+    """A signal before all parts serve ends those that do, with status 0."""
+    (tmp_path / "hold").touch()
+    planned(tmp_path, worker_2=["slow"])
+    with supervised(tmp_path) as server:
+        server.await_start("worker-1", 1)
+        wait_until(lambda: len(server.pids("worker-2", "start")) == 1)
+        assert server.stop() == 0
+
+
+# Two servers on one port
+
+
+def test_kernel_shares_connections_out(tmp_path: Path) -> None:
+    """All sockets of a server get some, on whatever port the first was given."""
+    listeners = listen_all("127.0.0.1", 0, 3)
+    with contextlib.ExitStack() as stack:
+        for listener in listeners:
+            stack.enter_context(listener)
+        (address,) = {listener.getsockname() for listener in listeners}
+        for _ in range(100):
+            stack.enter_context(socket.create_connection(address, timeout=TIMEOUT_UNIT_S))
+        for listener in listeners:
+            stack.enter_context(listener.accept()[0])
+
+
+@pytest.mark.parametrize("first", [1, 2])
+@pytest.mark.parametrize("second", [1, 2])
+def test_two_servers_do_not_share_a_port(first: int, second: int) -> None:
+    """Though the kernel would let them, if both are of several processes."""
+    listeners = listen_all("127.0.0.1", 0, first)
+    with contextlib.ExitStack() as stack:
+        for listener in listeners:
+            stack.enter_context(listener)
+        port = listeners[0].getsockname()[1]
+        with pytest.raises(SettingError, match=f"--port {port} is taken"):
+            listen_all("127.0.0.1", port, second)
+        with pytest.raises(SettingError, match=f"--port {port} is taken"):
+            listen("127.0.0.1", port)
+
+
+# Dying
+
+
+def test_killed_worker_is_replaced_on_its_socket(tmp_path: Path) -> None:
+    """At once, and the log says why."""
+    with supervised(tmp_path, early_s=0.0) as server:
+        server.hello()
+        (pid,) = server.pids("worker-2")
+        os.kill(pid, signal.SIGKILL)
+        server.await_start("worker-2", 2)
+        line = server.await_log("killed")
+        assert line.endswith(f"worker 2 (pid {pid}) was killed by SIGKILL; starting another")
+        sockets = [event[4] for event in server.events("start") if event[1] == "worker-2"]
+        assert len(sockets) == 2
+        assert sockets[0] == sockets[1]
+        assert len(server.pids("worker-1")) == len(server.pids("relay")) == 1
+        assert server.stop() == 0
+
+
+def test_killed_relay_is_replaced(tmp_path: Path) -> None:
+    """The workers go on meanwhile."""
+    with supervised(tmp_path) as server:
+        server.hello()
+        os.kill(server.pids("relay")[0], signal.SIGKILL)
+        server.await_start("relay", 2)
+        assert len(server.pids("worker-1")) == len(server.pids("worker-2")) == 1
+
+
+def test_part_that_keeps_dying_is_started_ever_later(tmp_path: Path) -> None:
+    """The first time at once, then with growing delays; the log counts."""
+    planned(tmp_path, worker_2=["serve", "exit", "exit", "brief", "serve"])
+    with supervised(tmp_path) as server:
+        server.hello()
+        os.kill(server.pids("worker-2")[0], signal.SIGKILL)
+        wait_until(lambda: len(server.pids("worker-2", "start")) == 5, timeout_s=START_TIMEOUT_S)
+        log = server.logged()
+        pattern = r"worker 2 \(pid \d+\) (.*), [\d.]+ s after its start(.*)$"
+        assert re.findall(pattern, log, re.MULTILINE) == [
+            ("was killed by SIGKILL", "; starting another"),
+            ("ended with status 3", ", 2 times in a row; the next start is in 0.4 s"),
+            ("ended with status 3", ", 3 times in a row; the next start is in 0.8 s"),
+            ("ended with status 4", ", 4 times in a row; the next start is in 1.6 s"),
+        ]
+        times = [float(str(e[0])) for e in server.events("start") if e[1] == "worker-2"]
+        delays = [later - earlier for earlier, later in itertools.pairwise(times[1:])]
+        assert all(map(operator.ge, delays, (0.4, 0.8, 1.6)))
+
+
+def test_part_that_was_killed_now_and_then_is_started_at_once(tmp_path: Path) -> None:
+    """Only early deaths in a row delay the next start."""
+    with supervised(tmp_path, early_s=0.4) as server:
+        server.hello()
+        for early in (True, False, True, False, True):
+            victim = server.pids("worker-1", "ready")[-1]
+            time.sleep(0 if early else 0.6)
+            os.kill(victim, signal.SIGKILL)
+            wait_until(
+                lambda gone=victim: server.pids("worker-1", "ready")[-1] != gone,
+                timeout_s=START_TIMEOUT_S,
+            )
+        assert "the next start is in" not in server.logged()
+
+
+def test_setting_that_fails_later_is_tried_again(tmp_path: Path) -> None:
+    """A relay that cannot have its directory at the moment may have it soon."""
+    planned(tmp_path, relay=["serve", "fail", "serve"])
+    with supervised(tmp_path) as server:
+        server.hello()
+        os.kill(server.pids("relay")[0], signal.SIGKILL)
+        server.await_start("relay", 2)
+        assert re.search(r"relay \(pid \d+\) could not start: --data", server.logged())
+
+
+# Hanging
+
+
+@pytest.mark.parametrize("part", ["worker-1", "relay"])
+def test_stopped_part_is_killed_and_replaced(part: str, tmp_path: Path) -> None:
+    """It does not beat; that it hangs is in the log."""
+    with supervised(tmp_path) as server:
+        server.hello()
+        (pid,) = server.pids(part)
+        os.kill(pid, signal.SIGSTOP)
+        server.await_start(part, 2)
+        assert f"{part.replace('-', ' ')} (pid {pid}) hangs; killing it" in server.logged()
+        assert not Path(f"/proc/{pid}").exists()
+
+
+@pytest.mark.parametrize("does", ["quiet", "lost"])
+def test_part_that_says_nothing_is_killed(does: str, tmp_path: Path) -> None:
+    """Also when it has closed its end of the channel."""
+    planned(tmp_path, worker_1=[does, "serve"])
+    with supervised(tmp_path) as server:
+        server.hello()
+        server.await_start("worker-1", 2)
+        assert "hangs; killing it" in server.logged()
+
+
+def test_machine_that_slept_loses_no_part(tmp_path: Path) -> None:
+    """A supervisor that was away itself has not waited."""
+    with supervised(tmp_path) as server:
+        server.hello()
+        parts = [*server.pids("worker-1"), *server.pids("worker-2"), *server.pids("relay")]
+        for pid in (server.process.pid, *parts):
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(10 * TICK_S)
+        os.kill(server.process.pid, signal.SIGCONT)
+        time.sleep(TICK_S)
+        for pid in parts:
+            os.kill(pid, signal.SIGCONT)
+        time.sleep(10 * TICK_S)
+        assert "hangs" not in server.logged()
+        assert server.stop() == 0
+
+
+# Stopping
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_workers_end_before_the_relay(number: signal.Signals, tmp_path: Path) -> None:
+    """What clients have said last goes through the relay; who connects now is refused."""
+    planned(tmp_path, worker_1=["ends late"])
+    with supervised(tmp_path) as server:
+        port = int(server.hello()[0].split()[3].rpartition(":")[2])
+        server.signal(number)
+        assert server.end() == 0
+        assert [event[1] for event in server.events("end")] == ["worker-2", "worker-1", "relay"]
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_UNIT_S)
+
+
+def test_part_that_does_not_end_is_killed(tmp_path: Path) -> None:
+    """Hung ones delay the end, and do not prevent it."""
+    planned(tmp_path, worker_1=["deaf"], relay=["deaf"])
+    with supervised(tmp_path, stop_s=0.3) as server:
+        server.hello()
+        os.kill(server.pids("worker-2")[0], signal.SIGSTOP)
+        assert server.stop() == 0
+        assert server.logged().count("has not ended in 0.3 s; killing it") == 3
+
+
+def test_second_signal_ends_at_once(tmp_path: Path) -> None:
+    """With status 1, and nobody left; two at once are one."""
+    planned(tmp_path, worker_1=["deaf"], relay=["deaf"])
+    with supervised(tmp_path, stop_s=60) as server:
+        server.hello()
+        server.signal(signal.SIGTERM)
+        server.signal(signal.SIGTERM)  # as `timeout` sends it, to a process and its group
+        server.await_log("stopping: SIGTERM")
+        time.sleep(2 * REPEAT_S)
+        assert server.process.poll() is None
+        began = time.monotonic()
+        server.signal(signal.SIGTERM)
+        assert server.end() == 1
+        assert time.monotonic() - began < 5 * TIMEOUT_UNIT_S
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_no_part_outlives_its_supervisor(stopped: bool, tmp_path: Path) -> None:
+    """After kill -9 they are gone within a second: one that hangs, also one that is stopped."""
+    with supervised(tmp_path, FRAME, workers=3, tick_s=60) as server:
+        port = int(server.hello()[0].split()[3].rpartition(":")[2])
+        parts = server.children()
+        assert len(parts) == 4
+        if stopped:
+            for pid in parts:
+                os.kill(pid, signal.SIGSTOP)
+        server.process.kill()
+        began = time.monotonic()
+        wait_until(lambda: not server.children() and is_free(port))
+        assert time.monotonic() - began < ORPHAN_S * max(1, TIMEOUT_UNIT_S)
+
+
+def is_free(port: int) -> bool:
+    try:
+        listen("127.0.0.1", port).close()
+    except SettingError:
+        return False
+    return True
+
+
+# Replacing
+
+
+def test_rolling_restart_replaces_one_after_the_other(tmp_path: Path) -> None:
+    """The new one serves before the old one ends, on the same socket; the relay stays."""
+    with supervised(tmp_path) as server:
+        server.hello()
+        old = {name: server.pids(name)[0] for name in ("worker-1", "worker-2")}
+        begun = len(server.events())
+        server.signal(signal.SIGUSR2)
+        server.await_log("all workers are new")
+        happened = [(e[1], e[2] == old[str(e[1])], e[3]) for e in server.events()[begun:]]
+        assert happened == [
+            ("worker-1", False, "start"),
+            ("worker-1", False, "ready"),
+            ("worker-1", True, "end"),
+            ("worker-2", False, "start"),
+            ("worker-2", False, "ready"),
+            ("worker-2", True, "end"),
+        ]
+        sockets = {(event[1], event[4]) for event in server.events("start")}
+        assert len(sockets) == 3
+        assert "starting another" not in server.logged()
+        assert server.stop() == 0
+
+
+def test_rolling_restart_stops_at_a_worker_that_cannot_be_replaced(tmp_path: Path) -> None:
+    """The old one goes on, and so do those after it."""
+    planned(tmp_path, worker_1=["serve", "exit"])
+    with supervised(tmp_path) as server:
+        server.hello()
+        server.signal(signal.SIGUSR2)
+        line = server.await_log("the rolling restart stops")
+        assert re.search(r"worker 1 goes on: worker 1 \(pid \d+\) ended with status 3", line)
+        time.sleep(10 * TICK_S)
+        assert server.events("end") == []
+        assert len(server.pids("worker-1", "start")) == 2
+        assert len(server.pids("worker-2", "start")) == 1
+        planned(tmp_path)
+        server.signal(signal.SIGUSR2)
+        server.await_log("all workers are new")
+        assert server.stop() == 0
+
+
+def test_replacement_that_never_serves_is_killed(tmp_path: Path) -> None:
+    """The old one goes on."""
+    planned(tmp_path, worker_1=["serve", "mute"])
+    with supervised(tmp_path, start_ticks=10) as server:
+        server.hello()
+        server.signal(signal.SIGUSR2)
+        assert "was killed by SIGKILL" in server.await_log("the rolling restart stops")
+        assert server.events("end") == []
+
+
+def test_old_worker_that_does_not_end_is_killed(tmp_path: Path) -> None:
+    """A rolling restart is not held up for ever."""
+    planned(tmp_path, worker_1=["deaf", "serve"])
+    with supervised(tmp_path, stop_s=0.3) as server:
+        server.hello()
+        server.signal(signal.SIGUSR2)
+        server.await_log("all workers are new")
+        assert not Path(f"/proc/{server.pids('worker-1')[0]}").exists()
+
+
+def test_rolling_restarts_do_not_pile_up(tmp_path: Path) -> None:
+    """However often it is asked for during one, there is one more."""
+    (tmp_path / "hold").touch()
+    planned(tmp_path, worker_1=["serve", "slow"])
+    with supervised(tmp_path) as server:
+        server.hello()
+        server.signal(signal.SIGUSR2)
+        wait_until(lambda: len(server.pids("worker-1", "start")) == 2)
+        for _ in range(5):
+            server.signal(signal.SIGUSR2)
+            time.sleep(0.02)
+        (tmp_path / "hold").unlink()
+        done = "all workers are new"
+        wait_until(lambda: server.logged().count(done) == 2, timeout_s=START_TIMEOUT_S)
+        time.sleep(5 * TICK_S)
+        assert len(server.pids("worker-1", "start")) == 3
+        assert len(server.pids("worker-2", "start")) == 3
+
+
+def test_worker_that_dies_while_its_replacement_starts_is_not_replaced_twice(
+    tmp_path: Path,
+) -> None:
+    """The replacement takes the place."""
+    (tmp_path / "hold").touch()
+    planned(tmp_path, worker_1=["serve", "slow"])
+    with supervised(tmp_path) as server:
+        server.hello()
+        server.signal(signal.SIGUSR2)
+        wait_until(lambda: len(server.pids("worker-1", "start")) == 2)
+        os.kill(server.pids("worker-1")[0], signal.SIGKILL)
+        server.await_log("another is starting already")
+        (tmp_path / "hold").unlink()
+        server.await_log("all workers are new")
+        assert len(server.pids("worker-1", "start")) == 2
+        assert server.stop() == 0
+
+
+def test_replacement_that_dies_while_the_old_one_drains_is_replaced(tmp_path: Path) -> None:
+    """At once: nobody waits for the end of the old one, who takes no more clients."""
+    planned(tmp_path, worker_1=["deaf", "brief", "serve"])
+    with supervised(tmp_path, stop_s=60) as server:
+        server.hello()
+        server.signal(signal.SIGUSR2)
+        wait_until(lambda: len(server.pids("worker-1", "ready")) == 3, timeout_s=START_TIMEOUT_S)
+        server.await_log("ended with status 4")
+        assert server.events("end") == []
+
+
+def test_stop_during_a_rolling_restart_ends_old_and_new(tmp_path: Path) -> None:
+    """Nobody is forgotten between two places."""
+    (tmp_path / "hold").touch()
+    planned(tmp_path, worker_1=["serve", "slow"])
+    with supervised(tmp_path) as server:
+        server.hello()
+        server.signal(signal.SIGUSR2)
+        wait_until(lambda: len(server.pids("worker-1", "start")) == 2)
+        assert server.stop() == 0
+
+
+# What load balancers ask
+
+
+def test_readiness_follows_the_relay(tmp_path: Path) -> None:
+    """Not ready as soon as the relay is gone, and not before a worker has the next one."""
+    planned(tmp_path, relay=["serve", "slow"])
+    with supervised(tmp_path) as server:
+        server.hello()
+        wait_until(lambda: server.get("/readyz") == (200, "ready"))
+        (tmp_path / "no-relay").touch()
+        wait_until(lambda: server.get("/readyz") == (503, "no worker"))
+        (tmp_path / "no-relay").unlink()
+        wait_until(lambda: server.get("/readyz") == (200, "ready"))
+        (tmp_path / "hold").touch()
+        (pid,) = server.pids("relay")
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not Path(f"/proc/{pid}").exists())
+        assert server.get("/readyz") == (503, "no relay")
+        assert server.get("/livez") == (200, "live")
+        (tmp_path / "hold").unlink()
+        wait_until(lambda: server.get("/readyz") == (200, "ready"))
+
+
+@pytest.mark.parametrize(
+    ("stuck", "why"), [(["relay"], "no relay"), (["worker-1", "worker-2"], "no worker")]
+)
+def test_server_with_stuck_parts_is_not_ready(stuck: list[str], why: str, tmp_path: Path) -> None:
+    """Before they are killed for it."""
+    with supervised(tmp_path, tick_s=0.4 * TIMEOUT_UNIT_S) as server:
+        server.hello()
+        wait_until(lambda: server.get("/readyz") == (200, "ready"))
+        pids = [server.pids(name)[0] for name in stuck]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        wait_until(lambda: server.get("/readyz") == (503, why))
+        assert "killing it" not in server.logged()
+
+
+def test_draining_server_is_not_ready(tmp_path: Path) -> None:
+    """From the signal on, while it still answers."""
+    planned(tmp_path, worker_1=["deaf"])
+    with supervised(tmp_path) as server:
+        server.hello()
+        server.signal(signal.SIGTERM)
+        server.await_log("stopping")
+        assert server.get("/readyz") == (503, "draining")
+
+
+def test_starting_server_is_not_ready(tmp_path: Path) -> None:
+    """Without a relay, then without a worker."""
+    (tmp_path / "hold").touch()
+    planned(tmp_path, worker_1=["slow"], worker_2=["slow"])
+    with supervised(tmp_path) as server:
+        server.await_start("relay", 1)
+        wait_until(lambda: server.get("/readyz") == (503, "no worker"))
+        (tmp_path / "hold").unlink()
+        wait_until(lambda: server.get("/readyz") == (200, "ready"))
+
+
+def test_server_is_dead_only_when_all_workers_are_stuck(tmp_path: Path) -> None:
+    """One that hangs is the supervisor's business."""
+    with supervised(tmp_path, tick_s=0.4 * TIMEOUT_UNIT_S) as server:
+        server.hello()
+        os.kill(server.pids("worker-1")[0], signal.SIGSTOP)
+        time.sleep(1.8 * TIMEOUT_UNIT_S)
+        assert server.get("/livez") == (200, "live")
+        server.await_start("worker-1", 2)
+        for name in ("worker-1", "worker-2"):
+            os.kill(server.pids(name)[-1], signal.SIGSTOP)
+        wait_until(lambda: server.get("/livez") == (503, "not live"))
+
+
+def test_restarts_are_counted(tmp_path: Path) -> None:
+    """By part, for those who graph them; who is up is there as well."""
+    with supervised(tmp_path) as server:
+        server.hello()
+        os.kill(server.pids("worker-1")[0], signal.SIGKILL)
+        server.await_start("worker-1", 2)
+        counted = 'fastchat_restarts_total{part="worker-1"} 1.0'
+        wait_until(lambda: counted in server.get("/metrics")[1])
+        assert 'fastchat_restarts_total{part="relay"} 0.0' in server.get("/metrics")[1]
+        assert 'fastchat_up{part="relay"} 1.0' in server.get("/metrics")[1]

@@ -1,0 +1,93 @@
+"""The benchmark runs, and checks what it measures."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.server import TIMEOUT_UNIT_S
+
+BENCH = Path(__file__).parents[2] / "bench" / "broadcast.py"
+WORKERS = BENCH.with_name("workers.py")
+TINY = "--rounds 1 --placements free --rooms 2 --members 5 --measure-ms 100 --messages 20"
+
+
+def test_quick_run_fills_every_group(tmp_path: Path) -> None:
+    """A quick run ends well, prints its clocks and writes a figure for every row."""
+    result = tmp_path / "figures.json"
+    run = subprocess.run(
+        [sys.executable, BENCH, "--quick", "--clients", "10", "--json", result],
+        capture_output=True,
+        text=True,
+        timeout=90 * TIMEOUT_UNIT_S,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("clock:") == 5
+    text = result.read_text()
+    figures = json.loads(text)
+    rows = {row["row"] for part in figures["groups"] for row in part["rows"]}
+    assert {"hub", "server", "history"} <= rows
+    assert str(tmp_path) not in text
+
+
+def test_workers_are_measured_in_every_section(tmp_path: Path) -> None:
+    """A tiny run with two workers ends well and writes figures of every section."""
+    result = tmp_path / "figures.json"
+    run = subprocess.run(
+        [
+            *(sys.executable, WORKERS, "--json", result),
+            *(*TINY.split(), "--idle", "20", "--rooms-of", "10"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120 * TIMEOUT_UNIT_S,
+    )
+    assert run.returncode == 0, run.stderr
+    text = result.read_text()
+    figures = json.loads(text)
+    assert figures["benchmark"] == "fastchat workers"
+    medians = {
+        (row["row"], row["variant"]): row["median"]
+        for part in figures["groups"]
+        for row in part["rows"]
+    }
+    assert medians["deliveries", "deliveries, 2 workers, free"] > 0
+    assert medians["deliveries", "CPU, relay, 2 workers, free"] > 0
+    assert medians["hop", "latency, 2 workers, another worker, free"] > 0
+    assert ("idle", "PSS, 2 workers") in medians
+    assert medians["storm", "attempts, 2 workers"] >= 1
+    assert str(tmp_path) not in text
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="Chromium is not installed")
+def test_page_is_measured(tmp_path: Path) -> None:
+    """A quick run has a figure of memory, of frames and of the first visit."""
+    result = tmp_path / "figures.json"
+    run = subprocess.run(
+        [sys.executable, BENCH.with_name("page.py"), "--quick", "--json", result],
+        capture_output=True,
+        text=True,
+        timeout=90 * TIMEOUT_UNIT_S,
+    )
+    assert run.returncode == 0, run.stderr
+    figures = json.loads(result.read_text())
+    rows = [row for part in figures["groups"] for row in part["rows"]]
+    assert {row["row"] for row in rows} == {"heap", "nodes", "frames", "visit", "bytes"}
+    assert all(row["median"] > 0 for row in rows if not row["variant"].startswith("long tasks"))
+
+
+def test_wrong_arguments_are_refused_in_a_sentence() -> None:
+    """A count of clients that makes no sense is refused with exit status 2."""
+    run = subprocess.run(
+        [sys.executable, BENCH, "--clients", "ten"],
+        capture_output=True,
+        text=True,
+        timeout=30 * TIMEOUT_UNIT_S,
+    )
+    assert run.returncode == 2
+    assert "numbers of clients" in run.stderr

@@ -1,0 +1,439 @@
+"""Floods of every kind against a real server: what is refused, how, and what others notice."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastchat.ops.status import ask
+from support.raw_websocket import HANDSHAKE, PONG, Client, connected, frame, request, text, wired
+from support.server import TIMEOUT_UNIT_S, Server, running_server, wait_until
+
+SESSION = "s" * 16
+#: A server of one process, and one of several, where what is limited is counted elsewhere.
+SERVERS = pytest.mark.parametrize("workers", ["1", "2"])
+
+
+@contextlib.contextmanager
+def serving(data: Path, *arguments: str, workers: str = "1") -> Iterator[Server]:
+    with running_server("--data", str(data), "--workers", workers, *arguments) as server:
+        yield server
+        server.stop()
+
+
+def enter(
+    server: Server, name: str, room: str = "lobby", forwarded: str | None = None, **fields: Any
+) -> Client:
+    """A client that is in a room, `forwarded` for an address; AssertionError if not let in."""
+    headers = None if forwarded is None else {"X-Forwarded-For": forwarded}
+    client = Client(server.port, headers=headers)
+    client.join(username=name, room=room, **fields)
+    return client
+
+
+def snapshots(server: Server) -> dict[str, dict[str, Any]]:
+    """What its parts have counted."""
+    arguments = server.process.args
+    assert isinstance(arguments, list)
+    data = Path(arguments[arguments.index("--data") + 1])
+    return asyncio.run(ask(data, 5 * TIMEOUT_UNIT_S))
+
+
+def fate(client: Client) -> str:
+    """Whether a connection lives, or why not."""
+    client.send({"type": "ping", "ref": "fate"})
+    while True:
+        event = client.receive()
+        if event["type"] == "closing":
+            assert event["code"] == client.receive_close() == 1013
+            assert event["reconnect_after_ms"] > 1000
+            return str(event["reason"])
+        if event["type"] == "pong":
+            return "lives"
+
+
+def say(client: Client, *texts: str) -> None:
+    client.write(b"".join(text({"text": each, "id": each}) for each in texts))
+
+
+def outcomes(client: Client, count: int) -> tuple[list[str], dict[str, dict[str, Any]]]:
+    """What became of so many messages of one client: what was published, and the refusals."""
+    published: list[str] = []
+    refused: dict[str, dict[str, Any]] = {}
+    while len(published) + len(refused) < count:
+        event = client.receive()
+        if event["type"] == "message":
+            published.append(event["text"])
+        elif event["type"] == "error":
+            assert (event["code"], event["temporary"]) == ("rate_limited", True)
+            assert event["retry_after_ms"] > 0
+            refused[event["id"]] = event
+    return published, refused
+
+
+# Connections
+
+
+@SERVERS
+def test_address_has_just_as_many_connections_as_it_may(tmp_path: Path, workers: str) -> None:
+    """Of two hundred a hundred live; the others are told so where a browser can read it."""
+    limit = ("--max-address-connections", "100")
+    with serving(tmp_path, *limit, workers=workers) as server, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connected(server.port)) for _ in range(200)]
+        wait_until(lambda: refusals(server, "address") == 100)
+        fates = [fate(client) for client in clients]
+        assert Counter(fates) == {"lives": 100, "too many connections from this address": 100}
+        clients[fates.index("lives")].close()
+        wait_until(lambda: connections(server) == 99)
+        late = [stack.enter_context(connected(server.port)) for _ in range(2)]
+        wait_until(lambda: refusals(server, "address") == 101)
+        assert sorted(map(fate, late)) == ["lives", "too many connections from this address"]
+
+
+def connections(server: Server) -> int:
+    return sum(part.get("connections", 0) for part in snapshots(server).values())
+
+
+def refusals(server: Server, limit: str) -> int:
+    """Connections that were one too many."""
+    parts = snapshots(server).values()
+    return sum(part.get("turned_away", {}).get(limit, 0) for part in parts)
+
+
+@SERVERS
+def test_user_has_just_as_many_connections_as_he_may(tmp_path: Path, workers: str) -> None:
+    """By his session; another user is let in."""
+    with (
+        serving(tmp_path, "--max-user-connections", "3", workers=workers) as server,
+        contextlib.ExitStack() as stack,
+    ):
+        clients = [
+            stack.enter_context(contextlib.closing(enter(server, "Ann", session=SESSION)))
+            for _ in range(8)
+        ]
+        wait_until(lambda: refusals(server, "user") == 5)
+        fates = Counter(fate(client) for client in clients)
+        assert fates == {"lives": 3, "too many connections of this user": 5}
+        with contextlib.closing(enter(server, "Bob")) as bob:
+            assert fate(bob) == "lives"
+
+
+@SERVERS
+def test_server_has_just_as_many_connections_as_it_may(tmp_path: Path, workers: str) -> None:
+    with (
+        serving(tmp_path, "--max-connections", "20", workers=workers) as server,
+        contextlib.ExitStack() as stack,
+    ):
+        clients = [stack.enter_context(connected(server.port)) for _ in range(30)]
+        wait_until(lambda: refusals(server, "connections") == 10)
+        fates = Counter(fate(client) for client in clients)
+        assert fates == {"lives": 20, "the server is full": 10}
+
+
+def handshake(server: Server, *forwarded: str) -> tuple[int, dict[str, str]]:
+    headers = [*HANDSHAKE.items(), *(("X-Forwarded-For", value) for value in forwarded)]
+    with wired(server.port) as wire:
+        wire.write(request("/ws", headers))
+        response = wire.read_response()
+        if response.status != 101:
+            assert wire.read_all() == b""
+        return response.status, response.headers
+
+
+def test_flood_of_handshakes_is_refused_cheaply(tmp_path: Path) -> None:
+    """503 and a time to come back, without a session; who is connected notices nothing."""
+    with serving(tmp_path) as server, contextlib.closing(enter(server, "Ann")) as ann:
+        answers = [handshake(server) for _ in range(1000)]
+        refused = [headers for status, headers in answers if status == 503]
+        # Twenty seconds' worth at once, twenty a second in the long run.
+        assert 300 < len(refused) < 601
+        assert {status for status, _ in answers} == {101, 503}
+        assert all(int(headers["retry-after"]) > 0 for headers in refused)
+        assert all(headers["connection"] == "close" for headers in refused)
+        assert refusals(server, "address_upgrades") == len(refused)
+        say(ann, "still here")
+        assert outcomes(ann, 1) == (["still here"], {})
+
+
+def test_forwarded_for_counts_from_trusted_proxies_only(tmp_path: Path) -> None:
+    """A header that anybody may send changes nothing; nor does what stands left of the client."""
+    limits = ("--address-handshake-rate", "0.05")
+    with serving(tmp_path / "a", *limits) as server:
+        assert handshake(server, "198.51.100.1")[0] == 101
+        assert handshake(server, "198.51.100.2")[0] == 503
+    with serving(tmp_path / "b", *limits, "--trusted-proxy", "127.0.0.1") as server:
+        assert handshake(server, "203.0.113.1, 198.51.100.1")[0] == 101
+        assert handshake(server, "203.0.113.2, 198.51.100.1")[0] == 503
+        assert handshake(server, "198.51.100.2", "198.51.100.1")[0] == 503
+        assert handshake(server, "198.51.100.2")[0] == 101
+        assert handshake(server, "2001:db8::1")[0] == 101
+        assert handshake(server, "2001:db8::ffff:2")[0] == 503
+        assert handshake(server, "2001:db8:0:1::1")[0] == 101
+
+
+# Messages
+
+
+def test_flood_of_messages_is_throttled_and_then_ended(tmp_path: Path) -> None:
+    """Its sender is refused, then closed with 4504; others talk on as if nothing happened."""
+    with (
+        serving(tmp_path) as server,
+        contextlib.closing(enter(server, "Ann")) as ann,
+        contextlib.closing(enter(server, "Eve")) as eve,
+    ):
+        assert max(latencies(ann, 5)) < 2 * TIMEOUT_UNIT_S
+        flood = threading.Thread(target=write_until_closed, args=(eve,))
+        flood.start()
+        assert max(latencies(ann, 20)) < 1 * TIMEOUT_UNIT_S
+        kinds: Counter[str] = Counter()
+        with contextlib.suppress(AssertionError):  # a close frame
+            while True:
+                event = eve.receive()
+                kinds[event.get("code", event["type"])] += 1
+                if kinds["rate_limited"] > 1000:
+                    break
+        flood.join(10 * TIMEOUT_UNIT_S)
+        assert not flood.is_alive()
+        # Its burst, and what a second or two bring; each refusal is a tenth of an error.
+        assert 40 <= kinds["message"] < 150
+        assert 150 < kinds["rate_limited"] < 300
+        wait_until(lambda: snapshots(server)["server"]["closes"].get("4504") == 1)
+
+
+def latencies(client: Client, count: int) -> list[float]:
+    """How long it takes until a client's own message is back."""
+    took = []
+    for number in range(count):
+        begun = time.monotonic()
+        say(client, f"lone {number} {begun}")
+        while client.receive_type("message")["username"] != "Ann":
+            pass
+        took.append(time.monotonic() - begun)
+        time.sleep(0.02)
+    return took
+
+
+def write_until_closed(client: Client) -> None:
+    numbers = itertools.count()
+    with contextlib.suppress(OSError):
+        for _ in range(200):
+            client.write(b"".join(text({"text": f"spam {next(numbers)}"}) for _ in range(250)))
+
+
+@SERVERS
+def test_user_has_one_budget_for_all_his_connections(tmp_path: Path, workers: str) -> None:
+    """Also where they are connected to different processes; another has his own."""
+    limits = ("--user-rate", "0.2", "--user-burst", "10", "--max-errors", "0")
+    with serving(tmp_path, *limits, workers=workers) as server, contextlib.ExitStack() as stack:
+        tabs = [
+            stack.enter_context(contextlib.closing(enter(server, "Ann", room, session=SESSION)))
+            for room in ("one", "two", "three", "four")
+        ]
+        published = 0
+        for number, tab in enumerate(tabs):
+            say(tab, *(f"{number}-{each}" for each in range(10)))
+            published += len(outcomes(tab, 10)[0])
+        assert 10 <= published <= 12
+        bob = stack.enter_context(contextlib.closing(enter(server, "Bob", "one")))
+        say(bob, "hello")
+        assert bob.receive_type("message")["text"] == "hello"
+
+
+@SERVERS
+def test_room_can_be_slow_for_everybody(tmp_path: Path, workers: str) -> None:
+    """`--room-rate` is a slow mode; what is refused is not published, and may be sent again."""
+    limits = ("--room-rate", "2", "--room-burst", "3")
+    with serving(tmp_path, *limits, workers=workers) as server, contextlib.ExitStack() as stack:
+        ann, bob = (
+            stack.enter_context(contextlib.closing(enter(server, name))) for name in ("Ann", "Bob")
+        )
+        say(ann, "a1", "a2", "a3")
+        assert outcomes(ann, 3)[0] == ["a1", "a2", "a3"]
+        for _ in range(3):
+            bob.receive_type("message")
+        say(bob, "b1")
+        published, refused = outcomes(bob, 1)
+        assert not published
+        # Its id was not remembered: the same message sent again is published, once.
+        time.sleep(refused["b1"]["retry_after_ms"] / 1000)
+        say(bob, "b1")
+        assert bob.receive_type("message")["text"] == "b1"
+        cid = stack.enter_context(contextlib.closing(enter(server, "Cid", "other")))
+        say(cid, "c1")
+        assert cid.receive_type("message")["text"] == "c1"
+
+
+def test_outbox_of_a_page_gets_through_at_once(tmp_path: Path) -> None:
+    """What a page has written while it was offline, and again in doubt, is no flood."""
+    with serving(tmp_path) as server:
+        for _ in range(2):
+            with contextlib.closing(enter(server, "Ann", session=SESSION)) as ann:
+                say(ann, *(f"pending {number}" for number in range(20)))
+                seen = [ann.receive() for _ in range(20)]
+                assert {event["type"] for event in seen} <= {"message", "ack"}
+
+
+def test_edits_deletions_and_reactions_count_as_messages(tmp_path: Path) -> None:
+    limits = ("--message-rate", "0.1", "--message-burst", "4")
+    with serving(tmp_path, *limits) as server, contextlib.closing(enter(server, "Ann")) as ann:
+        say(ann, "one")
+        ann.receive_type("message")
+        ann.send({"type": "react", "offset": 1, "emoji": "👋"})
+        ann.send({"type": "edit", "offset": 1, "text": "two"})
+        ann.send({"type": "delete", "offset": 1})
+        for kind in ("react", "edit", "delete"):
+            ann.receive_type(kind)
+        ann.send({"type": "edit", "offset": 1, "text": "three", "ref": "r"})
+        error = ann.receive_type("error")
+        assert (error["code"], error["ref"]) == ("rate_limited", "r")
+
+
+def test_too_much_typing_is_dropped_and_nothing_said(tmp_path: Path) -> None:
+    with (
+        serving(tmp_path) as server,
+        contextlib.closing(enter(server, "Ann")) as ann,
+        contextlib.closing(enter(server, "Bob")) as bob,
+    ):
+        ann.write(b"".join(text({"type": "typing"}) for _ in range(500)))
+        say(ann, "done")
+        while (event := ann.receive())["type"] != "message":
+            assert event["type"] != "error"
+        kinds: Counter[str] = Counter()
+        while (event := bob.receive())["type"] != "message":
+            kinds[event["type"]] += 1
+        assert 1 <= kinds["typing"] <= 20
+
+
+@pytest.mark.parametrize(
+    "sent", [text({"type": "typing"}), frame(PONG, b"")], ids=["typing", "pongs"]
+)
+def test_flood_of_what_is_not_answered_is_ended(tmp_path: Path, sent: bytes) -> None:
+    """It costs the server a processor, were it only read."""
+    with serving(tmp_path) as server, contextlib.closing(enter(server, "Eve")) as eve:
+        with contextlib.suppress(OSError):
+            eve.write(sent * 20_000)
+        wait_until(lambda: snapshots(server)["server"]["closes"].get("4504") == 1)
+
+
+def test_address_cannot_fill_a_room(tmp_path: Path) -> None:
+    """However many guests it sends: others get a word in."""
+    limits = ("--address-message-rate", "1", "--room-rate", "1", "--room-burst", "20")
+    with serving(tmp_path, *limits, "--trusted-proxy", "127.0.0.1") as server:
+        crowd = [enter(server, f"eve{number}", forwarded="192.0.2.1") for number in range(5)]
+        for eve in crowd:
+            say(eve, *map(str, range(10)))
+            eve.send({"type": "ping"})
+            eve.receive_type("pong")
+        with contextlib.closing(enter(server, "Ann", history=0, forwarded="192.0.2.2")) as ann:
+            say(ann, "hello")
+            assert ann.receive_type("message")["text"] == "hello"
+        for eve in crowd:
+            eve.close()
+
+
+def test_address_that_says_nothing_keeps_nobody_out(tmp_path: Path) -> None:
+    """What it opens and holds without a WebSocket is counted too, and others find a place."""
+    with (
+        running_server("--data", str(tmp_path), open_files=256) as server,
+        contextlib.ExitStack() as stack,
+    ):
+        for _ in range(300):
+            connection = stack.enter_context(socket.socket())
+            connection.connect(("127.0.0.1", server.port))
+        other = stack.enter_context(socket.socket())
+        other.bind(("127.0.0.9", 0))
+        other.connect(("127.0.0.1", server.port))
+        other.settimeout(5 * TIMEOUT_UNIT_S)
+        other.sendall(request("/"))
+        assert other.recv(12) == b"HTTP/1.1 200"
+
+
+def test_many_reads_are_refused(tmp_path: Path) -> None:
+    """Pages of the history cost the server more than whoever asks for them."""
+    with serving(tmp_path) as server, contextlib.closing(enter(server, "Ann")) as ann:
+        ann.write(b"".join(text({"type": "history", "limit": 300}) for _ in range(300)))
+        kinds = Counter(event.get("code", event["type"]) for event in receive(ann, 300))
+        assert kinds["history"] + kinds["rate_limited"] == 300
+        assert 150 < kinds["history"] < 260
+
+
+def receive(client: Client, count: int) -> list[dict[str, Any]]:
+    return [client.receive() for _ in range(count)]
+
+
+# Rooms
+
+
+@SERVERS
+def test_random_rooms_are_refused_after_the_cap(tmp_path: Path, workers: str) -> None:
+    """And when they are left, nothing is left of them."""
+    limits = ("--max-rooms", "500", "--max-connection-rooms", "0", "--new-room-rate", "0")
+    rates = ("--command-rate", "0", "--address-command-rate", "0", "--max-errors", "0")
+    more = (*rates, "--max-lag-bytes", "1000000000")
+    with serving(tmp_path, *limits, *more, workers=workers) as server:
+        for attempt in range(2):
+            with contextlib.closing(enter(server, "Eve", "home")) as eve:
+                codes: Counter[str] = Counter()
+                for start in range(0, 5000, 500):
+                    rooms = [f"{attempt}-{number}" for number in range(start, start + 500)]
+                    eve.write(b"".join(text({"type": "join", "room": room}) for room in rooms))
+                    for _ in rooms:
+                        event = eve.receive()
+                        while event["type"] not in ("joined", "error"):
+                            event = eve.receive()
+                        codes[event.get("code", event["type"])] += 1
+                assert codes == {"joined": 499, "too_many_rooms": 4501}
+            wait_until(lambda: user_count(server) == 0, timeout_s=15 * TIMEOUT_UNIT_S)
+            if attempt == 0:
+                before = server.resident_bytes()
+        assert server.resident_bytes() < 1.1 * before
+
+
+def user_count(server: Server) -> int:
+    """In all rooms; a room is there as long as there is one."""
+    parts = snapshots(server)
+    found: int = (parts.get("relay") or parts["server"])["users"]
+    return found
+
+
+@SERVERS
+def test_address_begins_only_so_many_rooms_a_second(tmp_path: Path, workers: str) -> None:
+    """Over all its connections; rooms with somebody in them are free."""
+    limits = ("--new-room-rate", "0.1")
+    with serving(tmp_path, *limits, workers=workers) as server, contextlib.ExitStack() as stack:
+        for number in range(5):
+            stack.enter_context(contextlib.closing(enter(server, f"u{number}", f"r{number}")))
+        with connected(server.port) as late:
+            late.send({"type": "join", "room": "r6", "username": "late", "ref": "r"})
+            error = late.receive_type("error")
+            assert (error["code"], error["ref"]) == ("rate_limited", "r")
+            assert 1000 < error["retry_after_ms"] <= 10_000
+            late.join(room="r3", username="late")
+
+
+# None of it
+
+
+def test_all_limits_can_be_switched_off(tmp_path: Path) -> None:
+    """As a load test needs it."""
+    with serving(tmp_path, "--limits", "off") as server, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connected(server.port)) for _ in range(600)]
+        assert {fate(client) for client in clients} == {"lives"}
+        with contextlib.closing(enter(server, "Ann", session=SESSION)) as ann:
+            say(ann, *map(str, range(1000)))
+            assert outcomes(ann, 1000) == ([*map(str, range(1000))], {})
+            rooms = [f"r{number}" for number in range(400)]
+            ann.write(b"".join(text({"type": "join", "room": room}) for room in rooms))
+            assert {ann.receive_type("joined")["room"] for _ in rooms} == set(rooms)
+            ann.write(b"".join(text({"type": "no"}) for _ in range(200)))
+            assert {ann.receive_type("error")["code"] for _ in range(200)} == {"bad_command"}

@@ -1,0 +1,114 @@
+"""What fuzzing has found worth keeping, replayed: fuzz/corpus, target by target.
+
+The parsers run here. The hub runs in a process of its own with the debug build, and once
+more under the address sanitizer, with the build that `make test` makes for it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.server import TIMEOUT_UNIT_S
+
+ROOT = Path(__file__).parents[2]
+FUZZ = ROOT / "fuzz"
+TIMEOUT_S = 120 * TIMEOUT_UNIT_S
+PARSERS = ("commands", "names", "query", "records", "tokens")
+
+sys.path.append(str(FUZZ))
+
+
+def corpus(target: str) -> list[Path]:
+    files = sorted((FUZZ / "corpus" / target).iterdir())
+    assert files
+    return files
+
+
+@pytest.mark.parametrize("target", PARSERS)
+def test_the_parsers_keep_what_they_promise(target: str) -> None:
+    import parsers
+
+    for file in corpus(target):
+        try:
+            getattr(parsers, target)(file.read_bytes())
+        except BaseException as error:
+            error.add_note(f"in {file}")
+            raise
+
+
+def test_the_corpus_is_small() -> None:
+    """It is replayed before each change, and is in everybody's clone."""
+    sizes = [file.stat().st_size for target in (*PARSERS, "hub") for file in corpus(target)]
+    assert len(sizes) <= 1000
+    assert sum(sizes) <= 300_000
+
+
+def test_the_hub_keeps_its_invariants() -> None:
+    _replay_hub(_build("debug"), {})
+
+
+def test_the_hub_under_the_address_sanitizer() -> None:
+    """Nothing outside of what is allocated is read or written, nothing after it was freed."""
+    build = _build("sanitized")
+    library = _sanitizer()
+    output = _replay_hub(build, {"LD_PRELOAD": library})
+    assert "Sanitizer" not in output
+
+
+def test_the_sanitizer_sees_what_python_allocates() -> None:
+    """The test above could not fail if the sanitizer were not at work."""
+    library = _sanitizer()
+    _build("sanitized")
+    spoil = "import ctypes; b = bytes(100); ctypes.memmove(id(b) + 1000, b'x' * 100, 100)"
+    ended = subprocess.run(
+        [sys.executable, "-c", spoil],
+        env=_environment({"LD_PRELOAD": library}),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    assert "AddressSanitizer" in ended.stderr
+
+
+def _build(name: str) -> Path:
+    directory = ROOT / "build" / name
+    if not list(directory.glob("fastchat/_fanout.*.so")):
+        pytest.skip(f"there is no {name} build of the hub: make build/{name}/stamp")
+    return directory
+
+
+def _sanitizer() -> str:
+    """The compiler's own, which has to be loaded before Python."""
+    found = subprocess.run(
+        [os.environ.get("CC", "cc"), "-print-file-name=libasan.so"],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    ).stdout.strip()
+    if not os.path.isabs(found):
+        pytest.skip("the compiler has no libasan.so: gcc brings it")
+    return found
+
+
+def _environment(more: dict[str, str]) -> dict[str, str]:
+    options = {"PYTHONMALLOC": "malloc", "ASAN_OPTIONS": "detect_leaks=0:malloc_context_size=8"}
+    return os.environ | options | more
+
+
+def _replay_hub(build: Path, more: dict[str, str]) -> str:
+    files = list(map(str, corpus("hub")))
+    ended = subprocess.run(
+        [sys.executable, str(FUZZ / "target.py"), "hub", "--replay", *files],
+        env=_environment({"FASTCHAT_HUB": str(build), **more}),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    assert ended.returncode == 0, ended.stderr[-8000:]
+    assert f"{len(files)} inputs" in ended.stdout
+    return ended.stderr

@@ -1,0 +1,73 @@
+"""The package, built and installed somewhere else, serves the page."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from fastchat.web.assets import load_assets
+from support.server import TIMEOUT_UNIT_S, Server
+
+ROOT = Path(__file__).parents[2]
+BUILD_TIMEOUT_S = 120 * TIMEOUT_UNIT_S
+
+
+def build(what: str, source: Path, into: Path) -> Path:
+    """Build an "sdist" or a "wheel" with the build tools that are installed here."""
+    subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", f"--{what}", "--outdir", into, source],
+        check=True,
+        timeout=BUILD_TIMEOUT_S,
+        capture_output=True,
+    )
+    (built,) = into.iterdir()
+    return built
+
+
+def unpack(sdist: Path, into: Path) -> Path:
+    subprocess.run(["tar", "-xf", sdist, "-C", into], check=True, timeout=BUILD_TIMEOUT_S)
+    (folder,) = into.iterdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel in it that was built from the sdist."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("sdist", "source", "wheel", "site")}
+    source = unpack(build("sdist", ROOT, folders["sdist"]), folders["source"])
+    wheel = build("wheel", source, folders["wheel"])
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+    subprocess.run(
+        [*install, "--target", folders["site"], wheel], check=True, timeout=BUILD_TIMEOUT_S
+    )
+    return folders["site"]
+
+
+def test_wheel_from_the_sdist_serves_the_page(
+    installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wheel carries the page, its files, the compiled hub and the types."""
+    monkeypatch.setenv("PYTHONPATH", str(installed))
+    monkeypatch.chdir(os.sep)
+    command = [sys.executable, "-c", "import fastchat; print(fastchat.__file__)"]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    assert found.stdout.startswith(str(installed))
+    assert (installed / "fastchat" / "py.typed").exists()
+    assert (installed / "fastchat" / "_fanout.pyi").exists()
+    server = Server(("--data", str(tmp_path)))
+    try:
+        for path, asset in load_assets(ROOT / "static").items():
+            with urllib.request.urlopen(server.url + path, timeout=10) as answer:
+                assert answer.read() == asset.body
+    finally:
+        assert server.stop() == 0
+
+
+def test_wheel_holds_no_generated_source(installed: Path) -> None:
+    """What Cython made on the way is not shipped."""
+    assert not list(installed.rglob("*.c"))

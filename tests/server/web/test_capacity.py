@@ -1,0 +1,236 @@
+"""File descriptors: how many connections fit, and what happens when more come."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fastchat.errors import SettingError
+from fastchat.web import capacity
+from fastchat.web.capacity import (
+    MIN_CONNECTIONS,
+    MIN_REFUSED,
+    RESERVE,
+    Capacity,
+    count_transfers,
+    measure_capacity,
+)
+from support.raw_websocket import HANDSHAKE, Client, Wire, connected, ends_within, request, wired
+from support.server import TIMEOUT_UNIT_S, running_server, wait_until
+from support.server import Server as Process
+from support.server_in_thread import Server, serving
+
+USED = 20
+
+
+@pytest.fixture
+def limits(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """A process with 20 files open, whose limits may be set."""
+    limits = {"soft": 1024, "hard": 4096}
+
+    def set_limits(kind: int, pair: tuple[int, int]) -> None:
+        limits["soft"], limits["hard"] = pair
+
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (limits["soft"], limits["hard"]))
+    monkeypatch.setattr(resource, "setrlimit", set_limits)
+    monkeypatch.setattr(capacity, "_open_files", lambda: USED)
+    return limits
+
+
+def test_limit_is_raised_as_far_as_it_goes(limits: dict[str, int]) -> None:
+    """Who starts a server need not know of `ulimit -n`."""
+    capacity = measure_capacity()
+    assert limits == {"soft": 4096, "hard": 4096}
+    assert capacity.accepted == 4096 - USED - RESERVE
+    assert 0.9 * capacity.accepted < capacity.served < capacity.accepted
+
+
+def test_limit_that_may_not_be_raised_holds(
+    limits: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The soft limit is what counts then."""
+
+    def forbid(kind: int, pair: tuple[int, int]) -> None:
+        raise ValueError("not allowed to raise maximum limit")
+
+    monkeypatch.setattr(resource, "setrlimit", forbid)
+    assert measure_capacity().accepted == 1024 - USED - RESERVE
+
+
+def test_no_limit_is_what_the_kernel_allows(
+    limits: dict[str, int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`unlimited` is no number to count with."""
+    (tmp_path / "nr_open").write_text("5000\n", "ascii")
+    monkeypatch.setattr(capacity, "_NR_OPEN", tmp_path / "nr_open")
+    limits.update(soft=resource.RLIM_INFINITY, hard=resource.RLIM_INFINITY)
+    assert measure_capacity().accepted == 5000 - USED - RESERVE
+    monkeypatch.setattr(capacity, "_NR_OPEN", tmp_path / "missing")
+    limits.update(soft=1024, hard=resource.RLIM_INFINITY)
+    assert measure_capacity().accepted == 1024 - USED - RESERVE
+
+
+def test_least_limit_is_told(limits: dict[str, int]) -> None:
+    """The number in the sentence is enough; one less is not."""
+    needed = USED + RESERVE + MIN_REFUSED + MIN_CONNECTIONS
+    limits.update(soft=needed, hard=needed)
+    assert measure_capacity() == Capacity(MIN_CONNECTIONS, MIN_CONNECTIONS + MIN_REFUSED)
+    limits.update(soft=needed - 1, hard=needed - 1)
+    with pytest.raises(SettingError, match=rf"ulimit -n\) is {needed - 1}; {needed} are needed"):
+        measure_capacity()
+    limits.update(soft=needed, hard=needed)
+    with pytest.raises(SettingError, match=f"{needed + 5} are needed"):
+        measure_capacity(5)
+
+
+@pytest.mark.parametrize(("limit", "transfers"), [(40, 1), (1024, 21), (4096, 85), (90_000, 128)])
+def test_files_have_a_share(limits: dict[str, int], limit: int, transfers: int) -> None:
+    """Of what the limit is raised to; some always, and never most of it."""
+    limits.update(soft=min(limit, 1024), hard=limit)
+    assert count_transfers() == transfers
+    assert limits["soft"] == limit
+
+
+# At the server
+
+
+@pytest.fixture
+def small_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr("fastchat.process.worker.measure_capacity", lambda more: Capacity(3, 5))
+    with serving() as server:
+        yield server
+
+
+def test_request_above_the_capacity_is_told_to_come_back(small_server: Server) -> None:
+    """503 with Retry-After, and the end; below it everything is as ever."""
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(wired(small_server.port)) for _ in range(2)]
+        with connected(small_server.port, "/ws?username=Alice") as client:
+            client.receive_type("joined")
+            with wired(small_server.port) as wire:
+                wire.write(request("/"))
+                response = wire.read_response()
+                assert wire.read_all() == b""
+        assert (response.status, response.body) == (503, b"The server is full.\n")
+        assert int(response.headers["retry-after"]) > 0
+        assert response.headers["connection"] == "close"
+        assert response.headers["x-content-type-options"] == "nosniff"
+        held[0].write(request("/"))
+        assert held[0].read_response().status == 200
+
+
+def test_handshake_above_the_capacity_goes_on(small_server: Server) -> None:
+    """A browser reads no status of a handshake: a WebSocket has to be there to tell."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(wired(small_server.port))
+        wire = stack.enter_context(wired(small_server.port))
+        wire.write(request("/ws", HANDSHAKE.items()))
+        assert wire.read_response().status == 101
+
+
+def test_connection_far_above_is_refused_unasked(
+    small_server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """503 before a request, one line in the log, and room again as soon as somebody leaves."""
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(wired(small_server.port)) for _ in range(5)]
+        with wired(small_server.port) as wire:
+            assert wire.read_response().status == 503
+            assert wire.read_all() == b""
+        (record,) = caplog.records
+        assert "5 connections are open" in record.getMessage()
+        held.pop().close()
+        with wired(small_server.port) as wire:
+            assert not ends_within(wire, 0.3)
+
+
+# With a real limit
+
+
+def processor_seconds(process: Process) -> float:
+    fields = Path(f"/proc/{process.pid}/stat").read_text("ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_limit_that_is_too_small_is_one_sentence(workers: int, tmp_path: Path) -> None:
+    """A server that could serve nobody does not start; it says how much it needs."""
+    command = 'ulimit -n 44; exec "$@"'
+    arguments = ["serve", "--port", "0", "--data", str(tmp_path), "--workers", str(workers)]
+    ended = subprocess.run(
+        ["sh", "-c", command, "sh", sys.executable, "-m", "fastchat", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=20 * TIMEOUT_UNIT_S,
+    )
+    assert ended.returncode == 2
+    assert "fastchat: The limit of open files (ulimit -n) is 44; " in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def flooded(process: Process, count: int, kind: str) -> list[Wire]:
+    """That many connections, as far as the server takes them: silent ones, or WebSockets."""
+    wires = []
+    for _ in range(count):
+        wire = Wire(process.port)
+        wires.append(wire)
+        if kind == "websockets":
+            with contextlib.suppress(OSError):
+                wire.write(request("/ws?username=Flood", HANDSHAKE.items()))
+    return wires
+
+
+@pytest.mark.parametrize("kind", ["silent", "websockets"])
+@pytest.mark.parametrize("open_files", [64, 128])
+def test_flood_is_harmless(open_files: int, kind: str, tmp_path: Path) -> None:
+    """Who was there is served, with all that opens files; who comes afterwards, at once."""
+    with (
+        running_server(
+            "--data", str(tmp_path), "--limits", "off", open_files=open_files
+        ) as process,
+        connected(process.port, "/ws?username=Alice") as alice,
+    ):
+        alice.receive_type("joined")
+        wires = flooded(process, 400, kind)
+        try:
+            used, begin = processor_seconds(process), time.monotonic()
+            while time.monotonic() < begin + 2:
+                asked = time.monotonic()
+                alice.send({"text": "still here"})
+                assert alice.receive_type("message")["text"] == "still here"
+                assert time.monotonic() - asked < 0.5 * TIMEOUT_UNIT_S
+                time.sleep(0.1)
+            share = (processor_seconds(process) - used) / (time.monotonic() - begin)
+            assert share < 0.2 * TIMEOUT_UNIT_S
+            alice.send({"type": "search", "query": "still"})
+            assert alice.receive_type("results")["messages"]
+            assert len(os.listdir(f"/proc/{process.pid}/fd")) < open_files
+        finally:
+            for wire in wires:
+                wire.reset()
+        ended = time.monotonic()
+        wait_until(lambda: is_served(process), timeout_s=TIMEOUT_UNIT_S)
+        assert time.monotonic() - ended < TIMEOUT_UNIT_S
+        alice.send_close()
+        alice.receive_close()
+        assert process.stop() == 0
+    assert len(process.errors) < 10_000
+    assert "Traceback" not in process.errors
+
+
+def is_served(process: Process) -> bool:
+    try:
+        with contextlib.closing(Client(process.port, "/ws?username=Bob")) as client:
+            client.receive_type("joined")
+            return True
+    except (OSError, EOFError, AssertionError):
+        return False

@@ -1,0 +1,612 @@
+"""HTTP: requests, the upgrade, and what is refused before either."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+import pytest
+
+import fastchat.process.worker
+import fastchat.web.http
+from fastchat.web.http import MAX_HEAD_BYTES, MAX_HEAD_LINES
+from support.raw_websocket import (
+    HANDSHAKE,
+    HOST,
+    Client,
+    Response,
+    Wire,
+    ask,
+    connected,
+    ends_within,
+    is_secure,
+    request,
+    wired,
+)
+from support.server import TIMEOUT_UNIT_S, running_server, wait_until
+from support.server_in_thread import Server, serving
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def wire(server: Server) -> Iterator[Wire]:
+    with wired(server.port) as wire:
+        yield wire
+
+
+# Requests
+
+
+def test_body_is_not_waited_for(server: Server) -> None:
+    """A POST is answered with 405 at once, and what it sends ends the connection."""
+    with wired(server.port) as wire:
+        response = ask(wire, "/", ("Content-Length", "1000000000"), method="POST")
+        assert response.status == 405
+        with pytest.raises(ConnectionError):  # noqa: PT012 in some write, nobody knows which
+            for _ in range(10_000):
+                wire.write(b"x" * 65536)
+    with wired(server.port) as wire:
+        head = request("/", [HOST, ("Transfer-Encoding", "chunked")], method="POST")
+        wire.write(head + b"5\r\nhello\r\n" * 100)
+        assert wire.read_response().status == 405
+        assert wire.read_all() == b""
+
+
+def test_connection_is_kept_alive(wire: Wire) -> None:
+    """Several requests, answered in their order, need one connection."""
+    statuses = [ask(wire, path).status for path in ("/", "/nope", "/static/app.css", "/")]
+    assert statuses == [200, 404, 200, 200]
+
+
+def test_connection_closes_when_asked_to(server: Server) -> None:
+    """`Connection: close`, and HTTP/1.0 without another word."""
+    with wired(server.port) as wire:
+        assert ask(wire, "/nope", ("Connection", "close")).status == 404
+        assert wire.read_all() == b""
+    with wired(server.port) as wire:
+        wire.write(request("/nope", [HOST], version="1.0"))
+        assert wire.read_response().status == 404
+        assert wire.read_all() == b""
+
+
+def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
+    """Several requests in one segment get as many answers, in their order."""
+    with wired(server.port) as wire:
+        paths = ["/static/app.css", "/nope", "/", "/static/icon.svg"] * 5
+        wire.write(b"".join(request(path) for path in paths))
+        for path in paths:
+            assert wire.read_response().status == (404 if path == "/nope" else 200)
+
+
+def test_too_many_pipelined_requests_are_refused(server: Server) -> None:
+    """What waits for its answer is bounded: 429, and the end."""
+    with wired(server.port) as wire:
+        with contextlib.suppress(OSError):
+            wire.write(request("/nope") * 3000)
+        assert b"HTTP/1.1 429 " in wire.read_all()
+
+
+def test_upgrade_behind_an_unanswered_request_is_refused(server: Server) -> None:
+    """Or that request's answer would come into the stream of the WebSocket."""
+    with wired(server.port) as wire:
+        wire.write(request("/nope") + request("/ws", HANDSHAKE.items()))
+        answer = wire.read_all()
+    assert b" 101 " not in answer
+    assert answer.count(b"HTTP/1.1") == 1
+
+
+def test_upgrade_after_an_answer_is_accepted(server: Server) -> None:
+    """A connection that was used for the page may become a WebSocket."""
+    with wired(server.port) as wire:
+        assert ask(wire, "/").status == 200
+        wire.write(request("/ws", HANDSHAKE.items()))
+        assert wire.read_response().status == 101
+
+
+@pytest.mark.parametrize(
+    ("hosts", "version", "status"),
+    [
+        (["localhost"], "1.1", 200),
+        ([], "1.1", 400),
+        (["localhost", "localhost"], "1.1", 400),
+        (["localhost", "evil"], "1.1", 400),
+        ([], "1.0", 200),
+        (["localhost"], "1.0", 200),
+        (["localhost", "evil"], "1.0", 400),
+    ],
+)
+def test_request_has_one_host(wire: Wire, hosts: list[str], version: str, status: int) -> None:
+    """RFC 9112 §3.2; health checks of HTTP/1.0 need none."""
+    wire.write(request("/", [("Host", host) for host in hosts], version=version))
+    response = wire.read_response()
+    assert response.status == status
+    assert is_secure(response)
+
+
+SMUGGLED = request("/static/app.css")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("Content-Length", "5"), ("Transfer-Encoding", "chunked")],
+        [("Transfer-Encoding", "chunked"), ("Content-Length", "0")],
+        [("Content-Length", "0"), ("Content-Length", str(len(SMUGGLED)))],
+        [("Content-Length", f"0, {len(SMUGGLED)}")],
+        [("Content-Length", "+0")],
+        [("Content-Length", "0x0")],
+        [("Content-Length", "-1")],
+        [("Content-Length", "9" * 40)],
+        [("Transfer-Encoding", "chunked, identity")],
+        [("Transfer-Encoding", "xchunked")],
+        [("Transfer-Encoding", "\x0bchunked")],
+        [("Transfer-Encoding ", "chunked")],
+        [("X", "a\r\n Transfer-Encoding: chunked")],
+        [("X", "a\nTransfer-Encoding: chunked")],
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_request_of_two_readings_ends_the_connection(
+    server: Server, headers: list[tuple[str, str]], method: str
+) -> None:
+    """What a proxy may read otherwise than we do gets one answer; nothing is read behind it."""
+    with wired(server.port) as wire:
+        wire.write(request("/nope", [HOST, *headers], method=method) + SMUGGLED)
+        wire.socket.shutdown(socket.SHUT_WR)
+        answer = wire.read_all()
+    assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 405 "))
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+def test_nothing_is_read_behind_a_refused_handshake(server: Server) -> None:
+    """One answer, whatever comes with the handshake in one segment, or later."""
+    head = request("/ws", [*HANDSHAKE.items(), ("Origin", "null")])
+    with wired(server.port) as wire:
+        wire.write(head + request("/") + head)
+        wire.socket.shutdown(socket.SHUT_WR)
+        answer = wire.read_all()
+    assert answer.startswith(b"HTTP/1.1 403 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+def test_upgrade_to_something_else_is_passed_over(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`curl --http2` gets the page, once, over HTTP/1.1; that is no event."""
+    upgrade = [("Connection", "Upgrade, HTTP2-Settings"), ("Upgrade", "h2c")]
+    with wired(server.port) as wire:
+        wire.write(request("/nope", [HOST, *upgrade, ("HTTP2-Settings", "AAMAAABk")]) + SMUGGLED)
+        response = wire.read_response()
+        assert (response.status, response.headers["connection"]) == (404, "close")
+        assert wire.read_all() == b""
+    assert not caplog.records
+
+
+# Bounds of a head
+
+
+def refused(server: Server, data: bytes) -> Response:
+    """The answer to something too large, which also ends the connection."""
+    with wired(server.port) as wire:
+        with contextlib.suppress(OSError):
+            wire.write(data)
+        response = wire.read_response()
+        assert response.headers["connection"] == "close"
+        assert wire.read_all() == b""
+        assert is_secure(response)
+        return response
+
+
+UPGRADE = tuple(HANDSHAKE.items())
+
+
+@pytest.mark.parametrize("headers", [(HOST,), UPGRADE], ids=["request", "upgrade"])
+def test_head_of_many_lines_is_refused(
+    server: Server, headers: tuple[tuple[str, str], ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    """128 header lines are read, one more is 431; and nothing of it is logged."""
+    path = "/ws" if headers is UPGRADE else "/nope"
+    lines = [(f"x-{number}", "y") for number in range(MAX_HEAD_LINES - len(headers))]
+    with wired(server.port) as wire:
+        wire.write(request(path, [*headers, *lines]))
+        assert wire.read_response().status == (101 if headers is UPGRADE else 404)
+    assert refused(server, request(path, [*headers, *lines, ("one", "more")])).status == 431
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("headers", [(HOST,), UPGRADE], ids=["request", "upgrade"])
+def test_head_of_many_bytes_is_refused(
+    server: Server, headers: tuple[tuple[str, str], ...]
+) -> None:
+    """16 KiB are read, more is 431, wherever in the head they are."""
+    path = "/ws" if headers is UPGRADE else "/nope"
+    with wired(server.port) as wire:
+        wire.write(request(path, [*headers, ("x", "y" * (MAX_HEAD_BYTES - 1000))]))
+        assert wire.read_response().status == (101 if headers is UPGRADE else 404)
+    too_many = "y" * MAX_HEAD_BYTES
+    assert refused(server, request(path, [*headers, ("x", too_many)])).status == 431
+    assert refused(server, request(path, [*headers, (too_many, "x")])).status == 431
+    assert refused(server, request(f"{path}?{too_many}", headers)).status == 431
+
+
+def test_head_without_end_is_refused(server: Server) -> None:
+    """431 comes before the head is complete."""
+    assert refused(server, b"GET /" + b"x" * 100_000).status == 431
+    assert refused(server, b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 20_000).status == 431
+    assert refused(server, b"GET / HTTP/1.1\r\na: " + b"b" * 100_000).status == 431
+
+
+def test_second_head_is_bounded_too(server: Server) -> None:
+    """The bound is for each request of a connection."""
+    with wired(server.port) as wire:
+        assert ask(wire, "/").status == 200
+        with contextlib.suppress(OSError):
+            wire.write(b"GET / HTTP/1.1\r\na: " + b"b" * 100_000)
+        assert wire.read_response().status == 431
+
+
+def test_large_head_costs_no_memory() -> None:
+    """10 MB of header are not kept anywhere."""
+    with running_server("--history", "memory") as server:
+        with wired(server.port) as wire:
+            assert ask(wire, "/").status == 200
+        before = server.resident_bytes()
+        for _ in range(3):
+            with wired(server.port) as wire, contextlib.suppress(OSError):
+                wire.write(b"GET / HTTP/1.1\r\n")
+                for _ in range(100):
+                    wire.write(b"a" * 50 + b": " + b"b" * 100_000 + b"\r\n")
+        assert server.resident_bytes() - before < 2_000_000
+
+
+# Deadlines
+
+
+@pytest.fixture
+def impatient_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(fastchat.process.worker, "SWEEP_INTERVAL_S", 0.05)
+    monkeypatch.setattr(fastchat.web.http, "HEAD_TIMEOUT_S", 0.4)
+    monkeypatch.setattr(fastchat.web.http, "ANSWER_TIMEOUT_S", 0.6)
+    with serving() as server:
+        server._server.config.timeout_keep_alive = 1
+        yield server
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET", b"GET / HTTP/1.1\r\nHost: a\r\n"])
+def test_silent_connection_is_ended(impatient_server: Server, sent: bytes) -> None:
+    """From accept to a complete head there is one deadline."""
+    with wired(impatient_server.port) as wire:
+        wire.write(sent)
+        assert wire.read_all() == b""
+
+
+def test_dribbling_connection_is_ended(impatient_server: Server) -> None:
+    """Bytes that drip in do not move the deadline, of a first request or a second."""
+    for first in (False, True):
+        with wired(impatient_server.port) as wire:
+            if not first:
+                assert ask(wire, "/nope").status == 404
+            head = b"GET / HTTP/1.1\r\nname: " + b"x" * 100
+            drips = 0
+            with contextlib.suppress(OSError):
+                while not ends_within(wire, 0.05):
+                    wire.write(head[drips : drips + 1])
+                    drips += 1
+            assert drips < 50
+
+
+def test_idle_connection_outlives_the_deadlines(impatient_server: Server) -> None:
+    """Between requests uvicorn's keep-alive is what counts, not ours."""
+    with wired(impatient_server.port) as wire:
+        for _ in range(2):
+            assert ask(wire, "/nope").status == 404
+            assert not ends_within(wire, 0.8)
+
+
+def test_websocket_outlives_the_deadlines(impatient_server: Server) -> None:
+    """After the upgrade no deadline of HTTP is left."""
+    with connected(impatient_server.port, "/ws?username=Alice") as client:
+        client.receive_type("joined")
+        assert not ends_within(client, 1.2)
+
+
+@pytest.mark.parametrize("path", ["/static/app.css", "/ws"])
+def test_answer_that_nobody_reads_is_aborted(
+    impatient_server: Server, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who asks for much and reads nothing neither keeps his connection nor fills the log."""
+    wire = Wire(impatient_server.port, receive_buffer=4096)
+    with contextlib.closing(wire):
+        with contextlib.suppress(OSError):  # too many at once are refused
+            for _ in range(30 if path == "/static/app.css" else 1000):
+                wire.write(request(path))
+        connections = impatient_server._server.server_state.connections
+        wait_until(lambda: not connections)
+    assert not caplog.records
+
+
+def test_announced_body_that_never_comes_is_not_waited_for(impatient_server: Server) -> None:
+    """The connection ends with its keep-alive at the latest."""
+    with wired(impatient_server.port) as wire:
+        response = ask(wire, "/", ("Content-Length", "1000"), method="POST")
+        assert response.status == 405
+        assert wire.read_all() == b""
+
+
+# Handshakes
+
+
+class Handshake(NamedTuple):
+    """What differs from a right handshake, and the status that it gets.
+
+    A header that is None is left out; one that is a list comes several times.
+    """
+
+    name: str
+    status: int
+    headers: Mapping[str, str | list[str] | None] = MappingProxyType({})
+    target: str = "/ws"
+    method: str = "GET"
+    version: str = "1.1"
+    body: bytes = b""
+
+
+KEY = HANDSHAKE["Sec-WebSocket-Key"]
+
+HANDSHAKES = [
+    Handshake("right", 101),
+    Handshake("Firefox", 101, {"Connection": "keep-alive, Upgrade"}),
+    Handshake("tokens in any case", 101, {"Connection": "UPGRADE", "Upgrade": "WebSocket"}),
+    Handshake("empty body announced", 101, {"Content-Length": "0"}),
+    Handshake("query", 101, target="/ws?username=Alice&room=x"),
+    Handshake("query of anything", 101, target="/ws?%00=%ff&&=&;#"),
+    Handshake("version 8", 426, {"Sec-WebSocket-Version": "8"}),
+    Handshake("version of a script", 426, {"Sec-WebSocket-Version": "<script>"}),
+    Handshake("version of no ASCII", 426, {"Sec-WebSocket-Version": "\xff"}),
+    Handshake("no version", 426, {"Sec-WebSocket-Version": None}),
+    Handshake("two versions", 426, {"Sec-WebSocket-Version": ["13", "8"]}),
+    Handshake("no Host", 400, {"Host": None}),
+    Handshake("two Hosts", 400, {"Host": ["localhost", "evil"]}),
+    Handshake("no key", 400, {"Sec-WebSocket-Key": None}),
+    Handshake("two keys", 400, {"Sec-WebSocket-Key": [KEY, KEY]}),
+    Handshake("key of 15 bytes", 400, {"Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAA"}),
+    Handshake("key that is no base64", 400, {"Sec-WebSocket-Key": "!" * 24}),
+    Handshake("key of no ASCII", 400, {"Sec-WebSocket-Key": "\xff" * 24}),
+    Handshake("POST", 405, method="POST"),
+    Handshake("HEAD", 405, method="HEAD"),
+    Handshake("HTTP/1.0", 405, version="1.0"),
+    Handshake("other path", 404, target="/websocket"),
+    Handshake("path with a slash", 404, target="/ws/"),
+    Handshake("encoded path", 404, target="/%77s"),
+    Handshake("body announced", 400, {"Content-Length": "5"}),
+    Handshake("body sent", 400, {"Content-Length": "5"}, body=b"hello"),
+    Handshake("body in chunks", 400, {"Transfer-Encoding": "chunked"}, body=b"0\r\n\r\n"),
+    Handshake("two lengths", 400, {"Content-Length": ["0", "5"]}),
+    Handshake("CR in the path", 400, target="/ws?a=\rb"),
+    Handshake("NUL in the path", 400, target="/ws?a=\0"),
+    Handshake("no ASCII in the path", 400, target="/ws?a=\xff"),
+    Handshake("CR in a header", 400, {"Origin": "a\rb: c"}),
+    Handshake("NUL in a header", 400, {"Origin": "a\0b"}),
+    Handshake("control in a header", 400, {"Origin": "a\x01b"}),
+    Handshake("blank in a name", 400, {"Bad Name": "x"}),
+    Handshake("folded header", 400, {"Origin": "a\r\n b"}),
+]
+
+
+def made(handshake: Handshake) -> bytes:
+    headers: list[tuple[str, str]] = []
+    for name, value in {**HANDSHAKE, **handshake.headers}.items():
+        values = value if isinstance(value, list) else [value]
+        headers += [(name, value) for value in values if value is not None]
+    head = request(handshake.target, headers, method=handshake.method, version=handshake.version)
+    return head + handshake.body
+
+
+@pytest.mark.parametrize("handshake", HANDSHAKES, ids=lambda handshake: handshake.name)
+def test_handshake_is_accepted_or_refused_in_one_answer(
+    server: Server, handshake: Handshake
+) -> None:
+    """RFC 6455 §4.2.1, to the letter; a refusal is complete, final, and says nothing of ours."""
+    with wired(server.port) as wire:
+        wire.write(made(handshake))
+        response = wire.read_response()
+        assert response.status == handshake.status, response
+        if response.status == 101:
+            assert response.headers["sec-websocket-accept"] == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+            assert "sec-websocket-protocol" not in response.headers
+            assert is_secure(response)
+            return
+        assert wire.read_all() == b""
+    assert response.headers["connection"] == "close"
+    assert response.headers["content-type"] == "text/plain; charset=utf-8"
+    assert is_secure(response)
+    assert len(response.body) < 100
+    if response.status == 405:
+        assert response.headers["allow"] == "GET"
+    if response.status == 426:
+        assert response.headers["sec-websocket-version"] == "13"
+
+
+MARK = "Zq7mark"
+
+
+@pytest.mark.parametrize(
+    ("target", "headers"),
+    [
+        (f"/{MARK}", {}),
+        (f"/ws?{MARK}={MARK}", {"Sec-WebSocket-Version": "8"}),
+        (f"/ws?{MARK}\x01", {}),
+        ("/ws", {"Sec-WebSocket-Version": MARK}),
+        ("/ws", {"Sec-WebSocket-Key": MARK}),
+        ("/ws", {"Host": MARK, "Sec-WebSocket-Key": None}),
+        ("/ws", {MARK: "x" * 20_000}),
+        ("/ws", {f"{MARK} {MARK}": "x"}),
+        ("/ws", {"Sec-WebSocket-Protocol": MARK}),
+        ("/ws", {"Upgrade": MARK}),
+        ("/ws", {"Connection": MARK}),
+    ],
+)
+def test_no_answer_reflects_what_was_asked(
+    server: Server, target: str, headers: dict[str, str | None]
+) -> None:
+    """Neither a path, nor a query, nor the name or value of a header comes back."""
+    with wired(server.port) as wire:
+        wire.write(made(Handshake("", 0, {**headers}, target=target)))
+        wire.socket.shutdown(socket.SHUT_WR)
+        answer = wire.read_all()
+    assert answer.startswith(b"HTTP/1.1 ")
+    assert MARK.lower().encode() not in answer.lower()
+    for name in (b"python", b"uvicorn", b"picows", b"traceback", b"server:"):
+        assert name not in answer.lower()
+
+
+@pytest.mark.parametrize(
+    ("offered", "selected"),
+    [
+        ([], None),
+        (["fastchat.v1"], "fastchat.v1"),
+        (["fastchat.v2, fastchat.v1"], "fastchat.v1"),
+        (["chat", "fastchat.v1"], "fastchat.v1"),
+        (["fastchat.v1, fastchat.token.abc"], "fastchat.v1"),
+        (["fastchat.token.abc"], None),
+        (["fastchat.v10"], None),
+        (["FASTCHAT.V1"], None),
+        (["\xff"], None),
+    ],
+)
+def test_subprotocol_is_selected_when_it_was_offered(
+    server: Server, offered: list[str], selected: str | None
+) -> None:
+    """`fastchat.v1` or none; a token is never selected."""
+    with wired(server.port) as wire:
+        headers: dict[str, str | list[str] | None] = {"Sec-WebSocket-Protocol": list(offered)}
+        wire.write(made(Handshake("", 101, headers)))
+        response = wire.read_response()
+    assert response.status == 101
+    assert response.headers.get("sec-websocket-protocol") == selected
+
+
+def test_refused_handshakes_are_cheap_in_the_log(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever is sent, no answer costs a traceback, and none more than a line."""
+    with caplog.at_level(logging.INFO):
+        for handshake in HANDSHAKES:
+            if handshake.status != 101:
+                with wired(server.port) as wire:
+                    wire.write(made(handshake))
+                    wire.read_all()
+    assert len(caplog.records) <= len(HANDSHAKES)
+    assert all(len(record.getMessage()) < 100 for record in caplog.records)
+    assert not any(record.exc_info for record in caplog.records)
+
+
+SECRET = "Zq7secret"
+
+
+@pytest.mark.parametrize("format", ["text", "json"])
+def test_secrets_of_an_address_are_not_logged(format: str) -> None:
+    """Neither a query nor a header of a secret, from whatever becomes of it, at any level."""
+    asked = [
+        request(f"/nope?token={SECRET}"),
+        request(f"/ws?token={SECRET}"),
+        request(f"/nope?token={SECRET}", []),
+        request(f"/nope?token={SECRET}\x01"),
+        request("/nope", [HOST, ("Authorization", f"Bearer {SECRET}"), ("Bad Name", "x")]),
+        request(f"/nope?{SECRET}{'x' * MAX_HEAD_BYTES}"),
+        request(f"/ws?username={SECRET}%00&token={SECRET}", HANDSHAKE.items()),
+        request(f"/ws?token={SECRET}", [*HANDSHAKE.items(), ("Origin", "https://evil.example")]),
+        request(
+            "/ws", [*HANDSHAKE.items(), ("Sec-WebSocket-Protocol", f"fastchat.token.{SECRET}")]
+        ),
+        request(f"/other?{SECRET}", HANDSHAKE.items()),
+        request(f"/ws?{SECRET}", [(name, "x") for name in HANDSHAKE]),
+    ]
+    arguments = ("--history", "memory", "--log-level", "debug", "--log-format", format)
+    with running_server(*arguments) as server:
+        for head in asked:
+            with wired(server.port) as wire:
+                wire.write(head)
+                wire.socket.shutdown(socket.SHUT_WR)
+                wire.read_all()
+        assert server.stop() == 0
+    assert "evil.example" in server.errors
+    assert SECRET not in server.errors
+
+
+def test_flood_of_bad_handshakes_is_cheap_in_the_log() -> None:
+    """10,000 of them are some lines and a count; the connections of others go on."""
+    bad = [
+        request("/ws", [*HANDSHAKE.items(), ("Origin", "https://evil.example/" + "x" * 5000)]),
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\r\n" * 100,
+        request("/ws", [(name, "\xff" * 100) for name in HANDSHAKE]),
+        request("/nope", [HOST, ("Bad Name", "y" * 1000)]),
+    ]
+    with running_server("--history", "memory", "--limits", "off") as server:
+        for number in range(10_000):
+            with wired(server.port) as wire:
+                wire.write(bad[number % len(bad)])
+                wire.read_until(b"\r\n")
+        with connected(server.port, "/ws?username=Alice") as client:
+            client.receive_type("joined")
+            client.send_close()
+            client.receive_close()
+        assert server.stop() == 0
+    assert "more like this in 10 s)" in server.errors
+    assert len(server.errors) < 100_000
+
+
+def test_draining_server_says_when_to_come_back() -> None:
+    """Whoever connects while the server stops is told like everybody else, and joins nothing."""
+    with serving() as server, wired(server.port) as wire:
+        assert ask(wire, "/nope").status == 404
+        server.call(server.sessions.drain, 2.0)
+        with connected(server.port, "/ws?username=Alice") as client:
+            closing = client.receive()
+            assert (closing["type"], closing["code"]) == ("closing", 1012)
+            assert 250 <= closing["reconnect_after_ms"] <= 2250
+            assert client.receive_close() == 1012
+
+
+def test_request_on_its_way_is_answered_by_a_server_that_stops() -> None:
+    """Whoever was accepted is not hung up on; who asks nothing is, soon."""
+    with serving() as server, wired(server.port) as late, wired(server.port) as silent:
+        wait_until(lambda: len(server.call(server.connections)) == 2)
+        server.call(server.shut_down)
+        late.write(request("/ws", HANDSHAKE.items()))
+        assert late.read_response(has_body=False).status == 101
+        assert silent.read_all() == b""
+
+
+def test_client_of_a_library_is_understood(server: Server) -> None:
+    """An independent implementation finds nothing to complain about."""
+    from websockets.sync.client import connect
+
+    with connect(
+        f"ws://127.0.0.1:{server.port}/ws?username=Alice&room=library",
+        subprotocols=["fastchat.v1"],  # type: ignore[list-item]
+    ) as client:
+        assert client.subprotocol == "fastchat.v1"
+        assert '"joined"' in str(client.recv(timeout=5 * TIMEOUT_UNIT_S))
+        client.send('{"text":"Hello"}')
+        assert '"Hello"' in str(client.recv(timeout=5 * TIMEOUT_UNIT_S))
+        client.ping().wait(5 * TIMEOUT_UNIT_S)
+
+
+def test_upgraded_connection_holds_nothing_of_http(server: Server) -> None:
+    """An idle WebSocket keeps neither uvicorn's protocol nor its parser."""
+    wait_until(lambda: not server._server.server_state.connections)
+    clients = [Client(server.port) for _ in range(5)]
+    assert not server._server.server_state.connections
+    for client in clients:
+        client.close()

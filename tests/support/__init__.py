@@ -1,0 +1,1 @@
+"""What tests share, one module for each thing that they need."""

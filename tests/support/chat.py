@@ -1,0 +1,179 @@
+"""A chat without sockets: what its rules need around them, and clients called by a name each."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from contracts.broker import Faulty
+from fastchat.brokers.memory import MemoryBroker
+from fastchat.chat import Chat, Client
+from fastchat.errors import CommandError
+from fastchat.files.incoming import Uploads
+from fastchat.history.memory import MemoryHistory
+from fastchat.limits.connections import Census
+from fastchat.metrics import Metrics
+from fastchat.protocol import parsing
+from fastchat.rooms import Entrance, Entry, Member
+from fastchat.rooms.rooms import GRACE_TICKS, Rooms
+from support.files_in_memory import Shelf
+
+NOW_S = 1737196200.123
+TIMESTAMP = "2025-01-18T10:30:00.123Z"
+
+
+class Inboxes:
+    """A `Delivery` that keeps what each connection would get, in order."""
+
+    def __init__(self) -> None:
+        self.members: dict[str, list[str]] = {}
+        self.got: dict[str, list[dict[str, Any]]] = {}
+        self.turns = 0
+        self.closed: set[str] = set()
+        self.evicted: list[tuple[str, int, str]] = []
+
+    def join(self, connection: str, room: str, /) -> bool:
+        if connection in self.closed:
+            return False
+        self.members.setdefault(room, []).append(connection)
+        return True
+
+    def leave(self, connection: str, room: str, /) -> None:
+        self.members[room].remove(connection)
+
+    def publish(self, room: str, payload: bytes, but: str | None = None, /) -> None:
+        for connection in self.members.get(room, ()):
+            if connection != but:
+                self.send(connection, payload)
+
+    def send(self, connection: str, payload: bytes, /) -> bool:
+        self.got.setdefault(connection, []).append(json.loads(payload))
+        return True
+
+    def end_turn(self) -> None:
+        self.turns += 1
+
+    def evict(self, room: str, code: int, reason: str, /) -> None:
+        self.evicted.append((room, code, reason))
+
+
+class SlowBroker(MemoryBroker):
+    """A broker that answers a join or a leave when a test says so, or fails.
+
+    As others do that are not in this process; what it was told, it keeps.
+    """
+
+    def __init__(self, rooms: Rooms) -> None:
+        super().__init__(rooms)
+        self.gate: asyncio.Event | None = None
+        self.failure: Exception | None = None
+        self.told: list[tuple[str, dict[str, Any]]] = []
+
+    async def join(self, entrance: Entrance, enter: Callable[[Entry], None]) -> None:
+        await self._pass()
+        await super().join(entrance, enter)
+
+    async def leave(self, room: str, member: Member, left: Callable[[], None]) -> None:
+        await self._pass()
+        await super().leave(room, member, left)
+
+    def tell(self, room: str, payload: bytes) -> None:
+        self.told.append((room, json.loads(payload)))
+
+    async def _pass(self) -> None:
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.failure is not None:
+            raise self.failure
+
+
+class Talk:
+    """A chat with everything around it, and clients that are called by a name each."""
+
+    def __init__(self, *, max_messages: int = 1000, files: Shelf | None = None) -> None:
+        secrets = (f"secret-of-16-bytes-{number}" for number in itertools.count())
+        epochs = (f"epoch-{number}" for number in itertools.count())
+        self.history = MemoryHistory(max_messages=max_messages, new_epoch=lambda: next(epochs))
+        self.faulty = Faulty(self.history)
+        self.metrics = Metrics()
+        self.rooms = Rooms(
+            self.faulty,
+            at_end_of_turn=asyncio.get_running_loop().call_soon,
+            clock=lambda: NOW_S,
+            metrics=self.metrics,
+        )
+        self.broker = SlowBroker(self.rooms)
+        self.inboxes = Inboxes()
+        self.chat = Chat(
+            self.broker,
+            self.inboxes,
+            clock=lambda: NOW_S,
+            new_secret=lambda: next(secrets),
+            metrics=self.metrics,
+            uploads=None if files is None else Uploads(files, Census()),
+            max_chunk_bytes=100,
+        )
+        self.clients: dict[str, Client] = {}
+
+    def client(self, name: str) -> Client:
+        if name not in self.clients:
+            self.clients[name] = Client(name)
+        return self.clients[name]
+
+    async def do(self, name: str, /, **fields: Any) -> None:
+        """Run a command, as a session does, and let the loop's turn end."""
+        work = self.begin(name, **fields)
+        if work is not None:
+            await work
+        await asyncio.sleep(0)
+
+    def begin(self, name: str, /, **fields: Any) -> Coroutine[Any, Any, None] | None:
+        """Run a command that needs no waiting, within this turn; or return the rest of it."""
+        command = parsing.parse(json.dumps(fields).encode())
+        return self.chat.handle(self.client(name), command)
+
+    async def join(self, name: str, room: str = "lobby", **fields: Any) -> dict[str, Any]:
+        """Join, as the user `name` if no `username` is given; returns the reply."""
+        await self.do(name, type="join", room=room, **{"username": name, **fields})
+        return self.inboxes.got[name][-1]
+
+    async def refused(self, name: str, /, **fields: Any) -> CommandError:
+        with pytest.raises(CommandError) as caught:
+            await self.do(name, **fields)
+        return caught.value
+
+    def depart(self, name: str) -> None:
+        self.chat.depart(self.client(name))
+        for members in self.inboxes.members.values():
+            if name in members:  # the hub knows by itself
+                members.remove(name)
+
+    def tick(self, times: int = GRACE_TICKS) -> None:
+        """So many seconds pass; who is gone has been gone for good after the usual number."""
+        for _ in range(times):
+            self.rooms.tick()
+
+    def names(self, room: str = "lobby") -> list[str]:
+        """Who is in a room."""
+        return self.rooms.users(room).names(9) if self.rooms.room_count else []
+
+    def news(self, name: str) -> list[dict[str, Any]]:
+        """What a client has got since it was last asked."""
+        news = self.inboxes.got.get(name, [])
+        self.inboxes.got[name] = []
+        return news
+
+    def kinds(self, name: str) -> list[str]:
+        return [event["type"] for event in self.news(name)]
+
+
+def run(test: Callable[[Talk], Any], **keywords: Any) -> None:
+    async def body() -> None:
+        await test(Talk(**keywords))
+
+    asyncio.run(body())

@@ -1,0 +1,419 @@
+"""Sequences of commands of several clients against a small model of the protocol.
+
+The model (`Model`) knows who is in which room, each room's stream and what its messages have
+become, and says of every command exactly what each connection hears of it: nothing less,
+nothing more, in which order. So an error that changed something would show at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from fastchat.errors import CommandError
+from fastchat.rooms.rooms import GRACE_TICKS
+from support.chat import TIMESTAMP, Talk
+
+CONNECTIONS = ("one", "two", "three", "four")
+ROOMS = ("a", "b")
+NAMES = ("Ann", "Bob", "ANN")  # of which the last looks like the first
+SESSIONS = ("a-session-of-many-bytes", "another-session-of-bytes")
+EMOJI = ("👋", "🎉")
+TEXTS = ("Hello", "Hello, world", "…")
+
+connections = st.sampled_from(CONNECTIONS)
+rooms = st.sampled_from(ROOMS)
+room_or_none = st.sampled_from((None, None, *ROOMS))
+offsets = st.sampled_from((1, 1, 1, 2, 2, 3, 4, 5, 0))  # the first are there most often
+
+
+class User:
+    """Somebody in a room: his name as he gave it first, and the connections he has."""
+
+    def __init__(self, name: str, session: str) -> None:
+        self.name = name
+        self.session = session
+        self.connections: set[str] = set()
+        self.left_in: int | None = None  # the tick in which he lost the last
+
+
+class Room:
+    """One room: its users in the order they came, its stream, what its messages are now."""
+
+    def __init__(self) -> None:
+        self.users: dict[str, User] = {}
+        self.members: list[str] = []  # connections
+        self.stream: list[dict[str, Any]] = []
+        self.authors: dict[int, str] = {}
+        self.ids: dict[tuple[str, str], int] = {}
+        self.epoch: str | None = None  # not said to anybody yet
+
+    def user_of(self, connection: str) -> User:
+        (user,) = [each for each in self.users.values() if connection in each.connections]
+        return user
+
+    def message(self, offset: int) -> dict[str, Any] | None:
+        """The message at an offset as it is now, unless it is gone."""
+        if not 1 <= offset <= len(self.stream):
+            return None
+        found = self.stream[offset - 1]
+        return found if found["type"] == "message" and not found.get("deleted") else None
+
+    def messages(self) -> list[dict[str, Any]]:
+        return [each for each in self.stream if each["type"] == "message"]
+
+
+class Model:
+    """What should be, and what each connection has yet to hear."""
+
+    def __init__(self) -> None:
+        self.rooms = {name: Room() for name in ROOMS}
+        self.due: dict[str, list[dict[str, Any]]] = {name: [] for name in CONNECTIONS}
+        self.names: dict[str, str] = {}
+        self.sessions: dict[str, str] = {}
+        self.ticks = 0
+        self.absent: list[tuple[str, User]] = []  # who has lost his last connection, in order
+
+    def places(self, connection: str) -> list[str]:
+        return [name for name, room in self.rooms.items() if connection in room.members]
+
+    def place(self, connection: str, room: str | None) -> str:
+        """Where a command goes; the error code's name where it goes nowhere."""
+        places = self.places(connection)
+        if room is not None:
+            return room if room in places else "not_joined"
+        if len(places) == 1:
+            return places[0]
+        return "bad_command" if places else "not_joined"
+
+    def tell(self, name: str, event: dict[str, Any], but: str | None = None) -> None:
+        for connection in self.rooms[name].members:
+            if connection != but:
+                self.due[connection].append(dict(event))
+
+    def announce(self, name: str, user: User, kind: str) -> None:
+        verb = "joined" if kind == "join" else "left"
+        event = {"type": kind, "room": name, "username": user.name, "timestamp": TIMESTAMP}
+        event |= {"text": f"{user.name} {verb} the chat", "online": len(self.rooms[name].users)}
+        self.tell(name, event)
+
+    def be_back(self, user: User) -> None:
+        user.left_in = None
+        self.absent = [(name, each) for name, each in self.absent if each is not user]
+
+    def remove(self, name: str, user: User) -> None:
+        room = self.rooms[name]
+        self.be_back(user)  # he is absent no more, but gone
+        del room.users[user.name.casefold()]
+        self.announce(name, user, "leave")
+        if not room.users and not room.stream:
+            self.rooms[name] = Room()  # nothing was ever said: it is forgotten
+
+    def lose(self, name: str, connection: str) -> User | None:
+        """A connection less; its user if it was his last."""
+        room = self.rooms[name]
+        user = room.user_of(connection)
+        user.connections.discard(connection)
+        room.members.remove(connection)
+        return None if user.connections else user
+
+    def publish(self, name: str, publication: dict[str, Any], author: str) -> None:
+        room = self.rooms[name]
+        publication |= {"room": name, "offset": len(room.stream) + 1, "timestamp": TIMESTAMP}
+        room.stream.append(dict(publication))
+        room.authors[publication["offset"]] = author
+        self.tell(name, publication)
+
+
+def fold(message: dict[str, Any], change: dict[str, Any], room: Room) -> None:
+    """Apply an edit, a deletion or a reaction to what a room has of its message."""
+    if change["type"] == "edit":
+        message |= {"text": change["text"], "edited": TIMESTAMP}
+        return
+    if change["type"] == "delete":
+        message |= {"text": "", "deleted": True}
+        message.pop("edited", None)
+        message.pop("reactions", None)
+        for each in room.stream:
+            if each["type"] == "edit" and each["target"] == message["offset"]:
+                each["text"] = ""
+        return
+    reactions = message.setdefault("reactions", {})
+    others = [name for name in reactions.pop(change["emoji"], []) if name != change["username"]]
+    if not change.get("remove"):
+        others.append(change["username"])
+    if others:
+        reactions[change["emoji"]] = others
+    if not reactions:
+        del message["reactions"]
+
+
+class Conversation(RuleBasedStateMachine):
+    """The real chat on a broker and a history in memory, and the model beside it."""
+
+    @initialize(inhabited=st.booleans())
+    def begin(self, inhabited: bool) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.model = Model()
+        self.loop.run_until_complete(self._build())
+        if inhabited:  # there is more to do than to come in
+            for connection, name, session in zip(CONNECTIONS, "AAB", (0, 0, 1), strict=False):
+                self.join(connection, "a", name, SESSIONS[session], 0, None, same_epoch=True)
+                self.everybody_hears_what_is_due()
+
+    async def _build(self) -> None:
+        self.talk = Talk()
+
+    def teardown(self) -> None:
+        if hasattr(self, "loop"):
+            self.loop.close()
+
+    def run(self, connection: str, **fields: Any) -> str | None:
+        """Run a command. Returns the code with which it is refused at once."""
+        fields = {key: value for key, value in fields.items() if value is not None}
+        with suppress_refusal() as refused:
+            self.loop.run_until_complete(self.talk.do(connection, **fields))
+        return refused.code
+
+    def hear(self, connection: str, event: dict[str, Any]) -> None:
+        self.model.due[connection].append(event)
+
+    # Coming and going
+
+    @rule(
+        connection=connections, room=rooms, name=st.sampled_from((None, *NAMES)),
+        session=st.sampled_from((None, *SESSIONS)), limit=st.integers(0, 5),
+        since=st.none() | offsets, same_epoch=st.booleans(),
+    )  # fmt: skip
+    def join(
+        self, connection: str, room: str, name: str | None, session: str | None, limit: int,
+        since: int | None, same_epoch: bool,
+    ) -> None:  # fmt: skip
+        model, here = self.model, self.model.rooms[room]
+        epoch = (here.epoch if same_epoch else None) or "another"
+        position = None if since is None else {"epoch": epoch, "offset": since}
+        refused = self.run(
+            connection, type="join", room=room, username=name, session=session, history=limit,
+            since=position, ref="r",
+        )  # fmt: skip
+        name = name or model.names.get(connection)
+        if connection in here.members:
+            assert refused == "already_joined"
+            return
+        if name is None:
+            assert refused == "bad_username"
+            return
+        session = session or model.sessions.get(connection)
+        user = here.users.get(name.casefold())
+        if user is not None and user.session != session and user.connections:
+            assert refused == "username_taken"
+            return
+        assert refused is None
+        reply = self.talk.inboxes.got[connection][-1]
+        self._count_in(connection, room, name, session or reply["session"])
+        recovered = epoch == here.epoch and since is not None and since <= len(here.stream)
+        self._check_joined(reply, connection, self.model.rooms[room], since if recovered else limit)
+        assert reply["recovered"] is recovered
+
+    def _count_in(self, connection: str, name: str, username: str, session: str) -> None:
+        model, room = self.model, self.model.rooms[name]
+        user = room.users.get(username.casefold())
+        if user is not None and user.session != session:
+            model.remove(name, user)  # he is away, and another takes his name
+            room, user = model.rooms[name], None
+        if user is None:
+            user = room.users[username.casefold()] = User(username, session)
+            model.announce(name, user, "join")
+        user.connections.add(connection)
+        model.be_back(user)
+        room.members.append(connection)
+        model.names[connection], model.sessions[connection] = user.name, session
+
+    def _check_joined(
+        self, reply: dict[str, Any], connection: str, room: Room, number: int
+    ) -> None:
+        """The reply itself, of which only the session and the epoch are the server's choice."""
+        room.epoch = room.epoch or reply["epoch"]
+        newest = room.messages()[-number:] if number else []
+        self.hear(connection, {
+            "type": "joined", "room": reply["room"], "ref": "r", "recovered": reply["recovered"],
+            "username": room.user_of(connection).name, "session": self.model.sessions[connection],
+            "epoch": room.epoch, "offset": len(room.stream), "online": len(room.users),
+            "users": [user.name for user in room.users.values()],
+            "messages": room.stream[number:] if reply["recovered"] else newest,
+        })  # fmt: skip
+
+    @rule(connection=connections, room=room_or_none)
+    def leave(self, connection: str, room: str | None) -> None:
+        refused = self.run(connection, type="leave", room=room)
+        if (place := self._placed(connection, room, refused)) is None:
+            return
+        user = self.model.lose(place, connection)
+        if user is not None:
+            self.model.remove(place, user)
+        self.hear(connection, {"type": "left", "room": place})
+
+    @rule(connection=connections)
+    def depart(self, connection: str) -> None:
+        """The connection is gone; whoever comes next by its name is another client."""
+        model = self.model
+        places = list(self.talk.client(connection).rooms)
+        assert sorted(places) == sorted(model.places(connection))
+        self.talk.depart(connection)
+        for name in reversed(places):  # the last first: that is the order of what is heard
+            user = model.lose(name, connection)
+            if user is not None:
+                user.left_in = model.ticks
+                model.absent.append((name, user))
+        for of_connections in (model.names, model.sessions, self.talk.clients):
+            of_connections.pop(connection, None)
+
+    @rule(times=st.sampled_from((1, GRACE_TICKS - 1, GRACE_TICKS)))
+    def tick(self, times: int) -> None:
+        for _ in range(times):
+            self.talk.broker.tick()
+            self.model.ticks += 1
+            for name, user in list(self.model.absent):
+                assert user.left_in is not None
+                if user.left_in + GRACE_TICKS <= self.model.ticks:
+                    self.model.remove(name, user)
+
+    # Publishing
+
+    @rule(
+        connection=connections, room=room_or_none, text=st.sampled_from(TEXTS),
+        id=st.sampled_from((None, "id-1", "id-2")),
+    )  # fmt: skip
+    def message(self, connection: str, room: str | None, text: str, id: str | None) -> None:
+        refused = self.run(connection, text=text, room=room, id=id)
+        if (place := self._placed(connection, room, refused)) is None:
+            return
+        here = self.model.rooms[place]
+        user = here.user_of(connection)
+        if id is not None and (user.name, id) in here.ids:
+            offset = here.ids[user.name, id]
+            self.hear(connection, {"type": "ack", "id": id, "room": place, "offset": offset})
+            return
+        publication = {"type": "message", "username": user.name, "text": text}
+        if id is not None:
+            publication["id"] = id
+            here.ids[user.name, id] = len(here.stream) + 1
+        self.model.publish(place, publication, user.session)
+
+    @rule(
+        connection=connections, room=room_or_none, offset=offsets,
+        kind=st.sampled_from(("edit", "delete", "react")), text=st.sampled_from(TEXTS),
+        emoji=st.sampled_from(EMOJI), remove=st.booleans(),
+    )  # fmt: skip
+    def change(
+        self, connection: str, room: str | None, offset: int, kind: str, text: str, emoji: str,
+        remove: bool,
+    ) -> None:  # fmt: skip
+        more: dict[str, Any] = {"text": text} if kind == "edit" else {}
+        if kind == "react":
+            more = {"emoji": emoji, "remove": remove}
+        refused = self.run(connection, type=kind, room=room, offset=offset, ref="r", **more)
+        if (place := self._placed(connection, room, refused)) is None:
+            return
+        here = self.model.rooms[place]
+        user, message = here.user_of(connection), here.message(offset)
+        if message is None:
+            self._hear_error(connection, "not_found")
+        elif kind != "react" and here.authors[offset] != user.session:
+            self._hear_error(connection, "forbidden")
+        else:
+            if not more.get("remove", True):
+                del more["remove"]
+            publication = {"type": kind, "username": user.name, "target": offset, **more}
+            fold(message, publication, here)
+            self.model.publish(place, publication, user.session)
+
+    def _hear_error(self, connection: str, code: str) -> None:
+        said = self.talk.inboxes.got[connection][-1].get("message")
+        event = {"type": "error", "code": code, "message": said, "temporary": False, "ref": "r"}
+        self.hear(connection, event)
+
+    # Reading
+
+    @rule(connection=connections, room=room_or_none)
+    def typing(self, connection: str, room: str | None) -> None:
+        refused = self.run(connection, type="typing", room=room)
+        if (place := self._placed(connection, room, refused)) is not None:
+            user = self.model.rooms[place].user_of(connection)
+            event = {"type": "typing", "room": place, "username": user.name}
+            self.model.tell(place, event, but=connection)
+
+    @rule(
+        connection=connections, room=room_or_none, limit=st.integers(1, 4),
+        side=st.sampled_from((None, "before", "after")), offset=offsets,
+    )  # fmt: skip
+    def history(
+        self, connection: str, room: str | None, limit: int, side: str | None, offset: int
+    ) -> None:
+        where = {} if side is None else {side: offset}
+        refused = self.run(connection, type="history", room=room, limit=limit, **where)
+        if (place := self._placed(connection, room, refused)) is None:
+            return
+        found = self.model.rooms[place].messages()
+        if side == "after":
+            found = [each for each in found if each["offset"] > offset]
+            page = found[:limit]
+        else:
+            found = [each for each in found if side is None or each["offset"] < offset]
+            page = found[-limit:]
+        event = {"type": "history", "room": place, "more": len(found) > limit, "messages": page}
+        self.hear(connection, event)
+
+    def _placed(self, connection: str, room: str | None, refused: str | None) -> str | None:
+        """The room a command went to; None when it had to be, and was, refused."""
+        place = self.model.place(connection, room)
+        assert refused == (None if place in ROOMS else place)
+        return place if place in ROOMS else None
+
+    # What always holds
+
+    @invariant()
+    def everybody_hears_what_is_due(self) -> None:
+        for connection in CONNECTIONS if hasattr(self, "model") else ():
+            assert self.talk.news(connection) == self.model.due[connection]
+            self.model.due[connection] = []
+
+    @invariant()
+    def everybody_is_where_he_should_be(self) -> None:
+        for name in ROOMS if hasattr(self, "model") else ():
+            members = self.talk.inboxes.members.get(name, [])
+            assert sorted(members) == sorted(self.model.rooms[name].members)
+
+
+class Refused:
+    code: str | None = None
+
+
+class suppress_refusal(suppress):  # noqa: N801  as contextlib's
+    """Keeps the code of the CommandError that ended its block."""
+
+    def __init__(self) -> None:
+        super().__init__(CommandError)
+        self.refused = Refused()
+
+    def __enter__(self) -> Refused:
+        return self.refused
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> bool:
+        if isinstance(error, CommandError):
+            self.refused.code = error.code
+        return super().__exit__(kind, error, trace)
+
+
+Conversation.TestCase.settings = settings(
+    max_examples=400,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+TestConversation = Conversation.TestCase

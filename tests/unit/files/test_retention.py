@@ -1,0 +1,472 @@
+"""How long files are kept: the history is a real one, and time passes when a test says so."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import apsw
+import pytest
+
+from contracts.history import delete, draft, edit, react
+from fastchat.files import File
+from fastchat.files.index import TICKET_S
+from fastchat.files.notes import Notes
+from fastchat.files.retention import INTERVAL_S, SOON_S, UNLINKED_S, Retention
+from fastchat.history.sqlite import SqliteHistory
+from fastchat.metrics import Metrics
+from support.file_store import Clock, get, left_in, put, storing
+from support.hub import on_loop
+from support.server import TIMEOUT_UNIT_S, wait_until
+
+
+class Place:
+    """A data directory with a history, and what keeps house there."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.clock = Clock()
+        self.metrics = Metrics()
+        self.history = SqliteHistory(
+            data,
+            max_messages=20,
+            max_age_s=0,
+            sync_commits=False,
+            new_epoch=lambda: os.urandom(8).hex(),
+            clock=self.clock,
+        )
+        self.retention = Retention(data, clock=self.clock, metrics=self.metrics)
+        self.history.watch_links(self.retention.notes.write)
+
+    def say(self, text: str, *, room: str = "a") -> int:
+        """The offset of a new message."""
+        (said,) = self.history.append([draft(text, room=room)])
+        return said.offset  # type: ignore[union-attr]
+
+    def sweep(self, *, after_s: float = INTERVAL_S) -> None:
+        self.clock.now += after_s
+        self.retention.sweep()
+
+    def settle(self) -> None:
+        """What follows a change within SOON_S, without a sweep."""
+        self.clock.now += SOON_S
+        self.retention.settle()
+
+    def has(self, file: File) -> bool:
+        return f"{file.id[:2]}/{file.id}" in left_in(self.data)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    place = Place(tmp_path)
+    yield place
+    place.history.close()
+
+
+@on_loop
+async def test_file_goes_with_its_message(place: Place) -> None:
+    """Its content and what was known of it; what another message has stays."""
+    async with storing(place.data, clock=place.clock) as store:
+        file, other = await put(store, b"one", room="a"), await put(store, b"other", room="a")
+        said = place.say(f"look {file.link}")
+        place.say(f"{other.link} and more")
+        place.sweep()
+        place.sweep(after_s=10 * UNLINKED_S)
+        assert place.has(file)
+        assert (place.metrics.kept_files, place.metrics.kept_file_bytes) == (2, 8192)
+        place.history.append([delete(said)])
+        place.sweep()
+        assert not place.has(file)
+        assert await get(store, file.id) is None
+        assert await get(store, other.id) == b"other"
+        assert (place.metrics.kept_files, place.metrics.deleted_files_total) == (1, 1)
+
+
+@on_loop
+async def test_file_that_two_messages_have_goes_with_the_last(place: Place) -> None:
+    async with storing(place.data, clock=place.clock) as store:
+        file = await put(store, b"one", room="a")
+        said = [place.say(file.link) for _ in range(2)]
+        place.sweep()
+        place.history.append([delete(said[0])])
+        place.sweep()
+        assert place.has(file)
+        place.history.append([delete(said[1])])
+        place.sweep()
+        assert not place.has(file)
+
+
+@on_loop
+async def test_file_goes_when_its_link_is_edited_away(place: Place) -> None:
+    """An edit that brings one has it, too."""
+    async with storing(place.data, clock=place.clock) as store:
+        before, after = await put(store, b"before", room="a"), await put(store, b"after", room="a")
+        said = place.say(before.link)
+        place.sweep()
+        place.history.append([edit(said, after.link)])
+        place.sweep()
+        assert (place.has(before), place.has(after)) == (False, True)
+        place.history.append([edit(said, "nothing")])
+        place.sweep()
+        assert not place.has(after)
+
+
+@on_loop
+async def test_file_goes_with_the_oldest_messages(place: Place) -> None:
+    """When the history drops them, of which there may be 20 here."""
+    async with storing(place.data, clock=place.clock) as store:
+        file = await put(store, b"one", room="a")
+        place.say(file.link)
+        place.sweep()
+        for _ in range(19):
+            place.say("more")
+        place.sweep()
+        assert place.has(file)
+        for _ in range(30):
+            place.say("more")
+        place.sweep()
+        assert not place.has(file)
+
+
+@on_loop
+async def test_unlinked_file_has_an_hour(place: Place) -> None:
+    """Its sender may be writing what goes with it; also in a room where nobody speaks."""
+    async with storing(place.data, clock=place.clock) as store:
+        file = await put(store, b"one", room="silent")
+        place.sweep(after_s=UNLINKED_S - 1)
+        assert place.has(file)
+        place.sweep(after_s=2)
+        assert not place.has(file)
+
+
+@on_loop
+async def test_file_that_is_sent_again_has_its_hour_anew(place: Place) -> None:
+    """Whatever became of the first."""
+    async with storing(place.data, clock=place.clock) as store:
+        file = await put(store, b"one", room="a")
+        said = place.say(file.link)
+        place.sweep()
+        await put(store, b"one", room="a")
+        place.history.append([delete(said)])
+        place.sweep()
+        assert place.has(file)
+        place.say(file.link)
+        place.sweep(after_s=2 * UNLINKED_S)
+        assert place.has(file)
+
+
+@on_loop
+async def test_file_that_is_sent_again_stays_where_it_was_linked(place: Place) -> None:
+    """Its room's stream has not moved: the old message has it still, after the hour too."""
+    async with storing(place.data, clock=place.clock) as store:
+        file = await put(store, b"one", room="a")
+        place.say(file.link)
+        place.sweep()
+        await put(store, b"one", room="a")
+        for _ in range(3):
+            place.sweep(after_s=UNLINKED_S)
+        assert place.has(file)
+
+
+@on_loop
+async def test_file_that_comes_again_during_the_sweep_stays(place: Place) -> None:
+    """What the sweep has seen of it is not true any more when it comes to delete it."""
+    async with storing(place.data, clock=place.clock) as store:
+        file = await put(store, b"one", room="a")
+        place.clock.now += 2 * UNLINKED_S
+        (seen,) = store.index.files_of("a")
+        await put(store, b"one", room="a")
+        assert not store.index.delete(seen, store.contents.remove)
+        store.index.link(seen)
+        assert not store.index.files_of("a")[0].linked
+        assert await get(store, file.id) == b"one"
+
+
+@on_loop
+async def test_link_in_another_room_keeps_nothing(place: Place) -> None:
+    """A file is its room's, and goes with it."""
+    async with storing(place.data, clock=place.clock) as store:
+        file = await put(store, b"one", room="a")
+        place.say(file.link, room="b")
+        place.sweep(after_s=UNLINKED_S + 1)
+        assert not place.has(file)
+
+
+@on_loop
+async def test_room_that_has_not_moved_is_passed_over(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its texts are read when something was said, and not every minute."""
+    read: list[int] = []
+    linked_in = sys.modules[Retention.__module__]._linked_in  # type: ignore[attr-defined]
+    monkeypatch.setattr(
+        "fastchat.files.retention._linked_in",
+        lambda history, stream: read.append(stream.head) or linked_in(history, stream),
+    )
+    async with storing(place.data, clock=place.clock) as store:
+        file = await put(store, b"one", room="a")
+        place.say(file.link)
+        for _ in range(3):
+            place.sweep()
+        assert read == [1]
+        place.say("more")
+        for _ in range(3):
+            place.sweep()
+        assert read == [1, 2]
+
+
+@on_loop
+async def test_what_cannot_be_read_is_kept(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """A history that is not there says nothing of files; that is logged once, and tried again."""
+    async with storing(place.data, clock=place.clock) as store:
+        file = await put(store, b"one", room="a")
+        place.say(file.link)
+        place.sweep()
+        place.history.close()
+        moved = (place.data / "history.db").rename(place.data / "elsewhere")
+        for _ in range(3):
+            place.sweep(after_s=2 * UNLINKED_S)
+        assert place.has(file)
+        assert len([each for each in caplog.records if each.levelname == "ERROR"]) == 1
+        moved.rename(place.data / "history.db")
+        place.history = SqliteHistory(
+            place.data,
+            max_messages=20,
+            max_age_s=0,
+            sync_commits=False,
+            new_epoch=str,
+            clock=place.clock,
+        )
+        place.history.append([delete(1)])
+        with caplog.at_level("INFO"):
+            place.sweep()
+        assert "deleted again" in caplog.text
+        assert not place.has(file)
+
+
+# Between two sweeps
+
+
+@on_loop
+async def test_file_goes_with_a_message_that_no_sweep_has_seen(place: Place) -> None:
+    """Deleted, or its link edited away, in the same moment: it is gone without a sweep."""
+    async with storing(place.data, clock=place.clock) as store:
+        deleted, edited, other = [
+            await put(store, content, room="a") for content in (b"one", b"two", b"other")
+        ]
+        place.history.append([delete(place.say(deleted.link))])
+        place.history.append([edit(place.say(edited.link), f"rather {other.link}")])
+        place.settle()
+        assert [place.has(file) for file in (deleted, edited, other)] == [False, False, True]
+        assert await get(store, deleted.id) is None
+        assert (place.metrics.kept_files, place.metrics.deleted_files_total) == (1, 2)
+
+
+@on_loop
+async def test_file_goes_with_a_message_that_was_dropped_at_once(place: Place) -> None:
+    """No sweep has seen it either; the first that comes finds that a message had it."""
+    async with storing(place.data, clock=place.clock) as store:
+        file = await put(store, b"one", room="a")
+        place.say(file.link)
+        for _ in range(30):
+            place.say("more")
+        place.sweep()
+        assert not place.has(file)
+
+
+@on_loop
+async def test_link_that_came_is_known_after_a_restart(place: Place) -> None:
+    """What the thread has heeded is in the index, and not in its memory only."""
+    async with storing(place.data, clock=place.clock) as store:
+        file = await put(store, b"one", room="a")
+        said = place.say(file.link)
+        place.retention.start()
+        place.retention.stop()
+        assert [known.linked for known in store.index.files_of("a")] == [True]
+        place.history.watch_links(lambda *change: None)
+        place.history.append([delete(said)])
+        place.retention = Retention(place.data, clock=place.clock, metrics=place.metrics)
+        place.sweep(after_s=0)
+        assert not place.has(file)
+
+
+@on_loop
+async def test_what_no_message_lost_is_not_settled(place: Place) -> None:
+    """A file that was sent again, one that nobody has said yet, one that another message has,
+    and one of another room, whatever is written there."""
+    async with storing(place.data, clock=place.clock) as store:
+        again, unsaid, twice = [
+            await put(store, content, room="a") for content in (b"again", b"unsaid", b"twice")
+        ]
+        elsewhere = await put(store, b"one", room="b")
+        said = [place.say(each.link) for each in (again, twice, twice)]
+        place.clock.now += INTERVAL_S
+        await put(store, b"again", room="a")
+        place.history.append([edit(said[0], f"better: {again.link}")])
+        place.history.append([delete(offset) for offset in said[:2]])
+        place.history.append([delete(place.say(elsewhere.link))])
+        place.settle()
+        assert all(place.has(each) for each in (again, unsaid, twice, elsewhere))
+        place.history.append([delete(said[2])])
+        place.settle()
+        assert not place.has(twice)
+
+
+@on_loop
+async def test_reaction_takes_no_link_away(place: Place) -> None:
+    """Nor does a change that is refused."""
+    async with storing(place.data, clock=place.clock) as store:
+        file = await put(store, b"one", room="a")
+        said = place.say(file.link)
+        place.history.append([react(said), delete(said, by="Bob")])
+        assert place.retention.notes.take().lost == {}
+        place.settle()
+        assert place.has(file)
+
+
+@on_loop
+async def test_notes_outlive_an_index_that_fails(place: Place) -> None:
+    """They are heeded when it works again."""
+    async with storing(place.data, clock=place.clock) as store:
+        file = await put(store, b"one", room="a")
+        place.history.append([delete(place.say(file.link))])
+        moved = (place.data / "history.db").rename(place.data / "elsewhere")
+        place.settle()
+        assert place.has(file)
+        moved.rename(place.data / "history.db")
+        place.settle()
+        assert not place.has(file)
+
+
+def test_notes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While nobody can heed them, as when the disk hangs."""
+    monkeypatch.setattr("fastchat.files.notes.MAX_NOTES", 3)
+    notes = Notes(lambda: 1.0)
+    for letter in "abcdefgh":
+        notes.write("a", f"/files/{letter * 32}/a", "")
+        notes.write("a", "", f"/files/{letter * 32}/a")
+    assert sum(map(len, notes.take())) <= 4
+
+
+def test_thread_heeds_what_is_noted(place: Place) -> None:
+    """Without waiting for the minute."""
+    place.retention.start()
+    try:
+        file = asyncio.run(_said_and_deleted(place))
+        wait_until(lambda: not place.has(file), timeout_s=SOON_S + 5 * TIMEOUT_UNIT_S)
+    finally:
+        place.retention.stop()
+
+
+async def _said_and_deleted(place: Place) -> File:
+    async with storing(place.data, clock=place.clock) as store:
+        file = await put(store, b"one", room="a")
+        place.history.append([delete(place.say(file.link))])
+        return file
+
+
+# What is left behind
+
+
+@on_loop
+async def test_what_comes_is_left_alone(place: Place) -> None:
+    """However long it takes, for whoever writes it lives."""
+    async with storing(place.data, clock=place.clock) as store:
+        upload = await store.reserve("a", "alice", "a", 7)
+        await upload.write(b"con")
+        place.sweep(after_s=10 * TICKET_S)
+        await upload.write(b"tent")
+        assert await get(store, (await upload.finish()).id) == b"content"
+
+
+@on_loop
+async def test_expired_tickets_go(place: Place) -> None:
+    async with storing(place.data, clock=place.clock) as store:
+        await store.reserve("a", "alice", "a", 7)
+        place.sweep(after_s=TICKET_S - 1)
+        assert uploads(place) == 1
+        place.sweep(after_s=2)
+        assert uploads(place) == 0
+
+
+def uploads(place: Place) -> int:
+    db = apsw.Connection(str(place.data / "files" / "index.sqlite3"))
+    try:
+        ((count,),) = db.execute("SELECT count(*) FROM uploads").fetchall()
+    finally:
+        db.close()
+    return int(count)
+
+
+_BEGIN = """
+import asyncio, signal, sys
+sys.path[:0] = {path!r}
+from pathlib import Path
+from support.file_store import new_store
+from fastchat.files.contents import Contents
+
+class Killed(Contents):
+    def place(self, *arguments, **keywords):
+        if {when!r} == "placed":
+            super().place(*arguments, **keywords)
+        signal.raise_signal(signal.SIGKILL)
+
+async def begin():
+    store = new_store(Path({data!r}))
+    store.contents.__class__ = Killed
+    upload = await store.reserve("a", "alice", "a", 7)
+    await upload.write(b"con")
+    if {when!r} != "begun":
+        await upload.write(b"tent")
+        await upload.finish()
+    signal.raise_signal(signal.SIGKILL)
+
+asyncio.run(begin())
+"""
+
+
+@pytest.mark.parametrize("when", ["begun", "noted", "placed"])
+def test_killed_process_leaves_nothing_for_long(place: Place, when: str) -> None:
+    """In the middle of a file, before its content has its place, and before that is known."""
+    path = [str(Path(__file__).parents[2])]
+    script = _BEGIN.format(path=path, data=str(place.data), when=when)
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    assert len(left_in(place.data)) == 1
+    assert uploads(place) == 1
+    place.retention._is_first = False  # the usual sweep is to find it, not the search for strays
+    place.sweep()
+    assert left_in(place.data) == []
+    assert uploads(place) == 0
+
+
+@on_loop
+async def test_content_that_nothing_is_known_of_goes_at_the_start(place: Place) -> None:
+    """A loss of power leaves such, or an older index that was restored; no other file goes."""
+    async with storing(place.data, clock=place.clock) as store:
+        file = await put(store, b"known", room="a")
+        stray = place.data / "files" / "aa" / ("a" * 32)
+        stray.parent.mkdir(exist_ok=True)
+        stray.write_bytes(b"stray")
+        foreign = place.data / "files" / "README"
+        foreign.write_text("an operator's")
+        place.sweep()
+        assert not stray.exists()
+        assert foreign.exists()
+        assert place.has(file)
+
+
+def test_thread_sweeps_at_once_and_ends_when_asked(place: Place) -> None:
+    """Who starts a server again after a kill need not wait a minute."""
+    (place.data / "files" / "incoming").mkdir(parents=True)
+    orphan = place.data / "files" / "incoming" / "7"
+    orphan.touch()
+    place.retention.start()
+    wait_until(lambda: not orphan.exists())
+    place.retention.stop()
+    assert not place.retention.is_alive()

@@ -1,0 +1,832 @@
+"""The history in SQLite: the contract, and what a file adds: reopening, damage, full disks."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from checker.nemesis import can_mount
+from contracts.history import HistoryContract, add, draft, texts
+from fastchat.errors import CommandError, HistoryError, SettingError
+from fastchat.history import Duplicate, History, checkpoints, schema, sqlite
+from fastchat.history.memory import MemoryHistory
+from fastchat.history.sqlite import SqliteHistory
+from fastchat.protocol import Kind, Position, Publication, timestamp_of
+from support.server import TIMEOUT_UNIT_S, wait_until
+
+START_S = 1_750_000_000.0
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = START_S
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def new_history(directory: Path, **options: Any) -> SqliteHistory:
+    numbers = itertools.count(1)
+    defaults: dict[str, Any] = {
+        "max_messages": 1000,
+        "max_age_s": 0.0,
+        "sync_commits": False,
+        "new_epoch": lambda: f"epoch-{next(numbers)}-{random.random()}",
+        "clock": Clock(),
+    }
+    return SqliteHistory(directory, **defaults | options)
+
+
+@contextlib.contextmanager
+def opened(directory: Path, **options: Any) -> Iterator[SqliteHistory]:
+    history = new_history(directory, **options)
+    try:
+        yield history
+    finally:
+        history.close()
+
+
+@pytest.fixture
+def history(tmp_path: Path) -> Iterator[SqliteHistory]:
+    with opened(tmp_path) as history:
+        yield history
+
+
+def change(
+    kind: Kind, target: int, text: str = "", *, by: str = "Alice", **more: Any
+) -> Publication:
+    """A change by somebody whom `draft` knows, too."""
+    now, author = "2025-01-18T11:00:00.000Z", draft(by=by).author
+    return Publication("a", 0, by, text, now, None, kind, target, author=author, **more)
+
+
+def state(history: History, *rooms: str) -> list[Any]:
+    """All that can be read of some rooms."""
+    read: list[Any] = []
+    for room in rooms or ("a",):
+        position = history.position(room)
+        read += [position, history.before(room, None, 300), history.after(room, 0, 300)]
+        read.append(history.since(room, Position(position.epoch, max(position.offset - 3, 0)), 300))
+    return read
+
+
+class TestContract(HistoryContract):
+    SLACK = 6
+
+    @pytest.fixture
+    def history(self, tmp_path: Path) -> Iterator[History]:
+        with opened(tmp_path, max_messages=self.KEPT) as history:
+            yield history
+
+
+# Reopening
+
+
+def test_everything_is_there_after_reopening(tmp_path: Path) -> None:
+    """Epoch, offsets and messages, with their changes, are as they were."""
+    with opened(tmp_path) as history:
+        add(history, "one", "two", "three")
+        history.append(
+            [
+                change(Kind.EDIT, 1, "better"),
+                change(Kind.DELETE, 2),
+                change(Kind.REACT, 3, by="Bob", emoji="👍"),
+                change(Kind.REACT, 3, by="Cem", emoji="👍"),
+                change(Kind.REACT, 3, by="Bob", emoji="👍", remove=True),
+            ]
+        )
+        before = state(history)
+    with opened(tmp_path) as history:
+        assert state(history) == before
+        one, two, three = history.before("a", None, 9).publications
+        assert (one.text, one.edited) == ("better", "2025-01-18T11:00:00.000Z")
+        assert (two.text, two.deleted) == ("", True)
+        assert three.reactions == {"👍": ["Cem"]} or three.reactions == {"👍": ("Cem",)}
+        assert history.append([draft("four")])[0] == draft("four")._replace(offset=9)
+
+
+def test_nothing_is_lost_without_closing(tmp_path: Path) -> None:
+    """A process that is killed while it appends leaves all that `append` has returned."""
+    program = (
+        "import sys, time\nfrom pathlib import Path\n"
+        "from fastchat.history.sqlite import SqliteHistory\n"
+        "from fastchat.protocol import Publication\n"
+        "history = SqliteHistory(Path(sys.argv[1]), max_messages=10**6, max_age_s=0,\n"
+        "    sync_commits=False, new_epoch=lambda: 'epoch', clock=time.time)\n"
+        "while True:\n"
+        "    (done,) = history.append([Publication('a', 0, 'Alice', 'text', 'now')])\n"
+        "    print(done.offset, flush=True)\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", program, tmp_path], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    returned = [int(child.stdout.readline()) for _ in range(200)][-1]
+    child.kill()
+    returned = [returned, *map(int, child.communicate()[0].split())][-1]
+    with opened(tmp_path) as history:
+        epoch, offset = history.position("a")
+        assert epoch == "epoch"
+        assert returned <= offset <= returned + 1
+        kept = history.since("a", Position(epoch, offset - 150), 300)
+        assert kept is not None
+        assert [each.offset for each in kept] == list(range(offset - 149, offset + 1))
+
+
+def test_id_is_remembered_for_ten_minutes_also_after_reopening(tmp_path: Path) -> None:
+    """Ten minutes after its publication, and then a prune, an id is new again."""
+    clock = Clock()
+
+    def say(history: History) -> Any:
+        sent = draft(id="i")._replace(timestamp=timestamp_of(clock.now))
+        return history.append([sent])[0]
+
+    with opened(tmp_path, clock=clock) as history:
+        assert say(history).offset == 1
+    with opened(tmp_path, clock=clock) as history:
+        clock.now += sqlite.REMEMBER_IDS_S - 1
+        history.prune()
+        assert say(history) == Duplicate("a", "i", 1)
+        clock.now += 2
+        history.prune()
+        assert say(history).offset == 2
+
+
+def test_expired_ids_are_dropped_as_fast_as_new_ones_come(tmp_path: Path) -> None:
+    """More ids than one prune takes are gone after as many appends again."""
+    clock = Clock()
+    many = 10_000
+    with opened(tmp_path, clock=clock) as history:
+        for start in range(0, many, 1000):
+            now = timestamp_of(clock.now)
+            history.append(
+                [draft(id=str(n))._replace(timestamp=now) for n in range(start, start + 1000)]
+            )
+        clock.now += 2 * sqlite.REMEMBER_IDS_S
+        history.prune()
+        now = timestamp_of(clock.now)
+        for start in range(many, 2 * many, 1000):
+            history.append(
+                [draft(id=str(n))._replace(timestamp=now) for n in range(start, start + 1000)]
+            )
+    assert count(tmp_path, "SELECT count(*) FROM ids") == many
+
+
+def count(directory: Path, query: str) -> int:
+    with connected(directory / "history.db") as connection:
+        ((number,),) = connection.execute(query)
+        return int(number)
+
+
+@contextlib.contextmanager
+def connected(file: Path) -> Iterator[apsw.Connection]:
+    """A connection of the SQLite that the history uses.
+
+    Another one in the same process, as Python's own, would let go of its locks.
+    """
+    connection = apsw.Connection(str(file))
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+# What cannot be opened
+
+
+def test_second_open_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
+    """One directory is one history's: here, and in another process."""
+    with opened(tmp_path) as history:
+        add(history, "one")
+        with pytest.raises(SettingError, match=r"^--data .* is in use by another server; .*\.$"):
+            new_history(tmp_path)
+        other = subprocess.run(
+            [sys.executable, "-m", "fastchat", "serve", "--port", "0", "--data", tmp_path],
+            capture_output=True,
+            text=True,
+            timeout=20 * TIMEOUT_UNIT_S,
+        )
+        assert other.returncode == 2
+        assert "is in use by another server" in other.stderr
+        assert other.stderr.count("\n") == 1
+        add(history, "two")
+    with opened(tmp_path) as history:
+        assert texts(history.before("a", None, 9)) == ["one", "two"]
+
+
+def filled(directory: Path) -> Path:
+    """A file of some hundred pages."""
+    with opened(directory) as history:
+        for number in range(40):
+            history.append(
+                [draft(f"{number} {n} " + "x" * 400, id=f"{number} {n}") for n in range(25)]
+            )
+    return directory / "history.db"
+
+
+def truncated(file: Path) -> None:
+    os.truncate(file, file.stat().st_size * 6 // 10)
+
+
+def middle_overwritten(file: Path) -> None:
+    with file.open("r+b") as damaged:
+        damaged.seek(file.stat().st_size // 2)
+        damaged.write(random.Random(1).randbytes(16 * 4096))
+
+
+def middle_zeroed(file: Path) -> None:
+    with file.open("r+b") as damaged:
+        damaged.seek(file.stat().st_size // 2)
+        damaged.write(bytes(16 * 4096))
+
+
+def garbage(file: Path) -> None:
+    file.write_bytes(random.Random(1).randbytes(100_000))
+
+
+def text_file(file: Path) -> None:
+    file.write_text("These are my notes.\n" * 50)
+
+
+def newer_schema(file: Path) -> None:
+    in_sqlite(file, "PRAGMA user_version = 99")
+
+
+def other_application(file: Path) -> None:
+    in_sqlite(file, "PRAGMA application_id = 12345")
+
+
+def foreign_database(file: Path) -> None:
+    file.unlink()
+    in_sqlite(file, "CREATE TABLE notes (text); INSERT INTO notes VALUES ('mine')")
+
+
+def foreign_database_with_our_version(file: Path) -> None:
+    file.unlink()
+    in_sqlite(file, "CREATE TABLE notes (text); PRAGMA user_version = 1")
+
+
+def in_sqlite(file: Path, script: str) -> None:
+    with connected(file) as connection:
+        connection.execute(script)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (truncated, "is damaged"),
+        (middle_overwritten, "is damaged"),
+        (middle_zeroed, "is damaged"),
+        (garbage, "is damaged"),
+        (text_file, "is damaged"),
+        (newer_schema, "was written by a newer fastchat"),
+        (other_application, "is not a history of fastchat"),
+        (foreign_database, "is not a history of fastchat"),
+        (foreign_database_with_our_version, "is not a history of fastchat"),
+    ],
+)
+def test_unusable_file_is_refused_and_left_untouched(
+    tmp_path: Path, spoil: Callable[[Path], None], why: str
+) -> None:
+    """One sentence that names the file and the way out; not a byte of it changes."""
+    file = filled(tmp_path)
+    spoil(file)
+    before = file.read_bytes()
+    for _ in range(2):  # the lock is free again
+        with pytest.raises(SettingError) as refused:
+            new_history(tmp_path)
+        assert str(file) in str(refused.value)
+        assert why in str(refused.value)
+        assert "\n" not in str(refused.value)
+    assert file.read_bytes() == before
+    log = file.with_name("history.db-wal")
+    assert not log.exists() or log.stat().st_size == 0
+
+
+def test_log_of_a_newer_file_is_left_untouched(tmp_path: Path) -> None:
+    """A newer fastchat that was killed finds its log again after an older one refused it."""
+    filled(tmp_path)
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    with connected(tmp_path / "history.db") as connection:
+        connection.execute("PRAGMA user_version = 99")
+        for name in ("history.db", "history.db-wal"):
+            (killed / name).write_bytes((tmp_path / name).read_bytes())
+    before = {file.name: file.read_bytes() for file in killed.iterdir()}
+    with pytest.raises(SettingError, match="newer"):
+        new_history(killed)
+    assert {name: (killed / name).read_bytes() for name in before} == before
+
+
+def test_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    """A file in the place of the directory is one sentence, too."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingError, match=r"^--data .* cannot be used: .*\.$"):
+        new_history(tmp_path / "file")
+
+
+def test_empty_file_is_a_new_history(tmp_path: Path) -> None:
+    """What a process leaves that is killed while it makes the file is used."""
+    (tmp_path / "history.db").touch()
+    with opened(tmp_path) as history:
+        add(history, "one")
+
+
+# Migrations
+
+
+def test_older_file_is_migrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of the first version gets what later versions added, and keeps its content."""
+    with opened(tmp_path) as history:
+        add(history, "one")
+        before = state(history)
+    later = (*schema.MIGRATIONS, "CREATE TABLE later (number INTEGER) STRICT")
+    monkeypatch.setattr(schema, "MIGRATIONS", later)
+    for _ in range(2):  # the second time there is nothing to do
+        with opened(tmp_path) as history:
+            assert state(history) == before
+        assert count(tmp_path, "SELECT count(*) FROM later") == 0
+        assert count(tmp_path, "PRAGMA user_version") == len(later)
+
+
+def test_failed_migration_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The versions before the one that failed are not kept either; the old program works."""
+    with opened(tmp_path) as history:
+        add(history, "one")
+    first = schema.MIGRATIONS
+    broken = (*first, "CREATE TABLE later (number INTEGER) STRICT", "CREATE TABLE rooms (a)")
+    monkeypatch.setattr(schema, "MIGRATIONS", broken)
+    with pytest.raises(SettingError, match="cannot be opened"):
+        new_history(tmp_path)
+    monkeypatch.setattr(schema, "MIGRATIONS", first)
+    with opened(tmp_path) as history:
+        assert texts(history.before("a", None, 9)) == ["one"]
+    assert count(tmp_path, "SELECT count(*) FROM sqlite_schema WHERE name = 'later'") == 0
+
+
+# Bounds
+
+
+def test_a_days_load_stays_within_its_bound(tmp_path: Path) -> None:
+    """300,000 messages in 20 rooms that keep 1,000 each: the files stay under 32 MB.
+
+    That is 20,000 kept ones and the ids of ten minutes at about 300 bytes, and the log.
+    """
+    clock = Clock()
+    per_turn, turns = 300, 1000
+    with opened(tmp_path, clock=clock) as history:
+        sizes = []
+        for turn in range(turns):
+            clock.now += 86_400 / turns
+            now = timestamp_of(clock.now)
+            history.append(
+                [
+                    Publication(
+                        f"room-{n % 20}", 0, "Alice", "hello world " * 5, now, f"{turn} {n}"
+                    )
+                    for n in range(per_turn)
+                ]
+            )
+            if turn % 10 == 0:
+                history.prune()
+                sizes.append(history.file.stat().st_size)
+        for number in range(20):
+            _, head = history.position(f"room-{number}")
+            assert head == per_turn * turns / 20
+            oldest = history.after(f"room-{number}", 0, 1).publications[0].offset
+            assert 1000 <= head - oldest + 1 <= 1000 + 256
+    assert max(*sizes, history.file.stat().st_size) < 32e6
+    assert count(tmp_path, "SELECT count(*) FROM ids") < 10 * per_turn * turns / 24 / 6
+
+
+def test_log_begins_anew_under_a_load_that_never_pauses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commits without a pause do not make the log grow for ever."""
+    monkeypatch.setattr(checkpoints, "INTERVAL_S", 0.05)
+    monkeypatch.setattr(checkpoints, "TOO_LONG_BYTES", 4 << 20)
+    log = tmp_path / "history.db-wal"
+    written = 0
+    with opened(tmp_path) as history:
+        written_before, began_anew = 0, 0
+        deadline = time.monotonic() + 20 * TIMEOUT_UNIT_S
+        while began_anew < 3 and time.monotonic() < deadline:
+            history.append([draft("x" * 500, room=f"r{n}", id=f"{written} {n}") for n in range(10)])
+            written += 1
+            with log.open("rb") as header:
+                # "Salt-1", a number that each beginning raises (SQLite's file format, §4.1)
+                salt = int.from_bytes(header.read(20)[16:], "big")
+            began_anew += salt != written_before
+            written_before = salt
+        assert began_anew == 3
+    assert log.exists() is False
+
+
+def test_messages_are_kept_no_longer_than_their_age(tmp_path: Path) -> None:
+    """Pruning takes the oldest, a few hundred of a room at a time, and never the younger."""
+    clock = Clock()
+    with opened(tmp_path, clock=clock, max_age_s=3600.0) as history:
+        for _ in range(2):
+            now = timestamp_of(clock.now)
+            history.append([draft(f"said at {now}")._replace(timestamp=now) for _ in range(400)])
+            clock.now += 3000
+        steps = []
+        while not steps or steps[-1] != history.after("a", 0, 1).publications[0].offset:
+            steps.append(history.after("a", 0, 1).publications[0].offset)
+            history.prune()
+        assert steps == [1, 257, 401]
+        clock.now += 3600
+        history.prune()
+        history.prune()
+        assert history.before("a", None, 9) == ([], False)
+        assert history.position("a").offset == 800
+        assert history.append([draft()])[0] == draft()._replace(offset=801)
+
+
+def test_more_rooms_than_are_known_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rooms go in and out of memory, also within a batch, and their offsets go on."""
+    monkeypatch.setattr(sqlite, "_KNOWN_ROOMS", 4)
+    monkeypatch.setattr(sqlite, "_WARM_ROOMS", 2)
+    chance = random.Random(1)
+    heads = dict.fromkeys("abcdefghijkl", 0)
+    with opened(tmp_path) as history:
+        for number in range(12):  # entered and never written in: these cannot be forgotten
+            history.position(f"silent-{number}")
+        epochs = {room: history.position(room).epoch for room in heads}
+        for _ in range(200):
+            rooms = chance.choices(tuple(heads), k=chance.randint(1, 8))
+            for outcome in history.append([draft(room=room) for room in rooms]):
+                assert isinstance(outcome, Publication)
+                heads[outcome.room] += 1
+                assert outcome.offset == heads[outcome.room]
+            room = chance.choice(rooms)
+            assert len(history.before(room, None, 300).publications) == min(300, heads[room])
+        assert {room: history.position(room) for room in heads} == {
+            room: Position(epochs[room], head) for room, head in heads.items()
+        }
+
+
+def test_long_texts_are_recovered_whole(tmp_path: Path) -> None:
+    """What memory does not hold of a room is read from the file, and nothing is missing."""
+    with opened(tmp_path) as history:
+        epoch = history.position("a").epoch
+        for number in range(700):
+            history.append([draft(f"{number} " + "x" * 3990)])
+            if number == 300:
+                history.before("a", None, 1)  # from here on it is warm
+        for missing in (1, 60, 130, 299, 300):
+            found = history.since("a", Position(epoch, 700 - missing), 300)
+            assert found is not None
+            assert [each.offset for each in found] == list(range(701 - missing, 701))
+
+
+def test_refused_change_leaves_no_trace_of_its_room(tmp_path: Path) -> None:
+    """A reaction to nothing, in a room where nothing is, makes no room in the file."""
+    with opened(tmp_path) as history:
+        (refused,) = history.append([change(Kind.REACT, 1, emoji="👍")])
+        assert isinstance(refused, CommandError)
+        assert schema.select(history._db, "SELECT name FROM rooms") == []
+
+
+# Failure
+
+
+@contextlib.contextmanager
+def failing(directory: Path, when: str) -> Iterator[None]:
+    """SQLite fails at some statements, as a trigger makes it."""
+    file = directory / "history.db"
+    in_sqlite(file, f"CREATE TRIGGER fault {when} BEGIN SELECT RAISE(ABORT, 'injected'); END")
+    try:
+        yield
+    finally:
+        in_sqlite(file, "DROP TRIGGER fault")
+
+
+POISON = "BEFORE INSERT ON publications WHEN new.text = 'poison'"
+
+
+@pytest.mark.parametrize("warm", [True, False])
+def test_failed_batch_changes_nothing(tmp_path: Path, *, warm: bool) -> None:
+    """An error in the middle leaves memory and file as before, and the next batch works."""
+    with opened(tmp_path) as history:
+        history.append([draft("one", id="1"), draft("two", id="2"), draft("zzz", room="b")])
+        epoch = history.position("new").epoch
+        if warm:
+            before = state(history, "a", "b", "new")
+        batch = [
+            change(Kind.EDIT, 1, "changed"),
+            change(Kind.DELETE, 2),
+            draft("three", id="3"),
+            draft("first", room="new"),
+            draft("poison", room="b"),
+        ]
+        with failing(tmp_path, POISON):
+            for _ in range(2):
+                with pytest.raises(HistoryError, match="injected"):
+                    history.append(batch)
+        if warm:
+            assert state(history, "a", "b", "new") == before
+        assert history.position("new") == Position(epoch, 0)
+        assert texts(history.before("a", None, 9)) == ["one", "two"]
+        assert [each.offset for each in history.append(batch)] == [3, 4, 5, 1, 2]
+        assert texts(history.before("a", None, 9)) == ["changed", "", "three"]
+        after = state(history, "a", "b", "new")
+    with opened(tmp_path) as history:
+        assert state(history, "a", "b", "new") == after
+
+
+def test_fault_of_ours_changes_nothing(history: SqliteHistory) -> None:
+    """Also when it is not SQLite that fails: nothing of the batch is kept, here or there."""
+    add(history, "one")
+    before = state(history)
+    with pytest.raises(UnicodeEncodeError):
+        history.append([draft("two"), draft("\ud800")])
+    assert state(history) == before
+    add(history, "two")
+    assert texts(history.before("a", None, 9)) == ["one", "two"]
+
+
+def test_prune_that_fails_changes_nothing_and_says_so_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What cannot be dropped stays, readable, and is dropped when the disk works again."""
+    clock = Clock()
+    with opened(tmp_path, clock=clock, max_age_s=3600.0) as history:
+        history.append(
+            [draft(str(n))._replace(timestamp=timestamp_of(clock.now)) for n in range(9)]
+        )
+        before = state(history)
+        clock.now += 7200
+        with failing(tmp_path, "BEFORE DELETE ON publications"), caplog.at_level(logging.INFO):
+            for _ in range(3):
+                history.prune()
+            assert state(history) == before
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        history.prune()
+        assert history.before("a", None, 9) == ([], False)
+
+
+def keep_appending(history: SqliteHistory, *, room: str = "a") -> int:
+    """Append until it fails; returns how many were kept."""
+    kept = history.position(room).offset
+    with pytest.raises(HistoryError):  # noqa: PT012 it is the loop that fails
+        while True:
+            kept = history.append([draft("x" * 3000, room=room)])[0].offset
+    return kept
+
+
+def test_full_disk_loses_nothing_and_is_recovered_from(tmp_path: Path) -> None:
+    """On a full disk appending fails, reading works; with room again, appending does too."""
+    if not can_mount(tmp_path):
+        pytest.skip("needs root, to mount a small disk")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", tmp_path], check=True)
+    try:
+        filler = tmp_path / "filler"
+        filler.write_bytes(bytes(1 << 20))
+        with opened(tmp_path) as history:
+            kept = keep_appending(history)
+            before = state(history)
+            for _ in range(3):
+                with pytest.raises(HistoryError):
+                    history.append([draft("y" * 4000)])
+                history.prune()
+            assert state(history) == before
+            assert history.position("a").offset == kept
+            filler.unlink()
+            assert history.append([draft("after")])[0] == draft("after")._replace(offset=kept + 1)
+        with opened(tmp_path) as history:
+            assert history.position("a").offset == kept + 1
+            assert texts(history.before("a", None, 1)) == ["after"]
+    finally:
+        subprocess.run(["umount", "--lazy", tmp_path], check=True)
+
+
+def test_limit_of_a_files_size_loses_nothing(tmp_path: Path) -> None:
+    """In a child whose files may not grow: it fails in order, and goes on when they may."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            status = _in_small_files(tmp_path)
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    with opened(tmp_path) as history:
+        newest = history.before("a", None, 1).publications[0]
+        assert newest.text == "after"
+        assert newest.offset == history.position("a").offset
+
+
+def _in_small_files(directory: Path) -> int:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    history = new_history(directory)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, most))
+    kept = keep_appending(history)
+    before = state(history)
+    with pytest.raises(HistoryError):
+        history.append([draft("x" * 4000)])
+    assert state(history) == before
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    assert history.append([draft("after")])[0] == draft("after")._replace(offset=kept + 1)
+    history.close()
+    return 0
+
+
+# Reading from memory
+
+
+@pytest.fixture
+def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """All statements that any connection executes from here on."""
+    executed: list[str] = []
+
+    def trace(cursor: apsw.Cursor, statement: str, bindings: Any) -> bool:
+        executed.append(statement)
+        return True
+
+    def hook(connection: apsw.Connection) -> None:
+        connection.exec_trace = trace
+
+    monkeypatch.setattr(apsw, "connection_hooks", [*apsw.connection_hooks, hook])
+    return executed
+
+
+def test_thousand_recoveries_read_the_disk_a_handful_of_times(
+    tmp_path: Path, statements: list[str]
+) -> None:
+    """After a restart, the first reads a room; the others, and newcomers, read memory."""
+    with opened(tmp_path) as history:
+        for number in range(400):
+            add(history, str(number))
+    with opened(tmp_path) as history:
+        statements.clear()
+        epoch = history.position("a").epoch
+        for number in range(1000):
+            found = history.since("a", Position(epoch, 100 + number % 300), 300)
+            assert found is not None
+            assert len(found) == 300 - number % 300
+            assert len(history.before("a", None, 50).publications) == 50
+        assert len(statements) <= 5
+        add(history, "warm stays warm")
+        statements.clear()
+        assert texts(history.since("a", Position(epoch, 400), 300)) == ["warm stays warm"]
+        assert not statements
+
+
+def test_batch_costs_few_statements(tmp_path: Path, statements: list[str]) -> None:
+    """A turn of many messages without ids is one transaction and one insertion."""
+    with opened(tmp_path) as history:
+        add(history, "one")
+        statements.clear()
+        history.append([draft() for _ in range(500)])
+        assert len({*statements}) <= 4
+        assert [each for each in statements if each in ("BEGIN IMMEDIATE", "COMMIT")] == [
+            "BEGIN IMMEDIATE",
+            "COMMIT",
+        ]
+
+
+# Deletion
+
+
+def test_deleted_text_is_nowhere(tmp_path: Path) -> None:
+    """Neither a row nor a byte of the files has a deleted text, nor what it was edited to."""
+    secrets = ("first-secret-7341", "second-secret-9127", "third-secret-5518")
+    with opened(tmp_path) as history:
+        add(history, "before", secrets[0])
+        history.append([change(Kind.EDIT, 2, secrets[1])])
+        add(history, "between")
+        history.append([change(Kind.EDIT, 2, secrets[2])])
+        history.append([change(Kind.DELETE, 2)])
+        for read in (
+            state(history),
+            history.since("a", history.position("a")._replace(offset=0), 9),
+        ):
+            assert "secret" not in repr(read)
+    with connected(tmp_path / "history.db") as connection:
+        for table in ("rooms", "publications", "ids"):
+            rows = connection.execute(f"SELECT * FROM {table}").fetchall()  # noqa: S608
+            assert "secret" not in repr(rows)
+    for file in tmp_path.iterdir():
+        content = file.read_bytes()
+        assert not [secret for secret in secrets if secret.encode() in content], file
+
+
+# Durability
+
+
+@pytest.mark.parametrize(("sync_commits", "expected"), [(False, 1), (True, 2)])
+def test_power_loss_durability_syncs_each_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, sync_commits: bool, expected: int
+) -> None:
+    """`synchronous` is FULL (2) with it, and NORMAL (1) otherwise, on the writing connection."""
+    connections: list[apsw.Connection] = []
+    monkeypatch.setattr(apsw, "connection_hooks", [connections.append])
+    with opened(tmp_path, sync_commits=sync_commits):
+        assert connections[0].pragma("synchronous") == expected
+        assert connections[0].pragma("journal_mode") == "wal"
+
+
+def test_checkpoints_move_the_log_into_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a while of quiet, what was written is in the file itself, and nobody waited."""
+    monkeypatch.setattr(checkpoints, "INTERVAL_S", 0.01)
+    with opened(tmp_path) as history:
+        size = history.file.stat().st_size
+        add(history, *(str(number) * 1000 for number in range(9)))
+        wait_until(lambda: history.file.stat().st_size > size)
+
+
+# Against the other implementation
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_operations_do_as_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Whatever is appended, changed, failed and reopened, both histories tell the same."""
+    monkeypatch.setattr(sqlite, "_WARM_ROOMS", 2)
+    monkeypatch.setattr(sqlite, "_KNOWN_ROOMS", 3)
+    chance = random.Random(seed)
+    rooms = ("a", "b", "c", "d", "e")
+    epochs: dict[str, str] = {}
+    model = MemoryHistory(max_messages=10**6, new_epoch=lambda: "")
+    history = new_history(tmp_path, max_messages=10**6)
+
+    def random_draft(number: int) -> Publication:
+        room, name = chance.choice(rooms), chance.choice(("Ann", "Bob"))
+        head = model.position(room).offset
+        if head == 0 or chance.random() < 0.6:
+            id = chance.choice((None, f"id{number}", f"id{chance.randint(0, 200)}"))
+            return Publication(room, 0, name, f"text {number}", f"t{number}", id, author=name)
+        kind = chance.choice((Kind.EDIT, Kind.DELETE, Kind.REACT))
+        emoji = "👍" if kind is Kind.REACT else None
+        text = f"edit {number}" if kind is Kind.EDIT else ""
+        target = chance.randint(max(1, head - 30), head)
+        remove = kind is Kind.REACT and chance.random() < 0.3
+        return Publication(
+            room, 0, name, text, f"t{number}", None, kind, target, emoji, remove, author=name
+        )
+
+    def told(history: History) -> list[Any]:
+        room = chance.choice(rooms)
+        epoch, head = history.position(room)
+        offset, limit = chance.randint(0, head + 1), chance.randint(1, 300)
+        return [
+            head,
+            plain(history.since(room, Position(epoch, offset), limit)),
+            plain(history.before(room, offset, limit)),
+            plain(history.after(room, offset, limit)),
+            plain(history.before(room, None, limit)),
+        ]
+
+    try:
+        for number in range(300):
+            drafts = [random_draft(number * 10 + n) for n in range(chance.randint(1, 6))]
+            if chance.random() < 0.05:
+                with failing(tmp_path, POISON), pytest.raises(HistoryError):
+                    history.append([*drafts, draft("poison", room=chance.choice(rooms))])
+            outcomes = history.append(drafts)
+            assert list(map(outline, outcomes)) == list(map(outline, model.append(drafts)))
+            if chance.random() < 0.05:
+                history.close()
+                history = new_history(tmp_path, max_messages=10**6)
+            for room in rooms:
+                epoch, head = history.position(room)
+                assert epochs.setdefault(room, epoch) == epoch or head == 0
+                epochs[room] = epoch
+            again = chance.getstate()
+            expected = told(model)
+            chance.setstate(again)
+            assert told(history) == expected
+    finally:
+        history.close()
+
+
+def plain(read: Any) -> Any:
+    """Publications with their reactions as lists, as a file gives them."""
+    if isinstance(read, Publication):
+        reactions = read.reactions and {key: list(names) for key, names in read.reactions.items()}
+        return read._replace(reactions=reactions)
+    if isinstance(read, list | tuple):
+        return [plain(each) for each in read]
+    return read
+
+
+def outline(outcome: Any) -> Any:
+    """An outcome, and of a refusal only its code."""
+    return outcome.code if isinstance(outcome, CommandError) else outcome

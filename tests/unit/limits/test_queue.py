@@ -1,0 +1,121 @@
+"""Places that are waited for: in which order, how long, and how many wait."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from fastchat.limits.connections import Census
+from fastchat.limits.queue import Places
+from support.hub import on_loop
+
+
+async def arrive(places: Places, *addresses: str) -> list[asyncio.Task[bool]]:
+    """Whoever comes, in this order; each has had its turn of the loop."""
+    tasks = []
+    for address in addresses:
+        tasks.append(asyncio.create_task(places.enter(address)))
+        await asyncio.sleep(0)
+    return tasks
+
+
+async def served(tasks: list[asyncio.Task[bool]]) -> list[int]:
+    """Which of them have a place by now."""
+    for _ in range(3):
+        await asyncio.sleep(0)
+    return [number for number, task in enumerate(tasks) if task.done() and task.result()]
+
+
+@on_loop
+async def test_places_are_had_in_the_order_of_arrival() -> None:
+    """Nobody who comes later overtakes."""
+    places = Places(Census(per_address=2))
+    tasks = await arrive(places, *"AAAAA")
+    assert await served(tasks) == [0, 1]
+    assert places.waiting == 3
+    for number in range(2, 5):
+        places.leave("A")
+        assert await served(tasks) == list(range(number + 1))
+    assert places.waiting == 0
+
+
+@on_loop
+async def test_addresses_take_turns() -> None:
+    """Where all places are taken, one with many who wait is not before one with few."""
+    places, arrivals = Places(Census(total=1)), "AAAABBC"
+    tasks = await arrive(places, *arrivals)
+    order = [0]
+    while places.waiting:
+        places.leave(arrivals[order[-1]])
+        order += {*await served(tasks)} - {*order}
+    assert [arrivals[number] for number in order] == [*"AABCABA"]
+
+
+@on_loop
+async def test_full_address_holds_no_other_up() -> None:
+    """Whose place it is that has become free."""
+    places = Places(Census(total=3, per_address=2))
+    tasks = await arrive(places, *"AAABB")
+    assert await served(tasks) == [0, 1, 3]
+    places.leave("B")
+    assert await served(tasks) == [0, 1, 3, 4]
+    places.leave("A")
+    assert await served(tasks) == [0, 1, 2, 3, 4]
+
+
+@on_loop
+async def test_waiting_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Afterwards he is not counted any more, and no place is lost by it."""
+    monkeypatch.setattr("fastchat.limits.queue.WAIT_S", 0.01)
+    places = Places(Census(total=1))
+    assert await places.enter("A")
+    assert not await places.enter("A")
+    assert places.waiting == 0
+    places.leave("A")
+    assert await places.enter("A")
+
+
+@on_loop
+async def test_so_many_wait() -> None:
+    """In all, and of one address; one more is told at once."""
+    places = Places(Census(total=1), max_waiting=3, max_address_waiting=2)
+    tasks = await arrive(places, *"AAA")
+    assert not await places.enter("A")
+    tasks += await arrive(places, "B")
+    assert not await places.enter("C")
+    assert places.waiting == 3
+    places.close()
+    assert [await task for task in tasks] == [True, False, False, False]
+
+
+@on_loop
+async def test_who_gives_up_loses_nobody_a_place() -> None:
+    """Before he has it, or in the very moment."""
+    census = Census(total=1)
+    places = Places(census)
+    first, second, third, fourth = await arrive(places, *"ABCD")
+    second.cancel()
+    await asyncio.wait([second])
+    places.leave("A")
+    third.cancel()
+    await asyncio.wait([third])
+    assert await fourth
+    assert (census.count, places.waiting) == (1, 0)
+    places.leave("D")
+    assert census.count == 0
+    assert first.result()
+
+
+@on_loop
+async def test_nobody_waits_for_a_server_that_stops() -> None:
+    """Those who do are told, and who comes then is, too."""
+    census = Census(total=1)
+    places = Places(census)
+    tasks = await arrive(places, *"AAB")
+    places.close()
+    assert [await task for task in tasks] == [True, False, False]
+    assert not await places.enter("A")
+    places.leave("A")
+    assert census.count == 0
+    assert await places.enter("A")

@@ -1,0 +1,704 @@
+"""Commands: what clients may say, and what is refused and how."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastchat import protocol
+from fastchat.errors import CloseCode, CommandError, ErrorCode, Violation
+from fastchat.protocol import (
+    Delete,
+    Edit,
+    GetHistory,
+    Join,
+    Leave,
+    Message,
+    Ping,
+    Position,
+    React,
+    Search,
+    Typing,
+    Upload,
+)
+from fastchat.protocol.parsing import join_from_query, parse
+from support.server import TIMEOUT_UNIT_S
+
+#: The loop is never to be blocked for longer; a shared machine needs some air.
+PARSE_TIMEOUT_S = 0.2 * TIMEOUT_UNIT_S
+
+
+def parsed(**fields: Any) -> protocol.Command:
+    return parse(json.dumps(fields).encode())
+
+
+def refusal(payload: bytes | dict[str, Any]) -> CommandError:
+    if isinstance(payload, dict):
+        payload = json.dumps(payload).encode()
+    with pytest.raises(CommandError) as caught:
+        parse(payload)
+    return caught.value
+
+
+# Commands
+
+
+def test_message_without_a_type_is_a_message() -> None:
+    """`{"text":"Hello"}` is a whole command."""
+    assert parse(b'{"text":"Hello"}') == Message("Hello")
+
+
+COMMANDS = [
+    ({"type": "message", "text": "hi"}, Message("hi")),
+    (
+        {"type": "message", "text": "hi", "room": "a", "id": "i", "ref": "r"},
+        Message("hi", "a", "i", "r"),
+    ),
+    ({"type": "join"}, Join("lobby")),
+    (
+        {
+            "type": "join",
+            "room": "a.b-c_1",
+            "username": "Alice",
+            "history": 0,
+            "since": {"epoch": "e", "offset": 7},
+            "session": "s" * 16,
+            "ref": "r",
+        },
+        Join("a.b-c_1", "Alice", 0, Position("e", 7), "s" * 16, "r"),
+    ),
+    ({"type": "join", "history": 300}, Join("lobby", history=300)),
+    ({"type": "leave"}, Leave(None)),
+    ({"type": "leave", "room": "a", "ref": "r"}, Leave("a", "r")),
+    ({"type": "typing"}, Typing(None)),
+    ({"type": "typing", "room": "a", "ref": "r"}, Typing("a", "r")),
+    ({"type": "history"}, GetHistory(None, None, None, 50)),
+    ({"type": "history", "before": 9, "limit": 300}, GetHistory(None, 9, None, 300)),
+    ({"type": "history", "room": "a", "after": 0, "limit": 1}, GetHistory("a", None, 0, 1)),
+    ({"type": "edit", "offset": 1, "text": "hi"}, Edit(1, "hi")),
+    (
+        {"type": "edit", "offset": 2**53 - 1, "text": "a \n", "room": "a", "ref": "r"},
+        Edit(2**53 - 1, "a", "a", "r"),
+    ),
+    ({"type": "delete", "offset": 1}, Delete(1)),
+    ({"type": "delete", "offset": 0, "room": "a", "ref": "r"}, Delete(0, "a", "r")),
+    ({"type": "react", "offset": 1, "emoji": "👋"}, React(1, "👋", False)),
+    (
+        {"type": "react", "offset": 1, "emoji": "👋", "remove": True, "room": "a", "ref": "r"},
+        React(1, "👋", True, "a", "r"),
+    ),
+    ({"type": "react", "offset": 1, "emoji": "👋", "remove": False}, React(1, "👋", False)),
+    ({"type": "search", "query": "x"}, Search("x", 50)),
+    (
+        {"type": "search", "query": ' "a b" c* ', "limit": 300, "room": "a", "ref": "r"},
+        Search(' "a b" c* ', 300, "a", "r"),
+    ),
+    ({"type": "search", "query": "é" * 200, "limit": 1}, Search("é" * 200, 1)),
+    ({"type": "upload", "name": "cat.png", "size": 1}, Upload("cat.png", 1)),
+    (
+        {"type": "upload", "name": " Καλή.txt ", "size": 2**53 - 1, "room": "a", "ref": "r"},
+        Upload("Καλή.txt", 2**53 - 1, "a", "r"),
+    ),
+    ({"type": "upload", "name": "é" * 512, "size": 9}, Upload("é" * 512, 9)),
+    ({"type": "ping"}, Ping()),
+    ({"type": "ping", "ref": "r"}, Ping("r")),
+]
+
+
+@pytest.mark.parametrize(("fields", "command"), COMMANDS)
+def test_command_becomes_its_typed_form(fields: dict[str, Any], command: object) -> None:
+    """Every command, with as few and with as many fields as it may have."""
+    found = parsed(**fields)
+    assert found == command
+    assert type(found) is type(command)
+
+
+def test_what_a_client_says_of_server_fields_is_ignored() -> None:
+    """`username`, `timestamp` and `offset` of a message are the server's to write."""
+    command = parsed(text="hi", username="Eve", timestamp="1999", offset=3, epoch="e")
+    assert command == Message("hi")
+
+
+def test_null_stands_for_an_absent_field() -> None:
+    """A client that sends every field, unset ones as null, is understood."""
+    fields = {"room": None, "username": None, "since": None, "session": None, "ref": None}
+    assert parsed(type="join", **fields) == Join("lobby")
+
+
+BAD_COMMANDS: list[tuple[dict[str, Any], str]] = [
+    ({"type": "nonsense"}, "bad_command"),
+    ({"type": "Message", "text": "x"}, "bad_command"),
+    ({"type": None, "text": "x"}, "bad_command"),
+    ({"type": 1}, "bad_command"),
+    ({"type": ["join"]}, "bad_command"),
+    ({"type": {"join": 1}}, "bad_command"),
+    ({}, "bad_command"),
+    ({"text": None}, "bad_command"),
+    ({"text": 5}, "bad_command"),
+    ({"text": True}, "bad_command"),
+    ({"text": ["x"]}, "bad_command"),
+    ({"text": {"x": 1}}, "bad_command"),
+    ({"text": "x", "room": 5}, "bad_room"),
+    ({"text": "x", "room": "A"}, "bad_room"),
+    ({"text": "x", "room": ""}, "bad_room"),
+    ({"text": "x", "room": True}, "bad_room"),
+    ({"text": "x", "id": 5}, "bad_command"),
+    ({"text": "x", "id": ""}, "bad_command"),
+    ({"text": "x", "id": False}, "bad_command"),
+    ({"text": "x", "id": ["a"]}, "bad_command"),
+    ({"text": "x", "ref": 5}, "bad_command"),
+    ({"text": "x", "ref": {}}, "bad_command"),
+    ({"type": "join", "room": 1}, "bad_room"),
+    ({"type": "join", "room": "a b"}, "bad_room"),
+    ({"type": "join", "username": 1}, "bad_username"),
+    ({"type": "join", "username": ""}, "bad_username"),
+    ({"type": "join", "username": True}, "bad_username"),
+    ({"type": "join", "history": "5"}, "bad_command"),
+    ({"type": "join", "history": -1}, "bad_command"),
+    ({"type": "join", "history": 301}, "bad_command"),
+    ({"type": "join", "history": 1.5}, "bad_command"),
+    ({"type": "join", "history": 5.0}, "bad_command"),
+    ({"type": "join", "history": True}, "bad_command"),
+    ({"type": "join", "since": 5}, "bad_command"),
+    ({"type": "join", "since": []}, "bad_command"),
+    ({"type": "join", "since": True}, "bad_command"),
+    ({"type": "join", "since": {}}, "bad_command"),
+    ({"type": "join", "since": {"epoch": "e"}}, "bad_command"),
+    ({"type": "join", "since": {"offset": 1}}, "bad_command"),
+    ({"type": "join", "since": {"epoch": 1, "offset": 1}}, "bad_command"),
+    ({"type": "join", "since": {"epoch": "", "offset": 1}}, "bad_command"),
+    ({"type": "join", "since": {"epoch": "e", "offset": "1"}}, "bad_command"),
+    ({"type": "join", "since": {"epoch": "e", "offset": True}}, "bad_command"),
+    ({"type": "join", "since": {"epoch": "e", "offset": -1}}, "bad_command"),
+    ({"type": "join", "since": {"epoch": "e", "offset": 1.0}}, "bad_command"),
+    ({"type": "join", "since": {"epoch": "e", "offset": 2**53}}, "bad_command"),
+    ({"type": "join", "since": {"epoch": "e", "offset": 2**64}}, "bad_command"),
+    ({"type": "join", "since": {"epoch": "e", "offset": 1, "x": {"y": 1}}}, "bad_command"),
+    ({"type": "join", "session": 1}, "bad_command"),
+    ({"type": "join", "session": "short"}, "bad_command"),
+    ({"type": "join", "session": "s" * 65}, "bad_command"),
+    ({"type": "leave", "room": []}, "bad_room"),
+    ({"type": "typing", "room": 0}, "bad_room"),
+    ({"type": "history", "before": 1, "after": 1}, "bad_command"),
+    ({"type": "history", "before": "1"}, "bad_command"),
+    ({"type": "history", "before": True}, "bad_command"),
+    ({"type": "history", "after": -1}, "bad_command"),
+    ({"type": "history", "after": 0.5}, "bad_command"),
+    ({"type": "history", "limit": 0}, "bad_command"),
+    ({"type": "history", "limit": 301}, "bad_command"),
+    ({"type": "history", "limit": True}, "bad_command"),
+    ({"type": "history", "limit": "9"}, "bad_command"),
+    ({"type": "edit", "text": "x"}, "bad_command"),
+    ({"type": "edit", "offset": 1}, "bad_command"),
+    ({"type": "edit", "offset": 1, "text": ""}, "bad_command"),
+    ({"type": "edit", "offset": 1, "text": " \x00"}, "bad_command"),
+    ({"type": "edit", "offset": 1, "text": 5}, "bad_command"),
+    ({"type": "edit", "offset": 1, "text": "x" * 4001}, "too_long"),
+    ({"type": "edit", "offset": None, "text": "x"}, "bad_command"),
+    ({"type": "edit", "offset": "1", "text": "x"}, "bad_command"),
+    ({"type": "edit", "offset": True, "text": "x"}, "bad_command"),
+    ({"type": "edit", "offset": 1.0, "text": "x"}, "bad_command"),
+    ({"type": "edit", "offset": 1, "text": "x", "room": "A"}, "bad_room"),
+    ({"type": "delete"}, "bad_command"),
+    ({"type": "delete", "offset": -1}, "bad_command"),
+    ({"type": "delete", "offset": 2**53}, "bad_command"),
+    ({"type": "delete", "offset": [1]}, "bad_command"),
+    ({"type": "delete", "offset": 1, "room": 5}, "bad_room"),
+    ({"type": "react", "offset": 1}, "bad_command"),
+    ({"type": "react", "emoji": "👋"}, "bad_command"),
+    ({"type": "react", "offset": 1, "emoji": 5}, "bad_command"),
+    ({"type": "react", "offset": 1, "emoji": ["👋"]}, "bad_command"),
+    ({"type": "react", "offset": 1, "emoji": "👋", "remove": 1}, "bad_command"),
+    ({"type": "react", "offset": 1, "emoji": "👋", "remove": "true"}, "bad_command"),
+    ({"type": "react", "offset": 1, "emoji": "👋", "remove": None}, "bad_command"),
+    ({"type": "search"}, "bad_command"),
+    ({"type": "search", "query": ""}, "bad_command"),
+    ({"type": "search", "query": 5}, "bad_command"),
+    ({"type": "search", "query": ["x"]}, "bad_command"),
+    ({"type": "search", "query": "x" * 201}, "bad_command"),
+    ({"type": "search", "query": "x", "limit": 0}, "bad_command"),
+    ({"type": "search", "query": "x", "limit": 301}, "bad_command"),
+    ({"type": "search", "query": "x", "limit": "9"}, "bad_command"),
+    ({"type": "search", "query": "x", "room": ""}, "bad_room"),
+    ({"type": "upload"}, "bad_command"),
+    ({"type": "upload", "name": "cat.png"}, "bad_command"),
+    ({"type": "upload", "size": 1}, "bad_command"),
+    ({"type": "upload", "name": "", "size": 1}, "bad_command"),
+    ({"type": "upload", "name": " ", "size": 1}, "bad_command"),
+    ({"type": "upload", "name": 5, "size": 1}, "bad_command"),
+    ({"type": "upload", "name": ["a"], "size": 1}, "bad_command"),
+    ({"type": "upload", "name": "é" * 512 + "e", "size": 1}, "bad_command"),
+    ({"type": "upload", "name": "a", "size": 0}, "bad_command"),
+    ({"type": "upload", "name": "a", "size": -1}, "bad_command"),
+    ({"type": "upload", "name": "a", "size": "1"}, "bad_command"),
+    ({"type": "upload", "name": "a", "size": 1.0}, "bad_command"),
+    ({"type": "upload", "name": "a", "size": True}, "bad_command"),
+    ({"type": "upload", "name": "a", "size": 2**53}, "bad_command"),
+    ({"type": "upload", "name": "a", "size": 1, "room": "A"}, "bad_room"),
+    ({"type": "chunk", "data": "x"}, "bad_command"),
+    ({"type": "ping", "ref": 1}, "bad_command"),
+    ({"text": "x", "extra": {"a": {"b": 1}}}, "bad_command"),
+    ({"text": "x", "extra": [[1]]}, "bad_command"),
+    ({"text": "x", **{f"k{i}": 1 for i in range(32)}}, "bad_command"),
+]
+
+
+@pytest.mark.parametrize(("fields", "code"), BAD_COMMANDS, ids=lambda value: repr(value)[:60])
+def test_bad_command_is_refused_with_its_code(fields: dict[str, Any], code: str) -> None:
+    """A wrong or missing field, booleans for numbers among them, is named by a code."""
+    error = refusal(fields)
+    assert error.code == code
+    assert error.message.endswith(".")
+    assert not error.temporary
+
+
+NOT_OBJECTS = [b"null", b"true", b"5", b'"text"', b"[]", b'[{"text":"x"}]', b"-0", b"1e5"]
+
+
+@pytest.mark.parametrize("payload", NOT_OBJECTS)
+def test_json_that_is_no_object_is_a_bad_command(payload: bytes) -> None:
+    """Valid JSON that is no object is `bad_command`, not `bad_json`."""
+    assert refusal(payload).code == ErrorCode.BAD_COMMAND
+
+
+NOT_JSON = [
+    b"",
+    b" ",
+    b"{",
+    b"}",
+    b"{'text':'x'}",
+    b'{"text":"x"',
+    b'{"text":"x",}',
+    b'{text:"x"}',
+    b'{"text":"x"}{"text":"y"}',
+    b'{"text":"x"} trailing',
+    b'{"text":"\x01"}',
+    b'{"text":"a\nb"}',
+    b'{"text":"\\x41"}',
+    b'{"text":"\\u12"}',
+    b'{"text":01}',
+    b'{"text":+1}',
+    b'{"text":.5}',
+    b'{"text":0x1}',
+    b"hello",
+    b"\xef\xbb\xbf{}",
+    b"{\x00}",
+    b'\x00{"text":"x"}',
+]
+
+
+@pytest.mark.parametrize("payload", NOT_JSON)
+def test_what_is_not_json_is_bad_json(payload: bytes) -> None:
+    """Text that no JSON parser should take is `bad_json`."""
+    assert refusal(payload).code == ErrorCode.BAD_JSON
+
+
+NOT_UTF8 = [
+    b"\xff",
+    b'{"text":"\xff"}',
+    b'{"text":"\xc3"}',
+    b'{"text":"\xed\xa0\x80"}',  # a surrogate
+    b'{"text":"\xc0\xaf"}',  # overlong
+    b'{"text":"\xf4\x90\x80\x80"}',  # above U+10FFFF
+    b'{"\xc3":1}',
+]
+
+
+@pytest.mark.parametrize("payload", NOT_UTF8)
+def test_what_is_not_utf8_closes_with_1007(payload: bytes) -> None:
+    """RFC 6455 §8.1: a text message that is not UTF-8 ends the connection."""
+    with pytest.raises(Violation) as caught:
+        parse(payload)
+    assert caught.value.close_code == CloseCode.INVALID_TEXT
+
+
+REPEATED_KEYS = [
+    b'{"text":"a","text":"b"}',
+    b'{"text":"a","te\\u0078t":"b"}',
+    b'{"text":"a","\\u0074\\u0065\\u0078\\u0074":"b"}',
+    b'{"type":"ping","text":"a","type":"message"}',
+    b'{"text":"a","x":1,"x":1}',
+    b'{"text":"a","x":"\\"","x":"\\""}',
+    b'{"text":"\\"\\"","x":1,"x":1}',
+    b'{"text":"a","\\"":1,"\\"":2}',
+    b'{"text":"a","x":{"y":1},"x":1}',
+    b'{"text":"a","x":["y"],"x":1}',
+    b'{"text":"a","":1,"":2}',
+    b'{"text":"a","x":{"y":1,"y":1}}',
+    b'{"type":"join","since":{"epoch":"a","epoch":"b","offset":1}}',
+    b'{"type":"join","since":{"epoch":"a","offset":1,"offset":2}}',
+    b'{"type":"join","since":{"epoch":"a","offset":1,"\\u006fffset":2}}',
+    b'{"type":"join","since":{"epoch":"a","offset":1},"since":{"epoch":"a","offset":2}}',
+    b'{"type":"join","since":{"epoch":"a","offset":1},"since":null}',
+]
+
+
+@pytest.mark.parametrize("payload", REPEATED_KEYS)
+def test_repeated_key_is_a_bad_command(payload: bytes) -> None:
+    """No key comes twice, however its repetition is written or hidden."""
+    assert refusal(payload).code == ErrorCode.BAD_COMMAND
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b'{"text":"say \\"text\\": no"}',
+        b'{"text":"a \\u0022quoted\\u0022 word"}',
+        b'{"te\\u0078t":"a"}',
+        b'{"text":"\\\\"}',
+        b'{"text":"\\\\\\"\\\\"}',
+        b'{"text":"a","x":["text","text"]}',
+        b'{"text":"a","x":{"text":1}}',
+    ],
+)
+def test_quotes_within_strings_are_no_repeated_keys(payload: bytes) -> None:
+    """What merely looks like a repetition is accepted, with its text unchanged."""
+    assert parse(payload) == Message(json.loads(payload)["text"])
+
+
+OUT_OF_RANGE = [
+    b"NaN",
+    b"Infinity",
+    b"-Infinity",
+    b"1e999",
+    b"-1e999",
+    b"1" * 400,
+    b"1" * 5000,
+    b"1" * 60_000,
+    b'"\\ud800"',
+    b'"\\udc00\\ud800"',
+    b'"a\\udfffb"',
+]
+
+
+@pytest.mark.parametrize("value", OUT_OF_RANGE, ids=lambda value: value[:12].decode())
+@pytest.mark.parametrize("template", [b'{"text":%s}', b'{"text":"x","unknown":%s}'])
+def test_value_out_of_range_is_a_bad_command(template: bytes, value: bytes) -> None:
+    """NaN, infinities, huge numbers and lone surrogates are refused in any field."""
+    assert refusal(template % value).code == ErrorCode.BAD_COMMAND
+
+
+@pytest.mark.parametrize("digits", [20, 21, 100, 300])
+def test_integer_beyond_64_bits_is_no_offset(digits: int) -> None:
+    """A number that a parser silently makes a float of is not taken for an offset."""
+    payload = b'{"type":"history","before":%s}' % (b"9" * digits)
+    assert refusal(payload).code == ErrorCode.BAD_COMMAND
+
+
+HEAVY = {
+    "open lists": b"[" * 100_000,
+    "open objects": b'{"a":' * 20_000,
+    "lists in a field": b'{"text":"x","a":' + b"[" * 500 + b"]" * 500 + b"}",
+    "many lists in a field": b'{"text":"x","a":' + b"[" * 30_000 + b"]" * 30_000 + b"}",
+    "lists after an escaped quote": b'{"text":"\\"","a":' + b"[" * 500 + b"]" * 500 + b"}",
+    "quotes": b'"' * 65_536,
+    "backslashes": b'{"text":"' + b"\\" * 65_500,
+    "many keys": b"{" + b",".join(b'"%d":1' % i for i in range(6000)) + b"}",
+    "one key repeated": b"{" + b",".join([b'"a":1'] * 9000) + b"}",
+    "many elements": b'{"text":"x","a":[' + b",".join([b"1"] * 30_000) + b"]}",
+    "digits": b'{"text":"x","a":' + b"9" * 65_000 + b"}",
+    "exponent": b'{"text":"x","a":1e' + b"9" * 65_000 + b"}",
+    "blanks": b" " * 65_536,
+    "blank text": b'{"text":"' + b" " * 65_000 + b'"}',
+    "escaped controls": b'{"text":"' + b"\\u0001" * 10_000 + b'"}',
+    "long name": b'{"type":"join","username":"' + b"a\xcc\x81" * 20_000 + b'"}',
+    "long room": b'{"type":"join","room":"' + b"a" * 60_000 + b'"}',
+    "long ref": b'{"type":"ping","ref":"' + b"a" * 60_000 + b'"}',
+}
+
+
+@pytest.mark.parametrize("name", HEAVY)
+def test_heavy_payload_is_parsed_or_refused_in_bounded_time(name: str) -> None:
+    """What is built to cost much is neither a crash nor a stall of the loop."""
+    payload = HEAVY[name]
+    started = time.perf_counter()
+    with contextlib.suppress(CommandError):
+        parse(payload)
+    assert time.perf_counter() - started < PARSE_TIMEOUT_S
+
+
+def test_refusal_carries_ref_and_id() -> None:
+    """A client finds out which of its commands was refused."""
+    error = refusal({"text": "", "ref": "r1", "id": "i1"})
+    assert (error.ref, error.id) == ("r1", "i1")
+    error = refusal({"type": "nonsense", "ref": "r2"})
+    assert (error.ref, error.id) == ("r2", None)
+
+
+def test_refusal_of_a_bad_ref_does_not_carry_it() -> None:
+    """What is no `ref` is not echoed: not a number, not one of too many bytes."""
+    for ref in (5, "", "r" * 65, "é" * 33, ["r"]):
+        assert refusal({"type": "ping", "ref": ref}).ref is None
+
+
+@pytest.mark.parametrize("name", ["id", "ref"])
+def test_id_and_ref_are_counted_in_bytes(name: str) -> None:
+    """64 bytes of UTF-8 are accepted, 65 are not, whatever the number of characters."""
+    for value in ("a" * 64, "é" * 32, "😀" * 16):
+        assert getattr(parsed(text="x", **{name: value}), name) == value
+    for value in ("a" * 65, "é" * 32 + "a", "é" * 33, "😀" * 17):
+        assert refusal({"text": "x", name: value}).code == ErrorCode.BAD_COMMAND
+
+
+# Text
+
+
+def text_of(text: str) -> str:
+    command = parsed(text=text)
+    assert isinstance(command, Message)
+    return command.text
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        ("hello  \n\t ", "hello"),
+        ("  hello", "  hello"),
+        ("a\nb", "a\nb"),
+        ("a\tb", "a\tb"),
+        ("a\r\nb", "a\nb"),
+        ("a\rb", "ab"),
+        ("a\x00b", "ab"),
+        ("a\x1b[31mb", "a[31mb"),
+        ("a\x7fb\x80c\x9fd", "abcd"),
+        ("a \x00", "a"),
+        ("a\u3000", "a"),
+        ("\u202eabc", "\u202eabc"),
+        ("👨‍👩‍👧", "👨‍👩‍👧"),
+        ("e\u0301", "e\u0301"),
+        ("<script>alert(1)</script>", "<script>alert(1)</script>"),
+    ],
+)
+def test_text_loses_controls_and_trailing_white_space(sent: str, kept: str) -> None:
+    """Text is kept as it is but for control characters and white space at its end."""
+    assert text_of(sent) == kept
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "\n\n", "\t", "\x00", "\x1b\x07", " \x00 ", "\u2003", "\r"]
+)
+def test_text_of_nothing_is_a_bad_command(text: str) -> None:
+    """What is empty after trimming is no message."""
+    assert refusal({"text": text}).code == ErrorCode.BAD_COMMAND
+
+
+@pytest.mark.parametrize("char", ["a", "é", "€", "😀"])
+def test_text_has_at_most_4000_code_points(char: str) -> None:
+    """Length is counted in code points: 4,000 are accepted, 4,001 are `too_long`."""
+    assert text_of(char * 4000) == char * 4000
+    assert refusal({"text": char * 4001}).code == ErrorCode.TOO_LONG
+
+
+def test_length_is_counted_after_trimming() -> None:
+    """White space at the end and controls do not make a text too long."""
+    assert text_of("a" * 4000 + " " * 9) == "a" * 4000
+    assert text_of("\x01" * 9 + "a" * 4000) == "a" * 4000
+
+
+def test_text_of_an_edit_is_held_to_the_same() -> None:
+    """It is trimmed and cleaned as that of a message is."""
+    command = parsed(type="edit", offset=1, text="a\r\n\x1bb  ")
+    assert isinstance(command, Edit)
+    assert command.text == "a\nb"
+
+
+# Emoji
+
+EMOJI = [
+    "👍",
+    "❤️",
+    "❤",
+    "👍🏽",
+    "👩‍👩‍👧‍👦",
+    "👩🏿‍❤️‍💋‍👩🏻",
+    "🏴󠁧󠁢󠁥󠁮󠁧󠁿",
+    "🏳️‍🌈",
+    "🧑‍🧑‍🧒‍🧒",
+    "1️⃣",
+    "#️⃣",
+    "*⃣",
+    "🇩🇪",
+    "‼️",
+    "™️",
+    "©️",
+    "ℹ️",
+    "〰️",
+    "㊗️",
+    "🅰️",
+    "↔️",
+    "♾️",
+    "☠️",
+    "⌛",
+    "🀄",
+    "👍👍",
+]
+NO_EMOJI = [
+    "",
+    "a",
+    "+1",
+    ":)",
+    "!",
+    "1",
+    "1\ufe0f",
+    "^",
+    "é",
+    "漢",
+    "ア",
+    "٣",
+    "אב",
+    " ",
+    "👍 ",
+    " 👍",
+    "👍\n",
+    "👍\u2003",
+    "👍a",
+    "👍1",
+    "👍!",
+    "👍<b>",
+    "\x00",
+    "👍\x00",
+    "👍\x1b",
+    "\u200b",
+    "\u200d",
+    "\ufe0f",
+    "\u200d\ufe0f",
+    "\U000e0067\U000e007f",
+    "\u202e👍",
+    "e\u0301",
+    "👍\u0301",
+    "\ue000",
+    "\ufffe",
+    "👍" * 17,
+    "👍" + "\u200d" * 16,
+]
+
+
+@pytest.mark.parametrize("emoji", EMOJI)
+def test_emoji_of_every_make_are_reactions(emoji: str) -> None:
+    """Skin tones, families, flags, keycaps, and symbols that were no emoji once."""
+    assert parsed(type="react", offset=1, emoji=emoji) == React(1, emoji, False)
+
+
+@pytest.mark.parametrize("emoji", NO_EMOJI, ids=ascii)
+def test_what_is_no_emoji_is_no_reaction(emoji: str) -> None:
+    """Neither letters, ASCII, spaces and controls, nor what shows nothing, nor what is too long."""
+    error = refusal({"type": "react", "offset": 1, "emoji": emoji})
+    assert error.code == ErrorCode.BAD_COMMAND
+
+
+# The query
+
+
+def test_query_of_a_username_joins_the_lobby() -> None:
+    """`/ws?username=Alice` joins the lobby with the default history."""
+    assert join_from_query({"username": "Alice"}) == Join("lobby", "Alice")
+
+
+def test_query_may_hold_room_position_and_history() -> None:
+    """Everything a `join` without secrets has can be said in the query."""
+    query = {"username": "Al", "room": "r", "epoch": "e", "offset": "7", "history": "0"}
+    assert join_from_query(query) == Join("r", "Al", 0, Position("e", 7))
+
+
+@pytest.mark.parametrize(
+    ("query", "code"),
+    [
+        ({"username": ""}, "bad_username"),
+        ({"username": "a\u200b"}, "bad_username"),
+        ({"username": "a", "room": ""}, "bad_room"),
+        ({"username": "a", "room": "A"}, "bad_room"),
+        ({"username": "a", "history": ""}, "bad_command"),
+        ({"username": "a", "history": "-1"}, "bad_command"),
+        ({"username": "a", "history": "301"}, "bad_command"),
+        ({"username": "a", "history": "1.0"}, "bad_command"),
+        ({"username": "a", "history": "٣"}, "bad_command"),
+        ({"username": "a", "history": "9" * 5000}, "bad_command"),
+        ({"username": "a", "epoch": "e"}, "bad_command"),
+        ({"username": "a", "offset": "1"}, "bad_command"),
+        ({"username": "a", "epoch": "e", "offset": "x"}, "bad_command"),
+        ({"username": "a", "epoch": "", "offset": "1"}, "bad_command"),
+    ],
+)
+def test_bad_query_is_refused_like_the_command(query: dict[str, str], code: str) -> None:
+    """A query is held to the rules of `join`."""
+    with pytest.raises(CommandError) as caught:
+        join_from_query(query)
+    assert caught.value.code == code
+
+
+# Anything at all
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=40),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=8,
+)
+TYPES = ["message", "join", "leave", "typing", "history", "ping", "nonsense", "", None, 3]
+TYPES += ["edit", "delete", "react", "search", "upload"]
+FIELDS = ["text", "room", "id", "ref", "username", "history", "session", "before", "after", "limit"]
+FIELDS += ["offset", "emoji", "remove", "query", "name", "size"]
+commands = st.fixed_dictionaries(
+    {},
+    optional={
+        "type": st.sampled_from(TYPES),
+        "since": st.dictionaries(st.sampled_from(["epoch", "offset"]), json_values),
+        **dict.fromkeys(FIELDS, json_values),
+    },
+)
+
+
+def is_handled(payload: bytes) -> bool:
+    """Whether a payload becomes a command, or a refusal that can be sent."""
+    try:
+        command = parse(payload)
+    except CommandError as error:
+        return json.loads(protocol.error(error))["code"] in list(ErrorCode)
+    except Violation as violation:
+        return violation.close_code == 1007 and len(violation.reason.encode()) <= 123
+    return isinstance(command, protocol.Command)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_command_or_refused(payload: bytes) -> None:
+    """No bytes make `parse` raise anything else than its two errors."""
+    assert is_handled(payload)
+
+
+@given(json_values | commands)
+def test_any_json_is_a_command_or_refused(value: object) -> None:
+    """No JSON value does either."""
+    assert is_handled(json.dumps(value).encode("utf-8", "surrogatepass"))
+
+
+@given(commands, st.integers(0, 200), st.binary(max_size=3))
+def test_any_damaged_command_is_a_command_or_refused(
+    fields: dict[str, Any], position: int, damage: bytes
+) -> None:
+    """Nor does a command with some of its bytes overwritten."""
+    payload = bytearray(json.dumps(fields, ensure_ascii=False).encode("utf-8", "replace"))
+    payload[position : position + len(damage)] = damage
+    assert is_handled(bytes(payload))
+
+
+def pairs_of(keys: list[str]) -> bytes:
+    return b"{%s}" % ",".join(f"{json.dumps(key)}:1" for key in keys).encode()
+
+
+@given(st.lists(st.text('ab"\\', max_size=3), max_size=5))
+def test_repeated_keys_are_found_whatever_the_keys(keys: list[str]) -> None:
+    """A command is refused for a repetition just when it has one."""
+    payload = pairs_of(["text", *keys]).replace(b":1", b':"x"')
+    if len({"text", *keys}) == len(keys) + 1:
+        assert parse(payload) == Message("x")
+    else:
+        assert refusal(payload).code == ErrorCode.BAD_COMMAND

@@ -1,0 +1,61 @@
+"""Errors and close codes: one table in the server, one in the page."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from fastchat.errors import (
+    CloseCode,
+    CommandError,
+    ErrorCode,
+    FastchatError,
+    SettingError,
+    Violation,
+)
+
+PAGE_TABLE = Path(__file__).parents[2] / "static" / "close-codes.js"
+WORDS = PAGE_TABLE.parent / "lang" / "en.js"
+ENTRY = re.compile(r'^ *(\d+): "(\w+)",$', re.MULTILINE)
+FINAL = re.compile(r"^const FINAL = \[([\d, ]+)\];$", re.MULTILINE)
+
+
+def test_close_codes_of_page_and_server_are_one_table() -> None:
+    """Each code has one name, one answer to whether to come back, and a sentence on the page."""
+    source = PAGE_TABLE.read_text("utf-8")
+    entries = ENTRY.findall(source)
+    page = {int(code): name for code, name in entries}
+    assert len(entries) == len(page)
+    assert page == {code.value: code.name.lower() for code in CloseCode}
+    found = FINAL.search(source)
+    assert found is not None
+    final = [int(code) for code in found[1].split(",")]
+    assert final == [code for code in CloseCode if code < 4000 and not code.reconnect]
+    english = WORDS.read_text("utf-8")
+    assert [name for name in page.values() if f"  closed_{name}: " not in english] == []
+
+
+@pytest.mark.parametrize("code", CloseCode)
+def test_range_of_a_close_code_says_whether_to_come_back(code: CloseCode) -> None:
+    """Of our own codes 4000-4499 ask to reconnect and 4500-4999 do not."""
+    if code >= 4000:
+        assert code.reconnect == (code < 4500)
+    else:
+        assert code.reconnect == (code in (1000, 1001, 1011, 1012, 1013))
+
+
+def test_error_codes_are_written_in_lower_case() -> None:
+    """A code is a word for programs, its name in small letters."""
+    assert all(code.value == code.name.lower() for code in ErrorCode)
+
+
+def test_errors_have_one_root() -> None:
+    """Whatever the package raises on purpose can be caught as one."""
+    for error in (SettingError, CommandError, Violation):
+        assert issubclass(error, FastchatError)
+    refusal = CommandError(ErrorCode.BAD_ROOM, "No.")
+    assert (refusal.temporary, refusal.ref, refusal.id) == (False, None, None)
+    violation = Violation(CloseCode.TOO_BIG, "too big")
+    assert (violation.close_code, violation.reason, str(violation)) == (1009, "too big", "too big")

@@ -1,0 +1,178 @@
+"""Who imports whom: one way, and the libraries at the edge only."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[2] / "src" / "fastchat"
+MODULES = {
+    ".".join(file.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__"): file
+    for file in sorted(SOURCE.rglob("*.py"))
+}
+
+#: What everybody may import: the wire's types, errors, log lines, counters.
+BASE = {"protocol", "errors", "logs", "metrics"}
+
+#: One row a package (or a module that stands alone): what else of ours it may import, from the
+#: top down. `hub` is the compiled hub's library face; `_fanout` imports nothing of ours.
+LAYERS = {
+    "__main__": {"cli"},
+    "__init__": {"_version", "hub"},
+    "cli": {"__init__", "process", "ops", "client", "history", "auth", "settings"},
+    "process": {
+        "settings",
+        "ops",
+        "web",
+        "connections",
+        "chat",
+        "brokers",
+        "files",
+        "rooms",
+        "history",
+        "limits",
+        "auth",
+        "hub",
+    },
+    "settings": {"web"},
+    "web": {"connections", "limits", "auth"},
+    "connections": {"chat", "hub", "_fanout", "limits"},
+    "ops": {"brokers"},
+    "chat": {"brokers", "files", "rooms", "history", "auth"},
+    "brokers": {"rooms", "history", "limits"},
+    "files": {"limits", "history"},
+    "rooms": {"history", "limits"},
+    "history": set(),
+    "limits": set(),
+    "auth": set(),
+    "client": set(),
+    "hub": {"_fanout"},
+    "_fanout": set(),
+    "_version": set(),
+    # The base, in its own order.
+    "metrics": {"errors"},
+    "logs": {"protocol"},
+    "protocol": {"errors"},
+    "errors": set(),
+}
+
+#: Which modules may know a library; a package's name stands for all of its modules.
+LIBRARIES = {
+    "picows": {"connections", "web.http", "cli.tail", "client.link"},
+    "multidict": {"connections.session", "web.http"},
+    "starlette": {"web.page", "ops.admin", "files.endpoints"},
+    "uvicorn": {"web.http", "process.worker", "ops.admin"},
+    "httptools": {"web.http"},
+    "prometheus_client": {"ops"},
+    "uvloop": {"process", "web.tls", "cli.tail"},
+    "jwt": {"auth"},
+    "cryptography": {"auth", "web.tls"},
+    "orjson": {"protocol", "logs", "hub", "history", "brokers.relay", "ops", "cli"},
+    "imagesize": {"files.media"},
+    "apsw": {"files", "history"},
+}
+
+#: What lives as long as the process, and who builds it.
+BUILDERS = {
+    "Chat": {"process.worker"},
+    "Hub": {"process.worker"},
+    "Sessions": {"process.worker"},
+    "FileStore": {"process.histories"},
+    "Uploads": {"process.worker"},
+    "Retention": {"process.histories"},
+    "FileEndpoints": {"process.worker"},
+    "Metrics": {"process.worker", "process.relay"},
+    "Tls": {"process.worker"},
+    "Rooms": {"process.standalone", "process.relay"},
+    "MemoryBroker": {"process.standalone"},
+    "RelayBroker": {"process.clustered"},
+    "Relay": {"process.relay"},
+    "MemoryHistory": {"process.histories"},
+    "SqliteHistory": {
+        "process.histories",
+        "history.transfer",
+    },  # `fastchat import` takes a server's place
+}
+
+
+def package_of(module: str) -> str:
+    """The row of a module: its package, or itself where it stands alone."""
+    return module.split(".")[0]
+
+
+def imports(module: str) -> Iterator[str]:
+    """The full names of the modules that a module imports, wherever it does."""
+    for node in ast.walk(ast.parse(MODULES[module].read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                is_ours = name.removeprefix("fastchat.") in MODULES or alias.name == "_fanout"
+                yield name if is_ours else str(node.module)
+
+
+def ours(module: str) -> set[str]:
+    """The packages of ours that a module imports."""
+    found = {name for name in imports(module) if name.split(".")[0] == "fastchat"}
+    return {[*name.split("."), "__init__"][1] for name in found}
+
+
+def test_every_package_has_a_row() -> None:
+    """A new package needs a place in the table above."""
+    assert {package_of(module) for module in MODULES} | {"_fanout"} == set(LAYERS)
+
+
+def test_rows_form_no_circle() -> None:
+    """The packages can be put in an order in which each imports only those behind it."""
+    left = {package: allowed - {package} for package, allowed in LAYERS.items()}
+    while left:
+        lowest = {package for package, allowed in left.items() if not allowed & set(left)}
+        assert lowest, f"a circle among {sorted(left)}"
+        left = {package: allowed for package, allowed in left.items() if package not in lowest}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_one_way(module: str) -> None:
+    """A module imports only what its package's row allows, and its own package."""
+    package = package_of(module)
+    base = set() if package in BASE else BASE
+    assert ours(module) <= LAYERS[package] | base | {package}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_libraries_are_known_at_the_edge_only(module: str) -> None:
+    """The rules of the chat know neither picows nor uvicorn nor Starlette."""
+    libraries = {name.split(".")[0] for name in imports(module)}
+    for library, knowing in LIBRARIES.items():
+        assert (
+            library not in libraries
+            or {module, package_of(module), module.rpartition(".")[0]} & knowing
+        )
+
+
+def test_hub_knows_nothing_of_ours() -> None:
+    """`_fanout` knows bytes, rooms and connections."""
+    files = [SOURCE / "_fanout.pyx", *(SOURCE / "fanout").glob("*.pxi")]
+    source = "\n".join(file.read_text("utf-8") for file in files)
+    lines = re.findall(r"^[ \t]*(?:from|import|cimport)\s.*$", source, re.MULTILINE)
+    assert "import asyncio" in lines
+    assert not [line for line in lines if re.search(r"fastchat|picows|orjson|\bfrom \.", line)]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_few_construct(module: str) -> None:
+    """Everybody else is handed what he needs."""
+    tree = ast.parse(MODULES[module].read_text("utf-8"))
+    called = {
+        node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+    }
+    for built, builders in BUILDERS.items():
+        assert (built in called) == (module in builders)

@@ -1,0 +1,257 @@
+"""Files as they are delivered: nothing is lost but what makes sources readable."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fastchat.web.assets import Asset, imported_by, load_assets, needed_by
+
+STATIC = Path(__file__).parents[3] / "static"
+#: What a first visit may load until the page can be used: a little above what it is, so that
+#: whoever adds to it has to look for what can go. As it is delivered, and that in gzip.
+FIRST_VISIT_BYTES = 169_000
+FIRST_VISIT_PACKED_BYTES = 59_500
+#: Everything in static/, also what is loaded when it is used.
+ALL_BYTES = 200_500
+
+
+@pytest.fixture(scope="module")
+def assets() -> dict[str, Asset]:
+    return load_assets(STATIC)
+
+
+def delivered(folder: Path, name: str, source: str) -> str:
+    """What becomes of a source."""
+    (folder / name).write_text(source, "utf-8")
+    return load_assets(folder)[f"/static/{name}"].body.decode()
+
+
+# Slimming
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "slim"),
+    [
+        ("a.js", "// Why.\n\nlet a;\n", "let a;\n"),
+        ("a.js", "if (a) {\n  // Why.\n  b();\n}\n", "if (a) {\nb();\n}\n"),
+        ("a.js", "b(); // Why.\n", "b(); // Why.\n"),
+        ("a.js", "const a = 'http://a'\n  // b\n\t+ c;  \r\n", "const a = 'http://a'\n+ c;\n"),
+        ("a.js", "a = `x ${b}  // c`;", "a = `x ${b}  // c`;\n"),
+        ("a.js", "a = '\u2028 // b';\n", "a = '\u2028 // b';\n"),
+        ("a.css", "/* Why. */\na {\n  /* b */\n  c: d;\n}\n", "a {\nc: d;\n}\n"),
+        ("a.css", "/* a */ b { } /* c */\n", "/* a */ b { } /* c */\n"),
+        ("a.css", "/* a\n   b */\nc { }\n", "/* a\nb */\nc { }\n"),
+        ("a.html", "<p>\n  <!-- Why. -->\n\n  <b>a  b</b>\n</p>", "<p>\n<b>a  b</b>\n</p>\n"),
+        ("a.html", "<!-- a --><p><!-- b -->\n", "<!-- a --><p><!-- b -->\n"),
+        ("a.svg", "<svg>\n  <!-- a -->\n  <g/>\n</svg>\n", "<svg>\n<g/>\n</svg>\n"),
+        ("a.webmanifest", '{\n  "a": "// b"\n}\n', '{\n"a": "// b"\n}\n'),
+        ("a.txt", "  a\n\n  b", "  a\n\n  b"),
+    ],
+)
+def test_source_is_slimmed(tmp_path: Path, name: str, source: str, slim: str) -> None:
+    """Indentation, blank lines and lines that are one comment are left out, and nothing else."""
+    assert delivered(tmp_path, name, source) == slim
+
+
+def test_text_is_packed(assets: dict[str, Asset]) -> None:
+    """Each file that gzip makes smaller, to the very same bytes; a tiny one stays as it is."""
+    for asset in assets.values():
+        if asset.packed is not None:
+            assert gzip.decompress(asset.packed) == asset.body
+            assert len(asset.packed) < len(asset.body)
+    assert sum(asset.packed is not None for asset in assets.values()) > len(assets) * 0.9
+
+
+def test_tiny_and_foreign_files_are_not_packed(tmp_path: Path) -> None:
+    """What gzip makes larger, and what is no text by its name."""
+    (tmp_path / "a.css").write_bytes(b"a { }\n")
+    (tmp_path / "b.bin").write_bytes(b"  \n" * 1000)
+    found = load_assets(tmp_path)
+    assert found["/static/a.css"].packed is None
+    assert found["/static/b.bin"].packed is None
+    assert found["/static/b.bin"].body == b"  \n" * 1000
+    assert found["/static/b.bin"].media_type == "application/octet-stream"
+
+
+def test_every_file_has_a_type(assets: dict[str, Asset]) -> None:
+    """Browsers are told not to guess."""
+    assert not [path for path, asset in assets.items() if asset.media_type.endswith("-stream")]
+
+
+# What slimming must not meet
+
+
+_WHOLE = re.compile(
+    r"""
+    //[^\n]*                                    # what one line holds: comments,
+    | /\*[^\n]*?\*/
+    | "(?:\\[^\n]|[^"\\\n])*"                   # strings,
+    | '(?:\\[^\n]|[^'\\\n])*'
+    | `(?:\\[^\n]|[^`\\\n])*`                   # templates,
+    | (?:(?<=[(,=:\[!&|?{};>])\s*|\breturn\s)   # patterns, where no division can be
+      /(?![*/])(?:\\[^\n]|\[(?:\\[^\n]|[^\]\\\n])*\]|[^/\\\[\n])+/
+    """,
+    re.VERBOSE,
+)
+
+
+def open_ends(source: str) -> list[str]:
+    """The lines that begin or end something of several lines."""
+    rest = _WHOLE.sub("_", source)
+    return [line for line in rest.splitlines() if re.search(r"""["'`]|\\$|/\*|\*/""", line)]
+
+
+@pytest.mark.parametrize(
+    ("source", "ends"),
+    [
+        ("a = `b\n  c`;", 2),
+        ("a = 'b\\\n  c';", 2),
+        ("/* a\n   b */", 2),
+        ("a = `it's`; // don't", 0),
+        ("a = b.replace(/[`'\"/]/g, '') / 2;", 0),
+        ('a = "\\"`"; b = /^```/;', 0),
+        ("a = `b ${c(`d`)}`;", 0),
+    ],
+)
+def test_open_ends_are_found(source: str, ends: int) -> None:
+    """The test below can fail."""
+    assert len(open_ends(source)) == ends
+
+
+@pytest.mark.parametrize("file", sorted(STATIC.rglob("*.js")), ids=lambda file: file.name)
+def test_script_has_nothing_of_several_lines(file: Path) -> None:
+    """No template, string or comment that goes on in the next line: slimming would change it."""
+    assert open_ends(file.read_text("utf-8")) == []
+
+
+@pytest.mark.parametrize("file", sorted(STATIC.rglob("*.css")), ids=lambda file: file.name)
+def test_style_has_nothing_of_several_lines(file: Path) -> None:
+    """Nor a style, whose comments have lines of their own, and are left out."""
+    source = file.read_text("utf-8")
+    assert [line for line in source.splitlines() if line.count("/*") != line.count("*/")] == []
+    assert "\\\n" not in source
+    assert b"/*" not in load_assets(STATIC)[f"/static/{file.relative_to(STATIC)}"].body
+
+
+def test_page_has_no_text_that_is_kept_as_it_is() -> None:
+    """In `pre` and `textarea` an indentation would be content."""
+    page = (STATIC / "index.html").read_text("utf-8")
+    assert "<pre" not in page
+    assert all(not content for content in re.findall(r"<textarea[^>]*>([^<]*)", page))
+
+
+CLASSIC = {"/static/embed.js", "/static/sw.js", "/static/first.js"}
+#: Compiles what is piped in, and runs nothing.
+PARSE = """
+const vm = require("node:vm");
+const files = JSON.parse(require("node:fs").readFileSync(0));
+for (const [name, { source, classic }] of Object.entries(files)) {
+  if (classic) new vm.Script(source, { filename: name });
+  else new vm.SourceTextModule(source, { identifier: name });
+}
+console.log(Object.keys(files).length);
+"""
+
+
+def test_what_is_delivered_parses(assets: dict[str, Asset]) -> None:
+    """Each script, slimmed, is one; the page's modules as modules."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("node is not installed")
+    files = {
+        path: {"source": asset.body.decode(), "classic": path in CLASSIC}
+        for path, asset in assets.items()
+        if path.endswith(".js")
+    }
+    command = [node, "--experimental-vm-modules", "--no-warnings", "-e", PARSE]
+    told = subprocess.run(
+        command, input=json.dumps(files).encode(), capture_output=True, timeout=60, check=False
+    )
+    assert told.returncode == 0, told.stderr.decode()
+    assert int(told.stdout) == len(files) > 30
+
+
+# What a module needs
+
+
+def test_imports_are_followed(tmp_path: Path) -> None:
+    """From module to module, each once, in whatever way it is imported; not what is on demand."""
+    sources = {
+        "a.js": 'import { b } from "./b.js";\nimport {\n c\n} from "./lib/c.js";\nimport("./e.js")',
+        "b.js": 'import "./a.js";\nexport * from "./f.js";\nconst a = "from \'./g.js\'";',
+        "lib/c.js": 'import { h } from "./h.js";',
+        "lib/h.js": "export const h = 1;",
+        "f.js": 'import { missing } from "./missing.js";',
+        "e.js": "",
+        "g.js": "",
+    }
+    (tmp_path / "lib").mkdir()
+    for name, source in sources.items():
+        (tmp_path / name).write_text(source, "utf-8")
+    needed = imported_by("/static/a.js", load_assets(tmp_path))
+    names = [path.removeprefix("/static/") for path in needed]
+    assert names == ["a.js", "b.js", "lib/c.js", "f.js", "lib/h.js"]
+
+
+def test_every_import_finds_its_module(assets: dict[str, Asset]) -> None:
+    """Also those on demand whose name is written down."""
+    for path, asset in assets.items():
+        if path.endswith(".js"):
+            for name in re.findall(rb"""(?:from|import)\s*\(?\s*["'](\.[^"']+)["']""", asset.body):
+                found = os.path.normpath(os.path.join(os.path.dirname(path), name.decode()))
+                assert found in assets, f"{path} imports {name.decode()}"
+
+
+def test_page_needs_its_style_first(assets: dict[str, Asset]) -> None:
+    """What it is painted with, then modules, of which the first is the one that it names."""
+    links = needed_by("/static/index.html", assets)
+    assert links[0] == "</static/app.css>; rel=preload; as=style"
+    kinds = [link.partition("; rel=")[2] for link in links]
+    assert kinds == sorted(
+        kinds, key=["preload; as=style", "preload; as=script", "modulepreload"].index
+    )
+
+
+def test_what_is_imported_on_demand_is_kept_for_later(assets: dict[str, Asset]) -> None:
+    """The page has all of it kept for when there is no server, and nothing that is not there."""
+    found = re.search(rb"LATER = \[(.*)\];", assets["/static/offline.js"].body)
+    assert found is not None
+    later = {f"/static/{name.decode()}" for name in re.findall(rb'"([^"]+)"', found[1])}
+    assert later <= assets.keys()
+    modules = [body for path, (body, *_) in assets.items() if path.endswith(".js")]
+    asked = {
+        name.decode() for body in modules for name in re.findall(rb'import\("\./([^"]+)"', body)
+    }
+    needed = {path for name in asked for path in imported_by(f"/static/{name}", assets)}
+    assert needed - set(imported_by("/static/app.js", assets)) <= later
+
+
+# The budget
+
+
+def first_visit(assets: dict[str, Asset]) -> set[str]:
+    """What is loaded before the page asks for a name, in English."""
+    linked = {link[1 : link.index(">")] for link in needed_by("/static/index.html", assets)}
+    return {*linked, "/static/index.html", "/static/icon.svg", "/static/lang/en.js"}
+
+
+def test_first_visit_is_small(assets: dict[str, Asset]) -> None:
+    """The page, its style, its icon, its modules and their texts."""
+    sizes = {path: len(assets[path].body) for path in first_visit(assets)}
+    assert sum(sizes.values()) < FIRST_VISIT_BYTES, sorted(sizes.items(), key=lambda item: -item[1])
+    packed = sum(len(assets[path].packed or assets[path].body) for path in sizes)
+    assert packed < FIRST_VISIT_PACKED_BYTES
+
+
+def test_all_of_it_is_small(assets: dict[str, Asset]) -> None:
+    """Also with what is loaded only when somebody uses it."""
+    sizes = {path: len(asset.body) for path, asset in assets.items()}
+    assert sum(sizes.values()) < ALL_BYTES, sorted(sizes.items(), key=lambda item: -item[1])
