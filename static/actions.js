@@ -3,7 +3,7 @@ import { t } from "./text.js";
 
 const QUICK = ["👍", "❤️", "😂", "🎉", "👀", "🙏"];
 const GAP_PX = 8;
-// As far as the bar may reach over a bubble's edge: there is no text.
+// As far as the bar may reach over a bubble's upper edge, if the first line leaves it that much.
 const OVERLAP_PX = 6;
 
 // What can be done with a message: one bar, which goes to the message under the pointer, the finger or the focus.
@@ -15,6 +15,8 @@ export class Actions {
   #picking = false;
   // Where the mouse is.
   #pointer = "";
+  // How far the log has to scroll down, or up if negative, before the bar fits above or below its message.
+  #lackPx = 0;
   #on;
 
   // `on` has a function each for: find (the entry of an offset), self, moderates, pick (resolves with an emoji, or null),
@@ -74,10 +76,12 @@ export class Actions {
     if (this.#bar.contains(document.activeElement)) this.#row.focus({ preventScroll: true });
     this.#reach(-1);
     this.#row = row;
+    this.#lackPx = 0;
     this.#ask(false);
     this.#rove(this.#bar.firstElementChild);
-    if (row) this.#fill();
-    else this.#bar.remove();
+    if (!row) return this.#bar.remove();
+    this.#fill();
+    return this.#makeRoom();
   }
 
   #fill() {
@@ -98,8 +102,16 @@ export class Actions {
     return this.#reach(0);
   }
 
-  // Beside the bubble where there is room; else above it, and below what begins above the log's edge. Only what is longer
-  // than the log has to bear the bar over its text.
+  // A message in the middle of the log may leave too little room above and below it, though together it would be enough.
+  // Only when the bar comes: a log that the reader scrolls moves as the reader says.
+  #makeRoom() {
+    if (!this.#lackPx) return;
+    this.#log.scrollTop += this.#lackPx;
+    this.#place();
+  }
+
+  // Beside the bubble where there is room; else above it, and below a message that begins above the log's edge. The bar
+  // covers text only where the log is too low for the message and the bar.
   #place() {
     const content = this.#bar.parentElement;
     if (!content) return;
@@ -115,14 +127,31 @@ export class Actions {
     const isBeside = (isOwn ? before : after) >= beside + width;
     const start = isOwn ? box.width - width : Math.max(0, box.width - width);
     const x = isBeside ? (isOwn ? -width - beside : box.width + beside) : clamp(-before, start, row.width - before - width);
-    const text = content.querySelector(".message__text").offsetTop;
+    const bubble = content.querySelector(".message__text");
+    const text = bubble.offsetTop;
+    // A font may be higher than its line, and reach out of the bubble.
+    const lines = extentOf(bubble);
     const edge = log.top - box.top + GAP_PX / 2;
-    const above = text - height + OVERLAP_PX;
-    const below = box.height + height > log.bottom - box.top ? edge : box.height;
+    const end = log.bottom - box.top;
+    const above = Math.min(text + OVERLAP_PX, lines.top - box.top) - height;
+    const below = Math.max(box.height, lines.bottom - box.top);
     // A bar of two rows is higher than many a bubble, and the last one is at the log's edge.
-    const beneath = log.bottom - box.top - height - GAP_PX / 2;
-    const y = isBeside ? Math.min(clamp(text, edge, box.height - height), beneath) : above < edge ? below : above;
+    const beneath = end - height - GAP_PX / 2;
+    const isAbove = above >= edge;
+    const isBelow = !isAbove && below + height <= end;
+    const y = isBeside ? Math.min(clamp(text, edge, box.height - height), beneath) : isAbove ? above : isBelow ? below : edge;
+    this.#lackPx = isBeside || isAbove || isBelow ? 0 : this.#lackOf(edge - above, below + height - end, log, box);
     Object.assign(this.#bar.style, { insetInlineStart: `${x}px`, insetBlockStart: `${y}px` });
+  }
+
+  // The shorter way on which the message stays whole. A pixel more than it takes, because a log rounds where it is.
+  #lackOf(upPx, downPx, log, box) {
+    const [up, down] = [Math.ceil(upPx) + 1, Math.ceil(downPx) + 1];
+    const { scrollTop, scrollHeight, clientHeight } = this.#log;
+    const ways = [];
+    if (up <= scrollTop && box.bottom + up <= log.bottom) ways.push(-up);
+    if (down <= scrollHeight - scrollTop - clientHeight && box.top - down >= log.top) ways.push(down);
+    return ways.sort((a, b) => Math.abs(a) - Math.abs(b))[0] ?? 0;
   }
 
   #reach(tabIndex) {
@@ -191,6 +220,13 @@ export class Actions {
 }
 
 const clamp = (low, value, high) => Math.max(low, Math.min(value, high));
+
+// Where the lines of a text are, and not what is around them.
+function extentOf(element) {
+  const range = document.createRange();
+  range.selectNodeContents(element);
+  return range.getBoundingClientRect();
+}
 
 function quickOf(emoji, name) {
   return make("button", { class: "action", "data-emoji": emoji, "aria-label": t("react", { name }) }, [emoji]);

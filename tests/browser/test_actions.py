@@ -33,6 +33,27 @@ OVERLAPS = """() => {
     box.bottom - log.bottom];
   return Math.max(0, ...over, ...out);
 }"""
+#: Styles that give the page's text the measures of other fonts, whichever font the machine has.
+FONTS = {
+    "its own": "",
+    "wide": "letter-spacing: .09em",
+    "large": "font-size: 1.375rem",
+    "low lines": "line-height: 1.2",
+    "high lines": "line-height: 1.8",
+    "higher than its lines": "line-height: .7",
+}
+SET_FONT = """(style) => {
+  const sheet = new CSSStyleSheet();
+  sheet.replaceSync(`.message * { ${style} }`);
+  document.adoptedStyleSheets = [sheet];
+}"""
+SPARE_PX = 12
+#: By how much the log is higher than a message and the bar.
+SPARE = """(bar) => {
+  const message = bar.closest(".message__content");
+  const log = document.querySelector("#log");
+  return Math.floor(log.clientHeight - message.offsetHeight - bar.offsetHeight);
+}"""
 #: The heights and widths that a finger or a pointer has for each of the bar's buttons and chips.
 TARGETS = """() => [...document.querySelectorAll(".actions button, .reactions button")]
   .filter((button) => button.offsetParent)
@@ -180,6 +201,37 @@ def test_bar_covers_nothing_that_is_read(
             show_bar(ann, text, touch="has_touch" in options)
             expect(row(ann, offset).locator(".actions")).to_be_visible()
             assert ann.evaluate(OVERLAPS) == 0, (offset, block)
+
+
+@pytest.mark.parametrize("options", [NARROW, PHONE], ids=["narrow", "phone"])
+def test_bar_finds_its_place_with_any_font(
+    visit: Any, server: Server, room: str, options: dict[str, Any]
+) -> None:
+    """A log just high enough for a message and the bar shows all of both, wherever that was."""
+    touch = "has_touch" in options
+    ann = visit("Ann", **options)
+    with guest_in(room, "Bob", server) as bob:
+        bob.say(LONG, *(f"{line}" for line in range(14)))
+        expect(row(ann, 15)).to_have_count(1)
+    say(ann, LONG)
+    expect(row(ann, 16)).to_have_count(1)
+    with guest_in(room, "Bob", server) as bob:
+        bob.say("😀😀", *(f"{line}" for line in range(14)))
+        expect(row(ann, 31)).to_have_count(1)
+    size = dict(options["viewport"])
+    for font, style in FONTS.items():
+        ann.evaluate(SET_FONT, style)
+        for offset in (1, 16, 17):
+            text = row(ann, offset).locator(".message__text")
+            show_bar(ann, text, touch=touch)
+            size["height"] += SPARE_PX - ann.locator(".actions").evaluate(SPARE)
+            size["height"] = max(size["height"], 400)
+            ann.set_viewport_size(size)
+            for block in ("center", "start", "end"):
+                text.evaluate("(element, block) => element.scrollIntoView({ block })", block)
+                show_bar(ann, text, touch=touch)
+                expect(row(ann, offset).locator(".actions")).to_be_visible()
+                assert ann.evaluate(OVERLAPS) == 0, (font, offset, block)
 
 
 def show_bar(page: Any, text: Any, *, touch: bool) -> None:
