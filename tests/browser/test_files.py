@@ -19,8 +19,8 @@ from playwright.sync_api import expect
 
 from fastchat.files.retention import Retention
 from fastchat.metrics import Metrics
-from support.browser import Gate, ScriptedServer, say
-from support.server import TIMEOUT_UNIT_S, Server, running_server
+from support.browser import BACK_WITH, Gate, ScriptedServer, attend, say
+from support.server import Server, running_server
 
 ID = "a" * 32
 IMAGE = f"/files/{ID}/sea.png?size=300&width=600&height=450"
@@ -95,14 +95,6 @@ def png(width: int, height: int) -> bytes:
             chunk(b"IEND", b""),
         )
     )
-
-
-def attend(page: Any, holds: Callable[[], Any]) -> None:
-    """Wait for what the page asks of the test; that is heard of while Playwright waits for it."""
-    deadline = time.monotonic() + 5 * TIMEOUT_UNIT_S
-    while not holds():
-        assert time.monotonic() < deadline, "the page has not asked"
-        page.evaluate("() => 0")
 
 
 class FileServer(ScriptedServer):
@@ -1057,7 +1049,7 @@ def test_upload_survives_a_killed_server(slow: Any, room: str, tmp_path: Path) -
         ann.wait_for_function("() => document.querySelector('.upload__progress').value > 0.2")
         first.kill()
     with running_server(*data, port=first.port) as second:
-        ann.evaluate("() => dispatchEvent(new Event('online'))")
+        ann.wait_for_function(BACK_WITH, arg="big.bin")
         card = ann.locator(".message[data-offset] .file")
         expect(card).to_have_attribute("data-size", "2 MB")
         expect(rows(ann)).to_have_count(0)

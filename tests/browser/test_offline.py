@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from support.browser import Visit, guest_in, launch_options, say, text_in
+from support.browser import BACK_WITH, Visit, guest_in, launch_options, say, text_in
 from support.server import Server, running_server, wait_until
 
 #: Whether all that the page has loaded is kept.
@@ -27,10 +27,6 @@ FETCHED = """(path) => fetch(path).then((answer) => answer.text(), () => "unreac
 KEPT_PATHS = """async () => {
   const requests = await (await caches.open("fastchat")).keys();
   return requests.map(({ url }) => new URL(url).pathname);
-}"""
-WAKE_UNTIL = """(text) => {
-  dispatchEvent(new Event("online"));
-  return document.getElementById("log").textContent.includes(text);
 }"""
 
 
@@ -66,7 +62,7 @@ def test_reload_without_a_server_shows_the_page(
         running_server("--data", str(tmp_path), port=mortal.port) as second,
         guest_in(room, "Bob", second) as bob,
     ):
-        ann.wait_for_function(WAKE_UNTIL, arg="after it")
+        ann.wait_for_function(BACK_WITH, arg="after it")
         expect(ann.locator(".message[data-offset] .message__text")).to_have_text(
             ["before the reload", "after it"]
         )

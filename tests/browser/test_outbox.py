@@ -9,15 +9,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from support.browser import Gate, guest_in, say, text_in
+from support.browser import BACK_WITH, Gate, guest_in, say, text_in
 from support.server import Server, running_server
 
 KEPT = "() => Object.keys(localStorage).filter((key) => key.startsWith('fastchat.outbox.')).length"
-# Whoever comes back online does not sit out the backoff.
-WAKE_UNTIL = """text => {
-  dispatchEvent(new Event("online"));
-  return document.getElementById("log").textContent.includes(text);
-}"""
 SESSION = "s" * 16
 
 
@@ -46,7 +41,7 @@ def test_kill_leaves_no_gap_and_no_double(visit: Any, room: str, tmp_path: Path)
         bob.see(offset=8)
         second.kill()
     with running_server(*data, port=first.port):
-        ann.wait_for_function(WAKE_UNTIL, arg="five")
+        ann.wait_for_function(BACK_WITH, arg="five")
         expect(ann.locator(".message__text")).to_have_text(
             ["one, edited", "This message was deleted", "three", "four", "five"]
         )

@@ -11,7 +11,7 @@ from typing import Any
 
 from websockets.sync.client import ClientConnection, connect
 
-from support.server import TIMEOUT_UNIT_S, Server
+from support.server import TIMEOUT_UNIT_S, Server, wait_until
 
 #: How long Playwright waits for what a test expects of the page.
 TIMEOUT_MS = 8_000 * TIMEOUT_UNIT_S
@@ -42,6 +42,13 @@ def launch_options() -> dict[str, Any]:
     return {"executable_path": CHROMIUM, "args": [*ARGUMENTS, *sandbox]}
 
 
+#: Has a page that has lost its server try now, instead of at the end of a pause of up to 15 s, and
+#: again while that is in vain. True when this text is in its log, and nothing is on its way.
+BACK_WITH = """(text) => {
+  dispatchEvent(new Event("online"));
+  const log = document.getElementById("log");
+  return log.textContent.includes(text) && !log.querySelector(".message--pending");
+}"""
 HOSTILE = [
     "<script>alert(1)</script>",
     "<img src=x onerror=alert(1)>",
@@ -75,6 +82,21 @@ def change_name(page: Any, name: str | None = None) -> None:
     if name is not None:
         page.fill("#name-input", name)
         page.press("#name-input", "Enter")
+
+
+def attend(page: Any, holds: Callable[[], Any]) -> None:
+    """Wait for what the page sends to the test, which hears of it only while it asks the page."""
+    wait_until(lambda: holds() or page.evaluate("() => 0"), timeout_s=8 * TIMEOUT_UNIT_S)
+
+
+def stop_clock(page: Any) -> None:
+    """Let the page's time pass by `clock.run_for` only, however long the machine takes.
+
+    Frames are made by that clock too. Call `clock.install` before the page begins to wait for what
+    the test is about.
+    """
+    # The clock cannot be stopped in the past, and runs until it is stopped.
+    page.clock.pause_at(page.evaluate("() => Date.now()") / 1000 + 5)
 
 
 def text_in(page: Any, text: str) -> Any:
