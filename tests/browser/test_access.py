@@ -14,7 +14,7 @@ from playwright.sync_api import expect
 from websockets.sync.client import connect
 
 from fastchat.auth.tokens import create_secret, make_token
-from support.browser import Gate, ScriptedServer, Visit, say, text_in
+from support.browser import Gate, ScriptedServer, Visit, attend, say, stop_clock, text_in
 from support.server import TIMEOUT_UNIT_S, Server, running_server
 
 Issue = Callable[..., str]
@@ -413,7 +413,9 @@ def test_limited_message_waits_as_long_as_it_was_told(
     page.fill("#name-input", "Ann")
     page.press("#name-input", "Enter")
     expect(page.locator("#online-count")).to_have_text("2 here")
+    stop_clock(page)
     say(page, "one")
+    page.clock.run_for(100)
     expect(page.locator(".message--pending")).to_have_count(1)
     (one,) = script.sent("message")
     limited = {"type": "error", "code": "rate_limited", "message": "Wait.", "temporary": True}
@@ -424,7 +426,7 @@ def test_limited_message_waits_as_long_as_it_was_told(
     expect(page.locator(".message--failed")).to_have_count(0)
     assert script.sent("message") == [one]
     page.clock.run_for(6_000)
-    page.wait_for_function("() => true")
+    attend(page, lambda: len(script.sent("message")) == 2)
     assert script.sent("message") == [one, one]
     script.publish("one", offset=1, room=room, username="Ann", id=one["id"])
     page.clock.run_for(100)
