@@ -12,7 +12,7 @@ import pytest
 from fastchat.errors import ErrorCode
 
 STATIC = Path(__file__).parent.parent.parent / "static"
-MODULES = sorted(STATIC.glob("*.js"))
+MODULES = sorted(file for file in STATIC.rglob("*.js") if file.parent.name != "lang")
 LANGUAGES = sorted(file.stem for file in (STATIC / "lang").glob("*.js"))
 
 COMMENT = re.compile(r"(?m)^\s*//.*$")

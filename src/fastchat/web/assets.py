@@ -11,6 +11,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import itertools
+import posixpath
 import re
 from collections.abc import Iterator, Mapping
 from importlib.resources.abc import Traversable
@@ -38,7 +39,7 @@ _COMMENTS = {
 _STYLE = re.compile(rb'<link rel="stylesheet" href="([^"]+)"')
 _SCRIPT = re.compile(rb'<script src="([^"]+)"')
 _MODULE = re.compile(rb'<script type="module" src="([^"]+)"')
-_IMPORT = re.compile(rb"""^(?:import|export)\b[^"'`]*?["'](\./[\w./-]+)["'];""", re.MULTILINE)
+_IMPORT = re.compile(rb"""^(?:import|export)\b[^"'`]*?["'](\.\.?/[\w./-]+)["'];""", re.MULTILINE)
 
 
 class Asset(NamedTuple):
@@ -82,7 +83,7 @@ def imported_by(path: str, assets: Mapping[str, Asset]) -> list[str]:
     while waiting:
         importer = waiting.pop(0)
         for name in _IMPORT.findall(assets[importer].body):
-            module = str(PurePosixPath(importer).parent / name.decode())
+            module = posixpath.normpath(posixpath.join(posixpath.dirname(importer), name.decode()))
             if module in assets and module not in found:
                 found[module] = None
                 waiting.append(module)

@@ -187,18 +187,20 @@ def test_imports_are_followed(tmp_path: Path) -> None:
     sources = {
         "a.js": 'import { b } from "./b.js";\nimport {\n c\n} from "./lib/c.js";\nimport("./e.js")',
         "b.js": 'import "./a.js";\nexport * from "./f.js";\nconst a = "from \'./g.js\'";',
-        "lib/c.js": 'import { h } from "./h.js";',
+        "lib/c.js": 'import { h } from "./h.js";\nimport { i } from "../other/i.js";',
         "lib/h.js": "export const h = 1;",
+        "other/i.js": "export const i = 1;",
         "f.js": 'import { missing } from "./missing.js";',
         "e.js": "",
         "g.js": "",
     }
-    (tmp_path / "lib").mkdir()
+    for folder in ("lib", "other"):
+        (tmp_path / folder).mkdir()
     for name, source in sources.items():
         (tmp_path / name).write_text(source, "utf-8")
     needed = imported_by("/static/a.js", load_assets(tmp_path))
     names = [path.removeprefix("/static/") for path in needed]
-    assert names == ["a.js", "b.js", "lib/c.js", "f.js", "lib/h.js"]
+    assert names == ["a.js", "b.js", "lib/c.js", "f.js", "lib/h.js", "other/i.js"]
 
 
 def test_every_import_finds_its_module(assets: dict[str, Asset]) -> None:
@@ -222,15 +224,17 @@ def test_page_needs_its_style_first(assets: dict[str, Asset]) -> None:
 
 def test_what_is_imported_on_demand_is_kept_for_later(assets: dict[str, Asset]) -> None:
     """The page has all of it kept for when there is no server, and nothing that is not there."""
-    found = re.search(rb"LATER = \[(.*)\];", assets["/static/offline.js"].body)
+    found = re.search(rb"(?s)LATER = \[(.*?)\];", assets["/static/offline.js"].body)
     assert found is not None
     later = {f"/static/{name.decode()}" for name in re.findall(rb'"([^"]+)"', found[1])}
     assert later <= assets.keys()
-    modules = [body for path, (body, *_) in assets.items() if path.endswith(".js")]
     asked = {
-        name.decode() for body in modules for name in re.findall(rb'import\("\./([^"]+)"', body)
+        os.path.normpath(os.path.join(os.path.dirname(path), name.decode()))
+        for path, asset in assets.items()
+        if path.endswith(".js")
+        for name in re.findall(rb'import\("([^"]+)"', asset.body)
     }
-    needed = {path for name in asked for path in imported_by(f"/static/{name}", assets)}
+    needed = {path for module in asked for path in imported_by(module, assets)}
     assert needed - set(imported_by("/static/app.js", assets)) <= later
 
 
