@@ -46,9 +46,18 @@ def delivered(folder: Path, name: str, source: str) -> str:
         ("a.js", "const a = 'http://a'\n  // b\n\t+ c;  \r\n", "const a = 'http://a'\n+ c;\n"),
         ("a.js", "a = `x ${b}  // c`;", "a = `x ${b}  // c`;\n"),
         ("a.js", "a = '\u2028 // b';\n", "a = '\u2028 // b';\n"),
-        ("a.css", "/* Why. */\na {\n  /* b */\n  c: d;\n}\n", "a {\nc: d;\n}\n"),
-        ("a.css", "/* a */ b { } /* c */\n", "/* a */ b { } /* c */\n"),
-        ("a.css", "/* a\n   b */\nc { }\n", "/* a\nb */\nc { }\n"),
+        ("a.css", "/* Why. */\na {\n  /* b */\n  c: d;\n}\n", "a{c:d}"),
+        ("a.css", "a :is(b, c) { d: e; f: g; }\n", "a :is(b,c){d:e;f:g}"),
+        (
+            "a.css",
+            'a > b::after { c: calc(1px + 2px) ";}  d: e, "; }',
+            'a > b::after{c:calc(1px + 2px) ";}  d: e, "}',
+        ),
+        (
+            "a.css",
+            "@media (a: b) and (c > 1px) {\n  d { e: f; }\n}",
+            "@media (a:b) and (c > 1px){d{e:f}}",
+        ),
         ("a.html", "<p>\n  <!-- Why. -->\n\n  <b>a  b</b>\n</p>", "<p>\n<b>a  b</b>\n</p>\n"),
         ("a.html", "<!-- a --><p><!-- b -->\n", "<!-- a --><p><!-- b -->\n"),
         ("a.svg", "<svg>\n  <!-- a -->\n  <g/>\n</svg>\n", "<svg>\n<g/>\n</svg>\n"),
@@ -57,7 +66,7 @@ def delivered(folder: Path, name: str, source: str) -> str:
     ],
 )
 def test_source_is_slimmed(tmp_path: Path, name: str, source: str, slim: str) -> None:
-    """Indentation, blank lines and lines that are one comment are left out, and nothing else."""
+    """Indentation, blank lines and whole-line comments are left out; in styles spaces, too."""
     assert delivered(tmp_path, name, source) == slim
 
 
