@@ -1,33 +1,33 @@
 // Builds the parts of the page and introduces them to one another.
 
-import { Actions } from "./actions.js";
-import { Attachments } from "./attachments.js";
-import { Attention } from "./attention.js";
-import { Chat } from "./chat.js";
-import { Composer } from "./composer.js";
+import { Actions } from "./log/actions.js";
+import { Attachments } from "./compose/attachments.js";
+import { Attention } from "./around/attention.js";
+import { Chat } from "./client/chat.js";
+import { Composer } from "./compose/composer.js";
 import { atNextFrame, byId, copy } from "./dom.js";
-import { Drawer } from "./drawer.js";
-import { change } from "./entries.js";
-import { Frame } from "./frame.js";
-import { tellTitles } from "./hold.js";
-import { Log } from "./log.js";
-import { quoteOf } from "./markup.js";
-import { fillPerson } from "./names.js";
-import { keepOffline } from "./offline.js";
-import { Outbox } from "./outbox.js";
-import { Past } from "./past.js";
-import { People } from "./people.js";
-import { Question } from "./question.js";
-import { addressOf, roomFromHash } from "./rooms.js";
-import { Shortcuts } from "./shortcuts.js";
-import { Sidebar } from "./sidebar.js";
-import { Status } from "./status.js";
-import { Storage } from "./storage.js";
-import { t, translate } from "./text.js";
-import { Toast } from "./toast.js";
-import { Typing } from "./typing.js";
-import { Viewer } from "./viewer.js";
-import { Walk } from "./walk.js";
+import { Drawer } from "./around/drawer.js";
+import { change } from "./model/entries.js";
+import { Frame } from "./client/frame.js";
+import { tellTitles } from "./around/hold.js";
+import { Log } from "./log/log.js";
+import { quoteOf } from "./text/markup.js";
+import { fillPerson } from "./text/names.js";
+import { keepOffline } from "./client/offline.js";
+import { Outbox } from "./client/outbox.js";
+import { Past } from "./client/past.js";
+import { People } from "./around/people.js";
+import { Question } from "./around/question.js";
+import { addressOf, roomFromHash } from "./text/rooms.js";
+import { Shortcuts } from "./around/shortcuts.js";
+import { Sidebar } from "./around/sidebar.js";
+import { Status } from "./around/status.js";
+import { Storage } from "./client/storage.js";
+import { t, translate } from "./text/text.js";
+import { Toast } from "./around/toast.js";
+import { Typing } from "./around/typing.js";
+import { Viewer } from "./around/viewer.js";
+import { Walk } from "./log/walk.js";
 
 translate();
 
@@ -290,13 +290,13 @@ class App {
   }
 
   async #pick(button) {
-    const module = await this.#come(import("./picker.js"));
+    const module = await this.#come(import("./compose/picker.js"));
     if (module) this.#picker ??= new module.Picker(this.#storage);
     return this.#picker?.pick(button);
   }
 
   async #openPreferences() {
-    const module = await this.#come(import("./preferences.js"));
+    const module = await this.#come(import("./around/preferences.js"));
     if (module) this.#preferences ??= new module.Preferences(this.#storage);
     this.#preferences?.open();
   }
@@ -305,7 +305,7 @@ class App {
     const field = byId("search-field");
     this.#searchDrawer.open(field);
     field.select();
-    const module = await this.#come(import("./search.js"));
+    const module = await this.#come(import("./around/search.js"));
     const on = { ask: (command) => this.#chat.ask(command), reveal: (offset) => this.#reveal(offset) };
     if (module) this.#search ??= new module.Search(this.#searchDrawer, on);
   }

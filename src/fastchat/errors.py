@@ -31,7 +31,7 @@ class CloseCode(IntEnum):
     """Close codes (RFC 6455 §7.4; docs/protocol.md, "Closing").
 
     1000-2999 belong to the RFC's registry. Of ours, 4000-4499 ask the client to
-    reconnect and 4500-4999 not to. The page's copy is `static/close-codes.js`; a
+    reconnect and 4500-4999 not to. The page's copy is `static/client/close-codes.js`; a
     test holds the two together.
     """
 

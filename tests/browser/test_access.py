@@ -480,7 +480,7 @@ def test_refused_join_says_why_it_waits(visit: Visit, script: ScriptedServer) ->
 )
 def test_waiting_is_said_in_words(blank: Any, after_ms: str, sentence: str) -> None:
     """In the unit that a person would choose, and never too short."""
-    module = "await import('/static/times.js')"
+    module = "await import('/static/text/times.js')"
     assert blank.evaluate(f"async () => ({module}).comeBack({after_ms})") == sentence
 
 

@@ -13,7 +13,7 @@ from support.server import Server
 
 Visit = Any
 
-PRELUDE = 'const { emojiOf, find, groups } = await import("/static/emoji.js");'
+PRELUDE = 'const { emojiOf, find, groups } = await import("/static/compose/emoji.js");'
 
 
 @pytest.fixture

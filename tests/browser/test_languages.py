@@ -33,7 +33,7 @@ COMMENT = re.compile(r"(?s)/\*.*?\*/")
 
 def saying(page: Any, expression: str) -> Any:
     """The result of an expression in which `text` is the module of the page's words."""
-    return page.evaluate(f"async () => {{ const text = await import('/static/text.js'); "
+    return page.evaluate(f"async () => {{ const text = await import('/static/text/text.js'); "
                          f"return {expression}; }}")  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from support.server import TIMEOUT_UNIT_S
 
 PRELUDE = """
 const { answerOf, fileOf, isEmojiOnly, mentions, nodesOf, plainOf, quoteOf, sizeOf } =
-  await import("/static/markup.js");
+  await import("/static/text/markup.js");
 const people = { self: "Ann", names: ["Bob", "Ann Lee", "Zoë", "C3-PO"] };
 const shown = (text) => {
   const element = document.createElement("div");

@@ -74,9 +74,9 @@ def test_reload_without_a_server_shows_the_page(
 def test_what_nobody_has_used_yet_is_kept_too(visit: Visit, mortal: Server) -> None:
     """What comes when it is asked for comes without a server as well."""
     page = keep(visit, mortal)
-    wait_until(lambda: page.evaluate(COPY, "/static/search.js"))
-    wait_until(lambda: page.evaluate(COPY, "/static/highlight.js"))
-    wait_until(lambda: page.evaluate(COPY, "/static/preferences.js"))
+    wait_until(lambda: page.evaluate(COPY, "/static/around/search.js"))
+    wait_until(lambda: page.evaluate(COPY, "/static/text/highlight.js"))
+    wait_until(lambda: page.evaluate(COPY, "/static/around/preferences.js"))
     mortal.kill()
     page.click("#search-toggle")
     expect(page.locator("#search-field")).to_be_focused()

@@ -98,8 +98,8 @@ def test_outbox_and_draft_are_kept_by_room(visit: Any, context: Any, room: str) 
 def test_outbox_is_bounded(blank: Any) -> None:
     """A hundred messages are kept, in the order of writing, and no more."""
     assert blank.evaluate("""async () => {
-      const { Outbox } = await import("/static/outbox.js");
-      const { Storage } = await import("/static/storage.js");
+      const { Outbox } = await import("/static/client/outbox.js");
+      const { Storage } = await import("/static/client/storage.js");
       const outbox = new Outbox(new Storage());
       const ids = Array.from({ length: 103 }, (_, at) => `id-${at}`);
       const kept = ids.filter((id, at) => outbox.put({ id, at, room: "r", text: "t" }));

@@ -457,9 +457,9 @@ def test_rows_are_bounded_and_never_taken_from_under_the_reader(visit: Any) -> N
     """There are 300 rows at most; looking back, nothing jumps however much comes."""
     page = visit()
     state = page.evaluate("""async () => {
-      const { Room } = await import("/static/room.js");
-      const { Storage } = await import("/static/storage.js");
-      const { Log } = await import("/static/log.js");
+      const { Room } = await import("/static/model/room.js");
+      const { Storage } = await import("/static/client/storage.js");
+      const { Log } = await import("/static/log/log.js");
       const room = new Room("bounded", new Storage(), () => {}), { timeline } = room;
       const older = async () => false, newer = async () => timeline.grow();
       const log = new Log({ older, newer, seen: (offset) => room.read(offset) });

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 PRELUDE = """
-const { Timeline } = await import("/static/timeline.js");
+const { Timeline } = await import("/static/model/timeline.js");
 const said = (offset, text, more) => ({ type: "message", offset, username: "Zoe", text,
   timestamp: "2025-01-18T10:30:00.123Z", ...more });
 const joined = (offset, messages, more) => ({ username: "Ann", epoch: "e1", offset,
@@ -144,7 +144,7 @@ def test_items_are_bounded(ask: Any) -> None:
 def test_backoff_grows_with_jitter_to_a_limit(ask: Any) -> None:
     """The delay doubles from half a second to fifteen seconds, and half of it is chance."""
     assert ask("""
-      const { backoffMs } = await import("/static/connection.js");
+      const { backoffMs } = await import("/static/client/connection.js");
       return [[0, 1], [0, 0], [1, 1], [30, 1], [30, 0]].map((each) => backoffMs(...each));
     """) == [500, 250, 1000, 15000, 7500]
 
@@ -171,7 +171,7 @@ def test_room_is_read_from_the_address(
 ) -> None:
     """The hash names the room, and perhaps a message; what cannot be a room is told apart."""
     assert ask(f"""
-      const {{ roomFromHash }} = await import("/static/rooms.js");
+      const {{ roomFromHash }} = await import("/static/text/rooms.js");
       return roomFromHash({hash!r});
     """) == {"room": room, "offset": offset, "valid": valid}
 
@@ -251,8 +251,8 @@ def test_reading_on_gets_past_a_line_that_vanished(ask: Any) -> None:
 # How far the reader has come
 
 ROOM = """
-const { Room } = await import("/static/room.js");
-const { Storage } = await import("/static/storage.js");
+const { Room } = await import("/static/model/room.js");
+const { Storage } = await import("/static/client/storage.js");
 const storage = new Storage();
 storage.set("read.r", "");
 const room = new Room("r", storage, () => {});

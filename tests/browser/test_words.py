@@ -81,7 +81,9 @@ def placeholders(text: str | dict[str, str]) -> set[str]:
 
 def test_languages_that_are_offered_are_there(blank: Any) -> None:
     """Each that the preferences offer has its file, and the other way round."""
-    offered = blank.evaluate("async () => Object.keys((await import('/static/text.js')).LANGUAGES)")
+    offered = blank.evaluate(
+        "async () => Object.keys((await import('/static/text/text.js')).LANGUAGES)"
+    )
     assert sorted(offered) == LANGUAGES
 
 
@@ -124,7 +126,7 @@ def test_what_is_there_is_asked_for(words: Any) -> None:
     """There is no text that nothing shows."""
     named = {string for module in MODULES for string in strings_in(code_of(module))} | PAGE.keys
     named |= {key for module in MODULES for key in _asked_in(code_of(module))}
-    codes = re.findall(r'\d+: "(\w+)"', code_of(STATIC / "close-codes.js"))
+    codes = re.findall(r'\d+: "(\w+)"', code_of(STATIC / "client" / "close-codes.js"))
     assert words["en"]["words"].keys() - named - {f"closed_{name}" for name in codes} == set()
 
 
@@ -157,6 +159,6 @@ def test_any_language_may_be_asked_for(visit: Any, asked: str, locale: str) -> N
     """An address that asks for none that there is shows the reader's own, and a working page."""
     page = visit(at="x", locale="en-US")
     page.goto(f"{page.url.partition('#')[0]}?lang={asked}#x")
-    found = page.evaluate("async () => (await import('/static/text.js')).locale")
+    found = page.evaluate("async () => (await import('/static/text/text.js')).locale")
     assert found == locale
     assert page.locator("#name-title").text_content()

@@ -16,8 +16,8 @@ from fastchat.errors import (
     Violation,
 )
 
-PAGE_TABLE = Path(__file__).parents[2] / "static" / "close-codes.js"
-WORDS = PAGE_TABLE.parent / "lang" / "en.js"
+PAGE_TABLE = Path(__file__).parents[2] / "static" / "client" / "close-codes.js"
+WORDS = PAGE_TABLE.parent.parent / "lang" / "en.js"
 ENTRY = re.compile(r'^ *(\d+): "(\w+)",$', re.MULTILINE)
 FINAL = re.compile(r"^const FINAL = \[([\d, ]+)\];$", re.MULTILINE)
 

@@ -125,7 +125,7 @@ def test_each_file_has_an_etag_of_its_own(wire: Wire) -> None:
         "/static/%2fetc/passwd",
         "/static/\xef\xbc\x8e\xef\xbc\x8e/http.py",
         "/http.py",
-        "/static/close-codes.js%23",
+        "/static/client/close-codes.js%23",
         "/static/%ff",
     ],
 )
@@ -253,7 +253,7 @@ def test_page_names_what_it_needs(wire: Wire) -> None:
     assert links[0] == "</static/app.css>; rel=preload; as=style"
     modules = [link for link in links if link.endswith("; rel=modulepreload")]
     assert modules[0] == "</static/app.js>; rel=modulepreload"
-    assert "</static/timeline.js>; rel=modulepreload" in modules
+    assert "</static/model/timeline.js>; rel=modulepreload" in modules
     paths = [link[1 : link.index(">")] for link in links]
     assert len(set(paths)) == len(paths)
     for path in paths:

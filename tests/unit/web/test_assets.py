@@ -233,7 +233,7 @@ def test_page_needs_its_style_first(assets: dict[str, Asset]) -> None:
 
 def test_what_is_imported_on_demand_is_kept_for_later(assets: dict[str, Asset]) -> None:
     """The page has all of it kept for when there is no server, and nothing that is not there."""
-    found = re.search(rb"(?s)LATER = \[(.*?)\];", assets["/static/offline.js"].body)
+    found = re.search(rb"(?s)LATER = \[(.*?)\];", assets["/static/client/offline.js"].body)
     assert found is not None
     later = {f"/static/{name.decode()}" for name in re.findall(rb'"([^"]+)"', found[1])}
     assert later <= assets.keys()

@@ -1,0 +1,78 @@
+// Calls the reader back, as quietly as he wants it: the title and the icon of the tab, a notification, a sound.
+
+import { byId } from "../dom.js";
+import { mentions, plainOf } from "../text/markup.js";
+import { addressOf } from "../text/rooms.js";
+import { sumOf } from "./sidebar.js";
+import { t } from "../text/text.js";
+
+const SOUND_PAUSE_MS = 2_000;
+// A falling third: its notes in hertz, and how long the first lasts.
+const NOTES = [880, 698];
+const NOTE_S = 0.14;
+
+// Which messages may show a notification: "" none, "mentions", or "all".
+export function notifiedOf(storage) {
+  return "Notification" in window && Notification.permission === "granted" ? storage.get("notify") : "";
+}
+
+export class Attention {
+  #storage;
+  #playedAt = -Infinity;
+  #audio;
+
+  constructor(storage) {
+    this.#storage = storage;
+  }
+
+  // What is new in the rooms; `shown` is the one that is shown.
+  show(rooms, shown) {
+    const count = sumOf(rooms);
+    const title = t("title", { room: shown.name });
+    document.title = count ? `(${count}) ${title}` : title;
+    const icon = `/static/${count ? "icon-unread" : "icon"}.svg`;
+    if (byId("icon").getAttribute("href") !== icon) byId("icon").setAttribute("href", icon);
+  }
+
+  // Somebody else said something in a room, just now.
+  hear({ username, text }, room, shown) {
+    if (room === shown && !document.hidden && document.hasFocus()) return;
+    const called = mentions(text, room.roster);
+    if (!called && !document.hidden) return;
+    if (this.#storage.get("sound")) this.#play();
+    const notified = notifiedOf(this.#storage);
+    if (called ? notified : notified === "all") this.#notify(username, text, room.name);
+  }
+
+  // Of a room there is one at a time, whatever tabs are open.
+  async #notify(username, text, room) {
+    const title = t("notification", { name: username, room });
+    const options = { body: plainOf(text), tag: room, icon: "/static/icon.svg", data: addressOf(room) };
+    try {
+      const notification = new Notification(title, options);
+      notification.onclick = () => {
+        window.focus();
+        location.hash = addressOf(room);
+        notification.close();
+      };
+    } catch {
+      // On phones only a service worker may.
+      (await navigator.serviceWorker?.getRegistration())?.showNotification(title, options);
+    }
+  }
+
+  #play() {
+    if (performance.now() - this.#playedAt < SOUND_PAUSE_MS) return;
+    this.#playedAt = performance.now();
+    this.#audio ??= new AudioContext();
+    const now = this.#audio.currentTime;
+    const volume = new GainNode(this.#audio, { gain: 0 });
+    volume.gain.setTargetAtTime(0.08, now, 0.01);
+    volume.gain.setTargetAtTime(0, now + NOTE_S, 0.05);
+    const tone = new OscillatorNode(this.#audio, { frequency: NOTES[0] });
+    tone.frequency.setValueAtTime(NOTES[1], now + NOTE_S);
+    tone.connect(volume).connect(this.#audio.destination);
+    tone.start();
+    tone.stop(now + 4 * NOTE_S);
+  }
+}

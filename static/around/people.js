@@ -1,0 +1,80 @@
+import { atNextFrame, byId, cloneOf, named } from "../dom.js";
+import { Drawer } from "./drawer.js";
+import { fillPerson, unaccented } from "../text/names.js";
+import { partsOf, t } from "../text/text.js";
+
+// For how long who is removed may not come back.
+const REMOVAL_MINUTES = 10;
+// From so many on there is a field to find somebody.
+const SEARCH_FROM = 8;
+
+// Who is here.
+export class People {
+  #drawer = new Drawer("panel", "people-toggle", "(width > 60rem)");
+  #field = byId("people-search");
+  #question = byId("remove-dialog");
+  #roster = null;
+  #moderates = false;
+  #fillSoon = atNextFrame(() => this.#fill());
+
+  // `remove` is called with the name of who shall leave, and for how many seconds.
+  constructor(remove) {
+    byId("people").addEventListener("click", ({ target }) => this.#ask(target.closest("[data-remove]")?.dataset.remove));
+    this.#question.addEventListener("close", () => {
+      const { returnValue, dataset } = this.#question;
+      if (returnValue) remove(dataset.name, REMOVAL_MINUTES * 60);
+      this.#focus(dataset.name);
+    });
+    this.#field.addEventListener("input", () => this.#fill());
+  }
+
+  // At the next frame. `moderates` is whether the reader does.
+  show(roster, moderates) {
+    if (this.#roster !== roster) this.#field.value = "";
+    this.#roster = roster;
+    this.#moderates = moderates;
+    this.#fillSoon();
+  }
+
+  close() {
+    this.#drawer.close();
+  }
+
+  #fill() {
+    const { names, online, self } = this.#roster;
+    const wanted = unaccented(this.#field.value);
+    const found = names.filter((name) => unaccented(name).includes(wanted));
+    const more = online - names.length;
+    byId("online-count").textContent = online ? t("here", { count: online }) : "";
+    const held = document.activeElement?.dataset.remove;
+    byId("people").replaceChildren(...found.map((name) => personOf(name, name === self, this.#moderates)));
+    if (held) this.#focus(held);
+    byId("people-more").textContent = found.length ? (more > 0 ? t("morePeople", { count: more }) : "") : wanted && t("nobodyFound");
+    this.#field.hidden = names.length < SEARCH_FROM && !wanted;
+  }
+
+  #focus(name) {
+    byId("people").querySelector(`[data-remove="${CSS.escape(name)}"]`)?.focus();
+  }
+
+  #ask(name) {
+    if (name === undefined) return;
+    this.#question.returnValue = "";
+    this.#question.dataset.name = name;
+    byId("remove-title").replaceChildren(...partsOf("removeTitle", { name: named(name) }));
+    byId("remove-hint").textContent = t("removeHint", { count: REMOVAL_MINUTES });
+    this.#question.showModal();
+  }
+}
+
+function personOf(name, isSelf, moderates) {
+  const person = cloneOf("person-template");
+  fillPerson(person, name);
+  person.querySelector("bdi").title = name;
+  const button = person.querySelector("button");
+  button.hidden = isSelf || !moderates;
+  button.dataset.remove = name;
+  button.ariaLabel = button.title = t("removePerson", { name });
+  person.querySelector(".person__you").hidden = !isSelf;
+  return person;
+}

@@ -1,0 +1,55 @@
+import { byId } from "../dom.js";
+
+// A dialog that asks for one thing: a name, or an access token.
+export class Question {
+  #dialog;
+  #field;
+  #error;
+  #required;
+  #missing;
+  #onDone;
+
+  // The ids of its parts begin with `what`. `onDone` gets the answer, or nothing when the reader thought better of it.
+  constructor(what, missing, onDone) {
+    this.#dialog = byId(`${what}-dialog`);
+    this.#field = byId(`${what}-input`);
+    this.#error = byId(`${what}-error`);
+    this.#missing = missing;
+    this.#onDone = onDone;
+    this.#dialog.onsubmit = (event) => this.#submitted(event);
+    this.#dialog.onreset = () => this.#dialog.close("");
+    this.#dialog.onclose = () => this.#closed();
+    this.#field.oninput = () => this.#tell("");
+  }
+
+  // `required` means that there is nothing to go back to.
+  open({ value = "", required, error = "" }) {
+    this.#required = required;
+    this.#dialog.classList.toggle("welcome--first", required);
+    if (!this.#dialog.open) this.#dialog.showModal();
+    this.#field.value = value;
+    this.#field.select();
+    this.#tell(error);
+  }
+
+  #submitted(event) {
+    event.preventDefault();
+    const answer = this.#field.value.trim().normalize("NFC");
+    if (answer) this.#dialog.close(answer);
+    else this.#tell(this.#missing);
+  }
+
+  // Escape closes a dialog, but not this one while an answer is needed.
+  #closed() {
+    const answer = this.#dialog.returnValue;
+    this.#dialog.returnValue = "";
+    if (!answer && this.#required) return this.#dialog.showModal();
+    this.#field.value = "";
+    return this.#onDone(answer);
+  }
+
+  #tell(error) {
+    this.#error.textContent = error;
+    this.#field.ariaInvalid = String(Boolean(error));
+  }
+}

@@ -1,0 +1,111 @@
+import { byId, cloneOf } from "../dom.js";
+import { Drawer } from "./drawer.js";
+import { addressOf, isRoom, roomNameOf } from "../text/rooms.js";
+import { shown, t } from "../text/text.js";
+
+// More than this is only "many".
+const COUNT_LIMIT = 99;
+
+// The rooms the reader is in, with what is new there.
+export class Sidebar {
+  #drawer = new Drawer("sidebar", "rooms-toggle", "(width > 60rem)");
+  #list = byId("rooms");
+  #field = byId("room-field");
+  #error = byId("room-error");
+  #items = new Map();
+  #leave;
+
+  // `leave` gets the name of a room.
+  constructor(leave) {
+    this.#leave = leave;
+    this.#list.addEventListener("click", ({ target }) => this.#clicked(target));
+    byId("room-form").addEventListener("submit", (event) => this.#submitted(event));
+    this.#field.addEventListener("input", () => this.#tell(""));
+  }
+
+  close() {
+    this.#drawer.close();
+  }
+
+  // `shown` is one of the rooms.
+  show(rooms, shown) {
+    for (const [name, item] of this.#items) {
+      if (rooms.some((room) => room.name === name)) continue;
+      const hadFocus = item.contains(document.activeElement);
+      item.remove();
+      this.#items.delete(name);
+      if (hadFocus) this.#list.querySelector("a")?.focus();
+    }
+    for (const room of rooms) this.#fillItem(this.#itemOf(room.name), room, room === shown);
+    // The last one stays: there is nowhere else to go.
+    for (const button of this.#list.querySelectorAll("[data-leave]")) button.hidden = rooms.length < 2;
+    const others = rooms.filter((room) => room !== shown);
+    const toggle = byId("rooms-toggle");
+    fillBadge(toggle.lastElementChild, sumOf(others), others);
+  }
+
+  #itemOf(name) {
+    const known = this.#items.get(name);
+    if (known) return known;
+    const item = cloneOf("room-template");
+    const link = item.querySelector("a");
+    link.href = addressOf(name);
+    link.querySelector("bdi").textContent = name;
+    const button = item.querySelector("button");
+    button.dataset.leave = name;
+    button.ariaLabel = button.title = t("leaveRoom", { room: name });
+    this.#items.set(name, item);
+    this.#list.append(item);
+    return item;
+  }
+
+  #fillItem(item, room, isShown) {
+    const link = item.querySelector("a");
+    const count = isShown ? 0 : sumOf([room]);
+    if (isShown && !link.ariaCurrent) item.scrollIntoView({ block: "nearest" });
+    link.ariaCurrent = isShown ? "page" : null;
+    link.title = room.refusal?.message ?? "";
+    item.classList.toggle("room-item--refused", Boolean(room.refusal));
+    item.classList.toggle("room-item--unread", count !== 0);
+    // What failed in the room that is shown can be seen there.
+    fillBadge(link.lastElementChild, count, isShown ? [] : [room]);
+  }
+
+  #clicked(target) {
+    const name = target.closest("[data-leave]")?.dataset.leave;
+    if (name) this.#leave(name);
+    if (target.closest("a")) this.close();
+  }
+
+  #submitted(event) {
+    event.preventDefault();
+    const name = roomNameOf(this.#field.value);
+    if (!name) return;
+    if (!isRoom(name)) return this.#tell(t("badRoomHint", { room: this.#field.value }));
+    this.#field.value = "";
+    this.close();
+    location.hash = addressOf(name);
+  }
+
+  #tell(error) {
+    this.#error.textContent = error;
+    this.#field.ariaInvalid = String(Boolean(error));
+  }
+}
+
+// What is new in all of these, as it is shown; 0 if nothing is.
+export function sumOf(rooms) {
+  const count = rooms.reduce((sum, { unread }) => sum + unread.length, 0);
+  const more = count > COUNT_LIMIT || rooms.some(({ hasMoreUnread }) => hasMoreUnread);
+  return count && `${shown(Math.min(count, COUNT_LIMIT))}${more ? "+" : ""}`;
+}
+
+// A message that could not be sent counts more than what is new.
+function fillBadge(badge, count, rooms) {
+  const failed = rooms.some(({ hasFailed }) => hasFailed);
+  badge.hidden = !count && !failed;
+  badge.classList.toggle("badge--failed", failed);
+  badge.classList.toggle("badge--called", !failed && count !== 0 && rooms.some(({ called }) => called));
+  badge.firstElementChild.textContent = failed ? "!" : count || "";
+  badge.lastElementChild.textContent = failed ? ` ${t("notSent")}` : count ? t("unreadSuffix") : "";
+}

@@ -1,0 +1,467 @@
+// The conversation with the server: joins, sends, resends, and routes what comes to the rooms. No document here.
+//
+// After any doubt (a lost socket, a hole in the numbers) there is one answer: join again with the position, and send
+// again what was not confirmed; the server recognises the ids. Rooms are joined one after the other, the one that is
+// shown first, and messages that waited are sent one after the other.
+
+import { Connection } from "./connection.js";
+import { Requests } from "./requests.js";
+import { Room } from "../model/room.js";
+import { errorOf, t } from "../text/text.js";
+import { comeBack } from "../text/times.js";
+
+const HISTORY_COUNT = 50;
+const TYPING_INTERVAL_MS = 3_000;
+const ID_WORDS = 4;
+// The server knows an id again for 10 minutes; after that, sending once more might say it twice.
+const ID_KNOWN_MS = 9 * 60_000;
+const OFFLINE = { type: "error", temporary: true, message: t("offlineNow") };
+const DOUBTFUL = { temporary: true, message: t("doubtful") };
+
+// Refusals that another name or room can heal.
+const ANOTHER_HEALS = new Set(["username_taken", "bad_username", "bad_room"]);
+const TOO_MANY = "too_many_rooms";
+// What may succeed later, but not soon.
+const LASTING = new Set(["forbidden", TOO_MANY]);
+// Closings that another token can heal.
+const TOKEN_HEALS = new Set(["unauthorized", "token_expired"]);
+const PAUSE_MS = 1_000;
+const JOIN_PAUSE_MS = 5_000;
+// Errors that keep coming would cost the connection.
+const REFUSED_PAUSE_MS = 500;
+
+export class Chat {
+  #connection;
+  #storage;
+  #outbox;
+  #findToken;
+  #on;
+  #requests = new Requests();
+  #rooms = new Map();
+  #shown = null;
+  #name = "";
+  #token = "";
+  // The join that waits for its answer: `{ room, ref }`.
+  #asked = null;
+  #joinTimer;
+  // What the connection said last, and what there is to say while the room that is shown has to wait.
+  #state = {};
+  #wait = null;
+  // Whether messages go one after the other, and the time until the next one may.
+  #queueing = false;
+  #pause = null;
+  #typedAt = -Infinity;
+
+  // What the server takes of files: `{ max_bytes }`; undefined where it takes none.
+  files;
+
+  // `on` has a function each for: joined, left, changed, people (of a room), said (a message of somebody else), typing,
+  // quiet, refused, denied, phase. `token` returns the token to show, if there is one.
+  constructor(url, { storage, outbox, token, on }) {
+    this.#storage = storage;
+    this.#outbox = outbox;
+    this.#findToken = token;
+    this.#on = on;
+    const routes = this.#routes();
+    this.#connection = new Connection(url, {
+      open: () => this.#joinNext(),
+      event: (event) => routes[event.type]?.(event),
+      phase: (state) => this.#phaseChanged(state),
+    });
+    for (const name of this.#kept) this.#add(name).isKept = true;
+    storage.watch("read.", (name) => this.#rooms.get(name)?.recall() && on.changed(this.#rooms.get(name)));
+    storage.watch("rooms", () => this.#leaveToo());
+  }
+
+  // Those the reader is in, in the order in which he came.
+  get rooms() {
+    return [...this.#rooms.values()];
+  }
+
+  get room() {
+    return this.#shown;
+  }
+
+  get timeline() {
+    return this.#shown?.timeline;
+  }
+
+  // Shows a room, under a name. One he is not in is joined; another name needs another connection.
+  enter({ name, room }) {
+    const renamed = name !== this.#name;
+    // Who was refused may be let in now.
+    const anew = renamed || this.#findToken() !== this.#token;
+    this.#name = name;
+    this.#typedAt = -Infinity;
+    this.#shown = this.#rooms.get(room) ?? this.#add(room);
+    if (renamed) {
+      // Else the others would see both for a while.
+      for (const each of this.rooms) if (each.joined) this.#connection.send({ type: "leave", room: each.name });
+      this.#connection.close();
+      for (const each of this.rooms) each.roster.clear();
+    }
+    for (const each of this.rooms) {
+      if (anew || each === this.#shown) each.refusal = null;
+      if (anew) this.#adopt(each);
+    }
+    this.#on.changed(this.#shown);
+    this.#on.people(this.#shown);
+    this.reconnect();
+  }
+
+  // Leaves a room for good.
+  leave(name) {
+    const room = this.#rooms.get(name);
+    const asked = this.#asked?.room === room;
+    if (room.joined || asked) this.#connection.send({ type: "leave", room: name });
+    if (asked) this.#asked = null;
+    room.joined = false;
+    this.#rooms.delete(name);
+    this.#storage.set(`read.${name}`, "");
+    this.#kept = this.#kept.filter((each) => each !== name);
+    // There is place for another.
+    for (const each of this.rooms) if (each.refusal?.code === TOO_MANY) each.refusal = null;
+    // It may have been one of his that the others waited for.
+    this.#proceed();
+    this.#joinNext();
+    this.#on.left();
+  }
+
+  // Is in no room until `enter` is called again.
+  quit() {
+    this.#connection.close();
+  }
+
+  // Keeps nothing of where he was and what he read.
+  forget() {
+    for (const key of ["rooms", ...this.#storage.keys("read.")]) this.#storage.set(key, "");
+  }
+
+  // Says it in a room: the one that is shown, unless another is given.
+  send(text, room = this.#shown) {
+    const timestamp = new Date().toISOString();
+    const draft = { id: newId(), room: room.name, username: this.#name, text, timestamp, at: Date.now() };
+    this.#typedAt = -Infinity;
+    this.#publish(room.timeline.compose(draft));
+    this.#on.changed(room);
+  }
+
+  retry(id) {
+    const entry = this.timeline.retry(id);
+    if (entry) this.#publish(entry);
+    this.#on.changed(this.#shown);
+  }
+
+  discard(id) {
+    this.timeline.discard(id);
+    this.#outbox.remove(id);
+    this.#on.changed(this.#shown);
+  }
+
+  typing() {
+    const now = performance.now();
+    if (!this.#shown?.joined || now - this.#typedAt < TYPING_INTERVAL_MS) return;
+    this.#typedAt = now;
+    this.#connection.send({ type: "typing", room: this.#shown.name });
+  }
+
+  // Asks for something in a room. Resolves with the answer, which may be an `error`.
+  ask(command, room = this.#shown) {
+    if (!room?.joined) return Promise.resolve(OFFLINE);
+    const whole = { ...command, room: room.name, ref: newId() };
+    this.#connection.send(whole);
+    return this.#requests.add(whole);
+  }
+
+  reconnect() {
+    this.#shown.refusal = null;
+    if (this.#connection.isOpen) this.#joinNext();
+    else this.#connection.open();
+    this.#tell();
+  }
+
+  wake() {
+    this.#connection.wake();
+  }
+
+  doubt() {
+    this.#connection.doubt();
+  }
+
+  // Also takes over what an earlier page, or another tab, has not got through with.
+  #add(name) {
+    const confirmed = (id) => {
+      this.#outbox.remove(id);
+      this.#proceed();
+    };
+    const room = new Room(name, this.#storage, confirmed);
+    this.#rooms.set(name, room);
+    this.#adopt(room);
+    return room;
+  }
+
+  #adopt({ name, timeline }) {
+    for (const draft of this.#outbox.of(name)) {
+      if (!this.#findToken() || draft.username === this.#name) timeline.compose({ ...draft, kept: true });
+    }
+  }
+
+  // The rooms that he has been let into and has not left, in whatever tab.
+  get #kept() {
+    return this.#storage.get("rooms").split(" ").filter(Boolean);
+  }
+
+  set #kept(names) {
+    this.#storage.set("rooms", [...new Set(names)].join(" "));
+  }
+
+  // What was left in another tab is left here, unless somebody is looking at it. Without any he has signed out there.
+  #leaveToo() {
+    const kept = this.#kept;
+    if (!kept.length) return;
+    for (const room of this.rooms) {
+      if (room.isKept && room !== this.#shown && !kept.includes(room.name)) this.leave(room.name);
+    }
+  }
+
+  get #isSomewhere() {
+    return this.rooms.some(({ joined }) => joined);
+  }
+
+  #joinNext() {
+    clearTimeout(this.#joinTimer);
+    this.#wait = null;
+    if (this.#asked || !this.#connection.isOpen) return;
+    const waits = (room) => !room.joined && !room.refusal;
+    const room = waits(this.#shown) ? this.#shown : this.rooms.find(waits);
+    // Who is in no room would be thrown out.
+    if (!room && !this.#isSomewhere) this.#connection.close();
+    if (!room) return;
+    this.#asked = { room, ref: newId() };
+    this.#token = this.#findToken();
+    this.#connection.send({
+      type: "join",
+      ref: this.#asked.ref,
+      room: room.name,
+      username: this.#name || undefined,
+      token: this.#token || undefined,
+      history: HISTORY_COUNT,
+      since: room.timeline.position ?? undefined,
+      session: this.#storage.get("session") || undefined,
+    });
+  }
+
+  #publish(entry, held = this.#queueing) {
+    const { id, room, text } = entry;
+    if (this.#rooms.get(room)?.joined && !held) {
+      entry.sentAt ??= Date.now();
+      this.#connection.send({ type: "message", room, id, text });
+    }
+    entry.kept = this.#outbox.put(entry);
+  }
+
+  // Sends again what is not confirmed. After a whole recovery there is no doubt that it did not get through.
+  #resend({ timeline }, { recovered }) {
+    for (const entry of timeline.outbox) {
+      const age = Date.now() - (entry.sentAt ?? Infinity);
+      const doubtful = entry.state === "pending" && !recovered && age > ID_KNOWN_MS;
+      const foreign = this.#token && entry.username !== this.#name;
+      // Another tab has seen it arrive, or the reader removed it there.
+      if (foreign || (entry.kept && !this.#outbox.has(entry.id))) timeline.discard(entry.id);
+      else if (doubtful) timeline.fail({ id: entry.id, ...DOUBTFUL });
+    }
+    if (!this.#queueing) this.#next();
+  }
+
+  // Sends the first one that waits; the others when it has been answered. So they stay in order whatever is refused.
+  #next() {
+    clearTimeout(this.#pause);
+    this.#pause = null;
+    const waiting = this.rooms.filter(({ joined }) => joined).flatMap(({ timeline }) => timeline.outbox);
+    const entry = waiting.find(({ state }) => state === "pending");
+    this.#queueing = Boolean(entry);
+    if (entry) this.#publish(entry, false);
+  }
+
+  // A message was answered.
+  #proceed() {
+    if (this.#queueing && this.#pause === null) this.#next();
+  }
+
+  // The server asks for time.
+  #hold(afterMs = PAUSE_MS) {
+    clearTimeout(this.#pause);
+    this.#queueing = true;
+    this.#pause = setTimeout(() => this.#next(), afterMs);
+  }
+
+  #routes() {
+    const take = (event) => this.#take(event);
+    const count = (event) => this.#count(event);
+    const settle = (event) => this.#requests.settle(event);
+    return {
+      joined: (event) => this.#accept(event),
+      error: (event) => this.#fail({ ...event, message: errorOf(event) }),
+      ack: (event) => this.#acknowledge(event),
+      history: settle,
+      results: settle,
+      upload: settle,
+      removed: settle,
+      typing: ({ room, username }) => room === this.#shown.name && this.#on.typing(username),
+      message: take,
+      edit: take,
+      delete: take,
+      react: take,
+      join: count,
+      leave: count,
+      presence: count,
+    };
+  }
+
+  #accept(reply) {
+    if (reply.ref !== this.#asked?.ref) return undefined;
+    const { room } = this.#asked;
+    this.#asked = null;
+    this.#connection.settle();
+    // A token may be another person's: nobody sends what somebody else wrote, nor goes on with what he read, or where.
+    const another = this.#token && this.#name && this.#name !== reply.username;
+    this.#name = reply.username;
+    if (another) this.#beginAnew();
+    // What was recovered goes on from what he has not read.
+    if (another && (reply.recovered || room !== this.#shown)) return this.#connection.retry();
+    // Only once: one that was left in another tab since must not come back.
+    if (!room.isKept) this.#kept = [...this.#kept, room.name];
+    room.isKept = true;
+    if (reply.session) this.#storage.set("session", reply.session);
+    this.files = reply.files;
+    room.accept(reply);
+    this.#adopt(room);
+    this.#resend(room, reply);
+    this.#on.joined(reply);
+    this.#on.changed(room);
+    this.#on.people(room);
+    this.#joinNext();
+    return this.#tell();
+  }
+
+  #beginAnew() {
+    this.forget();
+    this.#shown.forget();
+    this.#rooms = new Map([[this.#shown.name, this.#shown]]);
+  }
+
+  #take(publication) {
+    const room = this.#rooms.get(publication.room);
+    const outcome = room?.timeline.apply(publication);
+    if (outcome === "hole" && room.joined) this.#connection.retry();
+    if (publication.username === this.#name) this.#requests.confirm(publication);
+    if (outcome !== "new") return;
+    if (publication.type === "message" && room === this.#shown) this.#on.quiet(publication.username);
+    if (publication.type === "message" && publication.username !== this.#name) this.#on.said(publication, room);
+    this.#on.changed(room);
+  }
+
+  #count(event) {
+    const room = this.#rooms.get(event.room);
+    if (!room?.joined) return;
+    room.roster.update(event);
+    if (event.type !== "presence" && event.username !== this.#name) room.timeline.note(event);
+    if (event.type === "leave" && room === this.#shown) this.#on.quiet(event.username);
+    this.#on.changed(room);
+    this.#on.people(room);
+  }
+
+  #acknowledge(event) {
+    const room = this.#rooms.get(event.room);
+    room?.timeline.acknowledge(event);
+    if (room) this.#on.changed(room);
+  }
+
+  #fail(error) {
+    if (this.#asked && error.ref === this.#asked.ref) return this.#refused(error);
+    if (this.#requests.settle(error)) return undefined;
+    const limited = error.code === "rate_limited";
+    for (const { timeline } of this.rooms) {
+      const entry = limited ? timeline.retry(error.id) : timeline.fail(error);
+      // What can be tried again stays in the outbox.
+      if (!entry || error.temporary) continue;
+      entry.kept = false;
+      this.#outbox.remove(entry.id);
+    }
+    if (!limited) this.#proceed();
+    else if (error.id) this.#hold(error.retry_after_ms);
+    return this.#on.changed(this.#shown);
+  }
+
+  #refused(error) {
+    const { code, message, retry_after_ms: afterMs } = error;
+    const { room } = this.#asked;
+    this.#asked = null;
+    if (code === "unauthorized") return this.#denied(message);
+    // Who has a token has the name that is in it.
+    const another = ANOTHER_HEALS.has(code) && !(this.#token && code === "username_taken");
+    const alone = !this.#isSomewhere;
+    if (error.temporary && !another && !LASTING.has(code)) {
+      // Who is in no room would be thrown out while he waits.
+      if (alone) return this.#connection.retry({ reason: message, reconnect_after_ms: afterMs });
+      return this.#waitFor(room, message, afterMs ?? JOIN_PAUSE_MS);
+    }
+    if (another && alone && room === this.#shown) {
+      this.#connection.close();
+      return this.#on.refused(error);
+    }
+    room.refusal = error;
+    if (code === TOO_MANY) for (const each of this.rooms) if (!each.joined) each.refusal = error;
+    this.#joinTimer = setTimeout(() => this.#joinNext(), REFUSED_PAUSE_MS);
+    this.#on.changed(room);
+    return this.#tell();
+  }
+
+  #waitFor(room, sentence, waitMs) {
+    this.#joinTimer = setTimeout(() => this.#joinNext(), waitMs);
+    if (room !== this.#shown) return;
+    this.#wait = { phase: "waiting", meaning: { text: sentence }, retryAt: performance.now() + waitMs };
+    this.#tell();
+  }
+
+  // What was written stays, and where the reader was.
+  #denied(sentence) {
+    this.#connection.close();
+    this.#on.denied(sentence);
+  }
+
+  #phaseChanged(state) {
+    this.#state = state;
+    if (state.phase !== "open") {
+      this.#wait = null;
+      for (const room of this.rooms) room.joined = false;
+      this.#asked = null;
+      this.#queueing = false;
+      clearTimeout(this.#joinTimer);
+      clearTimeout(this.#pause);
+      this.#pause = null;
+      this.#requests.abandon();
+    }
+    if (TOKEN_HEALS.has(state.meaning?.name)) this.#denied(state.meaning.text);
+    else this.#tell();
+  }
+
+  // How it is with the room that is shown.
+  #tell() {
+    const { joined, refusal } = this.#shown ?? {};
+    const { phase } = this.#state;
+    const isThere = phase === "open" || phase === "closed";
+    if (isThere && refusal) this.#on.phase({ phase: "stopped", meaning: { text: sentenceOf(refusal) } });
+    else if (joined) this.#on.phase({ phase: "joined" });
+    else this.#on.phase(this.#wait ?? this.#state);
+  }
+}
+
+function sentenceOf({ message, retry_after_ms: afterMs }) {
+  return message + comeBack(afterMs);
+}
+
+// Not crypto.randomUUID, which exists only on https and localhost.
+function newId() {
+  return Array.from(crypto.getRandomValues(new Uint32Array(ID_WORDS)), (word) => word.toString(36)).join("");
+}

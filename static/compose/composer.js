@@ -1,0 +1,266 @@
+import { Completion } from "./completion.js";
+import { byId, named, writeInto } from "../dom.js";
+import { answerOf, fileOf, filesOf } from "../text/markup.js";
+import { partsOf, t } from "../text/text.js";
+import { listOf } from "../text/times.js";
+
+// The server's limit: Unicode code points, after trimming white space at the end.
+export const TEXT_LIMIT = 4_000;
+// What browsers report for a key that an input method took, where isComposing cannot be relied on (Safari).
+const IME_KEY_CODE = 229;
+
+// Where a message is written, and written anew. What was typed leaves the field only when it has been handed on.
+export class Composer {
+  #form = byId("composer-form");
+  #field = byId("composer");
+  #button = byId("send");
+  #hint = byId("composer-hint");
+  #answer = byId("composer-answer");
+  #storage;
+  #on;
+  #completion;
+  #room = null;
+  // The entry that is being edited, or null.
+  #edited = null;
+  // What stands before the text, and not in the field: the quote of what it answers.
+  #quote = "";
+  // And after it, of what is being edited: the links of its files.
+  #links = [];
+
+  // `on` has a function each for: send, typing, save (of an edited entry), last (the entry to edit by Arrow Up), mark (an
+  // entry as being edited or not), pick (resolves with an emoji, or null), hasFiles (whether any wait to be sent with the
+  // text), and people and rooms, which return the names to suggest.
+  constructor(storage, on) {
+    this.#storage = storage;
+    this.#on = on;
+    this.#completion = new Completion(this.#field, on);
+    this.#field.addEventListener("input", () => this.#changed());
+    this.#field.addEventListener("keydown", (event) => this.#keyed(event));
+    this.#form.addEventListener("submit", (event) => this.#submitted(event));
+    byId("composer-cancel").addEventListener("click", () => this.#stopEditing());
+    byId("composer-unquote").addEventListener("click", () => this.#unquote());
+    byId("emoji").addEventListener("click", (event) => this.#pick(event.currentTarget));
+    // Keeps a phone's keyboard open.
+    this.#button.addEventListener("pointerdown", (event) => event.preventDefault());
+  }
+
+  // The room to write to, or null for none.
+  set room(room) {
+    this.#form.hidden = this.#hint.hidden = room === null;
+    this.#field.placeholder = t("messageTo", { room });
+    if (room === this.#room) return;
+    this.#room = room;
+    this.#edit(null);
+    this.#write(this.#draft);
+  }
+
+  get isEmpty() {
+    return this.#field.value === "";
+  }
+
+  focus() {
+    this.#field.focus();
+  }
+
+  // After files have come, failed or gone.
+  refresh() {
+    this.#measure();
+  }
+
+  // Forgets all that was begun, in whatever room.
+  forget() {
+    this.#write("");
+    for (const key of ["draft.", "edit."].flatMap((start) => this.#storage.keys(start))) this.#storage.set(key, "");
+  }
+
+  // Goes on with the editing of a message, by its offset, that a reload or another room has interrupted. Where it is not
+  // there any more, what was written is not lost.
+  resume(find) {
+    const [, offset, text] = /^(\d+) (.*)$/s.exec(this.#kept) ?? [];
+    if (!offset || this.#edited) return;
+    const entry = find(Number(offset));
+    if (entry?.own && !entry.deleted) return this.#begin(entry, text);
+    this.#kept = "";
+    this.propose(text);
+  }
+
+  // A text to be sent as a message of its own, unless something else is being written.
+  propose(text) {
+    if (!this.isEmpty) return;
+    this.#draft = text;
+    this.#write(text);
+  }
+
+  // Takes a message of the reader's for editing. What he was writing waits until that is done.
+  edit(entry, text = entry.text) {
+    this.#begin(entry, text);
+    this.focus();
+    const { length } = this.#field.value;
+    this.#field.setSelectionRange(length, length);
+  }
+
+  #begin(entry, text) {
+    this.#edit(entry);
+    this.#write(text);
+    this.#kept = `${entry.offset} ${text}`;
+  }
+
+  // What is being written shall answer what is quoted.
+  quote(text) {
+    if (this.#edited) this.#stopEditing();
+    this.#answerTo(text);
+    this.#changed();
+    this.focus();
+  }
+
+  #unquote() {
+    this.#answerTo("");
+    this.#changed();
+    this.focus();
+  }
+
+  #answerTo(quote) {
+    const { name, quoted } = answerOf(quote);
+    this.#quote = quote;
+    this.#answer.hidden = !quote;
+    byId("composer-answered").replaceChildren(...(quote ? partsOf("answering", { name: named(name) }) : []));
+    byId("composer-quoted").textContent = quoted;
+  }
+
+  async #pick(button) {
+    const emoji = await this.#on.pick(button);
+    const { selectionStart, selectionEnd } = this.#field;
+    if (emoji) writeInto(this.#field, emoji, selectionStart, selectionEnd);
+  }
+
+  #keyed(event) {
+    const composing = event.isComposing || event.keyCode === IME_KEY_CODE;
+    if (composing || this.#completion.keyed(event)) return;
+    if (event.key === "Escape" && this.#edited) this.#stopEditing();
+    else if (event.key === "Escape" && this.#quote) this.#unquote();
+    if (event.key === "ArrowUp" && !this.#edited && this.isEmpty) this.#editLast(event);
+    if (event.key !== "Enter" || event.shiftKey) return;
+    event.preventDefault();
+    this.#send();
+  }
+
+  #editLast(event) {
+    const entry = this.#on.last();
+    if (!entry) return;
+    event.preventDefault();
+    this.edit(entry);
+  }
+
+  #submitted(event) {
+    event.preventDefault();
+    this.#send();
+    this.focus();
+  }
+
+  #changed() {
+    this.#measure();
+    if (this.#edited) {
+      this.#kept = `${this.#edited.offset} ${this.#text}`;
+      return;
+    }
+    this.#draft = this.#quote + this.#field.value;
+    if (this.#field.value.trimEnd()) this.#on.typing();
+  }
+
+  #send() {
+    // A lone surrogate is no text: the server could not read the message, nor tell which one it was.
+    const text = this.#text.toWellFormed?.() ?? this.#text;
+    if (!(text || this.#hasFiles) || codePointCount(text) > TEXT_LIMIT) return;
+    const edited = this.#edited;
+    if (edited) this.#stopEditing();
+    else this.#write((this.#draft = ""));
+    if (!edited) this.#on.send(text);
+    else if (text !== edited.text) this.#on.save(edited, text);
+  }
+
+  // As it is to be said; a quote alone is nothing to say, but a file is an answer.
+  get #text() {
+    const own = this.#field.value.trimEnd();
+    const whole = [own, ...this.#links].filter(Boolean).join("\n");
+    return whole || this.#hasFiles ? this.#quote + whole : "";
+  }
+
+  // An edit is of the text alone.
+  get #hasFiles() {
+    return !this.#edited && this.#on.hasFiles();
+  }
+
+  #stopEditing() {
+    this.#kept = "";
+    this.#edit(null);
+    this.#write(this.#draft);
+    this.focus();
+  }
+
+  // Outlives a reload.
+  get #draft() {
+    return this.#storage.get(`draft.${this.#room}`);
+  }
+
+  set #draft(text) {
+    this.#storage.set(`draft.${this.#room}`, text);
+  }
+
+  // What is being edited: the offset, and the text so far.
+  get #kept() {
+    return this.#storage.get(`edit.${this.#room}`);
+  }
+
+  set #kept(kept) {
+    this.#storage.set(`edit.${this.#room}`, kept);
+  }
+
+  #edit(entry) {
+    if (this.#edited) this.#on.mark(this.#edited, false);
+    if (entry) this.#on.mark(entry, true);
+    this.#edited = entry;
+    this.#form.classList.toggle("composer--editing", entry !== null);
+    this.#button.ariaLabel = this.#button.title = t(entry ? "save" : "send");
+    this.#field.ariaLabel = t(entry ? "editYours" : "message");
+  }
+
+  #write(whole) {
+    const { quote, text } = answerOf(whole);
+    const [own, links] = this.#edited ? filesOf(text) : [text, []];
+    this.#answerTo(quote);
+    this.#field.value = own;
+    this.#links = links;
+    const names = listOf(links.map((link) => fileOf(link).name));
+    byId("composer-edited").textContent = names ? t("editingWith", { names }) : t("editing");
+    this.#completion.close();
+    this.#measure();
+  }
+
+  #measure() {
+    const left = TEXT_LIMIT - codePointCount(this.#text);
+    this.#button.disabled = !(this.#text || this.#hasFiles) || left < 0;
+    this.#field.ariaInvalid = String(left < 0);
+    this.#form.classList.toggle("composer--too-long", left < 0);
+    const hint = this.#hintFor(left);
+    if (this.#hint.textContent !== hint) this.#hint.textContent = hint;
+    this.#grow();
+  }
+
+  #hintFor(left) {
+    if (left < 0) return t("tooLong", { count: -left, limit: TEXT_LIMIT });
+    return t(this.#edited ? "hintEdit" : "hintSend");
+  }
+
+  // For browsers whose style sheets cannot do it yet.
+  #grow() {
+    if (CSS.supports("field-sizing", "content")) return;
+    this.#field.style.blockSize = "auto";
+    this.#field.style.blockSize = `${this.#field.scrollHeight}px`;
+  }
+}
+
+export function codePointCount(text) {
+  let count = 0;
+  for (const _ of text) count += 1;
+  return count;
+}

@@ -1,0 +1,37 @@
+import { make, named } from "../dom.js";
+import { partsOf, t } from "../text/text.js";
+import { listed } from "../text/times.js";
+
+// More names than these are a number.
+const NAMES_LIMIT = 3;
+
+// The quiet line that says who came and who went. It belongs to no group and no day.
+export class NoticeRow {
+  #entry;
+  #revision = -1;
+
+  element = make("p", { class: "notice" });
+  author = null;
+  day = null;
+
+  constructor(entry) {
+    this.#entry = entry;
+  }
+
+  update() {
+    if (this.#revision === this.#entry.revision) return;
+    this.#revision = this.#entry.revision;
+    const { join, leave } = this.#entry;
+    const parts = [...sentence("joined", join), join.length && leave.length ? " · " : "", ...sentence("left", leave)];
+    this.element.replaceChildren(...parts);
+  }
+
+  place() {}
+}
+
+function sentence(key, names) {
+  const count = names.length;
+  if (!count) return [];
+  const who = count > NAMES_LIMIT ? [t("people", { count })] : listed(names.map(named));
+  return partsOf(key, { count, names: who }).flat();
+}

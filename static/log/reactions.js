@@ -1,0 +1,52 @@
+import { cloneOf } from "../dom.js";
+import { shown, t } from "../text/text.js";
+import { listOf } from "../text/times.js";
+
+// More names than these are a number.
+const NAMES_LIMIT = 20;
+
+// The chips under a message: one for each emoji, with how many reacted by it, and at the end one for another emoji. A chip
+// stays the element it is, so that the focus stays on it.
+export class Reactions {
+  #element;
+  #chips = new Map();
+
+  constructor(element) {
+    this.#element = element;
+  }
+
+  // `reactions` are the names by emoji; `self` is the reader's.
+  show(reactions, self) {
+    for (const emoji of this.#chips.keys()) if (!reactions.has(emoji)) this.#remove(emoji);
+    for (const [emoji, names] of reactions) this.#fill(this.#chipOf(emoji), emoji, names, self);
+    this.#element.hidden = reactions.size === 0;
+  }
+
+  // The focus does not go with it.
+  #remove(emoji) {
+    const chip = this.#chips.get(emoji);
+    if (chip.contains(document.activeElement)) this.#element.closest(".message").focus();
+    chip.remove();
+    this.#chips.delete(emoji);
+  }
+
+  #chipOf(emoji) {
+    const known = this.#chips.get(emoji);
+    if (known) return known;
+    const chip = cloneOf("reaction-template");
+    chip.firstElementChild.dataset.emoji = chip.querySelector("span").textContent = emoji;
+    this.#element.lastElementChild.before(chip);
+    this.#chips.set(emoji, chip);
+    return chip;
+  }
+
+  #fill(chip, emoji, names, self) {
+    const button = chip.firstElementChild;
+    const more = names.length - NAMES_LIMIT;
+    const who = listOf(more > 0 ? [...names.slice(0, NAMES_LIMIT), t("people", { count: more })] : names);
+    button.lastElementChild.textContent = shown(names.length);
+    button.ariaPressed = names.includes(self);
+    button.ariaLabel = `${emoji} ${shown(names.length)}: ${who}`;
+    button.title = who;
+  }
+}

@@ -1,0 +1,309 @@
+// How a text looks: paragraphs, quotes, lists, code, emphasis, links, files, mentions.
+//
+// A text is read by lines, those by tokens, and what they mean becomes elements: nothing that somebody wrote is ever read
+// as HTML. What has been read is not read again, no sign looks farther ahead than a bound or the next of its kind, and
+// nothing nests deeply: the time grows with the length, whatever was written.
+
+import { make } from "../dom.js";
+import { folded } from "./names.js";
+import { addressOf, decoded } from "./rooms.js";
+import { locale, t } from "./text.js";
+
+const NESTING_DEPTH = 3;
+// Images are scaled down into this box, in pixels, before they are there; none gets too thin to be hit.
+const IMAGE_BOX = { width: 352, height: 288 };
+const THIN_PX = 24;
+const QUOTED_LINES = 3;
+const QUOTED_CHARS = 240;
+
+const FENCE = /^ {0,3}```(?=[^`\n]*$)/m;
+const FENCE_END = /\n?```\s*$/;
+const LANGUAGE = /^ *\S* *\n/;
+const QUOTE = /^>(?: |$)/;
+const ITEM = /^ {0,3}(?:[-*]|(\d{1,9})\.) +(?=\S)/;
+const INDENTED = /^ {2,}\S/;
+const REPLY = /^@(.+) #(\d{1,15})$/;
+const ANSWER = /^> @(.+) #\d{1,15}\n((?:>.*\n)*)\n*/;
+const FILE = /^\/files\/[a-z2-7]{32}\/([^/]+)$/;
+
+// An address ends where white space does, a quotation mark, what shows nothing or turns the direction, the full-width
+// punctuation of languages without spaces; before what ends a sentence, and brackets that it does not hold as a pair.
+const WORD_START = "(?<![\\p{L}\\p{N}\\p{M}/#&@])";
+const HTTP = "[Hh][Tt]{2}[Pp][Ss]?://";
+const LETTER = '[^\\s<>()[\\]"`\\p{C}\\u3000-\\u303f\\uff01-\\uff1f]';
+const REST = `(?:${LETTER}|\\(${LETTER}*\\)|\\[${LETTER}*\\])+(?<![.,:;!?'*_~…’”»])`;
+// Code, addresses, a room, whom a mention may call (a name has 32 letters at most), signs of emphasis.
+const TOKEN = new RegExp(
+  [
+    "(?<ticks>`{1,3})(?<code>[^`]+)\\k<ticks>",
+    `<(?<exact>${HTTP}(?:${LETTER}|[()[\\]])+)>`,
+    `(?<address>(?:${HTTP}|${WORD_START}/files/[a-z2-7]{32}/)${REST})`,
+    `${WORD_START}#(?<room>(?=[\\d._-]{0,63}[a-z])[a-z\\d._-]{0,63}[a-z\\d_])(?![\\p{L}\\p{N}\\p{M}#])`,
+    `${WORD_START}@(?=(?<ahead>\\S.{0,32}))`,
+    "(?<mark>\\*+|_+|~+)",
+  ].join("|"),
+  "gu",
+);
+const MARKS = { "*": "em", _: "em", "**": "strong", "~~": "s" };
+const BEFORE_MARK = /^$|[\s\p{Ps}\p{Pi}\p{Pd}\p{Cs}"'*_~]/u;
+// Scripts that put no space between words.
+const UNSPACED = /^[\p{sc=Han}\p{sc=Hira}\p{sc=Kana}\p{sc=Thai}\p{sc=Laoo}\p{sc=Khmr}\p{sc=Mymr}]/u;
+const WORD = /^[\p{L}\p{N}\p{M}]/u;
+// Without any, it is a face: (*_*)
+const MARKABLE = /[\p{L}\p{N}\p{ExtPict}]/u;
+const EMOJI_ONLY = /^(?:\s*\p{RGI_Emoji}){1,8}\s*$/v;
+
+const NOBODY = { self: "", names: [] };
+const OUTSIDE = { target: "_blank", rel: "noopener noreferrer nofollow ugc" };
+
+// The nodes of a text, as `self` sees it, where the `names` can be mentioned; these are asked for only if needed.
+export function nodesOf(text, context) {
+  const blocks = new Reader(context).read(text);
+  // What is inside a block has no direction of its own, and goes by the style sheet.
+  for (const block of blocks) block.dir = "auto";
+  return blocks;
+}
+
+// Whether a text calls `self`: not in code, nor as a part of another's name, and of what it quotes only as whom it
+// answers.
+export function mentions(text, context) {
+  if (!folded(text).includes(`@${folded(context.self)}`)) return false;
+  const root = make("div", {}, nodesOf(text, context));
+  return root.querySelector(".mention--self:not(blockquote > :not(cite) *)") !== null;
+}
+
+// In one line, without signs and, if there is anything else, without quotes.
+export function plainOf(text) {
+  const blocks = nodesOf(text, NOBODY);
+  const own = blocks.filter((block) => block.tagName !== "BLOCKQUOTE");
+  const root = make("div", {}, own.length ? own : blocks);
+  for (const block of root.querySelectorAll("p, pre, li, blockquote")) block.append(" "), block.prepend(" ");
+  return root.textContent.replace(/\s+/g, " ").trim();
+}
+
+// What the answer to a message begins with.
+export function quoteOf({ username, offset, text }) {
+  const lines = text.split("\n").filter((line) => line.trim() && !QUOTE.test(line));
+  const named = lines.slice(0, QUOTED_LINES).join("\n").replace(TOKEN, (token) => fileOf(token)?.name ?? token);
+  const letters = [...named];
+  const more = letters.length > QUOTED_CHARS || lines.length > QUOTED_LINES ? "…" : "";
+  const quoted = letters.slice(0, QUOTED_CHARS).join("").trimEnd() + more;
+  return `${`@${username} #${offset}\n${quoted}`.replace(/^/gm, "> ")}\n\n`;
+}
+
+// A text taken apart: such a quote ("" where there is none) and the rest; and of the quote whom it answers, and what.
+export function answerOf(text) {
+  const [quote, name, lines = ""] = ANSWER.exec(text) ?? [""];
+  return { quote, name, quoted: lines.replace(/^> ?/gm, "").trim(), text: text.slice(quote.length) };
+}
+
+// A text in two: what was written, and at its end the links of files, a line each.
+export function filesOf(text) {
+  const lines = text.split("\n");
+  let end = lines.length;
+  while (end && lines[end - 1] && fileOf(lines[end - 1])) end -= 1;
+  return [lines.slice(0, end).join("\n"), lines.slice(end)];
+}
+
+// Whether a text is one to eight emoji and nothing else.
+export const isEmojiOnly = (text) => EMOJI_ONLY.test(text);
+
+// A number of bytes, for people.
+export function sizeOf(bytes) {
+  const step = Math.min(Math.floor(Math.log10(Math.max(bytes, 1)) / 3), 3);
+  const unit = ["byte", "kilobyte", "megabyte", "gigabyte"][step];
+  const unitDisplay = step ? "short" : "long";
+  const options = { style: "unit", unit, unitDisplay, maximumFractionDigits: step > 1 ? 1 : 0 };
+  return new Intl.NumberFormat(locale, options).format(bytes / 1_000 ** step);
+}
+
+// The file that an address of this server's is of, or null.
+export function fileOf(address) {
+  const url = urlOf(address, location);
+  const [, name] = (url?.origin === location.origin && FILE.exec(url.pathname)) || [];
+  if (!name) return null;
+  const [size, width, height] = ["size", "width", "height"].map((key) => countOf(url.searchParams.get(key)));
+  // A change of direction could put another ending on the name.
+  const shown = decoded(name).replace(/[\p{Cc}\p{Bidi_C}]/gu, "");
+  return { name: shown, size, width, height, href: url.pathname + url.search };
+}
+
+class Reader {
+  #context;
+  #names;
+
+  constructor(context) {
+    this.#context = context;
+  }
+
+  read(text) {
+    return this.#blocks(text.split("\n"), 0);
+  }
+
+  // What reads a block takes its lines from a pile, where the first is on top.
+  #blocks(lines, depth) {
+    const pile = lines.reverse();
+    const blocks = [];
+    while (pile.length) {
+      if (pile.at(-1).trim()) blocks.push(this.#block(pile, depth));
+      else pile.pop();
+    }
+    return blocks;
+  }
+
+  #block(pile, depth) {
+    const nests = (line) => depth < NESTING_DEPTH && (QUOTE.test(line) || ITEM.test(line));
+    const isText = (line) => line.trim() && !FENCE.test(line) && !nests(line);
+    const first = pile.at(-1);
+    if (FENCE.test(first)) return fenced(pile);
+    if (nests(first)) return QUOTE.test(first) ? this.#quote(pile, depth) : this.#list(pile, depth);
+    return make("p", {}, take(pile, isText).flatMap((line) => ["\n", ...this.#line(line)]).slice(1));
+  }
+
+  #quote(pile, depth) {
+    const lines = take(pile, (line) => QUOTE.test(line)).map((line) => line.replace(QUOTE, ""));
+    const [, name, offset] = REPLY.exec(lines[0]) ?? [];
+    const blocks = this.#blocks(lines.slice(name ? 1 : 0), depth + 1);
+    // Who is answered, as the way to his message.
+    const attributes = { type: "button", class: "reply", "data-reveal": offset, title: t("showAnswered") };
+    if (name) blocks.unshift(make("cite", {}, [make("button", attributes, [this.#mention(name, name)])]));
+    return blocks.length ? make("blockquote", {}, blocks) : make("p", {}, [">"]);
+  }
+
+  // Numbers stay what was written.
+  #list(pile, depth) {
+    const [, number] = ITEM.exec(pile.at(-1));
+    const list = make(number ? "ol" : "ul");
+    for (let match; (match = ITEM.exec(pile.at(-1) ?? "")) && !match[1] === !number; ) {
+      const [{ length }, value] = match;
+      const first = pile.pop().slice(length);
+      const outdent = new RegExp(`^ {2,${length}}`);
+      const more = take(pile, (line) => INDENTED.test(line)).map((line) => line.replace(outdent, ""));
+      const blocks = this.#blocks([first, ...more], depth + 1);
+      list.append(make("li", value && { value }, blocks.flatMap(unwrapped)));
+    }
+    return list;
+  }
+
+  #line(text) {
+    const nodes = [];
+    // The signs of emphasis that wait for their like: at most one of each.
+    const open = [];
+    let end = 0;
+    TOKEN.lastIndex = 0;
+    for (let match; (match = TOKEN.exec(text)); ) {
+      const { index, groups } = match;
+      const { mark } = groups;
+      const node = mark ? MARKS[mark] : this.#nodeOf(match[0], groups);
+      if (!node) continue;
+      nodes.push(text.slice(end, index));
+      end = TOKEN.lastIndex;
+      if (mark) emphasize(mark, text[index - 1] ?? "", text[end] ?? "", nodes, open);
+      else nodes.push(node);
+    }
+    nodes.push(text.slice(end));
+    return nodes;
+  }
+
+  // What a token is; null for one that means nothing.
+  #nodeOf(token, { code, exact, address, room, ahead }) {
+    if (code) return make("code", {}, [code]);
+    if (room) return make("a", { class: "room-link", href: addressOf(room) }, [token]);
+    return ahead ? this.#called(ahead) : linkOf(exact ?? address);
+  }
+
+  // The longest name that fits belongs to the token.
+  #called(ahead) {
+    this.#names ??= new Set([this.#context.self, ...this.#context.names].map(folded));
+    for (let { length } = ahead; length; length -= 1) {
+      const name = ahead.slice(0, length);
+      if (!this.#names.has(folded(name)) || WORD.test(ahead.slice(length))) continue;
+      TOKEN.lastIndex += length;
+      return this.#mention(name, `@${name}`);
+    }
+    return null;
+  }
+
+  #mention(name, shown) {
+    const isSelf = folded(name) === folded(this.#context.self);
+    return make("bdi", { class: isSelf ? "mention mention--self" : "mention" }, [shown]);
+  }
+}
+
+// Puts a sign of emphasis to the nodes of a line: it ends what its like began, begins something, or is only a sign.
+function emphasize(sign, before, after, nodes, open) {
+  const begun = open.findIndex((each) => each.sign === sign);
+  // Names of files have underscores in any script.
+  const inText = (letter) => sign[0] !== "_" && UNSPACED.test(letter);
+  if (begun >= 0 && /\S/.test(before) && (!WORD.test(after) || inText(after))) {
+    const [{ at }] = open.splice(begun);
+    if (nodes.slice(at).some((node) => MARKABLE.test(node.textContent ?? node))) {
+      const [, ...inner] = nodes.splice(at);
+      nodes.push(make(MARKS[sign], {}, inner));
+      return;
+    }
+  } else if ((BEFORE_MARK.test(before) || inText(before)) && /\S/.test(after)) {
+    if (begun >= 0) open.splice(begun, 1);
+    open.push({ sign, at: nodes.length });
+  }
+  nodes.push(sign);
+}
+
+// Code, up to the end where nothing closes it. A word after the fence is a language, and not shown.
+function fenced(pile) {
+  const lines = [pile.pop(), ...take(pile, (line) => !FENCE_END.test(line)), ...pile.splice(-1)];
+  const whole = lines.join("\n");
+  const code = whole.replace(FENCE, "").replace(FENCE_END, "").replace(LANGUAGE, "");
+  return code.trim() ? make("pre", {}, [make("code", {}, [code])]) : make("p", {}, [whole]);
+}
+
+// The text of a link is the address itself, so that it cannot pretend to be another one. A host in other than plain
+// letters is shown as what the browser makes of it; none may hide behind a user's name.
+function linkOf(address) {
+  const file = fileOf(address);
+  if (file) return cardOf(file);
+  const url = urlOf(address);
+  if (!url || url.username || url.password) return null;
+  const [, host] = /\/\/([^/?#\\]*)/.exec(address);
+  const shown = host.toLowerCase() === url.host ? address : url.href;
+  return make("a", { dir: "ltr", href: url.href, ...OUTSIDE }, [shown]);
+}
+
+// An image, or what can be downloaded; what turns out to be no image is the latter.
+function cardOf({ name, size, width, height, href }) {
+  const link = make("a", { class: "file", href, ...OUTSIDE }, [make("bdi", { class: "file__name" }, [name])]);
+  if (size) link.dataset.size = sizeOf(size);
+  if (!width || !height) {
+    link.download = name;
+    return link;
+  }
+  const scale = Math.min(1, IMAGE_BOX.width / width, IMAGE_BOX.height / height);
+  const [wide, high] = [width, height].map((length) => Math.max(THIN_PX, Math.round(length * scale)));
+  const image = make("img", { loading: "lazy", decoding: "async", alt: name, width: wide, height: high, src: href });
+  image.onerror = () => {
+    link.classList.remove("file--image");
+    image.remove();
+  };
+  link.classList.add("file--image");
+  link.prepend(image);
+  return link;
+}
+
+const unwrapped = (block) => (block.tagName === "P" ? [...block.childNodes] : [block]);
+
+// Takes lines from a pile as long as they pass.
+function take(pile, test) {
+  const lines = [];
+  while (pile.length && test(pile.at(-1))) lines.push(pile.pop());
+  return lines;
+}
+
+function urlOf(address, base) {
+  try {
+    return new URL(address, base);
+  } catch {
+    return null;
+  }
+}
+
+const countOf = (digits) => (/^\d{1,12}$/.test(digits) ? Number(digits) : 0);
