@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -212,13 +213,35 @@ def test_imports_are_followed(tmp_path: Path) -> None:
     assert names == ["a.js", "b.js", "lib/c.js", "f.js", "lib/h.js", "other/i.js"]
 
 
-def test_every_import_finds_its_module(assets: dict[str, Asset]) -> None:
-    """Also those on demand whose name is written down."""
+def imports(assets: dict[str, Asset]) -> Iterator[tuple[str, str]]:
+    """Each module with each that it imports, at its start or on demand."""
     for path, asset in assets.items():
         if path.endswith(".js"):
             for name in re.findall(rb"""(?:from|import)\s*\(?\s*["'](\.[^"']+)["']""", asset.body):
-                found = os.path.normpath(os.path.join(os.path.dirname(path), name.decode()))
-                assert found in assets, f"{path} imports {name.decode()}"
+                yield path, os.path.normpath(os.path.join(os.path.dirname(path), name.decode()))
+
+
+def test_every_import_finds_its_module(assets: dict[str, Asset]) -> None:
+    """Also those on demand whose name is written down."""
+    for path, module in imports(assets):
+        assert module in assets, f"{path} imports {module}"
+
+
+#: The page's folders, from the top down: a module imports from its own folder and those below.
+FOLDERS = ["", "around", "compose", "log", "client", "model", "text", "lang"]
+#: At the root, but below all folders.
+BOTTOM = {"/static/dom.js"}
+
+
+def test_folders_import_downward(assets: dict[str, Asset]) -> None:
+    """No folder of the page imports from one above it."""
+
+    def floor(path: str) -> int:
+        folder = os.path.dirname(path).removeprefix("/static").removeprefix("/")
+        return len(FOLDERS) if path in BOTTOM else FOLDERS.index(folder)
+
+    for path, module in imports(assets):
+        assert floor(path) <= floor(module), f"{path} imports {module}"
 
 
 def test_page_needs_its_style_first(assets: dict[str, Asset]) -> None:
