@@ -9,7 +9,7 @@ import { atNextFrame, byId, copy } from "./dom.js";
 import { Drawer } from "./around/drawer.js";
 import { change } from "./model/entries.js";
 import { Frame } from "./client/frame.js";
-import { tellTitles } from "./around/hold.js";
+import { showTitlesOnLongPress } from "./around/long-press.js";
 import { Log } from "./log/log.js";
 import { quoteOf } from "./text/markup.js";
 import { fillPerson } from "./text/names.js";
@@ -124,7 +124,7 @@ class App {
     byId("preferences-open").addEventListener("click", () => this.#openPreferences());
     byId("search-toggle").addEventListener("click", () => this.#searchDrawer.isOpen && this.#openSearch());
     byId("log").addEventListener("click", ({ target }) => this.#clicked(target));
-    tellTitles((title) => this.#toast.say(title));
+    showTitlesOnLongPress((title) => this.#toast.say(title));
     await this.#frame.begin();
     if (this.#name && !this.#token) this.#showOwn(this.#name);
     this.#go();

@@ -1,28 +1,28 @@
 // A finger cannot hover: where it rests on something with a title, it gets to read that.
 
 // About what systems take for a long press.
-const HOLD_MS = 500;
+const LONG_PRESS_MS = 500;
 
 // `tell` gets the title.
-export function tellTitles(tell) {
+export function showTitlesOnLongPress(tell) {
   let timer;
-  let held = false;
+  let pressed = false;
   const end = () => clearTimeout(timer);
   addEventListener("pointerdown", ({ pointerType, target }) => {
     end();
-    held = false;
+    pressed = false;
     const { title } = target.closest("[title]") ?? {};
     if (pointerType === "mouse" || !title) return;
     timer = setTimeout(() => {
-      held = true;
+      pressed = true;
       tell(title);
-    }, HOLD_MS);
+    }, LONG_PRESS_MS);
   });
   // A finger that moves on scrolls, and that cancels its pointer.
   for (const type of ["pointerup", "pointercancel"]) addEventListener(type, end);
-  addEventListener("keydown", () => (held = false));
+  addEventListener("keydown", () => (pressed = false));
   // What was read is not pressed.
-  for (const type of ["click", "contextmenu"]) addEventListener(type, (event) => held && stop(event), { capture: true });
+  for (const type of ["click", "contextmenu"]) addEventListener(type, (event) => pressed && stop(event), { capture: true });
 }
 
 function stop(event) {
