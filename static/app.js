@@ -15,7 +15,7 @@ import { quoteOf } from "./text/markup.js";
 import { fillPerson } from "./text/names.js";
 import { keepOffline } from "./client/offline.js";
 import { Outbox } from "./client/outbox.js";
-import { Past } from "./client/past.js";
+import { HistoryLoader } from "./client/history-loader.js";
 import { People } from "./around/people.js";
 import { Question } from "./around/question.js";
 import { addressOf, roomFromHash } from "./text/rooms.js";
@@ -58,8 +58,8 @@ class App {
   #log = new Log({
     retry: (id) => this.#chat.retry(id),
     discard: (id) => this.#chat.discard(id),
-    older: () => this.#past.older(),
-    newer: () => this.#past.newer(),
+    older: () => this.#history.older(),
+    newer: () => this.#history.newer(),
     seen: (offset) => this.#seen(offset),
   });
   #actions = new Actions({
@@ -103,7 +103,7 @@ class App {
       quiet: (name) => this.#typing.remove(name),
     },
   });
-  #past = new Past(this.#chat);
+  #history = new HistoryLoader(this.#chat);
   #attachments = new Attachments(this.#chat, () => this.#composer.refresh());
   #viewer = new Viewer();
   #shortcuts = new Shortcuts({
@@ -271,7 +271,7 @@ class App {
   }
 
   async #reveal(offset) {
-    if (await this.#past.around(offset)) this.#log.reveal(offset);
+    if (await this.#history.around(offset)) this.#log.reveal(offset);
     else this.#toast.say(t("cannotShow"));
   }
 

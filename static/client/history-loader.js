@@ -4,7 +4,7 @@ const PAGE_COUNT = 50;
 // Of the messages around one, about as many come after it as before.
 const AROUND_COUNT = 25;
 
-export class Past {
+export class HistoryLoader {
   #chat;
 
   constructor(chat) {
