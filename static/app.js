@@ -27,7 +27,7 @@ import { t, translate } from "./text/text.js";
 import { Toast } from "./around/toast.js";
 import { Typing } from "./around/typing.js";
 import { Viewer } from "./around/viewer.js";
-import { Walk } from "./log/walk.js";
+import { KeyboardNavigation } from "./log/keyboard-navigation.js";
 
 translate();
 
@@ -111,7 +111,7 @@ class App {
     search: () => this.#openSearch(),
     step: (...step) => this.#step(...step),
   });
-  #walk = new Walk(() => this.#composer.focus());
+  #keyboardNavigation = new KeyboardNavigation(() => this.#composer.focus());
   #tellNewsSoon = atNextFrame(() => this.#tellNews());
 
   async start() {

@@ -3,7 +3,7 @@ import { byId } from "../dom.js";
 const STEPS = { ArrowUp: -1, ArrowDown: 1 };
 
 // Goes from message to message by the arrow keys; Escape goes back to writing.
-export class Walk {
+export class KeyboardNavigation {
   #log = byId("log");
   #leave;
 
