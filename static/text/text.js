@@ -1,4 +1,4 @@
-// The page's words, in the language that first.js has found for the reader. What users say is nobody's to translate.
+// The page's words, in the language that before-paint.js has found for the reader. What users say is nobody's to translate.
 
 export const LANGUAGES = { en: "English", ar: "العربية" };
 

@@ -158,7 +158,7 @@ def test_page_has_no_text_that_is_kept_as_it_is() -> None:
     assert all(not content for content in re.findall(r"<textarea[^>]*>([^<]*)", page))
 
 
-CLASSIC = {"/static/embed.js", "/static/sw.js", "/static/first.js"}
+CLASSIC = {"/static/embed.js", "/static/sw.js", "/static/before-paint.js"}
 #: Compiles what is piped in, and runs nothing.
 PARSE = """
 const vm = require("node:vm");
