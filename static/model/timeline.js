@@ -5,9 +5,9 @@
 // Position = (epoch, offset): everything up to the offset is here, which is what makes a rejoin lossless.
 
 import { amend, change, confirm } from "./entries.js";
-import { Stretch } from "./stretch.js";
+import { MessageRange } from "./message-range.js";
 
-// As many as the document bears; of each stretch.
+// As many as the document bears; of each range.
 const ITEMS_LIMIT = 300;
 // At the end, so many go at once: whatever goes moves all the rows, which costs far more than one that comes.
 const ITEMS_DROPPED = 50;
@@ -16,7 +16,7 @@ const PAGE_COUNT = 50;
 const CHANGES_LIMIT = 300;
 
 export class Timeline {
-  #tail = new Stretch();
+  #tail = new MessageRange();
   #excerpt = null;
   #outbox = new Map();
   #changes = [];
@@ -125,7 +125,7 @@ export class Timeline {
     shown.prepend(this.#entriesOf(messages));
     shown.atStart = !more || messages.length === 0;
     if (this.#following || shown.length <= ITEMS_LIMIT) return;
-    this.#excerpt ??= new Stretch(shown.entries, shown.atStart);
+    this.#excerpt ??= new MessageRange(shown.entries, shown.atStart);
     this.#excerpt.keepFirst(ITEMS_LIMIT);
     this.#tail.keepLast(ITEMS_LIMIT);
   }
@@ -154,7 +154,7 @@ export class Timeline {
   // Takes a page from anywhere in the log, to be shown instead.
   excerpt({ messages, more }) {
     this.#following = false;
-    this.#excerpt = new Stretch(this.#entriesOf(messages), !more);
+    this.#excerpt = new MessageRange(this.#entriesOf(messages), !more);
   }
 
   // Takes what was written here, unless it is here already.
@@ -211,7 +211,7 @@ export class Timeline {
   }
 
   #restart() {
-    this.#tail = new Stretch();
+    this.#tail = new MessageRange();
     this.#excerpt = null;
     this.#following = true;
     this.#changes = [];
@@ -268,7 +268,7 @@ export class Timeline {
   // A tail that is full forgets its beginning, but not while somebody reads it.
   #insert(entry) {
     const full = this.#tail.length >= ITEMS_LIMIT;
-    if (full && !this.#following) this.#excerpt ??= new Stretch(this.#tail.entries, this.#tail.atStart);
+    if (full && !this.#following) this.#excerpt ??= new MessageRange(this.#tail.entries, this.#tail.atStart);
     this.#tail.insert(entry);
     if (full) this.#tail.keepLast(ITEMS_LIMIT - (this.#following ? ITEMS_DROPPED : 0));
   }

@@ -180,7 +180,7 @@ def test_room_is_read_from_the_address(
 
 NOTES = """
 const note = (type, ...names) => names.forEach((username) => timeline.note({ type, username }));
-const shown = (stretch) => stretch.map((each) =>
+const shown = (range) => range.map((each) =>
   each.kind === "notice" ? `+${each.join} -${each.leave}` : each.text);
 timeline.accept(joined(0, []));
 """

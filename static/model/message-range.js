@@ -1,6 +1,6 @@
 // A piece of a room's log without a gap: messages in the order of their offsets, and between them the lines that say
 // who came and went, which have no offset of their own.
-export class Stretch {
+export class MessageRange {
   #entries;
 
   // Whether nothing comes before it.
@@ -58,7 +58,7 @@ export class Stretch {
     if (this.#entries.splice(0, Math.max(0, this.length - count)).length) this.atStart = false;
   }
 
-  // What follows the other stretch's end here, at most `count` entries; null where there is a gap between them.
+  // What follows the other range's end here, at most `count` entries; null where there is a gap between them.
   after({ entries, last }, count) {
     if (!(last >= this.first)) return null;
     const index = this.#entries.indexOf(entries.at(-1));
