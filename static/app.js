@@ -8,7 +8,7 @@ import { Composer } from "./compose/composer.js";
 import { atNextFrame, byId, copy } from "./dom.js";
 import { Drawer } from "./around/drawer.js";
 import { change } from "./model/entries.js";
-import { Frame } from "./client/frame.js";
+import { Embedding } from "./client/embedding.js";
 import { showTitlesOnLongPress } from "./around/long-press.js";
 import { Log } from "./log/log.js";
 import { quoteOf } from "./text/markup.js";
@@ -32,7 +32,7 @@ import { KeyboardNavigation } from "./log/keyboard-navigation.js";
 translate();
 
 class App {
-  #frame = new Frame();
+  #embedding = new Embedding();
   #storage = new Storage();
   // For the token, which ends with the tab.
   #tab = new Storage("sessionStorage");
@@ -125,14 +125,14 @@ class App {
     byId("search-toggle").addEventListener("click", () => this.#searchDrawer.isOpen && this.#openSearch());
     byId("log").addEventListener("click", ({ target }) => this.#clicked(target));
     showTitlesOnLongPress((title) => this.#toast.say(title));
-    await this.#frame.begin();
+    await this.#embedding.begin();
     if (this.#name && !this.#token) this.#showOwn(this.#name);
     this.#go();
     keepOffline();
   }
 
   get #token() {
-    return this.#frame.token || this.#tab.get("token");
+    return this.#embedding.token || this.#tab.get("token");
   }
 
   // By the way back, or a link: not by leaving a room, where the list stays.
@@ -339,7 +339,7 @@ class App {
   // There is no token yet, or none that is of use any more.
   async #denied(sentence) {
     const error = this.#token && sentence;
-    if (await this.#frame.renew()) return this.#go();
+    if (await this.#embedding.renew()) return this.#go();
     this.#tab.set("token", "");
     this.#sidebar.close();
     this.#tokenQuestion.open({ required: true, error });
@@ -371,7 +371,7 @@ class App {
     byId("own-whole").textContent = username;
     byId("own").hidden = false;
     byId("change-name").textContent = t(this.#token ? "signOut" : "changeName");
-    byId("change-name").hidden = Boolean(this.#frame.token);
+    byId("change-name").hidden = Boolean(this.#embedding.token);
   }
 
   #refused({ message }) {

@@ -182,7 +182,7 @@ def test_room_in_somebody_elses_page(open_page: Any, server: Server, site: Site,
         expect(text_in(frame, "hello, site")).to_be_visible()
     expect(text_in(frame, "hello from a site")).to_be_visible()
     expect(page.locator("script")).to_have_count(0)
-    expect(frame.locator("html.framed")).to_have_count(1)
+    expect(frame.locator("html.embedded")).to_have_count(1)
 
 
 def test_frame_is_as_the_script_asks(open_page: Any, server: Server, site: Site, room: str) -> None:
@@ -261,7 +261,7 @@ def test_page_by_itself_is_in_no_frame(open_page: Any, server: Server, room: str
     """Whatever its address says."""
     page = open_page(f"{server.url}/?embed#{room}")
     join(page, "Ann")
-    expect(page.locator("html.framed")).to_have_count(0)
+    expect(page.locator("html.embedded")).to_have_count(0)
 
 
 # Who may

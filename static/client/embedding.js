@@ -4,14 +4,14 @@ const RENEWAL_INTERVAL_MS = 10_000;
 
 // Somebody else's page may show this one in a frame: embed.js makes it, and `?embed` in the address says so. Whose page
 // that may be the server decides (`--allow-frame`), so our parent may tell us who is looking.
-export class Frame {
-  framed = parent !== window && new URLSearchParams(location.search).has("embed");
+export class Embedding {
+  embedded = parent !== window && new URLSearchParams(location.search).has("embed");
   // The token that was handed in last, or "". It is kept nowhere else.
   token = "";
   #renewed = -Infinity;
 
   constructor() {
-    document.documentElement.classList.toggle("framed", this.framed);
+    document.documentElement.classList.toggle("embedded", this.embedded);
   }
 
   // Asks for the token of who is looking.
@@ -31,7 +31,7 @@ export class Frame {
   }
 
   #ask() {
-    if (!this.framed) return "";
+    if (!this.embedded) return "";
     return new Promise((resolve) => {
       window.onmessage = ({ source, data }) => {
         if (source === parent && data?.fastchat === "token" && typeof data.token === "string") resolve(data.token);
