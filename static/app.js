@@ -18,7 +18,7 @@ import { Outbox } from "./client/outbox.js";
 import { HistoryLoader } from "./client/history-loader.js";
 import { People } from "./around/people.js";
 import { Question } from "./around/question.js";
-import { addressOf, roomFromHash } from "./text/rooms.js";
+import { addressOf, roomFromHash } from "./text/room-address.js";
 import { Shortcuts } from "./around/shortcuts.js";
 import { Sidebar } from "./around/sidebar.js";
 import { Status } from "./around/status.js";

@@ -2,7 +2,7 @@
 
 import { byId } from "../dom.js";
 import { mentions, plainOf } from "../text/markup.js";
-import { addressOf } from "../text/rooms.js";
+import { addressOf } from "../text/room-address.js";
 import { sumOf } from "./sidebar.js";
 import { t } from "../text/text.js";
 

@@ -1,6 +1,6 @@
 import { byId, cloneOf } from "../dom.js";
 import { Drawer } from "./drawer.js";
-import { addressOf, isRoom, roomNameOf } from "../text/rooms.js";
+import { addressOf, isRoom, roomNameOf } from "../text/room-address.js";
 import { shown, t } from "../text/text.js";
 
 // More than this is only "many".

@@ -6,7 +6,7 @@
 
 import { make } from "../dom.js";
 import { folded } from "./names.js";
-import { addressOf, decoded } from "./rooms.js";
+import { addressOf, decoded } from "./room-address.js";
 import { locale, t } from "./text.js";
 
 const NESTING_DEPTH = 3;

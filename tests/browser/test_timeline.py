@@ -171,7 +171,7 @@ def test_room_is_read_from_the_address(
 ) -> None:
     """The hash names the room, and perhaps a message; what cannot be a room is told apart."""
     assert ask(f"""
-      const {{ roomFromHash }} = await import("/static/text/rooms.js");
+      const {{ roomFromHash }} = await import("/static/text/room-address.js");
       return roomFromHash({hash!r});
     """) == {"room": room, "offset": offset, "valid": valid}
 
