@@ -1,9 +1,10 @@
 """The page's files as they are delivered: read once, slimmed, and packed beforehand.
 
 Indentation, blank lines and lines that are only a comment make sources readable; a browser does
-not need them, and they are left out. Styles lose the spaces around their punctuation as well. This
-is done by regular expressions, not by a parser, so a source must not contain a string that spans
-lines; `tests/test_assets.py` checks that. Text is compressed with gzip at its highest level, which
+not need them, and they are left out, and so are spaces around punctuation in styles and scripts.
+A script keeps its lines, so that a browser's error still points to one. This is done by regular
+expressions, not by a parser, so a source must not contain a string that spans lines;
+`tests/test_assets.py` checks that. Text is compressed with gzip at its highest level, which
 costs nothing later because it is done once.
 """
 
@@ -40,6 +41,12 @@ _COMMENTS = {
 #: In a style: strings, which are kept, and punctuation with the white space around it, which has no
 #: meaning. A space before a colon has one: `a :hover` is not `a:hover`.
 _STYLE_SPACE = re.compile(rb"""("[^"\n]*")|;?\s*(})\s*|\s*([{,])\s*|([;:])\s+""")
+#: The same in a line of a script, but for lines that contain another kind of string, a pattern or a
+#: comment. The character that begins one of these is never inside a match for a string in double
+#: quotes, so what is left of a line without its strings shows whether there is one.
+_STRING = re.compile(rb'"(?:\\.|[^"\\])*"')
+_SCRIPT_SPACE = re.compile(rb"(%b)| ?([{}(),;:=?&|]) ?" % _STRING.pattern)
+_UNSAFE = re.compile(rb"['`/]")
 _STYLE = re.compile(rb'<link rel="stylesheet" href="([^"]+)"')
 _SCRIPT = re.compile(rb'<script src="([^"]+)"')
 _MODULE = re.compile(rb'<script type="module" src="([^"]+)"')
@@ -106,7 +113,9 @@ def _asset(name: str, content: bytes) -> Asset:
     ending = PurePosixPath(name).suffix
     body = _slim(content, _COMMENTS[ending]) if ending in _COMMENTS else content
     if ending == ".css":
-        body = _squeeze(body)
+        body = _STYLE_SPACE.sub(rb"\1\2\3\4", body)
+    if ending == ".js":
+        body = b"".join(_squeeze(line) for line in body.splitlines(keepends=True))
     packed = gzip.compress(body, 9, mtime=0) if ending in _COMMENTS else body
     digest = hashlib.sha256(body).hexdigest()[:16]
     return Asset(
@@ -123,5 +132,7 @@ def _slim(content: bytes, comment: re.Pattern[bytes]) -> bytes:
     return b"".join(line + b"\n" for line in lines if line and not comment.fullmatch(line))
 
 
-def _squeeze(style: bytes) -> bytes:
-    return _STYLE_SPACE.sub(rb"\1\2\3\4", style)
+def _squeeze(line: bytes) -> bytes:
+    if _UNSAFE.search(_STRING.sub(b"", line)):
+        return line
+    return _SCRIPT_SPACE.sub(rb"\1\2", line)

@@ -42,8 +42,13 @@ def delivered(folder: Path, name: str, source: str) -> str:
     ("name", "source", "slim"),
     [
         ("a.js", "// Why.\n\nlet a;\n", "let a;\n"),
-        ("a.js", "if (a) {\n  // Why.\n  b();\n}\n", "if (a) {\nb();\n}\n"),
+        ("a.js", "if (a) {\n  // Why.\n  b();\n}\n", "if(a){\nb();\n}\n"),
         ("a.js", "b(); // Why.\n", "b(); // Why.\n"),
+        ("a.js", "if (a === b) return { c, d };\n", "if(a===b)return{c,d};\n"),
+        ("a.js", 'a("b : \\" c", d) ? .5 : - -e;\n', 'a("b : \\" c",d)?.5:- -e;\n'),
+        ("a.js", "a = b ? /c, d/ : e;\n", "a = b ? /c, d/ : e;\n"),
+        ("a.js", 'a = `", ` + `", `;\n', 'a = `", ` + `", `;\n'),
+        ("a.js", 'a = /", / ? /", /;\n', 'a = /", / ? /", /;\n'),
         ("a.js", "const a = 'http://a'\n  // b\n\t+ c;  \r\n", "const a = 'http://a'\n+ c;\n"),
         ("a.js", "a = `x ${b}  // c`;", "a = `x ${b}  // c`;\n"),
         ("a.js", "a = '\u2028 // b';\n", "a = '\u2028 // b';\n"),
@@ -256,7 +261,7 @@ def test_page_needs_its_style_first(assets: dict[str, Asset]) -> None:
 
 def test_what_is_imported_on_demand_is_kept_for_later(assets: dict[str, Asset]) -> None:
     """The page has all of it kept for when there is no server, and nothing that is not there."""
-    found = re.search(rb"(?s)LATER = \[(.*?)\];", assets["/static/client/offline.js"].body)
+    found = re.search(rb"(?s)LATER=\[(.*?)\];", assets["/static/client/offline.js"].body)
     assert found is not None
     later = {f"/static/{name.decode()}" for name in re.findall(rb'"([^"]+)"', found[1])}
     assert later <= assets.keys()
