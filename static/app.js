@@ -12,7 +12,7 @@ import { Embedding } from "./client/embedding.js";
 import { showTitlesOnLongPress } from "./around/long-press.js";
 import { Log } from "./log/log.js";
 import { quoteOf } from "./text/markup.js";
-import { fillPerson } from "./text/names.js";
+import { fillPerson } from "./text/avatar.js";
 import { keepOffline } from "./client/offline.js";
 import { Outbox } from "./client/outbox.js";
 import { HistoryLoader } from "./client/history-loader.js";

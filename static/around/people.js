@@ -1,6 +1,7 @@
 import { atNextFrame, byId, cloneOf, named } from "../dom.js";
 import { Drawer } from "./drawer.js";
-import { fillPerson, unaccented } from "../text/names.js";
+import { fillPerson } from "../text/avatar.js";
+import { unaccented } from "../text/folding.js";
 import { partsOf, t } from "../text/text.js";
 
 // For how long who is removed may not come back.

@@ -1,5 +1,6 @@
 import { make, writeInto } from "../dom.js";
-import { fillPerson, folded } from "../text/names.js";
+import { fillPerson } from "../text/avatar.js";
+import { folded } from "../text/folding.js";
 import { t } from "../text/text.js";
 
 const OPTION_COUNT = 30;

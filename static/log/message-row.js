@@ -1,6 +1,6 @@
 import { cloneOf } from "../dom.js";
 import { isEmojiOnly, mentions, nodesOf } from "../text/markup.js";
-import { fillPerson } from "../text/names.js";
+import { fillPerson } from "../text/avatar.js";
 import { Reactions } from "./reactions.js";
 import { t } from "../text/text.js";
 import { dayOf, fillTime, wholeTime } from "../text/times.js";

@@ -1,7 +1,7 @@
 // Which words of a text a search has found. The rules are the server's: words count without case and accents, and a
 // star after a word stands for how it may go on.
 
-import { unaccented } from "./names.js";
+import { unaccented } from "./folding.js";
 
 const WORD = /([\p{L}\p{N}\p{M}]+)/u;
 const QUERY_WORD = /([\p{L}\p{N}\p{M}]+)(\*?)/gu;

@@ -5,7 +5,7 @@
 // nothing nests deeply: the time grows with the length, whatever was written.
 
 import { make } from "../dom.js";
-import { folded } from "./names.js";
+import { folded } from "./folding.js";
 import { addressOf, decoded } from "./room-address.js";
 import { locale, t } from "./text.js";
 

@@ -1,4 +1,4 @@
-import { unaccented } from "./names.js";
+import { unaccented } from "./folding.js";
 
 const DEFAULT_ROOM = "lobby";
 

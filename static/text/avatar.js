@@ -1,10 +1,6 @@
+import { folded } from "./folding.js";
+
 const HUES = 24;
-
-// What is the same in two names that differ in case or width only.
-export const folded = (name) => name.normalize("NFKC").toLowerCase();
-
-// The same, and without accents: for who looks for something.
-export const unaccented = (text) => text.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase();
 
 // The same hue for the same person in every browser, whatever the case or width of the letters.
 // Only the hue: lightness and chroma belong to the style sheet, which keeps them readable.
