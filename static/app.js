@@ -23,7 +23,7 @@ import { Shortcuts } from "./around/shortcuts.js";
 import { Sidebar } from "./around/sidebar.js";
 import { Status } from "./around/status.js";
 import { Storage } from "./client/storage.js";
-import { t, translate } from "./text/text.js";
+import { t, translate } from "./text/translation.js";
 import { Toast } from "./around/toast.js";
 import { Typing } from "./around/typing.js";
 import { Viewer } from "./around/viewer.js";

@@ -4,7 +4,7 @@ import { byId } from "../dom.js";
 import { mentions, plainOf } from "../text/markup.js";
 import { addressOf } from "../text/room-address.js";
 import { sumOf } from "./sidebar.js";
-import { t } from "../text/text.js";
+import { t } from "../text/translation.js";
 
 const SOUND_PAUSE_MS = 2_000;
 // A falling third: its notes in hertz, and how long the first lasts.

@@ -2,7 +2,7 @@ import { atNextFrame, byId, cloneOf, named } from "../dom.js";
 import { Drawer } from "./drawer.js";
 import { fillPerson } from "../text/avatar.js";
 import { unaccented } from "../text/folding.js";
-import { partsOf, t } from "../text/text.js";
+import { partsOf, t } from "../text/translation.js";
 
 // For how long who is removed may not come back.
 const REMOVAL_MINUTES = 10;

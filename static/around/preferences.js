@@ -1,6 +1,6 @@
 import { notifiedOf } from "./attention.js";
 import { byId, make } from "../dom.js";
-import { LANGUAGES, language, t } from "../text/text.js";
+import { LANGUAGES, language, t } from "../text/translation.js";
 
 // What the reader likes: colours, words, and what may call him. Kept in this browser.
 export class Preferences {

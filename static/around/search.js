@@ -2,7 +2,7 @@ import { byId, cloneOf, make } from "../dom.js";
 import { piecesOf, queryOf } from "../text/highlight.js";
 import { plainOf } from "../text/markup.js";
 import { hueOf } from "../text/avatar.js";
-import { t } from "../text/text.js";
+import { t } from "../text/translation.js";
 import { fillMoment } from "../text/times.js";
 
 const RESULTS_COUNT = 100;

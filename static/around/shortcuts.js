@@ -1,5 +1,5 @@
 import { byId, make } from "../dom.js";
-import { t } from "../text/text.js";
+import { t } from "../text/translation.js";
 
 const isMac = /Mac|iPhone|iPad/.test(navigator.platform);
 const COMMAND = isMac ? "⌘" : "Ctrl";

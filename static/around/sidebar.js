@@ -1,7 +1,7 @@
 import { byId, cloneOf } from "../dom.js";
 import { Drawer } from "./drawer.js";
 import { addressOf, isRoom, roomNameOf } from "../text/room-address.js";
-import { shown, t } from "../text/text.js";
+import { shown, t } from "../text/translation.js";
 
 // More than this is only "many".
 const COUNT_LIMIT = 99;

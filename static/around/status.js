@@ -1,5 +1,5 @@
 import { byId } from "../dom.js";
-import { t } from "../text/text.js";
+import { t } from "../text/translation.js";
 
 // Most interruptions are over sooner, and those are nobody's business.
 const OFFLINE_AFTER_MS = 5_000;

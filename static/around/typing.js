@@ -1,5 +1,5 @@
 import { byId, named } from "../dom.js";
-import { partsOf, t } from "../text/text.js";
+import { partsOf, t } from "../text/translation.js";
 import { listed } from "../text/times.js";
 
 // How long the protocol lets a typing event hold.

@@ -1,7 +1,7 @@
 import { backoffMs } from "../client/connection.js";
 import { byId } from "../dom.js";
 import { fileOf } from "../text/markup.js";
-import { t } from "../text/text.js";
+import { t } from "../text/translation.js";
 
 // Of an image whose server is busy or out of reach: half a minute in all. One that is there was refused for a moment,
 // or is broken, and costs two.

@@ -7,7 +7,7 @@
 import { Connection } from "./connection.js";
 import { Requests } from "./requests.js";
 import { Room } from "../model/room.js";
-import { errorOf, t } from "../text/text.js";
+import { errorOf, t } from "../text/translation.js";
 import { comeBack } from "../text/times.js";
 
 const HISTORY_COUNT = 50;

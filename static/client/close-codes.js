@@ -1,4 +1,4 @@
-import { t } from "../text/text.js";
+import { t } from "../text/translation.js";
 import { comeBack } from "../text/times.js";
 
 // The page's copy of the server's table; a test reads it, so each entry stays a literal on one line.

@@ -1,4 +1,4 @@
-import { t } from "../text/text.js";
+import { t } from "../text/translation.js";
 
 // What was asked of the server and is not answered yet. Every answer comes in the end, if only as an error.
 

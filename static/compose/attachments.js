@@ -10,7 +10,7 @@ import { codePointCount, TEXT_LIMIT } from "./composer.js";
 import { backoffMs } from "../client/connection.js";
 import { byId } from "../dom.js";
 import { sizeOf } from "../text/markup.js";
-import { t } from "../text/text.js";
+import { t } from "../text/translation.js";
 import { Upload } from "./upload.js";
 
 // With pauses of up to half a minute in all; while there is no connection nothing is tried.

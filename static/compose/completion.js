@@ -1,7 +1,7 @@
 import { make, writeInto } from "../dom.js";
 import { fillPerson } from "../text/avatar.js";
 import { folded } from "../text/folding.js";
-import { t } from "../text/text.js";
+import { t } from "../text/translation.js";
 
 const OPTION_COUNT = 30;
 // What is being written before the cursor: `:na` of an emoji, `#r` of a room, `@na me` of a person; never in a word.

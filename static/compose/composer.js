@@ -1,7 +1,7 @@
 import { Completion } from "./completion.js";
 import { byId, named, writeInto } from "../dom.js";
 import { answerOf, fileOf, filesOf } from "../text/markup.js";
-import { partsOf, t } from "../text/text.js";
+import { partsOf, t } from "../text/translation.js";
 import { listOf } from "../text/times.js";
 
 // The server's limit: Unicode code points, after trimming white space at the end.

@@ -2,7 +2,7 @@
 
 import { make } from "../dom.js";
 import { find, groups } from "./emoji.js";
-import { t } from "../text/text.js";
+import { t } from "../text/translation.js";
 
 // As many as fit into 320 pixels where each can be hit by a finger.
 const COLUMN_COUNT = 7;

@@ -1,6 +1,6 @@
 import { cloneOf } from "../dom.js";
 import { fileOf, sizeOf } from "../text/markup.js";
-import { errorOf, t } from "../text/text.js";
+import { errorOf, t } from "../text/translation.js";
 
 // What a browser hands to the network may be megabytes, and of the last of them it tells nothing until they are gone.
 const STALLED_MS = 120_000;

@@ -1,5 +1,5 @@
 import { atNextFrame, byId, cloneOf, make } from "../dom.js";
-import { t } from "../text/text.js";
+import { t } from "../text/translation.js";
 
 const QUICK = ["👍", "❤️", "😂", "🎉", "👀", "🙏"];
 const GAP_PX = 8;

@@ -6,7 +6,7 @@
 import { Anchor } from "./anchor.js";
 import { atNextFrame, byId } from "../dom.js";
 import { Rows } from "./rows.js";
-import { t } from "../text/text.js";
+import { t } from "../text/translation.js";
 
 const NEAR_END_PX = 80;
 // About a screenful ahead.

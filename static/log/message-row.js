@@ -2,7 +2,7 @@ import { cloneOf } from "../dom.js";
 import { isEmojiOnly, mentions, nodesOf } from "../text/markup.js";
 import { fillPerson } from "../text/avatar.js";
 import { Reactions } from "./reactions.js";
-import { t } from "../text/text.js";
+import { t } from "../text/translation.js";
 import { dayOf, fillTime, wholeTime } from "../text/times.js";
 
 // One message on the page; keeps up with its entry from pending to confirmed, edited, deleted.

@@ -1,5 +1,5 @@
 import { make, named } from "../dom.js";
-import { partsOf, t } from "../text/text.js";
+import { partsOf, t } from "../text/translation.js";
 import { listed } from "../text/times.js";
 
 // More names than these are a number.

@@ -1,5 +1,5 @@
 import { cloneOf } from "../dom.js";
-import { shown, t } from "../text/text.js";
+import { shown, t } from "../text/translation.js";
 import { listOf } from "../text/times.js";
 
 // More names than these are a number.

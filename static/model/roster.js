@@ -1,4 +1,4 @@
-import { locale } from "../text/text.js";
+import { locale } from "../text/translation.js";
 
 // Guest 2 comes before Guest 10.
 const inOrder = new Intl.Collator(locale, { numeric: true }).compare;

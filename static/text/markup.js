@@ -7,7 +7,7 @@
 import { make } from "../dom.js";
 import { folded } from "./folding.js";
 import { addressOf, decoded } from "./room-address.js";
-import { locale, t } from "./text.js";
+import { locale, t } from "./translation.js";
 
 const NESTING_DEPTH = 3;
 // Images are scaled down into this box, in pixels, before they are there; none gets too thin to be hit.

@@ -1,4 +1,4 @@
-import { locale, t } from "./text.js";
+import { locale, t } from "./translation.js";
 
 // One formatter each for the whole page: making one is far dearer than using it.
 const timeFormat = new Intl.DateTimeFormat(locale, { timeStyle: "short" });

@@ -33,8 +33,8 @@ COMMENT = re.compile(r"(?s)/\*.*?\*/")
 
 def saying(page: Any, expression: str) -> Any:
     """The result of an expression in which `text` is the module of the page's words."""
-    return page.evaluate(f"async () => {{ const text = await import('/static/text/text.js'); "
-                         f"return {expression}; }}")  # fmt: skip
+    load = "const text = await import('/static/text/translation.js');"
+    return page.evaluate(f"async () => {{ {load} return {expression}; }}")
 
 
 def expect_language(page: Any, language: str, direction: str) -> None:

@@ -82,7 +82,7 @@ def placeholders(text: str | dict[str, str]) -> set[str]:
 def test_languages_that_are_offered_are_there(blank: Any) -> None:
     """Each that the preferences offer has its file, and the other way round."""
     offered = blank.evaluate(
-        "async () => Object.keys((await import('/static/text/text.js')).LANGUAGES)"
+        "async () => Object.keys((await import('/static/text/translation.js')).LANGUAGES)"
     )
     assert sorted(offered) == LANGUAGES
 
@@ -159,6 +159,6 @@ def test_any_language_may_be_asked_for(visit: Any, asked: str, locale: str) -> N
     """An address that asks for none that there is shows the reader's own, and a working page."""
     page = visit(at="x", locale="en-US")
     page.goto(f"{page.url.partition('#')[0]}?lang={asked}#x")
-    found = page.evaluate("async () => (await import('/static/text/text.js')).locale")
+    found = page.evaluate("async () => (await import('/static/text/translation.js')).locale")
     assert found == locale
     assert page.locator("#name-title").text_content()
