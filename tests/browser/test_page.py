@@ -15,6 +15,7 @@ from support.browser import (
     BACK_WITH,
     HOSTILE,
     ScriptedServer,
+    attend,
     change_name,
     guest_in,
     publication,
