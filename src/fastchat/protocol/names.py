@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from functools import lru_cache
+from pathlib import Path
 
 from fastchat.errors import CommandError, ErrorCode
 
@@ -23,6 +24,10 @@ __all__ = [
 
 DEFAULT_ROOM = "lobby"
 MAX_USERNAME_CHARS = 32
+
+#: Package data; the file's first lines say where it comes from.
+_CONFUSABLES = Path(__file__).with_name("confusables.txt")
+_ESCAPE = re.compile(r"\\u([0-9a-f]{4})|\\U([0-9a-f]{8})")
 
 _ROOM = re.compile(r"[a-z0-9._-]{1,64}", re.ASCII)
 
@@ -103,12 +108,19 @@ def _fold(name: str) -> str:
 
 @lru_cache(maxsize=1)
 def _skeletons() -> dict[int, str]:
-    """The characters that look like others; read when the first name needs it, in some 2 ms."""
-    from fastchat.protocol.confusables import CONFUSABLES
+    """The prototype of each character that looks like others.
 
+    The table is read when the first name needs it, which takes some 2 ms; importing this
+    module reads nothing.
+    """
+    text = _ESCAPE.sub(
+        lambda found: chr(int(found[1] or found[2], 16)), _CONFUSABLES.read_text("utf-8")
+    )
     return {
         ord(char): prototype
-        for prototype, _, chars in (line.partition("\t") for line in CONFUSABLES.splitlines())
+        for line in text.splitlines()
+        if not line.startswith("#")
+        for prototype, _, chars in [line.partition("\t")]
         for char in chars
     }
 
