@@ -1,50 +1,59 @@
-"""The wire: what clients say, what the server says. No I/O."""
+"""The wire: what clients ask for, what the server publishes and says. No I/O.
+
+`commands` has the types of commands, and `parsing` makes them from JSON; `publications` and
+`events` encode what goes to clients; `names` has the rules of names. Beyond this package there
+is no dict and no ``message["type"]``.
+"""
 
 from __future__ import annotations
 
-from fastchat.protocol.events import (
+from fastchat.protocol.commands import (
     DEFAULT_HISTORY,
-    FILES_URL,
     MAX_HISTORY,
-    MAX_REPLY_BYTES,
-    MAX_ROOMS,
-    MAX_USERS_LISTED,
-    SUBJECT,
     Chunk,
     Command,
     Delete,
     Edit,
     GetHistory,
     Join,
-    Kind,
     Leave,
     Message,
     Ping,
-    Position,
-    Publication,
     React,
     Remove,
     Search,
     Typing,
     Upload,
+)
+from fastchat.protocol.events import (
+    FILES_URL,
+    MAX_REPLY_BYTES,
+    MAX_ROOMS,
+    MAX_USERS_LISTED,
     ack,
     closing,
-    encode,
     error,
     file,
     history,
     joined,
     left,
-    numbered,
     pong,
     presence,
     presence_change,
     removed,
     renewed,
     results,
-    timestamp_of,
     typing,
     upload,
+)
+from fastchat.protocol.publications import (
+    SUBJECT,
+    Kind,
+    Position,
+    Publication,
+    encode,
+    numbered,
+    timestamp_of,
 )
 
 __all__ = [

@@ -1,285 +1,49 @@
-"""The wire's types, and what the server says: publications and events. No I/O.
+"""Events: what the server says besides publications, to one client or to a room.
 
-docs/protocol.md is its reference; `fastchat.protocol.parsing` makes the commands of what
-clients say. Past these two there is no dict and no ``message["type"]``.
+docs/protocol.md is the reference ("Events", "Files"). Each function returns the payload of one text message.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from enum import StrEnum
-from functools import lru_cache
-from time import gmtime, strftime
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
 from fastchat.errors import CloseCode, CommandError
+from fastchat.protocol.publications import Position
 
 __all__ = [
-    "DEFAULT_HISTORY",
     "FILES_URL",
-    "MAX_HISTORY",
     "MAX_REPLY_BYTES",
     "MAX_ROOMS",
     "MAX_USERS_LISTED",
-    "SUBJECT",
-    "Chunk",
-    "Command",
-    "Delete",
-    "Edit",
-    "GetHistory",
-    "Join",
-    "Kind",
-    "Leave",
-    "Message",
-    "Ping",
-    "Position",
-    "Publication",
-    "React",
-    "Remove",
-    "Search",
-    "Typing",
-    "Upload",
     "ack",
     "closing",
-    "encode",
     "error",
     "file",
     "history",
     "joined",
     "left",
-    "numbered",
     "pong",
     "presence",
     "presence_change",
     "removed",
     "renewed",
     "results",
-    "timestamp_of",
     "typing",
     "upload",
 ]
 
-DEFAULT_HISTORY = 50
-MAX_HISTORY = 300
+#: Rooms that one client can be in.
 MAX_ROOMS = 128
+#: Names in a `joined`; `online` says how many users there are.
 MAX_USERS_LISTED = 200
 #: Publications in one reply, encoded: with what a stalled reader may hold otherwise
 #: (the hub's log and backlog) it stays under 1.5 MB.
 MAX_REPLY_BYTES = 256 * 1024
-#: How the `author` of somebody with a token begins; his `sub` follows.
-SUBJECT = "sub:"
 #: Where files are posted to; with their id behind it, where they are.
 FILES_URL = "/files"
-
-
-class Position(NamedTuple):
-    """A place in a room's stream: the epoch of its history, and an offset."""
-
-    epoch: str
-    offset: int
-
-
-class Kind(StrEnum):
-    """What a publication is; its `type` on the wire."""
-
-    MESSAGE = "message"
-    EDIT = "edit"
-    DELETE = "delete"
-    REACT = "react"
-
-
-class Publication(NamedTuple):
-    """What is stored, numbered, and delivered to everyone in its room.
-
-    `offset` is 0 until the history has given it one. `timestamp` is RFC 3339 in
-    UTC with milliseconds. An edit, a deletion and a reaction name their message in
-    `target`; `emoji` and `remove` are a reaction's. `author` tells users of one
-    name apart, and does not travel; nor does `moderated`, that he may change what others wrote.
-
-    A message as a history has it carries its present state: when it was `edited`
-    last, whether it is `deleted` (its text is empty then), and its `reactions`, the
-    names of who reacted by emoji.
-    """
-
-    room: str
-    offset: int
-    username: str
-    text: str
-    timestamp: str
-    id: str | None = None
-    kind: Kind = Kind.MESSAGE
-    target: int | None = None
-    emoji: str | None = None
-    remove: bool = False
-    author: str = ""
-    edited: str | None = None
-    deleted: bool = False
-    reactions: Mapping[str, Sequence[str]] | None = None
-    moderated: bool = False
-
-    @property
-    def owner(self) -> str:
-        """Whose the `id` is: his who has the token, or the name."""
-        return self.author if self.author.startswith(SUBJECT) else self.username
-
-
-def numbered(draft: Publication, offset: int) -> Publication:
-    """A draft with its offset; `_replace` does the same in four times the time."""
-    return tuple.__new__(Publication, (draft[0], offset, *draft[2:]))
-
-
-class Join(NamedTuple):
-    room: str
-    username: str | None = None
-    history: int = DEFAULT_HISTORY
-    since: Position | None = None
-    session: str | None = None
-    ref: str | None = None
-    token: str | None = None
-
-
-class Leave(NamedTuple):
-    room: str | None
-    ref: str | None = None
-
-
-class Message(NamedTuple):
-    text: str
-    room: str | None = None
-    id: str | None = None
-    ref: str | None = None
-
-
-class Typing(NamedTuple):
-    room: str | None
-    ref: str | None = None
-
-
-class GetHistory(NamedTuple):
-    """At most one of `before` and `after` is set; neither asks for the newest."""
-
-    room: str | None
-    before: int | None
-    after: int | None
-    limit: int
-    ref: str | None = None
-
-
-class Edit(NamedTuple):
-    offset: int
-    text: str
-    room: str | None = None
-    ref: str | None = None
-
-
-class Delete(NamedTuple):
-    offset: int
-    room: str | None = None
-    ref: str | None = None
-
-
-class React(NamedTuple):
-    offset: int
-    emoji: str
-    remove: bool
-    room: str | None = None
-    ref: str | None = None
-
-
-class Search(NamedTuple):
-    query: str
-    limit: int
-    room: str | None = None
-    ref: str | None = None
-
-
-class Remove(NamedTuple):
-    """Somebody is to leave, and to stay out for so many seconds."""
-
-    username: str
-    seconds: int
-    room: str | None = None
-    ref: str | None = None
-
-
-class Upload(NamedTuple):
-    """A file of `size` bytes is to be shared in a room."""
-
-    name: str
-    size: int
-    room: str | None = None
-    ref: str | None = None
-
-
-class Chunk(NamedTuple):
-    """The next bytes of the file that was announced last: a binary message, which has no `ref`."""
-
-    data: bytes
-    ref: None = None
-
-
-class Ping(NamedTuple):
-    ref: str | None = None
-
-
-Command = (
-    Join
-    | Leave
-    | Message
-    | Edit
-    | Delete
-    | React
-    | Typing
-    | GetHistory
-    | Search
-    | Remove
-    | Upload
-    | Chunk
-    | Ping
-)
-
-
-# Publications and events out: each function returns the payload of one text message
-
-
-def encode(publication: Publication) -> bytes:
-    """A publication as everyone in its room gets it, a message with its present state."""
-    room, offset, username, text, timestamp, id, kind = publication[:7]
-    edited, deleted, reactions = publication[11:14]
-    fields: dict[str, Any] = {
-        "type": kind,
-        "room": room,
-        "offset": offset,
-        "username": username,
-        "text": text,
-        "timestamp": timestamp,
-    }
-    if id is not None:
-        fields["id"] = id
-    if kind is not Kind.MESSAGE or edited or deleted or reactions:
-        _add_state(fields, publication)
-    return orjson.dumps(fields)
-
-
-def _add_state(fields: dict[str, Any], publication: Publication) -> None:
-    """What all but a message as it was sent carries besides."""
-    if publication.kind is Kind.MESSAGE:
-        if publication.edited is not None:
-            fields["edited"] = publication.edited
-        if publication.deleted:
-            fields["deleted"] = True
-        if publication.reactions:
-            fields["reactions"] = publication.reactions
-        return
-    fields["target"] = publication.target
-    if publication.kind is not Kind.EDIT:
-        del fields["text"]
-    if publication.kind is Kind.REACT:
-        fields["emoji"] = publication.emoji
-        if publication.remove:
-            fields["remove"] = True
 
 
 def joined(
@@ -426,14 +190,3 @@ def _event(fields: dict[str, Any], *, ref: str | None = None, id: str | None = N
     if id is not None:
         fields["id"] = id
     return orjson.dumps(fields)
-
-
-def timestamp_of(seconds: float) -> str:
-    """Seconds since 1970 as RFC 3339 in UTC with milliseconds."""
-    return _timestamp_of_ms(int(seconds * 1000))
-
-
-@lru_cache(maxsize=8)  # one burst of messages shares its millisecond
-def _timestamp_of_ms(milliseconds: int) -> str:
-    seconds, rest = divmod(milliseconds, 1000)
-    return f"{strftime('%Y-%m-%dT%H:%M:%S', gmtime(seconds))}.{rest:03d}Z"

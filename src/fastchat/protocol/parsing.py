@@ -1,6 +1,6 @@
 """What clients say: typed commands out of payloads, or a refusal.
 
-docs/protocol.md is its reference, `fastchat.protocol` has the types.
+docs/protocol.md is the reference, `fastchat.protocol.commands` has the types.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from fastchat.errors import CloseCode, CommandError, ErrorCode, Violation
-from fastchat.protocol import (
+from fastchat.protocol.commands import (
     DEFAULT_HISTORY,
     MAX_HISTORY,
     Command,
@@ -25,7 +25,6 @@ from fastchat.protocol import (
     Leave,
     Message,
     Ping,
-    Position,
     React,
     Remove,
     Search,
@@ -33,6 +32,7 @@ from fastchat.protocol import (
     Upload,
 )
 from fastchat.protocol.names import DEFAULT_ROOM, check_room, check_username
+from fastchat.protocol.publications import Position
 
 __all__ = ["join_from_query", "parse"]
 
