@@ -24,7 +24,8 @@ from fastchat.auth.tokens import TokenAuthenticator
 from fastchat.brokers.relay.wire import BadRecord, RecordKind, RecordReader, cut, pack
 from fastchat.errors import CommandError, ErrorCode, Violation
 from fastchat.protocol.names import MAX_USERNAME_CHARS, check_room, check_username, name_key
-from fastchat.protocol.parsing import MAX_OFFSET, MAX_TEXT_CHARS, join_from_query, parse
+from fastchat.protocol.parsing import join_from_query, parse
+from fastchat.protocol.values import MAX_OFFSET, MAX_TEXT_CHARS
 
 #: A text message is never larger.
 MAX_MESSAGE_BYTES = 64 * 1024

@@ -24,6 +24,7 @@ INSTRUMENTED = [
     "fastchat.brokers.relay.wire",
     "fastchat.protocol.parsing",
     "fastchat.protocol.names",
+    "fastchat.protocol.values",
     "fastchat.auth.tokens",
     "json.decoder",
     "json.scanner",

@@ -36,8 +36,17 @@ from fastchat.history.directory import FILE_NAME
 from fastchat.history.rows import OFFSET_MASK, stored
 from fastchat.history.schema import MIGRATIONS, check, select
 from fastchat.history.sqlite import SqliteHistory
-from fastchat.protocol import Delete, Edit, Kind, Message, Position, Publication, React, parsing
-from fastchat.protocol.names import check_room, check_username
+from fastchat.protocol import (
+    Kind,
+    Position,
+    Publication,
+    check_emoji,
+    check_epoch,
+    check_id,
+    check_room,
+    check_text,
+    check_username,
+)
 
 __all__ = ["Imported", "export_file", "export_rooms", "import_rooms"]
 
@@ -296,7 +305,7 @@ class _Reader:
             room,
             last + 1,
             check_username(fields.get("username")),
-            _text(fields.get("text")),
+            check_text(fields.get("text")),
             _timestamp(fields.get("timestamp", self._now)),
         )
 
@@ -323,52 +332,66 @@ def _header(fields: dict[str, Any]) -> _Header:
     epoch = fields.get("epoch")
     if epoch is None:  # taken out by hand: then it is another history
         return _Header(room, _new_epoch(), first, head)
-    # As a client that comes back would say it.
-    since = {"epoch": epoch, "offset": head}
-    parsing.parse(orjson.dumps({"type": "join", "since": since}))
-    return _Header(room, epoch, first, head)
+    return _Header(room, check_epoch(epoch), first, head)
 
 
 def _publication(fields: dict[str, Any], room: str, offset: int) -> Publication:
-    """One line of an export; the rules are those of a client's command."""
-    command = _command(fields)
-    target = None if isinstance(command, Message) else command.offset
-    if target is not None and not 1 <= target < offset:
-        raise _Bad("Its `target` is not an offset before its own.")
+    """The publication of one line of an export; the rules are those of a client's command."""
+    kind = _kind(fields)
+    is_message, is_reaction = kind is Kind.MESSAGE, kind is Kind.REACT
+    id = fields.get("id") if is_message else None
     publication = Publication(
         room,
         offset,
         check_username(fields.get("username")),
-        fields["text"] and command.text if isinstance(command, Message | Edit) else "",
+        _kept_text(fields, kind),
         _timestamp(fields.get("timestamp")),
-        command.id if isinstance(command, Message) else None,
-        Kind(fields["type"]),
-        target,
-        command.emoji if isinstance(command, React) else None,
-        isinstance(command, React) and command.remove,
+        None if id is None else check_id(id),
+        kind,
+        None if is_message else _target(fields, offset),
+        check_emoji(fields.get("emoji")) if is_reaction else None,
+        is_reaction and _flag(fields, "remove"),
         _author(fields.get("author", "")),
     )
-    return _with_state(publication, fields) if isinstance(command, Message) else publication
+    return _with_state(publication, fields) if is_message else publication
 
 
-def _command(fields: dict[str, Any]) -> Message | Edit | Delete | React:
-    names = {"type": "type", "target": "offset", "text": "text", "id": "id"}
-    names |= {"emoji": "emoji", "remove": "remove"}
-    said = {name: fields[field] for field, name in names.items() if field in fields}
+def _kind(fields: dict[str, Any]) -> Kind:
+    try:
+        return Kind(fields["type"])
+    except (KeyError, ValueError):
+        raise _Bad("Its `type` is not message, edit, delete or react.") from None
+
+
+def _kept_text(fields: dict[str, Any], kind: Kind) -> str:
+    text = fields.get("text")
+    if kind is Kind.DELETE or kind is Kind.REACT:
+        return ""
     # The text of a deleted message is gone, and so are those of its edits.
-    if said.get("text") == "" and (fields.get("deleted") is True or said.get("type") == Kind.EDIT):
-        said["text"] = "gone"
-    command = parsing.parse(orjson.dumps(said))
-    if "type" not in said or not isinstance(command, Message | Edit | Delete | React):
-        raise _Bad("Its `type` is not message, edit, delete or react.")
-    return command
+    if text == "" and (kind is Kind.EDIT or fields.get("deleted") is True):
+        return ""
+    return check_text(text)
+
+
+def _target(fields: dict[str, Any], offset: int) -> int:
+    target = fields.get("target")
+    if type(target) is int and 1 <= target < offset:
+        return target
+    raise _Bad("Its `target` is not an offset before its own.")
+
+
+def _flag(fields: dict[str, Any], name: str) -> bool:
+    value = fields.get(name, False)
+    if type(value) is bool:
+        return value
+    raise _Bad(f"`{name}` is true or false.")
 
 
 def _with_state(message: Publication, fields: dict[str, Any]) -> Publication:
     edited, reactions = fields.get("edited"), fields.get("reactions")
-    deleted = fields.get("deleted", False)
-    if type(deleted) is not bool or (deleted and message.text):
-        raise _Bad("`deleted` is true or false; a deleted message has no text.")
+    deleted = _flag(fields, "deleted")
+    if deleted and message.text:
+        raise _Bad("A deleted message has no text.")
     return message._replace(
         edited=None if edited is None else _timestamp(edited),
         deleted=deleted,
@@ -379,15 +402,9 @@ def _with_state(message: Publication, fields: dict[str, Any]) -> Publication:
 def _reactions(reactions: Any) -> dict[str, tuple[str, ...]]:
     if type(reactions) is not dict or not all(type(each) is list for each in reactions.values()):
         raise _Bad("`reactions` is an object: for each emoji a list of names.")
-    for emoji in reactions:
-        parsing.parse(orjson.dumps({"type": "react", "offset": 1, "emoji": emoji}))
-    return {emoji: tuple(map(check_username, names)) for emoji, names in reactions.items()}
-
-
-def _text(text: Any) -> str:
-    message = parsing.parse(orjson.dumps({"text": text}))
-    assert isinstance(message, Message)
-    return message.text
+    return {
+        check_emoji(emoji): tuple(map(check_username, names)) for emoji, names in reactions.items()
+    }
 
 
 def _author(author: Any) -> str:

@@ -1,8 +1,8 @@
 """The wire: what clients ask for, what the server publishes and says. No I/O.
 
 `commands` has the types of commands, and `parsing` makes them from JSON; `publications` and
-`events` encode what goes to clients; `names` has the rules of names. Beyond this package there
-is no dict and no ``message["type"]``.
+`events` encode what goes to clients; `names` and `values` have the rules of what commands contain.
+Beyond this package there is no dict and no ``message["type"]``.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ from fastchat.protocol.events import (
     typing,
     upload,
 )
+from fastchat.protocol.names import check_room, check_username
 from fastchat.protocol.publications import (
     SUBJECT,
     Kind,
@@ -55,6 +56,7 @@ from fastchat.protocol.publications import (
     numbered,
     timestamp_of,
 )
+from fastchat.protocol.values import check_emoji, check_epoch, check_id, check_text
 
 __all__ = [
     "DEFAULT_HISTORY",
@@ -82,6 +84,12 @@ __all__ = [
     "Typing",
     "Upload",
     "ack",
+    "check_emoji",
+    "check_epoch",
+    "check_id",
+    "check_room",
+    "check_text",
+    "check_username",
     "closing",
     "encode",
     "error",

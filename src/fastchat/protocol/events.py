@@ -1,6 +1,7 @@
 """Events: what the server says besides publications, to one client or to a room.
 
-docs/protocol.md is the reference ("Events", "Files"). Each function returns the payload of one text message.
+docs/protocol.md is the reference ("Events", "Files"). Each function
+returns the payload of one text message.
 """
 
 from __future__ import annotations

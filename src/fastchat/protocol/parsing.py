@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -33,14 +32,18 @@ from fastchat.protocol.commands import (
 )
 from fastchat.protocol.names import DEFAULT_ROOM, check_room, check_username
 from fastchat.protocol.publications import Position
+from fastchat.protocol.values import (
+    MAX_OFFSET,
+    MAX_TOKEN_BYTES,
+    check_emoji,
+    check_epoch,
+    check_id,
+    check_text,
+)
 
 __all__ = ["join_from_query", "parse"]
 
-MAX_TEXT_CHARS = 4000
-MAX_TOKEN_BYTES = 64  # of an `id`, a `ref`, a `session`, an epoch
 MIN_SESSION_BYTES = 16
-MAX_EMOJI_CHARS = 16  # a family of five takes 9, a flag of a region 7
-MAX_OFFSET = 2**53 - 1  # what JavaScript counts exactly
 MAX_KEYS = 32  # of a command; the longest has 7
 MAX_QUERY_CHARS = 200
 MAX_FILE_NAME_BYTES = 1024  # Windows' 255 take up to 765; `fastchat.files` shortens it
@@ -161,10 +164,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _message(fields: dict[str, Any]) -> Message:
-    text = fields.get("text")
-    if type(text) is not str:
-        raise _bad_command("A message needs `text`, a string.")
-    return Message(_clean_text(text), _room_or_none(fields), _token(fields, "id"), _ref(fields))
+    text = check_text(fields.get("text"))
+    return Message(text, _room_or_none(fields), _token(fields, "id"), _ref(fields))
 
 
 def _join(fields: dict[str, Any]) -> Join:
@@ -205,7 +206,7 @@ def _edit(fields: dict[str, Any]) -> Edit:
     text = fields.get("text")
     if type(text) is not str:
         raise _bad_command("An edit needs `text`, a string.")
-    return Edit(_target(fields), _clean_text(text), _room_or_none(fields), _ref(fields))
+    return Edit(_target(fields), check_text(text), _room_or_none(fields), _ref(fields))
 
 
 def _delete(fields: dict[str, Any]) -> Delete:
@@ -213,9 +214,7 @@ def _delete(fields: dict[str, Any]) -> Delete:
 
 
 def _react(fields: dict[str, Any]) -> React:
-    emoji, remove = fields.get("emoji"), fields.get("remove", False)
-    if type(emoji) is not str or not _is_emoji(emoji):
-        raise _bad_command(f"A reaction needs `emoji`, of at most {MAX_EMOJI_CHARS} characters.")
+    emoji, remove = check_emoji(fields.get("emoji")), fields.get("remove", False)
     if type(remove) is not bool:
         raise _bad_command("`remove` is true or false.")
     return React(_target(fields), emoji, remove, _room_or_none(fields), _ref(fields))
@@ -253,25 +252,6 @@ def _target(fields: dict[str, Any]) -> int:
     return offset
 
 
-def _is_emoji(text: str) -> bool:
-    """Roughly: symbols and what joins them, no letters, spaces or controls; one shows at least."""
-    if not 1 <= len(text) <= MAX_EMOJI_CHARS:
-        return False
-    symbols = _EMOJI_PARTS.sub("", text)
-    return bool(symbols) and all(
-        char in _EMOJI_LETTERS
-        or (not char.isascii() and unicodedata.category(char) in _EMOJI_CATEGORIES)
-        for char in symbols
-    )
-
-
-# What shows nothing alone: joiner, variation selector, the tags in the flags of regions;
-# and what stands in a keycap.
-_EMOJI_PARTS = re.compile("[\u200d\ufe0f\U000e0020-\U000e007f]|[0-9#*](?=\ufe0f?\u20e3)")
-# Symbols, skin tones, marks like \u203c, the keycap; and two emoji that Unicode puts elsewhere.
-_EMOJI_CATEGORIES = frozenset({"So", "Sk", "Sm", "Po", "Me"})
-_EMOJI_LETTERS = frozenset("\u2139\u3030")
-
 _PARSERS: dict[str, Callable[[dict[str, Any]], Command]] = {
     "message": _message,
     "edit": _edit,
@@ -287,23 +267,6 @@ _PARSERS: dict[str, Callable[[dict[str, Any]], Command]] = {
     "ping": _ping,
 }
 
-# C0 but tab and line feed, DEL, C1: they show nothing and spoil terminals and logs.
-_CONTROLS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)])
-
-
-def _clean_text(text: str) -> str:
-    text = text.rstrip()
-    if not text.isprintable():
-        text = text.replace("\r\n", "\n").translate(_CONTROLS).rstrip()
-    if not text:
-        raise _bad_command("A message has at least one character.")
-    if len(text) > MAX_TEXT_CHARS:
-        raise CommandError(
-            ErrorCode.TOO_LONG,
-            f"A message has at most {MAX_TEXT_CHARS:,} characters; this one has {len(text):,}.",
-        )
-    return text
-
 
 def _room_or_none(fields: dict[str, Any]) -> str | None:
     room = fields.get("room")
@@ -312,11 +275,7 @@ def _room_or_none(fields: dict[str, Any]) -> str | None:
 
 def _token(fields: dict[str, Any], name: str) -> str | None:
     value = fields.get(name)
-    if value is None:
-        return None
-    if type(value) is str and value and len(value.encode()) <= MAX_TOKEN_BYTES:
-        return value
-    raise _bad_command(f"`{name}` is a string of 1 to {MAX_TOKEN_BYTES} bytes.")
+    return None if value is None else check_id(value, name)
 
 
 def _ref(fields: dict[str, Any]) -> str | None:
@@ -347,10 +306,10 @@ def _since(value: Any) -> Position | None:
         return None
     if type(value) is not dict:
         raise _bad_command("`since` is an object of `epoch` and `offset`.")
-    epoch, offset = _token(value, "epoch"), _offset(value, "offset")
+    epoch, offset = value.get("epoch"), _offset(value, "offset")
     if epoch is None or offset is None:
         raise _bad_command("`since` needs both `epoch`, a string, and `offset`, a number.")
-    return Position(epoch, offset)
+    return Position(check_epoch(epoch), offset)
 
 
 def _offset(fields: dict[str, Any], name: str) -> int | None:

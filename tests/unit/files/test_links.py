@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fastchat.files import File
 from fastchat.files.links import MAX_NAME_BYTES, clean_name, disposition, ids_in, is_id
 from fastchat.protocol.names import INVISIBLE
-from fastchat.protocol.parsing import MAX_TEXT_CHARS
+from fastchat.protocol.values import MAX_TEXT_CHARS
 
 ID = "abcdefghijklmnopqrstuvwxyz234567"
 

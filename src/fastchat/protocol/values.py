@@ -1,0 +1,97 @@
+"""Rules of the values in a command that are not names: texts, ids, epochs, emoji.
+
+Each check returns the value as it is kept, or raises CommandError with a sentence that says
+what is wrong. An import of a history obeys the same rules.
+
+Source: docs/protocol.md, "Names and sizes"; Unicode categories from UAX #44.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from fastchat.errors import CommandError, ErrorCode
+
+__all__ = [
+    "MAX_EMOJI_CHARS",
+    "MAX_OFFSET",
+    "MAX_TEXT_CHARS",
+    "MAX_TOKEN_BYTES",
+    "check_emoji",
+    "check_epoch",
+    "check_id",
+    "check_text",
+]
+
+MAX_TEXT_CHARS = 4000
+#: An `id`, a `ref`, a `session`, an epoch.
+MAX_TOKEN_BYTES = 64
+#: A family of five takes 9, a flag of a region 7.
+MAX_EMOJI_CHARS = 16
+#: The largest integer that JavaScript counts exactly.
+MAX_OFFSET = 2**53 - 1
+
+# C0 but tab and line feed, DEL, C1: they show nothing and spoil terminals and logs.
+_CONTROLS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)])
+
+# What shows nothing alone: joiner, variation selector, the tags in the flags of regions;
+# and what stands in a keycap.
+_EMOJI_PARTS = re.compile("[\u200d\ufe0f\U000e0020-\U000e007f]|[0-9#*](?=\ufe0f?\u20e3)")
+# Symbols, skin tones, marks like \u203c, the keycap; and two emoji that Unicode puts elsewhere.
+_EMOJI_CATEGORIES = frozenset({"So", "Sk", "Sm", "Po", "Me"})
+_EMOJI_LETTERS = frozenset("\u2139\u3030")
+
+
+def check_text(text: object) -> str:
+    """A message's text without control characters and spaces at its end.
+
+    CommandError is `too_long` for more than MAX_TEXT_CHARS, otherwise `bad_command`.
+    """
+    if type(text) is not str:
+        raise _bad_command("A message needs `text`, a string.")
+    text = text.rstrip()
+    if not text.isprintable():
+        text = text.replace("\r\n", "\n").translate(_CONTROLS).rstrip()
+    if not text:
+        raise _bad_command("A message has at least one character.")
+    if len(text) > MAX_TEXT_CHARS:
+        raise CommandError(
+            ErrorCode.TOO_LONG,
+            f"A message has at most {MAX_TEXT_CHARS:,} characters; this one has {len(text):,}.",
+        )
+    return text
+
+
+def check_id(id: object, field: str = "id") -> str:
+    """A message's `id`, or the value of another `field` that has the same rule."""
+    if type(id) is str and id and len(id.encode()) <= MAX_TOKEN_BYTES:
+        return id
+    raise _bad_command(f"`{field}` is a string of 1 to {MAX_TOKEN_BYTES} bytes.")
+
+
+def check_epoch(epoch: object) -> str:
+    """The epoch of a room's history."""
+    return check_id(epoch, "epoch")
+
+
+def check_emoji(emoji: object) -> str:
+    """The emoji of a reaction; roughly, for what is an emoji changes each year.
+
+    It has symbols and what joins them, no letters, spaces or controls; at least one shows.
+    """
+    if type(emoji) is str and 1 <= len(emoji) <= MAX_EMOJI_CHARS:
+        symbols = _EMOJI_PARTS.sub("", emoji)
+        if symbols and all(map(_is_symbol, symbols)):
+            return emoji
+    raise _bad_command(f"A reaction needs `emoji`, of at most {MAX_EMOJI_CHARS} characters.")
+
+
+def _is_symbol(char: str) -> bool:
+    return char in _EMOJI_LETTERS or (
+        not char.isascii() and unicodedata.category(char) in _EMOJI_CATEGORIES
+    )
+
+
+def _bad_command(message: str) -> CommandError:
+    return CommandError(ErrorCode.BAD_COMMAND, message)
