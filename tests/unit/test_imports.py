@@ -15,8 +15,8 @@ MODULES = {
     for file in sorted(SOURCE.rglob("*.py"))
 }
 
-#: What everybody may import: the wire's types, errors, log lines, counters.
-BASE = {"protocol", "errors", "logs", "metrics"}
+#: What everybody may import: the wire's types, errors, log lines, counters, SQLite files.
+BASE = {"protocol", "errors", "logs", "metrics", "database"}
 
 #: One row a package (or a module that stands alone): what else of ours it may import, from the
 #: top down. `hub` is the compiled hub's library face; `_fanout` imports nothing of ours.
@@ -57,6 +57,7 @@ LAYERS = {
     "metrics": {"errors"},
     "logs": {"protocol"},
     "protocol": {"errors"},
+    "database": {"errors"},
     "errors": set(),
 }
 
@@ -73,7 +74,7 @@ LIBRARIES = {
     "cryptography": {"auth", "web.tls"},
     "orjson": {"protocol", "logs", "hub", "history", "brokers.relay", "ops", "cli"},
     "imagesize": {"files.media"},
-    "apsw": {"files", "history"},
+    "apsw": {"database", "files", "history"},
 }
 
 #: What lives as long as the process, and who builds it.

@@ -22,21 +22,19 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import apsw
 
-from fastchat.errors import CommandError, ErrorCode, FilesError, SettingError
+from fastchat.database import Schema, open_to_write, select
+from fastchat.errors import CommandError, ErrorCode, FilesError
 from fastchat.files import File
-from fastchat.history.schema import select
 
 __all__ = ["FOLDER", "Index", "Known", "Pending"]
 
 #: Of all files, in the data directory.
 FOLDER = "files"
 FILE_NAME = "index.sqlite3"
-#: In the database's header (`PRAGMA application_id`): "fcfl".
-APPLICATION_ID = 0x6663666C
 #: From an announcement to the first byte.
 TICKET_S = 600.0
 #: A transaction of another process, with the renaming of a file in it.
@@ -46,7 +44,7 @@ _CLOCKS_S = 1.0
 #: What the least file takes on a disk: without it, files of one byte would be free.
 _BLOCK_BYTES = 4096
 
-_SCHEMA = """
+_TABLES = """
 CREATE TABLE secrets (key BLOB NOT NULL) STRICT;     -- what makes ids
 CREATE TABLE files (
     id TEXT PRIMARY KEY,
@@ -89,8 +87,19 @@ END;
 #: A file that it is likely to be, and counts already.
 _AGAIN = "ALTER TABLE uploads ADD COLUMN again TEXT"
 
-#: Migrations in order: number i takes a database from version i to i + 1.
-_MIGRATIONS = (_SCHEMA, _AGAIN)
+
+def _make(db: apsw.Connection) -> None:
+    db.execute(_TABLES)
+    db.execute("INSERT INTO secrets VALUES (?)", (secrets.token_bytes(32),))
+
+
+_INDEX = Schema(
+    application_id=0x6663666C,  # "fcfl"
+    name="an index of fastchat's files",
+    migrations=(_make, _AGAIN),
+    way_out="restore it from a copy together with the files beside it, move "
+    "the folder away to begin without them, or switch --files off.",
+)
 
 
 class Pending(NamedTuple):
@@ -430,7 +439,12 @@ class Index:
             self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             # Several processes may begin at once, and each would make the database.
             with _only_one(self._file.parent):
-                self._db = _open(self._file, sync_commits=self._sync_commits)
+                self._db = open_to_write(
+                    self._file,
+                    _INDEX,
+                    busy_timeout_ms=_BUSY_TIMEOUT_MS,
+                    sync_commits=self._sync_commits,
+                )
         return self._db
 
 
@@ -446,55 +460,3 @@ def _only_one(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _open(file: Path, *, sync_commits: bool) -> apsw.Connection:
-    """A database that is ours and current; one that is not stays as it was."""
-    db = apsw.Connection(str(file))
-    try:
-        db.set_busy_timeout(_BUSY_TIMEOUT_MS)
-        _check(db)
-        db.pragma("secure_delete", True)
-        if db.pragma("journal_mode", "wal") != "wal":
-            raise ValueError("is on a file system that has no shared memory for its log")
-        db.pragma("synchronous", "FULL" if sync_commits else "NORMAL")
-        _migrate(db)
-    except (apsw.CorruptError, apsw.NotADBError):
-        db.close()
-        raise _unusable(file, "is damaged") from None
-    except ValueError as error:
-        db.close()
-        raise _unusable(file, str(error)) from None
-    except BaseException:
-        db.close()
-        raise
-    return db
-
-
-def _check(db: apsw.Connection) -> None:
-    version, application = db.pragma("user_version"), db.pragma("application_id")
-    empty = not (version or application or select(db, "SELECT 1 FROM sqlite_schema"))
-    if application != APPLICATION_ID and not empty:
-        raise ValueError("is not an index of fastchat's files")
-    if version > len(_MIGRATIONS):
-        raise ValueError(f"was written by a newer fastchat (its schema is version {version})")
-
-
-def _migrate(db: apsw.Connection) -> None:
-    version: Any = db.pragma("user_version")
-    if version == len(_MIGRATIONS):
-        return  # nothing is written: a server starts on a full disk, too
-    with db:
-        for number in range(version, len(_MIGRATIONS)):
-            db.execute(_MIGRATIONS[number])
-        if version == 0:
-            db.execute("INSERT INTO secrets VALUES (?)", (secrets.token_bytes(32),))
-        db.pragma("application_id", APPLICATION_ID)
-        db.pragma("user_version", len(_MIGRATIONS))
-
-
-def _unusable(file: Path, why: str) -> SettingError:
-    return SettingError(
-        f"--data: {file} {why}; restore it from a copy together with the files beside it, move "
-        "the folder away to begin without them, or switch --files off."
-    )

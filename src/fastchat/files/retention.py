@@ -27,6 +27,7 @@ from typing import NamedTuple
 
 import apsw
 
+from fastchat.database import open_to_read, select
 from fastchat.errors import FilesError, HistoryError, SettingError
 from fastchat.files.contents import Contents
 from fastchat.files.disk import Space, kept_for_messages, space_of
@@ -35,7 +36,6 @@ from fastchat.files.links import ids_in
 from fastchat.files.notes import Notes, Taken
 from fastchat.history.directory import FILE_NAME
 from fastchat.history.rows import OFFSET_BITS, OFFSET_MASK, disk_errors
-from fastchat.history.schema import select
 from fastchat.metrics import Metrics
 from fastchat.protocol import FILES_URL
 
@@ -190,9 +190,8 @@ class Retention(threading.Thread):
             return
         deleted = 0
         with disk_errors():
-            history = apsw.Connection(str(self._data / FILE_NAME), flags=apsw.SQLITE_OPEN_READONLY)
+            history = open_to_read(self._data / FILE_NAME, busy_timeout_ms=_BUSY_TIMEOUT_MS)
             try:
-                history.set_busy_timeout(_BUSY_TIMEOUT_MS)
                 for room in rooms:
                     if self._ended.is_set():
                         break

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import apsw
 
+from fastchat.database import open_to_read, select
 from fastchat.history import Page
 from fastchat.history.directory import FILE_NAME
 from fastchat.history.rows import OFFSET_BITS, OFFSET_MASK, SELECT, disk_errors, publication_of
-from fastchat.history.schema import select
 
 __all__ = ["PageReader", "read_page"]
 
@@ -61,8 +61,7 @@ class PageReader:
     def _read(self, room: str, low: int, high: int, limit: int, *, newest: bool) -> Page:
         with disk_errors():
             if self._db is None:
-                self._db = apsw.Connection(str(self._file), flags=apsw.SQLITE_OPEN_READONLY)
-                self._db.set_busy_timeout(_BUSY_TIMEOUT_MS)
+                self._db = open_to_read(self._file, busy_timeout_ms=_BUSY_TIMEOUT_MS)
             found = select(self._db, "SELECT number FROM rooms WHERE name = ?", room)
             if not found:
                 return Page([], more=False)

@@ -1,15 +1,10 @@
-"""The database file: its schema, its version, and the way from older versions."""
+"""The schema of a history's file, and its migrations."""
 
 from __future__ import annotations
 
-from typing import Any
+from fastchat.database import Schema
 
-import apsw
-
-__all__ = ["APPLICATION_ID", "check", "migrate", "select"]
-
-#: In the file's header (`PRAGMA application_id`): "fcht".
-APPLICATION_ID = 0x66636874
+__all__ = ["HISTORY"]
 
 # `key` is the room's number << 40 | offset: a room's stream is a range of keys.
 # A message's row holds its present state; `deleted` ones have no text any more.
@@ -46,35 +41,9 @@ CREATE TABLE ids (
 ) STRICT;
 """
 
-#: Migrations in order: number i takes a file from version i to i + 1.
-MIGRATIONS = (_FIRST,)
-
-
-def select(connection: apsw.Connection, statement: str, *bindings: Any) -> list[tuple[Any, ...]]:
-    """All rows of a query."""
-    return connection.execute(statement, bindings).fetchall()
-
-
-def check(connection: apsw.Connection) -> None:
-    """Raise ValueError with a sentence when a file is not ours, or newer than this program.
-
-    It only reads: somebody else's file stays as it is.
-    """
-    version, application = connection.pragma("user_version"), connection.pragma("application_id")
-    empty = not (version or application or select(connection, "SELECT 1 FROM sqlite_schema"))
-    if application != APPLICATION_ID and not empty:
-        raise ValueError("is not a history of fastchat")
-    if version > len(MIGRATIONS):
-        raise ValueError(f"was written by a newer fastchat (its schema is version {version})")
-
-
-def migrate(connection: apsw.Connection) -> None:
-    """Bring a file that `check` let pass to the newest version, in one transaction."""
-    version = connection.pragma("user_version")
-    if version == len(MIGRATIONS):
-        return  # nothing is written: a server starts on a full disk, too
-    with connection:
-        for number in range(version, len(MIGRATIONS)):
-            connection.execute(MIGRATIONS[number])
-        connection.pragma("application_id", APPLICATION_ID)
-        connection.pragma("user_version", len(MIGRATIONS))
+HISTORY = Schema(
+    application_id=0x66636874,  # "fcht"
+    name="a history of fastchat",
+    migrations=(_FIRST,),
+    way_out="restore it from a copy, or move it away to begin anew.",
+)

@@ -22,8 +22,8 @@ from typing import cast
 
 import apsw
 
+from fastchat.database import select
 from fastchat.history.rows import OFFSET_BITS, OFFSET_MASK
-from fastchat.history.schema import select
 
 __all__ = ["SearchIndex", "matcher", "to_match"]
 

@@ -28,6 +28,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from fastchat.database import select
 from fastchat.errors import HistoryError, SettingError
 from fastchat.history import Duplicate, Outcome, Page
 from fastchat.history.changes import amend, put, refusal
@@ -44,7 +45,6 @@ from fastchat.history.rows import (
     publication_of,
     row_of,
 )
-from fastchat.history.schema import select
 from fastchat.history.search import SearchIndex
 from fastchat.history.tails import Room, Tail
 from fastchat.protocol import (

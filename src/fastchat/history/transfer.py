@@ -31,10 +31,11 @@ import apsw
 import orjson
 
 from fastchat import protocol
+from fastchat.database import Unusable, check, is_current, open_to_read, select
 from fastchat.errors import CommandError, SettingError
 from fastchat.history.directory import FILE_NAME
 from fastchat.history.rows import OFFSET_MASK, stored
-from fastchat.history.schema import MIGRATIONS, check, select
+from fastchat.history.schema import HISTORY
 from fastchat.history.sqlite import SqliteHistory
 from fastchat.protocol import (
     Kind,
@@ -141,7 +142,7 @@ def _snapshot(directory: Path) -> Iterator[apsw.Connection]:
     if not file.is_file():
         raise SettingError(f"--data {directory} holds no history: there is no {FILE_NAME}.")
     try:
-        db = _open(file)
+        db = open_to_read(file, busy_timeout_ms=BUSY_TIMEOUT_MS, or_immutable=True)
         with contextlib.closing(db):
             db.execute("BEGIN")
             _check_version(db, file)
@@ -150,25 +151,12 @@ def _snapshot(directory: Path) -> Iterator[apsw.Connection]:
         raise SettingError(f"--data: {file} cannot be read: {error}.") from None
 
 
-def _open(file: Path) -> apsw.Connection:
-    db = apsw.Connection(str(file), flags=apsw.SQLITE_OPEN_READONLY)
-    try:
-        db.set_busy_timeout(BUSY_TIMEOUT_MS)
-        db.pragma("user_version")
-    except (apsw.ReadOnlyError, apsw.CantOpenError):
-        # A copy in a directory that nobody can write to, without the log's shared memory.
-        db.close()
-        uri = f"{file.absolute().as_uri()}?immutable=1"
-        return apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
-    return db
-
-
 def _check_version(db: apsw.Connection, file: Path) -> None:
     try:
-        check(db)
-    except ValueError as error:
+        check(db, HISTORY)
+    except Unusable as error:
         raise SettingError(f"--data: {file} {error}.") from None
-    if db.pragma("user_version") != len(MIGRATIONS):
+    if not is_current(db, HISTORY):
         raise SettingError(
             f"--data: {file} was written by an older fastchat; run `fastchat serve` on it "
             "once, or export it with that one."

@@ -23,7 +23,8 @@ from contracts.history import (
 )
 from fastchat.brokers import Broker
 from fastchat.brokers.memory import MemoryBroker
-from fastchat.history import History, Outcome, schema
+from fastchat.database import select
+from fastchat.history import History, Outcome
 from fastchat.history.memory import MemoryHistory
 from fastchat.history.sqlite import SqliteHistory
 from fastchat.protocol import Kind, Position, Publication
@@ -78,7 +79,7 @@ def test_rooms_only_entered_leave_no_trace(tmp_path: Path) -> None:
 
     with opened(tmp_path) as history:
         run_in_loop(enter_and_leave(history))
-        assert schema.select(history._db, "SELECT name FROM rooms") == []
+        assert select(history._db, "SELECT name FROM rooms") == []
         assert not history._rooms
         assert not history._tails
 

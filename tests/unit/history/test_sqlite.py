@@ -21,8 +21,9 @@ import pytest
 
 from checker.nemesis import can_mount
 from contracts.history import HistoryContract, add, draft, texts
+from fastchat.database import select
 from fastchat.errors import CommandError, HistoryError, SettingError
-from fastchat.history import Duplicate, History, checkpoints, schema, sqlite
+from fastchat.history import Duplicate, History, checkpoints, sqlite
 from fastchat.history.memory import MemoryHistory
 from fastchat.history.sqlite import SqliteHistory
 from fastchat.protocol import Kind, Position, Publication, timestamp_of
@@ -344,38 +345,6 @@ def test_empty_file_is_a_new_history(tmp_path: Path) -> None:
         add(history, "one")
 
 
-# Migrations
-
-
-def test_older_file_is_migrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file of the first version gets what later versions added, and keeps its content."""
-    with opened(tmp_path) as history:
-        add(history, "one")
-        before = state(history)
-    later = (*schema.MIGRATIONS, "CREATE TABLE later (number INTEGER) STRICT")
-    monkeypatch.setattr(schema, "MIGRATIONS", later)
-    for _ in range(2):  # the second time there is nothing to do
-        with opened(tmp_path) as history:
-            assert state(history) == before
-        assert count(tmp_path, "SELECT count(*) FROM later") == 0
-        assert count(tmp_path, "PRAGMA user_version") == len(later)
-
-
-def test_failed_migration_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The versions before the one that failed are not kept either; the old program works."""
-    with opened(tmp_path) as history:
-        add(history, "one")
-    first = schema.MIGRATIONS
-    broken = (*first, "CREATE TABLE later (number INTEGER) STRICT", "CREATE TABLE rooms (a)")
-    monkeypatch.setattr(schema, "MIGRATIONS", broken)
-    with pytest.raises(SettingError, match="cannot be opened"):
-        new_history(tmp_path)
-    monkeypatch.setattr(schema, "MIGRATIONS", first)
-    with opened(tmp_path) as history:
-        assert texts(history.before("a", None, 9)) == ["one"]
-    assert count(tmp_path, "SELECT count(*) FROM sqlite_schema WHERE name = 'later'") == 0
-
-
 # Bounds
 
 
@@ -497,7 +466,7 @@ def test_refused_change_leaves_no_trace_of_its_room(tmp_path: Path) -> None:
     with opened(tmp_path) as history:
         (refused,) = history.append([change(Kind.REACT, 1, emoji="👍")])
         assert isinstance(refused, CommandError)
-        assert schema.select(history._db, "SELECT name FROM rooms") == []
+        assert select(history._db, "SELECT name FROM rooms") == []
 
 
 # Failure
