@@ -21,11 +21,12 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 #: What is instrumented where the target is Python.
 INSTRUMENTED = [
     "fastchat.auth",
+    "fastchat.auth.keys",
+    "fastchat.auth.tokens",
     "fastchat.brokers.relay.wire",
     "fastchat.protocol.parsing",
     "fastchat.protocol.names",
     "fastchat.protocol.values",
-    "fastchat.auth.tokens",
     "json.decoder",
     "json.scanner",
     "jwt",

@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import expect
 from websockets.sync.client import connect
 
-from fastchat.auth.tokens import create_secret, make_token
+from fastchat.auth.issuing import create_secret, make_token
 from support.browser import Gate, ScriptedServer, Visit, attend, say, stop_clock, text_in
 from support.server import TIMEOUT_UNIT_S, Server, running_server
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from fastchat.auth.tokens import create_secret, make_token
+from fastchat.auth.issuing import create_secret, make_token
 from support.browser import TIMEOUT_MS, guest_in, launch_options, say, text_in
 from support.server import Server, running_server, wait_until
 

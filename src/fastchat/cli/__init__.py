@@ -79,20 +79,20 @@ def _status(chosen: dict[str, Any]) -> int:
 
 def _token(chosen: dict[str, Any]) -> int:
     # Imported here: see `worker.open_authenticator`.
-    from fastchat.auth import tokens
+    from fastchat.auth import issuing
 
     if "new_key" in chosen:
-        tokens.create_secret(chosen["new_key"])
+        issuing.create_secret(chosen["new_key"])
         return 0
     if "sub" not in chosen:
         raise SettingError("--sub is needed: who the token is for.")
     settings = _settings({**chosen, "auth": "jwt"})
-    token = tokens.make_token(
+    token = issuing.make_token(
         Path(settings.jwt_key_file[0]),
         subject=chosen["sub"],
         name=chosen.get("name"),
-        rooms=tokens.rooms_of(chosen["rooms"]) if "rooms" in chosen else None,
-        duration_s=tokens.duration_of(chosen.get("for", "1h")),
+        rooms=issuing.rooms_of(chosen["rooms"]) if "rooms" in chosen else None,
+        duration_s=issuing.duration_of(chosen.get("for", "1h")),
         audience=settings.jwt_audience,
         issuer=settings.jwt_issuer,
     )

@@ -22,7 +22,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 from websockets.sync.server import ServerConnection, serve
 
-from fastchat.auth.tokens import create_secret, make_token
+from fastchat.auth.issuing import create_secret, make_token
 from fastchat.cli.tail import Refused, websocket_address
 from support.server import TIMEOUT_UNIT_S, Server, running_server
 

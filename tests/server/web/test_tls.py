@@ -20,7 +20,7 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509 import load_pem_x509_certificate
 
-from fastchat.auth.tokens import create_secret, make_token
+from fastchat.auth.issuing import create_secret, make_token
 from fastchat.settings import Settings
 from fastchat.web.tls import HANDSHAKE_TIMEOUT_S, MAX_HANDSHAKES, Tls
 from support.raw_websocket import Client, Wire, connected, ends_within, request, wired

@@ -18,13 +18,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from fastchat.auth import Right
-from fastchat.auth.tokens import (
-    TokenAuthenticator,
-    create_secret,
-    duration_of,
-    make_token,
-    rooms_of,
-)
+from fastchat.auth.issuing import create_secret, duration_of, make_token, rooms_of
+from fastchat.auth.tokens import TokenAuthenticator
 from fastchat.errors import CloseCode, CommandError, ErrorCode, SettingError
 
 SECRET = "an-Elephant-never-forgets-32-bytes"

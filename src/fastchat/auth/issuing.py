@@ -1,0 +1,92 @@
+"""Tokens made at the command line: `fastchat token`."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jwt
+
+from fastchat.auth import ANY_ROOM
+from fastchat.auth.keys import MIN_SECRET_BYTES, read_signing_key
+from fastchat.auth.tokens import MAX_SUBJECT_CHARS, RIGHTS, is_subject
+from fastchat.errors import CommandError, SettingError
+from fastchat.protocol.names import check_room, check_username
+
+__all__ = ["create_secret", "duration_of", "make_token", "rooms_of"]
+
+MAX_DURATION_S = 366 * 86400
+
+
+def make_token(
+    file: Path,
+    *,
+    subject: str,
+    duration_s: int,
+    name: str | None = None,
+    rooms: Mapping[str, Sequence[str]] | None = None,
+    audience: str = "",
+    issuer: str = "",
+) -> str:
+    """A token signed with the secret or the private key in `file`.
+
+    Raises SettingError, also for a user whom no server would let in.
+    """
+    if not is_subject(subject):
+        raise SettingError(f"--sub has 1 to {MAX_SUBJECT_CHARS} printable characters.")
+    try:
+        check_username(subject if name is None else name)
+    except CommandError as refusal:
+        raise SettingError(f"{'--sub' if name is None else '--name'}: {refusal.message}") from None
+    algorithm, key, _ = read_signing_key(file)
+    now = int(time.time())
+    claims: dict[str, Any] = {"sub": subject, "iat": now, "exp": now + duration_s}
+    more = {"name": name, "rooms": rooms, "aud": audience or None, "iss": issuer or None}
+    claims.update((claim, value) for claim, value in more.items() if value is not None)
+    return jwt.encode(claims, key, algorithm=algorithm)
+
+
+def create_secret(file: Path) -> None:
+    """Write a new secret that only its owner may read; raises SettingError, also if it is there."""
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "w", encoding="ascii") as opened:
+            opened.write(secrets.token_urlsafe(MIN_SECRET_BYTES) + "\n")
+    except FileExistsError:
+        raise SettingError(f"--new-key {file} is there already; choose another name.") from None
+    except OSError as error:
+        raise SettingError(f"--new-key {file} cannot be written: {error.strerror}.") from None
+
+
+_UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def duration_of(text: str) -> int:
+    """Seconds out of ``90s``, ``15m``, ``1h`` or ``7d``; raises SettingError."""
+    found = re.fullmatch("([0-9]{1,9})([smhd]?)", text, re.ASCII)
+    seconds = int(found[1]) * _UNITS_S[found[2]] if found else 0
+    if not 1 <= seconds <= MAX_DURATION_S:
+        raise SettingError(f"--for is a time like 90s, 15m, 1h or 7d, at most 366d, not {text!r}.")
+    return seconds
+
+
+def rooms_of(texts: Iterable[str]) -> dict[str, list[str]]:
+    """The claim `rooms` out of ``lobby=read,write`` and ``*=read``; raises SettingError."""
+    rooms: dict[str, list[str]] = {}
+    for text in texts:
+        room, equals, given = text.partition("=")
+        rights = given.split(",") if given else []
+        try:
+            if not equals or set(rights) - set(RIGHTS):
+                raise SettingError(
+                    f"--rooms is like lobby=read,write, with {', '.join(RIGHTS)}, not {text!r}."
+                )
+            rooms[room if room == ANY_ROOM else check_room(room)] = rights
+        except CommandError as refusal:
+            raise SettingError(f"--rooms {text!r}: {refusal.message}") from None
+    return rooms

@@ -1,0 +1,187 @@
+"""The keys that tokens are verified and signed with, read from files.
+
+A file has a secret (one word of ASCII), a key in PEM, or, to verify with, a JWKS (RFC 7517).
+Each error is a SettingError that names the file.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jwt
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+from fastchat.errors import SettingError
+
+__all__ = ["MIN_SECRET_BYTES", "Key", "read_keys", "read_signing_key"]
+
+MIN_SECRET_BYTES = 32  # RFC 7518 §3.2
+MIN_RSA_BITS = 2048  # RFC 7518 §3.3
+MAX_KEY_FILE_BYTES = 256 * 1024
+MAX_KEYS = 32
+
+#: The only algorithm of each type of a JWK (RFC 7517): by `kty` and `crv`.
+_ALGORITHMS = {
+    ("oct", None): "HS256",
+    ("RSA", None): "RS256",
+    ("EC", "P-256"): "ES256",
+    ("OKP", "Ed25519"): "EdDSA",
+}
+_PEM_MARK = b"-----BEGIN"
+_SECRET = re.compile(rb"[\x21-\x7e]+")
+
+
+class Key(NamedTuple):
+    """What tokens of one algorithm are verified (or signed) with. `kid` is that of a JWKS."""
+
+    algorithm: str
+    key: Any
+    kid: str | None = None
+
+
+def read_keys(files: Iterable[Path]) -> list[Key]:
+    keys = [key for file in files for key in _keys_in(file)]
+    if len(keys) > MAX_KEYS:
+        raise SettingError(
+            f"--jwt-key-file: {MAX_KEYS} keys at most; these files have {len(keys)}."
+        )
+    return keys
+
+
+def read_signing_key(file: Path) -> Key:
+    data = _read(file)
+    if data.startswith(b"{"):
+        raise _bad(file, "is a JWKS; a token is made with a secret or a private key in PEM")
+    if _PEM_MARK not in data:
+        return _secret(file, data)
+    try:
+        key = serialization.load_pem_private_key(data, None)
+    except TypeError:
+        raise _bad(file, "is protected by a password; give one that is not") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise _bad(file, "is PEM, but no private key, with which tokens are made") from None
+    return _public(file, key.public_key())._replace(key=key)
+
+
+def _keys_in(file: Path) -> list[Key]:
+    data = _read(file)
+    if data.startswith(b"{"):
+        return _jwks(file, data)
+    if _PEM_MARK not in data:
+        return [_secret(file, data)]
+    if b"PRIVATE KEY" in data:
+        raise _bad(
+            file,
+            "is a private key; the server needs only its public half "
+            "(openssl pkey -in FILE -pubout)",
+        )
+    try:
+        return [_public(file, serialization.load_pem_public_key(data))]
+    except (ValueError, UnsupportedAlgorithm):
+        raise _bad(file, "is PEM, but no public key (-----BEGIN PUBLIC KEY-----)") from None
+
+
+def _read(file: Path) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(MAX_KEY_FILE_BYTES + 1)
+    except OSError as error:
+        raise _bad(file, f"cannot be read: {error.strerror}") from None
+    if len(data) > MAX_KEY_FILE_BYTES:
+        raise _bad(file, f"has more than {MAX_KEY_FILE_BYTES:,} bytes")
+    return data.strip()
+
+
+def _secret(file: Path, data: bytes) -> Key:
+    """One word of printable ASCII: so no key of another kind, which is public, is taken for one."""
+    if not _SECRET.fullmatch(data):
+        raise _bad(
+            file,
+            "is no public key in PEM, no JWKS, and no secret, which is one word of printable ASCII",
+        )
+    if _is_public(data):
+        raise _bad(
+            file,
+            "is a public key or an address, which everybody may know, and no secret; a public key "
+            "needs its lines -----BEGIN PUBLIC KEY----- and -----END PUBLIC KEY-----",
+        )
+    if len(data) < MIN_SECRET_BYTES:
+        raise _bad(
+            file,
+            f"has a secret of {len(data)} bytes, {MIN_SECRET_BYTES} are needed "
+            "(fastchat token --new-key FILE makes one)",
+        )
+    return Key("HS256", data)
+
+
+def _is_public(data: bytes) -> bool:
+    """Whether it is a word, and yet no secret: identity providers show keys in base64 alone."""
+    if b"://" in data:
+        return True
+    try:
+        der = base64.b64decode(data, validate=True)
+    except binascii.Error:
+        return False
+    for load in (serialization.load_der_public_key, x509.load_der_x509_certificate):
+        with contextlib.suppress(ValueError, UnsupportedAlgorithm):
+            load(der)
+            return True
+    return False
+
+
+def _public(file: Path, key: Any, kid: str | None = None) -> Key:
+    if isinstance(key, rsa.RSAPublicKey):
+        if key.key_size < MIN_RSA_BITS:
+            raise _bad(file, f"has an RSA key of {key.key_size} bits, {MIN_RSA_BITS} are needed")
+        return Key("RS256", key, kid)
+    if isinstance(key, ed25519.Ed25519PublicKey):
+        return Key("EdDSA", key, kid)
+    if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
+        return Key("ES256", key, kid)
+    raise _bad(file, "has a key that is neither Ed25519, nor P-256, nor RSA")
+
+
+def _jwks(file: Path, data: bytes) -> list[Key]:
+    """The keys of a JWKS (RFC 7517) that we can use; what is for something else is passed over."""
+    try:
+        entries = json.loads(data)["keys"]
+        keys = [key for entry in entries if (key := _jwk(file, entry)) is not None]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, jwt.PyJWTError):
+        raise _bad(file, "is not a valid JWKS") from None
+    if not keys:
+        raise _bad(file, f"has no key for {', '.join(_ALGORITHMS.values())}")
+    return keys
+
+
+def _jwk(file: Path, entry: Mapping[str, Any]) -> Key | None:
+    kind = entry["kty"]
+    algorithm = _ALGORITHMS.get((kind, entry.get("crv")))
+    if algorithm is None or entry.get("alg", algorithm) != algorithm:
+        return None
+    if entry.get("use", "sig") != "sig":
+        return None
+    kid = entry.get("kid")
+    if kid is not None and type(kid) is not str:
+        raise _bad(file, "is not a valid JWKS")
+    if "d" in entry:
+        raise _bad(file, "has a private key; the server needs only the public ones")
+    key = jwt.PyJWK(dict(entry), algorithm=algorithm).key
+    if kind == "oct":
+        if len(key) < MIN_SECRET_BYTES:
+            raise _bad(file, f"has a secret of {len(key)} bytes, {MIN_SECRET_BYTES} are needed")
+        return Key(algorithm, key, kid)
+    return _public(file, key, kid)
+
+
+def _bad(file: Path, what: str) -> SettingError:
+    return SettingError(f"--jwt-key-file {file} {what}.")
