@@ -1,7 +1,7 @@
-"""Who may come in, and what he may do where: identities and rights.
+"""Authentication: identities, and their rights in rooms.
 
-Whoever tells them from a token is an `Authenticator`; `fastchat.auth.tokens` has the one for
-JSON Web Tokens. Without any, everybody may come in, and nobody moderates.
+An `Authenticator` makes an identity of a token; `fastchat.auth.tokens` has the one for JSON Web
+Tokens. A server without an authenticator accepts every user, and none of them can moderate.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ __all__ = [
     "unauthorized",
 ]
 
-#: Stands for the rooms that a token does not name.
+#: The name that stands for all rooms that a token does not name.
 ANY_ROOM = "*"
 
 
 class Right(StrEnum):
-    """What somebody may do in a room; none of them includes another."""
+    """A right that a user can have in a room. No right includes another."""
 
     READ = "read"
     WRITE = "write"
@@ -34,9 +34,9 @@ class Right(StrEnum):
 
 
 class Identity(NamedTuple):
-    """Somebody, until `expires_s` (seconds since 1970): his name, and what he is told apart by.
+    """A user, valid until `expires_s` (seconds since 1970).
 
-    `rights` are by room.
+    `author` is unique to the user, `name` is shown to others, `rights` are by room.
     """
 
     author: str
@@ -53,15 +53,18 @@ class Identity(NamedTuple):
 
 
 class Authenticator(Protocol):
-    """Knows who somebody is by the token that he shows."""
+    """Makes identities of tokens."""
 
     def verify(self, token: str) -> Identity:
-        """Raises CommandError `unauthorized` with the code to close with; it says no more
-        of the token than whether it has expired."""
+        """The user whom a token identifies.
+
+        Raises CommandError `unauthorized` with the code to close with. Its message says whether
+        the token has expired, and nothing else about the token.
+        """
         ...
 
     def reload(self) -> None:
-        """Read the keys anew. The old ones stay if that fails; it is logged, and not raised."""
+        """Read the keys again. If that fails, it is logged, and the old keys stay in use."""
         ...
 
 
@@ -72,5 +75,5 @@ def unauthorized(
 
 
 def forbidden() -> CommandError:
-    """The same for every room and every right: it gives away nothing of what there is."""
+    """The same error for every room and right, so that it does not tell which rooms exist."""
     return CommandError(ErrorCode.FORBIDDEN, "You may not do this here.")

@@ -20,6 +20,7 @@ from fastchat.protocol.names import check_room, check_username
 
 __all__ = ["create_secret", "duration_of", "make_token", "rooms_of"]
 
+#: The longest time that `--for` accepts: a year.
 MAX_DURATION_S = 366 * 86400
 
 
@@ -33,9 +34,9 @@ def make_token(
     audience: str = "",
     issuer: str = "",
 ) -> str:
-    """A token signed with the secret or the private key in `file`.
+    """A token signed with the secret or the private key in `file`, valid for `duration_s`.
 
-    Raises SettingError, also for a user whom no server would let in.
+    Raises SettingError if the key cannot be used, or if every server would refuse the user.
     """
     if not is_subject(subject):
         raise SettingError(f"--sub has 1 to {MAX_SUBJECT_CHARS} printable characters.")
@@ -52,7 +53,10 @@ def make_token(
 
 
 def create_secret(file: Path) -> None:
-    """Write a new secret that only its owner may read; raises SettingError, also if it is there."""
+    """Write a new secret to a file that only its owner may read.
+
+    Raises SettingError if the file exists already or cannot be written.
+    """
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with open(descriptor, "w", encoding="ascii") as opened:

@@ -27,8 +27,10 @@ __all__ = ["MIN_SECRET_BYTES", "Key", "read_keys", "read_signing_key"]
 
 MIN_SECRET_BYTES = 32  # RFC 7518 §3.2
 MIN_RSA_BITS = 2048  # RFC 7518 §3.3
-MAX_KEY_FILE_BYTES = 256 * 1024
+#: A token without `kid` is tried with every key of its algorithm, which takes time.
 MAX_KEYS = 32
+#: A JWKS of MAX_KEYS entries has 8 KiB for each: a key and its chain of certificates (`x5c`).
+MAX_KEY_FILE_BYTES = 256 * 1024
 
 #: The only algorithm of each type of a JWK (RFC 7517): by `kty` and `crv`.
 _ALGORITHMS = {
@@ -42,7 +44,7 @@ _SECRET = re.compile(rb"[\x21-\x7e]+")
 
 
 class Key(NamedTuple):
-    """What tokens of one algorithm are verified (or signed) with. `kid` is that of a JWKS."""
+    """A key that verifies (or signs) tokens of one algorithm; `kid` is its name within a JWKS."""
 
     algorithm: str
     key: Any
@@ -50,6 +52,7 @@ class Key(NamedTuple):
 
 
 def read_keys(files: Iterable[Path]) -> list[Key]:
+    """The keys in these files, to verify with; at most MAX_KEYS. Raises SettingError."""
     keys = [key for file in files for key in _keys_in(file)]
     if len(keys) > MAX_KEYS:
         raise SettingError(
@@ -59,6 +62,7 @@ def read_keys(files: Iterable[Path]) -> list[Key]:
 
 
 def read_signing_key(file: Path) -> Key:
+    """The secret or the private key in a file, to sign with. Raises SettingError."""
     data = _read(file)
     if data.startswith(b"{"):
         raise _bad(file, "is a JWKS; a token is made with a secret or a private key in PEM")
@@ -103,7 +107,7 @@ def _read(file: Path) -> bytes:
 
 
 def _secret(file: Path, data: bytes) -> Key:
-    """One word of printable ASCII: so no key of another kind, which is public, is taken for one."""
+    """Accept one word of printable ASCII only, so that a public key is not taken for a secret."""
     if not _SECRET.fullmatch(data):
         raise _bad(
             file,
@@ -125,7 +129,7 @@ def _secret(file: Path, data: bytes) -> Key:
 
 
 def _is_public(data: bytes) -> bool:
-    """Whether it is a word, and yet no secret: identity providers show keys in base64 alone."""
+    """Whether a word is public: identity providers show their keys as base64 without PEM lines."""
     if b"://" in data:
         return True
     try:
@@ -152,7 +156,7 @@ def _public(file: Path, key: Any, kid: str | None = None) -> Key:
 
 
 def _jwks(file: Path, data: bytes) -> list[Key]:
-    """The keys of a JWKS (RFC 7517) that we can use; what is for something else is passed over."""
+    """The keys of a JWKS (RFC 7517) that we can use; keys for other purposes are skipped."""
     try:
         entries = json.loads(data)["keys"]
         keys = [key for entry in entries if (key := _jwk(file, entry)) is not None]

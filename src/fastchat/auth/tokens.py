@@ -31,23 +31,24 @@ logger = logging.getLogger("fastchat.auth")
 LEEWAY_S = 10
 #: A token has to fit into a request's head; those of identity providers have 1 to 3 KiB.
 MAX_TOKEN_CHARS = 8192
+#: The limit of OpenID Connect Core 1.0 §2 for `sub`.
 MAX_SUBJECT_CHARS = 255
 
-#: What a token without `rooms` may do.
+#: The rights of a token without the claim `rooms`.
 _USUAL_RIGHTS: Mapping[str, frozenset[Right]] = {ANY_ROOM: frozenset({Right.READ, Right.WRITE})}
 #: The rights by their names in the claim `rooms`.
 RIGHTS = {str(right): right for right in Right}
 
 
 class _Refused(Exception):
-    """A token is not valid; for the log, in words of ours."""
+    """A token is not valid. The message is for the log, and has no text of the token in it."""
 
 
 class TokenAuthenticator:
     """Implements `fastchat.auth.Authenticator` with the keys in `files`.
 
-    `audience` and `issuer` are checked where they are not empty. `clock` returns seconds
-    since 1970. Raises SettingError when a key cannot be used.
+    `audience` and `issuer` are checked unless they are empty. `clock` returns seconds
+    since 1970. Raises SettingError if a key cannot be used.
     """
 
     def __init__(
@@ -105,17 +106,18 @@ class TokenAuthenticator:
                 )
             except jwt.InvalidSignatureError:
                 continue
-            except Exception as error:  # whatever it was, it is no valid token
+            except Exception as error:  # the library raises many types for malformed tokens
                 reason = _REASONS.get(type(error), "it is malformed")
-            # Not within `except`: the library's error has parts of the token.
+            # Raised outside `except`: the library's error, which would become the context of this
+            # one, has parts of the token in it.
             raise _Refused(reason)
         raise _Refused("it is not signed with a key of ours")
 
     def _candidates(self, token: str) -> list[Key]:
-        """The keys that may have signed it. A `kid` chooses within a JWKS, if it is there."""
+        """The keys that may have signed a token: those of its `kid`, if it names one of ours."""
         try:
             header = jwt.get_unverified_header(token)
-        except Exception:  # see above
+        except Exception:  # as in `_claims`
             header = {}
         algorithm, kid = header.get("alg"), header.get("kid")
         keys = [key for key in self._keys if key.algorithm == algorithm]
@@ -134,7 +136,7 @@ class TokenAuthenticator:
         return Identity(SUBJECT + subject, name, self._expiry(claims["exp"]), rights)
 
     def _expiry(self, value: Any) -> float:
-        if type(value) not in (int, float) or not 0 <= value < 1e12:  # NaN is not in it either
+        if type(value) not in (int, float) or not 0 <= value < 1e12:  # refuses NaN, too
             raise _Refused("its `exp` is not a time")
         if value <= self._clock():
             raise unauthorized(
@@ -156,7 +158,7 @@ _REASONS: dict[type[Exception], str] = {
 
 
 def _rights(rooms: Any) -> dict[str, frozenset[Right]]:
-    """The claim `rooms`; rights that we do not know are of no use, and no fault."""
+    """The rights in the claim `rooms`, by room; rights with unknown names are ignored."""
     if type(rooms) is not dict:
         raise _Refused("its `rooms` is not an object")
     rights = {}
