@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from fastchat import __version__
-from fastchat.cli import tail
+from fastchat.cli import status, tail
 from fastchat.errors import CommandError, HistoryError, SettingError
 from fastchat.history import transfer
 from fastchat.logs import set_up_logging
-from fastchat.ops import status
+from fastchat.ops.status import NotAnswering
 from fastchat.process import standalone, supervisor
 from fastchat.protocol import DEFAULT_HISTORY, MAX_HISTORY
 from fastchat.protocol.names import DEFAULT_ROOM, check_room, check_username
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ended: int = run(chosen)
     except SettingError as error:
         return _say(error, 2)
-    except (HistoryError, tail.Refused, status.NotAnswering) as error:
+    except (HistoryError, tail.Refused, NotAnswering) as error:
         return _say(error, 1)
     except BrokenPipeError:
         return _end_quietly()

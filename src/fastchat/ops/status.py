@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,17 +25,13 @@ from fastchat.brokers.relay.wire import (
     socket_path,
 )
 from fastchat.errors import FastchatError
-from fastchat.metrics import quantile, since, with_usage
 
-__all__ = ["NotAnswering", "StatusServer", "ask", "collect", "run", "table"]
+__all__ = ["NotAnswering", "StatusServer", "ask", "collect"]
 
 logger = logging.getLogger("fastchat.status")
 
-#: A person waits this long for an answer, a scraper less.
-ASK_TIMEOUT_S = 2.0
+#: A scraper waits for less time than a person at a terminal.
 SCRAPE_TIMEOUT_S = 1.0
-#: Between the two looks of a table. Workers report once a second: both differ by one.
-INTERVAL_S = 1.25
 #: A client of ours that says nothing for so long, or reads nothing, is dropped.
 SILENCE_S = 2.0
 MAX_CLIENTS = 16
@@ -183,157 +177,3 @@ class _Client(asyncio.Protocol):
 
     def _wait(self) -> None:
         self._deadline = asyncio.get_running_loop().call_later(SILENCE_S, self.drop)
-
-
-# `fastchat status`
-
-
-def run(directory: Path, *, json: bool) -> int:
-    """Print how the server is; raises NotAnswering when there is none."""
-    if json:
-        parts = asyncio.run(ask(directory, ASK_TIMEOUT_S))
-        sys.stdout.write(orjson.dumps({"parts": with_usage(parts)}).decode() + "\n")
-    else:
-        earlier, later, seconds = asyncio.run(_two_looks(directory))
-        sys.stdout.write(table(earlier, later, seconds))
-    sys.stdout.flush()
-    return 0
-
-
-async def _two_looks(directory: Path) -> tuple[dict[str, Any], dict[str, Any], float]:
-    earlier = with_usage(await ask(directory, ASK_TIMEOUT_S))
-    started_s = time.monotonic()
-    await asyncio.sleep(INTERVAL_S)
-    later = with_usage(await ask(directory, ASK_TIMEOUT_S))
-    return earlier, later, time.monotonic() - started_s
-
-
-_Parts = Mapping[str, Mapping[str, Any]]
-
-
-def table(earlier: _Parts, later: _Parts, seconds: float) -> str:
-    """Two looks at the same server, `seconds` apart, as a person reads them.
-
-    A line of the server and a line of each part. Rates and times are of what
-    happened between the looks; what nobody can say is `-`.
-    """
-    pairs = {name: (_earlier_of(earlier.get(name, {}), now), now) for name, now in later.items()}
-    return "\n".join(
-        [
-            *_aligned([_SERVER_TITLES, _server_cells(pairs)], 0),
-            "",
-            *_aligned(
-                [
-                    _PART_TITLES,
-                    *(_part_cells(name, *pairs[name], seconds) for name in _in_order(pairs)),
-                ],
-                1,
-            ),
-            "",
-        ]
-    )
-
-
-def _earlier_of(before: Mapping[str, Any], now: Mapping[str, Any]) -> Mapping[str, Any]:
-    """An earlier snapshot of the same process; empty if there is none."""
-    return before if before.get("pid") == now.get("pid") else {}
-
-
-def _in_order(names: Mapping[str, Any]) -> list[str]:
-    """`worker-10` behind `worker-9`, and the rest before them."""
-    return sorted(names, key=lambda name: (name.startswith("worker"), len(name), name))
-
-
-_Pair = tuple[Mapping[str, Any], Mapping[str, Any]]
-
-_SERVER_TITLES = (
-    *("uptime", "workers", "clients", "rooms", "users"),
-    *("published/s", "delivered/s", "commit p99"),
-)
-_PART_TITLES = ("part", "pid", "uptime", "clients", "loop p99", "relay p99", "cpu", "memory")
-
-
-def _server_cells(pairs: Mapping[str, _Pair]) -> list[str]:
-    # The part that has the history knows rooms and users; a worker knows its own.
-    before, head = pairs.get("server") or pairs.get("relay") or ({}, {})
-    serving = [pair for name, pair in pairs.items() if name != "relay"]
-    return [
-        _duration(head.get("uptime_s")),
-        _number(len(serving)),
-        _number(_sum(now.get("connections") for _, now in serving)),
-        _number(head.get("rooms")),
-        _number(head.get("users")),
-        _number(_rate(before, head, "publications_total")),
-        _number(_sum(_rate(*pair, "deliveries") for pair in serving)),
-        _p99(before, head, "commit_s"),
-    ]
-
-
-def _part_cells(
-    name: str, before: Mapping[str, Any], now: Mapping[str, Any], seconds: float
-) -> list[str]:
-    cpu = "-"
-    if "cpu_s" in before and "cpu_s" in now:
-        cpu = f"{(now['cpu_s'] - before['cpu_s']) / seconds:.0%}"
-    resident = now.get("resident_bytes")
-    return [
-        name,
-        str(now.get("pid", "-")),
-        _duration(now.get("uptime_s")),
-        _number(now.get("connections")),
-        _p99(before, now, "loop_lag_s"),
-        _p99(before, now, "relay_lag_s"),
-        cpu,
-        "-" if resident is None else f"{resident / 1e6:,.0f} MB",
-    ]
-
-
-def _sum(values: Any) -> float | None:
-    """None when one is missing: half a sum would be taken for the whole."""
-    found = list(values)
-    return None if not found or None in found else sum(found)
-
-
-def _rate(before: Mapping[str, Any], now: Mapping[str, Any], key: str) -> float | None:
-    passed = now.get("uptime_s", 0) - before.get("uptime_s", 0)
-    if key not in before or key not in now or passed <= 0:
-        return None
-    return float((now[key] - before[key]) / passed)
-
-
-def _p99(before: Mapping[str, Any], now: Mapping[str, Any], key: str) -> str:
-    seconds = quantile(since(before.get(key), now.get(key)), 0.99)
-    if seconds is None:
-        return "-"
-    if seconds == float("inf"):
-        return f"> {now[key]['bounds'][-1]:g} s"
-    return f"{seconds:g} s" if seconds >= 1 else f"{seconds * 1000:g} ms"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.0f}"
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    minutes, hours, days = int(seconds // 60), int(seconds // 3600), int(seconds // 86400)
-    if days >= 100:
-        return f"{days}d"
-    if days:
-        return f"{days}d {hours % 24:02}h"
-    if hours:
-        return f"{hours}h {minutes % 60:02}m"
-    return f"{minutes}m {int(seconds) % 60:02}s"
-
-
-def _aligned(rows: list[Any], left: int) -> list[str]:
-    """Rows of cells as lines: the first `left` columns to the left, the rest to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if index < left else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

@@ -22,6 +22,8 @@ import uvloop
 
 from fastchat.brokers.relay.wire import SOCKET_NAME, RecordKind, RecordReader, pack
 from fastchat.cli import main
+from fastchat.cli import status as status_command
+from fastchat.cli.status import table
 from fastchat.metrics import Histogram, Metrics
 from fastchat.ops import status
 from fastchat.ops.status import NotAnswering, StatusServer, ask, collect, table
@@ -491,7 +493,7 @@ def test_status_prints_a_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
     """Of the server that runs on `--data`, with what happened while it looked."""
-    monkeypatch.setattr(status, "INTERVAL_S", 0.3)
+    monkeypatch.setattr(status_command, "INTERVAL_S", 0.3)
     with served(tmp_path) as counted:
         timer = threading.Timer(0.1, counted.committed, (1000, 0.0001))
         timer.start()
@@ -532,7 +534,7 @@ def test_status_of_a_server_that_hangs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
     """A sentence, and no table of what is not known."""
-    monkeypatch.setattr(status, "ASK_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(status_command, "ASK_TIMEOUT_S", 0.2)
     with listening(tmp_path, None):
         assert main(["status", "--data", str(tmp_path)]) == 1
     captured = capsys.readouterr()
