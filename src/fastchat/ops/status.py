@@ -13,8 +13,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from fastchat.brokers.relay.wire import (
     SOCKET_NAME,
     BadRecord,
