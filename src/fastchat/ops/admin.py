@@ -7,8 +7,6 @@ one answer a connection, and a few seconds for it: a scraper that stalls holds n
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -22,10 +20,9 @@ from starlette.routing import Route
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from fastchat.errors import SettingError
 from fastchat.ops.prometheus import Parts, render
 
-__all__ = ["Admin", "listen_admin"]
+__all__ = ["MAX_CONNECTIONS", "Admin"]
 
 #: From accept to the end of the answer; Prometheus gives up after as long.
 CONNECTION_S = 10.0
@@ -34,36 +31,6 @@ MAX_CONNECTIONS = 32
 MAX_REQUEST_BYTES = 16 * 1024
 #: Answers that are under way when the server stops.
 CLOSE_S = 0.5
-BACKLOG = 64
-
-
-def listen_admin(host: str, port: int) -> socket.socket:
-    """A listening socket for an `Admin`; raises SettingError when it cannot be had."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        raise SettingError(f"--admin-host {host!r} is not an address of this machine.") from None
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise SettingError(_why_not(error, host, port)) from None
-    listener.setblocking(False)
-    return listener
-
-
-def _why_not(error: OSError, host: str, port: int) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return f"--admin-port {port} is taken on {host}; choose another port."
-    if error.errno == errno.EACCES:
-        return f"--admin-port {port} needs privileges; choose one from 1024 on."
-    why = os.strerror(error.errno or 0)
-    return f"--admin-host {host} --admin-port {port} cannot be listened on: {why}."
 
 
 class Admin:

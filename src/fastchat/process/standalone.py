@@ -18,7 +18,7 @@ import uvloop
 from fastchat.brokers import Broker
 from fastchat.brokers.memory import MemoryBroker
 from fastchat.history import History
-from fastchat.ops.admin import MAX_CONNECTIONS, Admin, listen_admin
+from fastchat.ops.admin import MAX_CONNECTIONS, Admin
 from fastchat.ops.status import StatusServer
 from fastchat.process.announcing import announce
 from fastchat.process.bounds import room_limits_of
@@ -28,7 +28,7 @@ from fastchat.process.worker import Worker
 from fastchat.rooms.removals import FILE_NAME, Removals
 from fastchat.rooms.rooms import Rooms
 from fastchat.settings import Settings
-from fastchat.web.sockets import listen
+from fastchat.web.sockets import listen, listen_admin
 
 __all__ = ["Single", "run"]
 

@@ -19,13 +19,13 @@ from typing import Any
 
 from fastchat.errors import FastchatError, SettingError
 from fastchat.ops import status
-from fastchat.ops.admin import Admin, listen_admin
+from fastchat.ops.admin import Admin
 from fastchat.process.announcing import announce
 from fastchat.process.child import COMMAND, HUNG_TICKS, Child
 from fastchat.process.signals import on_hang_up, on_stop_signals
 from fastchat.process.worker import DRAIN_S
 from fastchat.settings import Settings
-from fastchat.web.sockets import listen_all
+from fastchat.web.sockets import listen_admin, listen_all
 
 __all__ = ["Supervisor", "run"]
 

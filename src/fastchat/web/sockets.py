@@ -1,4 +1,4 @@
-"""The listening sockets, and what their connections inherit from them."""
+"""The listening sockets, and the options that their connections inherit from them."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ import socket
 
 from fastchat.errors import SettingError
 
-__all__ = ["listen", "listen_all"]
+__all__ = ["listen", "listen_admin", "listen_all"]
 
-#: A stalled client then holds some 150 kB of kernel memory, not 4 MB, and is seen
-#: to be stalled after as little.
+#: A client that reads nothing then holds some 150 kB of kernel memory instead of 4 MB, and the
+#: server notices sooner that the client is slow.
 NOTSENT_LOWAT_BYTES = 16 * 1024
-#: Connections that wait to be accepted; the kernel caps it at net.core.somaxconn.
+#: Connections that wait to be accepted; the kernel caps it at net.core.somaxconn (4096 on Linux).
 BACKLOG = 4096
+#: The same for the admin port: more than the connections that it serves at once.
+ADMIN_BACKLOG = 64
 
 
 def listen_all(host: str, port: int, count: int) -> list[socket.socket]:
-    """Listening sockets among which the kernel shares out who connects to one address.
+    """Listening sockets of one address, among which the kernel distributes connections.
 
-    The first is had by nobody else, as any other, before the rest joins it; so two
-    servers do not come to share a port. Raises SettingError.
+    The first one is bound without SO_REUSEPORT, and fails like any other if the address is in use;
+    so two servers cannot share a port by accident. Raises SettingError.
     """
     listeners = [listen(host, port)]
     try:
@@ -37,19 +39,33 @@ def listen_all(host: str, port: int, count: int) -> list[socket.socket]:
     return listeners
 
 
-def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
-    """A listening socket; what it is set to, its connections inherit.
+def listen_admin(host: str, port: int) -> socket.socket:
+    """A listening socket for `fastchat.ops.admin`; raises SettingError as `listen` does."""
+    flags = ("--admin-host", "--admin-port")
+    return listen(host, port, flags=flags, backlog=ADMIN_BACKLOG)
 
-    A `shared` one joins those of its address (SO_REUSEPORT). Raises SettingError when
-    the address cannot be had.
+
+def listen(
+    host: str,
+    port: int,
+    *,
+    flags: tuple[str, str] = ("--host", "--port"),
+    backlog: int = BACKLOG,
+    shared: bool = False,
+) -> socket.socket:
+    """A listening socket; connections inherit its options.
+
+    A `shared` socket joins the others of its address (SO_REUSEPORT). Raises SettingError if the
+    address cannot be listened on; `flags` are the settings that the sentence names.
     """
+    host_flag, port_flag = flags
     try:
         family, _, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, socket.SOCK_STREAM)
-    except (OSError, UnicodeError):  # gaierror; or a family that this machine has not
-        raise SettingError(f"--host {host!r} is not an address of this machine.") from None
+    except (OSError, UnicodeError):  # gaierror, or an address family that this machine lacks
+        raise SettingError(f"{host_flag} {host!r} is not an address of this machine.") from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if shared:
@@ -57,21 +73,20 @@ def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         listener.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, NOTSENT_LOWAT_BYTES)
         listener.bind(address)
-        listener.listen(BACKLOG)
+        listener.listen(backlog)
     except OSError as error:
         listener.close()
-        raise SettingError(_why_not(error, host, port)) from None
+        if error.errno == errno.EADDRINUSE:
+            why = f"{port_flag} {port} is taken on {host}; stop what uses it or choose another port"
+        elif error.errno == errno.EACCES:
+            why = f"{port_flag} {port} needs privileges; choose one from 1024 on"
+        else:
+            reason = os.strerror(error.errno or 0)
+            why = f"{host_flag} {host} {port_flag} {port} cannot be listened on: {reason}"
+        raise SettingError(f"{why}.") from None
     listener.setblocking(False)
     return listener
 
 
 # Linux's <netinet/tcp.h>; Python names it on some platforms only.
 _TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
-
-
-def _why_not(error: OSError, host: str, port: int) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return f"--port {port} is taken on {host}; stop what uses it or choose another port."
-    if error.errno == errno.EACCES:
-        return f"--port {port} needs privileges; choose one from 1024 on."
-    return f"--host {host} --port {port} cannot be listened on: {os.strerror(error.errno or 0)}."

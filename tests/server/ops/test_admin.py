@@ -22,6 +22,7 @@ from fastchat.metrics import Metrics
 from fastchat.ops import admin
 from fastchat.ops.admin import SERIES, Admin, Parts, listen_admin, render
 from fastchat.ops.prometheus import SERIES, Parts, render
+from fastchat.web.sockets import listen_admin
 from support.server import TIMEOUT_UNIT_S
 
 DOCS = Path(__file__).parents[3] / "docs" / "operations.md"

@@ -119,8 +119,7 @@ FRAME = """
 DRIVER = """
     import asyncio, contextlib, json, sys
     from fastchat import children, supervisor
-    from fastchat.web.sockets import listen_all
-    from fastchat.ops.admin import listen_admin
+    from fastchat.web.sockets import listen_admin, listen_all
     from fastchat.errors import SettingError
     from fastchat.logs import set_up_logging
     from fastchat.settings import Settings
