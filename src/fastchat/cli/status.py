@@ -16,29 +16,40 @@ from fastchat.ops.status import ask
 
 __all__ = ["run", "table"]
 
-#: A person waits this long for an answer.
+#: How long a person waits for an answer.
 ASK_TIMEOUT_S = 2.0
-#: Between the two looks of a table. Workers report once a second: both differ by one.
+#: Between the two questions of a table. Workers report once a second, so each has reported anew.
 INTERVAL_S = 1.25
 
 
-def run(directory: Path, *, json: bool) -> int:
-    """Print how the server is; raises NotAnswering when there is none."""
+def run(
+    directory: Path,
+    *,
+    json: bool,
+    timeout_s: float = ASK_TIMEOUT_S,
+    interval_s: float = INTERVAL_S,
+) -> int:
+    """Print the status of the server on a data directory; returns the exit status.
+
+    Raises NotAnswering if there is no server, or no answer within `timeout_s`.
+    """
     if json:
-        parts = asyncio.run(ask(directory, ASK_TIMEOUT_S))
+        parts = asyncio.run(ask(directory, timeout_s))
         sys.stdout.write(orjson.dumps({"parts": with_usage(parts)}).decode() + "\n")
     else:
-        earlier, later, seconds = asyncio.run(_two_looks(directory))
+        earlier, later, seconds = asyncio.run(_ask_twice(directory, timeout_s, interval_s))
         sys.stdout.write(table(earlier, later, seconds))
     sys.stdout.flush()
     return 0
 
 
-async def _two_looks(directory: Path) -> tuple[dict[str, Any], dict[str, Any], float]:
-    earlier = with_usage(await ask(directory, ASK_TIMEOUT_S))
+async def _ask_twice(
+    directory: Path, timeout_s: float, interval_s: float
+) -> tuple[dict[str, Any], dict[str, Any], float]:
+    earlier = with_usage(await ask(directory, timeout_s))
     started_s = time.monotonic()
-    await asyncio.sleep(INTERVAL_S)
-    later = with_usage(await ask(directory, ASK_TIMEOUT_S))
+    await asyncio.sleep(interval_s)
+    later = with_usage(await ask(directory, timeout_s))
     return earlier, later, time.monotonic() - started_s
 
 
@@ -46,10 +57,10 @@ _Parts = Mapping[str, Mapping[str, Any]]
 
 
 def table(earlier: _Parts, later: _Parts, seconds: float) -> str:
-    """Two looks at the same server, `seconds` apart, as a person reads them.
+    """Two snapshots of a server, `seconds` apart, as a table for a person.
 
-    A line of the server and a line of each part. Rates and times are of what
-    happened between the looks; what nobody can say is `-`.
+    One line is about the server, and one about each part. Rates and times are about the time
+    between the snapshots; a value that is not known is `-`.
     """
     pairs = {name: (_earlier_of(earlier.get(name, {}), now), now) for name, now in later.items()}
     return "\n".join(
@@ -69,12 +80,12 @@ def table(earlier: _Parts, later: _Parts, seconds: float) -> str:
 
 
 def _earlier_of(before: Mapping[str, Any], now: Mapping[str, Any]) -> Mapping[str, Any]:
-    """An earlier snapshot of the same process; empty if there is none."""
+    """The earlier snapshot if it is of the same process; else empty."""
     return before if before.get("pid") == now.get("pid") else {}
 
 
 def _in_order(names: Mapping[str, Any]) -> list[str]:
-    """`worker-10` behind `worker-9`, and the rest before them."""
+    """Names in the table's order: `worker-10` behind `worker-9`, and the workers last."""
     return sorted(names, key=lambda name: (name.startswith("worker"), len(name), name))
 
 
@@ -88,7 +99,7 @@ _PART_TITLES = ("part", "pid", "uptime", "clients", "loop p99", "relay p99", "cp
 
 
 def _server_cells(pairs: Mapping[str, _Pair]) -> list[str]:
-    # The part that has the history knows rooms and users; a worker knows its own.
+    # The part with the history knows all rooms and users; a worker knows only its own.
     before, head = pairs.get("server") or pairs.get("relay") or ({}, {})
     serving = [pair for name, pair in pairs.items() if name != "relay"]
     return [
@@ -123,7 +134,7 @@ def _part_cells(
 
 
 def _sum(values: Any) -> float | None:
-    """None when one is missing: half a sum would be taken for the whole."""
+    """The sum; None if a value is missing, because half a sum would look like the whole."""
     found = list(values)
     return None if not found or None in found else sum(found)
 
@@ -162,7 +173,7 @@ def _duration(seconds: float | None) -> str:
 
 
 def _aligned(rows: list[Any], left: int) -> list[str]:
-    """Rows of cells as lines: the first `left` columns to the left, the rest to the right."""
+    """Rows of cells as lines; the first `left` columns are aligned left, the rest right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(

@@ -1,7 +1,10 @@
-"""What operators' machines ask: `/metrics` for Prometheus, `/livez` and `/readyz` for probes.
+"""The admin port: `/metrics` for Prometheus, `/livez` and `/readyz` for probes.
 
-On an address of its own, so that it need not be where clients are. Whoever asks gets
-one answer a connection, and a few seconds for it: a scraper that stalls holds nothing.
+It has an address of its own, so that it can be kept apart from clients. A connection gets one
+answer and has a few seconds for it, so a scraper that stalls holds nothing.
+
+It rides on uvicorn's private `HttpToolsProtocol` as `fastchat.web.http` does, and uses less of it:
+`connection_made`, `connection_lost`, `data_received`, `connections`, `loop` and `transport`.
 """
 
 from __future__ import annotations
@@ -24,27 +27,37 @@ from fastchat.ops.prometheus import Parts, render
 
 __all__ = ["MAX_CONNECTIONS", "Admin"]
 
-#: From accept to the end of the answer; Prometheus gives up after as long.
+#: From accept to the end of the answer: Prometheus' default `scrape_timeout`.
 CONNECTION_S = 10.0
+#: Some scrapers and probes at once, each with one connection; the descriptors are reserved.
 MAX_CONNECTIONS = 32
-#: A request, whatever is in it. Prometheus' are some 300 bytes.
+#: Head and body of a request. Prometheus' requests have some 300 bytes.
 MAX_REQUEST_BYTES = 16 * 1024
-#: Answers that are under way when the server stops.
+#: How long answers that are under way have when the server stops.
 CLOSE_S = 0.5
 
 
 class Admin:
-    """The endpoints: whether it lives, whether it is ready (None, or why not), and its parts."""
+    """The endpoints.
+
+    `live` says whether the server lives; `ready` returns None, or why it is not ready; `parts`
+    returns the snapshots of all parts.
+    """
 
     def __init__(
         self,
         live: Callable[[], bool],
         ready: Callable[[], str | None],
         parts: Callable[[], Awaitable[Parts]],
+        *,
+        connection_s: float = CONNECTION_S,
+        max_connections: int = MAX_CONNECTIONS,
     ) -> None:
         self._live = live
         self._ready = ready
         self._parts = parts
+        self._connection_s = connection_s
+        self._max_connections = max_connections
         self._state = ServerState()
         self._state.default_headers = _HEADERS
         self._server: asyncio.Server | None = None
@@ -62,13 +75,20 @@ class Admin:
         )
         config.load()
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            lambda: _Protocol(config=config, server_state=self._state, app_state={}),
-            sock=listener,
-        )
+
+        def protocol() -> _Protocol:
+            return _Protocol(
+                config=config,
+                server_state=self._state,
+                app_state={},
+                connection_s=self._connection_s,
+                max_connections=self._max_connections,
+            )
+
+        self._server = await loop.create_server(protocol, sock=listener)
 
     async def close(self) -> None:
-        """Stop listening and end every connection; an answer under way has a moment."""
+        """Stop listening and end every connection; answers under way have CLOSE_S."""
         if self._server is not None:
             self._server.close()
         if self._state.tasks:
@@ -101,7 +121,7 @@ class Admin:
         )
 
 
-#: Of every answer.
+#: The headers of every answer.
 _HEADERS = [(b"cache-control", b"no-store"), (b"connection", b"close")]
 
 
@@ -110,13 +130,18 @@ def _text(line: str, status: int) -> PlainTextResponse:
 
 
 class _Protocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol for one small request, and a deadline for all of it."""
+    """uvicorn's HTTP protocol for one small request, with one deadline for all of it."""
+
+    def __init__(self, *, connection_s: float, max_connections: int, **uvicorn: Any) -> None:
+        super().__init__(**uvicorn)
+        self._connection_s = connection_s
+        self._max_connections = max_connections
+        self._received_bytes = 0
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._received_bytes = 0
-        self._deadline = self.loop.call_later(CONNECTION_S, transport.abort)
-        if len(self.connections) > MAX_CONNECTIONS:
+        self._deadline = self.loop.call_later(self._connection_s, transport.abort)
+        if len(self.connections) > self._max_connections:
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:

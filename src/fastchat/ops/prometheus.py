@@ -23,16 +23,20 @@ Parts = Mapping[str, Mapping[str, Any]]
 
 
 class Series(NamedTuple):
-    """A metric, and where a part's snapshot has it. All are labelled with their `part`."""
+    """A metric, and the key of a part's snapshot that has its value.
+
+    Every metric has the label `part`. If it has another `label`, the snapshot has a count for each
+    value of the label.
+    """
 
     name: str
     kind: str  # gauge, counter or histogram
     key: str
     help: str
-    label: str | None = None  # then the snapshot has a count for each of its values
+    label: str | None = None
 
 
-#: docs/operations.md has the same table; a test holds the two together.
+#: docs/operations.md has the same table; a test compares the two.
 SERIES = (
     Series("fastchat_up", "gauge", "up", "Whether the part runs."),
     Series("fastchat_uptime_seconds", "gauge", "uptime_s", "Time since the part's start."),
@@ -151,7 +155,7 @@ _FAMILIES: dict[str, Any] = {
 
 
 def render(parts: Parts) -> bytes:
-    """The snapshots as Prometheus reads them; what a snapshot lacks is left out."""
+    """The snapshots in Prometheus' text format; metrics that a snapshot lacks are left out."""
     registry = CollectorRegistry()
     registry.register(_Snapshots(with_usage(parts)))
     return generate_latest(registry)
@@ -162,7 +166,7 @@ class _Snapshots(Collector):
         self._parts = parts
 
     def describe(self) -> list[Metric]:
-        return []  # the names clash with nothing: the registry has one collector
+        return []  # no name can clash, because the registry has one collector
 
     def collect(self) -> Iterator[Metric]:
         for series in SERIES:
@@ -172,7 +176,7 @@ class _Snapshots(Collector):
                 try:
                     samples = _samples(series, part[series.key])
                 except (KeyError, TypeError, ValueError, AttributeError):
-                    continue  # a part of another version, or none of this part's business
+                    continue  # the part has another version, or does not count this
                 for label, *values in samples:
                     family.add_metric([name, *label], *values)
             if family.samples:

@@ -1,8 +1,8 @@
-"""How a running server is: asked over the socket in its data directory.
+"""The status of a running server, over the socket in its data directory.
 
-`fastchat status` and the supervisor ask; the relay answers, or a server that is one
-process, here. A question is a STATUS record without a head, and so is always the
-same bytes; the answer's head is `{"parts": {name: snapshot}}`.
+`fastchat status` and the supervisor ask. The relay answers, or `StatusServer` where the server is
+one process. A question is a STATUS record without a head, hence always the same bytes; the
+answer's head is `{"parts": {name: snapshot}}`.
 """
 
 from __future__ import annotations
@@ -30,22 +30,23 @@ logger = logging.getLogger("fastchat.status")
 
 #: A scraper waits for less time than a person at a terminal.
 SCRAPE_TIMEOUT_S = 1.0
-#: A client of ours that says nothing for so long, or reads nothing, is dropped.
+#: A client that sends nothing, or reads nothing, for this long is dropped.
 SILENCE_S = 2.0
+#: More than one person or script asks at a time, each with a connection of some milliseconds.
 MAX_CLIENTS = 16
 
 _QUESTION = pack(RecordKind.STATUS, None)
 
 
 class NotAnswering(FastchatError):
-    """No server answers in the directory; the message is a sentence for a person."""
+    """No server answers in the directory; the message is a sentence for the user."""
 
 
 # Asking
 
 
 async def ask(directory: Path, timeout_s: float) -> dict[str, dict[str, Any]]:
-    """The snapshots of a server's parts, by name; raises NotAnswering."""
+    """The snapshots of a server's parts, by name. Raises NotAnswering."""
     try:
         async with asyncio.timeout(timeout_s):
             return await _ask(directory)
@@ -55,7 +56,7 @@ async def ask(directory: Path, timeout_s: float) -> dict[str, dict[str, Any]]:
         raise NotAnswering(f"no server is running on --data {directory}.") from None
     except PermissionError:
         raise NotAnswering(
-            f"--data {directory} belongs to somebody else; ask as the server's user."
+            f"--data {directory} belongs to another user; ask as the server's user."
         ) from None
     except (OSError, EOFError, BadRecord) as error:
         raise NotAnswering(f"the server on --data {directory} gives no answer: {error}.") from None
@@ -83,15 +84,17 @@ def _parts_of(kind: int, head: Any) -> dict[str, dict[str, Any]]:
 
 
 async def collect(
-    directory: Path, known: Mapping[str, Mapping[str, Any]]
+    directory: Path,
+    known: Mapping[str, Mapping[str, Any]],
+    *,
+    timeout_s: float = SCRAPE_TIMEOUT_S,
 ) -> dict[str, dict[str, Any]]:
-    """What is `known` of the parts, and what they report of themselves, if they do.
+    """What is `known` about the parts, with what they report if they answer within `timeout_s`.
 
-    Never raises, and takes a second at most. What a process reported that has been
-    replaced meanwhile is left out.
+    Never raises. The report of a process that has been replaced in the meantime is left out.
     """
     try:
-        reported = await ask(directory, SCRAPE_TIMEOUT_S)
+        reported = await ask(directory, timeout_s)
     except NotAnswering:
         reported = {}
     parts = {name: dict(part) for name, part in known.items()}
@@ -106,19 +109,29 @@ async def collect(
 
 
 class StatusServer:
-    """Answers for a server that is one process, between `open` and `close`.
+    """Answers for a server that is one process, from `open` to `close`.
 
-    Both while the directory's lock is held. Whoever asks anything else is dropped.
+    Call both while the directory's lock is held. Clients that send anything but the question are
+    dropped, as are those that are silent for `silence_s`.
     """
 
-    def __init__(self, directory: Path, snapshot: Callable[[], Mapping[str, Any]]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        snapshot: Callable[[], Mapping[str, Any]],
+        *,
+        silence_s: float = SILENCE_S,
+        max_clients: int = MAX_CLIENTS,
+    ) -> None:
         self._directory = directory
         self.snapshot = snapshot
+        self.silence_s = silence_s
+        self.max_clients = max_clients
         self.clients: set[_Client] = set()
         self._server: asyncio.Server | None = None
 
     async def open(self) -> None:
-        """Listen; a directory that takes no socket costs the status, not the server."""
+        """Listen. If the directory cannot hold a socket, the server runs without status."""
         try:
             listener = bind_socket(self._directory)
         except OSError as error:
@@ -126,7 +139,7 @@ class StatusServer:
             return
         loop = asyncio.get_running_loop()
         self._server = await loop.create_unix_server(
-            lambda: _Client(self), sock=listener, backlog=MAX_CLIENTS
+            lambda: _Client(self), sock=listener, backlog=self.max_clients
         )
 
     def close(self) -> None:
@@ -139,7 +152,7 @@ class StatusServer:
 
 
 class _Client(asyncio.Protocol):
-    """Somebody who asks."""
+    """A connection of a client that asks."""
 
     _transport: asyncio.Transport
     _deadline: asyncio.TimerHandle
@@ -152,7 +165,7 @@ class _Client(asyncio.Protocol):
         self._transport = transport
         self._server.clients.add(self)
         self._wait()
-        if len(self._server.clients) > MAX_CLIENTS:
+        if len(self._server.clients) > self._server.max_clients:
             self.drop()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -174,4 +187,4 @@ class _Client(asyncio.Protocol):
         self._transport.abort()
 
     def _wait(self) -> None:
-        self._deadline = asyncio.get_running_loop().call_later(SILENCE_S, self.drop)
+        self._deadline = asyncio.get_running_loop().call_later(self._server.silence_s, self.drop)

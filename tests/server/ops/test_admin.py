@@ -21,7 +21,7 @@ from fastchat.errors import SettingError
 from fastchat.metrics import Metrics
 from fastchat.ops import admin
 from fastchat.ops.admin import SERIES, Admin, Parts, listen_admin, render
-from fastchat.ops.prometheus import SERIES, Parts, render
+from fastchat.ops.prometheus import SERIES, Parts, Series, render
 from fastchat.web.sockets import listen_admin
 from support.server import TIMEOUT_UNIT_S
 
@@ -99,10 +99,11 @@ async def running(
     ready: Callable[[], str | None] = lambda: None,
     parts: Callable[[], Awaitable[Parts]] = no_parts,
     listener: socket.socket | None = None,
+    **bounds: Any,
 ) -> AsyncIterator[Running]:
     listener = listener or listen_admin("127.0.0.1", 0)
     port = listener.getsockname()[1]
-    served = Admin(live, ready, parts)
+    served = Admin(live, ready, parts, **bounds)
     await served.serve(listener)
     try:
         yield Running(served, port)
@@ -268,7 +269,7 @@ def test_memory_and_cpu_are_read_for_each_part() -> None:
 
 @pytest.mark.parametrize("broken", [None, "much", {"much": 1}, [1], {"1000": "much"}])
 @pytest.mark.parametrize("series", SERIES, ids=lambda series: series.key)
-def test_what_a_snapshot_lacks_is_left_out(series: admin.Series, broken: Any) -> None:
+def test_what_a_snapshot_lacks_is_left_out(series: Series, broken: Any) -> None:
     """A part of another version costs its own series, not the scrape."""
     without = full_snapshot()
     without.pop(series.key, None)
@@ -317,14 +318,11 @@ def test_documentation_has_the_same_table() -> None:
 # Bounds
 
 
-def test_a_request_that_does_not_come_is_not_waited_for(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A connection has its time, whether or not it says something now and then."""
-    monkeypatch.setattr(admin, "CONNECTION_S", 0.3)
+def test_a_request_that_does_not_come_is_not_waited_for(run: Run) -> None:
+    """A connection has one deadline, whether or not it sends something now and then."""
 
     async def test() -> None:
-        async with running() as server:
+        async with running(connection_s=0.3) as server:
             assert await server.exchange(b"") == b""
             assert await server.exchange(b"GET /livez HTTP/1.1\r\nhost:") == b""
             assert (await server.ask("/livez")).status == 200
@@ -332,9 +330,8 @@ def test_a_request_that_does_not_come_is_not_waited_for(
     run(test())
 
 
-def test_an_answer_that_is_not_read_is_not_kept(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A slow scraper holds neither memory nor a connection for longer than its time."""
-    monkeypatch.setattr(admin, "CONNECTION_S", 0.5)
+def test_an_answer_that_is_not_read_is_not_kept(run: Run) -> None:
+    """A slow scraper holds neither memory nor a connection for longer than its deadline."""
 
     async def parts() -> Parts:
         return {"server": {"closes": {str(code): 1 for code in range(20_000)}}}
@@ -342,7 +339,7 @@ def test_an_answer_that_is_not_read_is_not_kept(run: Run, monkeypatch: pytest.Mo
     async def test() -> None:
         listener = listen_admin("127.0.0.1", 0)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        async with running(parts=parts, listener=listener) as server:
+        async with running(parts=parts, listener=listener, connection_s=0.5) as server:
             loop = asyncio.get_running_loop()
             with socket.socket() as client:
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -363,12 +360,11 @@ def test_an_answer_that_is_not_read_is_not_kept(run: Run, monkeypatch: pytest.Mo
     run(test())
 
 
-def test_connections_are_limited(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One too many is ended at once, and there is room again when others have gone."""
-    monkeypatch.setattr(admin, "MAX_CONNECTIONS", 2)
+def test_connections_are_limited(run: Run) -> None:
+    """One connection too many is ended at once; there is room again when others have gone."""
 
     async def test() -> None:
-        async with running() as server:
+        async with running(max_connections=2) as server:
             silent = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(2)]
             while len(server.admin._state.connections) < 2:  # noqa: ASYNC110 no event
                 await asyncio.sleep(0.001)

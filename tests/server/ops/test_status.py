@@ -26,7 +26,7 @@ from fastchat.cli import status as status_command
 from fastchat.cli.status import table
 from fastchat.metrics import Histogram, Metrics
 from fastchat.ops import status
-from fastchat.ops.status import NotAnswering, StatusServer, ask, collect, table
+from fastchat.ops.status import SILENCE_S, NotAnswering, StatusServer, ask, collect, table
 from support.server import TIMEOUT_UNIT_S, running_server
 
 LIMIT_S = 10 * TIMEOUT_UNIT_S
@@ -53,9 +53,11 @@ Run = Callable[[Coroutine[Any, Any, None]], None]
 
 @contextlib.asynccontextmanager
 async def answering(
-    directory: Path, snapshot: Callable[[], Mapping[str, Any]] = lambda: {"rooms": 3}
+    directory: Path,
+    snapshot: Callable[[], Mapping[str, Any]] = lambda: {"rooms": 3},
+    **bounds: Any,
 ) -> AsyncIterator[StatusServer]:
-    server = StatusServer(directory, snapshot)
+    server = StatusServer(directory, snapshot, **bounds)
     await server.open()
     try:
         yield server
@@ -204,19 +206,18 @@ def test_who_says_anything_else_is_dropped(run: Run, tmp_path: Path, said: bytes
         async with answering(tmp_path) as server:
             begun = time.monotonic()
             assert await exchange(tmp_path, said) == b""
-            assert time.monotonic() - begun < status.SILENCE_S / 2
+            assert time.monotonic() - begun < SILENCE_S / 2
             assert await ask(tmp_path, LIMIT_S) == {"server": {"rooms": 3}}
             assert len(server.clients) <= 1
 
     run(test())
 
 
-def test_who_is_silent_is_dropped(run: Run, tmp_path: Path, monkeypatch: Any) -> None:
-    """Before a question, in the middle of one, and after an answer."""
-    monkeypatch.setattr(status, "SILENCE_S", 0.2)
+def test_silent_client_is_dropped(run: Run, tmp_path: Path) -> None:
+    """Before a question, in the middle of a question, and after an answer."""
 
     async def test() -> None:
-        async with answering(tmp_path) as server:
+        async with answering(tmp_path, silence_s=0.2) as server:
             assert await exchange(tmp_path) == b""
             assert await exchange(tmp_path, QUESTION[:3]) == b""
             assert len(await exchange(tmp_path, QUESTION)) > len(QUESTION)
@@ -225,9 +226,8 @@ def test_who_is_silent_is_dropped(run: Run, tmp_path: Path, monkeypatch: Any) ->
     run(test())
 
 
-def test_who_reads_nothing_is_dropped(run: Run, tmp_path: Path, monkeypatch: Any) -> None:
-    """An answer that does not get away is not kept for long, and not made twice."""
-    monkeypatch.setattr(status, "SILENCE_S", 0.3)
+def test_client_that_reads_nothing_is_dropped(run: Run, tmp_path: Path) -> None:
+    """An answer that nobody reads is not kept for long, and not made twice."""
     asked: list[bool] = []
 
     def snapshot() -> dict[str, Any]:
@@ -236,7 +236,7 @@ def test_who_reads_nothing_is_dropped(run: Run, tmp_path: Path, monkeypatch: Any
 
     async def test() -> None:
         loop = asyncio.get_running_loop()
-        async with answering(tmp_path, snapshot) as server:
+        async with answering(tmp_path, snapshot, silence_s=0.3) as server:
             with socket.socket(socket.AF_UNIX) as client:
                 client.setblocking(False)
                 await loop.sock_connect(client, str(tmp_path / SOCKET_NAME))
@@ -251,12 +251,11 @@ def test_who_reads_nothing_is_dropped(run: Run, tmp_path: Path, monkeypatch: Any
     run(test())
 
 
-def test_clients_are_limited(run: Run, tmp_path: Path, monkeypatch: Any) -> None:
-    """One too many is dropped at once; there is room again when another has gone."""
-    monkeypatch.setattr(status, "MAX_CLIENTS", 2)
+def test_clients_are_limited(run: Run, tmp_path: Path) -> None:
+    """One client too many is dropped at once; there is room again when another has gone."""
 
     async def test() -> None:
-        async with answering(tmp_path) as server:
+        async with answering(tmp_path, max_clients=2) as server:
             path = str(tmp_path / SOCKET_NAME)
             silent = [await asyncio.open_unix_connection(path) for _ in range(2)]
             while len(server.clients) < 2:  # noqa: ASYNC110 no event
@@ -352,14 +351,12 @@ def test_what_is_known_and_what_is_reported(run: Run, tmp_path: Path) -> None:
     run(test())
 
 
-def test_a_relay_that_hangs_costs_a_scrape_a_moment(
-    run: Run, tmp_path: Path, monkeypatch: Any
-) -> None:
-    """What the supervisor knows is answered all the same."""
-    monkeypatch.setattr(status, "SCRAPE_TIMEOUT_S", 0.2)
+def test_a_relay_that_hangs_costs_a_scrape_a_moment(run: Run, tmp_path: Path) -> None:
+    """The supervisor answers with what it knows itself."""
 
     async def test() -> None:
-        assert await collect(tmp_path, {"relay": {"up": 1}}) == {"relay": {"up": 1}}
+        known = {"relay": {"up": 1}}
+        assert await collect(tmp_path, known, timeout_s=0.2) == known
 
     with listening(tmp_path, None):
         run(test())
@@ -489,15 +486,12 @@ def served(directory: Path) -> Iterator[Metrics]:
         thread.join(LIMIT_S)
 
 
-def test_status_prints_a_table(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
-) -> None:
-    """Of the server that runs on `--data`, with what happened while it looked."""
-    monkeypatch.setattr(status_command, "INTERVAL_S", 0.3)
+def test_status_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The table has what happened between the two questions."""
     with served(tmp_path) as counted:
         timer = threading.Timer(0.1, counted.committed, (1000, 0.0001))
         timer.start()
-        assert main(["status", "--data", str(tmp_path)]) == 0
+        assert status_command.run(tmp_path, json=False, interval_s=0.3) == 0
         timer.join()
     _, server, _, _, part, *rest = capsys.readouterr().out.split("\n")
     assert re.fullmatch(r"0m \d\ds +1 +7 +- +4 +[\d,]{3,} +- +0\.1 ms", server)
@@ -530,11 +524,8 @@ def test_status_of_nothing_is_a_sentence(tmp_path: Path) -> None:
     assert ran.stderr == f"fastchat: no server is running on --data {tmp_path}.\n"
 
 
-def test_status_of_a_server_that_hangs(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
-) -> None:
-    """A sentence, and no table of what is not known."""
-    monkeypatch.setattr(status_command, "ASK_TIMEOUT_S", 0.2)
+def test_status_of_a_server_that_hangs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command prints a sentence, and no table without values."""
     with listening(tmp_path, None):
         assert main(["status", "--data", str(tmp_path)]) == 1
     captured = capsys.readouterr()
