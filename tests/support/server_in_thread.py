@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import uvloop
 
-from fastchat.process.histories import open_history
+from fastchat.process.assembly.storage import open_history
 from fastchat.process.standalone import Single
 from fastchat.settings import Settings
 from fastchat.web.sockets import listen

@@ -82,9 +82,9 @@ BUILDERS = {
     "Chat": {"process.worker"},
     "Hub": {"process.worker"},
     "Sessions": {"process.worker"},
-    "FileStore": {"process.histories"},
+    "FileStore": {"process.assembly.storage"},
     "Uploads": {"process.worker"},
-    "Retention": {"process.histories"},
+    "Retention": {"process.assembly.storage"},
     "FileEndpoints": {"process.worker"},
     "Metrics": {"process.worker", "process.relay"},
     "Tls": {"process.worker"},
@@ -92,9 +92,9 @@ BUILDERS = {
     "MemoryBroker": {"process.standalone"},
     "RelayBroker": {"process.clustered"},
     "Relay": {"process.relay"},
-    "MemoryHistory": {"process.histories"},
+    "MemoryHistory": {"process.assembly.storage"},
     "SqliteHistory": {
-        "process.histories",
+        "process.assembly.storage",
         "history.transfer",
     },  # `fastchat import` takes a server's place
 }

@@ -20,9 +20,9 @@ from fastchat.errors import SettingError
 from fastchat.history import History
 from fastchat.history.directory import lock
 from fastchat.metrics import Metrics, watch_lag
-from fastchat.process.bounds import census_of, room_limits_of
+from fastchat.process.assembly.limits import census_of, room_limits_of
+from fastchat.process.assembly.storage import open_history, open_retention
 from fastchat.process.channel import Control
-from fastchat.process.histories import open_history, open_retention
 from fastchat.rooms.removals import FILE_NAME, Removals
 from fastchat.rooms.rooms import Rooms
 from fastchat.settings import Settings

@@ -21,8 +21,8 @@ from fastchat.history import History
 from fastchat.ops.admin import MAX_CONNECTIONS, Admin
 from fastchat.ops.status import StatusServer
 from fastchat.process.announcing import announce
-from fastchat.process.bounds import room_limits_of
-from fastchat.process.histories import open_history, open_retention
+from fastchat.process.assembly.limits import room_limits_of
+from fastchat.process.assembly.storage import open_history, open_retention
 from fastchat.process.signals import on_stop_signals
 from fastchat.process.worker import Worker
 from fastchat.rooms.removals import FILE_NAME, Removals

@@ -28,7 +28,7 @@ from fastchat.hub import Hub
 from fastchat.limits.connections import Admission
 from fastchat.logs import log_repeated
 from fastchat.metrics import Metrics, watch_lag
-from fastchat.process.bounds import (
+from fastchat.process.assembly.limits import (
     census_of,
     gate_of,
     readers_of,
@@ -36,7 +36,7 @@ from fastchat.process.bounds import (
     transfers_of,
     visitors_of,
 )
-from fastchat.process.histories import new_secret, open_files
+from fastchat.process.assembly.storage import new_secret, open_files
 from fastchat.process.signals import on_hang_up
 from fastchat.settings import Settings
 from fastchat.web import http

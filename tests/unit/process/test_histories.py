@@ -12,7 +12,7 @@ from fastchat.history import Duplicate
 from fastchat.history.memory import MemoryHistory
 from fastchat.history.sqlite import SqliteHistory
 from fastchat.metrics import Metrics
-from fastchat.process.histories import open_files, open_history, open_retention
+from fastchat.process.assembly.storage import open_files, open_history, open_retention
 from fastchat.settings import Settings
 
 
