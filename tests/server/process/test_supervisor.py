@@ -120,6 +120,9 @@ DRIVER = """
     import asyncio, contextlib, json, sys
     from fastchat import children, supervisor
     from fastchat.web.sockets import listen_admin, listen_all
+    from fastchat.process import child, supervisor
+    from fastchat.web.sockets import listen_all
+    from fastchat.ops.admin import listen_admin
     from fastchat.errors import SettingError
     from fastchat.logs import set_up_logging
     from fastchat.settings import Settings
@@ -129,7 +132,7 @@ DRIVER = """
     supervisor.WORKER_STOP_S = options["stop_s"]
     supervisor.RELAY_STOP_S = options["stop_s"]
     supervisor.EARLY_S = options["early_s"]
-    children.START_TICKS = options["start_ticks"]
+    child.START_TICKS = options["start_ticks"]
     settings = Settings(data=options["data"], workers=options["workers"])
     set_up_logging("info", "text")
     listeners = listen_all("127.0.0.1", options["port"], settings.workers)
