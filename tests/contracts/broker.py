@@ -15,7 +15,7 @@ from contracts.history import NOW_S, delete, draft, edit, react
 from fastchat import protocol
 from fastchat.brokers import Broker
 from fastchat.brokers.memory import MemoryBroker
-from fastchat.errors import CommandError, ErrorCode, HistoryError
+from fastchat.errors import CloseCode, CommandError, ErrorCode, HistoryError
 from fastchat.history import Duplicate, History, Outcome, Page
 from fastchat.metrics import Metrics
 from fastchat.protocol import Position, Publication
@@ -28,17 +28,18 @@ PATIENCE_S = 5 * TIMEOUT_UNIT_S
 
 
 class Receiver:
-    """Stands where the chat stands, and records what the broker tells it, in order."""
+    """Stands where the hub and the chat stand, and records what a broker tells them, in order."""
 
     def __init__(self) -> None:
         self.heard: list[dict[str, Any]] = []  # publications and events
         self.answers: list[tuple[Any, Publication, Duplicate | CommandError]] = []
         self.turns: list[int] = []  # how much had been delivered at the end of each
         self.losses: list[str] = []  # rooms
+        self.expelled: list[tuple[str, str, int]] = []
         self.on_lost: Callable[[str], None] = lambda room: None
         self._news = asyncio.Event()
 
-    def deliver(self, room: str, payload: bytes) -> None:
+    def publish(self, room: str, payload: bytes) -> None:
         event = json.loads(payload)
         assert event["room"] == room
         self.heard.append(event)
@@ -52,10 +53,17 @@ class Receiver:
         self.turns.append(len(self.delivered))
         self._news.set()
 
-    def lost(self, room: str) -> None:
+    def evict(self, room: str, code: int, reason: str) -> None:
+        assert code == CloseCode.LOST_CONTINUITY
+        assert CloseCode.LOST_CONTINUITY.reconnect
+        assert len(reason.encode()) <= 123
         self.losses.append(room)
         self._news.set()
         self.on_lost(room)
+
+    def expel(self, room: str, author: str, seconds: int) -> None:
+        self.expelled.append((room, author, seconds))
+        self._news.set()
 
     @property
     def delivered(self) -> list[dict[str, Any]]:
@@ -236,7 +244,7 @@ class BrokerContract:
         """A broker for each receiver, on `self.rooms`; open, and ready for everything."""
         (receiver,) = receivers
         broker = self.new_broker(self.rooms)
-        broker.open(receiver)
+        broker.open(delivery=receiver, receiver=receiver)
         yield [broker]
 
     @pytest.fixture(autouse=True)
@@ -1012,15 +1020,15 @@ class SeveralBrokersContract(BrokerContract):
         async def test(brokers: list[Broker], receivers: list[Receiver]) -> None:
             seen: dict[str, list[int]] = {}
             inside: set[str] = set()
-            plain = receivers[0].deliver
+            plain = receivers[0].publish
 
-            def deliver(room: str, payload: bytes) -> None:
+            def publish(room: str, payload: bytes) -> None:
                 plain(room, payload)
                 if "offset" in (event := json.loads(payload)):
                     for name in inside:
                         seen[name].append(event["offset"])
 
-            receivers[0].deliver = deliver  # type: ignore[method-assign]
+            receivers[0].publish = publish  # type: ignore[method-assign]
 
             async def come_and_go(name: str) -> None:
                 def enter(entry: Entry) -> None:

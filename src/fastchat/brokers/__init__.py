@@ -10,30 +10,40 @@ from fastchat.history import Duplicate
 from fastchat.protocol import Publication
 from fastchat.rooms import Entrance, Entry, Member, Messages, Removal
 
-__all__ = ["Broker", "Receiver"]
+__all__ = ["Broker", "Delivery", "Receiver"]
 
 
-class Receiver(Protocol):
-    """Who is told by a broker: the chat. Called in the loop's thread, in the order of things."""
+class Delivery(Protocol):
+    """The members of rooms in this process: the hub, as a broker uses it.
 
-    def deliver(self, room: str, payload: bytes, /) -> None:
-        """To all members of a room in this process: a publication, or an event."""
-        ...
+    A broker calls it in the loop's thread, in the order of each room's stream.
+    """
 
-    def answer(self, sender: Any, draft: Publication, outcome: Duplicate | CommandError, /) -> None:
-        """Why a draft became no publication, to the `sender` that `publish` was given."""
+    def publish(self, room: str, payload: bytes, /) -> None:
+        """Give a publication or an event to all members of a room in this process."""
         ...
 
     def end_turn(self) -> None:
-        """All of a turn has been delivered."""
+        """Write what has been published: the broker has delivered all of a turn."""
+        ...
+
+    def evict(self, room: str, code: int, reason: str, /) -> None:
+        """Close the connections of a room's members, who are to come back and recover.
+
+        A broker evicts a room with `CloseCode.LOST_CONTINUITY` when its stream has a hole here.
+        """
+        ...
+
+
+class Receiver(Protocol):
+    """The rules that a broker reports to: the chat. Called in the loop's thread."""
+
+    def answer(self, sender: Any, draft: Publication, outcome: Duplicate | CommandError, /) -> None:
+        """Tell `sender`, as `publish` was given it, why a draft became no publication."""
         ...
 
     def expel(self, room: str, author: str, seconds: int, /) -> None:
-        """A user was removed from a room: his connections here are to be closed."""
-        ...
-
-    def lost(self, room: str, /) -> None:
-        """A room's stream has a hole here: its members must come back and recover."""
+        """Close the connections of a user in this process: a moderator has removed them."""
         ...
 
 
@@ -50,11 +60,14 @@ class Broker(Protocol):
       what the history has against it. The former may still be delivered later.
     * Names are unique in a room, over all processes. Who is lost keeps his for 5 s;
       nobody hears of it if he is back by then.
-    * The receiver is called in the loop's thread, and never from within `publish`.
+    * Neither the delivery nor the receiver is called from within `publish`.
     """
 
-    def open(self, receiver: Receiver) -> None:
-        """Say who is told; before anything else, once."""
+    def open(self, *, delivery: Delivery, receiver: Receiver) -> None:
+        """Say where publications go to, and who is told of the rest; before anything else, once.
+
+        Finished payloads go straight to the `delivery`: no rule applies to them any more.
+        """
         ...
 
     def publish(self, draft: Publication, sender: object) -> None:

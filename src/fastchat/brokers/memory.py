@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fastchat.brokers import Receiver
+from fastchat.brokers import Delivery, Receiver
 from fastchat.errors import CommandError
 from fastchat.history import Duplicate
 from fastchat.protocol import Publication
@@ -19,12 +19,14 @@ __all__ = ["MemoryBroker"]
 class MemoryBroker:
     """Implements `fastchat.brokers.Broker`, and is the only `Port` of its rooms."""
 
+    _delivery: Delivery
     _receiver: Receiver
 
     def __init__(self, rooms: Rooms) -> None:
         self._rooms = rooms
 
-    def open(self, receiver: Receiver) -> None:
+    def open(self, *, delivery: Delivery, receiver: Receiver) -> None:
+        self._delivery = delivery
         self._receiver = receiver
 
     def publish(self, draft: Publication, sender: object) -> None:
@@ -64,7 +66,7 @@ class MemoryBroker:
     def deliver(
         self, room: str, offset: int, payload: bytes, ticket: Any, change: Change | None = None
     ) -> None:
-        self._receiver.deliver(room, payload)
+        self._delivery.publish(room, payload)
 
     def kept(self, ticket: Any) -> None:
         """The sender has left."""
@@ -79,4 +81,4 @@ class MemoryBroker:
         self._receiver.expel(room, author, seconds)
 
     def end_turn(self) -> None:
-        self._receiver.end_turn()
+        self._delivery.end_turn()

@@ -42,7 +42,10 @@ __all__ = ["Chat", "Client", "Delivery"]
 
 
 class Delivery(Protocol):
-    """How payloads reach clients; `connection` is opaque. See `fastchat._fanout.Hub`.
+    """How the chat's own payloads reach clients: the hub, as the chat uses it.
+
+    A `connection` is opaque. What is published by others goes from the broker to the hub
+    (`fastchat.brokers.Delivery`). See `fastchat._fanout.Hub`.
 
     In order: what was published to a room before `join` never arrives after it,
     what was published before `leave` still arrives, and `send` overtakes nothing.
@@ -53,8 +56,6 @@ class Delivery(Protocol):
     def leave(self, connection: Any, room: str, /) -> None: ...
     def publish(self, room: str, payload: bytes, but: Any = None, /) -> None: ...
     def send(self, connection: Any, payload: bytes, /) -> bool | None: ...
-    def end_turn(self) -> None: ...
-    def evict(self, room: str, code: int, reason: str, /) -> None: ...
 
 
 class Client:
@@ -88,7 +89,7 @@ class Client:
 
 
 class Chat:
-    """The rules. `handle` runs a command, `depart` ends a client. The broker's `Receiver`.
+    """The rules. `handle` runs a command, `depart` ends a client. A broker's `Receiver`.
 
     * ``clock``: seconds since 1970, for timestamps only.
     * ``new_secret``: makes a client's `session`.
@@ -141,7 +142,6 @@ class Chat:
             Chunk: self._chunk,
             Ping: self._ping,
         }
-        broker.open(self)
 
     def handle(self, client: Client, command: Command) -> Coroutine[Any, Any, None] | None:
         """Run a command, or return the coroutine that does, to be run before the next one.
@@ -405,9 +405,6 @@ class Chat:
 
     # What comes of them: the broker's receiver
 
-    def deliver(self, room: str, payload: bytes) -> None:
-        self._delivery.publish(room, payload)
-
     def answer(
         self,
         sender: tuple[Client, str | None],
@@ -423,19 +420,12 @@ class Chat:
             payload = protocol.error(outcome)
         self._send(client, payload)
 
-    def end_turn(self) -> None:
-        self._delivery.end_turn()
-
     def expel(self, room: str, author: str, seconds: int) -> None:
         reason = "removed by a moderator"
         for client in tuple(self._removable.get((room, author), ())):
             self._dismiss(client.connection, CloseCode.REMOVED, reason, seconds * 1000)
         if self._uploads is not None:  # a ticket needs no connection
             self._uploads.withdraw(room, author)
-
-    def lost(self, room: str) -> None:
-        reason = "the room's stream lost its continuity"
-        self._delivery.evict(room, CloseCode.LOST_CONTINUITY, reason)
 
     # Where a client is, and what he may do there
 

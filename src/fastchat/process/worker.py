@@ -194,6 +194,7 @@ class Worker:
             uploads=uploads,
             max_chunk_bytes=settings.max_message_bytes,
         )
+        self._broker.open(delivery=self._hub, receiver=chat)
         self._sessions = Sessions(
             chat,
             self._hub,

@@ -13,7 +13,7 @@ import apsw
 import jwt
 import pytest
 
-from contracts.broker import member, new_rooms, run_in_loop
+from contracts.broker import Receiver, member, new_rooms, run_in_loop
 from contracts.history import draft
 from fastchat.brokers.memory import MemoryBroker
 from fastchat.errors import CommandError, ErrorCode
@@ -420,18 +420,16 @@ def test_what_was_said_before_a_removal_arrives() -> None:
     async def body() -> None:
         told: list[Any] = []
 
-        class Receiver:
-            def deliver(self, room: str, payload: bytes) -> None:
+        class Told(Receiver):
+            def publish(self, room: str, payload: bytes) -> None:
                 told.append(json.loads(payload)["type"])
 
             def expel(self, room: str, author: str, seconds: int) -> None:
                 told.append((room, author, seconds))
 
-            def end_turn(self) -> None:
-                """Nothing waits for it."""
-
-        broker = MemoryBroker(new_rooms(MemoryHistory(max_messages=9, new_epoch=lambda: "e")))
-        broker.open(Receiver())  # type: ignore[arg-type]  # the others are not called
+        history = MemoryHistory(max_messages=9, new_epoch=lambda: "e")
+        broker, receiver = MemoryBroker(new_rooms(history)), Told()
+        broker.open(delivery=receiver, receiver=receiver)
         await broker.join(Entrance("a", Member("Bob", "x"), None, 0), lambda entry: None)
         broker.publish(draft("hello"), None)
         assert await broker.remove(Removal("a", "Bob", 1, "Mod")) == "Bob"

@@ -55,8 +55,8 @@ def test_room_that_was_written_in_is_kept() -> None:
     """Whoever comes back to an empty room finds what was said, under the same epoch."""
 
     async def talk_and_leave() -> None:
-        broker = MemoryBroker(new_rooms(new_history()))
-        broker.open(Receiver())
+        broker, receiver = MemoryBroker(new_rooms(new_history())), Receiver()
+        broker.open(delivery=receiver, receiver=receiver)
         first = await join(broker)
         broker.publish(draft("hello"), None)
         await leave(broker)
@@ -72,7 +72,7 @@ def test_there_is_nobody_else_to_tell() -> None:
 
     async def tell() -> None:
         broker, receiver = MemoryBroker(new_rooms(new_history())), Receiver()
-        broker.open(receiver)
+        broker.open(delivery=receiver, receiver=receiver)
         await join(broker)
         broker.tell("a", typing("a", "Alice"))
         assert receiver.heard == []

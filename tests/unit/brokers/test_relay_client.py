@@ -108,7 +108,7 @@ class Rig:
         """One more, which is not started yet."""
         name = f"worker-{len(self.brokers) + 1}"
         broker, receiver = RelayBroker(self.directory, name=name, metrics=Metrics()), Receiver()
-        broker.open(receiver)
+        broker.open(delivery=receiver, receiver=receiver)
         self.brokers.append(broker)
         self.receivers.append(receiver)
         return broker, receiver
@@ -212,7 +212,7 @@ class TestContract(SeveralBrokersContract):
         made = []
         for number, receiver in enumerate(receivers, 1):
             broker = RelayBroker(self.directory, name=f"worker-{number}", metrics=Metrics())
-            broker.open(receiver)
+            broker.open(delivery=receiver, receiver=receiver)
             made.append(broker)
         await asyncio.gather(*(broker.start() for broker in made))
         try:
@@ -1302,8 +1302,8 @@ class Process:
         self.said: dict[str, list[str]] = {room: [] for room in ROOMS}
         self.seen: dict[str, dict[int, str]] = {room: {} for room in ROOMS}
         self.receiver = receiver
-        self._plain = receiver.deliver
-        receiver.deliver = self.deliver  # type: ignore[method-assign]
+        self._plain = receiver.publish
+        receiver.publish = self.deliver  # type: ignore[method-assign]
 
     def members(self, room: str) -> list[str]:
         return [name for (where, name), count in self.inside.items() if where == room and count]

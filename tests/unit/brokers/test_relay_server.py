@@ -86,7 +86,7 @@ class Place:
 
     async def broker(self) -> tuple[RelayBroker, Receiver]:
         broker, receiver = RelayBroker(self.directory, name="good", metrics=Metrics()), Receiver()
-        broker.open(receiver)
+        broker.open(delivery=receiver, receiver=receiver)
         self._brokers.append(broker)
         await broker.start()
         return broker, receiver

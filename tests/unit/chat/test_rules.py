@@ -283,20 +283,6 @@ def test_client_that_goes_while_it_leaves_has_left() -> None:
     run(test)
 
 
-def test_room_whose_stream_is_lost_is_evicted() -> None:
-    """All its members are closed, with a code that has them come back and recover."""
-
-    async def test(talk: Talk) -> None:
-        await talk.join("Alice")
-        talk.chat.lost("lobby")
-        ((room, code, reason),) = talk.inboxes.evicted
-        assert (room, code) == ("lobby", CloseCode.LOST_CONTINUITY)
-        assert CloseCode.LOST_CONTINUITY.reconnect
-        assert len(reason.encode()) <= 123
-
-    run(test)
-
-
 def test_broker_is_told_who_wants_to_enter() -> None:
     """His name, the digest of his session, and what he has missed; the session stays here."""
 

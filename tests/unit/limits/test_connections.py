@@ -146,7 +146,8 @@ class Process:
         self.turned_away: list[tuple[object, Limit]] = []
         self.admission = Admission(census, lambda *away: self.turned_away.append(away))
         self.broker = RelayBroker(directory, name=name, metrics=Metrics(), admission=self.admission)
-        self.broker.open(Receiver())
+        receiver = Receiver()
+        self.broker.open(delivery=receiver, receiver=receiver)
         self.guests: list[Guest] = []
 
     def enter(self, count: int, address: str = ANN, author: str = "") -> None:

@@ -27,11 +27,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fastchat.brokers import Receiver
+from fastchat.brokers import Delivery, Receiver
 from fastchat.brokers.relay.drafts import Unconfirmed, Waiting, fields_of
 from fastchat.brokers.relay.link import Link
 from fastchat.brokers.relay.wire import VERSION, BadRecord, RecordKind, cut, pack
-from fastchat.errors import CommandError, ErrorCode, HistoryError
+from fastchat.errors import CloseCode, CommandError, ErrorCode, HistoryError
 from fastchat.history import Duplicate
 from fastchat.history.reader import PageReader
 from fastchat.limits.connections import Admission, Guest
@@ -94,6 +94,7 @@ class RelayBroker:
     The relay counts the connections of an `admission`.
     """
 
+    _delivery: Delivery
     _receiver: Receiver
 
     def __init__(
@@ -129,7 +130,8 @@ class RelayBroker:
         """Whether the relay takes what we have to say."""
         return self._welcome.is_set()
 
-    def open(self, receiver: Receiver) -> None:
+    def open(self, *, delivery: Delivery, receiver: Receiver) -> None:
+        self._delivery = delivery
         self._receiver = receiver
 
     async def start(self) -> None:
@@ -469,7 +471,7 @@ class RelayBroker:
         self._flush()
 
     def _on_deliver(self, items: list[Any], tail: bytes) -> None:
-        rooms, deliver = self._rooms, self._receiver.deliver
+        rooms, deliver = self._rooms, self._delivery.publish
         start = 0
         for name, offset, ticket, size, change in items:
             payload = tail[start : start + size]
@@ -491,7 +493,7 @@ class RelayBroker:
             elif change is not None and not _note(room, *change):
                 continue
             deliver(name, payload)
-        self._receiver.end_turn()
+        self._delivery.end_turn()
 
     def _on_know(self, name: str, users: dict[str, str]) -> None:
         if (room := self._rooms.get(name)) is not None:
@@ -499,18 +501,22 @@ class RelayBroker:
 
     def _on_hole(self, name: str) -> None:
         logger.error("the stream of a room has a hole; its members are to recover")
-        self._receiver.lost(name)
+        self._evict(name)
 
     def _on_lost(self, name: str) -> None:
         """The relay cannot go on where we were: the members come back by themselves."""
         room = self._rooms.pop(name, None)
         if room is not None:
             logger.warning("a room's stream could not be resumed; its members are to recover")
-            self._receiver.lost(name)
+            self._evict(name)
             for ticket, waiting in self._drafts.items():
                 # Whether it is kept is not known; with an `id`, sending it again does no harm.
                 if waiting.room is room and waiting.draft.id is None:
                     self._refuse(ticket, _unavailable())
+
+    def _evict(self, name: str) -> None:
+        reason = "the room's stream lost its continuity"
+        self._delivery.evict(name, CloseCode.LOST_CONTINUITY, reason)
 
     def _on_answer(self, ticket: int, outcome: Any) -> None:
         waiting = self._drafts.get(ticket)
