@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from fastchat.errors import CommandError
 from fastchat.history import Duplicate
 from fastchat.protocol import Publication
 from fastchat.rooms import Entrance, Entry, Member, Messages, Removal
 
-__all__ = ["Broker", "Delivery", "Receiver"]
+__all__ = ["Broker", "Delivery", "OnOutcome", "Receiver"]
+
+#: Told once, in the loop's thread, why a draft became no publication.
+OnOutcome = Callable[[Duplicate | CommandError], object]
 
 
 class Delivery(Protocol):
@@ -36,11 +39,7 @@ class Delivery(Protocol):
 
 
 class Receiver(Protocol):
-    """The rules that a broker reports to: the chat. Called in the loop's thread."""
-
-    def answer(self, sender: Any, draft: Publication, outcome: Duplicate | CommandError, /) -> None:
-        """Tell `sender`, as `publish` was given it, why a draft became no publication."""
-        ...
+    """The rules that a broker reports to: the chat. A broker calls it in the loop's thread."""
 
     def expel(self, room: str, author: str, seconds: int, /) -> None:
         """Close the connections of a user in this process: a moderator has removed them."""
@@ -55,12 +54,13 @@ class Broker(Protocol):
       in the history already.
     * `join` is atomic: the entry ends at a position, and what follows that position
       is delivered, nothing else, until the last member of this process has left.
-    * `publish` never waits. Later it is either delivered, or answered once: with a
-      Duplicate, or a CommandError: `unavailable` when it is not known to be kept, or
-      what the history has against it. The former may still be delivered later.
+    * `publish` never waits. Later the draft is delivered, or its `outcome` is called once:
+      with a Duplicate, or with a CommandError, which is `unavailable` when the draft is not
+      known to be kept, or else the history's refusal. An unavailable draft can still be
+      delivered later.
     * Names are unique in a room, over all processes. Who is lost keeps his for 5 s;
       nobody hears of it if he is back by then.
-    * Neither the delivery nor the receiver is called from within `publish`.
+    * Nothing is called from within `publish`: no delivery, no receiver and no outcome.
     """
 
     def open(self, *, delivery: Delivery, receiver: Receiver) -> None:
@@ -70,8 +70,8 @@ class Broker(Protocol):
         """
         ...
 
-    def publish(self, draft: Publication, sender: object) -> None:
-        """Number, keep and deliver `draft`, or answer `sender`."""
+    def publish(self, draft: Publication, outcome: OnOutcome | None = None) -> None:
+        """Number, keep and deliver `draft`, or call `outcome` if it becomes no publication."""
         ...
 
     async def join(self, entrance: Entrance, enter: Callable[[Entry], None]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fastchat.brokers import Delivery, Receiver
+from fastchat.brokers import Delivery, OnOutcome, Receiver
 from fastchat.errors import CommandError
 from fastchat.history import Duplicate
 from fastchat.protocol import Publication
@@ -29,8 +29,8 @@ class MemoryBroker:
         self._delivery = delivery
         self._receiver = receiver
 
-    def publish(self, draft: Publication, sender: object) -> None:
-        self._rooms.publish(self, sender, draft)
+    def publish(self, draft: Publication, outcome: OnOutcome | None = None) -> None:
+        self._rooms.publish(self, outcome, draft)
 
     async def join(self, entrance: Entrance, enter: Callable[[Entry], None]) -> None:
         enter(self._rooms.join(self, entrance))
@@ -74,8 +74,9 @@ class MemoryBroker:
     def know(self, room: str, users: Mapping[str, str]) -> None:
         """The rooms are here."""
 
-    def answer(self, ticket: Any, draft: Publication, outcome: Duplicate | CommandError) -> None:
-        self._receiver.answer(ticket, draft, outcome)
+    def answer(self, ticket: OnOutcome | None, outcome: Duplicate | CommandError) -> None:
+        if ticket is not None:
+            ticket(outcome)
 
     def expel(self, room: str, author: str, seconds: int) -> None:
         self._receiver.expel(room, author, seconds)

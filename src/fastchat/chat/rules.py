@@ -7,6 +7,7 @@ which the hub is.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
@@ -202,7 +203,7 @@ class Chat:
         timestamp = protocol.timestamp_of(self._clock())
         self._broker.publish(
             Publication(room, 0, name, text, timestamp, id, author=author),
-            (client, ref),
+            functools.partial(self._answer, client, id, ref),
         )
 
     def _edit(self, client: Client, command: Edit) -> None:
@@ -240,7 +241,7 @@ class Chat:
             moderated=moderates,
             **more,
         )
-        self._broker.publish(draft, (client, command.ref))
+        self._broker.publish(draft, functools.partial(self._answer, client, None, command.ref))
 
     def _typing(self, client: Client, command: Typing) -> None:
         room = self._room_of(client, command.room, Right.READ)
@@ -403,22 +404,23 @@ class Chat:
             if not here:
                 del self._removable[room, member.author]
 
-    # What comes of them: the broker's receiver
-
-    def answer(
+    def _answer(
         self,
-        sender: tuple[Client, str | None],
-        draft: Publication,
+        client: Client,
+        id: str | None,
+        ref: str | None,
         outcome: Duplicate | CommandError,
     ) -> None:
-        client, ref = sender
+        """Tell a client why its draft became no publication; the broker calls this later."""
         if isinstance(outcome, Duplicate):
             payload = protocol.ack(outcome.id, outcome.room, outcome.offset)
         else:
-            outcome.id, outcome.ref = draft.id, ref
+            outcome.id, outcome.ref = id, ref
             self._metrics.refusals[outcome.code] += 1
             payload = protocol.error(outcome)
         self._send(client, payload)
+
+    # The broker's receiver
 
     def expel(self, room: str, author: str, seconds: int) -> None:
         reason = "removed by a moderator"

@@ -121,10 +121,10 @@ class Rooms:
         try:
             outcomes = self._append(drafts) if drafts else ()
         except CommandError as refusal:
-            for (port, ticket), draft in zip(senders, drafts, strict=True):
-                port.answer(ticket, draft, refusal)
+            for port, ticket in senders:
+                port.answer(ticket, refusal)
         else:
-            self._deliver(drafts, senders, outcomes)
+            self._deliver(senders, outcomes)
         for port in told.union(*self._ports_of(drafts)):
             port.end_turn()
 
@@ -136,16 +136,11 @@ class Rooms:
         self._metrics.committed(kept, time.perf_counter() - begun)
         return outcomes
 
-    def _deliver(
-        self,
-        drafts: Sequence[Publication],
-        senders: Sequence[tuple[Port, Any]],
-        outcomes: Sequence[Outcome],
-    ) -> None:
+    def _deliver(self, senders: Sequence[tuple[Port, Any]], outcomes: Sequence[Outcome]) -> None:
         for index, outcome in enumerate(outcomes):
             origin, ticket = senders[index]
             if not isinstance(outcome, Publication):
-                origin.answer(ticket, drafts[index], outcome)
+                origin.answer(ticket, outcome)
                 continue
             room = self._rooms.get(outcome.room)
             ports = room.ports if room is not None else {}
@@ -479,7 +474,7 @@ def _without(
     """Drafts and their senders but for those refused, who are told."""
     for index, refusal in refused.items():
         port, ticket = senders[index]
-        port.answer(ticket, drafts[index], refusal)
+        port.answer(ticket, refusal)
     kept = [index for index in range(len(drafts)) if index not in refused]
     return [drafts[index] for index in kept], [senders[index] for index in kept]
 

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple, Protocol
 
 from fastchat.errors import CommandError
 from fastchat.history import Duplicate
-from fastchat.protocol import Publication
 from fastchat.rooms import Member
 
 __all__ = ["Change", "Port"]
@@ -34,7 +33,7 @@ class Port(Protocol):
         """A draft has been published where this process has no member any more."""
         ...
 
-    def answer(self, ticket: Any, draft: Publication, outcome: Duplicate | CommandError, /) -> None:
+    def answer(self, ticket: Any, outcome: Duplicate | CommandError, /) -> None:
         """A draft became no publication."""
         ...
 

@@ -431,7 +431,7 @@ def test_what_was_said_before_a_removal_arrives() -> None:
         broker, receiver = MemoryBroker(new_rooms(history)), Told()
         broker.open(delivery=receiver, receiver=receiver)
         await broker.join(Entrance("a", Member("Bob", "x"), None, 0), lambda entry: None)
-        broker.publish(draft("hello"), None)
+        broker.publish(draft("hello"), receiver.answer)
         assert await broker.remove(Removal("a", "Bob", 1, "Mod")) == "Bob"
         assert told == ["message", ("a", "x", 1)]
 

@@ -58,7 +58,7 @@ def test_room_that_was_written_in_is_kept() -> None:
         broker, receiver = MemoryBroker(new_rooms(new_history())), Receiver()
         broker.open(delivery=receiver, receiver=receiver)
         first = await join(broker)
-        broker.publish(draft("hello"), None)
+        broker.publish(draft("hello"), receiver.answer)
         await leave(broker)
         again = await join(broker, since=first.position)
         assert again.recovered

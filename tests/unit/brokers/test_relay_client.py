@@ -237,12 +237,12 @@ def test_draft_that_the_relay_never_read_is_sent_again(rig: Run, id: str | None)
         (broker, receiver), (_, other) = await rig.several(2)
         await join(broker)
         await join(rig.brokers[1], "Bob")
-        broker.publish(draft("1", id=id), None)
+        broker.publish(draft("1", id=id), receiver.answer)
         rig.kill()
         await asyncio.sleep(0)
-        broker.publish(draft("2", id=id and "j"), None)
+        broker.publish(draft("2", id=id and "j"), receiver.answer)
         await until(lambda: not broker.connected)
-        broker.publish(draft("3", id=id and "k"), None)
+        broker.publish(draft("3", id=id and "k"), receiver.answer)
         await rig.start()
         await rig.connected()
         for each in (receiver, other):
@@ -261,13 +261,13 @@ def test_draft_that_was_kept_and_not_delivered_is_recognised(rig: Run, id: str |
         (broker, receiver), (_, other) = await rig.several(2)
         await join(broker)
         await join(rig.brokers[1], "Bob")
-        broker.publish(draft("0"), None)
+        broker.publish(draft("0"), receiver.answer)
         await receiver.until_delivered(1)
         rig.kill_after_keeping()
         for text in "112":  # two of them are the same
-            broker.publish(draft(text, id=id and f"{id}{len(broker._drafts)}"), None)
+            broker.publish(draft(text, id=id and f"{id}{len(broker._drafts)}"), receiver.answer)
         await until(lambda: not broker.connected)
-        broker.publish(draft("3"), None)
+        broker.publish(draft("3"), receiver.answer)
         await rig.start()
         await rig.connected()
         for each in (receiver, other):
@@ -286,11 +286,11 @@ def test_changes_are_recognised_too(rig: Run) -> None:
         ((broker, receiver),) = await rig.several(1)
         await join(broker)
         await join(broker, "Bob")
-        broker.publish(draft("1"), None)
+        broker.publish(draft("1"), receiver.answer)
         await receiver.until_delivered(1)
         rig.kill_after_keeping()
         for each in (edit(1, "x"), react(1), react(1, remove=True)):
-            broker.publish(each, None)
+            broker.publish(each, receiver.answer)
         await until(lambda: not broker.connected)
         await rig.start()
         await rig.connected()
@@ -311,11 +311,11 @@ def test_message_that_was_changed_while_we_were_away_is_recognised(
         (broker, receiver), (_, other) = await rig.several(2)
         await join(broker)
         await join(rig.brokers[1], "Bob")
-        broker.publish(draft("1"), None)
+        broker.publish(draft("1"), receiver.answer)
         rig.mortal.on_appended = lambda: rig.cut(broker)
         await other.until_delivered(1)
         rig.mortal.on_appended = None
-        rig.brokers[1].publish(change, None)
+        rig.brokers[1].publish(change)
         await other.until_delivered(2)
         await rig.connected()
         assert receiver.offsets == other.offsets == [1, 2]
@@ -330,7 +330,7 @@ def test_draft_kept_without_a_member_left_is_confirmed(rig: Run) -> None:
         ((broker, _),) = await rig.several(1)
         await join(broker)
         rig.kill_after_keeping()
-        broker.publish(draft("1"), None)
+        broker.publish(draft("1"))
         broker.lose("a", member())
         await until(lambda: not broker.connected)
         await rig.start()
@@ -348,15 +348,15 @@ def test_duplicate_is_answered_over_the_relays_end(rig: Run) -> None:
     async def test(rig: Rig) -> None:
         ((broker, receiver),) = await rig.several(1)
         await join(broker)
-        broker.publish(draft("1", id="i"), None)
+        broker.publish(draft("1", id="i"), receiver.answer)
         await receiver.until_delivered(1)
         rig.kill()
         await until(lambda: not broker.connected)
-        broker.publish(draft("1", id="i"), "me")
+        broker.publish(draft("1", id="i"), receiver.answers_to("me"))
         await rig.start()
         await receiver.until_answered(1)
         assert receiver.answers[0][0] == "me"
-        assert receiver.answers[0][2] == Duplicate("a", "i", 1)
+        assert receiver.answers[0][1] == Duplicate("a", "i", 1)
         assert receiver.texts == ["1"]
 
     rig(test)
@@ -372,7 +372,7 @@ def test_leave_over_the_relays_end_stays_behind_a_message(rig: Run) -> None:
         rig.kill()
         await until(lambda: not broker.connected)
         known: list[list[str]] = []
-        broker.publish(draft("last words"), None)
+        broker.publish(draft("last words"), receiver.answer)
         leaving = asyncio.create_task(
             broker.leave("a", member(), lambda: known.append(list(other.texts)))
         )
@@ -405,7 +405,7 @@ def test_leave_of_one_of_two_connections_over_the_relays_end(rig: Run) -> None:
         await leaving
         await rig.connected()
         rig.tick(2 * GRACE_TICKS)
-        rig.brokers[1].publish(draft(by="Bob"), None)
+        rig.brokers[1].publish(draft(by="Bob"))
         await receiver.until_delivered(1)
         assert rig.names() == ["Alice", "Bob"] or rig.names() == ["Bob", "Alice"]
         assert other.events == [("join", "Alice")]
@@ -422,7 +422,7 @@ def test_requests_are_answered_over_the_relays_end(rig: Run) -> None:
     async def test(rig: Rig) -> None:
         ((broker, receiver),) = await rig.several(1)
         await join(broker)
-        broker.publish(draft("word"), None)
+        broker.publish(draft("word"), receiver.answer)
         await receiver.until_delivered(1)
         requests: list[asyncio.Task[Any]] = [
             asyncio.create_task(join(broker, "Bob")),
@@ -458,7 +458,7 @@ def test_what_was_missed_is_delivered_once(
         await join(broker)
         await join(second, "Bob")
         for number in range(3):
-            second.publish(draft(str(number)), None)
+            second.publish(draft(str(number)))
         await receiver.until_delivered(3)
         if how == "restart":
             rig.kill()
@@ -467,9 +467,9 @@ def test_what_was_missed_is_delivered_once(
             rig.cut(broker)
         await until(lambda: not broker.connected)
         for number in range(3, 50):
-            second.publish(draft(str(number)), None)
+            second.publish(draft(str(number)))
         await rig.connected()
-        second.publish(draft("50"), None)
+        second.publish(draft("50"))
         await receiver.until_delivered(51)
         assert receiver.delivered == other.delivered
         assert receiver.losses == other.losses == []
@@ -486,7 +486,7 @@ def test_silent_room_is_resumed(rig: Run) -> None:
         rig.cut(broker)
         await until(lambda: not broker.connected)
         await rig.connected()
-        broker.publish(draft(), None)
+        broker.publish(draft(), receiver.answer)
         await receiver.until_delivered(1)
         assert receiver.losses == []
 
@@ -500,24 +500,24 @@ def test_room_of_another_epoch_is_lost(rig: Run) -> None:
         ((broker, receiver),) = await rig.several(1)
         await join(broker)
         for number in range(5):
-            broker.publish(draft(str(number)), None)
+            broker.publish(draft(str(number)), receiver.answer)
         await receiver.until_delivered(5)
         rig.history = new_history()
         rig.kill()
         await until(lambda: not broker.connected)
-        broker.publish(draft("without"), "me")
-        broker.publish(draft("with", id="i"), "me too")
+        broker.publish(draft("without"), receiver.answers_to("me"))
+        broker.publish(draft("with", id="i"), receiver.answers_to("me too"))
         await rig.start()
         await rig.connected()
         assert receiver.losses == ["a"]
-        assert [(sender, outcome.code) for sender, _, outcome in receiver.answers] == [
+        assert [(sender, outcome.code) for sender, outcome in receiver.answers] == [
             ("me", ErrorCode.UNAVAILABLE)
         ]
         broker.lose("a", member())  # as the chat does for whoever is closed
         await leave(broker)
         entry = await join(broker)
         assert (entry.online, texts(entry)) == (1, ["with"])
-        broker.publish(draft("new"), None)
+        broker.publish(draft("new"), receiver.answer)
         await receiver.until_delivered(6)
         assert receiver.offsets[-1] == 2
         assert receiver.losses == ["a"]
@@ -532,7 +532,7 @@ def test_room_in_which_too_much_was_missed_is_lost(rig: Run, missed: int, lost: 
     async def test(rig: Rig) -> None:
         ((broker, receiver),) = await rig.several(1)
         await join(broker)
-        broker.publish(draft("first"), None)
+        broker.publish(draft("first"), receiver.answer)
         await receiver.until_delivered(1)
         rig.kill()
         rig.history.append([draft(str(number)) for number in range(missed)])
@@ -553,7 +553,7 @@ def test_more_may_be_missed_than_a_record_holds(rig: Run, monkeypatch: pytest.Mo
         ((broker, receiver),) = await rig.several(1)
         for room in "abc":
             await join(broker, room=room)
-            broker.publish(draft("first", room=room), None)
+            broker.publish(draft("first", room=room), receiver.answer)
         await receiver.until_delivered(3)
         rig.kill()
         for room in "abc":
@@ -573,14 +573,14 @@ def test_what_was_delivered_is_not_delivered_again(rig: Run) -> None:
     async def test(rig: Rig) -> None:
         ((broker, receiver),) = await rig.several(1)
         await join(broker)
-        broker.publish(draft("1"), None)
-        broker.publish(draft("2"), None)
+        broker.publish(draft("1"), receiver.answer)
+        broker.publish(draft("2"), receiver.answer)
         await receiver.until_delivered(2)
         for number in (1, 2):
             payload = protocol.encode(protocol.numbered(draft(str(number)), number))
             item = ["a", number, None, len(payload), None]
             broker.on_record(RecordKind.DELIVER, [item], payload)
-        broker.publish(draft("3"), None)
+        broker.publish(draft("3"), receiver.answer)
         await receiver.until_delivered(3)
         assert (receiver.offsets, receiver.losses) == ([1, 2, 3], [])
 
@@ -595,7 +595,7 @@ def test_hole_is_lost(rig: Run, caplog: pytest.LogCaptureFixture) -> None:
         await join(broker)
         broker._rooms["a"].position = Position(broker._rooms["a"].position.epoch, 7)
         rig.history.append([draft(str(number)) for number in range(8)])
-        broker.publish(draft("9"), None)
+        broker.publish(draft("9"), receiver.answer)
         await receiver.until(lambda: bool(receiver.losses))
         assert receiver.losses == ["a"]
         assert "hole" in caplog.text
@@ -900,7 +900,7 @@ def test_member_comes_back_over_somebody_absent_of_his_name(
         second.lose("a", member("ALICE", by="thief"))
         await rig.connected()
         assert rig.names() == ["Alice"]
-        broker.publish(draft(), None)
+        broker.publish(draft(), receiver.answer)
         await receiver.until_delivered(1)
         await leave(broker)
         assert rig.relay.rooms.room_count == 0
@@ -1027,16 +1027,16 @@ def test_without_an_answer_everything_is_unavailable_in_time(
         ]
         tasks = [asyncio.create_task(request) for request in requests]
         await asyncio.sleep(0)
-        broker.publish(draft("1"), "me")
-        broker.publish(draft("2", id="i"), "me too")
+        broker.publish(draft("1"), receiver.answers_to("me"))
+        broker.publish(draft("2", id="i"), receiver.answers_to("me too"))
         assert receiver.answers == []
         await receiver.until_answered(2)
         assert 0.15 < loop.time() - begun < 0.35
-        assert [(sender, outcome.code) for sender, _, outcome in receiver.answers] == [
+        assert [(sender, outcome.code) for sender, outcome in receiver.answers] == [
             ("me", ErrorCode.UNAVAILABLE),
             ("me too", ErrorCode.UNAVAILABLE),
         ]
-        assert all(outcome.temporary for _, _, outcome in receiver.answers)
+        assert all(outcome.temporary for _, outcome in receiver.answers)
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         assert [getattr(each, "code", None) for each in outcomes] == [
             *4 * [ErrorCode.UNAVAILABLE],
@@ -1072,11 +1072,11 @@ def test_what_was_not_read_by_the_relay_in_time_is_not_done(
         monkeypatch.setattr(brokers, "PATIENCE_S", 0.05)
         (port,) = rig.relay._ports
         port._transport.pause_reading()
-        broker.publish(draft("late", id="i"), None)
+        broker.publish(draft("late", id="i"), receiver.answer)
         with pytest.raises(CommandError):
             await join(broker, "Bob")
         monkeypatch.setattr(brokers, "PATIENCE_S", 5)
-        broker.publish(draft("in time"), None)
+        broker.publish(draft("in time"), receiver.answer)
         port._transport.resume_reading()
         await receiver.until_delivered(1)
         assert receiver.texts == ["in time"]
@@ -1106,7 +1106,7 @@ def test_join_whose_reply_is_late_is_undone(rig: Run, monkeypatch: pytest.Monkey
         await rig.said()
         assert rig.names() == ["Bob"]
         assert other.events == [("join", "Alice"), ("leave", "Alice")]
-        second.publish(draft(), None)
+        second.publish(draft())
         await rig.said()
         assert receiver.heard == []
 
@@ -1125,14 +1125,14 @@ def test_backlog_is_bounded(rig: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         sent = 0
         while not receiver.answers:
             assert sent < 1000
-            broker.publish(draft(f"{sent} " + "x" * 10_000), None)
+            broker.publish(draft(f"{sent} " + "x" * 10_000), receiver.answer)
             sent += 1
             await asyncio.sleep(0)
         assert 100 < sent < 300
         assert set(receiver.codes) == {ErrorCode.UNAVAILABLE}
         port._transport.resume_reading()
         await receiver.until_delivered(sent - len(receiver.answers))
-        broker.publish(draft("again"), None)
+        broker.publish(draft("again"), receiver.answer)
         await receiver.until(lambda: receiver.texts[-1] == "again")
         assert len(receiver.answers) + len(receiver.delivered) == sent + 1
 
@@ -1147,9 +1147,9 @@ def test_unconfirmed_drafts_are_bounded(rig: Run, monkeypatch: pytest.MonkeyPatc
         ((broker, receiver),) = await rig.several(1)
         await join(broker)
         for number in range(100):
-            broker.publish(draft(str(number)), None)
+            broker.publish(draft(str(number)), receiver.answer)
         await asyncio.sleep(0)
-        broker.publish(draft("too many"), None)
+        broker.publish(draft("too many"), receiver.answer)
         await rig.said()
         assert (len(receiver.answers), len(receiver.delivered)) == (1, 100)
 
@@ -1168,7 +1168,7 @@ def test_unconfirmed_drafts_are_bounded_without_a_relay(
         rig.kill()
         await until(lambda: not broker.connected)
         for number in range(150):
-            broker.publish(draft(str(number)), None)
+            broker.publish(draft(str(number)), receiver.answer)
         await asyncio.sleep(0)
         assert receiver.codes == 50 * [ErrorCode.UNAVAILABLE]
         await rig.start()
@@ -1219,7 +1219,7 @@ def test_worker_that_does_not_read_is_cut_off_and_resumes(
         assert broker._link._connection is not None
         broker._link._connection.transport.pause_reading()  # type: ignore[attr-defined]
         for number in range(200):
-            second.publish(draft(f"{number} " + "x" * 10_000), None)
+            second.publish(draft(f"{number} " + "x" * 10_000))
             await asyncio.sleep(0.0005)
         await other.until_delivered(200)
         await until(lambda: "does not read" in caplog.text)
@@ -1246,7 +1246,7 @@ def test_relay_that_talks_nonsense_is_left_and_found_again(
             port._transport.write(nonsense)
             await until(lambda: not broker.connected)
             await rig.connected()
-        broker.publish(draft("still"), None)
+        broker.publish(draft("still"), receiver.answer)
         await receiver.until_delivered(1)
         assert (receiver.losses, receiver.events) == ([], [])
 
@@ -1261,7 +1261,7 @@ def test_close_lets_the_relay_read_what_was_said(rig: Run) -> None:
         await join(broker)
         await join(second, "Bob")
         for number in range(100):
-            broker.publish(draft(str(number)), None)
+            broker.publish(draft(str(number)))
         await broker.close()
         await other.until_delivered(100)
         await until(lambda: len(rig.relay._ports) == 1)
@@ -1352,7 +1352,7 @@ class Process:
 
     def publish(self, room: str, name: str, text: str, id: str | None) -> None:
         self.said[room].append(text)
-        self.broker.publish(draft(text, room=room, by=name, id=id), None)
+        self.broker.publish(draft(text, room=room, by=name, id=id), self.receiver.answer)
 
 
 class Life:

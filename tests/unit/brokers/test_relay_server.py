@@ -180,7 +180,7 @@ def test_directory_may_have_a_long_name(tmp_path: Path) -> None:
         assert (directory / SOCKET_NAME).is_socket()
         broker, receiver = await place.broker()
         await join(broker)
-        broker.publish(draft("x"), None)
+        broker.publish(draft("x"), receiver.answer)
         await receiver.until_delivered(1)
 
     run(directory, test)
@@ -218,7 +218,7 @@ def test_who_does_not_speak_the_protocol_is_cut_off(
         await peer.hung_up()
         serious = [record for record in caplog.records if record.levelno >= logging.WARNING]
         assert len(serious) == 1
-        broker.publish(draft("x"), None)
+        broker.publish(draft("x"), receiver.answer)
         await receiver.until_delivered(1)
         assert receiver.events == []
         assert place.rooms.user_count == 1
@@ -457,7 +457,7 @@ def test_status_is_answered_to_anybody(tmp_path: Path) -> None:
         broker.report({"pid": 1, "x": 1})
         broker.report({"pid": 1, "x": 2})
         await join(broker)
-        broker.publish(draft(), None)
+        broker.publish(draft(), receiver.answer)
         await receiver.until_delivered(1)
         await peer.say(pack(RecordKind.STATUS, None))
         _, status, _ = await peer.hear()

@@ -51,8 +51,8 @@ class Port:
     def know(self, room: str, users: Mapping[str, str]) -> None:
         self.known[room] = dict(users)
 
-    def answer(self, ticket: Any, sent: Publication, outcome: Duplicate | CommandError) -> None:
-        self.told.append(("answer", ticket, sent, outcome))
+    def answer(self, ticket: Any, outcome: Duplicate | CommandError) -> None:
+        self.told.append(("answer", ticket, outcome))
 
     def end_turn(self) -> None:
         self.told.append(("end of turn",))
@@ -213,9 +213,9 @@ def test_answers_go_to_their_origin(house: House) -> None:
     house.publish(first, again, refused, last)
     published, duplicate, refusal, other = house.port.news()
     assert published == ("publication", 1, "1", first)
-    assert duplicate == ("answer", again, again, Duplicate("a", "i", 1))
-    assert refusal[:3] == ("answer", refused, refused)
-    assert refusal[3].code == ErrorCode.NOT_FOUND
+    assert duplicate == ("answer", again, Duplicate("a", "i", 1))
+    assert refusal[:2] == ("answer", refused)
+    assert refusal[2].code == ErrorCode.NOT_FOUND
     assert other == ("publication", 2, "2", last)
     assert [each[2] for each in house.other.news()] == ["1", "2"]
 

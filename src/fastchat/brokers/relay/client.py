@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fastchat.brokers import Delivery, Receiver
+from fastchat.brokers import Delivery, OnOutcome, Receiver
 from fastchat.brokers.relay.drafts import Unconfirmed, Waiting, fields_of
 from fastchat.brokers.relay.link import Link
 from fastchat.brokers.relay.wire import VERSION, BadRecord, RecordKind, cut, pack
@@ -148,12 +148,12 @@ class RelayBroker:
 
     # What the chat asks for
 
-    def publish(self, draft: Publication, sender: object) -> None:
+    def publish(self, draft: Publication, outcome: OnOutcome | None = None) -> None:
         deadline = time.monotonic() + PATIENCE_S
         room = self._rooms.get(draft.room)  # None if its stream was just lost
         if room is not None:
             room.pending += 1
-        self._new.append(self._drafts.add(Waiting(draft, sender, deadline, room)))
+        self._new.append(self._drafts.add(Waiting(draft, outcome, deadline, room)))
         self._schedule_flush()
         self._watch(deadline)
 
@@ -330,8 +330,9 @@ class RelayBroker:
             self._watch(min(deadlines))
 
     def _refuse(self, ticket: int, outcome: Duplicate | CommandError) -> None:
-        if (waiting := self._take(ticket)) is not None:
-            self._receiver.answer(waiting.sender, waiting.draft, outcome)
+        waiting = self._take(ticket)
+        if waiting is not None and waiting.outcome is not None:
+            waiting.outcome(outcome)
 
     def _take(self, ticket: int) -> Waiting[_Room | None] | None:
         """A draft that is decided; None if it has been before."""

@@ -8,6 +8,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import orjson
 
+from fastchat.brokers import OnOutcome
 from fastchat.protocol import Publication
 
 __all__ = ["Unconfirmed", "Waiting", "fields_of"]
@@ -16,10 +17,10 @@ Room = TypeVar("Room")
 
 
 class Waiting(NamedTuple, Generic[Room]):
-    """A draft, who sent it, until when he waits (monotonic time), and its room."""
+    """A draft, its callback, until when its sender waits (monotonic time), and its room."""
 
     draft: Publication
-    sender: object
+    outcome: OnOutcome | None
     deadline: float
     room: Room
 

@@ -117,7 +117,7 @@ class RelayPort(asyncio.Protocol):
     def kept(self, ticket: Any) -> None:
         self._say(pack(RecordKind.ANSWER, [ticket, None]))
 
-    def answer(self, ticket: Any, draft: Publication, outcome: Duplicate | CommandError) -> None:
+    def answer(self, ticket: Any, outcome: Duplicate | CommandError) -> None:
         answer = outcome.offset if isinstance(outcome, Duplicate) else _fields(outcome)
         self._say(pack(RecordKind.ANSWER, [ticket, answer]))
 
