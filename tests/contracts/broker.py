@@ -14,7 +14,7 @@ import uvloop
 
 from contracts.history import NOW_S, delete, draft, edit, react
 from fastchat import protocol
-from fastchat.brokers import Broker
+from fastchat.brokers import Broker, OnOutcome
 from fastchat.brokers.memory import MemoryBroker
 from fastchat.errors import CloseCode, CommandError, ErrorCode, HistoryError
 from fastchat.history import Duplicate, History, Outcome, Page
@@ -34,6 +34,7 @@ class Receiver:
     def __init__(self) -> None:
         self.heard: list[dict[str, Any]] = []  # publications and events
         self.answers: list[tuple[object, Duplicate | CommandError]] = []  # and to which sender
+        self.kept: list[tuple[object, int]] = []  # offsets, and told to which sender
         self.turns: list[int] = []  # how much had been delivered at the end of each
         self.losses: list[str] = []  # rooms
         self.expelled: list[tuple[str, str, int]] = []
@@ -46,16 +47,19 @@ class Receiver:
         self.heard.append(event)
         self._news.set()
 
-    def answer(self, outcome: Duplicate | CommandError) -> None:
+    def answer(self, outcome: int | Duplicate | CommandError) -> None:
         """The `outcome` of drafts whose senders a test need not tell apart."""
         self._answer(None, outcome)
 
-    def answers_to(self, sender: object) -> Callable[[Duplicate | CommandError], None]:
+    def answers_to(self, sender: object) -> OnOutcome:
         """The `outcome` of one sender's drafts."""
         return functools.partial(self._answer, sender)
 
-    def _answer(self, sender: object, outcome: Duplicate | CommandError) -> None:
-        self.answers.append((sender, outcome))
+    def _answer(self, sender: object, outcome: int | Duplicate | CommandError) -> None:
+        if isinstance(outcome, int):
+            self.kept.append((sender, outcome))
+        else:
+            self.answers.append((sender, outcome))
         self._news.set()
 
     def end_turn(self) -> None:
@@ -661,7 +665,34 @@ class BrokerContract:
 
         self.run(test)
 
-    # Answers
+    # Outcomes
+
+    def test_sender_is_told_the_offset_once(self) -> None:
+        """Each sender hears of its own drafts, in their order, and of nothing else."""
+
+        async def test(broker: Broker, receiver: Receiver) -> None:
+            await join(broker)
+            for number in range(1, 7):
+                broker.publish(draft(str(number)), receiver.answers_to(number % 2))
+            await receiver.until(lambda: len(receiver.kept) == 6)
+            broker.publish(draft("7"))
+            await receiver.until_delivered(7)
+            assert receiver.kept == [(number % 2, number) for number in range(1, 7)]
+            assert receiver.answers == []
+
+        self.run(test)
+
+    def test_sender_is_told_the_offset_without_a_member_too(self) -> None:
+        """A draft is kept in a room where this process has nobody."""
+
+        async def test(broker: Broker, receiver: Receiver) -> None:
+            broker.publish(draft("1"), receiver.answers_to("sender"))
+            broker.publish(draft("2"), receiver.answers_to("another"))
+            await receiver.until(lambda: len(receiver.kept) == 2)
+            assert receiver.kept == [("sender", 1), ("another", 2)]
+            assert receiver.heard == []
+
+        self.run(test)
 
     def test_duplicate_is_answered_to_its_sender_and_not_delivered(self) -> None:
         """Sending again gives the sender the first one's offset, and nobody else anything."""
@@ -715,6 +746,7 @@ class BrokerContract:
             broker.publish(draft(id="i"), receiver.answer)
             broker.publish(edit(9), receiver.answer)
             assert (receiver.heard, receiver.answers, receiver.turns) == ([], [], [])
+            assert receiver.kept == []
             await receiver.until_answered(2)
             await receiver.until_delivered(1)
 

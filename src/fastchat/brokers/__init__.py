@@ -12,8 +12,9 @@ from fastchat.rooms import Entrance, Entry, Member, Messages, Removal
 
 __all__ = ["Broker", "Delivery", "OnOutcome", "Receiver"]
 
-#: Told once, in the loop's thread, why a draft became no publication.
-OnOutcome = Callable[[Duplicate | CommandError], object]
+#: Called once, in the loop's thread, with what became of a draft: the offset of its publication,
+#: the publication that it repeats, or its refusal.
+OnOutcome = Callable[[int | Duplicate | CommandError], object]
 
 
 class Delivery(Protocol):
@@ -54,10 +55,10 @@ class Broker(Protocol):
       in the history already.
     * `join` is atomic: the entry ends at a position, and what follows that position
       is delivered, nothing else, until the last member of this process has left.
-    * `publish` never waits. Later the draft is delivered, or its `outcome` is called once:
-      with a Duplicate, or with a CommandError, which is `unavailable` when the draft is not
-      known to be kept, or else the history's refusal. An unavailable draft can still be
-      delivered later.
+    * `publish` never waits. Later the draft's `outcome` is called once: with its offset when
+      it is kept, whether or not this process has a member to deliver it to; with a Duplicate;
+      or with a CommandError, which is `unavailable` when the draft is not known to be kept,
+      or else the history's refusal. An unavailable draft can still be delivered later.
     * Names are unique in a room, over all processes. Who is lost keeps his for 5 s;
       nobody hears of it if he is back by then.
     * Nothing is called from within `publish`: no delivery, no receiver and no outcome.
@@ -71,7 +72,7 @@ class Broker(Protocol):
         ...
 
     def publish(self, draft: Publication, outcome: OnOutcome | None = None) -> None:
-        """Number, keep and deliver `draft`, or call `outcome` if it becomes no publication."""
+        """Number, keep and deliver `draft` later; call `outcome` with what became of it."""
         ...
 
     async def join(self, entrance: Entrance, enter: Callable[[Entry], None]) -> None:

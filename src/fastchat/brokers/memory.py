@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from fastchat.brokers import Delivery, OnOutcome, Receiver
 from fastchat.errors import CommandError
@@ -64,12 +63,20 @@ class MemoryBroker:
     # As a port
 
     def deliver(
-        self, room: str, offset: int, payload: bytes, ticket: Any, change: Change | None = None
+        self,
+        room: str,
+        offset: int,
+        payload: bytes,
+        ticket: OnOutcome | None,
+        change: Change | None = None,
     ) -> None:
         self._delivery.publish(room, payload)
+        if ticket is not None:
+            ticket(offset)
 
-    def kept(self, ticket: Any) -> None:
-        """The sender has left."""
+    def kept(self, ticket: OnOutcome | None, offset: int) -> None:
+        if ticket is not None:
+            ticket(offset)
 
     def know(self, room: str, users: Mapping[str, str]) -> None:
         """The rooms are here."""

@@ -409,9 +409,11 @@ class Chat:
         client: Client,
         id: str | None,
         ref: str | None,
-        outcome: Duplicate | CommandError,
+        outcome: int | Duplicate | CommandError,
     ) -> None:
         """Tell a client why its draft became no publication; the broker calls this later."""
+        if isinstance(outcome, int):
+            return  # the client reads its own publication in the room
         if isinstance(outcome, Duplicate):
             payload = protocol.ack(outcome.id, outcome.room, outcome.offset)
         else:

@@ -145,7 +145,7 @@ class Rooms:
             room = self._rooms.get(outcome.room)
             ports = room.ports if room is not None else {}
             if origin not in ports:
-                origin.kept(ticket)
+                origin.kept(ticket, outcome.offset)
             if ports:
                 payload = protocol.encode(outcome)
                 for port in ports:

@@ -29,8 +29,8 @@ class Port(Protocol):
         event, with offset 0."""
         ...
 
-    def kept(self, ticket: Any, /) -> None:
-        """A draft has been published where this process has no member any more."""
+    def kept(self, ticket: Any, offset: int, /) -> None:
+        """A draft has been published in a room where this process has no member."""
         ...
 
     def answer(self, ticket: Any, outcome: Duplicate | CommandError, /) -> None:

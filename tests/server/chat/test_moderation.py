@@ -327,7 +327,7 @@ class Port:
     def know(self, room: str, users: Mapping[str, str]) -> None:
         pass
 
-    def kept(self, ticket: Any) -> None:
+    def kept(self, ticket: Any, offset: int) -> None:
         """Nobody asks."""
 
 

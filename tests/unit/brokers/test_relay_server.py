@@ -287,11 +287,11 @@ def test_draft_that_comes_too_late_is_not_kept(tmp_path: Path) -> None:
         now = time.monotonic()
         await peer.say(pack(RecordKind.PUBLISH, [now - 0.01, [[1, *fields], [2, *fields]]]))
         for ticket in (1, 2):
-            kind, (number, refusal), _ = await peer.hear()
-            assert (kind, number) == (RecordKind.ANSWER, ticket)
+            kind, (number, refusal, repeated), _ = await peer.hear()
+            assert (kind, number, repeated) == (RecordKind.ANSWER, ticket, False)
             assert (refusal[0], refusal[2]) == ("unavailable", True)
         await peer.say(pack(RecordKind.PUBLISH, [now + 60, [[3, *fields]]]))
-        assert await peer.hear() == (RecordKind.ANSWER, [3, None], b"")
+        assert await peer.hear() == (RecordKind.ANSWER, [3, 1, False], b"")
         assert place.history.position("a").offset == 1
 
     run(tmp_path, test)

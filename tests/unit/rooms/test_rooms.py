@@ -45,8 +45,8 @@ class Port:
         if change is not None:
             self.changes.append(change)
 
-    def kept(self, ticket: Any) -> None:
-        self.told.append(("kept", ticket))
+    def kept(self, ticket: Any, offset: int) -> None:
+        self.told.append(("kept", ticket, offset))
 
     def know(self, room: str, users: Mapping[str, str]) -> None:
         self.known[room] = dict(users)
@@ -170,7 +170,7 @@ def test_end_of_a_turn_of_nothing_is_silent(house: House) -> None:
     house.rooms.publish(house.port, "ticket", draft())
     house.rooms.commit()
     house.turn()
-    assert house.port.told == [("kept", "ticket"), ("end of turn",)]
+    assert house.port.told == [("kept", "ticket", 1), ("end of turn",)]
 
 
 def test_only_the_origin_gets_the_ticket(house: House) -> None:
@@ -200,7 +200,7 @@ def test_port_without_members_hears_that_its_draft_is_kept(house: House) -> None
     house.join("Bob", port=house.other)
     house.rooms.publish(house.port, "ticket", draft("1"))
     house.turn()
-    assert house.port.told == [("kept", "ticket"), ("end of turn",)]
+    assert house.port.told == [("kept", "ticket", 1), ("end of turn",)]
     assert house.other.news() == [("publication", 1, "1", None)]
 
 

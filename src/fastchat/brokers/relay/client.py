@@ -313,7 +313,7 @@ class RelayBroker:
         self._giving_up = None
         now = time.monotonic()
         for ticket in self._drafts.overdue(now):
-            self._refuse(ticket, _unavailable())
+            self._decide(ticket, _unavailable())
         for number, request in tuple(self._requests.items()):
             if request.deadline <= now:
                 del self._requests[number]
@@ -329,17 +329,13 @@ class RelayBroker:
         if deadlines:
             self._watch(min(deadlines))
 
-    def _refuse(self, ticket: int, outcome: Duplicate | CommandError) -> None:
-        waiting = self._take(ticket)
-        if waiting is not None and waiting.outcome is not None:
-            waiting.outcome(outcome)
-
-    def _take(self, ticket: int) -> Waiting[_Room | None] | None:
-        """A draft that is decided; None if it has been before."""
+    def _decide(self, ticket: int, outcome: int | Duplicate | CommandError) -> None:
+        """Tell a draft's sender its outcome, unless that has been decided before."""
         waiting = self._drafts.take(ticket)
         if waiting is not None:
             self._settle(waiting.draft.room, waiting.room)
-        return waiting
+            if waiting.outcome is not None:
+                waiting.outcome(outcome)
 
     # To the relay
 
@@ -377,7 +373,7 @@ class RelayBroker:
         tickets, self._new = self._new, []
         if self._is_clogged:
             for ticket in tickets:
-                self._refuse(ticket, _unavailable())
+                self._decide(ticket, _unavailable())
             return
         self._refuse_excess(tickets)
         for batch in self._batches(tickets):
@@ -408,7 +404,7 @@ class RelayBroker:
         excess = len(self._drafts) - MAX_UNCONFIRMED
         if excess > 0:
             for ticket in tickets[-excess:]:
-                self._refuse(ticket, _unavailable())
+                self._decide(ticket, _unavailable())
 
     # As the owner of the link
 
@@ -478,7 +474,7 @@ class RelayBroker:
             payload = tail[start : start + size]
             start += size
             if ticket is not None:
-                self._take(ticket)
+                self._decide(ticket, offset)
             room = rooms.get(name)
             if room is None:
                 continue  # its last member has left
@@ -490,7 +486,7 @@ class RelayBroker:
                     self._on_hole(name)
                 room.position = Position(epoch, offset)
                 if not self.connected and (own := self._drafts.recognise(payload)) is not None:
-                    self._take(own)  # the last relay kept it, and could not say so
+                    self._decide(own, offset)  # the last relay kept it, and could not say so
             elif change is not None and not _note(room, *change):
                 continue
             deliver(name, payload)
@@ -513,24 +509,25 @@ class RelayBroker:
             for ticket, waiting in self._drafts.items():
                 # Whether it is kept is not known; with an `id`, sending it again does no harm.
                 if waiting.room is room and waiting.draft.id is None:
-                    self._refuse(ticket, _unavailable())
+                    self._decide(ticket, _unavailable())
 
     def _evict(self, name: str) -> None:
         reason = "the room's stream lost its continuity"
         self._delivery.evict(name, CloseCode.LOST_CONTINUITY, reason)
 
-    def _on_answer(self, ticket: int, outcome: Any) -> None:
+    def _on_answer(self, ticket: int, outcome: Any, repeated: bool) -> None:
+        """`outcome` is a refusal, or an offset: of an earlier draft if this one is `repeated`."""
         waiting = self._drafts.get(ticket)
         if waiting is None:
             return
-        if outcome is None:  # it is kept, and nobody of the room is here any more
-            self._take(ticket)
-        elif isinstance(outcome, int):
+        if isinstance(outcome, list):
+            self._decide(ticket, _refusal(outcome))
+        elif repeated:
             id = waiting.draft.id
             assert id is not None
-            self._refuse(ticket, Duplicate(waiting.draft.room, id, outcome))
+            self._decide(ticket, Duplicate(waiting.draft.room, id, outcome))
         else:
-            self._refuse(ticket, _refusal(outcome))
+            self._decide(ticket, outcome)
 
     def _on_refused(self, number: int, refusal: list[Any]) -> None:
         request = self._requests.pop(number, None)

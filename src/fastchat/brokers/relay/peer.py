@@ -114,12 +114,15 @@ class RelayPort(asyncio.Protocol):
             self._pack_deliveries()
         self._schedule_flush()
 
-    def kept(self, ticket: Any) -> None:
-        self._say(pack(RecordKind.ANSWER, [ticket, None]))
+    def kept(self, ticket: Any, offset: int) -> None:
+        self._say(pack(RecordKind.ANSWER, [ticket, offset, False]))
 
     def answer(self, ticket: Any, outcome: Duplicate | CommandError) -> None:
-        answer = outcome.offset if isinstance(outcome, Duplicate) else _fields(outcome)
-        self._say(pack(RecordKind.ANSWER, [ticket, answer]))
+        if isinstance(outcome, Duplicate):
+            answer = [ticket, outcome.offset, True]
+        else:
+            answer = [ticket, _fields(outcome), False]
+        self._say(pack(RecordKind.ANSWER, answer))
 
     def know(self, room: str, users: Mapping[str, str]) -> None:
         self._say(pack(RecordKind.KNOW, [room, users]))
@@ -249,7 +252,7 @@ class RelayPort(asyncio.Protocol):
     def _on_publish(self, deadline: float, drafts: list[list[Any]]) -> None:
         if time.monotonic() > deadline:  # nobody waits for it any more
             for ticket, *_ in drafts:
-                self._say(pack(RecordKind.ANSWER, [ticket, _fields(_too_late())]))
+                self._say(pack(RecordKind.ANSWER, [ticket, _fields(_too_late()), False]))
             return
         for ticket, room, username, text, timestamp, author, id, *change in drafts:
             draft = Publication(room, 0, username, text, timestamp, id, author=author)

@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 #: Both sides must speak the same; a worker that outlives an upgrade is refused.
-VERSION = 4
+VERSION = 5
 #: In the data directory.
 SOCKET_NAME = "fastchat.sock"
 #: A record is never larger than this; whoever says so is not one of ours.
