@@ -36,7 +36,7 @@ class EchoSession(Session):
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         super().on_ws_connected(transport)
-        self._sessions.has_joined(self)  # it never will
+        self._sessions.note_joined(self)  # it never will
 
     def _expects_binary(self) -> bool:
         return True

@@ -150,7 +150,7 @@ class Sessions:
 
     # What sessions tell of themselves
 
-    def opened(self, session: Endable) -> None:
+    def add(self, session: Endable) -> None:
         self.metrics.connections_total += 1
         self._all.add(session)
         if self._join_timeout_s:
@@ -158,28 +158,28 @@ class Sessions:
         if self.draining:
             self._restart(session)
 
-    def has_joined(self, session: Endable) -> None:
+    def note_joined(self, session: Endable) -> None:
         self._unjoined.pop(session, None)
 
-    def is_known(self, session: Endable, expires_s: float) -> None:
-        """He has shown a token, the first one or a further one."""
+    def watch_expiry(self, session: Endable, expires_s: float) -> None:
+        """Close a session when its token, the first one or a further one, expires."""
         if not self._expiring or expires_s < self._next_expiry_s:
             self._next_expiry_s = expires_s
         self._expiring[session] = expires_s
 
-    def has_begun(self, session: Endable) -> None:
+    def begin_message(self, session: Endable) -> None:
         self._unfinished[session] = self.clock() + MESSAGE_TIMEOUT_S
 
-    def has_finished(self, session: Endable) -> None:
+    def end_message(self, session: Endable) -> None:
         self._unfinished.pop(session, None)
 
-    def is_ending(self, session: Endable) -> None:
+    def begin_closing(self, session: Endable) -> None:
         self._unjoined.pop(session, None)
         self._unfinished.pop(session, None)
         self._expiring.pop(session, None)
         self._ending.setdefault(session, self.clock() + CLOSE_GRACE_S)
 
-    def has_ended(self, session: Endable, code: int) -> None:
+    def remove(self, session: Endable, code: int) -> None:
         self.metrics.closes[code] += 1
         self._all.discard(session)
         self._unjoined.pop(session, None)

@@ -98,7 +98,7 @@ class Session(WSListener):
         transport.request.headers = transport.response.headers = _NO_HEADERS
         self._connection = self._sessions.hub.attach(transport.underlying_transport, self)
         self._client = Client(self._connection, self._address)
-        self._sessions.opened(self)
+        self._sessions.add(self)
         if self._closed:  # the server is stopping
             return
         self._guest = self._sessions.admission.enter(self, self._address)
@@ -148,7 +148,7 @@ class Session(WSListener):
         self._sessions.hub.detach(self._connection)
         if self._guest is not None:
             self._sessions.admission.leave(self._guest)
-        self._sessions.has_ended(self, self._close_code)
+        self._sessions.remove(self, self._close_code)
 
     def pause_writing(self) -> None:
         self._connection.pause_writing()
@@ -162,7 +162,7 @@ class Session(WSListener):
             self._close_code = CloseCode.PROTOCOL_ERROR
             self._leave()
             self._sessions.hub.detach(self._connection)
-            self._sessions.is_ending(self)
+            self._sessions.begin_closing(self)
 
     # Endings
 
@@ -172,7 +172,7 @@ class Session(WSListener):
             self._close_code = code
             self._leave()
             self._sessions.hub.close_connection(self._connection, code, reason)
-            self._sessions.is_ending(self)
+            self._sessions.begin_closing(self)
 
     def _close_for(self, violation: Violation) -> None:
         logger.info("violation: %s (%d)", violation.reason, violation.close_code)
@@ -194,7 +194,7 @@ class Session(WSListener):
             logger.info("evicted %r: %s (%d)", self._client.username or "nobody", reason, code)
             self._close_code = code
             self._leave()
-            self._sessions.is_ending(self)
+            self._sessions.begin_closing(self)
 
     def abort(self) -> None:
         self._transport.disconnect(False)
@@ -245,11 +245,11 @@ class Session(WSListener):
             raise Violation(CloseCode.PROTOCOL_ERROR, "a fragment is out of place")
         if fragments is None:
             fragments = self._fragments = Fragments(is_text=kind is _TEXT)
-            self._sessions.has_begun(self)
+            self._sessions.begin_message(self)
         fragments.add(payload, is_last=fin, max_bytes=self._sessions.max_message_bytes)
         if fin:
             self._fragments = None
-            self._sessions.has_finished(self)
+            self._sessions.end_message(self)
             if fragments.is_text:
                 self._on_message(fragments.whole())
             else:
@@ -311,7 +311,7 @@ class Session(WSListener):
 
     def _watch_expiry(self) -> None:
         if self._client.identity is not None and not self._closed:
-            self._sessions.is_known(self, self._client.identity.expires_s)
+            self._sessions.watch_expiry(self, self._client.identity.expires_s)
 
     def _dispatch(self, command: Command) -> None:
         try:
@@ -359,7 +359,7 @@ class Session(WSListener):
             await asyncio.sleep(wait_s)
 
     def _has_joined(self) -> None:
-        self._sessions.has_joined(self)
+        self._sessions.note_joined(self)
         member = next(iter(self._client.rooms.values()))
         if self._guest is not None:
             self._sessions.admission.identify(self._guest, member.author)
