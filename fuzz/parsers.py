@@ -52,7 +52,7 @@ def commands(data: bytes) -> None:
     except CommandError as refusal:
         _check_refusal(refusal)
     except Violation as violation:
-        assert violation.close_code == 1007
+        assert violation.reason.code == 1007
         assert not _is_utf8(data), "what is UTF-8 was refused as none"
     else:
         _check_json(data)

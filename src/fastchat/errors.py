@@ -13,10 +13,11 @@ client gets 1011 and no detail.
 
 from __future__ import annotations
 
-from enum import IntEnum, StrEnum
+from enum import Enum, IntEnum, StrEnum
 
 __all__ = [
     "CloseCode",
+    "CloseReason",
     "CommandError",
     "ErrorCode",
     "FastchatError",
@@ -64,6 +65,42 @@ class CloseCode(IntEnum):
                 CloseCode.TOO_BIG,
             )
         return self < 4500
+
+
+class CloseReason(Enum):
+    """Why the server closes a connection: the close code, and the text of the close frame.
+
+    The text is for people who debug a client, at most 123 bytes long (RFC 6455 §5.5). The
+    table in ARCHITECTURE.md, "Ways a connection ends", says where each reason comes from.
+    Three kinds of closes are not here: the hub imports nothing of ours, and has its own texts
+    for 4008 and 4009; a refused token is closed with the sentence of its `error` event; and
+    a client that closes gets its own code back.
+    """
+
+    RESERVED_BIT = CloseCode.PROTOCOL_ERROR, "a reserved bit is set"
+    INVALID_CLOSE_CODE = CloseCode.PROTOCOL_ERROR, "an invalid close code"
+    STRAY_FRAGMENT = CloseCode.PROTOCOL_ERROR, "a fragment is out of place"
+    UNEXPECTED_BINARY = CloseCode.UNSUPPORTED_DATA, "binary messages are not expected"
+    INVALID_UTF8 = CloseCode.INVALID_TEXT, "a text message must be UTF-8"
+    MESSAGE_TOO_BIG = CloseCode.TOO_BIG, "the message is too big"
+    #: A fault of ours: the log has the details, which never reach a client.
+    INTERNAL = CloseCode.INTERNAL, ""
+    RESTART = CloseCode.RESTART, "the server restarts"
+    SERVER_FULL = CloseCode.OVERLOADED, "the server is full"
+    ADDRESS_FULL = CloseCode.OVERLOADED, "too many connections from this address"
+    USER_FULL = CloseCode.OVERLOADED, "too many connections of this user"
+    LOST_CONTINUITY = CloseCode.LOST_CONTINUITY, "the room's stream lost its continuity"
+    TOKEN_EXPIRED = CloseCode.TOKEN_EXPIRED, "the token has expired"
+    JOIN_TIMEOUT = CloseCode.JOIN_TIMEOUT, "joined nothing in time"
+    REMOVED = CloseCode.REMOVED, "removed by a moderator"
+    TOO_MANY_FRAGMENTS = CloseCode.FLOODING, "too many fragments"
+    TOO_MANY_PINGS = CloseCode.FLOODING, "too many pings"
+    TOO_MANY_ERRORS = CloseCode.FLOODING, "too many errors"
+    MESSAGE_TIMEOUT = CloseCode.FLOODING, "the message took too long"
+
+    def __init__(self, code: CloseCode, text: str) -> None:
+        self.code = code
+        self.text = text
 
 
 class ErrorCode(StrEnum):
@@ -131,9 +168,8 @@ class FilesError(FastchatError):
 
 
 class Violation(FastchatError):
-    """The connection cannot go on; `reason` (at most 123 bytes) goes into the close frame."""
+    """The client broke a rule; its connection is closed, and the close frame has the `reason`."""
 
-    def __init__(self, close_code: CloseCode, reason: str) -> None:
-        super().__init__(reason)
-        self.close_code = close_code
+    def __init__(self, reason: CloseReason) -> None:
+        super().__init__(reason.text)
         self.reason = reason

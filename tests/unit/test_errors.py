@@ -9,6 +9,7 @@ import pytest
 
 from fastchat.errors import (
     CloseCode,
+    CloseReason,
     CommandError,
     ErrorCode,
     FastchatError,
@@ -57,5 +58,11 @@ def test_errors_have_one_root() -> None:
         assert issubclass(error, FastchatError)
     refusal = CommandError(ErrorCode.BAD_ROOM, "No.")
     assert (refusal.temporary, refusal.ref, refusal.id) == (False, None, None)
-    violation = Violation(CloseCode.TOO_BIG, "too big")
-    assert (violation.close_code, violation.reason, str(violation)) == (1009, "too big", "too big")
+    violation = Violation(CloseReason.MESSAGE_TOO_BIG)
+    assert (violation.reason.code, str(violation)) == (1009, "the message is too big")
+
+
+def test_every_close_reason_fits_into_a_close_frame() -> None:
+    """RFC 6455 §5.5: a control frame has 125 bytes, of which the code takes two."""
+    assert all(len(reason.text.encode()) <= 123 for reason in CloseReason)
+    assert len({reason.text for reason in CloseReason}) == len(CloseReason)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from fastchat import protocol
 from fastchat.auth import Authenticator, Identity, Right, forbidden, unauthorized
 from fastchat.brokers import Broker
-from fastchat.errors import CloseCode, CommandError, ErrorCode, Violation
+from fastchat.errors import CloseReason, CommandError, ErrorCode, Violation
 from fastchat.files.incoming import Incoming, Uploads
 from fastchat.history import Duplicate
 from fastchat.metrics import Metrics
@@ -95,8 +95,8 @@ class Chat:
     * ``clock``: seconds since 1970, for timestamps only.
     * ``new_secret``: makes a client's `session`.
     * ``authenticator``: where it is given, only those come in whom it knows, and do what they may.
-    * ``dismiss``: closes a connection whose user is to go, with a code, a reason and after
-      how many milliseconds he may be back; the client departs by that.
+    * ``dismiss``: closes a connection whose user is to go, for a reason and with the milliseconds
+      after which he may be back; the client departs by that.
     * ``max_rooms``: of one client at once; 0 for no limit.
     * ``uploads``: takes what is shared; None where nothing may be.
     * ``max_chunk_bytes``: how much of a file one binary message may hold.
@@ -111,7 +111,7 @@ class Chat:
         new_secret: Callable[[], str],
         metrics: Metrics,
         authenticator: Authenticator | None = None,
-        dismiss: Callable[[Any, CloseCode, str, int], None] = lambda *dismissal: None,
+        dismiss: Callable[[Any, CloseReason, int], None] = lambda *dismissal: None,
         max_rooms: int = protocol.MAX_ROOMS,
         uploads: Uploads | None = None,
         max_chunk_bytes: int = 0,
@@ -308,7 +308,7 @@ class Chat:
 
     def _chunk(self, client: Client, command: Chunk) -> Coroutine[Any, Any, None]:
         if client.upload is None or self._uploads is None:
-            raise Violation(CloseCode.UNSUPPORTED_DATA, "binary messages are not expected")
+            raise Violation(CloseReason.UNEXPECTED_BINARY)
         return self._receive(client, client.upload, command.data, self._uploads)
 
     async def _receive(
@@ -425,9 +425,8 @@ class Chat:
     # The broker's receiver
 
     def expel(self, room: str, author: str, seconds: int) -> None:
-        reason = "removed by a moderator"
         for client in tuple(self._removable.get((room, author), ())):
-            self._dismiss(client.connection, CloseCode.REMOVED, reason, seconds * 1000)
+            self._dismiss(client.connection, CloseReason.REMOVED, seconds * 1000)
         if self._uploads is not None:  # a ticket needs no connection
             self._uploads.withdraw(room, author)
 

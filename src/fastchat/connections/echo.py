@@ -13,7 +13,7 @@ from picows import WSMsgType, WSTransport
 
 from fastchat.connections.registry import Sessions
 from fastchat.connections.session import Session
-from fastchat.errors import CloseCode, SettingError, Violation
+from fastchat.errors import CloseReason, SettingError, Violation
 
 __all__ = ["ECHO_PATH", "EchoSession", "check_loopback"]
 
@@ -46,7 +46,7 @@ class EchoSession(Session):
         try:
             payload.decode()
         except UnicodeDecodeError:
-            raise Violation(CloseCode.INVALID_TEXT, "a text message must be UTF-8") from None
+            raise Violation(CloseReason.INVALID_UTF8) from None
         self._sessions.hub.send(self._connection, payload)
 
     def _on_binary(self, payload: bytes) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 
-from fastchat.errors import CloseCode, Violation
+from fastchat.errors import CloseReason, Violation
 
 __all__ = ["Fragments"]
 
@@ -29,14 +29,14 @@ class Fragments:
         self._count += 1
         self._size += len(payload)
         if self._size > max_bytes:
-            raise Violation(CloseCode.TOO_BIG, "the message is too big")
+            raise Violation(CloseReason.MESSAGE_TOO_BIG)
         if self._count > MAX_FRAGMENTS:
-            raise Violation(CloseCode.FLOODING, "too many fragments")
+            raise Violation(CloseReason.TOO_MANY_FRAGMENTS)
         try:
             if self._decoder is not None:
                 self._decoder.decode(payload, is_last)
         except UnicodeDecodeError:
-            raise Violation(CloseCode.INVALID_TEXT, "a text message must be UTF-8") from None
+            raise Violation(CloseReason.INVALID_UTF8) from None
         self._parts.append(payload)
 
     def whole(self) -> bytes:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from fastchat._fanout import Connection
 from fastchat.chat import Chat
-from fastchat.errors import CloseCode
+from fastchat.errors import CloseReason
 from fastchat.hub import Hub
 from fastchat.limits.commands import SessionLimits, Throttle
 from fastchat.limits.connections import Admission, Limit
@@ -31,18 +31,17 @@ RECONNECT_AFTER_MS = 250
 #: Who was one connection too many may find a place in this time.
 TURNED_AWAY_MS = (10_000, 30_000)
 _REASONS = {
-    Limit.CONNECTIONS: "the server is full",
-    Limit.ADDRESS: "too many connections from this address",
-    Limit.USER: "too many connections of this user",
+    Limit.CONNECTIONS: CloseReason.SERVER_FULL,
+    Limit.ADDRESS: CloseReason.ADDRESS_FULL,
+    Limit.USER: CloseReason.USER_FULL,
 }
 
 
 class Endable(Hashable, Protocol):
     """A session, as `fastchat.connections.session` has it."""
 
-    def close(self, code: int, reason: str) -> None: ...
-    def restart(self, reconnect_after_ms: int) -> None: ...
-    def dismiss(self, code: int, reason: str, reconnect_after_ms: int) -> None: ...
+    def close(self, reason: CloseReason) -> None: ...
+    def dismiss(self, reason: CloseReason, reconnect_after_ms: int) -> None: ...
     def evicted(self, code: int, reason: str) -> None: ...
     def abort(self) -> None: ...
 
@@ -100,7 +99,7 @@ class Sessions:
 
     def _restart(self, session: Endable) -> None:
         after_ms = RECONNECT_AFTER_MS + random.randint(0, self._spread_ms)  # noqa: S311 spreads load
-        session.restart(after_ms)
+        session.dismiss(CloseReason.RESTART, after_ms)
 
     async def ended(self) -> None:
         """Wait until the last session has ended, after `drain`."""
@@ -111,9 +110,9 @@ class Sessions:
         """Close who joined or finished nothing in time; abort who was closed and does not end."""
         now = self.clock()
         for session in _due(self._unjoined, now):
-            session.close(CloseCode.JOIN_TIMEOUT, "joined nothing in time")
+            session.close(CloseReason.JOIN_TIMEOUT)
         for session in _due(self._unfinished, now):
-            session.close(CloseCode.FLOODING, "the message took too long")
+            session.close(CloseReason.MESSAGE_TIMEOUT)
         for session in _due(self._ending, now):
             session.abort()
         self.throttle.sweep()
@@ -126,22 +125,20 @@ class Sessions:
         if self._expiring and now >= self._next_expiry_s:
             for session, expires_s in tuple(self._expiring.items()):
                 if expires_s <= now:
-                    session.dismiss(
-                        CloseCode.TOKEN_EXPIRED, "the token has expired", RECONNECT_AFTER_MS
-                    )
+                    session.dismiss(CloseReason.TOKEN_EXPIRED, RECONNECT_AFTER_MS)
             self._next_expiry_s = min(self._expiring.values(), default=0.0)
 
-    def dismiss(self, connection: Connection, code: int, reason: str, back_after_ms: int) -> None:
-        """Close a healthy connection; its client is told why, and when it may be back."""
+    def dismiss(self, connection: Connection, reason: CloseReason, reconnect_after_ms: int) -> None:
+        """Close a healthy connection; its client is told why, and when it can be back."""
         session: Endable = connection.owner
-        session.dismiss(code, reason, back_after_ms)
+        session.dismiss(reason, reconnect_after_ms)
 
     def turn_away(self, session: Endable, limit: Limit) -> None:
         """Close a connection that is one too many."""
         self.metrics.turned_away[limit] += 1
-        logger.info("turned a client away: %s", _REASONS[limit])
-        back_after_ms = random.randint(*TURNED_AWAY_MS)  # noqa: S311 spreads load
-        session.dismiss(CloseCode.OVERLOADED, _REASONS[limit], back_after_ms)
+        logger.info("turned a client away: %s", _REASONS[limit].text)
+        after_ms = random.randint(*TURNED_AWAY_MS)  # noqa: S311 spreads load
+        session.dismiss(_REASONS[limit], after_ms)
 
     def evicted(self, connection: Connection, code: int, reason: str) -> None:
         """The hub has closed a connection on its own account."""

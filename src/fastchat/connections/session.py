@@ -21,7 +21,7 @@ from fastchat import protocol
 from fastchat.chat import Client
 from fastchat.connections.fragments import Fragments
 from fastchat.connections.registry import Sessions
-from fastchat.errors import CloseCode, CommandError, ErrorCode, Violation
+from fastchat.errors import CloseCode, CloseReason, CommandError, ErrorCode, Violation
 from fastchat.limits.buckets import TokenBucket, rate_limited
 from fastchat.limits.commands import TOO_FAST_ERRORS, TOO_FAST_TYPING
 from fastchat.limits.connections import Guest
@@ -123,7 +123,7 @@ class Session(WSListener):
         try:
             if frame.rsv1 or frame.rsv2 or frame.rsv3:
                 # RFC 6455 §5.2: no extension was negotiated
-                raise Violation(CloseCode.PROTOCOL_ERROR, "a reserved bit is set")
+                raise Violation(CloseReason.RESERVED_BIT)
             kind = frame.msg_type
             if kind is _TEXT and frame.fin and self._fragments is None:
                 self._on_message(frame.get_payload_as_bytes())
@@ -166,28 +166,28 @@ class Session(WSListener):
 
     # Endings
 
-    def close(self, code: int, reason: str) -> None:
+    def close(self, reason: CloseReason) -> None:
         """Take the client out of the chat and start the closing handshake; once."""
+        self._close_with(reason.code, reason.text)
+
+    def _close_with(self, code: int, text: str) -> None:
         if not self._closed:
             self._close_code = code
             self._leave()
-            self._sessions.hub.close_connection(self._connection, code, reason)
+            self._sessions.hub.close_connection(self._connection, code, text)
             self._sessions.begin_closing(self)
 
     def _close_for(self, violation: Violation) -> None:
-        logger.info("violation: %s (%d)", violation.reason, violation.close_code)
-        self.close(violation.close_code, violation.reason)
+        reason = violation.reason
+        logger.info("violation: %s (%d)", reason.text, reason.code)
+        self.close(reason)
 
-    def restart(self, reconnect_after_ms: int) -> None:
-        """Close because the server stops; the client is told when to come back."""
-        self.dismiss(CloseCode.RESTART, "the server restarts", reconnect_after_ms)
-
-    def dismiss(self, code: int, reason: str, reconnect_after_ms: int) -> None:
-        """Close a healthy connection; the client is told why, and when it may be back."""
+    def dismiss(self, reason: CloseReason, reconnect_after_ms: int) -> None:
+        """Close a healthy connection; the client is told why, and when it can be back."""
         if not self._closed:
-            payload = protocol.closing(CloseCode(code), reason, reconnect_after_ms)
+            payload = protocol.closing(reason.code, reason.text, reconnect_after_ms)
             self._sessions.hub.send(self._connection, payload)
-            self.close(code, reason)
+            self.close(reason)
 
     def evicted(self, code: int, reason: str) -> None:
         if not self._closed:
@@ -220,12 +220,12 @@ class Session(WSListener):
         if self._heartbeats is None:
             self._heartbeats = TokenBucket(PINGS_PER_S, PINGS_BURST, self._sessions.clock)
         if not self._heartbeats.take():
-            raise Violation(CloseCode.FLOODING, "too many pings")
+            raise Violation(CloseReason.TOO_MANY_PINGS)
 
     def _on_close(self, payload: bytes) -> None:
         code = int.from_bytes(payload[:2], "big") if payload else _NO_STATUS
         if payload and not _may_be_sent(code):
-            raise Violation(CloseCode.PROTOCOL_ERROR, "an invalid close code")
+            raise Violation(CloseReason.INVALID_CLOSE_CODE)
         if self._running is None:
             self._answer_close(code)
         else:  # what was sent before it still counts
@@ -233,16 +233,16 @@ class Session(WSListener):
 
     def _answer_close(self, code: int) -> None:
         """Echo the code (RFC 6455 §5.5.1) and end the TCP connection (§7.1.1)."""
-        self.close(code, "")
+        self._close_with(code, "")
         self._transport.disconnect()
 
     def _on_fragment(self, kind: WSMsgType, fin: bool, payload: bytes) -> None:
         """A frame of a fragmented message, or one that has no place (RFC 6455 §5.4)."""
         fragments = self._fragments
         if kind is _BINARY and not self._expects_binary():
-            raise Violation(CloseCode.UNSUPPORTED_DATA, "binary messages are not expected")
+            raise Violation(CloseReason.UNEXPECTED_BINARY)
         if (kind is _CONTINUATION) != (fragments is not None):
-            raise Violation(CloseCode.PROTOCOL_ERROR, "a fragment is out of place")
+            raise Violation(CloseReason.STRAY_FRAGMENT)
         if fragments is None:
             fragments = self._fragments = Fragments(is_text=kind is _TEXT)
             self._sessions.begin_message(self)
@@ -367,7 +367,7 @@ class Session(WSListener):
     def _fail(self) -> None:
         """A fault of ours costs this connection, not the process."""
         logger.exception("internal error in a command")
-        self.close(CloseCode.INTERNAL, "")
+        self.close(CloseReason.INTERNAL)
 
     def _refuse(self, refusal: CommandError, command: Command | None = None) -> None:
         """Answer with an `error` event, or close if these keep coming."""
@@ -379,7 +379,7 @@ class Session(WSListener):
         self._sessions.metrics.refusals[refusal.code] += 1
         self._sessions.hub.send(self._connection, protocol.error(refusal))
         if refusal.close_code is not None:
-            self.close(refusal.close_code, refusal.message)
+            self._close_with(refusal.close_code, refusal.message)
             return
         self._count_error(TOO_FAST_ERRORS if refusal.code is ErrorCode.RATE_LIMITED else 1.0)
 
@@ -389,7 +389,7 @@ class Session(WSListener):
             self._errors = self._sessions.throttle.new_errors()
         if self._errors is not None and not self._errors.take(tokens):
             logger.info("too many errors from %r", self._client.username or "nobody")
-            self.close(CloseCode.FLOODING, "too many errors")
+            self.close(CloseReason.TOO_MANY_ERRORS)
 
 
 def _may_be_sent(code: int) -> bool:

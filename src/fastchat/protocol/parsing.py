@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from fastchat.errors import CloseCode, CommandError, ErrorCode, Violation
+from fastchat.errors import CloseReason, CommandError, ErrorCode, Violation
 from fastchat.protocol.commands import (
     DEFAULT_HISTORY,
     MAX_HISTORY,
@@ -139,7 +139,7 @@ def _not_loadable(payload: bytes) -> CommandError | Violation:
     try:
         json.loads(payload.decode())
     except UnicodeDecodeError:
-        return Violation(CloseCode.INVALID_TEXT, "a text message must be UTF-8")
+        return Violation(CloseReason.INVALID_UTF8)
     except json.JSONDecodeError:
         return CommandError(ErrorCode.BAD_JSON, "This is not valid JSON.")
     except (ValueError, RecursionError):  # digits beyond Python's limit; nesting

@@ -19,8 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from fastchat.errors import SettingError
 from fastchat.metrics import Metrics
-from fastchat.ops import admin
-from fastchat.ops.admin import SERIES, Admin, Parts, listen_admin, render
+from fastchat.ops.admin import Admin
 from fastchat.ops.prometheus import SERIES, Parts, Series, render
 from fastchat.web.sockets import listen_admin
 from support.server import TIMEOUT_UNIT_S

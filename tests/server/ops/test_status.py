@@ -25,8 +25,7 @@ from fastchat.cli import main
 from fastchat.cli import status as status_command
 from fastchat.cli.status import table
 from fastchat.metrics import Histogram, Metrics
-from fastchat.ops import status
-from fastchat.ops.status import SILENCE_S, NotAnswering, StatusServer, ask, collect, table
+from fastchat.ops.status import SILENCE_S, NotAnswering, StatusServer, ask, collect
 from support.server import TIMEOUT_UNIT_S, running_server
 
 LIMIT_S = 10 * TIMEOUT_UNIT_S

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fastchat import protocol
-from fastchat.errors import CloseCode, CommandError, ErrorCode, Violation
+from fastchat.errors import CloseReason, CommandError, ErrorCode, Violation
 from fastchat.protocol import Chunk, Position
 from fastchat.rooms import Entrance, Entry, Member
 from fastchat.rooms.presence import author_of
@@ -1087,7 +1087,7 @@ def test_binary_message_without_a_file_is_a_violation() -> None:
         async def is_violation() -> bool:
             with pytest.raises(Violation) as caught:
                 await send(talk, "Alice", b"x")
-            return caught.value.close_code == CloseCode.UNSUPPORTED_DATA
+            return caught.value.reason is CloseReason.UNEXPECTED_BINARY
 
         await talk.join("Alice")
         assert await is_violation()

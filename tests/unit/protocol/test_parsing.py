@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastchat import protocol
-from fastchat.errors import CloseCode, CommandError, ErrorCode, Violation
+from fastchat.errors import CloseReason, CommandError, ErrorCode, Violation
 from fastchat.protocol import (
     Delete,
     Edit,
@@ -315,7 +315,7 @@ def test_what_is_not_utf8_closes_with_1007(payload: bytes) -> None:
     """RFC 6455 §8.1: a text message that is not UTF-8 ends the connection."""
     with pytest.raises(Violation) as caught:
         parse(payload)
-    assert caught.value.close_code == CloseCode.INVALID_TEXT
+    assert caught.value.reason is CloseReason.INVALID_UTF8
 
 
 REPEATED_KEYS = [
@@ -664,7 +664,7 @@ def is_handled(payload: bytes) -> bool:
     except CommandError as error:
         return json.loads(protocol.error(error))["code"] in list(ErrorCode)
     except Violation as violation:
-        return violation.close_code == 1007 and len(violation.reason.encode()) <= 123
+        return violation.reason is CloseReason.INVALID_UTF8
     return isinstance(command, protocol.Command)
 
 

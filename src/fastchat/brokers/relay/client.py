@@ -31,7 +31,7 @@ from fastchat.brokers import Delivery, OnOutcome, Receiver
 from fastchat.brokers.relay.drafts import Unconfirmed, Waiting, fields_of
 from fastchat.brokers.relay.link import Link
 from fastchat.brokers.relay.wire import VERSION, BadRecord, RecordKind, cut, pack
-from fastchat.errors import CloseCode, CommandError, ErrorCode, HistoryError
+from fastchat.errors import CloseReason, CommandError, ErrorCode, HistoryError
 from fastchat.history import Duplicate
 from fastchat.history.reader import PageReader
 from fastchat.limits.connections import Admission, Guest
@@ -512,8 +512,8 @@ class RelayBroker:
                     self._decide(ticket, _unavailable())
 
     def _evict(self, name: str) -> None:
-        reason = "the room's stream lost its continuity"
-        self._delivery.evict(name, CloseCode.LOST_CONTINUITY, reason)
+        reason = CloseReason.LOST_CONTINUITY
+        self._delivery.evict(name, reason.code, reason.text)
 
     def _on_answer(self, ticket: int, outcome: Any, repeated: bool) -> None:
         """`outcome` is a refusal, or an offset: of an earlier draft if this one is `repeated`."""
