@@ -25,14 +25,14 @@ from fastchat.web.proxies import parse_network
 __all__ = ["Settings", "flag_of", "is_list", "is_switch", "load_settings"]
 
 MAX_WORKERS = 256
-#: The word for "find out yourself", where a setting has it.
+#: The value that asks the server to choose, where a setting allows it.
 AUTO = "auto"
-#: What a container may use of the CPUs (the kernel's cgroup-v2.rst, "cpu.max").
+#: A container's CPU quota and period in µs (the kernel's cgroup-v2.rst, "cpu.max").
 _CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
 
 def _usable_cpus() -> int:
-    """How many CPUs this process may use, rounded up; at most MAX_WORKERS."""
+    """The number of CPUs that this process can use, rounded up; at most MAX_WORKERS."""
     count = len(os.sched_getaffinity(0))
     with contextlib.suppress(OSError, ValueError, ZeroDivisionError):  # no limit is "max"
         quota, period = _CPU_MAX.read_text("ascii").split()
@@ -54,7 +54,7 @@ def _setting(
 
 
 def _limit(default: float, help: str, high: float) -> Any:
-    """A setting that is a limit: 0 is none, and so is whatever it is with --limits off."""
+    """A limit: 0 disables it, and `--limits off` sets it to 0."""
     field = _setting(default, f"{help}; 0 for no limit", low=0, high=high)
     field.metadata = types.MappingProxyType({**field.metadata, "limit": True})
     return field
@@ -62,130 +62,207 @@ def _limit(default: float, help: str, high: float) -> Any:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What `fastchat serve` can be told. Sizes are bytes, times seconds."""
+    """The settings of `fastchat serve`. Sizes are in bytes, times in seconds.
 
-    host: str = _setting("127.0.0.1", "address to listen on; 0.0.0.0 or :: for all")
-    port: int = _setting(8080, "port to listen on; 0 for any free one", low=0, high=65535)
+    Raises SettingError, with a sentence that names the flag, when a value is out of range or has
+    no effect.
+    """
+
+    host: str = _setting(
+        "127.0.0.1",
+        "address to listen on for clients; 0.0.0.0 or :: for every address of the machine",
+    )
+    port: int = _setting(
+        8080, "TCP port to listen on for clients; 0 for any free port", low=0, high=65535
+    )
     workers: int = _setting(
         1,
-        "worker processes; auto for one a CPU that may be used",
+        "worker processes that serve clients; auto for one per usable CPU",
         low=1,
         high=MAX_WORKERS,
         auto=_usable_cpus,
     )
-    admin_host: str = _setting("127.0.0.1", "address for /metrics, /livez and /readyz")
-    admin_port: int = _setting(0, "port for these; 0 for none", low=0, high=65535)
+    admin_host: str = _setting("127.0.0.1", "address to serve /metrics, /livez and /readyz on")
+    admin_port: int = _setting(
+        0,
+        "TCP port to serve /metrics, /livez and /readyz on; 0 to serve none of them",
+        low=0,
+        high=65535,
+    )
     max_message_bytes: int = _setting(
-        65536, "largest message a client may send", low=1024, high=1 << 24
+        65536, "largest message that a client can send, in bytes", low=1024, high=1 << 24
     )
     max_lag_bytes: int = _setting(
-        1 << 20, "how far a client may fall behind before it is evicted", low=1 << 16, high=1 << 30
+        1 << 20,
+        "unread bytes of one room after which a client that reads too slowly is evicted",
+        low=1 << 16,
+        high=1 << 30,
     )
     max_lag_seconds: float = _setting(
-        10.0, "how long a client may read nothing before it is evicted", low=1, high=3600
+        10.0, "seconds without reading anything after which a client is evicted", low=1, high=3600
     )
-    history: str = _setting("sqlite", "where publications are kept", choices=("sqlite", "memory"))
-    data: str = _setting("fastchat-data", "directory of the SQLite file")
+    history: str = _setting(
+        "sqlite",
+        "where to keep messages: in a SQLite file in --data, or in memory only",
+        choices=("sqlite", "memory"),
+    )
+    data: str = _setting("fastchat-data", "directory for the SQLite file, shared files and sockets")
     durability: str = _setting(
         "process",
-        "what a publication survives once anybody has seen it: a killed process, or (by a sync "
-        "for each turn) a power loss",
+        "failure that a delivered message survives: the end of the process, or a loss of power, "
+        "which syncs the disk for each batch",
         choices=("process", "power-loss"),
     )
     history_max_messages: int = _setting(
-        1000, "publications kept of each room", low=1, high=1_000_000
+        1000,
+        "newest messages to keep in each room; edits, deletions and reactions count too",
+        low=1,
+        high=1_000_000,
     )
     history_max_age: float = _setting(
-        0.0, "how long publications are kept, in seconds; 0 for ever", low=0, high=1e10
+        0.0,
+        "seconds to keep a message; 0 to keep messages regardless of their age",
+        low=0,
+        high=1e10,
     )
     files: str = _setting(
         "auto",
-        "whether files can be shared; auto: if the history is on disk, and they beside it",
+        "whether clients can share files; auto for on with --history sqlite, off with memory",
         choices=("auto", "on", "off"),
     )
-    max_file_bytes: int = _setting(25 << 20, "largest file", low=1, high=1 << 40)
-    max_user_file_bytes: int = _setting(
-        250 << 20, "files that are kept of one user", low=1, high=1 << 50
+    max_file_bytes: int = _setting(
+        25 << 20, "largest file that a client can share, in bytes", low=1, high=1 << 40
     )
-    max_files_bytes: int = _setting(10 << 30, "files that are kept in all", low=1, high=1 << 50)
+    max_user_file_bytes: int = _setting(
+        250 << 20,
+        "bytes of shared files to keep for one user; announced uploads count",
+        low=1,
+        high=1 << 50,
+    )
+    max_files_bytes: int = _setting(
+        10 << 30, "bytes of shared files to keep in all", low=1, high=1 << 50
+    )
     auth: str = _setting(
         "none",
-        "who may come in: anybody, or who has a JSON Web Token",
+        "who can join: anybody, or clients with a valid JSON Web Token",
         choices=("none", "jwt"),
     )
     jwt_key_file: tuple[str, ...] = _setting(
-        (), "what tokens are verified with: a secret, a public key (PEM) or a JWKS"
+        (), "file with a key that verifies tokens: a secret, a public key (PEM) or a JWKS"
     )
-    jwt_audience: str = _setting("", "the audience (`aud`) that a token must be for")
-    jwt_issuer: str = _setting("", "the issuer (`iss`) that a token must be from")
+    jwt_audience: str = _setting("", "audience (`aud`) that a token must name; empty to accept any")
+    jwt_issuer: str = _setting("", "issuer (`iss`) that a token must name; empty to accept any")
     allow_origin: tuple[str, ...] = _setting(
-        (), "pages of other hosts that may connect, as https://chat.example; * for all"
+        (), "origin of other pages that can connect, as https://chat.example; * for every origin"
     )
     allow_frame: tuple[str, ...] = _setting(
-        (), "pages of other hosts that may embed ours, as https://www.example; * for all"
+        (),
+        "origin of pages that can embed the chat page, as https://www.example; * for every origin",
     )
     ssl_certfile: str = _setting(
-        "", "serve https and wss with this certificate (PEM), what it depends on behind it"
+        "", "certificate (PEM, followed by its chain) to serve https and wss with"
     )
-    ssl_keyfile: str = _setting("", "its private key (PEM), if that is a file of its own")
+    ssl_keyfile: str = _setting(
+        "", "private key (PEM) of --ssl-certfile, if it is in a file of its own"
+    )
     trusted_proxy: tuple[str, ...] = _setting(
-        (), "a proxy, or a range in CIDR notation, whose X-Forwarded-For is believed"
+        (), "proxy address, or range in CIDR notation, whose X-Forwarded-For header is trusted"
     )
     limits: str = _setting(
-        "on", "off switches all of the following off, for load tests", choices=("on", "off")
+        "on",
+        "off disables every rate limit, connection limit and room limit, for load tests",
+        choices=("on", "off"),
     )
     max_connections: int = _limit(
-        0, "connections in all; never more than the limit of open files allows", 10_000_000
+        0, "connections at the same time in all; the limit of open files caps it too", 10_000_000
     )
     max_address_connections: int = _limit(
-        256, "connections from one address (IPv6: from one /64)", 10_000_000
+        256, "connections at the same time from one address (IPv6: from one /64)", 10_000_000
     )
-    max_user_connections: int = _limit(20, "connections of one user", 10_000_000)
-    handshake_rate: float = _limit(2500.0, "new connections a second, of each process", 1e6)
+    max_user_connections: int = _limit(20, "connections at the same time of one user", 10_000_000)
+    handshake_rate: float = _limit(
+        2500.0, "new WebSocket connections a second that each process accepts", 1e6
+    )
     address_handshake_rate: float = _limit(
-        20.0, "new connections a second from one address, of each process", 1e6
+        20.0, "new WebSocket connections a second that each process accepts from one address", 1e6
     )
     join_timeout: float = _limit(
-        10.0, "seconds after which a connection that has joined nothing is closed", 3600
+        10.0, "seconds after which a connection that has not joined a room is closed", 3600
     )
     message_rate: float = _limit(
-        10.0, "messages, edits and the like a second, of one connection", 1e6
+        10.0, "messages, edits, deletions and reactions a second from one connection", 1e6
     )
-    message_burst: int = _setting(40, "how many of these at once", low=1, high=1_000_000)
+    message_burst: int = _setting(
+        40,
+        "messages that a connection can send at once before --message-rate applies",
+        low=1,
+        high=1_000_000,
+    )
     address_message_rate: float = _limit(
-        50.0, "the same of all connections from one address, of each process", 1e6
+        50.0,
+        "messages, edits, deletions and reactions a second that each process takes from one "
+        "address, over all its connections",
+        1e6,
     )
-    user_rate: float = _limit(10.0, "the same of one user, who pays more in big rooms", 1e6)
-    user_burst: int = _setting(100, "how many of these at once", low=1, high=1_000_000)
-    room_rate: float = _limit(100.0, "the same in one room", 1e6)
-    room_burst: int = _setting(200, "how many of these at once", low=1, high=1_000_000)
+    user_rate: float = _limit(
+        10.0,
+        "messages a second from one user, over all their connections; a message to a large room "
+        "counts for more than one",
+        1e6,
+    )
+    user_burst: int = _setting(
+        100,
+        "messages that a user can send at once before --user-rate applies",
+        low=1,
+        high=1_000_000,
+    )
+    room_rate: float = _limit(
+        100.0, "messages, edits, deletions and reactions a second in one room, from everybody", 1e6
+    )
+    room_burst: int = _setting(
+        200, "messages that a room takes at once before --room-rate applies", low=1, high=1_000_000
+    )
     command_rate: float = _limit(
-        10.0, "joins, pages of the history and the like a second, of one connection", 1e6
+        10.0, "joins, leaves, searches and history pages a second from one connection", 1e6
     )
     address_command_rate: float = _limit(
-        100.0, "the same of all connections from one address, of each process", 1e6
+        100.0,
+        "joins, leaves, searches and history pages a second that each process takes from one "
+        "address",
+        1e6,
     )
     upload_rate: float = _limit(
-        float(1 << 24), "bytes of files a second by binary messages, of one connection", 1e12
+        float(1 << 24),
+        "bytes a second of a file uploaded by binary messages on one connection",
+        1e12,
     )
     address_upload_rate: float = _limit(
-        float(1 << 26), "the same of all connections from one address, of each process", 1e12
+        float(1 << 26),
+        "bytes a second of files uploaded by binary messages that each process takes from one "
+        "address",
+        1e12,
     )
-    typing_rate: float = _limit(2.0, "typing events a second, of one connection", 1e6)
+    typing_rate: float = _limit(
+        2.0, "typing events a second from one connection; the server drops the others", 1e6
+    )
     max_errors: int = _limit(
-        20, "errors at once of a connection, and one a second, before it is closed", 1_000_000
+        20,
+        "errors, and one more each second, after which a connection is closed",
+        1_000_000,
     )
-    max_connection_rooms: int = _limit(128, "rooms that one connection is in", 1_000_000)
-    max_rooms: int = _limit(100_000, "rooms that somebody is in", 10_000_000)
+    max_connection_rooms: int = _limit(
+        128, "rooms that one connection can be in at the same time", 1_000_000
+    )
+    max_rooms: int = _limit(100_000, "rooms with members at the same time in all", 10_000_000)
     new_room_rate: float = _limit(
-        5.0, "rooms that nobody was in, joined a second from one address", 1e6
+        5.0, "empty rooms a second that clients of one address can join", 1e6
     )
     log_level: str = _setting(
-        "info", "least important lines to log", choices=("debug", "info", "warning", "error")
+        "info", "lowest level of log lines to write", choices=("debug", "info", "warning", "error")
     )
-    log_format: str = _setting("text", "one line an event, as", choices=("text", "json"))
+    log_format: str = _setting("text", "format of log lines", choices=("text", "json"))
     debug_echo: bool = _setting(
-        False, "answer /_echo with whatever is sent, for conformance tests; on loopback only"
+        False, "echo messages at /_echo, for conformance tests; only on a loopback address"
     )
 
     def __post_init__(self) -> None:
@@ -225,7 +302,7 @@ def flag_of(field: dataclasses.Field[Any]) -> str:
 
 
 def is_list(field: dataclasses.Field[Any]) -> bool:
-    """Whether a setting takes several values: a flag again and again, commas in the environment."""
+    """Whether a setting takes several values: a repeated flag, or commas in the environment."""
     return type(field.default) is tuple
 
 
@@ -294,7 +371,7 @@ def _check(field: dataclasses.Field[Any], value: Any) -> None:
 
 
 def _check_auth(settings: Settings) -> None:
-    """What belongs together: a key that nobody looks at would leave the door open."""
+    """Refuse a key without `--auth jwt`: the server would let everybody in despite the key."""
     if settings.auth == "jwt" and not settings.jwt_key_file:
         raise SettingError(
             "--auth jwt needs --jwt-key-file; `fastchat token --new-key FILE` makes one."
@@ -310,7 +387,7 @@ def _check_origins(settings: Settings) -> None:
     for origin in settings.allow_origin:
         if origin != ANY_ORIGIN and parse_origin(origin) is None:
             raise SettingError(
-                "--allow-origin must be a scheme, a host and a port if it is not the usual one, "
+                "--allow-origin must be a scheme, a host and, unless it is the default, a port, "
                 f"as https://chat.example or http://localhost:3000, not {origin!r}."
             )
     for origin in settings.allow_frame:
@@ -318,8 +395,8 @@ def _check_origins(settings: Settings) -> None:
             page_headers([origin])
         except ValueError:
             raise SettingError(
-                "--allow-frame must be a scheme, a host's name and a port if it is not the usual "
-                f"one, as https://www.example or http://localhost:3000, not {origin!r}."
+                "--allow-frame must be a scheme, a host name and, unless it is the default, a "
+                f"port, as https://www.example or http://localhost:3000, not {origin!r}."
             ) from None
 
 

@@ -85,7 +85,7 @@ def _token(chosen: dict[str, Any]) -> int:
         issuing.create_secret(chosen["new_key"])
         return 0
     if "sub" not in chosen:
-        raise SettingError("--sub is needed: who the token is for.")
+        raise SettingError("--sub is missing: give the identifier of the token's user.")
     settings = _settings({**chosen, "auth": "jwt"})
     token = issuing.make_token(
         Path(settings.jwt_key_file[0]),
@@ -233,7 +233,7 @@ def _add_serve(commands: _Commands[Any]) -> None:
         _serve,
         "run the server",
         "Each setting can also be given as an environment variable (FASTCHAT_PORT) or in a "
-        "TOML file (port = 8080); flags come first, then the environment.",
+        "TOML file (port = 8080). A flag overrides the environment, which overrides the file.",
     )
     _add_settings(command, {field.name for field in dataclasses.fields(Settings)})
 
@@ -243,11 +243,15 @@ def _add_status(commands: _Commands[Any]) -> None:
         commands,
         "status",
         _status,
-        "show how a running server is",
-        "Looks twice, a second apart, and shows what happened in between.",
+        "show the state of a running server",
+        "Asks the server twice, 1.25 s apart, and shows the rates in between.",
     )
     _add_settings(command, {"data"})
-    command.add_argument("--json", action="store_true", help="print what it counts, as JSON")
+    command.add_argument(
+        "--json",
+        action="store_true",
+        help="print the counters of each process as one line of JSON instead of a table",
+    )
 
 
 def _add_token(commands: _Commands[Any]) -> None:
@@ -256,27 +260,37 @@ def _add_token(commands: _Commands[Any]) -> None:
         "token",
         _token,
         "make a token for a server with --auth jwt",
-        "Signs with the first --jwt-key-file, a secret or a private key in PEM, and prints the "
-        "token.",
+        "Prints a token signed with the first --jwt-key-file, which holds a secret or a private "
+        "key in PEM.",
     )
     _add_settings(command, {"jwt_key_file", "jwt_audience", "jwt_issuer"})
     command.add_argument(
         "--new-key",
         type=Path,
         metavar="FILE",
-        help="make a secret instead, in a file that only you may read",
+        help="create this file with a new secret, readable only by you, instead of a token",
     )
-    command.add_argument("--sub", metavar="ID", help="who it is for, for ever and everywhere")
-    command.add_argument("--name", metavar="NAME", help="the username (default: the ID)")
+    command.add_argument(
+        "--sub",
+        metavar="ID",
+        help="the user's permanent identifier, the token's `sub` claim; needed",
+    )
+    command.add_argument(
+        "--name",
+        metavar="NAME",
+        help="the username that other people see (default: the value of --sub)",
+    )
     command.add_argument(
         "--rooms",
         action="append",
         metavar="ROOM=RIGHTS",
-        help="of read, write and moderate, with commas; * is any other room; may be given again "
-        "(default: *=read,write)",
+        help="rights in a room, as lobby=read,write; the rights are read, write and moderate; * "
+        "stands for every other room; can be repeated (default: *=read,write)",
     )
     command.add_argument(
-        "--for", metavar="TIME", help="how long it is valid, like 90s, 15m, 7d (default: 1h)"
+        "--for",
+        metavar="TIME",
+        help="how long the token is valid, as 90s, 15m, 8h or 7d (default: 1h)",
     )
 
 
@@ -286,12 +300,17 @@ def _add_export(commands: _Commands[Any]) -> None:
         "export",
         _export,
         "write rooms as JSON Lines",
-        "A server may be running on the directory; nothing in it is changed.",
+        "A server can be running on the directory; the export changes nothing in it.",
     )
     _add_settings(command, {"data"})
-    command.add_argument("--room", metavar="ROOM", help="this room (default: all)")
     command.add_argument(
-        "--output", type=Path, metavar="FILE", help="where to (default: standard output)"
+        "--room", metavar="ROOM", help="export only this room (default: every room)"
+    )
+    command.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="file to write the export to (default: standard output)",
     )
 
 
@@ -301,15 +320,17 @@ def _add_import(commands: _Commands[Any]) -> None:
         "import",
         _import,
         "read rooms from JSON Lines",
-        "Restores what export wrote, or takes lines of {username, text}; all or nothing. "
-        "No server may be running on the directory.",
+        "Reads an export, or lines with a username and a text from another chat. Imports "
+        "everything or nothing. No server can be running on the directory.",
     )
     _add_settings(command, {"data"})
     command.add_argument(
-        "--room", metavar="ROOM", help=f"of lines that name none (default: {DEFAULT_ROOM})"
+        "--room",
+        metavar="ROOM",
+        help=f"room of the lines that name no room (default: {DEFAULT_ROOM})",
     )
     command.add_argument(
-        "file", nargs="?", metavar="FILE", help="where from (default: -, standard input)"
+        "file", nargs="?", metavar="FILE", help="file to import; - for standard input (default: -)"
     )
 
 
@@ -319,27 +340,40 @@ def _add_tail(commands: _Commands[Any]) -> None:
         "tail",
         _tail,
         "follow a room in the terminal",
-        "What is typed, or comes through a pipe, is sent line by line.",
+        "Sends each line that you type, or that comes through a pipe, as a message.",
     )
-    command.add_argument("address", metavar="ADDRESS", help="ws://HOST:PORT, or wss, http, https")
-    command.add_argument("--room", metavar="ROOM", help=f"(default: {DEFAULT_ROOM})")
-    command.add_argument("--username", metavar="NAME", help="(default: like tail-4f2a)")
+    command.add_argument(
+        "address",
+        metavar="ADDRESS",
+        help="address of the server: ws://HOST:PORT, wss://, http:// or https://",
+    )
+    command.add_argument("--room", metavar="ROOM", help=f"room to join (default: {DEFAULT_ROOM})")
+    command.add_argument(
+        "--username", metavar="NAME", help="name to join with (default: a new one, as tail-4f2a)"
+    )
     command.add_argument(
         "--history",
         metavar="N",
-        help=f"how many past messages, at most {MAX_HISTORY} (default: {DEFAULT_HISTORY})",
+        help=f"past messages to print first, at most {MAX_HISTORY} (default: {DEFAULT_HISTORY})",
     )
     command.add_argument(
         "--token-file",
         type=Path,
         metavar="FILE",
-        help="a token for a server with --auth jwt (default: what FASTCHAT_TOKEN has)",
+        help="file with a token for a server with --auth jwt (default: the token in the "
+        "environment variable FASTCHAT_TOKEN)",
     )
-    command.add_argument("--json", action="store_true", help="print events as JSON Lines")
+    command.add_argument(
+        "--json",
+        action="store_true",
+        help="print messages, joins and leaves as JSON Lines, as the server sent them",
+    )
 
 
 def _add_settings(command: argparse.ArgumentParser, names: Collection[str]) -> None:
-    command.add_argument("--config", type=Path, metavar="FILE", help="a TOML file of settings")
+    command.add_argument(
+        "--config", type=Path, metavar="FILE", help="TOML file with settings, as port = 8080"
+    )
     for field in dataclasses.fields(Settings):
         if field.name in names:
             words = field.metadata["choices"] or (type(field.default).__name__.upper(),)
@@ -347,7 +381,7 @@ def _add_settings(command: argparse.ArgumentParser, names: Collection[str]) -> N
             if field.metadata["auto"]:
                 words += ("auto",)
             if is_list(field):
-                words, default = ("STR",), "none; may be given again"
+                words, default = ("STR",), "none; can be repeated"
             if is_switch(field):
                 default = "off"
             command.add_argument(

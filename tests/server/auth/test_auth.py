@@ -384,7 +384,7 @@ def test_keys_are_read_where_the_server_was_started(key: str, tmp_path: Path) ->
 def test_token_command_complains_in_a_sentence(key: str, tmp_path: Path) -> None:
     """Status 2."""
     for arguments, words in (
-        (["--jwt-key-file", key], "--sub is needed"),
+        (["--jwt-key-file", key], "--sub is missing"),
         (["--sub", "alice"], "--jwt-key-file"),
         (["--jwt-key-file", key, "--sub", "alice", "--for", "soon"], "--for"),
         (["--jwt-key-file", key, "--sub", "alice", "--rooms", "lobby=all"], "--rooms"),
