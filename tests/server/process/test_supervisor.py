@@ -118,8 +118,6 @@ FRAME = """
 
 DRIVER = """
     import asyncio, contextlib, json, sys
-    from fastchat import children, supervisor
-    from fastchat.web.sockets import listen_admin, listen_all
     from fastchat.process import child, supervisor
     from fastchat.web.sockets import listen_all
     from fastchat.ops.admin import listen_admin
