@@ -27,8 +27,6 @@ COMMAND = (sys.executable, "-P", "-m", "fastchat.process")
 #: A part without a beat for so long hangs. Ticks of our own are counted, not time: on a
 #: machine that slept nobody has beaten, nor have we ticked.
 HUNG_TICKS = 6
-#: From its start a part has this long until it serves.
-START_TICKS = 30
 #: A killed process is gone by then, unless the kernel holds it.
 KILL_S = 2.0
 
@@ -36,7 +34,8 @@ KILL_S = 2.0
 class Child:
     """One process. It has `settled` when it serves, or when it has `ended` before.
 
-    Raises OSError when it cannot be started. Whoever owns it calls `reap` whenever a
+    It has `start_ticks` from its start until it serves. Raises OSError when it cannot be
+    started. Whoever owns it calls `reap` whenever a
     child may have ended, and `tick` once a second.
     """
 
@@ -46,8 +45,11 @@ class Child:
         command: Sequence[str],
         first: dict[str, Any],
         listener: socket.socket | None,
+        *,
+        start_ticks: int,
     ) -> None:
         self.name = name
+        self._start_ticks = start_ticks
         self.settled = asyncio.Event()
         self.ended = asyncio.Event()
         self.ready = False  # it has served, at least
@@ -141,7 +143,7 @@ class Child:
         if self.stopping or self.ended.is_set():
             return
         self._quiet_ticks += 1
-        if self._quiet_ticks < (HUNG_TICKS if self.ready else START_TICKS):
+        if self._quiet_ticks < (HUNG_TICKS if self.ready else self._start_ticks):
             return
         why = "hangs" if self.ready else "does not become ready"
         logger.error("%s %s; killing it", self, why)

@@ -23,7 +23,7 @@ from fastchat.ops.admin import Admin
 from fastchat.process.announcing import announce
 from fastchat.process.child import COMMAND, HUNG_TICKS, Child
 from fastchat.process.signals import on_hang_up, on_stop_signals
-from fastchat.process.worker import DRAIN_S
+from fastchat.process.timings import SupervisorTimings
 from fastchat.settings import Settings
 from fastchat.web.sockets import listen_admin, listen_all
 
@@ -31,12 +31,6 @@ __all__ = ["Supervisor", "run"]
 
 logger = logging.getLogger("fastchat.supervisor")
 
-TICK_S = 1.0
-#: Workers are killed when they have not ended by then.
-WORKER_STOP_S = DRAIN_S + 2.0
-RELAY_STOP_S = 3.0
-#: A part that served for less than this died of what may be there again.
-EARLY_S = 1.0
 MAX_DELAY_S = 5.0
 #: A part is held to be stuck before it is killed for it.
 STUCK_TICKS = HUNG_TICKS // 2
@@ -69,8 +63,8 @@ class _Seat:
             return 0.0
         return min(MAX_DELAY_S, 0.1 * float(1 << min(self.early_deaths, 10)))
 
-    def count_death(self, child: Child) -> None:
-        self.early_deaths = self.early_deaths + 1 if child.served_s < EARLY_S else 0
+    def count_death(self, *, early: bool) -> None:
+        self.early_deaths = self.early_deaths + 1 if early else 0
 
 
 class Supervisor:
@@ -84,9 +78,12 @@ class Supervisor:
         settings: Settings,
         listeners: Sequence[socket.socket],
         admin_listener: socket.socket | None = None,
+        *,
+        timings: SupervisorTimings,
         command: Sequence[str] = COMMAND,
     ) -> None:
         self._settings = settings
+        self._timings = timings
         self._listeners = listeners
         self._admin_listener = admin_listener
         self._admin = Admin(self.live, self.ready, self._parts)
@@ -200,10 +197,11 @@ class Supervisor:
         """Workers first: what their clients have said last goes through the relay."""
         for listener in self._listeners:
             listener.close()  # who connects now is refused, and need not wait
-        relays = {self._relay.child} & self._children
-        workers = self._children - relays
-        await asyncio.gather(*(child.stop(WORKER_STOP_S) for child in workers))
-        await asyncio.gather(*(child.stop(RELAY_STOP_S) for child in self._children & relays))
+        workers = self._children - {self._relay.child}
+        worker_stop_s, relay_stop_s = self._timings.worker_stop_s, self._timings.relay_stop_s
+        await asyncio.gather(*(worker.stop(worker_stop_s) for worker in workers))
+        if self._relay.child in self._children:
+            await self._relay.child.stop(relay_stop_s)
 
     # Keeping them running
 
@@ -222,8 +220,9 @@ class Supervisor:
                 continue
             if seat is self._relay:
                 self._forget_relay()
-            seat.count_death(child)
-            logger.warning("%s", _obituary(seat, child))
+            early = child.served_s < self._timings.early_s
+            seat.count_death(early=early)
+            logger.warning("%s", _obituary(seat, child, early=early))
             await self._restart(seat)
 
     def _forget_relay(self) -> None:
@@ -248,7 +247,13 @@ class Supervisor:
             "settings": dataclasses.asdict(self._settings),
             "workers": len(self._workers),
         }
-        child = Child(seat.name, [*self._command, *seat.arguments], first, seat.listener)
+        child = Child(
+            seat.name,
+            [*self._command, *seat.arguments],
+            first,
+            seat.listener,
+            start_ticks=self._timings.start_ticks,
+        )
         seat.starts += 1
         self._children.add(child)
         return child
@@ -258,7 +263,7 @@ class Supervisor:
 
     async def _tick_forever(self) -> None:
         while True:
-            await asyncio.sleep(TICK_S)
+            await asyncio.sleep(self._timings.tick_s)
             self._reap()
             for child in self._children:
                 child.tick()
@@ -295,7 +300,7 @@ class Supervisor:
             return new.end()
         seat.child, seat.successor = new, None
         seat.replaced.set()
-        await old.stop(WORKER_STOP_S)
+        await old.stop(self._timings.worker_stop_s)
         return None
 
 
@@ -312,9 +317,9 @@ async def _first_of(*events: asyncio.Event) -> None:
             each.cancel()
 
 
-def _obituary(seat: _Seat, child: Child) -> str:
+def _obituary(seat: _Seat, child: Child, *, early: bool) -> str:
     sentence = child.end()
-    if child.served_s < EARLY_S:
+    if early:
         sentence += f", {child.lived_s:.1f} s after its start"
         if seat.early_deaths > 1:
             sentence += f", {seat.early_deaths} times in a row"
@@ -346,4 +351,5 @@ async def _serve(
     listeners: Sequence[socket.socket],
     admin_listener: socket.socket | None,
 ) -> int:
-    return await Supervisor(settings, listeners, admin_listener).serve()
+    timings = SupervisorTimings()
+    return await Supervisor(settings, listeners, admin_listener, timings=timings).serve()

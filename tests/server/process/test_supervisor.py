@@ -118,7 +118,8 @@ FRAME = """
 
 DRIVER = """
     import asyncio, contextlib, json, sys
-    from fastchat.process import child, supervisor
+    from fastchat.process.supervisor import Supervisor
+    from fastchat.process.timings import SupervisorTimings
     from fastchat.web.sockets import listen_all
     from fastchat.ops.admin import listen_admin
     from fastchat.errors import SettingError
@@ -126,11 +127,13 @@ DRIVER = """
     from fastchat.settings import Settings
 
     options = json.loads(sys.argv[1])
-    supervisor.TICK_S = options["tick_s"]
-    supervisor.WORKER_STOP_S = options["stop_s"]
-    supervisor.RELAY_STOP_S = options["stop_s"]
-    supervisor.EARLY_S = options["early_s"]
-    child.START_TICKS = options["start_ticks"]
+    timings = SupervisorTimings(
+        tick_s=options["tick_s"],
+        worker_stop_s=options["stop_s"],
+        relay_stop_s=options["stop_s"],
+        early_s=options["early_s"],
+        start_ticks=options["start_ticks"],
+    )
     settings = Settings(data=options["data"], workers=options["workers"])
     set_up_logging("info", "text")
     listeners = listen_all("127.0.0.1", options["port"], settings.workers)
@@ -139,7 +142,8 @@ DRIVER = """
 
     async def main():
         command = [sys.executable, *options["command"]]
-        return await supervisor.Supervisor(settings, listeners, admin, command).serve()
+        made = Supervisor(settings, listeners, admin, timings=timings, command=command)
+        return await made.serve()
 
     try:
         sys.exit(asyncio.run(main()))

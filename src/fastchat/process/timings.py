@@ -1,0 +1,62 @@
+"""How long the processes of a server wait for things. All values are seconds.
+
+The builder and the processes take these as arguments, so that a test can pass shorter ones.
+The defaults are what a server runs with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["RelayTimings", "SupervisorTimings", "WorkerTimings"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerTimings:
+    """The timings of a process with clients."""
+
+    #: Deadlines are checked this often.
+    sweep_interval_s: float = 1.0
+    #: A client that is gone without a word has left after 40 s at most: an interval, a timeout
+    #: and two sweeps.
+    ping_interval_s: float = 25.0
+    pong_timeout_s: float = 10.0
+    #: Clients have this long to answer the close frames of a server that stops. With the rest of
+    #: stopping it stays under the 5 s after which others kill the process.
+    drain_s: float = 3.0
+    #: The clients of a server that stops come back spread over this time, or over a longer one
+    #: if they are many.
+    reconnect_s: float = 2.0
+    #: An HTTP connection without a further request is closed after this time, as uvicorn does
+    #: by default.
+    keep_alive_s: int = 5
+    #: One of several workers waits this long for the relay when it starts; then it serves
+    #: without.
+    relay_wait_s: float = 3.0
+    #: It drains this long if the supervisor is gone: `channel.END_S` after that it is killed.
+    lost_drain_s: float = 0.3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelayTimings:
+    """The timings of the relay's process."""
+
+    tick_interval_s: float = 1.0
+    #: If all processes are asked to stop at once, the workers have this long to end first.
+    workers_stop_s: float = 6.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SupervisorTimings:
+    """The timings of the supervisor."""
+
+    #: A child is watched by ticks, not by time: on a machine that slept no child has sent a
+    #: beat, and the supervisor has not ticked either.
+    tick_s: float = 1.0
+    #: A child has this many ticks from its start until it serves.
+    start_ticks: int = 30
+    #: A worker that was asked to stop is killed after this time: it drains, and then it ends.
+    worker_stop_s: float = WorkerTimings().drain_s + 2.0
+    relay_stop_s: float = 3.0
+    #: A child that served for less than this may have died of something that is still there.
+    early_s: float = 1.0
