@@ -11,9 +11,14 @@ from typing import Any, TypeVar
 
 import uvloop
 
+from fastchat.files.incoming import Uploads
 from fastchat.process.assembly.storage import open_history
-from fastchat.process.standalone import Single
+from fastchat.process.assembly.worker import build_standalone
+from fastchat.process.timings import WorkerTimings
+from fastchat.process.worker import Worker
 from fastchat.settings import Settings
+from fastchat.web.capacity import Capacity
+from fastchat.web.http import HttpProtocol
 from fastchat.web.sockets import listen
 from support.server import TIMEOUT_UNIT_S
 
@@ -21,13 +26,26 @@ Result = TypeVar("Result")
 
 
 class Server:
-    """What `fastchat serve` runs but for its signals, on a port of 127.0.0.1.
+    """The only process of a server, without its signals, on a port of 127.0.0.1.
 
-    Its history is in memory unless the settings say otherwise.
+    Its history is in memory unless the settings say otherwise. For `capacity`, `transfers` and
+    `uploads` see `build_standalone`.
     """
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(
+        self,
+        *,
+        timings: WorkerTimings | None = None,
+        capacity: Capacity | None = None,
+        transfers: int | None = None,
+        uploads: Uploads | None = None,
+        **settings: Any,
+    ) -> None:
         self._settings = Settings(port=0, **{"history": "memory", **settings})
+        self._timings = WorkerTimings() if timings is None else timings
+        self._capacity = capacity
+        self._transfers = transfers
+        self._uploads = uploads
         self._listener = listen("127.0.0.1", 0)
         self.port: int = self._listener.getsockname()[1]
         self._ready = threading.Event()
@@ -45,22 +63,37 @@ class Server:
 
     async def _serve(self) -> None:
         self.loop = asyncio.get_running_loop()
-        worker = Single(self._settings, self._listener, self.history, None)
-        worker._build(self.loop)
-        self.hub, self.sessions = worker._hub, worker._sessions
-        self.rooms, self.broker = worker._rooms, worker._broker
-        self._server, self.files, self.metrics = worker._server, worker._files, worker._metrics
-        self.readers = worker._readers
-        sweeping = self.loop.create_task(worker._sweep_forever())
+        built = build_standalone(
+            self._settings,
+            self._listener,
+            self.history,
+            timings=self._timings,
+            capacity=self._capacity,
+            transfers=self._transfers,
+            uploads=self._uploads,
+        )
+        self.rooms = built.rooms
+        self.hub, self.sessions, self.broker = (
+            built.worker.hub,
+            built.worker.sessions,
+            built.worker.broker,
+        )
+        self.files, self.readers = built.worker.files, built.worker.readers
+        self.metrics = built.worker.metrics
+        self.http = built.worker.server
+        self._worker = Worker(built.worker)
+        await self._worker.serve(self)
+
+    # As the worker's mode
+
+    async def begin(self) -> None:
         self.loop.call_soon(self._ready.set)
-        try:
-            await self._server.serve(sockets=[self._listener])
-        finally:
-            sweeping.cancel()
-            self.hub.abort()
-            await asyncio.sleep(0)
-            if worker._files is not None:
-                await asyncio.to_thread(worker._files.close)
+
+    def tick(self) -> None:
+        """There is nobody to report to."""
+
+    async def end(self) -> None:
+        """Nothing was begun."""
 
     def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Call something in the server's loop; returns what it returned."""
@@ -75,9 +108,9 @@ class Server:
         self.loop.call_soon_threadsafe(run)
         return future.result(10 * TIMEOUT_UNIT_S)
 
-    def connections(self) -> list[Any]:
+    def connections(self) -> list[HttpProtocol]:
         """Those that are not upgraded."""
-        return list(self._server.server_state.connections)
+        return list(self.http.connections)
 
     def shut_down(self) -> None:
         """As a server does that has been told to stop; but it goes on."""
@@ -96,9 +129,8 @@ class Server:
 
     def stop(self) -> None:
         def stop() -> None:
-            self.sessions.drain(2)
+            self._worker.drain()
             self.hub.abort()  # nothing here tests how a server stops
-            self._server.should_exit = True
 
         self.call(stop)
         self._thread.join(10 * TIMEOUT_UNIT_S)

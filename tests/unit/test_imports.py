@@ -65,8 +65,8 @@ LAYERS = {
 LIBRARIES = {
     "picows": {"connections", "web.http", "cli.tail", "client.link"},
     "multidict": {"connections.session", "web.http"},
-    "starlette": {"web.page", "ops.admin", "files.endpoints"},
-    "uvicorn": {"web.http", "process.worker", "ops.admin"},
+    "starlette": {"web.page", "web.server", "ops.admin", "files.endpoints"},
+    "uvicorn": {"web.http", "web.server", "ops.admin"},
     "httptools": {"web.http"},
     "prometheus_client": {"ops"},
     "uvloop": {"process", "web.tls", "cli.tail"},
@@ -79,24 +79,25 @@ LIBRARIES = {
 
 #: What lives as long as the process, and who builds it.
 BUILDERS = {
-    "Chat": {"process.worker"},
-    "Hub": {"process.worker"},
-    "Sessions": {"process.worker"},
+    "Admission": {"process.assembly.worker"},
+    "Chat": {"process.assembly.worker"},
+    "FileEndpoints": {"process.assembly.worker"},
     "FileStore": {"process.assembly.storage"},
-    "Uploads": {"process.worker"},
-    "Retention": {"process.assembly.storage"},
-    "FileEndpoints": {"process.worker"},
-    "Metrics": {"process.worker", "process.relay"},
-    "Tls": {"process.worker"},
-    "Rooms": {"process.standalone", "process.relay"},
-    "MemoryBroker": {"process.standalone"},
-    "RelayBroker": {"process.clustered"},
-    "Relay": {"process.relay"},
+    "HttpServer": {"process.assembly.worker"},
+    "Hub": {"process.assembly.worker"},
+    "MemoryBroker": {"process.assembly.worker"},
     "MemoryHistory": {"process.assembly.storage"},
-    "SqliteHistory": {
-        "process.assembly.storage",
-        "history.transfer",
-    },  # `fastchat import` takes a server's place
+    "Metrics": {"process.assembly.storage", "process.assembly.worker"},
+    "Relay": {"process.assembly.storage"},
+    "RelayBroker": {"process.assembly.worker"},
+    "Retention": {"process.assembly.storage"},
+    "Rooms": {"process.assembly.storage"},
+    "Sessions": {"process.assembly.worker"},
+    # `fastchat import` writes a history while no server runs.
+    "SqliteHistory": {"process.assembly.storage", "history.transfer"},
+    "Tls": {"process.assembly.worker"},
+    "TokenAuthenticator": {"process.assembly.worker"},
+    "Uploads": {"process.assembly.worker"},
 }
 
 

@@ -50,25 +50,23 @@ class Sessions:
     """All sessions of a worker: what they share, their deadlines, and their end.
 
     `sweep` runs once a second. `max_message_bytes` bounds a whole message, `limits` what
-    one connection may do, and `admission` how many there may be.
+    one connection may do. `open` says whom sessions talk to.
     """
+
+    chat: Chat
+    hub: Hub
+    admission: Admission
 
     def __init__(
         self,
-        chat: Chat,
-        hub: Hub,
         *,
         max_message_bytes: int,
         clock: Callable[[], float],
         metrics: Metrics,
         limits: SessionLimits,
-        admission: Admission,
     ) -> None:
         self.throttle = Throttle(limits, clock)
-        self.admission = admission
         self._join_timeout_s = limits.join_timeout_s
-        self.chat = chat
-        self.hub = hub
         self.metrics = metrics
         self.max_message_bytes = max_message_bytes
         self.clock = clock
@@ -86,6 +84,16 @@ class Sessions:
 
     def __len__(self) -> int:
         return len(self._all)
+
+    def open(self, chat: Chat, hub: Hub, admission: Admission) -> None:
+        """Say whom sessions talk to: before the first connection, once.
+
+        `admission` says how many connections there can be. All three call the registry, which
+        is therefore made before them.
+        """
+        self.chat = chat
+        self.hub = hub
+        self.admission = admission
 
     def drain(self, spread_s: float) -> None:
         """Tell every client that the server stops, and close its connection with 1012.

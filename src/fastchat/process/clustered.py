@@ -1,31 +1,26 @@
-"""A worker of several: the relay has the rooms, and the supervisor has us."""
+"""A worker of several: the relay has the rooms, and the supervisor starts and ends the process."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
-from pathlib import Path
 
 import uvloop
 
-from fastchat.brokers import Broker
-from fastchat.brokers.relay.client import RelayBroker
-from fastchat.history.reader import PageReader
+from fastchat.process.assembly.worker import ClusteredComponents, build_clustered
 from fastchat.process.channel import Control
+from fastchat.process.signals import on_hang_up
+from fastchat.process.timings import WorkerTimings
 from fastchat.process.worker import Worker
 from fastchat.settings import Settings
 
 __all__ = ["run"]
 
 logger = logging.getLogger("fastchat")
-
-#: The time to drain when the supervisor is gone, and with it soon everything.
-LOST_DRAIN_S = 0.3
-#: A new worker waits so long for the relay; then it serves, and says that it has none.
-RELAY_WAIT_S = 3.0
 
 
 def run(settings: Settings, control: Control, *, number: int, listener: socket.socket) -> int:
@@ -35,57 +30,56 @@ def run(settings: Settings, control: Control, *, number: int, listener: socket.s
     """
     listener.setblocking(False)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(WorkerPart(settings, listener, control, number).serve())
+        return runner.run(_serve(settings, control, f"worker-{number}", listener))
 
 
-class WorkerPart(Worker):
-    """A worker of several: the relay has the rooms, the supervisor has us."""
+async def _serve(settings: Settings, control: Control, name: str, listener: socket.socket) -> int:
+    components = build_clustered(settings, listener, name=name, timings=WorkerTimings())
+    worker = Worker(components.worker)
+    return await worker.serve(Clustered(worker, components, control, name))
+
+
+class Clustered:
+    """The mode of the worker `name` of several: it reports to the supervisor and the relay."""
 
     def __init__(
-        self, settings: Settings, listener: socket.socket, control: Control, number: int
+        self, worker: Worker, components: ClusteredComponents, control: Control, name: str
     ) -> None:
-        super().__init__(settings, listener)
+        self._worker = worker
+        self._relay = components.relay
+        self._timings = components.worker.timings
         self._control = control
-        self._name = f"worker-{number}"
+        self._name = name
 
-    def _open_broker(self, loop: asyncio.AbstractEventLoop) -> Broker:
-        directory = Path(self._settings.data)
-        self._relay = RelayBroker(
-            directory,
-            name=self._name,
-            metrics=self._metrics,
-            reader=PageReader(directory) if self._settings.history == "sqlite" else None,
-            admission=self._admission,
-        )
-        return self._relay
-
-    async def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+    async def begin(self) -> None:
+        loop = asyncio.get_running_loop()
+        on_hang_up(loop, self._worker.reload, self._worker.drain)
         # However often: whoever signals all processes of a server does so as well as the
         # supervisor, and it is the supervisor that knows SIGKILL.
         loop.add_signal_handler(signal.SIGTERM, self._on_end)
         self._control.open(loop, self._on_lost)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(RELAY_WAIT_S):
+            async with asyncio.timeout(self._timings.relay_wait_s):
                 await self._relay.start()
         self._control.say(ready=True)
-        self._tick()
+        self.tick()
+        # What there is now lives as long as the process: the collector need not look at it.
+        gc.collect()
+        gc.freeze()
 
-    def _tick(self) -> None:
+    def tick(self) -> None:
         self._control.say(beat=True, relay=self._relay.connected)
-        self._relay.report(self._snapshot())
+        self._relay.report(self._worker.snapshot())
 
-    async def _end(self) -> None:
+    async def end(self) -> None:
         await self._relay.close()
 
     def _on_end(self) -> None:
-        if not self._sessions.draining:
+        if not self._worker.draining:
             logger.info("%s stops", self._name)
-            self._drain()
+            self._worker.drain()
 
     def _on_lost(self) -> None:
-        """In a moment the control channel ends the process; who can be told is told."""
+        """In a moment the control channel ends the process; until then, tell the clients."""
         logger.warning("%s stops: the supervisor is gone", self._name)
-        self._drain_s = LOST_DRAIN_S
-        self._server.force_exit = True
-        if not self._sessions.draining:
-            self._drain()
+        self._worker.drain_within(self._timings.lost_drain_s)

@@ -8,7 +8,6 @@ import gc
 import logging
 import os
 import signal
-import time
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -19,21 +18,15 @@ from fastchat.brokers.relay.server import Relay
 from fastchat.errors import SettingError
 from fastchat.history import History
 from fastchat.history.directory import lock
-from fastchat.metrics import Metrics, watch_lag
-from fastchat.process.assembly.limits import census_of, room_limits_of
-from fastchat.process.assembly.storage import open_history, open_retention
+from fastchat.metrics import watch_lag
+from fastchat.process.assembly.storage import build_relay, open_history
 from fastchat.process.channel import Control
-from fastchat.rooms.removals import FILE_NAME, Removals
-from fastchat.rooms.rooms import Rooms
+from fastchat.process.timings import RelayTimings
 from fastchat.settings import Settings
 
 __all__ = ["run"]
 
 logger = logging.getLogger("fastchat.relay")
-
-TICK_INTERVAL_S = 1.0
-#: How long the workers have to end, when all processes are asked to.
-WORKERS_STOP_S = 6.0
 
 
 def run(settings: Settings, control: Control, *, workers: int) -> int:
@@ -52,16 +45,9 @@ def run(settings: Settings, control: Control, *, workers: int) -> int:
 
 async def _serve(settings: Settings, history: History, control: Control, workers: int) -> int:
     loop = asyncio.get_running_loop()
-    metrics = Metrics()
-    rooms = Rooms(
-        history,
-        at_end_of_turn=loop.call_soon,
-        clock=time.time,
-        metrics=metrics,
-        removals=Removals(time.time, Path(settings.data) / FILE_NAME),
-        limits=room_limits_of(settings),
-    )
-    relay = Relay(Path(settings.data), rooms, metrics, workers=workers, census=census_of(settings))
+    timings = RelayTimings()
+    components = build_relay(settings, history, workers=workers)
+    relay, retention = components.relay, components.retention
     asked, alone = asyncio.Event(), asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, asked.set)
     control.open(loop, alone.set)
@@ -73,10 +59,9 @@ async def _serve(settings: Settings, history: History, control: Control, workers
         ) from None
     control.say(ready=True)
     tasks = [
-        loop.create_task(_tick_forever(relay, control)),
-        loop.create_task(watch_lag(metrics.loop_lag_s)),
+        loop.create_task(_tick_forever(relay, control, timings.tick_interval_s)),
+        loop.create_task(watch_lag(components.metrics.loop_lag_s)),
     ]
-    retention = open_retention(settings, metrics, history)
     if retention is not None:
         retention.start()
     gc.collect()
@@ -84,7 +69,7 @@ async def _serve(settings: Settings, history: History, control: Control, workers
     orphaned = loop.create_task(alone.wait())
     await _first_of(orphaned, asked.wait())
     # Whoever signals all processes at once means the workers first: they have something to say.
-    await _first_of(orphaned, relay.deserted(), timeout_s=WORKERS_STOP_S)
+    await _first_of(orphaned, relay.deserted(), timeout_s=timings.workers_stop_s)
     for task in tasks:
         task.cancel()
     if retention is not None:
@@ -101,9 +86,9 @@ async def _first_of(
     second.cancel()
 
 
-async def _tick_forever(relay: Relay, control: Control) -> None:
+async def _tick_forever(relay: Relay, control: Control, interval_s: float) -> None:
     while True:
-        await asyncio.sleep(TICK_INTERVAL_S)
+        await asyncio.sleep(interval_s)
         try:
             relay.rooms.tick()
         except Exception:  # a fault that stays has us replaced: there is no beat

@@ -16,15 +16,14 @@ import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import fastchat.connections.registry
-import fastchat.process.worker
 import fastchat.rooms.rooms
-from fastchat.chat import Chat, Client
 from fastchat.errors import CommandError, ErrorCode
-from fastchat.protocol import Message
+from fastchat.process.timings import WorkerTimings
 from support.raw_websocket import (
     BINARY,
     CLOSE,
@@ -43,6 +42,8 @@ from support.server import TIMEOUT_UNIT_S, wait_until
 from support.server_in_thread import Server, serving
 
 HELLO = b'{"type":"ping","ref":"hello"}'
+#: A client that answers no ping is closed within about a second.
+FAST_HEARTBEAT = WorkerTimings(ping_interval_s=0.5, pong_timeout_s=0.5)
 _rooms = (f"room-{number}" for number in itertools.count())
 
 
@@ -75,10 +76,9 @@ def room() -> str:
 @pytest.fixture
 def impatient_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A server whose deadlines are short; the hub's own are one and two seconds."""
-    monkeypatch.setattr(fastchat.process.worker, "SWEEP_INTERVAL_S", 0.05)
     monkeypatch.setattr(fastchat.connections.registry, "CLOSE_GRACE_S", 0.3)
     monkeypatch.setattr(fastchat.connections.registry, "MESSAGE_TIMEOUT_S", 0.3)
-    with serving(join_timeout=0.5) as server:
+    with serving(timings=WorkerTimings(sweep_interval_s=0.05), join_timeout=0.5) as server:
         yield server
 
 
@@ -494,19 +494,18 @@ def test_query_position_recovers(server: Server, room: str) -> None:
 # Our own faults
 
 
-class FaultyChat(Chat):
-    """A chat that fails over one text."""
-
-    def _message(self, client: Client, command: Message) -> None:
-        if command.text == "fail":
-            raise ZeroDivisionError("secret detail")
-        super()._message(client, command)
-
-
 @pytest.fixture
 def faulty_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(fastchat.process.worker, "Chat", FaultyChat)
+    """A server whose broker fails over one text."""
     with serving() as server:
+        publish = server.broker.publish
+
+        def fail(draft: Any, *arguments: Any) -> None:
+            if draft.text == "fail":
+                raise ZeroDivisionError("secret detail")
+            publish(draft, *arguments)
+
+        monkeypatch.setattr(server.broker, "publish", fail)
         yield server
 
 
@@ -668,12 +667,10 @@ def test_killed_client_is_told_as_a_leave(server: Server, room: str) -> None:
             process.wait()
 
 
-def test_missed_heartbeat_closes_with_4009(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missed_heartbeat_closes_with_4009() -> None:
     """Who answers no ping is closed and has left; who does stays."""
-    monkeypatch.setattr(fastchat.process.worker, "PING_INTERVAL_S", 0.5)
-    monkeypatch.setattr(fastchat.process.worker, "PONG_TIMEOUT_S", 0.5)
     with (
-        serving() as server,
+        serving(timings=FAST_HEARTBEAT) as server,
         connected(server.port, join_query("Alice", "a")) as alice,
         connected(server.port, join_query("Bob", "a")) as bob,
     ):
@@ -748,11 +745,12 @@ def test_finished_fragmented_messages_do_not_end_anything(impatient_server: Serv
         assert still_works(client)
 
 
-def test_half_sent_frame_misses_its_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_sent_frame_misses_its_heartbeat() -> None:
     """Who is stuck within a frame cannot answer a ping, dripping bytes or not."""
-    monkeypatch.setattr(fastchat.process.worker, "PING_INTERVAL_S", 0.5)
-    monkeypatch.setattr(fastchat.process.worker, "PONG_TIMEOUT_S", 0.5)
-    with serving() as server, connected(server.port, "/ws?username=Alice") as client:
+    with (
+        serving(timings=FAST_HEARTBEAT) as server,
+        connected(server.port, "/ws?username=Alice") as client,
+    ):
         client.write(frame(TEXT, b"x" * 60_000)[:100])
         client.socket.settimeout(0.1)
         while b"\x0f\xa9" not in client.unread:  # 4009
@@ -803,9 +801,7 @@ def test_close_during_a_command_that_never_ends_is_found_by_the_heartbeat(
     async def hang(*arguments: object) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(fastchat.process.worker, "PING_INTERVAL_S", 0.5)
-    monkeypatch.setattr(fastchat.process.worker, "PONG_TIMEOUT_S", 0.5)
-    with serving() as server:
+    with serving(timings=FAST_HEARTBEAT) as server:
         monkeypatch.setattr(server.broker, "join", hang)
         with connected(server.port, "/ws?username=Alice") as client:
             client.send({"text": "x"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import itertools
 import select
@@ -14,10 +15,9 @@ import pytest
 
 import fastchat.connections.registry
 import fastchat.files.incoming
-import fastchat.process.worker
-from fastchat.chat import Chat
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.files.incoming import Uploads
+from fastchat.process.timings import WorkerTimings
 from support.files_in_memory import Shelf
 from support.raw_websocket import (
     BINARY,
@@ -39,23 +39,21 @@ FLOOD_BYTES = 32 << 20
 
 
 @pytest.fixture
-def shelf(monkeypatch: pytest.MonkeyPatch) -> Shelf:
+def shelf() -> Shelf:
     """Where the servers of a test keep their files."""
     shelf = Shelf()
     shelf.max_bytes = FLOOD_BYTES
-    chat = functools.partial(_chat_with, shelf)
-    monkeypatch.setattr(fastchat.process.worker, "Chat", chat)
     return shelf
 
 
-def _chat_with(shelf: Shelf, *arguments: Any, **keywords: Any) -> Chat:
-    uploads = Uploads(shelf, shelf.places)
-    return Chat(*arguments, **{**keywords, "uploads": uploads, "max_chunk_bytes": 65_536})
+def sharing(shelf: Shelf, **arguments: Any) -> contextlib.AbstractContextManager[Server]:
+    """A server that keeps its files on a shelf."""
+    return serving(uploads=Uploads(shelf, shelf.places), **arguments)
 
 
 @pytest.fixture
 def server(shelf: Shelf) -> Iterator[Server]:
-    with serving(upload_rate=0.0) as server:
+    with sharing(shelf, upload_rate=0.0) as server:
         yield server
 
 
@@ -153,9 +151,11 @@ def test_sum_of_the_fragments_of_a_piece_is_bounded(alice: Client) -> None:
 
 def test_half_sent_piece_ends(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fragmented message has 30 s from its first fragment to its last, of a file as well."""
-    monkeypatch.setattr(fastchat.process.worker, "SWEEP_INTERVAL_S", 0.05)
     monkeypatch.setattr(fastchat.connections.registry, "MESSAGE_TIMEOUT_S", 0.2)
-    with serving() as server, connected(server.port, "/ws?username=Alice") as alice:
+    with (
+        sharing(shelf, timings=WorkerTimings(sweep_interval_s=0.05)) as server,
+        connected(server.port, "/ws?username=Alice") as alice,
+    ):
         announce(alice, 9)
         alice.send_frame(BINARY, b"x", fin=False)
         assert alice.receive_end() == 4504
@@ -166,9 +166,11 @@ def test_file_that_does_not_go_on_is_given_up(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its sender reads why, and is as connected as before."""
-    monkeypatch.setattr(fastchat.process.worker, "SWEEP_INTERVAL_S", 0.05)
     monkeypatch.setattr(fastchat.files.incoming, "STALL_S", 0.2)
-    with serving() as server, connected(server.port, "/ws?username=Alice") as alice:
+    with (
+        sharing(shelf, timings=WorkerTimings(sweep_interval_s=0.05)) as server,
+        connected(server.port, "/ws?username=Alice") as alice,
+    ):
         alice.receive_type("joined")
         announce(alice, 9, ref="r")
         alice.send_frame(BINARY, b"x")
@@ -178,12 +180,13 @@ def test_file_that_does_not_go_on_is_given_up(
         assert still_works(alice)
 
 
-def test_pieces_are_a_sign_of_life(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pieces_are_a_sign_of_life(shelf: Shelf) -> None:
     """On a slow line a pong waits behind what was sent before it."""
-    monkeypatch.setattr(fastchat.process.worker, "PING_INTERVAL_S", 0.3)
-    monkeypatch.setattr(fastchat.process.worker, "PONG_TIMEOUT_S", 0.3)
-    monkeypatch.setattr(fastchat.process.worker, "SWEEP_INTERVAL_S", 0.05)
-    with serving() as server, connected(server.port, "/ws?username=Alice") as alice:
+    timings = WorkerTimings(sweep_interval_s=0.05, ping_interval_s=0.3, pong_timeout_s=0.3)
+    with (
+        sharing(shelf, timings=timings) as server,
+        connected(server.port, "/ws?username=Alice") as alice,
+    ):
         announce(alice, 100)
         for _ in range(4):
             while alice.receive_frame().opcode != PING:
@@ -306,7 +309,10 @@ def test_pieces_cost_no_messages(alice: Client) -> None:
 
 def test_pieces_are_paced(shelf: Shelf) -> None:
     """What is over the rate is read later, and nothing is refused."""
-    with serving(upload_rate=1e6) as server, connected(server.port, "/ws?username=Al") as alice:
+    with (
+        sharing(shelf, upload_rate=1e6) as server,
+        connected(server.port, "/ws?username=Al") as alice,
+    ):
         announce(alice, 1_500_000)
         began = time.monotonic()
         for _ in range(30):

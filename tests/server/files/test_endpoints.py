@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-import fastchat.process.worker
 import fastchat.web.http
 from fastchat.files.endpoints import CHUNK_BYTES, HEARD_OUT_BYTES
+from fastchat.process.timings import WorkerTimings
 from support.file_store import left_in, png
 from support.raw_websocket import (
     HOST,
@@ -422,10 +422,10 @@ def share_works(alice: Client, server: Server) -> bool:
 @pytest.fixture
 def impatient(data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Server, Client]]:
     """A server that gives a file half a second for each 16 KiB, and Alice."""
-    monkeypatch.setattr(fastchat.process.worker, "SWEEP_INTERVAL_S", 0.05)
     monkeypatch.setattr(fastchat.web.http, "ANSWER_TIMEOUT_S", 0.5 * TIMEOUT_UNIT_S)
+    timings = WorkerTimings(sweep_interval_s=0.05)
     with (
-        serving(history="sqlite", data=str(data)) as server,
+        serving(timings=timings, history="sqlite", data=str(data)) as server,
         connected(server.port, "/ws?username=Alice") as alice,
     ):
         alice.receive_type("joined")
@@ -517,11 +517,10 @@ def open_contents() -> list[str]:
 
 
 @pytest.fixture
-def narrow(data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Server, Client]]:
+def narrow(data: Path) -> Iterator[tuple[Server, Client]]:
     """A server that has two places for an address, of each way; and Alice."""
-    monkeypatch.setattr(fastchat.process.worker, "count_transfers", lambda: 8)
     with (
-        serving(history="sqlite", data=str(data)) as server,
+        serving(transfers=8, history="sqlite", data=str(data)) as server,
         connected(server.port, "/ws?username=Alice") as alice,
     ):
         alice.receive_type("joined")
@@ -694,13 +693,10 @@ def test_refused_sender_is_heard_for_a_while(
         assert response.headers["connection"] == "close"
 
 
-def test_without_limits_an_address_has_all_the_places(
-    data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_limits_an_address_has_all_the_places(data: Path) -> None:
     """There are no more of them, for each takes a descriptor."""
-    monkeypatch.setattr(fastchat.process.worker, "count_transfers", lambda: 2)
     with (
-        serving(history="sqlite", data=str(data), limits="off") as server,
+        serving(transfers=2, history="sqlite", data=str(data), limits="off") as server,
         connected(server.port, "/ws?username=Alice") as alice,
         contextlib.ExitStack() as stack,
     ):

@@ -103,9 +103,8 @@ def test_files_have_a_share(limits: dict[str, int], limit: int, transfers: int) 
 
 
 @pytest.fixture
-def small_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr("fastchat.process.worker.measure_capacity", lambda more: Capacity(3, 5))
-    with serving() as server:
+def small_server() -> Iterator[Server]:
+    with serving(capacity=Capacity(3, 5)) as server:
         yield server
 
 

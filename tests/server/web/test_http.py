@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import pytest
 
-import fastchat.process.worker
 import fastchat.web.http
+from fastchat.process.timings import WorkerTimings
 from fastchat.web.http import MAX_HEAD_BYTES, MAX_HEAD_LINES
 from support.raw_websocket import (
     HANDSHAKE,
@@ -274,11 +274,9 @@ def test_large_head_costs_no_memory() -> None:
 
 @pytest.fixture
 def impatient_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(fastchat.process.worker, "SWEEP_INTERVAL_S", 0.05)
     monkeypatch.setattr(fastchat.web.http, "HEAD_TIMEOUT_S", 0.4)
     monkeypatch.setattr(fastchat.web.http, "ANSWER_TIMEOUT_S", 0.6)
-    with serving() as server:
-        server._server.config.timeout_keep_alive = 1
+    with serving(timings=WorkerTimings(sweep_interval_s=0.05, keep_alive_s=1)) as server:
         yield server
 
 
@@ -330,8 +328,7 @@ def test_answer_that_nobody_reads_is_aborted(
         with contextlib.suppress(OSError):  # too many at once are refused
             for _ in range(30 if path == "/static/app.css" else 1000):
                 wire.write(request(path))
-        connections = impatient_server._server.server_state.connections
-        wait_until(lambda: not connections)
+        wait_until(lambda: not impatient_server.http.connections)
     assert not caplog.records
 
 
@@ -605,8 +602,8 @@ def test_client_of_a_library_is_understood(server: Server) -> None:
 
 def test_upgraded_connection_holds_nothing_of_http(server: Server) -> None:
     """An idle WebSocket keeps neither uvicorn's protocol nor its parser."""
-    wait_until(lambda: not server._server.server_state.connections)
+    wait_until(lambda: not server.http.connections)
     clients = [Client(server.port) for _ in range(5)]
-    assert not server._server.server_state.connections
+    assert not server.http.connections
     for client in clients:
         client.close()

@@ -495,7 +495,6 @@ def test_fault_in_a_tick_is_logged_and_costs_a_beat(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The next tick is as any; a fault that stays is a relay without a beat."""
-    monkeypatch.setattr(relay_process, "TICK_INTERVAL_S", 0.001)
     beats: list[int] = []
 
     class Beats:
@@ -511,9 +510,10 @@ def test_fault_in_a_tick_is_logged_and_costs_a_beat(
             raise RuntimeError("a planted fault")
 
     async def test(place: Place) -> None:
-
         monkeypatch.setattr(place.rooms, "tick", tick)
-        ticking = asyncio.create_task(relay_process._tick_forever(place.relay, Beats()))  # type: ignore[arg-type]
+        ticking = asyncio.create_task(
+            relay_process._tick_forever(place.relay, Beats(), interval_s=0.001)  # type: ignore[arg-type]
+        )
         async with asyncio.timeout(PATIENCE_S):
             while len(beats) < 3:  # noqa: ASYNC110 there is no event to wait for
                 await asyncio.sleep(0.001)

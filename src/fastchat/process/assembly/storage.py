@@ -1,24 +1,82 @@
-"""What the settings ask to be kept, for whichever process keeps it: the history, and files."""
+"""What keeps messages and files is built here, and the rooms over it.
+
+The only process has all of that, and so has the relay.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+from fastchat.brokers.relay.server import Relay
 from fastchat.files.retention import Retention
 from fastchat.files.store import FileStore
 from fastchat.history import History
 from fastchat.history.memory import MemoryHistory
 from fastchat.history.sqlite import SqliteHistory
 from fastchat.metrics import Metrics
+from fastchat.process.assembly.limits import census_of, room_limits_of
+from fastchat.rooms.removals import FILE_NAME, Removals
+from fastchat.rooms.rooms import Rooms
 from fastchat.settings import Settings
 
-__all__ = ["new_secret", "open_files", "open_history", "open_retention"]
+__all__ = [
+    "RelayComponents",
+    "build_relay",
+    "build_rooms",
+    "new_secret",
+    "open_files",
+    "open_history",
+    "open_retention",
+]
 
 logger = logging.getLogger("fastchat")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelayComponents:
+    """What the relay's process has. Each object lives as long as the process."""
+
+    metrics: Metrics
+    relay: Relay
+    retention: Retention | None
+
+
+def build_relay(settings: Settings, history: History, *, workers: int) -> RelayComponents:
+    """Build the relay of so many workers, in its running loop."""
+    metrics = Metrics()
+    rooms = build_rooms(settings, history, metrics, is_shared=True)
+    return RelayComponents(
+        metrics=metrics,
+        relay=Relay(
+            Path(settings.data), rooms, metrics, workers=workers, census=census_of(settings)
+        ),
+        retention=open_retention(settings, metrics, history),
+    )
+
+
+def build_rooms(
+    settings: Settings, history: History, metrics: Metrics, *, is_shared: bool = False
+) -> Rooms:
+    """Build the rooms, in the running loop.
+
+    Removals are kept in a file if there is a directory for it: beside a history on disk, and
+    where the rooms are shared by several workers, whose socket needs one as well.
+    """
+    has_directory = is_shared or settings.history == "sqlite"
+    return Rooms(
+        history,
+        at_end_of_turn=asyncio.get_running_loop().call_soon,
+        clock=time.time,
+        metrics=metrics,
+        removals=Removals(time.time, Path(settings.data) / FILE_NAME if has_directory else None),
+        limits=room_limits_of(settings),
+    )
 
 
 def open_history(settings: Settings) -> History:

@@ -1,0 +1,288 @@
+"""What serves clients is built here: for the only process, and for one worker of several."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastchat.auth import Authenticator
+from fastchat.brokers import Broker
+from fastchat.brokers.memory import MemoryBroker
+from fastchat.brokers.relay.client import RelayBroker
+from fastchat.chat import Chat
+from fastchat.connections.registry import Sessions
+from fastchat.files.endpoints import FileEndpoints
+from fastchat.files.incoming import Uploads
+from fastchat.files.retention import Retention
+from fastchat.files.store import FileStore
+from fastchat.history import History
+from fastchat.history.reader import PageReader
+from fastchat.hub import Hub
+from fastchat.limits.connections import Admission, Gate
+from fastchat.limits.queue import Places
+from fastchat.metrics import Metrics
+from fastchat.process.assembly.limits import (
+    census_of,
+    gate_of,
+    readers_of,
+    session_limits_of,
+    transfers_of,
+    visitors_of,
+)
+from fastchat.process.assembly.storage import (
+    build_rooms,
+    new_secret,
+    open_files,
+    open_retention,
+)
+from fastchat.process.timings import WorkerTimings
+from fastchat.rooms.rooms import Rooms
+from fastchat.settings import Settings
+from fastchat.web.capacity import WAYS, Capacity, count_transfers, measure_capacity
+from fastchat.web.http import Edge
+from fastchat.web.origins import Origins
+from fastchat.web.page import build_app
+from fastchat.web.proxies import Proxies
+from fastchat.web.server import HttpServer
+
+if TYPE_CHECKING:
+    from fastchat.web.tls import Tls
+
+__all__ = [
+    "ClusteredComponents",
+    "StandaloneComponents",
+    "WorkerComponents",
+    "build_clustered",
+    "build_standalone",
+    "open_authenticator",
+    "open_tls",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerComponents:
+    """What every process with clients has. Each object lives as long as the process."""
+
+    settings: Settings
+    timings: WorkerTimings
+    metrics: Metrics
+    authenticator: Authenticator | None
+    tls: Tls | None
+    files: FileStore | None
+    readers: Places
+    hub: Hub
+    broker: Broker
+    sessions: Sessions
+    gate: Gate
+    server: HttpServer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StandaloneComponents:
+    """What the only process has besides: the rooms, and what deletes files without a message."""
+
+    worker: WorkerComponents
+    rooms: Rooms
+    retention: Retention | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusteredComponents:
+    """What a worker of several has besides: its connection to the relay, which has the rooms."""
+
+    worker: WorkerComponents
+    relay: RelayBroker
+
+
+def build_standalone(
+    settings: Settings,
+    listener: socket.socket,
+    history: History,
+    *,
+    timings: WorkerTimings,
+    reserved: int = 0,
+    capacity: Capacity | None = None,
+    transfers: int | None = None,
+    uploads: Uploads | None = None,
+) -> StandaloneComponents:
+    """Build the only process, in its running loop.
+
+    `reserved` is the number of file descriptors that clients cannot have, besides the usual
+    ones. The others are for tests: `capacity` and `transfers` come from the limit of open files
+    otherwise, and `uploads` from the settings. Raises SettingError.
+    """
+    metrics = Metrics()
+    retention = open_retention(settings, metrics, history)
+    rooms = build_rooms(settings, history, metrics)
+    base = _build_base(settings, timings, metrics, reserved, capacity, transfers, uploads)
+    worker = _build_worker(base, listener, MemoryBroker(rooms))
+    return StandaloneComponents(worker=worker, rooms=rooms, retention=retention)
+
+
+def build_clustered(
+    settings: Settings, listener: socket.socket, *, name: str, timings: WorkerTimings
+) -> ClusteredComponents:
+    """Build the worker `name` of several, in its running loop. Raises SettingError."""
+    base = _build_base(settings, timings, Metrics())
+    directory = Path(settings.data)
+    relay = RelayBroker(
+        directory,
+        name=name,
+        metrics=base.metrics,
+        reader=PageReader(directory) if settings.history == "sqlite" else None,
+        admission=base.admission,
+    )
+    return ClusteredComponents(worker=_build_worker(base, listener, relay), relay=relay)
+
+
+def open_authenticator(settings: Settings) -> Authenticator | None:
+    """The authenticator that the settings ask for; None where anybody can join.
+
+    Raises SettingError when a key cannot be used.
+    """
+    if settings.auth == "none":
+        return None
+    # Imported here: the libraries take a tenth of a second, and only this setting needs them.
+    from fastchat.auth.tokens import TokenAuthenticator
+
+    return TokenAuthenticator(
+        settings.jwt_key_file, audience=settings.jwt_audience, issuer=settings.jwt_issuer
+    )
+
+
+def open_tls(settings: Settings) -> Tls | None:
+    """The certificate that the settings name; None where the server does not encrypt.
+
+    Raises SettingError when the certificate or its key cannot be used.
+    """
+    if not settings.ssl_certfile:
+        return None
+    from fastchat.web.tls import Tls  # imported here for the same reason
+
+    return Tls(settings.ssl_certfile, settings.ssl_keyfile)
+
+
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """What can be built before it is known how the process reaches the rooms."""
+
+    settings: Settings
+    timings: WorkerTimings
+    metrics: Metrics
+    authenticator: Authenticator | None
+    tls: Tls | None
+    files: FileStore | None
+    uploads: Uploads | None
+    transfers: int
+    capacity: Capacity
+    sessions: Sessions
+    hub: Hub
+    admission: Admission
+
+
+def _build_base(
+    settings: Settings,
+    timings: WorkerTimings,
+    metrics: Metrics,
+    reserved: int = 0,
+    capacity: Capacity | None = None,
+    transfers: int | None = None,
+    uploads: Uploads | None = None,
+) -> _Base:
+    authenticator = open_authenticator(settings)
+    tls = open_tls(settings)
+    files = open_files(settings, metrics)
+    if transfers is None:
+        transfers = count_transfers()
+    if uploads is None and files is not None:
+        uploads = Uploads(files, transfers_of(settings, transfers))
+    if capacity is None:
+        capacity = measure_capacity(reserved + (0 if files is None else WAYS * transfers))
+    sessions = Sessions(
+        max_message_bytes=settings.max_message_bytes,
+        clock=asyncio.get_running_loop().time,
+        metrics=metrics,
+        limits=session_limits_of(settings),
+    )
+    hub = Hub(
+        max_lag_bytes=settings.max_lag_bytes,
+        max_lag_s=settings.max_lag_seconds,
+        ping_interval_s=timings.ping_interval_s,
+        pong_timeout_s=timings.pong_timeout_s,
+        on_evict=sessions.evicted,
+    )
+    admission = Admission(census_of(settings, served=capacity.served), sessions.turn_away)
+    return _Base(
+        settings=settings,
+        timings=timings,
+        metrics=metrics,
+        authenticator=authenticator,
+        tls=tls,
+        files=files,
+        uploads=uploads,
+        transfers=transfers,
+        capacity=capacity,
+        sessions=sessions,
+        hub=hub,
+        admission=admission,
+    )
+
+
+def _build_worker(base: _Base, listener: socket.socket, broker: Broker) -> WorkerComponents:
+    settings = base.settings
+    chat = Chat(
+        broker,
+        base.hub,
+        clock=time.time,
+        new_secret=new_secret,
+        metrics=base.metrics,
+        authenticator=base.authenticator,
+        dismiss=base.sessions.dismiss,
+        max_rooms=settings.max_connection_rooms,
+        uploads=base.uploads,
+        max_chunk_bytes=settings.max_message_bytes,
+    )
+    broker.open(delivery=base.hub, receiver=chat)
+    base.sessions.open(chat, base.hub, base.admission)
+    gate = gate_of(settings, asyncio.get_running_loop().time)
+    readers = readers_of(settings, base.transfers)
+    edge = Edge(
+        base.sessions,
+        Origins(settings.allow_origin),
+        base.capacity,
+        Proxies(settings.trusted_proxy),
+        gate,
+        visitors_of(settings, served=base.capacity.served),
+        echo=settings.debug_echo,
+        max_file_bytes=0 if base.files is None else base.files.max_bytes,
+    )
+    routes = []
+    if base.files is not None:
+        receiving = transfers_of(settings, base.transfers)
+        routes = FileEndpoints(base.files, receiving, readers, base.metrics).routes()
+    server = HttpServer(
+        listener,
+        build_app(frames=settings.allow_frame, routes=routes),
+        edge,
+        base.tls,
+        stop_s=base.timings.drain_s,
+        keep_alive_s=base.timings.keep_alive_s,
+    )
+    return WorkerComponents(
+        settings=settings,
+        timings=base.timings,
+        metrics=base.metrics,
+        authenticator=base.authenticator,
+        tls=base.tls,
+        files=base.files,
+        readers=readers,
+        hub=base.hub,
+        broker=broker,
+        sessions=base.sessions,
+        gate=gate,
+        server=server,
+    )

@@ -1,0 +1,107 @@
+"""The server that accepts a worker's connections: uvicorn's, with our protocols."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import socket
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, cast
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from fastchat.connections.echo import check_loopback
+from fastchat.web.headers import SECURITY_HEADERS
+from fastchat.web.http import Edge, HttpProtocol, WebSocketProtocol
+
+if TYPE_CHECKING:
+    from fastchat.web.tls import Tls
+
+__all__ = ["HttpServer"]
+
+
+class _Uvicorn(uvicorn.Server):
+    """uvicorn's server without its signal handlers: the process has its own."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class HttpServer:
+    """Accepts connections on `listener` and answers them with `app`, until it is stopped.
+
+    It also accepts WebSockets, which are `edge.sessions` from then on. With `tls`, it encrypts
+    connections. A request that is answered when the server stops has `stop_s` to end. A
+    connection without a further request is closed after `keep_alive_s`.
+
+    Raises SettingError if `edge.echo` is set and other machines can reach the listener.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        app: ASGIApp,
+        edge: Edge,
+        tls: Tls | None = None,
+        *,
+        stop_s: float,
+        keep_alive_s: int,
+    ) -> None:
+        if edge.echo:
+            check_loopback(listener)
+        self.listener = listener
+        self._edge = edge
+        self._tls = tls
+        config = uvicorn.Config(
+            app,
+            http=self._accept,  # type: ignore[arg-type]  # it calls what it takes for a class
+            ws=functools.partial(WebSocketProtocol, edge=edge),  # type: ignore[arg-type]
+            headers=SECURITY_HEADERS,
+            server_header=False,
+            proxy_headers=False,
+            access_log=False,
+            log_config=None,
+            lifespan="off",
+            timeout_keep_alive=keep_alive_s,
+            timeout_graceful_shutdown=int(stop_s),
+        )
+        self._uvicorn = _Uvicorn(config)
+
+    @property
+    def connections(self) -> tuple[HttpProtocol, ...]:
+        """The connections that are not upgraded; with TLS, their handshake is over."""
+        return cast("tuple[HttpProtocol, ...]", tuple(self._uvicorn.server_state.connections))
+
+    async def serve(self) -> None:
+        """Accept connections until `stop` is called and the answers under way have ended."""
+        await self._uvicorn.serve(sockets=[self.listener])
+
+    def stop_accepting(self) -> None:
+        """Leave new connections to others: one that waits at a shared address is theirs."""
+        for server in getattr(self._uvicorn, "servers", ()):  # there are none before `serve`
+            server.close()
+
+    def stop(self, *, at_once: bool = False) -> None:
+        """Have `serve` return; `at_once` does not wait for answers under way."""
+        self._uvicorn.should_exit = True
+        if at_once:
+            self._uvicorn.force_exit = True
+
+    def sweep(self) -> None:
+        """End the connections that have let a deadline pass. To be called once a second."""
+        now = asyncio.get_running_loop().time()
+        for connection in self.connections:
+            connection.sweep(now)
+
+    def _accept(self, **keywords: Any) -> asyncio.Protocol:
+        """Make the protocol of a connection; uvicorn calls this as if it were a class."""
+        protocol = HttpProtocol(edge=self._edge, **keywords)
+        return protocol if self._tls is None else self._tls.entrance(protocol, self._room)
+
+    def _room(self) -> int:
+        """How many more connections there can be, including those at their TLS handshake."""
+        known = len(self._uvicorn.server_state.connections) + len(self._edge.sessions)
+        return self._edge.capacity.accepted - known
