@@ -8,7 +8,7 @@ message, and others when they are an hour old, for their sender may still be wri
 in another room keeps nothing. What cannot be read is kept.
 
 A message may come and go between two looks, so the history says of each link that it came or
-went (`fastchat.files.notes`). Where one went it is looked at once, and for a file that somebody
+went (`LinkChanges`). Where one went it is looked at once, and for a file that somebody
 has taken out of a message it does not take a minute, nor an hour.
 
 Rooms whose stream has not moved are passed over. It also clears away what was left behind by
@@ -25,21 +25,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import apsw
-
-from fastchat.database import open_to_read, select
 from fastchat.errors import FilesError, HistoryError, SettingError
 from fastchat.files.contents import Contents
 from fastchat.files.disk import Space, kept_for_messages, space_of
 from fastchat.files.index import FOLDER, Index, Known
 from fastchat.files.links import ids_in
-from fastchat.files.notes import Notes, Taken
-from fastchat.history.directory import FILE_NAME
-from fastchat.history.rows import OFFSET_BITS, OFFSET_MASK, disk_errors
+from fastchat.history.reader import HistoryReader, Stream
 from fastchat.metrics import Metrics
-from fastchat.protocol import FILES_URL
 
-__all__ = ["Retention"]
+__all__ = ["LinkChanges", "Retention"]
 
 logger = logging.getLogger("fastchat.files")
 
@@ -48,16 +42,10 @@ INTERVAL_S = 60.0
 SOON_S = 2.0
 #: From a file to the message that has it; whoever writes longer sends it again.
 UNLINKED_S = 3600.0
+#: Further changes are not noted while the disk hangs; a sweep looks at all messages anyway.
+MAX_CHANGES = 10_000
+#: Of the history's file; this thread has more time than a client that asks for a page.
 _BUSY_TIMEOUT_MS = 2000
-
-
-class _Stream(NamedTuple):
-    """Where a room's stream stands: what is in it depends on that alone."""
-
-    number: int
-    epoch: str
-    head: int
-    first: int
 
 
 class Retention(threading.Thread):
@@ -83,10 +71,11 @@ class Retention(threading.Thread):
         self._measure = measure
         self._contents = Contents(data / FOLDER)
         self._index = Index(data / FOLDER, clock=clock)
+        self._history = HistoryReader(data, busy_timeout_ms=_BUSY_TIMEOUT_MS)
         self._ended = threading.Event()
-        #: For the history to write.
-        self.notes = Notes(clock)
-        self._seen: dict[str, _Stream | None] = {}
+        #: The history adds to these (`SqliteHistory.watch_links`).
+        self.changes = LinkChanges(clock)
+        self._seen: dict[str, Stream | None] = {}
         self._is_first = True
         self._failing = False
 
@@ -97,14 +86,14 @@ class Retention(threading.Thread):
             if now >= due_s:
                 self.sweep()
                 due_s = now + INTERVAL_S
-            if self.notes.wait(due_s - time.monotonic()) and not self._ended.wait(SOON_S):
+            if self.changes.wait(due_s - time.monotonic()) and not self._ended.wait(SOON_S):
                 self.settle()
         self.settle()
 
     def stop(self) -> None:
-        """End the thread, after the room that it is at. What is noted by now is kept."""
+        """End the thread, after the room that it is at; changes told by now are heeded."""
         self._ended.set()
-        self.notes.wake()
+        self.changes.wake()
         self.join()
 
     def sweep(self) -> None:
@@ -115,21 +104,22 @@ class Retention(threading.Thread):
 
     def settle(self) -> None:
         """Heed what the history has told: delete what has lost its last message."""
-        with self._reported(), self._heeding() as notes:
-            ours = {room: {known.id for known in self._index.files_of(room)} for room in notes.lost}
-            self._sweep_rooms([room for room, ids in notes.lost.items() if ids & ours[room]])
+        with self._reported(), self._heeding() as changes:
+            lost = changes.lost
+            ours = {room: {known.id for known in self._index.files_of(room)} for room in lost}
+            self._sweep_rooms([room for room, ids in lost.items() if ids & ours[room]])
 
     @contextmanager
-    def _heeding(self) -> Iterator[Taken]:
-        notes = self.notes.take()
+    def _heeding(self) -> Iterator[_Changes]:
+        changes = self.changes.take()
         try:
-            if notes.linked:
-                self._index.link_all(notes.linked)
-            for room, _ in notes.linked:  # what was seen of it did not have these
+            if changes.linked:
+                self._index.link_all(changes.linked)
+            for room, _ in changes.linked:  # what was seen of it did not have these
                 self._seen.pop(room, None)
-            yield notes
+            yield changes
         except BaseException:
-            self.notes.put_back(notes)
+            self.changes.put_back(changes)
             raise
 
     @contextmanager
@@ -189,28 +179,27 @@ class Retention(threading.Thread):
         if not rooms:
             return
         deleted = 0
-        with disk_errors():
-            history = open_to_read(self._data / FILE_NAME, busy_timeout_ms=_BUSY_TIMEOUT_MS)
-            try:
-                for room in rooms:
-                    if self._ended.is_set():
-                        break
-                    deleted += self._sweep_room(history, room)
-            finally:
-                history.close()
+        try:
+            for room in rooms:
+                if self._ended.is_set():
+                    break
+                deleted += self._sweep_room(room)
+        finally:
+            self._history.close()  # its descriptors are not for a minute of waiting
         if deleted:
             self._metrics.deleted_files_total += deleted
             logger.info("deleted %d files that no message has", deleted)
 
-    def _sweep_room(self, history: apsw.Connection, room: str) -> int:
+    def _sweep_room(self, room: str) -> int:
         """Returns how many files were deleted."""
         files = self._index.files_of(room)  # before the texts: what comes later is new
-        stream = _stream_of(history, room)
+        stream = self._history.stream(room)
         old = self._clock() - UNLINKED_S
         unsure = any(not known.linked and known.uploaded <= old for known in files)
         if room in self._seen and self._seen[room] == stream and not unsure:
             return 0
-        linked = set() if stream is None else _linked_in(history, stream)
+        texts = self._history.texts_with_links(room)
+        linked = {id for text in texts for id in ids_in(text)}
         deleted = sum(self._settle(known, linked, old) for known in files)
         self._seen[room] = stream
         return deleted
@@ -226,23 +215,59 @@ class Retention(threading.Thread):
         return False
 
 
-def _stream_of(history: apsw.Connection, room: str) -> _Stream | None:
-    """None for a room in which nothing was ever published."""
-    found = select(history, "SELECT number, epoch, head FROM rooms WHERE name = ?", room)
-    if not found:
-        return None
-    number, epoch, head = found[0]
-    low = number << OFFSET_BITS
-    statement = "SELECT min(key) FROM publications WHERE key BETWEEN ? AND ?"
-    ((oldest,),) = select(history, statement, low, low | OFFSET_MASK)
-    return _Stream(number, epoch, head, head + 1 if oldest is None else oldest & OFFSET_MASK)
+class LinkChanges:
+    """The changes of links that the history has told of and that no sweep has heeded yet.
+
+    The history adds them in the loop, and the retention takes them in its thread. A text
+    without a link costs nothing, one with a link the search for it.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._added = threading.Event()
+        self._changes = _Changes({}, {})
+
+    def add(self, room: str, before: str, after: str) -> None:
+        """A message of a room had one text, and has another; either may be empty."""
+        had, has = ids_in(before), ids_in(after)
+        now = self._clock()
+        with self._lock:
+            if len(self._changes.linked) + len(self._changes.lost) > MAX_CHANGES:
+                return
+            for id in has - had:
+                self._changes.linked[room, id] = now
+            if gone := had - has:
+                self._changes.lost.setdefault(room, set()).update(gone)
+        if has != had:
+            self._added.set()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until there are some, or `wake` is called; says whether that was so."""
+        return self._added.wait(max(0.0, timeout_s))
+
+    def wake(self) -> None:
+        """End a `wait`, whether there are changes or not."""
+        self._added.set()
+
+    def take(self) -> _Changes:
+        with self._lock:
+            self._added.clear()
+            taken, self._changes = self._changes, _Changes({}, {})
+        return taken
+
+    def put_back(self, taken: _Changes) -> None:
+        """Return changes that could not be heeded; the next sweep takes them again."""
+        with self._lock:
+            newer, self._changes = self._changes, taken
+            taken.linked.update(newer.linked)
+            for room, ids in newer.lost.items():
+                taken.lost.setdefault(room, set()).update(ids)
 
 
-def _linked_in(history: apsw.Connection, stream: _Stream) -> set[str]:
-    """The files that the messages of a room have, in their present state."""
-    low = stream.number << OFFSET_BITS
-    rows = history.execute(
-        "SELECT text FROM publications WHERE key BETWEEN ? AND ? AND kind = 0 AND instr(text, ?)",
-        (low, low | OFFSET_MASK, FILES_URL + "/"),
-    )
-    return {id for (text,) in rows for id in ids_in(text)}
+class _Changes(NamedTuple):
+    """`linked` has when a message was seen with a file, by its room and id; `lost` has, by
+    room, the ids that a message does not have any more."""
+
+    linked: dict[tuple[str, str], float]
+    lost: dict[str, set[str]]

@@ -1,4 +1,4 @@
-"""Pages of a history in SQLite, for processes beside the one that writes it.
+"""A history in SQLite as others read it: other processes, and other threads.
 
 What a client has been delivered is committed, so whoever reads the file sees it. Reading goes
 on when the writer does not answer, or is dead.
@@ -6,19 +6,26 @@ on when the writer does not answer, or is dead.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import apsw
 
 from fastchat.database import open_to_read, select
 from fastchat.history import Page
 from fastchat.history.directory import FILE_NAME
-from fastchat.history.rows import OFFSET_BITS, OFFSET_MASK, SELECT, disk_errors, publication_of
+from fastchat.history.rows import (
+    LINK,
+    OFFSET_BITS,
+    OFFSET_MASK,
+    SELECT,
+    disk_errors,
+    publication_of,
+)
 
-__all__ = ["PageReader", "read_page"]
-
-#: A checkpoint that begins the log anew may lock readers out for a moment.
-_BUSY_TIMEOUT_MS = 500
+__all__ = ["HistoryReader", "Stream", "read_page"]
 
 
 def read_page(
@@ -36,15 +43,27 @@ def read_page(
     return Page(publications, more=len(rows) > limit)
 
 
-class PageReader:
-    """Reads the file of the history in `directory`, which is opened when it is needed.
+class Stream(NamedTuple):
+    """Where a room's stream stands; what the room contains depends on that alone.
 
-    `before` and `after` are those of `fastchat.history.History`; they raise
-    HistoryError where the file cannot be read.
+    `head` is the offset of the newest publication, `first` of the oldest that is kept.
     """
 
-    def __init__(self, directory: Path) -> None:
+    epoch: str
+    head: int
+    first: int
+
+
+class HistoryReader:
+    """Reads the file of the history in `directory`, which is opened when it is needed.
+
+    While a checkpoint locks readers out, a read waits for up to `busy_timeout_ms`. Every
+    method but `close` raises HistoryError when the file cannot be read.
+    """
+
+    def __init__(self, directory: Path, *, busy_timeout_ms: int = 500) -> None:
         self._file = directory / FILE_NAME
+        self._busy_timeout_ms = busy_timeout_ms
         self._db: apsw.Connection | None = None
 
     def before(self, room: str, offset: int | None, limit: int) -> Page:
@@ -54,15 +73,49 @@ class PageReader:
     def after(self, room: str, offset: int, limit: int) -> Page:
         return self._read(room, min(offset + 1, OFFSET_MASK), OFFSET_MASK, limit, newest=False)
 
+    def stream(self, room: str) -> Stream | None:
+        """Where a room stands; None if nothing was ever published in it."""
+        with self._room(room) as (db, number):
+            if number is None:
+                return None
+            ((epoch, head),) = select(db, "SELECT epoch, head FROM rooms WHERE number = ?", number)
+            statement = "SELECT min(key) FROM publications WHERE key BETWEEN ? AND ?"
+            ((oldest,),) = select(db, statement, *_keys(number))
+        return Stream(epoch, head, head + 1 if oldest is None else oldest & OFFSET_MASK)
+
+    def texts_with_links(self, room: str) -> Iterator[str]:
+        """The texts of the messages of a room, in their present state, that link to files."""
+        with self._room(room) as (db, number):
+            if number is not None:
+                statement = (
+                    "SELECT text FROM publications "
+                    "WHERE key BETWEEN ? AND ? AND kind = 0 AND instr(text, ?)"
+                )
+                for (text,) in db.execute(statement, (*_keys(number), LINK)):
+                    yield text
+
     def close(self) -> None:
+        """Let go of the file; a later read opens it again."""
         if self._db is not None:
             self._db.close()
+            self._db = None
 
     def _read(self, room: str, low: int, high: int, limit: int, *, newest: bool) -> Page:
+        with self._room(room) as (db, number):
+            if number is None:
+                return Page([], more=False)
+            return read_page(db, room, number, low, high, limit, newest=newest)
+
+    @contextmanager
+    def _room(self, name: str) -> Iterator[tuple[apsw.Connection, int | None]]:
+        """The file, and a room's number in it."""
         with disk_errors():
             if self._db is None:
-                self._db = open_to_read(self._file, busy_timeout_ms=_BUSY_TIMEOUT_MS)
-            found = select(self._db, "SELECT number FROM rooms WHERE name = ?", room)
-            if not found:
-                return Page([], more=False)
-            return read_page(self._db, room, found[0][0], low, high, limit, newest=newest)
+                self._db = open_to_read(self._file, busy_timeout_ms=self._busy_timeout_ms)
+            found = select(self._db, "SELECT number FROM rooms WHERE name = ?", name)
+            yield self._db, found[0][0] if found else None
+
+
+def _keys(number: int) -> tuple[int, int]:
+    """The first and the last key that a room can have."""
+    return number << OFFSET_BITS, number << OFFSET_BITS | OFFSET_MASK

@@ -10,10 +10,11 @@ import apsw
 import orjson
 
 from fastchat.errors import HistoryError
-from fastchat.protocol import Kind, Publication
+from fastchat.protocol import FILES_URL, Kind, Publication
 
 __all__ = [
     "INSERT",
+    "LINK",
     "OFFSET_BITS",
     "OFFSET_MASK",
     "SELECT",
@@ -27,6 +28,8 @@ __all__ = [
 #: Publications of one room: 2**40, for 2**23 rooms.
 OFFSET_BITS = 40
 OFFSET_MASK = (1 << OFFSET_BITS) - 1
+#: Every link to a file has this in it.
+LINK = FILES_URL + "/"
 _KINDS = (Kind.MESSAGE, Kind.EDIT, Kind.DELETE, Kind.REACT)
 _NUMBER_OF_KIND = {kind: number for number, kind in enumerate(_KINDS)}
 _COLUMNS = (

@@ -37,6 +37,7 @@ from fastchat.history.directory import FILE_NAME, lock, open_database
 from fastchat.history.reader import read_page
 from fastchat.history.rows import (
     INSERT,
+    LINK,
     OFFSET_BITS,
     OFFSET_MASK,
     SELECT,
@@ -48,7 +49,6 @@ from fastchat.history.rows import (
 from fastchat.history.search import SearchIndex
 from fastchat.history.tails import Room, Tail
 from fastchat.protocol import (
-    FILES_URL,
     MAX_HISTORY,
     Kind,
     Position,
@@ -69,8 +69,6 @@ _FORGET_STEP = 8
 _PRUNE_STEP = 256
 #: Rooms in which one step looks for what is too old.
 _AGED_STEP = 64
-#: What a link to a file has in it.
-_LINK = FILES_URL + "/"
 #: An `id` is remembered this long (docs/protocol.md, "Sending twice").
 REMEMBER_IDS_S = 600.0
 
@@ -178,7 +176,7 @@ class SqliteHistory:
             if known is not None:
                 return Duplicate(draft.room, draft.id, known)
         before = "" if message is None or draft.kind is Kind.REACT else message.text
-        if _LINK in draft.text or _LINK in before:
+        if LINK in draft.text or LINK in before:
             self._links.append((draft.room, before, draft.text))
         if message is not None:
             self._change(room, amend(message, draft))

@@ -16,8 +16,8 @@ import pytest
 from contracts.history import delete, draft, edit, react
 from fastchat.files import File
 from fastchat.files.index import TICKET_S
-from fastchat.files.notes import Notes
-from fastchat.files.retention import INTERVAL_S, SOON_S, UNLINKED_S, Retention
+from fastchat.files.retention import INTERVAL_S, SOON_S, UNLINKED_S, LinkChanges, Retention
+from fastchat.history.reader import HistoryReader
 from fastchat.history.sqlite import SqliteHistory
 from fastchat.metrics import Metrics
 from support.file_store import Clock, get, left_in, put, storing
@@ -41,7 +41,7 @@ class Place:
             clock=self.clock,
         )
         self.retention = Retention(data, clock=self.clock, metrics=self.metrics)
-        self.history.watch_links(self.retention.notes.write)
+        self.history.watch_links(self.retention.changes.add)
 
     def say(self, text: str, *, room: str = "a") -> int:
         """The offset of a new message."""
@@ -202,22 +202,23 @@ async def test_room_that_has_not_moved_is_passed_over(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its texts are read when something was said, and not every minute."""
-    read: list[int] = []
-    linked_in = sys.modules[Retention.__module__]._linked_in  # type: ignore[attr-defined]
+    read: list[str] = []
+    texts_with_links = HistoryReader.texts_with_links
     monkeypatch.setattr(
-        "fastchat.files.retention._linked_in",
-        lambda history, stream: read.append(stream.head) or linked_in(history, stream),
+        HistoryReader,
+        "texts_with_links",
+        lambda self, room: read.append(room) or texts_with_links(self, room),
     )
     async with storing(place.data, clock=place.clock) as store:
         file = await put(store, b"one", room="a")
         place.say(file.link)
         for _ in range(3):
             place.sweep()
-        assert read == [1]
+        assert read == ["a"]
         place.say("more")
         for _ in range(3):
             place.sweep()
-        assert read == [1, 2]
+        assert read == ["a", "a"]
 
 
 @on_loop
@@ -324,13 +325,13 @@ async def test_reaction_takes_no_link_away(place: Place) -> None:
         file = await put(store, b"one", room="a")
         said = place.say(file.link)
         place.history.append([react(said), delete(said, by="Bob")])
-        assert place.retention.notes.take().lost == {}
+        assert place.retention.changes.take().lost == {}
         place.settle()
         assert place.has(file)
 
 
 @on_loop
-async def test_notes_outlive_an_index_that_fails(place: Place) -> None:
+async def test_link_changes_outlive_an_index_that_fails(place: Place) -> None:
     """They are heeded when it works again."""
     async with storing(place.data, clock=place.clock) as store:
         file = await put(store, b"one", room="a")
@@ -343,17 +344,17 @@ async def test_notes_outlive_an_index_that_fails(place: Place) -> None:
         assert not place.has(file)
 
 
-def test_notes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_link_changes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """While nobody can heed them, as when the disk hangs."""
-    monkeypatch.setattr("fastchat.files.notes.MAX_NOTES", 3)
-    notes = Notes(lambda: 1.0)
+    monkeypatch.setattr("fastchat.files.retention.MAX_CHANGES", 3)
+    changes = LinkChanges(lambda: 1.0)
     for letter in "abcdefgh":
-        notes.write("a", f"/files/{letter * 32}/a", "")
-        notes.write("a", "", f"/files/{letter * 32}/a")
-    assert sum(map(len, notes.take())) <= 4
+        changes.add("a", f"/files/{letter * 32}/a", "")
+        changes.add("a", "", f"/files/{letter * 32}/a")
+    assert sum(map(len, changes.take())) <= 4
 
 
-def test_thread_heeds_what_is_noted(place: Place) -> None:
+def test_thread_heeds_a_change_at_once(place: Place) -> None:
     """Without waiting for the minute."""
     place.retention.start()
     try:

@@ -33,7 +33,7 @@ from fastchat.brokers.relay.link import Link
 from fastchat.brokers.relay.wire import VERSION, BadRecord, RecordKind, cut, pack
 from fastchat.errors import CloseReason, CommandError, ErrorCode, HistoryError
 from fastchat.history import Duplicate
-from fastchat.history.reader import PageReader
+from fastchat.history.reader import HistoryReader
 from fastchat.limits.connections import Admission, Guest
 from fastchat.metrics import Metrics
 from fastchat.protocol import Position, Publication
@@ -103,7 +103,7 @@ class RelayBroker:
         *,
         name: str,
         metrics: Metrics,
-        reader: PageReader | None = None,
+        reader: HistoryReader | None = None,
         admission: Admission | None = None,
     ) -> None:
         self._admission = admission

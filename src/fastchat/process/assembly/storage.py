@@ -124,7 +124,7 @@ def open_retention(settings: Settings, metrics: Metrics, history: History) -> Re
         max_total_bytes=settings.max_files_bytes,
     )
     if isinstance(history, SqliteHistory):
-        history.watch_links(retention.notes.write)
+        history.watch_links(retention.changes.add)
     return retention
 
 

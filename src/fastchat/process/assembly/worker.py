@@ -20,7 +20,7 @@ from fastchat.files.incoming import Uploads
 from fastchat.files.retention import Retention
 from fastchat.files.store import FileStore
 from fastchat.history import History
-from fastchat.history.reader import PageReader
+from fastchat.history.reader import HistoryReader
 from fastchat.hub import Hub
 from fastchat.limits.connections import Admission, Gate
 from fastchat.limits.queue import Places
@@ -133,7 +133,7 @@ def build_clustered(
         directory,
         name=name,
         metrics=base.metrics,
-        reader=PageReader(directory) if settings.history == "sqlite" else None,
+        reader=HistoryReader(directory) if settings.history == "sqlite" else None,
         admission=base.admission,
     )
     return ClusteredComponents(worker=_build_worker(base, listener, relay), relay=relay)
