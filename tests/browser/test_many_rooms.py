@@ -50,7 +50,7 @@ def badge(page: Any, room: str) -> Any:
 
 def until(page: Any, holds: Callable[[], bool]) -> None:
     """Let the page run until this is so; what it sends is seen only while it does."""
-    deadline = time.monotonic() + 8 * TIMEOUT_UNIT_S
+    deadline = time.monotonic() + 20 * TIMEOUT_UNIT_S
     while not holds():
         assert time.monotonic() < deadline
         page.evaluate(FRAMES)

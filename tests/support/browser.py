@@ -13,8 +13,9 @@ from websockets.sync.client import ClientConnection, connect
 
 from support.server import TIMEOUT_UNIT_S, Server, wait_until
 
-#: How long Playwright waits for what a test expects of the page.
-TIMEOUT_MS = 8_000 * TIMEOUT_UNIT_S
+#: How long Playwright waits for what a test expects: the page waits 5 s before it says that it is
+#: offline, and up to 15 s before it tries again.
+TIMEOUT_MS = 20_000 * TIMEOUT_UNIT_S
 
 #: The fixture `visit`: opens the page as a new user, and returns it.
 Visit = Callable[..., Any]
@@ -86,7 +87,7 @@ def change_name(page: Any, name: str | None = None) -> None:
 
 def attend(page: Any, holds: Callable[[], Any]) -> None:
     """Wait for what the page sends to the test, which hears of it only while it asks the page."""
-    wait_until(lambda: holds() or page.evaluate("() => 0"), timeout_s=8 * TIMEOUT_UNIT_S)
+    wait_until(lambda: holds() or page.evaluate("() => 0"), timeout_s=20 * TIMEOUT_UNIT_S)
 
 
 def stop_clock(page: Any) -> None:
@@ -112,7 +113,7 @@ def guest_in(
     with connect(f"ws://127.0.0.1:{server.port}/ws", max_queue=None) as socket:
         join = {"type": "join", "room": room, "username": name, "session": session}
         socket.send(json.dumps(join))
-        reply = json.loads(socket.recv(timeout=5 * TIMEOUT_UNIT_S))
+        reply = json.loads(socket.recv(timeout=20 * TIMEOUT_UNIT_S))
         assert reply["type"] == "joined", reply
         yield Guest(socket)
 
@@ -132,7 +133,7 @@ class Guest:
 
     def see(self, offset: int) -> None:
         """Return when he has received this publication: then it is kept."""
-        while json.loads(self._socket.recv(timeout=5 * TIMEOUT_UNIT_S)).get("offset") != offset:
+        while json.loads(self._socket.recv(timeout=20 * TIMEOUT_UNIT_S)).get("offset") != offset:
             pass
 
 
