@@ -67,13 +67,17 @@ def show(page: Any, token: str) -> None:
 
 @pytest.fixture
 def admitted(visit: Visit) -> Callable[..., Any]:
-    """Opens the page as somebody who is asked for his token, and has it."""
+    """Opens the page as somebody who is asked for his token, and has it.
 
-    def admitted(token: str, **options: Any) -> Any:
+    A function makes a token that does not last long when the page asks for it.
+    """
+
+    def admitted(token: str | Callable[[], str], **options: Any) -> Any:
         page = visit(**options)
         page.fill("#name-input", "Whoever")
         page.press("#name-input", "Enter")
-        show(page, token)
+        expect(page.locator("#token-dialog")).to_be_visible()
+        show(page, token() if callable(token) else token)
         page.wait_for_selector("#people .person", state="attached")
         return page
 
@@ -132,8 +136,8 @@ def test_expired_token_is_replaced_without_loss(
 ) -> None:
     """4011: what was written and begun stays; with a new token it goes on where it was."""
     bob = admitted(issue("Bob"))
-    token = issue("Alice", lasts_s=SHORT_S)
-    page = admitted(token, context=context)
+    page = admitted(lambda: issue("Alice", lasts_s=SHORT_S), context=context)
+    token = page.evaluate(SHOWN)
     say(page, "first")
     expect(text_in(bob, "first")).to_be_visible()
     page.fill("#composer", "half a thou")
@@ -157,7 +161,7 @@ def test_outbox_waits_for_the_token(
 ) -> None:
     """What was on its way when the token expired is sent with the next one, in order, once."""
     gate = Gate(context)
-    page = admitted(issue("Alice", lasts_s=SHORT_S), context=context)
+    page = admitted(lambda: issue("Alice", lasts_s=SHORT_S), context=context)
     expires = time.monotonic() + SHORT_S
     gate.shut()
     texts = ["one", "two", "three"]
@@ -176,7 +180,7 @@ def test_nobody_sends_what_another_wrote(
 ) -> None:
     """Another person's token, in this tab or the next, does not bring over what waits here."""
     gate = Gate(context)
-    page = admitted(issue("Alice", lasts_s=SHORT_S), context=context)
+    page = admitted(lambda: issue("Alice", lasts_s=SHORT_S), context=context)
     expires = time.monotonic() + SHORT_S
     gate.shut()
     say(page, "by Alice")

@@ -12,13 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastchat.tokens import create_secret, make_token
 from playwright.sync_api import expect
 
 from fastchat.auth.issuing import create_secret, make_token
 from support.browser import TIMEOUT_MS, guest_in, launch_options, say, text_in
-from support.server import Server, running_server, wait_until
+from support.server import TIMEOUT_UNIT_S, Server, running_server, wait_until
 
 Issue = Callable[..., str]
+
+#: Of a token that expires while the page is open; it is made when the page asks for it.
+SHORT_S = 4 * int(TIMEOUT_UNIT_S)
 
 
 class Site(socketserver.ThreadingTCPServer):
@@ -343,13 +347,13 @@ def test_token_that_runs_out_is_renewed(
     open_page: Any, strict: Server, site: Site, issue: Issue, room: str
 ) -> None:
     """In the middle of a conversation, which goes on."""
-    tokens = iter([issue("Ann", lasts_s=3), issue("Ann")])
-    site.pages["/chat-token"] = lambda: next(tokens)
+    lasting = iter([SHORT_S, 600])
+    site.pages["/chat-token"] = lambda: issue("Ann", lasts_s=next(lasting))
     site.pages["/"] = embedding(strict, room, token_url="/chat-token")
     frame = open_page(site.url).frame_locator("iframe")
     expect(frame.locator("#own-name")).to_have_text("Ann")
     write(frame, "before")
-    wait_until(lambda: site.requests.count("/chat-token") == 2)
+    wait_until(lambda: site.requests.count("/chat-token") == 2, timeout_s=5 * SHORT_S)
     write(frame, "after")
     expect(frame.locator(".message[data-offset] .message__text")).to_have_text(["before", "after"])
     expect(frame.locator("dialog[open]")).to_have_count(0)
@@ -370,7 +374,7 @@ def test_site_may_hand_in_another_token(
     open_page: Any, strict: Server, site: Site, issue: Issue, room: str
 ) -> None:
     """By the frame's `data-token`, at any time; the frame asks for it when it needs one."""
-    site.pages["/"] = embedding(strict, room, token=issue("Ann", lasts_s=3))
+    site.pages["/"] = lambda: embedding(strict, room, token=issue("Ann", lasts_s=SHORT_S))
     page = open_page(site.url)
     frame = page.frame_locator("iframe")
     expect(frame.locator("#own-name")).to_have_text("Ann")
