@@ -47,6 +47,13 @@ SET_FONT = """(style) => {
   sheet.replaceSync(`.message * { ${style} }`);
   document.adoptedStyleSheets = [sheet];
 }"""
+#: By how much there is too little room for the bar beside an own message, and its time, in pixels.
+LACK_BESIDE = """(bar) => {
+  const row = bar.closest(".message");
+  const start = (element) => element.getBoundingClientRect().left;
+  const taken = 16 + row.querySelector("time").offsetWidth + bar.offsetWidth;
+  return taken - (start(bar.parentElement) - start(row));
+}"""
 SPARE_PX = 12
 #: By how much the log is higher than a message and the bar.
 SPARE = """(bar) => {
@@ -323,6 +330,9 @@ def test_question_stays_under_the_pointer(ann: Any) -> None:
     """Where there is room beside the message for the question, though none for the whole bar."""
     ann.set_viewport_size({"width": 1180, "height": 800})
     said(ann, "above", "There is little room beside it.")
+    row(ann, 2).hover()
+    lack = ann.locator(".actions").evaluate(LACK_BESIDE)
+    ann.set_viewport_size({"width": 1180 + round(lack) - 10, "height": 800})
     row(ann, 2).hover()
     ann.locator(".actions [data-do=ask]").click()
     expect(ann.locator(".actions--asking:hover")).to_have_count(1)
