@@ -38,112 +38,138 @@ class Series(NamedTuple):
 
 #: docs/operations.md has the same table; a test compares the two.
 SERIES = (
-    Series("fastchat_up", "gauge", "up", "Whether the part runs."),
-    Series("fastchat_uptime_seconds", "gauge", "uptime_s", "Time since the part's start."),
+    Series("fastchat_up", "gauge", "up", "1 while the process runs, 0 while it is down."),
+    Series("fastchat_uptime_seconds", "gauge", "uptime_s", "Seconds since the process started."),
     Series(
-        "fastchat_restarts_total", "counter", "restarts", "Times that the part was started again."
+        "fastchat_restarts_total",
+        "counter",
+        "restarts",
+        "Times that the supervisor restarted the process.",
     ),
     Series(
-        "fastchat_resident_memory_bytes", "gauge", "resident_bytes", "Memory that the part holds."
+        "fastchat_resident_memory_bytes",
+        "gauge",
+        "resident_bytes",
+        "Resident memory of the process.",
     ),
-    Series("fastchat_cpu_seconds_total", "counter", "cpu_s", "CPU time that the part has used."),
-    Series("fastchat_connections", "gauge", "connections", "Connections that are open."),
+    Series("fastchat_cpu_seconds_total", "counter", "cpu_s", "CPU time that the process has used."),
+    Series("fastchat_connections", "gauge", "connections", "Open WebSocket connections."),
     Series(
         "fastchat_blocked_connections",
         "gauge",
         "blocked",
-        "Connections that read more slowly than they are sent to.",
+        "Open connections whose client reads more slowly than the server sends.",
     ),
     Series("fastchat_rooms", "gauge", "rooms", "Rooms with members."),
-    Series("fastchat_users", "gauge", "users", "Names in use, counted once a room."),
-    Series("fastchat_log_bytes", "gauge", "log_bytes", "Kept for connections that lag behind."),
+    Series("fastchat_users", "gauge", "users", "Users in rooms; a user in two rooms counts twice."),
+    Series(
+        "fastchat_log_bytes",
+        "gauge",
+        "log_bytes",
+        "Bytes kept in memory for connections that lag behind.",
+    ),
     Series(
         "fastchat_accepted_connections_total",
         "counter",
         "connections_total",
-        "Connections that became WebSockets.",
+        "WebSocket handshakes that the server accepted.",
     ),
     Series(
         "fastchat_publications_total",
         "counter",
         "publications_total",
-        "Publications that the history has kept.",
+        "Publications that the history stored.",
     ),
     Series(
         "fastchat_broadcasts_total",
         "counter",
         "publications",
-        "Publications, joins and leaves that went to the members of a room.",
+        "Publications, joins and leaves sent to the members of a room.",
     ),
     Series(
         "fastchat_deliveries_total",
         "counter",
         "deliveries",
-        "Broadcasts handed to the sockets of members.",
+        "Broadcasts written to sockets, counted once for each member.",
     ),
-    Series("fastchat_sent_bytes_total", "counter", "bytes", "Bytes handed to sockets."),
+    Series("fastchat_sent_bytes_total", "counter", "bytes", "Bytes written to client sockets."),
     Series(
         "fastchat_evictions_total",
         "counter",
         "evictions",
-        "Connections that the server gave up, by close code.",
+        "Connections that the server closed because the client read too slowly or vanished, by "
+        "close code.",
         "code",
     ),
     Series(
         "fastchat_closes_total",
         "counter",
         "closes",
-        "Connections that ended, by close code: 1006 for none, `other` for a client's own.",
+        "Connections that ended, by close code: 1006 without a close frame, `other` for codes that "
+        "only clients use.",
         "code",
     ),
     Series(
         "fastchat_refusals_total",
         "counter",
         "refusals",
-        "Commands that were refused, by the error's code.",
+        "Commands that the server refused, by error code.",
         "reason",
     ),
     Series(
         "fastchat_refused_connections_total",
         "counter",
         "turned_away",
-        "Connections and handshakes that were one too many, by limit.",
+        "Connections and handshakes refused because of a limit, by limit.",
         "limit",
     ),
-    Series("fastchat_files", "gauge", "kept_files", "Shared files that are kept."),
+    Series("fastchat_files", "gauge", "kept_files", "Shared files that the server keeps."),
     Series(
-        "fastchat_file_bytes", "gauge", "kept_file_bytes", "What these count against the limit."
+        "fastchat_file_bytes",
+        "gauge",
+        "kept_file_bytes",
+        "Bytes of shared files that count against --max-files-bytes.",
     ),
-    Series("fastchat_uploads_total", "counter", "files_total", "Files that came, and were kept."),
-    Series("fastchat_uploaded_bytes_total", "counter", "file_bytes_total", "Bytes of these."),
+    Series("fastchat_uploads_total", "counter", "files_total", "Uploads that completed."),
+    Series(
+        "fastchat_uploaded_bytes_total",
+        "counter",
+        "file_bytes_total",
+        "Bytes of the uploads that completed.",
+    ),
     Series(
         "fastchat_file_refusals_total",
         "counter",
         "file_refusals",
-        "Files that were refused over HTTP, sent or asked for, by status.",
+        "Uploads and downloads refused over HTTP, by status.",
         "status",
     ),
     Series(
         "fastchat_full_disk_refusals_total",
         "counter",
         "full_disk_refusals_total",
-        "Files that were refused because the disk's rest is for messages.",
+        "Uploads refused to keep disk space free for messages.",
     ),
     Series(
         "fastchat_deleted_files_total",
         "counter",
         "deleted_files_total",
-        "Files that were deleted because no message has them.",
+        "Shared files deleted because no message links to them.",
     ),
-    Series("fastchat_commit_seconds", "histogram", "commit_s", "Time of an append to the history."),
     Series(
-        "fastchat_loop_lag_seconds", "histogram", "loop_lag_s", "How late the event loop comes."
+        "fastchat_commit_seconds", "histogram", "commit_s", "Duration of an append to the history."
+    ),
+    Series(
+        "fastchat_loop_lag_seconds",
+        "histogram",
+        "loop_lag_s",
+        "Delay between when a callback was due and when the event loop ran it.",
     ),
     Series(
         "fastchat_relay_lag_seconds",
         "histogram",
         "relay_lag_s",
-        "Time from a worker to the relay and back.",
+        "Round-trip time from a worker to the relay and back.",
     ),
 )
 
