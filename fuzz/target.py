@@ -23,6 +23,7 @@ INSTRUMENTED = [
     "fastchat.auth",
     "fastchat.auth.keys",
     "fastchat.auth.tokens",
+    "fastchat.brokers.relay.records",
     "fastchat.brokers.relay.wire",
     "fastchat.protocol.parsing",
     "fastchat.protocol.names",

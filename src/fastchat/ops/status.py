@@ -1,8 +1,7 @@
 """The status of a running server, over the socket in its data directory.
 
 `fastchat status` and the supervisor ask. The relay answers, or `StatusServer` where the server is
-one process. A question is a STATUS record without a head, hence always the same bytes; the
-answer's head is `{"parts": {name: snapshot}}`.
+one process. Question and answer are the records AskStatus and Status of the relay's protocol.
 """
 
 from __future__ import annotations
@@ -13,13 +12,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fastchat.brokers.relay.records import AskStatus, Status, from_relay
 from fastchat.brokers.relay.wire import (
     SOCKET_NAME,
     BadRecord,
-    RecordKind,
     RecordReader,
     bind_socket,
-    pack,
     socket_path,
 )
 from fastchat.errors import FastchatError
@@ -35,7 +33,7 @@ SILENCE_S = 2.0
 #: More than one person or script asks at a time, each with a connection of some milliseconds.
 MAX_CLIENTS = 16
 
-_QUESTION = pack(RecordKind.STATUS, None)
+_QUESTION = AskStatus().encode()
 
 
 class NotAnswering(FastchatError):
@@ -67,20 +65,15 @@ async def _ask(directory: Path) -> dict[str, dict[str, Any]]:
         reader, writer = await asyncio.open_unix_connection(path)
     try:
         writer.write(_QUESTION)
-        records = RecordReader()
+        records = RecordReader(from_relay)
         while data := await reader.read(1 << 16):
-            for kind, head, _ in records.feed(data):
-                return _parts_of(kind, head)
+            for record in records.feed(data):
+                if not isinstance(record, Status):
+                    raise BadRecord("it is of another version")
+                return {name: dict(part) for name, part in record.parts.items()}
         raise EOFError("it hung up")
     finally:
         writer.close()
-
-
-def _parts_of(kind: int, head: Any) -> dict[str, dict[str, Any]]:
-    parts = head.get("parts") if kind == RecordKind.STATUS and isinstance(head, dict) else None
-    if not isinstance(parts, dict) or not all(isinstance(part, dict) for part in parts.values()):
-        raise BadRecord("it is of another version")
-    return parts
 
 
 async def collect(
@@ -176,8 +169,7 @@ class _Client(asyncio.Protocol):
         self._received += data
         if self._received == _QUESTION and not self._transport.get_write_buffer_size():
             self._received = b""
-            head = {"parts": {"server": self._server.snapshot()}}
-            self._transport.write(pack(RecordKind.STATUS, head))
+            self._transport.write(Status({"server": self._server.snapshot()}).encode())
             self._deadline.cancel()
             self._wait()
         elif not _QUESTION.startswith(self._received):

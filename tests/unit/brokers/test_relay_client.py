@@ -30,11 +30,11 @@ from contracts.history import draft, edit, react
 from fastchat import protocol
 from fastchat.brokers import Broker
 from fastchat.brokers.relay import client as brokers
-from fastchat.brokers.relay import link
+from fastchat.brokers.relay import link, records
 from fastchat.brokers.relay import server as relays
 from fastchat.brokers.relay.client import RelayBroker
 from fastchat.brokers.relay.server import Relay
-from fastchat.brokers.relay.wire import SOCKET_NAME, RecordKind
+from fastchat.brokers.relay.wire import SOCKET_NAME
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.history import Duplicate, History, Outcome
 from fastchat.history.memory import MemoryHistory
@@ -579,8 +579,7 @@ def test_what_was_delivered_is_not_delivered_again(rig: Run) -> None:
         await receiver.until_delivered(2)
         for number in (1, 2):
             payload = protocol.encode(protocol.numbered(draft(str(number)), number))
-            item = ["a", number, None, len(payload), None]
-            broker.on_record(RecordKind.DELIVER, [item], payload)
+            broker.on_record(records.Deliver([records.Delivered("a", number, None, payload)]))
         broker.publish(draft("3"), receiver.answer)
         await receiver.until_delivered(3)
         assert (receiver.offsets, receiver.losses) == ([1, 2, 3], [])
@@ -594,7 +593,7 @@ def test_hole_is_lost(rig: Run, caplog: pytest.LogCaptureFixture) -> None:
     async def test(rig: Rig) -> None:
         ((broker, receiver),) = await rig.several(1)
         await join(broker)
-        broker._rooms["a"].position = Position(broker._rooms["a"].position.epoch, 7)
+        broker._rooms["a"].offset = 7
         rig.history.append([draft(str(number)) for number in range(8)])
         broker.publish(draft("9"), receiver.answer)
         await receiver.until(lambda: bool(receiver.losses))

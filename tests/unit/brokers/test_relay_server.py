@@ -17,18 +17,23 @@ import pytest
 
 from contracts.broker import PATIENCE_S, Receiver, join, leave, new_rooms, run_in_loop
 from contracts.history import draft
-from fastchat.brokers.relay import server
+from fastchat.brokers.relay import records, server
 from fastchat.brokers.relay.client import RelayBroker
+from fastchat.brokers.relay.records import FromRelay, from_relay
 from fastchat.brokers.relay.server import Relay
 from fastchat.brokers.relay.wire import SOCKET_NAME, VERSION, RecordKind, RecordReader, pack
-from fastchat.errors import SettingError
+from fastchat.errors import ErrorCode, SettingError
 from fastchat.history.memory import MemoryHistory
 from fastchat.metrics import Metrics
 from fastchat.process import relay as relay_process
 from fastchat.process.channel import Control
+from fastchat.protocol import Position
+from fastchat.rooms import Entrance, Member
 from fastchat.settings import Settings
 
-HELLO = pack(RecordKind.HELLO, [VERSION, "worker-9", 1, 0])
+HELLO = records.Hello("worker-9", 1, rooms=0).encode()
+ASK_STATUS = records.AskStatus().encode()
+ALICE = Member("Alice", "author Alice")
 
 
 class Peer:
@@ -37,14 +42,14 @@ class Peer:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self.writer = writer
-        self._records = RecordReader()
-        self._heard: list[tuple[int, Any, bytes]] = []
+        self._records = RecordReader(from_relay)
+        self._heard: list[FromRelay] = []
 
     async def say(self, *records: bytes) -> None:
         self.writer.write(b"".join(records))
         await self.writer.drain()
 
-    async def hear(self) -> tuple[int, Any, bytes]:
+    async def hear(self) -> FromRelay:
         """The next record."""
         async with asyncio.timeout(PATIENCE_S):
             while not self._heard:
@@ -52,6 +57,11 @@ class Peer:
                 assert data, "the relay has hung up"
                 self._heard.extend(self._records.feed(data))
         return self._heard.pop(0)
+
+    async def status(self) -> records.Status:
+        record = await self.hear()
+        assert isinstance(record, records.Status)
+        return record
 
     async def hung_up(self) -> None:
         """Fails if anything comes but the end."""
@@ -81,7 +91,7 @@ class Place:
     async def worker(self) -> Peer:
         """One that has been welcomed, with no rooms."""
         peer = await self.peer(HELLO)
-        assert await peer.hear() == (RecordKind.WELCOME, None, b"")
+        assert await peer.hear() == records.Welcome()
         return peer
 
     async def broker(self) -> tuple[RelayBroker, Receiver]:
@@ -124,8 +134,8 @@ def run(directory: Path, test: Callable[[Place], Coroutine[Any, Any, None]]) -> 
 
 
 def joining(number: int, name: str = "Alice", *, within_s: float = 5.0) -> bytes:
-    head = [number, time.monotonic() + within_s, "a", [name, f"author {name}"], None, 50]
-    return pack(RecordKind.JOIN, head)
+    entrance = Entrance("a", Member(name, f"author {name}"), None, 50)
+    return records.Join(number, time.monotonic() + within_s, entrance).encode()
 
 
 # The socket
@@ -196,10 +206,10 @@ NONSENSE = {
     "head that is not JSON": b"\x00\x00\x00\x09\x01\x00\x00\x00\x04nul!",
     "wrong version": pack(RecordKind.HELLO, [VERSION + 1, "worker-9", 1, 0]),
     "record before hello": joining(1),
-    "restore before hello": pack(RecordKind.RESTORE, ["a", ["epoch", 0], [], []]),
+    "restore before hello": records.Restore("a", Position("epoch", 0), [], []).encode(),
     "hello of another shape": pack(RecordKind.HELLO, {"version": VERSION}),
-    "record before its rooms": pack(RecordKind.HELLO, [VERSION, "worker-9", 1, 1]) + joining(1),
-    "restore of another shape": pack(RecordKind.HELLO, [VERSION, "worker-9", 1, 1])
+    "record before its rooms": records.Hello("worker-9", 1, rooms=1).encode() + joining(1),
+    "restore of another shape": records.Hello("worker-9", 1, rooms=1).encode()
     + pack(RecordKind.RESTORE, [1]),
 }
 
@@ -249,7 +259,7 @@ def test_worker_that_talks_nonsense_is_lost(
         await join(broker, "Bob")
         peer = await place.worker()
         await peer.say(joining(1))
-        assert (await peer.hear())[0] == RecordKind.JOINED
+        assert isinstance(await peer.hear(), records.Joined)
         caplog.clear()
         await peer.say(nonsense)
         await peer.hung_up()
@@ -280,21 +290,27 @@ def test_silence_of_one_keeps_nobody_up(tmp_path: Path) -> None:
 
 def test_draft_that_comes_too_late_is_not_kept(tmp_path: Path) -> None:
     """Each is answered; one in time is kept."""
-    fields = ["a", "Alice", "hi", "2025-01-18T10:30:00.123Z", "author", None]
+    hi = draft("hi")
 
     async def test(place: Place) -> None:
         peer = await place.worker()
         now = time.monotonic()
-        await peer.say(pack(RecordKind.PUBLISH, [now - 0.01, [[1, *fields], [2, *fields]]]))
-        for ticket in (1, 2):
-            kind, (number, refusal, repeated), _ = await peer.hear()
-            assert (kind, number, repeated) == (RecordKind.ANSWER, ticket, False)
-            assert (refusal[0], refusal[2]) == ("unavailable", True)
-        await peer.say(pack(RecordKind.PUBLISH, [now + 60, [[3, *fields]]]))
-        assert await peer.hear() == (RecordKind.ANSWER, [3, 1, False], b"")
+        await peer.say(records.Publish(now - 0.01, [(1, hi), (2, hi)]).encode())
+        for number in (1, 2):
+            answer = await peer.hear()
+            assert isinstance(answer, records.Answer)
+            assert isinstance(answer.outcome, records.Refusal)
+            assert (answer.draft_number, answer.repeated) == (number, False)
+            assert_unavailable(answer.outcome)
+        await peer.say(records.Publish(now + 60, [(3, hi)]).encode())
+        assert await peer.hear() == records.Answer(3, 1)
         assert place.history.position("a").offset == 1
 
     run(tmp_path, test)
+
+
+def assert_unavailable(refusal: records.Refusal) -> None:
+    assert (refusal.code, refusal.temporary) == (ErrorCode.UNAVAILABLE, True)
 
 
 def test_join_that_comes_too_late_counts_nobody(tmp_path: Path) -> None:
@@ -303,29 +319,35 @@ def test_join_that_comes_too_late_counts_nobody(tmp_path: Path) -> None:
     async def test(place: Place) -> None:
         peer = await place.worker()
         await peer.say(joining(7, within_s=-0.01))
-        kind, (number, refusal), _ = await peer.hear()
-        assert (kind, number) == (RecordKind.REFUSED, 7)
-        assert (refusal[0], refusal[2]) == ("unavailable", True)
+        refused = await peer.hear()
+        assert isinstance(refused, records.Refused)
+        assert refused.number == 7
+        assert_unavailable(refused.refusal)
         assert place.rooms.user_count == 0
 
     run(tmp_path, test)
 
 
 @pytest.mark.parametrize(
-    ("kind", "what"),
-    [(RecordKind.BEFORE, None), (RecordKind.AFTER, 0), (RecordKind.SEARCH, "x")],
+    "question",
+    [
+        records.Before(7, 0.0, "a", None, 9),
+        records.After(7, 0.0, "a", 0, 9),
+        records.Search(7, 0.0, "a", "x", 9),
+    ],
 )
 def test_question_that_comes_too_late_is_not_looked_up(
-    kind: RecordKind, what: Any, tmp_path: Path
+    question: records.Before | records.After | records.Search, tmp_path: Path
 ) -> None:
     """It is refused; nobody waits for the answer."""
 
     async def test(place: Place) -> None:
         peer = await place.worker()
-        await peer.say(pack(kind, [7, time.monotonic() - 0.01, "a", what, 9]))
-        answered, (number, refusal), _ = await peer.hear()
-        assert (answered, number) == (RecordKind.REFUSED, 7)
-        assert (refusal[0], refusal[2]) == ("unavailable", True)
+        await peer.say(question._replace(deadline=time.monotonic() - 0.01).encode())
+        refused = await peer.hear()
+        assert isinstance(refused, records.Refused)
+        assert refused.number == 7
+        assert_unavailable(refused.refusal)
 
     run(tmp_path, test)
 
@@ -340,10 +362,10 @@ def test_leave_that_comes_late_is_done(tmp_path: Path) -> None:
         past = time.monotonic() - 60
         for number, room in ((2, "a"), (3, "a"), (4, "nowhere")):
             await peer.say(
-                pack(RecordKind.LEAVE, [number, past, room, ["Alice", "author Alice"]]),
-                pack(RecordKind.LOSE, [room, ["Alice", "author Alice"]]),
+                records.Leave(number, past, room, ALICE).encode(),
+                records.Lose(room, ALICE).encode(),
             )
-            assert await peer.hear() == (RecordKind.LEFT, [number, None], b"")
+            assert await peer.hear() == records.Left(number)
         assert place.rooms.room_count == 0
 
     run(tmp_path, test)
@@ -357,7 +379,7 @@ def test_members_of_a_connection_that_ends_are_lost(tmp_path: Path) -> None:
         await join(broker, "Bob")
         peer = await place.worker()
         await peer.say(joining(1), joining(2), joining(3, "Eve"))
-        while (await peer.hear())[1][0] != 3:
+        while (await peer.hear())[0] != 3:  # the request's number
             pass
         peer.writer.transport.abort()
         await asyncio.sleep(0.02)
@@ -385,11 +407,11 @@ def test_searches_of_a_connection_that_ends_are_given_up(tmp_path: Path) -> None
             finally:
                 cancelled.set()
 
-        searching = pack(RecordKind.SEARCH, [1, time.monotonic() + 60, "a", "x", 9])
+        searching = records.Search(1, time.monotonic() + 60, "a", "x", 9).encode()
         place.rooms.search = search  # type: ignore[assignment,method-assign]
         peer = await place.worker()
-        await peer.say(searching, pack(RecordKind.PING, 5))
-        assert await peer.hear() == (RecordKind.PONG, 5, b"")
+        await peer.say(searching, records.Ping(5).encode())
+        assert await peer.hear() == records.Pong(5)
         peer.writer.transport.abort()
         async with asyncio.timeout(PATIENCE_S):
             await cancelled.wait()
@@ -408,15 +430,15 @@ def test_nobody_is_welcomed_before_all_are_there_or_time_is_over(
 
     async def test(place: Place) -> None:
         place.relay._expected = 2
-        status = await place.peer(pack(RecordKind.STATUS, None))
+        status = await place.peer(ASK_STATUS)
         await status.hear()
         begun = time.monotonic()
-        peer = await place.peer(HELLO, pack(RecordKind.PING, 1))
-        assert (await peer.hear())[0] == RecordKind.PONG  # it is heard, and not welcome yet
-        assert (await peer.hear())[0] == RecordKind.WELCOME
+        peer = await place.peer(HELLO, records.Ping(1).encode())
+        assert await peer.hear() == records.Pong(1)  # it is heard, and not welcome yet
+        assert await peer.hear() == records.Welcome()
         assert time.monotonic() - begun > 0.05
         late = await place.peer(HELLO)
-        assert (await late.hear())[0] == RecordKind.WELCOME
+        assert await late.hear() == records.Welcome()
 
     run(tmp_path, test)
 
@@ -426,17 +448,16 @@ def test_room_that_cannot_be_resumed_is_lost_before_the_welcome(tmp_path: Path) 
 
     async def test(place: Place) -> None:
         place.history.append([draft("1"), draft("2")])
-        members = [[["Alice", "author Alice"], 1]]
         peer = await place.peer(
-            pack(RecordKind.HELLO, [VERSION, "worker-9", 1, 2]),
-            pack(RecordKind.RESTORE, ["b", ["other", 3], members, []]),
-            pack(RecordKind.RESTORE, ["a", ["epoch", 1], members, []]),
+            records.Hello("worker-9", 1, rooms=2).encode(),
+            records.Restore("b", Position("other", 3), [(ALICE, 1)], []).encode(),
+            records.Restore("a", Position("epoch", 1), [(ALICE, 1)], []).encode(),
         )
-        assert await peer.hear() == (RecordKind.LOST, "b", b"")
-        while (record := await peer.hear())[0] != RecordKind.WELCOME:
-            kind, items, _ = record
-            assert kind == RecordKind.DELIVER
-            assert [(room, offset) for room, offset, *_ in items if offset] == [("a", 2)]
+        assert await peer.hear() == records.Lost("b")
+        while (record := await peer.hear()) != records.Welcome():
+            assert isinstance(record, records.Deliver)
+            offsets = [(each.room, each.offset) for each in record.deliveries if each.offset]
+            assert offsets == [("a", 2)]
         assert place.rooms.room_count == 1
 
     run(tmp_path, test)
@@ -450,24 +471,22 @@ def test_status_is_answered_to_anybody(tmp_path: Path) -> None:
 
     async def test(place: Place) -> None:
         broker, receiver = await place.broker()
-        peer = await place.peer(pack(RecordKind.STATUS, None))
-        kind, status, _ = await peer.hear()
-        assert kind == RecordKind.STATUS
-        assert set(status["parts"]) == {"relay"}
+        peer = await place.peer(ASK_STATUS)
+        assert set((await peer.status()).parts) == {"relay"}
         broker.report({"pid": 1, "x": 1})
         broker.report({"pid": 1, "x": 2})
         await join(broker)
-        broker.publish(draft(), receiver.answer)
+        broker.publish(draft())
         await receiver.until_delivered(1)
-        await peer.say(pack(RecordKind.STATUS, None))
-        _, status, _ = await peer.hear()
-        assert status["parts"]["good"] == {"pid": 1, "x": 2}
-        own = status["parts"]["relay"]
+        await peer.say(ASK_STATUS)
+        parts = (await peer.status()).parts
+        assert parts["good"] == {"pid": 1, "x": 2}
+        own = parts["relay"]
         assert (own["rooms"], own["users"], own["pid"]) == (1, 1, os.getpid())
         await broker.close()
         await asyncio.sleep(0.02)
-        await peer.say(pack(RecordKind.STATUS, None))
-        assert set((await peer.hear())[1]["parts"]) == {"relay"}
+        await peer.say(ASK_STATUS)
+        assert set((await peer.status()).parts) == {"relay"}
 
     run(tmp_path, test)
 
@@ -479,11 +498,9 @@ def test_status_of_a_worker_is_its_successors(tmp_path: Path) -> None:
         peers = []
         for pid in range(1, 9):
             peers.append(await place.worker())
-            await peers[-1].say(
-                pack(RecordKind.REPORT, {"pid": pid}), pack(RecordKind.STATUS, None)
-            )
-            _, status, _ = await peers[-1].hear()
-            assert status["parts"]["worker-9"] == {"pid": pid}
+            await peers[-1].say(records.Report({"pid": pid}).encode(), ASK_STATUS)
+            status = await peers[-1].status()
+            assert status.parts["worker-9"] == {"pid": pid}
 
     run(tmp_path, test)
 

@@ -1,4 +1,4 @@
-"""Records: what is packed comes out again, however the stream is cut, and within bounds."""
+"""Frames of records: what is packed comes out again, however the stream is cut, within bounds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastchat.brokers.relay import wire
-from fastchat.brokers.relay.wire import BadRecord, RecordKind, RecordReader, cut, pack, reachable
+from fastchat.brokers.relay.wire import BadRecord, RecordKind, RecordReader, pack, reachable
 
 HEADS = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=9),
@@ -24,8 +24,13 @@ RECORDS = st.lists(
 )
 
 
+def new_reader() -> RecordReader[tuple[int, Any, bytes]]:
+    """Of records as they are in their frames."""
+    return RecordReader(lambda *record: record)
+
+
 def read(*chunks: bytes) -> list[tuple[int, Any, bytes]]:
-    reader = RecordReader()
+    reader = new_reader()
     return [record for chunk in chunks for record in reader.feed(chunk)]
 
 
@@ -45,7 +50,7 @@ def test_any_cut_of_a_stream_gives_the_same_records(
 
 def test_record_comes_with_its_last_byte() -> None:
     """Not before, and a part of the next one does no harm."""
-    reader = RecordReader()
+    reader = new_reader()
     record = pack(RecordKind.TELL, ["a"], (b"payload",))
     for byte in record[:-1]:
         assert list(reader.feed(bytes([byte]))) == []
@@ -83,16 +88,11 @@ def test_longest_record_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_what_is_no_record_is_refused(record: bytes) -> None:
     """After the records before it."""
-    reader = RecordReader()
+    reader = new_reader()
     found = reader.feed(pack(RecordKind.PING, 1) + record)
     assert next(found) == (RecordKind.PING, 1, b"")
     with pytest.raises(BadRecord):
         next(found)
-
-
-def test_tail_is_cut_by_sizes() -> None:
-    """An empty part is a part."""
-    assert list(cut(b"abcdef", [1, 0, 3, 2])) == [b"a", b"", b"bcd", b"ef"]
 
 
 def test_path_that_is_too_long_is_reached_by_its_directory() -> None:

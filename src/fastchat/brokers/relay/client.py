@@ -23,14 +23,16 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar, assert_never
 
 from fastchat.brokers import Delivery, OnOutcome, Receiver
-from fastchat.brokers.relay.drafts import Unconfirmed, Waiting, fields_of
+from fastchat.brokers.relay import records
+from fastchat.brokers.relay.drafts import Unconfirmed, Waiting
 from fastchat.brokers.relay.link import Link
-from fastchat.brokers.relay.wire import VERSION, BadRecord, RecordKind, cut, pack
+from fastchat.brokers.relay.records import FromRelay, FromWorker, Refusal
+from fastchat.brokers.relay.wire import BadRecord
 from fastchat.errors import CloseReason, CommandError, ErrorCode, HistoryError
 from fastchat.history import Duplicate
 from fastchat.history.reader import HistoryReader
@@ -39,6 +41,7 @@ from fastchat.metrics import Metrics
 from fastchat.protocol import Position, Publication
 from fastchat.rooms import Entrance, Entry, Member, Messages, Removal
 from fastchat.rooms.messages import page_of
+from fastchat.rooms.subscribers import Change
 
 __all__ = ["PATIENCE_S", "RelayBroker"]
 
@@ -56,35 +59,41 @@ MAX_UNCONFIRMED = 20_000
 BATCH, BATCH_S = 1000, 0.1
 
 
+Reply = TypeVar("Reply", bound=records.Reply)
+
+
 class _Room:
     """A room with members in this process."""
 
-    __slots__ = ("known", "members", "pending", "position")
+    __slots__ = ("epoch", "known", "members", "offset", "pending")
 
     def __init__(self, position: Position) -> None:
-        self.position = position
+        self.epoch, self.offset = position
         self.members: dict[Member, int] = {}  # and their connections
         self.known: dict[str, str] = {}  # names that our members were told of, and their authors
         self.pending = 0  # drafts and leaves that the relay has not answered
 
 
-class _Request:
-    """What awaits a reply. `replied` is called at its place in the stream."""
+class _Request(Generic[Reply]):
+    """A request that awaits a reply of the type `expected`.
 
-    __slots__ = ("deadline", "future", "head", "kind", "replied")
+    `replied` is called with the reply at its place in the stream.
+    """
+
+    __slots__ = ("expected", "future", "record", "replied")
 
     def __init__(
-        self,
-        kind: RecordKind,
-        head: list[Any],
-        replied: Callable[[Any, bytes], None],
-        deadline: float,
+        self, record: records.Request, expected: type[Reply], replied: Callable[[Reply], None]
     ) -> None:
-        self.kind = kind
-        self.head = head
+        self.record = record
+        self.expected = expected
         self.replied = replied
-        self.deadline = deadline
         self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def on_reply(self, reply: records.Reply) -> None:
+        if not isinstance(reply, self.expected):
+            raise BadRecord(f"{type(reply).__name__} for {type(self.record).__name__}")
+        self.replied(reply)
 
 
 class RelayBroker:
@@ -114,7 +123,7 @@ class RelayBroker:
         self._metrics = metrics
         self._rooms: dict[str, _Room] = {}
         self._drafts: Unconfirmed[_Room | None] = Unconfirmed()
-        self._requests: dict[int, _Request] = {}
+        self._requests: dict[int, _Request[Any]] = {}
         self._numbers = 0
         self._link = Link(directory, self)
         self._new: list[int] = []  # tickets of this turn
@@ -158,12 +167,15 @@ class RelayBroker:
         self._watch(deadline)
 
     async def join(self, entrance: Entrance, enter: Callable[[Entry], None]) -> None:
-        room = entrance.room
+        def joined(reply: records.Joined) -> None:
+            self._count_in(reply)
+            enter(reply.entry)
 
-        def joined(head: Any, tail: bytes) -> None:
-            enter(self._entered(room, head, tail))
-
-        await self._request(RecordKind.JOIN, [*entrance], joined, PATIENCE_S)
+        await self._request(
+            lambda number, deadline: records.Join(number, deadline, entrance),
+            records.Joined,
+            joined,
+        )
 
     async def leave(self, room: str, member: Member, left: Callable[[], None]) -> None:
         state = self._rooms.get(room)
@@ -173,12 +185,16 @@ class RelayBroker:
         self._count_out(state, member)
         state.pending += 1
 
-        def goodbye(head: Any = None, tail: bytes = b"") -> None:
+        def goodbye(reply: records.Left | None = None) -> None:
             left()
             self._settle(room, state)
 
         try:
-            await self._request(RecordKind.LEAVE, [room, member], goodbye, PATIENCE_S)
+            await self._request(
+                lambda number, deadline: records.Leave(number, deadline, room, member),
+                records.Left,
+                goodbye,
+            )
         except CommandError:
             # The relay is away. A new one is not told of him; this one reads it later.
             goodbye()
@@ -188,99 +204,108 @@ class RelayBroker:
         if state is None:
             return
         self._count_out(state, member)
-        self._say_introduced(pack(RecordKind.LOSE, [room, member]))
+        self._say_introduced(records.Lose(room, member))
         self._drop_if_empty(room, state)
 
     async def remove(self, removal: Removal) -> str:
         names: list[str] = []
         await self._request(
-            RecordKind.REMOVE, [*removal], lambda head, tail: names.append(head), PATIENCE_S
+            lambda number, deadline: records.Remove(number, deadline, removal),
+            records.Removed,
+            lambda reply: names.append(reply.name),
         )
         return names[0]
 
     def tell(self, room: str, payload: bytes) -> None:
         if not self._is_clogged:
-            self._say(pack(RecordKind.TELL, [room], (payload,)))
+            self._say(records.Tell(room, payload))
 
     async def search(self, room: str, query: str, limit: int) -> Messages:
-        return await self._page(RecordKind.SEARCH, [room, query, limit], SEARCH_PATIENCE_S)
+        return await self._page(
+            lambda number, deadline: records.Search(number, deadline, room, query, limit),
+            SEARCH_PATIENCE_S,
+        )
 
     async def before(self, room: str, offset: int | None, limit: int) -> Messages:
         if self._reader is None:
-            return await self._page(RecordKind.BEFORE, [room, offset, limit], PATIENCE_S)
+            return await self._page(
+                lambda number, deadline: records.Before(number, deadline, room, offset, limit)
+            )
         with _reading():
             return page_of(self._reader.before(room, offset, limit), newest_first=True)
 
     async def after(self, room: str, offset: int, limit: int) -> Messages:
         if self._reader is None:
-            return await self._page(RecordKind.AFTER, [room, offset, limit], PATIENCE_S)
+            return await self._page(
+                lambda number, deadline: records.After(number, deadline, room, offset, limit)
+            )
         with _reading():
             return page_of(self._reader.after(room, offset, limit), newest_first=False)
 
     def tick(self) -> None:
         """Measure how long the relay takes."""
-        self._say(pack(RecordKind.PING, time.monotonic()))
+        self._say(records.Ping(time.monotonic()))
 
     def report(self, snapshot: dict[str, Any]) -> None:
         """Tell the relay what this worker counts, for those who ask it."""
-        self._say(pack(RecordKind.REPORT, snapshot))
+        self._say(records.Report(snapshot))
 
     # As the machine that counts connections
 
     def entered(self, guest: Guest) -> None:
-        self._say_introduced(pack(RecordKind.ENTER, [guest.number, guest.address]))
+        self._say_introduced(records.Enter(guest.number, guest.address))
 
     def identified(self, guest: Guest) -> None:
-        head = [guest.number, guest.address, guest.author]
-        self._say_introduced(pack(RecordKind.IDENTIFY, head))
+        self._say_introduced(records.Identify(_connection(guest)))
 
     def left(self, guest: Guest) -> None:
-        self._say_introduced(pack(RecordKind.EXIT, [guest.number, guest.address, guest.author]))
+        self._say_introduced(records.Exit(_connection(guest)))
 
     # Requests
 
-    async def _page(self, kind: RecordKind, head: list[Any], patience_s: float) -> Messages:
+    async def _page(
+        self, make: Callable[[int, float], records.Request], patience_s: float = PATIENCE_S
+    ) -> Messages:
         pages: list[Messages] = []
-
-        def replied(head: Any, tail: bytes) -> None:
-            more, sizes = head
-            pages.append(Messages(list(cut(tail, sizes)), more))
-
-        await self._request(kind, head, replied, patience_s)
+        await self._request(
+            make,
+            records.Page,
+            lambda reply: pages.append(Messages(reply.payloads, reply.more)),
+            patience_s,
+        )
         return pages[0]
 
     async def _request(
         self,
-        kind: RecordKind,
-        head: list[Any],
-        replied: Callable[[Any, bytes], None],
-        patience_s: float,
+        make: Callable[[int, float], records.Request],
+        expected: type[Reply],
+        replied: Callable[[Reply], None],
+        patience_s: float = PATIENCE_S,
     ) -> None:
         """Send a request and wait for its reply; raises CommandError.
 
-        A relay that does not read is asked nothing more, but has to hear who leaves.
+        `make` is called with the request's number and its deadline. A relay that does not read is
+        asked nothing more, but has to hear of members that leave.
         """
-        if self._is_clogged and kind != RecordKind.LEAVE:
-            raise _unavailable()
         deadline = time.monotonic() + patience_s
         self._numbers += 1
-        request = self._requests[self._numbers] = _Request(kind, head, replied, deadline)
+        record = make(self._numbers, deadline)
+        if self._is_clogged and not isinstance(record, records.Leave):
+            raise _unavailable()
+        request = self._requests[self._numbers] = _Request(record, expected, replied)
         self._watch(deadline)
-        self._say(pack(kind, [self._numbers, deadline, *head]))
+        self._say(record)
         await request.future
 
-    def _entered(self, name: str, head: dict[str, Any], tail: bytes) -> Entry:
-        member = Member(*head["member"])
-        position = Position(*head["position"])
-        room = self._rooms.get(name)
+    def _count_in(self, reply: records.Joined) -> None:
+        member, position, *_ = reply.entry
+        room = self._rooms.get(reply.room)
         if room is None:
-            room = self._rooms[name] = _Room(position)
+            room = self._rooms[reply.room] = _Room(position)
         elif not room.members:  # something is pending; what came without members is not missed
-            room.position = position
-        room.known = head["known"]
+            room.epoch, room.offset = position
+        room.known = dict(reply.known)
         room.members[member] = room.members.get(member, 0) + 1
-        payloads = list(cut(tail, head["sizes"]))
-        return Entry(member, position, payloads, head["recovered"], head["users"], head["online"])
 
     def _count_out(self, room: _Room, member: Member) -> None:
         room.members[member] -= 1
@@ -315,19 +340,23 @@ class RelayBroker:
         for ticket in self._drafts.overdue(now):
             self._decide(ticket, _unavailable())
         for number, request in tuple(self._requests.items()):
-            if request.deadline <= now:
+            record = request.record
+            if record.deadline <= now:
                 del self._requests[number]
-                if request.kind == RecordKind.LEAVE and not self.connected:
-                    room, member = request.head
-                    if member is not None:
-                        self._say_introduced(pack(RecordKind.LOSE, [room, member]))
+                if isinstance(record, records.Leave):
+                    self._on_late_leave(record)
                 if not request.future.done():
                     request.future.set_exception(_unavailable())
-        deadlines = [request.deadline for request in self._requests.values()]
+        deadlines = [request.record.deadline for request in self._requests.values()]
         if self._drafts.first_deadline is not None:
             deadlines.append(self._drafts.first_deadline)
         if deadlines:
             self._watch(min(deadlines))
+
+    def _on_late_leave(self, record: records.Leave) -> None:
+        """Nobody awaits its reply any more; a relay that has counted the member must hear of it."""
+        if not self.connected and record.member is not None:
+            self._say_introduced(records.Lose(record.room, record.member))
 
     def _decide(self, ticket: int, outcome: int | Duplicate | CommandError) -> None:
         """Tell a draft's sender its outcome, unless that has been decided before."""
@@ -339,16 +368,16 @@ class RelayBroker:
 
     # To the relay
 
-    def _say(self, record: bytes) -> None:
+    def _say(self, record: FromWorker) -> None:
         if self.connected:
-            self._pack_drafts()  # they were published before
-            self._outbox.append(record)
+            self._encode_drafts()  # they were published before
+            self._outbox.append(record.encode())
             self._schedule_flush()
 
-    def _say_introduced(self, record: bytes) -> None:
+    def _say_introduced(self, record: FromWorker) -> None:
         """What a relay that has heard our introduction must hear, also before its welcome."""
         if self._link.is_up and not self.connected:
-            self._outbox.append(record)
+            self._outbox.append(record.encode())
         else:
             self._say(record)
 
@@ -364,12 +393,12 @@ class RelayBroker:
             tickets, self._new = self._new, []  # at the next welcome, drafts are sent anyway
             self._refuse_excess(tickets)
             return
-        self._pack_drafts()
+        self._encode_drafts()
         outbox, self._outbox = self._outbox, []
         if outbox:
             self._link.write(b"".join(outbox))
 
-    def _pack_drafts(self) -> None:
+    def _encode_drafts(self) -> None:
         tickets, self._new = self._new, []
         if self._is_clogged:
             for ticket in tickets:
@@ -377,9 +406,9 @@ class RelayBroker:
             return
         self._refuse_excess(tickets)
         for batch in self._batches(tickets):
-            drafts = [[ticket, *fields_of(self._drafts[ticket].draft)] for ticket in batch]
+            drafts = [(ticket, self._drafts[ticket].draft) for ticket in batch]
             deadline = self._drafts[batch[0]].deadline
-            self._outbox.append(pack(RecordKind.PUBLISH, [deadline, drafts]))
+            self._outbox.append(records.Publish(deadline, drafts).encode())
 
     def _batches(self, tickets: list[int]) -> Iterator[list[int]]:
         """For one record each: as many as it holds, of about one deadline, which they share."""
@@ -411,18 +440,18 @@ class RelayBroker:
     def introduction(self) -> Iterator[bytes]:
         """Who we are, and the rooms as they are here: without those who are about to leave."""
         for request in self._requests.values():
-            if request.kind == RecordKind.LEAVE:
-                request.head[1] = None
+            if isinstance(request.record, records.Leave):
+                request.record = request.record._replace(member=None)
         self._drafts.doubt()
-        yield pack(RecordKind.HELLO, [VERSION, self._name, os.getpid(), len(self._rooms)])
+        yield records.Hello(self._name, os.getpid(), len(self._rooms)).encode()
         for name, room in self._rooms.items():
-            yield pack(
-                RecordKind.RESTORE,
-                [name, room.position, list(room.members.items()), list(room.known.items())],
-            )
+            members = list(room.members.items())
+            known = [Member(*each) for each in room.known.items()]
+            position = Position(room.epoch, room.offset)
+            yield records.Restore(name, position, members, known).encode()
         if self._admission is not None:
-            guests = [(each.number, each.address, each.author) for each in self._admission.guests()]
-            yield pack(RecordKind.GUESTS, guests)
+            connections = [_connection(guest) for guest in self._admission.guests()]
+            yield records.Connections(connections).encode()
 
     def on_end(self) -> None:
         if self.connected and not self._link.closing:
@@ -430,71 +459,75 @@ class RelayBroker:
         self._welcome.clear()
         self._outbox.clear()
 
-    def on_record(self, kind: int, head: Any, tail: bytes) -> None:
+    def on_record(self, record: FromRelay) -> None:
         """A record of the relay."""
-        match kind:
-            case RecordKind.DELIVER:
-                self._on_deliver(head, tail)
-            case RecordKind.ANSWER:
-                self._on_answer(*head)
-            case RecordKind.JOINED | RecordKind.LEFT | RecordKind.PAGE | RecordKind.REMOVED:
-                self._on_reply(kind, head, tail)
-            case RecordKind.REFUSED:
-                self._on_refused(*head)
-            case RecordKind.PONG:
-                self._metrics.relay_lag_s.observe(time.monotonic() - head)
-            case RecordKind.EXPEL:
-                self._receiver.expel(*head)
-            case RecordKind.KNOW:
-                self._on_know(*head)
-            case RecordKind.LOST:
-                self._on_lost(head)
-            case RecordKind.TURN_AWAY:
-                if self._admission is not None:
-                    self._admission.refused(*head)
-            case RecordKind.WELCOME:
-                self._on_welcome()
+        match record:
+            case records.Deliver(deliveries):
+                self._on_deliver(deliveries)
+            case records.Answer():
+                self._on_answer(record)
+            case records.Joined() | records.Left() | records.Page() | records.Removed():
+                self._on_reply(record)
+            case records.Refused():
+                self._on_refused(record)
+            case records.Expel():
+                self._receiver.expel(*record)
+            case records.Know():
+                self._on_know(record)
+            case records.Lost(room):
+                self._on_lost(room)
             case _:
-                raise BadRecord(f"an unknown kind of record, {kind}")
+                self._on_aside(record)
+
+    def _on_aside(self, record: records.Aside) -> None:
+        """A record that is about no room."""
+        match record:
+            case records.Pong(sent):
+                self._metrics.relay_lag_s.observe(time.monotonic() - sent)
+            case records.TurnAway():
+                if self._admission is not None:
+                    self._admission.refused(*record)
+            case records.Welcome():
+                self._on_welcome()
+            case records.Status():
+                raise BadRecord("a status that was not asked for")
+            case _:
+                assert_never(record)
 
     def _on_welcome(self) -> None:
         """The relay has given us all that we missed; now it gets what is still open."""
         self._welcome.set()
         self._drafts.end_doubt()
         self._new = self._drafts.tickets()
-        self._pack_drafts()  # before the requests: what was said before a leave goes before it
-        for number, request in self._requests.items():
-            self._outbox.append(pack(request.kind, [number, request.deadline, *request.head]))
+        self._encode_drafts()  # before the requests: what was said before a leave goes before it
+        for request in self._requests.values():
+            self._outbox.append(request.record.encode())
         self._flush()
 
-    def _on_deliver(self, items: list[Any], tail: bytes) -> None:
-        rooms, deliver = self._rooms, self._delivery.publish
-        start = 0
-        for name, offset, ticket, size, change in items:
-            payload = tail[start : start + size]
-            start += size
+    def _on_deliver(self, deliveries: Sequence[records.Delivered]) -> None:
+        rooms, deliver, connected = self._rooms, self._delivery.publish, self.connected
+        for name, offset, ticket, payload, change in deliveries:
             if ticket is not None:
                 self._decide(ticket, offset)
             room = rooms.get(name)
             if room is None:
                 continue  # its last member has left
             if offset:
-                epoch, newest = room.position
-                if offset != newest + 1:
-                    if offset < newest + 1:
+                if offset != room.offset + 1:
+                    if offset <= room.offset:
                         continue
                     self._on_hole(name)
-                room.position = Position(epoch, offset)
-                if not self.connected and (own := self._drafts.recognise(payload)) is not None:
+                room.offset = offset
+                if not connected and (own := self._drafts.recognise(payload)) is not None:
                     self._decide(own, offset)  # the last relay kept it, and could not say so
-            elif change is not None and not _note(room, *change):
+            elif change is not None and not _note(room, change):
                 continue
             deliver(name, payload)
         self._delivery.end_turn()
 
-    def _on_know(self, name: str, users: dict[str, str]) -> None:
-        if (room := self._rooms.get(name)) is not None:
-            room.known = users
+    def _on_know(self, record: records.Know) -> None:
+        if (room := self._rooms.get(record.room)) is not None:
+            room.known = dict(record.users)
 
     def _on_hole(self, name: str) -> None:
         logger.error("the stream of a room has a hole; its members are to recover")
@@ -515,34 +548,33 @@ class RelayBroker:
         reason = CloseReason.LOST_CONTINUITY
         self._delivery.evict(name, reason.code, reason.text)
 
-    def _on_answer(self, ticket: int, outcome: Any, repeated: bool) -> None:
-        """`outcome` is a refusal, or an offset: of an earlier draft if this one is `repeated`."""
+    def _on_answer(self, answer: records.Answer) -> None:
+        ticket, outcome, repeated = answer
         waiting = self._drafts.get(ticket)
         if waiting is None:
             return
-        if isinstance(outcome, list):
-            self._decide(ticket, _refusal(outcome))
-        elif repeated:
-            id = waiting.draft.id
-            assert id is not None
-            self._decide(ticket, Duplicate(waiting.draft.room, id, outcome))
-        else:
+        if isinstance(outcome, Refusal):
+            self._decide(ticket, outcome.error())
+        elif not repeated:
             self._decide(ticket, outcome)
+        elif (id := waiting.draft.id) is None:
+            raise BadRecord("a duplicate of a draft without an id")
+        else:
+            self._decide(ticket, Duplicate(waiting.draft.room, id, outcome))
 
-    def _on_refused(self, number: int, refusal: list[Any]) -> None:
-        request = self._requests.pop(number, None)
+    def _on_refused(self, record: records.Refused) -> None:
+        request = self._requests.pop(record.number, None)
         if request is not None and not request.future.done():
-            request.future.set_exception(_refusal(refusal))
+            request.future.set_exception(record.refusal.error())
 
-    def _on_reply(self, kind: int, head: list[Any], tail: bytes) -> None:
-        number, answer = head
-        request = self._requests.pop(number, None)
+    def _on_reply(self, reply: records.Reply) -> None:
+        request = self._requests.pop(reply.number, None)
         if request is None:
-            if kind == RecordKind.JOINED:  # nobody waits for it any more
-                self._say(pack(RecordKind.LOSE, [answer["room"], answer["member"]]))
+            if isinstance(reply, records.Joined):  # nobody waits for it any more
+                self._say(records.Lose(reply.room, reply.entry.member))
             return
         try:
-            request.replied(answer, tail)
+            request.on_reply(reply)
         except Exception as error:  # a fault of ours costs a connection, not all of them
             if request.future.done():
                 raise
@@ -551,9 +583,9 @@ class RelayBroker:
             request.future.set_result(None)
 
 
-def _note(room: _Room, came: bool, member: tuple[str, str]) -> bool:
+def _note(room: _Room, change: Change) -> bool:
     """Keep count of who is there; False if our members were told already, by a relay before."""
-    name, author = member
+    came, (name, author) = change
     if came:
         if room.known.get(name) == author:
             return False
@@ -563,6 +595,10 @@ def _note(room: _Room, came: bool, member: tuple[str, str]) -> bool:
     return True
 
 
+def _connection(guest: Guest) -> records.Connection:
+    return records.Connection(guest.number, guest.address, guest.author)
+
+
 @contextlib.contextmanager
 def _reading() -> Iterator[None]:
     try:
@@ -570,13 +606,6 @@ def _reading() -> Iterator[None]:
     except HistoryError as error:
         logger.warning("a page of the history cannot be read: %s", error)
         raise _unavailable() from None
-
-
-def _refusal(fields: list[Any]) -> CommandError:
-    code, message, temporary, retry_after_ms = fields
-    return CommandError(
-        ErrorCode(code), message, temporary=temporary, retry_after_ms=retry_after_ms
-    )
 
 
 def _unavailable() -> CommandError:

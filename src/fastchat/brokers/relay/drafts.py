@@ -11,7 +11,7 @@ import orjson
 from fastchat.brokers import OnOutcome
 from fastchat.protocol import Publication
 
-__all__ = ["Unconfirmed", "Waiting", "fields_of"]
+__all__ = ["Unconfirmed", "Waiting"]
 
 Room = TypeVar("Room")
 
@@ -103,12 +103,3 @@ def _mark(fields: Mapping[str, Any]) -> tuple[Any, ...]:
     kind = fields.get("kind") or fields.get("type")
     more = ("room", "username", "timestamp", "id", "target", "emoji")
     return (kind, fields.get("remove", False), *map(fields.get, more))
-
-
-def fields_of(draft: Publication) -> tuple[Any, ...]:
-    """A draft as it travels; what only changes of a message have comes last, and may be missing."""
-    room, _, username, text, timestamp, id, kind, target, emoji, remove, author = draft[:11]
-    if target is None:
-        return (room, username, text, timestamp, author, id)
-    moderated = draft.moderated
-    return (room, username, text, timestamp, author, id, kind, target, emoji, remove, moderated)

@@ -7,8 +7,9 @@ import contextlib
 import logging
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
+from fastchat.brokers.relay.records import FromRelay, from_relay
 from fastchat.brokers.relay.wire import RecordReader, socket_path
 
 __all__ = ["Link", "Owner"]
@@ -27,7 +28,7 @@ class Owner(Protocol):
         """What a relay is to hear first."""
         ...
 
-    def on_record(self, kind: int, head: Any, tail: bytes, /) -> None:
+    def on_record(self, record: FromRelay, /) -> None:
         """What the relay says. Raises whatever it likes: that costs the connection."""
         ...
 
@@ -109,7 +110,7 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._reader = RecordReader()
+        self._reader = RecordReader(from_relay)
         self.ended = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -119,7 +120,7 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             for record in self._reader.feed(data):
-                self._link._owner.on_record(*record)
+                self._link._owner.on_record(record)
         except Exception:  # a fault of either side costs the connection, not the worker
             logger.exception("the relay said something that is not understood; connecting anew")
             self.transport.abort()

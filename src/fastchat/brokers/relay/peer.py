@@ -6,15 +6,16 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any, Protocol, cast
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, assert_never, cast
 
-from fastchat.brokers.relay.wire import VERSION, BadRecord, RecordKind, RecordReader, pack
+from fastchat.brokers.relay import records
+from fastchat.brokers.relay.records import FromRelay, FromWorker, Refusal, from_worker
+from fastchat.brokers.relay.wire import BadRecord, RecordReader
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.history import Duplicate
 from fastchat.limits.connections import Branch, Census, Limit
-from fastchat.protocol import Kind, Position, Publication
-from fastchat.rooms import Entrance, Member, Messages, Removal
+from fastchat.rooms import Member, Messages
 from fastchat.rooms.rooms import Rooms
 from fastchat.rooms.subscribers import Change
 
@@ -42,7 +43,7 @@ class House(Protocol):
         ...
 
     def closed(self, port: RelayPort, /) -> None: ...
-    def status(self) -> dict[str, Any]: ...
+    def status(self) -> records.Status: ...
 
 
 class RelayPort(asyncio.Protocol):
@@ -52,17 +53,15 @@ class RelayPort(asyncio.Protocol):
         self._relay = relay
         self._rooms = relay.rooms
         self._guests = Branch(relay.census)
-        self._reader = RecordReader()
+        self._reader = RecordReader(from_worker)
         self._members: dict[str, Counter[Member]] = {}  # of each room; and their connections
-        self._items: list[tuple[Any, ...]] = []  # deliveries, not packed yet
-        self._payloads: list[bytes] = []
-        self._size = 0  # of the payloads
+        self._deliveries = records.Deliveries()  # not encoded yet
         self._outbox: list[bytes] = []
         self._flushing = False
         self._searches: set[asyncio.Task[None]] = set()
         self._to_restore: int | None = None  # rooms; None before the worker's hello
         self.name = ""
-        self.report: dict[str, Any] | None = None
+        self.report: Mapping[str, Any] | None = None
 
     @property
     def is_restored(self) -> bool:
@@ -78,7 +77,7 @@ class RelayPort(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             for record in self._reader.feed(data):
-                self._on_record(*record)
+                self._on_record(record)
         except BadRecord as error:
             logger.warning("%s is cut off: %s", self.name or "a client", error)
             self._transport.abort()
@@ -107,56 +106,54 @@ class RelayPort(asyncio.Protocol):
     def deliver(
         self, room: str, offset: int, payload: bytes, ticket: Any, change: Change | None = None
     ) -> None:
-        self._items.append((room, offset, ticket, len(payload), change))
-        self._payloads.append(payload)
-        self._size += len(payload)
-        if self._size > RECORD_BYTES:
-            self._pack_deliveries()
-        self._schedule_flush()
+        self._deliveries.add(room, offset, ticket, payload, change)
+        if self._deliveries.size > RECORD_BYTES:
+            self._encode_deliveries()
+        if not self._flushing:
+            self._schedule_flush()
 
     def kept(self, ticket: Any, offset: int) -> None:
-        self._say(pack(RecordKind.ANSWER, [ticket, offset, False]))
+        self._say(records.Answer(ticket, offset))
 
     def answer(self, ticket: Any, outcome: Duplicate | CommandError) -> None:
         if isinstance(outcome, Duplicate):
-            answer = [ticket, outcome.offset, True]
+            self._say(records.Answer(ticket, outcome.offset, repeated=True))
         else:
-            answer = [ticket, _fields(outcome), False]
-        self._say(pack(RecordKind.ANSWER, answer))
+            self._say(records.Answer(ticket, Refusal.of(outcome)))
 
     def know(self, room: str, users: Mapping[str, str]) -> None:
-        self._say(pack(RecordKind.KNOW, [room, users]))
+        self._say(records.Know(room, users))
 
     def expel(self, room: str, author: str, seconds: int) -> None:
-        self._say(pack(RecordKind.EXPEL, [room, author, seconds]))
+        self._say(records.Expel(room, author, seconds))
 
     def end_turn(self) -> None:
         self._flush()
 
     def welcome(self) -> None:
-        self._say(pack(RecordKind.WELCOME, None))
+        self._say(records.Welcome())
 
     # Out
 
-    def _say(self, record: bytes) -> None:
-        self._pack_deliveries()
-        self._outbox.append(record)
-        self._schedule_flush()
+    def _say(self, record: FromRelay) -> None:
+        self._encode_deliveries()
+        self._outbox.append(record.encode())
+        if not self._flushing:
+            self._schedule_flush()
 
-    def _pack_deliveries(self) -> None:
-        if self._items:
-            self._outbox.append(pack(RecordKind.DELIVER, self._items, self._payloads))
-            self._items, self._payloads, self._size = [], [], 0
+    def _encode_deliveries(self) -> None:
+        if self._deliveries:
+            self._outbox.append(self._deliveries.encode())
+            self._deliveries = records.Deliveries()
 
     def _schedule_flush(self) -> None:
-        if not self._flushing:
-            self._flushing = True
-            self._loop.call_soon(self._flush)
+        self._flushing = True
+        self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         """One write for all that the turn has to say."""
         self._flushing = False
-        self._pack_deliveries()
+        self._encode_deliveries()
         outbox, self._outbox = self._outbox, []
         if not outbox or self._transport.is_closing():
             return
@@ -168,158 +165,131 @@ class RelayPort(asyncio.Protocol):
 
     # In
 
-    def _on_record(self, kind: int, head: Any, tail: bytes) -> None:
-        if kind == RecordKind.STATUS:
-            self._say(pack(RecordKind.STATUS, self._relay.status()))
-            return
-        if self._to_restore is None or self._to_restore:
-            self._on_introduction(kind, head)
-            return
-        match kind:
-            case RecordKind.PUBLISH:
-                self._on_publish(*head)
-            case RecordKind.JOIN:
-                self._on_join(*head)
-            case RecordKind.LEAVE:
-                self._on_leave(*head)
-            case RecordKind.LOSE:
-                room, member = head
-                self._count_out(room, Member(*member), self._rooms.lose)
-            case RecordKind.TELL:
-                (room,) = head
-                self._rooms.tell(self, room, tail)
-            case RecordKind.BEFORE | RecordKind.AFTER | RecordKind.SEARCH:
-                self._on_read(kind, *head)
-            case RecordKind.REMOVE:
-                self._on_remove(*head)
-            case RecordKind.REPORT:
-                self.report = head
-            case RecordKind.PING:
-                self._say(pack(RecordKind.PONG, head))
-            case _:
-                self._on_guest(kind, head)
-
-    def _on_guest(self, kind: int, head: Any) -> None:
-        match kind:
-            case RecordKind.ENTER:
-                self._count_in(*head)
-            case RecordKind.IDENTIFY:
-                self._turn_away(head[0], self._guests.identify(*head))
-            case RecordKind.EXIT:
-                self._guests.leave(*head)
-            case RecordKind.GUESTS:
-                for guest in head:
-                    self._count_in(*guest)
-            case _:
-                raise BadRecord(f"an unknown kind of record, {kind}")
-
-    def _count_in(self, number: int, address: str, author: str = "") -> None:
-        self._turn_away(number, self._guests.enter(number, address, author))
-
-    def _on_introduction(self, kind: int, head: Any) -> None:
-        """HELLO, and as many RESTOREs as it says."""
-        if kind == RecordKind.HELLO and self._to_restore is None:
-            version, self.name, pid, self._to_restore = head
-            if version != VERSION:
-                raise BadRecord(f"{self.name} speaks version {version}, we speak {VERSION}")
-            logger.info("%s (pid %d) is here, with %d rooms", self.name, pid, self._to_restore)
-        elif kind == RecordKind.RESTORE and self._to_restore:
-            self._on_restore(*head)
-            self._to_restore -= 1
+    def _on_record(self, record: FromWorker) -> None:
+        if isinstance(record, records.AskStatus):
+            self._say(self._relay.status())
+        elif isinstance(record, records.Hello | records.Restore):
+            self._on_introduction(record)
+        elif not self.is_restored:
+            raise BadRecord(f"{type(record).__name__} before its time")
         else:
-            raise BadRecord(f"a record of kind {kind} before its time")
+            self._on_said(record)
+
+    def _on_said(self, record: records.Said) -> None:
+        match record:
+            case records.Publish():
+                self._on_publish(record)
+            case records.Join():
+                self._on_join(record)
+            case records.Leave():
+                self._on_leave(record)
+            case records.Lose():
+                self._count_out(record.room, record.member, self._rooms.lose)
+            case records.Tell():
+                self._rooms.tell(self, record.room, record.payload)
+            case records.Before() | records.After():
+                self._on_read(record)
+            case records.Search():
+                self._on_search(record)
+            case records.Remove():
+                self._on_remove(record)
+            case records.Report():
+                self.report = record.snapshot
+            case records.Ping():
+                self._say(records.Pong(record.sent))
+            case _:
+                self._on_counting(record)
+
+    def _on_counting(self, record: records.Counting) -> None:
+        match record:
+            case records.Enter(number, address):
+                self._turn_away(number, self._guests.enter(number, address))
+            case records.Identify(connection):
+                self._turn_away(connection.number, self._guests.identify(*connection))
+            case records.Exit(connection):
+                self._guests.leave(*connection)
+            case records.Connections(connections):
+                for connection in connections:
+                    self._turn_away(connection.number, self._guests.enter(*connection))
+            case _:
+                assert_never(record)
+
+    def _on_introduction(self, record: records.Introduction) -> None:
+        """A Hello, and as many Restores as it announces."""
+        match record:
+            case records.Hello(name, pid, rooms) if self._to_restore is None:
+                self.name, self._to_restore = name, rooms
+                logger.info("%s (pid %d) is here, with %d rooms", name, pid, rooms)
+            case records.Restore() if self._to_restore:
+                self._on_restore(record)
+                self._to_restore -= 1
+            case _:
+                raise BadRecord(f"{type(record).__name__} out of turn")
         if self._to_restore == 0:
             self._relay.restored(self)
 
-    def _on_restore(self, room: str, position: Any, members: Any, known: Any) -> None:
-        counts = [(Member(*member), count) for member, count in members]
+    def _on_restore(self, record: records.Restore) -> None:
         missed = self._rooms.restore(
             self,
-            room,
-            Position(*position),
-            counts,
-            [Member(*each) for each in known],
+            record.room,
+            record.position,
+            record.members,
+            record.known,
             gathering=not self._relay.gathered,
         )
         if missed is None:
-            self._say(pack(RecordKind.LOST, room))
+            self._say(records.Lost(record.room))
             return
-        if counts:
-            self._members[room] = Counter(dict(counts))
+        if record.members:
+            self._members[record.room] = Counter(dict(record.members))
         for offset, payload in missed:
-            self.deliver(room, offset, payload, None)
+            self.deliver(record.room, offset, payload, None)
 
-    def _on_publish(self, deadline: float, drafts: list[list[Any]]) -> None:
-        if time.monotonic() > deadline:  # nobody waits for it any more
-            for ticket, *_ in drafts:
-                self._say(pack(RecordKind.ANSWER, [ticket, _fields(_too_late()), False]))
+    def _on_publish(self, record: records.Publish) -> None:
+        if time.monotonic() > record.deadline:  # nobody waits for them any more
+            for number, _ in record.drafts:
+                self._say(records.Answer(number, Refusal.of(_too_late())))
             return
-        for ticket, room, username, text, timestamp, author, id, *change in drafts:
-            draft = Publication(room, 0, username, text, timestamp, id, author=author)
-            if change:
-                kind, target, emoji, remove, moderated = change
-                draft = draft._replace(
-                    kind=Kind(kind), target=target, emoji=emoji, remove=remove, moderated=moderated
-                )
-            self._rooms.publish(self, ticket, draft)
+        for number, draft in record.drafts:
+            self._rooms.publish(self, number, draft)
 
     def _turn_away(self, number: int, limit: Limit | None) -> None:
         if limit is not None:
-            self._say(pack(RecordKind.TURN_AWAY, [number, limit]))
+            self._say(records.TurnAway(number, limit))
 
-    def _on_join(
-        self,
-        number: int,
-        deadline: float,
-        room: str,
-        who: Any,
-        since: Any,
-        limit: int,
-        *guest: Any,
-    ) -> None:
-        position = None if since is None else Position(*since)
-        entrance = Entrance(room, Member(*who), position, limit, *guest)
+    def _on_join(self, record: records.Join) -> None:
+        room = record.entrance.room
         try:
-            if time.monotonic() > deadline:
-                raise _too_late()
-            self._guests.check(entrance.guest)
-            entry = self._rooms.join(self, entrance)
+            _check_deadline(record.deadline)
+            self._guests.check(record.entrance.guest)
+            entry = self._rooms.join(self, record.entrance)
         except CommandError as refusal:
-            self._refuse(number, refusal)
+            self._refuse(record.number, refusal)
             return
         self._members.setdefault(room, Counter())[entry.member] += 1
-        answer = {
-            "room": room,
-            "member": entry.member,
-            "position": entry.position,
-            "recovered": entry.recovered,
-            "users": entry.users,
-            "online": entry.online,
-            "known": self._rooms.known(room),
-            "sizes": [len(payload) for payload in entry.payloads],
-        }
-        self._say(pack(RecordKind.JOINED, [number, answer], entry.payloads))
+        self._say(records.Joined(record.number, room, entry, self._rooms.known(room)))
 
-    def _on_leave(self, number: int, deadline: float, room: str, who: Any) -> None:
+    def _on_leave(self, record: records.Leave) -> None:
         self._rooms.commit()  # what was published before still arrives
-        self._say(pack(RecordKind.LEFT, [number, None]))
-        if who is not None:  # else he was not among those that the worker came back with
-            self._count_out(room, Member(*who), self._rooms.leave)
+        self._say(records.Left(record.number))
+        if record.member is not None:
+            self._count_out(record.room, record.member, self._rooms.leave)
 
-    def _on_remove(self, number: int, deadline: float, *removal: Any) -> None:
+    def _on_remove(self, record: records.Remove) -> None:
         try:
-            if time.monotonic() > deadline:
-                raise _too_late()
-            name = self._rooms.remove(Removal(*removal))
+            _check_deadline(record.deadline)
+            name = self._rooms.remove(record.removal)
         except CommandError as refusal:
-            self._refuse(number, refusal)
+            self._refuse(record.number, refusal)
         else:
-            self._say(pack(RecordKind.REMOVED, [number, name]))
+            self._say(records.Removed(record.number, name))
 
-    def _count_out(self, room: str, member: Member, out: Any) -> None:
+    def _count_out(
+        self, room: str, member: Member, out: Callable[[RelayPort, str, Member], None]
+    ) -> None:
         members = self._members.get(room)
         if members is None or member not in members:
-            return  # the stream of the room was lost, and he with it
+            return  # the stream of the room was lost, and the member with it
         members[member] -= 1
         if not members[member]:
             del members[member]
@@ -327,40 +297,44 @@ class RelayPort(asyncio.Protocol):
                 del self._members[room]
         out(self, room, member)
 
-    def _on_read(
-        self, kind: int, number: int, deadline: float, room: str, what: Any, limit: int
-    ) -> None:
-        if time.monotonic() > deadline:
-            self._refuse(number, _too_late())
-            return
-        if kind == RecordKind.SEARCH:
-            search = self._loop.create_task(self._search(number, room, what, limit))
-            self._searches.add(search)
-            search.add_done_callback(self._searches.discard)
-            return
-        read = self._rooms.before if kind == RecordKind.BEFORE else self._rooms.after
+    def _on_read(self, record: records.Before | records.After) -> None:
+        number, deadline, room, offset, limit = record
         try:
-            self._reply(number, read(room, what, limit))
+            _check_deadline(deadline)
+            if isinstance(record, records.After):
+                messages = self._rooms.after(room, record.offset, limit)
+            else:
+                messages = self._rooms.before(room, offset, limit)
         except CommandError as refusal:
             self._refuse(number, refusal)
+        else:
+            self._reply(number, messages)
 
-    async def _search(self, number: int, room: str, query: str, limit: int) -> None:
+    def _on_search(self, record: records.Search) -> None:
+        search = self._loop.create_task(self._search(record))
+        self._searches.add(search)
+        search.add_done_callback(self._searches.discard)
+
+    async def _search(self, record: records.Search) -> None:
         try:
-            self._reply(number, await self._rooms.search(room, query, limit))
+            _check_deadline(record.deadline)
+            messages = await self._rooms.search(record.room, record.query, record.limit)
         except CommandError as refusal:
-            self._refuse(number, refusal)
+            self._refuse(record.number, refusal)
+        else:
+            self._reply(record.number, messages)
 
     def _refuse(self, number: int, refusal: CommandError) -> None:
-        self._say(pack(RecordKind.REFUSED, [number, _fields(refusal)]))
+        self._say(records.Refused(number, Refusal.of(refusal)))
 
     def _reply(self, number: int, messages: Messages) -> None:
-        sizes = [len(payload) for payload in messages.payloads]
-        head = [number, [messages.more, sizes]]
-        self._say(pack(RecordKind.PAGE, head, messages.payloads))
+        self._say(records.Page(number, messages.payloads, messages.more))
 
 
-def _fields(refusal: CommandError) -> list[Any]:
-    return [refusal.code, refusal.message, refusal.temporary, refusal.retry_after_ms]
+def _check_deadline(deadline: float) -> None:
+    """Raises CommandError if the worker does not wait any more."""
+    if time.monotonic() > deadline:
+        raise _too_late()
 
 
 def _too_late() -> CommandError:

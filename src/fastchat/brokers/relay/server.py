@@ -15,9 +15,9 @@ import contextlib
 import functools
 import os
 from pathlib import Path
-from typing import Any
 
 from fastchat.brokers.relay.peer import RelayPort
+from fastchat.brokers.relay.records import Status
 from fastchat.brokers.relay.wire import SOCKET_NAME, bind_socket
 from fastchat.limits.connections import Census
 from fastchat.metrics import Metrics
@@ -81,18 +81,14 @@ class Relay:
             self._left.clear()
             await self._left.wait()
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> Status:
         """The last report of each worker, and our own.
 
         Of a worker and the one that replaces it, the latter's.
         """
         own = self._metrics.snapshot(rooms=self.rooms.room_count, users=self.rooms.user_count)
-        return {
-            "parts": {
-                "relay": own,
-                **{port.name: port.report for port in self._ports if port.report is not None},
-            }
-        }
+        reports = {port.name: port.report for port in self._ports if port.report is not None}
+        return Status({"relay": own, **reports})
 
     # Of the ports
 

@@ -1,4 +1,4 @@
-"""Records on the relay's Unix socket: how workers and the relay speak to each other.
+"""The relay's Unix socket, and the frames of the records that workers and the relay send over it.
 
 A record is
 
@@ -9,7 +9,7 @@ A record is
     tail      bytes, which the head says how to cut
 
 Payloads for clients travel in the tail as they are: encoded once, by the relay,
-and never decoded by a worker.
+and never decoded by a worker. `fastchat.brokers.relay.records` has the layout of each kind.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import contextlib
 import os
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import orjson
 
@@ -32,7 +32,6 @@ __all__ = [
     "RecordKind",
     "RecordReader",
     "bind_socket",
-    "cut",
     "pack",
     "reachable",
     "socket_path",
@@ -42,7 +41,7 @@ __all__ = [
 VERSION = 5
 #: In the data directory.
 SOCKET_NAME = "fastchat.sock"
-#: A record is never larger than this; whoever says so is not one of ours.
+#: A record is never larger than this; a peer that announces a larger one is not one of ours.
 MAX_RECORD_BYTES = 64 * 1024 * 1024
 
 _PREFIX = struct.Struct("!IBI")
@@ -53,7 +52,10 @@ _UMASK = 0o177
 
 
 class RecordKind(IntEnum):
-    """What a record is about. Heads are documented where they are sent."""
+    """What a record is about; `fastchat.brokers.relay.records` has a type for each.
+
+    STATUS goes both ways: the question, and its answer.
+    """
 
     # From a worker
     HELLO = 1
@@ -73,7 +75,7 @@ class RecordKind(IntEnum):
     ENTER = 15
     IDENTIFY = 16
     EXIT = 17
-    GUESTS = 18
+    CONNECTIONS = 18
     # From the relay
     WELCOME = 64
     DELIVER = 65
@@ -94,21 +96,28 @@ class BadRecord(Exception):
     """The peer does not speak this protocol; the connection cannot go on."""
 
 
-def pack(kind: RecordKind, head: Any, tail: Iterable[bytes] = ()) -> bytes:
+Record = TypeVar("Record")
+
+
+def pack(kind: RecordKind, head: object, tail: Iterable[bytes] = ()) -> bytes:
     """A record as it is sent."""
     encoded = orjson.dumps(head, default=tuple)  # named tuples, which orjson does not know
     body = b"".join((encoded, *tail))
     return _PREFIX.pack(5 + len(body), kind, len(encoded)) + body
 
 
-class RecordReader:
-    """Cuts a stream of bytes into records."""
+class RecordReader(Generic[Record]):
+    """Cuts a stream of bytes into records.
 
-    def __init__(self) -> None:
+    `decode` makes a record of its kind, its head as JSON has decoded it, and its tail.
+    """
+
+    def __init__(self, decode: Callable[[int, Any, bytes], Record]) -> None:
+        self._decode = decode
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[tuple[int, Any, bytes]]:
-        """The records that are complete now, as kind, head and tail; raises BadRecord."""
+    def feed(self, data: bytes) -> Iterator[Record]:
+        """The records that are complete now; raises BadRecord."""
         buffer = self._buffer
         buffer += data
         start, end = 0, len(buffer)
@@ -130,17 +139,9 @@ class RecordReader:
                     except orjson.JSONDecodeError:
                         raise BadRecord("a head that is not JSON") from None
                     tail = bytes(view[head_at + size : start])
-                yield kind, head, tail
+                yield self._decode(kind, head, tail)
         finally:
             del buffer[:start]
-
-
-def cut(tail: bytes, sizes: Iterable[int]) -> Iterator[bytes]:
-    """The parts of a tail."""
-    start = 0
-    for size in sizes:
-        yield tail[start : start + size]
-        start += size
 
 
 def reachable(directory: Path, descriptor: int) -> str:
@@ -167,7 +168,7 @@ def socket_path(directory: Path) -> Iterator[str]:
 def bind_socket(directory: Path) -> socket.socket:
     """The socket, bound, for this user only; one that was left behind is removed.
 
-    Only for whoever holds the directory's lock. Raises OSError.
+    The caller must hold the directory's lock. Raises OSError.
     """
     (directory / SOCKET_NAME).unlink(missing_ok=True)
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

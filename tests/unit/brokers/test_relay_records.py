@@ -1,0 +1,423 @@
+"""The records of the relay's protocol: each says what it means, and nothing else is accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastchat.brokers.relay import records
+from fastchat.brokers.relay.records import FromRelay, FromWorker, from_relay, from_worker
+from fastchat.brokers.relay.wire import VERSION, BadRecord, RecordKind, RecordReader, pack
+from fastchat.errors import CommandError, ErrorCode
+from fastchat.limits.connections import Limit
+from fastchat.protocol import Kind, Position, Publication
+from fastchat.rooms import Entrance, Entry, Member, Removal
+from fastchat.rooms.subscribers import Change
+
+# Any record
+
+TEXTS = st.text(max_size=5)
+NUMBERS = st.integers(0, 2**53)
+SECONDS = st.floats(0, 1e9)
+MEMBERS = st.builds(Member, TEXTS, TEXTS)
+POSITIONS = st.builds(Position, TEXTS, NUMBERS)
+PAYLOADS = st.binary(max_size=20)
+SNAPSHOTS = st.dictionaries(TEXTS, st.integers(0, 9) | SECONDS | st.lists(NUMBERS, max_size=2))
+KNOWN = st.dictionaries(TEXTS, TEXTS, max_size=3)
+CONNECTIONS = st.builds(records.Connection, NUMBERS, TEXTS, TEXTS)
+REFUSALS = st.builds(
+    records.Refusal, st.sampled_from(ErrorCode), TEXTS, st.booleans(), st.none() | NUMBERS
+)
+UNCHANGED = {
+    "offset": st.just(0),
+    "edited": st.none(),
+    "deleted": st.just(False),
+    "reactions": st.none(),
+}
+SAID = {
+    "room": TEXTS,
+    "username": TEXTS,
+    "text": TEXTS,
+    "timestamp": TEXTS,
+    "id": st.none() | TEXTS,
+    "author": TEXTS,
+}
+MESSAGES = st.builds(
+    Publication,
+    **UNCHANGED,
+    **SAID,
+    kind=st.just(Kind.MESSAGE),
+    target=st.none(),
+    emoji=st.none(),
+    remove=st.just(False),
+    moderated=st.just(False),
+)
+CHANGES = st.builds(
+    Publication,
+    **UNCHANGED,
+    **SAID,
+    kind=st.sampled_from([Kind.EDIT, Kind.DELETE, Kind.REACT]),
+    target=NUMBERS,
+    emoji=st.none() | TEXTS,
+    remove=st.booleans(),
+    moderated=st.booleans(),
+)
+ENTRANCES = st.builds(
+    Entrance, TEXTS, MEMBERS, st.none() | POSITIONS, NUMBERS, address=TEXTS, guest=NUMBERS
+)
+ENTRIES = st.builds(
+    Entry,
+    MEMBERS,
+    POSITIONS,
+    st.lists(PAYLOADS, max_size=3),
+    st.booleans(),
+    st.lists(TEXTS, max_size=3),
+    NUMBERS,
+)
+DELIVERED = st.builds(
+    records.Delivered,
+    TEXTS,
+    NUMBERS,
+    st.none() | NUMBERS,
+    PAYLOADS,
+    st.none() | st.builds(Change, st.booleans(), MEMBERS),
+)
+
+WORKERS: dict[RecordKind, st.SearchStrategy[FromWorker]] = {
+    RecordKind.HELLO: st.builds(records.Hello, TEXTS, NUMBERS, NUMBERS),
+    RecordKind.RESTORE: st.builds(
+        records.Restore,
+        TEXTS,
+        POSITIONS,
+        st.lists(st.tuples(MEMBERS, st.integers(1, 99)), max_size=3),
+        st.lists(MEMBERS, max_size=3),
+    ),
+    RecordKind.PUBLISH: st.builds(
+        records.Publish, SECONDS, st.lists(st.tuples(NUMBERS, MESSAGES | CHANGES), max_size=3)
+    ),
+    RecordKind.JOIN: st.builds(records.Join, NUMBERS, SECONDS, ENTRANCES),
+    RecordKind.LEAVE: st.builds(records.Leave, NUMBERS, SECONDS, TEXTS, st.none() | MEMBERS),
+    RecordKind.LOSE: st.builds(records.Lose, TEXTS, MEMBERS),
+    RecordKind.TELL: st.builds(records.Tell, TEXTS, PAYLOADS),
+    RecordKind.BEFORE: st.builds(
+        records.Before, NUMBERS, SECONDS, TEXTS, st.none() | NUMBERS, NUMBERS
+    ),
+    RecordKind.AFTER: st.builds(records.After, NUMBERS, SECONDS, TEXTS, NUMBERS, NUMBERS),
+    RecordKind.SEARCH: st.builds(records.Search, NUMBERS, SECONDS, TEXTS, TEXTS, NUMBERS),
+    RecordKind.REPORT: st.builds(records.Report, SNAPSHOTS),
+    RecordKind.PING: st.builds(records.Ping, SECONDS),
+    RecordKind.STATUS: st.builds(records.AskStatus),
+    RecordKind.REMOVE: st.builds(
+        records.Remove, NUMBERS, SECONDS, st.builds(Removal, TEXTS, TEXTS, NUMBERS, TEXTS)
+    ),
+    RecordKind.ENTER: st.builds(records.Enter, NUMBERS, TEXTS),
+    RecordKind.IDENTIFY: st.builds(records.Identify, CONNECTIONS),
+    RecordKind.EXIT: st.builds(records.Exit, CONNECTIONS),
+    RecordKind.CONNECTIONS: st.builds(records.Connections, st.lists(CONNECTIONS, max_size=3)),
+}
+RELAYS: dict[RecordKind, st.SearchStrategy[FromRelay]] = {
+    RecordKind.WELCOME: st.builds(records.Welcome),
+    RecordKind.DELIVER: st.builds(records.Deliver, st.lists(DELIVERED, max_size=3)),
+    RecordKind.ANSWER: st.builds(records.Answer, NUMBERS, NUMBERS | REFUSALS, st.booleans()),
+    RecordKind.JOINED: st.builds(records.Joined, NUMBERS, TEXTS, ENTRIES, KNOWN),
+    RecordKind.LEFT: st.builds(records.Left, NUMBERS),
+    RecordKind.PAGE: st.builds(
+        records.Page, NUMBERS, st.lists(PAYLOADS, max_size=3), st.booleans()
+    ),
+    RecordKind.REFUSED: st.builds(records.Refused, NUMBERS, REFUSALS),
+    RecordKind.LOST: st.builds(records.Lost, TEXTS),
+    RecordKind.PONG: st.builds(records.Pong, SECONDS),
+    RecordKind.EXPEL: st.builds(records.Expel, TEXTS, TEXTS, NUMBERS),
+    RecordKind.REMOVED: st.builds(records.Removed, NUMBERS, TEXTS),
+    RecordKind.TURN_AWAY: st.builds(records.TurnAway, NUMBERS, st.sampled_from(Limit)),
+    RecordKind.KNOW: st.builds(records.Know, TEXTS, KNOWN),
+    RecordKind.STATUS: st.builds(records.Status, st.dictionaries(TEXTS, SNAPSHOTS, max_size=2)),
+}
+Decode = Callable[[int, Any, bytes], FromWorker | FromRelay]
+KINDS = [
+    *(pytest.param(from_worker, kind, WORKERS[kind], id=f"worker-{kind.name}") for kind in WORKERS),
+    *(pytest.param(from_relay, kind, RELAYS[kind], id=f"relay-{kind.name}") for kind in RELAYS),
+]
+
+
+def test_every_kind_has_a_record() -> None:
+    """A new kind needs a strategy in the tables above."""
+    assert set(WORKERS) | set(RELAYS) == set(RecordKind)
+
+
+@pytest.mark.parametrize(("decode", "kind", "strategy"), KINDS)
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_record_is_decoded_as_it_was_encoded(
+    decode: Decode, kind: RecordKind, strategy: st.SearchStrategy[Any], data: st.DataObject
+) -> None:
+    """With all of its fields, their types, and its own kind in its frame."""
+    record = data.draw(strategy)
+    ((found, head, tail),) = RecordReader(lambda *frame: frame).feed(record.encode())
+    assert found == kind
+    decoded = decode(found, head, tail)
+    assert type(decoded) is type(record)
+    assert decoded == record
+    assert repr(decoded) == repr(record)
+
+
+# What is none
+
+HEADS = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | SECONDS | TEXTS,
+    lambda inner: st.lists(inner, max_size=6) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=9,
+)
+
+
+@pytest.mark.parametrize(("decode", "kind", "strategy"), KINDS)
+@settings(max_examples=30, deadline=None)
+@given(head=HEADS, tail=PAYLOADS)
+def test_any_head_is_decoded_or_bad(
+    decode: Decode, kind: RecordKind, strategy: object, head: Any, tail: bytes
+) -> None:
+    """Nothing else is raised; what is accepted can be encoded, and is accepted again."""
+    check(decode, kind, head, tail)
+
+
+@pytest.mark.parametrize(("decode", "kind", "strategy"), KINDS)
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_record_with_another_field_is_decoded_or_bad(
+    decode: Decode, kind: RecordKind, strategy: st.SearchStrategy[Any], data: st.DataObject
+) -> None:
+    """Wherever in the head it is, also deep within."""
+    ((_, head, tail),) = RecordReader(lambda *frame: frame).feed(data.draw(strategy).encode())
+    places = list(places_in(head))
+    if places:
+        inside, key = data.draw(st.sampled_from(places))
+        inside[key] = data.draw(HEADS)
+    check(decode, kind, head, tail)
+
+
+def check(decode: Decode, kind: int, head: Any, tail: bytes) -> None:
+    try:
+        record = decode(kind, head, tail)
+    except BadRecord:
+        return
+    assert list(RecordReader(decode).feed(record.encode())) == [record]
+
+
+def places_in(head: Any) -> list[tuple[Any, Any]]:
+    """Each container in a head, with each of its keys or indexes."""
+    if not isinstance(head, list | dict):
+        return []
+    keys = range(len(head)) if isinstance(head, list) else list(head)
+    return [(head, key) for key in keys] + [place for key in keys for place in places_in(head[key])]
+
+
+MESSAGE = [1, "a", "Alice", "hi", "2025-01-18T10:30:00.123Z", "author", None]
+CHANGE = [*MESSAGE, "edit", 1, None, False, False]
+REFUSAL = ["forbidden", "No.", False, None]
+JOINED = {
+    "room": "a", "member": ["Alice", "author"], "position": ["epoch", 1], "recovered": False,
+    "users": ["Alice"], "online": 1, "known": {"Alice": "author"}, "sizes": [],
+}  # fmt: skip
+
+
+def changed(fields: list[Any], index: int, value: Any) -> list[Any]:
+    return [*fields[:index], value, *fields[index + 1 :]]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        {"version": VERSION},
+        [VERSION, "worker-1", 1],
+        [VERSION, "worker-1", 1, -1],
+        [VERSION, "worker-1", 1.5, 1],
+        [VERSION, b"worker-1".hex(), True, 1],
+        [VERSION - 1, "worker-1", 1, 1],
+        [],
+    ],
+    ids=repr,
+)
+def test_malformed_hello_is_bad(head: Any) -> None:
+    """A version is compared before the rest, which can differ with it."""
+    with pytest.raises(BadRecord, match=r"^HELLO: "):
+        from_worker(RecordKind.HELLO, head, b"")
+
+
+def test_another_version_is_named() -> None:
+    """For the log: nobody guesses why a worker is cut off."""
+    with pytest.raises(BadRecord, match=f"its version is 99, ours is {VERSION}"):
+        from_worker(RecordKind.HELLO, [99, "what", "follows", "is", "unknown"], b"")
+
+
+@pytest.mark.parametrize(
+    "draft",
+    [
+        None,
+        "message",
+        {},
+        MESSAGE[:-1],
+        [*MESSAGE, "edit"],
+        CHANGE[:-1],
+        *(changed(MESSAGE, index, 1.5) for index in range(len(MESSAGE))),
+        *(changed(CHANGE, index, 1.5) for index in range(len(CHANGE))),
+        changed(MESSAGE, 0, True),
+        changed(MESSAGE, 0, None),
+        changed(CHANGE, 7, "shout"),
+        changed(CHANGE, 8, None),
+    ],
+    ids=repr,
+)
+def test_malformed_draft_is_bad(draft: Any) -> None:
+    """Also among good ones, none of which is returned."""
+    assert from_worker(RecordKind.PUBLISH, [1.0, [MESSAGE, CHANGE]], b"")
+    with pytest.raises(BadRecord, match=r"^PUBLISH: "):
+        from_worker(RecordKind.PUBLISH, [1.0, [MESSAGE, draft]], b"")
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        None,
+        {"a": 1},
+        [None],
+        ["abcde"],
+        [["a", 1, None, 5]],
+        [["a", 1, None, 5, None, None]],
+        [[1, 1, None, 5, None]],
+        [["a", "1", None, 5, None]],
+        [["a", 1, "1", 5, None]],
+        [["a", 1, None, 5.0, None]],
+        [["a", 1, None, 4, None]],
+        [["a", 1, None, 6, None]],
+        [["a", 1, None, -1, None], ["a", 2, None, 6, None]],
+        [["a", 1, None, 5, True]],
+        [["a", 1, None, 5, [True, "Alice"]]],
+        [],
+    ],
+    ids=repr,
+)
+def test_malformed_deliveries_are_bad(rows: Any) -> None:
+    """So are payloads that do not fill the tail, which has five bytes."""
+    assert from_relay(RecordKind.DELIVER, [["a", 1, None, 5, None]], b"12345")
+    with pytest.raises(BadRecord, match=r"^DELIVER: "):
+        from_relay(RecordKind.DELIVER, rows, b"12345")
+
+
+@pytest.mark.parametrize(
+    ("kind", "head", "tail"),
+    [
+        (RecordKind.ANSWER, [1, None, False], b""),
+        (RecordKind.ANSWER, [1, ["no_such_code", "No.", False, None], False], b""),
+        (RecordKind.REFUSED, [1, [*REFUSAL, None]], b""),
+        (RecordKind.REFUSED, ["1", REFUSAL], b""),
+        (RecordKind.REFUSED, {}, b""),
+        (RecordKind.TURN_AWAY, [1, "no such limit"], b""),
+        (RecordKind.TURN_AWAY, [1, ["address"]], b""),
+        (RecordKind.JOINED, [1, {}], b""),
+        (RecordKind.JOINED, [1, JOINED], b"x"),
+        (RecordKind.JOINED, [1, JOINED | {"sizes": [1]}], b""),
+        (RecordKind.JOINED, [1, JOINED | {"known": {"Alice": 1}}], b""),
+        (RecordKind.PAGE, [1, [False, [1, 2]]], b"12"),
+        (RecordKind.PAGE, [1, [False, [-1, 3]]], b"12"),
+        (RecordKind.LEFT, [1, 1], b""),
+        (RecordKind.LEFT, [1, None], b"tail"),
+        (RecordKind.WELCOME, [], b""),
+        (RecordKind.STATUS, {"parts": {"relay": None}}, b""),
+        (RecordKind.PONG, "soon", b""),
+    ],
+    ids=repr,
+)
+def test_malformed_record_of_the_relay_is_bad(kind: RecordKind, head: Any, tail: bytes) -> None:
+    with pytest.raises(BadRecord, match=f"^{kind.name}: "):
+        from_relay(kind, head, tail)
+
+
+@pytest.mark.parametrize(
+    ("kind", "head", "tail"),
+    [
+        (RecordKind.RESTORE, ["a", ["epoch", 1], [[["Alice", "author"], 0]], []], b""),
+        (RecordKind.RESTORE, ["a", ["epoch", 1], {}, []], b""),
+        (RecordKind.RESTORE, ["a", ["epoch", 1], [], [["Alice"]]], b""),
+        (RecordKind.RESTORE, ["a", ["epoch", 1], [], []], b"tail"),
+        (RecordKind.JOIN, [1, 1.0, "a", "Alice", None, 50, "", 0], b""),
+        (RecordKind.JOIN, [1, None, "a", ["Alice", "author"], None, 50, "", 0], b""),
+        (RecordKind.JOIN, [1, 1.0, "a", ["Alice", "author"], [1, "epoch"], 50, "", 0], b""),
+        (RecordKind.LEAVE, [1, 1.0, "a"], b""),
+        (RecordKind.TELL, ["a", "b"], b"payload"),
+        (RecordKind.REPORT, [1], b""),
+        (RecordKind.STATUS, {}, b""),
+        (RecordKind.CONNECTIONS, [[1, "192.0.2.1"]], b""),
+    ],
+    ids=repr,
+)
+def test_malformed_record_of_a_worker_is_bad(kind: RecordKind, head: Any, tail: bytes) -> None:
+    with pytest.raises(BadRecord, match=f"^{kind.name}: "):
+        from_worker(kind, head, tail)
+
+
+@pytest.mark.parametrize("kind", [0, 40, 99, 255])
+def test_unknown_kind_is_bad(kind: int) -> None:
+    for decode in (from_worker, from_relay):
+        with pytest.raises(BadRecord, match=f"unknown kind of record, {kind}$"):
+            decode(kind, None, b"")
+
+
+def test_each_side_takes_the_other_sides_records_only() -> None:
+    """But for STATUS, which is a question or its answer."""
+    for kind in set(WORKERS) - {RecordKind.STATUS}:
+        with pytest.raises(BadRecord, match="unknown kind"):
+            from_relay(kind, None, b"")
+    for kind in set(RELAYS) - {RecordKind.STATUS}:
+        with pytest.raises(BadRecord, match="unknown kind"):
+            from_worker(kind, None, b"")
+
+
+# The wire as it is
+
+
+def test_draft_keeps_its_layout() -> None:
+    """What is only a change's comes last, and is missing from a message."""
+    message = Publication("a", 0, "Alice", "hi", "2025-01-18T10:30:00.123Z", author="author")
+    change = message._replace(kind=Kind.EDIT, target=1)
+    assert head_of(records.Publish(1.0, [(1, message), (1, change)])) == [1.0, [MESSAGE, CHANGE]]
+
+
+def test_deliveries_are_encoded_as_they_are_added() -> None:
+    """A record that is filled is the record that it decodes to."""
+    filled = records.Deliveries()
+    assert not filled
+    filled.add("a", 1, 7, b"one")
+    filled.add("b", 0, None, b"", Change(True, Member("Alice", "author")))
+    assert (len(filled), filled.size) == (2, 3)
+    (record,) = RecordReader(from_relay).feed(filled.encode())
+    assert record == records.Deliver(
+        [
+            records.Delivered("a", 1, 7, b"one"),
+            records.Delivered("b", 0, None, b"", Change(True, Member("Alice", "author"))),
+        ]
+    )
+
+
+def test_refusal_is_the_error_that_it_was() -> None:
+    """As far as a client is told of it."""
+    error = CommandError(ErrorCode.RATE_LIMITED, "Slow down.", temporary=True, retry_after_ms=1500)
+    again = records.Refusal.of(error).error()
+    assert (again.code, again.message) == (ErrorCode.RATE_LIMITED, "Slow down.")
+    assert (again.temporary, again.retry_after_ms) == (True, 1500)
+
+
+def test_question_for_the_status_is_always_the_same_bytes() -> None:
+    """A server of one process compares them."""
+    assert records.AskStatus().encode() == pack(RecordKind.STATUS, None)
+    assert records.AskStatus().encode() == b"\0\0\0\x09\x0d\0\0\0\x04null"
+
+
+def head_of(record: FromWorker) -> Any:
+    ((_, head, _),) = RecordReader(lambda *frame: frame).feed(record.encode())
+    assert orjson.dumps(head) in record.encode()
+    return head
