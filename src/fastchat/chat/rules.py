@@ -7,8 +7,8 @@ which the hub is.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Protocol
 
 from fastchat import protocol
@@ -203,7 +203,7 @@ class Chat:
         timestamp = protocol.timestamp_of(self._clock())
         self._broker.publish(
             Publication(room, 0, name, text, timestamp, id, author=author),
-            functools.partial(self._answer, client, id, ref),
+            partial(self._answer, client, id, ref),
         )
 
     def _edit(self, client: Client, command: Edit) -> None:
@@ -241,7 +241,7 @@ class Chat:
             moderated=moderates,
             **more,
         )
-        self._broker.publish(draft, functools.partial(self._answer, client, None, command.ref))
+        self._broker.publish(draft, partial(self._answer, client, None, command.ref))
 
     def _typing(self, client: Client, command: Typing) -> None:
         room = self._room_of(client, command.room, Right.READ)

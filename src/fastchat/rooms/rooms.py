@@ -125,14 +125,17 @@ class Rooms:
                 port.answer(ticket, refusal)
         else:
             self._deliver(senders, outcomes)
-        for port in told.union(*self._ports_of(drafts)):
+        for name in {draft.room for draft in drafts}:
+            if (room := self._rooms.get(name)) is not None:
+                told.update(room.ports)
+        for port in told:
             port.end_turn()
 
     def _append(self, drafts: Sequence[Publication]) -> Sequence[Outcome]:
         begun = time.perf_counter()
         with self._history("append") as history:
             outcomes = history.append(drafts)
-        kept = sum(type(outcome) is Publication for outcome in outcomes)
+        kept = list(map(type, outcomes)).count(Publication)
         self._metrics.committed(kept, time.perf_counter() - begun)
         return outcomes
 
@@ -142,24 +145,15 @@ class Rooms:
             if not isinstance(outcome, Publication):
                 origin.answer(ticket, outcome)
                 continue
-            room = self._rooms.get(outcome.room)
+            name, offset = outcome.room, outcome.offset
+            room = self._rooms.get(name)
             ports = room.ports if room is not None else {}
             if origin not in ports:
-                origin.kept(ticket, outcome.offset)
+                origin.kept(ticket, offset)
             if ports:
                 payload = protocol.encode(outcome)
                 for port in ports:
-                    port.deliver(
-                        outcome.room,
-                        outcome.offset,
-                        payload,
-                        ticket if port is origin else None,
-                    )
-
-    def _ports_of(self, drafts: Iterable[Publication]) -> Iterator[Iterable[Port]]:
-        for name in {draft.room for draft in drafts}:
-            if (room := self._rooms.get(name)) is not None:
-                yield room.ports
+                    port.deliver(name, offset, payload, ticket if port is origin else None)
 
     # Members
 
