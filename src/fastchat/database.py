@@ -6,7 +6,8 @@ or a newer fastchat, finds it again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,16 @@ import apsw
 
 from fastchat.errors import SettingError
 
-__all__ = ["Schema", "Unusable", "check", "is_current", "open_to_read", "open_to_write", "select"]
+__all__ = [
+    "Schema",
+    "Unusable",
+    "check",
+    "is_current",
+    "open_to_read",
+    "open_to_write",
+    "select",
+    "transaction",
+]
 
 
 class Schema(NamedTuple):
@@ -109,6 +119,18 @@ def is_current(connection: apsw.Connection, schema: Schema) -> bool:
     """Whether no migration is missing in a file that passed `check`."""
     version: int = connection.pragma("user_version")
     return version == len(schema.migrations)
+
+
+@contextmanager
+def transaction(connection: apsw.Connection) -> Iterator[None]:
+    """All of the block or nothing; no other connection writes meanwhile."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:  # SQLite may have ended it itself
+            connection.execute("ROLLBACK")
 
 
 def _prepare(

@@ -93,8 +93,7 @@ BUILDERS = {
     "Retention": {"process.assembly.storage"},
     "Rooms": {"process.assembly.storage"},
     "Sessions": {"process.assembly.worker"},
-    # `fastchat import` writes a history while no server runs.
-    "SqliteHistory": {"process.assembly.storage", "history.transfer"},
+    "SqliteHistory": {"process.assembly.storage"},
     "Tls": {"process.assembly.worker"},
     "TokenAuthenticator": {"process.assembly.worker"},
     "Uploads": {"process.assembly.worker"},

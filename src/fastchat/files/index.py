@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import apsw
 
-from fastchat.database import Schema, open_to_write, select
+from fastchat.database import Schema, open_to_write, select, transaction
 from fastchat.errors import CommandError, ErrorCode, FilesError
 from fastchat.files import File
 
@@ -423,15 +423,8 @@ class Index:
     @contextmanager
     def _writing(self) -> Iterator[apsw.Connection]:
         """A transaction, which no other process's can get into."""
-        with self._reading() as db:
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-                db.execute("COMMIT")
-            except BaseException:
-                if db.in_transaction:  # SQLite may have ended it itself
-                    db.execute("ROLLBACK")
-                raise
+        with self._reading() as db, transaction(db):
+            yield db
 
     def _connect(self) -> apsw.Connection:
         if self._db is None:

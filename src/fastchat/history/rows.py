@@ -85,10 +85,15 @@ def dump_reactions(publication: Publication) -> str | None:
     return orjson.dumps(publication.reactions).decode()
 
 
-def stored(db: apsw.Connection, room: str, number: int) -> Iterator[Publication]:
-    """All that a file holds of a room, oldest first; rows are read as they are asked for."""
-    low = number << OFFSET_BITS
-    for row in db.execute(f"{SELECT} ORDER BY key", (low, low | OFFSET_MASK)):
+def stored(
+    db: apsw.Connection, room: str, number: int, first: int = 0, last: int = OFFSET_MASK
+) -> Iterator[Publication]:
+    """The publications of a room from offset `first` to `last` that a file holds, oldest first.
+
+    Rows are read as they are asked for.
+    """
+    keys = number << OFFSET_BITS | first, number << OFFSET_BITS | last
+    for row in db.execute(f"{SELECT} ORDER BY key", keys):
         yield publication_of(room, row)
 
 

@@ -34,9 +34,9 @@ from fastchat import protocol
 from fastchat.database import Unusable, check, is_current, open_to_read, select
 from fastchat.errors import CommandError, SettingError
 from fastchat.history.directory import FILE_NAME
+from fastchat.history.restore import restore
 from fastchat.history.rows import OFFSET_MASK, stored
 from fastchat.history.schema import HISTORY
-from fastchat.history.sqlite import SqliteHistory
 from fastchat.protocol import (
     Kind,
     Position,
@@ -183,18 +183,7 @@ def import_rooms(directory: Path, lines: BinaryIO, name: str, default_room: str)
     line where it is one's fault, and HistoryError when the disk fails.
     """
     reader = _Reader(lines, name, default_room)
-    history = SqliteHistory(
-        directory,
-        max_messages=1,  # nothing is appended, so nothing is pruned
-        max_age_s=0,
-        sync_commits=True,
-        new_epoch=_new_epoch,
-        clock=time.time,
-    )
-    try:
-        history.restore(reader.publications(), reader.positions)
-    finally:
-        history.close()
+    restore(directory, reader.publications(), reader.positions, clock=time.time)
     return Imported(len(reader.positions), reader.count)
 
 

@@ -23,7 +23,8 @@ from checker.nemesis import can_mount
 from contracts.history import HistoryContract, add, draft, texts
 from fastchat.database import select
 from fastchat.errors import CommandError, HistoryError, SettingError
-from fastchat.history import Duplicate, History, checkpoints, sqlite
+from fastchat.history import Duplicate, History, checkpoints
+from fastchat.history.ids import REMEMBER_IDS_S
 from fastchat.history.memory import MemoryHistory
 from fastchat.history.sqlite import SqliteHistory
 from fastchat.protocol import Kind, Position, Publication, timestamp_of
@@ -157,7 +158,7 @@ def test_id_is_remembered_for_ten_minutes_also_after_reopening(tmp_path: Path) -
     with opened(tmp_path, clock=clock) as history:
         assert say(history).offset == 1
     with opened(tmp_path, clock=clock) as history:
-        clock.now += sqlite.REMEMBER_IDS_S - 1
+        clock.now += REMEMBER_IDS_S - 1
         history.prune()
         assert say(history) == Duplicate("a", "i", 1)
         clock.now += 2
@@ -175,7 +176,7 @@ def test_expired_ids_are_dropped_as_fast_as_new_ones_come(tmp_path: Path) -> Non
             history.append(
                 [draft(id=str(n))._replace(timestamp=now) for n in range(start, start + 1000)]
             )
-        clock.now += 2 * sqlite.REMEMBER_IDS_S
+        clock.now += 2 * REMEMBER_IDS_S
         history.prune()
         now = timestamp_of(clock.now)
         for start in range(many, 2 * many, 1000):
@@ -424,13 +425,11 @@ def test_messages_are_kept_no_longer_than_their_age(tmp_path: Path) -> None:
         assert history.append([draft()])[0] == draft()._replace(offset=801)
 
 
-def test_more_rooms_than_are_known_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_rooms_than_are_known_at_once(tmp_path: Path) -> None:
     """Rooms go in and out of memory, also within a batch, and their offsets go on."""
-    monkeypatch.setattr(sqlite, "_KNOWN_ROOMS", 4)
-    monkeypatch.setattr(sqlite, "_WARM_ROOMS", 2)
     chance = random.Random(1)
     heads = dict.fromkeys("abcdefghijkl", 0)
-    with opened(tmp_path) as history:
+    with opened(tmp_path, max_known_rooms=4, max_warm_rooms=2) as history:
         for number in range(12):  # entered and never written in: these cannot be forgotten
             history.position(f"silent-{number}")
         epochs = {room: history.position(room).epoch for room in heads}
@@ -724,17 +723,14 @@ def test_checkpoints_move_the_log_into_the_file(
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_random_operations_do_as_in_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
-) -> None:
+def test_random_operations_do_as_in_memory(tmp_path: Path, seed: int) -> None:
     """Whatever is appended, changed, failed and reopened, both histories tell the same."""
-    monkeypatch.setattr(sqlite, "_WARM_ROOMS", 2)
-    monkeypatch.setattr(sqlite, "_KNOWN_ROOMS", 3)
+    options = {"max_messages": 10**6, "max_known_rooms": 3, "max_warm_rooms": 2}
     chance = random.Random(seed)
     rooms = ("a", "b", "c", "d", "e")
     epochs: dict[str, str] = {}
     model = MemoryHistory(max_messages=10**6, new_epoch=lambda: "")
-    history = new_history(tmp_path, max_messages=10**6)
+    history = new_history(tmp_path, **options)
 
     def random_draft(number: int) -> Publication:
         room, name = chance.choice(rooms), chance.choice(("Ann", "Bob"))
@@ -773,7 +769,7 @@ def test_random_operations_do_as_in_memory(
             assert list(map(outline, outcomes)) == list(map(outline, model.append(drafts)))
             if chance.random() < 0.05:
                 history.close()
-                history = new_history(tmp_path, max_messages=10**6)
+                history = new_history(tmp_path, **options)
             for room in rooms:
                 epoch, head = history.position(room)
                 assert epochs.setdefault(room, epoch) == epoch or head == 0

@@ -1,0 +1,77 @@
+"""Pruning: the oldest publications of a room go when they are too many or too old."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import apsw
+
+from fastchat.database import select
+from fastchat.history.rows import OFFSET_MASK
+from fastchat.history.tails import KnownRooms, Room
+
+__all__ = ["PRUNED_AT_ONCE", "Pruner"]
+
+#: Rows that one step of pruning deletes: well under 1 ms.
+PRUNED_AT_ONCE = 256
+#: Rooms in which one step looks for publications that are too old.
+_ROOMS_AT_ONCE = 64
+
+
+class Pruner:
+    """Keeps about the newest `max_messages` of each room; every method is called within a
+    transaction."""
+
+    def __init__(self, db: apsw.Connection, rooms: KnownRooms, max_messages: int) -> None:
+        self._db = db
+        self._rooms = rooms
+        self._max_messages = max_messages
+        self._slack = min(max_messages // 8 + 1, PRUNED_AT_ONCE)
+        self._last = 0  # number of the room that was last looked at for its age
+
+    def shorten(self, room: Room) -> None:
+        """Drop the oldest publications of a room that are too many."""
+        kept = room.head - room.first + 1
+        if kept > self._max_messages + self._slack:
+            # More than one turn can bring, and yet a short turn.
+            excess = min(kept - self._max_messages, 2 * PRUNED_AT_ONCE)
+            self.drop(room, room.first + excess)
+
+    def find_aged(self, before: str) -> Iterator[tuple[Room, int]]:
+        """Some rooms whose oldest publications are from `before`, with the offset of the first
+        publication to keep. Each call goes on with other rooms."""
+        rooms = select(
+            self._db,
+            "SELECT number, name FROM rooms WHERE number > ? ORDER BY number LIMIT ?",
+            self._last,
+            _ROOMS_AT_ONCE,
+        )
+        self._last = rooms[-1][0] if len(rooms) == _ROOMS_AT_ONCE else 0
+        for _, name in rooms:
+            room = self._rooms.get(name)
+            last = 0
+            for key, timestamp in select(
+                self._db,
+                "SELECT key, timestamp FROM publications WHERE key BETWEEN ? AND ? "
+                "ORDER BY key LIMIT ?",
+                room.key(room.first),
+                room.key(room.head),
+                PRUNED_AT_ONCE,
+            ):
+                if timestamp >= before:
+                    break
+                last = key & OFFSET_MASK
+            if last:
+                yield room, last + 1
+
+    def drop(self, room: Room, first: int) -> None:
+        """Delete the publications before offset `first`, in the file and in memory."""
+        self._db.execute(
+            "DELETE FROM publications WHERE key BETWEEN ? AND ?",
+            (room.key(0), room.key(first - 1)),
+        )
+        room.first = first
+        tail = self._rooms.warm_tail(room)
+        index = tail.find(first) if tail else None
+        if tail is not None and index:
+            del tail.publications[:index]
