@@ -13,7 +13,7 @@ import pytest
 from contracts.broker import Faulty
 from fastchat.brokers.memory import MemoryBroker
 from fastchat.chat import Chat, Client
-from fastchat.errors import CommandError
+from fastchat.errors import CloseReason, CommandError
 from fastchat.files.incoming import Uploads
 from fastchat.history.memory import MemoryHistory
 from fastchat.limits.connections import Census
@@ -91,6 +91,24 @@ class SlowBroker(MemoryBroker):
             raise self.failure
 
 
+class Wire:
+    """An `Endpoint` that keeps what the chat has told it of its client."""
+
+    def __init__(self) -> None:
+        self.expiries: list[float] = []
+        self.authors: list[str] = []
+        self.dismissals: list[tuple[CloseReason, int]] = []
+
+    def on_authenticated(self, expires_s: float, /) -> None:
+        self.expiries.append(expires_s)
+
+    def on_joined(self, author: str, /) -> None:
+        self.authors.append(author)
+
+    def dismiss(self, reason: CloseReason, reconnect_after_ms: int, /) -> None:
+        self.dismissals.append((reason, reconnect_after_ms))
+
+
 class Talk:
     """A chat with everything around it, and clients that are called by a name each."""
 
@@ -119,10 +137,12 @@ class Talk:
         )
         self.broker.open(delivery=self.inboxes, receiver=self.chat)
         self.clients: dict[str, Client] = {}
+        self.wires: dict[str, Wire] = {}
 
     def client(self, name: str) -> Client:
         if name not in self.clients:
-            self.clients[name] = Client(name)
+            wire = self.wires[name] = Wire()
+            self.clients[name] = Client(name, wire)
         return self.clients[name]
 
     async def do(self, name: str, /, **fields: Any) -> None:

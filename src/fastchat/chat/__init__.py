@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-from fastchat.chat.rules import (
-    Chat,
-    Client,
-    Delivery,
-)
+from fastchat.chat.client import Client, Endpoint
+from fastchat.chat.rules import Chat, Delivery
 
-__all__ = [
-    "Chat",
-    "Client",
-    "Delivery",
-]
+__all__ = ["Chat", "Client", "Delivery", "Endpoint"]

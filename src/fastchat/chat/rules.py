@@ -12,8 +12,9 @@ from functools import partial
 from typing import Any, Protocol
 
 from fastchat import protocol
-from fastchat.auth import Authenticator, Identity, Right, forbidden, unauthorized
+from fastchat.auth import Authenticator, Right, forbidden, unauthorized
 from fastchat.brokers import Broker
+from fastchat.chat.client import Client
 from fastchat.errors import CloseReason, CommandError, ErrorCode, Violation
 from fastchat.files.incoming import Incoming, Uploads
 from fastchat.history import Duplicate
@@ -39,7 +40,7 @@ from fastchat.protocol import (
 from fastchat.rooms import Entrance, Entry, Member, Removal
 from fastchat.rooms.presence import author_of
 
-__all__ = ["Chat", "Client", "Delivery"]
+__all__ = ["Chat", "Delivery"]
 
 
 class Delivery(Protocol):
@@ -59,44 +60,12 @@ class Delivery(Protocol):
     def send(self, connection: Any, payload: bytes, /) -> bool | None: ...
 
 
-class Client:
-    """A connection as the chat sees it: where it is, under which names, and by which right.
-
-    `address` and `guest` are as in `fastchat.brokers.Entrance`.
-    """
-
-    __slots__ = (
-        "address",
-        "connection",
-        "gone",
-        "guest",
-        "identity",
-        "rooms",
-        "session",
-        "upload",
-        "username",
-    )
-
-    def __init__(self, connection: object, address: str = "") -> None:
-        self.connection = connection
-        self.address = address
-        self.guest = 0
-        self.rooms: dict[str, Member] = {}
-        self.username: str | None = None
-        self.session: str | None = None
-        self.identity: Identity | None = None
-        self.upload: Incoming | None = None
-        self.gone = False
-
-
 class Chat:
     """The rules. `handle` runs a command, `depart` ends a client. A broker's `Receiver`.
 
     * ``clock``: seconds since 1970, for timestamps only.
     * ``new_secret``: makes a client's `session`.
     * ``authenticator``: where it is given, only those come in whom it knows, and do what they may.
-    * ``dismiss``: closes a connection whose user is to go, for a reason and with the milliseconds
-      after which he may be back; the client departs by that.
     * ``max_rooms``: of one client at once; 0 for no limit.
     * ``uploads``: takes what is shared; None where nothing may be.
     * ``max_chunk_bytes``: how much of a file one binary message may hold.
@@ -111,7 +80,6 @@ class Chat:
         new_secret: Callable[[], str],
         metrics: Metrics,
         authenticator: Authenticator | None = None,
-        dismiss: Callable[[Any, CloseReason, int], None] = lambda *dismissal: None,
         max_rooms: int = protocol.MAX_ROOMS,
         uploads: Uploads | None = None,
         max_chunk_bytes: int = 0,
@@ -120,7 +88,6 @@ class Chat:
         self._uploads = uploads
         self._max_chunk_bytes = max_chunk_bytes
         self._authenticator = authenticator
-        self._dismiss = dismiss
         #: Who is here by a token, by room and author: whom a moderator may remove.
         self._removable: dict[tuple[str, str], set[Client]] = {}
         self._broker = broker
@@ -172,6 +139,7 @@ class Chat:
         if not all(identity.may(Right.READ, room) for room in client.rooms):
             raise forbidden()
         client.identity = identity
+        client.endpoint.on_authenticated(identity.expires_s)
 
     def depart(self, client: Client) -> None:
         """Take a client out of all its rooms. Safe to call again.
@@ -385,6 +353,8 @@ class Chat:
             room, member, command.since, command.history, client.address, client.guest
         )
         await self._broker.join(entrance, enter)
+        if room in client.rooms:  # it is not if the client went meanwhile
+            client.endpoint.on_joined(client.rooms[room].author)
 
     def _send(self, client: Client, payload: bytes) -> None:
         if not client.gone:
@@ -426,7 +396,7 @@ class Chat:
 
     def expel(self, room: str, author: str, seconds: int) -> None:
         for client in tuple(self._removable.get((room, author), ())):
-            self._dismiss(client.connection, CloseReason.REMOVED, seconds * 1000)
+            client.endpoint.dismiss(CloseReason.REMOVED, seconds * 1000)
         if self._uploads is not None:  # a ticket needs no connection
             self._uploads.withdraw(room, author)
 

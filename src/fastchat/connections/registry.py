@@ -136,11 +136,6 @@ class Sessions:
                     session.dismiss(CloseReason.TOKEN_EXPIRED, RECONNECT_AFTER_MS)
             self._next_expiry_s = min(self._expiring.values(), default=0.0)
 
-    def dismiss(self, connection: Connection, reason: CloseReason, reconnect_after_ms: int) -> None:
-        """Close a healthy connection; its client is told why, and when it can be back."""
-        session: Endable = connection.owner
-        session.dismiss(reason, reconnect_after_ms)
-
     def turn_away(self, session: Endable, limit: Limit) -> None:
         """Close a connection that is one too many."""
         self.metrics.turned_away[limit] += 1

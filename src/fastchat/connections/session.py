@@ -97,7 +97,7 @@ class Session(WSListener):
         # The handshake is over: its headers would cost a kilobyte a connection.
         transport.request.headers = transport.response.headers = _NO_HEADERS
         self._connection = self._sessions.hub.attach(transport.underlying_transport, self)
-        self._client = Client(self._connection, self._address)
+        self._client = Client(self._connection, self, self._address)
         self._sessions.add(self)
         if self._closed:  # the server is stopping
             return
@@ -163,6 +163,16 @@ class Session(WSListener):
             self._leave()
             self._sessions.hub.detach(self._connection)
             self._sessions.begin_closing(self)
+
+    # Called by the chat
+
+    def on_authenticated(self, expires_s: float) -> None:
+        self._sessions.watch_expiry(self, expires_s)
+
+    def on_joined(self, author: str) -> None:
+        self._sessions.note_joined(self)
+        if self._guest is not None:
+            self._sessions.admission.identify(self._guest, author)
 
     # Endings
 
@@ -305,20 +315,11 @@ class Session(WSListener):
             self._refuse(refusal)
         except Exception:
             self._fail()
-        else:
-            self._watch_expiry()
         return not self._closed
-
-    def _watch_expiry(self) -> None:
-        if self._client.identity is not None and not self._closed:
-            self._sessions.watch_expiry(self, self._client.identity.expires_s)
 
     def _dispatch(self, command: Command) -> None:
         try:
             work = self._sessions.chat.handle(self._client, command)
-            if type(command) is Join:
-                self._watch_expiry()
-                command = command._replace(token=None)  # it is not needed any more
         except CommandError as refusal:
             self._refuse(refusal, command)
         except Violation as violation:
@@ -327,20 +328,26 @@ class Session(WSListener):
             self._fail()
         else:
             if work is not None:
-                self._running = asyncio.get_running_loop().create_task(self._run(work, command))
+                chunk_bytes = len(command.data) if type(command) is Chunk else None
+                run = self._run(work, command.ref, chunk_bytes)
+                self._running = asyncio.get_running_loop().create_task(run)
 
-    async def _run(self, work: Coroutine[Any, Any, None], command: Command) -> None:
-        """Run a command that may wait, then those that came meanwhile."""
+    async def _run(
+        self, work: Coroutine[Any, Any, None], ref: str | None, chunk_bytes: int | None
+    ) -> None:
+        """Run a command that may wait, then those that came meanwhile.
+
+        Nothing else of the command is kept for so long: a `join` may have a token in it.
+        """
         try:
             await work
-            if isinstance(command, Join) and self._client.rooms:
-                self._has_joined()
         except CommandError as refusal:
-            self._refuse(refusal, command)
+            refusal.ref = ref or refusal.ref  # a chunk has none, its upload may
+            self._refuse(refusal)
         except Exception:
             self._fail()
-        if type(command) is Chunk:
-            await self._pace(command)
+        if chunk_bytes is not None:
+            await self._pace(chunk_bytes)
         self._running = None
         while self._waiting and self._running is None:
             self._dispatch(self._waiting.popleft())
@@ -352,17 +359,11 @@ class Session(WSListener):
         if self._close_asked is not None:
             self._answer_close(self._close_asked)
 
-    async def _pace(self, chunk: Chunk) -> None:
+    async def _pace(self, chunk_bytes: int) -> None:
         """Who sends a file too fast is not read from: to refuse a piece would spoil it all."""
-        wait_s = self._sessions.throttle.pace_s(self, len(chunk.data), self._address)
+        wait_s = self._sessions.throttle.pace_s(self, chunk_bytes, self._address)
         if wait_s and not self._closed:
             await asyncio.sleep(wait_s)
-
-    def _has_joined(self) -> None:
-        self._sessions.note_joined(self)
-        member = next(iter(self._client.rooms.values()))
-        if self._guest is not None:
-            self._sessions.admission.identify(self._guest, member.author)
 
     def _fail(self) -> None:
         """A fault of ours costs this connection, not the process."""

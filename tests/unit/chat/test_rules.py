@@ -55,6 +55,24 @@ def test_join_reply_has_all_that_a_client_needs() -> None:
     run(test)
 
 
+def test_join_is_reported_to_the_connection() -> None:
+    """Each join that succeeds is, with its author; one that is refused is not."""
+
+    async def test(talk: Talk) -> None:
+        await talk.join("Alice", session="a-secret-of-20-bytes")
+        await talk.refused("Alice", type="join", room="lobby")
+        assert talk.wires["Alice"].authors == [author_of("a-secret-of-20-bytes")]
+        talk.broker.gate = asyncio.Event()
+        joining = asyncio.create_task(talk.do("Bob", type="join", username="Bob"))
+        await asyncio.sleep(0)
+        talk.depart("Bob")
+        talk.broker.gate.set()
+        await joining
+        assert talk.wires["Bob"].authors == []
+
+    run(test)
+
+
 def test_others_hear_of_a_join_and_the_newcomer_does_not() -> None:
     """A `join` event goes to those who were there, the reply to whoever came."""
 

@@ -241,7 +241,6 @@ def _build_worker(base: _Base, listener: socket.socket, broker: Broker) -> Worke
         new_secret=new_secret,
         metrics=base.metrics,
         authenticator=base.authenticator,
-        dismiss=base.sessions.dismiss,
         max_rooms=settings.max_connection_rooms,
         uploads=base.uploads,
         max_chunk_bytes=settings.max_message_bytes,
