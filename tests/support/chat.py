@@ -118,6 +118,7 @@ class Talk:
         self.history = MemoryHistory(max_messages=max_messages, new_epoch=lambda: next(epochs))
         self.faulty = Faulty(self.history)
         self.metrics = Metrics()
+        self.now_s = 0.0  # of the uploads' clock
         self.rooms = Rooms(
             self.faulty,
             at_end_of_turn=asyncio.get_running_loop().call_soon,
@@ -132,7 +133,7 @@ class Talk:
             clock=lambda: NOW_S,
             new_secret=lambda: next(secrets),
             metrics=self.metrics,
-            uploads=None if files is None else Uploads(files, Census()),
+            uploads=None if files is None else Uploads(files, Census(), lambda: self.now_s),
             max_chunk_bytes=100,
         )
         self.broker.open(delivery=self.inboxes, receiver=self.chat)

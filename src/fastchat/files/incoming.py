@@ -23,8 +23,8 @@ __all__ = ["Incoming", "Uploads"]
 
 logger = logging.getLogger("fastchat.uploads")
 
-#: For each PROGRESS_BYTES. A phone's network comes back in less; who has none at all misses his
-#: heartbeat after 35 s.
+#: An upload is given up if PROGRESS_BYTES of it take longer than this. A phone that changes its
+#: network comes back sooner, and a client without any network misses its heartbeat after 35 s.
 STALL_S = 60.0
 #: As over HTTP: a byte now and then keeps no place.
 PROGRESS_BYTES = 16 * 1024
@@ -121,14 +121,23 @@ class Incoming:
 
 
 class Uploads:
-    """All that come to a process, no more at once than `places` has; `clock` is monotonic."""
+    """All that come to a process, no more at once than `places` has.
+
+    `clock` returns monotonic seconds. An upload is given up if `PROGRESS_BYTES` of it take
+    longer than `stall_s`.
+    """
 
     def __init__(
-        self, files: Files, places: Census, clock: Callable[[], float] = time.monotonic
+        self,
+        files: Files,
+        places: Census,
+        clock: Callable[[], float] = time.monotonic,
+        stall_s: float = STALL_S,
     ) -> None:
         self._files = files
         self._places = places
         self._clock = clock
+        self._stall_s = stall_s
         #: Of those that wait for more: when they are given up, unless so much has come by then.
         self._deadlines: dict[Incoming, tuple[float, int]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -159,7 +168,7 @@ class Uploads:
         finally:
             if incoming.is_open:
                 if incoming.received >= enough:
-                    due_s = self._clock() + STALL_S
+                    due_s = self._clock() + self._stall_s
                     enough = incoming.received + PROGRESS_BYTES
                 self._deadlines[incoming] = due_s, enough
 

@@ -14,9 +14,8 @@ from typing import Any
 import pytest
 
 import fastchat.connections.registry
-import fastchat.files.incoming
 from fastchat.errors import CommandError, ErrorCode
-from fastchat.files.incoming import Uploads
+from fastchat.files.incoming import STALL_S, Uploads
 from fastchat.process.timings import WorkerTimings
 from support.files_in_memory import Shelf
 from support.raw_websocket import (
@@ -46,9 +45,11 @@ def shelf() -> Shelf:
     return shelf
 
 
-def sharing(shelf: Shelf, **arguments: Any) -> contextlib.AbstractContextManager[Server]:
+def sharing(
+    shelf: Shelf, *, stall_s: float = STALL_S, **arguments: Any
+) -> contextlib.AbstractContextManager[Server]:
     """A server that keeps its files on a shelf."""
-    return serving(uploads=Uploads(shelf, shelf.places), **arguments)
+    return serving(uploads=Uploads(shelf, shelf.places, stall_s=stall_s), **arguments)
 
 
 @pytest.fixture
@@ -162,13 +163,11 @@ def test_half_sent_piece_ends(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> 
         assert shelf.states() == ["reserved"]
 
 
-def test_file_that_does_not_go_on_is_given_up(
-    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_that_does_not_go_on_is_given_up(shelf: Shelf) -> None:
     """Its sender reads why, and is as connected as before."""
-    monkeypatch.setattr(fastchat.files.incoming, "STALL_S", 0.2)
+    timings = WorkerTimings(sweep_interval_s=0.05)
     with (
-        sharing(shelf, timings=WorkerTimings(sweep_interval_s=0.05)) as server,
+        sharing(shelf, stall_s=0.2, timings=timings) as server,
         connected(server.port, "/ws?username=Alice") as alice,
     ):
         alice.receive_type("joined")

@@ -11,6 +11,7 @@ import pytest
 
 from fastchat import protocol
 from fastchat.errors import CloseReason, CommandError, ErrorCode, Violation
+from fastchat.files.incoming import STALL_S
 from fastchat.protocol import Chunk, Position
 from fastchat.rooms import Entrance, Entry, Member
 from fastchat.rooms.presence import author_of
@@ -1275,12 +1276,11 @@ def test_departure_while_a_file_is_announced_frees_its_place() -> None:
     run(test, files=shelf)
 
 
-def test_file_that_does_not_go_on_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_that_does_not_go_on_is_given_up() -> None:
     """Its sender is told, with the `ref`; others go on."""
     shelf = Shelf()
 
     async def test(talk: Talk) -> None:
-        monkeypatch.setattr("fastchat.files.incoming.STALL_S", 0.0)
         await talk.join("Alice")
         await talk.join("Bob")
         await talk.do("Alice", type="upload", name="a", size=3, ref="r")
@@ -1288,8 +1288,11 @@ def test_file_that_does_not_go_on_is_given_up(monkeypatch: pytest.MonkeyPatch) -
         talk.chat.sweep()
         assert "error" not in talk.kinds("Alice")  # it may still be posted
         await send(talk, "Alice", b"a")
-        monkeypatch.setattr("fastchat.files.incoming.STALL_S", 60.0)
+        talk.now_s = STALL_S / 2
         await send(talk, "Bob", b"b")
+        talk.chat.sweep()
+        assert talk.kinds("Alice") == []
+        talk.now_s = STALL_S
         talk.chat.sweep()
         (error,) = talk.news("Alice")
         assert (error["code"], error["temporary"], error["ref"]) == ("unavailable", True, "r")
