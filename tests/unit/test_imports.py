@@ -81,6 +81,7 @@ LIBRARIES = {
 BUILDERS = {
     "Admission": {"process.assembly.worker"},
     "Chat": {"process.assembly.worker"},
+    "Context": {"process.assembly.worker"},
     "FileEndpoints": {"process.assembly.worker"},
     "FileStore": {"process.assembly.storage"},
     "HttpServer": {"process.assembly.worker"},
@@ -94,6 +95,7 @@ BUILDERS = {
     "Rooms": {"process.assembly.storage"},
     "Sessions": {"process.assembly.worker"},
     "SqliteHistory": {"process.assembly.storage"},
+    "Throttle": {"process.assembly.worker"},
     "Tls": {"process.assembly.worker"},
     "TokenAuthenticator": {"process.assembly.worker"},
     "Uploads": {"process.assembly.worker"},

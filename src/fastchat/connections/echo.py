@@ -11,7 +11,7 @@ import socket
 
 from picows import WSMsgType, WSTransport
 
-from fastchat.connections.registry import Sessions
+from fastchat.connections.context import Context
 from fastchat.connections.session import Session
 from fastchat.errors import CloseReason, SettingError, Violation
 
@@ -31,12 +31,12 @@ class EchoSession(Session):
 
     __slots__ = ()
 
-    def __init__(self, sessions: Sessions) -> None:
-        super().__init__(sessions, None)
+    def __init__(self, context: Context) -> None:
+        super().__init__(context, None)
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         super().on_ws_connected(transport)
-        self._sessions.note_joined(self)  # it never will
+        self._context.sessions.note_joined(self)  # it never will
 
     def _expects_binary(self) -> bool:
         return True
@@ -47,7 +47,7 @@ class EchoSession(Session):
             payload.decode()
         except UnicodeDecodeError:
             raise Violation(CloseReason.INVALID_UTF8) from None
-        self._sessions.hub.send(self._connection, payload)
+        self._context.hub.send(self._connection, payload)
 
     def _on_binary(self, payload: bytes) -> None:
-        self._sessions.hub.send(self._connection, payload, WSMsgType.BINARY.value)
+        self._context.hub.send(self._connection, payload, WSMsgType.BINARY.value)

@@ -1,4 +1,4 @@
-"""All connections of a worker: what they share, how long they may take, and their end."""
+"""All sessions of a process: their deadlines, and how they end."""
 
 from __future__ import annotations
 
@@ -11,24 +11,23 @@ from itertools import takewhile
 from typing import Protocol
 
 from fastchat._fanout import Connection
-from fastchat.chat import Chat
 from fastchat.errors import CloseReason
-from fastchat.hub import Hub
-from fastchat.limits.commands import SessionLimits, Throttle
-from fastchat.limits.connections import Admission, Limit
+from fastchat.limits.connections import Limit
 from fastchat.metrics import Metrics
 
 __all__ = ["Endable", "Sessions"]
 
 logger = logging.getLogger("fastchat.session")
 
-#: From a message's first fragment to its last.
+#: From a message's first fragment to its last. Browsers do not fragment; on a phone's network
+#: the largest message, 64 KiB, takes a few seconds.
 MESSAGE_TIMEOUT_S = 30.0
-#: As the hub's: a connection that is closed but does not end is aborted.
+#: For the client to answer our close frame. The hub aborts after as long.
 CLOSE_GRACE_S = 2.0
-#: A server that stops may be back after this long at the earliest; and whoever fetches a token.
+#: The earliest time to come back, for clients of a server that stops and for those that have to
+#: fetch a new token first.
 RECONNECT_AFTER_MS = 250
-#: Who was one connection too many may find a place in this time.
+#: The retry delay sent to a client that was rejected because a limit was reached.
 TURNED_AWAY_MS = (10_000, 30_000)
 _REASONS = {
     Limit.CONNECTIONS: CloseReason.SERVER_FULL,
@@ -47,29 +46,40 @@ class Endable(Hashable, Protocol):
 
 
 class Sessions:
-    """All sessions of a worker: what they share, their deadlines, and their end.
+    """All sessions of a process, by the deadlines that they have to keep.
 
-    `sweep` runs once a second. `max_message_bytes` bounds a whole message, `limits` what
-    one connection may do. `open` says whom sessions talk to.
+    A session is in `_all` from its upgrade until its socket is closed. It is also in one table
+    for each deadline that applies to it:
+
+    | table         | from                    | until                     | then             |
+    |---------------|-------------------------|---------------------------|------------------|
+    | `_unjoined`   | the upgrade             | it has joined a room      | 4502             |
+    | `_unfinished` | a first fragment        | the last fragment         | 4504             |
+    | `_expiring`   | an accepted token       | the token has expired     | `closing`, 4011  |
+    | `_ending`     | it begins to close      | the socket is closed      | it is aborted    |
+
+    A session that begins to close leaves all tables but the last.
+
+    * ``clock`` returns monotonic seconds; tokens expire by the time of day.
+    * ``join_timeout_s``: for a client to join its first room; 0 for no limit.
+    * ``message_timeout_s``: from a message's first fragment to its last.
+    * ``close_grace_s``: from our close frame to the end of the connection.
     """
-
-    chat: Chat
-    hub: Hub
-    admission: Admission
 
     def __init__(
         self,
         *,
-        max_message_bytes: int,
         clock: Callable[[], float],
         metrics: Metrics,
-        limits: SessionLimits,
+        join_timeout_s: float,
+        message_timeout_s: float = MESSAGE_TIMEOUT_S,
+        close_grace_s: float = CLOSE_GRACE_S,
     ) -> None:
-        self.throttle = Throttle(limits, clock)
-        self._join_timeout_s = limits.join_timeout_s
-        self.metrics = metrics
-        self.max_message_bytes = max_message_bytes
-        self.clock = clock
+        self._clock = clock
+        self._metrics = metrics
+        self._join_timeout_s = join_timeout_s
+        self._message_timeout_s = message_timeout_s
+        self._close_grace_s = close_grace_s
         self.draining = False
         self._spread_ms = 0
         # Sessions with their deadlines, in the order of these.
@@ -84,16 +94,6 @@ class Sessions:
 
     def __len__(self) -> int:
         return len(self._all)
-
-    def open(self, chat: Chat, hub: Hub, admission: Admission) -> None:
-        """Say whom sessions talk to: before the first connection, once.
-
-        `admission` says how many connections there can be. All three call the registry, which
-        is therefore made before them.
-        """
-        self.chat = chat
-        self.hub = hub
-        self.admission = admission
 
     def drain(self, spread_s: float) -> None:
         """Tell every client that the server stops, and close its connection with 1012.
@@ -115,16 +115,14 @@ class Sessions:
             await self._none_left.wait()
 
     def sweep(self) -> None:
-        """Close who joined or finished nothing in time; abort who was closed and does not end."""
-        now = self.clock()
+        """Close sessions that missed a deadline, and abort those that do not end; once a second."""
+        now = self._clock()
         for session in _due(self._unjoined, now):
             session.close(CloseReason.JOIN_TIMEOUT)
         for session in _due(self._unfinished, now):
             session.close(CloseReason.MESSAGE_TIMEOUT)
         for session in _due(self._ending, now):
             session.abort()
-        self.throttle.sweep()
-        self.chat.sweep()
         self._expire()
 
     def _expire(self) -> None:
@@ -138,7 +136,7 @@ class Sessions:
 
     def turn_away(self, session: Endable, limit: Limit) -> None:
         """Close a connection that is one too many."""
-        self.metrics.turned_away[limit] += 1
+        self._metrics.turned_away[limit] += 1
         logger.info("turned a client away: %s", _REASONS[limit].text)
         after_ms = random.randint(*TURNED_AWAY_MS)  # noqa: S311 spreads load
         session.dismiss(_REASONS[limit], after_ms)
@@ -151,10 +149,10 @@ class Sessions:
     # What sessions tell of themselves
 
     def add(self, session: Endable) -> None:
-        self.metrics.connections_total += 1
+        self._metrics.connections_total += 1
         self._all.add(session)
         if self._join_timeout_s:
-            self._unjoined[session] = self.clock() + self._join_timeout_s
+            self._unjoined[session] = self._clock() + self._join_timeout_s
         if self.draining:
             self._restart(session)
 
@@ -168,7 +166,7 @@ class Sessions:
         self._expiring[session] = expires_s
 
     def begin_message(self, session: Endable) -> None:
-        self._unfinished[session] = self.clock() + MESSAGE_TIMEOUT_S
+        self._unfinished[session] = self._clock() + self._message_timeout_s
 
     def end_message(self, session: Endable) -> None:
         self._unfinished.pop(session, None)
@@ -177,16 +175,15 @@ class Sessions:
         self._unjoined.pop(session, None)
         self._unfinished.pop(session, None)
         self._expiring.pop(session, None)
-        self._ending.setdefault(session, self.clock() + CLOSE_GRACE_S)
+        self._ending.setdefault(session, self._clock() + self._close_grace_s)
 
     def remove(self, session: Endable, code: int) -> None:
-        self.metrics.closes[code] += 1
+        self._metrics.closes[code] += 1
         self._all.discard(session)
         self._unjoined.pop(session, None)
         self._unfinished.pop(session, None)
         self._expiring.pop(session, None)
         self._ending.pop(session, None)
-        self.throttle.forget(session)
         if self.draining and not self._all:
             self._none_left.set()
 

@@ -19,8 +19,8 @@ from picows import WSFrame, WSListener, WSMsgType, WSTransport
 
 from fastchat import protocol
 from fastchat.chat import Client
+from fastchat.connections.context import Context
 from fastchat.connections.fragments import Fragments
-from fastchat.connections.registry import Sessions
 from fastchat.errors import CloseCode, CloseReason, CommandError, ErrorCode, Violation
 from fastchat.limits.buckets import TokenBucket, rate_limited
 from fastchat.limits.commands import TOO_FAST_ERRORS, TOO_FAST_TYPING
@@ -57,13 +57,13 @@ class Session(WSListener):
         "_close_code",
         "_closed",
         "_connection",
+        "_context",
         "_errors",
         "_first",
         "_fragments",
         "_guest",
         "_heartbeats",
         "_running",
-        "_sessions",
         "_token",
         "_transport",
         "_waiting",
@@ -71,12 +71,12 @@ class Session(WSListener):
 
     def __init__(
         self,
-        sessions: Sessions,
+        context: Context,
         first: Join | CommandError | None,
         token: str | None = None,
         address: str = "",
     ) -> None:
-        self._sessions = sessions
+        self._context = context
         self._address = address
         self._guest: Guest | None = None
         self._first = first
@@ -96,12 +96,12 @@ class Session(WSListener):
         self._transport = transport
         # The handshake is over: its headers would cost a kilobyte a connection.
         transport.request.headers = transport.response.headers = _NO_HEADERS
-        self._connection = self._sessions.hub.attach(transport.underlying_transport, self)
+        self._connection = self._context.hub.attach(transport.underlying_transport, self)
         self._client = Client(self._connection, self, self._address)
-        self._sessions.add(self)
+        self._context.sessions.add(self)
         if self._closed:  # the server is stopping
             return
-        self._guest = self._sessions.admission.enter(self, self._address)
+        self._guest = self._context.admission.enter(self, self._address)
         if self._guest is None:
             return
         self._client.guest = self._guest.number
@@ -145,10 +145,11 @@ class Session(WSListener):
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
         self._leave()
-        self._sessions.hub.detach(self._connection)
+        self._context.hub.detach(self._connection)
         if self._guest is not None:
-            self._sessions.admission.leave(self._guest)
-        self._sessions.remove(self, self._close_code)
+            self._context.admission.leave(self._guest)
+        self._context.throttle.forget(self)
+        self._context.sessions.remove(self, self._close_code)
 
     def pause_writing(self) -> None:
         self._connection.pause_writing()
@@ -161,18 +162,18 @@ class Session(WSListener):
         if not self._closed:
             self._close_code = CloseCode.PROTOCOL_ERROR
             self._leave()
-            self._sessions.hub.detach(self._connection)
-            self._sessions.begin_closing(self)
+            self._context.hub.detach(self._connection)
+            self._context.sessions.begin_closing(self)
 
     # Called by the chat
 
     def on_authenticated(self, expires_s: float) -> None:
-        self._sessions.watch_expiry(self, expires_s)
+        self._context.sessions.watch_expiry(self, expires_s)
 
     def on_joined(self, author: str) -> None:
-        self._sessions.note_joined(self)
+        self._context.sessions.note_joined(self)
         if self._guest is not None:
-            self._sessions.admission.identify(self._guest, author)
+            self._context.admission.identify(self._guest, author)
 
     # Endings
 
@@ -184,8 +185,8 @@ class Session(WSListener):
         if not self._closed:
             self._close_code = code
             self._leave()
-            self._sessions.hub.close_connection(self._connection, code, text)
-            self._sessions.begin_closing(self)
+            self._context.hub.close_connection(self._connection, code, text)
+            self._context.sessions.begin_closing(self)
 
     def _close_for(self, violation: Violation) -> None:
         reason = violation.reason
@@ -196,7 +197,7 @@ class Session(WSListener):
         """Close a healthy connection; the client is told why, and when it can be back."""
         if not self._closed:
             payload = protocol.closing(reason.code, reason.text, reconnect_after_ms)
-            self._sessions.hub.send(self._connection, payload)
+            self._context.hub.send(self._connection, payload)
             self.close(reason)
 
     def evicted(self, code: int, reason: str) -> None:
@@ -204,7 +205,7 @@ class Session(WSListener):
             logger.info("evicted %r: %s (%d)", self._client.username or "nobody", reason, code)
             self._close_code = code
             self._leave()
-            self._sessions.begin_closing(self)
+            self._context.sessions.begin_closing(self)
 
     def abort(self) -> None:
         self._transport.disconnect(False)
@@ -217,18 +218,18 @@ class Session(WSListener):
                 self._waiting = None
                 # The peer's answer to our close frame is to be read.
                 self._transport.underlying_transport.resume_reading()
-            self._sessions.chat.depart(self._client)
+            self._context.chat.depart(self._client)
 
     # Frames
 
     def _on_ping(self, payload: bytes) -> None:
         self._check_heartbeat()
-        self._sessions.hub.send(self._connection, payload, _OP_PONG)
+        self._context.hub.send(self._connection, payload, _OP_PONG)
 
     def _check_heartbeat(self) -> None:
         """Before a ping or a pong, which nobody may have asked for."""
         if self._heartbeats is None:
-            self._heartbeats = TokenBucket(PINGS_PER_S, PINGS_BURST, self._sessions.clock)
+            self._heartbeats = TokenBucket(PINGS_PER_S, PINGS_BURST, self._context.clock)
         if not self._heartbeats.take():
             raise Violation(CloseReason.TOO_MANY_PINGS)
 
@@ -255,11 +256,11 @@ class Session(WSListener):
             raise Violation(CloseReason.STRAY_FRAGMENT)
         if fragments is None:
             fragments = self._fragments = Fragments(is_text=kind is _TEXT)
-            self._sessions.begin_message(self)
-        fragments.add(payload, is_last=fin, max_bytes=self._sessions.max_message_bytes)
+            self._context.sessions.begin_message(self)
+        fragments.add(payload, is_last=fin, max_bytes=self._context.max_message_bytes)
         if fin:
             self._fragments = None
-            self._sessions.end_message(self)
+            self._context.sessions.end_message(self)
             if fragments.is_text:
                 self._on_message(fragments.whole())
             else:
@@ -277,7 +278,7 @@ class Session(WSListener):
         except CommandError as refusal:
             self._refuse(refusal)
             return
-        wait_s = self._sessions.throttle.wait_s(self, command, self._address)
+        wait_s = self._context.throttle.wait_s(self, command, self._address)
         if wait_s:
             self._throttle(command, wait_s)
         elif self._running is None:
@@ -310,7 +311,7 @@ class Session(WSListener):
     def _authenticate(self, token: str) -> bool:
         """By a token that came with the upgrade; whether the client may go on."""
         try:
-            self._sessions.chat.authenticate(self._client, token)
+            self._context.chat.authenticate(self._client, token)
         except CommandError as refusal:
             self._refuse(refusal)
         except Exception:
@@ -319,7 +320,7 @@ class Session(WSListener):
 
     def _dispatch(self, command: Command) -> None:
         try:
-            work = self._sessions.chat.handle(self._client, command)
+            work = self._context.chat.handle(self._client, command)
         except CommandError as refusal:
             self._refuse(refusal, command)
         except Violation as violation:
@@ -361,7 +362,7 @@ class Session(WSListener):
 
     async def _pace(self, chunk_bytes: int) -> None:
         """Who sends a file too fast is not read from: to refuse a piece would spoil it all."""
-        wait_s = self._sessions.throttle.pace_s(self, chunk_bytes, self._address)
+        wait_s = self._context.throttle.pace_s(self, chunk_bytes, self._address)
         if wait_s and not self._closed:
             await asyncio.sleep(wait_s)
 
@@ -377,8 +378,8 @@ class Session(WSListener):
         if command is not None:
             refusal.ref = command.ref or refusal.ref  # a chunk has none, its upload may
             refusal.id = getattr(command, "id", None)
-        self._sessions.metrics.refusals[refusal.code] += 1
-        self._sessions.hub.send(self._connection, protocol.error(refusal))
+        self._context.metrics.refusals[refusal.code] += 1
+        self._context.hub.send(self._connection, protocol.error(refusal))
         if refusal.close_code is not None:
             self._close_with(refusal.close_code, refusal.message)
             return
@@ -387,7 +388,7 @@ class Session(WSListener):
     def _count_error(self, tokens: float) -> None:
         """Close if these keep coming."""
         if self._errors is None:
-            self._errors = self._sessions.throttle.new_errors()
+            self._errors = self._context.throttle.new_errors()
         if self._errors is not None and not self._errors.take(tokens):
             logger.info("too many errors from %r", self._client.username or "nobody")
             self.close(CloseReason.TOO_MANY_ERRORS)

@@ -44,15 +44,13 @@ class SessionLimits(NamedTuple):
     `publications` are messages and what changes them, `commands` all others but `typing`.
     All connections from one address share `address_publications` and `address_commands`,
     with `typing` among these. `upload_bytes` and `address_upload_bytes` are of binary messages.
-    Who makes more than `errors` at once, or one a second, is closed; and so is who has
-    joined nothing after `join_timeout_s`.
+    A connection that makes more than `errors` at once, or more than one a second, is closed.
     """
 
     publications: Budget
     commands: Budget
     typing: Budget
     errors: int
-    join_timeout_s: float
     address_publications: Budget
     address_commands: Budget
     upload_bytes: Budget

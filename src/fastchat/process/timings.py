@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fastchat.connections.registry import CLOSE_GRACE_S, MESSAGE_TIMEOUT_S
+
 __all__ = ["RelayTimings", "SupervisorTimings", "WorkerTimings"]
 
 
@@ -21,6 +23,9 @@ class WorkerTimings:
     #: and two sweeps.
     ping_interval_s: float = 25.0
     pong_timeout_s: float = 10.0
+    #: For a fragmented message, and for a client to answer our close frame; see `Sessions`.
+    message_timeout_s: float = MESSAGE_TIMEOUT_S
+    close_grace_s: float = CLOSE_GRACE_S
     #: Clients have this long to answer the close frames of a server that stops. With the rest of
     #: stopping it stays under the 5 s after which others kill the process.
     drain_s: float = 3.0

@@ -125,6 +125,8 @@ class Worker:
 
     def _sweep(self, mode: Mode) -> None:
         self._sessions.sweep()
+        self._components.context.throttle.sweep()
+        self._components.context.chat.sweep()
         self._components.broker.tick()
         self._components.gate.sweep()
         self._server.sweep()

@@ -20,8 +20,8 @@ from picows.common import WSUpgradeResponseWithListener
 from picows.picows import WSAutoPingStrategy, WSProtocol  # type: ignore[attr-defined]
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from fastchat.connections.context import Context
 from fastchat.connections.echo import ECHO_PATH, EchoSession
-from fastchat.connections.registry import Sessions
 from fastchat.connections.session import Session
 from fastchat.errors import CommandError
 from fastchat.limits.connections import Census, Gate, Limit
@@ -80,7 +80,7 @@ class Edge(NamedTuple):
     posted has at most `max_file_bytes`; 0 where there are none.
     """
 
-    sessions: Sessions
+    context: Context
     origins: Origins
     capacity: Capacity
     proxies: Proxies
@@ -96,7 +96,7 @@ class HttpProtocol(HttpToolsProtocol):
     def __init__(self, *arguments: Any, edge: Edge, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self._edge = edge
-        self._sessions = edge.sessions
+        self._sessions = edge.context.sessions
         self._head_bytes = 0
         self._head_complete = False
         self._takes_body = False
@@ -121,7 +121,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._edge.visitors.enter(visitor) is None:
             self._visitor = visitor
         else:
-            self._sessions.metrics.turned_away[Limit.ADDRESS] += 1
+            self._edge.context.metrics.turned_away[Limit.ADDRESS] += 1
             self._refuse(503, TOO_MANY, at_once=True)
 
     def _leave(self) -> None:
@@ -318,7 +318,7 @@ class HttpProtocol(HttpToolsProtocol):
         address = self._address()
         limit = self._edge.gate.enter(address)
         if limit is not None:
-            self._sessions.metrics.turned_away[limit] += 1
+            self._edge.context.metrics.turned_away[limit] += 1
             self._refuse(503, "There are too many new connections.")
             return
         refusal = self._upgrade_refusal()
@@ -446,7 +446,7 @@ class WebSocketProtocol(WSProtocol):  # type: ignore[misc]  # private in picows,
             None,
             WSAutoPingStrategy.PING_PERIODICALLY,
             False,  # auto pong: has no budget
-            edge.sessions.max_message_bytes,
+            edge.context.max_message_bytes,
             None,  # extra headers: of a client
             2048,  # read buffer: the smallest it allows; grows by itself
         )
@@ -469,14 +469,14 @@ class WebSocketProtocol(WSProtocol):  # type: ignore[misc]  # private in picows,
         response = WSUpgradeResponse.create_101_response()
         response.headers.extend(SECURITY_HEADERS)
         if request.path.partition(b"?")[0] == ECHO_PATH:
-            return WSUpgradeResponseWithListener(response, EchoSession(self._edge.sessions))
+            return WSUpgradeResponseWithListener(response, EchoSession(self._edge.context))
         lines = request.headers.getall("sec-websocket-protocol", ())
         offered = [name.strip() for line in lines for name in line.split(",")]
         if SUBPROTOCOL in offered:
             response.headers["Sec-WebSocket-Protocol"] = SUBPROTOCOL
         tokens = [name[len(BEARER_PREFIX) :] for name in offered if name.startswith(BEARER_PREFIX)]
         session = Session(
-            self._edge.sessions,
+            self._edge.context,
             _join_asked_for(request.path),
             tokens[0] if tokens else None,
             request.headers[ADDRESS_HEADER],

@@ -33,8 +33,8 @@ class _Uvicorn(uvicorn.Server):
 class HttpServer:
     """Accepts connections on `listener` and answers them with `app`, until it is stopped.
 
-    It also accepts WebSockets, which are `edge.sessions` from then on. With `tls`, it encrypts
-    connections. A request that is answered when the server stops has `stop_s` to end. A
+    It also accepts WebSockets, which are sessions of `edge.context` from then on. With `tls`, it
+    encrypts connections. A request that is answered when the server stops has `stop_s` to end. A
     connection without a further request is closed after `keep_alive_s`.
 
     Raises SettingError if `edge.echo` is set and other machines can reach the listener.
@@ -103,5 +103,5 @@ class HttpServer:
 
     def _room(self) -> int:
         """How many more connections there can be, including those at their TLS handshake."""
-        known = len(self._uvicorn.server_state.connections) + len(self._edge.sessions)
+        known = len(self._uvicorn.server_state.connections) + len(self._edge.context.sessions)
         return self._edge.capacity.accepted - known

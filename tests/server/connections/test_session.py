@@ -20,7 +20,6 @@ from typing import Any
 
 import pytest
 
-import fastchat.connections.registry
 import fastchat.rooms.rooms
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.process.timings import WorkerTimings
@@ -74,11 +73,10 @@ def room() -> str:
 
 
 @pytest.fixture
-def impatient_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+def impatient_server() -> Iterator[Server]:
     """A server whose deadlines are short; the hub's own are one and two seconds."""
-    monkeypatch.setattr(fastchat.connections.registry, "CLOSE_GRACE_S", 0.3)
-    monkeypatch.setattr(fastchat.connections.registry, "MESSAGE_TIMEOUT_S", 0.3)
-    with serving(timings=WorkerTimings(sweep_interval_s=0.05), join_timeout=0.5) as server:
+    timings = WorkerTimings(sweep_interval_s=0.05, close_grace_s=0.3, message_timeout_s=0.3)
+    with serving(timings=timings, join_timeout=0.5) as server:
         yield server
 
 
@@ -904,7 +902,7 @@ def test_client_that_goes_while_it_searches_costs_nothing(
 def test_what_an_operator_counts(room: str) -> None:
     """Connections, their ends by close code, and refusals by reason."""
     with serving() as server:
-        metrics = server.sessions.metrics
+        metrics = server.metrics
         with connected(server.port, join_query("Alice", room)) as client:
             client.send({"type": "edit", "offset": 7, "text": "x"})  # refused by the history
             assert client.receive_type("error")["code"] == "not_found"

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-import fastchat.connections.registry
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.files.incoming import STALL_S, Uploads
 from fastchat.process.timings import WorkerTimings
@@ -150,11 +149,11 @@ def test_sum_of_the_fragments_of_a_piece_is_bounded(alice: Client) -> None:
     assert alice.receive_end() == 1009
 
 
-def test_half_sent_piece_ends(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_sent_piece_ends(shelf: Shelf) -> None:
     """A fragmented message has 30 s from its first fragment to its last, of a file as well."""
-    monkeypatch.setattr(fastchat.connections.registry, "MESSAGE_TIMEOUT_S", 0.2)
+    timings = WorkerTimings(sweep_interval_s=0.05, message_timeout_s=0.2)
     with (
-        sharing(shelf, timings=WorkerTimings(sweep_interval_s=0.05)) as server,
+        sharing(shelf, timings=timings) as server,
         connected(server.port, "/ws?username=Alice") as alice,
     ):
         announce(alice, 9)

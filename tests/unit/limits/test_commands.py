@@ -47,7 +47,6 @@ def throttle_limits(**limits: object) -> SessionLimits:
         "commands": Budget(2.0, 10),
         "typing": Budget(1.0, 3),
         "errors": 20,
-        "join_timeout_s": 10.0,
         "address_publications": Budget(2.0, 12),
         "address_commands": Budget(2.0, 12),
         "upload_bytes": Budget(100_000.0, 100_000),

@@ -91,7 +91,6 @@ def session_limits_of(settings: Settings) -> SessionLimits:
         commands=_budget(settings.command_rate, COMMANDS_S),
         typing=_budget(settings.typing_rate, TYPING_S),
         errors=settings.max_errors,
-        join_timeout_s=settings.join_timeout,
         address_publications=_budget(settings.address_message_rate, ADDRESS_MESSAGES_S),
         address_commands=_budget(settings.address_command_rate, ADDRESS_COMMANDS_S),
         upload_bytes=_budget(settings.upload_rate, UPLOAD_S),

@@ -14,6 +14,7 @@ from fastchat.brokers import Broker
 from fastchat.brokers.memory import MemoryBroker
 from fastchat.brokers.relay.client import RelayBroker
 from fastchat.chat import Chat
+from fastchat.connections.context import Context
 from fastchat.connections.registry import Sessions
 from fastchat.files.endpoints import FileEndpoints
 from fastchat.files.incoming import Uploads
@@ -22,6 +23,7 @@ from fastchat.files.store import FileStore
 from fastchat.history import History
 from fastchat.history.reader import HistoryReader
 from fastchat.hub import Hub
+from fastchat.limits.commands import Throttle
 from fastchat.limits.connections import Admission, Gate
 from fastchat.limits.queue import Places
 from fastchat.metrics import Metrics
@@ -77,6 +79,7 @@ class WorkerComponents:
     hub: Hub
     broker: Broker
     sessions: Sessions
+    context: Context
     gate: Gate
     server: HttpServer
 
@@ -203,10 +206,11 @@ def _build_base(
     if capacity is None:
         capacity = measure_capacity(reserved + (0 if files is None else WAYS * transfers))
     sessions = Sessions(
-        max_message_bytes=settings.max_message_bytes,
         clock=asyncio.get_running_loop().time,
         metrics=metrics,
-        limits=session_limits_of(settings),
+        join_timeout_s=settings.join_timeout,
+        message_timeout_s=timings.message_timeout_s,
+        close_grace_s=timings.close_grace_s,
     )
     hub = Hub(
         max_lag_bytes=settings.max_lag_bytes,
@@ -246,11 +250,21 @@ def _build_worker(base: _Base, listener: socket.socket, broker: Broker) -> Worke
         max_chunk_bytes=settings.max_message_bytes,
     )
     broker.open(delivery=base.hub, receiver=chat)
-    base.sessions.open(chat, base.hub, base.admission)
-    gate = gate_of(settings, asyncio.get_running_loop().time)
+    clock = asyncio.get_running_loop().time
+    context = Context(
+        chat=chat,
+        hub=base.hub,
+        sessions=base.sessions,
+        throttle=Throttle(session_limits_of(settings), clock),
+        admission=base.admission,
+        metrics=base.metrics,
+        clock=clock,
+        max_message_bytes=settings.max_message_bytes,
+    )
+    gate = gate_of(settings, clock)
     readers = readers_of(settings, base.transfers)
     edge = Edge(
-        base.sessions,
+        context,
         Origins(settings.allow_origin),
         base.capacity,
         Proxies(settings.trusted_proxy),
@@ -282,6 +296,7 @@ def _build_worker(base: _Base, listener: socket.socket, broker: Broker) -> Worke
         hub=base.hub,
         broker=broker,
         sessions=base.sessions,
+        context=context,
         gate=gate,
         server=server,
     )
