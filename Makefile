@@ -1,53 +1,70 @@
-# Everything a newcomer needs: `make serve` and `make test` do their own set-up.
+# `make serve` and `make test` do their own set-up: see `make help`.
 
 PYTHON ?= python3
 CC ?= cc
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard src/fastchat/_fanout.* src/fastchat/fanout/*.pxi)
-# Passed on to the command: make serve ARGS="--port 9000"
+# Arguments for the command: make serve ARGS="--port 9000"
 ARGS ?=
 FUZZ_SECONDS ?= 60
-# Tests that load the machine, and compare: nothing runs beside them.
+# Tests that load the machine and compare timings: nothing else runs at the same time.
 ALONE := tests/adversity $(filter-out %_page.py %_input.py,$(wildcard tests/threats/test_*.py)) \
   tests/server/test_bench.py tests/server/web/test_capacity.py tests/server/test_flood.py tests/browser/test_hour.py
 
-.PHONY: serve test fuzz conformance soak lint types bench build screenshots lighthouse chromium firefox clang clean help
+# A part of the tests needs only what it uses: browsers, or the hub's builds for its fuzzers' corpus.
+ifeq ($(ARGS),)
+TEST_NEEDS := lint types build/debug/stamp build/sanitized/stamp chromium firefox
+else
+TEST_NEEDS := $(VENV)/test.stamp \
+  $(if $(findstring browser,$(ARGS))$(findstring threats,$(ARGS)),chromium firefox) \
+  $(if $(findstring fuzz,$(ARGS)),build/debug/stamp build/sanitized/stamp)
+endif
+
+.PHONY: serve check test fuzz conformance soak lint types bench build screenshots lighthouse chromium firefox clang clean help
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make serve   the chat, at http://127.0.0.1:8080   (ARGS=\"--port 9000\")"
-	@echo "make test    everything that is checked before a change lands"
-	@echo "make bench   what a broadcast costs               (ARGS=\"--clients 10,100\")"
-	@echo "make conformance   RFC 6455, by the Autobahn|Testsuite (needs a Python 2.7)"
-	@echo "make fuzz    any bytes, at the parsers and the hub (FUZZ_SECONDS=600)"
-	@echo "make soak    the promise under fire, for some minutes"
-	@echo "make lighthouse    what Lighthouse says of the page (needs node and npm)"
-	@echo "make lint types build screenshots clean"
+	@echo "make serve        run the chat at http://127.0.0.1:8080  (ARGS=\"--port 9000\")"
+	@echo "make check        check style, types and the fast tests, in less than a minute"
+	@echo "make test         run every test                         (ARGS=\"tests/unit/chat -x\")"
+	@echo "make bench        measure what a broadcast costs         (ARGS=\"--clients 10,100\")"
+	@echo "make conformance  run the Autobahn|Testsuite for RFC 6455 (needs Python 2.7)"
+	@echo "make fuzz         feed random bytes to the parsers and the hub (FUZZ_SECONDS=600)"
+	@echo "make soak         kill servers, drop clients and fill disks for some minutes"
+	@echo "make lighthouse   audit the page with Lighthouse (needs node and npm)"
+	@echo "make build        build a wheel and a source distribution"
+	@echo "make screenshots  take the screenshots of the README again"
+	@echo "make lint types   check style; check types"
+	@echo "make clean        delete everything that make has built"
 
 serve: $(VENV)/serve.stamp
 	@exec $(BIN)/fastchat serve $(ARGS)
 
-test: lint types build/debug/stamp build/sanitized/stamp chromium firefox
+# What to run while you work: less than a minute once it is set up.
+check: lint types
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile tests/unit $(ARGS)
+
+test: $(TEST_NEEDS)
 ifeq ($(ARGS),)
 	$(BIN)/python -m pytest -q -n 3 --dist loadfile $(ALONE:%=--ignore=%)
 	$(BIN)/python -m pytest $(ALONE)
+	FASTCHAT_DEBUG=1 $(BIN)/python -m pytest -q tests/unit/hub
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif
-	FASTCHAT_DEBUG=1 $(BIN)/python -m pytest -q tests/unit/hub
 
-# The parsers and the hub, for FUZZ_SECONDS in all. ARGS="hub" for one of them.
+# Fuzzes all targets for FUZZ_SECONDS together; ARGS="hub" fuzzes one of them.
 fuzz: $(VENV)/fuzz.stamp build/fuzz/stamp
 	$(BIN)/python fuzz --seconds $(FUZZ_SECONDS) $(ARGS)
 
-# Part of the tests too, where there is a Python 2.7. ARGS="--cases '5.*'" for some cases.
+# `make test` runs this suite too if it finds a Python 2.7. ARGS="--cases '5.*'" runs some cases.
 conformance: $(VENV)/test.stamp
 	$(BIN)/python conformance/run.py $(ARGS)
 
-# The promise under fire: 200 clients in 20 rooms, 50 times kill -9, 50 disconnects a second and,
-# where small disks can be mounted (by root), three that are full for a while.
-# Then four workers with 400 clients: 100 times kill -9 on one of them or on the relay.
+# Checks the promise while things break: 200 clients in 20 rooms, 50 servers killed, 50 disconnects
+# a second and, where root can mount small disks, three full ones. Then the same for four workers
+# with 400 clients: 100 times kill -9 of a worker or the relay.
 soak: $(VENV)/test.stamp
 	FASTCHAT_SOAK_CLIENTS=200 FASTCHAT_SOAK_ROOMS=20 FASTCHAT_SOAK_KILLS=50 FASTCHAT_SOAK_DISCONNECTS=50 \
 	FASTCHAT_SOAK_FULL_DISKS=$$(test "$$(id -u)" = 0 && echo 3 || echo 0) \
@@ -71,7 +88,7 @@ build: $(VENV)/test.stamp
 screenshots: $(VENV)/test.stamp chromium
 	$(BIN)/python tests/browser/screenshots.py docs/screenshots
 
-# Not part of the tests: npx fetches Lighthouse, once.
+# Not part of the tests: npx downloads Lighthouse.
 lighthouse: $(VENV)/test.stamp chromium
 	@$(BIN)/python tests/browser/lighthouse.py build/lighthouse
 
@@ -109,25 +126,25 @@ $(VENV)/fuzz.stamp: $(VENV)/test.stamp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	@touch $@
 
-# The hub with bounds checks and assertions, for a second run of its tests.
+# The hub with bounds checks and assertions: its tests run a second time with this build.
 build/debug/stamp: $(VENV)/test.stamp
 	FASTCHAT_DEBUG=1 $(BIN)/python setup.py --quiet build_ext --build-lib build/debug --build-temp build/debug-temp
 	@touch $@
 
-# The same under the compiler's address and undefined behaviour sanitizers, for the fuzzers'
-# corpus; a compiler without them leaves that test out.
+# The debug build with the compiler's address and undefined-behaviour sanitizers, which replays the
+# fuzzers' corpus. Without sanitizers in the compiler, that test is skipped.
 build/sanitized/stamp: build/debug/stamp
 	FASTCHAT_SANITIZE=address,undefined $(BIN)/python setup.py --quiet build_ext --build-lib build/sanitized \
-	  --build-temp build/sanitized-temp || echo "fastchat: $(CC) has no sanitizers, so the hub is tested without"
+	  --build-temp build/sanitized-temp || echo "fastchat: $(CC) has no sanitizers, so the hub is tested without them"
 	@touch $@
 
-# And with coverage, for the fuzzer itself: that is clang's.
+# The sanitized build with coverage, for the fuzzer itself; it needs clang.
 build/fuzz/stamp: build/debug/stamp | clang
 	CC=clang FASTCHAT_SANITIZE=address,undefined,fuzzer-no-link $(BIN)/python setup.py --quiet build_ext \
 	  --build-lib build/fuzz --build-temp build/fuzz-temp
 	@touch $@
 
-# For the fuzzer; Debian has its sanitizers in a package of their own.
+# The fuzzer needs clang, whose sanitizers are a Debian package of their own.
 clang:
 	@echo | clang -shared -fsanitize=address -x c - -o /dev/null 2>/dev/null || \
 	  { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && \
@@ -135,7 +152,7 @@ clang:
 	      clang libclang-rt-dev >/dev/null; } || \
 	  { echo "fastchat: clang is missing: apt-get install clang libclang-rt-dev (as root)"; exit 1; }
 
-# For the tests of the page; without it they are skipped, and say so.
+# The tests of the page need Chromium; without it they are skipped, with this reason.
 chromium:
 	@command -v chromium chromium-browser google-chrome >/dev/null || \
 	  { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && \
