@@ -19,10 +19,12 @@ SOURCE = HERE.parent / "src"
 if SOURCE.is_dir():
     sys.path.insert(0, str(SOURCE))
 
-import command  # noqa: E402 (the path above comes first)
-import machine  # noqa: E402
-import report  # noqa: E402
-from report import MissingError, Result  # noqa: E402
+from harness import (
+    command,
+    machine,
+    report,
+)
+from harness.report import MissingError, Result
 
 GROUPS = ("hub", "sockets", "server", "history", "others")
 LIMIT_S = 235.0
@@ -102,10 +104,10 @@ async def _measure(options: argparse.Namespace, pins: machine.Pins) -> int:
             printed.append((title, clock, rows, references))
 
     if "hub" in options.only:
-        import hub_rows
+        from broadcast import hub
 
-        rows = await hub_rows.run(options.clients or [10, 100], options.rounds)
-        show(hub_rows.TITLE, hub_rows.CLOCK, rows, hub_rows.REFERENCES)
+        rows = await hub.run(options.clients or [10, 100], options.rounds)
+        show(hub.TITLE, hub.CLOCK, rows, hub.REFERENCES)
     for part in (_sockets, _server, _history):
         try:
             skipped += await part(options, pins, show)
@@ -122,37 +124,37 @@ async def _measure(options: argparse.Namespace, pins: machine.Pins) -> int:
 
 
 async def _sockets(options: argparse.Namespace, pins: machine.Pins, show: Show) -> list[str]:
-    import socket_rows
+    from broadcast import sockets
 
     hub, others = "sockets" in options.only, "others" in options.only
-    one, many, skipped = await socket_rows.run(
+    one, many, skipped = await sockets.run(
         options.clients or [10, 100], options.rounds, pins, hub=hub, others=others
     )
-    show(socket_rows.ONE_TITLE, socket_rows.ONE_CLOCK, one, [])
-    show(socket_rows.MANY_TITLE, socket_rows.MANY_CLOCK, many, [])
+    show(sockets.ONE_TITLE, sockets.ONE_CLOCK, one, [])
+    show(sockets.MANY_TITLE, sockets.MANY_CLOCK, many, [])
     return skipped
 
 
 async def _server(options: argparse.Namespace, pins: machine.Pins, show: Show) -> list[str]:
-    import server_rows
+    from broadcast import server
 
     if "server" not in options.only:
         return []
     counts = options.clients or ([10, 100] if options.quick else [10, 100, 1000])
-    lengths = server_rows.QUICK if options.quick else server_rows.Lengths()
-    rows, skipped = await server_rows.run(counts, max(1, options.rounds // 5), pins, lengths)
-    show(server_rows.TITLE, server_rows.CLOCK, rows, server_rows.REFERENCES)
+    lengths = server.QUICK if options.quick else server.Lengths()
+    rows, skipped = await server.run(counts, max(1, options.rounds // 5), pins, lengths)
+    show(server.TITLE, server.CLOCK, rows, server.REFERENCES)
     return skipped
 
 
 async def _history(options: argparse.Namespace, pins: machine.Pins, show: Show) -> list[str]:
-    import history_rows
-    from server_rows import QUICK, Lengths
+    from broadcast import history
+    from broadcast.server import QUICK, Lengths
 
     if "history" in options.only:
         lengths = QUICK if options.quick else Lengths()
-        rows = await history_rows.run(max(1, options.rounds // 5), pins, lengths)
-        show(history_rows.TITLE, history_rows.CLOCK, rows, history_rows.REFERENCES)
+        rows = await history.run(max(1, options.rounds // 5), pins, lengths)
+        show(history.TITLE, history.CLOCK, rows, history.REFERENCES)
     return []
 
 

@@ -26,11 +26,13 @@ SOURCE = HERE.parent / "src"
 if SOURCE.is_dir():
     sys.path.insert(0, str(SOURCE))
 
-import command  # noqa: E402 (the path above comes first)
-import machine  # noqa: E402
-import report  # noqa: E402
-import served  # noqa: E402
-from report import BenchError, Result  # noqa: E402
+from harness import (
+    command,
+    machine,
+    report,
+    served,
+)
+from harness.report import BenchError, Result
 
 LIMIT_S = 600.0
 ROUNDS = 5

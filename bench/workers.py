@@ -21,13 +21,17 @@ SOURCE = HERE.parent / "src"
 if SOURCE.is_dir():
     sys.path.insert(0, str(SOURCE))
 
-import command  # noqa: E402 (the path above comes first)
-import crowd_rows  # noqa: E402
-import machine  # noqa: E402
-import report  # noqa: E402
-import worker_rows  # noqa: E402
-from report import Result  # noqa: E402
-from worker_rows import Load  # noqa: E402
+from harness import (
+    command,
+    machine,
+    report,
+)
+from harness.report import Result
+from workers import (
+    crowds,
+    deliveries,
+)
+from workers.deliveries import Load
 
 SECTIONS = ("deliveries", "hop", "idle", "storm")
 PLACEMENTS = ("free", "pinned")
@@ -152,31 +156,31 @@ async def _messages(options: argparse.Namespace, pins: machine.Pins, show: Show)
         measure_ms=options.measure_ms,
         hop_messages=options.messages,
     )
-    counts = [worker_rows.ONE, *options.workers]
-    where = worker_rows.placements(options.placements, pins)
+    counts = [deliveries.ONE, *options.workers]
+    where = deliveries.placements(options.placements, pins)
     if "deliveries" in options.sections:
-        title = worker_rows.DELIVERIES_TITLE.format(
+        title = deliveries.DELIVERIES_TITLE.format(
             rooms=load.rooms, members=load.members, window=load.window
         )
-        rows = await worker_rows.deliveries(counts, options.rounds, where, load)
-        show(title, worker_rows.DELIVERIES_CLOCK, rows)
+        rows = await deliveries.deliveries(counts, options.rounds, where, load)
+        show(title, deliveries.DELIVERIES_CLOCK, rows)
     if "hop" in options.sections:
-        title = worker_rows.HOP_TITLE.format(members=load.hop_members)
-        rows = await worker_rows.hop(counts, options.rounds, where, load)
-        show(title, worker_rows.HOP_CLOCK, rows)
+        title = deliveries.HOP_TITLE.format(members=load.hop_members)
+        rows = await deliveries.hop(counts, options.rounds, where, load)
+        show(title, deliveries.HOP_CLOCK, rows)
 
 
 async def _crowds(options: argparse.Namespace, show: Show) -> None:
     idle, storm = "idle" in options.sections, "storm" in options.sections
     if not (idle or storm):
         return
-    size = crowd_rows.Size(options.idle, options.rooms_of)
+    size = crowds.Size(options.idle, options.rooms_of)
     rounds = -(-options.rounds // CROWD_SHARE)
-    counts = [worker_rows.ONE, *options.workers]
-    idle_rows, storm_rows = await crowd_rows.run(counts, rounds, size, idle=idle, storm=storm)
-    names = {"clients": size.clients, "members": size.members, "missed": crowd_rows.MISSED}
-    show(crowd_rows.IDLE_TITLE.format(**names), crowd_rows.IDLE_CLOCK.format(**names), idle_rows)
-    show(crowd_rows.STORM_TITLE.format(**names), crowd_rows.STORM_CLOCK.format(**names), storm_rows)
+    counts = [deliveries.ONE, *options.workers]
+    idle_rows, storm_rows = await crowds.run(counts, rounds, size, idle=idle, storm=storm)
+    names = {"clients": size.clients, "members": size.members, "missed": crowds.MISSED}
+    show(crowds.IDLE_TITLE.format(**names), crowds.IDLE_CLOCK.format(**names), idle_rows)
+    show(crowds.STORM_TITLE.format(**names), crowds.STORM_CLOCK.format(**names), storm_rows)
 
 
 if __name__ == "__main__":

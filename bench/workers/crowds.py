@@ -9,10 +9,10 @@ import signal
 import time
 from dataclasses import dataclass
 
-from crowd import Crowd, crowd
-from report import BenchError, Result, Target
-from served import Served, memory_bytes, running_server
-from worker_rows import ONE, label
+from harness.report import BenchError, Result, Target
+from harness.served import Served, memory_bytes, running_server
+from load.crowd import Crowd, crowd
+from workers.deliveries import ONE, label
 
 IDLE_TITLE = "idle: {clients:,} connections, in rooms of {members}"
 IDLE_CLOCK = (

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from crowd import crowd
-from machine import Pins
-from report import BenchError, Result, Target, median
-from served import Served, running_server
+from harness.machine import Pins
+from harness.report import BenchError, Result, Target, median
+from harness.served import Served, running_server
+from load.crowd import crowd
 
 DELIVERIES_TITLE = "deliveries: {rooms} rooms of {members} members, {window} messages in flight"
 DELIVERIES_CLOCK = (

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from report import BenchError
+from harness.report import BenchError
 
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 10.0
@@ -23,7 +23,7 @@ STOP_TIMEOUT_S = 10.0
 ORPHANS_S = 3.0
 ORPHANS_INTERVAL_S = 0.05
 ADDRESS = re.compile(rb"http://127\.0\.0\.1:(\d+)")
-SOURCE = Path(__file__).resolve().parent.parent / "src"
+SOURCE = Path(__file__).resolve().parents[2] / "src"
 PROC = Path("/proc")
 
 

@@ -40,7 +40,7 @@ class Pins:
 
     @property
     def load_argument(self) -> str:
-        """The load's CPU as bench/drain.c takes it."""
+        """The load's CPU as bench/load/drain.c takes it."""
         return str(-1 if self.load is None else self.load)
 
 

@@ -1,4 +1,4 @@
-"""The whole chat server as a process of its own, under the load of bench/drain.c.
+"""The whole chat server as a process of its own, under the load of bench/load/drain.c.
 
 Each sample has a fresh server with an empty room: what it costs to number, store
 and fan out a message, with the protocol, the sockets and the loop around it.
@@ -12,10 +12,10 @@ import json
 import subprocess
 from dataclasses import dataclass
 
-from drainer import build_drain
-from machine import Pins
-from report import BenchError, Result, Target
-from served import running_server, stop
+from harness.machine import Pins
+from harness.report import BenchError, Result, Target
+from harness.served import running_server, stop
+from load.drain import build_drain
 
 TITLE = "server: `fastchat serve` with its SQLite history, 64 in flight and one in flight"
 CLOCK = (

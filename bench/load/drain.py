@@ -13,11 +13,11 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-from machine import Pins, find_compiler
-from report import BenchError, MissingError
+from harness.machine import Pins, find_compiler
+from harness.report import BenchError, MissingError
 
 HERE = Path(__file__).resolve().parent
-BUILD = HERE.parent / "build" / "bench"
+BUILD = HERE.parents[1] / "build" / "bench"
 MODULUS = 1024  # numbers in the rows' messages run from 0 to 1023 and begin again
 SETUP_TIMEOUT_S = 15.0
 SAMPLE_TIMEOUT_S = 5.0
@@ -25,7 +25,7 @@ READY, COMPLETED, LAST_NS, SIGNALLING = range(4)  # struct page in drain.c
 
 
 def build(name: str, *flags: str) -> Path:
-    """Compile bench/NAME.c into build/bench/ unless what is there is newer."""
+    """Compile bench/load/NAME.c into build/bench/ unless what is there is newer."""
     source = HERE / f"{name}.c"
     target = BUILD / (f"{name}.so" if "-shared" in flags else name)
     newest = max(path.stat().st_mtime for path in (source, HERE / "load.h"))

@@ -11,9 +11,9 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
-from lanes import Broadcaster, Lane, clock, hub_lane, picows_lane, websockets_lane
-from machine import Pins, package_version
-from report import BenchError, Result, Samples, Target, median, preemptions
+from broadcast.lanes import Broadcaster, Lane, clock, hub_lane, picows_lane, websockets_lane
+from harness.machine import Pins, package_version
+from harness.report import BenchError, Result, Samples, Target, median, preemptions
 
 ONE_TITLE = "sockets, one in flight"
 ONE_CLOCK = (

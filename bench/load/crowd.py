@@ -1,4 +1,4 @@
-"""The clients of bench/crowd.c: started, asked, and ended."""
+"""The clients of bench/load/crowd.c: started, asked, and ended."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from drainer import build
-from report import BenchError
-from served import stop
+from harness.report import BenchError
+from harness.served import stop
+from load.drain import build
 
 LINE_TIMEOUT_S = 120.0
 

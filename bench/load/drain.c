@@ -30,7 +30,7 @@ enum {
     LIFETIME_S = 240,  /* nothing is left behind, whatever happens */
 };
 
-/* The page shared with the benchmark; bench/drainer.py reads these slots. */
+/* The page shared with the benchmark; bench/load/drain.py reads these slots. */
 struct page {
     _Atomic uint64_t ready;      /* clients connected (and upgraded) */
     _Atomic uint64_t completed;  /* messages that all clients have received */

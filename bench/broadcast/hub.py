@@ -15,7 +15,7 @@ from itertools import repeat
 from typing import Any
 
 import fastchat
-from report import BenchError, Result, Samples, Target, preemptions
+from harness.report import BenchError, Result, Samples, Target, preemptions
 
 TITLE = "hub: one broadcast to N sinks that discard"
 CLOCK = (

@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
-from drainer import MODULUS, SETUP_TIMEOUT_S, Drainer, Floor
-from machine import Pins
+from harness.machine import Pins
+from load.drain import MODULUS, SETUP_TIMEOUT_S, Drainer, Floor
 
 PAYLOAD_BYTES = 120
 TEXT = 1  # RFC 6455 section 5.2: the opcode of a text frame

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from report import BenchError
+from harness.report import BenchError
 
 FILE_OPTIONS = ("--json", "--output")
 

@@ -6,9 +6,9 @@ noisy machine too.
 
 from __future__ import annotations
 
-from machine import Pins
-from report import Result, Target
-from server_rows import Lengths, sample
+from broadcast.server import Lengths, sample
+from harness.machine import Pins
+from harness.report import Result, Target
 
 TITLE = "history: SQLite beside memory"
 CLOCK = (

@@ -1,0 +1,1 @@
+"""What a broadcast costs: the hub, sockets, the whole server, its history."""

@@ -1,0 +1,1 @@
+"""What all benchmarks share: their command, the machine, the server, the report."""

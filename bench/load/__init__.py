@@ -1,0 +1,1 @@
+"""The load: clients in C, compiled when they are needed."""
