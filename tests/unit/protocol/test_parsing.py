@@ -30,7 +30,7 @@ from fastchat.protocol import (
 from fastchat.protocol.parsing import join_from_query, parse
 from support.server import TIMEOUT_UNIT_S
 
-#: The loop is never to be blocked for longer; a shared machine needs some air.
+#: The loop is never to be blocked for longer; of a processor, which others may want too.
 PARSE_TIMEOUT_S = 0.2 * TIMEOUT_UNIT_S
 
 
@@ -417,10 +417,10 @@ HEAVY = {
 def test_heavy_payload_is_parsed_or_refused_in_bounded_time(name: str) -> None:
     """What is built to cost much is neither a crash nor a stall of the loop."""
     payload = HEAVY[name]
-    started = time.perf_counter()
+    started = time.thread_time()
     with contextlib.suppress(CommandError):
         parse(payload)
-    assert time.perf_counter() - started < PARSE_TIMEOUT_S
+    assert time.thread_time() - started < PARSE_TIMEOUT_S
 
 
 def test_refusal_carries_ref_and_id() -> None:
