@@ -5,7 +5,7 @@ const LATER = [
   "compose/emoji.js",
   "compose/picker.js",
   "icon-unread.svg",
-  "picker.css",
+  "styles/picker.css",
   "text/highlight.js",
 ];
 

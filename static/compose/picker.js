@@ -20,7 +20,7 @@ export class Picker {
   #status = make("p", { role: "status" });
   #parts = [this.#field, this.#grid, this.#status];
   #element = make("div", { class: "picker", popover: "", role: "dialog", "aria-label": t("emoji") }, this.#parts);
-  #style = make("link", { rel: "stylesheet", href: "/static/picker.css" });
+  #style = make("link", { rel: "stylesheet", href: "/static/styles/picker.css" });
   #storage;
   #button = null;
   #closedAt = -Infinity;
