@@ -415,7 +415,7 @@ def test_keys_are_not_mirrored(visit: Visit) -> None:
         expect(keys).to_have_css("direction", "ltr")
 
 
-@pytest.mark.parametrize("sheet", sorted(STATIC.glob("*.css")), ids=lambda sheet: sheet.name)
+@pytest.mark.parametrize("sheet", sorted(STATIC.rglob("*.css")), ids=lambda sheet: sheet.name)
 def test_styles_know_no_left_and_right(sheet: Path) -> None:
     """They are about the start and the end of a line, so that they hold in both directions."""
     style = COMMENT.sub("", sheet.read_text("utf-8"))

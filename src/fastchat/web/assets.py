@@ -50,6 +50,8 @@ _UNSAFE = re.compile(rb"['`/]")
 _STYLE = re.compile(rb'<link rel="stylesheet" href="([^"]+)"')
 _SCRIPT = re.compile(rb'<script src="([^"]+)"')
 _MODULE = re.compile(rb'<script type="module" src="([^"]+)"')
+#: A style that is delivered inside another one, in a cascade layer.
+_PART = re.compile(rb'^@import "(\./[\w./-]+)" layer\((\w+)\);$', re.MULTILINE)
 _IMPORT = re.compile(rb"""^(?:import|export)\b[^"'`]*?["'](\.\.?/[\w./-]+)["'];""", re.MULTILINE)
 
 
@@ -65,8 +67,17 @@ class Asset(NamedTuple):
 
 
 def load_assets(folder: Traversable) -> dict[str, Asset]:
-    """All files of a folder by their paths, as "/static/lang/en.js"."""
-    return dict(_load(folder, "/static"))
+    """All files of a folder by their paths, as "/static/lang/en.js".
+
+    A style that imports others is delivered with their content in place of the imports, so that a
+    browser needs one request for all of them; these are not delivered by themselves. Raises
+    KeyError if an imported style does not exist.
+    """
+    sources = dict(_read(folder, "/static"))
+    styles = [path for path in sources if path.endswith(".css")]
+    parts = {_resolve(path, name) for path in styles for name, _ in _PART.findall(sources[path])}
+    whole = {**sources, **{path: _join(path, sources) for path in styles}}
+    return {path: _asset(path, content) for path, content in whole.items() if path not in parts}
 
 
 def needed_by(page: str, assets: Mapping[str, Asset]) -> list[str]:
@@ -94,19 +105,31 @@ def imported_by(path: str, assets: Mapping[str, Asset]) -> list[str]:
     while waiting:
         importer = waiting.pop(0)
         for name in _IMPORT.findall(assets[importer].body):
-            module = posixpath.normpath(posixpath.join(posixpath.dirname(importer), name.decode()))
+            module = _resolve(importer, name)
             if module in assets and module not in found:
                 found[module] = None
                 waiting.append(module)
     return list(found)
 
 
-def _load(folder: Traversable, path: str) -> Iterator[tuple[str, Asset]]:
+def _resolve(importer: str, name: bytes) -> str:
+    return posixpath.normpath(posixpath.join(posixpath.dirname(importer), name.decode()))
+
+
+def _read(folder: Traversable, path: str) -> Iterator[tuple[str, bytes]]:
     for entry in folder.iterdir():
         if entry.is_dir():
-            yield from _load(entry, f"{path}/{entry.name}")
+            yield from _read(entry, f"{path}/{entry.name}")
         else:
-            yield f"{path}/{entry.name}", _asset(entry.name, entry.read_bytes())
+            yield f"{path}/{entry.name}", entry.read_bytes()
+
+
+def _join(path: str, sources: Mapping[str, bytes]) -> bytes:
+    def content(found: re.Match[bytes]) -> bytes:
+        name, layer = found.groups()
+        return b"@layer %b {\n%b}\n" % (layer, sources[_resolve(path, name)])
+
+    return _PART.sub(content, sources[path])
 
 
 def _asset(name: str, content: bytes) -> Asset:

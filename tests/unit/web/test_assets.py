@@ -149,11 +149,51 @@ def test_script_has_nothing_of_several_lines(file: Path) -> None:
 
 @pytest.mark.parametrize("file", sorted(STATIC.rglob("*.css")), ids=lambda file: file.name)
 def test_style_has_nothing_of_several_lines(file: Path) -> None:
-    """Nor a style, whose comments have lines of their own, and are left out."""
+    """Nor a style, whose comments have lines of their own."""
     source = file.read_text("utf-8")
     assert [line for line in source.splitlines() if line.count("/*") != line.count("*/")] == []
     assert "\\\n" not in source
-    assert b"/*" not in load_assets(STATIC)[f"/static/{file.relative_to(STATIC)}"].body
+
+
+@pytest.mark.parametrize("file", sorted(STATIC.rglob("*.css")), ids=lambda file: file.name)
+def test_style_is_readable(file: Path) -> None:
+    """A style has one declaration a line, and no line is longer than 120 columns."""
+    lines = file.read_text("utf-8").splitlines()
+    assert [line for line in lines if len(line) > 120] == []
+    assert [line for line in lines if line.count(";") > 1] == []
+
+
+def test_styles_are_delivered_without_comments(assets: dict[str, Asset]) -> None:
+    """Comments are left out of every style that is delivered."""
+    styles = [asset for path, asset in assets.items() if path.endswith(".css")]
+    assert [asset for asset in styles if b"/*" in asset.body] == []
+
+
+# Joining
+
+
+def test_styles_are_joined(tmp_path: Path) -> None:
+    """A style's imports are replaced by what they import, each in its layer."""
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "b.css").write_text("b {\n  c: d;\n}\n", "utf-8")
+    (tmp_path / "e.css").write_text("e { f: g; }\n", "utf-8")
+    source = '@layer x, y;\n\n@import "./parts/b.css" layer(x);\n@import "./e.css" layer(y);\n'
+    assert delivered(tmp_path, "a.css", source) == "@layer x,y;@layer x{b{c:d}}@layer y{e{f:g}}"
+    assert load_assets(tmp_path).keys() == {"/static/a.css"}
+
+
+def test_missing_style_is_an_error(tmp_path: Path) -> None:
+    """A style that imports a missing file stops the server when it starts."""
+    (tmp_path / "a.css").write_text('@import "./b.css" layer(x);\n', "utf-8")
+    with pytest.raises(KeyError):
+        load_assets(tmp_path)
+
+
+def test_every_style_is_used(assets: dict[str, Asset]) -> None:
+    """The page needs one style at first and one for the picker; all others are part of these."""
+    styles = {path for path in assets if path.endswith(".css")}
+    assert styles == {"/static/app.css", "/static/styles/picker.css"}
+    assert b"@import" not in assets["/static/app.css"].body
 
 
 def test_page_has_no_text_that_is_kept_as_it_is() -> None:
