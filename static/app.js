@@ -1,4 +1,4 @@
-// Builds the parts of the page and introduces them to one another.
+// Builds the parts of the page and connects them.
 
 import { Actions } from "./log/actions.js";
 import { Attachments } from "./compose/attachments.js";
@@ -8,17 +8,16 @@ import { Composer } from "./compose/composer.js";
 import { atNextFrame, byId, copy } from "./dom.js";
 import { Drawer } from "./around/drawer.js";
 import { change } from "./model/entries.js";
-import { Embedding } from "./client/embedding.js";
 import { showTitlesOnLongPress } from "./around/long-press.js";
 import { Log } from "./log/log.js";
 import { quoteOf } from "./text/markup.js";
-import { fillPerson } from "./text/avatar.js";
 import { keepOffline } from "./client/offline.js";
 import { Outbox } from "./client/outbox.js";
 import { HistoryLoader } from "./client/history-loader.js";
 import { People } from "./around/people.js";
-import { Question } from "./around/question.js";
-import { addressOf, roomFromHash } from "./text/room-address.js";
+import { Identity } from "./around/identity.js";
+import { Navigation } from "./around/navigation.js";
+import { addressOf } from "./text/room-address.js";
 import { Shortcuts } from "./around/shortcuts.js";
 import { Sidebar } from "./around/sidebar.js";
 import { Status } from "./around/status.js";
@@ -32,19 +31,12 @@ import { KeyboardNavigation } from "./log/keyboard-navigation.js";
 translate();
 
 class App {
-  #embedding = new Embedding();
   #storage = new Storage();
-  // For the token, which ends with the tab.
-  #tab = new Storage("sessionStorage");
+  #identity = new Identity(this.#storage, () => this.#navigation.follow());
   #outbox = new Outbox(this.#storage);
-  #name = this.#storage.get("name");
-  // Where the reader is since when he came, or came back.
+  // The room that the reader is visiting; null until it has been joined.
   #visited = null;
-  // The rooms he has looked at, the last one at the end.
-  #way = [];
-  // The message that the address asks for; 0 for none.
-  #wanted = 0;
-  // These come when they are asked for; what is typed meanwhile is searched for then.
+  // These modules are loaded when they are needed first.
   #picker = null;
   #preferences = null;
   #search = null;
@@ -84,16 +76,14 @@ class App {
     people: () => this.#chat.room?.others ?? [],
     rooms: () => this.#chat.rooms.map(({ name }) => name),
   });
-  #nameQuestion = new Question("name", t("typeName"), (name) => this.#named(name));
-  #tokenQuestion = new Question("token", t("pasteToken"), (token) => this.#admitted(token));
   #chat = new Chat(`${location.protocol.replace("http", "ws")}//${location.host}/ws`, {
     storage: this.#storage,
     outbox: this.#outbox,
-    token: () => this.#token,
+    token: () => this.#identity.token,
     on: {
       joined: (reply) => this.#joined(reply),
       left: () => this.#left(),
-      refused: (error) => this.#refused(error),
+      refused: ({ message }) => this.#identity.refuse(message),
       denied: (sentence) => this.#denied(sentence),
       phase: (state) => this.#status.update(state),
       changed: (room) => this.#changed(room),
@@ -103,80 +93,67 @@ class App {
       quiet: (name) => this.#typing.remove(name),
     },
   });
+  #navigation = new Navigation(this.#chat, {
+    moved: () => Drawer.closeOpen(),
+    show: (room, valid) => this.#show(room, valid),
+    refused: (room) => this.#toast.say(t("badRoomHint", { room })),
+  });
   #history = new HistoryLoader(this.#chat);
   #attachments = new Attachments(this.#chat, () => this.#composer.refresh());
   #viewer = new Viewer();
   #shortcuts = new Shortcuts({
     write: () => this.#composer.focus(),
     search: () => this.#openSearch(),
-    step: (...step) => this.#step(...step),
+    step: (...step) => this.#navigation.step(...step),
   });
   #keyboardNavigation = new KeyboardNavigation(() => this.#composer.focus());
   #tellNewsSoon = atNextFrame(() => this.#tellNews());
 
   async start() {
-    addEventListener("hashchange", () => this.#moved());
     addEventListener("online", () => this.#chat.wake());
     addEventListener("offline", () => this.#chat.doubt());
     document.addEventListener("visibilitychange", () => document.hidden || this.#return());
-    byId("change-name").addEventListener("click", () => (this.#token ? this.#signOut() : this.#rename()));
+    byId("change-name").addEventListener("click", () => (this.#identity.token ? this.#signOut() : this.#rename()));
     byId("copy-link").addEventListener("click", () => this.#copy(location.hash));
     byId("preferences-open").addEventListener("click", () => this.#openPreferences());
     byId("search-toggle").addEventListener("click", () => this.#searchDrawer.isOpen && this.#openSearch());
     byId("log").addEventListener("click", ({ target }) => this.#clicked(target));
     showTitlesOnLongPress((title) => this.#toast.say(title));
-    await this.#embedding.begin();
-    if (this.#name && !this.#token) this.#showOwn(this.#name);
-    this.#go();
+    await this.#identity.begin();
+    this.#navigation.follow();
     keepOffline();
   }
 
-  get #token() {
-    return this.#embedding.token || this.#tab.get("token");
-  }
-
-  // By the way back, or a link: not by leaving a room, where the list stays.
-  #moved() {
-    Drawer.closeOpen();
-    this.#go();
-  }
-
-  // Goes where the address says.
-  #go() {
-    const { room, offset, valid } = roomFromHash(location.hash);
-    // Whoever is somewhere stays there.
-    if (!valid && this.#chat.room) {
-      history.replaceState(null, "", addressOf(this.#chat.room.name));
-      this.#toast.say(t("badRoomHint", { room }));
-      return;
-    }
-    this.#wanted = offset;
+  // Shows a room, or that its name is invalid.
+  #show(room, valid) {
     this.#typing.clear();
     this.#toast.say("");
     this.#searchDrawer.close();
     this.#search?.clear();
     this.#showRoom(room, valid);
-    if (valid && !this.#name && !this.#token) this.#askName({ required: true });
+    if (valid && !this.#identity.isKnown) this.#identity.askName();
     else if (valid) this.#enter(room);
-    // A finger's keyboard would cover half of what is new.
+    // On a touch screen the keyboard would cover half of the new messages.
     if (!matchMedia("(pointer: coarse)").matches) this.#composer.focus();
   }
 
   #enter(room) {
     this.#visited = null;
-    this.#way = [...this.#way.filter((name) => name !== room), room];
-    this.#chat.enter({ name: this.#name, room });
+    this.#navigation.enter(room);
+    this.#chat.enter({ name: this.#identity.name, room });
     this.#attachments.refresh();
     if (this.#chat.room.joined) this.#visit();
   }
 
-  // The reader is in the room, or in it again.
+  // The reader comes to the shown room, or returns to it.
   #visit() {
     this.#visited = this.#chat.room;
     this.#visited.visit();
     this.#log.arrive();
     this.#composer.resume((offset) => this.#chat.timeline.find(offset));
-    if (this.#wanted) this.#arriveAt(this.#wanted);
+    const offset = this.#navigation.takeOffset();
+    // At the next frame the log shows the room.
+    if (offset) requestAnimationFrame(() => this.#reveal(offset));
   }
 
   #return() {
@@ -184,14 +161,8 @@ class App {
     if (this.#chat.room?.joined) this.#visit();
   }
 
-  // The last one that is left stays. From another he goes back to where he was before.
   #leave(name) {
-    const others = this.#chat.rooms.map((room) => room.name).filter((each) => each !== name);
-    if (this.#chat.room.name === name) {
-      const next = this.#way.findLast((each) => others.includes(each)) ?? others[0];
-      history.replaceState(null, "", addressOf(next));
-      this.#go();
-    }
+    this.#navigation.goBackFrom(name);
     this.#chat.leave(name);
   }
 
@@ -206,7 +177,7 @@ class App {
   }
 
   #changed(room) {
-    // First, for what it shows is no news.
+    // The log comes first: messages that it shows are read and do not count as new.
     if (room === this.#chat.room) {
       this.#log.show(room);
       this.#actions.refresh();
@@ -218,25 +189,17 @@ class App {
     if (this.#chat.room.read(offset)) this.#showNews();
   }
 
-  // In a hidden tab there are no frames.
+  // A hidden tab has no animation frames.
   #showNews() {
     if (document.hidden) this.#tellNews();
     else this.#tellNewsSoon();
   }
 
-  // In the other rooms, and in this one while nobody looks.
+  // Shows the number of unread messages of all rooms.
   #tellNews() {
     const { rooms, room } = this.#chat;
     this.#sidebar.show(rooms, room);
     this.#attention.show(rooms, room);
-  }
-
-  // To the room that many places away, round and round; or to the next in that direction with something new.
-  #step(step, { unread }) {
-    const { rooms, room } = this.#chat;
-    const around = rooms.map((_, index) => rooms.at((rooms.indexOf(room) + step * (index + 1)) % rooms.length));
-    const next = around.find((each) => each !== room && (!unread || each.unread.length));
-    if (next) location.hash = addressOf(next.name);
   }
 
   #react({ offset, reactions }, emoji) {
@@ -244,7 +207,8 @@ class App {
     this.#change({ type: "react", offset, emoji, remove });
   }
 
-  // What could not be saved goes back to where it was written, unless something else is there by now.
+  // Saves an edited message. If that fails, the text goes back to the composer, unless that contains something else by
+  // now.
   async #save(entry, text) {
     const answer = await this.#change({ type: "edit", offset: entry.offset, text });
     if (answer.type !== "error" || !this.#composer.isEmpty) return;
@@ -252,7 +216,7 @@ class App {
     else this.#composer.propose(text);
   }
 
-  // Shows which message is being edited.
+  // Marks a message as being edited, or not.
   #mark(entry, editing) {
     change(entry, { editing });
     this.#changed(this.#chat.room);
@@ -275,15 +239,7 @@ class App {
     else this.#toast.say(t("cannotShow"));
   }
 
-  // From then on the address is the room's again, so that it does not bring the reader back here whenever he comes.
-  #arriveAt(offset) {
-    this.#wanted = 0;
-    history.replaceState(null, "", addressOf(this.#chat.room.name));
-    // When the log shows the room.
-    requestAnimationFrame(() => this.#reveal(offset));
-  }
-
-  // Where that is forbidden, he can copy it from what is said.
+  // If the browser forbids copying, the address is shown, so that the reader can copy it.
   async #copy(hash) {
     const { href } = new URL(location.pathname + hash, location);
     this.#toast.say((await copy(href)) ? t("copied") : href);
@@ -310,7 +266,7 @@ class App {
     if (module) this.#search ??= new module.Search(this.#searchDrawer, on);
   }
 
-  // Resolves with a module, or nothing where it does not come.
+  // Resolves with a module; undefined if it cannot be loaded.
   #come(module) {
     return module.catch(() => this.#toast.say(t("offlineNow")));
   }
@@ -318,65 +274,34 @@ class App {
   #rename() {
     this.#preferences.close();
     this.#sidebar.close();
-    this.#askName({ value: this.#name, required: false });
+    this.#identity.rename();
   }
 
-  #askName(options) {
-    byId("name-title").textContent = t(options.required ? "askName" : "changeNameTitle");
-    this.#nameQuestion.open(options);
-  }
-
-  #named(name) {
-    this.#name = name || this.#storage.get("name");
-    this.#go();
-  }
-
-  #admitted(token) {
-    this.#tab.set("token", token);
-    this.#go();
-  }
-
-  // There is no token yet, or none that is of use any more.
+  // The server needs a token, or another one.
   async #denied(sentence) {
-    const error = this.#token && sentence;
-    if (await this.#embedding.renew()) return this.#go();
-    this.#tab.set("token", "");
+    const error = this.#identity.token && sentence;
+    if (await this.#identity.renew()) return this.#navigation.follow();
     this.#sidebar.close();
-    this.#tokenQuestion.open({ required: true, error });
+    this.#identity.askToken(error);
   }
 
-  // Leaves nothing behind but the name, with which the page asks for a token again.
+  // Removes everything from the browser but the name and the preferences. The page then asks for a token again.
   #signOut() {
     this.#chat.quit();
     this.#chat.forget();
-    this.#tab.set("token", "");
-    this.#outbox.forget(this.#name);
+    this.#identity.forgetToken();
+    this.#outbox.forget(this.#identity.name);
     this.#composer.forget();
     this.#attachments.forget();
     location.reload();
   }
 
   #joined({ username, room }) {
-    // Nobody shares what somebody else chose.
-    if (this.#token && this.#name && this.#name !== username) this.#attachments.forget();
+    // Another person must not send the files that this one has chosen.
+    if (this.#identity.differsFrom(username)) this.#attachments.forget();
     this.#attachments.refresh();
-    this.#name = username;
-    this.#storage.set("name", username);
-    this.#showOwn(username);
+    this.#identity.accept(username);
     if (room === this.#chat.room.name && this.#visited !== this.#chat.room) this.#visit();
-  }
-
-  #showOwn(username) {
-    fillPerson(byId("own"), username);
-    byId("own-whole").textContent = username;
-    byId("own").hidden = false;
-    byId("change-name").textContent = t(this.#token ? "signOut" : "changeName");
-    byId("change-name").hidden = Boolean(this.#embedding.token);
-  }
-
-  #refused({ message }) {
-    const kept = this.#storage.get("name");
-    this.#askName({ value: this.#name, required: !kept || kept === this.#name, error: message });
   }
 
   #showRoom(room, valid) {

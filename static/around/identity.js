@@ -1,0 +1,112 @@
+import { byId } from "../dom.js";
+import { Embedding } from "../client/embedding.js";
+import { Storage } from "../client/storage.js";
+import { Question } from "./question.js";
+import { fillPerson } from "../text/avatar.js";
+import { t } from "../text/translation.js";
+
+// The reader's identity: a name or an access token.
+//
+// Without a token the reader chooses a name, which this browser remembers. With a token, the server reads the name from
+// the token. The token comes from the embedding page, or the reader pastes it; then it is remembered until the tab
+// closes.
+export class Identity {
+  #storage;
+  #onAnswered;
+  #embedding = new Embedding();
+  #tab = new Storage("sessionStorage");
+  #name;
+  #nameQuestion = new Question("name", t("typeName"), (name) => this.#named(name));
+  #tokenQuestion = new Question("token", t("pasteToken"), (token) => this.#admitted(token));
+
+  // `answered` is called when the reader has given a name or a token, or keeps the old name.
+  constructor(storage, answered) {
+    this.#storage = storage;
+    this.#onAnswered = answered;
+    this.#name = storage.get("name");
+  }
+
+  // Resolves when an embedding page has had the chance to hand over a token.
+  async begin() {
+    await this.#embedding.begin();
+    if (this.#name && !this.token) this.#show();
+  }
+
+  get name() {
+    return this.#name;
+  }
+
+  get token() {
+    return this.#embedding.token || this.#tab.get("token");
+  }
+
+  get isKnown() {
+    return Boolean(this.#name || this.token);
+  }
+
+  // Whether the server's name for this connection is not the one that the page has had so far.
+  differsFrom(username) {
+    return Boolean(this.token && this.#name && this.#name !== username);
+  }
+
+  // Takes the name that the server gave with the reply to a join.
+  accept(username) {
+    this.#name = username;
+    this.#storage.set("name", username);
+    this.#show();
+  }
+
+  askName() {
+    this.#askName({ required: true });
+  }
+
+  // Asks for another name, which the reader can decline.
+  rename() {
+    this.#askName({ value: this.#name, required: false });
+  }
+
+  // The server refuses the name. Where an earlier one was accepted, the reader can keep that one.
+  refuse(error) {
+    const kept = this.#storage.get("name");
+    this.#askName({ value: this.#name, required: !kept || kept === this.#name, error });
+  }
+
+  // The token is not valid, or not any more: resolves with whether the embedding page has another one.
+  async renew() {
+    if (await this.#embedding.renew()) return true;
+    this.forgetToken();
+    return false;
+  }
+
+  askToken(error) {
+    this.#tokenQuestion.open({ required: true, error });
+  }
+
+  forgetToken() {
+    this.#tab.set("token", "");
+  }
+
+  #askName(options) {
+    byId("name-title").textContent = t(options.required ? "askName" : "changeNameTitle");
+    this.#nameQuestion.open(options);
+  }
+
+  #named(name) {
+    this.#name = name || this.#storage.get("name");
+    this.#onAnswered();
+  }
+
+  #admitted(token) {
+    this.#tab.set("token", token);
+    this.#onAnswered();
+  }
+
+  #show() {
+    fillPerson(byId("own"), this.#name);
+    byId("own-whole").textContent = this.#name;
+    byId("own").hidden = false;
+    byId("change-name").textContent = t(this.token ? "signOut" : "changeName");
+    // The embedding page says who the reader is, so there is nothing to change.
+    byId("change-name").hidden = Boolean(this.#embedding.token);
+  }
+}
