@@ -35,7 +35,7 @@ SECRET = b"a-secret-that-is-only-for-the-fuzzer"
 NOW_S = 1_700_000_000.0
 #: How a command's class is called on the wire.
 TYPES = {
-    protocol.Message: "message", protocol.Join: "join", protocol.Leave: "leave",
+    protocol.Send: "message", protocol.Join: "join", protocol.Leave: "leave",
     protocol.Typing: "typing", protocol.Ping: "ping", protocol.GetHistory: "history",
     protocol.Edit: "edit", protocol.Delete: "delete", protocol.React: "react",
     protocol.Search: "search", protocol.Remove: "remove", protocol.Upload: "upload",

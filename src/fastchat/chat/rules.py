@@ -28,12 +28,12 @@ from fastchat.protocol import (
     Join,
     Kind,
     Leave,
-    Message,
     Ping,
     Publication,
     React,
     Remove,
     Search,
+    Send,
     Typing,
     Upload,
 )
@@ -96,7 +96,7 @@ class Chat:
         self._new_secret = new_secret
         self._metrics = metrics
         self._handlers: dict[type, Callable[[Client, Any], Coroutine[Any, Any, None] | None]] = {
-            Message: self._message,
+            Send: self._publish_message,
             Edit: self._edit,
             Delete: self._delete,
             React: self._react,
@@ -164,7 +164,7 @@ class Chat:
 
     # Commands
 
-    def _message(self, client: Client, command: Message) -> None:
+    def _publish_message(self, client: Client, command: Send) -> None:
         text, room, id, ref = command
         room = self._room_of(client, room, Right.WRITE)
         name, author = client.rooms[room]

@@ -13,11 +13,11 @@ from fastchat.protocol import (
     GetHistory,
     Join,
     Leave,
-    Message,
     Ping,
     React,
     Remove,
     Search,
+    Send,
     Typing,
     Upload,
 )
@@ -66,7 +66,7 @@ class Throttle:
         #: The buckets, what it costs, and what a full bucket holds, as in `Rates`.
         self._charges: dict[type, tuple[dict[Hashable, float], float, float]] = {}
         self._rates: list[Rates] = []
-        publications = {Message: 1, Edit: 1, Delete: 1, React: 1}
+        publications = {Send: 1, Edit: 1, Delete: 1, React: 1}
         self._charge(limits.publications, publications)
         self._charge(limits.typing, {Typing: 1})
         others = dict.fromkeys((Join, Leave, GetHistory, Remove, Upload, Ping), 1)

@@ -19,11 +19,11 @@ __all__ = [
     "GetHistory",
     "Join",
     "Leave",
-    "Message",
     "Ping",
     "React",
     "Remove",
     "Search",
+    "Send",
     "Typing",
     "Upload",
 ]
@@ -48,7 +48,9 @@ class Leave(NamedTuple):
     ref: str | None = None
 
 
-class Message(NamedTuple):
+class Send(NamedTuple):
+    """A message is to be published; its `type` on the wire is "message"."""
+
     text: str
     room: str | None = None
     id: str | None = None
@@ -130,7 +132,7 @@ class Ping(NamedTuple):
 Command = (
     Join
     | Leave
-    | Message
+    | Send
     | Edit
     | Delete
     | React

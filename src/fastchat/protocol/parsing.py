@@ -22,11 +22,11 @@ from fastchat.protocol.commands import (
     GetHistory,
     Join,
     Leave,
-    Message,
     Ping,
     React,
     Remove,
     Search,
+    Send,
     Typing,
     Upload,
 )
@@ -163,9 +163,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return unique
 
 
-def _message(fields: dict[str, Any]) -> Message:
+def _message(fields: dict[str, Any]) -> Send:
     text = check_text(fields.get("text"))
-    return Message(text, _room_or_none(fields), _token(fields, "id"), _ref(fields))
+    return Send(text, _room_or_none(fields), _token(fields, "id"), _ref(fields))
 
 
 def _join(fields: dict[str, Any]) -> Join:

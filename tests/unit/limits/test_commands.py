@@ -13,16 +13,16 @@ from fastchat.protocol import (
     GetHistory,
     Join,
     Leave,
-    Message,
     Ping,
     React,
     Remove,
     Search,
+    Send,
     Typing,
     Upload,
 )
 
-PUBLICATIONS: list[Command] = [Message("hi"), Edit(1, "hi"), Delete(1), React(1, "👋", False)]
+PUBLICATIONS: list[Command] = [Send("hi"), Edit(1, "hi"), Delete(1), React(1, "👋", False)]
 COMMANDS: list[Command] = [
     *(Join("lobby"), Leave(None), GetHistory(None, None, None, 50)),
     *(Remove("Ann", 60), Upload("a", 1), Ping()),
@@ -63,7 +63,7 @@ def test_all_that_is_published_has_one_budget() -> None:
     """An edit costs what a message costs; others are charged for themselves."""
     limits = throttle()
     assert passed(limits, PUBLICATIONS * 10) == 8
-    assert limits.wait_s("ann", Message("hi")) == pytest.approx(0.5, rel=0.02)
+    assert limits.wait_s("ann", Send("hi")) == pytest.approx(0.5, rel=0.02)
     assert passed(limits, PUBLICATIONS * 10, "bob") == 8
 
 
@@ -147,9 +147,9 @@ def test_pace_of_files_can_be_switched_off() -> None:
 def test_address_is_forgotten_when_it_may_do_all_again() -> None:
     clock = Clock()
     limits = Throttle(throttle_limits(), clock)
-    limits.wait_s("ann", Message("hi"), "192.0.2.1")
+    limits.wait_s("ann", Send("hi"), "192.0.2.1")
     limits.pace_s("ann", 1000, "192.0.2.1")
-    (shared, _), uploads = limits._shared[Message], limits._address_uploads
+    (shared, _), uploads = limits._shared[Send], limits._address_uploads
     limits.sweep()
     assert "192.0.2.1" in shared.full_s
     assert "192.0.2.1" in uploads.full_s
@@ -162,7 +162,7 @@ def test_address_is_forgotten_when_it_may_do_all_again() -> None:
 def test_who_is_gone_is_forgotten() -> None:
     """A server that has seen a million connections remembers those it has."""
     limits = throttle()
-    for command in (Message("hi"), Typing(None), Ping()):
+    for command in (Send("hi"), Typing(None), Ping()):
         limits.wait_s("ann", command)
     limits.pace_s("ann", 1000)
     limits.forget("ann")

@@ -14,9 +14,9 @@ from fastchat import protocol
 from fastchat.errors import CloseCode, CommandError, ErrorCode
 from fastchat.protocol import (
     Kind,
-    Message,
     Position,
     Publication,
+    Send,
 )
 from fastchat.protocol.parsing import parse
 
@@ -255,7 +255,7 @@ def test_text_survives_the_round_trip(text: str) -> None:
         command = parse(json.dumps({"text": text}).encode())
     except CommandError:
         return
-    assert isinstance(command, Message)
+    assert isinstance(command, Send)
     payload = protocol.encode(PUBLICATION._replace(text=command.text))
     assert json.loads(payload.decode("utf-8"))["text"] == command.text
     assert b"\n" not in payload

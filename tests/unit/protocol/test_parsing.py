@@ -19,11 +19,11 @@ from fastchat.protocol import (
     GetHistory,
     Join,
     Leave,
-    Message,
     Ping,
     Position,
     React,
     Search,
+    Send,
     Typing,
     Upload,
 )
@@ -51,14 +51,14 @@ def refusal(payload: bytes | dict[str, Any]) -> CommandError:
 
 def test_message_without_a_type_is_a_message() -> None:
     """`{"text":"Hello"}` is a whole command."""
-    assert parse(b'{"text":"Hello"}') == Message("Hello")
+    assert parse(b'{"text":"Hello"}') == Send("Hello")
 
 
 COMMANDS = [
-    ({"type": "message", "text": "hi"}, Message("hi")),
+    ({"type": "message", "text": "hi"}, Send("hi")),
     (
         {"type": "message", "text": "hi", "room": "a", "id": "i", "ref": "r"},
-        Message("hi", "a", "i", "r"),
+        Send("hi", "a", "i", "r"),
     ),
     ({"type": "join"}, Join("lobby")),
     (
@@ -122,7 +122,7 @@ def test_command_becomes_its_typed_form(fields: dict[str, Any], command: object)
 def test_what_a_client_says_of_server_fields_is_ignored() -> None:
     """`username`, `timestamp` and `offset` of a message are the server's to write."""
     command = parsed(text="hi", username="Eve", timestamp="1999", offset=3, epoch="e")
-    assert command == Message("hi")
+    assert command == Send("hi")
 
 
 def test_null_stands_for_an_absent_field() -> None:
@@ -359,7 +359,7 @@ def test_repeated_key_is_a_bad_command(payload: bytes) -> None:
 )
 def test_quotes_within_strings_are_no_repeated_keys(payload: bytes) -> None:
     """What merely looks like a repetition is accepted, with its text unchanged."""
-    assert parse(payload) == Message(json.loads(payload)["text"])
+    assert parse(payload) == Send(json.loads(payload)["text"])
 
 
 OUT_OF_RANGE = [
@@ -451,7 +451,7 @@ def test_id_and_ref_are_counted_in_bytes(name: str) -> None:
 
 def text_of(text: str) -> str:
     command = parsed(text=text)
-    assert isinstance(command, Message)
+    assert isinstance(command, Send)
     return command.text
 
 
@@ -699,6 +699,6 @@ def test_repeated_keys_are_found_whatever_the_keys(keys: list[str]) -> None:
     """A command is refused for a repetition just when it has one."""
     payload = pairs_of(["text", *keys]).replace(b":1", b':"x"')
     if len({"text", *keys}) == len(keys) + 1:
-        assert parse(payload) == Message("x")
+        assert parse(payload) == Send("x")
     else:
         assert refusal(payload).code == ErrorCode.BAD_COMMAND
