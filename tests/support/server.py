@@ -61,6 +61,7 @@ class Server:
                     return found[0]
             if self.process.poll() is not None:
                 break
+        self.process.kill()  # otherwise a server that is late would be waited for without end
         raise RuntimeError(f"the server did not start: {self.process.communicate()}")
 
     def stop(self, *, timeout_s: float = 10 * TIMEOUT_UNIT_S) -> int:
