@@ -41,7 +41,7 @@ from support.server import TIMEOUT_UNIT_S, wait_until
 from support.server_in_thread import Server, serving
 
 HELLO = b'{"type":"ping","ref":"hello"}'
-#: A client that answers no ping is closed within some 3 s: longer than a busy machine delays a pong.
+#: A client that answers no ping is closed within 3 s; a busy machine delays a pong by less.
 FAST_HEARTBEAT = WorkerTimings(ping_interval_s=0.5, pong_timeout_s=2.0)
 _rooms = (f"room-{number}" for number in itertools.count())
 
