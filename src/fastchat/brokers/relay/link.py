@@ -22,18 +22,18 @@ CLOSE_S = 0.5
 
 
 class Owner(Protocol):
-    """Who speaks over a link."""
+    """The user of a link: it speaks to a relay, and hears what the relay says."""
 
     def introduction(self) -> Iterable[bytes]:
-        """What a relay is to hear first."""
+        """Encoded records that a relay must read before all others."""
         ...
 
     def on_record(self, record: FromRelay, /) -> None:
-        """What the relay says. Raises whatever it likes: that costs the connection."""
+        """Take a record of the relay. An exception of any kind ends the connection."""
         ...
 
     def on_end(self) -> None:
-        """The relay is gone, and with it what was written last, perhaps."""
+        """Hear that the connection has ended; what was written last may not have been read."""
         ...
 
 
@@ -43,89 +43,105 @@ class Link:
     def __init__(self, directory: Path, owner: Owner) -> None:
         self._directory = directory
         self._owner = owner
-        self._connection: _Connection | None = None
+        self._connection: _Connection | None = None  # the newest, also before it is open
         self._connecting: asyncio.Task[None] | None = None
         self.closing = False
 
     @property
     def is_up(self) -> bool:
         """Whether there is a relay, and it has been sent the introduction."""
-        return self._connection is not None
+        return self._connection is not None and self._connection.is_open
 
     @property
     def backlog_bytes(self) -> int:
         """What the relay has not read."""
-        if self._connection is None:
-            return 0
-        return self._connection.transport.get_write_buffer_size()
+        return 0 if self._connection is None else self._connection.backlog_bytes
 
     def start(self) -> None:
         self._connecting = asyncio.get_running_loop().create_task(self._connect())
 
     def write(self, data: bytes) -> None:
         """Send; without a relay, or where it has just gone, it is lost."""
-        if self._connection is not None and not self._connection.transport.is_closing():
-            self._connection.transport.write(data)
+        if self._connection is not None:
+            self._connection.write(data)
 
     async def close(self) -> None:
         """Let the relay read what was written, and hang up."""
         self.closing = True
         if self._connecting is not None:
             self._connecting.cancel()
-        connection = self._connection
-        if connection is not None:
-            connection.transport.close()
+        if self._connection is not None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_S):
-                    await connection.ended.wait()
+                    await self._connection.close()
 
     async def _connect(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
             try:
-                connection = await self._dial()
+                with socket_path(self._directory) as path:
+                    _, connection = await loop.create_unix_connection(self._new_connection, path)
             except OSError:
                 pass
             else:
                 await connection.ended.wait()
             await asyncio.sleep(RETRY_S)
 
-    async def _dial(self) -> _Connection:
-        loop = asyncio.get_running_loop()
-        with socket_path(self._directory) as path:
-            _, connection = await loop.create_unix_connection(lambda: _Connection(self), path)
-        return connection
-
-    def _opened(self, connection: _Connection) -> None:
-        self._connection = connection
-        connection.transport.write(b"".join(self._owner.introduction()))
-
-    def _lost(self) -> None:
-        if self._connection is not None:
-            self._connection = None
-            self._owner.on_end()
+    def _new_connection(self) -> _Connection:
+        # Known at once: what the relay says first may come before `_connect` goes on.
+        self._connection = _Connection(self._owner)
+        return self._connection
 
 
 class _Connection(asyncio.Protocol):
+    """One connection to a relay. Its owner introduces itself first, and is told of its end once.
+
+    It is open from there until the relay has gone, or has said what is not understood.
+    """
+
     transport: asyncio.WriteTransport
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
         self._reader = RecordReader(from_relay)
+        self.is_open = False
         self.ended = asyncio.Event()
+
+    @property
+    def backlog_bytes(self) -> int:
+        return self.transport.get_write_buffer_size() if self.is_open else 0
+
+    def write(self, data: bytes) -> None:
+        if self.is_open and not self.transport.is_closing():
+            self.transport.write(data)
+
+    async def close(self) -> None:
+        """Hang up when all has been read, and wait for that."""
+        if self.is_open:
+            self.transport.close()
+            await self.ended.wait()
+
+    # As a protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.WriteTransport, transport)
-        self._link._opened(self)
+        self.is_open = True
+        self.transport.write(b"".join(self._owner.introduction()))
 
     def data_received(self, data: bytes) -> None:
         try:
             for record in self._reader.feed(data):
-                self._link._owner.on_record(record)
+                self._owner.on_record(record)
         except Exception:  # a fault of either side costs the connection, not the worker
             logger.exception("the relay said something that is not understood; connecting anew")
             self.transport.abort()
-            self._link._lost()
+            self._end()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._link._lost()
+        self._end()
         self.ended.set()
+
+    def _end(self) -> None:
+        if self.is_open:
+            self.is_open = False
+            self._owner.on_end()
