@@ -31,6 +31,7 @@ from fastchat.brokers import Delivery, OnOutcome, Receiver
 from fastchat.brokers.relay import records
 from fastchat.brokers.relay.drafts import Unconfirmed, Waiting
 from fastchat.brokers.relay.link import Link
+from fastchat.brokers.relay.outbox import Outbox
 from fastchat.brokers.relay.records import FromRelay, FromWorker, Refusal
 from fastchat.brokers.relay.wire import BadRecord
 from fastchat.errors import CloseReason, CommandError, ErrorCode, HistoryError
@@ -127,8 +128,7 @@ class RelayBroker:
         self._numbers = 0
         self._link = Link(directory, self)
         self._new: list[int] = []  # tickets of this turn
-        self._outbox: list[bytes] = []
-        self._flushing = False
+        self._outbox = Outbox(self._flush)
         self._giving_up: asyncio.Handle | None = None
         self._giving_up_at = 0.0
         self._welcome = asyncio.Event()
@@ -163,7 +163,7 @@ class RelayBroker:
         if room is not None:
             room.pending += 1
         self._new.append(self._drafts.add(Waiting(draft, outcome, deadline, room)))
-        self._schedule_flush()
+        self._outbox.schedule()
         self._watch(deadline)
 
     async def join(self, entrance: Entrance, enter: Callable[[Entry], None]) -> None:
@@ -371,32 +371,26 @@ class RelayBroker:
     def _say(self, record: FromWorker) -> None:
         if self.connected:
             self._encode_drafts()  # they were published before
-            self._outbox.append(record.encode())
-            self._schedule_flush()
+            self._outbox.add(record.encode())
+            self._outbox.schedule()
 
     def _say_introduced(self, record: FromWorker) -> None:
         """What a relay that has heard our introduction must hear, also before its welcome."""
         if self._link.is_up and not self.connected:
-            self._outbox.append(record.encode())
+            self._outbox.add(record.encode())
         else:
             self._say(record)
 
-    def _schedule_flush(self) -> None:
-        if not self._flushing:
-            self._flushing = True
-            self._loop.call_soon(self._flush)
-
     def _flush(self) -> None:
         """One write for all that the turn has to say."""
-        self._flushing = False
         if not self.connected:
             tickets, self._new = self._new, []  # at the next welcome, drafts are sent anyway
             self._refuse_excess(tickets)
             return
         self._encode_drafts()
-        outbox, self._outbox = self._outbox, []
-        if outbox:
-            self._link.write(b"".join(outbox))
+        data = self._outbox.take()
+        if data:
+            self._link.write(data)
 
     def _encode_drafts(self) -> None:
         tickets, self._new = self._new, []
@@ -408,7 +402,7 @@ class RelayBroker:
         for batch in self._batches(tickets):
             drafts = [(ticket, self._drafts[ticket].draft) for ticket in batch]
             deadline = self._drafts[batch[0]].deadline
-            self._outbox.append(records.Publish(deadline, drafts).encode())
+            self._outbox.add(records.Publish(deadline, drafts).encode())
 
     def _batches(self, tickets: list[int]) -> Iterator[list[int]]:
         """For one record each: as many as it holds, of about one deadline, which they share."""
@@ -501,7 +495,7 @@ class RelayBroker:
         self._new = self._drafts.tickets()
         self._encode_drafts()  # before the requests: what was said before a leave goes before it
         for request in self._requests.values():
-            self._outbox.append(request.record.encode())
+            self._outbox.add(request.record.encode())
         self._flush()
 
     def _on_deliver(self, deliveries: Sequence[records.Delivered]) -> None:

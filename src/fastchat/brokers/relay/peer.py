@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol, assert_never, cast
 
 from fastchat.brokers.relay import records
+from fastchat.brokers.relay.outbox import Outbox
 from fastchat.brokers.relay.records import FromRelay, FromWorker, Refusal, from_worker
 from fastchat.brokers.relay.wire import BadRecord, RecordReader
 from fastchat.errors import CommandError, ErrorCode
@@ -56,8 +57,7 @@ class RelayPort(asyncio.Protocol):
         self._reader = RecordReader(from_worker)
         self._members: dict[str, Counter[Member]] = {}  # of each room; and their connections
         self._deliveries = records.Deliveries()  # not encoded yet
-        self._outbox: list[bytes] = []
-        self._flushing = False
+        self._outbox = Outbox(self._flush)
         self._searches: set[asyncio.Task[None]] = set()
         self._to_restore: int | None = None  # rooms; None before the worker's hello
         self.name = ""
@@ -106,11 +106,12 @@ class RelayPort(asyncio.Protocol):
     def deliver(
         self, room: str, offset: int, payload: bytes, ticket: Any, change: Change | None = None
     ) -> None:
-        self._deliveries.add(room, offset, ticket, payload, change)
-        if self._deliveries.size > RECORD_BYTES:
+        deliveries = self._deliveries
+        if not deliveries.size:
+            self._outbox.schedule()
+        deliveries.add(room, offset, ticket, payload, change)
+        if deliveries.size > RECORD_BYTES:
             self._encode_deliveries()
-        if not self._flushing:
-            self._schedule_flush()
 
     def kept(self, ticket: Any, offset: int) -> None:
         self._say(records.Answer(ticket, offset))
@@ -137,31 +138,25 @@ class RelayPort(asyncio.Protocol):
 
     def _say(self, record: FromRelay) -> None:
         self._encode_deliveries()
-        self._outbox.append(record.encode())
-        if not self._flushing:
-            self._schedule_flush()
+        self._outbox.add(record.encode())
+        self._outbox.schedule()
 
     def _encode_deliveries(self) -> None:
         if self._deliveries:
-            self._outbox.append(self._deliveries.encode())
+            self._outbox.add(self._deliveries.encode())
             self._deliveries = records.Deliveries()
-
-    def _schedule_flush(self) -> None:
-        self._flushing = True
-        self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         """One write for all that the turn has to say."""
-        self._flushing = False
         self._encode_deliveries()
-        outbox, self._outbox = self._outbox, []
-        if not outbox or self._transport.is_closing():
+        data = self._outbox.take()
+        if not data or self._transport.is_closing():
             return
         if self._transport.get_write_buffer_size() > MAX_BACKLOG_BYTES:
             logger.warning("%s does not read; it is cut off", self.name)
             self._transport.abort()
             return
-        self._transport.write(b"".join(outbox))
+        self._transport.write(data)
 
     # In
 
