@@ -61,7 +61,7 @@ class App {
     pick: (button) => this.#pick(button),
     react: (entry, emoji) => this.#react(entry, emoji),
     reply: (entry) => this.#composer.quote(quoteOf(entry)),
-    link: ({ offset }) => this.#copy(addressOf(this.#chat.room.name, offset)),
+    link: ({ offset }) => this.#copy(addressOf(this.#chat.room.name, offset), t("copiedMessage")),
     edit: (entry) => this.#composer.edit(entry),
     remove: ({ offset }) => this.#change({ type: "delete", offset }),
   });
@@ -114,7 +114,7 @@ class App {
     addEventListener("offline", () => this.#chat.doubt());
     document.addEventListener("visibilitychange", () => document.hidden || this.#return());
     byId("change-name").addEventListener("click", () => (this.#identity.token ? this.#signOut() : this.#rename()));
-    byId("copy-link").addEventListener("click", () => this.#copy(location.hash));
+    byId("copy-link").addEventListener("click", () => this.#copy(location.hash, t("copied")));
     byId("preferences-open").addEventListener("click", () => this.#openPreferences());
     byId("search-toggle").addEventListener("click", () => this.#searchDrawer.isOpen && this.#openSearch());
     byId("log").addEventListener("click", ({ target }) => this.#clicked(target));
@@ -240,9 +240,9 @@ class App {
   }
 
   // If the browser forbids copying, the address is shown, so that the reader can copy it.
-  async #copy(hash) {
+  async #copy(hash, sentence) {
     const { href } = new URL(location.pathname + hash, location);
-    this.#toast.say((await copy(href)) ? t("copied") : href);
+    this.#toast.say((await copy(href)) ? sentence : href);
   }
 
   async #pick(button) {

@@ -7,7 +7,7 @@ const ALT = isMac ? "⌥" : "Alt";
 
 const FIELDS = "input, textarea, select";
 
-// What the dialog tells: keys, and the text that says what they do.
+// The list in the dialog: keys, and the text that says what they do.
 const KEYS = [
   ["Enter", "keySend"],
   ["Shift + Enter", "keyNewLine"],
@@ -17,17 +17,18 @@ const KEYS = [
   [`${COMMAND} + K  /`, "keySearch"],
   [`${ALT} + ↑ ↓`, "keyRooms"],
   [`${ALT} + Shift + ↑ ↓`, "keyUnread"],
-  ["Shift + Tab  ↑ ↓", "keyWalk"],
+  ["Shift + Tab  ↑ ↓", "keyMessages"],
   ["Tab  ← →", "keyActions"],
   [`?  ${COMMAND} + /`, "keyHelp"],
 ];
 
-// The keys that work everywhere on the page, and the dialog that lists all.
+// The keyboard shortcuts of the whole page, and the dialog that lists all shortcuts.
 export class Shortcuts {
   #dialog = byId("shortcuts");
   #on;
 
-  // `on` has a function each for: write, search, and step (to the room that many places away; `unread` skips those without news).
+  // `on` has a function each for: write (focus the composer), search, and step (go to the room so many places away;
+  // with `unread`, to the next one with new messages).
   constructor(on) {
     this.#on = on;
     document.addEventListener("keydown", (event) => this.#pressed(event));
@@ -40,7 +41,7 @@ export class Shortcuts {
     const rows = KEYS.flatMap(([keys, text]) => [make("dt", {}, [keys]), make("dd", {}, [t(text)])]);
     byId("shortcuts-list").replaceChildren(...rows);
     this.#dialog.showModal();
-    // Its button has the focus, at the other end.
+    // The button at the end has the focus, so the dialog has scrolled to it.
     this.#dialog.scrollTop = 0;
   }
 
@@ -48,7 +49,7 @@ export class Shortcuts {
     if (document.querySelector("dialog[open]")) return;
     const act = this.#actionOf(event);
     if (act) event.preventDefault();
-    // The letter goes where the focus is by then.
+    // The focus moves before the browser inserts the letter, so the letter goes to the composer.
     (act ?? this.#writeOf(event))?.();
   }
 
@@ -64,7 +65,7 @@ export class Shortcuts {
     return { "/": this.#on.search, "?": () => this.#open() }[key];
   }
 
-  // Whoever types where nothing can be written means to write a message. A space presses buttons, and scrolls.
+  // A letter that is typed outside a field begins a message. A space does not, because it presses buttons and scrolls.
   #writeOf({ key, altKey, ctrlKey, metaKey, target, isComposing }) {
     const isLetter = /^[^ ]$/u.test(key) && !altKey && !ctrlKey && !metaKey && !isComposing;
     return isLetter && !target.closest(`${FIELDS}, #search`) ? this.#on.write : undefined;

@@ -1,5 +1,6 @@
-// Arabic. Where it can be, it speaks to nobody as a man or a woman. What is from left to right in any language, or
-// somebody's own, is isolated: \u2066 and \u2068 … \u2069.
+// Arabic. Where possible, the texts do not address the reader as a man or a woman. Isolates keep their direction from
+// the text around them: \u2066 … \u2069 for what is left-to-right in any language, \u2068 … \u2069 for what somebody
+// wrote.
 
 export const words = {
   // The bar and the log
@@ -37,7 +38,7 @@ export const words = {
     other: "{count} شخص",
   },
   cannotShow: "يتعذّر عرض هذه الرسالة حاليًا.",
-  showAnswered: "عرض الرسالة التي يردّ عليها هذا",
+  showAnswered: "عرض الرسالة الأصلية",
 
   // Actions
   actions: "الرسالة",
@@ -45,7 +46,7 @@ export const words = {
   quick: "إعجاب,قلب,دموع الفرح,احتفال,عينان,شكر",
   moreReactions: "التفاعل برمز آخر",
   reply: "ردّ",
-  linkMessage: "نسخ عنوان الرسالة",
+  linkMessage: "نسخ رابط الرسالة",
   edit: "تعديل",
   delete: "حذف",
   deleteThis: "هل تُحذف هذه الرسالة؟",
@@ -79,18 +80,18 @@ export const words = {
   emojiGroups: "الأخيرة,وجوه,أشخاص,قلوب,طبيعة,طعام,أشياء,إشارات",
 
   // Files
-  attach: "مشاركة ملفات",
-  dropHere: "الإفلات هنا للمشاركة في \u2066#{room}\u2069",
+  attach: "إرفاق ملفات",
+  dropHere: "إفلات الملفات هنا لمشاركتها في \u2066#{room}\u2069",
   uploads: "ملفات للإرسال",
   removeFile: "إزالة {name}",
   fileReady: "جاهز للإرسال",
-  fileSends: "تُرسل رسالتك عند وصول كل شيء.",
+  fileSends: "تُرسل رسالتك بعد رفع كل الملفات.",
   fileName: "صورة {date}",
   fileTooBig: "الملف كبير جدًا: الحد الأقصى {size}.",
   fileEmpty: "هذا الملف فارغ.",
   fileUnreadable: "تتعذّر قراءة هذا الملف.",
-  fileRefused: "لم يقبله الخادم.",
-  fileGone: "لم يعد موجودًا",
+  fileRefused: "رفض الخادم هذا الملف.",
+  fileGone: "لم يعد متاحًا",
   download: "تنزيل",
 
   // Rooms and people
@@ -98,10 +99,10 @@ export const words = {
   join: "انضمام",
   leaveRoom: "مغادرة \u2066#{room}\u2069",
   unreadSuffix: " غير مقروء",
-  badRoom: "هذه ليست غرفة",
+  badRoom: "اسم غرفة غير صالح",
   badRoomHint: "لا يصلح «{room}» اسمًا لغرفة. يتكوّن الاسم من 1 إلى 64 من الحروف \u2066a–z\u2069 والأرقام والعلامات \u2066- _ .\u2069",
   toLobby: "إلى الغرفة الرئيسية",
-  whoIsHere: "من هنا",
+  whoIsHere: "الموجودون هنا",
   showPeople: "عرض الموجودين",
   showRooms: "عرض الغرف",
   findPeople: "البحث عن شخص",
@@ -125,13 +126,14 @@ export const words = {
   },
   remove: "إخراج",
   close: "إغلاق",
-  copyLink: "نسخ عنوان الغرفة",
-  copied: "نُسخ العنوان، ويمكن إرساله لدعوة الآخرين.",
+  copyLink: "نسخ رابط الدعوة",
+  copied: "نُسخ رابط الدعوة",
+  copiedMessage: "نُسخ رابط الرسالة",
 
   // Search
   search: "بحث",
   searchRoom: "البحث في هذه الغرفة",
-  found: "الرسائل التي عُثر عليها",
+  found: "نتائج البحث",
   nothingFound: "لا نتائج.",
   newestHits: "أحدث {count} رسالة",
   hits: {
@@ -152,11 +154,11 @@ export const words = {
   changeName: "تغيير الاسم",
   signOut: "تسجيل الخروج",
   askToken: "رمز الدخول مطلوب",
-  tokenHint: "يعطيك إياه من يدير هذه الدردشة، وبه تُعرف هويتك. تنساه هذه الصفحة عند إغلاق علامة التبويب.",
+  tokenHint: "يعطيك إياه من يدير هذه الدردشة. تنساه هذه الصفحة عند إغلاق علامة التبويب.",
   token: "رمز الدخول",
   pasteToken: "لصق رمز الدخول مطلوب.",
 
-  // Preferences, and what calls the reader
+  // Preferences and notifications
   preferences: "التفضيلات",
   done: "تم",
   theme: "الألوان",
@@ -168,7 +170,7 @@ export const words = {
   notifyNever: "بلا إشعارات",
   notifyMentions: "عند الإشارة إليّ",
   notifyAll: "كل رسالة أثناء غيابي",
-  notifyForbidden: "لا يسمح هذا المتصفح بذلك. السبب في إعداداته لهذا الموقع.",
+  notifyForbidden: "يحظر المتصفح إشعارات هذا الموقع. يمكن السماح بها في إعداداته.",
   sound: "الصوت",
   title: "\u2066#{room}\u2069 · fastchat",
   notification: "\u2068{name}\u2069 في \u2066#{room}\u2069",
@@ -182,8 +184,8 @@ export const words = {
   keySuggest: "اقتراح رمز تعبيري أو شخص أو غرفة",
   keySearch: "بحث",
   keyRooms: "الغرفة السابقة والغرفة التالية",
-  keyUnread: "كذلك، حيث يوجد جديد فقط",
-  keyWalk: "من الكتابة إلى الرسائل، والتنقل بينها",
+  keyUnread: "الغرفة السابقة أو التالية التي فيها جديد",
+  keyMessages: "من الكتابة إلى الرسائل، والتنقل بينها",
   keyActions: "من الرسالة إلى ما يمكن فعله بها",
   keyHelp: "عرض هذه القائمة",
 
@@ -204,7 +206,7 @@ export const words = {
   pleaseWait: "يُرجى الانتظار: \u2068{reason}\u2069",
   offlineNow: "لا يوجد اتصال. تُرجى إعادة المحاولة بعد عودته.",
   doubtful: "ربما أُرسلت من قبل.",
-  lostOnTheWay: "انقطع الاتصال أثناء ذلك. تُرجى إعادة المحاولة.",
+  lostOnTheWay: "انقطع الاتصال. تُرجى إعادة المحاولة.",
   closed_normal: "أُغلق الاتصال.",
   closed_going_away: "توقّف الخادم.",
   closed_protocol_error: "لم يفهم الخادم هذه الصفحة.",
@@ -215,15 +217,15 @@ export const words = {
   closed_restart: "الخادم قيد إعادة التشغيل.",
   closed_overloaded: "الخادم مشغول جدًا.",
   closed_evicted: "كان الاتصال أبطأ من أن يواكب.",
-  closed_heartbeat_missed: "سكت الاتصال.",
-  closed_lost_continuity: "فُقدت بعض الرسائل في الطريق.",
+  closed_heartbeat_missed: "توقّف الاتصال عن الاستجابة.",
+  closed_lost_continuity: "فاتت بعض الرسائل.",
   closed_token_expired: "انتهت صلاحية رمز الدخول.",
-  closed_unauthorized: "الدخول إلى هنا غير مسموح.",
+  closed_unauthorized: "الانضمام غير مسموح.",
   closed_join_timeout: "استغرق الانضمام وقتًا طويلًا.",
   closed_removed: "أخرجك أحد المشرفين.",
   closed_flooding: "أُرسل الكثير في وقت قصير.",
 
-  // Refusals, by the server's codes. What has many reasons gives the server's own.
+  // The server's errors, by their codes. Codes that can have many reasons include the server's sentence.
   error_bad_json: "لم يفهم الخادم هذه الصفحة.",
   error_bad_command: "لم يقبل الخادم هذا الطلب: \u2068{message}\u2069",
   error_too_long: "هذا أكبر مما يقبله الخادم.",

@@ -101,7 +101,7 @@ def test_page_asks_for_a_token(visit: Visit, issue: Issue) -> None:
         page.keyboard.press("Escape")
     expect(page.locator("#token-dialog")).to_be_visible()
     page.press("#token-input", "Enter")
-    expect(page.locator("#token-error")).to_have_text("Please paste a token.")
+    expect(page.locator("#token-error")).to_have_text("Enter a token.")
     token = issue("Alice")
     show(page, f" {token}\n")
     expect(page.locator("#own-name")).to_have_text("Alice")
@@ -355,14 +355,14 @@ def test_removed_user_is_told_for_how_long(
         moderator.send(json.dumps({"type": "join", "room": room, "token": token}))
         moderator.send(json.dumps({"type": "remove", "username": "Alice", "seconds": 3600}))
         expect(page.locator("#status")).to_have_text(
-            "A moderator removed you. You may come back in 60 minutes."
+            "A moderator removed you. You can come back in 60 minutes."
         )
     page.evaluate("() => dispatchEvent(new Event('online'))")
     expect(page.locator("#try-now")).to_have_text("Reconnect")
     assert sockets == []
     page.click("#try-now")
     expect(page.locator("#status")).to_contain_text("has removed you from this room")
-    expect(page.locator("#status")).to_contain_text("You may come back in 60 minutes.")
+    expect(page.locator("#status")).to_contain_text("You can come back in 60 minutes.")
     assert len(sockets) == 1
 
 
@@ -476,10 +476,10 @@ def test_refused_join_says_why_it_waits(visit: Visit, script: ScriptedServer) ->
     [
         ("undefined", ""),
         ("0", ""),
-        ("1", " You may come back in 1 minute."),
-        ("600_001", " You may come back in 11 minutes."),
-        ("7_200_000", " You may come back in 2 hours."),
-        ("2_592_000_000", " You may come back in 30 days."),
+        ("1", " You can come back in 1 minute."),
+        ("600_001", " You can come back in 11 minutes."),
+        ("7_200_000", " You can come back in 2 hours."),
+        ("2_592_000_000", " You can come back in 30 days."),
     ],
 )
 def test_waiting_is_said_in_words(blank: Any, after_ms: str, sentence: str) -> None:

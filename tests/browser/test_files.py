@@ -27,7 +27,7 @@ IMAGE = f"/files/{ID}/sea.png?size=300&width=600&height=450"
 TEXT = {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"some notes"}
 LINES = [f"line {number}" for number in range(30)]
 LIMIT = 1_000_000
-ON_ITS_WAY = "Your message goes once everything has arrived."
+ON_ITS_WAY = "Your message will be sent when all files are uploaded."
 EVERY_RULE = {"rules": {"target-size": {"enabled": True}}}
 BYTES_A_SECOND = 1 << 20
 # Offers files to the page as a drag does; returns whether the page took them, at once.
@@ -212,7 +212,7 @@ def test_files_go_one_after_the_other(ann: Any, script: FileServer) -> None:
     """Each has a row, where it waits for what is being written; then all of it is one message."""
     ann.fill("#composer", "half a thou")
     with ann.expect_file_chooser() as chooser:
-        ann.get_by_role("button", name="Share files").click()
+        ann.get_by_role("button", name="Attach files").click()
     assert chooser.value.is_multiple()
     chooser.value.set_files([TEXT, {**TEXT, "name": "more.txt", "buffer": b"x" * 2_500}])
     assert names(ann) == ["notes.txt", "more.txt"]
@@ -269,7 +269,7 @@ def test_failed_file_does_not_go_along(ann: Any, script: FileServer) -> None:
     """What had failed before stays where it is; the text goes, and the other files."""
     choose(ann, {**TEXT, "name": "empty.txt", "buffer": b""}, TEXT)
     script.keep(script.take(ann), "notes.txt")
-    expect(notes(ann)).to_have_text(["There is nothing in this file.", "Ready to send"])
+    expect(notes(ann)).to_have_text(["This file is empty.", "Ready to send"])
     say(ann, "Here")
     expect(ann.locator(".message .file__name")).to_have_text("notes.txt")
     assert names(ann) == ["empty.txt"]
@@ -532,7 +532,7 @@ def test_button_is_there_only_where_files_are_taken(visit: Any, script: FileServ
 def test_files_are_dropped_anywhere(ann: Any, script: FileServer, room: str) -> None:
     """The whole page says where they will go while they are over it, and takes all of them."""
     assert ann.evaluate(DRAG, ["dragover", "a.txt"])
-    expect(ann.locator("#drop-target")).to_have_text(f"Drop to share in #{room}")
+    expect(ann.locator("#drop-target")).to_have_text(f"Drop files to share them in #{room}")
     expect(ann.locator("#drop-target")).to_be_visible()
     ann.locator("#drop-target").dispatch_event("dragleave")
     expect(ann.locator("#drop-target")).to_be_hidden()
@@ -620,7 +620,7 @@ def test_hopeless_files_are_not_sent(ann: Any, script: FileServer) -> None:
     script.keep(script.take(ann), "notes.txt")
     expect(ann.locator(".message .file__name")).to_have_text("notes.txt")
     expect(ann.locator(".upload__note")).to_have_text(
-        ["Too big: a file may have 1 MB.", "There is nothing in this file."]
+        ["This file is too large. The limit is 1 MB.", "This file is empty."]
     )
     expect(ann.get_by_role("button", name="Retry")).to_have_count(0)
     assert [each["name"] for each in script.sent("upload")] == ["notes.txt"]
@@ -642,7 +642,7 @@ def test_unreadable_file_says_so(ann: Any, script: FileServer, tmp_path: Path) -
     later.write_text("as it is now, which is another thing")
     script.keep(waiting, "later.txt")
     expect(ann.locator(".message .file__name")).to_have_text("later.txt")
-    expect(ann.locator(".upload__note")).to_have_text("This cannot be read.")
+    expect(ann.locator(".upload__note")).to_have_text("This file cannot be read.")
     assert len(script.sent("upload")) == 1
 
 
@@ -843,7 +843,7 @@ def test_missing_image_becomes_a_quiet_card(ann: Any, script: FileServer, room: 
     ann.unroute("**/files/**gone**")
     held.pop().fulfill(status=404)
     card = ann.locator(".file--gone")
-    expect(card).to_have_attribute("data-size", "no longer there")
+    expect(card).to_have_attribute("data-size", "no longer available")
     expect(card).not_to_have_attribute("href", re.compile(""))
     assert ann.evaluate(SHIFT) == 0
     assert read.bounding_box()["y"] == pytest.approx(before, abs=1)
@@ -906,7 +906,7 @@ def test_file_is_downloaded_with_its_name(ann: Any, script: FileServer, room: st
     expect(card).not_to_have_class(re.compile("file--gone"))
     ann.route("**/files/**", lambda route: route.fulfill(status=404))
     card.click()
-    expect(ann.locator(".file--gone")).to_have_attribute("data-size", "no longer there")
+    expect(ann.locator(".file--gone")).to_have_attribute("data-size", "no longer available")
 
 
 LOOKS: dict[str, dict[str, Any]] = {
@@ -1026,7 +1026,7 @@ def test_file_goes_with_its_message(visit: Any, tmp_path: Path) -> None:
         retention.sweep()
         assert bob.request.get(server.url + link).status == 404
         say(ann, link.replace("sea", "the-same"))
-        expect(bob.locator(".file--gone")).to_have_attribute("data-size", "no longer there")
+        expect(bob.locator(".file--gone")).to_have_attribute("data-size", "no longer available")
 
 
 def test_progress_is_real(slow: Any) -> None:

@@ -300,7 +300,7 @@ def test_reply_names_its_message(ask: Any) -> None:
         return [button.type, button.dataset.reveal, button.textContent, button.title,
           it.querySelector("blockquote > p").textContent, it.lastChild.textContent]""",
         "> @Bob #1 #42\n> hello\n\nyes",
-    ) == ["button", "42", "Bob #1", "Show the message that this answers", "hello", "yes"]
+    ) == ["button", "42", "Bob #1", "Show the original message", "hello", "yes"]
 
 
 @pytest.mark.parametrize("text", ["@Bob #42", "> hello\n> @Bob #42", "> @Bob #x", "> @ #42"])
