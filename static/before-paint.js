@@ -1,4 +1,5 @@
-// Before the first paint, which would have other colours or go the other way: the browser waits for this script.
+// Sets the language, the direction and the colours before the first paint. It is a classic script because the browser
+// waits for those.
 {
   const DIRECTIONS = { en: "ltr", ar: "rtl" };
   const query = new URLSearchParams(location.search);
@@ -16,7 +17,7 @@
       return "";
     }
   };
-  // The address may ask for a language (`?lang=ar`), the reader may have chosen one, or his browser knows.
+  // The order of precedence: the language in the address (`?lang=ar`), the reader's choice, the browser's languages.
   const asked = [query.get("lang"), kept("language"), ...navigator.languages];
   const lang = asked.find((tag) => Object.hasOwn(DIRECTIONS, languageOf(tag))) ?? "en";
   Object.assign(document.documentElement, { lang, dir: DIRECTIONS[languageOf(lang)] });

@@ -2,7 +2,7 @@ export const byId = (id) => document.getElementById(id);
 
 export const cloneOf = (template) => byId(template).content.firstElementChild.cloneNode(true);
 
-// A function that does something at the next frame, once however often it is called until then.
+// Returns a function that runs `work` at the next frame, once however often it is called until then.
 export function atNextFrame(work) {
   let scheduled = false;
   return () => {
@@ -15,7 +15,7 @@ export function atNextFrame(work) {
   };
 }
 
-// An element with attributes, and nodes in it, of which strings are text.
+// Creates an element with attributes and child nodes. Strings become text.
 export function make(tag, attributes, nodes = []) {
   const element = document.createElement(tag);
   for (const name in attributes) element.setAttribute(name, attributes[name]);
@@ -23,8 +23,8 @@ export function make(tag, attributes, nodes = []) {
   return element;
 }
 
-// Writes into a field, in place of what is between two places, and the cursor goes behind it. This is the only way that the
-// field's own undo knows of; the other one is for browsers without it.
+// Replaces a part of a field's text and puts the cursor behind it. `insertText` is the only way that the browser's undo
+// knows of; the other way is for browsers that do not support it.
 export function writeInto(field, text, start, end) {
   field.focus();
   field.setSelectionRange(start, end);
@@ -33,7 +33,7 @@ export function writeInto(field, text, start, end) {
   field.dispatchEvent(new InputEvent("input", { bubbles: true }));
 }
 
-// Resolves with whether a text could be copied; over plain http only the old way works.
+// Copies a text. Resolves with whether that succeeded. Over plain http there is only the deprecated command.
 export async function copy(text) {
   if (navigator.clipboard) return navigator.clipboard.writeText(text).then(() => true, () => false);
   const field = make("textarea", { class: "visually-hidden", readonly: "" }, [text]);
@@ -46,5 +46,5 @@ export async function copy(text) {
   return copied;
 }
 
-// What somebody calls himself, whatever the direction of his letters.
+// Returns a person's name, isolated from the direction of the text around it.
 export const named = (name) => make("bdi", {}, [name]);

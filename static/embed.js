@@ -1,4 +1,5 @@
-// Puts a room of this chat in its place, in the page of somebody else whom the server allows to (--allow-frame):
+// Shows a room of this chat in another site's page, in place of this script. The server has to allow that site
+// (--allow-frame):
 // <script src="https://chat.example/embed.js" data-room="lobby" data-height="480"></script>
 (() => {
   const script = document.currentScript;
@@ -13,7 +14,7 @@
   Object.assign(frame.style, { inlineSize: "100%", blockSize: /\D/.test(height) ? height : `${height}px`, border: 0 });
   if (token) frame.dataset.token = token;
 
-  // A token goes to the chat only, when it asks for one, and never into an address.
+  // A token is sent only to the chat and only when it asks, and is never put into an address.
   addEventListener("message", async ({ source, origin, data }) => {
     if (source !== frame.contentWindow || origin !== chat || data?.fastchat !== "token") return;
     source.postMessage({ fastchat: "token", token: await newestToken() }, chat);

@@ -1,5 +1,5 @@
-// Keeps the page for when the server cannot be reached, so that a reload still shows it and its outbox. While it can be,
-// nothing comes from here.
+// The service worker. It stores the files of the page, so that a reload shows the page and its outbox even if the
+// server cannot be reached. As long as the server answers, nothing is served from the store.
 
 const CACHE = "fastchat";
 
@@ -15,7 +15,7 @@ async function answer(event) {
   const { request } = event;
   try {
     const response = await fetch(request);
-    // So says a proxy whose server is away, or a server that is full.
+    // A proxy without its server answers like that, and so does a server at its limit.
     if (response.status >= 500) return (await caches.match(keyOf(request.url))) ?? response;
     event.waitUntil(keep(request.url, response.clone()));
     return response;
@@ -24,8 +24,8 @@ async function answer(event) {
   }
 }
 
-// A page has `loaded` this, and may need that `later`. What it got before there was a worker is kept now; what it does
-// without so far may be outdated.
+// A page tells which files it has `loaded`, and which it may need `later`. Files that it loaded before this worker was
+// in control are stored now, and stored files that it has not loaded are fetched again, because they may be outdated.
 async function compare({ loaded, later, controlled }) {
   const kept = (await (await caches.open(CACHE)).keys()).map(({ url }) => url);
   const wanted = new Set([...loaded, ...later, ...kept].map(keyOf));
@@ -40,7 +40,7 @@ async function keep(url, response) {
   else if (response.status === 404) await cache.delete(keyOf(url));
 }
 
-// What a file of the page is kept under, whatever is asked of it; nothing for all that is not the page's.
+// Returns the key under which a file of the page is stored, without query and fragment; "" for any other address.
 function keyOf(address) {
   const { origin, pathname } = new URL(address, location);
   return origin === location.origin && /^\/($|static\/)/.test(pathname) ? origin + pathname : "";

@@ -1,4 +1,4 @@
-// Calls the reader back, as quietly as he wants it: the title and the icon of the tab, a notification, a sound.
+// Calls the reader's attention to new messages: by the title and the icon of the tab, a notification, or a sound.
 
 import { byId } from "../dom.js";
 import { mentions, plainOf } from "../text/markup.js";
@@ -6,12 +6,13 @@ import { addressOf } from "../text/room-address.js";
 import { sumOf } from "./sidebar.js";
 import { t } from "../text/translation.js";
 
+// At most one sound in this time.
 const SOUND_PAUSE_MS = 2_000;
-// A falling third: its notes in hertz, and how long the first lasts.
+// The sound is a falling third: its notes in hertz, and the length of the first.
 const NOTES = [880, 698];
 const NOTE_S = 0.14;
 
-// Which messages may show a notification: "" none, "mentions", or "all".
+// Returns which messages show a notification: "" for none, "mentions", or "all".
 export function notifiedOf(storage) {
   return "Notification" in window && Notification.permission === "granted" ? storage.get("notify") : "";
 }
@@ -25,7 +26,7 @@ export class Attention {
     this.#storage = storage;
   }
 
-  // What is new in the rooms; `shown` is the one that is shown.
+  // Shows how many messages are unread in all rooms. `shown` is the room on the page.
   show(rooms, shown) {
     const count = sumOf(rooms);
     const title = t("title", { room: shown.name });
@@ -34,7 +35,7 @@ export class Attention {
     if (byId("icon").getAttribute("href") !== icon) byId("icon").setAttribute("href", icon);
   }
 
-  // Somebody else said something in a room, just now.
+  // A message by another person has arrived.
   hear({ username, text }, room, shown) {
     if (room === shown && !document.hidden && document.hasFocus()) return;
     const called = mentions(text, room.roster);
@@ -44,7 +45,7 @@ export class Attention {
     if (called ? notified : notified === "all") this.#notify(username, text, room.name);
   }
 
-  // Of a room there is one at a time, whatever tabs are open.
+  // The tag keeps it to one notification a room, however many tabs are open.
   async #notify(username, text, room) {
     const title = t("notification", { name: username, room });
     const options = { body: plainOf(text), tag: room, icon: "/static/icon.svg", data: addressOf(room) };
@@ -56,7 +57,7 @@ export class Attention {
         notification.close();
       };
     } catch {
-      // On phones only a service worker may.
+      // On phones only a service worker can show a notification.
       (await navigator.serviceWorker?.getRegistration())?.showNotification(title, options);
     }
   }

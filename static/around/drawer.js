@@ -1,6 +1,7 @@
 import { byId } from "../dom.js";
 
-// A panel beside the log where there is room for one, else a drawer over it. One is open at a time.
+// A panel that is beside the log if the window is wide enough, and a drawer over the log otherwise. At most one panel
+// is open at a time.
 export class Drawer {
   static #last = null;
 
@@ -9,7 +10,8 @@ export class Drawer {
   #beside;
   #before = null;
 
-  // `beside` is the media query for the panel's having a place of its own. Its buttons: `toggle`, and one `[data-close]`.
+  // `panel` and `toggle` are ids. `beside` is the media query for when the panel is beside the log. The element
+  // `[data-close]` in the panel closes it.
   constructor(panel, toggle, beside) {
     this.#panel = byId(panel);
     this.#toggle = byId(toggle);
@@ -33,7 +35,7 @@ export class Drawer {
     return this.#beside.matches;
   }
 
-  // `focus` is what gets the focus; else it is the button that closes.
+  // `focus` is the element that gets the focus; by default it is the button that closes.
   open(focus = this.#panel.querySelector("[data-close]")) {
     if (Drawer.#last !== this) Drawer.#last?.close();
     Drawer.#last = this;
@@ -46,7 +48,7 @@ export class Drawer {
     if (!this.isOpen) return;
     const hadFocus = this.#panel.contains(document.activeElement) || document.activeElement === document.body;
     this.#slide(false);
-    // What had it may be gone by now, as a message's button.
+    // The element that had the focus before may be gone by now, for instance a message's button.
     if (hadFocus) (this.#before?.isConnected ? this.#before : byId("composer")).focus();
   }
 

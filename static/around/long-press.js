@@ -1,9 +1,9 @@
-// A finger cannot hover: where it rests on something with a title, it gets to read that.
+// A touch screen has no hover, so a long press on an element with a title shows the title.
 
-// About what systems take for a long press.
+// Android's default for a long press is 400 to 500 ms, that of iOS 500 ms.
 const LONG_PRESS_MS = 500;
 
-// `tell` gets the title.
+// `tell` is called with the title.
 export function showTitlesOnLongPress(tell) {
   let timer;
   let pressed = false;
@@ -18,11 +18,13 @@ export function showTitlesOnLongPress(tell) {
       tell(title);
     }, LONG_PRESS_MS);
   });
-  // A finger that moves on scrolls, and that cancels its pointer.
+  // A finger that moves scrolls the page, which causes a pointercancel.
   for (const type of ["pointerup", "pointercancel"]) addEventListener(type, end);
   addEventListener("keydown", () => (pressed = false));
-  // What was read is not pressed.
-  for (const type of ["click", "contextmenu"]) addEventListener(type, (event) => pressed && stop(event), { capture: true });
+  // After a long press, lifting the finger does not press the button.
+  for (const type of ["click", "contextmenu"]) {
+    addEventListener(type, (event) => pressed && stop(event), { capture: true });
+  }
 }
 
 function stop(event) {

@@ -4,12 +4,12 @@ import { fillPerson } from "../text/avatar.js";
 import { unaccented } from "../text/folding.js";
 import { partsOf, t } from "../text/translation.js";
 
-// For how long who is removed may not come back.
+// How long a removed person cannot come back.
 const REMOVAL_MINUTES = 10;
-// From so many on there is a field to find somebody.
+// From this number of people on, there is a field to find one.
 const SEARCH_FROM = 8;
 
-// Who is here.
+// The list of the people in the room that is shown.
 export class People {
   #drawer = new Drawer("panel", "people-toggle", "(width > 60rem)");
   #field = byId("people-search");
@@ -18,9 +18,11 @@ export class People {
   #moderates = false;
   #fillSoon = atNextFrame(() => this.#fill());
 
-  // `remove` is called with the name of who shall leave, and for how many seconds.
+  // `remove` is called with the name of the person to remove, and for how many seconds.
   constructor(remove) {
-    byId("people").addEventListener("click", ({ target }) => this.#ask(target.closest("[data-remove]")?.dataset.remove));
+    byId("people").addEventListener("click", ({ target }) => {
+      this.#ask(target.closest("[data-remove]")?.dataset.remove);
+    });
     this.#question.addEventListener("close", () => {
       const { returnValue, dataset } = this.#question;
       if (returnValue) remove(dataset.name, REMOVAL_MINUTES * 60);
@@ -29,7 +31,7 @@ export class People {
     this.#field.addEventListener("input", () => this.#fill());
   }
 
-  // At the next frame. `moderates` is whether the reader does.
+  // Shows a room's people at the next frame. `moderates` says whether the reader can remove them.
   show(roster, moderates) {
     if (this.#roster !== roster) this.#field.value = "";
     this.#roster = roster;
@@ -50,7 +52,8 @@ export class People {
     const held = document.activeElement?.dataset.remove;
     byId("people").replaceChildren(...found.map((name) => personOf(name, name === self, this.#moderates)));
     if (held) this.#focus(held);
-    byId("people-more").textContent = found.length ? (more > 0 ? t("morePeople", { count: more }) : "") : wanted && t("nobodyFound");
+    const rest = more > 0 ? t("morePeople", { count: more }) : "";
+    byId("people-more").textContent = found.length ? rest : wanted && t("nobodyFound");
     this.#field.hidden = names.length < SEARCH_FROM && !wanted;
   }
 

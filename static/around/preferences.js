@@ -2,7 +2,7 @@ import { notifiedOf } from "./attention.js";
 import { byId, make } from "../dom.js";
 import { LANGUAGES, language, t } from "../text/translation.js";
 
-// What the reader likes: colours, words, and what may call him. Kept in this browser.
+// The dialog for the reader's preferences: colours, language, notifications and sound. They are stored in this browser.
 export class Preferences {
   #dialog = byId("preferences");
   #form = byId("preferences-form");
@@ -13,7 +13,7 @@ export class Preferences {
     for (const [value, name] of Object.entries(LANGUAGES)) {
       this.#field("language").append(make("option", { value, lang: value }, [name]));
     }
-    // A click beside it; its button closes it by itself.
+    // A click beside the dialog closes it. Its button does so by itself.
     this.#dialog.addEventListener("click", ({ target }) => target === this.#dialog && this.close());
     this.#form.onchange = ({ target }) => this.#changed(target);
   }
@@ -43,7 +43,7 @@ export class Preferences {
     return undefined;
   }
 
-  // The address may ask for a language, too, and would win.
+  // A language in the address would take precedence over the chosen one, so it is removed.
   #translate() {
     const url = new URL(location);
     url.searchParams.delete("lang");

@@ -9,7 +9,8 @@ export class Question {
   #missing;
   #onDone;
 
-  // The ids of its parts begin with `what`. `onDone` gets the answer, or nothing when the reader thought better of it.
+  // The ids of the dialog's elements begin with `what`. `missing` is the sentence for an empty answer. `onDone` gets
+  // the answer, or "" if the reader cancels.
   constructor(what, missing, onDone) {
     this.#dialog = byId(`${what}-dialog`);
     this.#field = byId(`${what}-input`);
@@ -22,7 +23,7 @@ export class Question {
     this.#field.oninput = () => this.#tell("");
   }
 
-  // `required` means that there is nothing to go back to.
+  // `required` means that the reader cannot cancel.
   open({ value = "", required, error = "" }) {
     this.#required = required;
     this.#dialog.classList.toggle("welcome--first", required);
@@ -39,7 +40,7 @@ export class Question {
     else this.#tell(this.#missing);
   }
 
-  // Escape closes a dialog, but not this one while an answer is needed.
+  // The browser closes a dialog on Escape. While an answer is required, it is opened again.
   #closed() {
     const answer = this.#dialog.returnValue;
     this.#dialog.returnValue = "";

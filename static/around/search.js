@@ -6,10 +6,10 @@ import { t } from "../text/translation.js";
 import { fillMoment } from "../text/times.js";
 
 const RESULTS_COUNT = 100;
-// A pause in the typing: each letter need not be a search.
+// The page searches after a pause in the typing, not after each letter.
 const PAUSE_MS = 250;
 
-// Finds messages: a panel beside the log where there is room for one, else a drawer.
+// Searches the room that is shown. The results are in a panel (`Drawer`).
 export class Search {
   #drawer;
   #field = byId("search-field");
@@ -19,7 +19,8 @@ export class Search {
   #timer;
   #shown = "";
 
-  // `on` has a function each for: ask (resolves with the answer to a command), reveal (shows an offset's message).
+  // `on` has a function each for: ask (resolves with the answer to a command), reveal (shows the message with an
+  // offset).
   constructor(drawer, on) {
     this.#drawer = drawer;
     this.#on = on;
@@ -30,7 +31,7 @@ export class Search {
     this.#typed();
   }
 
-  // Another room: what was found is not there.
+  // Another room is shown, so the results are removed.
   clear() {
     this.#field.value = "";
     this.#forget();
@@ -60,7 +61,7 @@ export class Search {
     const query = queryOf(this.#field.value);
     if (!query) return this.#forget();
     const answer = await this.#on.ask({ type: "search", query, limit: RESULTS_COUNT });
-    // Only the last one asked for counts.
+    // The query has changed since, so another answer follows.
     if (query !== queryOf(this.#field.value)) return undefined;
     if (answer.type === "error") return this.#say(answer.message);
     this.#show(query, answer.messages);

@@ -3,10 +3,10 @@ import { Drawer } from "./drawer.js";
 import { addressOf, isRoom, roomNameOf } from "../text/room-address.js";
 import { shown, t } from "../text/translation.js";
 
-// More than this is only "many".
+// Larger numbers are shown as 99+.
 const COUNT_LIMIT = 99;
 
-// The rooms the reader is in, with what is new there.
+// The list of the reader's rooms, with the number of unread messages in each.
 export class Sidebar {
   #drawer = new Drawer("sidebar", "rooms-toggle", "(width > 60rem)");
   #list = byId("rooms");
@@ -15,7 +15,7 @@ export class Sidebar {
   #items = new Map();
   #leave;
 
-  // `leave` gets the name of a room.
+  // `leave` is called with the name of a room to leave.
   constructor(leave) {
     this.#leave = leave;
     this.#list.addEventListener("click", ({ target }) => this.#clicked(target));
@@ -27,7 +27,7 @@ export class Sidebar {
     this.#drawer.close();
   }
 
-  // `shown` is one of the rooms.
+  // `shown` is the room that is shown, one of `rooms`.
   show(rooms, shown) {
     for (const [name, item] of this.#items) {
       if (rooms.some((room) => room.name === name)) continue;
@@ -37,7 +37,7 @@ export class Sidebar {
       if (hadFocus) this.#list.querySelector("a")?.focus();
     }
     for (const room of rooms) this.#fillItem(this.#itemOf(room.name), room, room === shown);
-    // The last one stays: there is nowhere else to go.
+    // The last room cannot be left.
     for (const button of this.#list.querySelectorAll("[data-leave]")) button.hidden = rooms.length < 2;
     const others = rooms.filter((room) => room !== shown);
     const toggle = byId("rooms-toggle");
@@ -67,7 +67,7 @@ export class Sidebar {
     link.title = room.refusal?.message ?? "";
     item.classList.toggle("room-item--refused", Boolean(room.refusal));
     item.classList.toggle("room-item--unread", count !== 0);
-    // What failed in the room that is shown can be seen there.
+    // Failed messages of the room that is shown are visible in its log.
     fillBadge(link.lastElementChild, count, isShown ? [] : [room]);
   }
 
@@ -93,14 +93,14 @@ export class Sidebar {
   }
 }
 
-// What is new in all of these, as it is shown; 0 if nothing is.
+// Returns the number of unread messages in rooms as it is shown, for instance "99+"; 0 if there are none.
 export function sumOf(rooms) {
   const count = rooms.reduce((sum, { unread }) => sum + unread.length, 0);
   const more = count > COUNT_LIMIT || rooms.some(({ hasMoreUnread }) => hasMoreUnread);
   return count && `${shown(Math.min(count, COUNT_LIMIT))}${more ? "+" : ""}`;
 }
 
-// A message that could not be sent counts more than what is new.
+// Fills a badge. A failed message takes precedence over unread ones.
 function fillBadge(badge, count, rooms) {
   const failed = rooms.some(({ hasFailed }) => hasFailed);
   badge.hidden = !count && !failed;

@@ -1,11 +1,11 @@
 import { byId } from "../dom.js";
 import { t } from "../text/translation.js";
 
-// Most interruptions are over sooner, and those are nobody's business.
+// Most interruptions are shorter than this, and are not shown.
 const OFFLINE_AFTER_MS = 5_000;
 const TICK_MS = 1_000;
 
-// Says quietly how the connection is, and only when that matters to the reader.
+// The bar that shows the state of the connection. It appears only if an interruption lasts or needs the reader's help.
 export class Status {
   #bar = byId("status-bar");
   #text = byId("status");
@@ -53,7 +53,7 @@ export class Status {
     this.#tick();
   }
 
-  // While it tries, what was said last stays: nobody need hear of every attempt.
+  // During an attempt the last sentence stays, so that screen readers do not announce every attempt.
   #sentence() {
     const { phase, meaning } = this.#state;
     if (meaning?.text) return meaning.text;
@@ -61,7 +61,7 @@ export class Status {
     return t(this.#wasJoined ? "offline" : "unreachable");
   }
 
-  // Beside the live region, not in it: a countdown read aloud would be a torment.
+  // The countdown is not in the live region, so screen readers do not read out every second.
   #tick() {
     const { phase, retryAt } = this.#state;
     const count = Math.max(1, Math.ceil((retryAt - performance.now()) / 1_000));

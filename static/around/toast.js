@@ -2,7 +2,7 @@ import { byId } from "../dom.js";
 
 const SHOWN_MS = 6_000;
 
-// A sentence for the reader, for a while.
+// Shows a sentence to the reader for a while.
 export class Toast {
   #element = byId("toast");
   #timer;

@@ -2,11 +2,11 @@ import { byId, named } from "../dom.js";
 import { partsOf, t } from "../text/translation.js";
 import { listed } from "../text/times.js";
 
-// How long the protocol lets a typing event hold.
+// How long a typing event counts (docs/protocol.md).
 const VALID_MS = 5_000;
 const NAMES_LIMIT = 3;
 
-// The line that tells who is writing.
+// The line that says who is typing.
 export class Typing {
   #timers = new Map();
 

@@ -3,11 +3,11 @@ import { byId } from "../dom.js";
 import { fileOf } from "../text/markup.js";
 import { t } from "../text/translation.js";
 
-// Of an image whose server is busy or out of reach: half a minute in all. One that is there was refused for a moment,
-// or is broken, and costs two.
+// Attempts to load an image whose server is busy or unreachable, with pauses of half a minute in all. If the server
+// does have the image (200), it was busy for a moment or the image is broken, and the attempt counts twice.
 const ATTEMPTS = 6;
 
-// Shows an image of the log at its own size, and says of files that they are gone.
+// Opens an image of the log in its full size, retries images that cannot be loaded, and marks files that are gone.
 export class Viewer {
   #dialog = byId("viewer");
   #image = byId("viewer-image");
@@ -25,7 +25,7 @@ export class Viewer {
 
   #clicked(event) {
     const link = event.target.closest(".file[href]");
-    // With a key: in a tab of its own, or saved, as any link.
+    // With a modifier key the browser opens or saves it, as any link.
     if (!link || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
     if (!link.matches(".file--image")) return check(link);
     event.preventDefault();
@@ -34,8 +34,8 @@ export class Viewer {
     this.#dialog.showModal();
   }
 
-  // What comes later stays an image until then. What does not is said to have failed once more, by us, and so becomes a
-  // link, and the log knows that something has moved.
+  // Retries an image. While it does, the error event does not reach text/markup.js, so the image stays an image. After
+  // the last attempt an error event of our own makes it a link and tells the log that rows have moved.
   async #failed(event) {
     if (!event.isTrusted) return;
     event.stopPropagation();
@@ -50,7 +50,7 @@ export class Viewer {
   }
 }
 
-// Says of a file that it is gone; resolves with the status of it, or nothing where no server answers.
+// Checks whether a file exists, and marks it if it is gone. Resolves with the status; undefined if no server answers.
 async function check(link) {
   const { status } = await fetch(link.href, { method: "HEAD", cache: "no-store" }).catch(() => ({}));
   if (status !== 404 && status !== 410) return status;

@@ -1,8 +1,15 @@
-// The conversation with the server: joins, sends, resends, and routes what comes to the rooms. No document here.
+// The conversation with the server: joins rooms, sends messages, and passes each event on to its room. It knows nothing
+// of the document.
 //
-// After any doubt (a lost socket, a hole in the numbers) there is one answer: join again with the position, and send
-// again what was not confirmed; the server recognises the ids. Rooms are joined one after the other, the one that is
-// shown first, and messages that waited are sent one after the other.
+// Recovery has one form, whatever went wrong (a lost socket, a missing offset): join again with the last position, and
+// send again every message that is not confirmed. The server recognises messages by their ids and stores each once.
+//
+// Invariants:
+// - At most one join waits for its answer (`#asked`). The room that is shown is joined first, then the others in turn.
+// - A room is in `#rooms` from the moment it is shown or remembered until it is left; `room.joined` says whether the
+//   server has it, too. When the connection is not open, no room is joined.
+// - While messages are queued (`#queueing`), one message is on its way at a time, so that they stay in order even if
+//   the server refuses one of them. Otherwise messages are sent as they are written.
 
 import { Connection } from "./connection.js";
 import { Requests } from "./requests.js";
@@ -10,24 +17,28 @@ import { Room } from "../model/room.js";
 import { errorOf, t } from "../text/translation.js";
 import { comeBack } from "../text/times.js";
 
+// Messages of a room's history to get with a join; more than a screen shows.
 const HISTORY_COUNT = 50;
+// Others show a typing event for 5 s (VALID_MS in typing.js), so one every 3 s keeps it shown.
 const TYPING_INTERVAL_MS = 3_000;
+// Four words of 32 random bits: ids never collide by chance.
 const ID_WORDS = 4;
-// The server knows an id again for 10 minutes; after that, sending once more might say it twice.
+// The server remembers an id for 10 minutes. A message that is sent again later could be stored twice.
 const ID_KNOWN_MS = 9 * 60_000;
 const OFFLINE = { type: "error", temporary: true, message: t("offlineNow") };
 const DOUBTFUL = { temporary: true, message: t("doubtful") };
 
-// Refusals that another name or room can heal.
-const ANOTHER_HEALS = new Set(["username_taken", "bad_username", "bad_room"]);
+// Refusals that go away with another name or room.
+const NEEDS_ANOTHER_NAME_OR_ROOM = new Set(["username_taken", "bad_username", "bad_room"]);
 const TOO_MANY = "too_many_rooms";
-// What may succeed later, but not soon.
+// Refusals that may go away, but not soon enough to try again automatically.
 const LASTING = new Set(["forbidden", TOO_MANY]);
-// Closings that another token can heal.
-const TOKEN_HEALS = new Set(["unauthorized", "token_expired"]);
+// Close codes after which another token may be accepted.
+const NEEDS_ANOTHER_TOKEN = new Set(["unauthorized", "token_expired"]);
+// How long to wait if the server does not say: after `rate_limited`, and after a join that is refused for now.
 const PAUSE_MS = 1_000;
 const JOIN_PAUSE_MS = 5_000;
-// Errors that keep coming would cost the connection.
+// The server closes connections that cause many errors, so joins that are refused are spread out.
 const REFUSED_PAUSE_MS = 500;
 
 export class Chat {
@@ -41,22 +52,23 @@ export class Chat {
   #shown = null;
   #name = "";
   #token = "";
-  // The join that waits for its answer: `{ room, ref }`.
+  // The join that waits for its answer, as `{ room, ref }`; null if none does.
   #asked = null;
   #joinTimer;
-  // What the connection said last, and what there is to say while the room that is shown has to wait.
+  // The last state of the connection, and the state to show instead while the shown room waits for its join.
   #state = {};
   #wait = null;
-  // Whether messages go one after the other, and the time until the next one may.
+  // Whether messages are sent one at a time, and the timer until the next one.
   #queueing = false;
   #pause = null;
   #typedAt = -Infinity;
 
-  // What the server takes of files: `{ max_bytes }`; undefined where it takes none.
+  // The server's limits for files, as `{ max_bytes }`; undefined if it takes no files.
   files;
 
-  // `on` has a function each for: joined, left, changed, people (of a room), said (a message of somebody else), typing,
-  // quiet, refused, denied, phase. `token` returns the token to show, if there is one.
+  // `on` has a function each for: joined, left, changed, people (of a room), said (a message by another person),
+  // typing, quiet (no longer typing), refused (the name or room), denied (the token), phase. `token` returns the token
+  // or "".
   constructor(url, { storage, outbox, token, on }) {
     this.#storage = storage;
     this.#outbox = outbox;
@@ -73,7 +85,7 @@ export class Chat {
     storage.watch("rooms", () => this.#leaveToo());
   }
 
-  // Those the reader is in, in the order in which he came.
+  // The reader's rooms, in the order in which they were joined.
   get rooms() {
     return [...this.#rooms.values()];
   }
@@ -86,16 +98,16 @@ export class Chat {
     return this.#shown?.timeline;
   }
 
-  // Shows a room, under a name. One he is not in is joined; another name needs another connection.
+  // Shows a room under a name, and joins the room if necessary. Another name needs another connection.
   enter({ name, room }) {
     const renamed = name !== this.#name;
-    // Who was refused may be let in now.
+    // With another name or token, rooms that refused the reader may accept them.
     const anew = renamed || this.#findToken() !== this.#token;
     this.#name = name;
     this.#typedAt = -Infinity;
     this.#shown = this.#rooms.get(room) ?? this.#add(room);
     if (renamed) {
-      // Else the others would see both for a while.
+      // Otherwise the others would see both names for a while.
       for (const each of this.rooms) if (each.joined) this.#connection.send({ type: "leave", room: each.name });
       this.#connection.close();
       for (const each of this.rooms) each.roster.clear();
@@ -119,25 +131,25 @@ export class Chat {
     this.#rooms.delete(name);
     this.#storage.set(`read.${name}`, "");
     this.#kept = this.#kept.filter((each) => each !== name);
-    // There is place for another.
+    // The server may accept another room now.
     for (const each of this.rooms) if (each.refusal?.code === TOO_MANY) each.refusal = null;
-    // It may have been one of his that the others waited for.
+    // The message that is on its way may have been for this room.
     this.#proceed();
     this.#joinNext();
     this.#on.left();
   }
 
-  // Is in no room until `enter` is called again.
+  // Closes the connection until `enter` is called again.
   quit() {
     this.#connection.close();
   }
 
-  // Keeps nothing of where he was and what he read.
+  // Removes from the browser which rooms the reader was in, and how far they have read.
   forget() {
     for (const key of ["rooms", ...this.#storage.keys("read.")]) this.#storage.set(key, "");
   }
 
-  // Says it in a room: the one that is shown, unless another is given.
+  // Sends a message to a room, by default to the one that is shown.
   send(text, room = this.#shown) {
     const timestamp = new Date().toISOString();
     const draft = { id: newId(), room: room.name, username: this.#name, text, timestamp, at: Date.now() };
@@ -165,7 +177,7 @@ export class Chat {
     this.#connection.send({ type: "typing", room: this.#shown.name });
   }
 
-  // Asks for something in a room. Resolves with the answer, which may be an `error`.
+  // Sends a command about a room. Resolves with the answer, which may be an `error`; it never rejects.
   ask(command, room = this.#shown) {
     if (!room?.joined) return Promise.resolve(OFFLINE);
     const whole = { ...command, room: room.name, ref: newId() };
@@ -188,7 +200,7 @@ export class Chat {
     this.#connection.doubt();
   }
 
-  // Also takes over what an earlier page, or another tab, has not got through with.
+  // Messages that an earlier page or another tab has left unconfirmed are adopted.
   #add(name) {
     const confirmed = (id) => {
       this.#outbox.remove(id);
@@ -206,7 +218,7 @@ export class Chat {
     }
   }
 
-  // The rooms that he has been let into and has not left, in whatever tab.
+  // The rooms that the reader has joined and not left, in any tab.
   get #kept() {
     return this.#storage.get("rooms").split(" ").filter(Boolean);
   }
@@ -215,7 +227,8 @@ export class Chat {
     this.#storage.set("rooms", [...new Set(names)].join(" "));
   }
 
-  // What was left in another tab is left here, unless somebody is looking at it. Without any he has signed out there.
+  // Leaves the rooms that were left in another tab, except for the one that is shown. If none is remembered, the reader
+  // has signed out in the other tab, and nothing is left here.
   #leaveToo() {
     const kept = this.#kept;
     if (!kept.length) return;
@@ -234,7 +247,7 @@ export class Chat {
     if (this.#asked || !this.#connection.isOpen) return;
     const waits = (room) => !room.joined && !room.refusal;
     const room = waits(this.#shown) ? this.#shown : this.rooms.find(waits);
-    // Who is in no room would be thrown out.
+    // The server closes connections that are in no room.
     if (!room && !this.#isSomewhere) this.#connection.close();
     if (!room) return;
     this.#asked = { room, ref: newId() };
@@ -260,20 +273,21 @@ export class Chat {
     entry.kept = this.#outbox.put(entry);
   }
 
-  // Sends again what is not confirmed. After a whole recovery there is no doubt that it did not get through.
+  // Sends again what is not confirmed. If the server recovered everything since the last position, a message that is
+  // not confirmed was not stored, and can be sent again however old it is.
   #resend({ timeline }, { recovered }) {
     for (const entry of timeline.outbox) {
       const age = Date.now() - (entry.sentAt ?? Infinity);
       const doubtful = entry.state === "pending" && !recovered && age > ID_KNOWN_MS;
       const foreign = this.#token && entry.username !== this.#name;
-      // Another tab has seen it arrive, or the reader removed it there.
+      // Another tab has removed it from the outbox: it was confirmed, or the reader discarded it there.
       if (foreign || (entry.kept && !this.#outbox.has(entry.id))) timeline.discard(entry.id);
       else if (doubtful) timeline.fail({ id: entry.id, ...DOUBTFUL });
     }
     if (!this.#queueing) this.#next();
   }
 
-  // Sends the first one that waits; the others when it has been answered. So they stay in order whatever is refused.
+  // Sends the first message that waits; the next one follows when this one has been answered.
   #next() {
     clearTimeout(this.#pause);
     this.#pause = null;
@@ -288,8 +302,8 @@ export class Chat {
     if (this.#queueing && this.#pause === null) this.#next();
   }
 
-  // The server asks for time.
-  #hold(afterMs = PAUSE_MS) {
+  // The server wants the page to send more slowly.
+  #pauseSending(afterMs = PAUSE_MS) {
     clearTimeout(this.#pause);
     this.#queueing = true;
     this.#pause = setTimeout(() => this.#next(), afterMs);
@@ -323,13 +337,14 @@ export class Chat {
     const { room } = this.#asked;
     this.#asked = null;
     this.#connection.settle();
-    // A token may be another person's: nobody sends what somebody else wrote, nor goes on with what he read, or where.
+    // With a token of another person, the page starts over: it must not send what somebody else wrote, nor take over
+    // their rooms and read positions.
     const another = this.#token && this.#name && this.#name !== reply.username;
     this.#name = reply.username;
     if (another) this.#beginAnew();
-    // What was recovered goes on from what he has not read.
+    // The recovered messages continue the history of the previous person, so the page joins once more from the start.
     if (another && (reply.recovered || room !== this.#shown)) return this.#connection.retry();
-    // Only once: one that was left in another tab since must not come back.
+    // Only at the first join: a room that was left in another tab since must not come back.
     if (!room.isKept) this.#kept = [...this.#kept, room.name];
     room.isKept = true;
     if (reply.session) this.#storage.set("session", reply.session);
@@ -383,13 +398,13 @@ export class Chat {
     const limited = error.code === "rate_limited";
     for (const { timeline } of this.rooms) {
       const entry = limited ? timeline.retry(error.id) : timeline.fail(error);
-      // What can be tried again stays in the outbox.
+      // A message that can be retried stays in the outbox.
       if (!entry || error.temporary) continue;
       entry.kept = false;
       this.#outbox.remove(entry.id);
     }
     if (!limited) this.#proceed();
-    else if (error.id) this.#hold(error.retry_after_ms);
+    else if (error.id) this.#pauseSending(error.retry_after_ms);
     return this.#on.changed(this.#shown);
   }
 
@@ -398,11 +413,11 @@ export class Chat {
     const { room } = this.#asked;
     this.#asked = null;
     if (code === "unauthorized") return this.#denied(message);
-    // Who has a token has the name that is in it.
-    const another = ANOTHER_HEALS.has(code) && !(this.#token && code === "username_taken");
+    // With a token the name is fixed.
+    const another = NEEDS_ANOTHER_NAME_OR_ROOM.has(code) && !(this.#token && code === "username_taken");
     const alone = !this.#isSomewhere;
     if (error.temporary && !another && !LASTING.has(code)) {
-      // Who is in no room would be thrown out while he waits.
+      // The server closes connections that are in no room, so the page waits without one.
       if (alone) return this.#connection.retry({ reason: message, reconnect_after_ms: afterMs });
       return this.#waitFor(room, message, afterMs ?? JOIN_PAUSE_MS);
     }
@@ -424,7 +439,7 @@ export class Chat {
     this.#tell();
   }
 
-  // What was written stays, and where the reader was.
+  // The server does not accept the token. Rooms, drafts and read positions stay.
   #denied(sentence) {
     this.#connection.close();
     this.#on.denied(sentence);
@@ -442,11 +457,11 @@ export class Chat {
       this.#pause = null;
       this.#requests.abandon();
     }
-    if (TOKEN_HEALS.has(state.meaning?.name)) this.#denied(state.meaning.text);
+    if (NEEDS_ANOTHER_TOKEN.has(state.meaning?.name)) this.#denied(state.meaning.text);
     else this.#tell();
   }
 
-  // How it is with the room that is shown.
+  // Reports the state of the room that is shown.
   #tell() {
     const { joined, refusal } = this.#shown ?? {};
     const { phase } = this.#state;

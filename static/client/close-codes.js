@@ -1,7 +1,8 @@
 import { t } from "../text/translation.js";
 import { comeBack } from "../text/times.js";
 
-// The page's copy of the server's table; a test reads it, so each entry stays a literal on one line.
+// The page's copy of the close codes in src/fastchat/errors.py. A test compares them, so each entry is a literal on a
+// line.
 const NAMES = {
   1000: "normal",
   1001: "going_away",
@@ -21,11 +22,12 @@ const NAMES = {
   4503: "removed",
   4504: "flooding",
 };
-// After these nobody comes back, nor from here on.
+// The page does not reconnect after these codes, nor after any from 4500 on: the same would happen again.
 const FINAL = [1002, 1003, 1007, 1009];
 const FIRST_FINAL = 4500;
 
-// `closing` is what the server said before, if it said anything.
+// Returns the name of a close code, whether to reconnect, and a sentence for the reader. `closing` is the event that
+// the server sent before it closed; undefined if it sent none.
 export function meaningOf(code, { reason = "", reconnect_after_ms: afterMs } = {}) {
   const name = NAMES[code];
   const reconnect = code < FIRST_FINAL && !FINAL.includes(code);

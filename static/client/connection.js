@@ -1,23 +1,37 @@
-// One socket at a time, and the patience to get the next one.
+// A WebSocket that is replaced when it is lost.
 //
-// It comes back by itself: exponential backoff with jitter, unless the server said when, or that we should not.
-// A page cannot see protocol pings, so after some silence it asks with a `ping` command, and gives the socket up if
-// nothing at all comes back.
+// States (`#phase`), each reported by `on.phase`:
+// - closed: there is no socket and none is wanted. `open` leads to connecting.
+// - connecting: a socket exists and is not open yet.
+// - open: commands can be sent. Nothing else leads here than the socket's `open` event.
+// - waiting: the socket was lost; a timer leads to connecting. `retryAt` says when.
+// - stopped: the server closed with a code after which the page must not reconnect. `open` leads to connecting.
+//
+// From any state, `close` leads to closed.
+//
+// Reconnects use exponential backoff with jitter, unless the server has named a delay in a `closing` event. A page
+// cannot see WebSocket pings (RFC 6455, section 5.5.2). Therefore, after some silence, it sends a `ping` command and
+// gives the socket up if nothing arrives in time.
 
 import { meaningOf } from "./close-codes.js";
 
 const SUBPROTOCOL = "fastchat.v1";
+// The first pause is too short to be noticed after a brief interruption; the longest bounds how long a page stays
+// disconnected after the server is back.
 const BACKOFF_FIRST_MS = 500;
 const BACKOFF_LIMIT_MS = 15_000;
-// A connection that lasted this long starts the backoff over; sooner would make a loop of quick retries.
+// A connection that lasted this long resets the backoff. Otherwise a server that accepts and closes at once would be
+// asked again and again without a pause.
 const STABLE_AFTER_MS = 5_000;
+// How long the server may be silent before the page sends a `ping`, and how long the answer may take.
 const SILENCE_LIMIT_MS = 25_000;
 const REPLY_LIMIT_MS = 10_000;
-// Whoever waits for an answer learns sooner that there is nobody; and sooner still where the system says so.
+// Shorter if a command waits for its answer, and shorter again if the browser says that it is offline.
 const ANSWER_SILENCE_MS = 5_000;
 const DOUBTED_REPLY_LIMIT_MS = 3_000;
-// Coming back to a tab is a good moment to ask whether the socket lives, but not at every glance at it.
+// When the reader returns to the tab, the page checks the socket, but not after each short absence.
 const WAKE_SILENCE_MS = 5_000;
+// RFC 6455, section 7.4.1.
 const NORMAL_CLOSURE = 1000;
 const ABNORMAL_CLOSURE = 1006;
 
@@ -33,12 +47,12 @@ export class Connection {
   #phase = "closed";
   #attempt = 0;
   #settledAt = Infinity;
-  // What the server said of the time to come, as in its `closing`.
+  // The `closing` event of the server, which says when to reconnect; undefined if there was none.
   #closing;
   #retryTimer;
   #watchTimer;
   #heardAt = 0;
-  // Since when a command has had no answer.
+  // When the first command was sent that nothing has followed from the server.
   #sentAt = -Infinity;
   #askedAt = null;
   #replyLimitMs;
@@ -57,7 +71,7 @@ export class Connection {
     if (!this.isOpen && this.#phase !== "connecting") this.#connect();
   }
 
-  // Ends it; only `open` begins again.
+  // Closes the socket and stops reconnecting, until `open` is called.
   close() {
     this.#drop();
     this.#attempt = 0;
@@ -76,19 +90,19 @@ export class Connection {
     this.#settledAt = performance.now();
   }
 
-  // Gives this socket up and comes back for another; `closing` is what the server said, if anything.
+  // Gives this socket up and reconnects after a pause. `closing` says when and why, like the server's event.
   retry(closing) {
     this.#closing ??= closing;
     this.#lost(ABNORMAL_CLOSURE);
   }
 
-  // The network or the reader is back: no need to sit out a backoff. What the server asked for still holds.
+  // The network or the reader is back, so the rest of a backoff is skipped. A delay that the server named is not.
   wake() {
     if (this.#phase === "waiting" && this.#askedDelayMs === undefined) this.#connect();
     if (this.isOpen && this.#askedAt === null && performance.now() - this.#heardAt > WAKE_SILENCE_MS) this.#ping();
   }
 
-  // The system says that there is no network. It may be wrong, as about a server on the same machine.
+  // The browser says that it is offline. It can be wrong, for instance if the server is on the same machine.
   doubt() {
     if (this.isOpen) this.#ping(DOUBTED_REPLY_LIMIT_MS);
   }
@@ -137,11 +151,11 @@ export class Connection {
     if (performance.now() - this.#settledAt > STABLE_AFTER_MS) this.#attempt = 0;
     this.#settledAt = Infinity;
     this.#attempt += 1;
-    // A little on top of what the server said keeps everybody from coming back in the same instant.
+    // The jitter on top of the server's delay keeps all clients from reconnecting in the same instant.
     return this.#askedDelayMs === undefined ? backoffMs(this.#attempt - 1) : this.#askedDelayMs + backoffMs(0);
   }
 
-  // A socket on a dead network may take a minute to report its close, so it is cut off rather than waited for.
+  // On a dead network a socket may report its close only after a minute, so the page does not wait for that.
   #drop() {
     clearTimeout(this.#retryTimer);
     clearTimeout(this.#watchTimer);

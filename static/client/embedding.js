@@ -1,12 +1,14 @@
+// The embedding page may have to ask its own server for a token first.
 const ANSWER_TIMEOUT_MS = 10_000;
-// Whoever hands in one bad token after the other is not asked all the time.
+// An embedding page that hands over one bad token after the other is asked at most this often.
 const RENEWAL_INTERVAL_MS = 10_000;
 
-// Somebody else's page may show this one in a frame: embed.js makes it, and `?embed` in the address says so. Whose page
-// that may be the server decides (`--allow-frame`), so our parent may tell us who is looking.
+// Another site's page that shows this one in a frame: embed.js creates the frame and puts `?embed` into its address.
+// The server decides which sites can do that (`--allow-frame`), so the embedding page is trusted to say who the reader
+// is.
 export class Embedding {
   embedded = parent !== window && new URLSearchParams(location.search).has("embed");
-  // The token that was handed in last, or "". It is kept nowhere else.
+  // The token from the embedding page, or "". It is stored nowhere else.
   token = "";
   #renewed = -Infinity;
 
@@ -14,12 +16,12 @@ export class Embedding {
     document.documentElement.classList.toggle("embedded", this.embedded);
   }
 
-  // Asks for the token of who is looking.
+  // Asks the embedding page for the reader's token.
   async begin() {
     this.token = await this.#ask();
   }
 
-  // The last one is of no use, or not any more. Whether there is another.
+  // Asks for another token, because the last one is not valid any more. Resolves with whether there is one.
   async renew() {
     const refused = this.token;
     this.token = "";

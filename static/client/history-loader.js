@@ -1,7 +1,8 @@
-// Fetches what came before, and what came between. Each returns whether there is more to show now.
+// Loads pages of the history of the room that is shown. Each method resolves with whether there is more to show now.
 
+// Messages in a page: more than a screen shows. The server's limit is 300.
 const PAGE_COUNT = 50;
-// Of the messages around one, about as many come after it as before.
+// Half a page, so that about as many messages come after a given one as before it.
 const AROUND_COUNT = 25;
 
 export class HistoryLoader {
@@ -26,7 +27,7 @@ export class HistoryLoader {
     return Boolean(page);
   }
 
-  // Brings a message in, with what is around it.
+  // Loads a message and its neighbours. Tries a page around it, then one that ends with it.
   async around(offset) {
     const isIt = (message) => message.offset === offset;
     const { timeline } = this.#chat;
@@ -40,7 +41,7 @@ export class HistoryLoader {
     return false;
   }
 
-  // Null also if the log has become another in the meantime.
+  // Resolves with null if there is no page, or if the log was replaced in the meantime.
   async #page(where) {
     const { timeline } = this.#chat;
     const { first, generation } = timeline;

@@ -1,4 +1,5 @@
-// What comes when it is asked for, so that it does when there is no server, too.
+// The files that the page loads only when they are needed. The service worker fetches them early, so that they are
+// there without a server, too.
 const LATER = [
   "around/preferences.js",
   "around/search.js",
@@ -9,8 +10,8 @@ const LATER = [
   "text/highlight.js",
 ];
 
-// Has a service worker (sw.js) keep this page for when the server cannot be reached. Where there can be none, over http or
-// because somebody forbids it, nothing is kept.
+// Has a service worker (sw.js) store this page for when the server cannot be reached. Browsers allow service workers
+// only over https and on localhost; elsewhere nothing is stored.
 export async function keepOffline() {
   try {
     const { serviceWorker } = navigator;
@@ -21,6 +22,6 @@ export async function keepOffline() {
     const later = LATER.map((name) => `/static/${name}`);
     active.postMessage({ loaded: ["/", ...loaded], later, controlled });
   } catch {
-    // None.
+    // There can be no service worker.
   }
 }

@@ -1,10 +1,11 @@
-// The messages that are on their way, kept for the case that this page does not live to see them arrive.
+// The messages that are not confirmed yet, stored in the browser in case the page is closed before they are.
 //
-// All tabs share them, and any tab sends what it finds: by its `id` the server takes a message once. Each has a key of
-// its own, so that no tab overwrites another's.
+// All tabs share the outbox, and each tab sends what it finds there. That is safe because the server stores a message
+// with the same `id` once. Each message has a storage key of its own, so that tabs do not overwrite each other's
+// messages.
 
 const PREFIX = "outbox.";
-// A browser gives a site 5 MB; a message may take 16 kB.
+// Browsers give a site 5 MB of local storage; a message can take 16 kB.
 const LIMIT = 100;
 
 export class Outbox {
@@ -14,7 +15,7 @@ export class Outbox {
     this.#storage = storage;
   }
 
-  // What waits for a room, in the order of writing.
+  // The drafts for a room, in the order of writing.
   of(room) {
     const drafts = this.#storage.keys(PREFIX).map((key) => this.#read(key));
     return drafts.filter((draft) => draft?.room === room).sort((a, b) => a.at - b.at);
@@ -24,7 +25,7 @@ export class Outbox {
     return Boolean(this.#storage.get(PREFIX + id));
   }
 
-  // Returns whether it is kept.
+  // Returns whether the message is stored: not if the outbox is full.
   put({ id, room, username, text, timestamp, at, sentAt }) {
     if (!this.has(id) && this.#storage.keys(PREFIX).length >= LIMIT) return false;
     this.#storage.set(PREFIX + id, JSON.stringify({ id, room, username, text, timestamp, at, sentAt }));
@@ -35,7 +36,7 @@ export class Outbox {
     this.#storage.set(PREFIX + id, "");
   }
 
-  // Forgets what somebody wrote.
+  // Removes all messages by one person.
   forget(username) {
     for (const key of this.#storage.keys(PREFIX)) {
       if (this.#read(key)?.username === username) this.#storage.set(key, "");

@@ -1,14 +1,16 @@
 import { t } from "../text/translation.js";
 
-// What was asked of the server and is not answered yet. Every answer comes in the end, if only as an error.
+// The commands that wait for their answer. Each gets one in the end; after a timeout or a lost connection it is an
+// error.
 
+// The server answers within 5 s even if its relay is gone; the rest is for a slow network.
 const TIMEOUT_MS = 10_000;
 const LOST = { type: "error", temporary: true, message: t("lostOnTheWay") };
 
 export class Requests {
   #waiting = new Map();
 
-  // Resolves with the event that answers `command`, by its `ref`; or, for a change, with its publication.
+  // Resolves with the event that answers `command`: one with its `ref`, or, for a change, its publication.
   add(command) {
     return new Promise((resolve) => {
       const timer = setTimeout(() => this.#resolve(command.ref, LOST), TIMEOUT_MS);
@@ -16,12 +18,12 @@ export class Requests {
     });
   }
 
-  // Whether the event was an answer.
+  // Returns whether the event was an answer.
   settle(event) {
     return this.#resolve(event.ref, event);
   }
 
-  // A change is answered by being published.
+  // The answer to an edit, a deletion or a reaction is its publication.
   confirm(publication) {
     for (const [ref, { command }] of this.#waiting) {
       const same = command.type === publication.type && command.offset === publication.target;

@@ -1,15 +1,15 @@
 const PREFIX = "fastchat.";
 
-// What this browser remembers, or this tab. Where that is forbidden, it lasts as long as the page.
+// Key-value storage in the browser or the tab. If the browser forbids it, values last as long as the page.
 export class Storage {
   #area = {};
 
-  // `area` is the name of the window's: localStorage or sessionStorage. To look at it may be an error already.
+  // `area` is localStorage or sessionStorage. Even reading that property throws if storage is forbidden.
   constructor(area = "localStorage") {
     try {
       this.#area = window[area] ?? this.#area;
     } catch {
-      // Forbidden.
+      // Storage is forbidden: an object takes its place.
     }
   }
 
@@ -17,23 +17,23 @@ export class Storage {
     return this.#area[PREFIX + key] ?? "";
   }
 
-  // Nothing is remembered as no key at all.
+  // An empty value removes the key. If the storage is full, the old value stays.
   set(key, value) {
     try {
       if (value) this.#area[PREFIX + key] = value;
       else delete this.#area[PREFIX + key];
     } catch {
-      // Full.
+      // The storage is full.
     }
   }
 
-  // Tells the rest of each key that begins like this and is changed by another tab.
+  // Calls `tell` with the rest of each key that begins with `start` and is changed by another tab.
   watch(start, tell) {
     const whole = PREFIX + start;
     addEventListener("storage", ({ key }) => key?.startsWith(whole) && tell(key.slice(whole.length)));
   }
 
-  // The keys that begin like this.
+  // Returns the keys that begin with `start`.
   keys(start) {
     const found = Object.keys(this.#area).filter((key) => key.startsWith(PREFIX + start));
     return found.map((key) => key.slice(PREFIX.length));

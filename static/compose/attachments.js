@@ -1,10 +1,12 @@
-// Files for a room: dropped on the page, pasted or chosen, and uploaded one after the other, each for the room that was
-// shown when it was given.
+// Files that are dropped on the page, pasted or chosen. Each belongs to the room that was shown at that time. They are
+// uploaded one after the other.
 //
-// What the connection or the server is to blame for is tried again by itself, each time with a new ticket; the server
-// keeps the same content once. A file waits above the field until the reader sends it with what he has written. Text and
-// files are then a parcel, `{ room, text }`, which leaves the field at once; when the last of its files has arrived, it is
-// said in a message, with all that protects one.
+// An uploaded file waits above the field until the reader sends it with a text. Text and files then form a parcel, `{
+// room, text }`, and the field is free for the next message. When the last file of a parcel has been uploaded, the
+// parcel becomes one or more messages, which the outbox protects like any others.
+//
+// An upload that fails because of the connection or the server is tried again, each time with a new ticket. The server
+// stores the same content in a room once, so nothing is stored twice.
 
 import { codePointCount, TEXT_LIMIT } from "./composer.js";
 import { backoffMs } from "../client/connection.js";
@@ -13,13 +15,15 @@ import { sizeOf } from "../text/markup.js";
 import { t } from "../text/translation.js";
 import { Upload } from "./upload.js";
 
-// With pauses of up to half a minute in all; while there is no connection nothing is tried.
+// The pauses between these attempts take half a minute in all. Attempts need a connection, so time without one is
+// extra.
 const ATTEMPTS = 6;
-// While files are over the page, it is told so more often than that.
+// Browsers fire `dragover` about every 350 ms (HTML standard, 6.11.5), so a pause of this length means that the files
+// have left the page.
 const DRAG_PAUSE_MS = 1_000;
-// What browsers call a picture that is no file.
+// The name that browsers give to an image that is pasted from another program.
 const NAMELESS = /^image(\.\w+)$/;
-// What somebody wrote: it is trimmed, so only a quote before nothing ends with a line break.
+// Matches a text that is more than a quote: texts are trimmed, so only a quote alone ends with a line break.
 const OWN_END = /[^\n]$/;
 
 export class Attachments {
@@ -32,10 +36,10 @@ export class Attachments {
   #field = byId("attach-field");
   #target = byId("drop-target");
   #targetTimer;
-  // Whether what is dragged is the page's own.
+  // Whether the dragged object is from this page.
   #isOwn = false;
 
-  // `changed` is called when files have come, failed or gone.
+  // `changed` is called when files are added, have failed or are removed.
   constructor(chat, changed) {
     this.#chat = chat;
     this.#onChanged = changed;
@@ -50,20 +54,21 @@ export class Attachments {
     document.onpaste = (event) => this.#pasted(event);
   }
 
-  // Those that wait to be sent in the room that is shown. What has failed stays where it is until the reader has seen to it.
+  // The files that will be sent with the next message to the room that is shown. A file that has failed is not among
+  // them; it stays until the reader retries or removes it.
   get staged() {
     const { room } = this.#chat;
     return this.#uploads.filter((each) => !each.parcel && each.room === room && each.state !== "failed");
   }
 
-  // Says a text in the room that is shown, with the files that wait there; any of these may be missing.
+  // Sends a text and the waiting files to the room that is shown. Either can be missing.
   send(text) {
     const parcel = { room: this.#chat.room, text };
     for (const upload of this.staged) upload.join(parcel);
     this.#settle(parcel);
   }
 
-  // After the reader has come to a room, or back, or has left one.
+  // The reader has come to a room or left one.
   refresh() {
     this.#button.hidden = !this.#chat.files;
     for (const upload of this.#uploads) {
@@ -73,17 +78,17 @@ export class Attachments {
     this.#run();
   }
 
-  // Gives all of them up.
+  // Removes all files.
   forget() {
     for (const upload of this.#uploads) this.#drop(upload);
   }
 
-  // Not under a question, nor where no room is shown.
+  // Whether files can be added: not under a dialog, and not if no room is shown.
   get #takes() {
     return this.#chat.files && !byId("composer-form").hidden && !document.querySelector("dialog[open]");
   }
 
-  // A file that is not taken would be opened in the page's place.
+  // The default action would open the file in place of the page.
   #dragged(event) {
     if (this.#isOwn || !event.dataTransfer.types.includes("Files")) return;
     event.preventDefault();
@@ -99,7 +104,8 @@ export class Attachments {
     if (event.defaultPrevented && this.#takes) this.#add(event.dataTransfer.files);
   }
 
-  // Offices put a picture of it beside the text that was copied; file managers its name beside a file.
+  // Office programs add an image of the copied text to the clipboard, so a text with formatting is pasted as text. File
+  // managers add the name of the copied file as plain text, so in that case the file is pasted.
   #pasted(event) {
     const { files, types } = event.clipboardData;
     const isText = types.includes("text/plain") && types.includes("text/html");
@@ -110,7 +116,7 @@ export class Attachments {
 
   #chosen() {
     this.#add(this.#field.files);
-    // The same one may be chosen again.
+    // So that the same file can be chosen again.
     this.#field.value = "";
   }
 
@@ -156,7 +162,7 @@ export class Attachments {
     this.#changed();
   }
 
-  // Says a parcel, unless one of its files is missing. Without any, the text remains to be said.
+  // Sends a parcel when all of its files are uploaded. If all were removed, only the text is sent.
   #settle(parcel) {
     const uploads = this.#uploads.filter((each) => each.parcel === parcel);
     for (const upload of uploads) if (upload.isStale) upload.wait();
@@ -165,7 +171,7 @@ export class Attachments {
     for (const text of messagesOf(parcel.text, uploads.map(({ link }) => link))) this.#chat.send(text, parcel.room);
   }
 
-  // Those for a room that cannot be reached wait until it is.
+  // Uploads what waits. Files for a room that is not joined wait until it is.
   async #run() {
     this.#changed();
     if (this.#isSending) return;
@@ -190,7 +196,8 @@ export class Attachments {
     }
   }
 
-  // Guards the page only while something would be lost: who listens to this all the time makes the way back slow.
+  // Warns before the page is closed, but only while files would be lost: with a permanent listener, browsers do not
+  // keep the page in their back/forward cache.
   #changed() {
     const isBusy = this.#uploads.some(({ parcel, state }) => parcel || state !== "failed");
     window.onbeforeunload = isBusy ? (event) => event.preventDefault() : null;
@@ -200,12 +207,13 @@ export class Attachments {
 
 function named(file) {
   const [, ending] = NAMELESS.exec(file.name) ?? [];
-  // Swedes write 2025-01-18 10:30:00; a colon may not be in a name everywhere.
+  // The Swedish format is 2025-01-18 10:30:00. Some systems do not allow a colon in a file name.
   const date = new Date().toLocaleString("sv").replaceAll(":", ".");
   return ending ? new File([file], t("fileName", { date }) + ending, { type: file.type }) : file;
 }
 
-// One message: the text, then each link in a line of its own. What is too much for it goes on in the next one.
+// Returns the texts of the messages: the text, then each link in a line. If a message gets too long, the rest goes into
+// the next one.
 function messagesOf(text, links) {
   const messages = [text];
   for (const link of links) {

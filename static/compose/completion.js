@@ -4,29 +4,38 @@ import { folded } from "../text/folding.js";
 import { t } from "../text/translation.js";
 
 const OPTION_COUNT = 30;
-// What is being written before the cursor: `:na` of an emoji, `#r` of a room, `@na me` of a person; never in a word.
+// The beginning of a name before the cursor: `:na` of an emoji, `#r` of a room, `@na me` of a person; never within a
+// word.
 const BEGUN = /(?<![\p{L}\p{N}\p{M}/])(?:(?<emoji>:)[\w+-]{2,}|(?<room>#)[a-z\d._-]+|@[^@:#\n]{0,32})$/u;
-// An emoji's name in full.
+// The complete name of an emoji, as `:tada:`.
 const SPELT = /(?<![\p{L}\p{N}\p{M}:]):([\w+-]+):$/u;
 
-// Suggests emoji, rooms and people while a text is written: in a list above the field, which keeps the focus. The list
-// takes no more than the keys it needs: where nothing is chosen, Enter and Tab are not among them.
+// Suggests emoji, rooms and people while a message is written. The list is above the field, which keeps the focus.
+// Enter and Tab belong to the list only while a suggestion is selected.
 export class Completion {
   #field;
   #on;
-  // A text field of several lines is no combobox, so that it cannot be expanded; the chosen option is what is read out.
-  #list = make("ul", { id: "suggestions", class: "suggestions", role: "listbox", "aria-label": t("suggestions"), hidden: "" });
-  // The module, once somebody has asked for one.
+  // A text field of several lines cannot have the role `combobox`, so it has no `aria-expanded`. Screen readers read
+  // out the selected option.
+  #list = make("ul", {
+    id: "suggestions",
+    class: "suggestions",
+    role: "listbox",
+    "aria-label": t("suggestions"),
+    hidden: "",
+  });
+  // The module, once it has been loaded.
   #emoji = null;
-  // What is suggested (`{ text, exact, nodes, name }`), for what is written from where.
+  // The suggestions (`{ text, exact, nodes, name }`), and the letters that they are for and where those begin.
   #options = [];
   #typed = "";
   #start = -1;
   #chosen = -1;
-  // Where what is begun there is no more to be completed: it has been, or the reader does not want it.
+  // Where a name begins that is not to be completed any more, because it has been or the reader pressed Escape; -1 if
+  // none.
   #done = -1;
 
-  // `on` has `people` and `rooms`, which return names, the likely ones first.
+  // `on` has `people` and `rooms`, which return names, the most likely ones first.
   constructor(field, on) {
     this.#field = field;
     this.#on = on;
@@ -39,12 +48,14 @@ export class Completion {
     field.addEventListener("compositionend", () => this.#update());
     field.addEventListener("blur", () => this.close());
     document.addEventListener("selectionchange", () => this.#options.length && this.#update());
-    // The field keeps the focus, and a phone its keyboard.
+    // A tap on the list must not take the focus from the field, nor close a phone's keyboard.
     this.#list.addEventListener("pointerdown", (event) => event.preventDefault());
-    this.#list.addEventListener("click", ({ target }) => this.#take([...this.#list.children].indexOf(target.closest("li"))));
+    this.#list.addEventListener("click", ({ target }) => {
+      this.#take([...this.#list.children].indexOf(target.closest("li")));
+    });
   }
 
-  // Whether the list has taken a key.
+  // Handles a key. Returns whether the list has used it.
   keyed(event) {
     const { key, shiftKey, ctrlKey, altKey, metaKey } = event;
     if (!this.#options.length || shiftKey || ctrlKey || altKey || metaKey) return false;
@@ -64,7 +75,7 @@ export class Completion {
 
   #changed({ inputType = "", isComposing }) {
     if (inputType.startsWith("delete")) this.#done = -1;
-    // A finger's keyboard composes each word, plain letters too.
+    // On-screen keyboards compose every word, plain letters as well.
     if (isComposing && !matchMedia("(pointer: coarse)").matches) return;
     this.#update();
     if (inputType.startsWith("insert")) this.#replaceSpelt();
@@ -87,7 +98,7 @@ export class Completion {
     return selectionStart === selectionEnd ? value.slice(0, selectionStart) : "";
   }
 
-  // Those that begin so, then those with a word that does.
+  // Names that begin with the letters, then names with a later word that does.
   #namesFor(typed, isRoom) {
     const wanted = folded(typed);
     const names = isRoom ? this.#on.rooms() : this.#on.people();
@@ -102,17 +113,17 @@ export class Completion {
     return this.#emoji?.find(typed).map(emojiOption) ?? [];
   }
 
-  // Where they do not come, there are none to suggest.
+  // If the module cannot be loaded, no emoji are suggested.
   async #fetchEmoji() {
     this.#emoji ??= await import("./emoji.js").catch(() => null);
   }
 
-  // One that is written in full needs no help.
+  // A single suggestion that is already written in full is not shown.
   #show(found) {
     this.#options = found.length === 1 && found[0].exact ? [] : found.slice(0, OPTION_COUNT);
     this.#list.replaceChildren(...this.#options.map(elementOf));
     this.#list.hidden = !this.#options.length;
-    // A name in full, or a text that goes on, may be meant as it is.
+    // If a name is complete or the text goes on, nothing is selected: what was written may be meant as it is.
     this.#choose(this.#list.hidden || found[0].exact || this.#typed.includes(" ") ? -1 : 0);
   }
 

@@ -4,12 +4,16 @@ import { answerOf, fileOf, filesOf } from "../text/markup.js";
 import { partsOf, t } from "../text/translation.js";
 import { listOf } from "../text/times.js";
 
-// The server's limit: Unicode code points, after trimming white space at the end.
+// The server's limit, in Unicode code points without white space at the end.
 export const TEXT_LIMIT = 4_000;
-// What browsers report for a key that an input method took, where isComposing cannot be relied on (Safari).
+// The key code that browsers report for a key that an input method has used. Safari does not set isComposing reliably.
 const IME_KEY_CODE = 229;
 
-// Where a message is written, and written anew. What was typed leaves the field only when it has been handed on.
+// The field in which messages are written and edited.
+//
+// States: writing a new message (`#edited` is null), possibly as a reply (`#quote`), or editing one. A text is stored
+// with every change, for each room: the new message as `draft`, the edited one as `edit`. While a message is edited,
+// the draft waits. Both outlive a reload and a visit to another room.
 export class Composer {
   #form = byId("composer-form");
   #field = byId("composer");
@@ -22,14 +26,14 @@ export class Composer {
   #room = null;
   // The entry that is being edited, or null.
   #edited = null;
-  // What stands before the text, and not in the field: the quote of what it answers.
+  // The quote of the message that is answered. It is sent before the text and is not in the field.
   #quote = "";
-  // And after it, of what is being edited: the links of its files.
+  // The links of the files of the message that is edited. They are sent after the text and are not in the field.
   #links = [];
 
-  // `on` has a function each for: send, typing, save (of an edited entry), last (the entry to edit by Arrow Up), mark (an
-  // entry as being edited or not), pick (resolves with an emoji, or null), hasFiles (whether any wait to be sent with the
-  // text), and people and rooms, which return the names to suggest.
+  // `on` has a function each for: send, typing, save (an edited entry), last (the entry to edit by Arrow Up), mark (an
+  // entry as being edited or not), pick (resolves with an emoji or null), hasFiles (whether files will be sent with the
+  // text), and people and rooms (return the names to suggest).
   constructor(storage, on) {
     this.#storage = storage;
     this.#on = on;
@@ -40,11 +44,11 @@ export class Composer {
     byId("composer-cancel").addEventListener("click", () => this.#stopEditing());
     byId("composer-unquote").addEventListener("click", () => this.#unquote());
     byId("emoji").addEventListener("click", (event) => this.#pick(event.currentTarget));
-    // Keeps a phone's keyboard open.
+    // A tap on the button must not take the focus from the field, which would close a phone's keyboard.
     this.#button.addEventListener("pointerdown", (event) => event.preventDefault());
   }
 
-  // The room to write to, or null for none.
+  // The name of the room to write to; null if there is none.
   set room(room) {
     this.#form.hidden = this.#hint.hidden = room === null;
     this.#field.placeholder = t("messageTo", { room });
@@ -62,19 +66,19 @@ export class Composer {
     this.#field.focus();
   }
 
-  // After files have come, failed or gone.
+  // Files were added, have failed or were removed.
   refresh() {
     this.#measure();
   }
 
-  // Forgets all that was begun, in whatever room.
+  // Removes all drafts and unfinished edits, of all rooms.
   forget() {
     this.#write("");
     for (const key of ["draft.", "edit."].flatMap((start) => this.#storage.keys(start))) this.#storage.set(key, "");
   }
 
-  // Goes on with the editing of a message, by its offset, that a reload or another room has interrupted. Where it is not
-  // there any more, what was written is not lost.
+  // Continues an edit that a reload or a visit to another room has interrupted. If the message is gone, its text
+  // becomes the draft of a new one. `find` returns the entry with an offset.
   resume(find) {
     const [, offset, text] = /^(\d+) (.*)$/s.exec(this.#kept) ?? [];
     if (!offset || this.#edited) return;
@@ -84,14 +88,14 @@ export class Composer {
     this.propose(text);
   }
 
-  // A text to be sent as a message of its own, unless something else is being written.
+  // Proposes a text for a new message, unless the field contains something else.
   propose(text) {
     if (!this.isEmpty) return;
     this.#draft = text;
     this.#write(text);
   }
 
-  // Takes a message of the reader's for editing. What he was writing waits until that is done.
+  // Begins to edit one of the reader's messages. The draft waits until that is done.
   edit(entry, text = entry.text) {
     this.#begin(entry, text);
     this.focus();
@@ -105,7 +109,7 @@ export class Composer {
     this.#kept = `${entry.offset} ${text}`;
   }
 
-  // What is being written shall answer what is quoted.
+  // Makes the draft a reply. `text` is the quote of the message that is answered.
   quote(text) {
     if (this.#edited) this.#stopEditing();
     this.#answerTo(text);
@@ -168,7 +172,7 @@ export class Composer {
   }
 
   #send() {
-    // A lone surrogate is no text: the server could not read the message, nor tell which one it was.
+    // The server rejects a text with a lone surrogate as invalid JSON, and could not say which message it rejects.
     const text = this.#text.toWellFormed?.() ?? this.#text;
     if (!(text || this.#hasFiles) || codePointCount(text) > TEXT_LIMIT) return;
     const edited = this.#edited;
@@ -178,14 +182,14 @@ export class Composer {
     else if (text !== edited.text) this.#on.save(edited, text);
   }
 
-  // As it is to be said; a quote alone is nothing to say, but a file is an answer.
+  // The whole text to send. A quote alone is not sent, but a quote with a file is.
   get #text() {
     const own = this.#field.value.trimEnd();
     const whole = [own, ...this.#links].filter(Boolean).join("\n");
     return whole || this.#hasFiles ? this.#quote + whole : "";
   }
 
-  // An edit is of the text alone.
+  // Files are not added to a message that is edited.
   get #hasFiles() {
     return !this.#edited && this.#on.hasFiles();
   }
@@ -197,7 +201,7 @@ export class Composer {
     this.focus();
   }
 
-  // Outlives a reload.
+  // The new message, with the quote that it begins with.
   get #draft() {
     return this.#storage.get(`draft.${this.#room}`);
   }
@@ -206,7 +210,7 @@ export class Composer {
     this.#storage.set(`draft.${this.#room}`, text);
   }
 
-  // What is being edited: the offset, and the text so far.
+  // The edit, as the offset of the message and the text so far.
   get #kept() {
     return this.#storage.get(`edit.${this.#room}`);
   }
@@ -251,7 +255,7 @@ export class Composer {
     return t(this.#edited ? "hintEdit" : "hintSend");
   }
 
-  // For browsers whose style sheets cannot do it yet.
+  // Adapts the height of the field to its text in browsers without `field-sizing`.
   #grow() {
     if (CSS.supports("field-sizing", "content")) return;
     this.#field.style.blockSize = "auto";

@@ -1,6 +1,7 @@
-// The emoji that people use most, under their usual short names. Fetched when the first is asked for.
+// The most common emoji with their usual short names. This module is loaded when it is needed first.
 
-// By groups (smileys, people, hearts, nature, food, things, signs): an emoji's names, the first the usual one, before it.
+// One table for each group (smileys, people, hearts, nature, food, things, signs). Each emoji comes after its names,
+// the usual one first.
 const TABLES = [
   "grinning😀 smiley😃 smile😄 grin😁 laughing😆 sweat_smile😅 rofl🤣 joy😂 slight_smile🙂 upside_down🙃 melting_face🫠 " +
   "wink😉 blush😊 innocent😇 smiling_hearts🥰 heart_eyes😍 star_struck🤩 kissing_heart😘 yum😋 tongue😛 winking_tongue😜 " +
@@ -34,13 +35,13 @@ const TABLES = [
 
 const ENTRY = /([\w+,-]+)(\S+)/g;
 
-// For a picker, each under its usual name: `{ emoji: [{ name, emoji }] }`.
+// The groups for the picker, as `{ emoji: [{ name, emoji }] }` with the usual names.
 export const groups = TABLES.map((table) => ({ emoji: entriesOf(table).map(([usual]) => usual) }));
 
 const all = TABLES.flatMap((table) => entriesOf(table).flat());
 
-// What a few letters may stand for, no emoji twice: names that begin with them, names with a word that does, names that
-// hold them; the shorter first.
+// Finds emoji by a few letters, each once: first names that begin with them, then names with a word that does, then
+// names that contain them; shorter names first.
 export function find(letters, count = 20) {
   const wanted = letters.toLowerCase();
   const hits = all.filter(({ name }) => name.includes(wanted));
@@ -50,7 +51,7 @@ export function find(letters, count = 20) {
   return [...found.values()].slice(0, count);
 }
 
-// The emoji of just this name, or undefined.
+// Returns the emoji with exactly this name; undefined if there is none.
 export function emojiOf(name) {
   return all.find((entry) => entry.name === name.toLowerCase())?.emoji;
 }
@@ -60,7 +61,7 @@ function rankOf(name, wanted) {
   return place + name.length;
 }
 
-// Of each emoji its names, as `{ name, emoji }`.
+// Returns for each emoji of a table its names, as `{ name, emoji }`.
 function entriesOf(table) {
   return [...table.matchAll(ENTRY)].map(([, names, emoji]) => names.split(",").map((name) => ({ name, emoji })));
 }

@@ -1,15 +1,15 @@
-// Where an emoji is picked. It comes, with its style and its table, when it is asked for first.
+// The emoji picker. Its module, style and table are loaded when it is opened first.
 
 import { make } from "../dom.js";
 import { find, groups } from "./emoji.js";
 import { t } from "../text/translation.js";
 
-// As many as fit into 320 pixels where each can be hit by a finger.
+// As many as fit into 320 pixels if each is large enough for a finger.
 const COLUMN_COUNT = 7;
 const RECENT_COUNT = 14;
 const FOUND_COUNT = 70;
 const GAP_PX = 8;
-// One click on its own button closes the picker and would open it again.
+// A click on its button closes the picker, and within this time the same click must not open it again.
 const CLICK_MS = 300;
 
 const usual = new Map(groups.flatMap(({ emoji }) => emoji.map((entry) => [entry.emoji, entry])));
@@ -36,7 +36,7 @@ export class Picker {
     this.#element.addEventListener("beforetoggle", ({ newState }) => newState === "closed" && this.#close(null));
   }
 
-  // Resolves with an emoji, or null when the reader thought better of it. It opens at a button, which gets the focus back.
+  // Opens at a button, which gets the focus back. Resolves with an emoji, or null if the reader closes the picker.
   async pick(button) {
     if (button === this.#button && performance.now() - this.#closedAt < CLICK_MS) return null;
     if (!this.#style.isConnected) await this.#load();
@@ -46,7 +46,7 @@ export class Picker {
     this.#element.hidePopover();
     this.#element.showPopover();
     this.#place();
-    // A finger's keyboard would take half of the room.
+    // On a touch screen the keyboard would cover half of the page, so the field does not get the focus.
     const first = matchMedia("(pointer: coarse)").matches && this.#grid.querySelector("button");
     (first || this.#field).focus();
     return new Promise((resolve) => (this.#resolve = resolve));
@@ -76,7 +76,7 @@ export class Picker {
     this.#rove(this.#grid.querySelector("button"));
   }
 
-  // Above its button if there is room, centred as far as that goes.
+  // Places the picker above its button if there is room, and centred on the button as far as possible.
   #place() {
     const { top, bottom, left, right } = this.#button.getBoundingClientRect();
     const { offsetWidth: width, offsetHeight: height } = this.#element;
@@ -105,7 +105,7 @@ export class Picker {
     for (const each of this.#grid.querySelectorAll("button")) each.tabIndex = each === cell ? 0 : -1;
   }
 
-  // Escape is the browser's.
+  // The browser handles Escape.
   #keyed(event) {
     event.stopPropagation();
     const { key, target, altKey, ctrlKey, metaKey, isComposing } = event;
@@ -115,7 +115,7 @@ export class Picker {
     const next = inField ? key === "ArrowDown" && first : this.#nextOf(target, key);
     if (next) next.focus();
     else if (inField && key === "Enter") this.#take(first);
-    // A letter is one to search for, and goes there.
+    // A letter goes to the search field.
     else if (!inField && /^[^ ]$/u.test(key)) return this.#field.focus();
     else return undefined;
     return event.preventDefault();

@@ -2,16 +2,20 @@ import { cloneOf } from "../dom.js";
 import { fileOf, sizeOf } from "../text/markup.js";
 import { errorOf, t } from "../text/translation.js";
 
-// What a browser hands to the network may be megabytes, and of the last of them it tells nothing until they are gone.
+// Browsers buffer megabytes for the network and report no progress while the buffer is sent.
 const STALLED_MS = 120_000;
-// The server keeps for an hour what no message has.
+// The server deletes files that no message links to after an hour.
 const KEPT_MS = 50 * 60_000;
-// No answer; a ticket that was used or is too old, for the next one is new; too slow; too often.
+// Statuses after which an upload is tried again: no answer (0), a used or expired ticket (401), too slow (408), too
+// many requests (429).
 const TEMPORARY = [0, 401, 408, 429];
-// The server counts a name's bytes, systems its letters.
+// The server's limit for a name, in bytes of UTF-8.
 const NAME_BYTES = 255;
 
-// A file on its way to a room and in wait of its message, and its row on the page.
+// A file that is uploaded to a room and waits for its message, and its row on the page.
+//
+// States: "waiting" for its turn, then "sending", then "ready". From each of these it can become "failed", and from
+// there "waiting" again. "gone" is final: the reader has removed it, or its message was sent.
 export class Upload {
   #file;
   #name;
@@ -20,13 +24,12 @@ export class Upload {
 
   element = cloneOf("upload-template");
   room;
-  // "waiting", "sending", "ready", "failed", or "gone".
   state;
-  // What the reader has sent it with; null until then.
+  // The parcel with which the reader has sent it; null until then.
   parcel = null;
-  // Once it is ready.
+  // The server's link, once it is ready.
   link;
-  // How often it was tried in vain.
+  // The number of failed attempts.
   failures = 0;
 
   constructor(file, room) {
@@ -40,42 +43,44 @@ export class Upload {
     this.wait();
   }
 
-  // Whether the server may have forgotten it.
+  // Whether the server may have deleted it.
   get isStale() {
     return this.state === "ready" && Date.now() - this.#arrivedAt > KEPT_MS;
   }
 
-  // What the reader sees says where it goes, if that is not the room he is in. What he has not sent waits unseen there.
+  // Adapts the row to the room that is shown. A file for another room is shown, with that room's name, only if it has
+  // been sent; otherwise it is hidden until the reader returns to its room.
   showIn(room) {
     const isHere = room === this.room;
     this.#part("room").hidden = isHere;
     this.element.hidden = !isHere && !this.parcel;
   }
 
-  // From now on it goes with what was sent.
+  // The reader has sent it as a part of a parcel.
   join(parcel) {
     this.parcel = parcel;
     this.#say();
   }
 
-  // Resolves with what the server says: the file with its `link`, or an `error`. `ask` is for the ticket.
+  // Uploads the file. Resolves with the server's answer: the file with its `link`, or an `error`. `ask` gets the
+  // ticket.
   async send(ask) {
     this.state = "sending";
-    // A folder cannot be read, nor what was changed since it was chosen.
+    // Folders cannot be read, nor files that have changed since they were chosen.
     const isReadable = await this.#file.slice(-1).arrayBuffer().then(Boolean, () => false);
     if (!isReadable) return { type: "error", message: t("fileUnreadable") };
     const answer = await ask({ type: "upload", name: this.#name, size: this.#file.size }, this.room);
     return answer.type === "error" || this.state === "gone" ? answer : this.#post(answer);
   }
 
-  // To be sent, or sent once more.
+  // The file waits to be uploaded, for the first time or again.
   wait() {
     if (this.#part("retry") === document.activeElement) this.#part("cancel").focus();
     this.#become("waiting");
     this.#part("progress").value = 0;
   }
 
-  // The server has it.
+  // The server has stored the file.
   arrive(link) {
     this.link = link;
     this.failures = 0;
@@ -109,7 +114,7 @@ export class Upload {
     this.#say(reason);
   }
 
-  // What is said again would be read out again.
+  // Screen readers would read out the same note again if it was set again.
   #say(note = this.#note) {
     const part = this.#part("note");
     if (part.textContent !== note) part.textContent = note;
@@ -121,7 +126,7 @@ export class Upload {
     return this.state === "ready" ? t("fileReady") : "";
   }
 
-  // Not by fetch, which does not say how far it is.
+  // Uses XMLHttpRequest because fetch does not report the progress of an upload.
   #post({ url, ticket }) {
     const request = (this.#request = new XMLHttpRequest());
     let timer;
@@ -146,7 +151,7 @@ export class Upload {
   }
 }
 
-// Its ending says what it is, so what is too much is left out before.
+// Shortens a name to what the server accepts. The middle is left out, because the ending says what kind of file it is.
 function nameOf(name) {
   const letters = [...name.toWellFormed()];
   while (new Blob(letters).size > NAME_BYTES) letters.splice(letters.length / 2, 1);

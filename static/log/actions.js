@@ -1,26 +1,31 @@
 import { atNextFrame, byId, cloneOf, make } from "../dom.js";
 import { t } from "../text/translation.js";
 
+// The names of these are in the `quick` text of each language.
 const QUICK = ["👍", "❤️", "😂", "🎉", "👀", "🙏"];
 const GAP_PX = 8;
-// As far as the bar may reach over a bubble's upper edge, if the first line leaves it that much.
+// How far the bar can cover the upper edge of a bubble, if the first line begins low enough.
 const OVERLAP_PX = 6;
 
-// What can be done with a message: one bar, which goes to the message under the pointer, the finger or the focus.
+// The bar with the actions for a message. There is one bar, which moves to the message under the mouse, after a tap, or
+// with the focus.
+//
+// States: the bar is nowhere (`#row` is null), or at a row. At a row it shows its buttons, asks whether to delete the
+// message (`#isAsking`), or waits for the emoji picker (`#picking`), which keeps it from moving.
 export class Actions {
   #log = byId("log");
   #bar = cloneOf("actions-template");
   #row = null;
-  // Whether an emoji is being picked: until then the bar stays where it is.
+  // Whether the emoji picker is open. While it is, the bar does not move.
   #picking = false;
-  // Where the mouse is.
+  // The last position of the mouse on the screen.
   #pointer = "";
   // How far the log has to scroll down, or up if negative, before the bar fits above or below its message.
   #lackPx = 0;
   #on;
 
-  // `on` has a function each for: find (the entry of an offset), self, moderates, pick (resolves with an emoji, or null),
-  // react, reply, link, edit, remove.
+  // `on` has a function each for: find (the entry with an offset), self (the reader's name), moderates, pick (resolves
+  // with an emoji or null), react, reply, link, edit, remove.
   constructor(on) {
     this.#on = on;
     const names = t("quick").split(",");
@@ -38,7 +43,7 @@ export class Actions {
     }
   }
 
-  // After the messages have changed: when the log shows it, at the next frame.
+  // Follows a change of the messages at the next frame, when the log shows it.
   refresh = atNextFrame(() => this.#row && this.#fill());
 
   get #entry() {
@@ -53,8 +58,8 @@ export class Actions {
     return this.#bar.classList.contains("actions--asking");
   }
 
-  // Messages that scroll under a mouse at rest do not call the bar. Who goes through them by keyboard keeps it, unless he
-  // moves the mouse to one himself. A finger that is lifted has left, too.
+  // The bar does not move when messages scroll under a mouse that is at rest. While a message has the keyboard's focus,
+  // the bar stays there until the mouse is moved to a message. Lifting a finger is a pointerleave, too.
   #pointed({ type, pointerType, target, screenX, screenY }) {
     const place = `${screenX} ${screenY}`;
     const moved = place !== this.#pointer || type === "pointerleave";
@@ -95,23 +100,23 @@ export class Actions {
       else button.hidden = mayNot[action];
     }
     const content = this.#row.querySelector(".message__content");
-    // A finger has no other way to the time of a message that continues.
+    // On a touch screen, the time of a message that continues a group is shown only here.
     this.#bar.dataset.time = content.querySelector("time").textContent;
     if (this.#bar.parentElement !== content) content.append(this.#bar);
     this.#place();
     return this.#reach(0);
   }
 
-  // A message in the middle of the log may leave too little room above and below it, though together it would be enough.
-  // Only when the bar comes: a log that the reader scrolls moves as the reader says.
+  // A message in the middle of the log can leave too little room for the bar above it and below it, though not in all.
+  // Then the log scrolls, but only when the bar comes: while the reader scrolls, the log moves as they want.
   #makeRoom() {
     if (!this.#lackPx) return;
     this.#log.scrollTop += this.#lackPx;
     this.#place();
   }
 
-  // Beside the bubble where there is room; else above it, and below a message that begins above the log's edge. The bar
-  // covers text only where the log is too low for the message and the bar.
+  // Places the bar beside the bubble if there is room, otherwise above it, or below it if the message begins above the
+  // edge of the log. The bar covers text only if the log is too low for the message and the bar.
   #place() {
     const content = this.#bar.parentElement;
     if (!content) return;
@@ -121,30 +126,33 @@ export class Actions {
     const isOwn = this.#row.matches(".message--own");
     const before = document.dir === "rtl" ? row.right - box.right : box.left - row.left;
     const after = row.width - box.width - before;
-    // The time of a message that continues has its place there.
+    // Beside a message that continues a group, its time is shown on hover.
     const time = this.#row.matches(".message--continued") ? content.querySelector("time").offsetWidth + GAP_PX : 0;
     const beside = GAP_PX + time;
     const isBeside = (isOwn ? before : after) >= beside + width;
     const start = isOwn ? box.width - width : Math.max(0, box.width - width);
-    const x = isBeside ? (isOwn ? -width - beside : box.width + beside) : clamp(-before, start, row.width - before - width);
+    const besideX = isOwn ? -width - beside : box.width + beside;
+    const x = isBeside ? besideX : clamp(-before, start, row.width - before - width);
     const bubble = content.querySelector(".message__text");
     const text = bubble.offsetTop;
-    // A font may be higher than its line, and reach out of the bubble.
+    // The glyphs of a font can be higher than its line, and reach out of the bubble.
     const lines = extentOf(bubble);
     const edge = log.top - box.top + GAP_PX / 2;
     const end = log.bottom - box.top;
     const above = Math.min(text + OVERLAP_PX, lines.top - box.top) - height;
     const below = Math.max(box.height, lines.bottom - box.top);
-    // A bar of two rows is higher than many a bubble, and the last one is at the log's edge.
+    // A bar of two rows can be higher than the bubble, which may be at the lower edge of the log.
     const beneath = end - height - GAP_PX / 2;
+    const besideY = Math.min(clamp(text, edge, box.height - height), beneath);
     const isAbove = above >= edge;
     const isBelow = !isAbove && below + height <= end;
-    const y = isBeside ? Math.min(clamp(text, edge, box.height - height), beneath) : isAbove ? above : isBelow ? below : edge;
+    const y = isBeside ? besideY : isAbove ? above : isBelow ? below : edge;
     this.#lackPx = isBeside || isAbove || isBelow ? 0 : this.#lackOf(edge - above, below + height - end, log, box);
     Object.assign(this.#bar.style, { insetInlineStart: `${x}px`, insetBlockStart: `${y}px` });
   }
 
-  // The shorter way on which the message stays whole. A pixel more than it takes, because a log rounds where it is.
+  // Returns the shorter distance to scroll after which the message is still completely visible; a pixel more than
+  // necessary, because scroll positions are rounded.
   #lackOf(upPx, downPx, log, box) {
     const [up, down] = [Math.ceil(upPx) + 1, Math.ceil(downPx) + 1];
     const { scrollTop, scrollHeight, clientHeight } = this.#log;
@@ -158,7 +166,7 @@ export class Actions {
     for (const chip of this.#row?.querySelectorAll(".reactions button") ?? []) chip.tabIndex = tabIndex;
   }
 
-  // The bar is one stop for Tab; from there the arrow keys lead on.
+  // The bar is one stop for the Tab key; arrow keys move within it.
   #rove(button) {
     for (const each of this.#bar.querySelectorAll("button")) each.tabIndex = each === button ? 0 : -1;
   }
@@ -168,7 +176,7 @@ export class Actions {
     const row = button?.closest(".message");
     if (row) this.#press(button, this.#on.find(Number(row.dataset.offset)));
     else if (!pointerType || pointerType === "mouse" || target.closest("a:not(.file), button")) return;
-    // A second time sends the bar away.
+    // A second tap on the message removes the bar.
     else this.#goTo(this.#row?.contains(target) ? this.#log : target);
   }
 
@@ -186,15 +194,15 @@ export class Actions {
     const emoji = await this.#on.pick(button);
     this.#picking = false;
     if (emoji) this.#on.react(entry, emoji);
-    // Whoever clicked somewhere else is there by now.
+    // The pointer and the focus may be somewhere else by now.
     if (!this.#row?.matches(":hover, :focus-within")) this.#attach(null);
   }
 
-  // In place of the buttons, whether the message shall really go.
+  // Replaces the buttons by the question whether to delete the message, or the other way round.
   #ask(asking) {
     if (asking === this.#isAsking) return;
     const hadFocus = this.#bar.contains(document.activeElement);
-    // Else it might go from under the pointer.
+    // The bar keeps its width, so that it stays under the pointer.
     this.#bar.style.minInlineSize = asking ? `${this.#bar.offsetWidth}px` : "";
     this.#bar.classList.toggle("actions--asking", asking);
     const button = this.#bar.querySelector(asking ? "[data-do=keep]" : "[data-do=ask]");
@@ -221,7 +229,7 @@ export class Actions {
 
 const clamp = (low, value, high) => Math.max(low, Math.min(value, high));
 
-// Where the lines of a text are, and not what is around them.
+// Returns the first and last edge of the lines of a text, without the padding around them.
 function extentOf(element) {
   const range = document.createRange();
   range.selectNodeContents(element);

@@ -1,6 +1,7 @@
-// Keeps what is being read where it is, whatever is put in or taken away above it.
+// Keeps what the reader is looking at in its place, whatever is added or removed above it.
 //
-// It holds on to a text and not to its row, which grows and shrinks by a day and an author as neighbours come.
+// It keeps the place of a message's text, not of its row: a row gains or loses a day and an author as neighbours
+// change.
 export class Anchor {
   #scroller;
   #rows;
@@ -18,13 +19,13 @@ export class Anchor {
     this.#top = this.#element?.getBoundingClientRect().top;
   }
 
-  // What is read there, by its message's offset, and at which height; null where that has none.
+  // The message at the top, as `{ offset, top }`; null if the row there is not a message.
   get place() {
     const { offset } = this.#element?.closest("[data-offset]")?.dataset ?? {};
     return offset ? { offset: Number(offset), top: this.#top } : null;
   }
 
-  // Goes where a place was taken; returns whether it is still here.
+  // Scrolls to a place. Returns whether its message is loaded.
   moveTo({ offset, top }) {
     this.#element = this.#rows.find(offset)?.querySelector(".message__text");
     this.#top = top;

@@ -2,7 +2,7 @@ import { byId } from "../dom.js";
 
 const STEPS = { ArrowUp: -1, ArrowDown: 1 };
 
-// Goes from message to message by the arrow keys; Escape goes back to writing.
+// The arrow keys move the focus from message to message; Escape returns to the composer.
 export class KeyboardNavigation {
   #log = byId("log");
   #leave;
@@ -22,7 +22,7 @@ export class KeyboardNavigation {
     row?.scrollIntoView({ block: "nearest" });
   }
 
-  // From the log itself to the last message in sight.
+  // From the log itself, the first step leads to the last visible message.
   #from(current, step) {
     const rows = [...this.#log.querySelectorAll(".message[data-offset]")];
     if (current) return rows[rows.indexOf(current) + step];

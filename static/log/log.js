@@ -1,22 +1,29 @@
-// Shows a room's timeline, and lets the reader go through it: once a frame at most, the rows follow the entries.
+// Shows the timeline of a room. The rows are brought in step with the entries at most once a frame.
 //
-// At the end the log follows. Away from it nothing that is read moves, and near either edge more is fetched. The
-// timeline bounds what there is to show, and so the document.
+// States:
+// - following: the log stays at its end, whatever is added. A message that the reader sends leads here, as does
+//   scrolling to the end.
+// - not following: what the reader is looking at keeps its place, whatever is added or removed above it (`Anchor`).
+//   Scrolling up leads here, as does going to a message.
+//
+// In both states, more is fetched when the reader comes near an edge. The timeline bounds the number of rows.
 
 import { Anchor } from "./anchor.js";
 import { atNextFrame, byId } from "../dom.js";
 import { Rows } from "./rows.js";
 import { t } from "../text/translation.js";
 
+// About two lines: closer to the end than this counts as at the end.
 const NEAR_END_PX = 80;
-// About a screenful ahead.
+// More is fetched about a screen before the reader gets there.
 const FETCH_WITHIN_PX = 700;
-// A server in trouble is not asked again at every turn of the wheel.
+// After a failed fetch, so that scrolling does not ask a server in trouble again and again.
 const FETCH_PAUSE_MS = 2_500;
-// Longer than screen readers wait to gather what changed in a live region.
+// Longer than screen readers collect changes of a live region before they read them out.
 const MUTED_MS = 1_000;
+// As long as the `glow` animation in styles/message.css.
 const SHOWN_MS = 2_500;
-// What stays in sight above the line that tells where the news begin.
+// How much of the earlier messages stays visible above the "New" line.
 const BEFORE_LINE_PX = 60;
 
 export class Log {
@@ -32,45 +39,46 @@ export class Log {
   #syncSoon = atNextFrame(() => this.#sync());
   #fetching = false;
   #following = true;
-  // Whether the reader has just come, and is to be shown where he left off.
+  // Whether the reader has just come to the room, and is to be taken to the first new message.
   #arriving = false;
-  // Where he was when he went to another room, by the timeline; and where he is to be taken now.
+  // Where the reader was in each timeline, as `[generation, place]`, and the place to return to at the next frame.
   #places = new WeakMap();
   #place = null;
+  // The last known scroll position.
   #top = 0;
   #muteTimer;
 
-  // `actions` has what the buttons of a failed message do with its id: retry, discard; what fetches: older, newer; and
-  // seen, which gets the offset up to which the reader has seen everything.
+  // `actions` has a function each for: retry and discard (a failed message, by its id), older and newer (fetch, and
+  // resolve with whether there is more), and seen (the offset up to which the reader has seen everything).
   constructor(actions) {
     this.#actions = actions;
     this.#element.addEventListener("scroll", () => this.#scrolled(), { passive: true });
     this.#element.addEventListener("click", ({ target }) => this.#clicked(target));
-    // An image that is not there gives its place up.
+    // An image that cannot be loaded becomes a card of another height.
     this.#element.addEventListener("error", () => requestAnimationFrame(() => this.#settle()), true);
     this.#pill.addEventListener("click", () => this.#pressed());
     new ResizeObserver(() => this.#settle()).observe(this.#element);
   }
 
-  // At the next frame.
+  // Shows the present state of a room at the next frame.
   show(room) {
     this.#room = room;
     this.#syncSoon();
   }
 
-  // Goes to the newest message and stays with it.
+  // Scrolls to the newest message and stays at the end.
   follow() {
     this.#follow(true);
     if (this.#room) this.show(this.#room);
   }
 
-  // The reader comes to the room, or back to it.
+  // The reader comes to the room, or returns to it.
   arrive() {
     this.#arriving = this.#following;
     if (this.#room) this.show(this.#room);
   }
 
-  // Goes to a message that the timeline has, and points it out.
+  // Scrolls to a message that the timeline contains, focuses it and highlights it.
   reveal(offset) {
     this.#follow(false);
     this.#mute();
@@ -84,7 +92,7 @@ export class Log {
     this.#anchor.remember();
   }
 
-  // Has a message in sight, if it is here.
+  // Scrolls a message into view, if the timeline contains it.
   bring(offset) {
     this.#rows.find(offset)?.scrollIntoView({ block: "nearest" });
   }
@@ -93,10 +101,15 @@ export class Log {
     return this.#room.timeline;
   }
 
-  // How far it is to the end of what is here, in pixels.
+  // The distance to the end of the loaded log, in pixels.
   get #below() {
     const { scrollHeight, scrollTop, clientHeight } = this.#element;
     return scrollHeight - scrollTop - clientHeight;
+  }
+
+  // The offset of the last message of which at least the beginning is visible.
+  get #lastVisible() {
+    return this.#rows.lastAbove(this.#element.getBoundingClientRect().bottom);
   }
 
   #sync() {
@@ -106,7 +119,7 @@ export class Log {
     if (this.#place) this.#goBack();
     if (this.#arriving && this.#timeline.isJoined) this.#goToLine();
     this.#settle();
-    // These read the layout, and what writes comes after them.
+    // These two read the layout, so they come before anything else is written to the document.
     this.#fetch();
     this.#note();
     byId("empty").hidden = !this.#timeline.isJoined || this.#rows.count > 0;
@@ -114,19 +127,21 @@ export class Log {
 
   #restart() {
     const isAnother = this.#shown !== this.#timeline;
-    if (isAnother && this.#shown && !this.#following) this.#places.set(this.#shown, [this.#generation, this.#anchor.place]);
+    if (isAnother && this.#shown && !this.#following) {
+      this.#places.set(this.#shown, [this.#generation, this.#anchor.place]);
+    }
     this.#arriving ||= isAnother;
     this.#shown = this.#timeline;
     this.#generation = this.#timeline.generation;
     const [generation, place] = this.#places.get(this.#shown) ?? [];
     this.#places.delete(this.#shown);
-    // What is new goes before where he was.
+    // New messages take precedence over the place where the reader was.
     this.#place = (generation === this.#generation && !this.#room.unread.length && place) || null;
     this.#follow(!this.#place);
     this.#mute();
   }
 
-  // To where he was in this room.
+  // Scrolls to where the reader was in this room, or to the end if that message is not loaded any more.
   #goBack() {
     if (!this.#anchor.moveTo(this.#place)) this.#follow(true);
     this.#place = null;
@@ -138,7 +153,8 @@ export class Log {
     if (!following) this.#anchor.remember();
   }
 
-  // If not all that is new fits, he begins where he left off; or as near to it as the log is here.
+  // If the new messages do not fit on the screen, scrolls to the first of them, or as near to it as the loaded log
+  // allows.
   #goToLine() {
     this.#arriving = false;
     const row = this.#rows.fresh ?? (this.#room.hasMoreUnread && this.#edge.nextElementSibling);
@@ -151,21 +167,21 @@ export class Log {
     this.#anchor.remember();
   }
 
-  // A room's past is there to be read, not to be read aloud.
+  // Keeps screen readers from reading out messages that are not new.
   #mute() {
     this.#element.ariaLive = "off";
     clearTimeout(this.#muteTimer);
     this.#muteTimer = setTimeout(() => (this.#element.ariaLive = "polite"), MUTED_MS);
   }
 
-  // After anything that may have moved the rows.
+  // Keeps the place after anything that may have moved the rows.
   #settle() {
     if (this.#following) this.#element.scrollTop = this.#element.scrollHeight;
     else this.#anchor.restore();
-    this.#hold();
+    this.#remember();
   }
 
-  #hold() {
+  #remember() {
     this.#top = this.#element.scrollTop;
     if (!this.#following) this.#anchor.remember();
   }
@@ -177,10 +193,10 @@ export class Log {
     this.#element.ariaBusy = String(this.#fetching);
   }
 
-  // What has been seen, and how much there is besides.
+  // Reports what the reader has seen, and shows how many new messages there are further down.
   #note() {
     if (!this.#timeline.isJoined) return;
-    if (!document.hidden) this.#actions.seen(this.#following ? this.#timeline.position.offset : this.#rows.lastAbove(this.#element.getBoundingClientRect().bottom));
+    if (!document.hidden) this.#actions.seen(this.#following ? this.#timeline.position.offset : this.#lastVisible);
     const count = this.#room.unread.length;
     const isNear = this.#timeline.atEnd && this.#below < this.#element.clientHeight;
     this.#pill.hidden = this.#following || (count === 0 && isNear);
@@ -205,14 +221,15 @@ export class Log {
   }
 
   #scrolled() {
-    // Another room's rows may be here still.
+    // The rows may still be those of another room.
     if (!this.#room || this.#shown !== this.#timeline) return;
     const { scrollTop } = this.#element;
     const near = this.#below <= NEAR_END_PX && this.#timeline.atEnd;
     if (near && !this.#following) this.follow();
-    // Only a way up leaves the end: a scroll event may come late, when the end itself has moved on.
+    // Only scrolling up stops following. A scroll event can come late, when the log has grown and its end has moved
+    // away.
     if (!near && this.#following && scrollTop < this.#top) this.#follow(false);
-    this.#hold();
+    this.#remember();
     this.#fetch();
     this.#note();
   }

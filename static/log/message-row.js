@@ -5,7 +5,7 @@ import { Reactions } from "./reactions.js";
 import { t } from "../text/translation.js";
 import { dayOf, fillTime, wholeTime } from "../text/times.js";
 
-// One message on the page; keeps up with its entry from pending to confirmed, edited, deleted.
+// The row of a message. It follows its entry from pending to confirmed, edited or deleted.
 export class MessageRow {
   #entry;
   #revision = -1;
@@ -36,7 +36,7 @@ export class MessageRow {
     this.#reactions.show(this.#entry.reactions ?? new Map(), self);
   }
 
-  // How it stands among its neighbours: grouped with the one before, the first of its day, the first that is new.
+  // What depends on the neighbours: whether it continues a group, is the first of a day, or is the first new message.
   place({ continued, day, isFresh }) {
     this.#mark("continued", continued);
     this.#tell("day", day);

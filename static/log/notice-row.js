@@ -2,10 +2,10 @@ import { make, named } from "../dom.js";
 import { partsOf, t } from "../text/translation.js";
 import { listed } from "../text/times.js";
 
-// More names than these are a number.
+// If there are more names than this, their number is shown.
 const NAMES_LIMIT = 3;
 
-// The quiet line that says who came and who went. It belongs to no group and no day.
+// The row that says who joined and who left. It belongs to no group and no day.
 export class NoticeRow {
   #entry;
   #revision = -1;

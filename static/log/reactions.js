@@ -2,11 +2,11 @@ import { cloneOf } from "../dom.js";
 import { shown, t } from "../text/translation.js";
 import { listOf } from "../text/times.js";
 
-// More names than these are a number.
+// Names after these are counted.
 const NAMES_LIMIT = 20;
 
-// The chips under a message: one for each emoji, with how many reacted by it, and at the end one for another emoji. A chip
-// stays the element it is, so that the focus stays on it.
+// The reactions under a message: a button for each emoji with the number of people, and one to add another emoji. A
+// button is kept when the numbers change, so that the focus stays on it.
 export class Reactions {
   #element;
   #chips = new Map();
@@ -15,14 +15,14 @@ export class Reactions {
     this.#element = element;
   }
 
-  // `reactions` are the names by emoji; `self` is the reader's.
+  // `reactions` maps each emoji to names; `self` is the reader's name.
   show(reactions, self) {
     for (const emoji of this.#chips.keys()) if (!reactions.has(emoji)) this.#remove(emoji);
     for (const [emoji, names] of reactions) this.#fill(this.#chipOf(emoji), emoji, names, self);
     this.#element.hidden = reactions.size === 0;
   }
 
-  // The focus does not go with it.
+  // If the button has the focus, the focus goes to the message.
   #remove(emoji) {
     const chip = this.#chips.get(emoji);
     if (chip.contains(document.activeElement)) this.#element.closest(".message").focus();

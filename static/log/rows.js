@@ -1,19 +1,20 @@
-// The rows of the log: brought in step with the entries in one walk, whether these were added, confirmed, moved or
-// replaced.
+// The rows of the log. `show` brings them in step with the entries in one pass, whether entries were added, confirmed,
+// moved or replaced.
 
 import { MessageRow } from "./message-row.js";
 import { NoticeRow } from "./notice-row.js";
 import { dayOf, nearDayOf } from "../text/times.js";
 
+// Messages by one person within this time form a group, with one avatar and one name.
 const GROUP_WITHIN_MS = 5 * 60_000;
 
 export class Rows {
   #edge;
   #rows = new Map();
-  // The first message that the reader has not seen, as he left it: a row's element.
+  // The element of the first message below the "New" line; null if there is none.
   fresh = null;
 
-  // The rows follow `edge`, in the same element.
+  // The rows come after `edge`, in the same parent.
   constructor(edge) {
     this.#edge = edge;
   }
@@ -22,7 +23,7 @@ export class Rows {
     return this.#rows.size;
   }
 
-  // The element of a message, by its offset.
+  // The element of the message with an offset; undefined if it is not shown.
   find(offset) {
     for (const [entry, { element }] of this.#rows) {
       if (entry.offset === offset) return element;
@@ -30,7 +31,7 @@ export class Rows {
     return undefined;
   }
 
-  // The offset of the last message that begins above a height in the window; 0 where none does.
+  // The offset of the last message that begins above a height in the window; 0 if there is none.
   lastAbove(height) {
     const above = [...this.#rows.keys()].slice(0, this.#countWhile(({ top }) => top < height));
     return above.findLast(({ offset }) => offset)?.offset ?? 0;
@@ -56,13 +57,14 @@ export class Rows {
     this.#arrange(room);
   }
 
-  // How many rows lie as told before one does not, and with it all that follow. A look at each would be dear.
-  #countWhile(lies) {
+  // How many rows at the beginning fulfil a condition that all rows after them do not. The search is binary, because
+  // asking for the place of every row would be expensive.
+  #countWhile(fulfils) {
     const rows = [...this.#rows.values()];
     let low = 0;
     for (let high = rows.length; low < high; ) {
       const middle = (low + high) >> 1;
-      if (lies(rows[middle].element.getBoundingClientRect())) low = middle + 1;
+      if (fulfils(rows[middle].element.getBoundingClientRect())) low = middle + 1;
       else high = middle;
     }
     return low;
@@ -74,8 +76,9 @@ export class Rows {
     }
   }
 
-  // Groups what one person wrote in a row, names each day that begins (today only after another), and tells where the
-  // reader left off: `line` is the offset of the last message that he has seen, which has to be here.
+  // Groups messages by one person, puts a day above its first message (today only after another day), and places the
+  // "New" line. `line` is the offset of the last message that was read; the "New" line is shown only if that message is
+  // loaded.
   #arrange({ line, timeline }) {
     const today = dayOf(new Date());
     let previous = null;

@@ -1,17 +1,17 @@
-// What a message is on this page: one object from pending to confirmed, whose `revision` grows with every change, so
-// that a view can follow it.
+// A message on this page is one object, an entry, from pending to confirmed. Its `revision` grows with every change, so
+// that a row of the log knows when to render again.
 
 export function change(entry, fields) {
   return Object.assign(entry, fields, { revision: entry.revision + 1 });
 }
 
-// Makes an entry the message that a publication describes, in its present state.
+// Turns an entry into the confirmed message that a publication describes.
 export function confirm(entry, { type, room, ...message }, own) {
   const reactions = new Map(Object.entries(message.reactions ?? {}));
   return change(entry, { ...message, reactions, own, order: message.offset, state: "confirmed" });
 }
 
-// Carries out an edit, a deletion or a reaction; once more changes nothing.
+// Applies an edit, a deletion or a reaction. Applying it again changes nothing.
 export function amend(entry, publication) {
   const fieldsOf = AMENDMENTS[publication.type];
   if (fieldsOf && !entry.deleted) change(entry, fieldsOf(publication, entry));

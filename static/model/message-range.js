@@ -1,9 +1,9 @@
-// A piece of a room's log without a gap: messages in the order of their offsets, and between them the lines that say
-// who came and went, which have no offset of their own.
+// A part of a room's log without a gap: messages in the order of their offsets, and between them notices of people who
+// joined and left, which have no offset.
 export class MessageRange {
   #entries;
 
-  // Whether nothing comes before it.
+  // Whether the range begins where the log begins.
   atStart;
 
   constructor(entries = [], atStart = false) {
@@ -19,7 +19,7 @@ export class MessageRange {
     return this.#entries.length;
   }
 
-  // The offsets of the first and the last message; undefined where there is none.
+  // The offsets of the first and the last message; undefined if there is no message.
   get first() {
     return this.#entries.find(({ offset }) => offset)?.offset;
   }
@@ -58,11 +58,12 @@ export class MessageRange {
     if (this.#entries.splice(0, Math.max(0, this.length - count)).length) this.atStart = false;
   }
 
-  // What follows the other range's end here, at most `count` entries; null where there is a gap between them.
+  // The entries of this range that follow the end of the other one, at most `count`; null if there is a gap between
+  // them.
   after({ entries, last }, count) {
     if (!(last >= this.first)) return null;
     const index = this.#entries.indexOf(entries.at(-1));
-    // A page of history may be ahead of the stream by a moment.
+    // A page of history can contain a message that has not arrived as an event yet.
     return index < 0 ? [] : this.#entries.slice(index + 1, index + 1 + count);
   }
 }

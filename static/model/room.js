@@ -2,11 +2,11 @@ import { mentions } from "../text/markup.js";
 import { Roster } from "./roster.js";
 import { Timeline } from "./timeline.js";
 
-// A room that this page is in, shown or not: what is said there, who is there, and how far the reader has come.
+// A room that the reader is in, shown or not: its timeline, its people, and how far the reader has read.
 export class Room {
   #storage;
   #confirmed;
-  // Up to which message he has read; null before the first visit, which begins with nothing unread.
+  // The offset of the last message that was read; null before the first visit, which starts with nothing unread.
   #read = null;
   #line = null;
 
@@ -14,13 +14,13 @@ export class Room {
   timeline;
   roster = new Roster();
   joined = false;
-  // Whether it has been put among the rooms that this browser remembers.
+  // Whether the room has been added to the rooms that this browser remembers.
   isKept;
-  // Why the server did not let him in: the `error`.
+  // The server's `error` if it refused the join; null otherwise.
   refusal = null;
   moderates = false;
 
-  // `confirmed` gets the id of each message that has left the outbox.
+  // `confirmed` is called with the id of each message that leaves the timeline's outbox.
   constructor(name, storage, confirmed) {
     this.name = name;
     this.#storage = storage;
@@ -28,45 +28,46 @@ export class Room {
     this.forget();
   }
 
-  // Begins anew, as if nobody had been here.
+  // Starts over, as if the reader had never been here.
   forget() {
     this.timeline = new Timeline(this.#confirmed);
     this.#read = this.#line = null;
     this.isKept = false;
   }
 
-  // Whom the reader may call, who wrote last first.
+  // The names offered for a mention, most recent authors first.
   get others() {
     const authors = this.timeline.newest.map(({ username }) => username).reverse();
     return [...new Set([...authors, ...this.roster.names])].filter((name) => name && name !== this.roster.self);
   }
 
-  // What the others wrote since.
+  // The messages by others after the last one that was read.
   get unread() {
-    return this.#read === null ? [] : this.timeline.newest.filter((entry) => this.#isNews(entry) && entry.offset > this.#read);
+    if (this.#read === null) return [];
+    return this.timeline.newest.filter((entry) => this.#isNews(entry) && entry.offset > this.#read);
   }
 
-  // Whether there is more of it than is here.
+  // Whether there are unread messages that are not loaded.
   get hasMoreUnread() {
     return this.#read !== null && !this.timeline.startsBefore(this.#read + 1);
   }
 
-  // Whether any of it calls the reader.
+  // Whether an unread message mentions the reader.
   get called() {
     return this.unread.some(({ text }) => mentions(text, this.roster));
   }
 
-  // Whether something that was written here could not be sent.
+  // Whether a message that was written here could not be sent.
   get hasFailed() {
     return this.timeline.outbox.some(({ state }) => state === "failed");
   }
 
-  // After which message the "new messages" line stands, for as long as this visit lasts.
+  // The offset of the message above the "New" line, or null. It stays the same during a visit.
   get line() {
     return this.#line;
   }
 
-  // The reader comes, or comes back.
+  // The reader comes to the room, or returns to it.
   visit() {
     this.#line = this.unread.length ? this.#read : null;
   }
@@ -76,7 +77,7 @@ export class Room {
     this.joined = true;
     this.refusal = null;
     this.moderates = reply.rights?.includes("moderate") ?? false;
-    // Of another history nothing was read.
+    // Nothing has been read of a history that is new.
     if (this.timeline.isJoined && this.timeline.position.epoch !== reply.epoch) this.#read = this.#line = null;
     const isFirst = this.#read === null && !this.#mark;
     this.timeline.accept(reply);
@@ -85,7 +86,7 @@ export class Room {
     else this.#read = Math.min(Math.max(this.#read, this.#kept), reply.offset);
   }
 
-  // He has seen everything up to here.
+  // The reader has seen everything up to `offset`. Returns whether that is more than before.
   read(offset) {
     if (!this.timeline.isJoined || offset <= (this.#read ?? -1)) return false;
     this.#read = Math.max(offset, this.#kept);
@@ -93,14 +94,14 @@ export class Room {
     return true;
   }
 
-  // Takes over what was read in another tab; returns whether that is more.
+  // Takes over how far another tab has read. Returns whether that is more than before.
   recall() {
     if (!this.timeline.isJoined || this.#kept <= this.#read) return false;
     this.#read = this.#kept;
     return true;
   }
 
-  // What this browser remembers of it: the epoch, and the offset.
+  // How far the reader has read according to this browser: epoch and offset.
   get #mark() {
     return this.#storage.get(`read.${this.name}`);
   }

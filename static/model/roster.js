@@ -3,14 +3,14 @@ import { locale } from "../text/translation.js";
 // Guest 2 comes before Guest 10.
 const inOrder = new Intl.Collator(locale, { numeric: true }).compare;
 
-// Who is in the room. The names may be fewer than the number: in a big room the server does not tell them all.
+// The people in a room. In a big room the server does not list all names, so `online` can be more than there are names.
 export class Roster {
   #names = new Set();
 
   self = "";
   online = 0;
 
-  // Yourself first, then by the reader's alphabet.
+  // The reader first, then the others in the alphabetical order of the reader's language.
   get names() {
     const others = [...this.#names].filter((name) => name !== this.self);
     others.sort(inOrder);

@@ -1,18 +1,25 @@
-// A room's messages as this page knows them; no document here.
+// The messages of a room as this page knows them. It knows nothing of the document.
 //
-// The `tail` is the end of the log, and always here; after it comes the `outbox`, what was written here and is not
-// confirmed yet. Who reads further back has an `excerpt` beside it, which grows until it meets the tail again.
-// Position = (epoch, offset): everything up to the offset is here, which is what makes a rejoin lossless.
+// - The `tail` is the end of the log, and always exists. Live publications go there.
+// - The `outbox` follows the tail: messages that were written here and are not confirmed yet.
+// - The `excerpt` exists while the reader looks at an earlier part of the log. It is shown in place of the tail, and
+//   grows until it meets the tail, then it becomes the tail.
+//
+// Invariants: tail and excerpt have no gaps, and each holds at most ITEMS_LIMIT entries, except that nothing is removed
+// from what the reader is reading. A message is one entry even if it is in both ranges. The position (epoch, offset)
+// says that every publication up to the offset has been applied, so that a rejoin from there loses nothing.
 
 import { amend, change, confirm } from "./entries.js";
 import { MessageRange } from "./message-range.js";
 
-// As many as the document bears; of each range.
+// Entries in a range. It bounds the document, and so the time of a layout.
 const ITEMS_LIMIT = 300;
-// At the end, so many go at once: whatever goes moves all the rows, which costs far more than one that comes.
+// Entries that are removed from a full tail at once. Each removal moves all rows, which costs far more than an
+// addition.
 const ITEMS_DROPPED = 50;
+// Entries by which an excerpt grows at a time, as a page of history does.
 const PAGE_COUNT = 50;
-// Changes remembered for messages that are just being fetched. The last ones are enough: the last word wins.
+// Changes that are remembered for messages that are being fetched. The newest are enough: a later change wins.
 const CHANGES_LIMIT = 300;
 
 export class Timeline {
@@ -26,25 +33,25 @@ export class Timeline {
   #onConfirmed;
 
   self = "";
-  // Grows when the log was replaced rather than continued.
+  // Grows when the log is replaced and not continued.
   generation = 0;
 
-  // `confirmed` gets the id of each message that has left the outbox.
+  // `confirmed` is called with the id of each message that leaves the outbox.
   constructor(confirmed = () => {}) {
     this.#onConfirmed = confirmed;
   }
 
-  // The end of the log, whatever is shown.
+  // The entries at the end of the log, whichever part of it is shown.
   get newest() {
     return this.#tail.entries;
   }
 
-  // Whether everything from an offset on is here.
+  // Whether everything from an offset on is loaded.
   startsBefore(offset) {
     return this.#tail.atStart || this.#tail.first <= offset;
   }
 
-  // What is there of the log, in order.
+  // The entries to show, in order, without the outbox.
   get items() {
     return this.#shown.entries;
   }
@@ -81,7 +88,7 @@ export class Timeline {
     return this.#shown.last;
   }
 
-  // Whether the reader stays at the end; else nothing is taken from what he reads.
+  // Whether the log follows its end. While it does not, nothing is removed from what the reader is reading.
   set following(following) {
     this.#following = following;
     if (!following) return;
@@ -93,12 +100,13 @@ export class Timeline {
     return this.#tail.find(offset) ?? this.#excerpt?.find(offset);
   }
 
-  // The reader's last message that can still be changed.
+  // The reader's newest message that can still be changed.
   get lastOwn() {
     return this.#tail.entries.findLast(({ own, deleted }) => own && !deleted);
   }
 
-  // Takes the reply to a join: goes on if the server recovered the rest, else begins anew. Keeps the outbox.
+  // Takes the reply to a join: continues if the server recovered what was missed, and starts over otherwise. The outbox
+  // stays in both cases.
   accept({ username, epoch, offset, recovered, messages }) {
     this.self = username;
     if (!recovered || epoch !== this.#epoch) this.#restart();
@@ -110,7 +118,8 @@ export class Timeline {
     this.#offset = offset;
   }
 
-  // Takes one live publication. "hole" means that one before it is missing: nothing was taken, so recover.
+  // Takes a live publication. Returns "new", "seen" for one that was applied before, or "hole" if the publication
+  // before it is missing; then nothing was applied, and the page has to recover.
   apply(publication) {
     if (!this.isJoined || publication.offset <= this.#offset) return "seen";
     if (publication.offset > this.#offset + 1) return "hole";
@@ -119,7 +128,7 @@ export class Timeline {
     return "new";
   }
 
-  // Takes the page of history before what is there.
+  // Takes the page of history before what is shown.
   prepend({ messages, more }) {
     const shown = this.#shown;
     shown.prepend(this.#entriesOf(messages));
@@ -130,20 +139,20 @@ export class Timeline {
     this.#tail.keepLast(ITEMS_LIMIT);
   }
 
-  // Takes the page after it. An empty one says that there is nothing between it and the tail.
+  // Takes the page of history after the excerpt. An empty page says that nothing lies between the excerpt and the tail.
   append({ messages }) {
     this.#excerpt.append(messages.length ? this.#entriesOf(messages) : this.#tail.entries);
     this.#excerpt.keepLast(ITEMS_LIMIT);
   }
 
-  // Lengthens the excerpt by what the tail has; false where the two have not met yet.
+  // Extends the excerpt by entries of the tail. Returns false if there is a gap between them.
   grow() {
     if (this.atEnd) return true;
     const next = this.#tail.after(this.#excerpt, PAGE_COUNT);
     if (!next) return false;
     this.#excerpt.append(next);
     this.#excerpt.keepLast(ITEMS_LIMIT);
-    // It has come to the end: it is the tail now.
+    // The excerpt has reached the end of the log, so it becomes the tail.
     if (this.#excerpt.entries.at(-1) === this.#tail.entries.at(-1)) {
       this.#tail = this.#excerpt;
       this.#excerpt = null;
@@ -151,13 +160,13 @@ export class Timeline {
     return true;
   }
 
-  // Takes a page from anywhere in the log, to be shown instead.
+  // Takes a page from anywhere in the log, and shows it instead of what was shown.
   excerpt({ messages, more }) {
     this.#following = false;
     this.#excerpt = new MessageRange(this.#entriesOf(messages), !more);
   }
 
-  // Takes what was written here, unless it is here already.
+  // Adds a message that was written here to the outbox, and returns its entry, which may exist already.
   compose(draft) {
     const known = this.#outbox.get(draft.id);
     if (known) return known;
@@ -166,7 +175,8 @@ export class Timeline {
     return entry;
   }
 
-  // The server says that this message is published already, under this offset. One from before the tail is past.
+  // The server says that a message was published earlier, with this offset. If it lies before the tail, it is not
+  // shown.
   acknowledge({ id, offset }) {
     const entry = this.#release(id);
     if (!entry || this.#tail.find(offset) || !(this.#tail.atStart || offset > this.#tail.first)) return;
@@ -187,13 +197,14 @@ export class Timeline {
     this.#outbox.delete(id);
   }
 
-  // A line that tells who came and who went, with nothing said in between. It has no number of its own and stays behind
-  // what was there when it came.
+  // Notes that a person joined or left. Notices with no message between them share an entry, which has no offset and
+  // stays behind the message that was the last one when the entry was created.
   note({ type, username }) {
     const last = this.#tail.entries.at(-1);
-    const line = last?.kind === "notice" ? last : { kind: "notice", join: [], leave: [], revision: 0, order: this.#offset };
+    const fresh = { kind: "notice", join: [], leave: [], revision: 0, order: this.#offset };
+    const line = last?.kind === "notice" ? last : fresh;
     const opposite = type === "join" ? "leave" : "join";
-    // Who went and is back, or the other way round, is not worth a word.
+    // A person who left and came back, or came and left, is not mentioned.
     const back = line[opposite].includes(username);
     const names = (kind) => line[kind].filter((name) => name !== username);
     change(line, { [opposite]: names(opposite), [type]: back ? names(type) : [...names(type), username] });
@@ -251,7 +262,8 @@ export class Timeline {
     return entry;
   }
 
-  // The waiting message that this publication is. Anybody may choose any id, so the author has to be right too.
+  // The entry in the outbox that this publication confirms. Others can use the same id, so the author has to match,
+  // too.
   #claim({ id, username }) {
     const entry = this.#outbox.get(id);
     const ours = entry && (username === entry.username || username === this.self);
@@ -265,7 +277,7 @@ export class Timeline {
     return entry;
   }
 
-  // A tail that is full forgets its beginning, but not while somebody reads it.
+  // Adds an entry to the tail. A full tail loses its oldest entries, but not while the reader is reading them.
   #insert(entry) {
     const full = this.#tail.length >= ITEMS_LIMIT;
     if (full && !this.#following) this.#excerpt ??= new MessageRange(this.#tail.entries, this.#tail.atStart);

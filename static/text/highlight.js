@@ -1,5 +1,5 @@
-// Which words of a text a search has found. The rules are the server's: words count without case and accents, and a
-// star after a word stands for how it may go on.
+// Finds the words of a text that a search matched. The rules are the server's: case and accents do not count, and a
+// star after a word stands for any ending.
 
 import { unaccented } from "./folding.js";
 
@@ -7,13 +7,13 @@ const WORD = /([\p{L}\p{N}\p{M}]+)/u;
 const QUERY_WORD = /([\p{L}\p{N}\p{M}]+)(\*?)/gu;
 const BEFORE_HIT_CHARS = 60;
 
-// What was typed so far, as a query: the last word may be unfinished.
+// Returns the query for what was typed so far: the last word may be unfinished.
 export function queryOf(typed) {
   const query = typed.trim();
   return /[\p{L}\p{N}\p{M}]$/u.test(query) && query.split('"').length % 2 ? `${query}*` : query;
 }
 
-// A text in pieces, of which every second is a hit; the first is not long.
+// Divides a text into pieces, every second of which is a match. The first piece is shortened.
 export function piecesOf(text, query) {
   const terms = [...query.matchAll(QUERY_WORD)].map(([, word, star]) => [unaccented(word), star]);
   const isHit = (word) => terms.some(([term, star]) => (star ? word.startsWith(term) : word === term));

@@ -1,8 +1,10 @@
-// How a text looks: paragraphs, quotes, lists, code, emphasis, links, files, mentions.
+// Turns the text of a message into elements: paragraphs, quotes, lists, code, emphasis, links, files, mentions.
 //
-// A text is read by lines, those by tokens, and what they mean becomes elements: nothing that somebody wrote is ever read
-// as HTML. What has been read is not read again, no sign looks farther ahead than a bound or the next of its kind, and
-// nothing nests deeply: the time grows with the length, whatever was written.
+// A text is divided into lines, lines into tokens, and each token becomes an element or text. Nothing that somebody
+// wrote is ever parsed as HTML.
+//
+// Whatever was written, the time is proportional to the length: no line is read twice, no token looks farther ahead
+// than a fixed number of letters or the next character of its kind, and the depth of nesting is bounded.
 
 import { make } from "../dom.js";
 import { folded } from "./folding.js";
@@ -10,9 +12,11 @@ import { addressOf, decoded } from "./room-address.js";
 import { locale, t } from "./translation.js";
 
 const NESTING_DEPTH = 3;
-// Images are scaled down into this box, in pixels, before they are there; none gets too thin to be hit.
+// Images are scaled down to fit into this box, in pixels, before they are loaded. No side gets shorter than a finger
+// can hit (24 px: WCAG 2.2, 2.5.8).
 const IMAGE_BOX = { width: 352, height: 288 };
 const THIN_PX = 24;
+// A reply quotes this much of the message.
 const QUOTED_LINES = 3;
 const QUOTED_CHARS = 240;
 
@@ -26,13 +30,14 @@ const REPLY = /^@(.+) #(\d{1,15})$/;
 const ANSWER = /^> @(.+) #\d{1,15}\n((?:>.*\n)*)\n*/;
 const FILE = /^\/files\/[a-z2-7]{32}\/([^/]+)$/;
 
-// An address ends where white space does, a quotation mark, what shows nothing or turns the direction, the full-width
-// punctuation of languages without spaces; before what ends a sentence, and brackets that it does not hold as a pair.
+// An address ends before white space, a quotation mark, an invisible character or one that changes the direction, and
+// the full-width punctuation of languages without spaces. Punctuation at the end of a sentence does not belong to it,
+// nor does a bracket without its counterpart in the address.
 const WORD_START = "(?<![\\p{L}\\p{N}\\p{M}/#&@])";
 const HTTP = "[Hh][Tt]{2}[Pp][Ss]?://";
 const LETTER = '[^\\s<>()[\\]"`\\p{C}\\u3000-\\u303f\\uff01-\\uff1f]';
 const REST = `(?:${LETTER}|\\(${LETTER}*\\)|\\[${LETTER}*\\])+(?<![.,:;!?'*_~…’”»])`;
-// Code, addresses, a room, whom a mention may call (a name has 32 letters at most), signs of emphasis.
+// Code, an address, a room, the text after an @ that may be a name (at most 32 letters), and marks of emphasis.
 const TOKEN = new RegExp(
   [
     "(?<ticks>`{1,3})(?<code>[^`]+)\\k<ticks>",
@@ -46,33 +51,34 @@ const TOKEN = new RegExp(
 );
 const MARKS = { "*": "em", _: "em", "**": "strong", "~~": "s" };
 const BEFORE_MARK = /^$|[\s\p{Ps}\p{Pi}\p{Pd}\p{Cs}"'*_~]/u;
-// Scripts that put no space between words.
+// Scripts without spaces between words.
 const UNSPACED = /^[\p{sc=Han}\p{sc=Hira}\p{sc=Kana}\p{sc=Thai}\p{sc=Laoo}\p{sc=Khmr}\p{sc=Mymr}]/u;
 const WORD = /^[\p{L}\p{N}\p{M}]/u;
-// Without any, it is a face: (*_*)
+// Emphasis needs one of these: (*_*) is a face.
 const MARKABLE = /[\p{L}\p{N}\p{ExtPict}]/u;
 const EMOJI_ONLY = /^(?:\s*\p{RGI_Emoji}){1,8}\s*$/v;
 
 const NOBODY = { self: "", names: [] };
 const OUTSIDE = { target: "_blank", rel: "noopener noreferrer nofollow ugc" };
 
-// The nodes of a text, as `self` sees it, where the `names` can be mentioned; these are asked for only if needed.
+// Returns the elements of a text. `context` has `self`, the reader's name, and `names`, which can be mentioned; `names`
+// is read only if the text needs it.
 export function nodesOf(text, context) {
   const blocks = new Reader(context).read(text);
-  // What is inside a block has no direction of its own, and goes by the style sheet.
+  // Only blocks get a direction of their own; styles/text.css handles what is inside them.
   for (const block of blocks) block.dir = "auto";
   return blocks;
 }
 
-// Whether a text calls `self`: not in code, nor as a part of another's name, and of what it quotes only as whom it
-// answers.
+// Whether a text mentions `self`. A mention in code or in a quote does not count, nor does a name that only begins like
+// that; but a reply to `self` does.
 export function mentions(text, context) {
   if (!folded(text).includes(`@${folded(context.self)}`)) return false;
   const root = make("div", {}, nodesOf(text, context));
   return root.querySelector(".mention--self:not(blockquote > :not(cite) *)") !== null;
 }
 
-// In one line, without signs and, if there is anything else, without quotes.
+// Returns a text in one line without markup, and without quotes unless there is nothing else.
 export function plainOf(text) {
   const blocks = nodesOf(text, NOBODY);
   const own = blocks.filter((block) => block.tagName !== "BLOCKQUOTE");
@@ -81,7 +87,7 @@ export function plainOf(text) {
   return root.textContent.replace(/\s+/g, " ").trim();
 }
 
-// What the answer to a message begins with.
+// Returns the quote with which a reply to a message begins.
 export function quoteOf({ username, offset, text }) {
   const lines = text.split("\n").filter((line) => line.trim() && !QUOTE.test(line));
   const named = lines.slice(0, QUOTED_LINES).join("\n").replace(TOKEN, (token) => fileOf(token)?.name ?? token);
@@ -91,13 +97,14 @@ export function quoteOf({ username, offset, text }) {
   return `${`@${username} #${offset}\n${quoted}`.replace(/^/gm, "> ")}\n\n`;
 }
 
-// A text taken apart: such a quote ("" where there is none) and the rest; and of the quote whom it answers, and what.
+// Divides a text into the quote of a reply ("" if it is no reply) and the rest. `name` and `quoted` are the author and
+// the text of the message that is answered.
 export function answerOf(text) {
   const [quote, name, lines = ""] = ANSWER.exec(text) ?? [""];
   return { quote, name, quoted: lines.replace(/^> ?/gm, "").trim(), text: text.slice(quote.length) };
 }
 
-// A text in two: what was written, and at its end the links of files, a line each.
+// Divides a text into what was written and the links of files at its end, one a line.
 export function filesOf(text) {
   const lines = text.split("\n");
   let end = lines.length;
@@ -108,7 +115,7 @@ export function filesOf(text) {
 // Whether a text is one to eight emoji and nothing else.
 export const isEmojiOnly = (text) => EMOJI_ONLY.test(text);
 
-// A number of bytes, for people.
+// Returns a number of bytes in words.
 export function sizeOf(bytes) {
   const step = Math.min(Math.floor(Math.log10(Math.max(bytes, 1)) / 3), 3);
   const unit = ["byte", "kilobyte", "megabyte", "gigabyte"][step];
@@ -117,13 +124,13 @@ export function sizeOf(bytes) {
   return new Intl.NumberFormat(locale, options).format(bytes / 1_000 ** step);
 }
 
-// The file that an address of this server's is of, or null.
+// Returns the file that an address of this server refers to; null if it refers to none.
 export function fileOf(address) {
   const url = urlOf(address, location);
   const [, name] = (url?.origin === location.origin && FILE.exec(url.pathname)) || [];
   if (!name) return null;
   const [size, width, height] = ["size", "width", "height"].map((key) => countOf(url.searchParams.get(key)));
-  // A change of direction could put another ending on the name.
+  // Characters that change the direction could hide the true ending of the name.
   const shown = decoded(name).replace(/[\p{Cc}\p{Bidi_C}]/gu, "");
   return { name: shown, size, width, height, href: url.pathname + url.search };
 }
@@ -140,7 +147,7 @@ class Reader {
     return this.#blocks(text.split("\n"), 0);
   }
 
-  // What reads a block takes its lines from a pile, where the first is on top.
+  // Lines are read from a pile with the first line on top; each kind of block takes its lines from there.
   #blocks(lines, depth) {
     const pile = lines.reverse();
     const blocks = [];
@@ -164,13 +171,13 @@ class Reader {
     const lines = take(pile, (line) => QUOTE.test(line)).map((line) => line.replace(QUOTE, ""));
     const [, name, offset] = REPLY.exec(lines[0]) ?? [];
     const blocks = this.#blocks(lines.slice(name ? 1 : 0), depth + 1);
-    // Who is answered, as the way to his message.
+    // The author of the message that is answered, as a button that leads to it.
     const attributes = { type: "button", class: "reply", "data-reveal": offset, title: t("showAnswered") };
     if (name) blocks.unshift(make("cite", {}, [make("button", attributes, [this.#mention(name, name)])]));
     return blocks.length ? make("blockquote", {}, blocks) : make("p", {}, [">"]);
   }
 
-  // Numbers stay what was written.
+  // Items keep the numbers that were written.
   #list(pile, depth) {
     const [, number] = ITEM.exec(pile.at(-1));
     const list = make(number ? "ol" : "ul");
@@ -187,7 +194,7 @@ class Reader {
 
   #line(text) {
     const nodes = [];
-    // The signs of emphasis that wait for their like: at most one of each.
+    // The marks of emphasis that wait for their counterpart, at most one of each kind.
     const open = [];
     let end = 0;
     TOKEN.lastIndex = 0;
@@ -205,14 +212,14 @@ class Reader {
     return nodes;
   }
 
-  // What a token is; null for one that means nothing.
+  // Returns the element for a token; null if the token is only text.
   #nodeOf(token, { code, exact, address, room, ahead }) {
     if (code) return make("code", {}, [code]);
     if (room) return make("a", { class: "room-link", href: addressOf(room) }, [token]);
     return ahead ? this.#called(ahead) : linkOf(exact ?? address);
   }
 
-  // The longest name that fits belongs to the token.
+  // Finds the longest name that the text begins with, which is then part of the token.
   #called(ahead) {
     this.#names ??= new Set([this.#context.self, ...this.#context.names].map(folded));
     for (let { length } = ahead; length; length -= 1) {
@@ -230,10 +237,11 @@ class Reader {
   }
 }
 
-// Puts a sign of emphasis to the nodes of a line: it ends what its like began, begins something, or is only a sign.
+// Adds a mark of emphasis to the nodes of a line. It ends what its counterpart began, begins something, or is only
+// text.
 function emphasize(sign, before, after, nodes, open) {
   const begun = open.findIndex((each) => each.sign === sign);
-  // Names of files have underscores in any script.
+  // Underscores within a word are never marks: names of files have them in any script.
   const inText = (letter) => sign[0] !== "_" && UNSPACED.test(letter);
   if (begun >= 0 && /\S/.test(before) && (!WORD.test(after) || inText(after))) {
     const [{ at }] = open.splice(begun);
@@ -249,7 +257,8 @@ function emphasize(sign, before, after, nodes, open) {
   nodes.push(sign);
 }
 
-// Code, up to the end where nothing closes it. A word after the fence is a language, and not shown.
+// Returns a block of code, which goes to the end of the text if nothing closes it. A word after the fence names a
+// language and is not shown.
 function fenced(pile) {
   const lines = [pile.pop(), ...take(pile, (line) => !FENCE_END.test(line)), ...pile.splice(-1)];
   const whole = lines.join("\n");
@@ -257,8 +266,9 @@ function fenced(pile) {
   return code.trim() ? make("pre", {}, [make("code", {}, [code])]) : make("p", {}, [whole]);
 }
 
-// The text of a link is the address itself, so that it cannot pretend to be another one. A host in other than plain
-// letters is shown as what the browser makes of it; none may hide behind a user's name.
+// Returns a link; null for an address with a user name, which could pass for the host. The text of a link is its
+// address, so that it cannot pretend to be another one; a host in other than ASCII letters is shown as the browser
+// encodes it.
 function linkOf(address) {
   const file = fileOf(address);
   if (file) return cardOf(file);
@@ -269,7 +279,7 @@ function linkOf(address) {
   return make("a", { dir: "ltr", href: url.href, ...OUTSIDE }, [shown]);
 }
 
-// An image, or what can be downloaded; what turns out to be no image is the latter.
+// Returns a card for a file: an image, or a link to download it. An image that cannot be loaded becomes the latter.
 function cardOf({ name, size, width, height, href }) {
   const link = make("a", { class: "file", href, ...OUTSIDE }, [make("bdi", { class: "file__name" }, [name])]);
   if (size) link.dataset.size = sizeOf(size);
@@ -291,7 +301,7 @@ function cardOf({ name, size, width, height, href }) {
 
 const unwrapped = (block) => (block.tagName === "P" ? [...block.childNodes] : [block]);
 
-// Takes lines from a pile as long as they pass.
+// Takes lines from a pile as long as they pass a test.
 function take(pile, test) {
   const lines = [];
   while (pile.length && test(pile.at(-1))) lines.push(pile.pop());

@@ -2,10 +2,11 @@ import { unaccented } from "./folding.js";
 
 const DEFAULT_ROOM = "lobby";
 
+// The server's rule, in src/fastchat/protocol/names.py.
 const ROOM_PATTERN = /^[a-z0-9._-]{1,64}$/;
 
-// Reads from the address the room, and the message there if it names one: #room/42. `valid` tells whether it is a room;
-// `room` is what was asked for either way.
+// Parses the part of the address after the #: a room, and possibly a message in it, as in #room/42. `room` is the name
+// that was asked for, and `valid` says whether a room can have it.
 export function roomFromHash(hash) {
   const [, asked, offset] = /^#?(.*?)(?:\/(\d{1,15}))?$/s.exec(hash);
   const room = decoded(asked).toLowerCase() || DEFAULT_ROOM;
@@ -14,7 +15,7 @@ export function roomFromHash(hash) {
 
 export const isRoom = (name) => ROOM_PATTERN.test(name);
 
-// What somebody typed, as far as it can be a room: "#Café Sud" is cafe-sud. It may also be a room's whole address.
+// Returns the room name for what somebody typed: "#Café Sud" becomes cafe-sud. The address of a room is accepted, too.
 export function roomNameOf(typed) {
   const asked = decoded(typed.trim().replace(/^.*#/s, "").replace(/\/\d*$/, ""));
   return unaccented(asked).replace(/\s+/g, "-");
@@ -22,7 +23,7 @@ export function roomNameOf(typed) {
 
 export const addressOf = (room, offset) => `#${encodeURIComponent(room)}${offset ? `/${offset}` : ""}`;
 
-// A part of an address as what it means, or as it is if it means nothing.
+// Decodes a part of an address; returns it unchanged if it is malformed.
 export function decoded(text) {
   try {
     return decodeURIComponent(text);

@@ -1,6 +1,6 @@
 import { locale, t } from "./translation.js";
 
-// One formatter each for the whole page: making one is far dearer than using it.
+// Creating a formatter costs far more than using one, so each exists once.
 const timeFormat = new Intl.DateTimeFormat(locale, { timeStyle: "short" });
 const dayFormat = new Intl.DateTimeFormat(locale, { weekday: "long", day: "numeric", month: "long" });
 const yearFormat = new Intl.DateTimeFormat(locale, { dateStyle: "full" });
@@ -9,16 +9,16 @@ const momentFormat = new Intl.DateTimeFormat(locale, { dateStyle: "medium", time
 const waitFormat = new Intl.RelativeTimeFormat(locale);
 const listFormat = new Intl.ListFormat(locale);
 
-// In minutes.
+// Units with their lengths in minutes.
 const LONGER_UNITS = [["day", 1_440], ["hour", 60]];
 
-// A day's name; the year only where it is another.
+// Returns the name of a day, with the year if it is not the present one.
 export function dayOf(moment) {
   const format = moment.getFullYear() === new Date().getFullYear() ? dayFormat : yearFormat;
   return format.format(moment);
 }
 
-// The same for who reads it today.
+// The same with "Today" and "Yesterday".
 export function nearDayOf(day) {
   const now = new Date();
   if (day === dayOf(now)) return t("today");
@@ -31,12 +31,12 @@ export function fillTime(element, moment) {
   fill(element, moment, timeFormat);
 }
 
-// Where no day is near that would say which.
+// Fills a time element with date and time, for places without a day above.
 export function fillMoment(element, moment) {
   fill(element, moment, momentFormat);
 }
 
-// A sentence that follows another, for who has to wait; none where nobody knows how long.
+// Returns a sentence, to be put behind another one, that says when the reader can come back; "" if that is not known.
 export function comeBack(afterMs) {
   const minutes = Math.ceil(afterMs / 60_000);
   if (!minutes) return "";
@@ -46,7 +46,7 @@ export function comeBack(afterMs) {
 
 export const listOf = (names) => listFormat.format(names);
 
-// The words between come from the language, the nodes stay what they are.
+// Returns nodes as a list in the reader's language, with the words between them.
 export function listed(nodes) {
   const places = listFormat.formatToParts(nodes.map((_, index) => `${index}`));
   return places.map(({ type, value }) => (type === "element" ? nodes[value] : value));

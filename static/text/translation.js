@@ -1,8 +1,8 @@
-// The page's words, in the language that before-paint.js has found for the reader. What users say is nobody's to translate.
+// The page's texts in the reader's language, which before-paint.js has determined. Messages are not translated.
 
 export const LANGUAGES = { en: "English", ar: "العربية" };
 
-// For dates, numbers and lists: of the reader's region, where he has one.
+// The locale includes the reader's region, if there is one, for dates, numbers and lists.
 export const locale = document.documentElement.lang;
 export const language = new Intl.Locale(locale).language;
 
@@ -10,28 +10,28 @@ const { words } = await import(`../lang/${language}.js`);
 const numbers = new Intl.NumberFormat(locale);
 const plurals = new Intl.PluralRules(locale);
 
-// A text with its placeholders filled in; of several forms the one for `count`.
+// Returns a text with its placeholders filled in. If it has plural forms, `count` chooses the form.
 export function t(key, values) {
   return partsOf(key, values).join("");
 }
 
-// The same as a list, for values that are nodes.
+// The same as a list of parts, for values that are nodes.
 export function partsOf(key, values = {}) {
   const found = words[key];
   const text = typeof found === "object" ? (found[plurals.select(values.count)] ?? found.other) : found;
   return text.split(/\{(\w+)\}/).map((part, index) => (index % 2 ? shown(values[part]) : part));
 }
 
-// Whether there is such a text.
+// Whether there is a text with a key.
 export const has = (key) => Object.hasOwn(words, key);
 
-// What an error says to the reader: in another language than the server's, what that has for its code.
+// Returns the sentence of a server's error: the language's own for its code, or the server's English sentence.
 export function errorOf(error) {
   const key = `error_${error.code}`;
   return has(key) ? t(key, error) : error.message;
 }
 
-// Fills the document and its templates.
+// Fills the texts into the document and its templates.
 export function translate(root = document) {
   for (const [attribute, fill] of Object.entries(FILLS)) {
     for (const element of root.querySelectorAll(`[${attribute}]`)) fill(element, element.getAttribute(attribute));
@@ -44,7 +44,7 @@ const FILLS = {
   "data-t-label": (element, key) => (element.ariaLabel = t(key)),
   "data-t-title": (element, key) => (element.ariaLabel = element.title = t(key)),
   "data-t-placeholder": (element, key) => (element.ariaLabel = element.placeholder = t(key)),
-  // A text about the room: its name is filled in where there is an element for it.
+  // A text about the room, with an element that app.js fills with the room's name.
   "data-t-room": (element, key) => element.replaceChildren(...partsOf(key, { room: roomElement() })),
 };
 
@@ -54,7 +54,7 @@ function roomElement() {
   return element;
 }
 
-// A number in the reader's digits; anything else as it is.
+// Returns a number in the reader's digits, and anything else unchanged.
 export function shown(value) {
   return typeof value === "number" ? numbers.format(value) : value;
 }
