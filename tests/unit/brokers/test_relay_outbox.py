@@ -1,0 +1,72 @@
+"""The outbox: what a turn has to say is written at its end, once."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastchat.brokers.relay.outbox import Outbox
+
+
+class Owner:
+    """It writes down each flush, and can have something to add to it."""
+
+    def __init__(self) -> None:
+        self.outbox = Outbox(self.flush)
+        self.collected = b""
+        self.written: list[bytes] = []
+
+    def flush(self) -> None:
+        if self.collected:
+            self.outbox.add(self.collected)
+        self.written.append(self.outbox.take())
+
+
+def test_turn_is_one_write() -> None:
+    """However often it is scheduled; the next turn has its own."""
+
+    async def test() -> None:
+        owner = Owner()
+        for record in (b"1", b"2", b"3"):
+            owner.outbox.add(record)
+            owner.outbox.schedule()
+        assert owner.written == []
+        await asyncio.sleep(0)
+        assert owner.written == [b"123"]
+        await asyncio.sleep(0)
+        owner.collected = b"4"
+        owner.outbox.schedule()
+        await asyncio.sleep(0)
+        assert owner.written == [b"123", b"4"]
+
+    asyncio.run(test())
+
+
+def test_flush_before_the_end_of_the_turn_takes_all() -> None:
+    """What is added behind it is written at the end of the turn."""
+
+    async def test() -> None:
+        owner = Owner()
+        owner.outbox.add(b"1")
+        owner.outbox.schedule()
+        owner.flush()
+        owner.outbox.add(b"2")
+        owner.outbox.schedule()
+        assert owner.written == [b"1"]
+        await asyncio.sleep(0)
+        assert owner.written == [b"1", b"2"]
+        await asyncio.sleep(0)
+        assert owner.written == [b"1", b"2"]
+
+    asyncio.run(test())
+
+
+def test_cleared_outbox_is_empty() -> None:
+    """Nothing of it is written to the next relay."""
+
+    async def test() -> None:
+        owner = Owner()
+        owner.outbox.add(b"1")
+        owner.outbox.clear()
+        assert owner.outbox.take() == b""
+
+    asyncio.run(test())
