@@ -82,6 +82,7 @@ BUILDERS = {
     "Admission": {"process.assembly.worker"},
     "Chat": {"process.assembly.worker"},
     "Context": {"process.assembly.worker"},
+    "Counts": {"process.assembly.worker"},
     "FileEndpoints": {"process.assembly.worker"},
     "FileStore": {"process.assembly.storage"},
     "HttpServer": {"process.assembly.worker"},

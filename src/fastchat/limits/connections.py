@@ -154,13 +154,17 @@ class Admission:
     by the machine's count. He is not counted any more then.
     """
 
-    machine: Machine | None = None
+    _machine: Machine | None = None
 
     def __init__(self, census: Census, turn_away: Callable[[Any, Limit], None]) -> None:
         self._census = census
         self._turn_away = turn_away
         self._guests: dict[int, Guest] = {}
         self._numbers = 0
+
+    def open(self, machine: Machine) -> None:
+        """Have `machine` count as well, for all processes; before the first connection."""
+        self._machine = machine
 
     def enter(self, owner: object, address: str) -> Guest | None:
         """Count a connection in; None if it was turned away."""
@@ -170,8 +174,8 @@ class Admission:
             return None
         self._numbers += 1
         guest = self._guests[self._numbers] = Guest(self._numbers, address, owner)
-        if self.machine is not None:
-            self.machine.entered(guest)
+        if self._machine is not None:
+            self._machine.entered(guest)
         return guest
 
     def identify(self, guest: Guest, author: str) -> None:
@@ -184,22 +188,22 @@ class Admission:
             self._turn_away(guest.owner, limit)
             return
         guest.author = author
-        if self.machine is not None:
-            self.machine.identified(guest)
+        if self._machine is not None:
+            self._machine.identified(guest)
 
     def leave(self, guest: Guest) -> None:
         """Count a connection out. Safe to call again."""
         if self._guests.pop(guest.number, None) is not None:
             self._census.leave(guest.address, guest.author)
-            if self.machine is not None:
-                self.machine.left(guest)
+            if self._machine is not None:
+                self._machine.left(guest)
 
-    def refused(self, number: int, limit: str) -> None:
+    def refused(self, number: int, limit: Limit) -> None:
         """The machine has not counted a connection, for it was one too many."""
         guest = self._guests.get(number)
         if guest is not None:
             self.leave(guest)
-            self._turn_away(guest.owner, Limit(limit))
+            self._turn_away(guest.owner, limit)
 
     def guests(self) -> Iterator[Guest]:
         """Who is counted in."""

@@ -11,6 +11,7 @@ import pytest
 
 from contracts.broker import PATIENCE_S, Receiver, new_rooms, run_in_loop
 from fastchat.brokers.relay.client import RelayBroker
+from fastchat.brokers.relay.counts import Counts
 from fastchat.brokers.relay.server import Relay
 from fastchat.errors import CommandError
 from fastchat.history.memory import MemoryHistory
@@ -145,7 +146,9 @@ class Process:
     def __init__(self, directory: Path, name: str, census: Census) -> None:
         self.turned_away: list[tuple[object, Limit]] = []
         self.admission = Admission(census, lambda *away: self.turned_away.append(away))
-        self.broker = RelayBroker(directory, name=name, metrics=Metrics(), admission=self.admission)
+        counts = Counts(self.admission)
+        self.admission.open(counts)
+        self.broker = RelayBroker(directory, name=name, metrics=Metrics(), counts=counts)
         receiver = Receiver()
         self.broker.open(delivery=receiver, receiver=receiver)
         self.guests: list[Guest] = []

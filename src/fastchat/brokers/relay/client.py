@@ -29,6 +29,7 @@ from typing import Any, Generic, TypeVar, assert_never
 
 from fastchat.brokers import Delivery, OnOutcome, Receiver
 from fastchat.brokers.relay import records
+from fastchat.brokers.relay.counts import Counts
 from fastchat.brokers.relay.drafts import Unconfirmed, Waiting
 from fastchat.brokers.relay.link import Link
 from fastchat.brokers.relay.outbox import Outbox
@@ -37,7 +38,6 @@ from fastchat.brokers.relay.wire import BadRecord
 from fastchat.errors import CloseReason, CommandError, ErrorCode, HistoryError
 from fastchat.history import Duplicate
 from fastchat.history.reader import HistoryReader
-from fastchat.limits.connections import Admission, Guest
 from fastchat.metrics import Metrics
 from fastchat.protocol import Position, Publication
 from fastchat.rooms import Entrance, Entry, Member, Messages, Removal
@@ -101,7 +101,7 @@ class RelayBroker:
     """Implements `fastchat.brokers.Broker` for the worker `name` on the relay in `directory`.
 
     With a `reader`, pages of the history are read past the relay, whether it lives or not.
-    The relay counts the connections of an `admission`.
+    With `counts`, the relay counts the connections of all workers.
     """
 
     _delivery: Delivery
@@ -114,11 +114,9 @@ class RelayBroker:
         name: str,
         metrics: Metrics,
         reader: HistoryReader | None = None,
-        admission: Admission | None = None,
+        counts: Counts | None = None,
     ) -> None:
-        self._admission = admission
-        if admission is not None:
-            admission.machine = self
+        self._counts = counts
         self._reader = reader
         self._name = name
         self._metrics = metrics
@@ -145,6 +143,8 @@ class RelayBroker:
 
     async def start(self) -> None:
         """Connect, and wait until the relay is there; from then on it is found again."""
+        if self._counts is not None:
+            self._counts.open(self._say_introduced)
         self._link.start()
         await self._welcome.wait()
 
@@ -249,17 +249,6 @@ class RelayBroker:
     def report(self, snapshot: dict[str, Any]) -> None:
         """Tell the relay what this worker counts, for those who ask it."""
         self._say(records.Report(snapshot))
-
-    # As the machine that counts connections
-
-    def entered(self, guest: Guest) -> None:
-        self._say_introduced(records.Enter(guest.number, guest.address))
-
-    def identified(self, guest: Guest) -> None:
-        self._say_introduced(records.Identify(_connection(guest)))
-
-    def left(self, guest: Guest) -> None:
-        self._say_introduced(records.Exit(_connection(guest)))
 
     # Requests
 
@@ -443,9 +432,8 @@ class RelayBroker:
             known = [Member(*each) for each in room.known.items()]
             position = Position(room.epoch, room.offset)
             yield records.Restore(name, position, members, known).encode()
-        if self._admission is not None:
-            connections = [_connection(guest) for guest in self._admission.guests()]
-            yield records.Connections(connections).encode()
+        if self._counts is not None:
+            yield self._counts.introduction().encode()
 
     def on_end(self) -> None:
         if self.connected and not self._link.closing:
@@ -479,8 +467,8 @@ class RelayBroker:
             case records.Pong(sent):
                 self._metrics.relay_lag_s.observe(time.monotonic() - sent)
             case records.TurnAway():
-                if self._admission is not None:
-                    self._admission.refused(*record)
+                if self._counts is not None:
+                    self._counts.turn_away(record)
             case records.Welcome():
                 self._on_welcome()
             case records.Status():
@@ -587,10 +575,6 @@ def _note(room: _Room, change: Change) -> bool:
     else:
         room.known.pop(name, None)
     return True
-
-
-def _connection(guest: Guest) -> records.Connection:
-    return records.Connection(guest.number, guest.address, guest.author)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from fastchat.auth import Authenticator
 from fastchat.brokers import Broker
 from fastchat.brokers.memory import MemoryBroker
 from fastchat.brokers.relay.client import RelayBroker
+from fastchat.brokers.relay.counts import Counts
 from fastchat.chat import Chat
 from fastchat.connections.context import Context
 from fastchat.connections.registry import Sessions
@@ -132,12 +133,14 @@ def build_clustered(
     """Build the worker `name` of several, in its running loop. Raises SettingError."""
     base = _build_base(settings, timings, Metrics())
     directory = Path(settings.data)
+    counts = Counts(base.admission)
+    base.admission.open(counts)
     relay = RelayBroker(
         directory,
         name=name,
         metrics=base.metrics,
         reader=HistoryReader(directory) if settings.history == "sqlite" else None,
-        admission=base.admission,
+        counts=counts,
     )
     return ClusteredComponents(worker=_build_worker(base, listener, relay), relay=relay)
 
