@@ -7,7 +7,7 @@ import contextlib
 import functools
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import pytest
 import uvloop
@@ -23,6 +23,8 @@ from fastchat.protocol import Position, Publication
 from fastchat.rooms import Entrance, Entry, Member, Messages
 from fastchat.rooms.rooms import GRACE_TICKS, Rooms
 from support.server import TIMEOUT_UNIT_S
+
+Result = TypeVar("Result")
 
 #: How long a broker may take for what it does "later".
 PATIENCE_S = 5 * TIMEOUT_UNIT_S
@@ -198,6 +200,16 @@ def run_in_loop(body: Coroutine[Any, Any, None]) -> None:
     """Run in a loop like the server's."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(body)
+
+
+def at_once(work: Coroutine[Any, Any, Result]) -> Result:
+    """The result of a coroutine that does not suspend; fails if it does."""
+    try:
+        work.send(None)
+    except StopIteration as end:
+        return cast("Result", end.value)
+    work.close()
+    raise AssertionError("the coroutine has suspended")
 
 
 def member(name: str = "Alice", by: str = "") -> Member:

@@ -32,18 +32,16 @@ class MemoryBroker:
         self._rooms.publish(self, outcome, draft)
 
     async def join(self, entrance: Entrance, enter: Callable[[Entry], None]) -> None:
-        enter(self._rooms.join(self, entrance))
+        await self._rooms.join(self, entrance, enter)
 
     async def leave(self, room: str, member: Member, left: Callable[[], None]) -> None:
-        self._rooms.commit()  # what was published before still arrives
-        left()
-        self._rooms.leave(self, room, member)
+        await self._rooms.leave(self, room, member, left)
 
     def lose(self, room: str, member: Member) -> None:
         self._rooms.lose(self, room, member)
 
     async def remove(self, removal: Removal) -> str:
-        return self._rooms.remove(removal)
+        return await self._rooms.remove(removal)
 
     def tell(self, room: str, payload: bytes) -> None:
         """Nobody is in another process."""
@@ -52,10 +50,10 @@ class MemoryBroker:
         return await self._rooms.search(room, query, limit)
 
     async def before(self, room: str, offset: int | None, limit: int) -> Messages:
-        return self._rooms.before(room, offset, limit)
+        return await self._rooms.before(room, offset, limit)
 
     async def after(self, room: str, offset: int, limit: int) -> Messages:
-        return self._rooms.after(room, offset, limit)
+        return await self._rooms.after(room, offset, limit)
 
     def tick(self) -> None:
         self._rooms.tick()

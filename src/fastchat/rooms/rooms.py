@@ -9,6 +9,12 @@ so everybody sees the same.
 
 All that the loop's turn has published is kept in one step, then delivered. Whatever must
 not overtake it (a join, a leave) commits first.
+
+Operations whose result the caller needs are coroutines, because rooms on another machine
+would have to wait for it. These rooms never suspend, except to search: a coroutine that is
+awaited runs to its end in the same step. A caller must not rely on that. If something has to
+happen at an exact place in a room's stream, it is done by a callback (`enter`, `left`), not
+after the `await`.
 """
 
 from __future__ import annotations
@@ -157,11 +163,13 @@ class Rooms:
 
     # Members
 
-    def join(self, port: Port, entrance: Entrance) -> Entry:
-        """Count a connection in; what is delivered to `port` from now on follows the entry.
+    async def join(self, port: Port, entrance: Entrance, enter: Callable[[Entry], None]) -> None:
+        """Count a connection in. `enter` is called at the entry's place in the stream: what is
+        delivered to `port` afterwards follows the entry's position.
 
-        Raises CommandError `username_taken`, `unavailable`, `forbidden` for who was removed, or
-        what the limits have against another room; nothing has changed then.
+        Raises CommandError and calls nothing: `username_taken`, `unavailable`, `forbidden` for a
+        user that a moderator has removed, or the limits' refusal of another room. Nothing has
+        changed then.
         """
         name, author = entrance.member
         self._check_removal(entrance.room, author)
@@ -182,17 +190,24 @@ class Rooms:
             user = room.roster.add(name, author)
             self._announce(entrance.room, user, came=True)
         self._count_in(room, user, port, 1)
-        return Entry(
-            Member(user.name, user.author),
-            position,
-            payloads,
-            recovered,
-            room.roster.names(protocol.MAX_USERS_LISTED),
-            len(room.roster),
+        enter(
+            Entry(
+                Member(user.name, user.author),
+                position,
+                payloads,
+                recovered,
+                room.roster.names(protocol.MAX_USERS_LISTED),
+                len(room.roster),
+            )
         )
 
-    def leave(self, port: Port, name: str, member: Member) -> None:
-        """Count a connection out that said so; the others hear of it at once."""
+    async def leave(self, port: Port, name: str, member: Member, left: Callable[[], None]) -> None:
+        """Count a connection out whose client said so; the others hear of it at once.
+
+        `left` is called after what was published before, and before the others hear of it.
+        """
+        self.commit()
+        left()
         user = self._count_out(port, name, member)
         if user is not None:
             self._remove(name, user)
@@ -209,11 +224,11 @@ class Rooms:
         else:
             self._absent[user] = name, self._ticks
 
-    def remove(self, removal: Removal) -> str:
-        """Have a user's connections closed, and keep him out; returns his name.
+    async def remove(self, removal: Removal) -> str:
+        """Have a user's connections closed, and keep the user out; returns the user's name.
 
-        The others hear that he has left when the last of them is gone. Raises CommandError
-        `not_found` when nobody of this name is here.
+        The others hear that the user has left when the last connection is gone. Raises
+        CommandError `not_found` when nobody of this name is here.
         """
         self.commit()
         name, username, seconds, moderator = removal
@@ -268,7 +283,7 @@ class Rooms:
         self._history_of_rooms.prune()
 
     def users(self, name: str) -> Roster:
-        """The users of a room that has some."""
+        """The users of a room that has some; for tests."""
         return self._rooms[name].roster
 
     def known(self, name: str) -> dict[str, str]:
@@ -276,7 +291,7 @@ class Rooms:
         roster = self._rooms[name].roster
         return {user.name: user.author for user in roster} if len(roster) <= CROWD else {}
 
-    def restore(
+    async def restore(
         self,
         port: Port,
         name: str,
@@ -285,30 +300,21 @@ class Rooms:
         known: Iterable[Member],
         *,
         gathering: bool,
-    ) -> list[tuple[int, bytes]] | None:
-        """A process comes back with the members of a room, and their numbers of connections.
+    ) -> bool:
+        """Take a process back with the members of a room, and their numbers of connections.
 
-        Returns what it missed since its position, as offsets and payloads. `known` are the
-        users that its members know of: whoever of them is not here has left; or, while
-        processes are `gathering` around new rooms, has the usual time to come back.
-        None, and nothing is counted, when its members must come back by themselves.
+        What it missed since its position is delivered to it. `known` are the users that its
+        members know of. Those of them that are not here have left, or, while processes are
+        `gathering` around new rooms, have the usual time to come back. Returns False, and counts
+        and delivers nothing, when the members must come back by themselves: the stream cannot be
+        resumed, a name is taken, or the history cannot be read.
         """
         self.commit()
-        room = self._rooms.get(name)
         members, known = list(members), list(known)
-        try:
-            for member, _ in members:
-                if room is not None:
-                    room.roster.check(*member)
-            with self._history("join") as history:
-                if room is None and since.offset == 0:  # silent, so no file knows the epoch
-                    history.adopt(name, since.epoch)
-                missed = history.since(name, since, MAX_RESUMED)
-        except CommandError:
-            missed = None
+        missed = self._missed_by_process(name, since, members)
         if missed is None:
-            return None
-        room = self._rooms.setdefault(name, room or _Room())
+            return False
+        room = self._rooms.setdefault(name, self._rooms.get(name) or _Room())
         users = [(self._bring_back(name, member), count) for member, count in members]
         if gathering:
             for member in known:
@@ -323,7 +329,24 @@ class Rooms:
                 user.expelled = True
                 port.expel(name, user.author, int(remaining_s))
         self._drop_if_empty(name)
-        return [(each.offset, protocol.encode(each)) for each in missed]
+        for publication in missed:
+            port.deliver(name, publication.offset, protocol.encode(publication), None)
+        return True
+
+    def _missed_by_process(
+        self, name: str, since: Position, members: Iterable[tuple[Member, int]]
+    ) -> Sequence[Publication] | None:
+        room = self._rooms.get(name)
+        try:
+            for member, _ in members:
+                if room is not None:
+                    room.roster.check(*member)
+            with self._history("join") as history:
+                if room is None and since.offset == 0:  # silent, so no file knows the epoch
+                    history.adopt(name, since.epoch)
+                return history.since(name, since, MAX_RESUMED)
+        except CommandError:
+            return None
 
     def _bring_back(self, name: str, member: Member) -> User:
         """A user who may be here; the others hear of him, but for those who know of him."""
@@ -419,11 +442,11 @@ class Rooms:
             found = await history.search(room, query, limit)
         return fitting(found, newest_first=False)
 
-    def before(self, room: str, offset: int | None, limit: int) -> Messages:
+    async def before(self, room: str, offset: int | None, limit: int) -> Messages:
         with self._history("before") as history:
             return page_of(history.before(room, offset, limit), newest_first=True)
 
-    def after(self, room: str, offset: int, limit: int) -> Messages:
+    async def after(self, room: str, offset: int, limit: int) -> Messages:
         with self._history("after") as history:
             return page_of(history.after(room, offset, limit), newest_first=False)
 

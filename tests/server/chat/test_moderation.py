@@ -13,7 +13,7 @@ import apsw
 import jwt
 import pytest
 
-from contracts.broker import Receiver, member, new_rooms, run_in_loop
+from contracts.broker import Receiver, at_once, member, new_rooms, run_in_loop
 from contracts.history import draft
 from fastchat.brokers.memory import MemoryBroker
 from fastchat.errors import CommandError, ErrorCode
@@ -335,7 +335,7 @@ def rooms_with(*names: str) -> tuple[Rooms, Port]:
     rooms = new_rooms(MemoryHistory(max_messages=10, new_epoch=lambda: "epoch"))
     port = Port(rooms)
     for name in names:
-        rooms.join(port, Entrance("a", member(name), None, 0))
+        at_once(rooms.join(port, Entrance("a", member(name), None, 0), lambda entry: None))
     return rooms, port
 
 
@@ -348,17 +348,17 @@ def test_expelled_user_has_left_when_his_last_connection_is_gone() -> None:
 
     async def body() -> None:
         rooms, port = rooms_with("Alice", "Bob", "Bob")
-        assert rooms.remove(Removal("a", "bob", 5, "Alice")) == "Bob"
+        assert await rooms.remove(Removal("a", "bob", 5, "Alice")) == "Bob"
         assert port.expelled == [("a", "author Bob", 5)]
         rooms.lose(port, "a", member("Bob"))
         assert left(port) == []
         rooms.lose(port, "a", member("Bob"))
         assert left(port) == ["Bob"]
         with pytest.raises(CommandError) as caught:
-            rooms.join(port, Entrance("a", member("Bob"), None, 0))
+            await rooms.join(port, Entrance("a", member("Bob"), None, 0), lambda entry: None)
         assert caught.value.code == ErrorCode.FORBIDDEN
         assert caught.value.retry_after_ms == 5001
-        rooms.remove(Removal("a", "Alice", 0, "Alice"))
+        await rooms.remove(Removal("a", "Alice", 0, "Alice"))
         rooms.lose(port, "a", member("Alice"))
         assert (rooms.room_count, rooms.user_count) == (0, 0)
 
@@ -371,7 +371,7 @@ def test_who_is_absent_leaves_when_he_is_removed() -> None:
     async def body() -> None:
         rooms, port = rooms_with("Bob")
         rooms.lose(port, "a", member("Bob"))
-        assert rooms.remove(Removal("a", "Bob", 5, "Alice")) == "Bob"
+        assert await rooms.remove(Removal("a", "Bob", 5, "Alice")) == "Bob"
         assert port.expelled == []
         assert rooms.room_count == 0
         rooms.tick()
@@ -384,8 +384,8 @@ def test_warned_user_who_is_back_is_as_any_other() -> None:
 
     async def body() -> None:
         rooms, port = rooms_with("Alice", "Bob")
-        rooms.remove(Removal("a", "Bob", 0, "Alice"))
-        rooms.join(port, Entrance("a", member("Bob"), None, 0))
+        await rooms.remove(Removal("a", "Bob", 0, "Alice"))
+        await rooms.join(port, Entrance("a", member("Bob"), None, 0), lambda entry: None)
         rooms.lose(port, "a", member("Bob"))
         rooms.lose(port, "a", member("Bob"))
         assert left(port) == []
@@ -405,7 +405,7 @@ def test_removal_is_carried_out_by_the_next_relay() -> None:
         port = Port(rooms)
         position = history.position("a")
         members = [(member("Alice"), 1), (member("Bob"), 2)]
-        rooms.restore(port, "a", position, members, [member("Alice")], gathering=True)
+        assert await rooms.restore(port, "a", position, members, [member("Alice")], gathering=True)
         assert port.expelled == [("a", "author Bob", 60)]
         rooms.lose(port, "a", member("Bob"))
         rooms.lose(port, "a", member("Bob"))

@@ -29,6 +29,7 @@ from fastchat.process import relay as relay_process
 from fastchat.process.channel import Control
 from fastchat.protocol import Position
 from fastchat.rooms import Entrance, Member
+from fastchat.rooms.rooms import Rooms
 from fastchat.settings import Settings
 
 HELLO = records.Hello("worker-9", 1, rooms=0).encode()
@@ -391,6 +392,89 @@ def test_members_of_a_connection_that_ends_are_lost(tmp_path: Path) -> None:
         )
         await leave(broker, "Bob")
         assert place.rooms.room_count == 0
+
+    run(tmp_path, test)
+
+
+class SlowJoins:
+    """Has the joins of a relay's rooms wait until `gate` is set, as rooms elsewhere would."""
+
+    def __init__(self, rooms: Rooms) -> None:
+        self.gate = asyncio.Event()
+        self.begun = asyncio.Event()
+        self._join = rooms.join
+        rooms.join = self.join  # type: ignore[method-assign]
+
+    async def join(self, *arguments: Any) -> None:
+        self.begun.set()
+        await self.gate.wait()
+        await self._join(*arguments)
+
+
+def test_records_behind_a_request_that_waits_keep_their_order(tmp_path: Path) -> None:
+    """They are handled when it has its reply; other workers do not wait."""
+
+    async def test(place: Place) -> None:
+        slow = SlowJoins(place.rooms)
+        peer, other = await place.worker(), await place.worker()
+        publishing = records.Publish(time.monotonic() + 60, [(1, draft("hi"))]).encode()
+        await peer.say(joining(1), publishing)
+        await slow.begun.wait()
+        await peer.say(joining(2, "Eve"), records.Ping(5).encode())
+        await other.say(records.Ping(6).encode())
+        assert await other.hear() == records.Pong(6)
+        assert place.history.position("a").offset == 0
+        slow.gate.set()
+        heard = [await peer.hear() for _ in range(5)]
+        assert [type(each).__name__ for each in heard] == [
+            "Joined",
+            "Deliver",
+            "Deliver",
+            "Joined",
+            "Pong",
+        ]
+
+    run(tmp_path, test)
+
+
+def test_request_that_waits_when_its_connection_ends_is_undone(tmp_path: Path) -> None:
+    """Its member is counted in and lost, and so are those behind it."""
+
+    async def test(place: Place) -> None:
+        broker, receiver = await place.broker()
+        await join(broker, "Bob")
+        slow = SlowJoins(place.rooms)
+        peer = await place.worker()
+        await peer.say(joining(1), joining(2, "Eve"))
+        await slow.begun.wait()
+        peer.writer.transport.abort()
+        await asyncio.sleep(0.02)
+        assert place.rooms.user_count == 1
+        slow.gate.set()
+        await receiver.until_told(("join", "Alice"), ("join", "Eve"))
+        for _ in range(20):
+            place.rooms.tick()
+        await receiver.until(lambda: len(receiver.events) == 4)
+        assert receiver.events[2:] == [("leave", "Alice"), ("leave", "Eve")]
+
+    run(tmp_path, test)
+
+
+def test_fault_behind_a_request_that_waits_costs_the_connection(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The relay goes on."""
+
+    async def test(place: Place) -> None:
+        slow = SlowJoins(place.rooms)
+        peer = await place.worker()
+        await peer.say(joining(1))
+        await slow.begun.wait()
+        await peer.say(HELLO, joining(2, "Eve"))
+        slow.gate.set()
+        await peer.hung_up()
+        assert "Hello out of turn" in caplog.text
+        assert place.rooms.user_count == 1
 
     run(tmp_path, test)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from contracts.broker import Faulty, member, offsets, texts
+from contracts.broker import Faulty, at_once, member, offsets, texts
 from contracts.history import NOW_S, TIMESTAMP, draft, edit
 from fastchat import protocol
 from fastchat.errors import CommandError, ErrorCode
@@ -102,10 +102,17 @@ class House:
         since: Position | None = None,
     ) -> Entry:
         who = member(who) if isinstance(who, str) else who
-        return self.rooms.join(port or self.port, Entrance(room, who, since, 50))
+        entries: list[Entry] = []
+        entrance = Entrance(room, who, since, 50)
+        at_once(self.rooms.join(port or self.port, entrance, entries.append))
+        (entry,) = entries
+        return entry
 
     def leave(self, who: str, room: str = "a", *, port: Port | None = None) -> None:
-        self.rooms.leave(port or self.port, room, member(who))
+        port = port or self.port
+        left: list[None] = []
+        at_once(self.rooms.leave(port, room, member(who), lambda: left.append(None)))
+        assert len(left) == 1
 
     def lose(self, who: str, room: str = "a", *, port: Port | None = None) -> None:
         self.rooms.lose(port or self.port, room, member(who))
@@ -131,19 +138,22 @@ class House:
         def members(those: tuple[Member | str, ...]) -> list[Member]:
             return [member(each) if isinstance(each, str) else each for each in those]
 
-        missed = self.rooms.restore(
-            port,
-            room,
-            since or self.history.position(room),
-            [(each, 1) for each in members(who)],
-            members(who if known is None else known),
-            gathering=gathering,
+        before = len(port.told)
+        resumed = at_once(
+            self.rooms.restore(
+                port,
+                room,
+                since or self.history.position(room),
+                [(each, 1) for each in members(who)],
+                members(who if known is None else known),
+                gathering=gathering,
+            )
         )
-        if missed is None:
-            return None
-        for offset, payload in missed:
-            assert json.loads(payload)["offset"] == offset
-        return [json.loads(payload)["text"] for _, payload in missed]
+        told = port.told[before:]
+        missed = [each for each in told if each[0] == "publication"]
+        port.told[before:] = [each for each in told if each[0] != "publication"]
+        assert resumed or not told
+        return [text for _, _, text, _ in missed] if resumed else None
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections import Counter, deque
+from collections.abc import Coroutine, Mapping
 from typing import Any, Protocol, assert_never, cast
 
 from fastchat.brokers.relay import records
@@ -16,7 +16,7 @@ from fastchat.brokers.relay.wire import BadRecord, RecordReader
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.history import Duplicate
 from fastchat.limits.connections import Branch, Census, Limit
-from fastchat.rooms import Member, Messages
+from fastchat.rooms import Entry, Member, Messages
 from fastchat.rooms.rooms import Rooms
 from fastchat.rooms.subscribers import Change
 
@@ -48,7 +48,17 @@ class House(Protocol):
 
 
 class RelayPort(asyncio.Protocol):
-    """A worker's connection; a `fastchat.rooms.subscribers.Port`."""
+    """A worker's connection; a `fastchat.rooms.subscribers.Port`. Its states, each of them once:
+
+    * new, until the worker's HELLO;
+    * restoring: `_to_restore` rooms of the worker are still to come;
+    * restored: the worker can send everything;
+    * lost: the connection has ended. What was read before is still done, and then the members
+      of this worker are lost.
+
+    Records are handled in their order. While one of them waits for the rooms (`_running`), those
+    behind it wait in `_waiting`, and nothing more is read.
+    """
 
     def __init__(self, relay: House) -> None:
         self._relay = relay
@@ -58,7 +68,10 @@ class RelayPort(asyncio.Protocol):
         self._members: dict[str, Counter[Member]] = {}  # of each room; and their connections
         self._deliveries = records.Deliveries()  # not encoded yet
         self._outbox = Outbox(self._flush)
+        self._running: asyncio.Task[None] | None = None
+        self._waiting: deque[FromWorker] = deque()
         self._searches: set[asyncio.Task[None]] = set()
+        self._lost = False
         self._to_restore: int | None = None  # rooms; None before the worker's hello
         self.name = ""
         self.report: Mapping[str, Any] | None = None
@@ -70,22 +83,58 @@ class RelayPort(asyncio.Protocol):
     # As a protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.WriteTransport, transport)
+        self._transport = cast(asyncio.Transport, transport)
         self._loop = asyncio.get_running_loop()
         self._relay.opened(self)
 
     def data_received(self, data: bytes) -> None:
         try:
             for record in self._reader.feed(data):
-                self._on_record(record)
-        except BadRecord as error:
-            logger.warning("%s is cut off: %s", self.name or "a client", error)
-            self._transport.abort()
-        except Exception:  # a fault of either side costs the connection, not the relay
-            logger.exception("%s said something that is not understood", self.name or "a client")
-            self._transport.abort()
+                if self._running is not None:
+                    self._put_off(record)
+                elif (work := self._on_record(record)) is not None:
+                    self._running = self._loop.create_task(self._run(work))
+        except Exception as error:
+            self._fail(error)
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._lost = True
+        if self._running is None:
+            self._end()
+
+    def _put_off(self, record: FromWorker) -> None:
+        if not self._waiting:
+            self._transport.pause_reading()
+        self._waiting.append(record)
+
+    async def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do what a record asks for, and then what the records behind it ask for."""
+        try:
+            await work
+            while self._waiting:
+                next_work = self._on_record(self._waiting.popleft())
+                if next_work is not None:
+                    await next_work
+        except Exception as error:
+            self._fail(error)
+        finally:
+            self._running = None
+            self._waiting.clear()
+            if self._lost:
+                self._end()
+            else:
+                self._transport.resume_reading()
+
+    def _fail(self, error: Exception) -> None:
+        """A fault of either side costs the connection, not the relay."""
+        name = self.name or "a client"
+        if isinstance(error, BadRecord):
+            logger.warning("%s is cut off: %s", name, error)
+        else:
+            logger.error("%s said something that is not understood", name, exc_info=error)
+        self._transport.abort()
+
+    def _end(self) -> None:
         self._relay.closed(self)
         self._guests.close()
         for search in self._searches:
@@ -160,40 +209,44 @@ class RelayPort(asyncio.Protocol):
 
     # In
 
-    def _on_record(self, record: FromWorker) -> None:
+    def _on_record(self, record: FromWorker) -> Coroutine[Any, Any, None] | None:
+        """Do what a record asks for, or return the coroutine that does."""
         if isinstance(record, records.AskStatus):
             self._say(self._relay.status())
         elif isinstance(record, records.Hello | records.Restore):
-            self._on_introduction(record)
+            return self._on_introduction(record)
         elif not self.is_restored:
             raise BadRecord(f"{type(record).__name__} before its time")
         else:
-            self._on_said(record)
+            return self._on_said(record)
+        return None
 
-    def _on_said(self, record: records.Said) -> None:
+    def _on_said(self, record: records.Said) -> Coroutine[Any, Any, None] | None:
         match record:
             case records.Publish():
                 self._on_publish(record)
             case records.Join():
-                self._on_join(record)
+                return self._on_join(record)
             case records.Leave():
-                self._on_leave(record)
-            case records.Lose():
-                self._count_out(record.room, record.member, self._rooms.lose)
+                return self._on_leave(record)
+            case records.Lose(room, member):
+                if self._count_out(room, member):
+                    self._rooms.lose(self, room, member)
             case records.Tell():
                 self._rooms.tell(self, record.room, record.payload)
             case records.Before() | records.After():
-                self._on_read(record)
+                return self._on_read(record)
             case records.Search():
                 self._on_search(record)
             case records.Remove():
-                self._on_remove(record)
+                return self._on_remove(record)
             case records.Report():
                 self.report = record.snapshot
             case records.Ping():
                 self._say(records.Pong(record.sent))
             case _:
                 self._on_counting(record)
+        return None
 
     def _on_counting(self, record: records.Counting) -> None:
         match record:
@@ -209,22 +262,27 @@ class RelayPort(asyncio.Protocol):
             case _:
                 assert_never(record)
 
-    def _on_introduction(self, record: records.Introduction) -> None:
+    def _on_introduction(self, record: records.Introduction) -> Coroutine[Any, Any, None] | None:
         """A Hello, and as many Restores as it announces."""
         match record:
             case records.Hello(name, pid, rooms) if self._to_restore is None:
-                self.name, self._to_restore = name, rooms
+                self.name = name
                 logger.info("%s (pid %d) is here, with %d rooms", name, pid, rooms)
+                self._expect(rooms)
             case records.Restore() if self._to_restore:
-                self._on_restore(record)
-                self._to_restore -= 1
+                return self._on_restore(record, self._to_restore - 1)
             case _:
                 raise BadRecord(f"{type(record).__name__} out of turn")
-        if self._to_restore == 0:
+        return None
+
+    def _expect(self, rooms: int) -> None:
+        """So many rooms of the worker are still to be restored."""
+        self._to_restore = rooms
+        if self.is_restored:
             self._relay.restored(self)
 
-    def _on_restore(self, record: records.Restore) -> None:
-        missed = self._rooms.restore(
+    async def _on_restore(self, record: records.Restore, left: int) -> None:
+        resumed = await self._rooms.restore(
             self,
             record.room,
             record.position,
@@ -232,13 +290,11 @@ class RelayPort(asyncio.Protocol):
             record.known,
             gathering=not self._relay.gathered,
         )
-        if missed is None:
+        if not resumed:
             self._say(records.Lost(record.room))
-            return
-        if record.members:
+        elif record.members:
             self._members[record.room] = Counter(dict(record.members))
-        for offset, payload in missed:
-            self.deliver(record.room, offset, payload, None)
+        self._expect(left)
 
     def _on_publish(self, record: records.Publish) -> None:
         if time.monotonic() > record.deadline:  # nobody waits for them any more
@@ -252,54 +308,60 @@ class RelayPort(asyncio.Protocol):
         if limit is not None:
             self._say(records.TurnAway(number, limit))
 
-    def _on_join(self, record: records.Join) -> None:
+    async def _on_join(self, record: records.Join) -> None:
         room = record.entrance.room
+
+        def enter(entry: Entry) -> None:
+            self._members.setdefault(room, Counter())[entry.member] += 1
+            self._say(records.Joined(record.number, room, entry, self._rooms.known(room)))
+
         try:
             _check_deadline(record.deadline)
             self._guests.check(record.entrance.guest)
-            entry = self._rooms.join(self, record.entrance)
+            await self._rooms.join(self, record.entrance, enter)
         except CommandError as refusal:
             self._refuse(record.number, refusal)
-            return
-        self._members.setdefault(room, Counter())[entry.member] += 1
-        self._say(records.Joined(record.number, room, entry, self._rooms.known(room)))
 
-    def _on_leave(self, record: records.Leave) -> None:
-        self._rooms.commit()  # what was published before still arrives
-        self._say(records.Left(record.number))
-        if record.member is not None:
-            self._count_out(record.room, record.member, self._rooms.leave)
+    async def _on_leave(self, record: records.Leave) -> None:
+        def left() -> None:
+            self._say(records.Left(record.number))
 
-    def _on_remove(self, record: records.Remove) -> None:
+        room, member = record.room, record.member
+        if member is not None and self._count_out(room, member):
+            await self._rooms.leave(self, room, member, left)
+        else:
+            self._rooms.commit()  # what was published before still arrives
+            left()
+
+    async def _on_remove(self, record: records.Remove) -> None:
         try:
             _check_deadline(record.deadline)
-            name = self._rooms.remove(record.removal)
+            name = await self._rooms.remove(record.removal)
         except CommandError as refusal:
             self._refuse(record.number, refusal)
         else:
             self._say(records.Removed(record.number, name))
 
-    def _count_out(
-        self, room: str, member: Member, out: Callable[[RelayPort, str, Member], None]
-    ) -> None:
+    def _count_out(self, room: str, member: Member) -> bool:
+        """Count a connection out, unless the room's stream was lost and the member with it."""
         members = self._members.get(room)
         if members is None or member not in members:
-            return  # the stream of the room was lost, and the member with it
+            return False
         members[member] -= 1
         if not members[member]:
             del members[member]
             if not members:
                 del self._members[room]
-        out(self, room, member)
+        return True
 
-    def _on_read(self, record: records.Before | records.After) -> None:
+    async def _on_read(self, record: records.Before | records.After) -> None:
         number, deadline, room, offset, limit = record
         try:
             _check_deadline(deadline)
             if isinstance(record, records.After):
-                messages = self._rooms.after(room, record.offset, limit)
+                messages = await self._rooms.after(room, record.offset, limit)
             else:
-                messages = self._rooms.before(room, offset, limit)
+                messages = await self._rooms.before(room, offset, limit)
         except CommandError as refusal:
             self._refuse(number, refusal)
         else:
