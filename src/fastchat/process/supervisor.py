@@ -40,8 +40,18 @@ class _NotStarted(FastchatError):
     """A part did not come up, and not because of a setting."""
 
 
-class _Seat:
-    """A part's place: whichever process has it now, and how often it died early in a row."""
+class Role:
+    """What a process is for: to be the relay, or the worker of a number.
+
+    One child has the role at a time; another one takes its place when it dies. The states:
+
+    * `child` is None: no process has been started yet;
+    * `child` has not ended: it has the role;
+    * `child` and `successor`: during a rolling restart, the successor gets the role as soon as it
+      serves, or if the child dies before;
+    * `child` has ended, and there is no successor: another is started after `delay_s`, which
+      grows with `early_deaths`, the number of children in a row that died early.
+    """
 
     def __init__(
         self, name: str, arguments: Sequence[str], listener: socket.socket | None = None
@@ -50,7 +60,6 @@ class _Seat:
         self.arguments = arguments
         self.listener = listener
         self.child: Child | None = None
-        #: During a rolling restart: who is to have the place.
         self.successor: Child | None = None
         self.replaced = asyncio.Event()
         self.early_deaths = 0
@@ -58,7 +67,7 @@ class _Seat:
 
     @property
     def delay_s(self) -> float:
-        """Until the next start."""
+        """The time until the next start."""
         if self.early_deaths < 2:
             return 0.0
         return min(MAX_DELAY_S, 0.1 * float(1 << min(self.early_deaths, 10)))
@@ -88,9 +97,9 @@ class Supervisor:
         self._admin_listener = admin_listener
         self._admin = Admin(self.live, self.ready, self._parts)
         self._command = command
-        self._relay = _Seat("relay", ["relay"])
+        self._relay = Role("relay", ["relay"])
         self._workers = [
-            _Seat(f"worker {number}", ["worker", str(number)], listener)
+            Role(f"worker {number}", ["worker", str(number)], listener)
             for number, listener in enumerate(listeners, 1)
         ]
         self._children: set[Child] = set()
@@ -103,7 +112,7 @@ class Supervisor:
     def live(self) -> bool:
         """Whether a restart would not help: not all workers are stuck."""
         return not all(
-            seat.child is not None and seat.child.quiet_for(STUCK_TICKS) for seat in self._workers
+            role.child is not None and role.child.quiet_for(STUCK_TICKS) for role in self._workers
         )
 
     def ready(self) -> str | None:
@@ -112,18 +121,18 @@ class Supervisor:
             return "draining"
         if not _works(self._relay.child):
             return "no relay"
-        workers = [seat.child for seat in self._workers]
+        workers = [role.child for role in self._workers]
         if not any(_works(child) and child.relay for child in workers if child is not None):
             return "no worker"
         return None
 
     async def _parts(self) -> Mapping[str, Mapping[str, Any]]:
         known: dict[str, dict[str, Any]] = {"supervisor": {"up": 1, "pid": os.getpid()}}
-        for seat in (self._relay, *self._workers):
-            part: dict[str, Any] = {"up": 0, "restarts": max(0, seat.starts - 1)}
-            if seat.child is not None and seat.child.serving:
-                part |= {"up": 1, "pid": seat.child.pid}
-            known[seat.name.replace(" ", "-")] = part
+        for role in (self._relay, *self._workers):
+            part: dict[str, Any] = {"up": 0, "restarts": max(0, role.starts - 1)}
+            if role.child is not None and role.child.serving:
+                part |= {"up": 1, "pid": role.child.pid}
+            known[role.name.replace(" ", "-")] = part
         return await status.collect(Path(self._settings.data), known)
 
     # From the start to the end
@@ -175,18 +184,18 @@ class Supervisor:
 
     async def _work(self) -> None:
         await self._begin(self._relay)
-        await asyncio.gather(*(self._begin(seat) for seat in self._workers))
+        await asyncio.gather(*(self._begin(role) for role in self._workers))
         announce(self._settings, self._listeners[0], workers=len(self._workers))
         async with asyncio.TaskGroup() as group:
-            for seat in (self._relay, *self._workers):
-                group.create_task(self._keep(seat))
+            for role in (self._relay, *self._workers):
+                group.create_task(self._keep(role))
             group.create_task(self._roll_forever())
 
-    async def _begin(self, seat: _Seat) -> None:
+    async def _begin(self, role: Role) -> None:
         try:
-            child = seat.child = self._spawn(seat)
+            child = role.child = self._spawn(role)
         except OSError as error:
-            raise _NotStarted(f"{seat.name} cannot be started ({error})") from None
+            raise _NotStarted(f"{role.name} cannot be started ({error})") from None
         await child.settled.wait()
         if child.failure is not None:
             raise SettingError(child.failure)
@@ -205,56 +214,56 @@ class Supervisor:
 
     # Keeping them running
 
-    async def _keep(self, seat: _Seat) -> None:
-        """Have the place taken, for ever."""
+    async def _keep(self, role: Role) -> None:
+        """Start another child whenever the one that has the role dies."""
         while True:
-            child = seat.child
+            child = role.child
             assert child is not None
-            seat.replaced.clear()
-            await _first_of(child.ended, seat.replaced)
-            if seat.child is not child or not child.ended.is_set():
+            role.replaced.clear()
+            await _first_of(child.ended, role.replaced)
+            if role.child is not child or not child.ended.is_set():
                 continue
-            if seat.successor is not None:
+            if role.successor is not None:
                 logger.warning("%s; another is starting already", child.end())
-                seat.child, seat.successor = seat.successor, None
+                role.child, role.successor = role.successor, None
                 continue
-            if seat is self._relay:
+            if role is self._relay:
                 self._forget_relay()
             early = child.served_s < self._timings.early_s
-            seat.count_death(early=early)
-            logger.warning("%s", _obituary(seat, child, early=early))
-            await self._restart(seat)
+            role.count_death(early=early)
+            logger.warning("%s", _obituary(role, child, early=early))
+            await self._restart(role)
 
     def _forget_relay(self) -> None:
         """What workers have said of a relay that died does not hold for the next one."""
-        for seat in self._workers:
-            if seat.child is not None:
-                seat.child.relay = False
+        for role in self._workers:
+            if role.child is not None:
+                role.child.relay = False
 
-    async def _restart(self, seat: _Seat) -> None:
+    async def _restart(self, role: Role) -> None:
         while True:
-            await asyncio.sleep(seat.delay_s)
+            await asyncio.sleep(role.delay_s)
             try:
-                seat.child = self._spawn(seat)
+                role.child = self._spawn(role)
             except OSError as error:
-                seat.early_deaths += 1
-                logger.error("%s cannot be started (%s); trying again", seat.name, error)
+                role.early_deaths += 1
+                logger.error("%s cannot be started (%s); trying again", role.name, error)
             else:
                 return
 
-    def _spawn(self, seat: _Seat) -> Child:
+    def _spawn(self, role: Role) -> Child:
         first = {
             "settings": dataclasses.asdict(self._settings),
             "workers": len(self._workers),
         }
         child = Child(
-            seat.name,
-            [*self._command, *seat.arguments],
+            role.name,
+            [*self._command, *role.arguments],
             first,
-            seat.listener,
+            role.listener,
             start_ticks=self._timings.start_ticks,
         )
-        seat.starts += 1
+        role.starts += 1
         self._children.add(child)
         return child
 
@@ -279,27 +288,27 @@ class Supervisor:
     async def _roll(self) -> None:
         """Replace one worker after the other; stops at the first that cannot be."""
         logger.info("rolling restart: SIGUSR2")
-        for seat in self._workers:
-            if seat.child is None or seat.child.ended.is_set():
+        for role in self._workers:
+            if role.child is None or role.child.ended.is_set():
                 continue  # it is being started anew already
-            if why := await self._replace(seat, seat.child):
-                logger.error("the rolling restart stops, %s goes on: %s", seat.name, why)
+            if why := await self._replace(role, role.child):
+                logger.error("the rolling restart stops, %s goes on: %s", role.name, why)
                 return
         logger.info("rolling restart: all workers are new")
 
-    async def _replace(self, seat: _Seat, old: Child) -> str | None:
-        """Have another in his place, then end the old one; returns why not."""
+    async def _replace(self, role: Role, old: Child) -> str | None:
+        """Give the role to a new child, then end the old one; returns why that failed."""
         try:
-            new = seat.successor = self._spawn(seat)
+            new = role.successor = self._spawn(role)
         except OSError as error:
             return f"another cannot be started ({error})"
         await new.settled.wait()
         if new.ended.is_set():
-            if seat.successor is new:
-                seat.successor = None
+            if role.successor is new:
+                role.successor = None
             return new.end()
-        seat.child, seat.successor = new, None
-        seat.replaced.set()
+        role.child, role.successor = new, None
+        role.replaced.set()
         await old.stop(self._timings.worker_stop_s)
         return None
 
@@ -317,14 +326,14 @@ async def _first_of(*events: asyncio.Event) -> None:
             each.cancel()
 
 
-def _obituary(seat: _Seat, child: Child, *, early: bool) -> str:
+def _obituary(role: Role, child: Child, *, early: bool) -> str:
     sentence = child.end()
     if early:
         sentence += f", {child.lived_s:.1f} s after its start"
-        if seat.early_deaths > 1:
-            sentence += f", {seat.early_deaths} times in a row"
-    if seat.delay_s:
-        return f"{sentence}; the next start is in {seat.delay_s:.1f} s"
+        if role.early_deaths > 1:
+            sentence += f", {role.early_deaths} times in a row"
+    if role.delay_s:
+        return f"{sentence}; the next start is in {role.delay_s:.1f} s"
     return f"{sentence}; starting another"
 
 
