@@ -1,9 +1,9 @@
 """A part of a server of several processes: the frame of a worker, or of the relay.
 
-    python -m fastchat.process worker NUMBER --control FD --listener FD
-    python -m fastchat.process relay --control FD
+    python -m fastchat.process worker NUMBER --channel FD --listener FD
+    python -m fastchat.process relay --channel FD
 
-Only `supervisor` calls it so; `control` is how they speak.
+Only `supervisor` calls it so; `channel` is how they speak.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from fastchat.errors import SettingError
 from fastchat.logs import set_up_logging
-from fastchat.process.channel import Control
+from fastchat.process.channel import Channel
 from fastchat.settings import Settings
 
 __all__ = ["main"]
@@ -35,30 +35,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # A terminal may stop who writes from another process group (`stty tostop`).
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
-    control = Control(chosen.control)
+    channel = Channel(chosen.channel)
     try:
-        first = control.start()
+        first = channel.start()
     except (EOFError, OSError):
         return 1
     settings = Settings(**first["settings"])
     set_up_logging(settings.log_level, settings.log_format)
     try:
-        return _run(chosen, settings, control, first["workers"])
+        return _run(chosen, settings, channel, first["workers"])
     except SettingError as error:
-        control.say(failed=str(error))
+        channel.say(failed=str(error))
         return 2
 
 
-def _run(chosen: argparse.Namespace, settings: Settings, control: Control, workers: int) -> int:
+def _run(chosen: argparse.Namespace, settings: Settings, channel: Channel, workers: int) -> int:
     # Imported here: the relay has no use for all that a worker needs, nor has it the other way.
     if chosen.part == "relay":
         from fastchat.process import relay
 
-        return relay.run(settings, control, workers=workers)
+        return relay.run(settings, channel, workers=workers)
     from fastchat.process import clustered
 
     listener = socket.socket(fileno=chosen.listener)
-    return clustered.run(settings, control, number=chosen.number, listener=listener)
+    return clustered.run(settings, channel, number=chosen.number, listener=listener)
 
 
 def _wake_when_orphaned() -> None:
@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     worker.add_argument("--listener", type=int, required=True)
     relay = parts.add_parser("relay")
     for part in (worker, relay):
-        part.add_argument("--control", type=int, required=True)
+        part.add_argument("--channel", type=int, required=True)
     return parser
 
 

@@ -26,13 +26,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Control"]
+__all__ = ["Channel"]
 
 #: How long a part has to end by itself once its supervisor is gone.
 END_S = 0.8
 
 
-class Control:
+class Channel:
     """A part's end of its channel to the supervisor."""
 
     def __init__(self, descriptor: int) -> None:
@@ -51,7 +51,7 @@ class Control:
             if not (data := self._socket.recv(65536)):
                 raise EOFError
             line += data
-        threading.Thread(target=self._watch, name="control", daemon=True).start()
+        threading.Thread(target=self._watch, name="channel", daemon=True).start()
         first: dict[str, Any] = json.loads(line)
         return first
 

@@ -1,6 +1,6 @@
 """A part's process as the supervisor has it: its start, what it says, its end.
 
-`control` has the other end of the channel, and what is said on it.
+`channel` has the other end of the channel, and what is said on it.
 """
 
 from __future__ import annotations
@@ -62,17 +62,17 @@ class Child:
         self._started_s = self._loop.time()
         self._ready_s: float | None = None
         self._ended_s = 0.0
-        self._control, theirs = socket.socketpair()
+        self._channel, theirs = socket.socketpair()
         try:
             with theirs:
                 # It waits in the channel until the part reads it.
-                self._control.sendall(json.dumps(first).encode() + b"\n")
+                self._channel.sendall(json.dumps(first).encode() + b"\n")
                 self._process = _spawn(command, theirs, listener)
         except BaseException:
-            self._control.close()
+            self._channel.close()
             raise
-        self._control.setblocking(False)
-        self._loop.add_reader(self._control, self._receive)
+        self._channel.setblocking(False)
+        self._loop.add_reader(self._channel, self._receive)
 
     def __str__(self) -> str:
         return f"{self.name} (pid {self.pid})"
@@ -84,7 +84,7 @@ class Child:
     @property
     def serving(self) -> bool:
         """Whether it serves now, as far as it is known."""
-        return self.ready and not self.ended.is_set() and self._control.fileno() >= 0
+        return self.ready and not self.ended.is_set() and self._channel.fileno() >= 0
 
     def quiet_for(self, ticks: int) -> bool:
         """Whether it serves, but has not beaten for so many ticks."""
@@ -166,8 +166,8 @@ class Child:
 
     def _receive(self) -> None:
         try:
-            while self._control.fileno() >= 0:
-                if not (data := self._control.recv(65536)):
+            while self._channel.fileno() >= 0:
+                if not (data := self._channel.recv(65536)):
                     self._close()
                 *lines, self._unread = (self._unread + data).split(b"\n")
                 for line in lines:
@@ -195,16 +195,16 @@ class Child:
             self.failure = str(message["failed"])
 
     def _close(self) -> None:
-        if self._control.fileno() >= 0:
-            self._loop.remove_reader(self._control)
-            self._control.close()
+        if self._channel.fileno() >= 0:
+            self._loop.remove_reader(self._channel)
+            self._channel.close()
 
 
 def _spawn(
-    command: Sequence[str], control: socket.socket, listener: socket.socket | None
+    command: Sequence[str], channel: socket.socket, listener: socket.socket | None
 ) -> subprocess.Popen[bytes]:
-    passed = [control.fileno()]
-    arguments = [*command, "--control", str(control.fileno())]
+    passed = [channel.fileno()]
+    arguments = [*command, "--channel", str(channel.fileno())]
     if listener is not None:
         passed.append(listener.fileno())
         arguments += ["--listener", str(listener.fileno())]

@@ -12,7 +12,7 @@ import socket
 import uvloop
 
 from fastchat.process.assembly.worker import ClusteredComponents, build_clustered
-from fastchat.process.channel import Control
+from fastchat.process.channel import Channel
 from fastchat.process.signals import on_hang_up
 from fastchat.process.timings import WorkerTimings
 from fastchat.process.worker import Worker
@@ -23,32 +23,32 @@ __all__ = ["run"]
 logger = logging.getLogger("fastchat")
 
 
-def run(settings: Settings, control: Control, *, number: int, listener: socket.socket) -> int:
+def run(settings: Settings, channel: Channel, *, number: int, listener: socket.socket) -> int:
     """Serve as one of several until SIGTERM, or until the supervisor is gone.
 
     Returns the exit status.
     """
     listener.setblocking(False)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(settings, control, f"worker-{number}", listener))
+        return runner.run(_serve(settings, channel, f"worker-{number}", listener))
 
 
-async def _serve(settings: Settings, control: Control, name: str, listener: socket.socket) -> int:
+async def _serve(settings: Settings, channel: Channel, name: str, listener: socket.socket) -> int:
     components = build_clustered(settings, listener, name=name, timings=WorkerTimings())
     worker = Worker(components.worker)
-    return await worker.serve(Clustered(worker, components, control, name))
+    return await worker.serve(Clustered(worker, components, channel, name))
 
 
 class Clustered:
     """The mode of the worker `name` of several: it reports to the supervisor and the relay."""
 
     def __init__(
-        self, worker: Worker, components: ClusteredComponents, control: Control, name: str
+        self, worker: Worker, components: ClusteredComponents, channel: Channel, name: str
     ) -> None:
         self._worker = worker
         self._relay = components.relay
         self._timings = components.worker.timings
-        self._control = control
+        self._channel = channel
         self._name = name
 
     async def begin(self) -> None:
@@ -57,18 +57,18 @@ class Clustered:
         # However often: whoever signals all processes of a server does so as well as the
         # supervisor, and it is the supervisor that knows SIGKILL.
         loop.add_signal_handler(signal.SIGTERM, self._on_end)
-        self._control.open(loop, self._on_lost)
+        self._channel.open(loop, self._on_lost)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._timings.relay_wait_s):
                 await self._relay.start()
-        self._control.say(ready=True)
+        self._channel.say(ready=True)
         self.tick()
         # What there is now lives as long as the process: the collector need not look at it.
         gc.collect()
         gc.freeze()
 
     def tick(self) -> None:
-        self._control.say(beat=True, relay=self._relay.connected)
+        self._channel.say(beat=True, relay=self._relay.connected)
         self._relay.report(self._worker.snapshot())
 
     async def end(self) -> None:

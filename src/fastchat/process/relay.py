@@ -20,7 +20,7 @@ from fastchat.history import History
 from fastchat.history.directory import lock
 from fastchat.metrics import watch_lag
 from fastchat.process.assembly.storage import build_relay, open_history
-from fastchat.process.channel import Control
+from fastchat.process.channel import Channel
 from fastchat.process.timings import RelayTimings
 from fastchat.settings import Settings
 
@@ -29,7 +29,7 @@ __all__ = ["run"]
 logger = logging.getLogger("fastchat.relay")
 
 
-def run(settings: Settings, control: Control, *, workers: int) -> int:
+def run(settings: Settings, channel: Channel, *, workers: int) -> int:
     """Relay until SIGTERM, or until the supervisor is gone; returns the exit status.
 
     Raises SettingError when the data directory cannot be used.
@@ -40,26 +40,26 @@ def run(settings: Settings, control: Control, *, workers: int) -> int:
         history = open_history(settings)
         stack.callback(history.close)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(settings, history, control, workers))
+            return runner.run(_serve(settings, history, channel, workers))
 
 
-async def _serve(settings: Settings, history: History, control: Control, workers: int) -> int:
+async def _serve(settings: Settings, history: History, channel: Channel, workers: int) -> int:
     loop = asyncio.get_running_loop()
     timings = RelayTimings()
     components = build_relay(settings, history, workers=workers)
     relay, retention = components.relay, components.retention
     asked, alone = asyncio.Event(), asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, asked.set)
-    control.open(loop, alone.set)
+    channel.open(loop, alone.set)
     try:
         await relay.start()
     except OSError as error:
         raise SettingError(
             f"--data {settings.data} cannot hold the relay's socket: {error.strerror}."
         ) from None
-    control.say(ready=True)
+    channel.say(ready=True)
     tasks = [
-        loop.create_task(_tick_forever(relay, control, timings.tick_interval_s)),
+        loop.create_task(_tick_forever(relay, channel, timings.tick_interval_s)),
         loop.create_task(watch_lag(components.metrics.loop_lag_s)),
     ]
     if retention is not None:
@@ -86,7 +86,7 @@ async def _first_of(
     second.cancel()
 
 
-async def _tick_forever(relay: Relay, control: Control, interval_s: float) -> None:
+async def _tick_forever(relay: Relay, channel: Channel, interval_s: float) -> None:
     while True:
         await asyncio.sleep(interval_s)
         try:
@@ -94,4 +94,4 @@ async def _tick_forever(relay: Relay, control: Control, interval_s: float) -> No
         except Exception:  # a fault that stays has us replaced: there is no beat
             logger.exception("internal error in a tick")
         else:
-            control.say(beat=True, relay=True)
+            channel.say(beat=True, relay=True)

@@ -39,8 +39,8 @@ ORPHAN_S = 10 * TIMEOUT_UNIT_S
 FAKE = """
     import json, os, select, signal, socket, sys, time
     name = sys.argv[1] if sys.argv[1] == "relay" else f"worker-{sys.argv[2]}"
-    control = socket.socket(fileno=int(sys.argv[sys.argv.index("--control") + 1]))
-    first = json.loads(control.makefile().readline())
+    channel = socket.socket(fileno=int(sys.argv[sys.argv.index("--channel") + 1]))
+    first = json.loads(channel.makefile().readline())
     os.chdir(first["settings"]["data"])
 
     def note(*words):
@@ -48,7 +48,7 @@ FAKE = """
             events.write(json.dumps([time.monotonic(), name, os.getpid(), *words]) + "\\n")
 
     def say(**message):
-        control.send(json.dumps(message).encode() + b"\\n", socket.MSG_NOSIGNAL)
+        channel.send(json.dumps(message).encode() + b"\\n", socket.MSG_NOSIGNAL)
 
     def end(*_):
         if does not in ("deaf", "ends late"):
@@ -85,12 +85,12 @@ FAKE = """
     if does == "brief":
         sys.exit(4)
     if does == "lost":
-        control.shutdown(socket.SHUT_WR)
+        channel.shutdown(socket.SHUT_WR)
         signal.pause()
     while True:
         if does not in ("mute", "quiet", "lost"):
             say(beat=True, relay=not os.path.exists("no-relay"))
-        if select.select([control], [], [], 0.02)[0]:
+        if select.select([channel], [], [], 0.02)[0]:
             os._exit(0)
 """
 
@@ -99,14 +99,14 @@ FRAME = """
     import asyncio, os, sys, time
     import fastchat.process.__main__ as part
 
-    def run(chosen, settings, control, workers):
-        asyncio.run(serve(chosen, control))
+    def run(chosen, settings, channel, workers):
+        asyncio.run(serve(chosen, channel))
 
-    async def serve(chosen, control):
+    async def serve(chosen, channel):
         lost = asyncio.Event()
-        control.open(asyncio.get_running_loop(), lost.set)
-        control.say(ready=True)
-        control.say(beat=True, relay=True)
+        channel.open(asyncio.get_running_loop(), lost.set)
+        channel.say(ready=True)
+        channel.say(beat=True, relay=True)
         if getattr(chosen, "number", 0) == 1:
             while True:  # hangs
                 pass

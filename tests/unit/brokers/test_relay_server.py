@@ -26,7 +26,7 @@ from fastchat.errors import ErrorCode, SettingError
 from fastchat.history.memory import MemoryHistory
 from fastchat.metrics import Metrics
 from fastchat.process import relay as relay_process
-from fastchat.process.channel import Control
+from fastchat.process.channel import Channel
 from fastchat.protocol import Position
 from fastchat.rooms import Entrance, Member
 from fastchat.rooms.rooms import Rooms
@@ -630,7 +630,7 @@ def test_directory_that_takes_no_socket_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / SOCKET_NAME).mkdir()
     settings = Settings(data=str(tmp_path), workers=2, history="memory")
     ours, theirs = socket.socketpair()
-    control = Control(theirs.detach())
+    channel = Channel(theirs.detach())
     with ours, pytest.raises(SettingError, match=r"^--data .* cannot hold the relay's socket: "):
-        relay_process.run(settings, control, workers=2)
-    control._socket.close()
+        relay_process.run(settings, channel, workers=2)
+    channel._socket.close()
