@@ -63,8 +63,8 @@ LAYERS = {
 
 #: Which modules may know a library; a package's name stands for all of its modules.
 LIBRARIES = {
-    "picows": {"connections", "web.http", "cli.tail", "client.link"},
-    "multidict": {"connections.session", "web.http"},
+    "picows": {"connections", "web.websocket", "cli.tail", "client.link"},
+    "multidict": {"connections.session", "web.websocket"},
     "starlette": {"web.page", "web.server", "ops.admin", "files.endpoints"},
     "uvicorn": {"web.http", "web.server", "ops.admin"},
     "httptools": {"web.http"},

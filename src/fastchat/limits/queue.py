@@ -14,7 +14,7 @@ from fastchat.limits.connections import Census
 
 __all__ = ["Places"]
 
-#: Well within the time that an answer has (`fastchat.web.http.ANSWER_TIMEOUT_S`).
+#: Well within the time that an answer has (`fastchat.web.edge.HttpTimings.answer_s`).
 WAIT_S = 10.0
 
 

@@ -6,9 +6,10 @@ The defaults are what a server runs with.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fastchat.connections.registry import CLOSE_GRACE_S, MESSAGE_TIMEOUT_S
+from fastchat.web.edge import HttpTimings
 
 __all__ = ["RelayTimings", "SupervisorTimings", "WorkerTimings"]
 
@@ -32,6 +33,8 @@ class WorkerTimings:
     #: The clients of a server that stops come back spread over this time, or over a longer one
     #: if they are many.
     reconnect_s: float = 2.0
+    #: How long HTTP waits for requests and for answers to be read.
+    http: HttpTimings = field(default_factory=HttpTimings)
     #: An HTTP connection without a further request is closed after this time, as uvicorn does
     #: by default.
     keep_alive_s: int = 5

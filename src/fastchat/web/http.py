@@ -9,85 +9,33 @@ sees to it that who is refused while he still sends gets to read why.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import logging
-from typing import Any, NamedTuple
-from urllib.parse import parse_qsl
+from typing import Any
 
-from picows import WSUpgradeRequest, WSUpgradeResponse
-from picows.common import WSUpgradeResponseWithListener
-from picows.picows import WSAutoPingStrategy, WSProtocol  # type: ignore[attr-defined]
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from fastchat.connections.context import Context
-from fastchat.connections.echo import ECHO_PATH, EchoSession
-from fastchat.connections.session import Session
-from fastchat.errors import CommandError
-from fastchat.limits.connections import Census, Gate, Limit
-from fastchat.protocol import FILES_URL, Join
-from fastchat.protocol.parsing import join_from_query
-from fastchat.web.capacity import Capacity
+from fastchat.limits.connections import Limit
+from fastchat.protocol import FILES_URL
+from fastchat.web.edge import ONE_HOST, Edge, Refusal
+from fastchat.web.handshake import UpgradeRequest, check_upgrade, headers_for_picows
 from fastchat.web.headers import SECURITY_HEADERS
-from fastchat.web.lingering import LINGER_BYTES, LINGER_S, AnswerTransport, has_body
-from fastchat.web.origins import Origins
-from fastchat.web.proxies import Proxies
+from fastchat.web.lingering import AnswerTransport, has_body
 
-__all__ = ["Edge", "HttpProtocol", "WebSocketProtocol"]
+__all__ = ["HttpProtocol"]
 
 logger = logging.getLogger("fastchat.http")
 
-WEBSOCKET_PATH = b"/ws"
-SUBPROTOCOL = "fastchat.v1"
-#: Of a further subprotocol that is a token: offered, never selected.
-BEARER_PREFIX = "fastchat.token."
 MAX_HEAD_BYTES = 16 * 1024
 MAX_HEAD_LINES = 128
 #: Requests that wait for the answers before theirs; one costs some 2 kB.
 MAX_PIPELINED = 32
-#: From accept, or from the first byte of a further request, to a complete head.
-HEAD_TIMEOUT_S = 5.0
-#: From a complete head until the answer has left our buffers; the page is some 60 kB.
-ANSWER_TIMEOUT_S = 30.0
 #: A file has as long for each so many bytes that come of it, and for each piece that goes: what
 #: all of it takes is not bounded.
 PROGRESS_BYTES = 16 * 1024
-#: The same for a server that stops: with a sweep it stays under the worker's DRAIN_S,
-#: after which uvicorn would cancel the answer and log that as an error.
-LAST_ANSWER_TIMEOUT_S = 1.0
-#: Until a first request that is on its way then.
-LAST_REQUEST_TIMEOUT_S = 0.5
-
-#: What limits know a client by, on its way to `WebSocketProtocol`; of clients it is not taken.
-ADDRESS_HEADER = "x-fastchat-address"
-ONE_HOST = "Exactly one Host header is needed."
 FULL = "The server is full."
 TOO_MANY = "There are too many connections from this address."
 #: Who is refused for want of room may try again after so long.
 RETRY_AFTER_S = 5
-
-
-# The connection before an upgrade
-
-
-class Edge(NamedTuple):
-    """What all connections of a worker have to do with before they are WebSockets.
-
-    Above `capacity.served` a request gets 503, and above `capacity.accepted` whoever
-    connects, at once. A handshake between the two goes on: a browser cannot see a status,
-    so its session has to tell; but not above what `gate` lets through. `visitors` counts
-    connections by address for as long as they are here. `echo` opens /_echo. A file that is
-    posted has at most `max_file_bytes`; 0 where there are none.
-    """
-
-    context: Context
-    origins: Origins
-    capacity: Capacity
-    proxies: Proxies
-    gate: Gate
-    visitors: Census
-    echo: bool = False
-    max_file_bytes: int = 0
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -106,7 +54,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._stopping = False
         self._visitor = ""  # the address that is counted
         self._answering: Any = None
-        self._deadline_s = self.loop.time() + HEAD_TIMEOUT_S
+        self._deadline_s = self.loop.time() + self._edge.timings.head_s
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -157,11 +105,11 @@ class HttpProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         self._stopping = True
-        self._deadline_s = self.loop.time() + LAST_ANSWER_TIMEOUT_S
+        self._deadline_s = self.loop.time() + self._edge.timings.last_answer_s
         if self.cycle is not None:
             super().shutdown()
         else:  # a request may be on its way, and gets its answer; uvicorn would hang up
-            self.loop.call_later(LAST_REQUEST_TIMEOUT_S, self._hang_up)
+            self.loop.call_later(self._edge.timings.last_request_s, self._hang_up)
 
     def _hang_up(self) -> None:
         if self.parser is not None:  # not upgraded
@@ -180,7 +128,7 @@ class HttpProtocol(HttpToolsProtocol):
             return
         if not self._head_complete:
             if not self._head_bytes and (not self._deadline_s or self._idle()):
-                self._deadline_s = self.loop.time() + HEAD_TIMEOUT_S
+                self._deadline_s = self.loop.time() + self._edge.timings.head_s
             self._head_bytes += len(data)
         super().data_received(data)
         if self._head_bytes > MAX_HEAD_BYTES and not self._head_complete:
@@ -203,7 +151,7 @@ class HttpProtocol(HttpToolsProtocol):
             return
         self._head_complete = True
         self._head_bytes = 0
-        self._deadline_s = self.loop.time() + ANSWER_TIMEOUT_S
+        self._deadline_s = self.loop.time() + self._edge.timings.answer_s
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if size > MAX_HEAD_BYTES or len(self.headers) > MAX_HEAD_LINES:
             self._refuse(431, "The request's head is too large.")
@@ -244,7 +192,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _has_moved(self) -> bool:
         """A piece of a file has come or gone. Says whether anybody is still there."""
         if not self._stopping:
-            self._deadline_s = self.loop.time() + ANSWER_TIMEOUT_S
+            self._deadline_s = self.loop.time() + self._edge.timings.answer_s
         return not self.transport.is_closing()
 
     def _request_refusal(self) -> tuple[int, str] | None:
@@ -292,10 +240,12 @@ class HttpProtocol(HttpToolsProtocol):
         if not self._head_bytes and not (self._head_complete and has_body(self.headers)):
             self.transport.close()
             return
-        self._unheard = LINGER_BYTES
+        self._unheard = self._edge.timings.linger_bytes
         if not self._stopping:
             is_read = not self.transport.get_write_buffer_size()
-            self._deadline_s = self.loop.time() + (LINGER_S if is_read else ANSWER_TIMEOUT_S)
+            self._deadline_s = self.loop.time() + (
+                self._edge.timings.linger_s if is_read else self._edge.timings.answer_s
+            )
         if self.transport.can_write_eof():  # TLS cannot, and its answers have a length
             self.transport.write_eof()
         self.flow.resume_reading()
@@ -325,14 +275,7 @@ class HttpProtocol(HttpToolsProtocol):
         if refusal is not None:
             self._refuse(*refusal)
             return
-        passed_on = (b"host", b"sec-websocket-key", b"sec-websocket-protocol")
-        self.headers[:] = [
-            (b"connection", b"Upgrade"),
-            (b"upgrade", b"websocket"),
-            (b"sec-websocket-version", b"13"),
-            (ADDRESS_HEADER.encode(), address.encode()),
-            *((name, value) for name, value in self.headers if name in passed_on),
-        ]
+        self.headers[:] = headers_for_picows(self.headers, address)
         self._deadline_s = 0.0
         self._leave()
         super().handle_websocket_upgrade()
@@ -343,35 +286,17 @@ class HttpProtocol(HttpToolsProtocol):
         forwarded = [value for name, value in self.headers if name == b"x-forwarded-for"]
         return self._edge.proxies.client_of(peer, forwarded)
 
-    def _upgrade_refusal(self) -> tuple[int, str] | None:
-        values: dict[bytes, list[bytes]] = {}
-        for name, value in self.headers:
-            values.setdefault(name, []).append(value)
+    def _upgrade_refusal(self) -> Refusal | None:
         if self.cycle is not None and not self.cycle.response_complete:
-            return 400, "An upgrade does not overtake an answer."
-        path = self.url.partition(b"?")[0]
-        if path != WEBSOCKET_PATH and not (self._edge.echo and path == ECHO_PATH):
-            return 404, "Not found"
-        if self.scope["method"] != "GET" or self.scope["http_version"] != "1.1":
-            return 405, "A WebSocket begins with GET and HTTP/1.1."
-        if not self.url.isascii() or any(byte <= 0x20 or byte == 0x7F for byte in self.url):
-            return 400, "The address is malformed."
-        hosts, origins = values.get(b"host", []), values.get(b"origin", [])
-        if len(hosts) != 1:
-            return 400, ONE_HOST
-        if values.get(b"sec-websocket-version") != [b"13"]:
-            return 426, "WebSocket version 13 is needed."
-        keys = values.get(b"sec-websocket-key", ())
-        if len(keys) != 1 or not _is_key(keys[0]):
-            return 400, "Exactly one valid Sec-WebSocket-Key is needed."
-        if b"transfer-encoding" in values or set(values.get(b"content-length", ())) - {b"0"}:
-            return 400, "An upgrade has no body."
-        encrypted = self.scheme == "https"
-        if not self._edge.origins.allow(origins, hosts[0], encrypted=encrypted):
-            page, host = (value[:100].decode("latin-1") for value in (origins[0], hosts[0]))
-            logger.warning("refused a page of %r at %r (see --allow-origin)", page, host)
-            return 403, "This page may not connect."
-        return None
+            return Refusal(400, "An upgrade does not overtake an answer.")
+        request = UpgradeRequest(
+            self.scope["method"],
+            self.scope["http_version"],
+            self.url,
+            self.headers,
+            encrypted=self.scheme == "https",
+        )
+        return check_upgrade(request, self._edge)
 
     def _refuse(self, status: int, message: str, *, at_once: bool = False) -> None:
         """A fixed answer, then the end of the connection."""
@@ -383,7 +308,7 @@ class HttpProtocol(HttpToolsProtocol):
         head += [b"content-length: %d" % len(body), b"connection: close"]
         head += _REQUIRED_HEADERS.get(status, ())
         self.transport.write(b"\r\n".join([*head, b"", body]))
-        self._deadline_s = self.loop.time() + HEAD_TIMEOUT_S
+        self._deadline_s = self.loop.time() + self._edge.timings.head_s
         if at_once:
             self.transport.close()
         else:
@@ -397,100 +322,3 @@ _REQUIRED_HEADERS = {
     429: (b"retry-after: %d" % RETRY_AFTER_S,),
     503: (b"retry-after: %d" % RETRY_AFTER_S,),
 }
-
-
-def _is_key(key: bytes) -> bool:
-    try:
-        return len(base64.b64decode(key, validate=True)) == 16
-    except binascii.Error:
-        return False
-
-
-# The connection after it
-
-
-class _Silent:
-    """picows wants a logger; what it has to say, the session says better."""
-
-    def isEnabledFor(self, level: int) -> bool:  # noqa: N802 its name in logging
-        return False
-
-    def log(self, *arguments: object, **keywords: object) -> None:
-        """Say nothing."""
-
-    debug = info = warning = error = exception = log
-
-
-_SILENT = _Silent()
-
-
-class WebSocketProtocol(WSProtocol):  # type: ignore[misc]  # private in picows, hence untyped
-    """picows' protocol as uvicorn's `ws` class: takes the upgrade request as bytes.
-
-    Constructed in the place of uvicorn's own; `config`, `server_state` and
-    `app_state` are what it passes, and are not needed.
-    """
-
-    def __init__(self, *, edge: Edge, **_uvicorn: Any) -> None:
-        self._edge = edge
-        super().__init__(
-            None,  # host and port: of a client
-            None,  # path: of a client
-            False,  # is_client_side
-            self._upgrade,
-            _SILENT,
-            True,  # disconnect on exception; sessions let none out
-            HEAD_TIMEOUT_S,
-            False,  # auto ping: the hub's sweep does it for all
-            None,
-            None,
-            WSAutoPingStrategy.PING_PERIODICALLY,
-            False,  # auto pong: has no budget
-            edge.context.max_message_bytes,
-            None,  # extra headers: of a client
-            2048,  # read buffer: the smallest it allows; grows by itself
-        )
-
-    def data_received(self, head: bytes) -> None:
-        """The upgrade request, all of it; afterwards uvloop uses `get_buffer`."""
-        while head:
-            buffer = self.get_buffer(-1)
-            count = min(len(buffer), len(head))
-            buffer[:count] = head[:count]
-            head = head[count:]
-            self.buffer_updated(count)
-
-    def buffer_updated(self, count: int) -> None:
-        super().buffer_updated(count)
-        if self.transport.is_close_frame_sent:
-            self.listener.parse_failed()
-
-    def _upgrade(self, request: WSUpgradeRequest) -> WSUpgradeResponseWithListener:
-        response = WSUpgradeResponse.create_101_response()
-        response.headers.extend(SECURITY_HEADERS)
-        if request.path.partition(b"?")[0] == ECHO_PATH:
-            return WSUpgradeResponseWithListener(response, EchoSession(self._edge.context))
-        lines = request.headers.getall("sec-websocket-protocol", ())
-        offered = [name.strip() for line in lines for name in line.split(",")]
-        if SUBPROTOCOL in offered:
-            response.headers["Sec-WebSocket-Protocol"] = SUBPROTOCOL
-        tokens = [name[len(BEARER_PREFIX) :] for name in offered if name.startswith(BEARER_PREFIX)]
-        session = Session(
-            self._edge.context,
-            _join_asked_for(request.path),
-            tokens[0] if tokens else None,
-            request.headers[ADDRESS_HEADER],
-        )
-        return WSUpgradeResponseWithListener(response, session)
-
-
-def _join_asked_for(path: bytes) -> Join | CommandError | None:
-    """What ``?username=…`` asks for; None without a `username`."""
-    query = path.partition(b"?")[2].decode("ascii")
-    parameters = dict(parse_qsl(query, keep_blank_values=True))
-    if "username" not in parameters:
-        return None
-    try:
-        return join_from_query(parameters)
-    except CommandError as refusal:
-        return refusal

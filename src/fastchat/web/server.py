@@ -13,8 +13,10 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from fastchat.connections.echo import check_loopback
+from fastchat.web.edge import Edge
 from fastchat.web.headers import SECURITY_HEADERS
-from fastchat.web.http import Edge, HttpProtocol, WebSocketProtocol
+from fastchat.web.http import HttpProtocol
+from fastchat.web.websocket import WebSocketProtocol
 
 if TYPE_CHECKING:
     from fastchat.web.tls import Tls

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-import fastchat.web.http
 from fastchat.files.endpoints import CHUNK_BYTES, HEARD_OUT_BYTES
 from fastchat.process.timings import WorkerTimings
+from fastchat.web.edge import HttpTimings
 from support.file_store import left_in, png
 from support.raw_websocket import (
     HOST,
@@ -373,15 +373,15 @@ def test_full_server_is_heard_by_who_still_sends(narrow: tuple[Server, Client], 
 
 
 @pytest.mark.parametrize("how", ["much", "long"])
-def test_who_is_refused_is_heard_for_a_while(
-    alice: Client, server: Server, monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
-    """Not for ever; and his connection counts as long."""
-    if how == "much":
-        monkeypatch.setattr(fastchat.web.http, "LINGER_BYTES", 1_000_000)
-    else:
-        monkeypatch.setattr(fastchat.web.http, "LINGER_S", 0.2)
-    with wired(server.port) as wire:
+def test_refused_sender_that_still_sends_is_heard_for_a_while(data: Path, how: str) -> None:
+    """Bytes and time are limited, and the connection counts for as long."""
+    timings = HttpTimings(linger_bytes=1_000_000) if how == "much" else HttpTimings(linger_s=0.2)
+    with (
+        serving(timings=WorkerTimings(http=timings), history="sqlite", data=str(data)) as server,
+        connected(server.port, "/ws?username=Alice") as alice,
+        wired(server.port) as wire,
+    ):
+        alice.receive_type("joined")
         wire.write(head(announce(alice, 7), 1 << 40))
         assert wire.read_response().status == 413
         assert wire.read_all() == b""
@@ -419,11 +419,13 @@ def share_works(alice: Client, server: Server) -> bool:
         return bool(share(alice, wire, os.urandom(8)))
 
 
+IMPATIENT = HttpTimings(answer_s=0.5 * TIMEOUT_UNIT_S)
+
+
 @pytest.fixture
-def impatient(data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Server, Client]]:
+def impatient(data: Path) -> Iterator[tuple[Server, Client]]:
     """A server that gives a file half a second for each 16 KiB, and Alice."""
-    monkeypatch.setattr(fastchat.web.http, "ANSWER_TIMEOUT_S", 0.5 * TIMEOUT_UNIT_S)
-    timings = WorkerTimings(sweep_interval_s=0.05)
+    timings = WorkerTimings(sweep_interval_s=0.05, http=IMPATIENT)
     with (
         serving(timings=timings, history="sqlite", data=str(data)) as server,
         connected(server.port, "/ws?username=Alice") as alice,
@@ -491,7 +493,7 @@ def test_reader_who_is_slow_and_steady_gets_it_all(impatient: tuple[Server, Clie
             got += piece
             time.sleep(0.05 * TIMEOUT_UNIT_S)
     assert got == content
-    assert time.monotonic() - began > 2 * fastchat.web.http.ANSWER_TIMEOUT_S
+    assert time.monotonic() - began > 2 * IMPATIENT.answer_s
 
 
 def test_reader_who_goes_away_costs_nothing(alice: Client, server: Server, wire: Wire) -> None:

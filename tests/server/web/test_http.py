@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import pytest
 
-import fastchat.web.http
 from fastchat.process.timings import WorkerTimings
+from fastchat.web.edge import HttpTimings
 from fastchat.web.http import MAX_HEAD_BYTES, MAX_HEAD_LINES
 from support.raw_websocket import (
     HANDSHAKE,
@@ -273,10 +273,10 @@ def test_large_head_costs_no_memory() -> None:
 
 
 @pytest.fixture
-def impatient_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(fastchat.web.http, "HEAD_TIMEOUT_S", 0.4)
-    monkeypatch.setattr(fastchat.web.http, "ANSWER_TIMEOUT_S", 0.6)
-    with serving(timings=WorkerTimings(sweep_interval_s=0.05, keep_alive_s=1)) as server:
+def impatient_server() -> Iterator[Server]:
+    http = HttpTimings(head_s=0.4, answer_s=0.6)
+    timings = WorkerTimings(sweep_interval_s=0.05, keep_alive_s=1, http=http)
+    with serving(timings=timings) as server:
         yield server
 
 

@@ -46,7 +46,7 @@ from fastchat.process.timings import WorkerTimings
 from fastchat.rooms.rooms import Rooms
 from fastchat.settings import Settings
 from fastchat.web.capacity import WAYS, Capacity, count_transfers, measure_capacity
-from fastchat.web.http import Edge
+from fastchat.web.edge import Edge
 from fastchat.web.origins import Origins
 from fastchat.web.page import build_app
 from fastchat.web.proxies import Proxies
@@ -275,6 +275,7 @@ def _build_worker(base: _Base, listener: socket.socket, broker: Broker) -> Worke
         visitors_of(settings, served=base.capacity.served),
         echo=settings.debug_echo,
         max_file_bytes=0 if base.files is None else base.files.max_bytes,
+        timings=base.timings.http,
     )
     routes = []
     if base.files is not None:

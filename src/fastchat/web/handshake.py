@@ -1,0 +1,100 @@
+"""The checks of a handshake (RFC 6455 §4.2.1), before picows sees it.
+
+picows answers a handshake that it refuses with the text of its exception, which has the client's
+header in it; and it refuses Firefox's `Connection: keep-alive, Upgrade`. So a handshake is checked
+here, and picows gets only a request that it accepts. Quotations are from RFC 6455 §4.2.1.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import logging
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from fastchat.connections.echo import ECHO_PATH
+from fastchat.web.edge import ADDRESS_HEADER, ONE_HOST, Edge, Refusal
+
+__all__ = ["UpgradeRequest", "check_upgrade", "headers_for_picows"]
+
+logger = logging.getLogger("fastchat.http")
+
+WEBSOCKET_PATH = b"/ws"
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+#: The client's headers that picows gets.
+_PASSED_ON = (b"host", b"sec-websocket-key", b"sec-websocket-protocol")
+
+
+class UpgradeRequest(NamedTuple):
+    """A request that asks for an upgrade to WebSocket; the names of headers are in lower case."""
+
+    method: str
+    http_version: str
+    target: bytes
+    headers: Headers
+    encrypted: bool
+
+
+def check_upgrade(request: UpgradeRequest, edge: Edge) -> Refusal | None:
+    """Why a handshake is refused; None if it is valid.
+
+    uvicorn has checked `Upgrade` and `Connection` before: other requests are not for us.
+    """
+    values: dict[bytes, list[bytes]] = {}
+    for name, value in request.headers:
+        values.setdefault(name, []).append(value)
+    path = request.target.partition(b"?")[0]
+    if path != WEBSOCKET_PATH and not (edge.echo and path == ECHO_PATH):
+        return Refusal(404, "Not found")
+    # "1. An HTTP/1.1 or higher GET request, including a 'Request-URI'". No higher version than 1.1
+    # gets here, because uvicorn speaks none.
+    if request.method != "GET" or request.http_version != "1.1":
+        return Refusal(405, "A WebSocket begins with GET and HTTP/1.1.")
+    # The parser lets bytes through that are not allowed in a target (RFC 9112 §3.2), and picows
+    # decodes it as ASCII.
+    if not request.target.isascii() or any(byte <= 0x20 or byte == 0x7F for byte in request.target):
+        return Refusal(400, "The address is malformed.")
+    # "2. A |Host| header field containing the server's authority."
+    hosts = values.get(b"host", [])
+    if len(hosts) != 1:
+        return Refusal(400, ONE_HOST)
+    # "6. A |Sec-WebSocket-Version| header field, with a value of 13."
+    if values.get(b"sec-websocket-version") != [b"13"]:
+        return Refusal(426, "WebSocket version 13 is needed.")
+    # "5. A |Sec-WebSocket-Key| header field with a base64-encoded (see Section 4 of [RFC4648])
+    # value that, when decoded, is 16 bytes in length."
+    keys = values.get(b"sec-websocket-key", ())
+    if len(keys) != 1 or not _is_key(keys[0]):
+        return Refusal(400, "Exactly one valid Sec-WebSocket-Key is needed.")
+    # The body of an upgrade would be the first bytes of the WebSocket to one reader, and a body to
+    # another.
+    if b"transfer-encoding" in values or set(values.get(b"content-length", ())) - {b"0"}:
+        return Refusal(400, "An upgrade has no body.")
+    # "7. Optionally, an |Origin| header field. This header field is sent by all browser clients."
+    origins = values.get(b"origin", [])
+    if not edge.origins.allow(origins, hosts[0], encrypted=request.encrypted):
+        page, host = (value[:100].decode("latin-1") for value in (origins[0], hosts[0]))
+        logger.warning("refused a page of %r at %r (see --allow-origin)", page, host)
+        return Refusal(403, "This page may not connect.")
+    return None
+
+
+def headers_for_picows(headers: Headers, address: str) -> list[tuple[bytes, bytes]]:
+    """The headers that picows gets in the place of a client's; `address` is the client's."""
+    return [
+        (b"connection", b"Upgrade"),
+        (b"upgrade", b"websocket"),
+        (b"sec-websocket-version", b"13"),
+        (ADDRESS_HEADER.encode(), address.encode()),
+        *((name, value) for name, value in headers if name in _PASSED_ON),
+    ]
+
+
+def _is_key(key: bytes) -> bool:
+    try:
+        return len(base64.b64decode(key, validate=True)) == 16
+    except binascii.Error:
+        return False

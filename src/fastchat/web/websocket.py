@@ -1,0 +1,111 @@
+"""picows as the WebSocket implementation of uvicorn (its `ws` class)."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import parse_qsl
+
+from picows import WSUpgradeRequest, WSUpgradeResponse
+from picows.common import WSUpgradeResponseWithListener
+from picows.picows import WSAutoPingStrategy, WSProtocol  # type: ignore[attr-defined]
+
+from fastchat.connections.echo import ECHO_PATH, EchoSession
+from fastchat.connections.session import Session
+from fastchat.errors import CommandError
+from fastchat.protocol.commands import Join
+from fastchat.protocol.parsing import join_from_query
+from fastchat.web.edge import ADDRESS_HEADER, Edge
+from fastchat.web.headers import SECURITY_HEADERS
+
+__all__ = ["WebSocketProtocol"]
+
+SUBPROTOCOL = "fastchat.v1"
+#: The prefix of a subprotocol that is a token. It is offered by clients, and never selected.
+BEARER_PREFIX = "fastchat.token."
+
+
+class _Silent:
+    """A logger that logs nothing: picows wants one, and sessions log the same events better."""
+
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802 its name in logging
+        return False
+
+    def log(self, *arguments: object, **keywords: object) -> None:
+        """Log nothing."""
+
+    debug = info = warning = error = exception = log
+
+
+_SILENT = _Silent()
+
+
+class WebSocketProtocol(WSProtocol):  # type: ignore[misc]  # private in picows, hence untyped
+    """picows' protocol, constructed by uvicorn at an upgrade that `fastchat.web.http` has checked.
+
+    uvicorn passes `config`, `server_state` and `app_state`, which are not needed, and then calls
+    `connection_made` and `data_received` with the request as bytes.
+    """
+
+    def __init__(self, *, edge: Edge, **_uvicorn: Any) -> None:
+        self._edge = edge
+        super().__init__(
+            None,  # host and port: of a client
+            None,  # path: of a client
+            False,  # is_client_side
+            self._upgrade,
+            _SILENT,
+            True,  # disconnect on exception; sessions let none out
+            edge.timings.head_s,
+            False,  # auto ping: the hub's sweep pings all connections
+            None,
+            None,
+            WSAutoPingStrategy.PING_PERIODICALLY,
+            False,  # auto pong: has no budget
+            edge.context.max_message_bytes,
+            None,  # extra headers: of a client
+            2048,  # read buffer: the smallest size that picows allows; it grows by itself
+        )
+
+    def data_received(self, head: bytes) -> None:
+        """Take the upgrade request, all of it; afterwards uvloop uses `get_buffer`."""
+        while head:
+            buffer = self.get_buffer(-1)
+            count = min(len(buffer), len(head))
+            buffer[:count] = head[:count]
+            head = head[count:]
+            self.buffer_updated(count)
+
+    def buffer_updated(self, count: int) -> None:
+        super().buffer_updated(count)
+        if self.transport.is_close_frame_sent:
+            self.listener.parse_failed()
+
+    def _upgrade(self, request: WSUpgradeRequest) -> WSUpgradeResponseWithListener:
+        response = WSUpgradeResponse.create_101_response()
+        response.headers.extend(SECURITY_HEADERS)
+        if request.path.partition(b"?")[0] == ECHO_PATH:
+            return WSUpgradeResponseWithListener(response, EchoSession(self._edge.context))
+        lines = request.headers.getall("sec-websocket-protocol", ())
+        offered = [name.strip() for line in lines for name in line.split(",")]
+        if SUBPROTOCOL in offered:
+            response.headers["Sec-WebSocket-Protocol"] = SUBPROTOCOL
+        tokens = [name[len(BEARER_PREFIX) :] for name in offered if name.startswith(BEARER_PREFIX)]
+        session = Session(
+            self._edge.context,
+            _join_asked_for(request.path),
+            tokens[0] if tokens else None,
+            request.headers[ADDRESS_HEADER],
+        )
+        return WSUpgradeResponseWithListener(response, session)
+
+
+def _join_asked_for(path: bytes) -> Join | CommandError | None:
+    """The join that ``?username=…`` asks for, or why it is invalid; None without a `username`."""
+    query = path.partition(b"?")[2].decode("ascii")
+    parameters = dict(parse_qsl(query, keep_blank_values=True))
+    if "username" not in parameters:
+        return None
+    try:
+        return join_from_query(parameters)
+    except CommandError as refusal:
+        return refusal
