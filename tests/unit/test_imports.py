@@ -39,7 +39,7 @@ LAYERS = {
         "hub",
     },
     "settings": {"web"},
-    "web": {"connections", "limits", "auth"},
+    "web": {"connections", "files", "limits", "auth"},
     "connections": {"chat", "hub", "_fanout", "limits"},
     "ops": {"brokers"},
     "chat": {"brokers", "files", "rooms", "history", "auth"},

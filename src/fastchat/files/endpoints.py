@@ -27,6 +27,7 @@ from fastchat.files import BUSY_S, File, busy
 from fastchat.files.links import disposition, is_id
 from fastchat.files.media import OTHER
 from fastchat.files.store import Content, FileStore, StoredUpload
+from fastchat.files.transfers import RequestContext
 from fastchat.limits.connections import Census
 from fastchat.limits.queue import Places
 from fastchat.metrics import Metrics
@@ -64,9 +65,7 @@ class FileEndpoints:
     """The endpoints of a process; `receiving` counts the files that come, `serving` has the
     places for those that go.
 
-    `fastchat.web.http.HttpProtocol` puts into a request's state: `address`, what its client is
-    counted by; `takes_body`, whether the body can be read; and `moved`, to be called when a
-    piece of the answer has gone, which says whether anybody is still there.
+    `fastchat.web.http` puts a `RequestContext` into each request's state.
     """
 
     def __init__(
@@ -86,11 +85,15 @@ class FileEndpoints:
     # Taking
 
     async def _post(self, request: Request) -> Response:
-        if not request.state.takes_body:
-            return await self._refused_unread(request)
+        refusal = _context_of(request).body_refusal
+        if refusal is not None:
+            if refusal.spends_ticket:
+                await self._spend_ticket(request)
+            return self._refused(refusal.error, status=refusal.status, ends=True)
         if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
             error = CommandError(ErrorCode.BAD_COMMAND, "A file comes as it is, without encoding.")
-            return await self._withdrawn(request, error, status=415)
+            await self._spend_ticket(request)
+            return self._refused(error, status=415, ends=True)
         body = request.stream()
         try:
             return await self._receive(request, body)
@@ -101,32 +104,11 @@ class FileEndpoints:
         except ClientDisconnect:
             return Response(status_code=400)  # nobody reads it
 
-    async def _refused_unread(self, request: Request) -> Response:
-        """For a body that `HttpProtocol` does not take."""
-        lengths = request.headers.getlist("content-length")
-        if "transfer-encoding" in request.headers or len(lengths) != 1:
-            error = CommandError(ErrorCode.BAD_COMMAND, "A file's Content-Length is needed.")
-            return await self._withdrawn(request, error, status=411)
-        if int(lengths[0]) > self._files.max_bytes:
-            error = CommandError(
-                ErrorCode.TOO_LONG, f"A file has at most {self._files.max_bytes:,} bytes."
-            )
-            return await self._withdrawn(request, error)
-        if "upgrade" in request.headers:  # as Java's client does where it is not told otherwise
-            error = CommandError(ErrorCode.BAD_COMMAND, "A file comes without an Upgrade.")
-            return self._refused(error, ends=True)
-        # RFC 9112 §9.3.2: what is not idempotent is not pipelined.
-        error = CommandError(ErrorCode.BAD_COMMAND, "A file does not overtake an answer.")
-        return self._refused(error, ends=True)
-
-    async def _withdrawn(
-        self, request: Request, error: CommandError, *, status: int | None = None
-    ) -> Response:
-        """It was the one attempt: the announcement counts no more."""
+    async def _spend_ticket(self, request: Request) -> None:
+        """End the announcement of a request: this was its one attempt."""
         with contextlib.suppress(CommandError):
             if (announced := await self._announced(request)) is not None:
                 await announced.abandon()
-        return self._refused(error, status=status, ends=True)
 
     async def _receive(self, request: Request, body: AsyncGenerator[bytes]) -> Response:
         announced = await self._announced(request)
@@ -136,7 +118,7 @@ class FileEndpoints:
             await announced.abandon()
             message = f"Content-Length has to be the {announced.size:,} bytes that were announced."
             raise CommandError(ErrorCode.BAD_COMMAND, message)
-        address: str = request.state.address
+        address = _context_of(request).address
         if self._receiving.enter(address) is not None:
             await announced.abandon()  # who comes back announces it again
             return self._refused(busy(), ends=True)
@@ -205,12 +187,13 @@ class FileEndpoints:
             return self._refused(error)
 
     async def _serve(self, request: Request, id: str) -> Response:
-        address: str = request.state.address
+        context = _context_of(request)
+        address = context.address
         if not await self._serving.enter(address):
             raise busy()
         content = None
         try:
-            if request.state.moved():  # he is still there
+            if context.note_progress():
                 content = await self._files.open(id)
         finally:
             if content is None:
@@ -234,7 +217,7 @@ class _Transfer(Response):
     def __init__(self, request: Request, content: Content, ended: Callable[[], None]) -> None:
         self._content = content
         self._ended = ended
-        self._moved: Callable[[], bool] = request.state.moved
+        self._note_progress = _context_of(request).note_progress
         self.background = None
         self.status_code, self._start, self._end, headers = _selected(
             request, content.id, content.size, content.media_type
@@ -255,7 +238,7 @@ class _Transfer(Response):
 
     async def _send_pieces(self, send: Send) -> None:
         at = self._start
-        while at < self._end and self._moved():
+        while at < self._end and self._note_progress():
             data = await self._content.read(at, min(CHUNK_BYTES, self._end - at))
             at += len(data)
             if not data:
@@ -307,6 +290,11 @@ def _part_asked_for(request: Request, etag: str, size: int) -> tuple[int, int] |
     if found[2] and int(found[2]) < start:
         return None  # not a range at all (RFC 9110 §14.1.1)
     return start, min(int(found[2]) + 1, size) if found[2] else size
+
+
+def _context_of(request: Request) -> RequestContext:
+    context: RequestContext = request.state.context
+    return context
 
 
 def _no_ticket() -> CommandError:

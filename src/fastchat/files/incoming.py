@@ -17,6 +17,7 @@ from typing import Any
 
 from fastchat.errors import CommandError
 from fastchat.files import File, Files, Upload, busy
+from fastchat.files.transfers import PROGRESS_BYTES
 from fastchat.limits.connections import Census
 
 __all__ = ["Incoming", "Uploads"]
@@ -26,8 +27,6 @@ logger = logging.getLogger("fastchat.uploads")
 #: An upload is given up if PROGRESS_BYTES of it take longer than this. A phone that changes its
 #: network comes back sooner, and a client without any network misses its heartbeat after 35 s.
 STALL_S = 60.0
-#: As over HTTP: a byte now and then keeps no place.
-PROGRESS_BYTES = 16 * 1024
 
 
 class Incoming:

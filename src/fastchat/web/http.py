@@ -1,19 +1,72 @@
-"""HTTP: connections before they are WebSockets, and the upgrade.
+"""HTTP/1.1 until the upgrade: uvicorn's protocol, with bounds.
 
-uvicorn speaks HTTP and `app` answers; at an upgrade uvicorn hands the request
-over, and picows takes the connection. Between them stands `HttpProtocol`, which
-bounds what neither does: the size of a request's head and the time until it is
-complete, bodies (only a file has one), and answers that nobody reads. And it
-sees to it that who is refused while he still sends gets to read why.
+uvicorn parses requests and runs the application (`fastchat.web.page`). At an upgrade it hands the
+request over, and picows takes the connection (`fastchat.web.websocket`). `HttpProtocol` bounds
+what neither of them does: the size of a request's head and the time until it is complete, bodies
+(only a file has one), and answers that a client does not read. A client that is refused while it
+still sends can read why (`fastchat.web.lingering`).
+
+States
+------
+A connection is in one `State`, which says what is done with the bytes that come:
+
+HEAD       A request's head comes (`_head_bytes` of it have), or nothing between two requests.
+           BODY or UNWANTED when the head is complete; UPGRADED if it is a valid handshake.
+BODY       A file comes; uvicorn keeps the bytes until the application takes them.
+           HEAD when it is complete.
+UNWANTED   The request may not have a body. HEAD if it has none, as most. If a byte of one comes,
+           it is dropped, and the connection ends after the answer.
+LINGERING  The last answer is written, and the client still sends: that is dropped, at most
+           `_linger_bytes` of it.
+CLOSED     The last answer is written, and the transport closes when it is sent.
+UPGRADED   picows has the transport, and nothing calls us any more.
+
+A refusal, or an answer that ends the connection, leads from the first three to LINGERING or
+CLOSED (`_end`); none of the last three is left. Independent of the state are uvicorn's `cycle`,
+the newest request and its answer, and `pipeline`, requests that wait for earlier answers: the
+application answers one request while the next one comes.
+
+`_deadline_s` is the time of the loop at which `sweep` aborts the connection; 0.0 is none. It is set
+
+- to `head_s` at accept, at the first byte of a further head, and at a refusal;
+- to `answer_s` when a head is complete, each time that PROGRESS_BYTES of a file have come, and for
+  each piece of a file that goes;
+- to `linger_s` at the begin of LINGERING, or to `answer_s` if the answer has not been read;
+- to `last_answer_s` when the server stops, and then to nothing else.
+
+An idle connection has no deadline of ours: there uvicorn's keep-alive holds.
+
+uvicorn
+-------
+uvicorn has no public interface for any of this, hence the pin `uvicorn~=0.54.0` (pyproject.toml).
+A newer version has to be read for these names, all of `httptools_impl.HttpToolsProtocol`:
+
+- overridden: `connection_made`, `connection_lost`, `data_received`, `eof_received`, `shutdown`,
+  `on_headers_complete`, `on_body`, `on_message_complete`, `on_response_complete`,
+  `handle_websocket_upgrade`, `_start_asgi_task`, `_unsupported_upgrade_warning`
+- called: `_should_upgrade`; `flow.resume_reading`; `parser.get_http_version` and
+  `parser.should_upgrade` (of httptools)
+- read: `loop`, `transport`, `client`, `scheme`, `url`, `connections` (every connection until its
+  upgrade), `pipeline`, `cycle`
+- changed: `headers` (in place, because `scope` has the same list), `scope["state"]`,
+  `expect_100_continue`, `server_state.total_requests`, and `parser`, to break a cycle
+- of a `RequestResponseCycle`, read: `response_complete`, `more_body`; changed: `keep_alive`,
+  `disconnected`, `transport`, `default_headers`
+
+In turn uvicorn's server calls `shutdown` of each connection when it stops. The worker calls
+`sweep`.
 """
 
 from __future__ import annotations
 
 import logging
+from enum import Enum, auto
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from fastchat.errors import CommandError, ErrorCode
+from fastchat.files.transfers import PROGRESS_BYTES, BodyRefusal, RequestContext
 from fastchat.limits.connections import Limit
 from fastchat.protocol import FILES_URL
 from fastchat.web.edge import ONE_HOST, Edge, Refusal
@@ -21,40 +74,56 @@ from fastchat.web.handshake import UpgradeRequest, check_upgrade, headers_for_pi
 from fastchat.web.headers import SECURITY_HEADERS
 from fastchat.web.lingering import AnswerTransport, has_body
 
-__all__ = ["HttpProtocol"]
+__all__ = ["MAX_HEAD_BYTES", "MAX_HEAD_LINES", "HttpProtocol", "State"]
 
 logger = logging.getLogger("fastchat.http")
 
+#: A token of 8 KiB fits; it is Node.js' default, too.
 MAX_HEAD_BYTES = 16 * 1024
+#: Apache and Python's http.client have 100 by default.
 MAX_HEAD_LINES = 128
 #: Requests that wait for the answers before theirs; one costs some 2 kB.
 MAX_PIPELINED = 32
-#: A file has as long for each so many bytes that come of it, and for each piece that goes: what
-#: all of it takes is not bounded.
-PROGRESS_BYTES = 16 * 1024
-FULL = "The server is full."
-TOO_MANY = "There are too many connections from this address."
-#: Who is refused for want of room may try again after so long.
+#: A client that is refused for lack of capacity is told to retry after this long.
 RETRY_AFTER_S = 5
+
+FULL = Refusal(503, "The server is full.")
+TOO_MANY_FROM_ADDRESS = Refusal(503, "There are too many connections from this address.")
+TOO_MANY_HANDSHAKES = Refusal(503, "There are too many new connections.")
+TOO_MANY_REQUESTS = Refusal(429, "Too many requests at once.")
+LARGE_HEAD = Refusal(431, "The request's head is too large.")
+NOT_ONE_HOST = Refusal(400, ONE_HOST)
+OVERTAKING = Refusal(400, "An upgrade does not overtake an answer.")
+
+
+class State(Enum):
+    """What is done with the bytes that come; the module's docstring has the table."""
+
+    HEAD = auto()
+    BODY = auto()
+    UNWANTED = auto()
+    LINGERING = auto()
+    CLOSED = auto()
+    UPGRADED = auto()
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol with bounds. Whoever has `server_state` calls `sweep` each second."""
+    """uvicorn's HTTP protocol with bounds. `sweep` has to be called once a second."""
 
     def __init__(self, *arguments: Any, edge: Edge, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self._edge = edge
-        self._sessions = edge.context.sessions
+        self._timings = edge.timings
+        self._state = State.HEAD
         self._head_bytes = 0
-        self._head_complete = False
-        self._takes_body = False
         self._moved_bytes = 0  # of a body, since the deadline was put off
-        self._refused = False
-        self._unheard: int | None = None  # bytes that may come still, once nothing is answered
-        self._stopping = False
-        self._visitor = ""  # the address that is counted
-        self._answering: Any = None
-        self._deadline_s = self.loop.time() + self._edge.timings.head_s
+        self._linger_bytes = 0  # that may still come while LINGERING
+        self._is_stopping = False
+        self._visitor = ""  # the address that `edge.visitors` counts
+        self._answering: Any = None  # the cycle that the application answers
+        self._deadline_s = self.loop.time() + self._timings.head_s
+
+    # The connection
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -63,232 +132,226 @@ class HttpProtocol(HttpToolsProtocol):
                 "%d connections are open, no more are accepted (ulimit -n)",
                 self._edge.capacity.accepted,
             )
-            self._refuse(503, FULL, at_once=True)
+            self._refuse(FULL, at_once=True)
             return
         visitor = self._edge.proxies.visitor(None if self.client is None else self.client[0])
         if self._edge.visitors.enter(visitor) is None:
             self._visitor = visitor
         else:
             self._edge.context.metrics.turned_away[Limit.ADDRESS] += 1
-            self._refuse(503, TOO_MANY, at_once=True)
+            self._refuse(TOO_MANY_FROM_ADDRESS, at_once=True)
 
-    def _leave(self) -> None:
-        """Not a visitor any more: gone, or upgraded. Safe to call again."""
+    def connection_lost(self, exc: Exception | None) -> None:
+        # uvicorn tells the newest request only, and an earlier one may be the one that is answered.
+        if self._answering is not None:
+            self._answering.disconnected = True
+        self._leave_visitors()
+        super().connection_lost(exc)
+
+    def sweep(self, now: float) -> None:
+        """Abort the connection if its deadline has passed."""
+        if self._deadline_s and now >= self._deadline_s:
+            is_unread = self.transport.get_write_buffer_size() > 0
+            if is_unread or self._state is State.LINGERING or not self._is_idle():
+                self.transport.abort()
+            else:
+                self._deadline_s = 0.0  # answered and read: from here uvicorn's keep-alive holds
+
+    def shutdown(self) -> None:
+        """End the connection when its request is answered; called once, by uvicorn."""
+        self._is_stopping = True
+        self._deadline_s = self.loop.time() + self._timings.last_answer_s
+        if self.cycle is not None:
+            super().shutdown()
+        else:  # uvicorn would close at once, but a first request may be on its way
+            self.loop.call_later(self._timings.last_request_s, self._close_unless_upgraded)
+
+    def _close_unless_upgraded(self) -> None:
+        if self._state is not State.UPGRADED:
+            super().shutdown()
+
+    def _connection_count(self) -> int:
+        return len(self.connections) + len(self._edge.context.sessions)
+
+    def _leave_visitors(self) -> None:
+        """Do not count the connection any more: it is lost or upgraded. Safe to call again."""
         if self._visitor:
             self._edge.visitors.leave(self._visitor, "")
             self._visitor = ""
 
-    def _connection_count(self) -> int:
-        return len(self.connections) + len(self._sessions)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        # uvicorn tells the newest request only, and an earlier one may be at its answer.
-        if self._answering is not None:
-            self._answering.disconnected = True
-        self._leave()
-        super().connection_lost(exc)
-
-    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        self._answering = cycle
-        cycle.transport = AnswerTransport(self.transport, self._end)
-        cycle.default_headers = []  # the application has its own; others get uvicorn's
-        super()._start_asgi_task(cycle, app)
-
-    def sweep(self, now: float) -> None:
-        """Abort the connection if it has let its deadline pass."""
-        if self._deadline_s and now >= self._deadline_s:
-            is_over = self._unheard is not None
-            if self.transport.get_write_buffer_size() or is_over or not self._idle():
-                self.transport.abort()
-            else:
-                self._deadline_s = 0.0  # answered and read: uvicorn's keep-alive takes over
-
-    def shutdown(self) -> None:
-        self._stopping = True
-        self._deadline_s = self.loop.time() + self._edge.timings.last_answer_s
-        if self.cycle is not None:
-            super().shutdown()
-        else:  # a request may be on its way, and gets its answer; uvicorn would hang up
-            self.loop.call_later(self._edge.timings.last_request_s, self._hang_up)
-
-    def _hang_up(self) -> None:
-        if self.parser is not None:  # not upgraded
-            super().shutdown()
-
-    def _idle(self) -> bool:
+    def _is_idle(self) -> bool:
         return self.cycle is not None and self.cycle.response_complete and self._head_bytes == 0
 
+    @property
+    def _has_ended(self) -> bool:
+        """Whether the last answer is written: nothing that comes is a request any more."""
+        return self._state in (State.LINGERING, State.CLOSED)
+
+    # What comes
+
     def data_received(self, data: bytes) -> None:
-        if self._unheard is not None:
-            self._unheard -= len(data)
-            if self._unheard < 0:
+        if self._state is State.LINGERING:
+            self._linger_bytes -= len(data)
+            if self._linger_bytes < 0:
                 self.transport.close()
             return
-        if self._refused:
+        if self._state is State.CLOSED:
             return
-        if not self._head_complete:
-            if not self._head_bytes and (not self._deadline_s or self._idle()):
-                self._deadline_s = self.loop.time() + self._edge.timings.head_s
+        if self._state is State.HEAD:
+            if not self._head_bytes and (not self._deadline_s or self._is_idle()):
+                self._deadline_s = self.loop.time() + self._timings.head_s
             self._head_bytes += len(data)
         super().data_received(data)
-        if self._head_bytes > MAX_HEAD_BYTES and not self._head_complete:
-            self._refuse(431, "The request's head is too large.")
+        if self._state is State.HEAD and self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse(LARGE_HEAD)
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio takes either
-        """Who has sent all of his requests gets the answers; TLS has no half of a connection."""
+        """Keep the connection while a request is answered, if its client has sent all of it.
+
+        A client that has closed its half of the connection still reads the answer. TLS has no
+        half-closed connections.
+        """
         cycle = self.cycle
         if self.scheme == "https" or cycle is None or cycle.response_complete or cycle.more_body:
             return False
         cycle.keep_alive = False
         return True
 
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._head_complete = self._takes_body = False
-
     def on_headers_complete(self) -> None:
-        if self._refused:
+        if self._has_ended:
             return
-        self._head_complete = True
+        self._state = State.UNWANTED
         self._head_bytes = 0
-        self._deadline_s = self.loop.time() + self._edge.timings.answer_s
-        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-        if size > MAX_HEAD_BYTES or len(self.headers) > MAX_HEAD_LINES:
-            self._refuse(431, "The request's head is too large.")
-        elif len(self.pipeline) >= MAX_PIPELINED:
-            self._refuse(429, "Too many requests at once.")
-        elif (refusal := self._request_refusal()) is not None:
-            self._refuse(*refusal)
-        else:
-            waits = self.cycle is not None and not self.cycle.response_complete
-            if self.parser.get_http_version() == "1.0":
-                self.expect_100_continue = False  # RFC 9110 §10.1.1
-            super().on_headers_complete()
-            if "path" in self.scope:  # not an upgrade
-                self._prepare(waits=waits)
-
-    def _prepare(self, *, waits: bool) -> None:
-        """What the application has to know of a request; it runs in a moment.
-
-        A body behind a request that has no answer yet would wait in memory.
-        """
-        self._takes_body = not waits and self._is_file()
-        self._moved_bytes = 0
-        self.scope["state"].update(
-            address=self._address(), takes_body=self._takes_body, moved=self._has_moved
-        )
-
-    def _is_file(self) -> bool:
-        """Whether a request has a body that may be read."""
-        if self.scope["method"] != "POST" or self.scope["path"] != FILES_URL:
-            return False
-        if self.parser.should_upgrade():  # to HTTP/2, say: the parser reads nothing behind it
-            return False
-        lengths = [value for name, value in self.headers if name == b"content-length"]
-        if len(lengths) != 1 or any(name == b"transfer-encoding" for name, _ in self.headers):
-            return False
-        return int(lengths[0]) <= self._edge.max_file_bytes
-
-    def _has_moved(self) -> bool:
-        """A piece of a file has come or gone. Says whether anybody is still there."""
-        if not self._stopping:
-            self._deadline_s = self.loop.time() + self._edge.timings.answer_s
-        return not self.transport.is_closing()
-
-    def _request_refusal(self) -> tuple[int, str] | None:
-        """Why a plain request is not answered; handshakes have reasons of their own."""
-        if self.parser.should_upgrade() and self._should_upgrade():
-            return None
-        hosts = sum(name == b"host" for name, _ in self.headers)
-        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
-            return 400, ONE_HOST
-        if self._connection_count() > self._edge.capacity.served:
-            return 503, FULL
-        return None
-
-    def _unsupported_upgrade_warning(self) -> None:
-        # Answered as if nobody had asked, which is no event. But nothing behind it is read.
-        self._end_after_answer()
+        self._deadline_s = self.loop.time() + self._timings.answer_s
+        refusal = self._request_refusal()
+        if refusal is not None:
+            self._refuse(refusal)
+            return
+        waits = self.cycle is not None and not self.cycle.response_complete
+        # RFC 9110 §10.1.1: "A server that receives a 100-continue expectation in an HTTP/1.0
+        # request MUST ignore that expectation."
+        if self.parser.get_http_version() == "1.0":
+            self.expect_100_continue = False
+        super().on_headers_complete()
+        if "path" in self.scope:  # not an upgrade
+            self._give_context(waits=waits)
 
     def on_body(self, body: bytes) -> None:
-        if not self._takes_body or self.cycle.response_complete:
-            self._end_after_answer()  # it is neither kept nor waited for
+        if self._state is not State.BODY or self.cycle.response_complete:
+            self._end_after_answer()
             return
-        super().on_body(body)  # kept until it is asked for; above 64 KiB no more is read
+        super().on_body(body)  # kept until the application takes it; from 64 KiB on reading pauses
         self._moved_bytes += len(body)
         if self._moved_bytes >= PROGRESS_BYTES:
             self._moved_bytes = 0
-            self._has_moved()
+            self._note_progress()
 
     def on_message_complete(self) -> None:
-        if self._takes_body:
-            self._has_moved()
-        if not self._refused:
-            super().on_message_complete()
-        self._head_complete = False
-
-    def _end_after_answer(self) -> None:
-        if self.cycle is not None:
-            self.cycle.keep_alive = False
-            if self.cycle.response_complete:
-                self._end()
-
-    def _end(self) -> None:
-        """After an answer, end the connection: but first hear out who still sends."""
-        if self.transport.is_closing() or self._unheard is not None:
+        if self._has_ended:
             return
-        if not self._head_bytes and not (self._head_complete and has_body(self.headers)):
-            self.transport.close()
-            return
-        self._unheard = self._edge.timings.linger_bytes
-        if not self._stopping:
-            is_read = not self.transport.get_write_buffer_size()
-            self._deadline_s = self.loop.time() + (
-                self._edge.timings.linger_s if is_read else self._edge.timings.answer_s
-            )
-        if self.transport.can_write_eof():  # TLS cannot, and its answers have a length
-            self.transport.write_eof()
-        self.flow.resume_reading()
+        if self._state is State.BODY:
+            self._note_progress()
+        super().on_message_complete()
+        self._state = State.HEAD
 
-    def on_response_complete(self) -> None:
-        if self._unheard is None:
-            super().on_response_complete()
-        else:  # what came behind it is not answered any more
-            self.server_state.total_requests += 1
+    # Requests
 
-    def handle_websocket_upgrade(self) -> None:
-        """Check the handshake (RFC 6455 §4.2.1), then pass on just what belongs to it.
+    def _request_refusal(self) -> Refusal | None:
+        """Why a request is refused by its head; None if it is not."""
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size > MAX_HEAD_BYTES or len(self.headers) > MAX_HEAD_LINES:
+            return LARGE_HEAD
+        if len(self.pipeline) >= MAX_PIPELINED:
+            return TOO_MANY_REQUESTS
+        if self.parser.should_upgrade() and self._should_upgrade():
+            return None  # `handle_websocket_upgrade` has reasons of its own
+        # RFC 9112 §3.2: "A server MUST respond with a 400 (Bad Request) status code to any HTTP/1.1
+        # request message that lacks a Host header field and to any request message that contains
+        # more than one Host header field line". Health checks speak HTTP/1.0 without one.
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
+            return NOT_ONE_HOST
+        if self._connection_count() > self._edge.capacity.served:
+            return FULL
+        return None
 
-        What picows refuses it answers with the text of its exception, the client's
-        header in it; and it refuses Firefox's `Connection: keep-alive, Upgrade`.
-        So it only gets to see what it will accept.
+    def _give_context(self, *, waits: bool) -> None:
+        """Tell the application what it has to know about the newest request.
+
+        The application's task runs after this. `waits` says whether earlier answers come first.
         """
-        if self._refused:
-            return
-        address = self._address()
-        limit = self._edge.gate.enter(address)
-        if limit is not None:
-            self._edge.context.metrics.turned_away[limit] += 1
-            self._refuse(503, "There are too many new connections.")
-            return
-        refusal = self._upgrade_refusal()
-        if refusal is not None:
-            self._refuse(*refusal)
-            return
-        self.headers[:] = headers_for_picows(self.headers, address)
-        self._deadline_s = 0.0
-        self._leave()
-        super().handle_websocket_upgrade()
-        self.parser = None  # type: ignore[assignment]  # it holds us, and we held it
+        refusal = None
+        if self.scope["method"] == "POST" and self.scope["path"] == FILES_URL:
+            refusal = self._body_refusal(waits=waits)
+            if refusal is None:
+                self._state = State.BODY
+        self._moved_bytes = 0
+        self.scope["state"]["context"] = RequestContext(
+            self._address(), refusal, self._note_progress
+        )
+
+    def _body_refusal(self, *, waits: bool) -> BodyRefusal | None:
+        """Why the body of a file's request is not read; None if it is."""
+        lengths = [value for name, value in self.headers if name == b"content-length"]
+        if len(lengths) != 1 or any(name == b"transfer-encoding" for name, _ in self.headers):
+            # RFC 9110 §15.5.12: "The 411 (Length Required) status code indicates that the server
+            # refuses to accept the request without a defined Content-Length".
+            error = CommandError(ErrorCode.BAD_COMMAND, "A file's Content-Length is needed.")
+            return BodyRefusal(411, error, spends_ticket=True)
+        if int(lengths[0]) > self._edge.max_file_bytes:
+            error = CommandError(
+                ErrorCode.TOO_LONG, f"A file has at most {self._edge.max_file_bytes:,} bytes."
+            )
+            return BodyRefusal(413, error, spends_ticket=True)
+        if self.parser.should_upgrade():
+            # The parser reads nothing behind an upgrade, also if it is to HTTP/2, which Java's
+            # client asks for by default.
+            error = CommandError(ErrorCode.BAD_COMMAND, "A file comes without an Upgrade.")
+            return BodyRefusal(400, error, spends_ticket=False)
+        if waits:
+            # The body would wait in memory. RFC 9112 §9.3.2 asks clients to pipeline only behind
+            # idempotent methods, and to be ready to send again what was not answered.
+            error = CommandError(ErrorCode.BAD_COMMAND, "A file does not overtake an answer.")
+            return BodyRefusal(400, error, spends_ticket=False)
+        return None
+
+    def _note_progress(self) -> bool:
+        """Put off the deadline: a piece of a file has come or gone. Returns whether connected."""
+        if not self._is_stopping:
+            self._deadline_s = self.loop.time() + self._timings.answer_s
+        return not self.transport.is_closing()
 
     def _address(self) -> str:
         peer = None if self.client is None else self.client[0]
         forwarded = [value for name, value in self.headers if name == b"x-forwarded-for"]
         return self._edge.proxies.client_of(peer, forwarded)
 
+    # Upgrades
+
+    def handle_websocket_upgrade(self) -> None:
+        if self._has_ended:
+            return
+        address = self._address()
+        limit = self._edge.gate.enter(address)
+        if limit is not None:
+            self._edge.context.metrics.turned_away[limit] += 1
+            self._refuse(TOO_MANY_HANDSHAKES)
+            return
+        refusal = self._upgrade_refusal()
+        if refusal is not None:
+            self._refuse(refusal)
+            return
+        self.headers[:] = headers_for_picows(self.headers, address)
+        self._deadline_s = 0.0
+        self._leave_visitors()
+        super().handle_websocket_upgrade()
+        self._state = State.UPGRADED
+        self.parser = None  # type: ignore[assignment]  # the parser and we refer to each other
+
     def _upgrade_refusal(self) -> Refusal | None:
+        # The answer of an earlier request would be written into the stream of the WebSocket.
         if self.cycle is not None and not self.cycle.response_complete:
-            return Refusal(400, "An upgrade does not overtake an answer.")
+            return OVERTAKING
         request = UpgradeRequest(
             self.scope["method"],
             self.scope["http_version"],
@@ -298,27 +361,84 @@ class HttpProtocol(HttpToolsProtocol):
         )
         return check_upgrade(request, self._edge)
 
-    def _refuse(self, status: int, message: str, *, at_once: bool = False) -> None:
-        """A fixed answer, then the end of the connection."""
-        self._refused = True
-        body = message.encode() + b"\n"
-        head = [f"HTTP/1.1 {status} Refused".encode()]
-        head += [f"{name}: {value}".encode() for name, value in SECURITY_HEADERS]
-        head += [b"content-type: text/plain; charset=utf-8"]
-        head += [b"content-length: %d" % len(body), b"connection: close"]
-        head += _REQUIRED_HEADERS.get(status, ())
-        self.transport.write(b"\r\n".join([*head, b"", body]))
-        self._deadline_s = self.loop.time() + self._edge.timings.head_s
+    def _unsupported_upgrade_warning(self) -> None:
+        # RFC 9110 §7.8: "A server MAY ignore a received Upgrade header field if it wishes to
+        # continue using the current protocol on that connection." That is no event for a log, but
+        # the parser reads nothing behind it.
+        self._end_after_answer()
+
+    # Answers
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._answering = cycle
+        cycle.transport = AnswerTransport(self.transport, self._end)
+        cycle.default_headers = []  # the application has its own; uvicorn's answers get these
+        super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        if self._state is State.LINGERING:  # requests that wait behind it are not answered
+            self.server_state.total_requests += 1
+        else:
+            super().on_response_complete()
+
+    def _refuse(self, refusal: Refusal, *, at_once: bool = False) -> None:
+        """Write a fixed answer, and end the connection."""
+        self.transport.write(_answer_with(refusal))
+        self._deadline_s = self.loop.time() + self._timings.head_s
         if at_once:
+            self._state = State.CLOSED
             self.transport.close()
         else:
             self._end()
 
+    def _end_after_answer(self) -> None:
+        if self.cycle is not None:
+            self.cycle.keep_alive = False
+            if self.cycle.response_complete:
+                self._end()
 
-# What these answers have to say besides (RFC 9110 §15.5.6, RFC 6455 §4.4).
-_REQUIRED_HEADERS = {
+    def _end(self) -> None:
+        """End the connection after its last answer; listen to a client that still sends."""
+        if self._has_ended:
+            return
+        has_more = self._state in (State.BODY, State.UNWANTED) and has_body(self.headers)
+        if self.transport.is_closing() or not (self._head_bytes or has_more):
+            self._state = State.CLOSED
+            self.transport.close()
+            return
+        self._state = State.LINGERING
+        self._linger_bytes = self._timings.linger_bytes
+        if not self._is_stopping:
+            is_read = not self.transport.get_write_buffer_size()
+            self._deadline_s = self.loop.time() + (
+                self._timings.linger_s if is_read else self._timings.answer_s
+            )
+        # RFC 9112 §9.6: "First, the server performs a half-close by closing only the write side of
+        # the read/write connection." TLS cannot, but its answers have a length.
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.flow.resume_reading()
+
+
+def _answer_with(refusal: Refusal) -> bytes:
+    body = refusal.message.encode() + b"\n"
+    head = [f"HTTP/1.1 {refusal.status} Refused".encode()]
+    head += [f"{name}: {value}".encode() for name, value in SECURITY_HEADERS]
+    head += [b"content-type: text/plain; charset=utf-8"]
+    head += [b"content-length: %d" % len(body), b"connection: close"]
+    head += _STATUS_HEADERS.get(refusal.status, ())
+    return b"\r\n".join([*head, b"", body])
+
+
+_RETRY_AFTER = (b"retry-after: %d" % RETRY_AFTER_S,)
+#: The headers that belong to a status.
+_STATUS_HEADERS = {
+    # RFC 9110 §15.5.6: "The origin server MUST generate an Allow header field in a 405 response".
     405: (b"allow: GET",),
+    # RFC 9110 §15.5.22: "The server MUST send an Upgrade header field in a 426 response"; RFC 6455
+    # §4.4 has it list the versions that it supports.
     426: (b"sec-websocket-version: 13", b"upgrade: websocket"),
-    429: (b"retry-after: %d" % RETRY_AFTER_S,),
-    503: (b"retry-after: %d" % RETRY_AFTER_S,),
+    # RFC 6585 §4 and RFC 9110 §15.6.4 allow `Retry-After`.
+    429: _RETRY_AFTER,
+    503: _RETRY_AFTER,
 }

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from fastchat.errors import CommandError, ErrorCode
-from fastchat.files.incoming import PROGRESS_BYTES, STALL_S, Incoming, Uploads
+from fastchat.files.incoming import STALL_S, Incoming, Uploads
+from fastchat.files.transfers import PROGRESS_BYTES
 from fastchat.limits.connections import Census
 from support.files_in_memory import Shelf
 
