@@ -229,7 +229,7 @@ export class Actions {
 
 const clamp = (low, value, high) => Math.max(low, Math.min(value, high));
 
-// Returns the first and last edge of the lines of a text, without the padding around them.
+// Returns the rectangle that the lines of a text fill, without the padding around them.
 function extentOf(element) {
   const range = document.createRange();
   range.selectNodeContents(element);
