@@ -38,11 +38,11 @@ export class Attention {
   // A message by another person has arrived.
   hear({ username, text }, room, shown) {
     if (room === shown && !document.hidden && document.hasFocus()) return;
-    const called = mentions(text, room.roster);
-    if (!called && !document.hidden) return;
+    const mentioned = mentions(text, room.roster);
+    if (!mentioned && !document.hidden) return;
     if (this.#storage.get("sound")) this.#play();
     const notified = notifiedOf(this.#storage);
-    if (called ? notified : notified === "all") this.#notify(username, text, room.name);
+    if (mentioned ? notified : notified === "all") this.#notify(username, text, room.name);
   }
 
   // The tag keeps it to one notification a room, however many tabs are open.

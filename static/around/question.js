@@ -26,7 +26,7 @@ export class Question {
   // `required` means that the reader cannot cancel.
   open({ value = "", required, error = "" }) {
     this.#required = required;
-    this.#dialog.classList.toggle("welcome--first", required);
+    this.#dialog.classList.toggle("dialog--required", required);
     if (!this.#dialog.open) this.#dialog.showModal();
     this.#field.value = value;
     this.#field.select();

@@ -105,7 +105,7 @@ function fillBadge(badge, count, rooms) {
   const failed = rooms.some(({ hasFailed }) => hasFailed);
   badge.hidden = !count && !failed;
   badge.classList.toggle("badge--failed", failed);
-  badge.classList.toggle("badge--called", !failed && count !== 0 && rooms.some(({ called }) => called));
+  badge.classList.toggle("badge--mentioned", !failed && count !== 0 && rooms.some(({ isMentioned }) => isMentioned));
   badge.firstElementChild.textContent = failed ? "!" : count || "";
   badge.lastElementChild.textContent = failed ? ` ${t("notSent")}` : count ? t("unreadSuffix") : "";
 }

@@ -55,7 +55,7 @@ export class MessageRow {
     this.#mark("own", own);
     this.#mark("deleted", deleted);
     this.#mark("emoji", !deleted && isEmojiOnly(text));
-    this.#mark("called", !own && !deleted && mentions(text, roster));
+    this.#mark("mentioned", !own && !deleted && mentions(text, roster));
     const note = this.element.querySelector(".message__edited");
     note.hidden = !edited;
     if (edited) note.title = wholeTime(new Date(edited));

@@ -53,7 +53,7 @@ export class Room {
   }
 
   // Whether an unread message mentions the reader.
-  get called() {
+  get isMentioned() {
     return this.unread.some(({ text }) => mentions(text, this.roster));
   }
 

@@ -216,11 +216,11 @@ class Reader {
   #nodeOf(token, { code, exact, address, room, ahead }) {
     if (code) return make("code", {}, [code]);
     if (room) return make("a", { class: "room-link", href: addressOf(room) }, [token]);
-    return ahead ? this.#called(ahead) : linkOf(exact ?? address);
+    return ahead ? this.#mentionIn(ahead) : linkOf(exact ?? address);
   }
 
   // Finds the longest name that the text begins with, which is then part of the token.
-  #called(ahead) {
+  #mentionIn(ahead) {
     this.#names ??= new Set([this.#context.self, ...this.#context.names].map(folded));
     for (let { length } = ahead; length; length -= 1) {
       const name = ahead.slice(0, length);
