@@ -29,8 +29,7 @@ from contracts.broker import (
 from contracts.history import draft, edit, react
 from fastchat import protocol
 from fastchat.brokers import Broker
-from fastchat.brokers.relay import client as brokers
-from fastchat.brokers.relay import link, records
+from fastchat.brokers.relay import deadlines, drafts, link, records
 from fastchat.brokers.relay import server as relays
 from fastchat.brokers.relay.client import RelayBroker
 from fastchat.brokers.relay.server import Relay
@@ -157,8 +156,7 @@ class Rig:
     async def end(self) -> None:
         for broker in self.brokers:
             await broker.close()
-            if broker._giving_up is not None:
-                broker._giving_up.cancel()
+            broker._timer.cancel()
         self.relay.close()
         await asyncio.sleep(0.01)
 
@@ -220,8 +218,7 @@ class TestContract(SeveralBrokersContract):
         finally:
             for broker in made:
                 await broker.close()
-                if broker._giving_up is not None:
-                    broker._giving_up.cancel()
+                broker._timer.cancel()
             relay.close()
             await asyncio.sleep(0.01)
 
@@ -1002,8 +999,8 @@ def test_without_an_answer_everything_is_unavailable_in_time(
 
     It is known after a while only that it hangs.
     """
-    monkeypatch.setattr(brokers, "PATIENCE_S", 0.2)
-    monkeypatch.setattr(brokers, "SEARCH_PATIENCE_S", 0.4)
+    monkeypatch.setattr(deadlines, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(deadlines, "SEARCH_PATIENCE_S", 0.4)
 
     async def test(rig: Rig) -> None:
         ((broker, receiver),) = await rig.several(1)
@@ -1063,19 +1060,19 @@ def test_what_was_not_read_by_the_relay_in_time_is_not_done(
     rig: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A join that comes late is refused, a draft that comes late is not kept."""
-    monkeypatch.setattr(brokers, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(deadlines, "PATIENCE_S", 0.05)
 
     async def test(rig: Rig) -> None:
         ((broker, receiver),) = await rig.several(1)
-        monkeypatch.setattr(brokers, "PATIENCE_S", 5)
+        monkeypatch.setattr(deadlines, "PATIENCE_S", 5)
         await join(broker)
-        monkeypatch.setattr(brokers, "PATIENCE_S", 0.05)
+        monkeypatch.setattr(deadlines, "PATIENCE_S", 0.05)
         (port,) = rig.relay._ports
         port._transport.pause_reading()
         broker.publish(draft("late", id="i"), receiver.answer)
         with pytest.raises(CommandError):
             await join(broker, "Bob")
-        monkeypatch.setattr(brokers, "PATIENCE_S", 5)
+        monkeypatch.setattr(deadlines, "PATIENCE_S", 5)
         broker.publish(draft("in time"), receiver.answer)
         port._transport.resume_reading()
         await receiver.until_delivered(1)
@@ -1093,12 +1090,12 @@ def test_join_whose_reply_is_late_is_undone(rig: Run, monkeypatch: pytest.Monkey
         (broker, receiver), (second, other) = await rig.several(2)
         await join(second, "Bob")
         assert broker._link._connection is not None
-        monkeypatch.setattr(brokers, "PATIENCE_S", 0.05)
+        monkeypatch.setattr(deadlines, "PATIENCE_S", 0.05)
         broker._link._connection.transport.pause_reading()  # type: ignore[attr-defined]
         with pytest.raises(CommandError) as caught:
             await join(broker)
         assert caught.value.code == ErrorCode.UNAVAILABLE
-        monkeypatch.setattr(brokers, "PATIENCE_S", 5)
+        monkeypatch.setattr(deadlines, "PATIENCE_S", 5)
         await until(lambda: rig.names() == ["Bob", "Alice"])
         broker._link._connection.transport.resume_reading()  # type: ignore[attr-defined]
         await rig.said()
@@ -1115,7 +1112,7 @@ def test_join_whose_reply_is_late_is_undone(rig: Run, monkeypatch: pytest.Monkey
 
 def test_backlog_is_bounded(rig: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Too much for a relay that does not read is answered at once, and works again later."""
-    monkeypatch.setattr(brokers, "MAX_BACKLOG_BYTES", 1024 * 1024)
+    monkeypatch.setattr(link, "MAX_BACKLOG_BYTES", 1024 * 1024)
 
     async def test(rig: Rig) -> None:
         ((broker, receiver),) = await rig.several(1)
@@ -1141,7 +1138,7 @@ def test_backlog_is_bounded(rig: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_unconfirmed_drafts_are_bounded(rig: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """However small they are."""
-    monkeypatch.setattr(brokers, "MAX_UNCONFIRMED", 100)
+    monkeypatch.setattr(drafts, "MAX_UNCONFIRMED", 100)
 
     async def test(rig: Rig) -> None:
         ((broker, receiver),) = await rig.several(1)
@@ -1160,7 +1157,7 @@ def test_unconfirmed_drafts_are_bounded_without_a_relay(
     rig: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those that are too many are refused at once; the others are kept by the next relay."""
-    monkeypatch.setattr(brokers, "MAX_UNCONFIRMED", 100)
+    monkeypatch.setattr(drafts, "MAX_UNCONFIRMED", 100)
 
     async def test(rig: Rig) -> None:
         ((broker, receiver),) = await rig.several(1)
@@ -1181,7 +1178,7 @@ def test_unconfirmed_drafts_are_bounded_without_a_relay(
 
 def test_all_that_waits_for_a_relay_is_bounded(rig: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Events get lost, and questions are refused; who leaves is heard of later."""
-    monkeypatch.setattr(brokers, "MAX_BACKLOG_BYTES", 1024 * 1024)
+    monkeypatch.setattr(link, "MAX_BACKLOG_BYTES", 1024 * 1024)
 
     async def test(rig: Rig) -> None:
         ((broker, _),) = await rig.several(1)

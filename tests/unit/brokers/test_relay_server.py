@@ -105,8 +105,7 @@ class Place:
     async def close(self) -> None:
         for broker in self._brokers:
             await broker.close()
-            if broker._giving_up is not None:
-                broker._giving_up.cancel()
+            broker._timer.cancel()
         for peer in self._peers:
             peer.writer.close()
             with contextlib.suppress(ConnectionError):

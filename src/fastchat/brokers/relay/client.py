@@ -25,76 +25,32 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar, assert_never
+from typing import Any, TypeVar, assert_never
 
 from fastchat.brokers import Delivery, OnOutcome, Receiver
-from fastchat.brokers.relay import records
+from fastchat.brokers.relay import deadlines, records
 from fastchat.brokers.relay.counts import Counts
-from fastchat.brokers.relay.drafts import Unconfirmed, Waiting
+from fastchat.brokers.relay.deadlines import DeadlineTimer, unavailable
+from fastchat.brokers.relay.drafts import Drafts
 from fastchat.brokers.relay.link import Link
+from fastchat.brokers.relay.local_rooms import LocalRooms
 from fastchat.brokers.relay.outbox import Outbox
-from fastchat.brokers.relay.records import FromRelay, FromWorker, Refusal
+from fastchat.brokers.relay.records import FromRelay, FromWorker
+from fastchat.brokers.relay.requests import Requests
 from fastchat.brokers.relay.wire import BadRecord
-from fastchat.errors import CloseReason, CommandError, ErrorCode, HistoryError
-from fastchat.history import Duplicate
+from fastchat.errors import CloseReason, CommandError, HistoryError
 from fastchat.history.reader import HistoryReader
 from fastchat.metrics import Metrics
-from fastchat.protocol import Position, Publication
+from fastchat.protocol import Publication
 from fastchat.rooms import Entrance, Entry, Member, Messages, Removal
 from fastchat.rooms.messages import page_of
-from fastchat.rooms.subscribers import Change
 
-__all__ = ["PATIENCE_S", "RelayBroker"]
+__all__ = ["RelayBroker"]
 
 logger = logging.getLogger("fastchat.broker")
 
-#: What waits longer for the relay is answered `unavailable`.
-PATIENCE_S = 2.0
-#: A search may read a lot.
-SEARCH_PATIENCE_S = 5.0
-#: What may wait for a relay that does not read; more is `unavailable` at once.
-MAX_BACKLOG_BYTES = 8 * 1024 * 1024
-#: Drafts that may wait for a relay, whether there is one or not.
-MAX_UNCONFIRMED = 20_000
-#: Drafts of one record, and how far their deadlines may lie apart.
-BATCH, BATCH_S = 1000, 0.1
-
-
 Reply = TypeVar("Reply", bound=records.Reply)
-
-
-class _Room:
-    """A room with members in this process."""
-
-    __slots__ = ("epoch", "known", "members", "offset", "pending")
-
-    def __init__(self, position: Position) -> None:
-        self.epoch, self.offset = position
-        self.members: dict[Member, int] = {}  # and their connections
-        self.known: dict[str, str] = {}  # names that our members were told of, and their authors
-        self.pending = 0  # drafts and leaves that the relay has not answered
-
-
-class _Request(Generic[Reply]):
-    """A request that awaits a reply of the type `expected`.
-
-    `replied` is called with the reply at its place in the stream.
-    """
-
-    __slots__ = ("expected", "future", "record", "replied")
-
-    def __init__(
-        self, record: records.Request, expected: type[Reply], replied: Callable[[Reply], None]
-    ) -> None:
-        self.record = record
-        self.expected = expected
-        self.replied = replied
-        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def on_reply(self, reply: records.Reply) -> None:
-        if not isinstance(reply, self.expected):
-            raise BadRecord(f"{type(reply).__name__} for {type(self.record).__name__}")
-        self.replied(reply)
+Make = Callable[[int, float], records.Request]
 
 
 class RelayBroker:
@@ -116,21 +72,17 @@ class RelayBroker:
         reader: HistoryReader | None = None,
         counts: Counts | None = None,
     ) -> None:
-        self._counts = counts
-        self._reader = reader
         self._name = name
         self._metrics = metrics
-        self._rooms: dict[str, _Room] = {}
-        self._drafts: Unconfirmed[_Room | None] = Unconfirmed()
-        self._requests: dict[int, _Request[Any]] = {}
-        self._numbers = 0
+        self._reader = reader
+        self._counts = counts
         self._link = Link(directory, self)
-        self._new: list[int] = []  # tickets of this turn
         self._outbox = Outbox(self._flush)
-        self._giving_up: asyncio.Handle | None = None
-        self._giving_up_at = 0.0
+        self._timer = DeadlineTimer(self._give_up)
+        self._rooms = LocalRooms()
+        self._drafts = Drafts(self._rooms)
+        self._requests = Requests(self._say, self._timer)
         self._welcome = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
 
     @property
     def connected(self) -> bool:
@@ -158,20 +110,17 @@ class RelayBroker:
     # What the chat asks for
 
     def publish(self, draft: Publication, outcome: OnOutcome | None = None) -> None:
-        deadline = time.monotonic() + PATIENCE_S
-        room = self._rooms.get(draft.room)  # None if its stream was just lost
-        if room is not None:
-            room.pending += 1
-        self._new.append(self._drafts.add(Waiting(draft, outcome, deadline, room)))
+        deadline = time.monotonic() + deadlines.PATIENCE_S
+        self._drafts.add(draft, outcome, deadline)
         self._outbox.schedule()
-        self._watch(deadline)
+        self._timer.watch(deadline)
 
     async def join(self, entrance: Entrance, enter: Callable[[Entry], None]) -> None:
         def joined(reply: records.Joined) -> None:
-            self._count_in(reply)
+            self._rooms.count_in(reply)
             enter(reply.entry)
 
-        await self._request(
+        await self._ask(
             lambda number, deadline: records.Join(number, deadline, entrance),
             records.Joined,
             joined,
@@ -179,37 +128,39 @@ class RelayBroker:
 
     async def leave(self, room: str, member: Member, left: Callable[[], None]) -> None:
         state = self._rooms.get(room)
-        if state is None:  # its stream was lost, and he with it
+        if state is None:  # its stream was lost, and the member with it
             left()
             return
-        self._count_out(state, member)
+        state.count_out(member)
         state.pending += 1
 
         def goodbye(reply: records.Left | None = None) -> None:
             left()
-            self._settle(room, state)
+            self._rooms.settle(room, state)
 
         try:
-            await self._request(
+            # Also of a relay that does not read: it has to hear of members that leave.
+            await self._requests.ask(
                 lambda number, deadline: records.Leave(number, deadline, room, member),
                 records.Left,
                 goodbye,
+                deadlines.PATIENCE_S,
             )
         except CommandError:
-            # The relay is away. A new one is not told of him; this one reads it later.
+            # The relay is away. A new one is not told of the member; this one reads it later.
             goodbye()
 
     def lose(self, room: str, member: Member) -> None:
         state = self._rooms.get(room)
         if state is None:
             return
-        self._count_out(state, member)
+        state.count_out(member)
         self._say_introduced(records.Lose(room, member))
-        self._drop_if_empty(room, state)
+        self._rooms.drop_if_empty(room, state)
 
     async def remove(self, removal: Removal) -> str:
         names: list[str] = []
-        await self._request(
+        await self._ask(
             lambda number, deadline: records.Remove(number, deadline, removal),
             records.Removed,
             lambda reply: names.append(reply.name),
@@ -217,13 +168,13 @@ class RelayBroker:
         return names[0]
 
     def tell(self, room: str, payload: bytes) -> None:
-        if not self._is_clogged:
+        if not self._link.is_clogged:
             self._say(records.Tell(room, payload))
 
     async def search(self, room: str, query: str, limit: int) -> Messages:
         return await self._page(
             lambda number, deadline: records.Search(number, deadline, room, query, limit),
-            SEARCH_PATIENCE_S,
+            deadlines.SEARCH_PATIENCE_S,
         )
 
     async def before(self, room: str, offset: int | None, limit: int) -> Messages:
@@ -250,13 +201,9 @@ class RelayBroker:
         """Tell the relay what this worker counts, for those who ask it."""
         self._say(records.Report(snapshot))
 
-    # Requests
-
-    async def _page(
-        self, make: Callable[[int, float], records.Request], patience_s: float = PATIENCE_S
-    ) -> Messages:
+    async def _page(self, make: Make, patience_s: float | None = None) -> Messages:
         pages: list[Messages] = []
-        await self._request(
+        await self._ask(
             make,
             records.Page,
             lambda reply: pages.append(Messages(reply.payloads, reply.more)),
@@ -264,102 +211,39 @@ class RelayBroker:
         )
         return pages[0]
 
-    async def _request(
+    async def _ask(
         self,
-        make: Callable[[int, float], records.Request],
+        make: Make,
         expected: type[Reply],
         replied: Callable[[Reply], None],
-        patience_s: float = PATIENCE_S,
+        patience_s: float | None = None,
     ) -> None:
-        """Send a request and wait for its reply; raises CommandError.
-
-        `make` is called with the request's number and its deadline. A relay that does not read is
-        asked nothing more, but has to hear of members that leave.
-        """
-        deadline = time.monotonic() + patience_s
-        self._numbers += 1
-        record = make(self._numbers, deadline)
-        if self._is_clogged and not isinstance(record, records.Leave):
-            raise _unavailable()
-        request = self._requests[self._numbers] = _Request(record, expected, replied)
-        self._watch(deadline)
-        self._say(record)
-        await request.future
-
-    def _count_in(self, reply: records.Joined) -> None:
-        member, position, *_ = reply.entry
-        room = self._rooms.get(reply.room)
-        if room is None:
-            room = self._rooms[reply.room] = _Room(position)
-        elif not room.members:  # something is pending; what came without members is not missed
-            room.epoch, room.offset = position
-        room.known = dict(reply.known)
-        room.members[member] = room.members.get(member, 0) + 1
-
-    def _count_out(self, room: _Room, member: Member) -> None:
-        room.members[member] -= 1
-        if not room.members[member]:
-            del room.members[member]
-
-    def _settle(self, name: str, room: _Room | None) -> None:
-        """Something that was pending in a room has its answer."""
-        if room is not None:
-            room.pending -= 1
-            self._drop_if_empty(name, room)
-
-    def _drop_if_empty(self, name: str, room: _Room) -> None:
-        if not room.members and not room.pending and self._rooms.get(name) is room:
-            del self._rooms[name]
-
-    # Time
-
-    def _watch(self, deadline: float) -> None:
-        if self._giving_up is not None:
-            if self._giving_up_at <= deadline:
-                return
-            self._giving_up.cancel()  # a search waits longer than what came after it
-        self._giving_up_at = deadline
-        delay_s = max(0.0, deadline - time.monotonic())
-        self._giving_up = self._loop.call_later(delay_s, self._give_up)
+        """As `Requests.ask`; but a relay that does not read is asked nothing more."""
+        if self._link.is_clogged:
+            raise unavailable()
+        await self._requests.ask(make, expected, replied, patience_s or deadlines.PATIENCE_S)
 
     def _give_up(self) -> None:
-        """Answer `unavailable` to whatever has waited too long."""
-        self._giving_up = None
+        """Answer `unavailable` to what has waited too long."""
         now = time.monotonic()
-        for ticket in self._drafts.overdue(now):
-            self._decide(ticket, _unavailable())
-        for number, request in tuple(self._requests.items()):
-            record = request.record
-            if record.deadline <= now:
-                del self._requests[number]
-                if isinstance(record, records.Leave):
-                    self._on_late_leave(record)
-                if not request.future.done():
-                    request.future.set_exception(_unavailable())
-        deadlines = [request.record.deadline for request in self._requests.values()]
-        if self._drafts.first_deadline is not None:
-            deadlines.append(self._drafts.first_deadline)
-        if deadlines:
-            self._watch(min(deadlines))
+        self._drafts.give_up(now)
+        for record in self._requests.give_up(now):
+            if isinstance(record, records.Leave):
+                self._on_late_leave(record)
+        for deadline in (self._drafts.first_deadline, self._requests.first_deadline):
+            if deadline is not None:
+                self._timer.watch(deadline)
 
     def _on_late_leave(self, record: records.Leave) -> None:
         """Nobody awaits its reply any more; a relay that has counted the member must hear of it."""
         if not self.connected and record.member is not None:
             self._say_introduced(records.Lose(record.room, record.member))
 
-    def _decide(self, ticket: int, outcome: int | Duplicate | CommandError) -> None:
-        """Tell a draft's sender its outcome, unless that has been decided before."""
-        waiting = self._drafts.take(ticket)
-        if waiting is not None:
-            self._settle(waiting.draft.room, waiting.room)
-            if waiting.outcome is not None:
-                waiting.outcome(outcome)
-
     # To the relay
 
     def _say(self, record: FromWorker) -> None:
         if self.connected:
-            self._encode_drafts()  # they were published before
+            self._add_drafts()  # they were published before
             self._outbox.add(record.encode())
             self._outbox.schedule()
 
@@ -373,65 +257,29 @@ class RelayBroker:
     def _flush(self) -> None:
         """One write for all that the turn has to say."""
         if not self.connected:
-            tickets, self._new = self._new, []  # at the next welcome, drafts are sent anyway
-            self._refuse_excess(tickets)
+            self._drafts.keep_new()
             return
-        self._encode_drafts()
+        self._add_drafts()
         data = self._outbox.take()
         if data:
             self._link.write(data)
 
-    def _encode_drafts(self) -> None:
-        tickets, self._new = self._new, []
-        if self._is_clogged:
-            for ticket in tickets:
-                self._decide(ticket, _unavailable())
+    def _add_drafts(self) -> None:
+        if self._link.is_clogged:
+            self._drafts.refuse_new()
             return
-        self._refuse_excess(tickets)
-        for batch in self._batches(tickets):
-            drafts = [(ticket, self._drafts[ticket].draft) for ticket in batch]
-            deadline = self._drafts[batch[0]].deadline
-            self._outbox.add(records.Publish(deadline, drafts).encode())
-
-    def _batches(self, tickets: list[int]) -> Iterator[list[int]]:
-        """For one record each: as many as it holds, of about one deadline, which they share."""
-        batch: list[int] = []
-        for ticket in tickets:
-            if ticket not in self._drafts:
-                continue
-            late_s = self._drafts[ticket].deadline - self._drafts[batch[0]].deadline if batch else 0
-            if len(batch) == BATCH or late_s > BATCH_S:
-                yield batch
-                batch = []
-            batch.append(ticket)
-        if batch:
-            yield batch
-
-    @property
-    def _is_clogged(self) -> bool:
-        return self._link.backlog_bytes > MAX_BACKLOG_BYTES
-
-    def _refuse_excess(self, tickets: list[int]) -> None:
-        """Of a turn's drafts the last are refused, where more wait than may."""
-        excess = len(self._drafts) - MAX_UNCONFIRMED
-        if excess > 0:
-            for ticket in tickets[-excess:]:
-                self._decide(ticket, _unavailable())
+        for record in self._drafts.send_new():
+            self._outbox.add(record.encode())
 
     # As the owner of the link
 
     def introduction(self) -> Iterator[bytes]:
-        """Who we are, and the rooms as they are here: without those who are about to leave."""
-        for request in self._requests.values():
-            if isinstance(request.record, records.Leave):
-                request.record = request.record._replace(member=None)
+        """Who we are, and the rooms as they are here: without members that are about to leave."""
+        self._requests.forget_leaving_members()
         self._drafts.doubt()
         yield records.Hello(self._name, os.getpid(), len(self._rooms)).encode()
-        for name, room in self._rooms.items():
-            members = list(room.members.items())
-            known = [Member(*each) for each in room.known.items()]
-            position = Position(room.epoch, room.offset)
-            yield records.Restore(name, position, members, known).encode()
+        for record in self._rooms.introduction():
+            yield record.encode()
         if self._counts is not None:
             yield self._counts.introduction().encode()
 
@@ -447,11 +295,11 @@ class RelayBroker:
             case records.Deliver(deliveries):
                 self._on_deliver(deliveries)
             case records.Answer():
-                self._on_answer(record)
+                self._drafts.on_answer(record)
             case records.Joined() | records.Left() | records.Page() | records.Removed():
                 self._on_reply(record)
             case records.Refused():
-                self._on_refused(record)
+                self._requests.on_refused(record)
             case records.Expel():
                 self._receiver.expel(*record)
             case records.Know():
@@ -480,17 +328,18 @@ class RelayBroker:
         """The relay has given us all that we missed; now it gets what is still open."""
         self._welcome.set()
         self._drafts.end_doubt()
-        self._new = self._drafts.tickets()
-        self._encode_drafts()  # before the requests: what was said before a leave goes before it
-        for request in self._requests.values():
-            self._outbox.add(request.record.encode())
+        # Before the requests: what was said before a leave goes before it.
+        for batch in self._drafts.send_all():
+            self._outbox.add(batch.encode())
+        for request in self._requests.open_requests():
+            self._outbox.add(request.encode())
         self._flush()
 
     def _on_deliver(self, deliveries: Sequence[records.Delivered]) -> None:
         rooms, deliver, connected = self._rooms, self._delivery.publish, self.connected
-        for name, offset, ticket, payload, change in deliveries:
-            if ticket is not None:
-                self._decide(ticket, offset)
+        for name, offset, number, payload, change in deliveries:
+            if number is not None:
+                self._drafts.decide(number, offset)
             room = rooms.get(name)
             if room is None:
                 continue  # its last member has left
@@ -500,9 +349,9 @@ class RelayBroker:
                         continue
                     self._on_hole(name)
                 room.offset = offset
-                if not connected and (own := self._drafts.recognise(payload)) is not None:
-                    self._decide(own, offset)  # the last relay kept it, and could not say so
-            elif change is not None and not _note(room, change):
+                if not connected:
+                    self._drafts.recognise(payload, offset)
+            elif change is not None and not room.note(change):
                 continue
             deliver(name, payload)
         self._delivery.end_turn()
@@ -521,60 +370,15 @@ class RelayBroker:
         if room is not None:
             logger.warning("a room's stream could not be resumed; its members are to recover")
             self._evict(name)
-            for ticket, waiting in self._drafts.items():
-                # Whether it is kept is not known; with an `id`, sending it again does no harm.
-                if waiting.room is room and waiting.draft.id is None:
-                    self._decide(ticket, _unavailable())
+            self._drafts.on_lost(room)
 
     def _evict(self, name: str) -> None:
         reason = CloseReason.LOST_CONTINUITY
         self._delivery.evict(name, reason.code, reason.text)
 
-    def _on_answer(self, answer: records.Answer) -> None:
-        ticket, outcome, repeated = answer
-        waiting = self._drafts.get(ticket)
-        if waiting is None:
-            return
-        if isinstance(outcome, Refusal):
-            self._decide(ticket, outcome.error())
-        elif not repeated:
-            self._decide(ticket, outcome)
-        elif (id := waiting.draft.id) is None:
-            raise BadRecord("a duplicate of a draft without an id")
-        else:
-            self._decide(ticket, Duplicate(waiting.draft.room, id, outcome))
-
-    def _on_refused(self, record: records.Refused) -> None:
-        request = self._requests.pop(record.number, None)
-        if request is not None and not request.future.done():
-            request.future.set_exception(record.refusal.error())
-
     def _on_reply(self, reply: records.Reply) -> None:
-        request = self._requests.pop(reply.number, None)
-        if request is None:
-            if isinstance(reply, records.Joined):  # nobody waits for it any more
-                self._say(records.Lose(reply.room, reply.entry.member))
-            return
-        try:
-            request.on_reply(reply)
-        except Exception as error:  # a fault of ours costs a connection, not all of them
-            if request.future.done():
-                raise
-            request.future.set_exception(error)
-        if not request.future.done():
-            request.future.set_result(None)
-
-
-def _note(room: _Room, change: Change) -> bool:
-    """Keep count of who is there; False if our members were told already, by a relay before."""
-    came, (name, author) = change
-    if came:
-        if room.known.get(name) == author:
-            return False
-        room.known[name] = author
-    else:
-        room.known.pop(name, None)
-    return True
+        if not self._requests.on_reply(reply) and isinstance(reply, records.Joined):
+            self._say(records.Lose(reply.room, reply.entry.member))
 
 
 @contextlib.contextmanager
@@ -583,12 +387,4 @@ def _reading() -> Iterator[None]:
         yield
     except HistoryError as error:
         logger.warning("a page of the history cannot be read: %s", error)
-        raise _unavailable() from None
-
-
-def _unavailable() -> CommandError:
-    return CommandError(
-        ErrorCode.UNAVAILABLE,
-        "The server cannot do this at the moment; try again soon.",
-        temporary=True,
-    )
+        raise unavailable() from None

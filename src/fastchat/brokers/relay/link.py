@@ -17,6 +17,8 @@ __all__ = ["Link", "Owner"]
 logger = logging.getLogger("fastchat.broker")
 
 RETRY_S = 0.05
+#: What may wait for a relay that does not read.
+MAX_BACKLOG_BYTES = 8 * 1024 * 1024
 #: How long `close` waits for the relay to have read all.
 CLOSE_S = 0.5
 
@@ -56,6 +58,11 @@ class Link:
     def backlog_bytes(self) -> int:
         """What the relay has not read."""
         return 0 if self._connection is None else self._connection.backlog_bytes
+
+    @property
+    def is_clogged(self) -> bool:
+        """Whether the relay has left so much unread that nothing more is asked of it."""
+        return self.backlog_bytes > MAX_BACKLOG_BYTES
 
     def start(self) -> None:
         self._connecting = asyncio.get_running_loop().create_task(self._connect())

@@ -1,0 +1,56 @@
+"""How long a worker waits for the relay."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from fastchat.errors import CommandError, ErrorCode
+
+__all__ = ["PATIENCE_S", "SEARCH_PATIENCE_S", "DeadlineTimer", "unavailable"]
+
+#: What waits longer for the relay is answered `unavailable`.
+PATIENCE_S = 2.0
+#: A search may read a lot.
+SEARCH_PATIENCE_S = 5.0
+
+
+class DeadlineTimer:
+    """Calls `expire` when the earliest deadline that is watched has passed, once.
+
+    Deadlines are in seconds of the monotonic clock. Those that are left have to be watched again.
+    """
+
+    def __init__(self, expire: Callable[[], None]) -> None:
+        self._expire = expire
+        self._loop = asyncio.get_running_loop()
+        self._handle: asyncio.TimerHandle | None = None
+        self._deadline = 0.0
+
+    def watch(self, deadline: float) -> None:
+        if self._handle is not None:
+            if self._deadline <= deadline:
+                return
+            self._handle.cancel()  # a search waits longer than what came after it
+        self._deadline = deadline
+        delay_s = max(0.0, deadline - time.monotonic())
+        self._handle = self._loop.call_later(delay_s, self._on_time)
+
+    def cancel(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _on_time(self) -> None:
+        self._handle = None
+        self._expire()
+
+
+def unavailable() -> CommandError:
+    """The answer to what cannot be done without the relay."""
+    return CommandError(
+        ErrorCode.UNAVAILABLE,
+        "The server cannot do this at the moment; try again soon.",
+        temporary=True,
+    )
