@@ -91,7 +91,7 @@ class SlowBroker(MemoryBroker):
             raise self.failure
 
 
-class Wire:
+class RecordingEndpoint:
     """An `Endpoint` that keeps what the chat has told it of its client."""
 
     def __init__(self) -> None:
@@ -138,12 +138,12 @@ class Talk:
         )
         self.broker.open(delivery=self.inboxes, receiver=self.chat)
         self.clients: dict[str, Client] = {}
-        self.wires: dict[str, Wire] = {}
+        self.endpoints: dict[str, RecordingEndpoint] = {}
 
     def client(self, name: str) -> Client:
         if name not in self.clients:
-            wire = self.wires[name] = Wire()
-            self.clients[name] = Client(name, wire)
+            endpoint = self.endpoints[name] = RecordingEndpoint()
+            self.clients[name] = Client(name, endpoint)
         return self.clients[name]
 
     async def do(self, name: str, /, **fields: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from fastchat.auth import Identity
 from fastchat.errors import CloseReason
@@ -34,7 +34,7 @@ class Endpoint(Protocol):
 class Client:
     """A connection as the chat sees it: its rooms, its names in them, and its rights.
 
-    * ``connection``: what the hub knows the client by.
+    * ``connection``: what the hub knows the client by; the chat only passes it on.
     * ``endpoint``: is told what the chat learns about the client.
     * ``address`` and ``guest``: what the connection is counted by, as in `fastchat.rooms.Entrance`.
     * ``gone``: the client has departed; nothing is sent to it any more.
@@ -53,7 +53,7 @@ class Client:
         "username",
     )
 
-    def __init__(self, connection: object, endpoint: Endpoint, address: str = "") -> None:
+    def __init__(self, connection: Any, endpoint: Endpoint, address: str = "") -> None:
         self.connection = connection
         self.endpoint = endpoint
         self.address = address

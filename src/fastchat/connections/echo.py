@@ -1,7 +1,7 @@
 """`/_echo` under `--debug-echo`: gives back what it gets, for suites that test RFC 6455.
 
-It is the session of production but for what is done with a complete message. So what
-such a suite finds of frames, fragments, closes and sizes holds for the chat as well.
+It is the session of production with another inbox. So what such a suite finds about frames,
+fragments, closes and sizes holds for the chat as well.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import socket
 from picows import WSMsgType, WSTransport
 
 from fastchat.connections.context import Context
+from fastchat.connections.inbox import Inbox
 from fastchat.connections.session import Session
 from fastchat.errors import CloseReason, SettingError, Violation
 
@@ -27,7 +28,7 @@ def check_loopback(listener: socket.socket) -> None:
 
 
 class EchoSession(Session):
-    """A session that belongs to no room: it sends each message back as it came."""
+    """A session of a client that never joins a room: each message goes back as it came."""
 
     __slots__ = ()
 
@@ -38,16 +39,26 @@ class EchoSession(Session):
         super().on_ws_connected(transport)
         self._context.sessions.note_joined(self)  # it never will
 
-    def _expects_binary(self) -> bool:
+    def _new_inbox(self) -> Inbox:
+        return _EchoInbox(self._context, self, self._client)
+
+
+class _EchoInbox(Inbox):
+    """Sends back what it receives, and runs no command."""
+
+    __slots__ = ()
+
+    @property
+    def takes_bytes(self) -> bool:
         return True
 
-    def _on_message(self, payload: bytes) -> None:
-        # Whoever takes a command apart looks at its UTF-8; here that is nobody else.
+    def receive(self, payload: bytes) -> None:
+        # Elsewhere the parser of commands looks at the UTF-8.
         try:
             payload.decode()
         except UnicodeDecodeError:
             raise Violation(CloseReason.INVALID_UTF8) from None
-        self._context.hub.send(self._connection, payload)
+        self._context.hub.send(self._client.connection, payload)
 
-    def _on_binary(self, payload: bytes) -> None:
-        self._context.hub.send(self._connection, payload, WSMsgType.BINARY.value)
+    def receive_bytes(self, payload: bytes) -> None:
+        self._context.hub.send(self._client.connection, payload, WSMsgType.BINARY.value)

@@ -1,18 +1,15 @@
-"""One connection: picows frames in, commands out; and all that picows leaves to us.
+"""The RFC 6455 endpoint of one client: picows' frames in, messages out; and how it ends.
 
 picows unmasks frames and checks their opcodes, sizes and masks. It does not
 reassemble fragments, bound a whole message, look at UTF-8 or the RSV bits, answer
 a CLOSE, or stop delivering frames after one. All that is here, as RFC 6455 says;
 and everything a session sends goes through the hub, which is the only writer.
+What the messages mean is the inbox's business.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections import deque
-from collections.abc import Coroutine
-from typing import Any
 
 from multidict import CIMultiDict
 from picows import WSFrame, WSListener, WSMsgType, WSTransport
@@ -21,16 +18,17 @@ from fastchat import protocol
 from fastchat.chat import Client
 from fastchat.connections.context import Context
 from fastchat.connections.fragments import Fragments
-from fastchat.errors import CloseCode, CloseReason, CommandError, ErrorCode, Violation
-from fastchat.limits.buckets import TokenBucket, rate_limited
-from fastchat.limits.commands import TOO_FAST_ERRORS, TOO_FAST_TYPING
+from fastchat.connections.inbox import Inbox
+from fastchat.errors import CloseCode, CloseReason, CommandError, Violation
+from fastchat.limits.buckets import TokenBucket
 from fastchat.limits.connections import Guest
-from fastchat.protocol import Chunk, Command, Join, Typing, parsing
+from fastchat.protocol import Join
 
 __all__ = ["Session"]
 
 logger = logging.getLogger("fastchat.session")
 
+#: A browser sends a pong for each of our pings, one in 25 s, and no pings.
 PINGS_PER_S, PINGS_BURST = 10.0, 20
 
 # Looked up once: each costs an attribute of an enum class for every frame.
@@ -43,11 +41,26 @@ _NO_HEADERS: CIMultiDict[str] = CIMultiDict()
 
 
 class Session(WSListener):
-    """Turns one connection's frames into commands; made for an upgrade that is about to happen.
+    """One WebSocket connection, from its upgrade until its socket is closed.
 
-    `first` is what the query asked for: a command to run at once, or why it cannot be.
-    `token` is one that came with the upgrade. `address` is what the client is counted by,
-    if it has any.
+    | state         | since                            | frames that are read | leads to         |
+    |---------------|----------------------------------|----------------------|------------------|
+    | made          | the upgrade was accepted         | none yet             | open             |
+    | open          | `on_ws_connected`                | all                  | asked, closed    |
+    | asked         | the client sent a close frame    | none                 | closed           |
+    |               | while a command was running      |                      |                  |
+    | closed        | we sent a close frame, or the    | the client's close   | disconnected     |
+    |               | hub or picows sent one for us    | frame                |                  |
+    | disconnected  | `on_ws_disconnected`             | none                 | nothing          |
+
+    `asked` is `_close_asked`, the code to answer with once all commands have run; `closed` is
+    `_closed`. A client leaves the chat on its way to `closed`, exactly once. A closed session
+    that is not disconnected in time is aborted by the registry.
+
+    * ``first`` is what the upgrade's query asked for: a command to run at once, or why there
+      cannot be one.
+    * ``token`` came with the upgrade.
+    * ``address`` is what the connection is counted by; an empty one is not counted.
     """
 
     __slots__ = (
@@ -58,15 +71,13 @@ class Session(WSListener):
         "_closed",
         "_connection",
         "_context",
-        "_errors",
         "_first",
         "_fragments",
         "_guest",
         "_heartbeats",
-        "_running",
+        "_inbox",
         "_token",
         "_transport",
-        "_waiting",
     )
 
     def __init__(
@@ -84,35 +95,29 @@ class Session(WSListener):
         self._closed = False
         self._fragments: Fragments | None = None
         self._heartbeats: TokenBucket | None = None
-        self._errors: TokenBucket | None = None
-        self._running: asyncio.Task[None] | None = None
-        self._waiting: deque[Command] | None = None
-        self._close_asked: int | None = None  # with this code, once all commands have run
-        self._close_code = _ABNORMAL
+        self._close_asked: int | None = None
+        self._close_code: int = _ABNORMAL
 
     # Called by picows
 
     def on_ws_connected(self, transport: WSTransport) -> None:
+        context = self._context
         self._transport = transport
         # The handshake is over: its headers would cost a kilobyte a connection.
         transport.request.headers = transport.response.headers = _NO_HEADERS
-        self._connection = self._context.hub.attach(transport.underlying_transport, self)
+        self._connection = context.hub.attach(transport.underlying_transport, self)
         self._client = Client(self._connection, self, self._address)
-        self._context.sessions.add(self)
+        self._inbox = self._new_inbox()
+        context.sessions.add(self)
         if self._closed:  # the server is stopping
             return
-        self._guest = self._context.admission.enter(self, self._address)
+        self._guest = context.admission.enter(self, self._address)
         if self._guest is None:
             return
         self._client.guest = self._guest.number
         token, self._token = self._token, None
         first, self._first = self._first, None
-        if token is not None and not self._authenticate(token):
-            return
-        if isinstance(first, CommandError):
-            self._refuse(first)
-        elif first is not None:
-            self._dispatch(first)
+        self._inbox.open(token, first)
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         # picows delivers what is left in its buffer also after a CLOSE or an error.
@@ -120,13 +125,14 @@ class Session(WSListener):
             if frame.msg_type is _CLOSE:  # the answer to ours: both have been sent
                 transport.disconnect()
             return
+        # The frame dies with this callback, and a command may wait longer than that: hence
+        # `get_payload_as_bytes`, which copies the payload, and not a view of it.
         try:
             if frame.rsv1 or frame.rsv2 or frame.rsv3:
-                # RFC 6455 §5.2: no extension was negotiated
                 raise Violation(CloseReason.RESERVED_BIT)
             kind = frame.msg_type
             if kind is _TEXT and frame.fin and self._fragments is None:
-                self._on_message(frame.get_payload_as_bytes())
+                self._inbox.receive(frame.get_payload_as_bytes())
             elif kind is _PONG:
                 self._check_heartbeat()
                 self._connection.pong()
@@ -137,18 +143,17 @@ class Session(WSListener):
             else:
                 self._on_fragment(kind, bool(frame.fin), frame.get_payload_as_bytes())
         except Violation as violation:
-            self._close_for(violation)
-            if frame.msg_type is _CLOSE:  # the peer has sent his, there is nothing to wait for
+            self.close_for(violation)
+            if frame.msg_type is _CLOSE:  # the client has sent its own, nothing is left to wait for
                 transport.disconnect()
         except Exception:
-            self._fail()
+            self.fail()
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
         self._leave()
         self._context.hub.detach(self._connection)
         if self._guest is not None:
             self._context.admission.leave(self._guest)
-        self._context.throttle.forget(self)
         self._context.sessions.remove(self, self._close_code)
 
     def pause_writing(self) -> None:
@@ -175,23 +180,42 @@ class Session(WSListener):
         if self._guest is not None:
             self._context.admission.identify(self._guest, author)
 
-    # Endings
+    # Called by the inbox
+
+    def pause_reading(self) -> None:
+        self._transport.underlying_transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._transport.underlying_transport.resume_reading()
+
+    def on_idle(self) -> None:
+        if self._close_asked is not None:
+            self._answer_close(self._close_asked)
+
+    # Endings, which all do nothing to a session that is closed
 
     def close(self, reason: CloseReason) -> None:
-        """Take the client out of the chat and start the closing handshake; once."""
-        self._close_with(reason.code, reason.text)
+        """Take the client out of the chat and start the closing handshake."""
+        self.close_with(reason.code, reason.text)
 
-    def _close_with(self, code: int, text: str) -> None:
+    def close_with(self, code: int, text: str) -> None:
+        """The same, with a code or a text that `CloseReason` does not know."""
         if not self._closed:
             self._close_code = code
             self._leave()
             self._context.hub.close_connection(self._connection, code, text)
             self._context.sessions.begin_closing(self)
 
-    def _close_for(self, violation: Violation) -> None:
+    def close_for(self, violation: Violation) -> None:
+        """Close because the client broke a rule."""
         reason = violation.reason
         logger.info("violation: %s (%d)", reason.text, reason.code)
         self.close(reason)
+
+    def fail(self) -> None:
+        """Close because of an exception of ours: it costs this connection, not the process."""
+        logger.exception("internal error in a command")
+        self.close(CloseReason.INTERNAL)
 
     def dismiss(self, reason: CloseReason, reconnect_after_ms: int) -> None:
         """Close a healthy connection; the client is told why, and when it can be back."""
@@ -201,6 +225,7 @@ class Session(WSListener):
             self.close(reason)
 
     def evicted(self, code: int, reason: str) -> None:
+        """The hub has closed the connection on its own account."""
         if not self._closed:
             logger.info("evicted %r: %s (%d)", self._client.username or "nobody", reason, code)
             self._close_code = code
@@ -208,16 +233,14 @@ class Session(WSListener):
             self._context.sessions.begin_closing(self)
 
     def abort(self) -> None:
+        """Close the socket at once, whatever waits to be sent."""
         self._transport.disconnect(False)
 
     def _leave(self) -> None:
         if not self._closed:
             self._closed = True
             self._fragments = None
-            if self._waiting is not None:
-                self._waiting = None
-                # The peer's answer to our close frame is to be read.
-                self._transport.underlying_transport.resume_reading()
+            self._inbox.close()
             self._context.chat.depart(self._client)
 
     # Frames
@@ -227,7 +250,7 @@ class Session(WSListener):
         self._context.hub.send(self._connection, payload, _OP_PONG)
 
     def _check_heartbeat(self) -> None:
-        """Before a ping or a pong, which nobody may have asked for."""
+        """Charge the client for a ping, or for a pong, which nobody may have asked for."""
         if self._heartbeats is None:
             self._heartbeats = TokenBucket(PINGS_PER_S, PINGS_BURST, self._context.clock)
         if not self._heartbeats.take():
@@ -237,20 +260,20 @@ class Session(WSListener):
         code = int.from_bytes(payload[:2], "big") if payload else _NO_STATUS
         if payload and not _may_be_sent(code):
             raise Violation(CloseReason.INVALID_CLOSE_CODE)
-        if self._running is None:
+        if self._inbox.is_idle:
             self._answer_close(code)
         else:  # what was sent before it still counts
             self._close_asked = code
 
     def _answer_close(self, code: int) -> None:
         """Echo the code (RFC 6455 §5.5.1) and end the TCP connection (§7.1.1)."""
-        self._close_with(code, "")
+        self.close_with(code, "")
         self._transport.disconnect()
 
     def _on_fragment(self, kind: WSMsgType, fin: bool, payload: bytes) -> None:
-        """A frame of a fragmented message, or one that has no place (RFC 6455 §5.4)."""
+        """Take a frame of a fragmented message, a binary message, or a stray fragment."""
         fragments = self._fragments
-        if kind is _BINARY and not self._expects_binary():
+        if kind is _BINARY and not self._inbox.takes_bytes:
             raise Violation(CloseReason.UNEXPECTED_BINARY)
         if (kind is _CONTINUATION) != (fragments is not None):
             raise Violation(CloseReason.STRAY_FRAGMENT)
@@ -262,136 +285,14 @@ class Session(WSListener):
             self._fragments = None
             self._context.sessions.end_message(self)
             if fragments.is_text:
-                self._on_message(fragments.whole())
+                self._inbox.receive(fragments.whole())
             else:
-                self._on_binary(fragments.whole())
+                # The client's pong may wait behind many messages of a file.
+                self._connection.pong()
+                self._inbox.receive_bytes(fragments.whole())
 
-    def _expects_binary(self) -> bool:
-        """Whether a file was announced, or may have been by what has not run yet."""
-        return self._client.upload is not None or self._running is not None
-
-    # Commands
-
-    def _on_message(self, payload: bytes) -> None:
-        try:
-            command = parsing.parse(payload)
-        except CommandError as refusal:
-            self._refuse(refusal)
-            return
-        wait_s = self._context.throttle.wait_s(self, command, self._address)
-        if wait_s:
-            self._throttle(command, wait_s)
-        elif self._running is None:
-            self._dispatch(command)
-        else:
-            self._put_off(command)
-
-    def _on_binary(self, payload: bytes) -> None:
-        """Bytes of a file, which take their turn behind the `upload` that announced it."""
-        self._connection.pong()  # the client's may wait behind a long queue of them
-        if self._running is None:
-            self._dispatch(Chunk(payload))
-        else:
-            self._put_off(Chunk(payload))
-
-    def _throttle(self, command: Command, wait_s: float) -> None:
-        if type(command) is Typing:  # nobody misses one
-            self._count_error(TOO_FAST_TYPING)
-        else:
-            self._refuse(rate_limited("That is too fast; wait a bit.", wait_s), command)
-
-    def _put_off(self, command: Command) -> None:
-        # A client's commands run one after the other. What has been read already
-        # is kept; TCP holds back the rest.
-        if self._waiting is None:
-            self._waiting = deque()
-            self._transport.underlying_transport.pause_reading()
-        self._waiting.append(command)
-
-    def _authenticate(self, token: str) -> bool:
-        """By a token that came with the upgrade; whether the client may go on."""
-        try:
-            self._context.chat.authenticate(self._client, token)
-        except CommandError as refusal:
-            self._refuse(refusal)
-        except Exception:
-            self._fail()
-        return not self._closed
-
-    def _dispatch(self, command: Command) -> None:
-        try:
-            work = self._context.chat.handle(self._client, command)
-        except CommandError as refusal:
-            self._refuse(refusal, command)
-        except Violation as violation:
-            self._close_for(violation)
-        except Exception:
-            self._fail()
-        else:
-            if work is not None:
-                chunk_bytes = len(command.data) if type(command) is Chunk else None
-                run = self._run(work, command.ref, chunk_bytes)
-                self._running = asyncio.get_running_loop().create_task(run)
-
-    async def _run(
-        self, work: Coroutine[Any, Any, None], ref: str | None, chunk_bytes: int | None
-    ) -> None:
-        """Run a command that may wait, then those that came meanwhile.
-
-        Nothing else of the command is kept for so long: a `join` may have a token in it.
-        """
-        try:
-            await work
-        except CommandError as refusal:
-            refusal.ref = ref or refusal.ref  # a chunk has none, its upload may
-            self._refuse(refusal)
-        except Exception:
-            self._fail()
-        if chunk_bytes is not None:
-            await self._pace(chunk_bytes)
-        self._running = None
-        while self._waiting and self._running is None:
-            self._dispatch(self._waiting.popleft())
-        if self._running is not None:
-            return
-        if self._waiting is not None:
-            self._waiting = None
-            self._transport.underlying_transport.resume_reading()
-        if self._close_asked is not None:
-            self._answer_close(self._close_asked)
-
-    async def _pace(self, chunk_bytes: int) -> None:
-        """Who sends a file too fast is not read from: to refuse a piece would spoil it all."""
-        wait_s = self._context.throttle.pace_s(self, chunk_bytes, self._address)
-        if wait_s and not self._closed:
-            await asyncio.sleep(wait_s)
-
-    def _fail(self) -> None:
-        """A fault of ours costs this connection, not the process."""
-        logger.exception("internal error in a command")
-        self.close(CloseReason.INTERNAL)
-
-    def _refuse(self, refusal: CommandError, command: Command | None = None) -> None:
-        """Answer with an `error` event, or close if these keep coming."""
-        if self._closed:
-            return
-        if command is not None:
-            refusal.ref = command.ref or refusal.ref  # a chunk has none, its upload may
-            refusal.id = getattr(command, "id", None)
-        self._context.metrics.refusals[refusal.code] += 1
-        self._context.hub.send(self._connection, protocol.error(refusal))
-        if refusal.close_code is not None:
-            self._close_with(refusal.close_code, refusal.message)
-            return
-        self._count_error(TOO_FAST_ERRORS if refusal.code is ErrorCode.RATE_LIMITED else 1.0)
-
-    def _count_error(self, tokens: float) -> None:
-        """Close if these keep coming."""
-        if self._errors is None:
-            self._errors = self._context.throttle.new_errors()
-        if self._errors is not None and not self._errors.take(tokens):
-            logger.info("too many errors from %r", self._client.username or "nobody")
-            self.close(CloseReason.TOO_MANY_ERRORS)
+    def _new_inbox(self) -> Inbox:
+        return Inbox(self._context, self, self._client)
 
 
 def _may_be_sent(code: int) -> bool:

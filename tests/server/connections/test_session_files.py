@@ -287,7 +287,7 @@ def test_slow_disk_holds_the_sender_back(server: Server, shelf: Shelf, alice: Cl
         unsent = unsent[alice.socket.send(unsent) :]
     assert len(unsent) > len(stream) / 2, "nothing has held the sender back"
     (session,) = server.sessions._all
-    assert len(session._waiting or ()) < 10
+    assert len(session._inbox._waiting or ()) < 10
     alice.socket.setblocking(True)
     assert shelf.gate is not None
     server.call(shelf.gate.set)

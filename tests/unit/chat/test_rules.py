@@ -62,14 +62,14 @@ def test_join_is_reported_to_the_connection() -> None:
     async def test(talk: Talk) -> None:
         await talk.join("Alice", session="a-secret-of-20-bytes")
         await talk.refused("Alice", type="join", room="lobby")
-        assert talk.wires["Alice"].authors == [author_of("a-secret-of-20-bytes")]
+        assert talk.endpoints["Alice"].authors == [author_of("a-secret-of-20-bytes")]
         talk.broker.gate = asyncio.Event()
         joining = asyncio.create_task(talk.do("Bob", type="join", username="Bob"))
         await asyncio.sleep(0)
         talk.depart("Bob")
         talk.broker.gate.set()
         await joining
-        assert talk.wires["Bob"].authors == []
+        assert talk.endpoints["Bob"].authors == []
 
     run(test)
 
