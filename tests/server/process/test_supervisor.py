@@ -120,8 +120,7 @@ DRIVER = """
     import asyncio, contextlib, json, sys
     from fastchat.process.supervisor import Supervisor
     from fastchat.process.timings import SupervisorTimings
-    from fastchat.web.sockets import listen_all
-    from fastchat.ops.admin import listen_admin
+    from fastchat.web.sockets import listen_admin, listen_all
     from fastchat.errors import SettingError
     from fastchat.logs import set_up_logging
     from fastchat.settings import Settings
