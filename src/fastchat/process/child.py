@@ -1,6 +1,6 @@
-"""A part's process as the supervisor has it: its start, what it says, its end.
+"""A child process as the supervisor sees it: how it starts, what it says, and how it ends.
 
-`channel` has the other end of the channel, and what is said on it.
+`fastchat.process.channel` is the child's end of the channel, and documents what is said on it.
 """
 
 from __future__ import annotations
@@ -17,26 +17,35 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["COMMAND", "HUNG_TICKS", "Child"]
+__all__ = ["COMMAND", "Child"]
 
 logger = logging.getLogger("fastchat.supervisor")
 
-#: How a part is started; its arguments follow. `-P`: not with modules from wherever the
-#: server was started.
+#: The command that starts a child; its arguments follow. `-P` keeps modules in the directory
+#: where the server was started from being imported.
 COMMAND = (sys.executable, "-P", "-m", "fastchat.process")
-#: A part without a beat for so long hangs. Ticks of our own are counted, not time: on a
-#: machine that slept nobody has beaten, nor have we ticked.
+#: A child without a beat for this long hangs, and is killed. The supervisor counts its own ticks,
+#: not time: on a machine that slept no child has sent a beat, and the supervisor has not ticked.
 HUNG_TICKS = 6
-#: A killed process is gone by then, unless the kernel holds it.
+#: It counts as stuck for the probes of load balancers before it is killed.
+STUCK_TICKS = HUNG_TICKS // 2
+#: A killed process is gone after this time, unless the kernel holds it.
 KILL_S = 2.0
 
 
 class Child:
-    """One process. It has `settled` when it serves, or when it has `ended` before.
+    """One process, started for the role `name`. Its states, in this order:
 
-    It has `start_ticks` from its start until it serves. Raises OSError when it cannot be
-    started. Whoever owns it calls `reap` whenever a
-    child may have ended, and `tick` once a second.
+    * starting: it has `start_ticks` until it says that it is ready, and is killed after that;
+    * serving: it is ready, and sends a beat every second. It is alive as long as it does, stuck
+      after STUCK_TICKS without, and killed after HUNG_TICKS;
+    * stopping: `stop` or `kill` was called. Its beats do not matter any more;
+    * ended: the process is gone. A child can end in any state.
+
+    `ended` is set when it has ended. The owner calls `poll` whenever a child may have ended, and
+    `tick` once a second.
+
+    Raises OSError when it cannot be started.
     """
 
     def __init__(
@@ -50,12 +59,12 @@ class Child:
     ) -> None:
         self.name = name
         self._start_ticks = start_ticks
-        self.settled = asyncio.Event()
         self.ended = asyncio.Event()
-        self.ready = False  # it has served, at least
-        self.relay = False  # whether it has the relay
-        self.failure: str | None = None  # the setting that it could not start with
+        self.ready = False  # it serves, or has served
+        self.relay = False  # whether it is connected to the relay
+        self.failure: str | None = None  # why it could not start with its settings
         self.stopping = False
+        self._started = asyncio.Event()  # or ended
         self._loop = asyncio.get_running_loop()
         self._unread = b""
         self._quiet_ticks = 0
@@ -65,7 +74,7 @@ class Child:
         self._channel, theirs = socket.socketpair()
         try:
             with theirs:
-                # It waits in the channel until the part reads it.
+                # It waits in the channel until the child reads it.
                 self._channel.sendall(json.dumps(first).encode() + b"\n")
                 self._process = _spawn(command, theirs, listener)
         except BaseException:
@@ -82,13 +91,19 @@ class Child:
         return self._process.pid
 
     @property
-    def serving(self) -> bool:
-        """Whether it serves now, as far as it is known."""
+    def is_serving(self) -> bool:
+        """Whether it serves now, as far as is known."""
         return self.ready and not self.ended.is_set() and self._channel.fileno() >= 0
 
-    def quiet_for(self, ticks: int) -> bool:
-        """Whether it serves, but has not beaten for so many ticks."""
-        return self.serving and self._quiet_ticks >= ticks
+    @property
+    def is_alive(self) -> bool:
+        """Whether it serves, and has sent a beat lately."""
+        return self.is_serving and self._quiet_ticks < STUCK_TICKS
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether it serves, but has not sent a beat for STUCK_TICKS."""
+        return self.is_serving and self._quiet_ticks >= STUCK_TICKS
 
     @property
     def status(self) -> int | None:
@@ -101,11 +116,11 @@ class Child:
 
     @property
     def served_s(self) -> float:
-        """For how long it has served; 0 if it never did."""
+        """How long it has served; 0 if it never did."""
         return 0.0 if self._ready_s is None else self._ended_s - self._ready_s
 
-    def end(self) -> str:
-        """How it ended, as the middle of a sentence."""
+    def ending(self) -> str:
+        """How it ended, as a part of a sentence."""
         if self.failure is not None:
             return f"{self} could not start: {self.failure.rstrip('.')}"
         assert self.status is not None
@@ -118,28 +133,33 @@ class Child:
         with contextlib.suppress(OSError):
             self._process.send_signal(number)
 
+    async def wait_started(self) -> None:
+        """Wait until it serves, or until it has ended before it did."""
+        await self._started.wait()
+
     async def stop(self, within_s: float) -> None:
-        """SIGTERM, and SIGKILL if that has not ended it in time."""
+        """Ask it to end by SIGTERM, and kill it if it has not ended in time."""
         self.stopping = True
         self.signal(signal.SIGTERM)
-        if not await self._has_ended(within_s):
+        if not await self.join(within_s):
             logger.warning("%s has not ended in %.1f s; killing it", self, within_s)
             await self.kill()
 
     async def kill(self) -> None:
-        """SIGKILL, which works on stopped ones as well."""
+        """End it by SIGKILL, which also ends a process that was stopped by a signal."""
         self.stopping = True
         self.signal(signal.SIGKILL)
-        await self._has_ended(KILL_S)
+        await self.join(KILL_S)
 
-    async def _has_ended(self, within_s: float) -> bool:
+    async def join(self, within_s: float) -> bool:
+        """Wait for its end; returns whether it has ended in time."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_s):
                 await self.ended.wait()
         return self.ended.is_set()
 
     def tick(self) -> None:
-        """A second has passed; whoever has been silent for too many is killed, and it is said."""
+        """A second has passed: kill it if it has been silent for too long."""
         if self.stopping or self.ended.is_set():
             return
         self._quiet_ticks += 1
@@ -149,8 +169,8 @@ class Child:
         logger.error("%s %s; killing it", self, why)
         self.signal(signal.SIGKILL)
 
-    def reap(self) -> bool:
-        """Whether it has ended; then all of it is gone."""
+    def poll(self) -> bool:
+        """Whether it has ended. If so, everything that belongs to it is released."""
         if self.ended.is_set():
             return True
         if self._process.poll() is None:
@@ -159,7 +179,7 @@ class Child:
         self._close()
         self._ended_s = self._loop.time()
         self.ended.set()
-        self.settled.set()
+        self._started.set()
         return True
 
     # What it says
@@ -171,13 +191,13 @@ class Child:
                     self._close()
                 *lines, self._unread = (self._unread + data).split(b"\n")
                 for line in lines:
-                    self._heard(line)
+                    self._on_line(line)
         except BlockingIOError:
             pass
         except OSError:  # reset by its end
             self._close()
 
-    def _heard(self, line: bytes) -> None:
+    def _on_line(self, line: bytes) -> None:
         try:
             message = json.loads(line)
         except ValueError:
@@ -190,7 +210,7 @@ class Child:
             self._quiet_ticks = 0
             self.ready = True
             self._ready_s = self._loop.time()
-            self.settled.set()
+            self._started.set()
         elif "failed" in message:
             self.failure = str(message["failed"])
 
@@ -208,8 +228,8 @@ def _spawn(
     if listener is not None:
         passed.append(listener.fileno())
         arguments += ["--listener", str(listener.fileno())]
-    # Blocked in the part as well: until it can read files anew, a SIGHUP waits, and the relay,
-    # which has none, never hears of it.
+    # The child inherits the mask: a SIGHUP waits until the child can read its files again, and
+    # never reaches the relay, which has no files to read.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
         return subprocess.Popen(  # noqa: S603 our own command
@@ -217,7 +237,7 @@ def _spawn(
             stdin=subprocess.DEVNULL,
             pass_fds=passed,
             process_group=0,  # Ctrl+C is for the supervisor
-            # The parts take their modules from where we have ours.
+            # Children import their modules from where the supervisor has its own.
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )
     finally:

@@ -21,7 +21,7 @@ from fastchat.errors import FastchatError, SettingError
 from fastchat.ops import status
 from fastchat.ops.admin import Admin
 from fastchat.process.announcing import announce
-from fastchat.process.child import COMMAND, HUNG_TICKS, Child
+from fastchat.process.child import COMMAND, Child
 from fastchat.process.signals import on_hang_up, on_stop_signals
 from fastchat.process.timings import SupervisorTimings
 from fastchat.settings import Settings
@@ -32,8 +32,6 @@ __all__ = ["Supervisor", "run"]
 logger = logging.getLogger("fastchat.supervisor")
 
 MAX_DELAY_S = 5.0
-#: A part is held to be stuck before it is killed for it.
-STUCK_TICKS = HUNG_TICKS // 2
 
 
 class _NotStarted(FastchatError):
@@ -111,18 +109,16 @@ class Supervisor:
 
     def live(self) -> bool:
         """Whether a restart would not help: not all workers are stuck."""
-        return not all(
-            role.child is not None and role.child.quiet_for(STUCK_TICKS) for role in self._workers
-        )
+        return not all(role.child is not None and role.child.is_stuck for role in self._workers)
 
     def ready(self) -> str | None:
         """None if clients are served; else what is missing."""
         if self._asked_to_stop.is_set():
             return "draining"
-        if not _works(self._relay.child):
+        if not (self._relay.child is not None and self._relay.child.is_alive):
             return "no relay"
-        workers = [role.child for role in self._workers]
-        if not any(_works(child) and child.relay for child in workers if child is not None):
+        workers = [role.child for role in self._workers if role.child is not None]
+        if not any(child.is_alive and child.relay for child in workers):
             return "no worker"
         return None
 
@@ -130,7 +126,7 @@ class Supervisor:
         known: dict[str, dict[str, Any]] = {"supervisor": {"up": 1, "pid": os.getpid()}}
         for role in (self._relay, *self._workers):
             part: dict[str, Any] = {"up": 0, "restarts": max(0, role.starts - 1)}
-            if role.child is not None and role.child.serving:
+            if role.child is not None and role.child.is_serving:
                 part |= {"up": 1, "pid": role.child.pid}
             known[role.name.replace(" ", "-")] = part
         return await status.collect(Path(self._settings.data), known)
@@ -170,7 +166,7 @@ class Supervisor:
         on_stop_signals(loop, self._asked_to_stop.set, self._insist)
         on_hang_up(loop, self._reload, self._asked_to_stop.set)
         loop.add_signal_handler(signal.SIGUSR2, self._asked_to_roll.set)
-        loop.add_signal_handler(signal.SIGCHLD, self._reap)
+        loop.add_signal_handler(signal.SIGCHLD, self._poll)
 
     def _reload(self) -> None:
         """Workers have the certificates and keys; one that starts later reads them then."""
@@ -196,11 +192,11 @@ class Supervisor:
             child = role.child = self._spawn(role)
         except OSError as error:
             raise _NotStarted(f"{role.name} cannot be started ({error})") from None
-        await child.settled.wait()
+        await child.wait_started()
         if child.failure is not None:
             raise SettingError(child.failure)
         if not child.ready:
-            raise _NotStarted(child.end())
+            raise _NotStarted(child.ending())
 
     async def _drain(self) -> None:
         """Workers first: what their clients have said last goes through the relay."""
@@ -224,14 +220,14 @@ class Supervisor:
             if role.child is not child or not child.ended.is_set():
                 continue
             if role.successor is not None:
-                logger.warning("%s; another is starting already", child.end())
+                logger.warning("%s; another is starting already", child.ending())
                 role.child, role.successor = role.successor, None
                 continue
             if role is self._relay:
                 self._forget_relay()
             early = child.served_s < self._timings.early_s
             role.count_death(early=early)
-            logger.warning("%s", _obituary(role, child, early=early))
+            logger.warning("%s", _death_message(role, child, early=early))
             await self._restart(role)
 
     def _forget_relay(self) -> None:
@@ -267,13 +263,13 @@ class Supervisor:
         self._children.add(child)
         return child
 
-    def _reap(self) -> None:
-        self._children = {child for child in self._children if not child.reap()}
+    def _poll(self) -> None:
+        self._children = {child for child in self._children if not child.poll()}
 
     async def _tick_forever(self) -> None:
         while True:
             await asyncio.sleep(self._timings.tick_s)
-            self._reap()
+            self._poll()
             for child in self._children:
                 child.tick()
 
@@ -302,19 +298,15 @@ class Supervisor:
             new = role.successor = self._spawn(role)
         except OSError as error:
             return f"another cannot be started ({error})"
-        await new.settled.wait()
+        await new.wait_started()
         if new.ended.is_set():
             if role.successor is new:
                 role.successor = None
-            return new.end()
+            return new.ending()
         role.child, role.successor = new, None
         role.replaced.set()
         await old.stop(self._timings.worker_stop_s)
         return None
-
-
-def _works(child: Child | None) -> bool:
-    return child is not None and child.serving and not child.quiet_for(STUCK_TICKS)
 
 
 async def _first_of(*events: asyncio.Event) -> None:
@@ -326,8 +318,8 @@ async def _first_of(*events: asyncio.Event) -> None:
             each.cancel()
 
 
-def _obituary(role: Role, child: Child, *, early: bool) -> str:
-    sentence = child.end()
+def _death_message(role: Role, child: Child, *, early: bool) -> str:
+    sentence = child.ending()
     if early:
         sentence += f", {child.lived_s:.1f} s after its start"
         if role.early_deaths > 1:
