@@ -8,9 +8,7 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
 
 import uvloop
 
@@ -22,6 +20,7 @@ from fastchat.metrics import watch_lag
 from fastchat.process.assembly.storage import build_relay, open_history
 from fastchat.process.channel import Channel
 from fastchat.process.timings import RelayTimings
+from fastchat.process.waiting import wait_first
 from fastchat.settings import Settings
 
 __all__ = ["run"]
@@ -48,9 +47,9 @@ async def _serve(settings: Settings, history: History, channel: Channel, workers
     timings = RelayTimings()
     components = build_relay(settings, history, workers=workers)
     relay, retention = components.relay, components.retention
-    asked, alone = asyncio.Event(), asyncio.Event()
+    asked, orphaned = asyncio.Event(), asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, asked.set)
-    channel.open(loop, alone.set)
+    channel.open(loop, orphaned.set)
     try:
         await relay.start()
     except OSError as error:
@@ -66,24 +65,15 @@ async def _serve(settings: Settings, history: History, channel: Channel, workers
         retention.start()
     gc.collect()
     gc.freeze()
-    orphaned = loop.create_task(alone.wait())
-    await _first_of(orphaned, asked.wait())
-    # Whoever signals all processes at once means the workers first: they have something to say.
-    await _first_of(orphaned, relay.deserted(), timeout_s=timings.workers_stop_s)
+    await wait_first(orphaned.wait(), asked.wait())
+    # If all processes are signalled at once, the workers stop first: they have something to say.
+    await wait_first(orphaned.wait(), relay.deserted(), timeout_s=timings.workers_stop_s)
     for task in tasks:
         task.cancel()
     if retention is not None:
         retention.stop()
     relay.close()
     return 0
-
-
-async def _first_of(
-    task: asyncio.Task[Any], other: Coroutine[Any, Any, Any], timeout_s: float | None = None
-) -> None:
-    second = asyncio.ensure_future(other)
-    await asyncio.wait({task, second}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-    second.cancel()
 
 
 async def _tick_forever(relay: Relay, channel: Channel, interval_s: float) -> None:

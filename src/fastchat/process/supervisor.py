@@ -24,6 +24,7 @@ from fastchat.process.announcing import announce
 from fastchat.process.child import COMMAND, Child
 from fastchat.process.signals import on_hang_up, on_stop_signals
 from fastchat.process.timings import SupervisorTimings
+from fastchat.process.waiting import wait_first
 from fastchat.settings import Settings
 from fastchat.web.sockets import listen_admin, listen_all
 
@@ -216,7 +217,7 @@ class Supervisor:
             child = role.child
             assert child is not None
             role.replaced.clear()
-            await _first_of(child.ended, role.replaced)
+            await wait_first(child.ended.wait(), role.replaced.wait())
             if role.child is not child or not child.ended.is_set():
                 continue
             if role.successor is not None:
@@ -307,15 +308,6 @@ class Supervisor:
         role.replaced.set()
         await old.stop(self._timings.worker_stop_s)
         return None
-
-
-async def _first_of(*events: asyncio.Event) -> None:
-    waiting = [asyncio.ensure_future(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for each in waiting:
-            each.cancel()
 
 
 def _death_message(role: Role, child: Child, *, early: bool) -> str:
