@@ -30,9 +30,8 @@ from contracts.history import draft, edit, react
 from fastchat import protocol
 from fastchat.brokers import Broker
 from fastchat.brokers.relay import deadlines, drafts, link, records
-from fastchat.brokers.relay import server as relays
 from fastchat.brokers.relay.client import RelayBroker
-from fastchat.brokers.relay.server import Relay
+from fastchat.brokers.relay.server import GATHERING_S, Relay
 from fastchat.brokers.relay.wire import SOCKET_NAME
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.history import Duplicate, History, Outcome
@@ -76,12 +75,16 @@ class Rig:
         self.brokers: list[RelayBroker] = []
         self.receivers: list[Receiver] = []
 
-    async def start(self, *, workers: int | None = None) -> None:
+    async def start(self, *, workers: int | None = None, gathering_s: float = GATHERING_S) -> None:
         """A relay, which waits for all brokers that there are."""
         self.mortal = Mortal(self.history)
         rooms = new_rooms(self.mortal)
         self.relay = Relay(
-            self.directory, rooms, Metrics(), workers=workers or len(self.brokers) or 1
+            self.directory,
+            rooms,
+            Metrics(),
+            workers=workers or len(self.brokers) or 1,
+            gathering_s=gathering_s,
         )
         await self.relay.start()
 
@@ -906,11 +909,8 @@ def test_member_comes_back_over_somebody_absent_of_his_name(
 
 
 @pytest.mark.parametrize("how", ["lose", "leave"])
-def test_who_goes_while_the_workers_gather_is_gone(
-    rig: Run, how: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_goes_while_the_workers_gather_is_gone(rig: Run, how: str) -> None:
     """Between a broker's introduction and its welcome; no ghost of him stays."""
-    monkeypatch.setattr(relays, "GATHERING_S", 0.1)
 
     async def test(rig: Rig) -> None:
         ((broker, receiver),) = await rig.several(1)
@@ -918,7 +918,7 @@ def test_who_goes_while_the_workers_gather_is_gone(
         await join(broker, "Bob")
         rig.kill()
         await until(lambda: not broker.connected)
-        await rig.start(workers=2)
+        await rig.start(workers=2, gathering_s=0.1)
         await until(lambda: rig.relay.rooms.user_count == 2)
         assert not broker.connected
         if how == "lose":
@@ -941,13 +941,12 @@ def test_who_goes_while_the_workers_gather_is_gone(
 # Gathering
 
 
-def test_workers_are_welcomed_together(rig: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_are_welcomed_together(rig: Run) -> None:
     """When all that were expected are there, not before."""
-    monkeypatch.setattr(relays, "GATHERING_S", 60)
 
     async def test(rig: Rig) -> None:
         first, second = rig.broker()[0], rig.broker()[0]
-        await rig.start()
+        await rig.start(gathering_s=60)
         starting = asyncio.create_task(first.start())
         await until(lambda: any(port.is_restored for port in rig.relay._ports))
         await asyncio.sleep(0.02)
@@ -959,13 +958,12 @@ def test_workers_are_welcomed_together(rig: Run, monkeypatch: pytest.MonkeyPatch
     rig(test)
 
 
-def test_workers_are_not_waited_for_long(rig: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_are_not_waited_for_long(rig: Run) -> None:
     """One that does not come back keeps the others out for a while only; late, it is welcome."""
-    monkeypatch.setattr(relays, "GATHERING_S", 0.05)
 
     async def test(rig: Rig) -> None:
         first, second = rig.broker()[0], rig.broker()[0]
-        await rig.start()
+        await rig.start(gathering_s=0.05)
         await first.start()
         assert (await join(first)).online == 1
         await second.start()

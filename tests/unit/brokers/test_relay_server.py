@@ -17,10 +17,10 @@ import pytest
 
 from contracts.broker import PATIENCE_S, Receiver, join, leave, new_rooms, run_in_loop
 from contracts.history import draft
-from fastchat.brokers.relay import records, server
+from fastchat.brokers.relay import records
 from fastchat.brokers.relay.client import RelayBroker
 from fastchat.brokers.relay.records import FromRelay, from_relay
-from fastchat.brokers.relay.server import Relay
+from fastchat.brokers.relay.server import GATHERING_S, Relay
 from fastchat.brokers.relay.wire import SOCKET_NAME, VERSION, RecordKind, RecordReader, pack
 from fastchat.errors import ErrorCode, SettingError
 from fastchat.history.memory import MemoryHistory
@@ -74,12 +74,14 @@ class Peer:
 class Place:
     """A relay in a directory; what connects to it is closed at the end."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, workers: int = 1, gathering_s: float) -> None:
         self.directory = directory
         history = MemoryHistory(max_messages=1000, new_epoch=lambda: "epoch")
         self.rooms = new_rooms(history)
         self.history = history
-        self.relay = Relay(directory, self.rooms, Metrics(), workers=1)
+        self.relay = Relay(
+            directory, self.rooms, Metrics(), workers=workers, gathering_s=gathering_s
+        )
         self._brokers: list[RelayBroker] = []
         self._peers: list[Peer] = []
 
@@ -115,8 +117,8 @@ class Place:
 
 
 @contextlib.asynccontextmanager
-async def relaying(directory: Path) -> AsyncIterator[Place]:
-    place = Place(directory)
+async def relaying(directory: Path, **options: Any) -> AsyncIterator[Place]:
+    place = Place(directory, **{"gathering_s": GATHERING_S, **options})
     await place.relay.start()
     try:
         async with asyncio.timeout(3 * PATIENCE_S):
@@ -125,9 +127,11 @@ async def relaying(directory: Path) -> AsyncIterator[Place]:
         await place.close()
 
 
-def run(directory: Path, test: Callable[[Place], Coroutine[Any, Any, None]]) -> None:
+def run(
+    directory: Path, test: Callable[[Place], Coroutine[Any, Any, None]], **options: Any
+) -> None:
     async def body() -> None:
-        async with relaying(directory) as place:
+        async with relaying(directory, **options) as place:
             await test(place)
 
     run_in_loop(body())
@@ -505,14 +509,10 @@ def test_searches_of_a_connection_that_ends_are_given_up(tmp_path: Path) -> None
 # Gathering
 
 
-def test_nobody_is_welcomed_before_all_are_there_or_time_is_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nobody_is_welcomed_before_all_are_there_or_time_is_over(tmp_path: Path) -> None:
     """A connection for the status is no worker."""
-    monkeypatch.setattr(server, "GATHERING_S", 0.1)
 
     async def test(place: Place) -> None:
-        place.relay._expected = 2
         status = await place.peer(ASK_STATUS)
         await status.hear()
         begun = time.monotonic()
@@ -523,7 +523,7 @@ def test_nobody_is_welcomed_before_all_are_there_or_time_is_over(
         late = await place.peer(HELLO)
         assert await late.hear() == records.Welcome()
 
-    run(tmp_path, test)
+    run(tmp_path, test, workers=2, gathering_s=0.1)
 
 
 def test_room_that_cannot_be_resumed_is_lost_before_the_welcome(tmp_path: Path) -> None:

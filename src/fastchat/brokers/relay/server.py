@@ -25,14 +25,16 @@ from fastchat.rooms.rooms import Rooms
 
 __all__ = ["Relay"]
 
-#: How long the first workers wait for the others.
+#: A relay that takes the place of another waits this long for all workers to be back. It answers
+#: nobody meanwhile, and a client's request waits 2 s.
 GATHERING_S = 1.0
 
 
 class Relay:
-    """The rooms, offered to workers in `directory`. Waits for `workers` of them at first.
+    """The rooms, offered to workers in `directory`.
 
-    `census` counts the connections of all of them.
+    It welcomes the first `workers` together, but waits for the last of them at most for
+    `gathering_s`. `census` counts the connections of all of them.
     """
 
     def __init__(
@@ -43,12 +45,14 @@ class Relay:
         *,
         workers: int,
         census: Census | None = None,
+        gathering_s: float = GATHERING_S,
     ) -> None:
         self.rooms = rooms
         self.census = Census() if census is None else census
         self._directory = directory
         self._metrics = metrics
         self._expected = workers
+        self._gathering_s = gathering_s
         self.gathered = False
         self._ports: dict[RelayPort, None] = {}  # the newest last
         self._server: asyncio.AbstractServer | None = None
@@ -63,7 +67,7 @@ class Relay:
         self._server = await loop.create_unix_server(
             functools.partial(RelayPort, self), sock=bind_socket(self._directory)
         )
-        loop.call_later(GATHERING_S, self._end_gathering)
+        loop.call_later(self._gathering_s, self._end_gathering)
 
     def close(self) -> None:
         """Hang up; what has been kept is kept."""
