@@ -1,9 +1,9 @@
-"""A part of a server of several processes: the frame of a worker, or of the relay.
+"""The entry point of a child process, which is a worker or the relay.
 
     python -m fastchat.process worker NUMBER --channel FD --listener FD
     python -m fastchat.process relay --channel FD
 
-Only `supervisor` calls it so; `channel` is how they speak.
+Only the supervisor starts it. `channel` is the connection between the two.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Be a part until the supervisor has enough; returns the exit status."""
+    """Run the process until the supervisor ends it; returns the exit status."""
     chosen = _parser().parse_args(arguments)
     _wake_when_orphaned()
-    # Ctrl+C is the supervisor's; `kill -INT` to everybody at once is not to take the relay
-    # away from workers that still say goodbye.
+    # Ctrl+C is for the supervisor. If SIGINT is sent to all processes at once, the relay must
+    # stay until the workers have closed their connections.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A terminal may stop who writes from another process group (`stty tostop`).
+    # After `stty tostop`, a terminal stops a process of another group that writes to it.
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     channel = Channel(chosen.channel)
     try:
@@ -50,8 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(chosen: argparse.Namespace, settings: Settings, channel: Channel, workers: int) -> int:
-    # Imported here: the relay has no use for all that a worker needs, nor has it the other way.
-    if chosen.part == "relay":
+    # Imported here: the relay does not need what a worker needs, and the other way round.
+    if chosen.role == "relay":
         from fastchat.process import relay
 
         return relay.run(settings, channel, workers=workers)
@@ -62,9 +62,9 @@ def _run(chosen: argparse.Namespace, settings: Settings, channel: Channel, worke
 
 
 def _wake_when_orphaned() -> None:
-    """Be continued when the supervisor dies: a stopped process would see the end never.
+    """Be continued when the supervisor dies: a stopped process would never see the channel's end.
 
-    prctl(2); where there is none, the part may stay stopped.
+    By prctl(2). Where that is missing, the process can stay stopped.
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGCONT, 0, 0, 0)
@@ -72,13 +72,13 @@ def _wake_when_orphaned() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m fastchat.process", allow_abbrev=False)
-    parts = parser.add_subparsers(dest="part", required=True)
-    worker = parts.add_parser("worker")
+    roles = parser.add_subparsers(dest="role", required=True)
+    worker = roles.add_parser("worker")
     worker.add_argument("number", type=int)
     worker.add_argument("--listener", type=int, required=True)
-    relay = parts.add_parser("relay")
-    for part in (worker, relay):
-        part.add_argument("--channel", type=int, required=True)
+    relay = roles.add_parser("relay")
+    for role in (worker, relay):
+        role.add_argument("--channel", type=int, required=True)
     return parser
 
 

@@ -1,17 +1,17 @@
-"""The control channel: a part's line to its supervisor.
+"""The channel between a child process and its supervisor, as the child has it.
 
-The channel is a socket pair, with lines of JSON. From the supervisor comes one:
+The channel is a socket pair, with lines of JSON. The supervisor sends one line:
 
     {"settings": {...}, "workers": 4}
 
-and from the part:
+and the child sends:
 
     {"ready": true}                     it serves
-    {"failed": "--data x is in use."}   instead, and it ends: a setting is wrong
-    {"beat": true, "relay": true}       every second; `relay`: whether it has the relay
+    {"failed": "--data x is in use."}   instead of that: a setting is wrong, and the child ends
+    {"beat": true, "relay": true}       every second; `relay`: whether it is connected to the relay
 
-The channel's end is the part's end: no part outlives its supervisor by more than END_S,
-however either of them ended, and also if it was stopped or its loop hangs.
+When the channel ends, the child ends: it outlives its supervisor by END_S at most, however the
+supervisor ended, and also if the child was stopped by a signal or its loop hangs.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from typing import Any
 
 __all__ = ["Channel"]
 
-#: How long a part has to end by itself once its supervisor is gone.
+#: A child has this long to end by itself once its supervisor is gone.
 END_S = 0.8
 
 
 class Channel:
-    """A part's end of its channel to the supervisor."""
+    """A child's end of its channel to the supervisor."""
 
     def __init__(self, descriptor: int) -> None:
         self._socket = socket.socket(fileno=descriptor)
@@ -42,9 +42,9 @@ class Channel:
         self._on_lost: Callable[[], object] | None = None
 
     def start(self) -> dict[str, Any]:
-        """Wait for the first line, which says what to be; from then on watch for the end.
+        """Wait for the first line and return it; from then on watch for the channel's end.
 
-        Raises EOFError when the supervisor is gone already.
+        Raises EOFError if the supervisor is gone already.
         """
         line = b""
         while not line.endswith(b"\n"):
@@ -56,7 +56,7 @@ class Channel:
         return first
 
     def open(self, loop: asyncio.AbstractEventLoop, on_lost: Callable[[], object]) -> None:
-        """Have `on_lost` called in the loop, once, when the supervisor is gone."""
+        """Call `on_lost` in the loop, once, when the supervisor is gone."""
         with self._lock:
             self._on_lost = lambda: loop.call_soon_threadsafe(on_lost)
             if self._lost.is_set():
@@ -69,7 +69,7 @@ class Channel:
             self._socket.send(line, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
     def _watch(self) -> None:
-        """In a thread of its own, which runs also while the loop hangs."""
+        """Wait for the channel's end, in a thread of its own: it also runs if the loop hangs."""
         with contextlib.suppress(OSError):
             while self._socket.recv(65536):
                 pass

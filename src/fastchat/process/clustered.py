@@ -54,8 +54,8 @@ class Clustered:
     async def begin(self) -> None:
         loop = asyncio.get_running_loop()
         on_hang_up(loop, self._worker.reload, self._worker.drain)
-        # However often: whoever signals all processes of a server does so as well as the
-        # supervisor, and it is the supervisor that knows SIGKILL.
+        # A second one changes nothing: if all processes of a server are signalled, it comes from
+        # the supervisor. A worker that must end at once is killed by the supervisor.
         loop.add_signal_handler(signal.SIGTERM, self._on_end)
         self._channel.open(loop, self._on_lost)
         with contextlib.suppress(TimeoutError):

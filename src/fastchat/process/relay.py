@@ -34,7 +34,7 @@ def run(settings: Settings, channel: Channel, *, workers: int) -> int:
     Raises SettingError when the data directory cannot be used.
     """
     with contextlib.ExitStack() as stack:
-        if settings.history == "memory":  # the directory is the socket's, too
+        if settings.history == "memory":  # the relay's socket needs the directory as well
             stack.callback(os.close, lock(Path(settings.data)))
         history = open_history(settings)
         stack.callback(history.close)
@@ -81,7 +81,7 @@ async def _tick_forever(relay: Relay, channel: Channel, interval_s: float) -> No
         await asyncio.sleep(interval_s)
         try:
             relay.rooms.tick()
-        except Exception:  # a fault that stays has us replaced: there is no beat
+        except Exception:  # without beats, the supervisor replaces a relay whose fault stays
             logger.exception("internal error in a tick")
         else:
             channel.say(beat=True, relay=True)

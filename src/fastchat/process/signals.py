@@ -1,4 +1,4 @@
-"""Signals: SIGTERM and SIGINT ask a server to stop, a second one insists; SIGHUP, to read files."""
+"""Signals: SIGTERM or SIGINT stops a server, a second one at once; SIGHUP makes it read files."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ __all__ = ["on_hang_up", "on_stop_signals"]
 
 logger = logging.getLogger("fastchat")
 
-#: What comes sooner is the same wish: `timeout`, say, signals a process and its group.
+#: A signal that comes sooner than this belongs to the first one: `timeout`, for example, signals
+#: both a process and its group.
 REPEAT_S = 0.3
 
 
 def on_stop_signals(
     loop: asyncio.AbstractEventLoop, stop: Callable[[], object], insist: Callable[[], object]
 ) -> None:
-    """Call `stop` at the first signal, and `insist` at those that come later, in the loop."""
+    """Call `stop` at the first signal, and `insist` at each later one, in the loop."""
     first_s: float | None = None
 
     def on_signal(number: int) -> None:
@@ -39,10 +40,11 @@ def on_stop_signals(
 def on_hang_up(
     loop: asyncio.AbstractEventLoop, reload: Callable[[], object], stop: Callable[[], object]
 ) -> None:
-    """Call `reload` at SIGHUP in the loop; `stop` if it came because our terminal has closed.
+    """Call `reload` at SIGHUP, in the loop; call `stop` if the server's terminal has closed.
 
-    Nobody is left there to end a server that was started in it. Started otherwise, it goes on:
-    by nohup, in the background of a service, or with another standard input.
+    A server that was started in a terminal must end with it, because nobody could stop it there
+    any more. A server without a terminal as its standard input goes on: one that was started by
+    nohup or by a service manager.
     """
     at_terminal = os.isatty(0)
 
@@ -54,5 +56,5 @@ def on_hang_up(
             reload()
 
     loop.add_signal_handler(signal.SIGHUP, on_signal)
-    # One that came while we started: the supervisor has it wait (see `children`).
+    # One that came while the process started has waited: the supervisor blocks it (see `child`).
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})

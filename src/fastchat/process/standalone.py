@@ -83,11 +83,11 @@ class Standalone:
         loop = asyncio.get_running_loop()
         on_hang_up(loop, self._worker.reload, self._worker.drain)
         on_stop_signals(loop, self._worker.drain, _end_at_once)
-        # To more than one process it means a rolling restart; it is not to end this one.
+        # With several processes it asks for a rolling restart. By default it would end this one.
         loop.add_signal_handler(
             signal.SIGUSR2, logger.warning, "one process cannot be restarted by SIGUSR2"
         )
-        if self._settings.history == "sqlite":  # otherwise there is no directory of ours
+        if self._settings.history == "sqlite":  # otherwise the server has no directory
             await self._status.open()
         if self._components.retention is not None:
             self._components.retention.start()

@@ -1,7 +1,7 @@
-"""The process above the others: starts a relay and workers, and keeps them running.
+"""The process above the others: it starts a relay and workers, and keeps them running.
 
-It serves nobody and holds nothing that could be lost. A part that dies is started
-anew, one that hangs is killed; if this process dies, its parts end by themselves.
+It serves no clients and has nothing that could be lost. If a child dies, it starts another. If a
+child hangs, it kills the child. If the supervisor itself dies, its children end by themselves.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MAX_DELAY_S = 5.0
 
 
 class _NotStarted(FastchatError):
-    """A part did not come up, and not because of a setting."""
+    """A child did not start, and not because of a setting."""
 
 
 class Role:
@@ -76,9 +76,14 @@ class Role:
 
 
 class Supervisor:
-    """Runs the parts until it is asked to stop. `command` is how a part is started.
+    """Runs the relay and the workers, which are started by `command`, until it is asked to stop.
 
-    Whatever ends `serve`, no part is left running then.
+    * The relay starts first and stops last: workers need it, and what their clients say last
+      goes through it.
+    * Each role has a task that keeps a child in it (`_keep`). A rolling restart (`_roll_forever`)
+      replaces one worker after the other, each by one that serves already.
+    * `_children` are all processes that have not ended, whether they have a role or not.
+    * However `serve` ends, no child is left running.
     """
 
     def __init__(
@@ -109,11 +114,11 @@ class Supervisor:
     # What load balancers ask
 
     def live(self) -> bool:
-        """Whether a restart would not help: not all workers are stuck."""
+        """Whether the server is alive: a restart would help if all workers were stuck."""
         return not all(role.child is not None and role.child.is_stuck for role in self._workers)
 
     def ready(self) -> str | None:
-        """None if clients are served; else what is missing."""
+        """None if clients are served; otherwise what is missing."""
         if self._asked_to_stop.is_set():
             return "draining"
         if not (self._relay.child is not None and self._relay.child.is_alive):
@@ -135,7 +140,10 @@ class Supervisor:
     # From the start to the end
 
     async def serve(self) -> int:
-        """Until SIGTERM or SIGINT; returns the exit status. Raises SettingError at the start."""
+        """Serve until SIGTERM or SIGINT; returns the exit status.
+
+        Raises SettingError if a child cannot start with the settings.
+        """
         self._listen_to_signals()
         loop = asyncio.get_running_loop()
         if self._admin_listener is not None:
@@ -170,7 +178,7 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGCHLD, self._poll)
 
     def _reload(self) -> None:
-        """Workers have the certificates and keys; one that starts later reads them then."""
+        """Have the workers read certificates and keys again; a new worker reads them anyway."""
         for child in self._children - {self._relay.child}:
             child.signal(signal.SIGHUP)
 
@@ -200,9 +208,9 @@ class Supervisor:
             raise _NotStarted(child.ending())
 
     async def _drain(self) -> None:
-        """Workers first: what their clients have said last goes through the relay."""
+        """Stop the workers, and then the relay."""
         for listener in self._listeners:
-            listener.close()  # who connects now is refused, and need not wait
+            listener.close()  # a client that connects now is refused, and need not wait
         workers = self._children - {self._relay.child}
         worker_stop_s, relay_stop_s = self._timings.worker_stop_s, self._timings.relay_stop_s
         await asyncio.gather(*(worker.stop(worker_stop_s) for worker in workers))
@@ -232,7 +240,7 @@ class Supervisor:
             await self._restart(role)
 
     def _forget_relay(self) -> None:
-        """What workers have said of a relay that died does not hold for the next one."""
+        """A relay has died: workers are not connected to the next one yet."""
         for role in self._workers:
             if role.child is not None:
                 role.child.relay = False
@@ -283,11 +291,11 @@ class Supervisor:
             await self._roll()
 
     async def _roll(self) -> None:
-        """Replace one worker after the other; stops at the first that cannot be."""
+        """Replace one worker after the other; stop at the first that cannot be replaced."""
         logger.info("rolling restart: SIGUSR2")
         for role in self._workers:
             if role.child is None or role.child.ended.is_set():
-                continue  # it is being started anew already
+                continue  # `_keep` starts another already
             if why := await self._replace(role, role.child):
                 logger.error("the rolling restart stops, %s goes on: %s", role.name, why)
                 return
@@ -324,8 +332,8 @@ def _death_message(role: Role, child: Child, *, early: bool) -> str:
 def run(settings: Settings) -> int:
     """Serve with several processes until SIGTERM or SIGINT; returns the exit status.
 
-    Raises SettingError when an address cannot be listened on, or a part cannot start
-    with these settings.
+    Raises SettingError if an address cannot be listened on, or if a child cannot start with
+    these settings.
     """
     with contextlib.ExitStack() as stack:
         listeners = listen_all(settings.host, settings.port, settings.workers)
