@@ -1,4 +1,4 @@
-"""The limits that the settings ask for, each where it is kept."""
+"""Makes limits of the settings: one function for each object that keeps a limit."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ __all__ = [
     "visitors_of",
 ]
 
-#: At once, what otherwise takes this long: after a restart everybody comes back, an office
-#: from one address; a bot joins all its rooms.
+#: A budget lasts for what its rate allows in this many seconds, all at once: after a restart all
+#: clients come back, an office from one address, and a bot joins all of its rooms.
 HANDSHAKES_S = 2
 ADDRESS_HANDSHAKES_S = 20
 COMMANDS_S = 20
@@ -31,19 +31,22 @@ ADDRESS_COMMANDS_S = 20
 TYPING_S = 5
 NEW_ROOMS_S = 50
 UPLOAD_S = 1
-#: A browser fetches the page by six connections, and keeps them for some seconds.
+#: For each WebSocket, an address can have this many other connections: a browser fetches the page
+#: by six of them, and keeps them for some seconds.
 VISITS_A_CONNECTION = 4
-#: The least that an address may have of them; and the most, one of so many parts of the place.
+#: An address can have at least MIN_VISITS of these connections, and at most one in
+#: VISITING_ADDRESSES of all that the process serves.
 MIN_VISITS, VISITING_ADDRESSES = 32, 4
-#: The same of files that are on their way.
+#: An address can have at most one in this many of all files that are under way.
 TRANSFERRING_ADDRESSES = 4
-#: Who waits for one costs a connection, and some 10 kB. A picture of 300 kB takes an office line of
-#: 10 Mbit/s a quarter of a second: in the time that they wait all of them get it.
+#: For each file that is read, this many readers can wait, and an address has at least MIN_WAITING
+#: of them. A reader that waits costs a connection and some 10 kB. A picture of 300 kB takes an
+#: office line of 10 Mbit/s a quarter of a second, so that all who wait get it in time.
 WAITING_FOR_A_PLACE, MIN_WAITING = 8, 8
 
 
 def census_of(settings: Settings, *, served: int = 0) -> Census:
-    """Of the machine; or of a process, which can serve only so many."""
+    """Bounds the connections of the machine, or of one process, which can serve `served`."""
     totals = [total for total in (settings.max_connections, served) if total]
     return Census(
         total=min(totals, default=0),
@@ -53,7 +56,7 @@ def census_of(settings: Settings, *, served: int = 0) -> Census:
 
 
 def visitors_of(settings: Settings, *, served: int) -> Census:
-    """Of a process: connections that are not WebSockets, or not yet."""
+    """Bounds a process's connections that are not WebSockets, or not yet."""
     if not settings.max_address_connections:
         return Census()
     wanted = settings.max_address_connections * VISITS_A_CONNECTION
@@ -61,14 +64,14 @@ def visitors_of(settings: Settings, *, served: int) -> Census:
 
 
 def transfers_of(settings: Settings, total: int) -> Census:
-    """Of a process: files that are on their way, `total` at once by one of the ways."""
+    """Bounds the files that are under way in a process: `total` at once, by one of the ways."""
     if not settings.max_address_connections:
         return Census(total=total)
     return Census(total=total, per_address=max(1, total // TRANSFERRING_ADDRESSES))
 
 
 def readers_of(settings: Settings, total: int) -> Places:
-    """Of a process: places to read a file, `total` of them, for which others wait."""
+    """Bounds the files that are read from a process: `total` at once, and more can wait."""
     census = transfers_of(settings, total)
     waiting = total * WAITING_FOR_A_PLACE
     if not settings.max_address_connections:

@@ -80,7 +80,7 @@ def build_rooms(
 
 
 def open_history(settings: Settings) -> History:
-    """The history that the settings ask for; raises SettingError when it cannot be had."""
+    """Open the history that the settings ask for. Raises SettingError if it cannot be opened."""
     if settings.history == "memory":
         return MemoryHistory(max_messages=settings.history_max_messages, new_epoch=new_secret)
     return SqliteHistory(
@@ -94,9 +94,9 @@ def open_history(settings: Settings) -> History:
 
 
 def open_files(settings: Settings, metrics: Metrics) -> FileStore | None:
-    """Where a process with clients keeps files; None where nothing is kept on disk.
+    """Open the files of a process with clients; None if files are off, or if nothing is on disk.
 
-    Raises SettingError when what is there cannot be used.
+    Raises SettingError if the files that are there cannot be used.
     """
     if not _keeps_files(settings):
         return None
@@ -112,7 +112,10 @@ def open_files(settings: Settings, metrics: Metrics) -> FileStore | None:
 
 
 def open_retention(settings: Settings, metrics: Metrics, history: History) -> Retention | None:
-    """What deletes files that no message has; for the process with the `history`, to be started."""
+    """Make the thread that deletes files without a message; None if there are no files.
+
+    It belongs to the process with the `history`, which starts it.
+    """
     if settings.files == "on" and not _keeps_files(settings):
         logger.warning("--files on has no effect with --history memory: nothing is kept on disk")
     if not _keeps_files(settings):
@@ -133,14 +136,14 @@ def _keeps_files(settings: Settings) -> bool:
 
 
 def _steady_clock() -> Callable[[], float]:
-    """Seconds since 1970 as they were at the start, and since then as they pass.
+    """A clock of seconds since 1970 that does not jump if somebody sets the machine's clock.
 
-    Somebody may set the machine's clock; what is kept for a time is kept for that time.
+    What is kept for a time is then kept for that time.
     """
     started = time.time() - time.monotonic()
     return lambda: started + time.monotonic()
 
 
 def new_secret() -> str:
-    """An epoch or a session: 128 random bits."""
+    """A new epoch or session: 128 random bits."""
     return secrets.token_urlsafe(16)
