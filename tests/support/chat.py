@@ -16,7 +16,7 @@ from fastchat.chat import Chat, Client
 from fastchat.errors import CloseReason, CommandError
 from fastchat.files.incoming import Uploads
 from fastchat.history.memory import MemoryHistory
-from fastchat.limits.connections import Census
+from fastchat.limits.connections import ConnectionCount
 from fastchat.metrics import Metrics
 from fastchat.protocol import parsing
 from fastchat.rooms import Entrance, Entry, Member
@@ -133,7 +133,9 @@ class Talk:
             clock=lambda: NOW_S,
             new_secret=lambda: next(secrets),
             metrics=self.metrics,
-            uploads=None if files is None else Uploads(files, Census(), lambda: self.now_s),
+            uploads=None
+            if files is None
+            else Uploads(files, ConnectionCount(), lambda: self.now_s),
             max_chunk_bytes=100,
         )
         self.broker.open(delivery=self.inboxes, receiver=self.chat)

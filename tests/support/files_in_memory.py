@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.files import File
-from fastchat.limits.connections import Census
+from fastchat.limits.connections import ConnectionCount
 from support.server import TIMEOUT_UNIT_S
 
 
@@ -64,7 +64,7 @@ class Shelf:
         self.failure: Exception | None = None
         self.gate: asyncio.Event | None = None
         self.changed = asyncio.Event()
-        self.places = Census()  # of those that come at once
+        self.places = ConnectionCount()  # of those that come at once
 
     async def reserve(self, room: str, author: str, name: str, size: int) -> ShelfUpload:
         await self.pass_gate()

@@ -36,16 +36,17 @@ class Client:
 
     * ``connection``: what the hub knows the client by; the chat only passes it on.
     * ``endpoint``: is told what the chat learns about the client.
-    * ``address`` and ``guest``: what the connection is counted by, as in `fastchat.rooms.Entrance`.
+    * ``address`` and ``connection_number``: what the connection is counted by, as in
+      `fastchat.rooms.Entrance`.
     * ``gone``: the client has departed; nothing is sent to it any more.
     """
 
     __slots__ = (
         "address",
         "connection",
+        "connection_number",
         "endpoint",
         "gone",
-        "guest",
         "identity",
         "rooms",
         "session",
@@ -57,7 +58,7 @@ class Client:
         self.connection = connection
         self.endpoint = endpoint
         self.address = address
-        self.guest = 0
+        self.connection_number = 0
         self.rooms: dict[str, Member] = {}
         self.username: str | None = None
         self.session: str | None = None

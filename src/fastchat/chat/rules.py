@@ -350,7 +350,7 @@ class Chat:
             self._delivery.send(client.connection, payload)
 
         entrance = Entrance(
-            room, member, command.since, command.history, client.address, client.guest
+            room, member, command.since, command.history, client.address, client.connection_number
         )
         await self._broker.join(entrance, enter)
         if room in client.rooms:  # it is not if the client went meanwhile

@@ -12,7 +12,7 @@ from fastchat import protocol
 from fastchat.chat import Client
 from fastchat.connections.context import Context
 from fastchat.errors import CloseReason, CommandError, ErrorCode, Violation
-from fastchat.limits.buckets import TokenBucket, rate_limited
+from fastchat.limits.buckets import rate_limited
 from fastchat.limits.commands import TOO_FAST_ERRORS, TOO_FAST_TYPING
 from fastchat.protocol import Chunk, Command, Join, Typing, parsing
 
@@ -66,13 +66,12 @@ class Inbox:
     waits or runs.
     """
 
-    __slots__ = ("_client", "_context", "_errors", "_owner", "_running", "_waiting")
+    __slots__ = ("_client", "_context", "_owner", "_running", "_waiting")
 
     def __init__(self, context: Context, owner: Owner, client: Client) -> None:
         self._context = context
         self._owner = owner
         self._client = client
-        self._errors: TokenBucket | None = None  # made for the first error
         self._running: asyncio.Task[None] | None = None
         self._waiting: deque[Command] | None = None
 
@@ -201,7 +200,12 @@ class Inbox:
         if type(command) is Typing:  # dropped without an answer: nobody misses one
             self._count_error(TOO_FAST_TYPING)
         else:
-            self._refuse(rate_limited("That is too fast; wait a bit.", wait_s), command)
+            self._refuse(
+                rate_limited(
+                    "You are sending commands too quickly. Try again in a moment.", wait_s
+                ),
+                command,
+            )
 
     def _refuse(self, refusal: CommandError, command: Command | None = None) -> None:
         """Answer with an `error` event. Close if the refusal says so, or at too many errors."""
@@ -220,8 +224,6 @@ class Inbox:
 
     def _count_error(self, tokens: float) -> None:
         """Close the connection if its errors keep coming."""
-        if self._errors is None:
-            self._errors = self._context.throttle.new_errors()
-        if self._errors is not None and not self._errors.take(tokens):
+        if not self._context.throttle.is_error_allowed(self, tokens):
             logger.info("too many errors from %r", self._client.username or "nobody")
             self._owner.close(CloseReason.TOO_MANY_ERRORS)

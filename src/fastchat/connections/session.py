@@ -20,16 +20,12 @@ from fastchat.connections.context import Context
 from fastchat.connections.fragments import Fragments
 from fastchat.connections.inbox import Inbox
 from fastchat.errors import CloseCode, CloseReason, CommandError, Violation
-from fastchat.limits.buckets import TokenBucket
-from fastchat.limits.connections import Guest
+from fastchat.limits.connections import Counted
 from fastchat.protocol import Join
 
 __all__ = ["Session"]
 
 logger = logging.getLogger("fastchat.session")
-
-#: A browser sends a pong for each of our pings, one in 25 s, and no pings.
-PINGS_PER_S, PINGS_BURST = 10.0, 20
 
 # Looked up once: each costs an attribute of an enum class for every frame.
 _TEXT, _BINARY, _CONTINUATION = WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.CONTINUATION
@@ -71,10 +67,9 @@ class Session(WSListener):
         "_closed",
         "_connection",
         "_context",
+        "_counted",
         "_first",
         "_fragments",
-        "_guest",
-        "_heartbeats",
         "_inbox",
         "_token",
         "_transport",
@@ -89,12 +84,11 @@ class Session(WSListener):
     ) -> None:
         self._context = context
         self._address = address
-        self._guest: Guest | None = None
+        self._counted: Counted | None = None
         self._first = first
         self._token = token
         self._closed = False
         self._fragments: Fragments | None = None
-        self._heartbeats: TokenBucket | None = None
         self._close_asked: int | None = None
         self._close_code: int = _ABNORMAL
 
@@ -111,10 +105,10 @@ class Session(WSListener):
         context.sessions.add(self)
         if self._closed:  # the server is stopping
             return
-        self._guest = context.admission.enter(self, self._address)
-        if self._guest is None:
+        self._counted = context.admission.enter(self, self._address)
+        if self._counted is None:
             return
-        self._client.guest = self._guest.number
+        self._client.connection_number = self._counted.number
         token, self._token = self._token, None
         first, self._first = self._first, None
         self._inbox.open(token, first)
@@ -152,8 +146,8 @@ class Session(WSListener):
     def on_ws_disconnected(self, transport: WSTransport) -> None:
         self._leave()
         self._context.hub.detach(self._connection)
-        if self._guest is not None:
-            self._context.admission.leave(self._guest)
+        if self._counted is not None:
+            self._context.admission.leave(self._counted)
         self._context.sessions.remove(self, self._close_code)
 
     def pause_writing(self) -> None:
@@ -177,8 +171,8 @@ class Session(WSListener):
 
     def on_joined(self, author: str) -> None:
         self._context.sessions.note_joined(self)
-        if self._guest is not None:
-            self._context.admission.identify(self._guest, author)
+        if self._counted is not None:
+            self._context.admission.identify(self._counted, author)
 
     # Called by the inbox
 
@@ -251,9 +245,7 @@ class Session(WSListener):
 
     def _check_heartbeat(self) -> None:
         """Charge the client for a ping, or for a pong, which nobody may have asked for."""
-        if self._heartbeats is None:
-            self._heartbeats = TokenBucket(PINGS_PER_S, PINGS_BURST, self._context.clock)
-        if not self._heartbeats.take():
+        if not self._context.throttle.is_heartbeat_allowed(self._inbox):
             raise Violation(CloseReason.TOO_MANY_PINGS)
 
     def _on_close(self, payload: bytes) -> None:

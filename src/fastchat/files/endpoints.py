@@ -28,8 +28,8 @@ from fastchat.files.links import disposition, is_id
 from fastchat.files.media import OTHER
 from fastchat.files.store import Content, FileStore, StoredUpload
 from fastchat.files.transfers import RequestContext
-from fastchat.limits.connections import Census
-from fastchat.limits.queue import Places
+from fastchat.limits.connections import ConnectionCount
+from fastchat.limits.queue import FairQueue
 from fastchat.metrics import Metrics
 from fastchat.protocol import FILES_URL
 
@@ -69,7 +69,7 @@ class FileEndpoints:
     """
 
     def __init__(
-        self, files: FileStore, receiving: Census, serving: Places, metrics: Metrics
+        self, files: FileStore, receiving: ConnectionCount, serving: FairQueue, metrics: Metrics
     ) -> None:
         self._files = files
         self._receiving = receiving

@@ -18,7 +18,7 @@ from typing import Any
 from fastchat.errors import CommandError
 from fastchat.files import File, Files, Upload, busy
 from fastchat.files.transfers import PROGRESS_BYTES
-from fastchat.limits.connections import Census
+from fastchat.limits.connections import ConnectionCount
 
 __all__ = ["Incoming", "Uploads"]
 
@@ -48,7 +48,7 @@ class Incoming:
     )
 
     def __init__(
-        self, upload: Upload, owner: Any, address: str, ref: str | None, places: Census
+        self, upload: Upload, owner: Any, address: str, ref: str | None, places: ConnectionCount
     ) -> None:
         self.upload = upload
         self.owner = owner
@@ -129,7 +129,7 @@ class Uploads:
     def __init__(
         self,
         files: Files,
-        places: Census,
+        places: ConnectionCount,
         clock: Callable[[], float] = time.monotonic,
         stall_s: float = STALL_S,
     ) -> None:

@@ -1,11 +1,11 @@
-"""What one connection may ask for, and how fast."""
+"""How fast a connection, or all connections from one address, can send commands."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from typing import NamedTuple
 
-from fastchat.limits.buckets import Budget, Rates, TokenBucket
+from fastchat.limits.buckets import Budget, TokenBuckets
 from fastchat.protocol import (
     Command,
     Delete,
@@ -24,27 +24,35 @@ from fastchat.protocol import (
 
 __all__ = ["TOO_FAST_ERRORS", "TOO_FAST_TYPING", "SessionLimits", "Throttle"]
 
-#: Refused commands: somebody typing makes one now and then, a broken client a stream.
+#: Refused commands that a connection can cause in the long run: somebody who types causes one now
+#: and then, a broken client causes a stream of them.
 ERRORS_PER_S = 1.0
-#: Who was only too fast may have sent many before he reads the first refusal.
+#: What a command counts for that was only too fast: a client can have sent many of them before it
+#: reads the first refusal.
 TOO_FAST_ERRORS = 0.1
-#: And a page that says so of each key may be held down for a while.
+#: The same for `typing`: a page that sends it for each key can have a key held down.
 TOO_FAST_TYPING = 0.02
-#: A search reads more than anything else that is asked for.
+#: What a search counts for: it reads more than any other command.
 SEARCH_COMMANDS = 5
-#: A smaller binary message costs as much as one of this size: it takes as long.
+#: A smaller binary message is charged as this many bytes, because it takes as long.
 MIN_CHUNK_BYTES = 32 * 1024
-#: Pongs are not read meanwhile either, and one has to come within 10 s.
+#: The longest time for which an upload is not read. The connection's pongs are not read either, and
+#: one must arrive within 10 s.
 MAX_PAUSE_S = 5.0
+#: Pings and pongs of a connection, in the long run and at once. Browsers send no pings, libraries
+#: one in some 20 s; the server's own pings ask for a pong in 25 s.
+HEARTBEATS = Budget(rate_per_s=10.0, burst=20)
 
 
 class SessionLimits(NamedTuple):
-    """What a connection may do; what is 0 has no limit.
+    """What a connection can send; a budget with the rate 0 is no limit.
 
-    `publications` are messages and what changes them, `commands` all others but `typing`.
-    All connections from one address share `address_publications` and `address_commands`,
-    with `typing` among these. `upload_bytes` and `address_upload_bytes` are of binary messages.
-    A connection that makes more than `errors` at once, or more than one a second, is closed.
+    * ``publications``: messages, edits, deletions and reactions; ``typing``: typing events;
+      ``commands``: all other commands.
+    * ``address_publications``, ``address_commands``: the same for all connections from one address
+      together; ``address_commands`` includes typing events.
+    * ``upload_bytes``, ``address_upload_bytes``: files in binary messages.
+    * ``errors``: refused commands at once, beside one a second, before the connection is closed.
     """
 
     publications: Budget
@@ -58,45 +66,50 @@ class SessionLimits(NamedTuple):
 
 
 class Throttle:
-    """Charges commands to whoever sends them; `clock` returns monotonic seconds."""
+    """Charges commands, errors and heartbeats to connections, and commands to addresses.
+
+    A `sender` is any object that stands for a connection. `clock` returns monotonic seconds.
+    """
 
     def __init__(self, limits: SessionLimits, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._errors = limits.errors
-        #: The buckets, what it costs, and what a full bucket holds, as in `Rates`.
+        errors_per_s = ERRORS_PER_S if limits.errors else 0.0
+        self._errors = TokenBuckets(Budget(errors_per_s, limits.errors))
+        self._heartbeats = TokenBuckets(HEARTBEATS)
+        self._uploads = TokenBuckets(limits.upload_bytes)
+        #: All buckets of which a connection has one.
+        self._of_senders = [self._errors, self._heartbeats, self._uploads]
+        #: For each command: its buckets, what it costs and what a full bucket holds, in seconds.
         self._charges: dict[type, tuple[dict[Hashable, float], float, float]] = {}
-        self._rates: list[Rates] = []
         publications = {Send: 1, Edit: 1, Delete: 1, React: 1}
         self._charge(limits.publications, publications)
         self._charge(limits.typing, {Typing: 1})
         others = dict.fromkeys((Join, Leave, GetHistory, Remove, Upload, Ping), 1)
         others[Search] = SEARCH_COMMANDS
         self._charge(limits.commands, others)
-        #: What an address is charged for a command.
-        self._shared: dict[type, tuple[Rates, float]] = {}
+        #: For each command: the buckets of addresses, and what it costs in tokens.
+        self._shared: dict[type, tuple[TokenBuckets, float]] = {}
         self._share(limits.address_publications, publications)
         self._share(limits.address_commands, {**others, Typing: 1})
-        self._uploads = Rates(limits.upload_bytes)
-        self._rates.append(self._uploads)
-        self._address_uploads = Rates(limits.address_upload_bytes)
+        self._address_uploads = TokenBuckets(limits.address_upload_bytes)
 
     def _charge(self, budget: Budget, tokens: Mapping[type, float]) -> None:
         if budget.rate_per_s:
-            rates = Rates(budget)
-            self._rates.append(rates)
+            buckets = TokenBuckets(budget)
+            self._of_senders.append(buckets)
             for type, each in tokens.items():
-                self._charges[type] = rates.full_s, each * rates.interval_s, rates.span_s
+                self._charges[type] = buckets.full_s, each * buckets.interval_s, buckets.span_s
 
     def _share(self, budget: Budget, tokens: Mapping[type, float]) -> None:
         if budget.rate_per_s:
-            rates = Rates(budget)
-            self._shared.update((type, (rates, each)) for type, each in tokens.items())
+            buckets = TokenBuckets(budget)
+            self._shared.update((type, (buckets, each)) for type, each in tokens.items())
 
     def wait_s(self, sender: Hashable, command: Command, address: str = "") -> float:
-        """0 if he may do it, and it is charged; otherwise for how long he is to wait.
+        """Charge a command and return 0; if it comes too soon, return the seconds to wait.
 
-        Nobody is limited by an `address` that is not known. It is asked for each command
-        there is: hence `Rates.take` spelled out.
+        A client whose `address` is not known is not limited by it. This runs for each command,
+        so it computes `TokenBuckets.take` itself.
         """
         charge, shared = self._charges.get(type(command)), self._shared.get(type(command))
         now = self._clock()
@@ -113,9 +126,10 @@ class Throttle:
         return 0.0
 
     def pace_s(self, sender: Hashable, size: int, address: str = "") -> float:
-        """For how long he is not to be read from, who has sent so many bytes of a file.
+        """Charge `size` bytes of a file; returns the seconds for which to stop reading.
 
-        They are charged in any case: what has been read is kept. At most MAX_PAUSE_S.
+        The bytes are charged in any case, because they have been read already. At most
+        MAX_PAUSE_S.
         """
         now, size = self._clock(), max(size, MIN_CHUNK_BYTES)
         wait_s = self._uploads.spend(sender, now, size)
@@ -123,18 +137,22 @@ class Throttle:
             wait_s = max(wait_s, self._address_uploads.spend(address, now, size))
         return min(wait_s, MAX_PAUSE_S)
 
+    def is_error_allowed(self, sender: Hashable, tokens: float) -> bool:
+        """Charge a refused command; False if the connection causes too many of them."""
+        return not self._errors.take(sender, self._clock(), tokens)
+
+    def is_heartbeat_allowed(self, sender: Hashable) -> bool:
+        """Charge a ping or a pong; False if the connection sends too many of them."""
+        return not self._heartbeats.take(sender, self._clock())
+
     def sweep(self) -> None:
-        """Forget addresses that may do all again; to be called once a second."""
+        """Forget addresses whose bucket is full again; call it once a second."""
         now = self._clock()
-        for rates in {id(rates): rates for rates, _ in self._shared.values()}.values():
-            rates.sweep(now)
+        for buckets in {id(buckets): buckets for buckets, _ in self._shared.values()}.values():
+            buckets.sweep(now)
         self._address_uploads.sweep(now)
 
-    def new_errors(self) -> TokenBucket | None:
-        """For the errors of a connection; None if they are not limited."""
-        return TokenBucket(ERRORS_PER_S, self._errors, self._clock) if self._errors else None
-
     def forget(self, sender: Hashable) -> None:
-        """He is gone."""
-        for rates in self._rates:
-            rates.forget(sender)
+        """Forget a connection that has ended."""
+        for buckets in self._of_senders:
+            buckets.forget(sender)

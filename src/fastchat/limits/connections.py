@@ -1,34 +1,31 @@
-"""Who may be connected: how many in all, from one address, of one user; how many new ones a second.
+"""How many connections there can be: in all, from one address, and of one user.
 
 Theory
 ------
-Connections are counted on the whole machine, by one `Census`: in the only process, or in
-the relay. A worker asks its own census first, which knows of its own connections only:
-what is too much for that is too much. Then it tells the relay, and does not wait: a
-connection that is one too many on the machine is closed as soon as the relay says so.
+Connections are counted for the whole server by one `ConnectionCount`: in the only process, or in
+the relay. A worker first asks a count of its own connections. If that refuses a connection, so
+would the relay. Otherwise the worker admits the connection, tells the relay, and does not wait
+for an answer: if the connection exceeds a limit of the whole server, the relay says so and the
+worker closes it.
 
-Where there is no relay for a while, each worker's own census holds alone. A new relay is
-told of all connections, and those of a worker that was killed end with its port.
+While there is no relay, the worker's own count is the only limit. A new relay is told of all
+connections. When a worker dies, its connections leave the relay's count together with its peer.
 """
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from typing import Any, Protocol
 
 from fastchat.errors import CommandError, ErrorCode
-from fastchat.limits.buckets import Budget, Rates
 
-__all__ = ["Admission", "Branch", "Census", "Gate", "Guest", "Limit", "Machine"]
-
-logger = logging.getLogger("fastchat.limits")
+__all__ = ["Admission", "ConnectionCount", "Counted", "Limit", "ProcessCount", "SharedCount"]
 
 
 class Limit(StrEnum):
-    """What a connection was one too many for."""
+    """The limit that a connection or a handshake exceeded; a label of the metrics."""
 
     CONNECTIONS = "connections"
     ADDRESS = "address"
@@ -37,10 +34,10 @@ class Limit(StrEnum):
     ADDRESS_UPGRADES = "address_upgrades"
 
 
-class Census:
-    """Counts connections. Of each limit 0 is none, and an empty address or author is not limited.
+class ConnectionCount:
+    """Counts connections and refuses those that exceed a limit; it does not count refused ones.
 
-    What is refused is not counted.
+    A limit of 0 is no limit. A connection without an address or an author is not limited by it.
     """
 
     def __init__(self, *, total: int = 0, per_address: int = 0, per_user: int = 0) -> None:
@@ -52,7 +49,7 @@ class Census:
         self.authors: Counter[str] = Counter()
 
     def enter(self, address: str) -> Limit | None:
-        """Count a connection in, or say why not."""
+        """Count a connection; returns the limit that it exceeds, or None."""
         if self._total and self.count >= self._total:
             return Limit.CONNECTIONS
         if address:
@@ -63,13 +60,14 @@ class Census:
         return None
 
     def identify(self, author: str) -> Limit | None:
-        """Say whose a connection is that has been counted in already; or why it cannot be."""
+        """Count a connection for its user, after `enter`; returns the limit that it exceeds."""
         if self._per_user and self.authors[author] >= self._per_user:
             return Limit.USER
         self.authors[author] += 1
         return None
 
     def leave(self, address: str, author: str) -> None:
+        """Stop counting a connection, with the author if it was identified, else an empty one."""
         self.count -= 1
         for counter, key in ((self.addresses, address), (self.authors, author)):
             if key:
@@ -78,16 +76,20 @@ class Census:
                     del counter[key]
 
 
-class Branch:
-    """The connections of one process, in the census of the machine; by the numbers it gave them."""
+class ProcessCount:
+    """The connections of one process in a `ConnectionCount` of the whole server.
 
-    def __init__(self, census: Census) -> None:
-        self._census = census
-        self._own = Census()
-        self._refused: set[int] = set()  # until they are gone
+    A connection has the number that its process gave it.
+    """
+
+    def __init__(self, server: ConnectionCount) -> None:
+        self._server = server
+        self._own = ConnectionCount()
+        self._refused: set[int] = set()  # connections that their process has not closed yet
 
     def enter(self, number: int, address: str, author: str = "") -> Limit | None:
-        limit = self._census.enter(address)
+        """Count a connection; returns the limit that it exceeds, or None."""
+        limit = self._server.enter(address)
         if limit is None:
             self._own.enter(address)
             return self.identify(number, address, author) if author else None
@@ -95,9 +97,10 @@ class Branch:
         return limit
 
     def identify(self, number: int, address: str, author: str) -> Limit | None:
+        """Count a connection for its user; returns the limit that it exceeds, or None."""
         if number in self._refused:
-            return None  # he has been told
-        limit = self._census.identify(author)
+            return None  # its process knows already
+        limit = self._server.identify(author)
         if limit is None:
             self._own.identify(author)
         else:
@@ -106,29 +109,30 @@ class Branch:
         return limit
 
     def leave(self, number: int, address: str, author: str) -> None:
+        """Stop counting a connection. A refused one was not counted."""
         if number in self._refused:
             self._refused.discard(number)
         else:
             self._own.leave(address, author)
-            self._census.leave(address, author)
+            self._server.leave(address, author)
 
     def check(self, number: int) -> None:
-        """Raises CommandError for a connection that is about to be closed."""
+        """Raise CommandError `unavailable` for a refused connection, which will be closed soon."""
         if number in self._refused:
             raise CommandError(
                 ErrorCode.UNAVAILABLE, "There are too many connections.", temporary=True
             )
 
     def close(self) -> None:
-        """The process is gone, and all its connections with it."""
-        self._census.count -= self._own.count
-        self._census.addresses -= self._own.addresses
-        self._census.authors -= self._own.authors
-        self._own = Census()
+        """Stop counting all connections of the process, which has ended."""
+        self._server.count -= self._own.count
+        self._server.addresses -= self._own.addresses
+        self._server.authors -= self._own.authors
+        self._own = ConnectionCount()
 
 
-class Guest:
-    """A connection that has been let in."""
+class Counted:
+    """A connection that an `Admission` has admitted. `author` is empty until it is identified."""
 
     __slots__ = ("address", "author", "number", "owner")
 
@@ -139,97 +143,72 @@ class Guest:
         self.owner = owner
 
 
-class Machine(Protocol):
-    """Who counts for all processes; what is too much it tells `Admission.refused`."""
+class SharedCount(Protocol):
+    """Counts the connections of all processes. It calls `Admission.refused` for one too many."""
 
-    def entered(self, guest: Guest, /) -> None: ...
-    def identified(self, guest: Guest, /) -> None: ...
-    def left(self, guest: Guest, /) -> None: ...
+    def entered(self, counted: Counted, /) -> None: ...
+    def identified(self, counted: Counted, /) -> None: ...
+    def left(self, counted: Counted, /) -> None: ...
 
 
 class Admission:
-    """Lets connections of this process in, and out. Each has an `owner`.
+    """Admits the connections of this process. Each has an `owner`, which is opaque here.
 
-    `turn_away` is called with the owner whose connection is one too many: at once, or later
-    by the machine's count. He is not counted any more then.
+    `turn_away` is called with the owner of a connection that exceeds a limit: at once, or later
+    if the connection exceeds a limit of the whole server. That connection is not counted any more.
     """
 
-    _machine: Machine | None = None
+    _shared: SharedCount | None = None
 
-    def __init__(self, census: Census, turn_away: Callable[[Any, Limit], None]) -> None:
-        self._census = census
+    def __init__(self, count: ConnectionCount, turn_away: Callable[[Any, Limit], None]) -> None:
+        self._count = count
         self._turn_away = turn_away
-        self._guests: dict[int, Guest] = {}
+        self._counted: dict[int, Counted] = {}
         self._numbers = 0
 
-    def open(self, machine: Machine) -> None:
-        """Have `machine` count as well, for all processes; before the first connection."""
-        self._machine = machine
+    def open(self, shared: SharedCount) -> None:
+        """Report connections to `shared` as well; call it before the first connection."""
+        self._shared = shared
 
-    def enter(self, owner: object, address: str) -> Guest | None:
-        """Count a connection in; None if it was turned away."""
-        limit = self._census.enter(address)
+    def enter(self, owner: object, address: str) -> Counted | None:
+        """Count a connection; None if it was turned away."""
+        limit = self._count.enter(address)
         if limit is not None:
             self._turn_away(owner, limit)
             return None
         self._numbers += 1
-        guest = self._guests[self._numbers] = Guest(self._numbers, address, owner)
-        if self._machine is not None:
-            self._machine.entered(guest)
-        return guest
+        counted = self._counted[self._numbers] = Counted(self._numbers, address, owner)
+        if self._shared is not None:
+            self._shared.entered(counted)
+        return counted
 
-    def identify(self, guest: Guest, author: str) -> None:
-        """Say whose connection it is, once that is known; what is said later does not count."""
-        if guest.author or guest.number not in self._guests:
+    def identify(self, counted: Counted, author: str) -> None:
+        """Count a connection for its user. Only the first author counts."""
+        if counted.author or counted.number not in self._counted:
             return
-        limit = self._census.identify(author)
+        limit = self._count.identify(author)
         if limit is not None:
-            self.leave(guest)
-            self._turn_away(guest.owner, limit)
+            self.leave(counted)
+            self._turn_away(counted.owner, limit)
             return
-        guest.author = author
-        if self._machine is not None:
-            self._machine.identified(guest)
+        counted.author = author
+        if self._shared is not None:
+            self._shared.identified(counted)
 
-    def leave(self, guest: Guest) -> None:
-        """Count a connection out. Safe to call again."""
-        if self._guests.pop(guest.number, None) is not None:
-            self._census.leave(guest.address, guest.author)
-            if self._machine is not None:
-                self._machine.left(guest)
+    def leave(self, counted: Counted) -> None:
+        """Stop counting a connection. Safe to call again."""
+        if self._counted.pop(counted.number, None) is not None:
+            self._count.leave(counted.address, counted.author)
+            if self._shared is not None:
+                self._shared.left(counted)
 
     def refused(self, number: int, limit: Limit) -> None:
-        """The machine has not counted a connection, for it was one too many."""
-        guest = self._guests.get(number)
-        if guest is not None:
-            self.leave(guest)
-            self._turn_away(guest.owner, limit)
+        """Turn a connection away that exceeds a limit of the whole server."""
+        counted = self._counted.get(number)
+        if counted is not None:
+            self.leave(counted)
+            self._turn_away(counted.owner, limit)
 
-    def guests(self) -> Iterator[Guest]:
-        """Who is counted in."""
-        return iter(self._guests.values())
-
-
-class Gate:
-    """How many handshakes a second this process takes, in all and from one address.
-
-    `clock` returns monotonic seconds.
-    """
-
-    def __init__(self, total: Budget, per_address: Budget, clock: Callable[[], float]) -> None:
-        self._total = Rates(total)
-        self._addresses = Rates(per_address)
-        self._clock = clock
-
-    def enter(self, address: str) -> Limit | None:
-        """Take a handshake, or say why not; who comes too often takes nothing of others'."""
-        now = self._clock()
-        if address and self._addresses.take(address, now):
-            return Limit.ADDRESS_UPGRADES
-        if self._total.take(None, now):
-            return Limit.UPGRADES
-        return None
-
-    def sweep(self) -> None:
-        """Forget addresses that may do all again; to be called once a second."""
-        self._addresses.sweep(self._clock())
+    def counted(self) -> Iterator[Counted]:
+        """All connections of this process that are counted."""
+        return iter(self._counted.values())

@@ -1,8 +1,8 @@
-"""Places that are waited for: whoever wants to read a file comes to it in his turn.
+"""A fair queue for downloads: each client waits for its turn.
 
-An office has one address, and all of it opens the same picture at once. Each of these readers
-needs a place for a moment only; so they wait for it, in the order in which they came. Of several
-addresses that wait one after the other has its turn. Who waits is counted, and does so for a while.
+An office has one address, and everybody in it opens the same image at the same time. Each of these
+downloads takes a moment, so the others wait for it in the order in which they came. If clients of
+several addresses wait, the addresses take turns. Waiting is bounded in number and in time.
 """
 
 from __future__ import annotations
@@ -10,37 +10,45 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from fastchat.limits.connections import Census
+from fastchat.limits.connections import ConnectionCount
 
-__all__ = ["Places"]
+__all__ = ["FairQueue"]
 
-#: Well within the time that an answer has (`fastchat.web.edge.HttpTimings.answer_s`).
+#: How long a client waits; well within the time that an answer has
+#: (`fastchat.web.edge.HttpTimings.answer_s`).
 WAIT_S = 10.0
 
 
-class Places:
-    """The places that `census` counts. `max_waiting` wait at once, `max_address_waiting` of one
-    address; 0 is no limit."""
+class FairQueue:
+    """A queue for the downloads that `active` counts and limits.
+
+    At most `max_waiting` clients wait at the same time, and `max_address_waiting` from one
+    address; 0 is no limit.
+    """
 
     def __init__(
-        self, census: Census, *, max_waiting: int = 0, max_address_waiting: int = 0
+        self, active: ConnectionCount, *, max_waiting: int = 0, max_address_waiting: int = 0
     ) -> None:
-        self._census = census
+        self._active = active
         self._max_waiting = max_waiting
         self._max_address_waiting = max_address_waiting
-        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # whose turn it is first
+        #: The clients that wait, by address; the first address is the next to be served.
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
         self._count = 0
         self._is_closed = False
 
     @property
     def waiting(self) -> int:
-        """How many wait."""
+        """The number of clients that wait."""
         return self._count
 
     async def enter(self, address: str) -> bool:
-        """Have a place; False if there is none within WAIT_S, or too many wait already."""
+        """Wait for a turn; False after WAIT_S, or at once if too many clients wait already.
+
+        After True, the caller must call `leave` with the same address.
+        """
         ahead = self._waiting.get(address, ())
-        if not ahead and self._census.enter(address) is None:
+        if not ahead and self._active.enter(address) is None:
             return True
         if (
             self._is_closed
@@ -51,44 +59,44 @@ class Places:
         return await self._wait(address)
 
     def leave(self, address: str) -> None:
-        """Give a place back, and to whoever waits for it."""
-        self._census.leave(address, "")
+        """End a turn, and let the next client have it."""
+        self._active.leave(address, "")
         for each in tuple(self._waiting):
-            if self._census.enter(each) is None:
+            if self._active.enter(each) is None:
                 waiting = self._waiting.pop(each)
                 waiting.popleft().set_result(None)
                 self._count -= 1
                 if waiting:
-                    self._waiting[each] = waiting  # behind the others
+                    self._waiting[each] = waiting  # behind the other addresses
                 return
 
     def close(self) -> None:
-        """Nobody waits any more: the server stops."""
+        """Refuse all clients that wait or come later: the server is stopping."""
         self._is_closed = True
         for waiting in self._waiting.values():
-            for place in waiting:
-                place.cancel()
+            for turn in waiting:
+                turn.cancel()
         self._waiting.clear()
         self._count = 0
 
     async def _wait(self, address: str) -> bool:
-        place = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(address, deque()).append(place)
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(address, deque()).append(turn)
         self._count += 1
         had_time = False
         try:
-            await asyncio.wait((place,), timeout=WAIT_S)
+            await asyncio.wait((turn,), timeout=WAIT_S)
             had_time = True
         finally:
-            if not place.done():
-                self._forget(address, place)
-            elif not had_time and not place.cancelled():
-                self.leave(address)  # his task was ended in the moment in which he got it
-        return place.done() and not place.cancelled()
+            if not turn.done():
+                self._remove(address, turn)
+            elif not had_time and not turn.cancelled():
+                self.leave(address)  # the client's task was cancelled just as its turn came
+        return turn.done() and not turn.cancelled()
 
-    def _forget(self, address: str, place: asyncio.Future[None]) -> None:
+    def _remove(self, address: str, turn: asyncio.Future[None]) -> None:
         waiting = self._waiting[address]
-        waiting.remove(place)
+        waiting.remove(turn)
         self._count -= 1
         if not waiting:
             del self._waiting[address]

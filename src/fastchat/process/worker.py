@@ -128,7 +128,7 @@ class Worker:
         self._components.context.throttle.sweep()
         self._components.context.chat.sweep()
         self._components.broker.tick()
-        self._components.gate.sweep()
+        self._components.handshakes.sweep()
         self._server.sweep()
         log_repeated()
         mode.tick()

@@ -24,7 +24,8 @@ class Member(NamedTuple):
 class Entrance(NamedTuple):
     """What a newcomer asks for: a name in a room, and what he has missed of it.
 
-    That is all since `since`, or else the newest `limit` messages. `address` and `guest`, a
+    That is all since `since`, or else the newest `limit` messages. `address` and
+    `connection_number`, a
     number, are what his connection is counted by, where it is.
     """
 
@@ -33,7 +34,7 @@ class Entrance(NamedTuple):
     since: Position | None
     limit: int
     address: str = ""
-    guest: int = 0
+    connection_number: int = 0
 
 
 class Removal(NamedTuple):

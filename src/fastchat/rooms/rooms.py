@@ -28,7 +28,7 @@ from typing import Any
 from fastchat import protocol
 from fastchat.errors import CommandError, ErrorCode, HistoryError
 from fastchat.history import History, Outcome
-from fastchat.limits.buckets import RoomLimits, price_of
+from fastchat.limits.rooms import RoomLimits, price_of
 from fastchat.metrics import Metrics
 from fastchat.protocol import Position, Publication
 from fastchat.rooms import Entrance, Entry, Member, Messages, Removal

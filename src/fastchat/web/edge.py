@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from fastchat.connections.context import Context
-from fastchat.limits.connections import Census, Gate
+from fastchat.limits.connections import ConnectionCount
+from fastchat.limits.handshakes import HandshakeLimiter
 from fastchat.web.capacity import Capacity
 from fastchat.web.lingering import LINGER_BYTES, LINGER_S
 from fastchat.web.origins import Origins
@@ -54,8 +55,8 @@ class Edge(NamedTuple):
     """What the connections of a process share before they are WebSockets.
 
     A request above `capacity.served` connections gets 503, and a connection above
-    `capacity.accepted` gets 503 at once. Between the two a handshake goes on, unless `gate` refuses
-    it: a browser cannot see the status of a refused handshake, so a session has to tell it.
+    `capacity.accepted` gets 503 at once. Between the two a handshake goes on, unless `handshakes`
+    refuses it: a browser cannot see the status of a refused handshake, so a session has to tell it.
     `visitors` counts connections by address until they are WebSockets. `echo` opens /_echo. A file
     has at most `max_file_bytes`; 0 if the server takes no files.
     """
@@ -64,8 +65,8 @@ class Edge(NamedTuple):
     origins: Origins
     capacity: Capacity
     proxies: Proxies
-    gate: Gate
-    visitors: Census
+    handshakes: HandshakeLimiter
+    visitors: ConnectionCount
     echo: bool = False
     max_file_bytes: int = 0
     timings: HttpTimings = HttpTimings()

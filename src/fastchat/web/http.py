@@ -332,7 +332,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._has_ended:
             return
         address = self._address()
-        limit = self._edge.gate.enter(address)
+        limit = self._edge.handshakes.enter(address)
         if limit is not None:
             self._edge.context.metrics.turned_away[limit] += 1
             self._refuse(TOO_MANY_HANDSHAKES)

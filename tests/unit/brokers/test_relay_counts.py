@@ -5,14 +5,14 @@ from __future__ import annotations
 from fastchat.brokers.relay import records
 from fastchat.brokers.relay.counts import Counts
 from fastchat.brokers.relay.records import Connection
-from fastchat.limits.connections import Admission, Census, Limit
+from fastchat.limits.connections import Admission, ConnectionCount, Limit
 
 ANN = "192.0.2.1"
 
 
 def counting() -> tuple[Admission, Counts, list[tuple[object, Limit]]]:
     turned_away: list[tuple[object, Limit]] = []
-    admission = Admission(Census(), lambda *away: turned_away.append(away))
+    admission = Admission(ConnectionCount(), lambda *away: turned_away.append(away))
     counts = Counts(admission)
     admission.open(counts)
     return admission, counts, turned_away

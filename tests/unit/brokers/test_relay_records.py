@@ -68,7 +68,13 @@ CHANGES = st.builds(
     moderated=st.booleans(),
 )
 ENTRANCES = st.builds(
-    Entrance, TEXTS, MEMBERS, st.none() | POSITIONS, NUMBERS, address=TEXTS, guest=NUMBERS
+    Entrance,
+    TEXTS,
+    MEMBERS,
+    st.none() | POSITIONS,
+    NUMBERS,
+    address=TEXTS,
+    connection_number=NUMBERS,
 )
 ENTRIES = st.builds(
     Entry,

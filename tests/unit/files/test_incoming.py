@@ -11,7 +11,7 @@ import pytest
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.files.incoming import STALL_S, Incoming, Uploads
 from fastchat.files.transfers import PROGRESS_BYTES
-from fastchat.limits.connections import Census
+from fastchat.limits.connections import ConnectionCount
 from support.files_in_memory import Shelf
 
 
@@ -21,7 +21,7 @@ class Comings:
     def __init__(self, **limits: int) -> None:
         self.now = 0.0
         self.shelf = Shelf()
-        self.places = Census(**limits)
+        self.places = ConnectionCount(**limits)
         self.uploads = Uploads(self.shelf, self.places, clock=lambda: self.now)
 
     async def announce(self, size: int, address: str = "A") -> Incoming:

@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 
 from fastchat.limits.buckets import Budget
-from fastchat.limits.commands import MAX_PAUSE_S, MIN_CHUNK_BYTES, SessionLimits, Throttle
+from fastchat.limits.commands import (
+    HEARTBEATS,
+    MAX_PAUSE_S,
+    MIN_CHUNK_BYTES,
+    SessionLimits,
+    Throttle,
+)
 from fastchat.protocol import (
     Command,
     Delete,
@@ -92,10 +98,22 @@ def test_each_can_be_switched_off(name: str, commands: list[Command]) -> None:
 
 
 def test_errors_can_be_switched_off() -> None:
-    errors = throttle().new_errors()
-    assert errors is not None
-    assert sum(errors.take() for _ in range(100)) == 20
-    assert throttle(errors=0).new_errors() is None
+    limits, unlimited = throttle(), throttle(errors=0)
+    assert sum(limits.is_error_allowed("ann", 1.0) for _ in range(100)) == 20
+    assert limits.is_error_allowed("bob", 1.0)
+    assert all(unlimited.is_error_allowed("ann", 1.0) for _ in range(100))
+
+
+def test_heartbeats_are_limited_by_connection() -> None:
+    """Pings and pongs beyond the burst are refused until time has passed."""
+    clock = Clock()
+    limits = Throttle(throttle_limits(), clock)
+    assert sum(limits.is_heartbeat_allowed("ann") for _ in range(100)) == HEARTBEATS.burst
+    assert limits.is_heartbeat_allowed("bob")
+    clock.now += 1
+    assert sum(limits.is_heartbeat_allowed("ann") for _ in range(100)) == HEARTBEATS.rate_per_s
+    limits.forget("ann")
+    assert sum(limits.is_heartbeat_allowed("ann") for _ in range(100)) == HEARTBEATS.burst
 
 
 def test_connections_of_an_address_share_what_it_has() -> None:
@@ -159,11 +177,13 @@ def test_address_is_forgotten_when_it_may_do_all_again() -> None:
     assert not uploads.full_s
 
 
-def test_who_is_gone_is_forgotten() -> None:
+def test_closed_connection_is_forgotten() -> None:
     """A server that has seen a million connections remembers those it has."""
     limits = throttle()
     for command in (Send("hi"), Typing(None), Ping()):
         limits.wait_s("ann", command)
     limits.pace_s("ann", 1000)
+    limits.is_error_allowed("ann", 1.0)
+    limits.is_heartbeat_allowed("ann")
     limits.forget("ann")
-    assert not any(rates.full_s for rates in limits._rates)
+    assert not any(buckets.full_s for buckets in limits._of_senders)

@@ -15,69 +15,78 @@ from fastchat.brokers.relay.counts import Counts
 from fastchat.brokers.relay.server import Relay
 from fastchat.errors import CommandError
 from fastchat.history.memory import MemoryHistory
-from fastchat.limits.buckets import Budget
-from fastchat.limits.connections import Admission, Branch, Census, Gate, Guest, Limit
+from fastchat.limits.connections import (
+    Admission,
+    ConnectionCount,
+    Counted,
+    Limit,
+    ProcessCount,
+)
 from fastchat.metrics import Metrics
 
 ANN, BOB = "192.0.2.1", "192.0.2.2"
 
 
-def admitted(census: Census, address: str, attempts: int) -> int:
-    return sum(census.enter(address) is None for _ in range(attempts))
+def admitted(connection_count: ConnectionCount, address: str, attempts: int) -> int:
+    return sum(connection_count.enter(address) is None for _ in range(attempts))
 
 
-# A census
+# One count
 
 
 def test_connections_are_counted_in_all_and_by_address() -> None:
     """What is refused is not counted, and who leaves makes room for one."""
-    census = Census(total=5, per_address=3)
-    assert admitted(census, ANN, 10) == 3
-    assert census.enter(ANN) is Limit.ADDRESS
-    assert admitted(census, BOB, 10) == 2
-    assert census.enter(BOB) is Limit.CONNECTIONS
-    census.leave(ANN, "")
-    assert admitted(census, BOB, 10) == 1
+    connection_count = ConnectionCount(total=5, per_address=3)
+    assert admitted(connection_count, ANN, 10) == 3
+    assert connection_count.enter(ANN) is Limit.ADDRESS
+    assert admitted(connection_count, BOB, 10) == 2
+    assert connection_count.enter(BOB) is Limit.CONNECTIONS
+    connection_count.leave(ANN, "")
+    assert admitted(connection_count, BOB, 10) == 1
 
 
 def test_users_are_counted_where_they_are_known() -> None:
-    census = Census(per_user=2)
-    assert admitted(census, ANN, 3) == 3
-    assert [census.identify("ann") for _ in range(3)] == [None, None, Limit.USER]
-    census.leave(ANN, "ann")
-    assert census.identify("ann") is None
+    connection_count = ConnectionCount(per_user=2)
+    assert admitted(connection_count, ANN, 3) == 3
+    assert [connection_count.identify("ann") for _ in range(3)] == [None, None, Limit.USER]
+    connection_count.leave(ANN, "ann")
+    assert connection_count.identify("ann") is None
 
 
 def test_who_has_no_address_is_counted_in_all_only() -> None:
-    census = Census(total=10, per_address=1)
-    assert admitted(census, "", 20) == 10
+    connection_count = ConnectionCount(total=10, per_address=1)
+    assert admitted(connection_count, "", 20) == 10
 
 
 def test_zero_is_no_limit() -> None:
-    census = Census()
-    assert admitted(census, ANN, 1000) == 1000
-    assert all(census.identify("ann") is None for _ in range(1000))
+    connection_count = ConnectionCount()
+    assert admitted(connection_count, ANN, 1000) == 1000
+    assert all(connection_count.identify("ann") is None for _ in range(1000))
 
 
-def test_census_of_nobody_takes_no_memory() -> None:
+def test_count_without_connections_takes_no_memory() -> None:
     """Addresses and users that were here are forgotten."""
-    census = Census(total=10, per_address=1, per_user=1)
+    connection_count = ConnectionCount(total=10, per_address=1, per_user=1)
     for number in range(1000):
         address, author = f"address-{number}", f"author-{number}"
-        assert census.enter(address) is None
-        assert census.identify(author) is None
-        assert admitted(census, address, 3) == 0
-        census.leave(address, author)
-    assert (census.count, len(census.addresses), len(census.authors)) == (0, 0, 0)
+        assert connection_count.enter(address) is None
+        assert connection_count.identify(author) is None
+        assert admitted(connection_count, address, 3) == 0
+        connection_count.leave(address, author)
+    assert (
+        connection_count.count,
+        len(connection_count.addresses),
+        len(connection_count.authors),
+    ) == (0, 0, 0)
 
 
-# A process's part of it
+# The part of one process
 
 
 def test_what_was_refused_is_not_counted_out() -> None:
     """A worker says of every connection that it has ended, also of one that did not count."""
-    census = Census(per_address=2)
-    branch = Branch(census)
+    connection_count = ConnectionCount(per_address=2)
+    branch = ProcessCount(connection_count)
     assert [branch.enter(number, ANN) for number in range(4)] == [None, None, *[Limit.ADDRESS] * 2]
     with pytest.raises(CommandError):
         branch.check(3)
@@ -85,50 +94,44 @@ def test_what_was_refused_is_not_counted_out() -> None:
     branch.leave(3, ANN, "")
     branch.check(3)
     branch.leave(2, ANN, "")
-    assert census.count == 2
+    assert connection_count.count == 2
     branch.leave(1, ANN, "")
     branch.leave(0, ANN, "")
-    assert (census.count, dict(census.addresses)) == (0, {})
+    assert (connection_count.count, dict(connection_count.addresses)) == (0, {})
 
 
 def test_user_too_many_does_not_count_any_more() -> None:
     """His address is free for others at once."""
-    census = Census(per_address=2, per_user=1)
-    branch = Branch(census)
+    connection_count = ConnectionCount(per_address=2, per_user=1)
+    branch = ProcessCount(connection_count)
     assert branch.enter(1, ANN, "ann") is None
     assert branch.enter(2, ANN) is None
     assert branch.identify(2, ANN, "ann") is Limit.USER
     assert branch.enter(3, ANN) is None
     branch.leave(2, ANN, "ann")
-    assert (census.count, census.authors["ann"]) == (2, 1)
+    assert (connection_count.count, connection_count.authors["ann"]) == (2, 1)
 
 
 def test_connections_of_a_killed_process_end_with_it() -> None:
     """And those of the others do not."""
-    census = Census(total=6, per_address=4, per_user=4)
-    first, second = Branch(census), Branch(census)
+    connection_count = ConnectionCount(total=6, per_address=4, per_user=4)
+    first, second = ProcessCount(connection_count), ProcessCount(connection_count)
     for number in range(2):
         assert first.enter(number, ANN, "ann") is None
         assert second.enter(number, ANN, "ann") is None
     assert first.enter(2, ANN) is Limit.ADDRESS
     first.close()
-    assert (census.count, dict(census.addresses), dict(census.authors)) == (2, {ANN: 2}, {"ann": 2})
+    assert (
+        connection_count.count,
+        dict(connection_count.addresses),
+        dict(connection_count.authors),
+    ) == (2, {ANN: 2}, {"ann": 2})
     second.close()
-    assert (census.count, dict(census.addresses), dict(census.authors)) == (0, {}, {})
-
-
-# The gate
-
-
-def test_handshakes_are_limited_by_address_and_in_all() -> None:
-    """Who comes too often himself takes nothing of the rest."""
-    now = 100.0
-    gate = Gate(Budget(10.0, 20), Budget(1.0, 5), lambda: now)
-    answers = [gate.enter(ANN) for _ in range(1000)]
-    assert answers == [*[None] * 5, *[Limit.ADDRESS_UPGRADES] * 995]
-    assert [gate.enter(f"other-{number}") for number in range(16)] == [*[None] * 15, Limit.UPGRADES]
-    now += 1
-    assert [gate.enter("") for _ in range(11)] == [*[None] * 10, Limit.UPGRADES]
+    assert (
+        connection_count.count,
+        dict(connection_count.addresses),
+        dict(connection_count.authors),
+    ) == (0, {}, {})
 
 
 # Over several processes
@@ -143,27 +146,27 @@ async def until(holds: Callable[[], bool]) -> None:
 class Process:
     """A worker as far as connections go."""
 
-    def __init__(self, directory: Path, name: str, census: Census) -> None:
+    def __init__(self, directory: Path, name: str, connection_count: ConnectionCount) -> None:
         self.turned_away: list[tuple[object, Limit]] = []
-        self.admission = Admission(census, lambda *away: self.turned_away.append(away))
+        self.admission = Admission(connection_count, lambda *away: self.turned_away.append(away))
         counts = Counts(self.admission)
         self.admission.open(counts)
         self.broker = RelayBroker(directory, name=name, metrics=Metrics(), counts=counts)
         receiver = Receiver()
         self.broker.open(delivery=receiver, receiver=receiver)
-        self.guests: list[Guest] = []
+        self.counted: list[Counted] = []
 
     def enter(self, count: int, address: str = ANN, author: str = "") -> None:
         for _ in range(count):
-            guest = self.admission.enter(len(self.guests), address)
-            if guest is not None:
-                self.guests.append(guest)
+            counted = self.admission.enter(len(self.counted), address)
+            if counted is not None:
+                self.counted.append(counted)
                 if author:
-                    self.admission.identify(guest, author)
+                    self.admission.identify(counted, author)
 
     @property
     def live(self) -> int:
-        return len(list(self.admission.guests()))
+        return len(list(self.admission.counted()))
 
 
 class Machine:
@@ -178,15 +181,19 @@ class Machine:
 
     async def start(self, workers: int) -> None:
         history = MemoryHistory(max_messages=10, new_epoch=lambda: "epoch")
-        self.census = Census(**self._limits)
+        self.connection_count = ConnectionCount(**self._limits)
         self.relay = Relay(
-            self.directory, new_rooms(history), Metrics(), workers=workers, census=self.census
+            self.directory,
+            new_rooms(history),
+            Metrics(),
+            workers=workers,
+            connection_count=self.connection_count,
         )
         await self.relay.start()
 
     async def process(self) -> Process:
         name = f"worker-{len(self.processes) + 1}"
-        process = Process(self.directory, name, Census(**self._limits))
+        process = Process(self.directory, name, ConnectionCount(**self._limits))
         self.processes.append(process)
         await process.broker.start()
         return process
@@ -249,7 +256,7 @@ def test_address_is_counted_over_all_processes(tmp_path: Path) -> None:
         assert first.live + second.live == 100 + 20
         away = first.turned_away + second.turned_away
         assert [limit for _, limit in away] == [Limit.ADDRESS] * 100
-        first.admission.leave(next(first.admission.guests()))
+        first.admission.leave(next(first.admission.counted()))
         await machine.settled()
         second.enter(3)
         await machine.settled()
@@ -297,18 +304,18 @@ def test_new_relay_is_told_who_is_there(tmp_path: Path) -> None:
         second.enter(4, ANN, "ann")
         await machine.settled()
         await machine.restart()
-        assert (machine.census.count, machine.census.authors["ann"]) == (8, 8)
+        assert (machine.connection_count.count, machine.connection_count.authors["ann"]) == (8, 8)
         assert not first.turned_away + second.turned_away
         machine.relay.close()
         await asyncio.sleep(0.02)
         first.enter(3, ANN)
-        second.admission.leave(second.guests[0])
+        second.admission.leave(second.counted[0])
         assert first.live + second.live == 10
         await machine.restart()
-        assert machine.census.count == 10
+        assert machine.connection_count.count == 10
         first.enter(3, ANN)
         await machine.settled()
-        assert first.live + second.live == machine.census.count == 10
+        assert first.live + second.live == machine.connection_count.count == 10
 
     on_machine(tmp_path, test, per_address=10)
 
@@ -324,6 +331,6 @@ def test_what_came_without_a_relay_is_counted_in_the_end(tmp_path: Path) -> None
         second.enter(20, ANN)
         assert (first.live, second.live) == (10, 10)
         await machine.restart()
-        assert first.live + second.live == machine.census.count == 10
+        assert first.live + second.live == machine.connection_count.count == 10
 
     on_machine(tmp_path, test, per_address=10)

@@ -1,4 +1,4 @@
-"""Places that are waited for: in which order, how long, and how many wait."""
+"""FairQueue that are waited for: in which order, how long, and how many wait."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import asyncio
 
 import pytest
 
-from fastchat.limits.connections import Census
-from fastchat.limits.queue import Places
+from fastchat.limits.connections import ConnectionCount
+from fastchat.limits.queue import FairQueue
 from support.hub import on_loop
 
 
-async def arrive(places: Places, *addresses: str) -> list[asyncio.Task[bool]]:
+async def arrive(places: FairQueue, *addresses: str) -> list[asyncio.Task[bool]]:
     """Whoever comes, in this order; each has had its turn of the loop."""
     tasks = []
     for address in addresses:
@@ -30,7 +30,7 @@ async def served(tasks: list[asyncio.Task[bool]]) -> list[int]:
 @on_loop
 async def test_places_are_had_in_the_order_of_arrival() -> None:
     """Nobody who comes later overtakes."""
-    places = Places(Census(per_address=2))
+    places = FairQueue(ConnectionCount(per_address=2))
     tasks = await arrive(places, *"AAAAA")
     assert await served(tasks) == [0, 1]
     assert places.waiting == 3
@@ -43,7 +43,7 @@ async def test_places_are_had_in_the_order_of_arrival() -> None:
 @on_loop
 async def test_addresses_take_turns() -> None:
     """Where all places are taken, one with many who wait is not before one with few."""
-    places, arrivals = Places(Census(total=1)), "AAAABBC"
+    places, arrivals = FairQueue(ConnectionCount(total=1)), "AAAABBC"
     tasks = await arrive(places, *arrivals)
     order = [0]
     while places.waiting:
@@ -55,7 +55,7 @@ async def test_addresses_take_turns() -> None:
 @on_loop
 async def test_full_address_holds_no_other_up() -> None:
     """Whose place it is that has become free."""
-    places = Places(Census(total=3, per_address=2))
+    places = FairQueue(ConnectionCount(total=3, per_address=2))
     tasks = await arrive(places, *"AAABB")
     assert await served(tasks) == [0, 1, 3]
     places.leave("B")
@@ -68,7 +68,7 @@ async def test_full_address_holds_no_other_up() -> None:
 async def test_waiting_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Afterwards he is not counted any more, and no place is lost by it."""
     monkeypatch.setattr("fastchat.limits.queue.WAIT_S", 0.01)
-    places = Places(Census(total=1))
+    places = FairQueue(ConnectionCount(total=1))
     assert await places.enter("A")
     assert not await places.enter("A")
     assert places.waiting == 0
@@ -79,7 +79,7 @@ async def test_waiting_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
 @on_loop
 async def test_so_many_wait() -> None:
     """In all, and of one address; one more is told at once."""
-    places = Places(Census(total=1), max_waiting=3, max_address_waiting=2)
+    places = FairQueue(ConnectionCount(total=1), max_waiting=3, max_address_waiting=2)
     tasks = await arrive(places, *"AAA")
     assert not await places.enter("A")
     tasks += await arrive(places, "B")
@@ -92,8 +92,8 @@ async def test_so_many_wait() -> None:
 @on_loop
 async def test_who_gives_up_loses_nobody_a_place() -> None:
     """Before he has it, or in the very moment."""
-    census = Census(total=1)
-    places = Places(census)
+    connection_count = ConnectionCount(total=1)
+    places = FairQueue(connection_count)
     first, second, third, fourth = await arrive(places, *"ABCD")
     second.cancel()
     await asyncio.wait([second])
@@ -101,21 +101,21 @@ async def test_who_gives_up_loses_nobody_a_place() -> None:
     third.cancel()
     await asyncio.wait([third])
     assert await fourth
-    assert (census.count, places.waiting) == (1, 0)
+    assert (connection_count.count, places.waiting) == (1, 0)
     places.leave("D")
-    assert census.count == 0
+    assert connection_count.count == 0
     assert first.result()
 
 
 @on_loop
 async def test_nobody_waits_for_a_server_that_stops() -> None:
     """Those who do are told, and who comes then is, too."""
-    census = Census(total=1)
-    places = Places(census)
+    connection_count = ConnectionCount(total=1)
+    places = FairQueue(connection_count)
     tasks = await arrive(places, *"AAB")
     places.close()
     assert [await task for task in tasks] == [True, False, False]
     assert not await places.enter("A")
     places.leave("A")
-    assert census.count == 0
+    assert connection_count.count == 0
     assert await places.enter("A")

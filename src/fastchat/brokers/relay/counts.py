@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fastchat.brokers.relay import records
-from fastchat.limits.connections import Admission, Guest
+from fastchat.limits.connections import Admission, Counted
 
 __all__ = ["Counts"]
 
@@ -28,7 +28,7 @@ class Counts:
 
     def introduction(self) -> records.Connections:
         """All connections of this worker."""
-        return records.Connections([_connection(guest) for guest in self._admission.guests()])
+        return records.Connections([_connection(counted) for counted in self._admission.counted()])
 
     def turn_away(self, record: records.TurnAway) -> None:
         """Close a connection that is one too many on the machine."""
@@ -36,18 +36,18 @@ class Counts:
 
     # As the machine that an admission tells
 
-    def entered(self, guest: Guest) -> None:
-        self._say(records.Enter(guest.number, guest.address))
+    def entered(self, counted: Counted) -> None:
+        self._say(records.Enter(counted.number, counted.address))
 
-    def identified(self, guest: Guest) -> None:
-        self._say(records.Identify(_connection(guest)))
+    def identified(self, counted: Counted) -> None:
+        self._say(records.Identify(_connection(counted)))
 
-    def left(self, guest: Guest) -> None:
-        self._say(records.Exit(_connection(guest)))
+    def left(self, counted: Counted) -> None:
+        self._say(records.Exit(_connection(counted)))
 
 
-def _connection(guest: Guest) -> records.Connection:
-    return records.Connection(guest.number, guest.address, guest.author)
+def _connection(counted: Counted) -> records.Connection:
+    return records.Connection(counted.number, counted.address, counted.author)
 
 
 def _say_nothing(record: records.Counting) -> None:

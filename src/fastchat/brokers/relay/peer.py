@@ -15,7 +15,7 @@ from fastchat.brokers.relay.records import FromRelay, FromWorker, Refusal, from_
 from fastchat.brokers.relay.wire import BadRecord, RecordReader
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.history import Duplicate
-from fastchat.limits.connections import Branch, Census, Limit
+from fastchat.limits.connections import ConnectionCount, Limit, ProcessCount
 from fastchat.rooms import Entry, Member, Messages
 from fastchat.rooms.rooms import Rooms
 from fastchat.rooms.subscribers import Change
@@ -34,7 +34,7 @@ class House(Protocol):
     """What a port is a port of: the relay."""
 
     rooms: Rooms
-    census: Census
+    connection_count: ConnectionCount
     #: Whether all workers that were to come have come.
     gathered: bool
 
@@ -63,7 +63,7 @@ class RelayPort(asyncio.Protocol):
     def __init__(self, relay: House) -> None:
         self._relay = relay
         self._rooms = relay.rooms
-        self._guests = Branch(relay.census)
+        self._counted = ProcessCount(relay.connection_count)
         self._reader = RecordReader(from_worker)
         self._members: dict[str, Counter[Member]] = {}  # of each room; and their connections
         self._deliveries = records.Deliveries()  # not encoded yet
@@ -136,7 +136,7 @@ class RelayPort(asyncio.Protocol):
 
     def _end(self) -> None:
         self._relay.closed(self)
-        self._guests.close()
+        self._counted.close()
         for search in self._searches:
             search.cancel()
         for room, members in self._members.items():
@@ -251,14 +251,14 @@ class RelayPort(asyncio.Protocol):
     def _on_counting(self, record: records.Counting) -> None:
         match record:
             case records.Enter(number, address):
-                self._turn_away(number, self._guests.enter(number, address))
+                self._turn_away(number, self._counted.enter(number, address))
             case records.Identify(connection):
-                self._turn_away(connection.number, self._guests.identify(*connection))
+                self._turn_away(connection.number, self._counted.identify(*connection))
             case records.Exit(connection):
-                self._guests.leave(*connection)
+                self._counted.leave(*connection)
             case records.Connections(connections):
                 for connection in connections:
-                    self._turn_away(connection.number, self._guests.enter(*connection))
+                    self._turn_away(connection.number, self._counted.enter(*connection))
             case _:
                 assert_never(record)
 
@@ -317,7 +317,7 @@ class RelayPort(asyncio.Protocol):
 
         try:
             _check_deadline(record.deadline)
-            self._guests.check(record.entrance.guest)
+            self._counted.check(record.entrance.connection_number)
             await self._rooms.join(self, record.entrance, enter)
         except CommandError as refusal:
             self._refuse(record.number, refusal)

@@ -19,7 +19,7 @@ from pathlib import Path
 from fastchat.brokers.relay.peer import RelayPort
 from fastchat.brokers.relay.records import Status
 from fastchat.brokers.relay.wire import SOCKET_NAME, bind_socket
-from fastchat.limits.connections import Census
+from fastchat.limits.connections import ConnectionCount
 from fastchat.metrics import Metrics
 from fastchat.rooms.rooms import Rooms
 
@@ -34,7 +34,7 @@ class Relay:
     """The rooms, offered to workers in `directory`.
 
     It welcomes the first `workers` together, but waits for the last of them at most for
-    `gathering_s`. `census` counts the connections of all of them.
+    `gathering_s`. `connection_count` counts the connections of all of them.
     """
 
     def __init__(
@@ -44,11 +44,11 @@ class Relay:
         metrics: Metrics,
         *,
         workers: int,
-        census: Census | None = None,
+        connection_count: ConnectionCount | None = None,
         gathering_s: float = GATHERING_S,
     ) -> None:
         self.rooms = rooms
-        self.census = Census() if census is None else census
+        self.connection_count = ConnectionCount() if connection_count is None else connection_count
         self._directory = directory
         self._metrics = metrics
         self._expected = workers

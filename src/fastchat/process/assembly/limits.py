@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from fastchat.limits.buckets import Budget, RoomLimits
+from fastchat.limits.buckets import Budget
 from fastchat.limits.commands import SessionLimits
-from fastchat.limits.connections import Census, Gate
-from fastchat.limits.queue import Places
+from fastchat.limits.connections import ConnectionCount
+from fastchat.limits.handshakes import HandshakeLimiter
+from fastchat.limits.queue import FairQueue
+from fastchat.limits.rooms import RoomLimits
 from fastchat.settings import Settings
 
 __all__ = [
-    "census_of",
-    "gate_of",
+    "connection_count_of",
+    "handshake_limiter_of",
     "readers_of",
     "room_limits_of",
     "session_limits_of",
@@ -45,43 +47,43 @@ TRANSFERRING_ADDRESSES = 4
 WAITING_FOR_A_PLACE, MIN_WAITING = 8, 8
 
 
-def census_of(settings: Settings, *, served: int = 0) -> Census:
+def connection_count_of(settings: Settings, *, served: int = 0) -> ConnectionCount:
     """Bounds the connections of the machine, or of one process, which can serve `served`."""
     totals = [total for total in (settings.max_connections, served) if total]
-    return Census(
+    return ConnectionCount(
         total=min(totals, default=0),
         per_address=settings.max_address_connections,
         per_user=settings.max_user_connections,
     )
 
 
-def visitors_of(settings: Settings, *, served: int) -> Census:
+def visitors_of(settings: Settings, *, served: int) -> ConnectionCount:
     """Bounds a process's connections that are not WebSockets, or not yet."""
     if not settings.max_address_connections:
-        return Census()
+        return ConnectionCount()
     wanted = settings.max_address_connections * VISITS_A_CONNECTION
-    return Census(per_address=max(MIN_VISITS, min(wanted, served // VISITING_ADDRESSES)))
+    return ConnectionCount(per_address=max(MIN_VISITS, min(wanted, served // VISITING_ADDRESSES)))
 
 
-def transfers_of(settings: Settings, total: int) -> Census:
+def transfers_of(settings: Settings, total: int) -> ConnectionCount:
     """Bounds the files that are under way in a process: `total` at once, by one of the ways."""
     if not settings.max_address_connections:
-        return Census(total=total)
-    return Census(total=total, per_address=max(1, total // TRANSFERRING_ADDRESSES))
+        return ConnectionCount(total=total)
+    return ConnectionCount(total=total, per_address=max(1, total // TRANSFERRING_ADDRESSES))
 
 
-def readers_of(settings: Settings, total: int) -> Places:
+def readers_of(settings: Settings, total: int) -> FairQueue:
     """Bounds the files that are read from a process: `total` at once, and more can wait."""
-    census = transfers_of(settings, total)
+    connection_count = transfers_of(settings, total)
     waiting = total * WAITING_FOR_A_PLACE
     if not settings.max_address_connections:
-        return Places(census, max_waiting=waiting)
+        return FairQueue(connection_count, max_waiting=waiting)
     per_address = max(MIN_WAITING, waiting // TRANSFERRING_ADDRESSES)
-    return Places(census, max_waiting=waiting, max_address_waiting=per_address)
+    return FairQueue(connection_count, max_waiting=waiting, max_address_waiting=per_address)
 
 
-def gate_of(settings: Settings, clock: Callable[[], float]) -> Gate:
-    return Gate(
+def handshake_limiter_of(settings: Settings, clock: Callable[[], float]) -> HandshakeLimiter:
+    return HandshakeLimiter(
         _budget(settings.handshake_rate, HANDSHAKES_S),
         _budget(settings.address_handshake_rate, ADDRESS_HANDSHAKES_S),
         clock,

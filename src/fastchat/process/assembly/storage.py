@@ -20,7 +20,7 @@ from fastchat.history import History
 from fastchat.history.memory import MemoryHistory
 from fastchat.history.sqlite import SqliteHistory
 from fastchat.metrics import Metrics
-from fastchat.process.assembly.limits import census_of, room_limits_of
+from fastchat.process.assembly.limits import connection_count_of, room_limits_of
 from fastchat.rooms.removals import FILE_NAME, Removals
 from fastchat.rooms.rooms import Rooms
 from fastchat.settings import Settings
@@ -54,7 +54,11 @@ def build_relay(settings: Settings, history: History, *, workers: int) -> RelayC
     return RelayComponents(
         metrics=metrics,
         relay=Relay(
-            Path(settings.data), rooms, metrics, workers=workers, census=census_of(settings)
+            Path(settings.data),
+            rooms,
+            metrics,
+            workers=workers,
+            connection_count=connection_count_of(settings),
         ),
         retention=open_retention(settings, metrics, history),
     )

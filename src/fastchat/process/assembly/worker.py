@@ -25,12 +25,13 @@ from fastchat.history import History
 from fastchat.history.reader import HistoryReader
 from fastchat.hub import Hub
 from fastchat.limits.commands import Throttle
-from fastchat.limits.connections import Admission, Gate
-from fastchat.limits.queue import Places
+from fastchat.limits.connections import Admission
+from fastchat.limits.handshakes import HandshakeLimiter
+from fastchat.limits.queue import FairQueue
 from fastchat.metrics import Metrics
 from fastchat.process.assembly.limits import (
-    census_of,
-    gate_of,
+    connection_count_of,
+    handshake_limiter_of,
     readers_of,
     session_limits_of,
     transfers_of,
@@ -76,12 +77,12 @@ class WorkerComponents:
     authenticator: Authenticator | None
     tls: Tls | None
     files: FileStore | None
-    readers: Places
+    readers: FairQueue
     hub: Hub
     broker: Broker
     sessions: Sessions
     context: Context
-    gate: Gate
+    handshakes: HandshakeLimiter
     server: HttpServer
 
 
@@ -222,7 +223,7 @@ def _build_base(
         pong_timeout_s=timings.pong_timeout_s,
         on_evict=sessions.evicted,
     )
-    admission = Admission(census_of(settings, served=capacity.served), sessions.turn_away)
+    admission = Admission(connection_count_of(settings, served=capacity.served), sessions.turn_away)
     return _Base(
         settings=settings,
         timings=timings,
@@ -264,14 +265,14 @@ def _build_worker(base: _Base, listener: socket.socket, broker: Broker) -> Worke
         clock=clock,
         max_message_bytes=settings.max_message_bytes,
     )
-    gate = gate_of(settings, clock)
+    handshakes = handshake_limiter_of(settings, clock)
     readers = readers_of(settings, base.transfers)
     edge = Edge(
         context,
         Origins(settings.allow_origin),
         base.capacity,
         Proxies(settings.trusted_proxy),
-        gate,
+        handshakes,
         visitors_of(settings, served=base.capacity.served),
         echo=settings.debug_echo,
         max_file_bytes=0 if base.files is None else base.files.max_bytes,
@@ -301,6 +302,6 @@ def _build_worker(base: _Base, listener: socket.socket, broker: Broker) -> Worke
         broker=broker,
         sessions=base.sessions,
         context=context,
-        gate=gate,
+        handshakes=handshakes,
         server=server,
     )

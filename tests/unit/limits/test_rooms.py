@@ -1,0 +1,112 @@
+"""Limits of publications and of new rooms, on the whole server."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import pytest
+
+from fastchat.errors import CommandError, ErrorCode
+from fastchat.limits.buckets import Budget
+from fastchat.limits.rooms import RoomLimits, price_of
+from fastchat.protocol import Publication
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Room(NamedTuple):
+    price: int
+
+
+def draft(author: str, room: str = "lobby") -> Publication:
+    return Publication(room, 0, "Ann", "text", "now", author=author)
+
+
+def limited(clock: Clock, **limits: Any) -> RoomLimits:
+    off: dict[str, Any] = {
+        "user": Budget(0, 1),
+        "room": Budget(0, 1),
+        "new_rooms": Budget(0, 1),
+        "max_rooms": 0,
+    }
+    return RoomLimits(**{**off, **limits}, clock=clock)
+
+
+def refused(limits: RoomLimits, drafts: list[Publication], price: int = 1) -> list[int]:
+    return list(limits.sift(drafts, {"lobby": Room(price), "other": Room(price)}))
+
+
+def test_user_is_limited_over_all_rooms_and_alone() -> None:
+    """He has one budget, and others theirs."""
+    limits = limited(Clock(), user=Budget(1.0, 3))
+    drafts = [draft("ann"), draft("ann", "other"), draft("bob"), draft("ann"), draft("ann")]
+    assert refused(limits, drafts) == [4]
+    assert refused(limits, [draft("ann", "other"), draft("bob"), draft("bob")]) == [0]
+
+
+def test_room_is_limited_over_all_users() -> None:
+    """Turn by turn, and whichever order rooms are named in."""
+    clock = Clock()
+    limits = limited(clock, room=Budget(2.0, 4))
+    drafts = [draft(str(number), ("lobby", "other")[number % 2]) for number in range(10)]
+    assert refused(limits, drafts) == [8, 9]
+    clock.now += 1
+    assert refused(limits, drafts) == [4, 5, 6, 7, 8, 9]
+
+
+def test_what_the_room_refuses_costs_the_user_nothing() -> None:
+    """And the other way round."""
+    clock = Clock()
+    limits = limited(clock, user=Budget(1.0, 3), room=Budget(1.0, 1))
+    assert refused(limits, [draft("ann")] * 10) == list(range(1, 10))
+    assert refused(limits, [draft("ann", "other"), draft("ann", "third")]) == []
+    assert refused(limits, [draft("ann", "fourth"), draft("bob", "fourth")]) == [0]
+
+
+def test_refusal_says_how_long_to_wait() -> None:
+    """As a temporary error, with a time after which it works."""
+    clock = Clock()
+    for limits in (limited(clock, user=Budget(0.5, 1)), limited(clock, room=Budget(0.5, 1))):
+        (refusal,) = limits.sift([draft("ann"), draft("ann")], {}).values()
+        assert (refusal.code, refusal.temporary) == (ErrorCode.RATE_LIMITED, True)
+        assert refusal.retry_after_ms is not None
+        assert 1950 <= refusal.retry_after_ms <= 2001
+        clock.now += refusal.retry_after_ms / 1000
+        assert not limits.sift([draft("ann")], {})
+
+
+@pytest.mark.parametrize(
+    ("connections", "price"), [(0, 1), (999, 1), (1000, 2), (3999, 4), (4000, 5), (1_000_000, 5)]
+)
+def test_messages_are_dearer_in_big_rooms(connections: int, price: int) -> None:
+    """Each is sent to everybody there; but never so dear that an outbox does not get through."""
+    assert price_of(connections) == price
+    limits = limited(Clock(), user=Budget(10.0, 100))
+    assert len(refused(limits, [draft("ann")] * 200, price_of(connections))) == 200 - 100 // price
+
+
+def test_rooms_are_limited_in_all_and_by_address() -> None:
+    """The first room too many is refused; who has no address is not limited by it."""
+    clock = Clock()
+    limits = limited(clock, new_rooms=Budget(1.0, 2), max_rooms=10)
+    for _ in range(2):
+        limits.check_new_room("192.0.2.1", 9)
+    limits.check_new_room("192.0.2.2", 9)
+    for _ in range(10):
+        limits.check_new_room("", 9)
+    with pytest.raises(CommandError) as caught:
+        limits.check_new_room("192.0.2.1", 9)
+    assert caught.value.code is ErrorCode.RATE_LIMITED
+    with pytest.raises(CommandError) as caught:
+        limits.check_new_room("192.0.2.3", 10)
+    assert (caught.value.code, caught.value.temporary) == (ErrorCode.TOO_MANY_ROOMS, True)
+    clock.now += 1
+    limits.check_new_room("192.0.2.1", 9)
