@@ -14,13 +14,13 @@ import uvloop
 
 from contracts.history import NOW_S, delete, draft, edit, react
 from fastchat import protocol
-from fastchat.brokers import Broker, OnOutcome
+from fastchat.brokers import Broker, OnOutcome, Pages, Presence
 from fastchat.brokers.memory import MemoryBroker
 from fastchat.errors import CloseCode, CommandError, ErrorCode, HistoryError
 from fastchat.history import Duplicate, History, Outcome, Page
 from fastchat.metrics import Metrics
 from fastchat.protocol import Position, Publication
-from fastchat.rooms import Entrance, Entry, Member, Messages
+from fastchat.rooms import Entrance, Entry, Member, Messages, Removal
 from fastchat.rooms.rooms import GRACE_TICKS, Rooms
 from support.server import TIMEOUT_UNIT_S
 
@@ -264,6 +264,14 @@ class BrokerContract:
     def new_broker(self, rooms: Rooms) -> Broker:
         raise NotImplementedError
 
+    def presence_of(self, broker: Broker) -> Presence:
+        """The presence in the process of a broker."""
+        raise NotImplementedError
+
+    def pages_of(self, broker: Broker) -> Pages:
+        """The pages in the process of a broker."""
+        raise NotImplementedError
+
     @contextlib.asynccontextmanager
     async def brokers(self, receivers: Sequence[Receiver]) -> AsyncIterator[list[Broker]]:
         """A broker for each receiver, on `self.rooms`; open, and ready for everything."""
@@ -347,7 +355,7 @@ class BrokerContract:
             await join(broker)
             broker.publish(draft("x"), receiver.answer)
             await receiver.until_delivered(1)
-            page = await broker.before("a", None, 9)
+            page = await self.pages_of(broker).before("a", None, 9)
             assert decoded(page.payloads) == receiver.delivered
 
         self.run(test)
@@ -677,6 +685,43 @@ class BrokerContract:
 
         self.run(test)
 
+    # Removals
+
+    def test_removed_user_is_expelled_and_stays_out(self) -> None:
+        """What was published before arrives; the others hear of it when the user is gone."""
+
+        async def test(broker: Broker, receiver: Receiver) -> None:
+            presence = self.presence_of(broker)
+            await join(broker, "Bob")
+            await join(broker)
+            broker.publish(draft("spam"), receiver.answer)
+            assert await presence.remove(Removal("a", "alice", 60, "Mod")) == "Alice"
+            await receiver.until(lambda: bool(receiver.expelled))
+            assert receiver.expelled == [("a", member().author, 60)]
+            assert receiver.texts == ["spam"]
+            assert receiver.events == [("join", "Alice")]
+            broker.lose("a", member())
+            await receiver.until_told(("join", "Alice"), ("leave", "Alice"))
+            with pytest.raises(CommandError) as caught:
+                await join(broker)
+            assert caught.value.code == ErrorCode.FORBIDDEN
+
+        self.run(test)
+
+    def test_nobody_is_removed_under_a_name_that_is_not_in_the_room(self) -> None:
+        """It is `not_found`, and nobody is expelled."""
+
+        async def test(broker: Broker, receiver: Receiver) -> None:
+            await join(broker)
+            for room, name in (("a", "Bob"), ("b", "Alice")):
+                with pytest.raises(CommandError) as caught:
+                    await self.presence_of(broker).remove(Removal(room, name, 60, "Mod"))
+                assert caught.value.code == ErrorCode.NOT_FOUND
+            assert (await join(broker, "Eve")).online == 2
+            assert receiver.expelled == []
+
+        self.run(test)
+
     # Outcomes
 
     def test_sender_is_told_the_offset_once(self) -> None:
@@ -791,9 +836,9 @@ class BrokerContract:
             for number in range(1, 6):
                 broker.publish(draft(str(number)), receiver.answer)
             await receiver.until_delivered(5)
-            page = await broker.before("a", 4, 2)
+            page = await self.pages_of(broker).before("a", 4, 2)
             assert (offsets(page), page.more) == ([2, 3], True)
-            page = await broker.after("a", 3, 9)
+            page = await self.pages_of(broker).after("a", 3, 9)
             assert (offsets(page), page.more) == ([4, 5], False)
 
         self.run(test)
@@ -806,8 +851,9 @@ class BrokerContract:
             for _ in range(100):
                 broker.publish(draft("word " + "😀" * 3990), receiver.answer)
             await receiver.until_delivered(100)
-            back, on = await broker.before("a", None, 100), await broker.after("a", 0, 100)
-            found = await broker.search("a", "word", 100)
+            pages = self.pages_of(broker)
+            back, on = await pages.before("a", None, 100), await pages.after("a", 0, 100)
+            found = await pages.search("a", "word", 100)
             for page in (back, on, found):
                 size = sum(map(len, page.payloads))
                 assert protocol.MAX_REPLY_BYTES / 2 < size <= protocol.MAX_REPLY_BYTES
@@ -826,8 +872,8 @@ class BrokerContract:
             for number in range(5):
                 broker.publish(draft(f"word {number}"), receiver.answer)
             await receiver.until_delivered(5)
-            assert len((await broker.search("a", "word", 3)).payloads) == 3
-            assert texts(await broker.search("a", "4", 3)) == ["word 4"]
+            assert len((await self.pages_of(broker).search("a", "word", 3)).payloads) == 3
+            assert texts(await self.pages_of(broker).search("a", "4", 3)) == ["word 4"]
 
         self.run(test)
 
@@ -882,10 +928,11 @@ class BrokerContract:
             broker.publish(draft("word"), receiver.answer)
             await receiver.until_delivered(1)
             self.faulty.failing = {"read"}
+            pages = self.pages_of(broker)
             reads: list[Callable[[], Awaitable[Messages]]] = [
-                lambda: broker.before("a", None, 9),
-                lambda: broker.after("a", 0, 9),
-                lambda: broker.search("a", "word", 9),
+                lambda: pages.before("a", None, 9),
+                lambda: pages.after("a", 0, 9),
+                lambda: pages.search("a", "word", 9),
             ]
             for read in reads:
                 with pytest.raises(CommandError) as caught:
@@ -965,6 +1012,21 @@ class SeveralBrokersContract(BrokerContract):
             for origin in range(3):  # and each one's in his own order
                 own = [int(text) for text in receivers[0].texts if int(text) % 3 == origin]
                 assert own == sorted(own)
+
+        self.run_several(test, 3)
+
+    def test_removal_reaches_all_processes_with_members(self) -> None:
+        """Each expels the user's connections there; a process without the room hears nothing."""
+
+        async def test(brokers: list[Broker], receivers: list[Receiver]) -> None:
+            await join(brokers[0])
+            await join(brokers[1])
+            await join(brokers[2], room="b")
+            await self.presence_of(brokers[2]).remove(Removal("a", "Alice", 60, "Mod"))
+            for receiver in receivers[:2]:
+                await receiver.until(lambda receiver=receiver: bool(receiver.expelled))
+                assert receiver.expelled == [("a", member().author, 60)]
+            assert receivers[2].expelled == []
 
         self.run_several(test, 3)
 

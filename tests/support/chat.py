@@ -130,6 +130,8 @@ class Talk:
         self.chat = Chat(
             self.broker,
             self.inboxes,
+            presence=self.rooms,
+            pages=self.rooms,
             clock=lambda: NOW_S,
             new_secret=lambda: next(secrets),
             metrics=self.metrics,

@@ -10,7 +10,7 @@ from fastchat.history import Duplicate
 from fastchat.protocol import Publication
 from fastchat.rooms import Entrance, Entry, Member, Messages, Removal
 
-__all__ = ["Broker", "Delivery", "OnOutcome", "Receiver"]
+__all__ = ["Broker", "Delivery", "OnOutcome", "Pages", "Presence", "Receiver"]
 
 #: Called once, in the loop's thread, with what became of a draft: the offset of its publication,
 #: the publication that it repeats, or its refusal.
@@ -48,7 +48,9 @@ class Receiver(Protocol):
 
 
 class Broker(Protocol):
-    """The contract of every broker; `tests/contracts/broker.py` holds them to it.
+    """How a process publishes to rooms and has members in them.
+
+    Every broker keeps this contract, and `tests/contracts/broker.py` tests it:
 
     * All processes with members in a room are delivered the same publications in the
       same order, with gapless offsets, each once. Nothing is delivered that is not
@@ -59,8 +61,8 @@ class Broker(Protocol):
       it is kept, whether or not this process has a member to deliver it to; with a Duplicate;
       or with a CommandError, which is `unavailable` when the draft is not known to be kept,
       or else the history's refusal. An unavailable draft can still be delivered later.
-    * Names are unique in a room, over all processes. Who is lost keeps his for 5 s;
-      nobody hears of it if he is back by then.
+    * Names are unique in a room, over all processes. A user whose last connection is lost
+      keeps the name for 5 s; the others hear nothing if the user is back by then.
     * Nothing is called from within `publish`: no delivery, no receiver and no outcome.
     """
 
@@ -76,50 +78,63 @@ class Broker(Protocol):
         ...
 
     async def join(self, entrance: Entrance, enter: Callable[[Entry], None]) -> None:
-        """Count a member in. `enter` is called exactly between what he has missed and
-        what is delivered to him; the others hear of him before.
+        """Count a member in. `enter` is called exactly between the publications that the
+        member has missed and those that are delivered to it; the others hear of it before.
 
         Raises CommandError and counts nobody: `username_taken`, `unavailable`, `forbidden`
-        if a moderator has removed him, or what the limits of rooms have against it.
+        if a moderator has removed the user, or the refusal of the limits of rooms.
         """
         ...
 
     async def leave(self, room: str, member: Member, left: Callable[[], None]) -> None:
-        """Count a member out who said so. `left` is called after what was published
-        before, and before the others hear of it.
+        """Count a member out because its client said so. `left` is called after what was
+        published before, and before the others hear of it.
 
         It always succeeds; without a relay, after a while.
         """
         ...
 
     def lose(self, room: str, member: Member) -> None:
-        """Count a member out whose connection is gone; he may come back."""
-        ...
-
-    async def remove(self, removal: Removal) -> str:
-        """Remove a user, wherever he is connected; returns his name.
-
-        The others hear that he has left. Raises CommandError: `not_found`, or `unavailable`,
-        when it may have happened nevertheless.
-        """
+        """Count a member out because its connection is gone; the user can come back."""
         ...
 
     def tell(self, room: str, payload: bytes) -> None:
-        """An event for the members in other processes; it may get lost."""
-        ...
-
-    async def search(self, room: str, query: str, limit: int) -> Messages:
-        """As `fastchat.history.History.search`; raises CommandError `unavailable`."""
-        ...
-
-    async def before(self, room: str, offset: int | None, limit: int) -> Messages:
-        """As `fastchat.history.History.before`; raises CommandError `unavailable`."""
-        ...
-
-    async def after(self, room: str, offset: int, limit: int) -> Messages:
-        """As `fastchat.history.History.after`; raises CommandError `unavailable`."""
+        """Deliver an event to the members in other processes; it can get lost."""
         ...
 
     def tick(self) -> None:
-        """To be called once a second."""
+        """Do what is due once a second: the process calls this at that interval."""
+        ...
+
+
+class Presence(Protocol):
+    """Who is in the rooms of the whole server. The tests of the brokers' contract hold it."""
+
+    async def remove(self, removal: Removal) -> str:
+        """Remove a user, wherever they are connected; returns the user's name.
+
+        The others hear that the user has left. Raises CommandError: `not_found`, or
+        `unavailable`, when the removal may have happened nevertheless.
+        """
+        ...
+
+
+class Pages(Protocol):
+    """What has been published, for those who read back. The tests of the contract hold it.
+
+    What has been delivered in this process is in the pages that are asked for afterwards. A
+    page holds the messages as they are now, as many as fit into a reply. Every method raises
+    CommandError `unavailable` when the history cannot be read.
+    """
+
+    async def before(self, room: str, offset: int | None, limit: int) -> Messages:
+        """The newest messages below `offset`, or of all; see `fastchat.history.History.before`."""
+        ...
+
+    async def after(self, room: str, offset: int, limit: int) -> Messages:
+        """The oldest messages above `offset`; see `fastchat.history.History.after`."""
+        ...
+
+    async def search(self, room: str, query: str, limit: int) -> Messages:
+        """The newest messages that match `query`; see `fastchat.history.History.search`."""
         ...

@@ -8,7 +8,7 @@ from fastchat.brokers import Delivery, OnOutcome, Receiver
 from fastchat.errors import CommandError
 from fastchat.history import Duplicate
 from fastchat.protocol import Publication
-from fastchat.rooms import Entrance, Entry, Member, Messages, Removal
+from fastchat.rooms import Entrance, Entry, Member
 from fastchat.rooms.rooms import Rooms
 from fastchat.rooms.subscribers import Change
 
@@ -16,7 +16,10 @@ __all__ = ["MemoryBroker"]
 
 
 class MemoryBroker:
-    """Implements `fastchat.brokers.Broker`, and is the only `Port` of its rooms."""
+    """Implements `fastchat.brokers.Broker`, and is the only `Port` of its rooms.
+
+    The rooms themselves are the `Presence` and the `Pages` of the process.
+    """
 
     _delivery: Delivery
     _receiver: Receiver
@@ -40,20 +43,8 @@ class MemoryBroker:
     def lose(self, room: str, member: Member) -> None:
         self._rooms.lose(self, room, member)
 
-    async def remove(self, removal: Removal) -> str:
-        return await self._rooms.remove(removal)
-
     def tell(self, room: str, payload: bytes) -> None:
         """Nobody is in another process."""
-
-    async def search(self, room: str, query: str, limit: int) -> Messages:
-        return await self._rooms.search(room, query, limit)
-
-    async def before(self, room: str, offset: int | None, limit: int) -> Messages:
-        return await self._rooms.before(room, offset, limit)
-
-    async def after(self, room: str, offset: int, limit: int) -> Messages:
-        return await self._rooms.after(room, offset, limit)
 
     def tick(self) -> None:
         self._rooms.tick()

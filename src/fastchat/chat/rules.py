@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from fastchat import protocol
 from fastchat.auth import Authenticator, Right, forbidden, unauthorized
-from fastchat.brokers import Broker
+from fastchat.brokers import Broker, Pages, Presence
 from fastchat.chat.client import Client
 from fastchat.errors import CloseReason, CommandError, ErrorCode, Violation
 from fastchat.files.incoming import Incoming, Uploads
@@ -76,6 +76,8 @@ class Chat:
         broker: Broker,
         delivery: Delivery,
         *,
+        presence: Presence,
+        pages: Pages,
         clock: Callable[[], float],
         new_secret: Callable[[], str],
         metrics: Metrics,
@@ -91,6 +93,8 @@ class Chat:
         #: Who is here by a token, by room and author: whom a moderator may remove.
         self._removable: dict[tuple[str, str], set[Client]] = {}
         self._broker = broker
+        self._presence = presence
+        self._pages = pages
         self._delivery = delivery
         self._clock = clock
         self._new_secret = new_secret
@@ -237,15 +241,15 @@ class Chat:
     async def _history(self, client: Client, command: GetHistory) -> None:
         room, limit = self._room_of(client, command.room, Right.READ), command.limit
         if command.after is not None:
-            page = await self._broker.after(room, command.after, limit)
+            page = await self._pages.after(room, command.after, limit)
         else:
-            page = await self._broker.before(room, command.before, limit)
+            page = await self._pages.before(room, command.before, limit)
         payload = protocol.history(room, page.payloads, more=page.more, ref=command.ref)
         self._send(client, payload)
 
     async def _search(self, client: Client, command: Search) -> None:
         room = self._room_of(client, command.room, Right.READ)
-        found = await self._broker.search(room, command.query, command.limit)
+        found = await self._pages.search(room, command.query, command.limit)
         self._send(client, protocol.results(room, found.payloads, ref=command.ref))
 
     async def _remove_user(self, client: Client, command: Remove) -> None:
@@ -253,7 +257,7 @@ class Chat:
         if not self._moderates(client, room):
             raise forbidden()
         removal = Removal(room, command.username, command.seconds, client.rooms[room].name)
-        name = await self._broker.remove(removal)
+        name = await self._presence.remove(removal)
         self._send(client, protocol.removed(room, name, command.seconds, ref=command.ref))
 
     async def _upload(self, client: Client, command: Upload) -> None:

@@ -47,6 +47,7 @@ class Clustered:
     ) -> None:
         self._worker = worker
         self._relay = components.relay
+        self._reader = components.reader
         self._timings = components.worker.timings
         self._channel = channel
         self._name = name
@@ -73,6 +74,8 @@ class Clustered:
 
     async def end(self) -> None:
         await self._relay.close()
+        if self._reader is not None:
+            self._reader.close()
 
     def _on_end(self) -> None:
         if not self._worker.draining:

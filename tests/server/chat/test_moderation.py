@@ -430,11 +430,12 @@ def test_what_was_said_before_a_removal_arrives() -> None:
                 told.append((room, author, seconds))
 
         history = MemoryHistory(max_messages=9, new_epoch=lambda: "e")
-        broker, receiver = MemoryBroker(new_rooms(history)), Told()
+        rooms, receiver = new_rooms(history), Told()
+        broker = MemoryBroker(rooms)
         broker.open(delivery=receiver, receiver=receiver)
         await broker.join(Entrance("a", Member("Bob", "x"), None, 0), lambda entry: None)
         broker.publish(draft("hello"), receiver.answer)
-        assert await broker.remove(Removal("a", "Bob", 1, "Mod")) == "Bob"
+        assert await rooms.remove(Removal("a", "Bob", 1, "Mod")) == "Bob"
         assert told == ["message", ("a", "x", 1)]
 
     run_in_loop(body())

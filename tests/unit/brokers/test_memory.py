@@ -9,7 +9,7 @@ import pytest
 
 from contracts.broker import BrokerContract, Receiver, join, leave, member, new_rooms, texts
 from contracts.history import draft
-from fastchat.brokers import Broker
+from fastchat.brokers import Broker, Pages, Presence
 from fastchat.brokers.memory import MemoryBroker
 from fastchat.history import History
 from fastchat.history.memory import MemoryHistory
@@ -29,6 +29,12 @@ class TestContract(BrokerContract):
 
     def new_broker(self, rooms: Rooms) -> Broker:
         return MemoryBroker(rooms)
+
+    def presence_of(self, broker: Broker) -> Presence:
+        return self.rooms
+
+    def pages_of(self, broker: Broker) -> Pages:
+        return self.rooms
 
 
 def test_rooms_only_entered_leave_no_trace() -> None:

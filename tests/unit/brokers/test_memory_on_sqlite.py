@@ -21,7 +21,7 @@ from contracts.history import (
     react,
     reactions,
 )
-from fastchat.brokers import Broker
+from fastchat.brokers import Broker, Pages, Presence
 from fastchat.brokers.memory import MemoryBroker
 from fastchat.database import select
 from fastchat.history import History, Outcome
@@ -66,6 +66,12 @@ class TestBrokerContract(BrokerContract):
 
     def new_broker(self, rooms: Rooms) -> Broker:
         return MemoryBroker(rooms)
+
+    def presence_of(self, broker: Broker) -> Presence:
+        return self.rooms
+
+    def pages_of(self, broker: Broker) -> Pages:
+        return self.rooms
 
 
 def test_rooms_only_entered_leave_no_trace(tmp_path: Path) -> None:

@@ -28,9 +28,10 @@ from contracts.broker import (
 )
 from contracts.history import draft, edit, react
 from fastchat import protocol
-from fastchat.brokers import Broker
+from fastchat.brokers import Broker, Pages, Presence
 from fastchat.brokers.relay import deadlines, drafts, link, records
 from fastchat.brokers.relay.client import RelayBroker
+from fastchat.brokers.relay.pages import RelayPages
 from fastchat.brokers.relay.server import GATHERING_S, Relay
 from fastchat.brokers.relay.wire import SOCKET_NAME
 from fastchat.errors import CommandError, ErrorCode
@@ -131,7 +132,7 @@ class Rig:
         """Wait until all that was said has been heard by everybody."""
         for _ in range(2):
             for broker in self.brokers:
-                await broker.before("elsewhere", None, 1)
+                await RelayPages(broker).before("elsewhere", None, 1)
 
     async def abandon(self, broker: RelayBroker) -> None:
         """A worker is killed."""
@@ -205,6 +206,14 @@ class TestContract(SeveralBrokersContract):
     @pytest.fixture
     def history(self) -> History:
         return new_history()
+
+    def presence_of(self, broker: Broker) -> Presence:
+        assert isinstance(broker, RelayBroker)
+        return broker
+
+    def pages_of(self, broker: Broker) -> Pages:
+        assert isinstance(broker, RelayBroker)
+        return RelayPages(broker)
 
     @contextlib.asynccontextmanager
     async def brokers(self, receivers: Sequence[Receiver]) -> AsyncIterator[list[Broker]]:
@@ -427,9 +436,9 @@ def test_requests_are_answered_over_the_relays_end(rig: Run) -> None:
         await receiver.until_delivered(1)
         requests: list[asyncio.Task[Any]] = [
             asyncio.create_task(join(broker, "Bob")),
-            asyncio.create_task(broker.before("a", None, 9)),
-            asyncio.create_task(broker.after("a", 0, 9)),
-            asyncio.create_task(broker.search("a", "word", 9)),
+            asyncio.create_task(RelayPages(broker).before("a", None, 9)),
+            asyncio.create_task(RelayPages(broker).after("a", 0, 9)),
+            asyncio.create_task(RelayPages(broker).search("a", "word", 9)),
         ]
         await asyncio.sleep(0)
         rig.kill()
@@ -1014,10 +1023,10 @@ def test_without_an_answer_everything_is_unavailable_in_time(
         loop = asyncio.get_running_loop()
         begun = loop.time()
         requests: list[Coroutine[Any, Any, Any]] = [
-            broker.search("a", "x", 9),  # waits longer, and nobody for it
+            RelayPages(broker).search("a", "x", 9),  # waits longer, and nobody for it
             join(broker, "Bob"),
-            broker.before("a", None, 9),
-            broker.after("a", 0, 9),
+            RelayPages(broker).before("a", None, 9),
+            RelayPages(broker).after("a", 0, 9),
             leave(broker),
         ]
         tasks = [asyncio.create_task(request) for request in requests]
@@ -1189,7 +1198,7 @@ def test_all_that_waits_for_a_relay_is_bounded(rig: Run, monkeypatch: pytest.Mon
             await asyncio.sleep(0)
         assert broker._link.backlog_bytes < 1.1 * 1024 * 1024
         with pytest.raises(CommandError) as caught:
-            await asyncio.wait_for(broker.before("a", None, 9), 0.1)
+            await asyncio.wait_for(RelayPages(broker).before("a", None, 9), 0.1)
         assert caught.value.code == ErrorCode.UNAVAILABLE
         leaving = asyncio.create_task(leave(broker))
         broker.lose("b", member("Alice"))

@@ -12,6 +12,7 @@ import pytest
 from contracts.broker import PATIENCE_S, Receiver, new_rooms, run_in_loop
 from fastchat.brokers.relay.client import RelayBroker
 from fastchat.brokers.relay.counts import Counts
+from fastchat.brokers.relay.pages import RelayPages
 from fastchat.brokers.relay.server import Relay
 from fastchat.errors import CommandError
 from fastchat.history.memory import MemoryHistory
@@ -202,7 +203,7 @@ class Machine:
         """Wait until all that was said has been heard by everybody."""
         for _ in range(2):
             for process in self.processes:
-                await process.broker.before("elsewhere", None, 1)
+                await RelayPages(process.broker).before("elsewhere", None, 1)
 
     async def abandon(self, process: Process) -> None:
         """It is killed."""

@@ -19,7 +19,6 @@ later, knows by the stamp that nobody waits any more.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import time
@@ -38,12 +37,10 @@ from fastchat.brokers.relay.outbox import Outbox
 from fastchat.brokers.relay.records import FromRelay, FromWorker
 from fastchat.brokers.relay.requests import Requests
 from fastchat.brokers.relay.wire import BadRecord
-from fastchat.errors import CloseReason, CommandError, HistoryError
-from fastchat.history.reader import HistoryReader
+from fastchat.errors import CloseReason, CommandError
 from fastchat.metrics import Metrics
 from fastchat.protocol import Publication
-from fastchat.rooms import Entrance, Entry, Member, Messages, Removal
-from fastchat.rooms.messages import page_of
+from fastchat.rooms import Entrance, Entry, Member, Removal
 
 __all__ = ["RelayBroker"]
 
@@ -54,10 +51,9 @@ Make = Callable[[int, float], records.Request]
 
 
 class RelayBroker:
-    """Implements `fastchat.brokers.Broker` for the worker `name` on the relay in `directory`.
+    """Implements `fastchat.brokers.Broker` and `Presence` for the worker `name`.
 
-    With a `reader`, pages of the history are read past the relay, whether it lives or not.
-    With `counts`, the relay counts the connections of all workers.
+    The relay is in `directory`. With `counts`, it counts the connections of all workers.
     """
 
     _delivery: Delivery
@@ -69,12 +65,10 @@ class RelayBroker:
         *,
         name: str,
         metrics: Metrics,
-        reader: HistoryReader | None = None,
         counts: Counts | None = None,
     ) -> None:
         self._name = name
         self._metrics = metrics
-        self._reader = reader
         self._counts = counts
         self._link = Link(directory, self)
         self._outbox = Outbox(self._flush)
@@ -104,8 +98,6 @@ class RelayBroker:
         """Let the relay read what is pending, and hang up."""
         self._flush()
         await self._link.close()
-        if self._reader is not None:
-            self._reader.close()
 
     # What the chat asks for
 
@@ -120,7 +112,7 @@ class RelayBroker:
             self._rooms.count_in(reply)
             enter(reply.entry)
 
-        await self._ask(
+        await self.ask(
             lambda number, deadline: records.Join(number, deadline, entrance),
             records.Joined,
             joined,
@@ -160,7 +152,7 @@ class RelayBroker:
 
     async def remove(self, removal: Removal) -> str:
         names: list[str] = []
-        await self._ask(
+        await self.ask(
             lambda number, deadline: records.Remove(number, deadline, removal),
             records.Removed,
             lambda reply: names.append(reply.name),
@@ -171,28 +163,6 @@ class RelayBroker:
         if not self._link.is_clogged:
             self._say(records.Tell(room, payload))
 
-    async def search(self, room: str, query: str, limit: int) -> Messages:
-        return await self._page(
-            lambda number, deadline: records.Search(number, deadline, room, query, limit),
-            deadlines.SEARCH_PATIENCE_S,
-        )
-
-    async def before(self, room: str, offset: int | None, limit: int) -> Messages:
-        if self._reader is None:
-            return await self._page(
-                lambda number, deadline: records.Before(number, deadline, room, offset, limit)
-            )
-        with _reading():
-            return page_of(self._reader.before(room, offset, limit), newest_first=True)
-
-    async def after(self, room: str, offset: int, limit: int) -> Messages:
-        if self._reader is None:
-            return await self._page(
-                lambda number, deadline: records.After(number, deadline, room, offset, limit)
-            )
-        with _reading():
-            return page_of(self._reader.after(room, offset, limit), newest_first=False)
-
     def tick(self) -> None:
         """Measure how long the relay takes."""
         self._say(records.Ping(time.monotonic()))
@@ -201,17 +171,7 @@ class RelayBroker:
         """Tell the relay what this worker counts, for those who ask it."""
         self._say(records.Report(snapshot))
 
-    async def _page(self, make: Make, patience_s: float | None = None) -> Messages:
-        pages: list[Messages] = []
-        await self._ask(
-            make,
-            records.Page,
-            lambda reply: pages.append(Messages(reply.payloads, reply.more)),
-            patience_s,
-        )
-        return pages[0]
-
-    async def _ask(
+    async def ask(
         self,
         make: Make,
         expected: type[Reply],
@@ -379,12 +339,3 @@ class RelayBroker:
     def _on_reply(self, reply: records.Reply) -> None:
         if not self._requests.on_reply(reply) and isinstance(reply, records.Joined):
             self._say(records.Lose(reply.room, reply.entry.member))
-
-
-@contextlib.contextmanager
-def _reading() -> Iterator[None]:
-    try:
-        yield
-    except HistoryError as error:
-        logger.warning("a page of the history cannot be read: %s", error)
-        raise unavailable() from None

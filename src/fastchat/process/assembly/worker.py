@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastchat.auth import Authenticator
-from fastchat.brokers import Broker
+from fastchat.brokers import Broker, Pages, Presence
 from fastchat.brokers.memory import MemoryBroker
 from fastchat.brokers.relay.client import RelayBroker
 from fastchat.brokers.relay.counts import Counts
+from fastchat.brokers.relay.pages import FilePages, RelayPages
 from fastchat.chat import Chat
 from fastchat.connections.context import Context
 from fastchat.connections.registry import Sessions
@@ -97,10 +98,14 @@ class StandaloneComponents:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusteredComponents:
-    """What a worker of several has besides: its connection to the relay, which has the rooms."""
+    """What a worker of several has besides: its connection to the relay, which has the rooms.
+
+    The `reader` reads the file of the history; None where the relay has it in memory.
+    """
 
     worker: WorkerComponents
     relay: RelayBroker
+    reader: HistoryReader | None
 
 
 def build_standalone(
@@ -124,7 +129,7 @@ def build_standalone(
     retention = open_retention(settings, metrics, history)
     rooms = build_rooms(settings, history, metrics)
     base = _build_base(settings, timings, metrics, reserved, capacity, transfers, uploads)
-    worker = _build_worker(base, listener, MemoryBroker(rooms))
+    worker = _build_worker(base, listener, MemoryBroker(rooms), presence=rooms, pages=rooms)
     return StandaloneComponents(worker=worker, rooms=rooms, retention=retention)
 
 
@@ -140,10 +145,14 @@ def build_clustered(
         directory,
         name=name,
         metrics=base.metrics,
-        reader=HistoryReader(directory) if settings.history == "sqlite" else None,
         counts=counts,
     )
-    return ClusteredComponents(worker=_build_worker(base, listener, relay), relay=relay)
+    pages: Pages = RelayPages(relay)
+    reader = HistoryReader(directory) if settings.history == "sqlite" else None
+    if reader is not None:
+        pages = FilePages(reader, searching=pages)
+    worker = _build_worker(base, listener, relay, presence=relay, pages=pages)
+    return ClusteredComponents(worker=worker, relay=relay, reader=reader)
 
 
 def open_authenticator(settings: Settings) -> Authenticator | None:
@@ -240,11 +249,15 @@ def _build_base(
     )
 
 
-def _build_worker(base: _Base, listener: socket.socket, broker: Broker) -> WorkerComponents:
+def _build_worker(
+    base: _Base, listener: socket.socket, broker: Broker, *, presence: Presence, pages: Pages
+) -> WorkerComponents:
     settings = base.settings
     chat = Chat(
         broker,
         base.hub,
+        presence=presence,
+        pages=pages,
         clock=time.time,
         new_secret=new_secret,
         metrics=base.metrics,
