@@ -16,7 +16,7 @@ __all__ = ["MemoryBroker"]
 
 
 class MemoryBroker:
-    """Implements `fastchat.brokers.Broker`, and is the only `Port` of its rooms.
+    """Implements `fastchat.brokers.Broker`, and is the only `Subscriber` of its rooms.
 
     The rooms themselves are the `Presence` and the `Pages` of the process.
     """
@@ -49,7 +49,7 @@ class MemoryBroker:
     def tick(self) -> None:
         self._rooms.tick()
 
-    # As a port
+    # As a subscriber of the rooms
 
     def deliver(
         self,

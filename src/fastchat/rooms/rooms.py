@@ -3,9 +3,9 @@
 Theory
 ------
 There is one `Rooms`, where the history is: in the only process, or in the relay. Each
-process with members is a `Port` of it, the only process too. What happens in a
-room happens here, one thing after the other, and ports are told of it in that order;
-so everybody sees the same.
+process with members is a `Subscriber` of it, the only process too. What happens in a room
+happens here, one thing after the other, and subscribers are told of it in that order; so
+everybody sees the same.
 
 All that the loop's turn has published is kept in one step, then delivered. Whatever must
 not overtake it (a join, a leave) commits first.
@@ -35,9 +35,9 @@ from fastchat.rooms import Entrance, Entry, Member, Messages, Removal
 from fastchat.rooms.messages import fitting, page_of
 from fastchat.rooms.presence import Roster, User
 from fastchat.rooms.removals import Removals
-from fastchat.rooms.subscribers import Change, Port
+from fastchat.rooms.subscribers import Change, Subscriber
 
-__all__ = ["CROWD", "Change", "Port", "Rooms"]
+__all__ = ["CROWD", "Rooms"]
 
 logger = logging.getLogger("fastchat.broker")
 moderation = logging.getLogger("fastchat.moderation")
@@ -52,12 +52,12 @@ MAX_RESUMED = 2000
 
 
 class _Room:
-    __slots__ = ("ports", "price", "roster")
+    __slots__ = ("price", "roster", "subscribers")
 
     def __init__(self) -> None:
         self.price = price_of(0)
         self.roster = Roster()
-        self.ports: dict[Port, int] = {}  # connections of each
+        self.subscribers: dict[Subscriber, int] = {}  # connections of each
 
 
 class Rooms:
@@ -90,7 +90,7 @@ class Rooms:
         self._metrics = metrics
         self._rooms: dict[str, _Room] = {}
         self._drafts: list[Publication] = []
-        self._senders: list[tuple[Port, Any]] = []
+        self._senders: list[tuple[Subscriber, Any]] = []
         self._crowded: set[str] = set()  # whose number changed since the last tick
         #: Who has lost his last connection, where, and in which tick; the first first.
         self._absent: dict[User, tuple[str, int]] = {}
@@ -108,12 +108,12 @@ class Rooms:
 
     # Publishing
 
-    def publish(self, port: Port, ticket: Any, draft: Publication) -> None:
-        """Number, keep and deliver `draft` at the end of the turn, or answer the port."""
+    def publish(self, subscriber: Subscriber, ticket: Any, draft: Publication) -> None:
+        """Number, keep and deliver `draft` at the end of the turn, or answer the subscriber."""
         if not self._drafts:
             self._at_end_of_turn(self.commit)
         self._drafts.append(draft)
-        self._senders.append((port, ticket))
+        self._senders.append((subscriber, ticket))
 
     def commit(self) -> None:
         """Keep and deliver what this turn has published; at the end of the turn, or before."""
@@ -121,21 +121,21 @@ class Rooms:
             return
         drafts, self._drafts = self._drafts, []
         senders, self._senders = self._senders, []
-        told = {port for port, _ in senders}
+        told = {subscriber for subscriber, _ in senders}
         if self._limits is not None and (refused := self._limits.sift(drafts, self._rooms)):
             drafts, senders = _without(refused, drafts, senders)
         try:
             outcomes = self._append(drafts) if drafts else ()
         except CommandError as refusal:
-            for port, ticket in senders:
-                port.answer(ticket, refusal)
+            for subscriber, ticket in senders:
+                subscriber.answer(ticket, refusal)
         else:
             self._deliver(senders, outcomes)
         for name in {draft.room for draft in drafts}:
             if (room := self._rooms.get(name)) is not None:
-                told.update(room.ports)
-        for port in told:
-            port.end_turn()
+                told.update(room.subscribers)
+        for subscriber in told:
+            subscriber.end_turn()
 
     def _append(self, drafts: Sequence[Publication]) -> Sequence[Outcome]:
         begun = time.perf_counter()
@@ -145,7 +145,9 @@ class Rooms:
         self._metrics.committed(kept, time.perf_counter() - begun)
         return outcomes
 
-    def _deliver(self, senders: Sequence[tuple[Port, Any]], outcomes: Sequence[Outcome]) -> None:
+    def _deliver(
+        self, senders: Sequence[tuple[Subscriber, Any]], outcomes: Sequence[Outcome]
+    ) -> None:
         for index, outcome in enumerate(outcomes):
             origin, ticket = senders[index]
             if not isinstance(outcome, Publication):
@@ -153,19 +155,23 @@ class Rooms:
                 continue
             name, offset = outcome.room, outcome.offset
             room = self._rooms.get(name)
-            ports = room.ports if room is not None else {}
-            if origin not in ports:
+            subscribers = room.subscribers if room is not None else {}
+            if origin not in subscribers:
                 origin.kept(ticket, offset)
-            if ports:
+            if subscribers:
                 payload = protocol.encode(outcome)
-                for port in ports:
-                    port.deliver(name, offset, payload, ticket if port is origin else None)
+                for subscriber in subscribers:
+                    subscriber.deliver(
+                        name, offset, payload, ticket if subscriber is origin else None
+                    )
 
     # Members
 
-    async def join(self, port: Port, entrance: Entrance, enter: Callable[[Entry], None]) -> None:
+    async def join(
+        self, subscriber: Subscriber, entrance: Entrance, enter: Callable[[Entry], None]
+    ) -> None:
         """Count a connection in. `enter` is called at the entry's place in the stream: what is
-        delivered to `port` afterwards follows the entry's position.
+        delivered to `subscriber` afterwards follows the entry's position.
 
         Raises CommandError and calls nothing: `username_taken`, `unavailable`, `forbidden` for a
         user that a moderator has removed, or the limits' refusal of another room. Nothing has
@@ -189,7 +195,7 @@ class Rooms:
         if user is None:
             user = room.roster.add(name, author)
             self._announce(entrance.room, user, came=True)
-        self._count_in(room, user, port, 1)
+        self._count_in(room, user, subscriber, 1)
         enter(
             Entry(
                 Member(user.name, user.author),
@@ -201,21 +207,23 @@ class Rooms:
             )
         )
 
-    async def leave(self, port: Port, name: str, member: Member, left: Callable[[], None]) -> None:
+    async def leave(
+        self, subscriber: Subscriber, name: str, member: Member, left: Callable[[], None]
+    ) -> None:
         """Count a connection out whose client said so; the others hear of it at once.
 
         `left` is called after what was published before, and before the others hear of it.
         """
         self.commit()
         left()
-        user = self._count_out(port, name, member)
+        user = self._count_out(subscriber, name, member)
         if user is not None:
             self._remove(name, user)
             self._drop_if_empty(name)
 
-    def lose(self, port: Port, name: str, member: Member) -> None:
+    def lose(self, subscriber: Subscriber, name: str, member: Member) -> None:
         """Count a connection out that is gone; the others hear of it if it is not back in 5 s."""
-        user = self._count_out(port, name, member)
+        user = self._count_out(subscriber, name, member)
         if user is None:
             return
         if user.expelled:
@@ -239,14 +247,14 @@ class Rooms:
         if seconds:
             self._removals.add(name, user.author, seconds)
         moderation.info("%r removed %r from %s for %d s", moderator, user.name, name, seconds)
-        ports = tuple(room.ports)
+        subscribers = tuple(room.subscribers)
         if user.connections:
             user.expelled = True
         else:
             self._remove(name, user)
             self._drop_if_empty(name)
-        for port in ports:  # also if he is away: he may be here under another name
-            port.expel(name, user.author, seconds)
+        for subscriber in subscribers:  # also if he is away: he may be here under another name
+            subscriber.expel(name, user.author, seconds)
         return user.name
 
     def _check_removal(self, room: str, author: str) -> None:
@@ -259,11 +267,11 @@ class Rooms:
                 retry_after_ms=int(remaining_s * 1000) + 1,
             )
 
-    def tell(self, port: Port, name: str, payload: bytes) -> None:
-        """An event of one port, to the others."""
+    def tell(self, subscriber: Subscriber, name: str, payload: bytes) -> None:
+        """An event of one subscriber, to the others."""
         room = self._rooms.get(name)
-        for other in room.ports if room is not None else ():
-            if other is not port:
+        for other in room.subscribers if room is not None else ():
+            if other is not subscriber:
                 other.deliver(name, 0, payload, None)
 
     def tick(self) -> None:
@@ -293,7 +301,7 @@ class Rooms:
 
     async def restore(
         self,
-        port: Port,
+        subscriber: Subscriber,
         name: str,
         since: Position,
         members: Iterable[tuple[Member, int]],
@@ -321,16 +329,16 @@ class Rooms:
                 if room.roster.find(member.name) is None:
                     self._absent[self._bring_back(name, member)] = name, self._ticks
         if members:
-            self._catch_up(port, name, known)
+            self._catch_up(subscriber, name, known)
         for user, count in users:
-            self._count_in(room, user, port, count)
+            self._count_in(room, user, subscriber, count)
             remaining_s = self._removals.remaining_s(name, user.author)
             if remaining_s:  # the last relay did not get round to it
                 user.expelled = True
-                port.expel(name, user.author, int(remaining_s))
+                subscriber.expel(name, user.author, int(remaining_s))
         self._drop_if_empty(name)
         for publication in missed:
-            port.deliver(name, publication.offset, protocol.encode(publication), None)
+            subscriber.deliver(name, publication.offset, protocol.encode(publication), None)
         return True
 
     def _missed_by_process(
@@ -360,40 +368,40 @@ class Rooms:
         self._announce(name, user, came=True)
         return user
 
-    def _catch_up(self, port: Port, name: str, known: Sequence[Member]) -> None:
-        """Tell a port of those who came and went while it was away."""
+    def _catch_up(self, subscriber: Subscriber, name: str, known: Sequence[Member]) -> None:
+        """Tell a subscriber of those who came and went while it was away."""
         roster = self._rooms[name].roster
         if len(roster) > CROWD:
             self._crowded.add(name)
-            port.know(name, {})
+            subscriber.know(name, {})
             return
         here = {Member(user.name, user.author): None for user in roster}
         there = dict.fromkeys(known)
         for member in there:
             if member not in here:
-                self._tell_change(port, name, Change(False, member))
+                self._tell_change(subscriber, name, Change(False, member))
         for member in here:
             if member not in there:
-                self._tell_change(port, name, Change(True, member))
+                self._tell_change(subscriber, name, Change(True, member))
 
-    def _tell_change(self, port: Port, name: str, change: Change) -> None:
-        port.deliver(name, 0, self._change(name, change), None, change)
+    def _tell_change(self, subscriber: Subscriber, name: str, change: Change) -> None:
+        subscriber.deliver(name, 0, self._change(name, change), None, change)
 
-    def _count_in(self, room: _Room, user: User, port: Port, count: int) -> None:
+    def _count_in(self, room: _Room, user: User, subscriber: Subscriber, count: int) -> None:
         self._absent.pop(user, None)
         user.expelled = False
         user.connections += count
-        room.ports[port] = room.ports.get(port, 0) + count
-        room.price = price_of(sum(room.ports.values()))
+        room.subscribers[subscriber] = room.subscribers.get(subscriber, 0) + count
+        room.price = price_of(sum(room.subscribers.values()))
 
-    def _count_out(self, port: Port, name: str, member: Member) -> User | None:
+    def _count_out(self, subscriber: Subscriber, name: str, member: Member) -> User | None:
         """A connection less; returns its user if it was his last."""
         self.commit()  # what was published before still arrives
         room = self._rooms[name]
-        room.ports[port] -= 1
-        if not room.ports[port]:
-            del room.ports[port]
-        room.price = price_of(sum(room.ports.values()))
+        room.subscribers[subscriber] -= 1
+        if not room.subscribers[subscriber]:
+            del room.subscribers[subscriber]
+        room.price = price_of(sum(room.subscribers.values()))
         user = room.roster.find(member.name)
         assert user is not None
         user.connections -= 1
@@ -419,8 +427,8 @@ class Rooms:
             change = Change(came, Member(user.name, user.author))
             self._tell_all(name, self._change(name, change), change)
         if online == CROWD + came:  # it is a crowd now, or no longer
-            for port in room.ports:
-                port.know(name, self.known(name))
+            for subscriber in room.subscribers:
+                subscriber.know(name, self.known(name))
 
     def _change(self, name: str, change: Change) -> bytes:
         return protocol.presence_change(
@@ -432,8 +440,8 @@ class Rooms:
         )
 
     def _tell_all(self, name: str, payload: bytes, change: Change | None = None) -> None:
-        for port in self._rooms[name].ports:
-            port.deliver(name, 0, payload, None, change)
+        for subscriber in self._rooms[name].subscribers:
+            subscriber.deliver(name, 0, payload, None, change)
 
     # Reading
 
@@ -486,12 +494,12 @@ class Rooms:
 def _without(
     refused: Mapping[int, CommandError],
     drafts: Sequence[Publication],
-    senders: Sequence[tuple[Port, Any]],
-) -> tuple[list[Publication], list[tuple[Port, Any]]]:
+    senders: Sequence[tuple[Subscriber, Any]],
+) -> tuple[list[Publication], list[tuple[Subscriber, Any]]]:
     """Drafts and their senders but for those refused, who are told."""
     for index, refusal in refused.items():
-        port, ticket = senders[index]
-        port.answer(ticket, refusal)
+        subscriber, ticket = senders[index]
+        subscriber.answer(ticket, refusal)
     kept = [index for index in range(len(drafts)) if index not in refused]
     return [drafts[index] for index in kept], [senders[index] for index in kept]
 

@@ -9,7 +9,7 @@ from fastchat.errors import CommandError
 from fastchat.history import Duplicate
 from fastchat.rooms import Member
 
-__all__ = ["Change", "Port"]
+__all__ = ["Change", "Subscriber"]
 
 
 class Change(NamedTuple):
@@ -19,7 +19,7 @@ class Change(NamedTuple):
     member: Member
 
 
-class Port(Protocol):
+class Subscriber(Protocol):
     """A process with members. What it is told, it is told in order."""
 
     def deliver(

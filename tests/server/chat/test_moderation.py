@@ -309,7 +309,7 @@ def test_removal_reaches_all_workers_and_a_restart(key: str, tmp_path: Path) -> 
 # The rooms
 
 
-class Port:
+class Subscriber:
     """A process whose members close their connections when they are told to."""
 
     def __init__(self, rooms: Rooms) -> None:
@@ -333,35 +333,35 @@ class Port:
         """Nobody asks."""
 
 
-def rooms_with(*names: str) -> tuple[Rooms, Port]:
+def rooms_with(*names: str) -> tuple[Rooms, Subscriber]:
     rooms = new_rooms(MemoryHistory(max_messages=10, new_epoch=lambda: "epoch"))
-    port = Port(rooms)
+    subscriber = Subscriber(rooms)
     for name in names:
-        at_once(rooms.join(port, Entrance("a", member(name), None, 0), lambda entry: None))
-    return rooms, port
+        at_once(rooms.join(subscriber, Entrance("a", member(name), None, 0), lambda entry: None))
+    return rooms, subscriber
 
 
-def left(port: Port) -> list[str]:
-    return [event["username"] for event in port.heard if event["type"] == "leave"]
+def left(subscriber: Subscriber) -> list[str]:
+    return [event["username"] for event in subscriber.heard if event["type"] == "leave"]
 
 
 def test_expelled_user_has_left_when_his_last_connection_is_gone() -> None:
     """Without the usual time to come back; and a room without users is forgotten."""
 
     async def body() -> None:
-        rooms, port = rooms_with("Alice", "Bob", "Bob")
+        rooms, subscriber = rooms_with("Alice", "Bob", "Bob")
         assert await rooms.remove(Removal("a", "bob", 5, "Alice")) == "Bob"
-        assert port.expelled == [("a", "author Bob", 5)]
-        rooms.lose(port, "a", member("Bob"))
-        assert left(port) == []
-        rooms.lose(port, "a", member("Bob"))
-        assert left(port) == ["Bob"]
+        assert subscriber.expelled == [("a", "author Bob", 5)]
+        rooms.lose(subscriber, "a", member("Bob"))
+        assert left(subscriber) == []
+        rooms.lose(subscriber, "a", member("Bob"))
+        assert left(subscriber) == ["Bob"]
         with pytest.raises(CommandError) as caught:
-            await rooms.join(port, Entrance("a", member("Bob"), None, 0), lambda entry: None)
+            await rooms.join(subscriber, Entrance("a", member("Bob"), None, 0), lambda entry: None)
         assert caught.value.code == ErrorCode.FORBIDDEN
         assert caught.value.retry_after_ms == 5001
         await rooms.remove(Removal("a", "Alice", 0, "Alice"))
-        rooms.lose(port, "a", member("Alice"))
+        rooms.lose(subscriber, "a", member("Alice"))
         assert (rooms.room_count, rooms.user_count) == (0, 0)
 
     run_in_loop(body())
@@ -371,10 +371,10 @@ def test_who_is_absent_leaves_when_he_is_removed() -> None:
     """There is nothing to close; a room of which he was the last is forgotten."""
 
     async def body() -> None:
-        rooms, port = rooms_with("Bob")
-        rooms.lose(port, "a", member("Bob"))
+        rooms, subscriber = rooms_with("Bob")
+        rooms.lose(subscriber, "a", member("Bob"))
         assert await rooms.remove(Removal("a", "Bob", 5, "Alice")) == "Bob"
-        assert port.expelled == []
+        assert subscriber.expelled == []
         assert rooms.room_count == 0
         rooms.tick()
 
@@ -385,12 +385,12 @@ def test_warned_user_who_is_back_is_as_any_other() -> None:
     """He has the usual time again, when his connection drops."""
 
     async def body() -> None:
-        rooms, port = rooms_with("Alice", "Bob")
+        rooms, subscriber = rooms_with("Alice", "Bob")
         await rooms.remove(Removal("a", "Bob", 0, "Alice"))
-        await rooms.join(port, Entrance("a", member("Bob"), None, 0), lambda entry: None)
-        rooms.lose(port, "a", member("Bob"))
-        rooms.lose(port, "a", member("Bob"))
-        assert left(port) == []
+        await rooms.join(subscriber, Entrance("a", member("Bob"), None, 0), lambda entry: None)
+        rooms.lose(subscriber, "a", member("Bob"))
+        rooms.lose(subscriber, "a", member("Bob"))
+        assert left(subscriber) == []
 
     run_in_loop(body())
 
@@ -404,14 +404,16 @@ def test_removal_is_carried_out_by_the_next_relay() -> None:
         history = MemoryHistory(max_messages=10, new_epoch=lambda: "epoch")
         rooms = new_rooms(history)
         rooms._removals = removals
-        port = Port(rooms)
+        subscriber = Subscriber(rooms)
         position = history.position("a")
         members = [(member("Alice"), 1), (member("Bob"), 2)]
-        assert await rooms.restore(port, "a", position, members, [member("Alice")], gathering=True)
-        assert port.expelled == [("a", "author Bob", 60)]
-        rooms.lose(port, "a", member("Bob"))
-        rooms.lose(port, "a", member("Bob"))
-        assert left(port) == ["Bob"]
+        assert await rooms.restore(
+            subscriber, "a", position, members, [member("Alice")], gathering=True
+        )
+        assert subscriber.expelled == [("a", "author Bob", 60)]
+        rooms.lose(subscriber, "a", member("Bob"))
+        rooms.lose(subscriber, "a", member("Bob"))
+        assert left(subscriber) == ["Bob"]
 
     run_in_loop(body())
 

@@ -48,7 +48,9 @@ class House(Protocol):
 
 
 class RelayPort(asyncio.Protocol):
-    """A worker's connection; a `fastchat.rooms.subscribers.Port`. Its states, each of them once:
+    """A worker's connection; a `fastchat.rooms.subscribers.Subscriber`.
+
+    Its states, each of them once:
 
     * new, until the worker's HELLO;
     * restoring: `_to_restore` rooms of the worker are still to come;
@@ -150,7 +152,7 @@ class RelayPort(asyncio.Protocol):
         self._flush()
         self._transport.close()
 
-    # As a port
+    # As a subscriber of the rooms
 
     def deliver(
         self, room: str, offset: int, payload: bytes, ticket: Any, change: Change | None = None
