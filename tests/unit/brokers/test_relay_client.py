@@ -94,9 +94,9 @@ class Rig:
         self.mortal.failing = {"append", "read"}
         assert self.relay._server is not None
         self.relay._server.close()
-        self.relay.opened = lambda port: port._transport.abort()  # type: ignore[method-assign]
-        for port in tuple(self.relay._ports):
-            port._transport.abort()
+        self.relay.opened = lambda peer: peer._transport.abort()  # type: ignore[method-assign]
+        for peer in tuple(self.relay._peers):
+            peer._transport.abort()
 
     def kill_after_keeping(self) -> None:
         """Kill the relay when it has kept what comes next, before it tells anybody."""
@@ -146,9 +146,9 @@ class Rig:
 
     def cut(self, broker: RelayBroker) -> None:
         """The connection ends as if the relay had hung up: what was on its way is lost."""
-        for port in self.relay._ports:
-            if port.name == broker._name:
-                port._transport.abort()
+        for peer in self.relay._peers:
+            if peer.name == broker._name:
+                peer._transport.abort()
 
     def tick(self, times: int = GRACE_TICKS) -> None:
         for _ in range(times):
@@ -957,7 +957,7 @@ def test_workers_are_welcomed_together(rig: Run) -> None:
         first, second = rig.broker()[0], rig.broker()[0]
         await rig.start(gathering_s=60)
         starting = asyncio.create_task(first.start())
-        await until(lambda: any(port.is_restored for port in rig.relay._ports))
+        await until(lambda: any(peer.is_restored for peer in rig.relay._peers))
         await asyncio.sleep(0.02)
         assert not first.connected
         await second.start()
@@ -1013,9 +1013,9 @@ def test_without_an_answer_everything_is_unavailable_in_time(
         ((broker, receiver),) = await rig.several(1)
         await join(broker)
         await join(broker, room="b")
-        for port in rig.relay._ports:
+        for peer in rig.relay._peers:
             if connected:
-                port._transport.pause_reading()
+                peer._transport.pause_reading()
         if not connected:
             rig.kill()
             silent = Silent(rig.directory)
@@ -1050,8 +1050,8 @@ def test_without_an_answer_everything_is_unavailable_in_time(
         assert not broker._requests
         assert set(broker._rooms) == {"b"}
         if connected:
-            for port in rig.relay._ports:
-                port._transport.resume_reading()
+            for peer in rig.relay._peers:
+                peer._transport.resume_reading()
         else:
             silent.close()
             await rig.start()
@@ -1074,14 +1074,14 @@ def test_what_was_not_read_by_the_relay_in_time_is_not_done(
         monkeypatch.setattr(deadlines, "PATIENCE_S", 5)
         await join(broker)
         monkeypatch.setattr(deadlines, "PATIENCE_S", 0.05)
-        (port,) = rig.relay._ports
-        port._transport.pause_reading()
+        (peer,) = rig.relay._peers
+        peer._transport.pause_reading()
         broker.publish(draft("late", id="i"), receiver.answer)
         with pytest.raises(CommandError):
             await join(broker, "Bob")
         monkeypatch.setattr(deadlines, "PATIENCE_S", 5)
         broker.publish(draft("in time"), receiver.answer)
-        port._transport.resume_reading()
+        peer._transport.resume_reading()
         await receiver.until_delivered(1)
         assert receiver.texts == ["in time"]
         assert receiver.codes == [ErrorCode.UNAVAILABLE]
@@ -1124,8 +1124,8 @@ def test_backlog_is_bounded(rig: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     async def test(rig: Rig) -> None:
         ((broker, receiver),) = await rig.several(1)
         await join(broker)
-        (port,) = rig.relay._ports
-        port._transport.pause_reading()
+        (peer,) = rig.relay._peers
+        peer._transport.pause_reading()
         sent = 0
         while not receiver.answers:
             assert sent < 1000
@@ -1134,7 +1134,7 @@ def test_backlog_is_bounded(rig: Run, monkeypatch: pytest.MonkeyPatch) -> None:
             await asyncio.sleep(0)
         assert 100 < sent < 300
         assert set(receiver.codes) == {ErrorCode.UNAVAILABLE}
-        port._transport.resume_reading()
+        peer._transport.resume_reading()
         await receiver.until_delivered(sent - len(receiver.answers))
         broker.publish(draft("again"), receiver.answer)
         await receiver.until(lambda: receiver.texts[-1] == "again")
@@ -1191,8 +1191,8 @@ def test_all_that_waits_for_a_relay_is_bounded(rig: Run, monkeypatch: pytest.Mon
         ((broker, _),) = await rig.several(1)
         await join(broker)
         await join(broker, room="b")
-        (port,) = rig.relay._ports
-        port._transport.pause_reading()
+        (peer,) = rig.relay._peers
+        peer._transport.pause_reading()
         for _ in range(500):
             broker.tell("a", b"x" * 10_000)
             await asyncio.sleep(0)
@@ -1203,9 +1203,9 @@ def test_all_that_waits_for_a_relay_is_bounded(rig: Run, monkeypatch: pytest.Mon
         leaving = asyncio.create_task(leave(broker))
         broker.lose("b", member("Alice"))
         await asyncio.sleep(0)
-        port._transport.resume_reading()
+        peer._transport.resume_reading()
         await leaving
-        await until(lambda: not port._members)
+        await until(lambda: not peer._members)
 
     rig(test)
 
@@ -1246,8 +1246,8 @@ def test_relay_that_talks_nonsense_is_left_and_found_again(
         ((broker, receiver),) = await rig.several(1)
         await join(broker)
         for nonsense in (b"\xff\xff\xff\xff....", b"\x00\x00\x00\x09\x63\x00\x00\x00\x04null"):
-            (port,) = rig.relay._ports
-            port._transport.write(nonsense)
+            (peer,) = rig.relay._peers
+            peer._transport.write(nonsense)
             await until(lambda: not broker.connected)
             await rig.connected()
         broker.publish(draft("still"), receiver.answer)
@@ -1268,7 +1268,7 @@ def test_close_lets_the_relay_read_what_was_said(rig: Run) -> None:
             broker.publish(draft(str(number)))
         await broker.close()
         await other.until_delivered(100)
-        await until(lambda: len(rig.relay._ports) == 1)
+        await until(lambda: len(rig.relay._peers) == 1)
         rig.tick()
         await until(lambda: other.events == [("leave", "Alice")])
 

@@ -37,8 +37,8 @@ ASK_STATUS = records.AskStatus().encode()
 ALICE = Member("Alice", "author Alice")
 
 
-class Peer:
-    """Somebody on the relay's socket, who says what he likes."""
+class RawWorker:
+    """A worker as the relay sees it, which sends just the bytes that a test gives it."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -83,15 +83,15 @@ class Place:
             directory, self.rooms, Metrics(), workers=workers, gathering_s=gathering_s
         )
         self._brokers: list[RelayBroker] = []
-        self._peers: list[Peer] = []
+        self._peers: list[RawWorker] = []
 
-    async def peer(self, *records: bytes) -> Peer:
-        peer = Peer(*await asyncio.open_unix_connection(str(self.directory / SOCKET_NAME)))
+    async def peer(self, *records: bytes) -> RawWorker:
+        peer = RawWorker(*await asyncio.open_unix_connection(str(self.directory / SOCKET_NAME)))
         self._peers.append(peer)
         await peer.say(*records)
         return peer
 
-    async def worker(self) -> Peer:
+    async def worker(self) -> RawWorker:
         """One that has been welcomed, with no rooms."""
         peer = await self.peer(HELLO)
         assert await peer.hear() == records.Welcome()

@@ -210,7 +210,7 @@ class Machine:
         self.processes.remove(process)
         await self._end(process)
         await until(
-            lambda: not any(port.name == process.broker._name for port in self.relay._ports)
+            lambda: not any(peer.name == process.broker._name for peer in self.relay._peers)
         )
 
     async def restart(self) -> None:

@@ -20,7 +20,7 @@ from fastchat.rooms import Entry, Member, Messages
 from fastchat.rooms.rooms import Rooms
 from fastchat.rooms.subscribers import Change
 
-__all__ = ["House", "RelayPort"]
+__all__ = ["House", "Peer"]
 
 logger = logging.getLogger("fastchat.relay")
 
@@ -31,23 +31,23 @@ RECORD_BYTES = 1024 * 1024
 
 
 class House(Protocol):
-    """What a port is a port of: the relay."""
+    """The relay, as its peers know it."""
 
     rooms: Rooms
     connection_count: ConnectionCount
     #: Whether all workers that were to come have come.
     gathered: bool
 
-    def opened(self, port: RelayPort, /) -> None: ...
-    def restored(self, port: RelayPort, /) -> None:
-        """The worker has told all it knows; `RelayPort.welcome` is to follow."""
+    def opened(self, peer: Peer, /) -> None: ...
+    def restored(self, peer: Peer, /) -> None:
+        """The worker has told all it knows; `Peer.welcome` is to follow."""
         ...
 
-    def closed(self, port: RelayPort, /) -> None: ...
+    def closed(self, peer: Peer, /) -> None: ...
     def status(self) -> records.Status: ...
 
 
-class RelayPort(asyncio.Protocol):
+class Peer(asyncio.Protocol):
     """A worker's connection; a `fastchat.rooms.subscribers.Subscriber`.
 
     Its states, each of them once:

@@ -1,11 +1,11 @@
 """The relay: one process that has the rooms, for all workers of a machine.
 
 Workers connect to a Unix socket in the data directory (`fastchat.brokers.relay.client` is their
-side of it). A worker's connection is a port of the rooms. When it ends, its members are
-lost, and have the usual time to come back by another worker.
+side of it). A worker's connection is a `Peer`, which is a subscriber of the rooms. When it ends,
+its members are lost, and have the usual time to come back by another worker.
 
-A relay that takes the place of another knows nothing of who is there: it waits until all
-workers have told it, and welcomes them together, so that nobody's name is given away.
+A relay that takes the place of another does not know the users: it waits until all workers
+have told it theirs, and welcomes them together, so that nobody's name is given away.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import functools
 import os
 from pathlib import Path
 
-from fastchat.brokers.relay.peer import RelayPort
+from fastchat.brokers.relay.peer import Peer
 from fastchat.brokers.relay.records import Status
 from fastchat.brokers.relay.wire import SOCKET_NAME, bind_socket
 from fastchat.limits.connections import ConnectionCount
@@ -54,9 +54,9 @@ class Relay:
         self._expected = workers
         self._gathering_s = gathering_s
         self.gathered = False
-        self._ports: dict[RelayPort, None] = {}  # the newest last
+        self._peers: dict[Peer, None] = {}  # the newest last
         self._server: asyncio.AbstractServer | None = None
-        self._left = asyncio.Event()  # whenever a port has
+        self._left = asyncio.Event()  # set whenever a peer has left
 
     async def start(self) -> None:
         """Listen. The directory's lock is ours: a socket that is there is a dead relay's.
@@ -65,7 +65,7 @@ class Relay:
         """
         loop = asyncio.get_running_loop()
         self._server = await loop.create_unix_server(
-            functools.partial(RelayPort, self), sock=bind_socket(self._directory)
+            functools.partial(Peer, self), sock=bind_socket(self._directory)
         )
         loop.call_later(self._gathering_s, self._end_gathering)
 
@@ -76,12 +76,12 @@ class Relay:
             os.unlink(self._directory / SOCKET_NAME)
         if self._server is not None:
             self._server.close()
-        for port in tuple(self._ports):
-            port.close()
+        for peer in tuple(self._peers):
+            peer.close()
 
     async def deserted(self) -> None:
         """Wait until no worker is connected."""
-        while any(port.name for port in self._ports):
+        while any(peer.name for peer in self._peers):
             self._left.clear()
             await self._left.wait()
 
@@ -91,28 +91,28 @@ class Relay:
         Of a worker and the one that replaces it, the latter's.
         """
         own = self._metrics.snapshot(rooms=self.rooms.room_count, users=self.rooms.user_count)
-        reports = {port.name: port.report for port in self._ports if port.report is not None}
+        reports = {peer.name: peer.report for peer in self._peers if peer.report is not None}
         return Status({"relay": own, **reports})
 
-    # Of the ports
+    # Of the peers
 
-    def opened(self, port: RelayPort) -> None:
-        self._ports[port] = None
+    def opened(self, peer: Peer) -> None:
+        self._peers[peer] = None
 
-    def closed(self, port: RelayPort) -> None:
-        self._ports.pop(port, None)
+    def closed(self, peer: Peer) -> None:
+        self._peers.pop(peer, None)
         self._left.set()
 
-    def restored(self, port: RelayPort) -> None:
+    def restored(self, peer: Peer) -> None:
         """A worker has told all it knows."""
         if self.gathered:
-            port.welcome()
-        elif sum(each.is_restored for each in self._ports) >= self._expected:
+            peer.welcome()
+        elif sum(each.is_restored for each in self._peers) >= self._expected:
             self._end_gathering()
 
     def _end_gathering(self) -> None:
         if not self.gathered:
             self.gathered = True
-            for port in self._ports:
-                if port.is_restored:
-                    port.welcome()
+            for peer in self._peers:
+                if peer.is_restored:
+                    peer.welcome()
