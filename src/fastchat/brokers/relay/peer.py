@@ -20,7 +20,7 @@ from fastchat.rooms import Entry, Member, Messages
 from fastchat.rooms.rooms import Rooms
 from fastchat.rooms.subscribers import Change
 
-__all__ = ["House", "Peer"]
+__all__ = ["Peer", "RelayState"]
 
 logger = logging.getLogger("fastchat.relay")
 
@@ -30,7 +30,7 @@ MAX_BACKLOG_BYTES = 32 * 1024 * 1024
 RECORD_BYTES = 1024 * 1024
 
 
-class House(Protocol):
+class RelayState(Protocol):
     """The relay, as its peers know it."""
 
     rooms: Rooms
@@ -62,7 +62,7 @@ class Peer(asyncio.Protocol):
     behind it wait in `_waiting`, and nothing more is read.
     """
 
-    def __init__(self, relay: House) -> None:
+    def __init__(self, relay: RelayState) -> None:
         self._relay = relay
         self._rooms = relay.rooms
         self._counted = ProcessCount(relay.connection_count)
