@@ -56,23 +56,23 @@ class MemoryBroker:
         room: str,
         offset: int,
         payload: bytes,
-        ticket: OnOutcome | None,
+        on_outcome: OnOutcome | None,
         change: Change | None = None,
     ) -> None:
         self._delivery.publish(room, payload)
-        if ticket is not None:
-            ticket(offset)
+        if on_outcome is not None:
+            on_outcome(offset)
 
-    def kept(self, ticket: OnOutcome | None, offset: int) -> None:
-        if ticket is not None:
-            ticket(offset)
+    def kept(self, on_outcome: OnOutcome | None, offset: int) -> None:
+        if on_outcome is not None:
+            on_outcome(offset)
 
     def know(self, room: str, users: Mapping[str, str]) -> None:
         """The rooms are here."""
 
-    def answer(self, ticket: OnOutcome | None, outcome: Duplicate | CommandError) -> None:
-        if ticket is not None:
-            ticket(outcome)
+    def answer(self, on_outcome: OnOutcome | None, outcome: Duplicate | CommandError) -> None:
+        if on_outcome is not None:
+            on_outcome(outcome)
 
     def expel(self, room: str, author: str, seconds: int) -> None:
         self._receiver.expel(room, author, seconds)

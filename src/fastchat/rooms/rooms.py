@@ -108,12 +108,12 @@ class Rooms:
 
     # Publishing
 
-    def publish(self, subscriber: Subscriber, ticket: Any, draft: Publication) -> None:
+    def publish(self, subscriber: Subscriber, draft_key: Any, draft: Publication) -> None:
         """Number, keep and deliver `draft` at the end of the turn, or answer the subscriber."""
         if not self._drafts:
             self._at_end_of_turn(self.commit)
         self._drafts.append(draft)
-        self._senders.append((subscriber, ticket))
+        self._senders.append((subscriber, draft_key))
 
     def commit(self) -> None:
         """Keep and deliver what this turn has published; at the end of the turn, or before."""
@@ -127,8 +127,8 @@ class Rooms:
         try:
             outcomes = self._append(drafts) if drafts else ()
         except CommandError as refusal:
-            for subscriber, ticket in senders:
-                subscriber.answer(ticket, refusal)
+            for subscriber, draft_key in senders:
+                subscriber.answer(draft_key, refusal)
         else:
             self._deliver(senders, outcomes)
         for name in {draft.room for draft in drafts}:
@@ -149,20 +149,20 @@ class Rooms:
         self, senders: Sequence[tuple[Subscriber, Any]], outcomes: Sequence[Outcome]
     ) -> None:
         for index, outcome in enumerate(outcomes):
-            origin, ticket = senders[index]
+            origin, draft_key = senders[index]
             if not isinstance(outcome, Publication):
-                origin.answer(ticket, outcome)
+                origin.answer(draft_key, outcome)
                 continue
             name, offset = outcome.room, outcome.offset
             room = self._rooms.get(name)
             subscribers = room.subscribers if room is not None else {}
             if origin not in subscribers:
-                origin.kept(ticket, offset)
+                origin.kept(draft_key, offset)
             if subscribers:
                 payload = protocol.encode(outcome)
                 for subscriber in subscribers:
                     subscriber.deliver(
-                        name, offset, payload, ticket if subscriber is origin else None
+                        name, offset, payload, draft_key if subscriber is origin else None
                     )
 
     # Members
@@ -498,8 +498,8 @@ def _without(
 ) -> tuple[list[Publication], list[tuple[Subscriber, Any]]]:
     """Drafts and their senders but for those refused, who are told."""
     for index, refusal in refused.items():
-        subscriber, ticket = senders[index]
-        subscriber.answer(ticket, refusal)
+        subscriber, draft_key = senders[index]
+        subscriber.answer(draft_key, refusal)
     kept = [index for index in range(len(drafts)) if index not in refused]
     return [drafts[index] for index in kept], [senders[index] for index in kept]
 

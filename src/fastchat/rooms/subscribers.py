@@ -13,38 +13,50 @@ __all__ = ["Change", "Subscriber"]
 
 
 class Change(NamedTuple):
-    """What a join or leave event says, for those who keep count: `came` or went."""
+    """What a join or leave event says, for processes that keep count: `came` or went."""
 
     came: bool
     member: Member
 
 
 class Subscriber(Protocol):
-    """A process with members. What it is told, it is told in order."""
+    """A process with members, as the rooms tell it what happens.
+
+    The rooms call it in the loop's thread, in the order in which things happen. A `draft_key` is
+    what the subscriber gave `Rooms.publish` with a draft; the rooms do not look at it.
+    """
 
     def deliver(
-        self, room: str, offset: int, payload: bytes, ticket: Any, change: Change | None = None, /
+        self,
+        room: str,
+        offset: int,
+        payload: bytes,
+        draft_key: Any,
+        change: Change | None = None,
+        /,
     ) -> None:
-        """A publication, with the `ticket` of its draft if that came from here; or an
-        event, with offset 0."""
+        """Deliver a publication, or an event, whose offset is 0.
+
+        The `draft_key` is that of the publication's draft if it came from here, None otherwise.
+        """
         ...
 
-    def kept(self, ticket: Any, offset: int, /) -> None:
-        """A draft has been published in a room where this process has no member."""
+    def kept(self, draft_key: Any, offset: int, /) -> None:
+        """Learn that a draft has been published where this process has no member."""
         ...
 
-    def answer(self, ticket: Any, outcome: Duplicate | CommandError, /) -> None:
-        """A draft became no publication."""
+    def answer(self, draft_key: Any, outcome: Duplicate | CommandError, /) -> None:
+        """Learn why a draft became no publication."""
         ...
 
     def know(self, room: str, users: Mapping[str, str], /) -> None:
-        """Whom the members of a room are to know of, from now on: names, and their authors."""
+        """Learn whom the members of a room know from now on: names, and their authors."""
         ...
 
     def expel(self, room: str, author: str, seconds: int, /) -> None:
-        """A user was removed: his connections from here are to be closed, and to be lost."""
+        """Close, and then lose, the connections of a user whom a moderator has removed."""
         ...
 
     def end_turn(self) -> None:
-        """All of a turn has been told."""
+        """Write what there is to write: all of a turn has been told."""
         ...

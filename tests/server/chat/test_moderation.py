@@ -329,7 +329,7 @@ class Subscriber:
     def know(self, room: str, users: Mapping[str, str]) -> None:
         pass
 
-    def kept(self, ticket: Any, offset: int) -> None:
+    def kept(self, draft_key: Any, offset: int) -> None:
         """Nobody asks."""
 
 

@@ -33,27 +33,27 @@ class Subscriber:
         self.known: dict[str, dict[str, str]] = {}
 
     def deliver(
-        self, room: str, offset: int, payload: bytes, ticket: Any, change: Change | None = None
+        self, room: str, offset: int, payload: bytes, draft_key: Any, change: Change | None = None
     ) -> None:
         event = json.loads(payload)
         assert event["room"] == room
         if offset:
             assert event["offset"] == offset
-            self.told.append(("publication", offset, event["text"], ticket))
+            self.told.append(("publication", offset, event["text"], draft_key))
             return
-        assert ticket is None
+        assert draft_key is None
         self.told.append((event["type"], event.get("username"), event.get("online")))
         if change is not None:
             self.changes.append(change)
 
-    def kept(self, ticket: Any, offset: int) -> None:
-        self.told.append(("kept", ticket, offset))
+    def kept(self, draft_key: Any, offset: int) -> None:
+        self.told.append(("kept", draft_key, offset))
 
     def know(self, room: str, users: Mapping[str, str]) -> None:
         self.known[room] = dict(users)
 
-    def answer(self, ticket: Any, outcome: Duplicate | CommandError) -> None:
-        self.told.append(("answer", ticket, outcome))
+    def answer(self, draft_key: Any, outcome: Duplicate | CommandError) -> None:
+        self.told.append(("answer", draft_key, outcome))
 
     def end_turn(self) -> None:
         self.told.append(("end of turn",))
@@ -89,7 +89,7 @@ class Rig:
             callback()
 
     def publish(self, *drafts: Publication, subscriber: Subscriber | None = None) -> None:
-        """All in one turn, which ends; each draft is its own ticket."""
+        """All in one turn, which ends; each draft is its own key."""
         for each in drafts:
             self.rooms.publish(subscriber or self.subscriber, each, each)
         self.turn()
@@ -178,13 +178,13 @@ def test_end_of_a_turn_is_asked_for_once_a_turn(rig: Rig) -> None:
 
 def test_end_of_a_turn_of_nothing_is_silent(rig: Rig) -> None:
     """What was committed earlier in the turn is not committed again."""
-    rig.rooms.publish(rig.subscriber, "ticket", draft())
+    rig.rooms.publish(rig.subscriber, "key", draft())
     rig.rooms.commit()
     rig.turn()
-    assert rig.subscriber.told == [("kept", "ticket", 1), ("end of turn",)]
+    assert rig.subscriber.told == [("kept", "key", 1), ("end of turn",)]
 
 
-def test_only_the_origin_gets_the_ticket(rig: Rig) -> None:
+def test_only_the_origin_gets_the_key_of_a_draft(rig: Rig) -> None:
     """Each subscriber with members is told each publication once, and of each turn's end once."""
     rig.join("Alice")
     rig.join("Eve")
@@ -209,9 +209,9 @@ def test_only_the_origin_gets_the_ticket(rig: Rig) -> None:
 def test_subscriber_without_members_hears_that_its_draft_is_kept(rig: Rig) -> None:
     """And no more: the room is delivered where somebody is."""
     rig.join("Bob", subscriber=rig.other)
-    rig.rooms.publish(rig.subscriber, "ticket", draft("1"))
+    rig.rooms.publish(rig.subscriber, "key", draft("1"))
     rig.turn()
-    assert rig.subscriber.told == [("kept", "ticket", 1), ("end of turn",)]
+    assert rig.subscriber.told == [("kept", "key", 1), ("end of turn",)]
     assert rig.other.news() == [("publication", 1, "1", None)]
 
 

@@ -155,23 +155,28 @@ class Peer(asyncio.Protocol):
     # As a subscriber of the rooms
 
     def deliver(
-        self, room: str, offset: int, payload: bytes, ticket: Any, change: Change | None = None
+        self,
+        room: str,
+        offset: int,
+        payload: bytes,
+        draft_number: int | None,
+        change: Change | None = None,
     ) -> None:
         deliveries = self._deliveries
         if not deliveries.size:
             self._outbox.schedule()
-        deliveries.add(room, offset, ticket, payload, change)
+        deliveries.add(room, offset, draft_number, payload, change)
         if deliveries.size > RECORD_BYTES:
             self._encode_deliveries()
 
-    def kept(self, ticket: Any, offset: int) -> None:
-        self._say(records.Answer(ticket, offset))
+    def kept(self, draft_number: int, offset: int) -> None:
+        self._say(records.Answer(draft_number, offset))
 
-    def answer(self, ticket: Any, outcome: Duplicate | CommandError) -> None:
+    def answer(self, draft_number: int, outcome: Duplicate | CommandError) -> None:
         if isinstance(outcome, Duplicate):
-            self._say(records.Answer(ticket, outcome.offset, repeated=True))
+            self._say(records.Answer(draft_number, outcome.offset, repeated=True))
         else:
-            self._say(records.Answer(ticket, Refusal.of(outcome)))
+            self._say(records.Answer(draft_number, Refusal.of(outcome)))
 
     def know(self, room: str, users: Mapping[str, str]) -> None:
         self._say(records.Know(room, users))
