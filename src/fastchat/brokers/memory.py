@@ -10,7 +10,7 @@ from fastchat.history import Duplicate
 from fastchat.protocol import Publication
 from fastchat.rooms import Entrance, Entry, Member
 from fastchat.rooms.rooms import Rooms
-from fastchat.rooms.subscribers import Change
+from fastchat.rooms.subscribers import PresenceChange
 
 __all__ = ["MemoryBroker"]
 
@@ -57,7 +57,7 @@ class MemoryBroker:
         offset: int,
         payload: bytes,
         on_outcome: OnOutcome | None,
-        change: Change | None = None,
+        change: PresenceChange | None = None,
     ) -> None:
         self._delivery.publish(room, payload)
         if on_outcome is not None:

@@ -35,7 +35,7 @@ from fastchat.rooms import Entrance, Entry, Member, Messages, Removal
 from fastchat.rooms.messages import fitting, page_of
 from fastchat.rooms.presence import Roster, User
 from fastchat.rooms.removals import Removals
-from fastchat.rooms.subscribers import Change, Subscriber
+from fastchat.rooms.subscribers import PresenceChange, Subscriber
 
 __all__ = ["CROWD", "Rooms"]
 
@@ -379,12 +379,12 @@ class Rooms:
         there = dict.fromkeys(known)
         for member in there:
             if member not in here:
-                self._tell_change(subscriber, name, Change(False, member))
+                self._tell_change(subscriber, name, PresenceChange(False, member))
         for member in here:
             if member not in there:
-                self._tell_change(subscriber, name, Change(True, member))
+                self._tell_change(subscriber, name, PresenceChange(True, member))
 
-    def _tell_change(self, subscriber: Subscriber, name: str, change: Change) -> None:
+    def _tell_change(self, subscriber: Subscriber, name: str, change: PresenceChange) -> None:
         subscriber.deliver(name, 0, self._change(name, change), None, change)
 
     def _count_in(self, room: _Room, user: User, subscriber: Subscriber, count: int) -> None:
@@ -424,13 +424,13 @@ class Rooms:
         if online > CROWD:
             self._crowded.add(name)
         else:
-            change = Change(came, Member(user.name, user.author))
+            change = PresenceChange(came, Member(user.name, user.author))
             self._tell_all(name, self._change(name, change), change)
         if online == CROWD + came:  # it is a crowd now, or no longer
             for subscriber in room.subscribers:
                 subscriber.know(name, self.known(name))
 
-    def _change(self, name: str, change: Change) -> bytes:
+    def _change(self, name: str, change: PresenceChange) -> bytes:
         return protocol.presence_change(
             "join" if change.came else "leave",
             name,
@@ -439,7 +439,7 @@ class Rooms:
             len(self._rooms[name].roster),
         )
 
-    def _tell_all(self, name: str, payload: bytes, change: Change | None = None) -> None:
+    def _tell_all(self, name: str, payload: bytes, change: PresenceChange | None = None) -> None:
         for subscriber in self._rooms[name].subscribers:
             subscriber.deliver(name, 0, payload, None, change)
 

@@ -9,10 +9,10 @@ from fastchat.errors import CommandError
 from fastchat.history import Duplicate
 from fastchat.rooms import Member
 
-__all__ = ["Change", "Subscriber"]
+__all__ = ["PresenceChange", "Subscriber"]
 
 
-class Change(NamedTuple):
+class PresenceChange(NamedTuple):
     """What a join or leave event says, for processes that keep count: `came` or went."""
 
     came: bool
@@ -32,7 +32,7 @@ class Subscriber(Protocol):
         offset: int,
         payload: bytes,
         draft_key: Any,
-        change: Change | None = None,
+        change: PresenceChange | None = None,
         /,
     ) -> None:
         """Deliver a publication, or an event, whose offset is 0.

@@ -6,7 +6,7 @@ from fastchat.brokers.relay import records
 from fastchat.brokers.relay.local_rooms import LocalRoom, LocalRooms
 from fastchat.protocol import Position
 from fastchat.rooms import Entry, Member
-from fastchat.rooms.subscribers import Change
+from fastchat.rooms.subscribers import PresenceChange
 
 ALICE, BOB = Member("Alice", "author A"), Member("Bob", "author B")
 
@@ -69,12 +69,12 @@ def test_what_is_settled_in_a_room_of_before_leaves_the_new_one() -> None:
 def test_change_is_noted_once() -> None:
     """A new relay may say it again; and a leave is told in any case."""
     room = LocalRoom(Position("epoch", 1))
-    assert room.note(Change(True, ALICE))
-    assert not room.note(Change(True, ALICE))
-    assert room.note(Change(True, Member("Alice", "another")))
+    assert room.note(PresenceChange(True, ALICE))
+    assert not room.note(PresenceChange(True, ALICE))
+    assert room.note(PresenceChange(True, Member("Alice", "another")))
     assert room.known == {"Alice": "another"}
-    assert room.note(Change(False, ALICE))
-    assert room.note(Change(False, ALICE))
+    assert room.note(PresenceChange(False, ALICE))
+    assert room.note(PresenceChange(False, ALICE))
     assert room.known == {}
 
 
@@ -82,7 +82,7 @@ def test_introduction_has_each_room() -> None:
     """With its members, and whom they know."""
     rooms = LocalRooms()
     rooms.count_in(joined(ALICE))
-    rooms["a"].note(Change(True, BOB))
+    rooms["a"].note(PresenceChange(True, BOB))
     assert list(rooms.introduction()) == [
         records.Restore("a", Position("epoch", 3), [(ALICE, 1)], [ALICE, BOB])
     ]

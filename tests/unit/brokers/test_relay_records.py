@@ -17,7 +17,7 @@ from fastchat.errors import CommandError, ErrorCode
 from fastchat.limits.connections import Limit
 from fastchat.protocol import Kind, Position, Publication
 from fastchat.rooms import Entrance, Entry, Member, Removal
-from fastchat.rooms.subscribers import Change
+from fastchat.rooms.subscribers import PresenceChange
 
 # Any record
 
@@ -91,7 +91,7 @@ DELIVERED = st.builds(
     NUMBERS,
     st.none() | NUMBERS,
     PAYLOADS,
-    st.none() | st.builds(Change, st.booleans(), MEMBERS),
+    st.none() | st.builds(PresenceChange, st.booleans(), MEMBERS),
 )
 
 WORKERS: dict[RecordKind, st.SearchStrategy[FromWorker]] = {
@@ -398,13 +398,13 @@ def test_deliveries_are_encoded_as_they_are_added() -> None:
     filled = records.Deliveries()
     assert not filled
     filled.add("a", 1, 7, b"one")
-    filled.add("b", 0, None, b"", Change(True, Member("Alice", "author")))
+    filled.add("b", 0, None, b"", PresenceChange(True, Member("Alice", "author")))
     assert (len(filled), filled.size) == (2, 3)
     (record,) = RecordReader(from_relay).feed(filled.encode())
     assert record == records.Deliver(
         [
             records.Delivered("a", 1, 7, b"one"),
-            records.Delivered("b", 0, None, b"", Change(True, Member("Alice", "author"))),
+            records.Delivered("b", 0, None, b"", PresenceChange(True, Member("Alice", "author"))),
         ]
     )
 

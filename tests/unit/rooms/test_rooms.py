@@ -21,7 +21,7 @@ from fastchat.metrics import Metrics
 from fastchat.protocol import Position, Publication
 from fastchat.rooms import Entrance, Entry, Member
 from fastchat.rooms.rooms import CROWD, GRACE_TICKS, MAX_RESUMED, Rooms
-from fastchat.rooms.subscribers import Change
+from fastchat.rooms.subscribers import PresenceChange
 
 
 class Subscriber:
@@ -29,11 +29,16 @@ class Subscriber:
 
     def __init__(self) -> None:
         self.told: list[tuple[Any, ...]] = []
-        self.changes: list[Change] = []
+        self.changes: list[PresenceChange] = []
         self.known: dict[str, dict[str, str]] = {}
 
     def deliver(
-        self, room: str, offset: int, payload: bytes, draft_key: Any, change: Change | None = None
+        self,
+        room: str,
+        offset: int,
+        payload: bytes,
+        draft_key: Any,
+        change: PresenceChange | None = None,
     ) -> None:
         event = json.loads(payload)
         assert event["room"] == room
@@ -308,9 +313,9 @@ def test_joins_and_leaves_are_told_to_all_ports_with_members(rig: Rig) -> None:
     rig.leave("Alice", subscriber=rig.other)
     assert rig.subscriber.news() == rig.other.news() == [("leave", "Alice", 2)]
     assert rig.subscriber.changes == [
-        Change(True, member("Alice")),
-        Change(True, member("Eve")),
-        Change(False, member("Alice")),
+        PresenceChange(True, member("Alice")),
+        PresenceChange(True, member("Eve")),
+        PresenceChange(False, member("Alice")),
     ]
 
 
@@ -703,7 +708,7 @@ def test_who_came_in_the_meantime_is_told_to_whoever_comes_back(rig: Rig) -> Non
     rig.join("Eve")
     rig.subscriber.news()
     assert rig.restore(rig.other, "Alice", known=("Alice", "Bob")) == []
-    assert rig.other.changes == [Change(True, member("Eve"))]
+    assert rig.other.changes == [PresenceChange(True, member("Eve"))]
     assert rig.subscriber.news() == [("join", "Alice", 3)]
 
 

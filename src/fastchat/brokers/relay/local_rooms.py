@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from fastchat.brokers.relay import records
 from fastchat.protocol import Position
 from fastchat.rooms import Member
-from fastchat.rooms.subscribers import Change
+from fastchat.rooms.subscribers import PresenceChange
 
 __all__ = ["LocalRoom", "LocalRooms"]
 
@@ -34,7 +34,7 @@ class LocalRoom:
         if not self.members[member]:
             del self.members[member]
 
-    def note(self, change: Change) -> bool:
+    def note(self, change: PresenceChange) -> bool:
         """Know who came or went; False if an earlier relay has told the members already."""
         came, (name, author) = change
         if came:

@@ -18,7 +18,7 @@ from fastchat.history import Duplicate
 from fastchat.limits.connections import ConnectionCount, Limit, ProcessCount
 from fastchat.rooms import Entry, Member, Messages
 from fastchat.rooms.rooms import Rooms
-from fastchat.rooms.subscribers import Change
+from fastchat.rooms.subscribers import PresenceChange
 
 __all__ = ["Peer", "RelayState"]
 
@@ -160,7 +160,7 @@ class Peer(asyncio.Protocol):
         offset: int,
         payload: bytes,
         draft_number: int | None,
-        change: Change | None = None,
+        change: PresenceChange | None = None,
     ) -> None:
         deliveries = self._deliveries
         if not deliveries.size:

@@ -26,7 +26,7 @@ from fastchat.errors import CommandError, ErrorCode
 from fastchat.limits.connections import Limit
 from fastchat.protocol import Kind, Position, Publication
 from fastchat.rooms import Entrance, Entry, Member, Removal
-from fastchat.rooms.subscribers import Change
+from fastchat.rooms.subscribers import PresenceChange
 
 __all__ = [
     "After",
@@ -577,7 +577,7 @@ class Delivered(NamedTuple):
     offset: int
     draft_number: int | None
     payload: bytes
-    change: Change | None = None
+    change: PresenceChange | None = None
 
 
 class Deliver(NamedTuple):
@@ -629,7 +629,7 @@ class Deliveries:
     __slots__ = ("_payloads", "_rows", "size")
 
     def __init__(self) -> None:
-        self._rows: list[tuple[str, int, int | None, int, Change | None]] = []
+        self._rows: list[tuple[str, int, int | None, int, PresenceChange | None]] = []
         self._payloads: list[bytes] = []
         self.size = 0
 
@@ -642,7 +642,7 @@ class Deliveries:
         offset: int,
         draft_number: int | None,
         payload: bytes,
-        change: Change | None = None,
+        change: PresenceChange | None = None,
     ) -> None:
         size = len(payload)
         self._rows.append((room, offset, draft_number, size, change))
@@ -1074,9 +1074,9 @@ def _position(value: Any) -> Position:
     return Position(_text(epoch), _natural(offset))
 
 
-def _change(value: Any) -> Change:
+def _change(value: Any) -> PresenceChange:
     came, member = _fields(value, 2)
-    return Change(_flag(came), _member(member))
+    return PresenceChange(_flag(came), _member(member))
 
 
 def _connection(value: Any) -> Connection:
