@@ -2,18 +2,18 @@
 
 Theory
 ------
-Everything goes over one Unix socket, in order: so what the relay says about a room
-is in the order in which it happened, and a reply stands where it belongs between
-the deliveries. What a turn of the loop has to say is one write.
+Everything goes over one Unix socket, in order. So what the relay says about a room is in the order
+in which it happened, and a reply stands where it belongs between the deliveries. What a turn of
+the loop has to say is one write.
 
-The relay may go away at any moment. What is kept here outlives it: the rooms with their
-positions and members, drafts that are not known to be kept, requests that are not
-answered. A new connection begins with the rooms (RESTORE); the relay returns what was
-missed, and then (WELCOME) drafts and requests are sent again. A draft that turns out to
-be among what was missed is not.
+The relay can go away at any moment. What is kept here outlives it: the rooms with their positions
+and members (`local_rooms`), drafts that are not known to be kept (`drafts`), and requests that are
+not answered (`requests`). A new connection begins with the rooms (RESTORE). The relay returns what
+was missed, and then (WELCOME) gets drafts and requests again; not a draft that turns out to be
+among what was missed.
 
-Whatever waits longer than its time is answered `unavailable`; the relay, should it get to it
-later, knows by the stamp that nobody waits any more.
+A draft or a request that waits longer than its time is answered `unavailable` (`deadlines`). A
+relay that reads it later knows by its deadline that nobody waits any more.
 """
 
 from __future__ import annotations
@@ -338,4 +338,5 @@ class RelayBroker:
 
     def _on_reply(self, reply: records.Reply) -> None:
         if not self._requests.on_reply(reply) and isinstance(reply, records.Joined):
+            # Nobody waits for the join any more, but the relay has counted the member in.
             self._say(records.Lose(reply.room, reply.entry.member))
