@@ -1,13 +1,25 @@
 """Files over HTTP: `POST /files` with a ticket, `GET` and `HEAD` of a link.
 
-A ticket is all that a `POST` needs, and an id, which nobody can guess, all that a `GET` needs:
-neither knows of sessions, tokens or cookies, so no other page can do in a reader's name what it
-could not do itself. What is served is data to every browser: images by what is in them, all else
-to be saved, and nothing of it may run (docs/security.md).
+A `POST` needs nothing but a ticket, and a `GET` nothing but an id, which cannot be guessed. Neither
+uses sessions, tokens or cookies, so another page cannot do in a reader's name what it could not do
+itself. A browser gets every file as data: images by their content, other files to be saved, and
+nothing in a file can run (docs/security.md).
 
-How long a transfer may take is not bounded; what it must move in how many seconds is
-(`fastchat.web.http`), and how many there are at once, in all and from one address. Those that come
-and those that go are counted apart, and who has no ticket takes no place.
+The duration of a transfer has no bound. Its progress has one (`fastchat.web.http`), and so has the
+number of transfers at once, in all and from one address. Files that come and files that go are
+counted apart, and a request without a ticket counts for neither.
+
+Starlette's FileResponse is not used, because it
+
+- opens a file by its path, and not the descriptor that was found by the id and that a deletion
+  leaves readable;
+- has no hook between two pieces, to put off the deadline and to stop when the client is gone, and
+  reads in the thread pool that anyio's users share;
+- answers a range also to HEAD, several ranges as `multipart/byteranges`, and a malformed range by
+  400, all of which we ignore; and it does not know If-None-Match;
+- leaves our headers out of the answers 400 and 416.
+
+The quotations are from RFC 9110.
 """
 
 from __future__ import annotations
@@ -16,6 +28,7 @@ import asyncio
 import contextlib
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import NamedTuple
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -35,15 +48,16 @@ from fastchat.protocol import FILES_URL
 
 __all__ = ["FileEndpoints"]
 
-#: Of a piece. Whoever reads has a time for what waits for him, which is three of them at most
-#: (uvicorn's transport is full at 64 KiB): some 3 kB a second will do.
+#: The size of a piece. A client has `HttpTimings.answer_s` for what waits to be sent, at most three
+#: pieces (uvicorn's transport is full at 64 KiB), so some 3 kB a second are enough.
 CHUNK_BYTES = 32 * 1024
-#: Of a file that is refused: who sends so little, so soon, has hardly been hung up on anyway; more
-#: would be read for nothing.
+#: This much of a refused file is read, for this long, so that the connection can be kept. Beyond
+#: that, a new connection costs the client less.
 HEARD_OUT_BYTES = 1024 * 1024
 HEARD_OUT_S = 5.0
 _BEARER = re.compile(r"bearer +([\x21-\x7e]+) *", re.IGNORECASE)
-#: One range; where a client wants several, it gets the whole file (RFC 9110 §14.2 lets us).
+#: One range. §14.2: "A server MAY ignore the Range header field." So a client that asks for several
+#: gets the whole file.
 _RANGE = re.compile(r"bytes=\s*([0-9]{0,18})-([0-9]{0,18})\s*", re.IGNORECASE)
 _STATUS = {
     ErrorCode.UNAUTHORIZED: 401,
@@ -51,7 +65,8 @@ _STATUS = {
     ErrorCode.TOO_LONG: 413,
     ErrorCode.UNAVAILABLE: 503,
 }
-#: Of every file. A link's content never changes; one that is deleted is forgotten in a day.
+#: The headers of every file. The content of a link never changes; if it is deleted, browsers forget
+#: it within a day.
 _HEADERS = {
     "cache-control": "private, max-age=86400, immutable",
     "content-security-policy": "sandbox; default-src 'none'",
@@ -62,10 +77,10 @@ _HEADERS = {
 
 
 class FileEndpoints:
-    """The endpoints of a process; `receiving` counts the files that come, `serving` has the
-    places for those that go.
+    """The endpoints of a process.
 
-    `fastchat.web.http` puts a `RequestContext` into each request's state.
+    `receiving` counts the files that come, and `serving` is the queue of requests for files that
+    go. Each request has a `RequestContext` (`fastchat.files.transfers`).
     """
 
     def __init__(
@@ -91,18 +106,18 @@ class FileEndpoints:
                 await self._spend_ticket(request)
             return self._refused(refusal.error, status=refusal.status, ends=True)
         if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
-            error = CommandError(ErrorCode.BAD_COMMAND, "A file comes as it is, without encoding.")
+            error = CommandError(ErrorCode.BAD_COMMAND, "Send the file without Content-Encoding.")
             await self._spend_ticket(request)
             return self._refused(error, status=415, ends=True)
         body = request.stream()
         try:
             return await self._receive(request, body)
         except CommandError as error:
-            if "expect" in request.headers:  # he waits for this, and then does not send it
+            if "expect" in request.headers:  # the client waits for this, and sends no body
                 return self._refused(error, ends=True)
             return await self._heard_out(body, error)
         except ClientDisconnect:
-            return Response(status_code=400)  # nobody reads it
+            return Response(status_code=400)  # not sent, because the client is gone
 
     async def _spend_ticket(self, request: Request) -> None:
         """End the announcement of a request: this was its one attempt."""
@@ -116,15 +131,15 @@ class FileEndpoints:
             raise _no_ticket()
         if int(request.headers["content-length"]) != announced.size:
             await announced.abandon()
-            message = f"Content-Length has to be the {announced.size:,} bytes that were announced."
+            message = f"Content-Length must be the {announced.size:,} bytes that were announced."
             raise CommandError(ErrorCode.BAD_COMMAND, message)
         address = _context_of(request).address
         if self._receiving.enter(address) is not None:
-            await announced.abandon()  # who comes back announces it again
+            await announced.abandon()  # the client has to announce it again
             return self._refused(busy(), ends=True)
         try:
             upload = await self._files.claim(announced.ticket)
-            if upload is None:  # somebody else was faster
+            if upload is None:  # another request was faster
                 raise _no_ticket()
             file = await self._kept(upload, body)
         finally:
@@ -132,7 +147,10 @@ class FileEndpoints:
         return JSONResponse(file.described(), 201, {"location": file.link})
 
     async def _announced(self, request: Request) -> StoredUpload | None:
-        """What a ticket is for that is good still: without, nobody gets a place."""
+        """The announcement of a request's ticket; None if the ticket is not valid any more.
+
+        A request without one must not count as a transfer.
+        """
         found = _BEARER.fullmatch(request.headers.get("authorization", ""))
         return None if found is None else await self._files.find(found[1])
 
@@ -146,7 +164,10 @@ class FileEndpoints:
             await upload.abandon()
 
     async def _heard_out(self, body: AsyncGenerator[bytes], error: CommandError) -> Response:
-        """Who has sent it all goes on with the connection; who has more to send loses it."""
+        """Refuse a file that is on its way, and keep the connection if little of it is left.
+
+        Otherwise the connection ends: nothing could be read behind the rest.
+        """
         heard = 0
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(HEARD_OUT_S), contextlib.aclosing(body):
@@ -161,12 +182,15 @@ class FileEndpoints:
     def _refused(
         self, error: CommandError, *, status: int | None = None, ends: bool = False
     ) -> Response:
-        """`ends` for a connection on which nothing further can be read."""
+        """The answer to an error. `ends` closes the connection: nothing can be read behind it."""
         status = status or _STATUS.get(error.code, 400)
         self._metrics.file_refusals[str(status)] += 1
         headers = {"connection": "close"} if ends else {}
         if status == 415:
-            headers["accept-encoding"] = "identity"  # RFC 9110 §15.5.16
+            # §15.5.16: "If the problem was caused by an unsupported content coding, the
+            # Accept-Encoding response header field (Section 12.5.3) ought to be used".
+            headers["accept-encoding"] = "identity"
+        # §15.5.2: "The server generating a 401 response MUST send a WWW-Authenticate header field".
         if status == 401:
             headers["www-authenticate"] = "Bearer"
         if status == 503:
@@ -204,31 +228,30 @@ class FileEndpoints:
 
 
 def _told(request: Request, id: str, known: tuple[int, str] | None) -> Response:
-    """What takes no place, for nothing is read for it: a HEAD, or that nothing has changed."""
+    """The answer to HEAD, or 304: no content is read for it, so it is not a transfer."""
     if known is None:
         return _not_found()
-    status, _, _, headers = _selected(request, id, *known)
-    return Response(status_code=status, headers={**_HEADERS, **headers})
+    selected = _select(request, id, *known)
+    return Response(status_code=selected.status, headers={**_HEADERS, **selected.headers})
 
 
 class _Transfer(Response):
-    """A file, or a part of it; then `ended` is called."""
+    """The answer with a file, or with a range of it. `ended` is called when it has ended."""
 
     def __init__(self, request: Request, content: Content, ended: Callable[[], None]) -> None:
         self._content = content
         self._ended = ended
         self._note_progress = _context_of(request).note_progress
         self.background = None
-        self.status_code, self._start, self._end, headers = _selected(
-            request, content.id, content.size, content.media_type
-        )
-        self.init_headers({**_HEADERS, **headers})
+        self._selected = _select(request, content.id, content.size, content.media_type)
+        self.status_code = self._selected.status
+        self.init_headers({**_HEADERS, **self._selected.headers})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             start = {"status": self.status_code, "headers": self.raw_headers}
             await send({"type": "http.response.start", **start})
-            if self._start < self._end:
+            if self._selected.start < self._selected.end:
                 await self._send_pieces(send)
             else:
                 await send({"type": "http.response.body", "body": b""})
@@ -237,49 +260,67 @@ class _Transfer(Response):
             self._ended()
 
     async def _send_pieces(self, send: Send) -> None:
-        at = self._start
-        while at < self._end and self._note_progress():
-            data = await self._content.read(at, min(CHUNK_BYTES, self._end - at))
+        at, end = self._selected.start, self._selected.end
+        while at < end and self._note_progress():
+            data = await self._content.read(at, min(CHUNK_BYTES, end - at))
             at += len(data)
             if not data:
                 raise OSError("a file has become shorter")
-            more = at < self._end
+            more = at < end
             await send({"type": "http.response.body", "body": data, "more_body": more})
 
 
-def _is_known(request: Request, id: str) -> bool:
-    """Whether a client says that he has the file."""
-    known = request.headers.get("if-none-match", "")
-    return f'"{id}"' in known or known.strip() == "*"
+class _Selected(NamedTuple):
+    """A status, its headers, and the bytes of the file that the answer has: from start to end."""
+
+    status: int
+    start: int
+    end: int
+    headers: dict[str, str]
 
 
-def _selected(
-    request: Request, id: str, size: int, media_type: str
-) -> tuple[int, int, int, dict[str, str]]:
-    """The status for a request, from where to where it is answered, and what says so."""
+def _select(request: Request, id: str, size: int, media_type: str) -> _Selected:
+    """What the answer to a request for a file is."""
     etag = f'"{id}"'
     headers = {"etag": etag}
+    # §13.2.2 has If-None-Match evaluated before Range.
     if _is_known(request, id):
-        return 304, 0, 0, headers
-    part = _part_asked_for(request, etag, size)
+        return _Selected(304, 0, 0, headers)
+    part = _range_asked_for(request, etag, size)
     start, end = (0, size) if part is None else part
     headers["content-length"] = str(max(0, end - start))
     if start >= end:
+        # §15.5.17: "A server that generates a 416 response to a byte-range request SHOULD generate
+        # a Content-Range header field specifying the current length".
         headers["content-range"] = f"bytes */{size}"
-        return 416, 0, 0, headers
+        return _Selected(416, 0, 0, headers)
     name: str = request.path_params["name"]
     headers["content-type"] = media_type
     headers["content-disposition"] = disposition(name, inline=media_type != OTHER)
     if part is None:
-        return 200, start, end, headers
+        return _Selected(200, start, end, headers)
     headers["content-range"] = f"bytes {start}-{end - 1}/{size}"
-    return 206, start, end, headers
+    return _Selected(206, start, end, headers)
 
 
-def _part_asked_for(request: Request, etag: str, size: int) -> tuple[int, int] | None:
-    """From where to where; None for all of it."""
-    # RFC 9110 §13.1.5: a part is of use only for who has others of the very same.
-    if request.method != "GET" or request.headers.get("if-range", etag) != etag:
+def _is_known(request: Request, id: str) -> bool:
+    """Whether the client says that it has the file.
+
+    §13.1.2: "A recipient MUST use the weak comparison function when comparing entity tags for
+    If-None-Match", hence `W/` does not matter.
+    """
+    known = request.headers.get("if-none-match", "")
+    return f'"{id}"' in known or known.strip() == "*"
+
+
+def _range_asked_for(request: Request, etag: str, size: int) -> tuple[int, int] | None:
+    """The range that a request asks for, from start to end; None if it gets the whole file."""
+    # §14.2: "For this specification, GET is the only method for which range handling is defined."
+    if request.method != "GET":
+        return None
+    # §13.1.5: "A recipient of an If-Range header field MUST ignore the Range header field if the
+    # If-Range condition evaluates as false." A date never is the validator of a file here.
+    if request.headers.get("if-range", etag) != etag:
         return None
     found = _RANGE.fullmatch(request.headers.get("range", ""))
     if found is None or not (found[1] or found[2]):
@@ -287,8 +328,9 @@ def _part_asked_for(request: Request, etag: str, size: int) -> tuple[int, int] |
     if not found[1]:
         return max(0, size - int(found[2])), size
     start = int(found[1])
+    # §14.1.1: "An int-range is invalid if the last-pos value is present and less than first-pos."
     if found[2] and int(found[2]) < start:
-        return None  # not a range at all (RFC 9110 §14.1.1)
+        return None
     return start, min(int(found[2]) + 1, size) if found[2] else size
 
 

@@ -19,7 +19,7 @@ __all__ = ["ADDRESS_HEADER", "ONE_HOST", "Edge", "HttpTimings", "Refusal"]
 #: client by. It is written by us only: the same header of a client is not passed on.
 ADDRESS_HEADER = "x-fastchat-address"
 
-ONE_HOST = "Exactly one Host header is needed."
+ONE_HOST = "A request needs exactly one Host header."
 
 
 class Refusal(NamedTuple):

@@ -52,7 +52,7 @@ def check_upgrade(request: UpgradeRequest, edge: Edge) -> Refusal | None:
     # "1. An HTTP/1.1 or higher GET request, including a 'Request-URI'". No higher version than 1.1
     # gets here, because uvicorn speaks none.
     if request.method != "GET" or request.http_version != "1.1":
-        return Refusal(405, "A WebSocket begins with GET and HTTP/1.1.")
+        return Refusal(405, "A handshake needs the method GET and HTTP/1.1.")
     # The parser lets bytes through that are not allowed in a target (RFC 9112 §3.2), and picows
     # decodes it as ASCII.
     if not request.target.isascii() or any(byte <= 0x20 or byte == 0x7F for byte in request.target):
@@ -63,16 +63,16 @@ def check_upgrade(request: UpgradeRequest, edge: Edge) -> Refusal | None:
         return Refusal(400, ONE_HOST)
     # "6. A |Sec-WebSocket-Version| header field, with a value of 13."
     if values.get(b"sec-websocket-version") != [b"13"]:
-        return Refusal(426, "WebSocket version 13 is needed.")
+        return Refusal(426, "A handshake needs Sec-WebSocket-Version: 13.")
     # "5. A |Sec-WebSocket-Key| header field with a base64-encoded (see Section 4 of [RFC4648])
     # value that, when decoded, is 16 bytes in length."
     keys = values.get(b"sec-websocket-key", ())
     if len(keys) != 1 or not _is_key(keys[0]):
-        return Refusal(400, "Exactly one valid Sec-WebSocket-Key is needed.")
+        return Refusal(400, "A handshake needs exactly one valid Sec-WebSocket-Key.")
     # The body of an upgrade would be the first bytes of the WebSocket to one reader, and a body to
     # another.
     if b"transfer-encoding" in values or set(values.get(b"content-length", ())) - {b"0"}:
-        return Refusal(400, "An upgrade has no body.")
+        return Refusal(400, "A handshake cannot have a body.")
     # "7. Optionally, an |Origin| header field. This header field is sent by all browser clients."
     origins = values.get(b"origin", [])
     if not edge.origins.allow(origins, hosts[0], encrypted=request.encrypted):

@@ -90,10 +90,10 @@ RETRY_AFTER_S = 5
 FULL = Refusal(503, "The server is full.")
 TOO_MANY_FROM_ADDRESS = Refusal(503, "There are too many connections from this address.")
 TOO_MANY_HANDSHAKES = Refusal(503, "There are too many new connections.")
-TOO_MANY_REQUESTS = Refusal(429, "Too many requests at once.")
+TOO_MANY_REQUESTS = Refusal(429, "There are too many requests without an answer.")
 LARGE_HEAD = Refusal(431, "The request's head is too large.")
 NOT_ONE_HOST = Refusal(400, ONE_HOST)
-OVERTAKING = Refusal(400, "An upgrade does not overtake an answer.")
+OVERTAKING = Refusal(400, "An upgrade cannot be sent before the last request is answered.")
 
 
 class State(Enum):
@@ -296,7 +296,7 @@ class HttpProtocol(HttpToolsProtocol):
         if len(lengths) != 1 or any(name == b"transfer-encoding" for name, _ in self.headers):
             # RFC 9110 §15.5.12: "The 411 (Length Required) status code indicates that the server
             # refuses to accept the request without a defined Content-Length".
-            error = CommandError(ErrorCode.BAD_COMMAND, "A file's Content-Length is needed.")
+            error = CommandError(ErrorCode.BAD_COMMAND, "A file needs a Content-Length.")
             return BodyRefusal(411, error, spends_ticket=True)
         if int(lengths[0]) > self._edge.max_file_bytes:
             error = CommandError(
@@ -306,12 +306,14 @@ class HttpProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             # The parser reads nothing behind an upgrade, also if it is to HTTP/2, which Java's
             # client asks for by default.
-            error = CommandError(ErrorCode.BAD_COMMAND, "A file comes without an Upgrade.")
+            error = CommandError(ErrorCode.BAD_COMMAND, "Send the file without an Upgrade header.")
             return BodyRefusal(400, error, spends_ticket=False)
         if waits:
             # The body would wait in memory. RFC 9112 §9.3.2 asks clients to pipeline only behind
             # idempotent methods, and to be ready to send again what was not answered.
-            error = CommandError(ErrorCode.BAD_COMMAND, "A file does not overtake an answer.")
+            error = CommandError(
+                ErrorCode.BAD_COMMAND, "A file cannot be sent before the last request is answered."
+            )
             return BodyRefusal(400, error, spends_ticket=False)
         return None
 
