@@ -73,11 +73,8 @@ class Server:
             uploads=self._uploads,
         )
         self.rooms = built.rooms
-        self.hub, self.sessions, self.broker = (
-            built.worker.hub,
-            built.worker.sessions,
-            built.worker.broker,
-        )
+        self.hub, self.sessions = built.worker.hub, built.worker.sessions
+        self.broker = built.worker.broker
         self.files, self.readers = built.worker.files, built.worker.readers
         self.metrics = built.worker.metrics
         self.http = built.worker.server
@@ -122,8 +119,10 @@ class Server:
         """Who is in a room."""
 
         def names() -> list[str]:
-            known = self.rooms._rooms.get(room)
-            return [] if known is None else known.roster.names(1000)
+            try:
+                return self.rooms.users(room).names(1000)
+            except KeyError:  # nobody is there
+                return []
 
         return self.call(names)
 
