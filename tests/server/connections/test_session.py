@@ -731,12 +731,13 @@ def test_half_sent_fragmented_message_ends(impatient_server: Server) -> None:
         assert client.receive_close() == 4504
 
 
-def test_finished_fragmented_messages_do_not_end_anything(
-    impatient_server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_finished_fragmented_messages_do_not_end_anything() -> None:
     """The clock runs for one message only, and begins anew with the next."""
-    monkeypatch.setattr(fastchat.sessions, "MESSAGE_TIMEOUT_S", 1.0)
-    with connected(impatient_server.port, "/ws?username=Alice") as client:
+    timings = WorkerTimings(sweep_interval_s=0.05, message_timeout_s=1.0)
+    with (
+        serving(timings=timings) as server,
+        connected(server.port, "/ws?username=Alice") as client,
+    ):
         client.receive_type("joined")
         for _ in range(4):
             client.send_frame(TEXT, HELLO[:5], fin=False)
