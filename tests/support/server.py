@@ -4,21 +4,42 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 #: The unit all time-outs are multiples of; a slow machine sets it higher.
 TIMEOUT_UNIT_S = float(os.environ.get("FASTCHAT_TIMEOUT_UNIT", "1"))
 START_TIMEOUT_S = 15 * TIMEOUT_UNIT_S
 
 
+def lasting_port() -> int:
+    """A free port that a server can have again after its end; 0 where that cannot be had.
+
+    The kernel gives no connection a port below its range, so none of those that other tests open
+    meanwhile, or that a page tries to open to the server that is away, can take it.
+    """
+    low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text("ascii").split()[0])
+    if low < 16_384:
+        return 0
+    # Each of the processes that run tests beside each other has every sixteenth.
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    while True:
+        port = random.SystemRandom().randrange(low // 2, low, 16) + number % 16
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
 class Server:
-    """`fastchat serve` as a child process, on a port of 127.0.0.1.
+    """`fastchat serve` as a child process, on a port of 127.0.0.1; 0 is any that is free.
 
     `open_files` is what `ulimit -n` allows it, `stdin` a descriptor, as of a terminal.
     """
@@ -30,7 +51,8 @@ class Server:
         open_files: int | None = None,
         stdin: int | None = None,
     ) -> None:
-        command = [sys.executable, "-m", "fastchat", "serve", "--port", str(port), *arguments]
+        command = [sys.executable, "-m", "fastchat", "serve", "--port", str(port or lasting_port())]
+        command += arguments
         if open_files is not None:
             command = ["sh", "-c", f'ulimit -n {open_files}; exec "$@"', "sh", *command]
         self.process = subprocess.Popen(
