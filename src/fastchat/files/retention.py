@@ -27,9 +27,9 @@ from typing import NamedTuple
 
 from fastchat.errors import FilesError, HistoryError, SettingError
 from fastchat.files.contents import Contents
-from fastchat.files.disk import Space, kept_for_messages, space_of
 from fastchat.files.index import FOLDER, Index, Known
 from fastchat.files.links import ids_in
+from fastchat.files.space import Space, kept_for_messages, space_of
 from fastchat.history.reader import HistoryReader, Stream
 from fastchat.metrics import Metrics
 

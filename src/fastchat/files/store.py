@@ -22,10 +22,10 @@ from typing import NamedTuple, TypeVar
 from fastchat.errors import CommandError, ErrorCode, FilesError, SettingError
 from fastchat.files import File
 from fastchat.files.contents import Contents
-from fastchat.files.disk import Disk, Space, space_of
 from fastchat.files.index import FOLDER, Index, Pending
 from fastchat.files.links import clean_name
 from fastchat.files.media import HEAD_BYTES, sniff
+from fastchat.files.space import Disk, Space, space_of
 from fastchat.metrics import Metrics
 
 __all__ = ["Content", "FileStore", "StoredUpload"]
@@ -44,7 +44,7 @@ class FileStore:
     """Keeps files in `data`, none larger than `max_bytes`.
 
     `max_author_bytes` are one author's, `max_total_bytes` everybody's; and some of the disk, which
-    `measure` tells, stays free (`fastchat.files.disk`). With `sync` a file that is kept survives a
+    `measure` tells, stays free (`fastchat.files.space`). With `sync` a file that is kept survives a
     power loss. How many come and go at once is counted by whoever has them
     do so. Raises SettingError with one sentence when what is there cannot be used.
     """

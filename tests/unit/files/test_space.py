@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from fastchat.errors import CommandError, ErrorCode
-from fastchat.files.disk import Space, kept_for_messages, space_of
 from fastchat.files.retention import Retention
+from fastchat.files.space import Space, kept_for_messages, space_of
 from fastchat.metrics import Metrics
 from support.file_store import left_in, put, storing
 from support.hub import on_loop
