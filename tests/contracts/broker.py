@@ -19,7 +19,7 @@ from fastchat.brokers.memory import MemoryBroker
 from fastchat.errors import CloseCode, CommandError, ErrorCode, HistoryError
 from fastchat.history import Duplicate, History, Outcome, Page
 from fastchat.metrics import Metrics
-from fastchat.protocol import Position, Publication
+from fastchat.protocol import Draft, Message, Position, Publication
 from fastchat.rooms import Entrance, Entry, Member, Messages, Removal
 from fastchat.rooms.rooms import GRACE_TICKS, Rooms
 from support.server import TIMEOUT_UNIT_S
@@ -137,7 +137,7 @@ class Faulty:
         self.failing: set[str] = set()
         self.batches: list[int] = []
 
-    def append(self, drafts: Sequence[Publication]) -> list[Outcome]:
+    def append(self, drafts: Sequence[Draft]) -> list[Outcome]:
         self._fail("append")
         self.batches.append(len(drafts))
         return self._history.append(drafts)
@@ -158,7 +158,7 @@ class Faulty:
         self._fail("read")
         return self._history.after(room, offset, limit)
 
-    async def search(self, room: str, query: str, limit: int) -> list[Publication]:
+    async def search(self, room: str, query: str, limit: int) -> list[Message]:
         self._fail("read")
         return await self._history.search(room, query, limit)
 
@@ -343,7 +343,7 @@ class BrokerContract:
             for each in drafts:
                 broker.publish(each, receiver.answer)
             await receiver.until_delivered(5)
-            expected = [protocol.numbered(each, n) for n, each in enumerate(drafts, 1)]
+            expected = [each.numbered(n) for n, each in enumerate(drafts, 1)]
             assert receiver.delivered == decoded([protocol.encode(each) for each in expected])
 
         self.run(test)

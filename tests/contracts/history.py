@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.history import Duplicate, History, Page
-from fastchat.protocol import Kind, Position, Publication
+from fastchat.protocol import (
+    Change,
+    ChangeDraft,
+    Draft,
+    Kind,
+    Message,
+    MessageDraft,
+    Position,
+    Publication,
+)
 
 #: When every draft is published, in seconds and as it is written.
 NOW_S = 1737196200.123
@@ -20,30 +30,28 @@ LATER = "2025-01-18T10:31:00.456Z"
 
 def draft(
     text: str = "hello", *, room: str = "a", by: str = "Alice", id: str | None = None
-) -> Publication:
-    """A publication that has no offset yet."""
-    return Publication(room, 0, by, text, TIMESTAMP, id, author=f"author {by}")
+) -> MessageDraft:
+    return MessageDraft(room, by, text, TIMESTAMP, f"author {by}", id)
 
 
-def edit(target: int, text: str = "edited", *, by: str = "Alice", room: str = "a") -> Publication:
+def edit(target: int, text: str = "edited", *, by: str = "Alice", room: str = "a") -> ChangeDraft:
     return _change(Kind.EDIT, target, by, room, text=text)
 
 
-def delete(target: int, *, by: str = "Alice", room: str = "a") -> Publication:
+def delete(target: int, *, by: str = "Alice", room: str = "a") -> ChangeDraft:
     return _change(Kind.DELETE, target, by, room)
 
 
 def react(
     target: int, emoji: str = "👋", *, by: str = "Bob", remove: bool = False, room: str = "a"
-) -> Publication:
+) -> ChangeDraft:
     return _change(Kind.REACT, target, by, room, emoji=emoji, remove=remove)
 
 
 def _change(
     kind: Kind, target: int, by: str, room: str, text: str = "", **more: Any
-) -> Publication:
-    author = f"author {by}"
-    return Publication(room, 0, by, text, LATER, kind=kind, target=target, author=author, **more)
+) -> ChangeDraft:
+    return ChangeDraft(room, by, text, LATER, f"author {by}", kind, target, **more)
 
 
 def add(history: History, *texts: str, room: str = "a") -> None:
@@ -51,13 +59,13 @@ def add(history: History, *texts: str, room: str = "a") -> None:
         history.append((draft(text, room=room),))
 
 
-def change(history: History, *changes: Publication) -> None:
+def change(history: History, *changes: Draft) -> None:
     """Append what is not refused."""
     for outcome in history.append(changes):
-        assert isinstance(outcome, Publication), outcome
+        assert isinstance(outcome, Message | Change), outcome
 
 
-def refused(history: History, change: Publication) -> ErrorCode:
+def refused(history: History, change: ChangeDraft) -> ErrorCode:
     """The code with which a change is refused, which leaves no trace."""
     position = history.position(change.room)
     before = history.since(change.room, position._replace(offset=0), 10_000)
@@ -70,23 +78,23 @@ def refused(history: History, change: Publication) -> ErrorCode:
     return outcome.code
 
 
-def message(history: History, offset: int, room: str = "a") -> Publication:
+def message(history: History, offset: int, room: str = "a") -> Message:
     """A message as it is now."""
     (found,) = history.before(room, offset + 1, 1).publications
     assert found.offset == offset
     return found
 
 
-def reactions(publication: Publication) -> dict[str, list[str]]:
-    return {emoji: list(names) for emoji, names in (publication.reactions or {}).items()}
+def reactions(message: Message) -> dict[str, list[str]]:
+    return {emoji: list(names) for emoji, names in (message.reactions or {}).items()}
 
 
-def texts(page: Page | list[Publication] | None) -> list[str]:
+def texts(page: Page | Sequence[Publication] | None) -> list[str]:
     assert page is not None
     return [each.text for each in (page.publications if isinstance(page, Page) else page)]
 
 
-def offsets(page: Page | list[Publication] | None) -> list[int]:
+def offsets(page: Page | Sequence[Publication] | None) -> list[int]:
     assert page is not None
     return [each.offset for each in (page.publications if isinstance(page, Page) else page)]
 
@@ -120,15 +128,15 @@ class HistoryContract:
         """Offsets are 1, 2, 3 …, in the order of appending, within and across calls."""
         first = history.append([draft("one"), draft("two")])
         second = history.append([draft("three")])
-        assert [type(each) for each in first + second] == [Publication] * 3
+        assert [type(each) for each in first + second] == [Message] * 3
         assert [each.offset for each in first + second] == [1, 2, 3]
         assert history.position("a").offset == 3
 
     def test_publication_is_its_draft_with_an_offset(self, history: History) -> None:
-        """Nothing but the offset is changed, and that of the draft does not matter."""
-        sent = Publication("a", 77, "Zoë", "x\n\0😀", "2025-01-18T10:30:00.123Z", "id")
+        """Nothing but the offset is added."""
+        sent = MessageDraft("a", "Zoë", "x\n\0😀", "2025-01-18T10:30:00.123Z", "author", "id")
         (published,) = history.append([sent])
-        assert published == sent._replace(offset=1)
+        assert published == Message("a", 1, *sent[1:])
         assert history.before("a", None, 9).publications == [published]
 
     def test_nothing_appended_changes_nothing(self, history: History) -> None:
@@ -161,13 +169,13 @@ class HistoryContract:
     def test_duplicate_within_one_call_is_found(self, history: History) -> None:
         """A batch may hold a message and its repetition."""
         outcomes = history.append([draft(id="i"), draft(id="i"), draft()])
-        assert [type(each) for each in outcomes] == [Publication, Duplicate, Publication]
+        assert [type(each) for each in outcomes] == [Message, Duplicate, Message]
         assert [each.offset for each in outcomes] == [1, 1, 2]
 
     def test_id_belongs_to_its_user_and_room(self, history: History) -> None:
         """The same id of another user, or in another room, is another message."""
         drafts = [draft(id="i"), draft(id="i", by="Bob"), draft(id="i", room="b")]
-        assert [type(each) for each in history.append(drafts)] == [Publication] * 3
+        assert [type(each) for each in history.append(drafts)] == [Message] * 3
 
     def test_drafts_without_id_are_never_duplicates(self, history: History) -> None:
         """Saying the same twice is allowed."""
@@ -328,7 +336,7 @@ class HistoryContract:
         assert 1 not in offsets(history.before("a", None, 10_000))
         kept = history.since("a", Position(epoch, self.KEPT), 10_000)
         assert kept is not None
-        assert kept[0] == edit(1)._replace(offset=self.KEPT + 1)
+        assert kept[0] == edit(1).numbered(self.KEPT + 1)
         assert offsets(kept) == list(range(self.KEPT + 1, newest + 1))
 
     def test_pruning_drops_nothing_that_is_to_be_kept(self, history: History) -> None:
@@ -381,12 +389,12 @@ class HistoryContract:
         """The stream has both, the message in its present state."""
         add(history, "first", "second")
         (published,) = history.append([edit(1, "better")])
-        assert published == edit(1, "better")._replace(offset=3)
-        expected = draft("first")._replace(offset=1, text="better", edited=LATER)
+        assert published == edit(1, "better").numbered(3)
+        expected = draft("first").numbered(1)._replace(text="better", edited=LATER)
         assert message(history, 1) == expected
         assert message(history, 2).edited is None
         missed = history.since("a", history.position("a")._replace(offset=0), 9)
-        assert missed == [expected, draft("second")._replace(offset=2), published]
+        assert missed == [expected, draft("second").numbered(2), published]
 
     def test_last_edit_counts(self, history: History) -> None:
         """A message may be edited any number of times."""
@@ -413,14 +421,14 @@ class HistoryContract:
         ):
             assert read is not None
             assert "secret" not in repr(read)
-            assert read[0] == draft("")._replace(offset=1, deleted=True)
+            assert read[0] == draft("").numbered(1)._replace(deleted=True)
         assert found(history, "secret") == set()
         assert offsets(history.since("a", start, 300)) == [1, 2, 3, 4, 5, 6]
 
     def test_deletion_is_a_publication_without_text(self, history: History) -> None:
         """It names its message, and says nothing of it."""
         add(history, "secret")
-        assert history.append([delete(1)]) == [delete(1)._replace(offset=2)]
+        assert history.append([delete(1)]) == [delete(1).numbered(2)]
 
     def test_only_its_author_may_change_a_message(self, history: History) -> None:
         """Somebody else may not, under the same name neither; and the author still may."""
@@ -474,9 +482,10 @@ class HistoryContract:
             ]
         )
         kinds = [type(each) for each in outcomes]
-        ok, no = Publication, CommandError
-        assert kinds == [ok, ok, ok, no, Duplicate, no, ok, ok, no]
-        assert [each.offset for each in outcomes if isinstance(each, ok)] == [1, 2, 3, 4, 5]
+        no = CommandError
+        assert kinds == [Message, Change, Change, no, Duplicate, no, Message, Change, no]
+        offsets = [each.offset for each in outcomes if isinstance(each, Message | Change)]
+        assert offsets == [1, 2, 3, 4, 5]
         codes = [each.code for each in outcomes if isinstance(each, no)]
         assert codes == [ErrorCode.FORBIDDEN, ErrorCode.NOT_FOUND, ErrorCode.NOT_FOUND]
         assert texts(history.before("a", None, 9)) == ["", "next"]
@@ -486,7 +495,7 @@ class HistoryContract:
         add(history, "a")
         add(history, "b", room="b")
         change(history, edit(1, "changed", room="b"), react(1, room="b"))
-        assert message(history, 1) == draft("a")._replace(offset=1)
+        assert message(history, 1) == draft("a").numbered(1)
         assert texts(history.before("b", None, 9)) == ["changed"]
 
     # Reactions
@@ -514,7 +523,7 @@ class HistoryContract:
         change(history, react(1, remove=True))
         assert reactions(message(history, 1)) == {"👋": ["Eve"]}
         change(history, react(1, by="Eve", remove=True))
-        assert message(history, 1) == draft("1")._replace(offset=1)
+        assert message(history, 1) == draft("1").numbered(1)
 
     def test_reaction_survives_an_edit(self, history: History) -> None:
         """Only a deletion takes it away."""
@@ -570,9 +579,9 @@ class HistoryContract:
         change(history, edit(1), react(2), delete(1))
         start = history.position("a")._replace(offset=2)
         assert history.since("a", start, 9) == [
-            edit(1, "")._replace(offset=3),  # its message is deleted
-            react(2)._replace(offset=4),
-            delete(1)._replace(offset=5),
+            edit(1, "").numbered(3),  # its message is deleted
+            react(2).numbered(4),
+            delete(1).numbered(5),
         ]
         assert history.since("a", start, 2) is None
 

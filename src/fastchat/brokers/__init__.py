@@ -7,7 +7,7 @@ from typing import Protocol
 
 from fastchat.errors import CommandError
 from fastchat.history import Duplicate
-from fastchat.protocol import Publication
+from fastchat.protocol import Draft
 from fastchat.rooms import Entrance, Entry, Member, Messages, Removal
 
 __all__ = ["Broker", "Delivery", "OnOutcome", "Pages", "Presence", "Receiver"]
@@ -73,7 +73,7 @@ class Broker(Protocol):
         """
         ...
 
-    def publish(self, draft: Publication, outcome: OnOutcome | None = None) -> None:
+    def publish(self, draft: Draft, outcome: OnOutcome | None = None) -> None:
         """Number, keep and deliver `draft` later; call `outcome` with what became of it."""
         ...
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from fastchat.brokers import Delivery, OnOutcome, Receiver
 from fastchat.errors import CommandError
 from fastchat.history import Duplicate
-from fastchat.protocol import Publication
+from fastchat.protocol import Draft
 from fastchat.rooms import Entrance, Entry, Member
 from fastchat.rooms.rooms import Rooms
 from fastchat.rooms.subscribers import PresenceChange
@@ -31,7 +31,7 @@ class MemoryBroker:
         self._delivery = delivery
         self._receiver = receiver
 
-    def publish(self, draft: Publication, outcome: OnOutcome | None = None) -> None:
+    def publish(self, draft: Draft, outcome: OnOutcome | None = None) -> None:
         self._rooms.publish(self, outcome, draft)
 
     async def join(self, entrance: Entrance, enter: Callable[[Entry], None]) -> None:

@@ -20,6 +20,7 @@ from fastchat.files.incoming import Incoming, Uploads
 from fastchat.history import Duplicate
 from fastchat.metrics import Metrics
 from fastchat.protocol import (
+    ChangeDraft,
     Chunk,
     Command,
     Delete,
@@ -28,8 +29,8 @@ from fastchat.protocol import (
     Join,
     Kind,
     Leave,
+    MessageDraft,
     Ping,
-    Publication,
     React,
     Remove,
     Search,
@@ -174,7 +175,7 @@ class Chat:
         name, author = client.rooms[room]
         timestamp = protocol.timestamp_of(self._clock())
         self._broker.publish(
-            Publication(room, 0, name, text, timestamp, id, author=author),
+            MessageDraft(room, name, text, timestamp, author, id),
             partial(self._answer, client, id, ref),
         )
 
@@ -192,8 +193,10 @@ class Chat:
         client: Client,
         command: Edit | Delete | React,
         kind: Kind,
+        *,
         text: str = "",
-        **more: Any,
+        emoji: str = "",
+        remove: bool = False,
     ) -> None:
         """Publish what changes a message; whether it may is decided where it is kept."""
         room = self._room_of(client, command.room)
@@ -201,17 +204,17 @@ class Chat:
         moderates = kind is not Kind.REACT and self._moderates(client, room)
         if not moderates:
             self._check(client, Right.WRITE, room)
-        draft = Publication(
+        draft = ChangeDraft(
             room,
-            0,
             name,
             text,
             protocol.timestamp_of(self._clock()),
-            kind=kind,
-            target=command.offset,
-            author=author,
-            moderated=moderates,
-            **more,
+            author,
+            kind,
+            command.offset,
+            emoji,
+            remove,
+            moderates,
         )
         self._broker.publish(draft, partial(self._answer, client, None, command.ref))
 

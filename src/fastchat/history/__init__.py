@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from fastchat.errors import CommandError
-from fastchat.protocol import Position, Publication
+from fastchat.protocol import Draft, Message, Position, Publication
 
 __all__ = ["Duplicate", "History", "Outcome", "Page"]
 
@@ -26,7 +26,7 @@ Outcome = Publication | Duplicate | CommandError
 class Page(NamedTuple):
     """Messages, oldest first; `more` if there are more in the direction asked for."""
 
-    publications: list[Publication]
+    publications: list[Message]
     more: bool
 
 
@@ -45,8 +45,8 @@ class History(Protocol):
     Every method but `prune` raises HistoryError where a disk fails; nothing is changed then.
     """
 
-    def append(self, drafts: Sequence[Publication]) -> list[Outcome]:
-        """Number and keep `drafts` (whose offsets are ignored), in order.
+    def append(self, drafts: Sequence[Draft]) -> list[Outcome]:
+        """Number and keep `drafts`, in order.
 
         A draft with an `id` that its user published in its room before, as far as
         is remembered, changes nothing and gives a Duplicate; one that may not
@@ -74,7 +74,7 @@ class History(Protocol):
         """The oldest kept messages above `offset`, `limit` at most."""
         ...
 
-    async def search(self, room: str, query: str, limit: int) -> list[Publication]:
+    async def search(self, room: str, query: str, limit: int) -> list[Message]:
         """The messages that match `query` (`fastchat.history.search`), the newest first."""
         ...
 

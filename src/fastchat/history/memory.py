@@ -6,10 +6,11 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 
+from fastchat.errors import CommandError
 from fastchat.history import Duplicate, Outcome, Page
-from fastchat.history.changes import amend, put, refusal
+from fastchat.history.changes import amend, put
 from fastchat.history.search import matcher
-from fastchat.protocol import Kind, Position, Publication, numbered
+from fastchat.protocol import Draft, Message, MessageDraft, Position, Publication
 
 __all__ = ["MemoryHistory"]
 
@@ -36,7 +37,7 @@ class _Log:
         index = offset - self.first
         return self.publications[index] if 0 <= index < len(self.publications) else None
 
-    def change(self, message: Publication) -> int:
+    def change(self, message: Message) -> int:
         """Put a message's new state in its place; returns about how many bytes more that is."""
         replaced = put(self.publications, message.offset - self.first, message)
         return sum(_cost(new) - _cost(old) for old, new in replaced)
@@ -46,7 +47,7 @@ class _Log:
         freed = 0
         for publication in self.publications[:count]:
             freed += _cost(publication)
-            if publication.id is not None:
+            if isinstance(publication, Message) and publication.id is not None:
                 del self.by_id[publication.owner, publication.id]
         del self.publications[:count]
         self.first += count
@@ -76,26 +77,24 @@ class MemoryHistory:
         self._bytes = 0
         self._logs: OrderedDict[str, _Log] = OrderedDict()  # the silent longest first
 
-    def append(self, drafts: Sequence[Publication]) -> list[Outcome]:
+    def append(self, drafts: Sequence[Draft]) -> list[Outcome]:
         return [self._append(draft) for draft in drafts]
 
-    def _append(self, draft: Publication) -> Outcome:
-        room, id = draft.room, draft.id
+    def _append(self, draft: Draft) -> Outcome:
+        room = draft.room
         log = self._log(room)
         offset = log.first + len(log.publications)
-        if id is not None:
-            known = log.by_id.setdefault((draft.owner, id), offset)
-            if known != offset:
-                return Duplicate(room, id, known)
-        if draft.kind is not Kind.MESSAGE:
-            assert draft.target is not None
-            message = log.find(draft.target)
-            refused = refusal(message, draft)
-            if refused is not None:
-                return refused
-            assert message is not None
-            self._bytes += log.change(amend(message, draft))
-        publication = numbered(draft, offset)
+        if isinstance(draft, MessageDraft):
+            if (id := draft.id) is not None:
+                known = log.by_id.setdefault((draft.owner, id), offset)
+                if known != offset:
+                    return Duplicate(room, id, known)
+        else:
+            amended = amend(log.find(draft.target), draft)
+            if isinstance(amended, CommandError):
+                return amended
+            self._bytes += log.change(amended)
+        publication = draft.numbered(offset)
         log.publications.append(publication)
         self._bytes += _cost(publication)
         self._logs.move_to_end(room)
@@ -130,13 +129,13 @@ class MemoryHistory:
         start = max(offset + 1 - log.first, 0)
         return _page(log.publications[start:], limit, newest_first=False)
 
-    async def search(self, room: str, query: str, limit: int) -> list[Publication]:
+    async def search(self, room: str, query: str, limit: int) -> list[Message]:
         matches = matcher(query)
-        found: list[Publication] = []
+        found: list[Message] = []
         for count, each in enumerate(self._log(room).publications[::-1], 1):
             if len(found) == limit:
                 break
-            if each.kind is Kind.MESSAGE and matches(each.text):
+            if isinstance(each, Message) and matches(each.text):
                 found.append(each)
             if count % _SEARCH_STEP == 0:
                 await asyncio.sleep(0)
@@ -173,7 +172,7 @@ class MemoryHistory:
 
 
 def _page(publications: Iterable[Publication], limit: int, *, newest_first: bool) -> Page:
-    messages = [each for each in publications if each.kind is Kind.MESSAGE]
+    messages = [each for each in publications if isinstance(each, Message)]
     found = messages[:limit]
     if newest_first:
         found.reverse()
@@ -181,6 +180,6 @@ def _page(publications: Iterable[Publication], limit: int, *, newest_first: bool
 
 
 def _cost(publication: Publication) -> int:
-    reactions = publication.reactions
+    reactions = publication.reactions if isinstance(publication, Message) else None
     names = sum(map(len, reactions.values())) if reactions else 0
     return _OVERHEAD_BYTES + 4 * len(publication.text) + 100 * names

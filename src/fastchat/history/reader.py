@@ -22,7 +22,7 @@ from fastchat.history.rows import (
     OFFSET_MASK,
     SELECT,
     disk_errors,
-    publication_of,
+    message_of,
 )
 
 __all__ = ["HistoryReader", "Stream", "read_page"]
@@ -37,10 +37,10 @@ def read_page(
         f"{SELECT} AND kind = 0 ORDER BY key {order} LIMIT ?",
         (number << OFFSET_BITS | low, number << OFFSET_BITS | high, limit + 1),
     ).fetchall()
-    publications = [publication_of(room, row) for row in rows[:limit]]
+    messages = [message_of(room, row) for row in rows[:limit]]
     if newest:
-        publications.reverse()
-    return Page(publications, more=len(rows) > limit)
+        messages.reverse()
+    return Page(messages, more=len(rows) > limit)
 
 
 class Stream(NamedTuple):

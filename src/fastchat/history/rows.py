@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,7 +10,7 @@ import apsw
 import orjson
 
 from fastchat.errors import HistoryError
-from fastchat.protocol import FILES_URL, Kind, Publication
+from fastchat.protocol import FILES_URL, Change, Kind, Message, Publication
 
 __all__ = [
     "INSERT",
@@ -20,6 +20,7 @@ __all__ = [
     "SELECT",
     "disk_errors",
     "dump_reactions",
+    "message_of",
     "publication_of",
     "row_of",
     "stored",
@@ -41,48 +42,51 @@ SELECT = f"SELECT {_COLUMNS} FROM publications WHERE key BETWEEN ? AND ?"  # noq
 
 
 def row_of(key: int, publication: Publication) -> tuple[Any, ...]:
-    return (
-        key,
-        _NUMBER_OF_KIND[publication.kind],
-        publication.author,
-        publication.username,
-        publication.text,
-        publication.timestamp,
-        publication.id,
-        publication.target,
-        publication.emoji,
-        publication.remove or None,
-        publication.edited,
-        publication.deleted or None,
-        dump_reactions(publication),
-    )
+    if isinstance(publication, Message):
+        _, _, username, text, timestamp, author, id, edited, deleted, reactions = publication
+        state = (edited, deleted or None, dump_reactions(reactions))
+        return (key, 0, author, username, text, timestamp, id, None, None, None, *state)
+    _, _, username, text, timestamp, author, kind, target, emoji, remove = publication
+    change = (_NUMBER_OF_KIND[kind], author, username, text, timestamp, None, target)
+    return (key, *change, emoji or None, remove or None, None, None, None)
 
 
 def publication_of(room: str, row: Sequence[Any]) -> Publication:
-    key, kind, author, username, text, timestamp, id, target, emoji, remove, *state = row
-    edited, deleted, reactions = state
-    return Publication(
+    key, kind, author, username, text, timestamp, _, target, emoji, remove, *_ = row
+    if kind == 0:
+        return message_of(room, row)
+    return Change(
         room,
         key & OFFSET_MASK,
         username,
         text or "",
         timestamp,
-        id,
+        author,
         _KINDS[kind],
         target,
-        emoji,
+        emoji or "",
         bool(remove),
+    )
+
+
+def message_of(room: str, row: Sequence[Any]) -> Message:
+    key, _, author, username, text, timestamp, id, _, _, _, edited, deleted, reactions = row
+    return Message(
+        room,
+        key & OFFSET_MASK,
+        username,
+        text or "",
+        timestamp,
         author,
+        id,
         edited,
         bool(deleted),
         None if reactions is None else orjson.loads(reactions),
     )
 
 
-def dump_reactions(publication: Publication) -> str | None:
-    if publication.reactions is None:
-        return None
-    return orjson.dumps(publication.reactions).decode()
+def dump_reactions(reactions: Mapping[str, Sequence[str]] | None) -> str | None:
+    return None if reactions is None else orjson.dumps(reactions).decode()
 
 
 def stored(

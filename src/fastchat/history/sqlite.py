@@ -26,9 +26,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fastchat.errors import HistoryError, SettingError
+from fastchat.errors import CommandError, HistoryError, SettingError
 from fastchat.history import Duplicate, Outcome, Page
-from fastchat.history.changes import amend, put, refusal
+from fastchat.history.changes import amend, put
 from fastchat.history.checkpoints import Checkpointer
 from fastchat.history.directory import FILE_NAME, lock, open_database
 from fastchat.history.ids import Ids
@@ -45,7 +45,15 @@ from fastchat.history.rows import (
 )
 from fastchat.history.search import SearchIndex
 from fastchat.history.tails import KnownRooms, Room
-from fastchat.protocol import Kind, Position, Publication, numbered, timestamp_of
+from fastchat.protocol import (
+    Draft,
+    Kind,
+    Message,
+    MessageDraft,
+    Position,
+    Publication,
+    timestamp_of,
+)
 
 __all__ = ["SqliteHistory"]
 
@@ -109,7 +117,7 @@ class SqliteHistory:
         that is kept, if either has a link to a file."""
         self._links_changed = changed
 
-    def append(self, drafts: Sequence[Publication]) -> list[Outcome]:
+    def append(self, drafts: Sequence[Draft]) -> list[Outcome]:
         touched = {draft.room for draft in drafts}
         with self._transaction(touched):
             outcomes = [self._append(draft) for draft in drafts]
@@ -123,27 +131,27 @@ class SqliteHistory:
             self._links_changed(*each)
         return outcomes
 
-    def _append(self, draft: Publication) -> Outcome:
+    def _append(self, draft: Draft) -> Outcome:
         room = self._rooms.get(draft.room)
-        message = None
-        if draft.kind is not Kind.MESSAGE:
-            assert draft.target is not None
-            message = self._find(room, draft.target)
-            refused = refusal(message, draft)
-            if refused is not None:
-                return refused
-        number = self._create(room) if room.number is None else room.number
+        if isinstance(draft, MessageDraft):
+            number = self._create(room) if room.number is None else room.number
+            if draft.id is not None:
+                known = self._ids.add(number, draft.owner, draft.id, room.head + 1)
+                if known is not None:
+                    return Duplicate(draft.room, draft.id, known)
+            if LINK in draft.text:
+                self._links.append((draft.room, "", draft.text))
+        else:
+            found = self._find(room, draft.target)
+            amended = amend(found, draft)
+            if isinstance(amended, CommandError):
+                return amended
+            before = found.text if found is not None and draft.kind is not Kind.REACT else ""
+            if LINK in draft.text or LINK in before:
+                self._links.append((draft.room, before, draft.text))
+            self._change(room, amended)
         offset = room.head + 1
-        if draft.id is not None:
-            known = self._ids.add(number, draft.owner, draft.id, offset)
-            if known is not None:
-                return Duplicate(draft.room, draft.id, known)
-        before = "" if message is None or draft.kind is Kind.REACT else message.text
-        if LINK in draft.text or LINK in before:
-            self._links.append((draft.room, before, draft.text))
-        if message is not None:
-            self._change(room, amend(message, draft))
-        publication = numbered(draft, offset)
+        publication = draft.numbered(offset)
         self._rows.append(row_of(room.key(offset), publication))
         room.head = offset
         tail = self._rooms.warm_tail(room)
@@ -160,14 +168,20 @@ class SqliteHistory:
         room.number = self._db.last_insert_rowid()
         return room.number
 
-    def _change(self, room: Room, message: Publication) -> None:
+    def _change(self, room: Room, message: Message) -> None:
         """Write a message's new state, here and in memory; the edits of a deleted one go too."""
         self._insert_rows()
         key = room.key(message.offset)
         self._db.execute(
             "UPDATE publications SET text = ?, edited = ?, deleted = ?, reactions = ? "
             "WHERE key = ?",
-            (message.text, message.edited, message.deleted or None, dump_reactions(message), key),
+            (
+                message.text,
+                message.edited,
+                message.deleted or None,
+                dump_reactions(message.reactions),
+                key,
+            ),
         )
         if message.deleted:
             self._erased.append((room, message.offset, message.offset))
@@ -238,7 +252,7 @@ class SqliteHistory:
             return Page([], more=end > found.first)
         tail = self._rooms.tail(found).publications
         if tail and end > tail[0].offset:
-            messages = [each for each in tail[: end - tail[0].offset] if each.kind is Kind.MESSAGE]
+            messages = [each for each in tail[: end - tail[0].offset] if isinstance(each, Message)]
             if len(messages) > limit or tail[0].offset <= found.first:
                 return Page(messages[-limit:], more=len(messages) > limit)
         return self._read_page(found, found.first, end - 1, limit, newest=True)
@@ -250,16 +264,14 @@ class SqliteHistory:
             return Page([], more=False)
         return self._read_page(found, start, found.head, limit, newest=False)
 
-    async def search(self, room: str, query: str, limit: int) -> list[Publication]:
+    async def search(self, room: str, query: str, limit: int) -> list[Message]:
         found = self._rooms.get(room)
         if found.number is None:
             return []
         with disk_errors():
             offsets = await self._search.search(found.number, query, limit)
-        messages = (self._find(found, offset) for offset in offsets)
-        return [
-            each for each in messages if each and each.kind is Kind.MESSAGE and not each.deleted
-        ]
+        publications = (self._find(found, offset) for offset in offsets)
+        return [each for each in publications if isinstance(each, Message) and not each.deleted]
 
     def adopt(self, room: str, epoch: str) -> None:
         found = self._rooms.get(room)

@@ -38,7 +38,9 @@ from fastchat.history.restore import restore
 from fastchat.history.rows import OFFSET_MASK, stored
 from fastchat.history.schema import HISTORY
 from fastchat.protocol import (
+    Change,
     Kind,
+    Message,
     Position,
     Publication,
     check_emoji,
@@ -129,9 +131,27 @@ def _export_room(db: apsw.Connection, room: str, out: BinaryIO) -> None:
 
 
 def _line(publication: Publication) -> bytes:
-    fields = {"type": publication.kind, **publication._asdict()}
-    del fields["kind"]
-    present = {name: value for name, value in fields.items() if value not in (None, False)}
+    fields: dict[str, Any] = {
+        "type": Kind.MESSAGE,
+        "room": publication.room,
+        "offset": publication.offset,
+        "username": publication.username,
+        "text": publication.text,
+        "timestamp": publication.timestamp,
+    }
+    if isinstance(publication, Message):
+        fields["id"] = publication.id
+        fields["author"] = publication.author
+        fields["edited"] = publication.edited
+        fields["deleted"] = publication.deleted or None
+        fields["reactions"] = publication.reactions
+    else:
+        fields["type"] = publication.kind
+        fields["target"] = publication.target
+        fields["emoji"] = publication.emoji or None
+        fields["remove"] = publication.remove or None
+        fields["author"] = publication.author
+    present = {name: value for name, value in fields.items() if value is not None}
     return orjson.dumps(present, option=_APPEND_NEWLINE)
 
 
@@ -272,18 +292,19 @@ class _Reader:
         self._next += 1
         return _publication(fields, self._header.room, offset)
 
-    def _foreign(self, fields: dict[str, Any]) -> Publication:
+    def _foreign(self, fields: dict[str, Any]) -> Message:
         if fields.get("type", Kind.MESSAGE) != Kind.MESSAGE:
             raise _Bad("Without a header, only messages can be imported.")
         room = check_room(fields.get("room", self._default_room))
         epoch, last = self.positions.get(room) or (_new_epoch(), 0)
         self.positions[room] = Position(epoch, last + 1)
-        return Publication(
+        return Message(
             room,
             last + 1,
             check_username(fields.get("username")),
             check_text(fields.get("text")),
             _timestamp(fields.get("timestamp", self._now)),
+            author="",
         )
 
 
@@ -315,22 +336,47 @@ def _header(fields: dict[str, Any]) -> _Header:
 def _publication(fields: dict[str, Any], room: str, offset: int) -> Publication:
     """The publication of one line of an export; the rules are those of a client's command."""
     kind = _kind(fields)
-    is_message, is_reaction = kind is Kind.MESSAGE, kind is Kind.REACT
-    id = fields.get("id") if is_message else None
-    publication = Publication(
+    return (
+        _message(fields, room, offset)
+        if kind is Kind.MESSAGE
+        else _change(fields, room, offset, kind)
+    )
+
+
+def _message(fields: dict[str, Any], room: str, offset: int) -> Message:
+    id, edited, reactions = (fields.get(name) for name in ("id", "edited", "reactions"))
+    text, deleted = fields.get("text"), _flag(fields, "deleted")
+    if deleted and text != "":
+        raise _Bad("A deleted message has no text: its `text` is empty.")
+    return Message(
         room,
         offset,
         check_username(fields.get("username")),
-        _kept_text(fields, kind),
+        "" if deleted else check_text(text),
         _timestamp(fields.get("timestamp")),
-        None if id is None else check_id(id),
-        kind,
-        None if is_message else _target(fields, offset),
-        check_emoji(fields.get("emoji")) if is_reaction else None,
-        is_reaction and _flag(fields, "remove"),
         _author(fields.get("author", "")),
+        None if id is None else check_id(id),
+        None if edited is None else _timestamp(edited),
+        deleted,
+        None if reactions is None else _reactions(reactions),
     )
-    return _with_state(publication, fields) if is_message else publication
+
+
+def _change(fields: dict[str, Any], room: str, offset: int, kind: Kind) -> Change:
+    text = fields.get("text") if kind is Kind.EDIT else ""
+    is_reaction = kind is Kind.REACT
+    return Change(
+        room,
+        offset,
+        check_username(fields.get("username")),
+        "" if text == "" else check_text(text),  # that of a deleted message's edit is gone
+        _timestamp(fields.get("timestamp")),
+        _author(fields.get("author", "")),
+        kind,
+        _target(fields, offset),
+        check_emoji(fields.get("emoji")) if is_reaction else "",
+        is_reaction and _flag(fields, "remove"),
+    )
 
 
 def _kind(fields: dict[str, Any]) -> Kind:
@@ -338,16 +384,6 @@ def _kind(fields: dict[str, Any]) -> Kind:
         return Kind(fields["type"])
     except (KeyError, ValueError):
         raise _Bad("Its `type` is not message, edit, delete or react.") from None
-
-
-def _kept_text(fields: dict[str, Any], kind: Kind) -> str:
-    text = fields.get("text")
-    if kind is Kind.DELETE or kind is Kind.REACT:
-        return ""
-    # The text of a deleted message is gone, and so are those of its edits.
-    if text == "" and (kind is Kind.EDIT or fields.get("deleted") is True):
-        return ""
-    return check_text(text)
 
 
 def _target(fields: dict[str, Any], offset: int) -> int:
@@ -362,18 +398,6 @@ def _flag(fields: dict[str, Any], name: str) -> bool:
     if type(value) is bool:
         return value
     raise _Bad(f"`{name}` is true or false.")
-
-
-def _with_state(message: Publication, fields: dict[str, Any]) -> Publication:
-    edited, reactions = fields.get("edited"), fields.get("reactions")
-    deleted = _flag(fields, "deleted")
-    if deleted and message.text:
-        raise _Bad("A deleted message has no text.")
-    return message._replace(
-        edited=None if edited is None else _timestamp(edited),
-        deleted=deleted,
-        reactions=None if reactions is None else _reactions(reactions),
-    )
 
 
 def _reactions(reactions: Any) -> dict[str, tuple[str, ...]]:

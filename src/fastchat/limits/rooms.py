@@ -7,7 +7,7 @@ from typing import Protocol
 
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.limits.buckets import Budget, TokenBuckets, rate_limited
-from fastchat.protocol import Publication
+from fastchat.protocol import Draft
 
 __all__ = ["RoomLimits", "price_of"]
 
@@ -53,9 +53,7 @@ class RoomLimits:
         self._max_rooms = max_rooms
         self._clock = clock
 
-    def sift(
-        self, drafts: Iterable[Publication], rooms: Mapping[str, Priced]
-    ) -> dict[int, CommandError]:
+    def sift(self, drafts: Iterable[Draft], rooms: Mapping[str, Priced]) -> dict[int, CommandError]:
         """Charge a turn's drafts; returns the refusals of those that exceed a limit, by index.
 
         A draft that is not refused costs its room one token and its author the room's price.
@@ -70,7 +68,7 @@ class RoomLimits:
         interval_s = self._rooms.interval_s
         price_s, room_s, here = 0.0, now, None
         for index, draft in enumerate(drafts):
-            name, author = draft[0], draft[10]
+            name, author = draft.room, draft.author
             if name != here:
                 if here is not None:
                     in_rooms[here] = room_s

@@ -15,11 +15,15 @@ import orjson
 
 __all__ = [
     "SUBJECT",
+    "Change",
+    "ChangeDraft",
+    "Draft",
     "Kind",
+    "Message",
+    "MessageDraft",
     "Position",
     "Publication",
     "encode",
-    "numbered",
     "timestamp_of",
 ]
 
@@ -43,17 +47,12 @@ class Kind(StrEnum):
     REACT = "react"
 
 
-class Publication(NamedTuple):
-    """What is stored, numbered, and delivered to everyone in its room.
+class Message(NamedTuple):
+    """A message in its present state, as a history has it.
 
-    `offset` is 0 until the history has given it one. `timestamp` is RFC 3339 in
-    UTC with milliseconds. An edit, a deletion and a reaction name their message in
-    `target`; `emoji` and `remove` are a reaction's. `author` tells users of one
-    name apart, and does not travel; nor does `moderated`, that he may change what others wrote.
-
-    A message as a history has it carries its present state: when it was `edited`
-    last, whether it is `deleted` (its text is empty then), and its `reactions`, the
-    names of who reacted by emoji.
+    `timestamp` is RFC 3339 in UTC with milliseconds, and so is `edited`, the time of the last
+    edit. A deleted message has an empty text. `reactions` has, by emoji, the names of the users
+    who reacted. `author` tells users of one name apart, and does not travel.
     """
 
     room: str
@@ -61,34 +60,106 @@ class Publication(NamedTuple):
     username: str
     text: str
     timestamp: str
+    author: str
     id: str | None = None
-    kind: Kind = Kind.MESSAGE
-    target: int | None = None
-    emoji: str | None = None
-    remove: bool = False
-    author: str = ""
     edited: str | None = None
     deleted: bool = False
     reactions: Mapping[str, Sequence[str]] | None = None
-    moderated: bool = False
 
     @property
     def owner(self) -> str:
-        """Whose the `id` is: his who has the token, or the name."""
-        return self.author if self.author.startswith(SUBJECT) else self.username
+        return _owner_of(self.username, self.author)
 
 
-def numbered(draft: Publication, offset: int) -> Publication:
-    """A draft with its offset; `_replace` does the same in four times the time."""
-    return tuple.__new__(Publication, (draft[0], offset, *draft[2:]))
+class Change(NamedTuple):
+    """An edit, a deletion or a reaction: a publication about the message at `target`.
+
+    Only an edit has a `text`, which is empty once its message is deleted. Only a reaction has
+    an `emoji`; with `remove`, it is taken back.
+    """
+
+    room: str
+    offset: int
+    username: str
+    text: str
+    timestamp: str
+    author: str
+    kind: Kind
+    target: int
+    emoji: str = ""
+    remove: bool = False
+
+
+#: What a room's stream consists of: stored, numbered, and delivered to everyone in the room.
+Publication = Message | Change
+
+
+class MessageDraft(NamedTuple):
+    """A message that a client asks to be published; the history gives it an offset."""
+
+    room: str
+    username: str
+    text: str
+    timestamp: str
+    author: str
+    id: str | None = None
+
+    @property
+    def owner(self) -> str:
+        """The user to whom the `id` belongs: a draft with the same one is a repetition."""
+        return _owner_of(self.username, self.author)
+
+    def numbered(self, offset: int) -> Message:
+        room, username, text, timestamp, author, id = self
+        return Message(room, offset, username, text, timestamp, author, id)
+
+
+class ChangeDraft(NamedTuple):
+    """A change that a client asks to be published, if it may be made.
+
+    With `moderated`, the client may change what others wrote.
+    """
+
+    room: str
+    username: str
+    text: str
+    timestamp: str
+    author: str
+    kind: Kind
+    target: int
+    emoji: str = ""
+    remove: bool = False
+    moderated: bool = False
+
+    @property
+    def id(self) -> None:
+        """A change has none."""
+
+    def numbered(self, offset: int) -> Change:
+        room, username, text, timestamp, author, kind, target, emoji, remove, _ = self
+        return Change(room, offset, username, text, timestamp, author, kind, target, emoji, remove)
+
+
+#: What a client asks to be published.
+Draft = MessageDraft | ChangeDraft
+
+
+def _owner_of(username: str, author: str) -> str:
+    """A token's author, who may have several names; otherwise the name."""
+    return author if author.startswith(SUBJECT) else username
 
 
 def encode(publication: Publication) -> bytes:
     """A publication as everyone in its room gets it, a message with its present state."""
-    room, offset, username, text, timestamp, id, kind = publication[:7]
-    edited, deleted, reactions = publication[11:14]
+    if isinstance(publication, Message):
+        return _encode_message(publication)
+    return _encode_change(publication)
+
+
+def _encode_message(message: Message) -> bytes:
+    room, offset, username, text, timestamp, _, id, edited, deleted, reactions = message
     fields: dict[str, Any] = {
-        "type": kind,
+        "type": "message",
         "room": room,
         "offset": offset,
         "username": username,
@@ -97,28 +168,31 @@ def encode(publication: Publication) -> bytes:
     }
     if id is not None:
         fields["id"] = id
-    if kind is not Kind.MESSAGE or edited or deleted or reactions:
-        _add_state(fields, publication)
+    if edited is not None:
+        fields["edited"] = edited
+    if deleted:
+        fields["deleted"] = True
+    if reactions:
+        fields["reactions"] = reactions
     return orjson.dumps(fields)
 
 
-def _add_state(fields: dict[str, Any], publication: Publication) -> None:
-    """What all but a message as it was sent carries besides."""
-    if publication.kind is Kind.MESSAGE:
-        if publication.edited is not None:
-            fields["edited"] = publication.edited
-        if publication.deleted:
-            fields["deleted"] = True
-        if publication.reactions:
-            fields["reactions"] = publication.reactions
-        return
-    fields["target"] = publication.target
-    if publication.kind is not Kind.EDIT:
-        del fields["text"]
-    if publication.kind is Kind.REACT:
-        fields["emoji"] = publication.emoji
-        if publication.remove:
+def _encode_change(change: Change) -> bytes:
+    fields: dict[str, Any] = {
+        "type": change.kind,
+        "room": change.room,
+        "offset": change.offset,
+        "username": change.username,
+    }
+    if change.kind is Kind.EDIT:
+        fields["text"] = change.text
+    fields["timestamp"] = change.timestamp
+    fields["target"] = change.target
+    if change.kind is Kind.REACT:
+        fields["emoji"] = change.emoji
+        if change.remove:
             fields["remove"] = True
+    return orjson.dumps(fields)
 
 
 def timestamp_of(seconds: float) -> str:

@@ -27,10 +27,10 @@ from typing import Any
 
 from fastchat import protocol
 from fastchat.errors import CommandError, ErrorCode, HistoryError
-from fastchat.history import History, Outcome
+from fastchat.history import Duplicate, History, Outcome
 from fastchat.limits.rooms import RoomLimits, price_of
 from fastchat.metrics import Metrics
-from fastchat.protocol import Position, Publication
+from fastchat.protocol import Draft, Position, Publication
 from fastchat.rooms import Entrance, Entry, Member, Messages, Removal
 from fastchat.rooms.messages import fitting, page_of
 from fastchat.rooms.presence import Roster, User
@@ -89,7 +89,7 @@ class Rooms:
         self._clock = clock
         self._metrics = metrics
         self._rooms: dict[str, _Room] = {}
-        self._drafts: list[Publication] = []
+        self._drafts: list[Draft] = []
         self._senders: list[tuple[Subscriber, Any]] = []
         self._crowded: set[str] = set()  # whose number changed since the last tick
         #: Who has lost his last connection, where, and in which tick; the first first.
@@ -108,7 +108,7 @@ class Rooms:
 
     # Publishing
 
-    def publish(self, subscriber: Subscriber, draft_key: Any, draft: Publication) -> None:
+    def publish(self, subscriber: Subscriber, draft_key: Any, draft: Draft) -> None:
         """Number, keep and deliver `draft` at the end of the turn, or answer the subscriber."""
         if not self._drafts:
             self._at_end_of_turn(self.commit)
@@ -137,11 +137,12 @@ class Rooms:
         for subscriber in told:
             subscriber.end_turn()
 
-    def _append(self, drafts: Sequence[Publication]) -> Sequence[Outcome]:
+    def _append(self, drafts: Sequence[Draft]) -> Sequence[Outcome]:
         begun = time.perf_counter()
         with self._history("append") as history:
             outcomes = history.append(drafts)
-        kept = list(map(type, outcomes)).count(Publication)
+        kinds = list(map(type, outcomes))
+        kept = len(kinds) - kinds.count(Duplicate) - kinds.count(CommandError)
         self._metrics.committed(kept, time.perf_counter() - begun)
         return outcomes
 
@@ -150,7 +151,7 @@ class Rooms:
     ) -> None:
         for index, outcome in enumerate(outcomes):
             origin, draft_key = senders[index]
-            if not isinstance(outcome, Publication):
+            if isinstance(outcome, (Duplicate, CommandError)):
                 origin.answer(draft_key, outcome)
                 continue
             name, offset = outcome.room, outcome.offset
@@ -493,9 +494,9 @@ class Rooms:
 
 def _without(
     refused: Mapping[int, CommandError],
-    drafts: Sequence[Publication],
+    drafts: Sequence[Draft],
     senders: Sequence[tuple[Subscriber, Any]],
-) -> tuple[list[Publication], list[tuple[Subscriber, Any]]]:
+) -> tuple[list[Draft], list[tuple[Subscriber, Any]]]:
     """Drafts and their senders but for those refused, who are told."""
     for index, refusal in refused.items():
         subscriber, draft_key = senders[index]

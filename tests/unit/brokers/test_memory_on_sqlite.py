@@ -27,7 +27,7 @@ from fastchat.database import select
 from fastchat.history import History, Outcome
 from fastchat.history.memory import MemoryHistory
 from fastchat.history.sqlite import SqliteHistory
-from fastchat.protocol import Kind, Position, Publication
+from fastchat.protocol import Draft, Kind, Message, Position
 from fastchat.rooms.rooms import Rooms
 
 
@@ -95,7 +95,7 @@ ROOMS = ("a", "b")
 NAMES = ("Alice", "Bob", "Eve")
 
 
-def any_draft(chance: random.Random, newest: int) -> Publication:
+def any_draft(chance: random.Random, newest: int) -> Draft:
     """A message or a change, which may well be refused."""
     room, by = chance.choice(ROOMS), chance.choice(NAMES)
     target = chance.randint(max(newest - 12, 0), newest + 1)
@@ -113,7 +113,7 @@ def any_draft(chance: random.Random, newest: int) -> Publication:
 
 def comparable(outcome: Outcome) -> object:
     """What must be the same, whether reactions have been through a file or not."""
-    if isinstance(outcome, Publication):
+    if isinstance(outcome, Message):
         return outcome._replace(reactions=reactions(outcome))
     return outcome if isinstance(outcome, tuple) else outcome.code
 

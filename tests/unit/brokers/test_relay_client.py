@@ -38,7 +38,7 @@ from fastchat.errors import CommandError, ErrorCode
 from fastchat.history import Duplicate, History, Outcome
 from fastchat.history.memory import MemoryHistory
 from fastchat.metrics import Metrics
-from fastchat.protocol import Position, Publication
+from fastchat.protocol import Draft, Position
 from fastchat.rooms import Entrance, Entry
 from fastchat.rooms.rooms import CROWD, GRACE_TICKS, MAX_RESUMED
 
@@ -55,7 +55,7 @@ class Mortal(Faulty):
         super().__init__(history)
         self.on_appended: Callable[[], None] | None = None
 
-    def append(self, drafts: Sequence[Publication]) -> list[Outcome]:
+    def append(self, drafts: Sequence[Draft]) -> list[Outcome]:
         outcomes = super().append(drafts)
         if self.on_appended is not None:
             self.on_appended()
@@ -312,7 +312,7 @@ def test_changes_are_recognised_too(rig: Run) -> None:
 
 @pytest.mark.parametrize("change", [edit(1, "x"), react(1)], ids=["edit", "react"])
 def test_message_that_was_changed_while_we_were_away_is_recognised(
-    rig: Run, change: Publication, monkeypatch: pytest.MonkeyPatch
+    rig: Run, change: Draft, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another process had it delivered, and changed it before we came back."""
     monkeypatch.setattr(link, "RETRY_S", 0.1)
@@ -587,7 +587,7 @@ def test_what_was_delivered_is_not_delivered_again(rig: Run) -> None:
         broker.publish(draft("2"), receiver.answer)
         await receiver.until_delivered(2)
         for number in (1, 2):
-            payload = protocol.encode(protocol.numbered(draft(str(number)), number))
+            payload = protocol.encode(draft(str(number)).numbered(number))
             broker.on_record(records.Deliver([records.Delivered("a", number, None, payload)]))
         broker.publish(draft("3"), receiver.answer)
         await receiver.until_delivered(3)

@@ -149,14 +149,14 @@ def test_missed_publication_decides_its_draft(told: Told) -> None:
     """Of two that are the same, one each; also where it was edited meanwhile."""
     told.add("1", id=None)
     told.drafts.doubt()
-    other = protocol.encode(protocol.numbered(draft("2"), 1))
+    other = protocol.encode(draft("2").numbered(1))
     told.drafts.recognise(other, 1)
     assert told.outcomes == {}
-    edited = protocol.numbered(draft("changed"), 2)._replace(edited="2025-01-18T10:30:01.000Z")
+    edited = draft("changed").numbered(2)._replace(edited="2025-01-18T10:30:01.000Z")
     told.drafts.recognise(protocol.encode(edited), 2)
     assert told.outcomes == {"1": 2}
     told.add("3")
-    told.drafts.recognise(protocol.encode(protocol.numbered(draft("3"), 3)), 3)
+    told.drafts.recognise(protocol.encode(draft("3").numbered(3)), 3)
     assert "3" not in told.outcomes, "it was published after the relay had gone"
 
 
@@ -166,7 +166,7 @@ def test_missed_change_decides_its_draft(told: Told) -> None:
     for text in ("x", "y"):
         told.drafts.add(edit(1, text), seen.append, 0.0)
     told.drafts.doubt()
-    told.drafts.recognise(protocol.encode(protocol.numbered(edit(1, "x"), 2)), 2)
+    told.drafts.recognise(protocol.encode(edit(1, "x").numbered(2)), 2)
     told.drafts.end_doubt()
-    told.drafts.recognise(protocol.encode(protocol.numbered(edit(1, "y"), 3)), 3)
+    told.drafts.recognise(protocol.encode(edit(1, "y").numbered(3)), 3)
     assert seen == [2]

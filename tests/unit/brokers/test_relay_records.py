@@ -15,7 +15,7 @@ from fastchat.brokers.relay.records import FromRelay, FromWorker, from_relay, fr
 from fastchat.brokers.relay.wire import VERSION, BadRecord, RecordKind, RecordReader, pack
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.limits.connections import Limit
-from fastchat.protocol import Kind, Position, Publication
+from fastchat.protocol import ChangeDraft, Kind, MessageDraft, Position
 from fastchat.rooms import Entrance, Entry, Member, Removal
 from fastchat.rooms.subscribers import PresenceChange
 
@@ -33,37 +33,20 @@ CONNECTIONS = st.builds(records.Connection, NUMBERS, TEXTS, TEXTS)
 REFUSALS = st.builds(
     records.Refusal, st.sampled_from(ErrorCode), TEXTS, st.booleans(), st.none() | NUMBERS
 )
-UNCHANGED = {
-    "offset": st.just(0),
-    "edited": st.none(),
-    "deleted": st.just(False),
-    "reactions": st.none(),
-}
 SAID = {
     "room": TEXTS,
     "username": TEXTS,
     "text": TEXTS,
     "timestamp": TEXTS,
-    "id": st.none() | TEXTS,
     "author": TEXTS,
 }
-MESSAGES = st.builds(
-    Publication,
-    **UNCHANGED,
-    **SAID,
-    kind=st.just(Kind.MESSAGE),
-    target=st.none(),
-    emoji=st.none(),
-    remove=st.just(False),
-    moderated=st.just(False),
-)
+MESSAGES = st.builds(MessageDraft, **SAID, id=st.none() | TEXTS)
 CHANGES = st.builds(
-    Publication,
-    **UNCHANGED,
+    ChangeDraft,
     **SAID,
     kind=st.sampled_from([Kind.EDIT, Kind.DELETE, Kind.REACT]),
     target=NUMBERS,
-    emoji=st.none() | TEXTS,
+    emoji=TEXTS,
     remove=st.booleans(),
     moderated=st.booleans(),
 )
@@ -388,8 +371,8 @@ def test_each_side_takes_the_other_sides_records_only() -> None:
 
 def test_draft_keeps_its_layout() -> None:
     """What is only a change's comes last, and is missing from a message."""
-    message = Publication("a", 0, "Alice", "hi", "2025-01-18T10:30:00.123Z", author="author")
-    change = message._replace(kind=Kind.EDIT, target=1)
+    message = MessageDraft("a", "Alice", "hi", "2025-01-18T10:30:00.123Z", "author")
+    change = ChangeDraft(*message[:5], Kind.EDIT, target=1)
     assert head_of(records.Publish(1.0, [(1, message), (1, change)])) == [1.0, [MESSAGE, CHANGE]]
 
 

@@ -17,7 +17,7 @@ from fastchat.history import History
 from fastchat.history.memory import MemoryHistory
 from fastchat.history.search import MAX_TERMS, to_match
 from fastchat.history.sqlite import SqliteHistory
-from fastchat.protocol import Kind, Publication, timestamp_of
+from fastchat.protocol import ChangeDraft, Kind, Message, timestamp_of
 from fastchat.protocol.parsing import MAX_QUERY_CHARS
 
 NOW_S = 1_750_000_000.0
@@ -60,8 +60,9 @@ def search(history: History, query: str, *, room: str = "a", limit: int = 300) -
     return [each.text for each in asyncio.run(history.search(room, query, limit))]
 
 
-def change(kind: Kind, target: int, text: str = "") -> Publication:
-    return draft(text)._replace(kind=kind, target=target)
+def change(kind: Kind, target: int, text: str = "") -> ChangeDraft:
+    room, username, text, timestamp, author, _ = draft(text)
+    return ChangeDraft(room, username, text, timestamp, author, kind, target)
 
 
 # What matches
@@ -363,7 +364,7 @@ def test_many_searches_at_once_are_all_answered(file: SqliteHistory) -> None:
     """Searches are answered one after the other, and none is lost while messages come."""
     add(file, *TEXTS)
 
-    async def many() -> list[list[Publication]]:
+    async def many() -> list[list[Message]]:
         searches = [asyncio.create_task(file.search("a", "brown", 9)) for _ in range(50)]
         while not all(task.done() for task in searches):
             add(file, "and so on")

@@ -27,7 +27,15 @@ from fastchat.history import Duplicate, History, checkpoints
 from fastchat.history.ids import REMEMBER_IDS_S
 from fastchat.history.memory import MemoryHistory
 from fastchat.history.sqlite import SqliteHistory
-from fastchat.protocol import Kind, Position, Publication, timestamp_of
+from fastchat.protocol import (
+    ChangeDraft,
+    Draft,
+    Kind,
+    Message,
+    MessageDraft,
+    Position,
+    timestamp_of,
+)
 from support.server import TIMEOUT_UNIT_S, wait_until
 
 START_S = 1_750_000_000.0
@@ -70,10 +78,10 @@ def history(tmp_path: Path) -> Iterator[SqliteHistory]:
 
 def change(
     kind: Kind, target: int, text: str = "", *, by: str = "Alice", **more: Any
-) -> Publication:
+) -> ChangeDraft:
     """A change by somebody whom `draft` knows, too."""
     now, author = "2025-01-18T11:00:00.000Z", draft(by=by).author
-    return Publication("a", 0, by, text, now, None, kind, target, author=author, **more)
+    return ChangeDraft("a", by, text, now, author, kind, target, **more)
 
 
 def state(history: History, *rooms: str) -> list[Any]:
@@ -118,7 +126,7 @@ def test_everything_is_there_after_reopening(tmp_path: Path) -> None:
         assert (one.text, one.edited) == ("better", "2025-01-18T11:00:00.000Z")
         assert (two.text, two.deleted) == ("", True)
         assert three.reactions == {"👍": ["Cem"]} or three.reactions == {"👍": ("Cem",)}
-        assert history.append([draft("four")])[0] == draft("four")._replace(offset=9)
+        assert history.append([draft("four")])[0] == draft("four").numbered(9)
 
 
 def test_nothing_is_lost_without_closing(tmp_path: Path) -> None:
@@ -126,11 +134,11 @@ def test_nothing_is_lost_without_closing(tmp_path: Path) -> None:
     program = (
         "import sys, time\nfrom pathlib import Path\n"
         "from fastchat.history.sqlite import SqliteHistory\n"
-        "from fastchat.protocol import Publication\n"
+        "from fastchat.protocol import MessageDraft\n"
         "history = SqliteHistory(Path(sys.argv[1]), max_messages=10**6, max_age_s=0,\n"
         "    sync_commits=False, new_epoch=lambda: 'epoch', clock=time.time)\n"
         "while True:\n"
-        "    (done,) = history.append([Publication('a', 0, 'Alice', 'text', 'now')])\n"
+        "    (done,) = history.append([MessageDraft('a', 'Alice', 'text', 'now', '')])\n"
         "    print(done.offset, flush=True)\n"
     )
     child = subprocess.Popen([sys.executable, "-c", program, tmp_path], stdout=subprocess.PIPE)
@@ -363,8 +371,8 @@ def test_a_days_load_stays_within_its_bound(tmp_path: Path) -> None:
             now = timestamp_of(clock.now)
             history.append(
                 [
-                    Publication(
-                        f"room-{n % 20}", 0, "Alice", "hello world " * 5, now, f"{turn} {n}"
+                    MessageDraft(
+                        f"room-{n % 20}", "Alice", "hello world " * 5, now, "", f"{turn} {n}"
                     )
                     for n in range(per_turn)
                 ]
@@ -422,7 +430,7 @@ def test_messages_are_kept_no_longer_than_their_age(tmp_path: Path) -> None:
         history.prune()
         assert history.before("a", None, 9) == ([], False)
         assert history.position("a").offset == 800
-        assert history.append([draft()])[0] == draft()._replace(offset=801)
+        assert history.append([draft()])[0] == draft().numbered(801)
 
 
 def test_more_rooms_than_are_known_at_once(tmp_path: Path) -> None:
@@ -436,7 +444,7 @@ def test_more_rooms_than_are_known_at_once(tmp_path: Path) -> None:
         for _ in range(200):
             rooms = chance.choices(tuple(heads), k=chance.randint(1, 8))
             for outcome in history.append([draft(room=room) for room in rooms]):
-                assert isinstance(outcome, Publication)
+                assert isinstance(outcome, Message)
                 heads[outcome.room] += 1
                 assert outcome.offset == heads[outcome.room]
             room = chance.choice(rooms)
@@ -573,7 +581,7 @@ def test_full_disk_loses_nothing_and_is_recovered_from(tmp_path: Path) -> None:
             assert state(history) == before
             assert history.position("a").offset == kept
             filler.unlink()
-            assert history.append([draft("after")])[0] == draft("after")._replace(offset=kept + 1)
+            assert history.append([draft("after")])[0] == draft("after").numbered(kept + 1)
         with opened(tmp_path) as history:
             assert history.position("a").offset == kept + 1
             assert texts(history.before("a", None, 1)) == ["after"]
@@ -608,7 +616,7 @@ def _in_small_files(directory: Path) -> int:
         history.append([draft("x" * 4000)])
     assert state(history) == before
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-    assert history.append([draft("after")])[0] == draft("after")._replace(offset=kept + 1)
+    assert history.append([draft("after")])[0] == draft("after").numbered(kept + 1)
     history.close()
     return 0
 
@@ -732,20 +740,18 @@ def test_random_operations_do_as_in_memory(tmp_path: Path, seed: int) -> None:
     model = MemoryHistory(max_messages=10**6, new_epoch=lambda: "")
     history = new_history(tmp_path, **options)
 
-    def random_draft(number: int) -> Publication:
+    def random_draft(number: int) -> Draft:
         room, name = chance.choice(rooms), chance.choice(("Ann", "Bob"))
         head = model.position(room).offset
         if head == 0 or chance.random() < 0.6:
             id = chance.choice((None, f"id{number}", f"id{chance.randint(0, 200)}"))
-            return Publication(room, 0, name, f"text {number}", f"t{number}", id, author=name)
+            return MessageDraft(room, name, f"text {number}", f"t{number}", name, id)
         kind = chance.choice((Kind.EDIT, Kind.DELETE, Kind.REACT))
-        emoji = "👍" if kind is Kind.REACT else None
+        emoji = "👍" if kind is Kind.REACT else ""
         text = f"edit {number}" if kind is Kind.EDIT else ""
         target = chance.randint(max(1, head - 30), head)
         remove = kind is Kind.REACT and chance.random() < 0.3
-        return Publication(
-            room, 0, name, text, f"t{number}", None, kind, target, emoji, remove, author=name
-        )
+        return ChangeDraft(room, name, text, f"t{number}", name, kind, target, emoji, remove)
 
     def told(history: History) -> list[Any]:
         room = chance.choice(rooms)
@@ -783,8 +789,8 @@ def test_random_operations_do_as_in_memory(tmp_path: Path, seed: int) -> None:
 
 
 def plain(read: Any) -> Any:
-    """Publications with their reactions as lists, as a file gives them."""
-    if isinstance(read, Publication):
+    """Messages with their reactions as lists, as a file gives them."""
+    if isinstance(read, Message):
         reactions = read.reactions and {key: list(names) for key, names in read.reactions.items()}
         return read._replace(reactions=reactions)
     if isinstance(read, list | tuple):

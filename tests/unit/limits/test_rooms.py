@@ -9,7 +9,7 @@ import pytest
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.limits.buckets import Budget
 from fastchat.limits.rooms import RoomLimits, price_of
-from fastchat.protocol import Publication
+from fastchat.protocol import Draft, MessageDraft
 
 
 class Clock:
@@ -26,8 +26,8 @@ class Room(NamedTuple):
     price: int
 
 
-def draft(author: str, room: str = "lobby") -> Publication:
-    return Publication(room, 0, "Ann", "text", "now", author=author)
+def draft(author: str, room: str = "lobby") -> Draft:
+    return MessageDraft(room, "Ann", "text", "now", author)
 
 
 def limited(clock: Clock, **limits: Any) -> RoomLimits:
@@ -40,7 +40,7 @@ def limited(clock: Clock, **limits: Any) -> RoomLimits:
     return RoomLimits(**{**off, **limits}, clock=clock)
 
 
-def refused(limits: RoomLimits, drafts: list[Publication], price: int = 1) -> list[int]:
+def refused(limits: RoomLimits, drafts: list[Draft], price: int = 1) -> list[int]:
     return list(limits.sift(drafts, {"lobby": Room(price), "other": Room(price)}))
 
 

@@ -13,15 +13,16 @@ from hypothesis import strategies as st
 from fastchat import protocol
 from fastchat.errors import CloseCode, CommandError, ErrorCode
 from fastchat.protocol import (
+    Change,
     Kind,
+    Message,
     Position,
-    Publication,
     Send,
 )
 from fastchat.protocol.parsing import parse
 
 TIMESTAMP = "2025-01-18T10:30:00.123Z"
-PUBLICATION = Publication("lobby", 42, "Alice", "Hello", TIMESTAMP, "c7")
+MESSAGE = Message("lobby", 42, "Alice", "Hello", TIMESTAMP, "author", "c7")
 PUBLISHED = {
     "type": "message",
     "room": "lobby",
@@ -30,10 +31,10 @@ PUBLISHED = {
     "text": "Hello",
     "timestamp": TIMESTAMP,
 }
-ENCODED = protocol.encode(PUBLICATION._replace(id=None))
+ENCODED = protocol.encode(MESSAGE._replace(id=None))
 
-#: A change of the publication above, without its kind.
-CHANGE = Publication("lobby", 43, "Bob", "", TIMESTAMP, target=42, author="author")
+#: A change of the message above; the tests give it another kind.
+CHANGE = Change("lobby", 43, "Bob", "", TIMESTAMP, "author", Kind.DELETE, target=42)
 CHANGED = {
     "room": "lobby",
     "offset": 43,
@@ -62,18 +63,18 @@ EVENTS: list[tuple[bytes, dict[str, Any]]] = [
         {"type": "react", "emoji": "👋", "remove": True, **CHANGED},
     ),
     (
-        protocol.encode(PUBLICATION._replace(edited=TIMESTAMP, author="secret")),
+        protocol.encode(MESSAGE._replace(edited=TIMESTAMP, author="secret")),
         {**PUBLISHED, "id": "c7", "edited": TIMESTAMP},
     ),
     (
-        protocol.encode(PUBLICATION._replace(text="", deleted=True)),
+        protocol.encode(MESSAGE._replace(text="", deleted=True)),
         {**PUBLISHED, "id": "c7", "text": "", "deleted": True},
     ),
     (
-        protocol.encode(PUBLICATION._replace(reactions={"👋": ("Bob", "Eve"), "❤️": ["Bob"]})),
+        protocol.encode(MESSAGE._replace(reactions={"👋": ("Bob", "Eve"), "❤️": ["Bob"]})),
         {**PUBLISHED, "id": "c7", "reactions": {"👋": ["Bob", "Eve"], "❤️": ["Bob"]}},
     ),
-    (protocol.encode(PUBLICATION._replace(author="secret")), {**PUBLISHED, "id": "c7"}),
+    (protocol.encode(MESSAGE._replace(author="secret")), {**PUBLISHED, "id": "c7"}),
     (
         protocol.results("lobby", [ENCODED], ref="r"),
         {"type": "results", "room": "lobby", "messages": [PUBLISHED], "ref": "r"},
@@ -82,7 +83,7 @@ EVENTS: list[tuple[bytes, dict[str, Any]]] = [
         protocol.results("lobby", [], ref=None),
         {"type": "results", "room": "lobby", "messages": []},
     ),
-    (protocol.encode(PUBLICATION), {**PUBLISHED, "id": "c7"}),
+    (protocol.encode(MESSAGE), {**PUBLISHED, "id": "c7"}),
     (ENCODED, PUBLISHED),
     (
         protocol.joined(
@@ -256,7 +257,7 @@ def test_text_survives_the_round_trip(text: str) -> None:
     except CommandError:
         return
     assert isinstance(command, Send)
-    payload = protocol.encode(PUBLICATION._replace(text=command.text))
+    payload = protocol.encode(MESSAGE._replace(text=command.text))
     assert json.loads(payload.decode("utf-8"))["text"] == command.text
     assert b"\n" not in payload
 

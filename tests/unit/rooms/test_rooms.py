@@ -18,7 +18,7 @@ from fastchat.errors import CommandError, ErrorCode
 from fastchat.history import Duplicate
 from fastchat.history.memory import MemoryHistory
 from fastchat.metrics import Metrics
-from fastchat.protocol import Position, Publication
+from fastchat.protocol import Draft, Position
 from fastchat.rooms import Entrance, Entry, Member
 from fastchat.rooms.rooms import CROWD, GRACE_TICKS, MAX_RESUMED, Rooms
 from fastchat.rooms.subscribers import PresenceChange
@@ -93,7 +93,7 @@ class Rig:
         for callback in asked:
             callback()
 
-    def publish(self, *drafts: Publication, subscriber: Subscriber | None = None) -> None:
+    def publish(self, *drafts: Draft, subscriber: Subscriber | None = None) -> None:
         """All in one turn, which ends; each draft is its own key."""
         for each in drafts:
             self.rooms.publish(subscriber or self.subscriber, each, each)

@@ -39,7 +39,7 @@ from fastchat.brokers.relay.requests import Requests
 from fastchat.brokers.relay.wire import BadRecord
 from fastchat.errors import CloseReason, CommandError
 from fastchat.metrics import Metrics
-from fastchat.protocol import Publication
+from fastchat.protocol import Draft
 from fastchat.rooms import Entrance, Entry, Member, Removal
 
 __all__ = ["RelayBroker"]
@@ -101,7 +101,7 @@ class RelayBroker:
 
     # What the chat asks for
 
-    def publish(self, draft: Publication, outcome: OnOutcome | None = None) -> None:
+    def publish(self, draft: Draft, outcome: OnOutcome | None = None) -> None:
         deadline = time.monotonic() + deadlines.PATIENCE_S
         self._drafts.add(draft, outcome, deadline)
         self._outbox.schedule()

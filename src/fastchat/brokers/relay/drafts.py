@@ -15,7 +15,7 @@ from fastchat.brokers.relay.local_rooms import LocalRoom, LocalRooms
 from fastchat.brokers.relay.wire import BadRecord
 from fastchat.errors import CommandError
 from fastchat.history import Duplicate
-from fastchat.protocol import Publication
+from fastchat.protocol import Draft, Kind, MessageDraft
 
 __all__ = ["Drafts"]
 
@@ -28,7 +28,7 @@ BATCH, BATCH_S = 1000, 0.1
 class _Waiting(NamedTuple):
     """A draft, its callback, its deadline, and its room if that is here."""
 
-    draft: Publication
+    draft: Draft
     outcome: OnOutcome | None
     deadline: float
     room: LocalRoom | None
@@ -51,7 +51,7 @@ class Drafts:
     def __len__(self) -> int:
         return len(self._drafts)
 
-    def add(self, draft: Publication, outcome: OnOutcome | None, deadline: float) -> None:
+    def add(self, draft: Draft, outcome: OnOutcome | None, deadline: float) -> None:
         """Have a draft sent; `outcome` is called once, with what became of it."""
         room = self._rooms.get(draft.room)  # None if its stream was just lost
         if room is not None:
@@ -68,7 +68,7 @@ class Drafts:
         The drafts of a record have about one deadline, which they share.
         """
         new = self._refuse_excess()
-        batch: list[tuple[int, Publication]] = []
+        batch: list[tuple[int, Draft]] = []
         deadline = 0.0
         for number in new:
             waiting = self._drafts.get(number)
@@ -158,7 +158,7 @@ class Drafts:
         """From now on a publication that was missed can be one of them."""
         self._unsure.clear()
         for number, waiting in self._drafts.items():
-            self._unsure[_mark(waiting.draft._asdict())].append(number)
+            self._unsure[_mark_of(waiting.draft)].append(number)
 
     def end_doubt(self) -> None:
         self._unsure.clear()
@@ -171,15 +171,22 @@ class Drafts:
         said = orjson.loads(payload)
         text = said.get("text", "")
         changed = "edited" in said or not text
-        for number in self._unsure.get(_mark(said), ()):
+        for number in self._unsure.get(_mark_in(said), ()):
             waiting = self._drafts.get(number)
             if waiting is not None and (changed or waiting.draft.text == text):
                 self.decide(number, offset)  # the last relay kept it, and could not say so
                 return
 
 
-def _mark(fields: Mapping[str, Any]) -> tuple[Any, ...]:
+def _mark_of(draft: Draft) -> tuple[Any, ...]:
     """What a draft, and its publication whatever became of it, have in common."""
-    kind = fields.get("kind") or fields.get("type")
-    more = ("room", "username", "timestamp", "id", "target", "emoji")
-    return (kind, fields.get("remove", False), *map(fields.get, more))
+    where = (draft.room, draft.username, draft.timestamp)
+    if isinstance(draft, MessageDraft):
+        return (*where, Kind.MESSAGE, draft.id, None, None, False)
+    return (*where, draft.kind, None, draft.target, draft.emoji or None, draft.remove)
+
+
+def _mark_in(said: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The same of a publication as clients get it."""
+    names = ("room", "username", "timestamp", "type", "id", "target", "emoji")
+    return (*map(said.get, names), said.get("remove", False))

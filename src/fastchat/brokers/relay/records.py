@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 from fastchat.brokers.relay.wire import VERSION, BadRecord, RecordKind, pack
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.limits.connections import Limit
-from fastchat.protocol import Kind, Position, Publication
+from fastchat.protocol import ChangeDraft, Draft, Kind, MessageDraft, Position
 from fastchat.rooms import Entrance, Entry, Member, Removal
 from fastchat.rooms.subscribers import PresenceChange
 
@@ -188,14 +188,14 @@ class Publish(NamedTuple):
     """Drafts of one turn of the worker's loop, each with a number that the worker has chosen.
 
     Head: [deadline, [draft, ...]]. A message is [draft number, room, username, text, timestamp,
-    author, id or null]; a change of a message also has [kind, target, emoji or null, remove,
-    moderated] behind these. A relay that reads the record after its deadline keeps none of them.
+    author, id or null]; a change of a message has null there, and then [kind, target, emoji or
+    null, remove, moderated]. A relay that reads the record after its deadline keeps none of them.
 
     Each is answered by ANSWER, or by DELIVER with its number.
     """
 
     deadline: float
-    drafts: Sequence[tuple[int, Publication]]
+    drafts: Sequence[tuple[int, Draft]]
 
     def encode(self) -> bytes:
         drafts = [_draft_fields(number, draft) for number, draft in self.drafts]
@@ -204,7 +204,7 @@ class Publish(NamedTuple):
     @classmethod
     def decode(cls, head: Any, tail: bytes) -> Self:
         deadline, rows = _fields(head, 2)
-        drafts = []
+        drafts: list[tuple[int, Draft]] = []
         for row in _list(rows):
             # No call for each field: messages are many.
             if type(row) is not list or len(row) != 7:
@@ -221,46 +221,41 @@ class Publish(NamedTuple):
                 and (id is None or type(id) is str)
             ):
                 raise BadRecord("a field of a message is of another type")
-            fields = (room, 0, username, text, timestamp, id, *_NO_CHANGE, author, *_NO_STATE)
-            drafts.append((number, _new_tuple(Publication, fields)))
+            drafts.append((number, MessageDraft(room, username, text, timestamp, author, id)))
         return cls(_seconds(deadline), drafts)
 
 
-def _draft_fields(number: int, draft: Publication) -> tuple[object, ...]:
-    room, _, username, text, timestamp, id, kind, target, emoji, remove, author = draft[:11]
-    if target is None:
-        return (number, room, username, text, timestamp, author, id)
+def _draft_fields(number: int, draft: Draft) -> tuple[object, ...]:
+    if isinstance(draft, MessageDraft):
+        return (number, *draft)
+    room, username, text, timestamp, author, kind, target, emoji, remove, moderated = draft
     return (
-        *(number, room, username, text, timestamp, author, id),
-        *(kind, target, emoji, remove, draft.moderated),
+        *(number, room, username, text, timestamp, author, None),
+        *(kind, target, emoji or None, remove, moderated),
     )
 
 
-def _draft_of_change(row: Any) -> tuple[int, Publication]:
+def _draft_of_change(row: Any) -> tuple[int, ChangeDraft]:
     number, room, username, text, timestamp, author, id, *change = _fields(row, 12)
+    if id is not None:
+        raise BadRecord("a change with an id")
     kind, target, emoji, remove, moderated = change
-    return _natural(number), Publication(
+    return _natural(number), ChangeDraft(
         _text(room),
-        0,
         _text(username),
         _text(text),
         _text(timestamp),
-        None if id is None else _text(id),
+        _text(author),
         _member_of(Kind, kind),
         _natural(target),
-        None if emoji is None else _text(emoji),
+        "" if emoji is None else _text(emoji),
         _flag(remove),
-        _text(author),
-        moderated=_flag(moderated),
+        _flag(moderated),
     )
 
 
 #: A tuple of a named class, without its arguments' defaults: in a quarter of the time.
 _new_tuple = tuple.__new__
-#: `kind`, `target`, `emoji` and `remove` of a draft that is a message.
-_NO_CHANGE = (Kind.MESSAGE, None, None, False)
-#: `edited`, `deleted`, `reactions` and `moderated` of such a draft.
-_NO_STATE = (None, False, None, False)
 
 
 class Lose(NamedTuple):
