@@ -1,8 +1,8 @@
-"""The rules of the chat: who may do what, and who hears of it."""
+"""The rules of the chat: which client can do what, and who hears of it."""
 
 from __future__ import annotations
 
-from fastchat.chat.client import Client, Endpoint
-from fastchat.chat.rules import Chat, Delivery
+from fastchat.chat.client import Client, Delivery, Endpoint
+from fastchat.chat.rules import Chat
 
 __all__ = ["Chat", "Client", "Delivery", "Endpoint"]

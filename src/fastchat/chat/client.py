@@ -1,15 +1,15 @@
-"""A client as the chat sees it, and what the chat tells the connection behind it."""
+"""A client as the chat sees it, its rights, and how it is reached."""
 
 from __future__ import annotations
 
 from typing import Any, Protocol
 
-from fastchat.auth import Identity
-from fastchat.errors import CloseReason
+from fastchat.auth import Identity, Right, forbidden
+from fastchat.errors import CloseReason, CommandError, ErrorCode
 from fastchat.files.incoming import Incoming
 from fastchat.rooms import Member
 
-__all__ = ["Client", "Endpoint"]
+__all__ = ["Client", "Delivery", "Endpoint", "reply"]
 
 
 class Endpoint(Protocol):
@@ -65,3 +65,57 @@ class Client:
         self.identity: Identity | None = None
         self.upload: Incoming | None = None
         self.gone = False
+
+    def room_of(self, room: str | None, needed: Right | None = None) -> str:
+        """The room that a command is about, which can be left out by a client in one room only.
+
+        Raises CommandError if the client is not in it, or lacks a right that is needed there.
+        """
+        if room is None:
+            room = self._only_room()
+        elif room not in self.rooms:
+            raise CommandError(ErrorCode.NOT_JOINED, f"You are not in the room “{room}”.")
+        if needed is not None and self.identity is not None:
+            self.check(needed, room)
+        return room
+
+    def check(self, needed: Right, room: str) -> None:
+        """Raises CommandError if the client's token does not give a right in a room."""
+        if self.identity is not None and not self.identity.may(needed, room):
+            raise forbidden()
+
+    def moderates(self, room: str) -> bool:
+        """Whether the client's token makes it a moderator; without a token nobody is one."""
+        return self.identity is not None and self.identity.may(Right.MODERATE, room)
+
+    def _only_room(self) -> str:
+        if len(self.rooms) == 1:
+            return next(iter(self.rooms))
+        if not self.rooms:
+            raise CommandError(ErrorCode.NOT_JOINED, "You have joined no room yet.")
+        raise CommandError(
+            ErrorCode.BAD_COMMAND, "You are in several rooms: say which one, by `room`."
+        )
+
+
+class Delivery(Protocol):
+    """How the chat's own payloads reach clients: the hub, as the chat uses it.
+
+    A `connection` is opaque. What is published by others goes from the broker to the hub
+    (`fastchat.brokers.Delivery`). See `fastchat._fanout.Hub`.
+
+    In order: what was published to a room before `join` never arrives after it,
+    what was published before `leave` still arrives, and `send` overtakes nothing.
+    `join` is False for a connection that is closed, whether we have heard of it or not.
+    """
+
+    def join(self, connection: Any, room: str, /) -> bool: ...
+    def leave(self, connection: Any, room: str, /) -> None: ...
+    def publish(self, room: str, payload: bytes, but: Any = None, /) -> None: ...
+    def send(self, connection: Any, payload: bytes, /) -> bool | None: ...
+
+
+def reply(delivery: Delivery, client: Client, payload: bytes) -> None:
+    """Send a client an answer, unless it is gone."""
+    if not client.gone:
+        delivery.send(client.connection, payload)

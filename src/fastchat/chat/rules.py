@@ -1,22 +1,24 @@
-"""The rules of the chat: who may do what, and who hears of it.
+"""The rules of the chat: which client can do what, and who hears of it.
 
-No sockets, no event loop, no picows. The chat is told of clients and their
-commands by sessions, publishes through a broker, and writes through a `Delivery`,
-which the hub is.
+No sockets, no event loop, no picows. Sessions tell the chat of clients and their
+commands; it publishes through a broker, and writes through a `Delivery`, which
+is the hub.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from fastchat import protocol
 from fastchat.auth import Authenticator, Right, forbidden, unauthorized
 from fastchat.brokers import Broker, Pages, Presence
-from fastchat.chat.client import Client
-from fastchat.errors import CloseReason, CommandError, ErrorCode, Violation
-from fastchat.files.incoming import Incoming, Uploads
+from fastchat.chat.client import Client, Delivery, reply
+from fastchat.chat.moderation import Moderation
+from fastchat.chat.uploads import UploadCommands
+from fastchat.errors import CommandError, ErrorCode
+from fastchat.files.incoming import Uploads
 from fastchat.history import Duplicate
 from fastchat.metrics import Metrics
 from fastchat.protocol import (
@@ -38,27 +40,10 @@ from fastchat.protocol import (
     Typing,
     Upload,
 )
-from fastchat.rooms import Entrance, Entry, Member, Removal
+from fastchat.rooms import Entrance, Entry, Member
 from fastchat.rooms.presence import author_of
 
-__all__ = ["Chat", "Delivery"]
-
-
-class Delivery(Protocol):
-    """How the chat's own payloads reach clients: the hub, as the chat uses it.
-
-    A `connection` is opaque. What is published by others goes from the broker to the hub
-    (`fastchat.brokers.Delivery`). See `fastchat._fanout.Hub`.
-
-    In order: what was published to a room before `join` never arrives after it,
-    what was published before `leave` still arrives, and `send` overtakes nothing.
-    `join` is False for a connection that is closed, whether we have heard of it or not.
-    """
-
-    def join(self, connection: Any, room: str, /) -> bool: ...
-    def leave(self, connection: Any, room: str, /) -> None: ...
-    def publish(self, room: str, payload: bytes, but: Any = None, /) -> None: ...
-    def send(self, connection: Any, payload: bytes, /) -> bool | None: ...
+__all__ = ["Chat"]
 
 
 class Chat:
@@ -66,10 +51,10 @@ class Chat:
 
     * ``clock``: seconds since 1970, for timestamps only.
     * ``new_secret``: makes a client's `session`.
-    * ``authenticator``: where it is given, only those come in whom it knows, and do what they may.
-    * ``max_rooms``: of one client at once; 0 for no limit.
-    * ``uploads``: takes what is shared; None where nothing may be.
-    * ``max_chunk_bytes``: how much of a file one binary message may hold.
+    * ``authenticator``: if it is given, a client needs a token, which also says its rights.
+    * ``max_rooms``: how many rooms a client can be in at once; 0 for no limit.
+    * ``uploads``: takes the files that clients share; None if the server takes none.
+    * ``max_chunk_bytes``: how much of a file one binary message can hold.
     """
 
     def __init__(
@@ -88,18 +73,17 @@ class Chat:
         max_chunk_bytes: int = 0,
     ) -> None:
         self._max_rooms = max_rooms
-        self._uploads = uploads
-        self._max_chunk_bytes = max_chunk_bytes
         self._authenticator = authenticator
-        #: Who is here by a token, by room and author: whom a moderator may remove.
-        self._removable: dict[tuple[str, str], set[Client]] = {}
         self._broker = broker
-        self._presence = presence
         self._pages = pages
         self._delivery = delivery
         self._clock = clock
         self._new_secret = new_secret
         self._metrics = metrics
+        self._moderation = Moderation(presence, delivery)
+        self._uploads = UploadCommands(
+            uploads, delivery, metrics=metrics, max_chunk_bytes=max_chunk_bytes
+        )
         self._handlers: dict[type, Callable[[Client, Any], Coroutine[Any, Any, None] | None]] = {
             Send: self._publish_message,
             Edit: self._edit,
@@ -110,9 +94,9 @@ class Chat:
             Leave: self._leave,
             GetHistory: self._history,
             Search: self._search,
-            Remove: self._remove_user,
-            Upload: self._upload,
-            Chunk: self._chunk,
+            Remove: self._moderation.remove_user,
+            Upload: self._uploads.announce,
+            Chunk: self._uploads.receive,
             Ping: self._ping,
         }
 
@@ -131,10 +115,11 @@ class Chat:
         return self._handlers[type(command)](client, command)
 
     def authenticate(self, client: Client, token: str) -> None:
-        """Take a client for whom his token says; without an authenticator it says nothing.
+        """Authenticate a client by its token; without an authenticator a token means nothing.
 
-        Raises CommandError: `unauthorized`, also for another user's token than the last,
-        and `forbidden` for one that is not for a room that he is in. Nothing changes then.
+        Raises CommandError: `unauthorized`, also if the token before was another user's, and
+        `forbidden` if the token is not for all rooms that the client is in. Nothing has changed
+        then.
         """
         if self._authenticator is None:
             return
@@ -147,31 +132,27 @@ class Chat:
         client.endpoint.on_authenticated(identity.expires_s)
 
     def depart(self, client: Client) -> None:
-        """Take a client out of all its rooms. Safe to call again.
+        """Take a client out of all its rooms, because its connection ends. Safe to call again.
 
         The others hear of it if its user is not back within 5 s.
         """
         client.gone = True
-        self._give_up(client)
+        self._uploads.give_up(client)
         while client.rooms:
             room, member = client.rooms.popitem()
-            self._forget(client, room, member)
+            self._moderation.untrack(client, room, member.author)
             self._broker.lose(room, member)
             self._delivery.leave(client.connection, room)
 
     def sweep(self) -> None:
-        """Tell those whose file does not go on that it is given up; once a second."""
-        for incoming in () if self._uploads is None else self._uploads.sweep():
-            message = "Too little came of the file; send it again."
-            refusal = CommandError(ErrorCode.UNAVAILABLE, message, temporary=True, ref=incoming.ref)
-            self._metrics.refusals[refusal.code] += 1
-            self._send(incoming.owner, protocol.error(refusal))
+        """Give up files that have stalled; to be called once a second."""
+        self._uploads.sweep()
 
     # Commands
 
     def _publish_message(self, client: Client, command: Send) -> None:
         text, room, id, ref = command
-        room = self._room_of(client, room, Right.WRITE)
+        room = client.room_of(room, Right.WRITE)
         name, author = client.rooms[room]
         timestamp = protocol.timestamp_of(self._clock())
         self._broker.publish(
@@ -199,11 +180,11 @@ class Chat:
         remove: bool = False,
     ) -> None:
         """Publish what changes a message; whether it may is decided where it is kept."""
-        room = self._room_of(client, command.room)
+        room = client.room_of(command.room)
         name, author = client.rooms[room]
-        moderates = kind is not Kind.REACT and self._moderates(client, room)
+        moderates = kind is not Kind.REACT and client.moderates(room)
         if not moderates:
-            self._check(client, Right.WRITE, room)
+            client.check(Right.WRITE, room)
         draft = ChangeDraft(
             room,
             name,
@@ -219,7 +200,7 @@ class Chat:
         self._broker.publish(draft, partial(self._answer, client, None, command.ref))
 
     def _typing(self, client: Client, command: Typing) -> None:
-        room = self._room_of(client, command.room, Right.READ)
+        room = client.room_of(command.room, Right.READ)
         payload = protocol.typing(room, client.rooms[room].name)
         self._delivery.publish(room, payload, client.connection)
         self._broker.tell(room, payload)
@@ -228,74 +209,31 @@ class Chat:
         self._delivery.send(client.connection, protocol.pong(ref=command.ref))
 
     async def _leave(self, client: Client, command: Leave) -> None:
-        room = self._room_of(client, command.room)
+        room = client.room_of(command.room)
         member = client.rooms.pop(room)
-        self._forget(client, room, member)
-        if client.upload is not None and client.upload.upload.room == room:
-            self._give_up(client)
+        self._moderation.untrack(client, room, member.author)
+        self._uploads.leave(client, room)
 
         def left() -> None:
             if not client.gone:
                 self._delivery.leave(client.connection, room)
 
         await self._broker.leave(room, member, left)
-        self._send(client, protocol.left(room, ref=command.ref))
+        reply(self._delivery, client, protocol.left(room, ref=command.ref))
 
     async def _history(self, client: Client, command: GetHistory) -> None:
-        room, limit = self._room_of(client, command.room, Right.READ), command.limit
+        room, limit = client.room_of(command.room, Right.READ), command.limit
         if command.after is not None:
             page = await self._pages.after(room, command.after, limit)
         else:
             page = await self._pages.before(room, command.before, limit)
         payload = protocol.history(room, page.payloads, more=page.more, ref=command.ref)
-        self._send(client, payload)
+        reply(self._delivery, client, payload)
 
     async def _search(self, client: Client, command: Search) -> None:
-        room = self._room_of(client, command.room, Right.READ)
+        room = client.room_of(command.room, Right.READ)
         found = await self._pages.search(room, command.query, command.limit)
-        self._send(client, protocol.results(room, found.payloads, ref=command.ref))
-
-    async def _remove_user(self, client: Client, command: Remove) -> None:
-        room = self._room_of(client, command.room)
-        if not self._moderates(client, room):
-            raise forbidden()
-        removal = Removal(room, command.username, command.seconds, client.rooms[room].name)
-        name = await self._presence.remove(removal)
-        self._send(client, protocol.removed(room, name, command.seconds, ref=command.ref))
-
-    async def _upload(self, client: Client, command: Upload) -> None:
-        room = self._room_of(client, command.room, Right.WRITE)
-        if self._uploads is None:
-            raise CommandError(ErrorCode.FORBIDDEN, "This server takes no files.")
-        author = client.rooms[room].author
-        before, client.upload = client.upload, None
-        if before is not None:  # its place may be needed for this one
-            await before.give_up()
-        incoming = await self._uploads.announce(
-            client, client.address, room, author, command.name, command.size, command.ref
-        )
-        if client.gone:  # nobody will know the ticket
-            await incoming.upload.abandon()
-            return
-        client.upload = incoming
-        ticket, chunk_bytes = incoming.upload.ticket, self._max_chunk_bytes
-        self._send(client, protocol.upload(room, ticket, chunk_bytes, ref=command.ref))
-
-    def _chunk(self, client: Client, command: Chunk) -> Coroutine[Any, Any, None]:
-        if client.upload is None or self._uploads is None:
-            raise Violation(CloseReason.UNEXPECTED_BINARY)
-        return self._receive(client, client.upload, command.data, self._uploads)
-
-    async def _receive(
-        self, client: Client, incoming: Incoming, data: bytes, uploads: Uploads
-    ) -> None:
-        try:
-            file = await uploads.take(incoming, data)
-        finally:
-            if client.upload is incoming and not incoming.is_expected:
-                client.upload = None
-        if file is not None:
-            self._send(client, protocol.file(file.described(), ref=incoming.ref))
+        reply(self._delivery, client, protocol.results(room, found.payloads, ref=command.ref))
 
     def _join(self, client: Client, command: Join) -> Coroutine[Any, Any, None] | None:
         if self._authenticator is not None and command.token is not None:
@@ -313,10 +251,22 @@ class Chat:
         self._delivery.send(client.connection, payload)
 
     async def _enter(self, client: Client, command: Join) -> None:
-        room, identity = command.room, client.identity
-        self._check(client, Right.READ, room)
+        room = command.room
+        client.check(Right.READ, room)
         if client.gone:
             return
+        self._check_new_room(client, room)
+        session = command.session or client.session or self._new_secret()
+        member = _member_of(client, command.username, session)
+        entrance = Entrance(
+            room, member, command.since, command.history, client.address, client.connection_number
+        )
+        # A callback and not a result, because the answer has its exact place in the stream.
+        await self._broker.join(entrance, partial(self._admit, client, room, session, command.ref))
+        if room in client.rooms:  # it is not if the client went meanwhile
+            client.endpoint.on_joined(client.rooms[room].author)
+
+    def _check_new_room(self, client: Client, room: str) -> None:
         if room in client.rooms:
             raise CommandError(ErrorCode.ALREADY_JOINED, f"You are in the room “{room}” already.")
         if len(client.rooms) >= self._max_rooms > 0:
@@ -325,61 +275,32 @@ class Chat:
                 f"A connection may be in {self._max_rooms} rooms; leave one first.",
                 temporary=True,
             )
-        session = command.session or client.session or self._new_secret()
-        if identity is not None:  # what he calls himself is not asked
-            member = Member(identity.name, identity.author)
-        elif name := command.username or client.username:
-            member = Member(name, author_of(session))
-        else:
-            raise CommandError(ErrorCode.BAD_USERNAME, "A name is needed: `username`.")
 
-        def enter(entry: Entry) -> None:
-            if client.gone or not self._delivery.join(client.connection, room):
-                self._broker.lose(room, entry.member)  # he went while we waited for the broker
-                return
-            client.username, client.session = entry.member.name, session
-            client.rooms[room] = entry.member
-            if identity is not None:
-                self._removable.setdefault((room, identity.author), set()).add(client)
-            payload = protocol.joined(
-                room,
-                entry.member.name,
-                session,
-                entry.position,
-                recovered=entry.recovered,
-                messages=entry.payloads,
-                users=entry.users,
-                online=entry.online,
-                rights=None if identity is None else identity.rights_in(room),
-                max_file_bytes=None if self._uploads is None else self._uploads.max_file_bytes,
-                ref=command.ref,
-            )
-            self._delivery.send(client.connection, payload)
-
-        entrance = Entrance(
-            room, member, command.since, command.history, client.address, client.connection_number
+    def _admit(
+        self, client: Client, room: str, session: str, ref: str | None, entry: Entry
+    ) -> None:
+        """Make a client a member of a room that the broker has counted it into."""
+        if client.gone or not self._delivery.join(client.connection, room):
+            self._broker.lose(room, entry.member)  # the client went while the broker was asked
+            return
+        identity = client.identity
+        client.username, client.session = entry.member.name, session
+        client.rooms[room] = entry.member
+        self._moderation.track(client, room)
+        payload = protocol.joined(
+            room,
+            entry.member.name,
+            session,
+            entry.position,
+            recovered=entry.recovered,
+            messages=entry.payloads,
+            users=entry.users,
+            online=entry.online,
+            rights=None if identity is None else identity.rights_in(room),
+            max_file_bytes=self._uploads.max_file_bytes,
+            ref=ref,
         )
-        await self._broker.join(entrance, enter)
-        if room in client.rooms:  # it is not if the client went meanwhile
-            client.endpoint.on_joined(client.rooms[room].author)
-
-    def _send(self, client: Client, payload: bytes) -> None:
-        if not client.gone:
-            self._delivery.send(client.connection, payload)
-
-    def _give_up(self, client: Client) -> None:
-        """Of a file that has not come wholly, nothing is kept."""
-        incoming, client.upload = client.upload, None
-        if incoming is not None and self._uploads is not None:
-            self._uploads.give_up(incoming)
-
-    def _forget(self, client: Client, room: str, member: Member) -> None:
-        """He cannot be removed any more."""
-        here = self._removable.get((room, member.author))
-        if here is not None:
-            here.discard(client)
-            if not here:
-                del self._removable[room, member.author]
+        self._delivery.send(client.connection, payload)
 
     def _answer(
         self,
@@ -397,39 +318,20 @@ class Chat:
             outcome.id, outcome.ref = id, ref
             self._metrics.refusals[outcome.code] += 1
             payload = protocol.error(outcome)
-        self._send(client, payload)
+        reply(self._delivery, client, payload)
 
     # The broker's receiver
 
     def expel(self, room: str, author: str, seconds: int) -> None:
-        for client in tuple(self._removable.get((room, author), ())):
-            client.endpoint.dismiss(CloseReason.REMOVED, seconds * 1000)
-        if self._uploads is not None:  # a ticket needs no connection
-            self._uploads.withdraw(room, author)
+        """Dismiss the clients of a user that was removed from a room, and withdraw its files."""
+        self._moderation.expel(room, author, seconds)
+        self._uploads.withdraw(room, author)
 
-    # Where a client is, and what he may do there
 
-    def _room_of(self, client: Client, room: str | None, needed: Right | None = None) -> str:
-        if room is None:
-            room = self._only_room(client)
-        elif room not in client.rooms:
-            raise CommandError(ErrorCode.NOT_JOINED, f"You are not in the room “{room}”.")
-        if needed is not None and client.identity is not None:
-            self._check(client, needed, room)
-        return room
-
-    def _check(self, client: Client, needed: Right, room: str) -> None:
-        if client.identity is not None and not client.identity.may(needed, room):
-            raise forbidden()
-
-    def _moderates(self, client: Client, room: str) -> bool:
-        return client.identity is not None and client.identity.may(Right.MODERATE, room)
-
-    def _only_room(self, client: Client) -> str:
-        if len(client.rooms) == 1:
-            return next(iter(client.rooms))
-        if not client.rooms:
-            raise CommandError(ErrorCode.NOT_JOINED, "You have joined no room yet.")
-        raise CommandError(
-            ErrorCode.BAD_COMMAND, "You are in several rooms: say which one, by `room`."
-        )
+def _member_of(client: Client, username: str | None, session: str) -> Member:
+    """The name under which a client joins, and whose its messages are."""
+    if client.identity is not None:  # the token has the name, whatever the command says
+        return Member(client.identity.name, client.identity.author)
+    if name := username or client.username:
+        return Member(name, author_of(session))
+    raise CommandError(ErrorCode.BAD_USERNAME, "A name is needed: `username`.")

@@ -1,0 +1,55 @@
+"""Moderation: a user leaves a room because a moderator wants it."""
+
+from __future__ import annotations
+
+from fastchat import protocol
+from fastchat.auth import forbidden
+from fastchat.brokers import Presence
+from fastchat.chat.client import Client, Delivery, reply
+from fastchat.errors import CloseReason
+from fastchat.protocol import Remove
+from fastchat.rooms import Removal
+
+__all__ = ["Moderation"]
+
+
+class Moderation:
+    """Removes users, and knows which clients of this process are to go with a removed user.
+
+    Only clients with a token are tracked: without one, a user is whoever has the session, and
+    would be back under another at once.
+    """
+
+    def __init__(self, presence: Presence, delivery: Delivery) -> None:
+        self._presence = presence
+        self._delivery = delivery
+        #: The clients that have joined with a token, by room and author.
+        self._clients: dict[tuple[str, str], set[Client]] = {}
+
+    def track(self, client: Client, room: str) -> None:
+        """Note that a client has joined a room."""
+        if client.identity is not None:
+            self._clients.setdefault((room, client.rooms[room].author), set()).add(client)
+
+    def untrack(self, client: Client, room: str, author: str) -> None:
+        """Note that a client is not in a room any more. Safe to call again."""
+        clients = self._clients.get((room, author))
+        if clients is not None:
+            clients.discard(client)
+            if not clients:
+                del self._clients[room, author]
+
+    async def remove_user(self, client: Client, command: Remove) -> None:
+        """Run a moderator's command; all processes are told, and expel the user."""
+        room = client.room_of(command.room)
+        if not client.moderates(room):
+            raise forbidden()
+        removal = Removal(room, command.username, command.seconds, client.rooms[room].name)
+        name = await self._presence.remove(removal)
+        payload = protocol.removed(room, name, command.seconds, ref=command.ref)
+        reply(self._delivery, client, payload)
+
+    def expel(self, room: str, author: str, seconds: int) -> None:
+        """Dismiss the clients of a user that was removed from a room for so many seconds."""
+        for client in tuple(self._clients.get((room, author), ())):
+            client.endpoint.dismiss(CloseReason.REMOVED, seconds * 1000)
