@@ -1,4 +1,4 @@
-"""A message that comes in pieces (RFC 6455 §5.4), and its bounds."""
+"""A message that comes in fragments (RFC 6455 §5.4), and its bounds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ MAX_FRAGMENTS = 64
 
 
 class Fragments:
-    """What has come of a message; `is_text` says whether it has to be UTF-8."""
+    """The fragments of one message that have come so far.
+
+    * ``is_text``: whether the message must be UTF-8.
+    """
 
     __slots__ = ("_count", "_decoder", "_parts", "_size", "is_text")
 
@@ -25,7 +28,11 @@ class Fragments:
         self._decoder = codecs.getincrementaldecoder("utf-8")() if is_text else None
 
     def add(self, payload: bytes, *, is_last: bool, max_bytes: int) -> None:
-        """Take the next fragment; raises Violation."""
+        """Take the next fragment. Raises Violation if the message is beyond its bounds.
+
+        Text is decoded fragment by fragment, so that a message fails where it stops being UTF-8
+        and not with its last fragment. A character can begin in one fragment and end in another.
+        """
         self._count += 1
         self._size += len(payload)
         if self._size > max_bytes:
@@ -36,8 +43,12 @@ class Fragments:
             if self._decoder is not None:
                 self._decoder.decode(payload, is_last)
         except UnicodeDecodeError:
+            # RFC 6455 §8.1: "When an endpoint is to interpret a byte stream as UTF-8 but finds
+            # that the byte stream is not, in fact, a valid UTF-8 stream, that endpoint MUST
+            # _Fail the WebSocket Connection_."
             raise Violation(CloseReason.INVALID_UTF8) from None
         self._parts.append(payload)
 
     def whole(self) -> bytes:
+        """The message, after its last fragment."""
         return b"".join(self._parts)

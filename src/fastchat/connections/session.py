@@ -116,13 +116,18 @@ class Session(WSListener):
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         # picows delivers what is left in its buffer also after a CLOSE or an error.
         if self._closed or self._close_asked is not None or transport.is_close_frame_sent:
-            if frame.msg_type is _CLOSE:  # the answer to ours: both have been sent
+            if frame.msg_type is _CLOSE:  # the answer to ours
+                # RFC 6455 §5.5.1: "After both sending and receiving a Close message, an endpoint
+                # considers the WebSocket connection closed and MUST close the underlying TCP
+                # connection."
                 transport.disconnect()
             return
         # The frame dies with this callback, and a command may wait longer than that: hence
         # `get_payload_as_bytes`, which copies the payload, and not a view of it.
         try:
             if frame.rsv1 or frame.rsv2 or frame.rsv3:
+                # RFC 6455 §5.2: "MUST be 0 unless an extension is negotiated that defines
+                # meanings for non-zero values." None is.
                 raise Violation(CloseReason.RESERVED_BIT)
             kind = frame.msg_type
             if kind is _TEXT and frame.fin and self._fragments is None:
@@ -157,7 +162,14 @@ class Session(WSListener):
         self._connection.resume_writing()
 
     def parse_failed(self) -> None:
-        """picows refused a frame, and has sent a CLOSE of its own (RFC 6455 §7.1.7)."""
+        """picows has refused a frame, and has sent a close frame of its own.
+
+        For example RFC 6455 §5.1: "The server MUST close the connection upon receiving a frame
+        that is not masked."
+        """
+        # §7.1.7: "An endpoint MUST NOT continue to attempt to process data (including a
+        # responding Close frame) from the remote endpoint after being instructed to _Fail the
+        # WebSocket Connection_." The hub sends nothing behind that close frame either.
         if not self._closed:
             self._close_code = CloseCode.PROTOCOL_ERROR
             self._leave()
@@ -241,24 +253,38 @@ class Session(WSListener):
 
     def _on_ping(self, payload: bytes) -> None:
         self._check_heartbeat()
+        # RFC 6455 §5.5.2: "Upon receipt of a Ping frame, an endpoint MUST send a Pong frame in
+        # response, unless it already received a Close frame." §5.5.3: it "must have identical
+        # 'Application data' as found in the message body of the Ping frame being replied to".
         self._context.hub.send(self._connection, payload, _OP_PONG)
 
     def _check_heartbeat(self) -> None:
-        """Charge the client for a ping, or for a pong, which nobody may have asked for."""
+        """Charge the client for a ping or a pong.
+
+        RFC 6455 §5.5.3: "A Pong frame MAY be sent unsolicited." So a client can send as many pongs
+        as it likes, however few pings it gets.
+        """
         if not self._context.throttle.is_heartbeat_allowed(self._inbox):
             raise Violation(CloseReason.TOO_MANY_PINGS)
 
     def _on_close(self, payload: bytes) -> None:
         code = int.from_bytes(payload[:2], "big") if payload else _NO_STATUS
+        # RFC 6455 §5.5.1: "If there is a body, the first two bytes of the body MUST be a 2-byte
+        # unsigned integer (in network byte order) representing a status code with value /code/
+        # defined in Section 7.4." A single byte is below all of these.
         if payload and not _may_be_sent(code):
             raise Violation(CloseReason.INVALID_CLOSE_CODE)
         if self._inbox.is_idle:
             self._answer_close(code)
-        else:  # what was sent before it still counts
+        else:  # what was sent before it still counts, and is answered before we close
             self._close_asked = code
 
     def _answer_close(self, code: int) -> None:
-        """Echo the code (RFC 6455 §5.5.1) and end the TCP connection (§7.1.1)."""
+        """Echo the code of the client's close frame, and end the TCP connection."""
+        # RFC 6455 §5.5.1: "If an endpoint receives a Close frame and did not previously send a
+        # Close frame, the endpoint MUST send a Close frame in response. (When sending a Close
+        # frame in response, the endpoint typically echos the status code it received.)" And:
+        # "The server MUST close the underlying TCP connection immediately".
         self.close_with(code, "")
         self._transport.disconnect()
 
@@ -267,6 +293,8 @@ class Session(WSListener):
         fragments = self._fragments
         if kind is _BINARY and not self._inbox.takes_bytes:
             raise Violation(CloseReason.UNEXPECTED_BINARY)
+        # RFC 6455 §5.4: "The fragments of one message MUST NOT be interleaved between the
+        # fragments of another message". Control frames can be, and do not come here.
         if (kind is _CONTINUATION) != (fragments is not None):
             raise Violation(CloseReason.STRAY_FRAGMENT)
         if fragments is None:
@@ -288,5 +316,9 @@ class Session(WSListener):
 
 
 def _may_be_sent(code: int) -> bool:
-    """Whether a close frame may carry `code` (RFC 6455 §7.4)."""
+    """Whether a close frame can carry `code` (RFC 6455 §7.4, and IANA's registry for 1012 to 1014).
+
+    §7.4.1: 1005 "is a reserved value and MUST NOT be set as a status code in a Close control
+    frame by an endpoint". The same holds for 1006 and 1015, and 1004 has no meaning.
+    """
     return 3000 <= code <= 4999 or (1000 <= code <= 1014 and code not in (1004, 1005, 1006))
