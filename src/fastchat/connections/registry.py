@@ -15,7 +15,7 @@ from fastchat.errors import CloseReason
 from fastchat.limits.connections import Limit
 from fastchat.metrics import Metrics
 
-__all__ = ["Endable", "Sessions"]
+__all__ = ["Closable", "Sessions"]
 
 logger = logging.getLogger("fastchat.session")
 
@@ -36,12 +36,12 @@ _REASONS = {
 }
 
 
-class Endable(Hashable, Protocol):
-    """A session, as `fastchat.connections.session` has it."""
+class Closable(Hashable, Protocol):
+    """A session, as its registry closes it; see `fastchat.connections.session`."""
 
     def close(self, reason: CloseReason) -> None: ...
     def dismiss(self, reason: CloseReason, reconnect_after_ms: int) -> None: ...
-    def evicted(self, code: int, reason: str) -> None: ...
+    def on_evicted(self, code: int, reason: str) -> None: ...
     def abort(self) -> None: ...
 
 
@@ -56,7 +56,7 @@ class Sessions:
     | `_unjoined`   | the upgrade             | it has joined a room      | 4502             |
     | `_unfinished` | a first fragment        | the last fragment         | 4504             |
     | `_expiring`   | an accepted token       | the token has expired     | `closing`, 4011  |
-    | `_ending`     | it begins to close      | the socket is closed      | it is aborted    |
+    | `_closing`    | it begins to close      | the socket is closed      | it is aborted    |
 
     A session that begins to close leaves all tables but the last.
 
@@ -83,13 +83,13 @@ class Sessions:
         self.draining = False
         self._spread_ms = 0
         # Sessions with their deadlines, in the order of these.
-        self._unjoined: dict[Endable, float] = {}
-        self._unfinished: dict[Endable, float] = {}
-        self._ending: dict[Endable, float] = {}
+        self._unjoined: dict[Closable, float] = {}
+        self._unfinished: dict[Closable, float] = {}
+        self._closing: dict[Closable, float] = {}
         # When tokens expire, in seconds since 1970: in no order, and not before `_next_expiry_s`.
-        self._expiring: dict[Endable, float] = {}
+        self._expiring: dict[Closable, float] = {}
         self._next_expiry_s = 0.0
-        self._all: set[Endable] = set()
+        self._all: set[Closable] = set()
         self._none_left = asyncio.Event()
 
     def __len__(self) -> int:
@@ -98,14 +98,15 @@ class Sessions:
     def drain(self, spread_s: float) -> None:
         """Tell every client that the server stops, and close its connection with 1012.
 
-        They are asked to come back spread over `spread_s`; so is who connects from now on.
+        Clients are asked to come back at times spread over `spread_s`. That holds for those that
+        connect from now on as well.
         """
         self.draining = True
         self._spread_ms = int(spread_s * 1000)
         for session in tuple(self._all):
             self._restart(session)
 
-    def _restart(self, session: Endable) -> None:
+    def _restart(self, session: Closable) -> None:
         after_ms = RECONNECT_AFTER_MS + random.randint(0, self._spread_ms)  # noqa: S311 spreads load
         session.dismiss(CloseReason.RESTART, after_ms)
 
@@ -121,12 +122,12 @@ class Sessions:
             session.close(CloseReason.JOIN_TIMEOUT)
         for session in _due(self._unfinished, now):
             session.close(CloseReason.MESSAGE_TIMEOUT)
-        for session in _due(self._ending, now):
+        for session in _due(self._closing, now):
             session.abort()
         self._expire()
 
     def _expire(self) -> None:
-        """Close those whose token has expired, by the clock on the wall, which may have jumped."""
+        """Close sessions whose token has expired, by the time of day, which can have jumped."""
         now = time.time()
         if self._expiring and now >= self._next_expiry_s:
             for session, expires_s in tuple(self._expiring.items()):
@@ -134,21 +135,22 @@ class Sessions:
                     session.dismiss(CloseReason.TOKEN_EXPIRED, RECONNECT_AFTER_MS)
             self._next_expiry_s = min(self._expiring.values(), default=0.0)
 
-    def turn_away(self, session: Endable, limit: Limit) -> None:
-        """Close a connection that is one too many."""
+    def turn_away(self, session: Closable, limit: Limit) -> None:
+        """Dismiss a session whose connection is one too many; it can come back much later."""
         self._metrics.turned_away[limit] += 1
         logger.info("turned a client away: %s", _REASONS[limit].text)
         after_ms = random.randint(*TURNED_AWAY_MS)  # noqa: S311 spreads load
         session.dismiss(_REASONS[limit], after_ms)
 
-    def evicted(self, connection: Connection, code: int, reason: str) -> None:
-        """The hub has closed a connection on its own account."""
-        session: Endable = connection.owner
-        session.evicted(code, reason)
+    def on_evicted(self, connection: Connection, code: int, reason: str) -> None:
+        """Tell a session that the hub has closed its connection on its own account."""
+        session: Closable = connection.owner
+        session.on_evicted(code, reason)
 
-    # What sessions tell of themselves
+    # Called by sessions
 
-    def add(self, session: Endable) -> None:
+    def add(self, session: Closable) -> None:
+        """Register a session that is open now. If the server stops, it is dismissed at once."""
         self._metrics.connections_total += 1
         self._all.add(session)
         if self._join_timeout_s:
@@ -156,37 +158,42 @@ class Sessions:
         if self.draining:
             self._restart(session)
 
-    def note_joined(self, session: Endable) -> None:
+    def note_joined(self, session: Closable) -> None:
+        """End the deadline for a first room."""
         self._unjoined.pop(session, None)
 
-    def watch_expiry(self, session: Endable, expires_s: float) -> None:
+    def watch_expiry(self, session: Closable, expires_s: float) -> None:
         """Close a session when its token, the first one or a further one, expires."""
         if not self._expiring or expires_s < self._next_expiry_s:
             self._next_expiry_s = expires_s
         self._expiring[session] = expires_s
 
-    def begin_message(self, session: Endable) -> None:
+    def begin_message(self, session: Closable) -> None:
+        """Begin the deadline for a fragmented message."""
         self._unfinished[session] = self._clock() + self._message_timeout_s
 
-    def end_message(self, session: Endable) -> None:
+    def end_message(self, session: Closable) -> None:
+        """End the deadline for a fragmented message."""
         self._unfinished.pop(session, None)
 
-    def begin_closing(self, session: Endable) -> None:
+    def begin_closing(self, session: Closable) -> None:
+        """Begin the deadline for a closing handshake, and end all others."""
         self._unjoined.pop(session, None)
         self._unfinished.pop(session, None)
         self._expiring.pop(session, None)
-        self._ending.setdefault(session, self._clock() + self._close_grace_s)
+        self._closing.setdefault(session, self._clock() + self._close_grace_s)
 
-    def remove(self, session: Endable, code: int) -> None:
+    def remove(self, session: Closable, code: int) -> None:
+        """Forget a session whose socket is closed, and count the code that it ended with."""
         self._metrics.closes[code] += 1
         self._all.discard(session)
         self._unjoined.pop(session, None)
         self._unfinished.pop(session, None)
         self._expiring.pop(session, None)
-        self._ending.pop(session, None)
+        self._closing.pop(session, None)
         if self.draining and not self._all:
             self._none_left.set()
 
 
-def _due(deadlines: dict[Endable, float], now: float) -> list[Endable]:
+def _due(deadlines: dict[Closable, float], now: float) -> list[Closable]:
     return [session for session, _ in takewhile(lambda item: item[1] <= now, deadlines.items())]

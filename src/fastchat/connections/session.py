@@ -149,7 +149,7 @@ class Session(WSListener):
             self.fail()
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
-        self._leave()
+        self._depart()
         self._context.hub.detach(self._connection)
         if self._counted is not None:
             self._context.admission.leave(self._counted)
@@ -172,7 +172,7 @@ class Session(WSListener):
         # WebSocket Connection_." The hub sends nothing behind that close frame either.
         if not self._closed:
             self._close_code = CloseCode.PROTOCOL_ERROR
-            self._leave()
+            self._depart()
             self._context.hub.detach(self._connection)
             self._context.sessions.begin_closing(self)
 
@@ -208,7 +208,7 @@ class Session(WSListener):
         """The same, with a code or a text that `CloseReason` does not know."""
         if not self._closed:
             self._close_code = code
-            self._leave()
+            self._depart()
             self._context.hub.close_connection(self._connection, code, text)
             self._context.sessions.begin_closing(self)
 
@@ -230,19 +230,19 @@ class Session(WSListener):
             self._context.hub.send(self._connection, payload)
             self.close(reason)
 
-    def evicted(self, code: int, reason: str) -> None:
+    def on_evicted(self, code: int, reason: str) -> None:
         """The hub has closed the connection on its own account."""
         if not self._closed:
             logger.info("evicted %r: %s (%d)", self._client.username or "nobody", reason, code)
             self._close_code = code
-            self._leave()
+            self._depart()
             self._context.sessions.begin_closing(self)
 
     def abort(self) -> None:
         """Close the socket at once, whatever waits to be sent."""
         self._transport.disconnect(False)
 
-    def _leave(self) -> None:
+    def _depart(self) -> None:
         if not self._closed:
             self._closed = True
             self._fragments = None

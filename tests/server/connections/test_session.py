@@ -827,7 +827,7 @@ def test_sessions_leave_nothing_behind(server: Server, room: str) -> None:
     sessions = server.sessions
     assert not sessions._unjoined
     assert not sessions._unfinished
-    assert not sessions._ending
+    assert not sessions._closing
     wait_until(lambda: server.names(room) == [])
     assert server.call(server.hub.stats)["connections"] == 0
 

@@ -230,7 +230,7 @@ def _build_base(
         max_lag_s=settings.max_lag_seconds,
         ping_interval_s=timings.ping_interval_s,
         pong_timeout_s=timings.pong_timeout_s,
-        on_evict=sessions.evicted,
+        on_evict=sessions.on_evicted,
     )
     admission = Admission(connection_count_of(settings, served=capacity.served), sessions.turn_away)
     return _Base(
