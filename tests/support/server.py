@@ -17,7 +17,9 @@ from pathlib import Path
 
 #: The unit all time-outs are multiples of; a slow machine sets it higher.
 TIMEOUT_UNIT_S = float(os.environ.get("FASTCHAT_TIMEOUT_UNIT", "1"))
-START_TIMEOUT_S = 15 * TIMEOUT_UNIT_S
+#: Only a test that fails waits for the end of these.
+START_TIMEOUT_S = 60 * TIMEOUT_UNIT_S
+PATIENCE_S = 15 * TIMEOUT_UNIT_S
 
 
 def lasting_port() -> int:
@@ -131,7 +133,7 @@ def running_server(
             server.kill()
 
 
-def wait_until(holds: Callable[[], bool], *, timeout_s: float = 5 * TIMEOUT_UNIT_S) -> None:
+def wait_until(holds: Callable[[], bool], *, timeout_s: float = PATIENCE_S) -> None:
     """Poll a condition that has no event to wait for; AssertionError when it stays false."""
     deadline = time.monotonic() + timeout_s
     while not holds():

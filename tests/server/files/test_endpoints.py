@@ -419,12 +419,12 @@ def share_works(alice: Client, server: Server) -> bool:
         return bool(share(alice, wire, os.urandom(8)))
 
 
-IMPATIENT = HttpTimings(answer_s=0.5 * TIMEOUT_UNIT_S)
+IMPATIENT = HttpTimings(answer_s=1.0 * TIMEOUT_UNIT_S)
 
 
 @pytest.fixture
 def impatient(data: Path) -> Iterator[tuple[Server, Client]]:
-    """A server that gives a file half a second for each 16 KiB, and Alice."""
+    """A server that gives a file a second for each 16 KiB, and Alice."""
     timings = WorkerTimings(sweep_interval_s=0.05, http=IMPATIENT)
     with (
         serving(timings=timings, history="sqlite", data=str(data)) as server,
@@ -491,7 +491,7 @@ def test_reader_who_is_slow_and_steady_gets_it_all(impatient: tuple[Server, Clie
             piece = reader.socket.recv(65_536)
             assert piece, "cut off"
             got += piece
-            time.sleep(0.05 * TIMEOUT_UNIT_S)
+            time.sleep(0.08 * TIMEOUT_UNIT_S)
     assert got == content
     assert time.monotonic() - began > 2 * IMPATIENT.answer_s
 

@@ -33,7 +33,7 @@ from support.raw_websocket import (
     text,
     wired,
 )
-from support.server import TIMEOUT_UNIT_S, Server, running_server, wait_until
+from support.server import START_TIMEOUT_S, TIMEOUT_UNIT_S, Server, running_server, wait_until
 
 #: What the resident memory of an idle server goes up and down by of itself.
 NOISE_BYTES = 1_500_000
@@ -378,7 +378,7 @@ def serve(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
         capture_output=True,
         text=True,
         env={**os.environ, **environment},
-        timeout=15 * TIMEOUT_UNIT_S,
+        timeout=START_TIMEOUT_S,
         check=False,
     )
 

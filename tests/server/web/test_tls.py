@@ -24,7 +24,7 @@ from fastchat.auth.issuing import create_secret, make_token
 from fastchat.settings import Settings
 from fastchat.web.tls import HANDSHAKE_TIMEOUT_S, MAX_HANDSHAKES, Tls
 from support.raw_websocket import Client, Wire, connected, ends_within, request, wired
-from support.server import TIMEOUT_UNIT_S, Server, running_server, wait_until
+from support.server import START_TIMEOUT_S, TIMEOUT_UNIT_S, Server, running_server, wait_until
 
 AUTHORITY = trustme.CA()
 HTTP_GET = request("/")
@@ -322,7 +322,7 @@ def refusal(*arguments: str) -> str:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=15 * TIMEOUT_UNIT_S,
+        timeout=START_TIMEOUT_S,
     )
     assert ended.returncode == 2, ended
     (sentence,) = ended.stderr.splitlines()
