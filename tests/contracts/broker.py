@@ -21,7 +21,9 @@ from fastchat.history import Duplicate, History, Outcome, Page
 from fastchat.metrics import Metrics
 from fastchat.protocol import Draft, Message, Position, Publication
 from fastchat.rooms import Entrance, Entry, Member, Messages, Removal
-from fastchat.rooms.rooms import GRACE_TICKS, Rooms
+from fastchat.rooms.members import GRACE_TICKS
+from fastchat.rooms.removals import Removals
+from fastchat.rooms.rooms import Rooms
 from support.server import TIMEOUT_UNIT_S
 
 Result = TypeVar("Result")
@@ -181,13 +183,14 @@ class Faulty:
             raise HistoryError("disk I/O error")
 
 
-def new_rooms(history: History) -> Rooms:
+def new_rooms(history: History, removals: Removals | None = None) -> Rooms:
     """As the worker, or the relay, builds them; in a running loop."""
     return Rooms(
         history,
         at_end_of_turn=asyncio.get_running_loop().call_soon,
         clock=lambda: NOW_S,
         metrics=Metrics(),
+        removals=removals,
     )
 
 

@@ -20,7 +20,8 @@ from fastchat.limits.connections import ConnectionCount
 from fastchat.metrics import Metrics
 from fastchat.protocol import parsing
 from fastchat.rooms import Entrance, Entry, Member
-from fastchat.rooms.rooms import GRACE_TICKS, Rooms
+from fastchat.rooms.members import GRACE_TICKS
+from fastchat.rooms.rooms import Rooms
 from support.files_in_memory import Shelf
 
 NOW_S = 1737196200.123
@@ -131,7 +132,7 @@ class Talk:
             self.broker,
             self.inboxes,
             presence=self.rooms,
-            pages=self.rooms,
+            pages=self.rooms.pages,
             clock=lambda: NOW_S,
             new_secret=lambda: next(secrets),
             metrics=self.metrics,
@@ -185,7 +186,7 @@ class Talk:
 
     def names(self, room: str = "lobby") -> list[str]:
         """Who is in a room."""
-        return self.rooms.users(room).names(9) if self.rooms.room_count else []
+        return self.rooms.users(room).names(9)
 
     def news(self, name: str) -> list[dict[str, Any]]:
         """What a client has got since it was last asked."""

@@ -116,15 +116,8 @@ class Server:
             connection.shutdown()
 
     def names(self, room: str) -> list[str]:
-        """Who is in a room."""
-
-        def names() -> list[str]:
-            try:
-                return self.rooms.users(room).names(1000)
-            except KeyError:  # nobody is there
-                return []
-
-        return self.call(names)
+        """The names of a room's users."""
+        return self.call(lambda: self.rooms.users(room).names(1000))
 
     def stop(self) -> None:
         def stop() -> None:

@@ -21,43 +21,28 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastchat import protocol
-from fastchat.errors import CommandError, ErrorCode, HistoryError
+from fastchat.errors import CommandError, ErrorCode
 from fastchat.history import Duplicate, History, Outcome
-from fastchat.limits.rooms import RoomLimits, price_of
+from fastchat.limits.rooms import RoomLimits
 from fastchat.metrics import Metrics
-from fastchat.protocol import Draft, Position, Publication
-from fastchat.rooms import Entrance, Entry, Member, Messages, Removal
-from fastchat.rooms.messages import fitting, page_of
+from fastchat.protocol import Draft
+from fastchat.rooms import Entrance, Entry, Member, Removal
+from fastchat.rooms.members import Members, Room
+from fastchat.rooms.messages import fitting
+from fastchat.rooms.pages import StoragePages
 from fastchat.rooms.presence import Roster, User
 from fastchat.rooms.removals import Removals
-from fastchat.rooms.subscribers import PresenceChange, Subscriber
+from fastchat.rooms.restoring import Restoring, Returning
+from fastchat.rooms.storage import Storage
+from fastchat.rooms.subscribers import Subscriber
 
-__all__ = ["CROWD", "Rooms"]
+__all__ = ["Rooms"]
 
-logger = logging.getLogger("fastchat.broker")
 moderation = logging.getLogger("fastchat.moderation")
-
-#: Whoever is back before this many ticks are over has not been away, to the others: 5 s,
-#: and up to one more because the tick he left in had begun.
-GRACE_TICKS = 6
-#: Rooms with more users than this hear of joins and leaves by number, once a second.
-CROWD = 200
-#: A process that lost its relay for longer than this has its members recover by themselves.
-MAX_RESUMED = 2000
-
-
-class _Room:
-    __slots__ = ("price", "roster", "subscribers")
-
-    def __init__(self) -> None:
-        self.price = price_of(0)
-        self.roster = Roster()
-        self.subscribers: dict[Subscriber, int] = {}  # connections of each
 
 
 class Rooms:
@@ -65,11 +50,11 @@ class Rooms:
 
     * ``at_end_of_turn`` calls a function at the end of the loop's turn (`call_soon`).
     * ``clock``: seconds since 1970, for timestamps only.
-    * ``removals``: who is to stay out (default: as long as this lives).
+    * ``removals``: the users who are to stay out (default: as long as this lives).
     * ``limits``: of what is published, and of the rooms (default: none).
 
-    Of each operation of the history it is said once in the log that it fails, and once
-    that it works again.
+    If the history fails, an operation that needs it raises CommandError, `unavailable`, or tells
+    the senders so; see `Storage`.
     """
 
     def __init__(
@@ -84,18 +69,16 @@ class Rooms:
     ) -> None:
         self._limits = limits
         self._removals = Removals(clock) if removals is None else removals
-        self._history_of_rooms = history
+        self._storage = Storage(history)
+        self._members = Members(clock=clock, on_empty=self._storage.forget_if_silent)
+        self._restoring = Restoring(self._members, self._storage, self._removals)
+        self._rooms = self._members.rooms
         self._at_end_of_turn = at_end_of_turn
-        self._clock = clock
         self._metrics = metrics
-        self._rooms: dict[str, _Room] = {}
         self._drafts: list[Draft] = []
         self._senders: list[tuple[Subscriber, Any]] = []
-        self._crowded: set[str] = set()  # whose number changed since the last tick
-        #: Who has lost his last connection, where, and in which tick; the first first.
-        self._absent: dict[User, tuple[str, int]] = {}
-        self._ticks = 0
-        self._failing: set[str] = set()  # operations
+        #: Implements `fastchat.brokers.Pages`.
+        self.pages = StoragePages(self._storage)
 
     @property
     def room_count(self) -> int:
@@ -103,8 +86,13 @@ class Rooms:
 
     @property
     def user_count(self) -> int:
-        """Users of all rooms; who is in two of them counts twice."""
-        return sum(len(room.roster) for room in self._rooms.values())
+        """Users of all rooms; a user of two rooms counts twice."""
+        return self._members.user_count
+
+    @property
+    def absent_count(self) -> int:
+        """Users of all rooms whose last connection is lost, and who may still come back."""
+        return self._members.absent_count
 
     # Publishing
 
@@ -139,7 +127,7 @@ class Rooms:
 
     def _append(self, drafts: Sequence[Draft]) -> Sequence[Outcome]:
         begun = time.perf_counter()
-        with self._history("append") as history:
+        with self._storage.use("append") as history:
             outcomes = history.append(drafts)
         kinds = list(map(type, outcomes))
         kept = len(kinds) - kinds.count(Duplicate) - kinds.count(CommandError)
@@ -186,17 +174,16 @@ class Rooms:
         if room is None and self._limits is not None:
             self._limits.check_new_room(entrance.address, len(self._rooms))
         user = None if room is None else room.roster.check(name, author)
-        with self._history("join") as history:
+        with self._storage.use("join") as history:
             position = history.position(entrance.room)
             payloads, recovered = _missed(history, entrance)
         if user is not None and not user.is_author(author):
-            self._remove(entrance.room, user)  # he is away, and another takes his name
+            self._members.remove(entrance.room, user)  # is absent, and another takes the name
             user = None
-        room = self._rooms.setdefault(entrance.room, room or _Room())
+        room = self._rooms.setdefault(entrance.room, room or Room())
         if user is None:
-            user = room.roster.add(name, author)
-            self._announce(entrance.room, user, came=True)
-        self._count_in(room, user, subscriber, 1)
+            user = self._members.add(entrance.room, entrance.member)
+        self._members.count_in(entrance.room, user, subscriber)
         enter(
             Entry(
                 Member(user.name, user.author),
@@ -217,21 +204,23 @@ class Rooms:
         """
         self.commit()
         left()
-        user = self._count_out(subscriber, name, member)
+        user = self._members.count_out(name, member, subscriber)
         if user is not None:
-            self._remove(name, user)
-            self._drop_if_empty(name)
+            self._let_leave(name, user)
 
     def lose(self, subscriber: Subscriber, name: str, member: Member) -> None:
-        """Count a connection out that is gone; the others hear of it if it is not back in 5 s."""
-        user = self._count_out(subscriber, name, member)
+        """Count a connection out that is gone.
+
+        The others hear of it if the user is not back in 5 s, or at once if the user was removed.
+        """
+        self.commit()  # what was published before still arrives
+        user = self._members.count_out(name, member, subscriber)
         if user is None:
             return
         if user.expelled:
-            self._remove(name, user)
-            self._drop_if_empty(name)
+            self._let_leave(name, user)
         else:
-            self._absent[user] = name, self._ticks
+            self._members.await_return(name, user)
 
     async def remove(self, removal: Removal) -> str:
         """Have a user's connections closed, and keep the user out; returns the user's name.
@@ -252,11 +241,14 @@ class Rooms:
         if user.connections:
             user.expelled = True
         else:
-            self._remove(name, user)
-            self._drop_if_empty(name)
-        for subscriber in subscribers:  # also if he is away: he may be here under another name
+            self._let_leave(name, user)
+        for subscriber in subscribers:  # the author of an absent user may have another name too
             subscriber.expel(name, user.author, seconds)
         return user.name
+
+    def _let_leave(self, name: str, user: User) -> None:
+        self._members.remove(name, user)
+        self._members.drop_if_empty(name)
 
     def _check_removal(self, room: str, author: str) -> None:
         remaining_s = self._removals.remaining_s(room, author)
@@ -269,227 +261,44 @@ class Rooms:
             )
 
     def tell(self, subscriber: Subscriber, name: str, payload: bytes) -> None:
-        """An event of one subscriber, to the others."""
+        """Deliver an event of one subscriber to the others."""
         room = self._rooms.get(name)
         for other in room.subscribers if room is not None else ():
             if other is not subscriber:
                 other.deliver(name, 0, payload, None)
 
     def tick(self) -> None:
-        """Announce who did not come back, and tell crowded rooms their number; once a second."""
-        self._ticks += 1
+        """Announce users who did not come back, and tell crowded rooms their number.
+
+        It is to be called once a second.
+        """
         if self._limits is not None:
             self._limits.sweep()
-        for user, (name, left) in tuple(self._absent.items()):
-            if left + GRACE_TICKS > self._ticks:
-                break
-            self._remove(name, user)
-            self._drop_if_empty(name)
-        crowded, self._crowded = self._crowded, set()
-        for name in crowded:
-            if (room := self._rooms.get(name)) is not None:
-                self._tell_all(name, protocol.presence(name, len(room.roster)))
-        self._history_of_rooms.prune()
+        self._members.tick()
+        self._storage.prune()
 
     def users(self, name: str) -> Roster:
-        """The users of a room that has some; for tests."""
-        return self._rooms[name].roster
+        """The users of a room; a room that is not there has none."""
+        room = self._rooms.get(name)
+        return Roster() if room is None else room.roster
 
     def known(self, name: str) -> dict[str, str]:
-        """Whom those in a room come to know of, and their authors; a crowd is told by number."""
-        roster = self._rooms[name].roster
-        return {user.name: user.author for user in roster} if len(roster) <= CROWD else {}
+        """Names and authors that those in a room come to know; none in a crowd."""
+        return self._members.known(name)
 
     async def restore(
-        self,
-        subscriber: Subscriber,
-        name: str,
-        since: Position,
-        members: Iterable[tuple[Member, int]],
-        known: Iterable[Member],
-        *,
-        gathering: bool,
+        self, subscriber: Subscriber, returning: Returning, *, gathering: bool
     ) -> bool:
-        """Take a process back with the members of a room, and their numbers of connections.
+        """Take a process back with the members of a room.
 
-        What it missed since its position is delivered to it. `known` are the users that its
-        members know of. Those of them that are not here have left, or, while processes are
-        `gathering` around new rooms, have the usual time to come back. Returns False, and counts
-        and delivers nothing, when the members must come back by themselves: the stream cannot be
-        resumed, a name is taken, or the history cannot be read.
+        What it missed is delivered to it. Users of whom its members know, and who are not here,
+        have left, or, while processes are `gathering` around new rooms, have the usual time to
+        come back. Returns False, and counts and delivers nothing, when the members must come
+        back by themselves: the stream cannot be resumed, a name is taken, or the history cannot
+        be read.
         """
         self.commit()
-        members, known = list(members), list(known)
-        missed = self._missed_by_process(name, since, members)
-        if missed is None:
-            return False
-        room = self._rooms.setdefault(name, self._rooms.get(name) or _Room())
-        users = [(self._bring_back(name, member), count) for member, count in members]
-        if gathering:
-            for member in known:
-                if room.roster.find(member.name) is None:
-                    self._absent[self._bring_back(name, member)] = name, self._ticks
-        if members:
-            self._catch_up(subscriber, name, known)
-        for user, count in users:
-            self._count_in(room, user, subscriber, count)
-            remaining_s = self._removals.remaining_s(name, user.author)
-            if remaining_s:  # the last relay did not get round to it
-                user.expelled = True
-                subscriber.expel(name, user.author, int(remaining_s))
-        self._drop_if_empty(name)
-        for publication in missed:
-            subscriber.deliver(name, publication.offset, protocol.encode(publication), None)
-        return True
-
-    def _missed_by_process(
-        self, name: str, since: Position, members: Iterable[tuple[Member, int]]
-    ) -> Sequence[Publication] | None:
-        room = self._rooms.get(name)
-        try:
-            for member, _ in members:
-                if room is not None:
-                    room.roster.check(*member)
-            with self._history("join") as history:
-                if room is None and since.offset == 0:  # silent, so no file knows the epoch
-                    history.adopt(name, since.epoch)
-                return history.since(name, since, MAX_RESUMED)
-        except CommandError:
-            return None
-
-    def _bring_back(self, name: str, member: Member) -> User:
-        """A user who may be here; the others hear of him, but for those who know of him."""
-        roster = self._rooms[name].roster
-        user = roster.find(member.name)
-        if user is not None:
-            if user.is_author(member.author):
-                return user
-            self._remove(name, user)
-        user = roster.add(*member)
-        self._announce(name, user, came=True)
-        return user
-
-    def _catch_up(self, subscriber: Subscriber, name: str, known: Sequence[Member]) -> None:
-        """Tell a subscriber of those who came and went while it was away."""
-        roster = self._rooms[name].roster
-        if len(roster) > CROWD:
-            self._crowded.add(name)
-            subscriber.know(name, {})
-            return
-        here = {Member(user.name, user.author): None for user in roster}
-        there = dict.fromkeys(known)
-        for member in there:
-            if member not in here:
-                self._tell_change(subscriber, name, PresenceChange(False, member))
-        for member in here:
-            if member not in there:
-                self._tell_change(subscriber, name, PresenceChange(True, member))
-
-    def _tell_change(self, subscriber: Subscriber, name: str, change: PresenceChange) -> None:
-        subscriber.deliver(name, 0, self._change(name, change), None, change)
-
-    def _count_in(self, room: _Room, user: User, subscriber: Subscriber, count: int) -> None:
-        self._absent.pop(user, None)
-        user.expelled = False
-        user.connections += count
-        room.subscribers[subscriber] = room.subscribers.get(subscriber, 0) + count
-        room.price = price_of(sum(room.subscribers.values()))
-
-    def _count_out(self, subscriber: Subscriber, name: str, member: Member) -> User | None:
-        """A connection less; returns its user if it was his last."""
-        self.commit()  # what was published before still arrives
-        room = self._rooms[name]
-        room.subscribers[subscriber] -= 1
-        if not room.subscribers[subscriber]:
-            del room.subscribers[subscriber]
-        room.price = price_of(sum(room.subscribers.values()))
-        user = room.roster.find(member.name)
-        assert user is not None
-        user.connections -= 1
-        return None if user.connections else user
-
-    def _remove(self, name: str, user: User) -> None:
-        self._absent.pop(user, None)
-        room = self._rooms[name]
-        room.roster.remove(user)
-        self._announce(name, user, came=False)
-
-    def _drop_if_empty(self, name: str) -> None:
-        if not len(self._rooms[name].roster):
-            del self._rooms[name]
-            self._forget_if_silent(name)
-
-    def _announce(self, name: str, user: User, *, came: bool) -> None:
-        room = self._rooms[name]
-        online = len(room.roster)
-        if online > CROWD:
-            self._crowded.add(name)
-        else:
-            change = PresenceChange(came, Member(user.name, user.author))
-            self._tell_all(name, self._change(name, change), change)
-        if online == CROWD + came:  # it is a crowd now, or no longer
-            for subscriber in room.subscribers:
-                subscriber.know(name, self.known(name))
-
-    def _change(self, name: str, change: PresenceChange) -> bytes:
-        return protocol.presence_change(
-            "join" if change.came else "leave",
-            name,
-            change.member.name,
-            protocol.timestamp_of(self._clock()),
-            len(self._rooms[name].roster),
-        )
-
-    def _tell_all(self, name: str, payload: bytes, change: PresenceChange | None = None) -> None:
-        for subscriber in self._rooms[name].subscribers:
-            subscriber.deliver(name, 0, payload, None, change)
-
-    # Reading
-
-    async def search(self, room: str, query: str, limit: int) -> Messages:
-        with self._history("search") as history:
-            found = await history.search(room, query, limit)
-        return fitting(found, newest_first=False)
-
-    async def before(self, room: str, offset: int | None, limit: int) -> Messages:
-        with self._history("before") as history:
-            return page_of(history.before(room, offset, limit), newest_first=True)
-
-    async def after(self, room: str, offset: int, limit: int) -> Messages:
-        with self._history("after") as history:
-            return page_of(history.after(room, offset, limit), newest_first=False)
-
-    def _forget_if_silent(self, name: str) -> None:
-        """Where nothing was ever said: rooms that are only entered leave no trace."""
-        try:
-            with self._history("join") as history:
-                if history.position(name).offset == 0:
-                    history.forget(name)
-        except CommandError:
-            pass  # it is remembered a while longer
-
-    @contextmanager
-    def _history(self, operation: str) -> Iterator[History]:
-        """The history; what fails there is `unavailable` to clients.
-
-        On a full disk reading works, mostly from memory, while appending does not.
-        """
-        try:
-            yield self._history_of_rooms
-        except HistoryError as error:
-            if operation not in self._failing:
-                self._failing.add(operation)
-                logger.error("the history fails (%s), clients are told so: %s", operation, error)
-            raise CommandError(
-                ErrorCode.UNAVAILABLE,
-                "The server cannot store messages at the moment; try again soon."
-                if operation == "append"
-                else "The server cannot read its messages at the moment; try again soon.",
-                temporary=True,
-            ) from None
-        if operation in self._failing:
-            self._failing.discard(operation)
-            logger.info("the history works again (%s)", operation)
+        return self._restoring.restore(subscriber, returning, gathering=gathering)
 
 
 def _without(
@@ -506,9 +315,9 @@ def _without(
 
 
 def _missed(history: History, entrance: Entrance) -> tuple[Sequence[bytes], bool]:
-    """What a newcomer has missed, and whether that is all since his position.
+    """The publications that a newcomer has missed, and whether these are all of them.
 
-    A recovery is whole or it is none, but the newest, as for anybody.
+    If they are too many, they are the newest, as for a newcomer without a position.
     """
     room, _, since, limit, *_ = entrance
     missed = None if since is None else history.since(room, since, protocol.MAX_HISTORY)

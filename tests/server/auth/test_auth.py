@@ -101,7 +101,7 @@ def test_what_comes_after_a_refusal_is_not_done(server: server_in_thread.Server)
         client.send({"text": "Hello", "room": "lobby"})
         client.send({"type": "join", "room": "late", "token": token()})
         assert refused(client) == ("unauthorized", 4501)
-    assert "late" not in server.call(lambda: server.rooms._rooms)
+    assert server.names("late") == []
 
 
 def test_shortcut_needs_a_token_too(server: server_in_thread.Server) -> None:

@@ -20,6 +20,7 @@ from fastchat.errors import CommandError, ErrorCode
 from fastchat.history.memory import MemoryHistory
 from fastchat.rooms import Entrance, Member, Removal
 from fastchat.rooms.removals import MAX_REMOVALS, Removals
+from fastchat.rooms.restoring import Returning
 from fastchat.rooms.rooms import Rooms
 from support import server_in_thread
 from support.raw_websocket import HOST, Client, connected, request, wired
@@ -225,7 +226,7 @@ def test_who_has_just_gone_can_be_removed(server: server_in_thread.Server) -> No
     """While the others still see him; and then he has left."""
     mod, bob = entered(server.port, MODERATOR, "gone"), entered(server.port, BOB, "gone")
     bob.close()
-    wait_until(lambda: bool(server.call(lambda: server.rooms._absent)))
+    wait_until(lambda: server.call(lambda: server.rooms.absent_count) > 0)
     assert removed(mod)["type"] == "removed"
     with connected(server.port) as bob:
         bob.send({"type": "join", "room": "gone", "token": BOB})
@@ -239,7 +240,7 @@ def test_who_is_back_under_another_name_is_removed_by_either(
     """A token may have a new name: who has it is still the same."""
     mod, bob = entered(server.port, MODERATOR, "alias"), entered(server.port, BOB, "alias")
     bob.close()
-    wait_until(lambda: bool(server.call(lambda: server.rooms._absent)))
+    wait_until(lambda: server.call(lambda: server.rooms.absent_count) > 0)
     robert = entered(server.port, token("u-2", "Robert"), "alias")
     assert removed(mod)["username"] == "Bob"
     assert robert.receive_close() == 4503
@@ -402,14 +403,12 @@ def test_removal_is_carried_out_by_the_next_relay() -> None:
         removals = Removals(lambda: 1_000.0)
         removals.add("a", "author Bob", 60)
         history = MemoryHistory(max_messages=10, new_epoch=lambda: "epoch")
-        rooms = new_rooms(history)
-        rooms._removals = removals
+        rooms = new_rooms(history, removals)
         subscriber = Subscriber(rooms)
         position = history.position("a")
         members = [(member("Alice"), 1), (member("Bob"), 2)]
-        assert await rooms.restore(
-            subscriber, "a", position, members, [member("Alice")], gathering=True
-        )
+        returning = Returning("a", position, members, [member("Alice")])
+        assert await rooms.restore(subscriber, returning, gathering=True)
         assert subscriber.expelled == [("a", "author Bob", 60)]
         rooms.lose(subscriber, "a", member("Bob"))
         rooms.lose(subscriber, "a", member("Bob"))

@@ -14,7 +14,8 @@ from fastchat.brokers.memory import MemoryBroker
 from fastchat.history import History
 from fastchat.history.memory import MemoryHistory
 from fastchat.protocol import typing
-from fastchat.rooms.rooms import GRACE_TICKS, Rooms
+from fastchat.rooms.members import GRACE_TICKS
+from fastchat.rooms.rooms import Rooms
 
 
 def new_history() -> MemoryHistory:
@@ -34,7 +35,7 @@ class TestContract(BrokerContract):
         return self.rooms
 
     def pages_of(self, broker: Broker) -> Pages:
-        return self.rooms
+        return self.rooms.pages
 
 
 def test_rooms_only_entered_leave_no_trace() -> None:

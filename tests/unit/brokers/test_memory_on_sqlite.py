@@ -71,7 +71,7 @@ class TestBrokerContract(BrokerContract):
         return self.rooms
 
     def pages_of(self, broker: Broker) -> Pages:
-        return self.rooms
+        return self.rooms.pages
 
 
 def test_rooms_only_entered_leave_no_trace(tmp_path: Path) -> None:

@@ -40,7 +40,8 @@ from fastchat.history.memory import MemoryHistory
 from fastchat.metrics import Metrics
 from fastchat.protocol import Draft, Position
 from fastchat.rooms import Entrance, Entry
-from fastchat.rooms.rooms import CROWD, GRACE_TICKS, MAX_RESUMED
+from fastchat.rooms.members import CROWD, GRACE_TICKS
+from fastchat.rooms.restoring import MAX_RESUMED
 
 
 def new_history() -> MemoryHistory:
@@ -1445,8 +1446,7 @@ class Life:
                     assert order[offset - 1] == text
                 for name in process.members(room):
                     inside[name] += process.inside[room, name]
-            roster = self.rig.relay.rooms._rooms.get(room)
-            there = {} if roster is None else {u.name: u.connections for u in roster.roster}
+            there = {user.name: user.connections for user in self.rig.relay.rooms.users(room)}
             assert there == dict(inside)
             for process in self.processes:
                 if process.members(room):

@@ -495,7 +495,7 @@ def test_searches_of_a_connection_that_ends_are_given_up(tmp_path: Path) -> None
                 cancelled.set()
 
         searching = records.Search(1, time.monotonic() + 60, "a", "x", 9).encode()
-        place.rooms.search = search  # type: ignore[assignment,method-assign]
+        place.rooms.pages.search = search  # type: ignore[assignment,method-assign]
         peer = await place.worker()
         await peer.say(searching, records.Ping(5).encode())
         assert await peer.hear() == records.Pong(5)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from fastchat.errors import CommandError
-from fastchat.rooms.rooms import GRACE_TICKS
+from fastchat.rooms.members import GRACE_TICKS
 from support.chat import TIMESTAMP, Talk
 
 CONNECTIONS = ("one", "two", "three", "four")

@@ -14,8 +14,8 @@ from fastchat.errors import CloseReason, CommandError, ErrorCode, Violation
 from fastchat.files.incoming import STALL_S
 from fastchat.protocol import Chunk, Position
 from fastchat.rooms import Entrance, Entry, Member
+from fastchat.rooms.members import GRACE_TICKS
 from fastchat.rooms.presence import author_of
-from fastchat.rooms.rooms import GRACE_TICKS
 from support.chat import TIMESTAMP, Talk, run
 from support.files_in_memory import Shelf
 

@@ -20,7 +20,9 @@ from fastchat.history.memory import MemoryHistory
 from fastchat.metrics import Metrics
 from fastchat.protocol import Draft, Position
 from fastchat.rooms import Entrance, Entry, Member
-from fastchat.rooms.rooms import CROWD, GRACE_TICKS, MAX_RESUMED, Rooms
+from fastchat.rooms.members import CROWD, GRACE_TICKS
+from fastchat.rooms.restoring import MAX_RESUMED, Returning
+from fastchat.rooms.rooms import Rooms
 from fastchat.rooms.subscribers import PresenceChange
 
 
@@ -128,7 +130,7 @@ class Rig:
             self.rooms.tick()
 
     def names(self, room: str = "a") -> list[str]:
-        return self.rooms.users(room).names(1000) if room in self.rooms._rooms else []
+        return self.rooms.users(room).names(1000)
 
     def restore(
         self,
@@ -148,10 +150,12 @@ class Rig:
         resumed = at_once(
             self.rooms.restore(
                 subscriber,
-                room,
-                since or self.history.position(room),
-                [(each, 1) for each in members(who)],
-                members(who if known is None else known),
+                Returning(
+                    room,
+                    since or self.history.position(room),
+                    [(each, 1) for each in members(who)],
+                    members(who if known is None else known),
+                ),
                 gathering=gathering,
             )
         )
@@ -385,8 +389,7 @@ def test_empty_rooms_are_forgotten(rig: Rig) -> None:
     rig.lose("A")
     rig.tick()
     assert (rig.rooms.room_count, rig.rooms.user_count) == (0, 0)
-    assert not rig.rooms._rooms
-    assert not rig.rooms._absent
+    assert (rig.rooms.room_count, rig.rooms.absent_count) == (0, 0)
     assert not rig.history._logs
     entry = rig.join("A")
     rig.publish(draft("kept"))
@@ -762,7 +765,7 @@ def test_failing_history_is_logged_once_and_once_when_it_works_again(
     """A full disk under a busy server does not fill it with log lines, too."""
 
     async def search() -> object:
-        return await rig.rooms.search("a", "x", 9)
+        return await rig.rooms.pages.search("a", "x", 9)
 
     def read(operation: Callable[[], Awaitable[object]]) -> None:
         try:

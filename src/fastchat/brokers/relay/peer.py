@@ -17,6 +17,7 @@ from fastchat.errors import CommandError, ErrorCode
 from fastchat.history import Duplicate
 from fastchat.limits.connections import ConnectionCount, Limit, ProcessCount
 from fastchat.rooms import Entry, Member, Messages
+from fastchat.rooms.restoring import Returning
 from fastchat.rooms.rooms import Rooms
 from fastchat.rooms.subscribers import PresenceChange
 
@@ -291,10 +292,7 @@ class Peer(asyncio.Protocol):
     async def _on_restore(self, record: records.Restore, left: int) -> None:
         resumed = await self._rooms.restore(
             self,
-            record.room,
-            record.position,
-            record.members,
-            record.known,
+            Returning(record.room, record.position, record.members, record.known),
             gathering=not self._relay.gathered,
         )
         if not resumed:
@@ -366,9 +364,9 @@ class Peer(asyncio.Protocol):
         try:
             _check_deadline(deadline)
             if isinstance(record, records.After):
-                messages = await self._rooms.after(room, record.offset, limit)
+                messages = await self._rooms.pages.after(room, record.offset, limit)
             else:
-                messages = await self._rooms.before(room, offset, limit)
+                messages = await self._rooms.pages.before(room, offset, limit)
         except CommandError as refusal:
             self._refuse(number, refusal)
         else:
@@ -382,7 +380,7 @@ class Peer(asyncio.Protocol):
     async def _search(self, record: records.Search) -> None:
         try:
             _check_deadline(record.deadline)
-            messages = await self._rooms.search(record.room, record.query, record.limit)
+            messages = await self._rooms.pages.search(record.room, record.query, record.limit)
         except CommandError as refusal:
             self._refuse(record.number, refusal)
         else:

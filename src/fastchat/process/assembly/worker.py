@@ -129,7 +129,7 @@ def build_standalone(
     retention = open_retention(settings, metrics, history)
     rooms = build_rooms(settings, history, metrics)
     base = _build_base(settings, timings, metrics, reserved, capacity, transfers, uploads)
-    worker = _build_worker(base, listener, MemoryBroker(rooms), presence=rooms, pages=rooms)
+    worker = _build_worker(base, listener, MemoryBroker(rooms), presence=rooms, pages=rooms.pages)
     return StandaloneComponents(worker=worker, rooms=rooms, retention=retention)
 
 

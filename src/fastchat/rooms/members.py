@@ -1,0 +1,163 @@
+"""Who is in which room, through which processes, and who is told of those who come and go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastchat import protocol
+from fastchat.limits.rooms import price_of
+from fastchat.rooms import Member
+from fastchat.rooms.presence import Roster, User
+from fastchat.rooms.subscribers import PresenceChange, Subscriber
+
+__all__ = ["CROWD", "GRACE_TICKS", "Members", "Room"]
+
+#: A user who is back before this many ticks are over has not been away, to the others: 5 s,
+#: and up to one more because the tick in which the connection was lost had begun.
+GRACE_TICKS = 6
+#: Rooms with more users than this hear of joins and leaves by number, once a second.
+CROWD = 200
+
+
+class Room:
+    """A room with users. A message to it costs its author `price`, by its connections."""
+
+    __slots__ = ("price", "roster", "subscribers")
+
+    def __init__(self) -> None:
+        self.price = price_of(0)
+        self.roster = Roster()
+        self.subscribers: dict[Subscriber, int] = {}  # the connections of each
+
+
+class Members:
+    """The users of all rooms. A user of a room is in one of these states:
+
+    * here, with one connection or several;
+    * absent: the last connection was lost, and the others do not hear of it before
+      `GRACE_TICKS` ticks; until then the name is the user's, unless another user takes it;
+    * expelled: a moderator has removed the user, whose connections are being closed. The user
+      leaves with the last of them.
+
+    A user who leaves frees the name, and the others hear of it. A room without users is gone;
+    `on_empty` is called with its name. ``clock``: seconds since 1970, for timestamps only.
+    """
+
+    def __init__(self, *, clock: Callable[[], float], on_empty: Callable[[str], None]) -> None:
+        self._clock = clock
+        self._on_empty = on_empty
+        self.rooms: dict[str, Room] = {}
+        #: Absent users, the longest absent first: in which room, and since which tick.
+        self._absent: dict[User, tuple[str, int]] = {}
+        self._crowded: set[str] = set()  # rooms whose number changed since the last tick
+        self._ticks = 0
+
+    @property
+    def user_count(self) -> int:
+        """Users of all rooms; a user of two rooms counts twice."""
+        return sum(len(room.roster) for room in self.rooms.values())
+
+    @property
+    def absent_count(self) -> int:
+        return len(self._absent)
+
+    def add(self, name: str, member: Member) -> User:
+        """Let a user come to a room, whose name is free there. The user has no connection yet."""
+        user = self.rooms[name].roster.add(*member)
+        self._announce(name, user, came=True)
+        return user
+
+    def remove(self, name: str, user: User) -> None:
+        """Let a user leave, in a room that others come to, or that `drop_if_empty` looks at."""
+        self._absent.pop(user, None)
+        self.rooms[name].roster.remove(user)
+        self._announce(name, user, came=False)
+
+    def drop_if_empty(self, name: str) -> None:
+        if not len(self.rooms[name].roster):
+            del self.rooms[name]
+            self._on_empty(name)
+
+    def count_in(self, name: str, user: User, subscriber: Subscriber, count: int = 1) -> None:
+        """Count connections of a user in; the user is here."""
+        room = self.rooms[name]
+        self._absent.pop(user, None)
+        user.expelled = False
+        user.connections += count
+        room.subscribers[subscriber] = room.subscribers.get(subscriber, 0) + count
+        room.price = price_of(sum(room.subscribers.values()))
+
+    def count_out(self, name: str, member: Member, subscriber: Subscriber) -> User | None:
+        """Count a connection out; returns its user if it was the user's last."""
+        room = self.rooms[name]
+        room.subscribers[subscriber] -= 1
+        if not room.subscribers[subscriber]:
+            del room.subscribers[subscriber]
+        room.price = price_of(sum(room.subscribers.values()))
+        user = room.roster.find(member.name)
+        assert user is not None
+        user.connections -= 1
+        return None if user.connections else user
+
+    def await_return(self, name: str, user: User) -> None:
+        """A user without a connection is absent from now on."""
+        self._absent[user] = name, self._ticks
+
+    def known(self, name: str) -> dict[str, str]:
+        """Names and authors that those in a room come to know; none in a crowd."""
+        roster = self.rooms[name].roster
+        return {user.name: user.author for user in roster} if len(roster) <= CROWD else {}
+
+    def tick(self) -> None:
+        """Announce users who did not come back, and tell crowded rooms their number."""
+        self._ticks += 1
+        for user, (name, left) in tuple(self._absent.items()):
+            if left + GRACE_TICKS > self._ticks:
+                break
+            self.remove(name, user)
+            self.drop_if_empty(name)
+        crowded, self._crowded = self._crowded, set()
+        for name in crowded:
+            if (room := self.rooms.get(name)) is not None:
+                self._tell_all(room, name, protocol.presence(name, len(room.roster)))
+
+    def catch_up(self, name: str, subscriber: Subscriber, known: list[Member]) -> None:
+        """Tell a process of users who came and went since its members knew of `known`."""
+        roster = self.rooms[name].roster
+        if len(roster) > CROWD:
+            self._crowded.add(name)
+            subscriber.know(name, {})
+            return
+        here = {Member(user.name, user.author): None for user in roster}
+        there = dict.fromkeys(known)
+        changes = [PresenceChange(False, member) for member in there if member not in here]
+        changes += [PresenceChange(True, member) for member in here if member not in there]
+        for change in changes:
+            subscriber.deliver(name, 0, self._event(name, change), None, change)
+
+    def _announce(self, name: str, user: User, *, came: bool) -> None:
+        room = self.rooms[name]
+        online = len(room.roster)
+        if online > CROWD:
+            self._crowded.add(name)
+        else:
+            change = PresenceChange(came, Member(user.name, user.author))
+            self._tell_all(room, name, self._event(name, change), change)
+        if online == CROWD + came:  # it is a crowd now, or no longer
+            for subscriber in room.subscribers:
+                subscriber.know(name, self.known(name))
+
+    def _event(self, name: str, change: PresenceChange) -> bytes:
+        return protocol.presence_change(
+            "join" if change.came else "leave",
+            name,
+            change.member.name,
+            protocol.timestamp_of(self._clock()),
+            len(self.rooms[name].roster),
+        )
+
+    def _tell_all(
+        self, room: Room, name: str, payload: bytes, change: PresenceChange | None = None
+    ) -> None:
+        for subscriber in room.subscribers:
+            subscriber.deliver(name, 0, payload, None, change)

@@ -1,0 +1,98 @@
+"""How a process with members comes back to the rooms, which have lost it or are new themselves.
+
+The rooms may be older than the process's connection, which was cut: they know the users, most of
+whom are absent. Or the rooms are new, and know nothing but the history: then all processes come
+back, one after the other (`gathering`), and a user of whom one process knows may be a member in
+another that is still to come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from fastchat import protocol
+from fastchat.errors import CommandError
+from fastchat.protocol import Position, Publication
+from fastchat.rooms import Member
+from fastchat.rooms.members import Members, Room
+from fastchat.rooms.presence import User
+from fastchat.rooms.removals import Removals
+from fastchat.rooms.storage import Storage
+from fastchat.rooms.subscribers import Subscriber
+
+__all__ = ["MAX_RESUMED", "Restoring", "Returning"]
+
+#: A process that missed more than this has its members recover by themselves.
+MAX_RESUMED = 2000
+
+
+class Returning(NamedTuple):
+    """A room as a process comes back with it.
+
+    Its stream stands at `since`; `members` are there with so many connections each; `known` are
+    the users that they know of.
+    """
+
+    room: str
+    since: Position
+    members: Sequence[tuple[Member, int]]
+    known: Sequence[Member]
+
+
+class Restoring:
+    """Brings processes back to the rooms of `members`, whose streams are in `storage`."""
+
+    def __init__(self, members: Members, storage: Storage, removals: Removals) -> None:
+        self._members = members
+        self._storage = storage
+        self._removals = removals
+
+    def restore(self, subscriber: Subscriber, returning: Returning, *, gathering: bool) -> bool:
+        """As `Rooms.restore`, which has committed."""
+        missed = self._missed(returning)
+        if missed is None:
+            return False
+        name = returning.room
+        room = self._members.rooms.setdefault(name, self._members.rooms.get(name) or Room())
+        users = [(self._bring_back(name, member), count) for member, count in returning.members]
+        if gathering:
+            for member in returning.known:
+                if room.roster.find(member.name) is None:
+                    self._members.await_return(name, self._bring_back(name, member))
+        if users:
+            self._members.catch_up(name, subscriber, list(returning.known))
+        for user, count in users:
+            self._members.count_in(name, user, subscriber, count)
+            remaining_s = self._removals.remaining_s(name, user.author)
+            if remaining_s:  # the last relay was ended before it could do that
+                user.expelled = True
+                subscriber.expel(name, user.author, int(remaining_s))
+        self._members.drop_if_empty(name)
+        for publication in missed:
+            subscriber.deliver(name, publication.offset, protocol.encode(publication), None)
+        return True
+
+    def _missed(self, returning: Returning) -> Sequence[Publication] | None:
+        """What the process missed; None if its members must come back by themselves."""
+        name, since, members, _ = returning
+        room = self._members.rooms.get(name)
+        try:
+            for member, _ in members:
+                if room is not None:
+                    room.roster.check(*member)
+            with self._storage.use("join") as history:
+                if room is None and since.offset == 0:  # silent, so no file knows the epoch
+                    history.adopt(name, since.epoch)
+                return history.since(name, since, MAX_RESUMED)
+        except CommandError:
+            return None
+
+    def _bring_back(self, name: str, member: Member) -> User:
+        """A user of the process, who may be here. Others hear of it unless they know the user."""
+        user = self._members.rooms[name].roster.find(member.name)
+        if user is not None:
+            if user.is_author(member.author):
+                return user
+            self._members.remove(name, user)
+        return self._members.add(name, member)

@@ -1,0 +1,67 @@
+"""The history of the rooms, whose failures clients are told as `unavailable`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from fastchat.errors import CommandError, ErrorCode, HistoryError
+from fastchat.history import History
+
+__all__ = ["Storage"]
+
+logger = logging.getLogger("fastchat.broker")
+
+
+class Storage:
+    """A history, used for named operations. Of each operation the log says once that it fails,
+    and once that it works again.
+
+    The operations are apart because on a full disk reading works, mostly from memory, while
+    appending does not.
+    """
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self._failing: set[str] = set()
+
+    @contextmanager
+    def use(self, operation: str) -> Iterator[History]:
+        """The history, for the length of a `with` block.
+
+        A HistoryError in the block becomes a CommandError, `unavailable`.
+        """
+        try:
+            yield self._history
+        except HistoryError as error:
+            if operation not in self._failing:
+                self._failing.add(operation)
+                logger.error("the history fails (%s), clients are told so: %s", operation, error)
+            raise CommandError(
+                ErrorCode.UNAVAILABLE,
+                "The server cannot store messages at the moment; try again soon."
+                if operation == "append"
+                else "The server cannot read its messages at the moment; try again soon.",
+                temporary=True,
+            ) from None
+        if operation in self._failing:
+            self._failing.discard(operation)
+            logger.info("the history works again (%s)", operation)
+
+    def forget_if_silent(self, room: str) -> None:
+        """Forget a room without users in which nothing was ever said.
+
+        So rooms that are only entered leave no trace. If the history cannot be read, the room
+        is remembered for longer.
+        """
+        try:
+            with self.use("join") as history:
+                if history.position(room).offset == 0:
+                    history.forget(room)
+        except CommandError:
+            pass
+
+    def prune(self) -> None:
+        """As `History.prune`, which does not fail."""
+        self._history.prune()
