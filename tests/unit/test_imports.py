@@ -63,7 +63,7 @@ LAYERS = {
 
 #: Which modules may know a library; a package's name stands for all of its modules.
 LIBRARIES = {
-    "picows": {"connections", "web.websocket", "cli.tail", "client.link"},
+    "picows": {"connections", "web.websocket", "client"},
     "multidict": {"connections.session", "web.websocket"},
     "starlette": {"web.page", "web.server", "ops.admin", "files.endpoints"},
     "uvicorn": {"web.http", "web.server", "ops.admin"},
@@ -72,7 +72,7 @@ LIBRARIES = {
     "uvloop": {"process", "web.tls", "cli.tail"},
     "jwt": {"auth"},
     "cryptography": {"auth", "web.tls"},
-    "orjson": {"protocol", "logs", "hub", "history", "brokers.relay", "ops", "cli"},
+    "orjson": {"protocol", "logs", "hub", "history", "brokers.relay", "ops", "cli", "client"},
     "imagesize": {"files.media"},
     "apsw": {"database", "files", "history"},
 }
