@@ -8,7 +8,7 @@ import itertools
 import random
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,11 @@ from contracts.broker import (
 from contracts.history import draft, edit, react
 from fastchat import protocol
 from fastchat.brokers import Broker, Pages, Presence
-from fastchat.brokers.relay import deadlines, drafts, link, records
+from fastchat.brokers.relay import records
+from fastchat.brokers.relay.bounds import Bounds
 from fastchat.brokers.relay.client import RelayBroker
 from fastchat.brokers.relay.pages import RelayPages
-from fastchat.brokers.relay.server import GATHERING_S, Relay
+from fastchat.brokers.relay.server import GATHERING_S, MAX_BACKLOG_BYTES, Relay
 from fastchat.brokers.relay.wire import SOCKET_NAME
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.history import Duplicate, History, Outcome
@@ -71,9 +72,12 @@ class Rig:
 
     relay: Relay
 
-    def __init__(self, directory: Path, history: History) -> None:
+    def __init__(self, directory: Path, history: History, **bounds: Any) -> None:
         self.directory = directory
         self.history = history
+        #: Nobody waits long for a relay that is started anew.
+        self.bounds = Bounds(**{"retry_s": 0.005, **bounds})
+        self.max_peer_backlog_bytes = MAX_BACKLOG_BYTES
         self.brokers: list[RelayBroker] = []
         self.receivers: list[Receiver] = []
 
@@ -87,6 +91,7 @@ class Rig:
             Metrics(),
             workers=workers or len(self.brokers) or 1,
             gathering_s=gathering_s,
+            max_backlog_bytes=self.max_peer_backlog_bytes,
         )
         await self.relay.start()
 
@@ -111,7 +116,8 @@ class Rig:
     def broker(self) -> tuple[RelayBroker, Receiver]:
         """One more, which is not started yet."""
         name = f"worker-{len(self.brokers) + 1}"
-        broker, receiver = RelayBroker(self.directory, name=name, metrics=Metrics()), Receiver()
+        broker = RelayBroker(self.directory, name=name, metrics=Metrics(), bounds=self.bounds)
+        receiver = Receiver()
         broker.open(delivery=receiver, receiver=receiver)
         self.brokers.append(broker)
         self.receivers.append(receiver)
@@ -172,19 +178,13 @@ async def until(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-@pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits long for a relay that is started anew."""
-    monkeypatch.setattr(link, "RETRY_S", 0.005)
-
-
 @pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Callable[[Callable[[Rig], Coroutine[Any, Any, None]]], None]]:
-    """Runs a test in a loop of its own, with a `Rig`; ends what is left at its end."""
+def rig(tmp_path: Path) -> Callable[..., None]:
+    """Runs a test in a loop of its own, with a `Rig` that has `bounds`; ends what is left."""
 
-    def run(test: Callable[[Rig], Coroutine[Any, Any, None]]) -> None:
+    def run(test: Callable[[Rig], Coroutine[Any, Any, None]], **bounds: Any) -> None:
         async def body() -> None:
-            rig = Rig(tmp_path, new_history())
+            rig = Rig(tmp_path, new_history(), **bounds)
             try:
                 async with asyncio.timeout(4 * PATIENCE_S):
                     await test(rig)
@@ -196,7 +196,7 @@ def rig(tmp_path: Path) -> Iterator[Callable[[Callable[[Rig], Coroutine[Any, Any
     return run
 
 
-Run = Callable[[Callable[[Rig], Coroutine[Any, Any, None]]], None]
+Run = Callable[..., None]
 
 
 class TestContract(SeveralBrokersContract):
@@ -222,7 +222,12 @@ class TestContract(SeveralBrokersContract):
         await relay.start()
         made = []
         for number, receiver in enumerate(receivers, 1):
-            broker = RelayBroker(self.directory, name=f"worker-{number}", metrics=Metrics())
+            broker = RelayBroker(
+                self.directory,
+                name=f"worker-{number}",
+                metrics=Metrics(),
+                bounds=Bounds(retry_s=0.005),
+            )
             broker.open(delivery=receiver, receiver=receiver)
             made.append(broker)
         await asyncio.gather(*(broker.start() for broker in made))
@@ -312,11 +317,8 @@ def test_changes_are_recognised_too(rig: Run) -> None:
 
 
 @pytest.mark.parametrize("change", [edit(1, "x"), react(1)], ids=["edit", "react"])
-def test_message_that_was_changed_while_we_were_away_is_recognised(
-    rig: Run, change: Draft, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_message_that_was_changed_while_we_were_away_is_recognised(rig: Run, change: Draft) -> None:
     """Another process had it delivered, and changed it before we came back."""
-    monkeypatch.setattr(link, "RETRY_S", 0.1)
 
     async def test(rig: Rig) -> None:
         (broker, receiver), (_, other) = await rig.several(2)
@@ -331,7 +333,7 @@ def test_message_that_was_changed_while_we_were_away_is_recognised(
         await rig.connected()
         assert receiver.offsets == other.offsets == [1, 2]
 
-    rig(test)
+    rig(test, retry_s=0.1)
 
 
 def test_draft_kept_without_a_member_left_is_confirmed(rig: Run) -> None:
@@ -458,11 +460,8 @@ def test_requests_are_answered_over_the_relays_end(rig: Run) -> None:
 
 
 @pytest.mark.parametrize("how", ["cut", "restart"])
-def test_what_was_missed_is_delivered_once(
-    rig: Run, how: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_missed_is_delivered_once(rig: Run, how: str) -> None:
     """What others published while our connection was gone, and what follows."""
-    monkeypatch.setattr(link, "RETRY_S", 0.1)
 
     async def test(rig: Rig) -> None:
         (broker, receiver), (second, other) = await rig.several(2)
@@ -485,7 +484,7 @@ def test_what_was_missed_is_delivered_once(
         assert receiver.delivered == other.delivered
         assert receiver.losses == other.losses == []
 
-    rig(test)
+    rig(test, retry_s=0.1)
 
 
 def test_silent_room_is_resumed(rig: Run) -> None:
@@ -693,11 +692,8 @@ def test_who_came_while_another_joined_late_is_known(rig: Run) -> None:
     rig(test)
 
 
-def test_who_came_while_a_connection_was_gone_is_told(
-    rig: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_came_while_a_connection_was_gone_is_told(rig: Run) -> None:
     """The members of that process hear of it when it is back, once."""
-    monkeypatch.setattr(link, "RETRY_S", 0.1)
 
     async def test(rig: Rig) -> None:
         (broker, receiver), (second, other) = await rig.several(2)
@@ -716,14 +712,11 @@ def test_who_came_while_a_connection_was_gone_is_told(
         assert receiver.events == [("join", "Bob"), ("join", "Eve")]
         assert other.events == [("join", "Eve")]
 
-    rig(test)
+    rig(test, retry_s=0.1)
 
 
-def test_who_was_announced_as_gone_and_is_back_is_told(
-    rig: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_was_announced_as_gone_and_is_back_is_told(rig: Run) -> None:
     """A process that was away for longer than the grace comes back with its members."""
-    monkeypatch.setattr(link, "RETRY_S", 0.1)
 
     async def test(rig: Rig) -> None:
         (broker, receiver), (second, other) = await rig.several(2)
@@ -739,7 +732,7 @@ def test_who_was_announced_as_gone_and_is_back_is_told(
         assert receiver.events == []
         assert rig.names() == ["Bob", "Alice"]
 
-    rig(test)
+    rig(test, retry_s=0.1)
 
 
 def test_crowd_is_told_its_number_after_a_gap(rig: Run) -> None:
@@ -867,11 +860,8 @@ def test_name_of_a_member_known_only_by_others_may_be_taken(rig: Run) -> None:
     rig(test)
 
 
-def test_name_that_was_given_away_makes_its_room_lost(
-    rig: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_name_that_was_given_away_makes_its_room_lost(rig: Run) -> None:
     """A worker that came too late finds another there: its members must come back."""
-    monkeypatch.setattr(link, "RETRY_S", 0.1)
 
     async def test(rig: Rig) -> None:
         (broker, receiver), (second, other) = await rig.several(2)
@@ -892,14 +882,11 @@ def test_name_that_was_given_away_makes_its_room_lost(
         assert set(broker._rooms) == {"a", "b"}
         assert other.events[-2:] == [("leave", "Alice"), ("join", "ALICE")]
 
-    rig(test)
+    rig(test, retry_s=0.1)
 
 
-def test_member_comes_back_over_somebody_absent_of_his_name(
-    rig: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_member_comes_back_over_somebody_absent_of_his_name(rig: Run) -> None:
     """Who took it has gone in the meantime, and nobody else is there."""
-    monkeypatch.setattr(link, "RETRY_S", 0.1)
 
     async def test(rig: Rig) -> None:
         (broker, receiver), (second, _) = await rig.several(2)
@@ -915,7 +902,7 @@ def test_member_comes_back_over_somebody_absent_of_his_name(
         await leave(broker)
         assert rig.relay.rooms.room_count == 0
 
-    rig(test)
+    rig(test, retry_s=0.1)
 
 
 @pytest.mark.parametrize("how", ["lose", "leave"])
@@ -1000,15 +987,11 @@ class Silent:
 
 
 @pytest.mark.parametrize("connected", [False, True])
-def test_without_an_answer_everything_is_unavailable_in_time(
-    rig: Run, connected: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_an_answer_everything_is_unavailable_in_time(rig: Run, connected: bool) -> None:
     """Whether the relay is gone or hangs: drafts, joins and reads are answered, leaves succeed.
 
     It is known after a while only that it hangs.
     """
-    monkeypatch.setattr(deadlines, "PATIENCE_S", 0.2)
-    monkeypatch.setattr(deadlines, "SEARCH_PATIENCE_S", 0.4)
 
     async def test(rig: Rig) -> None:
         ((broker, receiver),) = await rig.several(1)
@@ -1061,26 +1044,23 @@ def test_without_an_answer_everything_is_unavailable_in_time(
         assert rig.history.position("a").offset == 0
         assert rig.relay.rooms.user_count == 1
 
-    rig(test)
+    rig(test, answer_s=0.2, search_s=0.4)
 
 
-def test_what_was_not_read_by_the_relay_in_time_is_not_done(
-    rig: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_not_read_by_the_relay_in_time_is_not_done(rig: Run) -> None:
     """A join that comes late is refused, a draft that comes late is not kept."""
-    monkeypatch.setattr(deadlines, "PATIENCE_S", 0.05)
 
     async def test(rig: Rig) -> None:
         ((broker, receiver),) = await rig.several(1)
-        monkeypatch.setattr(deadlines, "PATIENCE_S", 5)
+        broker.bounds = Bounds(answer_s=5)
         await join(broker)
-        monkeypatch.setattr(deadlines, "PATIENCE_S", 0.05)
+        broker.bounds = Bounds(answer_s=0.05)
         (peer,) = rig.relay._peers
         peer._transport.pause_reading()
         broker.publish(draft("late", id="i"), receiver.answer)
         with pytest.raises(CommandError):
             await join(broker, "Bob")
-        monkeypatch.setattr(deadlines, "PATIENCE_S", 5)
+        broker.bounds = Bounds(answer_s=5)
         broker.publish(draft("in time"), receiver.answer)
         peer._transport.resume_reading()
         await receiver.until_delivered(1)
@@ -1091,19 +1071,19 @@ def test_what_was_not_read_by_the_relay_in_time_is_not_done(
     rig(test)
 
 
-def test_join_whose_reply_is_late_is_undone(rig: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_join_whose_reply_is_late_is_undone(rig: Run) -> None:
     """Who was told `unavailable` is not in the room."""
 
     async def test(rig: Rig) -> None:
         (broker, receiver), (second, other) = await rig.several(2)
         await join(second, "Bob")
         assert broker._link._connection is not None
-        monkeypatch.setattr(deadlines, "PATIENCE_S", 0.05)
+        broker.bounds = Bounds(answer_s=0.05)
         broker._link._connection.transport.pause_reading()  # type: ignore[attr-defined]
         with pytest.raises(CommandError) as caught:
             await join(broker)
         assert caught.value.code == ErrorCode.UNAVAILABLE
-        monkeypatch.setattr(deadlines, "PATIENCE_S", 5)
+        broker.bounds = Bounds(answer_s=5)
         await until(lambda: rig.names() == ["Bob", "Alice"])
         broker._link._connection.transport.resume_reading()  # type: ignore[attr-defined]
         await rig.said()
@@ -1118,9 +1098,8 @@ def test_join_whose_reply_is_late_is_undone(rig: Run, monkeypatch: pytest.Monkey
     rig(test)
 
 
-def test_backlog_is_bounded(rig: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backlog_is_bounded(rig: Run) -> None:
     """Too much for a relay that does not read is answered at once, and works again later."""
-    monkeypatch.setattr(link, "MAX_BACKLOG_BYTES", 1024 * 1024)
 
     async def test(rig: Rig) -> None:
         ((broker, receiver),) = await rig.several(1)
@@ -1141,12 +1120,11 @@ def test_backlog_is_bounded(rig: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         await receiver.until(lambda: receiver.texts[-1] == "again")
         assert len(receiver.answers) + len(receiver.delivered) == sent + 1
 
-    rig(test)
+    rig(test, max_backlog_bytes=1024 * 1024)
 
 
-def test_unconfirmed_drafts_are_bounded(rig: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unconfirmed_drafts_are_bounded(rig: Run) -> None:
     """However small they are."""
-    monkeypatch.setattr(drafts, "MAX_UNCONFIRMED", 100)
 
     async def test(rig: Rig) -> None:
         ((broker, receiver),) = await rig.several(1)
@@ -1158,14 +1136,11 @@ def test_unconfirmed_drafts_are_bounded(rig: Run, monkeypatch: pytest.MonkeyPatc
         await rig.said()
         assert (len(receiver.answers), len(receiver.delivered)) == (1, 100)
 
-    rig(test)
+    rig(test, max_drafts=100)
 
 
-def test_unconfirmed_drafts_are_bounded_without_a_relay(
-    rig: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unconfirmed_drafts_are_bounded_without_a_relay(rig: Run) -> None:
     """Those that are too many are refused at once; the others are kept by the next relay."""
-    monkeypatch.setattr(drafts, "MAX_UNCONFIRMED", 100)
 
     async def test(rig: Rig) -> None:
         ((broker, receiver),) = await rig.several(1)
@@ -1181,12 +1156,11 @@ def test_unconfirmed_drafts_are_bounded_without_a_relay(
         assert receiver.texts == [str(number) for number in range(100)]
         assert len(receiver.answers) == 50
 
-    rig(test)
+    rig(test, max_drafts=100)
 
 
-def test_all_that_waits_for_a_relay_is_bounded(rig: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_that_waits_for_a_relay_is_bounded(rig: Run) -> None:
     """Events get lost, and questions are refused; who leaves is heard of later."""
-    monkeypatch.setattr(link, "MAX_BACKLOG_BYTES", 1024 * 1024)
 
     async def test(rig: Rig) -> None:
         ((broker, _),) = await rig.several(1)
@@ -1208,16 +1182,16 @@ def test_all_that_waits_for_a_relay_is_bounded(rig: Run, monkeypatch: pytest.Mon
         await leaving
         await until(lambda: not peer._members)
 
-    rig(test)
+    rig(test, max_backlog_bytes=1024 * 1024)
 
 
 def test_worker_that_does_not_read_is_cut_off_and_resumes(
-    rig: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    rig: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The relay does not hold for it what it does not want; it misses nothing."""
-    monkeypatch.setattr("fastchat.brokers.relay.peer.MAX_BACKLOG_BYTES", 256 * 1024)
 
     async def test(rig: Rig) -> None:
+        rig.max_peer_backlog_bytes = 256 * 1024
         (broker, receiver), (second, other) = await rig.several(2)
         await join(broker)
         await join(second, "Bob")
@@ -1462,14 +1436,12 @@ class Life:
 def test_whatever_happens_streams_are_whole_and_presence_is_true(
     tmp_path: Path,
     first: int,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Publishing, coming and going while relays are killed and connections cut."""
-    monkeypatch.setattr(link, "RETRY_S", 0.001)
 
     async def live(seed: int) -> None:
-        rig = Rig(tmp_path, new_history())
+        rig = Rig(tmp_path, new_history(), retry_s=0.001)
         try:
             async with asyncio.timeout(4 * PATIENCE_S):
                 await Life(rig, random.Random(seed)).run()

@@ -8,7 +8,6 @@ import pytest
 
 from contracts.history import draft, edit
 from fastchat import protocol
-from fastchat.brokers.relay import drafts as module
 from fastchat.brokers.relay import records
 from fastchat.brokers.relay.drafts import BATCH, BATCH_S, Drafts
 from fastchat.brokers.relay.local_rooms import LocalRoom, LocalRooms
@@ -23,9 +22,9 @@ REFUSAL = records.Refusal(ErrorCode.RATE_LIMITED, "Slow down.", True, 5)
 class Told:
     """Drafts with outcomes that are written down."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_drafts: int = 10_000) -> None:
         self.rooms = LocalRooms()
-        self.drafts = Drafts(self.rooms)
+        self.drafts = Drafts(self.rooms, max_drafts=max_drafts)
         self.outcomes: dict[str, Any] = {}
 
     def add(self, *texts: str, deadline: float = 0.0, id: str | None = None) -> None:
@@ -103,9 +102,9 @@ def test_drafts_are_given_up_in_their_order(told: Told) -> None:
     assert told.drafts.first_deadline is None
 
 
-def test_too_many_are_refused_at_once(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_are_refused_at_once() -> None:
     """The last of them; those that were taken wait on, whether there is a relay or not."""
-    monkeypatch.setattr(module, "MAX_UNCONFIRMED", 3)
+    told = Told(max_drafts=3)
     told.add("1", "2")
     told.drafts.keep_new()
     told.add("3", "4", "5")

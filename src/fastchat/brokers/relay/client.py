@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any, TypeVar, assert_never
 
 from fastchat.brokers import Delivery, OnOutcome, Receiver
-from fastchat.brokers.relay import deadlines, records
+from fastchat.brokers.relay import records
+from fastchat.brokers.relay.bounds import Bounds
 from fastchat.brokers.relay.counts import Counts
 from fastchat.brokers.relay.deadlines import DeadlineTimer, unavailable
 from fastchat.brokers.relay.drafts import Drafts
@@ -66,15 +67,22 @@ class RelayBroker:
         name: str,
         metrics: Metrics,
         counts: Counts | None = None,
+        bounds: Bounds | None = None,
     ) -> None:
+        self.bounds = Bounds() if bounds is None else bounds
         self._name = name
         self._metrics = metrics
         self._counts = counts
-        self._link = Link(directory, self)
+        self._link = Link(
+            directory,
+            self,
+            retry_s=self.bounds.retry_s,
+            max_backlog_bytes=self.bounds.max_backlog_bytes,
+        )
         self._outbox = Outbox(self._flush)
         self._timer = DeadlineTimer(self._give_up)
         self._rooms = LocalRooms()
-        self._drafts = Drafts(self._rooms)
+        self._drafts = Drafts(self._rooms, self.bounds.max_drafts)
         self._requests = Requests(self._say, self._timer)
         self._welcome = asyncio.Event()
 
@@ -102,7 +110,7 @@ class RelayBroker:
     # What the chat asks for
 
     def publish(self, draft: Draft, outcome: OnOutcome | None = None) -> None:
-        deadline = time.monotonic() + deadlines.PATIENCE_S
+        deadline = time.monotonic() + self.bounds.answer_s
         self._drafts.add(draft, outcome, deadline)
         self._outbox.schedule()
         self._timer.watch(deadline)
@@ -136,7 +144,7 @@ class RelayBroker:
                 lambda number, deadline: records.Leave(number, deadline, room, member),
                 records.Left,
                 goodbye,
-                deadlines.PATIENCE_S,
+                self.bounds.answer_s,
             )
         except CommandError:
             # The relay is away. A new one is not told of the member; this one reads it later.
@@ -181,7 +189,7 @@ class RelayBroker:
         """As `Requests.ask`; but a relay that does not read is asked nothing more."""
         if self._link.is_clogged:
             raise unavailable()
-        await self._requests.ask(make, expected, replied, patience_s or deadlines.PATIENCE_S)
+        await self._requests.ask(make, expected, replied, patience_s or self.bounds.answer_s)
 
     def _give_up(self) -> None:
         """Answer `unavailable` to what has waited too long."""

@@ -1,4 +1,4 @@
-"""How long a worker waits for the relay."""
+"""The deadlines of what waits for the relay."""
 
 from __future__ import annotations
 
@@ -8,12 +8,7 @@ from collections.abc import Callable
 
 from fastchat.errors import CommandError, ErrorCode
 
-__all__ = ["PATIENCE_S", "SEARCH_PATIENCE_S", "DeadlineTimer", "unavailable"]
-
-#: What waits longer for the relay is answered `unavailable`.
-PATIENCE_S = 2.0
-#: A search may read a lot.
-SEARCH_PATIENCE_S = 5.0
+__all__ = ["DeadlineTimer", "unavailable"]
 
 
 class DeadlineTimer:

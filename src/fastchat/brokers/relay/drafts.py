@@ -19,8 +19,6 @@ from fastchat.protocol import Draft, Kind, MessageDraft
 
 __all__ = ["Drafts"]
 
-#: Drafts that may wait for a relay, whether there is one or not.
-MAX_UNCONFIRMED = 20_000
 #: Drafts of one record, and how far their deadlines may lie apart.
 BATCH, BATCH_S = 1000, 0.1
 
@@ -38,11 +36,12 @@ class Drafts:
     """By number, in the order in which they were published, which is that of their deadlines.
 
     They outlive a relay. The next relay gets them again, but for those that the last one kept: the
-    worker recognises these among the publications that it has missed.
+    worker recognises these among the publications that it has missed. At most `max_drafts` wait.
     """
 
-    def __init__(self, rooms: LocalRooms) -> None:
+    def __init__(self, rooms: LocalRooms, max_drafts: int) -> None:
         self._rooms = rooms
+        self._max_drafts = max_drafts
         self._drafts: dict[int, _Waiting] = {}
         self._new: list[int] = []  # not sent yet
         self._newest = 0
@@ -101,7 +100,7 @@ class Drafts:
     def _refuse_excess(self) -> list[int]:
         """Take the new drafts, and refuse the last of them where more wait than may."""
         new, self._new = self._new, []
-        excess = len(self._drafts) - MAX_UNCONFIRMED
+        excess = len(self._drafts) - self._max_drafts
         if excess > 0:
             for number in new[-excess:]:
                 self.decide(number, unavailable())

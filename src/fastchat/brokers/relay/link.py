@@ -16,9 +16,6 @@ __all__ = ["Link", "Owner"]
 
 logger = logging.getLogger("fastchat.broker")
 
-RETRY_S = 0.05
-#: What may wait for a relay that does not read.
-MAX_BACKLOG_BYTES = 8 * 1024 * 1024
 #: How long `close` waits for the relay to have read all.
 CLOSE_S = 0.5
 
@@ -40,11 +37,19 @@ class Owner(Protocol):
 
 
 class Link:
-    """Connects to the relay in `directory`, for ever; nothing is raised."""
+    """Connects to the relay in `directory`, for ever; nothing is raised.
 
-    def __init__(self, directory: Path, owner: Owner) -> None:
+    It tries again after `retry_s`. It is clogged while the relay has left more than
+    `max_backlog_bytes` unread.
+    """
+
+    def __init__(
+        self, directory: Path, owner: Owner, *, retry_s: float, max_backlog_bytes: int
+    ) -> None:
         self._directory = directory
         self._owner = owner
+        self._retry_s = retry_s
+        self._max_backlog_bytes = max_backlog_bytes
         self._connection: _Connection | None = None  # the newest, also before it is open
         self._connecting: asyncio.Task[None] | None = None
         self.closing = False
@@ -62,7 +67,7 @@ class Link:
     @property
     def is_clogged(self) -> bool:
         """Whether the relay has left so much unread that nothing more is asked of it."""
-        return self.backlog_bytes > MAX_BACKLOG_BYTES
+        return self.backlog_bytes > self._max_backlog_bytes
 
     def start(self) -> None:
         self._connecting = asyncio.get_running_loop().create_task(self._connect())
@@ -92,7 +97,7 @@ class Link:
                 pass
             else:
                 await connection.ended.wait()
-            await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(self._retry_s)
 
     def _new_connection(self) -> _Connection:
         # Known at once: what the relay says first may come before `_connect` goes on.

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterator
 
 from fastchat.brokers import Pages
-from fastchat.brokers.relay import deadlines, records
+from fastchat.brokers.relay import records
 from fastchat.brokers.relay.client import RelayBroker
 from fastchat.brokers.relay.deadlines import unavailable
 from fastchat.errors import HistoryError
@@ -42,7 +42,7 @@ class RelayPages:
     async def search(self, room: str, query: str, limit: int) -> Messages:
         return await self._ask(
             lambda number, deadline: records.Search(number, deadline, room, query, limit),
-            deadlines.SEARCH_PATIENCE_S,
+            self._relay.bounds.search_s,
         )
 
     async def _ask(

@@ -25,8 +25,6 @@ __all__ = ["Peer", "RelayState"]
 
 logger = logging.getLogger("fastchat.relay")
 
-#: A worker that does not read so much is cut off; it comes back and resumes.
-MAX_BACKLOG_BYTES = 32 * 1024 * 1024
 #: Payloads of one record, about: what a worker missed may be more than a record holds.
 RECORD_BYTES = 1024 * 1024
 
@@ -38,6 +36,8 @@ class RelayState(Protocol):
     connection_count: ConnectionCount
     #: Whether all workers that were to come have come.
     gathered: bool
+    #: A worker that leaves more than this unread is cut off; it comes back and resumes.
+    max_backlog_bytes: int
 
     def opened(self, peer: Peer, /) -> None: ...
     def restored(self, peer: Peer, /) -> None:
@@ -209,7 +209,7 @@ class Peer(asyncio.Protocol):
         data = self._outbox.take()
         if not data or self._transport.is_closing():
             return
-        if self._transport.get_write_buffer_size() > MAX_BACKLOG_BYTES:
+        if self._transport.get_write_buffer_size() > self._relay.max_backlog_bytes:
             logger.warning("%s does not read; it is cut off", self.name)
             self._transport.abort()
             return

@@ -28,13 +28,16 @@ __all__ = ["Relay"]
 #: A relay that takes the place of another waits this long for all workers to be back. It answers
 #: nobody meanwhile, and a client's request waits 2 s.
 GATHERING_S = 1.0
+#: What a worker can leave unread before it is cut off.
+MAX_BACKLOG_BYTES = 32 * 1024 * 1024
 
 
 class Relay:
     """The rooms, offered to workers in `directory`.
 
     It welcomes the first `workers` together, but waits for the last of them at most for
-    `gathering_s`. `connection_count` counts the connections of all of them.
+    `gathering_s`. `connection_count` counts the connections of all of them. A worker that leaves
+    more than `max_backlog_bytes` unread is cut off; it comes back and resumes.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Relay:
         workers: int,
         connection_count: ConnectionCount | None = None,
         gathering_s: float = GATHERING_S,
+        max_backlog_bytes: int = MAX_BACKLOG_BYTES,
     ) -> None:
         self.rooms = rooms
         self.connection_count = ConnectionCount() if connection_count is None else connection_count
@@ -53,6 +57,7 @@ class Relay:
         self._metrics = metrics
         self._expected = workers
         self._gathering_s = gathering_s
+        self.max_backlog_bytes = max_backlog_bytes
         self.gathered = False
         self._peers: dict[Peer, None] = {}  # the newest last
         self._server: asyncio.AbstractServer | None = None
