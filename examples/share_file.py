@@ -1,4 +1,4 @@
-"""Share a file in a room, as a client that knows docs/protocol.md and nothing else.
+"""Share a file in a room, with docs/protocol.md and a WebSocket library only.
 
 pip install websockets
 python share_file.py ws://127.0.0.1:8080/ws?username=Alice cat.png
@@ -13,7 +13,7 @@ import websockets
 
 
 async def share(connection, path):
-    """Announce a file, send it piece by piece, and say where it is; returns its link."""
+    """Upload a file in binary messages, send a message with its link, and return the link."""
     content = path.read_bytes()
     announcement = {"type": "upload", "name": path.name, "size": len(content), "ref": "file"}
     await connection.send(json.dumps(announcement))
@@ -26,7 +26,7 @@ async def share(connection, path):
 
 
 async def reply(connection, ref):
-    """What the server answers to the command with this `ref`; all else is passed over."""
+    """Wait for the server's reply to the command with this `ref`; skip all other events."""
     async for message in connection:
         event = json.loads(message)
         if event.get("ref") == ref:
