@@ -1,4 +1,7 @@
-"""The hub in a dozen lines, without the chat server: `python examples/broadcast.py`."""
+"""Broadcast with the hub to three plain asyncio connections, without the chat server.
+
+Run `python examples/broadcast.py`.
+"""
 
 import asyncio
 

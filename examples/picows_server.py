@@ -1,6 +1,7 @@
-"""The hub in a bare picows server: whatever a client says, everybody hears.
+"""Broadcast with the hub in a bare picows server: every client gets each message of every client.
 
-`python examples/picows_server.py [PORT]`, then connect WebSocket clients to ws://127.0.0.1:9001/.
+Run `python examples/picows_server.py [PORT]`, then connect WebSocket clients to
+ws://127.0.0.1:9001/.
 """
 
 import sys
