@@ -11,6 +11,8 @@ import fastchat
 
 
 class Client(asyncio.Protocol):
+    """The server's end of a connection. It passes on to the hub what its transport reports."""
+
     def __init__(self, hub: fastchat.Hub) -> None:
         self.hub = hub
 

@@ -13,6 +13,8 @@ import fastchat
 
 
 class Client(WSListener):
+    """The server's end of a connection. It passes on to the hub what picows reports."""
+
     def __init__(self, hub: fastchat.Hub) -> None:
         self.hub = hub
 
