@@ -1,14 +1,14 @@
-"""What can go wrong, and what each thing means on the wire.
+"""The package's exceptions, and what each means on the wire.
 
     FastchatError
-    ├── SettingError     the operator's: one sentence at the command line, exit status 2
-    ├── CommandError     the client's: answered with an `error` event, the connection stays
-    ├── Violation        the client's: the connection is closed with a close code
-    ├── HistoryError     the disk's: whoever publishes or reads is told `unavailable`
-    └── FilesError       the disk's: whoever shares a file or reads one is told so
+    ├── SettingError     the operator's fault: one sentence at the command line, exit status 2
+    ├── CommandError     the client's fault: answered with an `error` event
+    ├── Violation        the client's fault: the connection is closed with a close code
+    ├── HistoryError     the disk's fault: clients that publish or read get `unavailable`
+    └── FilesError       the disk's fault: clients that share or download a file get 503
 
-What is our own fault is no FastchatError: it is logged with its traceback, and the
-client gets 1011 and no detail.
+A fault of our own is no FastchatError: it is logged with its traceback, and the client gets 1011
+without details.
 """
 
 from __future__ import annotations
@@ -123,19 +123,21 @@ class ErrorCode(StrEnum):
 
 
 class FastchatError(Exception):
-    """Anything this package raises on purpose."""
+    """The base of all exceptions that this package raises on purpose."""
 
 
 class SettingError(FastchatError):
-    """A setting is wrong; the message names it and the fix."""
+    """A setting is wrong. The message names the setting and says how to fix it."""
 
 
 class CommandError(FastchatError):
-    """A command is refused; the client is told and stays connected.
+    """A command is refused; the client gets an `error` event and stays connected.
 
-    `message` is a sentence for a person. `temporary` says whether the same command
-    may succeed later, and `retry_after_ms` when, where that is known. `ref` and `id` are those
-    of the command, where it had any. With a `close_code` the connection is closed after it.
+    * ``message``: a sentence for a person.
+    * ``temporary``: whether the same command can succeed later; ``retry_after_ms``: after how long,
+      None if that is not known.
+    * ``close_code``: the code with which the connection is closed after the event; None to keep it.
+    * ``ref``, ``id``: those of the command; None if it had none.
     """
 
     def __init__(
@@ -160,15 +162,15 @@ class CommandError(FastchatError):
 
 
 class HistoryError(FastchatError):
-    """A history could not be written or read; nothing has changed, and it may work again."""
+    """The history could not be written or read. Nothing has changed; a retry can succeed."""
 
 
 class FilesError(FastchatError):
-    """A shared file could not be kept or read; nothing has changed, and it may work again."""
+    """A file could not be stored or read. Nothing has changed; a retry can succeed."""
 
 
 class Violation(FastchatError):
-    """The client broke a rule; its connection is closed, and the close frame has the `reason`."""
+    """The client broke a rule. Its connection is closed, and the close frame carries `reason`."""
 
     def __init__(self, reason: CloseReason) -> None:
         super().__init__(reason.text)

@@ -1,4 +1,9 @@
-"""Logs: one line an event, as text or JSON, whatever a client put into it, however often."""
+"""Log lines: one line for each event, as text or JSON.
+
+Clients choose parts of what is logged: names, paths, headers. So a line escapes characters that
+could end it or steer a terminal, its length is bounded, and events that repeat are counted
+instead of logged one by one.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +20,19 @@ from fastchat.protocol import timestamp_of
 
 __all__ = ["log_repeated", "set_up_logging"]
 
-#: Longer lines are cut: a client shall not fill the disk by being refused. A traceback,
-#: which is a fault of ours, may be longer; its end says what happened.
+#: Longer lines are cut, so that a client cannot fill the disk by being refused. A traceback means a
+#: fault of ours and can be longer; its last part is logged, because the end says what happened.
 MAX_LINE_BYTES = 1024
 MAX_TRACEBACK_BYTES = 16 * 1024
-#: Of one kind of event this many lines in this time; those beyond are counted.
+#: At most 20 lines of one kind of event in 10 s are logged; further ones are counted.
 BURST, WINDOW_S = 20, 10.0
-#: Kinds that are told apart; those beyond are one kind for each logger.
+#: Kinds of events that are counted apart. Further ones count as one kind for each logger.
 MAX_KINDS = 256
-#: What is quoted of an event that stands for others.
+#: Characters of the first event that the line about its repetitions quotes.
 SAMPLE_CHARS = 150
 
-# C0, DEL, C1, line and paragraph separators, zero-width characters, bidirectional controls:
-# all that could end a line, or show a terminal something else than what is there.
+# C0, DEL, C1, line and paragraph separators, zero-width characters and bidirectional controls:
+# characters that could end a line, or make a terminal show something other than the text.
 _UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u2028\u2029\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]"
 )
@@ -49,7 +54,7 @@ class _JsonFormatter(logging.Formatter):
 
         def render(message: str) -> str:
             line = orjson.dumps({**event, "message": message}).decode()
-            return _UNSAFE.sub(_escape_in_json, line)  # all of them are in strings
+            return _UNSAFE.sub(_escape_in_json, line)  # they occur in JSON strings only
 
         return _fitting(self, record, render)
 
@@ -57,7 +62,7 @@ class _JsonFormatter(logging.Formatter):
 def _fitting(
     formatter: logging.Formatter, record: logging.LogRecord, render: Callable[[str], str]
 ) -> str:
-    """The line that `render` makes of a record's message, or of as much of it as fits."""
+    """Render a record's message with `render`; the message is cut if the line is too long."""
     message = _encodable(record.getMessage()[:MAX_LINE_BYTES])
     limit = MAX_LINE_BYTES
     if record.exc_info:
@@ -72,7 +77,7 @@ def _fitting(
 
 
 def _encodable(message: str) -> str:
-    """Lone surrogates, as of a path that is not UTF-8, as escapes."""
+    """Escape lone surrogates, which a path that is not UTF-8 contains."""
     return message.encode("utf-8", "backslashreplace").decode()
 
 
@@ -85,7 +90,7 @@ def _escape_in_json(match: re.Match[str]) -> str:
 
 
 class _Kind:
-    """Events of one logger and one template, since the first of them."""
+    """A kind of event, which has one logger and one template, since its first event."""
 
     __slots__ = ("count", "level", "name", "sample", "since")
 
@@ -97,7 +102,7 @@ class _Kind:
         self.sample = ""
 
     def repeated(self) -> logging.LogRecord | None:
-        """What to say of the events that were not logged, if there were any."""
+        """A record about the events that were not logged; None if all were."""
         more = self.count - BURST
         if more <= 0:
             return None
@@ -109,18 +114,18 @@ class _Kind:
 
 
 class _Repetitions:
-    """Lets through the first events of a kind, and one for all the others.
+    """Passes on the first events of a kind, and one record for all further ones.
 
-    What is kept is bounded, whatever is logged.
+    The memory that it needs is bounded by MAX_KINDS.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        # In the order of their beginnings.
+        # In the order of their first events.
         self._kinds: dict[tuple[str, str], _Kind] = {}
 
     def pass_on(self, record: logging.LogRecord) -> Iterator[logging.LogRecord]:
-        """The records to be logged now that this one has come."""
+        """The records to log now that `record` has arrived."""
         yield from self.expire()
         kind = self._kind_of(record)
         kind.count += 1
@@ -130,7 +135,7 @@ class _Repetitions:
             kind.sample = record.getMessage()[:SAMPLE_CHARS]
 
     def expire(self, *, all: bool = False) -> Iterator[logging.LogRecord]:
-        """Records for the repetitions whose time is over."""
+        """Records about kinds whose time is over; about every kind with `all`."""
         over = self._clock() - WINDOW_S
         while self._kinds:
             key, kind = next(iter(self._kinds.items()))
@@ -159,7 +164,7 @@ class _Handler(logging.StreamHandler[IO[str]]):
         try:
             for passed in self._repetitions.pass_on(record):
                 super().emit(passed)
-        except Exception:  # a wrong template, as what it inherits has it
+        except Exception:  # a template with wrong arguments; logging.Handler.emit does the same
             self.handleError(record)
 
     def log_repeated(self, *, all: bool = False) -> None:
@@ -183,22 +188,23 @@ def set_up_logging(
 ) -> None:
     """Log everything of `level` and above to `stream` (default: standard error).
 
-    What repeats itself is counted: see `log_repeated`.
+    Events that repeat are counted; call `log_repeated` once a second. Replaces the handlers of
+    the root logger.
     """
     handler = _Handler(stream or sys.stderr, clock)
     handler.setFormatter(_JsonFormatter() if format == "json" else _TextFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # uvicorn and asyncio tell of single requests and clients: only what is wrong.
+    # Below WARNING, uvicorn and asyncio log single requests and clients.
     for name in ("uvicorn.error", "asyncio"):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
 
 
 def log_repeated() -> None:
-    """Say how often events were repeated, of those for which it is time.
+    """Log how often events were repeated, for kinds whose time is over.
 
-    Else it is said with the next line that is logged, or at the end of the process.
+    Without this call, the next line that is logged or the end of the process does it.
     """
     for handler in logging.getLogger().handlers:
         if isinstance(handler, _Handler):

@@ -1,6 +1,7 @@
-"""What a process counts of itself: plain numbers, for `/metrics` and `fastchat status`.
+"""Counters of a process: plain numbers, for `/metrics` and `fastchat status`.
 
-Nothing here is rendered, and nothing waits: a count is an addition, a time a bisection.
+Counting is an addition, and observing a time is a bisection. Rendering is done elsewhere
+(`fastchat.ops.prometheus`, `fastchat.cli.status`).
 """
 
 from __future__ import annotations
@@ -17,21 +18,22 @@ from fastchat.errors import CloseCode
 
 __all__ = ["BOUNDS_S", "Histogram", "Metrics", "quantile", "since", "watch_lag", "with_usage"]
 
-#: From a commit into the page cache to a process that hangs.
+#: Upper bounds of the histograms' buckets: from a commit into the page cache (some 11 µs) to a
+#: process that hangs.
 BOUNDS_S = (
     *(50e-6, 100e-6, 250e-6, 500e-6),
     *(1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 500e-3),
     *(1.0, 2.5, 5.0),
 )
-#: How often it is looked whether the loop is late.
+#: How often the delay of the event loop is measured.
 LAG_INTERVAL_S = 0.1
-#: Close codes that are told apart: the server's, and those of RFC 6455 (§7.4.1). A client may
-#: close with any of 2,000 others.
+#: Close codes that have a counter of their own: the server's, and those of RFC 6455 (§7.4.1). A
+#: client can close with any of 2,000 others, which would make as many series.
 _TOLD_APART = frozenset({*CloseCode, *range(1000, 1016)})
 
 
 class Histogram:
-    """Times, counted by bucket: a bucket takes what is at most its bound, the last one the rest."""
+    """Counts times in seconds by bucket. A bucket has an upper bound; the last one has none."""
 
     __slots__ = ("bounds", "counts", "sum_s")
 
@@ -49,35 +51,35 @@ class Histogram:
 
 
 class Metrics:
-    """The counts of one process, from its start. Whoever does something counts it."""
+    """The counters of one process since its start. The code that does something counts it."""
 
     def __init__(self) -> None:
-        self.connections_total = 0  # upgrades accepted
-        self.publications_total = 0  # kept by the history
+        self.connections_total = 0  # WebSocket handshakes accepted
+        self.publications_total = 0  # stored by the history
         self.closes: Counter[int] = Counter()  # connections ended, by close code; 1006 for none
         self.refusals: Counter[str] = Counter()  # error events, by code
         self.turned_away: Counter[str] = Counter()  # connections, by the limit they were over
-        self.files_total = 0  # files that were kept, whichever way they came
+        self.files_total = 0  # uploads completed, over HTTP or by binary messages
         self.file_bytes_total = 0
         self.file_refusals: Counter[str] = Counter()  # over HTTP, by status
-        self.full_disk_refusals_total = 0  # of files, for the disk is for messages
-        self.deleted_files_total = 0  # that no message has any more
-        self.kept_files: int | None = None  # at the last look; None if that is another part's
+        self.full_disk_refusals_total = 0  # uploads, to keep disk space for messages
+        self.deleted_files_total = 0  # files that no message linked to any more
+        self.kept_files: int | None = None  # at the last sweep; None if another process counts
         self.kept_file_bytes: int | None = None
         self.commit_s = Histogram()  # an append to the history
-        self.loop_lag_s = Histogram()  # how late the loop came to what was due
-        self.relay_lag_s = Histogram()  # from a worker to the relay and back
+        self.loop_lag_s = Histogram()  # delay of callbacks in the event loop
+        self.relay_lag_s = Histogram()  # round trip from a worker to the relay
         self._started_s = time.monotonic()
 
     def committed(self, publications: int, seconds: float) -> None:
-        """The history has kept publications, in one append of this length."""
+        """Count publications that the history has stored in one append of so many seconds."""
         self.publications_total += publications
         self.commit_s.observe(seconds)
 
     def snapshot(self, **gauges: Any) -> dict[str, Any]:
-        """All counts and `gauges` (like the hub's stats) as JSON can say them.
+        """All counters and `gauges`, such as the hub's statistics, as JSON types.
 
-        A histogram that has seen nothing is left out: a worker commits nothing itself.
+        An empty histogram is left out: a worker, for example, commits nothing itself.
         """
         counts: dict[str, Any] = {
             "pid": os.getpid(),
@@ -117,7 +119,7 @@ def _with_text_keys(value: Any) -> Any:
 
 
 async def watch_lag(histogram: Histogram) -> None:
-    """Observe for ever how late the running loop comes to what is due."""
+    """Observe the delay of the running event loop, until the task is cancelled."""
     loop = asyncio.get_running_loop()
     while True:
         due = loop.time() + LAG_INTERVAL_S
@@ -129,9 +131,9 @@ async def watch_lag(histogram: Histogram) -> None:
 
 
 def quantile(histogram: Mapping[str, Any] | None, share: float) -> float | None:
-    """The bound under which `share` of the times lie; None if there are none.
+    """The upper bound of the bucket in which the quantile `share` lies, in seconds.
 
-    Of what lies beyond the last bound only that is said: infinity.
+    None for an empty histogram; infinity if the quantile lies beyond the last bound.
     """
     if histogram is None or not (total := sum(histogram["counts"])):
         return None
@@ -144,7 +146,7 @@ def quantile(histogram: Mapping[str, Any] | None, share: float) -> float | None:
 
 
 def since(earlier: Mapping[str, Any] | None, later: Mapping[str, Any] | None) -> Any:
-    """A histogram of what has come between two of the same process; None if it is gone."""
+    """The histogram of the time between two snapshots; `later` if they cannot be compared."""
     if earlier is None or later is None or earlier["bounds"] != later["bounds"]:
         return later
     counts = [now - then for then, now in zip(earlier["counts"], later["counts"], strict=True)]
@@ -152,17 +154,17 @@ def since(earlier: Mapping[str, Any] | None, later: Mapping[str, Any] | None) ->
 
 
 def with_usage(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Snapshots and what the kernel knows of their processes: `resident_bytes`, `cpu_s`."""
+    """Add `resident_bytes` and `cpu_s` of each process to its snapshot, as the kernel knows them."""
     return {name: {**part, **_usage(part.get("pid"))} for name, part in parts.items()}
 
 
 def _usage(pid: Any) -> dict[str, float]:
-    """Of a process, by proc(5); empty if it is gone."""
+    """Memory and CPU time of a process (proc(5)); empty if it has ended."""
     try:
         with open(f"/proc/{int(pid)}/statm", encoding="ascii") as statm:
             pages = int(statm.read().split()[1])
         with open(f"/proc/{int(pid)}/stat", encoding="utf-8", errors="replace") as stat:
-            fields = stat.read().rpartition(")")[2].split()  # a name may hold anything
+            fields = stat.read().rpartition(")")[2].split()  # a name can contain anything
         ticks = int(fields[11]) + int(fields[12])
     except (OSError, TypeError, ValueError, IndexError):
         return {}
