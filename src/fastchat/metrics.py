@@ -154,7 +154,7 @@ def since(earlier: Mapping[str, Any] | None, later: Mapping[str, Any] | None) ->
 
 
 def with_usage(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Add `resident_bytes` and `cpu_s` of each process to its snapshot, as the kernel knows them."""
+    """Add the kernel's `resident_bytes` and `cpu_s` of each process to its snapshot."""
     return {name: {**part, **_usage(part.get("pid"))} for name, part in parts.items()}
 
 
