@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastchat.tokens import create_secret, make_token
 from playwright.sync_api import expect
 
+from fastchat.auth.issuing import create_secret, make_token
 from support.browser import TIMEOUT_MS, guest_in, launch_options, say, text_in
 from support.server import TIMEOUT_UNIT_S, Server, running_server, wait_until
 
