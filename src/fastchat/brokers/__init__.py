@@ -1,4 +1,4 @@
-"""Brokers: from whoever sends to every process that has members, and who is where."""
+"""Brokers: how a process with clients publishes to rooms, has members in them and reads back."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class Broker(Protocol):
 
 
 class Presence(Protocol):
-    """Who is in the rooms of the whole server. The tests of the brokers' contract hold it."""
+    """The users of the whole server's rooms. The tests of the brokers' contract cover it."""
 
     async def remove(self, removal: Removal) -> str:
         """Remove a user, wherever they are connected; returns the user's name.
@@ -120,11 +120,11 @@ class Presence(Protocol):
 
 
 class Pages(Protocol):
-    """What has been published, for those who read back. The tests of the contract hold it.
+    """The publications of a room, to read back. The tests of the brokers' contract cover it.
 
-    What has been delivered in this process is in the pages that are asked for afterwards. A
-    page holds the messages as they are now, as many as fit into a reply. Every method raises
-    CommandError `unavailable` when the history cannot be read.
+    A publication that was delivered in this process is in every later page. A page holds the
+    messages as they are now, as many as fit into a reply. Every method raises CommandError
+    `unavailable` when the history cannot be read.
     """
 
     async def before(self, room: str, offset: int | None, limit: int) -> Messages:

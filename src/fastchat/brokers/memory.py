@@ -18,7 +18,7 @@ __all__ = ["MemoryBroker"]
 class MemoryBroker:
     """Implements `fastchat.brokers.Broker`, and is the only `Subscriber` of its rooms.
 
-    The rooms themselves are the `Presence` and the `Pages` of the process.
+    The rooms themselves are the `Presence` of the process, and have its `Pages`.
     """
 
     _delivery: Delivery
@@ -44,7 +44,7 @@ class MemoryBroker:
         self._rooms.lose(self, room, member)
 
     def tell(self, room: str, payload: bytes) -> None:
-        """Nobody is in another process."""
+        """There is no other process to tell."""
 
     def tick(self) -> None:
         self._rooms.tick()
@@ -68,7 +68,7 @@ class MemoryBroker:
             on_outcome(offset)
 
     def know(self, room: str, users: Mapping[str, str]) -> None:
-        """The rooms are here."""
+        """The rooms are in this process, and know."""
 
     def answer(self, on_outcome: OnOutcome | None, outcome: Duplicate | CommandError) -> None:
         if on_outcome is not None:

@@ -1,7 +1,7 @@
-"""The rooms of the whole server: one order of publications, and who is where.
+"""The rooms of the whole server: one order of publications, and the users of each room.
 
-`rooms` has them, in the one process with the history; `subscribers` says how a process with
-clients is told.
+`rooms` has them, in the one process with the history. `subscribers` says how a process with
+clients is told of what happens.
 """
 
 from __future__ import annotations
@@ -15,18 +15,17 @@ __all__ = ["Entrance", "Entry", "Member", "Messages", "Removal"]
 
 
 class Member(NamedTuple):
-    """Somebody in a room: his name, and whose it is (`fastchat.rooms.presence.author_of`)."""
+    """A user in a room: the name, and its author (`fastchat.rooms.presence.author_of`)."""
 
     name: str
     author: str
 
 
 class Entrance(NamedTuple):
-    """What a newcomer asks for: a name in a room, and what he has missed of it.
+    """The request of a newcomer: a name in a room, and the publications missed there.
 
-    That is all since `since`, or else the newest `limit` messages. `address` and
-    `connection_number`, a
-    number, are what his connection is counted by, where it is.
+    These are all after the position `since`, or else the newest `limit` messages. The connection
+    is counted by `address` and `connection_number`, where connections are counted.
     """
 
     room: str
@@ -38,9 +37,9 @@ class Entrance(NamedTuple):
 
 
 class Removal(NamedTuple):
-    """Who has this name in a room is to leave it, and to stay out for so many seconds.
+    """The user with this name in a room is to leave it, and to stay out for so many seconds.
 
-    `moderator` is the name of who wants that, for the log.
+    `moderator` is the name of the moderator, for the log.
     """
 
     room: str
@@ -57,10 +56,11 @@ class Messages(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """What a newcomer gets: his place in the stream, and the room as it is there.
+    """A newcomer's place in the stream, and the room as it is there.
 
-    With `recovered`, `payloads` are exactly the publications after the position he came
-    with; without, the newest. `users` are the first names, himself among them.
+    With `recovered`, `payloads` are exactly the publications after the position that the
+    newcomer asked for; without, the newest. `users` are the first names, the newcomer's among
+    them, and `online` is the number of all.
     """
 
     member: Member

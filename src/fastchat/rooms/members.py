@@ -1,4 +1,4 @@
-"""Who is in which room, through which processes, and who is told of those who come and go."""
+"""The users of all rooms, through which processes they are there, and the news of them."""
 
 from __future__ import annotations
 

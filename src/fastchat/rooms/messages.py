@@ -1,4 +1,4 @@
-"""What fits into a reply."""
+"""Messages that fit into a reply."""
 
 from __future__ import annotations
 

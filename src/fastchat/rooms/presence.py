@@ -1,4 +1,4 @@
-"""Who is in a room; a user with several connections counts once."""
+"""The users of a room; a user with several connections counts once."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ __all__ = ["Roster", "User", "author_of"]
 
 
 def author_of(session: str) -> str:
-    """What a session's owner is known by: a digest, which does not give it away.
+    """A digest of a client's session, by which its user is known without giving it away.
 
-    It tells him apart from others who had his name before.
+    It tells a user apart from others who had the same name before.
     """
     return hashlib.blake2b(session.encode(), digest_size=9).hexdigest()
 
 
 class User:
-    """Somebody in a room, with this many connections. The name is his until he is removed.
+    """A user of a room, with a number of connections. The name is theirs as long as they are here.
 
-    `expelled` once a moderator has removed him, until he comes back.
+    `expelled` says that a moderator has removed the user, who has not come back since. See
+    `fastchat.rooms.members.Members` for the states of a user.
     """
 
     __slots__ = ("author", "connections", "expelled", "key", "name")
@@ -52,17 +53,18 @@ class Roster:
         return len(self._users)
 
     def __iter__(self) -> Iterator[User]:
-        """In the order in which they came."""
+        """The users in the order in which they came."""
         return iter(self._users.values())
 
     def find(self, name: str) -> User | None:
-        """Who has this name, or one that looks like it."""
+        """The user who has this name, or one that looks like it."""
         return self._users.get(name_key(name))
 
     def check(self, name: str, author: str) -> User | None:
-        """Who has this name, if it is `author`; if nobody is there to defend it, whoever had it.
+        """The user who has this name, or one that looks like it; None if it is free.
 
-        Raises CommandError `username_taken` when it is somebody else's.
+        Raises CommandError `username_taken` when the user has a connection and another author.
+        A user without a connection does not keep others from taking the name.
         """
         user = self.find(name)
         if user is not None and user.connections and not user.is_author(author):
@@ -74,7 +76,7 @@ class Roster:
         return user
 
     def add(self, name: str, author: str) -> User:
-        """A new user, without a connection; his name must be free."""
+        """Add a user without a connection; the name must be free."""
         key = name_key(name)
         user = self._users[key] = User(name, key, author)
         return user

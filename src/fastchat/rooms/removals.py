@@ -1,4 +1,4 @@
-"""Who was removed from a room by a moderator, and until when."""
+"""The users that moderators have removed from rooms, and until when they must stay out."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Removals:
         return len(self._until_s)
 
     def add(self, room: str, author: str, seconds: int) -> None:
-        """Keep him out from now on, for so long; a longer time that he has already is cut."""
+        """Keep a user out for so many seconds from now; this replaces a longer time too."""
         now = self._clock()
         self._until_s = {who: end for who, end in self._until_s.items() if end > now}
         self._until_s[room, author] = now + seconds
@@ -46,7 +46,7 @@ class Removals:
             self._write(self._file)
 
     def remaining_s(self, room: str, author: str) -> float:
-        """For how long he is to stay out; 0 if he may come in."""
+        """The seconds for which a user must still stay out; 0 if the user can come in."""
         until_s = self._until_s.get((room, author))
         return 0.0 if until_s is None else max(0.0, until_s - self._clock())
 

@@ -1,9 +1,9 @@
 """How a process with members comes back to the rooms, which have lost it or are new themselves.
 
-The rooms may be older than the process's connection, which was cut: they know the users, most of
-whom are absent. Or the rooms are new, and know nothing but the history: then all processes come
-back, one after the other (`gathering`), and a user of whom one process knows may be a member in
-another that is still to come.
+If only the connection was cut, the rooms know the users, most of them as absent. If the rooms are
+new, they know nothing but the history. Then all processes come back one after the other
+(`gathering`), and a user that one process knows of can be a member in another that is still to
+come.
 """
 
 from __future__ import annotations
