@@ -1,20 +1,21 @@
 #!/usr/bin/env python3
-"""The Autobahn|Testsuite against a real server: whether it speaks RFC 6455 to the letter.
+"""Run the Autobahn|Testsuite against a real server, to check that the server obeys RFC 6455.
 
     make conformance
     python conformance/run.py [--cases '5.*' '7.*'] [--report build/conformance/report]
 
-Runs sections 1 to 7 and 10: framing, pings and pongs, reserved bits, opcodes, fragments,
-UTF-8, closing, large fragments. (9 measures speed and sends more than a message may have;
-12 and 13 are about compression, which is not offered.) They run against /_echo, which is
-the session of the chat with another end; it is there under `--debug-echo` only.
+Sections 1 to 7 and 10 run: framing, pings and pongs, reserved bits, opcodes, fragments, UTF-8,
+closing, and large fragments. Section 9 does not run, because it measures speed and sends messages
+above our limit. Sections 12 and 13 do not run, because they test compression, which the server
+does not offer. The cases run against /_echo, which echoes messages through the chat's session;
+this path exists only with `--debug-echo`.
 
-The suite is for Python 2.7, the only one it runs under: PYTHON27 names it, or it is on
-PATH as `python2.7`, or pyenv has one (`pyenv install 2.7.18`). The suite itself comes from
-PyPI, once, into build/conformance.
+The suite needs Python 2.7. The environment variable PYTHON27 names it, or it is on PATH as
+`python2.7`, or pyenv has it (`pyenv install 2.7.18`). The suite itself is installed once from PyPI,
+into build/conformance.
 
-Status 0 when every case is as it should be, but for those in KNOWN; 1 when not; 2 when the
-suite cannot be run here, with the reason.
+The exit status is 0 if every case passes except those in KNOWN, and 1 if another case fails. It is
+2, with the reason, if the suite cannot run on this machine.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ from typing import Any
 __all__ = ["KNOWN", "SECTIONS", "NotHere", "failures", "run", "set_up"]
 
 ROOT = Path(__file__).resolve().parent.parent
-#: Ignored by version control, and gone after `make clean`.
+#: Version control ignores this folder, and `make clean` deletes it.
 FOLDER = ROOT / "build" / "conformance"
 SUITE = "autobahntestsuite==25.10.1"
-#: As many run at once as there are lines; each is one process, and mostly waits.
+#: Each line is one process. All of them run at the same time, because they mostly wait.
 SECTIONS = (
     ("1.*", "2.*", "3.*", "4.*", "10.*"),
     ("5.*",),
@@ -48,8 +49,8 @@ SECTIONS = (
     ("6.17.*", "6.18.*", "6.19.*", "6.20.*", "6.21.*", "6.22.*", "6.23.*"),
     ("7.*",),
 )
-#: 7.1.2 sends two CLOSE frames in one segment. picows reads the second before the session
-#: sees the first, and answers 1002 to both; the connection ends as it should.
+#: The cases that may fail. 7.1.2 sends two CLOSE frames in one segment. picows reads the second one
+#: before the session gets the first, and answers both with 1002. The connection ends properly.
 KNOWN = frozenset({"7.1.2"})
 GOOD = frozenset({"OK", "NON-STRICT", "INFORMATIONAL"})
 SET_UP_S, RUN_S, START_S = 600, 300, 15
@@ -57,14 +58,14 @@ AGENT = "fastchat"
 
 
 class NotHere(Exception):
-    """The suite cannot be run on this machine; says why."""
+    """The suite cannot run on this machine; the message gives the reason."""
 
 
 # The suite
 
 
 def set_up() -> list[str]:
-    """Have the suite; returns the command that runs it. Raises NotHere."""
+    """Install the suite unless it is there, and return the command that runs it. Raises NotHere."""
     python = _python27()
     library = FOLDER / "lib"
     stamp = FOLDER / "stamp"
@@ -73,7 +74,7 @@ def set_up() -> list[str]:
         FOLDER.mkdir(parents=True, exist_ok=True)
         pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         _install([*pip, "--target", str(library), SUITE])
-        # pip 19 leaves the namespace package without the file that Python 2 wants.
+        # Python 2 needs this file, and pip 19 does not create it for a namespace package.
         (library / "zope" / "__init__.py").touch()
         stamp.write_text(SUITE, "utf-8")
     path = f"import sys; sys.path.insert(0, {str(library)!r})"
@@ -94,7 +95,7 @@ def _python27() -> str:
     for candidate in _candidates():
         check = "import sys, pip; sys.exit(sys.version_info[:2] != (2, 7))"
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            # One that pyenv has put on PATH may be there by name only.
+            # pyenv can put a `python2.7` on PATH that only says that no such version is active.
             done = subprocess.run([candidate, "-c", check], capture_output=True, timeout=30)
             if done.returncode == 0:
                 return candidate
@@ -116,8 +117,8 @@ def _candidates() -> Iterator[str]:
 
 @contextlib.contextmanager
 def _server() -> Iterator[int]:
-    """A real `fastchat serve` with /_echo, as a process of its own; its port."""
-    # A suite opens more connections a second than an address may.
+    """Run `fastchat serve` with /_echo as a separate process; yields its port."""
+    # The suite opens more connections a second than the server accepts from one address.
     flags = ["--port", "0", "--debug-echo", "--address-handshake-rate", "0"]
     command = [sys.executable, "-m", "fastchat", "serve", *flags]
     log = FOLDER / "server.log"
@@ -140,7 +141,7 @@ def _server() -> Iterator[int]:
 
 def _port_of(server: subprocess.Popen[bytes], log: Path) -> int:
     assert server.stdout is not None
-    line = server.stdout.readline().decode()  # the end, if it does not start
+    line = server.stdout.readline().decode()  # empty if the server does not start
     found = re.search(r"http://[\d.]+:(\d+)", line)
     if found is None:
         raise NotHere(f"the server did not start: {log.read_text('utf-8')[-500:]}")
@@ -153,13 +154,14 @@ def _port_of(server: subprocess.Popen[bytes], log: Path) -> int:
     raise NotHere("the server did not start to listen")
 
 
-# Both
+# Running the suite against the server
 
 
 def run(shards: Sequence[Sequence[str]], report: Path) -> dict[str, dict[str, Any]]:
-    """Run cases, each of the `shards` on its own; returns what became of each.
+    """Run the cases of all `shards`, each shard in a process of its own; returns their results.
 
-    Raises NotHere when that is not possible, and RuntimeError when the suite breaks down.
+    Raises NotHere if the suite cannot run on this machine, and RuntimeError if the suite itself
+    fails.
     """
     suite = set_up()
     shutil.rmtree(report, ignore_errors=True)
@@ -218,7 +220,7 @@ def _read(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def failures(cases: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The cases that are not as they should be, in their order; those in KNOWN too."""
+    """The names of the cases that failed, in order; those in KNOWN are included."""
     bad = (
         name
         for name, case in cases.items()
