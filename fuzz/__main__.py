@@ -1,14 +1,16 @@
-"""`python fuzz [--seconds N] [TARGET...]`: every target for its share of that time.
+"""Run the fuzz targets: `python fuzz [--seconds N] [TARGET...]`. Each gets a share of the time.
 
-The parsers are Python, which atheris instruments as it is imported. The hub is a build of
-its own (`make build/fuzz/stamp`): clang's address and undefined behaviour sanitizers, with
-assertions and bounds checks, and coverage for libFuzzer. Python itself is not so built; the
-sanitizer has to be loaded before it (LD_PRELOAD: atheris has one with libFuzzer in it), and
-Python has to allocate with `malloc` for it to see each object. Python does not free all at
-its end: leaks are not looked for.
+The parsers are Python, and atheris instruments them when they are imported. The hub has a build
+for the fuzzer (`make build/fuzz/stamp`), with clang's address and undefined behaviour sanitizers,
+assertions, bounds checks, and coverage for libFuzzer. Python itself is built without the
+sanitizers. So the sanitizer's library must be loaded before Python (by LD_PRELOAD; atheris brings
+one that contains libFuzzer), and Python must allocate with `malloc`, so that the sanitizer sees
+each object. Python does not free all memory when it exits, so the sanitizer does not look for
+leaks.
 
-What is found new is kept in build/fuzz/corpus, what fails in build/fuzz/failures; it ends
-with 1 then. `--minimise` writes the smallest files that reach as much to fuzz/corpus.
+Inputs that reach new code are stored in build/fuzz/corpus. Inputs that fail are stored in
+build/fuzz/failures, and the exit status is then 1. `--minimise` writes to fuzz/corpus the smallest
+set of files that reaches the same code.
 """
 
 from __future__ import annotations
@@ -23,14 +25,14 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 BUILD = HERE.parent / "build" / "fuzz"
-#: Shares of the time.
+#: The share of the time that each target gets.
 TARGETS = {"hub": 6, "commands": 2, "query": 1, "names": 1, "records": 1, "tokens": 1}
 OPTIONS = {
     "hub": ["-max_len=1024"],
     "commands": [f"-dict={HERE / 'json.dict'}"],
     "tokens": [f"-dict={HERE / 'json.dict'}"],
 }
-#: For a start, and for what a target does with one input.
+#: Beside the fuzzing itself: a process has to start, and to finish its last input.
 GRACE_S = 60
 
 
@@ -50,7 +52,7 @@ def environment(target: str) -> dict[str, str]:
 
 
 def fuzz(target: str, seconds: int) -> bool:
-    """Look for failures for so long; whether there were none."""
+    """Fuzz a target for `seconds`; returns whether it did not fail."""
     found, failures = BUILD / "corpus" / target, BUILD / "failures"
     found.mkdir(parents=True, exist_ok=True)
     failures.mkdir(exist_ok=True)
@@ -70,7 +72,7 @@ def fuzz(target: str, seconds: int) -> bool:
 
 
 def minimise(target: str) -> None:
-    """Replace the corpus by the smallest files that reach as much; named failures stay."""
+    """Replace the corpus by the smallest files that reach the same code; keep named failures."""
     corpus, smaller = HERE / "corpus" / target, BUILD / "smaller" / target
     smaller.mkdir(parents=True, exist_ok=True)
     folders = [str(smaller), str(corpus), str(BUILD / "corpus" / target)]

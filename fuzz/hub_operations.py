@@ -1,7 +1,7 @@
-"""Bytes that are operations on a hub: the model of tests/support/hub_model.py, in other hands.
+"""The target `hub`: bytes are operations on a hub, checked by tests/support/hub_model.py.
 
-There a seed decides what happens next, here the bytes do, so that a fuzzer can take a
-sequence that reached something new and go on from it. The loop and the transports are
+In the random test of the hub a seed chooses the next operation. Here the bytes choose it, so a
+fuzzer can take a sequence that reached new code and vary it. The loop and the transports are
 simulated (`simulated`), and misbehave more than real ones.
 """
 
@@ -19,21 +19,21 @@ from simulated import Broken, Bystander, Loop, Source, Transport
 from support.hub import BINARY, CLOSE, PING, PONG, TEXT, Client, Frame, Rig, close_payload, decode
 from support.hub_model import MAX_CLIENTS, ROOMS, Item, Peer, Run
 
-#: Bystanders in a crowd: with more than 256 members a room's flushes are paced and sliced.
+#: Bystanders in a crowd: the flushes of a room with more than 256 members are paced and sliced.
 CROWD = 260
-#: Sweeps until whoever is behind at the end must have everything.
+#: Sweeps at the end of a run, after which every client must have everything.
 LAST_SWEEPS = 30
 
 
 class Near:
-    """The server's end of a connection: tells the hub what its transport says."""
+    """The server's end of a connection. It tells the hub what its transport reports."""
 
     def __init__(self, run: HubRun) -> None:
         self.run = run
         self.conn: Any = None
         self.transport: Any = None
-        self.deaf = False  # does not forward what its transport says
-        self.forgetful = False  # leaves `unregister` out
+        self.deaf = False  # does not tell the hub when to pause and resume
+        self.forgetful = False  # does not call `unregister`
 
     def pause_writing(self) -> None:
         if self.conn is not None and not self.deaf:
@@ -52,7 +52,7 @@ class Near:
 
 
 class FuzzedPeer(Peer):
-    """As the model's, which knows no other opcodes than it sends."""
+    """The model's peer knows text, close and empty ping frames; this one takes others as text."""
 
     def take(self, frame: Frame) -> None:
         if frame.opcode in {BINARY, PONG} or (frame.opcode == PING and frame.payload):
@@ -61,13 +61,14 @@ class FuzzedPeer(Peer):
 
 
 class HubRun(Run):
-    """One input's operations on a hub and on the model of it."""
+    """Runs the operations of one input on a hub and on its model."""
 
-    def __init__(self, data: bytes) -> None:  # builds what Run does, from another source
+    def __init__(self, data: bytes) -> None:
+        # `Run.__init__` is not called: this sets the same attributes, with bytes as the source.
         self.loop = Loop()
         asyncio._set_running_loop(self.loop)
         self.random = Source(data)
-        # Without the model more is allowed: calls that it cannot follow.
+        # Without the model, a run can contain operations that the model cannot follow.
         self.checked = self.random.random() < 0.75
         self.meddle = self.random.random() < 0.75
         self.max_lag_bytes = self.random.choice((1024, 2048, 20_000, 100_000))
@@ -82,7 +83,7 @@ class HubRun(Run):
         self.other = Rig().hub
         self.peers: list[Peer] = []
         self.crowd: list[Bystander] = []
-        self.torn = False  # nothing that arrives means anything any more
+        self.torn = False  # what arrives may belong to another connection
         self.moment = self.serial = self.depth = 0
         self.history = deque(maxlen=25)
         self.weights = self.usual_weights()
@@ -107,7 +108,7 @@ class HubRun(Run):
         }  # fmt: skip
 
     def run(self) -> None:
-        """All operations, then the end; AssertionError when anything is not as it should be."""
+        """Run all operations, then the end. Raises AssertionError if the hub is wrong."""
         try:
             self.connect()
             while not self.random.empty:
@@ -132,7 +133,7 @@ class HubRun(Run):
         asyncio._set_running_loop(None)
 
     def on_pause(self) -> None:
-        """A transport's callback: whoever gets it may do something to the hub."""
+        """A callback of a transport, in which a protocol can call the hub again."""
         if self.meddle and self.depth < 2 and self.random.random() < 0.4:
             self.depth += 1
             try:
@@ -142,11 +143,11 @@ class HubRun(Run):
 
     def look(self) -> None:
         for peer in self.peers:
-            # It has failed; nobody knows how much of what is due still arrives.
+            # If its transport has failed, any part of what is due may be missing.
             peer.cut = peer.cut or peer.client.transport.failed
         super().look()
 
-    # Operations besides those of the model
+    # Operations that the model does not have, or has in another way
 
     def connect(self, *, join: bool = True) -> None:
         if sum(peer.open for peer in self.peers) >= MAX_CLIENTS or len(self.peers) >= 40:
@@ -177,7 +178,7 @@ class HubRun(Run):
         super().join(peer)
 
     def register(self) -> None:
-        """A membership by way of the transport."""
+        """Join a room by `Hub.register`, with the transport instead of the connection."""
         peer = self.someone()
         if peer is None:
             return
@@ -190,7 +191,7 @@ class HubRun(Run):
             peer.rooms.add(room)
 
     def broadcast(self) -> None:
-        """The library's ways to publish: text, and any buffer."""
+        """Publish by the methods of the library: text, and any buffer."""
         room = self.random.choice(ROOMS)
         payload = self.payload(room)
         self.note(f"broadcast {payload[:8]!r}, {len(payload)} bytes")
@@ -207,7 +208,7 @@ class HubRun(Run):
         self.end(items)
 
     def control(self) -> None:
-        """A ping, a pong or a binary message, to one."""
+        """Send a ping, a pong or a binary message to one client."""
         if peer := self.someone():
             self.send(peer, self.payload("=")[:125], self.random.choice((BINARY, PING, PONG)))
 
@@ -238,7 +239,7 @@ class HubRun(Run):
             super().unregister()
 
     def late(self) -> None:
-        """Calls for a connection that is closed: nothing comes of them."""
+        """Call the hub for a closed connection: the calls have no effect."""
         self.look()
         closed = [peer for peer in self.peers if peer.client.conn.closed]
         if not closed:
@@ -266,7 +267,7 @@ class HubRun(Run):
         self.hub.evict(room, 4010, "so it is")
 
     def break_one(self) -> None:
-        """From now on, a transport raises."""
+        """Make methods of a transport raise from now on."""
         if peer := self.someone():
             methods = ("write", "get_write_buffer_size", "is_closing", "abort")
             chosen = self.random.byte()
@@ -276,7 +277,7 @@ class HubRun(Run):
             peer.client.transport.broken = broken
 
     def be_odd(self) -> None:
-        """From now on, a protocol is not what the hub asks for, or its transport fails."""
+        """Make a protocol break its contract from now on, or pause without a reason."""
         peer = self.someone()
         if peer is None:
             return
@@ -285,14 +286,14 @@ class HubRun(Run):
                 peer.client.served.deaf = True
             case 1:
                 peer.client.served.deaf = False
-            case 2 if not self.checked:  # another may get what was for it
+            case 2 if not self.checked:  # the hub may write to the socket of another connection
                 peer.client.served.forgetful = self.torn = True
             case 3:
-                peer.client.conn.pause_writing()  # for nothing
+                peer.client.conn.pause_writing()  # without a reason
         self.note(f"{peer} is odd")
 
     def reattach(self) -> None:
-        """A transport that is forgotten, and comes back as another connection."""
+        """Detach a connection, and attach its transport again as another connection."""
         peer = self.someone(lambda peer: not peer.client.transport.failed)
         if peer is None or self.checked:
             return
@@ -302,7 +303,7 @@ class HubRun(Run):
             peer.client.served.conn = self.hub.attach(peer.client.transport, peer)
 
     def gather(self) -> None:
-        """A crowd comes to a room; then, some of it stall or go on."""
+        """Add a crowd to a room; if there is one, make some of it stall or go on."""
         if not self.crowd:
             room = self.random.choice(ROOMS)
             self.note(f"a crowd comes to {room}")
@@ -318,7 +319,7 @@ class HubRun(Run):
             each.on_write = self.on_pause if held else None
 
     def misuse(self) -> None:
-        """Calls that are refused, and change nothing."""
+        """Call the hub with a mistake: it must refuse the call and change nothing."""
         peer = self.someone()
         if peer is None:
             return
@@ -353,7 +354,7 @@ class HubRun(Run):
         raise AssertionError("a call with a mistake in it was accepted")
 
     def elsewhere(self) -> None:
-        """Calls from another thread, and the turn in which the loop does them."""
+        """Call the hub from another thread, and run the turn in which it does the work."""
         room = self.random.choice(ROOMS)
         payload = self.payload(room)
         self.note(f"elsewhere {payload[:8]!r}")
@@ -396,7 +397,7 @@ class HubRun(Run):
         self.loop.turn()
         for peer in self.peers:
             if peer.client.ended:
-                peer.client.transport.fail()  # the loop has read that the other end is gone
+                peer.client.transport.fail()  # the loop has read the end of the stream
             peer.client.transport.writable()
         self.look()
 
@@ -411,12 +412,12 @@ class HubRun(Run):
     # The end
 
     def finish(self) -> None:
-        """Everybody reads everything; then the hub closes."""
+        """Have every client read everything, then close the hub."""
         self.note("the end")
         self.meddle = False
         for each in self.crowd:
             each.held = 0
-        self.hub.sweep()  # which sees it
+        self.hub.sweep()  # notices that the crowd reads again
         self.drain()
         self.hub.verify()
         self.hub.flush()
@@ -433,7 +434,7 @@ class HubRun(Run):
             self.check_evictions()
 
     def drain(self) -> None:
-        turns = 3 + len(self.crowd)  # one visit a turn may be all that a flush does
+        turns = 3 + len(self.crowd)  # a flush may visit only one member in a turn
         for _ in range(LAST_SWEEPS):
             for _ in range(turns):
                 self.go_round()
@@ -465,7 +466,7 @@ class HubRun(Run):
 
 
 def run_hub(data: bytes) -> None:
-    """The target: AssertionError, or the sanitizer's report, when the hub is wrong."""
+    """The target. If the hub is wrong, it raises AssertionError, or the sanitizer reports it."""
     run = HubRun(data)
     try:
         run.run()

@@ -1,7 +1,8 @@
-"""Targets for what reads bytes from others: commands, addresses, names, tokens, records.
+"""Targets for the parsers of commands, addresses, names, tokens and the relay's records.
 
-Each is given any bytes. It fails when the parser raises what it does not promise, when
-what was accepted is beyond the protocol's bounds, or does not survive being said again.
+A target takes any bytes. It fails if a parser raises an exception that it does not promise, if it
+accepts a value beyond the protocol's limits, or if an accepted value is another one after it has
+been encoded and parsed again.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ from fastchat.protocol.names import MAX_USERNAME_CHARS, check_room, check_userna
 from fastchat.protocol.parsing import join_from_query, parse
 from fastchat.protocol.values import MAX_OFFSET, MAX_TEXT_CHARS
 
-#: A text message is never larger.
+#: The largest text message that a parser gets.
 MAX_MESSAGE_BYTES = 64 * 1024
-#: Tokens are signed with it, and verified at this time.
+#: The secret that tokens are signed with, and the time at which they are verified.
 SECRET = b"a-secret-that-is-only-for-the-fuzzer"
 NOW_S = 1_700_000_000.0
-#: How a command's class is called on the wire.
+#: The `type` on the wire of each class of commands.
 TYPES = {
     protocol.Send: "message", protocol.Join: "join", protocol.Leave: "leave",
     protocol.Typing: "typing", protocol.Ping: "ping", protocol.GetHistory: "history",
@@ -45,7 +46,7 @@ _ROOM = re.compile("[a-z0-9._-]{1,64}")
 
 
 def commands(data: bytes) -> None:
-    """Any payload is a command that keeps to the bounds, or is refused in words."""
+    """Any payload is either a command within the limits, or refused with a valid error."""
     if len(data) > MAX_MESSAGE_BYTES:
         return
     try:
@@ -61,7 +62,7 @@ def commands(data: bytes) -> None:
 
 
 def query(data: bytes) -> None:
-    """Any query of an address."""
+    """The query of any address is either a `join` within the limits, or refused."""
     parameters = dict(parse_qsl(data.decode("latin-1"), keep_blank_values=True))
     if "username" not in parameters:
         parameters["username"] = "Alice"
@@ -74,7 +75,7 @@ def query(data: bytes) -> None:
 
 
 def names(data: bytes) -> None:
-    """Any two names: each is refused or in its one form, and what looks alike has one key."""
+    """Any name is refused or normalised; names that differ only in case have the same key."""
     try:
         text = data.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError:
@@ -97,7 +98,7 @@ def names(data: bytes) -> None:
 
 
 def tokens(data: bytes) -> None:
-    """A token as it came; or `{` and what its header and its claims say, signed by us."""
+    """The bytes are a token; or, if they begin with `{`, a header and claims that we sign."""
     signed = data[:1] == b"{"
     if signed:
         header, _, claims = data.partition(b"\n")
@@ -132,9 +133,10 @@ def _authenticator() -> TokenAuthenticator:
 
 
 def records(data: bytes) -> None:
-    """A stream that is cut anywhere gives the records it gives in one piece.
+    """A stream has the same records however it is cut into pieces.
 
-    Each is decoded as a worker's and as the relay's: what is accepted survives being said again.
+    Each record is decoded as a worker's and as the relay's. If it is accepted, it is the same after
+    it has been encoded and decoded again.
     """
     if not data:
         return
@@ -159,7 +161,7 @@ def records(data: bytes) -> None:
 
 
 def _check_record(stream: bytes, at: int, kind: int, head: Any, tail: bytes) -> int:
-    """A record is what its prefix says, and nothing of the next one. Returns where it ends."""
+    """Check a record against its prefix in the stream; returns the offset of its end."""
     length, size = int.from_bytes(stream[at : at + 4]), int.from_bytes(stream[at + 5 : at + 9])
     body = stream[at + 9 : at + 4 + length]
     assert len(body) == length - 5, "a record that is not complete"
@@ -180,15 +182,15 @@ def _read(stream: bytes, step: int) -> tuple[list[tuple[int, Any, bytes]], bool]
 
 
 def _new_reader() -> RecordReader[tuple[int, Any, bytes]]:
-    """A reader of records as they are in their frames."""
+    """A reader that returns frames without decoding their records."""
     return RecordReader(lambda *frame: frame)
 
 
-# What holds for whatever was accepted
+# Checks of accepted values
 
 
 def check_command(command: protocol.Command) -> None:
-    """Its fields are within the protocol's bounds, and it survives being said again."""
+    """Check that a command is within the limits, and stays the same when it is parsed again."""
     fields = {key: value for key, value in command._asdict().items() if value is not None}
     for key, value in fields.items():
         _check_field(key, value)
@@ -241,14 +243,14 @@ def _check_username(name: str) -> None:
 
 def _check_refusal(refusal: CommandError) -> None:
     assert refusal.code in set(ErrorCode)
-    event = orjson.loads(protocol.error(refusal))  # it can be said
+    event = orjson.loads(protocol.error(refusal))  # the error can be encoded
     assert event["type"] == "error"
     for echoed in (refusal.ref, refusal.id):
         assert echoed is None or 1 <= len(echoed.encode()) <= 64
 
 
 def _check_json(data: bytes) -> None:
-    """What was accepted is an object without repeated keys, nested once at most."""
+    """Check that accepted JSON is an object without repeated keys, nested one level at most."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         assert len(dict(pairs)) == len(pairs), "a repeated key was accepted"

@@ -1,7 +1,8 @@
-"""Chance made of bytes, a loop that is turned by hand, and transports: asyncio, and worse.
+"""The surroundings of a fuzzed hub: choices from bytes, a simulated event loop, and transports.
 
-The sockets are real, so that short writes and EAGAIN are. All else happens when it is told
-to, in the same order each time.
+The sockets are real, so short writes and EAGAIN are real too. Everything else happens only when
+the target says so, so a run with the same bytes has the same order of events. Transports can
+behave worse than asyncio's.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from support.hub import Sink
 
 
 class Source:
-    """What `random.Random` is to the model, fed with bytes; all in the middle at their end."""
+    """Takes the place of the model's `random.Random`; after the last byte, every byte is 128."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -51,7 +52,7 @@ class Source:
 
 
 class Handle:
-    """What a loop gives for a callback."""
+    """A scheduled callback, like `asyncio.Handle`."""
 
     def __init__(self, callback: Callable[..., object], arguments: tuple[Any, ...]) -> None:
         self.callback = callback
@@ -63,7 +64,7 @@ class Handle:
 
 
 class Loop:
-    """As much of an event loop as the hub and its tests use."""
+    """The part of an event loop that the hub and its tests use."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -86,7 +87,7 @@ class Loop:
         return self.now
 
     def turn(self) -> None:
-        """Run what was ready; what comes of it waits for the next turn."""
+        """Run the callbacks that are ready; those that they schedule run in the next turn."""
         due = [handle for when, handle in self._timers if when <= self.now]
         self._timers = [(when, handle) for when, handle in self._timers if when > self.now]
         self._ready.extend(due)
@@ -97,14 +98,14 @@ class Loop:
 
 
 class Broken(Exception):
-    """What a transport raises that has been broken."""
+    """Raised by the methods of a transport that are `broken`."""
 
 
 class Transport:
-    """A transport over a socket. It sends at once if `eager`, otherwise when its turn comes.
+    """A transport over a socket. If `eager`, it sends at once, otherwise in `writable`.
 
-    * ``shown``: whether the hub gets to see the socket.
-    * ``broken``: the names of its methods that raise.
+    * ``shown``: whether the hub can get the socket (`get_extra_info`).
+    * ``broken``: the names of the methods that raise.
     """
 
     def __init__(
@@ -117,14 +118,15 @@ class Transport:
         self._shown = shown
         self._eager = eager
         self._high = 65536
-        # References, as uvloop keeps them: what the hub hands over has to stay alive.
+        # References instead of copies, as in uvloop: what the hub hands over must stay valid until
+        # it is sent.
         self._queue: deque[bytes | memoryview] = deque()
         self._held = 0
         self._paused = False
         self._closing = False
         self._lost = False
 
-    # What the hub calls
+    # Called by the hub
 
     def write(self, data: bytes | memoryview) -> None:
         self._may_raise("write")
@@ -134,7 +136,7 @@ class Transport:
         self._held += len(data)
         if self._eager and len(self._queue) == 1:
             self._send()
-        # As uvloop: TCP above the mark, TLS from it on.
+        # uvloop pauses TCP above the limit, and TLS at the limit.
         over = self._held > self._high or (not self._shown and self._held >= self._high)
         if over and not self._paused and not self._closing:
             self._paused = True
@@ -158,17 +160,17 @@ class Transport:
         self._may_raise("abort")
         self.fail()
 
-    # What the loop does
+    # Called by the loop
 
     def writable(self) -> None:
-        """The loop looks whether there is room for what is queued."""
+        """The socket may have room: send what is queued."""
         self._send()
         if self._paused and not self._held and not self._closing:
             self._paused = False
             self._protocol.resume_writing()
 
     def fail(self) -> None:
-        """The connection is gone; its protocol hears of it in the next turn."""
+        """Lose the connection; the protocol is told in the next turn."""
         if not self._closing:
             self._closing = True
             self._queue.clear()
@@ -206,7 +208,7 @@ class Transport:
 
 
 class Bystander(Sink):
-    """A member that is only there to make a room big: it counts what it is given."""
+    """A member that only makes a room large; it keeps the last bytes that were written to it."""
 
     def write(self, data: bytes | memoryview) -> None:
         self.written = [bytes(data)]

@@ -1,7 +1,7 @@
-"""One target: `python fuzz/target.py NAME [libFuzzer's arguments]`, or `--replay FILE...`.
+"""Run one target: `python fuzz/target.py NAME [libFuzzer's arguments]`, or `--replay FILE...`.
 
-`FASTCHAT_HUB` names the directory of the build of the hub that is to be used; without it,
-it is the installed one. `python fuzz` calls this with all that a target needs.
+The environment variable FASTCHAT_HUB names the directory of a build of the hub. Without it, the
+installed hub is used. `python fuzz` runs this program with the environment that a target needs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 
-#: What is instrumented where the target is Python.
+#: The modules that atheris instruments for the parsers.
 INSTRUMENTED = [
     "fastchat.auth",
     "fastchat.auth.keys",
@@ -35,7 +35,7 @@ INSTRUMENTED = [
 
 
 def use_hub(directory: Path) -> None:
-    """Have this build of the hub imported; before anything of ours is."""
+    """Import this build of the hub. No module of fastchat may be imported before."""
     (library,) = directory.glob("fastchat/_fanout.*.so")
     spec = importlib.util.spec_from_file_location("fastchat._fanout", library)
     assert spec is not None
@@ -46,7 +46,7 @@ def use_hub(directory: Path) -> None:
 
 
 def load(name: str) -> Callable[[bytes], None]:
-    """The target of this name."""
+    """Import and return the target with this name."""
     logging.disable(logging.CRITICAL)
     if name == "hub":
         if directory := os.environ.get("FASTCHAT_HUB"):
@@ -60,7 +60,7 @@ def load(name: str) -> Callable[[bytes], None]:
 
 
 def replay(name: str, files: list[str]) -> None:
-    """Run a target on files. Says which one it is that fails."""
+    """Run a target on files. If it fails, a note of the exception names the file."""
     target = load(name)
     for file in files:
         try:
@@ -75,11 +75,11 @@ def fuzz(name: str, arguments: list[str]) -> None:
     import atheris
 
     instrumented = contextlib.nullcontext()
-    if name != "hub":  # which is instrumented by its compiler
+    if name != "hub":  # the compiler has instrumented the hub
         instrumented = atheris.instrument_imports(include=INSTRUMENTED)
     with instrumented:
         target = load(name)
-    # For the processes that libFuzzer starts, by a shell, when it merges.
+    # The command by which libFuzzer starts further processes, through a shell, when it merges.
     itself = shlex.join([sys.executable, __file__, name])
     atheris.Setup([itself, *arguments], target, internal_libfuzzer=name != "hub")
     atheris.Fuzz()
