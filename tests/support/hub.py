@@ -26,6 +26,8 @@ from support.server import TIMEOUT_UNIT_S
 LIMIT_S = 10 * TIMEOUT_UNIT_S
 
 TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
+#: Close codes of the hub (`fastchat.errors.CloseCode`): too slow, no pong, and no close frame.
+EVICTED, HEARTBEAT, ABNORMAL = 4008, 4009, 1006
 
 #: Both ends' socket buffers where a test wants short writes; the kernel doubles it.
 TINY_BYTES = 4096
@@ -61,6 +63,11 @@ async def until(holds: Callable[[], bool]) -> None:
 class Frame(NamedTuple):
     opcode: int
     payload: bytes
+
+
+def texts(*payloads: bytes) -> list[Frame]:
+    """The frames in which a client receives these payloads."""
+    return [Frame(TEXT, payload) for payload in payloads]
 
 
 def encode(opcode: int, payload: bytes) -> bytes:
