@@ -18,7 +18,7 @@ from fastchat.files.incoming import Uploads
 from fastchat.history.memory import MemoryHistory
 from fastchat.limits.connections import ConnectionCount
 from fastchat.metrics import Metrics
-from fastchat.protocol import parsing
+from fastchat.protocol import Position, parsing
 from fastchat.rooms import Entrance, Entry, Member
 from fastchat.rooms.members import GRACE_TICKS
 from fastchat.rooms.rooms import Rooms
@@ -203,3 +203,22 @@ def run(test: Callable[[Talk], Any], **keywords: Any) -> None:
         await test(Talk(**keywords))
 
     asyncio.run(body())
+
+
+def since(position: Position, offset: int) -> dict[str, Any]:
+    return {"since": {"epoch": position.epoch, "offset": offset}}
+
+
+def offsets(event: dict[str, Any]) -> list[int]:
+    return [message["offset"] for message in event["messages"]]
+
+
+async def alice_said(talk: Talk, text: str = "hello") -> dict[str, Any]:
+    """Alice has said something to Bob and Eve; returns the reply to her `join`."""
+    reply = await talk.join("Alice")
+    await talk.join("Bob")
+    await talk.join("Eve")
+    await talk.do("Alice", text=text, id="i")
+    for name in ("Alice", "Bob", "Eve"):
+        talk.news(name)
+    return reply

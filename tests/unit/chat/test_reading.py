@@ -1,0 +1,286 @@
+"""Clients search, read history, and recover what they missed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from fastchat import protocol
+from fastchat.errors import ErrorCode
+from fastchat.protocol import Position
+from support.chat import TIMESTAMP, Talk, alice_said, offsets, run, since
+
+# Search
+
+
+def test_search_is_answered_with_results() -> None:
+    """Of the room, as the messages are now, at most `limit`; with the command's `ref`."""
+
+    async def test(talk: Talk) -> None:
+        await alice_said(talk, "hello world")
+        await talk.do("Alice", text="hello moon")
+        await talk.do("Bob", type="react", offset=1, emoji="👋")
+        await talk.join("Eve", "elsewhere")
+        await talk.do("Eve", text="hello elsewhere", room="elsewhere")
+        talk.news("Bob")
+        await talk.do("Bob", type="search", query="WORLD", ref="r")
+        assert talk.news("Bob") == [
+            {
+                "type": "results",
+                "room": "lobby",
+                "messages": [
+                    {
+                        "type": "message",
+                        "room": "lobby",
+                        "offset": 1,
+                        "username": "Alice",
+                        "text": "hello world",
+                        "timestamp": TIMESTAMP,
+                        "id": "i",
+                        "reactions": {"👋": ["Bob"]},
+                    }
+                ],
+                "ref": "r",
+            }
+        ]
+        for fields, count in (({}, 2), ({"limit": 1}, 1), ({"query": "nothing"}, 0)):
+            await talk.do("Bob", **{"type": "search", "query": "hello", **fields})
+            (reply,) = talk.news("Bob")
+            assert len(reply["messages"]) == count
+            assert "ref" not in reply
+
+    run(test)
+
+
+def test_results_are_bounded_in_bytes() -> None:
+    """The best are sent, as many as fit."""
+
+    async def test(talk: Talk) -> None:
+        await fill(talk, 100, "word " + "😀" * 3990 + "{}")
+        await talk.do("Bob", type="search", query="word", limit=100)
+        (reply,) = talk.news("Bob")
+        assert 0 < len(reply["messages"]) < 100
+        size = len(json.dumps(reply, ensure_ascii=False).encode())
+        assert size <= protocol.MAX_REPLY_BYTES * 1.1
+
+    run(test)
+
+
+# A history that fails
+
+
+def test_message_that_cannot_be_kept_is_unavailable() -> None:
+    """An error with its `id` and `ref`, to each sender; nobody sees the message."""
+
+    async def test(talk: Talk) -> None:
+        await alice_said(talk)
+        talk.faulty.failing = {"append"}
+        talk.begin("Alice", text="lost", id="a", ref="r")
+        talk.begin("Bob", type="react", offset=1, emoji="👋", ref="s")
+        await asyncio.sleep(0)
+        (error,) = talk.news("Alice")
+        assert error.pop("message").endswith(".")
+        expected = {"type": "error", "code": "unavailable", "temporary": True}
+        assert error == {**expected, "id": "a", "ref": "r"}
+        (error,) = talk.news("Bob")
+        del error["message"]
+        assert error == {**expected, "ref": "s"}
+        assert talk.news("Eve") == []
+        talk.faulty.failing = set()
+        await talk.do("Alice", text="not lost", id="a")
+        assert [event["offset"] for event in talk.news("Eve")] == [2]
+
+    run(test)
+
+
+def test_what_cannot_be_read_is_unavailable() -> None:
+    """Joins, pages and searches are refused for now; what is published still arrives."""
+
+    async def test(talk: Talk) -> None:
+        await alice_said(talk)
+        talk.faulty.failing = {"read"}
+        for name, fields in (
+            ("New", {"type": "join", "username": "New"}),
+            ("Bob", {"type": "history"}),
+            ("Bob", {"type": "search", "query": "x"}),
+        ):
+            error = await talk.refused(name, **fields)
+            assert (error.code, error.temporary) == (ErrorCode.UNAVAILABLE, True)
+        await talk.do("Alice", text="still")
+        assert [event["text"] for event in talk.news("Bob")] == ["still"]
+        assert talk.names() == ["Alice", "Bob", "Eve"]
+        await talk.do("Eve", type="leave")
+        assert talk.kinds("Eve") == ["message", "left"]
+        talk.faulty.failing = set()
+        assert (await talk.join("New"))["online"] == 3
+
+    run(test)
+
+
+# History and recovery
+
+
+async def fill(talk: Talk, count: int, text: str = "{}") -> Position:
+    """A room in which `count` messages were sent by Bob; returns where it stood before."""
+    reply = await talk.join("Bob")
+    for number in range(1, count + 1):
+        await talk.do("Bob", text=text.format(number))
+    talk.news("Bob")
+    return Position(reply["epoch"], reply["offset"])
+
+
+def test_newcomer_gets_the_newest_as_many_as_asked_for() -> None:
+    """50 by default, as many as `history` says otherwise, oldest first."""
+
+    async def test(talk: Talk) -> None:
+        await fill(talk, 100)
+        assert offsets(await talk.join("A")) == list(range(51, 101))
+        assert offsets(await talk.join("B", history=2)) == [99, 100]
+        assert offsets(await talk.join("C", history=0)) == []
+        assert offsets(await talk.join("D", history=300)) == list(range(1, 101))
+
+    run(test)
+
+
+def test_newcomer_hears_nothing_of_what_came_before() -> None:
+    """After the reply come the publications behind its offset, and no others."""
+
+    async def test(talk: Talk) -> None:
+        await fill(talk, 3)
+        reply = await talk.join("Alice", history=0)
+        await talk.do("Bob", text="next")
+        events = talk.news("Alice")
+        assert [event["type"] for event in events] == ["joined", "message"]
+        assert events[1]["offset"] == reply["offset"] + 1
+
+    run(test)
+
+
+def test_recovery_is_exactly_what_was_missed() -> None:
+    """With a position all publications after it come, and `history` does not matter."""
+
+    async def test(talk: Talk) -> None:
+        start = await fill(talk, 100)
+        for missed in (0, 1, 99, 100):
+            name = f"A{missed}"
+            reply = await talk.join(name, history=0, **since(start, 100 - missed))
+            assert reply["recovered"] is True
+            assert offsets(reply) == list(range(101 - missed, 101))
+            assert reply["offset"] == 100
+
+    run(test)
+
+
+@pytest.mark.parametrize(("missed", "recovered"), [(300, True), (301, False)])
+def test_recovery_is_of_300_at_most(missed: int, recovered: bool) -> None:
+    """Beyond that the newest come, as for a newcomer."""
+
+    async def test(talk: Talk) -> None:
+        start = await fill(talk, 400)
+        reply = await talk.join("Alice", **since(start, 400 - missed))
+        assert reply["recovered"] is recovered
+        assert len(reply["messages"]) == (300 if recovered else 50)
+        assert offsets(reply)[-1] == 400
+
+    run(test)
+
+
+@pytest.mark.parametrize("offset", [0, 5, 11, 2**53 - 1])
+def test_position_of_another_epoch_recovers_nothing(offset: int) -> None:
+    """A history that was replaced gives `recovered: false` and its newest."""
+
+    async def test(talk: Talk) -> None:
+        await fill(talk, 10)
+        reply = await talk.join("Alice", history=2, **since(Position("other", 0), offset))
+        assert reply["recovered"] is False
+        assert offsets(reply) == [9, 10]
+
+    run(test)
+
+
+def test_position_ahead_of_the_room_recovers_nothing() -> None:
+    """An offset that the room has not reached is none of this history."""
+
+    async def test(talk: Talk) -> None:
+        start = await fill(talk, 10)
+        reply = await talk.join("Alice", **since(start, 11))
+        assert reply["recovered"] is False
+        assert offsets(reply) == list(range(1, 11))
+
+    run(test)
+
+
+def test_recovery_of_what_is_no_longer_kept_is_none() -> None:
+    """One missing publication is enough: `recovered: false`, never a part."""
+
+    async def test(talk: Talk) -> None:
+        start = await fill(talk, 100)
+        reply = await talk.join("Alice", **since(start, 50))
+        assert reply["recovered"] is False
+        assert offsets(reply)[-1] == 100
+
+    run(test, max_messages=16)
+
+
+def test_recovery_too_large_for_one_reply_is_none() -> None:
+    """Too many bytes count like too many publications: the newest come, as many as asked for."""
+
+    async def test(talk: Talk) -> None:
+        start = await fill(talk, 100, "😀" * 3990 + "{}")
+        reply = await talk.join("A", **since(start, 50))
+        assert reply["recovered"] is False
+        assert 0 < len(reply["messages"]) < 50
+        assert offsets(reply)[-1] == 100
+        size = sum(
+            len(json.dumps(message, ensure_ascii=False).encode()) for message in reply["messages"]
+        )
+        assert size <= protocol.MAX_REPLY_BYTES * 1.1
+        for limit in (0, 3):
+            reply = await talk.join(f"B{limit}", history=limit, **since(start, 50))
+            assert reply["recovered"] is False
+            assert offsets(reply) == list(range(101 - limit, 101))
+
+    run(test)
+
+
+def test_history_pages_back_and_forth() -> None:
+    """`before`, `after` or neither; `more` says whether it goes on in that direction."""
+
+    async def test(talk: Talk) -> None:
+        await fill(talk, 100)
+        for fields, expected, more in (
+            ({}, range(51, 101), True),
+            ({"limit": 3}, range(98, 101), True),
+            ({"before": 98, "limit": 3}, range(95, 98), True),
+            ({"before": 4, "limit": 3}, range(1, 4), False),
+            ({"after": 0, "limit": 3}, range(1, 4), True),
+            ({"after": 97, "limit": 3}, range(98, 101), False),
+            ({"after": 100}, range(0), False),
+        ):
+            await talk.do("Bob", type="history", ref="r", **fields)
+            (reply,) = talk.news("Bob")
+            assert (reply["type"], reply["room"], reply["ref"]) == ("history", "lobby", "r")
+            assert (offsets(reply), reply["more"]) == (list(expected), more)
+
+    run(test)
+
+
+def test_history_page_is_bounded_in_bytes() -> None:
+    """What does not fit is left for the next page, and `more` says so."""
+
+    async def test(talk: Talk) -> None:
+        await fill(talk, 100, "😀" * 3990 + "{}")
+        await talk.do("Bob", type="history", limit=100)
+        (reply,) = talk.news("Bob")
+        assert offsets(reply)[-1] == 100
+        assert 0 < len(reply["messages"]) < 100
+        assert reply["more"] is True
+        await talk.do("Bob", type="history", after=0, limit=100)
+        (reply,) = talk.news("Bob")
+        assert offsets(reply)[0] == 1
+        assert 0 < len(reply["messages"]) < 100
+        assert reply["more"] is True
+
+    run(test)
