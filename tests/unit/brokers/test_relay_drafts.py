@@ -1,171 +1,233 @@
-"""Drafts of a worker: each is sent, and decided once."""
+"""Drafts survive the end of a relay, and none is doubled."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
-from contracts.history import draft, edit
-from fastchat import protocol
-from fastchat.brokers.relay import records
-from fastchat.brokers.relay.drafts import BATCH, BATCH_S, Drafts
-from fastchat.brokers.relay.local_rooms import LocalRoom, LocalRooms
-from fastchat.brokers.relay.wire import BadRecord
-from fastchat.errors import CommandError, ErrorCode
+from contracts.broker import (
+    join,
+    leave,
+    member,
+    texts,
+)
+from contracts.history import draft, edit, react
+from fastchat.brokers.relay.pages import RelayPages
 from fastchat.history import Duplicate
-from fastchat.protocol import Position
-
-REFUSAL = records.Refusal(ErrorCode.RATE_LIMITED, "Slow down.", True, 5)
-
-
-class Told:
-    """Drafts with outcomes that are written down."""
-
-    def __init__(self, *, max_drafts: int = 10_000) -> None:
-        self.rooms = LocalRooms()
-        self.drafts = Drafts(self.rooms, max_drafts=max_drafts)
-        self.outcomes: dict[str, Any] = {}
-
-    def add(self, *texts: str, deadline: float = 0.0, id: str | None = None) -> None:
-        for text in texts:
-
-            def outcome(outcome: Any, text: str = text) -> None:
-                assert text not in self.outcomes, "a draft is decided once"
-                self.outcomes[text] = outcome
-
-            self.drafts.add(draft(text, id=id), outcome, deadline)
-
-    def sent(self) -> list[list[str]]:
-        return [[each.text for _, each in record.drafts] for record in self.drafts.send_new()]
+from fastchat.protocol import Draft
+from fastchat.rooms.members import GRACE_TICKS
+from support.relay import Rig, Run, until
 
 
-@pytest.fixture
-def told() -> Told:
-    return Told()
+@pytest.mark.parametrize("id", [None, "i"])
+def test_draft_that_the_relay_never_read_is_sent_again(rig: Run, id: str | None) -> None:
+    """It is delivered once, with what was published while the relay was away, in order."""
+
+    async def test(rig: Rig) -> None:
+        (broker, receiver), (_, other) = await rig.several(2)
+        await join(broker)
+        await join(rig.brokers[1], "Bob")
+        broker.publish(draft("1", id=id), receiver.answer)
+        rig.kill()
+        await asyncio.sleep(0)
+        broker.publish(draft("2", id=id and "j"), receiver.answer)
+        await until(lambda: not broker.connected)
+        broker.publish(draft("3", id=id and "k"), receiver.answer)
+        await rig.start()
+        await rig.connected()
+        for each in (receiver, other):
+            assert (each.texts, each.offsets) == (["1", "2", "3"], [1, 2, 3])
+        assert receiver.answers == []
+        assert not broker._drafts
+
+    rig(test)
 
 
-def test_draft_is_sent_once(told: Told) -> None:
-    """With the other ones of its turn; another relay gets all that are not decided."""
-    told.add("1", "2")
-    assert told.sent() == [["1", "2"]]
-    told.add("3")
-    assert told.sent() == [["3"]]
-    assert told.sent() == []
-    told.drafts.decide(1, 7)
-    (record,) = told.drafts.send_all()
-    assert [number for number, _ in record.drafts] == [2, 3]
+@pytest.mark.parametrize("id", [None, "i"])
+def test_draft_that_was_kept_and_not_delivered_is_recognised(rig: Run, id: str | None) -> None:
+    """It is delivered from the history, once, and not said again."""
+
+    async def test(rig: Rig) -> None:
+        (broker, receiver), (_, other) = await rig.several(2)
+        await join(broker)
+        await join(rig.brokers[1], "Bob")
+        broker.publish(draft("0"), receiver.answer)
+        await receiver.until_delivered(1)
+        rig.kill_after_keeping()
+        for text in "112":  # two of them are the same
+            broker.publish(draft(text, id=id and f"{id}{len(broker._drafts)}"), receiver.answer)
+        await until(lambda: not broker.connected)
+        broker.publish(draft("3"), receiver.answer)
+        await rig.start()
+        await rig.connected()
+        for each in (receiver, other):
+            assert each.texts == ["0", "1", "1", "2", "3"]
+            assert each.offsets == [1, 2, 3, 4, 5]
+        assert receiver.answers == []
+        assert [offset for _, offset in receiver.kept] == [1, 2, 3, 4, 5]
+        assert rig.history.position("a").offset == 5
+
+    rig(test)
 
 
-def test_batches_have_a_deadline_and_a_size(told: Told) -> None:
-    """A draft that may wait longer is not given up with the first."""
-    told.add(*map(str, range(BATCH + 1)))
-    told.add("soon", deadline=BATCH_S)
-    told.add("later", deadline=2 * BATCH_S + 0.001)
-    batches = list(told.drafts.send_new())
-    assert [len(each.drafts) for each in batches] == [BATCH, 2, 1]
-    assert [each.deadline for each in batches] == [0.0, 0.0, 2 * BATCH_S + 0.001]
+def test_changes_are_recognised_too(rig: Run) -> None:
+    """An edit or a reaction is not published twice either."""
+
+    async def test(rig: Rig) -> None:
+        ((broker, receiver),) = await rig.several(1)
+        await join(broker)
+        await join(broker, "Bob")
+        broker.publish(draft("1"), receiver.answer)
+        await receiver.until_delivered(1)
+        rig.kill_after_keeping()
+        for each in (edit(1, "x"), react(1), react(1, remove=True)):
+            broker.publish(each, receiver.answer)
+        await until(lambda: not broker.connected)
+        await rig.start()
+        await rig.connected()
+        assert receiver.offsets == [1, 2, 3, 4]
+        assert [each["type"] for each in receiver.delivered[1:]] == ["edit", "react", "react"]
+
+    rig(test)
 
 
-def test_draft_is_decided_once(told: Told) -> None:
-    """What comes later of it is nobody's."""
-    told.add("1", "2", "3", "4", id="i")
-    for answer in (
-        records.Answer(1, 7),
-        records.Answer(2, 5, repeated=True),
-        records.Answer(3, REFUSAL),
-    ) * 2:
-        told.drafts.on_answer(answer)
-    refusal = told.outcomes.pop("3")
-    assert isinstance(refusal, CommandError)
-    assert records.Refusal.of(refusal) == REFUSAL
-    assert told.outcomes == {"1": 7, "2": Duplicate("a", "i", 5)}
-    assert len(told.drafts) == 1
+@pytest.mark.parametrize("change", [edit(1, "x"), react(1)], ids=["edit", "react"])
+def test_message_that_was_changed_while_we_were_away_is_recognised(rig: Run, change: Draft) -> None:
+    """Another process had it delivered, and changed it before we came back."""
+
+    async def test(rig: Rig) -> None:
+        (broker, receiver), (_, other) = await rig.several(2)
+        await join(broker)
+        await join(rig.brokers[1], "Bob")
+        broker.publish(draft("1"), receiver.answer)
+        rig.mortal.on_appended = lambda: rig.cut(broker)
+        await other.until_delivered(1)
+        rig.mortal.on_appended = None
+        rig.brokers[1].publish(change)
+        await other.until_delivered(2)
+        await rig.connected()
+        assert receiver.offsets == other.offsets == [1, 2]
+
+    rig(test, retry_s=0.1)
 
 
-def test_duplicate_of_a_draft_without_an_id_is_bad(told: Told) -> None:
-    """No history says that."""
-    told.add("1")
-    with pytest.raises(BadRecord):
-        told.drafts.on_answer(records.Answer(1, 5, repeated=True))
+def test_draft_kept_without_a_member_left_is_confirmed(rig: Run) -> None:
+    """Its sender is gone; over the relay's end it is neither lost nor doubled."""
+
+    async def test(rig: Rig) -> None:
+        ((broker, _),) = await rig.several(1)
+        await join(broker)
+        rig.kill_after_keeping()
+        broker.publish(draft("1"))
+        broker.lose("a", member())
+        await until(lambda: not broker.connected)
+        await rig.start()
+        await rig.connected()
+        assert not broker._drafts
+        assert not broker._rooms
+        assert rig.history.position("a").offset == 1
+
+    rig(test)
 
 
-def test_drafts_are_given_up_in_their_order(told: Told) -> None:
-    """Up to the first that has time left."""
-    told.add("1", deadline=1.0)
-    told.add("2", deadline=2.0)
-    assert told.drafts.first_deadline == 1.0
-    told.drafts.give_up(1.5)
-    assert set(told.outcomes) == {"1"}
-    assert told.drafts.first_deadline == 2.0
-    told.drafts.give_up(2.0)
-    assert told.drafts.first_deadline is None
+def test_duplicate_is_answered_over_the_relays_end(rig: Run) -> None:
+    """An `id` that was published long ago is known to the next relay."""
+
+    async def test(rig: Rig) -> None:
+        ((broker, receiver),) = await rig.several(1)
+        await join(broker)
+        broker.publish(draft("1", id="i"), receiver.answer)
+        await receiver.until_delivered(1)
+        rig.kill()
+        await until(lambda: not broker.connected)
+        broker.publish(draft("1", id="i"), receiver.answers_to("me"))
+        await rig.start()
+        await receiver.until_answered(1)
+        assert receiver.answers[0][0] == "me"
+        assert receiver.answers[0][1] == Duplicate("a", "i", 1)
+        assert receiver.texts == ["1"]
+
+    rig(test)
 
 
-def test_too_many_are_refused_at_once() -> None:
-    """The last of them; those that were taken wait on, whether there is a relay or not."""
-    told = Told(max_drafts=3)
-    told.add("1", "2")
-    told.drafts.keep_new()
-    told.add("3", "4", "5")
-    assert told.sent() == [["3"]]
-    assert set(told.outcomes) == {"4", "5"}
-    told.add("6")
-    told.drafts.keep_new()
-    assert set(told.outcomes) == {"4", "5", "6"}
+def test_leave_over_the_relays_end_stays_behind_a_message(rig: Run) -> None:
+    """`left` is said after what was published before has been delivered."""
+
+    async def test(rig: Rig) -> None:
+        (broker, receiver), (_, other) = await rig.several(2)
+        await join(broker)
+        await join(rig.brokers[1], "Bob")
+        rig.kill()
+        await until(lambda: not broker.connected)
+        known: list[list[str]] = []
+        broker.publish(draft("last words"), receiver.answer)
+        leaving = asyncio.create_task(
+            broker.leave("a", member(), lambda: known.append(list(other.texts)))
+        )
+        await rig.start()
+        await leaving
+        await rig.connected()
+        assert other.texts == ["last words"]
+        assert receiver.answers == []
+        assert not broker._rooms
+        rig.tick()
+        await rig.said()
+        assert other.events == [("leave", "Alice")]
+
+    rig(test)
 
 
-def test_relay_that_does_not_read_gets_nothing_more(told: Told) -> None:
-    """The new ones are refused; those before may be on their way."""
-    told.add("1")
-    assert told.sent() == [["1"]]
-    told.add("2")
-    told.drafts.refuse_new()
-    assert set(told.outcomes) == {"2"}
+def test_leave_of_one_of_two_connections_over_the_relays_end(rig: Run) -> None:
+    """The other connection stays, and is delivered to."""
+
+    async def test(rig: Rig) -> None:
+        (broker, receiver), (_, other) = await rig.several(2)
+        await join(rig.brokers[1], "Bob")
+        await join(broker)
+        await join(broker)
+        rig.kill()
+        await until(lambda: not broker.connected)
+        leaving = asyncio.create_task(leave(broker))
+        await asyncio.sleep(0)
+        await rig.start()
+        await leaving
+        await rig.connected()
+        rig.tick(2 * GRACE_TICKS)
+        rig.brokers[1].publish(draft(by="Bob"))
+        await receiver.until_delivered(1)
+        assert rig.names() == ["Alice", "Bob"] or rig.names() == ["Bob", "Alice"]
+        assert other.events == [("join", "Alice")]
+        await leave(broker)
+        await rig.said()
+        assert other.events == [("join", "Alice"), ("leave", "Alice")]
+
+    rig(test)
 
 
-def test_draft_is_pending_in_its_room(told: Told) -> None:
-    """Until it is decided; then a room without members is dropped."""
-    told.rooms["a"] = room = LocalRoom(Position("epoch", 1))
-    told.add("1", "2")
-    assert room.pending == 2
-    told.drafts.decide(1, 7)
-    assert told.rooms["a"] is room
-    told.drafts.decide(2, 8)
-    assert told.rooms == {}
+def test_requests_are_answered_over_the_relays_end(rig: Run) -> None:
+    """Joins and reads that were not answered are asked again."""
 
+    async def test(rig: Rig) -> None:
+        ((broker, receiver),) = await rig.several(1)
+        await join(broker)
+        broker.publish(draft("word"), receiver.answer)
+        await receiver.until_delivered(1)
+        requests: list[asyncio.Task[Any]] = [
+            asyncio.create_task(join(broker, "Bob")),
+            asyncio.create_task(RelayPages(broker).before("a", None, 9)),
+            asyncio.create_task(RelayPages(broker).after("a", 0, 9)),
+            asyncio.create_task(RelayPages(broker).search("a", "word", 9)),
+        ]
+        await asyncio.sleep(0)
+        rig.kill()
+        requests.append(asyncio.create_task(join(broker, "Eve", "b")))
+        await rig.start()
+        entry, *pages, elsewhere = await asyncio.gather(*requests)
+        assert (entry.online, texts(entry)) == (2, ["word"])
+        assert [texts(page) for page in pages] == 3 * [["word"]]
+        assert elsewhere.online == 1
+        assert sorted(rig.names()) == ["Alice", "Bob"]
 
-def test_drafts_of_a_lost_room_are_unavailable(told: Told) -> None:
-    """But for those with an id, which can be sent again without harm."""
-    told.rooms["a"] = room = LocalRoom(Position("epoch", 1))
-    told.add("1")
-    told.add("2", id="i")
-    told.drafts.on_lost(room)
-    assert set(told.outcomes) == {"1"}
-
-
-def test_missed_publication_decides_its_draft(told: Told) -> None:
-    """Of two that are the same, one each; also where it was edited meanwhile."""
-    told.add("1", id=None)
-    told.drafts.doubt()
-    other = protocol.encode(draft("2").numbered(1))
-    told.drafts.recognise(other, 1)
-    assert told.outcomes == {}
-    edited = draft("changed").numbered(2)._replace(edited="2025-01-18T10:30:01.000Z")
-    told.drafts.recognise(protocol.encode(edited), 2)
-    assert told.outcomes == {"1": 2}
-    told.add("3")
-    told.drafts.recognise(protocol.encode(draft("3").numbered(3)), 3)
-    assert "3" not in told.outcomes, "it was published after the relay had gone"
-
-
-def test_missed_change_decides_its_draft(told: Told) -> None:
-    """After the doubt has ended, nothing is taken for it any more."""
-    seen: list[Any] = []
-    for text in ("x", "y"):
-        told.drafts.add(edit(1, text), seen.append, 0.0)
-    told.drafts.doubt()
-    told.drafts.recognise(protocol.encode(edit(1, "x").numbered(2)), 2)
-    told.drafts.end_doubt()
-    told.drafts.recognise(protocol.encode(edit(1, "y").numbered(3)), 3)
-    assert seen == [2]
+    rig(test)

@@ -1,0 +1,162 @@
+"""A relay that a test can kill and start again, and brokers that outlive it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from contracts.broker import (
+    PATIENCE_S,
+    Faulty,
+    Receiver,
+    new_rooms,
+)
+from fastchat.brokers.relay.bounds import Bounds
+from fastchat.brokers.relay.client import RelayBroker
+from fastchat.brokers.relay.pages import RelayPages
+from fastchat.brokers.relay.server import GATHERING_S, MAX_BACKLOG_BYTES, Relay
+from fastchat.history import History, Outcome
+from fastchat.history.memory import MemoryHistory
+from fastchat.metrics import Metrics
+from fastchat.protocol import Draft
+from fastchat.rooms.members import GRACE_TICKS
+
+
+def new_history() -> MemoryHistory:
+    numbers = itertools.count(1)
+    return MemoryHistory(max_messages=100_000, new_epoch=lambda: f"epoch-{next(numbers)}")
+
+
+class Mortal(Faulty):
+    """The history as one relay's life sees it: nothing reaches it after that."""
+
+    def __init__(self, history: History) -> None:
+        super().__init__(history)
+        self.on_appended: Callable[[], None] | None = None
+
+    def append(self, drafts: Sequence[Draft]) -> list[Outcome]:
+        outcomes = super().append(drafts)
+        if self.on_appended is not None:
+            self.on_appended()
+        return outcomes
+
+    def prune(self) -> None:
+        pass
+
+
+class Rig:
+    """A relay that may be killed and started anew, and brokers that outlive it."""
+
+    relay: Relay
+
+    def __init__(self, directory: Path, history: History, **bounds: Any) -> None:
+        self.directory = directory
+        self.history = history
+        #: Nobody waits long for a relay that is started anew.
+        self.bounds = Bounds(**{"retry_s": 0.005, **bounds})
+        self.max_peer_backlog_bytes = MAX_BACKLOG_BYTES
+        self.brokers: list[RelayBroker] = []
+        self.receivers: list[Receiver] = []
+
+    async def start(self, *, workers: int | None = None, gathering_s: float = GATHERING_S) -> None:
+        """A relay, which waits for all brokers that there are."""
+        self.mortal = Mortal(self.history)
+        rooms = new_rooms(self.mortal)
+        self.relay = Relay(
+            self.directory,
+            rooms,
+            Metrics(),
+            workers=workers or len(self.brokers) or 1,
+            gathering_s=gathering_s,
+            max_backlog_bytes=self.max_peer_backlog_bytes,
+        )
+        await self.relay.start()
+
+    def kill(self) -> None:
+        """As SIGKILL does: what has not been written is lost, and so is what was not read."""
+        self.mortal.failing = {"append", "read"}
+        assert self.relay._server is not None
+        self.relay._server.close()
+        self.relay.opened = lambda peer: peer._transport.abort()  # type: ignore[method-assign]
+        for peer in tuple(self.relay._peers):
+            peer._transport.abort()
+
+    def kill_after_keeping(self) -> None:
+        """Kill the relay when it has kept what comes next, before it tells anybody."""
+        self.mortal.on_appended = self.kill
+
+    async def restart(self, *, workers: int | None = None) -> None:
+        self.kill()
+        await self.start(workers=workers)
+        await self.connected()
+
+    def broker(self) -> tuple[RelayBroker, Receiver]:
+        """One more, which is not started yet."""
+        name = f"worker-{len(self.brokers) + 1}"
+        broker = RelayBroker(self.directory, name=name, metrics=Metrics(), bounds=self.bounds)
+        receiver = Receiver()
+        broker.open(delivery=receiver, receiver=receiver)
+        self.brokers.append(broker)
+        self.receivers.append(receiver)
+        return broker, receiver
+
+    async def several(self, count: int) -> list[tuple[RelayBroker, Receiver]]:
+        """A relay and so many brokers, connected."""
+        pairs = [self.broker() for _ in range(count)]
+        await self.start()
+        await asyncio.gather(*(broker.start() for broker, _ in pairs))
+        return pairs
+
+    async def connected(self) -> None:
+        """Wait until all brokers have been welcomed, and had a turn to say what they had to."""
+        await until(lambda: all(broker.connected for broker in self.brokers))
+        await self.said()
+
+    async def said(self) -> None:
+        """Wait until all that was said has been heard by everybody."""
+        for _ in range(2):
+            for broker in self.brokers:
+                await RelayPages(broker).before("elsewhere", None, 1)
+
+    async def abandon(self, broker: RelayBroker) -> None:
+        """A worker is killed."""
+        index = self.brokers.index(broker)
+        del self.brokers[index], self.receivers[index]
+        if broker._link._connecting is not None:
+            broker._link._connecting.cancel()
+        if broker._link._connection is not None:
+            broker._link._connection.transport.abort()
+        await asyncio.sleep(0.01)
+
+    def cut(self, broker: RelayBroker) -> None:
+        """The connection ends as if the relay had hung up: what was on its way is lost."""
+        for peer in self.relay._peers:
+            if peer.name == broker._name:
+                peer._transport.abort()
+
+    def tick(self, times: int = GRACE_TICKS) -> None:
+        for _ in range(times):
+            self.relay.rooms.tick()
+
+    def names(self, room: str = "a") -> list[str]:
+        return self.relay.rooms.users(room).names(1000)
+
+    async def end(self) -> None:
+        for broker in self.brokers:
+            await broker.close()
+            broker._timer.cancel()
+        self.relay.close()
+        await asyncio.sleep(0.01)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not holds():  # noqa: ASYNC110 there is no event to wait for
+            await asyncio.sleep(0.001)
+
+
+#: Runs a test in a loop of its own, with a `Rig` that has these bounds.
+Run = Callable[..., None]
