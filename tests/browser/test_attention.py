@@ -117,7 +117,7 @@ def test_a_browser_that_forbids_notifications_is_believed(alice: Any) -> None:
     alice.evaluate("window.answer = 'denied'")
     alice.click("#preferences-open")
     alice.select_option("#preferences [name=notify]", "all")
-    expect(alice.locator("#preferences-note")).to_contain_text("does not allow it")
+    expect(alice.locator("#preferences-note")).to_contain_text("blocks notifications")
     expect(alice.locator("#preferences [name=notify]")).to_have_value("")
 
 
