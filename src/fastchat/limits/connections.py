@@ -144,7 +144,7 @@ class Counted:
 
 
 class SharedCount(Protocol):
-    """Counts the connections of all processes. It calls `Admission.refused` for one too many."""
+    """Counts the connections of all processes. It calls `Admission.turn_away` for one too many."""
 
     def entered(self, counted: Counted, /) -> None: ...
     def identified(self, counted: Counted, /) -> None: ...
@@ -202,7 +202,7 @@ class Admission:
             if self._shared is not None:
                 self._shared.left(counted)
 
-    def refused(self, number: int, limit: Limit) -> None:
+    def turn_away(self, number: int, limit: Limit) -> None:
         """Turn a connection away that exceeds a limit of the whole server."""
         counted = self._counted.get(number)
         if counted is not None:

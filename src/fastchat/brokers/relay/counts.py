@@ -32,7 +32,7 @@ class Counts:
 
     def turn_away(self, record: records.TurnAway) -> None:
         """Close a connection that is one too many on the machine."""
-        self._admission.refused(record.number, record.limit)
+        self._admission.turn_away(record.number, record.limit)
 
     # As the machine that an admission tells
 
