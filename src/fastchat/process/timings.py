@@ -1,4 +1,4 @@
-"""How long the processes of a server wait for things. All values are seconds.
+"""How long the processes of a server wait for things, in seconds or in ticks of one second.
 
 The builder and the processes take these as arguments, so that a test can pass shorter ones.
 The defaults are what a server runs with.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from fastchat.connections.registry import CLOSE_GRACE_S, MESSAGE_TIMEOUT_S
+from fastchat.rooms.members import GRACE_TICKS
 from fastchat.web.edge import HttpTimings
 
 __all__ = ["RelayTimings", "SupervisorTimings", "WorkerTimings"]
@@ -27,6 +28,8 @@ class WorkerTimings:
     #: For a fragmented message, and for a client to answer our close frame; see `Sessions`.
     message_timeout_s: float = MESSAGE_TIMEOUT_S
     close_grace_s: float = CLOSE_GRACE_S
+    #: For a user whose last connection was lost to come back, where the process has the rooms.
+    grace_ticks: int = GRACE_TICKS
     #: Clients have this long to answer the close frames of a server that stops. With the rest of
     #: stopping it stays under the 5 s after which others kill the process.
     drain_s: float = 3.0

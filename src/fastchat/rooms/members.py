@@ -35,7 +35,7 @@ class Members:
 
     * here, with one connection or several;
     * absent: the last connection was lost, and the others do not hear of it before
-      `GRACE_TICKS` ticks; until then the name is the user's, unless another user takes it;
+      `grace_ticks` ticks; until then the name is the user's, unless another user takes it;
     * expelled: a moderator has removed the user, whose connections are being closed. The user
       leaves with the last of them.
 
@@ -43,7 +43,14 @@ class Members:
     `on_empty` is called with its name. ``clock``: seconds since 1970, for timestamps only.
     """
 
-    def __init__(self, *, clock: Callable[[], float], on_empty: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float],
+        on_empty: Callable[[str], None],
+        grace_ticks: int = GRACE_TICKS,
+    ) -> None:
+        self._grace_ticks = grace_ticks
         self._clock = clock
         self._on_empty = on_empty
         self.rooms: dict[str, Room] = {}
@@ -112,7 +119,7 @@ class Members:
         """Announce users who did not come back, and tell crowded rooms their number."""
         self._ticks += 1
         for user, (name, left) in tuple(self._absent.items()):
-            if left + GRACE_TICKS > self._ticks:
+            if left + self._grace_ticks > self._ticks:
                 break
             self.remove(name, user)
             self.drop_if_empty(name)

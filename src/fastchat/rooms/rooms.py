@@ -31,7 +31,7 @@ from fastchat.limits.rooms import RoomLimits
 from fastchat.metrics import Metrics
 from fastchat.protocol import Draft
 from fastchat.rooms import Entrance, Entry, Member, Removal
-from fastchat.rooms.members import Members, Room
+from fastchat.rooms.members import GRACE_TICKS, Members, Room
 from fastchat.rooms.messages import fitting
 from fastchat.rooms.pages import StoragePages
 from fastchat.rooms.presence import Roster, User
@@ -52,6 +52,8 @@ class Rooms:
     * ``clock``: seconds since 1970, for timestamps only.
     * ``removals``: the users who are to stay out (default: as long as this lives).
     * ``limits``: of what is published, and of the rooms (default: none).
+    * ``grace_ticks``: for a user whose last connection was lost to come back, before the others
+      hear of it.
 
     If the history fails, an operation that needs it raises CommandError, `unavailable`, or tells
     the senders so; see `Storage`.
@@ -66,11 +68,14 @@ class Rooms:
         metrics: Metrics,
         removals: Removals | None = None,
         limits: RoomLimits | None = None,
+        grace_ticks: int = GRACE_TICKS,
     ) -> None:
         self._limits = limits
         self._removals = Removals(clock) if removals is None else removals
         self._storage = Storage(history)
-        self._members = Members(clock=clock, on_empty=self._storage.forget_if_silent)
+        self._members = Members(
+            clock=clock, on_empty=self._storage.forget_if_silent, grace_ticks=grace_ticks
+        )
         self._restoring = Restoring(self._members, self._storage, self._removals)
         self._rooms = self._members.rooms
         self._at_end_of_turn = at_end_of_turn

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import itertools
 import json
 import logging
@@ -20,9 +21,9 @@ from typing import Any
 
 import pytest
 
-import fastchat.rooms.rooms
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.process.timings import WorkerTimings
+from support import server_in_thread
 from support.raw_websocket import (
     BINARY,
     CLOSE,
@@ -38,7 +39,7 @@ from support.raw_websocket import (
 )
 from support.raw_websocket import Client as WireClient
 from support.server import TIMEOUT_UNIT_S, wait_until
-from support.server_in_thread import Server, serving
+from support.server_in_thread import Server
 
 HELLO = b'{"type":"ping","ref":"hello"}'
 #: A client that answers no ping is closed within 3 s; a busy machine delays a pong by less.
@@ -46,16 +47,16 @@ FAST_HEARTBEAT = WorkerTimings(ping_interval_s=0.5, pong_timeout_s=2.0)
 _rooms = (f"room-{number}" for number in itertools.count())
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _told_soon() -> Iterator[None]:
-    """Who is gone is told of within 1 s; how long it takes otherwise is the chat's test."""
-    with pytest.MonkeyPatch.context() as patches:
-        patches.setattr(fastchat.rooms.rooms, "GRACE_TICKS", 1)
-        yield
+def serving(
+    *, timings: WorkerTimings | None = None, **settings: Any
+) -> contextlib.AbstractContextManager[Server]:
+    """A server that tells within 1 s who is gone. The usual time is tested with the rooms."""
+    timings = dataclasses.replace(timings or WorkerTimings(), grace_ticks=1)
+    return server_in_thread.serving(timings=timings, **settings)
 
 
 @pytest.fixture(scope="module")
-def server(_told_soon: None) -> Iterator[Server]:
+def server() -> Iterator[Server]:
     """One server with the usual deadlines; each test has rooms of its own."""
     with serving() as server:
         yield server

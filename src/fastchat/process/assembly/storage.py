@@ -21,6 +21,7 @@ from fastchat.history.memory import MemoryHistory
 from fastchat.history.sqlite import SqliteHistory
 from fastchat.metrics import Metrics
 from fastchat.process.assembly.limits import connection_count_of, room_limits_of
+from fastchat.rooms.members import GRACE_TICKS
 from fastchat.rooms.removals import FILE_NAME, Removals
 from fastchat.rooms.rooms import Rooms
 from fastchat.settings import Settings
@@ -65,7 +66,12 @@ def build_relay(settings: Settings, history: History, *, workers: int) -> RelayC
 
 
 def build_rooms(
-    settings: Settings, history: History, metrics: Metrics, *, is_shared: bool = False
+    settings: Settings,
+    history: History,
+    metrics: Metrics,
+    *,
+    is_shared: bool = False,
+    grace_ticks: int = GRACE_TICKS,
 ) -> Rooms:
     """Build the rooms, in the running loop.
 
@@ -80,6 +86,7 @@ def build_rooms(
         metrics=metrics,
         removals=Removals(time.time, Path(settings.data) / FILE_NAME if has_directory else None),
         limits=room_limits_of(settings),
+        grace_ticks=grace_ticks,
     )
 
 

@@ -127,7 +127,7 @@ def build_standalone(
     """
     metrics = Metrics()
     retention = open_retention(settings, metrics, history)
-    rooms = build_rooms(settings, history, metrics)
+    rooms = build_rooms(settings, history, metrics, grace_ticks=timings.grace_ticks)
     base = _build_base(settings, timings, metrics, reserved, capacity, transfers, uploads)
     worker = _build_worker(base, listener, MemoryBroker(rooms), presence=rooms, pages=rooms.pages)
     return StandaloneComponents(worker=worker, rooms=rooms, retention=retention)
