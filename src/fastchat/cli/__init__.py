@@ -1,7 +1,7 @@
 """The command line: `fastchat serve`, `status`, `token`, `export`, `import` and `tail`.
 
-A command is a function of its arguments that returns the exit status. What is wrong
-with how it was called is one sentence and status 2; docs/command-line.md has the rest.
+A command is a function of its arguments that returns the exit status. A wrong argument or setting
+is reported by one sentence and status 2; docs/command-line.md describes the commands.
 """
 
 from __future__ import annotations
@@ -34,8 +34,7 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status.
 
-    2 after one sentence for a wrong setting; 1 for a failure that is nobody's at the
-    command line.
+    Status 2 means a wrong argument or setting, status 1 another failure; both print one sentence.
     """
     chosen = vars(_parser().parse_args(arguments))
     run = chosen.pop("run")
@@ -58,7 +57,7 @@ def _say(error: Exception, status: int) -> int:
 
 
 def _end_quietly() -> int:
-    """Nobody reads any further (`fastchat export | head`): that is no failure."""
+    """End with success: standard output was closed, as by `fastchat export | head`."""
     # Python flushes standard output once more at its end, and would complain.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
@@ -180,7 +179,7 @@ def _checked_history(text: str | None) -> int:
 
 
 def _token_of(chosen: Mapping[str, Any]) -> str | None:
-    """Never an argument: everybody on a machine may see those."""
+    """The token of the user; never an argument, because all users of a machine can see those."""
     if "token_file" in chosen:
         return tail.read_token(chosen["token_file"])
     token = os.environ.get("FASTCHAT_TOKEN")

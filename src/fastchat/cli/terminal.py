@@ -1,4 +1,4 @@
-"""A person's terminal, or a pipe: lines that are typed, and a room that is shown."""
+"""A terminal or a pipe: lines that are typed, and a room that is shown."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fastchat.protocol import Kind
 
 __all__ = ["JsonScreen", "Screen", "has_color", "has_lines", "lines_of"]
 
-#: Of a line without an end; a command may not be longer.
+#: A line is cut off after this much; the longest command is shorter.
 MAX_LINE_BYTES = 64 * 1024
 _CHUNK_BYTES = 64 * 1024
 
@@ -27,7 +27,7 @@ _CHUNK_BYTES = 64 * 1024
 
 
 def has_lines(stdin: TextIO | None) -> bool:
-    """Whether standard input is somebody typing, a pipe or a file; not /dev/null."""
+    """Whether standard input is a terminal, a pipe or a file; /dev/null has no lines."""
     try:
         assert stdin is not None
         mode = os.fstat(stdin.fileno()).st_mode
@@ -37,16 +37,16 @@ def has_lines(stdin: TextIO | None) -> bool:
 
 
 async def lines_of(descriptor: int) -> AsyncIterator[bytes]:
-    """Lines as they come; what is not asked for is not read.
+    """The lines of standard input. A line is read only when it is asked for.
 
-    The descriptor stays blocking: a terminal's is that of standard output too.
+    The descriptor stays blocking, because a terminal shares it with standard output.
     """
     rest = b""
     while chunk := await _read(descriptor):
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
             yield line
-        if len(rest) > MAX_LINE_BYTES:  # is refused, whatever follows
+        if len(rest) > MAX_LINE_BYTES:  # too long for a command, whatever follows
             yield rest
             rest = b""
     if rest:
@@ -67,7 +67,7 @@ async def _read(descriptor: int) -> bytes:
 
 # Standard output
 
-#: Where a text goes on, so that no line of it looks like somebody else's.
+#: Further lines of a text are indented, so that none looks like another person's message.
 _INDENT = "\n" + 9 * " "
 
 
@@ -81,7 +81,7 @@ def has_color() -> bool:
 
 
 class Screen:
-    """Shows a room to a person, each thing in a line that begins with its time."""
+    """Shows a room to a person: a line for each event, which begins with its time."""
 
     def __init__(self, out: TextIO, *, color: bool) -> None:
         if isinstance(out, io.TextIOWrapper):

@@ -1,4 +1,4 @@
-"""A WebSocket to a server for a client of ours, and the network's errors in our words."""
+"""A WebSocket to a server, and the network's errors as sentences."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fastchat.errors import FastchatError
 
 __all__ = ["Interrupted", "Link", "Refused", "translated"]
 
-#: Our close frame and the server's answer to it.
+#: How long `close` waits for the server to answer our close frame.
 FAREWELL_S = 1.0
 
 _OK = 1000
@@ -32,15 +32,19 @@ _CONTINUATION, _CLOSE = WSMsgType.CONTINUATION, WSMsgType.CLOSE
 
 
 class Refused(FastchatError):
-    """The server will not have this client, now or later; or there is no such server."""
+    """The server refuses this client, and will refuse it again; or there is no such server."""
 
 
 class Interrupted(FastchatError):
-    """A connection is of no more use; another one may be."""
+    """A connection cannot be used any more; a new connection may work."""
 
 
 class Link(WSListener):
-    """One connection: whole text messages out of frames, and how it was closed."""
+    """One connection. It makes messages of frames, and notes why the server closed it.
+
+    `on_payload` is called for each whole text message. `close_code` is None until the server has
+    sent a close frame.
+    """
 
     def __init__(
         self, on_connected: Callable[[Link], None], on_payload: Callable[[bytes], None]
@@ -62,7 +66,8 @@ class Link(WSListener):
         if kind is _CLOSE:
             self._on_close(transport, frame.get_payload_as_bytes())
         elif self.close_code is None and (kind is _TEXT or kind is _CONTINUATION):
-            # A server sends no fragments, but what lies between may (RFC 6455 §5.4).
+            # fastchat sends no fragments, but RFC 6455 §5.4: "An intermediary might coalesce and/or
+            # split frames".
             self._parts.append(frame.get_payload_as_bytes())
             if frame.fin:
                 payload, self._parts = b"".join(self._parts), []
@@ -73,10 +78,10 @@ class Link(WSListener):
 
     def send(self, payload: bytes, *, binary: bool = False) -> None:
         assert self._transport is not None
-        self._transport.send(_BINARY if binary else _TEXT, payload)  # a lost connection swallows it
+        self._transport.send(_BINARY if binary else _TEXT, payload)  # lost with the connection
 
     async def close(self) -> None:
-        """The closing handshake, as far as it takes no longer than a moment."""
+        """Do the closing handshake, for FAREWELL_S at most."""
         assert self._transport is not None
         if not self._transport.is_close_frame_sent:
             self._transport.send_close(WSCloseCode.OK)
@@ -99,10 +104,10 @@ class Link(WSListener):
 
 @contextlib.contextmanager
 def translated(address: str, *, first: bool) -> Iterator[None]:
-    """Errors of the network as ours: what ends the client, and what it outlives.
+    """Raise errors of the network as Refused, which ends the client, or as Interrupted.
 
-    The same answer is a wrong address at `first`, and later a server or a proxy that
-    is being restarted.
+    On the `first` connection a wrong answer means a wrong address; later it means that a server or
+    a proxy is being restarted.
     """
     try:
         yield

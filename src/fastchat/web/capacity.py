@@ -1,7 +1,7 @@
 """How many connections a process can have: each takes one of its file descriptors.
 
-Where these run out, nothing can be opened any more: no file of the history, no socket
-to the relay, and not the connection that is to be told so. So it does not come to that.
+A process without free descriptors cannot open files of the history or a socket to the relay, and
+cannot even accept a connection to refuse it. So connections are limited before that happens.
 """
 
 from __future__ import annotations
@@ -15,43 +15,43 @@ from fastchat.errors import SettingError
 
 __all__ = ["WAYS", "Capacity", "count_transfers", "measure_capacity"]
 
-#: For what is opened later on: the relay's socket, the search index, /proc, who asks for the
-#: status; the files that are open already count on their own.
+#: For descriptors that are opened later: the relay's socket, the search index, /proc, connections
+#: that ask for the status. Descriptors that are open at the start are counted apart.
 RESERVE = 24
-#: With fewer clients than this there is no use in a server.
+#: A server that can serve fewer clients than this does not start.
 MIN_CONNECTIONS = 8
-#: Besides those served: connections that are told that there is no place. 1 for so many.
+#: For this many connections that are served, one more is accepted, only to be refused.
 SERVED_FOR_EACH_REFUSED = 16
 MIN_REFUSED = 4
-#: Files that are on their way: by binary messages, by HTTP, and to those who read them. Nobody who
-#: has all places of one way is in another's.
+#: The ways that a file takes: by binary messages, by HTTP, and to readers. Each has a limit of its
+#: own, so one way cannot use up the others.
 WAYS = 3
-#: Of each way: one for so many descriptors, so that all take a sixteenth.
+#: For this many descriptors each way can have one file, so that all ways take a sixteenth.
 DESCRIPTORS_FOR_EACH_TRANSFER = 48
 MIN_TRANSFERS, MAX_TRANSFERS = 1, 128
-#: The most that a process may have where it has no limit of its own (Linux's fs.nr_open).
+#: Linux's fs.nr_open: the most descriptors of a process that has no limit of its own.
 _NR_OPEN = Path("/proc/sys/fs/nr_open")
 _OPEN_FILES = Path("/proc/self/fd")
 
 
 class Capacity(NamedTuple):
-    """Of client connections: how many are served, and how many are accepted to be refused."""
+    """How many connections of clients are served; and how many are accepted, some to be refused."""
 
     served: int
     accepted: int
 
 
 def count_transfers() -> int:
-    """How many files a process should have open for each of the WAYS."""
+    """How many files at once a process can transfer by each of the WAYS."""
     wanted = _raised_limit() // DESCRIPTORS_FOR_EACH_TRANSFER
     return max(MIN_TRANSFERS, min(MAX_TRANSFERS, wanted))
 
 
 def measure_capacity(more: int = 0) -> Capacity:
-    """Raise the limit of open files as far as it goes, and see what it is enough for.
+    """Raise the limit of open files as far as possible; returns the connections that fit.
 
-    `more` descriptors are kept free beside the usual reserve. Raises SettingError when
-    hardly any connection is left.
+    `more` descriptors are kept free besides RESERVE. Raises SettingError if fewer than
+    MIN_CONNECTIONS fit.
     """
     limit = _raised_limit()
     used = _open_files() + RESERVE + more
@@ -60,8 +60,8 @@ def measure_capacity(more: int = 0) -> Capacity:
     if accepted - refused < MIN_CONNECTIONS:
         needed = used + MIN_REFUSED + MIN_CONNECTIONS
         raise SettingError(
-            f"The limit of open files (ulimit -n) is {limit:,}; {needed:,} are needed to begin "
-            "with, and one more for each client."
+            f"The limit of open files (ulimit -n) is {limit:,}; the server needs {needed:,}, and "
+            "one more for each client. Raise the limit."
         )
     return Capacity(accepted - refused, accepted)
 
@@ -71,7 +71,7 @@ def _raised_limit() -> int:
     most = hard if hard != resource.RLIM_INFINITY else _most_possible(soft)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    except (OSError, ValueError):  # forbidden by who watches over us
+    except (OSError, ValueError):  # a sandbox may forbid it
         return most if soft == resource.RLIM_INFINITY else soft
     return most
 

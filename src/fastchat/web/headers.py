@@ -1,4 +1,4 @@
-"""What every answer over HTTP tells a browser about safety, and what the page tells it besides."""
+"""The security headers of every answer over HTTP, and those of the page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _POLICY = (
     "connect-src 'self'; worker-src 'self'; manifest-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors "
 )
-#: Of all answers that say nothing else.
+#: The headers of every answer that does not set them itself.
 SECURITY_HEADERS = [
     ("content-security-policy", _POLICY + "'none'"),
     ("x-content-type-options", "nosniff"),
@@ -24,17 +24,17 @@ SECURITY_HEADERS = [
 
 
 def page_headers(frames: Iterable[str]) -> dict[str, str]:
-    """What lets the pages of these origins show ours in a frame; `*` is for all, none for nobody.
+    """The headers that let pages of these origins embed ours; `*` allows all, an empty list none.
 
-    Raises ValueError for what cannot be said in a policy (CSP Level 3 §2.3.1): what is no origin,
-    and an IPv6 address.
+    Raises ValueError for a text that is no origin, and for an IPv6 address, which a policy cannot
+    name (CSP Level 3 §2.3.1).
     """
     sources = [_source_of(text) for text in frames]
     if not sources:
         return {}
     return {
         "content-security-policy": f"{_POLICY}'self' {' '.join(sources)}",
-        # A page that is isolated (COEP: require-corp) has in its frames only what says both.
+        # A page that is isolated (COEP: require-corp) can embed only pages with both headers.
         "cross-origin-resource-policy": "cross-origin",
         "cross-origin-embedder-policy": "require-corp",
     }

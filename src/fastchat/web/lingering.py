@@ -1,7 +1,10 @@
-"""The end of a connection whose client still sends (RFC 9112 §9.6).
+"""The end of a connection whose client still sends.
 
-Who is hung up on while he sends gets a reset, and with it loses the answer that was to tell him
-why. So he is told that nothing more comes, and heard for a moment, of which nothing is kept.
+RFC 9112 §9.6: "If a server performs an immediate close of a TCP connection, there is a significant
+risk that the client will not be able to read the last HTTP response." The kernel answers what the
+client sends after the close with a reset, and the client's kernel then drops what it has not read.
+So the server closes its half only, and "continues to read from the connection" for a moment. It
+keeps nothing of what it reads.
 """
 
 from __future__ import annotations
@@ -12,18 +15,19 @@ from typing import Any
 
 __all__ = ["LINGER_BYTES", "LINGER_S", "AnswerTransport", "has_body"]
 
-#: Enough for an answer to get there and to be read, on any line that carries files.
+#: On any line that carries files an answer is read in this time. nginx' `lingering_timeout` is 5 s.
 LINGER_S = 2.0
-#: A little more than the largest file by default: what is too large is mostly that.
+#: A little more than the default of --max-file-bytes: most files that are too large are not much
+#: larger.
 LINGER_BYTES = 32 * 1024 * 1024
 
 
 class AnswerTransport:
-    """What uvicorn writes an answer to: the same transport, but for another `end` of it."""
+    """The transport that uvicorn writes an answer to; `close` calls `end` instead."""
 
     def __init__(self, transport: Any, end: Callable[[], None]) -> None:
         self._transport = transport
-        self._end = weakref.WeakMethod(end)  # whose it is holds us
+        self._end = weakref.WeakMethod(end)  # the owner of the method holds us
         self.write = transport.write
         self.is_closing = transport.is_closing
 
@@ -36,7 +40,11 @@ class AnswerTransport:
 
 
 def has_body(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Whether a request says that it has one."""
+    """Whether a request has a body.
+
+    RFC 9112 §6: "The presence of a message body in a request is signaled by a Content-Length or
+    Transfer-Encoding header field."
+    """
     return any(
         name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
         for name, value in headers

@@ -1,8 +1,8 @@
-"""Which pages may open a WebSocket: the `Origin` of a handshake (RFC 6455 §10.2, RFC 6454).
+"""The pages that can open a WebSocket: the `Origin` of a handshake (RFC 6455 §10.2, RFC 6454).
 
-A browser lets any page connect to any server, and says in `Origin` which page it was.
-So a page of somebody else's could chat in the name of who looks at it. Origins are
-compared in their parts, a scheme, a host and a port, and never as text.
+A browser lets any page connect to any server, and names the page's origin in `Origin`. Without a
+check, another site's page could chat in its reader's name. Origins are compared by scheme, host
+and port (RFC 6454 §5), and never as text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 __all__ = ["ANY_ORIGIN", "Origin", "Origins", "parse_origin"]
 
-#: What stands for all origins in a setting.
+#: Stands for all origins in a setting.
 ANY_ORIGIN = "*"
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -24,7 +24,7 @@ _HOST = re.compile(_HOST_AND_PORT, re.IGNORECASE)
 
 
 class Origin(NamedTuple):
-    """Where a page is from. `port` is None for schemes without a usual one."""
+    """The origin of a page. `port` is None for a scheme without a default port."""
 
     scheme: str
     host: str
@@ -32,7 +32,7 @@ class Origin(NamedTuple):
 
 
 def parse_origin(text: str) -> Origin | None:
-    """An origin as browsers write it; None for `null` and for whatever is none."""
+    """Parse an origin as browsers write it; None for `null` and for a text that is no origin."""
     match = _ORIGIN.fullmatch(text) if text.isascii() else None
     if match is None:
         return None
@@ -53,9 +53,9 @@ def _address_of(match: re.Match[str], default_port: int | None) -> tuple[str, in
 
 
 class Origins:
-    """The pages that may connect: those of the host itself, and what the settings add.
+    """The pages that can connect: the host's own, and those of the `allowed` origins.
 
-    Raises ValueError for what is no origin.
+    Raises ValueError for a text that is no origin.
     """
 
     def __init__(self, allowed: Iterable[str]) -> None:
@@ -66,12 +66,13 @@ class Origins:
             raise ValueError("not an origin")
 
     def allow(self, origins: Sequence[bytes], host: bytes, *, encrypted: bool) -> bool:
-        """Whether a handshake with these `Origin` headers, to this `Host`, may go on.
+        """Whether a handshake with these `Origin` headers, to this `Host`, is allowed.
 
-        Without the header it was no browser, and no page can be behind it. A connection
-        that is not `encrypted` may come from a proxy that ends TLS: there both
-        http and https are the host's own.
+        A connection that is not `encrypted` may come through a proxy that ends TLS, so there pages
+        of http and of https are the host's own.
         """
+        # RFC 6455 §4.2.1: "A connection attempt lacking this header field SHOULD NOT be interpreted
+        # as coming from a browser client." So no page is behind it.
         if not origins:
             return True
         if len(origins) > 1:
@@ -88,5 +89,5 @@ def _is_own(origin: Origin, host: str, encrypted: bool) -> bool:
     match = _HOST.fullmatch(host) if host.isascii() else None
     if match is None or origin.scheme not in (("https",) if encrypted else ("https", "http")):
         return False
-    # A Host without a port has the usual one of the scheme that the browser used.
+    # A Host without a port has the default port of the scheme that the browser used.
     return _address_of(match, _DEFAULT_PORTS[origin.scheme]) == (origin.host, origin.port)

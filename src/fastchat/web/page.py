@@ -1,8 +1,8 @@
 """The Starlette application: the page and its files.
 
-`/` is the page; what it consists of is under `/static/`; `/sw.js` and `/embed.js` have to be at the
-root, the one because a service worker is in charge of what is below it, the other because people
-type its address. The files are read at the start: no path of a request ever reaches a file system.
+`/` is the page, and its files are under `/static/`. `/sw.js` has to be at the root, because a
+service worker controls what is below its path; `/embed.js` is there because people type its
+address. The files are read at the start: no path of a request ever reaches the file system.
 """
 
 from __future__ import annotations
@@ -23,15 +23,12 @@ from fastchat.web.headers import SECURITY_HEADERS, page_headers
 
 __all__ = ["build_app"]
 
-#: What a coding's weight looks like if it is not wanted (RFC 9110 §12.4.2).
+#: RFC 9110 §12.4.2: "a value of 0 means 'not acceptable'."
 _UNWANTED = re.compile(r"q=0(\.0{0,3})?")
 
 
 def build_app(*, frames: Sequence[str] = (), routes: Sequence[Route] = ()) -> ASGIApp:
-    """The application, with the page's policy: `frames` are the origins that may embed it.
-
-    `routes` are others', besides the page.
-    """
+    """The application, with the page behind `routes`. `frames` are origins that can embed it."""
     assets = load_assets(importlib.resources.files("fastchat") / "static")
     links = ", ".join(needed_by("/static/index.html", assets))
     anywhere = {"cross-origin-resource-policy": "cross-origin"}
@@ -59,7 +56,7 @@ def build_app(*, frames: Sequence[str] = (), routes: Sequence[Route] = ()) -> AS
 def _answer(request: Request, asset: Asset, more: Mapping[str, str]) -> Response:
     packed = asset.packed if _takes_gzip(request) else None
     etag = asset.etag if packed is None else asset.packed_etag
-    # Checked with the server each time: a page is never half old and half new.
+    # A browser asks each time whether a file has changed, so a page is never half old and half new.
     headers = {**more, "etag": etag, "cache-control": "no-cache", "vary": "accept-encoding"}
     if etag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
@@ -70,7 +67,7 @@ def _answer(request: Request, asset: Asset, more: Mapping[str, str]) -> Response
 
 
 def _takes_gzip(request: Request) -> bool:
-    """Whether a client asks for gzip by its name (RFC 9110 §12.5.3); `*` alone does not."""
+    """Whether a client asks for gzip by name (RFC 9110 §12.5.3); `*` alone is not enough."""
     codings = ",".join(request.headers.getlist("accept-encoding")).lower().split(",")
     for coding in codings:
         name, _, weight = coding.replace(" ", "").partition(";")
@@ -80,7 +77,7 @@ def _takes_gzip(request: Request) -> bool:
 
 
 class _Secured:
-    """Adds what an answer does not say about safety itself; also where the fault is ours."""
+    """Adds the security headers that an answer does not set itself, also to an error 500."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,6 +1,6 @@
-"""Whose connection it is: the address of a client, also behind proxies that are trusted.
+"""The address that limits count a client by, also behind trusted proxies.
 
-Limits count an IPv6 client by its /64, which is what a subscriber has at least.
+An IPv6 client is counted by its /64, because a subscriber has at least that many addresses.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ logger = logging.getLogger("fastchat.http")
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-#: Of an address in `X-Forwarded-For`, with a port and brackets.
+#: Longer entries of `X-Forwarded-For` are not parsed. An IPv6 address in brackets and with a port
+#: has at most 47 characters.
 MAX_HOP_CHARS = 64
 
 
 def parse_network(text: str) -> Network:
-    """An address, or a range in CIDR notation; raises ValueError."""
+    """Parse an address, or a range in CIDR notation. Raises ValueError."""
     network = ipaddress.ip_network(text)
     mapped = getattr(network.network_address, "ipv4_mapped", None)
-    # Addresses that are so written are compared as IPv4: see `_parse`.
+    # `_parse` makes IPv4 addresses of mapped ones, so they are compared as IPv4.
     return network if mapped is None else ipaddress.ip_network((mapped, network.prefixlen - 96))
 
 
 class Proxies:
-    """The proxies in front of the server that tell the truth in `X-Forwarded-For`.
+    """The trusted proxies in front of the server, whose `X-Forwarded-For` is believed.
 
-    Raises ValueError for what is neither an address nor a range.
+    Raises ValueError for a text that is neither an address nor a range.
     """
 
     def __init__(self, trusted: Iterable[str]) -> None:
@@ -39,11 +40,11 @@ class Proxies:
         self._has_warned = False
 
     def client_of(self, peer: str | None, forwarded: Sequence[bytes]) -> str:
-        """What limits know a client by; empty if his socket has no address.
+        """The address that limits count a client by; empty if its socket has none.
 
-        `forwarded` are the values of `X-Forwarded-For`. Each proxy appends whom it has it
-        from: so it is the last hop that is no proxy of ours. What is behind that anybody
-        may have written, and nobody looks at.
+        `forwarded` are the values of `X-Forwarded-For`. Each proxy appends the address that it was
+        called from, so the client is the last hop that is not one of our proxies. Anybody may have
+        written the hops before that one, and they are ignored.
         """
         address = None if peer is None else _parse(peer)
         if address is None:
@@ -60,12 +61,15 @@ class Proxies:
         return _key(address)
 
     def visitor(self, peer: str | None) -> str:
-        """Whose connection it is before he has said anything; empty if a proxy brings many."""
+        """The address of a connection before its first request; empty for a trusted proxy.
+
+        A proxy's connections belong to many clients, and it has no limit.
+        """
         address = None if peer is None else _parse(peer)
         return "" if address is None or self._trusts(address) else _key(address)
 
     def _warn(self, address: _Address) -> None:
-        """Once: behind a proxy that is not named all clients share its address, and its limits."""
+        """Warn once: clients behind a proxy that is not trusted share its address and limits."""
         if not self._has_warned:
             self._has_warned = True
             logger.warning(
@@ -82,13 +86,13 @@ def _parse(text: str) -> _Address | None:
         address = ipaddress.ip_address(text.partition("%")[0])  # without a zone
     except ValueError:
         return None
-    # What comes by IPv4 to a socket of both is written so.
+    # A socket for IPv4 and IPv6 shows an IPv4 address as ::ffff:192.0.2.1.
     mapped = getattr(address, "ipv4_mapped", None)
     return address if mapped is None else mapped
 
 
 def _parse_hop(text: str) -> _Address | None:
-    """An address as proxies write it: some with a port, IPv6 then in brackets."""
+    """Parse an address as proxies write it; some append a port, and put IPv6 in brackets."""
     text = text.strip()
     if len(text) > MAX_HOP_CHARS:
         return None

@@ -1,8 +1,8 @@
 """TLS (RFC 8446, 5246): the certificate and its key, and handshakes that are bounded.
 
-uvloop can begin TLS by itself where it accepts; but then nobody knows of a connection until
-its handshake is over, and the certificate is for ever. So a connection is accepted without,
-and `Tls` puts uvloop's TLS between it and the protocol that is to have it.
+uvloop can start TLS itself when it accepts a connection. But then a connection is not known until
+its handshake is over, and the certificate cannot be replaced. So a connection is accepted without
+TLS, and `Tls` puts uvloop's TLS between the connection and its protocol.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ __all__ = ["MAX_HANDSHAKES", "Tls"]
 
 logger = logging.getLogger("fastchat.tls")
 
-#: From accept to the end of the handshake.
+#: From accept to the end of the handshake; as long as a request's head has (`HttpTimings.head_s`).
 HANDSHAKE_TIMEOUT_S = 5.0
 #: From our `close_notify` to the peer's; then the connection is aborted.
 SHUTDOWN_TIMEOUT_S = 2.0
-#: Handshakes under way in a process. One costs some 40 kB, and a client that means it is
-#: through within two round trips: if more begin, the oldest gives way.
+#: Handshakes under way in a process. One costs some 40 kB, and an honest client needs two round
+#: trips. If more begin, the oldest is aborted.
 MAX_HANDSHAKES = 256
 
 
 class Tls:
-    """TLS with a certificate (PEM, what it depends on behind it) and its key.
+    """TLS with a certificate (PEM, followed by its intermediate certificates) and its key.
 
-    `key` may be empty, and then is in the certificate's file. Raises SettingError when
-    they cannot be used.
+    If `key` is empty, the key is in the certificate's file. Raises SettingError if they cannot be
+    used.
     """
 
     def __init__(self, certificate: str, key: str) -> None:
         self._certificate = Path(certificate).absolute()
         self._key = Path(key or certificate).absolute()
         self._context = _load(self._certificate, self._key)
-        # In the order of their beginnings.
+        # The oldest first.
         self._handshakes: dict[Any, None] = {}
         self._closed = False
 
@@ -53,26 +53,26 @@ class Tls:
         return len(self._handshakes)
 
     def reload(self) -> None:
-        """Use the files as they are now, for connections that begin from now on.
+        """Read the files again, and use them for new connections.
 
-        The old ones stay in use if that fails; it is logged, and not raised.
+        If that fails, it is logged, and the old certificate stays in use.
         """
         try:
             self._context = _load(self._certificate, self._key)
         except SettingError as error:
             logger.error("the old certificate stays in use: %s", error)
         else:
-            logger.info("new connections get the certificate as it is now")
+            logger.info("new connections get the certificate that was read again")
 
     def entrance(self, protocol: asyncio.Protocol, room: Callable[[], int]) -> asyncio.Protocol:
-        """What to accept a connection with, for `protocol` to have it once it is encrypted.
+        """The protocol to accept a connection with; `protocol` gets it when it is encrypted.
 
-        `room` returns how many connections there may still be, handshakes included.
+        `room` returns how many connections there can be, including those at their handshake.
         """
         return _Entrance(self, protocol, room)
 
     def close(self) -> None:
-        """End the handshakes under way, and those to come."""
+        """Abort the handshakes under way, and every later one."""
         self._closed = True
         self._drop(len(self._handshakes))
 
@@ -82,7 +82,7 @@ class Tls:
             return
         self._handshakes[transport] = None
         self._drop(len(self._handshakes) - min(MAX_HANDSHAKES, room()))
-        if transport.is_closing():  # there is not even room for this one
+        if transport.is_closing():  # there was no room for this one either
             return
         loop = asyncio.get_running_loop()
         shaken: asyncio.Future[None] = loop.create_future()
@@ -105,16 +105,16 @@ class Tls:
             transport.abort()
 
     def _ended(self, transport: Any, error: BaseException | None) -> None:
-        """It has succeeded, or failed, or the connection is gone."""
+        """A handshake has succeeded, or failed, or its connection is lost."""
         self._handshakes.pop(transport, None)
         if error is not None:
-            # Whoever scans the internet speaks HTTP to it, and SSH, and TLS 1.0.
+            # At level debug only: scanners of the internet send HTTP, SSH and TLS 1.0 all the time.
             logger.debug("a TLS handshake has failed: %s", _reason(error))
             transport.abort()
 
 
 class _Entrance(asyncio.Protocol):
-    """What a connection is accepted with: TLS begins on it at once."""
+    """The protocol that a connection is accepted with; it starts TLS at once."""
 
     def __init__(self, tls: Tls, protocol: asyncio.Protocol, room: Callable[[], int]) -> None:
         self._arguments = (protocol, room)
@@ -136,23 +136,23 @@ def _reason(error: BaseException) -> str:
 def _load(certificate: Path, key: Path) -> ssl.SSLContext:
     _check_certificate(certificate)
     _read(key, "--ssl-keyfile")
-    # Python's idea of today's: TLS 1.2 and 1.3, forward secrecy, no compression.
+    # Python's defaults: TLS 1.2 and 1.3, forward secrecy, no compression.
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["http/1.1"])
     try:
-        # Without a password it would ask for one at the terminal.
+        # OpenSSL would ask for a password at the terminal if none were given.
         context.load_cert_chain(certificate, key, password=lambda: b"")
     except ssl.SSLError as error:
         raise SettingError(_why_not(error, certificate, key)) from None
-    except OSError as error:  # it was there a moment ago
+    except OSError as error:  # the file has been removed in the meantime
         raise SettingError(f"--ssl-certfile {certificate}: {error.strerror}.") from None
     return context
 
 
 def _check_certificate(file: Path) -> None:
-    """One that has expired, or is not valid yet, is used all the same: a clock may be wrong."""
+    """Warn about a certificate that is not valid now; it is used, because a clock may be wrong."""
     try:
         (first, *_) = x509.load_pem_x509_certificates(_read(file, "--ssl-certfile"))
     except ValueError:
@@ -181,13 +181,13 @@ def _why_not(error: ssl.SSLError, certificate: Path, key: Path) -> str:
     if error.reason in ("KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED"):
         return (
             f"--ssl-keyfile {key} is not the key of the certificate in {certificate}, "
-            "or that is not the first one there."
+            "or that certificate is not the first one in the file."
         )
     if error.reason is None and key == certificate:
         return f"--ssl-certfile {certificate} has no private key; name its file with --ssl-keyfile."
     if error.reason is None:
         return (
             f"--ssl-keyfile {key} has no private key in PEM, or one with a password "
-            "(openssl pkey -in FILE -out FILE takes it off)."
+            "(openssl pkey -in FILE -out FILE removes the password)."
         )
     return f"--ssl-certfile {certificate} cannot be used: {_reason(error)}."

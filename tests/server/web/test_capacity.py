@@ -84,10 +84,12 @@ def test_least_limit_is_told(limits: dict[str, int]) -> None:
     limits.update(soft=needed, hard=needed)
     assert measure_capacity() == Capacity(MIN_CONNECTIONS, MIN_CONNECTIONS + MIN_REFUSED)
     limits.update(soft=needed - 1, hard=needed - 1)
-    with pytest.raises(SettingError, match=rf"ulimit -n\) is {needed - 1}; {needed} are needed"):
+    with pytest.raises(
+        SettingError, match=rf"ulimit -n\) is {needed - 1}; the server needs {needed},"
+    ):
         measure_capacity()
     limits.update(soft=needed, hard=needed)
-    with pytest.raises(SettingError, match=f"{needed + 5} are needed"):
+    with pytest.raises(SettingError, match=f"needs {needed + 5},"):
         measure_capacity(5)
 
 

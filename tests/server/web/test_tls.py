@@ -168,9 +168,7 @@ def test_what_is_not_todays_tls_ends_and_is_no_event(files: Files) -> None:
             client.join(username="Alice")
         assert server.stop() == 0
     lines = server.errors.splitlines()
-    assert (
-        sum("DEBUG   fastchat.web.tls: a TLS handshake has failed" in line for line in lines) >= 5
-    )
+    assert sum("DEBUG   fastchat.tls: a TLS handshake has failed" in line for line in lines) >= 5
     assert "unsupported protocol" in server.errors
     assert "http request" in server.errors
     assert not [line for line in lines if " INFO " not in line and " DEBUG " not in line]
