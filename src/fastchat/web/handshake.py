@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from fastchat.connections.echo import ECHO_PATH
-from fastchat.web.edge import ADDRESS_HEADER, ONE_HOST, Edge, Refusal
+from fastchat.web.edge import ADDRESS_HEADER, ONE_HOST, Refusal
+from fastchat.web.origins import Origins
 
 __all__ = ["UpgradeRequest", "check_upgrade", "headers_for_picows"]
 
@@ -38,8 +39,8 @@ class UpgradeRequest(NamedTuple):
     encrypted: bool
 
 
-def check_upgrade(request: UpgradeRequest, edge: Edge) -> Refusal | None:
-    """Why a handshake is refused; None if it is valid.
+def check_upgrade(request: UpgradeRequest, origins: Origins, *, echo: bool) -> Refusal | None:
+    """Why a handshake is refused; None if it is valid. `echo` opens /_echo.
 
     uvicorn has checked `Upgrade` and `Connection` before: other requests are not for us.
     """
@@ -47,7 +48,7 @@ def check_upgrade(request: UpgradeRequest, edge: Edge) -> Refusal | None:
     for name, value in request.headers:
         values.setdefault(name, []).append(value)
     path = request.target.partition(b"?")[0]
-    if path != WEBSOCKET_PATH and not (edge.echo and path == ECHO_PATH):
+    if path != WEBSOCKET_PATH and not (echo and path == ECHO_PATH):
         return Refusal(404, "Not found")
     # "1. An HTTP/1.1 or higher GET request, including a 'Request-URI'". No higher version than 1.1
     # gets here, because uvicorn speaks none.
@@ -74,9 +75,9 @@ def check_upgrade(request: UpgradeRequest, edge: Edge) -> Refusal | None:
     if b"transfer-encoding" in values or set(values.get(b"content-length", ())) - {b"0"}:
         return Refusal(400, "A handshake cannot have a body.")
     # "7. Optionally, an |Origin| header field. This header field is sent by all browser clients."
-    origins = values.get(b"origin", [])
-    if not edge.origins.allow(origins, hosts[0], encrypted=request.encrypted):
-        page, host = (value[:100].decode("latin-1") for value in (origins[0], hosts[0]))
+    pages = values.get(b"origin", [])
+    if not origins.allow(pages, hosts[0], encrypted=request.encrypted):
+        page, host = (value[:100].decode("latin-1") for value in (pages[0], hosts[0]))
         logger.warning("refused a page of %r at %r (see --allow-origin)", page, host)
         return Refusal(403, "This page may not connect.")
     return None

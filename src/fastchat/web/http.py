@@ -361,7 +361,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.headers,
             encrypted=self.scheme == "https",
         )
-        return check_upgrade(request, self._edge)
+        return check_upgrade(request, self._edge.origins, echo=self._edge.echo)
 
     def _unsupported_upgrade_warning(self) -> None:
         # RFC 9110 §7.8: "A server MAY ignore a received Upgrade header field if it wishes to
