@@ -30,7 +30,7 @@ from fastchat.database import Schema, open_to_write, select, transaction
 from fastchat.errors import CommandError, ErrorCode, FilesError
 from fastchat.files import File
 
-__all__ = ["FOLDER", "Index", "Known", "Pending"]
+__all__ = ["FOLDER", "Announced", "Index", "Known"]
 
 #: Of all files, in the data directory.
 FOLDER = "files"
@@ -102,7 +102,7 @@ _INDEX = Schema(
 )
 
 
-class Pending(NamedTuple):
+class Announced(NamedTuple):
     """An announced file; `again` is the id of one that counts in its place."""
 
     number: int
@@ -168,7 +168,7 @@ class Index:
             ((key,),) = select(db, "SELECT key FROM secrets")
         return bytes(key)
 
-    def reserve(self, room: str, author: str, name: str, size: int, ticket: bytes) -> Pending:
+    def reserve(self, room: str, author: str, name: str, size: int, ticket: bytes) -> Announced:
         """Announce a file. Raises CommandError when there would be too many.
 
         Where that is for want of room, it takes the place of what has its name and size and is not
@@ -196,7 +196,7 @@ class Index:
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (ticket, room, author, name, size, charge, now + TICKET_S, again),
             )
-            return Pending(db.last_insert_rowid(), room, author, name, size, again)
+            return Announced(db.last_insert_rowid(), room, author, name, size, again)
 
     def _excess(self, db: apsw.Connection, author: str, charge: int) -> float:
         """By how much a further file would be too much for its author."""
@@ -248,7 +248,7 @@ class Index:
         )
         return found[0][0] if found else None
 
-    def find(self, ticket: bytes) -> Pending | None:
+    def find(self, ticket: bytes) -> Announced | None:
         """What a ticket that is still good was given for."""
         with self._reading() as db:
             found = select(
@@ -258,18 +258,18 @@ class Index:
                 ticket,
                 self._clock(),
             )
-        return Pending(*found[0]) if found else None
+        return Announced(*found[0]) if found else None
 
-    def begin(self, pending: Pending) -> bool:
+    def begin(self, announced: Announced) -> bool:
         """Use an announcement; says whether that was possible. The temporary file is there.
 
         Raises CommandError when there is no room any more.
         """
         with self._writing() as db:
-            self._check_all(db, _charge_of(pending.size))
+            self._check_all(db, _charge_of(announced.size))
             db.execute(
                 "UPDATE uploads SET begun = 1 WHERE number = ? AND NOT begun AND expires > ?",
-                (pending.number, self._clock()),
+                (announced.number, self._clock()),
             )
             return db.changes() == 1
 
@@ -283,22 +283,22 @@ class Index:
             )
         self._check_room(charge, select(db, "SELECT number, size FROM uploads WHERE begun"))
 
-    def note(self, pending: Pending, id: str) -> None:
+    def note(self, announced: Announced, id: str) -> None:
         """Say what the content's place will be, before it is there."""
         with self._writing() as db:
-            db.execute("UPDATE uploads SET id = ? WHERE number = ?", (id, pending.number))
+            db.execute("UPDATE uploads SET id = ? WHERE number = ?", (id, announced.number))
 
-    def keep(self, pending: Pending, file: File, place: Callable[[], None]) -> None:
+    def keep(self, announced: Announced, file: File, place: Callable[[], None]) -> None:
         """Make a file of it; `place` puts the content where it belongs, and may raise OSError.
 
         Raises CommandError for one that its author may not have: it is not its `again`.
         """
         with self._writing() as db:
-            db.execute("DELETE FROM uploads WHERE number = ?", (pending.number,))
+            db.execute("DELETE FROM uploads WHERE number = ?", (announced.number,))
             if not db.changes():
                 raise FilesError("the announcement is gone")
-            if pending.again is not None and not self._has(db, file.id):  # it was not the same
-                self._check_author(db, pending.author, _charge_of(file.size))
+            if announced.again is not None and not self._has(db, file.id):  # it was not the same
+                self._check_author(db, announced.author, _charge_of(file.size))
             # The same in the same room is kept once, and is as new again.
             db.execute(
                 "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0) "
@@ -306,7 +306,7 @@ class Index:
                 (
                     file.id,
                     file.room,
-                    pending.author,
+                    announced.author,
                     file.size,
                     _charge_of(file.size),
                     file.media_type,
@@ -317,10 +317,10 @@ class Index:
             )
             place()
 
-    def withdraw(self, pending: Pending) -> None:
+    def withdraw(self, announced: Announced) -> None:
         """Forget an announcement of which nothing has come, to anybody."""
         with self._writing() as db:
-            db.execute("DELETE FROM uploads WHERE number = ? AND NOT begun", (pending.number,))
+            db.execute("DELETE FROM uploads WHERE number = ? AND NOT begun", (announced.number,))
 
     def withdraw_all(self, *whose: str) -> None:
         """As `withdraw`, by room and author."""

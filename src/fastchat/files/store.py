@@ -22,7 +22,7 @@ from typing import NamedTuple, TypeVar
 from fastchat.errors import CommandError, ErrorCode, FilesError, SettingError
 from fastchat.files import File
 from fastchat.files.contents import Contents
-from fastchat.files.index import FOLDER, Index, Pending
+from fastchat.files.index import FOLDER, Announced, Index
 from fastchat.files.links import clean_name
 from fastchat.files.media import HEAD_BYTES, sniff
 from fastchat.files.space import Disk, Space, space_of
@@ -123,15 +123,15 @@ class FileStore:
 
     def _reserve(self, room: str, author: str, name: str, size: int) -> StoredUpload:
         ticket = secrets.token_urlsafe(_TICKET_BYTES)
-        pending = self.index.reserve(room, author, name, size, _digest_of(ticket))
-        return StoredUpload(self, ticket, pending)
+        announced = self.index.reserve(room, author, name, size, _digest_of(ticket))
+        return StoredUpload(self, ticket, announced)
 
     def _check_room(self, size: int, begun: Sequence[tuple[int, int]]) -> None:
         self._disk.check(size, sum(self.contents.missing(*each) for each in begun))
 
     def _find(self, ticket: str) -> StoredUpload | None:
-        pending = self.index.find(_digest_of(ticket))
-        return None if pending is None else StoredUpload(self, ticket, pending)
+        announced = self.index.find(_digest_of(ticket))
+        return None if announced is None else StoredUpload(self, ticket, announced)
 
     def _claim(self, ticket: str) -> StoredUpload | None:
         upload = self._find(ticket)
@@ -183,13 +183,13 @@ class Content(NamedTuple):
 class StoredUpload:
     """Implements `fastchat.files.Upload`."""
 
-    def __init__(self, store: FileStore, ticket: str, pending: Pending) -> None:
+    def __init__(self, store: FileStore, ticket: str, announced: Announced) -> None:
         self._store = store
-        self._pending = pending
+        self._announced = announced
         self.ticket = ticket
-        self.room = pending.room
-        self.name = pending.name
-        self.size = pending.size
+        self.room = announced.room
+        self.name = announced.name
+        self.size = announced.size
         self._lock = threading.Lock()  # a task that is cancelled leaves a thread at work
         self._descriptor: int | None = None
         self._received = 0
@@ -214,8 +214,8 @@ class StoredUpload:
         """Use the ticket; says whether that was possible. Raises CommandError as `write`."""
         try:
             self._hash = self._store.hasher(self.room)
-            self._descriptor = self._store.contents.create(self._pending.number)
-            if self._store.index.begin(self._pending):
+            self._descriptor = self._store.contents.create(self._announced.number)
+            if self._store.index.begin(self._announced):
                 return True
         except FileExistsError:  # it comes already
             pass
@@ -229,7 +229,7 @@ class StoredUpload:
         """Let go of the temporary file."""
         if self._descriptor is not None:
             try:
-                self._store.contents.discard(self._pending.number)
+                self._store.contents.discard(self._announced.number)
             finally:
                 os.close(self._descriptor)
                 self._descriptor = None
@@ -259,15 +259,15 @@ class StoredUpload:
                 raise CommandError(
                     ErrorCode.BAD_COMMAND, f"The file is incomplete: {missing:,} bytes are missing."
                 )
-            store, pending = self._store, self._pending
+            store, announced = self._store, self._announced
             media = sniff(os.pread(self._descriptor, HEAD_BYTES, 0))
             id = b32encode(self._hash.digest()).decode("ascii").lower()
             file = File(id, self.room, self.name, self.size, *media)
             if store.sync:
                 os.fsync(self._descriptor)
-            store.index.note(pending, id)
+            store.index.note(announced, id)
             store.index.keep(
-                pending, file, lambda: store.contents.place(pending.number, id, sync=store.sync)
+                announced, file, lambda: store.contents.place(announced.number, id, sync=store.sync)
             )
             self._is_over = True
             self._release()
@@ -279,10 +279,10 @@ class StoredUpload:
                 return
             self._is_over = True
             if self._descriptor is None:  # it may be coming to who has shown the ticket
-                self._store.index.withdraw(self._pending)
+                self._store.index.withdraw(self._announced)
                 return
             self._release()
-            self._store.index.drop(self._pending.number, self._store.contents.remove)
+            self._store.index.drop(self._announced.number, self._store.contents.remove)
 
 
 def _digest_of(ticket: str) -> bytes:
