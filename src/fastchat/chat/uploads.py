@@ -57,10 +57,10 @@ class UploadCommands:
             client, client.address, room, author, command.name, command.size, command.ref
         )
         if client.gone:  # nobody will know the ticket
-            await incoming.upload.abandon()
+            await incoming.writer.abandon()
             return
         client.upload = incoming
-        ticket, chunk_bytes = incoming.upload.ticket, self._max_chunk_bytes
+        ticket, chunk_bytes = incoming.writer.ticket, self._max_chunk_bytes
         payload = protocol.upload(room, ticket, chunk_bytes, ref=command.ref)
         reply(self._delivery, client, payload)
 
@@ -84,7 +84,7 @@ class UploadCommands:
 
     def leave(self, client: Client, room: str) -> None:
         """Give up a client's file if it is for a room that the client leaves."""
-        if client.upload is not None and client.upload.upload.room == room:
+        if client.upload is not None and client.upload.writer.room == room:
             self.give_up(client)
 
     def give_up(self, client: Client) -> None:

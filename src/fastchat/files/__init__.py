@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.files.links import link_of
 
-__all__ = ["BUSY_S", "File", "Files", "Upload", "busy"]
+__all__ = ["BUSY_S", "File", "FileWriter", "Files", "busy"]
 
 #: Who comes when too many files are on their way may try again after so long.
 BUSY_S = 5
@@ -48,7 +48,7 @@ class File(NamedTuple):
         return known
 
 
-class Upload(Protocol):
+class FileWriter(Protocol):
     """A file of `size` bytes that was announced, and is valid for one attempt.
 
     The first `write` is that attempt: from then on nobody else can `claim` it. One call at
@@ -86,7 +86,7 @@ class Files(Protocol):
 
     max_bytes: int
 
-    async def reserve(self, room: str, author: str, name: str, size: int) -> Upload:
+    async def reserve(self, room: str, author: str, name: str, size: int) -> FileWriter:
         """A ticket for a file of `size` bytes, valid for ten minutes.
 
         Raises CommandError: `too_long` for one over `max_bytes`, `forbidden` when the
@@ -98,7 +98,7 @@ class Files(Protocol):
         """Let go of what somebody has announced in a room and not begun. Never raises."""
         ...
 
-    async def claim(self, ticket: str) -> Upload | None:
+    async def claim(self, ticket: str) -> FileWriter | None:
         """The upload of a ticket, for whoever shows it first, in any process of the server.
 
         None for a ticket that is unknown, used or too old. Raises CommandError as `write`.

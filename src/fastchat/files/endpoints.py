@@ -39,7 +39,7 @@ from fastchat.errors import CommandError, ErrorCode
 from fastchat.files import BUSY_S, File, busy
 from fastchat.files.links import disposition, is_id
 from fastchat.files.media import OTHER
-from fastchat.files.store import Content, FileStore, StoredUpload
+from fastchat.files.store import Content, DiskFileWriter, FileStore
 from fastchat.files.transfers import RequestContext
 from fastchat.limits.connections import ConnectionCount
 from fastchat.limits.queue import FairQueue
@@ -122,11 +122,11 @@ class FileEndpoints:
     async def _spend_ticket(self, request: Request) -> None:
         """End the announcement of a request: this was its one attempt."""
         with contextlib.suppress(CommandError):
-            if (announced := await self._announced(request)) is not None:
-                await announced.abandon()
+            if (writer := await self._find_writer(request)) is not None:
+                await writer.abandon()
 
     async def _receive(self, request: Request, body: AsyncGenerator[bytes]) -> Response:
-        announced = await self._announced(request)
+        announced = await self._find_writer(request)
         if announced is None:
             raise _no_ticket()
         if int(request.headers["content-length"]) != announced.size:
@@ -138,15 +138,15 @@ class FileEndpoints:
             await announced.abandon()  # the client has to announce it again
             return self._refused(busy(), ends=True)
         try:
-            upload = await self._files.claim(announced.ticket)
-            if upload is None:  # another request was faster
+            writer = await self._files.claim(announced.ticket)
+            if writer is None:  # another request was faster
                 raise _no_ticket()
-            file = await self._kept(upload, body)
+            file = await self._store(writer, body)
         finally:
             self._receiving.leave(address, "")
         return JSONResponse(file.described(), 201, {"location": file.link})
 
-    async def _announced(self, request: Request) -> StoredUpload | None:
+    async def _find_writer(self, request: Request) -> DiskFileWriter | None:
         """The announcement of a request's ticket; None if the ticket is not valid any more.
 
         A request without one must not count as a transfer.
@@ -154,14 +154,14 @@ class FileEndpoints:
         found = _BEARER.fullmatch(request.headers.get("authorization", ""))
         return None if found is None else await self._files.find(found[1])
 
-    async def _kept(self, upload: StoredUpload, body: AsyncIterator[bytes]) -> File:
+    async def _store(self, writer: DiskFileWriter, body: AsyncIterator[bytes]) -> File:
         try:
             async for data in body:
                 if data:
-                    await upload.write(data)
-            return await upload.finish()
+                    await writer.write(data)
+            return await writer.finish()
         finally:
-            await upload.abandon()
+            await writer.abandon()
 
     async def _heard_out(self, body: AsyncGenerator[bytes], error: CommandError) -> Response:
         """Refuse a file that is on its way, and keep the connection if little of it is left.

@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastchat.errors import CommandError
-from fastchat.files import File, Files, Upload, busy
+from fastchat.files import File, Files, FileWriter, busy
 from fastchat.files.transfers import PROGRESS_BYTES
 from fastchat.limits.connections import ConnectionCount
 
@@ -44,18 +44,18 @@ class Incoming:
         "_writing",
         "owner",
         "ref",
-        "upload",
+        "writer",
     )
 
     def __init__(
-        self, upload: Upload, owner: Any, address: str, ref: str | None, places: ConnectionCount
+        self, writer: FileWriter, owner: Any, address: str, ref: str | None, places: ConnectionCount
     ) -> None:
-        self.upload = upload
+        self.writer = writer
         self.owner = owner
         self.ref = ref
         self._address = address
         self._places = places
-        self._missing = upload.size
+        self._missing = writer.size
         self._has_begun = self._is_over = False
         self._writing = asyncio.Lock()
 
@@ -71,7 +71,7 @@ class Incoming:
     @property
     def received(self) -> int:
         """How many bytes have come of it."""
-        return self.upload.size - self._missing
+        return self.writer.size - self._missing
 
     async def take(self, data: bytes) -> File | None:
         """Keep the next bytes; returns the file with the last of them.
@@ -85,10 +85,10 @@ class Incoming:
                 return None
             try:
                 self._begin()
-                await self.upload.write(data)
+                await self.writer.write(data)
                 if self._missing > 0:
                     return None
-                file = await self.upload.finish()
+                file = await self.writer.finish()
             except Exception as error:
                 if isinstance(error, CommandError):
                     error.ref = self.ref
@@ -110,7 +110,7 @@ class Incoming:
             self._has_begun = True
 
     async def _abandon(self) -> None:
-        await self.upload.abandon()  # its place is free when its descriptor is
+        await self.writer.abandon()  # its place is free when its descriptor is
         self._end()
 
     def _end(self) -> None:
@@ -156,8 +156,8 @@ class Uploads:
         ref: str | None,
     ) -> Incoming:
         """Raises CommandError where there is no room for it."""
-        upload = await self._files.reserve(room, author, name, size)
-        return Incoming(upload, owner, address, ref, self._places)
+        writer = await self._files.reserve(room, author, name, size)
+        return Incoming(writer, owner, address, ref, self._places)
 
     async def take(self, incoming: Incoming, data: bytes) -> File | None:
         """As `Incoming.take`; while the disk has it, nobody's time passes."""

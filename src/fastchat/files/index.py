@@ -124,7 +124,7 @@ class Known(NamedTuple):
 class Index:
     """The database in `folder`, which is made; threads may share it.
 
-    `clock` returns seconds since 1970. `check_room` is called with what a file takes, and with the
+    `clock` returns seconds since 1970. `check_disk` is called with what a file takes, and with the
     numbers and sizes of those that have begun; it raises CommandError where that is too much, or
     OSError. Every method raises FilesError when the disk fails;
     then nothing has changed. Raises SettingError when the database cannot be used at all.
@@ -138,9 +138,9 @@ class Index:
         max_author_bytes: int = 0,
         max_total_bytes: int = 0,
         sync_commits: bool = False,
-        check_room: Callable[[int, Sequence[tuple[int, int]]], None] = lambda size, begun: None,
+        check_disk: Callable[[int, Sequence[tuple[int, int]]], None] = lambda size, begun: None,
     ) -> None:
-        self._check_room = check_room
+        self._check_disk = check_disk
         self._file = folder / FILE_NAME
         self._clock = clock
         self._max_author_bytes = max_author_bytes
@@ -260,7 +260,7 @@ class Index:
             )
         return Announced(*found[0]) if found else None
 
-    def begin(self, announced: Announced) -> bool:
+    def start(self, announced: Announced) -> bool:
         """Use an announcement; says whether that was possible. The temporary file is there.
 
         Raises CommandError when there is no room any more.
@@ -281,7 +281,7 @@ class Index:
             raise CommandError(
                 ErrorCode.FORBIDDEN, "The server has no room for more files at the moment."
             )
-        self._check_room(charge, select(db, "SELECT number, size FROM uploads WHERE begun"))
+        self._check_disk(charge, select(db, "SELECT number, size FROM uploads WHERE begun"))
 
     def note(self, announced: Announced, id: str) -> None:
         """Say what the content's place will be, before it is there."""
@@ -345,7 +345,7 @@ class Index:
 
     # For retention
 
-    def begun(self) -> list[int]:
+    def started(self) -> list[int]:
         """The announcements of which something has come."""
         with self._reading() as db:
             return [number for (number,) in select(db, "SELECT number FROM uploads WHERE begun")]

@@ -28,7 +28,7 @@ from fastchat.files.media import HEAD_BYTES, sniff
 from fastchat.files.space import Disk, Space, space_of
 from fastchat.metrics import Metrics
 
-__all__ = ["Content", "FileStore", "StoredUpload"]
+__all__ = ["Content", "DiskFileWriter", "FileStore"]
 
 logger = logging.getLogger("fastchat.files")
 
@@ -69,7 +69,7 @@ class FileStore:
             max_author_bytes=max_author_bytes,
             max_total_bytes=max_total_bytes,
             sync_commits=sync,
-            check_room=self._check_room,
+            check_disk=self._check_disk,
         )
         self._disk = Disk(data / FOLDER, measure, metrics)
         self.sync = sync
@@ -88,7 +88,7 @@ class FileStore:
         self._threads.shutdown()
         self.index.close()
 
-    async def reserve(self, room: str, author: str, name: str, size: int) -> StoredUpload:
+    async def reserve(self, room: str, author: str, name: str, size: int) -> DiskFileWriter:
         if size > self.max_bytes:
             raise CommandError(ErrorCode.TOO_LONG, f"A file has at most {self.max_bytes:,} bytes.")
         return await self.run(self._reserve, room, author, clean_name(name), size)
@@ -97,11 +97,11 @@ class FileStore:
         with contextlib.suppress(CommandError):  # logged; the tickets end by themselves
             await self.run(self.index.withdraw_all, room, author)
 
-    async def find(self, ticket: str) -> StoredUpload | None:
+    async def find(self, ticket: str) -> DiskFileWriter | None:
         """As `claim`, but nothing is used by that."""
         return await self.run(self._find, ticket)
 
-    async def claim(self, ticket: str) -> StoredUpload | None:
+    async def claim(self, ticket: str) -> DiskFileWriter | None:
         return await self.run(self._claim, ticket)
 
     async def look(self, id: str) -> tuple[int, str] | None:
@@ -121,21 +121,21 @@ class FileStore:
 
     # In threads
 
-    def _reserve(self, room: str, author: str, name: str, size: int) -> StoredUpload:
+    def _reserve(self, room: str, author: str, name: str, size: int) -> DiskFileWriter:
         ticket = secrets.token_urlsafe(_TICKET_BYTES)
         announced = self.index.reserve(room, author, name, size, _digest_of(ticket))
-        return StoredUpload(self, ticket, announced)
+        return DiskFileWriter(self, ticket, announced)
 
-    def _check_room(self, size: int, begun: Sequence[tuple[int, int]]) -> None:
-        self._disk.check(size, sum(self.contents.missing(*each) for each in begun))
+    def _check_disk(self, size: int, started: Sequence[tuple[int, int]]) -> None:
+        self._disk.check(size, sum(self.contents.missing(*each) for each in started))
 
-    def _find(self, ticket: str) -> StoredUpload | None:
+    def _find(self, ticket: str) -> DiskFileWriter | None:
         announced = self.index.find(_digest_of(ticket))
-        return None if announced is None else StoredUpload(self, ticket, announced)
+        return None if announced is None else DiskFileWriter(self, ticket, announced)
 
-    def _claim(self, ticket: str) -> StoredUpload | None:
-        upload = self._find(ticket)
-        return upload if upload is not None and upload.begin() else None
+    def _claim(self, ticket: str) -> DiskFileWriter | None:
+        writer = self._find(ticket)
+        return writer if writer is not None and writer.start() else None
 
     def _look(self, id: str) -> tuple[int, str] | None:
         content = self._open(id)
@@ -180,8 +180,8 @@ class Content(NamedTuple):
         os.close(self.descriptor)
 
 
-class StoredUpload:
-    """Implements `fastchat.files.Upload`."""
+class DiskFileWriter:
+    """Implements `fastchat.files.FileWriter`."""
 
     def __init__(self, store: FileStore, ticket: str, announced: Announced) -> None:
         self._store = store
@@ -210,12 +210,12 @@ class StoredUpload:
 
     # In threads
 
-    def begin(self) -> bool:
+    def start(self) -> bool:
         """Use the ticket; says whether that was possible. Raises CommandError as `write`."""
         try:
             self._hash = self._store.hasher(self.room)
             self._descriptor = self._store.contents.create(self._announced.number)
-            if self._store.index.begin(self._announced):
+            if self._store.index.start(self._announced):
                 return True
         except FileExistsError:  # it comes already
             pass
@@ -237,7 +237,7 @@ class StoredUpload:
     def _write(self, data: bytes) -> None:
         with self._lock:
             is_open = self._descriptor is not None
-            if self._is_over or not (is_open or self.begin()):
+            if self._is_over or not (is_open or self.start()):
                 raise CommandError(
                     ErrorCode.FORBIDDEN, "The ticket is used or too old; announce the file again."
                 )

@@ -309,17 +309,17 @@ def test_file_is_not_kept_in_memory(
     alice: Client, server: Server, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A disk that is slow holds the sender back: what waits here is a few hundred kilobytes."""
-    from fastchat.files.store import StoredUpload
+    from fastchat.files.store import DiskFileWriter
 
-    write, release = StoredUpload._write, []
+    write, release = DiskFileWriter._write, []
 
-    def slow(self: StoredUpload, data: bytes) -> None:
+    def slow(self: DiskFileWriter, data: bytes) -> None:
         deadline = time.monotonic() + 30 * TIMEOUT_UNIT_S
         while not release and time.monotonic() < deadline:
             time.sleep(0.01)
         write(self, data)
 
-    monkeypatch.setattr(StoredUpload, "_write", slow)
+    monkeypatch.setattr(DiskFileWriter, "_write", slow)
     content = os.urandom(MAX_BYTES)
     wire.write(head(announce(alice, MAX_BYTES), MAX_BYTES))
     wire.socket.setblocking(False)

@@ -316,7 +316,7 @@ async def test_abandoned_file_leaves_nothing(tmp_path: Path) -> None:
         assert left_in(tmp_path) == []
         assert await store.claim(upload.ticket) is None
         assert (await refused(upload.write(b"t"))).code == ErrorCode.FORBIDDEN
-        assert store.index.begun() == []
+        assert store.index.started() == []
 
 
 @on_loop
