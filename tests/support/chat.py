@@ -14,7 +14,7 @@ from contracts.broker import Faulty
 from fastchat.brokers.memory import MemoryBroker
 from fastchat.chat import Chat, Client
 from fastchat.errors import CloseReason, CommandError
-from fastchat.files.incoming import Uploads
+from fastchat.files.incoming import IncomingFiles
 from fastchat.history.memory import MemoryHistory
 from fastchat.limits.connections import ConnectionCount
 from fastchat.metrics import Metrics
@@ -136,9 +136,9 @@ class Talk:
             clock=lambda: NOW_S,
             new_secret=lambda: next(secrets),
             metrics=self.metrics,
-            uploads=None
+            incoming_files=None
             if files is None
-            else Uploads(files, ConnectionCount(), lambda: self.now_s),
+            else IncomingFiles(files, ConnectionCount(), lambda: self.now_s),
             max_chunk_bytes=100,
         )
         self.broker.open(delivery=self.inboxes, receiver=self.chat)

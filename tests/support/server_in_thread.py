@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import uvloop
 
-from fastchat.files.incoming import Uploads
+from fastchat.files.incoming import IncomingFiles
 from fastchat.process.assembly.storage import open_history
 from fastchat.process.assembly.worker import build_standalone
 from fastchat.process.timings import WorkerTimings
@@ -29,7 +29,7 @@ class Server:
     """The only process of a server, without its signals, on a port of 127.0.0.1.
 
     Its history is in memory unless the settings say otherwise. For `capacity`, `transfers` and
-    `uploads` see `build_standalone`.
+    `incoming_files` see `build_standalone`.
     """
 
     def __init__(
@@ -38,14 +38,14 @@ class Server:
         timings: WorkerTimings | None = None,
         capacity: Capacity | None = None,
         transfers: int | None = None,
-        uploads: Uploads | None = None,
+        incoming_files: IncomingFiles | None = None,
         **settings: Any,
     ) -> None:
         self._settings = Settings(port=0, **{"history": "memory", **settings})
         self._timings = WorkerTimings() if timings is None else timings
         self._capacity = capacity
         self._transfers = transfers
-        self._uploads = uploads
+        self._incoming_files = incoming_files
         self._listener = listen("127.0.0.1", 0)
         self.port: int = self._listener.getsockname()[1]
         self._ready = threading.Event()
@@ -70,7 +70,7 @@ class Server:
             timings=self._timings,
             capacity=self._capacity,
             transfers=self._transfers,
-            uploads=self._uploads,
+            incoming_files=self._incoming_files,
         )
         self.rooms = built.rooms
         self.hub, self.sessions = built.worker.hub, built.worker.sessions

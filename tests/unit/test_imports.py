@@ -87,6 +87,7 @@ BUILDERS = {
     "FileStore": {"process.assembly.storage"},
     "HttpServer": {"process.assembly.worker"},
     "Hub": {"process.assembly.worker"},
+    "IncomingFiles": {"process.assembly.worker"},
     "MemoryBroker": {"process.assembly.worker"},
     "MemoryHistory": {"process.assembly.storage"},
     "Metrics": {"process.assembly.storage", "process.assembly.worker"},
@@ -99,7 +100,6 @@ BUILDERS = {
     "Throttle": {"process.assembly.worker"},
     "Tls": {"process.assembly.worker"},
     "TokenAuthenticator": {"process.assembly.worker"},
-    "Uploads": {"process.assembly.worker"},
 }
 
 

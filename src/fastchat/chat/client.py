@@ -48,9 +48,9 @@ class Client:
         "endpoint",
         "gone",
         "identity",
+        "incoming",
         "rooms",
         "session",
-        "upload",
         "username",
     )
 
@@ -63,7 +63,7 @@ class Client:
         self.username: str | None = None
         self.session: str | None = None
         self.identity: Identity | None = None
-        self.upload: Incoming | None = None
+        self.incoming: Incoming | None = None
         self.gone = False
 
     def room_of(self, room: str | None, needed: Right | None = None) -> str:

@@ -18,7 +18,7 @@ from fastchat.chat.client import Client, Delivery, reply
 from fastchat.chat.moderation import Moderation
 from fastchat.chat.uploads import UploadCommands
 from fastchat.errors import CommandError, ErrorCode
-from fastchat.files.incoming import Uploads
+from fastchat.files.incoming import IncomingFiles
 from fastchat.history import Duplicate
 from fastchat.metrics import Metrics
 from fastchat.protocol import (
@@ -53,7 +53,7 @@ class Chat:
     * ``new_secret``: makes a client's `session`.
     * ``authenticator``: if it is given, a client needs a token, which also says its rights.
     * ``max_rooms``: how many rooms a client can be in at once; 0 for no limit.
-    * ``uploads``: takes the files that clients share; None if the server takes none.
+    * ``incoming_files``: takes the files that clients share; None if the server takes none.
     * ``max_chunk_bytes``: how much of a file one binary message can hold.
     """
 
@@ -69,7 +69,7 @@ class Chat:
         metrics: Metrics,
         authenticator: Authenticator | None = None,
         max_rooms: int = protocol.MAX_ROOMS,
-        uploads: Uploads | None = None,
+        incoming_files: IncomingFiles | None = None,
         max_chunk_bytes: int = 0,
     ) -> None:
         self._max_rooms = max_rooms
@@ -82,7 +82,7 @@ class Chat:
         self._metrics = metrics
         self._moderation = Moderation(presence, delivery)
         self._uploads = UploadCommands(
-            uploads, delivery, metrics=metrics, max_chunk_bytes=max_chunk_bytes
+            incoming_files, delivery, metrics=metrics, max_chunk_bytes=max_chunk_bytes
         )
         self._handlers: dict[type, Callable[[Client, Any], Coroutine[Any, Any, None] | None]] = {
             Send: self._publish_message,

@@ -83,7 +83,7 @@ class Inbox:
     @property
     def takes_bytes(self) -> bool:
         """Whether a file was announced, or may be announced by a command that has yet to run."""
-        return self._client.upload is not None or self._running is not None
+        return self._client.incoming is not None or self._running is not None
 
     def open(self, token: str | None, first: Join | CommandError | None) -> None:
         """Run what the upgrade asked for: authenticate by `token`, then run `first`.

@@ -20,7 +20,7 @@ from fastchat.files import File, Files, FileWriter, busy
 from fastchat.files.transfers import PROGRESS_BYTES
 from fastchat.limits.connections import ConnectionCount
 
-__all__ = ["Incoming", "Uploads"]
+__all__ = ["Incoming", "IncomingFiles"]
 
 logger = logging.getLogger("fastchat.uploads")
 
@@ -32,7 +32,7 @@ STALL_S = 60.0
 class Incoming:
     """A file that `owner` has announced under `ref`, as far as it has come.
 
-    From its first bytes on it has one of `places`, which counts by `address`.
+    From its first bytes on it has one of `transfers`, which counts by `address`.
     """
 
     __slots__ = (
@@ -40,7 +40,7 @@ class Incoming:
         "_has_begun",
         "_is_over",
         "_missing",
-        "_places",
+        "_transfers",
         "_writing",
         "owner",
         "ref",
@@ -48,16 +48,26 @@ class Incoming:
     )
 
     def __init__(
-        self, writer: FileWriter, owner: Any, address: str, ref: str | None, places: ConnectionCount
+        self,
+        writer: FileWriter,
+        owner: Any,
+        address: str,
+        ref: str | None,
+        transfers: ConnectionCount,
     ) -> None:
         self.writer = writer
         self.owner = owner
         self.ref = ref
         self._address = address
-        self._places = places
+        self._transfers = transfers
         self._missing = writer.size
         self._has_begun = self._is_over = False
         self._writing = asyncio.Lock()
+
+    @property
+    def room(self) -> str:
+        """The room in which the file is shared."""
+        return self.writer.room
 
     @property
     def is_expected(self) -> bool:
@@ -105,7 +115,7 @@ class Incoming:
 
     def _begin(self) -> None:
         if not self._has_begun:
-            if self._places.enter(self._address) is not None:
+            if self._transfers.enter(self._address) is not None:
                 raise busy()
             self._has_begun = True
 
@@ -116,11 +126,11 @@ class Incoming:
     def _end(self) -> None:
         self._is_over = True
         if self._has_begun:
-            self._places.leave(self._address, "")
+            self._transfers.leave(self._address, "")
 
 
-class Uploads:
-    """All that come to a process, no more at once than `places` has.
+class IncomingFiles:
+    """All that come to a process, no more at once than `transfers` has.
 
     `clock` returns monotonic seconds. An upload is given up if `PROGRESS_BYTES` of it take
     longer than `stall_s`.
@@ -129,12 +139,12 @@ class Uploads:
     def __init__(
         self,
         files: Files,
-        places: ConnectionCount,
+        transfers: ConnectionCount,
         clock: Callable[[], float] = time.monotonic,
         stall_s: float = STALL_S,
     ) -> None:
         self._files = files
-        self._places = places
+        self._transfers = transfers
         self._clock = clock
         self._stall_s = stall_s
         #: Of those that wait for more: when they are given up, unless so much has come by then.
@@ -157,7 +167,7 @@ class Uploads:
     ) -> Incoming:
         """Raises CommandError where there is no room for it."""
         writer = await self._files.reserve(room, author, name, size)
-        return Incoming(writer, owner, address, ref, self._places)
+        return Incoming(writer, owner, address, ref, self._transfers)
 
     async def take(self, incoming: Incoming, data: bytes) -> File | None:
         """As `Incoming.take`; while the disk has it, nobody's time passes."""

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from fastchat.errors import CommandError, ErrorCode
-from fastchat.files.incoming import STALL_S, Uploads
+from fastchat.files.incoming import STALL_S, IncomingFiles
 from fastchat.process.timings import WorkerTimings
 from support.files_in_memory import Shelf
 from support.raw_websocket import (
@@ -48,7 +48,7 @@ def sharing(
     shelf: Shelf, *, stall_s: float = STALL_S, **arguments: Any
 ) -> contextlib.AbstractContextManager[Server]:
     """A server that keeps its files on a shelf."""
-    return serving(uploads=Uploads(shelf, shelf.places, stall_s=stall_s), **arguments)
+    return serving(incoming_files=IncomingFiles(shelf, shelf.places, stall_s=stall_s), **arguments)
 
 
 @pytest.fixture

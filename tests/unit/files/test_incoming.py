@@ -9,20 +9,20 @@ from typing import Any
 import pytest
 
 from fastchat.errors import CommandError, ErrorCode
-from fastchat.files.incoming import STALL_S, Incoming, Uploads
+from fastchat.files.incoming import STALL_S, Incoming, IncomingFiles
 from fastchat.files.transfers import PROGRESS_BYTES
 from fastchat.limits.connections import ConnectionCount
 from support.files_in_memory import Shelf
 
 
 class Comings:
-    """Uploads to a shelf, in a time that passes when a test says so."""
+    """Incoming files that are stored in memory, and a clock that the test advances."""
 
     def __init__(self, **limits: int) -> None:
         self.now = 0.0
         self.shelf = Shelf()
         self.places = ConnectionCount(**limits)
-        self.uploads = Uploads(self.shelf, self.places, clock=lambda: self.now)
+        self.uploads = IncomingFiles(self.shelf, self.places, clock=lambda: self.now)
 
     async def announce(self, size: int, address: str = "A") -> Incoming:
         return await self.uploads.announce(self, address, "lobby", "alice", "a", size, "r")

@@ -19,7 +19,7 @@ from fastchat.chat import Chat
 from fastchat.connections.context import Context
 from fastchat.connections.registry import Sessions
 from fastchat.files.endpoints import FileEndpoints
-from fastchat.files.incoming import Uploads
+from fastchat.files.incoming import IncomingFiles
 from fastchat.files.retention import Retention
 from fastchat.files.store import FileStore
 from fastchat.history import History
@@ -117,18 +117,18 @@ def build_standalone(
     reserved: int = 0,
     capacity: Capacity | None = None,
     transfers: int | None = None,
-    uploads: Uploads | None = None,
+    incoming_files: IncomingFiles | None = None,
 ) -> StandaloneComponents:
     """Build the only process, in its running loop.
 
     `reserved` is the number of file descriptors that clients cannot have, besides the usual
     ones. The others are for tests: `capacity` and `transfers` come from the limit of open files
-    otherwise, and `uploads` from the settings. Raises SettingError.
+    otherwise, and `incoming_files` from the settings. Raises SettingError.
     """
     metrics = Metrics()
     retention = open_retention(settings, metrics, history)
     rooms = build_rooms(settings, history, metrics, grace_ticks=timings.grace_ticks)
-    base = _build_base(settings, timings, metrics, reserved, capacity, transfers, uploads)
+    base = _build_base(settings, timings, metrics, reserved, capacity, transfers, incoming_files)
     worker = _build_worker(base, listener, MemoryBroker(rooms), presence=rooms, pages=rooms.pages)
     return StandaloneComponents(worker=worker, rooms=rooms, retention=retention)
 
@@ -192,7 +192,7 @@ class _Base:
     authenticator: Authenticator | None
     tls: Tls | None
     files: FileStore | None
-    uploads: Uploads | None
+    incoming_files: IncomingFiles | None
     transfers: int
     capacity: Capacity
     sessions: Sessions
@@ -207,15 +207,15 @@ def _build_base(
     reserved: int = 0,
     capacity: Capacity | None = None,
     transfers: int | None = None,
-    uploads: Uploads | None = None,
+    incoming_files: IncomingFiles | None = None,
 ) -> _Base:
     authenticator = open_authenticator(settings)
     tls = open_tls(settings)
     files = open_files(settings, metrics)
     if transfers is None:
         transfers = count_transfers()
-    if uploads is None and files is not None:
-        uploads = Uploads(files, transfers_of(settings, transfers))
+    if incoming_files is None and files is not None:
+        incoming_files = IncomingFiles(files, transfers_of(settings, transfers))
     if capacity is None:
         capacity = measure_capacity(reserved + (0 if files is None else WAYS * transfers))
     sessions = Sessions(
@@ -240,7 +240,7 @@ def _build_base(
         authenticator=authenticator,
         tls=tls,
         files=files,
-        uploads=uploads,
+        incoming_files=incoming_files,
         transfers=transfers,
         capacity=capacity,
         sessions=sessions,
@@ -263,7 +263,7 @@ def _build_worker(
         metrics=base.metrics,
         authenticator=base.authenticator,
         max_rooms=settings.max_connection_rooms,
-        uploads=base.uploads,
+        incoming_files=base.incoming_files,
         max_chunk_bytes=settings.max_message_bytes,
     )
     broker.open(delivery=base.hub, receiver=chat)
