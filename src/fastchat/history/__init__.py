@@ -1,4 +1,7 @@
-"""Rooms' histories: what was published, numbered, as far back as it is kept."""
+"""Histories: the numbered publications of each room, as far back as they are stored.
+
+`sqlite` and `memory` implement the contract `History`.
+"""
 
 from __future__ import annotations
 
@@ -12,87 +15,101 @@ __all__ = ["Duplicate", "History", "Outcome", "Page"]
 
 
 class Duplicate(NamedTuple):
-    """A draft whose `id` its user has published in its room before, at `offset`."""
+    """The outcome of a draft that repeats a message: the same user, room and `id`.
+
+    `offset` is that of the message that was published first.
+    """
 
     room: str
     id: str
     offset: int
 
 
-#: What becomes of a draft.
+#: The outcome of a draft: it is published, or is a repetition, or is refused.
 Outcome = Publication | Duplicate | CommandError
 
 
 class Page(NamedTuple):
-    """Messages, oldest first; `more` if there are more in the direction asked for."""
+    """Some messages of a room, oldest first.
+
+    `more` says whether the history has further messages in the direction of the request.
+    """
 
     publications: list[Message]
     more: bool
 
 
 class History(Protocol):
-    """The contract of every history; `tests/contracts/history.py` holds them to it.
+    """The contract of every history. `tests/contracts/history.py` tests it.
 
-    * A room begins with its first `position` or `append`, at offset 0 and with a
-      new epoch. Its publications are numbered 1, 2, 3 … without a hole. An offset is
-      never used twice in one epoch; a history that was lost has another epoch.
-    * `append` numbers and keeps its drafts in one step, all or none, before it
-      returns. What it returned is seen by every later read.
-    * A message as it is read is in its present state (`fastchat.history.changes`); a
-      deleted text is nowhere any more.
-    * What is kept is the newest of a room; the oldest go first.
+    * A room starts with the first `position` or `append` that names it, at offset 0 and with
+      a new epoch. Its publications are numbered 1, 2, 3 … without a gap. An offset is never
+      used twice in one epoch. If a room's history is lost, the room gets another epoch.
+    * `append` numbers and stores all of its drafts or none of them, before it returns. Every
+      later read sees them.
+    * Reads return messages in their present state (`fastchat.history.changes`). After a
+      deletion, no read returns the deleted text.
+    * A history stores the newest publications of each room, and drops the oldest first.
 
-    Every method but `prune` raises HistoryError where a disk fails; nothing is changed then.
+    If the disk fails, every method except `prune` raises HistoryError and changes nothing.
     """
 
     def append(self, drafts: Sequence[Draft]) -> list[Outcome]:
-        """Number and keep `drafts`, in order.
+        """Number and store `drafts` in order; return one outcome for each draft.
 
-        A draft with an `id` that its user published in its room before, as far as
-        is remembered, changes nothing and gives a Duplicate; one that may not
-        change the message it names gives a CommandError.
+        The outcome is a Duplicate if the history remembers that the user has published a
+        message with the same `id` in the room. It is a CommandError if the change that the
+        draft asks for is not allowed. Neither outcome changes the room.
         """
         ...
 
     def position(self, room: str) -> Position:
-        """Where a room's stream stands: its epoch, and the offset of its newest publication."""
+        """The end of a room's stream: its epoch, and the offset of its newest publication."""
         ...
 
     def since(self, room: str, position: Position, limit: int) -> list[Publication] | None:
         """All publications after `position`, oldest first.
 
-        None, never a part of them, when the epoch is another, the position lies
-        ahead, some are no longer kept, or there are more than `limit`.
+        The result is complete or None. It is None if the epoch is not the room's, if
+        `position` is ahead of the room, if the history has dropped some of the publications,
+        or if there are more than `limit`.
         """
         ...
 
     def before(self, room: str, offset: int | None, limit: int) -> Page:
-        """The newest messages below `offset` (None: of all), `limit` at most."""
+        """The newest messages below `offset`, at most `limit`; None means the end of the room."""
         ...
 
     def after(self, room: str, offset: int, limit: int) -> Page:
-        """The oldest kept messages above `offset`, `limit` at most."""
+        """The oldest stored messages above `offset`, at most `limit`."""
         ...
 
     async def search(self, room: str, query: str, limit: int) -> list[Message]:
-        """The messages that match `query` (`fastchat.history.search`), the newest first."""
+        """The newest `limit` messages that match `query`, newest first.
+
+        `fastchat.history.search` defines which messages match.
+        """
         ...
 
     def prune(self) -> None:
-        """Drop a little of what is too old; called about once a second.
+        """Drop a limited number of publications that are too old.
 
-        It never raises: what a failing disk keeps is dropped later.
+        The owner calls it about once a second. It never raises: if the disk fails, a later
+        call drops the publications.
         """
         ...
 
     def adopt(self, room: str, epoch: str) -> None:
-        """Give a room in which nothing was published the epoch that its members know."""
+        """Give a room without publications the epoch that its members already know.
+
+        A room with publications keeps its epoch.
+        """
         ...
 
     def forget(self, room: str) -> None:
-        """Forget a room in which nothing was published; its next epoch is another."""
+        """Forget a room without publications; if it starts again, its epoch is a new one."""
         ...
 
     def close(self) -> None:
-        """Keep everything and let go of the disk; nothing is called afterwards."""
+        """Release the files. No method may be called afterwards."""
         ...

@@ -1,4 +1,4 @@
-"""How edits, deletions and reactions change the message they name."""
+"""Edits, deletions and reactions, applied to the message that they name."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from fastchat.protocol import Change, ChangeDraft, Kind, Message, Publication
 
 __all__ = ["amend", "put"]
 
-#: Different emoji under one message; more is a game that others have to look at.
+#: Different emoji under one message: a message with more would fill the screens of all members.
 MAX_EMOJI = 20
-#: Reactions under one message: with the longest names it still fits into a reply.
+#: Reactions under one message. Even with the longest names (32 characters of up to 4 bytes),
+#: the encoded message fits into a reply (`fastchat.protocol.MAX_REPLY_BYTES`).
 MAX_REACTIONS = 1000
 
 
 def amend(found: Publication | None, change: ChangeDraft) -> Message | CommandError:
     """The message after `change`: edited, deleted, or with one reaction more or less.
 
-    `found` is what the history has at the offset that the change names. If the change may not
-    be made, the error says why: edits and deletions are for the message's author and for
-    moderators, reactions for anybody.
+    `found` is the publication at the offset that the change names, or None if the history has
+    none there. The author of a message and moderators can edit and delete it; every user can
+    react to it. If the change is not allowed, the result is the error to send to the client.
     """
     if not isinstance(found, Message) or found.deleted:
         return CommandError(ErrorCode.NOT_FOUND, "There is no such message, or not any more.")
@@ -46,8 +47,8 @@ def _react(message: Message, change: ChangeDraft) -> Message | CommandError:
     if not change.remove:
         names.append(change.username)
     if names:
-        # An emoji that is there keeps its place, so that clients who saw the reactions come and
-        # clients who read them later have the same order.
+        # An emoji keeps its place when it gets another name. So clients that received the
+        # reactions one by one, and clients that read them later, show them in the same order.
         reactions[emoji] = tuple(names)
     else:
         reactions.pop(emoji, None)
@@ -57,9 +58,11 @@ def _react(message: Message, change: ChangeDraft) -> Message | CommandError:
 def put(
     publications: list[Publication], index: int, message: Message
 ) -> list[tuple[Publication, Publication]]:
-    """Put a message's new state in its place among the publications that follow each other.
+    """Replace a message by its new state in a room's publications.
 
-    With a deleted one go the texts of its edits. Returns what was replaced, and by what.
+    `publications` are consecutive, and the message is at `index`. If the message is deleted,
+    the texts of its edits are removed too. Returns each publication that was replaced, with
+    its replacement.
     """
     replaced: list[tuple[Publication, Publication]] = [(publications[index], message)]
     publications[index] = message

@@ -1,4 +1,4 @@
-"""The directory and the file of a SQLite history: locked, checked, opened."""
+"""The directory of a SQLite history, and how its file is locked, checked and opened."""
 
 from __future__ import annotations
 
@@ -16,14 +16,20 @@ from fastchat.history.schema import HISTORY
 __all__ = ["FILE_NAME", "lock", "open_database"]
 
 FILE_NAME = "history.db"
-#: Larger files are not read through at the start.
+#: A larger file is not checked for damage at the start: reading all of it would delay the
+#: server.
 _MAX_CHECKED_BYTES = 256 * 1024 * 1024
-#: A reader, or the checkpoint of a log that has become too long.
+#: A write waits at most this long for another connection: a reader, or the full checkpoint of
+#: a long log (`checkpoints`). After that it fails with HistoryError.
 _BUSY_TIMEOUT_MS = 2000
 
 
 def lock(directory: Path) -> int:
-    """Lock the directory for this process; the lock ends with it, however it ends."""
+    """Lock the directory for this process; return the descriptor that holds the lock.
+
+    The kernel releases the lock when the descriptor is closed or the process ends, even if the
+    process is killed. Raises SettingError if the directory cannot be used or is locked.
+    """
     try:
         directory.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -40,7 +46,11 @@ def lock(directory: Path) -> int:
 
 
 def open_database(file: Path, sync_commits: bool) -> apsw.Connection:
-    """Open, check and migrate a file. Raises SettingError when it cannot be used."""
+    """Open, check and migrate the history's file, and create it if it is missing.
+
+    With `sync_commits`, each commit waits until the disk has it. Raises SettingError if the
+    file cannot be used.
+    """
     try:
         db = open_to_write(
             file,
@@ -51,7 +61,7 @@ def open_database(file: Path, sync_commits: bool) -> apsw.Connection:
         )
     except (apsw.Error, OSError) as error:
         raise SettingError(f"--data: {file} cannot be opened: {error}.") from None
-    db.pragma("wal_autocheckpoint", 0)  # `checkpoints` does that
+    db.pragma("wal_autocheckpoint", 0)  # the thread in `checkpoints` does it instead
     db.pragma("journal_size_limit", WORTH_IT_BYTES)
     db.pragma("cache_size", -16 * 1024)
     return db

@@ -1,4 +1,4 @@
-"""The ids of messages, remembered for a while: a message that is sent twice is published once."""
+"""The ids of recent messages, so that a message that is sent twice is published once."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from fastchat.protocol import timestamp_of
 
 __all__ = ["REMEMBER_IDS_S", "Ids"]
 
-#: An `id` is remembered this long (docs/protocol.md, "Sending twice").
+#: How long an `id` is remembered (docs/protocol.md, "Sending twice").
 REMEMBER_IDS_S = 600.0
 
-# The ids of restored publications, and then all ids in the order of time again.
+# Restored publications can be older than ids in the table, so their ids are added first, and
+# then the table is rewritten in the order of time.
 _ADD_RESTORED = f"""
 INSERT OR IGNORE INTO ids (room, username, id, offset, timestamp)
 SELECT ?1, username, id, key & {OFFSET_MASK}, timestamp FROM publications
@@ -32,9 +33,9 @@ DROP TABLE remembered;
 
 
 class Ids:
-    """The table of ids; every method is called within a transaction.
+    """The table `ids`. Rows are in the order of time, so that expired ids are its first rows.
 
-    `clock` returns seconds since 1970.
+    Each method must be called within a transaction. `clock` returns seconds since 1970.
     """
 
     def __init__(self, db: apsw.Connection, clock: Callable[[], float]) -> None:
@@ -44,11 +45,14 @@ class Ids:
 
     @property
     def has_expired(self) -> bool:
-        """Whether more ids have expired than the last call of `expire` took."""
+        """Whether expired ids may be left after the last call of `expire`."""
         return self._has_expired
 
     def add(self, room: int, owner: str, id: str, offset: int) -> int | None:
-        """Remember an id; returns the offset of its message if it was known already."""
+        """Remember the id of a message; return None if the id is new.
+
+        Otherwise the result is the offset of the message that was published with it.
+        """
         self._db.execute(
             "INSERT OR IGNORE INTO ids (room, username, id, offset, timestamp) "
             "VALUES (?, ?, ?, ?, ?)",
@@ -66,15 +70,15 @@ class Ids:
         return int(known)
 
     def add_restored(self, room: int) -> None:
-        """Remember the ids of a room's publications; `sort` must follow."""
+        """Remember the ids of a room's recent publications; `sort` must be called afterwards."""
         self._db.execute(_ADD_RESTORED, (room, self._oldest()))
 
     def sort(self) -> None:
-        """Put the ids in the order of time, as `expire` expects them."""
+        """Restore the order of time, which `expire` relies on."""
         self._db.execute(_SORT)
 
     def expire(self, limit: int) -> None:
-        """Forget up to `limit` ids that have been remembered long enough."""
+        """Forget up to `limit` ids that are older than `REMEMBER_IDS_S`."""
         ((last, expired),) = select(
             self._db,
             "SELECT max(number), count(*) "

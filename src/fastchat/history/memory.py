@@ -1,4 +1,4 @@
-"""A history in memory: the newest publications of each room, gone with the process."""
+"""A history in memory: the newest publications of each room, lost when the process ends."""
 
 from __future__ import annotations
 
@@ -14,13 +14,19 @@ from fastchat.protocol import Draft, Message, MessageDraft, Position, Publicatio
 
 __all__ = ["MemoryHistory"]
 
-#: What a publication costs beyond its text: the tuple, strings' headers, the index.
+#: Estimated memory of a publication without its text: the tuple, the headers of its strings,
+#: and its entry in the index of ids. `max_bytes` is only as exact as this estimate.
 _OVERHEAD_BYTES = 600
-#: Messages that a search looks at in one turn of the loop: about a millisecond.
+#: Messages that a search examines before other callbacks of the loop run: about a millisecond.
 _SEARCH_STEP = 200
 
 
 class _Log:
+    """The publications of one room, with offsets `first`, `first` + 1 … without a gap.
+
+    `by_id` has the offset of each message with an `id` in `publications`, by owner and id.
+    """
+
     __slots__ = ("by_id", "epoch", "first", "publications")
 
     def __init__(self, epoch: str) -> None:
@@ -38,12 +44,12 @@ class _Log:
         return self.publications[index] if 0 <= index < len(self.publications) else None
 
     def change(self, message: Message) -> int:
-        """Put a message's new state in its place; returns about how many bytes more that is."""
+        """Replace a message by its new state; return how many bytes the room grows, estimated."""
         replaced = put(self.publications, message.offset - self.first, message)
         return sum(_cost(new) - _cost(old) for old, new in replaced)
 
     def drop(self, count: int) -> int:
-        """Drop the oldest `count`; returns about how many bytes that freed."""
+        """Drop the oldest `count` publications; return how many bytes that frees, estimated."""
         freed = 0
         for publication in self.publications[:count]:
             freed += _cost(publication)
@@ -57,10 +63,12 @@ class _Log:
 class MemoryHistory:
     """Implements `fastchat.history.History`.
 
-    Keeps between `max_messages` and an eighth more of each room, and in all rooms
-    together about `max_bytes`: beyond that, the rooms that were silent longest
-    lose their oldest, and one that has lost all is forgotten. An `id` is remembered
-    as long as its publication is kept.
+    * Each room stores its newest `max_messages` publications, and at most an eighth more.
+    * All rooms together store about `max_bytes`. If they have more, the room with the longest
+      silence loses its oldest publications. A room without any left is forgotten.
+    * An `id` is remembered as long as its message is stored.
+
+    `new_epoch` returns a string that no room has had as its epoch.
     """
 
     def __init__(
@@ -71,11 +79,12 @@ class MemoryHistory:
         max_bytes: int = 256 * 1024 * 1024,
     ) -> None:
         self._max_messages = max_messages
-        self._slack = max_messages // 8  # trimmed in steps: a list drops its head in O(n)
+        # Rooms are trimmed in steps, because deleting from the head of a list takes O(n).
+        self._slack = max_messages // 8
         self._max_bytes = max_bytes
         self._new_epoch = new_epoch
         self._bytes = 0
-        self._logs: OrderedDict[str, _Log] = OrderedDict()  # the silent longest first
+        self._logs: OrderedDict[str, _Log] = OrderedDict()  # longest silence first
 
     def append(self, drafts: Sequence[Draft]) -> list[Outcome]:
         return [self._append(draft) for draft in drafts]
@@ -142,10 +151,10 @@ class MemoryHistory:
         return found
 
     def prune(self) -> None:
-        """Nothing: what is too old here is what is too much, and goes at once."""
+        """Do nothing: this history has no limit of age, and `append` obeys its other limits."""
 
     def close(self) -> None:
-        """Nothing: it ends with the process."""
+        """Do nothing: this history has no files."""
 
     def adopt(self, room: str, epoch: str) -> None:
         log = self._log(room)
@@ -168,7 +177,7 @@ class MemoryHistory:
             room, log = next(iter(self._logs.items()))
             self._bytes -= log.drop(max(len(log.publications) // 8, 1))
             if not log.publications:
-                del self._logs[room]  # or empty logs would add up
+                del self._logs[room]  # `_bytes` does not count empty logs, so they must go
 
 
 def _page(publications: Iterable[Publication], limit: int, *, newest_first: bool) -> Page:
@@ -180,6 +189,7 @@ def _page(publications: Iterable[Publication], limit: int, *, newest_first: bool
 
 
 def _cost(publication: Publication) -> int:
+    """The estimated memory of a publication: up to 4 bytes a character, 100 a reaction."""
     reactions = publication.reactions if isinstance(publication, Message) else None
     names = sum(map(len, reactions.values())) if reactions else 0
     return _OVERHEAD_BYTES + 4 * len(publication.text) + 100 * names

@@ -1,4 +1,8 @@
-"""Pruning: the oldest publications of a room go when they are too many or too old."""
+"""Pruning: a room's oldest publications are deleted if they are too many or too old.
+
+Pruning runs on the event loop, so each step deletes a limited number of rows. A room can
+therefore have some publications more than its limit for a while.
+"""
 
 from __future__ import annotations
 
@@ -12,34 +16,41 @@ from fastchat.history.tails import KnownRooms, Room
 
 __all__ = ["PRUNED_AT_ONCE", "Pruner"]
 
-#: Rows that one step of pruning deletes: well under 1 ms.
+#: Rows that one step deletes in one room; deleting them takes well under 1 ms.
 PRUNED_AT_ONCE = 256
-#: Rooms in which one step looks for publications that are too old.
+#: Rooms that one step examines for publications that are too old. With a step a second, each
+#: of N rooms is examined every N / 64 seconds.
 _ROOMS_AT_ONCE = 64
 
 
 class Pruner:
-    """Keeps about the newest `max_messages` of each room; every method is called within a
-    transaction."""
+    """Deletes publications beyond the newest `max_messages` of each room, and old ones.
+
+    A room can have a slack of an eighth of `max_messages`, at most `PRUNED_AT_ONCE`, so that
+    not every turn deletes rows. Each method must be called within a transaction.
+    """
 
     def __init__(self, db: apsw.Connection, rooms: KnownRooms, max_messages: int) -> None:
         self._db = db
         self._rooms = rooms
         self._max_messages = max_messages
         self._slack = min(max_messages // 8 + 1, PRUNED_AT_ONCE)
-        self._last = 0  # number of the room that was last looked at for its age
+        self._last = 0  # number of the last room that `find_aged` has examined
 
     def shorten(self, room: Room) -> None:
-        """Drop the oldest publications of a room that are too many."""
+        """Delete the oldest publications of a room if it has more than its limit and slack."""
         kept = room.head - room.first + 1
         if kept > self._max_messages + self._slack:
-            # More than one turn can bring, and yet a short turn.
+            # This is more than one turn usually adds, and still keeps the turn short.
             excess = min(kept - self._max_messages, 2 * PRUNED_AT_ONCE)
             self.drop(room, room.first + excess)
 
     def find_aged(self, before: str) -> Iterator[tuple[Room, int]]:
-        """Some rooms whose oldest publications are from `before`, with the offset of the first
-        publication to keep. Each call goes on with other rooms."""
+        """Rooms with publications from before the timestamp `before`.
+
+        Each room comes with the offset of its first publication that must stay. Each call
+        examines the next `_ROOMS_AT_ONCE` rooms, and after the last room the first ones again.
+        """
         rooms = select(
             self._db,
             "SELECT number, name FROM rooms WHERE number > ? ORDER BY number LIMIT ?",

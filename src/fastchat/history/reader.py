@@ -1,7 +1,7 @@
-"""A history in SQLite as others read it: other processes, and other threads.
+"""Read access to a SQLite history for other processes and other threads.
 
-What a client has been delivered is committed, so whoever reads the file sees it. Reading goes
-on when the writer does not answer, or is dead.
+A publication is committed before it is delivered, so a reader of the file sees everything that
+clients have received. Reading works even if the writing process is stuck or dead.
 """
 
 from __future__ import annotations
@@ -44,9 +44,10 @@ def read_page(
 
 
 class Stream(NamedTuple):
-    """Where a room's stream stands; what the room contains depends on that alone.
+    """The extent of a room's stream. As long as it does not change, neither does the room.
 
-    `head` is the offset of the newest publication, `first` of the oldest that is kept.
+    `head` is the offset of the newest publication, `first` that of the oldest stored one. If
+    none is stored, `first` is `head` + 1.
     """
 
     epoch: str
@@ -55,10 +56,10 @@ class Stream(NamedTuple):
 
 
 class HistoryReader:
-    """Reads the file of the history in `directory`, which is opened when it is needed.
+    """Reads the history's file in `directory`. The first read opens the file.
 
-    While a checkpoint locks readers out, a read waits for up to `busy_timeout_ms`. Every
-    method but `close` raises HistoryError when the file cannot be read.
+    If SQLite locks readers out for a moment, a read waits at most `busy_timeout_ms`. If the
+    file cannot be read, every method except `close` raises HistoryError.
     """
 
     def __init__(self, directory: Path, *, busy_timeout_ms: int = 500) -> None:
@@ -74,7 +75,7 @@ class HistoryReader:
         return self._read(room, min(offset + 1, OFFSET_MASK), OFFSET_MASK, limit, newest=False)
 
     def stream(self, room: str) -> Stream | None:
-        """Where a room stands; None if nothing was ever published in it."""
+        """The extent of a room's stream; None if nothing was ever published in the room."""
         with self._room(room) as (db, number):
             if number is None:
                 return None
@@ -84,7 +85,7 @@ class HistoryReader:
         return Stream(epoch, head, head + 1 if oldest is None else oldest & OFFSET_MASK)
 
     def texts_with_links(self, room: str) -> Iterator[str]:
-        """The texts of the messages of a room, in their present state, that link to files."""
+        """The present texts of those messages of a room that may link to files."""
         with self._room(room) as (db, number):
             if number is not None:
                 statement = (
@@ -95,7 +96,7 @@ class HistoryReader:
                     yield text
 
     def close(self) -> None:
-        """Let go of the file; a later read opens it again."""
+        """Close the file; a later read opens it again."""
         if self._db is not None:
             self._db.close()
             self._db = None
@@ -108,7 +109,7 @@ class HistoryReader:
 
     @contextmanager
     def _room(self, name: str) -> Iterator[tuple[apsw.Connection, int | None]]:
-        """The file, and a room's number in it."""
+        """The open file, and the room's number, or None if the file does not have the room."""
         with disk_errors():
             if self._db is None:
                 self._db = open_to_read(self._file, busy_timeout_ms=self._busy_timeout_ms)

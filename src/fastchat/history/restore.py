@@ -1,4 +1,7 @@
-"""Rooms of another history, put into a directory as they are (`transfer` reads them)."""
+"""Import of rooms from another history, with their offsets, epochs and ids unchanged.
+
+`transfer` reads the rooms from an export.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +29,14 @@ def restore(
     *,
     clock: Callable[[], float],
 ) -> None:
-    """Keep what another history held; all of it, or none.
+    """Store all `publications` in the history in `directory`, in one transaction.
 
-    `positions` says where each room stands in the end: it is read after `publications`, and
-    may be filled meanwhile. Nothing is kept when `publications` raises. The `id` of a
-    message counts as if the message had been published here. Raises SettingError when the
-    directory cannot be used or one of the rooms has publications there, HistoryError when
-    the disk fails.
+    `positions` has the final position of each room. It is read after `publications`, so the
+    iterator can fill it. Recent ids are remembered as if the messages had been published here.
+    If `publications` raises, nothing is stored.
+
+    Raises SettingError if the directory cannot be used or has publications in one of the
+    rooms, and HistoryError if the disk fails.
     """
     descriptor = lock(directory)
     try:
@@ -71,7 +75,7 @@ def _restore(
 
 
 def _begin(db: apsw.Connection, directory: Path, name: str) -> int:
-    """The number of a room in which nothing was published yet."""
+    """Give a room its row and return its number; raise if the room has publications."""
     db.execute("INSERT OR IGNORE INTO rooms (name, epoch, head) VALUES (?, '', 0)", (name,))
     ((number, head),) = select(db, "SELECT number, head FROM rooms WHERE name = ?", name)
     if head:

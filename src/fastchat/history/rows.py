@@ -1,4 +1,4 @@
-"""Publications as rows of the database, and back."""
+"""Conversion of publications to rows of the database and back."""
 
 from __future__ import annotations
 
@@ -26,11 +26,13 @@ __all__ = [
     "stored",
 ]
 
-#: Publications of one room: 2**40, for 2**23 rooms.
+#: The low bits of a key are the offset, the others the room's number. SQLite's keys are signed
+#: 64-bit integers, so there can be 2**40 publications in a room, and 2**23 rooms.
 OFFSET_BITS = 40
 OFFSET_MASK = (1 << OFFSET_BITS) - 1
-#: Every link to a file has this in it.
+#: A text that does not contain this has no link to a file.
 LINK = FILES_URL + "/"
+#: The column `kind` has the index of a publication's kind (see `schema`).
 _KINDS = (Kind.MESSAGE, Kind.EDIT, Kind.DELETE, Kind.REACT)
 _NUMBER_OF_KIND = {kind: number for number, kind in enumerate(_KINDS)}
 _COLUMNS = (
@@ -42,6 +44,7 @@ SELECT = f"SELECT {_COLUMNS} FROM publications WHERE key BETWEEN ? AND ?"  # noq
 
 
 def row_of(key: int, publication: Publication) -> tuple[Any, ...]:
+    """The values of a publication in the order of `_COLUMNS`, for `INSERT`."""
     if isinstance(publication, Message):
         _, _, username, text, timestamp, author, id, edited, deleted, reactions = publication
         state = (edited, deleted or None, dump_reactions(reactions))
@@ -52,6 +55,7 @@ def row_of(key: int, publication: Publication) -> tuple[Any, ...]:
 
 
 def publication_of(room: str, row: Sequence[Any]) -> Publication:
+    """The publication in a row that `SELECT` has read."""
     key, kind, author, username, text, timestamp, _, target, emoji, remove, *_ = row
     if kind == 0:
         return message_of(room, row)
@@ -70,6 +74,7 @@ def publication_of(room: str, row: Sequence[Any]) -> Publication:
 
 
 def message_of(room: str, row: Sequence[Any]) -> Message:
+    """The message in a row that `SELECT` has read; the row's kind must be 0."""
     key, _, author, username, text, timestamp, id, _, _, _, edited, deleted, reactions = row
     return Message(
         room,
@@ -86,15 +91,16 @@ def message_of(room: str, row: Sequence[Any]) -> Message:
 
 
 def dump_reactions(reactions: Mapping[str, Sequence[str]] | None) -> str | None:
+    """Reactions as JSON, for the column of the same name."""
     return None if reactions is None else orjson.dumps(reactions).decode()
 
 
 def stored(
     db: apsw.Connection, room: str, number: int, first: int = 0, last: int = OFFSET_MASK
 ) -> Iterator[Publication]:
-    """The publications of a room from offset `first` to `last` that a file holds, oldest first.
+    """The stored publications of a room from offset `first` to `last`, oldest first.
 
-    Rows are read as they are asked for.
+    The iterator reads each row only when it is asked for the next publication.
     """
     keys = number << OFFSET_BITS | first, number << OFFSET_BITS | last
     for row in db.execute(f"{SELECT} ORDER BY key", keys):
@@ -103,7 +109,7 @@ def stored(
 
 @contextmanager
 def disk_errors() -> Iterator[None]:
-    """What SQLite raises is a HistoryError to others."""
+    """Raise SQLite's errors in the block as HistoryError."""
     try:
         yield
     except apsw.Error as error:

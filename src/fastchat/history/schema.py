@@ -6,8 +6,9 @@ from fastchat.database import Schema
 
 __all__ = ["HISTORY"]
 
-# `key` is the room's number << 40 | offset: a room's stream is a range of keys.
-# A message's row holds its present state; `deleted` ones have no text any more.
+# A `key` is the room's number << 40 | offset, so the stream of a room is a range of keys.
+# The row of a message has its present state. The text of a deleted message is empty.
+# SQLite stores the statements in each file with their comments. An edit reaches new files only.
 _FIRST = """
 CREATE TABLE rooms (
     number INTEGER PRIMARY KEY,
@@ -45,5 +46,5 @@ HISTORY = Schema(
     application_id=0x66636874,  # "fcht"
     name="a history of fastchat",
     migrations=(_FIRST,),
-    way_out="restore it from a copy, or move it away to begin anew.",
+    way_out="restore it from a copy, or move it away to start with an empty history.",
 )

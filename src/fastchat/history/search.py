@@ -1,11 +1,14 @@
-"""Full-text search (SQLite's FTS5) over rooms' messages, in a file of its own.
+"""Full-text search (SQLite's FTS5) over the messages of rooms.
 
-The index is derived: it follows each room's stream, in which edits and deletions are
-publications too, from where it stopped. It does so when somebody searches that room,
-and not while messages pour in; a deletion alone is carried out at once. It may be
-removed at any time, and is made anew.
+The index is in a file of its own, and all of it can be derived from the history. A search in a
+room first reads the room's stream from where the index stopped. Edits and deletions are
+publications of that stream, so the index follows them too. Appending a message does not touch
+the index, so a burst of messages costs it nothing. Only texts that the history deletes are
+also deleted from the index without waiting for a search.
 
-All of it runs on one thread; the loop never waits for it.
+An operator can remove the file at any time; the next search builds the index again.
+
+All access to the index runs on one thread, so that the event loop never waits for it.
 """
 
 from __future__ import annotations
@@ -30,10 +33,12 @@ __all__ = ["SearchIndex", "matcher", "to_match"]
 logger = logging.getLogger("fastchat.history")
 
 FILE_NAME = "search.db"
+#: Publications that one transaction of the index takes over; they are in memory at once.
 _CHUNK = 500
-#: Not a database; removed while we use it; emptied.
+#: The index is damaged or is no database, its file was removed while it was open
+#: (ReadOnlyError), or its tables are missing (SQLError). In each case it is built again.
 _DAMAGED = (apsw.CorruptError, apsw.NotADBError, apsw.ReadOnlyError, apsw.SQLError)
-#: Terms of a query beyond these are ignored.
+#: Further terms of a query are ignored: each term makes a search slower.
 MAX_TERMS = 16
 
 _TOKENIZER = ("unicode61", ["remove_diacritics", "2"])
@@ -61,10 +66,10 @@ def _terms(query: str) -> list[tuple[str, bool]]:
 
 
 def to_match(query: str) -> str:
-    """A query of FTS5 for what a person typed: words, "quoted phrases", and pre*fixes.
+    """The FTS5 query for a user's query of words, "quoted phrases" and prefix* terms.
 
-    All terms must occur. Whatever else FTS5's syntax knows is taken as text; a query
-    without a word gives an empty string.
+    A text matches if it has all terms, in any order. All other syntax of FTS5 is taken as text.
+    A query without any word gives an empty string.
     """
     return " ".join(
         '"{}"{}'.format(text.replace('"', '""'), "*" if prefix else "")
@@ -73,7 +78,7 @@ def to_match(query: str) -> str:
 
 
 def matcher(query: str) -> Callable[[str], bool]:
-    """The same, for texts in memory: says whether one matches."""
+    """A function that says whether a text matches a query, by the same rules as `to_match`."""
     terms = [(_words(text), prefix) for text, prefix in _terms(query)]
 
     def matches(text: str) -> bool:
@@ -84,7 +89,7 @@ def matcher(query: str) -> Callable[[str], bool]:
 
 
 def _occurs(term: list[str], words: list[str], prefix: bool) -> bool:
-    """Whether the words of a term follow each other, the last perhaps as a prefix."""
+    """Whether a term's words follow each other in `words`; with `prefix`, the last may be cut."""
     *first, last = term
     size = len(first)
     return any(
@@ -95,7 +100,7 @@ def _occurs(term: list[str], words: list[str], prefix: bool) -> bool:
 
 
 def _words(text: str) -> list[str]:
-    """The words of a text as the index has them, without case and diacritics."""
+    """The words of a text as FTS5's tokenizer makes them: without case and diacritics."""
     words = _tokenizer()(
         text.encode(),
         apsw.FTS5_TOKENIZE_DOCUMENT,
@@ -112,7 +117,11 @@ def _tokenizer() -> apsw.FTS5Tokenizer:
 
 
 class SearchIndex:
-    """Searches what `history.db` in `directory` holds. Close it before the history."""
+    """The index of `history.db` in `directory`. It must be closed before the history is.
+
+    Public methods are called on the event loop; those below "On the thread" run on the
+    index's own thread, which alone uses the two connections.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._history_file = directory / "history.db"
@@ -122,9 +131,9 @@ class SearchIndex:
         self._history: apsw.Connection | None = None
 
     async def search(self, room: int, query: str, limit: int) -> list[int]:
-        """The offsets of the messages of a room that match, the newest first.
+        """The offsets of the newest `limit` messages of a room that match, newest first.
 
-        Raises apsw.Error when a file cannot be read.
+        `room` is the room's number. Raises apsw.Error if a file cannot be read.
         """
         match = to_match(query)
         if not match:
@@ -133,10 +142,15 @@ class SearchIndex:
         return await loop.run_in_executor(self._thread, self._search, room, match, limit)
 
     def erase(self, first: int, last: int) -> None:
-        """Remove the texts from key `first` to `last`, which the history has no more; soon."""
+        """Delete the texts from key `first` to `last`, which the history has deleted.
+
+        It returns at once. If the index cannot be written, that is logged, and the next search
+        in the room deletes the texts.
+        """
         self._thread.submit(self._erase, first, last)
 
     def close(self) -> None:
+        """Close the files once all searches and deletions have ended, and stop the thread."""
         self._thread.submit(self._disconnect)
         self._thread.shutdown()
 
@@ -166,7 +180,7 @@ class SearchIndex:
         return [key & OFFSET_MASK for (key,) in rows]
 
     def _follow(self, index: apsw.Connection, history: apsw.Connection, room: int) -> None:
-        """Index what was published in a room since the last time."""
+        """Bring the index of a room up to the room's present state."""
         base = room << OFFSET_BITS
         ((epoch, head),) = select(history, "SELECT epoch, head FROM rooms WHERE number = ?", room)
         known = select(index, "SELECT epoch, offset FROM indexed WHERE room = ?", room)
@@ -200,9 +214,10 @@ class SearchIndex:
     def _apply(
         self, index: apsw.Connection, history: apsw.Connection, key: int, text: str, kind: int
     ) -> None:
+        """Index one publication; `key` is that of the message that it is or changes."""
         if kind == 3:  # a reaction changes no text
             return
-        if kind != 0:  # the message's row has its present text, or none
+        if kind != 0:  # an edit or a deletion: the message's row has its present text, if any
             index.execute("DELETE FROM texts WHERE rowid = ?", (key,))
             found = select(history, "SELECT text FROM publications WHERE key = ?", key)
             text = found[0][0] if found else ""
@@ -216,7 +231,10 @@ class SearchIndex:
         except _DAMAGED:
             self._discard_index()
         except apsw.Error as error:
-            logger.warning("a deleted text stays in the search index until it is used: %s", error)
+            logger.warning(
+                "a deleted text stays in the search index until the next search in its room: %s",
+                error,
+            )
 
     def _connect(self) -> tuple[apsw.Connection, apsw.Connection]:
         if self._history is None:
@@ -233,12 +251,12 @@ class SearchIndex:
         return self._index, self._history
 
     def _discard_index(self) -> None:
-        logger.warning("the search index was lost or damaged, and is made anew")
+        logger.warning("the search index is missing or damaged and will be rebuilt")
         if self._index is not None:
             self._index.close()
             self._index = None
         for name in (FILE_NAME, FILE_NAME + "-journal"):
-            with suppress(OSError):  # what stays is found to be damaged once more
+            with suppress(OSError):  # a file that cannot be removed is found damaged again
                 self._file.with_name(name).unlink()
 
     def _disconnect(self) -> None:
@@ -250,7 +268,7 @@ class SearchIndex:
 def _open_index(file: Path) -> apsw.Connection:
     index = apsw.Connection(str(file))
     index.pragma("secure_delete", True)
-    # It is made anew if it is lost: nothing of it is worth a sync.
+    # A lost index is built again, so it is not worth a sync.
     index.pragma("journal_mode", "truncate")
     index.pragma("synchronous", "OFF")
     index.execute(_SCHEMA)

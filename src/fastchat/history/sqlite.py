@@ -1,20 +1,24 @@
-"""A history in SQLite: durable, and read from memory as far as it is warm.
+"""A history in a SQLite file, with the newest publications of rooms in use in memory.
 
 Theory
 ------
-One file, one writer: the loop's thread. All that a turn of the loop publishes is one
-transaction, committed before any of it is delivered. In WAL mode a commit is a write
-to the page cache, so it survives a killed process; with `sync_commits` it is a sync as
-well, and survives a power loss. Checkpoints run elsewhere (`checkpoints`).
+The history has one file and one writer, the event loop's thread. One call of `append` is one
+transaction, which is committed before any of its publications is delivered. In WAL mode, a
+commit is a write to the page cache, so it survives if the process is killed. With
+`sync_commits` a commit is also a sync, and survives a power loss. Checkpoints run on a thread
+of their own (`checkpoints`).
 
-A publication's row has one integer for a key, the room's number in the upper bits and
-the offset in the lower. A message's row always holds its present state: an edit, a
-deletion or a reaction has a row of its own in the stream, and in the same transaction
-changes the row of its message. So a page needs no folding when it is read, and a
-deleted text is gone.
+The key of a publication's row is one integer: the room's number in the upper bits and the
+offset in the lower bits. The row of a message always has the message's present state. An edit,
+a deletion or a reaction has a row of its own in the stream, and the same transaction changes
+the row of its message. So pages can be read without applying changes, and a deleted text is no
+longer in the file.
 
-The newest publications of the rooms in use are in memory too (`Tail`), which is where
-almost all reads end: a thousand clients that recover the same room read the disk once.
+The newest publications of the rooms in use are also in memory (`Tail`), where almost all reads
+are answered: if a thousand clients recover the same room, the disk is read once.
+
+Memory changes during a transaction, before the commit. If the transaction fails, the state of
+its rooms in memory is dropped and read from the file again (`_forget_uncommitted`).
 """
 
 from __future__ import annotations
@@ -61,11 +65,19 @@ logger = logging.getLogger("fastchat.history")
 
 
 class SqliteHistory:
-    """Implements `fastchat.history.History` on a file in `directory`, which it locks.
+    """Implements `fastchat.history.History` with a file in `directory`, which it locks.
 
-    Keeps about the newest `max_messages` publications a room, none older than
-    `max_age_s` (0: however old). Raises SettingError with one sentence when the
-    directory cannot be used, is in use, or its file is damaged.
+    * `max_messages`: the newest publications that each room stores; `pruning` allows for a
+      few more.
+    * `max_age_s`: publications older than this are dropped; 0 means that age does not matter.
+    * `sync_commits`: whether each commit waits until the disk has it.
+    * `new_epoch`: returns a string that no room has had as its epoch.
+    * `clock`: returns seconds since 1970.
+    * `max_known_rooms`, `max_warm_rooms`: the rooms whose positions, and whose newest
+      publications, are in memory.
+
+    Raises SettingError if the directory cannot be used, is locked by another process, or has
+    a file that is damaged or not a history.
     """
 
     def __init__(
@@ -94,11 +106,12 @@ class SqliteHistory:
         )
         self._ids = Ids(self._db, clock)
         self._pruner = Pruner(self._db, self._rooms, max_messages)
-        self._rows: list[tuple[Any, ...]] = []  # of the transaction, not inserted yet
-        self._created: list[Room] = []  # by the transaction
-        self._erased: list[tuple[Room, int, int]] = []  # by it: room, first and last offset
+        # State of the present transaction; all four are empty between transactions.
+        self._rows: list[tuple[Any, ...]] = []  # rows that are not inserted yet
+        self._created: list[Room] = []  # rooms that got their row
+        self._erased: list[tuple[Room, int, int]] = []  # room, first and last deleted offset
+        self._links: list[tuple[str, str, str]] = []  # room, text before and after
         self._links_changed: Callable[[str, str, str], None] = lambda *change: None
-        self._links: list[tuple[str, str, str]] = []  # by it: room, text before and after
         self._pruning_fails = False
         self._search = SearchIndex(directory)
         self._checkpointer = Checkpointer(self.file)
@@ -113,8 +126,11 @@ class SqliteHistory:
     # Writing
 
     def watch_links(self, changed: Callable[[str, str, str], None]) -> None:
-        """Have it called with a room and a message's text before and after each change, once
-        that is kept, if either has a link to a file."""
+        """Call `changed` after each commit that may add or remove a link to a file.
+
+        It is called with the room and the message's text before and after the change. The text
+        before is empty for a new message, the text after for a deletion.
+        """
         self._links_changed = changed
 
     def append(self, drafts: Sequence[Draft]) -> list[Outcome]:
@@ -132,6 +148,7 @@ class SqliteHistory:
         return outcomes
 
     def _append(self, draft: Draft) -> Outcome:
+        """Apply one draft in memory, and prepare its row, within a transaction."""
         room = self._rooms.get(draft.room)
         if isinstance(draft, MessageDraft):
             number = self._create(room) if room.number is None else room.number
@@ -160,7 +177,7 @@ class SqliteHistory:
         return publication
 
     def _create(self, room: Room) -> int:
-        """Give a room its row and its number."""
+        """Insert the row of a room, which gives the room its number."""
         self._created.append(room)
         self._db.execute(
             "INSERT INTO rooms (name, epoch, head) VALUES (?, ?, 0)", (room.name, room.epoch)
@@ -169,7 +186,10 @@ class SqliteHistory:
         return room.number
 
     def _change(self, room: Room, message: Message) -> None:
-        """Write a message's new state, here and in memory; the edits of a deleted one go too."""
+        """Write a message's new state to the file and to memory.
+
+        If the message is deleted, the texts of its edits are deleted too.
+        """
         self._insert_rows()
         key = room.key(message.offset)
         self._db.execute(
@@ -196,14 +216,14 @@ class SqliteHistory:
             put(tail.publications, index, message)
 
     def _settle(self, room: Room) -> None:
-        """At the end of a transaction: write the room's head, and drop its oldest if need be."""
+        """Write a room's head at the end of a transaction, and drop its oldest publications."""
         if room.number is not None:
             statement = "UPDATE rooms SET head = ? WHERE number = ?"
             self._db.execute(statement, (room.head, room.number))
             self._pruner.shorten(room)
 
     def prune(self) -> None:
-        """One small step of pruning by age; to be called about once a second."""
+        """Forget some expired ids, and drop publications of some rooms that are too old."""
         touched: set[str] = set()
         try:
             with self._transaction(touched):
@@ -212,10 +232,10 @@ class SqliteHistory:
                     self._drop_aged(touched)
         except HistoryError as error:
             if not self._pruning_fails:
-                logger.warning("what is too old cannot be dropped, and is tried again: %s", error)
+                logger.warning("old messages could not be deleted; will retry: %s", error)
             self._pruning_fails = True
         else:
-            # A step in which nothing was due proves nothing.
+            # If nothing was due, the success does not show that deleting works again.
             self._pruning_fails = self._pruning_fails and not touched
 
     def _drop_aged(self, touched: set[str]) -> None:
@@ -288,7 +308,7 @@ class SqliteHistory:
             return read_page(self._db, room.name, room.number, low, high, limit, newest=newest)
 
     def _find(self, room: Room, offset: int) -> Publication | None:
-        """A kept publication, from memory or from the file."""
+        """A stored publication, from memory or from the file; None if there is none."""
         tail = self._rooms.warm_tail(room)
         index = tail.find(offset) if tail else None
         if tail is not None and index is not None:
@@ -304,9 +324,10 @@ class SqliteHistory:
 
     @contextmanager
     def _transaction(self, touched: set[str]) -> Iterator[None]:
-        """All of it or nothing, in the file and here; `touched` names the rooms it changes.
+        """Commit the changes of the block; if it raises, undo them in the file and in memory.
 
-        Raises HistoryError when the disk fails.
+        `touched` has the names of the rooms that the block changes; the block can add to it.
+        Raises HistoryError if the disk fails.
         """
         try:
             with disk_errors():
@@ -326,9 +347,9 @@ class SqliteHistory:
             self._search.erase(room.key(first), room.key(last))
 
     def _forget_uncommitted(self, names: Iterable[str]) -> None:
-        """After a failed transaction: what it changed in memory is read again."""
+        """Undo a failed transaction in memory; `names` are the rooms that it changed."""
         self._rows.clear()
-        for room in self._created:  # nothing of them was ever kept but the epoch, here
+        for room in self._created:  # the file does not have them; memory keeps their epoch
             room.number, room.first, room.head = None, 1, 0
         self._created.clear()
         self._erased.clear()
@@ -337,6 +358,7 @@ class SqliteHistory:
             self._rooms.read_again(name)
 
     def _insert_rows(self) -> None:
+        """Insert the prepared rows, all at once, which is faster than one by one."""
         if self._rows:
             self._db.executemany(INSERT, self._rows)
             self._rows.clear()

@@ -1,4 +1,4 @@
-"""What a SQLite history has of its rooms in memory: where they stand, and their newest."""
+"""The rooms of a SQLite history in memory: their positions and their newest publications."""
 
 from __future__ import annotations
 
@@ -13,12 +13,17 @@ from fastchat.protocol import MAX_HISTORY, MAX_REPLY_BYTES, Publication
 
 __all__ = ["KnownRooms", "Room", "Tail"]
 
-#: Known rooms that are looked at, to forget some, when there are too many.
+#: Rooms that one call examines to forget some, if too many are known. It is more than one, so
+#: that the number of rooms falls although some of them have to stay.
 _FORGET_STEP = 8
 
 
 class Room:
-    """Where a room's stream stands; `number` is None until something is published."""
+    """The extent of a room's stream.
+
+    `number` is the room's number in the file, and None until something is published. `first`
+    is the oldest stored offset, `head` the newest; if nothing is stored, `first` is `head` + 1.
+    """
 
     __slots__ = ("epoch", "first", "head", "name", "number")
 
@@ -26,18 +31,20 @@ class Room:
         self.name = name
         self.number = number
         self.epoch = epoch
-        self.first = first  # the oldest offset that is kept
+        self.first = first
         self.head = head
 
     def key(self, offset: int) -> int:
+        """The key of a publication in the file; the room must have a number."""
         assert self.number is not None
         return self.number << OFFSET_BITS | offset
 
 
 class Tail:
-    """The newest publications of a room, without a hole, up to its head.
+    """The newest publications of a room up to its head, without a gap.
 
-    At least as many as a reply may hold: `MAX_HISTORY`, or `MAX_REPLY_BYTES` of text.
+    There are at least as many as fit into a reply: `MAX_HISTORY` of them, or `MAX_REPLY_BYTES`
+    of text. There are at most twice as many, so that not every `append` has to trim.
     """
 
     __slots__ = ("_chars", "publications")
@@ -62,7 +69,7 @@ class Tail:
         del self.publications[: len(self.publications) - kept]
 
     def find(self, offset: int) -> int | None:
-        """The index of a publication."""
+        """The index of a publication; None if the tail does not have it."""
         if not self.publications:
             return None
         index = offset - self.publications[0].offset
@@ -70,10 +77,11 @@ class Tail:
 
 
 class KnownRooms:
-    """The rooms whose place in their stream is in memory, and the tails of those in use.
+    """The rooms whose positions are in memory, and the tails of those in use.
 
-    A room is read from the file when it is asked for. Beyond `max_rooms` and `max_tails`, the
-    least used are forgotten; a room in which nothing was published exists only here, and stays.
+    A room is read from the file when it is first asked for. If there are more than `max_rooms`
+    rooms or `max_tails` tails, the least recently used ones are forgotten. A room without
+    publications is not in the file, so it stays here until `forget_silent`.
     """
 
     def __init__(
@@ -88,26 +96,26 @@ class KnownRooms:
         self._new_epoch = new_epoch
         self._max_rooms = max_rooms
         self._max_tails = max_tails
-        self._rooms: OrderedDict[str, Room] = OrderedDict()  # the least used first
+        self._rooms: OrderedDict[str, Room] = OrderedDict()  # least recently used first
         self._tails: OrderedDict[str, Tail] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._rooms)
 
     def get(self, name: str) -> Room:
-        """A room; one that is not in the file begins here, with a new epoch."""
+        """The room of this name; if the file does not have it, it starts with a new epoch."""
         room = self._rooms.get(name)
         if room is None:
             room = self._rooms[name] = self._load(name)
         else:
             self._rooms.move_to_end(name)
-        # In a transaction, a room may be ahead of the file.
+        # During a transaction a room can be ahead of the file, and would be read back wrongly.
         if len(self._rooms) > self._max_rooms and not self._db.in_transaction:
             self._forget_oldest(but=name)
         return room
 
     def tail(self, room: Room) -> Tail:
-        """A room's newest publications, read from the file if they are not here."""
+        """A room's newest publications; they are read from the file if they are not in memory."""
         tail = self._tails.get(room.name)
         if tail is None:
             low = max(room.first, room.head - MAX_HISTORY + 1)
@@ -119,31 +127,35 @@ class KnownRooms:
         return tail
 
     def warm_tail(self, room: Room) -> Tail | None:
-        """A room's newest publications if they are here."""
+        """A room's newest publications if they are in memory, otherwise None."""
         return self._tails.get(room.name)
 
     def read(self, room: Room, low: int) -> list[Publication]:
-        """All publications of a room from offset `low` on, from the file."""
+        """All publications of a room from offset `low` to its head, read from the file."""
         if room.number is None:
             return []
         with disk_errors():
             return list(stored(self._db, room.name, room.number, low, room.head))
 
     def forget_silent(self, name: str) -> None:
-        """Forget a room in which nothing was published."""
+        """Forget a room if nothing was published in it."""
         room = self._rooms.get(name)
         if room is not None and room.number is None:
             del self._rooms[name]
             self._tails.pop(name, None)
 
     def read_again(self, name: str) -> None:
-        """Forget a room's state, which is not that of the file: it is read when asked for."""
+        """Forget a room's state because it differs from the file; `get` reads it again.
+
+        A room that is not in the file keeps its epoch, which only memory has.
+        """
         self._tails.pop(name, None)
         room = self._rooms.get(name)
         if room is not None and room.number is not None:
             del self._rooms[name]
 
     def _load(self, name: str) -> Room:
+        """Read a room's position from the file, or start a new room."""
         with disk_errors():
             row = self._db.execute(
                 "SELECT number, epoch, head FROM rooms WHERE name = ?", (name,)
@@ -161,8 +173,9 @@ class KnownRooms:
         return room
 
     def _forget_oldest(self, *, but: str) -> None:
+        """Forget some of the least recently used rooms that the file has; `but` stays."""
         for name in tuple(islice(self._rooms, _FORGET_STEP)):
             if self._rooms[name].number is None or name in self._tails:
-                self._rooms.move_to_end(name)  # not to be looked at again soon
+                self._rooms.move_to_end(name)  # so that the next call examines other rooms
             elif name != but:
                 del self._rooms[name]
