@@ -1,7 +1,7 @@
-"""A SQLite file of ours: opened, checked to be ours and whole, brought to its newest schema.
+"""Opens the SQLite files of fastchat: checks that a file is fastchat's and whole, and migrates it.
 
-A file that cannot be used stays as it was, to the byte, so that the program to which it belongs,
-or a newer fastchat, finds it again.
+If a file cannot be used, not a byte of it changes. So another program to which it belongs, or
+a newer fastchat, can still use it.
 """
 
 from __future__ import annotations
@@ -28,11 +28,14 @@ __all__ = [
 
 
 class Schema(NamedTuple):
-    """What a kind of file contains, and how older files of this kind become like it.
+    """The contents of one kind of file, and the migrations that bring an older file to them.
 
-    `application_id` is in the file's header (`PRAGMA application_id`). `migrations` are in
-    order: number i, a script or a function, takes a file from version i to i + 1. `name` and
-    `way_out` are for errors: what the file should be, and what can be done if it is not.
+    * `application_id`: the number in the file's header (`PRAGMA application_id`) that marks
+      this kind of file.
+    * `name`: what such a file is, for errors ("a history of fastchat").
+    * `migrations`: scripts or functions in order; number i takes a file from version i to
+      version i + 1. The version is `PRAGMA user_version`.
+    * `way_out`: what a person can do about an unusable file, for errors.
     """
 
     application_id: int
@@ -42,7 +45,10 @@ class Schema(NamedTuple):
 
 
 class Unusable(Exception):
-    """A file is not ours, damaged, or newer than this program; says so after the file's name."""
+    """A file cannot be used: it is another program's, damaged, or newer than this program.
+
+    The message is a predicate that completes a sentence which starts with the file's name.
+    """
 
 
 def select(connection: apsw.Connection, statement: str, *bindings: Any) -> list[tuple[Any, ...]]:
@@ -58,11 +64,13 @@ def open_to_write(
     sync_commits: bool,
     max_checked_bytes: int = 0,
 ) -> apsw.Connection:
-    """Open a file, which is made if it is missing, in WAL mode and with the newest schema.
+    """Open a file in WAL mode with the newest schema, and create it if it is missing.
 
-    With `sync_commits`, each commit is on the disk before it returns. A file of up to
-    `max_checked_bytes` is read through, to see that it is not damaged. Raises SettingError
-    when the file cannot be used, and apsw.Error or OSError when the disk fails.
+    * `busy_timeout_ms`: a statement waits at most this long for locks of other connections.
+    * `sync_commits`: whether each commit waits until the disk has it.
+    * `max_checked_bytes`: all of a file up to this size is read, to find damage.
+
+    Raises SettingError if the file cannot be used, and apsw.Error or OSError if the disk fails.
     """
     connection = apsw.Connection(str(file))
     try:
@@ -84,11 +92,11 @@ def open_to_write(
 def open_to_read(
     file: Path, *, busy_timeout_ms: int, or_immutable: bool = False
 ) -> apsw.Connection:
-    """Open a file that another process may be writing, without any change to it.
+    """Open a file read-only, even while another process writes to it.
 
-    SQLite needs to write beside a file in WAL mode even for reading. With `or_immutable`, a
-    file in a directory where that is not allowed is read as one that nobody changes. Raises
-    apsw.Error.
+    Even to read a file in WAL mode, SQLite must write a file beside it. If the directory does
+    not allow that and `or_immutable` is set, the file is read on the assumption that no process
+    changes it. Raises apsw.Error if the file cannot be opened.
     """
     connection = apsw.Connection(str(file), flags=apsw.SQLITE_OPEN_READONLY)
     connection.set_busy_timeout(busy_timeout_ms)
@@ -103,9 +111,9 @@ def open_to_read(
 
 
 def check(connection: apsw.Connection, schema: Schema) -> None:
-    """Raise Unusable when a file is not of this schema, or newer than this program.
+    """Raise Unusable if a file is not of this schema, or is newer than this program.
 
-    It only reads. An empty file can become anything.
+    The check only reads. An empty file passes: it can become a file of any schema.
     """
     version, application = connection.pragma("user_version"), connection.pragma("application_id")
     empty = not (version or application or select(connection, "SELECT 1 FROM sqlite_schema"))
@@ -116,14 +124,17 @@ def check(connection: apsw.Connection, schema: Schema) -> None:
 
 
 def is_current(connection: apsw.Connection, schema: Schema) -> bool:
-    """Whether no migration is missing in a file that passed `check`."""
+    """Whether a file that has passed `check` needs no migration."""
     version: int = connection.pragma("user_version")
     return version == len(schema.migrations)
 
 
 @contextmanager
 def transaction(connection: apsw.Connection) -> Iterator[None]:
-    """All of the block or nothing; no other connection writes meanwhile."""
+    """Commit the changes of the block; if it raises, undo them.
+
+    No other connection can write until the block ends.
+    """
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
@@ -140,8 +151,8 @@ def _prepare(
     busy_timeout_ms: int,
     max_checked_bytes: int,
 ) -> None:
-    # Until the file is known to be ours and whole, nothing may write into it: not the
-    # change to WAL mode, and not the checkpoint of a log at closing.
+    # Until the file is known to be fastchat's and whole, nothing may write into it: not the
+    # change to WAL mode, and not the checkpoint that SQLite runs when it closes a file.
     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
     connection.set_busy_timeout(busy_timeout_ms)
     check(connection, schema)
@@ -149,14 +160,14 @@ def _prepare(
         raise Unusable("is damaged")
     connection.pragma("secure_delete", True)
     if connection.pragma("journal_mode", "wal") != "wal":
-        raise Unusable("is on a file system that has no shared memory for its log")
+        raise Unusable("is on a file system without the shared memory that SQLite's log needs")
     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
 
 
 def _migrate(connection: apsw.Connection, schema: Schema) -> None:
     """Bring a file to the newest version, in one transaction."""
     if is_current(connection, schema):
-        return  # nothing is written: a server starts on a full disk, too
+        return  # without a write, so that a server can start on a full disk
     with connection:
         for migration in schema.migrations[connection.pragma("user_version") :]:
             if isinstance(migration, str):

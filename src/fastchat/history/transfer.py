@@ -1,18 +1,18 @@
-"""A history's way out of its directory and into another: `fastchat export` and `import`.
+"""Export and import of a history as JSON Lines: `fastchat export` and `fastchat import`.
 
-An export is JSON Lines. Each room begins with a header, which says what is to come:
+Each room starts with a header, which announces its publications:
 
     {"format":"fastchat","version":1,"room":"lobby","epoch":"V-mb…","first":1,"head":42}
 
-and then has one line for each publication that is kept, `first` to `head` without a
-hole, with everything that is stored of it. So exports can be strung together, and one
-that was cut off is recognised.
+One line for each stored publication follows, from `first` to `head` without a gap. A line has
+everything that the history stores about the publication. So exports can be concatenated, and
+an import notices if an export was cut off.
 
-Lines without a header are foreign: `username` and `text`, maybe `timestamp` and
-`room`. They are numbered as they come.
+Lines before the first header are foreign: messages from another program. They have `username`
+and `text`, and can have `timestamp` and `room`. The import numbers them in their order.
 
-An import is one transaction over everything: after a bad line, and its repair, the
-same file can be imported again. It holds one line at a time in memory.
+An import is one transaction. If a line is bad, nothing is imported, and the same file can be
+imported again after the line was corrected. An import has one line in memory at a time.
 """
 
 from __future__ import annotations
@@ -53,33 +53,38 @@ from fastchat.protocol import (
 
 __all__ = ["Imported", "export_file", "export_rooms", "import_rooms"]
 
+#: The values of `format` and `version` in a header. Another format gets another version.
 FORMAT, VERSION = "fastchat", 1
-#: A line is held in memory. A server makes none of more than some 200 kB; the rest is for
-#: those who write such files themselves.
+#: A line must fit into memory. An export's lines have at most about 200 kB; the limit leaves
+#: room for files that other programs write.
 MAX_LINE_BYTES = 64 * 1024 * 1024
-#: A message's author is a digest of 18 characters.
+#: The author of a user without a token is a digest of 18 characters.
 MAX_AUTHOR_CHARS = 64
+#: An export waits at most this long while a running server locks its file.
 BUSY_TIMEOUT_MS = 5000
 
 _APPEND_NEWLINE = orjson.OPT_APPEND_NEWLINE
 
 
 class Imported(NamedTuple):
-    """How much an import has brought."""
+    """The numbers of rooms and publications that an import has added."""
 
     rooms: int
     publications: int
 
 
-# Out
+# Export
 
 
 def export_file(directory: Path, room: str | None, file: Path) -> None:
-    """Export into `file`, which is there when all is in it, and else is as it was.
+    """Export a room, or all rooms (`None`), into `file`.
 
-    Raises SettingError as `export_rooms` does, and when `file` cannot be written.
+    The export is written beside `file` and then replaces it, so `file` is complete, or remains
+    as it was if the export fails. Raises SettingError if `export_rooms` raises it, or if `file`
+    cannot be written.
     """
-    if file.exists() and not file.is_file():  # a pipe, or /dev/stdout: nothing to replace
+    # A pipe or a device cannot be replaced; it is written to directly.
+    if file.exists() and not file.is_file():
         with _writing(file), file.open("wb") as out:
             export_rooms(directory, room, out)
         return
@@ -95,11 +100,12 @@ def export_file(directory: Path, room: str | None, file: Path) -> None:
 
 
 def export_rooms(directory: Path, room: str | None, out: BinaryIO) -> None:
-    """Write a room, or all of them (`None`), as they stand at this moment.
+    """Write a room, or all rooms (`None`), in their state at the time of the call.
 
-    Only reads, and takes no lock that a server waits for; a running server goes on,
-    but its log on disk grows until the export has ended. Raises SettingError when
-    there is no such room or the file cannot be read, OSError when `out` fails.
+    A server that runs on `directory` continues: the export only reads, and takes no lock that
+    the server waits for. The server's write-ahead log grows until the export has ended. Raises
+    SettingError if the room does not exist or the file cannot be read, and OSError if `out`
+    cannot be written.
     """
     with _snapshot(directory) as db:
         names = select(db, "SELECT name FROM rooms WHERE head > 0 ORDER BY name")
@@ -157,10 +163,10 @@ def _line(publication: Publication) -> bytes:
 
 @contextlib.contextmanager
 def _snapshot(directory: Path) -> Iterator[apsw.Connection]:
-    """A connection that sees one moment of a history, and cannot write."""
+    """A read-only connection that sees the history as it is now, whatever is written later."""
     file = directory / FILE_NAME
     if not file.is_file():
-        raise SettingError(f"--data {directory} holds no history: there is no {FILE_NAME}.")
+        raise SettingError(f"--data {directory} holds no history: there is no {FILE_NAME} in it.")
     try:
         db = open_to_read(file, busy_timeout_ms=BUSY_TIMEOUT_MS, or_immutable=True)
         with contextlib.closing(db):
@@ -178,8 +184,8 @@ def _check_version(db: apsw.Connection, file: Path) -> None:
         raise SettingError(f"--data: {file} {error}.") from None
     if not is_current(db, HISTORY):
         raise SettingError(
-            f"--data: {file} was written by an older fastchat; run `fastchat serve` on it "
-            "once, or export it with that one."
+            f"--data: {file} was written by an older fastchat; run `fastchat serve` on the "
+            "directory once, or export it with the older version."
         )
 
 
@@ -193,14 +199,15 @@ def _writing(file: Path) -> Iterator[None]:
         raise SettingError(f"--output {file} cannot be written: {error.strerror}.") from None
 
 
-# In
+# Import
 
 
 def import_rooms(directory: Path, lines: BinaryIO, name: str, default_room: str) -> Imported:
-    """Restore rooms from `lines`, of the file `name`; all of them, or none.
+    """Import all rooms in `lines` into the history in `directory`, or none of them.
 
-    Lines of no room go to `default_room`. Raises SettingError, with the number of the
-    line where it is one's fault, and HistoryError when the disk fails.
+    `name` is the name of the file for error sentences. Foreign lines without a `room` are
+    messages in `default_room`. Raises SettingError, with the number of the line if a line is
+    bad, and HistoryError if the disk fails.
     """
     reader = _Reader(lines, name, default_room)
     restore(directory, reader.publications(), reader.positions, clock=time.time)
@@ -211,8 +218,8 @@ def _new_epoch() -> str:
     return secrets.token_urlsafe(16)
 
 
-class _Bad(Exception):
-    """What is wrong with a line."""
+class _BadLine(Exception):
+    """A line cannot be imported; the message is a sentence that says why."""
 
 
 class _Header(NamedTuple):
@@ -223,7 +230,12 @@ class _Header(NamedTuple):
 
 
 class _Reader:
-    """Makes publications of lines; `positions` says where the rooms stand after these."""
+    """Parses lines into publications.
+
+    `positions` has the final position of each room, and `count` the number of publications,
+    once `publications` has ended. `_header` is that of the present room; None before the first
+    header, where lines are foreign.
+    """
 
     def __init__(self, lines: BinaryIO, name: str, default_room: str) -> None:
         self.positions: dict[str, Position] = {}
@@ -232,10 +244,11 @@ class _Reader:
         self._name = name
         self._default_room = default_room
         self._header: _Header | None = None
-        self._next = 0  # the offset that the header's room goes on with
+        self._next = 0  # the offset of the next publication in the present room
         self._now = protocol.timestamp_of(time.time())
 
     def publications(self) -> Iterator[Publication]:
+        """Read the lines one by one; raise SettingError at the first bad line."""
         number = 0
         try:
             while line := self._lines.readline(MAX_LINE_BYTES + 1):
@@ -248,12 +261,12 @@ class _Reader:
             self._end_room()
         except CommandError as refusal:
             raise self._refusal(number, refusal.message) from None
-        except _Bad as bad:
+        except _BadLine as bad:
             raise self._refusal(number, str(bad)) from None
         except OSError as error:
             raise SettingError(f"{self._name} cannot be read: {error.strerror}.") from None
         if not self.positions:
-            raise SettingError(f"{self._name} is empty: there is nothing to import.")
+            raise SettingError(f"{self._name} is empty, so there is nothing to import.")
 
     def _refusal(self, number: int, why: str) -> SettingError:
         return SettingError(f"{self._name}, line {number}: {why} Nothing was imported.")
@@ -268,7 +281,7 @@ class _Reader:
 
     def _begin_room(self, header: _Header) -> None:
         if header.room in self.positions:
-            raise _Bad(f"The room “{header.room}” was there before.")
+            raise _BadLine(f"The room “{header.room}” occurs twice in the file.")
         self._header = header
         self._next = header.first
         self.positions[header.room] = Position(header.epoch, header.head)
@@ -276,25 +289,27 @@ class _Reader:
     def _end_room(self) -> None:
         header = self._header
         if header is not None and self._next <= header.head:
-            raise _Bad(
-                f"The room “{header.room}” ends before offset {self._next}, "
-                f"and should go on to {header.head}."
+            raise _BadLine(
+                f"The room “{header.room}” ends before offset {self._next}; "
+                f"by its header it has publications up to {header.head}."
             )
 
     def _exported(self, fields: dict[str, Any]) -> Publication:
         assert self._header is not None
         _, _, _, head = self._header
         if fields.get("room") != self._header.room:
-            raise _Bad(f"Its `room` is not “{self._header.room}”, as the header says.")
+            raise _BadLine(f"`room` must be “{self._header.room}”, the room of the header.")
         offset = _offset(fields, "offset")
         if offset != self._next or offset > head:
-            raise _Bad(f"Its `offset` is {offset}, not {self._next} of {head}.")
+            raise _BadLine(
+                f"`offset` is {offset}; the next one must be {self._next}, and the last {head}."
+            )
         self._next += 1
         return _publication(fields, self._header.room, offset)
 
     def _foreign(self, fields: dict[str, Any]) -> Message:
         if fields.get("type", Kind.MESSAGE) != Kind.MESSAGE:
-            raise _Bad("Without a header, only messages can be imported.")
+            raise _BadLine("Without a header, only messages can be imported.")
         room = check_room(fields.get("room", self._default_room))
         epoch, last = self.positions.get(room) or (_new_epoch(), 0)
         self.positions[room] = Position(epoch, last + 1)
@@ -310,31 +325,31 @@ class _Reader:
 
 def _load(line: bytes) -> dict[str, Any]:
     if len(line) > MAX_LINE_BYTES:
-        raise _Bad(f"It is longer than {MAX_LINE_BYTES:,} bytes.")
+        raise _BadLine(f"The line is longer than {MAX_LINE_BYTES:,} bytes.")
     try:
         fields = orjson.loads(line)
     except orjson.JSONDecodeError:
-        raise _Bad("It is not valid JSON.") from None
+        raise _BadLine("The line is not valid JSON.") from None
     if type(fields) is not dict:
-        raise _Bad("It is not a JSON object.")
+        raise _BadLine("The line is not a JSON object.")
     return fields
 
 
 def _header(fields: dict[str, Any]) -> _Header:
     if fields["format"] != FORMAT or fields.get("version") != VERSION:
-        raise _Bad(f"This is not version {VERSION} of fastchat's exports.")
+        raise _BadLine(f"The header is not one of a fastchat export of version {VERSION}.")
     room = check_room(fields.get("room"))
     head, first = _offset(fields, "head"), _offset(fields, "first")
     if first > head + 1:
-        raise _Bad("Its `first` is beyond its `head`.")
+        raise _BadLine("`first` is greater than `head`.")
     epoch = fields.get("epoch")
-    if epoch is None:  # taken out by hand: then it is another history
+    if epoch is None:  # removed by a person, so that no client recovers into the room
         return _Header(room, _new_epoch(), first, head)
     return _Header(room, check_epoch(epoch), first, head)
 
 
 def _publication(fields: dict[str, Any], room: str, offset: int) -> Publication:
-    """The publication of one line of an export; the rules are those of a client's command."""
+    """The publication in a line of an export; values obey the same rules as in commands."""
     kind = _kind(fields)
     return (
         _message(fields, room, offset)
@@ -347,7 +362,7 @@ def _message(fields: dict[str, Any], room: str, offset: int) -> Message:
     id, edited, reactions = (fields.get(name) for name in ("id", "edited", "reactions"))
     text, deleted = fields.get("text"), _flag(fields, "deleted")
     if deleted and text != "":
-        raise _Bad("A deleted message has no text: its `text` is empty.")
+        raise _BadLine("The message is deleted, so `text` must be empty.")
     return Message(
         room,
         offset,
@@ -369,7 +384,7 @@ def _change(fields: dict[str, Any], room: str, offset: int, kind: Kind) -> Chang
         room,
         offset,
         check_username(fields.get("username")),
-        "" if text == "" else check_text(text),  # that of a deleted message's edit is gone
+        "" if text == "" else check_text(text),  # an edit of a deleted message has no text
         _timestamp(fields.get("timestamp")),
         _author(fields.get("author", "")),
         kind,
@@ -383,26 +398,26 @@ def _kind(fields: dict[str, Any]) -> Kind:
     try:
         return Kind(fields["type"])
     except (KeyError, ValueError):
-        raise _Bad("Its `type` is not message, edit, delete or react.") from None
+        raise _BadLine("`type` must be message, edit, delete or react.") from None
 
 
 def _target(fields: dict[str, Any], offset: int) -> int:
     target = fields.get("target")
     if type(target) is int and 1 <= target < offset:
         return target
-    raise _Bad("Its `target` is not an offset before its own.")
+    raise _BadLine("`target` must be an offset below the line's own.")
 
 
 def _flag(fields: dict[str, Any], name: str) -> bool:
     value = fields.get(name, False)
     if type(value) is bool:
         return value
-    raise _Bad(f"`{name}` is true or false.")
+    raise _BadLine(f"`{name}` must be true or false.")
 
 
 def _reactions(reactions: Any) -> dict[str, tuple[str, ...]]:
     if type(reactions) is not dict or not all(type(each) is list for each in reactions.values()):
-        raise _Bad("`reactions` is an object: for each emoji a list of names.")
+        raise _BadLine("`reactions` must be an object with a list of names for each emoji.")
     return {
         check_emoji(emoji): tuple(map(check_username, names)) for emoji, names in reactions.items()
     }
@@ -411,23 +426,24 @@ def _reactions(reactions: Any) -> dict[str, tuple[str, ...]]:
 def _author(author: Any) -> str:
     if type(author) is str and len(author) <= MAX_AUTHOR_CHARS:
         return author
-    raise _Bad(f"`author` is a string of at most {MAX_AUTHOR_CHARS} characters.")
+    raise _BadLine(f"`author` must be a string of at most {MAX_AUTHOR_CHARS} characters.")
 
 
 def _offset(fields: dict[str, Any], name: str) -> int:
     value = fields.get(name)
-    if type(value) is int and 1 <= value < OFFSET_MASK:  # `first` may be one above the head
+    # Less than OFFSET_MASK, because `first` can be one above the head.
+    if type(value) is int and 1 <= value < OFFSET_MASK:
         return value
-    raise _Bad(f"`{name}` is a whole number from 1.")
+    raise _BadLine(f"`{name}` must be a whole number from 1.")
 
 
 _STAMP = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
 
 
 def _timestamp(stamp: Any) -> str:
-    """RFC 3339 in any zone, as the history keeps it: in UTC with milliseconds."""
+    """A time in RFC 3339 in any zone, as the history stores it: in UTC with milliseconds."""
     if type(stamp) is str and _STAMP.fullmatch(stamp):
         with contextlib.suppress(ValueError, OverflowError):
             moment = datetime.fromisoformat(stamp).astimezone(UTC)
             return moment.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
-    raise _Bad("A `timestamp` looks like 2025-01-18T10:30:00.123Z.")
+    raise _BadLine("A timestamp must have a form like 2025-01-18T10:30:00.123Z.")
