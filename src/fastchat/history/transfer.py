@@ -341,7 +341,7 @@ def _header(fields: dict[str, Any]) -> _Header:
     room = check_room(fields.get("room"))
     head, first = _offset(fields, "head"), _offset(fields, "first")
     if first > head + 1:
-        raise _BadLine("`first` is greater than `head`.")
+        raise _BadLine("`first` must be at most one above `head`.")
     epoch = fields.get("epoch")
     if epoch is None:  # removed by a person, so that no client recovers into the room
         return _Header(room, _new_epoch(), first, head)
