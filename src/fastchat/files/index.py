@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,9 +25,11 @@ from typing import NamedTuple
 
 import apsw
 
-from fastchat.database import Schema, open_to_write, select, transaction
-from fastchat.errors import CommandError, ErrorCode, FilesError
+from fastchat.database import open_to_write, select, transaction
+from fastchat.errors import FilesError
 from fastchat.files import File
+from fastchat.files.quotas import Quotas, charge_of
+from fastchat.files.schema import INDEX
 
 __all__ = ["FOLDER", "Announced", "Index", "Known"]
 
@@ -41,65 +42,6 @@ TICKET_S = 600.0
 _BUSY_TIMEOUT_MS = 5000
 #: By so much the clocks of two processes may differ.
 _CLOCKS_S = 1.0
-#: What the least file takes on a disk: without it, files of one byte would be free.
-_BLOCK_BYTES = 4096
-
-_TABLES = """
-CREATE TABLE secrets (key BLOB NOT NULL) STRICT;     -- what makes ids
-CREATE TABLE files (
-    id TEXT PRIMARY KEY,
-    room TEXT NOT NULL,
-    author TEXT NOT NULL,           -- whose quota it counts against: who sent it first
-    size INTEGER NOT NULL,
-    charge INTEGER NOT NULL,        -- what it counts: whole blocks
-    media_type TEXT NOT NULL,
-    width INTEGER,
-    height INTEGER,
-    uploaded REAL NOT NULL,         -- the last time that somebody sent it
-    linked INTEGER NOT NULL         -- whether a message has been seen with it since
-) STRICT;
-CREATE INDEX files_by_author ON files (author, charge);
-CREATE INDEX files_by_room ON files (room);
-CREATE TABLE uploads (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,        -- names the temporary file
-    ticket BLOB NOT NULL UNIQUE,    -- a digest of it
-    room TEXT NOT NULL,
-    author TEXT NOT NULL,
-    name TEXT NOT NULL,
-    size INTEGER NOT NULL,
-    charge INTEGER NOT NULL,
-    expires REAL NOT NULL,          -- unless it has begun
-    begun INTEGER NOT NULL DEFAULT 0,
-    id TEXT                         -- once it is complete
-) STRICT;
-CREATE INDEX uploads_by_author ON uploads (author, charge);
-CREATE INDEX uploads_begun ON uploads (number) WHERE begun;
-CREATE TABLE totals (files INTEGER NOT NULL, bytes INTEGER NOT NULL) STRICT;
-INSERT INTO totals VALUES (0, 0);
-CREATE TRIGGER added AFTER INSERT ON files BEGIN
-    UPDATE totals SET files = files + 1, bytes = bytes + NEW.charge;
-END;
-CREATE TRIGGER removed AFTER DELETE ON files BEGIN
-    UPDATE totals SET files = files - 1, bytes = bytes - OLD.charge;
-END;
-"""
-
-#: A file that it is likely to be, and counts already.
-_AGAIN = "ALTER TABLE uploads ADD COLUMN again TEXT"
-
-
-def _make(db: apsw.Connection) -> None:
-    db.execute(_TABLES)
-    db.execute("INSERT INTO secrets VALUES (?)", (secrets.token_bytes(32),))
-
-
-_INDEX = Schema(
-    application_id=0x6663666C,  # "fcfl"
-    name="an index of fastchat's files",
-    migrations=(_make, _AGAIN),
-    way_out="restore it from a copy together with the files beside it, move "
-    "the folder away to begin without them, or switch --files off.",
-)
 
 
 class Announced(NamedTuple):
@@ -140,11 +82,14 @@ class Index:
         sync_commits: bool = False,
         check_disk: Callable[[int, Sequence[tuple[int, int]]], None] = lambda size, begun: None,
     ) -> None:
-        self._check_disk = check_disk
         self._file = folder / FILE_NAME
         self._clock = clock
-        self._max_author_bytes = max_author_bytes
-        self._max_total_bytes = max_total_bytes
+        self._quotas = Quotas(
+            clock=clock,
+            max_author_bytes=max_author_bytes,
+            max_total_bytes=max_total_bytes,
+            check_disk=check_disk,
+        )
         self._sync_commits = sync_commits
         self._lock = threading.Lock()
         self._db: apsw.Connection | None = None
@@ -174,12 +119,12 @@ class Index:
         Where that is for want of room, it takes the place of what has its name and size and is not
         sent yet; or of what is not said yet, if that turns out to be the same.
         """
-        now, charge = self._clock(), _charge_of(size)
+        now, charge = self._clock(), charge_of(size)
         with self._writing() as db:
             # What has not begun counts for its author alone: he could keep all others out.
-            self._check_all(db, charge)
+            self._quotas.check_total(db, charge)
             again = None
-            if self._excess(db, author, charge) > 0:
+            if self._quotas.excess(db, author, charge) > 0:
                 # Whoever has lost an answer announces the same again.
                 db.execute(
                     "DELETE FROM uploads WHERE number = (SELECT min(number) FROM uploads "
@@ -187,66 +132,16 @@ class Index:
                     "AND NOT begun AND expires > ?)",
                     (author, room, name, size, now),
                 )
-                if self._excess(db, author, charge) > 0:
-                    again = self._unsaid(db, room, author, size)
+                if self._quotas.excess(db, author, charge) > 0:
+                    again = self._quotas.unlinked_file(db, room, author, size)
                 if again is None:
-                    self._check_author(db, author, charge)
+                    self._quotas.check_author(db, author, charge)
             db.execute(
                 "INSERT INTO uploads (ticket, room, author, name, size, charge, expires, again) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (ticket, room, author, name, size, charge, now + TICKET_S, again),
             )
             return Announced(db.last_insert_rowid(), room, author, name, size, again)
-
-    def _excess(self, db: apsw.Connection, author: str, charge: int) -> float:
-        """By how much a further file would be too much for its author."""
-        ((shared,),) = select(
-            db,
-            "SELECT (SELECT total(charge) FROM files WHERE author = ?1) + (SELECT total(charge) "
-            "FROM uploads WHERE author = ?1 AND again IS NULL AND (begun OR expires > ?2))",
-            author,
-            self._clock(),
-        )
-        return float(shared + charge - self._max_author_bytes)
-
-    def _check_author(self, db: apsw.Connection, author: str, charge: int) -> None:
-        """Whether its author may have a further file. Raises CommandError."""
-        now, excess = self._clock(), self._excess(db, author, charge)
-        if excess <= 0:
-            return
-        for expires, freed in select(
-            db,
-            "SELECT expires, charge FROM uploads "
-            "WHERE author = ? AND again IS NULL AND NOT begun AND expires > ? ORDER BY expires",
-            author,
-            now,
-        ):
-            excess -= freed
-            if excess <= 0:
-                raise CommandError(
-                    ErrorCode.FORBIDDEN,
-                    "What you have announced and not sent leaves no room; try again later.",
-                    temporary=True,
-                    retry_after_ms=int((expires - now) * 1000) + 1,
-                )
-        raise CommandError(
-            ErrorCode.FORBIDDEN,
-            "You have shared as much as you may; delete messages with files, and try again.",
-        )
-
-    def _unsaid(self, db: apsw.Connection, room: str, author: str, size: int) -> str | None:
-        """A file that may be the same, which no message has yet and nobody sends again."""
-        found = select(
-            db,
-            "SELECT id FROM files WHERE author = ? AND room = ? AND size = ? AND NOT linked "
-            "AND id NOT IN (SELECT again FROM uploads "
-            "WHERE again IS NOT NULL AND (begun OR expires > ?)) LIMIT 1",
-            author,
-            room,
-            size,
-            self._clock(),
-        )
-        return found[0][0] if found else None
 
     def find(self, ticket: bytes) -> Announced | None:
         """What a ticket that is still good was given for."""
@@ -266,22 +161,12 @@ class Index:
         Raises CommandError when there is no room any more.
         """
         with self._writing() as db:
-            self._check_all(db, _charge_of(announced.size))
+            self._quotas.check_total(db, charge_of(announced.size))
             db.execute(
                 "UPDATE uploads SET begun = 1 WHERE number = ? AND NOT begun AND expires > ?",
                 (announced.number, self._clock()),
             )
             return db.changes() == 1
-
-    def _check_all(self, db: apsw.Connection, charge: int) -> None:
-        """Whether there is room for a file, whoever has it. Raises CommandError."""
-        ((kept,),) = select(db, "SELECT bytes FROM totals")
-        ((coming,),) = select(db, "SELECT total(charge) FROM uploads WHERE begun")
-        if kept + coming + charge > self._max_total_bytes:
-            raise CommandError(
-                ErrorCode.FORBIDDEN, "The server has no room for more files at the moment."
-            )
-        self._check_disk(charge, select(db, "SELECT number, size FROM uploads WHERE begun"))
 
     def note(self, announced: Announced, id: str) -> None:
         """Say what the content's place will be, before it is there."""
@@ -298,7 +183,7 @@ class Index:
             if not db.changes():
                 raise FilesError("the announcement is gone")
             if announced.again is not None and not self._has(db, file.id):  # it was not the same
-                self._check_author(db, announced.author, _charge_of(file.size))
+                self._quotas.check_author(db, announced.author, charge_of(file.size))
             # The same in the same room is kept once, and is as new again.
             db.execute(
                 "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0) "
@@ -308,7 +193,7 @@ class Index:
                     file.room,
                     announced.author,
                     file.size,
-                    _charge_of(file.size),
+                    charge_of(file.size),
                     file.media_type,
                     file.width,
                     file.height,
@@ -434,15 +319,11 @@ class Index:
             with _only_one(self._file.parent):
                 self._db = open_to_write(
                     self._file,
-                    _INDEX,
+                    INDEX,
                     busy_timeout_ms=_BUSY_TIMEOUT_MS,
                     sync_commits=self._sync_commits,
                 )
         return self._db
-
-
-def _charge_of(size: int) -> int:
-    return -(-size // _BLOCK_BYTES) * _BLOCK_BYTES
 
 
 @contextmanager

@@ -554,7 +554,7 @@ def test_refused_attempt_does_not_count(narrow: tuple[Server, Client], data: Pat
     """Neither one that was too much, nor one whose head is wrong: its sender may announce again
     what is as large as all that he may have."""
     server, alice = narrow
-    server.files.index._max_author_bytes = 100_000
+    server.files.index._quotas._max_author_bytes = 100_000
     expect = ("Expect", "100-continue")
     with contextlib.ExitStack() as stack:
         for size, status in ((None, 411), (1 << 40, 413), (99, 400)):

@@ -1,0 +1,68 @@
+"""The tables of the index of files (`fastchat.files.index`), and their migrations."""
+
+from __future__ import annotations
+
+import secrets
+
+import apsw
+
+from fastchat.database import Schema
+
+__all__ = ["INDEX"]
+
+_TABLES = """
+CREATE TABLE secrets (key BLOB NOT NULL) STRICT;     -- what makes ids
+CREATE TABLE files (
+    id TEXT PRIMARY KEY,
+    room TEXT NOT NULL,
+    author TEXT NOT NULL,           -- whose quota it counts against: who sent it first
+    size INTEGER NOT NULL,
+    charge INTEGER NOT NULL,        -- what it counts: whole blocks
+    media_type TEXT NOT NULL,
+    width INTEGER,
+    height INTEGER,
+    uploaded REAL NOT NULL,         -- the last time that somebody sent it
+    linked INTEGER NOT NULL         -- whether a message has been seen with it since
+) STRICT;
+CREATE INDEX files_by_author ON files (author, charge);
+CREATE INDEX files_by_room ON files (room);
+CREATE TABLE uploads (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,        -- names the temporary file
+    ticket BLOB NOT NULL UNIQUE,    -- a digest of it
+    room TEXT NOT NULL,
+    author TEXT NOT NULL,
+    name TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    charge INTEGER NOT NULL,
+    expires REAL NOT NULL,          -- unless it has begun
+    begun INTEGER NOT NULL DEFAULT 0,
+    id TEXT                         -- once it is complete
+) STRICT;
+CREATE INDEX uploads_by_author ON uploads (author, charge);
+CREATE INDEX uploads_begun ON uploads (number) WHERE begun;
+CREATE TABLE totals (files INTEGER NOT NULL, bytes INTEGER NOT NULL) STRICT;
+INSERT INTO totals VALUES (0, 0);
+CREATE TRIGGER added AFTER INSERT ON files BEGIN
+    UPDATE totals SET files = files + 1, bytes = bytes + NEW.charge;
+END;
+CREATE TRIGGER removed AFTER DELETE ON files BEGIN
+    UPDATE totals SET files = files - 1, bytes = bytes - OLD.charge;
+END;
+"""
+
+#: A file that it is likely to be, and counts already.
+_AGAIN = "ALTER TABLE uploads ADD COLUMN again TEXT"
+
+
+def _make(db: apsw.Connection) -> None:
+    db.execute(_TABLES)
+    db.execute("INSERT INTO secrets VALUES (?)", (secrets.token_bytes(32),))
+
+
+INDEX = Schema(
+    application_id=0x6663666C,  # "fcfl"
+    name="an index of fastchat's files",
+    migrations=(_make, _AGAIN),
+    way_out="restore it from a copy together with the files beside it, move "
+    "the folder away to begin without them, or switch --files off.",
+)
