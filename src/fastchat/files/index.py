@@ -31,7 +31,7 @@ from fastchat.files import File
 from fastchat.files.quotas import Quotas, charge_of
 from fastchat.files.schema import INDEX
 
-__all__ = ["FOLDER", "Announced", "Index", "Known"]
+__all__ = ["FOLDER", "Announced", "FileRecord", "Index"]
 
 #: Of all files, in the data directory.
 FOLDER = "files"
@@ -55,7 +55,7 @@ class Announced(NamedTuple):
     again: str | None = None
 
 
-class Known(NamedTuple):
+class FileRecord(NamedTuple):
     """What decides whether a file is still needed."""
 
     id: str
@@ -168,12 +168,12 @@ class Index:
             )
             return db.changes() == 1
 
-    def note(self, announced: Announced, id: str) -> None:
+    def set_id(self, announced: Announced, id: str) -> None:
         """Say what the content's place will be, before it is there."""
         with self._writing() as db:
             db.execute("UPDATE uploads SET id = ? WHERE number = ?", (id, announced.number))
 
-    def keep(self, announced: Announced, file: File, place: Callable[[], None]) -> None:
+    def store(self, announced: Announced, file: File, place: Callable[[], None]) -> None:
         """Make a file of it; `place` puts the content where it belongs, and may raise OSError.
 
         Raises CommandError for one that its author may not have: it is not its `again`.
@@ -213,7 +213,7 @@ class Index:
         with self._writing() as db:
             db.execute(statement, whose)
 
-    def drop(self, number: int, remove: Callable[[str], None]) -> None:
+    def discard(self, number: int, remove: Callable[[str], None]) -> None:
         """Forget an announcement. `remove` is called with an id that has no file, if it has one."""
         with self._writing() as db:
             found = select(db, "SELECT id FROM uploads WHERE number = ?", number)
@@ -245,21 +245,21 @@ class Index:
         with self._reading() as db:
             return [room for (room,) in select(db, "SELECT DISTINCT room FROM files")]
 
-    def files_of(self, room: str) -> list[Known]:
+    def files_of(self, room: str) -> list[FileRecord]:
         statement = "SELECT id, uploaded, linked FROM files WHERE room = ?"
         with self._reading() as db:
             rows = select(db, statement, room)
-        return [Known(id, uploaded, bool(linked)) for id, uploaded, linked in rows]
+        return [FileRecord(id, uploaded, bool(linked)) for id, uploaded, linked in rows]
 
-    def link(self, known: Known) -> None:
+    def mark_linked(self, record: FileRecord) -> None:
         """Note that a message has the file; not if it has been sent again meanwhile."""
         with self._writing() as db:
             db.execute(
                 "UPDATE files SET linked = 1 WHERE id = ? AND uploaded = ?",
-                (known.id, known.uploaded),
+                (record.id, record.uploaded),
             )
 
-    def link_all(self, seen: Mapping[tuple[str, str], float]) -> None:
+    def mark_all_linked(self, seen: Mapping[tuple[str, str], float]) -> None:
         """Note of rooms and ids when a message had the file; as `link` does."""
         with self._writing() as db:
             db.executemany(
@@ -267,15 +267,15 @@ class Index:
                 [(id, room, when + _CLOCKS_S) for (room, id), when in seen.items()],
             )
 
-    def delete(self, known: Known, remove: Callable[[str], None]) -> bool:
+    def delete(self, record: FileRecord, remove: Callable[[str], None]) -> bool:
         """Forget a file and `remove` its content, unless it has been sent again meanwhile."""
         with self._writing() as db:
             db.execute(
-                "DELETE FROM files WHERE id = ? AND uploaded = ?", (known.id, known.uploaded)
+                "DELETE FROM files WHERE id = ? AND uploaded = ?", (record.id, record.uploaded)
             )
             if not db.changes():
                 return False
-            remove(known.id)
+            remove(record.id)
             return True
 
     def delete_stray(self, id: str, remove: Callable[[str], None]) -> bool:

@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 from fastchat.errors import FilesError, HistoryError, SettingError
 from fastchat.files.contents import Contents
-from fastchat.files.index import FOLDER, Index, Known
+from fastchat.files.index import FOLDER, FileRecord, Index
 from fastchat.files.links import ids_in
 from fastchat.files.space import Space, kept_for_messages, space_of
 from fastchat.history.reader import HistoryReader, Stream
@@ -106,7 +106,7 @@ class Retention(threading.Thread):
         """Heed what the history has told: delete what has lost its last message."""
         with self._reported(), self._heeding() as changes:
             lost = changes.lost
-            ours = {room: {known.id for known in self._index.files_of(room)} for room in lost}
+            ours = {room: {record.id for record in self._index.files_of(room)} for room in lost}
             self._sweep_rooms([room for room, ids in lost.items() if ids & ours[room]])
 
     @contextmanager
@@ -114,7 +114,7 @@ class Retention(threading.Thread):
         changes = self.changes.take()
         try:
             if changes.linked:
-                self._index.link_all(changes.linked)
+                self._index.mark_all_linked(changes.linked)
             for room, _ in changes.linked:  # what was seen of it did not have these
                 self._seen.pop(room, None)
             yield changes
@@ -168,7 +168,7 @@ class Retention(threading.Thread):
             )
 
     def _forget(self, number: int) -> None:
-        self._index.drop(number, self._contents.remove)
+        self._index.discard(number, self._contents.remove)
 
     def _clear_stray(self, id: str) -> bool:
         return self._index.delete_stray(id, self._contents.remove)
@@ -195,23 +195,23 @@ class Retention(threading.Thread):
         files = self._index.files_of(room)  # before the texts: what comes later is new
         stream = self._history.stream(room)
         old = self._clock() - UNLINKED_S
-        unsure = any(not known.linked and known.uploaded <= old for known in files)
+        unsure = any(not record.linked and record.uploaded <= old for record in files)
         if room in self._seen and self._seen[room] == stream and not unsure:
             return 0
         texts = self._history.texts_with_links(room)
         linked = {id for text in texts for id in ids_in(text)}
-        deleted = sum(self._settle(known, linked, old) for known in files)
+        deleted = sum(self._settle(record, linked, old) for record in files)
         self._seen[room] = stream
         return deleted
 
-    def _settle(self, known: Known, linked: set[str], old: float) -> bool:
+    def _settle(self, record: FileRecord, linked: set[str], old: float) -> bool:
         """Says whether a file was deleted."""
-        if known.id in linked:
-            if not known.linked:
-                self._index.link(known)
+        if record.id in linked:
+            if not record.linked:
+                self._index.mark_linked(record)
             return False
-        if known.linked or known.uploaded <= old:
-            return self._index.delete(known, self._contents.remove)
+        if record.linked or record.uploaded <= old:
+            return self._index.delete(record, self._contents.remove)
         return False
 
 

@@ -265,8 +265,8 @@ class DiskFileWriter:
             file = File(id, self.room, self.name, self.size, *media)
             if store.sync:
                 os.fsync(self._descriptor)
-            store.index.note(announced, id)
-            store.index.keep(
+            store.index.set_id(announced, id)
+            store.index.store(
                 announced, file, lambda: store.contents.place(announced.number, id, sync=store.sync)
             )
             self._is_over = True
@@ -282,7 +282,7 @@ class DiskFileWriter:
                 self._store.index.withdraw(self._announced)
                 return
             self._release()
-            self._store.index.drop(self._announced.number, self._store.contents.remove)
+            self._store.index.discard(self._announced.number, self._store.contents.remove)
 
 
 def _digest_of(ticket: str) -> bytes:

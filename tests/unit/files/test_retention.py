@@ -182,7 +182,7 @@ async def test_file_that_comes_again_during_the_sweep_stays(place: Place) -> Non
         (seen,) = store.index.files_of("a")
         await put(store, b"one", room="a")
         assert not store.index.delete(seen, store.contents.remove)
-        store.index.link(seen)
+        store.index.mark_linked(seen)
         assert not store.index.files_of("a")[0].linked
         assert await get(store, file.id) == b"one"
 

@@ -252,7 +252,7 @@ async def test_file_whose_answer_was_lost_may_be_sent_again(tmp_path: Path) -> N
         await another.abandon()
         assert (len(left_in(tmp_path)), store.index.totals()) == (1, (1, BLOCK))
         (known,) = store.index.files_of("lobby")
-        store.index.link(known)
+        store.index.mark_linked(known)
         await refused(store.reserve("lobby", "alice", "a.bin", 7))
 
 
