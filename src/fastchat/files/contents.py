@@ -60,21 +60,21 @@ class Contents:
             for folder in (path.parent, self._folder):
                 _sync(folder)
 
-    def missing(self, number: int, size: int) -> int:
+    def missing_bytes(self, number: int, size: int) -> int:
         """How many bytes are to come of a file of `size`; 0 if nothing comes any more."""
         try:
             return max(0, size - os.stat(self._temporary(number)).st_size)
         except FileNotFoundError:
             return 0
 
-    def coming(self) -> Iterator[int]:
+    def incoming_numbers(self) -> Iterator[int]:
         """The numbers of the temporary files."""
         with contextlib.suppress(FileNotFoundError):
             for name in os.listdir(self._incoming):
                 if name.isascii() and name.isdigit():
                     yield int(name)
 
-    def clear(self, number: int, forget: Callable[[int], None]) -> bool:
+    def remove_abandoned(self, number: int, forget: Callable[[int], None]) -> bool:
         """`forget` one that nobody writes, and remove its temporary file if it has any.
 
         Says whether it was so.

@@ -45,14 +45,14 @@ _CLOCKS_S = 1.0
 
 
 class Announced(NamedTuple):
-    """An announced file; `again` is the id of one that counts in its place."""
+    """An announced file; `counted_as` is the id of a stored file that counts in its place."""
 
     number: int
     room: str
     author: str
     name: str
     size: int
-    again: str | None = None
+    counted_as: str | None = None
 
 
 class FileRecord(NamedTuple):
@@ -123,7 +123,7 @@ class Index:
         with self._writing() as db:
             # What has not begun counts for its author alone: he could keep all others out.
             self._quotas.check_total(db, charge)
-            again = None
+            counted_as = None
             if self._quotas.excess(db, author, charge) > 0:
                 # Whoever has lost an answer announces the same again.
                 db.execute(
@@ -133,15 +133,15 @@ class Index:
                     (author, room, name, size, now),
                 )
                 if self._quotas.excess(db, author, charge) > 0:
-                    again = self._quotas.unlinked_file(db, room, author, size)
-                if again is None:
+                    counted_as = self._quotas.unlinked_file(db, room, author, size)
+                if counted_as is None:
                     self._quotas.check_author(db, author, charge)
             db.execute(
                 "INSERT INTO uploads (ticket, room, author, name, size, charge, expires, again) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (ticket, room, author, name, size, charge, now + TICKET_S, again),
+                (ticket, room, author, name, size, charge, now + TICKET_S, counted_as),
             )
-            return Announced(db.last_insert_rowid(), room, author, name, size, again)
+            return Announced(db.last_insert_rowid(), room, author, name, size, counted_as)
 
     def find(self, ticket: bytes) -> Announced | None:
         """What a ticket that is still good was given for."""
@@ -176,13 +176,15 @@ class Index:
     def store(self, announced: Announced, file: File, place: Callable[[], None]) -> None:
         """Make a file of it; `place` puts the content where it belongs, and may raise OSError.
 
-        Raises CommandError for one that its author may not have: it is not its `again`.
+        Raises CommandError for one that its author may not have: it is not its `counted_as`.
         """
         with self._writing() as db:
             db.execute("DELETE FROM uploads WHERE number = ?", (announced.number,))
             if not db.changes():
                 raise FilesError("the announcement is gone")
-            if announced.again is not None and not self._has(db, file.id):  # it was not the same
+            if announced.counted_as is not None and not self._has(
+                db, file.id
+            ):  # it was not the same
                 self._quotas.check_author(db, announced.author, charge_of(file.size))
             # The same in the same room is kept once, and is as new again.
             db.execute(

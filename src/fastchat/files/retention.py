@@ -144,8 +144,8 @@ class Retention(threading.Thread):
 
     def _clear(self) -> None:
         self._index.expire()
-        numbers = {*self._contents.coming(), *self._index.started()}
-        cleared = sum(self._contents.clear(number, self._forget) for number in numbers)
+        numbers = {*self._contents.incoming_numbers(), *self._index.started()}
+        cleared = sum(self._contents.remove_abandoned(number, self._forget) for number in numbers)
         if self._is_first:  # after a loss of power, or when an older index was restored
             cleared += sum(self._clear_stray(id) for id in self._contents.ids())
             self._is_first = False

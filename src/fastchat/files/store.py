@@ -127,7 +127,7 @@ class FileStore:
         return DiskFileWriter(self, ticket, announced)
 
     def _check_disk(self, size: int, started: Sequence[tuple[int, int]]) -> None:
-        self._disk.check(size, sum(self.contents.missing(*each) for each in started))
+        self._disk.check(size, sum(self.contents.missing_bytes(*each) for each in started))
 
     def _find(self, ticket: str) -> DiskFileWriter | None:
         announced = self.index.find(_digest_of(ticket))
