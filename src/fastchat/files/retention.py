@@ -37,11 +37,11 @@ __all__ = ["LinkChanges", "Retention"]
 
 logger = logging.getLogger("fastchat.files")
 
-INTERVAL_S = 60.0
+SWEEP_INTERVAL_S = 60.0
 #: From a link that has gone to the look that follows; what goes meanwhile is one look, too.
-SOON_S = 2.0
+CHANGE_DELAY_S = 2.0
 #: From a file to the message that has it; whoever writes longer sends it again.
-UNLINKED_S = 3600.0
+UNLINKED_LIFETIME_S = 3600.0
 #: Further changes are not noted while the disk hangs; a sweep looks at all messages anyway.
 MAX_CHANGES = 10_000
 #: Of the history's file; this thread has more time than a client that asks for a page.
@@ -72,86 +72,88 @@ class Retention(threading.Thread):
         self._contents = Contents(data / FOLDER)
         self._index = Index(data / FOLDER, clock=clock)
         self._history = HistoryReader(data, busy_timeout_ms=_BUSY_TIMEOUT_MS)
-        self._ended = threading.Event()
+        self._stop_requested = threading.Event()
         #: The history adds to these (`SqliteHistory.watch_links`).
         self.changes = LinkChanges(clock)
-        self._seen: dict[str, Stream | None] = {}
-        self._is_first = True
-        self._failing = False
+        self._swept_streams: dict[str, Stream | None] = {}
+        self._is_first_sweep = True
+        self._is_failing = False
 
     def run(self) -> None:
         due_s = 0.0
-        while not self._ended.is_set():
+        while not self._stop_requested.is_set():
             now = time.monotonic()
             if now >= due_s:
                 self.sweep()
-                due_s = now + INTERVAL_S
-            if self.changes.wait(due_s - time.monotonic()) and not self._ended.wait(SOON_S):
-                self.settle()
-        self.settle()
+                due_s = now + SWEEP_INTERVAL_S
+            if self.changes.wait(due_s - time.monotonic()) and not self._stop_requested.wait(
+                CHANGE_DELAY_S
+            ):
+                self.apply_changes()
+        self.apply_changes()
 
     def stop(self) -> None:
         """End the thread, after the room that it is at; changes told by now are heeded."""
-        self._ended.set()
+        self._stop_requested.set()
         self.changes.wake()
         self.join()
 
     def sweep(self) -> None:
         """Delete what nobody needs now. A failure is logged once, and tried again."""
-        with self._reported(), self._heeding():
-            self._clear()
+        with self._logging_failures(), self._applying_changes():
+            self._remove_leftovers()
             self._sweep_rooms(self._index.rooms())
 
-    def settle(self) -> None:
+    def apply_changes(self) -> None:
         """Heed what the history has told: delete what has lost its last message."""
-        with self._reported(), self._heeding() as changes:
+        with self._logging_failures(), self._applying_changes() as changes:
             lost = changes.lost
             ours = {room: {record.id for record in self._index.files_of(room)} for room in lost}
             self._sweep_rooms([room for room, ids in lost.items() if ids & ours[room]])
 
     @contextmanager
-    def _heeding(self) -> Iterator[_Changes]:
+    def _applying_changes(self) -> Iterator[_Changes]:
         changes = self.changes.take()
         try:
             if changes.linked:
                 self._index.mark_all_linked(changes.linked)
             for room, _ in changes.linked:  # what was seen of it did not have these
-                self._seen.pop(room, None)
+                self._swept_streams.pop(room, None)
             yield changes
         except BaseException:
-            self.changes.put_back(changes)
+            self.changes.restore(changes)
             raise
 
     @contextmanager
-    def _reported(self) -> Iterator[None]:
+    def _logging_failures(self) -> Iterator[None]:
         try:
             yield
             self._metrics.kept_files, self._metrics.kept_file_bytes = self._index.totals()
         except (FilesError, HistoryError, SettingError, OSError) as error:
-            if not self._failing:
+            if not self._is_failing:
                 logger.error("files that nobody needs stay, which is tried again: %s", error)
-            self._failing = True
+            self._is_failing = True
         except Exception:
             logger.exception("internal error in the retention of files")
         else:
-            if self._failing:
+            if self._is_failing:
                 logger.info("files that nobody needs are deleted again")
-            self._failing = False
+            self._is_failing = False
         finally:
             self._index.close()  # its descriptors are not for a minute of waiting
 
     # What was left behind
 
-    def _clear(self) -> None:
+    def _remove_leftovers(self) -> None:
         self._index.expire()
         numbers = {*self._contents.incoming_numbers(), *self._index.started()}
-        cleared = sum(self._contents.remove_abandoned(number, self._forget) for number in numbers)
-        if self._is_first:  # after a loss of power, or when an older index was restored
-            cleared += sum(self._clear_stray(id) for id in self._contents.ids())
-            self._is_first = False
+        cleared = sum(self._contents.remove_abandoned(number, self._discard) for number in numbers)
+        if self._is_first_sweep:  # after a loss of power, or when an older index was restored
+            cleared += sum(self._delete_stray(id) for id in self._contents.ids())
+            self._is_first_sweep = False
             self._compare_with_disk()
-        for room in self._seen.keys() - self._index.rooms():
-            del self._seen[room]
+        for room in self._swept_streams.keys() - self._index.rooms():
+            del self._swept_streams[room]
         if cleared:
             logger.info("removed %d incomplete or unknown files", cleared)
 
@@ -167,10 +169,10 @@ class Retention(threading.Thread):
                 room >> 20,
             )
 
-    def _forget(self, number: int) -> None:
+    def _discard(self, number: int) -> None:
         self._index.discard(number, self._contents.remove)
 
-    def _clear_stray(self, id: str) -> bool:
+    def _delete_stray(self, id: str) -> bool:
         return self._index.delete_stray(id, self._contents.remove)
 
     # What nobody needs
@@ -181,7 +183,7 @@ class Retention(threading.Thread):
         deleted = 0
         try:
             for room in rooms:
-                if self._ended.is_set():
+                if self._stop_requested.is_set():
                     break
                 deleted += self._sweep_room(room)
         finally:
@@ -194,17 +196,17 @@ class Retention(threading.Thread):
         """Returns how many files were deleted."""
         files = self._index.files_of(room)  # before the texts: what comes later is new
         stream = self._history.stream(room)
-        old = self._clock() - UNLINKED_S
+        old = self._clock() - UNLINKED_LIFETIME_S
         unsure = any(not record.linked and record.uploaded <= old for record in files)
-        if room in self._seen and self._seen[room] == stream and not unsure:
+        if room in self._swept_streams and self._swept_streams[room] == stream and not unsure:
             return 0
         texts = self._history.texts_with_links(room)
         linked = {id for text in texts for id in ids_in(text)}
-        deleted = sum(self._settle(record, linked, old) for record in files)
-        self._seen[room] = stream
+        deleted = sum(self._delete_if_unneeded(record, linked, old) for record in files)
+        self._swept_streams[room] = stream
         return deleted
 
-    def _settle(self, record: FileRecord, linked: set[str], old: float) -> bool:
+    def _delete_if_unneeded(self, record: FileRecord, linked: set[str], old: float) -> bool:
         """Says whether a file was deleted."""
         if record.id in linked:
             if not record.linked:
@@ -256,7 +258,7 @@ class LinkChanges:
             taken, self._changes = self._changes, _Changes({}, {})
         return taken
 
-    def put_back(self, taken: _Changes) -> None:
+    def restore(self, taken: _Changes) -> None:
         """Return changes that could not be heeded; the next sweep takes them again."""
         with self._lock:
             newer, self._changes = self._changes, taken

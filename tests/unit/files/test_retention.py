@@ -16,7 +16,13 @@ import pytest
 from contracts.history import delete, draft, edit, react
 from fastchat.files import File
 from fastchat.files.index import TICKET_S
-from fastchat.files.retention import INTERVAL_S, SOON_S, UNLINKED_S, LinkChanges, Retention
+from fastchat.files.retention import (
+    CHANGE_DELAY_S,
+    SWEEP_INTERVAL_S,
+    UNLINKED_LIFETIME_S,
+    LinkChanges,
+    Retention,
+)
 from fastchat.history.reader import HistoryReader
 from fastchat.history.sqlite import SqliteHistory
 from fastchat.metrics import Metrics
@@ -48,14 +54,14 @@ class Place:
         (said,) = self.history.append([draft(text, room=room)])
         return said.offset  # type: ignore[union-attr]
 
-    def sweep(self, *, after_s: float = INTERVAL_S) -> None:
+    def sweep(self, *, after_s: float = SWEEP_INTERVAL_S) -> None:
         self.clock.now += after_s
         self.retention.sweep()
 
-    def settle(self) -> None:
-        """What follows a change within SOON_S, without a sweep."""
-        self.clock.now += SOON_S
-        self.retention.settle()
+    def apply_changes(self) -> None:
+        """What follows a change within CHANGE_DELAY_S, without a sweep."""
+        self.clock.now += CHANGE_DELAY_S
+        self.retention.apply_changes()
 
     def has(self, file: File) -> bool:
         return f"{file.id[:2]}/{file.id}" in left_in(self.data)
@@ -76,7 +82,7 @@ async def test_file_goes_with_its_message(place: Place) -> None:
         said = place.say(f"look {file.link}")
         place.say(f"{other.link} and more")
         place.sweep()
-        place.sweep(after_s=10 * UNLINKED_S)
+        place.sweep(after_s=10 * UNLINKED_LIFETIME_S)
         assert place.has(file)
         assert (place.metrics.kept_files, place.metrics.kept_file_bytes) == (2, 8192)
         place.history.append([delete(said)])
@@ -138,7 +144,7 @@ async def test_unlinked_file_has_an_hour(place: Place) -> None:
     """Its sender may be writing what goes with it; also in a room where nobody speaks."""
     async with storing(place.data, clock=place.clock) as store:
         file = await put(store, b"one", room="silent")
-        place.sweep(after_s=UNLINKED_S - 1)
+        place.sweep(after_s=UNLINKED_LIFETIME_S - 1)
         assert place.has(file)
         place.sweep(after_s=2)
         assert not place.has(file)
@@ -156,7 +162,7 @@ async def test_file_that_is_sent_again_has_its_hour_anew(place: Place) -> None:
         place.sweep()
         assert place.has(file)
         place.say(file.link)
-        place.sweep(after_s=2 * UNLINKED_S)
+        place.sweep(after_s=2 * UNLINKED_LIFETIME_S)
         assert place.has(file)
 
 
@@ -169,7 +175,7 @@ async def test_file_that_is_sent_again_stays_where_it_was_linked(place: Place) -
         place.sweep()
         await put(store, b"one", room="a")
         for _ in range(3):
-            place.sweep(after_s=UNLINKED_S)
+            place.sweep(after_s=UNLINKED_LIFETIME_S)
         assert place.has(file)
 
 
@@ -178,7 +184,7 @@ async def test_file_that_comes_again_during_the_sweep_stays(place: Place) -> Non
     """What the sweep has seen of it is not true any more when it comes to delete it."""
     async with storing(place.data, clock=place.clock) as store:
         file = await put(store, b"one", room="a")
-        place.clock.now += 2 * UNLINKED_S
+        place.clock.now += 2 * UNLINKED_LIFETIME_S
         (seen,) = store.index.files_of("a")
         await put(store, b"one", room="a")
         assert not store.index.delete(seen, store.contents.remove)
@@ -193,7 +199,7 @@ async def test_link_in_another_room_keeps_nothing(place: Place) -> None:
     async with storing(place.data, clock=place.clock) as store:
         file = await put(store, b"one", room="a")
         place.say(file.link, room="b")
-        place.sweep(after_s=UNLINKED_S + 1)
+        place.sweep(after_s=UNLINKED_LIFETIME_S + 1)
         assert not place.has(file)
 
 
@@ -231,7 +237,7 @@ async def test_what_cannot_be_read_is_kept(place: Place, caplog: pytest.LogCaptu
         place.history.close()
         moved = (place.data / "history.db").rename(place.data / "elsewhere")
         for _ in range(3):
-            place.sweep(after_s=2 * UNLINKED_S)
+            place.sweep(after_s=2 * UNLINKED_LIFETIME_S)
         assert place.has(file)
         assert len([each for each in caplog.records if each.levelname == "ERROR"]) == 1
         moved.rename(place.data / "history.db")
@@ -262,7 +268,7 @@ async def test_file_goes_with_a_message_that_no_sweep_has_seen(place: Place) -> 
         ]
         place.history.append([delete(place.say(deleted.link))])
         place.history.append([edit(place.say(edited.link), f"rather {other.link}")])
-        place.settle()
+        place.apply_changes()
         assert [place.has(file) for file in (deleted, edited, other)] == [False, False, True]
         assert await get(store, deleted.id) is None
         assert (place.metrics.kept_files, place.metrics.deleted_files_total) == (1, 2)
@@ -306,15 +312,15 @@ async def test_what_no_message_lost_is_not_settled(place: Place) -> None:
         ]
         elsewhere = await put(store, b"one", room="b")
         said = [place.say(each.link) for each in (again, twice, twice)]
-        place.clock.now += INTERVAL_S
+        place.clock.now += SWEEP_INTERVAL_S
         await put(store, b"again", room="a")
         place.history.append([edit(said[0], f"better: {again.link}")])
         place.history.append([delete(offset) for offset in said[:2]])
         place.history.append([delete(place.say(elsewhere.link))])
-        place.settle()
+        place.apply_changes()
         assert all(place.has(each) for each in (again, unsaid, twice, elsewhere))
         place.history.append([delete(said[2])])
-        place.settle()
+        place.apply_changes()
         assert not place.has(twice)
 
 
@@ -326,7 +332,7 @@ async def test_reaction_takes_no_link_away(place: Place) -> None:
         said = place.say(file.link)
         place.history.append([react(said), delete(said, by="Bob")])
         assert place.retention.changes.take().lost == {}
-        place.settle()
+        place.apply_changes()
         assert place.has(file)
 
 
@@ -337,10 +343,10 @@ async def test_link_changes_outlive_an_index_that_fails(place: Place) -> None:
         file = await put(store, b"one", room="a")
         place.history.append([delete(place.say(file.link))])
         moved = (place.data / "history.db").rename(place.data / "elsewhere")
-        place.settle()
+        place.apply_changes()
         assert place.has(file)
         moved.rename(place.data / "history.db")
-        place.settle()
+        place.apply_changes()
         assert not place.has(file)
 
 
@@ -359,7 +365,7 @@ def test_thread_heeds_a_change_at_once(place: Place) -> None:
     place.retention.start()
     try:
         file = asyncio.run(_said_and_deleted(place))
-        wait_until(lambda: not place.has(file), timeout_s=SOON_S + 5 * TIMEOUT_UNIT_S)
+        wait_until(lambda: not place.has(file), timeout_s=CHANGE_DELAY_S + 5 * TIMEOUT_UNIT_S)
     finally:
         place.retention.stop()
 
@@ -440,7 +446,9 @@ def test_killed_process_leaves_nothing_for_long(place: Place, when: str) -> None
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert len(left_in(place.data)) == 1
     assert uploads(place) == 1
-    place.retention._is_first = False  # the usual sweep is to find it, not the search for strays
+    place.retention._is_first_sweep = (
+        False  # the usual sweep is to find it, not the search for strays
+    )
     place.sweep()
     assert left_in(place.data) == []
     assert uploads(place) == 0
