@@ -53,8 +53,8 @@ __all__ = ["FileEndpoints"]
 CHUNK_BYTES = 32 * 1024
 #: This much of a refused file is read, for this long, so that the connection can be kept. Beyond
 #: that, a new connection costs the client less.
-HEARD_OUT_BYTES = 1024 * 1024
-HEARD_OUT_S = 5.0
+DRAIN_BYTES = 1024 * 1024
+DRAIN_S = 5.0
 _BEARER = re.compile(r"bearer +([\x21-\x7e]+) *", re.IGNORECASE)
 #: One range. §14.2: "A server MAY ignore the Range header field." So a client that asks for several
 #: gets the whole file.
@@ -115,7 +115,7 @@ class FileEndpoints:
         except CommandError as error:
             if "expect" in request.headers:  # the client waits for this, and sends no body
                 return self._refused(error, ends=True)
-            return await self._heard_out(body, error)
+            return await self._refuse_and_drain(body, error)
         except ClientDisconnect:
             return Response(status_code=400)  # not sent, because the client is gone
 
@@ -163,17 +163,17 @@ class FileEndpoints:
         finally:
             await writer.abandon()
 
-    async def _heard_out(self, body: AsyncGenerator[bytes], error: CommandError) -> Response:
+    async def _refuse_and_drain(self, body: AsyncGenerator[bytes], error: CommandError) -> Response:
         """Refuse a file that is on its way, and keep the connection if little of it is left.
 
         Otherwise the connection ends: nothing could be read behind the rest.
         """
         heard = 0
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(HEARD_OUT_S), contextlib.aclosing(body):
+            async with asyncio.timeout(DRAIN_S), contextlib.aclosing(body):
                 async for data in body:
                     heard += len(data)
-                    if heard > HEARD_OUT_BYTES:
+                    if heard > DRAIN_BYTES:
                         break
                 else:
                     return self._refused(error)
@@ -204,8 +204,8 @@ class FileEndpoints:
         if not is_id(id):
             return _not_found()
         try:
-            if request.method == "HEAD" or _is_known(request, id):
-                return _told(request, id, await self._files.look(id))
+            if request.method == "HEAD" or _client_has(request, id):
+                return _without_content(request, id, await self._files.stat(id))
             return await self._serve(request, id)
         except CommandError as error:
             return self._refused(error)
@@ -227,7 +227,7 @@ class FileEndpoints:
         return _Transfer(request, content, lambda: self._serving.leave(address))
 
 
-def _told(request: Request, id: str, known: tuple[int, str] | None) -> Response:
+def _without_content(request: Request, id: str, known: tuple[int, str] | None) -> Response:
     """The answer to HEAD, or 304: no content is read for it, so it is not a transfer."""
     if known is None:
         return _not_found()
@@ -284,9 +284,9 @@ def _select(request: Request, id: str, size: int, media_type: str) -> _Selected:
     etag = f'"{id}"'
     headers = {"etag": etag}
     # §13.2.2 has If-None-Match evaluated before Range.
-    if _is_known(request, id):
+    if _client_has(request, id):
         return _Selected(304, 0, 0, headers)
-    part = _range_asked_for(request, etag, size)
+    part = _requested_range(request, etag, size)
     start, end = (0, size) if part is None else part
     headers["content-length"] = str(max(0, end - start))
     if start >= end:
@@ -303,7 +303,7 @@ def _select(request: Request, id: str, size: int, media_type: str) -> _Selected:
     return _Selected(206, start, end, headers)
 
 
-def _is_known(request: Request, id: str) -> bool:
+def _client_has(request: Request, id: str) -> bool:
     """Whether the client says that it has the file.
 
     §13.1.2: "A recipient MUST use the weak comparison function when comparing entity tags for
@@ -313,7 +313,7 @@ def _is_known(request: Request, id: str) -> bool:
     return f'"{id}"' in known or known.strip() == "*"
 
 
-def _range_asked_for(request: Request, etag: str, size: int) -> tuple[int, int] | None:
+def _requested_range(request: Request, etag: str, size: int) -> tuple[int, int] | None:
     """The range that a request asks for, from start to end; None if it gets the whole file."""
     # §14.2: "For this specification, GET is the only method for which range handling is defined."
     if request.method != "GET":

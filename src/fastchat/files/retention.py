@@ -29,7 +29,7 @@ from fastchat.errors import FilesError, HistoryError, SettingError
 from fastchat.files.contents import Contents
 from fastchat.files.index import FOLDER, FileRecord, Index
 from fastchat.files.links import ids_in
-from fastchat.files.space import Space, kept_for_messages, space_of
+from fastchat.files.space import Space, reserved_for_messages, space_of
 from fastchat.history.reader import HistoryReader, Stream
 from fastchat.metrics import Metrics
 
@@ -160,7 +160,7 @@ class Retention(threading.Thread):
     def _compare_with_disk(self) -> None:
         total, free = self._measure(self._data / FOLDER)
         _, kept = self._index.totals()
-        room = max(0, free - kept_for_messages(total))
+        room = max(0, free - reserved_for_messages(total))
         if self._max_total_bytes - kept > room:
             logger.warning(
                 "--max-files-bytes allows %d MiB more, and the disk has room for %d; "

@@ -16,15 +16,15 @@ from typing import NamedTuple
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.metrics import Metrics
 
-__all__ = ["Disk", "Space", "kept_for_messages", "space_of"]
+__all__ = ["Disk", "Space", "reserved_for_messages", "space_of"]
 
 logger = logging.getLogger("fastchat.files")
 
 #: The history's log and its checkpoint, the search index and some 200,000 messages: a day or two of
 #: a busy server, until somebody has read what the log says. A gigabyte is weeks, and more is waste.
-LEAST_BYTES, MOST_BYTES = 64 << 20, 1 << 30
+MIN_RESERVED_BYTES, MAX_RESERVED_BYTES = 64 << 20, 1 << 30
 #: Between the two, one of so many parts; and never more than one of so few, for small disks.
-PARTS, FEWEST_PARTS = 50, 4
+RESERVED_PARTS, SMALL_DISK_PARTS = 50, 4
 
 
 class Space(NamedTuple):
@@ -40,10 +40,10 @@ def space_of(folder: Path) -> Space:
     return Space(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
 
 
-def kept_for_messages(total: int) -> int:
+def reserved_for_messages(total: int) -> int:
     """What files leave free on a disk of `total` bytes."""
-    wanted = min(max(LEAST_BYTES, total // PARTS), MOST_BYTES)
-    return min(wanted, total // FEWEST_PARTS)
+    wanted = min(max(MIN_RESERVED_BYTES, total // RESERVED_PARTS), MAX_RESERVED_BYTES)
+    return min(wanted, total // SMALL_DISK_PARTS)
 
 
 class Disk:
@@ -62,7 +62,7 @@ class Disk:
         Raises CommandError; and OSError where that cannot be known.
         """
         total, free = self._measure(self._folder)
-        kept = kept_for_messages(total)
+        kept = reserved_for_messages(total)
         fits = free - coming - size >= kept
         self._tell(size, fits, free, kept)
         if not fits:

@@ -104,9 +104,9 @@ class FileStore:
     async def claim(self, ticket: str) -> DiskFileWriter | None:
         return await self.run(self._claim, ticket)
 
-    async def look(self, id: str) -> tuple[int, str] | None:
+    async def stat(self, id: str) -> tuple[int, str] | None:
         """The size and the media type of a file; None if there is none. Raises CommandError."""
-        return await self.run(self._look, id)
+        return await self.run(self._stat, id)
 
     async def open(self, id: str) -> Content | None:
         """A file to be read, and closed; None if there is none. Raises CommandError."""
@@ -137,7 +137,7 @@ class FileStore:
         writer = self._find(ticket)
         return writer if writer is not None and writer.start() else None
 
-    def _look(self, id: str) -> tuple[int, str] | None:
+    def _stat(self, id: str) -> tuple[int, str] | None:
         content = self._open(id)
         if content is None:
             return None

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from fastchat.files.endpoints import CHUNK_BYTES, HEARD_OUT_BYTES
+from fastchat.files.endpoints import CHUNK_BYTES, DRAIN_BYTES
 from fastchat.process.timings import WorkerTimings
 from fastchat.web.edge import HttpTimings
 from support.file_store import left_in, png
@@ -451,7 +451,9 @@ def test_sender_who_stops_is_cut_off(
     assert share_works(alice, server)
 
 
-def test_sender_who_is_slow_and_steady_is_heard_out(impatient: tuple[Server, Client]) -> None:
+def test_sender_who_is_slow_and_steady_is_refuse_and_drain(
+    impatient: tuple[Server, Client],
+) -> None:
     """What counts is that it goes on, not how long it takes."""
     server, alice = impatient
     pieces = 20
@@ -683,11 +685,11 @@ def test_refused_sender_is_heard_for_a_while(
 ) -> None:
     """Not for all that he says is to come, nor for as long as that takes."""
     with wired(server.port) as much:
-        much.write(head("nonsense", MAX_BYTES) + bytes(HEARD_OUT_BYTES + 1))
+        much.write(head("nonsense", MAX_BYTES) + bytes(DRAIN_BYTES + 1))
         response = much.read_response()
         assert refusal(response) == (401, "unauthorized")
         assert response.headers["connection"] == "close"
-    monkeypatch.setattr("fastchat.files.endpoints.HEARD_OUT_S", 0.1)
+    monkeypatch.setattr("fastchat.files.endpoints.DRAIN_S", 0.1)
     with wired(server.port) as slow:
         slow.write(head("nonsense", MAX_BYTES) + b"slow")
         response = slow.read_response()

@@ -9,7 +9,7 @@ import pytest
 
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.files.retention import Retention
-from fastchat.files.space import Space, kept_for_messages, space_of
+from fastchat.files.space import Space, reserved_for_messages, space_of
 from fastchat.metrics import Metrics
 from support.file_store import left_in, put, storing
 from support.hub import on_loop
@@ -21,7 +21,7 @@ class Drive:
     """A disk of 1 GiB, which keeps 64 MiB for messages."""
 
     def __init__(self, free: int) -> None:
-        self.free = free + kept_for_messages(GIB)
+        self.free = free + reserved_for_messages(GIB)
 
     def __call__(self, folder: Path) -> Space:
         return Space(GIB, self.free)
@@ -46,7 +46,7 @@ async def refused(awaitable: object) -> CommandError:
 )
 def test_part_of_a_disk_is_for_messages(total: int, kept: int) -> None:
     """Some of a large one, and a quarter of a small one."""
-    assert kept_for_messages(total) == kept
+    assert reserved_for_messages(total) == kept
 
 
 def test_real_disk_is_measured(tmp_path: Path) -> None:
