@@ -1,8 +1,28 @@
-"""Files that people share: taken, kept, and where they are.
+"""Files that people share: how they are announced, received, stored and deleted.
 
-A file is in a message as a link in its text; nothing else of a message knows of files. So
-whoever has the link may read it, and a file is kept for as long as a message of its room
-has the link (`fastchat.files.retention`).
+A message contains a file as a link in its text. No other part of a message knows of files.
+Everybody who has the link can read the file.
+
+The states of a file
+--------------------
+Each state has one noun, and a file passes through the states in this order:
+
+============  ======================  ================================================
+State         Noun                    The state ends
+============  ======================  ================================================
+announced     `index.Announced`       when the first byte arrives, when its ticket
+                                      expires after ten minutes, or when it is withdrawn
+incoming      `incoming.Incoming`     when the last byte is stored, or when it is abandoned
+stored        `File`                  when no message of its room links to it any more
+                                      (`fastchat.files.retention`)
+deleted                               never: a new upload of the same content stores it again
+============  ======================  ================================================
+
+* The command that announces a file is `fastchat.protocol.Upload`. It is named after its type on
+  the wire.
+* A `FileWriter` writes the bytes of one announced file to the disk. It is a role, not a state.
+* An `Incoming` is a file that arrives by binary messages. A request over HTTP uses a
+  `FileWriter` without an `Incoming`, because the request itself limits its bytes and its time.
 """
 
 from __future__ import annotations
@@ -14,12 +34,17 @@ from fastchat.files.links import link_of
 
 __all__ = ["BUSY_S", "File", "FileWriter", "Files", "busy"]
 
-#: Who comes when too many files are on their way may try again after so long.
+#: A client that is refused for lack of a transfer is asked to retry after this many seconds. A
+#: longer time leaves free transfers unused; a shorter time makes refused clients ask more often.
 BUSY_S = 5
 
 
 class File(NamedTuple):
-    """A file that is kept. `width` and `height` are in pixels; None for what is no image."""
+    """A stored file.
+
+    `size` is in bytes. `width` and `height` are in pixels; they are None if the file is not an
+    image, or if its header states no believable size.
+    """
 
     id: str
     room: str
@@ -31,12 +56,12 @@ class File(NamedTuple):
 
     @property
     def link(self) -> str:
-        """Where it is, as messages have it."""
+        """The path and query under which the file is served, as messages contain it."""
         return link_of(self.id, self.name, self.size, self.width, self.height)
 
     def described(self) -> dict[str, Any]:
-        """What its sender gets to know."""
-        known: dict[str, Any] = {
+        """The fields that the server sends to the client that uploaded the file."""
+        description: dict[str, Any] = {
             "room": self.room,
             "link": self.link,
             "name": self.name,
@@ -44,15 +69,16 @@ class File(NamedTuple):
             "media_type": self.media_type,
         }
         if self.width is not None and self.height is not None:
-            known.update(width=self.width, height=self.height)
-        return known
+            description.update(width=self.width, height=self.height)
+        return description
 
 
 class FileWriter(Protocol):
-    """A file of `size` bytes that was announced, and is valid for one attempt.
+    """Writes an announced file of `size` bytes. Its `ticket` is valid for one attempt.
 
-    The first `write` is that attempt: from then on nobody else can `claim` it. One call at
-    a time. What is not finished has to be abandoned, or it holds a descriptor and its quota.
+    The attempt starts with the first `write`. After that, `Files.claim` does not return this file
+    any more. Only one call of a writer may be in progress at a time. A writer that does not finish
+    must be abandoned; otherwise its file descriptor and its share of the quota stay occupied.
     """
 
     ticket: str
@@ -61,56 +87,64 @@ class FileWriter(Protocol):
     size: int
 
     async def write(self, data: bytes) -> None:
-        """Keep the next bytes.
+        """Write the next bytes.
 
-        Raises CommandError: `too_long` for more than were announced, `forbidden` when the
-        ticket is used or too old or there is no room any more, `unavailable` when the disk
-        fails.
+        Raises CommandError: `too_long` for more bytes than were announced; `forbidden` if the
+        ticket is used or expired, or if the server's total quota is exhausted; `unavailable` if
+        the disk fails or is too full.
         """
         ...
 
     async def finish(self) -> File:
-        """Keep it as a file. Raises CommandError as `write`, and when bytes are missing."""
+        """Store the file.
+
+        Raises CommandError: `bad_command` if bytes are missing, `forbidden` if the file exceeds
+        the quota of its author, `unavailable` if the disk fails.
+        """
         ...
 
     async def abandon(self) -> None:
-        """Let go of what is kept of it and of its ticket, unless somebody else has used that.
+        """Remove the bytes that were written, and end the ticket.
 
-        Safe to call again; never raises.
+        If another writer has used the ticket, its file is not affected. The method can be called
+        repeatedly, and never raises.
         """
         ...
 
 
 class Files(Protocol):
-    """Where files are kept. Nothing of it is done in the loop, which only waits."""
+    """Stores files. The event loop only waits for results: disk access happens in threads."""
 
     max_bytes: int
 
     async def reserve(self, room: str, author: str, name: str, size: int) -> FileWriter:
-        """A ticket for a file of `size` bytes, valid for ten minutes.
+        """Announce a file of `size` bytes. Its ticket is valid for ten minutes.
 
-        Raises CommandError: `too_long` for one over `max_bytes`, `forbidden` when the
-        author's files or all of them would be too many, `unavailable` when the disk fails.
+        Raises CommandError: `too_long` if the file is larger than `max_bytes`, `forbidden` if the
+        quota of the author or of the server is exhausted, `unavailable` if the disk fails or is
+        too full.
         """
         ...
 
     async def withdraw(self, room: str, author: str) -> None:
-        """Let go of what somebody has announced in a room and not begun. Never raises."""
+        """End the tickets of an author's files in a room that have not started. Never raises."""
         ...
 
     async def claim(self, ticket: str) -> FileWriter | None:
-        """The upload of a ticket, for whoever shows it first, in any process of the server.
+        """Use a ticket, and return the writer of its file.
 
-        None for a ticket that is unknown, used or too old. Raises CommandError as `write`.
+        Of several calls with the same ticket, in any of the server's processes, one gets the
+        writer. The method returns None if the ticket is unknown, used or expired. Raises
+        CommandError like `FileWriter.write`.
         """
         ...
 
 
 def busy() -> CommandError:
-    """For whoever comes when there is no place for a further file that is on its way."""
+    """Return the error for a transfer that exceeds the number of concurrent transfers."""
     return CommandError(
         ErrorCode.UNAVAILABLE,
-        "Too many files are on their way; try again.",
+        f"Too many files are being transferred. Try again in {BUSY_S} s.",
         temporary=True,
         retry_after_ms=BUSY_S * 1000,
     )

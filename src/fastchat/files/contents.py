@@ -1,7 +1,9 @@
-"""The contents of files on the disk: where they are, and which of them nobody writes any more.
+"""The contents of files on the disk.
 
-A content is at `<the id's first two letters>/<id>`; what is coming is at `incoming/<number>`,
-locked by the process that writes it. The lock ends with that process, however it ends.
+* The content of a stored file is at `<first two letters of the id>/<id>`.
+* The content of an incoming file is at `incoming/<number>`: its temporary file. The process that
+  writes it holds a lock on it. The lock ends with the process, however that ends. So if a lock on a
+  temporary file can be acquired, no process writes the file any more.
 """
 
 from __future__ import annotations
@@ -17,23 +19,28 @@ from fastchat.files.links import is_id
 __all__ = ["Contents"]
 
 _INCOMING = "incoming"
+#: A temporary file must not exist yet, and must not be reached through a symbolic link.
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class Contents:
-    """Those in `folder`. Every method may raise OSError."""
+    """The contents in `folder`. Each method can raise OSError, except `path_of`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._incoming = folder / _INCOMING
 
     def path_of(self, id: str) -> Path:
+        """Return the path at which a file's content is stored."""
         return self._folder / id[:2] / id
 
-    # What is coming
+    # Incoming files
 
     def create(self, number: int) -> int:
-        """A new temporary file, locked; returns its descriptor. FileExistsError if there is one."""
+        """Create and lock a temporary file, and return its descriptor.
+
+        Raises FileExistsError if the temporary file exists.
+        """
         self._incoming.mkdir(parents=True, exist_ok=True)
         while True:
             descriptor = os.open(self._temporary(number), _FLAGS, 0o600)
@@ -44,15 +51,20 @@ class Contents:
             except BaseException:
                 os.close(descriptor)
                 raise
-            os.close(descriptor)  # somebody has taken it for one that was left behind
+            # Before it was locked, the retention of another process found it without a lock, and
+            # removed it as an abandoned one.
+            os.close(descriptor)
 
     def discard(self, number: int) -> None:
-        """Remove a temporary file, if it is there."""
+        """Remove a temporary file. Nothing happens if it does not exist."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._temporary(number))
 
     def place(self, number: int, id: str, *, sync: bool) -> None:
-        """Give a complete content its place, where the same may be already."""
+        """Move a complete temporary file to the path of its id, and replace an equal content there.
+
+        If `sync` is true, the renaming is on the disk when the method returns.
+        """
         path = self.path_of(id)
         path.parent.mkdir(exist_ok=True)
         os.rename(self._temporary(number), path)
@@ -61,28 +73,32 @@ class Contents:
                 _sync(folder)
 
     def missing_bytes(self, number: int, size: int) -> int:
-        """How many bytes are to come of a file of `size`; 0 if nothing comes any more."""
+        """Return how many bytes of an incoming file of `size` bytes have not arrived yet.
+
+        The result is 0 if the temporary file does not exist.
+        """
         try:
             return max(0, size - os.stat(self._temporary(number)).st_size)
         except FileNotFoundError:
             return 0
 
     def incoming_numbers(self) -> Iterator[int]:
-        """The numbers of the temporary files."""
+        """Yield the numbers of all temporary files."""
         with contextlib.suppress(FileNotFoundError):
             for name in os.listdir(self._incoming):
                 if name.isascii() and name.isdigit():
                     yield int(name)
 
-    def remove_abandoned(self, number: int, forget: Callable[[int], None]) -> bool:
-        """`forget` one that nobody writes, and remove its temporary file if it has any.
+    def remove_abandoned(self, number: int, discard: Callable[[int], None]) -> bool:
+        """Remove a temporary file that no process writes any more, and call `discard` with it.
 
-        Says whether it was so.
+        `discard` is also called if there is no temporary file. Returns False, without a call, if a
+        process still writes the file.
         """
         try:
             descriptor = os.open(self._temporary(number), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
-            forget(number)
+            discard(number)
             return True
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -90,7 +106,7 @@ class Contents:
             return False
         else:
             self.discard(number)
-            forget(number)
+            discard(number)
             return True
         finally:
             os.close(descriptor)
@@ -98,22 +114,22 @@ class Contents:
     def _temporary(self, number: int) -> Path:
         return self._incoming / str(number)
 
-    # What is there
+    # Stored files
 
     def open(self, id: str) -> int | None:
-        """A descriptor of a content; None if there is none."""
+        """Open a stored content, and return its descriptor, or None if it does not exist."""
         try:
             return os.open(self.path_of(id), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             return None
 
     def remove(self, id: str) -> None:
-        """Remove a content, if it is there."""
+        """Remove a stored content. Nothing happens if it does not exist."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path_of(id))
 
     def ids(self) -> Iterator[str]:
-        """All that there are."""
+        """Yield the ids of all stored contents."""
         with contextlib.suppress(FileNotFoundError):
             for name in os.listdir(self._folder):
                 if len(name) == 2:

@@ -1,4 +1,10 @@
-"""What a file is called: in a link, in a message's text, and on the disk of who saves it."""
+"""The names and links of files.
+
+A client chooses the name of a file. The name appears in a link, in the text of a message, and in a
+Content-Disposition header, from which browsers take the name of the saved file. So a name is
+cleaned before it is stored, and again before it is served: the link of a file is valid with any
+name, because only the id is looked up.
+"""
 
 from __future__ import annotations
 
@@ -11,36 +17,42 @@ from fastchat.protocol.names import INVISIBLE
 
 __all__ = ["clean_name", "disposition", "ids_in", "is_id", "link_of"]
 
-#: Of a name, in UTF-8: what file systems take (Linux: NAME_MAX).
+#: The longest name, in bytes of UTF-8. It is the limit of file systems (NAME_MAX on Linux).
 MAX_NAME_BYTES = 255
-#: 160 bits in base32: nobody guesses one, and it is safe as a file's name everywhere.
+#: An id has 160 bits in base32. So it cannot be guessed, and it is a valid file name on every
+#: system.
 _ID = re.compile(r"[a-z2-7]{32}")
 _ID_IN_TEXT = re.compile(rf"{FILES_URL}/([a-z2-7]{{32}})/")
-#: What separates folders, on any system that somebody may save it on.
+#: The separators of folders on the systems on which a file may be saved: POSIX and Windows.
 _SEPARATORS = re.compile(r"[/\\]")
-#: Control, format (what changes the direction among them: `gpj.exe` would be read as `exe.jpg`, UAX
-#: #9 §2), surrogate, private use, unassigned; line and paragraph separators.
+#: The Unicode categories that are removed from names: control, format, surrogate, private use,
+#: unassigned, and line and paragraph separators. The format characters include those that change
+#: the direction of text (UAX #9 §2): with one of them, `gpj.exe` would be displayed as `exe.jpg`.
 _FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-#: Persian and emoji need them, between letters, marks and pictures (and their colours).
+#: ZERO WIDTH NON-JOINER and JOINER. Persian needs them between letters and marks, and emoji need
+#: them between pictures and skin tones. Elsewhere they are removed.
 _JOINERS = frozenset("\u200c\u200d")
 _PICTURES = frozenset({"So", "Sk"})
-#: What shows nothing by itself, of all that is left: marks and spaces.
+#: The first letters of categories that display nothing by themselves: marks, separators (spaces)
+#: and what is left of control and format characters (joiners).
 _BACKGROUND = frozenset("MZC")
 _SPACES = re.compile(r"\s+")
-#: A name of nothing but what is left out.
+#: The name of a file whose own name has no visible character.
 _NAMELESS = "file"
 
 
 def is_id(text: str) -> bool:
+    """Return whether a text has the form of a file's id."""
     return _ID.fullmatch(text) is not None
 
 
 def ids_in(text: str) -> set[str]:
-    """The files that a message's text has a link to."""
+    """Return the ids of the files to which a message's text links."""
     return set(_ID_IN_TEXT.findall(text))
 
 
 def link_of(id: str, name: str, size: int, width: int | None, height: int | None) -> str:
+    """Return the link of a file: its path, and a query with its size in bytes and in pixels."""
     link = f"{FILES_URL}/{id}/{quote(name, safe='')}?size={size}"
     if width is not None and height is not None:
         link += f"&width={width}&height={height}"
@@ -48,12 +60,13 @@ def link_of(id: str, name: str, size: int, width: int | None, height: int | None
 
 
 def clean_name(name: str) -> str:
-    """A name without folders and without what is not seen, of at most MAX_NAME_BYTES.
+    """Return a name without folders and invisible characters, of at most MAX_NAME_BYTES.
 
-    Cleaned again it is the same.
+    The result is never empty. If it is cleaned again, it does not change.
     """
     cleaned = _cleaned(name)
-    while cleaned != name:  # what is left out may bring together what is to be left out, too
+    while cleaned != name:
+        # Without the removed characters, others can be adjacent that must be removed as well.
         name, cleaned = cleaned, _cleaned(cleaned)
     if all(unicodedata.category(char)[0] in _BACKGROUND for char in cleaned):
         return _NAMELESS
@@ -61,7 +74,7 @@ def clean_name(name: str) -> str:
 
 
 def _cleaned(name: str) -> str:
-    """One round."""
+    """Clean a name once."""
     name = INVISIBLE.sub("", _SEPARATORS.sub("_", name))
     name = "".join(
         char
@@ -69,28 +82,28 @@ def _cleaned(name: str) -> str:
         if char in _JOINERS or unicodedata.category(char) not in _FORBIDDEN_CATEGORIES
     )
     name = _SPACES.sub(" ", unicodedata.normalize("NFC", _joined(name)))
-    # One that begins with a dot is hidden where it is saved, or means a folder; one that ends
-    # with a dot or a space Windows does not keep.
+    # A saved file whose name starts with a dot is hidden, and `..` is a folder. Windows removes
+    # dots and spaces from the end of a name.
     return _shortened(name.lstrip(" .").rstrip(" ."))
 
 
 def _joined(name: str) -> str:
-    """Without joiners but for one between two characters that it may join."""
+    """Remove the joiners that are not between two characters that a joiner can join."""
     kept = [
         char
         for before, char, after in zip(" " + name, name, name[1:] + " ", strict=False)
-        if char not in _JOINERS or (_may_join(before) and _may_join(after))
+        if char not in _JOINERS or (_can_join(before) and _can_join(after))
     ]
     return "".join(kept)
 
 
-def _may_join(char: str) -> bool:
+def _can_join(char: str) -> bool:
     category = unicodedata.category(char)
     return category[0] in "LM" or category in _PICTURES
 
 
 def _shortened(name: str) -> str:
-    """The name within MAX_NAME_BYTES; what is behind the last dot stays, if it is short."""
+    """Shorten a name to MAX_NAME_BYTES, but not its extension if that has at most 16 bytes."""
     if len(name.encode()) <= MAX_NAME_BYTES:
         return name
     stem, dot, ending = name.rpartition(".")
@@ -101,7 +114,10 @@ def _shortened(name: str) -> str:
 
 
 def disposition(name: str, *, inline: bool) -> str:
-    """A Content-Disposition (RFC 6266 §4.3, RFC 8187 §3.2) with the cleaned name."""
+    """Return a Content-Disposition with the cleaned name (RFC 6266 §4.3, RFC 8187 §3.2).
+
+    `filename` has the name in ASCII, for clients that do not know `filename*`.
+    """
     kind, name = "inline" if inline else "attachment", clean_name(name)
     plain = re.sub(r"[^ -~]|[\"%\\]", "_", name)
     return f"{kind}; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"

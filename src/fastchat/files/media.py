@@ -1,7 +1,8 @@
-"""What a file is, by its content: which images may be shown, and how large they are.
+"""The media type of a file, by its content, and the size of an image.
 
-A name and a type that a client claims say nothing. What is not one of these images is
-`application/octet-stream`, which no browser shows or runs, be it HTML, SVG or PDF.
+The name of a file and the type that a client declares are not trusted. A file that is not one of
+the images below has the type `application/octet-stream`. Browsers neither display nor run files of
+that type, even if the content is HTML, SVG or PDF.
 """
 
 from __future__ import annotations
@@ -11,26 +12,29 @@ from typing import NamedTuple
 
 __all__ = ["HEAD_BYTES", "OTHER", "Media", "sniff"]
 
-#: Of what nobody is to show.
+#: The type of each file that browsers must not display.
 OTHER = "application/octet-stream"
-#: What is looked at. A photograph's size stands behind its preview and its colour profile.
+#: The number of bytes that are examined. The size of a photograph follows its preview and its
+#: colour profile, so a few kilobytes are not enough.
 HEAD_BYTES = 256 * 1024
-#: More than any camera takes; Firefox draws no more of a side.
+#: The largest believable side of an image in pixels, which is also the largest that Firefox draws,
+#: and the largest believable area. Images of cameras are smaller. An image whose header states more
+#: is served without a size.
 MAX_SIDE = 32_767
 MAX_PIXELS = 1 << 28
-#: MIME Sniffing §6.1; without the icons and bitmaps, which nobody shares.
+#: From MIME Sniffing §6.1, without icons and bitmaps, which are rarely shared.
 _SIGNATURES = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
     (b"\xff\xd8\xff", "image/jpeg"),
     (b"GIF87a", "image/gif"),
     (b"GIF89a", "image/gif"),
 )
-#: One picture, and a sequence (AV1 Image File Format §6).
+#: The brands of a single image and of a sequence (AV1 Image File Format §6).
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 
 
 class Media(NamedTuple):
-    """A media type; of an image whose size can be believed, that in pixels."""
+    """A media type, and the size of an image in pixels; None if there is no believable size."""
 
     type: str
     width: int | None = None
@@ -38,14 +42,17 @@ class Media(NamedTuple):
 
 
 def sniff(head: bytes) -> Media:
-    """What a file is that begins with `head`: all of it, or its first HEAD_BYTES."""
+    """Return the media type and the size of a file.
+
+    `head` is the whole file, or its first HEAD_BYTES. A damaged file raises no exception.
+    """
     media_type = _type_of(head)
     if media_type == OTHER:
         return Media(OTHER)
-    # Imported here: it brings a whole HTTP client, and a server may never see an image.
+    # The import is here because it loads an HTTP client, and many servers never receive an image.
     import imagesize
 
-    # Where the rotation of an AVIF stands may take minutes to find, if somebody wants it to.
+    # The search for the rotation is left out for AVIF: in a crafted file it can take minutes.
     width, height = imagesize.get(io.BytesIO(head), exif_rotation=media_type != "image/avif")
     if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE and width * height <= MAX_PIXELS):
         return Media(media_type)
@@ -64,7 +71,7 @@ def _type_of(head: bytes) -> str:
 
 
 def _brands(head: bytes) -> set[bytes]:
-    """Of the box at the beginning, as MIME Sniffing §6.2.1 reads it."""
+    """Return the brands in the first box of a file, read according to MIME Sniffing §6.2.1."""
     size = int.from_bytes(head[:4], "big")
     if size % 4 or not 16 <= size <= len(head):
         return set()

@@ -1,7 +1,7 @@
-"""What transfers of files have in common, and what HTTP tells the endpoints about a request.
+"""The progress that a transfer of a file must make, and the context of a request for a file.
 
-`fastchat.web.http` reads the head of each request, before any endpoint runs. It decides whether
-the body can be read, and puts a `RequestContext` into the request's state.
+`fastchat.web.http` reads the head of each request before an endpoint runs. It decides whether
+the server reads the body, and puts a `RequestContext` into the request's state.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from fastchat.errors import CommandError
 
 __all__ = ["PROGRESS_BYTES", "BodyRefusal", "RequestContext"]
 
-#: A transfer's deadline is put off each time that this many bytes have come, over HTTP and over
-#: the WebSocket. So a client that sends a byte now and then cannot occupy a transfer.
+#: Each time that this many bytes have arrived, the deadline of the transfer is extended, over HTTP
+#: and over the WebSocket. A client that sends only a byte now and then cannot occupy a transfer.
 PROGRESS_BYTES = 16 * 1024
 
 
 class BodyRefusal(NamedTuple):
-    """Why the body of a request is not read; the endpoint answers with it.
+    """The reason why the server does not read the body of a request.
 
-    `spends_ticket` says whether this was the one attempt that a ticket is good for. It was not
-    if the same file can come by another request.
+    The endpoint answers the request with `status` and `error`. `spends_ticket` is true if the
+    request was the one attempt for which its ticket is valid. It is false if the client can send
+    the same file by another request.
     """
 
     status: int
@@ -31,11 +32,11 @@ class BodyRefusal(NamedTuple):
 
 
 class RequestContext(NamedTuple):
-    """What the endpoints know about a request from its connection; it is `request.state.context`.
+    """The facts about a request that its connection knows, in `request.state.context`.
 
-    `address` is what limits count the client by. `body_refusal` is None if the body can be read.
-    `note_progress` has to be called for each piece of the answer, to put off the deadline; it
-    returns whether the client is still connected.
+    Limits count the client by its `address`. `body_refusal` is None if the body can be read. An
+    endpoint must call `note_progress` for each chunk of its answer. The call extends the deadline,
+    and returns whether the client is still connected.
     """
 
     address: str
