@@ -1,16 +1,22 @@
-"""What is known of the files: a database beside them, shared by the processes of a server.
+"""The index of files: a database beside their contents, shared by the processes of a server.
 
 Theory
 ------
-Whatever becomes of a file, the database says so first or in the same step. An announced file
-is a row of `uploads`, which counts against the quotas from then on. When it begins to come, the
-row is `begun`, and there is a temporary file, locked by the process that writes it: so whoever
-can lock it knows that nobody writes it any more. When it is complete, the row notes the
-`id`; then, in one transaction, the content gets its place and the row makes way for one of `files`.
-A file is deleted in one transaction as well, which looks once more whether it has been sent
-again meanwhile. So at whatever moment a process is killed, a row says what it has left behind.
+Each change of a file is in the database before it is on the disk, or in the same transaction. So if
+a process is killed at any moment, a row describes each content that it leaves behind, and
+`fastchat.files.retention` removes the content. The steps are:
 
-What a process is killed in the middle of is cleared away by `fastchat.files.retention`.
+1. `reserve`: a file is announced. It has a row of `uploads`, which counts against its author's
+   quota.
+2. `start`: a process has created and locked the temporary file. The row becomes `begun`.
+3. `set_id`: all bytes have arrived. The row contains the id, which says where the content will be.
+4. `store`: one transaction moves the content to its path, deletes the row of `uploads`, and inserts
+   one of `files`.
+5. `delete`: one transaction deletes the row and the content, unless the file was sent again after
+   the retention read the row.
+
+Before step 2, `withdraw` or an expired ticket (`expire`) ends the announcement. After step 2,
+`discard` ends it.
 """
 
 from __future__ import annotations
@@ -33,19 +39,25 @@ from fastchat.files.schema import INDEX
 
 __all__ = ["FOLDER", "Announced", "FileRecord", "Index"]
 
-#: Of all files, in the data directory.
+#: The folder of all files, in the data directory.
 FOLDER = "files"
 FILE_NAME = "index.sqlite3"
-#: From an announcement to the first byte.
+#: A ticket is valid for this long, from the announcement of a file to its first byte. Meanwhile,
+#: the announcement counts against its author's quota.
 TICKET_S = 600.0
-#: A transaction of another process, with the renaming of a file in it.
+#: How long a process waits for a transaction of another one, which can include the renaming of a
+#: file.
 _BUSY_TIMEOUT_MS = 5000
-#: By so much the clocks of two processes may differ.
+#: The allowed difference between the clocks of two processes.
 _CLOCKS_S = 1.0
 
 
 class Announced(NamedTuple):
-    """An announced file; `counted_as` is the id of a stored file that counts in its place."""
+    """An announced file.
+
+    `number` names its temporary file. `counted_as` is the id of a stored file which it probably
+    repeats. If it is not None, only that file counts against the author's quota.
+    """
 
     number: int
     room: str
@@ -56,7 +68,11 @@ class Announced(NamedTuple):
 
 
 class FileRecord(NamedTuple):
-    """What decides whether a file is still needed."""
+    """The part of a stored file's row that decides whether the file is still needed.
+
+    `uploaded` is when the file was last sent, in seconds since 1970. `linked` is whether a message
+    has linked to it since then.
+    """
 
     id: str
     uploaded: float
@@ -64,12 +80,11 @@ class FileRecord(NamedTuple):
 
 
 class Index:
-    """The database in `folder`, which is made; threads may share it.
+    """The index in `folder`, which is created if it is missing. Threads can share it.
 
-    `clock` returns seconds since 1970. `check_disk` is called with what a file takes, and with the
-    numbers and sizes of those that have begun; it raises CommandError where that is too much, or
-    OSError. Every method raises FilesError when the disk fails;
-    then nothing has changed. Raises SettingError when the database cannot be used at all.
+    `clock` returns seconds since 1970. `check_disk` is described in `fastchat.files.quotas.Quotas`.
+    Each method raises FilesError if the disk fails, and then nothing has changed. It raises
+    SettingError if the database is not an index, damaged, or newer than this program.
     """
 
     def __init__(
@@ -95,37 +110,48 @@ class Index:
         self._db: apsw.Connection | None = None
 
     def open(self) -> None:
-        """Done by whatever needs the database, too; here a wrong one is told at the start."""
+        """Open the database.
+
+        Each method opens it if necessary. The call at the start of a server finds an unusable
+        database early.
+        """
         with self._reading():
             pass
 
     def close(self) -> None:
+        """Close the database. The next method opens it again."""
         with self._lock:
             if self._db is not None:
                 self._db.close()
                 self._db = None
 
-    # Announcements
+    # Announced and incoming files
 
     def key(self) -> bytes:
-        """The secret that ids are made with: nobody can tell from an id what is in a file."""
+        """Return the secret key of the digests that are ids.
+
+        Without the key, an id cannot be computed from a content, nor a content be guessed from an
+        id.
+        """
         with self._reading() as db:
             ((key,),) = select(db, "SELECT key FROM secrets")
         return bytes(key)
 
     def reserve(self, room: str, author: str, name: str, size: int, ticket: bytes) -> Announced:
-        """Announce a file. Raises CommandError when there would be too many.
+        """Announce a file. `ticket` is a digest.
 
-        Where that is for want of room, it takes the place of what has its name and size and is not
-        sent yet; or of what is not said yet, if that turns out to be the same.
+        If the author's quota is exhausted, the new announcement replaces an announcement of the
+        same room, name and size. If there is none, it can count as a stored file to which no
+        message links yet; then `store` checks that the two are the same. Raises CommandError if
+        the quotas or the disk do not allow the file.
         """
         now, charge = self._clock(), charge_of(size)
         with self._writing() as db:
-            # What has not begun counts for its author alone: he could keep all others out.
+            # Announced files do not count here. See `fastchat.files.quotas`.
             self._quotas.check_total(db, charge)
             counted_as = None
             if self._quotas.excess(db, author, charge) > 0:
-                # Whoever has lost an answer announces the same again.
+                # A client that has not received the ticket announces the same file again.
                 db.execute(
                     "DELETE FROM uploads WHERE number = (SELECT min(number) FROM uploads "
                     "WHERE author = ? AND room = ? AND name = ? AND size = ? "
@@ -144,7 +170,7 @@ class Index:
             return Announced(db.last_insert_rowid(), room, author, name, size, counted_as)
 
     def find(self, ticket: bytes) -> Announced | None:
-        """What a ticket that is still good was given for."""
+        """Return the announced file of a ticket; None if the ticket is unknown, used or expired."""
         with self._reading() as db:
             found = select(
                 db,
@@ -156,9 +182,10 @@ class Index:
         return Announced(*found[0]) if found else None
 
     def start(self, announced: Announced) -> bool:
-        """Use an announcement; says whether that was possible. The temporary file is there.
+        """Turn an announced file into an incoming one. Its temporary file must exist.
 
-        Raises CommandError when there is no room any more.
+        Returns False if its ticket is used or expired. Raises CommandError if the server's quota or
+        the disk does not allow the file any more.
         """
         with self._writing() as db:
             self._quotas.check_total(db, charge_of(announced.size))
@@ -169,24 +196,26 @@ class Index:
             return db.changes() == 1
 
     def set_id(self, announced: Announced, id: str) -> None:
-        """Say what the content's place will be, before it is there."""
+        """Note the id of a complete file, before its content is moved to the path of the id."""
         with self._writing() as db:
             db.execute("UPDATE uploads SET id = ? WHERE number = ?", (id, announced.number))
 
     def store(self, announced: Announced, file: File, place: Callable[[], None]) -> None:
-        """Make a file of it; `place` puts the content where it belongs, and may raise OSError.
+        """Turn a complete incoming file into a stored one.
 
-        Raises CommandError for one that its author may not have: it is not its `counted_as`.
+        `place` moves the content to its path, and can raise OSError. Raises CommandError if the
+        file is not the one that it was `counted_as`, and exceeds its author's quota.
         """
         with self._writing() as db:
             db.execute("DELETE FROM uploads WHERE number = ?", (announced.number,))
             if not db.changes():
-                raise FilesError("the announcement is gone")
+                raise FilesError("the announcement of the file was deleted")
             if announced.counted_as is not None and not self._has(
                 db, file.id
             ):  # it was not the same
                 self._quotas.check_author(db, announced.author, charge_of(file.size))
-            # The same in the same room is kept once, and is as new again.
+            # The same content in the same room is stored once. Sent again, it counts as new: it is
+            # not deleted for lack of a link until its sender had time to link to it.
             db.execute(
                 "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0) "
                 "ON CONFLICT (id) DO UPDATE SET uploaded = excluded.uploaded, linked = 0",
@@ -205,27 +234,31 @@ class Index:
             place()
 
     def withdraw(self, announced: Announced) -> None:
-        """Forget an announcement of which nothing has come, to anybody."""
+        """End an announcement, unless the file has started in any process."""
         with self._writing() as db:
             db.execute("DELETE FROM uploads WHERE number = ? AND NOT begun", (announced.number,))
 
-    def withdraw_all(self, *whose: str) -> None:
-        """As `withdraw`, by room and author."""
+    def withdraw_all(self, room: str, author: str) -> None:
+        """End an author's announcements in a room, except those of files that have started."""
         statement = "DELETE FROM uploads WHERE room = ? AND author = ? AND NOT begun"
         with self._writing() as db:
-            db.execute(statement, whose)
+            db.execute(statement, (room, author))
 
     def discard(self, number: int, remove: Callable[[str], None]) -> None:
-        """Forget an announcement. `remove` is called with an id that has no file, if it has one."""
+        """End an incoming file.
+
+        If it has an id, and no stored file has this id, `remove` is called with it.
+        """
         with self._writing() as db:
             found = select(db, "SELECT id FROM uploads WHERE number = ?", number)
             if found and found[0][0] is not None and not self._has(db, found[0][0]):
                 remove(found[0][0])
             db.execute("DELETE FROM uploads WHERE number = ?", (number,))
 
-    # Files
+    # Stored files
 
     def size_and_type(self, id: str) -> tuple[int, str] | None:
+        """Return the size and the media type of a stored file; None if there is none."""
         with self._reading() as db:
             found = select(db, "SELECT size, media_type FROM files WHERE id = ?", id)
         return found[0] if found else None
@@ -233,28 +266,29 @@ class Index:
     # For retention
 
     def started(self) -> list[int]:
-        """The announcements of which something has come."""
+        """Return the numbers of all incoming files."""
         with self._reading() as db:
             return [number for (number,) in select(db, "SELECT number FROM uploads WHERE begun")]
 
     def expire(self) -> None:
-        """Forget announcements of which nothing came."""
+        """End the announcements whose tickets have expired."""
         with self._writing() as db:
             db.execute("DELETE FROM uploads WHERE NOT begun AND expires <= ?", (self._clock(),))
 
     def rooms(self) -> list[str]:
-        """Those with files."""
+        """Return the rooms that have stored files."""
         with self._reading() as db:
             return [room for (room,) in select(db, "SELECT DISTINCT room FROM files")]
 
     def files_of(self, room: str) -> list[FileRecord]:
+        """Return the stored files of a room."""
         statement = "SELECT id, uploaded, linked FROM files WHERE room = ?"
         with self._reading() as db:
             rows = select(db, statement, room)
         return [FileRecord(id, uploaded, bool(linked)) for id, uploaded, linked in rows]
 
     def mark_linked(self, record: FileRecord) -> None:
-        """Note that a message has the file; not if it has been sent again meanwhile."""
+        """Note that a message links to a file, unless the file was sent again since it was read."""
         with self._writing() as db:
             db.execute(
                 "UPDATE files SET linked = 1 WHERE id = ? AND uploaded = ?",
@@ -262,7 +296,10 @@ class Index:
             )
 
     def mark_all_linked(self, seen: Mapping[tuple[str, str], float]) -> None:
-        """Note of rooms and ids when a message had the file; as `link` does."""
+        """Note that messages linked to files. `seen` has the time of each link, by room and id.
+
+        A file that was sent again after that time is not marked.
+        """
         with self._writing() as db:
             db.executemany(
                 "UPDATE files SET linked = 1 WHERE id = ? AND room = ? AND uploaded <= ?",
@@ -270,7 +307,10 @@ class Index:
             )
 
     def delete(self, record: FileRecord, remove: Callable[[str], None]) -> bool:
-        """Forget a file and `remove` its content, unless it has been sent again meanwhile."""
+        """Delete a file, and call `remove` with its id.
+
+        Returns False, without a change, if the file was sent again since `record` was read.
+        """
         with self._writing() as db:
             db.execute(
                 "DELETE FROM files WHERE id = ? AND uploaded = ?", (record.id, record.uploaded)
@@ -281,7 +321,10 @@ class Index:
             return True
 
     def delete_stray(self, id: str, remove: Callable[[str], None]) -> bool:
-        """`remove` a content of which nothing is known."""
+        """Call `remove` with the id of a content, if the index does not contain the id.
+
+        Returns whether that was so.
+        """
         with self._writing() as db:
             if self._has(db, id) or select(db, "SELECT 1 FROM uploads WHERE id = ?", id):
                 return False
@@ -289,7 +332,7 @@ class Index:
             return True
 
     def totals(self) -> tuple[int, int]:
-        """How many files there are, and what they count."""
+        """Return the number of stored files, and how many bytes they count in quotas."""
         with self._reading() as db:
             ((files, size),) = select(db, "SELECT files, bytes FROM totals")
         return files, size
@@ -309,16 +352,17 @@ class Index:
 
     @contextmanager
     def _writing(self) -> Iterator[apsw.Connection]:
-        """A transaction, which no other process's can get into."""
+        """A transaction, which excludes those of other processes."""
         with self._reading() as db, transaction(db):
             yield db
 
     def _connect(self) -> apsw.Connection:
         if self._db is None:
-            # With an id a file can be read; the history, where they are too, has no contents.
+            # Only the server's user can read the folder: everybody who knows an id can read its
+            # file.
             self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Several processes may begin at once, and each would make the database.
-            with _only_one(self._file.parent):
+            # Otherwise, processes that start at the same time would each create the database.
+            with _locked(self._file.parent):
                 self._db = open_to_write(
                     self._file,
                     INDEX,
@@ -329,7 +373,8 @@ class Index:
 
 
 @contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a lock of a folder, for which other processes wait."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -19,7 +19,7 @@ OTHER = "application/octet-stream"
 HEAD_BYTES = 256 * 1024
 #: The largest believable side of an image in pixels, which is also the largest that Firefox draws,
 #: and the largest believable area. Images of cameras are smaller. An image whose header states more
-#: is served without a size.
+#: gets a link without a size.
 MAX_SIDE = 32_767
 MAX_PIXELS = 1 << 28
 #: From MIME Sniffing §6.1, without icons and bitmaps, which are rarely shared.

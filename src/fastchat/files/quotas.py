@@ -1,4 +1,11 @@
-"""Which further file may be announced or started: the quotas of an author and of the server."""
+"""The quotas of an author and of the server, which limit announcements and incoming files.
+
+* The quota of an author counts their stored, incoming and announced files. So an author cannot
+  announce more than they can send.
+* The quota of the server counts stored and incoming files of all authors, but not announced ones.
+  Announcements cost nothing, and otherwise one author could exclude all others with them.
+* A file that is probably the same as a stored file counts once (`unlinked_file`).
+"""
 
 from __future__ import annotations
 
@@ -11,12 +18,18 @@ from fastchat.errors import CommandError, ErrorCode
 
 __all__ = ["Quotas", "charge_of"]
 
-#: What the least file takes on a disk: without it, files of one byte would be free.
+#: Files count in whole blocks of this size, the block size of common file systems. Otherwise files
+#: of one byte would occupy the disk and hardly count.
 _BLOCK_BYTES = 4096
 
 
 class Quotas:
-    """The quotas of an index; each method is called in a transaction of its database `db`."""
+    """The quotas in an index.
+
+    Each method must be called in a transaction of the index's database `db`. `check_disk` is
+    called with the size of a file, and with the numbers and sizes of all incoming files. It raises
+    CommandError if the disk is too full for the file, or OSError.
+    """
 
     def __init__(
         self,
@@ -32,17 +45,23 @@ class Quotas:
         self._check_disk = check_disk
 
     def check_total(self, db: apsw.Connection, charge: int) -> None:
-        """Whether there is room for a file, whoever has it. Raises CommandError."""
-        ((kept,),) = select(db, "SELECT bytes FROM totals")
-        ((coming,),) = select(db, "SELECT total(charge) FROM uploads WHERE begun")
-        if kept + coming + charge > self._max_total_bytes:
+        """Check that the quota of the server and the disk allow a further file.
+
+        Raises CommandError: `forbidden` for the quota, `unavailable` for the disk.
+        """
+        ((stored,),) = select(db, "SELECT bytes FROM totals")
+        ((incoming,),) = select(db, "SELECT total(charge) FROM uploads WHERE begun")
+        if stored + incoming + charge > self._max_total_bytes:
             raise CommandError(
-                ErrorCode.FORBIDDEN, "The server has no room for more files at the moment."
+                ErrorCode.FORBIDDEN, "The server's quota for files is used up. Try again later."
             )
         self._check_disk(charge, select(db, "SELECT number, size FROM uploads WHERE begun"))
 
     def excess(self, db: apsw.Connection, author: str, charge: int) -> float:
-        """By how much a further file would be too much for its author."""
+        """Return by how many bytes a further file would exceed its author's quota.
+
+        The result is negative or 0 if the quota allows the file.
+        """
         ((shared,),) = select(
             db,
             "SELECT (SELECT total(charge) FROM files WHERE author = ?1) + (SELECT total(charge) "
@@ -53,7 +72,11 @@ class Quotas:
         return float(shared + charge - self._max_author_bytes)
 
     def check_author(self, db: apsw.Connection, author: str, charge: int) -> None:
-        """Whether its author may have a further file. Raises CommandError."""
+        """Check that an author's quota allows a further file.
+
+        Raises CommandError. If enough announcements of the author expire, it is temporary, and
+        says when the last of those that are needed expires.
+        """
         now, excess = self._clock(), self.excess(db, author, charge)
         if excess <= 0:
             return
@@ -68,17 +91,22 @@ class Quotas:
             if excess <= 0:
                 raise CommandError(
                     ErrorCode.FORBIDDEN,
-                    "What you have announced and not sent leaves no room; try again later.",
+                    "Files that you announced and did not send use up your quota. Try again later.",
                     temporary=True,
                     retry_after_ms=int((expires - now) * 1000) + 1,
                 )
         raise CommandError(
             ErrorCode.FORBIDDEN,
-            "You have shared as much as you may; delete messages with files, and try again.",
+            "Your files use up your quota. Delete messages that contain files, and try again.",
         )
 
     def unlinked_file(self, db: apsw.Connection, room: str, author: str, size: int) -> str | None:
-        """A file that may be the same, which no message has yet and nobody sends again."""
+        """Return the id of a stored file which the next file of this size probably repeats.
+
+        A client that has not received the answer to an upload sends the file again. So the result
+        is a file of the same author, room and size to which no message links yet, and which no
+        other announcement counts as. The method returns None if there is none.
+        """
         found = select(
             db,
             "SELECT id FROM files WHERE author = ? AND room = ? AND size = ? AND NOT linked "
@@ -93,4 +121,5 @@ class Quotas:
 
 
 def charge_of(size: int) -> int:
+    """Return how many bytes a file of `size` bytes counts in quotas: whole blocks."""
     return -(-size // _BLOCK_BYTES) * _BLOCK_BYTES

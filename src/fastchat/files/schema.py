@@ -1,4 +1,8 @@
-"""The tables of the index of files (`fastchat.files.index`), and their migrations."""
+"""The tables of the index of files (`fastchat.files.index`), and their migrations.
+
+The names of tables and columns are those of the first version. An announced or incoming file is a
+row of `uploads`; `begun` separates the two states. A stored file is a row of `files`.
+"""
 
 from __future__ import annotations
 
@@ -11,32 +15,32 @@ from fastchat.database import Schema
 __all__ = ["INDEX"]
 
 _TABLES = """
-CREATE TABLE secrets (key BLOB NOT NULL) STRICT;     -- what makes ids
+CREATE TABLE secrets (key BLOB NOT NULL) STRICT;     -- the key of the digests that are ids
 CREATE TABLE files (
     id TEXT PRIMARY KEY,
     room TEXT NOT NULL,
-    author TEXT NOT NULL,           -- whose quota it counts against: who sent it first
+    author TEXT NOT NULL,           -- the first sender, whose quota it counts against
     size INTEGER NOT NULL,
-    charge INTEGER NOT NULL,        -- what it counts: whole blocks
+    charge INTEGER NOT NULL,        -- bytes in quotas: whole blocks
     media_type TEXT NOT NULL,
     width INTEGER,
     height INTEGER,
-    uploaded REAL NOT NULL,         -- the last time that somebody sent it
-    linked INTEGER NOT NULL         -- whether a message has been seen with it since
+    uploaded REAL NOT NULL,         -- when it was last sent, in seconds since 1970
+    linked INTEGER NOT NULL         -- whether a message has linked to it since then
 ) STRICT;
 CREATE INDEX files_by_author ON files (author, charge);
 CREATE INDEX files_by_room ON files (room);
 CREATE TABLE uploads (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,        -- names the temporary file
-    ticket BLOB NOT NULL UNIQUE,    -- a digest of it
+    number INTEGER PRIMARY KEY AUTOINCREMENT,        -- the name of the temporary file
+    ticket BLOB NOT NULL UNIQUE,    -- a digest of the ticket
     room TEXT NOT NULL,
     author TEXT NOT NULL,
     name TEXT NOT NULL,
     size INTEGER NOT NULL,
     charge INTEGER NOT NULL,
-    expires REAL NOT NULL,          -- unless it has begun
+    expires REAL NOT NULL,          -- when the ticket expires, unless the file has started
     begun INTEGER NOT NULL DEFAULT 0,
-    id TEXT                         -- once it is complete
+    id TEXT                         -- the file's id, once all bytes have arrived
 ) STRICT;
 CREATE INDEX uploads_by_author ON uploads (author, charge);
 CREATE INDEX uploads_begun ON uploads (number) WHERE begun;
@@ -50,7 +54,8 @@ CREATE TRIGGER removed AFTER DELETE ON files BEGIN
 END;
 """
 
-#: A file that it is likely to be, and counts already.
+#: The id of a stored file which the announced one probably repeats, and which counts already
+#: (`fastchat.files.index.Announced.counted_as`).
 _AGAIN = "ALTER TABLE uploads ADD COLUMN again TEXT"
 
 
@@ -64,5 +69,5 @@ INDEX = Schema(
     name="an index of fastchat's files",
     migrations=(_make, _AGAIN),
     way_out="restore it from a copy together with the files beside it, move "
-    "the folder away to begin without them, or switch --files off.",
+    "the folder away to start without them, or switch --files off.",
 )

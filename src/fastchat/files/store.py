@@ -1,7 +1,7 @@
 """Files on this machine's disk: `fastchat.files.Files` for one of a server's processes.
 
-All that touches the disk or the index is done in threads. What a client sends is written as it
-comes; nothing waits in memory but one piece of each file.
+All work on the disk and in the index is done in threads. Each chunk that arrives is written before
+the next one is read, so at most one chunk of each file is in memory.
 """
 
 from __future__ import annotations
@@ -34,19 +34,27 @@ logger = logging.getLogger("fastchat.files")
 
 Result = TypeVar("Result")
 
-#: They wait for the disk, mostly; a few keep one slow file from holding up the others.
+#: There are several threads so that one slow file does not delay all others. They mostly wait for
+#: the disk.
 _THREADS = 4
+#: A ticket has 192 random bits, so it cannot be guessed.
 _TICKET_BYTES = 24
+#: An id is a digest of 160 bits, which are exactly 32 characters of base32 (`links.is_id`).
 _ID_BYTES = 20
 
 
 class FileStore:
-    """Keeps files in `data`, none larger than `max_bytes`.
+    """Stores files in the data directory `data`. Raises SettingError if its index is unusable.
 
-    `max_author_bytes` are one author's, `max_total_bytes` everybody's; and some of the disk, which
-    `measure` tells, stays free (`fastchat.files.space`). With `sync` a file that is kept survives a
-    power loss. How many come and go at once is counted by whoever has them
-    do so. Raises SettingError with one sentence when what is there cannot be used.
+    * ``max_bytes``: the size of the largest file.
+    * ``max_author_bytes``, ``max_total_bytes``: the quotas of one author and of the server.
+    * ``sync``: whether a stored file survives a loss of power.
+    * ``clock``: returns seconds since 1970.
+    * ``measure``: returns the space on the disk, of which a part stays free for messages
+      (`fastchat.files.space`).
+
+    The store does not limit concurrent transfers. The WebSocket (`fastchat.files.incoming`) and
+    HTTP (`fastchat.files.endpoints`) count their own.
     """
 
     def __init__(
@@ -80,10 +88,12 @@ class FileStore:
         try:
             self.index.open()
         except FilesError as error:
-            logger.error("files cannot be taken, which is tried again: %s", error)
+            logger.error(
+                "cannot open the index of files, so uploads fail until it opens: %s", error
+            )
 
     def close(self) -> None:
-        """Wait for what is under way on the disk; afterwards everything is `unavailable`."""
+        """Wait for the work in the threads. Afterwards, each method raises `unavailable`."""
         self._is_closed = True
         self._threads.shutdown()
         self.index.close()
@@ -94,26 +104,35 @@ class FileStore:
         return await self.run(self._reserve, room, author, clean_name(name), size)
 
     async def withdraw(self, room: str, author: str) -> None:
-        with contextlib.suppress(CommandError):  # logged; the tickets end by themselves
+        with contextlib.suppress(CommandError):  # it is logged, and the tickets expire
             await self.run(self.index.withdraw_all, room, author)
 
     async def find(self, ticket: str) -> DiskFileWriter | None:
-        """As `claim`, but nothing is used by that."""
+        """Return the writer of a ticket's file, like `claim`, but do not use the ticket."""
         return await self.run(self._find, ticket)
 
     async def claim(self, ticket: str) -> DiskFileWriter | None:
         return await self.run(self._claim, ticket)
 
     async def stat(self, id: str) -> tuple[int, str] | None:
-        """The size and the media type of a file; None if there is none. Raises CommandError."""
+        """Return the size and the media type of a file; None if it does not exist.
+
+        Raises CommandError.
+        """
         return await self.run(self._stat, id)
 
     async def open(self, id: str) -> Content | None:
-        """A file to be read, and closed; None if there is none. Raises CommandError."""
+        """Open a file for reading; None if it does not exist. The caller must close the result.
+
+        Raises CommandError.
+        """
         return await self.run(self._open, id)
 
     async def run(self, function: Callable[..., Result], *arguments: object) -> Result:
-        """Call it in a thread. A disk that fails is `unavailable`."""
+        """Call a function in a thread, and return its result.
+
+        If the disk fails, the method logs it and raises CommandError (`unavailable`).
+        """
         if self._is_closed:
             raise _unavailable()
         loop = asyncio.get_running_loop()
@@ -154,11 +173,14 @@ class FileStore:
             return Content(self, descriptor, id, size, media_type)
         if descriptor is not None:
             os.close(descriptor)
-        logger.warning("the content of a file is lost or damaged: %s", id)
+        logger.warning("the content of a file is missing or damaged: %s", id)
         return None
 
     def hasher(self, room: str) -> hashlib.blake2b:
-        """What makes an id of a content: the same in two rooms are two files."""
+        """Return the hash whose digest of a content is the id of the file.
+
+        It includes the room, so the same content in two rooms is two files.
+        """
         if self._key is None:
             self._key = self.index.key()
         return hashlib.blake2b(room.encode() + b"\0", key=self._key, digest_size=_ID_BYTES)
@@ -174,14 +196,24 @@ class Content(NamedTuple):
     media_type: str
 
     async def read(self, offset: int, size: int) -> bytes:
+        """Read up to `size` bytes at `offset`; fewer at the end of the file."""
         return await self.store.run(os.pread, self.descriptor, size, offset)
 
     def close(self) -> None:
+        """Close the descriptor. The content of a deleted file is freed then."""
         os.close(self.descriptor)
 
 
 class DiskFileWriter:
-    """Implements `fastchat.files.FileWriter`."""
+    """Implements `fastchat.files.FileWriter`.
+
+    A writer is in one of these states:
+
+    * not started: `_descriptor` is None, and `_is_over` is false;
+    * started: `_descriptor` is the locked temporary file;
+    * over: `_is_over` is true, and the temporary file does not exist any more. The file is stored,
+      or the writer was abandoned.
+    """
 
     def __init__(self, store: FileStore, ticket: str, announced: Announced) -> None:
         self._store = store
@@ -190,7 +222,8 @@ class DiskFileWriter:
         self.room = announced.room
         self.name = announced.name
         self.size = announced.size
-        self._lock = threading.Lock()  # a task that is cancelled leaves a thread at work
+        # A cancelled task does not stop its thread, so two calls can be in progress.
+        self._lock = threading.Lock()
         self._descriptor: int | None = None
         self._received = 0
         self._is_over = False
@@ -205,19 +238,19 @@ class DiskFileWriter:
         return file
 
     async def abandon(self) -> None:
-        with contextlib.suppress(CommandError):  # logged, and what is left is cleared away later
+        with contextlib.suppress(CommandError):  # it is logged, and the retention removes the rest
             await self._store.run(self._abandon)
 
     # In threads
 
     def start(self) -> bool:
-        """Use the ticket; says whether that was possible. Raises CommandError as `write`."""
+        """Use the ticket. Returns False if it is used or expired. Raises as `write` does."""
         try:
             self._hash = self._store.hasher(self.room)
             self._descriptor = self._store.contents.create(self._announced.number)
             if self._store.index.start(self._announced):
                 return True
-        except FileExistsError:  # it comes already
+        except FileExistsError:  # another writer has started this file
             pass
         except BaseException:
             self._release()
@@ -226,7 +259,7 @@ class DiskFileWriter:
         return False
 
     def _release(self) -> None:
-        """Let go of the temporary file."""
+        """Remove and close the temporary file."""
         if self._descriptor is not None:
             try:
                 self._store.contents.discard(self._announced.number)
@@ -239,12 +272,13 @@ class DiskFileWriter:
             is_open = self._descriptor is not None
             if self._is_over or not (is_open or self.start()):
                 raise CommandError(
-                    ErrorCode.FORBIDDEN, "The ticket is used or too old; announce the file again."
+                    ErrorCode.FORBIDDEN, "The ticket is used or expired. Announce the file again."
                 )
             assert self._descriptor is not None
             if self._received + len(data) > self.size:
                 raise CommandError(
-                    ErrorCode.TOO_LONG, f"The file has more than the {self.size:,} bytes announced."
+                    ErrorCode.TOO_LONG,
+                    f"The file is longer than the announced {self.size:,} bytes.",
                 )
             done = 0
             while done < len(data):
@@ -257,7 +291,8 @@ class DiskFileWriter:
             missing = self.size - self._received
             if missing or self._is_over or self._descriptor is None:
                 raise CommandError(
-                    ErrorCode.BAD_COMMAND, f"The file is incomplete: {missing:,} bytes are missing."
+                    ErrorCode.BAD_COMMAND,
+                    f"The file is incomplete: {missing:,} bytes are missing. Send it again.",
                 )
             store, announced = self._store, self._announced
             media = sniff(os.pread(self._descriptor, HEAD_BYTES, 0))
@@ -278,7 +313,8 @@ class DiskFileWriter:
             if self._is_over:
                 return
             self._is_over = True
-            if self._descriptor is None:  # it may be coming to who has shown the ticket
+            if self._descriptor is None:
+                # Another writer may have started the file by its ticket; then nothing changes.
                 self._store.index.withdraw(self._announced)
                 return
             self._release()
@@ -286,22 +322,22 @@ class DiskFileWriter:
 
 
 def _digest_of(ticket: str) -> bytes:
-    """What is kept of a ticket: who reads the index gets none that can be used."""
+    """Return the digest of a ticket. The index stores digests only, so it shows no ticket."""
     return hashlib.blake2b(ticket.encode("utf-8", "replace"), digest_size=32).digest()
 
 
 def _disk_errors(function: Callable[..., Result], *arguments: object) -> Result:
-    """Call it; what the disk does is logged, and means that the client may try again."""
+    """Call a function. If the disk fails, log it, and raise `unavailable`."""
     try:
         return function(*arguments)
     except (FilesError, SettingError, OSError) as error:
-        logger.error("a file cannot be kept or read: %s", error)
+        logger.error("cannot store or read a file: %s", error)
         raise _unavailable() from error
 
 
 def _unavailable() -> CommandError:
     return CommandError(
         ErrorCode.UNAVAILABLE,
-        "Files cannot be kept or read at the moment; try again.",
+        "The server cannot store or read files at the moment. Try again later.",
         temporary=True,
     )

@@ -192,7 +192,7 @@ async def test_author_may_have_so_much(tmp_path: Path) -> None:
         await begun.write(b"x")
         error = await refused(store.reserve("lobby", "alice", "c", BLOCK + 1))
         assert (error.code, error.temporary) == (ErrorCode.FORBIDDEN, False)
-        assert "as much as you may" in error.message
+        assert "Your files use up your quota" in error.message
         await put(store, b"two", author="bob")
         await announced.abandon()
         await store.reserve("lobby", "alice", "c", BLOCK)
@@ -215,7 +215,7 @@ async def test_what_was_only_announced_is_in_the_way_for_a_while(tmp_path: Path)
             error = await refused(store.reserve("lobby", "alice", "c", size))
             assert (error.code, error.temporary) == (ErrorCode.FORBIDDEN, True)
             assert error.retry_after_ms == pytest.approx(until_s * 1000, abs=2)
-            assert "announced and not sent" in error.message
+            assert "announced and did not send" in error.message
         assert not (await refused(store.reserve("lobby", "alice", "c", 3 * BLOCK))).temporary
         clock.now += TICKET_S - 200
         await store.reserve("lobby", "alice", "c", 1)
@@ -291,7 +291,7 @@ async def test_all_may_have_so_much(tmp_path: Path) -> None:
         uploads = [await store.reserve("lobby", str(n), "a", 2 * BLOCK) for n in range(20)]
         await uploads[0].write(b"x")
         error = await refused(uploads[1].write(b"x"))
-        assert (error.code, "no room" in error.message) == (ErrorCode.FORBIDDEN, True)
+        assert (error.code, "server's quota" in error.message) == (ErrorCode.FORBIDDEN, True)
         assert (await refused(store.claim(uploads[2].ticket))).code == ErrorCode.FORBIDDEN
         await refused(store.reserve("lobby", "new", "a", 2 * BLOCK))
         await put(store, b"small")
@@ -334,7 +334,7 @@ async def test_content_that_cannot_be_placed_is_not_told(
         error = await refused(upload.finish())
         assert (error.code, error.temporary) == (ErrorCode.UNAVAILABLE, True)
         assert str(tmp_path) not in error.message
-        assert "cannot be kept" in caplog.text
+        assert "cannot store or read a file" in caplog.text
         await upload.abandon()
         assert left_in(tmp_path) == [file.id[:2]]
 
@@ -350,7 +350,7 @@ async def test_lost_content_is_no_file_and_comes_back(
         for damage in (path.unlink, lambda: path.write_bytes(b"cont")):
             damage()
             assert await get(store, file.id) is None
-            assert "lost or damaged" in caplog.text
+            assert "missing or damaged" in caplog.text
             assert await put(store, b"content") == file
             assert await get(store, file.id) == b"content"
 
