@@ -1,6 +1,6 @@
-"""The commands about files: who may share one, and what its sender hears of it.
+"""The commands about files: `upload` announces a file, and a binary message has its next bytes.
 
-Where the bytes go is said by `fastchat.files.incoming`.
+`fastchat.files.incoming` receives the bytes.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ __all__ = ["UploadCommands"]
 
 
 class UploadCommands:
-    """Runs the commands about files. `Client.incoming` is the file that a client announced last.
+    """Runs the commands about files, and sends their senders the results.
 
-    * ``incoming_files``: takes the files; None if the server takes none.
-    * ``max_chunk_bytes``: how much of a file one binary message can hold.
+    `Client.incoming` is the file that a client announced last.
+
+    * ``incoming_files``: receives the files; None if the server accepts no files.
+    * ``max_chunk_bytes``: the largest size of a binary message.
     """
 
     def __init__(
@@ -41,22 +43,26 @@ class UploadCommands:
 
     @property
     def max_file_bytes(self) -> int | None:
-        """The size of the largest file; None if the server takes none."""
+        """The size of the largest file; None if the server accepts no files."""
         return None if self._incoming_files is None else self._incoming_files.max_file_bytes
 
     async def announce(self, client: Client, command: Upload) -> None:
-        """Reserve room for a file, and give the client its ticket."""
+        """Announce a file, and send its ticket to the client.
+
+        The client's previous file is given up if it has started. Raises CommandError if the client
+        may not write in the room, or if the file cannot be announced.
+        """
         room = client.room_of(command.room, Right.WRITE)
         if self._incoming_files is None:
-            raise CommandError(ErrorCode.FORBIDDEN, "This server takes no files.")
+            raise CommandError(ErrorCode.FORBIDDEN, "This server does not accept files.")
         author = client.rooms[room].author
         before, client.incoming = client.incoming, None
-        if before is not None:  # this file may need the room of the one before
+        if before is not None:  # first, because both count against one quota
             await before.give_up()
         incoming = await self._incoming_files.announce(
             client, client.address, room, author, command.name, command.size, command.ref
         )
-        if client.gone:  # nobody will know the ticket
+        if client.gone:  # no client receives the ticket
             await incoming.writer.abandon()
             return
         client.incoming = incoming
@@ -65,7 +71,11 @@ class UploadCommands:
         reply(self._delivery, client, payload)
 
     def receive(self, client: Client, command: Chunk) -> Coroutine[Any, Any, None]:
-        """Take the next bytes of a client's file. Raises Violation if it has announced none."""
+        """Take the next bytes of the file that a client announced last.
+
+        Raises Violation if no bytes are expected: the client has announced no file, or has sent all
+        of its bytes.
+        """
         if client.incoming is None or self._incoming_files is None:
             raise Violation(CloseReason.UNEXPECTED_BINARY)
         return self._receive(client, client.incoming, command.data, self._incoming_files)
@@ -83,27 +93,33 @@ class UploadCommands:
             reply(self._delivery, client, payload)
 
     def leave(self, client: Client, room: str) -> None:
-        """Give up a client's file if it is for a room that the client leaves."""
+        """Give up a client's file if it is for `room`, which the client leaves."""
         if client.incoming is not None and client.incoming.room == room:
             self.give_up(client)
 
     def give_up(self, client: Client) -> None:
-        """Keep nothing of a client's file that has not arrived completely."""
+        """Give up a client's file that has started and is incomplete.
+
+        The ticket of a file that has not started stays valid.
+        """
         incoming, client.incoming = client.incoming, None
         if incoming is not None and self._incoming_files is not None:
             self._incoming_files.give_up(incoming)
 
     def withdraw(self, room: str, author: str) -> None:
-        """Withdraw the tickets of a user in a room: a ticket needs no connection."""
+        """End the tickets of an author in a room.
+
+        A ticket can be used without a connection, so it does not end with the author's connections.
+        """
         if self._incoming_files is not None:
             self._incoming_files.withdraw(room, author)
 
     def sweep(self) -> None:
-        """Give up files that have stalled, and tell their senders; once a second."""
+        """Give up files that have stalled, and inform their senders; called every second."""
         for incoming in () if self._incoming_files is None else self._incoming_files.sweep():
             refusal = CommandError(
                 ErrorCode.UNAVAILABLE,
-                "The upload stalled; send the file again.",
+                "The upload stalled. Send the file again.",
                 temporary=True,
                 ref=incoming.ref,
             )

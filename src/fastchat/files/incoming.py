@@ -1,10 +1,16 @@
-"""Files that come by binary messages: of each connection the one that it has announced last.
+"""Files that arrive by binary messages.
 
-`fastchat.chat` decides who may send one, `fastchat.files` keeps it. Here is what lies between
-the first of its messages and the last: whether there is a place for it, how much is missing,
-what still comes of one that has failed, and when it is given up. One that has not begun may
-come by HTTP instead, with its ticket, and for that the connection is not needed: so it ends
-when its ticket does.
+The binary messages of a connection belong to the file that it announced last. `fastchat.chat`
+checks whether its client may send a file, and a `FileWriter` writes it. This module is responsible
+for the time from the first binary message to the last:
+
+* A started file counts as a transfer, and the number of concurrent transfers is limited.
+* If a file fails, the client receives one error. It may have sent more of the file before the error
+  arrives. These bytes are dropped, up to the size that was announced.
+* A file that makes no progress is given up.
+
+A file that has not started is not given up here. Its client can still send it over HTTP with the
+ticket, even without this connection. It ends when its ticket expires.
 """
 
 from __future__ import annotations
@@ -24,20 +30,27 @@ __all__ = ["Incoming", "IncomingFiles"]
 
 logger = logging.getLogger("fastchat.uploads")
 
-#: An upload is given up if PROGRESS_BYTES of it take longer than this. A phone that changes its
-#: network comes back sooner, and a client without any network misses its heartbeat after 35 s.
+#: A file is given up if PROGRESS_BYTES of it take longer than this. A phone that changes its
+#: network reconnects sooner, and a client without any network misses its heartbeat after 35 s.
 STALL_S = 60.0
 
 
 class Incoming:
-    """A file that `owner` has announced under `ref`, as far as it has come.
+    """A file that `owner` announced under `ref`. `transfers` limits it by `address`.
 
-    From its first bytes on it has one of `transfers`, which counts by `address`.
+    Its states are:
+
+    * announced: `_has_started` is false;
+    * open: `_has_started` is true and `_is_over` is false. The file counts as a transfer;
+    * over: `_is_over` is true. The file is stored, or failed, or was given up. Until `_missing` is
+      0, further bytes are expected, and dropped.
+
+    `_writing` makes sure that the writer has one call in progress.
     """
 
     __slots__ = (
         "_address",
-        "_has_begun",
+        "_has_started",
         "_is_over",
         "_missing",
         "_transfers",
@@ -61,7 +74,7 @@ class Incoming:
         self._address = address
         self._transfers = transfers
         self._missing = writer.size
-        self._has_begun = self._is_over = False
+        self._has_started = self._is_over = False
         self._writing = asyncio.Lock()
 
     @property
@@ -71,30 +84,32 @@ class Incoming:
 
     @property
     def is_expected(self) -> bool:
-        """Whether more of it is to come, also if that is dropped."""
+        """Whether bytes of the file are still missing. They are expected even after a failure."""
         return self._missing > 0
 
     @property
     def is_open(self) -> bool:
-        return self._has_begun and not self._is_over
+        """Whether the file has started, and is neither stored nor abandoned."""
+        return self._has_started and not self._is_over
 
     @property
     def received(self) -> int:
-        """How many bytes have come of it."""
+        """How many bytes of the file have arrived, including dropped ones."""
         return self.writer.size - self._missing
 
     async def take(self, data: bytes) -> File | None:
-        """Keep the next bytes; returns the file with the last of them.
+        """Write the next bytes. After the last bytes, store and return the file.
 
-        Raises CommandError when it cannot be kept: once, for who sends does not wait to hear
-        of it. What comes then is dropped, up to the size that was announced.
+        Raises CommandError like `FileWriter`, or if there are too many transfers. The file has
+        failed then. The method drops further bytes, and does not raise again, because the client
+        may have sent them before it received the error.
         """
         self._missing -= len(data)
         async with self._writing:
             if self._is_over:
                 return None
             try:
-                self._begin()
+                self._start()
                 await self.writer.write(data)
                 if self._missing > 0:
                     return None
@@ -108,32 +123,33 @@ class Incoming:
             return file
 
     async def give_up(self) -> None:
-        """Free what is kept of it, if it has begun and is not complete."""
+        """Abandon the file if it is open. Its further bytes are dropped."""
         async with self._writing:
             if self.is_open:
                 await self._abandon()
 
-    def _begin(self) -> None:
-        if not self._has_begun:
+    def _start(self) -> None:
+        if not self._has_started:
             if self._transfers.enter(self._address) is not None:
                 raise busy()
-            self._has_begun = True
+            self._has_started = True
 
     async def _abandon(self) -> None:
-        await self.writer.abandon()  # its place is free when its descriptor is
+        await self.writer.abandon()  # before `_end`: until then it has a descriptor
         self._end()
 
     def _end(self) -> None:
         self._is_over = True
-        if self._has_begun:
+        if self._has_started:
             self._transfers.leave(self._address, "")
 
 
 class IncomingFiles:
-    """All that come to a process, no more at once than `transfers` has.
+    """The files that arrive at a process by binary messages.
 
-    `clock` returns monotonic seconds. An upload is given up if `PROGRESS_BYTES` of it take
-    longer than `stall_s`.
+    `transfers` counts the open files, and refuses those that exceed its limits. `clock` returns
+    monotonic seconds. A file is given up if `PROGRESS_BYTES` of it take longer than `stall_s`
+    seconds.
     """
 
     def __init__(
@@ -147,12 +163,14 @@ class IncomingFiles:
         self._transfers = transfers
         self._clock = clock
         self._stall_s = stall_s
-        #: Of those that wait for more: when they are given up, unless so much has come by then.
+        #: For each open file that waits for bytes: when it is given up, and how many bytes must
+        #: have arrived to extend that deadline.
         self._deadlines: dict[Incoming, tuple[float, int]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def max_file_bytes(self) -> int:
+        """The size of the largest file."""
         return self._files.max_bytes
 
     async def announce(
@@ -165,12 +183,20 @@ class IncomingFiles:
         size: int,
         ref: str | None,
     ) -> Incoming:
-        """Raises CommandError where there is no room for it."""
+        """Announce a file of `size` bytes.
+
+        `ref` is the one of the command; an error about the file has it, too. Raises CommandError
+        like `Files.reserve`.
+        """
         writer = await self._files.reserve(room, author, name, size)
         return Incoming(writer, owner, address, ref, self._transfers)
 
     async def take(self, incoming: Incoming, data: bytes) -> File | None:
-        """As `Incoming.take`; while the disk has it, nobody's time passes."""
+        """Take the next bytes, like `Incoming.take`.
+
+        The deadline of a file does not run while its bytes are being written, so a slow disk is
+        not taken for a stalled client.
+        """
         due_s, enough = self._deadlines.pop(incoming, (0.0, 0))
         try:
             return await incoming.take(data)
@@ -182,20 +208,20 @@ class IncomingFiles:
                 self._deadlines[incoming] = due_s, enough
 
     def give_up(self, incoming: Incoming) -> None:
-        """In a moment: what is being written is waited for."""
+        """Give up a file in a task, which waits for a write in progress."""
         if incoming.is_expected:
-            self._begin(self._give_up(incoming))
+            self._run(self._give_up(incoming))
 
     def withdraw(self, room: str, author: str) -> None:
-        """In a moment: what somebody has announced in a room, and not begun, is good no more."""
-        self._begin(self._files.withdraw(room, author))
+        """End the tickets of an author in a room, in a task. Files that have started continue."""
+        self._run(self._files.withdraw(room, author))
 
     def sweep(self) -> list[Incoming]:
-        """Give up those of which nothing comes any more, and return them; once a second."""
+        """Give up the files that have stalled, and return them. The worker calls it every second."""
         now = self._clock()
         late = [each for each, (due_s, _) in self._deadlines.items() if due_s <= now]
         for incoming in late:
-            logger.info("gave up a file: it came too slowly")
+            logger.info("gave up an upload that made too little progress")
             del self._deadlines[incoming]
             self.give_up(incoming)
         return late
@@ -204,12 +230,12 @@ class IncomingFiles:
         await incoming.give_up()
         self._deadlines.pop(incoming, None)
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)  # the loop holds it by a weak reference
-        task.add_done_callback(self._ended)
+        self._tasks.add(task)  # the loop has only a weak reference to it
+        task.add_done_callback(self._on_done)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _on_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("internal error while an upload was given up", exc_info=error)
+            logger.error("internal error while an upload was being given up", exc_info=error)
