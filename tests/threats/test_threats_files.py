@@ -162,7 +162,7 @@ def test_files_leave_the_disk_to_messages(disk: Path) -> None:
             wait_until(lambda: len(contents(disk / "data")) == len(said) - 5)
             assert share(alice, server.port, os.urandom(100_000))
         assert server.stop() == 0
-    assert server.errors.count("files are refused, for the disk has") == 1
+    assert server.errors.count("files are refused: the disk has") == 1
     assert server.errors.count("--max-files-bytes") == 1
 
 

@@ -217,7 +217,7 @@ class IncomingFiles:
         self._run(self._files.withdraw(room, author))
 
     def sweep(self) -> list[Incoming]:
-        """Give up the files that have stalled, and return them. The worker calls it every second."""
+        """Give up the files that have stalled, and return them; called every second."""
         now = self._clock()
         late = [each for each, (due_s, _) in self._deadlines.items() if due_s <= now]
         for incoming in late:

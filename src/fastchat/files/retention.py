@@ -1,18 +1,26 @@
-"""How long files are kept: as long as a message of their room has a link to them.
+"""The retention of files: a file is stored as long as a message of its room links to it.
 
 Theory
 ------
-The process that has the history looks once a minute, in a thread, which files no message has
-(any more), and deletes them: those that a message had at once, so that a file goes with its
-message, and others when they are an hour old, for their sender may still be writing. A link
-in another room keeps nothing. What cannot be read is kept.
+The retention is a thread in the process that has the history. Once a minute, it sweeps: it compares
+the files of each room with the links in the room's messages.
 
-A message may come and go between two looks, so the history says of each link that it came or
-went (`LinkChanges`). Where one went it is looked at once, and for a file that somebody
-has taken out of a message it does not take a minute, nor an hour.
+* A file to which a message has linked, and to which no message links any more, is deleted at once.
+* A file to which no message has linked yet is deleted when it is an hour old. Until then, its
+  sender may still be writing the message.
+* A link in another room does not count.
+* If the history or the index cannot be read, no file is deleted.
 
-Rooms whose stream has not moved are passed over. It also clears away what was left behind by
-processes that were killed while a file came.
+A message can be sent and deleted between two sweeps. So the history reports each link that a new,
+edited or deleted message adds or removes (`LinkChanges`). If a link was added, the retention marks
+its file as linked. Shortly after a link was removed, it checks the files of the room, without
+waiting for the next sweep. Messages that the history drops are not reported; the next sweep notices
+their links.
+
+If a room's stream has not moved since the last sweep, the room's messages are not read again.
+
+A sweep also removes what killed processes left behind: expired announcements, incoming files that
+no process writes any more, and, in the first sweep, contents that are not in the index.
 """
 
 from __future__ import annotations
@@ -37,21 +45,29 @@ __all__ = ["LinkChanges", "Retention"]
 
 logger = logging.getLogger("fastchat.files")
 
+#: The time between two sweeps. Removed links do not wait for a sweep, so it bounds only how long
+#: other files outlive their time.
 SWEEP_INTERVAL_S = 60.0
-#: From a link that has gone to the look that follows; what goes meanwhile is one look, too.
+#: The time between the removal of a link and the check that follows. Removals during this time are
+#: covered by the same check.
 CHANGE_DELAY_S = 2.0
-#: From a file to the message that has it; whoever writes longer sends it again.
+#: A file without a link is deleted after this time. A sender who writes their message for longer
+#: must send the file again.
 UNLINKED_LIFETIME_S = 3600.0
-#: Further changes are not noted while the disk hangs; a sweep looks at all messages anyway.
+#: The largest number of changes in memory, which is reached if the disk hangs. Further changes are
+#: dropped; the next sweep compares all links anyway.
 MAX_CHANGES = 10_000
-#: Of the history's file; this thread has more time than a client that asks for a page.
+#: How long a read of the history waits for a lock. It is longer than for a client that requests a
+#: page, because no client waits for this thread.
 _BUSY_TIMEOUT_MS = 2000
 
 
 class Retention(threading.Thread):
-    """Deletes files of `data` that nobody needs. `clock` returns seconds since 1970.
+    """Deletes the files that are not needed from the data directory `data`.
 
-    Once, it says in the log if `max_total_bytes` are more than the disk has.
+    `clock` returns seconds since 1970. `measure` returns the space on the disk. If the disk cannot
+    hold `max_total_bytes` of files, the first sweep logs a warning. A failure of the disk or of
+    the history is logged once, and each sweep tries again.
     """
 
     def __init__(
@@ -86,26 +102,29 @@ class Retention(threading.Thread):
             if now >= due_s:
                 self.sweep()
                 due_s = now + SWEEP_INTERVAL_S
-            if self.changes.wait(due_s - time.monotonic()) and not self._stop_requested.wait(
-                CHANGE_DELAY_S
-            ):
+            is_changed = self.changes.wait(due_s - time.monotonic())
+            if is_changed and not self._stop_requested.wait(CHANGE_DELAY_S):
                 self.apply_changes()
         self.apply_changes()
 
     def stop(self) -> None:
-        """End the thread, after the room that it is at; changes told by now are heeded."""
+        """Stop the thread after the room that it is checking, and wait for its end.
+
+        Links that were reported before are marked in the index. Files that have lost their links
+        are deleted by the first sweep after the next start.
+        """
         self._stop_requested.set()
         self.changes.wake()
         self.join()
 
     def sweep(self) -> None:
-        """Delete what nobody needs now. A failure is logged once, and tried again."""
+        """Remove leftovers, and delete the files of all rooms that are not needed now."""
         with self._logging_failures(), self._applying_changes():
             self._remove_leftovers()
             self._sweep_rooms(self._index.rooms())
 
     def apply_changes(self) -> None:
-        """Heed what the history has told: delete what has lost its last message."""
+        """Apply the reported changes: delete the files that have lost their last link."""
         with self._logging_failures(), self._applying_changes() as changes:
             lost = changes.lost
             ours = {room: {record.id for record in self._index.files_of(room)} for room in lost}
@@ -113,11 +132,12 @@ class Retention(threading.Thread):
 
     @contextmanager
     def _applying_changes(self) -> Iterator[_Changes]:
+        """Take the reported changes. If the block fails, return them for the next attempt."""
         changes = self.changes.take()
         try:
             if changes.linked:
                 self._index.mark_all_linked(changes.linked)
-            for room, _ in changes.linked:  # what was seen of it did not have these
+            for room, _ in changes.linked:  # its messages must be read again
                 self._swept_streams.pop(room, None)
             yield changes
         except BaseException:
@@ -126,47 +146,52 @@ class Retention(threading.Thread):
 
     @contextmanager
     def _logging_failures(self) -> Iterator[None]:
+        """Log a failure of the block, once for several in a row, and update the metrics."""
         try:
             yield
             self._metrics.kept_files, self._metrics.kept_file_bytes = self._index.totals()
         except (FilesError, HistoryError, SettingError, OSError) as error:
             if not self._is_failing:
-                logger.error("files that nobody needs stay, which is tried again: %s", error)
+                logger.error(
+                    "cannot delete files that are not needed; a sweep will try again: %s", error
+                )
             self._is_failing = True
         except Exception:
             logger.exception("internal error in the retention of files")
         else:
             if self._is_failing:
-                logger.info("files that nobody needs are deleted again")
+                logger.info("files that are not needed are deleted again")
             self._is_failing = False
         finally:
-            self._index.close()  # its descriptors are not for a minute of waiting
+            self._index.close()  # so that it has no descriptors until the next sweep
 
-    # What was left behind
+    # Leftovers
 
     def _remove_leftovers(self) -> None:
         self._index.expire()
         numbers = {*self._contents.incoming_numbers(), *self._index.started()}
-        cleared = sum(self._contents.remove_abandoned(number, self._discard) for number in numbers)
-        if self._is_first_sweep:  # after a loss of power, or when an older index was restored
-            cleared += sum(self._delete_stray(id) for id in self._contents.ids())
+        removed = sum(self._contents.remove_abandoned(number, self._discard) for number in numbers)
+        if self._is_first_sweep:
+            # A loss of power, or an older index that was restored, leaves contents without a row.
+            removed += sum(self._delete_stray(id) for id in self._contents.ids())
             self._is_first_sweep = False
             self._compare_with_disk()
         for room in self._swept_streams.keys() - self._index.rooms():
             del self._swept_streams[room]
-        if cleared:
-            logger.info("removed %d incomplete or unknown files", cleared)
+        if removed:
+            logger.info("removed %d files that were incomplete or not in the index", removed)
 
     def _compare_with_disk(self) -> None:
+        """Warn if the disk cannot hold all files that the settings allow."""
         total, free = self._measure(self._data / FOLDER)
-        _, kept = self._index.totals()
-        room = max(0, free - reserved_for_messages(total))
-        if self._max_total_bytes - kept > room:
+        _, stored = self._index.totals()
+        usable = max(0, free - reserved_for_messages(total))
+        if self._max_total_bytes - stored > usable:
             logger.warning(
-                "--max-files-bytes allows %d MiB more, and the disk has room for %d; "
-                "files are refused before it is full",
-                (self._max_total_bytes - kept) >> 20,
-                room >> 20,
+                "--max-files-bytes allows %d MiB more files, but the disk has space for %d MiB; "
+                "uploads will be refused below the limit",
+                (self._max_total_bytes - stored) >> 20,
+                usable >> 20,
             )
 
     def _discard(self, number: int) -> None:
@@ -175,7 +200,7 @@ class Retention(threading.Thread):
     def _delete_stray(self, id: str) -> bool:
         return self._index.delete_stray(id, self._contents.remove)
 
-    # What nobody needs
+    # Files that are not needed
 
     def _sweep_rooms(self, rooms: Collection[str]) -> None:
         if not rooms:
@@ -187,14 +212,14 @@ class Retention(threading.Thread):
                     break
                 deleted += self._sweep_room(room)
         finally:
-            self._history.close()  # its descriptors are not for a minute of waiting
+            self._history.close()  # so that it has no descriptors until the next sweep
         if deleted:
             self._metrics.deleted_files_total += deleted
-            logger.info("deleted %d files that no message has", deleted)
+            logger.info("deleted %d files that no message links to", deleted)
 
     def _sweep_room(self, room: str) -> int:
-        """Returns how many files were deleted."""
-        files = self._index.files_of(room)  # before the texts: what comes later is new
+        """Delete the files of a room that are not needed, and return their number."""
+        files = self._index.files_of(room)  # before the texts, which can link to all of these
         stream = self._history.stream(room)
         old = self._clock() - UNLINKED_LIFETIME_S
         unsure = any(not record.linked and record.uploaded <= old for record in files)
@@ -207,7 +232,7 @@ class Retention(threading.Thread):
         return deleted
 
     def _delete_if_unneeded(self, record: FileRecord, linked: set[str], old: float) -> bool:
-        """Says whether a file was deleted."""
+        """Delete a file that is not needed, and return whether it was deleted."""
         if record.id in linked:
             if not record.linked:
                 self._index.mark_linked(record)
@@ -218,10 +243,9 @@ class Retention(threading.Thread):
 
 
 class LinkChanges:
-    """The changes of links that the history has told of and that no sweep has heeded yet.
+    """The changes of links that the history has reported and the retention has not applied yet.
 
-    The history adds them in the loop, and the retention takes them in its thread. A text
-    without a link costs nothing, one with a link the search for it.
+    The history adds changes in the event loop, and the retention takes them in its thread.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -231,7 +255,10 @@ class LinkChanges:
         self._changes = _Changes({}, {})
 
     def add(self, room: str, before: str, after: str) -> None:
-        """A message of a room had one text, and has another; either may be empty."""
+        """Report that the text of a message has changed from `before` to `after`.
+
+        `before` is empty for a new message, and `after` is empty for a deleted one.
+        """
         had, has = ids_in(before), ids_in(after)
         now = self._clock()
         with self._lock:
@@ -245,7 +272,7 @@ class LinkChanges:
             self._added.set()
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait until there are some, or `wake` is called; says whether that was so."""
+        """Wait until there are changes, or `wake` is called. Returns False after the timeout."""
         return self._added.wait(max(0.0, timeout_s))
 
     def wake(self) -> None:
@@ -253,13 +280,14 @@ class LinkChanges:
         self._added.set()
 
     def take(self) -> _Changes:
+        """Return all changes, and remove them."""
         with self._lock:
             self._added.clear()
             taken, self._changes = self._changes, _Changes({}, {})
         return taken
 
     def restore(self, taken: _Changes) -> None:
-        """Return changes that could not be heeded; the next sweep takes them again."""
+        """Put back changes that could not be applied. The next `take` returns them again."""
         with self._lock:
             newer, self._changes = self._changes, taken
             taken.linked.update(newer.linked)
@@ -268,8 +296,11 @@ class LinkChanges:
 
 
 class _Changes(NamedTuple):
-    """`linked` has when a message was seen with a file, by its room and id; `lost` has, by
-    room, the ids that a message does not have any more."""
+    """Changes of links.
+
+    `linked` is the time of each added link, in seconds since 1970, by room and id. `lost` is the
+    set of ids that a message does not link to any more, by room.
+    """
 
     linked: dict[tuple[str, str], float]
     lost: dict[str, set[str]]

@@ -1,7 +1,8 @@
-"""How much of the disk files may take: messages come first.
+"""The space on the disk that files leave free for messages.
 
-A disk that is full has no place for messages, nor for the deletion of one, which is what would
-free a file. So files end before the disk does, and what is left is for the history.
+If the disk is full, messages cannot be stored. They cannot even be deleted, which would free the
+files that they link to. So files are refused before the disk is full, and the rest of the disk is
+reserved for the history.
 """
 
 from __future__ import annotations
@@ -20,61 +21,70 @@ __all__ = ["Disk", "Space", "reserved_for_messages", "space_of"]
 
 logger = logging.getLogger("fastchat.files")
 
-#: The history's log and its checkpoint, the search index and some 200,000 messages: a day or two of
-#: a busy server, until somebody has read what the log says. A gigabyte is weeks, and more is waste.
+#: The bounds of the reserved space. The smaller one holds the history's log and its checkpoint, the
+#: search index, and some 200,000 messages: a day or two of a busy server, in which its operator can
+#: read the error in the log. The larger one lasts for weeks, so more would be wasted.
 MIN_RESERVED_BYTES, MAX_RESERVED_BYTES = 64 << 20, 1 << 30
-#: Between the two, one of so many parts; and never more than one of so few, for small disks.
+#: Between these bounds, 1/50 of the disk is reserved. On small disks, at most 1/4 is reserved, even
+#: if that is less than the lower bound.
 RESERVED_PARTS, SMALL_DISK_PARTS = 50, 4
 
 
 class Space(NamedTuple):
-    """Of a disk, in bytes: what there is, and what is free for us."""
+    """The size of a disk, and the part that is free for our user, in bytes."""
 
     total: int
     free: int
 
 
 def space_of(folder: Path) -> Space:
-    """Raises OSError."""
+    """Return the space on the disk of a folder. Raises OSError."""
     found = os.statvfs(folder)
     return Space(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
 
 
 def reserved_for_messages(total: int) -> int:
-    """What files leave free on a disk of `total` bytes."""
+    """Return how many bytes files leave free on a disk of `total` bytes."""
     wanted = min(max(MIN_RESERVED_BYTES, total // RESERVED_PARTS), MAX_RESERVED_BYTES)
     return min(wanted, total // SMALL_DISK_PARTS)
 
 
 class Disk:
-    """The disk of `folder`; threads may share it. `measure` may raise OSError."""
+    """The disk of `folder`. Threads can share it.
+
+    `measure` returns the space on the disk, and can raise OSError.
+    """
 
     def __init__(self, folder: Path, measure: Callable[[Path], Space], metrics: Metrics) -> None:
         self._folder = folder
         self._measure = measure
         self._metrics = metrics
         self._lock = threading.Lock()
-        self._refused: int | None = None  # the least that was too much
+        #: The size of the smallest refused file; None if no file was refused since the last message
+        #: about it in the log.
+        self._refused: int | None = None
 
-    def check(self, size: int, coming: int) -> None:
-        """Whether `size` bytes more may come besides the `coming` of others.
+    def check(self, size: int, missing: int) -> None:
+        """Check that the disk has space for a file of `size` bytes.
 
-        Raises CommandError; and OSError where that cannot be known.
+        `missing` is the number of bytes of incoming files that have not arrived yet. Raises
+        CommandError (`unavailable`, temporary) if there is too little space, or OSError if it
+        cannot be measured.
         """
         total, free = self._measure(self._folder)
-        kept = reserved_for_messages(total)
-        fits = free - coming - size >= kept
-        self._tell(size, fits, free, kept)
+        reserved = reserved_for_messages(total)
+        fits = free - missing - size >= reserved
+        self._log_change(size, fits, free, reserved)
         if not fits:
             self._metrics.full_disk_refusals_total += 1
             raise CommandError(
                 ErrorCode.UNAVAILABLE,
-                "The server's disk has no room for this file at the moment; try again later.",
+                "The server's disk has no space for this file at the moment. Try again later.",
                 temporary=True,
             )
 
-    def _tell(self, size: int, fits: bool, free: int, kept: int) -> None:
-        """Once that files are refused, and once that such are taken again."""
+    def _log_change(self, size: int, fits: bool, free: int, reserved: int) -> None:
+        """Log once that files are refused, and once that files of this size are accepted again."""
         with self._lock:
             before = self._refused
             if not fits:
@@ -84,9 +94,9 @@ class Disk:
             after = self._refused
         if before is None and after is not None:
             logger.error(
-                "files are refused, for the disk has %d MiB free, of which %d are for messages",
+                "files are refused: the disk has %d MiB free and reserves %d MiB for messages",
                 free >> 20,
-                kept >> 20,
+                reserved >> 20,
             )
         elif before is not None and after is None:
-            logger.info("the disk has room for files again")
+            logger.info("the disk has space for files again")

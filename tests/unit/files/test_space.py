@@ -69,7 +69,7 @@ async def test_file_that_does_not_fit_is_refused_and_later_taken(
         drive.free += 100_000
         with caplog.at_level("INFO"):
             await put(store, bytes(100_000))
-        assert "room for files again" in caplog.text
+        assert "space for files again" in caplog.text
 
 
 @on_loop
