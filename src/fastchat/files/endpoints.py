@@ -1,23 +1,23 @@
 """Files over HTTP: `POST /files` with a ticket, `GET` and `HEAD` of a link.
 
-A `POST` needs nothing but a ticket, and a `GET` nothing but an id, which cannot be guessed. Neither
-uses sessions, tokens or cookies, so another page cannot do in a reader's name what it could not do
-itself. A browser gets every file as data: images by their content, other files to be saved, and
-nothing in a file can run (docs/security.md).
+A `POST` needs only a ticket, and a `GET` needs only an id, which cannot be guessed. Neither uses
+sessions, tokens or cookies. So a page of another site cannot use a reader's browser to do anything
+that it could not do without it. A browser receives each file as data. It displays images, which are
+recognized by their content, and saves other files; no content can run (docs/security.md).
 
-The duration of a transfer has no bound. Its progress has one (`fastchat.web.http`), and so has the
-number of transfers at once, in all and from one address. Files that come and files that go are
-counted apart, and a request without a ticket counts for neither.
+The duration of a transfer is not limited, but it must make progress (`fastchat.web.http`). The
+number of concurrent transfers is limited, in total and for each address. Uploads and downloads are
+counted separately. A request without a valid ticket does not count as an upload.
 
 Starlette's FileResponse is not used, because it
 
-- opens a file by its path, and not the descriptor that was found by the id and that a deletion
-  leaves readable;
-- has no hook between two pieces, to put off the deadline and to stop when the client is gone, and
-  reads in the thread pool that anyio's users share;
-- answers a range also to HEAD, several ranges as `multipart/byteranges`, and a malformed range by
-  400, all of which we ignore; and it does not know If-None-Match;
-- leaves our headers out of the answers 400 and 416.
+- opens a file by its path. We read from the descriptor that was opened by the id; after the file
+  is deleted, it stays readable;
+- has no hook between two chunks. We need one to extend the deadline, and to stop if the client is
+  gone. Besides, it reads in the thread pool that all users of anyio share;
+- answers HEAD with a range, several ranges with `multipart/byteranges`, and a malformed range with
+  400. We ignore the ranges in these cases. It does not know If-None-Match;
+- omits our headers from answers with the status 400 or 416.
 
 The quotations are from RFC 9110.
 """
@@ -48,16 +48,17 @@ from fastchat.protocol import FILES_URL
 
 __all__ = ["FileEndpoints"]
 
-#: The size of a piece. A client has `HttpTimings.answer_s` for what waits to be sent, at most three
-#: pieces (uvicorn's transport is full at 64 KiB), so some 3 kB a second are enough.
+#: The size of a chunk of an answer. A client must receive the buffered data within
+#: `HttpTimings.answer_s`. At most three chunks are buffered (uvicorn pauses writing at 64 KiB), so
+#: a client must read some 3 kB a second.
 CHUNK_BYTES = 32 * 1024
-#: This much of a refused file is read, for this long, so that the connection can be kept. Beyond
-#: that, a new connection costs the client less.
+#: Up to this many bytes of a refused upload are read, for up to this long, so that its connection
+#: can be used again. For more, a new connection is cheaper for the client.
 DRAIN_BYTES = 1024 * 1024
 DRAIN_S = 5.0
 _BEARER = re.compile(r"bearer +([\x21-\x7e]+) *", re.IGNORECASE)
-#: One range. §14.2: "A server MAY ignore the Range header field." So a client that asks for several
-#: gets the whole file.
+#: A single range. §14.2: "A server MAY ignore the Range header field." So a client that requests
+#: several ranges receives the whole file.
 _RANGE = re.compile(r"bytes=\s*([0-9]{0,18})-([0-9]{0,18})\s*", re.IGNORECASE)
 _STATUS = {
     ErrorCode.UNAUTHORIZED: 401,
@@ -65,8 +66,8 @@ _STATUS = {
     ErrorCode.TOO_LONG: 413,
     ErrorCode.UNAVAILABLE: 503,
 }
-#: The headers of every file. The content of a link never changes; if it is deleted, browsers forget
-#: it within a day.
+#: The headers of every answer with a file. The content of a link never changes, hence `immutable`.
+#: Browsers forget a deleted file within a day, hence `max-age`.
 _HEADERS = {
     "cache-control": "private, max-age=86400, immutable",
     "content-security-policy": "sandbox; default-src 'none'",
@@ -77,10 +78,11 @@ _HEADERS = {
 
 
 class FileEndpoints:
-    """The endpoints of a process.
+    """The endpoints for files in one process.
 
-    `receiving` counts the files that come, and `serving` is the queue of requests for files that
-    go. Each request has a `RequestContext` (`fastchat.files.transfers`).
+    `receiving` counts and limits concurrent uploads. `serving` limits concurrent downloads, and
+    queues the requests that exceed the limit. Each request must have a `RequestContext`
+    (`fastchat.files.transfers`).
     """
 
     def __init__(
@@ -92,12 +94,13 @@ class FileEndpoints:
         self._metrics = metrics
 
     def routes(self) -> list[Route]:
+        """Return the routes of the endpoints."""
         return [
             Route(FILES_URL, self._post, methods=["POST"]),
             Route(FILES_URL + "/{id}/{name}", self._get, methods=["GET", "HEAD"]),
         ]
 
-    # Taking
+    # Uploads
 
     async def _post(self, request: Request) -> Response:
         refusal = _context_of(request).body_refusal
@@ -106,21 +109,21 @@ class FileEndpoints:
                 await self._spend_ticket(request)
             return self._refused(refusal.error, status=refusal.status, ends=True)
         if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
-            error = CommandError(ErrorCode.BAD_COMMAND, "Send the file without Content-Encoding.")
+            error = CommandError(ErrorCode.BAD_COMMAND, "Send the file without a Content-Encoding.")
             await self._spend_ticket(request)
             return self._refused(error, status=415, ends=True)
         body = request.stream()
         try:
             return await self._receive(request, body)
         except CommandError as error:
-            if "expect" in request.headers:  # the client waits for this, and sends no body
+            if "expect" in request.headers:  # the client waits for an answer, and sends no body
                 return self._refused(error, ends=True)
             return await self._refuse_and_drain(body, error)
         except ClientDisconnect:
-            return Response(status_code=400)  # not sent, because the client is gone
+            return Response(status_code=400)  # it is not sent, because the client is gone
 
     async def _spend_ticket(self, request: Request) -> None:
-        """End the announcement of a request: this was its one attempt."""
+        """End the ticket of a request, which was the one attempt for which the ticket was valid."""
         with contextlib.suppress(CommandError):
             if (writer := await self._find_writer(request)) is not None:
                 await writer.abandon()
@@ -131,15 +134,15 @@ class FileEndpoints:
             raise _no_ticket()
         if int(request.headers["content-length"]) != announced.size:
             await announced.abandon()
-            message = f"Content-Length must be the {announced.size:,} bytes that were announced."
+            message = f"Content-Length must be {announced.size:,}, the size that was announced."
             raise CommandError(ErrorCode.BAD_COMMAND, message)
         address = _context_of(request).address
         if self._receiving.enter(address) is not None:
-            await announced.abandon()  # the client has to announce it again
+            await announced.abandon()  # so that the client can announce it again
             return self._refused(busy(), ends=True)
         try:
             writer = await self._files.claim(announced.ticket)
-            if writer is None:  # another request was faster
+            if writer is None:  # another request has used the ticket
                 raise _no_ticket()
             file = await self._store(writer, body)
         finally:
@@ -147,9 +150,9 @@ class FileEndpoints:
         return JSONResponse(file.described(), 201, {"location": file.link})
 
     async def _find_writer(self, request: Request) -> DiskFileWriter | None:
-        """The announcement of a request's ticket; None if the ticket is not valid any more.
+        """Return the writer of a request's ticket; None if it has no ticket that is still valid.
 
-        A request without one must not count as a transfer.
+        It is called before the request counts as an upload, and does not use the ticket.
         """
         found = _BEARER.fullmatch(request.headers.get("authorization", ""))
         return None if found is None else await self._files.find(found[1])
@@ -164,16 +167,18 @@ class FileEndpoints:
             await writer.abandon()
 
     async def _refuse_and_drain(self, body: AsyncGenerator[bytes], error: CommandError) -> Response:
-        """Refuse a file that is on its way, and keep the connection if little of it is left.
+        """Refuse an upload that is still arriving.
 
-        Otherwise the connection ends: nothing could be read behind the rest.
+        If little of the body is left, it is read and dropped, and the connection can be used
+        again. Otherwise the answer closes the connection, because the next request would follow
+        the rest of the body.
         """
-        heard = 0
+        drained = 0
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_S), contextlib.aclosing(body):
                 async for data in body:
-                    heard += len(data)
-                    if heard > DRAIN_BYTES:
+                    drained += len(data)
+                    if drained > DRAIN_BYTES:
                         break
                 else:
                     return self._refused(error)
@@ -182,7 +187,7 @@ class FileEndpoints:
     def _refused(
         self, error: CommandError, *, status: int | None = None, ends: bool = False
     ) -> Response:
-        """The answer to an error. `ends` closes the connection: nothing can be read behind it."""
+        """Return the answer to an error, and count it. `ends` closes the connection after it."""
         status = status or _STATUS.get(error.code, 400)
         self._metrics.file_refusals[str(status)] += 1
         headers = {"connection": "close"} if ends else {}
@@ -197,7 +202,7 @@ class FileEndpoints:
             headers["retry-after"] = str(BUSY_S)
         return JSONResponse({"code": error.code, "message": error.message}, status, headers)
 
-    # Serving
+    # Downloads
 
     async def _get(self, request: Request) -> Response:
         id: str = request.path_params["id"]
@@ -228,7 +233,7 @@ class FileEndpoints:
 
 
 def _without_content(request: Request, id: str, known: tuple[int, str] | None) -> Response:
-    """The answer to HEAD, or 304: no content is read for it, so it is not a transfer."""
+    """Return the answer to HEAD, or 304. No content is read, so it does not count as a download."""
     if known is None:
         return _not_found()
     selected = _select(request, id, *known)
@@ -236,7 +241,7 @@ def _without_content(request: Request, id: str, known: tuple[int, str] | None) -
 
 
 class _Transfer(Response):
-    """The answer with a file, or with a range of it. `ended` is called when it has ended."""
+    """An answer with a file or a range of a file. `ended` is called when it has ended."""
 
     def __init__(self, request: Request, content: Content, ended: Callable[[], None]) -> None:
         self._content = content
@@ -252,26 +257,26 @@ class _Transfer(Response):
             start = {"status": self.status_code, "headers": self.raw_headers}
             await send({"type": "http.response.start", **start})
             if self._selected.start < self._selected.end:
-                await self._send_pieces(send)
+                await self._send_chunks(send)
             else:
                 await send({"type": "http.response.body", "body": b""})
         finally:
             self._content.close()
             self._ended()
 
-    async def _send_pieces(self, send: Send) -> None:
+    async def _send_chunks(self, send: Send) -> None:
         at, end = self._selected.start, self._selected.end
         while at < end and self._note_progress():
             data = await self._content.read(at, min(CHUNK_BYTES, end - at))
             at += len(data)
             if not data:
-                raise OSError("a file has become shorter")
+                raise OSError("the content of a file was truncated while it was served")
             more = at < end
             await send({"type": "http.response.body", "body": data, "more_body": more})
 
 
 class _Selected(NamedTuple):
-    """A status, its headers, and the bytes of the file that the answer has: from start to end."""
+    """The status and headers of an answer, and the range of bytes in its body (without `end`)."""
 
     status: int
     start: int
@@ -280,10 +285,10 @@ class _Selected(NamedTuple):
 
 
 def _select(request: Request, id: str, size: int, media_type: str) -> _Selected:
-    """What the answer to a request for a file is."""
+    """Choose the answer to a request for a file that exists."""
     etag = f'"{id}"'
     headers = {"etag": etag}
-    # §13.2.2 has If-None-Match evaluated before Range.
+    # §13.2.2: If-None-Match is evaluated before Range.
     if _client_has(request, id):
         return _Selected(304, 0, 0, headers)
     part = _requested_range(request, etag, size)
@@ -304,22 +309,25 @@ def _select(request: Request, id: str, size: int, media_type: str) -> _Selected:
 
 
 def _client_has(request: Request, id: str) -> bool:
-    """Whether the client says that it has the file.
+    """Return whether the client states that it has the file.
 
     §13.1.2: "A recipient MUST use the weak comparison function when comparing entity tags for
-    If-None-Match", hence `W/` does not matter.
+    If-None-Match". So a prefix `W/` is ignored.
     """
     known = request.headers.get("if-none-match", "")
     return f'"{id}"' in known or known.strip() == "*"
 
 
 def _requested_range(request: Request, etag: str, size: int) -> tuple[int, int] | None:
-    """The range that a request asks for, from start to end; None if it gets the whole file."""
+    """Return the start and end of the range that a request asks for; None for the whole file.
+
+    The range is empty if the file is too short for it.
+    """
     # §14.2: "For this specification, GET is the only method for which range handling is defined."
     if request.method != "GET":
         return None
     # §13.1.5: "A recipient of an If-Range header field MUST ignore the Range header field if the
-    # If-Range condition evaluates as false." A date never is the validator of a file here.
+    # If-Range condition evaluates as false." Files here have no Last-Modified, so a date is false.
     if request.headers.get("if-range", etag) != etag:
         return None
     found = _RANGE.fullmatch(request.headers.get("range", ""))
@@ -342,7 +350,7 @@ def _context_of(request: Request) -> RequestContext:
 def _no_ticket() -> CommandError:
     return CommandError(
         ErrorCode.UNAUTHORIZED,
-        "The ticket is unknown, used or too old; announce the file again.",
+        "The ticket is unknown, used or expired. Announce the file again.",
     )
 
 

@@ -14,8 +14,8 @@ the files of each room with the links in the room's messages.
 A message can be sent and deleted between two sweeps. So the history reports each link that a new,
 edited or deleted message adds or removes (`LinkChanges`). If a link was added, the retention marks
 its file as linked. Shortly after a link was removed, it checks the files of the room, without
-waiting for the next sweep. Messages that the history drops are not reported; the next sweep notices
-their links.
+waiting for the next sweep. Messages that the history drops are not reported; the next sweep finds
+that their links are missing.
 
 If a room's stream has not moved since the last sweep, the room's messages are not read again.
 
