@@ -124,7 +124,7 @@ def test_bad_token_is_asked_for_again(visit: Visit, issue: Issue, token: str) ->
     page.fill("#name-input", "Alice")
     page.press("#name-input", "Enter")
     show(page, token)
-    expect(page.locator("#token-error")).to_have_text("The token is not valid.")
+    expect(page.locator("#token-error")).to_have_text("The token is not valid; get a new one.")
     expect(page.locator("#token-input")).to_have_value("")
     assert page.evaluate(SHOWN) is None
     show(page, issue("Alice"))
@@ -244,7 +244,7 @@ def test_closed_room_is_said_so(visit: Visit, issue: Issue, context: Any, room: 
     page.fill("#name-input", "Alice")
     page.press("#name-input", "Enter")
     show(page, token)
-    expect(page.locator("#status")).to_have_text("You may not do this here.")
+    expect(page.locator("#status")).to_have_text("You are not allowed to do this in this room.")
     page.evaluate("() => { location.hash = 'open' }")
     expect(page.locator("#own-name")).to_have_text("Alice")
     expect(page.locator("#status")).to_be_empty()
@@ -256,7 +256,7 @@ def test_some_rooms_are_open(
     """A room that the token is not for says so, and the one that it is for goes on meanwhile."""
     page = admitted(issue("Alice", rooms={room: ["read", "write"]}))
     page.evaluate("() => { location.hash = 'closed' }")
-    expect(page.locator("#status")).to_have_text("You may not do this here.")
+    expect(page.locator("#status")).to_have_text("You are not allowed to do this in this room.")
     with connect(f"ws://127.0.0.1:{server.port}/ws") as bob:
         bob.send(json.dumps({"type": "join", "room": room, "token": issue("Bob")}))
         bob.send(json.dumps({"text": "still here?"}))

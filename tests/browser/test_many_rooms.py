@@ -16,7 +16,11 @@ from playwright.sync_api import expect
 from support.browser import Gate, ScriptedServer, change_name, guest_in, publication, say, text_in
 from support.server import TIMEOUT_UNIT_S, Server, running_server
 
-FORBIDDEN = {"code": "forbidden", "message": "You may not do this here.", "temporary": False}
+FORBIDDEN = {
+    "code": "forbidden",
+    "message": "You are not allowed to do this in this room.",
+    "temporary": False,
+}
 LIMITED = {"code": "rate_limited", "message": "Wait.", "temporary": True, "retry_after_ms": 60_000}
 TAKEN = {"code": "username_taken", "message": "Somebody is called so.", "temporary": True}
 TOO_MANY = {"code": "too_many_rooms", "message": "Leave one first.", "temporary": True}

@@ -76,4 +76,4 @@ def unauthorized(
 
 def forbidden() -> CommandError:
     """The same error for every room and right, so that it does not tell which rooms exist."""
-    return CommandError(ErrorCode.FORBIDDEN, "You may not do this here.")
+    return CommandError(ErrorCode.FORBIDDEN, "You are not allowed to do this in this room.")

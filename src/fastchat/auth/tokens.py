@@ -82,7 +82,7 @@ class TokenAuthenticator:
             return self._identity(self._claims(token))
         except _Refused as reason:
             logger.info("a token is refused: %s", reason)
-        raise unauthorized("The token is not valid.")
+        raise unauthorized("The token is not valid; get a new one.")
 
     def _claims(self, token: str) -> dict[str, Any]:
         if not token.isascii() or len(token) > MAX_TOKEN_CHARS:

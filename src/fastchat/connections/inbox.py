@@ -200,12 +200,7 @@ class Inbox:
         if type(command) is Typing:  # dropped without an answer: nobody misses one
             self._count_error(TOO_FAST_TYPING)
         else:
-            self._refuse(
-                rate_limited(
-                    "You are sending commands too quickly. Try again in a moment.", wait_s
-                ),
-                command,
-            )
+            self._refuse(rate_limited("You are sending commands too quickly.", wait_s), command)
 
     def _refuse(self, refusal: CommandError, command: Command | None = None) -> None:
         """Answer with an `error` event. Close if the refusal says so, or at too many errors."""

@@ -100,7 +100,10 @@ class FileStore:
 
     async def reserve(self, room: str, author: str, name: str, size: int) -> DiskFileWriter:
         if size > self.max_bytes:
-            raise CommandError(ErrorCode.TOO_LONG, f"A file has at most {self.max_bytes:,} bytes.")
+            raise CommandError(
+                ErrorCode.TOO_LONG,
+                f"The file is too large; a file can have at most {self.max_bytes:,} bytes.",
+            )
         return await self.run(self._reserve, room, author, clean_name(name), size)
 
     async def withdraw(self, room: str, author: str) -> None:

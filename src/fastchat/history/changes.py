@@ -22,11 +22,13 @@ def amend(found: Publication | None, change: ChangeDraft) -> Message | CommandEr
     react to it. If the change is not allowed, the result is the error to send to the client.
     """
     if not isinstance(found, Message) or found.deleted:
-        return CommandError(ErrorCode.NOT_FOUND, "There is no such message, or not any more.")
+        return CommandError(ErrorCode.NOT_FOUND, "The message does not exist or was deleted.")
     if change.kind is Kind.REACT:
         return _react(found, change)
     if change.author != found.author and not change.moderated:
-        return CommandError(ErrorCode.FORBIDDEN, "Only its author may change a message.")
+        return CommandError(
+            ErrorCode.FORBIDDEN, "Only the message's author and moderators can change it."
+        )
     if change.kind is Kind.EDIT:
         return found._replace(text=change.text, edited=change.timestamp)
     return found._replace(text="", deleted=True, edited=None, reactions=None)
@@ -37,11 +39,13 @@ def _react(message: Message, change: ChangeDraft) -> Message | CommandError:
     if not change.remove:
         if emoji not in reactions and len(reactions) >= MAX_EMOJI:
             return CommandError(
-                ErrorCode.FORBIDDEN, f"A message has at most {MAX_EMOJI} different reactions."
+                ErrorCode.FORBIDDEN,
+                f"The message has {MAX_EMOJI} different reactions already; use one of them.",
             )
         if sum(map(len, reactions.values())) >= MAX_REACTIONS:
             return CommandError(
-                ErrorCode.FORBIDDEN, f"A message has at most {MAX_REACTIONS:,} reactions."
+                ErrorCode.FORBIDDEN,
+                f"The message has {MAX_REACTIONS:,} reactions already and accepts no more.",
             )
     names = [name for name in reactions.get(emoji, ()) if name != change.username]
     if not change.remove:

@@ -81,11 +81,14 @@ class TokenBuckets:
             del buckets[key]
 
 
-def rate_limited(message: str, wait_s: float) -> CommandError:
-    """The refusal of a command that came too soon, with the time to wait."""
+def rate_limited(reason: str, wait_s: float) -> CommandError:
+    """The refusal of a command that was sent too early.
+
+    `reason` is a sentence, to which the time to wait is added.
+    """
     return CommandError(
         ErrorCode.RATE_LIMITED,
-        message,
+        f"{reason} Try again in {math.ceil(wait_s):,} s.",
         temporary=True,
         retry_after_ms=math.ceil(wait_s * 1000),
     )

@@ -120,7 +120,9 @@ class ProcessCount:
         """Raise CommandError `unavailable` for a refused connection, which will be closed soon."""
         if number in self._refused:
             raise CommandError(
-                ErrorCode.UNAVAILABLE, "There are too many connections.", temporary=True
+                ErrorCode.UNAVAILABLE,
+                "There are too many connections; connect again later.",
+                temporary=True,
             )
 
     def close(self) -> None:

@@ -79,12 +79,11 @@ class RoomLimits:
             user_s = (user_s if user_s > now else now) + price_s
             if user_s > user_limit_s:
                 refused[index] = rate_limited(
-                    "You are sending messages too quickly. Try again in a moment.",
-                    user_s - user_limit_s,
+                    "You are sending messages too quickly.", user_s - user_limit_s
                 )
             elif room_s + interval_s > room_limit_s:
                 refused[index] = rate_limited(
-                    "There are too many messages in this room. Try again in a moment.",
+                    "The users of this room are sending messages too quickly.",
                     room_s + interval_s - room_limit_s,
                 )
             else:
@@ -102,11 +101,11 @@ class RoomLimits:
         if self._max_rooms and rooms >= self._max_rooms:
             raise CommandError(
                 ErrorCode.TOO_MANY_ROOMS,
-                "The server has no place for another room at the moment.",
+                "The server has as many rooms as it allows; join one of them, or try again later.",
                 temporary=True,
             )
         if address and (wait_s := self._new_rooms.take(address, self._clock())):
-            raise rate_limited("You are creating rooms too quickly. Try again in a moment.", wait_s)
+            raise rate_limited("You are creating rooms too quickly.", wait_s)
 
     def sweep(self) -> None:
         """Forget users, rooms and addresses whose bucket is full again; call it once a second."""

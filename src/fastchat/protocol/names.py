@@ -49,27 +49,29 @@ def check_room(name: object) -> str:
         return name
     raise CommandError(
         ErrorCode.BAD_ROOM,
-        "A room's name is 1 to 64 of the characters a-z, 0-9, '-', '_' and '.'.",
+        "A room's name must have 1 to 64 characters, each one of a-z, 0-9, '-', '_' and '.'.",
     )
 
 
 def check_username(name: object) -> str:
     """A user's name in NFC, or CommandError `bad_username` that says what is wrong."""
     if type(name) is not str:
-        raise _bad_username("A name is needed: `username`, a string.")
+        raise _bad_username("`username` must be a string.")
     if len(name) > 4 * MAX_USERNAME_CHARS:  # before normalising, which costs more
-        raise _bad_username(f"A name has at most {MAX_USERNAME_CHARS} characters.")
+        raise _bad_username(f"A name can have at most {MAX_USERNAME_CHARS} characters.")
     name = unicodedata.normalize("NFC", name)
     if not 1 <= len(name) <= MAX_USERNAME_CHARS:
-        raise _bad_username(f"A name has 1 to {MAX_USERNAME_CHARS} characters.")
+        raise _bad_username(f"A name must have 1 to {MAX_USERNAME_CHARS} characters.")
     if name != name.strip():
-        raise _bad_username("A name neither begins nor ends with a space.")
+        raise _bad_username("A name cannot begin or end with a space.")
     if not (name.isascii() and name.isprintable()) and (
         INVISIBLE.search(name)
         or not name_key(name)  # U+FE0F and nothing else
         or any(unicodedata.category(char) in _FORBIDDEN_CATEGORIES for char in name)
     ):
-        raise _bad_username("A name has no invisible, control or direction-changing characters.")
+        raise _bad_username(
+            "A name cannot have invisible, control or direction-changing characters."
+        )
     return name
 
 

@@ -64,7 +64,7 @@ def parse(payload: bytes) -> Command:
     parser = _PARSERS.get(kind) if type(kind) is str else None
     try:
         if parser is None:
-            raise _bad_command("There is no command of this type.")
+            raise _bad_command("`type` is not the type of any command.")
         return parser(fields)
     except CommandError as refusal:
         refusal.ref = _echo(fields.get("ref"))
@@ -102,9 +102,9 @@ def _load(payload: bytes) -> dict[str, Any]:
     except orjson.JSONDecodeError:
         raise _not_loadable(payload) from None
     if type(fields) is not dict:
-        raise _bad_command("A command is a JSON object.")
+        raise _bad_command("A command must be a JSON object.")
     if len(fields) > MAX_KEYS:
-        raise _bad_command(f"A command has at most {MAX_KEYS} keys.")
+        raise _bad_command(f"A command can have at most {MAX_KEYS} keys.")
     # orjson lets the last of two equal keys win. Quotes give a repeated key away:
     # an object without one has two for each key and each string in it, and
     # more only if a string holds an escaped quote.
@@ -130,7 +130,9 @@ def _quotes_inside(inner: dict[str, Any] | list[Any]) -> int:
         if type(child) is str:
             quotes += 2
         elif type(child) is dict or type(child) is list:
-            raise _bad_command("A command nests one object at most.")
+            raise _bad_command(
+                "The command is nested too deeply; it can have one level of objects."
+            )
     return quotes
 
 
@@ -141,11 +143,13 @@ def _not_loadable(payload: bytes) -> CommandError | Violation:
     except UnicodeDecodeError:
         return Violation(CloseReason.INVALID_UTF8)
     except json.JSONDecodeError:
-        return CommandError(ErrorCode.BAD_JSON, "This is not valid JSON.")
+        return CommandError(ErrorCode.BAD_JSON, "The message is not valid JSON.")
     except (ValueError, RecursionError):  # digits beyond Python's limit; nesting
         pass
     # NaN, Infinity, a number out of range, a lone surrogate: JSON to some, not to us.
-    return _bad_command("A command has only strings and numbers in range, nested once at most.")
+    return _bad_command(
+        "The command has a number out of range or an invalid string, or is nested too deeply."
+    )
 
 
 def _check_slowly(payload: bytes) -> None:
@@ -153,7 +157,7 @@ def _check_slowly(payload: bytes) -> None:
     try:
         json.loads(payload, object_pairs_hook=_unique)
     except (ValueError, RecursionError):
-        raise _bad_command("A command repeats no key.") from None
+        raise _bad_command("The command has the same key twice.") from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -197,7 +201,7 @@ def _ping(fields: dict[str, Any]) -> Ping:
 def _get_history(fields: dict[str, Any]) -> GetHistory:
     before, after = _offset(fields, "before"), _offset(fields, "after")
     if before is not None and after is not None:
-        raise _bad_command("`history` takes `before` or `after`, not both.")
+        raise _bad_command("`history` can have `before` or `after`, but not both.")
     limit = _count(fields, "limit", DEFAULT_HISTORY, low=1)
     return GetHistory(_room_or_none(fields), before, after, limit, _ref(fields))
 
@@ -205,7 +209,7 @@ def _get_history(fields: dict[str, Any]) -> GetHistory:
 def _edit(fields: dict[str, Any]) -> Edit:
     text = fields.get("text")
     if type(text) is not str:
-        raise _bad_command("An edit needs `text`, a string.")
+        raise _bad_command("`text` must be a string.")
     return Edit(_target(fields), check_text(text), _room_or_none(fields), _ref(fields))
 
 
@@ -216,14 +220,14 @@ def _delete(fields: dict[str, Any]) -> Delete:
 def _react(fields: dict[str, Any]) -> React:
     emoji, remove = check_emoji(fields.get("emoji")), fields.get("remove", False)
     if type(remove) is not bool:
-        raise _bad_command("`remove` is true or false.")
+        raise _bad_command("`remove` must be true or false.")
     return React(_target(fields), emoji, remove, _room_or_none(fields), _ref(fields))
 
 
 def _search(fields: dict[str, Any]) -> Search:
     query = fields.get("query")
     if type(query) is not str or not 1 <= len(query) <= MAX_QUERY_CHARS:
-        raise _bad_command(f"A search needs `query`, of 1 to {MAX_QUERY_CHARS} characters.")
+        raise _bad_command(f"`query` must be a string of 1 to {MAX_QUERY_CHARS} characters.")
     limit = _count(fields, "limit", DEFAULT_RESULTS, low=1)
     return Search(query, limit, _room_or_none(fields), _ref(fields))
 
@@ -231,7 +235,7 @@ def _search(fields: dict[str, Any]) -> Search:
 def _remove(fields: dict[str, Any]) -> Remove:
     username, seconds = fields.get("username"), fields.get("seconds", DEFAULT_REMOVAL_S)
     if type(seconds) is not int or not 0 <= seconds <= MAX_REMOVAL_S:
-        raise _bad_command(f"`seconds` is a whole number from 0 to {MAX_REMOVAL_S:,}.")
+        raise _bad_command(f"`seconds` must be a whole number from 0 to {MAX_REMOVAL_S:,}.")
     return Remove(check_username(username), seconds, _room_or_none(fields), _ref(fields))
 
 
@@ -239,16 +243,16 @@ def _upload(fields: dict[str, Any]) -> Upload:
     name, size = fields.get("name"), fields.get("size")
     name = name.strip() if type(name) is str else ""
     if not 1 <= len(name.encode()) <= MAX_FILE_NAME_BYTES:
-        raise _bad_command(f"A file needs `name`, of 1 to {MAX_FILE_NAME_BYTES} bytes.")
+        raise _bad_command(f"`name` must be a string of 1 to {MAX_FILE_NAME_BYTES:,} bytes.")
     if type(size) is not int or not 1 <= size <= MAX_OFFSET:
-        raise _bad_command("A file needs `size`, how many bytes it has, and it has at least one.")
+        raise _bad_command("`size` must be the file's size in bytes, a whole number from 1.")
     return Upload(name, size, _room_or_none(fields), _ref(fields))
 
 
 def _target(fields: dict[str, Any]) -> int:
     offset = _offset(fields, "offset")
     if offset is None:
-        raise _bad_command("`offset` names the message.")
+        raise _bad_command("`offset` is missing; it must be the offset of a message.")
     return offset
 
 
@@ -285,7 +289,7 @@ def _ref(fields: dict[str, Any]) -> str | None:
 def _session(fields: dict[str, Any]) -> str | None:
     session = _token(fields, "session")
     if session is not None and len(session.encode()) < MIN_SESSION_BYTES:
-        raise _bad_command(f"A `session` has at least {MIN_SESSION_BYTES} bytes.")
+        raise _bad_command(f"`session` must have at least {MIN_SESSION_BYTES} bytes.")
     return session
 
 
@@ -294,7 +298,7 @@ def _bearer_token(fields: dict[str, Any]) -> str | None:
     token = fields.get("token")
     if token is None or type(token) is str:
         return token
-    raise _bad_command("`token` is a string.")
+    raise _bad_command("`token` must be a string.")
 
 
 def _echo(value: Any) -> str | None:
@@ -305,10 +309,10 @@ def _since(value: Any) -> Position | None:
     if value is None:
         return None
     if type(value) is not dict:
-        raise _bad_command("`since` is an object of `epoch` and `offset`.")
+        raise _bad_command("`since` must be an object with `epoch` and `offset`.")
     epoch, offset = value.get("epoch"), _offset(value, "offset")
     if epoch is None or offset is None:
-        raise _bad_command("`since` needs both `epoch`, a string, and `offset`, a number.")
+        raise _bad_command("`since` must have both `epoch`, a string, and `offset`, a number.")
     return Position(check_epoch(epoch), offset)
 
 
@@ -316,14 +320,14 @@ def _offset(fields: dict[str, Any], name: str) -> int | None:
     value = fields.get(name)
     if value is None or (type(value) is int and 0 <= value <= MAX_OFFSET):
         return value
-    raise _bad_command(f"`{name}` is an offset, a whole number from 0.")
+    raise _bad_command(f"`{name}` must be an offset, a whole number from 0.")
 
 
 def _count(fields: dict[str, Any], name: str, default: int, *, low: int) -> int:
     value = fields.get(name, default)
     if type(value) is int and low <= value <= MAX_HISTORY:
         return value
-    raise _bad_command(f"`{name}` is a whole number from {low} to {MAX_HISTORY}.")
+    raise _bad_command(f"`{name}` must be a whole number from {low} to {MAX_HISTORY}.")
 
 
 def _bad_command(message: str) -> CommandError:

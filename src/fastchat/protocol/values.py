@@ -49,16 +49,16 @@ def check_text(text: object) -> str:
     CommandError is `too_long` for more than MAX_TEXT_CHARS, otherwise `bad_command`.
     """
     if type(text) is not str:
-        raise _bad_command("A message needs `text`, a string.")
+        raise _bad_command("`text` must be a string.")
     text = text.rstrip()
     if not text.isprintable():
         text = text.replace("\r\n", "\n").translate(_CONTROLS).rstrip()
     if not text:
-        raise _bad_command("A message has at least one character.")
+        raise _bad_command("A message must have at least one character.")
     if len(text) > MAX_TEXT_CHARS:
         raise CommandError(
             ErrorCode.TOO_LONG,
-            f"A message has at most {MAX_TEXT_CHARS:,} characters; this one has {len(text):,}.",
+            f"The message has {len(text):,} characters; at most {MAX_TEXT_CHARS:,} are allowed.",
         )
     return text
 
@@ -67,7 +67,7 @@ def check_id(id: object, field: str = "id") -> str:
     """A message's `id`, or the value of another `field` that has the same rule."""
     if type(id) is str and id and len(id.encode()) <= MAX_TOKEN_BYTES:
         return id
-    raise _bad_command(f"`{field}` is a string of 1 to {MAX_TOKEN_BYTES} bytes.")
+    raise _bad_command(f"`{field}` must be a string of 1 to {MAX_TOKEN_BYTES} bytes.")
 
 
 def check_epoch(epoch: object) -> str:
@@ -84,7 +84,7 @@ def check_emoji(emoji: object) -> str:
         symbols = _EMOJI_PARTS.sub("", emoji)
         if symbols and all(map(_is_symbol, symbols)):
             return emoji
-    raise _bad_command(f"A reaction needs `emoji`, of at most {MAX_EMOJI_CHARS} characters.")
+    raise _bad_command(f"`emoji` must be an emoji of at most {MAX_EMOJI_CHARS} characters.")
 
 
 def _is_symbol(char: str) -> bool:

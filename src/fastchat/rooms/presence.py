@@ -70,7 +70,8 @@ class Roster:
         if user is not None and user.connections and not user.is_author(author):
             raise CommandError(
                 ErrorCode.USERNAME_TAKEN,
-                "Somebody in this room has this name, or one that looks like it.",
+                "A user in this room has this name, or one that looks like it; "
+                "choose another name.",
                 temporary=True,
             )
         return user

@@ -238,7 +238,7 @@ class Rooms:
         room = self._rooms.get(name)
         user = None if room is None else room.roster.find(username)
         if room is None or user is None:
-            raise CommandError(ErrorCode.NOT_FOUND, "Nobody of this name is in the room.")
+            raise CommandError(ErrorCode.NOT_FOUND, "There is no user of this name in the room.")
         if seconds:
             self._removals.add(name, user.author, seconds)
         moderation.info("%r removed %r from %s for %d s", moderator, user.name, name, seconds)
@@ -260,7 +260,8 @@ class Rooms:
         if remaining_s:
             raise CommandError(
                 ErrorCode.FORBIDDEN,
-                "A moderator has removed you from this room; come back later.",
+                "A moderator has removed you from this room. "
+                f"You can join again in {int(remaining_s) + 1:,} s.",
                 temporary=True,
                 retry_after_ms=int(remaining_s * 1000) + 1,
             )

@@ -42,7 +42,7 @@ class Storage:
                 ErrorCode.UNAVAILABLE,
                 "The server cannot store messages at the moment; try again soon."
                 if operation == "append"
-                else "The server cannot read its messages at the moment; try again soon.",
+                else "The server cannot read messages at the moment; try again soon.",
                 temporary=True,
             ) from None
         if operation in self._failing:

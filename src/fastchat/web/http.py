@@ -296,11 +296,16 @@ class HttpProtocol(HttpToolsProtocol):
         if len(lengths) != 1 or any(name == b"transfer-encoding" for name, _ in self.headers):
             # RFC 9110 §15.5.12: "The 411 (Length Required) status code indicates that the server
             # refuses to accept the request without a defined Content-Length".
-            error = CommandError(ErrorCode.BAD_COMMAND, "A file needs a Content-Length.")
+            error = CommandError(
+                ErrorCode.BAD_COMMAND,
+                "The request has no Content-Length; send the file with its size in bytes.",
+            )
             return BodyRefusal(411, error, spends_ticket=True)
         if int(lengths[0]) > self._edge.max_file_bytes:
             error = CommandError(
-                ErrorCode.TOO_LONG, f"A file has at most {self._edge.max_file_bytes:,} bytes."
+                ErrorCode.TOO_LONG,
+                f"The file is too large; a file can have at most {self._edge.max_file_bytes:,} "
+                "bytes.",
             )
             return BodyRefusal(413, error, spends_ticket=True)
         if self.parser.should_upgrade():
@@ -312,7 +317,8 @@ class HttpProtocol(HttpToolsProtocol):
             # The body would wait in memory. RFC 9112 §9.3.2 asks clients to pipeline only behind
             # idempotent methods, and to be ready to send again what was not answered.
             error = CommandError(
-                ErrorCode.BAD_COMMAND, "A file cannot be sent before the last request is answered."
+                ErrorCode.BAD_COMMAND,
+                "The previous request has no answer yet; wait for it before you send a file.",
             )
             return BodyRefusal(400, error, spends_ticket=False)
         return None

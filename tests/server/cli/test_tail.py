@@ -28,6 +28,7 @@ from fastchat.cli.tail import Refused, websocket_address
 from support.server import TIMEOUT_UNIT_S, Server, running_server
 
 PATIENCE_S = 15 * TIMEOUT_UNIT_S
+NAME_TAKEN = "A user in this room has this name, or one that looks like it; choose another name."
 
 
 class Tail:
@@ -283,7 +284,7 @@ def test_name_of_somebody_else_is_refused() -> None:
         with tailing(server.url, "--username", "alice") as tail:
             status, out, err = tail.end()
     assert (status, out) == (1, "")
-    assert err == "fastchat: Somebody in this room has this name, or one that looks like it.\n"
+    assert err == f"fastchat: {NAME_TAKEN}\n"
 
 
 def test_line_that_is_no_message_is_told(tmp_path: Path) -> None:
@@ -295,7 +296,7 @@ def test_line_that_is_no_message_is_told(tmp_path: Path) -> None:
         tail.type("x" * 4001 + "\n" + "y" * 200_000 + "\nfine\n")
         status, _, err = tail.end()
         assert status == 1
-        assert "a line was not sent: A message has at most 4,000 characters" in err
+        assert "a line was not sent: The message has 4,001 characters" in err
         assert ("Me", "fine") in history(server)
 
 
@@ -544,7 +545,7 @@ def test_file_is_sent_anew_after_a_reconnect(tmp_path: Path) -> None:
         ("missing", "No such file or directory", TAKES_FILES),
         (".", "this is no file", TAKES_FILES),
         ("big", "the server takes files of at most 200,000 bytes", TAKES_FILES),
-        ("empty", "at least one", TAKES_FILES),
+        ("empty", "whole number from 1", TAKES_FILES),
         ("big", "the server takes no files", None),
     ],
 )
@@ -735,14 +736,14 @@ def test_without_a_token_it_says_how_to_give_one(guarded: Server) -> None:
 def test_bad_token_ends_it(guarded: Server) -> None:
     """The server's sentence, and status 1."""
     with tailing(guarded.url, stdin=subprocess.DEVNULL, token="a.b.c") as tail:
-        assert tail.end() == (1, "", "fastchat: The token is not valid.\n")
+        assert tail.end() == (1, "", "fastchat: The token is not valid; get a new one.\n")
 
 
 def test_room_that_is_closed_to_it_ends_it(guarded: Server, key: Path) -> None:
     """So does a room that the token does not open."""
     token = token_of(key, "Alice", rooms={"other": ["read"]})
     with tailing(guarded.url, stdin=subprocess.DEVNULL, token=token) as tail:
-        assert tail.end() == (1, "", "fastchat: You may not do this here.\n")
+        assert tail.end() == (1, "", "fastchat: You are not allowed to do this in this room.\n")
 
 
 def test_expired_token_is_read_again(guarded: Server, key: Path, tmp_path: Path) -> None:
@@ -801,7 +802,7 @@ def test_name_of_the_token_that_is_taken_ends_it(guarded: Server, key: Path) -> 
         with tailing(guarded.url, *rooms, stdin=subprocess.DEVNULL, token=other) as tail:
             status, out, err = tail.end()
     assert (status, out) == (1, "")
-    assert err == "fastchat: Somebody in this room has this name, or one that looks like it.\n"
+    assert err == f"fastchat: {NAME_TAKEN}\n"
 
 
 @pytest.mark.parametrize(("code", "retries"), [("rate_limited", True), ("forbidden", False)])
