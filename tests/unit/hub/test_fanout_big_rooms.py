@@ -15,8 +15,9 @@ from support.hub import (
 
 
 @on_loop
-async def test_ten_thousand_members_in_one_room() -> None:
-    """Everybody in a big room gets everything once, and the loop goes on between the slices."""
+async def test_big_room_is_flushed_in_slices() -> None:
+    """Each of 10,000 members gets every publication once, and the loop runs other work between
+    slices."""
     async with Rig() as rig:
         sinks = [Sink() for _ in range(10_000)]
         for sink in sinks:
@@ -44,8 +45,8 @@ async def test_ten_thousand_members_in_one_room() -> None:
 
 
 @on_loop
-async def test_a_large_join_in_the_middle_of_a_round() -> None:
-    """Members who come and go while a round is under way neither miss nor repeat anything."""
+async def test_members_that_join_or_leave_during_a_round_miss_nothing() -> None:
+    """Members that join or leave during a round neither miss nor repeat a publication."""
     async with Rig(slice_visits=7) as rig:
         sinks = [Sink() for _ in range(100)]
         for sink in sinks:
@@ -70,7 +71,7 @@ async def test_a_large_join_in_the_middle_of_a_round() -> None:
 
 
 class SlowSink(Sink):
-    """A sink whose writes take the time they are told to."""
+    """A sink whose writes take `seconds` each."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
@@ -84,7 +85,7 @@ class SlowSink(Sink):
 
 
 def _slow_room(rig: Rig, name: str, seconds: float) -> Sink:
-    """A room whose flush takes that long; returns its last sink."""
+    """Fill a room whose flush takes at least the given time; returns its last sink."""
     for _ in range(300):
         sink = SlowSink(seconds / 300)
         rig.hub.register(sink, name)
@@ -92,8 +93,9 @@ def _slow_room(rig: Rig, name: str, seconds: float) -> Sink:
 
 
 @on_loop
-async def test_under_load_a_big_rooms_next_flush_waits() -> None:
-    """After a flush that took long and carried much, the next one waits about as long."""
+async def test_flush_of_a_big_room_is_paced_under_load() -> None:
+    """After a flush that was slow and carried several publications, the next one waits about as
+    long."""
     async with Rig() as rig:
         last = _slow_room(rig, "big", 0.03)
         rig.hub.publish("big", b"1")
@@ -109,8 +111,8 @@ async def test_under_load_a_big_rooms_next_flush_waits() -> None:
 
 
 @on_loop
-async def test_a_lone_publication_never_waits() -> None:
-    """Publications that come one by one leave in their turn, however big the room."""
+async def test_single_publication_is_never_paced() -> None:
+    """Publications that arrive one at a time leave in their own turn, however big the room is."""
     async with Rig() as rig:
         last = _slow_room(rig, "big", 0.02)
         for i in range(4):
@@ -123,8 +125,8 @@ async def test_a_lone_publication_never_waits() -> None:
 
 
 @on_loop
-async def test_a_waiting_room_delays_no_other() -> None:
-    """A room that waits for a short while does not wait for one that waits longer."""
+async def test_paced_room_delays_no_other_room() -> None:
+    """A room with a short pause does not wait for a room with a longer one."""
     async with Rig() as rig:
         slow, quick = _slow_room(rig, "slow", 0.3), _slow_room(rig, "quick", 0.003)
         for room in ("slow", "quick"):

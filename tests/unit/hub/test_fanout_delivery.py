@@ -1,4 +1,4 @@
-"""The hub delivers: frames, turns, order, and writes that the socket takes in parts."""
+"""The hub delivers: frames, turns, order, and writes that the socket accepts in parts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from support.hub import (
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 65535, 65536])
 @on_loop
-async def test_frames_at_the_boundaries_of_their_length(size: int) -> None:
+async def test_frame_header_is_the_shortest_for_its_length(size: int) -> None:
     """A payload of any length arrives in the shortest frame that RFC 6455 §5.2 allows."""
     payload = bytes(i % 251 for i in range(size))
     async with Rig() as rig:
@@ -43,7 +43,7 @@ async def test_frames_at_the_boundaries_of_their_length(size: int) -> None:
 
 
 @on_loop
-async def test_a_turns_publications_leave_as_one_write() -> None:
+async def test_publications_of_a_turn_leave_in_one_write() -> None:
     """All publications of a loop turn leave together at its end, in order."""
     async with Rig() as rig:
         with packets() as (sink, arrived):
@@ -58,8 +58,8 @@ async def test_a_turns_publications_leave_as_one_write() -> None:
 
 
 @on_loop
-async def test_a_lone_publication_leaves_in_its_turn() -> None:
-    """A publication that is alone in its turn waits for no other."""
+async def test_single_publication_leaves_in_its_turn() -> None:
+    """A publication that is alone in its turn is not delayed until another arrives."""
     async with Rig() as rig:
         with packets() as (sink, arrived):
             rig.hub.register(sink)
@@ -70,8 +70,8 @@ async def test_a_lone_publication_leaves_in_its_turn() -> None:
 
 
 @on_loop
-async def test_flush_does_not_wait_for_the_turns_end() -> None:
-    """flush() writes everything pending, in every room, before it returns."""
+async def test_flush_writes_everything_before_it_returns() -> None:
+    """flush() writes all pending publications of all rooms before it returns."""
     async with Rig() as rig:
         with packets() as (sink, arrived):
             rig.hub.register(sink, "a")
@@ -83,8 +83,9 @@ async def test_flush_does_not_wait_for_the_turns_end() -> None:
 
 
 @on_loop
-async def test_members_late_in_the_round_get_several_batches_in_one_write() -> None:
-    """Whoever is served later in a round gets what came meanwhile in the same write."""
+async def test_member_late_in_the_round_gets_several_batches_in_one_write() -> None:
+    """A member that is served late in a round gets the batches that were sealed meanwhile in one
+    write."""
     async with Rig(slice_visits=1) as rig:
         with packets() as (first, arrived_first), packets() as (second, arrived_second):
             rig.hub.register(first)
@@ -103,8 +104,8 @@ async def test_members_late_in_the_round_get_several_batches_in_one_write() -> N
 
 
 @on_loop
-async def test_a_reply_never_overtakes_a_publication() -> None:
-    """A reply comes behind what was published before it and ahead of what comes later."""
+async def test_reply_never_overtakes_a_publication() -> None:
+    """A reply arrives after the publications before it and before those after it."""
     async with Rig() as rig:
         client = await rig.connect("a", "b")
         rig.hub.publish("a", b"1")
@@ -117,8 +118,9 @@ async def test_a_reply_never_overtakes_a_publication() -> None:
 
 
 @on_loop
-async def test_a_reply_to_a_blocked_connection_goes_ahead_of_its_lag() -> None:
-    """A blocked connection gets a reply at once, whole, and its publications in order behind."""
+async def test_reply_to_a_blocked_connection_precedes_unread_publications() -> None:
+    """A blocked connection gets a whole reply at once, and its publications in order after the
+    reply."""
     async with Rig() as rig:
         client = await rig.connect("lobby", buffers=TINY_BYTES)
         filler = await rig.block(client, "lobby")
@@ -130,8 +132,8 @@ async def test_a_reply_to_a_blocked_connection_goes_ahead_of_its_lag() -> None:
 
 
 @on_loop
-async def test_joining_seals_what_was_published_before() -> None:
-    """A new member gets nothing that was published before it joined, not even in that turn."""
+async def test_new_member_gets_no_earlier_publication() -> None:
+    """A new member gets no publication from before its join, not even one of the same turn."""
     async with Rig() as rig:
         old = await rig.connect("lobby")
         new = await rig.connect()
@@ -144,8 +146,9 @@ async def test_joining_seals_what_was_published_before() -> None:
 
 @pytest.mark.parametrize("blocked", [False, True])
 @on_loop
-async def test_leaving_loses_nothing_published_before(blocked: bool) -> None:
-    """What was published before a member left arrives, and nothing after; also when blocked."""
+async def test_leaving_member_gets_all_earlier_publications(blocked: bool) -> None:
+    """A member that leaves, blocked or not, gets every publication before its leave and none after
+    it."""
     async with Rig() as rig:
         client = await rig.connect("lobby", buffers=TINY_BYTES)
         stays = await rig.connect("lobby")
@@ -164,8 +167,9 @@ async def test_leaving_loses_nothing_published_before(blocked: bool) -> None:
 
 
 @on_loop
-async def test_leaving_in_the_turn_of_more_than_the_socket_takes() -> None:
-    """A member that leaves gets all that was published in that turn, however much it is."""
+async def test_leaving_member_gets_a_turn_larger_than_its_socket_buffer() -> None:
+    """A member that leaves gets everything published in that turn, even more than its socket
+    accepts."""
     async with Rig() as rig:
         client = await rig.connect("lobby", buffers=TINY_BYTES)
         published = [text * 70_000 for text in (b"1", b"2", b"3")]
@@ -179,8 +183,8 @@ async def test_leaving_in_the_turn_of_more_than_the_socket_takes() -> None:
 
 
 @on_loop
-async def test_publishing_but_one() -> None:
-    """The one left out gets everything else, each in its place."""
+async def test_publication_can_exclude_one_member() -> None:
+    """The excluded member gets all other publications, each in its place."""
     async with Rig() as rig:
         sender, other = await rig.connect("lobby"), await rig.connect("lobby")
         elsewhere = await rig.connect("other")
@@ -195,8 +199,8 @@ async def test_publishing_but_one() -> None:
 
 @pytest.mark.parametrize("size", [100, 70_000])
 @on_loop
-async def test_publishing_but_one_while_the_log_overflows(size: int) -> None:
-    """The one left out is left out also when the publication pushes the log over its bound."""
+async def test_member_is_excluded_while_the_log_overflows(size: int) -> None:
+    """The excluded member is excluded even if the publication pushes the log over its limit."""
     async with Rig(max_lag_bytes=8000) as rig:
         lagging = await rig.connect("lobby", buffers=TINY_BYTES)
         sender, other = await rig.connect("lobby"), await rig.connect("lobby")
@@ -212,8 +216,8 @@ async def test_publishing_but_one_while_the_log_overflows(size: int) -> None:
 
 
 @on_loop
-async def test_publishing_but_one_that_is_blocked() -> None:
-    """A blocked connection cannot be left out: it gets the publication like the others."""
+async def test_blocked_member_cannot_be_excluded() -> None:
+    """A blocked connection gets the publication like all other members."""
     async with Rig() as rig:
         client = await rig.connect("lobby", buffers=TINY_BYTES)
         filler = await rig.block(client, "lobby")
@@ -225,8 +229,8 @@ async def test_publishing_but_one_that_is_blocked() -> None:
 
 
 @on_loop
-async def test_a_blocked_member_catches_up_in_order() -> None:
-    """After a short write everything arrives complete and in order, in whole frames."""
+async def test_blocked_member_catches_up_in_order() -> None:
+    """After a short write all publications arrive complete, in order and in whole frames."""
     async with Rig() as rig:
         client = await rig.connect("lobby", buffers=TINY_BYTES)
         published = await rig.block(client, "lobby")
@@ -243,8 +247,8 @@ async def test_a_blocked_member_catches_up_in_order() -> None:
 
 
 @on_loop
-async def test_a_blocked_member_delays_nobody() -> None:
-    """While one member is blocked the others get every publication in its turn."""
+async def test_blocked_member_delays_no_other_member() -> None:
+    """While one member is blocked, the others get each publication in its turn."""
     async with Rig() as rig:
         slow = await rig.connect("lobby", buffers=TINY_BYTES)
         quick = await rig.connect("lobby")
@@ -257,8 +261,8 @@ async def test_a_blocked_member_delays_nobody() -> None:
 
 
 @on_loop
-async def test_the_rest_of_a_batch_is_handed_over_by_reference() -> None:
-    """Two members cut short in one batch share its bytes; nobody gets a copy."""
+async def test_rest_of_a_batch_is_passed_to_transports_by_reference() -> None:
+    """Two members whose writes were short in one batch share its bytes without a copy."""
     rests = []
 
     class Recorder(Sink):
@@ -283,8 +287,8 @@ async def test_the_rest_of_a_batch_is_handed_over_by_reference() -> None:
 
 
 @on_loop
-async def test_the_log_is_trimmed_while_a_transport_holds_a_slice() -> None:
-    """What a transport still has to write outlives the log that it came from."""
+async def test_log_is_trimmed_while_a_transport_holds_a_slice() -> None:
+    """Bytes that a transport still has to write outlive the log that they came from."""
     payload = bytes(i % 253 for i in range(300_000))
     async with Rig() as rig:
         client = await rig.connect("lobby", buffers=TINY_BYTES)
@@ -301,15 +305,15 @@ async def test_the_log_is_trimmed_while_a_transport_holds_a_slice() -> None:
 
 
 @on_loop
-async def test_a_blocked_transport_survives_garbage_collection() -> None:
-    """A blocked connection that nobody else refers to is kept, and catches up."""
+async def test_blocked_transport_survives_garbage_collection() -> None:
+    """A blocked connection that only the hub refers to stays alive and catches up."""
     async with Rig() as rig:
         client = await rig.connect("lobby", buffers=TINY_BYTES)
         published = await rig.block(client, "lobby")
         rig.hub.publish("lobby", b"last")
         rig.clients.remove(client)
         lost, alive = client.served.lost, weakref.ref(client.served)
-        # All that is left is the far end; the connection's owner was its `Client`.
+        # Only the far end is left here; the connection's owner was its `Client`.
         far = Client.__new__(Client)
         far.sock, far.buffer, far.ended = client.sock, bytearray(), False
         rig.hub.detach(rig.hub.attach(Sink(), client))
@@ -322,8 +326,8 @@ async def test_a_blocked_transport_survives_garbage_collection() -> None:
 
 
 @on_loop
-async def test_a_transport_that_holds_something_when_it_comes() -> None:
-    """Bytes that a transport held before it was attached come first, then the publications."""
+async def test_bytes_buffered_before_attaching_arrive_first() -> None:
+    """Bytes that a transport held before it was attached arrive before the publications."""
     async with Rig() as rig:
         client = await rig.connect(buffers=TINY_BYTES, attach=False)
         head = encode(TEXT, b"h" * 100_000)
@@ -335,8 +339,8 @@ async def test_a_transport_that_holds_something_when_it_comes() -> None:
 
 
 @on_loop
-async def test_a_protocol_that_forwards_nothing_is_found_by_the_sweep() -> None:
-    """Where flow control is not forwarded, the sweep unblocks the connection."""
+async def test_sweep_unblocks_connections_without_flow_control() -> None:
+    """If a protocol does not forward flow control, the sweep unblocks its connection."""
     async with Rig() as rig:
         client = await rig.connect("lobby", buffers=TINY_BYTES)
         conn, client.served.conn = client.conn, None
@@ -354,8 +358,8 @@ async def test_a_protocol_that_forwards_nothing_is_found_by_the_sweep() -> None:
 
 
 @on_loop
-async def test_a_member_of_many_rooms() -> None:
-    """A member of 128 rooms that is blocked by one of them loses nothing of any."""
+async def test_blocked_member_of_many_rooms_loses_nothing() -> None:
+    """A member of 128 rooms that one room has blocked loses no publication of any room."""
     rooms = [f"room {i}" for i in range(128)]
     async with Rig() as rig:
         client = await rig.connect(*rooms, buffers=TINY_BYTES)

@@ -1,4 +1,5 @@
-"""Connections come and go; wrong arguments are refused; statistics."""
+"""Connections are closed and unregistered, wrong arguments are refused, and statistics are
+counted."""
 
 from __future__ import annotations
 
@@ -33,8 +34,8 @@ from support.hub import (
 
 
 @on_loop
-async def test_close_sends_everything_then_a_close_frame_then_nothing() -> None:
-    """close() delivers all that is pending, then one close frame, also to who is blocked."""
+async def test_close_sends_pending_publications_then_one_close_frame() -> None:
+    """close() delivers all pending publications, then one close frame, to blocked members too."""
     async with Rig(clock=True) as rig:
         quick = await rig.connect("lobby", "other")
         slow = await rig.connect("lobby", buffers=TINY_BYTES)
@@ -70,8 +71,8 @@ async def test_close_sends_everything_then_a_close_frame_then_nothing() -> None:
     ],
 )
 @on_loop
-async def test_a_closed_hub_refuses(call: Callable[[Hub], object]) -> None:
-    """A closed hub says so to everything that would need it open."""
+async def test_closed_hub_refuses_calls(call: Callable[[Hub], object]) -> None:
+    """A closed hub raises RuntimeError in every method that needs an open hub."""
     async with Rig() as rig:
         rig.hub.close()
         with pytest.raises(RuntimeError, match="the hub is closed"):
@@ -79,8 +80,8 @@ async def test_a_closed_hub_refuses(call: Callable[[Hub], object]) -> None:
 
 
 @on_loop
-async def test_closing_one_connection() -> None:
-    """Closing one connection flushes what is pending for it and concerns nobody else."""
+async def test_closing_one_connection_flushes_it_and_affects_no_other() -> None:
+    """Closing a connection sends it what is pending for it and leaves all others alone."""
     async with Rig() as rig:
         client, other = await rig.connect("lobby"), await rig.connect("lobby")
         rig.hub.publish("lobby", b"1")
@@ -94,8 +95,8 @@ async def test_closing_one_connection() -> None:
 
 
 @on_loop
-async def test_a_close_reason_is_cut_at_a_character() -> None:
-    """A reason too long for a control frame is cut where a character ends."""
+async def test_long_close_reason_is_cut_between_characters() -> None:
+    """A reason that is too long for a control frame is cut at the end of a character."""
     async with Rig() as rig:
         client = await rig.connect()
         rig.hub.close_connection(client.conn, 4000, "x" + "é" * 100)
@@ -104,8 +105,8 @@ async def test_a_close_reason_is_cut_at_a_character() -> None:
 
 
 @on_loop
-async def test_unregister_forgets_at_once() -> None:
-    """After unregister the hub neither writes to a transport nor refers to it."""
+async def test_unregistered_transport_is_forgotten_at_once() -> None:
+    """After unregister() the hub neither writes to the transport nor refers to it."""
     async with Rig() as rig:
         sink = Sink()
         rig.hub.register(sink)
@@ -136,16 +137,14 @@ async def test_unregister_forgets_at_once() -> None:
     ],
 )
 @on_loop
-async def test_a_hub_that_could_not_work_is_refused(
-    arguments: dict[str, Any], message: str
-) -> None:
-    """A setting out of its range is refused with a sentence that names it."""
+async def test_hub_setting_out_of_range_is_refused(arguments: dict[str, Any], message: str) -> None:
+    """A setting out of its range raises an error that names the setting."""
     with pytest.raises(ValueError, match=message):
         Hub(**arguments)
 
 
-def test_a_hub_needs_a_running_loop() -> None:
-    """A hub made outside an event loop is refused."""
+def test_hub_outside_an_event_loop_is_refused() -> None:
+    """A hub cannot be created outside a running event loop."""
     with pytest.raises(RuntimeError, match="no running event loop"):
         Hub()
 
@@ -183,7 +182,7 @@ def test_a_hub_needs_a_running_loop() -> None:
 async def test_bad_arguments_are_refused(
     call: Callable[[Hub, _fanout.Connection], object], error: type[Exception], message: str
 ) -> None:
-    """A call with a bad argument says what is wrong, and changes nothing."""
+    """A call with a bad argument raises an error that names the fault, and changes nothing."""
     async with Rig() as rig:
         sink = Sink()
         conn = rig.hub.register(sink)
@@ -197,8 +196,8 @@ async def test_bad_arguments_are_refused(
 
 
 @on_loop
-async def test_a_bad_argument_is_refused_in_the_thread_that_gave_it() -> None:
-    """Another thread gets the same error at once, and the loop nothing."""
+async def test_bad_argument_is_refused_in_the_calling_thread() -> None:
+    """A call from another thread raises the same error at once, and the loop is not involved."""
     async with Rig() as rig:
         conn = rig.hub.register(Sink())
         for call in (lambda: rig.hub.send(conn, 5), lambda: rig.hub.broadcast(None)):
@@ -206,12 +205,12 @@ async def test_a_bad_argument_is_refused_in_the_thread_that_gave_it() -> None:
                 await asyncio.to_thread(call)
 
 
-# Looking in
+# Statistics
 
 
 @on_loop
-async def test_stats_count_what_happened() -> None:
-    """stats() counts publications and deliveries, and gauges what there is."""
+async def test_stats_count_publications_and_deliveries() -> None:
+    """stats() counts publications and deliveries, and gauges connections, rooms and logs."""
     async with Rig() as rig:
         slow = await rig.connect("a", "b", buffers=TINY_BYTES)
         quick = await rig.connect("a")

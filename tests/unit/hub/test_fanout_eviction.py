@@ -1,4 +1,4 @@
-"""The hub evicts clients that read too slowly or miss their heartbeat, and bounds its logs."""
+"""The hub evicts clients that read too slowly or miss their heartbeat, and limits its logs."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ from support.hub import (
 
 
 @on_loop
-async def test_eviction_when_a_member_falls_out_of_the_log() -> None:
-    """Who falls further behind than max_lag_bytes gets a prefix and 4008; nobody else notices."""
+async def test_member_that_falls_out_of_the_log_is_evicted() -> None:
+    """A member that lags by more than max_lag_bytes gets a prefix and 4008; no other member is
+    affected."""
     async with Rig(max_lag_bytes=20_000) as rig:
         slow = await rig.connect("lobby", "other", buffers=TINY_BYTES)
         quick = await rig.connect("lobby")
@@ -48,8 +49,9 @@ async def test_eviction_when_a_member_falls_out_of_the_log() -> None:
 
 
 @on_loop
-async def test_eviction_when_a_member_reads_nothing_for_too_long() -> None:
-    """Who stays blocked longer than max_lag_s is evicted by the sweep, not before."""
+async def test_member_blocked_for_too_long_is_evicted() -> None:
+    """The sweep evicts a member once it has been blocked for longer than max_lag_s, and not
+    earlier."""
     async with Rig(clock=True, max_lag_s=10) as rig:
         client = await rig.connect("lobby", buffers=TINY_BYTES)
         await rig.block(client, "lobby")
@@ -62,8 +64,9 @@ async def test_eviction_when_a_member_reads_nothing_for_too_long() -> None:
 
 
 @on_loop
-async def test_eviction_when_replies_pile_up() -> None:
-    """A client that asks and does not read is evicted before its replies fill the memory."""
+async def test_client_with_too_many_unread_replies_is_evicted() -> None:
+    """A client that sends commands without reading is evicted before its replies fill the
+    memory."""
     async with Rig() as rig:
         client = await rig.connect("lobby", buffers=TINY_BYTES)
         count = 0
@@ -77,8 +80,8 @@ async def test_eviction_when_replies_pile_up() -> None:
 
 
 @on_loop
-async def test_eviction_when_rooms_are_left_unread() -> None:
-    """Leaving rooms without reading them is no way around the bound."""
+async def test_leaving_unread_rooms_does_not_evade_eviction() -> None:
+    """A client that leaves rooms without reading them is evicted at the same limit."""
     async with Rig() as rig:
         client = await rig.connect("lobby", buffers=TINY_BYTES)
         await rig.block(client, "lobby")
@@ -90,8 +93,9 @@ async def test_eviction_when_rooms_are_left_unread() -> None:
 
 
 @on_loop
-async def test_eviction_of_a_whole_room() -> None:
-    """All its members, one of them stalled, are closed and reported; nobody else is."""
+async def test_evicting_a_room_closes_and_reports_each_member() -> None:
+    """All members of an evicted room, even a stalled one, are closed and reported; no other client
+    is."""
     async with Rig() as rig:
         stalled = await rig.connect("torn", buffers=TINY_BYTES)
         members = [stalled, await rig.connect("torn"), await rig.connect("torn", "whole")]
@@ -114,8 +118,8 @@ async def test_eviction_of_a_whole_room() -> None:
 
 
 @on_loop
-async def test_a_client_that_reads_in_bursts_is_never_evicted() -> None:
-    """A client that stops for 9 s, reads everything, and stops again stays a member."""
+async def test_client_that_reads_in_bursts_is_never_evicted() -> None:
+    """A client that pauses for 9 s, reads everything and pauses again stays a member."""
     async with Rig(clock=True, max_lag_s=10) as rig:
         client = await rig.connect("lobby", buffers=TINY_BYTES)
         for _ in range(5):
@@ -127,8 +131,8 @@ async def test_a_client_that_reads_in_bursts_is_never_evicted() -> None:
 
 
 @on_loop
-async def test_nobody_is_evicted_for_being_late_in_the_round() -> None:
-    """A burst larger than the log evicts nobody who reads, however small the slices."""
+async def test_reading_member_late_in_the_round_is_not_evicted() -> None:
+    """A burst larger than the log evicts no member that reads, however small the slices are."""
     async with Rig(max_lag_bytes=10_000, slice_visits=1) as rig:
         sinks = [Sink() for _ in range(20)]
         for sink in sinks:
@@ -145,8 +149,8 @@ async def test_nobody_is_evicted_for_being_late_in_the_round() -> None:
 
 
 @on_loop
-async def test_an_evicted_transport_is_aborted_by_the_sweep() -> None:
-    """A client that does not answer its close frame is cut off after two seconds."""
+async def test_sweep_aborts_an_evicted_transport() -> None:
+    """A client that does not answer its close frame is aborted after two seconds."""
     async with Rig(clock=True) as rig:
         client = await rig.connect("lobby", buffers=TINY_BYTES)
         await rig.block(client, "lobby")
@@ -162,7 +166,7 @@ async def test_an_evicted_transport_is_aborted_by_the_sweep() -> None:
 
 
 @on_loop
-async def test_pings_go_out_and_pongs_keep_a_connection() -> None:
+async def test_connection_that_answers_pings_stays() -> None:
     """An idle connection gets one ping an interval, and stays as long as it answers."""
     async with Rig(clock=True, ping_interval_s=30, pong_timeout_s=10) as rig:
         client = await rig.connect("lobby")
@@ -177,8 +181,8 @@ async def test_pings_go_out_and_pongs_keep_a_connection() -> None:
 
 
 @on_loop
-async def test_a_missed_heartbeat_ends_a_connection() -> None:
-    """A ping that is not answered within pong_timeout_s closes the connection with 4009."""
+async def test_connection_that_misses_its_heartbeat_is_closed() -> None:
+    """If a ping is not answered within pong_timeout_s, the connection is closed with 4009."""
     async with Rig(clock=True, ping_interval_s=30, pong_timeout_s=10) as rig:
         client = await rig.connect("lobby")
         await rig.sweep(39)
@@ -191,8 +195,8 @@ async def test_a_missed_heartbeat_ends_a_connection() -> None:
 
 
 @on_loop
-async def test_nobody_is_blamed_after_the_process_slept() -> None:
-    """After a pause of the whole process every pong and every lag gets its time anew."""
+async def test_deadlines_restart_after_the_process_was_suspended() -> None:
+    """After a pause of the whole process every pong and every lag gets its full time again."""
     async with Rig(clock=True, ping_interval_s=30, pong_timeout_s=10, max_lag_s=10) as rig:
         client = await rig.connect("lobby")
         blocked = await rig.connect("lobby", buffers=TINY_BYTES)
@@ -209,8 +213,8 @@ async def test_nobody_is_blamed_after_the_process_slept() -> None:
 
 
 @on_loop
-async def test_a_ping_behind_a_backlog_counts_from_its_end() -> None:
-    """A connection that was blocked behind its ping gets the whole time to answer."""
+async def test_ping_behind_a_backlog_counts_from_the_end_of_the_backlog() -> None:
+    """A connection that was blocked when its ping was queued gets the whole time to answer."""
     async with Rig(clock=True, ping_interval_s=30, pong_timeout_s=5, max_lag_s=60) as rig:
         client = await rig.connect("lobby", buffers=TINY_BYTES)
         await rig.sweep(30)
@@ -230,8 +234,8 @@ async def test_a_ping_behind_a_backlog_counts_from_its_end() -> None:
 
 @pytest.mark.parametrize("how", ["leave", "unregister", "close", "evict", "reset"])
 @on_loop
-async def test_the_log_goes_with_the_last_who_needs_it(how: str) -> None:
-    """The log is empty as soon as the only member that lagged is gone, in whatever way."""
+async def test_log_is_dropped_with_the_last_lagging_member(how: str) -> None:
+    """The log is empty as soon as the only lagging member has gone, however it went."""
     async with Rig(clock=True) as rig:
         slow = await rig.connect("lobby", buffers=TINY_BYTES)
         quick = await rig.connect("lobby")
@@ -257,8 +261,8 @@ async def test_the_log_goes_with_the_last_who_needs_it(how: str) -> None:
 
 
 @on_loop
-async def test_a_room_goes_with_its_last_member() -> None:
-    """A room without members costs nothing, and what was pending in it goes with it."""
+async def test_room_is_removed_with_its_last_member() -> None:
+    """A room without members is removed together with its pending frames."""
     async with Rig() as rig:
         first = await rig.connect("lobby")
         rig.hub.publish("lobby", b"1")

@@ -1,4 +1,4 @@
-"""The hub survives failing sockets, aborts, and callbacks in the middle of a flush."""
+"""The hub survives failing sockets, aborts, and callbacks during a flush."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ from support.hub import (
 
 @pytest.mark.parametrize("forgetful", [False, True])
 @on_loop
-async def test_a_reused_descriptor_gets_only_its_own(
+async def test_reused_descriptor_gets_only_its_own_frames(
     forgetful: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A connection with an old one's descriptor gets nothing of it, forgotten or not."""
+    """A connection that reuses a descriptor gets no frame of its predecessor, unregistered or
+    not."""
     caplog.set_level(logging.WARNING)
 
     def descriptor(client: Client) -> int:
@@ -59,8 +60,9 @@ async def test_a_reused_descriptor_gets_only_its_own(
 
 
 @on_loop
-async def test_an_abort_and_a_publication_in_the_same_turn() -> None:
-    """A transport that was aborted gets whole frames or nothing; the others get everything."""
+async def test_aborted_transport_gets_whole_frames_or_nothing() -> None:
+    """A transport aborted in the turn of a publication gets whole frames or nothing; others get
+    all."""
     async with Rig() as rig:
         gone, other = await rig.connect("lobby"), await rig.connect("lobby")
         rig.hub.publish("lobby", b"before")
@@ -75,8 +77,8 @@ async def test_an_abort_and_a_publication_in_the_same_turn() -> None:
 @pytest.mark.parametrize("way", ["publish", "send"])
 @pytest.mark.parametrize("end", ["abort", "close"])
 @on_loop
-async def test_no_hole_on_the_wire_of_a_closing_transport(end: str, way: str) -> None:
-    """What a closing transport drops is followed by nothing on that connection's wire."""
+async def test_nothing_follows_bytes_that_a_closing_transport_dropped(end: str, way: str) -> None:
+    """After a closing transport has dropped bytes, nothing else is written to that connection."""
     async with Rig() as rig:
         client = await rig.connect("lobby", buffers=TINY_BYTES)
 
@@ -98,8 +100,8 @@ async def test_no_hole_on_the_wire_of_a_closing_transport(end: str, way: str) ->
 
 
 @on_loop
-async def test_a_failed_send_loses_only_its_own_connection() -> None:
-    """A connection whose peer reset it is reported as 1006 and costs the others nothing."""
+async def test_failed_send_ends_only_its_own_connection() -> None:
+    """A connection that the peer reset is reported as 1006, and the others lose nothing."""
     async with Rig() as rig:
         gone, other = await rig.connect("lobby"), await rig.connect("lobby")
         gone.reset()
@@ -115,8 +117,8 @@ async def test_a_failed_send_loses_only_its_own_connection() -> None:
 
 
 @on_loop
-async def test_a_connection_lost_in_a_flush_takes_nothing_with_it() -> None:
-    """Losing one member in the middle of a flush leaves the log to those still to be served."""
+async def test_connection_lost_in_a_flush_leaves_the_log_to_the_others() -> None:
+    """If a member is lost during a flush, the members after it still get the whole log."""
     async with Rig() as rig:
         gone = await rig.connect("lobby")
         sinks = [Sink(), Sink()]
@@ -135,10 +137,10 @@ async def test_a_connection_lost_in_a_flush_takes_nothing_with_it() -> None:
 
 @pytest.mark.parametrize("what", ["write", "get_write_buffer_size", "abort"])
 @on_loop
-async def test_a_transport_that_raises_costs_only_its_own_connection(
+async def test_transport_that_raises_ends_only_its_own_connection(
     what: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever a transport raises, the other members get every publication."""
+    """Whatever exception a transport raises, the other members get every publication."""
 
     class Broken(Sink):
         broken = False
@@ -171,7 +173,7 @@ async def test_a_transport_that_raises_costs_only_its_own_connection(
         assert "out of order" in caplog.text
 
 
-# Callbacks in the middle of a flush
+# Callbacks during a flush
 
 
 def _leave(hub: Hub, conn: _fanout.Connection) -> None:
@@ -189,10 +191,11 @@ def _reply(hub: Hub, conn: _fanout.Connection) -> None:
 @pytest.mark.parametrize("act", [_leave, _close, _reply])
 @pytest.mark.parametrize("victim", range(5))
 @on_loop
-async def test_acting_on_a_member_inside_anothers_write(
+async def test_leave_close_and_reply_inside_a_write_keep_the_order(
     act: Callable[[Hub, _fanout.Connection], None], victim: int
 ) -> None:
-    """Leaving, closing and replying inside a transport's write lose and disorder nothing."""
+    """Leaving, closing and replying inside a transport's write neither lose nor reorder a
+    publication."""
     async with Rig() as rig:
         sinks = [Sink() for _ in range(5)]
         conns = [rig.hub.register(sink) for sink in sinks]
@@ -221,8 +224,9 @@ async def test_acting_on_a_member_inside_anothers_write(
 
 
 @on_loop
-async def test_publishing_a_batch_inside_a_write_keeps_the_order() -> None:
-    """A publication large enough to be sealed inside a write comes behind the one under way."""
+async def test_batch_published_inside_a_write_keeps_its_place() -> None:
+    """A publication that is large enough to be sealed inside a write follows the one being
+    written."""
     async with Rig() as rig:
         sinks = [Sink() for _ in range(4)]
         conns = [rig.hub.register(sink) for sink in sinks]
@@ -243,8 +247,8 @@ async def test_publishing_a_batch_inside_a_write_keeps_the_order() -> None:
 
 
 @on_loop
-async def test_overflowing_the_log_inside_a_write_evicts_nobody_who_reads() -> None:
-    """A log that overflows while a flush is under way is not cut under those still to come."""
+async def test_log_overflow_inside_a_write_evicts_no_reading_member() -> None:
+    """A log that overflows during a flush is not cut before the remaining members are served."""
     async with Rig(max_lag_bytes=1024) as rig:
         sinks = [Sink() for _ in range(5)]
         for sink in sinks:
@@ -264,8 +268,9 @@ async def test_overflowing_the_log_inside_a_write_evicts_nobody_who_reads() -> N
 
 
 @on_loop
-async def test_eviction_inside_a_flush_finishes_the_frame_under_way() -> None:
-    """Who is evicted between a short write and its rest gets the rest before the close frame."""
+async def test_member_evicted_inside_a_flush_gets_the_rest_of_its_frame() -> None:
+    """A member that is evicted after a short write gets the rest of the frame before the close
+    frame."""
     async with Rig(max_lag_bytes=1024) as rig:
         clients = [await rig.connect("lobby", buffers=TINY_BYTES) for _ in range(4)]
         large = b"1" * 100_000
@@ -280,7 +285,7 @@ async def test_eviction_inside_a_flush_finishes_the_frame_under_way() -> None:
 
 @on_loop
 async def test_nothing_follows_a_close_frame_written_inside_a_callback() -> None:
-    """What a transport's callback sends while its close frame is written is refused."""
+    """A message that a callback sends while the close frame is being written is refused."""
     async with Rig() as rig:
         sink = Sink()
         conn = rig.hub.register(sink)
@@ -299,8 +304,8 @@ async def test_nothing_follows_a_close_frame_written_inside_a_callback() -> None
 
 
 @on_loop
-async def test_a_reply_whose_way_is_closed_while_it_is_cleared() -> None:
-    """A reply that pushes a rest ahead of itself is dropped when that closes the connection."""
+async def test_reply_is_dropped_if_writing_the_rest_closes_the_connection() -> None:
+    """If writing the rest of a batch closes the connection, the reply behind it is dropped."""
     async with Rig() as rig:
         first, second = [await rig.connect("lobby", buffers=TINY_BYTES) for _ in range(2)]
         answers = []
@@ -319,8 +324,9 @@ async def test_a_reply_whose_way_is_closed_while_it_is_cleared() -> None:
 
 
 @on_loop
-async def test_joining_inside_the_seal_of_a_join() -> None:
-    """A join that a transport's callback makes again, or makes impossible, breaks nothing."""
+async def test_callback_inside_a_join_can_join_or_close_the_connection() -> None:
+    """A callback during a join that joins the same room, or closes the connection, breaks
+    nothing."""
     async with Rig(max_lag_bytes=1024) as rig:
         sink, joiner = Sink(), Sink()
         rig.hub.register(sink)
@@ -337,20 +343,20 @@ async def test_joining_inside_the_seal_of_a_join() -> None:
 
 @pytest.mark.parametrize("act", [_leave, _close])
 @on_loop
-async def test_acting_inside_pause_writing(
+async def test_member_removed_inside_pause_writing_gets_earlier_publications(
     act: Callable[[Hub, _fanout.Connection], None],
 ) -> None:
-    """Members that go inside a transport's pause_writing get what was published before."""
+    """Members that leave inside a transport's pause_writing get all earlier publications."""
     async with Rig() as rig:
         slow = await rig.connect("lobby", buffers=TINY_BYTES)
         others = [await rig.connect("lobby", buffers=TINY_BYTES) for _ in range(3)]
         everybody = [slow, *others]
 
-        def everybody_goes() -> None:
+        def all_leave() -> None:
             for client in everybody:
                 act(rig.hub, client.conn)
 
-        slow.served.on_pause = everybody_goes
+        slow.served.on_pause = all_leave
         large = b"x" * 100_000
         rig.hub.publish("lobby", large)
         await turn()

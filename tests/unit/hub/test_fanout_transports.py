@@ -33,7 +33,7 @@ from support.hub import (
 
 
 async def _connect_tls(rig: Rig, *rooms: str) -> Client:
-    """A connection over TLS with small buffers; the far end is Python's own `ssl`."""
+    """Connect over TLS with small buffers; the far end is Python's own `ssl`."""
     authority = trustme.CA()
     server_side, client_side = ssl.create_default_context(), ssl.create_default_context()
     server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -60,7 +60,7 @@ async def _connect_tls(rig: Rig, *rooms: str) -> Client:
 
 
 @on_loop
-async def test_tls_takes_the_batches_through_the_transport() -> None:
+async def test_tls_connection_gets_its_batches_through_the_transport() -> None:
     """A TLS connection gets the same frames in the same order, encrypted."""
     async with Rig() as rig:
         client, plain = await _connect_tls(rig, "a", "b"), await rig.connect("a")
@@ -76,8 +76,8 @@ async def test_tls_takes_the_batches_through_the_transport() -> None:
 
 
 @on_loop
-async def test_a_stalled_tls_reader_is_blocked_and_catches_up() -> None:
-    """A TLS client that stops reading is blocked, holds nobody up, and loses nothing."""
+async def test_stalled_tls_client_is_blocked_and_catches_up() -> None:
+    """A TLS client that stops reading is blocked, delays no other client, and loses nothing."""
     async with Rig(max_lag_bytes=1 << 22) as rig:
         client, plain = await _connect_tls(rig, "lobby"), await rig.connect("lobby")
         published = await rig.block(client, "lobby", size=8000)
@@ -95,8 +95,8 @@ async def test_a_stalled_tls_reader_is_blocked_and_catches_up() -> None:
 
 
 @on_loop
-async def test_a_stalled_tls_reader_is_evicted() -> None:
-    """A TLS client that does not read at all is evicted like any other."""
+async def test_stalled_tls_client_is_evicted() -> None:
+    """A TLS client that never reads is evicted like a client without TLS."""
     async with Rig(clock=True, max_lag_bytes=100_000) as rig:
         client = await _connect_tls(rig, "lobby")
         published = await rig.block(client, "lobby", size=8000)
@@ -115,7 +115,7 @@ async def test_a_stalled_tls_reader_is_evicted() -> None:
 
 
 @on_loop
-async def test_calls_from_other_threads_are_handed_over() -> None:
+async def test_calls_from_other_threads_are_run_in_order() -> None:
     """Registering, publishing, replying and unregistering work from any thread, in order."""
     async with Rig() as rig:
         client = await rig.connect()
@@ -143,20 +143,20 @@ async def test_calls_from_other_threads_are_handed_over() -> None:
 
 
 @on_loop
-async def test_a_thread_never_waits_for_the_loop() -> None:
-    """A call from another thread returns while the loop is busy elsewhere."""
+async def test_calling_thread_does_not_wait_for_the_loop() -> None:
+    """A call from another thread returns while the loop is busy with other work."""
     async with Rig() as rig:
         client = await rig.connect("lobby")
         thread = threading.Thread(target=rig.hub.broadcast_text, args=("from afar",))
         thread.start()
-        thread.join(LIMIT_S)  # blocks the loop: that is the point
+        thread.join(LIMIT_S)  # blocks the loop on purpose
         assert not thread.is_alive()
         assert await client.payloads(1) == [b"from afar"]
 
 
 @on_loop
-async def test_closing_from_another_thread() -> None:
-    """close() from another thread closes everything in a later turn."""
+async def test_close_from_another_thread_closes_all_connections() -> None:
+    """close() from another thread closes every connection in a later turn."""
     async with Rig() as rig:
         client = await rig.connect("lobby")
         assert await asyncio.to_thread(rig.hub.close, 1012, "restart") is None

@@ -24,15 +24,15 @@ from support.hub import (
 )
 
 
-def test_hub_is_what_the_package_offers() -> None:
-    """`fastchat.Hub` is the library face of the compiled hub."""
+def test_package_exports_the_hub() -> None:
+    """`fastchat.Hub` is the public class of the compiled hub."""
     assert fastchat.Hub is Hub
     assert DEFAULT_ROOM == "lobby"
 
 
 @on_loop
 async def test_registered_transports_get_every_broadcast() -> None:
-    """Binary, text and JSON arrive as such, in order, at everybody in the default room."""
+    """Binary, text and JSON messages reach every transport in the default room, in order."""
     async with Rig() as rig:
         clients = [await rig.connect(attach=False) for _ in range(3)]
         for client in clients:
@@ -53,7 +53,7 @@ async def test_registered_transports_get_every_broadcast() -> None:
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
 @on_loop
 async def test_broadcast_copies_any_buffer(kind: type) -> None:
-    """A buffer may be changed as soon as broadcast() has returned."""
+    """The caller can change a buffer as soon as broadcast() has returned."""
     async with Rig() as rig:
         sink = Sink()
         rig.hub.register(sink)
@@ -65,8 +65,8 @@ async def test_broadcast_copies_any_buffer(kind: type) -> None:
 
 
 @on_loop
-async def test_rooms_are_apart() -> None:
-    """A broadcast reaches its room and no other; a transport may be in several."""
+async def test_broadcast_reaches_only_its_room() -> None:
+    """A broadcast reaches one room and no other; a transport can be in several rooms."""
     async with Rig() as rig:
         both, one = Sink(), Sink()
         conn = rig.hub.register(both, "a")
@@ -85,8 +85,9 @@ async def test_rooms_are_apart() -> None:
 
 
 @on_loop
-async def test_unregistering_from_one_room_or_from_all() -> None:
-    """A transport leaves one room, with what was broadcast before, or the hub at once."""
+async def test_transport_leaves_one_room_or_the_hub() -> None:
+    """A transport that leaves a room gets its earlier broadcasts; one that leaves the hub gets
+    nothing more."""
     async with Rig() as rig:
         sink = Sink()
         rig.hub.register(sink, "a")
@@ -104,8 +105,8 @@ async def test_unregistering_from_one_room_or_from_all() -> None:
 
 
 @on_loop
-async def test_client_count() -> None:
-    """Connections are counted once, members by room, and those who went not at all."""
+async def test_client_count_covers_connections_and_members() -> None:
+    """Connections are counted once, members by room, and unregistered ones not at all."""
     async with Rig() as rig:
         first, second = Sink(), Sink()
         for sink, room in ((first, "a"), (first, "b"), (second, "b")):
@@ -118,8 +119,8 @@ async def test_client_count() -> None:
 
 
 @on_loop
-async def test_a_lost_connection_leaves_by_itself() -> None:
-    """A client that goes away is unregistered from connection_lost; the others stay."""
+async def test_lost_connection_is_unregistered() -> None:
+    """A client that disconnects is unregistered from connection_lost; the others stay."""
     async with Rig() as rig:
         gone, stays = await rig.connect("lobby"), await rig.connect("lobby")
         gone.sock.close()
@@ -132,7 +133,7 @@ async def test_a_lost_connection_leaves_by_itself() -> None:
 
 @on_loop
 async def test_registering_a_closing_transport_is_refused() -> None:
-    """A transport that is closing already is refused, and nothing is kept of it."""
+    """A transport that is closing already is refused, and the hub stores nothing about it."""
     async with Rig() as rig:
         sink = Sink()
         sink.abort()
@@ -143,8 +144,8 @@ async def test_registering_a_closing_transport_is_refused() -> None:
 
 
 @on_loop
-async def test_a_value_that_is_no_json_reaches_nobody() -> None:
-    """broadcast_json() of what cannot be encoded raises TypeError and sends nothing."""
+async def test_value_that_cannot_be_encoded_is_not_sent() -> None:
+    """broadcast_json() with a value that cannot be encoded raises TypeError and sends nothing."""
     async with Rig() as rig:
         sink = Sink()
         rig.hub.register(sink)
@@ -155,8 +156,8 @@ async def test_a_value_that_is_no_json_reaches_nobody() -> None:
 
 
 @on_loop
-async def test_close_says_goodbye_and_refuses_the_rest() -> None:
-    """close() sends what is pending and the code and reason; then the hub is closed."""
+async def test_close_sends_code_and_reason_and_refuses_later_calls() -> None:
+    """close() sends the pending messages, then the code and reason; later calls are refused."""
     async with Rig() as rig:
         client = await rig.connect("lobby")
         rig.hub.broadcast_json("last words")
@@ -177,17 +178,18 @@ async def test_close_says_goodbye_and_refuses_the_rest() -> None:
 
 
 @on_loop
-async def test_threads_broadcast_side_by_side() -> None:
-    """Several threads broadcast at once; each one's messages arrive complete and in order."""
+async def test_concurrent_threads_broadcast_in_order() -> None:
+    """Several threads broadcast at once, and each thread's messages arrive complete and in
+    order."""
     async with Rig() as rig:
         client = await rig.connect("lobby")
         count, threads = 200, 4
 
-        def speak(who: int) -> None:
+        def broadcast_all(who: int) -> None:
             for i in range(count):
                 rig.hub.broadcast_json([who, i])
 
-        running = [threading.Thread(target=speak, args=(who,)) for who in range(threads)]
+        running = [threading.Thread(target=broadcast_all, args=(who,)) for who in range(threads)]
         for thread in running:
             thread.start()
         arrived = [orjson.loads(payload) for payload in await client.payloads(count * threads)]
@@ -198,8 +200,8 @@ async def test_threads_broadcast_side_by_side() -> None:
 
 
 @on_loop
-async def test_threads_register_and_unregister() -> None:
-    """Registrations and broadcasts of one thread take effect in the order it made them."""
+async def test_calls_of_one_thread_take_effect_in_order() -> None:
+    """Registrations and broadcasts of one thread take effect in the order of its calls."""
     async with Rig() as rig:
         sink = Sink()
 
