@@ -1,4 +1,4 @@
-"""Types of the compiled hub. What each thing does is said in `_fanout.pyx`."""
+"""Types of the compiled hub, which `_fanout.pyx` documents."""
 
 from collections.abc import Callable
 from typing import Any, Protocol, TypedDict
@@ -9,7 +9,7 @@ DEBUG: bool
 DEFAULT_ROOM: str
 
 class Transport(Protocol):
-    """What the hub uses of an asyncio transport."""
+    """The methods of an asyncio transport that the hub calls."""
 
     def write(self, data: bytes | memoryview, /) -> None: ...
     def get_write_buffer_size(self) -> int: ...

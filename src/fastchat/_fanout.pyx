@@ -2,54 +2,57 @@
 
 Theory of operation
 -------------------
-A *publication* is framed once (RFC 6455 §5.2; a server's frames are not masked,
-so the same bytes serve every client) and appended to its room's pending frames.
-At the end of the event-loop turn the pending frames are sealed into one
-immutable ``bytes`` batch and the batch is appended to the room's log. A *member*
-is a connection in a room: a descriptor, a cursor (the next batch it needs) and a
-flag, 16 bytes in a C array. Nobody has a queue, nobody has a copy.
+The hub frames each *publication* once (RFC 6455 §5.2). A server's frames are not
+masked, so the same bytes serve every client. The frame is appended to the pending
+frames of its room. At the end of the event-loop turn the pending frames are sealed
+into one immutable ``bytes`` batch, which is appended to the room's log. A *member*
+is a connection in a room: a descriptor, a cursor (the number of the next batch that
+the member needs) and flags, 16 bytes in a C array. A member has no queue of its own
+and no copy of the bytes.
 
-A flush visits the members in turn and writes to each, by one ``send()``, all that
-lies between its cursor and the head of the log. The loop that does it touches no
-Python object and calls nothing back; it notes who was short, and those are dealt
-with afterwards.
+A flush visits the members in turn. To each it writes all batches between the
+member's cursor and the head of the log, by one ``send()``. The loop that does this
+touches no Python object and calls nothing back. It notes the members whose write was
+short, and they are dealt with after the loop.
 
-A short write hands the rest of that batch to the transport, which holds a
-reference to it and not a copy, and blocks the connection: its cursors stand still
-until the transport is empty again (``resume_writing``). Then it catches up from
-its cursors and is unblocked at the heads. A connection whose cursor falls out of
-a log (``max_lag_bytes``), that stays blocked (``max_lag_s``), or for which too
-much was sent that is for it alone, is evicted.
+After a short write the rest of the batch is handed to the transport, which holds a
+reference to the bytes and not a copy. The connection is then *blocked*: its cursors
+stand still until the transport is empty again (``resume_writing``). At that point the
+connection catches up from its cursors, and is unblocked at the heads of its rooms. The
+hub evicts a connection if its cursor falls out of a log (``max_lag_bytes``), if it
+stays blocked for too long (``max_lag_s``), or if too many replies wait in its transport.
 
-The rules that keep the wire intact:
+These rules keep the bytes on the wire intact:
 
-* **One writer.** A direct ``send()`` happens only while the transport holds
-  nothing. ``Connection.rest`` (handed over, but not written yet) and ``blocked``
-  say so; every write passes through them. A transport that is closing throws away
-  what it is given: nothing is sent behind that.
-* **Order.** A reply to one connection first flushes what is pending for it, so
-  it never overtakes a publication. Only a blocked connection gets a reply ahead
-  of publications it has yet to catch up with. Joining seals first: a new member
-  gets nothing older. Leaving and closing flush first, also when blocked.
+* **One writer.** The hub calls ``send()`` on a descriptor only while the transport
+  holds nothing. ``Connection.rest`` (bytes of a batch that the transport has yet to
+  be given) and ``blocked`` record this, and every write checks them. A transport that
+  is closing discards what it is given, so nothing is sent after that.
+* **Order.** Before a reply to one connection, the hub flushes what is pending for that
+  connection, so that a reply never overtakes a publication. Only a blocked connection
+  gets a reply ahead of publications that it has yet to catch up with. A join seals the
+  room first, so that the new member gets no older publication. Leaving and closing
+  flush first, also for a blocked connection.
 * **Descriptors.** A descriptor is used between ``register`` and the first of
-  ``unregister``, ``close`` and eviction, never later; asyncio calls
-  ``connection_lost`` before it closes the socket, and there ``unregister`` belongs.
-* **No callbacks inside the send loop.** Evictions are reported by ``call_soon``, so
-  that whoever hears of one may do as he likes. A transport's ``write`` does call its
-  protocol's ``pause_writing`` at once, and that may use the hub: hence what is on
-  record before each write, and what is looked up again after it.
+  ``unregister``, ``close`` and eviction, never later. asyncio calls
+  ``connection_lost`` before it closes the socket, so the protocol must call
+  ``unregister`` there.
+* **No callbacks inside the send loop.** Evictions are reported by ``call_soon``, so that
+  ``on_evict`` can call any method of the hub. A transport's ``write``, however, calls its
+  protocol's ``pause_writing`` at once, and the protocol can use the hub from there.
+  Therefore all state is recorded before each write, and slots are looked up again after it.
 
-What it deliberately does not do: JSON, users, history, brokers, HTTP. It knows
-bytes, rooms and connections, and imports nothing of ours. TLS connections, and
-any transport without a socket, never use a descriptor: they take the same batches
-through ``transport.write``.
+The hub deliberately does not know JSON, users, history, brokers or HTTP. It knows bytes,
+rooms and connections, and imports nothing else of fastchat. It never uses the descriptor
+of a TLS connection or of a transport without a socket: these get the same batches through
+``transport.write``.
 
-Where things are: this file holds `Hub`, which is what others call. How it does it are
-functions that take the hub, in files that are included here and compiled with it:
+This file holds `Hub`, the public interface. The implementation is functions that take the
+hub as their first argument, in files that are included here and compiled with this one:
 `fanout/wire` (frames, the send loop), `fanout/room` (`Room`: members and log),
-`fanout/connection` (`Connection`, and what is written to one), `fanout/flush` (from
-pending frames into the log, from the log to everybody), `fanout/endings` (how
-connections come and go) and `fanout/verify` (the invariants).
+`fanout/connection` (`Connection`, and writes to a single connection), `fanout/flush` (from
+pending frames into the log, from the log to all members), `fanout/endings` (attaching,
+leaving, closing, eviction, the sweep) and `fanout/verify` (the invariants).
 """
 
 cimport cython
@@ -78,7 +81,7 @@ logger = logging.getLogger("fastchat.hub")
 #: True in the build that `FASTCHAT_DEBUG=1` makes: bounds checks and assertions.
 DEBUG = bool(FASTCHAT_DEBUG)
 
-#: The room of those who do not name one.
+#: The room of callers that name none.
 DEFAULT_ROOM = "lobby"
 
 include "fanout/wire.pxi"
@@ -92,29 +95,35 @@ include "fanout/verify.pxi"
 cdef class Hub:
     """Fans publications out to the members of rooms. See the head of this module.
 
-    Made inside a running event loop, to which it belongs. `broadcast*`, `flush`,
-    `register`, `unregister`, `send` and `close` may be called from other threads
-    too: the call is handed to the loop and returns None at once.
+    A hub must be created inside a running event loop, and belongs to that loop.
+    `broadcast`, `broadcast_text`, `flush`, `register`, `unregister`, `send`, `evict`
+    and `close` can be called from other threads too: the call is handed to the loop
+    and returns None at once. All other methods must be called in the loop's thread.
 
     Arguments (all keyword-only):
 
-    * ``max_lag_bytes``: how far a member may fall behind; a room's log never
-      holds more.
-    * ``max_lag_s``: how long a connection may stay blocked without its transport
-      emptying once.
-    * ``ping_interval_s``: a ping to everybody this often, 0 for none; whoever
-      forwards pongs to `Connection.pong` sets it.
-    * ``pong_timeout_s``: how long a pong may take before the connection is closed.
-    * ``on_evict``: ``on_evict(connection, code, reason)``, called in a later turn
-      when the hub closes a connection on its own account: 4008 (read too slowly),
-      4009 (missed its heartbeat) or 1006 (the socket failed; no frame was sent).
-    * ``clock``: seconds, monotonic; for the sweep.
+    * ``max_lag_bytes``: how many bytes a member can fall behind before it is evicted,
+      at least 1024. Outside a flush a room's log never holds more.
+    * ``max_lag_s``: how many seconds a connection can stay blocked without its
+      transport being empty once.
+    * ``ping_interval_s``: seconds between two pings to each connection; 0 means no
+      pings. If it is above 0, the owner of the protocols must forward pongs to
+      `Connection.pong`.
+    * ``pong_timeout_s``: how many seconds a pong can take before the connection is
+      closed.
+    * ``on_evict``: ``on_evict(connection, code, reason)``, called in a later turn after
+      the hub has closed a connection on its own account: 4008 (read too slowly), 4009
+      (missed its heartbeat), 1006 (the socket failed; no frame was sent) or the code of
+      `evict`. None means that nothing is called.
+    * ``clock``: returns monotonic seconds, for the sweep; None means the loop's clock.
     * ``slice_visits``: how many members are visited in one loop turn, 1 to 256.
+
+    Raises ValueError for a value out of its range, and RuntimeError outside a loop.
     """
     cdef dict _rooms            # name -> Room
     cdef dict _connections      # transport -> Connection
     cdef list _by_descriptor    # descriptor -> Connection or None
-    cdef list _dirty            # rooms with something pending or unserved
+    cdef list _dirty            # rooms with pending frames or unserved members
     cdef object _loop, _clock, _on_evict, _tick_callback
     cdef object _sweep_handle, _later_handle
     cdef unsigned long _thread
@@ -123,7 +132,7 @@ cdef class Hub:
     cdef double _max_lag_s, _ping_interval_s, _pong_timeout_s, _swept_at, _later_at
     cdef uint64_t _publications
     cdef Sent _sent
-    cdef dict _evictions        # close code -> how many
+    cdef dict _evictions        # close code -> number of evictions
 
     def __init__(self, *, Py_ssize_t max_lag_bytes=1 << 20, double max_lag_s=10.0,
                  double ping_interval_s=0.0, double pong_timeout_s=10.0,
@@ -156,9 +165,9 @@ cdef class Hub:
     def register(self, transport, str room not None=DEFAULT_ROOM):
         """Put `transport` into `room` and return its `Connection`.
 
-        It gets what is broadcast from now on. A transport may be in many rooms; a
+        The transport gets every publication from now on. It can be in many rooms; a
         second registration in the same room changes nothing. Raises RuntimeError
-        when the hub or the transport is closed.
+        if the hub or the transport is closed.
         """
         if _is_elsewhere(self):
             _hand_to_loop(self, self.register, (transport, room))
@@ -173,9 +182,9 @@ cdef class Hub:
     def unregister(self, transport, str room=None):
         """Take `transport` out of `room`, or with None out of the hub.
 
-        The latter belongs into the protocol's `connection_lost`. What is pending
-        for the room is sent first if it is left alone, and dropped if the
-        transport goes. An unknown transport or room is ignored.
+        The protocol's `connection_lost` must call this without a room. A transport that
+        leaves one room is first sent what is pending for it there. A transport that
+        leaves the hub is sent nothing more. An unknown transport or room is ignored.
         """
         if _is_elsewhere(self):
             _hand_to_loop(self, self.unregister, (transport, room))
@@ -189,11 +198,12 @@ cdef class Hub:
             self.leave(conn, room)
 
     def attach(self, transport, owner=None):
-        """Take `transport` into the hub, in no room yet; returns its `Connection`.
+        """Add `transport` to the hub, in no room yet, and return its `Connection`.
 
-        `owner` is anything the caller wants to find again in ``connection.owner``.
-        Sets the transport's write-buffer limits so that `pause_writing` means "the
-        first byte is queued" and `resume_writing` "empty", exactly.
+        `owner` is any object, and is returned by ``connection.owner``. The method sets
+        the transport's write-buffer limits so that `pause_writing` means exactly "the
+        first byte is queued" and `resume_writing` exactly "empty". Raises RuntimeError
+        if the hub is closed, or if the transport is closing or attached already.
         """
         cdef Connection conn
         if self._closed:
@@ -221,7 +231,10 @@ cdef class Hub:
         return conn
 
     def detach(self, Connection conn not None):
-        """Forget a connection at once, sending nothing. Safe to call again."""
+        """Remove a connection from the hub at once; nothing more is sent to it.
+
+        A second call does nothing.
+        """
         _require_own(self, conn)
         if conn.state != DETACHED:
             _leave_all(self, conn)
@@ -232,15 +245,16 @@ cdef class Hub:
                 self._by_descriptor[conn.fd] = None
 
     def join(self, Connection conn not None, str name not None):
-        """Make a connection a member of a room: it gets what is published from now on.
+        """Make a connection a member of a room, which gets every later publication.
 
-        False when the connection is closed; nothing has happened then.
+        Returns False, and changes nothing, if the connection is closed.
         """
         _require_own(self, conn)
         cdef Room room = self._rooms.get(name)
         if room is not None:
             _seal(self, room)
-            # That may have run a transport's callback, or evicted the last member.
+            # Sealing can run a transport's callback, or evict the last member, and
+            # either can remove the room or close this connection.
             room = self._rooms.get(name)
         if conn.state != OPEN:
             return False
@@ -251,7 +265,11 @@ cdef class Hub:
         return True
 
     def leave(self, Connection conn not None, str name not None):
-        """End a membership; what was published before still arrives, also when blocked."""
+        """End a membership. Earlier publications still arrive, even if it is blocked.
+
+        A blocked connection that has left too much unread in its rooms is evicted.
+        A room that the connection is not in is ignored.
+        """
         _require_own(self, conn)
         cdef Room room = self._rooms.get(name)
         if room is None or room not in conn.seats:
@@ -265,22 +283,27 @@ cdef class Hub:
     def broadcast(self, data, str room not None=DEFAULT_ROOM):
         """Send `data` (bytes or any buffer) to all members of `room` as one binary message.
 
-        The data is copied once, here. It goes out at the end of this loop turn.
-        A room without members is no error. Raises RuntimeError once the hub is closed.
+        The data is copied once, during this call, and sent at the end of the loop turn.
+        A room without members is not an error. Raises RuntimeError if the hub is closed.
         """
         if isinstance(data, str):
             raise TypeError("broadcast() takes bytes; broadcast_text() takes str")
         _publish(self, OP_BINARY, data, room)
 
     def broadcast_text(self, text, str room not None=DEFAULT_ROOM):
-        """Send `text` (str, or bytes that are UTF-8 already) as one text message."""
+        """Send `text` to all members of `room` as one text message.
+
+        `text` is a str, or a buffer of UTF-8, which is not checked. As for `broadcast`,
+        the data is copied once, and a closed hub raises RuntimeError.
+        """
         _publish(self, OP_TEXT, text, room)
 
     def publish(self, str room not None, bytes payload not None, Connection but=None):
-        """`broadcast_text` for the loop's own thread, optionally to all `but` one.
+        """Send a text message to all members of `room`, except to the connection `but`.
 
-        The one left out must be at the head for that: while it is blocked it gets
-        the message like the others.
+        This must be called in the loop's thread. None means that no member is excluded.
+        A member can be excluded only at the head of the log: a blocked one gets the
+        message like all others. A room without members is not an error.
         """
         cdef Room target = self._rooms.get(room)
         if target is None:
@@ -304,10 +327,11 @@ cdef class Hub:
     # Flushing
 
     def flush(self):
-        """Deliver everything pending now, completely, without waiting for the turn's end.
+        """Deliver all pending publications of all rooms now, without slices or pauses.
 
-        "Delivered" is written to the socket, or waiting behind an earlier short
-        write. Called from within a flush (a transport's callback) it does nothing.
+        A publication is delivered once it is written to the socket, or waits behind an
+        earlier short write. A call from within a flush (from a transport's callback)
+        does nothing.
         """
         if _is_elsewhere(self):
             _hand_to_loop(self, self.flush, ())
@@ -323,15 +347,16 @@ cdef class Hub:
             _pace(self, room)
 
     def end_turn(self):
-        """Flush a slice now, as at the end of the loop's turn: for whoever knows that it is.
+        """Flush one slice now, for a caller that knows that its loop turn is over.
 
-        Called from within a flush it does nothing.
+        The publications then leave one callback earlier than the loop would send them.
+        A call from within a flush does nothing.
         """
         if not self._flushing:
             _flush_slice(self)
 
     def _tick(self):
-        """The end of a loop turn: one slice of all there is to flush."""
+        """Flush one slice at the end of a loop turn."""
         self._soon = False
         _flush_slice(self)
 
@@ -344,16 +369,20 @@ cdef class Hub:
     def send(self, Connection conn not None, data, int opcode=OP_TEXT):
         """Send one message to one connection, behind what is pending for it.
 
-        `opcode` is the frame's (RFC 6455 §11.8), any but that of a close frame;
-        `data` str, bytes or a buffer. Returns False, and sends nothing, when the
-        connection is closed, or when so much waits for it that it is evicted instead.
+        `opcode` is the opcode of the frame (RFC 6455 §11.8): 1 (text), 2 (binary), 9
+        (ping) or 10 (pong). `data` is a str, bytes or any buffer. Returns False, and sends
+        nothing, if the connection is closed, or is evicted because too many replies wait
+        for it. Raises ValueError for another opcode, and for a ping or a pong of more
+        than 125 bytes.
         """
         _require_own(self, conn)
         if opcode not in (OP_TEXT, OP_BINARY, OP_PING, OP_PONG):
             raise ValueError(f"opcode must be 1, 2, 9 or 10, not {opcode}")
         cdef bytes frame = _frame_of(opcode, data)
         if opcode >= OP_CLOSE and PyBytes_GET_SIZE(frame) > 127:
-            raise ValueError("a control frame carries at most 125 bytes")   # RFC 6455 §5.5
+            # RFC 6455 §5.5: "All control frames MUST have a payload length of 125 bytes
+            # or less and MUST NOT be fragmented."
+            raise ValueError("a control frame carries at most 125 bytes")
         if _is_elsewhere(self):
             _hand_to_loop(self, self._send_framed, (conn, frame))
             return None
@@ -367,20 +396,22 @@ cdef class Hub:
 
     def close_connection(self, Connection conn not None, int code=CLOSE_GOING_AWAY,
                          str reason not None=""):
-        """Close one connection: what is pending, then a close frame, then nothing.
+        """Close one connection: send what is pending for it, then a close frame.
 
-        The transport is closed by whoever sees the peer's close frame, and aborted
-        by the sweep if that takes longer than 2 s. `code` 1005 sends an empty close
-        frame. `reason` is cut at 123 bytes (RFC 6455 §5.5). Safe to call again.
+        The caller must close the transport when the peer's close frame arrives. If that
+        takes longer than 2 s, the sweep aborts the transport. `code` 1005 sends an empty
+        close frame. `reason` is cut at 123 bytes (RFC 6455 §5.5). A second call does
+        nothing. Raises ValueError for a code that a close frame cannot carry.
         """
         _require_own(self, conn)
         _close_one(self, conn, _close_frame(code, reason))
 
     def evict(self, str name not None, int code, str reason not None=""):
-        """Close every member of a room, on the hub's own account: `on_evict` is called.
+        """Close every member of a room, and report each to `on_evict`.
 
-        What they have yet to read is dropped. `code` and `reason` as in `close_connection`.
-        Callable from any thread.
+        Publications that the members have yet to be sent are dropped. `code` and `reason`
+        are those of the close frame, as for `close_connection`. This can be called from any
+        thread.
         """
         if _is_elsewhere(self):
             _hand_to_loop(self, self.evict, (name, code, reason))
@@ -390,10 +421,11 @@ cdef class Hub:
             _evict(self, <Connection>conn, code, reason)
 
     def close(self, int code=CLOSE_GOING_AWAY, str reason not None=""):
-        """Close every connection (see `close_connection`) and stop.
+        """Close every connection, as `close_connection` does, and the hub itself.
 
-        The hub refuses everything afterwards. Transports whose peers do not answer
-        are aborted within 3 s, as long as the loop runs.
+        Afterwards the hub accepts neither connections nor publications. As long as the loop
+        runs, transports whose peers do not answer are aborted within 3 s. A second call does
+        nothing. `code` and `reason` are those of the close frames.
         """
         cdef bytes frame = _close_frame(code, reason)
         if _is_elsewhere(self):
@@ -406,7 +438,7 @@ cdef class Hub:
             _close_one(self, <Connection>conn, frame)
 
     def abort(self):
-        """Abort every transport that is left and end the sweep: nothing waits any more."""
+        """Close the hub, abort every transport that is left, and end the sweep."""
         self._closed = True
         for conn in tuple(self._connections.values()):
             _abort_one(self, <Connection>conn)
@@ -424,11 +456,14 @@ cdef class Hub:
                 self._sweep_handle = self._loop.call_later(SWEEP_INTERVAL_S, self._sweep_again)
 
     def sweep(self):
-        """Pings, evictions and deadlines of all connections; runs by itself once a second."""
+        """Send due pings, evict late connections, and abort closed ones whose time is over.
+
+        The hub calls this once a second while it has connections.
+        """
         cdef double now = self._clock()
         cdef Connection conn
-        # After a pause of the whole process (SIGSTOP, a sleeping laptop) the answers
-        # to our pings may be waiting to be read: nobody is blamed for that.
+        # After a pause of the whole process (SIGSTOP, a suspended laptop) the pongs may
+        # be waiting to be read. So every connection gets its full time again.
         cdef bint overslept = now - self._swept_at > 3 * SWEEP_INTERVAL_S
         self._swept_at = now
         for conn in tuple(self._connections.values()):
@@ -441,10 +476,10 @@ cdef class Hub:
             elif conn.state == OPEN:
                 _sweep_one(self, conn, now)
 
-    # Looking in
+    # Statistics and checks
 
     def client_count(self, room=None):
-        """How many members `room` has; with None, how many connections the hub has."""
+        """Return the number of members of `room`, or of all connections for None."""
         cdef Room found
         if room is None:
             return len(self._connections)
@@ -452,10 +487,13 @@ cdef class Hub:
         return 0 if found is None else found.size
 
     def stats(self):
-        """Counters since the start, and gauges: what an operator would graph.
+        """Return the hub's counters since its start and its gauges, for metrics.
 
-        A delivery is one publication handed to one member's socket or transport. Bytes
-        are all that sockets and transports were handed: also headers, replies and pings.
+        Gauges are ``connections``, ``rooms``, ``blocked`` (connections) and ``log_bytes``
+        (over all rooms). Counters are ``publications``, ``deliveries``, ``bytes`` and
+        ``evictions`` (by close code). A delivery is one publication handed to one member's
+        socket or transport. ``bytes`` counts all bytes handed to sockets and transports,
+        those of frame headers, replies and pings included.
         """
         cdef Connection conn
         cdef Room room
@@ -476,9 +514,9 @@ cdef class Hub:
         }
 
     def verify(self):
-        """Check every invariant between rooms, slots and connections; for tests.
+        """Check every invariant between rooms, slots and connections, for tests.
 
-        Raises AssertionError that names the one that is broken.
+        Raises an AssertionError that names the broken invariant.
         """
         cdef Room room
         cdef Connection conn
@@ -489,7 +527,7 @@ cdef class Hub:
 
 
 cdef bint _is_elsewhere(Hub hub) noexcept:
-    """Whether this is another thread than the loop's."""
+    """Whether the calling thread is not the loop's."""
     return hub._thread != PyThread_get_thread_ident()
 
 

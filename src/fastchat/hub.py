@@ -1,4 +1,4 @@
-"""The hub's library face: `Hub`, usable without the chat server."""
+"""The public `Hub`, which other programs can use without the chat server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DEFAULT_ROOM = _fanout.DEFAULT_ROOM
 
 
 class Hub(_fanout.Hub):
-    """The compiled hub, and JSON. See `fastchat._fanout.Hub` for the rest.
+    """The compiled hub with JSON. `fastchat._fanout.Hub` documents all other methods.
 
     >>> hub = Hub()                       # inside a running event loop
     >>> hub.register(transport)           # in connection_made
@@ -25,9 +25,10 @@ class Hub(_fanout.Hub):
     __slots__ = ()
 
     def broadcast_json(self, value: Any, room: str = DEFAULT_ROOM) -> None:
-        """Encode `value` once (orjson) and send it to all members of `room` as text.
+        """Encode `value` once with orjson, and send it to all members of `room` as text.
 
-        Callable from any thread. Raises TypeError (orjson.JSONEncodeError) when
-        `value` cannot be encoded; nothing is sent then.
+        This can be called from any thread. If `value` cannot be encoded, the method raises
+        TypeError (orjson.JSONEncodeError) and sends nothing. If the hub is closed, it raises
+        RuntimeError.
         """
         self.broadcast_text(orjson.dumps(value), room)

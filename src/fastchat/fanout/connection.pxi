@@ -1,34 +1,43 @@
-# Part of _fanout.pyx: a connection, and everything that is written to one alone.
+# Part of _fanout.pyx: a connection, and everything that is written to a single one.
 #
-# Whatever goes through a transport may call back into the hub: the transport calls its
-# protocol's pause_writing, and that may publish, reply, leave or close. So slots are
-# looked up again after every write, and states are set before it.
+# Every write through a transport can call back into the hub: the transport calls its
+# protocol's pause_writing, and the protocol can publish, reply, leave or close there.
+# Therefore slots are looked up again after every write, and states are set before it.
 
 cdef enum:
-    # What may wait in a transport for one connection alone: replies and pongs.
+    # If a reply or a pong would leave more than this in a transport, the connection is
+    # evicted. It bounds the memory of a client that sends commands and does not read the
+    # replies. 320 KiB are the rest of a batch (64 KiB) and the largest reply of the chat
+    # (256 KiB, protocol.MAX_REPLY_BYTES).
     MAX_BACKLOG_BYTES = 327680
 
 cdef enum State:
     OPEN = 0
-    CLOSING = 1     # in no room; its close frame is on the way
-    DETACHED = 2    # the hub does not touch it any more
+    CLOSING = 1     # in no room; the close frame is written or queued
+    DETACHED = 2    # the hub uses neither the transport nor the descriptor any more
 
 
 @cython.final
 cdef class Connection:
     """One transport that the hub writes to, in any number of rooms.
 
-    Made by `Hub.register` or `Hub.attach`. Whoever owns the transport's protocol
-    forwards `pause_writing` and `resume_writing` to it. The hub holds a strong
-    reference to it, and it to its transport, until `Hub.unregister` or eviction.
+    `Hub.register` and `Hub.attach` create connections. The transport's protocol must
+    forward `pause_writing` and `resume_writing` to its connection. The hub holds a strong
+    reference to the connection, and the connection to its transport, until
+    `Hub.unregister`, or until the transport is aborted.
+
+    A connection goes from OPEN to CLOSING (`Hub.close_connection`, eviction) to DETACHED
+    (`Hub.detach`, an abort), or straight from OPEN to DETACHED. It never goes back. While it
+    is OPEN it can be blocked: then the transport holds bytes, or is about to be given
+    ``rest``, and the hub writes no publication to the connection.
     """
     cdef readonly object transport
     cdef readonly object owner
     cdef Hub hub
-    cdef object write           # transport.write, where there is no descriptor
-    cdef int fd
+    cdef object write           # transport.write if there is no descriptor, else None
+    cdef int fd                 # -1: the hub writes through the transport only
     cdef dict seats             # Room -> index of its slot
-    cdef object rest            # of a batch: to be handed to the transport before anything else
+    cdef object rest            # of a batch: the next bytes that the transport must be given
     cdef State state
     cdef bint awaits_pong
     cdef readonly bint blocked
@@ -39,26 +48,36 @@ cdef class Connection:
 
     @property
     def closed(self):
-        """True once it is closed, evicted or unregistered: nothing more is sent to it."""
+        """True once the connection is closed, evicted or unregistered.
+
+        The hub sends no further message to a closed connection.
+        """
         return self.state != OPEN
 
     @property
     def rooms(self):
-        """The names of the rooms it is in."""
+        """The names of the rooms that the connection is in."""
         return [(<Room>room).name for room in self.seats]
 
     def pause_writing(self):
-        """To be called from the protocol's `pause_writing`."""
+        """Stop writing to the transport; the protocol's `pause_writing` must call this."""
         if self.state == OPEN:
             _block(self.hub, self)
 
     def resume_writing(self):
-        """To be called from the protocol's `resume_writing`: the transport is empty."""
+        """Catch up with the rooms; the protocol's `resume_writing` must call this.
+
+        The transport must be empty.
+        """
         if self.state == OPEN and self.blocked:
             _catch_up(self.hub, self)
 
     def pong(self):
-        """To be called when a pong arrives: any, the heartbeat's pings carry no payload."""
+        """Note that a pong arrived. Any pong counts, because the hub's pings have no payload.
+
+        A pong that no ping asked for changes nothing. (RFC 6455 §5.5.3: "A Pong frame MAY be
+        sent unsolicited.")
+        """
         if self.awaits_pong:
             self.awaits_pong = False
             self.ping_due += self.hub._ping_interval_s - self.hub._pong_timeout_s
@@ -88,11 +107,11 @@ cdef int _unblock(Hub hub, Connection conn) except -1:
 
 
 cdef int _catch_up(Hub hub, Connection conn) except -1:
-    """The transport is empty: serve all its rooms, and unblock it at their heads."""
+    """Serve all rooms of a connection whose transport is empty, and unblock it at the heads."""
     if _hand_over(hub, conn):
         return 0
     conn.blocked_since = hub._clock()
-    if conn.awaits_pong:        # the ping was behind all that: it counts from now
+    if conn.awaits_pong:        # the ping was queued behind the backlog: its time starts now
         conn.ping_due = max(conn.ping_due, conn.blocked_since + hub._pong_timeout_s)
     for room in tuple(conn.seats):
         if room in conn.seats and not _serve_one(hub, <Room>room, conn):
@@ -109,14 +128,14 @@ cdef int _catch_up(Hub hub, Connection conn) except -1:
 # From the log of a room
 
 cdef int _serve_one(Hub hub, Room room, Connection conn) except -1:
-    """Bring one member to the head of its room; 0 if its transport fills up before."""
+    """Bring one member to the head of its room. Returns 0 if the transport fills up first."""
     cdef Slot *slot
     cdef ssize_t sent
-    cdef bint was_blocked = conn.blocked    # then it is being caught up with
+    cdef bint was_blocked = conn.blocked    # if so, _catch_up() unblocks it after all rooms
     if conn.rest is not None and _hand_over(hub, conn):
         return 0
     while conn.state == OPEN and room in conn.seats:
-        # Looked up each time: a transport's callback may have moved it.
+        # The slot is looked up each time: a transport's callback can have moved it.
         slot = &room.slots[<Py_ssize_t>conn.seats[room]]
         assert room.base <= slot.cursor <= room.head
         if slot.cursor == room.head:
@@ -142,7 +161,7 @@ cdef int _serve_one(Hub hub, Room room, Connection conn) except -1:
 
 
 cdef int _take_rest(Hub hub, Room room, Connection conn, Slot *slot, ssize_t sent) except -1:
-    """Block a connection on the batch at its cursor, `sent` bytes of which went out."""
+    """Block a connection whose socket accepted only `sent` bytes of the batch at its cursor."""
     cdef Py_ssize_t i = <Py_ssize_t>(slot.cursor - room.base)
     assert 0 <= i < len(room.batches) and 0 <= sent < <ssize_t>room.log[i].size
     _block(hub, conn)
@@ -154,7 +173,7 @@ cdef int _take_rest(Hub hub, Room room, Connection conn, Slot *slot, ssize_t sen
 
 
 cdef bint _hand_over(Hub hub, Connection conn) except -1:
-    """Give the rest of a batch to the transport. True if it is not to be written to now."""
+    """Give the rest of a batch to the transport. True if nothing more can be written now."""
     rest = conn.rest
     conn.rest = None
     if rest is not None and not _write_through(hub, conn, rest):
@@ -163,7 +182,7 @@ cdef bint _hand_over(Hub hub, Connection conn) except -1:
 
 
 cdef bint _write_missing(Hub hub, Room room, Connection conn, Slot *slot) except -1:
-    """For a transport without a descriptor: a write of up to MAX_BATCH_BYTES."""
+    """Write up to MAX_BATCH_BYTES, or one batch, through a transport without a descriptor."""
     cdef Py_ssize_t first = <Py_ssize_t>(slot.cursor - room.base), i = first
     cdef size_t size = 0
     while i < len(room.batches) and (i == first or size + room.log[i].size <= MAX_BATCH_BYTES):
@@ -177,7 +196,7 @@ cdef bint _write_missing(Hub hub, Room room, Connection conn, Slot *slot) except
 
 
 cdef int _queue_missing(Hub hub, Room room, Connection conn) except -1:
-    """Queue what a blocked member has yet to get behind what its transport holds."""
+    """Queue all batches that a blocked member lacks behind the bytes in its transport."""
     cdef Slot *slot
     cdef Py_ssize_t first, i
     _hand_over(hub, conn)
@@ -195,7 +214,7 @@ cdef int _queue_missing(Hub hub, Room room, Connection conn) except -1:
 
 
 cdef int _flush_to(Hub hub, Connection conn) except -1:
-    """Send what is pending for one connection, unless it is blocked anyway."""
+    """Send what is pending for one connection in all its rooms, unless it is blocked."""
     for room in tuple(conn.seats):
         if conn.blocked or conn.state != OPEN:
             return 0
@@ -205,10 +224,13 @@ cdef int _flush_to(Hub hub, Connection conn) except -1:
     return 0
 
 
-# For it alone
+# To a single connection
 
 cdef bint _write(Hub hub, Connection conn, bytes frame) except -1:
-    """The gate for everything that is for one connection alone."""
+    """Write a frame that is for one connection only: every reply, ping and pong.
+
+    Returns False if the connection is closed, or is evicted because of its backlog.
+    """
     cdef ssize_t sent = 0
     if conn.rest is not None:
         _hand_over(hub, conn)
@@ -234,10 +256,10 @@ cdef bint _write(Hub hub, Connection conn, bytes frame) except -1:
 
 
 cdef bint _write_through(Hub hub, Connection conn, data) except -1:
-    """Write through the transport, which keeps a reference to what it cannot send.
+    """Write through the transport, which holds a reference to bytes that it cannot send yet.
 
-    Whatever a transport raises, it has failed: that costs its own connection
-    and nobody else's.
+    A transport that raises an exception has failed. Its connection is lost, and no other
+    connection is affected.
     """
     try:
         if conn.write is not None:
@@ -253,11 +275,11 @@ cdef bint _write_through(Hub hub, Connection conn, data) except -1:
 
 
 cdef bint _holds_back(Hub hub, Connection conn) except -1:
-    """Whether a transport that was given bytes keeps some, or has dropped them.
+    """Whether a transport still holds bytes that it was given, or has discarded them.
 
-    A transport that is closing (it failed, or somebody else closed it) throws
-    away what it is given. The descriptor lives on until the next turn, but
-    anything more on it would arrive with a hole before it.
+    A transport that is closing (because it failed, or other code closed it) discards what
+    it is given. The descriptor stays open until the next turn, but bytes written to it
+    would arrive after a hole. So the connection is detached.
     """
     if _backlog(hub, conn) > 0:
         return True
@@ -267,7 +289,7 @@ cdef bint _holds_back(Hub hub, Connection conn) except -1:
 
 
 cdef bint _is_closing(Hub hub, Connection conn) except -1:
-    """Whether the transport is; one that cannot say has failed."""
+    """Whether the transport is closing; a transport that raises has failed."""
     try:
         return conn.transport.is_closing()
     except Exception as error:
@@ -277,7 +299,7 @@ cdef bint _is_closing(Hub hub, Connection conn) except -1:
 
 
 cdef Py_ssize_t _backlog(Hub hub, Connection conn) except -1:
-    """How much the transport holds; one that cannot say has failed."""
+    """How many bytes the transport holds; a transport that raises has failed."""
     try:
         return conn.transport.get_write_buffer_size()
     except Exception as error:

@@ -1,12 +1,15 @@
-# Part of _fanout.pyx: how connections come, leave rooms, and end.
+# Part of _fanout.pyx: attaching, leaving rooms, closing, eviction, and the sweep.
 
-# A closed connection is aborted when its transport has not ended by then.
+# The time that a client has to answer the close frame. Without a limit, a client that never
+# answers would keep its descriptor. RFC 6455 §7.1.1: "An endpoint MAY close the connection via
+# any means available when necessary".
 cdef double CLOSE_GRACE_S = 2.0
+# One timer serves all connections, so each deadline is met up to a second late.
 cdef double SWEEP_INTERVAL_S = 1.0
 
 
 cdef int _descriptor(Hub hub, transport) except -2:
-    """The descriptor that may be written to directly, or -1."""
+    """The descriptor that the hub can write to directly; -1 for TLS or without a socket."""
     sock = transport.get_extra_info("socket")
     if sock is None or transport.get_extra_info("ssl_object") is not None:
         return -1
@@ -14,10 +17,11 @@ cdef int _descriptor(Hub hub, transport) except -2:
 
 
 cdef int _claim_descriptor(Hub hub, Connection conn) except -1:
-    """Note whose the descriptor is.
+    """Record which connection has the descriptor.
 
-    If the hub knows another connection by it, that one's socket was closed and
-    `unregister` forgotten: it must not write to its successor's socket.
+    If the descriptor belongs to another connection, that connection's socket was closed
+    without a call of `unregister`. It is detached, so that its frames are not written to
+    the new socket.
     """
     cdef Connection stale
     while len(hub._by_descriptor) <= conn.fd:
@@ -37,13 +41,14 @@ cdef int _require_own(Hub hub, Connection conn) except -1:
 
 
 cdef int _depart(Hub hub, Room room, Connection conn) except -1:
+    """Write or queue all that a member lacks, and remove it from the room."""
     _seal(hub, room)
     if room in conn.seats:
         if conn.blocked:
             _queue_missing(hub, room, conn)
         else:
             _serve_one(hub, room, conn)
-    if room in conn.seats:      # it may have been lost just now
+    if room in conn.seats:      # the connection can have been lost during the write
         if conn.blocked:
             _queue_missing(hub, room, conn)
         _remove(hub, room, conn)
@@ -53,7 +58,7 @@ cdef int _depart(Hub hub, Room room, Connection conn) except -1:
 cdef int _remove(Hub hub, Room room, Connection conn) except -1:
     room.remove(conn)
     if room.size == 0:
-        # Nobody is left to read what is pending or logged.
+        # No member is left to read the pending frames or the log.
         room.pending.clear()
         room.pending_bytes = 0
         room.unserved = 0
@@ -61,7 +66,7 @@ cdef int _remove(Hub hub, Room room, Connection conn) except -1:
         if hub._rooms.get(room.name) is room:
             del hub._rooms[room.name]
     elif not room.dirty:
-        # Perhaps the log was kept for it alone, and no flush comes to see that.
+        # Perhaps only this member needed the log, and no flush is due that would trim it.
         _forget(hub, room)
     return 0
 
@@ -82,11 +87,12 @@ cdef int _close_one(Hub hub, Connection conn, bytes frame) except -1:
 
 
 cdef int _send_close(Hub hub, Connection conn, bytes frame) except -1:
-    """Queue the close frame behind what the transport holds, and start the clock."""
+    """Queue the close frame behind the transport's bytes, and set the connection's deadline."""
     rest = conn.rest
     conn.rest = None
     _leave_all(hub, conn)
-    # Before anything is written: no callback may get a word in behind it.
+    # RFC 6455 §5.5.1: "The application MUST NOT send any more data frames after sending a
+    # Close frame." So the state is set before the write, which can call back into the hub.
     conn.state = CLOSING
     conn.close_deadline = <double>hub._clock() + CLOSE_GRACE_S
     if rest is not None:
@@ -97,7 +103,7 @@ cdef int _send_close(Hub hub, Connection conn, bytes frame) except -1:
 
 
 cdef int _evict(Hub hub, Connection conn, int code, str reason) except -1:
-    """Close a connection on the hub's own account, dropping what it has yet to read."""
+    """Close a connection on the hub's own account, and drop what it has yet to be sent."""
     if conn.state != OPEN:
         return 0
     hub._evictions[code] = hub._evictions.get(code, 0) + 1
@@ -107,7 +113,7 @@ cdef int _evict(Hub hub, Connection conn, int code, str reason) except -1:
 
 
 cdef int _lose(Hub hub, Connection conn) except -1:
-    """The socket failed. `connection_lost` follows, if it has not come yet."""
+    """Abort a connection whose socket failed. `connection_lost` follows, unless it was called."""
     if conn.state == OPEN:
         hub._evictions[CLOSE_ABNORMAL] += 1
         _report(hub, conn, CLOSE_ABNORMAL, "the connection is lost")
@@ -132,14 +138,15 @@ cdef int _report(Hub hub, Connection conn, int code, str reason) except -1:
 
 
 cdef int _sweep_one(Hub hub, Connection conn, double now) except -1:
+    """Check one open connection's lag and heartbeat. A blocked connection is not sent a ping."""
     if conn.blocked:
-        # A protocol that does not forward `resume_writing` is found here.
+        # The transport can be empty here if the protocol does not forward `resume_writing`.
         if _backlog(hub, conn) == 0:
             _catch_up(hub, conn)
         elif now - conn.blocked_since > hub._max_lag_s:
             _evict(hub, conn, CLOSE_EVICTED, "read nothing for too long")
     elif conn.fd < 0 and _backlog(hub, conn) > 0:
-        _block(hub, conn)       # and one that does not forward `pause_writing`
+        _block(hub, conn)       # the protocol does not forward `pause_writing`
     elif hub._ping_interval_s and now >= conn.ping_due:
         if conn.awaits_pong:
             _evict(hub, conn, CLOSE_HEARTBEAT, "missed its heartbeat")

@@ -1,4 +1,12 @@
 # Part of _fanout.pyx: from pending frames to the log, and from the log to all members.
+#
+# A *round* visits every member of a room once after a batch was appended to its log. It is
+# spread over several loop turns if the room has more members than a slice. Batches that are
+# appended meanwhile start the round again at the same member: `Room.next` stands still, and
+# `Room.unserved` is set to the number of all members.
+#
+# A room is in `Hub._dirty`, and `Room.dirty` is set, if it has pending frames or unserved
+# members. `Hub._soon` is set while a call of `_tick` is scheduled.
 
 cdef extern from "<time.h>" nogil:
     struct timespec:
@@ -8,19 +16,20 @@ cdef extern from "<time.h>" nogil:
     int CLOCK_MONOTONIC
 
 cdef enum:
-    # Visits a loop turn: about 1 ms of sends at 3.3 µs each, so that reading,
-    # pings and other rooms go on while a big room is flushed.
+    # Visits in a loop turn: about 1 ms of sends at 3.3 µs each, so that reading, pings
+    # and other rooms are not delayed for longer while a big room is flushed.
     SLICE = 256
-    # A batch is sealed early at this size: it is what a transport may hold for
-    # one blocked connection, and the grain in which a log is trimmed.
+    # A batch is sealed early at this size. It bounds the rest of a batch that a transport
+    # holds for a blocked connection, and is the step in which a log is trimmed.
     MAX_BATCH_BYTES = 65536
-    # Rooms whose flush is worth pacing; smaller ones take well under 1 ms.
+    # Smaller rooms are not paced: their flush takes less than 1 ms at 3.3 µs a send.
     PACED_MEMBERS = 256
-    # Publications in one send() from which on a delivery costs 0.22 µs, not 3.3, and
-    # hardly less with more (bench/broadcast.py, 1000 clients: pausing halved the rate).
+    # With this number of publications in one send(), a delivery costs 0.22 µs instead of
+    # 3.3, and hardly less with more. (bench/broadcast.py with 1,000 clients: a pause after
+    # fuller flushes halved the rate.)
     ENOUGH_FRAMES = 16
 
-# Flushes shorter than this are not paced: the loop's timers count milliseconds.
+# Shorter flushes are not paced, because the loop's timers have a resolution of 1 ms.
 cdef double MIN_PACED_S = 0.001
 
 
@@ -36,7 +45,7 @@ cdef int _publish(Hub hub, int opcode, object data, str room) except -1:
     if hub._closed:
         raise RuntimeError("the hub is closed")
     if _is_elsewhere(hub):
-        # A mutable buffer may change before the loop gets to it: copy it now.
+        # A mutable buffer can change before the loop runs the call, so it is copied now.
         _hand_to_loop(hub, hub._publish_framed, (_frame_of(opcode, data), room))
         return 0
     cdef Room target = hub._rooms.get(room)
@@ -46,6 +55,7 @@ cdef int _publish(Hub hub, int opcode, object data, str room) except -1:
 
 
 cdef int _append(Hub hub, Room room, bytes frame, Connection but=None) except -1:
+    """Append a frame to a room's pending ones, and schedule the flush at the end of the turn."""
     room.pending.append(frame)
     room.pending_bytes += PyBytes_GET_SIZE(frame)
     hub._publications += 1
@@ -59,7 +69,7 @@ cdef int _append(Hub hub, Room room, bytes frame, Connection but=None) except -1
 
 
 cdef int _seal(Hub hub, Room room, Connection but=None) except -1:
-    """Move the pending frames into the log as one batch, which `but` does not get."""
+    """Move the pending frames into the log as one batch, which the member `but` skips."""
     cdef Py_ssize_t count = len(room.pending)
     if count == 0:
         return 0
@@ -71,13 +81,14 @@ cdef int _seal(Hub hub, Room room, Connection but=None) except -1:
     room.pending_bytes = 0
     room.round_frames += count
     if but is not None:
-        _skip_newest(hub, room, but)    # at once: shrinking may serve it
+        _skip_newest(hub, room, but)    # before _shrink(), which can serve the member
     if room.log_bytes > hub._max_lag_bytes:
         _shrink(hub, room)
     return 0
 
 
 cdef int _skip_newest(Hub hub, Room room, Connection conn) except -1:
+    """Move a member's cursor past the newest batch, if that is the only one that it lacks."""
     cdef Slot *slot
     if room in conn.seats and not conn.blocked:
         slot = &room.slots[<Py_ssize_t>conn.seats[room]]
@@ -86,7 +97,7 @@ cdef int _skip_newest(Hub hub, Room room, Connection conn) except -1:
     return 0
 
 
-# Out of it, a slice a turn
+# Out of the log, one slice a turn
 
 cdef _schedule(Hub hub):
     if not hub._soon:
@@ -95,6 +106,7 @@ cdef _schedule(Hub hub):
 
 
 cdef int _wake_at(Hub hub, double when, double delay) except -1:
+    """Flush after `delay` seconds, unless an earlier flush is scheduled already."""
     if hub._later_handle is not None:
         if hub._later_at <= when:
             return 0
@@ -105,6 +117,7 @@ cdef int _wake_at(Hub hub, double when, double delay) except -1:
 
 
 cdef int _flush_slice(Hub hub) except -1:
+    """Visit up to `slice_visits` members of the dirty rooms, and schedule the rest."""
     cdef Py_ssize_t budget = hub._slice_visits
     cdef list rooms = hub._dirty, waiting = [], untouched = [], unfinished = []
     cdef double now = 0.0, wake = 0.0
@@ -127,7 +140,7 @@ cdef int _flush_slice(Hub hub) except -1:
         room.dirty = room.unserved > 0 or len(room.pending) > 0
         if room.dirty:
             unfinished.append(room)
-    # A room with work left joins the end of the line: a big one holds up no other.
+    # Unfinished rooms are appended at the end, so that a big room delays no other room.
     hub._dirty = waiting + untouched + hub._dirty + unfinished
     if untouched or unfinished:
         _schedule(hub)
@@ -137,11 +150,11 @@ cdef int _flush_slice(Hub hub) except -1:
 
 
 cdef int _pace(Hub hub, Room room) except -1:
-    """After a flush that took long and carried much, let the room wait as long again.
+    """After a slow flush of several publications, pause the room for as long as it took.
 
-    Under load the next flush then carries twice as much for the same number of
-    sends. A flush of one lone publication is never followed by a pause, and neither
-    is one that carried so many that more would not make them cheaper.
+    Under load the next flush then carries twice as many publications with the same number
+    of sends. A flush of a single publication is not followed by a pause. Neither is a
+    flush of ENOUGH_FRAMES or more, because larger batches would not be cheaper.
     """
     if room.spent_s >= MIN_PACED_S and 1 < room.round_frames < ENOUGH_FRAMES:
         room.not_before = _now() + room.spent_s
@@ -153,14 +166,15 @@ cdef int _pace(Hub hub, Room room) except -1:
 
 
 cdef int _serve_all(Hub hub, Room room) except -1:
+    """Finish a room's round, whatever it costs."""
     _serve(hub, room, room.unserved)
-    while room.unserved:        # it grew meanwhile
+    while room.unserved:        # a transport's callback has published
         _serve(hub, room, room.unserved)
     return 0
 
 
 cdef Py_ssize_t _serve(Hub hub, Room room, Py_ssize_t budget) except -1:
-    """Visit up to `budget` members that the round has not reached yet; returns how many."""
+    """Visit up to `budget` members that the round has not reached; returns their number."""
     cdef Py_ssize_t visited = 0
     cdef double started = 0.0
     cdef bint timed = room.size >= PACED_MEMBERS
@@ -183,6 +197,7 @@ cdef Py_ssize_t _serve(Hub hub, Room room, Py_ssize_t budget) except -1:
 
 
 cdef Py_ssize_t _serve_slice(Hub hub, Room room, Py_ssize_t budget) except -1:
+    """Run the send loop once over adjacent slots; returns the number of members visited."""
     cdef int32_t who[SLICE]
     cdef ssize_t outcome[SLICE]
     cdef Py_ssize_t start = room.next
@@ -202,10 +217,11 @@ cdef Py_ssize_t _serve_slice(Hub hub, Room room, Py_ssize_t budget) except -1:
 
 cdef int _finish_slice(Hub hub, Room room, int32_t *who, ssize_t *outcome,
                        Py_ssize_t count) except -1:
-    """Deal with the members for whom the send loop could not do all.
+    """Deal with the members that the send loop could not serve completely.
 
-    First everything that must be on record before any Python code may run
-    again, because that code could write to one of them or change the room.
+    The first pass records everything and runs no Python code of others. The second pass
+    writes through transports, whose callbacks can write to any of these connections or
+    change the room.
     """
     cdef Py_ssize_t j
     cdef Connection conn
@@ -221,7 +237,7 @@ cdef int _finish_slice(Hub hub, Room room, int32_t *who, ssize_t *outcome,
         if conn.fd >= 0:
             _take_rest(hub, room, conn, slot, outcome[j])
         elif slot.cursor + 1 == room.head:
-            # The usual case for a transport without a descriptor: one batch.
+            # The usual case of a transport without a descriptor: it lacks one batch.
             slot.cursor += 1
             outcome[j] = DONE
             conn.rest = newest
@@ -236,7 +252,7 @@ cdef int _finish_slice(Hub hub, Room room, int32_t *who, ssize_t *outcome,
             if not _hand_over(hub, conn):
                 _catch_up(hub, conn)
         elif outcome[j] == DONE:
-            if conn.rest is newest:     # else a transport's callback was quicker
+            if conn.rest is newest:     # otherwise a transport's callback has written it
                 conn.rest = None
                 _write_through(hub, conn, newest)
         elif not conn.blocked:
@@ -244,10 +260,10 @@ cdef int _finish_slice(Hub hub, Room room, int32_t *who, ssize_t *outcome,
     return 0
 
 
-# Its bounds
+# The bounds of a log
 
 cdef int _forget(Hub hub, Room room) except -1:
-    """Drop what every member has."""
+    """Drop the batches that all members have been sent."""
     cdef uint64_t low = room.head
     if low == room.base:
         return 0
@@ -259,17 +275,16 @@ cdef int _forget(Hub hub, Room room) except -1:
 
 
 cdef int _shrink(Hub hub, Room room) except -1:
-    """Bring a log under its bound, at the cost of those who are blocked.
+    """Bring a log under its bound by evicting blocked members.
 
-    Slices are a courtesy and the bound is a promise: whoever is not blocked is
-    served first, so that nobody pays for having been late in the round. Only
-    inside a flush, when that cannot be done, the log may exceed its bound
-    until the flush has got to them.
+    The members that are not blocked are served first, even beyond a slice, so that none of
+    them is evicted only because the round has not reached it. Inside a flush this is
+    impossible, and the log can exceed its bound until the flush has reached them.
     """
     if hub._flushing:
         _cut(hub, room)
     else:
-        _serve_all(hub, room)       # which cuts at its end
+        _serve_all(hub, room)       # it calls _cut() at its end
     return 0
 
 

@@ -1,32 +1,39 @@
 # Part of _fanout.pyx: a room, its members in a C array and its log.
 
 cdef enum:
-    # What a batch costs beyond its bytes (object header, log entry), counted so
-    # that a log of tiny batches keeps to its bound in real memory.
+    # The memory that a batch takes beyond its bytes: the header of a bytes object (33),
+    # its entry in `batches` (8) and in `log` (24), and rounding. It is counted so that a
+    # log of tiny batches stays within its bound in real memory, too.
     BATCH_OVERHEAD = 80
 
 
 @cython.final
 cdef class Room:
-    """A room's members, its pending frames and its log. Private to the hub."""
+    """A room's members, its pending frames and its log. Private to the hub.
+
+    Invariants, which verify.pxi checks between two calls: the log holds the batches with
+    the numbers ``base`` to ``head - 1``. Every cursor lies in ``base`` to ``head``. A
+    member behind the head is blocked, or the round has yet to visit it. A room without
+    members does not exist.
+    """
     cdef readonly str name
-    # members: slots[i] and members[i] belong together; removal swaps the last in
+    # Members: slots[i] and members[i] are the same one. Removal moves the last to the gap.
     cdef Slot *slots
     cdef Py_ssize_t size, capacity
     cdef list members
-    cdef Py_ssize_t blocked         # how many slots carry BLOCKED
-    # frames of this turn, not in the log yet
+    cdef Py_ssize_t blocked         # the number of slots with the flag BLOCKED
+    # Frames that are not in the log yet.
     cdef list pending
     cdef Py_ssize_t pending_bytes
-    # the log: batches[i] and log[i] belong together and have number base + i
+    # The log: batches[i] and log[i] are the batch with the number base + i.
     cdef list batches
     cdef Batch *log
     cdef Py_ssize_t log_capacity, log_bytes
     cdef uint64_t base, head
-    # the round: `unserved` members from `next` on, in a circle, are still to visit
+    # The round: `unserved` members from `next` on, in a circle, have yet to be visited.
     cdef Py_ssize_t next, unserved
-    cdef bint dirty                 # in the hub's list of rooms to flush
-    # pacing
+    cdef bint dirty                 # whether the room is in the hub's list of rooms to flush
+    # Pacing: the seconds and the publications of this round, and the end of the pause.
     cdef double spent_s, not_before
     cdef uint64_t round_frames
 
@@ -41,7 +48,7 @@ cdef class Room:
         free(self.log)
 
     cdef int add(self, Connection conn) except -1:
-        """A new member, at the head: it gets what is published from now on."""
+        """Add a member at the head of the log, so that it gets later publications only."""
         cdef Py_ssize_t capacity
         cdef void *grown
         if self.size == self.capacity:
@@ -59,11 +66,11 @@ cdef class Room:
         conn.seats[self] = self.size
         self.size += 1
         if self.unserved:
-            self.unserved = self.size   # the circle has grown: go round once more
+            self.unserved = self.size   # the circle has grown: visit all members again
         return 0
 
     cdef int remove(self, Connection conn) except -1:
-        """Swap the last member into the place of the one that goes."""
+        """Remove a member, and move the last one into its slot."""
         cdef Py_ssize_t i = conn.seats.pop(self), last = self.size - 1
         cdef Connection moved = self.members.pop()
         assert moved.seats.get(self, i) == (last if moved is not conn else i)
@@ -81,7 +88,7 @@ cdef class Room:
         return 0
 
     cdef int append(self, bytes batch, size_t frames) except -1:
-        """Append a batch to the log and begin a new round."""
+        """Append a batch to the log and start a new round."""
         cdef Py_ssize_t count = len(self.batches), capacity
         cdef void *grown
         if count == self.log_capacity:
@@ -107,7 +114,7 @@ cdef class Room:
         if left == 0:
             self.batches.clear()
             self.log_bytes = 0
-            if self.log_capacity > 64:      # after a long lag, give the array back
+            if self.log_capacity > 64:      # free a large array after a long lag
                 free(self.log)
                 self.log = NULL
                 self.log_capacity = 0
@@ -120,7 +127,7 @@ cdef class Room:
         return 0
 
     cdef uint64_t lowest(self, uint32_t skip) noexcept:
-        """The lowest cursor among the members without a flag of `skip`."""
+        """The lowest cursor of the members that have no flag of `skip`, or the head."""
         cdef uint64_t low = self.head
         cdef Py_ssize_t i
         for i in range(self.size):

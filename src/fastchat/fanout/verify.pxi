@@ -1,4 +1,4 @@
-# Part of _fanout.pyx: the invariants, in one place. Only Hub.verify() comes here.
+# Part of _fanout.pyx: the invariants. Only Hub.verify() calls these functions.
 
 cdef int _verify_room(Hub hub, Room room) except -1:
     cdef Py_ssize_t i, log_bytes = 0, blocked = 0

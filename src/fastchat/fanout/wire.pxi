@@ -1,4 +1,7 @@
-# Part of _fanout.pyx: the wire. Frames, and the send loop, which knows nothing else.
+# Part of _fanout.pyx: the wire. Frames, and the send loop.
+#
+# The send loop is `nogil` and `noexcept`: it uses C arrays only, raises nothing and calls no
+# Python code. Its results are numbers, and flush.pxi acts on them after the loop.
 
 cdef extern from "<sys/uio.h>" nogil:
     struct iovec:
@@ -13,7 +16,7 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t c_sendmsg "sendmsg"(int fd, const msghdr *message, int flags)
     int MSG_DONTWAIT, MSG_NOSIGNAL
 
-# RFC 6455 §11.8
+# Opcodes of RFC 6455 §11.8. The three control opcodes are those from OP_CLOSE on.
 cdef enum:
     OP_TEXT = 0x1
     OP_BINARY = 0x2
@@ -21,36 +24,38 @@ cdef enum:
     OP_PING = 0x9
     OP_PONG = 0xA
 
-# RFC 6455 §7.4.1; from 4000 on the hub's own, from the range for private use (§7.4.2).
+# Close codes of RFC 6455 §7.4.1. Codes from 4000 on are reserved for private use (§7.4.2).
 cdef enum:
     CLOSE_GOING_AWAY = 1001
-    CLOSE_NO_STATUS = 1005     # never on the wire: stands for a close frame without a code
-    CLOSE_ABNORMAL = 1006      # never on the wire: the connection is lost already
+    CLOSE_NO_STATUS = 1005     # never sent: stands for a close frame without a code
+    CLOSE_ABNORMAL = 1006      # never sent: stands for a connection that was lost
     CLOSE_EVICTED = 4008
     CLOSE_HEARTBEAT = 4009
 
 cdef enum:
-    # Batches in one sendmsg(): enough to fill a socket buffer, small on the stack.
+    # Batches in one sendmsg(). The array takes 1 KiB of the stack; Linux accepts 1,024
+    # (IOV_MAX). A member that lacks more batches gets them in several calls.
     MAX_IOVECS = 64
 
 cdef enum:
-    BLOCKED = 1     # a flag of a slot
+    BLOCKED = 1     # a flag of a slot: the send loop skips the member
 
 cdef enum:
-    DONE = -1       # at the head
-    DEAD = -2       # send() failed for good
+    # Results of a write; any other result is a number of bytes.
+    DONE = -1       # everything was written
+    DEAD = -2       # send() failed with an error that repeating cannot mend
 
 cdef struct Slot:
-    int fd          # -1: through its transport
+    int fd          # -1: the member is served through its transport
     uint32_t flags
-    uint64_t cursor # number of the next batch it needs
+    uint64_t cursor # number of the next batch that the member needs
 
-cdef struct Batch:
+cdef struct Batch:      # `data` points into a bytes object in Room.batches
     const char *data
     size_t size
     size_t frames
 
-cdef struct Sent:       # to sockets and transports
+cdef struct Sent:       # totals handed to sockets and transports
     uint64_t deliveries
     uint64_t bytes
 
@@ -61,6 +66,7 @@ cdef bytes _frame(int opcode, const char *payload, Py_ssize_t size):
     cdef bytes frame = PyBytes_FromStringAndSize(NULL, header + size)
     cdef uint8_t *out = <uint8_t *>PyBytes_AS_STRING(frame)
     cdef int shift
+    # RFC 6455 §5.2: "the minimal number of bytes MUST be used to encode the length".
     out[0] = <uint8_t>(0x80 | opcode)
     if header == 2:
         out[1] = <uint8_t>size
@@ -94,7 +100,11 @@ cdef bytes _frame_of(int opcode, object data):
 
 
 cdef bytes _close_frame(int code, str reason):
-    """RFC 6455 §5.5.1; 1005 stands for no status code at all (§7.4.1)."""
+    """A close frame (RFC 6455 §5.5.1). The code 1005 gives a frame without a code.
+
+    Raises ValueError for 1004, 1006 and 1015, which RFC 6455 §7.4.1 reserves, and for codes
+    outside 1000 to 4999.
+    """
     if code == CLOSE_NO_STATUS:
         return _frame_of(OP_CLOSE, b"")
     if not 1000 <= code <= 4999 or code in (1004, CLOSE_ABNORMAL, 1015):
@@ -103,16 +113,17 @@ cdef bytes _close_frame(int code, str reason):
 
 
 cdef bytes _cut_utf8(str text, Py_ssize_t limit):
+    """Encode `text`, cut to at most `limit` bytes at the end of a character."""
     return text.encode()[:limit].decode("utf-8", "ignore").encode()
 
 
 cdef ssize_t _send_from(
     Slot *slot, const Batch *log, uint64_t base, uint64_t head, Sent *total
 ) noexcept nogil:
-    """Write what lies between a member's cursor and the head of its room's log.
+    """Write the batches between a member's cursor and the head of its room's log.
 
-    Moves the cursor over the batches that went out whole. Returns DONE, DEAD, or
-    how many bytes of the batch at the cursor went out before the socket was full.
+    The cursor moves past each batch that was written whole. Returns DONE, DEAD, or the
+    number of bytes of the batch at the cursor that the socket accepted before it was full.
     """
     cdef iovec vectors[MAX_IOVECS]
     cdef msghdr message
@@ -138,7 +149,7 @@ cdef ssize_t _send_from(
             if errno == EINTR:
                 continue
             if errno == EAGAIN or errno == ENOBUFS:
-                return 0
+                return 0    # the socket, or the kernel, has no buffer left for now
             return DEAD
         total.bytes += <size_t>sent
         for i in range(count):
@@ -155,10 +166,10 @@ cdef Py_ssize_t _send_slice(
     const Batch *log, uint64_t base, uint64_t head,
     int32_t *who, ssize_t *outcome, Sent *total
 ) noexcept nogil:
-    """The send loop. Returns how many members need more than it may do.
+    """The send loop. Returns the number of members that were not served completely.
 
-    `who` and `outcome` have room for `stop - start` entries: a member's index,
-    and what `_send_from` said of it.
+    `who` gets the index of each of these members, and `outcome` the result of `_send_from`
+    for it (0 for a member without a descriptor). Both need `stop - start` entries.
     """
     cdef Py_ssize_t i, short_count = 0
     cdef ssize_t sent
@@ -177,7 +188,7 @@ cdef Py_ssize_t _send_slice(
 
 
 cdef ssize_t _send_frame(int fd, bytes frame) noexcept:
-    """Write one frame. Returns DONE, DEAD, or how much went out before the socket was full."""
+    """Write one frame. Returns DONE, DEAD, or the number of bytes that the socket accepted."""
     cdef ssize_t sent
     while True:
         sent = c_send(fd, PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame),
