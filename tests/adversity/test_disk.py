@@ -1,4 +1,4 @@
-"""A disk that is full, a file that goes away or is damaged: what a server makes of it."""
+"""Servers whose disk is full, or whose history file disappears or is damaged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LONG = "x" * 3000
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 4 MB."""
+    """Mount an empty disk of 4 MB."""
     if not can_mount(tmp_path):
         pytest.skip("needs root, to mount a small disk")
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", tmp_path], check=True)
@@ -31,7 +31,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def say(client: Client, text: str, id: str) -> dict[str, object]:
-    """Send a message; returns what became of it: the publication, an ack or an error."""
+    """Send a message and return the server's reply: the publication, an ack or an error."""
     client.send({"type": "message", "text": text, "id": id})
     while (answer := client.receive()).get("id") != id:
         pass
@@ -42,8 +42,9 @@ def offsets(messages: list[dict[str, object]]) -> list[object]:
     return [message["offset"] for message in messages]
 
 
-def test_full_disk_stops_publishing_only_and_only_while_it_is_full(disk: Path) -> None:
-    """Whoever publishes is told to try again; the rest goes on; nothing acknowledged is lost."""
+def test_full_disk_stops_only_publishing_and_only_while_it_is_full(disk: Path) -> None:
+    """While the disk is full, messages get a temporary error, the rest of the server works, and no
+    acknowledged message is lost."""
     data = ("--data", str(disk / "data"), "--limits", "off")
     with running_server(*data) as server, connected(server.port) as alice:
         alice.join(username="Alice")
@@ -51,13 +52,13 @@ def test_full_disk_stops_publishing_only_and_only_while_it_is_full(disk: Path) -
         filler = fill(disk)
         number = 0
         while (answer := say(alice, LONG, f"during {number}"))["type"] == "message":
-            acknowledged.append(answer["offset"])  # what still fitted into a page
+            acknowledged.append(answer["offset"])  # It still fitted into a page.
             number += 1
         for _ in range(5):
             refused = say(alice, LONG, f"during {number}")
             assert refused["type"] == "error"
             assert (refused["code"], refused["temporary"]) == ("unavailable", True)
-            with connected(server.port) as bob:  # also to one who comes now
+            with connected(server.port) as bob:  # A newcomer can read, too.
                 joined = bob.join(username="Bob", history=300)
                 assert offsets(joined["messages"]) == acknowledged
                 bob.send({"type": "history", "limit": 3})
@@ -80,8 +81,9 @@ def test_full_disk_stops_publishing_only_and_only_while_it_is_full(disk: Path) -
         assert say(alice, LONG, f"during {number}")["type"] == "ack"
 
 
-def test_start_on_a_full_disk_after_a_kill(disk: Path) -> None:
-    """A server that was killed on a full disk starts again, is read, and publishes later."""
+def test_killed_server_starts_again_on_a_full_disk(disk: Path) -> None:
+    """A server that was killed on a full disk starts again, serves its history, and publishes once
+    there is room."""
     data = ("--data", str(disk / "data"), "--limits", "off")
     with running_server(*data) as server, connected(server.port) as alice:
         alice.join(username="Alice")
@@ -92,14 +94,15 @@ def test_start_on_a_full_disk_after_a_kill(disk: Path) -> None:
         assert offsets(alice.join(username="Alice")["messages"]) == [kept]
         ids = map(str, range(100))
         while (answer := say(alice, LONG, next(ids)))["type"] == "message":
-            pass  # it still fits into a page
+            pass  # It still fits into a page.
         assert answer["code"] == "unavailable"
         filler.unlink()
         assert say(alice, "at last", "at last")["type"] == "message"
 
 
-def test_start_on_a_full_disk_after_a_stop(disk: Path) -> None:
-    """A server that finds no room for its log says so in a sentence, and loses nothing."""
+def test_stopped_server_refuses_to_start_on_a_full_disk(disk: Path) -> None:
+    """A server without room for its write-ahead log refuses to start with one sentence, and loses
+    nothing."""
     data = ("--data", str(disk / "data"), "--limits", "off")
     with running_server(*data) as server:
         with connected(server.port) as alice:
@@ -109,14 +112,14 @@ def test_start_on_a_full_disk_after_a_stop(disk: Path) -> None:
     filler = fill(disk)
     refused = start(*data)
     assert refused.returncode == 2
-    assert_one_sentence(refused.stderr, "cannot be opened")
+    assert_is_one_sentence(refused.stderr, "cannot be opened")
     filler.unlink()
     with running_server(*data) as server, connected(server.port) as alice:
         assert offsets(alice.join(username="Alice")["messages"]) == [kept]
 
 
 def start(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """A server that is expected to refuse to start."""
+    """Start a server that is expected to refuse, and return its result."""
     return subprocess.run(
         [sys.executable, "-m", "fastchat", "serve", "--port", "0", *arguments],
         capture_output=True,
@@ -125,13 +128,13 @@ def start(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def assert_one_sentence(errors: str, why: str) -> None:
+def assert_is_one_sentence(errors: str, reason: str) -> None:
     assert errors.startswith("fastchat: --data")
-    assert why in errors
+    assert reason in errors
     assert errors.count("\n") == 1
 
 
-# Files that go away
+# History files that disappear
 
 
 def removed(directory: Path) -> None:
@@ -158,8 +161,11 @@ def truncated(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("break_it", [removed, all_removed, moved, unreadable, truncated])
-def test_server_outlives_its_file(tmp_path: Path, break_it: Callable[[Path], None]) -> None:
-    """Whatever becomes of the file: the server answers, delivers or says `unavailable`."""
+def test_server_survives_the_loss_of_its_history_file(
+    tmp_path: Path, break_it: Callable[[Path], None]
+) -> None:
+    """If the history file is removed, moved, truncated or made unreadable, the server still
+    replies: it delivers, or says `unavailable`."""
     directory = tmp_path / "data"
     with running_server("--data", str(directory), "--limits", "off") as server:
         with connected(server.port) as alice, connected(server.port) as bob:
@@ -183,12 +189,13 @@ def test_server_outlives_its_file(tmp_path: Path, break_it: Callable[[Path], Non
         assert "Traceback" not in server.errors
 
 
-# Damage
+# Damaged files
 
 
 @pytest.mark.parametrize("part", ["beginning", "middle", "end"])
-def test_damaged_file_stops_the_start_and_stays(tmp_path: Path, part: str) -> None:
-    """One sentence, exit status 2; the file is neither replaced nor changed."""
+def test_server_refuses_a_damaged_file_and_does_not_touch_it(tmp_path: Path, part: str) -> None:
+    """A damaged history file ends the start with one sentence and exit status 2; the file is
+    neither replaced nor changed."""
     directory = tmp_path / "data"
     with running_server("--data", str(directory), "--limits", "off") as server:
         with connected(server.port) as alice:
@@ -203,5 +210,5 @@ def test_damaged_file_stops_the_start_and_stays(tmp_path: Path, part: str) -> No
     file.write_bytes(content)
     refused = start("--data", str(directory))
     assert refused.returncode == 2
-    assert_one_sentence(refused.stderr, "is damaged; restore it from a copy, or move it away")
+    assert_is_one_sentence(refused.stderr, "is damaged; restore it from a copy, or move it away")
     assert file.read_bytes() == content

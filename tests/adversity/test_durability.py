@@ -1,8 +1,7 @@
-"""Nothing that anybody has seen is lost: the server is killed again and again.
+"""No message that a client has seen is lost, although the server is killed again and again.
 
-The short run is part of every test run; the environment makes it as long as one likes
-(`make soak`): FASTCHAT_SOAK_KILLS, _CLIENTS, _ROOMS, _DISCONNECTS (a second), _FULL_DISKS
-and _SEED.
+The short run is part of every test run; environment variables make it longer (`make soak`):
+FASTCHAT_SOAK_KILLS, _CLIENTS, _ROOMS, _DISCONNECTS (a second), _FULL_DISKS and _SEED.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ def setting(name: str, default: int) -> int:
 
 
 def test_no_anomaly_when_the_server_is_killed(tmp_path: Path) -> None:
-    """Killed servers, broken and stopped clients, full disks: the promise is kept."""
+    """Killed servers, broken and stopped clients and full disks cause no anomaly."""
     kills = setting("KILLS", 4)
     plan = Plan(
         seed=setting("SEED", random.randrange(1 << 32)),
@@ -57,7 +56,7 @@ def test_no_anomaly_when_the_server_is_killed(tmp_path: Path) -> None:
 
 
 def test_checker_finds_what_a_killed_server_loses(tmp_path: Path) -> None:
-    """A history in memory does not survive a kill, and the checker says so."""
+    """The checker finds the messages that a history in memory loses when its server is killed."""
     plan = Plan(
         seed=1,
         clients=6,

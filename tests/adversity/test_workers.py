@@ -1,8 +1,8 @@
-"""Several processes, of which any may die, hang or be replaced at any time.
+"""Servers of several processes, any of which can die, hang or be replaced at any time.
 
-The short run is part of every test run; the environment makes it as long as one likes
-(`make soak`): FASTCHAT_SOAK_WORKERS, _PART_KILLS, _PART_CLIENTS, _PART_ROOMS, _PART_FREEZES,
-_ROLLS, _DISCONNECTS (a second) and _SEED.
+The short run is part of every test run; environment variables make it longer (`make soak`):
+FASTCHAT_SOAK_WORKERS, _PART_KILLS, _PART_CLIENTS, _PART_ROOMS, _PART_FREEZES, _ROLLS, _DISCONNECTS
+(a second) and _SEED.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def setting(name: str, default: int) -> int:
     return int(os.environ.get(f"FASTCHAT_SOAK_{name}", default))
 
 
-def test_no_anomaly_when_parts_are_killed(tmp_path: Path) -> None:
-    """Killed, stopped and replaced workers and relays: the promise is kept, to all.
+def test_no_anomaly_when_processes_are_killed(tmp_path: Path) -> None:
+    """Killed, stopped and replaced workers and relays cause no anomaly.
 
-    Only a killed worker's own clients lose their connections, and they are soon back.
+    Only the clients of a killed worker lose their connections, and they reconnect soon.
     """
     plan = Plan(
         seed=setting("SEED", random.randrange(1 << 32)),
@@ -47,7 +47,8 @@ def test_no_anomaly_when_parts_are_killed(tmp_path: Path) -> None:
         freezes=setting("PART_FREEZES", 2),
         disconnects_per_s=setting("DISCONNECTS", 10),
         uptime_s=(0.2, 1.5),
-        # This process, too, has a share of the machine only.
+        # The checker shares the machine with the server, so each client pauses longer if there are
+        # many.
         interval_s=max(0.3, setting("PART_CLIENTS", 40) / 400),
     )
     print(f"FASTCHAT_SOAK_SEED={plan.seed}")
@@ -62,12 +63,14 @@ def test_no_anomaly_when_parts_are_killed(tmp_path: Path) -> None:
     assert sum(len(final.rows) for final in records.final.values()) > 10 * plan.kills
 
 
-# One thing after the other
+# One failure at a time
 
 
 @contextlib.contextmanager
-def several(data: Path, *arguments: str, port: int = 0, workers: int = 2) -> Iterator[Server]:
-    """A server of several processes, of which none is left afterwards."""
+def running_cluster(
+    data: Path, *arguments: str, port: int = 0, workers: int = 2
+) -> Iterator[Server]:
+    """Run a server of several processes, and check at the end that none of them is left."""
     always = ("--data", str(data), "--workers", str(workers), "--limits", "off")
     arguments = (*always, *arguments)
     with running_server(*arguments, port=port) as server:
@@ -78,16 +81,17 @@ def several(data: Path, *arguments: str, port: int = 0, workers: int = 2) -> Ite
     wait_until(lambda: not any(map(is_alive, parts)))
 
 
-def part(server: Server, name: str) -> int:
-    """The process that is a part."""
+def process_named(server: Server, name: str) -> int:
+    """Return the id of the process with this name."""
     (pid,) = [pid for pid, its_name in parts_of(server.pid).items() if its_name == name]
     return pid
 
 
 @contextlib.contextmanager
 def on_worker(server: Server, number: int) -> Iterator[Client]:
-    """A client of this worker: the kernel shares them out, so it takes some trials."""
-    pid = part(server, f"worker {number}")
+    """Connect a client to this worker; the kernel chooses the worker, so this takes several
+    attempts."""
+    pid = process_named(server, f"worker {number}")
     for _ in range(100):
         with connected(server.port) as client:
             if client.socket.getsockname()[1] in client_ports(pid, server.port):
@@ -97,30 +101,31 @@ def on_worker(server: Server, number: int) -> Iterator[Client]:
 
 
 def say(client: Client, text: str, id: str) -> dict[str, Any]:
-    """Send a message; returns what became of it: the publication, an ack or an error."""
+    """Send a message and return the server's reply: the publication, an ack or an error."""
     client.send({"type": "message", "text": text, "id": id})
     while (answer := client.receive()).get("id") != id:
         pass
     return answer
 
 
-def say_until_kept(client: Client, text: str, id: str) -> dict[str, Any]:
-    """As a page does: again, as long as it is said to be temporary."""
+def say_until_stored(client: Client, text: str, id: str) -> dict[str, Any]:
+    """Send a message as the page does: again, as long as the error is temporary."""
     while (answer := say(client, text, id))["type"] == "error":
         assert (answer["code"], answer["temporary"]) == ("unavailable", True)
     return answer
 
 
 def texts(client: Client) -> list[str]:
-    """All of the room's history, which must be short."""
+    """Return the texts of the room's whole history, which must be short."""
     client.send({"type": "history", "limit": 300})
     return [message["text"] for message in client.receive_type("history")["messages"]]
 
 
 def test_clients_of_different_workers_share_everything(tmp_path: Path) -> None:
-    """Messages, changes, typing, presence, names, pages, search: as if it was one process."""
+    """Clients of different workers share messages, changes, typing, presence, names, pages and
+    search as if they were on one worker."""
     with (
-        several(tmp_path) as server,
+        running_cluster(tmp_path) as server,
         on_worker(server, 1) as alice,
         on_worker(server, 2) as bob,
     ):
@@ -150,22 +155,23 @@ def test_clients_of_different_workers_share_everything(tmp_path: Path) -> None:
         with on_worker(server, 2) as another:
             another.send({"type": "join", "username": "alice"})
             assert another.receive_type("error")["code"] == "username_taken"
-            # Alice's second tab, and the same message from both.
+            # Alice opens a second tab, and both tabs send the same message.
             assert another.join(username="Alice", session=session)["online"] == 2
             assert say(alice, "once", "2")["type"] == "message"
             assert say(another, "once", "2")["type"] in ("message", "ack")
             assert texts(bob) == ["", "once"]
         alice.send({"type": "leave"})
         alice.receive_type("left")
-        # The second tab was closed, and that is a loss: 5 s later it is a leave.
+        # The second tab was closed without leaving the room, so its user leaves only 5 s later.
         left = bob.receive_type("leave")
         assert (left["username"], left["online"]) == ("Alice", 1)
 
 
 def test_message_waits_for_a_killed_relay(tmp_path: Path) -> None:
-    """The relay is killed: nobody's connection ends, nobody leaves, all is said once."""
+    """If the relay is killed, no connection ends, no user leaves, and every message is published
+    once."""
     with (
-        several(tmp_path) as server,
+        running_cluster(tmp_path) as server,
         on_worker(server, 1) as alice,
         on_worker(server, 2) as bob,
     ):
@@ -174,8 +180,8 @@ def test_message_waits_for_a_killed_relay(tmp_path: Path) -> None:
         say(alice, "before", "before")
         bob.receive()
         for number in range(3):
-            os.kill(part(server, "relay"), signal.SIGKILL)
-            answer = say_until_kept(alice, f"text {number}", f"{number}")
+            os.kill(process_named(server, "relay"), signal.SIGKILL)
+            answer = say_until_stored(alice, f"text {number}", f"{number}")
             assert answer["offset"] == number + 2
             message = bob.receive()
             assert (message["type"], message["text"]) == ("message", f"text {number}")
@@ -187,27 +193,28 @@ def test_message_waits_for_a_killed_relay(tmp_path: Path) -> None:
 
 
 def test_silent_rooms_outlive_the_relay(tmp_path: Path) -> None:
-    """Where nothing has been said, nobody's connection ends either."""
+    """In a room without messages, too, no connection ends if the relay is killed."""
     with (
-        several(tmp_path) as server,
+        running_cluster(tmp_path) as server,
         on_worker(server, 1) as alice,
         on_worker(server, 2) as bob,
     ):
         epoch = alice.join(username="Alice")["epoch"]
         bob.join(username="Bob")
         assert alice.receive_type("join")["username"] == "Bob"
-        os.kill(part(server, "relay"), signal.SIGKILL)
-        assert say_until_kept(alice, "first", "first")["offset"] == 1
+        os.kill(process_named(server, "relay"), signal.SIGKILL)
+        assert say_until_stored(alice, "first", "first")["offset"] == 1
         assert bob.receive()["text"] == "first"
         with connected(server.port) as another:
             joined = another.join(username="Another", since={"epoch": epoch, "offset": 0})
             assert joined["recovered"]
 
 
-def test_who_went_while_the_relay_was_away(tmp_path: Path) -> None:
-    """A worker and the relay are killed at once: who does not come back is announced, once."""
+def test_client_lost_while_the_relay_was_down_leaves_once(tmp_path: Path) -> None:
+    """If a worker and the relay are killed at once, a user who does not come back is announced as
+    gone, once."""
     with (
-        several(tmp_path) as server,
+        running_cluster(tmp_path) as server,
         on_worker(server, 2) as bob,
         on_worker(server, 2) as neighbour,
         contextlib.ExitStack() as stack,
@@ -220,7 +227,7 @@ def test_who_went_while_the_relay_was_away(tmp_path: Path) -> None:
             say(cem, "before", "before")
             begun = time.monotonic()
             for name in ("worker 1", "relay"):
-                os.kill(part(server, name), signal.SIGKILL)
+                os.kill(process_named(server, name), signal.SIGKILL)
         again = stack.enter_context(connected(server.port))
         assert again.join(username="Cem", session=session)["online"] == 4
         left = bob.receive_type("leave")
@@ -233,10 +240,11 @@ def test_who_went_while_the_relay_was_away(tmp_path: Path) -> None:
         assert {each["type"] for each in events} == {"message"}
 
 
-def test_relay_that_hangs(tmp_path: Path) -> None:
-    """What needs it is refused after some 2 s, the rest goes on; then all does, once."""
+def test_hanging_relay_delays_publishing_only(tmp_path: Path) -> None:
+    """While the relay hangs, commands that need it are refused after some 2 s and others work;
+    later each message is published once."""
     with (
-        several(tmp_path) as server,
+        running_cluster(tmp_path) as server,
         on_worker(server, 1) as alice,
         on_worker(server, 1) as neighbour,
         on_worker(server, 2) as bob,
@@ -244,7 +252,7 @@ def test_relay_that_hangs(tmp_path: Path) -> None:
         for name, client in (("Alice", alice), ("Neighbour", neighbour), ("Bob", bob)):
             client.join(username=name)
         assert say(alice, "before", "before")["offset"] == 1
-        relay = part(server, "relay")
+        relay = process_named(server, "relay")
         os.kill(relay, signal.SIGSTOP)
         try:
             begun = time.monotonic()
@@ -254,7 +262,7 @@ def test_relay_that_hangs(tmp_path: Path) -> None:
                 client.send({"type": "ping"})
                 client.receive_type("pong")
             assert time.monotonic() - begun < 1 * TIMEOUT_UNIT_S
-            assert texts(bob) == ["before"]  # pages are read without it
+            assert texts(bob) == ["before"]  # A worker reads pages without the relay.
             with connected(server.port) as newcomer:
                 newcomer.send({"type": "join", "username": "Newcomer", "ref": "join"})
                 refused = [say(alice, "meanwhile", "meanwhile"), newcomer.receive_type("error")]
@@ -263,44 +271,45 @@ def test_relay_that_hangs(tmp_path: Path) -> None:
             os.kill(relay, signal.SIGCONT)
         assert {each["code"] for each in refused} == {"unavailable"}
         assert all(each["temporary"] for each in refused)
-        say_until_kept(alice, "meanwhile", "meanwhile")
-        say_until_kept(alice, "after", "after")
+        say_until_stored(alice, "meanwhile", "meanwhile")
+        say_until_stored(alice, "after", "after")
         assert texts(bob) == texts(alice) == ["before", "meanwhile", "after"]
-        assert part(server, "relay") == relay
+        assert process_named(server, "relay") == relay
 
 
 @pytest.mark.parametrize("name", ["relay", "worker 1"])
-def test_part_that_hangs_for_long_is_replaced(tmp_path: Path, name: str) -> None:
-    """It is killed, and another takes its place; its clients are served again."""
+def test_process_that_hangs_for_long_is_replaced(tmp_path: Path, name: str) -> None:
+    """A process that hangs for long is killed and replaced, and its clients are served again."""
     with (
-        several(tmp_path) as server,
+        running_cluster(tmp_path) as server,
         on_worker(server, 2) as bob,
     ):
         bob.join(username="Bob")
         say(bob, "before", "before")
-        stopped = part(server, name)
+        stopped = process_named(server, name)
         os.kill(stopped, signal.SIGSTOP)
         wait_until(lambda: not is_alive(stopped), timeout_s=10 + 5 * TIMEOUT_UNIT_S)
         wait_until(lambda: name in parts_of(server.pid).values())
         with contextlib.suppress(ProcessLookupError):
-            os.kill(stopped, signal.SIGCONT)  # it is not to wake up
-        say_until_kept(bob, "after", "after")
+            os.kill(stopped, signal.SIGCONT)  # The killed process must not wake up.
+        say_until_stored(bob, "after", "after")
         for number in range(10):
             with connected(server.port) as client:
                 joined = client.join(username=f"Client {number}")
                 assert [each["text"] for each in joined["messages"]] == ["before", "after"]
 
 
-def test_nothing_is_left_of_a_killed_supervisor(tmp_path: Path) -> None:
-    """Its parts end, also the stopped ones, within 1 s; then a server can start there."""
-    with several(tmp_path) as server:
+def test_killed_supervisor_leaves_no_process(tmp_path: Path) -> None:
+    """If the supervisor is killed, its children end within 1 s, even if they are stopped; then a
+    server can start on the same port."""
+    with running_cluster(tmp_path) as server:
         with on_worker(server, 1) as alice, on_worker(server, 2) as bob:
             alice.join(username="Alice")
             bob.join(username="Bob")
             for number in range(20):
                 say((alice, bob)[number % 2], f"text {number}", f"{number}")
         parts = parts_of(server.pid)
-        os.kill(part(server, "worker 1"), signal.SIGSTOP)
+        os.kill(process_named(server, "worker 1"), signal.SIGSTOP)
         begun = time.monotonic()
         os.kill(server.pid, signal.SIGKILL)
         wait_until(lambda: not any(map(is_alive, parts)))
@@ -308,18 +317,21 @@ def test_nothing_is_left_of_a_killed_supervisor(tmp_path: Path) -> None:
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", server.port))
         server.wait()
-    with several(tmp_path, port=server.port) as again, connected(again.port) as alice:
+    with running_cluster(tmp_path, port=server.port) as again, connected(again.port) as alice:
         joined = alice.join(username="Alice")
         assert [each["text"] for each in joined["messages"]] == [f"text {n}" for n in range(20)]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_stop(tmp_path: Path, number: signal.Signals) -> None:
-    """Everybody is told, and told when to come back; nothing is left; status 0.
+def test_stop_sends_every_client_a_time_to_reconnect(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """A stop sends every client a reason and a time to reconnect, leaves no process and returns
+    status 0.
 
-    Ctrl+C goes to the supervisor's process group, in which nobody else is.
+    Ctrl+C signals the supervisor's process group, and none of its children is in that group.
     """
-    with several(tmp_path) as server, contextlib.ExitStack() as stack:
+    with running_cluster(tmp_path) as server, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(connected(server.port)) for _ in range(20)]
         for index, client in enumerate(clients):
             client.join(username=f"Client {index}")
@@ -340,23 +352,23 @@ def test_stop(tmp_path: Path, number: signal.Signals) -> None:
         assert not (tmp_path / "fastchat.sock").exists()
 
 
-def test_stop_with_parts_that_hang(tmp_path: Path) -> None:
-    """A stopped worker and a stopped relay are killed in the end: nothing is left."""
-    with several(tmp_path) as server:
+def test_stop_kills_processes_that_hang(tmp_path: Path) -> None:
+    """A stop kills a worker and a relay that hang, so that no process is left."""
+    with running_cluster(tmp_path) as server:
         parts = parts_of(server.pid)
         for name in ("relay", "worker 2"):
-            os.kill(part(server, name), signal.SIGSTOP)
+            os.kill(process_named(server, name), signal.SIGSTOP)
         assert server.stop(timeout_s=10 + 5 * TIMEOUT_UNIT_S) == 0
         assert not any(map(is_alive, parts))
 
 
-def test_rolling_restart(tmp_path: Path) -> None:
-    """SIGUSR2: all clients are sent away once and come back; the port answers all the time."""
+def test_rolling_restart_replaces_workers_and_keeps_the_port_open(tmp_path: Path) -> None:
+    """SIGUSR2 makes all clients reconnect, while the port accepts connections all the time."""
     with contextlib.closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         admin_port = probe.getsockname()[1]
     with (
-        several(tmp_path, "--admin-port", str(admin_port)) as server,
+        running_cluster(tmp_path, "--admin-port", str(admin_port)) as server,
         contextlib.ExitStack() as stack,
     ):
         clients = [stack.enter_context(connected(server.port)) for _ in range(20)]
@@ -364,8 +376,8 @@ def test_rolling_restart(tmp_path: Path) -> None:
         for n, client in enumerate(clients):
             say(client, f"text {n}", f"{n}")
         old = parts_of(server.pid)
-        relay = part(server, "relay")
-        with knocking(server.port) as faults, probing(admin_port) as answers:
+        relay = process_named(server, "relay")
+        with connecting(server.port) as faults, probing(admin_port) as answers:
             server.signal(signal.SIGUSR2)
             for n, client in enumerate(clients):
                 closing = client.receive_type("closing")
@@ -396,7 +408,7 @@ def rejoined(server: Server, joined: dict[str, Any]) -> Iterator[Client]:
 
 @contextlib.contextmanager
 def in_background(once: Any) -> Iterator[None]:
-    """Do something over and over, as long as the `with` block runs."""
+    """Call a function over and over, as long as the `with` block runs."""
     ended = threading.Event()
 
     def over_and_over() -> None:
@@ -413,8 +425,8 @@ def in_background(once: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def knocking(port: int) -> Iterator[list[str]]:
-    """Connect and shake hands all the time; gives all that went wrong with it."""
+def connecting(port: int) -> Iterator[list[str]]:
+    """Connect and shake hands all the time; yield the failures."""
     faults: list[str] = []
 
     def once() -> None:
@@ -430,7 +442,7 @@ def knocking(port: int) -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def probing(admin_port: int) -> Iterator[list[int]]:
-    """Ask whether the server is ready all the time; gives the answers."""
+    """Ask all the time whether the server is ready; yield the answers."""
     answers: list[int] = []
 
     def once() -> None:
