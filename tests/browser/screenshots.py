@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from playwright.sync_api import sync_playwright
 from websockets.sync.client import connect
 
-from support.browser import Gate, launch
+from support.browser import ConnectionSwitch, launch
 from support.server import running_server
 
 READER = "Alice"
@@ -190,7 +190,7 @@ def take(page: Any, guests: dict[str, Guest], directory: Path) -> None:
             shoot(page, directory, f"{size}-{scheme}")
 
 
-def take_states(page: Any, gate: Gate, directory: Path) -> None:
+def take_states(page: Any, switch: ConnectionSwitch, directory: Path) -> None:
     """Nobody there yet; offline, with a message that waits; a message that was refused."""
     page.emulate_media(color_scheme="light", reduced_motion="reduce")
     page.set_viewport_size(SIZES["wide"])
@@ -199,14 +199,14 @@ def take_states(page: Any, gate: Gate, directory: Path) -> None:
     shoot(page, directory, "empty")
     page.evaluate(f"() => {{ location.hash = '#{ROOM}' }}")
     page.wait_for_selector(".message[data-offset='6']")
-    gate.shut()
+    switch.disconnect()
     page.fill("#composer", "I’ll write it anyway.")
     page.press("#composer", "Enter")
     page.wait_for_selector(".status--shown")
     page.wait_for_selector(".message--pending .message__note")
     page.wait_for_timeout(1500)  # it fades in
     shoot(page, directory, "offline")
-    gate.open()
+    switch.reconnect()
     page.click("#try-now")
     page.wait_for_selector(".message--pending", state="detached")
 
@@ -249,7 +249,7 @@ def main() -> None:
             viewport=SIZES["wide"],
             service_workers="block",
         )
-        gate = Gate(context)
+        switch = ConnectionSwitch(context)
         page = context.new_page()
         page.goto(f"{server.url}/#{ROOM}")
         page.fill("#name-input", READER)
@@ -259,7 +259,7 @@ def main() -> None:
         change(page, guests)
         join_others(page, server.port)
         take(page, guests, directory)
-        take_states(page, gate, directory)
+        take_states(page, switch, directory)
         take_arabic(browser, server.url, directory)
 
 

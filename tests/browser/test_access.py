@@ -14,7 +14,15 @@ from playwright.sync_api import expect
 from websockets.sync.client import connect
 
 from fastchat.auth.issuing import create_secret, make_token
-from support.browser import Gate, ScriptedServer, Visit, attend, say, stop_clock, text_in
+from support.browser import (
+    ConnectionSwitch,
+    ScriptedServer,
+    Visit,
+    say,
+    stop_clock,
+    text_in,
+    wait_for_sent,
+)
 from support.server import TIMEOUT_UNIT_S, Server, running_server
 
 Issue = Callable[..., str]
@@ -160,15 +168,15 @@ def test_outbox_waits_for_the_token(
     admitted: Callable[..., Any], issue: Issue, context: Any
 ) -> None:
     """What was on its way when the token expired is sent with the next one, in order, once."""
-    gate = Gate(context)
+    switch = ConnectionSwitch(context)
     page = admitted(lambda: issue("Alice", lasts_s=SHORT_S), context=context)
     expires = time.monotonic() + SHORT_S
-    gate.shut()
+    switch.disconnect()
     texts = ["one", "two", "three"]
     for text in texts:
         say(page, text)
     page.wait_for_timeout(1000 * (expires - time.monotonic()) + 100)
-    gate.open()
+    switch.reconnect()
     page.evaluate("() => dispatchEvent(new Event('online'))")
     show(page, issue("Alice"))
     expect(page.locator(".message[data-offset] .message__text")).to_have_text(texts)
@@ -179,13 +187,13 @@ def test_nobody_sends_what_another_wrote(
     admitted: Callable[..., Any], visit: Visit, issue: Issue, context: Any
 ) -> None:
     """Another person's token, in this tab or the next, does not bring over what waits here."""
-    gate = Gate(context)
+    switch = ConnectionSwitch(context)
     page = admitted(lambda: issue("Alice", lasts_s=SHORT_S), context=context)
     expires = time.monotonic() + SHORT_S
-    gate.shut()
+    switch.disconnect()
     say(page, "by Alice")
     page.wait_for_timeout(1000 * (expires - time.monotonic()) + 100)
-    gate.open()
+    switch.reconnect()
     page.evaluate("() => dispatchEvent(new Event('online'))")
     show(page, issue("Bob"))
     expect(page.locator("#own-name")).to_have_text("Bob")
@@ -216,9 +224,9 @@ def test_sign_out_forgets_the_token(
     admitted: Callable[..., Any], issue: Issue, context: Any
 ) -> None:
     """Also what was on its way or begun; the next one is asked for his own."""
-    gate = Gate(context)
+    switch = ConnectionSwitch(context)
     page = admitted(issue("Alice"), context=context)
-    gate.shut()
+    switch.disconnect()
     say(page, "on its way")
     page.fill("#composer", "half a thou")
     page.evaluate("() => { location.hash = 'private-matters' }")
@@ -227,7 +235,7 @@ def test_sign_out_forgets_the_token(
     page.click("#preferences-open")
     expect(page.locator("#change-name")).to_have_text("Sign out")
     page.click("#change-name")
-    gate.open()
+    switch.reconnect()
     page.evaluate("() => dispatchEvent(new Event('online'))")
     show(page, issue("Bob"))
     expect(page.locator("#own-name")).to_have_text("Bob")
@@ -430,7 +438,7 @@ def test_limited_message_waits_as_long_as_it_was_told(
     expect(page.locator(".message--failed")).to_have_count(0)
     assert script.sent("message") == [one]
     page.clock.run_for(6_000)
-    attend(page, lambda: len(script.sent("message")) == 2)
+    wait_for_sent(page, lambda: len(script.sent("message")) == 2)
     assert script.sent("message") == [one, one]
     script.publish("one", offset=1, room=room, username="Ann", id=one["id"])
     page.clock.run_for(100)

@@ -15,7 +15,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
-from support.browser import Guest, ScriptedServer, Visit, guest_in, say, text_in
+from support.browser import ScriptedServer, SocketUser, Visit, joined_user, say, text_in
 from support.server import Server, wait_until
 
 #: Beside what axe runs unasked (WCAG 2.1 A and AA, best practices): rules that it has off.
@@ -82,8 +82,8 @@ class Scene:
     def open(self, name: str | None = "Ann", **more: Any) -> Any:
         return self._visit(name, query=self._query, **self._options, **more)
 
-    def guest(self, name: str, room: str | None = None) -> Guest:
-        return self._stack.enter_context(guest_in(room or self.room, name, self._server))
+    def guest(self, name: str, room: str | None = None) -> SocketUser:
+        return self._stack.enter_context(joined_user(room or self.room, name, self._server))
 
     def busy(self) -> Any:
         """A room with all kinds of messages, the last one by the reader."""

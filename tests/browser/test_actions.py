@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from support.browser import ScriptedServer, guest_in, publication, say, text_in
+from support.browser import ScriptedServer, joined_user, publication, say, text_in
 from support.server import Server
 
 PHONE = {"viewport": {"width": 320, "height": 640}, "has_touch": True, "is_mobile": True}
@@ -191,7 +191,7 @@ def test_bar_covers_nothing_that_is_read(
     """It is beside, above or below its message's text, and whole, also at the log's edges."""
     ann = visit("Ann", **options)
     ann.evaluate("(direction) => (document.dir = direction)", direction)
-    with guest_in(room, "Bob", server) as bob:
+    with joined_user(room, "Bob", server) as bob:
         bob.say("first", "tiny", LONG, "and")
         expect(row(ann, 4)).to_have_count(1)
         for offset, text in enumerate(("mine", LONG, "so"), 5):
@@ -217,12 +217,12 @@ def test_bar_finds_its_place_with_any_font(
     """A log just high enough for a message and the bar shows all of both, wherever that was."""
     touch = "has_touch" in options
     ann = visit("Ann", **options)
-    with guest_in(room, "Bob", server) as bob:
+    with joined_user(room, "Bob", server) as bob:
         bob.say(LONG, *(f"{line}" for line in range(14)))
         expect(row(ann, 15)).to_have_count(1)
     say(ann, LONG)
     expect(row(ann, 16)).to_have_count(1)
-    with guest_in(room, "Bob", server) as bob:
+    with joined_user(room, "Bob", server) as bob:
         bob.say("😀😀", *(f"{line}" for line in range(14)))
         expect(row(ann, 31)).to_have_count(1)
     size = dict(options["viewport"])
@@ -455,7 +455,7 @@ def test_address_of_a_message_leads_to_it(visit: Any, server: Server, room: str)
     """Also to one that is far back, and for somebody new; then it is the room's address again."""
     ann = visit("Ann", permissions=["clipboard-read", "clipboard-write"])
     said(ann, "The cake recipe")
-    with guest_in(room, "Bob", server) as bob:
+    with joined_user(room, "Bob", server) as bob:
         bob.say(*(f"line {number}" for number in range(120)))
         expect(text_in(ann, "line 119")).to_have_count(1)
         ann.evaluate("() => (document.querySelector('#log').scrollTop = 0)")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from support.browser import Visit, guest_in, say, text_in
+from support.browser import Visit, joined_user, say, text_in
 from support.server import Server
 
 # Records what the page would show and play; whether the tab is looked at, a test says.
@@ -64,7 +64,7 @@ def test_the_title_and_the_icon_tell_of_what_is_new_while_nobody_looks(
     alice: Any, server: Server, room: str
 ) -> None:
     """Both count while the tab is hidden, and stop when the reader is back."""
-    with guest_in(room, "Bob", server) as bob:
+    with joined_user(room, "Bob", server) as bob:
         go(alice, away=True)
         bob.say("One", "Two")
         expect(alice).to_have_title(f"(2) #{room} · fastchat")
@@ -78,7 +78,7 @@ def test_nothing_is_shown_and_nothing_played_unless_asked_for(
     alice: Any, server: Server, room: str
 ) -> None:
     """A page that nobody has told otherwise keeps still."""
-    with guest_in(room, "Bob", server) as bob:
+    with joined_user(room, "Bob", server) as bob:
         go(alice, away=True)
         bob.say("@Alice are you there?")
         expect(alice).to_have_title(f"(1) #{room} · fastchat")
@@ -89,7 +89,7 @@ def test_nothing_is_shown_and_nothing_played_unless_asked_for(
 def test_a_mention_is_notified_to_who_asked_for_it(alice: Any, server: Server, room: str) -> None:
     """Of what is said while she is away, only what calls her, in words without marks."""
     prefer(alice, "notify", "mentions")
-    with guest_in(room, "Bob", server) as bob:
+    with joined_user(room, "Bob", server) as bob:
         bob.say("@Alice you see this")
         expect(text_in(alice, "you see this")).to_be_visible()
         go(alice, away=True)
@@ -103,7 +103,7 @@ def test_every_message_is_notified_while_away_to_who_asked_for_it(
 ) -> None:
     """With `all`, but never while she looks."""
     prefer(alice, "notify", "all")
-    with guest_in(room, "Bob", server) as bob:
+    with joined_user(room, "Bob", server) as bob:
         bob.say("seen")
         expect(text_in(alice, "seen")).to_be_visible()
         go(alice, away=True)
@@ -124,7 +124,7 @@ def test_a_browser_that_forbids_notifications_is_believed(alice: Any) -> None:
 def test_a_sound_is_played_to_who_asked_for_it(alice: Any, server: Server, room: str) -> None:
     """For what is said while she is away; and not again within two seconds."""
     prefer(alice, "sound", True)
-    with guest_in(room, "Bob", server) as bob:
+    with joined_user(room, "Bob", server) as bob:
         go(alice, away=True)
         bob.say("One", "Two")
         expect(alice).to_have_title(f"(2) #{room} · fastchat")
@@ -164,7 +164,7 @@ def test_the_arrows_go_from_room_to_room(alice: Any, server: Server, room: str) 
         expect(alice.locator("#people .person")).to_have_count(1)
     alice.keyboard.press("Alt+ArrowDown")
     expect(alice.locator("#room-name")).to_have_text(room)
-    with guest_in(others[1], "Bob", server) as bob:
+    with joined_user(others[1], "Bob", server) as bob:
         bob.say("news")
         expect(alice).to_have_title(f"(1) #{room} · fastchat")
         alice.keyboard.press("Alt+Shift+ArrowDown")

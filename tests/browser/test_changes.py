@@ -7,7 +7,7 @@ from typing import Any
 
 from playwright.sync_api import expect
 
-from support.browser import HOSTILE, ScriptedServer, guest_in, publication, say, text_in
+from support.browser import HOSTILE, ScriptedServer, joined_user, publication, say, text_in
 from support.server import Server
 
 DELETED = "This message was deleted"
@@ -120,7 +120,7 @@ def test_deleted_message_leaves_no_text(visit: Any) -> None:
 
 def test_only_own_messages_offer_to_be_changed(visit: Any, server: Server, room: str) -> None:
     """Under somebody else's message there is no Edit and no Delete."""
-    with guest_in(room, "Bob", server) as bob:
+    with joined_user(room, "Bob", server) as bob:
         bob.say("mine")
         ann = visit("Ann")
         ann.hover(".message")
@@ -206,7 +206,7 @@ def test_hostile_changes_stay_text(visit: Any, server: Server, room: str) -> Non
     """Markup in an edited text, or a name that reacted, is shown as it was written."""
     page = visit("Ann")
     name = HOSTILE[1]
-    with guest_in(room, name, server) as guest:
+    with joined_user(room, name, server) as guest:
         guest.say("plain")
         guest.do(type="react", offset=1, emoji="👀")
         expect(page.locator(".reaction")).to_have_attribute("title", name)

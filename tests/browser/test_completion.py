@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from support.browser import HOSTILE, guest_in, say, text_in
+from support.browser import HOSTILE, joined_user, say, text_in
 from support.server import Server
 
 Visit = Any
@@ -26,9 +26,9 @@ def ask(blank: Any) -> Any:
 def page(visit: Visit, room: str, server: Server) -> Iterator[Any]:
     """Ann's page, in a room with Bob, Bobby Lee and Zoë."""
     with (
-        guest_in(room, "Bob", server),
-        guest_in(room, "Bobby Lee", server),
-        guest_in(room, "Zoë", server),
+        joined_user(room, "Bob", server),
+        joined_user(room, "Bobby Lee", server),
+        joined_user(room, "Zoë", server),
     ):
         yield visit("Ann")
 
@@ -154,7 +154,7 @@ def test_people_are_found_by_any_of_their_words(page: Any) -> None:
 
 def test_who_wrote_last_is_first_also_when_gone(page: Any, room: str, server: Server) -> None:
     """Recent authors come before the others, and can be called when they have left."""
-    with guest_in(room, "Yan", server) as yan:
+    with joined_user(room, "Yan", server) as yan:
         yan.say("hello")
         expect(text_in(page, "hello")).to_be_visible()
     write(page, "@")
@@ -283,7 +283,7 @@ def test_fingers_keyboard_composes_and_is_suggested(
     visit: Visit, room: str, server: Server
 ) -> None:
     """A phone's keyboard composes every word, so that suggestions come all the same."""
-    with guest_in(room, "Zoë", server):
+    with joined_user(room, "Zoë", server):
         page = visit("Ann", has_touch=True, is_mobile=True, viewport={"width": 390, "height": 800})
         page.focus("#composer")
         devtools = page.context.new_cdp_session(page)
@@ -297,7 +297,7 @@ def test_fingers_keyboard_composes_and_is_suggested(
 
 def test_suggestions_stay_on_the_page(visit: Visit, room: str, server: Server) -> None:
     """The list is above the field, and within the smallest screen."""
-    with guest_in(room, "W" * 32, server):
+    with joined_user(room, "W" * 32, server):
         page = visit("Ann", viewport={"width": 320, "height": 480})
         write(page, "@")
         expect(options(page)).to_have_count(1)
@@ -323,7 +323,7 @@ def test_writing_goes_on_without_the_emoji(visit: Visit) -> None:
 )
 def test_hostile_names_are_only_names(visit: Visit, room: str, server: Server, name: str) -> None:
     """What somebody calls himself is text in a suggestion, and in the field."""
-    with guest_in(room, name, server):
+    with joined_user(room, name, server):
         page = visit("Ann")
         write(page, "@")
         expect(options(page).locator("bdi")).to_have_text(name)

@@ -15,7 +15,7 @@ import pytest
 from playwright.sync_api import expect
 
 from fastchat.auth.issuing import create_secret, make_token
-from support.browser import TIMEOUT_MS, guest_in, launch_options, say, text_in
+from support.browser import TIMEOUT_MS, joined_user, launch_options, say, text_in
 from support.server import TIMEOUT_UNIT_S, Server, running_server, wait_until
 
 Issue = Callable[..., str]
@@ -180,7 +180,7 @@ def test_room_in_somebody_elses_page(open_page: Any, server: Server, site: Site,
     frame = page.frame_locator("h1 + iframe")
     join(frame, "Ann")
     write(frame, "hello from a site")
-    with guest_in(room, "Bob", server) as bob:
+    with joined_user(room, "Bob", server) as bob:
         bob.say("hello, site")
         expect(text_in(frame, "hello, site")).to_be_visible()
     expect(text_in(frame, "hello from a site")).to_be_visible()

@@ -19,7 +19,7 @@ from playwright.sync_api import expect
 
 from fastchat.files.retention import Retention
 from fastchat.metrics import Metrics
-from support.browser import BACK_WITH, Gate, ScriptedServer, attend, say
+from support.browser import BACK_WITH, ConnectionSwitch, ScriptedServer, say, wait_for_sent
 from support.server import Server, running_server
 
 ID = "a" * 32
@@ -114,7 +114,7 @@ class FileServer(ScriptedServer):
 
     def take(self, page: Any) -> Any:
         """Return the next upload that comes, to be answered."""
-        attend(page, lambda: self.uploads)
+        wait_for_sent(page, lambda: self.uploads)
         return self.uploads.pop(0)
 
     def give_ticket(self, command: dict[str, Any]) -> None:
@@ -327,7 +327,7 @@ def test_what_is_too_long_with_files_becomes_more_messages(ann: Any, script: Fil
         script.keep(script.take(ann), "b.txt")
         expect(notes(ann)).to_have_text(["Ready to send"] * 2)
         say(ann, text)
-        attend(ann, lambda: len(script.texts()) == 2)
+        wait_for_sent(ann, lambda: len(script.texts()) == 2)
         filled = {"text": text, "a": link_of("a.txt"), "b": link_of("b.txt")}
         assert script.texts() == ["\n".join(each).format(**filled) for each in (first, second)]
 
@@ -410,12 +410,12 @@ def test_edit_leaves_files_alone(ann: Any, script: FileServer) -> None:
     ann.fill("#composer", "")
     expect(ann.locator("#send")).to_be_disabled()
     say(ann, "a mistake")
-    attend(ann, lambda: script.sent("edit"))
+    wait_for_sent(ann, lambda: script.sent("edit"))
     assert script.sent("edit")[0]["text"] == "a mistake"
     assert names(ann) == ["notes.txt"]
     expect(ann.locator("#send")).to_be_enabled()
     send(ann)
-    attend(ann, lambda: len(script.texts()) == 2)
+    wait_for_sent(ann, lambda: len(script.texts()) == 2)
     assert script.texts() == ["a mistke", link_of("notes.txt")]
 
 
@@ -432,7 +432,7 @@ def test_edited_message_keeps_its_files(ann: Any, script: FileServer, room: str)
     ann.fill("#composer", "")
     ann.keyboard.type("these")
     ann.keyboard.press("Enter")
-    attend(ann, lambda: script.sent("edit"))
+    wait_for_sent(ann, lambda: script.sent("edit"))
     assert [edit["text"] for edit in script.sent("edit")] == [f"these\n{link}\n{link}"]
     script.publish(link, offset=2, room=room, username="Ann")
     expect(ann.locator(".file")).to_have_count(3)
@@ -457,7 +457,7 @@ def test_file_is_an_answer(ann: Any, script: FileServer, room: str) -> None:
         expect(ann.locator("#composer-answer")).to_be_hidden()
     expect(ann.locator(".message--own blockquote ~ p .file__name")).to_have_text(["notes.txt"] * 2)
     quote, link = "> @Zoe #1\n> Where are they?\n\n", link_of("notes.txt")
-    attend(ann, lambda: len(script.texts()) == 2)
+    wait_for_sent(ann, lambda: len(script.texts()) == 2)
     assert script.texts() == [quote + link, f"{quote}Here\n{link}"]
     ann.locator(".message[data-offset='1']").hover()
     ann.locator(".actions [data-do=reply]").click()
@@ -466,7 +466,7 @@ def test_file_is_an_answer(ann: Any, script: FileServer, room: str) -> None:
     send(ann)
     removal(ann, "notes.txt").click()
     say(ann, "the end")
-    attend(ann, lambda: len(script.texts()) == 3)
+    wait_for_sent(ann, lambda: len(script.texts()) == 3)
     assert script.texts()[-1] == "the end"
 
 
@@ -669,7 +669,7 @@ def test_passing_trouble_is_tried_again(ann: Any, script: FileServer) -> None:
     first = script.take(ann)
     script.gives_tickets = False
     first.abort()
-    attend(ann, lambda: len(script.sent("upload")) == 2)
+    wait_for_sent(ann, lambda: len(script.sent("upload")) == 2)
     expect(ann.locator(".upload__note")).to_have_text("Trying…")
     script.gives_tickets = True
     script.give_ticket(script.sent("upload")[-1])
@@ -724,7 +724,7 @@ def test_file_is_cancelled_before_it_has_a_ticket(ann: Any, script: FileServer) 
     script.gives_tickets = False
     choose(ann, TEXT, {**TEXT, "name": "more.txt"})
     send(ann)
-    attend(ann, lambda: script.sent("upload"))
+    wait_for_sent(ann, lambda: script.sent("upload"))
     ann.get_by_role("button", name="Remove notes.txt").click()
     script.gives_tickets = True
     script.give_ticket(script.sent("upload")[0])
@@ -809,7 +809,7 @@ def test_images_move_nothing(ann: Any, script: FileServer, room: str) -> None:
     before = [image.bounding_box() for image in images]
     assert [(box["width"], box["height"]) for box in before] == [(352, 264), (96, 288)]
     ann.evaluate(WATCH_SHIFTS)
-    attend(ann, lambda: len(held) == 2)
+    wait_for_sent(ann, lambda: len(held) == 2)
     for route in held:
         _answer(route)
     for image in images:
@@ -839,7 +839,7 @@ def test_missing_image_becomes_a_quiet_card(ann: Any, script: FileServer, room: 
     read.evaluate(SCROLL_TO)
     ann.evaluate(WATCH_SHIFTS)
     before = read.bounding_box()["y"]
-    attend(ann, lambda: held)
+    wait_for_sent(ann, lambda: held)
     ann.unroute("**/files/**gone**")
     held.pop().fulfill(status=404)
     card = ann.locator(".file--gone")
@@ -1065,12 +1065,12 @@ def test_lost_connection_loses_no_file(visit: Any, chromium: Any, room: str) -> 
     """What is given while offline goes when the room is there again."""
     context = chromium.new_context()
     with contextlib.closing(context):
-        gate = Gate(context)
+        switch = ConnectionSwitch(context)
         ann, bob = visit("Ann", context=context), visit("Bob")
-        gate.shut()
+        switch.disconnect()
         choose(ann, TEXT)
         say(ann, "Here")
-        gate.open()
+        switch.reconnect()
         ann.evaluate("() => dispatchEvent(new Event('online'))")
         expect(bob.locator(".message .file__name")).to_have_text("notes.txt")
         expect(rows(ann)).to_have_count(0)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support.browser import guest_in
+from support.browser import joined_user
 from support.firefox import FIREFOX, Firefox, Tab, running_firefox
 from support.server import Server, running_server
 
@@ -108,7 +108,7 @@ def test_arrow_up_edits_the_last_message(visit: Visit, server: Server, room: str
 
 def test_reload_keeps_history_and_name(visit: Visit, server: Server, room: str) -> None:
     """After a reload the same person sees the same messages, and the end of them."""
-    with guest_in(room, "Bob", server) as bob:
+    with joined_user(room, "Bob", server) as bob:
         lines = [f"line {number}" for number in range(40)]
         bob.say(*lines)
         ann = visit("Ann")
@@ -122,7 +122,7 @@ def test_reload_keeps_history_and_name(visit: Visit, server: Server, room: str) 
 
 def test_scroll_stays_where_the_reader_is(visit: Visit, server: Server, room: str) -> None:
     """Who looks back reads on undisturbed, also by changes above; the pill leads to the end."""
-    with guest_in(room, "Bob", server) as bob:
+    with joined_user(room, "Bob", server) as bob:
         bob.say(*(f"line {number}" for number in range(200)))
         ann = visit("Ann")
         ann.wait_for(SHOWN, "#log", "line 199")

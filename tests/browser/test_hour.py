@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 from playwright.sync_api import expect
 
-from support.browser import Guest, guest_in
+from support.browser import SocketUser, joined_user
 from support.server import Server, running_server
 
 if TYPE_CHECKING:  # beside others' tests there are other modules of that name
@@ -110,7 +110,7 @@ TWO_FRAMES = "() => new Promise((done) => requestAnimationFrame(() => requestAni
 class Crowd:
     """Who writes all that: one at a time, so that every number is known in advance."""
 
-    def __init__(self, guests: dict[str, Guest]) -> None:
+    def __init__(self, guests: dict[str, SocketUser]) -> None:
         self.offset = 0
         #: The messages' offsets, in order, and how each begins.
         self.offsets: list[int] = []
@@ -131,7 +131,7 @@ class Crowd:
         targets = targets or self.offsets[-LOG_LIMIT:]
         for target in self._chance.sample(targets, REACTIONS):
             self._react(writer, target)
-        self._guests[writer].see(self.offset)
+        self._guests[writer].receive_until(self.offset)
         for target in self._chance.sample(targets, EDITS):
             self._edit(target)
 
@@ -156,7 +156,7 @@ class Crowd:
         self._do(author, type="edit", offset=target, text=f"{begins} {' '.join(WORDS * 4)}")
         self.texts[target] = begins
         self.edited = target
-        self._guests[author].see(self.offset)
+        self._guests[author].receive_until(self.offset)
 
     def _do(self, name: str, **command: Any) -> None:
         self.offset += 1
@@ -225,7 +225,9 @@ def server() -> Iterator[Server]:
 @pytest.fixture
 def crowd(server: Server, room: str) -> Iterator[Crowd]:
     with contextlib.ExitStack() as stack:
-        yield Crowd({name: stack.enter_context(guest_in(room, name, server)) for name in WRITERS})
+        yield Crowd(
+            {name: stack.enter_context(joined_user(room, name, server)) for name in WRITERS}
+        )
 
 
 def test_an_hour_leaves_the_page_as_it_was(
@@ -244,7 +246,7 @@ def test_an_hour_leaves_the_page_as_it_was(
         crowd.write()
         page.wait_for_function(SHOWN, arg=crowd.offsets[-1])
         if len(crowd.offsets) % (SLICE * VISIT_EVERY) == 0:
-            with guest_in(room, "Visitor", server):
+            with joined_user(room, "Visitor", server):
                 pass
         if len(crowd.offsets) // QUARTER == len(states):
             states.append(watch.look(len(crowd.offsets)))

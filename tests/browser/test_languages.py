@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import expect
 
 from fastchat.errors import ErrorCode
-from support.browser import ScriptedServer, Visit, guest_in, say, text_in
+from support.browser import ScriptedServer, Visit, joined_user, say, text_in
 from support.server import Server
 
 STATIC = Path(__file__).parent.parent.parent / "static"
@@ -94,7 +94,7 @@ def test_number_of_unread_messages_is_in_the_reader_s_digits(
     page = visit("Ann", locale="ar-EG")
     page.evaluate("name => { location.hash = name; }", f"{room}-other")
     expect(page.locator(".room-item")).to_have_count(2)
-    with guest_in(room, "Bob", server) as bob:
+    with joined_user(room, "Bob", server) as bob:
         bob.say("one", "two", "three")
         expect(page.locator(".room-item .badge b >> visible=true")).to_have_text("٣")
     expect(page).to_have_title(re.compile(r"^\(٣\) "))
@@ -142,7 +142,7 @@ def test_every_form_of_the_plural_is_said(visit: Visit, server: Server, room: st
     assert found == ["رسالة واحدة", "رسالتان", "3 رسائل", "11 رسالة", "100 رسالة"]
     seconds = saying(page, "[1, 2, 5, 30].map((count) => text.t('tryingIn', { count }))")
     assert len({re.sub(r"\d+", "", each) for each in seconds}) == 4
-    with guest_in(room, "Bob", server) as bob:
+    with joined_user(room, "Bob", server) as bob:
         bob.say("a word", "another word")
         expect(text_in(page, "another word")).to_have_count(1)
     page.click("#search-toggle")
@@ -153,7 +153,7 @@ def test_every_form_of_the_plural_is_said(visit: Visit, server: Server, room: st
 def test_nothing_is_left_untranslated(visit: Visit, server: Server, room: str) -> None:
     """Each text and label of the document is there, and none of them is English."""
     page = visit("آن", query=ARABIC)
-    with guest_in(room, "بدر", server) as bob:
+    with joined_user(room, "بدر", server) as bob:
         bob.say("مرحبا")
         say(page, "أهلا")
         expect(page.locator(".message--own[data-offset]")).to_have_count(1)
@@ -263,7 +263,7 @@ def test_server_s_sentence_is_shown_where_there_is_no_other(
 def test_page_is_mirrored(visit: Visit, server: Server, room: str) -> None:
     """Rooms are on the right, people on the left, what others say on the right."""
     page = visit("Ann", query=ARABIC, viewport={"width": 1280, "height": 800})
-    with guest_in(room, "Bob", server) as bob:
+    with joined_user(room, "Bob", server) as bob:
         bob.say("مرحبا", "Hello")
         say(page, "أهلا")
         expect(page.locator(".message--own[data-offset]")).to_have_count(1)
@@ -307,7 +307,7 @@ def ink(locator: Any) -> Any:
 def test_time_beside_a_message_is_not_over_it(visit: Visit, server: Server, room: str) -> None:
     """A message that goes on with what the same person said has its time on the free side."""
     page = visit("Ann", query=ARABIC, viewport={"width": 1280, "height": 800})
-    with guest_in(room, "Bob", server) as bob:
+    with joined_user(room, "Bob", server) as bob:
         bob.say("مرحبا", "Hello")
         expect(text_in(page, "Hello")).to_be_visible()
     say(page, "أهلا")
@@ -327,7 +327,7 @@ def test_texts_keep_their_own_direction(visit: Visit, server: Server, room: str)
     """Each paragraph, quote and list goes by its own words, and code from left to right."""
     page = visit("Ann", query=ARABIC)
     text = "> اقتباس\n\n> quoted\n\nعربي\n\nEnglish\n\n- أول\n- second\n\n```\nx = [1]\n```"
-    with guest_in(room, "Bob", server) as bob:
+    with joined_user(room, "Bob", server) as bob:
         bob.say(text)
         expect(page.locator(".message pre")).to_be_visible()
     direction = "(elements) => elements.map((each) => getComputedStyle(each).direction)"
@@ -351,7 +351,7 @@ def test_file_s_size_reads_in_the_reader_s_direction(
     """A file's card is the page's, whatever language its name or the message is in."""
     link = f"/files/{'a' * 32}/report.pdf?size=34567"
     arabic, english = visit("Ann", query=ARABIC), visit("Eve")
-    with guest_in(room, "Bob", server) as bob:
+    with joined_user(room, "Bob", server) as bob:
         bob.say(link, f"التقرير {link}")
         for page, direction in ((arabic, "rtl"), (english, "ltr")):
             expect(page.locator(".file")).to_have_count(2)

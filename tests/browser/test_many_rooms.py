@@ -13,7 +13,15 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from support.browser import Gate, ScriptedServer, change_name, guest_in, publication, say, text_in
+from support.browser import (
+    ConnectionSwitch,
+    ScriptedServer,
+    change_name,
+    joined_user,
+    publication,
+    say,
+    text_in,
+)
 from support.server import TIMEOUT_UNIT_S, Server, running_server
 
 FORBIDDEN = {
@@ -125,7 +133,7 @@ def test_nothing_is_lost_or_doubled_over_many_breaks(
     visit: Any, context: Any, server: Server, room: str
 ) -> None:
     """However often the connection breaks, each room has every message once, in order."""
-    gate, dice = Gate(context), random.Random(1)
+    switch, dice = ConnectionSwitch(context), random.Random(1)
     rooms = [f"{room}-{name}" for name in ("a", "b", "c", "d")]
     page = visit("Ann", at=rooms[0], context=context)
     for name in rooms[1:]:
@@ -134,7 +142,7 @@ def test_nothing_is_lost_or_doubled_over_many_breaks(
     own: dict[str, list[str]] = {name: [] for name in rooms}
     counts = dict.fromkeys(rooms, 0)
     with contextlib.ExitStack() as stack:
-        guests = {name: stack.enter_context(guest_in(name, "Bob", server)) for name in rooms}
+        guests = {name: stack.enter_context(joined_user(name, "Bob", server)) for name in rooms}
         for turn in range(40):
             name = dice.choice(rooms)
             guests[name].say(f"Bob {turn}", f"Bob {turn} again")
@@ -144,9 +152,9 @@ def test_nothing_is_lost_or_doubled_over_many_breaks(
             own[name].append(f"Ann {turn}")
             counts[name] += 1
             if turn % 5 == 2:
-                gate.shut()
+                switch.disconnect()
             elif turn % 5 == 4:
-                gate.open()
+                switch.reconnect()
                 page.evaluate("() => dispatchEvent(new Event('online'))")
         for name in rooms:
             go(page, name)
@@ -165,19 +173,19 @@ def test_outboxes_of_all_rooms_are_sent_in_order(
     visit: Any, context: Any, server: Server, room: str
 ) -> None:
     """What was written offline in several rooms arrives once in each, in the order of writing."""
-    gate = Gate(context)
+    switch = ConnectionSwitch(context)
     rooms = [f"{room}-{name}" for name in ("a", "b", "c")]
     page = visit("Ann", at=rooms[0], context=context)
     for name in rooms[1:]:
         go(page, name)
     expect(page.locator("#online-count")).to_have_text("1 here")
-    gate.shut()
+    switch.disconnect()
     for text in ("one", "two", "three"):
         for name in rooms:
             go(page, name)
             say(page, f"{text} for {name}")
     page.reload()
-    gate.open()
+    switch.reconnect()
     page.evaluate("() => dispatchEvent(new Event('online'))")
     for name in rooms:
         go(page, name)
@@ -198,7 +206,7 @@ def test_twenty_rooms_are_joined_in_spite_of_limits(visit: Any) -> None:
         expect(page.locator(".room-item")).to_have_count(21)
         # A read mark is set by the first join.
         page.wait_for_function(f"() => ({KEYS})().length === 21")
-        with guest_in(rooms[-1], "Bob", server) as bob:
+        with joined_user(rooms[-1], "Bob", server) as bob:
             bob.say("hello")
             expect(badge(page, rooms[-1])).to_have_text("1")
         expect(page.locator(".room-item--refused")).to_have_count(0)
@@ -707,7 +715,7 @@ def test_lost_history_is_unread_from_its_beginning(visit: Any, script: ScriptedS
 
 def test_real_server_that_forgot(visit: Any, room: str) -> None:
     """`--history memory`, restarted: each room goes on, and no count is of the old history."""
-    with running_server("--history", "memory") as first, guest_in("b", "Bob", first) as bob:
+    with running_server("--history", "memory") as first, joined_user("b", "Bob", first) as bob:
         page = visit("Ann", at="b", url=first.url)
         bob.say("one", "two", "three")
         expect(page.locator(".message")).to_have_count(3)
@@ -720,7 +728,7 @@ def test_real_server_that_forgot(visit: Any, room: str) -> None:
             """() => { dispatchEvent(new Event("online"));
               return document.getElementById("online-count").textContent === "1 here"; }"""
         )
-        with guest_in("b", "Bob", second) as bob:
+        with joined_user("b", "Bob", second) as bob:
             bob.say("four")
             expect(badge(page, "b")).to_have_text("1")
         go(page, "b")
@@ -834,7 +842,7 @@ def test_rooms_keep_to_themselves(visit: Any, server: Server, room: str) -> None
     page = visit("Ann", at=f"{room}-a")
     go(page, f"{room}-b")
     expect(page.locator("#online-count")).to_have_text("1 here")
-    with guest_in(f"{room}-a", "Bob", server) as bob:
+    with joined_user(f"{room}-a", "Bob", server) as bob:
         bob.do(type="typing")
         bob.say("hello")
         expect(badge(page, f"{room}-a")).to_have_text("1")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from support.browser import BACK_WITH, Visit, guest_in, launch_options, say, text_in
+from support.browser import BACK_WITH, Visit, joined_user, launch_options, say, text_in
 from support.server import Server, running_server, wait_until
 
 #: Whether all that the page has loaded is kept.
@@ -60,7 +60,7 @@ def test_reload_without_a_server_shows_the_page(
     expect(ann.locator(".message--pending")).to_have_count(2)
     with (
         running_server("--data", str(tmp_path), port=mortal.port) as second,
-        guest_in(room, "Bob", second) as bob,
+        joined_user(room, "Bob", second) as bob,
     ):
         ann.wait_for_function(BACK_WITH, arg="after it")
         expect(ann.locator(".message[data-offset] .message__text")).to_have_text(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from support.browser import BACK_WITH, Gate, guest_in, say, text_in
+from support.browser import BACK_WITH, ConnectionSwitch, joined_user, say, text_in
 from support.server import Server, running_server
 
 KEPT = "() => Object.keys(localStorage).filter((key) => key.startsWith('fastchat.outbox.')).length"
@@ -28,11 +28,11 @@ def test_kill_leaves_no_gap_and_no_double(visit: Any, room: str, tmp_path: Path)
     data = ("--data", str(tmp_path))
     with running_server(*data) as first:
         ann = visit("Ann", url=first.url)
-        with guest_in(room, "Bob", first, session=SESSION) as bob:
+        with joined_user(room, "Bob", first, session=SESSION) as bob:
             bob.say("one", "two", "three")
             expect(text_in(ann, "three")).to_be_visible()
             first.kill()
-    with running_server(*data) as second, guest_in(room, "Bob", second, session=SESSION) as bob:
+    with running_server(*data) as second, joined_user(room, "Bob", second, session=SESSION) as bob:
         bob.say("four")
         bob.do(type="edit", offset=1, text="one, edited")
         bob.do(type="delete", offset=2)
@@ -53,16 +53,16 @@ def test_kill_leaves_no_gap_and_no_double(visit: Any, room: str, tmp_path: Path)
 
 def test_outbox_survives_a_reload(visit: Any, context: Any, server: Server, room: str) -> None:
     """What was written offline is pending after a reload, in each tab, and is sent exactly once."""
-    gate = Gate(context)
+    switch = ConnectionSwitch(context)
     ann, bob = visit("Ann", context=context), visit("Bob")
-    gate.shut()
+    switch.disconnect()
     say(ann, "first")
     say(ann, "second")
     ann.reload()
     tab = visit(context=context)
     for page in (ann, tab):
         expect(page.locator(".message--pending .message__text")).to_have_text(["first", "second"])
-    gate.open()
+    switch.reconnect()
     for page in (ann, tab):
         page.evaluate("() => dispatchEvent(new Event('online'))")
     for page in (ann, tab, bob):
@@ -70,7 +70,7 @@ def test_outbox_survives_a_reload(visit: Any, context: Any, server: Server, room
             ["first", "second"]
         )
         expect(page.locator(".message--pending")).to_have_count(0)
-    with guest_in(room, "Cid", server) as cid:
+    with joined_user(room, "Cid", server) as cid:
         cid.say("third")
         expect(text_in(bob, "third")).to_be_visible()
     assert bob.locator(".message").count() == 3
@@ -80,9 +80,9 @@ def test_outbox_survives_a_reload(visit: Any, context: Any, server: Server, room
 
 def test_outbox_and_draft_are_kept_by_room(visit: Any, context: Any, room: str) -> None:
     """Another room shows neither; coming back finds both."""
-    gate = Gate(context)
+    switch = ConnectionSwitch(context)
     ann = visit("Ann", context=context)
-    gate.shut()
+    switch.disconnect()
     say(ann, "not yet")
     ann.fill("#composer", "half a thou")
     ann.reload()

@@ -15,13 +15,13 @@ from support.browser import (
     BACK_WITH,
     HOSTILE,
     ScriptedServer,
-    attend,
     change_name,
-    guest_in,
+    joined_user,
     publication,
     say,
     stop_clock,
     text_in,
+    wait_for_sent,
 )
 from support.server import Server, running_server
 
@@ -96,7 +96,7 @@ def test_tabs_of_one_browser_are_one_user(visit: Any) -> None:
 
 def test_taken_name_is_asked_for_again(visit: Any, server: Server, room: str) -> None:
     """Somebody else's name brings the name screen back, with the reason and what was typed."""
-    with guest_in(room, "Ann", server):
+    with joined_user(room, "Ann", server):
         page = visit()
         page.fill("#name-input", "Ann")
         page.press("#name-input", "Enter")
@@ -173,7 +173,7 @@ def test_invitation_is_copied_over_http_too(visit: Any, room: str) -> None:
 
 def test_hash_switches_rooms(visit: Any, server: Server, room: str) -> None:
     """Another hash is another room; coming back finds the first as it was."""
-    with guest_in(f"{room}-b", "Bob", server) as bob:
+    with joined_user(f"{room}-b", "Bob", server) as bob:
         bob.say("Hello from b")
         ann = visit("Ann", at=f"{room}-a")
         say(ann, "Hello from a")
@@ -211,7 +211,7 @@ def test_impossible_room_takes_nobody_away(visit: Any, server: Server, room: str
     expect(page.locator("#toast")).to_contain_text("“no such room!” is not a valid room name")
     expect(page.locator("#room-name")).to_have_text(room)
     assert page.evaluate("() => location.hash") == f"#{room}"
-    with guest_in(room, "Bob", server) as bob:
+    with joined_user(room, "Bob", server) as bob:
         bob.say("hello")
         expect(text_in(page, "hello")).to_be_visible()
 
@@ -339,7 +339,7 @@ def test_typing_is_shown_and_ends(visit: Any, server: Server, room: str) -> None
     stop_clock(ann)
     with contextlib.ExitStack() as stack:
         guests = [
-            stack.enter_context(guest_in(room, name, server))
+            stack.enter_context(joined_user(room, name, server))
             for name in ("Bob", "Cid", "Dee", "Eva")
         ]
         for guest in guests:
@@ -366,7 +366,7 @@ def test_typing_is_sent_at_most_every_three_seconds(visit: Any, script: Scripted
     ann.type("#composer", " and again")
     ann.clock.run_for(200)
     ann.type("#composer", "!")
-    attend(ann, lambda: len(script.commands) == 5)
+    wait_for_sent(ann, lambda: len(script.commands) == 5)
     assert [command["type"] for command in script.commands] == [
         "join",
         "typing",
@@ -384,7 +384,7 @@ def test_hostile_text_stays_text(visit: Any, server: Server, room: str) -> None:
     page = visit("Ann")
     elements = """() => [...new Set([...document.querySelectorAll("#log *")]
         .map((element) => element.localName))].sort()"""
-    with guest_in(room, "Bob", server) as bob:
+    with joined_user(room, "Bob", server) as bob:
         bob.say("plain")
         expect(page.locator(".message")).to_have_count(1)
         expected = page.evaluate(elements)
@@ -400,7 +400,7 @@ def test_hostile_names_stay_text(visit: Any, server: Server, room: str) -> None:
     names = [payload[:32].strip() for payload in HOSTILE if payload.isprintable()]
     with contextlib.ExitStack() as stack:
         for name in names:
-            guest = stack.enter_context(guest_in(room, name, server))
+            guest = stack.enter_context(joined_user(room, name, server))
             guest.do(type="typing")
             guest.say("hello")
         expect(page.locator(".message__author")).to_have_text(names)
@@ -426,7 +426,7 @@ def test_hostile_rooms_stay_text(visit: Any) -> None:
 
 def test_scroll_stays_where_the_reader_is(visit: Any, server: Server, room: str) -> None:
     """New messages do not move a reader who looks back; a pill counts them and leads to the end."""
-    with guest_in(room, "Bob", server) as bob:
+    with joined_user(room, "Bob", server) as bob:
         bob.say(*(f"line {number}" for number in range(40)))
         ann = visit("Ann")
         expect(text_in(ann, "line 39")).to_be_in_viewport()
@@ -631,7 +631,7 @@ def _tab_to(page: Any, selector: str, key: str = "Tab") -> None:
 
 def test_narrow_screen_never_scrolls_sideways(visit: Any, server: Server, room: str) -> None:
     """At 320 pixels everything fits, even long words and names."""
-    with guest_in(room, "W" * 32, server) as guest:
+    with joined_user(room, "W" * 32, server) as guest:
         page = visit("Ann", **PHONE)
         assert _overflow(page) == 0
         guest.say("unbreakable" * 40, "https://example.org/" + "a" * 300, "short", "also short")
@@ -773,11 +773,11 @@ def test_dead_connection_is_noticed(visit: Any, script: ScriptedServer) -> None:
     expect(page.locator("#online-count")).to_have_text("2 here")
     stop_clock(page)
     page.clock.run_for(26_000)
-    attend(page, lambda: script.sent("ping"))
+    wait_for_sent(page, lambda: script.sent("ping"))
     assert len(script.sent("ping")) == 1
     page.clock.run_for(11_000)
     page.clock.run_for(1_000)
-    attend(page, lambda: len(script.sent("join")) == 2)
+    wait_for_sent(page, lambda: len(script.sent("join")) == 2)
     assert script.connections == 2
 
 
@@ -807,11 +807,11 @@ def test_dead_connection_is_noticed_sooner(
         page.clock.run_for(asks_after_ms - 1_000)
         assert script.sent("ping") == []
         page.clock.run_for(1_000)
-    attend(page, lambda: script.sent("ping"))
+    wait_for_sent(page, lambda: script.sent("ping"))
     assert len(script.sent("ping")) == 1
     page.clock.run_for(gives_up_after_ms)
     page.clock.run_for(1_000)
-    attend(page, lambda: len(script.sent("join")) == 2)
+    wait_for_sent(page, lambda: len(script.sent("join")) == 2)
     assert (script.connections, len(script.sent("ping"))) == (2, 1)
 
 

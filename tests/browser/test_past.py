@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from support.browser import HOSTILE, TIMEOUT_MS, ScriptedServer, guest_in, publication, say, text_in
+from support.browser import (
+    HOSTILE,
+    TIMEOUT_MS,
+    ScriptedServer,
+    joined_user,
+    publication,
+    say,
+    text_in,
+)
 from support.server import Server
 
 FIRST_DAY = datetime.fromisoformat("2025-01-18T10:30:00+00:00")
@@ -71,7 +79,7 @@ def test_older_messages_come_without_moving_what_is_read(
 
 def test_long_way_back_and_forth_is_bounded(visit: Any, server: Server, room: str) -> None:
     """From the newest to the first message and back, there are 300 rows at most, and no gap."""
-    with guest_in(room, "Bob", server) as bob:
+    with joined_user(room, "Bob", server) as bob:
         bob.say(*(f"line {number}" for number in range(1, 421)))
         page = visit("Ann")
         expect(text_in(page, "line 420")).to_be_in_viewport()
@@ -107,7 +115,7 @@ def test_long_way_back_and_forth_is_bounded(visit: Any, server: Server, room: st
 
 def test_search_shows_an_old_message(visit: Any, server: Server, room: str) -> None:
     """What is found is marked; Enter goes there though it was not on the page, the pill back."""
-    with guest_in(room, "Bob", server) as bob:
+    with joined_user(room, "Bob", server) as bob:
         bob.say("The Ünïque one", *(f"line {number}" for number in range(2, 400)))
         ann = visit("Ann")
         expect(text_in(ann, "line 399")).to_be_in_viewport()
@@ -129,7 +137,7 @@ def test_search_shows_an_old_message(visit: Any, server: Server, room: str) -> N
 
 def test_search_is_a_drawer_on_a_phone(visit: Any, server: Server, room: str) -> None:
     """Slash opens it, arrows go through what is found, choosing closes it and shows the message."""
-    with guest_in(room, "Bob", server) as bob:
+    with joined_user(room, "Bob", server) as bob:
         bob.say("red apple", "green apple")
         ann = visit("Ann", viewport={"width": 320, "height": 640})
         ann.focus("#log")
@@ -154,7 +162,7 @@ def test_search_is_a_drawer_on_a_phone(visit: Any, server: Server, room: str) ->
 
 def test_results_are_what_was_said(visit: Any, server: Server, room: str) -> None:
     """Without signs, quotes and addresses of files; the newest first, and no more than some."""
-    with guest_in(room, "Bob", server) as bob:
+    with joined_user(room, "Bob", server) as bob:
         bob.say(*(f"an apple {number}" for number in range(120)))
         file = f"/files/{'a2' * 16}/apple%20pie.png?size=7&width=3&height=4"
         bob.say(f"> @Ann #1\n> what?\n\n**that** apple {file}")
@@ -182,7 +190,7 @@ def test_search_leaves_the_focus_where_something_is(ann: Any) -> None:
 
 def test_hostile_results_stay_text(visit: Any, server: Server, room: str) -> None:
     """Markup in what was found is shown as it was written, and only hits are marked."""
-    with guest_in(room, "Bob", server) as bob:
+    with joined_user(room, "Bob", server) as bob:
         bob.say(*HOSTILE)
         page = visit("Ann")
         page.click("#search-toggle")

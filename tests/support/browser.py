@@ -1,4 +1,4 @@
-"""Chromium, users without one, and a server that misbehaves as a test tells it to."""
+"""Chromium, users without a browser, and a server that a test scripts."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from websockets.sync.client import ClientConnection, connect
 
 from support.server import TIMEOUT_UNIT_S, Server, wait_until
 
-#: How long Playwright waits for what a test expects: the page waits 5 s before it says that it is
-#: offline, and up to 15 s before it tries again.
+#: How long Playwright waits for an expectation, in milliseconds. The page waits 5 s before it shows
+#: that it is offline, and up to 15 s before it reconnects.
 TIMEOUT_MS = 20_000 * TIMEOUT_UNIT_S
 
-#: The fixture `visit`: opens the page as a new user, and returns it.
+#: The type of the fixture `visit`, which opens the page as a new user and returns it.
 Visit = Callable[..., Any]
 
-#: The one without windows takes two thirds of the time.
+#: The executables to look for. The shell without windows comes first, because tests take two thirds
+#: of the time with it.
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 ARGUMENTS = [
@@ -38,13 +39,14 @@ def launch(playwright: Any) -> Any:
 
 
 def launch_options() -> dict[str, Any]:
-    """The system's Chromium; it has no sandbox for root."""
+    """Return the arguments to launch the system's Chromium, without a sandbox for root."""
     sandbox = [] if os.geteuid() else ["--no-sandbox"]
     return {"executable_path": CHROMIUM, "args": [*ARGUMENTS, *sandbox]}
 
 
-#: Has a page that has lost its server try now, instead of at the end of a pause of up to 15 s, and
-#: again while that is in vain. True when this text is in its log, and nothing is on its way.
+#: JavaScript that makes a page reconnect at once, instead of after a pause of up to 15 s. It
+#: returns true when this text is in the log and no message is pending. Poll it, because an attempt
+#: can fail.
 BACK_WITH = """(text) => {
   dispatchEvent(new Event("online"));
   const log = document.getElementById("log");
@@ -77,7 +79,7 @@ def say(page: Any, text: str) -> None:
 
 
 def change_name(page: Any, name: str | None = None) -> None:
-    """Open the question for another name, and answer it if one is given."""
+    """Open the dialog for another name, and submit a name if one is given."""
     page.click("#preferences-open")
     page.click("#change-name")
     if name is not None:
@@ -85,18 +87,20 @@ def change_name(page: Any, name: str | None = None) -> None:
         page.press("#name-input", "Enter")
 
 
-def attend(page: Any, holds: Callable[[], Any]) -> None:
-    """Wait for what the page sends to the test, which hears of it only while it asks the page."""
+def wait_for_sent(page: Any, holds: Callable[[], Any]) -> None:
+    """Wait until this holds of what the page has sent to the test. Playwright delivers it only
+    during calls to the page, hence the empty `evaluate`."""
     wait_until(lambda: holds() or page.evaluate("() => 0"), timeout_s=20 * TIMEOUT_UNIT_S)
 
 
 def stop_clock(page: Any) -> None:
-    """Let the page's time pass by `clock.run_for` only, however long the machine takes.
+    """Stop the page's clock, which then advances by `clock.run_for` only, however slow the machine
+    is.
 
-    Frames are made by that clock too. Call `clock.install` before the page begins to wait for what
-    the test is about.
+    The stopped clock also stops animation frames. Call `clock.install` before the page starts the
+    timers of the test.
     """
-    # The clock cannot be stopped in the past, and runs until it is stopped.
+    # Playwright cannot stop the clock in the past, and the clock runs until it is stopped.
     page.clock.pause_at(page.evaluate("() => Date.now()") / 1000 + 5)
 
 
@@ -105,20 +109,21 @@ def text_in(page: Any, text: str) -> Any:
 
 
 @contextlib.contextmanager
-def guest_in(
+def joined_user(
     room: str, name: str, server: Server, *, session: str | None = None
-) -> Iterator[Guest]:
-    """Another user for the length of a `with` block; with a `session`, one who was here before."""
-    # Nobody reads what a guest receives, and a full queue would keep him from closing.
+) -> Iterator[SocketUser]:
+    """Join a room as another user for the length of a `with` block. With a `session`, the user
+    returns as an earlier one."""
+    # The test does not read what this user receives, and a full queue would block the closing.
     with connect(f"ws://127.0.0.1:{server.port}/ws", max_queue=None) as socket:
         join = {"type": "join", "room": room, "username": name, "session": session}
         socket.send(json.dumps(join))
         reply = json.loads(socket.recv(timeout=20 * TIMEOUT_UNIT_S))
         assert reply["type"] == "joined", reply
-        yield Guest(socket)
+        yield SocketUser(socket)
 
 
-class Guest:
+class SocketUser:
     """A user without a browser."""
 
     def __init__(self, socket: ClientConnection) -> None:
@@ -131,27 +136,27 @@ class Guest:
         for text in texts:
             self.do(text=text)
 
-    def see(self, offset: int) -> None:
-        """Return when he has received this publication: then it is kept."""
+    def receive_until(self, offset: int) -> None:
+        """Return when this publication has arrived, which means that it is stored."""
         while json.loads(self._socket.recv(timeout=20 * TIMEOUT_UNIT_S)).get("offset") != offset:
             pass
 
 
-class Gate:
-    """Stands before the real server, and lets a context's pages through or not."""
+class ConnectionSwitch:
+    """Connects the pages of a context to the real server, or refuses them."""
 
     def __init__(self, context: Any) -> None:
         self._open = True
         self._sockets: list[Any] = []
         context.route_web_socket("**/ws", self._connect)
 
-    def shut(self) -> None:
+    def disconnect(self) -> None:
         self._open = False
         for socket in self._sockets:
             socket.close(code=1001, reason="")
         self._sockets.clear()
 
-    def open(self) -> None:
+    def reconnect(self) -> None:
         self._open = True
 
     def _connect(self, socket: Any) -> None:
@@ -163,11 +168,11 @@ class Gate:
 
 
 class ScriptedServer:
-    """Stands in for the server, in the page's own network layer.
+    """Replaces the server, in the page's own network layer.
 
-    It records the commands, answers a join, and says what a test tells it to. In `rooms` are those
-    that differ from the others: each with its own `epoch`, `offset`, `missed`, `refusal`, or
-    `silent`, where a join gets no answer.
+    It records the commands, answers joins, and sends what a test makes it send. `rooms` holds the
+    rooms that differ from the others: each with its own `epoch`, `offset`, `missed`, `refusal`, or
+    `silent`, which leaves a join without an answer.
     """
 
     def __init__(self, *, epoch: str = "e1", offset: int = 0) -> None:
@@ -207,9 +212,9 @@ class ScriptedServer:
         if command["type"] == "join":
             self._join(command)
         elif command["type"] == "history":
-            self._tell_past(command)
+            self._send_history(command)
 
-    def _tell_past(self, command: dict[str, Any]) -> None:
+    def _send_history(self, command: dict[str, Any]) -> None:
         older = [each for each in self.past if each["offset"] < command["before"]]
         page = older[-command["limit"] :]
         more = len(page) < len(older)
@@ -226,7 +231,7 @@ class ScriptedServer:
         self.answer(command)
 
     def answer(self, command: dict[str, Any]) -> None:
-        """Let somebody in who asked."""
+        """Answer a join with success."""
         room = self.rooms.get(command["room"], {})
         epoch = room.get("epoch", self.epoch)
         since = command.get("since") or {}

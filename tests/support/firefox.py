@@ -3,9 +3,9 @@
     with running_firefox() as firefox:
         tab = firefox.open("http://127.0.0.1:8080/")
 
-Every tab is a window with storage of its own: a person. A tab in the background is not drawn, and
-the page waits for frames. Nothing waits longer than `ANSWER_S`; what the browser reports of errors
-is read along with its answers.
+Every tab is a window with its own storage, so it is one user. A tab in the background is not drawn,
+and the page waits for frames. No call waits longer than `ANSWER_S`. The errors that the browser
+reports are read along with its answers.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ FIREFOX = next(filter(None, map(shutil.which, ("firefox-esr", "firefox"))), None
 START_S = 60 * TIMEOUT_UNIT_S
 ANSWER_S = 20 * TIMEOUT_UNIT_S
 STOP_S = 10 * TIMEOUT_UNIT_S
-#: Whatever else Firefox would like to ask outside goes to a proxy on the discard port (RFC 863),
-#: where nobody answers; the rest saves it the attempts.
+#: All other requests of Firefox go to a proxy on the discard port (RFC 863), where no server
+#: listens; the remaining settings stop most of these requests.
 PREFERENCES: dict[str, bool | int | str] = {
     "network.proxy.type": 1,
     "network.proxy.http": "127.0.0.1",
@@ -67,13 +67,13 @@ PREFERENCES: dict[str, bool | int | str] = {
     "nimbus.rollouts.enabled": False,
     "services.settings.server": "data:,#remote-settings-dummy/v1",
     "toolkit.telemetry.server": "data:,",
-    # Somebody is there, and looks: nothing is throttled or closed for want of a reader.
+    # The window counts as active, so Firefox does not throttle it or close it as idle.
     "dom.ipc.processHangMonitor": False,
     "widget.windows.window_occlusion_tracking.enabled": False,
 }
-#: Without the second, Firefox keeps to its own address of the settings service.
+#: Without the second variable, Firefox uses its built-in address of the settings service.
 ENVIRONMENT = {"MOZ_CRASHREPORTER_DISABLE": "1", "MOZ_REMOTE_SETTINGS_DEVTOOLS": "1"}
-#: Keys by name, as WebDriver has them (https://w3c.github.io/webdriver/#keyboard-actions).
+#: Keys by name, as WebDriver codes them (https://w3c.github.io/webdriver/#keyboard-actions).
 KEYS = {
     "Backspace": "\ue003",
     "Tab": "\ue004",
@@ -101,11 +101,11 @@ CENTRE = """(selector) => {
 
 
 class FirefoxError(Exception):
-    """Firefox refused a command, or a script in the page failed."""
+    """Raised if Firefox refuses a command, or a script in the page fails."""
 
 
 class Firefox:
-    """One browser; `errors` is what its consoles have reported since it was started."""
+    """One browser; `errors` holds what its consoles have reported since it was started."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self.errors: list[str] = []
@@ -115,7 +115,7 @@ class Firefox:
         self.command("session.subscribe", events=["log.entryAdded"])
 
     def open(self, url: str) -> Tab:
-        """A window of somebody who was never here."""
+        """Open a window with empty storage, as a new user."""
         person = self.command("browser.createUserContext")["userContext"]
         created = self.command("browsingContext.create", type="window", userContext=person)
         tab = Tab(self, created["context"])
@@ -123,7 +123,7 @@ class Firefox:
         return tab
 
     def command(self, method: str, **params: Any) -> dict[str, Any]:
-        """Send a command and return its result; FirefoxError, or TimeoutError."""
+        """Send a command and return its result; raises FirefoxError or TimeoutError."""
         number = next(self._ids)
         self._socket.send(json.dumps({"id": number, "method": method, "params": params}))
         deadline = time.monotonic() + ANSWER_S
@@ -150,7 +150,7 @@ class Tab:
         self._context = context
 
     def go(self, url: str) -> None:
-        """Return when the page has loaded."""
+        """Load an address, and return when the page has loaded."""
         self._command("browsingContext.navigate", url=url, wait="complete")
 
     def reload(self) -> None:
@@ -160,13 +160,14 @@ class Tab:
         self._command("browsingContext.close")
 
     def resize(self, width: int, height: int) -> None:
-        """The viewport, in CSS pixels."""
+        """Set the size of the viewport, in CSS pixels."""
         viewport = {"width": width, "height": height}
         self._command("browsingContext.setViewport", viewport=viewport)
 
     def evaluate(self, function: str, *arguments: Any) -> Any:
-        """Call a JavaScript function, await what it returns; both ways what JSON can say."""
-        # Through JSON, which spares both sides BiDi's own notation of values.
+        """Call a JavaScript function and return its awaited result; arguments and result must be
+        JSON."""
+        # JSON text as argument and result avoids BiDi's own notation of values.
         declaration = (
             f"async (text) => JSON.stringify(await ({function})(...JSON.parse(text))) ?? 'null'"
         )
@@ -182,12 +183,13 @@ class Tab:
         return json.loads(result["result"]["value"])
 
     def wait_for(self, condition: str, *arguments: Any) -> None:
-        """Poll a JavaScript function until it returns something true; AssertionError."""
+        """Poll a JavaScript function until it returns a true value; raises AssertionError on
+        timeout."""
         holds = f"async (...all) => Boolean(await ({condition})(...all))"
         wait_until(lambda: bool(self.evaluate(holds, *arguments)), timeout_s=ANSWER_S)
 
     def texts(self, selector: str) -> list[str]:
-        """The texts of all that match, in the document's order."""
+        """Return the texts of all elements that match, in the document's order."""
         found: list[str] = self.evaluate(
             "(selector) => [...document.querySelectorAll(selector)].map((e) => e.textContent)",
             selector,
@@ -195,11 +197,11 @@ class Tab:
         return found
 
     def type(self, text: str) -> None:
-        """By the keys, into what has the focus."""
+        """Type a text into the focused element, key by key."""
         self._keys([key for character in text for key in _stroke(character)])
 
     def press(self, *names: str) -> None:
-        """One key after another; "Shift+Enter" holds the first while the second is pressed."""
+        """Press keys in turn; "Shift+Enter" holds the first while the second is pressed."""
         for name in names:
             *held, key = [KEYS.get(each, each) for each in name.split("+")]
             down = [{"type": "keyDown", "value": each} for each in held]
@@ -207,7 +209,7 @@ class Tab:
             self._keys([*down, *_stroke(key), *up])
 
     def click(self, selector: str) -> None:
-        """The first that matches, once it is to be seen, in its middle."""
+        """Click the middle of the first element that matches, once it is visible."""
         self.wait_for(f"(selector) => ({CENTRE})(selector)", selector)
         x, y = self.evaluate(CENTRE, selector)
         self._perform(
@@ -223,13 +225,14 @@ class Tab:
         )
 
     def wheel(self, selector: str, pixels: int) -> None:
-        """Turn the wheel over the first that matches; negative is up."""
+        """Turn the wheel over the first element that matches; a negative number of pixels scrolls
+        up."""
         x, y = self.evaluate(CENTRE, selector)
         turn = {"type": "scroll", "x": x, "y": y, "deltaX": 0, "deltaY": pixels}
         self._perform({"type": "wheel", "id": "wheel", "actions": [turn]})
 
     def screenshot(self) -> bytes:
-        """What is to be seen, as PNG."""
+        """Return the visible part of the page as PNG."""
         return base64.b64decode(self._command("browsingContext.captureScreenshot")["data"])
 
     def _keys(self, actions: list[dict[str, str]]) -> None:
@@ -248,7 +251,7 @@ def _stroke(key: str) -> list[dict[str, str]]:
 
 @contextlib.contextmanager
 def running_firefox() -> Iterator[Firefox]:
-    """A Firefox of its own for the length of a `with` block, in a profile that is thrown away."""
+    """Run a Firefox with a temporary profile for the length of a `with` block."""
     assert FIREFOX is not None
     with (
         tempfile.TemporaryDirectory(prefix="fastchat-firefox-", ignore_cleanup_errors=True) as name,
@@ -257,7 +260,7 @@ def running_firefox() -> Iterator[Firefox]:
     ):
         firefox = Firefox(socket)
         yield firefox
-        # In order, so that nothing need be killed.
+        # Close in order, so that no process has to be killed.
         with contextlib.suppress(TimeoutError, OSError, subprocess.TimeoutExpired):
             firefox.command("browser.close")
             process.wait(STOP_S)
@@ -265,9 +268,11 @@ def running_firefox() -> Iterator[Firefox]:
 
 @contextlib.contextmanager
 def _process(program: str, home: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """With a home of its own, for a profile is not all that it writes; at the end none of it runs.
+    """Run the process in a home of its own, because it writes outside its profile, too; kill it at
+    the end.
 
-    AssertionError when it does not listen within START_S, RuntimeError when it ends before.
+    Raises AssertionError if Firefox does not listen within START_S, and RuntimeError if it ends
+    before.
     """
     profile = home / "profile"
     profile.mkdir()
@@ -292,7 +297,7 @@ def _process(program: str, home: Path) -> Iterator[tuple[subprocess.Popen[bytes]
             raise RuntimeError(f"Firefox did not start: {said}")
         yield process, _address(profile)
     finally:
-        # The session that it leads has all its processes, and no others.
+        # Firefox leads a session of its own, which holds all its processes and no others.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -305,6 +310,6 @@ def _listens(profile: Path) -> bool:
 
 
 def _address(profile: Path) -> str:
-    """Where it listens, as it writes it down once it does."""
+    """Return the address where Firefox listens, which it writes to a file once it does."""
     server = json.loads((profile / "WebDriverBiDiServer.json").read_text())
     return f"ws://{server['ws_host']}:{server['ws_port']}"
