@@ -1,4 +1,4 @@
-"""The table of threats in docs/security.md: a row each, and tests that are there."""
+"""The table in docs/security.md has a row for each threat, and names tests that exist."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ ROWS = [
 ]
 
 
-def test_no_threat_is_left_out() -> None:
+def test_table_has_a_row_for_every_threat() -> None:
     assert [row[0] for row in ROWS] == [f"T{number}" for number in range(1, 35)]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
-def test_row_names_tests_that_speak_of_it(row: list[str]) -> None:
-    """Each file is there; one of `threats/` names the row where it is tried."""
+def test_row_names_tests_that_mention_its_threat(row: list[str]) -> None:
+    """Each file that a row names exists, and each file in `threats/` mentions the row's threat."""
     number, _, _, shown = row
     files = re.findall(r"`([^`]+)`", shown)
     assert files

@@ -1,4 +1,4 @@
-"""Files against the server and against those who open them, from outside."""
+"""Attacks with files, on the server and on users who open them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from support.server import TIMEOUT_UNIT_S, Server, running_server, wait_until
 
 
 def announce(client: Client, size: int, name: str = "a.bin") -> dict[str, Any]:
-    """What the server says to it: a ticket, or why not."""
+    """Announce a file and return the server's reply: a ticket or an error."""
     client.send({"type": "upload", "name": name, "size": size, "ref": "r"})
     while (answer := client.receive()).get("ref") != "r":
         pass
@@ -43,7 +43,7 @@ def post(port: int, ticket: str, content: bytes) -> Response:
 
 
 def share(client: Client, port: int, content: bytes, name: str = "a.bin") -> str:
-    """The link of a new file."""
+    """Share a new file and return its link."""
     response = post(port, announce(client, len(content), name)["ticket"], content)
     assert response.status == 201, response
     link: str = json.loads(response.body)["link"]
@@ -51,7 +51,7 @@ def share(client: Client, port: int, content: bytes, name: str = "a.bin") -> str
 
 
 def contents(data: Path) -> list[Path]:
-    """All contents, complete or not."""
+    """List all contents on the disk, complete or not."""
     found = (data / "files").rglob("*")
     return [file for file in found if file.is_file() and not file.name.startswith("index.")]
 
@@ -65,9 +65,9 @@ def joined(server: Server, name: str = "Alice") -> Iterator[Client]:
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize("how", ["POST", "binary messages"])
-def test_killed_server_leaves_nothing_of_a_file(tmp_path: Path, workers: str, how: str) -> None:
-    """T34. Killed in the middle of it: when the server is there again, its bytes and its place
-    among what its sender may have are free, and what was complete is as it was."""
+def test_killed_server_leaves_no_incomplete_file(tmp_path: Path, workers: str, how: str) -> None:
+    """T34. If the server is killed during an upload, the next server frees its bytes and the
+    sender's quota, and complete files are unchanged."""
     arguments = ("--data", str(tmp_path), "--workers", workers, "--max-user-file-bytes", "1000000")
     content = os.urandom(100_000)
     with running_server(*arguments) as server, joined(server) as alice:
@@ -89,8 +89,9 @@ def test_killed_server_leaves_nothing_of_a_file(tmp_path: Path, workers: str, ho
             assert share(alice, server.port, bytes(700_000))
 
 
-def test_killed_worker_leaves_nothing_of_a_file(tmp_path: Path) -> None:
-    """T34. The next look finds that nobody writes it; what another worker receives goes on."""
+def test_sweep_removes_the_incomplete_files_of_a_killed_worker(tmp_path: Path) -> None:
+    """T34. The next sweep removes incomplete files that no process writes; uploads to other workers
+    continue."""
     arguments = ("--data", str(tmp_path), "--workers", "2", "--limits", "off")
     with running_server(*arguments) as server, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(joined(server, f"U{n}")) for n in range(12)]
@@ -98,27 +99,27 @@ def test_killed_worker_leaves_nothing_of_a_file(tmp_path: Path) -> None:
             assert "ticket" in announce(client, 9)
             client.send_frame(BINARY, b"begun")
         wait_until(lambda: len(contents(tmp_path)) == 12)
-        victim = workers_of(server)[0]
+        victim = worker_pids(server)[0]
         os.kill(victim, 9)
-        wait_until(lambda: any(is_over(client) for client in clients))
-        going_on = [client for client in clients if not is_over(client)]
-        house = Retention(tmp_path, clock=time.time, metrics=Metrics())
-        house.sweep()
-        assert len(contents(tmp_path)) == len(going_on) < 12
-        for client in going_on:
+        wait_until(lambda: any(has_ended(client) for client in clients))
+        continuing = [client for client in clients if not has_ended(client)]
+        retention = Retention(tmp_path, clock=time.time, metrics=Metrics())
+        retention.sweep()
+        assert len(contents(tmp_path)) == len(continuing) < 12
+        for client in continuing:
             client.send_frame(BINARY, b" now")
             assert client.receive_type("file")["size"] == 9
 
 
-def workers_of(server: Server) -> list[int]:
+def worker_pids(server: Server) -> list[int]:
     children = subprocess.run(
         ["ps", "-o", "pid=,args=", "--ppid", str(server.pid)], capture_output=True, text=True
     )
     return [int(line.split()[0]) for line in children.stdout.splitlines() if " worker " in line]
 
 
-def is_over(client: Client) -> bool:
-    """Whether the other end is gone; reads nothing."""
+def has_ended(client: Client) -> bool:
+    """Return whether the server has closed the connection; reads nothing."""
     try:
         return client.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
     except BlockingIOError:
@@ -129,7 +130,7 @@ def is_over(client: Client) -> bool:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 8 MB."""
+    """Mount an empty disk of 8 MB."""
     if not can_mount(tmp_path):
         pytest.skip("needs root, to mount a small disk")
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", tmp_path], check=True)
@@ -140,8 +141,8 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_files_leave_the_disk_to_messages(disk: Path) -> None:
-    """T34. Whoever shares as much as he can fills no disk: files are refused, messages go on, and
-    so do deletions, which make room for files again."""
+    """T34. Before files fill the disk they are refused; messages and deletions are accepted, and
+    deletions make room for files again."""
     with running_server("--data", str(disk / "data"), "--limits", "off") as server:
         with joined(server) as alice:
             refused = announce(alice, 9_000_000)
@@ -166,10 +167,10 @@ def test_files_leave_the_disk_to_messages(disk: Path) -> None:
     assert server.errors.count("--max-files-bytes") == 1
 
 
-def test_full_disk_refuses_files_and_only_while_it_is_full(disk: Path) -> None:
-    """T34. Somebody else fills it while a file comes: whoever sends it is told to try again, and
-    nothing of it stays in the way; what is kept is served, and when there is room all goes on by
-    itself."""
+def test_full_disk_refuses_files_only_while_it_is_full(disk: Path) -> None:
+    """T34. If another program fills the disk during an upload, the upload gets a temporary error
+    and its bytes are removed; stored files are served, and once there is room uploads work again.
+    """
     with running_server("--data", str(disk / "data"), "--limits", "off") as server:
         with joined(server) as alice, joined(server, "Bob") as bob:
             content = os.urandom(1_000_000)
@@ -201,20 +202,21 @@ def test_full_disk_refuses_files_and_only_while_it_is_full(disk: Path) -> None:
     assert len(server.errors) < 20_000
 
 
-def test_quota_cannot_be_talked_away(tmp_path: Path) -> None:
-    """T34. Neither by many connections, nor by announcing at once, nor by files of one byte."""
+def test_quota_cannot_be_evaded(tmp_path: Path) -> None:
+    """T34. A user cannot exceed the quota by many connections, by announcing many files at once, or
+    by files of one byte."""
     arguments = ("--max-user-file-bytes", "40960", "--max-files-bytes", "81920")
     with running_server("--data", str(tmp_path), *arguments) as server:
         with joined(server) as alice:
             answers = [announce(alice, 1, f"{number}.bin") for number in range(12)]
             assert [answer["type"] for answer in answers] == ["upload"] * 10 + ["error"] * 2
             assert answers[-1]["code"] == "forbidden"
-            answers[0] = announce(alice, 1, "0.bin")  # in the place of the first
+            answers[0] = announce(alice, 1, "0.bin")  # It replaces the first announcement.
             for answer in answers[:10]:
                 assert post(server.port, answer["ticket"], os.urandom(1)).status in (201, 401)
             assert announce(alice, 40_961)["code"] == "too_long"
         refused = 0
-        for number in range(8):  # whoever comes as somebody else meets what all may have
+        for number in range(8):  # Other names meet the limit for all users together.
             with joined(server, f"User {number}") as other:
                 for _ in range(5):
                     answer = announce(other, 4096)
@@ -227,11 +229,12 @@ def test_quota_cannot_be_talked_away(tmp_path: Path) -> None:
         assert sum(file.stat().st_size for file in contents(tmp_path)) <= 81_920
 
 
-def test_binary_messages_without_end_hurt_nobody(tmp_path: Path) -> None:
-    """T34. Who begins as many files as he has connections has a share of the places, too."""
+def test_slow_binary_uploads_leave_room_for_others(tmp_path: Path) -> None:
+    """T34. An address that starts a file on each of its connections gets only its share of the
+    concurrent uploads."""
     arguments = ("--data", str(tmp_path), "--trusted-proxy", "127.0.0.1")
     with running_server(*arguments, open_files=512) as server, contextlib.ExitStack() as stack:
-        told = []
+        answers = []
         for number in range(16):
             header = {"X-Forwarded-For": "203.0.113.1"}
             mallory = stack.enter_context(
@@ -243,21 +246,22 @@ def test_binary_messages_without_end_hurt_nobody(tmp_path: Path) -> None:
             mallory.send({"type": "ping"})
             while (event := mallory.receive())["type"] not in ("pong", "error"):
                 pass
-            told.append(event["type"])
-        assert told == ["pong"] * 2 + ["error"] * 14
+            answers.append(event["type"])
+        assert answers == ["pong"] * 2 + ["error"] * 14
         with joined(server) as alice:
             announce(alice, 3)
             alice.send_frame(BINARY, b"abc")
             assert alice.receive_type("file")["size"] == 3
 
 
-def test_senders_without_end_hurt_nobody(tmp_path: Path) -> None:
-    """T34. Who opens uploads and lets them lie has a share of the places; others chat and share."""
+def test_stalled_uploads_leave_room_for_others(tmp_path: Path) -> None:
+    """T34. An address that starts uploads and lets them stall gets only its share of the concurrent
+    uploads; other users chat and share files."""
     with running_server("--data", str(tmp_path)) as server, contextlib.ExitStack() as stack:
         mallory = stack.enter_context(joined(server, "Mallory"))
         for _ in range(60):
             ticket = announce(mallory, 1_000_000)["ticket"]
-            sender = stack.enter_context(wired_from("127.0.0.2", server.port))
+            sender = stack.enter_context(connect_from("127.0.0.2", server.port))
             sender.sendall(head(ticket, 1_000_000) + bytes(1000))
         began = time.monotonic()
         with joined(server) as alice:
@@ -268,11 +272,12 @@ def test_senders_without_end_hurt_nobody(tmp_path: Path) -> None:
         assert 1 < len(contents(tmp_path)) < 60
 
 
-def test_senders_without_a_ticket_hurt_nobody(tmp_path: Path) -> None:
-    """T34. From four addresses, as many as there are places: they get none."""
+def test_uploads_without_a_ticket_take_no_place(tmp_path: Path) -> None:
+    """T34. Four addresses that post without a ticket, as often as there are concurrent uploads,
+    take none of them."""
     with running_server("--data", str(tmp_path)) as server, contextlib.ExitStack() as stack:
         for number in range(128):
-            sender = stack.enter_context(wired_from(f"127.0.0.{2 + number % 4}", server.port))
+            sender = stack.enter_context(connect_from(f"127.0.0.{2 + number % 4}", server.port))
             sender.sendall(head("nonsense", 25 << 20) + bytes(1000))
         with joined(server) as alice:
             link = share(alice, server.port, b"content")
@@ -280,7 +285,7 @@ def test_senders_without_a_ticket_hurt_nobody(tmp_path: Path) -> None:
                 assert ask(wire, link).body == b"content"
 
 
-def wired_from(address: str, port: int) -> socket.socket:
+def connect_from(address: str, port: int) -> socket.socket:
     client = socket.socket()
     client.bind((address, 0))
     client.connect(("127.0.0.1", port))
@@ -301,9 +306,9 @@ HOSTILE = [
 ]
 
 
-def test_nothing_of_a_file_runs(tmp_path: Path) -> None:
-    """T34. Opened, framed, embedded or loaded as a script, in a real browser on the page's own
-    origin: files are saved, or shown as images, and none does anything."""
+def test_no_script_in_a_file_runs(tmp_path: Path) -> None:
+    """T34. Hostile files that are opened, framed, embedded or loaded as scripts on the page's own
+    origin are saved or shown as images, and none runs."""
     if CHROMIUM is None:
         pytest.skip("Chromium is not installed")
     with running_server("--data", str(tmp_path)) as server, joined(server) as alice:
@@ -312,12 +317,12 @@ def test_nothing_of_a_file_runs(tmp_path: Path) -> None:
             page = browser.new_page(service_workers="block")
             page.route("**/blank", lambda route: route.fulfill(body="<title>blank</title>"))
             for name, link in links.items():
-                page.goto(f"{server.url}/blank")  # of the same origin, and without a policy
+                page.goto(f"{server.url}/blank")  # This page has the same origin and no policy.
                 page.evaluate(_LOAD, link)
                 assert page.title() == "blank", name
                 assert page.evaluate("window.ran") is None
                 opened = browser.new_page(service_workers="block")
-                with contextlib.suppress(Exception):  # playwright: "Download is starting"
+                with contextlib.suppress(Exception):  # Playwright raises "Download is starting".
                     opened.goto(f"{server.url}{link}")
                 assert opened.title() != "ran", name
                 opened.close()

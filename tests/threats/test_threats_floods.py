@@ -1,4 +1,4 @@
-"""Floods, and that nobody else notices them: neither the other clients nor who runs the server."""
+"""Floods, which neither the other clients nor the operator must notice."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from support.bystander import Healthy, attacking, healthy_at, open_files, settle
 from support.server import TIMEOUT_UNIT_S, Server, running_server, wait_until
 
 LOG_BYTES_A_MINUTE = 1_000_000
-#: What the first search opens, and the second uses: the history's file once more.
+#: Bytes of memory that the first search takes and later searches use again: it opens the history's
+#: file once more.
 SEARCH_FILES = 4
 
 
-def test_memory_comes_back(tmp_path: Path) -> None:
-    """T10, T11, T13, T15, T19, T20. All floods together: later ones cost no more than the first.
+def test_floods_leak_no_memory(tmp_path: Path) -> None:
+    """T10, T11, T13, T15, T19, T20. All floods together take no more memory the second time.
 
-    What they need at once stays with the allocator; what leaks grows each time.
+    The allocator retains the memory that the first round needs; a leak would grow with each round.
     """
     with running_server("--data", str(tmp_path)) as server:
         before = after = 0
@@ -41,9 +42,10 @@ def test_memory_comes_back(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def flooded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Healthy]]:
-    """A server as it is run, with its usual limits; at the end the log and the exit are looked at.
+    """Run a server with its default limits for all floods; check its log and exit status at the
+    end.
 
-    All floods have the same one, one after the other.
+    All floods share one server, one after the other.
     """
     begun = time.monotonic()
     with running_server("--data", str(tmp_path_factory.mktemp("data"))) as server:
@@ -57,11 +59,12 @@ def flooded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_flood_is_not_noticed(flooded: tuple[Server, Healthy], kind: str) -> None:
-    """T10, T11, T13, T15, T19, T20, T24, T26. Who comes back as often as he is thrown out.
+def test_flood_does_not_slow_others_down(flooded: tuple[Server, Healthy], kind: str) -> None:
+    """T10, T11, T13, T15, T19, T20, T24, T26. A flood by an attacker who always reconnects does not
+    disturb others.
 
-    Messages of others take no longer than twice what they take in quiet, none is lost or out
-    of order, and all files are closed when the attacker is gone.
+    Messages of other users take at most twice as long as in quiet, none is lost or out of order,
+    and all descriptors are closed once the attacker is gone.
     """
     server, healthy = flooded
     files = open_files(server.pid)
@@ -99,8 +102,8 @@ class Stutter:
         self._thread.join()
 
 
-def test_flood_that_is_noticed_would_be_seen(flooded: tuple[Server, Healthy]) -> None:
-    """The test above can fail: it does so for a server that stutters."""
+def test_measurement_detects_a_slow_server(flooded: tuple[Server, Healthy]) -> None:
+    """The measurement of the test above fails for a server that is stopped for most of the time."""
     server, healthy = flooded
     stutter = Stutter(server)
     try:

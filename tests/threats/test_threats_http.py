@@ -1,4 +1,5 @@
-"""Requests of attackers to a server as it is run: what is refused, and that nothing leaks."""
+"""Hostile HTTP requests: which ones a server with default settings refuses, and that it discloses
+nothing."""
 
 from __future__ import annotations
 
@@ -49,7 +50,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def answer(server: Server, data: bytes) -> bytes:
-    """All that is answered to whoever sends this, and nothing further."""
+    """Send these bytes, end the sending side, and return all that the server sends."""
     with wired(server.port) as wire:
         wire.write(data)
         wire.socket.shutdown(socket.SHUT_WR)
@@ -58,7 +59,8 @@ def answer(server: Server, data: bytes) -> bytes:
 
 @pytest.mark.parametrize("origin", ORIGINS)
 def test_page_of_another_site_is_refused(server: Server, origin: str) -> None:
-    """T1. 403 before the upgrade; the same request without it is a program's, and welcome."""
+    """T1. A request with a foreign `Origin` gets 403 before the upgrade; a request without
+    `Origin`, as programs send it, is accepted."""
     headers = list(HANDSHAKE.items())
     refused = answer(server, request("/ws", [*headers, ("Origin", origin)]))
     assert refused.startswith(b"HTTP/1.1 403 ")
@@ -101,8 +103,9 @@ BAD = {
 
 
 @pytest.mark.parametrize("data", BAD.values(), ids=BAD)
-def test_malformed_request_gets_one_refusal_or_none(server: Server, data: bytes) -> None:
-    """T7, T8, T9. Nothing of it comes back, nothing is read behind it, none is an upgrade."""
+def test_malformed_request_gets_at_most_one_refusal(server: Server, data: bytes) -> None:
+    """T7, T8, T9. The refusal repeats no byte of the request, nothing behind the request is read,
+    and no request is an upgrade."""
     said = answer(server, data)
     assert said.count(b"HTTP/1.1 ") <= 1
     assert not said or said.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 405 ", b"HTTP/1.1 404 "))
@@ -138,8 +141,8 @@ TARGETS = [
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target[:40])
-def test_only_the_pages_files_are_served(server: Server, target: str) -> None:
-    """T27, T29. Whatever is asked for, the answer is a file of the page or a fixed sentence."""
+def test_only_files_of_the_page_are_served(server: Server, target: str) -> None:
+    """T27, T29. Every hostile target gets a file of the page or a fixed sentence."""
     said = answer(server, request(target))
     status = said[9:12]
     assert status in (b"400", b"404", b"200")
@@ -157,29 +160,34 @@ def test_only_the_pages_files_are_served(server: Server, target: str) -> None:
     "path",
     [*("/metrics", "/live", "/ready", "/status", "/admin", "/debug", "/_echo", "/health")],
 )
-def test_public_port_tells_nothing_of_the_server(server: Server, path: str) -> None:
-    """T30. What is for operators has a port of its own, which is not there unless asked for."""
+def test_public_port_discloses_nothing_for_operators(server: Server, path: str) -> None:
+    """T30. Metrics, probes and status are not on the public port, and no admin port is open by
+    default."""
     assert answer(server, request(path)).startswith(b"HTTP/1.1 404 ")
     assert answer(server, request(path, HANDSHAKE.items())).startswith(b"HTTP/1.1 404 ")
-    assert listeners(server.pid) == {f"0100007F:{server.port:04X}"}
+    assert listening_addresses(server.pid) == {f"0100007F:{server.port:04X}"}
 
 
 def test_admin_port_is_on_loopback(tmp_path: Path) -> None:
-    """T30. Also of a server that is public otherwise."""
+    """T30. The admin port listens on loopback, even if the server listens on all addresses."""
     with (
-        wired_port() as port,
+        FreePort() as port,
         running_server(
             *("--data", str(tmp_path), "--host", "0.0.0.0", "--admin-port", str(port()))
         ) as server,
     ):
-        admin = {address for address in listeners(server.pid) if not address.startswith("00000000")}
+        admin = {
+            address
+            for address in listening_addresses(server.pid)
+            if not address.startswith("00000000")
+        }
         assert {address.partition(":")[0] for address in admin} == {"0100007F"}
 
 
-class wired_port:  # noqa: N801
-    """A port that was free a moment ago."""
+class FreePort:
+    """Reserves a free port, and releases it when it is called."""
 
-    def __enter__(self) -> wired_port:
+    def __enter__(self) -> FreePort:
         self._socket = socket.create_server(("127.0.0.1", 0))
         return self
 
@@ -192,8 +200,8 @@ class wired_port:  # noqa: N801
         self._socket.close()
 
 
-def listeners(pid: int) -> set[str]:
-    """Where a process accepts TCP connections, as /proc/net/tcp writes it."""
+def listening_addresses(pid: int) -> set[str]:
+    """Return where a process accepts TCP connections, as /proc/net/tcp writes it."""
     inodes = set()
     for link in Path(f"/proc/{pid}/fd").iterdir():
         try:

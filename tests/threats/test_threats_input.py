@@ -1,4 +1,4 @@
-"""Frames, JSON and characters that are meant to break something."""
+"""Hostile frames, JSON and characters."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from support.naughty_strings import naughty
 from support.raw_websocket import CONTINUATION, TEXT, Client, connected, frame, text
 from support.server import TIMEOUT_UNIT_S, Server, running_server
 
-#: What no parse may take, of the largest message there is: nobody else is served meanwhile. On a
-#: machine that has other work; on a quiet one the dearest takes 3 ms.
+#: The limit, in seconds, for parsing the largest message, because no other client is served
+#: meanwhile. The slowest takes 3 ms on a quiet machine; the limit allows for a machine with other
+#: work.
 PARSE_S = 0.008 * TIMEOUT_UNIT_S
 MAX_BYTES = 65_536
 
@@ -42,7 +43,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def test_announced_bytes_cost_nothing(server: Server) -> None:
-    """T10. 1009 from the length alone, in any frame of a message; nothing is reserved for it."""
+    """T10. An announced length above the limit gets 1009 at once, in any frame of a message, and no
+    memory is reserved for it."""
     before = settled_bytes(server)
     clients = []
     with contextlib.ExitStack() as stack:
@@ -60,8 +62,8 @@ def test_announced_bytes_cost_nothing(server: Server) -> None:
         assert settled_bytes(server) - before < 8_000_000
 
 
-def test_length_that_is_negative_is_no_length(server: Server) -> None:
-    """T10. The highest of the 64 bits must be 0 (RFC 6455 §5.2)."""
+def test_negative_length_is_refused(server: Server) -> None:
+    """T10. A 64-bit length whose highest bit is set is refused (RFC 6455 §5.2)."""
     for size in (1 << 63, (1 << 64) - 1):
         with connected(server.port) as client:
             client.write(b"\x81\xff" + struct.pack("!Q", size) + b"\0\0\0\0")
@@ -77,8 +79,9 @@ def test_length_that_is_negative_is_no_length(server: Server) -> None:
         "permessage-bzip2",
     ],
 )
-def test_compression_is_never_agreed_on(server: Server, offer: str) -> None:
-    """T12. A gigabyte in a megabyte is a reserved bit, and 1002; nothing unpacks it."""
+def test_compression_is_never_negotiated(server: Server, offer: str) -> None:
+    """T12. The server accepts no compression, so a compressed frame has a reserved bit and gets
+    1002; nothing is unpacked."""
     packer = zlib.compressobj(9, wbits=-15)
     bomb = packer.compress(b"\0" * 30_000_000) + packer.flush(zlib.Z_SYNC_FLUSH)
     before = settled_bytes(server)
@@ -123,8 +126,9 @@ BOMBS: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
-def test_largest_command_is_read_in_no_time(bomb: bytes) -> None:
-    """T24. Whatever it is, the loop is held up for some milliseconds at most."""
+def test_largest_command_is_parsed_quickly(bomb: bytes) -> None:
+    """T24. No content of the largest command holds up the event loop for more than some
+    milliseconds."""
     assert len(bomb) <= MAX_BYTES
     best = 1.0
     for _ in range(15):
@@ -135,8 +139,9 @@ def test_largest_command_is_read_in_no_time(bomb: bytes) -> None:
     assert best < PARSE_S
 
 
-def test_bombs_are_answered(server: Server) -> None:
-    """T24. Each gets one error, or 1007 where it is not UTF-8; the connection goes on."""
+def test_json_bomb_gets_one_error(server: Server) -> None:
+    """T24. Each JSON bomb gets one error, or 1007 if it is not UTF-8; after an error the connection
+    goes on."""
     with contextlib.closing(Client(server.port, "/ws?username=Bomber&room=bombs")) as client:
         client.receive_type("joined")
         for name, bomb in BOMBS.items():
@@ -176,8 +181,9 @@ FIELDS = {
 }
 
 
-def test_every_field_of_every_command_takes_anything(server: Server) -> None:
-    """T24. Values of every type and size, in each field: an answer each, and no fault of ours."""
+def test_every_field_accepts_or_refuses_every_value(server: Server) -> None:
+    """T24. Every field of every command gets one answer for values of every type and size, and no
+    internal error."""
     with contextlib.closing(Client(server.port, "/ws?username=Wrong&room=wrong")) as client:
         client.receive_type("joined")
         usual = {"room": "wrong", "offset": 1, "text": "x", "emoji": "👋", "query": "x"}
@@ -201,8 +207,9 @@ def test_every_field_of_every_command_takes_anything(server: Server) -> None:
 # Characters
 
 
-def test_naughty_strings_come_out_as_they_went_in(server: Server) -> None:
-    """T23. As text, name, query, id: controls are left out, nothing else; and nobody falls."""
+def test_naughty_strings_are_delivered_unchanged(server: Server) -> None:
+    """T23. Naughty strings are delivered as text, name, query and id with only control characters
+    left out, and no connection ends."""
     strings = naughty()
     assert len(set(strings)) >= 200
     with (
@@ -246,8 +253,8 @@ def test_naughty_strings_come_out_as_they_went_in(server: Server) -> None:
     ],
     ids=repr,
 )  # fmt: skip
-def test_what_is_not_utf8_is_the_end(server: Server, payload: bytes) -> None:
-    """T23. 1007, whole or in fragments, in a text or where the JSON should be."""
+def test_invalid_utf8_closes_the_connection(server: Server, payload: bytes) -> None:
+    """T23. Invalid UTF-8 gets 1007, whole or in fragments, in a text or in place of the JSON."""
     for data in (payload, b'{"text":"' + payload + b'"}'):
         with connected(server.port, "/ws?username=x") as client:
             client.receive_type("joined")
@@ -260,8 +267,9 @@ def test_what_is_not_utf8_is_the_end(server: Server, payload: bytes) -> None:
             assert client.receive_close() == 1007
 
 
-def test_random_bytes_behind_a_handshake_break_nothing(server: Server) -> None:
-    """T33. A hundred streams of noise, whole or cut off, while others talk and leave."""
+def test_random_bytes_after_a_handshake_disturb_no_one_else(server: Server) -> None:
+    """T33. A hundred streams of random bytes, whole or cut off, do not disturb clients that talk
+    and leave."""
     with contextlib.closing(Person(server.port, "noise", "Alice")) as alice:
         for number in range(100):
             with connected(server.port, f"/ws?username=n{number}&room=noise") as client:

@@ -1,4 +1,4 @@
-"""Too much of everything, and too slowly: who is refused, in which words, and who is not."""
+"""Clients that send too much or too slowly: who is refused and how, and that others are served."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def server(tmp_path: Path) -> Iterator[Server]:
         yield server
 
 
-def client_of(address: str, port: int, target: str = "/ws", **headers: str) -> Client:
-    """A client that comes from another address of this machine."""
+def client_from(address: str, port: int, target: str = "/ws", **headers: str) -> Client:
+    """Connect a client from another address of this machine."""
     client = Client.__new__(Client)
     client.unread = b""
     client.socket = socket.create_connection(("127.0.0.1", port), PATIENCE_S, (address, 0))
@@ -49,7 +49,8 @@ def client_of(address: str, port: int, target: str = "/ws", **headers: str) -> C
 
 
 def is_live(client: Client) -> bool:
-    """Whether a connection was let in: it is answered, and not told to go."""
+    """Return whether the connection was admitted: the server replies to a ping, and does not close
+    it."""
     client.send({"type": "ping", "ref": "live"})
     with contextlib.suppress(EOFError):
         while (event := client.receive())["type"] not in ("pong", "closing"):
@@ -59,7 +60,7 @@ def is_live(client: Client) -> bool:
             assert event["reconnect_after_ms"] >= 1000
             return False
         return True
-    raise AssertionError("it ended without a word")
+    raise AssertionError("the connection ended without a closing event")
 
 
 # Connections
@@ -67,10 +68,10 @@ def is_live(client: Client) -> bool:
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_address_has_exactly_its_connections(workers: str, tmp_path: Path) -> None:
-    """T15, T16. 200 of one address, of which 100 may be: just these live, whatever they say.
+    """T15, T16. Of 200 connections of one address exactly 100, its limit, are admitted.
 
-    The others are told when to come back. `X-Forwarded-For` of a stranger counts for nothing,
-    and other addresses are not concerned.
+    The others receive a time to reconnect. `X-Forwarded-For` from an untrusted address is ignored,
+    and other addresses are not affected.
     """
     arguments = ("--data", str(tmp_path), "--workers", workers, "--max-address-connections", "100")
     with (
@@ -83,7 +84,7 @@ def test_address_has_exactly_its_connections(workers: str, tmp_path: Path) -> No
                 "X-Forwarded-For": f"203.0.113.{number}",
                 "Forwarded": f"for=10.0.0.{number}",
             }
-            client = client_of(ELSEWHERE, server.port, "/ws", **spoofed)
+            client = client_from(ELSEWHERE, server.port, "/ws", **spoofed)
             clients.append(stack.enter_context(contextlib.closing(client)))
         live = [client for client in clients if is_live(client)]
         assert len(live) == 100
@@ -94,14 +95,14 @@ def test_address_has_exactly_its_connections(workers: str, tmp_path: Path) -> No
         live[0].close()
 
         def is_free() -> bool:
-            with contextlib.closing(client_of(ELSEWHERE, server.port)) as again:
+            with contextlib.closing(client_from(ELSEWHERE, server.port)) as again:
                 return is_live(again)
 
         wait_until(is_free)
 
 
-def test_proxy_that_is_trusted_says_who_it_is() -> None:
-    """T16. The last hop that is no proxy of ours is counted; what stands before it is hearsay."""
+def test_address_behind_a_trusted_proxy_is_counted() -> None:
+    """T16. The last hop that is not a trusted proxy is counted; earlier hops are ignored."""
     arguments = ("--history", "memory", "--max-address-connections", "3")
     with (
         running_server(*arguments, "--trusted-proxy", ELSEWHERE) as server,
@@ -109,7 +110,7 @@ def test_proxy_that_is_trusted_says_who_it_is() -> None:
     ):
 
         def live(peer: str, *forwarded: str) -> bool:
-            client = client_of(peer, server.port, **{"X-Forwarded-For": ", ".join(forwarded)})
+            client = client_from(peer, server.port, **{"X-Forwarded-For": ", ".join(forwarded)})
             return is_live(stack.enter_context(contextlib.closing(client)))
 
         assert [live(ELSEWHERE, f"10.1.1.{n}", "192.0.2.1") for n in range(6)].count(True) == 3
@@ -117,11 +118,12 @@ def test_proxy_that_is_trusted_says_who_it_is() -> None:
         assert [live("127.0.0.1", f"10.1.2.{n}") for n in range(6)].count(True) == 3
 
 
-def test_handshakes_of_one_address_have_a_rate(server: Server) -> None:
-    """T15. 503 with `Retry-After` and a short body; others come in as ever."""
+def test_handshakes_are_limited_by_address(server: Server) -> None:
+    """T15. Too many handshakes get 503 with `Retry-After` and a short body; other addresses are
+    served as before."""
     answers: Counter[int] = Counter()
     for _ in range(600):
-        with contextlib.closing(client_of(ELSEWHERE, server.port)) as client:
+        with contextlib.closing(client_from(ELSEWHERE, server.port)) as client:
             answers[client.response.status] += 1
             if client.response.status != 101:
                 assert client.response.status == 503
@@ -136,8 +138,9 @@ def test_handshakes_of_one_address_have_a_rate(server: Server) -> None:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_sender_of_too_much_is_told_and_then_closed(workers: str, tmp_path: Path) -> None:
-    """T19. First `rate_limited` with a time to wait, then 4504; the room hears a few of it."""
+def test_flooding_sender_is_warned_and_then_closed(workers: str, tmp_path: Path) -> None:
+    """T19. A flooding sender gets `rate_limited` with a time to wait, then 4504; the room receives
+    only a few of its messages."""
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(running_server("--data", str(tmp_path), "--workers", workers))
         reader = Person(server.port, "busy", "Reader", ELSEWHERE)
@@ -161,8 +164,9 @@ def test_sender_of_too_much_is_told_and_then_closed(workers: str, tmp_path: Path
             assert reader.offset <= 100
 
 
-def test_codes_of_those_who_flood(server: Server) -> None:
-    """T11, T13, T19. 4504, also to who does not look at what he is told; nothing comes after it."""
+def test_every_flood_ends_with_4504(server: Server) -> None:
+    """T11, T13, T19. Every flood ends with 4504, even if the sender ignores the errors, and nothing
+    follows the close frame."""
     floods = {
         "messages": text({"text": "x"}) * 5000,
         "typing and errors": (text({"type": "typing"}) + text({"type": "x"})) * 500,
@@ -178,8 +182,8 @@ def test_codes_of_those_who_flood(server: Server) -> None:
             assert client.receive_close() == 4504, name
 
 
-def test_pongs_that_nobody_asked_for_are_a_flood(server: Server) -> None:
-    """T13. As pings are: 4504."""
+def test_flood_of_unsolicited_pongs_is_closed(server: Server) -> None:
+    """T13. Too many unsolicited pongs get 4504, as pings do."""
     with connected(server.port, "/ws?username=Sender") as sender:
         sender.receive_type("joined")
         with contextlib.suppress(OSError):
@@ -187,8 +191,9 @@ def test_pongs_that_nobody_asked_for_are_a_flood(server: Server) -> None:
         assert sender.receive_close() == 4504
 
 
-def test_typing_without_end_reaches_nobody(server: Server) -> None:
-    """T19. The others hear some of it; whether it goes on or is closed, nobody hears more."""
+def test_flood_of_typing_is_hardly_delivered(server: Server) -> None:
+    """T19. A room receives only a few events of a flood of typing, whether the connection goes on
+    or is closed."""
     with (
         contextlib.closing(Person(server.port, "quiet", "Reader", ELSEWHERE)) as reader,
         connected(server.port, "/ws?username=Sender&room=quiet") as sender,
@@ -204,10 +209,10 @@ def test_typing_without_end_reaches_nobody(server: Server) -> None:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_random_rooms_are_refused(workers: str, tmp_path: Path) -> None:
-    """T20. A connection is in 128 rooms at most, an address begins some hundreds, and that is all.
+def test_number_of_new_rooms_is_limited(workers: str, tmp_path: Path) -> None:
+    """T20. A connection joins at most 128 rooms, and an address creates at most some hundreds.
 
-    Memory is as before when they are gone; nobody else is kept from a room of his own.
+    Memory is as before once the connections are gone, and other users can still create a room.
     """
     with running_server("--data", str(tmp_path), "--workers", workers) as server:
         with connected(server.port, "/ws?username=Alice") as alice:
@@ -216,7 +221,7 @@ def test_random_rooms_are_refused(workers: str, tmp_path: Path) -> None:
         joined = 0
         with contextlib.ExitStack() as stack:
             for number in range(8):
-                client = client_of(ELSEWHERE, server.port)
+                client = client_from(ELSEWHERE, server.port)
                 stack.callback(client.close)
                 names = (os.urandom(16).hex() for _ in range(1000))
                 with contextlib.suppress(OSError):
@@ -240,7 +245,7 @@ def test_random_rooms_are_refused(workers: str, tmp_path: Path) -> None:
 
 
 def fill(server: Server, count: int) -> None:
-    """So many messages of 2 kB into one room."""
+    """Publish this number of messages of 2 kB in one room."""
     with contextlib.closing(Person(server.port, "long", "Alice")) as alice:
         for _ in range(count // 50):
             alice.write(b"".join(text({"text": os.urandom(1000).hex()}) for _ in range(50)))
@@ -248,8 +253,9 @@ def fill(server: Server, count: int) -> None:
                 alice.receive_type("message")
 
 
-def test_history_of_a_room_does_not_grow_for_ever(tmp_path: Path) -> None:
-    """T21. After eight times as much as is kept, the file is what it was after twice as much."""
+def test_history_of_a_room_is_bounded(tmp_path: Path) -> None:
+    """T21. The history's file is as large after eight times the stored number of messages as after
+    twice that number."""
     sizes = []
     for count in (400, 1600):
         arguments = ("--data", str(tmp_path), "--history-max-messages", "200", "--limits", "off")
@@ -260,11 +266,12 @@ def test_history_of_a_room_does_not_grow_for_ever(tmp_path: Path) -> None:
     assert sizes[1] < 1.3 * sizes[0]
 
 
-# Slowness
+# Slow clients
 
 
-def test_slow_readers_are_evicted_and_nobody_waits() -> None:
-    """T18. A third of a room reads nothing: it is closed, and the others miss nothing."""
+def test_slow_readers_are_evicted_and_others_miss_nothing() -> None:
+    """T18. If a third of a room reads nothing, these clients are evicted, and the others receive
+    every message."""
     arguments = ("--history", "memory", "--history-max-messages", "1", "--max-lag-bytes", "65536")
     with (
         running_server(*arguments, "--limits", "off") as server,
@@ -279,13 +286,14 @@ def test_slow_readers_are_evicted_and_nobody_waits() -> None:
             wire = Client(server.port, target, receive_buffer=4096)
             stalled.append(stack.enter_context(contextlib.closing(wire)))
         before = settled_bytes(server)
-        for _ in range(100):  # 8 MB: more than all that kernels buffer
+        for _ in range(100):  # 8 MB, more than the kernel's buffers hold.
             people[0].write(text({"text": "x" * 3900}) * 20)
             for person in people:
                 for _ in range(20):
                     person.receive_type("message")
         for wire in stalled:
-            with contextlib.suppress(EOFError):  # what they had not read was thrown away
+            # The server drops the messages that these clients had not read.
+            with contextlib.suppress(EOFError):
                 assert wire.receive_close() == 4008
         assert settled_bytes(server) - before < 10_000_000
         assert server.stop() == 0
@@ -293,11 +301,11 @@ def test_slow_readers_are_evicted_and_nobody_waits() -> None:
     assert "Traceback" not in server.errors
 
 
-def test_slow_everything_ends_in_time(server: Server) -> None:
-    """T14. Heads that drip, bodies that never come, half frames, answers that nobody reads.
+def test_slow_requests_end_in_time(server: Server) -> None:
+    """T14. Slow request heads end within seconds, whatever they send meanwhile.
 
-    80 of each at once: those that have not yet become WebSockets are gone some seconds later,
-    whatever they drip meanwhile; and a person who talks notices nothing.
+    80 connections each send no byte, one byte, or half a head, and then a byte from time to time;
+    another user talks without a delay.
     """
     silent = [b"", b"G", b"GET /ws HTTP/1.1\r\nHost: localhost\r\nX: "]
     with contextlib.ExitStack() as stack:
@@ -323,8 +331,9 @@ def test_slow_everything_ends_in_time(server: Server) -> None:
         assert slowest < 0.5 * TIMEOUT_UNIT_S
 
 
-def test_silence_is_over_in_forty_seconds() -> None:
-    """T14. Who is gone without a word has left by then; test_session shows that it works."""
+def test_silent_client_is_gone_after_forty_seconds() -> None:
+    """T14. The default timings end a silent connection within 40 s; test_session shows that they
+    are obeyed."""
     from fastchat.process.timings import WorkerTimings
 
     timings = WorkerTimings()

@@ -1,4 +1,5 @@
-"""What an operator relies on: a log nobody can forge, a relay only its own reach, a clock."""
+"""An operator's guarantees: a log without forged lines, a private relay, and timers that do not
+follow the system clock."""
 
 from __future__ import annotations
 
@@ -28,11 +29,12 @@ SOURCES = Path(__file__).parents[2] / "src" / "fastchat"
 
 
 @pytest.mark.parametrize("format", ["json", "text"])
-def test_events_of_a_log_are_its_lines(format: str) -> None:
-    """T26. Whatever strangers send: a line is an event, none is theirs, and it is not much.
+def test_every_event_is_one_log_line(format: str) -> None:
+    """T26. Whatever strangers send, each log line is one event of the server, and there are not
+    many.
 
-    With hostile names, rooms, queries, origins, tokens, heads and frames, all of which are
-    logged somewhere, or were once.
+    Hostile names, rooms, queries, origins, tokens, heads and frames all are logged somewhere, or
+    were once.
     """
     forged = '\r\n{"level":"fatal","message":"all is lost"}\n2025-01-01T00:00:00.000Z ERROR x: y'
     arguments = ("--history", "memory", "--limits", "off", "--log-level", "debug")
@@ -72,8 +74,9 @@ def test_events_of_a_log_are_its_lines(format: str) -> None:
 # T31
 
 
-def test_strangers_at_the_relays_socket_are_cut_off(tmp_path: Path) -> None:
-    """T31. The socket is its user's only; garbage on it is dropped, logged, and hurts nobody."""
+def test_garbage_on_the_relay_s_socket_is_dropped(tmp_path: Path) -> None:
+    """T31. Only the server's user can open the relay's socket; garbage on the socket is logged, its
+    connection is dropped, and clients are not disturbed."""
     arguments = ("--data", str(tmp_path), "--workers", "2", "--limits", "off")
     with running_server(*arguments) as server:
         (place,) = [file for file in tmp_path.iterdir() if file.is_socket()]
@@ -127,8 +130,8 @@ def children(pid: int) -> set[int]:
 
 # T32
 
-#: Who may look at the clock on the wall, and for what.
-WALL = {
+#: The modules that can read the system clock, and what for.
+SYSTEM_CLOCK_READERS = {
     "histories.py": "timestamps: how old a publication is",
     "relay.py": "timestamps, and until when somebody is removed, which survives a restart",
     "sessions.py": "`exp` of tokens, which is a time of the wall",
@@ -140,8 +143,9 @@ WALL = {
 }
 
 
-def test_clock_on_the_wall_is_for_what_is_written_on_it() -> None:
-    """T32. No module but these refers to it: all deadlines, rates and timers are monotonic."""
+def test_only_listed_modules_read_the_system_clock() -> None:
+    """T32. No module but those listed reads the system clock: deadlines, rates and timers are
+    monotonic."""
     found = set()
     for file in SOURCES.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
@@ -151,54 +155,58 @@ def test_clock_on_the_wall_is_for_what_is_written_on_it() -> None:
                     found.add(file.relative_to(SOURCES).as_posix())
             if isinstance(node, ast.ImportFrom) and node.module == "time":
                 assert not {alias.name for alias in node.names} & {"time", "time_ns"}, file
-    assert found == set(WALL)
+    assert found == set(SYSTEM_CLOCK_READERS)
     for file in SOURCES.glob("*.p[yx]*"):
         if file.suffix != ".py":
             assert "time.time" not in file.read_text("utf-8")
             assert "CLOCK_REALTIME" not in file.read_text("utf-8")
 
 
-class Wall:
-    """The clock on the wall, which somebody sets."""
+class SystemClock:
+    """The system clock, which a test can set ahead or back."""
 
     ahead_s = 0.0
 
 
 @pytest.fixture
-def wall(monkeypatch: pytest.MonkeyPatch) -> Iterator[Wall]:
-    wall, real = Wall(), time.time
-    monkeypatch.setattr(time, "time", lambda: real() + wall.ahead_s)
-    yield wall
-    wall.ahead_s = 0.0  # for whoever has taken hold of it meanwhile
+def system_clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[SystemClock]:
+    system_clock, real = SystemClock(), time.time
+    monkeypatch.setattr(time, "time", lambda: real() + system_clock.ahead_s)
+    yield system_clock
+    system_clock.ahead_s = 0.0  # Objects that were built meanwhile still use this clock.
 
 
 @pytest.mark.parametrize("jump_s", [7200.0, -7200.0])
-def test_jump_of_the_clock_disturbs_nobody(jump_s: float, wall: Wall, tmp_path: Path) -> None:
-    """T32. Nobody is closed, limited or announced as gone; order is by offset, not by time."""
+def test_jump_of_the_system_clock_disturbs_no_client(
+    jump_s: float, system_clock: SystemClock, tmp_path: Path
+) -> None:
+    """T32. If the system clock jumps, no client is closed, limited or announced as gone; messages
+    are ordered by offset, not by time."""
     with (
         server_in_thread.serving(history="sqlite", data=str(tmp_path)) as server,
         contextlib.closing(Person(server.port, "clock", "Alice")) as alice,
-        connected(server.port) as half,
+        connected(server.port) as halfway,
     ):
         alice.round_trip_s("before")
-        half.send_frame(TEXT, b'{"type":"join",', fin=False)
-        wall.ahead_s = jump_s
+        halfway.send_frame(TEXT, b'{"type":"join",', fin=False)
+        system_clock.ahead_s = jump_s
         alice.round_trip_s("after")
-        time.sleep(2.2)  # two sweeps
+        time.sleep(2.2)  # Two sweeps.
         alice.round_trip_s("later")
-        half.send_frame(0, b'"room":"clock","username":"Bob"}')
-        joined = half.receive_type("joined")
+        halfway.send_frame(0, b'"room":"clock","username":"Bob"}')
+        joined = halfway.receive_type("joined")
         assert [message["id"] for message in joined["messages"]] == ["before", "after", "later"]
         assert [message["offset"] for message in joined["messages"]] == [1, 2, 3]
         times = [message["timestamp"] for message in joined["messages"]]
         assert (times[1] > times[0]) is (jump_s > 0)
-        half.send({"type": "leave"})
-        half.receive_type("left")
+        halfway.send({"type": "leave"})
+        halfway.receive_type("left")
         assert joined["users"] == ["Alice", "Bob"]
 
 
-def test_token_ends_by_the_clock_on_the_wall(wall: Wall, tmp_path: Path) -> None:
-    """T4, T32. An hour later, or when the clock is set to it: 4011 within 5 s; others stay."""
+def test_token_expires_by_the_system_clock(system_clock: SystemClock, tmp_path: Path) -> None:
+    """T4, T32. If the system clock passes the expiry of a token, its client gets 4011 within 5 s,
+    and others stay."""
     key = tmp_path / "key"
     key.write_text("a-Secret-of-more-than-32-bytes-in-all", "ascii")
 
@@ -213,7 +221,7 @@ def test_token_ends_by_the_clock_on_the_wall(wall: Wall, tmp_path: Path) -> None
     ):
         short.join(room="a", token=token("u-1", 3000))
         long.join(room="a", token=token("u-2", 9000))
-        wall.ahead_s = 3600
+        system_clock.ahead_s = 3600
         begun = time.monotonic()
         assert short.receive_type("closing")["code"] == 4011
         assert short.receive_close() == 4011

@@ -1,4 +1,4 @@
-"""Markup and scripts against the page, from the server's users and from the server itself."""
+"""Markup and scripts against the page, sent by other users or by the server itself."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ PAYLOADS = [
 
 NOW = "2025-01-18T10:31:00.000Z"
 
-#: What a payload would do if it were let: seen from inside the page.
+#: The effects that a payload would have if it ran, seen from inside the page.
 WATCH = """() => {
     window.ran = [];
     window.violations = [];
@@ -54,7 +54,7 @@ WATCH = """() => {
         window.violations.push(`${violatedDirective} ${sourceFile} ${sample}`));
 }"""
 
-#: Everything in the document that could do something: what stands in what, with which attributes.
+#: Every element of the document that could run something, with its parent and its attributes.
 ACTIVE = """() => [...document.querySelectorAll("*")].flatMap((element) => [
     `${element.parentElement?.localName}.${element.parentElement?.classList[0]}` +
         ` <${element.localName}>`,
@@ -65,8 +65,8 @@ ACTIVE = """() => [...document.querySelectorAll("*")].flatMap((element) => [
 ])"""
 
 
-class Lies(ScriptedServer):
-    """A server that puts markup wherever it may put a text at all."""
+class LyingServer(ScriptedServer):
+    """A server that puts markup into every text it sends."""
 
     def _join(self, command: dict[str, Any]) -> None:
         room, last = command["room"], PAYLOADS[-1]
@@ -98,8 +98,8 @@ class Lies(ScriptedServer):
             online=1 + len(PAYLOADS),
         )
 
-    def tell_everything(self, payload: str) -> None:
-        """Every event there is, with the payload in each of its texts."""
+    def send_every_event(self, payload: str) -> None:
+        """Send every kind of event, with the payload in each of its texts."""
         about: dict[str, Any] = {"room": self.room, "username": payload, "text": payload}
         about |= {"timestamp": NOW, "online": 2}
         for kind in ("join", "typing", "presence", "leave", "pong", "nonsense"):
@@ -130,8 +130,8 @@ def server() -> Iterator[Server]:
         yield server
 
 
-class Watched:
-    """A page and all that it did besides showing."""
+class WatchedPage:
+    """A page, and every effect of it besides showing messages."""
 
     def __init__(self, page: Any, server: Server) -> None:
         self.page = page
@@ -162,27 +162,27 @@ class Watched:
     def active(self) -> set[str]:
         return set(self.page.evaluate(ACTIVE))
 
-    def did(self) -> list[str]:
-        """Whatever it should not have done."""
+    def effects(self) -> list[str]:
+        """Return the effects that the page should not have had."""
         inside = self.page.evaluate("() => [...window.ran, ...window.violations]")
         return [*self._seen, *inside]
 
 
 @pytest.fixture
-def watched(chromium: Any, server: Server) -> Iterator[Watched]:
+def watched(chromium: Any, server: Server) -> Iterator[WatchedPage]:
     with contextlib.closing(chromium.new_context()) as context:
-        yield Watched(context.new_page(), server)
+        yield WatchedPage(context.new_page(), server)
 
 
-def harmless(watched: Watched, quiet: set[str]) -> None:
-    """Nothing ran, nothing was asked of anybody, and no element is there that was not before."""
+def assert_harmless(watched: WatchedPage, quiet: set[str]) -> None:
+    """Check that nothing ran, no request was sent, and no element was added."""
     watched.page.wait_for_timeout(50)
-    assert watched.did() == []
+    assert watched.effects() == []
     assert watched.active() - quiet == set()
 
 
-def quiet_page(watched: Watched) -> set[str]:
-    """What the page consists of when people talk who mean no harm."""
+def harmless_elements(watched: WatchedPage) -> set[str]:
+    """Return the elements of the page after a harmless conversation."""
     script = ScriptedServer(offset=1)
     reactions = {"👋": ["Zoe"]}
     script.missed = [
@@ -197,7 +197,7 @@ def quiet_page(watched: Watched) -> set[str]:
     with contextlib.closing(watched.page.context.new_page()) as page:
         page.add_init_script(f"({WATCH})()")
         page.route_web_socket("**/ws", script.connect)
-        quiet = Watched(page, watched._server)
+        quiet = WatchedPage(page, watched._server)
         quiet.visit("quiet", "Yan")
         for kind in ("join", "typing", "leave"):
             script.say(type=kind, room="quiet", username="Zoe", text="Zoe", online=2)
@@ -210,19 +210,20 @@ def quiet_page(watched: Watched) -> set[str]:
         return found
 
 
-def test_there_are_enough_payloads() -> None:
-    """Forty, all different; most of them fit into a name."""
+def test_payloads_are_many_and_different() -> None:
+    """There are at least forty payloads, all different, and most of them fit into a name."""
     assert len(set(PAYLOADS)) == len(PAYLOADS) >= 40
     assert sum(len(payload) <= 32 for payload in PAYLOADS) > 30
 
 
-def test_payload_that_ran_would_be_seen(watched: Watched) -> None:
-    """T6. The page's policy stops what its code would let in, and the other tests would notice.
+def test_payload_that_runs_would_be_detected(watched: WatchedPage) -> None:
+    """T6. If the page inserted a payload as HTML, its policy would stop the payload, and the other
+    tests would detect it.
 
-    What a payload would do if the page put it in as HTML: the script does not run, since the
-    policy forbids it; and that shows as a violation, a request and a new element.
+    The script does not run, because the policy forbids it, and the test sees a violation, a request
+    and a new element.
     """
-    quiet = quiet_page(watched)
+    quiet = harmless_elements(watched)
     watched.visit("control")
     watched.page.evaluate(
         """() => { document.body.insertAdjacentHTML("beforeend",
@@ -233,9 +234,9 @@ def test_payload_that_ran_would_be_seen(watched: Watched) -> None:
     assert {"[onerror=boom()]", "body.undefined <b>"} <= watched.active() - quiet
 
 
-def test_payloads_of_users_stay_text(watched: Watched, server: Server) -> None:
-    """T6. All that users may send: texts, and names as far as the server takes them."""
-    quiet = quiet_page(watched)
+def test_payloads_of_users_stay_text(watched: WatchedPage, server: Server) -> None:
+    """T6. Payloads in texts and in names, as far as the server accepts them, are shown as text."""
+    quiet = harmless_elements(watched)
     watched.visit("users")
     with contextlib.ExitStack() as stack:
         named = 0
@@ -253,52 +254,53 @@ def test_payloads_of_users_stay_text(watched: Watched, server: Server) -> None:
         texts = watched.page.locator(".message__text")
         expect(texts).to_have_count(len(PAYLOADS))
         assert sorted(texts.all_text_contents()) == sorted(PAYLOADS)
-        harmless(watched, quiet)
+        assert_harmless(watched, quiet)
 
 
-def test_payloads_of_a_lying_server_stay_text(watched: Watched) -> None:
-    """T6. In every field of every event, also where the server's own rules allow no such thing."""
-    quiet = quiet_page(watched)
-    lies = Lies()
-    watched.page.route_web_socket("**/ws", lies.connect)
+def test_payloads_of_a_lying_server_stay_text(watched: WatchedPage) -> None:
+    """T6. Payloads in every field of every event are shown as text, even where the server's own
+    rules allow none."""
+    quiet = harmless_elements(watched)
+    lying_server = LyingServer()
+    watched.page.route_web_socket("**/ws", lying_server.connect)
     watched.visit("lies")
     texts = watched.page.locator(".message__text")
     expect(texts).to_have_count(len(PAYLOADS))
     assert texts.all_text_contents() == PAYLOADS
     for payload in PAYLOADS:
-        lies.tell_everything(payload)
+        lying_server.send_every_event(payload)
         expect(watched.page.locator(".message").last).to_contain_text(payload)
     assert watched.page.evaluate("() => Object.keys(Object.prototype)") == []
-    harmless(watched, quiet)
+    assert_harmless(watched, quiet)
 
 
-def test_refusals_of_a_lying_server_stay_text(watched: Watched) -> None:
-    """T6. What is wrong with a name is said in the server's words, and these are text."""
-    quiet = quiet_page(watched)
-    lies = ScriptedServer()
-    watched.page.route_web_socket("**/ws", lies.connect)
-    lies.refusal = {"code": "bad_username", "message": PAYLOADS[0], "temporary": False}
+def test_refusals_of_a_lying_server_stay_text(watched: WatchedPage) -> None:
+    """T6. The server's sentence about a refused name is shown as text."""
+    quiet = harmless_elements(watched)
+    lying_server = ScriptedServer()
+    watched.page.route_web_socket("**/ws", lying_server.connect)
+    lying_server.refusal = {"code": "bad_username", "message": PAYLOADS[0], "temporary": False}
     watched.page.goto(f"{watched._server.url}/#refused")
     for payload in PAYLOADS:
-        lies.refusal["message"] = payload
+        lying_server.refusal["message"] = payload
         watched.page.fill("#name-input", "Ann")
         watched.page.press("#name-input", "Enter")
         expect(watched.page.locator("#name-error")).to_have_text(payload)
-    harmless(watched, quiet)
+    assert_harmless(watched, quiet)
 
 
-def test_payloads_in_the_address_stay_text(watched: Watched) -> None:
-    """T6. A link to the chat, with markup for a room, as somebody else may have made it."""
-    quiet = quiet_page(watched)
+def test_payloads_in_the_address_stay_text(watched: WatchedPage) -> None:
+    """T6. Markup in place of a room in a link to the chat is shown as text."""
+    quiet = harmless_elements(watched)
     watched.visit("address")
     for payload in PAYLOADS:
         for hash_ in (payload, payload.replace("%", "%25")):
             watched.page.evaluate("hash => { location.hash = hash }", hash_)
         watched.page.evaluate("hash => { location.hash = encodeURIComponent(hash) }", payload)
-        # One of them is a room.
+        # One of them is accepted as a room.
         expect(watched.page.locator("main")).to_contain_text(payload.lower())
-    harmless(watched, quiet)
+    assert_harmless(watched, quiet)
     for number, payload in enumerate(PAYLOADS):
         watched.page.goto(f"{watched._server.url}/?{number}#{quote(payload, safe='')}")
         expect(watched.page.locator("#room-name")).to_have_text(payload.lower())
-        harmless(watched, quiet)
+        assert_harmless(watched, quiet)

@@ -1,4 +1,4 @@
-"""Who somebody is: impersonation, names that look alike, and what may be learned by guessing."""
+"""Impersonation, names that look alike, and secrets that could be guessed."""
 
 from __future__ import annotations
 
@@ -61,8 +61,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_nobody_without_a_token_leaves_a_trace(workers: str, key: str, tmp_path: Path) -> None:
-    """T2. Whatever comes first: 4501, and the room, its history and its people are as before."""
+def test_client_without_a_token_leaves_no_trace(workers: str, key: str, tmp_path: Path) -> None:
+    """T2. A client whose first command has no token gets 4501, and the room, its history and its
+    members are as before."""
     arguments = ("--data", str(tmp_path), "--auth", "jwt", "--jwt-key-file", key)
     with (
         running_server(*arguments, "--workers", workers) as server,
@@ -108,8 +109,8 @@ FORGED: dict[str, Any] = {
 }
 
 
-def test_what_others_receive_is_the_servers(server: Server) -> None:
-    """T3. Forged fields reach nobody: neither of messages, nor of changes and events."""
+def test_forged_fields_are_not_delivered(server: Server) -> None:
+    """T3. Forged fields of messages, changes and events are not delivered."""
     with connected(server.port) as mallory, connected(server.port) as bob:
         mallory.join(room="forged", username="Mallory")
         bob.join(room="forged", username="Bob")
@@ -141,8 +142,8 @@ def test_what_others_receive_is_the_servers(server: Server) -> None:
         assert set(left) == {"type", "room", "username", "text", "timestamp", "online"}
 
 
-def test_anothers_messages_are_out_of_reach(server: Server) -> None:
-    """T3. Under a freed name one is not who had it before: neither to edit nor to delete."""
+def test_new_user_of_a_freed_name_cannot_change_its_messages(server: Server) -> None:
+    """T3. The new user of a freed name can neither edit nor delete the earlier user's messages."""
     with connected(server.port) as alice:
         alice.join(room="freed", username="Alice")
         alice.send({"text": "mine", "id": "m-1"})
@@ -170,8 +171,9 @@ UNSEEN = [
 ]
 
 
-def test_names_that_look_like_one_that_is_here_are_refused(server: Server) -> None:
-    """T25. Thirty look-alikes of `admin` are taken, and who is invisible is no name at all."""
+def test_names_that_look_alike_are_refused(server: Server) -> None:
+    """T25. Thirty look-alikes of `admin` are refused as taken, and invisible characters are not a
+    name."""
     with connected(server.port) as admin, connected(server.port) as mallory:
         admin.join(room="alike", username="admin")
         for name in [*LOOKS, *UNSEEN]:
@@ -185,8 +187,8 @@ def test_names_that_look_like_one_that_is_here_are_refused(server: Server) -> No
 # Timing
 
 
-def interleaved(count: int, *tries: Callable[[], None]) -> list[float]:
-    """The median time of each, tried in turns."""
+def median_times(count: int, *tries: Callable[[], None]) -> list[float]:
+    """Return the median time of each function, measured in turns."""
     taken: list[list[float]] = [[] for _ in tries]
     for _ in range(count):
         for index, attempt in enumerate(tries):
@@ -196,17 +198,19 @@ def interleaved(count: int, *tries: Callable[[], None]) -> list[float]:
     return [median(times) for times in taken]
 
 
-def alike(count: int, *tries: Callable[[], None]) -> bool:
-    """Whether all take the same time, up to a twentieth; tried again if the machine was busy."""
+def take_the_same_time(count: int, *tries: Callable[[], None]) -> bool:
+    """Return whether all functions take the same time, within a twentieth; repeats if the machine
+    was busy."""
     for _ in range(4):
-        medians = interleaved(count, *tries)
+        medians = median_times(count, *tries)
         if max(medians) < 1.05 * min(medians) + 2e-6:
             return True
     return False
 
 
-def test_token_that_is_nearly_right_takes_as_long(key: str) -> None:
-    """T28. A signature with another first character, or another last one, or of another key."""
+def test_nearly_valid_token_takes_as_long_to_refuse(key: str) -> None:
+    """T28. A signature whose first or last character is wrong, and one of another key, take equally
+    long to refuse."""
     from fastchat.auth.tokens import TokenAuthenticator
     from fastchat.errors import CommandError
 
@@ -230,23 +234,24 @@ def test_token_that_is_nearly_right_takes_as_long(key: str) -> None:
         return verify
 
     assert authenticator.verify(good)
-    assert alike(1500, *map(attempt, tokens))
+    assert take_the_same_time(1500, *map(attempt, tokens))
 
 
-def test_secrets_are_compared_without_a_hint() -> None:
-    """T28. Where a session or a token is compared, `==` is not what does it."""
+def test_secrets_are_compared_in_constant_time() -> None:
+    """T28. The modules that compare sessions or tokens do not use `==`."""
     sources = Path(__file__).parents[2] / "src" / "fastchat"
     compared = re.compile(
         r"(session|token|secret|signature)\s*(==|!=)|(==|!=)\s*\w*\.?(session|token|secret)"
     )
-    for file in {*sources.rglob("*.py")} - {sources / "tail.py"}:  # which is a client
+    for file in {*sources.rglob("*.py")} - {sources / "tail.py"}:  # It is a client.
         for line in file.read_text("utf-8").splitlines():
             assert not compared.search(line.partition("#")[0]), (file, line)
     assert "hmac.compare_digest" in (sources / "presence.py").read_text("utf-8")
 
 
-def test_rooms_that_one_may_not_see_are_all_the_same(key: str, tmp_path: Path) -> None:
-    """T28. Full, empty, never heard of: the same answer to every command, in the same time."""
+def test_forbidden_rooms_cannot_be_told_apart(key: str, tmp_path: Path) -> None:
+    """T28. Forbidden rooms give the same answer in the same time, whether they are full, empty or
+    unknown."""
     arguments = ("--data", str(tmp_path), "--auth", "jwt", "--jwt-key-file", key)
     with (
         running_server(*arguments, "--limits", "off") as server,
@@ -278,7 +283,7 @@ def test_rooms_that_one_may_not_see_are_all_the_same(key: str, tmp_path: Path) -
 
         full, void = asking("full"), asking("void")
         for _ in range(4):
-            medians = interleaved(400, full, void)
+            medians = median_times(400, full, void)
             if abs(medians[0] - medians[1]) < 0.05 * min(medians) + 20e-6:
                 break
         else:
@@ -286,7 +291,7 @@ def test_rooms_that_one_may_not_see_are_all_the_same(key: str, tmp_path: Path) -
 
 
 def test_sessions_cannot_be_guessed_from_one_another(server: Server) -> None:
-    """T28. Each is 128 bits or more that nobody has chosen; and it goes to its owner only."""
+    """T28. Each session has at least 128 random bits and is sent to its owner only."""
     sessions = set()
     for number in range(30):
         with connected(server.port) as client, connected(server.port) as other:
