@@ -1,4 +1,4 @@
-"""Real Chromium and a real server for the page."""
+"""Fixtures: a real Chromium and a real server for the page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ expect.set_options(timeout=TIMEOUT_MS)
 _rooms = (f"room-{number}" for number in itertools.count(1))
 
 
-# Not for the session: Playwright's event loop would be in the way of other tests' loops.
+# The scope is not the session, because Playwright's event loop would disturb the loops of other
+# tests.
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
     if CHROMIUM is None:
@@ -39,13 +40,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def room() -> str:
-    """A room of the test's own, for all share a server."""
+    """Return a new room, because the tests of a module share a server."""
     return next(_rooms)
 
 
 @pytest.fixture
 def visit(chromium: Any, server: Server, room: str) -> Iterator[Visit]:
-    """Opens the page as somebody new; at the end, none may have complained of an error."""
+    """Return a function that opens the page as a new user. At the end, check that no page has
+    reported an error."""
     contexts: list[Any] = []
     complaints: list[str] = []
 
@@ -61,7 +63,7 @@ def visit(chromium: Any, server: Server, room: str) -> Iterator[Visit]:
         **options: Any,
     ) -> Any:
         if context is None:
-            # A service worker's requests pass the routes of a page by.
+            # Requests of a service worker bypass the routes of a page.
             context = chromium.new_context(**{"service_workers": "block", **options})
             contexts.append(context)
         page = context.new_page()
@@ -97,7 +99,7 @@ def _note_policy(text: str, complaints: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def blank(chromium: Any, server: Server) -> Iterator[Any]:
-    """A page that joins nothing, for a module's tests to import the page's modules in."""
+    """Open a page that joins no room, where a module's tests can import the page's modules."""
     with contextlib.closing(chromium.new_page(service_workers="block")) as page:
         page.goto(server.url)
         yield page

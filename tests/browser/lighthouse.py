@@ -1,10 +1,10 @@
-"""What Lighthouse says of the page: `make lighthouse`.
+"""Prints what Lighthouse says of the page (`make lighthouse`).
 
     python tests/browser/lighthouse.py OUTPUT_DIRECTORY
 
-Starts a server of its own and the system's Chromium, and looks at the first visit as a telephone
-and as a desk computer has it. Needs node 18.16 or newer with npx, which fetches Lighthouse once;
-nothing else leaves the machine. The reports go to OUTPUT_DIRECTORY as JSON.
+The script starts a server of its own and the system's Chromium, and examines the first visit by a
+phone and by a desktop computer. It needs node 18.16 or newer with npx, which downloads Lighthouse
+once; no other data leaves the machine. The reports are written to OUTPUT_DIRECTORY as JSON.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from support.browser import CHROMIUM
 from support.server import running_server
 
-#: The last that runs on Debian 12's node 18; 13 wants node 22.
+#: The last version that runs on Debian 12's node 18; version 13 needs node 22.
 LIGHTHOUSE = "lighthouse@12.8.2"
 FORM_FACTORS: dict[str, list[str]] = {"mobile": [], "desktop": ["--preset=desktop"]}
 LIMIT_S = 300
-#: Of an audit's score; below it Lighthouse itself shows the audit as not passed.
+#: The score of an audit, from 0 to 1, below which Lighthouse itself shows it as not passed.
 PASSED = 0.9
 
 
 class LighthouseError(Exception):
-    """Lighthouse did not run, or could not make its report."""
+    """Raised if Lighthouse does not run, or cannot write its report."""
 
 
 def examine(url: str, form_factor: str, directory: Path) -> dict[str, Any]:
-    """The report as Lighthouse has it, which is in the directory too."""
+    """Run Lighthouse and return its report, which it also writes to the directory."""
     path = directory / f"lighthouse-{form_factor}.json"
     sandbox = [] if os.geteuid() else ["--no-sandbox"]
     flags = ["--headless=new", "--disable-gpu", "--disable-background-networking", *sandbox]
@@ -45,7 +45,7 @@ def examine(url: str, form_factor: str, directory: Path) -> dict[str, Any]:
         *("--no-enable-error-reporting", f"--chrome-flags={' '.join(flags)}"),
         *FORM_FACTORS[form_factor],
     ]
-    # It would ask npm for news of itself.
+    # Otherwise npx asks npm for a newer version of itself.
     environment = {"CHROME_PATH": str(CHROMIUM), "NO_UPDATE_NOTIFIER": "1"}
     try:
         done = subprocess.run(

@@ -1,9 +1,9 @@
-"""Takes the pictures of the page: wide and narrow, light and dark, and in its less happy states.
+"""Takes the screenshots of the page: wide and narrow, light and dark, and in states of failure.
 
     python tests/browser/screenshots.py OUTPUT_DIRECTORY
 
-Starts a server of its own and fills rooms with conversations. The page uses the system's
-typeface, so a machine with a good one makes the better pictures.
+The script starts a server of its own and fills rooms with conversations. The page uses the system's
+typeface, so the result depends on the machine's fonts.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from support.server import running_server
 READER = "Alice"
 ROOM = "studio"
 IMAGE = "harbour-at-six.png"
-#: What people say in the room, in this order; the image's link is put in where it says so.
+#: The messages in the room, in this order; the image's link replaces its placeholder.
 CONVERSATION = [
     ("Leo", "Morning! Shall the harbour go on the *studio wall*?"),
     (READER, "It shall. Could we have it printed by Thursday?"),
@@ -41,12 +41,12 @@ CONVERSATION = [
     (READER, "Yes please, Lena. Friday it is. I’ll bring cake 🍰"),
     ("Nadia", "This is the one:\n{image}"),
 ]
-#: Who does what to which message, by its number.
+#: The reactions, as user, message number and emoji.
 EDIT = (2, "It shall. Could we have it printed by Friday?")
 REACTIONS = [("Leo", 6, "❤️"), ("Ines", 6, "❤️"), ("Lena", 5, "🎉"), ("Leo", 5, "🎉")]
 OWN_REACTION = (6, "❤️")
 TYPING = "Leo"
-#: What is new elsewhere.
+#: The messages in other rooms.
 OTHERS = {
     "lobby": ["Hello!", "Anybody here?", "Lunch at one?"],
     "print-shop": ["@Alice it is ready"],
@@ -54,7 +54,7 @@ OTHERS = {
 SIZES = {"wide": {"width": 1280, "height": 840}, "narrow": {"width": 390, "height": 780}}
 PIXEL_RATIO = 2
 TWO_FRAMES = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
-#: A sunrise over the sea, as a PNG.
+#: A PNG of a sunrise over the sea.
 SUNRISE = """() => {
   const canvas = new OffscreenCanvas(960, 600);
   const paint = canvas.getContext("2d");
@@ -90,8 +90,8 @@ SUNRISE = """() => {
 }"""
 
 
-class Guest:
-    """Somebody in a room, without a browser."""
+class SharingUser:
+    """A user in a room, without a browser, who can share files."""
 
     def __init__(self, socket: Any) -> None:
         self._socket = socket
@@ -100,7 +100,7 @@ class Guest:
         self._socket.send(json.dumps(command))
 
     def share(self, name: str, content: bytes) -> str:
-        """Send a file; returns its link."""
+        """Send a file and return its link."""
         self.do(type="upload", name=name, size=len(content))
         chunk_bytes = self._wait("upload")["chunk_bytes"]
         for start in range(0, len(content), chunk_bytes):
@@ -117,28 +117,28 @@ class Guest:
 
 
 @contextlib.contextmanager
-def guest(port: int, name: str, room: str = ROOM) -> Iterator[Guest]:
+def sharing_user(port: int, name: str, room: str = ROOM) -> Iterator[SharingUser]:
     with connect(f"ws://127.0.0.1:{port}/ws", max_queue=None) as socket:
         socket.send(json.dumps({"type": "join", "room": room, "username": name}))
         socket.recv(timeout=5)
-        yield Guest(socket)
+        yield SharingUser(socket)
 
 
-def converse(page: Any, guests: dict[str, Guest]) -> None:
-    """Say each line only when the one before is there, so that they come in order."""
+def converse(page: Any, users: dict[str, SharingUser]) -> None:
+    """Send the lines in order: each waits until the line before is shown."""
     for count, (name, text) in enumerate(CONVERSATION, start=1):
         if name == READER:
             page.fill("#composer", text)
             page.press("#composer", "Enter")
         else:
             if "{image}" in text:
-                link = guests[name].share(IMAGE, bytes(page.evaluate(SUNRISE)))
+                link = users[name].share(IMAGE, bytes(page.evaluate(SUNRISE)))
                 text = text.format(image=link)
-            guests[name].do(text=text)
+            users[name].do(text=text)
         page.wait_for_selector(f".message[data-offset='{count}']", state="attached")
 
 
-def change(page: Any, guests: dict[str, Guest]) -> None:
+def change(page: Any, users: dict[str, SharingUser]) -> None:
     """Edit a message, and react to some."""
     number, text = EDIT
     page.hover(f".message[data-offset='{number}'] .message__text")
@@ -146,7 +146,7 @@ def change(page: Any, guests: dict[str, Guest]) -> None:
     page.fill("#composer", text)
     page.press("#composer", "Enter")
     for name, number, emoji in REACTIONS:
-        guests[name].do(type="react", offset=number, emoji=emoji)
+        users[name].do(type="react", offset=number, emoji=emoji)
     number, emoji = OWN_REACTION
     page.hover(f".message[data-offset='{number}'] .message__text")
     page.click(f".actions [data-emoji='{emoji}']")
@@ -155,7 +155,7 @@ def change(page: Any, guests: dict[str, Guest]) -> None:
 
 
 def join_others(page: Any, port: int) -> None:
-    """Be in other rooms, too, where something is said afterwards."""
+    """Join other rooms, where messages arrive afterwards."""
     for room in OTHERS:
         page.fill("#room-field", room)
         page.press("#room-field", "Enter")
@@ -163,7 +163,7 @@ def join_others(page: Any, port: int) -> None:
         page.wait_for_selector("#people .person")
     page.click(f"#rooms a[href='#{ROOM}']")
     for room, texts in OTHERS.items():
-        with guest(port, "Otto", room) as otto:
+        with sharing_user(port, "Otto", room) as otto:
             for text in texts:
                 otto.do(text=text)
     badges = "() => document.querySelectorAll('#rooms .badge:not([hidden])').length"
@@ -179,19 +179,19 @@ def shoot(page: Any, directory: Path, name: str) -> None:
     print(path)
 
 
-def take(page: Any, guests: dict[str, Guest], directory: Path) -> None:
+def take(page: Any, users: dict[str, SharingUser], directory: Path) -> None:
     for scheme in ("light", "dark"):
         for size, viewport in SIZES.items():
             page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
             page.set_viewport_size(viewport)
             page.evaluate("() => { document.getElementById('log').scrollTop = 1e6 }")
-            guests[TYPING].do(type="typing")
+            users[TYPING].do(type="typing")
             page.wait_for_selector("#typing:not(:empty)")
             shoot(page, directory, f"{size}-{scheme}")
 
 
 def take_states(page: Any, switch: ConnectionSwitch, directory: Path) -> None:
-    """Nobody there yet; offline, with a message that waits; a message that was refused."""
+    """Take the first visit; the offline state with a pending message; and a refused message."""
     page.emulate_media(color_scheme="light", reduced_motion="reduce")
     page.set_viewport_size(SIZES["wide"])
     page.evaluate("() => { location.hash = '#empty' }")
@@ -204,7 +204,7 @@ def take_states(page: Any, switch: ConnectionSwitch, directory: Path) -> None:
     page.press("#composer", "Enter")
     page.wait_for_selector(".status--shown")
     page.wait_for_selector(".message--pending .message__note")
-    page.wait_for_timeout(1500)  # it fades in
+    page.wait_for_timeout(1500)  # The indicator fades in.
     shoot(page, directory, "offline")
     switch.reconnect()
     page.click("#try-now")
@@ -242,7 +242,7 @@ def main() -> None:
     ):
         browser = stack.enter_context(contextlib.closing(launch(playwright)))
         names = dict.fromkeys(name for name, _ in CONVERSATION if name != READER)
-        guests = {name: stack.enter_context(guest(server.port, name)) for name in names}
+        users = {name: stack.enter_context(sharing_user(server.port, name)) for name in names}
         context = browser.new_context(
             device_scale_factor=PIXEL_RATIO,
             locale="en-GB",
@@ -255,10 +255,10 @@ def main() -> None:
         page.fill("#name-input", READER)
         page.press("#name-input", "Enter")
         page.wait_for_selector("#people .person")
-        converse(page, guests)
-        change(page, guests)
+        converse(page, users)
+        change(page, users)
         join_others(page, server.port)
-        take(page, guests, directory)
+        take(page, users, directory)
         take_states(page, switch, directory)
         take_arabic(browser, server.url, directory)
 

@@ -1,4 +1,4 @@
-"""The page where tokens are asked for, and what it does when the server asks it to wait or go."""
+"""The page on a server that asks for tokens, or that makes a client wait or leave."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Issue = Callable[..., str]
 
 SHOWN = "() => sessionStorage.getItem('fastchat.token')"
 KEPT = "() => Object.keys(localStorage).filter((key) => /outbox|draft/.test(key)).length"
-#: Expires while the page is open, and not before it is.
+#: The lifetime of a token in seconds, so that it expires while the page is open and not before.
 SHORT_S = 5 * int(TIMEOUT_UNIT_S)
 
 
@@ -52,7 +52,7 @@ def flags(key: Path) -> tuple[str, ...]:
 
 @pytest.fixture
 def issue(key: Path) -> Issue:
-    """Makes a token for somebody, by his name."""
+    """Return a function that issues a token for a user, by name."""
 
     def issue(name: str, *, lasts_s: int = 600, **more: Any) -> str:
         return make_token(key, subject=f"u-{name}", name=name, duration_s=lasts_s, **more)
@@ -66,8 +66,8 @@ def context(chromium: Any) -> Iterator[Any]:
         yield context
 
 
-def show(page: Any, token: str) -> None:
-    """Answer the page that asks for a token."""
+def submit_token(page: Any, token: str) -> None:
+    """Submit a token to the page that asks for one."""
     expect(page.locator("#token-dialog")).to_be_visible()
     page.fill("#token-input", token)
     page.press("#token-input", "Enter")
@@ -75,9 +75,10 @@ def show(page: Any, token: str) -> None:
 
 @pytest.fixture
 def admitted(visit: Visit) -> Callable[..., Any]:
-    """Opens the page as somebody who is asked for his token, and has it.
+    """Return a function that opens the page and submits a token.
 
-    A function makes a token that does not last long when the page asks for it.
+    If the token is a function, it is called when the page asks, which makes tokens with a short
+    lifetime possible.
     """
 
     def admitted(token: str | Callable[[], str], **options: Any) -> Any:
@@ -85,7 +86,7 @@ def admitted(visit: Visit) -> Callable[..., Any]:
         page.fill("#name-input", "Whoever")
         page.press("#name-input", "Enter")
         expect(page.locator("#token-dialog")).to_be_visible()
-        show(page, token() if callable(token) else token)
+        submit_token(page, token() if callable(token) else token)
         page.wait_for_selector("#people .person", state="attached")
         return page
 
@@ -95,8 +96,9 @@ def admitted(visit: Visit) -> Callable[..., Any]:
 # With a server that asks for tokens
 
 
-def test_page_asks_for_a_token(visit: Visit, issue: Issue) -> None:
-    """The field hides it; the name is the token's; it is in this tab only, and in no address."""
+def test_page_asks_for_a_token_and_stores_it_in_its_tab_only(visit: Visit, issue: Issue) -> None:
+    """The field hides the token, the name is the token's, and the token is stored in this tab only
+    and in no address."""
     page: Any = visit()
     sockets: list[str] = []
     page.on("websocket", lambda socket: sockets.append(socket.url))
@@ -111,7 +113,7 @@ def test_page_asks_for_a_token(visit: Visit, issue: Issue) -> None:
     page.press("#token-input", "Enter")
     expect(page.locator("#token-error")).to_have_text("Enter a token.")
     token = issue("Alice")
-    show(page, f" {token}\n")
+    submit_token(page, f" {token}\n")
     expect(page.locator("#own-name")).to_have_text("Alice")
     expect(page.locator("#composer")).to_be_focused()
     say(page, "It is me")
@@ -126,23 +128,23 @@ def test_page_asks_for_a_token(visit: Visit, issue: Issue) -> None:
 
 
 @pytest.mark.parametrize("token", ["no token", "a.b.c", "ä", "x" * 9000])
-def test_bad_token_is_asked_for_again(visit: Visit, issue: Issue, token: str) -> None:
-    """The server's sentence is shown, the field is empty again, and nothing is remembered."""
+def test_page_asks_again_after_a_refused_token(visit: Visit, issue: Issue, token: str) -> None:
+    """A refused token shows the server's sentence and an empty field, and is not remembered."""
     page: Any = visit()
     page.fill("#name-input", "Alice")
     page.press("#name-input", "Enter")
-    show(page, token)
+    submit_token(page, token)
     expect(page.locator("#token-error")).to_have_text("The token is not valid; get a new one.")
     expect(page.locator("#token-input")).to_have_value("")
     assert page.evaluate(SHOWN) is None
-    show(page, issue("Alice"))
+    submit_token(page, issue("Alice"))
     expect(page.locator("#own-name")).to_have_text("Alice")
 
 
-def test_expired_token_is_replaced_without_loss(
+def test_new_token_after_expiry_loses_no_text(
     admitted: Callable[..., Any], issue: Issue, server: Server, context: Any
 ) -> None:
-    """4011: what was written and begun stays; with a new token it goes on where it was."""
+    """After 4011, messages and the draft stay, and the page goes on with a new token."""
     bob = admitted(issue("Bob"))
     page = admitted(lambda: issue("Alice", lasts_s=SHORT_S), context=context)
     token = page.evaluate(SHOWN)
@@ -154,9 +156,9 @@ def test_expired_token_is_replaced_without_loss(
     expect(page.locator("#token-error")).to_have_text("Your access token has expired.")
     say(bob, "meanwhile")
     expect(bob.locator(".message[data-offset='2']")).to_have_count(1)
-    show(page, token)
+    submit_token(page, token)
     expect(page.locator("#token-error")).to_contain_text("expired; get a new one")
-    show(page, issue("Alice"))
+    submit_token(page, issue("Alice"))
     expect(page.locator(".message__text")).to_have_text(["first", "meanwhile"])
     expect(page.locator("#composer")).to_have_value("half a thou")
     assert page.evaluate("() => window.same")
@@ -167,7 +169,8 @@ def test_expired_token_is_replaced_without_loss(
 def test_outbox_waits_for_the_token(
     admitted: Callable[..., Any], issue: Issue, context: Any
 ) -> None:
-    """What was on its way when the token expired is sent with the next one, in order, once."""
+    """Messages that were pending when the token expired are sent with the next token, in order and
+    once."""
     switch = ConnectionSwitch(context)
     page = admitted(lambda: issue("Alice", lasts_s=SHORT_S), context=context)
     expires = time.monotonic() + SHORT_S
@@ -178,15 +181,16 @@ def test_outbox_waits_for_the_token(
     page.wait_for_timeout(1000 * (expires - time.monotonic()) + 100)
     switch.reconnect()
     page.evaluate("() => dispatchEvent(new Event('online'))")
-    show(page, issue("Alice"))
+    submit_token(page, issue("Alice"))
     expect(page.locator(".message[data-offset] .message__text")).to_have_text(texts)
     assert page.evaluate(KEPT) == 0
 
 
-def test_nobody_sends_what_another_wrote(
+def test_other_users_token_does_not_send_pending_messages(
     admitted: Callable[..., Any], visit: Visit, issue: Issue, context: Any
 ) -> None:
-    """Another person's token, in this tab or the next, does not bring over what waits here."""
+    """Another user's token, in this tab or a new one, does not send the messages that are pending
+    here."""
     switch = ConnectionSwitch(context)
     page = admitted(lambda: issue("Alice", lasts_s=SHORT_S), context=context)
     expires = time.monotonic() + SHORT_S
@@ -195,21 +199,21 @@ def test_nobody_sends_what_another_wrote(
     page.wait_for_timeout(1000 * (expires - time.monotonic()) + 100)
     switch.reconnect()
     page.evaluate("() => dispatchEvent(new Event('online'))")
-    show(page, issue("Bob"))
+    submit_token(page, issue("Bob"))
     expect(page.locator("#own-name")).to_have_text("Bob")
     expect(page.locator(".message")).to_have_count(0)
     say(page, "by Bob")
     expect(page.locator(".message[data-offset='1'] .message__text")).to_have_text("by Bob")
     tab: Any = visit(context=context)
-    show(tab, issue("Alice"))
+    submit_token(tab, issue("Alice"))
     expect(tab.locator(".message--own[data-offset='2'] .message__text")).to_have_text("by Alice")
     expect(page.locator(".message__author")).to_have_text(["Bob", "Alice"])
 
 
-def test_page_before_hands_over_a_token(
+def test_page_uses_a_token_that_the_site_has_stored(
     visit: Visit, issue: Issue, server: Server, context: Any, room: str
 ) -> None:
-    """A page of the same site leaves the token in the tab, and nobody is asked for anything."""
+    """If a page of the same site has stored a token in the tab, the chat does not ask for one."""
     token = issue("Alice")
     script = f"sessionStorage.setItem('fastchat.token', {json.dumps(token)});"
     login = f"<script>{script} location.href = '/#{room}';</script>"
@@ -220,10 +224,11 @@ def test_page_before_hands_over_a_token(
     expect(page.locator("dialog[open]")).to_have_count(0)
 
 
-def test_sign_out_forgets_the_token(
+def test_sign_out_forgets_the_token_and_pending_messages(
     admitted: Callable[..., Any], issue: Issue, context: Any
 ) -> None:
-    """Also what was on its way or begun; the next one is asked for his own."""
+    """Signing out also forgets pending messages and the draft; the next user is asked for a
+    token."""
     switch = ConnectionSwitch(context)
     page = admitted(issue("Alice"), context=context)
     switch.disconnect()
@@ -237,7 +242,7 @@ def test_sign_out_forgets_the_token(
     page.click("#change-name")
     switch.reconnect()
     page.evaluate("() => dispatchEvent(new Event('online'))")
-    show(page, issue("Bob"))
+    submit_token(page, issue("Bob"))
     expect(page.locator("#own-name")).to_have_text("Bob")
     expect(page.locator("#composer")).to_have_value("")
     expect(page.locator(".message")).to_have_count(0)
@@ -245,23 +250,24 @@ def test_sign_out_forgets_the_token(
     assert page.evaluate(KEPT) == 0
 
 
-def test_closed_room_is_said_so(visit: Visit, issue: Issue, context: Any, room: str) -> None:
-    """Where the token does not let him in, the server's sentence says so, and nobody retries."""
+def test_forbidden_room_is_explained(visit: Visit, issue: Issue, context: Any, room: str) -> None:
+    """If the token does not allow a room, the page shows the server's sentence and does not
+    retry."""
     token = issue("Alice", rooms={"open": ["read", "write"]})
     page: Any = visit(context=context)
     page.fill("#name-input", "Alice")
     page.press("#name-input", "Enter")
-    show(page, token)
+    submit_token(page, token)
     expect(page.locator("#status")).to_have_text("You are not allowed to do this in this room.")
     page.evaluate("() => { location.hash = 'open' }")
     expect(page.locator("#own-name")).to_have_text("Alice")
     expect(page.locator("#status")).to_be_empty()
 
 
-def test_some_rooms_are_open(
+def test_forbidden_room_does_not_disturb_allowed_rooms(
     admitted: Callable[..., Any], issue: Issue, server: Server, room: str
 ) -> None:
-    """A room that the token is not for says so, and the one that it is for goes on meanwhile."""
+    """A forbidden room is marked as such, and an allowed room works meanwhile."""
     page = admitted(issue("Alice", rooms={room: ["read", "write"]}))
     page.evaluate("() => { location.hash = 'closed' }")
     expect(page.locator("#status")).to_have_text("You are not allowed to do this in this room.")
@@ -276,10 +282,11 @@ def test_some_rooms_are_open(
         expect(page.locator(".message--own[data-offset='2']")).to_have_count(1)
 
 
-def test_another_users_rooms_are_not_joined(
+def test_rooms_of_an_earlier_user_are_not_joined(
     admitted: Callable[..., Any], issue: Issue, context: Any, room: str
 ) -> None:
-    """Who shows his own token after somebody else's is where the address says, and nowhere else."""
+    """With another user's token the page joins the room in its address, and none of the earlier
+    user's rooms."""
     page = admitted(issue("Alice"), context=context)
     page.evaluate("room => { location.hash = room }", f"{room}-alices")
     expect(page.locator(".room-item")).to_have_count(2)
@@ -291,8 +298,9 @@ def test_another_users_rooms_are_not_joined(
     assert page.evaluate("() => localStorage.getItem('fastchat.rooms')") == room
 
 
-def test_moderator_puts_somebody_out(admitted: Callable[..., Any], issue: Issue, room: str) -> None:
-    """From the list of people, after a question; who is no moderator is not offered it."""
+def test_moderator_removes_a_user(admitted: Callable[..., Any], issue: Issue, room: str) -> None:
+    """A moderator removes a user from the list of people after a confirmation; other users are not
+    offered it."""
     alice = admitted(issue("Alice"))
     bob = admitted(issue("Bob", rooms={room: ["read", "write", "moderate"]}))
     expect(alice.locator(".person__name")).to_have_count(2)
@@ -315,10 +323,10 @@ def test_moderator_puts_somebody_out(admitted: Callable[..., Any], issue: Issue,
     expect(bob.locator("#toast")).to_be_empty()
 
 
-def test_new_token_opens_a_room_that_was_refused(
+def test_new_token_opens_refused_rooms(
     admitted: Callable[..., Any], issue: Issue, context: Any, room: str
 ) -> None:
-    """Rooms are asked for again with another token, also those that are not shown."""
+    """After a new token the page joins refused rooms again, hidden ones, too."""
     page = admitted(issue("Alice", rooms={"*": ["read"]}), context=context)
     page.evaluate("room => { location.hash = room }", f"{room}-b")
     expect(page.locator("#online-count")).to_have_text("1 here")
@@ -328,7 +336,7 @@ def test_new_token_opens_a_room_that_was_refused(
     page.reload()
     expect(page.locator(".room-item--refused")).to_have_count(1)
     page.wait_for_selector("#token-dialog[open]", timeout=2000 * SHORT_S)
-    show(page, issue("Alice"))
+    submit_token(page, issue("Alice"))
     expect(page.locator("#online-count")).to_have_text("1 here")
     expect(page.locator(".room-item--refused")).to_have_count(0)
 
@@ -336,13 +344,14 @@ def test_new_token_opens_a_room_that_was_refused(
 def test_drafts_of_an_earlier_user_are_not_sent(
     visit: Visit, issue: Issue, context: Any, room: str
 ) -> None:
-    """What somebody else left here stays his, though the page shows it before it knows better."""
+    """The draft of an earlier user is not sent, even though the page shows it until it knows the
+    new user."""
     draft = {"id": "a1", "room": room, "username": "Alice", "text": "by Alice", "at": 1,
              "timestamp": "2025-01-18T10:30:00.123Z"}  # fmt: skip
     context.add_init_script(f"""localStorage.setItem("fastchat.name", "Bob");
       localStorage.setItem("fastchat.outbox.a1", {json.dumps(json.dumps(draft))});""")
     page: Any = visit(context=context)
-    show(page, issue("Bob"))
+    submit_token(page, issue("Bob"))
     expect(page.locator("#own-name")).to_have_text("Bob")
     expect(page.locator(".message")).to_have_count(0)
     say(page, "by Bob")
@@ -350,10 +359,11 @@ def test_drafts_of_an_earlier_user_are_not_sent(
     assert page.evaluate(KEPT) == 1
 
 
-def test_removed_user_is_told_for_how_long(
+def test_removed_user_learns_the_duration(
     admitted: Callable[..., Any], issue: Issue, server: Server, room: str
 ) -> None:
-    """4503 is a sentence and no reconnect; who tries all the same is told how long it lasts."""
+    """After 4503 the page shows a sentence and does not reconnect; a user who tries again learns
+    how long the removal lasts."""
     page = admitted(issue("Alice"))
     sockets: list[str] = []
     page.on("websocket", lambda socket: sockets.append(socket.url))
@@ -374,8 +384,9 @@ def test_removed_user_is_told_for_how_long(
     assert len(sockets) == 1
 
 
-def test_moderator_deletes_what_others_wrote(admitted: Callable[..., Any], issue: Issue) -> None:
-    """He is offered Delete, and not Edit; who may not moderate is offered neither."""
+def test_moderator_deletes_messages_of_others(admitted: Callable[..., Any], issue: Issue) -> None:
+    """A moderator is offered Delete and not Edit on others' messages; other users are offered
+    neither."""
     alice = admitted(issue("Alice"))
     say(alice, "Rubbish")
     bob = admitted(issue("Bob"))
@@ -392,11 +403,12 @@ def test_moderator_deletes_what_others_wrote(admitted: Callable[..., Any], issue
         expect(page.get_by_text("Rubbish")).to_have_count(0)
 
 
-# Where somebody is asked to wait
+# When the server makes a client wait
 
 
-def test_limited_messages_arrive_in_order_by_themselves(visit: Visit, room: str) -> None:
-    """More than may be sent at once: none fails, none is doubled, and all keep their order."""
+def test_rate_limited_messages_are_resent_in_order(visit: Visit, room: str) -> None:
+    """If messages exceed the rate, each arrives once and in order, without an action of the
+    user."""
     limits = ("--message-rate", "2", "--message-burst", "2")
     with running_server("--history", "memory", *limits) as server:
         page: Any = visit("Ann", url=server.url)
@@ -416,10 +428,11 @@ def test_limited_messages_arrive_in_order_by_themselves(visit: Visit, room: str)
         assert page.evaluate("() => window.failed") == 0
 
 
-def test_limited_message_waits_as_long_as_it_was_told(
+def test_rate_limited_message_waits_for_the_given_time(
     visit: Visit, script: ScriptedServer, room: str
 ) -> None:
-    """It is pending until then, and goes under the same id; what was written after it follows."""
+    """A rate-limited message is pending for the given time and is sent again under the same id;
+    later messages follow it."""
     page: Any = visit(script=script)
     page.clock.install()
     page.fill("#name-input", "Ann")
@@ -446,8 +459,9 @@ def test_limited_message_waits_as_long_as_it_was_told(
     assert [command["text"] for command in script.sent("message")] == ["one", "one", "two"]
 
 
-def test_full_server_is_waited_for(visit: Visit, room: str) -> None:
-    """1013: the page says why, and comes back when it was told to."""
+def test_page_reconnects_to_a_full_server_after_the_given_time(visit: Visit, room: str) -> None:
+    """After 1013 the page shows the reason, and reconnects after the time that the server has
+    sent."""
     limit = ("--max-user-connections", "1")
     with running_server("--history", "memory", *limit) as server:
         first: Any = visit("Ann", url=server.url)
@@ -462,8 +476,11 @@ def test_full_server_is_waited_for(visit: Visit, room: str) -> None:
         expect(second.locator("#status")).to_be_empty()
 
 
-def test_refused_join_says_why_it_waits(visit: Visit, script: ScriptedServer) -> None:
-    """A join that may succeed later is tried again then, and the server's sentence is shown."""
+def test_temporarily_refused_join_is_explained_and_retried(
+    visit: Visit, script: ScriptedServer
+) -> None:
+    """A join with a temporary refusal shows the server's sentence and is tried again after the
+    given time."""
     script.refusal = {
         "code": "rate_limited", "message": "Too many rooms.", "temporary": True,
         "retry_after_ms": 60_000,
@@ -490,14 +507,15 @@ def test_refused_join_says_why_it_waits(visit: Visit, script: ScriptedServer) ->
         ("2_592_000_000", " You can come back in 30 days."),
     ],
 )
-def test_waiting_is_said_in_words(blank: Any, after_ms: str, sentence: str) -> None:
-    """In the unit that a person would choose, and never too short."""
+def test_wait_is_shown_in_a_suitable_unit(blank: Any, after_ms: str, sentence: str) -> None:
+    """A wait is shown in the unit that a person would choose, and is never rounded down."""
     module = "await import('/static/text/times.js')"
     assert blank.evaluate(f"async () => ({module}).comeBack({after_ms})") == sentence
 
 
-def test_nothing_changes_where_no_token_is_asked_for(visit: Visit, script: ScriptedServer) -> None:
-    """A join has no token in it, the name can be changed, and a taken one is asked for again."""
+def test_page_works_without_tokens(visit: Visit, script: ScriptedServer) -> None:
+    """Without tokens a join holds none, the name can be changed, and a taken name is asked for
+    again."""
     page: Any = visit("Ann", script=script)
     (join,) = script.sent("join")
     assert set(join) == {"type", "ref", "room", "username", "history"}

@@ -1,7 +1,7 @@
-"""axe-core finds nothing to object to, whatever the page shows and however it looks.
+"""axe-core finds no violation, in each state of the page and each appearance.
 
-A state is a function that brings a page there; it is looked at on every screen in `SCREENS`, and
-there in every look of `LOOKS`.
+A state is a function that puts a page into that state. It is examined on every screen in `SCREENS`,
+and there in every appearance in `LOOKS`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from playwright.sync_api import expect
 from support.browser import ScriptedServer, SocketUser, Visit, joined_user, say, text_in
 from support.server import Server, wait_until
 
-#: Beside what axe runs unasked (WCAG 2.1 A and AA, best practices): rules that it has off.
+#: Rules that are off by default, beside those that axe runs (WCAG 2.1 A and AA, best practices).
 MORE_RULES = ("css-orientation-lock", "label-content-name-mismatch", "target-size")
 EVERY_RULE = {"rules": {rule: {"enabled": True} for rule in MORE_RULES}}
-#: All that another look of the same document can break.
+#: The rules that another appearance of the same document can break.
 COLOUR_RULES = {"runOnly": ["color-contrast", "link-in-text-block"]}
 LOOKS = {
     "light": ({"color_scheme": "light", "forced_colors": "none"}, EVERY_RULE),
@@ -32,13 +32,13 @@ SCREENS: dict[str, dict[str, Any]] = {
     "wide": {"viewport": {"width": 1280, "height": 840}},
     "narrow": {"viewport": {"width": 320, "height": 640}},
 }
-# What never ends is not waited for.
+# Endless animations are not awaited.
 SETTLED = """() => Promise.allSettled(document.getAnimations()
   .filter(({ effect }) => effect.getComputedTiming().endTime < Infinity)
   .map(({ finished }) => finished))"""
 RUN = "async (options) => (await axe.run(options)).violations"
-# axe takes the colour of a text from its fill. Forced colours are forced upon that, too, but
-# Chromium answers with what it would be otherwise; unless somebody sets it, it is the colour.
+# axe takes the colour of a text from its fill. Forced colours apply to the fill, too, but Chromium
+# reports the value without them. Unless a style sets the fill, it is the text's colour.
 FILL_IS_COLOUR = """() => {
   const { prototype } = CSSStyleDeclaration, { getPropertyValue } = prototype;
   prototype.getPropertyValue = function (name) {
@@ -57,7 +57,7 @@ TEXTS = [
 
 
 class Scene:
-    """Where a state is brought about: a room, its server, and who is there."""
+    """The surroundings of a state: a room, its server and its users."""
 
     def __init__(
         self,
@@ -82,13 +82,13 @@ class Scene:
     def open(self, name: str | None = "Ann", **more: Any) -> Any:
         return self._visit(name, query=self._query, **self._options, **more)
 
-    def guest(self, name: str, room: str | None = None) -> SocketUser:
+    def join_user(self, name: str, room: str | None = None) -> SocketUser:
         return self._stack.enter_context(joined_user(room or self.room, name, self._server))
 
     def busy(self) -> Any:
-        """A room with all kinds of messages, the last one by the reader."""
+        """Open a room with all kinds of messages, the last one by the reader."""
         page = self.open()
-        bob, zoe = self.guest("Bob"), self.guest("Zoë")
+        bob, zoe = self.join_user("Bob"), self.join_user("Zoë")
         bob.say(*TEXTS)
         expect(page.locator(".message")).to_have_count(len(TEXTS))
         bob.do(type="edit", offset=1, text="Good evening!")
@@ -141,7 +141,7 @@ def busy_room(scene: Scene) -> Any:
 
 
 def busy_room_again(scene: Scene) -> Any:
-    """As it is read from the history."""
+    """The busy room as it is read from the history."""
     page = scene.busy()
     page.reload()
     expect(page.locator(".message")).to_have_count(len(TEXTS) + 2)
@@ -149,7 +149,7 @@ def busy_room_again(scene: Scene) -> Any:
 
 
 def message_with_actions(scene: Scene) -> Any:
-    """Deleting asks once more; this question is open."""
+    """A message with its actions and the confirmation before deleting."""
     page = scene.busy()
     page.hover(".message--own")
     page.click(".message--own [data-do=ask]")
@@ -158,22 +158,22 @@ def message_with_actions(scene: Scene) -> Any:
 
 
 def looking_back(scene: Scene) -> Any:
-    """With new messages below, and one that is edited in the composer."""
+    """The log scrolled back, with new messages below, while a message is edited."""
     page = scene.busy()
     page.press("#composer", "ArrowUp")
     expect(page.locator("#composer")).to_have_value("And I")
-    scene.guest("Cid").say(*(f"line {number}" for number in range(30)))
+    scene.join_user("Cid").say(*(f"line {number}" for number in range(30)))
     expect(text_in(page, "line 29")).to_be_visible()
     page.hover("#log")
     page.mouse.wheel(0, -900)
     expect(text_in(page, "line 29")).not_to_be_in_viewport()
-    scene.guest("Dee").say("news")
+    scene.join_user("Dee").say("news")
     expect(page.locator("#new-messages")).to_have_text("1 new message")
     return page
 
 
 def failed_message(scene: Scene) -> Any:
-    """One may be sent again, one waits."""
+    """One message can be sent again, and one is pending."""
     script = ScriptedServer()
     page = scene.open(script=script)
     say(page, "Not now")
@@ -188,7 +188,7 @@ def failed_message(scene: Scene) -> Any:
 
 
 def offline(scene: Scene) -> Any:
-    """Long enough for the page to say so."""
+    """The page long enough without its server that it says so."""
     script = ScriptedServer()
     page = scene.open(None, script=script)
     page.clock.install()
@@ -229,11 +229,11 @@ def people_drawer(scene: Scene) -> Any:
 
 
 def rooms_drawer(scene: Scene) -> Any:
-    """With another room, in which something is unread."""
+    """The list of rooms, with an unread message in another room."""
     page = scene.open(at=f"{scene.room}-more")
     page.evaluate("(room) => { location.hash = room }", scene.room)
     expect(page.locator("#room-name")).to_have_text(scene.room)
-    scene.guest("Bob", f"{scene.room}-more").say("Over here!", "@Ann, I mean you")
+    scene.join_user("Bob", f"{scene.room}-more").say("Over here!", "@Ann, I mean you")
     if scene.is_narrow:
         page.click("#rooms-toggle")
     expect(page.locator("#rooms")).to_contain_text("2")
@@ -265,7 +265,7 @@ def emoji_picker(scene: Scene) -> Any:
 
 
 def suggestions(scene: Scene) -> Any:
-    """For somebody's name, while a reply is written."""
+    """Suggestions of names while a reply is written."""
     page = scene.busy()
     page.hover(".message--own .message__text")
     page.click(".message--own [data-do=reply]")
@@ -294,7 +294,7 @@ STATES: list[Callable[[Scene], Any]] = [
     emoji_picker,
     suggestions,
 ]
-#: What the other direction turns round most.
+#: The states that mirroring changes most.
 MIRRORED_STATES = [first_visit, busy_room, failed_message, search_open, rooms_drawer, settings]
 ARABIC = Path(__file__).parent.parent.parent / "static" / "lang" / "ar.js"
 
@@ -307,37 +307,37 @@ def scene(visit: Visit, room: str, server: Server, screen: str, query: str) -> I
 
 @pytest.fixture
 def query() -> str:
-    """Of the address; with it the language is chosen."""
+    """Return the query of the address, which selects the language."""
     return ""
 
 
 @pytest.mark.parametrize("screen", SCREENS)
 @pytest.mark.parametrize("state", STATES, ids=lambda state: state.__name__)
-def test_axe_has_no_objection(scene: Scene, state: Callable[[Scene], Any]) -> None:
-    """There is no violation of any rule of axe-core's in this state."""
-    assert_no_objection(state(scene))
+def test_state_has_no_violation(scene: Scene, state: Callable[[Scene], Any]) -> None:
+    """The state violates no rule of axe-core."""
+    assert_no_violation(state(scene))
 
 
 @pytest.mark.skipif(not ARABIC.exists(), reason="the page has no Arabic yet")
 @pytest.mark.parametrize("query", ["?lang=ar"])
 @pytest.mark.parametrize("screen", SCREENS)
 @pytest.mark.parametrize("state", MIRRORED_STATES, ids=lambda state: state.__name__)
-def test_axe_has_no_objection_from_right_to_left(
+def test_state_has_no_violation_from_right_to_left(
     scene: Scene, state: Callable[[Scene], Any]
 ) -> None:
-    """Nor in Arabic, where the page is mirrored and says so."""
+    """The state violates no rule in Arabic, where the page is mirrored and says so."""
     page = state(scene)
     expect(page.locator("html")).to_have_attribute("dir", "rtl")
     expect(page.locator("html")).to_have_attribute("lang", "ar")
-    assert_no_objection(page)
+    assert_no_violation(page)
 
 
-def assert_no_objection(page: Any) -> None:
+def assert_no_violation(page: Any) -> None:
     page.evaluate(Axe().axe_script)
-    assert [line for look in LOOKS for line in objections(page, look)] == []
+    assert [line for look in LOOKS for line in violations(page, look)] == []
 
 
-def objections(page: Any, look: str) -> list[str]:
+def violations(page: Any, look: str) -> list[str]:
     media, options = LOOKS[look]
     page.emulate_media(**media)
     if media["forced_colors"] == "active":
@@ -353,8 +353,9 @@ def objections(page: Any, look: str) -> list[str]:
 
 @pytest.mark.parametrize("look", LOOKS)
 @pytest.mark.parametrize("screen", ["wide"])
-def test_axe_objects_where_there_is_cause(scene: Scene, look: str) -> None:
-    """A text that hardly shows is found in each look, so that silence means something."""
+def test_axe_finds_a_low_contrast(scene: Scene, look: str) -> None:
+    """axe-core finds a text with too little contrast in each appearance, so that a pass means
+    something."""
     page = empty_room(scene)
     page.evaluate(Axe().axe_script)
     page.evaluate(
@@ -365,4 +366,4 @@ def test_axe_objects_where_there_is_cause(scene: Scene, look: str) -> None:
       style.backgroundColor = "#888";
     }"""
     )
-    assert [line for line in objections(page, look) if "color-contrast" in line]
+    assert [line for line in violations(page, look) if "color-contrast" in line]

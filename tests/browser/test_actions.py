@@ -1,4 +1,4 @@
-"""The bar of a message, the picker of emoji, replies, and addresses of messages."""
+"""The action bar of a message, the emoji picker, replies, and links to messages."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OVERLAPS = """() => {
     box.bottom - log.bottom];
   return Math.max(0, ...over, ...out);
 }"""
-#: Styles that give the page's text the measures of other fonts, whichever font the machine has.
+#: Styles that give the page's text the metrics of other fonts, whichever fonts the machine has.
 FONTS = {
     "its own": "",
     "wide": "letter-spacing: .09em",
@@ -47,7 +47,7 @@ SET_FONT = """(style) => {
   sheet.replaceSync(`.message * { ${style} }`);
   document.adoptedStyleSheets = [sheet];
 }"""
-#: By how much there is too little room for the bar beside an own message, and its time, in pixels.
+#: By how many pixels the room beside an own message is too small for the bar and the time.
 LACK_BESIDE = """(bar) => {
   const row = bar.closest(".message");
   const start = (element) => element.getBoundingClientRect().left;
@@ -55,13 +55,13 @@ LACK_BESIDE = """(bar) => {
   return taken - (start(bar.parentElement) - start(row));
 }"""
 SPARE_PX = 12
-#: By how much the log is higher than a message and the bar.
+#: By how many pixels the log is higher than a message and the bar.
 SPARE = """(bar) => {
   const message = bar.closest(".message__content");
   const log = document.querySelector("#log");
   return Math.floor(log.clientHeight - message.offsetHeight - bar.offsetHeight);
 }"""
-#: The heights and widths that a finger or a pointer has for each of the bar's buttons and chips.
+#: The heights and widths of each button and chip of the bar that react to a finger or a pointer.
 TARGETS = """() => [...document.querySelectorAll(".actions button, .reactions button")]
   .filter((button) => button.offsetParent)
   .map((button) => {
@@ -81,21 +81,21 @@ def row(page: Any, offset: int) -> Any:
     return page.locator(f".message[data-offset='{offset}']")
 
 
-def said(page: Any, *texts: str) -> None:
-    """Say one after the other, in a room where nothing was said before."""
+def published(page: Any, *texts: str) -> None:
+    """Publish texts one after the other, in a room without messages."""
     for offset, text in enumerate(texts, start=1):
         say(page, text)
         expect(row(page, offset)).to_have_count(1)
 
 
 def pick(page: Any, button: str = "#emoji") -> None:
-    """Open the picker, which has to be fetched first."""
+    """Open the picker, which the page has to fetch first."""
     page.click(button)
     expect(page.get_by_label("Find an emoji")).to_be_focused()
 
 
-def label(page: Any) -> str:
-    """What has the focus."""
+def focused_label(page: Any) -> str:
+    """Return the label of the focused element."""
     found: str = page.evaluate(
         "() => document.activeElement.ariaLabel ?? document.activeElement.id"
     )
@@ -108,9 +108,9 @@ def ann(visit: Any) -> Any:
 
 
 @pytest.fixture
-def walked(ann: Any) -> Any:
-    """Ann, with the focus on a message of hers, by keyboard only."""
-    said(ann, "one", "two")
+def ann_on_a_message(ann: Any) -> Any:
+    """Ann's page, with the focus on a message of hers, reached by keyboard."""
+    published(ann, "one", "two")
     ann.keyboard.press("Shift+Tab")
     ann.keyboard.press("ArrowUp")
     expect(row(ann, 2)).to_be_focused()
@@ -120,57 +120,61 @@ def walked(ann: Any) -> Any:
 # The bar
 
 
-def test_bar_is_one_stop_for_tab(walked: Any) -> None:
-    """Tab goes in, arrows, Home and End go on, round and round; Tab leaves; Escape goes back."""
-    keyboard = walked.keyboard
+def test_bar_is_one_tab_stop(ann_on_a_message: Any) -> None:
+    """Tab enters the bar, arrows, Home and End move within it and wrap around, Tab leaves it, and
+    Escape goes back."""
+    keyboard = ann_on_a_message.keyboard
     keyboard.press("Tab")
-    assert label(walked) == "React: thumbs up"
+    assert focused_label(ann_on_a_message) == "React: thumbs up"
     keyboard.press("ArrowRight")
-    assert label(walked) == "React: heart"
+    assert focused_label(ann_on_a_message) == "React: heart"
     keyboard.press("End")
-    assert label(walked) == "Delete"
+    assert focused_label(ann_on_a_message) == "Delete"
     keyboard.press("ArrowRight")
-    assert label(walked) == "React: thumbs up"
+    assert focused_label(ann_on_a_message) == "React: thumbs up"
     keyboard.press("ArrowLeft")
     keyboard.press("ArrowLeft")
-    assert label(walked) == "Edit"
+    assert focused_label(ann_on_a_message) == "Edit"
     keyboard.press("Escape")
-    expect(row(walked, 2)).to_be_focused()
+    expect(row(ann_on_a_message, 2)).to_be_focused()
     keyboard.press("Tab")
-    assert label(walked) == "Edit"
+    assert focused_label(ann_on_a_message) == "Edit"
     keyboard.press("Home")
-    assert label(walked) == "React: thumbs up"
+    assert focused_label(ann_on_a_message) == "React: thumbs up"
     keyboard.press("Escape")
-    expect(row(walked, 2)).to_be_focused()
+    expect(row(ann_on_a_message, 2)).to_be_focused()
     keyboard.press("Tab")
     keyboard.press("Tab")
-    assert walked.evaluate("() => document.activeElement.closest('.message')") is None
+    assert ann_on_a_message.evaluate("() => document.activeElement.closest('.message')") is None
 
 
-def test_arrows_go_the_way_the_page_does(walked: Any) -> None:
-    """From right to left the next button is on the left."""
-    walked.evaluate("() => (document.dir = 'rtl')")
-    walked.keyboard.press("Tab")
-    walked.keyboard.press("ArrowLeft")
-    assert label(walked) == "React: heart"
-    walked.keyboard.press("ArrowRight")
-    assert label(walked) == "React: thumbs up"
+def test_arrows_in_the_bar_follow_the_direction_of_the_page(ann_on_a_message: Any) -> None:
+    """From right to left, Arrow Right moves to the button on the right, which is the one before."""
+    ann_on_a_message.evaluate("() => (document.dir = 'rtl')")
+    ann_on_a_message.keyboard.press("Tab")
+    ann_on_a_message.keyboard.press("ArrowLeft")
+    assert focused_label(ann_on_a_message) == "React: heart"
+    ann_on_a_message.keyboard.press("ArrowRight")
+    assert focused_label(ann_on_a_message) == "React: thumbs up"
 
 
-def test_keyboard_deletes_after_a_question(walked: Any) -> None:
-    """The question begins with what does no harm; Escape takes it back, and Delete deletes."""
-    keyboard = walked.keyboard
+def test_keyboard_deletes_after_a_confirmation(ann_on_a_message: Any) -> None:
+    """The focus starts on the harmless button of the confirmation; Escape cancels it, and Delete
+    deletes."""
+    keyboard = ann_on_a_message.keyboard
     keyboard.press("Tab")
     keyboard.press("End")
     keyboard.press("Enter")
-    expect(walked.get_by_role("button", name="Keep")).to_be_focused()
+    expect(ann_on_a_message.get_by_role("button", name="Keep")).to_be_focused()
     keyboard.press("Escape")
-    assert label(walked) == "Delete"
+    assert focused_label(ann_on_a_message) == "Delete"
     keyboard.press("Enter")
     keyboard.press("ArrowLeft")
     keyboard.press("Enter")
-    expect(row(walked, 2).locator(".message__text")).to_have_text("This message was deleted")
-    expect(row(walked, 2)).to_be_focused()
+    expect(row(ann_on_a_message, 2).locator(".message__text")).to_have_text(
+        "This message was deleted"
+    )
+    expect(row(ann_on_a_message, 2)).to_be_focused()
 
 
 @pytest.mark.parametrize(
@@ -185,10 +189,10 @@ def test_keyboard_deletes_after_a_question(walked: Any) -> None:
     ],
     ids=["wide", "wide-rtl", "narrow-rtl", "phone", "phone-rtl", "tablet"],
 )
-def test_bar_covers_nothing_that_is_read(
+def test_bar_covers_no_text_of_its_message(
     visit: Any, server: Server, room: str, options: dict[str, Any], direction: str
 ) -> None:
-    """It is beside, above or below its message's text, and whole, also at the log's edges."""
+    """The bar is beside, above or below its message's text, and whole, at the log's edges, too."""
     ann = visit("Ann", **options)
     ann.evaluate("(direction) => (document.dir = direction)", direction)
     with joined_user(room, "Bob", server) as bob:
@@ -211,10 +215,11 @@ def test_bar_covers_nothing_that_is_read(
 
 
 @pytest.mark.parametrize("options", [NARROW, PHONE], ids=["narrow", "phone"])
-def test_bar_finds_its_place_with_any_font(
+def test_bar_fits_with_any_font(
     visit: Any, server: Server, room: str, options: dict[str, Any]
 ) -> None:
-    """A log just high enough for a message and the bar shows all of both, wherever that was."""
+    """A log just high enough for a message and the bar shows both whole, wherever the message
+    was."""
     touch = "has_touch" in options
     ann = visit("Ann", **options)
     with joined_user(room, "Bob", server) as bob:
@@ -251,9 +256,9 @@ def show_bar(page: Any, text: Any, *, touch: bool) -> None:
         text.hover(position={"x": 10, "y": 10})
 
 
-def test_fingers_and_pointers_hit_what_they_mean(visit: Any, ann: Any) -> None:
-    """Buttons and chips have 44 pixels for a finger, 24 for a pointer."""
-    said(ann, "Cake")
+def test_buttons_are_large_enough(visit: Any, ann: Any) -> None:
+    """Buttons and chips measure at least 44 pixels for a finger and 24 for a pointer."""
+    published(ann, "Cake")
     row(ann, 1).hover()
     ann.get_by_label("React: party").click()
     expect(ann.locator(".reaction")).to_have_count(1)
@@ -267,10 +272,10 @@ def test_fingers_and_pointers_hit_what_they_mean(visit: Any, ann: Any) -> None:
     assert min(min(target) for target in targets) >= 44
 
 
-def test_finger_sends_the_bar_away(visit: Any) -> None:
-    """A second tap on the message does, and so does one beside it."""
+def test_tap_closes_the_bar(visit: Any) -> None:
+    """A second tap on the message closes the bar, and so does a tap beside it."""
     ann = visit("Ann", **PHONE)
-    said(ann, "one", "two")
+    published(ann, "one", "two")
     text = row(ann, 2).locator(".message__text")
     text.tap()
     expect(row(ann, 2).locator(".actions")).to_be_visible()
@@ -281,10 +286,11 @@ def test_finger_sends_the_bar_away(visit: Any) -> None:
     expect(ann.locator(".actions")).to_have_count(0)
 
 
-def test_finger_reads_what_a_pointer_hovers_over(visit: Any) -> None:
-    """Resting on a chip tells who reacted, and presses nothing; the bar tells when it was said."""
+def test_long_press_shows_the_tooltips(visit: Any) -> None:
+    """A long press on a chip shows who reacted and does not react; the bar shows the time of the
+    message."""
     ann = visit("Ann", **PHONE)
-    said(ann, "one", "two")
+    published(ann, "one", "two")
     text = row(ann, 2).locator(".message__text")
     text.tap()
     time = row(ann, 2).locator("time").text_content()
@@ -302,21 +308,22 @@ def test_finger_reads_what_a_pointer_hovers_over(visit: Any) -> None:
     expect(chip).to_have_count(0)
 
 
-def test_pointer_and_keyboard_take_turns(walked: Any) -> None:
-    """The bar goes with the mouse that is moved; the focus stays, and takes the bar back."""
-    walked.keyboard.press("Tab")
-    walked.mouse.move(500, 10)
-    row(walked, 1).locator(".message__text").hover()
-    expect(row(walked, 1).locator(".actions")).to_be_visible()
-    expect(row(walked, 2)).to_be_focused()
-    walked.keyboard.press("ArrowUp")
-    walked.keyboard.press("ArrowDown")
-    expect(row(walked, 2).locator(".actions")).to_be_visible()
+def test_bar_follows_pointer_or_focus(ann_on_a_message: Any) -> None:
+    """The bar follows a mouse that moves, the focus stays, and the next key takes the bar back."""
+    ann_on_a_message.keyboard.press("Tab")
+    ann_on_a_message.mouse.move(500, 10)
+    row(ann_on_a_message, 1).locator(".message__text").hover()
+    expect(row(ann_on_a_message, 1).locator(".actions")).to_be_visible()
+    expect(row(ann_on_a_message, 2)).to_be_focused()
+    ann_on_a_message.keyboard.press("ArrowUp")
+    ann_on_a_message.keyboard.press("ArrowDown")
+    expect(row(ann_on_a_message, 2).locator(".actions")).to_be_visible()
 
 
-def test_bar_stays_when_messages_move_under_the_pointer(ann: Any) -> None:
-    """A mouse at rest calls no bar to what comes under it; one that leaves sends it away."""
-    said(ann, *"abcdefghijklmnopqrstuvwxyz")
+def test_bar_ignores_messages_that_move_under_a_resting_pointer(ann: Any) -> None:
+    """A message that moves under a resting mouse gets no bar; a mouse that leaves closes the
+    bar."""
+    published(ann, *"abcdefghijklmnopqrstuvwxyz")
     row(ann, 20).hover()
     expect(row(ann, 20).locator(".actions")).to_be_visible()
     ann.mouse.wheel(0, -120)
@@ -326,10 +333,11 @@ def test_bar_stays_when_messages_move_under_the_pointer(ann: Any) -> None:
     expect(ann.locator(".actions")).to_have_count(0)
 
 
-def test_question_stays_under_the_pointer(ann: Any) -> None:
-    """Where there is room beside the message for the question, though none for the whole bar."""
+def test_confirmation_stays_under_the_pointer(ann: Any) -> None:
+    """The confirmation stays beside the message if it fits there, although the whole bar does
+    not."""
     ann.set_viewport_size({"width": 1180, "height": 800})
-    said(ann, "above", "There is little room beside it.")
+    published(ann, "above", "There is little room beside it.")
     row(ann, 2).hover()
     lack = ann.locator(".actions").evaluate(LACK_BESIDE)
     ann.set_viewport_size({"width": 1180 + round(lack) - 10, "height": 800})
@@ -343,7 +351,7 @@ def test_question_stays_under_the_pointer(ann: Any) -> None:
 # Replies
 
 
-def answered(page: Any) -> Any:
+def quoted_message(page: Any) -> Any:
     return page.locator("#composer-answer")
 
 
@@ -352,14 +360,15 @@ def reply_to(page: Any, offset: int) -> None:
     page.locator(".actions [data-do=reply]").click()
 
 
-def test_reply_quotes_before_what_is_being_written(visit: Any, ann: Any) -> None:
-    """What is answered stands above the draft, is quoted before it, and is where it leads back."""
+def test_reply_quotes_above_the_draft(visit: Any, ann: Any) -> None:
+    """The quoted message stands above the draft, precedes the text that is sent, and links back to
+    its message."""
     bob = visit("Bob")
-    said(bob, "Who brings\nthe cake?", *(f"line {number}" for number in range(40)))
+    published(bob, "Who brings\nthe cake?", *(f"line {number}" for number in range(40)))
     expect(row(ann, 41)).to_have_count(1)
     ann.fill("#composer", "I do")
     reply_to(ann, 1)
-    expect(answered(ann)).to_have_text("Replying to Bob Who brings the cake?")
+    expect(quoted_message(ann)).to_have_text("Replying to Bob Who brings the cake?")
     expect(ann.locator("#composer")).to_have_value("I do")
     expect(ann.locator("#composer")).to_be_focused()
     expect(ann.locator("#composer")).to_have_accessible_description(re.compile("to Bob Who"))
@@ -368,52 +377,55 @@ def test_reply_quotes_before_what_is_being_written(visit: Any, ann: Any) -> None
     for page in (ann, bob):
         expect(row(page, 42).locator("blockquote")).to_contain_text("Who brings")
         expect(row(page, 42).locator("p").last).to_have_text("I do!")
-    expect(answered(ann)).to_be_hidden()
+    expect(quoted_message(ann)).to_be_hidden()
     expect(row(bob, 1)).not_to_be_in_viewport()
     row(bob, 42).get_by_role("button", name="Bob").click()
     expect(row(bob, 1)).to_be_in_viewport()
     expect(row(bob, 1)).to_be_focused()
 
 
-def test_reply_ends_editing(ann: Any) -> None:
-    """What was being edited stays as it was; the answer begins anew, and outlives a reload."""
-    said(ann, "one", "two")
+def test_reply_cancels_an_edit(ann: Any) -> None:
+    """A reply leaves the edited message unchanged, starts with an empty field, and survives a
+    reload."""
+    published(ann, "one", "two")
     ann.fill("#composer", "")
     ann.press("#composer", "ArrowUp")
     ann.fill("#composer", "two, changed")
     reply_to(ann, 1)
-    expect(answered(ann)).to_contain_text("one")
+    expect(quoted_message(ann)).to_contain_text("one")
     expect(ann.locator("#composer")).to_have_value("")
     expect(ann.locator(".composer__editing")).to_be_hidden()
     expect(ann.locator("#send")).to_be_disabled()
     ann.reload()
-    expect(answered(ann)).to_contain_text("one")
+    expect(quoted_message(ann)).to_contain_text("one")
     expect(ann.locator("#composer")).to_have_value("")
     expect(row(ann, 2).locator(".message__text")).to_have_text("two")
 
 
-def test_reply_is_given_up_alone(ann: Any) -> None:
-    """By its button, by Escape or for another message, and what was written stays."""
-    said(ann, "one", "two")
+def test_cancelled_reply_leaves_the_draft(ann: Any) -> None:
+    """A reply can be cancelled by its button, by Escape or by another message, and the draft
+    stays."""
+    published(ann, "one", "two")
     ann.fill("#composer", "yes")
     reply_to(ann, 1)
     reply_to(ann, 2)
-    expect(answered(ann)).to_contain_text("two")
+    expect(quoted_message(ann)).to_contain_text("two")
     ann.keyboard.press("Escape")
-    expect(answered(ann)).to_be_hidden()
+    expect(quoted_message(ann)).to_be_hidden()
     expect(ann.locator("#composer")).to_have_value("yes")
     reply_to(ann, 1)
     ann.get_by_role("button", name="Cancel reply").click()
-    expect(answered(ann)).to_be_hidden()
+    expect(quoted_message(ann)).to_be_hidden()
     expect(ann.locator("#composer")).to_be_focused()
     ann.keyboard.press("Enter")
     expect(row(ann, 3).locator(".message__text")).to_have_text("yes")
 
 
-def test_long_answer_leaves_room_for_its_button(visit: Any) -> None:
-    """However long a name and a text are, what is answered is one line in the composer."""
+def test_long_quote_takes_one_line(visit: Any) -> None:
+    """However long name and text are, the quoted message takes one line in the composer, and its
+    button is visible."""
     ann = visit("A" + "w" * 31, viewport={"width": 320, "height": 600})
-    said(ann, "wide " * 40)
+    published(ann, "wide " * 40)
     ann.locator(".message__text").click()
     ann.locator(".actions [data-do=reply]").click()
     field, button = (
@@ -421,12 +433,13 @@ def test_long_answer_leaves_room_for_its_button(visit: Any) -> None:
     )
     assert field["x"] + field["width"] <= 320
     assert field["x"] < button["x"] < button["x"] + button["width"] < field["x"] + field["width"]
-    assert answered(ann).bounding_box()["height"] < 48
+    assert quoted_message(ann).bounding_box()["height"] < 48
 
 
 def test_edited_reply_keeps_its_quote(ann: Any) -> None:
-    """What it answers stands above the field, where it can be taken away; a reply begun waits."""
-    said(ann, "one")
+    """The quote of an edited reply stands above the field and can be removed; a draft reply waits
+    meanwhile."""
+    published(ann, "one")
     reply_to(ann, 1)
     ann.keyboard.type("yes")
     ann.keyboard.press("Enter")
@@ -434,12 +447,12 @@ def test_edited_reply_keeps_its_quote(ann: Any) -> None:
     reply_to(ann, 2)
     ann.keyboard.press("ArrowUp")
     expect(ann.locator("#composer")).to_have_value("yes")
-    expect(answered(ann)).to_contain_text("one")
+    expect(quoted_message(ann)).to_contain_text("one")
     ann.keyboard.type(", indeed")
     ann.keyboard.press("Enter")
     expect(row(ann, 2).locator(".message__text > p")).to_have_text("yes, indeed")
     expect(row(ann, 2).locator("blockquote")).to_contain_text("one")
-    expect(answered(ann)).to_contain_text("yes")
+    expect(quoted_message(ann)).to_contain_text("yes")
     ann.keyboard.press("Escape")
     ann.keyboard.press("ArrowUp")
     ann.get_by_role("button", name="Cancel reply").click()
@@ -448,13 +461,14 @@ def test_edited_reply_keeps_its_quote(ann: Any) -> None:
     expect(row(ann, 2).locator(".message__text")).to_have_text("yes, indeed")
 
 
-# Addresses of messages
+# Links to messages
 
 
-def test_address_of_a_message_leads_to_it(visit: Any, server: Server, room: str) -> None:
-    """Also to one that is far back, and for somebody new; then it is the room's address again."""
+def test_link_to_a_message_shows_it(visit: Any, server: Server, room: str) -> None:
+    """A link shows its message, even far back and for a new user; then the address is the room's
+    again."""
     ann = visit("Ann", permissions=["clipboard-read", "clipboard-write"])
-    said(ann, "The cake recipe")
+    published(ann, "The cake recipe")
     with joined_user(room, "Bob", server) as bob:
         bob.say(*(f"line {number}" for number in range(120)))
         expect(text_in(ann, "line 119")).to_have_count(1)
@@ -476,64 +490,66 @@ def test_address_of_a_message_leads_to_it(visit: Any, server: Server, room: str)
         expect(row(cid, 3)).to_be_in_viewport()
 
 
-def test_address_of_no_message_leads_to_the_room(visit: Any, room: str, server: Server) -> None:
-    """A number that no message has is said to be none that can be shown."""
+def test_link_to_a_missing_message_shows_the_room(visit: Any, room: str, server: Server) -> None:
+    """A link with a number that no message has shows the room and says so."""
     ann = visit("Ann", at=f"{room}/7")
     expect(ann.locator("#toast")).to_contain_text("cannot be shown")
     assert ann.url == f"{server.url}/#{room}"
-    said(ann, "works")
+    published(ann, "works")
 
 
 # The picker
 
 
-def test_picker_is_for_the_keyboard(walked: Any) -> None:
-    """From the bar and back: search, arrows in two directions, names that can be read out."""
-    keyboard = walked.keyboard
+def test_picker_works_by_keyboard(ann_on_a_message: Any) -> None:
+    """The keyboard opens the picker from the bar, searches, moves in two directions over named
+    emoji, and returns."""
+    keyboard = ann_on_a_message.keyboard
     keyboard.press("Tab")
     for _ in range(6):
         keyboard.press("ArrowRight")
     keyboard.press("Enter")
-    expect(walked.get_by_label("Find an emoji")).to_be_focused()
+    expect(ann_on_a_message.get_by_label("Find an emoji")).to_be_focused()
     keyboard.press("ArrowDown")
-    assert label(walked) == "grinning"
+    assert focused_label(ann_on_a_message) == "grinning"
     keyboard.press("ArrowRight")
-    assert label(walked) == "smiley"
+    assert focused_label(ann_on_a_message) == "smiley"
     keyboard.press("ArrowDown")
-    assert label(walked) == "slight smile"
+    assert focused_label(ann_on_a_message) == "slight smile"
     keyboard.press("ArrowLeft")
-    assert label(walked) == "joy"
+    assert focused_label(ann_on_a_message) == "joy"
     keyboard.press("End")
-    assert label(walked) == "innocent"
+    assert focused_label(ann_on_a_message) == "innocent"
     keyboard.press("ArrowRight")
-    assert label(walked) == "smiling hearts"
+    assert focused_label(ann_on_a_message) == "smiling hearts"
     keyboard.press("ArrowUp")
     keyboard.press("ArrowUp")
     keyboard.press("ArrowUp")
-    expect(walked.get_by_label("Find an emoji")).to_be_focused()
+    expect(ann_on_a_message.get_by_label("Find an emoji")).to_be_focused()
     keyboard.press("ArrowDown")
     keyboard.type("rock")
-    expect(walked.get_by_label("Find an emoji")).to_have_value("rock")
+    expect(ann_on_a_message.get_by_label("Find an emoji")).to_have_value("rock")
     keyboard.press("ArrowDown")
     keyboard.press("Enter")
-    expect(walked.locator(".picker")).to_be_hidden()
-    expect(row(walked, 2).locator(".reaction")).to_have_text("🚀1")
-    assert label(walked) == "React with another emoji"
+    expect(ann_on_a_message.locator(".picker")).to_be_hidden()
+    expect(row(ann_on_a_message, 2).locator(".reaction")).to_have_text("🚀1")
+    assert focused_label(ann_on_a_message) == "React with another emoji"
 
 
-def test_picker_goes_the_way_the_page_does(ann: Any) -> None:
-    """From right to left the next emoji is on the left."""
+def test_arrows_in_the_picker_follow_the_direction_of_the_page(ann: Any) -> None:
+    """From right to left, Arrow Left moves to the next emoji."""
     ann.evaluate("() => (document.dir = 'rtl')")
     pick(ann)
     ann.keyboard.press("ArrowDown")
     ann.keyboard.press("ArrowLeft")
-    assert label(ann) == "smiley"
+    assert focused_label(ann) == "smiley"
     ann.keyboard.press("ArrowRight")
-    assert label(ann) == "grinning"
+    assert focused_label(ann) == "grinning"
 
 
-def test_picker_begins_with_the_last_ones(ann: Any) -> None:
-    """The newest first, each once, also after a reload; Escape picks nothing."""
+def test_picker_starts_with_recent_emoji(ann: Any) -> None:
+    """Recent emoji are listed newest first and once each, after a reload, too; Escape picks
+    none."""
     for typed in ("rocket", "tada", "rocket"):
         pick(ann)
         ann.keyboard.type(typed)
@@ -551,8 +567,8 @@ def test_picker_begins_with_the_last_ones(ann: Any) -> None:
     expect(ann.locator("#composer")).to_have_value("🚀🎉🚀")
 
 
-def test_picked_emoji_comes_where_the_cursor_is(ann: Any) -> None:
-    """In place of what is selected, and the field's own undo takes it back."""
+def test_picked_emoji_replaces_the_selection(ann: Any) -> None:
+    """A picked emoji replaces the selection at the cursor, and the field's own undo reverts it."""
     ann.fill("#composer", "Let us have cake today")
     ann.evaluate("() => document.querySelector('#composer').setSelectionRange(12, 16)")
     pick(ann)
@@ -563,8 +579,8 @@ def test_picked_emoji_comes_where_the_cursor_is(ann: Any) -> None:
     expect(ann.locator("#composer")).to_have_value("Let us have cake today")
 
 
-def test_button_of_the_picker_closes_it(ann: Any) -> None:
-    """A second click does, and a third one opens it again."""
+def test_picker_button_toggles_the_picker(ann: Any) -> None:
+    """A second click on the button closes the picker, and a third opens it."""
     ann.click("#emoji")
     expect(ann.locator(".picker")).to_be_visible()
     ann.click("#emoji")
@@ -576,8 +592,8 @@ def test_button_of_the_picker_closes_it(ann: Any) -> None:
     expect(ann.locator(".picker")).to_be_visible()
 
 
-def test_picker_finds_nothing(ann: Any) -> None:
-    """It says so; Enter then picks nothing."""
+def test_picker_without_a_hit_says_so(ann: Any) -> None:
+    """If no emoji matches, the picker says so, and Enter picks none."""
     pick(ann)
     ann.keyboard.type("zzzzzz")
     expect(ann.locator(".picker [role=status]")).to_have_text("Nothing found.")
@@ -587,10 +603,11 @@ def test_picker_finds_nothing(ann: Any) -> None:
     expect(ann.locator(".picker [role=status]")).to_be_empty()
 
 
-def test_picker_fits_a_phone(visit: Any) -> None:
-    """At 320 pixels each emoji can be hit, and no keyboard comes up before somebody searches."""
+def test_picker_fits_a_narrow_screen(visit: Any) -> None:
+    """At 320 pixels each emoji can be hit, and the phone's keyboard stays closed until the user
+    searches."""
     ann = visit("Ann", **PHONE)
-    said(ann, "ok")
+    published(ann, "ok")
     row(ann, 1).locator(".message__text").tap()
     ann.locator(".actions [data-do=pick]").tap()
     expect(ann.get_by_role("gridcell", name="grinning")).to_be_focused()
@@ -605,7 +622,7 @@ def test_picker_fits_a_phone(visit: Any) -> None:
 
 def test_bar_waits_for_the_picker(ann: Any) -> None:
     """While an emoji is picked the bar stays at its message, wherever the pointer is."""
-    said(ann, "one", "two", "three")
+    published(ann, "one", "two", "three")
     row(ann, 1).hover()
     pick(ann, ".actions [data-do=pick]")
     row(ann, 3).locator(".message__text").hover(force=True)
@@ -615,22 +632,22 @@ def test_bar_waits_for_the_picker(ann: Any) -> None:
     expect(row(ann, 1).locator(".reaction")).to_have_text("🎉1")
 
 
-def test_unreachable_picker_says_so(visit: Any) -> None:
-    """What cannot be fetched is told, and the next click tries again."""
+def test_unreachable_picker_is_explained_and_retried(visit: Any) -> None:
+    """If the picker cannot be fetched, the page says so, and the next click tries again."""
     ann = visit("Ann")
     ann.route("**/picker.js", lambda route: route.abort())
     ann.click("#emoji")
     expect(ann.locator("#toast")).to_contain_text("offline")
     expect(ann.locator(".picker")).to_have_count(0)
-    said(ann, "works")
+    published(ann, "works")
 
 
 # Reactions
 
 
-def test_reactions_end_with_one_more(ann: Any) -> None:
-    """Where there are any, and nowhere else; it stays the last."""
-    said(ann, "Cake")
+def test_button_to_react_follows_the_last_reaction(ann: Any) -> None:
+    """A message with reactions ends with a button for another one, and other messages have none."""
+    published(ann, "Cake")
     row(ann, 1).hover()
     expect(ann.locator(".react-more")).to_be_hidden()
     ann.get_by_label("React: party").click()
@@ -645,21 +662,21 @@ def test_reactions_end_with_one_more(ann: Any) -> None:
     expect(ann.locator(".react-more")).to_be_hidden()
 
 
-def test_focus_stays_where_a_reaction_was(walked: Any) -> None:
-    """Who takes the only reaction back by the keyboard is at the message then."""
-    walked.keyboard.press("Tab")
-    walked.keyboard.press("Enter")
-    expect(row(walked, 2).locator(".reaction")).to_have_count(1)
-    walked.keyboard.press("Shift+Tab")
-    walked.keyboard.press("Shift+Tab")
-    expect(row(walked, 2).locator(".reaction")).to_be_focused()
-    walked.keyboard.press("Enter")
-    expect(row(walked, 2).locator(".reaction")).to_have_count(0)
-    expect(row(walked, 2)).to_be_focused()
+def test_focus_moves_to_the_message_of_a_removed_reaction(ann_on_a_message: Any) -> None:
+    """If the only reaction is removed by keyboard, the focus moves to its message."""
+    ann_on_a_message.keyboard.press("Tab")
+    ann_on_a_message.keyboard.press("Enter")
+    expect(row(ann_on_a_message, 2).locator(".reaction")).to_have_count(1)
+    ann_on_a_message.keyboard.press("Shift+Tab")
+    ann_on_a_message.keyboard.press("Shift+Tab")
+    expect(row(ann_on_a_message, 2).locator(".reaction")).to_be_focused()
+    ann_on_a_message.keyboard.press("Enter")
+    expect(row(ann_on_a_message, 2).locator(".reaction")).to_have_count(0)
+    expect(row(ann_on_a_message, 2)).to_be_focused()
 
 
-def test_many_names_are_counted(visit: Any, script: ScriptedServer, room: str) -> None:
-    """The first twenty are told, and how many there are besides."""
+def test_names_of_a_reaction_are_limited(visit: Any, script: ScriptedServer, room: str) -> None:
+    """A reaction names the first twenty users, and counts the others."""
     script.offset = 1
     names = [f"N{number}" for number in range(25)]
     script.missed = [publication("plain", offset=1, room=room, reactions={"🎉": names})]

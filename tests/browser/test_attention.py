@@ -1,4 +1,4 @@
-"""What calls the reader: the tab's title and icon, notifications, a sound. And what he likes."""
+"""The title and icon of the tab, notifications, sounds, and the reader's preferences."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 from support.browser import Visit, joined_user, say, text_in
 from support.server import Server
 
-# Records what the page would show and play; whether the tab is looked at, a test says.
+# Records the notifications and sounds of the page; a test says whether the tab is hidden.
 RECORDER = """
   window.shown = [];
   window.played = 0;
@@ -39,7 +39,7 @@ def alice(visit: Visit) -> Any:
     return visit("Alice", init=RECORDER)
 
 
-def go(page: Any, *, away: bool) -> None:
+def set_away(page: Any, *, away: bool) -> None:
     page.evaluate(
         "away => { window.away = away; document.dispatchEvent(new Event('visibilitychange')); }",
         away,
@@ -56,64 +56,63 @@ def prefer(page: Any, name: str, value: str | bool) -> None:
     page.click("#preferences-close")
 
 
-def shown(page: Any) -> list[list[str]]:
+def notifications(page: Any) -> list[list[str]]:
     return page.evaluate("window.shown")
 
 
-def test_the_title_and_the_icon_tell_of_what_is_new_while_nobody_looks(
+def test_title_and_icon_show_unread_messages_of_a_hidden_tab(
     alice: Any, server: Server, room: str
 ) -> None:
-    """Both count while the tab is hidden, and stop when the reader is back."""
+    """Title and icon count new messages while the tab is hidden, and stop when the reader is
+    back."""
     with joined_user(room, "Bob", server) as bob:
-        go(alice, away=True)
+        set_away(alice, away=True)
         bob.say("One", "Two")
         expect(alice).to_have_title(f"(2) #{room} · fastchat")
         expect(alice.locator("#icon")).to_have_attribute("href", "/static/icon-unread.svg")
-        go(alice, away=False)
+        set_away(alice, away=False)
         expect(alice).to_have_title(f"#{room} · fastchat")
         expect(alice.locator("#icon")).to_have_attribute("href", "/static/icon.svg")
 
 
-def test_nothing_is_shown_and_nothing_played_unless_asked_for(
-    alice: Any, server: Server, room: str
-) -> None:
-    """A page that nobody has told otherwise keeps still."""
+def test_page_notifies_nobody_by_default(alice: Any, server: Server, room: str) -> None:
+    """By default, the page shows no notification and plays no sound."""
     with joined_user(room, "Bob", server) as bob:
-        go(alice, away=True)
+        set_away(alice, away=True)
         bob.say("@Alice are you there?")
         expect(alice).to_have_title(f"(1) #{room} · fastchat")
-    assert shown(alice) == []
+    assert notifications(alice) == []
     assert alice.evaluate("window.played") == 0
 
 
-def test_a_mention_is_notified_to_who_asked_for_it(alice: Any, server: Server, room: str) -> None:
-    """Of what is said while she is away, only what calls her, in words without marks."""
+def test_mention_is_notified_if_preferred(alice: Any, server: Server, room: str) -> None:
+    """While she is away, Alice is notified of a message that mentions her, in plain text."""
     prefer(alice, "notify", "mentions")
     with joined_user(room, "Bob", server) as bob:
         bob.say("@Alice you see this")
         expect(text_in(alice, "you see this")).to_be_visible()
-        go(alice, away=True)
+        set_away(alice, away=True)
         bob.say("not you", "**hey** @Alice")
         expect(alice).to_have_title(f"(2) #{room} · fastchat")
-    assert shown(alice) == [[f"Bob in #{room}", "hey @Alice", room]]
+    assert notifications(alice) == [[f"Bob in #{room}", "hey @Alice", room]]
 
 
-def test_every_message_is_notified_while_away_to_who_asked_for_it(
-    alice: Any, server: Server, room: str
-) -> None:
-    """With `all`, but never while she looks."""
+def test_every_message_is_notified_if_preferred(alice: Any, server: Server, room: str) -> None:
+    """With `all`, every message is notified while the reader is away, and none while the tab is
+    visible."""
     prefer(alice, "notify", "all")
     with joined_user(room, "Bob", server) as bob:
         bob.say("seen")
         expect(text_in(alice, "seen")).to_be_visible()
-        go(alice, away=True)
+        set_away(alice, away=True)
         bob.say("not seen")
         expect(alice).to_have_title(f"(1) #{room} · fastchat")
-    assert [body for _, body, _ in shown(alice)] == ["not seen"]
+    assert [body for _, body, _ in notifications(alice)] == ["not seen"]
 
 
-def test_a_browser_that_forbids_notifications_is_believed(alice: Any) -> None:
-    """The choice goes back to never, and a sentence says why."""
+def test_forbidden_notifications_reset_the_preference(alice: Any) -> None:
+    """If the browser forbids notifications, the preference is reset to never, and a sentence says
+    why."""
     alice.evaluate("window.answer = 'denied'")
     alice.click("#preferences-open")
     alice.select_option("#preferences [name=notify]", "all")
@@ -121,18 +120,18 @@ def test_a_browser_that_forbids_notifications_is_believed(alice: Any) -> None:
     expect(alice.locator("#preferences [name=notify]")).to_have_value("")
 
 
-def test_a_sound_is_played_to_who_asked_for_it(alice: Any, server: Server, room: str) -> None:
-    """For what is said while she is away; and not again within two seconds."""
+def test_sound_is_played_if_preferred(alice: Any, server: Server, room: str) -> None:
+    """A sound is played for a message while the reader is away, at most once in two seconds."""
     prefer(alice, "sound", True)
     with joined_user(room, "Bob", server) as bob:
-        go(alice, away=True)
+        set_away(alice, away=True)
         bob.say("One", "Two")
         expect(alice).to_have_title(f"(2) #{room} · fastchat")
     assert alice.evaluate("window.played") == 1
 
 
-def test_a_theme_is_kept_and_there_before_the_first_paint(alice: Any) -> None:
-    """Dark on a light system, also after a reload; and the system's again when asked."""
+def test_theme_is_stored_and_applied_before_the_first_paint(alice: Any) -> None:
+    """A dark theme on a light system survives a reload, and the system's theme can be restored."""
     prefer(alice, "theme", "dark")
     colour = "getComputedStyle(document.body).colorScheme"
     assert alice.evaluate(colour) == "dark"
@@ -143,8 +142,8 @@ def test_a_theme_is_kept_and_there_before_the_first_paint(alice: Any) -> None:
     assert alice.evaluate(colour) == "light dark"
 
 
-def test_the_keys_are_listed(alice: Any) -> None:
-    """A question mark where nothing is being written, or Ctrl + / anywhere."""
+def test_shortcuts_are_listed(alice: Any) -> None:
+    """A question mark outside of fields, or Ctrl + / anywhere, lists the shortcuts."""
     alice.keyboard.press("Control+/")
     expect(alice.locator("#shortcuts dd").first).to_have_text("Send")
     alice.keyboard.press("Escape")
@@ -154,8 +153,8 @@ def test_the_keys_are_listed(alice: Any) -> None:
     expect(alice.locator("#shortcuts")).to_be_visible()
 
 
-def test_the_arrows_go_from_room_to_room(alice: Any, server: Server, room: str) -> None:
-    """Alt and an arrow; with Shift, only where something is new."""
+def test_alt_arrows_switch_rooms(alice: Any, server: Server, room: str) -> None:
+    """Alt and an arrow switch rooms, and with Shift, only unread ones."""
     others = [f"{room}-b", f"{room}-c"]
     for other in others:
         alice.fill("#room-field", other)
@@ -173,8 +172,8 @@ def test_the_arrows_go_from_room_to_room(alice: Any, server: Server, room: str) 
     expect(alice.locator("#room-name")).to_have_text(others[0])
 
 
-def test_letters_go_where_something_can_be_written(alice: Any) -> None:
-    """Whoever has clicked elsewhere and types, writes; keys that press or scroll still do."""
+def test_letters_go_to_the_composer(alice: Any) -> None:
+    """A letter outside of fields goes to the composer; keys that press or scroll still do that."""
     say(alice, "one")
     text_in(alice, "one").click()
     alice.keyboard.type("Hm? a/b")
@@ -186,8 +185,8 @@ def test_letters_go_where_something_can_be_written(alice: Any) -> None:
     expect(alice.locator("#composer")).to_have_value("Hm? a/b")
 
 
-def test_a_question_mark_in_a_message_is_a_question_mark(alice: Any) -> None:
-    """What is written is nobody's shortcut."""
+def test_question_mark_in_a_message_is_text(alice: Any) -> None:
+    """Text in a field triggers no shortcut."""
     alice.focus("#composer")
     alice.keyboard.type("What? / Why?")
     expect(alice.locator("#composer")).to_have_value("What? / Why?")

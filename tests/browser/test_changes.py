@@ -1,4 +1,4 @@
-"""Editing, deleting and reacting, as the author and the others see it."""
+"""Edits, deletions and reactions, as the author and other users see them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ TOUCH = {"viewport": {"width": 320, "height": 640}, "has_touch": True, "is_mobil
 
 
 def test_arrow_up_edits_the_last_own_message(visit: Any) -> None:
-    """Arrow Up takes the last own message back, Enter saves it, and everybody sees it edited."""
+    """Arrow Up takes the last own message back into the field, Enter saves it, and all users see it
+    edited."""
     ann, bob = visit("Ann"), visit("Bob")
     say(ann, "Helo")
     expect(ann.locator(".message[data-offset='1']")).to_have_count(1)
@@ -37,8 +38,8 @@ def test_arrow_up_edits_the_last_own_message(visit: Any) -> None:
     expect(ann.locator("#composer")).to_have_value("")
 
 
-def test_editing_goes_on_after_a_break(visit: Any, room: str) -> None:
-    """In another room, after a reload: it is not lost, and the message is marked."""
+def test_edit_survives_another_room_and_a_reload(visit: Any, room: str) -> None:
+    """An edit survives a visit of another room and a reload, and its message is marked."""
     ann = visit("Ann")
     say(ann, "one")
     expect(ann.locator(".message[data-offset='1']")).to_have_count(1)
@@ -60,8 +61,8 @@ def test_editing_goes_on_after_a_break(visit: Any, room: str) -> None:
     expect(ann.locator("#composer")).to_have_value("")
 
 
-def test_text_for_a_message_that_is_gone_is_kept(visit: Any, script: ScriptedServer) -> None:
-    """Whether that is noticed when it is saved or when the page is back: it becomes a draft."""
+def test_edit_of_a_deleted_message_becomes_a_draft(visit: Any, script: ScriptedServer) -> None:
+    """If the edited message is deleted, its text becomes a draft, on saving and on a reload."""
     script.missed = [publication("one", offset=1, room="a", username="Ann")]
     script.offset = 1
     page = visit("Ann", at="a", script=script)
@@ -83,8 +84,8 @@ def test_text_for_a_message_that_is_gone_is_kept(visit: Any, script: ScriptedSer
     expect(page.locator(".composer__editing")).to_be_hidden()
 
 
-def test_escape_ends_editing_without_a_trace(visit: Any) -> None:
-    """Escape leaves the message as it was and brings back what was being written."""
+def test_escape_cancels_an_edit(visit: Any) -> None:
+    """Escape leaves the message unchanged and restores the draft."""
     ann = visit("Ann")
     say(ann, "As it was")
     message = ann.locator(".message[data-offset='1']")
@@ -100,7 +101,8 @@ def test_escape_ends_editing_without_a_trace(visit: Any) -> None:
 
 
 def test_deleted_message_leaves_no_text(visit: Any) -> None:
-    """After a question the message is gone for everybody, and its text is nowhere on the page."""
+    """After a confirmation the message is deleted for all users, and its text is nowhere on the
+    page."""
     ann, bob = visit("Ann"), visit("Bob")
     say(ann, "regrettable")
     expect(text_in(bob, "regrettable")).to_be_visible()
@@ -118,8 +120,10 @@ def test_deleted_message_leaves_no_text(visit: Any) -> None:
     expect(ann.locator("#composer")).to_have_value("")
 
 
-def test_only_own_messages_offer_to_be_changed(visit: Any, server: Server, room: str) -> None:
-    """Under somebody else's message there is no Edit and no Delete."""
+def test_edit_and_delete_are_offered_on_own_messages_only(
+    visit: Any, server: Server, room: str
+) -> None:
+    """Another user's message has no Edit and no Delete."""
     with joined_user(room, "Bob", server) as bob:
         bob.say("mine")
         ann = visit("Ann")
@@ -128,8 +132,9 @@ def test_only_own_messages_offer_to_be_changed(visit: Any, server: Server, room:
         expect(ann.locator(".action--own:visible")).to_have_count(0)
 
 
-def test_refused_change_says_why(visit: Any, script: ScriptedServer, room: str) -> None:
-    """What the server does not allow is said in its words, and the message stays as it is."""
+def test_refused_change_is_explained(visit: Any, script: ScriptedServer, room: str) -> None:
+    """If the server refuses a change, the page shows its sentence, and the message stays
+    unchanged."""
     script.offset = 1
     script.missed = [publication("not so mine", offset=1, room=room, username="Ann")]
     ann = visit("Ann", script=script)
@@ -147,7 +152,7 @@ def test_refused_change_says_why(visit: Any, script: ScriptedServer, room: str) 
 
 
 def test_reactions_are_toggled_and_counted(visit: Any) -> None:
-    """A reaction shows with its names to everybody; a click joins in, another takes it back."""
+    """All users see a reaction with its names; a click joins it, and another click removes it."""
     ann, bob = visit("Ann"), visit("Bob")
     say(ann, "Cake!")
     bob.hover(".message[data-offset='1']")
@@ -171,7 +176,7 @@ def test_reactions_are_toggled_and_counted(visit: Any) -> None:
 
 
 def test_keyboard_reaches_the_actions(visit: Any) -> None:
-    """Arrows go from message to message, Tab to what can be done, Escape back by steps."""
+    """Arrows move from message to message, Tab to the actions, and Escape back step by step."""
     ann = visit("Ann")
     for count, text in enumerate(("one", "two"), start=1):
         say(ann, text)
@@ -190,8 +195,8 @@ def test_keyboard_reaches_the_actions(visit: Any) -> None:
     expect(ann.locator("#composer")).to_be_focused()
 
 
-def test_finger_reaches_the_actions(visit: Any) -> None:
-    """A tap on a message brings its actions, and at 320 pixels all of them fit."""
+def test_tap_shows_the_actions(visit: Any) -> None:
+    """A tap on a message shows its actions, and at 320 pixels all of them fit."""
     ann = visit("Ann", **TOUCH)
     say(ann, "ok")
     ann.locator(".message[data-offset='1']").tap()
@@ -203,7 +208,7 @@ def test_finger_reaches_the_actions(visit: Any) -> None:
 
 
 def test_hostile_changes_stay_text(visit: Any, server: Server, room: str) -> None:
-    """Markup in an edited text, or a name that reacted, is shown as it was written."""
+    """Markup in an edited text, or in the name of a user who reacted, is shown as text."""
     page = visit("Ann")
     name = HOSTILE[1]
     with joined_user(room, name, server) as guest:
@@ -217,7 +222,7 @@ def test_hostile_changes_stay_text(visit: Any, server: Server, room: str) -> Non
 
 
 def test_hostile_emoji_stay_text(visit: Any, script: ScriptedServer, room: str) -> None:
-    """Even a server that lets markup through as an emoji brings no element onto the page."""
+    """If a server lets markup through as an emoji, the page adds no element."""
     script.offset = 1
     reactions = {payload: [payload] for payload in HOSTILE}
     script.missed = [publication("plain", offset=1, room=room, reactions=reactions)]

@@ -1,4 +1,4 @@
-"""What the page suggests while somebody writes: emoji, people and rooms."""
+"""The suggestions of emoji, users and rooms while a message is written."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PRELUDE = 'const { emojiOf, find, groups } = await import("/static/compose/emoji
 
 @pytest.fixture
 def ask(blank: Any) -> Any:
-    """Runs a function's body beside the emoji and returns its result."""
+    """Run the body of a function beside the module of emoji, and return its result."""
     return lambda body: blank.evaluate(f"async () => {{ {PRELUDE} {body} }}")
 
 
@@ -50,8 +50,8 @@ def field(page: Any) -> Any:
     return page.locator("#composer")
 
 
-def test_every_emoji_is_one(ask: Any) -> None:
-    """Each entry of the table is one emoji of Unicode's, under names that no other has."""
+def test_every_entry_is_one_emoji(ask: Any) -> None:
+    """Each entry of the table is one emoji of Unicode, with names that no other entry has."""
     names, wrong, count = ask("""
       const all = groups.flatMap(({ emoji }) => emoji);
       return [all.map(({ name }) => name),
@@ -72,20 +72,20 @@ def test_every_emoji_is_one(ask: Any) -> None:
         ("party", "party"),
     ],
 )
-def test_likely_emoji_come_first(ask: Any, letters: str, first: str) -> None:
-    """The shortest name that begins with the letters is first, then those that hold them."""
+def test_shortest_matching_name_is_first(ask: Any, letters: str, first: str) -> None:
+    """The shortest name that starts with the letters is first, then the names that contain them."""
     names = ask(f'return find("{letters}").map(({{ name }}) => name)')
     assert names[0] == first
     assert all(letters.lower() in name for name in names)
 
 
-def test_no_emoji_is_found_twice(ask: Any) -> None:
-    """Several names of one emoji that all fit make one suggestion."""
+def test_emoji_with_several_matching_names_is_suggested_once(ask: Any) -> None:
+    """An emoji with several names that match is one suggestion."""
     assert ask('return find("thumbs").map(({ emoji }) => emoji)') == ["👍", "👎"]
 
 
-def test_only_names_in_full_are_emoji(ask: Any) -> None:
-    """A part of a name, or of the language's own names, stands for nothing."""
+def test_only_complete_names_are_emoji(ask: Any) -> None:
+    """A part of a name, or an attribute of JavaScript objects, is not an emoji."""
     assert ask(
         'return [emojiOf("heart"), emojiOf("hear") ?? null, emojiOf("constructor") ?? null]'
     ) == [
@@ -95,8 +95,8 @@ def test_only_names_in_full_are_emoji(ask: Any) -> None:
     ]
 
 
-def test_emoji_are_fetched_when_asked_for(page: Any) -> None:
-    """The table is no part of the page's first load."""
+def test_emoji_are_fetched_on_demand(page: Any) -> None:
+    """The first load of the page does not include the table of emoji."""
     fetched: list[str] = []
     page.on("request", lambda request: fetched.append(request.url.rsplit("/")[-1]))
     loaded = 'performance.getEntriesByType("resource").map(({ name }) => name.split("/").at(-1))'
@@ -109,8 +109,8 @@ def test_emoji_are_fetched_when_asked_for(page: Any) -> None:
     assert fetched == ["emoji.js"]
 
 
-def test_enter_takes_what_is_chosen_and_then_sends(page: Any) -> None:
-    """Enter fills in the chosen suggestion; when the list has gone, it sends as ever."""
+def test_enter_takes_the_suggestion_and_then_sends(page: Any) -> None:
+    """Enter inserts the chosen suggestion; once the list is closed, Enter sends."""
     write(page, "look :rock")
     expect(chosen(page)).to_have_text("🚀:rocket:")
     page.keyboard.press("Enter")
@@ -122,7 +122,7 @@ def test_enter_takes_what_is_chosen_and_then_sends(page: Any) -> None:
 
 
 def test_arrows_choose_and_tab_takes(page: Any) -> None:
-    """The arrows go round the list, the field says which option is meant, and Tab takes it."""
+    """The arrows move around the list, the field points to the active option, and Tab takes it."""
     write(page, "hi @b")
     expect(options(page)).to_have_text(["BBob", "BBobby Lee"])
     for key, name in [
@@ -140,8 +140,8 @@ def test_arrows_choose_and_tab_takes(page: Any) -> None:
     assert field(page).get_attribute("aria-activedescendant") is None
 
 
-def test_people_are_found_by_any_of_their_words(page: Any) -> None:
-    """A name is found by each of its words, without case, and with a space in it."""
+def test_users_are_found_by_each_word_of_their_names(page: Any) -> None:
+    """A user is found by each word of the name, in any case, and by text with a space."""
     for typed, found in [("@", 3), ("l", 1), ("e", 1)]:
         write(page, typed)
         expect(options(page)).to_have_count(found)
@@ -152,8 +152,8 @@ def test_people_are_found_by_any_of_their_words(page: Any) -> None:
     expect(chosen(page)).to_have_count(0)
 
 
-def test_who_wrote_last_is_first_also_when_gone(page: Any, room: str, server: Server) -> None:
-    """Recent authors come before the others, and can be called when they have left."""
+def test_recent_authors_are_suggested_first(page: Any, room: str, server: Server) -> None:
+    """Recent authors are suggested before other users, and also after they have left."""
     with joined_user(room, "Yan", server) as yan:
         yan.say("hello")
         expect(text_in(page, "hello")).to_be_visible()
@@ -161,8 +161,8 @@ def test_who_wrote_last_is_first_also_when_gone(page: Any, room: str, server: Se
     expect(options(page)).to_have_text(["YYan", "BBob", "BBobby Lee", "ZZoë"])
 
 
-def test_name_in_full_may_be_meant(page: Any) -> None:
-    """With a whole name written, Enter sends, though a longer one is suggested."""
+def test_enter_sends_a_complete_name(page: Any) -> None:
+    """After a complete name Enter sends, even though a longer name is suggested."""
     write(page, "@bob")
     expect(options(page)).to_have_count(2)
     expect(chosen(page)).to_have_count(0)
@@ -172,7 +172,7 @@ def test_name_in_full_may_be_meant(page: Any) -> None:
 
 
 def test_rooms_are_suggested(page: Any, room: str) -> None:
-    """After a number sign come the rooms that the reader is in."""
+    """After a number sign the reader's rooms are suggested."""
     write(page, f"see #{room[:3]}")
     expect(chosen(page)).to_have_text(f"#{room}")
     page.keyboard.press("Enter")
@@ -180,7 +180,8 @@ def test_rooms_are_suggested(page: Any, room: str) -> None:
 
 
 def test_escape_closes_only_the_list(page: Any) -> None:
-    """Escape ends the suggestions for this word, and not the editing; a new word has new ones."""
+    """Escape closes the list for this word and does not cancel the edit; a new word has a new
+    list."""
     say(page, "first")
     expect(text_in(page, "first")).to_be_visible()
     page.keyboard.press("ArrowUp")
@@ -200,8 +201,8 @@ def test_escape_closes_only_the_list(page: Any) -> None:
     expect(page.locator("#composer-form")).to_have_class("composer")
 
 
-def test_pointer_takes_and_the_field_keeps_the_focus(page: Any) -> None:
-    """A click takes a suggestion where the cursor is; the focus never leaves the field."""
+def test_click_takes_a_suggestion_and_keeps_the_focus(page: Any) -> None:
+    """A click inserts the suggestion at the cursor, and the field keeps the focus."""
     write(page, "to , now")
     for _ in ", now":
         page.keyboard.press("ArrowLeft")
@@ -213,8 +214,8 @@ def test_pointer_takes_and_the_field_keeps_the_focus(page: Any) -> None:
     expect(field(page)).to_have_value("to @Zoë x, now")
 
 
-def test_space_that_is_there_serves(page: Any) -> None:
-    """A name gets a space behind it only where there is none yet."""
+def test_name_adds_no_second_space(page: Any) -> None:
+    """A name adds a space only if none follows."""
     write(page, "to  now")
     for _ in " now":
         page.keyboard.press("ArrowLeft")
@@ -223,8 +224,8 @@ def test_space_that_is_there_serves(page: Any) -> None:
     expect(field(page)).to_have_value("to @Zoë now")
 
 
-def test_undo_takes_back_a_suggestion(page: Any) -> None:
-    """What was filled in is one step that can be undone."""
+def test_undo_reverts_a_suggestion(page: Any) -> None:
+    """An inserted suggestion is one step of undo."""
     write(page, "hi @zo")
     expect(options(page)).to_have_count(1)
     page.keyboard.press("Enter")
@@ -233,8 +234,8 @@ def test_undo_takes_back_a_suggestion(page: Any) -> None:
     expect(field(page)).to_have_value("hi @zo")
 
 
-def test_leaving_closes_the_list(page: Any) -> None:
-    """Suggestions go with the focus, and with the word when the cursor leaves it."""
+def test_list_closes_when_the_cursor_leaves(page: Any) -> None:
+    """The list closes when the field loses the focus, or the cursor leaves the word."""
     write(page, "hi @")
     expect(options(page)).to_have_count(3)
     page.keyboard.press("Home")
@@ -246,8 +247,9 @@ def test_leaving_closes_the_list(page: Any) -> None:
     expect(options(page)).to_have_count(0)
 
 
-def test_keys_are_the_fields_where_nothing_is_suggested(page: Any) -> None:
-    """Inside words and after what nobody is called nothing is suggested; Shift breaks lines."""
+def test_keys_work_as_usual_without_suggestions(page: Any) -> None:
+    """Inside words and after unknown names there are no suggestions, and Shift+Enter breaks the
+    line."""
     write(page, "a@b c:de #B @nobody")
     expect(options(page)).to_have_count(0)
     write(page, " @z")
@@ -257,8 +259,9 @@ def test_keys_are_the_fields_where_nothing_is_suggested(page: Any) -> None:
     expect(options(page)).to_have_count(0)
 
 
-def test_emoji_spelt_out_is_replaced(page: Any) -> None:
-    """A name between colons becomes its emoji; what names none stays, and undo brings it back."""
+def test_emoji_name_between_colons_is_replaced(page: Any) -> None:
+    """A name between colons becomes its emoji, an unknown name stays, and undo restores the
+    text."""
     write(page, ":tada:")
     expect(field(page)).to_have_value("🎉")
     write(page, " :nothing: 10:100: :+1:")
@@ -267,8 +270,9 @@ def test_emoji_spelt_out_is_replaced(page: Any) -> None:
     expect(field(page)).to_have_value("🎉 :nothing: 10:100: :+1:")
 
 
-def test_nothing_is_suggested_while_composing(page: Any) -> None:
-    """An input method's own window is not disturbed; suggestions come when it is done."""
+def test_input_method_suppresses_suggestions(page: Any) -> None:
+    """While an input method composes there are no suggestions, and they appear once it has
+    finished."""
     write(page, "@")
     expect(options(page)).to_have_count(3)
     devtools = page.context.new_cdp_session(page)
@@ -279,10 +283,10 @@ def test_nothing_is_suggested_while_composing(page: Any) -> None:
     expect(options(page)).to_have_text(["ZZoë"])
 
 
-def test_fingers_keyboard_composes_and_is_suggested(
+def test_phone_keyboard_gets_suggestions_while_composing(
     visit: Visit, room: str, server: Server
 ) -> None:
-    """A phone's keyboard composes every word, so that suggestions come all the same."""
+    """A phone's keyboard composes every word, so suggestions appear all the same."""
     with joined_user(room, "Zoë", server):
         page = visit("Ann", has_touch=True, is_mobile=True, viewport={"width": 390, "height": 800})
         page.focus("#composer")
@@ -296,7 +300,7 @@ def test_fingers_keyboard_composes_and_is_suggested(
 
 
 def test_suggestions_stay_on_the_page(visit: Visit, room: str, server: Server) -> None:
-    """The list is above the field, and within the smallest screen."""
+    """The list is above the field and within the smallest screen."""
     with joined_user(room, "W" * 32, server):
         page = visit("Ann", viewport={"width": 320, "height": 480})
         write(page, "@")
@@ -307,8 +311,8 @@ def test_suggestions_stay_on_the_page(visit: Visit, room: str, server: Server) -
         assert 0 <= listbox["y"] < listbox["y"] + listbox["height"] <= composer["y"]
 
 
-def test_writing_goes_on_without_the_emoji(visit: Visit) -> None:
-    """Where the table does not come, nothing is suggested and the text is sent as written."""
+def test_missing_emoji_table_does_not_block_sending(visit: Visit) -> None:
+    """If the table cannot be fetched, nothing is suggested, and the text is sent as written."""
     page = visit("Ann")
     page.route("**/emoji.js", lambda route: route.abort())
     with page.expect_event("requestfailed"):
@@ -321,8 +325,8 @@ def test_writing_goes_on_without_the_emoji(visit: Visit) -> None:
 @pytest.mark.parametrize(
     "name", [text for text in HOSTILE if len(text) <= 32 and text.isprintable()]
 )
-def test_hostile_names_are_only_names(visit: Visit, room: str, server: Server, name: str) -> None:
-    """What somebody calls himself is text in a suggestion, and in the field."""
+def test_hostile_names_stay_text(visit: Visit, room: str, server: Server, name: str) -> None:
+    """Markup in a name is text in a suggestion and in the field."""
     with joined_user(room, name, server):
         page = visit("Ann")
         write(page, "@")

@@ -1,4 +1,5 @@
-"""The page in the page of somebody else: whom it lets, what it is told, what it keeps there."""
+"""The page in a frame of another site: which sites can embed it, how it gets tokens, and what it
+stores."""
 
 from __future__ import annotations
 
@@ -20,14 +21,15 @@ from support.server import TIMEOUT_UNIT_S, Server, running_server, wait_until
 
 Issue = Callable[..., str]
 
-#: Of a token that expires while the page is open; it is made when the page asks for it.
+#: The lifetime, in seconds, of a token that expires while the page is open; it is issued when the
+#: page asks.
 SHORT_S = 4 * int(TIMEOUT_UNIT_S)
 
 
 class Site(socketserver.ThreadingTCPServer):
-    """A site of somebody else's, on another host: not 127.0.0.1, but localhost.
+    """Another site, at localhost and not at 127.0.0.1, so that its host differs.
 
-    `pages` are its answers, by path: each a body, or a function that returns one.
+    `pages` holds its answers by path: each a body, or a function that returns one.
     """
 
     allow_reuse_address = True
@@ -56,7 +58,7 @@ class _Answer(http.server.BaseHTTPRequestHandler):
         self.wfile.write((body or "").encode())
 
     def log_message(self, *arguments: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextlib.contextmanager
@@ -79,7 +81,7 @@ def hosting() -> Iterator[Site]:
 
 @pytest.fixture
 def site(hosting: Site) -> Site:
-    """The one that the servers know, as new."""
+    """The site that the servers allow, without the pages of earlier tests."""
     hosting.pages, hosting.headers, hosting.requests = {}, {}, []
     return hosting
 
@@ -107,7 +109,7 @@ def strict(hosting: Site, key: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def issue(key: Path) -> Issue:
-    """Makes a token for somebody, by his name."""
+    """Return a function that issues a token for a user, by name."""
 
     def issue(name: str, *, lasts_s: int = 600) -> str:
         return make_token(key, subject=f"u-{name}", name=name, duration_s=lasts_s)
@@ -117,7 +119,8 @@ def issue(key: Path) -> Issue:
 
 @pytest.fixture
 def open_page(chromium: Any) -> Iterator[Callable[[str], Any]]:
-    """Opens an address where, as in a private window, frames of others may remember nothing."""
+    """Return a function that opens an address in a context where frames of other sites cannot store
+    data, as in a private window."""
     with contextlib.ExitStack() as contexts:
 
         def open_page(url: str) -> Any:
@@ -130,13 +133,14 @@ def open_page(chromium: Any) -> Iterator[Callable[[str], Any]]:
 
 @pytest.fixture
 def profile(chromium: Any, tmp_path: Path) -> Iterator[Any]:
-    """A browser with Chromium's own defaults: there a frame has a memory for each site."""
-    # Distributions have others, as Debian in /etc/chromium/master_preferences.
+    """A browser with Chromium's own defaults, where a frame has a storage of its own for each
+    site."""
+    # Distributions have other defaults, for example Debian in /etc/chromium/master_preferences.
     preferences = {"profile": {"cookie_controls_mode": 0, "block_third_party_cookies": False}}
     (tmp_path / "Default").mkdir()
     (tmp_path / "Default" / "Preferences").write_text(json.dumps(preferences), "utf-8")
     options = launch_options()
-    # Playwright disables ThirdPartyStoragePartitioning; of several such lists the last one counts.
+    # Playwright disables ThirdPartyStoragePartitioning; Chromium obeys the last list of features.
     options["args"].append("--disable-features=Translate")
     launch = chromium.browser_type.launch_persistent_context
     with launch(tmp_path, service_workers="block", **options) as context:
@@ -151,7 +155,7 @@ def open_in(context: Any, url: str) -> Any:
 
 
 def embedding(server: Server, room: str, **data: str) -> str:
-    """A page with a room in it, as docs/embedding.md says."""
+    """Return a page with a room in it, as docs/embedding.md describes."""
     attributes = "".join(
         f' data-{name.replace("_", "-")}="{value}"' for name, value in data.items()
     )
@@ -173,8 +177,10 @@ def write(frame: Any, text: str) -> None:
 # The frame
 
 
-def test_room_in_somebody_elses_page(open_page: Any, server: Server, site: Site, room: str) -> None:
-    """People there and people here talk; the frame stands where the script stood."""
+def test_room_works_in_the_page_of_another_site(
+    open_page: Any, server: Server, site: Site, room: str
+) -> None:
+    """Users in the frame and on the page talk, and the frame stands in the place of its script."""
     site.pages["/"] = embedding(server, room)
     page = open_page(site.url)
     frame = page.frame_locator("h1 + iframe")
@@ -188,8 +194,10 @@ def test_room_in_somebody_elses_page(open_page: Any, server: Server, site: Site,
     expect(frame.locator("html.embedded")).to_have_count(1)
 
 
-def test_frame_is_as_the_script_asks(open_page: Any, server: Server, site: Site, room: str) -> None:
-    """Its height, its title for those who cannot see it, its colours and its language."""
+def test_attributes_of_the_script_set_up_the_frame(
+    open_page: Any, server: Server, site: Site, room: str
+) -> None:
+    """The script's attributes set the frame's height, title, colours and language."""
     wanted = {"height": "300", "title": "Ask us", "theme": "dark", "lang": "en-GB"}
     site.pages["/"] = embedding(server, room, **wanted)
     page = open_page(site.url)
@@ -202,15 +210,19 @@ def test_frame_is_as_the_script_asks(open_page: Any, server: Server, site: Site,
     expect(frame.locator(f"[data-room]:text-is('{room}')").first).to_be_attached()
 
 
-def test_height_may_be_a_length(open_page: Any, server: Server, site: Site, room: str) -> None:
-    """Of any unit that styles know."""
+def test_height_can_have_any_css_unit(
+    open_page: Any, server: Server, site: Site, room: str
+) -> None:
+    """The height can have any CSS unit."""
     site.pages["/"] = embedding(server, room, height="50vh")
     page = open_page(site.url)
     assert page.locator("iframe").bounding_box()["height"] == page.viewport_size["height"] / 2
 
 
-def test_several_rooms_in_one_page(profile: Any, server: Server, site: Site, room: str) -> None:
-    """Each script makes a frame of its own; one browser is one person in all of them."""
+def test_one_page_can_embed_several_rooms(
+    profile: Any, server: Server, site: Site, room: str
+) -> None:
+    """Each script makes a frame of its own, and one browser is one user in all of them."""
     site.pages["/"] = embedding(server, room) + embedding(server, f"{room}-b")
     page = open_in(profile, site.url)
     first, second = (page.frame_locator("iframe").nth(number) for number in (0, 1))
@@ -225,8 +237,10 @@ def test_several_rooms_in_one_page(profile: Any, server: Server, site: Site, roo
     expect(text_in(second, "here").filter(has_not_text="and")).to_have_count(0)
 
 
-def test_script_may_come_later(open_page: Any, server: Server, site: Site, room: str) -> None:
-    """A page's own script puts it where it wants the room."""
+def test_script_can_be_inserted_later(
+    open_page: Any, server: Server, site: Site, room: str
+) -> None:
+    """A script of the page can insert the chat's script later."""
     site.pages["/"] = "<main></main><p>Goodbye</p>"
     page = open_page(site.url)
     page.evaluate(
@@ -240,8 +254,9 @@ def test_script_may_come_later(open_page: Any, server: Server, site: Site, room:
     expect(page.frame_locator("main iframe").locator("#name-input")).to_be_visible()
 
 
-def test_isolated_page_embeds_too(open_page: Any, server: Server, site: Site, room: str) -> None:
-    """One that takes only what says that it may be taken (COEP: require-corp)."""
+def test_isolated_page_can_embed(open_page: Any, server: Server, site: Site, room: str) -> None:
+    """A page with COEP: require-corp, which loads only resources that allow it, can embed a
+    room."""
     site.headers["cross-origin-embedder-policy"] = "require-corp"
     site.headers["cross-origin-opener-policy"] = "same-origin"
     site.pages["/"] = embedding(server, room)
@@ -250,8 +265,10 @@ def test_isolated_page_embeds_too(open_page: Any, server: Server, site: Site, ro
     join(page.frame_locator("iframe"), "Ann")
 
 
-def test_strict_page_embeds_too(open_page: Any, server: Server, site: Site, room: str) -> None:
-    """The script needs no more of a page's own policy than its two sources."""
+def test_page_with_a_strict_policy_can_embed(
+    open_page: Any, server: Server, site: Site, room: str
+) -> None:
+    """A page's own policy has to allow the server in two directives, and nothing else."""
     policy = f"default-src 'none'; script-src {server.url}; frame-src {server.url}"
     site.headers["content-security-policy"] = policy
     site.pages["/"] = embedding(server, room, height="300")
@@ -260,28 +277,30 @@ def test_strict_page_embeds_too(open_page: Any, server: Server, site: Site, room
     assert page.locator("iframe").bounding_box()["height"] == 300
 
 
-def test_page_by_itself_is_in_no_frame(open_page: Any, server: Server, room: str) -> None:
-    """Whatever its address says."""
+def test_page_outside_of_a_frame_ignores_the_frame_settings(
+    open_page: Any, server: Server, room: str
+) -> None:
+    """Outside of a frame, settings of the frame in the address have no effect."""
     page = open_page(f"{server.url}/?embed#{room}")
     join(page, "Ann")
     expect(page.locator("html.embedded")).to_have_count(0)
 
 
-# Who may
+# Which sites can embed
 
 
 def refusal(page: Any, url: str) -> str:
-    """What the browser says about a frame that it does not show."""
+    """Return what the browser says about a frame that it does not show."""
     with page.expect_console_message(lambda said: "frame-ancestors" in said.text) as said:
         page.goto(url)
     text: str = said.value.text
     return text
 
 
-def test_nobody_embeds_unless_a_setting_says_so(
+def test_embedding_is_forbidden_by_default(
     open_page: Any, site: Site, server: Server, room: str
 ) -> None:
-    """The browser refuses to show it, and so a page cannot lay itself over it."""
+    """By default the browser does not show the frame, which prevents clickjacking."""
     with running_server("--history", "memory") as closed:
         site.pages["/"] = embedding(closed, room)
         page = open_page("about:blank")
@@ -289,8 +308,8 @@ def test_nobody_embeds_unless_a_setting_says_so(
         assert page.frame_locator("iframe").locator("#composer").count() == 0
 
 
-def test_others_than_those_do_not(open_page: Any, server: Server, room: str) -> None:
-    """Another port is another site, and so is one of these with another around it."""
+def test_only_allowed_sites_can_embed(open_page: Any, server: Server, room: str) -> None:
+    """A site on another port, and an allowed site inside another site, cannot embed a room."""
     with serving_site() as stranger:
         stranger.pages["/"] = embedding(server, room)
         page = open_page("about:blank")
@@ -298,20 +317,21 @@ def test_others_than_those_do_not(open_page: Any, server: Server, room: str) -> 
         assert page.frame_locator("iframe").locator("#composer").count() == 0
 
 
-def test_all_may_if_a_setting_says_so(open_page: Any, site: Site, room: str) -> None:
-    """Under `--allow-frame '*'`."""
+def test_all_sites_can_embed_if_allowed(open_page: Any, site: Site, room: str) -> None:
+    """Under `--allow-frame '*'` every site can embed a room."""
     with running_server("--history", "memory", "--allow-frame", "*") as server:
         site.pages["/"] = embedding(server, room)
         join(open_page(site.url).frame_locator("iframe"), "Ann")
 
 
-# Who is looking
+# Tokens
 
 
-def test_token_is_handed_in(
+def test_site_provides_the_token(
     profile: Any, strict: Server, site: Site, issue: Issue, room: str
 ) -> None:
-    """Nobody is asked for anything, and the token is in no address and in no storage."""
+    """If the site provides the token, the page does not ask for one, and the token is in no address
+    and no storage."""
     token = issue("Ann")
     site.pages["/"] = embedding(strict, room, token=token)
     page = open_in(profile, "about:blank")
@@ -328,10 +348,10 @@ def test_token_is_handed_in(
     assert token not in page.frames[1].evaluate(stored)
 
 
-def test_token_is_fetched_anew(
+def test_expired_token_is_fetched_again(
     open_page: Any, strict: Server, site: Site, issue: Issue, room: str
 ) -> None:
-    """When the last one has expired, or was none: the visitor notices nothing."""
+    """If the last token was bad or has expired, the page fetches another one unnoticed."""
     tokens = iter(["not a token", issue("Ann")])
     site.pages["/chat-token"] = lambda: next(tokens) + "\n"
     site.pages["/"] = embedding(strict, room, token_url="/chat-token")
@@ -342,10 +362,11 @@ def test_token_is_fetched_anew(
     assert site.requests.count("/chat-token") == 2
 
 
-def test_token_that_runs_out_is_renewed(
+def test_token_is_renewed_during_a_conversation(
     open_page: Any, strict: Server, site: Site, issue: Issue, room: str
 ) -> None:
-    """In the middle of a conversation, which goes on."""
+    """If the token expires during a conversation, the page renews it and the conversation goes
+    on."""
     lasting = iter([SHORT_S, 600])
     site.pages["/chat-token"] = lambda: issue("Ann", lasts_s=next(lasting))
     site.pages["/"] = embedding(strict, room, token_url="/chat-token")
@@ -358,10 +379,10 @@ def test_token_that_runs_out_is_renewed(
     expect(frame.locator("dialog[open]")).to_have_count(0)
 
 
-def test_visitor_is_asked_where_the_site_knows_no_token(
+def test_visitor_is_asked_if_the_site_has_no_token(
     open_page: Any, strict: Server, site: Site, issue: Issue, room: str
 ) -> None:
-    """The page asks the visitor then, as everywhere, and forgets the bad one."""
+    """If the site provides no token, the page asks the visitor, and forgets a refused one."""
     site.pages["/"] = embedding(strict, room, token="bad")
     frame = open_page(site.url).frame_locator("iframe")
     frame.locator("#token-input").fill(issue("Ann"))
@@ -369,10 +390,11 @@ def test_visitor_is_asked_where_the_site_knows_no_token(
     expect(frame.locator("#own-name")).to_have_text("Ann")
 
 
-def test_site_may_hand_in_another_token(
+def test_site_can_change_the_token(
     open_page: Any, strict: Server, site: Site, issue: Issue, room: str
 ) -> None:
-    """By the frame's `data-token`, at any time; the frame asks for it when it needs one."""
+    """The site can set the frame's `data-token` at any time, and the frame asks for it when it
+    needs one."""
     site.pages["/"] = lambda: embedding(strict, room, token=issue("Ann", lasts_s=SHORT_S))
     page = open_page(site.url)
     frame = page.frame_locator("iframe")
@@ -383,10 +405,10 @@ def test_site_may_hand_in_another_token(
     expect(frame.locator("#own-name")).to_have_text("Ann B")
 
 
-def test_one_bad_token_after_the_other_ends_in_a_question(
+def test_visitor_is_asked_after_a_second_bad_token(
     open_page: Any, strict: Server, site: Site, room: str
 ) -> None:
-    """The site is asked once more, and not on and on."""
+    """After a bad token the site is asked once more, and then the visitor."""
     numbers = iter(range(100))
     site.pages["/chat-token"] = lambda: f"bad-{next(numbers)}"
     site.pages["/"] = embedding(strict, room, token_url="/chat-token")
@@ -395,10 +417,10 @@ def test_one_bad_token_after_the_other_ends_in_a_question(
     assert site.requests.count("/chat-token") == 2
 
 
-def test_site_that_is_away_hands_in_nothing(
+def test_failing_site_provides_no_token(
     open_page: Any, strict: Server, site: Site, issue: Issue, room: str
 ) -> None:
-    """What is no token but an error is not taken for one."""
+    """The body of an error response is not used as a token."""
     site.pages["/"] = embedding(strict, room, token_url="/nowhere")
     frame = open_page(site.url).frame_locator("iframe")
     frame.locator("#name-input").fill("Whoever")
@@ -408,17 +430,17 @@ def test_site_that_is_away_hands_in_nothing(
     expect(frame.locator("#own-name")).to_have_text("Ann")
 
 
-#: In a further frame of the site, which is not the chat's parent.
+#: A page in another frame of the site, which is not the chat's parent.
 EVIL = """<script>
   const told = [];
   addEventListener("message", ({ data }) => told.push(data));
 </script>"""
 
 
-def test_token_comes_from_nobody_but_the_parent(
+def test_token_is_accepted_from_the_parent_only(
     open_page: Any, strict: Server, site: Site, issue: Issue, room: str
 ) -> None:
-    """Another frame that is quicker is not listened to."""
+    """A token from another frame is ignored, even if it arrives first."""
     posted = threading.Event()
 
     def token() -> str:
@@ -440,10 +462,10 @@ def test_token_comes_from_nobody_but_the_parent(
     expect(page.frame_locator("iframe >> nth=1").locator("#own-name")).to_have_text("Ann")
 
 
-def test_token_goes_to_nobody_but_the_chat(
+def test_token_is_sent_to_the_chat_only(
     open_page: Any, strict: Server, site: Site, issue: Issue, room: str
 ) -> None:
-    """Another frame of the site that asks for it hears nothing."""
+    """Another frame of the site that asks for the token gets no answer."""
     site.pages["/evil"] = EVIL
     site.pages["/"] = "<iframe src='/evil'></iframe>" + embedding(strict, room, token=issue("Ann"))
     page = open_page(site.url)
@@ -456,13 +478,13 @@ def test_token_goes_to_nobody_but_the_chat(
     assert evil.evaluate("() => told") == ["pong", "pong"]
 
 
-# What it keeps
+# Storage
 
 
-def test_each_site_has_a_memory_of_its_own(
+def test_each_site_has_a_storage_of_its_own(
     profile: Any, server: Server, site: Site, room: str
 ) -> None:
-    """The name is remembered in this page, and is not the one of the chat itself."""
+    """The name is stored for this site's page, apart from the name on the chat's own page."""
     site.pages["/"] = embedding(server, room)
     page = open_in(profile, site.url)
     frame = page.frame_locator("iframe")
@@ -493,11 +515,12 @@ FORBID = """
 """
 
 
-def test_memory_may_be_forbidden(open_page: Any, server: Server, site: Site, room: str) -> None:
-    """As in private windows, or at a user's wish: then it lasts as long as the page."""
+def test_page_works_without_storage(open_page: Any, server: Server, site: Site, room: str) -> None:
+    """Without storage, as in private windows or by a setting of the user, the name lasts as long as
+    the page."""
     site.pages["/"] = embedding(server, room)
     page = open_page("about:blank")
-    # Not every build of Chromium forbids it by itself.
+    # Not every build of Chromium forbids storage by default.
     page.add_init_script(FORBID)
     page.goto(site.url)
     frame = page.frame_locator("iframe")

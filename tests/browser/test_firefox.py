@@ -1,4 +1,4 @@
-"""The page in Firefox: what people do most, and what differs most between browsers."""
+"""The page in Firefox: the most frequent actions, and those that differ most between browsers."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ PLACE = """() => {
     .find((each) => each.getBoundingClientRect().top > top);
   return { above, below, text: row?.textContent, top: row?.getBoundingClientRect().top };
 }"""
-#: Whoever comes back online does not sit out the backoff.
+#: An `online` event ends the pause before the next attempt to reconnect.
 WAKE_UNTIL_SENT = """() => {
   dispatchEvent(new Event("online"));
   return !document.querySelector(".message--pending");
 }"""
-#: What Firefox says on the console of a server that is not there.
+#: The messages on Firefox's console about a server that is down.
 UNREACHABLE = "can’t establish a connection to the server at ws://"
 
 Visit = Callable[..., Tab]
@@ -45,7 +45,8 @@ def firefox() -> Iterator[Firefox]:
 
 @pytest.fixture
 def visit(firefox: Firefox, server: Server, room: str) -> Iterator[Visit]:
-    """Opens the page as somebody new; at the end, no console may hold an error."""
+    """Return a function that opens the page as a new user. At the end, check that no console holds
+    an error."""
     tabs = []
 
     def visit(name: str | None = None, *, url: str | None = None, query: str = "") -> Tab:
@@ -59,7 +60,7 @@ def visit(firefox: Firefox, server: Server, room: str) -> Iterator[Visit]:
         return tab
 
     yield visit
-    # An answer comes after whatever was reported before it.
+    # An answer arrives after all events that were reported before it.
     for tab in tabs:
         tab.evaluate("() => new Promise(requestAnimationFrame)")
         tab.close()
@@ -75,7 +76,7 @@ def write(tab: Tab, text: str) -> None:
 
 
 def test_two_people_talk(visit: Visit) -> None:
-    """Two windows see what either writes, line breaks and emoji too, each message once."""
+    """Two windows see each other's messages, with line breaks and emoji, each once."""
     ann, bob = visit("Ann"), visit("Bob")
     ann.wait_for(SHOWN, "#log", "Bob joined")
     ann.wait_for(FOCUSED, "composer")
@@ -92,7 +93,7 @@ def test_two_people_talk(visit: Visit) -> None:
 
 
 def test_arrow_up_edits_the_last_message(visit: Visit, server: Server, room: str) -> None:
-    """Arrow Up brings the last own message back, and Enter changes it for everybody."""
+    """Arrow Up brings the last own message back, and Enter changes it for all users."""
     ann, bob = visit("Ann"), visit("Bob")
     write(ann, "Helo")
     ann.wait_for(ALL_SHOWN, TEXTS, ["Helo"])
@@ -107,7 +108,7 @@ def test_arrow_up_edits_the_last_message(visit: Visit, server: Server, room: str
 
 
 def test_reload_keeps_history_and_name(visit: Visit, server: Server, room: str) -> None:
-    """After a reload the same person sees the same messages, and the end of them."""
+    """After a reload the user has the same name and sees the end of the same messages."""
     with joined_user(room, "Bob", server) as bob:
         lines = [f"line {number}" for number in range(40)]
         bob.say(*lines)
@@ -121,7 +122,8 @@ def test_reload_keeps_history_and_name(visit: Visit, server: Server, room: str) 
 
 
 def test_scroll_stays_where_the_reader_is(visit: Visit, server: Server, room: str) -> None:
-    """Who looks back reads on undisturbed, also by changes above; the pill leads to the end."""
+    """While a reader looks back, messages and changes above do not move the text, and the pill
+    leads to the end."""
     with joined_user(room, "Bob", server) as bob:
         bob.say(*(f"line {number}" for number in range(200)))
         ann = visit("Ann")
@@ -144,8 +146,9 @@ def test_scroll_stays_where_the_reader_is(visit: Visit, server: Server, room: st
         ann.wait_for(f"() => ({PLACE})().below <= 1")
 
 
-def test_restarted_server_is_survived(visit: Visit, firefox: Firefox, tmp_path: Path) -> None:
-    """When a killed server is back, so is the page; what was written meanwhile is sent once."""
+def test_page_survives_a_killed_server(visit: Visit, firefox: Firefox, tmp_path: Path) -> None:
+    """Once a killed server is back, the page reconnects, and a message written meanwhile is sent
+    once."""
     data = ("--data", str(tmp_path))
     with running_server(*data) as first:
         ann = visit("Ann", url=first.url)
@@ -163,8 +166,8 @@ def test_restarted_server_is_survived(visit: Visit, firefox: Firefox, tmp_path: 
     firefox.errors[:] = [each for each in firefox.errors if UNREACHABLE not in each]
 
 
-def test_errors_are_noticed(firefox: Firefox, server: Server) -> None:
-    """An error that nobody catches, and one on the console, come to the test's attention."""
+def test_uncaught_errors_are_recorded(firefox: Firefox, server: Server) -> None:
+    """Uncaught errors and errors on the console are recorded in `errors`."""
     tab = firefox.open(server.url)
     tab.evaluate("() => { console.error('told'); setTimeout(() => { throw Error('thrown') }); }")
     tab.evaluate("() => new Promise((done) => setTimeout(() => requestAnimationFrame(done)))")
@@ -176,7 +179,7 @@ def test_errors_are_noticed(firefox: Firefox, server: Server) -> None:
 
 
 def test_arabic_placeholder_is_in_its_field(visit: Visit) -> None:
-    """From right to left too, an empty field shows what it is for, and has nothing to scroll."""
+    """From right to left, an empty field shows its placeholder and cannot be scrolled."""
     ann = visit("Ann", query="?lang=ar")
     fits = """() => [...document.querySelectorAll(":placeholder-shown")]
       .filter((each) => each.offsetParent)

@@ -1,8 +1,8 @@
 """An hour of a lively room, as fast as the page can take it.
 
-Twenty thousand messages, with edits, reactions, and people who come and go: the document stays
-small, memory and frames stay as they were in the beginning, nothing that is read moves, and nothing
-is missed. The figures are printed: `pytest -s`.
+Twenty thousand messages arrive, with edits, reactions, and users who join and leave. The document
+stays small, memory and frame times stay as they were at the start, text that is being read does not
+move, and no message is missed. `pytest -s` prints the figures.
 """
 
 from __future__ import annotations
@@ -21,31 +21,34 @@ from playwright.sync_api import expect
 from support.browser import SocketUser, joined_user
 from support.server import Server, running_server
 
-if TYPE_CHECKING:  # beside others' tests there are other modules of that name
+if TYPE_CHECKING:  # The folders of other tests have modules of this name, too.
     from support.browser import Visit
 
 MESSAGES = 20_000
 QUARTER = MESSAGES // 4
-#: Sent at once, and shown before the next are sent: far less than the log holds, so each is shown.
+#: Messages that are sent at once and shown before the next are sent. The number is far below the
+#: log's limit, so that each is shown.
 SLICE = 100
 EDITS = 4
 REACTIONS = 4
-#: Somebody comes and goes every so many slices.
+#: A visitor joins and leaves once in this number of slices.
 VISIT_EVERY = 5
-#: Slices that come while somebody looks back, in the third quarter.
+#: Slices that arrive while the reader looks back, in the third quarter.
 LOOKING_BACK = 30
 WRITERS = ("Bob", "Zoë", "Kenji")
 WORDS = ("and", "the", "light", "at", "six", "was", "unreal", "who", "has", "those", "photos")
 LOG_LIMIT = 300
-#: In one run each. Kept rows or entries would add several times what was there in the beginning.
+#: The limits of growth in one run. Retained rows or entries would add several times the first
+#: figure.
 HEAP_GROWTH = 1.3
 NODES_GROWTH = 1.3
-#: Frames last for whole intervals of the screen, and wait for whatever else the machine does.
+#: Frames last for whole intervals of the screen, and wait for other processes of the machine, hence
+#: the generous factor.
 FRAME_GROWTH = 3.0
-#: Work that grew with what has been said would be tenfold.
+#: Work that grew with the number of messages would grow tenfold.
 WORK_GROWTH = 2.0
 
-# Keeps what it needs from the beginning, so that it is no part of what grows.
+# Allocates its buffers at the start, so that they are no part of the growth.
 RECORD = """(offsets) => {
   const log = document.getElementById("log");
   const rows = log.getElementsByClassName("message");
@@ -91,7 +94,7 @@ RECORD = """(offsets) => {
 SHOWN = "(offset) => hour.last >= offset"
 CHANGED = """([offset, begins]) => document.querySelector(
   `.message[data-offset="${offset}"] .message__text`).textContent.startsWith(begins)"""
-# From now on this text may not move; what lies above it is the answer.
+# Marks a text that must not move from now on, and returns the offsets of the messages above it.
 READ = """() => {
   const edge = document.getElementById("log").getBoundingClientRect().top;
   const rows = [...document.querySelectorAll(".message[data-offset]")];
@@ -108,22 +111,22 @@ TWO_FRAMES = "() => new Promise((done) => requestAnimationFrame(() => requestAni
 
 
 class Crowd:
-    """Who writes all that: one at a time, so that every number is known in advance."""
+    """The users who write all messages, one at a time, so that each offset is known in advance."""
 
-    def __init__(self, guests: dict[str, SocketUser]) -> None:
+    def __init__(self, users: dict[str, SocketUser]) -> None:
         self.offset = 0
-        #: The messages' offsets, in order, and how each begins.
+        #: The messages' offsets, in order, and the beginning of each text.
         self.offsets: list[int] = []
         self.texts: dict[int, str] = {}
-        #: The last that was edited.
+        #: The message that was edited last.
         self.edited = 0
         self._authors: dict[int, str] = {}
         self._reactions: set[tuple[str, int]] = set()
-        self._guests = guests
+        self._users = users
         self._chance = random.Random(20_000)
 
     def write(self, targets: list[int] | None = None) -> None:
-        """A slice, with changes of `targets` or of the last messages; return when all is kept."""
+        """Write a slice, and change `targets` or the last messages; return when all is stored."""
         number = len(self.offsets) // SLICE
         writer = WRITERS[number % len(WRITERS)]
         for _ in range(SLICE):
@@ -131,40 +134,40 @@ class Crowd:
         targets = targets or self.offsets[-LOG_LIMIT:]
         for target in self._chance.sample(targets, REACTIONS):
             self._react(writer, target)
-        self._guests[writer].receive_until(self.offset)
+        self._users[writer].receive_until(self.offset)
         for target in self._chance.sample(targets, EDITS):
             self._edit(target)
 
     def _say(self, writer: str) -> None:
         words = " ".join(self._chance.choices(WORDS, k=self._chance.randint(1, 30)))
-        begins = f"{len(self.offsets) + 1}:"
-        self._do(writer, text=f"{begins} {words}")
+        beginning = f"{len(self.offsets) + 1}:"
+        self._do(writer, text=f"{beginning} {words}")
         self.offsets.append(self.offset)
-        self.texts[self.offset] = begins
+        self.texts[self.offset] = beginning
         self._authors[self.offset] = writer
 
     def _react(self, writer: str, target: int) -> None:
-        """For the second time it is taken back."""
+        """React, or remove the same reaction if the user has reacted before."""
         remove = (writer, target) in self._reactions
         self._reactions ^= {(writer, target)}
         self._do(writer, type="react", offset=target, emoji="👍", remove=remove)
 
     def _edit(self, target: int) -> None:
-        """Make it longer, and so what stands above others higher."""
+        """Make the message longer, and with it the rows above later messages."""
         author = self._authors[target]
-        begins = f"edited {self.offset}:"
-        self._do(author, type="edit", offset=target, text=f"{begins} {' '.join(WORDS * 4)}")
-        self.texts[target] = begins
+        beginning = f"edited {self.offset}:"
+        self._do(author, type="edit", offset=target, text=f"{beginning} {' '.join(WORDS * 4)}")
+        self.texts[target] = beginning
         self.edited = target
-        self._guests[author].receive_until(self.offset)
+        self._users[author].receive_until(self.offset)
 
     def _do(self, name: str, **command: Any) -> None:
         self.offset += 1
-        self._guests[name].do(**command)
+        self._users[name].do(**command)
 
 
 class State(NamedTuple):
-    """Of the page after so many messages, when what is of no use any more was collected."""
+    """Figures of the page after this number of messages and a garbage collection."""
 
     messages: int
     heap_bytes: int
@@ -174,7 +177,7 @@ class State(NamedTuple):
 
 
 class Watch:
-    """Looks at the page by the browser's own instruments."""
+    """Measures the page by the browser's own instruments."""
 
     def __init__(self, page: Any) -> None:
         self._page = page
@@ -183,7 +186,7 @@ class Watch:
             self._browser.send(f"{domain}.enable")
 
     def look(self, messages: int) -> State:
-        # Twice: what the first frees may have held on to something by a finalizer.
+        # Collect twice, because a finalizer of the first collection can release more.
         for _ in range(2):
             self._browser.send("HeapProfiler.collectGarbage")
         metrics = {
@@ -200,11 +203,12 @@ class Watch:
 
 
 class Frames(NamedTuple):
-    """Those in which the log changed, in milliseconds: how long they took, and the page's part."""
+    """Times, in milliseconds, of the frames that changed the log: the whole frame, and the page's
+    own work."""
 
     median: float
     p99: float
-    #: The lower quartile: the page's work, and not that of the machine's other users.
+    #: The lower quartile measures the page, and not other processes of the machine.
     work: float
 
     @classmethod
@@ -230,10 +234,10 @@ def crowd(server: Server, room: str) -> Iterator[Crowd]:
         )
 
 
-def test_an_hour_leaves_the_page_as_it_was(
+def test_hour_of_messages_leaves_the_page_as_it_was(
     visit: Visit, crowd: Crowd, server: Server, room: str
 ) -> None:
-    """20,000 messages cost the last quarter what they cost the first, and none is missed."""
+    """With 20,000 messages the last quarter costs what the first cost, and no message is missed."""
     started = time.monotonic()
     page: Any = visit("Ann")
     sockets: list[str] = []
@@ -265,7 +269,8 @@ def test_an_hour_leaves_the_page_as_it_was(
     assert [offset for offset, _ in shown] == crowd.offsets[-len(shown) :]
     wrong = [(crowd.texts[at], text) for at, text in shown if not text.startswith(crowd.texts[at])]
     assert wrong == []
-    # What is not shown has come all the same: at a hole the page would have joined anew.
+    # Messages that are not shown have arrived all the same, because after a hole the page would
+    # have joined again.
     assert sockets == []
     assert hour["rows"] <= LOG_LIMIT
     assert hour["away"] < 1
@@ -279,7 +284,8 @@ def test_an_hour_leaves_the_page_as_it_was(
 
 
 def look_back(page: Any, crowd: Crowd) -> set[int]:
-    """Read on while others write; return the offsets of what need not be shown meanwhile."""
+    """Look back while others write; return the offsets of messages that need not be shown
+    meanwhile."""
     page.evaluate("() => { hour.following = false }")
     page.hover("#log")
     page.mouse.wheel(0, -4000)
@@ -289,12 +295,12 @@ def look_back(page: Any, crowd: Crowd) -> set[int]:
     before = len(crowd.offsets)
     for _ in range(LOOKING_BACK):
         crowd.write(above)
-    # The last of it changes what is shown, so the page has had all that came before.
+    # The last command changes a shown message, so the page has received all before.
     page.wait_for_function(CHANGED, arg=[crowd.edited, crowd.texts[crowd.edited]])
     page.evaluate(TWO_FRAMES)
     page.evaluate("() => { hour.read = null }")
     page.click("#new-messages")
-    # Off the log, as in the beginning: what was shown under it may cost nothing from now on.
+    # From now on this text is off the log, and must cost nothing.
     page.mouse.move(0, 0)
     page.wait_for_function(SHOWN, arg=crowd.offsets[-1])
     page.evaluate(TWO_FRAMES)
