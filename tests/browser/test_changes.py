@@ -211,12 +211,12 @@ def test_hostile_changes_stay_text(visit: Any, server: Server, room: str) -> Non
     """Markup in an edited text, or in the name of a user who reacted, is shown as text."""
     page = visit("Ann")
     name = HOSTILE[1]
-    with joined_user(room, name, server) as guest:
-        guest.say("plain")
-        guest.do(type="react", offset=1, emoji="👀")
+    with joined_user(room, name, server) as other_user:
+        other_user.say("plain")
+        other_user.do(type="react", offset=1, emoji="👀")
         expect(page.locator(".reaction")).to_have_attribute("title", name)
         for payload in HOSTILE:
-            guest.do(type="edit", offset=1, text=payload)
+            other_user.do(type="edit", offset=1, text=payload)
             expect(page.locator(".message__text")).to_have_text(payload)
     assert page.locator("#log :is(script, img, svg, iframe, style, a, form, b b)").count() == 0
 

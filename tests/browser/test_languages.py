@@ -1,4 +1,4 @@
-"""The page in another language, which runs from right to left: Arabic."""
+"""The page in Arabic, which runs from right to left."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from support.server import Server
 STATIC = Path(__file__).parent.parent.parent / "static"
 ARABIC = "?lang=ar"
 NARROW: dict[str, Any] = {"viewport": {"width": 320, "height": 640}}
-#: A letter, or a digit of those that Egypt uses.
+#: An Arabic letter, or a digit as Egypt writes it.
 ARABIC_LETTER = re.compile(r"[\u0621-\u064a]")
 ARABIC_DIGIT = re.compile(r"[\u0660-\u0669]")
 
-#: A declaration that has a left or a right, or four sides of which these two differ.
+#: A declaration with a left or right, or with four sides of which these two differ.
 SIDED = re.compile(r"(?:[{;]|^)\s*((?:[\w-]+-)?(?:left|right)(?:-[\w-]+)?|float):", re.MULTILINE)
 ALIGNED = re.compile(r"(?:text-align|justify-\w+|float|clear): (?:left|right)\b")
 FOUR_SIDES = re.compile(
@@ -31,8 +31,8 @@ CALL = re.compile(r"[\w-]+\([^()]*\)")
 COMMENT = re.compile(r"(?s)/\*.*?\*/")
 
 
-def saying(page: Any, expression: str) -> Any:
-    """The result of an expression in which `text` is the module of the page's words."""
+def evaluate_words(page: Any, expression: str) -> Any:
+    """Return the result of an expression in which `text` is the module of the page's words."""
     load = "const text = await import('/static/text/translation.js');"
     return page.evaluate(f"async () => {{ {load} return {expression}; }}")
 
@@ -47,15 +47,16 @@ def choose(page: Any, language: str) -> None:
 
 
 def box(locator: Any) -> Any:
-    """What an element takes of the window: left, right, top, bottom."""
+    """Return the edges of an element in the window: left, right, top, bottom."""
     return locator.evaluate("(element) => element.getBoundingClientRect().toJSON()")
 
 
-# Which language
+# The choice of the language
 
 
-def test_the_first_paint_waits_for_no_word(visit: Visit) -> None:
-    """The page shows at once in the language's direction; its words follow when they are there."""
+def test_first_paint_does_not_wait_for_the_words(visit: Visit) -> None:
+    """The page is shown at once in the language's direction, and the words follow when they have
+    arrived."""
     held: list[Any] = []
     page = visit()
     page.route("**/static/lang/ar.js", lambda route: held.append(route))
@@ -69,13 +70,13 @@ def test_the_first_paint_waits_for_no_word(visit: Visit) -> None:
     expect(page.locator("#name-dialog")).to_be_visible()
 
 
-def test_who_has_no_scripts_is_told(visit: Visit) -> None:
-    """Without any words, what there is to say is seen."""
+def test_page_without_scripts_says_so(visit: Visit) -> None:
+    """Without scripts the page shows that it needs them."""
     expect(visit(java_script_enabled=False).locator("noscript")).to_be_visible()
 
 
-def test_browser_says_which_language(visit: Visit) -> None:
-    """Unless somebody chose one it is the browser's, with the dates and digits of its region."""
+def test_browser_chooses_the_language(visit: Visit) -> None:
+    """By default the page has the browser's language, with the dates and digits of its region."""
     page = visit("Ann", locale="ar-EG")
     expect_language(page, "ar", "rtl")
     expect(page.locator("#online-count")).to_have_text(re.compile("^١ "))
@@ -90,7 +91,7 @@ def test_browser_says_which_language(visit: Visit) -> None:
 def test_number_of_unread_messages_is_in_the_reader_s_digits(
     visit: Visit, server: Server, room: str
 ) -> None:
-    """Beside a room, and in the title of the tab."""
+    """The number of unread messages, beside a room and in the title, has the language's digits."""
     page = visit("Ann", locale="ar-EG")
     page.evaluate("name => { location.hash = name; }", f"{room}-other")
     expect(page.locator(".room-item")).to_have_count(2)
@@ -100,8 +101,8 @@ def test_number_of_unread_messages_is_in_the_reader_s_digits(
     expect(page).to_have_title(re.compile(r"^\(٣\) "))
 
 
-def test_chosen_language_comes_back(visit: Visit) -> None:
-    """The preferences bring the page in another language, at every visit, and back again."""
+def test_chosen_language_is_remembered(visit: Visit) -> None:
+    """A language chosen in the preferences is used at every visit, until another is chosen."""
     page = visit("Ann")
     expect_language(page, "en", "ltr")
     choose(page, "ar")
@@ -118,8 +119,8 @@ def test_chosen_language_comes_back(visit: Visit) -> None:
     expect(page.locator("#preferences-title")).to_have_text("Preferences")
 
 
-def test_address_asks_for_a_language(visit: Visit) -> None:
-    """It counts more than what was chosen before, and less than what is chosen then."""
+def test_address_chooses_the_language(visit: Visit) -> None:
+    """The language in the address replaces an earlier choice, and a later choice replaces it."""
     page = visit("Ann", locale="en-GB")
     choose(page, "en")
     page.keyboard.press("Escape")
@@ -132,15 +133,15 @@ def test_address_asks_for_a_language(visit: Visit) -> None:
     assert page.url == "".join(where)
 
 
-# Its words
+# The words
 
 
-def test_every_form_of_the_plural_is_said(visit: Visit, server: Server, room: str) -> None:
-    """One, two, a few, many, and hundreds are said each in its own way."""
+def test_every_plural_form_is_used(visit: Visit, server: Server, room: str) -> None:
+    """One, two, a few, many and hundreds of messages each have their own form."""
     page = visit("Ann", query=ARABIC)
-    found = saying(page, "[1, 2, 3, 11, 100].map((count) => text.t('hits', { count }))")
+    found = evaluate_words(page, "[1, 2, 3, 11, 100].map((count) => text.t('hits', { count }))")
     assert found == ["رسالة واحدة", "رسالتان", "3 رسائل", "11 رسالة", "100 رسالة"]
-    seconds = saying(page, "[1, 2, 5, 30].map((count) => text.t('tryingIn', { count }))")
+    seconds = evaluate_words(page, "[1, 2, 5, 30].map((count) => text.t('tryingIn', { count }))")
     assert len({re.sub(r"\d+", "", each) for each in seconds}) == 4
     with joined_user(room, "Bob", server) as bob:
         bob.say("a word", "another word")
@@ -150,8 +151,8 @@ def test_every_form_of_the_plural_is_said(visit: Visit, server: Server, room: st
     expect(page.locator("#search-status")).to_have_text("رسالتان")
 
 
-def test_nothing_is_left_untranslated(visit: Visit, server: Server, room: str) -> None:
-    """Each text and label of the document is there, and none of them is English."""
+def test_document_is_translated_completely(visit: Visit, server: Server, room: str) -> None:
+    """Each text and label of the document has words, and none of them is English."""
     page = visit("آن", query=ARABIC)
     with joined_user(room, "بدر", server) as bob:
         bob.say("مرحبا")
@@ -164,7 +165,7 @@ def test_nothing_is_left_untranslated(visit: Visit, server: Server, room: str) -
         page.click("#preferences-open")
         page.click("#shortcuts-open")
         shown = page.evaluate(ALL_TEXTS)
-    english = saying(page, "(await import('/static/lang/en.js')).words")
+    english = evaluate_words(page, "(await import('/static/lang/en.js')).words")
     forms = [each.values() if isinstance(each, dict) else [each] for each in english.values()]
     said = {text for each in forms for text in each}
     assert len(shown["texts"]) > 100
@@ -172,7 +173,7 @@ def test_nothing_is_left_untranslated(visit: Visit, server: Server, room: str) -
     assert said & set(shown["texts"]) == set()
     own = re.compile(r"Enter|Shift|Tab|Esc|Ctrl|Alt|English|fastchat|lobby|\d|" + re.escape(room))
     foreign = {own.sub("", text) for text in shown["texts"]}
-    # Emoji have the names by which they are found.
+    # The names by which emoji are found.
     assert {text for text in foreign if re.search("[A-Za-z]{2}", text)} <= set(shown["emoji"])
 
 
@@ -200,16 +201,18 @@ ALL_TEXTS = """async () => {
 }"""
 
 
-# What the server refuses
+# Refusals by the server
 
 
 def test_refused_name_is_explained_in_arabic(visit: Visit, script: ScriptedServer) -> None:
-    """In place of the server's sentence stands the language's own for its code."""
+    """For a known code the page shows the language's own sentence in place of the server's."""
     script.refusal = {"code": "username_taken", "message": "It is taken.", "temporary": False}
     page = visit(script=script, query=ARABIC)
     page.fill("#name-input", "Ann")
     page.press("#name-input", "Enter")
-    expect(page.locator("#name-error")).to_have_text(saying(page, "text.t('error_username_taken')"))
+    expect(page.locator("#name-error")).to_have_text(
+        evaluate_words(page, "text.t('error_username_taken')")
+    )
     expect(page.locator("#name-error")).to_have_text(ARABIC_LETTER)
 
 
@@ -217,13 +220,14 @@ def test_refused_name_is_explained_in_arabic(visit: Visit, script: ScriptedServe
 def test_refused_message_is_explained_in_arabic(
     visit: Visit, script: ScriptedServer, code: str
 ) -> None:
-    """A code says what it means; one that may mean much gives the server's reason as well."""
+    """A code with one meaning is explained in Arabic; a code with several also shows the server's
+    reason."""
     page = visit("Ann", script=script, query=ARABIC)
     say(page, "Hello")
     expect(page.locator(".message--pending")).to_have_count(1)
     (sent,) = script.sent("message")
     if code == ErrorCode.RATE_LIMITED:
-        # A message waits; what was asked for is told.
+        # A message is marked as failed; the refusal of another command is shown as a notice.
         page.click("#search-toggle")
         page.fill("#search-field", "word")
         page.wait_for_function("performance.now() > 0")
@@ -245,10 +249,10 @@ def expect_sent(page: Any, script: ScriptedServer, kind: str) -> None:
 
 
 @pytest.mark.parametrize(("query", "code"), [(ARABIC, "unheard_of"), ("", "not_found")])
-def test_server_s_sentence_is_shown_where_there_is_no_other(
+def test_server_s_sentence_is_shown_for_unknown_codes(
     visit: Visit, script: ScriptedServer, query: str, code: str
 ) -> None:
-    """In English always, else for a code that the page does not know."""
+    """The page shows the server's sentence always in English, and otherwise for unknown codes."""
     page = visit("Ann", script=script, query=query)
     say(page, "Hello")
     expect(page.locator(".message--pending")).to_have_count(1)
@@ -261,7 +265,7 @@ def test_server_s_sentence_is_shown_where_there_is_no_other(
 
 
 def test_page_is_mirrored(visit: Visit, server: Server, room: str) -> None:
-    """Rooms are on the right, people on the left, what others say on the right."""
+    """Rooms and others' messages are on the right, and users on the left."""
     page = visit("Ann", query=ARABIC, viewport={"width": 1280, "height": 800})
     with joined_user(room, "Bob", server) as bob:
         bob.say("مرحبا", "Hello")
@@ -273,7 +277,7 @@ def test_page_is_mirrored(visit: Visit, server: Server, room: str) -> None:
     assert own["right"] < theirs["left"]
     avatar = box(page.locator(".message .avatar").first)
     assert theirs["right"] < avatar["left"] < theirs["right"] + 40
-    # The corner that points at who speaks.
+    # The corner of a bubble that points at its author.
     small = """(each) => Object.entries(getComputedStyle(each))
       .filter(([name, value]) => /^border\\w+(Left|Right)Radius$/.test(name) && value === "6px")
       .map(([name]) => name)"""
@@ -281,20 +285,20 @@ def test_page_is_mirrored(visit: Visit, server: Server, room: str) -> None:
     assert text_in(page, "أهلا").evaluate(small) == ["borderTopLeftRadius"]
 
 
-def test_names_stay_beside_what_they_name(visit: Visit) -> None:
-    """A name in Latin letters is at its avatar, and a room's sign before its name."""
+def test_names_stay_beside_their_icons(visit: Visit) -> None:
+    """A Latin name stands beside its avatar, and the number sign before a room's name."""
     page = visit("Ann", query=ARABIC, viewport={"width": 1280, "height": 800})
     avatar = box(page.locator("#own .avatar"))
-    assert 0 < avatar["left"] - ink(page.locator("#own-name"))["right"] < 20
+    assert 0 < avatar["left"] - text_box(page.locator("#own-name"))["right"] < 20
     link = page.locator(".room-item__link")
-    assert 0 < box(link)["right"] - ink(page.locator(".room-item__name"))["right"] < 20
-    # From left to right, so that the sign is there.
+    assert 0 < box(link)["right"] - text_box(page.locator(".room-item__name"))["right"] < 20
+    # The name runs from left to right, so that the number sign is on its left.
     for name in (page.locator("#room-name"), page.locator(".room-item__name")):
         assert name.evaluate("(element) => getComputedStyle(element).direction") == "ltr"
 
 
-def ink(locator: Any) -> Any:
-    """What the text of an element takes, whatever room it has."""
+def text_box(locator: Any) -> Any:
+    """Return the edges of an element's text, regardless of the element's own size."""
     return locator.evaluate(
         """(element) => {
       const range = document.createRange();
@@ -304,8 +308,8 @@ def ink(locator: Any) -> Any:
     )
 
 
-def test_time_beside_a_message_is_not_over_it(visit: Visit, server: Server, room: str) -> None:
-    """A message that goes on with what the same person said has its time on the free side."""
+def test_time_does_not_cover_its_message(visit: Visit, server: Server, room: str) -> None:
+    """The time of a message that continues a group is on the free side of its text."""
     page = visit("Ann", query=ARABIC, viewport={"width": 1280, "height": 800})
     with joined_user(room, "Bob", server) as bob:
         bob.say("مرحبا", "Hello")
@@ -324,7 +328,8 @@ def test_time_beside_a_message_is_not_over_it(visit: Visit, server: Server, room
 
 
 def test_texts_keep_their_own_direction(visit: Visit, server: Server, room: str) -> None:
-    """Each paragraph, quote and list goes by its own words, and code from left to right."""
+    """Each paragraph, quote and list follows the direction of its words, and code runs from left to
+    right."""
     page = visit("Ann", query=ARABIC)
     text = "> اقتباس\n\n> quoted\n\nعربي\n\nEnglish\n\n- أول\n- second\n\n```\nx = [1]\n```"
     with joined_user(room, "Bob", server) as bob:
@@ -340,15 +345,13 @@ def test_texts_keep_their_own_direction(visit: Visit, server: Server, room: str)
     bars = """(elements) => elements.map((each) => getComputedStyle(each))
       .map((style) => parseFloat(style.borderRightWidth) > parseFloat(style.borderLeftWidth))"""
     assert page.locator(".message blockquote").evaluate_all(bars) == [True, False]
-    # Both at their signs.
-    first, second = (ink(item) for item in page.locator(".message__text li").all())
+    # Both numbers stand at their markers.
+    first, second = (text_box(item) for item in page.locator(".message__text li").all())
     assert abs(first["right"] - second["right"]) < 2
 
 
-def test_file_s_size_reads_in_the_reader_s_direction(
-    visit: Visit, server: Server, room: str
-) -> None:
-    """A file's card is the page's, whatever language its name or the message is in."""
+def test_file_card_reads_in_the_page_s_direction(visit: Visit, server: Server, room: str) -> None:
+    """A file's card follows the page's direction, whatever the language of its name or message."""
     link = f"/files/{'a' * 32}/report.pdf?size=34567"
     arabic, english = visit("Ann", query=ARABIC), visit("Eve")
     with joined_user(room, "Bob", server) as bob:
@@ -359,8 +362,9 @@ def test_file_s_size_reads_in_the_reader_s_direction(
                 expect(card).to_have_css("direction", direction)
 
 
-def test_drawers_come_from_their_sides(visit: Visit) -> None:
-    """On a narrow screen the rooms come from the right and people from the left, all within it."""
+def test_drawers_open_from_their_sides(visit: Visit) -> None:
+    """On a narrow screen the rooms open from the right and the users from the left, inside the
+    screen."""
     page = visit("Ann", query=ARABIC, **NARROW)
     for button, drawer, edge in (
         ("#rooms-toggle", "#sidebar", "right"),
@@ -375,8 +379,8 @@ def test_drawers_come_from_their_sides(visit: Visit) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") == 320
 
 
-def test_arrow_keys_go_the_way_they_point(visit: Visit) -> None:
-    """In the bar of a message and among the emoji, left is left."""
+def test_arrow_keys_move_in_their_visual_direction(visit: Visit) -> None:
+    """In the action bar and in the picker, Arrow Left moves to the left."""
     page = visit("Ann", query=ARABIC)
     say(page, "one")
     expect(page.locator(".message[data-offset]")).to_have_count(1)
@@ -395,8 +399,8 @@ def test_arrow_keys_go_the_way_they_point(visit: Visit) -> None:
     assert box(page.locator(":focus"))["right"] <= first["left"] + 1
 
 
-def test_empty_field_begins_on_the_right(visit: Visit) -> None:
-    """Its placeholder reads from the right, and what is written there goes by its own letters."""
+def test_empty_field_starts_on_the_right(visit: Visit) -> None:
+    """The placeholder runs from the right, and text follows the direction of its own letters."""
     page = visit("Ann", query=ARABIC)
     field = page.locator("#composer")
     expect(field).to_have_css("direction", "rtl")
@@ -406,8 +410,8 @@ def test_empty_field_begins_on_the_right(visit: Visit) -> None:
     expect(field).to_have_css("direction", "rtl")
 
 
-def test_keys_are_not_mirrored(visit: Visit) -> None:
-    """Shortcuts read as they are on a keyboard."""
+def test_shortcuts_are_not_mirrored(visit: Visit) -> None:
+    """Shortcuts are shown as on a keyboard."""
     page = visit("Ann", query=ARABIC)
     page.click("#preferences-open")
     page.click("#shortcuts-open")
@@ -416,21 +420,25 @@ def test_keys_are_not_mirrored(visit: Visit) -> None:
 
 
 @pytest.mark.parametrize("sheet", sorted(STATIC.rglob("*.css")), ids=lambda sheet: sheet.name)
-def test_styles_know_no_left_and_right(sheet: Path) -> None:
-    """They are about the start and the end of a line, so that they hold in both directions."""
+def test_styles_use_logical_sides_only(sheet: Path) -> None:
+    """The style sheets have start and end, and not left and right, so that they suit both
+    directions."""
     style = COMMENT.sub("", sheet.read_text("utf-8"))
     while CALL.search(style):
         style = CALL.sub("f", style)
-    # The emoji's place is measured in the window.
+    # The picker's place is computed in coordinates of the window.
     if sheet.name == "picker.css":
         style = style.replace("inset: 0 auto auto 0;", "")
     assert SIDED.findall(style) + ALIGNED.findall(style) == []
     assert [sides for sides in FOUR_SIDES.findall(style) if sides[1] != sides[3]] == []
-    assert [corners for corners in CORNERS.findall(style) if not is_even(corners.split())] == []
+    assert [
+        corners for corners in CORNERS.findall(style) if not is_symmetric(corners.split())
+    ] == []
 
 
-def is_even(corners: list[str]) -> bool:
-    """Whether these one to four, from the top left around, are on both sides the same."""
+def is_symmetric(corners: list[str]) -> bool:
+    """Return whether one to four corners, listed clockwise from the top left, are the same on both
+    sides."""
     first, second, third, fourth = (
         (corners * 4)[:4] if len(corners) != 3 else [*corners, corners[1]]
     )

@@ -1,4 +1,5 @@
-"""Several rooms on a page: joined, left, refused, read and unread, over reloads and breaks."""
+"""Several rooms on one page: joins, leaves, refusals and unread counts, over reloads and broken
+connections."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ LIMITED = {"code": "rate_limited", "message": "Wait.", "temporary": True, "retry
 TAKEN = {"code": "username_taken", "message": "Somebody is called so.", "temporary": True}
 TOO_MANY = {"code": "too_many_rooms", "message": "Leave one first.", "temporary": True}
 KEYS = "() => Object.keys(localStorage).filter((key) => key.startsWith('fastchat.read.')).sort()"
-# A tab that is in front or not, as a test says.
+# Lets a test hide the tab or bring it to the front.
 AWAY = """Object.defineProperty(document, "hidden", { get: () => window.away === true });
 window.goAway = (away) => { window.away = away;
   document.dispatchEvent(new Event("visibilitychange")); };"""
@@ -47,7 +48,7 @@ def context(chromium: Any) -> Iterator[Any]:
     context.close()
 
 
-def go(page: Any, room: str) -> None:
+def open_room(page: Any, room: str) -> None:
     page.evaluate("room => { location.hash = room }", room)
     expect(page.locator("#room-name")).to_have_text(room)
 
@@ -60,10 +61,10 @@ def badge(page: Any, room: str) -> Any:
     return item(page, room).locator(".badge b")
 
 
-def until(page: Any, holds: Callable[[], bool]) -> None:
-    """Let the page run until this is so; what it sends is seen only while it does."""
+def wait_until_sent(page: Any, condition: Callable[[], bool]) -> None:
+    """Let the page run until a condition holds; Playwright delivers commands only while it runs."""
     deadline = time.monotonic() + 20 * TIMEOUT_UNIT_S
-    while not holds():
+    while not condition():
         assert time.monotonic() < deadline
         page.evaluate(FRAMES)
 
@@ -72,8 +73,8 @@ def joins(script: ScriptedServer) -> list[str]:
     return [command["room"] for command in script.sent("join")]
 
 
-def remembering(*rooms: str) -> str:
-    """A script for a browser that was in these rooms before, as Ann."""
+def remembered_rooms(*rooms: str) -> str:
+    """Return a script for a browser that was in these rooms before, as Ann."""
     return f"""if (!localStorage.getItem("fastchat.rooms")) {{
       localStorage.setItem("fastchat.rooms", {json.dumps(" ".join(rooms))});
       localStorage.setItem("fastchat.name", "Ann");
@@ -89,13 +90,14 @@ def publish(script: ScriptedServer, room: str, *offsets: int) -> None:
         script.say(**each)
 
 
-# Coming, going, and coming back
+# Joining, leaving and joining again
 
 
-def test_each_room_goes_on_from_its_position(visit: Any, script: ScriptedServer) -> None:
-    """After a break the shown room is joined first, and none has lost or doubled anything."""
+def test_each_room_recovers_from_its_position(visit: Any, script: ScriptedServer) -> None:
+    """After a broken connection the shown room is joined first, and each room gets every message
+    once."""
     page = visit("Ann", at="a", script=script)
-    go(page, "b")
+    open_room(page, "b")
     publish(script, "a", 1, 2)
     publish(script, "b", 1)
     expect(text_in(page, "line 1")).to_be_visible()
@@ -109,7 +111,7 @@ def test_each_room_goes_on_from_its_position(visit: Any, script: ScriptedServer)
     assert joins(script) == ["a", "b", "b", "a"]
     since = [command.get("since", {}).get("offset") for command in script.sent("join")]
     assert since == [None, None, 1, 2]
-    go(page, "a")
+    open_room(page, "a")
     expect(page.locator(".message__text")).to_have_text(
         [f"line {number}" for number in range(1, 5)]
     )
@@ -117,10 +119,10 @@ def test_each_room_goes_on_from_its_position(visit: Any, script: ScriptedServer)
     assert script.connections == 2
 
 
-def test_hole_in_a_hidden_room_is_filled(visit: Any, script: ScriptedServer) -> None:
-    """A number that is missing in a room that is not shown makes the page recover it."""
+def test_hole_in_a_hidden_room_is_recovered(visit: Any, script: ScriptedServer) -> None:
+    """If an offset is missing in a hidden room, the page recovers the messages."""
     page = visit("Ann", at="a", script=script)
-    go(page, "b")
+    open_room(page, "b")
     publish(script, "a", 1)
     expect(badge(page, "a")).to_have_text("1")
     script.rooms = {"a": {"offset": 3, "missed": lines("a", 2, 3)}}
@@ -129,15 +131,15 @@ def test_hole_in_a_hidden_room_is_filled(visit: Any, script: ScriptedServer) -> 
     assert script.connections == 2
 
 
-def test_nothing_is_lost_or_doubled_over_many_breaks(
+def test_each_message_is_shown_once_over_many_breaks(
     visit: Any, context: Any, server: Server, room: str
 ) -> None:
-    """However often the connection breaks, each room has every message once, in order."""
+    """However often the connection breaks, each room shows every message once and in order."""
     switch, dice = ConnectionSwitch(context), random.Random(1)
     rooms = [f"{room}-{name}" for name in ("a", "b", "c", "d")]
     page = visit("Ann", at=rooms[0], context=context)
     for name in rooms[1:]:
-        go(page, name)
+        open_room(page, name)
     expect(page.locator("#online-count")).to_have_text("1 here")
     own: dict[str, list[str]] = {name: [] for name in rooms}
     counts = dict.fromkeys(rooms, 0)
@@ -147,7 +149,7 @@ def test_nothing_is_lost_or_doubled_over_many_breaks(
             name = dice.choice(rooms)
             guests[name].say(f"Bob {turn}", f"Bob {turn} again")
             counts[name] += 2
-            go(page, name := dice.choice(rooms))
+            open_room(page, name := dice.choice(rooms))
             say(page, f"Ann {turn}")
             own[name].append(f"Ann {turn}")
             counts[name] += 1
@@ -157,8 +159,8 @@ def test_nothing_is_lost_or_doubled_over_many_breaks(
                 switch.reconnect()
                 page.evaluate("() => dispatchEvent(new Event('online'))")
         for name in rooms:
-            go(page, name)
-            page.evaluate(FRAMES)  # until then the rows are of the room before
+            open_room(page, name)
+            page.evaluate(FRAMES)  # Until then the rows belong to the room before.
             expect(page.locator(".message--pending")).to_have_count(0)
             expect(page.locator(f".message[data-offset='{counts[name]}']")).to_have_count(1)
             offsets = page.eval_on_selector_all(
@@ -172,23 +174,23 @@ def test_nothing_is_lost_or_doubled_over_many_breaks(
 def test_outboxes_of_all_rooms_are_sent_in_order(
     visit: Any, context: Any, server: Server, room: str
 ) -> None:
-    """What was written offline in several rooms arrives once in each, in the order of writing."""
+    """Messages written offline in several rooms arrive once in each, in the order of writing."""
     switch = ConnectionSwitch(context)
     rooms = [f"{room}-{name}" for name in ("a", "b", "c")]
     page = visit("Ann", at=rooms[0], context=context)
     for name in rooms[1:]:
-        go(page, name)
+        open_room(page, name)
     expect(page.locator("#online-count")).to_have_text("1 here")
     switch.disconnect()
     for text in ("one", "two", "three"):
         for name in rooms:
-            go(page, name)
+            open_room(page, name)
             say(page, f"{text} for {name}")
     page.reload()
     switch.reconnect()
     page.evaluate("() => dispatchEvent(new Event('online'))")
     for name in rooms:
-        go(page, name)
+        open_room(page, name)
         expect(page.locator(".message[data-offset] .message__text")).to_have_text(
             [f"{text} for {name}" for text in ("one", "two", "three")]
         )
@@ -196,15 +198,15 @@ def test_outboxes_of_all_rooms_are_sent_in_order(
         expect(page.locator(".message")).to_have_count(3)
 
 
-def test_twenty_rooms_are_joined_in_spite_of_limits(visit: Any) -> None:
-    """Joins that come too fast are put off and not given up, on one connection."""
+def test_twenty_rooms_are_joined_despite_limits(visit: Any) -> None:
+    """Rate-limited joins are delayed and not given up, on one connection."""
     rooms = [f"r{number}" for number in range(20)]
     limits = ("--command-rate", "5", "--new-room-rate", "0")
     with running_server("--history", "memory", *limits) as server:
-        page = visit(at="about", url=server.url, init=remembering(*rooms))
+        page = visit(at="about", url=server.url, init=remembered_rooms(*rooms))
         page.wait_for_selector("#people .person", state="attached")
         expect(page.locator(".room-item")).to_have_count(21)
-        # A read mark is set by the first join.
+        # The first join sets a read mark.
         page.wait_for_function(f"() => ({KEYS})().length === 21")
         with joined_user(rooms[-1], "Bob", server) as bob:
             bob.say("hello")
@@ -213,21 +215,21 @@ def test_twenty_rooms_are_joined_in_spite_of_limits(visit: Any) -> None:
         expect(page.locator("#status")).to_be_empty()
 
 
-def test_leaving_leads_back_to_where_one_was(visit: Any, script: ScriptedServer) -> None:
-    """Not to the first room of the list."""
+def test_leaving_shows_the_previous_room(visit: Any, script: ScriptedServer) -> None:
+    """After leaving a room the page shows the room before, and not the first of the list."""
     page = visit("Ann", at="a", script=script)
     for name in ("b", "c", "d", "b", "d"):
-        go(page, name)
+        open_room(page, name)
     item(page, "d").locator(".room-item__leave").click()
     expect(page.locator("#room-name")).to_have_text("b")
     item(page, "b").locator(".room-item__leave").click()
     expect(page.locator("#room-name")).to_have_text("c")
 
 
-def test_room_that_is_shown_is_in_sight(visit: Any, script: ScriptedServer) -> None:
-    """However long the list is, and however one came there."""
+def test_shown_room_is_visible_in_the_list(visit: Any, script: ScriptedServer) -> None:
+    """The list scrolls to the shown room, however long the list is."""
     names = [f"room-{number}" for number in range(40)]
-    page = visit(at="room-0", script=script, init=remembering(*names))
+    page = visit(at="room-0", script=script, init=remembered_rooms(*names))
     expect(page.locator(".room-item")).to_have_count(40)
     expect(item(page, "room-0")).to_be_in_viewport()
     page.keyboard.press("Alt+ArrowUp")
@@ -235,10 +237,10 @@ def test_room_that_is_shown_is_in_sight(visit: Any, script: ScriptedServer) -> N
     expect(item(page, "room-39")).to_be_in_viewport(ratio=1)
 
 
-def test_the_way_back_closes_what_is_open(visit: Any, script: ScriptedServer) -> None:
-    """A drawer of the room before does not stay over the next."""
+def test_back_closes_an_open_drawer(visit: Any, script: ScriptedServer) -> None:
+    """Going back closes the drawer of the room that was shown."""
     page = visit("Ann", at="a", script=script, viewport={"width": 390, "height": 700})
-    go(page, "b")
+    open_room(page, "b")
     page.click("#people-toggle")
     expect(page.locator("#panel")).to_be_visible()
     page.go_back()
@@ -246,15 +248,16 @@ def test_the_way_back_closes_what_is_open(visit: Any, script: ScriptedServer) ->
     expect(page.locator("#panel")).to_be_hidden()
 
 
-def test_late_answer_to_a_room_that_was_left_is_ignored(visit: Any, script: ScriptedServer) -> None:
-    """Who leaves while his join is under way is in the next room, and not in that one again."""
+def test_late_reply_to_a_join_of_a_left_room_is_ignored(visit: Any, script: ScriptedServer) -> None:
+    """If a room is left before its join is answered, the page shows the next room and stays
+    there."""
     script.rooms = {"slow": {"silent": True}}
     page = visit("Ann", at="a", script=script)
-    go(page, "slow")
+    open_room(page, "slow")
     item(page, "slow").locator(".room-item__leave").click()
     expect(page.locator("#room-name")).to_have_text("a")
     expect(item(page, "slow")).to_have_count(0)
-    go(page, "b")
+    open_room(page, "b")
     expect(page.locator("#online-count")).to_have_text("2 here")
     script.answer(script.sent("join")[1])
     script.say(type="left", room="slow")
@@ -266,10 +269,10 @@ def test_late_answer_to_a_room_that_was_left_is_ignored(visit: Any, script: Scri
     assert [command["room"] for command in script.sent("leave")] == ["slow"]
 
 
-def test_room_that_is_shown_can_be_left(visit: Any, script: ScriptedServer) -> None:
-    """Another one is shown then; the one he left is left for good, and Back does not lead there."""
+def test_shown_room_can_be_left(visit: Any, script: ScriptedServer) -> None:
+    """After leaving the shown room the page shows another, and Back does not return to the room."""
     page = visit("Ann", at="a", script=script)
-    go(page, "b")
+    open_room(page, "b")
     publish(script, "b", 1)
     expect(text_in(page, "line 1")).to_be_visible()
     item(page, "b").locator(".room-item__leave").click()
@@ -287,11 +290,12 @@ def test_room_that_is_shown_can_be_left(visit: Any, script: ScriptedServer) -> N
     assert joins(script) == ["a", "b", "a"]
 
 
-def test_leaving_by_finger(visit: Any, script: ScriptedServer) -> None:
-    """Its button shows without a pointer over it; then the focus is in the list still."""
+def test_room_can_be_left_by_touch(visit: Any, script: ScriptedServer) -> None:
+    """The button to leave is visible without a pointer, and afterwards the focus is still in the
+    list."""
     phone = {"viewport": {"width": 320, "height": 640}, "has_touch": True, "is_mobile": True}
     page = visit("Ann", at="a", script=script, **phone)
-    go(page, "b")
+    open_room(page, "b")
     page.locator("#rooms-toggle").tap()
     leave = item(page, "b").locator(".room-item__leave")
     expect(leave).to_have_css("opacity", "1")
@@ -300,26 +304,26 @@ def test_leaving_by_finger(visit: Any, script: ScriptedServer) -> None:
     expect(item(page, "a").locator("a")).to_be_focused()
 
 
-def test_leaving_lets_other_rooms_messages_through(visit: Any, script: ScriptedServer) -> None:
-    """A message whose room is left meanwhile does not hold up what is written elsewhere."""
+def test_leaving_a_room_releases_messages_of_others(visit: Any, script: ScriptedServer) -> None:
+    """A pending message whose room is left does not hold up messages to other rooms."""
     page = visit("Ann", at="a", script=script)
-    go(page, "b")
+    open_room(page, "b")
     say(page, "never answered")
     expect(page.locator(".message--pending")).to_have_count(1)
     (message,) = script.sent("message")
     script.say(type="error", **{**LIMITED, "retry_after_ms": 1}, id=message["id"])
-    go(page, "a")
+    open_room(page, "a")
     say(page, "behind it")
     expect(page.locator(".message--pending")).to_have_count(1)
     item(page, "b").locator(".room-item__leave").click()
     expect(item(page, "b")).to_have_count(0)
-    until(page, lambda: script.sent("message")[-1]["text"] == "behind it")
+    wait_until_sent(page, lambda: script.sent("message")[-1]["text"] == "behind it")
 
 
-def test_back_and_forward_go_between_rooms(visit: Any, script: ScriptedServer) -> None:
-    """The browser's history shows each room again, with nothing joined anew."""
+def test_back_and_forward_switch_rooms(visit: Any, script: ScriptedServer) -> None:
+    """The browser's history shows each room again, without a new join."""
     page = visit("Ann", at="a", script=script)
-    go(page, "b")
+    open_room(page, "b")
     publish(script, "a", 1)
     publish(script, "b", 1, 2)
     expect(page.locator(".message")).to_have_count(2)
@@ -331,16 +335,16 @@ def test_back_and_forward_go_between_rooms(visit: Any, script: ScriptedServer) -
     assert script.connections == 1
 
 
-def test_tabs_do_not_overwrite_each_others_rooms(visit: Any, context: Any) -> None:
-    """Of two tabs in different rooms both are remembered, also after a reconnect."""
+def test_tabs_remember_each_other_s_rooms(visit: Any, context: Any) -> None:
+    """The rooms of two tabs are all remembered, after a reconnect, too."""
     one, two = ScriptedServer(), ScriptedServer()
     first = visit("Ann", at="a", script=one, context=context)
     second = visit(at="b", script=two, context=context)
     expect(second.locator("#online-count")).to_have_text("2 here")
-    go(second, "c")
+    open_room(second, "c")
     expect(second.locator("#online-count")).to_have_text("2 here")
     one.close(4008)
-    until(first, lambda: joins(one) == ["a", "a"])
+    wait_until_sent(first, lambda: joins(one) == ["a", "a"])
     publish(one, "a", 1)
     expect(text_in(first, "line 1")).to_be_visible()
     first.reload()
@@ -351,49 +355,51 @@ def test_tabs_do_not_overwrite_each_others_rooms(visit: Any, context: Any) -> No
     expect(second.locator(".room-item__name")).to_have_text(["a", "c"])
 
 
-def test_room_left_in_one_tab_is_left_in_the_others(visit: Any, context: Any) -> None:
-    """Also where it was just being joined; only a tab that shows it stays, for itself."""
+def test_room_left_in_one_tab_is_left_in_other_tabs(visit: Any, context: Any) -> None:
+    """A room left in one tab is left in the others, even during its join; a tab that shows the room
+    stays in it."""
     one, two = ScriptedServer(), ScriptedServer()
-    first = visit(at="a", script=one, context=context, init=remembering("a", "b", "c"))
-    until(first, lambda: joins(one) == ["a", "b", "c"])
+    first = visit(at="a", script=one, context=context, init=remembered_rooms("a", "b", "c"))
+    wait_until_sent(first, lambda: joins(one) == ["a", "b", "c"])
     one.rooms = {"b": {"silent": True}}
     first.reload()
-    until(first, lambda: joins(one)[3:] == ["a", "b"])
+    wait_until_sent(first, lambda: joins(one)[3:] == ["a", "b"])
     second = visit(at="c", script=two, context=context)
-    until(second, lambda: len(joins(two)) == 3)
+    wait_until_sent(second, lambda: len(joins(two)) == 3)
     item(second, "b").locator(".room-item__leave").click()
     expect(first.locator(".room-item__name")).to_have_text(["a", "c"])
-    until(first, lambda: joins(one)[5:] == ["c"])
+    wait_until_sent(first, lambda: joins(one)[5:] == ["c"])
     assert [command["room"] for command in one.sent("leave")] == ["b"]
     item(second, "a").locator(".room-item__leave").click()
-    until(second, lambda: len(two.sent("leave")) == 2)
+    wait_until_sent(second, lambda: len(two.sent("leave")) == 2)
     publish(one, "a", 1)
     expect(text_in(first, "line 1")).to_be_visible()
     expect(first.locator(".room-item__name")).to_have_text(["a", "c"])
 
 
-def test_room_left_in_another_tab_does_not_come_back(visit: Any, context: Any) -> None:
-    """Not even when a tab that shows it is let in only then."""
+def test_room_left_in_another_tab_is_not_remembered_again(visit: Any, context: Any) -> None:
+    """A room left in another tab is not remembered again, even if a tab that shows it joins only
+    then."""
     one, two = ScriptedServer(), ScriptedServer()
-    first = visit(at="b", script=one, context=context, init=remembering("a", "b"))
-    until(first, lambda: joins(one) == ["b", "a"])
+    first = visit(at="b", script=one, context=context, init=remembered_rooms("a", "b"))
+    wait_until_sent(first, lambda: joins(one) == ["b", "a"])
     one.rooms = {"b": {"silent": True}}
     first.reload()
-    until(first, lambda: joins(one)[2:] == ["b"])
+    wait_until_sent(first, lambda: joins(one)[2:] == ["b"])
     second = visit(at="a", script=two, context=context)
-    until(second, lambda: len(joins(two)) == 2)
+    wait_until_sent(second, lambda: len(joins(two)) == 2)
     item(second, "b").locator(".room-item__leave").click()
     expect(item(second, "b")).to_have_count(0)
     one.answer(one.sent("join")[-1])
-    until(first, lambda: joins(one)[3:] == ["a"])
+    wait_until_sent(first, lambda: joins(one)[3:] == ["a"])
     second.reload()
     expect(second.locator(".room-item__name")).to_have_text(["a"])
 
 
-def test_new_name_is_for_all_rooms(visit: Any, script: ScriptedServer) -> None:
-    """Another name joins every room again under it, and what was there stays."""
+def test_new_name_applies_to_all_rooms(visit: Any, script: ScriptedServer) -> None:
+    """With a new name the page joins every room again, and the messages stay."""
     page = visit("Ann", at="a", script=script)
-    go(page, "b")
+    open_room(page, "b")
     publish(script, "a", 1)
     publish(script, "b", 1)
     expect(page.locator(".message")).to_have_count(1)
@@ -407,39 +413,40 @@ def test_new_name_is_for_all_rooms(visit: Any, script: ScriptedServer) -> None:
     assert [command["room"] for command in script.sent("leave")] == ["a", "b"]
 
 
-# Not let in
+# Refused joins
 
 
-def test_refused_hidden_room_leaves_the_others_alone(visit: Any, script: ScriptedServer) -> None:
-    """It is marked, with the server's sentence, and asked for again only when it is shown."""
+def test_refused_hidden_room_does_not_disturb_others(visit: Any, script: ScriptedServer) -> None:
+    """A refused hidden room is marked with the server's sentence and joined again only when it is
+    shown."""
     script.rooms = {"closed": {"refusal": FORBIDDEN}}
-    page = visit(at="a", script=script, init=remembering("closed", "b"))
+    page = visit(at="a", script=script, init=remembered_rooms("closed", "b"))
     expect(page.locator(".room-item--refused a")).to_have_attribute("title", FORBIDDEN["message"])
-    until(page, lambda: joins(script) == ["a", "closed", "b"])
+    wait_until_sent(page, lambda: joins(script) == ["a", "closed", "b"])
     publish(script, "b", 1)
     expect(badge(page, "b")).to_have_text("1")
     expect(page.locator("#status")).to_be_empty()
     script.rooms = {"b": {"offset": 1, "missed": []}}
     script.close(4008)
-    until(page, lambda: joins(script) == ["a", "closed", "b", "a", "b"])
-    go(page, "closed")
+    wait_until_sent(page, lambda: joins(script) == ["a", "closed", "b", "a", "b"])
+    open_room(page, "closed")
     expect(page.locator("#online-count")).to_have_text("2 here")
     expect(page.locator(".room-item--refused")).to_have_count(0)
 
 
-def test_refused_shown_room_leaves_the_others_alone(visit: Any, script: ScriptedServer) -> None:
-    """The sentence stays while he looks at it; elsewhere he goes on, on the same connection."""
+def test_refused_shown_room_does_not_disturb_others(visit: Any, script: ScriptedServer) -> None:
+    """The refused room shows the sentence; other rooms work, on the same connection."""
     script.rooms = {"closed": {"refusal": FORBIDDEN}}
     page = visit("Ann", at="a", script=script)
-    go(page, "closed")
+    open_room(page, "closed")
     expect(page.locator("#status")).to_have_text(FORBIDDEN["message"])
     expect(page.locator("#try-now")).to_have_text("Reconnect")
     publish(script, "a", 1)
     expect(badge(page, "a")).to_have_text("1")
-    go(page, "a")
+    open_room(page, "a")
     expect(page.locator("#status")).to_be_empty()
     expect(page.locator(".message__text")).to_have_text(["line 1"])
-    go(page, "closed")
+    open_room(page, "closed")
     expect(page.locator("#status")).to_have_text(FORBIDDEN["message"])
     script.rooms = {}
     page.click("#try-now")
@@ -449,26 +456,29 @@ def test_refused_shown_room_leaves_the_others_alone(visit: Any, script: Scripted
     assert joins(script) == ["a", "closed", "closed", "closed"]
 
 
-def test_refused_room_is_remembered_if_he_was_in_it(visit: Any, script: ScriptedServer) -> None:
-    """A room that shut for a while is there after a reload; one that never opened is not."""
+def test_refused_room_is_remembered_if_it_was_joined_before(
+    visit: Any, script: ScriptedServer
+) -> None:
+    """A room that was joined before is remembered over a reload although it is refused; a room that
+    was never joined is not."""
     page = visit("Ann", at="a", script=script)
-    go(page, "b")
+    open_room(page, "b")
     expect(page.locator("#online-count")).to_have_text("2 here")
     script.rooms = {"b": {"refusal": FORBIDDEN}, "never": {"refusal": FORBIDDEN}}
-    go(page, "never")
+    open_room(page, "never")
     expect(page.locator("#status")).to_have_text(FORBIDDEN["message"])
-    go(page, "a")
+    open_room(page, "a")
     page.reload()
     expect(page.locator(".room-item--refused .room-item__name")).to_have_text(["b"])
     page.reload()
     expect(page.locator(".room-item__name")).to_have_text(["a", "b"])
 
 
-def test_limited_join_waits_in_place(visit: Any, script: ScriptedServer) -> None:
-    """The room that has to wait says so in time, tries when asked to, and costs no other room."""
+def test_rate_limited_join_waits_in_its_room(visit: Any, script: ScriptedServer) -> None:
+    """A rate-limited room says so, is tried again on request, and does not hold up other rooms."""
     script.rooms = {"b": {"refusal": LIMITED}}
     page = visit("Ann", at="a", script=script)
-    go(page, "b")
+    open_room(page, "b")
     expect(page.locator("#status")).to_have_text("Wait.")
     expect(page.locator("#countdown")).to_contain_text("Trying again in")
     publish(script, "a", 1)
@@ -481,14 +491,15 @@ def test_limited_join_waits_in_place(visit: Any, script: ScriptedServer) -> None
     assert joins(script) == ["a", "b", "b"]
 
 
-def test_too_many_rooms_are_not_asked_for_one_by_one(visit: Any, script: ScriptedServer) -> None:
-    """After the first of them the page knows; leaving a room makes place for the one shown."""
+def test_page_stops_joining_after_too_many_rooms(visit: Any, script: ScriptedServer) -> None:
+    """After the first `too_many_rooms` the page joins no more; leaving a room lets it join the
+    shown one."""
     rooms = {name: {"refusal": TOO_MANY} for name in ("c", "d", "e")}
     script.rooms = dict(rooms)
-    page = visit(at="a", script=script, init=remembering("a", "b", "c", "d", "e"))
+    page = visit(at="a", script=script, init=remembered_rooms("a", "b", "c", "d", "e"))
     expect(page.locator(".room-item--refused")).to_have_count(3)
     assert joins(script) == ["a", "b", "c"]
-    go(page, "d")
+    open_room(page, "d")
     expect(page.locator("#status")).to_have_text(TOO_MANY["message"])
     script.rooms = {}
     item(page, "b").locator(".room-item__leave").click()
@@ -497,12 +508,14 @@ def test_too_many_rooms_are_not_asked_for_one_by_one(visit: Any, script: Scripte
     assert joins(script)[3:5] == ["d", "d"]
 
 
-def test_name_taken_in_another_room_only(visit: Any, script: ScriptedServer) -> None:
-    """Who is in a room already is not made to change his name for the sake of another."""
+def test_name_taken_in_one_room_is_not_changed_in_others(
+    visit: Any, script: ScriptedServer
+) -> None:
+    """If the name is taken in one room, the user keeps it in the rooms that are joined."""
     script.rooms = {"b": {"refusal": TAKEN}}
-    page = visit(at="a", script=script, init=remembering("a", "b"))
+    page = visit(at="a", script=script, init=remembered_rooms("a", "b"))
     expect(page.locator(".room-item--refused .room-item__name")).to_have_text(["b"])
-    go(page, "b")
+    open_room(page, "b")
     expect(page.locator("#status")).to_have_text(TAKEN["message"])
     expect(page.locator("dialog[open]")).to_have_count(0)
     script.rooms = {}
@@ -512,10 +525,11 @@ def test_name_taken_in_another_room_only(visit: Any, script: ScriptedServer) -> 
     expect(page.locator(".room-item--refused")).to_have_count(0)
 
 
-def test_waiting_room_is_not_left_to_the_server(visit: Any, script: ScriptedServer) -> None:
-    """A connection that is in no room is given up while it waits, and not closed for good."""
+def test_page_closes_a_connection_without_a_joined_room(visit: Any, script: ScriptedServer) -> None:
+    """While no room is joined, the page closes the connection before the server does, and
+    reconnects later."""
     script.refusal = LIMITED
-    page = visit(at="a", script=script, init=remembering("a", "b"))
+    page = visit(at="a", script=script, init=remembered_rooms("a", "b"))
     expect(page.locator("#status")).to_have_text("Wait.")
     assert (joins(script), script.connections) == (["a"], 1)
     script.refusal = None
@@ -527,21 +541,22 @@ def test_waiting_room_is_not_left_to_the_server(visit: Any, script: ScriptedServ
 # Read and unread
 
 
-def test_unread_outlives_a_reload(visit: Any, script: ScriptedServer) -> None:
-    """A first visit has nothing new; what comes while he is elsewhere counts until he is there."""
+def test_unread_count_survives_a_reload(visit: Any, script: ScriptedServer) -> None:
+    """A first visit has no unread messages; messages in other rooms count until their room is
+    shown."""
     script.rooms = {"b": {"offset": 3, "missed": lines("b", 1, 2, 3)}}
     page = visit("Ann", at="a", script=script)
-    go(page, "b")
+    open_room(page, "b")
     expect(page.locator(".message")).to_have_count(3)
     expect(page.locator("[data-fresh]")).to_have_count(0)
-    go(page, "a")
+    open_room(page, "a")
     publish(script, "b", 4, 5)
     expect(badge(page, "b")).to_have_text("2")
     expect(page).to_have_title("(2) #a · fastchat")
     script.rooms = {"b": {"offset": 5, "missed": lines("b", 1, 2, 3, 4, 5)}}
     page.reload()
     expect(badge(page, "b")).to_have_text("2")
-    go(page, "b")
+    open_room(page, "b")
     expect(page.locator("[data-fresh]")).to_have_attribute("data-offset", "4")
     expect(badge(page, "b")).to_be_hidden()
     expect(page).to_have_title("#b · fastchat")
@@ -550,34 +565,35 @@ def test_unread_outlives_a_reload(visit: Any, script: ScriptedServer) -> None:
     expect(page.locator("[data-fresh]")).to_have_count(0)
 
 
-def test_line_is_placed_once_a_visit(visit: Any, script: ScriptedServer) -> None:
-    """It stays where he left off while he is there, and is gone when he comes again."""
+def test_unread_line_is_placed_once_a_visit(visit: Any, script: ScriptedServer) -> None:
+    """The line stays where the reader left off during a visit, and is gone at the next visit."""
     page = visit("Ann", at="a", script=script)
-    go(page, "b")
+    open_room(page, "b")
     expect(page.locator("#online-count")).to_have_text("2 here")
-    go(page, "a")
+    open_room(page, "a")
     publish(script, "b", 1)
-    go(page, "b")
+    open_room(page, "b")
     expect(page.locator("[data-fresh]")).to_have_attribute("data-offset", "1")
     publish(script, "b", 2, 3)
     expect(page.locator(".message")).to_have_count(3)
     expect(page.locator("[data-fresh]")).to_have_attribute("data-offset", "1")
-    go(page, "a")
-    go(page, "b")
+    open_room(page, "a")
+    open_room(page, "b")
     expect(page.locator(".message")).to_have_count(3)
     expect(page.locator("[data-fresh]")).to_have_count(0)
 
 
-def test_arrives_at_the_line_when_not_all_fits(visit: Any, script: ScriptedServer) -> None:
-    """He begins where he left off; the rest stays unread until he has seen it."""
+def test_room_opens_at_the_unread_line(visit: Any, script: ScriptedServer) -> None:
+    """If the unread messages do not fit, the room opens at the line, and the rest stays unread
+    until it is seen."""
     page = visit("Ann", at="a", script=script)
-    go(page, "b")
+    open_room(page, "b")
     publish(script, "b", 1)
     expect(text_in(page, "line 1")).to_be_visible()
-    go(page, "a")
+    open_room(page, "a")
     publish(script, "b", *range(2, 62))
     expect(badge(page, "b")).to_have_text("60")
-    go(page, "b")
+    open_room(page, "b")
     expect(page.locator(".message[data-offset='2']")).to_be_in_viewport()
     expect(page.locator(".message[data-offset='61']")).not_to_be_in_viewport()
     expect(page.locator("#new-messages")).to_contain_text("new messages")
@@ -585,31 +601,32 @@ def test_arrives_at_the_line_when_not_all_fits(visit: Any, script: ScriptedServe
     publish(script, "b", 62)
     expect(page.locator(".message[data-offset='62']")).to_have_count(1)
     assert page.evaluate("() => document.getElementById('log').scrollTop") == top
-    go(page, "a")
+    open_room(page, "a")
     expect(badge(page, "b")).not_to_be_empty()
     left = int(badge(page, "b").text_content())
     assert 0 < left < 60
-    go(page, "b")
+    open_room(page, "b")
     expect(page.locator("[data-fresh]")).to_have_attribute("data-offset", str(63 - left))
     page.click("#new-messages")
     expect(page.locator(".message[data-offset='62']")).to_be_in_viewport()
-    go(page, "a")
+    open_room(page, "a")
     expect(badge(page, "b")).to_be_hidden()
 
 
-def test_arrives_at_the_oldest_where_the_line_is_further_back(
+def test_room_opens_at_the_oldest_message_if_the_line_is_further_back(
     visit: Any, script: ScriptedServer
 ) -> None:
-    """More is new than a join brings: what nobody has seen stays unread, and the line comes up."""
+    """If a join brings only part of the unread messages, the rest stays unread, and scrolling up
+    reaches the line."""
     page = visit("Ann", at="b", script=script)
     publish(script, "b", *range(1, 21))
     expect(text_in(page, "line 20")).to_be_in_viewport()
-    go(page, "a")
+    open_room(page, "a")
     script.past = lines("b", *range(1, 101))
     script.rooms = {"b": {"offset": 100, "missed": script.past[50:]}}
     page.reload()
     expect(badge(page, "b")).to_have_text("50+")
-    go(page, "b")
+    open_room(page, "b")
     expect(text_in(page, "line 51")).to_be_in_viewport()
     expect(text_in(page, "line 100")).not_to_be_in_viewport()
     expect(page.locator("#new-messages")).to_contain_text("new messages")
@@ -617,8 +634,8 @@ def test_arrives_at_the_oldest_where_the_line_is_further_back(
     expect(text_in(page, "line 51")).to_be_in_viewport()
 
 
-def test_who_follows_goes_on_following(visit: Any, script: ScriptedServer) -> None:
-    """A log that was replaced while he watched its end is shown at its end."""
+def test_reader_at_the_end_stays_at_the_end(visit: Any, script: ScriptedServer) -> None:
+    """If the log is replaced while the reader is at its end, it is shown at its end."""
     page = visit("Ann", at="a", script=script)
     publish(script, "a", *range(1, 31))
     expect(text_in(page, "line 30")).to_be_in_viewport()
@@ -630,10 +647,10 @@ def test_who_follows_goes_on_following(visit: Any, script: ScriptedServer) -> No
     expect(text_in(page, "line 101")).to_be_in_viewport()
 
 
-def test_many_are_only_many(visit: Any, script: ScriptedServer) -> None:
-    """More than 99 are not counted, neither beside the room nor in the title."""
+def test_unread_count_stops_at_99(visit: Any, script: ScriptedServer) -> None:
+    """The number beside the room and in the title does not exceed 99."""
     page = visit("Ann", at="b", script=script)
-    go(page, "a")
+    open_room(page, "a")
     publish(script, "b", *range(1, 100))
     expect(badge(page, "b")).to_have_text("99")
     publish(script, "b", 100)
@@ -641,8 +658,8 @@ def test_many_are_only_many(visit: Any, script: ScriptedServer) -> None:
     expect(page).to_have_title("(99+) #a · fastchat")
 
 
-def test_one_drawer_is_open_at_a_time(visit: Any, script: ScriptedServer) -> None:
-    """On a phone, what opens takes the place of what was open, and all closes with it."""
+def test_only_one_drawer_is_open_on_a_phone(visit: Any, script: ScriptedServer) -> None:
+    """On a phone, a drawer closes the one before, and Escape closes all."""
     page = visit("Ann", at="a", script=script, viewport={"width": 320, "height": 640})
     page.click("#rooms-toggle")
     expect(page.locator("#sidebar")).to_be_visible()
@@ -657,8 +674,8 @@ def test_one_drawer_is_open_at_a_time(visit: Any, script: ScriptedServer) -> Non
     expect(page.locator(".message--pending")).to_have_count(1)
 
 
-def test_nothing_is_read_while_the_page_is_hidden(visit: Any, script: ScriptedServer) -> None:
-    """It counts in the title, and the line is before it when he is back."""
+def test_hidden_page_reads_no_message(visit: Any, script: ScriptedServer) -> None:
+    """Messages that arrive on a hidden page count in the title, and the line stands before them."""
     page = visit("Ann", at="a", script=script, init=AWAY)
     publish(script, "a", 1)
     expect(text_in(page, "line 1")).to_be_visible()
@@ -671,8 +688,8 @@ def test_nothing_is_read_while_the_page_is_hidden(visit: Any, script: ScriptedSe
     expect(page.locator("[data-fresh]")).to_have_attribute("data-offset", "2")
 
 
-def test_what_is_below_the_screen_is_not_read(visit: Any, script: ScriptedServer) -> None:
-    """Who looks back has not seen what comes meanwhile, also not after a reload."""
+def test_message_below_the_screen_is_unread(visit: Any, script: ScriptedServer) -> None:
+    """While the reader looks back, new messages stay unread, over a reload, too."""
     script.rooms = {"a": {"offset": 40, "missed": lines("a", *range(1, 41))}}
     page = visit("Ann", at="a", script=script)
     expect(text_in(page, "line 40")).to_be_in_viewport()
@@ -686,17 +703,17 @@ def test_what_is_below_the_screen_is_not_read(visit: Any, script: ScriptedServer
     expect(page.locator("[data-fresh]")).to_have_attribute("data-offset", "41")
 
 
-def test_lost_history_is_unread_from_its_beginning(visit: Any, script: ScriptedServer) -> None:
-    """A server that has forgotten everything: what is said since is new, wherever it is."""
+def test_new_history_is_unread_from_its_start(visit: Any, script: ScriptedServer) -> None:
+    """If the server has lost its history, all messages of the new one are unread, in every room."""
     page = visit("Ann", at="a", script=script)
-    go(page, "b")
+    open_room(page, "b")
     publish(script, "a", 1)
     publish(script, "b", 1)
     expect(text_in(page, "line 1")).to_be_visible()
-    go(page, "a")
+    open_room(page, "a")
     expect(badge(page, "a")).to_be_hidden()
     publish(script, "b", 2)
-    go(page, "b")
+    open_room(page, "b")
     expect(page.locator("[data-fresh]")).to_have_attribute("data-offset", "2")
     script.epoch = "e2"
     script.rooms = {
@@ -709,17 +726,18 @@ def test_lost_history_is_unread_from_its_beginning(visit: Any, script: ScriptedS
     publish(script, "b", 2, 3, 4)
     expect(page.locator(".message")).to_have_count(4)
     expect(page.locator(".message[data-offset='3'][data-fresh]")).to_have_count(0)
-    go(page, "a")
+    open_room(page, "a")
     expect(page.locator("[data-fresh] .message__text")).to_have_text(["anew 1"])
 
 
-def test_real_server_that_forgot(visit: Any, room: str) -> None:
-    """`--history memory`, restarted: each room goes on, and no count is of the old history."""
+def test_restarted_server_without_history_resets_the_counts(visit: Any, room: str) -> None:
+    """After a restart with `--history memory` each room works, and no count refers to the old
+    history."""
     with running_server("--history", "memory") as first, joined_user("b", "Bob", first) as bob:
         page = visit("Ann", at="b", url=first.url)
         bob.say("one", "two", "three")
         expect(page.locator(".message")).to_have_count(3)
-        go(page, "a")
+        open_room(page, "a")
         expect(page.locator("#online-count")).to_have_text("1 here")
         port = first.port
         first.kill()
@@ -731,15 +749,15 @@ def test_real_server_that_forgot(visit: Any, room: str) -> None:
         with joined_user("b", "Bob", second) as bob:
             bob.say("four")
             expect(badge(page, "b")).to_have_text("1")
-        go(page, "b")
+        open_room(page, "b")
         expect(page.locator(".message__text")).to_have_text(["four"])
 
 
-def test_reading_in_one_tab_counts_in_the_other(visit: Any, context: Any) -> None:
-    """The badge goes in both tabs, and what one has read the other does not make unread again."""
+def test_message_read_in_one_tab_is_read_in_the_other(visit: Any, context: Any) -> None:
+    """The unread count disappears in both tabs, and neither tab makes the message unread again."""
     one, two = ScriptedServer(), ScriptedServer()
     first = visit("Ann", at="b", script=one, context=context)
-    go(first, "a")
+    open_room(first, "a")
     second = visit(at="a", script=two, context=context)
     expect(second.locator(".room-item")).to_have_count(2)
     page_of = {first: one, second: two}
@@ -747,7 +765,7 @@ def test_reading_in_one_tab_counts_in_the_other(visit: Any, context: Any) -> Non
         expect(page.locator("#online-count")).to_have_text("2 here")
         publish(script, "b", 1, 2)
         expect(badge(page, "b")).to_have_text("2")
-    go(second, "b")
+    open_room(second, "b")
     expect(badge(second, "b")).to_be_hidden()
     expect(badge(first, "b")).to_be_hidden()
     expect(first).to_have_title("#a · fastchat")
@@ -755,8 +773,8 @@ def test_reading_in_one_tab_counts_in_the_other(visit: Any, context: Any) -> Non
     expect(badge(first, "b")).to_have_text("1")
 
 
-def test_place_is_kept_while_another_room_is_shown(visit: Any, script: ScriptedServer) -> None:
-    """Who reads further back goes on there; but what is new meanwhile goes before that."""
+def test_scroll_position_survives_another_room(visit: Any, script: ScriptedServer) -> None:
+    """A reader who looked back returns to that place, unless there are new messages."""
     script.rooms = {"a": {"offset": 60, "missed": lines("a", *range(1, 61))}}
     page = visit("Ann", at="a", script=script, viewport={"width": 1000, "height": 700})
     expect(text_in(page, "line 60")).to_be_in_viewport()
@@ -767,7 +785,7 @@ def test_place_is_kept_while_another_room_is_shown(visit: Any, script: ScriptedS
     top = "() => document.getElementById('log').scrollTop"
     before = page.evaluate(top)
     assert before > 100
-    go(page, "b")
+    open_room(page, "b")
     expect(page.locator(".message")).to_have_count(0)
     page.go_back()
     expect(page.locator(".message")).to_have_count(60)
@@ -778,36 +796,36 @@ def test_place_is_kept_while_another_room_is_shown(visit: Any, script: ScriptedS
     publish(script, "a", 61)
     page.go_back()
     expect(text_in(page, "line 61")).to_be_in_viewport()
-    go(page, "c")
+    open_room(page, "c")
     page.go_back()
     expect(text_in(page, "line 61")).to_be_in_viewport()
 
 
-def test_what_failed_elsewhere_is_marked(visit: Any, script: ScriptedServer) -> None:
-    """Whoever has gone on to another room learns that a message did not arrive, until he acts."""
+def test_failed_message_in_another_room_is_marked(visit: Any, script: ScriptedServer) -> None:
+    """A room with a failed message is marked until the user acts on the message."""
     page = visit("Ann", at="b", script=script)
     say(page, "hello")
-    until(page, lambda: len(script.sent("message")) == 1)
-    go(page, "a")
+    wait_until_sent(page, lambda: len(script.sent("message")) == 1)
+    open_room(page, "a")
     publish(script, "b", 1)
     expect(badge(page, "b")).to_have_text("1")
     script.say(type="error", id=script.sent("message")[0]["id"], **FORBIDDEN)
     expect(badge(page, "b")).to_have_text("!")
     expect(item(page, "b").get_by_role("link")).to_have_accessible_name(re.compile("Not sent"))
-    go(page, "b")
+    open_room(page, "b")
     expect(badge(page, "b")).to_be_hidden()
-    go(page, "a")
+    open_room(page, "a")
     expect(badge(page, "b")).to_have_text("!")
-    go(page, "b")
+    open_room(page, "b")
     page.get_by_role("button", name="Remove", exact=True).click()
-    go(page, "a")
+    open_room(page, "a")
     expect(badge(page, "b")).to_be_hidden()
 
 
-def test_changes_are_no_news(visit: Any, script: ScriptedServer) -> None:
-    """Deleted messages and one's own do not count, nor do edits and reactions."""
+def test_changes_and_own_messages_are_not_unread(visit: Any, script: ScriptedServer) -> None:
+    """Deleted messages, own messages, edits and reactions do not count as unread."""
     page = visit("Ann", at="b", script=script)
-    go(page, "a")
+    open_room(page, "a")
     publish(script, "b", 1, 2)
     script.publish("my own, from elsewhere", offset=3, room="b", username="Ann")
     expect(badge(page, "b")).to_have_text("2")
@@ -820,16 +838,16 @@ def test_changes_are_no_news(visit: Any, script: ScriptedServer) -> None:
     expect(page).to_have_title("#a · fastchat")
 
 
-def test_emptied_room_has_nothing_new(visit: Any, script: ScriptedServer) -> None:
-    """Where nothing is kept any more there is no count and no line, only the quiet."""
+def test_emptied_room_has_no_unread_messages(visit: Any, script: ScriptedServer) -> None:
+    """A room whose history was pruned has no count and no line, and says that it is quiet."""
     page = visit("Ann", at="b", script=script)
-    go(page, "a")
+    open_room(page, "a")
     publish(script, "b", 1, 2)
     expect(badge(page, "b")).to_have_text("2")
     script.rooms = {"b": {"offset": 90, "missed": []}}
     page.reload()
     expect(page.locator(".room-item")).to_have_count(2)
-    go(page, "b")
+    open_room(page, "b")
     expect(page.locator("#empty")).to_be_visible()
     expect(badge(page, "b")).to_be_hidden()
     publish(script, "b", 91)
@@ -837,10 +855,10 @@ def test_emptied_room_has_nothing_new(visit: Any, script: ScriptedServer) -> Non
     expect(page.locator("[data-fresh]")).to_have_count(0)
 
 
-def test_rooms_keep_to_themselves(visit: Any, server: Server, room: str) -> None:
-    """Who comes, goes and types in one room is told there only."""
+def test_presence_and_typing_stay_in_their_room(visit: Any, server: Server, room: str) -> None:
+    """Joins, leaves and typing are shown in their own room only."""
     page = visit("Ann", at=f"{room}-a")
-    go(page, f"{room}-b")
+    open_room(page, f"{room}-b")
     expect(page.locator("#online-count")).to_have_text("1 here")
     with joined_user(f"{room}-a", "Bob", server) as bob:
         bob.do(type="typing")
@@ -849,6 +867,6 @@ def test_rooms_keep_to_themselves(visit: Any, server: Server, room: str) -> None
         expect(page.locator("#typing")).to_be_empty()
         expect(page.locator("#online-count")).to_have_text("1 here")
         expect(page.locator(".notice, .message")).to_have_count(0)
-        go(page, f"{room}-a")
+        open_room(page, f"{room}-a")
         expect(page.locator("#online-count")).to_have_text("2 here")
         expect(page.locator(".notice")).to_have_text("Bob joined")

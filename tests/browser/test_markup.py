@@ -1,4 +1,4 @@
-"""How the page shows texts: each test asks the module what it makes of one."""
+"""The rendering of texts: each test calls the page's module for one text."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ OUTSIDE = 'target="_blank" rel="noopener noreferrer nofollow ugc"'
 
 @pytest.fixture
 def ask(blank: Any) -> Any:
-    """Runs a function's body beside the module and returns its result; `argument` is its `text`."""
+    """Run the body of a function beside the module, with `argument` as `text`, and return its
+    result."""
 
     def ask(body: str, argument: Any = None) -> Any:
         return blank.evaluate(f"async (text) => {{ {PRELUDE} {body} }}", argument)
@@ -37,7 +38,7 @@ def ask(blank: Any) -> Any:
 
 @pytest.fixture
 def html(ask: Any) -> Any:
-    """What a text becomes, without the `dir` of its blocks."""
+    """Return the HTML of a text, without the `dir` of its blocks."""
     return lambda text: ask("return html(text)", text)
 
 
@@ -62,7 +63,8 @@ def link(address: str, shown: str | None = None) -> str:
     ],
 )
 def test_lines_and_emphasis(html: Any, text: str, expected: str) -> None:
-    """Lines stay lines, empty ones part paragraphs, and emphasis may hold other emphasis."""
+    """Line breaks stay, empty lines separate paragraphs, and emphasis can contain other
+    emphasis."""
     assert html(text) == expected
 
 
@@ -94,8 +96,8 @@ def test_lines_and_emphasis(html: Any, text: str, expected: str) -> None:
         "> ",
     ],
 )
-def test_signs_that_mean_nothing_stay(ask: Any, text: str) -> None:
-    """Inside words, across lines, in faces and alone, the signs are what was written."""
+def test_unpaired_marks_stay_text(ask: Any, text: str) -> None:
+    """Marks inside words, across lines, in emoticons and alone stay as written."""
     marks, content = ask(
         'const it = shown(text); return [it.querySelectorAll("em, strong, s, code").length, '
         "it.textContent]",
@@ -119,8 +121,8 @@ def test_signs_that_mean_nothing_stay(ask: Any, text: str) -> None:
         ("> ```\n> a\nb", "<blockquote><pre><code>a</code></pre></blockquote><p>b</p>"),
     ],
 )
-def test_code_is_as_it_was_written(html: Any, text: str, expected: str) -> None:
-    """Nothing means anything in code; a block that nobody closes goes on to the end."""
+def test_code_is_shown_as_written(html: Any, text: str, expected: str) -> None:
+    """Marks in code stay text, and an unclosed block continues to the end."""
     assert html(text) == expected
 
 
@@ -137,8 +139,8 @@ def test_code_is_as_it_was_written(html: Any, text: str, expected: str) -> None:
         ("-a\n1.b\n1) c\n-", "<p>-a\n1.b\n1) c\n-</p>"),
     ],
 )
-def test_quotes_and_lists(html: Any, text: str, expected: str) -> None:
-    """Quotes and lists hold each other, and numbers stay what was written."""
+def test_quotes_and_lists_can_be_nested(html: Any, text: str, expected: str) -> None:
+    """Quotes and lists can contain each other, and numbers stay as written."""
     assert html(text) == expected
 
 
@@ -154,8 +156,9 @@ def test_quotes_and_lists(html: Any, text: str, expected: str) -> None:
         ("http://[::1]:80/", "http://[::1]/", ""),
     ],
 )
-def test_addresses_are_links(ask: Any, text: str, address: str, rest: str) -> None:
-    """An address ends before what ends the sentence, and its link goes elsewhere, unknown."""
+def test_addresses_become_links(ask: Any, text: str, address: str, rest: str) -> None:
+    """An address ends before the punctuation of its sentence, and its link opens a new tab without
+    a referrer."""
     link, shown = ask(
         """const element = shown(text); const [link] = element.querySelectorAll("a");
         link.remove();
@@ -189,8 +192,8 @@ def test_addresses_are_links(ask: Any, text: str, address: str, rest: str) -> No
         ("https://a.example/\u202egpj.b", "https://a.example/", "a.example"),
     ],
 )
-def test_link_shows_where_it_goes(ask: Any, text: str, shown: str, host: str) -> None:
-    """The text of a link is its address; a host that could pretend is shown as it is resolved."""
+def test_link_shows_its_address(ask: Any, text: str, shown: str, host: str) -> None:
+    """The text of a link is its address, and a misleading host is shown as it is resolved."""
     assert ask(
         'const [link] = shown(text).querySelectorAll("a"); return [link.textContent, link.host]',
         text,
@@ -212,8 +215,8 @@ def test_link_shows_where_it_goes(ask: Any, text: str, shown: str, host: str) ->
         "file:///etc/passwd",
     ],
 )
-def test_nothing_else_is_a_link(html: Any, text: str) -> None:
-    """Other schemes, addresses without a host, and hosts behind a user's name are text."""
+def test_only_web_addresses_become_links(html: Any, text: str) -> None:
+    """Other schemes, addresses without a host, and hosts behind a user's name stay text."""
     assert html(text) == f"<p>{text}</p>"
 
 
@@ -224,8 +227,8 @@ def test_nothing_else_is_a_link(html: Any, text: str) -> None:
         ("a#b #Big #1 ##c /#d &#e; #x#y #ö #fooBar #" + "a" * 65, []),
     ],
 )
-def test_rooms_are_links(ask: Any, text: str, rooms: list[str]) -> None:
-    """A room's name leads there where a word may begin; numbers and other names do not."""
+def test_room_names_become_links(ask: Any, text: str, rooms: list[str]) -> None:
+    """A room's name after a word boundary links to the room; numbers and other names do not."""
     assert (
         ask(
             'return [...shown(text).querySelectorAll("a")].map((a) => a.getAttribute("href"))', text
@@ -244,7 +247,7 @@ def test_rooms_are_links(ask: Any, text: str, rooms: list[str]) -> None:
     ],
 )
 def test_mentions_are_marked(ask: Any, text: str, called: list[str]) -> None:
-    """The longest name that fits is a mention, whatever its case; the reader's own stands out."""
+    """The longest matching name is a mention, in any case, and the reader's own name stands out."""
     assert (
         ask(
             """return [...shown(text).querySelectorAll(".mention")]
@@ -255,8 +258,8 @@ def test_mentions_are_marked(ask: Any, text: str, called: list[str]) -> None:
     )
 
 
-def test_nobody_is_asked_for_without_a_mention(ask: Any) -> None:
-    """The names are not even fetched for a text that can mention none."""
+def test_names_are_fetched_for_possible_mentions_only(ask: Any) -> None:
+    """The names are not fetched for a text that cannot mention a user."""
     assert (
         ask(
             """let asked = 0;
@@ -282,18 +285,19 @@ def test_nobody_is_asked_for_without_a_mention(ask: Any) -> None:
         ("@Ann Lee", False),
     ],
 )
-def test_mentions_count_what_was_said(ask: Any, text: str, expected: bool) -> None:
-    """Who is answered is called; who is in code, in a quote or in a longer name is not."""
+def test_only_the_own_text_mentions_users(ask: Any, text: str, expected: bool) -> None:
+    """The author of a quoted message is mentioned; names in code, in quotes and in longer names are
+    not."""
     assert ask("return mentions(text, people)", text) is expected
 
 
-def test_nobody_is_never_mentioned(ask: Any) -> None:
-    """Before the reader has a name, nothing calls him."""
+def test_reader_without_a_name_is_not_mentioned(ask: Any) -> None:
+    """Before the reader has a name, no text mentions them."""
     assert ask('return mentions("@ and @Bob", { self: "", names: [] })') is False
 
 
-def test_reply_names_its_message(ask: Any) -> None:
-    """The first line of an answer's quote is the way to the message that it answers."""
+def test_reply_links_to_its_message(ask: Any) -> None:
+    """The first line of a reply's quote links to the quoted message."""
     assert ask(
         """const it = shown(text);
         const [button] = it.querySelectorAll("blockquote:first-child > cite:first-child > button");
@@ -304,8 +308,8 @@ def test_reply_names_its_message(ask: Any) -> None:
 
 
 @pytest.mark.parametrize("text", ["@Bob #42", "> hello\n> @Bob #42", "> @Bob #x", "> @ #42"])
-def test_only_a_head_is_one(ask: Any, text: str) -> None:
-    """Where no answer begins, the line is only what it says."""
+def test_first_line_of_a_quote_is_text_outside_of_a_reply(ask: Any, text: str) -> None:
+    """If a line like the first line of a quote does not start a reply, it stays text."""
     assert ask('return shown(text).querySelectorAll("button").length', text) == 0
 
 
@@ -318,8 +322,8 @@ def test_only_a_head_is_one(ask: Any, text: str) -> None:
         ("999999999999&height=1", [352, 24]),
     ],
 )
-def test_images_have_their_size_before_they_come(ask: Any, size: str, expected: list[int]) -> None:
-    """An image is scaled into its box from the start, and fetched when it is near."""
+def test_images_have_their_size_before_they_load(ask: Any, size: str, expected: list[int]) -> None:
+    """An image has its scaled size from the start, and is fetched when it is near the screen."""
     assert ask(
         """const link = `${FILE}/c%20at.png?size=5&width=${text}`;
         const [image] = shown(link).querySelectorAll("a > img");
@@ -330,8 +334,8 @@ def test_images_have_their_size_before_they_come(ask: Any, size: str, expected: 
     ) == [expected, "c at.png", "lazy", "async", True, "_blank", "noopener noreferrer nofollow ugc"]
 
 
-def test_image_that_is_none_can_be_downloaded(ask: Any) -> None:
-    """Where no image comes, its name and size are shown instead."""
+def test_image_that_fails_to_load_becomes_a_card(ask: Any) -> None:
+    """If an image fails to load, its name and size are shown instead."""
     assert ask(
         """const element = shown(`${FILE}/cat.png?size=5000&width=40&height=30`);
         document.body.append(element);
@@ -354,8 +358,8 @@ def test_image_that_is_none_can_be_downloaded(ask: Any) -> None:
         ("${FILE}/%zz?size=-1&width=9&height=9e9", ["%zz", None]),
     ],
 )
-def test_files_are_cards(ask: Any, link: str, expected: list[str | None]) -> None:
-    """A file is shown by name and size, and nothing in its link can feign another kind."""
+def test_files_become_cards(ask: Any, link: str, expected: list[str | None]) -> None:
+    """A file is shown by name and size, and its link cannot imitate another kind of file."""
     assert ask(
         f"""const [card] = shown(`look: {link}!`).querySelectorAll("a.file");
         return [[card.textContent, card.dataset.size ?? null], card.download, card.host]"""
@@ -366,23 +370,24 @@ def test_files_are_cards(ask: Any, link: str, expected: list[str | None]) -> Non
     "text",
     ["/files/short/a.png?size=1", "x/files/${id}/a.png", "/files/${id}/", "/files/${id}/a/b"],
 )
-def test_other_paths_are_no_files(ask: Any, text: str) -> None:
-    """What only resembles a file's link is text."""
+def test_other_paths_are_not_files(ask: Any, text: str) -> None:
+    """A path that only resembles a file's link stays text."""
     text = text.replace("${id}", "a2" * 16)
     assert ask(
         'return [shown(text).querySelectorAll("a").length, shown(text).textContent]', text
     ) == [0, text]
 
 
-def test_files_of_others_are_links(html: Any) -> None:
-    """Another server's address is a link and never an image, which would tell it who reads."""
+def test_files_of_other_servers_are_links(html: Any) -> None:
+    """Another server's address is a link and never an image, which would disclose the reader to
+    that server."""
     address = f"https://a.example/files/{'a2' * 16}/cat.png?size=1&width=9&height=9"
     assert html(address) == f"<p>{link(address).replace('&', '&amp;')}</p>"
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_hostile_text_is_only_text(ask: Any, text: str) -> None:
-    """Whatever a text holds, none of it becomes an element that the page did not mean."""
+def test_hostile_text_becomes_no_element(ask: Any, text: str) -> None:
+    """No text creates an element that the page does not create itself."""
     allowed = "p, em, strong, s, code, pre, ul, ol, li, blockquote, bdi"
     for around in (
         text,
@@ -429,8 +434,8 @@ LONG = [
 
 
 @pytest.mark.parametrize("piece", LONG)
-def test_time_grows_with_the_length(ask: Any, blank: Any, piece: str) -> None:
-    """Sixteen times the longest message, all of one sign, is read in a moment."""
+def test_rendering_time_is_linear(ask: Any, blank: Any, piece: str) -> None:
+    """A text of sixteen times the maximum length, of one character, is rendered in a moment."""
     devtools = blank.context.new_cdp_session(blank)
     devtools.send("Performance.enable")
     begun_s = thread_time_s(devtools)
@@ -445,12 +450,13 @@ def test_time_grows_with_the_length(ask: Any, blank: Any, piece: str) -> None:
     )
     taken_s = thread_time_s(devtools) - begun_s
     devtools.detach()
-    # Read with the square of its length, that takes some ten seconds, not a fifth of one.
+    # In quadratic time, these texts would take some ten seconds instead of a fifth of one.
     assert taken_s < 2.5 * TIMEOUT_UNIT_S
 
 
 def thread_time_s(devtools: Any) -> float:
-    """What the page's thread has had of a processor, which others may want too."""
+    """Return the processor time of the page's thread, which excludes the time of other
+    processes."""
     metrics = devtools.send("Performance.getMetrics")["metrics"]
     return next(float(each["value"]) for each in metrics if each["name"] == "ThreadTime")
 
@@ -460,13 +466,13 @@ def thread_time_s(devtools: Any) -> float:
     ["👍", "👍🏽 ❤️", "👩🏽‍❤️‍💋‍👨🏾🏳️‍🌈", "🇩🇪🏴󠁧󠁢󠁥󠁮󠁧󠁿", "1️⃣", "😀\n😀", "😀" * 8, "🕵🏽‍♂️", "☝🏽"],
 )
 def test_few_emoji_alone_are_large(ask: Any, text: str) -> None:
-    """Up to eight emoji and nothing else count as such, of whatever make."""
+    """Up to eight emoji without other text count as large, including sequences and flags."""
     assert ask("return isEmojiOnly(text)", text)
 
 
 @pytest.mark.parametrize("text", ["", "1", "#", "©", "❤", "😀!", "a😀", "😀" * 9, "\u200d", "😀 1"])
-def test_other_texts_are_not(ask: Any, text: str) -> None:
-    """Digits, signs that are text unless told otherwise, letters and floods are ordinary text."""
+def test_other_texts_are_not_large(ask: Any, text: str) -> None:
+    """Digits, signs that are text by default, letters and long series are ordinary text."""
     assert not ask("return isEmojiOnly(text)", text)
 
 
@@ -481,7 +487,7 @@ def test_other_texts_are_not(ask: Any, text: str) -> None:
     ],
 )
 def test_plain_text_is_one_line(ask: Any, text: str, expected: str) -> None:
-    """In a notification a text is one line, without signs, and its files go by their names."""
+    """In a notification a text is one line without marks, and its files are shown by name."""
     assert ask("return plainOf(text)", text) == expected
 
 
@@ -495,8 +501,8 @@ def test_plain_text_is_one_line(ask: Any, text: str, expected: str) -> None:
         (f"/files/{'a2' * 16}/a%20b.png?size=1 is it", "> a b.png is it"),
     ],
 )
-def test_answer_begins_with_a_quote(ask: Any, text: str, expected: str) -> None:
-    """An answer quotes the beginning of what it answers, and of that only what was new."""
+def test_reply_starts_with_a_quote(ask: Any, text: str, expected: str) -> None:
+    """A reply quotes the beginning of a message, without the message's own quote."""
     entry = {"username": "Bob", "offset": 7, "text": text}
     quote = ask("return quoteOf(text)", entry)
     assert quote == f"> @Bob #7\n{expected}\n\n"
@@ -516,8 +522,9 @@ def test_answer_begins_with_a_quote(ask: Any, text: str, expected: str) -> None:
         ("> @Bob #x\n> a\n", "", ""),
     ],
 )
-def test_answer_is_taken_apart(ask: Any, text: str, quote: str, quoted: str) -> None:
-    """Into the quote and the rest, which together are the text; what only looks like it is text."""
+def test_reply_is_split_into_quote_and_text(ask: Any, text: str, quote: str, quoted: str) -> None:
+    """A reply splits into its quote and the rest, which together are the whole text; other texts
+    are not split."""
     taken = ask("return answerOf(text)", text)
     assert (taken["quote"], taken["quoted"]) == (quote, quoted)
     assert taken["quote"] + taken["text"] == text
@@ -527,8 +534,8 @@ def test_answer_is_taken_apart(ask: Any, text: str, quote: str, quoted: str) -> 
     ("text", "selector"),
     [("> @Bob #1\n> שלום\n> a", "blockquote"), ("- שלום", "ul"), ("שלום", "p")],
 )
-def test_blocks_stand_on_their_readers_side(ask: Any, text: str, selector: str) -> None:
-    """A block goes from right to left when its first letters do, with its bar or its bullets."""
+def test_block_direction_follows_its_first_letters(ask: Any, text: str, selector: str) -> None:
+    """A block runs from right to left if its first letters do, and so do its bar or bullets."""
     assert (
         ask(
             f"""const element = shown(text);

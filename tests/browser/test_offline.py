@@ -1,4 +1,4 @@
-"""The page without its server: it is kept by a service worker, and only for that."""
+"""The page without its server: the service worker stores the page, and nothing else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from playwright.sync_api import expect
 from support.browser import BACK_WITH, Visit, joined_user, launch_options, say, text_in
 from support.server import Server, running_server, wait_until
 
-#: Whether all that the page has loaded is kept.
+#: Whether every file that the page has loaded is stored.
 KEPT = """async () => {
   const loaded = performance.getEntriesByType("resource").map(({ name }) => new URL(name).pathname);
   const shell = ["/", ...loaded.filter((path) => path.startsWith("/static/"))];
@@ -31,14 +31,14 @@ KEPT_PATHS = """async () => {
 
 
 @pytest.fixture
-def mortal(tmp_path: Path) -> Iterator[Server]:
-    """A server that the test may kill."""
+def killable_server(tmp_path: Path) -> Iterator[Server]:
+    """A server that a test can kill."""
     with running_server("--data", str(tmp_path)) as server:
         yield server
 
 
-def keep(visit: Visit, server: Server, name: str | None = "Ann") -> Any:
-    """Opens the page, and returns when it is kept."""
+def open_stored(visit: Visit, server: Server, name: str | None = "Ann") -> Any:
+    """Open the page, and return when the service worker has stored it."""
     page = visit(name, url=server.url, service_workers="allow")
     page.wait_for_function("() => navigator.serviceWorker.controller")
     wait_until(lambda: page.evaluate(KEPT))
@@ -46,20 +46,23 @@ def keep(visit: Visit, server: Server, name: str | None = "Ann") -> Any:
 
 
 def test_reload_without_a_server_shows_the_page(
-    visit: Visit, room: str, tmp_path: Path, mortal: Server
+    visit: Visit, room: str, tmp_path: Path, killable_server: Server
 ) -> None:
-    """With what is on its way, and what is written then; all goes out, once, when it is back."""
-    ann = keep(visit, mortal)
-    mortal.kill()
+    """A reload without the server shows the page with its pending messages; they and later ones are
+    sent once when the server is back."""
+    ann = open_stored(visit, killable_server)
+    killable_server.kill()
     say(ann, "before the reload")
     ann.reload()
     expect(ann.locator(".message--pending .message__text")).to_have_text(["before the reload"])
     say(ann, "after it")
     expect(ann.locator(".message--pending")).to_have_count(2)
-    ann.goto(f"{mortal.url}/?lang=en#{room}")  # whatever is asked of the page
+    ann.goto(
+        f"{killable_server.url}/?lang=en#{room}"
+    )  # The service worker answers for every query.
     expect(ann.locator(".message--pending")).to_have_count(2)
     with (
-        running_server("--data", str(tmp_path), port=mortal.port) as second,
+        running_server("--data", str(tmp_path), port=killable_server.port) as second,
         joined_user(room, "Bob", second) as bob,
     ):
         ann.wait_for_function(BACK_WITH, arg="after it")
@@ -71,22 +74,22 @@ def test_reload_without_a_server_shows_the_page(
         expect(text_in(ann, "I see")).to_be_visible()
 
 
-def test_what_nobody_has_used_yet_is_kept_too(visit: Visit, mortal: Server) -> None:
-    """What comes when it is asked for comes without a server as well."""
-    page = keep(visit, mortal)
+def test_modules_loaded_on_demand_are_stored_too(visit: Visit, killable_server: Server) -> None:
+    """Modules that the page loads on demand load without the server, too."""
+    page = open_stored(visit, killable_server)
     wait_until(lambda: page.evaluate(COPY, "/static/around/search.js"))
     wait_until(lambda: page.evaluate(COPY, "/static/text/highlight.js"))
     wait_until(lambda: page.evaluate(COPY, "/static/around/preferences.js"))
-    mortal.kill()
+    killable_server.kill()
     page.click("#search-toggle")
     expect(page.locator("#search-field")).to_be_focused()
     page.click("#preferences-open")
     expect(page.locator("#preferences")).to_be_visible()
 
 
-def test_nothing_is_stale_while_there_is_a_server(visit: Visit, mortal: Server) -> None:
-    """An old copy is no answer while the server has one, and is replaced by that."""
-    page = keep(visit, mortal)
+def test_server_s_files_replace_stored_ones(visit: Visit, killable_server: Server) -> None:
+    """While the server answers, its files are used and replace stored ones."""
+    page = open_stored(visit, killable_server)
     page.evaluate(KEEP, ["/static/app.css", "old"])
     page.evaluate(KEEP, ["/", "old"])
     assert page.evaluate(FETCHED, "/static/app.css") != "old"
@@ -96,9 +99,10 @@ def test_nothing_is_stale_while_there_is_a_server(visit: Visit, mortal: Server) 
     assert page.evaluate(COPY, "/static/app.css") != "old"
 
 
-def test_what_the_server_has_no_more_is_forgotten(visit: Visit, mortal: Server) -> None:
-    """A page that starts sees to that; what it only did not need this time stays, up to date."""
-    page = keep(visit, mortal)
+def test_files_that_the_server_dropped_are_removed(visit: Visit, killable_server: Server) -> None:
+    """When the page starts, stored files that the server no longer has are removed; unused files
+    stay and are updated."""
+    page = open_stored(visit, killable_server)
     page.evaluate(KEEP, ["/static/gone.js", "old"])
     page.evaluate(KEEP, ["/static/icon-unread.svg", "old"])
     page.reload()
@@ -107,9 +111,9 @@ def test_what_the_server_has_no_more_is_forgotten(visit: Visit, mortal: Server) 
     assert "<svg" in page.evaluate(COPY, "/static/icon-unread.svg")
 
 
-def test_only_the_page_is_kept(visit: Visit, mortal: Server) -> None:
-    """Files that people share, and all else, are none of the service worker's business."""
-    page = keep(visit, mortal)
+def test_only_the_page_is_stored(visit: Visit, killable_server: Server) -> None:
+    """The service worker stores no shared files, and no other answers."""
+    page = open_stored(visit, killable_server)
     assert "404" in page.evaluate("() => fetch('/files/a/b').then((answer) => `${answer.status}`)")
     page.evaluate(FETCHED, "/nope")
     page.evaluate(FETCHED, "/ws")
@@ -118,20 +122,20 @@ def test_only_the_page_is_kept(visit: Visit, mortal: Server) -> None:
     assert [path for path in kept if path != "/" and not path.startswith("/static/")] == []
     for path in ("/files/a/b", "/ws", "/nope", "/static/kept"):
         page.evaluate(KEEP, [path, "kept"])
-    mortal.kill()
+    killable_server.kill()
     assert page.evaluate(FETCHED, "/static/kept") == "kept"
     for path in ("/files/a/b", "/ws", "/nope", "/static/not-kept"):
         assert page.evaluate(FETCHED, path) == "unreachable"
 
 
 class Unavailable(http.server.BaseHTTPRequestHandler):
-    """A proxy whose server is away."""
+    """A proxy whose server is down."""
 
     def do_GET(self) -> None:
         self.send_error(502)
 
     def log_message(self, *arguments: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 class ReusingServer(socketserver.ThreadingTCPServer):
@@ -139,11 +143,11 @@ class ReusingServer(socketserver.ThreadingTCPServer):
     daemon_threads = True
 
 
-def test_proxy_without_a_server_is_none(visit: Visit, mortal: Server) -> None:
-    """What a proxy says in the place of the server is not shown in the place of the page."""
-    page = keep(visit, mortal)
-    mortal.kill()
-    with ReusingServer(("127.0.0.1", mortal.port), Unavailable) as proxy:
+def test_proxy_s_error_page_is_not_shown(visit: Visit, killable_server: Server) -> None:
+    """If a proxy answers with an error, the stored page is shown in its place."""
+    page = open_stored(visit, killable_server)
+    killable_server.kill()
+    with ReusingServer(("127.0.0.1", killable_server.port), Unavailable) as proxy:
         threading.Thread(target=proxy.serve_forever, daemon=True).start()
         page.reload()
         expect(page.locator("#composer")).to_be_visible()
@@ -152,7 +156,7 @@ def test_proxy_without_a_server_is_none(visit: Visit, mortal: Server) -> None:
 
 
 def test_page_can_be_installed(chromium: Any, server: Server, tmp_path: Path) -> None:
-    """Chromium finds nothing that is missing in the manifest, its icons and the page."""
+    """Chromium finds no defect in the manifest, its icons and the page."""
     with chromium.browser_type.launch_persistent_context(tmp_path, **launch_options()) as context:
         page = context.pages[0]
         page.goto(server.url)

@@ -1,4 +1,4 @@
-"""What a real browser says of where a page is from, and what the server makes of it."""
+"""The `Origin` that a real browser sends, and the server's answer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from support.server import Server, running_server
 
-#: Opens a WebSocket as a page's script does; how that ended.
+#: Opens a WebSocket as a script of the page does, and returns how that ended.
 OPEN = """(url) => new Promise((resolve) => {
   const socket = new WebSocket(url);
   socket.onopen = () => { socket.close(); resolve("open"); };
@@ -18,42 +18,43 @@ OPEN = """(url) => new Promise((resolve) => {
 })"""
 
 
-def opened(page: Any, server: Server) -> str:
+def open_websocket(page: Any, server: Server) -> str:
     found: str = page.evaluate(OPEN, server.url.replace("http", "ws", 1) + "/ws")
     return found
 
 
 @pytest.fixture(scope="module")
 def other() -> Iterator[Server]:
-    """A server on another port, and so another host."""
+    """A server on another port, which makes it another origin."""
     with running_server("--history", "memory") as other:
         yield other
 
 
 @pytest.fixture
 def page(chromium: Any, other: Server) -> Iterator[Any]:
-    """A page of the other one, without the policy that would keep it from asking."""
+    """A page of the other server, without the policy that would forbid the connection."""
     with contextlib.closing(chromium.new_context(bypass_csp=True)) as context:
         page = context.new_page()
         page.goto(other.url)
         yield page
 
 
-def test_page_of_the_server_may_connect(blank: Any, server: Server) -> None:
-    """Its policy, `connect-src 'self'`, covers the WebSocket, and its origin is the host's."""
-    assert opened(blank, server) == "open"
+def test_page_of_the_server_can_connect(blank: Any, server: Server) -> None:
+    """The page's policy, `connect-src 'self'`, covers the WebSocket, and its origin is the
+    host's."""
+    assert open_websocket(blank, server) == "open"
 
 
-def test_page_of_another_host_may_not(page: Any, server: Server, other: Server) -> None:
-    """Each server takes its own; a page without an origin belongs to none."""
-    assert opened(page, server) == "refused"
-    assert opened(page, other) == "open"
+def test_page_of_another_host_cannot_connect(page: Any, server: Server, other: Server) -> None:
+    """Each server admits its own pages only, and no page without an origin."""
+    assert open_websocket(page, server) == "refused"
+    assert open_websocket(page, other) == "open"
     page.goto("about:blank")
-    assert opened(page, other) == "refused"
+    assert open_websocket(page, other) == "refused"
 
 
-def test_settings_let_it_in(page: Any, other: Server) -> None:
-    """Under `--allow-origin` with what the browser says, or with `*`."""
+def test_allowed_origin_can_connect(page: Any, other: Server) -> None:
+    """`--allow-origin` admits the origin that the browser sends, and `*` admits every origin."""
     for allowed in (other.url, "*"):
         with running_server("--history", "memory", "--allow-origin", allowed) as server:
-            assert opened(page, server) == "open"
+            assert open_websocket(page, server) == "open"

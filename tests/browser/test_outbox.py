@@ -1,4 +1,4 @@
-"""What is on its way survives a dead server and a reload, and arrives once."""
+"""Messages on their way survive a killed server and a reload, and arrive once."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def context(chromium: Any) -> Iterator[Any]:
     context.close()
 
 
-def test_kill_leaves_no_gap_and_no_double(visit: Any, room: str, tmp_path: Path) -> None:
-    """After kill -9 the page catches up with all that others did meanwhile, in order, once."""
+def test_page_catches_up_after_a_killed_server(visit: Any, room: str, tmp_path: Path) -> None:
+    """After kill -9 the page shows every message of the others once and in order."""
     data = ("--data", str(tmp_path))
     with running_server(*data) as first:
         ann = visit("Ann", url=first.url)
@@ -52,7 +52,8 @@ def test_kill_leaves_no_gap_and_no_double(visit: Any, room: str, tmp_path: Path)
 
 
 def test_outbox_survives_a_reload(visit: Any, context: Any, server: Server, room: str) -> None:
-    """What was written offline is pending after a reload, in each tab, and is sent exactly once."""
+    """Messages written offline are pending after a reload, in each tab, and are sent exactly
+    once."""
     switch = ConnectionSwitch(context)
     ann, bob = visit("Ann", context=context), visit("Bob")
     switch.disconnect()
@@ -78,8 +79,9 @@ def test_outbox_survives_a_reload(visit: Any, context: Any, server: Server, room
     assert ann.evaluate(KEPT) == 0
 
 
-def test_outbox_and_draft_are_kept_by_room(visit: Any, context: Any, room: str) -> None:
-    """Another room shows neither; coming back finds both."""
+def test_outbox_and_draft_are_stored_by_room(visit: Any, context: Any, room: str) -> None:
+    """Another room shows neither the draft nor the pending messages, and the first room has both
+    again."""
     switch = ConnectionSwitch(context)
     ann = visit("Ann", context=context)
     switch.disconnect()
@@ -96,7 +98,7 @@ def test_outbox_and_draft_are_kept_by_room(visit: Any, context: Any, room: str) 
 
 
 def test_outbox_is_bounded(blank: Any) -> None:
-    """A hundred messages are kept, in the order of writing, and no more."""
+    """A hundred messages are stored, in the order of writing, and no more."""
     assert blank.evaluate("""async () => {
       const { Outbox } = await import("/static/client/outbox.js");
       const { Storage } = await import("/static/client/storage.js");
@@ -109,8 +111,8 @@ def test_outbox_is_bounded(blank: Any) -> None:
     }""") == [100, True, 0]
 
 
-def test_removed_message_is_not_sent(visit: Any, server: Server, room: str) -> None:
-    """What the server refused and the reader removed does not come back with a reload."""
+def test_discarded_message_is_not_sent(visit: Any, server: Server, room: str) -> None:
+    """A refused message that the user has removed does not return with a reload."""
     ann = visit("Ann")
     say(ann, "\u0001")
     expect(ann.locator(".message--failed")).to_have_count(1)

@@ -1,4 +1,4 @@
-"""The page in a real browser, as people meet it."""
+"""The page in a real browser: names, rooms, writing, reading and broken connections."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from support.server import Server, running_server
 
 PHONE = {"viewport": {"width": 320, "height": 640}}
 
-# Meeting
+# Names
 
 
 def test_two_people_talk(visit: Any) -> None:
-    """Two people see each other come, write and leave, and how many are here."""
+    """Two users see each other join, write and leave, and how many users are online."""
     ann = visit("Ann")
     expect(ann.locator("#empty")).to_be_visible()
     expect(ann.locator("#online-count")).to_have_text("1 here")
@@ -60,8 +60,8 @@ def _iso() -> Any:
     return re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$")
 
 
-def test_own_message_is_pending_until_the_server_has_it(visit: Any, server: Server) -> None:
-    """A message shows at once as pending, and is confirmed when it comes back."""
+def test_own_message_is_pending_until_it_is_confirmed(visit: Any, server: Server) -> None:
+    """A message is shown at once as pending, and confirmed when the server delivers it."""
     ann = visit("Ann")
     server.signal(signal.SIGSTOP)
     try:
@@ -75,8 +75,8 @@ def test_own_message_is_pending_until_the_server_has_it(visit: Any, server: Serv
     expect(ann.locator(".message")).to_have_count(1)
 
 
-def test_name_is_kept_over_a_reload(visit: Any) -> None:
-    """Who has a name is not asked again."""
+def test_name_survives_a_reload(visit: Any) -> None:
+    """A user with a name is not asked again."""
     ann = visit("Ann")
     ann.reload()
     expect(ann.locator("#own-name")).to_have_text("Ann")
@@ -84,7 +84,7 @@ def test_name_is_kept_over_a_reload(visit: Any) -> None:
 
 
 def test_tabs_of_one_browser_are_one_user(visit: Any) -> None:
-    """A second tab joins under the same name, and both tabs see what either writes."""
+    """A second tab joins under the same name, and both tabs see each message."""
     first = visit("Ann")
     second = visit(context=first.context)
     expect(second.locator("#online-count")).to_have_text("1 here")
@@ -95,7 +95,7 @@ def test_tabs_of_one_browser_are_one_user(visit: Any) -> None:
 
 
 def test_taken_name_is_asked_for_again(visit: Any, server: Server, room: str) -> None:
-    """Somebody else's name brings the name screen back, with the reason and what was typed."""
+    """For a taken name the name dialog opens again, with the reason and the typed name."""
     with joined_user(room, "Ann", server):
         page = visit()
         page.fill("#name-input", "Ann")
@@ -109,7 +109,7 @@ def test_taken_name_is_asked_for_again(visit: Any, server: Server, room: str) ->
 
 
 def test_bad_name_is_asked_for_again(visit: Any) -> None:
-    """A name that the server refuses, or none at all, is said so on the name screen."""
+    """For a refused name, or an empty one, the name dialog shows the reason."""
     page = visit()
     page.press("#name-input", "Enter")
     expect(page.locator("#name-error")).to_have_text("Enter a name.")
@@ -120,7 +120,7 @@ def test_bad_name_is_asked_for_again(visit: Any) -> None:
 
 
 def test_name_screen_stays_while_a_name_is_needed(visit: Any) -> None:
-    """Escape does not close the first screen."""
+    """Escape does not close the name dialog of the first visit."""
     page = visit()
     for _ in range(3):
         page.keyboard.press("Escape")
@@ -129,7 +129,7 @@ def test_name_screen_stays_while_a_name_is_needed(visit: Any) -> None:
 
 
 def test_name_can_be_changed(visit: Any) -> None:
-    """A new name is taken at once; thinking better of it, and a refusal, keep the old one."""
+    """A new name is used at once, and after a cancel or a refusal the old name stays."""
     ann, bob = visit("Ann"), visit("Bob")
     change_name(ann)
     ann.keyboard.press("Escape")
@@ -140,17 +140,17 @@ def test_name_can_be_changed(visit: Any) -> None:
     expect(ann.locator("#people .person__name").first).to_have_text("Ann")
     change_name(ann, "Annette")
     expect(ann.locator("#own-name")).to_have_text("Annette")
-    # Not some seconds after.
+    # It must not be undone some seconds later, either.
     expect(bob.locator("#people .person__name")).to_have_text(["Bob", "Annette"], timeout=2_000)
 
 
 # Rooms
 
 
-def test_people_are_in_the_order_of_their_numbers(
+def test_users_are_sorted_by_numbers_in_names(
     visit: Any, script: ScriptedServer, room: str
 ) -> None:
-    """Guest 2 is before Guest 10, and a name that is cut can be read."""
+    """Guest 2 stands before Guest 10, and a truncated name has its full name as a tooltip."""
     page = visit("Ann", script=script)
     for name in ("Guest 10", "Guest 2"):
         script.say(type="join", room=room, username=name, online=3)
@@ -159,8 +159,9 @@ def test_people_are_in_the_order_of_their_numbers(
     expect(names.nth(1)).to_have_attribute("title", "Guest 2")
 
 
-def test_invitation_is_copied_over_http_too(visit: Any, room: str) -> None:
-    """Where there is no clipboard for pages, in the old way; the focus stays."""
+def test_invitation_is_copied_without_the_clipboard_api(visit: Any, room: str) -> None:
+    """Without the clipboard API, as over HTTP, the page copies by a command, and the focus
+    stays."""
     page = visit("Ann", init="Object.defineProperty(navigator, 'clipboard', { value: undefined })")
     page.evaluate("() => addEventListener('copy', () => (window.copied = `${getSelection()}`))")
     page.click("#copy-link")
@@ -171,8 +172,8 @@ def test_invitation_is_copied_over_http_too(visit: Any, room: str) -> None:
     expect(page.locator("#toast")).to_be_empty()
 
 
-def test_hash_switches_rooms(visit: Any, server: Server, room: str) -> None:
-    """Another hash is another room; coming back finds the first as it was."""
+def test_hash_switches_the_room(visit: Any, server: Server, room: str) -> None:
+    """Another hash shows another room, and the first room is unchanged on return."""
     with joined_user(f"{room}-b", "Bob", server) as bob:
         bob.say("Hello from b")
         ann = visit("Ann", at=f"{room}-a")
@@ -191,7 +192,8 @@ def test_hash_switches_rooms(visit: Any, server: Server, room: str) -> None:
 
 
 def test_impossible_room_is_explained(visit: Any) -> None:
-    """A hash that cannot be a room is said so, with a way out, and nothing else to be done."""
+    """A hash that is not a valid room shows an explanation and a link to a room, and nothing
+    else."""
     page = visit(at="no such room!")
     expect(page.locator("#bad-room")).to_contain_text("no such room!")
     for part in ("#composer", "#copy-link", "#search-toggle"):
@@ -204,8 +206,11 @@ def test_impossible_room_is_explained(visit: Any) -> None:
     expect(page.locator("#copy-link")).to_be_visible()
 
 
-def test_impossible_room_takes_nobody_away(visit: Any, server: Server, room: str) -> None:
-    """Whoever is in a room stays there, is told why, and misses nothing."""
+def test_impossible_room_does_not_end_the_current_one(
+    visit: Any, server: Server, room: str
+) -> None:
+    """A user in a room stays there after an invalid hash, sees the reason, and misses no
+    message."""
     page = visit("Ann")
     page.evaluate("() => { location.hash = 'no such room!' }")
     expect(page.locator("#toast")).to_contain_text("“no such room!” is not a valid room name")
@@ -225,16 +230,16 @@ def test_impossible_room_takes_nobody_away(visit: Any, server: Server, room: str
         ("https://chat.example/#%6bitchen", "kitchen"),
     ],
 )
-def test_what_is_typed_becomes_a_room(visit: Any, typed: str, found: str) -> None:
-    """Spaces, accents and a whole invitation are no obstacle."""
+def test_typed_text_becomes_a_room_name(visit: Any, typed: str, found: str) -> None:
+    """Spaces, accents and a pasted invitation become a valid room name."""
     page = visit("Ann")
     page.fill("#room-field", typed)
     page.press("#room-field", "Enter")
     expect(page.locator("#room-name")).to_have_text(found)
 
 
-def test_what_cannot_be_a_room_stays_in_its_field(visit: Any, room: str) -> None:
-    """It is said below, and can be mended."""
+def test_invalid_room_name_stays_in_its_field(visit: Any, room: str) -> None:
+    """The reason is shown below the field, and the name can be corrected."""
     page = visit("Ann")
     page.fill("#room-field", "Straße!")
     page.press("#room-field", "Enter")
@@ -252,7 +257,7 @@ def test_what_cannot_be_a_room_stays_in_its_field(visit: Any, room: str) -> None
 
 
 def test_shift_enter_breaks_the_line(visit: Any) -> None:
-    """Shift+Enter begins a line, Enter sends, and the lines arrive as lines."""
+    """Shift+Enter starts a line, Enter sends, and the message has the same lines."""
     ann = visit("Ann")
     ann.focus("#composer")
     height = ann.locator("#composer").bounding_box()["height"]
@@ -269,7 +274,7 @@ def test_shift_enter_breaks_the_line(visit: Any) -> None:
 
 
 def test_enter_of_an_input_method_does_not_send(visit: Any) -> None:
-    """Enter that ends a composition belongs to the input method."""
+    """The Enter that ends a composition belongs to the input method."""
     ann = visit("Ann")
     ann.fill("#composer", "かな")
     ann.eval_on_selector(
@@ -282,8 +287,9 @@ def test_enter_of_an_input_method_does_not_send(visit: Any) -> None:
     expect(ann.locator(".message")).to_have_count(0)
 
 
-def test_too_long_text_is_said_and_kept(visit: Any) -> None:
-    """4,000 code points may be sent; one more is refused clearly, and nothing typed is lost."""
+def test_too_long_text_is_refused_and_stays(visit: Any) -> None:
+    """4,000 code points can be sent; one more is refused with a reason, and the text stays in the
+    field."""
     ann = visit("Ann")
     ann.fill("#composer", "😀" * 4001 + "  \n")
     expect(ann.locator("#composer-hint")).to_contain_text("1 character too long:")
@@ -298,7 +304,7 @@ def test_too_long_text_is_said_and_kept(visit: Any) -> None:
 
 
 def test_blank_text_is_not_sent(visit: Any) -> None:
-    """White space alone is no message."""
+    """A text of white space alone is not sent."""
     ann = visit("Ann")
     say(ann, " \n ")
     say(ann, "word")
@@ -306,8 +312,9 @@ def test_blank_text_is_not_sent(visit: Any) -> None:
     expect(ann.locator(".message")).to_have_count(1)
 
 
-def test_refused_message_shows_the_reason(visit: Any) -> None:
-    """A message that the server refuses stays, with the server's reason, until it is removed."""
+def test_refused_message_shows_the_reason_until_it_is_removed(visit: Any) -> None:
+    """A message that the server refuses stays, with the server's reason, until the user removes
+    it."""
     ann = visit("Ann")
     say(ann, "\u0001")
     expect(ann.locator(".message--failed .message__note")).to_contain_text("at least one character")
@@ -332,30 +339,31 @@ def test_temporary_refusal_can_be_retried(visit: Any, script: ScriptedServer, ro
 
 
 def test_typing_is_shown_and_ends(visit: Any, server: Server, room: str) -> None:
-    """Up to three names are shown typing; a message or a departure ends it."""
+    """Up to three names are shown as typing, until the user sends a message or leaves."""
     ann = visit("Ann")
-    # Nobody stops typing by themselves.
+    # The time after which typing ends by itself is made longer than the test.
     ann.clock.install()
     stop_clock(ann)
     with contextlib.ExitStack() as stack:
-        guests = [
+        typists = [
             stack.enter_context(joined_user(room, name, server))
             for name in ("Bob", "Cid", "Dee", "Eva")
         ]
-        for guest in guests:
-            guest.do(type="typing")
+        for typist in typists:
+            typist.do(type="typing")
         expect(ann.locator("#typing")).to_have_text(
             re.compile(r"^\w{3}, \w{3}, \w{3}, and others are typing…$")
         )
-        for guest in guests[1:]:
-            guest.say("done")
+        for typist in typists[1:]:
+            typist.say("done")
         expect(ann.locator("#typing")).to_have_text("Bob is typing…")
-        guests[0].do(type="leave")
+        typists[0].do(type="leave")
         expect(ann.locator("#typing")).to_be_empty()
 
 
 def test_typing_is_sent_at_most_every_three_seconds(visit: Any, script: ScriptedServer) -> None:
-    """A burst of keys is one typing command, and a sent message makes the next key another."""
+    """A burst of keys sends one typing command, and the next key after a sent message sends
+    another."""
     ann = visit("Ann", script=script)
     ann.clock.install()
     stop_clock(ann)
@@ -380,7 +388,7 @@ def test_typing_is_sent_at_most_every_three_seconds(visit: Any, script: Scripted
 
 
 def test_hostile_text_stays_text(visit: Any, server: Server, room: str) -> None:
-    """Markup in texts is shown as it was written, and becomes no element and no script."""
+    """Markup in texts is shown as written, and becomes no element and no script."""
     page = visit("Ann")
     elements = """() => [...new Set([...document.querySelectorAll("#log *")]
         .map((element) => element.localName))].sort()"""
@@ -395,14 +403,14 @@ def test_hostile_text_stays_text(visit: Any, server: Server, room: str) -> None:
 
 
 def test_hostile_names_stay_text(visit: Any, server: Server, room: str) -> None:
-    """Markup in names is shown as it was written, wherever a name appears."""
+    """Markup in names is shown as written, wherever a name appears."""
     page = visit("Ann")
     names = [payload[:32].strip() for payload in HOSTILE if payload.isprintable()]
     with contextlib.ExitStack() as stack:
         for name in names:
-            guest = stack.enter_context(joined_user(room, name, server))
-            guest.do(type="typing")
-            guest.say("hello")
+            typist = stack.enter_context(joined_user(room, name, server))
+            typist.do(type="typing")
+            typist.say("hello")
         expect(page.locator(".message__author")).to_have_text(names)
         expect(page.locator(".notice bdi")).to_have_text(names)
         expect(page.locator("#people .person")).to_have_count(len(names) + 1)
@@ -412,7 +420,7 @@ def test_hostile_names_stay_text(visit: Any, server: Server, room: str) -> None:
 
 
 def test_hostile_rooms_stay_text(visit: Any) -> None:
-    """Markup in the address is shown as it was written."""
+    """Markup in the address is shown as written."""
     page = visit()
     for payload in HOSTILE:
         page.evaluate("hash => { location.hash = encodeURIComponent(hash) }", payload)
@@ -425,7 +433,8 @@ def test_hostile_rooms_stay_text(visit: Any) -> None:
 
 
 def test_scroll_stays_where_the_reader_is(visit: Any, server: Server, room: str) -> None:
-    """New messages do not move a reader who looks back; a pill counts them and leads to the end."""
+    """New messages do not move the text of a reader who looks back; a pill counts them and leads to
+    the end."""
     with joined_user(room, "Bob", server) as bob:
         bob.say(*(f"line {number}" for number in range(40)))
         ann = visit("Ann")
@@ -444,8 +453,8 @@ def test_scroll_stays_where_the_reader_is(visit: Any, server: Server, room: str)
         expect(text_in(ann, "the latest")).to_be_in_viewport()
 
 
-def test_newest_messages_are_a_press_away(visit: Any, script: ScriptedServer, room: str) -> None:
-    """From more than a screen away there is a way back, also where nothing is new."""
+def test_button_leads_to_the_newest_messages(visit: Any, script: ScriptedServer, room: str) -> None:
+    """More than a screen above the end there is a button to the end, even without new messages."""
     script.offset = 60
     script.missed = [publication(f"line {each}", offset=each, room=room) for each in range(1, 61)]
     page = visit("Ann", script=script)
@@ -464,8 +473,8 @@ def test_newest_messages_are_a_press_away(visit: Any, script: ScriptedServer, ro
 _TOP = "() => document.getElementById('log').scrollTop"
 
 
-def test_rows_are_bounded_and_never_taken_from_under_the_reader(visit: Any) -> None:
-    """There are 300 rows at most; looking back, nothing jumps however much comes."""
+def test_rows_are_bounded_and_do_not_move_the_reader(visit: Any) -> None:
+    """The log has at most 300 rows, and the text of a reader who looks back does not move."""
     page = visit()
     state = page.evaluate("""async () => {
       const { Room } = await import("/static/model/room.js");
@@ -521,8 +530,8 @@ def test_rows_are_bounded_and_never_taken_from_under_the_reader(visit: Any) -> N
     expect(page.locator("#log")).to_have_attribute("aria-live", "polite")
 
 
-def test_messages_of_one_person_are_grouped(visit: Any, script: ScriptedServer, room: str) -> None:
-    """Messages of one person within five minutes form a group."""
+def test_messages_of_one_user_are_grouped(visit: Any, script: ScriptedServer, room: str) -> None:
+    """Messages of one user within five minutes form a group."""
     script.offset = 4
     script.missed = [
         publication("a", offset=1, room=room),
@@ -536,8 +545,10 @@ def test_messages_of_one_person_are_grouped(visit: Any, script: ScriptedServer, 
     assert page.locator(".message[data-day]").count() == 1
 
 
-def test_history_is_not_read_aloud(visit: Any, script: ScriptedServer, room: str) -> None:
-    """The log is a live region, but silent while the past is filled in."""
+def test_history_is_not_announced_to_screen_readers(
+    visit: Any, script: ScriptedServer, room: str
+) -> None:
+    """The log is a live region, and silent while history is filled in."""
     script.offset = 1
     script.missed = [publication("the past", offset=1, room=room)]
     page = visit(script=script)
@@ -556,7 +567,7 @@ def test_history_is_not_read_aloud(visit: Any, script: ScriptedServer, room: str
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_colour_of_a_name_is_readable(visit: Any, scheme: str) -> None:
-    """Names and initials have a contrast of 4.5 at least (WCAG 2.2, 1.4.3)."""
+    """Names and initials have a contrast of at least 4.5 (WCAG 2.2, 1.4.3)."""
     page = visit("Ann", color_scheme=scheme)
     assert (
         page.evaluate("""() => {
@@ -589,8 +600,8 @@ def test_every_colour_of_a_name_is_readable(visit: Any, scheme: str) -> None:
 # Keyboard, narrow screens
 
 
-def test_keyboard_alone_is_enough(visit: Any) -> None:
-    """Joining, writing, looking who is here and changing the name need no pointer."""
+def test_page_works_by_keyboard_alone(visit: Any) -> None:
+    """Joining, writing, reading the list of users and changing the name need no pointer."""
     page = visit(**PHONE)
     expect(page.locator("#name-input")).to_be_focused()
     page.keyboard.type("Ann")
@@ -621,7 +632,7 @@ def test_keyboard_alone_is_enough(visit: Any) -> None:
 
 
 def _tab_to(page: Any, selector: str, key: str = "Tab") -> None:
-    """Press Tab until the focus is there; it has to come soon."""
+    """Press Tab until the focus is there; fails after some presses."""
     for _ in range(4):
         page.keyboard.press(key)
         if page.locator(f"{selector}:focus").count():
@@ -631,10 +642,10 @@ def _tab_to(page: Any, selector: str, key: str = "Tab") -> None:
 
 def test_narrow_screen_never_scrolls_sideways(visit: Any, server: Server, room: str) -> None:
     """At 320 pixels everything fits, even long words and names."""
-    with joined_user(room, "W" * 32, server) as guest:
+    with joined_user(room, "W" * 32, server) as typist:
         page = visit("Ann", **PHONE)
         assert _overflow(page) == 0
-        guest.say("unbreakable" * 40, "https://example.org/" + "a" * 300, "short", "also short")
+        typist.say("unbreakable" * 40, "https://example.org/" + "a" * 300, "short", "also short")
         say(page, "m" * 200)
         page.fill("#composer", "m" * 4100)
         expect(page.locator(".message[data-offset='5']")).to_be_visible()
@@ -665,10 +676,10 @@ def _overflow(page: Any) -> int:
     return width
 
 
-# Interruptions
+# Broken connections
 
 
-#: The button is hidden while the page tries by itself, which it may just then.
+#: Hidden while the page reconnects by itself, which can happen at this moment.
 PRESS_UNTIL_BACK = """() => {
   const button = document.getElementById("try-now");
   if (!button.hidden) button.click();
@@ -676,8 +687,9 @@ PRESS_UNTIL_BACK = """() => {
 }"""
 
 
-def test_killed_server_is_survived(visit: Any, tmp_path: Path) -> None:
-    """When a killed server is back, so are both pages; what was typed meanwhile is sent once."""
+def test_page_survives_a_killed_server(visit: Any, tmp_path: Path) -> None:
+    """Once a killed server is back, both pages reconnect, and a message written meanwhile is sent
+    once."""
     data = ("--data", str(tmp_path))
     with running_server(*data) as first:
         ann, bob = visit("Ann", url=first.url), visit("Bob", url=first.url)
@@ -703,8 +715,9 @@ def test_killed_server_is_survived(visit: Any, tmp_path: Path) -> None:
                 )
 
 
-def test_hole_makes_it_recover(visit: Any, script: ScriptedServer, room: str) -> None:
-    """When a number is missing the page joins again with its position, and shows all of it once."""
+def test_page_rejoins_after_a_hole(visit: Any, script: ScriptedServer, room: str) -> None:
+    """If an offset is missing, the page joins again with its position and shows each message
+    once."""
     page = visit("Ann", script=script)
     script.publish("one", offset=1, room=room)
     script.offset = 3
@@ -718,10 +731,8 @@ def test_hole_makes_it_recover(visit: Any, script: ScriptedServer, room: str) ->
     assert script.connections == 2
 
 
-def test_message_that_got_through_is_not_sent_again(
-    visit: Any, script: ScriptedServer, room: str
-) -> None:
-    """After a rejoin only those pending messages are sent again that had not got through."""
+def test_delivered_message_is_not_sent_again(visit: Any, script: ScriptedServer, room: str) -> None:
+    """After a rejoin the page sends only the pending messages that had not been published."""
     page = visit("Ann", script=script)
     say(page, "got through")
     say(page, "maybe")
@@ -739,8 +750,8 @@ def test_message_that_got_through_is_not_sent_again(
     expect(page.locator(".message--pending")).to_have_count(0)
 
 
-def test_server_that_asks_for_time_gets_it(visit: Any, script: ScriptedServer) -> None:
-    """After `closing` the page waits as long as it was told, and in time says why."""
+def test_page_reconnects_after_the_time_in_closing(visit: Any, script: ScriptedServer) -> None:
+    """After `closing` the page waits for the given time, and shows the reason after a while."""
     page = visit("Ann", script=script)
     script.say(type="closing", code=1012, reason="restart", reconnect_after_ms=60_000)
     script.close(1012)
@@ -753,8 +764,11 @@ def test_server_that_asks_for_time_gets_it(visit: Any, script: ScriptedServer) -
     assert script.connections == 2
 
 
-def test_final_close_is_final(visit: Any, script: ScriptedServer) -> None:
-    """After a close code that forbids it the page says why and comes back only when asked."""
+def test_page_does_not_reconnect_after_a_final_close_code(
+    visit: Any, script: ScriptedServer
+) -> None:
+    """After a close code that forbids a reconnect, the page shows the reason and reconnects only on
+    request."""
     page = visit("Ann", script=script)
     script.close(4503)
     expect(page.locator("#status")).to_have_text("A moderator removed you.")
@@ -765,7 +779,7 @@ def test_final_close_is_final(visit: Any, script: ScriptedServer) -> None:
 
 
 def test_dead_connection_is_noticed(visit: Any, script: ScriptedServer) -> None:
-    """After silence the page asks with a ping, and when nothing comes it connects anew."""
+    """After silence the page sends a ping, and without a reply it reconnects."""
     page = visit(script=script)
     page.clock.install()
     page.fill("#name-input", "Ann")
@@ -789,10 +803,11 @@ def test_dead_connection_is_noticed(visit: Any, script: ScriptedServer) -> None:
     ],
     ids=["offline", "no answer"],
 )
-def test_dead_connection_is_noticed_sooner(
+def test_dead_connection_is_noticed_sooner_with_a_pending_command(
     visit: Any, script: ScriptedServer, doubt: str, asks_after_ms: int, gives_up_after_ms: int
 ) -> None:
-    """By whoever waits for an answer, and where the system says that there is no network."""
+    """A dead connection is noticed sooner if a command is pending, or if the system reports no
+    network."""
     page = visit(script=script)
     page.clock.install()
     page.fill("#name-input", "Ann")
@@ -816,8 +831,8 @@ def test_dead_connection_is_noticed_sooner(
 
 
 @pytest.mark.parametrize("code", ["bad_username", "bad_room", "username_taken"])
-def test_refused_join_asks_again(visit: Any, script: ScriptedServer, code: str) -> None:
-    """A refused join brings the name screen, and no connection is left waiting."""
+def test_refused_join_opens_the_name_dialog(visit: Any, script: ScriptedServer, code: str) -> None:
+    """A refused join opens the name dialog, and no connection is left without a room."""
     script.refusal = {"code": code, "message": "Not like this.", "temporary": False}
     page = visit(script=script)
     page.fill("#name-input", "Ann")

@@ -1,4 +1,4 @@
-"""Reading back: older history, and search."""
+"""Older history, and search."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def ann(visit: Any) -> Any:
     return visit("Ann")
 
 
-# Goes to the top, and tells how far the text that is seen there has moved when more is above it.
+# Scrolls to the top, and returns how far the visible text has moved once older messages are above
+# it.
 READ_BACK = """async () => {
   const log = document.getElementById("log"), edge = document.getElementById("edge");
   const frame = () => new Promise(requestAnimationFrame);
@@ -43,10 +44,11 @@ READ_BACK = """async () => {
 }"""
 
 
-def test_older_messages_come_without_moving_what_is_read(
+def test_older_messages_do_not_move_the_visible_text(
     visit: Any, script: ScriptedServer, room: str
 ) -> None:
-    """More is put above the reader, days and groups are arranged anew, and his place stays."""
+    """Older messages are added above, days and groups are arranged anew, and the visible text does
+    not move."""
     script.offset = 200
     script.past = [
         publication(
@@ -57,7 +59,7 @@ def test_older_messages_come_without_moving_what_is_read(
         )
         for offset in range(1, 201)
     ]
-    # The pages join within a group: five lines of the same minute.
+    # The two pages meet within a group: five lines of the same minute.
     for offset in range(148, 153):
         script.past[offset - 1]["timestamp"] = FIRST_DAY.isoformat()
     script.missed = script.past[-50:]
@@ -77,8 +79,10 @@ def test_older_messages_come_without_moving_what_is_read(
     assert [command["before"] for command in script.sent("history")] == [151, 101, 51]
 
 
-def test_long_way_back_and_forth_is_bounded(visit: Any, server: Server, room: str) -> None:
-    """From the newest to the first message and back, there are 300 rows at most, and no gap."""
+def test_reading_to_the_first_message_and_back_is_bounded(
+    visit: Any, server: Server, room: str
+) -> None:
+    """From the newest to the first message and back, there are at most 300 rows, and no gap."""
     with joined_user(room, "Bob", server) as bob:
         bob.say(*(f"line {number}" for number in range(1, 421)))
         page = visit("Ann")
@@ -114,7 +118,8 @@ def test_long_way_back_and_forth_is_bounded(visit: Any, server: Server, room: st
 
 
 def test_search_shows_an_old_message(visit: Any, server: Server, room: str) -> None:
-    """What is found is marked; Enter goes there though it was not on the page, the pill back."""
+    """A result is marked; Enter shows its message although it was not on the page, and the pill
+    returns to the end."""
     with joined_user(room, "Bob", server) as bob:
         bob.say("The Ünïque one", *(f"line {number}" for number in range(2, 400)))
         ann = visit("Ann")
@@ -136,7 +141,8 @@ def test_search_shows_an_old_message(visit: Any, server: Server, room: str) -> N
 
 
 def test_search_is_a_drawer_on_a_phone(visit: Any, server: Server, room: str) -> None:
-    """Slash opens it, arrows go through what is found, choosing closes it and shows the message."""
+    """Slash opens search, arrows move through the results, and choosing one closes search and shows
+    its message."""
     with joined_user(room, "Bob", server) as bob:
         bob.say("red apple", "green apple")
         ann = visit("Ann", viewport={"width": 320, "height": 640})
@@ -160,8 +166,9 @@ def test_search_is_a_drawer_on_a_phone(visit: Any, server: Server, room: str) ->
         expect(ann.locator(".message:focus")).to_be_visible()
 
 
-def test_results_are_what_was_said(visit: Any, server: Server, room: str) -> None:
-    """Without signs, quotes and addresses of files; the newest first, and no more than some."""
+def test_results_show_the_text_only(visit: Any, server: Server, room: str) -> None:
+    """Results have no marks, quotes or addresses of files, are newest first, and are limited in
+    number."""
     with joined_user(room, "Bob", server) as bob:
         bob.say(*(f"an apple {number}" for number in range(120)))
         file = f"/files/{'a2' * 16}/apple%20pie.png?size=7&width=3&height=4"
@@ -176,8 +183,9 @@ def test_results_are_what_was_said(visit: Any, server: Server, room: str) -> Non
     expect(texts.last).to_have_text("an apple 21")
 
 
-def test_search_leaves_the_focus_where_something_is(ann: Any) -> None:
-    """A button of a message's bar is gone by then; who searched goes on writing."""
+def test_search_returns_the_focus_to_the_composer(ann: Any) -> None:
+    """If search was opened from an action bar, its button is gone afterwards, and the focus is in
+    the composer."""
     say(ann, "apple")
     text_in(ann, "apple").hover()
     ann.locator(".actions [data-emoji='👍']").click()
@@ -189,7 +197,7 @@ def test_search_leaves_the_focus_where_something_is(ann: Any) -> None:
 
 
 def test_hostile_results_stay_text(visit: Any, server: Server, room: str) -> None:
-    """Markup in what was found is shown as it was written, and only hits are marked."""
+    """Markup in results is shown as written, and only hits are marked."""
     with joined_user(room, "Bob", server) as bob:
         bob.say(*HOSTILE)
         page = visit("Ann")

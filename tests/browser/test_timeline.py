@@ -1,4 +1,4 @@
-"""The models of the page without its views: each test imports a module and asks it."""
+"""The models of the page without its views: each test imports a module and calls it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ const timeline = new Timeline();
 
 @pytest.fixture
 def ask(blank: Any) -> Any:
-    """Runs a function's body beside a fresh timeline and returns its result."""
+    """Run the body of a function beside a fresh timeline and return its result."""
     return lambda body: blank.evaluate(f"async () => {{ {PRELUDE} {body} }}")
 
 
-def test_publication_is_taken_once(ask: Any) -> None:
-    """A publication that comes a second time changes nothing."""
+def test_publication_is_applied_once(ask: Any) -> None:
+    """A publication that arrives a second time changes nothing."""
     assert ask("""
       timeline.accept(joined(1, [said(1, "a")]));
       const come = [said(2, "b"), said(2, "b"), said(1, "a")];
@@ -34,8 +34,8 @@ def test_publication_is_taken_once(ask: Any) -> None:
     """) == ["new", "seen", "seen", ["a:confirmed", "b:confirmed"]]
 
 
-def test_hole_is_noticed_and_nothing_taken(ask: Any) -> None:
-    """A publication whose predecessor is missing is not taken, and the position stays."""
+def test_hole_is_noticed_and_the_position_stays(ask: Any) -> None:
+    """A publication whose predecessor is missing is not applied, and the position stays."""
     assert ask("""
       timeline.accept(joined(1, [said(1, "a")]));
       return [timeline.apply(said(3, "c")), timeline.position, texts(timeline)];
@@ -43,7 +43,7 @@ def test_hole_is_noticed_and_nothing_taken(ask: Any) -> None:
 
 
 def test_other_kinds_of_publication_advance_the_position(ask: Any) -> None:
-    """A kind of publication that the page does not know is not mistaken for a hole."""
+    """An unknown kind of publication advances the position, so it is not mistaken for a hole."""
     assert ask("""
       timeline.accept(joined(1, [said(1, "a")]));
       const reaction = timeline.apply(said(2, "", { type: "wave", target: 1 }));
@@ -52,7 +52,7 @@ def test_other_kinds_of_publication_advance_the_position(ask: Any) -> None:
 
 
 def test_recovered_reply_is_merged(ask: Any) -> None:
-    """A reply that recovered the rest adds only what was missing."""
+    """A reply that recovered the missing messages adds only these."""
     assert ask("""
       timeline.accept(joined(2, [said(1, "a"), said(2, "b")]));
       timeline.accept(joined(3, [said(2, "b"), said(3, "c")]));
@@ -62,7 +62,7 @@ def test_recovered_reply_is_merged(ask: Any) -> None:
 
 @pytest.mark.parametrize("more", ["{ recovered: false }", '{ epoch: "e2" }'])
 def test_unrecovered_reply_replaces_the_log(ask: Any, more: str) -> None:
-    """A reply that could not recover replaces the log, but not what waits to be sent."""
+    """A reply that could not recover replaces the log, and pending messages stay."""
     assert ask(f"""
       timeline.accept(joined(1, [said(1, "a")]));
       timeline.compose(draft("mine"));
@@ -72,7 +72,8 @@ def test_unrecovered_reply_replaces_the_log(ask: Any, more: str) -> None:
 
 
 def test_own_publication_confirms_the_pending_entry(ask: Any) -> None:
-    """A pending entry becomes the confirmed one, the same object at its numbered place."""
+    """The own publication turns the pending entry, the same object, into a confirmed one at its
+    offset."""
     assert ask("""
       timeline.accept(joined(0, []));
       const entry = timeline.compose(draft("mine"));
@@ -83,7 +84,8 @@ def test_own_publication_confirms_the_pending_entry(ask: Any) -> None:
 
 
 def test_publication_in_the_reply_confirms_the_pending_entry(ask: Any) -> None:
-    """A message that got through before the break is confirmed by the reply to the rejoin."""
+    """A message that was published before the connection broke is confirmed by the reply to the
+    rejoin."""
     assert ask("""
       timeline.accept(joined(0, []));
       timeline.compose(draft("mine"));
@@ -92,8 +94,8 @@ def test_publication_in_the_reply_confirms_the_pending_entry(ask: Any) -> None:
     """) == ["mine:confirmed"]
 
 
-def test_somebody_elses_id_confirms_nothing(ask: Any) -> None:
-    """Another user's message with the same id is another message."""
+def test_other_user_s_id_confirms_nothing(ask: Any) -> None:
+    """Another user's message with the same id does not confirm the pending entry."""
     assert ask("""
       timeline.accept(joined(0, []));
       timeline.compose(draft("mine"));
@@ -102,8 +104,8 @@ def test_somebody_elses_id_confirms_nothing(ask: Any) -> None:
     """) == ["theirs:confirmed", "mine:pending"]
 
 
-def test_ack_confirms_without_doubling(ask: Any) -> None:
-    """An ack puts the message at its offset, unless it is there already."""
+def test_ack_confirms_once(ask: Any) -> None:
+    """An ack puts the message at its offset, unless the message is there already."""
     assert ask("""
       timeline.accept(joined(3, [said(1, "one"), said(3, "three")]));
       timeline.compose(draft("two"));
@@ -129,7 +131,7 @@ def test_failed_entry_can_be_retried_or_discarded(ask: Any) -> None:
 
 
 def test_items_are_bounded(ask: Any) -> None:
-    """The model forgets the oldest entries however many come, fifty at once and no more."""
+    """The model drops its oldest entries, fifty at a time, however many arrive."""
     assert ask("""
       timeline.accept(joined(0, []));
       const lengths = [];
@@ -142,7 +144,7 @@ def test_items_are_bounded(ask: Any) -> None:
 
 
 def test_backoff_grows_with_jitter_to_a_limit(ask: Any) -> None:
-    """The delay doubles from half a second to fifteen seconds, and half of it is chance."""
+    """The delay doubles from half a second to fifteen seconds, and half of it is random."""
     assert ask("""
       const { backoffMs } = await import("/static/client/connection.js");
       return [[0, 1], [0, 0], [1, 1], [30, 1], [30, 0]].map((each) => backoffMs(...each));
@@ -169,14 +171,14 @@ def test_backoff_grows_with_jitter_to_a_limit(ask: Any) -> None:
 def test_room_is_read_from_the_address(
     ask: Any, hash: str, room: str, offset: int, valid: bool
 ) -> None:
-    """The hash names the room, and perhaps a message; what cannot be a room is told apart."""
+    """The hash names a room, and possibly a message; an invalid room is reported as such."""
     assert ask(f"""
       const {{ roomFromHash }} = await import("/static/text/room-address.js");
       return roomFromHash({hash!r});
     """) == {"room": room, "offset": offset, "valid": valid}
 
 
-# Who came and who went
+# Joins and leaves
 
 NOTES = """
 const note = (type, ...names) => names.forEach((username) => timeline.note({ type, username }));
@@ -186,8 +188,9 @@ timeline.accept(joined(0, []));
 """
 
 
-def test_comings_and_goings_are_one_line(ask: Any) -> None:
-    """Those with nothing said in between fold; who went and is back is not told of."""
+def test_joins_and_leaves_fold_into_one_line(ask: Any) -> None:
+    """Joins and leaves without a message in between fold into one line, and a user who left and
+    returned is not named."""
     assert ask(f"""{NOTES}
       timeline.apply(said(1, "a"));
       note("join", "Bob", "Cid", "Dee");
@@ -201,8 +204,8 @@ def test_comings_and_goings_are_one_line(ask: Any) -> None:
     """) == ["a", "+Bob,Dee -Eve", "b", "+ -Bob", "c"]
 
 
-def test_folded_line_stays_behind_what_was_there(ask: Any) -> None:
-    """Its place is after the last message it followed, whatever is put before."""
+def test_folded_line_stays_behind_its_message(ask: Any) -> None:
+    """The line stays behind the last message before it, whatever is inserted above."""
     assert ask(f"""{NOTES}
       timeline.accept(joined(5, [said(4, "d"), said(5, "e")], {{ recovered: false }}));
       note("join", "Bob");
@@ -214,7 +217,8 @@ def test_folded_line_stays_behind_what_was_there(ask: Any) -> None:
 
 @pytest.mark.parametrize("follows", ["true", "false"])
 def test_notices_keep_a_full_tail_bounded(ask: Any, follows: str) -> None:
-    """However many come and go, the tail and what is read from it hold 300 entries at most."""
+    """However many users join and leave, the tail and each reading of it hold at most 300
+    entries."""
     assert ask(f"""{NOTES}
       for (let offset = 1; offset <= 300; offset += 1) timeline.apply(said(offset, offset));
       timeline.following = {follows};
@@ -227,8 +231,8 @@ def test_notices_keep_a_full_tail_bounded(ask: Any, follows: str) -> None:
     """) == [True, follows == "true"]
 
 
-def test_reading_on_gets_past_a_line_that_vanished(ask: Any) -> None:
-    """Who stopped at a notice that is taken back meanwhile still comes to the end."""
+def test_reading_continues_past_a_removed_line(ask: Any) -> None:
+    """A reader who stopped at a line that was removed meanwhile still reaches the end."""
     assert ask(f"""{NOTES}
       for (let offset = 1; offset <= 300; offset += 1) timeline.apply(said(offset, offset));
       timeline.following = false;
@@ -248,7 +252,7 @@ def test_reading_on_gets_past_a_line_that_vanished(ask: Any) -> None:
     """) == [True, 303]
 
 
-# How far the reader has come
+# The read mark
 
 ROOM = """
 const { Room } = await import("/static/model/room.js");
@@ -263,8 +267,8 @@ const unread = () => room.unread.map(({ offset }) => offset);
 """
 
 
-def test_read_mark_only_moves_on(ask: Any) -> None:
-    """What was seen stays seen, and an older tab does not take the mark back."""
+def test_read_mark_moves_only_forward(ask: Any) -> None:
+    """A read message stays read, and an older tab does not move the mark back."""
     assert ask(f"""{ROOM}
       room.accept(reply(0, []));
       take(1, 2, 3, 4);
@@ -278,7 +282,8 @@ def test_read_mark_only_moves_on(ask: Any) -> None:
 
 
 def test_mark_of_another_history_counts_nothing(ask: Any) -> None:
-    """After a lost history all is unread, the line is gone, and a tab that lags is not heeded."""
+    """After a lost history every message is unread, the line is gone, and a tab of the old history
+    is ignored."""
     assert ask(f"""{ROOM}
       room.accept(reply(0, []));
       take(1, 2, 3);
@@ -292,8 +297,8 @@ def test_mark_of_another_history_counts_nothing(ask: Any) -> None:
     """) == [2, None, [1, 2], False, True, "e2 1"]
 
 
-def test_more_unread_than_is_here_is_known(ask: Any) -> None:
-    """Where the read mark is before what is here, the count is only the least."""
+def test_count_is_a_minimum_if_the_mark_is_further_back(ask: Any) -> None:
+    """If the read mark is before the oldest loaded entry, the count is a minimum."""
     assert ask(f"""{ROOM}
       storage.set("read.r", "e1 2");
       room.accept(reply(9, [said(8, 8), said(9, 9)]));
@@ -303,8 +308,8 @@ def test_more_unread_than_is_here_is_known(ask: Any) -> None:
     """) == [[8, 9], True, [3, 7, 8, 9], False]
 
 
-def test_nothing_is_remembered_where_nothing_can_be(ask: Any) -> None:
-    """A browser that keeps nothing: reconnects do not make what is unread read."""
+def test_read_mark_works_without_storage(ask: Any) -> None:
+    """Without storage, a reconnect does not mark unread messages as read."""
     assert ask(f"""{ROOM}
       const room2 = new Room("r", {{ get: () => "", set: () => {{}} }}, () => {{}});
       room2.accept(reply(1, [said(1, 1)]));

@@ -1,4 +1,4 @@
-"""The page's words: each language whole, each word used, and none anywhere else."""
+"""The page's words: each language is complete, each text is used, and no text is elsewhere."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ LANGUAGES = sorted(file.stem for file in (STATIC / "lang").glob("*.js"))
 
 COMMENT = re.compile(r"(?m)^\s*//.*$")
 STRING = re.compile(r'"((?:[^"\\\n]|\\.)*)"|`((?:[^`\\]|\\.)*)`')
-#: The first argument of `t` or `partsOf`, as far as it holds no call.
+#: The first argument of `t` or `partsOf`, if it holds no call.
 ASKED = re.compile(r"\b(?:t|partsOf)\(([^(),]*)")
 COMPARED = re.compile(r'[=!]== "[^"]*"')
-#: What a person would read: it begins with a capital, or ends like a sentence.
+#: A text for people: it starts with a capital letter, or ends like a sentence.
 WORDS = re.compile(r"^[A-Z][a-z]+( [a-z]|$)|[a-z] [a-z]+[.!?…]$")
-#: Names of keys, of what browsers offer, and of languages.
+#: Names of keys, of browsers' functions and of languages.
 NAMES = {
     "Escape", "Enter", "Tab", "Esc", "Ctrl", "Alt", "Files", "Notification", "English", "Chat",
 }  # fmt: skip
-#: What is there before any language is, or where none can be.
+#: Texts that are shown before a language has loaded, or if none can be loaded.
 UNTRANSLATED = {"fastchat", "lobby", "fastchat needs JavaScript."}
 
 
@@ -38,8 +38,8 @@ def strings_in(code: str) -> list[str]:
     return [found[1] if found[1] is not None else found[2] for found in STRING.finditer(code)]
 
 
-class Document(HTMLParser):
-    """The keys that a document asks for, and what it says by itself."""
+class DocumentTexts(HTMLParser):
+    """The keys that a document refers to, and the texts that it contains itself."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -59,12 +59,12 @@ class Document(HTMLParser):
             self.said.append(data.strip())
 
 
-PAGE = Document((STATIC / "index.html").read_text("utf-8"))
+PAGE = DocumentTexts((STATIC / "index.html").read_text("utf-8"))
 
 
 @pytest.fixture(scope="module")
 def words(blank: Any) -> dict[str, dict[str, Any]]:
-    """Of each language: its words and the plural forms that it has."""
+    """Return the words and the plural forms of each language."""
     found: dict[str, dict[str, Any]] = blank.evaluate(
         """async (languages) => Object.fromEntries(await Promise.all(languages.map(
           async (language) => [language, { ...(await import(`/static/lang/${language}.js`)),
@@ -79,8 +79,8 @@ def placeholders(text: str | dict[str, str]) -> set[str]:
     return {name for each in texts for name in re.findall(r"\{(\w+)\}", each)}
 
 
-def test_languages_that_are_offered_are_there(blank: Any) -> None:
-    """Each that the preferences offer has its file, and the other way round."""
+def test_offered_languages_have_files(blank: Any) -> None:
+    """Each language in the preferences has its file, and each file is offered."""
     offered = blank.evaluate(
         "async () => Object.keys((await import('/static/text/translation.js')).LANGUAGES)"
     )
@@ -88,8 +88,9 @@ def test_languages_that_are_offered_are_there(blank: Any) -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_language_says_what_english_says(words: Any, language: str) -> None:
-    """It has the same keys, each with the same placeholders, and numbers in its own forms."""
+def test_every_language_has_the_keys_of_english(words: Any, language: str) -> None:
+    """Each language has the same keys, each with the same placeholders, and its own plural
+    forms."""
     english, own = words["en"]["words"], words[language]["words"]
     own = {key: text for key, text in own.items() if not key.startswith("error_")}
     assert own.keys() == english.keys()
@@ -104,34 +105,35 @@ def test_language_says_what_english_says(words: Any, language: str) -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_language_says_what_the_server_says(words: Any, language: str) -> None:
-    """English has the server's sentences; another language its own for each code of an error."""
+def test_every_language_explains_the_server_s_errors(words: Any, language: str) -> None:
+    """English has the server's sentences, and each other language has its own for each error
+    code."""
     own = {key for key in words[language]["words"] if key.startswith("error_")}
     assert own == (set() if language == "en" else {f"error_{code}" for code in ErrorCode})
 
 
-def test_what_is_asked_for_is_there(words: Any) -> None:
-    """The code and the document ask for no text that does not exist."""
-    asked = {key for module in MODULES for key in _asked_in(code_of(module))} | PAGE.keys
+def test_every_used_key_exists(words: Any) -> None:
+    """The code and the document refer to existing texts only."""
+    asked = {key for module in MODULES for key in _keys_used_in(code_of(module))} | PAGE.keys
     assert len(asked) > 50
     assert asked - words["en"]["words"].keys() == set()
 
 
-def _asked_in(code: str) -> list[str]:
+def _keys_used_in(code: str) -> list[str]:
     found = (COMPARED.sub("", each) for each in ASKED.findall(code))
     return [key for each in found for key in re.findall(r'"([^"]*)"', each)]
 
 
-def test_what_is_there_is_asked_for(words: Any) -> None:
-    """There is no text that nothing shows."""
+def test_every_key_is_used(words: Any) -> None:
+    """Each text is shown somewhere."""
     named = {string for module in MODULES for string in strings_in(code_of(module))} | PAGE.keys
-    named |= {key for module in MODULES for key in _asked_in(code_of(module))}
+    named |= {key for module in MODULES for key in _keys_used_in(code_of(module))}
     codes = re.findall(r'\d+: "(\w+)"', code_of(STATIC / "client" / "close-codes.js"))
     assert words["en"]["words"].keys() - named - {f"closed_{name}" for name in codes} == set()
 
 
-def test_words_are_nowhere_else() -> None:
-    """What people read is in the languages' files alone."""
+def test_texts_are_in_the_languages_files_only() -> None:
+    """Texts for people are in the languages' files alone."""
     assert [text for text in PAGE.said if text not in UNTRANSLATED] == []
     said = {
         f"{module.name}: {text}"
@@ -155,8 +157,8 @@ def test_words_are_nowhere_else() -> None:
         ("<b>", "en-US"),
     ],
 )
-def test_any_language_may_be_asked_for(visit: Any, asked: str, locale: str) -> None:
-    """An address that asks for none that there is shows the reader's own, and a working page."""
+def test_unknown_language_falls_back_to_the_reader_s(visit: Any, asked: str, locale: str) -> None:
+    """An unknown language in the address gives a working page in the reader's own language."""
     page = visit(at="x", locale="en-US")
     page.goto(f"{page.url.partition('#')[0]}?lang={asked}#x")
     found = page.evaluate("async () => (await import('/static/text/translation.js')).locale")

@@ -13,7 +13,7 @@ from support.server import running_server
 
 
 def test_page_chats_over_wss(tmp_path: Path, visit: Visit, room: str) -> None:
-    """Two people on an https page talk over wss; the content security policy allows it."""
+    """Two users on an https page talk over wss, which the content security policy allows."""
     certificate = tmp_path / "cert.pem"
     issued = trustme.CA().issue_cert("localhost", "127.0.0.1")
     issued.private_key_and_cert_chain_pem.write_to_path(str(certificate))
