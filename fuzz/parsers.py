@@ -22,7 +22,7 @@ import orjson
 from fastchat import protocol
 from fastchat.auth import Right
 from fastchat.auth.tokens import TokenAuthenticator
-from fastchat.brokers.relay.records import from_relay, from_worker
+from fastchat.brokers.relay.records import decode_from_relay, decode_from_worker
 from fastchat.brokers.relay.wire import BadRecord, RecordKind, RecordReader, pack
 from fastchat.errors import CommandError, ErrorCode, Violation
 from fastchat.protocol.names import MAX_USERNAME_CHARS, check_room, check_username, name_key
@@ -151,7 +151,7 @@ def records(data: bytes) -> None:
         if kind in set(RecordKind):
             again = list(_new_reader().feed(pack(RecordKind(kind), head, [tail])))
             assert again == [(kind, head, tail)], "a record does not survive being said again"
-        for decode in (from_worker, from_relay):
+        for decode in (decode_from_worker, decode_from_relay):
             try:
                 record = decode(kind, head, tail)
             except BadRecord:

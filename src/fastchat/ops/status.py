@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fastchat.brokers.relay.records import AskStatus, Status, from_relay
+from fastchat.brokers.relay.records import AskStatus, Status, decode_from_relay
 from fastchat.brokers.relay.wire import (
     SOCKET_NAME,
     BadRecord,
@@ -65,7 +65,7 @@ async def _ask(directory: Path) -> dict[str, dict[str, Any]]:
         reader, writer = await asyncio.open_unix_connection(path)
     try:
         writer.write(_QUESTION)
-        records = RecordReader(from_relay)
+        records = RecordReader(decode_from_relay)
         while data := await reader.read(1 << 16):
             for record in records.feed(data):
                 if not isinstance(record, Status):

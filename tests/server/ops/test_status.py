@@ -20,7 +20,7 @@ import orjson
 import pytest
 import uvloop
 
-from fastchat.brokers.relay.records import Status, from_relay
+from fastchat.brokers.relay.records import Status, decode_from_relay
 from fastchat.brokers.relay.wire import SOCKET_NAME, RecordKind, RecordReader, pack
 from fastchat.cli import main
 from fastchat.cli import status as status_command
@@ -119,7 +119,7 @@ def test_a_question_is_answered_with_what_is_so_now(run: Run, tmp_path: Path) ->
             assert await ask(tmp_path, LIMIT_S) == {"server": {"rooms": 0}}
             assert await ask(tmp_path, LIMIT_S) == {"server": {"rooms": 1}}
             answers = await exchange(tmp_path, QUESTION[:5], QUESTION[5:], QUESTION, b"?")
-            assert list(RecordReader(from_relay).feed(answers)) == [
+            assert list(RecordReader(decode_from_relay).feed(answers)) == [
                 Status({"server": {"rooms": number}}) for number in (2, 3)
             ]
 

@@ -11,7 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastchat.brokers.relay import records
-from fastchat.brokers.relay.records import FromRelay, FromWorker, from_relay, from_worker
+from fastchat.brokers.relay.records import (
+    FromRelay,
+    FromWorker,
+    decode_from_relay,
+    decode_from_worker,
+)
 from fastchat.brokers.relay.wire import VERSION, BadRecord, RecordKind, RecordReader, pack
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.limits.connections import Limit
@@ -129,8 +134,14 @@ RELAYS: dict[RecordKind, st.SearchStrategy[FromRelay]] = {
 }
 Decode = Callable[[int, Any, bytes], FromWorker | FromRelay]
 KINDS = [
-    *(pytest.param(from_worker, kind, WORKERS[kind], id=f"worker-{kind.name}") for kind in WORKERS),
-    *(pytest.param(from_relay, kind, RELAYS[kind], id=f"relay-{kind.name}") for kind in RELAYS),
+    *(
+        pytest.param(decode_from_worker, kind, WORKERS[kind], id=f"worker-{kind.name}")
+        for kind in WORKERS
+    ),
+    *(
+        pytest.param(decode_from_relay, kind, RELAYS[kind], id=f"relay-{kind.name}")
+        for kind in RELAYS
+    ),
 ]
 
 
@@ -234,13 +245,13 @@ def changed(fields: list[Any], index: int, value: Any) -> list[Any]:
 def test_malformed_hello_is_bad(head: Any) -> None:
     """A version is compared before the rest, which can differ with it."""
     with pytest.raises(BadRecord, match=r"^HELLO: "):
-        from_worker(RecordKind.HELLO, head, b"")
+        decode_from_worker(RecordKind.HELLO, head, b"")
 
 
 def test_another_version_is_named() -> None:
     """For the log: nobody guesses why a worker is cut off."""
     with pytest.raises(BadRecord, match=f"its version is 99, ours is {VERSION}"):
-        from_worker(RecordKind.HELLO, [99, "what", "follows", "is", "unknown"], b"")
+        decode_from_worker(RecordKind.HELLO, [99, "what", "follows", "is", "unknown"], b"")
 
 
 @pytest.mark.parametrize(
@@ -263,9 +274,9 @@ def test_another_version_is_named() -> None:
 )
 def test_malformed_draft_is_bad(draft: Any) -> None:
     """Also among good ones, none of which is returned."""
-    assert from_worker(RecordKind.PUBLISH, [1.0, [MESSAGE, CHANGE]], b"")
+    assert decode_from_worker(RecordKind.PUBLISH, [1.0, [MESSAGE, CHANGE]], b"")
     with pytest.raises(BadRecord, match=r"^PUBLISH: "):
-        from_worker(RecordKind.PUBLISH, [1.0, [MESSAGE, draft]], b"")
+        decode_from_worker(RecordKind.PUBLISH, [1.0, [MESSAGE, draft]], b"")
 
 
 @pytest.mark.parametrize(
@@ -292,9 +303,9 @@ def test_malformed_draft_is_bad(draft: Any) -> None:
 )
 def test_malformed_deliveries_are_bad(rows: Any) -> None:
     """So are payloads that do not fill the tail, which has five bytes."""
-    assert from_relay(RecordKind.DELIVER, [["a", 1, None, 5, None]], b"12345")
+    assert decode_from_relay(RecordKind.DELIVER, [["a", 1, None, 5, None]], b"12345")
     with pytest.raises(BadRecord, match=r"^DELIVER: "):
-        from_relay(RecordKind.DELIVER, rows, b"12345")
+        decode_from_relay(RecordKind.DELIVER, rows, b"12345")
 
 
 @pytest.mark.parametrize(
@@ -323,7 +334,7 @@ def test_malformed_deliveries_are_bad(rows: Any) -> None:
 )
 def test_malformed_record_of_the_relay_is_bad(kind: RecordKind, head: Any, tail: bytes) -> None:
     with pytest.raises(BadRecord, match=f"^{kind.name}: "):
-        from_relay(kind, head, tail)
+        decode_from_relay(kind, head, tail)
 
 
 @pytest.mark.parametrize(
@@ -346,12 +357,12 @@ def test_malformed_record_of_the_relay_is_bad(kind: RecordKind, head: Any, tail:
 )
 def test_malformed_record_of_a_worker_is_bad(kind: RecordKind, head: Any, tail: bytes) -> None:
     with pytest.raises(BadRecord, match=f"^{kind.name}: "):
-        from_worker(kind, head, tail)
+        decode_from_worker(kind, head, tail)
 
 
 @pytest.mark.parametrize("kind", [0, 40, 99, 255])
 def test_unknown_kind_is_bad(kind: int) -> None:
-    for decode in (from_worker, from_relay):
+    for decode in (decode_from_worker, decode_from_relay):
         with pytest.raises(BadRecord, match=f"unknown kind of record, {kind}$"):
             decode(kind, None, b"")
 
@@ -360,10 +371,10 @@ def test_each_side_takes_the_other_sides_records_only() -> None:
     """But for STATUS, which is a question or its answer."""
     for kind in set(WORKERS) - {RecordKind.STATUS}:
         with pytest.raises(BadRecord, match="unknown kind"):
-            from_relay(kind, None, b"")
+            decode_from_relay(kind, None, b"")
     for kind in set(RELAYS) - {RecordKind.STATUS}:
         with pytest.raises(BadRecord, match="unknown kind"):
-            from_worker(kind, None, b"")
+            decode_from_worker(kind, None, b"")
 
 
 # The wire as it is
@@ -383,7 +394,7 @@ def test_deliveries_are_encoded_as_they_are_added() -> None:
     filled.add("a", 1, 7, b"one")
     filled.add("b", 0, None, b"", PresenceChange(True, Member("Alice", "author")))
     assert (len(filled), filled.size) == (2, 3)
-    (record,) = RecordReader(from_relay).feed(filled.encode())
+    (record,) = RecordReader(decode_from_relay).feed(filled.encode())
     assert record == records.Deliver(
         [
             records.Delivered("a", 1, 7, b"one"),

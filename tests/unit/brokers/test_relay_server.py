@@ -19,7 +19,7 @@ from contracts.broker import PATIENCE_S, Receiver, join, leave, new_rooms, run_i
 from contracts.history import draft
 from fastchat.brokers.relay import records
 from fastchat.brokers.relay.client import RelayBroker
-from fastchat.brokers.relay.records import FromRelay, from_relay
+from fastchat.brokers.relay.records import FromRelay, decode_from_relay
 from fastchat.brokers.relay.server import GATHERING_S, Relay
 from fastchat.brokers.relay.wire import SOCKET_NAME, VERSION, RecordKind, RecordReader, pack
 from fastchat.errors import ErrorCode, SettingError
@@ -43,7 +43,7 @@ class RawWorker:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self.writer = writer
-        self._records = RecordReader(from_relay)
+        self._records = RecordReader(decode_from_relay)
         self._heard: list[FromRelay] = []
 
     async def say(self, *records: bytes) -> None:

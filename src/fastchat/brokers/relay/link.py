@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol, cast
 
-from fastchat.brokers.relay.records import FromRelay, from_relay
+from fastchat.brokers.relay.records import FromRelay, decode_from_relay
 from fastchat.brokers.relay.wire import RecordReader, socket_path
 
 __all__ = ["Link", "Owner"]
@@ -115,7 +115,7 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
-        self._reader = RecordReader(from_relay)
+        self._reader = RecordReader(decode_from_relay)
         self.is_open = False
         self.ended = asyncio.Event()
 

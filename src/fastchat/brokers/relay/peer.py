@@ -11,7 +11,7 @@ from typing import Any, Protocol, assert_never, cast
 
 from fastchat.brokers.relay import records
 from fastchat.brokers.relay.outbox import Outbox
-from fastchat.brokers.relay.records import FromRelay, FromWorker, Refusal, from_worker
+from fastchat.brokers.relay.records import FromRelay, FromWorker, Refusal, decode_from_worker
 from fastchat.brokers.relay.wire import BadRecord, RecordReader
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.history import Duplicate
@@ -67,7 +67,7 @@ class Peer(asyncio.Protocol):
         self._relay = relay
         self._rooms = relay.rooms
         self._counted = ProcessCount(relay.connection_count)
-        self._reader = RecordReader(from_worker)
+        self._reader = RecordReader(decode_from_worker)
         self._members: dict[str, Counter[Member]] = {}  # of each room; and their connections
         self._deliveries = records.Deliveries()  # not encoded yet
         self._outbox = Outbox(self._flush)

@@ -73,8 +73,8 @@ __all__ = [
     "Tell",
     "TurnAway",
     "Welcome",
-    "from_relay",
-    "from_worker",
+    "decode_from_relay",
+    "decode_from_worker",
 ]
 
 #: What a process counts, for `fastchat status`: `fastchat.metrics.Metrics.snapshot`.
@@ -953,12 +953,12 @@ _WITH_TAIL = {RecordKind.TELL, RecordKind.DELIVER, RecordKind.JOINED, RecordKind
 Record = TypeVar("Record")
 
 
-def from_worker(kind: int, head: Any, tail: bytes) -> FromWorker:
+def decode_from_worker(kind: int, head: Any, tail: bytes) -> FromWorker:
     """A worker's record, of what `RecordReader` has read; raises BadRecord."""
     return _decode(_FROM_WORKER, kind, head, tail)
 
 
-def from_relay(kind: int, head: Any, tail: bytes) -> FromRelay:
+def decode_from_relay(kind: int, head: Any, tail: bytes) -> FromRelay:
     """A record of the relay, of what `RecordReader` has read; raises BadRecord."""
     return _decode(_FROM_RELAY, kind, head, tail)
 
