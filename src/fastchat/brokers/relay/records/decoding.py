@@ -1,0 +1,77 @@
+"""Which record a frame holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from fastchat.brokers.relay.records import from_relay, from_worker
+from fastchat.brokers.relay.records.from_relay import FromRelay
+from fastchat.brokers.relay.records.from_worker import FromWorker
+from fastchat.brokers.relay.wire import BadRecord, RecordKind
+
+__all__ = ["decode_from_relay", "decode_from_worker"]
+
+_FROM_WORKER: Mapping[int, Callable[[Any, bytes], FromWorker]] = {
+    RecordKind.HELLO: from_worker.Hello.decode,
+    RecordKind.RESTORE: from_worker.Restore.decode,
+    RecordKind.PUBLISH: from_worker.Publish.decode,
+    RecordKind.JOIN: from_worker.Join.decode,
+    RecordKind.LEAVE: from_worker.Leave.decode,
+    RecordKind.LOSE: from_worker.Lose.decode,
+    RecordKind.TELL: from_worker.Tell.decode,
+    RecordKind.BEFORE: from_worker.Before.decode,
+    RecordKind.AFTER: from_worker.After.decode,
+    RecordKind.SEARCH: from_worker.Search.decode,
+    RecordKind.REPORT: from_worker.Report.decode,
+    RecordKind.PING: from_worker.Ping.decode,
+    RecordKind.STATUS: from_worker.AskStatus.decode,
+    RecordKind.REMOVE: from_worker.Remove.decode,
+    RecordKind.ENTER: from_worker.Enter.decode,
+    RecordKind.IDENTIFY: from_worker.Identify.decode,
+    RecordKind.EXIT: from_worker.Exit.decode,
+    RecordKind.CONNECTIONS: from_worker.Connections.decode,
+}
+_FROM_RELAY: Mapping[int, Callable[[Any, bytes], FromRelay]] = {
+    RecordKind.WELCOME: from_relay.Welcome.decode,
+    RecordKind.DELIVER: from_relay.Deliver.decode,
+    RecordKind.ANSWER: from_relay.Answer.decode,
+    RecordKind.JOINED: from_relay.Joined.decode,
+    RecordKind.LEFT: from_relay.Left.decode,
+    RecordKind.PAGE: from_relay.Page.decode,
+    RecordKind.REFUSED: from_relay.Refused.decode,
+    RecordKind.LOST: from_relay.Lost.decode,
+    RecordKind.PONG: from_relay.Pong.decode,
+    RecordKind.EXPEL: from_relay.Expel.decode,
+    RecordKind.REMOVED: from_relay.Removed.decode,
+    RecordKind.TURN_AWAY: from_relay.TurnAway.decode,
+    RecordKind.KNOW: from_relay.Know.decode,
+    RecordKind.STATUS: from_relay.Status.decode,
+}
+_WITH_TAIL = {RecordKind.TELL, RecordKind.DELIVER, RecordKind.JOINED, RecordKind.PAGE}
+
+Record = TypeVar("Record")
+
+
+def decode_from_worker(kind: int, head: Any, tail: bytes) -> FromWorker:
+    """A worker's record, of what `RecordReader` has read; raises BadRecord."""
+    return _decode(_FROM_WORKER, kind, head, tail)
+
+
+def decode_from_relay(kind: int, head: Any, tail: bytes) -> FromRelay:
+    """A record of the relay, of what `RecordReader` has read; raises BadRecord."""
+    return _decode(_FROM_RELAY, kind, head, tail)
+
+
+def _decode(
+    decoders: Mapping[int, Callable[[Any, bytes], Record]], kind: int, head: Any, tail: bytes
+) -> Record:
+    decode = decoders.get(kind)
+    if decode is None:
+        raise BadRecord(f"an unknown kind of record, {kind}")
+    try:
+        if tail and kind not in _WITH_TAIL:
+            raise BadRecord("a tail where there is none")
+        return decode(head, tail)
+    except BadRecord as error:
+        raise BadRecord(f"{RecordKind(kind).name}: {error}") from None

@@ -1,0 +1,129 @@
+"""Checks of the fields of a record.
+
+Each function returns a value that JSON has decoded, with its type, and raises BadRecord if the
+value is of another type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from fastchat.brokers.relay.wire import BadRecord
+from fastchat.protocol import Position
+from fastchat.rooms import Member
+
+__all__ = [
+    "Snapshot",
+    "expect_choice",
+    "expect_fields",
+    "expect_flag",
+    "expect_list",
+    "expect_member",
+    "expect_natural",
+    "expect_null",
+    "expect_object",
+    "expect_position",
+    "expect_positive",
+    "expect_rows",
+    "expect_seconds",
+    "expect_text",
+    "expect_texts_by_name",
+]
+
+#: What a process counts, for `fastchat status`: `fastchat.metrics.Metrics.snapshot`.
+Snapshot = Mapping[str, Any]
+
+
+def expect_list(value: Any) -> list[Any]:
+    if type(value) is not list:
+        raise _unexpected("a list", value)
+    return value
+
+
+def expect_fields(value: Any, count: int) -> list[Any]:
+    """A list of so many fields."""
+    if type(value) is not list or len(value) != count:
+        raise _unexpected(f"{count} fields", value)
+    return value
+
+
+def expect_rows(value: Any, count: int) -> list[list[Any]]:
+    """A list of lists of so many fields."""
+    for row in expect_list(value):
+        if type(row) is not list or len(row) != count:
+            raise _unexpected(f"{count} fields", row)
+    return value  # type: ignore[no-any-return]  # it is a list now
+
+
+def expect_object(value: Any) -> dict[str, Any]:
+    if type(value) is not dict:
+        raise _unexpected("an object", value)
+    return value
+
+
+def expect_texts_by_name(value: Any) -> dict[str, str]:
+    texts = expect_object(value)
+    for text in texts.values():
+        expect_text(text)
+    return texts
+
+
+def expect_text(value: Any) -> str:
+    if type(value) is not str:
+        raise _unexpected("a text", value)
+    return value
+
+
+def expect_natural(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise _unexpected("a number from 0", value)
+    return value
+
+
+def expect_positive(value: Any) -> int:
+    if type(value) is not int or value < 1:
+        raise _unexpected("a number from 1", value)
+    return value
+
+
+def expect_seconds(value: Any) -> float:
+    if type(value) is not float and type(value) is not int:
+        raise _unexpected("seconds", value)
+    return value
+
+
+def expect_flag(value: Any) -> bool:
+    if type(value) is not bool:
+        raise _unexpected("true or false", value)
+    return value
+
+
+def expect_null(value: Any) -> None:
+    if value is not None:
+        raise _unexpected("null", value)
+
+
+Choice = TypeVar("Choice", bound=StrEnum)
+
+
+def expect_choice(choices: type[Choice], value: Any) -> Choice:
+    try:
+        return choices(value)
+    except ValueError:
+        raise _unexpected(f"one of {choices.__name__}", value) from None
+
+
+def expect_member(value: Any) -> Member:
+    name, author = expect_fields(value, 2)
+    return Member(expect_text(name), expect_text(author))
+
+
+def expect_position(value: Any) -> Position:
+    epoch, offset = expect_fields(value, 2)
+    return Position(expect_text(epoch), expect_natural(offset))
+
+
+def _unexpected(expected: str, found: Any) -> BadRecord:
+    return BadRecord(f"{expected} expected, not {type(found).__name__}")

@@ -1,0 +1,527 @@
+"""The records that a worker sends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Self
+
+from fastchat.brokers.relay.records.fields import (
+    Snapshot,
+    expect_choice,
+    expect_fields,
+    expect_flag,
+    expect_list,
+    expect_member,
+    expect_natural,
+    expect_null,
+    expect_object,
+    expect_position,
+    expect_positive,
+    expect_rows,
+    expect_seconds,
+    expect_text,
+)
+from fastchat.brokers.relay.wire import VERSION, BadRecord, RecordKind, pack
+from fastchat.protocol import ChangeDraft, Draft, Kind, MessageDraft, Position
+from fastchat.rooms import Entrance, Member, Removal
+
+__all__ = [
+    "After",
+    "AskStatus",
+    "Before",
+    "Connection",
+    "Connections",
+    "Counting",
+    "Enter",
+    "Exit",
+    "FromWorker",
+    "Hello",
+    "Identify",
+    "Introduction",
+    "Join",
+    "Leave",
+    "Lose",
+    "Ping",
+    "Publish",
+    "Remove",
+    "Report",
+    "Request",
+    "Restore",
+    "Said",
+    "Search",
+    "Tell",
+]
+
+
+class Connection(NamedTuple):
+    """A client's connection, as connections are counted: [number, address, author].
+
+    The worker has chosen the number. An address or author that is empty is not known.
+    """
+
+    number: int
+    address: str
+    author: str
+
+
+# The introduction
+
+
+class Hello(NamedTuple):
+    """The first record of a worker.
+
+    Head: [version, name, pid, rooms]. The version is this protocol's, and `rooms` the number of
+    RESTORE records that follow.
+    """
+
+    name: str
+    pid: int
+    rooms: int
+
+    def encode(self) -> bytes:
+        return pack(RecordKind.HELLO, [VERSION, *self])
+
+    @classmethod
+    def decode(cls, head: Any, tail: bytes) -> Self:
+        if type(head) is list and head and head[0] != VERSION:  # the rest may be of another shape
+            raise BadRecord(f"its version is {head[0]!r}, ours is {VERSION}")
+        _, name, pid, rooms = expect_fields(head, 4)
+        return cls(expect_text(name), expect_natural(pid), expect_natural(rooms))
+
+
+class Restore(NamedTuple):
+    """A room that the worker has members in, or something pending.
+
+    Head: [room, [epoch, offset], [[member, connections], ...], [member, ...]]. The position is
+    of what the worker was delivered last. `members` are the worker's, each with the number of its
+    connections; `known` are the users that they have been told of.
+    """
+
+    room: str
+    position: Position
+    members: Sequence[tuple[Member, int]]
+    known: Sequence[Member]
+
+    def encode(self) -> bytes:
+        return pack(RecordKind.RESTORE, self)
+
+    @classmethod
+    def decode(cls, head: Any, tail: bytes) -> Self:
+        room, position, members, known = expect_fields(head, 4)
+        return cls(
+            expect_text(room),
+            expect_position(position),
+            [
+                (expect_member(each), expect_positive(count))
+                for each, count in expect_rows(members, 2)
+            ],
+            [
+                Member(expect_text(name), expect_text(author))
+                for name, author in expect_rows(known, 2)
+            ],
+        )
+
+
+class Connections(NamedTuple):
+    """All connections of the worker, at the end of its introduction.
+
+    Head: [[number, address, author], ...].
+    """
+
+    connections: Sequence[Connection]
+
+    def encode(self) -> bytes:
+        return pack(RecordKind.CONNECTIONS, self.connections)
+
+    @classmethod
+    def decode(cls, head: Any, tail: bytes) -> Self:
+        return cls([_connection(row) for row in expect_list(head)])
+
+
+# Drafts, members and events
+
+
+class Publish(NamedTuple):
+    """Drafts of one turn of the worker's loop, each with a number that the worker has chosen.
+
+    Head: [deadline, [draft, ...]]. A message is [draft number, room, username, text, timestamp,
+    author, id or null]; a change of a message has null there, and then [kind, target, emoji or
+    null, remove, moderated]. A relay that reads the record after its deadline keeps none of them.
+
+    Each is answered by ANSWER, or by DELIVER with its number.
+    """
+
+    deadline: float
+    drafts: Sequence[tuple[int, Draft]]
+
+    def encode(self) -> bytes:
+        drafts = [_draft_fields(number, draft) for number, draft in self.drafts]
+        return pack(RecordKind.PUBLISH, (self.deadline, drafts))
+
+    @classmethod
+    def decode(cls, head: Any, tail: bytes) -> Self:
+        deadline, rows = expect_fields(head, 2)
+        drafts: list[tuple[int, Draft]] = []
+        for row in expect_list(rows):
+            # No call for each field: messages are many.
+            if type(row) is not list or len(row) != 7:
+                drafts.append(_draft_of_change(row))
+                continue
+            number, room, username, text, timestamp, author, id = row
+            if not (
+                type(number) is int
+                and type(room) is str
+                and type(username) is str
+                and type(text) is str
+                and type(timestamp) is str
+                and type(author) is str
+                and (id is None or type(id) is str)
+            ):
+                raise BadRecord("a field of a message is of another type")
+            drafts.append((number, MessageDraft(room, username, text, timestamp, author, id)))
+        return cls(expect_seconds(deadline), drafts)
+
+
+def _draft_fields(number: int, draft: Draft) -> tuple[object, ...]:
+    if isinstance(draft, MessageDraft):
+        return (number, *draft)
+    room, username, text, timestamp, author, kind, target, emoji, remove, moderated = draft
+    return (
+        *(number, room, username, text, timestamp, author, None),
+        *(kind, target, emoji or None, remove, moderated),
+    )
+
+
+def _draft_of_change(row: Any) -> tuple[int, ChangeDraft]:
+    number, room, username, text, timestamp, author, id, *change = expect_fields(row, 12)
+    if id is not None:
+        raise BadRecord("a change with an id")
+    kind, target, emoji, remove, moderated = change
+    return expect_natural(number), ChangeDraft(
+        expect_text(room),
+        expect_text(username),
+        expect_text(text),
+        expect_text(timestamp),
+        expect_text(author),
+        expect_choice(Kind, kind),
+        expect_natural(target),
+        "" if emoji is None else expect_text(emoji),
+        expect_flag(remove),
+        expect_flag(moderated),
+    )
+
+
+class Lose(NamedTuple):
+    """A member has lost a connection, and may come back.
+
+    Head: [room, member].
+    """
+
+    room: str
+    member: Member
+
+    def encode(self) -> bytes:
+        return pack(RecordKind.LOSE, self)
+
+    @classmethod
+    def decode(cls, head: Any, tail: bytes) -> Self:
+        room, member = expect_fields(head, 2)
+        return cls(expect_text(room), expect_member(member))
+
+
+class Tell(NamedTuple):
+    """An event for the members of a room in other processes; it is not kept.
+
+    Head: [room]. Tail: the payload.
+    """
+
+    room: str
+    payload: bytes
+
+    def encode(self) -> bytes:
+        return pack(RecordKind.TELL, [self.room], (self.payload,))
+
+    @classmethod
+    def decode(cls, head: Any, tail: bytes) -> Self:
+        (room,) = expect_fields(head, 1)
+        return cls(expect_text(room), tail)
+
+
+# Requests
+
+
+class Join(NamedTuple):
+    """A member is to be counted in. Replied to by JOINED.
+
+    Head: [number, deadline, room, member, since, limit, address, connection], of which the last
+    six are an Entrance; `since` is [epoch, offset] or null.
+    """
+
+    number: int
+    deadline: float
+    entrance: Entrance
+
+    def encode(self) -> bytes:
+        return pack(RecordKind.JOIN, [self.number, self.deadline, *self.entrance])
+
+    @classmethod
+    def decode(cls, head: Any, tail: bytes) -> Self:
+        number, deadline, room, member, since, limit, address, connection = expect_fields(head, 8)
+        entrance = Entrance(
+            expect_text(room),
+            expect_member(member),
+            None if since is None else expect_position(since),
+            expect_natural(limit),
+            expect_text(address),
+            expect_natural(connection),
+        )
+        return cls(expect_natural(number), expect_seconds(deadline), entrance)
+
+
+class Leave(NamedTuple):
+    """A member has left, and is counted out also after the deadline. Replied to by LEFT.
+
+    Head: [number, deadline, room, member]. The member is null if this relay never counted it in:
+    it left before the worker's introduction.
+    """
+
+    number: int
+    deadline: float
+    room: str
+    member: Member | None
+
+    def encode(self) -> bytes:
+        return pack(RecordKind.LEAVE, self)
+
+    @classmethod
+    def decode(cls, head: Any, tail: bytes) -> Self:
+        number, deadline, room, member = expect_fields(head, 4)
+        return cls(
+            expect_natural(number),
+            expect_seconds(deadline),
+            expect_text(room),
+            None if member is None else expect_member(member),
+        )
+
+
+class Remove(NamedTuple):
+    """A moderator removes a user from a room. Replied to by REMOVED.
+
+    Head: [number, deadline, room, username, seconds, moderator], of which the last four are a
+    Removal.
+    """
+
+    number: int
+    deadline: float
+    removal: Removal
+
+    def encode(self) -> bytes:
+        return pack(RecordKind.REMOVE, [self.number, self.deadline, *self.removal])
+
+    @classmethod
+    def decode(cls, head: Any, tail: bytes) -> Self:
+        number, deadline, room, username, seconds, moderator = expect_fields(head, 6)
+        removal = Removal(
+            expect_text(room),
+            expect_text(username),
+            expect_natural(seconds),
+            expect_text(moderator),
+        )
+        return cls(expect_natural(number), expect_seconds(deadline), removal)
+
+
+class Before(NamedTuple):
+    """A page of publications before an offset, or of the newest if it is None. Replied to by PAGE.
+
+    Head: [number, deadline, room, offset or null, limit].
+    """
+
+    number: int
+    deadline: float
+    room: str
+    offset: int | None
+    limit: int
+
+    def encode(self) -> bytes:
+        return pack(RecordKind.BEFORE, self)
+
+    @classmethod
+    def decode(cls, head: Any, tail: bytes) -> Self:
+        number, deadline, room, offset, limit = expect_fields(head, 5)
+        return cls(
+            expect_natural(number),
+            expect_seconds(deadline),
+            expect_text(room),
+            None if offset is None else expect_natural(offset),
+            expect_natural(limit),
+        )
+
+
+class After(NamedTuple):
+    """A page of publications after an offset. Replied to by PAGE.
+
+    Head: [number, deadline, room, offset, limit].
+    """
+
+    number: int
+    deadline: float
+    room: str
+    offset: int
+    limit: int
+
+    def encode(self) -> bytes:
+        return pack(RecordKind.AFTER, self)
+
+    @classmethod
+    def decode(cls, head: Any, tail: bytes) -> Self:
+        number, deadline, room, offset, limit = expect_fields(head, 5)
+        return cls(
+            expect_natural(number),
+            expect_seconds(deadline),
+            expect_text(room),
+            expect_natural(offset),
+            expect_natural(limit),
+        )
+
+
+class Search(NamedTuple):
+    """A search of a room. Replied to by PAGE.
+
+    Head: [number, deadline, room, query, limit].
+    """
+
+    number: int
+    deadline: float
+    room: str
+    query: str
+    limit: int
+
+    def encode(self) -> bytes:
+        return pack(RecordKind.SEARCH, self)
+
+    @classmethod
+    def decode(cls, head: Any, tail: bytes) -> Self:
+        number, deadline, room, query, limit = expect_fields(head, 5)
+        return cls(
+            expect_natural(number),
+            expect_seconds(deadline),
+            expect_text(room),
+            expect_text(query),
+            expect_natural(limit),
+        )
+
+
+# The connections, and how the worker is
+
+
+class Enter(NamedTuple):
+    """A client has connected. If that is one too many, the relay says TURN_AWAY.
+
+    Head: [number, address].
+    """
+
+    number: int
+    address: str
+
+    def encode(self) -> bytes:
+        return pack(RecordKind.ENTER, self)
+
+    @classmethod
+    def decode(cls, head: Any, tail: bytes) -> Self:
+        number, address = expect_fields(head, 2)
+        return cls(expect_natural(number), expect_text(address))
+
+
+class Identify(NamedTuple):
+    """Whose a connection is, is known now. If that is one too many, the relay says TURN_AWAY.
+
+    Head: [number, address, author].
+    """
+
+    connection: Connection
+
+    def encode(self) -> bytes:
+        return pack(RecordKind.IDENTIFY, self.connection)
+
+    @classmethod
+    def decode(cls, head: Any, tail: bytes) -> Self:
+        return cls(_connection(head))
+
+
+class Exit(NamedTuple):
+    """A connection has ended, also if the relay has turned it away.
+
+    Head: [number, address, author].
+    """
+
+    connection: Connection
+
+    def encode(self) -> bytes:
+        return pack(RecordKind.EXIT, self.connection)
+
+    @classmethod
+    def decode(cls, head: Any, tail: bytes) -> Self:
+        return cls(_connection(head))
+
+
+class Report(NamedTuple):
+    """What the worker counts, once a second.
+
+    Head: the snapshot, an object.
+    """
+
+    snapshot: Snapshot
+
+    def encode(self) -> bytes:
+        return pack(RecordKind.REPORT, self.snapshot)
+
+    @classmethod
+    def decode(cls, head: Any, tail: bytes) -> Self:
+        return cls(expect_object(head))
+
+
+class Ping(NamedTuple):
+    """Once a second, to measure how long the relay takes. Replied to by PONG.
+
+    Head: the time, in seconds.
+    """
+
+    sent: float
+
+    def encode(self) -> bytes:
+        return pack(RecordKind.PING, self.sent)
+
+    @classmethod
+    def decode(cls, head: Any, tail: bytes) -> Self:
+        return cls(expect_seconds(head))
+
+
+class AskStatus(NamedTuple):
+    """How the server is; from anybody who can connect, also without HELLO. Replied to by STATUS.
+
+    Head: null, so that the question is always the same bytes.
+    """
+
+    def encode(self) -> bytes:
+        return pack(RecordKind.STATUS, None)
+
+    @classmethod
+    def decode(cls, head: Any, tail: bytes) -> Self:
+        expect_null(head)
+        return cls()
+
+
+# Any record
+
+
+Introduction = Hello | Restore
+Request = Join | Leave | Remove | Before | After | Search
+Counting = Connections | Enter | Identify | Exit
+Said = Publish | Request | Lose | Tell | Counting | Report | Ping
+
+FromWorker = Introduction | Said | AskStatus
+
+
+def _connection(value: Any) -> Connection:
+    number, address, author = expect_fields(value, 3)
+    return Connection(expect_natural(number), expect_text(address), expect_text(author))
