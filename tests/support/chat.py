@@ -29,7 +29,7 @@ TIMESTAMP = "2025-01-18T10:30:00.123Z"
 
 
 class Inboxes:
-    """A `Delivery` that keeps what each connection would get, in order."""
+    """A `Delivery` and a `ChatHub` that keeps what each connection would get, in order."""
 
     def __init__(self) -> None:
         self.members: dict[str, list[str]] = {}

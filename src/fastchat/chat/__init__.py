@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastchat.chat.client import Client, Delivery, Endpoint
+from fastchat.chat.client import ChatHub, Client, Endpoint
 from fastchat.chat.rules import Chat
 
-__all__ = ["Chat", "Client", "Delivery", "Endpoint"]
+__all__ = ["Chat", "ChatHub", "Client", "Endpoint"]

@@ -9,7 +9,7 @@ from fastchat.errors import CloseReason, CommandError, ErrorCode
 from fastchat.files.incoming import Incoming
 from fastchat.rooms import Member
 
-__all__ = ["Client", "Delivery", "Endpoint", "reply"]
+__all__ = ["ChatHub", "Client", "Endpoint", "reply"]
 
 
 class Endpoint(Protocol):
@@ -100,15 +100,16 @@ class Client:
         )
 
 
-class Delivery(Protocol):
-    """How the chat's own payloads reach clients: the hub, as the chat uses it.
+class ChatHub(Protocol):
+    """The hub as the chat uses it: for replies, memberships and events that are not stored.
 
-    A `connection` is opaque. What is published by others goes from the broker to the hub
-    (`fastchat.brokers.Delivery`). See `fastchat._fanout.Hub`.
+    Publications do not pass here: the broker gives them to the hub as a
+    `fastchat.brokers.Delivery`. A `connection` is opaque. See `fastchat._fanout.Hub`.
 
-    In order: what was published to a room before `join` never arrives after it,
-    what was published before `leave` still arrives, and `send` overtakes nothing.
-    `join` is False for a connection that is closed, whether we have heard of it or not.
+    The order is fixed. A payload published to a room before a `join` does not reach the new
+    member. A payload published before a `leave` still reaches the member that leaves. `send`
+    overtakes no earlier payload. `join` returns False if the connection is closed, also if the
+    chat does not know that yet.
     """
 
     def join(self, connection: Any, room: str, /) -> bool: ...
@@ -117,7 +118,7 @@ class Delivery(Protocol):
     def send(self, connection: Any, payload: bytes, /) -> bool | None: ...
 
 
-def reply(delivery: Delivery, client: Client, payload: bytes) -> None:
-    """Send a client an answer, unless it is gone."""
+def reply(hub: ChatHub, client: Client, payload: bytes) -> None:
+    """Send an answer to a client, unless the client has departed."""
     if not client.gone:
-        delivery.send(client.connection, payload)
+        hub.send(client.connection, payload)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastchat import protocol
 from fastchat.auth import forbidden
 from fastchat.brokers import Presence
-from fastchat.chat.client import Client, Delivery, reply
+from fastchat.chat.client import ChatHub, Client, reply
 from fastchat.errors import CloseReason
 from fastchat.protocol import Remove
 from fastchat.rooms import Removal
@@ -20,9 +20,9 @@ class Moderation:
     would be back under another at once.
     """
 
-    def __init__(self, presence: Presence, delivery: Delivery) -> None:
+    def __init__(self, presence: Presence, hub: ChatHub) -> None:
         self._presence = presence
-        self._delivery = delivery
+        self._hub = hub
         #: The clients that have joined with a token, by room and author.
         self._clients: dict[tuple[str, str], set[Client]] = {}
 
@@ -47,7 +47,7 @@ class Moderation:
         removal = Removal(room, command.username, command.seconds, client.rooms[room].name)
         name = await self._presence.remove(removal)
         payload = protocol.removed(room, name, command.seconds, ref=command.ref)
-        reply(self._delivery, client, payload)
+        reply(self._hub, client, payload)
 
     def expel(self, room: str, author: str, seconds: int) -> None:
         """Dismiss the clients of a user that was removed from a room for so many seconds."""

@@ -1,7 +1,7 @@
 """The rules of the chat: which client can do what, and who hears of it.
 
 No sockets, no event loop, no picows. Sessions tell the chat of clients and their
-commands; it publishes through a broker, and writes through a `Delivery`, which
+commands; it publishes through a broker, and writes through a `ChatHub`, which
 is the hub.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 from fastchat import protocol
 from fastchat.auth import Authenticator, Right, forbidden, unauthorized
 from fastchat.brokers import Broker, Pages, Presence
-from fastchat.chat.client import Client, Delivery, reply
+from fastchat.chat.client import ChatHub, Client, reply
 from fastchat.chat.moderation import Moderation
 from fastchat.chat.uploads import UploadCommands
 from fastchat.errors import CommandError, ErrorCode
@@ -60,7 +60,7 @@ class Chat:
     def __init__(
         self,
         broker: Broker,
-        delivery: Delivery,
+        hub: ChatHub,
         *,
         presence: Presence,
         pages: Pages,
@@ -76,13 +76,13 @@ class Chat:
         self._authenticator = authenticator
         self._broker = broker
         self._pages = pages
-        self._delivery = delivery
+        self._hub = hub
         self._clock = clock
         self._new_secret = new_secret
         self._metrics = metrics
-        self._moderation = Moderation(presence, delivery)
+        self._moderation = Moderation(presence, hub)
         self._uploads = UploadCommands(
-            incoming_files, delivery, metrics=metrics, max_chunk_bytes=max_chunk_bytes
+            incoming_files, hub, metrics=metrics, max_chunk_bytes=max_chunk_bytes
         )
         self._handlers: dict[type, Callable[[Client, Any], Coroutine[Any, Any, None] | None]] = {
             Send: self._publish_message,
@@ -142,7 +142,7 @@ class Chat:
             room, member = client.rooms.popitem()
             self._moderation.untrack(client, room, member.author)
             self._broker.lose(room, member)
-            self._delivery.leave(client.connection, room)
+            self._hub.leave(client.connection, room)
 
     def sweep(self) -> None:
         """Give up files that have stalled; to be called once a second."""
@@ -202,11 +202,11 @@ class Chat:
     def _typing(self, client: Client, command: Typing) -> None:
         room = client.room_of(command.room, Right.READ)
         payload = protocol.typing(room, client.rooms[room].name)
-        self._delivery.publish(room, payload, client.connection)
+        self._hub.publish(room, payload, client.connection)
         self._broker.tell(room, payload)
 
     def _ping(self, client: Client, command: Ping) -> None:
-        self._delivery.send(client.connection, protocol.pong(ref=command.ref))
+        self._hub.send(client.connection, protocol.pong(ref=command.ref))
 
     async def _leave(self, client: Client, command: Leave) -> None:
         room = client.room_of(command.room)
@@ -216,10 +216,10 @@ class Chat:
 
         def left() -> None:
             if not client.gone:
-                self._delivery.leave(client.connection, room)
+                self._hub.leave(client.connection, room)
 
         await self._broker.leave(room, member, left)
-        reply(self._delivery, client, protocol.left(room, ref=command.ref))
+        reply(self._hub, client, protocol.left(room, ref=command.ref))
 
     async def _history(self, client: Client, command: GetHistory) -> None:
         room, limit = client.room_of(command.room, Right.READ), command.limit
@@ -228,12 +228,12 @@ class Chat:
         else:
             page = await self._pages.before(room, command.before, limit)
         payload = protocol.history(room, page.payloads, more=page.more, ref=command.ref)
-        reply(self._delivery, client, payload)
+        reply(self._hub, client, payload)
 
     async def _search(self, client: Client, command: Search) -> None:
         room = client.room_of(command.room, Right.READ)
         found = await self._pages.search(room, command.query, command.limit)
-        reply(self._delivery, client, protocol.results(room, found.payloads, ref=command.ref))
+        reply(self._hub, client, protocol.results(room, found.payloads, ref=command.ref))
 
     def _join(self, client: Client, command: Join) -> Coroutine[Any, Any, None] | None:
         if self._authenticator is not None and command.token is not None:
@@ -248,7 +248,7 @@ class Chat:
         assert client.identity is not None
         _, name, expires_s, _ = client.identity
         payload = protocol.renewed(name, protocol.timestamp_of(expires_s), ref=ref)
-        self._delivery.send(client.connection, payload)
+        self._hub.send(client.connection, payload)
 
     async def _enter(self, client: Client, command: Join) -> None:
         room = command.room
@@ -280,7 +280,7 @@ class Chat:
         self, client: Client, room: str, session: str, ref: str | None, entry: Entry
     ) -> None:
         """Make a client a member of a room that the broker has counted it into."""
-        if client.gone or not self._delivery.join(client.connection, room):
+        if client.gone or not self._hub.join(client.connection, room):
             self._broker.lose(room, entry.member)  # the client went while the broker was asked
             return
         identity = client.identity
@@ -300,7 +300,7 @@ class Chat:
             max_file_bytes=self._uploads.max_file_bytes,
             ref=ref,
         )
-        self._delivery.send(client.connection, payload)
+        self._hub.send(client.connection, payload)
 
     def _answer(
         self,
@@ -318,7 +318,7 @@ class Chat:
             outcome.id, outcome.ref = id, ref
             self._metrics.refusals[outcome.code] += 1
             payload = protocol.error(outcome)
-        reply(self._delivery, client, payload)
+        reply(self._hub, client, payload)
 
     # The broker's receiver
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from fastchat import protocol
 from fastchat.auth import Right
-from fastchat.chat.client import Client, Delivery, reply
+from fastchat.chat.client import ChatHub, Client, reply
 from fastchat.errors import CloseReason, CommandError, ErrorCode, Violation
 from fastchat.files.incoming import Incoming, IncomingFiles
 from fastchat.metrics import Metrics
@@ -31,13 +31,13 @@ class UploadCommands:
     def __init__(
         self,
         incoming_files: IncomingFiles | None,
-        delivery: Delivery,
+        hub: ChatHub,
         *,
         metrics: Metrics,
         max_chunk_bytes: int,
     ) -> None:
         self._incoming_files = incoming_files
-        self._delivery = delivery
+        self._hub = hub
         self._metrics = metrics
         self._max_chunk_bytes = max_chunk_bytes
 
@@ -68,7 +68,7 @@ class UploadCommands:
         client.incoming = incoming
         ticket, chunk_bytes = incoming.writer.ticket, self._max_chunk_bytes
         payload = protocol.upload(room, ticket, chunk_bytes, ref=command.ref)
-        reply(self._delivery, client, payload)
+        reply(self._hub, client, payload)
 
     def receive(self, client: Client, command: Chunk) -> Coroutine[Any, Any, None]:
         """Take the next bytes of the file that a client announced last.
@@ -90,7 +90,7 @@ class UploadCommands:
                 client.incoming = None
         if file is not None:
             payload = protocol.file(file.described(), ref=incoming.ref)
-            reply(self._delivery, client, payload)
+            reply(self._hub, client, payload)
 
     def leave(self, client: Client, room: str) -> None:
         """Give up a client's file if it is for `room`, which the client leaves."""
@@ -124,4 +124,4 @@ class UploadCommands:
                 ref=incoming.ref,
             )
             self._metrics.refusals[refusal.code] += 1
-            reply(self._delivery, incoming.owner, protocol.error(refusal))
+            reply(self._hub, incoming.owner, protocol.error(refusal))
