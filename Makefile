@@ -42,8 +42,8 @@ serve: $(VENV)/serve.stamp
 	@exec $(BIN)/fastchat serve $(ARGS)
 
 # What to run while you work: less than a minute once it is set up.
-check: lint types
-	$(BIN)/python -m pytest -q -n 3 --dist loadfile tests/unit $(ARGS)
+check: lint
+	@$(BIN)/mypy & types=$$!; $(BIN)/python -m pytest -q -n 3 --dist worksteal tests/unit $(ARGS) && wait $$types
 
 test: $(TEST_NEEDS)
 ifeq ($(ARGS),)

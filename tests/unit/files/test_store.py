@@ -160,7 +160,7 @@ async def test_size_is_held_to_what_was_announced(tmp_path: Path) -> None:
         await more.abandon()
         less = await store.reserve("lobby", "alice", "b", 3)
         await less.write(b"ab")
-        assert "ended 1 bytes early" in (await refused(less.finish())).message
+        assert "1 bytes are missing" in (await refused(less.finish())).message
         await less.abandon()
         await less.abandon()
         unbegun = await store.reserve("lobby", "alice", "b", 3)
