@@ -22,7 +22,7 @@ from fastchat.protocol import Position, parsing
 from fastchat.rooms import Entrance, Entry, Member
 from fastchat.rooms.members import GRACE_TICKS
 from fastchat.rooms.rooms import Rooms
-from support.files_in_memory import Shelf
+from support.files_in_memory import FilesInMemory
 
 NOW_S = 1737196200.123
 TIMESTAMP = "2025-01-18T10:30:00.123Z"
@@ -113,7 +113,7 @@ class RecordingEndpoint:
 class Talk:
     """A chat with everything around it, and clients that are called by a name each."""
 
-    def __init__(self, *, max_messages: int = 1000, files: Shelf | None = None) -> None:
+    def __init__(self, *, max_messages: int = 1000, files: FilesInMemory | None = None) -> None:
         secrets = (f"secret-of-16-bytes-{number}" for number in itertools.count())
         epochs = (f"epoch-{number}" for number in itertools.count())
         self.history = MemoryHistory(max_messages=max_messages, new_epoch=lambda: next(epochs))

@@ -16,7 +16,7 @@ import pytest
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.files.incoming import STALL_S, IncomingFiles
 from fastchat.process.timings import WorkerTimings
-from support.files_in_memory import Shelf
+from support.files_in_memory import FilesInMemory
 from support.raw_websocket import (
     BINARY,
     CLOSE,
@@ -37,23 +37,25 @@ FLOOD_BYTES = 32 << 20
 
 
 @pytest.fixture
-def shelf() -> Shelf:
+def files() -> FilesInMemory:
     """Where the servers of a test keep their files."""
-    shelf = Shelf()
-    shelf.max_bytes = FLOOD_BYTES
-    return shelf
+    files = FilesInMemory()
+    files.max_bytes = FLOOD_BYTES
+    return files
 
 
 def sharing(
-    shelf: Shelf, *, stall_s: float = STALL_S, **arguments: Any
+    files: FilesInMemory, *, stall_s: float = STALL_S, **arguments: Any
 ) -> contextlib.AbstractContextManager[Server]:
-    """A server that keeps its files on a shelf."""
-    return serving(incoming_files=IncomingFiles(shelf, shelf.places, stall_s=stall_s), **arguments)
+    """A server that keeps its files on a files."""
+    return serving(
+        incoming_files=IncomingFiles(files, files.transfers, stall_s=stall_s), **arguments
+    )
 
 
 @pytest.fixture
-def server(shelf: Shelf) -> Iterator[Server]:
-    with sharing(shelf, upload_rate=0.0) as server:
+def server(files: FilesInMemory) -> Iterator[Server]:
+    with sharing(files, upload_rate=0.0) as server:
         yield server
 
 
@@ -75,7 +77,7 @@ def still_works(client: Client) -> bool:
     return client.receive_type("pong")["ref"] == "still"
 
 
-def test_pieces_become_a_file(alice: Client, shelf: Shelf) -> None:
+def test_pieces_become_a_file(alice: Client, files: FilesInMemory) -> None:
     """Each binary message goes on where the last one ended, whatever else is said between."""
     assert announce(alice, 7, ref="r")["chunk_bytes"] == 65_536
     alice.send_frame(BINARY, b"\x00\xff\x80")
@@ -85,11 +87,11 @@ def test_pieces_become_a_file(alice: Client, shelf: Shelf) -> None:
     alice.send_frame(BINARY, b"abcd")
     file = alice.receive()
     assert (file["type"], file["size"], file["ref"]) == ("file", 7, "r")
-    assert shelf.uploads[0].data == b"\x00\xff\x80abcd"
+    assert files.writers[0].data == b"\x00\xff\x80abcd"
     assert still_works(alice)
 
 
-def test_pieces_need_not_wait_for_the_reply(server: Server, shelf: Shelf) -> None:
+def test_pieces_need_not_wait_for_the_reply(server: Server, files: FilesInMemory) -> None:
     """They take their turn behind the `join` and the `upload`, and the message behind them."""
     with connected(server.port) as client:
         client.write(
@@ -102,10 +104,10 @@ def test_pieces_need_not_wait_for_the_reply(server: Server, shelf: Shelf) -> Non
         assert [client.receive()["type"] for _ in range(4)] == [
             *("joined", "upload", "file", "message")
         ]
-    assert shelf.uploads[0].data == b"abcd"
+    assert files.writers[0].data == b"abcd"
 
 
-def test_piece_may_be_fragmented(alice: Client, shelf: Shelf) -> None:
+def test_piece_may_be_fragmented(alice: Client, files: FilesInMemory) -> None:
     """RFC 6455 §5.4, with bytes that are not UTF-8 and a ping between."""
     announce(alice, 6)
     alice.send_frame(BINARY, b"\xff\xfe", fin=False)
@@ -115,7 +117,7 @@ def test_piece_may_be_fragmented(alice: Client, shelf: Shelf) -> None:
     alice.send_frame(CONTINUATION, b"xyz")
     assert alice.receive_frame() == (PONG, b"between", True, 0)
     assert alice.receive()["type"] == "file"
-    assert (shelf.uploads[0].data, shelf.uploads[0].writes) == (b"\xff\xfe\xfdxyz", 1)
+    assert (files.writers[0].data, files.writers[0].writes) == (b"\xff\xfe\xfdxyz", 1)
 
 
 @pytest.mark.parametrize("fin", [True, False])
@@ -133,13 +135,13 @@ def test_piece_of_the_largest_size_is_taken(alice: Client) -> None:
     assert alice.receive()["type"] == "file"
 
 
-def test_piece_too_big_is_refused_by_its_length_alone(alice: Client, shelf: Shelf) -> None:
+def test_piece_too_big_is_refused_by_its_length_alone(alice: Client, files: FilesInMemory) -> None:
     """1009, as for any message; what has come of the file is given up."""
     announce(alice, 200_000)
     alice.send_frame(BINARY, b"begun")
     alice.send_frame(BINARY, b"", announced=65_537)
     assert alice.receive_close() == 1009
-    wait_until(lambda: shelf.states() == ["abandoned"])
+    wait_until(lambda: files.states() == ["abandoned"])
 
 
 def test_sum_of_the_fragments_of_a_piece_is_bounded(alice: Client) -> None:
@@ -149,24 +151,24 @@ def test_sum_of_the_fragments_of_a_piece_is_bounded(alice: Client) -> None:
     assert alice.receive_end() == 1009
 
 
-def test_half_sent_piece_ends(shelf: Shelf) -> None:
+def test_half_sent_piece_ends(files: FilesInMemory) -> None:
     """A fragmented message has 30 s from its first fragment to its last, of a file as well."""
     timings = WorkerTimings(sweep_interval_s=0.05, message_timeout_s=0.2)
     with (
-        sharing(shelf, timings=timings) as server,
+        sharing(files, timings=timings) as server,
         connected(server.port, "/ws?username=Alice") as alice,
     ):
         announce(alice, 9)
         alice.send_frame(BINARY, b"x", fin=False)
         assert alice.receive_end() == 4504
-        assert shelf.states() == ["reserved"]
+        assert files.states() == ["reserved"]
 
 
-def test_file_that_does_not_go_on_is_given_up(shelf: Shelf) -> None:
+def test_file_that_does_not_go_on_is_given_up(files: FilesInMemory) -> None:
     """Its sender reads why, and is as connected as before."""
     timings = WorkerTimings(sweep_interval_s=0.05)
     with (
-        sharing(shelf, stall_s=0.2, timings=timings) as server,
+        sharing(files, stall_s=0.2, timings=timings) as server,
         connected(server.port, "/ws?username=Alice") as alice,
     ):
         alice.receive_type("joined")
@@ -174,15 +176,15 @@ def test_file_that_does_not_go_on_is_given_up(shelf: Shelf) -> None:
         alice.send_frame(BINARY, b"x")
         error = alice.receive()
         assert (error["code"], error["temporary"], error["ref"]) == ("unavailable", True, "r")
-        wait_until(lambda: shelf.states() == ["abandoned"])
+        wait_until(lambda: files.states() == ["abandoned"])
         assert still_works(alice)
 
 
-def test_pieces_are_a_sign_of_life(shelf: Shelf) -> None:
+def test_pieces_are_a_sign_of_life(files: FilesInMemory) -> None:
     """On a slow line a pong waits behind what was sent before it."""
     timings = WorkerTimings(sweep_interval_s=0.05, ping_interval_s=0.3, pong_timeout_s=0.3)
     with (
-        sharing(shelf, timings=timings) as server,
+        sharing(files, timings=timings) as server,
         connected(server.port, "/ws?username=Alice") as alice,
     ):
         announce(alice, 100)
@@ -221,39 +223,39 @@ def test_refused_announcement_expects_nothing(alice: Client) -> None:
     assert alice.receive_end() == 1003
 
 
-def test_failure_is_told_once_and_the_rest_is_dropped(alice: Client, shelf: Shelf) -> None:
+def test_failure_is_told_once_and_the_rest_is_dropped(alice: Client, files: FilesInMemory) -> None:
     """The connection stays, and so does everybody's chat."""
     announce(alice, 30, ref="r")
-    shelf.failure = CommandError(ErrorCode.UNAVAILABLE, "The disk is full.", temporary=True)
+    files.failure = CommandError(ErrorCode.UNAVAILABLE, "The disk is full.", temporary=True)
     alice.write(frame(BINARY, b"x") * 30)
     error = alice.receive()
     assert (error["code"], error["temporary"], error["ref"]) == ("unavailable", True, "r")
     assert still_works(alice)
-    assert shelf.states() == ["abandoned"]
-    shelf.failure = None
+    assert files.states() == ["abandoned"]
+    files.failure = None
     announce(alice, 1)
     alice.send_frame(BINARY, b"x")
     assert alice.receive()["type"] == "file"
 
 
-def test_fault_of_ours_closes_with_1011(alice: Client, shelf: Shelf) -> None:
+def test_fault_of_ours_closes_with_1011(alice: Client, files: FilesInMemory) -> None:
     announce(alice, 3)
-    shelf.failure = ZeroDivisionError("secret detail")
+    files.failure = ZeroDivisionError("secret detail")
     alice.send_frame(BINARY, b"x")
     assert alice.receive_end() == 1011
     assert alice.reason == ""
-    wait_until(lambda: shelf.states() == ["abandoned"])
+    wait_until(lambda: files.states() == ["abandoned"])
 
 
 @pytest.mark.parametrize("how", ["drop", "reset", "close frame", "violation"])
 def test_connection_that_ends_in_the_middle_gives_the_file_up(
-    server: Server, shelf: Shelf, how: str, caplog: pytest.LogCaptureFixture
+    server: Server, files: FilesInMemory, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """However it ends; nothing is logged as a fault."""
     with connected(server.port, "/ws?username=Alice") as alice:
         announce(alice, 100)
         alice.send_frame(BINARY, b"x")
-        wait_until(lambda: shelf.uploads[0].data == b"x")
+        wait_until(lambda: files.writers[0].data == b"x")
         if how == "drop":
             alice.close()
         elif how == "reset":
@@ -264,22 +266,24 @@ def test_connection_that_ends_in_the_middle_gives_the_file_up(
         else:
             alice.send_frame(TEXT, b"\xff")
             assert alice.receive_close() == 1007
-        wait_until(lambda: shelf.states() == ["abandoned"])
+        wait_until(lambda: files.states() == ["abandoned"])
     wait_until(lambda: len(server.sessions) == 0)
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
-def test_last_piece_before_a_close_frame_still_counts(alice: Client, shelf: Shelf) -> None:
+def test_last_piece_before_a_close_frame_still_counts(alice: Client, files: FilesInMemory) -> None:
     announce(alice, 2)
     alice.write(frame(BINARY, b"a") + frame(BINARY, b"b") + frame(CLOSE, b"\x03\xe8"))
     assert alice.receive()["type"] == "file"
     assert alice.receive_close() == 1000
 
 
-def test_slow_disk_holds_the_sender_back(server: Server, shelf: Shelf, alice: Client) -> None:
+def test_slow_disk_holds_the_sender_back(
+    server: Server, files: FilesInMemory, alice: Client
+) -> None:
     """TCP does: the server keeps a few pieces, not what a client can send meanwhile."""
     announce(alice, FLOOD_BYTES)
-    server.call(functools.partial(setattr, shelf, "gate", asyncio.Event()))
+    server.call(functools.partial(setattr, files, "unblocked", asyncio.Event()))
     stream = memoryview(frame(BINARY, bytes(65_536)) * (FLOOD_BYTES // 65_536))
     unsent = stream
     alice.socket.setblocking(False)
@@ -289,11 +293,11 @@ def test_slow_disk_holds_the_sender_back(server: Server, shelf: Shelf, alice: Cl
     (session,) = server.sessions._all
     assert len(session._inbox._waiting or ()) < 10
     alice.socket.setblocking(True)
-    assert shelf.gate is not None
-    server.call(shelf.gate.set)
+    assert files.unblocked is not None
+    server.call(files.unblocked.set)
     alice.write(unsent)
     assert alice.receive_type("file")["size"] == FLOOD_BYTES
-    assert len(shelf.uploads[0].data) == FLOOD_BYTES
+    assert len(files.writers[0].data) == FLOOD_BYTES
 
 
 def test_pieces_cost_no_messages(alice: Client) -> None:
@@ -305,10 +309,10 @@ def test_pieces_cost_no_messages(alice: Client) -> None:
     assert [alice.receive()["text"] for _ in range(40)] == [*map(str, range(40))]
 
 
-def test_pieces_are_paced(shelf: Shelf) -> None:
+def test_pieces_are_paced(files: FilesInMemory) -> None:
     """What is over the rate is read later, and nothing is refused."""
     with (
-        sharing(shelf, upload_rate=1e6) as server,
+        sharing(files, upload_rate=1e6) as server,
         connected(server.port, "/ws?username=Al") as alice,
     ):
         announce(alice, 1_500_000)
@@ -319,7 +323,7 @@ def test_pieces_are_paced(shelf: Shelf) -> None:
         assert time.monotonic() - began > 0.4
 
 
-def test_many_share_at_once(server: Server, shelf: Shelf) -> None:
+def test_many_share_at_once(server: Server, files: FilesInMemory) -> None:
     """Each connection has a file of its own."""
     clients = [Client(server.port, f"/ws?username=User{number}") for number in range(20)]
     try:
@@ -332,4 +336,4 @@ def test_many_share_at_once(server: Server, shelf: Shelf) -> None:
     finally:
         for client in clients:
             client.close()
-    assert [upload.data for upload in shelf.uploads] == [b"abcd"] * 20
+    assert [writer.data for writer in files.writers] == [b"abcd"] * 20

@@ -10,7 +10,7 @@ from fastchat.errors import CloseReason, CommandError, ErrorCode, Violation
 from fastchat.files.incoming import STALL_S
 from fastchat.protocol import Chunk
 from support.chat import Talk, run
-from support.files_in_memory import Shelf
+from support.files_in_memory import FilesInMemory
 
 
 async def send(talk: Talk, name: str, data: bytes) -> None:
@@ -22,7 +22,7 @@ async def send(talk: Talk, name: str, data: bytes) -> None:
 
 def test_announced_file_comes_in_pieces() -> None:
     """A ticket for what is announced, and with the last piece the file, both with the `ref`."""
-    shelf = Shelf()
+    files = FilesInMemory()
 
     async def test(talk: Talk) -> None:
         assert (await talk.join("Alice"))["files"] == {"max_bytes": 1_000_000}
@@ -51,18 +51,18 @@ def test_announced_file_comes_in_pieces() -> None:
             "media_type": "text/plain",
             "ref": "r",
         }
-        (upload,) = shelf.uploads
-        assert (upload.author, upload.data) == (
+        (writer,) = files.writers
+        assert (writer.author, writer.data) == (
             talk.client("Alice").rooms["lobby"].author,
             b"abcdef",
         )
 
-    run(test, files=shelf)
+    run(test, files=files)
 
 
 def test_binary_message_without_a_file_is_a_violation() -> None:
     """Before one is announced, after its last byte, and after its room was left."""
-    shelf = Shelf()
+    files = FilesInMemory()
 
     async def test(talk: Talk) -> None:
         async def is_violation() -> bool:
@@ -79,9 +79,9 @@ def test_binary_message_without_a_file_is_a_violation() -> None:
         await send(talk, "Alice", b"b")
         await talk.do("Alice", type="leave")
         assert await is_violation()
-        await shelf.until(lambda: shelf.states() == ["finished", "abandoned"])
+        await files.until(lambda: files.states() == ["finished", "abandoned"])
 
-    run(test, files=shelf)
+    run(test, files=files)
 
 
 def test_server_without_files_says_so() -> None:
@@ -99,7 +99,7 @@ def test_server_without_files_says_so() -> None:
 
 def test_file_is_for_a_room_that_one_is_in() -> None:
     """An `upload` is held to what a message is; nothing is reserved."""
-    shelf = Shelf()
+    files = FilesInMemory()
 
     async def test(talk: Talk) -> None:
         refusal = await talk.refused("Alice", type="upload", name="a", size=1)
@@ -110,58 +110,58 @@ def test_file_is_for_a_room_that_one_is_in() -> None:
         await talk.join("Alice", "other")
         refusal = await talk.refused("Alice", type="upload", name="a", size=1)
         assert refusal.code == "bad_command"
-        assert shelf.uploads == []
+        assert files.writers == []
 
-    run(test, files=shelf)
+    run(test, files=files)
 
 
 def test_next_upload_ends_the_one_that_has_begun() -> None:
     """Also where it is refused; one that has not begun may still be posted."""
-    shelf = Shelf()
+    files = FilesInMemory()
 
     async def test(talk: Talk) -> None:
         await talk.join("Alice")
         await talk.do("Alice", type="upload", name="a", size=2)
         await talk.do("Alice", type="upload", name="b", size=2)
-        assert shelf.states() == ["reserved", "reserved"]
+        assert files.states() == ["reserved", "reserved"]
         await send(talk, "Alice", b"b")
-        assert [upload.data for upload in shelf.uploads] == [b"", b"b"]
+        assert [writer.data for writer in files.writers] == [b"", b"b"]
         refusal = await talk.refused("Alice", type="upload", name="c", size=2_000_000)
         assert refusal.code == "too_long"
-        assert shelf.states() == ["reserved", "abandoned"]
+        assert files.states() == ["reserved", "abandoned"]
         with pytest.raises(Violation):
             await send(talk, "Alice", b"b")
 
-    run(test, files=shelf)
+    run(test, files=files)
 
 
 def test_failed_file_is_told_once_and_what_still_comes_is_dropped() -> None:
     """Whoever sends does not wait to hear of each piece; it is not 1003 that he gets for them."""
-    shelf = Shelf()
+    files = FilesInMemory()
 
     async def test(talk: Talk) -> None:
         await talk.join("Alice")
         await talk.do("Alice", type="upload", name="a", size=4, ref="r")
         await send(talk, "Alice", b"a")
-        shelf.failure = CommandError(ErrorCode.UNAVAILABLE, "Disk.", temporary=True)
+        files.failure = CommandError(ErrorCode.UNAVAILABLE, "Disk.", temporary=True)
         with pytest.raises(CommandError) as caught:
             await send(talk, "Alice", b"b")
         assert (caught.value.code, caught.value.ref) == ("unavailable", "r")
         talk.news("Alice")
-        shelf.failure = None
+        files.failure = None
         await send(talk, "Alice", b"c")
         await send(talk, "Alice", b"d")
         assert talk.news("Alice") == []
-        assert (shelf.states(), shelf.uploads[0].data) == (["abandoned"], b"a")
+        assert (files.states(), files.writers[0].data) == (["abandoned"], b"a")
         with pytest.raises(Violation):
             await send(talk, "Alice", b"e")
 
-    run(test, files=shelf)
+    run(test, files=files)
 
 
 def test_more_than_was_announced_is_refused() -> None:
     """Nothing of the file is kept, and no more of it is expected."""
-    shelf = Shelf()
+    files = FilesInMemory()
 
     async def test(talk: Talk) -> None:
         await talk.join("Alice")
@@ -169,17 +169,17 @@ def test_more_than_was_announced_is_refused() -> None:
         with pytest.raises(CommandError) as caught:
             await send(talk, "Alice", b"abc")
         assert caught.value.code == "too_long"
-        assert shelf.states() == ["abandoned"]
+        assert files.states() == ["abandoned"]
         with pytest.raises(Violation):
             await send(talk, "Alice", b"d")
 
-    run(test, files=shelf)
+    run(test, files=files)
 
 
 @pytest.mark.parametrize("begun", [True, False])
 def test_departure_gives_up_a_file_that_has_begun(begun: bool) -> None:
     """A ticket that was not used for binary messages is still good for a POST."""
-    shelf = Shelf()
+    files = FilesInMemory()
 
     async def test(talk: Talk) -> None:
         await talk.join("Alice")
@@ -189,58 +189,58 @@ def test_departure_gives_up_a_file_that_has_begun(begun: bool) -> None:
         talk.depart("Alice")
         await asyncio.sleep(0)
         if begun:
-            await shelf.until(lambda: shelf.states() == ["abandoned"])
+            await files.until(lambda: files.states() == ["abandoned"])
         else:
             for _ in range(9):
                 await asyncio.sleep(0)
-        assert shelf.states() == ["abandoned" if begun else "reserved"]
+        assert files.states() == ["abandoned" if begun else "reserved"]
 
-    run(test, files=shelf)
+    run(test, files=files)
 
 
 def test_departure_within_a_piece_waits_for_it() -> None:
     """What is being written is not taken away from under it."""
-    shelf = Shelf()
+    files = FilesInMemory()
 
     async def test(talk: Talk) -> None:
         await talk.join("Alice")
         await talk.do("Alice", type="upload", name="a", size=2)
-        shelf.gate = asyncio.Event()
+        files.unblocked = asyncio.Event()
         writing = asyncio.create_task(send(talk, "Alice", b"a"))
-        await shelf.until(lambda: shelf.uploads[0].writes == 1)
+        await files.until(lambda: files.writers[0].writes == 1)
         talk.depart("Alice")
         for _ in range(3):
             await asyncio.sleep(0)
-        assert shelf.states() == ["reserved"]
-        shelf.gate.set()
+        assert files.states() == ["reserved"]
+        files.unblocked.set()
         await writing
-        await shelf.until(lambda: shelf.states() == ["abandoned"])
-        assert shelf.uploads[0].data == b"a"
+        await files.until(lambda: files.states() == ["abandoned"])
+        assert files.writers[0].data == b"a"
 
-    run(test, files=shelf)
+    run(test, files=files)
 
 
 def test_departure_while_a_file_is_announced_frees_its_place() -> None:
     """Nobody knows the ticket."""
-    shelf = Shelf()
+    files = FilesInMemory()
 
     async def test(talk: Talk) -> None:
         await talk.join("Alice")
-        shelf.gate = asyncio.Event()
+        files.unblocked = asyncio.Event()
         announcing = asyncio.create_task(talk.do("Alice", type="upload", name="a", size=2))
         await asyncio.sleep(0)
         talk.depart("Alice")
-        shelf.gate.set()
+        files.unblocked.set()
         await announcing
-        assert shelf.states() == ["abandoned"]
+        assert files.states() == ["abandoned"]
         assert "upload" not in talk.kinds("Alice")
 
-    run(test, files=shelf)
+    run(test, files=files)
 
 
 def test_file_that_does_not_go_on_is_given_up() -> None:
     """Its sender is told, with the `ref`; others go on."""
-    shelf = Shelf()
+    files = FilesInMemory()
 
     async def test(talk: Talk) -> None:
         await talk.join("Alice")
@@ -258,12 +258,12 @@ def test_file_that_does_not_go_on_is_given_up() -> None:
         talk.chat.sweep()
         (error,) = talk.news("Alice")
         assert (error["code"], error["temporary"], error["ref"]) == ("unavailable", True, "r")
-        await shelf.until(lambda: shelf.states() == ["abandoned", "reserved"])
+        await files.until(lambda: files.states() == ["abandoned", "reserved"])
         await send(talk, "Alice", b"bc")
         talk.chat.sweep()
         await send(talk, "Bob", b"b")
         assert talk.kinds("Alice") == []
-        assert shelf.states() == ["abandoned", "finished"]
+        assert files.states() == ["abandoned", "finished"]
         assert talk.metrics.refusals == {"unavailable": 1}
 
-    run(test, files=shelf)
+    run(test, files=files)

@@ -1,4 +1,7 @@
-"""Files by binary messages: how many at once, and how slowly. `test_chat.py` has the rest."""
+"""Files by binary messages: the limits on concurrent transfers and on progress.
+
+`tests/unit/chat/test_rules.py` tests the commands.
+"""
 
 from __future__ import annotations
 
@@ -12,24 +15,24 @@ from fastchat.errors import CommandError, ErrorCode
 from fastchat.files.incoming import STALL_S, Incoming, IncomingFiles
 from fastchat.files.transfers import PROGRESS_BYTES
 from fastchat.limits.connections import ConnectionCount
-from support.files_in_memory import Shelf
+from support.files_in_memory import FilesInMemory
 
 
-class Comings:
+class IncomingSetup:
     """Incoming files that are stored in memory, and a clock that the test advances."""
 
     def __init__(self, **limits: int) -> None:
         self.now = 0.0
-        self.shelf = Shelf()
-        self.places = ConnectionCount(**limits)
-        self.uploads = IncomingFiles(self.shelf, self.places, clock=lambda: self.now)
+        self.files = FilesInMemory()
+        self.transfers = ConnectionCount(**limits)
+        self.incoming_files = IncomingFiles(self.files, self.transfers, clock=lambda: self.now)
 
     async def announce(self, size: int, address: str = "A") -> Incoming:
-        return await self.uploads.announce(self, address, "lobby", "alice", "a", size, "r")
+        return await self.incoming_files.announce(self, address, "lobby", "alice", "a", size, "r")
 
     async def refused(self, incoming: Incoming, data: bytes) -> CommandError:
         with pytest.raises(CommandError) as caught:
-            await self.uploads.take(incoming, data)
+            await self.incoming_files.take(incoming, data)
         return caught.value
 
 
@@ -37,90 +40,91 @@ def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(test())
 
 
-def test_one_address_has_a_share_of_the_places() -> None:
-    """Who announces takes none, and one that is refused may be announced again."""
+def test_transfers_are_limited_in_total_and_for_each_address() -> None:
+    """An announced file is no transfer; a file that exceeds a limit fails at its first bytes."""
 
     async def test() -> None:
-        comings = Comings(total=3, per_address=2)
-        mine = [await comings.announce(2) for _ in range(3)]
+        setup = IncomingSetup(total=3, per_address=2)
+        mine = [await setup.announce(2) for _ in range(3)]
         for incoming in mine[:2]:
-            await comings.uploads.take(incoming, b"a")
-        error = await comings.refused(mine[2], b"a")
+            await setup.incoming_files.take(incoming, b"a")
+        error = await setup.refused(mine[2], b"a")
         assert (error.code, error.temporary, error.ref) == (ErrorCode.UNAVAILABLE, True, "r")
         assert error.retry_after_ms is not None
-        assert await comings.uploads.take(mine[2], b"b") is None  # what follows is dropped
-        other = await comings.announce(2, "B")
-        await comings.uploads.take(other, b"a")
-        late = await comings.announce(2, "C")
-        assert (await comings.refused(late, b"a")).code == ErrorCode.UNAVAILABLE
-        assert comings.places.count == 3
-        assert comings.shelf.states() == [*["reserved"] * 2, "abandoned", "reserved", "abandoned"]
+        assert (
+            await setup.incoming_files.take(mine[2], b"b") is None
+        )  # bytes after a failure are dropped
+        other = await setup.announce(2, "B")
+        await setup.incoming_files.take(other, b"a")
+        late = await setup.announce(2, "C")
+        assert (await setup.refused(late, b"a")).code == ErrorCode.UNAVAILABLE
+        assert setup.transfers.count == 3
+        assert setup.files.states() == [*["reserved"] * 2, "abandoned", "reserved", "abandoned"]
 
     run(test)
 
 
 @pytest.mark.parametrize("how", ["complete", "failed", "too long", "given up"])
-def test_place_is_free_when_a_file_ends(how: str) -> None:
-    """However it ends, and once."""
+def test_file_that_ends_is_no_transfer_any_more(how: str) -> None:
+    """A file stops counting as a transfer exactly once, however it ends."""
 
     async def test() -> None:
-        comings = Comings(per_address=1)
-        incoming = await comings.announce(2)
-        await comings.uploads.take(incoming, b"a")
-        assert comings.places.count == 1
+        setup = IncomingSetup(per_address=1)
+        incoming = await setup.announce(2)
+        await setup.incoming_files.take(incoming, b"a")
+        assert setup.transfers.count == 1
         if how == "complete":
-            assert await comings.uploads.take(incoming, b"b")
+            assert await setup.incoming_files.take(incoming, b"b")
         elif how == "failed":
-            comings.shelf.failure = CommandError(ErrorCode.UNAVAILABLE, "Disk.", temporary=True)
-            await comings.refused(incoming, b"b")
-            comings.shelf.failure = None
+            setup.files.failure = CommandError(ErrorCode.UNAVAILABLE, "Disk.", temporary=True)
+            await setup.refused(incoming, b"b")
+            setup.files.failure = None
         elif how == "too long":
-            await comings.refused(incoming, b"bc")
+            await setup.refused(incoming, b"bc")
         else:
-            comings.uploads.give_up(incoming)
-            await comings.shelf.until(lambda: comings.shelf.states() == ["abandoned"])
-        comings.uploads.give_up(incoming)
+            setup.incoming_files.give_up(incoming)
+            await setup.files.until(lambda: setup.files.states() == ["abandoned"])
+        setup.incoming_files.give_up(incoming)
         await asyncio.sleep(0)
-        assert comings.places.count == 0
-        again = await comings.announce(1)
-        assert await comings.uploads.take(again, b"a")
+        assert setup.transfers.count == 0
+        again = await setup.announce(1)
+        assert await setup.incoming_files.take(again, b"a")
 
     run(test)
 
 
-def test_byte_now_and_then_keeps_no_place() -> None:
-    """So much has to come in so long, in pieces of any size; all of it may take as long as it
-    likes."""
+def test_file_without_progress_is_given_up() -> None:
+    """A file must receive PROGRESS_BYTES in STALL_S, in chunks of any size, for any total time."""
 
     async def test() -> None:
-        comings = Comings()
-        lazy, steady = await comings.announce(10**6), await comings.announce(10**6)
+        setup = IncomingSetup()
+        slow, steady = await setup.announce(10**6), await setup.announce(10**6)
         for step in range(1, 31):
-            await comings.uploads.take(lazy, b"x")
-            await comings.uploads.take(steady, bytes(PROGRESS_BYTES // 8))
-            comings.now += STALL_S / 10
-            given_up = comings.uploads.sweep()
-            assert given_up == ([lazy] if step == 10 else [])
-        await comings.shelf.until(lambda: comings.shelf.states() == ["abandoned", "reserved"])
-        assert comings.places.count == 1
+            await setup.incoming_files.take(slow, b"x")
+            await setup.incoming_files.take(steady, bytes(PROGRESS_BYTES // 8))
+            setup.now += STALL_S / 10
+            given_up = setup.incoming_files.sweep()
+            assert given_up == ([slow] if step == 10 else [])
+        await setup.files.until(lambda: setup.files.states() == ["abandoned", "reserved"])
+        assert setup.transfers.count == 1
 
     run(test)
 
 
-def test_slow_disk_is_not_the_senders_fault() -> None:
-    """What is being written is given its time."""
+def test_slow_disk_does_not_count_as_a_stall() -> None:
+    """The deadline of a file does not run while its bytes are being written."""
 
     async def test() -> None:
-        comings = Comings()
-        incoming = await comings.announce(10**6)
-        await comings.uploads.take(incoming, b"x")
-        comings.shelf.gate = asyncio.Event()
-        writing = asyncio.create_task(comings.uploads.take(incoming, bytes(PROGRESS_BYTES)))
-        await comings.shelf.until(lambda: comings.shelf.uploads[0].writes == 2)
-        comings.now += 2 * STALL_S
-        assert comings.uploads.sweep() == []
-        comings.shelf.gate.set()
+        setup = IncomingSetup()
+        incoming = await setup.announce(10**6)
+        await setup.incoming_files.take(incoming, b"x")
+        setup.files.unblocked = asyncio.Event()
+        writing = asyncio.create_task(setup.incoming_files.take(incoming, bytes(PROGRESS_BYTES)))
+        await setup.files.until(lambda: setup.files.writers[0].writes == 2)
+        setup.now += 2 * STALL_S
+        assert setup.incoming_files.sweep() == []
+        setup.files.unblocked.set()
         await writing
-        assert comings.uploads.sweep() == []
+        assert setup.incoming_files.sweep() == []
 
     run(test)
