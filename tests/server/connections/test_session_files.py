@@ -1,4 +1,4 @@
-"""Files by binary messages, as one connection sends them: in turn, bounded, given up with it."""
+"""Files that one connection sends by binary messages: their order, limits and failures."""
 
 from __future__ import annotations
 
@@ -32,53 +32,54 @@ from support.raw_websocket import (
 from support.server import TIMEOUT_UNIT_S, wait_until
 from support.server_in_thread import Server, serving
 
-#: More than what the kernel holds for a connection whose server does not read.
+#: More bytes than the kernel buffers for a connection from which the server does not read.
 FLOOD_BYTES = 32 << 20
 
 
 @pytest.fixture
 def files() -> FilesInMemory:
-    """Where the servers of a test keep their files."""
+    """The files of the servers in a test."""
     files = FilesInMemory()
     files.max_bytes = FLOOD_BYTES
     return files
 
 
-def sharing(
+def serving_files(
     files: FilesInMemory, *, stall_s: float = STALL_S, **arguments: Any
 ) -> contextlib.AbstractContextManager[Server]:
-    """A server that keeps its files on a files."""
-    return serving(
-        incoming_files=IncomingFiles(files, files.transfers, stall_s=stall_s), **arguments
-    )
+    """Run a server that stores files in `files`."""
+    incoming_files = IncomingFiles(files, files.transfers, stall_s=stall_s)
+    return serving(incoming_files=incoming_files, **arguments)
 
 
 @pytest.fixture
 def server(files: FilesInMemory) -> Iterator[Server]:
-    with sharing(files, upload_rate=0.0) as server:
+    with serving_files(files, upload_rate=0.0) as server:
         yield server
 
 
 @pytest.fixture
 def alice(server: Server) -> Iterator[Client]:
-    """In the lobby."""
+    """A client in the lobby."""
     with connected(server.port, "/ws?username=Alice") as alice:
         alice.receive_type("joined")
         yield alice
 
 
 def announce(client: Client, size: int, **fields: Any) -> dict[str, Any]:
+    """Announce a file, and return the event `upload`."""
     client.send({"type": "upload", "name": "a.bin", "size": size, **fields})
     return client.receive_type("upload")
 
 
 def still_works(client: Client) -> bool:
+    """Return whether the server answers a ping of a client."""
     client.send({"type": "ping", "ref": "still"})
     return client.receive_type("pong")["ref"] == "still"
 
 
-def test_pieces_become_a_file(alice: Client, files: FilesInMemory) -> None:
-    """Each binary message goes on where the last one ended, whatever else is said between."""
+def test_binary_messages_become_a_file(alice: Client, files: FilesInMemory) -> None:
+    """Binary messages are concatenated, even if other messages are sent between them."""
     assert announce(alice, 7, ref="r")["chunk_bytes"] == 65_536
     alice.send_frame(BINARY, b"\x00\xff\x80")
     alice.send({"text": "between"})
@@ -91,8 +92,8 @@ def test_pieces_become_a_file(alice: Client, files: FilesInMemory) -> None:
     assert still_works(alice)
 
 
-def test_pieces_need_not_wait_for_the_reply(server: Server, files: FilesInMemory) -> None:
-    """They take their turn behind the `join` and the `upload`, and the message behind them."""
+def test_binary_messages_can_be_sent_before_the_reply(server: Server, files: FilesInMemory) -> None:
+    """A `join`, an `upload`, binary messages and a message are processed in their order."""
     with connected(server.port) as client:
         client.write(
             text({"type": "join", "username": "Alice"})
@@ -107,8 +108,8 @@ def test_pieces_need_not_wait_for_the_reply(server: Server, files: FilesInMemory
     assert files.writers[0].data == b"abcd"
 
 
-def test_piece_may_be_fragmented(alice: Client, files: FilesInMemory) -> None:
-    """RFC 6455 §5.4, with bytes that are not UTF-8 and a ping between."""
+def test_binary_message_can_be_fragmented(alice: Client, files: FilesInMemory) -> None:
+    """The fragments form one write, even if a ping is between them (RFC 6455 §5.4)."""
     announce(alice, 6)
     alice.send_frame(BINARY, b"\xff\xfe", fin=False)
     alice.send_frame(CONTINUATION, b"", fin=False)
@@ -121,22 +122,23 @@ def test_piece_may_be_fragmented(alice: Client, files: FilesInMemory) -> None:
 
 
 @pytest.mark.parametrize("fin", [True, False])
-def test_text_within_a_piece_closes_with_1002(alice: Client, fin: bool) -> None:
-    """RFC 6455 §5.4: fragments of two messages are not interleaved."""
+def test_text_between_fragments_closes_with_1002(alice: Client, fin: bool) -> None:
+    """The fragments of two messages must not be interleaved (RFC 6455 §5.4)."""
     announce(alice, 9)
     alice.send_frame(BINARY, b"x", fin=False)
     alice.send_frame(TEXT, b"{}", fin=fin)
     assert alice.receive_end() == 1002
 
 
-def test_piece_of_the_largest_size_is_taken(alice: Client) -> None:
+def test_binary_message_of_the_largest_size_is_accepted(alice: Client) -> None:
+    """A binary message can have `chunk_bytes`."""
     announce(alice, 65_536)
     alice.send_frame(BINARY, bytes(65_536))
     assert alice.receive()["type"] == "file"
 
 
-def test_piece_too_big_is_refused_by_its_length_alone(alice: Client, files: FilesInMemory) -> None:
-    """1009, as for any message; what has come of the file is given up."""
+def test_too_big_message_is_refused_by_its_header(alice: Client, files: FilesInMemory) -> None:
+    """The header of a too big binary message closes the connection, and the file is abandoned."""
     announce(alice, 200_000)
     alice.send_frame(BINARY, b"begun")
     alice.send_frame(BINARY, b"", announced=65_537)
@@ -144,18 +146,19 @@ def test_piece_too_big_is_refused_by_its_length_alone(alice: Client, files: File
     wait_until(lambda: files.states() == ["abandoned"])
 
 
-def test_sum_of_the_fragments_of_a_piece_is_bounded(alice: Client) -> None:
+def test_too_big_sum_of_fragments_closes_with_1009(alice: Client) -> None:
+    """The limit for a binary message applies to the sum of its fragments."""
     announce(alice, 200_000)
     alice.send_frame(BINARY, bytes(60_000), fin=False)
     alice.send_frame(CONTINUATION, bytes(5_537), fin=False)
     assert alice.receive_end() == 1009
 
 
-def test_half_sent_piece_ends(files: FilesInMemory) -> None:
-    """A fragmented message has 30 s from its first fragment to its last, of a file as well."""
+def test_incomplete_binary_message_closes_with_4504(files: FilesInMemory) -> None:
+    """The last fragment of a binary message must arrive within `message_timeout_s`."""
     timings = WorkerTimings(sweep_interval_s=0.05, message_timeout_s=0.2)
     with (
-        sharing(files, timings=timings) as server,
+        serving_files(files, timings=timings) as server,
         connected(server.port, "/ws?username=Alice") as alice,
     ):
         announce(alice, 9)
@@ -164,11 +167,11 @@ def test_half_sent_piece_ends(files: FilesInMemory) -> None:
         assert files.states() == ["reserved"]
 
 
-def test_file_that_does_not_go_on_is_given_up(files: FilesInMemory) -> None:
-    """Its sender reads why, and is as connected as before."""
+def test_stalled_file_is_given_up(files: FilesInMemory) -> None:
+    """The sender of a stalled file receives an error and stays connected."""
     timings = WorkerTimings(sweep_interval_s=0.05)
     with (
-        sharing(files, stall_s=0.2, timings=timings) as server,
+        serving_files(files, stall_s=0.2, timings=timings) as server,
         connected(server.port, "/ws?username=Alice") as alice,
     ):
         alice.receive_type("joined")
@@ -180,11 +183,11 @@ def test_file_that_does_not_go_on_is_given_up(files: FilesInMemory) -> None:
         assert still_works(alice)
 
 
-def test_pieces_are_a_sign_of_life(files: FilesInMemory) -> None:
-    """On a slow line a pong waits behind what was sent before it."""
+def test_bytes_of_a_file_count_as_a_pong(files: FilesInMemory) -> None:
+    """A client that sends bytes of a file is not closed for a missing pong."""
     timings = WorkerTimings(sweep_interval_s=0.05, ping_interval_s=0.3, pong_timeout_s=0.3)
     with (
-        sharing(files, timings=timings) as server,
+        serving_files(files, timings=timings) as server,
         connected(server.port, "/ws?username=Alice") as alice,
     ):
         announce(alice, 100)
@@ -196,15 +199,15 @@ def test_pieces_are_a_sign_of_life(files: FilesInMemory) -> None:
 
 
 @pytest.mark.parametrize("fin", [True, False])
-def test_piece_before_any_announcement_closes_with_1003(alice: Client, fin: bool) -> None:
-    """At once, with the first fragment."""
+def test_binary_message_without_announcement_closes_with_1003(alice: Client, fin: bool) -> None:
+    """The first fragment of an unexpected binary message closes the connection."""
     alice.send_frame(BINARY, b"x", fin=fin)
     assert alice.receive_end() == 1003
 
 
 @pytest.mark.parametrize("between", [False, True])
-def test_piece_behind_the_last_closes_with_1003(alice: Client, between: bool) -> None:
-    """Only what was announced is expected, also when something else has its turn."""
+def test_binary_message_after_the_last_byte_closes_with_1003(alice: Client, between: bool) -> None:
+    """No binary message is expected after the announced bytes, even if a command is between."""
     announce(alice, 1)
     search = text({"type": "search", "query": "x"}) if between else b""
     alice.write(frame(BINARY, b"x") + search + frame(BINARY, b"y") + text({"text": "never"}))
@@ -212,8 +215,8 @@ def test_piece_behind_the_last_closes_with_1003(alice: Client, between: bool) ->
     assert alice.receive_end() == 1003
 
 
-def test_refused_announcement_expects_nothing(alice: Client) -> None:
-    """Whoever does not wait for the reply to his `upload` may meet 1003."""
+def test_bytes_after_a_refused_announcement_close_with_1003(alice: Client) -> None:
+    """A client that does not wait for the reply to a refused `upload` is closed."""
     alice.write(
         text({"type": "upload", "name": "a", "size": FLOOD_BYTES + 1, "ref": "r"})
         + frame(BINARY, b"x")
@@ -223,8 +226,8 @@ def test_refused_announcement_expects_nothing(alice: Client) -> None:
     assert alice.receive_end() == 1003
 
 
-def test_failure_is_told_once_and_the_rest_is_dropped(alice: Client, files: FilesInMemory) -> None:
-    """The connection stays, and so does everybody's chat."""
+def test_failure_is_sent_once(alice: Client, files: FilesInMemory) -> None:
+    """After one error, the rest of a failed file is dropped, and the connection stays open."""
     announce(alice, 30, ref="r")
     files.failure = CommandError(ErrorCode.UNAVAILABLE, "The disk is full.", temporary=True)
     alice.write(frame(BINARY, b"x") * 30)
@@ -238,7 +241,8 @@ def test_failure_is_told_once_and_the_rest_is_dropped(alice: Client, files: File
     assert alice.receive()["type"] == "file"
 
 
-def test_fault_of_ours_closes_with_1011(alice: Client, files: FilesInMemory) -> None:
+def test_internal_error_closes_with_1011(alice: Client, files: FilesInMemory) -> None:
+    """An internal error closes the connection without detail, and the file is abandoned."""
     announce(alice, 3)
     files.failure = ZeroDivisionError("secret detail")
     alice.send_frame(BINARY, b"x")
@@ -248,10 +252,10 @@ def test_fault_of_ours_closes_with_1011(alice: Client, files: FilesInMemory) -> 
 
 
 @pytest.mark.parametrize("how", ["drop", "reset", "close frame", "violation"])
-def test_connection_that_ends_in_the_middle_gives_the_file_up(
+def test_file_is_abandoned_when_its_connection_ends(
     server: Server, files: FilesInMemory, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """However it ends; nothing is logged as a fault."""
+    """An incomplete file is abandoned, however its connection ends, and no error is logged."""
     with connected(server.port, "/ws?username=Alice") as alice:
         announce(alice, 100)
         alice.send_frame(BINARY, b"x")
@@ -271,17 +275,16 @@ def test_connection_that_ends_in_the_middle_gives_the_file_up(
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
-def test_last_piece_before_a_close_frame_still_counts(alice: Client, files: FilesInMemory) -> None:
+def test_bytes_before_a_close_frame_complete_the_file(alice: Client) -> None:
+    """A file is stored if its last bytes arrive together with a close frame."""
     announce(alice, 2)
     alice.write(frame(BINARY, b"a") + frame(BINARY, b"b") + frame(CLOSE, b"\x03\xe8"))
     assert alice.receive()["type"] == "file"
     assert alice.receive_close() == 1000
 
 
-def test_slow_disk_holds_the_sender_back(
-    server: Server, files: FilesInMemory, alice: Client
-) -> None:
-    """TCP does: the server keeps a few pieces, not what a client can send meanwhile."""
+def test_slow_disk_stops_reading(server: Server, files: FilesInMemory, alice: Client) -> None:
+    """While the disk is busy, the server stops reading, and has few messages in memory."""
     announce(alice, FLOOD_BYTES)
     server.call(functools.partial(setattr, files, "unblocked", asyncio.Event()))
     stream = memoryview(frame(BINARY, bytes(65_536)) * (FLOOD_BYTES // 65_536))
@@ -289,7 +292,7 @@ def test_slow_disk_holds_the_sender_back(
     alice.socket.setblocking(False)
     while unsent and select.select([], [alice.socket], [], 0.5 * TIMEOUT_UNIT_S)[1]:
         unsent = unsent[alice.socket.send(unsent) :]
-    assert len(unsent) > len(stream) / 2, "nothing has held the sender back"
+    assert len(unsent) > len(stream) / 2, "the server has read on"
     (session,) = server.sessions._all
     assert len(session._inbox._waiting or ()) < 10
     alice.socket.setblocking(True)
@@ -300,8 +303,8 @@ def test_slow_disk_holds_the_sender_back(
     assert len(files.writers[0].data) == FLOOD_BYTES
 
 
-def test_pieces_cost_no_messages(alice: Client) -> None:
-    """Nor commands: who shares a file may go on talking."""
+def test_binary_messages_do_not_count_as_messages(alice: Client) -> None:
+    """Binary messages use up neither the rate of messages nor that of commands."""
     announce(alice, 300)
     alice.write(frame(BINARY, b"x") * 300)
     assert alice.receive_type("file")["size"] == 300
@@ -309,21 +312,21 @@ def test_pieces_cost_no_messages(alice: Client) -> None:
     assert [alice.receive()["text"] for _ in range(40)] == [*map(str, range(40))]
 
 
-def test_pieces_are_paced(files: FilesInMemory) -> None:
-    """What is over the rate is read later, and nothing is refused."""
+def test_bytes_over_the_upload_rate_are_read_later(files: FilesInMemory) -> None:
+    """If a client exceeds --upload-rate, the server reads later and refuses nothing."""
     with (
-        sharing(files, upload_rate=1e6) as server,
+        serving_files(files, upload_rate=1e6) as server,
         connected(server.port, "/ws?username=Al") as alice,
     ):
         announce(alice, 1_500_000)
-        began = time.monotonic()
+        start_s = time.monotonic()
         for _ in range(30):
             alice.send_frame(BINARY, bytes(50_000))
         assert alice.receive()["type"] == "file"
-        assert time.monotonic() - began > 0.4
+        assert time.monotonic() - start_s > 0.4
 
 
-def test_many_share_at_once(server: Server, files: FilesInMemory) -> None:
+def test_connections_send_files_concurrently(server: Server, files: FilesInMemory) -> None:
     """Each connection has a file of its own."""
     clients = [Client(server.port, f"/ws?username=User{number}") for number in range(20)]
     try:
