@@ -23,7 +23,7 @@ def png(width: int, height: int, rest: bytes = b"") -> bytes:
     return PNG_HEAD + struct.pack(">I", 13) + b"IHDR" + header + bytes(4) + rest
 
 
-class Clock:
+class ManualClock:
     """Time that passes when a test says so."""
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ def new_store(data: Path, **changes: Any) -> FileStore:
 
 
 @contextlib.asynccontextmanager
-async def storing(data: Path, **changes: Any) -> AsyncIterator[FileStore]:
+async def opened_store(data: Path, **changes: Any) -> AsyncIterator[FileStore]:
     """A store for the length of a block; as a process that ends, it leaves what it was at."""
     store = new_store(data, **changes)
     try:
@@ -80,7 +80,7 @@ async def get(store: FileStore, id: str) -> bytes | None:
         content.close()
 
 
-def left_in(data: Path) -> list[str]:
+def files_on_disk(data: Path) -> list[str]:
     """All that is there besides the index."""
     folder = data / "files"
     found = (file.relative_to(folder) for file in folder.rglob("*") if file.is_file())

@@ -18,7 +18,7 @@ import pytest
 from fastchat.files.endpoints import CHUNK_BYTES, DRAIN_BYTES
 from fastchat.process.timings import WorkerTimings
 from fastchat.web.edge import HttpTimings
-from support.file_store import left_in, png
+from support.file_store import files_on_disk, png
 from support.raw_websocket import (
     HOST,
     Client,
@@ -145,7 +145,7 @@ def test_ticket_is_good_once(alice: Client, wire: Wire, data: Path) -> None:
     response = post(wire, ticket, b"another")
     assert refusal(response) == (401, "unauthorized")
     assert response.headers["www-authenticate"] == "Bearer"
-    assert len(left_in(data)) == 1
+    assert len(files_on_disk(data)) == 1
 
 
 @pytest.mark.parametrize("how", [None, "Bearer", "Bearer ", "Basic x", "Bearer a b", "Bearer \xff"])
@@ -167,7 +167,7 @@ def test_other_size_than_announced_is_refused(
     ticket = announce(alice, 7)
     assert refusal(post(wire, ticket, bytes(size))) == (400, "bad_command")
     assert refusal(post(wire, ticket, b"content")) == (401, "unauthorized")
-    assert left_in(data) == []
+    assert files_on_disk(data) == []
 
 
 def test_too_large_a_body_is_not_read(alice: Client, server: Server) -> None:
@@ -366,7 +366,7 @@ def test_full_server_is_heard_by_who_still_sends(narrow: tuple[Server, Client], 
         for _ in range(2):
             sender = stack.enter_context(wired(server.port))
             sender.write(head(announce(alice, 9), 9) + b"begun")
-        wait_until(lambda: len(left_in(data)) == 2)
+        wait_until(lambda: len(files_on_disk(data)) == 2)
         for _ in range(5):
             ticket = announce(alice, 20_000_000)
             assert sent_and_heard(server, ticket, 20_000_000) == (503, "unavailable")
@@ -408,9 +408,9 @@ def test_sender_who_goes_away_leaves_nothing(alice: Client, server: Server, data
     for end in (Wire.close, Wire.reset):
         wire = Wire(server.port)
         wire.write(head(announce(alice, 1_000_000), 1_000_000) + bytes(300_000))
-        wait_until(lambda: left_in(data) != [])
+        wait_until(lambda: files_on_disk(data) != [])
         end(wire)
-        wait_until(lambda: left_in(data) == [])
+        wait_until(lambda: files_on_disk(data) == [])
     assert share_works(alice, server)
 
 
@@ -447,7 +447,7 @@ def test_sender_who_stops_is_cut_off(
             with contextlib.suppress(OSError):
                 wire.write(b"x" if trickle else b"")
         assert ends_within(wire, 0.1)
-        wait_until(lambda: left_in(data) == [])
+        wait_until(lambda: files_on_disk(data) == [])
     assert share_works(alice, server)
 
 
@@ -538,7 +538,7 @@ def test_one_address_has_a_share_of_the_places(narrow: tuple[Server, Client], da
         senders = [stack.enter_context(wired(server.port)) for _ in range(2)]
         for sender in senders:
             sender.write(head(announce(alice, 9), 9) + b"begun")
-        wait_until(lambda: len(left_in(data)) == 2)
+        wait_until(lambda: len(files_on_disk(data)) == 2)
         with wired(server.port) as wire:
             wire.write(head(announce(alice, 7), 7, ("Expect", "100-continue")))
             response = wire.read_response()
@@ -566,7 +566,7 @@ def test_refused_attempt_does_not_count(narrow: tuple[Server, Client], data: Pat
         for _ in range(2):
             sender = stack.enter_context(wired(server.port))
             sender.write(head(announce(alice, 9), 9) + b"begun")
-        wait_until(lambda: len(left_in(data)) == 2)
+        wait_until(lambda: len(files_on_disk(data)) == 2)
         for name in ("a", "b", "c"):
             wire = stack.enter_context(wired(server.port))
             wire.write(head(announce(alice, 90_000, name), 90_000, expect))
@@ -585,7 +585,7 @@ def test_readers_take_no_place_from_senders(narrow: tuple[Server, Client], data:
         senders = [stack.enter_context(wired(server.port)) for _ in range(2)]
         for sender in senders:
             sender.write(head(announce(alice, 9), 9) + b"begun")
-        wait_until(lambda: sum(name.startswith("incoming") for name in left_in(data)) == 2)
+        wait_until(lambda: sum(name.startswith("incoming") for name in files_on_disk(data)) == 2)
         readers.pop().close()
         with wired(server.port) as wire:
             assert ask(wire, shared["link"]).status == 200
@@ -708,7 +708,7 @@ def test_without_limits_an_address_has_all_the_places(data: Path) -> None:
         for _ in range(2):
             sender = stack.enter_context(wired(server.port))
             sender.write(head(announce(alice, 9), 9) + b"begun")
-        wait_until(lambda: len(left_in(data)) == 2)
+        wait_until(lambda: len(files_on_disk(data)) == 2)
         with wired(server.port) as wire:
             wire.write(head(announce(alice, 9), 9))
             assert wire.read_response().status == 503
@@ -917,10 +917,10 @@ def test_server_that_stops_ends_transfers(alice: Client, server: Server, data: P
     """Who sends at that moment sends again to the next; nothing is left."""
     with wired(server.port) as wire:
         wire.write(head(announce(alice, 1_000_000), 1_000_000) + bytes(100_000))
-        wait_until(lambda: left_in(data) != [])
+        wait_until(lambda: files_on_disk(data) != [])
         server.call(server.shut_down)
         assert ends_within(wire, 4 * TIMEOUT_UNIT_S)
-        wait_until(lambda: left_in(data) == [])
+        wait_until(lambda: files_on_disk(data) == [])
 
 
 # Where there are none

@@ -26,17 +26,17 @@ from fastchat.files.retention import (
 from fastchat.history.reader import HistoryReader
 from fastchat.history.sqlite import SqliteHistory
 from fastchat.metrics import Metrics
-from support.file_store import Clock, get, left_in, put, storing
+from support.file_store import ManualClock, files_on_disk, get, opened_store, put
 from support.hub import on_loop
 from support.server import TIMEOUT_UNIT_S, wait_until
 
 
-class Place:
+class DataDirectory:
     """A data directory with a history, and what keeps house there."""
 
     def __init__(self, data: Path) -> None:
         self.data = data
-        self.clock = Clock()
+        self.clock = ManualClock()
         self.metrics = Metrics()
         self.history = SqliteHistory(
             data,
@@ -64,127 +64,127 @@ class Place:
         self.retention.apply_changes()
 
     def has(self, file: File) -> bool:
-        return f"{file.id[:2]}/{file.id}" in left_in(self.data)
+        return f"{file.id[:2]}/{file.id}" in files_on_disk(self.data)
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    place = Place(tmp_path)
-    yield place
-    place.history.close()
+def directory(tmp_path: Path) -> Iterator[DataDirectory]:
+    directory = DataDirectory(tmp_path)
+    yield directory
+    directory.history.close()
 
 
 @on_loop
-async def test_file_goes_with_its_message(place: Place) -> None:
+async def test_file_goes_with_its_message(directory: DataDirectory) -> None:
     """Its content and what was known of it; what another message has stays."""
-    async with storing(place.data, clock=place.clock) as store:
+    async with opened_store(directory.data, clock=directory.clock) as store:
         file, other = await put(store, b"one", room="a"), await put(store, b"other", room="a")
-        said = place.say(f"look {file.link}")
-        place.say(f"{other.link} and more")
-        place.sweep()
-        place.sweep(after_s=10 * UNLINKED_LIFETIME_S)
-        assert place.has(file)
-        assert (place.metrics.kept_files, place.metrics.kept_file_bytes) == (2, 8192)
-        place.history.append([delete(said)])
-        place.sweep()
-        assert not place.has(file)
+        said = directory.say(f"look {file.link}")
+        directory.say(f"{other.link} and more")
+        directory.sweep()
+        directory.sweep(after_s=10 * UNLINKED_LIFETIME_S)
+        assert directory.has(file)
+        assert (directory.metrics.kept_files, directory.metrics.kept_file_bytes) == (2, 8192)
+        directory.history.append([delete(said)])
+        directory.sweep()
+        assert not directory.has(file)
         assert await get(store, file.id) is None
         assert await get(store, other.id) == b"other"
-        assert (place.metrics.kept_files, place.metrics.deleted_files_total) == (1, 1)
+        assert (directory.metrics.kept_files, directory.metrics.deleted_files_total) == (1, 1)
 
 
 @on_loop
-async def test_file_that_two_messages_have_goes_with_the_last(place: Place) -> None:
-    async with storing(place.data, clock=place.clock) as store:
+async def test_file_that_two_messages_have_goes_with_the_last(directory: DataDirectory) -> None:
+    async with opened_store(directory.data, clock=directory.clock) as store:
         file = await put(store, b"one", room="a")
-        said = [place.say(file.link) for _ in range(2)]
-        place.sweep()
-        place.history.append([delete(said[0])])
-        place.sweep()
-        assert place.has(file)
-        place.history.append([delete(said[1])])
-        place.sweep()
-        assert not place.has(file)
+        said = [directory.say(file.link) for _ in range(2)]
+        directory.sweep()
+        directory.history.append([delete(said[0])])
+        directory.sweep()
+        assert directory.has(file)
+        directory.history.append([delete(said[1])])
+        directory.sweep()
+        assert not directory.has(file)
 
 
 @on_loop
-async def test_file_goes_when_its_link_is_edited_away(place: Place) -> None:
+async def test_file_goes_when_its_link_is_edited_away(directory: DataDirectory) -> None:
     """An edit that brings one has it, too."""
-    async with storing(place.data, clock=place.clock) as store:
+    async with opened_store(directory.data, clock=directory.clock) as store:
         before, after = await put(store, b"before", room="a"), await put(store, b"after", room="a")
-        said = place.say(before.link)
-        place.sweep()
-        place.history.append([edit(said, after.link)])
-        place.sweep()
-        assert (place.has(before), place.has(after)) == (False, True)
-        place.history.append([edit(said, "nothing")])
-        place.sweep()
-        assert not place.has(after)
+        said = directory.say(before.link)
+        directory.sweep()
+        directory.history.append([edit(said, after.link)])
+        directory.sweep()
+        assert (directory.has(before), directory.has(after)) == (False, True)
+        directory.history.append([edit(said, "nothing")])
+        directory.sweep()
+        assert not directory.has(after)
 
 
 @on_loop
-async def test_file_goes_with_the_oldest_messages(place: Place) -> None:
+async def test_file_goes_with_the_oldest_messages(directory: DataDirectory) -> None:
     """When the history drops them, of which there may be 20 here."""
-    async with storing(place.data, clock=place.clock) as store:
+    async with opened_store(directory.data, clock=directory.clock) as store:
         file = await put(store, b"one", room="a")
-        place.say(file.link)
-        place.sweep()
+        directory.say(file.link)
+        directory.sweep()
         for _ in range(19):
-            place.say("more")
-        place.sweep()
-        assert place.has(file)
+            directory.say("more")
+        directory.sweep()
+        assert directory.has(file)
         for _ in range(30):
-            place.say("more")
-        place.sweep()
-        assert not place.has(file)
+            directory.say("more")
+        directory.sweep()
+        assert not directory.has(file)
 
 
 @on_loop
-async def test_unlinked_file_has_an_hour(place: Place) -> None:
+async def test_unlinked_file_has_an_hour(directory: DataDirectory) -> None:
     """Its sender may be writing what goes with it; also in a room where nobody speaks."""
-    async with storing(place.data, clock=place.clock) as store:
+    async with opened_store(directory.data, clock=directory.clock) as store:
         file = await put(store, b"one", room="silent")
-        place.sweep(after_s=UNLINKED_LIFETIME_S - 1)
-        assert place.has(file)
-        place.sweep(after_s=2)
-        assert not place.has(file)
+        directory.sweep(after_s=UNLINKED_LIFETIME_S - 1)
+        assert directory.has(file)
+        directory.sweep(after_s=2)
+        assert not directory.has(file)
 
 
 @on_loop
-async def test_file_that_is_sent_again_has_its_hour_anew(place: Place) -> None:
+async def test_file_that_is_sent_again_has_its_hour_anew(directory: DataDirectory) -> None:
     """Whatever became of the first."""
-    async with storing(place.data, clock=place.clock) as store:
+    async with opened_store(directory.data, clock=directory.clock) as store:
         file = await put(store, b"one", room="a")
-        said = place.say(file.link)
-        place.sweep()
+        said = directory.say(file.link)
+        directory.sweep()
         await put(store, b"one", room="a")
-        place.history.append([delete(said)])
-        place.sweep()
-        assert place.has(file)
-        place.say(file.link)
-        place.sweep(after_s=2 * UNLINKED_LIFETIME_S)
-        assert place.has(file)
+        directory.history.append([delete(said)])
+        directory.sweep()
+        assert directory.has(file)
+        directory.say(file.link)
+        directory.sweep(after_s=2 * UNLINKED_LIFETIME_S)
+        assert directory.has(file)
 
 
 @on_loop
-async def test_file_that_is_sent_again_stays_where_it_was_linked(place: Place) -> None:
+async def test_file_that_is_sent_again_stays_where_it_was_linked(directory: DataDirectory) -> None:
     """Its room's stream has not moved: the old message has it still, after the hour too."""
-    async with storing(place.data, clock=place.clock) as store:
+    async with opened_store(directory.data, clock=directory.clock) as store:
         file = await put(store, b"one", room="a")
-        place.say(file.link)
-        place.sweep()
+        directory.say(file.link)
+        directory.sweep()
         await put(store, b"one", room="a")
         for _ in range(3):
-            place.sweep(after_s=UNLINKED_LIFETIME_S)
-        assert place.has(file)
+            directory.sweep(after_s=UNLINKED_LIFETIME_S)
+        assert directory.has(file)
 
 
 @on_loop
-async def test_file_that_comes_again_during_the_sweep_stays(place: Place) -> None:
+async def test_file_that_comes_again_during_the_sweep_stays(directory: DataDirectory) -> None:
     """What the sweep has seen of it is not true any more when it comes to delete it."""
-    async with storing(place.data, clock=place.clock) as store:
+    async with opened_store(directory.data, clock=directory.clock) as store:
         file = await put(store, b"one", room="a")
-        place.clock.now += 2 * UNLINKED_LIFETIME_S
+        directory.clock.now += 2 * UNLINKED_LIFETIME_S
         (seen,) = store.index.files_of("a")
         await put(store, b"one", room="a")
         assert not store.index.delete(seen, store.contents.remove)
@@ -194,18 +194,18 @@ async def test_file_that_comes_again_during_the_sweep_stays(place: Place) -> Non
 
 
 @on_loop
-async def test_link_in_another_room_keeps_nothing(place: Place) -> None:
+async def test_link_in_another_room_keeps_nothing(directory: DataDirectory) -> None:
     """A file is its room's, and goes with it."""
-    async with storing(place.data, clock=place.clock) as store:
+    async with opened_store(directory.data, clock=directory.clock) as store:
         file = await put(store, b"one", room="a")
-        place.say(file.link, room="b")
-        place.sweep(after_s=UNLINKED_LIFETIME_S + 1)
-        assert not place.has(file)
+        directory.say(file.link, room="b")
+        directory.sweep(after_s=UNLINKED_LIFETIME_S + 1)
+        assert not directory.has(file)
 
 
 @on_loop
 async def test_room_that_has_not_moved_is_passed_over(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    directory: DataDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its texts are read when something was said, and not every minute."""
     read: list[str] = []
@@ -215,139 +215,143 @@ async def test_room_that_has_not_moved_is_passed_over(
         "texts_with_links",
         lambda self, room: read.append(room) or texts_with_links(self, room),
     )
-    async with storing(place.data, clock=place.clock) as store:
+    async with opened_store(directory.data, clock=directory.clock) as store:
         file = await put(store, b"one", room="a")
-        place.say(file.link)
+        directory.say(file.link)
         for _ in range(3):
-            place.sweep()
+            directory.sweep()
         assert read == ["a"]
-        place.say("more")
+        directory.say("more")
         for _ in range(3):
-            place.sweep()
+            directory.sweep()
         assert read == ["a", "a"]
 
 
 @on_loop
-async def test_what_cannot_be_read_is_kept(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_cannot_be_read_is_kept(
+    directory: DataDirectory, caplog: pytest.LogCaptureFixture
+) -> None:
     """A history that is not there says nothing of files; that is logged once, and tried again."""
-    async with storing(place.data, clock=place.clock) as store:
+    async with opened_store(directory.data, clock=directory.clock) as store:
         file = await put(store, b"one", room="a")
-        place.say(file.link)
-        place.sweep()
-        place.history.close()
-        moved = (place.data / "history.db").rename(place.data / "elsewhere")
+        directory.say(file.link)
+        directory.sweep()
+        directory.history.close()
+        moved = (directory.data / "history.db").rename(directory.data / "elsewhere")
         for _ in range(3):
-            place.sweep(after_s=2 * UNLINKED_LIFETIME_S)
-        assert place.has(file)
+            directory.sweep(after_s=2 * UNLINKED_LIFETIME_S)
+        assert directory.has(file)
         assert len([each for each in caplog.records if each.levelname == "ERROR"]) == 1
-        moved.rename(place.data / "history.db")
-        place.history = SqliteHistory(
-            place.data,
+        moved.rename(directory.data / "history.db")
+        directory.history = SqliteHistory(
+            directory.data,
             max_messages=20,
             max_age_s=0,
             sync_commits=False,
             new_epoch=str,
-            clock=place.clock,
+            clock=directory.clock,
         )
-        place.history.append([delete(1)])
+        directory.history.append([delete(1)])
         with caplog.at_level("INFO"):
-            place.sweep()
+            directory.sweep()
         assert "deleted again" in caplog.text
-        assert not place.has(file)
+        assert not directory.has(file)
 
 
 # Between two sweeps
 
 
 @on_loop
-async def test_file_goes_with_a_message_that_no_sweep_has_seen(place: Place) -> None:
+async def test_file_goes_with_a_message_that_no_sweep_has_seen(directory: DataDirectory) -> None:
     """Deleted, or its link edited away, in the same moment: it is gone without a sweep."""
-    async with storing(place.data, clock=place.clock) as store:
+    async with opened_store(directory.data, clock=directory.clock) as store:
         deleted, edited, other = [
             await put(store, content, room="a") for content in (b"one", b"two", b"other")
         ]
-        place.history.append([delete(place.say(deleted.link))])
-        place.history.append([edit(place.say(edited.link), f"rather {other.link}")])
-        place.apply_changes()
-        assert [place.has(file) for file in (deleted, edited, other)] == [False, False, True]
+        directory.history.append([delete(directory.say(deleted.link))])
+        directory.history.append([edit(directory.say(edited.link), f"rather {other.link}")])
+        directory.apply_changes()
+        assert [directory.has(file) for file in (deleted, edited, other)] == [False, False, True]
         assert await get(store, deleted.id) is None
-        assert (place.metrics.kept_files, place.metrics.deleted_files_total) == (1, 2)
+        assert (directory.metrics.kept_files, directory.metrics.deleted_files_total) == (1, 2)
 
 
 @on_loop
-async def test_file_goes_with_a_message_that_was_dropped_at_once(place: Place) -> None:
+async def test_file_goes_with_a_message_that_was_dropped_at_once(directory: DataDirectory) -> None:
     """No sweep has seen it either; the first that comes finds that a message had it."""
-    async with storing(place.data, clock=place.clock) as store:
+    async with opened_store(directory.data, clock=directory.clock) as store:
         file = await put(store, b"one", room="a")
-        place.say(file.link)
+        directory.say(file.link)
         for _ in range(30):
-            place.say("more")
-        place.sweep()
-        assert not place.has(file)
+            directory.say("more")
+        directory.sweep()
+        assert not directory.has(file)
 
 
 @on_loop
-async def test_link_that_came_is_known_after_a_restart(place: Place) -> None:
+async def test_link_that_came_is_known_after_a_restart(directory: DataDirectory) -> None:
     """What the thread has heeded is in the index, and not in its memory only."""
-    async with storing(place.data, clock=place.clock) as store:
+    async with opened_store(directory.data, clock=directory.clock) as store:
         file = await put(store, b"one", room="a")
-        said = place.say(file.link)
-        place.retention.start()
-        place.retention.stop()
+        said = directory.say(file.link)
+        directory.retention.start()
+        directory.retention.stop()
         assert [known.linked for known in store.index.files_of("a")] == [True]
-        place.history.watch_links(lambda *change: None)
-        place.history.append([delete(said)])
-        place.retention = Retention(place.data, clock=place.clock, metrics=place.metrics)
-        place.sweep(after_s=0)
-        assert not place.has(file)
+        directory.history.watch_links(lambda *change: None)
+        directory.history.append([delete(said)])
+        directory.retention = Retention(
+            directory.data, clock=directory.clock, metrics=directory.metrics
+        )
+        directory.sweep(after_s=0)
+        assert not directory.has(file)
 
 
 @on_loop
-async def test_what_no_message_lost_is_not_settled(place: Place) -> None:
+async def test_what_no_message_lost_is_not_settled(directory: DataDirectory) -> None:
     """A file that was sent again, one that nobody has said yet, one that another message has,
     and one of another room, whatever is written there."""
-    async with storing(place.data, clock=place.clock) as store:
+    async with opened_store(directory.data, clock=directory.clock) as store:
         again, unsaid, twice = [
             await put(store, content, room="a") for content in (b"again", b"unsaid", b"twice")
         ]
         elsewhere = await put(store, b"one", room="b")
-        said = [place.say(each.link) for each in (again, twice, twice)]
-        place.clock.now += SWEEP_INTERVAL_S
+        said = [directory.say(each.link) for each in (again, twice, twice)]
+        directory.clock.now += SWEEP_INTERVAL_S
         await put(store, b"again", room="a")
-        place.history.append([edit(said[0], f"better: {again.link}")])
-        place.history.append([delete(offset) for offset in said[:2]])
-        place.history.append([delete(place.say(elsewhere.link))])
-        place.apply_changes()
-        assert all(place.has(each) for each in (again, unsaid, twice, elsewhere))
-        place.history.append([delete(said[2])])
-        place.apply_changes()
-        assert not place.has(twice)
+        directory.history.append([edit(said[0], f"better: {again.link}")])
+        directory.history.append([delete(offset) for offset in said[:2]])
+        directory.history.append([delete(directory.say(elsewhere.link))])
+        directory.apply_changes()
+        assert all(directory.has(each) for each in (again, unsaid, twice, elsewhere))
+        directory.history.append([delete(said[2])])
+        directory.apply_changes()
+        assert not directory.has(twice)
 
 
 @on_loop
-async def test_reaction_takes_no_link_away(place: Place) -> None:
+async def test_reaction_takes_no_link_away(directory: DataDirectory) -> None:
     """Nor does a change that is refused."""
-    async with storing(place.data, clock=place.clock) as store:
+    async with opened_store(directory.data, clock=directory.clock) as store:
         file = await put(store, b"one", room="a")
-        said = place.say(file.link)
-        place.history.append([react(said), delete(said, by="Bob")])
-        assert place.retention.changes.take().lost == {}
-        place.apply_changes()
-        assert place.has(file)
+        said = directory.say(file.link)
+        directory.history.append([react(said), delete(said, by="Bob")])
+        assert directory.retention.changes.take().lost == {}
+        directory.apply_changes()
+        assert directory.has(file)
 
 
 @on_loop
-async def test_link_changes_outlive_an_index_that_fails(place: Place) -> None:
+async def test_link_changes_outlive_an_index_that_fails(directory: DataDirectory) -> None:
     """They are heeded when it works again."""
-    async with storing(place.data, clock=place.clock) as store:
+    async with opened_store(directory.data, clock=directory.clock) as store:
         file = await put(store, b"one", room="a")
-        place.history.append([delete(place.say(file.link))])
-        moved = (place.data / "history.db").rename(place.data / "elsewhere")
-        place.apply_changes()
-        assert place.has(file)
-        moved.rename(place.data / "history.db")
-        place.apply_changes()
-        assert not place.has(file)
+        directory.history.append([delete(directory.say(file.link))])
+        moved = (directory.data / "history.db").rename(directory.data / "elsewhere")
+        directory.apply_changes()
+        assert directory.has(file)
+        moved.rename(directory.data / "history.db")
+        directory.apply_changes()
+        assert not directory.has(file)
 
 
 def test_link_changes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,20 +364,20 @@ def test_link_changes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sum(map(len, changes.take())) <= 4
 
 
-def test_thread_heeds_a_change_at_once(place: Place) -> None:
+def test_thread_heeds_a_change_at_once(directory: DataDirectory) -> None:
     """Without waiting for the minute."""
-    place.retention.start()
+    directory.retention.start()
     try:
-        file = asyncio.run(_said_and_deleted(place))
-        wait_until(lambda: not place.has(file), timeout_s=CHANGE_DELAY_S + 5 * TIMEOUT_UNIT_S)
+        file = asyncio.run(_said_and_deleted(directory))
+        wait_until(lambda: not directory.has(file), timeout_s=CHANGE_DELAY_S + 5 * TIMEOUT_UNIT_S)
     finally:
-        place.retention.stop()
+        directory.retention.stop()
 
 
-async def _said_and_deleted(place: Place) -> File:
-    async with storing(place.data, clock=place.clock) as store:
+async def _said_and_deleted(directory: DataDirectory) -> File:
+    async with opened_store(directory.data, clock=directory.clock) as store:
         file = await put(store, b"one", room="a")
-        place.history.append([delete(place.say(file.link))])
+        directory.history.append([delete(directory.say(file.link))])
         return file
 
 
@@ -381,28 +385,28 @@ async def _said_and_deleted(place: Place) -> File:
 
 
 @on_loop
-async def test_what_comes_is_left_alone(place: Place) -> None:
+async def test_what_comes_is_left_alone(directory: DataDirectory) -> None:
     """However long it takes, for whoever writes it lives."""
-    async with storing(place.data, clock=place.clock) as store:
+    async with opened_store(directory.data, clock=directory.clock) as store:
         upload = await store.reserve("a", "alice", "a", 7)
         await upload.write(b"con")
-        place.sweep(after_s=10 * TICKET_S)
+        directory.sweep(after_s=10 * TICKET_S)
         await upload.write(b"tent")
         assert await get(store, (await upload.finish()).id) == b"content"
 
 
 @on_loop
-async def test_expired_tickets_go(place: Place) -> None:
-    async with storing(place.data, clock=place.clock) as store:
+async def test_expired_tickets_go(directory: DataDirectory) -> None:
+    async with opened_store(directory.data, clock=directory.clock) as store:
         await store.reserve("a", "alice", "a", 7)
-        place.sweep(after_s=TICKET_S - 1)
-        assert uploads(place) == 1
-        place.sweep(after_s=2)
-        assert uploads(place) == 0
+        directory.sweep(after_s=TICKET_S - 1)
+        assert uploads(directory) == 1
+        directory.sweep(after_s=2)
+        assert uploads(directory) == 0
 
 
-def uploads(place: Place) -> int:
-    db = apsw.Connection(str(place.data / "files" / "index.sqlite3"))
+def uploads(directory: DataDirectory) -> int:
+    db = apsw.Connection(str(directory.data / "files" / "index.sqlite3"))
     try:
         ((count,),) = db.execute("SELECT count(*) FROM uploads").fetchall()
     finally:
@@ -438,44 +442,44 @@ asyncio.run(begin())
 
 
 @pytest.mark.parametrize("when", ["begun", "noted", "placed"])
-def test_killed_process_leaves_nothing_for_long(place: Place, when: str) -> None:
+def test_killed_process_leaves_nothing_for_long(directory: DataDirectory, when: str) -> None:
     """In the middle of a file, before its content has its place, and before that is known."""
     path = [str(Path(__file__).parents[2])]
-    script = _BEGIN.format(path=path, data=str(place.data), when=when)
+    script = _BEGIN.format(path=path, data=str(directory.data), when=when)
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
-    assert len(left_in(place.data)) == 1
-    assert uploads(place) == 1
-    place.retention._is_first_sweep = (
+    assert len(files_on_disk(directory.data)) == 1
+    assert uploads(directory) == 1
+    directory.retention._is_first_sweep = (
         False  # the usual sweep is to find it, not the search for strays
     )
-    place.sweep()
-    assert left_in(place.data) == []
-    assert uploads(place) == 0
+    directory.sweep()
+    assert files_on_disk(directory.data) == []
+    assert uploads(directory) == 0
 
 
 @on_loop
-async def test_content_that_nothing_is_known_of_goes_at_the_start(place: Place) -> None:
+async def test_content_that_nothing_is_known_of_goes_at_the_start(directory: DataDirectory) -> None:
     """A loss of power leaves such, or an older index that was restored; no other file goes."""
-    async with storing(place.data, clock=place.clock) as store:
+    async with opened_store(directory.data, clock=directory.clock) as store:
         file = await put(store, b"known", room="a")
-        stray = place.data / "files" / "aa" / ("a" * 32)
+        stray = directory.data / "files" / "aa" / ("a" * 32)
         stray.parent.mkdir(exist_ok=True)
         stray.write_bytes(b"stray")
-        foreign = place.data / "files" / "README"
+        foreign = directory.data / "files" / "README"
         foreign.write_text("an operator's")
-        place.sweep()
+        directory.sweep()
         assert not stray.exists()
         assert foreign.exists()
-        assert place.has(file)
+        assert directory.has(file)
 
 
-def test_thread_sweeps_at_once_and_ends_when_asked(place: Place) -> None:
+def test_thread_sweeps_at_once_and_ends_when_asked(directory: DataDirectory) -> None:
     """Who starts a server again after a kill need not wait a minute."""
-    (place.data / "files" / "incoming").mkdir(parents=True)
-    orphan = place.data / "files" / "incoming" / "7"
+    (directory.data / "files" / "incoming").mkdir(parents=True)
+    orphan = directory.data / "files" / "incoming" / "7"
     orphan.touch()
-    place.retention.start()
+    directory.retention.start()
     wait_until(lambda: not orphan.exists())
-    place.retention.stop()
-    assert not place.retention.is_alive()
+    directory.retention.stop()
+    assert not directory.retention.is_alive()

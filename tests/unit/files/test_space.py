@@ -11,13 +11,13 @@ from fastchat.errors import CommandError, ErrorCode
 from fastchat.files.retention import Retention
 from fastchat.files.space import Space, reserved_for_messages, space_of
 from fastchat.metrics import Metrics
-from support.file_store import left_in, put, storing
+from support.file_store import files_on_disk, opened_store, put
 from support.hub import on_loop
 
 MIB, GIB = 1 << 20, 1 << 30
 
 
-class Drive:
+class FakeDisk:
     """A disk of 1 GiB, which keeps 64 MiB for messages."""
 
     def __init__(self, free: int) -> None:
@@ -59,14 +59,14 @@ async def test_file_that_does_not_fit_is_refused_and_later_taken(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Before a byte has come; it is logged once that it is so, and once that it is over."""
-    drive = Drive(free=99_999)
-    async with storing(tmp_path, measure=drive) as store:
+    disk = FakeDisk(free=99_999)
+    async with opened_store(tmp_path, measure=disk) as store:
         for _ in range(3):
             error = await refused(store.reserve("lobby", "alice", "a", 100_000))
             assert (error.code, error.temporary) == (ErrorCode.UNAVAILABLE, True)
         assert store.metrics.full_disk_refusals_total == 3
         assert [record.levelname for record in caplog.records] == ["ERROR"]
-        drive.free += 100_000
+        disk.free += 100_000
         with caplog.at_level("INFO"):
             await put(store, bytes(100_000))
         assert "space for files again" in caplog.text
@@ -75,8 +75,11 @@ async def test_file_that_does_not_fit_is_refused_and_later_taken(
 @on_loop
 async def test_what_is_to_come_of_others_is_counted(tmp_path: Path) -> None:
     """By how much of it is missing still, and in all processes; what has not begun is not."""
-    drive = Drive(free=300_000)
-    async with storing(tmp_path, measure=drive) as one, storing(tmp_path, measure=drive) as other:
+    disk = FakeDisk(free=300_000)
+    async with (
+        opened_store(tmp_path, measure=disk) as one,
+        opened_store(tmp_path, measure=disk) as other,
+    ):
         first, second, third = [
             await store.reserve("lobby", "alice", "a", 140_000) for store in (one, other, other)
         ]
@@ -84,7 +87,7 @@ async def test_what_is_to_come_of_others_is_counted(tmp_path: Path) -> None:
         await second.write(bytes(10))
         error = await refused(third.write(bytes(10)))
         assert error.code == ErrorCode.UNAVAILABLE
-        assert left_in(tmp_path) == ["incoming/1", "incoming/2"]
+        assert files_on_disk(tmp_path) == ["incoming/1", "incoming/2"]
         await refused(one.reserve("lobby", "bob", "b", 30_000))
         await first.write(bytes(100_000))  # as far as it is here the disk knows of it
         await one.reserve("lobby", "bob", "b", 30_000)
@@ -101,7 +104,7 @@ async def test_disk_that_cannot_be_measured_takes_nothing(tmp_path: Path) -> Non
     def broken(folder: Path) -> Space:
         raise OSError("input/output error")
 
-    async with storing(tmp_path, measure=broken) as store:
+    async with opened_store(tmp_path, measure=broken) as store:
         error = await refused(store.reserve("lobby", "alice", "a", 1))
         assert (error.code, error.temporary) == (ErrorCode.UNAVAILABLE, True)
 
@@ -117,7 +120,7 @@ def test_limit_beyond_the_disk_is_told_at_the_start(
         clock=time.time,
         metrics=Metrics(),
         max_total_bytes=100_000,
-        measure=Drive(free=room),
+        measure=FakeDisk(free=room),
     )
     for _ in range(2):
         retention.sweep()

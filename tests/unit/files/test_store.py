@@ -12,7 +12,7 @@ import pytest
 from fastchat.errors import CommandError, ErrorCode, SettingError
 from fastchat.files.index import TICKET_S
 from fastchat.files.store import FileStore
-from support.file_store import Clock, get, left_in, new_store, png, put, storing
+from support.file_store import ManualClock, files_on_disk, get, new_store, opened_store, png, put
 from support.hub import on_loop
 
 BLOCK = 4096
@@ -29,7 +29,7 @@ async def refused(awaitable: object) -> CommandError:
 async def test_file_is_what_was_written(tmp_path: Path) -> None:
     """Piece by piece, with its type, its size in pixels and a link."""
     content = png(640, 480, os.urandom(100_000))
-    async with storing(tmp_path) as store:
+    async with opened_store(tmp_path) as store:
         upload = await store.reserve("lobby", "alice", "../cat.png", len(content))
         for start in range(0, len(content), 30_000):
             await upload.write(content[start : start + 30_000])
@@ -37,14 +37,14 @@ async def test_file_is_what_was_written(tmp_path: Path) -> None:
         assert await get(store, file.id) == content
     assert file.link == f"/files/{file.id}/_cat.png?size={len(content)}&width=640&height=480"
     assert file.media_type == "image/png"
-    assert left_in(tmp_path) == [f"{file.id[:2]}/{file.id}"]
+    assert files_on_disk(tmp_path) == [f"{file.id[:2]}/{file.id}"]
     assert (store.metrics.files_total, store.metrics.file_bytes_total) == (1, len(content))
 
 
 @on_loop
 async def test_files_are_for_the_servers_user_only(tmp_path: Path) -> None:
     """The index, too: with an id that is in it a file can be read."""
-    async with storing(tmp_path) as store:
+    async with opened_store(tmp_path) as store:
         await put(store, b"content")
     assert (tmp_path / "files").stat().st_mode & 0o777 == 0o700
 
@@ -52,28 +52,28 @@ async def test_files_are_for_the_servers_user_only(tmp_path: Path) -> None:
 @on_loop
 async def test_same_content_is_kept_once_a_room(tmp_path: Path) -> None:
     """Whoever sends it, under whatever name; in another room its id says nothing of it."""
-    async with storing(tmp_path) as store:
+    async with opened_store(tmp_path) as store:
         first = await put(store, b"content")
         again = await put(store, b"content", author="bob", name="b.txt")
         elsewhere = await put(store, b"content", room="den")
         assert (first.id, again.name) == (again.id, "b.txt")
         assert elsewhere.id != first.id
         assert store.index.totals() == (2, 2 * BLOCK)
-        assert len(left_in(tmp_path)) == 2
+        assert len(files_on_disk(tmp_path)) == 2
 
 
 @on_loop
 async def test_ids_of_two_servers_differ(tmp_path: Path) -> None:
     """Who has a file does not know where it would be: the key is each server's own."""
-    async with storing(tmp_path / "a") as one, storing(tmp_path / "b") as other:
+    async with opened_store(tmp_path / "a") as one, opened_store(tmp_path / "b") as other:
         assert (await put(one, b"content")).id != (await put(other, b"content")).id
 
 
 @on_loop
 async def test_files_outlive_a_process(tmp_path: Path) -> None:
-    async with storing(tmp_path) as store:
+    async with opened_store(tmp_path) as store:
         file = await put(store, b"content")
-    async with storing(tmp_path) as store:
+    async with opened_store(tmp_path) as store:
         assert await get(store, file.id) == b"content"
         assert (await put(store, b"content")).id == file.id
 
@@ -84,7 +84,7 @@ async def test_files_outlive_a_process(tmp_path: Path) -> None:
 @on_loop
 async def test_ticket_is_claimed_once(tmp_path: Path) -> None:
     """In whichever process of the server, and by one only of those who try at once."""
-    async with storing(tmp_path) as one, storing(tmp_path) as other:
+    async with opened_store(tmp_path) as one, opened_store(tmp_path) as other:
         ticket = (await one.reserve("lobby", "alice", "a.txt", 7)).ticket
         claims = await asyncio.gather(*(store.claim(ticket) for store in (other, one) * 10))
         (upload,) = [claim for claim in claims if claim is not None]
@@ -98,7 +98,7 @@ async def test_ticket_is_claimed_once(tmp_path: Path) -> None:
 @on_loop
 async def test_only_a_ticket_is_one(tmp_path: Path) -> None:
     """The index keeps digests: who reads it has nothing to show."""
-    async with storing(tmp_path) as store:
+    async with opened_store(tmp_path) as store:
         ticket = (await store.reserve("lobby", "alice", "a.txt", 7)).ticket
         for wrong in ("", ticket[:-1], ticket.swapcase(), "\udcff"):
             assert await store.claim(wrong) is None
@@ -111,7 +111,7 @@ async def test_only_a_ticket_is_one(tmp_path: Path) -> None:
 @on_loop
 async def test_ticket_that_writes_cannot_be_claimed(tmp_path: Path) -> None:
     """Nor the other way: a file comes one way."""
-    async with storing(tmp_path) as store:
+    async with opened_store(tmp_path) as store:
         upload = await store.reserve("lobby", "alice", "a.txt", 7)
         await upload.write(b"con")
         assert await store.claim(upload.ticket) is None
@@ -130,8 +130,8 @@ async def test_ticket_that_writes_cannot_be_claimed(tmp_path: Path) -> None:
 @on_loop
 async def test_ticket_ends(tmp_path: Path) -> None:
     """After ten minutes, if nothing has come; what has begun goes on."""
-    clock = Clock()
-    async with storing(tmp_path, clock=clock) as store:
+    clock = ManualClock()
+    async with opened_store(tmp_path, clock=clock) as store:
         late = await store.reserve("lobby", "alice", "a.txt", 7)
         begun = await store.reserve("lobby", "alice", "b.txt", 7)
         await begun.write(b"con")
@@ -153,7 +153,7 @@ async def test_ticket_ends(tmp_path: Path) -> None:
 @on_loop
 async def test_size_is_held_to_what_was_announced(tmp_path: Path) -> None:
     """More is refused when it comes, less at the end; nothing is kept of either."""
-    async with storing(tmp_path) as store:
+    async with opened_store(tmp_path) as store:
         more = await store.reserve("lobby", "alice", "a", 3)
         await more.write(b"abc")
         assert (await refused(more.write(b"d"))).code == ErrorCode.TOO_LONG
@@ -165,17 +165,17 @@ async def test_size_is_held_to_what_was_announced(tmp_path: Path) -> None:
         await less.abandon()
         unbegun = await store.reserve("lobby", "alice", "b", 3)
         assert (await refused(unbegun.finish())).code == ErrorCode.BAD_COMMAND
-        assert left_in(tmp_path) == []
+        assert files_on_disk(tmp_path) == []
 
 
 @on_loop
 async def test_no_file_is_larger_than_the_largest(tmp_path: Path) -> None:
     """Which is never more than a user may have at all."""
-    async with storing(tmp_path, max_bytes=100, max_author_bytes=2 * BLOCK) as store:
+    async with opened_store(tmp_path, max_bytes=100, max_author_bytes=2 * BLOCK) as store:
         assert store.max_bytes == 100
         await put(store, bytes(100))
         assert (await refused(store.reserve("lobby", "alice", "a", 101))).code == "too_long"
-    async with storing(tmp_path, max_author_bytes=50) as store:
+    async with opened_store(tmp_path, max_author_bytes=50) as store:
         assert store.max_bytes == 50
 
 
@@ -185,7 +185,7 @@ async def test_no_file_is_larger_than_the_largest(tmp_path: Path) -> None:
 @on_loop
 async def test_author_may_have_so_much(tmp_path: Path) -> None:
     """What is announced counts, in all rooms, in whole blocks; what is abandoned does not."""
-    async with storing(tmp_path, max_author_bytes=3 * BLOCK) as store:
+    async with opened_store(tmp_path, max_author_bytes=3 * BLOCK) as store:
         await put(store, b"one")
         announced = await store.reserve("den", "alice", "a", 1)
         begun = await store.reserve("den", "alice", "b", 1)
@@ -205,8 +205,8 @@ async def test_author_may_have_so_much(tmp_path: Path) -> None:
 @on_loop
 async def test_what_was_only_announced_is_in_the_way_for_a_while(tmp_path: Path) -> None:
     """Its author is told until when, and not that he has shared too much: he has shared nothing."""
-    clock = Clock()
-    async with storing(tmp_path, clock=clock, max_author_bytes=3 * BLOCK) as store:
+    clock = ManualClock()
+    async with opened_store(tmp_path, clock=clock, max_author_bytes=3 * BLOCK) as store:
         await put(store, b"one")
         for name in "ab":
             await store.reserve("lobby", "alice", name, 1)
@@ -224,7 +224,7 @@ async def test_what_was_only_announced_is_in_the_way_for_a_while(tmp_path: Path)
 @on_loop
 async def test_same_file_may_be_announced_again(tmp_path: Path) -> None:
     """In the place of the first, whose ticket is good no more; of another name it is another."""
-    async with storing(tmp_path, max_author_bytes=BLOCK) as store:
+    async with opened_store(tmp_path, max_author_bytes=BLOCK) as store:
         first = await store.reserve("lobby", "alice", "a", 9)
         assert (await refused(store.reserve("lobby", "alice", "b", 9))).temporary
         assert (await refused(store.reserve("den", "alice", "a", 9))).temporary
@@ -238,7 +238,7 @@ async def test_same_file_may_be_announced_again(tmp_path: Path) -> None:
 @on_loop
 async def test_file_whose_answer_was_lost_may_be_sent_again(tmp_path: Path) -> None:
     """It counts once. Who sends another of its size instead is refused at the end."""
-    async with storing(tmp_path, max_author_bytes=BLOCK) as store:
+    async with opened_store(tmp_path, max_author_bytes=BLOCK) as store:
         file = await put(store, b"content")
         again = await store.reserve("lobby", "alice", "a.bin", 7)
         await refused(store.reserve("lobby", "alice", "a.bin", 8))
@@ -250,7 +250,7 @@ async def test_file_whose_answer_was_lost_may_be_sent_again(tmp_path: Path) -> N
         await another.write(b"another")
         assert (await refused(another.finish())).code == ErrorCode.FORBIDDEN
         await another.abandon()
-        assert (len(left_in(tmp_path)), store.index.totals()) == (1, (1, BLOCK))
+        assert (len(files_on_disk(tmp_path)), store.index.totals()) == (1, (1, BLOCK))
         (known,) = store.index.files_of("lobby")
         store.index.mark_linked(known)
         await refused(store.reserve("lobby", "alice", "a.bin", 7))
@@ -259,14 +259,14 @@ async def test_file_whose_answer_was_lost_may_be_sent_again(tmp_path: Path) -> N
 @on_loop
 async def test_index_of_an_older_version_is_taken_over(tmp_path: Path) -> None:
     """What is in it stays, also what is on its way."""
-    async with storing(tmp_path) as store:
+    async with opened_store(tmp_path) as store:
         file = await put(store, b"content")
         ticket = (await store.reserve("lobby", "alice", "b", 7)).ticket
     db = apsw.Connection(str(tmp_path / "files" / "index.sqlite3"))
     db.execute("ALTER TABLE uploads DROP COLUMN again")
     db.pragma("user_version", 1)
     db.close()
-    async with storing(tmp_path) as store:
+    async with opened_store(tmp_path) as store:
         assert await get(store, file.id) == b"content"
         claimed = await store.claim(ticket)
         assert claimed is not None
@@ -276,8 +276,8 @@ async def test_index_of_an_older_version_is_taken_over(tmp_path: Path) -> None:
 
 @on_loop
 async def test_announcements_that_are_too_old_do_not_count(tmp_path: Path) -> None:
-    clock = Clock()
-    async with storing(tmp_path, clock=clock, max_author_bytes=BLOCK) as store:
+    clock = ManualClock()
+    async with opened_store(tmp_path, clock=clock, max_author_bytes=BLOCK) as store:
         await store.reserve("lobby", "alice", "a", 1)
         await refused(store.reserve("lobby", "alice", "b", 1))
         clock.now += TICKET_S
@@ -287,7 +287,7 @@ async def test_announcements_that_are_too_old_do_not_count(tmp_path: Path) -> No
 @on_loop
 async def test_all_may_have_so_much(tmp_path: Path) -> None:
     """Checked again when a file begins: announcements alone keep nobody else out."""
-    async with storing(tmp_path, max_total_bytes=3 * BLOCK) as store:
+    async with opened_store(tmp_path, max_total_bytes=3 * BLOCK) as store:
         uploads = [await store.reserve("lobby", str(n), "a", 2 * BLOCK) for n in range(20)]
         await uploads[0].write(b"x")
         error = await refused(uploads[1].write(b"x"))
@@ -300,7 +300,7 @@ async def test_all_may_have_so_much(tmp_path: Path) -> None:
         await uploads[1].finish()
         await refused(uploads[3].write(b"x"))
         assert store.index.totals() == (2, 3 * BLOCK)
-        assert len(left_in(tmp_path)) == 2
+        assert len(files_on_disk(tmp_path)) == 2
 
 
 # What fails
@@ -308,12 +308,12 @@ async def test_all_may_have_so_much(tmp_path: Path) -> None:
 
 @on_loop
 async def test_abandoned_file_leaves_nothing(tmp_path: Path) -> None:
-    async with storing(tmp_path) as store:
+    async with opened_store(tmp_path) as store:
         upload = await store.reserve("lobby", "alice", "a", 7)
         await upload.write(b"con")
-        assert left_in(tmp_path) == ["incoming/1"]
+        assert files_on_disk(tmp_path) == ["incoming/1"]
         await upload.abandon()
-        assert left_in(tmp_path) == []
+        assert files_on_disk(tmp_path) == []
         assert await store.claim(upload.ticket) is None
         assert (await refused(upload.write(b"t"))).code == ErrorCode.FORBIDDEN
         assert store.index.started() == []
@@ -324,7 +324,7 @@ async def test_content_that_cannot_be_placed_is_not_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """`unavailable`, a line in the log without detail for the client, and nothing left."""
-    async with storing(tmp_path) as store:
+    async with opened_store(tmp_path) as store:
         file = await put(store, b"content")
         (tmp_path / "files" / file.id[:2] / file.id).unlink()
         (tmp_path / "files" / file.id[:2]).rmdir()
@@ -336,7 +336,7 @@ async def test_content_that_cannot_be_placed_is_not_told(
         assert str(tmp_path) not in error.message
         assert "cannot store or read a file" in caplog.text
         await upload.abandon()
-        assert left_in(tmp_path) == [file.id[:2]]
+        assert files_on_disk(tmp_path) == [file.id[:2]]
 
 
 @on_loop
@@ -344,7 +344,7 @@ async def test_lost_content_is_no_file_and_comes_back(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A disk that has lost or cut it is told in the log; whoever sends it again mends it."""
-    async with storing(tmp_path) as store:
+    async with opened_store(tmp_path) as store:
         file = await put(store, b"content")
         path = tmp_path / "files" / file.id[:2] / file.id
         for damage in (path.unlink, lambda: path.write_bytes(b"cont")):
@@ -358,7 +358,7 @@ async def test_lost_content_is_no_file_and_comes_back(
 @on_loop
 async def test_open_file_is_read_to_its_end(tmp_path: Path) -> None:
     """Also when it is deleted meanwhile."""
-    async with storing(tmp_path) as store:
+    async with opened_store(tmp_path) as store:
         file = await put(store, b"content")
         content = await store.open(file.id)
         assert content is not None
@@ -372,7 +372,7 @@ async def test_open_file_is_read_to_its_end(tmp_path: Path) -> None:
 @on_loop
 async def test_closed_store_takes_nothing(tmp_path: Path) -> None:
     """Who comes after the end is told so, and what had begun is for the next start."""
-    async with storing(tmp_path) as store:
+    async with opened_store(tmp_path) as store:
         upload = await store.reserve("lobby", "alice", "a", 7)
         await upload.write(b"con")
     assert (await refused(upload.write(b"tent"))).code == ErrorCode.UNAVAILABLE
@@ -393,7 +393,7 @@ async def test_wrong_index_is_refused_at_the_start(
     tmp_path: Path, damage: object, sentence: str
 ) -> None:
     """With what to do about it; it stays as it was."""
-    async with storing(tmp_path):
+    async with opened_store(tmp_path):
         pass
     file = tmp_path / "files" / "index.sqlite3"
     damage(file)  # type: ignore[operator]
