@@ -1,4 +1,4 @@
-"""A real `FileStore` in a directory, and images for it."""
+"""A real `FileStore` in a directory, and images to store in it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 
 
 def png(width: int, height: int, rest: bytes = b"") -> bytes:
-    """The beginning of a PNG of this size, and whatever else."""
+    """Return the beginning of a PNG of this size in pixels, followed by `rest`."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return PNG_HEAD + struct.pack(">I", 13) + b"IHDR" + header + bytes(4) + rest
 
 
 class ManualClock:
-    """Time that passes when a test says so."""
+    """A clock that advances when a test changes `now`."""
 
     def __init__(self) -> None:
         self.now = time.time()
@@ -34,6 +34,7 @@ class ManualClock:
 
 
 def new_store(data: Path, **changes: Any) -> FileStore:
+    """Return a store with generous limits, except for those in `changes`."""
     settings: dict[str, Any] = {
         "max_bytes": 1_000_000,
         "max_author_bytes": 10_000_000,
@@ -47,7 +48,7 @@ def new_store(data: Path, **changes: Any) -> FileStore:
 
 @contextlib.asynccontextmanager
 async def opened_store(data: Path, **changes: Any) -> AsyncIterator[FileStore]:
-    """A store for the length of a block; as a process that ends, it leaves what it was at."""
+    """Open a store, and close it at the end of the block. It does not finish incoming files."""
     store = new_store(data, **changes)
     try:
         yield store
@@ -63,14 +64,14 @@ async def put(
     author: str = "alice",
     name: str = "a.bin",
 ) -> File:
-    """Share a file."""
+    """Store a file."""
     upload = await store.reserve(room, author, name, len(content))
     await upload.write(content)
     return await upload.finish()
 
 
 async def get(store: FileStore, id: str) -> bytes | None:
-    """The whole content of a file; None if there is none."""
+    """Return the whole content of a file; None if it does not exist."""
     content = await store.open(id)
     if content is None:
         return None
@@ -81,7 +82,7 @@ async def get(store: FileStore, id: str) -> bytes | None:
 
 
 def files_on_disk(data: Path) -> list[str]:
-    """All that is there besides the index."""
+    """Return the paths of all files in the folder of files, except the index."""
     folder = data / "files"
     found = (file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
     return sorted(str(name) for name in found if not name.name.startswith("index.sqlite3"))

@@ -1,4 +1,4 @@
-"""Names and links of files."""
+"""The names and links of files."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ ID = "abcdefghijklmnopqrstuvwxyz234567"
     ],
 )
 def test_name_is_cleaned(given: str, cleaned: str) -> None:
-    """No folder, nothing that is not seen or turns the direction, and not too long."""
+    """A cleaned name has no folders, invisible or direction characters, and is not too long."""
     assert clean_name(given) == cleaned
 
 
-#: What names are attacked with, and what may be near it.
+#: Names of the characters that attacks use, and of characters that may be next to them.
 TRICKS = st.text(
     st.sampled_from("ab. \u200c\u200d\u200b\u00ad\u3164\u0301\ufe0f\u202e/\u00a0\u0645\U0001f469"),
     max_size=40,
@@ -68,8 +68,8 @@ TRICKS = st.text(
 
 
 @given(st.text(max_size=400) | TRICKS)
-def test_any_name_becomes_a_safe_one(name: str) -> None:
-    """One that fits, is a name, stays the same when it is cleaned again, and is in any header."""
+def test_any_name_becomes_safe(name: str) -> None:
+    """A cleaned name is valid and short, does not change again, and fits into a header."""
     cleaned = clean_name(name)
     assert 1 <= len(cleaned.encode()) <= MAX_NAME_BYTES
     assert not re.search(r"[/\\\x00-\x1f]|^[ .]|[ .]$|\s\s", cleaned)
@@ -88,8 +88,8 @@ def test_any_name_becomes_a_safe_one(name: str) -> None:
 
 
 @given(st.text(max_size=400))
-def test_link_carries_the_name(name: str) -> None:
-    """Whatever it is, a message has room for it, and the path leads back to it."""
+def test_link_contains_the_name(name: str) -> None:
+    """The link of a file with any name fits into a message, and contains that name."""
     file = File(ID, "lobby", clean_name(name), 2**50, "image/png", 30_000, 30_000)
     assert len(file.link) < MAX_TEXT_CHARS / 4
     parts = urlsplit(file.link)
@@ -99,21 +99,22 @@ def test_link_carries_the_name(name: str) -> None:
     assert ids_in(f"look: {file.link}, and more") == {ID}
 
 
-def test_size_in_pixels_is_of_images_only() -> None:
+def test_file_that_is_no_image_has_no_width_and_height() -> None:
+    """A file without a size in pixels has none in its link and its description."""
     file = File(ID, "lobby", "a", 3, "application/octet-stream")
     assert file.link == f"/files/{ID}/a?size=3"
     assert not {"width", "height"} & file.described().keys()
 
 
-def test_texts_have_links() -> None:
-    """Several, of the own host with or without its name; what only resembles one is none."""
+def test_ids_are_found_in_texts() -> None:
+    """All links in a text are found, with and without a host, but nothing that is similar."""
     other = ID[::-1]
     assert ids_in(f"/files/{ID}/a https://chat.example/files/{other}/b?size=1") == {ID, other}
     assert ids_in(f"/files/{ID[:-1]}/a /files/{ID.upper()}/a /files/{ID} files") == set()
 
 
 @pytest.mark.parametrize("wrong", ["", ID[:-1], ID + "a", ID[:-1] + "1", "../" + ID[3:], ID + "\n"])
-def test_id_has_one_form(wrong: str) -> None:
-    """What has another never becomes a part of a path."""
+def test_malformed_id_is_refused(wrong: str) -> None:
+    """A text of another form is not an id, so it never becomes a part of a path."""
     assert is_id(ID)
     assert not is_id(wrong)

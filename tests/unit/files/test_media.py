@@ -1,4 +1,4 @@
-"""What a file is, by its content."""
+"""The media type of a file, by its content, and the size of an image."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def full_box(kind: bytes, payload: bytes) -> bytes:
 
 
 def avif(width: int, height: int, brand: bytes = b"avif") -> bytes:
-    """As little of an AVIF as has a size (ISO/IEC 23008-12)."""
+    """Return a minimal AVIF that has a size (ISO/IEC 23008-12)."""
     size = full_box(b"ispe", struct.pack(">II", width, height))
     association = full_box(b"ipma", struct.pack(">IHBB", 1, 1, 1, 1))
     properties = box(b"iprp", box(b"ipco", size) + association)
@@ -69,8 +69,8 @@ IMAGES = [
 
 
 @pytest.mark.parametrize(("head", "media_type"), IMAGES)
-def test_image_is_known_with_its_size(head: bytes, media_type: str) -> None:
-    """As it is shown: a photograph that is to be turned has its sides exchanged."""
+def test_image_is_recognized_with_its_size(head: bytes, media_type: str) -> None:
+    """The size is that of the displayed image: the sides of a rotated photograph are exchanged."""
     assert sniff(head) == (media_type, 640, 480)
 
 
@@ -96,8 +96,8 @@ def test_image_is_known_with_its_size(head: bytes, media_type: str) -> None:
         b" " + png(1, 1),
     ],
 )
-def test_all_else_is_to_be_saved(content: bytes) -> None:
-    """What a browser might run, and images that not all of them show."""
+def test_other_content_has_no_type(content: bytes) -> None:
+    """Content that a browser might run, or cannot display, is `application/octet-stream`."""
     assert sniff(content) == (OTHER, None, None)
 
 
@@ -115,16 +115,16 @@ def test_all_else_is_to_be_saved(content: bytes) -> None:
         avif(640, 480)[:30],
     ],
 )
-def test_size_that_cannot_be_believed_is_left_out(head: bytes) -> None:
-    """It stays an image: what it is says its content."""
+def test_unbelievable_size_is_ignored(head: bytes) -> None:
+    """An image whose header states an impossible size is an image without a size."""
     media = sniff(head)
     assert media.type != OTHER
     assert (media.width, media.height) == (None, None)
 
 
 @given(st.sampled_from([head for head, _ in IMAGES]), st.binary(max_size=400), st.integers(0, 60))
-def test_nothing_comes_of_damage(head: bytes, noise: bytes, at: int) -> None:
-    """No exception, and a size only that can be believed."""
+def test_damaged_image_is_harmless(head: bytes, noise: bytes, at: int) -> None:
+    """A damaged image raises no exception, and has a believable size or none."""
     media = sniff(head[:at] + noise + head[at + len(noise) // 2 :])
     assert media.width is None or 0 < media.width < 32_768
     assert (media.width is None) == (media.height is None)
@@ -139,8 +139,8 @@ def test_nothing_comes_of_damage(head: bytes, noise: bytes, at: int) -> None:
         avif(640, 480)[:24] + box(b"free", b"") * (HEAD_BYTES // 8),
     ],
 )
-def test_nobody_can_keep_it_busy(head: bytes) -> None:
-    """A header without an end costs a moment."""
-    began = time.process_time()
+def test_endless_header_is_read_quickly(head: bytes) -> None:
+    """A header without an end takes less than a second."""
+    start_s = time.process_time()
     sniff(head[:HEAD_BYTES])
-    assert time.process_time() - began < 1.0
+    assert time.process_time() - start_s < 1.0

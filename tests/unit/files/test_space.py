@@ -1,4 +1,4 @@
-"""How much of the disk files may take, on disks that are as large and as full as a test says."""
+"""The space that files leave free for messages, on fake disks of any size."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MIB, GIB = 1 << 20, 1 << 30
 
 
 class FakeDisk:
-    """A disk of 1 GiB, which keeps 64 MiB for messages."""
+    """A disk of 1 GiB with `free` bytes for files, beside 64 MiB that are reserved for messages."""
 
     def __init__(self, free: int) -> None:
         self.free = free + reserved_for_messages(GIB)
@@ -28,13 +28,14 @@ class FakeDisk:
 
 
 async def refused(awaitable: object) -> CommandError:
+    """Return the error that an awaitable raises."""
     with pytest.raises(CommandError) as caught:
         await awaitable  # type: ignore[misc]
     return caught.value
 
 
 @pytest.mark.parametrize(
-    ("total", "kept"),
+    ("total", "reserved"),
     [
         (8 * MIB, 2 * MIB),
         (256 * MIB, 64 * MIB),
@@ -44,21 +45,22 @@ async def refused(awaitable: object) -> CommandError:
         (10_000 * GIB, GIB),
     ],
 )
-def test_part_of_a_disk_is_for_messages(total: int, kept: int) -> None:
-    """Some of a large one, and a quarter of a small one."""
-    assert reserved_for_messages(total) == kept
+def test_part_of_a_disk_is_reserved_for_messages(total: int, reserved: int) -> None:
+    """A fiftieth of a disk within bounds is reserved, but at most a quarter of a small disk."""
+    assert reserved_for_messages(total) == reserved
 
 
 def test_real_disk_is_measured(tmp_path: Path) -> None:
+    """A real disk has some free space, and less than its size."""
     space = space_of(tmp_path)
     assert 0 < space.free < space.total
 
 
 @on_loop
-async def test_file_that_does_not_fit_is_refused_and_later_taken(
+async def test_file_that_does_not_fit_is_refused_and_later_accepted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Before a byte has come; it is logged once that it is so, and once that it is over."""
+    """A file that does not fit cannot be announced; the start and the end are logged once."""
     disk = FakeDisk(free=99_999)
     async with opened_store(tmp_path, measure=disk) as store:
         for _ in range(3):
@@ -73,8 +75,8 @@ async def test_file_that_does_not_fit_is_refused_and_later_taken(
 
 
 @on_loop
-async def test_what_is_to_come_of_others_is_counted(tmp_path: Path) -> None:
-    """By how much of it is missing still, and in all processes; what has not begun is not."""
+async def test_missing_bytes_of_incoming_files_are_counted(tmp_path: Path) -> None:
+    """The missing bytes of started files count, in all processes; announced files do not."""
     disk = FakeDisk(free=300_000)
     async with (
         opened_store(tmp_path, measure=disk) as one,
@@ -89,7 +91,7 @@ async def test_what_is_to_come_of_others_is_counted(tmp_path: Path) -> None:
         assert error.code == ErrorCode.UNAVAILABLE
         assert files_on_disk(tmp_path) == ["incoming/1", "incoming/2"]
         await refused(one.reserve("lobby", "bob", "b", 30_000))
-        await first.write(bytes(100_000))  # as far as it is here the disk knows of it
+        await first.write(bytes(100_000))  # these bytes are on the disk, so they are not missing
         await one.reserve("lobby", "bob", "b", 30_000)
         await second.abandon()
         await first.write(bytes(39_990))
@@ -98,8 +100,8 @@ async def test_what_is_to_come_of_others_is_counted(tmp_path: Path) -> None:
 
 
 @on_loop
-async def test_disk_that_cannot_be_measured_takes_nothing(tmp_path: Path) -> None:
-    """It is as one that fails."""
+async def test_file_is_refused_if_the_disk_cannot_be_measured(tmp_path: Path) -> None:
+    """A failed measurement is `unavailable`, like any failure of the disk."""
 
     def broken(folder: Path) -> Space:
         raise OSError("input/output error")
@@ -110,10 +112,10 @@ async def test_disk_that_cannot_be_measured_takes_nothing(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("room", [99_999, 100_000])
-def test_limit_beyond_the_disk_is_told_at_the_start(
+def test_limit_beyond_the_disk_is_logged_at_the_start(
     tmp_path: Path, room: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Once, and not when the disk has what is allowed."""
+    """A warning is logged once if the disk cannot hold --max-files-bytes, and only then."""
     (tmp_path / "files").mkdir()
     retention = Retention(
         tmp_path,

@@ -1,4 +1,4 @@
-"""Files on a disk: tickets, quotas, what is kept once, and what is kept of nothing."""
+"""Files on a disk: their contents, tickets, sizes, quotas and failures."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from fastchat.files.store import FileStore
 from support.file_store import ManualClock, files_on_disk, get, new_store, opened_store, png, put
 from support.hub import on_loop
 
+#: Files count in blocks of this size.
 BLOCK = 4096
 
 
 async def refused(awaitable: object) -> CommandError:
-    """What it is refused with."""
+    """Return the error that an awaitable raises."""
     with pytest.raises(CommandError) as caught:
         await awaitable  # type: ignore[misc]
     return caught.value
 
 
 @on_loop
-async def test_file_is_what_was_written(tmp_path: Path) -> None:
-    """Piece by piece, with its type, its size in pixels and a link."""
+async def test_written_file_is_stored(tmp_path: Path) -> None:
+    """A file that is written in chunks is stored with its type, its size in pixels and a link."""
     content = png(640, 480, os.urandom(100_000))
     async with opened_store(tmp_path) as store:
         upload = await store.reserve("lobby", "alice", "../cat.png", len(content))
@@ -42,16 +43,16 @@ async def test_file_is_what_was_written(tmp_path: Path) -> None:
 
 
 @on_loop
-async def test_files_are_for_the_servers_user_only(tmp_path: Path) -> None:
-    """The index, too: with an id that is in it a file can be read."""
+async def test_only_the_servers_user_can_read_the_folder(tmp_path: Path) -> None:
+    """Other users cannot read the index, whose ids give access to files."""
     async with opened_store(tmp_path) as store:
         await put(store, b"content")
     assert (tmp_path / "files").stat().st_mode & 0o777 == 0o700
 
 
 @on_loop
-async def test_same_content_is_kept_once_a_room(tmp_path: Path) -> None:
-    """Whoever sends it, under whatever name; in another room its id says nothing of it."""
+async def test_same_content_is_stored_once_in_a_room(tmp_path: Path) -> None:
+    """The same content is one file in a room, for any sender and name, and another elsewhere."""
     async with opened_store(tmp_path) as store:
         first = await put(store, b"content")
         again = await put(store, b"content", author="bob", name="b.txt")
@@ -64,13 +65,14 @@ async def test_same_content_is_kept_once_a_room(tmp_path: Path) -> None:
 
 @on_loop
 async def test_ids_of_two_servers_differ(tmp_path: Path) -> None:
-    """Who has a file does not know where it would be: the key is each server's own."""
+    """Each server has a key, so an id cannot be computed from a content."""
     async with opened_store(tmp_path / "a") as one, opened_store(tmp_path / "b") as other:
         assert (await put(one, b"content")).id != (await put(other, b"content")).id
 
 
 @on_loop
 async def test_files_outlive_a_process(tmp_path: Path) -> None:
+    """After a restart, files can be read, and the same content has the same id."""
     async with opened_store(tmp_path) as store:
         file = await put(store, b"content")
     async with opened_store(tmp_path) as store:
@@ -83,7 +85,7 @@ async def test_files_outlive_a_process(tmp_path: Path) -> None:
 
 @on_loop
 async def test_ticket_is_claimed_once(tmp_path: Path) -> None:
-    """In whichever process of the server, and by one only of those who try at once."""
+    """Of concurrent claims in several processes, one gets the writer."""
     async with opened_store(tmp_path) as one, opened_store(tmp_path) as other:
         ticket = (await one.reserve("lobby", "alice", "a.txt", 7)).ticket
         claims = await asyncio.gather(*(store.claim(ticket) for store in (other, one) * 10))
@@ -96,8 +98,8 @@ async def test_ticket_is_claimed_once(tmp_path: Path) -> None:
 
 
 @on_loop
-async def test_only_a_ticket_is_one(tmp_path: Path) -> None:
-    """The index keeps digests: who reads it has nothing to show."""
+async def test_index_contains_no_usable_ticket(tmp_path: Path) -> None:
+    """Only the exact ticket can be claimed, and the index contains only its digest."""
     async with opened_store(tmp_path) as store:
         ticket = (await store.reserve("lobby", "alice", "a.txt", 7)).ticket
         for wrong in ("", ticket[:-1], ticket.swapcase(), "\udcff"):
@@ -109,8 +111,8 @@ async def test_only_a_ticket_is_one(tmp_path: Path) -> None:
 
 
 @on_loop
-async def test_ticket_that_writes_cannot_be_claimed(tmp_path: Path) -> None:
-    """Nor the other way: a file comes one way."""
+async def test_started_file_cannot_be_started_again(tmp_path: Path) -> None:
+    """A file can be started by its first write or by a claim, but not by both."""
     async with opened_store(tmp_path) as store:
         upload = await store.reserve("lobby", "alice", "a.txt", 7)
         await upload.write(b"con")
@@ -120,7 +122,7 @@ async def test_ticket_that_writes_cannot_be_claimed(tmp_path: Path) -> None:
         assert claimed is not None
         await claimed.write(b"con")
         assert (await refused(second.write(b"x"))).code == ErrorCode.FORBIDDEN
-        await second.abandon()  # of his own attempt, not of who came first
+        await second.abandon()  # it does not affect the writer that has started
         await upload.write(b"tent")
         await upload.finish()
         await claimed.write(b"tent")
@@ -128,13 +130,13 @@ async def test_ticket_that_writes_cannot_be_claimed(tmp_path: Path) -> None:
 
 
 @on_loop
-async def test_ticket_ends(tmp_path: Path) -> None:
-    """After ten minutes, if nothing has come; what has begun goes on."""
+async def test_ticket_expires(tmp_path: Path) -> None:
+    """A ticket expires after TICKET_S, but a started file can be finished."""
     clock = ManualClock()
     async with opened_store(tmp_path, clock=clock) as store:
         late = await store.reserve("lobby", "alice", "a.txt", 7)
-        begun = await store.reserve("lobby", "alice", "b.txt", 7)
-        await begun.write(b"con")
+        started = await store.reserve("lobby", "alice", "b.txt", 7)
+        await started.write(b"con")
         clock.now += TICKET_S - 1
         claimed = await store.claim(late.ticket)
         assert claimed is not None
@@ -143,16 +145,16 @@ async def test_ticket_ends(tmp_path: Path) -> None:
         clock.now += TICKET_S + 1
         assert await store.claim(later.ticket) is None
         assert (await refused(later.write(b"x"))).code == ErrorCode.FORBIDDEN
-        await begun.write(b"tent")
-        assert await get(store, (await begun.finish()).id) == b"content"
+        await started.write(b"tent")
+        assert await get(store, (await started.finish()).id) == b"content"
 
 
 # Sizes
 
 
 @on_loop
-async def test_size_is_held_to_what_was_announced(tmp_path: Path) -> None:
-    """More is refused when it comes, less at the end; nothing is kept of either."""
+async def test_file_must_have_the_announced_size(tmp_path: Path) -> None:
+    """Further bytes are refused at once, missing ones at the end; nothing is stored."""
     async with opened_store(tmp_path) as store:
         more = await store.reserve("lobby", "alice", "a", 3)
         await more.write(b"abc")
@@ -163,14 +165,14 @@ async def test_size_is_held_to_what_was_announced(tmp_path: Path) -> None:
         assert "1 bytes are missing" in (await refused(less.finish())).message
         await less.abandon()
         await less.abandon()
-        unbegun = await store.reserve("lobby", "alice", "b", 3)
-        assert (await refused(unbegun.finish())).code == ErrorCode.BAD_COMMAND
+        unstarted = await store.reserve("lobby", "alice", "b", 3)
+        assert (await refused(unstarted.finish())).code == ErrorCode.BAD_COMMAND
         assert files_on_disk(tmp_path) == []
 
 
 @on_loop
-async def test_no_file_is_larger_than_the_largest(tmp_path: Path) -> None:
-    """Which is never more than a user may have at all."""
+async def test_too_large_file_is_refused(tmp_path: Path) -> None:
+    """The largest file has `max_bytes`, or the quota of an author if that is less."""
     async with opened_store(tmp_path, max_bytes=100, max_author_bytes=2 * BLOCK) as store:
         assert store.max_bytes == 100
         await put(store, bytes(100))
@@ -183,13 +185,13 @@ async def test_no_file_is_larger_than_the_largest(tmp_path: Path) -> None:
 
 
 @on_loop
-async def test_author_may_have_so_much(tmp_path: Path) -> None:
-    """What is announced counts, in all rooms, in whole blocks; what is abandoned does not."""
+async def test_author_has_a_quota(tmp_path: Path) -> None:
+    """Announced files count, in all rooms and in whole blocks; abandoned files do not."""
     async with opened_store(tmp_path, max_author_bytes=3 * BLOCK) as store:
         await put(store, b"one")
         announced = await store.reserve("den", "alice", "a", 1)
-        begun = await store.reserve("den", "alice", "b", 1)
-        await begun.write(b"x")
+        started = await store.reserve("den", "alice", "b", 1)
+        await started.write(b"x")
         error = await refused(store.reserve("lobby", "alice", "c", BLOCK + 1))
         assert (error.code, error.temporary) == (ErrorCode.FORBIDDEN, False)
         assert "Your files use up your quota" in error.message
@@ -197,14 +199,14 @@ async def test_author_may_have_so_much(tmp_path: Path) -> None:
         await announced.abandon()
         await store.reserve("lobby", "alice", "c", BLOCK)
         await refused(store.reserve("lobby", "alice", "d", 1))
-        await begun.abandon()
+        await started.abandon()
         await refused(store.reserve("lobby", "alice", "d", BLOCK + 1))
         await store.reserve("lobby", "alice", "d", BLOCK)
 
 
 @on_loop
-async def test_what_was_only_announced_is_in_the_way_for_a_while(tmp_path: Path) -> None:
-    """Its author is told until when, and not that he has shared too much: he has shared nothing."""
+async def test_announced_files_use_the_quota_until_they_expire(tmp_path: Path) -> None:
+    """If announced files use up the quota, the error is temporary and says when to retry."""
     clock = ManualClock()
     async with opened_store(tmp_path, clock=clock, max_author_bytes=3 * BLOCK) as store:
         await put(store, b"one")
@@ -222,8 +224,8 @@ async def test_what_was_only_announced_is_in_the_way_for_a_while(tmp_path: Path)
 
 
 @on_loop
-async def test_same_file_may_be_announced_again(tmp_path: Path) -> None:
-    """In the place of the first, whose ticket is good no more; of another name it is another."""
+async def test_repeated_announcement_replaces_the_first(tmp_path: Path) -> None:
+    """If the quota is used up, the same room, name and size replace an announcement."""
     async with opened_store(tmp_path, max_author_bytes=BLOCK) as store:
         first = await store.reserve("lobby", "alice", "a", 9)
         assert (await refused(store.reserve("lobby", "alice", "b", 9))).temporary
@@ -232,12 +234,12 @@ async def test_same_file_may_be_announced_again(tmp_path: Path) -> None:
         assert await store.claim(first.ticket) is None
         await second.write(b"begun")
         error = await refused(store.reserve("lobby", "alice", "a", 9))
-        assert not error.temporary, "what comes already is nobody's to take"
+        assert not error.temporary, "an incoming file was replaced"
 
 
 @on_loop
-async def test_file_whose_answer_was_lost_may_be_sent_again(tmp_path: Path) -> None:
-    """It counts once. Who sends another of its size instead is refused at the end."""
+async def test_file_whose_answer_was_lost_can_be_sent_again(tmp_path: Path) -> None:
+    """A repeated file counts once; another file of the same size is refused at its end."""
     async with opened_store(tmp_path, max_author_bytes=BLOCK) as store:
         file = await put(store, b"content")
         again = await store.reserve("lobby", "alice", "a.bin", 7)
@@ -257,8 +259,8 @@ async def test_file_whose_answer_was_lost_may_be_sent_again(tmp_path: Path) -> N
 
 
 @on_loop
-async def test_index_of_an_older_version_is_taken_over(tmp_path: Path) -> None:
-    """What is in it stays, also what is on its way."""
+async def test_older_index_is_migrated(tmp_path: Path) -> None:
+    """The stored and announced files of an older index stay."""
     async with opened_store(tmp_path) as store:
         file = await put(store, b"content")
         ticket = (await store.reserve("lobby", "alice", "b", 7)).ticket
@@ -275,7 +277,8 @@ async def test_index_of_an_older_version_is_taken_over(tmp_path: Path) -> None:
 
 
 @on_loop
-async def test_announcements_that_are_too_old_do_not_count(tmp_path: Path) -> None:
+async def test_expired_announcement_does_not_count(tmp_path: Path) -> None:
+    """An announcement counts against its author's quota until its ticket expires."""
     clock = ManualClock()
     async with opened_store(tmp_path, clock=clock, max_author_bytes=BLOCK) as store:
         await store.reserve("lobby", "alice", "a", 1)
@@ -285,8 +288,8 @@ async def test_announcements_that_are_too_old_do_not_count(tmp_path: Path) -> No
 
 
 @on_loop
-async def test_all_may_have_so_much(tmp_path: Path) -> None:
-    """Checked again when a file begins: announcements alone keep nobody else out."""
+async def test_server_has_a_quota(tmp_path: Path) -> None:
+    """Stored and incoming files count, announced ones do not; it is checked again at the start."""
     async with opened_store(tmp_path, max_total_bytes=3 * BLOCK) as store:
         uploads = [await store.reserve("lobby", str(n), "a", 2 * BLOCK) for n in range(20)]
         await uploads[0].write(b"x")
@@ -303,11 +306,12 @@ async def test_all_may_have_so_much(tmp_path: Path) -> None:
         assert len(files_on_disk(tmp_path)) == 2
 
 
-# What fails
+# Failures
 
 
 @on_loop
 async def test_abandoned_file_leaves_nothing(tmp_path: Path) -> None:
+    """An abandoned file has no content, no row, and no valid ticket."""
     async with opened_store(tmp_path) as store:
         upload = await store.reserve("lobby", "alice", "a", 7)
         await upload.write(b"con")
@@ -320,10 +324,10 @@ async def test_abandoned_file_leaves_nothing(tmp_path: Path) -> None:
 
 
 @on_loop
-async def test_content_that_cannot_be_placed_is_not_told(
+async def test_failure_to_store_is_logged_without_details_for_the_client(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """`unavailable`, a line in the log without detail for the client, and nothing left."""
+    """If a content cannot be moved, the client receives `unavailable`, and nothing is left."""
     async with opened_store(tmp_path) as store:
         file = await put(store, b"content")
         (tmp_path / "files" / file.id[:2] / file.id).unlink()
@@ -340,10 +344,10 @@ async def test_content_that_cannot_be_placed_is_not_told(
 
 
 @on_loop
-async def test_lost_content_is_no_file_and_comes_back(
+async def test_damaged_content_is_replaced_by_a_new_upload(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A disk that has lost or cut it is told in the log; whoever sends it again mends it."""
+    """A missing or truncated content is logged and not served; a new upload stores it again."""
     async with opened_store(tmp_path) as store:
         file = await put(store, b"content")
         path = tmp_path / "files" / file.id[:2] / file.id
@@ -356,8 +360,8 @@ async def test_lost_content_is_no_file_and_comes_back(
 
 
 @on_loop
-async def test_open_file_is_read_to_its_end(tmp_path: Path) -> None:
-    """Also when it is deleted meanwhile."""
+async def test_open_file_is_readable_after_its_deletion(tmp_path: Path) -> None:
+    """A file that is open can be read to its end, even if it is deleted."""
     async with opened_store(tmp_path) as store:
         file = await put(store, b"content")
         content = await store.open(file.id)
@@ -370,8 +374,8 @@ async def test_open_file_is_read_to_its_end(tmp_path: Path) -> None:
 
 
 @on_loop
-async def test_closed_store_takes_nothing(tmp_path: Path) -> None:
-    """Who comes after the end is told so, and what had begun is for the next start."""
+async def test_closed_store_refuses_all_calls(tmp_path: Path) -> None:
+    """After `close`, writes and announcements raise `unavailable`, and `abandon` does not raise."""
     async with opened_store(tmp_path) as store:
         upload = await store.reserve("lobby", "alice", "a", 7)
         await upload.write(b"con")
@@ -392,7 +396,7 @@ async def test_closed_store_takes_nothing(tmp_path: Path) -> None:
 async def test_wrong_index_is_refused_at_the_start(
     tmp_path: Path, damage: object, sentence: str
 ) -> None:
-    """With what to do about it; it stays as it was."""
+    """The error says what is wrong and what to do, and the file is not changed."""
     async with opened_store(tmp_path):
         pass
     file = tmp_path / "files" / "index.sqlite3"
@@ -410,8 +414,8 @@ def _alter(file: Path, pragma: str, value: int) -> None:
 
 
 @on_loop
-async def test_stores_may_be_opened_at_once(tmp_path: Path) -> None:
-    """The workers of a server begin together; one of them makes the index."""
+async def test_stores_can_be_opened_concurrently(tmp_path: Path) -> None:
+    """Of workers that start at the same time, one creates the index, and all use it."""
     stores: list[FileStore] = await asyncio.gather(
         *(asyncio.to_thread(new_store, tmp_path) for _ in range(8))
     )
