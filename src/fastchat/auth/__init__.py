@@ -34,9 +34,10 @@ class Right(StrEnum):
 
 
 class Identity(NamedTuple):
-    """A user, valid until `expires_s` (seconds since 1970).
+    """A user, as a token identifies them until `expires_s` (seconds since 1970).
 
-    `author` is unique to the user, `name` is shown to others, `rights` are by room.
+    `author` is unique to the user. `name` is the name that other users see. `rights` has the
+    user's rights by room; `ANY_ROOM` stands for all rooms that it does not name.
     """
 
     author: str
@@ -45,9 +46,11 @@ class Identity(NamedTuple):
     rights: Mapping[str, frozenset[Right]]
 
     def may(self, right: Right, room: str) -> bool:
+        """Whether the user has a right in a room."""
         return right in self.rights_in(room)
 
     def rights_in(self, room: str) -> frozenset[Right]:
+        """All rights of the user in a room."""
         rights = self.rights.get(room)
         return self.rights.get(ANY_ROOM, frozenset()) if rights is None else rights
 
@@ -71,9 +74,13 @@ class Authenticator(Protocol):
 def unauthorized(
     message: str, close_code: CloseCode = CloseCode.UNAUTHORIZED, *, temporary: bool = False
 ) -> CommandError:
+    """The refusal of a token; `close_code` is that with which the connection is closed."""
     return CommandError(ErrorCode.UNAUTHORIZED, message, temporary=temporary, close_code=close_code)
 
 
 def forbidden() -> CommandError:
-    """The same error for every room and right, so that it does not tell which rooms exist."""
+    """The refusal of a command for which the user has no right.
+
+    It is the same for all rooms and rights, so that it does not reveal which rooms exist.
+    """
     return CommandError(ErrorCode.FORBIDDEN, "You are not allowed to do this in this room.")

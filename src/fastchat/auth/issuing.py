@@ -1,4 +1,4 @@
-"""Tokens made at the command line: `fastchat token`."""
+"""Issues tokens and secrets for the command line: `fastchat token`."""
 
 from __future__ import annotations
 
@@ -34,12 +34,19 @@ def make_token(
     audience: str = "",
     issuer: str = "",
 ) -> str:
-    """A token signed with the secret or the private key in `file`, valid for `duration_s`.
+    """A token that is signed with the secret or the private key in `file`.
 
-    Raises SettingError if the key cannot be used, or if every server would refuse the user.
+    * `subject`: the claim `sub`, which identifies the user.
+    * `duration_s`: how long the token is valid from now on.
+    * `name`: the name that other users see; None means that it is the subject.
+    * `rooms`: the rights by room; None leaves them to the server.
+    * `audience`, `issuer`: the claims `aud` and `iss`; without them if empty.
+
+    Raises SettingError if the key cannot be used, or if servers would not accept the subject or
+    the name.
     """
     if not is_subject(subject):
-        raise SettingError(f"--sub has 1 to {MAX_SUBJECT_CHARS} printable characters.")
+        raise SettingError(f"--sub must have 1 to {MAX_SUBJECT_CHARS} printable characters.")
     try:
         check_username(subject if name is None else name)
     except CommandError as refusal:
@@ -53,7 +60,7 @@ def make_token(
 
 
 def create_secret(file: Path) -> None:
-    """Write a new secret to a file that only its owner may read.
+    """Write a new secret to a new file that only its owner can read.
 
     Raises SettingError if the file exists already or cannot be written.
     """
@@ -62,7 +69,7 @@ def create_secret(file: Path) -> None:
         with open(descriptor, "w", encoding="ascii") as opened:
             opened.write(secrets.token_urlsafe(MIN_SECRET_BYTES) + "\n")
     except FileExistsError:
-        raise SettingError(f"--new-key {file} is there already; choose another name.") from None
+        raise SettingError(f"--new-key {file} exists already; choose another name.") from None
     except OSError as error:
         raise SettingError(f"--new-key {file} cannot be written: {error.strerror}.") from None
 
@@ -71,16 +78,25 @@ _UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def duration_of(text: str) -> int:
-    """Seconds out of ``90s``, ``15m``, ``1h`` or ``7d``; raises SettingError."""
+    """The seconds in a time like ``90s``, ``15m``, ``1h`` or ``7d``.
+
+    A number without a unit is in seconds. Raises SettingError for other texts, for 0 and for
+    more than a year.
+    """
     found = re.fullmatch("([0-9]{1,9})([smhd]?)", text, re.ASCII)
     seconds = int(found[1]) * _UNITS_S[found[2]] if found else 0
     if not 1 <= seconds <= MAX_DURATION_S:
-        raise SettingError(f"--for is a time like 90s, 15m, 1h or 7d, at most 366d, not {text!r}.")
+        raise SettingError(
+            f"--for must be a time like 90s, 15m, 1h or 7d, at most 366d, not {text!r}."
+        )
     return seconds
 
 
 def rooms_of(texts: Iterable[str]) -> dict[str, list[str]]:
-    """The claim `rooms` out of ``lobby=read,write`` and ``*=read``; raises SettingError."""
+    """The claim `rooms` for texts like ``lobby=read,write`` and ``*=read``.
+
+    Raises SettingError if a text has another form, or an unknown right or room name.
+    """
     rooms: dict[str, list[str]] = {}
     for text in texts:
         room, equals, given = text.partition("=")
@@ -88,7 +104,8 @@ def rooms_of(texts: Iterable[str]) -> dict[str, list[str]]:
         try:
             if not equals or set(rights) - set(RIGHTS):
                 raise SettingError(
-                    f"--rooms is like lobby=read,write, with {', '.join(RIGHTS)}, not {text!r}."
+                    f"--rooms must be like lobby=read,write, with rights out of "
+                    f"{', '.join(RIGHTS)}, not {text!r}."
                 )
             rooms[room if room == ANY_ROOM else check_room(room)] = rights
         except CommandError as refusal:

@@ -1,7 +1,8 @@
-"""The keys that tokens are verified and signed with, read from files.
+"""Reads the keys that verify and sign tokens from files.
 
-A file has a secret (one word of ASCII), a key in PEM, or, to verify with, a JWKS (RFC 7517).
-Each error is a SettingError that names the file.
+A file contains a secret (one word of ASCII), a key in PEM, or a JSON Web Key Set (JWKS, RFC
+7517). A JWKS can verify tokens, but not sign them. Each error is a SettingError that names the
+file.
 """
 
 from __future__ import annotations
@@ -25,9 +26,12 @@ from fastchat.errors import SettingError
 
 __all__ = ["MIN_SECRET_BYTES", "Key", "read_keys", "read_signing_key"]
 
-MIN_SECRET_BYTES = 32  # RFC 7518 §3.2
-MIN_RSA_BITS = 2048  # RFC 7518 §3.3
-#: A token without `kid` is tried with every key of its algorithm, which takes time.
+#: RFC 7518 §3.2: "A key of the same size as the hash output (for instance, 256 bits for "HS256")
+#: or larger MUST be used with this algorithm."
+MIN_SECRET_BYTES = 32
+#: RFC 7518 §3.3: "A key of size 2048 bits or larger MUST be used with these algorithms."
+MIN_RSA_BITS = 2048
+#: A token without a `kid` is tried with each key of its algorithm, and each try takes time.
 MAX_KEYS = 32
 #: A JWKS of MAX_KEYS entries has 8 KiB for each: a key and its chain of certificates (`x5c`).
 MAX_KEY_FILE_BYTES = 256 * 1024
@@ -44,7 +48,10 @@ _SECRET = re.compile(rb"[\x21-\x7e]+")
 
 
 class Key(NamedTuple):
-    """A key that verifies (or signs) tokens of one algorithm; `kid` is its name within a JWKS."""
+    """A key that verifies or signs tokens of one algorithm.
+
+    `kid` is the key's name in its JWKS; None if it has none.
+    """
 
     algorithm: str
     key: Any
@@ -52,28 +59,34 @@ class Key(NamedTuple):
 
 
 def read_keys(files: Iterable[Path]) -> list[Key]:
-    """The keys in these files, to verify with; at most MAX_KEYS. Raises SettingError."""
+    """The keys in some files, for verifying tokens.
+
+    Raises SettingError if a file has no usable key, or if there are more than MAX_KEYS keys.
+    """
     keys = [key for file in files for key in _keys_in(file)]
     if len(keys) > MAX_KEYS:
         raise SettingError(
-            f"--jwt-key-file: {MAX_KEYS} keys at most; these files have {len(keys)}."
+            f"--jwt-key-file: the files have {len(keys)} keys; at most {MAX_KEYS} are allowed."
         )
     return keys
 
 
 def read_signing_key(file: Path) -> Key:
-    """The secret or the private key in a file, to sign with. Raises SettingError."""
+    """The secret or the private key in a file, for signing tokens.
+
+    Raises SettingError if the file has neither.
+    """
     data = _read(file)
     if data.startswith(b"{"):
-        raise _bad(file, "is a JWKS; a token is made with a secret or a private key in PEM")
+        raise _bad(file, "is a JWKS; tokens are signed with a secret or a private key in PEM")
     if _PEM_MARK not in data:
         return _secret(file, data)
     try:
         key = serialization.load_pem_private_key(data, None)
     except TypeError:
-        raise _bad(file, "is protected by a password; give one that is not") from None
+        raise _bad(file, "is protected by a password; use a key without one") from None
     except (ValueError, UnsupportedAlgorithm):
-        raise _bad(file, "is PEM, but no private key, with which tokens are made") from None
+        raise _bad(file, "is PEM, but has no private key, which is needed to sign tokens") from None
     return _public(file, key.public_key())._replace(key=key)
 
 
@@ -92,7 +105,7 @@ def _keys_in(file: Path) -> list[Key]:
     try:
         return [_public(file, serialization.load_pem_public_key(data))]
     except (ValueError, UnsupportedAlgorithm):
-        raise _bad(file, "is PEM, but no public key (-----BEGIN PUBLIC KEY-----)") from None
+        raise _bad(file, "is PEM, but has no public key (-----BEGIN PUBLIC KEY-----)") from None
 
 
 def _read(file: Path) -> bytes:
@@ -107,29 +120,36 @@ def _read(file: Path) -> bytes:
 
 
 def _secret(file: Path, data: bytes) -> Key:
-    """Accept one word of printable ASCII only, so that a public key is not taken for a secret."""
+    """The secret in a file; raises if the file seems to contain something else.
+
+    If a public key were accepted as a secret, every person could sign tokens (RFC 8725 §2.1).
+    """
     if not _SECRET.fullmatch(data):
         raise _bad(
             file,
-            "is no public key in PEM, no JWKS, and no secret, which is one word of printable ASCII",
+            "has neither a public key in PEM, nor a JWKS, nor a secret (one word of printable "
+            "ASCII)",
         )
     if _is_public(data):
         raise _bad(
             file,
-            "is a public key or an address, which everybody may know, and no secret; a public key "
-            "needs its lines -----BEGIN PUBLIC KEY----- and -----END PUBLIC KEY-----",
+            "has a public key or an address where a secret is expected; a public key needs the "
+            "lines -----BEGIN PUBLIC KEY----- and -----END PUBLIC KEY-----",
         )
     if len(data) < MIN_SECRET_BYTES:
         raise _bad(
             file,
-            f"has a secret of {len(data)} bytes, {MIN_SECRET_BYTES} are needed "
-            "(fastchat token --new-key FILE makes one)",
+            f"has a secret of {len(data)} bytes, but at least {MIN_SECRET_BYTES} are needed "
+            "(fastchat token --new-key FILE creates one)",
         )
     return Key("HS256", data)
 
 
 def _is_public(data: bytes) -> bool:
-    """Whether a word is public: identity providers show their keys as base64 without PEM lines."""
+    """Whether a word is an address, or a public key or certificate in base64 without PEM lines.
+
+    Identity providers show their public keys in that form.
+    """
     if b"://" in data:
         return True
     try:
@@ -146,7 +166,10 @@ def _is_public(data: bytes) -> bool:
 def _public(file: Path, key: Any, kid: str | None = None) -> Key:
     if isinstance(key, rsa.RSAPublicKey):
         if key.key_size < MIN_RSA_BITS:
-            raise _bad(file, f"has an RSA key of {key.key_size} bits, {MIN_RSA_BITS} are needed")
+            raise _bad(
+                file,
+                f"has an RSA key of {key.key_size} bits, but at least {MIN_RSA_BITS} are needed",
+            )
         return Key("RS256", key, kid)
     if isinstance(key, ed25519.Ed25519PublicKey):
         return Key("EdDSA", key, kid)
@@ -156,18 +179,24 @@ def _public(file: Path, key: Any, kid: str | None = None) -> Key:
 
 
 def _jwks(file: Path, data: bytes) -> list[Key]:
-    """The keys of a JWKS (RFC 7517) that we can use; keys for other purposes are skipped."""
+    """The usable keys of a JWKS; keys for other algorithms or purposes are skipped.
+
+    RFC 7517 §5: "Implementations SHOULD ignore JWKs within a JWK Set that use "kty" (key type)
+    values that are not understood by them, […] or for which values are out of the supported
+    ranges."
+    """
     try:
         entries = json.loads(data)["keys"]
         keys = [key for entry in entries if (key := _jwk(file, entry)) is not None]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, jwt.PyJWTError):
         raise _bad(file, "is not a valid JWKS") from None
     if not keys:
-        raise _bad(file, f"has no key for {', '.join(_ALGORITHMS.values())}")
+        raise _bad(file, f"has no key for any of {', '.join(_ALGORITHMS.values())}")
     return keys
 
 
 def _jwk(file: Path, entry: Mapping[str, Any]) -> Key | None:
+    """The key in one entry of a JWKS; None if it is for another algorithm or purpose."""
     kind = entry["kty"]
     algorithm = _ALGORITHMS.get((kind, entry.get("crv")))
     if algorithm is None or entry.get("alg", algorithm) != algorithm:
@@ -182,7 +211,10 @@ def _jwk(file: Path, entry: Mapping[str, Any]) -> Key | None:
     key = jwt.PyJWK(dict(entry), algorithm=algorithm).key
     if kind == "oct":
         if len(key) < MIN_SECRET_BYTES:
-            raise _bad(file, f"has a secret of {len(key)} bytes, {MIN_SECRET_BYTES} are needed")
+            raise _bad(
+                file,
+                f"has a secret of {len(key)} bytes, but at least {MIN_SECRET_BYTES} are needed",
+            )
         return Key(algorithm, key, kid)
     return _public(file, key, kid)
 

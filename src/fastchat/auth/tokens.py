@@ -1,9 +1,11 @@
-"""JSON Web Tokens (RFC 7519) of clients, verified.
+"""Verifies the JSON Web Tokens (RFC 7519) of clients.
 
-The algorithm is the key's, never the token's choice (RFC 8725 §3.1): a secret is for
-HS256 alone, a public key for the one algorithm of its type. Of a token's header only `alg` and
-`kid` are used, to choose among the keys that we have; nothing in it is fetched or opened.
-No text of a token gets into a message, a log or a traceback.
+The key determines the algorithm, never the token. RFC 8725 §3.1: "Each key MUST be used with
+exactly one algorithm". A secret is for HS256 only, a public key for the one algorithm of its
+type. Only `alg` and `kid` of a token's header are used, to choose among the keys in the files.
+No address in a header is opened.
+
+No text of a token gets into an error, a log line or a traceback.
 """
 
 from __future__ import annotations
@@ -27,9 +29,9 @@ __all__ = ["MAX_SUBJECT_CHARS", "RIGHTS", "TokenAuthenticator", "is_subject"]
 
 logger = logging.getLogger("fastchat.auth")
 
-#: How far an issuer's clock may be ahead of ours (`nbf`, `iat`). `exp` holds to the second.
+#: How far an issuer's clock can be ahead of this machine's (`nbf`, `iat`). `exp` has no leeway.
 LEEWAY_S = 10
-#: A token has to fit into a request's head; those of identity providers have 1 to 3 KiB.
+#: A token must fit into the head of a request. Those of identity providers have 1 to 3 KiB.
 MAX_TOKEN_CHARS = 8192
 #: The limit of OpenID Connect Core 1.0 §2 for `sub`.
 MAX_SUBJECT_CHARS = 255
@@ -41,14 +43,14 @@ RIGHTS = {str(right): right for right in Right}
 
 
 class _Refused(Exception):
-    """A token is not valid. The message is for the log, and has no text of the token in it."""
+    """A token is not valid. The message is for the log and has no text of the token."""
 
 
 class TokenAuthenticator:
     """Implements `fastchat.auth.Authenticator` with the keys in `files`.
 
-    `audience` and `issuer` are checked unless they are empty. `clock` returns seconds
-    since 1970. Raises SettingError if a key cannot be used.
+    `audience` and `issuer` are those that a token must have; an empty one is not checked.
+    `clock` returns seconds since 1970. Raises SettingError if a key cannot be used.
     """
 
     def __init__(
@@ -66,16 +68,16 @@ class TokenAuthenticator:
         self._keys = read_keys(self._files)
         if not audience and any(key.algorithm != "HS256" for key in self._keys):
             logger.warning(
-                "--jwt-audience is not set: a token for anything else opens the chat too"
+                "--jwt-audience is not set: tokens that are for another service are accepted too"
             )
 
     def reload(self) -> None:
         try:
             self._keys = read_keys(self._files)
         except SettingError as error:
-            logger.error("tokens are verified with the old keys: %s", error)
+            logger.error("the keys could not be read again; the old ones stay in use: %s", error)
         else:
-            logger.info("tokens are verified with the keys as they are now")
+            logger.info("the keys for tokens were read again")
 
     def verify(self, token: str) -> Identity:
         try:
@@ -86,7 +88,7 @@ class TokenAuthenticator:
 
     def _claims(self, token: str) -> dict[str, Any]:
         if not token.isascii() or len(token) > MAX_TOKEN_CHARS:
-            raise _Refused("it is too long, or none")
+            raise _Refused("it is too long, or not ASCII")
         for key in self._candidates(token):
             try:
                 return jwt.decode(
@@ -98,7 +100,7 @@ class TokenAuthenticator:
                     issuer=self._issuer or None,
                     options={
                         "require": ["exp", "sub"],
-                        "verify_exp": False,  # `_expiry` does
+                        "verify_exp": False,  # `_expiry` checks it
                         "verify_aud": bool(self._audience),
                         "verify_iss": bool(self._issuer),
                         "verify_signature": True,
@@ -108,16 +110,20 @@ class TokenAuthenticator:
                 continue
             except Exception as error:  # the library raises many types for malformed tokens
                 reason = _REASONS.get(type(error), "it is malformed")
-            # Raised outside `except`: the library's error, which would become the context of this
-            # one, has parts of the token in it.
+            # This is raised outside of `except`. Otherwise the library's error, which has parts
+            # of the token, would become its context and be logged with it.
             raise _Refused(reason)
-        raise _Refused("it is not signed with a key of ours")
+        raise _Refused("it is not signed with any of the server's keys")
 
     def _candidates(self, token: str) -> list[Key]:
-        """The keys that may have signed a token: those of its `kid`, if it names one of ours."""
+        """The keys that can have signed a token.
+
+        If its `kid` names some of the keys, these are the only ones. Otherwise each key of its
+        algorithm is tried, but a token with a `kid` only with keys that have none.
+        """
         try:
             header = jwt.get_unverified_header(token)
-        except Exception:  # as in `_claims`
+        except Exception:  # the library raises many types for malformed tokens
             header = {}
         algorithm, kid = header.get("alg"), header.get("kid")
         keys = [key for key in self._keys if key.algorithm == algorithm]
@@ -125,18 +131,20 @@ class TokenAuthenticator:
         return named or [key for key in keys if kid is None or key.kid is None]
 
     def _identity(self, claims: Mapping[str, Any]) -> Identity:
+        """The user whom the claims of a verified token describe."""
         subject = claims["sub"]
         if not is_subject(subject):
-            raise _Refused(f"its `sub` is not of 1 to {MAX_SUBJECT_CHARS} printable characters")
+            raise _Refused(f"its `sub` does not have 1 to {MAX_SUBJECT_CHARS} printable characters")
         try:
             name = check_username(claims.get("name", subject))
         except CommandError:
-            raise _Refused("its `name`, or `sub` without one, is not allowed as a name") from None
+            raise _Refused("its `name` (or `sub`, if it has none) is not a valid name") from None
         rights = _rights(claims["rooms"]) if "rooms" in claims else _USUAL_RIGHTS
         return Identity(SUBJECT + subject, name, self._expiry(claims["exp"]), rights)
 
     def _expiry(self, value: Any) -> float:
-        if type(value) not in (int, float) or not 0 <= value < 1e12:  # refuses NaN, too
+        """The time in `exp`, which must be in the future."""
+        if type(value) not in (int, float) or not 0 <= value < 1e12:  # also refuses NaN
             raise _Refused("its `exp` is not a time")
         if value <= self._clock():
             raise unauthorized(
@@ -146,6 +154,7 @@ class TokenAuthenticator:
 
 
 def is_subject(subject: str) -> bool:
+    """Whether a text can be the `sub` of a token."""
     return 1 <= len(subject) <= MAX_SUBJECT_CHARS and subject.isprintable()
 
 

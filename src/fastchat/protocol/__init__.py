@@ -1,8 +1,8 @@
-"""The wire: what clients ask for, what the server publishes and says. No I/O.
+"""The wire protocol: commands of clients, publications, and events of the server. No I/O.
 
-`commands` has the types of commands, and `parsing` makes them from JSON; `publications` and
-`events` encode what goes to clients; `names` and `values` have the rules of what commands contain.
-Beyond this package there is no dict and no ``message["type"]``.
+`commands` has the types of commands, and `parsing` makes them from JSON. `publications` and
+`events` encode payloads for clients. `names` and `values` check the values in commands. Code
+outside this package uses these types only; it sees no parsed JSON.
 """
 
 from __future__ import annotations

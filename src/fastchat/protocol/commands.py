@@ -1,6 +1,8 @@
-"""Commands: what a client asks for, one type for each.
+"""The commands that a client can send, one type for each.
 
-docs/protocol.md is the reference ("Commands"); `fastchat.protocol.parsing` makes these from JSON.
+docs/protocol.md is the reference ("Commands"). `fastchat.protocol.parsing` makes commands from
+JSON. In every command, `room` is None if the client left it out, which it can do while it is in
+one room only; `ref` is the client's reference for the reply, None if it gave none.
 """
 
 from __future__ import annotations
@@ -28,12 +30,19 @@ __all__ = [
     "Upload",
 ]
 
-#: Messages in a reply to `join` or `history`: if the client does not say, and at most.
+#: Messages in a reply to `join` or `history` if the client does not give a number.
 DEFAULT_HISTORY = 50
+#: The most messages that a client can ask for in one reply.
 MAX_HISTORY = 300
 
 
 class Join(NamedTuple):
+    """The client joins a room, or renews its token in a room that it is in.
+
+    `since` is the client's last position in the room, from which it recovers; None for a client
+    that has none. `session` is the secret that a `joined` event gave to the client.
+    """
+
     room: str
     username: str | None = None
     history: int = DEFAULT_HISTORY
@@ -44,12 +53,14 @@ class Join(NamedTuple):
 
 
 class Leave(NamedTuple):
+    """The client leaves a room."""
+
     room: str | None
     ref: str | None = None
 
 
 class Send(NamedTuple):
-    """A message is to be published; its `type` on the wire is "message"."""
+    """The client publishes a message. The command's `type` on the wire is "message"."""
 
     text: str
     room: str | None = None
@@ -58,12 +69,17 @@ class Send(NamedTuple):
 
 
 class Typing(NamedTuple):
+    """The client's user is writing a message."""
+
     room: str | None
     ref: str | None = None
 
 
 class GetHistory(NamedTuple):
-    """At most one of `before` and `after` is set; neither asks for the newest."""
+    """The client asks for messages before or after an offset.
+
+    At most one of `before` and `after` is set. Without both, it asks for the newest messages.
+    """
 
     room: str | None
     before: int | None
@@ -73,6 +89,8 @@ class GetHistory(NamedTuple):
 
 
 class Edit(NamedTuple):
+    """The client replaces the text of the message at `offset`."""
+
     offset: int
     text: str
     room: str | None = None
@@ -80,12 +98,16 @@ class Edit(NamedTuple):
 
 
 class Delete(NamedTuple):
+    """The client deletes the message at `offset`."""
+
     offset: int
     room: str | None = None
     ref: str | None = None
 
 
 class React(NamedTuple):
+    """The client adds a reaction to the message at `offset`, or removes its own."""
+
     offset: int
     emoji: str
     remove: bool
@@ -94,6 +116,8 @@ class React(NamedTuple):
 
 
 class Search(NamedTuple):
+    """The client searches a room; it gets at most `limit` messages."""
+
     query: str
     limit: int
     room: str | None = None
@@ -101,7 +125,7 @@ class Search(NamedTuple):
 
 
 class Remove(NamedTuple):
-    """Somebody is to leave, and to stay out for so many seconds."""
+    """A moderator removes a user from a room and keeps the user out for `seconds`."""
 
     username: str
     seconds: int
@@ -110,7 +134,7 @@ class Remove(NamedTuple):
 
 
 class Upload(NamedTuple):
-    """A file of `size` bytes is to be shared in a room."""
+    """The client announces a file of `size` bytes that it will share in a room."""
 
     name: str
     size: int
@@ -119,13 +143,18 @@ class Upload(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """The next bytes of the file that was announced last: a binary message, which has no `ref`."""
+    """The next bytes of the file that the client announced last.
+
+    On the wire it is a binary message, so it has no `ref`.
+    """
 
     data: bytes
     ref: None = None
 
 
 class Ping(NamedTuple):
+    """The client asks for a `pong`, to find out whether the server is there."""
+
     ref: str | None = None
 
 

@@ -1,7 +1,7 @@
-"""Events: what the server says besides publications, to one client or to a room.
+"""Events: the server's messages to one client or to a room, except publications.
 
-docs/protocol.md is the reference ("Events", "Files"). Each function
-returns the payload of one text message.
+docs/protocol.md is the reference ("Events", "Files"). Each function returns the payload of one
+text message. `ref` is that of the command which the event answers; None if the command had none.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ __all__ = [
 
 #: Rooms that one client can be in.
 MAX_ROOMS = 128
-#: Names in a `joined`; `online` says how many users there are.
+#: Names in one `joined`. A big room has more users; `online` has their number.
 MAX_USERS_LISTED = 200
-#: Publications in one reply, encoded: with what a stalled reader may hold otherwise
-#: (the hub's log and backlog) it stays under 1.5 MB.
+#: Encoded publications in one reply. It bounds the memory that a client can cost that does not
+#: read: with the hub's log and backlog for it, less than 1.5 MB.
 MAX_REPLY_BYTES = 256 * 1024
-#: Where files are posted to; with their id behind it, where they are.
+#: The path to which files are posted. Behind it and a slash, a file's id is its address.
 FILES_URL = "/files"
 
 
@@ -61,10 +61,14 @@ def joined(
     max_file_bytes: int | None = None,
     ref: str | None,
 ) -> bytes:
-    """The reply to `join`; `messages` are encoded publications, oldest first.
+    """The reply to `join`.
 
-    `rights` are what a token allows here; None where none is asked for.
-    `max_file_bytes` is None where no files are taken.
+    * `position`: the end of the room's stream; what follows it is delivered after this reply.
+    * `recovered`: whether `messages` are all publications that the client has missed.
+    * `messages`: encoded publications, oldest first.
+    * `users`: the names of some users in the room; `online` is the number of all.
+    * `rights`: the rights of the client's token in the room; None if the server needs no token.
+    * `max_file_bytes`: the size of the largest file; None if the server does not accept files.
     """
     fields: dict[str, Any] = {
         "type": "joined",
@@ -86,11 +90,12 @@ def joined(
 
 
 def left(room: str, *, ref: str | None) -> bytes:
+    """The reply to `leave`."""
     return _event({"type": "left", "room": room}, ref=ref)
 
 
 def presence_change(kind: str, room: str, username: str, timestamp: str, online: int) -> bytes:
-    """`kind` is "join" or "leave"."""
+    """A user has joined or left a room; `kind` is "join" or "leave"."""
     verb = "joined" if kind == "join" else "left"
     return _event(
         {
@@ -105,44 +110,53 @@ def presence_change(kind: str, room: str, username: str, timestamp: str, online:
 
 
 def presence(room: str, online: int) -> bytes:
-    """What stands for many joins and leaves in a big room."""
+    """The number of users in a big room, sent instead of many `join` and `leave` events."""
     return _event({"type": "presence", "room": room, "online": online})
 
 
 def typing(room: str, username: str) -> bytes:
+    """A user is writing a message; sent to the other members of the room."""
     return _event({"type": "typing", "room": room, "username": username})
 
 
 def ack(id: str, room: str, offset: int) -> bytes:
-    """To the sender of a message that was published before, at `offset`."""
+    """The reply to a message that repeats another one, which was published at `offset`."""
     return _event({"type": "ack", "id": id, "room": room, "offset": offset})
 
 
 def history(room: str, messages: Sequence[bytes], *, more: bool, ref: str | None) -> bytes:
-    """The reply to `history`; `messages` are encoded publications, oldest first."""
+    """The reply to `history`.
+
+    `messages` are encoded publications, oldest first. `more` says whether the history has
+    further ones in the direction that the client asked for.
+    """
     fragments = [orjson.Fragment(message) for message in messages]
     return _event({"type": "history", "room": room, "messages": fragments, "more": more}, ref=ref)
 
 
 def results(room: str, messages: Sequence[bytes], *, ref: str | None) -> bytes:
-    """The reply to `search`; `messages` are encoded publications, the newest first."""
+    """The reply to `search`; `messages` are encoded publications, newest first."""
     fragments = [orjson.Fragment(message) for message in messages]
     return _event({"type": "results", "room": room, "messages": fragments}, ref=ref)
 
 
 def renewed(username: str, expires: str, *, ref: str | None) -> bytes:
-    """The reply to a `join` that brought a new token for a room the client is in."""
+    """The reply to a `join` with a new token for a room that the client is in."""
     return _event({"type": "renewed", "username": username, "expires": expires}, ref=ref)
 
 
 def removed(room: str, username: str, seconds: int, *, ref: str | None) -> bytes:
-    """The reply to `remove`, to the moderator."""
+    """The reply to `remove`, sent to the moderator."""
     fields = {"type": "removed", "room": room, "username": username, "seconds": seconds}
     return _event(fields, ref=ref)
 
 
 def upload(room: str, ticket: str, chunk_bytes: int, *, ref: str | None) -> bytes:
-    """The reply to `upload`; `ticket` is a secret, `chunk_bytes` the largest binary message."""
+    """The reply to `upload`.
+
+    `ticket` is the secret with which the client sends the file by HTTP. `chunk_bytes` is the
+    size of the largest binary message, if the client sends the file by WebSocket.
+    """
     fields = {
         "type": "upload",
         "room": room,
@@ -154,11 +168,12 @@ def upload(room: str, ticket: str, chunk_bytes: int, *, ref: str | None) -> byte
 
 
 def file(shared: Mapping[str, Any], *, ref: str | None) -> bytes:
-    """To who has sent all of a file by binary messages; `ref` is that of its `upload`."""
+    """The reply to the last chunk of a file; `ref` is that of the file's `upload`."""
     return _event({"type": "file", **shared}, ref=ref)
 
 
 def error(refusal: CommandError) -> bytes:
+    """The reply to a command that is refused."""
     fields: dict[str, Any] = {
         "type": "error",
         "code": refusal.code,
@@ -171,10 +186,12 @@ def error(refusal: CommandError) -> bytes:
 
 
 def pong(*, ref: str | None) -> bytes:
+    """The reply to `ping`."""
     return _event({"type": "pong"}, ref=ref)
 
 
 def closing(code: CloseCode, reason: str, reconnect_after_ms: int) -> bytes:
+    """The server will close the connection; the client should connect again after this time."""
     return _event(
         {
             "type": "closing",

@@ -1,7 +1,7 @@
-"""What a room and a user may be called, and when two names are the same.
+"""Rules for the names of rooms and users, and when two users' names count as the same.
 
-Source: docs/protocol.md, "Names and sizes"; Unicode categories from UAX #44, what looks
-alike from UTS #39.
+Source: docs/protocol.md, "Names and sizes". Unicode's categories are those of UAX #44, and
+characters that look alike ("confusables") those of UTS #39.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = [
 DEFAULT_ROOM = "lobby"
 MAX_USERNAME_CHARS = 32
 
-#: Package data; the file's first lines say where it comes from.
+#: Package data. The first lines of the file state its source.
 _CONFUSABLES = Path(__file__).with_name("confusables.txt")
 _ESCAPE = re.compile(r"\\u([0-9a-f]{4})|\\U([0-9a-f]{8})")
 
@@ -34,9 +34,9 @@ _ROOM = re.compile(r"[a-z0-9._-]{1,64}", re.ASCII)
 # Control, format (zero-width and bidirectional among them), surrogate, private use,
 # unassigned, line and paragraph separators.
 _FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-# Letters, marks and symbols that show nothing: the Hangul and Khitan fillers, the Braille
-# blank, the null notehead, the grapheme joiner, the Khmer inherent vowels, the variation
-# selectors (Mongolian ones too) but U+FE0F (emoji).
+# Letters, marks and symbols without a visible shape: the Hangul and Khitan fillers, the Braille
+# blank, the null notehead, the grapheme joiner, the Khmer inherent vowels, and the variation
+# selectors, Mongolian ones too. U+FE0F is allowed, because emoji need it.
 INVISIBLE = re.compile(
     "[\u115f\u1160\u3164\uffa0\u2800\u034f\u17b4\u17b5\u180b-\u180d\u180f"
     "\ufe00-\ufe0e\U00016fe4\U0001d159\U000e0100-\U000e01ef]"
@@ -44,7 +44,7 @@ INVISIBLE = re.compile(
 
 
 def check_room(name: object) -> str:
-    """A room's name as it is, or CommandError `bad_room`."""
+    """Return a room's name unchanged. Raises CommandError `bad_room` if it is not valid."""
     if type(name) is str and _ROOM.fullmatch(name):
         return name
     raise CommandError(
@@ -54,10 +54,15 @@ def check_room(name: object) -> str:
 
 
 def check_username(name: object) -> str:
-    """A user's name in NFC, or CommandError `bad_username` that says what is wrong."""
+    """Return a user's name in NFC.
+
+    Raises CommandError `bad_username`, whose message says what is wrong with the name.
+    """
     if type(name) is not str:
         raise _bad_username("`username` must be a string.")
-    if len(name) > 4 * MAX_USERNAME_CHARS:  # before normalising, which costs more
+    # Normalisation can shorten a name, so only a very long one is refused before it. That keeps
+    # the cost of normalising low.
+    if len(name) > 4 * MAX_USERNAME_CHARS:
         raise _bad_username(f"A name can have at most {MAX_USERNAME_CHARS} characters.")
     name = unicodedata.normalize("NFC", name)
     if not 1 <= len(name) <= MAX_USERNAME_CHARS:
@@ -66,7 +71,7 @@ def check_username(name: object) -> str:
         raise _bad_username("A name cannot begin or end with a space.")
     if not (name.isascii() and name.isprintable()) and (
         INVISIBLE.search(name)
-        or not name_key(name)  # U+FE0F and nothing else
+        or not name_key(name)  # the name has only U+FE0F
         or any(unicodedata.category(char) in _FORBIDDEN_CATEGORIES for char in name)
     ):
         raise _bad_username(
@@ -75,17 +80,18 @@ def check_username(name: object) -> str:
     return name
 
 
-# What looks alike in ASCII, after case-folding. `i` is here for the sake of `I` and `l`.
+# ASCII characters that look alike, after case-folding. `i` stands here for `I`, which looks
+# like `l`.
 _ASCII_LOOKS = {"0": "o", "1": "l", "i": "l", "|": "l", "m": "rn", "w": "vv", "`": "'", '"': "''"}
 _ASCII_SKELETON = str.maketrans(_ASCII_LOOKS)
-#: Rounds after which a skeleton no longer changes; no character needs more than three.
+#: The most rounds that a skeleton is given. No character needs more than three.
 _ROUNDS = 6
 
 
 def name_key(name: str) -> str:
-    """What two names that look alike have in common: neither case nor script tells them apart.
+    """The key that names which look alike share, whatever their case or script.
 
-    The skeleton of UTS #39, of the name after NFKC and case-folding and with single spaces.
+    It is the skeleton (UTS #39) of the name after NFKC and case-folding, with single spaces.
     """
     if name.isascii():
         return " ".join(name.lower().translate(_ASCII_SKELETON).split())
@@ -98,9 +104,9 @@ def name_key(name: str) -> str:
 
 
 def _skeleton(name: str) -> str:
-    """One round: what a character looks like may look like another."""
+    """One round of replacement; a replacement can itself look like another character."""
     name = unicodedata.normalize("NFD", name).translate(_skeletons()).translate(_ASCII_SKELETON)
-    # A dot on top of what has one shows nothing.
+    # A combining dot on a letter that has a dot is not visible.
     return _fold(name.replace("l\u0307", "l").replace("j\u0307", "j"))
 
 
@@ -110,10 +116,10 @@ def _fold(name: str) -> str:
 
 @lru_cache(maxsize=1)
 def _skeletons() -> dict[int, str]:
-    """The prototype of each character that looks like others.
+    """The prototype of each character that looks like another.
 
-    The table is read when the first name needs it, which takes some 2 ms; importing this
-    module reads nothing.
+    The file is read for the first name that is not ASCII, which takes some 2 ms. Importing
+    this module reads nothing.
     """
     text = _ESCAPE.sub(
         lambda found: chr(int(found[1] or found[2], 16)), _CONFUSABLES.read_text("utf-8")

@@ -1,6 +1,6 @@
-"""What clients say: typed commands out of payloads, or a refusal.
+"""Parses the payloads of clients into typed commands, or refuses them.
 
-docs/protocol.md is the reference, `fastchat.protocol.commands` has the types.
+docs/protocol.md is the reference; `fastchat.protocol.commands` has the types.
 """
 
 from __future__ import annotations
@@ -43,21 +43,26 @@ from fastchat.protocol.values import (
 
 __all__ = ["join_from_query", "parse"]
 
+#: A session is a secret; a shorter one could be guessed.
 MIN_SESSION_BYTES = 16
-MAX_KEYS = 32  # of a command; the longest has 7
+#: Keys of a command. The longest command has 7; unknown keys are ignored.
+MAX_KEYS = 32
 MAX_QUERY_CHARS = 200
-MAX_FILE_NAME_BYTES = 1024  # Windows' 255 take up to 765; `fastchat.files` shortens it
+#: Windows allows 255 UTF-16 units, which take up to 765 bytes. `fastchat.files` shortens names.
+MAX_FILE_NAME_BYTES = 1024
+#: Messages that a search returns if the client gives no `limit`.
 DEFAULT_RESULTS = 50
+#: Seconds for which a removed user stays out if the moderator gives none, and at most.
 DEFAULT_REMOVAL_S = 600
 MAX_REMOVAL_S = 30 * 86400
 
 
 def parse(payload: bytes) -> Command:
-    """The command in a text message.
+    """The command in the payload of a text message.
 
-    Raises CommandError (`bad_json`, `bad_command`, `too_long`, `bad_room`,
-    `bad_username`) with the command's `ref` and `id` where they could be read, and
-    Violation 1007 when the payload is not UTF-8.
+    Raises CommandError (`bad_json`, `bad_command`, `too_long`, `bad_room`, `bad_username`) with
+    the command's `ref` and `id` if they could be read. Raises Violation 1007 if the payload is
+    not UTF-8.
     """
     fields = _load(payload)
     kind = fields.get("type", "message")
@@ -73,10 +78,10 @@ def parse(payload: bytes) -> Command:
 
 
 def join_from_query(parameters: dict[str, str]) -> Join:
-    """The `join` that the query of ``/ws?username=Alice&room=lobby`` stands for.
+    """The `join` in the query of an address like ``/ws?username=Alice&room=lobby``.
 
-    `parameters` may further hold ``epoch`` and ``offset``, and ``history``.
-    Raises CommandError as `parse` does.
+    `parameters` must have ``username``, and can have ``room``, ``history``, ``epoch`` and
+    ``offset``. Raises CommandError as `parse` does.
     """
     fields: dict[str, Any] = {"username": parameters["username"]}
     if "room" in parameters:
@@ -92,6 +97,7 @@ def join_from_query(parameters: dict[str, str]) -> Join:
 
 
 def _decimal(parameters: dict[str, str], name: str) -> int | None:
+    """The number in a parameter; None if it is missing or not a decimal number."""
     digits = parameters.get(name, "")
     return int(digits) if re.fullmatch("[0-9]{1,16}", digits, re.ASCII) else None
 
@@ -105,9 +111,9 @@ def _load(payload: bytes) -> dict[str, Any]:
         raise _bad_command("A command must be a JSON object.")
     if len(fields) > MAX_KEYS:
         raise _bad_command(f"A command can have at most {MAX_KEYS} keys.")
-    # orjson lets the last of two equal keys win. Quotes give a repeated key away:
-    # an object without one has two for each key and each string in it, and
-    # more only if a string holds an escaped quote.
+    # If a key is repeated, orjson takes the last value. A count of the quotes finds repeated keys
+    # cheaply: an object without them has two quotes for each key and each string, and more only
+    # if a string has an escaped quote. If the count differs, a slower parser decides.
     quotes = 2 * len(fields)
     for value in fields.values():
         if type(value) is str:
@@ -120,7 +126,7 @@ def _load(payload: bytes) -> dict[str, Any]:
 
 
 def _quotes_inside(inner: dict[str, Any] | list[Any]) -> int:
-    """The same of an object or a list in a command. What nests more deeply is refused."""
+    """The quotes in an object or list inside a command; raises if it is nested more deeply."""
     quotes = 0
     children: Iterable[Any] = inner
     if type(inner) is dict:
@@ -137,23 +143,24 @@ def _quotes_inside(inner: dict[str, Any] | list[Any]) -> int:
 
 
 def _not_loadable(payload: bytes) -> CommandError | Violation:
-    """Say why orjson refused: not UTF-8, not JSON, or beyond what the protocol allows."""
+    """The error for a payload that orjson refused, with the reason found by Python's parser."""
     try:
         json.loads(payload.decode())
     except UnicodeDecodeError:
         return Violation(CloseReason.INVALID_UTF8)
     except json.JSONDecodeError:
         return CommandError(ErrorCode.BAD_JSON, "The message is not valid JSON.")
-    except (ValueError, RecursionError):  # digits beyond Python's limit; nesting
+    except (ValueError, RecursionError):  # a number with too many digits; too deep nesting
         pass
-    # NaN, Infinity, a number out of range, a lone surrogate: JSON to some, not to us.
+    # NaN, Infinity, numbers out of range and lone surrogates: some parsers accept these, but
+    # the protocol does not.
     return _bad_command(
         "The command has a number out of range or an invalid string, or is nested too deeply."
     )
 
 
 def _check_slowly(payload: bytes) -> None:
-    """Refuse repeated keys, by a parser that sees each pair."""
+    """Refuse repeated keys, with a parser that reports each pair of key and value."""
     try:
         json.loads(payload, object_pairs_hook=_unique)
     except (ValueError, RecursionError):
@@ -294,7 +301,7 @@ def _session(fields: dict[str, Any]) -> str | None:
 
 
 def _bearer_token(fields: dict[str, Any]) -> str | None:
-    """A `token` of any length: one that is too long is as bad as any other."""
+    """A `token` of any length; the authenticator refuses one that is too long."""
     token = fields.get("token")
     if token is None or type(token) is str:
         return token
@@ -302,6 +309,7 @@ def _bearer_token(fields: dict[str, Any]) -> str | None:
 
 
 def _echo(value: Any) -> str | None:
+    """A `ref` or `id` that the error can carry; None if the value is not valid as one."""
     return value if type(value) is str and 0 < len(value.encode()) <= MAX_TOKEN_BYTES else None
 
 

@@ -1,6 +1,7 @@
-"""Publications: what a room's stream consists of, and how each is encoded for clients.
+"""Publications: the items of a room's stream, their drafts, and their encoding for clients.
 
-docs/protocol.md is the reference ("Publications").
+A client's command becomes a draft. The history gives the draft an offset, which makes it a
+publication. docs/protocol.md is the reference ("Publications").
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ __all__ = [
     "timestamp_of",
 ]
 
-#: The `author` of a user with a token is this, followed by the token's `sub`.
+#: The prefix of the `author` of a user with a token; the token's `sub` follows it.
 SUBJECT = "sub:"
 
 
@@ -39,7 +40,7 @@ class Position(NamedTuple):
 
 
 class Kind(StrEnum):
-    """What a publication is; its `type` on the wire."""
+    """The kind of a publication. The values are the `type` on the wire."""
 
     MESSAGE = "message"
     EDIT = "edit"
@@ -48,11 +49,14 @@ class Kind(StrEnum):
 
 
 class Message(NamedTuple):
-    """A message in its present state, as a history has it.
+    """A message in its present state.
 
-    `timestamp` is RFC 3339 in UTC with milliseconds, and so is `edited`, the time of the last
-    edit. A deleted message has an empty text. `reactions` has, by emoji, the names of the users
-    who reacted. `author` tells users of one name apart, and does not travel.
+    * `timestamp`, `edited`: times in RFC 3339, UTC, with milliseconds. `edited` is the time of
+      the last edit; None if there was none.
+    * `text`: empty if the message is deleted.
+    * `author`: tells apart users of the same name; it is not sent to clients.
+    * `id`: the client's own identifier of the message; None if it gave none.
+    * `reactions`: for each emoji the names of the users who reacted with it.
     """
 
     room: str
@@ -68,14 +72,15 @@ class Message(NamedTuple):
 
     @property
     def owner(self) -> str:
+        """The user to whom the `id` belongs (see `MessageDraft.owner`)."""
         return _owner_of(self.username, self.author)
 
 
 class Change(NamedTuple):
-    """An edit, a deletion or a reaction: a publication about the message at `target`.
+    """An edit, a deletion or a reaction: a publication that changes the message at `target`.
 
-    Only an edit has a `text`, which is empty once its message is deleted. Only a reaction has
-    an `emoji`; with `remove`, it is taken back.
+    Only an edit has a `text`, which becomes empty when the message is deleted. Only a reaction
+    has an `emoji`; with `remove`, the reaction is removed from the message.
     """
 
     room: str
@@ -90,7 +95,7 @@ class Change(NamedTuple):
     remove: bool = False
 
 
-#: What a room's stream consists of: stored, numbered, and delivered to everyone in the room.
+#: An item of a room's stream: it is numbered, stored, and delivered to all members of the room.
 Publication = Message | Change
 
 
@@ -106,18 +111,22 @@ class MessageDraft(NamedTuple):
 
     @property
     def owner(self) -> str:
-        """The user to whom the `id` belongs: a draft with the same one is a repetition."""
+        """The user to whom the `id` belongs.
+
+        A draft with the same owner, room and `id` as a published message is a repetition.
+        """
         return _owner_of(self.username, self.author)
 
     def numbered(self, offset: int) -> Message:
+        """The message that this draft becomes at an offset."""
         room, username, text, timestamp, author, id = self
         return Message(room, offset, username, text, timestamp, author, id)
 
 
 class ChangeDraft(NamedTuple):
-    """A change that a client asks to be published, if it may be made.
+    """A change that a client asks to be published; the history checks whether it is allowed.
 
-    With `moderated`, the client may change what others wrote.
+    `moderated` says whether the client may change messages of other authors.
     """
 
     room: str
@@ -133,24 +142,28 @@ class ChangeDraft(NamedTuple):
 
     @property
     def id(self) -> None:
-        """A change has none."""
+        """None: a change has no id, so repeating it is not noticed."""
 
     def numbered(self, offset: int) -> Change:
+        """The change that this draft becomes at an offset."""
         room, username, text, timestamp, author, kind, target, emoji, remove, _ = self
         return Change(room, offset, username, text, timestamp, author, kind, target, emoji, remove)
 
 
-#: What a client asks to be published.
+#: A publication that has no offset yet.
 Draft = MessageDraft | ChangeDraft
 
 
 def _owner_of(username: str, author: str) -> str:
-    """A token's author, who may have several names; otherwise the name."""
+    """The author if it comes from a token, because that user can have several names.
+
+    Otherwise the name: the author of a user without a token changes with the session.
+    """
     return author if author.startswith(SUBJECT) else username
 
 
 def encode(publication: Publication) -> bytes:
-    """A publication as everyone in its room gets it, a message with its present state."""
+    """The payload with which all members of a room receive a publication."""
     if isinstance(publication, Message):
         return _encode_message(publication)
     return _encode_change(publication)
@@ -196,11 +209,11 @@ def _encode_change(change: Change) -> bytes:
 
 
 def timestamp_of(seconds: float) -> str:
-    """Seconds since 1970 as RFC 3339 in UTC with milliseconds."""
+    """A time in RFC 3339, UTC, with milliseconds, from seconds since 1970."""
     return _timestamp_of_ms(int(seconds * 1000))
 
 
-@lru_cache(maxsize=8)  # one burst of messages shares its millisecond
+@lru_cache(maxsize=8)  # the messages of a burst have the same millisecond
 def _timestamp_of_ms(milliseconds: int) -> str:
     seconds, rest = divmod(milliseconds, 1000)
     return f"{strftime('%Y-%m-%dT%H:%M:%S', gmtime(seconds))}.{rest:03d}Z"

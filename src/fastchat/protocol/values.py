@@ -1,9 +1,9 @@
-"""Rules of the values in a command that are not names: texts, ids, epochs, emoji.
+"""Rules for the values in a command except names: texts, ids, epochs and emoji.
 
-Each check returns the value as it is kept, or raises CommandError with a sentence that says
-what is wrong. An import of a history obeys the same rules.
+Each check returns the value as it is stored, or raises CommandError with a sentence that says
+what is wrong with it. The import of a history uses the same checks.
 
-Source: docs/protocol.md, "Names and sizes"; Unicode categories from UAX #44.
+Source: docs/protocol.md, "Names and sizes". Unicode's categories are those of UAX #44.
 """
 
 from __future__ import annotations
@@ -25,28 +25,29 @@ __all__ = [
 ]
 
 MAX_TEXT_CHARS = 4000
-#: An `id`, a `ref`, a `session`, an epoch.
+#: The length of an `id`, a `ref`, a `session` or an epoch in UTF-8.
 MAX_TOKEN_BYTES = 64
-#: A family of five takes 9, a flag of a region 7.
+#: Code points of an emoji: a family of five has 9, the flag of a region 7.
 MAX_EMOJI_CHARS = 16
 #: The largest integer that JavaScript counts exactly.
 MAX_OFFSET = 2**53 - 1
 
-# C0 but tab and line feed, DEL, C1: they show nothing and spoil terminals and logs.
+# C0 except tab and line feed, DEL, and C1. They are invisible, and can disturb terminals and logs.
 _CONTROLS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)])
 
-# What shows nothing alone: joiner, variation selector, the tags in the flags of regions;
-# and what stands in a keycap.
+# Parts of an emoji that are invisible alone (the joiner, the variation selector, the tags in the
+# flags of regions), and the character in a keycap.
 _EMOJI_PARTS = re.compile("[\u200d\ufe0f\U000e0020-\U000e007f]|[0-9#*](?=\ufe0f?\u20e3)")
-# Symbols, skin tones, marks like \u203c, the keycap; and two emoji that Unicode puts elsewhere.
+# Symbols, skin tones, marks like \u203c, and the keycap. Two emoji are in other categories.
 _EMOJI_CATEGORIES = frozenset({"So", "Sk", "Sm", "Po", "Me"})
 _EMOJI_LETTERS = frozenset("\u2139\u3030")
 
 
 def check_text(text: object) -> str:
-    """A message's text without control characters and spaces at its end.
+    """Return a message's text without control characters and without spaces at its end.
 
-    CommandError is `too_long` for more than MAX_TEXT_CHARS, otherwise `bad_command`.
+    Raises CommandError: `too_long` for more than MAX_TEXT_CHARS characters, otherwise
+    `bad_command`.
     """
     if type(text) is not str:
         raise _bad_command("`text` must be a string.")
@@ -64,21 +65,23 @@ def check_text(text: object) -> str:
 
 
 def check_id(id: object, field: str = "id") -> str:
-    """A message's `id`, or the value of another `field` that has the same rule."""
+    """Return a message's `id`, or the value of another `field` with the same rule, unchanged."""
     if type(id) is str and id and len(id.encode()) <= MAX_TOKEN_BYTES:
         return id
     raise _bad_command(f"`{field}` must be a string of 1 to {MAX_TOKEN_BYTES} bytes.")
 
 
 def check_epoch(epoch: object) -> str:
-    """The epoch of a room's history."""
+    """Return the epoch of a room's history unchanged."""
     return check_id(epoch, "epoch")
 
 
 def check_emoji(emoji: object) -> str:
-    """The emoji of a reaction; roughly, for what is an emoji changes each year.
+    """Return the emoji of a reaction unchanged.
 
-    It has symbols and what joins them, no letters, spaces or controls; at least one shows.
+    The check is rough, because Unicode adds emoji each year: an emoji consists of symbols and
+    the characters that join them, and at least one is visible. Letters, spaces and control
+    characters are refused.
     """
     if type(emoji) is str and 1 <= len(emoji) <= MAX_EMOJI_CHARS:
         symbols = _EMOJI_PARTS.sub("", emoji)

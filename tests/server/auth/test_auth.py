@@ -389,7 +389,7 @@ def test_token_command_complains_in_a_sentence(key: str, tmp_path: Path) -> None
         (["--jwt-key-file", key, "--sub", "alice", "--for", "soon"], "--for"),
         (["--jwt-key-file", key, "--sub", "alice", "--rooms", "lobby=all"], "--rooms"),
         (["--jwt-key-file", key, "--sub", "alice", "--name", " "], "--name"),
-        (["--new-key", key], "is there already"),
+        (["--new-key", key], "exists already"),
     ):
         ended = subprocess.run(
             [sys.executable, "-m", "fastchat", "token", *arguments],

@@ -329,16 +329,16 @@ def _small_rsa() -> bytes:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("", "no secret"),
+        ("", "nor a secret"),
         ("too-short", "32 are needed"),
         ("x" * 31, "31 bytes"),
         ("two words of more than thirty-two bytes", "one word"),
         ("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDummy me@here", "one word"),
-        (b"\x30\x82" + bytes(100), "no secret"),
-        # As Keycloak shows it: whoever has read that could sign tokens with it.
-        (b"".join(RSA[1].splitlines()[1:-1]), "is a public key or an address"),
-        (b"".join(ED25519[1].splitlines()[1:-1]), "is a public key or an address"),
-        ("https://login.example/.well-known/jwks.json", "is a public key or an address"),
+        (b"\x30\x82" + bytes(100), "nor a secret"),
+        # As Keycloak shows a key. As a secret, it would let all readers of it sign tokens.
+        (b"".join(RSA[1].splitlines()[1:-1]), "has a public key or an address"),
+        (b"".join(ED25519[1].splitlines()[1:-1]), "has a public key or an address"),
+        ("https://login.example/.well-known/jwks.json", "has a public key or an address"),
         (RSA[0], "only its public half"),
         (ED25519[0], "only its public half"),
         (b"junk before\n" + RSA[0], "only its public half"),
@@ -426,7 +426,7 @@ def test_new_secret_is_good_and_private(tmp_path: Path) -> None:
     token = make_token(file, subject="bob", duration_s=60)
     assert TokenAuthenticator([str(file)]).verify(token).name == "bob"
     before = file.read_bytes()
-    with pytest.raises(SettingError, match="is there already"):
+    with pytest.raises(SettingError, match="exists already"):
         create_secret(file)
     assert file.read_bytes() == before
     with pytest.raises(SettingError, match="cannot be written"):
