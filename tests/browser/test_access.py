@@ -134,7 +134,7 @@ def test_page_asks_again_after_a_refused_token(visit: Visit, issue: Issue, token
     page.fill("#name-input", "Alice")
     page.press("#name-input", "Enter")
     submit_token(page, token)
-    expect(page.locator("#token-error")).to_have_text("The token is not valid; get a new one.")
+    expect(page.locator("#token-error")).to_have_text("The token is not valid. Get a new one.")
     expect(page.locator("#token-input")).to_have_value("")
     assert page.evaluate(SHOWN) is None
     submit_token(page, issue("Alice"))

@@ -84,7 +84,7 @@ class TokenAuthenticator:
             return self._identity(self._claims(token))
         except _Refused as reason:
             logger.info("a token is refused: %s", reason)
-        raise unauthorized("The token is not valid; get a new one.")
+        raise unauthorized("The token is not valid. Get a new one.")
 
     def _claims(self, token: str) -> dict[str, Any]:
         if not token.isascii() or len(token) > MAX_TOKEN_CHARS:
@@ -148,7 +148,7 @@ class TokenAuthenticator:
             raise _Refused("its `exp` is not a time")
         if value <= self._clock():
             raise unauthorized(
-                "The token has expired; get a new one.", CloseCode.TOKEN_EXPIRED, temporary=True
+                "The token has expired. Get a new one.", CloseCode.TOKEN_EXPIRED, temporary=True
             )
         return float(value)
 

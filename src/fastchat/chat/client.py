@@ -75,7 +75,7 @@ class Client:
             room = self._only_room()
         elif room not in self.rooms:
             raise CommandError(
-                ErrorCode.NOT_JOINED, f"You are not in the room “{room}”; join it first."
+                ErrorCode.NOT_JOINED, f"You are not in the room “{room}”. Join it first."
             )
         if needed is not None and self.identity is not None:
             self.check(needed, room)
@@ -94,9 +94,9 @@ class Client:
         if len(self.rooms) == 1:
             return next(iter(self.rooms))
         if not self.rooms:
-            raise CommandError(ErrorCode.NOT_JOINED, "You are not in any room; join one first.")
+            raise CommandError(ErrorCode.NOT_JOINED, "You are not in any room. Join one first.")
         raise CommandError(
-            ErrorCode.BAD_COMMAND, "You are in several rooms; name one of them in `room`."
+            ErrorCode.BAD_COMMAND, "You are in several rooms. Name one of them in `room`."
         )
 
 

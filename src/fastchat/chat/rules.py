@@ -111,7 +111,7 @@ class Chat:
             and client.identity is None
             and (type(command) is not Join or command.token is None)
         ):
-            raise unauthorized("This server requires a token; send it as `token` in `join`.")
+            raise unauthorized("This server requires a token. Send it as `token` in `join`.")
         return self._handlers[type(command)](client, command)
 
     def authenticate(self, client: Client, token: str) -> None:
@@ -125,7 +125,7 @@ class Chat:
             return
         identity = self._authenticator.verify(token)
         if client.identity is not None and client.identity.author != identity.author:
-            raise unauthorized("The token is another user's; open a new connection to use it.")
+            raise unauthorized("The token is another user's. Open a new connection to use it.")
         if not all(identity.may(Right.READ, room) for room in client.rooms):
             raise forbidden()
         client.identity = identity
@@ -272,7 +272,7 @@ class Chat:
         if len(client.rooms) >= self._max_rooms > 0:
             raise CommandError(
                 ErrorCode.TOO_MANY_ROOMS,
-                f"A connection can be in at most {self._max_rooms} rooms; leave one first.",
+                f"A connection can be in at most {self._max_rooms} rooms. Leave one first.",
                 temporary=True,
             )
 
@@ -334,4 +334,4 @@ def _member_of(client: Client, username: str | None, session: str) -> Member:
         return Member(client.identity.name, client.identity.author)
     if name := username or client.username:
         return Member(name, author_of(session))
-    raise CommandError(ErrorCode.BAD_USERNAME, "`join` needs a name; send it as `username`.")
+    raise CommandError(ErrorCode.BAD_USERNAME, "`join` needs a name. Send it as `username`.")

@@ -102,7 +102,7 @@ class FileStore:
         if size > self.max_bytes:
             raise CommandError(
                 ErrorCode.TOO_LONG,
-                f"The file is too large; a file can have at most {self.max_bytes:,} bytes.",
+                f"The file is too large. A file can have at most {self.max_bytes:,} bytes.",
             )
         return await self.run(self._reserve, room, author, clean_name(name), size)
 

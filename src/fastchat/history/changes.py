@@ -40,7 +40,7 @@ def _react(message: Message, change: ChangeDraft) -> Message | CommandError:
         if emoji not in reactions and len(reactions) >= MAX_EMOJI:
             return CommandError(
                 ErrorCode.FORBIDDEN,
-                f"The message has {MAX_EMOJI} different reactions already; use one of them.",
+                f"The message has {MAX_EMOJI} different reactions already. Use one of them.",
             )
         if sum(map(len, reactions.values())) >= MAX_REACTIONS:
             return CommandError(

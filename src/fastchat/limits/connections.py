@@ -121,7 +121,7 @@ class ProcessCount:
         if number in self._refused:
             raise CommandError(
                 ErrorCode.UNAVAILABLE,
-                "There are too many connections; connect again later.",
+                "There are too many connections. Connect again later.",
                 temporary=True,
             )
 

@@ -70,8 +70,8 @@ class Roster:
         if user is not None and user.connections and not user.is_author(author):
             raise CommandError(
                 ErrorCode.USERNAME_TAKEN,
-                "A user in this room has this name, or one that looks like it; "
-                "choose another name.",
+                "A user in this room has this name, or one that looks like it. "
+                "Choose another name.",
                 temporary=True,
             )
         return user

@@ -40,9 +40,9 @@ class Storage:
                 logger.error("the history fails (%s), clients are told so: %s", operation, error)
             raise CommandError(
                 ErrorCode.UNAVAILABLE,
-                "The server cannot store messages at the moment; try again soon."
+                "The server cannot store messages at the moment. Try again soon."
                 if operation == "append"
-                else "The server cannot read messages at the moment; try again soon.",
+                else "The server cannot read messages at the moment. Try again soon.",
                 temporary=True,
             ) from None
         if operation in self._failing:

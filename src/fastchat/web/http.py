@@ -298,13 +298,13 @@ class HttpProtocol(HttpToolsProtocol):
             # refuses to accept the request without a defined Content-Length".
             error = CommandError(
                 ErrorCode.BAD_COMMAND,
-                "The request has no Content-Length; send the file with its size in bytes.",
+                "The request has no Content-Length. Send the file with its size in bytes.",
             )
             return BodyRefusal(411, error, spends_ticket=True)
         if int(lengths[0]) > self._edge.max_file_bytes:
             error = CommandError(
                 ErrorCode.TOO_LONG,
-                f"The file is too large; a file can have at most {self._edge.max_file_bytes:,} "
+                f"The file is too large. A file can have at most {self._edge.max_file_bytes:,} "
                 "bytes.",
             )
             return BodyRefusal(413, error, spends_ticket=True)
@@ -318,7 +318,7 @@ class HttpProtocol(HttpToolsProtocol):
             # idempotent methods, and to be ready to send again what was not answered.
             error = CommandError(
                 ErrorCode.BAD_COMMAND,
-                "The previous request has no answer yet; wait for it before you send a file.",
+                "The previous request has no answer yet. Wait for it before you send a file.",
             )
             return BodyRefusal(400, error, spends_ticket=False)
         return None

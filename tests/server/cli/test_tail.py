@@ -28,7 +28,7 @@ from fastchat.cli.tail import Refused, websocket_address
 from support.server import TIMEOUT_UNIT_S, Server, running_server
 
 PATIENCE_S = 15 * TIMEOUT_UNIT_S
-NAME_TAKEN = "A user in this room has this name, or one that looks like it; choose another name."
+NAME_TAKEN = "A user in this room has this name, or one that looks like it. Choose another name."
 
 
 class Tail:
@@ -736,7 +736,7 @@ def test_without_a_token_it_says_how_to_give_one(guarded: Server) -> None:
 def test_bad_token_ends_it(guarded: Server) -> None:
     """The server's sentence, and status 1."""
     with tailing(guarded.url, stdin=subprocess.DEVNULL, token="a.b.c") as tail:
-        assert tail.end() == (1, "", "fastchat: The token is not valid; get a new one.\n")
+        assert tail.end() == (1, "", "fastchat: The token is not valid. Get a new one.\n")
 
 
 def test_room_that_is_closed_to_it_ends_it(guarded: Server, key: Path) -> None:

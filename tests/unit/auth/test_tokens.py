@@ -218,7 +218,7 @@ def test_invalid_token_is_refused(
         authenticator.verify(token)
     assert caught.value.code == ErrorCode.UNAUTHORIZED
     assert caught.value.close_code == CloseCode.UNAUTHORIZED
-    assert caught.value.message == "The token is not valid; get a new one."
+    assert caught.value.message == "The token is not valid. Get a new one."
     assert caught.value.__context__ is None
     assert caught.value.__cause__ is None
     for part in token.split("."):

@@ -46,6 +46,6 @@ def unavailable() -> CommandError:
     """The answer to what cannot be done without the relay."""
     return CommandError(
         ErrorCode.UNAVAILABLE,
-        "The server cannot do this at the moment; try again soon.",
+        "The server cannot do this at the moment. Try again soon.",
         temporary=True,
     )

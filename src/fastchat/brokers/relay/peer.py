@@ -402,6 +402,6 @@ def _check_deadline(deadline: float) -> None:
 def _too_late() -> CommandError:
     return CommandError(
         ErrorCode.UNAVAILABLE,
-        "The server is overloaded at the moment; try again soon.",
+        "The server is overloaded at the moment. Try again soon.",
         temporary=True,
     )
