@@ -28,19 +28,21 @@ from support.server import TIMEOUT_UNIT_S
 
 Result = TypeVar("Result")
 
-#: How long a broker may take for what it does "later".
+#: How long a test waits for something that a broker does in a later turn.
 PATIENCE_S = 5 * TIMEOUT_UNIT_S
 
 
 class Receiver:
-    """Stands where the hub and the chat stand, and records what a broker tells them, in order."""
+    """Takes the place of the hub and of the chat, and records every call of a broker in order."""
 
     def __init__(self) -> None:
-        self.heard: list[dict[str, Any]] = []  # publications and events
-        self.answers: list[tuple[object, Duplicate | CommandError]] = []  # and to which sender
-        self.kept: list[tuple[object, int]] = []  # offsets, and told to which sender
-        self.turns: list[int] = []  # how much had been delivered at the end of each
-        self.losses: list[str] = []  # rooms
+        self.received: list[dict[str, Any]] = []  # publications and events
+        self.answers: list[tuple[object, Duplicate | CommandError]] = []  # each with its sender
+        self.confirmed: list[
+            tuple[object, int]
+        ] = []  # offsets, each with the sender that was informed
+        self.turns: list[int] = []  # the number of delivered publications at each turn's end
+        self.losses: list[str] = []  # rooms whose streams were lost
         self.expelled: list[tuple[str, str, int]] = []
         self.on_lost: Callable[[str], None] = lambda room: None
         self._news = asyncio.Event()
@@ -48,20 +50,20 @@ class Receiver:
     def publish(self, room: str, payload: bytes) -> None:
         event = json.loads(payload)
         assert event["room"] == room
-        self.heard.append(event)
+        self.received.append(event)
         self._news.set()
 
     def answer(self, outcome: int | Duplicate | CommandError) -> None:
-        """The `outcome` of drafts whose senders a test need not tell apart."""
+        """An `outcome` for drafts whose senders a test need not distinguish."""
         self._answer(None, outcome)
 
     def answers_to(self, sender: object) -> OnOutcome:
-        """The `outcome` of one sender's drafts."""
+        """An `outcome` for the drafts of one sender."""
         return functools.partial(self._answer, sender)
 
     def _answer(self, sender: object, outcome: int | Duplicate | CommandError) -> None:
         if isinstance(outcome, int):
-            self.kept.append((sender, outcome))
+            self.confirmed.append((sender, outcome))
         else:
             self.answers.append((sender, outcome))
         self._news.set()
@@ -84,15 +86,15 @@ class Receiver:
 
     @property
     def delivered(self) -> list[dict[str, Any]]:
-        """The publications."""
-        return [event for event in self.heard if "offset" in event]
+        """All publications that were received."""
+        return [event for event in self.received if "offset" in event]
 
     @property
     def events(self) -> list[tuple[str, str]]:
-        """Joins, leaves and what else is no publication: what it is, and who."""
+        """Joins, leaves and other events that are not publications: type and user name."""
         return [
             (event["type"], event.get("username", ""))
-            for event in self.heard
+            for event in self.received
             if "offset" not in event
         ]
 
@@ -106,12 +108,12 @@ class Receiver:
 
     @property
     def codes(self) -> list[ErrorCode]:
-        """Of the refusals, in order."""
+        """The error codes of all refusals, in order."""
         outcomes = [outcome for _, outcome in self.answers]
         return [each.code for each in outcomes if isinstance(each, CommandError)]
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        """Wait for what the broker may do later; fails when it does not."""
+        """Wait until a condition holds; fails after `PATIENCE_S`."""
         async with asyncio.timeout(PATIENCE_S):
             while not holds():
                 await self._news.wait()
@@ -125,14 +127,15 @@ class Receiver:
         await self.until(lambda: len(self.answers) >= count)
         assert len(self.answers) == count
 
-    async def until_told(self, *events: tuple[str, str]) -> None:
-        """Wait for just these events, from the beginning."""
+    async def until_events(self, *events: tuple[str, str]) -> None:
+        """Wait until exactly these events have been received since the start."""
         await self.until(lambda: len(self.events) >= len(events))
         assert self.events == list(events)
 
 
 class Faulty:
-    """A history on a disk that fails while `failing` names the operation; counts its batches."""
+    """A history that raises HistoryError in each operation named in `failing`; records its
+    batches."""
 
     def __init__(self, history: History) -> None:
         self._history = history
@@ -184,7 +187,7 @@ class Faulty:
 
 
 def new_rooms(history: History, removals: Removals | None = None) -> Rooms:
-    """As the worker, or the relay, builds them; in a running loop."""
+    """Rooms as the worker or the relay builds them; needs a running loop."""
     return Rooms(
         history,
         at_end_of_turn=asyncio.get_running_loop().call_soon,
@@ -195,18 +198,18 @@ def new_rooms(history: History, removals: Removals | None = None) -> Rooms:
 
 
 def memory_broker(history: History) -> MemoryBroker:
-    """As the worker builds it; in a running loop."""
+    """A broker as the worker builds it; needs a running loop."""
     return MemoryBroker(new_rooms(history))
 
 
 def run_in_loop(body: Coroutine[Any, Any, None]) -> None:
-    """Run in a loop like the server's."""
+    """Run a coroutine in a loop of the server's kind."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(body)
 
 
 def at_once(work: Coroutine[Any, Any, Result]) -> Result:
-    """The result of a coroutine that does not suspend; fails if it does."""
+    """Return the result of a coroutine that does not suspend; fails if it suspends."""
     try:
         work.send(None)
     except StopIteration as end:
@@ -216,32 +219,32 @@ def at_once(work: Coroutine[Any, Any, Result]) -> Result:
 
 
 def member(name: str = "Alice", by: str = "") -> Member:
-    """Somebody, with the author that his drafts have (`contracts.history.draft`)."""
+    """A member with the author of the drafts under this name (`contracts.history.draft`)."""
     return Member(name, f"author {by or name}")
 
 
 async def join(
     broker: Broker,
-    who: Member | str = "Alice",
+    user: Member | str = "Alice",
     room: str = "a",
     *,
     since: Position | None = None,
     limit: int = 50,
 ) -> Entry:
-    """Join and return the entry; fails when it is not given exactly once."""
-    who = member(who) if isinstance(who, str) else who
+    """Join and return the entry; fails unless the broker gives it exactly once."""
+    user = member(user) if isinstance(user, str) else user
     entries: list[Entry] = []
-    await broker.join(Entrance(room, who, since, limit), entries.append)
+    await broker.join(Entrance(room, user, since, limit), entries.append)
     (entry,) = entries
     return entry
 
 
-async def leave(broker: Broker, who: Member | str = "Alice", room: str = "a") -> None:
-    """Leave; fails when it is not said exactly once."""
-    who = member(who) if isinstance(who, str) else who
-    said: list[None] = []
-    await broker.leave(room, who, lambda: said.append(None))
-    assert len(said) == 1
+async def leave(broker: Broker, user: Member | str = "Alice", room: str = "a") -> None:
+    """Leave; fails unless the broker confirms it exactly once."""
+    user = member(user) if isinstance(user, str) else user
+    confirmed: list[None] = []
+    await broker.leave(room, user, lambda: confirmed.append(None))
+    assert len(confirmed) == 1
 
 
 def decoded(payloads: Sequence[bytes]) -> list[dict[str, Any]]:
@@ -257,8 +260,11 @@ def texts(found: Entry | Messages) -> list[str]:
 
 
 class BrokerContract:
-    """A subclass gives the fixture `history`, a new one, and says in `brokers` how brokers
-    are made upon rooms; or in `new_broker` how one is, if it is the only one."""
+    """What every broker does.
+
+    A subclass overrides the fixture `history` with a new history. It also overrides `brokers`,
+    which opens brokers on `self.rooms`, or only `new_broker` if there is only one broker.
+    """
 
     @pytest.fixture
     def history(self) -> History:
@@ -277,7 +283,7 @@ class BrokerContract:
 
     @contextlib.asynccontextmanager
     async def brokers(self, receivers: Sequence[Receiver]) -> AsyncIterator[list[Broker]]:
-        """A broker for each receiver, on `self.rooms`; open, and ready for everything."""
+        """Open a broker on `self.rooms` for each receiver; each is ready for every operation."""
         (receiver,) = receivers
         broker = self.new_broker(self.rooms)
         broker.open(delivery=receiver, receiver=receiver)
@@ -288,7 +294,7 @@ class BrokerContract:
         self.faulty = Faulty(history)
 
     def run(self, test: Callable[[Broker, Receiver], Awaitable[None]]) -> None:
-        """Run a test in a loop of its own, with a new broker that is open."""
+        """Run a test in a loop of its own, with a new open broker."""
 
         async def body() -> None:
             self.rooms = new_rooms(self.faulty)
@@ -299,14 +305,14 @@ class BrokerContract:
         run_in_loop(body())
 
     def tick(self, times: int = GRACE_TICKS) -> None:
-        """So many seconds pass; who is gone has been gone for good after the usual number."""
+        """Let `times` seconds pass; by default as many as a lost user has to come back."""
         for _ in range(times):
             self.rooms.tick()
 
     # Publications
 
-    def test_member_is_delivered_what_is_published(self) -> None:
-        """Publications of a joined room arrive in order, numbered without holes."""
+    def test_publications_reach_a_member_in_order(self) -> None:
+        """The publications of a joined room arrive in order, numbered without holes."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
             await join(broker)
@@ -320,7 +326,8 @@ class BrokerContract:
         self.run(test)
 
     def test_each_publication_is_delivered_once_to_a_process(self) -> None:
-        """Several members of a room share one delivery: the hub multiplies it."""
+        """A publication is delivered once for all members of a room, because the hub multiplies
+        it."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
             for name in ("Alice", "Bob", "Eve"):
@@ -331,8 +338,8 @@ class BrokerContract:
 
         self.run(test)
 
-    def test_payload_is_the_publication_as_clients_get_it(self) -> None:
-        """All that a draft says, for each kind, and the number it was given."""
+    def test_payload_is_the_encoded_publication(self) -> None:
+        """A payload of each kind has all fields of its draft and the offset of its publication."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
             await join(broker)
@@ -351,8 +358,8 @@ class BrokerContract:
 
         self.run(test)
 
-    def test_what_is_delivered_is_in_the_history_already(self) -> None:
-        """Nobody sees what the next reader would not find."""
+    def test_publication_is_stored_before_it_is_delivered(self) -> None:
+        """A publication that a member has received is in the next page that anybody reads."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
             await join(broker)
@@ -363,8 +370,8 @@ class BrokerContract:
 
         self.run(test)
 
-    def test_room_without_a_member_is_not_delivered(self) -> None:
-        """A publication is kept then, and delivered to nobody; its sender hears nothing."""
+    def test_publication_of_a_room_without_members_is_stored_only(self) -> None:
+        """The publication is stored and not delivered, and its sender gets no error."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
             await join(broker, room="b")
@@ -379,7 +386,7 @@ class BrokerContract:
 
     @pytest.mark.parametrize("lost", [False, True])
     def test_deliveries_end_with_the_last_member(self, lost: bool) -> None:
-        """Members are counted: the first that goes ends nothing, however he goes."""
+        """Deliveries go on until the last member of a room has left or is lost."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
             async def go(name: str) -> None:
@@ -402,10 +409,11 @@ class BrokerContract:
 
         self.run(test)
 
-    # Entering
+    # Joining
 
     def test_entry_and_deliveries_meet_without_hole_or_overlap(self) -> None:
-        """What an entry ends with is followed by what is delivered, while others publish."""
+        """The first delivery after a join follows the entry's last publication, while others
+        publish."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
             for round_ in range(20):
@@ -422,16 +430,16 @@ class BrokerContract:
 
         self.run(test)
 
-    def test_entry_is_given_at_its_place_in_the_stream(self) -> None:
-        """Under fire: all up to its position has been delivered to those who were here, and
-        nothing of what follows."""
+    def test_entry_is_given_at_its_position_in_the_stream(self) -> None:
+        """When an entry is given, exactly the publications up to its position have been
+        delivered."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
             await join(broker, "Bob")
-            places: list[tuple[int, int]] = []
+            positions: list[tuple[int, int]] = []
 
             def enter(entry: Entry) -> None:
-                places.append((entry.position.offset, receiver.offsets[-1]))
+                positions.append((entry.position.offset, receiver.offsets[-1]))
 
             async def come_and_go(name: str) -> None:
                 for _ in range(10):
@@ -445,13 +453,13 @@ class BrokerContract:
                 broker.publish(draft("fire"), receiver.answer)
                 await asyncio.sleep(0)
             await asyncio.gather(*comers)
-            assert len(places) == 100
-            assert [place for place, _ in places] == [newest for _, newest in places]
+            assert len(positions) == 100
+            assert [position for position, _ in positions] == [newest for _, newest in positions]
 
         self.run(test)
 
-    def test_entry_holds_the_newest_up_to_its_limit(self) -> None:
-        """A newcomer gets the end of the stream, oldest first, and its position."""
+    def test_entry_of_a_newcomer_has_the_newest_messages(self) -> None:
+        """A newcomer gets at most `limit` messages from the end of the stream, oldest first."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
             for number in range(1, 11):
@@ -464,8 +472,8 @@ class BrokerContract:
 
         self.run(test)
 
-    def test_entry_since_a_known_position_holds_just_what_was_missed(self) -> None:
-        """A recovery is whole, whatever the limit for newcomers is."""
+    def test_entry_since_a_known_position_has_all_missed_publications(self) -> None:
+        """A recovery is complete, whatever the limit for newcomers is."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
             first = await join(broker)
@@ -482,8 +490,9 @@ class BrokerContract:
 
         self.run(test)
 
-    def test_entry_without_recovery_holds_the_newest(self) -> None:
-        """Another epoch, too much missed, or a position ahead: the newest, as for a newcomer."""
+    def test_entry_without_recovery_has_the_newest_messages(self) -> None:
+        """After another epoch, too many publications or a position ahead, a client is a
+        newcomer."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
             epoch = (await join(broker)).position.epoch
@@ -504,8 +513,8 @@ class BrokerContract:
 
         self.run(test)
 
-    def test_entry_of_a_newcomer_holds_folded_messages_only(self) -> None:
-        """A newcomer needs no changes to apply; a recovery has them all."""
+    def test_entry_of_a_newcomer_has_folded_messages(self) -> None:
+        """A newcomer gets messages with their changes applied; a recovery has each change."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
             for each in (draft("1"), draft("2"), edit(1, "one"), react(2), draft("5")):
@@ -520,8 +529,9 @@ class BrokerContract:
 
         self.run(test)
 
-    def test_entry_says_who_is_in_the_room(self) -> None:
-        """The names in the order of coming, himself among them, and their number."""
+    def test_entry_lists_the_users_of_the_room(self) -> None:
+        """The entry has the users in the order of joining, the new one among them, and their
+        number."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
             for count, name in enumerate(("C", "A", "B"), 1):
@@ -534,10 +544,11 @@ class BrokerContract:
 
         self.run(test)
 
-    # Who is there
+    # Presence
 
-    def test_name_of_somebody_else_is_taken(self) -> None:
-        """Nobody is counted then, nothing is delivered for him, and nobody hears of it."""
+    def test_name_of_another_user_is_refused(self) -> None:
+        """The refused user is not counted, gets no deliveries, and no member hears of the
+        attempt."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
             await join(broker, "Bob", "b")
@@ -548,7 +559,7 @@ class BrokerContract:
                 refusal = caught.value
                 assert (refusal.code, refusal.temporary) == (ErrorCode.USERNAME_TAKEN, True)
             assert (await join(broker, "Joe")).online == 2
-            await receiver.until_told(("join", "Joe"))
+            await receiver.until_events(("join", "Joe"))
             await leave(broker, "Alice")
             await leave(broker, "Joe")
             broker.publish(draft("unheard"), receiver.answer)
@@ -557,23 +568,23 @@ class BrokerContract:
 
         self.run(test)
 
-    def test_joins_and_leaves_are_told_once_a_user(self) -> None:
-        """The second connection of a user comes silently, and the first one goes silently."""
+    def test_joins_and_leaves_are_announced_once_a_user(self) -> None:
+        """A user's second connection causes no event, nor does the end of the first of two."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
             await join(broker, "Bob")
             await join(broker, "Alice")
             await join(broker, "Alice")
-            await receiver.until_told(("join", "Alice"))
+            await receiver.until_events(("join", "Alice"))
             await leave(broker)
             assert (await join(broker, "Eve")).online == 3
             await leave(broker)
-            await receiver.until_told(("join", "Alice"), ("join", "Eve"), ("leave", "Alice"))
+            await receiver.until_events(("join", "Alice"), ("join", "Eve"), ("leave", "Alice"))
 
         self.run(test)
 
-    def test_join_is_told_before_the_newcomer_enters(self) -> None:
-        """So he does not hear of himself."""
+    def test_join_is_announced_before_the_entry_is_given(self) -> None:
+        """A newcomer does not receive the event of their own join."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
             await join(broker, "Bob")
@@ -585,8 +596,8 @@ class BrokerContract:
 
         self.run(test)
 
-    def test_what_was_published_before_leaving_still_arrives(self) -> None:
-        """Also in the same turn: before `left` is said, and before the others hear of it."""
+    def test_publication_just_before_a_leave_still_arrives(self) -> None:
+        """A publication in the same turn arrives before the leave is confirmed and announced."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
             await join(broker, "Bob")
@@ -594,18 +605,18 @@ class BrokerContract:
             known: list[list[str]] = []
 
             def left() -> None:
-                known.append([event["type"] for event in receiver.heard])
+                known.append([event["type"] for event in receiver.received])
 
             broker.publish(draft("last words"), receiver.answer)
             await broker.leave("a", member(), left)
-            await receiver.until_told(("join", "Alice"), ("leave", "Alice"))
+            await receiver.until_events(("join", "Alice"), ("leave", "Alice"))
             assert known == [["join", "message"]]
-            assert [event["type"] for event in receiver.heard] == ["join", "message", "leave"]
+            assert [event["type"] for event in receiver.received] == ["join", "message", "leave"]
 
         self.run(test)
 
-    def test_what_was_published_before_being_lost_still_arrives(self) -> None:
-        """It is kept, and delivered to the others."""
+    def test_publication_just_before_a_loss_still_arrives(self) -> None:
+        """A publication of a member that is lost is stored, and delivered to the others."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
             await join(broker, "Bob")
@@ -619,8 +630,8 @@ class BrokerContract:
 
         self.run(test)
 
-    def test_newcomer_finds_what_the_same_turn_published(self) -> None:
-        """It is in his entry, and delivered to those who were there before, not to him."""
+    def test_entry_has_publications_of_the_same_turn(self) -> None:
+        """They are in the newcomer's entry, and delivered to the earlier members first."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
             await join(broker, "Bob")
@@ -634,12 +645,13 @@ class BrokerContract:
 
             await broker.join(Entrance("a", member(), None, 50), enter)
             assert texts(entries[0]) == ["before"]
-            assert known == [["before"]], "it comes before whatever follows the entry"
+            assert known == [["before"]], "delivered before the entry is given"
 
         self.run(test)
 
-    def test_who_is_lost_and_back_in_time_was_never_away(self) -> None:
-        """Nobody hears of it; until then his name is in the room."""
+    def test_user_who_comes_back_in_time_is_not_announced(self) -> None:
+        """A lost user stays in the room until their time is over, and their return causes no
+        event."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
             await join(broker, "Bob")
@@ -656,14 +668,14 @@ class BrokerContract:
 
         self.run(test)
 
-    def test_who_is_lost_for_good_has_left(self) -> None:
-        """It is told after his time, once."""
+    def test_user_who_does_not_come_back_has_left(self) -> None:
+        """The leave is announced once, after the time to come back."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
             await join(broker, "Bob")
             await join(broker)
             broker.lose("a", member())
-            assert (await join(broker, "Bob")).online == 2  # and all has been heard
+            assert (await join(broker, "Bob")).online == 2  # and the broker has handled the loss
             self.tick(GRACE_TICKS - 1)
             assert (await join(broker, "Bob")).online == 2
             self.tick(2)
@@ -672,8 +684,8 @@ class BrokerContract:
 
         self.run(test)
 
-    def test_name_of_somebody_lost_may_be_taken(self) -> None:
-        """The others hear that he left, then that somebody came."""
+    def test_name_of_a_lost_user_can_be_taken(self) -> None:
+        """The others receive the leave of the lost user, then the join of the new one."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
             await join(broker, "Bob")
@@ -684,14 +696,15 @@ class BrokerContract:
             with pytest.raises(CommandError):
                 await join(broker)
             self.tick(2 * GRACE_TICKS)
-            await receiver.until_told(("join", "Alice"), ("leave", "Alice"), ("join", "ALICE"))
+            await receiver.until_events(("join", "Alice"), ("leave", "Alice"), ("join", "ALICE"))
 
         self.run(test)
 
     # Removals
 
     def test_removed_user_is_expelled_and_stays_out(self) -> None:
-        """What was published before arrives; the others hear of it when the user is gone."""
+        """Earlier publications arrive, the leave is announced after the last connection, and a join
+        is refused."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
             presence = self.presence_of(broker)
@@ -704,15 +717,15 @@ class BrokerContract:
             assert receiver.texts == ["spam"]
             assert receiver.events == [("join", "Alice")]
             broker.lose("a", member())
-            await receiver.until_told(("join", "Alice"), ("leave", "Alice"))
+            await receiver.until_events(("join", "Alice"), ("leave", "Alice"))
             with pytest.raises(CommandError) as caught:
                 await join(broker)
             assert caught.value.code == ErrorCode.FORBIDDEN
 
         self.run(test)
 
-    def test_nobody_is_removed_under_a_name_that_is_not_in_the_room(self) -> None:
-        """It is `not_found`, and nobody is expelled."""
+    def test_removal_of_an_absent_user_is_refused(self) -> None:
+        """The moderator gets `not_found`, and no user is expelled."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
             await join(broker)
@@ -727,35 +740,35 @@ class BrokerContract:
 
     # Outcomes
 
-    def test_sender_is_told_the_offset_once(self) -> None:
-        """Each sender hears of its own drafts, in their order, and of nothing else."""
+    def test_sender_gets_each_offset_once(self) -> None:
+        """Each sender is informed of its own drafts only, in their order."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
             await join(broker)
             for number in range(1, 7):
                 broker.publish(draft(str(number)), receiver.answers_to(number % 2))
-            await receiver.until(lambda: len(receiver.kept) == 6)
+            await receiver.until(lambda: len(receiver.confirmed) == 6)
             broker.publish(draft("7"))
             await receiver.until_delivered(7)
-            assert receiver.kept == [(number % 2, number) for number in range(1, 7)]
+            assert receiver.confirmed == [(number % 2, number) for number in range(1, 7)]
             assert receiver.answers == []
 
         self.run(test)
 
-    def test_sender_is_told_the_offset_without_a_member_too(self) -> None:
-        """A draft is kept in a room where this process has nobody."""
+    def test_sender_gets_the_offset_without_a_member(self) -> None:
+        """A draft is stored, and its sender informed, if this process has no member in the room."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
             broker.publish(draft("1"), receiver.answers_to("sender"))
             broker.publish(draft("2"), receiver.answers_to("another"))
-            await receiver.until(lambda: len(receiver.kept) == 2)
-            assert receiver.kept == [("sender", 1), ("another", 2)]
-            assert receiver.heard == []
+            await receiver.until(lambda: len(receiver.confirmed) == 2)
+            assert receiver.confirmed == [("sender", 1), ("another", 2)]
+            assert receiver.received == []
 
         self.run(test)
 
-    def test_duplicate_is_answered_to_its_sender_and_not_delivered(self) -> None:
-        """Sending again gives the sender the first one's offset, and nobody else anything."""
+    def test_duplicate_is_reported_to_its_sender_only(self) -> None:
+        """The sender of a repeated draft gets the first one's offset, and nothing is delivered."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
             await join(broker)
@@ -767,8 +780,8 @@ class BrokerContract:
 
         self.run(test)
 
-    def test_duplicate_is_answered_without_a_member_too(self) -> None:
-        """The answer is for the sender, wherever he is by now."""
+    def test_duplicate_is_reported_without_a_member(self) -> None:
+        """The sender is informed even if this process has no member in the room."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
             broker.publish(draft("first", id="i"), receiver.answer)
@@ -779,8 +792,8 @@ class BrokerContract:
 
         self.run(test)
 
-    def test_refused_change_is_answered_to_its_sender_and_not_delivered(self) -> None:
-        """`forbidden` or `not_found`, with the draft; the others hear nothing."""
+    def test_refused_change_is_reported_to_its_sender_only(self) -> None:
+        """The sender gets `forbidden` or `not_found`, and nothing is delivered."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
             await join(broker)
@@ -797,23 +810,24 @@ class BrokerContract:
 
     # Turns
 
-    def test_nothing_is_told_from_within_publish(self) -> None:
-        """Whoever publishes is not called back before he has finished."""
+    def test_publish_calls_nothing_back(self) -> None:
+        """Deliveries and outcomes follow after publish() has returned."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
             await join(broker)
             broker.publish(draft(id="i"), receiver.answer)
             broker.publish(draft(id="i"), receiver.answer)
             broker.publish(edit(9), receiver.answer)
-            assert (receiver.heard, receiver.answers, receiver.turns) == ([], [], [])
-            assert receiver.kept == []
+            assert (receiver.received, receiver.answers, receiver.turns) == ([], [], [])
+            assert receiver.confirmed == []
             await receiver.until_answered(2)
             await receiver.until_delivered(1)
 
         self.run(test)
 
-    def test_turn_is_kept_in_one_step_and_told_at_its_end(self) -> None:
-        """All of a turn is one batch, then it is delivered, then its end is told once."""
+    def test_turn_is_stored_in_one_step_and_delivered_at_its_end(self) -> None:
+        """A turn's drafts are one batch; its publications are delivered, and then its end is
+        reported once."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
             await join(broker, room="a")
@@ -832,7 +846,7 @@ class BrokerContract:
     # Reading
 
     def test_pages_are_those_of_the_history(self) -> None:
-        """`before` and `after` read what was published, up to their limits."""
+        """`before` and `after` return what was published, up to their limits."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
             await join(broker)
@@ -847,7 +861,8 @@ class BrokerContract:
         self.run(test)
 
     def test_page_is_bounded_in_bytes(self) -> None:
-        """What does not fit is `more`: of the oldest going back, of the newest going on."""
+        """A page that leaves out messages for their size has `more`: the oldest going back, the
+        newest going on."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
             await join(broker)
@@ -868,7 +883,7 @@ class BrokerContract:
         self.run(test)
 
     def test_search_is_that_of_the_history(self) -> None:
-        """What was published is found, up to the limit."""
+        """A search finds published messages, up to its limit."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
             await join(broker)
@@ -882,8 +897,9 @@ class BrokerContract:
 
     # A history that fails
 
-    def test_failed_turn_is_unavailable_to_each_of_its_senders(self) -> None:
-        """Nothing is delivered; what is published later is, without a hole."""
+    def test_failed_commit_is_reported_to_each_sender(self) -> None:
+        """Each sender gets `unavailable`, nothing is delivered, and later publications leave no
+        hole."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
             await join(broker)
@@ -904,8 +920,8 @@ class BrokerContract:
 
         self.run(test)
 
-    def test_join_that_fails_counts_nobody(self) -> None:
-        """It is `unavailable`; nothing is delivered until one succeeds, and nobody hears."""
+    def test_failed_join_counts_no_user(self) -> None:
+        """A join that fails is `unavailable`, causes no event, and starts no deliveries."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
             await join(broker, "Bob", "b")
@@ -918,13 +934,13 @@ class BrokerContract:
             broker.publish(draft("unheard", room="a"), receiver.answer)
             broker.publish(draft("heard", room="b"), receiver.answer)
             await receiver.until_delivered(1)
-            assert [event["type"] for event in receiver.heard] == ["message"]
+            assert [event["type"] for event in receiver.received] == ["message"]
             assert texts(await join(broker)) == ["unheard"]
 
         self.run(test)
 
-    def test_what_cannot_be_read_is_unavailable(self) -> None:
-        """Pages and searches, for as long as the disk fails."""
+    def test_pages_are_unavailable_while_the_disk_fails(self) -> None:
+        """Pages and searches are refused as `unavailable` until the disk can be read again."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
             await join(broker)
@@ -947,8 +963,8 @@ class BrokerContract:
 
         self.run(test)
 
-    def test_delivery_goes_on_while_nothing_can_be_read(self) -> None:
-        """What can be kept is delivered."""
+    def test_delivery_continues_while_the_disk_cannot_be_read(self) -> None:
+        """A publication that can be stored is delivered."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
             await join(broker)
@@ -959,8 +975,8 @@ class BrokerContract:
         self.run(test)
 
     @pytest.mark.parametrize("lost", [False, True])
-    def test_going_works_whatever_fails(self, lost: bool) -> None:
-        """Whoever goes has gone, and what he published is answered."""
+    def test_leave_and_loss_succeed_while_the_history_fails(self, lost: bool) -> None:
+        """A member that leaves or is lost is gone, and its last draft is answered."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
             await join(broker)
@@ -983,12 +999,12 @@ class BrokerContract:
 
 
 class SeveralBrokersContract(BrokerContract):
-    """What several brokers on the same rooms promise each other's members."""
+    """What several brokers on the same rooms do for the members of all processes."""
 
     def run_several(
         self, test: Callable[[list[Broker], list[Receiver]], Awaitable[None]], count: int = 2
     ) -> None:
-        """Run a test in a loop of its own, with so many brokers that are open."""
+        """Run a test in a loop of its own, with `count` open brokers."""
 
         async def body() -> None:
             self.rooms = new_rooms(self.faulty)
@@ -998,8 +1014,8 @@ class SeveralBrokersContract(BrokerContract):
 
         run_in_loop(body())
 
-    def test_all_processes_are_delivered_the_same(self) -> None:
-        """In the same order, gapless, each once, whoever published it."""
+    def test_all_processes_get_the_same_stream(self) -> None:
+        """Every process gets each publication once, in the same order and without holes."""
 
         async def test(brokers: list[Broker], receivers: list[Receiver]) -> None:
             for number, broker in enumerate(brokers):
@@ -1012,14 +1028,15 @@ class SeveralBrokersContract(BrokerContract):
                 await receiver.until_delivered(300)
                 assert receiver.delivered == receivers[0].delivered
                 assert receiver.offsets == list(range(1, 301))
-            for origin in range(3):  # and each one's in his own order
+            for origin in range(3):  # and those of each process in the order of its calls
                 own = [int(text) for text in receivers[0].texts if int(text) % 3 == origin]
                 assert own == sorted(own)
 
         self.run_several(test, 3)
 
     def test_removal_reaches_all_processes_with_members(self) -> None:
-        """Each expels the user's connections there; a process without the room hears nothing."""
+        """Each process with members of the room expels the user's connections; others are not
+        called."""
 
         async def test(brokers: list[Broker], receivers: list[Receiver]) -> None:
             await join(brokers[0])
@@ -1033,8 +1050,8 @@ class SeveralBrokersContract(BrokerContract):
 
         self.run_several(test, 3)
 
-    def test_other_processes_hear_of_joins_and_leaves(self) -> None:
-        """Once a user, in the order of things."""
+    def test_joins_and_leaves_reach_other_processes(self) -> None:
+        """They are announced once a user, in their order among the publications."""
 
         async def test(brokers: list[Broker], receivers: list[Receiver]) -> None:
             await join(brokers[0], "Bob")
@@ -1043,14 +1060,15 @@ class SeveralBrokersContract(BrokerContract):
             brokers[1].publish(draft("hi"), receivers[1].answer)
             await leave(brokers[1])
             await leave(brokers[1])
-            await receivers[0].until(lambda: len(receivers[0].heard) == 3)
-            assert [each["type"] for each in receivers[0].heard] == ["join", "message", "leave"]
+            await receivers[0].until(lambda: len(receivers[0].received) == 3)
+            assert [each["type"] for each in receivers[0].received] == ["join", "message", "leave"]
             assert receivers[1].events == []
 
         self.run_several(test)
 
-    def test_told_events_reach_the_other_processes_only(self) -> None:
-        """Those that have members in the room; whoever tells has told his own already."""
+    def test_told_events_reach_other_processes_only(self) -> None:
+        """They reach the processes with members in the room; the sender's own members have them
+        already."""
 
         async def test(brokers: list[Broker], receivers: list[Receiver]) -> None:
             for number, broker in enumerate(brokers[:3]):
@@ -1064,7 +1082,7 @@ class SeveralBrokersContract(BrokerContract):
             for receiver in receivers:
                 await receiver.until_delivered(1)
             typing = [
-                [event for event in receiver.heard if event["type"] == "typing"]
+                [event for event in receiver.received if event["type"] == "typing"]
                 for receiver in receivers
             ]
             assert typing == [[json.loads(payload)], [], [json.loads(payload)], []]
@@ -1072,7 +1090,7 @@ class SeveralBrokersContract(BrokerContract):
         self.run_several(test, 4)
 
     def test_names_are_unique_over_all_processes(self) -> None:
-        """Somebody else's is taken, one's own is not, wherever he is."""
+        """Another user's name is refused in every process, and a user's own name in none."""
 
         async def test(brokers: list[Broker], receivers: list[Receiver]) -> None:
             await join(brokers[0])
@@ -1089,15 +1107,15 @@ class SeveralBrokersContract(BrokerContract):
 
         self.run_several(test)
 
-    def test_who_is_lost_in_one_process_may_come_back_in_another(self) -> None:
-        """Nobody hears of it, in neither of them."""
+    def test_user_lost_in_one_process_can_come_back_in_another(self) -> None:
+        """A return in time causes no event in either process."""
 
         async def test(brokers: list[Broker], receivers: list[Receiver]) -> None:
             await join(brokers[0], "Bob")
             await join(brokers[1], "Eve")
             await join(brokers[0])
             brokers[0].lose("a", member())
-            assert (await join(brokers[0], "Bob")).online == 3  # the relay knows by now
+            assert (await join(brokers[0], "Bob")).online == 3  # the rooms have handled the loss
             self.tick(GRACE_TICKS - 1)
             assert (await join(brokers[1])).online == 3
             self.tick(2 * GRACE_TICKS)
@@ -1110,8 +1128,9 @@ class SeveralBrokersContract(BrokerContract):
 
         self.run_several(test)
 
-    def test_members_of_one_process_count_by_themselves(self) -> None:
-        """A room that is left in one process goes on in the other."""
+    def test_room_left_in_one_process_goes_on_in_another(self) -> None:
+        """A process without members gets no deliveries, and its next entry has what was
+        published."""
 
         async def test(brokers: list[Broker], receivers: list[Receiver]) -> None:
             await join(brokers[0])
@@ -1126,9 +1145,9 @@ class SeveralBrokersContract(BrokerContract):
 
         self.run_several(test)
 
-    def test_entries_under_fire_have_neither_hole_nor_overlap(self) -> None:
-        """While the other process publishes, each newcomer's entry and what is delivered from
-        then on are the whole stream."""
+    def test_entries_under_load_have_neither_hole_nor_overlap(self) -> None:
+        """While another process publishes, each newcomer's entry and later deliveries are the whole
+        stream."""
 
         async def test(brokers: list[Broker], receivers: list[Receiver]) -> None:
             seen: dict[str, list[int]] = {}

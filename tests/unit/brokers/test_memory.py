@@ -82,6 +82,6 @@ def test_there_is_nobody_else_to_tell() -> None:
         broker.open(delivery=receiver, receiver=receiver)
         await join(broker)
         broker.tell("a", typing("a", "Alice"))
-        assert receiver.heard == []
+        assert receiver.received == []
 
     asyncio.run(tell())

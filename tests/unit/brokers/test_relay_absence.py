@@ -157,7 +157,7 @@ def test_join_whose_reply_is_late_is_undone(rig: Run) -> None:
         assert other.events == [("join", "Alice"), ("leave", "Alice")]
         second.publish(draft())
         await rig.said()
-        assert receiver.heard == []
+        assert receiver.received == []
 
     rig(test)
 
@@ -355,7 +355,7 @@ class Process:
         self._plain(room, payload)
         if room not in self.at:
             return  # the last member has gone
-        event = self.receiver.heard[-1]
+        event = self.receiver.received[-1]
         if "offset" in event:
             epoch, newest = self.at[room]
             assert event["offset"] == newest + 1

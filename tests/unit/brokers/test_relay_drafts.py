@@ -66,7 +66,7 @@ def test_draft_that_was_kept_and_not_delivered_is_recognised(rig: Run, id: str |
             assert each.texts == ["0", "1", "1", "2", "3"]
             assert each.offsets == [1, 2, 3, 4, 5]
         assert receiver.answers == []
-        assert [offset for _, offset in receiver.kept] == [1, 2, 3, 4, 5]
+        assert [offset for _, offset in receiver.confirmed] == [1, 2, 3, 4, 5]
         assert rig.history.position("a").offset == 5
 
     rig(test)

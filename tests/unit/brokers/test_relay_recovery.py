@@ -269,7 +269,7 @@ def test_who_came_while_a_connection_was_gone_is_told(rig: Run) -> None:
         assert entry.online == 3
         await rig.connected()
         assert receiver.events == [("join", "Bob"), ("join", "Eve")]
-        assert receiver.heard[-1]["online"] == 3
+        assert receiver.received[-1]["online"] == 3
         rig.cut(broker)
         await until(lambda: not broker.connected)
         await rig.connected()
@@ -309,13 +309,13 @@ def test_crowd_is_told_its_number_after_a_gap(rig: Run) -> None:
             await join(second, f"user {number}")
         rig.tick(1)
         await rig.said()
-        receiver.heard.clear()
+        receiver.received.clear()
         rig.cut(broker)
         await until(lambda: not broker.connected)
         await rig.connected()
         rig.tick(1)
         await rig.said()
-        assert [event.get("online") for event in receiver.heard] == [CROWD + 2]
+        assert [event.get("online") for event in receiver.received] == [CROWD + 2]
 
     rig(test)
 
@@ -335,13 +335,13 @@ def test_room_that_was_a_crowd_is_resumed_in_silence(rig: Run) -> None:
         left = len(rig.names())
         assert left < CROWD
         assert len(broker._rooms["a"].known) == len(second._rooms["a"].known) == left
-        receiver.heard.clear()
-        other.heard.clear()
+        receiver.received.clear()
+        other.received.clear()
         await rig.restart()
         assert len(rig.names()) == left
         rig.tick()
         await rig.said()
-        assert receiver.heard == other.heard == []
+        assert receiver.received == other.received == []
 
     rig(test)
 

@@ -390,7 +390,7 @@ def test_members_of_a_connection_that_ends_are_lost(tmp_path: Path) -> None:
         assert place.rooms.user_count == 3
         for _ in range(20):
             place.rooms.tick()
-        await receiver.until_told(
+        await receiver.until_events(
             ("join", "Alice"), ("join", "Eve"), ("leave", "Alice"), ("leave", "Eve")
         )
         await leave(broker, "Bob")
@@ -454,7 +454,7 @@ def test_request_that_waits_when_its_connection_ends_is_undone(tmp_path: Path) -
         await asyncio.sleep(0.02)
         assert place.rooms.user_count == 1
         slow.gate.set()
-        await receiver.until_told(("join", "Alice"), ("join", "Eve"))
+        await receiver.until_events(("join", "Alice"), ("join", "Eve"))
         for _ in range(20):
             place.rooms.tick()
         await receiver.until(lambda: len(receiver.events) == 4)
