@@ -50,7 +50,7 @@ class Receiver(Protocol):
 class Broker(Protocol):
     """How a process publishes to rooms and has members in them.
 
-    Every broker keeps this contract, and `tests/contracts/broker.py` tests it:
+    Every broker keeps this contract, and `tests/contracts/broker` tests it:
 
     * All processes with members in a room are delivered the same publications in the
       same order, with gapless offsets, each once. Nothing is delivered that is not

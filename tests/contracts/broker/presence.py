@@ -1,0 +1,210 @@
+"""The contract of brokers: the users of a room, and their removal."""
+
+from __future__ import annotations
+
+import pytest
+
+from contracts.broker.base import Contract, Receiver, join, leave, member, texts
+from contracts.history import draft
+from fastchat.brokers import Broker
+from fastchat.errors import CommandError, ErrorCode
+from fastchat.rooms import Entrance, Entry, Removal
+from fastchat.rooms.members import GRACE_TICKS
+
+
+class PresenceContract(Contract):
+    """Joins, leaves, losses and removals are announced once a user."""
+
+    # Presence
+
+    def test_name_of_another_user_is_refused(self) -> None:
+        """The refused user is not counted, gets no deliveries, and no member hears of the
+        attempt."""
+
+        async def test(broker: Broker, receiver: Receiver) -> None:
+            await join(broker, "Bob", "b")
+            await join(broker, "Alice")
+            for _ in range(2):
+                with pytest.raises(CommandError) as caught:
+                    await join(broker, member("ALICE", by="Eve"))
+                refusal = caught.value
+                assert (refusal.code, refusal.temporary) == (ErrorCode.USERNAME_TAKEN, True)
+            assert (await join(broker, "Joe")).online == 2
+            await receiver.until_events(("join", "Joe"))
+            await leave(broker, "Alice")
+            await leave(broker, "Joe")
+            broker.publish(draft("unheard"), receiver.answer)
+            broker.publish(draft("heard", room="b"), receiver.answer)
+            await receiver.until_delivered(1)
+
+        self.run(test)
+
+    def test_joins_and_leaves_are_announced_once_a_user(self) -> None:
+        """A user's second connection causes no event, nor does the end of the first of two."""
+
+        async def test(broker: Broker, receiver: Receiver) -> None:
+            await join(broker, "Bob")
+            await join(broker, "Alice")
+            await join(broker, "Alice")
+            await receiver.until_events(("join", "Alice"))
+            await leave(broker)
+            assert (await join(broker, "Eve")).online == 3
+            await leave(broker)
+            await receiver.until_events(("join", "Alice"), ("join", "Eve"), ("leave", "Alice"))
+
+        self.run(test)
+
+    def test_join_is_announced_before_the_entry_is_given(self) -> None:
+        """A newcomer does not receive the event of their own join."""
+
+        async def test(broker: Broker, receiver: Receiver) -> None:
+            await join(broker, "Bob")
+            known: list[list[tuple[str, str]]] = []
+            await broker.join(
+                Entrance("a", member(), None, 50), lambda entry: known.append(receiver.events)
+            )
+            assert known == [[("join", "Alice")]]
+
+        self.run(test)
+
+    def test_publication_just_before_a_leave_still_arrives(self) -> None:
+        """A publication in the same turn arrives before the leave is confirmed and announced."""
+
+        async def test(broker: Broker, receiver: Receiver) -> None:
+            await join(broker, "Bob")
+            await join(broker)
+            known: list[list[str]] = []
+
+            def left() -> None:
+                known.append([event["type"] for event in receiver.received])
+
+            broker.publish(draft("last words"), receiver.answer)
+            await broker.leave("a", member(), left)
+            await receiver.until_events(("join", "Alice"), ("leave", "Alice"))
+            assert known == [["join", "message"]]
+            assert [event["type"] for event in receiver.received] == ["join", "message", "leave"]
+
+        self.run(test)
+
+    def test_publication_just_before_a_loss_still_arrives(self) -> None:
+        """A publication of a member that is lost is stored, and delivered to the others."""
+
+        async def test(broker: Broker, receiver: Receiver) -> None:
+            await join(broker, "Bob")
+            await join(broker)
+            broker.publish(draft("last words"), receiver.answer)
+            broker.lose("a", member())
+            await receiver.until_delivered(1)
+            broker.publish(draft("last one's", by="Bob"), receiver.answer)
+            broker.lose("a", member("Bob"))
+            assert texts(await join(broker, "Eve")) == ["last words", "last one's"]
+
+        self.run(test)
+
+    def test_entry_has_publications_of_the_same_turn(self) -> None:
+        """They are in the newcomer's entry, and delivered to the earlier members first."""
+
+        async def test(broker: Broker, receiver: Receiver) -> None:
+            await join(broker, "Bob")
+            broker.publish(draft("before"), receiver.answer)
+            known: list[list[str]] = []
+            entries: list[Entry] = []
+
+            def enter(entry: Entry) -> None:
+                known.append(receiver.texts)
+                entries.append(entry)
+
+            await broker.join(Entrance("a", member(), None, 50), enter)
+            assert texts(entries[0]) == ["before"]
+            assert known == [["before"]], "delivered before the entry is given"
+
+        self.run(test)
+
+    def test_user_who_comes_back_in_time_is_not_announced(self) -> None:
+        """A lost user stays in the room until their time is over, and their return causes no
+        event."""
+
+        async def test(broker: Broker, receiver: Receiver) -> None:
+            await join(broker, "Bob")
+            await join(broker)
+            broker.lose("a", member())
+            entry = await join(broker, "Eve")
+            assert list(entry.users) == ["Bob", "Alice", "Eve"]
+            self.tick(GRACE_TICKS - 1)
+            assert (await join(broker)).online == 3
+            self.tick(2 * GRACE_TICKS)
+            broker.publish(draft(), receiver.answer)
+            await receiver.until_delivered(1)
+            assert receiver.events == [("join", "Alice"), ("join", "Eve")]
+
+        self.run(test)
+
+    def test_user_who_does_not_come_back_has_left(self) -> None:
+        """The leave is announced once, after the time to come back."""
+
+        async def test(broker: Broker, receiver: Receiver) -> None:
+            await join(broker, "Bob")
+            await join(broker)
+            broker.lose("a", member())
+            assert (await join(broker, "Bob")).online == 2  # and the broker has handled the loss
+            self.tick(GRACE_TICKS - 1)
+            assert (await join(broker, "Bob")).online == 2
+            self.tick(2)
+            assert (await join(broker, "Bob")).online == 1
+            assert receiver.events == [("join", "Alice"), ("leave", "Alice")]
+
+        self.run(test)
+
+    def test_name_of_a_lost_user_can_be_taken(self) -> None:
+        """The others receive the leave of the lost user, then the join of the new one."""
+
+        async def test(broker: Broker, receiver: Receiver) -> None:
+            await join(broker, "Bob")
+            await join(broker)
+            broker.lose("a", member())
+            entry = await join(broker, member("ALICE", by="thief"))
+            assert list(entry.users) == ["Bob", "ALICE"]
+            with pytest.raises(CommandError):
+                await join(broker)
+            self.tick(2 * GRACE_TICKS)
+            await receiver.until_events(("join", "Alice"), ("leave", "Alice"), ("join", "ALICE"))
+
+        self.run(test)
+
+    # Removals
+
+    def test_removed_user_is_expelled_and_stays_out(self) -> None:
+        """Earlier publications arrive, the leave is announced after the last connection, and a join
+        is refused."""
+
+        async def test(broker: Broker, receiver: Receiver) -> None:
+            presence = self.presence_of(broker)
+            await join(broker, "Bob")
+            await join(broker)
+            broker.publish(draft("spam"), receiver.answer)
+            assert await presence.remove(Removal("a", "alice", 60, "Mod")) == "Alice"
+            await receiver.until(lambda: bool(receiver.expelled))
+            assert receiver.expelled == [("a", member().author, 60)]
+            assert receiver.texts == ["spam"]
+            assert receiver.events == [("join", "Alice")]
+            broker.lose("a", member())
+            await receiver.until_events(("join", "Alice"), ("leave", "Alice"))
+            with pytest.raises(CommandError) as caught:
+                await join(broker)
+            assert caught.value.code == ErrorCode.FORBIDDEN
+
+        self.run(test)
+
+    def test_removal_of_an_absent_user_is_refused(self) -> None:
+        """The moderator gets `not_found`, and no user is expelled."""
+
+        async def test(broker: Broker, receiver: Receiver) -> None:
+            await join(broker)
+            for room, name in (("a", "Bob"), ("b", "Alice")):
+                with pytest.raises(CommandError) as caught:
+                    await self.presence_of(broker).remove(Removal(room, name, 60, "Mod"))
+                assert caught.value.code == ErrorCode.NOT_FOUND
+            assert (await join(broker, "Eve")).online == 2
+            assert receiver.expelled == []
+
+        self.run(test)
