@@ -1,4 +1,4 @@
-"""The benchmark runs, and checks what it measures."""
+"""The benchmarks run and check what they measure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TINY = "--rounds 1 --placements free --rooms 2 --members 5 --measure-ms 100 --me
 
 
 def test_quick_run_fills_every_group(tmp_path: Path) -> None:
-    """A quick run ends well, prints its clocks and writes a figure for every row."""
+    """A quick run succeeds, prints its clocks and writes a figure for every row."""
     result = tmp_path / "figures.json"
     run = subprocess.run(
         [sys.executable, BENCH, "--quick", "--clients", "10", "--json", result],
@@ -35,8 +35,8 @@ def test_quick_run_fills_every_group(tmp_path: Path) -> None:
     assert str(tmp_path) not in text
 
 
-def test_workers_are_measured_in_every_section(tmp_path: Path) -> None:
-    """A tiny run with two workers ends well and writes figures of every section."""
+def test_run_with_workers_fills_every_section(tmp_path: Path) -> None:
+    """A small run with two workers succeeds and writes figures for every section."""
     result = tmp_path / "figures.json"
     run = subprocess.run(
         [
@@ -65,8 +65,8 @@ def test_workers_are_measured_in_every_section(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="Chromium is not installed")
-def test_page_is_measured(tmp_path: Path) -> None:
-    """A quick run has a figure of memory, of frames and of the first visit."""
+def test_run_of_the_page_measures_memory_frames_and_first_visit(tmp_path: Path) -> None:
+    """A quick run of the page gives figures of memory, of frames and of the first visit."""
     result = tmp_path / "figures.json"
     run = subprocess.run(
         [sys.executable, BENCH.with_name("page.py"), "--quick", "--json", result],
@@ -81,8 +81,8 @@ def test_page_is_measured(tmp_path: Path) -> None:
     assert all(row["median"] > 0 for row in rows if not row["variant"].startswith("long tasks"))
 
 
-def test_wrong_arguments_are_refused_in_a_sentence() -> None:
-    """A count of clients that makes no sense is refused with exit status 2."""
+def test_invalid_arguments_are_refused_with_a_sentence() -> None:
+    """An invalid count of clients is refused with exit status 2."""
     run = subprocess.run(
         [sys.executable, BENCH, "--clients", "ten"],
         capture_output=True,

@@ -1,4 +1,5 @@
-"""RFC 6455 as an independent suite sees it, and the echo that it needs."""
+"""RFC 6455 as the independent Autobahn|Testsuite checks it, and the echo endpoint that the suite
+needs."""
 
 from __future__ import annotations
 
@@ -44,8 +45,8 @@ def client(server: Server) -> Iterator[Client]:
 # The suite
 
 
-def test_suite_finds_nothing(tmp_path: Path) -> None:
-    """Sections 1 to 7 and 10 of the Autobahn|Testsuite, each case as it should be."""
+def test_suite_finds_no_failure(tmp_path: Path) -> None:
+    """Each case of sections 1 to 7 and 10 of the Autobahn|Testsuite passes."""
     try:
         set_up()
     except NotHere as reason:
@@ -56,8 +57,8 @@ def test_suite_finds_nothing(tmp_path: Path) -> None:
     assert set(failures(cases)) <= KNOWN
 
 
-def test_wrong_case_is_found() -> None:
-    """A failure, of a case or of its close, is told; what is only strict is none."""
+def test_failed_case_is_reported() -> None:
+    """A failure, of a case or of its close, is reported; a case that is only non-strict is not."""
     right = {"behavior": "OK", "behaviorClose": "OK"}
     cases = {
         "10.1.1": {**right, "behavior": "FAILED"},
@@ -70,8 +71,8 @@ def test_wrong_case_is_found() -> None:
     assert failures(cases) == ["2.1", "2.10", "10.1.1"]
 
 
-def test_suite_without_python_2_says_so(tmp_path: Path) -> None:
-    """Who has no Python 2.7 is told what is missing, by a status of its own."""
+def test_missing_python_2_is_reported(tmp_path: Path) -> None:
+    """Without Python 2.7 the suite says what is missing, with an exit status of its own."""
     script = Path(__file__).parents[2] / "conformance" / "run.py"
     environment = {"PATH": str(tmp_path), "PYENV_ROOT": str(tmp_path), "HOME": str(tmp_path)}
     ended = subprocess.run(
@@ -90,15 +91,16 @@ def test_suite_without_python_2_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 65535, 65536])
-def test_message_comes_back(client: Client, opcode: int, size: int) -> None:
-    """Of its kind, in one frame."""
+def test_message_is_echoed(client: Client, opcode: int, size: int) -> None:
+    """A message is echoed with its own type, in one frame."""
     payload = (b"\xff\x00\xfe" if opcode == BINARY else b"abc") * (size // 3 + 1)
     client.send_frame(opcode, payload[:size])
     assert client.receive_frame() == Frame(opcode, payload[:size])
 
 
-def test_fragments_come_back_as_one(client: Client) -> None:
-    """The kind is the first fragment's; a ping in between is answered in between."""
+def test_fragments_are_echoed_as_one_message(client: Client) -> None:
+    """The echo has the first fragment's type, and a ping between fragments is answered between
+    them."""
     for opcode, parts in ((BINARY, [b"\xff", b"\x00", b""]), (TEXT, [b"\xc3", b"", b"\xa9"])):
         client.send_frame(opcode, parts[0], fin=False)
         client.send_frame(PING, b"now")
@@ -124,18 +126,18 @@ def test_fragments_come_back_as_one(client: Client) -> None:
     ],
     ids=str,
 )
-def test_echo_is_as_strict_as_the_chat(
+def test_echo_refuses_what_the_chat_refuses(
     server: Server, frames: list[tuple[int, bytes, bool]], code: int
 ) -> None:
-    """What it does not give back it closes, as the session of the chat does."""
+    """Invalid frames close the echo's connection, as they close the chat's."""
     with connected(server.port, "/_echo") as client:
         for opcode, payload, fin in frames:
             client.send_frame(opcode, payload, fin=fin)
         assert client.receive_end() == code
 
 
-def test_echo_outlives_the_deadline_of_a_join() -> None:
-    """Nothing can be joined here."""
+def test_echo_has_no_deadline_for_a_join() -> None:
+    """The deadline for joining a room does not apply to the echo."""
     with (
         serving(debug_echo=True, join_timeout=0.1) as server,
         connected(server.port, "/_echo") as client,
@@ -144,16 +146,16 @@ def test_echo_outlives_the_deadline_of_a_join() -> None:
 
 
 @pytest.mark.parametrize("fin", [True, False])
-def test_chat_beside_it_takes_nothing_binary(server: Server, fin: bool) -> None:
-    """`/ws` is what it always is, also under `--debug-echo`."""
+def test_chat_beside_the_echo_refuses_binary_messages(server: Server, fin: bool) -> None:
+    """`/ws` behaves as usual under `--debug-echo`."""
     with connected(server.port, "/ws?username=Alice") as client:
         client.receive_type("joined")
         client.send_frame(BINARY, b"{}", fin=fin)
         assert client.receive_end() == 1003
 
 
-def test_echo_is_not_there_unless_asked_for() -> None:
-    """404, as for any other path."""
+def test_echo_is_off_by_default() -> None:
+    """By default the echo's path gets 404, as any other path."""
     with serving() as server, wired(server.port) as wire:
         wire.write(request("/_echo", HANDSHAKE.items()))
         response = wire.read_response()
@@ -163,8 +165,8 @@ def test_echo_is_not_there_unless_asked_for() -> None:
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
-def test_echo_is_for_this_machine_only(host: str, workers: str, tmp_path: Path) -> None:
-    """Where others could reach it the server does not start."""
+def test_echo_is_refused_on_public_addresses(host: str, workers: str, tmp_path: Path) -> None:
+    """With `--debug-echo` on a public address the server does not start."""
     arguments = ["--host", host, "--port", "0", "--workers", workers, "--data", str(tmp_path)]
     ended = subprocess.run(
         [sys.executable, "-m", "fastchat", "serve", "--debug-echo", *arguments],

@@ -1,4 +1,4 @@
-"""The examples run, and do what they say."""
+"""The examples run as their descriptions say."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ def test_broadcast_reaches_all_three() -> None:
 HELLO = b'{"hello":"everyone"}'
 
 
-def test_picows_server_repeats_what_anybody_says() -> None:
-    """The hub works in a picows server that is not ours, and closes when asked to."""
+def test_picows_server_broadcasts_every_message() -> None:
+    """The hub works in another picows server, and closes when it is asked to."""
     port = _free_port()
     server = subprocess.Popen([sys.executable, EXAMPLES / "picows_server.py", str(port)])
     try:
         wait_until(lambda: _listens(port), timeout_s=20 * TIMEOUT_UNIT_S)
-        asyncio.run(asyncio.wait_for(_talk(port), 10 * TIMEOUT_UNIT_S))
+        asyncio.run(asyncio.wait_for(_chat_with(port), 10 * TIMEOUT_UNIT_S))
     finally:
         server.terminate()
         server.wait(10 * TIMEOUT_UNIT_S)
 
 
-async def _talk(port: int) -> None:
+async def _chat_with(port: int) -> None:
     url = f"ws://127.0.0.1:{port}/"
     async with websockets.connect(url) as one, websockets.connect(url) as other:
         await one.send("hello")

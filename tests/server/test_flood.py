@@ -1,4 +1,4 @@
-"""Floods of every kind against a real server: what is refused, how, and what others notice."""
+"""Floods of every kind against a real server: which limits apply, and what other clients notice."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from support.raw_websocket import HANDSHAKE, PONG, Client, connected, frame, req
 from support.server import TIMEOUT_UNIT_S, Server, running_server, wait_until
 
 SESSION = "s" * 16
-#: A server of one process, and one of several, where what is limited is counted elsewhere.
+#: A server of one process, and one of several, where the counts are kept in another process.
 SERVERS = pytest.mark.parametrize("workers", ["1", "2"])
 
 
@@ -34,7 +34,7 @@ def serving(data: Path, *arguments: str, workers: str = "1") -> Iterator[Server]
 def enter(
     server: Server, name: str, room: str = "lobby", forwarded: str | None = None, **fields: Any
 ) -> Client:
-    """A client that is in a room, `forwarded` for an address; AssertionError if not let in."""
+    """Join a room, with `forwarded` as the client's address; raises AssertionError if refused."""
     headers = None if forwarded is None else {"X-Forwarded-For": forwarded}
     client = Client(server.port, headers=headers)
     client.join(username=name, room=room, **fields)
@@ -42,15 +42,15 @@ def enter(
 
 
 def snapshots(server: Server) -> dict[str, dict[str, Any]]:
-    """What its parts have counted."""
+    """Return the snapshots of the counters of all processes."""
     arguments = server.process.args
     assert isinstance(arguments, list)
     data = Path(arguments[arguments.index("--data") + 1])
     return asyncio.run(ask(data, 5 * TIMEOUT_UNIT_S))
 
 
-def fate(client: Client) -> str:
-    """Whether a connection lives, or why not."""
+def connection_state(client: Client) -> str:
+    """Return whether a connection is live, or else why it ended."""
     client.send({"type": "ping", "ref": "fate"})
     while True:
         event = client.receive()
@@ -67,7 +67,8 @@ def say(client: Client, *texts: str) -> None:
 
 
 def outcomes(client: Client, count: int) -> tuple[list[str], dict[str, dict[str, Any]]]:
-    """What became of so many messages of one client: what was published, and the refusals."""
+    """Return the outcomes of this number of a client's messages: the publications and the
+    refusals."""
     published: list[str] = []
     refused: dict[str, dict[str, Any]] = {}
     while len(published) + len(refused) < count:
@@ -85,19 +86,23 @@ def outcomes(client: Client, count: int) -> tuple[list[str], dict[str, dict[str,
 
 
 @SERVERS
-def test_address_has_just_as_many_connections_as_it_may(tmp_path: Path, workers: str) -> None:
-    """Of two hundred a hundred live; the others are told so where a browser can read it."""
+def test_address_has_exactly_its_limit_of_connections(tmp_path: Path, workers: str) -> None:
+    """Of two hundred connections a hundred live; the others get the reason in an event that a
+    browser can read."""
     limit = ("--max-address-connections", "100")
     with serving(tmp_path, *limit, workers=workers) as server, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(connected(server.port)) for _ in range(200)]
         wait_until(lambda: refusals(server, "address") == 100)
-        fates = [fate(client) for client in clients]
+        fates = [connection_state(client) for client in clients]
         assert Counter(fates) == {"lives": 100, "too many connections from this address": 100}
         clients[fates.index("lives")].close()
         wait_until(lambda: connections(server) == 99)
         late = [stack.enter_context(connected(server.port)) for _ in range(2)]
         wait_until(lambda: refusals(server, "address") == 101)
-        assert sorted(map(fate, late)) == ["lives", "too many connections from this address"]
+        assert sorted(map(connection_state, late)) == [
+            "lives",
+            "too many connections from this address",
+        ]
 
 
 def connections(server: Server) -> int:
@@ -105,14 +110,14 @@ def connections(server: Server) -> int:
 
 
 def refusals(server: Server, limit: str) -> int:
-    """Connections that were one too many."""
+    """Return the number of connections that this limit has refused."""
     parts = snapshots(server).values()
     return sum(part.get("turned_away", {}).get(limit, 0) for part in parts)
 
 
 @SERVERS
-def test_user_has_just_as_many_connections_as_he_may(tmp_path: Path, workers: str) -> None:
-    """By his session; another user is let in."""
+def test_user_has_exactly_their_limit_of_connections(tmp_path: Path, workers: str) -> None:
+    """A user is recognised by their session, and another user is admitted."""
     with (
         serving(tmp_path, "--max-user-connections", "3", workers=workers) as server,
         contextlib.ExitStack() as stack,
@@ -122,21 +127,21 @@ def test_user_has_just_as_many_connections_as_he_may(tmp_path: Path, workers: st
             for _ in range(8)
         ]
         wait_until(lambda: refusals(server, "user") == 5)
-        fates = Counter(fate(client) for client in clients)
+        fates = Counter(connection_state(client) for client in clients)
         assert fates == {"lives": 3, "too many connections of this user": 5}
         with contextlib.closing(enter(server, "Bob")) as bob:
-            assert fate(bob) == "lives"
+            assert connection_state(bob) == "lives"
 
 
 @SERVERS
-def test_server_has_just_as_many_connections_as_it_may(tmp_path: Path, workers: str) -> None:
+def test_server_has_exactly_its_limit_of_connections(tmp_path: Path, workers: str) -> None:
     with (
         serving(tmp_path, "--max-connections", "20", workers=workers) as server,
         contextlib.ExitStack() as stack,
     ):
         clients = [stack.enter_context(connected(server.port)) for _ in range(30)]
         wait_until(lambda: refusals(server, "connections") == 10)
-        fates = Counter(fate(client) for client in clients)
+        fates = Counter(connection_state(client) for client in clients)
         assert fates == {"lives": 20, "the server is full": 10}
 
 
@@ -150,12 +155,13 @@ def handshake(server: Server, *forwarded: str) -> tuple[int, dict[str, str]]:
         return response.status, response.headers
 
 
-def test_flood_of_handshakes_is_refused_cheaply(tmp_path: Path) -> None:
-    """503 and a time to come back, without a session; who is connected notices nothing."""
+def test_flood_of_handshakes_is_refused_without_a_session(tmp_path: Path) -> None:
+    """A flood of handshakes gets 503 with a time to reconnect, without a session, and connected
+    clients notice nothing."""
     with serving(tmp_path) as server, contextlib.closing(enter(server, "Ann")) as ann:
         answers = [handshake(server) for _ in range(1000)]
         refused = [headers for status, headers in answers if status == 503]
-        # Twenty seconds' worth at once, twenty a second in the long run.
+        # The burst is worth twenty seconds; in the long run the rate is twenty a second.
         assert 300 < len(refused) < 601
         assert {status for status, _ in answers} == {101, 503}
         assert all(int(headers["retry-after"]) > 0 for headers in refused)
@@ -166,7 +172,7 @@ def test_flood_of_handshakes_is_refused_cheaply(tmp_path: Path) -> None:
 
 
 def test_forwarded_for_counts_from_trusted_proxies_only(tmp_path: Path) -> None:
-    """A header that anybody may send changes nothing; nor does what stands left of the client."""
+    """A forged header changes nothing, and nor does its part before the client's address."""
     limits = ("--address-handshake-rate", "0.05")
     with serving(tmp_path / "a", *limits) as server:
         assert handshake(server, "198.51.100.1")[0] == 101
@@ -184,8 +190,8 @@ def test_forwarded_for_counts_from_trusted_proxies_only(tmp_path: Path) -> None:
 # Messages
 
 
-def test_flood_of_messages_is_throttled_and_then_ended(tmp_path: Path) -> None:
-    """Its sender is refused, then closed with 4504; others talk on as if nothing happened."""
+def test_flood_of_messages_is_throttled_and_then_closed(tmp_path: Path) -> None:
+    """The flooding client is refused, then closed with 4504, while others talk undisturbed."""
     with (
         serving(tmp_path) as server,
         contextlib.closing(enter(server, "Ann")) as ann,
@@ -196,7 +202,7 @@ def test_flood_of_messages_is_throttled_and_then_ended(tmp_path: Path) -> None:
         flood.start()
         assert max(latencies(ann, 20)) < 1 * TIMEOUT_UNIT_S
         kinds: Counter[str] = Counter()
-        with contextlib.suppress(AssertionError):  # a close frame
+        with contextlib.suppress(AssertionError):  # A close frame.
             while True:
                 event = eve.receive()
                 kinds[event.get("code", event["type"])] += 1
@@ -204,14 +210,14 @@ def test_flood_of_messages_is_throttled_and_then_ended(tmp_path: Path) -> None:
                     break
         flood.join(10 * TIMEOUT_UNIT_S)
         assert not flood.is_alive()
-        # Its burst, and what a second or two bring; each refusal is a tenth of an error.
+        # The burst, and the tokens of a second or two; each refusal counts as a tenth of an error.
         assert 40 <= kinds["message"] < 150
         assert 150 < kinds["rate_limited"] < 300
         wait_until(lambda: snapshots(server)["server"]["closes"].get("4504") == 1)
 
 
 def latencies(client: Client, count: int) -> list[float]:
-    """How long it takes until a client's own message is back."""
+    """Return the times until a client's own messages have arrived."""
     took = []
     for number in range(count):
         begun = time.monotonic()
@@ -231,8 +237,9 @@ def write_until_closed(client: Client) -> None:
 
 
 @SERVERS
-def test_user_has_one_budget_for_all_his_connections(tmp_path: Path, workers: str) -> None:
-    """Also where they are connected to different processes; another has his own."""
+def test_user_has_one_budget_for_all_connections(tmp_path: Path, workers: str) -> None:
+    """The connections of a user share one budget, even in different processes; another user has
+    another."""
     limits = ("--user-rate", "0.2", "--user-burst", "10", "--max-errors", "0")
     with serving(tmp_path, *limits, workers=workers) as server, contextlib.ExitStack() as stack:
         tabs = [
@@ -250,8 +257,8 @@ def test_user_has_one_budget_for_all_his_connections(tmp_path: Path, workers: st
 
 
 @SERVERS
-def test_room_can_be_slow_for_everybody(tmp_path: Path, workers: str) -> None:
-    """`--room-rate` is a slow mode; what is refused is not published, and may be sent again."""
+def test_room_rate_slows_a_room_for_all_users(tmp_path: Path, workers: str) -> None:
+    """`--room-rate` limits a room; a refused message is not published and can be sent again."""
     limits = ("--room-rate", "2", "--room-burst", "3")
     with serving(tmp_path, *limits, workers=workers) as server, contextlib.ExitStack() as stack:
         ann, bob = (
@@ -264,7 +271,7 @@ def test_room_can_be_slow_for_everybody(tmp_path: Path, workers: str) -> None:
         say(bob, "b1")
         published, refused = outcomes(bob, 1)
         assert not published
-        # Its id was not remembered: the same message sent again is published, once.
+        # A refused id is not remembered: the same message sent again is published, once.
         time.sleep(refused["b1"]["retry_after_ms"] / 1000)
         say(bob, "b1")
         assert bob.receive_type("message")["text"] == "b1"
@@ -273,8 +280,8 @@ def test_room_can_be_slow_for_everybody(tmp_path: Path, workers: str) -> None:
         assert cid.receive_type("message")["text"] == "c1"
 
 
-def test_outbox_of_a_page_gets_through_at_once(tmp_path: Path) -> None:
-    """What a page has written while it was offline, and again in doubt, is no flood."""
+def test_outbox_of_a_page_is_within_the_limits(tmp_path: Path) -> None:
+    """The messages that a page has written offline, and sends twice if in doubt, are no flood."""
     with serving(tmp_path) as server:
         for _ in range(2):
             with contextlib.closing(enter(server, "Ann", session=SESSION)) as ann:
@@ -298,7 +305,7 @@ def test_edits_deletions_and_reactions_count_as_messages(tmp_path: Path) -> None
         assert (error["code"], error["ref"]) == ("rate_limited", "r")
 
 
-def test_too_much_typing_is_dropped_and_nothing_said(tmp_path: Path) -> None:
+def test_excess_typing_is_dropped_silently(tmp_path: Path) -> None:
     with (
         serving(tmp_path) as server,
         contextlib.closing(enter(server, "Ann")) as ann,
@@ -317,16 +324,16 @@ def test_too_much_typing_is_dropped_and_nothing_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "sent", [text({"type": "typing"}), frame(PONG, b"")], ids=["typing", "pongs"]
 )
-def test_flood_of_what_is_not_answered_is_ended(tmp_path: Path, sent: bytes) -> None:
-    """It costs the server a processor, were it only read."""
+def test_flood_of_unanswered_frames_is_closed(tmp_path: Path, sent: bytes) -> None:
+    """Frames without a reply cost the server time to read, so a flood of them is closed."""
     with serving(tmp_path) as server, contextlib.closing(enter(server, "Eve")) as eve:
         with contextlib.suppress(OSError):
             eve.write(sent * 20_000)
         wait_until(lambda: snapshots(server)["server"]["closes"].get("4504") == 1)
 
 
-def test_address_cannot_fill_a_room(tmp_path: Path) -> None:
-    """However many guests it sends: others get a word in."""
+def test_one_address_cannot_use_up_a_room_s_rate(tmp_path: Path) -> None:
+    """However many users one address connects, other users can send messages."""
     limits = ("--address-message-rate", "1", "--room-rate", "1", "--room-burst", "20")
     with serving(tmp_path, *limits, "--trusted-proxy", "127.0.0.1") as server:
         crowd = [enter(server, f"eve{number}", forwarded="192.0.2.1") for number in range(5)]
@@ -341,8 +348,8 @@ def test_address_cannot_fill_a_room(tmp_path: Path) -> None:
             eve.close()
 
 
-def test_address_that_says_nothing_keeps_nobody_out(tmp_path: Path) -> None:
-    """What it opens and holds without a WebSocket is counted too, and others find a place."""
+def test_silent_connections_of_an_address_are_limited(tmp_path: Path) -> None:
+    """Connections without a WebSocket count for their address, too, so others are admitted."""
     with (
         running_server("--data", str(tmp_path), open_files=256) as server,
         contextlib.ExitStack() as stack,
@@ -358,8 +365,8 @@ def test_address_that_says_nothing_keeps_nobody_out(tmp_path: Path) -> None:
         assert other.recv(12) == b"HTTP/1.1 200"
 
 
-def test_many_reads_are_refused(tmp_path: Path) -> None:
-    """Pages of the history cost the server more than whoever asks for them."""
+def test_flood_of_history_requests_is_refused(tmp_path: Path) -> None:
+    """Pages of the history are limited, because they cost the server more than the client."""
     with serving(tmp_path) as server, contextlib.closing(enter(server, "Ann")) as ann:
         ann.write(b"".join(text({"type": "history", "limit": 300}) for _ in range(300)))
         kinds = Counter(event.get("code", event["type"]) for event in receive(ann, 300))
@@ -375,8 +382,8 @@ def receive(client: Client, count: int) -> list[dict[str, Any]]:
 
 
 @SERVERS
-def test_random_rooms_are_refused_after_the_cap(tmp_path: Path, workers: str) -> None:
-    """And when they are left, nothing is left of them."""
+def test_rooms_of_a_connection_are_limited(tmp_path: Path, workers: str) -> None:
+    """Random rooms are refused beyond the limit, and empty rooms leave nothing behind."""
     limits = ("--max-rooms", "500", "--max-connection-rooms", "0", "--new-room-rate", "0")
     rates = ("--command-rate", "0", "--address-command-rate", "0", "--max-errors", "0")
     more = (*rates, "--max-lag-bytes", "1000000000")
@@ -400,15 +407,16 @@ def test_random_rooms_are_refused_after_the_cap(tmp_path: Path, workers: str) ->
 
 
 def user_count(server: Server) -> int:
-    """In all rooms; a room is there as long as there is one."""
+    """Return the number of users in all rooms."""
     parts = snapshots(server)
     found: int = (parts.get("relay") or parts["server"])["users"]
     return found
 
 
 @SERVERS
-def test_address_begins_only_so_many_rooms_a_second(tmp_path: Path, workers: str) -> None:
-    """Over all its connections; rooms with somebody in them are free."""
+def test_new_rooms_of_an_address_are_limited(tmp_path: Path, workers: str) -> None:
+    """New rooms are limited over all connections of an address; joins of occupied rooms are
+    free."""
     limits = ("--new-room-rate", "0.1")
     with serving(tmp_path, *limits, workers=workers) as server, contextlib.ExitStack() as stack:
         for number in range(5):
@@ -421,14 +429,14 @@ def test_address_begins_only_so_many_rooms_a_second(tmp_path: Path, workers: str
             late.join(room="r3", username="late")
 
 
-# None of it
+# No limits
 
 
-def test_all_limits_can_be_switched_off(tmp_path: Path) -> None:
-    """As a load test needs it."""
+def test_limits_can_be_switched_off(tmp_path: Path) -> None:
+    """`--limits off` admits the load of a load test."""
     with serving(tmp_path, "--limits", "off") as server, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(connected(server.port)) for _ in range(600)]
-        assert {fate(client) for client in clients} == {"lives"}
+        assert {connection_state(client) for client in clients} == {"lives"}
         with contextlib.closing(enter(server, "Ann", session=SESSION)) as ann:
             say(ann, *map(str, range(1000)))
             assert outcomes(ann, 1000) == ([*map(str, range(1000))], {})

@@ -1,6 +1,6 @@
-"""What fuzzing has found worth keeping, replayed: fuzz/corpus, target by target.
+"""Replays fuzz/corpus, the inputs that fuzzing has found, for each target.
 
-The parsers run here. The hub runs in a process of its own with the debug build, and once
+The parsers run in this process. The hub runs in a process of its own with the debug build, and once
 more under the address sanitizer, with the build that `make test` makes for it.
 """
 
@@ -30,7 +30,7 @@ def corpus(target: str) -> list[Path]:
 
 
 @pytest.mark.parametrize("target", PARSERS)
-def test_the_parsers_keep_what_they_promise(target: str) -> None:
+def test_parsers_pass_the_corpus(target: str) -> None:
     import parsers
 
     for file in corpus(target):
@@ -41,27 +41,27 @@ def test_the_parsers_keep_what_they_promise(target: str) -> None:
             raise
 
 
-def test_the_corpus_is_small() -> None:
-    """It is replayed before each change, and is in everybody's clone."""
+def test_corpus_is_small() -> None:
+    """The corpus is small, because it is replayed before each change and is part of every clone."""
     sizes = [file.stat().st_size for target in (*PARSERS, "hub") for file in corpus(target)]
     assert len(sizes) <= 1000
     assert sum(sizes) <= 300_000
 
 
-def test_the_hub_keeps_its_invariants() -> None:
+def test_hub_keeps_its_invariants() -> None:
     _replay_hub(_build("debug"), {})
 
 
-def test_the_hub_under_the_address_sanitizer() -> None:
-    """Nothing outside of what is allocated is read or written, nothing after it was freed."""
+def test_hub_passes_the_address_sanitizer() -> None:
+    """The hub accesses no memory that is not allocated or has been freed."""
     build = _build("sanitized")
     library = _sanitizer()
     output = _replay_hub(build, {"LD_PRELOAD": library})
     assert "Sanitizer" not in output
 
 
-def test_the_sanitizer_sees_what_python_allocates() -> None:
-    """The test above could not fail if the sanitizer were not at work."""
+def test_sanitizer_sees_memory_that_python_allocates() -> None:
+    """The sanitizer detects an error in memory of Python, so the test above can fail."""
     library = _sanitizer()
     _build("sanitized")
     spoil = "import ctypes; b = bytes(100); ctypes.memmove(id(b) + 1000, b'x' * 100, 100)"
@@ -83,7 +83,7 @@ def _build(name: str) -> Path:
 
 
 def _sanitizer() -> str:
-    """The compiler's own, which has to be loaded before Python."""
+    """Return the compiler's own library, which has to be loaded before Python."""
     found = subprocess.run(
         [os.environ.get("CC", "cc"), "-print-file-name=libasan.so"],
         capture_output=True,

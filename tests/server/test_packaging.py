@@ -1,4 +1,4 @@
-"""The package, built and installed somewhere else, serves the page."""
+"""The package, built and installed in another folder, serves the page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BUILD_TIMEOUT_S = 120 * TIMEOUT_UNIT_S
 
 
 def build(what: str, source: Path, into: Path) -> Path:
-    """Build an "sdist" or a "wheel" with the build tools that are installed here."""
+    """Build an "sdist" or a "wheel" with the installed build tools."""
     subprocess.run(
         [sys.executable, "-m", "build", "--no-isolation", f"--{what}", "--outdir", into, source],
         check=True,
@@ -37,7 +37,7 @@ def unpack(sdist: Path, into: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the wheel in it that was built from the sdist."""
+    """Return a folder with the installed wheel, which was built from the sdist."""
     folders = {name: tmp_path_factory.mktemp(name) for name in ("sdist", "source", "wheel", "site")}
     source = unpack(build("sdist", ROOT, folders["sdist"]), folders["source"])
     wheel = build("wheel", source, folders["wheel"])
@@ -51,7 +51,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wheel_from_the_sdist_serves_the_page(
     installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The wheel carries the page, its files, the compiled hub and the types."""
+    """The wheel contains the page, its files, the compiled hub and the types."""
     monkeypatch.setenv("PYTHONPATH", str(installed))
     monkeypatch.chdir(os.sep)
     command = [sys.executable, "-c", "import fastchat; print(fastchat.__file__)"]
@@ -70,5 +70,5 @@ def test_wheel_from_the_sdist_serves_the_page(
 
 
 def test_wheel_holds_no_generated_source(installed: Path) -> None:
-    """What Cython made on the way is not shipped."""
+    """The C source that Cython generates is not shipped."""
     assert not list(installed.rglob("*.c"))

@@ -1,4 +1,4 @@
-"""Moderators: they delete what others wrote, and have others leave a room."""
+"""Moderators delete messages of others and remove users from a room."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ SECRET = "an-Elephant-never-forgets-32-bytes"
 
 
 def token(sub: str, name: str, rights: str = "read write", room: str = "*") -> str:
-    # Some are made when this module is imported, and all other tests may run before its own.
+    # Some tokens are made when this module is imported, and all other tests can run before its own,
+    # hence the long lifetime.
     expires_s = int(time.time()) + 24 * 3600
     claims = {"sub": sub, "name": name, "exp": expires_s, "rooms": {room: rights}}
     return jwt.encode(claims, SECRET, algorithm="HS256")
@@ -54,26 +55,26 @@ def server(key: str) -> Iterator[server_in_thread.Server]:
         yield server
 
 
-def entered(port: int, who: str, room: str, **more: Any) -> Client:
+def join_as(port: int, user_token: str, room: str, **more: Any) -> Client:
     client = Client(port)
-    client.join(room=room, token=who, **more)
+    client.join(room=room, token=user_token, **more)
     return client
 
 
-def removed(client: Client, username: str = "Bob", **more: Any) -> dict[str, Any]:
-    """Have somebody removed; returns the reply, whatever it is."""
+def remove_user(client: Client, username: str = "Bob", **more: Any) -> dict[str, Any]:
+    """Remove a user, and return the reply."""
     client.send({"type": "remove", "username": username, "ref": "r", **more})
     while (answer := client.receive()).get("ref") != "r":
         pass
     return answer
 
 
-# What others wrote
+# Messages of others
 
 
-def test_moderator_deletes_what_anybody_wrote(server: server_in_thread.Server) -> None:
-    """Everybody hears who it was; the text is gone."""
-    bob, mod = entered(server.port, BOB, "texts"), entered(server.port, MODERATOR, "texts")
+def test_moderator_deletes_messages_of_others(server: server_in_thread.Server) -> None:
+    """All users see who deleted the message, and its text is gone."""
+    bob, mod = join_as(server.port, BOB, "texts"), join_as(server.port, MODERATOR, "texts")
     bob.send({"text": "spam"})
     offset = bob.receive_type("message")["offset"]
     mod.send({"type": "delete", "offset": offset})
@@ -86,9 +87,10 @@ def test_moderator_deletes_what_anybody_wrote(server: server_in_thread.Server) -
     mod.close()
 
 
-def test_moderator_edits_under_his_own_name(server: server_in_thread.Server) -> None:
-    """The protocol lets him; everybody hears that it was not the author."""
-    bob, mod = entered(server.port, BOB, "edits"), entered(server.port, MODERATOR, "edits")
+def test_edit_by_a_moderator_carries_their_name(server: server_in_thread.Server) -> None:
+    """The protocol allows a moderator to edit, and all users see that the editor is not the
+    author."""
+    bob, mod = join_as(server.port, BOB, "edits"), join_as(server.port, MODERATOR, "edits")
     bob.send({"text": "her address is …"})
     offset = bob.receive_type("message")["offset"]
     mod.send({"type": "edit", "offset": offset, "text": "(removed)"})
@@ -97,24 +99,25 @@ def test_moderator_edits_under_his_own_name(server: server_in_thread.Server) -> 
     mod.close()
 
 
-def test_others_delete_only_what_they_wrote(server: server_in_thread.Server) -> None:
-    """A moderator of another room is nobody here; nor does it help to say that one is."""
+def test_other_users_delete_their_own_messages_only(server: server_in_thread.Server) -> None:
+    """A moderator of another room, and a user who claims to be a moderator, cannot delete others'
+    messages."""
     elsewhere = token("u-4", "Dave", "read write moderate", room="elsewhere")
     both = {"elsewhere": "moderate", "mine": "read,write"}
     claims = jwt.decode(elsewhere, options={"verify_signature": False}) | {"rooms": both}
     dave_token = jwt.encode(claims, SECRET, algorithm="HS256")
-    bob, dave = entered(server.port, BOB, "mine"), entered(server.port, dave_token, "mine")
+    bob, dave = join_as(server.port, BOB, "mine"), join_as(server.port, dave_token, "mine")
     bob.send({"text": "Hello"})
     offset = dave.receive_type("message")["offset"]
     dave.send({"type": "delete", "offset": offset, "moderated": True})
     assert dave.receive_type("error")["code"] == "forbidden"
-    assert removed(dave)["code"] == "forbidden"
+    assert remove_user(dave)["code"] == "forbidden"
     bob.close()
     dave.close()
 
 
-def test_without_tokens_nobody_moderates() -> None:
-    """Whoever comes in as a guest may not have others removed."""
+def test_users_without_tokens_cannot_moderate() -> None:
+    """A user without a token cannot remove other users."""
     with (
         server_in_thread.serving() as open_server,
         connected(open_server.port) as alice,
@@ -122,22 +125,23 @@ def test_without_tokens_nobody_moderates() -> None:
     ):
         alice.join(username="Alice")
         bob.join(username="Bob")
-        assert removed(alice)["code"] == "forbidden"
+        assert remove_user(alice)["code"] == "forbidden"
         bob.send({"type": "ping"})
         bob.receive_type("pong")
 
 
-# Who is removed
+# Removed users
 
 
-def test_removed_user_is_out_and_stays_out(server: server_in_thread.Server) -> None:
-    """All his connections are closed with 4503; the others see him leave, at once."""
-    mod, carol = entered(server.port, MODERATOR, "out"), entered(server.port, CAROL, "out")
-    tabs = [entered(server.port, BOB, "out"), entered(server.port, BOB, "out")]
+def test_removed_user_is_closed_and_cannot_rejoin(server: server_in_thread.Server) -> None:
+    """All connections of a removed user are closed with 4503, and the others see the leave at
+    once."""
+    mod, carol = join_as(server.port, MODERATOR, "out"), join_as(server.port, CAROL, "out")
+    tabs = [join_as(server.port, BOB, "out"), join_as(server.port, BOB, "out")]
     tabs[0].join(room="another")
     carol.receive_type("join")
     begun = time.monotonic()
-    reply = removed(mod, "ＢОВ", seconds=60)
+    reply = remove_user(mod, "ＢОВ", seconds=60)
     assert (reply["type"], reply["room"], reply["username"]) == ("removed", "out", "Bob")
     assert reply["seconds"] == 60
     for tab in tabs:
@@ -160,28 +164,28 @@ def test_removed_user_is_out_and_stays_out(server: server_in_thread.Server) -> N
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_removed_user_shares_nothing(key: str, tmp_path: Path, workers: str) -> None:
-    """What he has announced for that room is good no more, though a ticket needs no connection;
-    for another room it is."""
+def test_removal_withdraws_announced_files(key: str, tmp_path: Path, workers: str) -> None:
+    """After a removal, files announced for that room cannot be uploaded, although a ticket needs no
+    connection; files for another room can."""
     arguments = ("--data", str(tmp_path), "--workers", workers, "--auth", "jwt")
     with running_server(*arguments, "--jwt-key-file", key) as server:
-        mod, bob = entered(server.port, MODERATOR, "files"), entered(server.port, BOB, "files")
+        mod, bob = join_as(server.port, MODERATOR, "files"), join_as(server.port, BOB, "files")
         bob.join(room="another")
         tickets = {}
         for name, room in (("first", "files"), ("last", "files"), ("other", "another")):
             bob.send({"type": "upload", "name": name, "size": 7, "room": room})
             tickets[name] = bob.receive_type("upload")["ticket"]
-        assert removed(mod, seconds=60)["type"] == "removed"
+        assert remove_user(mod, seconds=60)["type"] == "removed"
         assert bob.receive_end() == 4503
-        wait_until(lambda: announced(tmp_path) == ["other"])
-        assert posted(server.port, tickets["first"], b"content") == 401
-        assert posted(server.port, tickets["other"], b"content") == 201
+        wait_until(lambda: announced_names(tmp_path) == ["other"])
+        assert post_status(server.port, tickets["first"], b"content") == 401
+        assert post_status(server.port, tickets["other"], b"content") == 201
         mod.close()
         bob.close()
 
 
-def announced(data: Path) -> list[str]:
-    """The names of what is announced and has not come."""
+def announced_names(data: Path) -> list[str]:
+    """Return the names of announced files that have not arrived."""
     db = apsw.Connection(str(data / "files" / "index.sqlite3"))
     try:
         return [name for (name,) in db.execute("SELECT name FROM uploads ORDER BY number")]
@@ -189,8 +193,8 @@ def announced(data: Path) -> list[str]:
         db.close()
 
 
-def posted(port: int, ticket: str, content: bytes) -> int:
-    """The status for a file."""
+def post_status(port: int, ticket: str, content: bytes) -> int:
+    """Return the status of an upload."""
     length = ("Content-Length", str(len(content)))
     headers = [HOST, ("Authorization", f"Bearer {ticket}"), length]
     with wired(port) as wire:
@@ -199,19 +203,19 @@ def posted(port: int, ticket: str, content: bytes) -> int:
 
 
 def test_removal_for_no_time_is_a_warning(server: server_in_thread.Server) -> None:
-    """With 0 seconds he may be back at once."""
-    mod, bob = entered(server.port, MODERATOR, "warned"), entered(server.port, BOB, "warned")
-    assert removed(mod, seconds=0)["type"] == "removed"
+    """A user removed for 0 seconds can join again at once."""
+    mod, bob = join_as(server.port, MODERATOR, "warned"), join_as(server.port, BOB, "warned")
+    assert remove_user(mod, seconds=0)["type"] == "removed"
     assert bob.receive_end() == 4503
     bob.close()
-    entered(server.port, BOB, "warned").close()
+    join_as(server.port, BOB, "warned").close()
     mod.close()
 
 
 def test_removal_ends(server: server_in_thread.Server) -> None:
-    """After its time he comes in again."""
-    mod, bob = entered(server.port, MODERATOR, "soon"), entered(server.port, BOB, "soon")
-    removed(mod, seconds=1)
+    """A removed user can join again after the given time."""
+    mod, bob = join_as(server.port, MODERATOR, "soon"), join_as(server.port, BOB, "soon")
+    remove_user(mod, seconds=1)
     bob.receive_end()
     bob.close()
     with connected(server.port) as bob:
@@ -222,46 +226,48 @@ def test_removal_ends(server: server_in_thread.Server) -> None:
     mod.close()
 
 
-def test_who_has_just_gone_can_be_removed(server: server_in_thread.Server) -> None:
-    """While the others still see him; and then he has left."""
-    mod, bob = entered(server.port, MODERATOR, "gone"), entered(server.port, BOB, "gone")
+def test_disconnected_user_can_be_removed(server: server_in_thread.Server) -> None:
+    """A user who has disconnected but is still shown can be removed, and then has left."""
+    mod, bob = join_as(server.port, MODERATOR, "gone"), join_as(server.port, BOB, "gone")
     bob.close()
     wait_until(lambda: server.call(lambda: server.rooms.absent_count) > 0)
-    assert removed(mod)["type"] == "removed"
+    assert remove_user(mod)["type"] == "removed"
     with connected(server.port) as bob:
         bob.send({"type": "join", "room": "gone", "token": BOB})
         assert bob.receive()["code"] == "forbidden"
     mod.close()
 
 
-def test_who_is_back_under_another_name_is_removed_by_either(
+def test_renamed_user_is_removed_by_either_name(
     server: server_in_thread.Server,
 ) -> None:
-    """A token may have a new name: who has it is still the same."""
-    mod, bob = entered(server.port, MODERATOR, "alias"), entered(server.port, BOB, "alias")
+    """A user who returned with a new name in their token can be removed by the old and the new
+    name."""
+    mod, bob = join_as(server.port, MODERATOR, "alias"), join_as(server.port, BOB, "alias")
     bob.close()
     wait_until(lambda: server.call(lambda: server.rooms.absent_count) > 0)
-    robert = entered(server.port, token("u-2", "Robert"), "alias")
-    assert removed(mod)["username"] == "Bob"
+    robert = join_as(server.port, token("u-2", "Robert"), "alias")
+    assert remove_user(mod)["username"] == "Bob"
     assert robert.receive_close() == 4503
     robert.close()
     mod.close()
 
 
-def test_nobody_is_not_found(server: server_in_thread.Server) -> None:
-    """And a wrong command is one."""
-    mod = entered(server.port, MODERATOR, "empty")
-    assert removed(mod)["code"] == "not_found"
+def test_unknown_user_is_not_found(server: server_in_thread.Server) -> None:
+    """The removal of an unknown user gets `not_found`, and an invalid command gets its own
+    error."""
+    mod = join_as(server.port, MODERATOR, "empty")
+    assert remove_user(mod)["code"] == "not_found"
     for wrong in ({"seconds": -1}, {"seconds": 1e9}, {"seconds": "1"}, {"seconds": 2592001}):
-        assert removed(mod, **wrong)["code"] == "bad_command"
-    assert removed(mod, " ")["code"] == "bad_username"
-    assert removed(mod, room="another")["code"] == "not_joined"
+        assert remove_user(mod, **wrong)["code"] == "bad_command"
+    assert remove_user(mod, " ")["code"] == "bad_username"
+    assert remove_user(mod, room="another")["code"] == "not_joined"
     mod.close()
 
 
-def test_moderator_may_remove_himself(server: server_in_thread.Server) -> None:
-    """It is a strange wish, and no fault."""
-    mod = entered(server.port, MODERATOR, "own")
+def test_moderator_can_remove_themselves(server: server_in_thread.Server) -> None:
+    """A moderator who removes themselves is removed as any other user."""
+    mod = join_as(server.port, MODERATOR, "own")
     mod.send({"type": "remove", "username": "Mod", "seconds": 0})
     assert mod.receive_end() == 4503
     mod.close()
@@ -270,23 +276,23 @@ def test_moderator_may_remove_himself(server: server_in_thread.Server) -> None:
 # With several processes
 
 
-def _on_each_worker(server: Server, who: str, room: str) -> list[Client]:
-    """Connections of a user, so many that no worker is without."""
-    return [entered(server.port, who, room) for _ in range(12)]
+def connect_to_every_worker(server: Server, user_token: str, room: str) -> list[Client]:
+    """Connect a user often enough that every worker has a connection."""
+    return [join_as(server.port, user_token, room) for _ in range(12)]
 
 
 def test_removal_reaches_all_workers_and_a_restart(key: str, tmp_path: Path) -> None:
-    """Wherever he is connected; a new server knows of it too."""
+    """A removal reaches the user's connections to every worker, and holds after a restart."""
     arguments = ("--auth", "jwt", "--jwt-key-file", key, "--data", str(tmp_path), "--workers", "2")
     with running_server(*arguments) as server:
-        mod, carol = entered(server.port, MODERATOR, "far"), entered(server.port, CAROL, "far")
-        tabs = _on_each_worker(server, BOB, "far")
+        mod, carol = join_as(server.port, MODERATOR, "far"), join_as(server.port, CAROL, "far")
+        tabs = connect_to_every_worker(server, BOB, "far")
         carol.receive_type("join")
         tabs[0].send({"text": "spam"})
         offset = carol.receive_type("message")["offset"]
         mod.send({"type": "delete", "offset": offset})
         assert carol.receive_type("delete")["username"] == "Mod"
-        assert removed(mod, seconds=600)["type"] == "removed"
+        assert remove_user(mod, seconds=600)["type"] == "removed"
         for tab in tabs:
             assert tab.receive_end() == 4503
             tab.close()
@@ -295,7 +301,7 @@ def test_removal_reaches_all_workers_and_a_restart(key: str, tmp_path: Path) -> 
             bob.send({"type": "join", "room": "far", "token": BOB})
             error = bob.receive()
             assert (error["code"], error["retry_after_ms"] > 500_000) == ("forbidden", True)
-        assert removed(mod)["code"] == "not_found"
+        assert remove_user(mod)["code"] == "not_found"
         mod.close()
         carol.close()
         assert server.stop() == 0
@@ -311,7 +317,7 @@ def test_removal_reaches_all_workers_and_a_restart(key: str, tmp_path: Path) -> 
 
 
 class Subscriber:
-    """A process whose members close their connections when they are told to."""
+    """A process whose members close their connections when they are expelled."""
 
     def __init__(self, rooms: Rooms) -> None:
         self.rooms = rooms
@@ -325,13 +331,13 @@ class Subscriber:
         self.expelled.append((room, author, seconds))
 
     def end_turn(self) -> None:
-        """Nothing waits for it."""
+        """Nothing waits for the end of a turn."""
 
     def know(self, room: str, users: Mapping[str, str]) -> None:
         pass
 
     def kept(self, draft_key: Any, offset: int) -> None:
-        """Nobody asks."""
+        """Nothing asks for outcomes."""
 
 
 def rooms_with(*names: str) -> tuple[Rooms, Subscriber]:
@@ -342,21 +348,22 @@ def rooms_with(*names: str) -> tuple[Rooms, Subscriber]:
     return rooms, subscriber
 
 
-def left(subscriber: Subscriber) -> list[str]:
+def leaves(subscriber: Subscriber) -> list[str]:
     return [event["username"] for event in subscriber.heard if event["type"] == "leave"]
 
 
-def test_expelled_user_has_left_when_his_last_connection_is_gone() -> None:
-    """Without the usual time to come back; and a room without users is forgotten."""
+def test_expelled_user_leaves_with_their_last_connection() -> None:
+    """An expelled user leaves without the time to come back, and a room without users is
+    forgotten."""
 
     async def body() -> None:
         rooms, subscriber = rooms_with("Alice", "Bob", "Bob")
         assert await rooms.remove(Removal("a", "bob", 5, "Alice")) == "Bob"
         assert subscriber.expelled == [("a", "author Bob", 5)]
         rooms.lose(subscriber, "a", member("Bob"))
-        assert left(subscriber) == []
+        assert leaves(subscriber) == []
         rooms.lose(subscriber, "a", member("Bob"))
-        assert left(subscriber) == ["Bob"]
+        assert leaves(subscriber) == ["Bob"]
         with pytest.raises(CommandError) as caught:
             await rooms.join(subscriber, Entrance("a", member("Bob"), None, 0), lambda entry: None)
         assert caught.value.code == ErrorCode.FORBIDDEN
@@ -368,8 +375,9 @@ def test_expelled_user_has_left_when_his_last_connection_is_gone() -> None:
     run_in_loop(body())
 
 
-def test_who_is_absent_leaves_when_he_is_removed() -> None:
-    """There is nothing to close; a room of which he was the last is forgotten."""
+def test_absent_user_leaves_when_removed() -> None:
+    """An absent user has no connection to close and leaves at once; the room is forgotten if they
+    were the last."""
 
     async def body() -> None:
         rooms, subscriber = rooms_with("Bob")
@@ -382,8 +390,9 @@ def test_who_is_absent_leaves_when_he_is_removed() -> None:
     run_in_loop(body())
 
 
-def test_warned_user_who_is_back_is_as_any_other() -> None:
-    """He has the usual time again, when his connection drops."""
+def test_user_who_returned_after_a_removal_can_drop_as_usual() -> None:
+    """A user who returned after a removal has the usual time to come back when their connection
+    drops."""
 
     async def body() -> None:
         rooms, subscriber = rooms_with("Alice", "Bob")
@@ -391,13 +400,13 @@ def test_warned_user_who_is_back_is_as_any_other() -> None:
         await rooms.join(subscriber, Entrance("a", member("Bob"), None, 0), lambda entry: None)
         rooms.lose(subscriber, "a", member("Bob"))
         rooms.lose(subscriber, "a", member("Bob"))
-        assert left(subscriber) == []
+        assert leaves(subscriber) == []
 
     run_in_loop(body())
 
 
 def test_removal_is_carried_out_by_the_next_relay() -> None:
-    """A worker that comes back with a removed user has him leave."""
+    """If a worker registers a removed user with a new relay, the relay makes the user leave."""
 
     async def body() -> None:
         removals = Removals(lambda: 1_000.0)
@@ -412,18 +421,18 @@ def test_removal_is_carried_out_by_the_next_relay() -> None:
         assert subscriber.expelled == [("a", "author Bob", 60)]
         rooms.lose(subscriber, "a", member("Bob"))
         rooms.lose(subscriber, "a", member("Bob"))
-        assert left(subscriber) == ["Bob"]
+        assert leaves(subscriber) == ["Bob"]
 
     run_in_loop(body())
 
 
-def test_what_was_said_before_a_removal_arrives() -> None:
-    """Also in the same turn; the one process tells the chat at once."""
+def test_messages_before_a_removal_are_delivered_first() -> None:
+    """Messages that were sent before a removal, even in the same turn, are delivered before it."""
 
     async def body() -> None:
         told: list[Any] = []
 
-        class Told(Receiver):
+        class Recorder(Receiver):
             def publish(self, room: str, payload: bytes) -> None:
                 told.append(json.loads(payload)["type"])
 
@@ -431,7 +440,7 @@ def test_what_was_said_before_a_removal_arrives() -> None:
                 told.append((room, author, seconds))
 
         history = MemoryHistory(max_messages=9, new_epoch=lambda: "e")
-        rooms, receiver = new_rooms(history), Told()
+        rooms, receiver = new_rooms(history), Recorder()
         broker = MemoryBroker(rooms)
         broker.open(delivery=receiver, receiver=receiver)
         await broker.join(Entrance("a", Member("Bob", "x"), None, 0), lambda entry: None)
@@ -442,11 +451,11 @@ def test_what_was_said_before_a_removal_arrives() -> None:
     run_in_loop(body())
 
 
-# What is kept of it
+# The file of removals
 
 
-def test_removals_are_kept_in_a_private_file(tmp_path: Path) -> None:
-    """Until they end, by the clock; who is in it is nobody else's business."""
+def test_removals_are_stored_in_a_private_file(tmp_path: Path) -> None:
+    """Removals are stored until they end, in a file that only the server's user can read."""
     file, now = tmp_path / "removals.json", [1_000.0]
     removals = Removals(lambda: now[0], file)
     assert not file.exists()
@@ -465,20 +474,20 @@ def test_removals_are_kept_in_a_private_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", ["", "{}x", "[5]", '{"a": 1}', '[["a", "b", "soon"]]', "[" * 9999]
 )
-def test_broken_file_of_removals_is_no_reason_not_to_start(
+def test_server_starts_with_a_broken_file_of_removals(
     tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is said in the log."""
+    """A broken file of removals is logged, and the server starts without it."""
     file = tmp_path / "removals.json"
     file.write_text(content, "ascii")
     assert len(Removals(time.time, file)) == 0
     assert "cannot be read" in caplog.text
 
 
-def test_removal_that_cannot_be_written_holds_nevertheless(
+def test_removal_that_cannot_be_written_holds_in_memory(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Until the process ends; it is said in the log."""
+    """A removal that cannot be written holds until the process ends, and is logged."""
     removals = Removals(lambda: 1.0, tmp_path / "no" / "removals.json")
     removals.add("a", "sub:1", 60)
     assert removals.remaining_s("a", "sub:1") == 60
@@ -486,7 +495,7 @@ def test_removal_that_cannot_be_written_holds_nevertheless(
 
 
 def test_removals_are_bounded() -> None:
-    """Beyond that, those that end soonest are forgotten."""
+    """Beyond the limit, the removals that end soonest are forgotten."""
     removals = Removals(lambda: 0.0)
     removals._until_s = {("a", str(number)): 10.0 + number for number in range(MAX_REMOVALS)}
     removals.add("a", "new", 100)

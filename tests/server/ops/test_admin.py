@@ -1,4 +1,4 @@
-"""`/metrics`, `/livez` and `/readyz`: over real sockets, on both loops that they run on."""
+"""`/metrics`, `/livez` and `/readyz` over real sockets, on both event loops that serve them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LIMIT_S = 10 * TIMEOUT_UNIT_S
 
 
 def full_snapshot() -> dict[str, Any]:
-    """A part that has everything there is to have."""
+    """Return the snapshot of a process that has every kind of value."""
     counted = Metrics()
     counted.connections_total, counted.publications_total = 12, 34
     counted.closes.update({1000: 3, 4008: 1})
@@ -66,7 +66,7 @@ class Answer(NamedTuple):
 
 
 class Running(NamedTuple):
-    """A running `Admin`, and how to ask it."""
+    """A running `Admin`, and ways to send it requests."""
 
     admin: Admin
     port: int
@@ -76,7 +76,7 @@ class Running(NamedTuple):
         return parse(await self.exchange(head.encode()))
 
     async def exchange(self, request: bytes) -> bytes:
-        """All that comes back until the connection ends; empty also if it was reset."""
+        """Return all bytes until the connection ends; empty if it was reset."""
         async with asyncio.timeout(LIMIT_S):
             reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
             with contextlib.closing(writer), contextlib.suppress(ConnectionError):
@@ -112,7 +112,7 @@ async def running(
 
 @pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 def run(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, None]], None]:
-    """Runs a test on the supervisor's loop and on a worker's."""
+    """Run a test on the supervisor's event loop and on a worker's."""
 
     def run_bounded(test: Coroutine[Any, Any, None]) -> None:
         async def bounded() -> None:
@@ -131,8 +131,9 @@ Run = Callable[[Coroutine[Any, Any, None]], None]
 # The endpoints
 
 
-def test_probes_say_what_is_so_now(run: Run) -> None:
-    """200 while it lives and is ready; 503 and a line when it does not or is not."""
+def test_probes_report_the_current_state(run: Run) -> None:
+    """A probe gets 200 while the server is alive and ready, and otherwise 503 with a line of
+    text."""
     state: dict[str, Any] = {"live": True, "ready": None}
 
     async def test() -> None:
@@ -151,8 +152,8 @@ def test_probes_say_what_is_so_now(run: Run) -> None:
     run(test())
 
 
-def test_only_what_there_is_is_answered(run: Run) -> None:
-    """HEAD is GET without the body; other paths are 404, other methods 405."""
+def test_only_known_paths_and_methods_are_answered(run: Run) -> None:
+    """HEAD is GET without the body; other paths get 404, and other methods 405."""
 
     async def test() -> None:
         async with running() as server:
@@ -168,8 +169,8 @@ def test_only_what_there_is_is_answered(run: Run) -> None:
     run(test())
 
 
-def test_an_upgrade_is_an_ordinary_request(run: Run) -> None:
-    """There is no WebSocket here."""
+def test_upgrade_is_answered_as_an_ordinary_request(run: Run) -> None:
+    """The admin port has no WebSocket, so it ignores an upgrade."""
 
     async def test() -> None:
         upgrade = b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n"
@@ -182,8 +183,8 @@ def test_an_upgrade_is_an_ordinary_request(run: Run) -> None:
     run(test())
 
 
-def test_metrics_are_those_of_all_parts_at_that_moment(run: Run) -> None:
-    """A scrape asks for the snapshots anew."""
+def test_metrics_are_collected_at_each_scrape(run: Run) -> None:
+    """Each scrape asks all processes for new snapshots."""
     connections = iter((1, 2))
 
     async def parts() -> Parts:
@@ -201,8 +202,8 @@ def test_metrics_are_those_of_all_parts_at_that_moment(run: Run) -> None:
     run(test())
 
 
-def test_nothing_is_logged_of_what_is_asked(run: Run, caplog: pytest.LogCaptureFixture) -> None:
-    """A probe a second would drown the log."""
+def test_requests_are_not_logged(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """Requests are not logged, because a probe each second would fill the log."""
     caplog.set_level(logging.INFO)
 
     async def test() -> None:
@@ -218,7 +219,7 @@ def test_nothing_is_logged_of_what_is_asked(run: Run, caplog: pytest.LogCaptureF
 
 
 def samples(parts: Parts) -> dict[tuple[Any, ...], float]:
-    """What Prometheus would understand: values by name and labels."""
+    """Return values by name and labels, as Prometheus parses them."""
     return {
         (sample.name, *sorted(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(render(parts).decode())
@@ -226,8 +227,9 @@ def samples(parts: Parts) -> dict[tuple[Any, ...], float]:
     }
 
 
-def test_every_series_is_rendered() -> None:
-    """With its kind and help, the part as a label, and buckets that add up."""
+def test_every_series_is_rendered_with_kind_and_help() -> None:
+    """Each series has its kind and help, the process as the label `part`, and buckets that add
+    up."""
     families = {
         family.name: family
         for family in text_string_to_metric_families(render({"server": full_snapshot()}).decode())
@@ -258,8 +260,9 @@ def test_every_series_is_rendered() -> None:
     assert values["fastchat_commit_seconds_sum", part] == pytest.approx(60.00602)
 
 
-def test_memory_and_cpu_are_read_for_each_part() -> None:
-    """From the kernel, by the pid in the snapshot; a process that is gone has none."""
+def test_memory_and_cpu_are_read_for_each_process() -> None:
+    """Memory and CPU time are read from the kernel by the pid in the snapshot; a process that has
+    ended has neither."""
     values = samples({"relay": {"pid": os.getpid()}, "worker-1": {"pid": 2**22 + 1}})
     assert values["fastchat_resident_memory_bytes", ("part", "relay")] > 1_000_000
     assert values["fastchat_cpu_seconds_total", ("part", "relay")] > 0
@@ -268,8 +271,8 @@ def test_memory_and_cpu_are_read_for_each_part() -> None:
 
 @pytest.mark.parametrize("broken", [None, "much", {"much": 1}, [1], {"1000": "much"}])
 @pytest.mark.parametrize("series", SERIES, ids=lambda series: series.key)
-def test_what_a_snapshot_lacks_is_left_out(series: Series, broken: Any) -> None:
-    """A part of another version costs its own series, not the scrape."""
+def test_values_missing_from_a_snapshot_are_left_out(series: Series, broken: Any) -> None:
+    """A process of another version lacks its own series, and the scrape succeeds."""
     without = full_snapshot()
     without.pop(series.key, None)
     if series.key in ("resident_bytes", "cpu_s"):
@@ -277,7 +280,7 @@ def test_what_a_snapshot_lacks_is_left_out(series: Series, broken: Any) -> None:
     elif broken is not None:
         without[series.key] = broken
     if series.label is not None and broken == {"much": 1}:
-        return  # is right
+        return  # This value is correct.
     values = samples({"server": full_snapshot(), "worker-1": without})
     names = {series.name, f"{series.name}_bucket"}
     parts = {dict(labels)["part"] for name, *labels in values if name in names}
@@ -286,27 +289,27 @@ def test_what_a_snapshot_lacks_is_left_out(series: Series, broken: Any) -> None:
     assert len(others) > 15
 
 
-def test_a_part_of_which_nothing_is_known() -> None:
-    """Whatever nobody has is no metric at all."""
+def test_process_without_values_has_no_series() -> None:
+    """A metric without any value is not rendered."""
     assert render({"server": {}}) == render({}) == b""
 
 
-def test_names_are_apart_without_their_suffixes() -> None:
-    """OpenMetrics takes `_total` off a counter's name: that must not be a gauge's."""
+def test_names_differ_without_their_suffixes() -> None:
+    """OpenMetrics removes `_total` from a counter's name, and no gauge may have the same name."""
     names = [series.name.removesuffix("_total") for series in SERIES]
     assert len(set(names)) == len(names)
     for series in SERIES:
         assert series.name.endswith("_total") == (series.kind == "counter")
 
 
-def test_the_library_s_own_registry_stays_empty_of_ours() -> None:
-    """Whoever embeds us may use it for himself."""
+def test_default_registry_holds_no_metric_of_fastchat() -> None:
+    """A program that embeds fastchat can use the library's default registry for itself."""
     render({"server": full_snapshot()})
     assert not [metric for metric in REGISTRY.collect() if metric.name.startswith("fastchat")]
 
 
-def test_documentation_has_the_same_table() -> None:
-    """docs/operations.md names every metric, with its type, label and help, and no other."""
+def test_documentation_lists_every_metric() -> None:
+    """docs/operations.md lists every metric, with its type, labels and help, and no other."""
     row = re.compile(r"^\| `(fastchat_\w+)` \| (\w+) \| (?:`(\w+)` )?\| (.+) \|$", re.MULTILINE)
     documented = [(*found,) for found in row.findall(DOCS.read_text("utf-8"))]
     assert documented == [
@@ -317,8 +320,8 @@ def test_documentation_has_the_same_table() -> None:
 # Bounds
 
 
-def test_a_request_that_does_not_come_is_not_waited_for(run: Run) -> None:
-    """A connection has one deadline, whether or not it sends something now and then."""
+def test_unfinished_request_is_closed_at_its_deadline(run: Run) -> None:
+    """A connection has one deadline, whether or not it sends some bytes now and then."""
 
     async def test() -> None:
         async with running(connection_s=0.3) as server:
@@ -329,8 +332,8 @@ def test_a_request_that_does_not_come_is_not_waited_for(run: Run) -> None:
     run(test())
 
 
-def test_an_answer_that_is_not_read_is_not_kept(run: Run) -> None:
-    """A slow scraper holds neither memory nor a connection for longer than its deadline."""
+def test_unread_answer_is_dropped_at_its_deadline(run: Run) -> None:
+    """A slow scraper occupies memory and a connection no longer than its deadline."""
 
     async def parts() -> Parts:
         return {"server": {"closes": {str(code): 1 for code in range(20_000)}}}
@@ -353,14 +356,15 @@ def test_an_answer_that_is_not_read_is_not_kept(run: Run) -> None:
                 with contextlib.suppress(ConnectionError):
                     while more := len(await loop.sock_recv(client, 1 << 20)):
                         received += more
-            assert received < 200_000  # of some 900,000
+            assert received < 200_000  # Of some 900,000 bytes.
             assert (await server.ask("/livez")).status == 200
 
     run(test())
 
 
 def test_connections_are_limited(run: Run) -> None:
-    """One connection too many is ended at once; there is room again when others have gone."""
+    """A connection above the limit is ended at once, and others are accepted once connections have
+    ended."""
 
     async def test() -> None:
         async with running(max_connections=2) as server:
@@ -385,8 +389,8 @@ def test_connections_are_limited(run: Run) -> None:
     ],
     ids=["head", "body"],
 )
-def test_large_requests_are_cut_off(run: Run, request_: bytes) -> None:
-    """Nobody who scrapes or probes has so much to say."""
+def test_large_request_is_cut_off(run: Run, request_: bytes) -> None:
+    """A request that is larger than any scrape or probe is cut off."""
 
     async def test() -> None:
         async with running() as server:
@@ -396,8 +400,8 @@ def test_large_requests_are_cut_off(run: Run, request_: bytes) -> None:
     run(test())
 
 
-def test_one_connection_is_one_answer(run: Run) -> None:
-    """What is sent behind a request is not answered."""
+def test_connection_gets_one_answer(run: Run) -> None:
+    """Bytes behind the first request are not answered."""
 
     async def test() -> None:
         async with running() as server:
@@ -407,8 +411,9 @@ def test_one_connection_is_one_answer(run: Run) -> None:
     run(test())
 
 
-def test_closing_ends_what_is_there(run: Run) -> None:
-    """Silent connections end at once, nobody else gets in, and an answer may finish."""
+def test_closing_ends_silent_connections(run: Run) -> None:
+    """On closing, silent connections end at once, no new ones are accepted, and an answer under way
+    can finish."""
     asked = asyncio.Event()
 
     async def parts() -> Parts:
@@ -433,13 +438,13 @@ def test_closing_ends_what_is_there(run: Run) -> None:
 # The address
 
 
-def test_an_address_that_cannot_be_had_is_a_sentence() -> None:
-    """It names the flag, and what to do."""
+def test_unusable_address_is_reported_in_a_sentence() -> None:
+    """The sentence names the flag, and what to do."""
     with listen_admin("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(SettingError, match=rf"--admin-port {port} is taken on 127\.0\.0\.1;"):
             listen_admin("127.0.0.1", port)
     with pytest.raises(SettingError, match=r"--admin-host 'x+' is not an address"):
-        listen_admin("x" * 64, 0)  # too long for a name, hence not looked up
+        listen_admin("x" * 64, 0)  # This name is too long, so it is not looked up.
     with pytest.raises(SettingError, match=r"--admin-host 192\.0\.2\.1 .* cannot be listened on"):
         listen_admin("192.0.2.1", 0)

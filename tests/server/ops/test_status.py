@@ -1,4 +1,4 @@
-"""How a running server is: who asks, who answers, and what a person sees."""
+"""The status of a running server: the socket that provides it, the client, and the table."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ QUESTION = pack(RecordKind.STATUS, None)
 
 @pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 def run(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, None]], None]:
-    """Runs a test on the loop of `fastchat status` and on a server's."""
+    """Run a test on the event loop of `fastchat status` and on a server's."""
 
     def run_bounded(test: Coroutine[Any, Any, None]) -> None:
         async def bounded() -> None:
@@ -66,7 +66,7 @@ async def answering(
 
 
 async def exchange(directory: Path, *said: bytes) -> bytes:
-    """All that comes back until the connection ends; each thing is said on its own."""
+    """Send these pieces one after the other, and return all bytes until the connection ends."""
     async with asyncio.timeout(LIMIT_S):
         reader, writer = await asyncio.open_unix_connection(str(directory / SOCKET_NAME))
         received = b""
@@ -81,7 +81,7 @@ async def exchange(directory: Path, *said: bytes) -> bytes:
 
 @contextlib.contextmanager
 def listening(directory: Path, answer: bytes | None) -> Iterator[None]:
-    """Somebody at the socket who says `answer` and hangs up, or with None nothing at all."""
+    """Listen at the socket, send `answer` and close; with None, send nothing."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(directory / SOCKET_NAME))
         listener.listen()
@@ -110,8 +110,8 @@ def listening(directory: Path, answer: bytes | None) -> Iterator[None]:
 # A server of one process
 
 
-def test_a_question_is_answered_with_what_is_so_now(run: Run, tmp_path: Path) -> None:
-    """As often as it is asked, and over one connection too."""
+def test_request_gets_the_current_snapshot(run: Run, tmp_path: Path) -> None:
+    """Each request gets the current snapshot, over one connection, too."""
     rooms = iter(range(10))
 
     async def test() -> None:
@@ -126,8 +126,8 @@ def test_a_question_is_answered_with_what_is_so_now(run: Run, tmp_path: Path) ->
     run(test())
 
 
-def test_a_path_that_is_too_long_for_a_socket(run: Run, tmp_path: Path) -> None:
-    """108 bytes are all that the kernel takes; a directory's name may have more."""
+def test_long_path_of_a_socket_works(run: Run, tmp_path: Path) -> None:
+    """The path of a socket can be longer than the 108 bytes that the kernel takes."""
     directory = tmp_path / ("d" * 100) / ("ä" * 60)
     directory.mkdir(parents=True)
     descriptors = len(os.listdir("/proc/self/fd"))
@@ -141,8 +141,8 @@ def test_a_path_that_is_too_long_for_a_socket(run: Run, tmp_path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
-def test_the_socket_is_its_user_s_alone(run: Run, tmp_path: Path) -> None:
-    """Mode 0600, whatever the umask is, and that is as it was afterwards."""
+def test_socket_is_private(run: Run, tmp_path: Path) -> None:
+    """The socket has mode 0600, whatever the umask is, and the umask is unchanged afterwards."""
 
     async def test() -> None:
         async with answering(tmp_path):
@@ -158,8 +158,8 @@ def test_the_socket_is_its_user_s_alone(run: Run, tmp_path: Path) -> None:
     assert not (tmp_path / SOCKET_NAME).exists()
 
 
-def test_a_socket_that_was_left_behind_is_replaced(run: Run, tmp_path: Path) -> None:
-    """A killed server does not tidy up."""
+def test_stale_socket_is_replaced(run: Run, tmp_path: Path) -> None:
+    """A server replaces the socket that a killed server has left behind."""
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(tmp_path / SOCKET_NAME))
 
@@ -170,10 +170,11 @@ def test_a_socket_that_was_left_behind_is_replaced(run: Run, tmp_path: Path) -> 
     run(test())
 
 
-def test_a_directory_without_sockets_costs_the_status_only(
+def test_directory_without_sockets_disables_the_status_only(
     run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The server goes on; the log says what will not work."""
+    """If the directory cannot hold a socket, the server runs, and the log says that the status is
+    not available."""
     (tmp_path / SOCKET_NAME).mkdir()
 
     async def test() -> None:
@@ -198,8 +199,9 @@ GARBAGE = {
 
 
 @pytest.mark.parametrize("said", GARBAGE.values(), ids=GARBAGE)
-def test_who_says_anything_else_is_dropped(run: Run, tmp_path: Path, said: bytes) -> None:
-    """At once and without an answer; the others are answered as before."""
+def test_client_with_an_unknown_request_is_dropped(run: Run, tmp_path: Path, said: bytes) -> None:
+    """An unknown request ends its connection at once and without an answer; other clients are
+    served."""
 
     async def test() -> None:
         async with answering(tmp_path) as server:
@@ -213,7 +215,7 @@ def test_who_says_anything_else_is_dropped(run: Run, tmp_path: Path, said: bytes
 
 
 def test_silent_client_is_dropped(run: Run, tmp_path: Path) -> None:
-    """Before a question, in the middle of a question, and after an answer."""
+    """A silent client is dropped before a request, in the middle of one, and after an answer."""
 
     async def test() -> None:
         async with answering(tmp_path, silence_s=0.2) as server:
@@ -226,7 +228,7 @@ def test_silent_client_is_dropped(run: Run, tmp_path: Path) -> None:
 
 
 def test_client_that_reads_nothing_is_dropped(run: Run, tmp_path: Path) -> None:
-    """An answer that nobody reads is not kept for long, and not made twice."""
+    """An answer that the client does not read is dropped at its deadline, and is not made twice."""
     asked: list[bool] = []
 
     def snapshot() -> dict[str, Any]:
@@ -251,7 +253,8 @@ def test_client_that_reads_nothing_is_dropped(run: Run, tmp_path: Path) -> None:
 
 
 def test_clients_are_limited(run: Run, tmp_path: Path) -> None:
-    """One client too many is dropped at once; there is room again when another has gone."""
+    """A client above the limit is dropped at once, and others are accepted once clients have
+    gone."""
 
     async def test() -> None:
         async with answering(tmp_path, max_clients=2) as server:
@@ -272,12 +275,13 @@ def test_clients_are_limited(run: Run, tmp_path: Path) -> None:
     run(test())
 
 
-# Asking
+# The client
 
 
 @pytest.mark.parametrize("directory", ["", "missing", "file"])
-def test_where_no_server_runs(run: Run, tmp_path: Path, directory: str) -> None:
-    """There may be no directory, a file in its place, or one that nobody serves."""
+def test_missing_server_is_reported(run: Run, tmp_path: Path, directory: str) -> None:
+    """A missing directory, a file in its place, or a directory without a server gives a
+    sentence."""
     (tmp_path / "file").write_text("")
 
     async def test() -> None:
@@ -287,8 +291,8 @@ def test_where_no_server_runs(run: Run, tmp_path: Path, directory: str) -> None:
     run(test())
 
 
-def test_where_a_server_was_killed(run: Run, tmp_path: Path) -> None:
-    """Its socket is still there."""
+def test_killed_server_is_reported(run: Run, tmp_path: Path) -> None:
+    """A killed server's socket still exists, and gives the same sentence."""
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(tmp_path / SOCKET_NAME))
 
@@ -299,8 +303,8 @@ def test_where_a_server_was_killed(run: Run, tmp_path: Path) -> None:
     run(test())
 
 
-def test_a_server_that_hangs_is_not_waited_for(run: Run, tmp_path: Path) -> None:
-    """A sentence after the time that the caller has."""
+def test_hanging_server_is_reported_after_a_timeout(run: Run, tmp_path: Path) -> None:
+    """If the server does not answer within the caller's time, the result is a sentence."""
 
     async def test() -> None:
         begun = time.monotonic()
@@ -319,8 +323,8 @@ def test_a_server_that_hangs_is_not_waited_for(run: Run, tmp_path: Path) -> None
         pack(RecordKind.STATUS, head) for head in (None, [1], {}, {"parts": 1}, {"parts": {"a": 1}})
     ],
 )
-def test_an_answer_that_is_none(run: Run, tmp_path: Path, answer: bytes) -> None:
-    """Something else is at the socket, or another version: that is a sentence too."""
+def test_invalid_answer_is_reported(run: Run, tmp_path: Path, answer: bytes) -> None:
+    """An answer of another program or version gives a sentence."""
 
     async def test() -> None:
         with pytest.raises(NotAnswering, match=r"^the server on --data .* gives no answer: .*\.$"):
@@ -330,8 +334,9 @@ def test_an_answer_that_is_none(run: Run, tmp_path: Path, answer: bytes) -> None
         run(test())
 
 
-def test_what_is_known_and_what_is_reported(run: Run, tmp_path: Path) -> None:
-    """A report adds to what is known; that of a process that was replaced does not."""
+def test_reports_add_to_known_values(run: Run, tmp_path: Path) -> None:
+    """A report adds to the known values of a process, and a report of a replaced process is
+    ignored."""
     known = {"supervisor": {"pid": 1}, "server": {"pid": 2, "up": 1, "restarts": 3}}
     replaced = {"server": {"pid": 5, "up": 0}}
 
@@ -350,8 +355,8 @@ def test_what_is_known_and_what_is_reported(run: Run, tmp_path: Path) -> None:
     run(test())
 
 
-def test_a_relay_that_hangs_costs_a_scrape_a_moment(run: Run, tmp_path: Path) -> None:
-    """The supervisor answers with what it knows itself."""
+def test_hanging_relay_delays_a_scrape_only_briefly(run: Run, tmp_path: Path) -> None:
+    """If the relay hangs, the supervisor answers with the values that it knows itself."""
 
     async def test() -> None:
         known = {"relay": {"up": 1}}
@@ -361,7 +366,7 @@ def test_a_relay_that_hangs_costs_a_scrape_a_moment(run: Run, tmp_path: Path) ->
         run(test())
 
 
-# What a person sees
+# The table
 
 
 def lag(*seconds: float) -> dict[str, Any]:
@@ -371,8 +376,8 @@ def lag(*seconds: float) -> dict[str, Any]:
     return histogram.snapshot()
 
 
-def looks() -> tuple[dict[str, Any], dict[str, Any]]:
-    """Two looks at a server with a relay and two workers, two seconds apart."""
+def two_snapshots() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return two snapshots of a server with a relay and two workers, two seconds apart."""
     relay = {"pid": 4243, "uptime_s": 273_600.0, "rooms": 118, "users": 9873, "connections": 2}
     relay |= {"publications_total": 1000, "commit_s": lag(3), "loop_lag_s": lag()}
     relay |= {"cpu_s": 10.0, "resident_bytes": 61_000_000}
@@ -392,9 +397,10 @@ def looks() -> tuple[dict[str, Any], dict[str, Any]]:
     return {"worker-1": first, "worker-2": second, "relay": relay}, later
 
 
-def test_a_table_of_two_looks() -> None:
-    """A line of the server and one of each part; rates and p99 are of what came between."""
-    assert table(*looks(), 2.0) == (
+def test_table_shows_rates_between_two_snapshots() -> None:
+    """The table has a line for the server and for each process, with rates and p99 of the time
+    between."""
+    assert table(*two_snapshots(), 2.0) == (
         "uptime  workers  clients  rooms  users  published/s  delivered/s  commit p99\n"
         "3d 04h        2   10,240    118  9,873          412      388,050      0.1 ms\n"
         "\n"
@@ -405,13 +411,14 @@ def test_a_table_of_two_looks() -> None:
     )
 
 
-def test_what_nobody_can_say_is_a_dash() -> None:
-    """A worker that was restarted between the looks, and parts of another version."""
-    earlier, later = looks()
+def test_unknown_values_are_dashes() -> None:
+    """A worker that was restarted between the snapshots, and processes of other versions, have
+    dashes."""
+    earlier, later = two_snapshots()
     later["worker-1"] = {**later["worker-1"], "pid": 9999, "deliveries": 5, "uptime_s": 0.5}
     del later["worker-1"]["loop_lag_s"]
     lines = table(earlier, later, 2.0).splitlines()
-    assert lines[1].split()[-4:] == ["412", "-", "0.1", "ms"]  # half a sum would mislead
+    assert lines[1].split()[-4:] == ["412", "-", "0.1", "ms"]  # A partial sum would mislead.
     assert lines[5].split() == [
         *("worker-1", "9999", "0m", "00s", "5,133"),
         *("-", "5", "s", "-", "148", "MB"),
@@ -423,7 +430,7 @@ def test_what_nobody_can_say_is_a_dash() -> None:
 
 
 def test_workers_are_in_order() -> None:
-    """Worker 10 comes after worker 9."""
+    """Worker 10 stands after worker 9."""
     names = [f"worker-{number}" for number in range(1, 12)]
     lines = table({}, {name: {} for name in [*reversed(names), "relay"]}, 1.0).splitlines()
     assert [line.split()[0] for line in lines[4:]] == ["relay", *names]
@@ -437,14 +444,14 @@ def test_workers_are_in_order() -> None:
     ],
 )
 def test_uptime_is_short(seconds: float, text: str) -> None:
-    """Two units at most, whatever it is."""
+    """Uptime has at most two units."""
     assert (
         table({}, {"server": {"uptime_s": seconds}}, 1.0).splitlines()[1].lstrip().startswith(text)
     )
 
 
-def test_a_table_fits_a_terminal() -> None:
-    """80 columns, with more of everything than a machine has."""
+def test_table_fits_a_terminal() -> None:
+    """The table fits 80 columns, with larger values than a machine has."""
     slow = lag(*[4.0] * 100)
     part = {"pid": 4194304, "uptime_s": 1.0, "connections": 999_999, "deliveries": 0}
     part |= {"rooms": 99_999, "users": 999_999, "publications_total": 0, "cpu_s": 0.0}
@@ -464,7 +471,7 @@ def test_a_table_fits_a_terminal() -> None:
 
 @contextlib.contextmanager
 def served(directory: Path) -> Iterator[Metrics]:
-    """A status server on a loop and a thread of its own."""
+    """Run a status server with an event loop and a thread of its own."""
     counted = Metrics()
     started, ended = threading.Event(), asyncio.Event()
     loops: list[asyncio.AbstractEventLoop] = []
@@ -486,7 +493,7 @@ def served(directory: Path) -> Iterator[Metrics]:
 
 
 def test_status_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The table has what happened between the two questions."""
+    """The table shows the rates between two requests."""
     with served(tmp_path) as counted:
         timer = threading.Timer(0.1, counted.committed, (1000, 0.0001))
         timer.start()
@@ -498,8 +505,8 @@ def test_status_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert rest == [""]
 
 
-def test_status_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One line: what each part has counted, its memory and CPU time."""
+def test_status_json_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--json` prints one line with the counters, memory and CPU time of each process."""
     with served(tmp_path):
         assert main(["status", "--data", str(tmp_path), "--json"]) == 0
     out = capsys.readouterr().out
@@ -510,8 +517,9 @@ def test_status_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert part["cpu_s"] > 0
 
 
-def test_status_of_nothing_is_a_sentence(tmp_path: Path) -> None:
-    """On standard error, with status 1; also where the directory comes from the environment."""
+def test_status_without_a_server_is_a_sentence(tmp_path: Path) -> None:
+    """Without a server the command prints a sentence on standard error, with status 1, also for a
+    directory from the environment."""
     ran = subprocess.run(
         [sys.executable, "-m", "fastchat", "status"],
         env={**os.environ, "FASTCHAT_DATA": str(tmp_path)},
@@ -523,8 +531,10 @@ def test_status_of_nothing_is_a_sentence(tmp_path: Path) -> None:
     assert ran.stderr == f"fastchat: no server is running on --data {tmp_path}.\n"
 
 
-def test_status_of_a_server_that_hangs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The command prints a sentence, and no table without values."""
+def test_status_of_a_hanging_server_is_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For a hanging server the command prints a sentence, and no table without values."""
     with listening(tmp_path, None):
         assert main(["status", "--data", str(tmp_path)]) == 1
     captured = capsys.readouterr()
@@ -532,8 +542,8 @@ def test_status_of_a_server_that_hangs(tmp_path: Path, capsys: pytest.CaptureFix
     assert captured.out == ""
 
 
-def test_status_of_a_real_server(tmp_path: Path) -> None:
-    """It answers while it runs, and takes its socket away when it stops."""
+def test_real_server_answers_and_removes_its_socket(tmp_path: Path) -> None:
+    """A server answers while it runs, and removes its socket when it stops."""
     command = [sys.executable, "-m", "fastchat", "status", "--json", "--data", str(tmp_path)]
     with running_server("--data", str(tmp_path)) as server:
         ran = subprocess.run(command, capture_output=True, timeout=LIMIT_S)
