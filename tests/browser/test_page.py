@@ -679,7 +679,7 @@ def _overflow(page: Any) -> int:
 # Broken connections
 
 
-#: Hidden while the page reconnects by itself, which can happen at this moment.
+#: The button is hidden while the page reconnects by itself, which can happen at this moment.
 PRESS_UNTIL_BACK = """() => {
   const button = document.getElementById("try-now");
   if (!button.hidden) button.click();
