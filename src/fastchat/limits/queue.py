@@ -23,13 +23,19 @@ class FairQueue:
     """A queue for the downloads that `active` counts and limits.
 
     At most `max_waiting` clients wait at the same time, and `max_address_waiting` from one
-    address; 0 is no limit.
+    address; 0 is no limit. A client waits for `wait_s` seconds at most.
     """
 
     def __init__(
-        self, active: ConnectionCount, *, max_waiting: int = 0, max_address_waiting: int = 0
+        self,
+        active: ConnectionCount,
+        *,
+        max_waiting: int = 0,
+        max_address_waiting: int = 0,
+        wait_s: float = WAIT_S,
     ) -> None:
         self._active = active
+        self._wait_s = wait_s
         self._max_waiting = max_waiting
         self._max_address_waiting = max_address_waiting
         #: The clients that wait, by address; the first address is the next to be served.
@@ -43,7 +49,7 @@ class FairQueue:
         return self._count
 
     async def enter(self, address: str) -> bool:
-        """Wait for a turn; False after WAIT_S, or at once if too many clients wait already.
+        """Wait for a turn; False after `wait_s`, or at once if too many clients wait already.
 
         After True, the caller must call `leave` with the same address.
         """
@@ -85,7 +91,7 @@ class FairQueue:
         self._count += 1
         had_time = False
         try:
-            await asyncio.wait((turn,), timeout=WAIT_S)
+            await asyncio.wait((turn,), timeout=self._wait_s)
             had_time = True
         finally:
             if not turn.done():

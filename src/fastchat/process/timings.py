@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from fastchat.connections.registry import CLOSE_GRACE_S, MESSAGE_TIMEOUT_S
+from fastchat.limits.queue import WAIT_S
 from fastchat.rooms.members import GRACE_TICKS
 from fastchat.web.edge import HttpTimings
 
@@ -30,6 +31,8 @@ class WorkerTimings:
     close_grace_s: float = CLOSE_GRACE_S
     #: For a user whose last connection was lost to come back, where the process has the rooms.
     grace_ticks: int = GRACE_TICKS
+    #: A download waits this long for its turn; then the client is asked to try again later.
+    download_wait_s: float = WAIT_S
     #: Clients have this long to answer the close frames of a server that stops. With the rest of
     #: stopping it stays under the 5 s after which others kill the process.
     drain_s: float = 3.0

@@ -522,9 +522,17 @@ def open_contents() -> list[str]:
 
 @pytest.fixture
 def narrow(data: Path) -> Iterator[tuple[Server, Client]]:
-    """A server that has two places for an address, of each way; and Alice."""
+    """A server that allows two uploads and two downloads at once for each address; and Alice."""
+    with narrow_server(data) as served:
+        yield served
+
+
+@contextlib.contextmanager
+def narrow_server(
+    data: Path, timings: WorkerTimings | None = None
+) -> Iterator[tuple[Server, Client]]:
     with (
-        serving(transfers=8, history="sqlite", data=str(data)) as server,
+        serving(transfers=8, history="sqlite", data=str(data), timings=timings) as server,
         connected(server.port, "/ws?username=Alice") as alice,
     ):
         alice.receive_type("joined")
@@ -609,13 +617,10 @@ def test_reader_waits_for_a_place(narrow: tuple[Server, Client]) -> None:
         assert server.metrics.file_refusals == {}
 
 
-def test_reader_waits_for_a_while(
-    narrow: tuple[Server, Client], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Then he is told to come back."""
-    server, alice = narrow
-    monkeypatch.setattr("fastchat.limits.queue.WAIT_S", 0.1)
+def test_download_without_a_turn_is_refused_after_a_while(data: Path) -> None:
+    """The client is asked to try again later."""
     with contextlib.ExitStack() as stack:
+        server, alice = stack.enter_context(narrow_server(data, WorkerTimings(download_wait_s=0.1)))
         with wired(server.port) as wire:
             shared = share(alice, wire, os.urandom(3_000_000))
         for _ in range(2):

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastchat.brokers.relay import wire
 from fastchat.brokers.relay.wire import BadRecord, RecordKind, RecordReader, pack, reachable
 
 HEADS = st.recursive(
@@ -24,9 +23,13 @@ RECORDS = st.lists(
 )
 
 
+def as_framed(kind: int, head: Any, tail: bytes) -> tuple[int, Any, bytes]:
+    return kind, head, tail
+
+
 def new_reader() -> RecordReader[tuple[int, Any, bytes]]:
-    """Of records as they are in their frames."""
-    return RecordReader(lambda *record: record)
+    """A reader that returns the kind, the head and the tail of each record."""
+    return RecordReader(as_framed)
 
 
 def read(*chunks: bytes) -> list[tuple[int, Any, bytes]]:
@@ -65,13 +68,13 @@ def test_impossible_length_is_refused(length: int) -> None:
         read(length.to_bytes(4, "big"))
 
 
-def test_longest_record_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A byte less is taken."""
-    monkeypatch.setattr(wire, "MAX_RECORD_BYTES", 100)
-    ninety = pack(RecordKind.TELL, [], (b"x" * (100 - 5 - 2),))
-    assert len(read(ninety)) == 1
+def test_record_above_the_maximum_is_refused() -> None:
+    """A record of exactly the maximum is accepted, and one byte more is refused."""
+    longest = pack(RecordKind.TELL, [], (b"x" * (100 - 5 - 2),))
+    assert len(list(RecordReader(as_framed, max_record_bytes=100).feed(longest))) == 1
+    too_long = pack(RecordKind.TELL, [], (b"x" * (100 - 5 - 1),))
     with pytest.raises(BadRecord):
-        read(pack(RecordKind.TELL, [], (b"x" * (100 - 5 - 1),)))
+        list(RecordReader(as_framed, max_record_bytes=100).feed(too_long))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fastchat.brokers.relay.wire import MAX_RECORD_BYTES
+
 __all__ = ["Bounds"]
 
 
@@ -21,3 +23,5 @@ class Bounds:
     max_backlog_bytes: int = 8 * 1024 * 1024
     #: So many drafts can wait for a relay, whether there is one or not.
     max_drafts: int = 20_000
+    #: A relay that sends a larger record than this is not one of ours.
+    max_record_bytes: int = MAX_RECORD_BYTES

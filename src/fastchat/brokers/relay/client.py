@@ -78,6 +78,7 @@ class RelayBroker:
             self,
             retry_s=self.bounds.retry_s,
             max_backlog_bytes=self.bounds.max_backlog_bytes,
+            max_record_bytes=self.bounds.max_record_bytes,
         )
         self._outbox = Outbox(self._flush)
         self._timer = DeadlineTimer(self._give_up)

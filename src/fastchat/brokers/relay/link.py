@@ -44,12 +44,19 @@ class Link:
     """
 
     def __init__(
-        self, directory: Path, owner: Owner, *, retry_s: float, max_backlog_bytes: int
+        self,
+        directory: Path,
+        owner: Owner,
+        *,
+        retry_s: float,
+        max_backlog_bytes: int,
+        max_record_bytes: int,
     ) -> None:
         self._directory = directory
         self._owner = owner
         self._retry_s = retry_s
         self._max_backlog_bytes = max_backlog_bytes
+        self._max_record_bytes = max_record_bytes
         self._connection: _Connection | None = None  # the newest, also before it is open
         self._connecting: asyncio.Task[None] | None = None
         self.closing = False
@@ -101,7 +108,7 @@ class Link:
 
     def _new_connection(self) -> _Connection:
         # Known at once: what the relay says first may come before `_connect` goes on.
-        self._connection = _Connection(self._owner)
+        self._connection = _Connection(self._owner, self._max_record_bytes)
         return self._connection
 
 
@@ -113,9 +120,9 @@ class _Connection(asyncio.Protocol):
 
     transport: asyncio.WriteTransport
 
-    def __init__(self, owner: Owner) -> None:
+    def __init__(self, owner: Owner, max_record_bytes: int) -> None:
         self._owner = owner
-        self._reader = RecordReader(decode_from_relay)
+        self._reader = RecordReader(decode_from_relay, max_record_bytes=max_record_bytes)
         self.is_open = False
         self.ended = asyncio.Event()
 

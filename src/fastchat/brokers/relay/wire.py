@@ -109,11 +109,18 @@ def pack(kind: RecordKind, head: object, tail: Iterable[bytes] = ()) -> bytes:
 class RecordReader(Generic[Record]):
     """Cuts a stream of bytes into records.
 
-    `decode` makes a record of its kind, its head as JSON has decoded it, and its tail.
+    `decode` makes a record of its kind, its head as JSON has decoded it, and its tail. A record
+    of more than `max_record_bytes` is refused.
     """
 
-    def __init__(self, decode: Callable[[int, Any, bytes], Record]) -> None:
+    def __init__(
+        self,
+        decode: Callable[[int, Any, bytes], Record],
+        *,
+        max_record_bytes: int = MAX_RECORD_BYTES,
+    ) -> None:
         self._decode = decode
+        self._max_record_bytes = max_record_bytes
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Record]:
@@ -121,10 +128,11 @@ class RecordReader(Generic[Record]):
         buffer = self._buffer
         buffer += data
         start, end = 0, len(buffer)
+        longest = self._max_record_bytes
         try:
             while end - start >= 4:
                 (length,) = _LENGTH.unpack_from(buffer, start)
-                if not 5 <= length <= MAX_RECORD_BYTES:
+                if not 5 <= length <= longest:
                     raise BadRecord("a record of an impossible length")
                 if end - start < 4 + length:
                     break

@@ -72,14 +72,16 @@ def transfers_of(settings: Settings, total: int) -> ConnectionCount:
     return ConnectionCount(total=total, per_address=max(1, total // TRANSFERRING_ADDRESSES))
 
 
-def readers_of(settings: Settings, total: int) -> FairQueue:
-    """Bounds the files that are read from a process: `total` at once, and more can wait."""
+def readers_of(settings: Settings, total: int, *, wait_s: float) -> FairQueue:
+    """Bounds the downloads of a process: `total` at once, and more can wait for `wait_s`."""
     connection_count = transfers_of(settings, total)
     waiting = total * WAITING_FOR_A_PLACE
     if not settings.max_address_connections:
-        return FairQueue(connection_count, max_waiting=waiting)
+        return FairQueue(connection_count, max_waiting=waiting, wait_s=wait_s)
     per_address = max(MIN_WAITING, waiting // TRANSFERRING_ADDRESSES)
-    return FairQueue(connection_count, max_waiting=waiting, max_address_waiting=per_address)
+    return FairQueue(
+        connection_count, max_waiting=waiting, max_address_waiting=per_address, wait_s=wait_s
+    )
 
 
 def handshake_limiter_of(settings: Settings, clock: Callable[[], float]) -> HandshakeLimiter:

@@ -279,7 +279,7 @@ def _build_worker(
         max_message_bytes=settings.max_message_bytes,
     )
     handshakes = handshake_limiter_of(settings, clock)
-    readers = readers_of(settings, base.transfers)
+    readers = readers_of(settings, base.transfers, wait_s=base.timings.download_wait_s)
     edge = Edge(
         context,
         Origins(settings.allow_origin),
