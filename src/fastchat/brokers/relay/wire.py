@@ -2,14 +2,14 @@
 
 A record is
 
-    length    4 bytes, big-endian: of all that follows
+    length    4 bytes, big-endian: the number of bytes that follow
     kind      1 byte: a `RecordKind`
-    size      4 bytes, big-endian: of the head
+    size      4 bytes, big-endian: the number of bytes of the head
     head      JSON
-    tail      bytes, which the head says how to cut
+    tail      the other bytes: payloads, whose sizes are in the head
 
-Payloads for clients travel in the tail as they are: encoded once, by the relay,
-and never decoded by a worker. `fastchat.brokers.relay.records` has the layout of each kind.
+The relay encodes the payload of a publication once and puts it into the tail. Workers pass it on
+to clients without decoding it. `fastchat.brokers.relay.records` has the layout of each kind.
 """
 
 from __future__ import annotations
@@ -37,24 +37,27 @@ __all__ = [
     "socket_path",
 ]
 
-#: Both sides must speak the same; a worker that outlives an upgrade is refused.
+#: The version of the protocol. A relay refuses a worker of another version, for example one that
+#: still runs after an upgrade of the server.
 VERSION = 5
-#: In the data directory.
+#: The name of the socket in the data directory.
 SOCKET_NAME = "fastchat.sock"
-#: A record is never larger than this; a peer that announces a larger one is not one of ours.
+#: The largest record. It bounds the memory that a reader needs for an incomplete record. A DELIVER
+#: record has about 1 MiB of payloads (`peer.RECORD_BYTES`).
 MAX_RECORD_BYTES = 64 * 1024 * 1024
 
 _PREFIX = struct.Struct("!IBI")
 _LENGTH = struct.Struct("!I")
+#: The longest path that is passed to the kernel: `sun_path` holds 108 bytes (unix(7)).
 _UNIX_PATH_BYTES = 100
-#: The socket is for its owner only.
+#: Only the user that runs the server can connect to the socket.
 _UMASK = 0o177
 
 
 class RecordKind(IntEnum):
-    """What a record is about; `fastchat.brokers.relay.records` has a type for each.
+    """The kind of a record; `fastchat.brokers.relay.records` has a type for each.
 
-    STATUS goes both ways: the question, and its answer.
+    STATUS is sent in both directions: it is a request, and the reply to the request.
     """
 
     # From a worker
@@ -93,15 +96,16 @@ class RecordKind(IntEnum):
 
 
 class BadRecord(Exception):
-    """The peer does not speak this protocol; the connection cannot go on."""
+    """The other process does not follow this protocol. The connection must be closed."""
 
 
 Record = TypeVar("Record")
 
 
 def pack(kind: RecordKind, head: object, tail: Iterable[bytes] = ()) -> bytes:
-    """A record as it is sent."""
-    encoded = orjson.dumps(head, default=tuple)  # named tuples, which orjson does not know
+    """Return the bytes of a record."""
+    # orjson calls `default` for types that it does not know, which here are named tuples.
+    encoded = orjson.dumps(head, default=tuple)
     body = b"".join((encoded, *tail))
     return _PREFIX.pack(5 + len(body), kind, len(encoded)) + body
 
@@ -109,8 +113,8 @@ def pack(kind: RecordKind, head: object, tail: Iterable[bytes] = ()) -> bytes:
 class RecordReader(Generic[Record]):
     """Cuts a stream of bytes into records.
 
-    `decode` makes a record of its kind, its head as JSON has decoded it, and its tail. A record
-    of more than `max_record_bytes` is refused.
+    `decode` takes the kind, the decoded head and the tail of a record, and returns a record of the
+    type that the reader yields. A record of more than `max_record_bytes` raises BadRecord.
     """
 
     def __init__(
@@ -124,7 +128,10 @@ class RecordReader(Generic[Record]):
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Record]:
-        """The records that are complete now; raises BadRecord."""
+        """Yield the records that `data` completes; an incomplete one stays in the buffer.
+
+        Raises BadRecord after the records before the wrong one. The reader must not be used again.
+        """
         buffer = self._buffer
         buffer += data
         start, end = 0, len(buffer)
@@ -133,19 +140,19 @@ class RecordReader(Generic[Record]):
             while end - start >= 4:
                 (length,) = _LENGTH.unpack_from(buffer, start)
                 if not 5 <= length <= longest:
-                    raise BadRecord("a record of an impossible length")
+                    raise BadRecord(f"a record cannot have {length} bytes")
                 if end - start < 4 + length:
                     break
                 _, kind, size = _PREFIX.unpack_from(buffer, start)
                 if size > length - 5:
-                    raise BadRecord("a head that is longer than its record")
+                    raise BadRecord("the head of a record is longer than the record")
                 head_at = start + _PREFIX.size
                 start += 4 + length
                 with memoryview(buffer) as view:
                     try:
                         head = orjson.loads(view[head_at : head_at + size])
                     except orjson.JSONDecodeError:
-                        raise BadRecord("a head that is not JSON") from None
+                        raise BadRecord("the head of a record is not JSON") from None
                     tail = bytes(view[head_at + size : start])
                 yield self._decode(kind, head, tail)
         finally:
@@ -153,9 +160,10 @@ class RecordReader(Generic[Record]):
 
 
 def reachable(directory: Path, descriptor: int) -> str:
-    """The socket's path; by way of an open `descriptor` of its directory where it is too long.
+    """Return a path of the socket that `connect` and `bind` accept.
 
-    `sun_path` holds 108 bytes (unix(7)).
+    If the path in `directory` is too long, the returned path leads through `descriptor`, an open
+    descriptor of the directory.
     """
     path = str(directory / SOCKET_NAME)
     if len(path.encode()) <= _UNIX_PATH_BYTES:
@@ -165,7 +173,10 @@ def reachable(directory: Path, descriptor: int) -> str:
 
 @contextlib.contextmanager
 def socket_path(directory: Path) -> Iterator[str]:
-    """A path of the socket that is short enough, for as long as the block. Raises OSError."""
+    """A path of the socket that `connect` and `bind` accept, valid inside the `with` block.
+
+    Raises OSError if the directory cannot be opened.
+    """
     descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield reachable(directory, descriptor)
@@ -174,9 +185,10 @@ def socket_path(directory: Path) -> Iterator[str]:
 
 
 def bind_socket(directory: Path) -> socket.socket:
-    """The socket, bound, for this user only; one that was left behind is removed.
+    """Return the bound socket, to which only this user can connect.
 
-    The caller must hold the directory's lock. Raises OSError.
+    A socket of an earlier process is removed first. Therefore the caller must hold the directory's
+    lock. Raises OSError if the directory cannot hold a socket.
     """
     (directory / SOCKET_NAME).unlink(missing_ok=True)
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

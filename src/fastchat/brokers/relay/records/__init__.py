@@ -1,18 +1,20 @@
-"""What workers and the relay say to each other: a type for each kind of record.
+"""The records that workers and the relay send each other: one type for each kind.
 
-`fastchat.brokers.relay.wire` frames records; here is what is in them. `encode` and `decode` of
-a record stand together, and its docstring has its layout: the head, which is JSON, and the
-tail if there is one. Seconds are of the machine's monotonic clock, which all processes share.
+`fastchat.brokers.relay.wire` frames the records; this package defines their fields. The docstring
+of a type states the layout of its record: the head, which is JSON, and the tail if there is one.
+`encode` and `decode` of a record stand side by side. All times are seconds of the machine's
+monotonic clock, which its processes share.
 
-A worker begins with HELLO, a RESTORE for each of its rooms, and CONNECTIONS. The relay returns
-what the worker has missed, and ends that with WELCOME. From then on the worker sends drafts
-and requests; what the relay says about a room, it says in the order in which it happened.
+A worker introduces itself with HELLO, one RESTORE for each of its rooms, and CONNECTIONS. The
+relay sends the publications that the worker has missed, and then WELCOME. From then on the worker
+sends drafts and requests. The relay sends the events of a room in the order in which they happened.
 
-A request carries a number that the worker has chosen, and the time when the worker gives up.
-Its reply (JOINED, LEFT, PAGE, REMOVED) or its refusal (REFUSED) carries the same number.
+A request carries a number that the worker has chosen, and a deadline after which the worker no
+longer waits. The reply (JOINED, LEFT, PAGE, REMOVED) or the refusal (REFUSED) carries the same
+number.
 
-Decoding checks everything: a record of another shape raises BadRecord, and past this module
-there is no list without a type.
+`decode` checks each field and raises BadRecord if a record has another shape. Therefore the code
+that uses a record sees typed values only.
 """
 
 from __future__ import annotations

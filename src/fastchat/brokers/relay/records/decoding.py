@@ -1,4 +1,4 @@
-"""Which record a frame holds."""
+"""Decoding: the type of record for each `RecordKind`, in both directions."""
 
 from __future__ import annotations
 
@@ -48,18 +48,25 @@ _FROM_RELAY: Mapping[int, Callable[[Any, bytes], FromRelay]] = {
     RecordKind.KNOW: from_relay.Know.decode,
     RecordKind.STATUS: from_relay.Status.decode,
 }
+#: The kinds that have a tail. In any other record, a tail is an error.
 _WITH_TAIL = {RecordKind.TELL, RecordKind.DELIVER, RecordKind.JOINED, RecordKind.PAGE}
 
 Record = TypeVar("Record")
 
 
 def decode_from_worker(kind: int, head: Any, tail: bytes) -> FromWorker:
-    """A worker's record, of what `RecordReader` has read; raises BadRecord."""
+    """Return the record of a worker from the parts that `RecordReader` reads.
+
+    Raises BadRecord if a worker sends no record of this kind, or if a field is wrong.
+    """
     return _decode(_FROM_WORKER, kind, head, tail)
 
 
 def decode_from_relay(kind: int, head: Any, tail: bytes) -> FromRelay:
-    """A record of the relay, of what `RecordReader` has read; raises BadRecord."""
+    """Return the record of the relay from the parts that `RecordReader` reads.
+
+    Raises BadRecord if the relay sends no record of this kind, or if a field is wrong.
+    """
     return _decode(_FROM_RELAY, kind, head, tail)
 
 

@@ -1,7 +1,8 @@
 """Checks of the fields of a record.
 
-Each function returns a value that JSON has decoded, with its type, and raises BadRecord if the
-value is of another type.
+Each function takes a value that was decoded from JSON, and returns it with its type. It raises
+BadRecord if the value has another type. The checks compare types instead of calling isinstance,
+because in Python `True` is an int, and JSON's `true` is no number.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ __all__ = [
     "expect_texts_by_name",
 ]
 
-#: What a process counts, for `fastchat status`: `fastchat.metrics.Metrics.snapshot`.
+#: The counters of a process, as `fastchat.metrics.Metrics.snapshot` returns them.
 Snapshot = Mapping[str, Any]
 
 
@@ -43,18 +44,18 @@ def expect_list(value: Any) -> list[Any]:
 
 
 def expect_fields(value: Any, count: int) -> list[Any]:
-    """A list of so many fields."""
+    """A list of `count` fields."""
     if type(value) is not list or len(value) != count:
         raise _unexpected(f"{count} fields", value)
     return value
 
 
 def expect_rows(value: Any, count: int) -> list[list[Any]]:
-    """A list of lists of so many fields."""
+    """A list of lists of `count` fields each."""
     for row in expect_list(value):
         if type(row) is not list or len(row) != count:
             raise _unexpected(f"{count} fields", row)
-    return value  # type: ignore[no-any-return]  # it is a list now
+    return value  # type: ignore[no-any-return]  # `expect_list` has checked the outer list, and the loop the inner ones
 
 
 def expect_object(value: Any) -> dict[str, Any]:

@@ -51,9 +51,10 @@ __all__ = [
 
 
 class Refusal(NamedTuple):
-    """Why something was not done, as a client is told: [code, message, temporary, milliseconds].
+    """The refusal of a draft or a request: [code, message, temporary, milliseconds or null].
 
-    The milliseconds are after what time it may succeed; None if that is not known.
+    A worker passes it on to the client as an `error` event. The client can try again after the
+    milliseconds; they are None if that time is not known.
     """
 
     code: ErrorCode
@@ -79,7 +80,7 @@ _new_tuple = tuple.__new__
 
 
 class Welcome(NamedTuple):
-    """The end of what the worker has missed; the relay takes drafts and requests from now on.
+    """The worker has received all that it had missed. The relay accepts drafts and requests now.
 
     Head: null.
     """
@@ -94,10 +95,10 @@ class Welcome(NamedTuple):
 
 
 class Delivered(NamedTuple):
-    """A publication, or an event: that has the offset 0.
+    """A publication, or an event that is not stored; an event has the offset 0.
 
-    `draft_number` is that of the draft, if it came from this worker. `change` is what a join or
-    leave event says.
+    If the publication's draft came from this worker, `draft_number` is the draft's number;
+    otherwise it is None. A join or leave event has its `change`.
     """
 
     room: str
@@ -108,10 +109,10 @@ class Delivered(NamedTuple):
 
 
 class Deliver(NamedTuple):
-    """What happened in the worker's rooms, in order.
+    """Publications and events of the worker's rooms, in the order in which they happened.
 
-    Head: [[room, offset, draft number or null, size, change or null], ...]; a change is
-    [came, member]. Tail: the payloads, one behind the other, each of `size` bytes.
+    Head: [[room, offset, draft number or null, size, change or null], ...]. A change is
+    [came, member]. Tail: the payloads, one after the other, each of `size` bytes.
     """
 
     deliveries: Sequence[Delivered]
@@ -127,7 +128,8 @@ class Deliver(NamedTuple):
         deliveries = []
         start = 0
         try:
-            # No call for each field: deliveries are many.
+            # The types are checked without a call for each field, because this runs for each
+            # delivery.
             for room, offset, number, size, change in expect_list(head):
                 if not (
                     type(room) is str
@@ -144,14 +146,14 @@ class Deliver(NamedTuple):
                 deliveries.append(_new_tuple(Delivered, fields))
                 start = end
         except (TypeError, ValueError):
-            raise BadRecord("a delivery has 5 fields") from None
+            raise BadRecord("a delivery must have 5 fields") from None
         if start != len(tail):
-            raise BadRecord("the tail is not as long as its payloads")
+            raise BadRecord("the sizes of the payloads do not add up to the size of the tail")
         return cls(deliveries)
 
 
 class Deliveries:
-    """A DELIVER record that is being filled. `size` is that of its payloads, in bytes."""
+    """A DELIVER record under construction. `size` is the size of its payloads, in bytes."""
 
     __slots__ = ("_payloads", "_rows", "size")
 
@@ -181,11 +183,11 @@ class Deliveries:
 
 
 class Answer(NamedTuple):
-    """What became of a draft that is not delivered with its number.
+    """The outcome of a draft, if no DELIVER record carries the draft's number.
 
-    Head: [draft number, outcome, repeated]. The outcome is a Refusal, or an offset: of the draft's
-    publication, in a room where the worker has no member any more; or of the earlier publication
-    with the same `id`, which the draft has `repeated`.
+    Head: [draft number, outcome, repeated]. The outcome is a Refusal or an offset. If `repeated`
+    is true, the offset is that of an earlier publication with the same `id`. If it is false, the
+    draft was published in a room in which the worker has no member any more.
     """
 
     draft_number: int
@@ -206,7 +208,7 @@ class Answer(NamedTuple):
 
 
 class Know(NamedTuple):
-    """The users that members of a room are to know of from now on, and their authors.
+    """The users that the members of a room know of from now on, and their authors.
 
     Head: [room, {name: author, ...}].
     """
@@ -224,9 +226,9 @@ class Know(NamedTuple):
 
 
 class Expel(NamedTuple):
-    """A user was removed from a room: the user's connections at this worker are to be closed.
+    """A moderator has removed a user from a room: the worker must close the user's connections.
 
-    Head: [room, author, seconds], of which the last is how long the user must stay out.
+    Head: [room, author, seconds]. The user must stay out of the room for this many seconds.
     """
 
     room: str
@@ -243,7 +245,7 @@ class Expel(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """The reply to a RESTORE that cannot be obeyed: the room's members are not counted in.
+    """The reply to a RESTORE that fails: the relay has not counted the room's members in.
 
     Head: the room.
     """
@@ -262,10 +264,10 @@ class Lost(NamedTuple):
 
 
 class Joined(NamedTuple):
-    """The reply to JOIN: what the member gets, and the users that it knows of from now on.
+    """The reply to JOIN: the entry, and the users that the member knows of from now on.
 
-    Head: [number, {room, member, position, recovered, users, online, known, sizes}], of which
-    `known` is {name: author, ...}. Tail: the payloads, one behind the other, of these sizes.
+    Head: [number, {room, member, position, recovered, users, online, known, sizes}]; `known` is
+    {name: author, ...}. Tail: the payloads, one after the other, of these sizes in bytes.
     """
 
     number: int
@@ -308,7 +310,7 @@ class Joined(NamedTuple):
 
 
 class Left(NamedTuple):
-    """The reply to LEAVE, behind all that the member was to get.
+    """The reply to LEAVE. It follows every publication that the member must receive.
 
     Head: [number, null].
     """
@@ -328,7 +330,8 @@ class Left(NamedTuple):
 class Page(NamedTuple):
     """The reply to BEFORE, AFTER and SEARCH: encoded publications, and whether there are more.
 
-    Head: [number, [more, [size, ...]]]. Tail: the payloads, one behind the other, of these sizes.
+    Head: [number, [more, [size, ...]]]. Tail: the payloads, one after the other, of these sizes in
+    bytes.
     """
 
     number: int
@@ -347,7 +350,7 @@ class Page(NamedTuple):
 
 
 class Removed(NamedTuple):
-    """The reply to REMOVE: the user's name, as the user writes it.
+    """The reply to REMOVE: the user's name in the user's own spelling.
 
     Head: [number, name].
     """
@@ -365,7 +368,7 @@ class Removed(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """A request was not obeyed.
+    """The reply to a request that failed.
 
     Head: [number, [code, message, temporary, milliseconds or null]].
     """
@@ -382,11 +385,11 @@ class Refused(NamedTuple):
         return cls(expect_natural(number), _refusal(refusal))
 
 
-# The rest
+# Connections, measurements and status
 
 
 class TurnAway(NamedTuple):
-    """A connection is one too many on the machine: the worker is to close it.
+    """A connection exceeds a limit of the whole server: the worker must close it.
 
     Head: [number, limit].
     """
@@ -404,7 +407,7 @@ class TurnAway(NamedTuple):
 
 
 class Pong(NamedTuple):
-    """The reply to PING, with the time that was in it.
+    """The reply to PING. It repeats the time in the PING record.
 
     Head: the time, in seconds.
     """
@@ -420,7 +423,7 @@ class Pong(NamedTuple):
 
 
 class Status(NamedTuple):
-    """How the server is: what each of its processes counts, by the process's name.
+    """The reply to STATUS: the counters of each process of the server, by the process's name.
 
     Head: {"parts": {name: snapshot, ...}}.
     """
@@ -460,7 +463,7 @@ def _refusal(value: Any) -> Refusal:
 
 
 def _payloads(tail: bytes, sizes: Any) -> list[bytes]:
-    """The parts of a tail, which they take up entirely."""
+    """Cut a tail into payloads of these sizes; the payloads must fill the tail."""
     payloads = []
     start = 0
     for size in expect_list(sizes):
@@ -468,5 +471,5 @@ def _payloads(tail: bytes, sizes: Any) -> list[bytes]:
         payloads.append(tail[start:end])
         start = end
     if start != len(tail):
-        raise BadRecord("the tail is not as long as its payloads")
+        raise BadRecord("the sizes of the payloads do not add up to the size of the tail")
     return payloads

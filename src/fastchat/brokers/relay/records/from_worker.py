@@ -54,9 +54,9 @@ __all__ = [
 
 
 class Connection(NamedTuple):
-    """A client's connection, as connections are counted: [number, address, author].
+    """A client's connection, for the count of connections: [number, address, author].
 
-    The worker has chosen the number. An address or author that is empty is not known.
+    The worker has chosen the number. The address or the author is empty if it is not known.
     """
 
     number: int
@@ -70,8 +70,8 @@ class Connection(NamedTuple):
 class Hello(NamedTuple):
     """The first record of a worker.
 
-    Head: [version, name, pid, rooms]. The version is this protocol's, and `rooms` the number of
-    RESTORE records that follow.
+    Head: [version, name, pid, rooms]. The version is that of this protocol (`wire.VERSION`);
+    `rooms` is the number of RESTORE records that follow.
     """
 
     name: str
@@ -83,18 +83,21 @@ class Hello(NamedTuple):
 
     @classmethod
     def decode(cls, head: Any, tail: bytes) -> Self:
-        if type(head) is list and head and head[0] != VERSION:  # the rest may be of another shape
+        if (
+            type(head) is list and head and head[0] != VERSION
+        ):  # another version may have other fields
             raise BadRecord(f"its version is {head[0]!r}, ours is {VERSION}")
         _, name, pid, rooms = expect_fields(head, 4)
         return cls(expect_text(name), expect_natural(pid), expect_natural(rooms))
 
 
 class Restore(NamedTuple):
-    """A room that the worker has members in, or something pending.
+    """A room in which the worker has members, or drafts or leaves without an answer.
 
     Head: [room, [epoch, offset], [[member, connections], ...], [member, ...]]. The position is
-    of what the worker was delivered last. `members` are the worker's, each with the number of its
-    connections; `known` are the users that they have been told of.
+    that of the last publication that the worker received. `members` are the members in this
+    worker, each with the number of its connections. `known` are the users that these members
+    have been informed of.
     """
 
     room: str
@@ -123,7 +126,7 @@ class Restore(NamedTuple):
 
 
 class Connections(NamedTuple):
-    """All connections of the worker, at the end of its introduction.
+    """All connections of the worker. This record ends the introduction.
 
     Head: [[number, address, author], ...].
     """
@@ -144,11 +147,12 @@ class Connections(NamedTuple):
 class Publish(NamedTuple):
     """Drafts of one turn of the worker's loop, each with a number that the worker has chosen.
 
-    Head: [deadline, [draft, ...]]. A message is [draft number, room, username, text, timestamp,
-    author, id or null]; a change of a message has null there, and then [kind, target, emoji or
-    null, remove, moderated]. A relay that reads the record after its deadline keeps none of them.
+    Head: [deadline, [draft, ...]]. The draft of a message is [draft number, room, username, text,
+    timestamp, author, id or null]. The draft of a change has null instead of the id, and five
+    further fields: kind, target, emoji or null, remove, moderated.
 
-    Each is answered by ANSWER, or by DELIVER with its number.
+    The relay replies to each draft by DELIVER with its number, or by ANSWER. If the relay reads
+    the record after the deadline, it stores none of the drafts and refuses them.
     """
 
     deadline: float
@@ -163,7 +167,8 @@ class Publish(NamedTuple):
         deadline, rows = expect_fields(head, 2)
         drafts: list[tuple[int, Draft]] = []
         for row in expect_list(rows):
-            # No call for each field: messages are many.
+            # The types are checked without a call for each field, because this runs for each
+            # message.
             if type(row) is not list or len(row) != 7:
                 drafts.append(_draft_of_change(row))
                 continue
@@ -195,7 +200,7 @@ def _draft_fields(number: int, draft: Draft) -> tuple[object, ...]:
 def _draft_of_change(row: Any) -> tuple[int, ChangeDraft]:
     number, room, username, text, timestamp, author, id, *change = expect_fields(row, 12)
     if id is not None:
-        raise BadRecord("a change with an id")
+        raise BadRecord("a change must not have an id")
     kind, target, emoji, remove, moderated = change
     return expect_natural(number), ChangeDraft(
         expect_text(room),
@@ -212,7 +217,7 @@ def _draft_of_change(row: Any) -> tuple[int, ChangeDraft]:
 
 
 class Lose(NamedTuple):
-    """A member has lost a connection, and may come back.
+    """A member has lost a connection; the user can come back.
 
     Head: [room, member].
     """
@@ -230,7 +235,7 @@ class Lose(NamedTuple):
 
 
 class Tell(NamedTuple):
-    """An event for the members of a room in other processes; it is not kept.
+    """An event for the members of a room in other processes. It is not stored.
 
     Head: [room]. Tail: the payload.
     """
@@ -251,10 +256,10 @@ class Tell(NamedTuple):
 
 
 class Join(NamedTuple):
-    """A member is to be counted in. Replied to by JOINED.
+    """A request to count a member in. The reply is JOINED.
 
-    Head: [number, deadline, room, member, since, limit, address, connection], of which the last
-    six are an Entrance; `since` is [epoch, offset] or null.
+    Head: [number, deadline, room, member, since, limit, address, connection]. The last six fields
+    are an Entrance; `since` is [epoch, offset] or null.
     """
 
     number: int
@@ -279,10 +284,12 @@ class Join(NamedTuple):
 
 
 class Leave(NamedTuple):
-    """A member has left, and is counted out also after the deadline. Replied to by LEFT.
+    """A member has left. The reply is LEFT.
 
-    Head: [number, deadline, room, member]. The member is null if this relay never counted it in:
-    it left before the worker's introduction.
+    The relay counts the member out even after the deadline, because the member is gone anyway.
+
+    Head: [number, deadline, room, member]. The member is null if it left before the worker's
+    introduction, so that this relay never counted it in.
     """
 
     number: int
@@ -305,9 +312,9 @@ class Leave(NamedTuple):
 
 
 class Remove(NamedTuple):
-    """A moderator removes a user from a room. Replied to by REMOVED.
+    """A request of a moderator to remove a user from a room. The reply is REMOVED.
 
-    Head: [number, deadline, room, username, seconds, moderator], of which the last four are a
+    Head: [number, deadline, room, username, seconds, moderator]. The last four fields are a
     Removal.
     """
 
@@ -331,7 +338,9 @@ class Remove(NamedTuple):
 
 
 class Before(NamedTuple):
-    """A page of publications before an offset, or of the newest if it is None. Replied to by PAGE.
+    """A request for the publications before an offset, or for the newest if it is None.
+
+    The reply is PAGE.
 
     Head: [number, deadline, room, offset or null, limit].
     """
@@ -358,7 +367,7 @@ class Before(NamedTuple):
 
 
 class After(NamedTuple):
-    """A page of publications after an offset. Replied to by PAGE.
+    """A request for the publications after an offset. The reply is PAGE.
 
     Head: [number, deadline, room, offset, limit].
     """
@@ -385,7 +394,7 @@ class After(NamedTuple):
 
 
 class Search(NamedTuple):
-    """A search of a room. Replied to by PAGE.
+    """A request to search a room. The reply is PAGE.
 
     Head: [number, deadline, room, query, limit].
     """
@@ -411,11 +420,11 @@ class Search(NamedTuple):
         )
 
 
-# The connections, and how the worker is
+# The connections and the counters of the worker
 
 
 class Enter(NamedTuple):
-    """A client has connected. If that is one too many, the relay says TURN_AWAY.
+    """A client has connected. If the connection exceeds a limit, the relay sends TURN_AWAY.
 
     Head: [number, address].
     """
@@ -433,7 +442,7 @@ class Enter(NamedTuple):
 
 
 class Identify(NamedTuple):
-    """Whose a connection is, is known now. If that is one too many, the relay says TURN_AWAY.
+    """The user of a connection is known. If it exceeds a limit, the relay sends TURN_AWAY.
 
     Head: [number, address, author].
     """
@@ -449,7 +458,7 @@ class Identify(NamedTuple):
 
 
 class Exit(NamedTuple):
-    """A connection has ended, also if the relay has turned it away.
+    """A connection has ended. The worker sends this also if the relay turned it away.
 
     Head: [number, address, author].
     """
@@ -465,9 +474,9 @@ class Exit(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What the worker counts, once a second.
+    """The worker's counters. A worker sends them once a second.
 
-    Head: the snapshot, an object.
+    Head: the snapshot, which is an object.
     """
 
     snapshot: Snapshot
@@ -481,9 +490,9 @@ class Report(NamedTuple):
 
 
 class Ping(NamedTuple):
-    """Once a second, to measure how long the relay takes. Replied to by PONG.
+    """A request that measures the round trip to the relay, once a second. The reply is PONG.
 
-    Head: the time, in seconds.
+    Head: the time at which the worker sent it, in seconds.
     """
 
     sent: float
@@ -497,9 +506,12 @@ class Ping(NamedTuple):
 
 
 class AskStatus(NamedTuple):
-    """How the server is; from anybody who can connect, also without HELLO. Replied to by STATUS.
+    """A request for the status of the server. The reply is STATUS.
 
-    Head: null, so that the question is always the same bytes.
+    Any process that can connect to the socket can send it, without HELLO.
+
+    Head: null. Therefore the request always has the same bytes, and a server without a relay can
+    recognise it without a decoder (`fastchat.ops.status`).
     """
 
     def encode(self) -> bytes:
