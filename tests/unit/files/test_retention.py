@@ -1,4 +1,4 @@
-"""How long files are kept: the history is a real one, and time passes when a test says so."""
+"""How long files are stored. The history is a real one, and each test advances the clock."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from support.server import TIMEOUT_UNIT_S, wait_until
 
 
 class DataDirectory:
-    """A data directory with a history, and what keeps house there."""
+    """A data directory with a history and a retention."""
 
     def __init__(self, data: Path) -> None:
         self.data = data
@@ -50,20 +50,22 @@ class DataDirectory:
         self.history.watch_links(self.retention.changes.add)
 
     def say(self, text: str, *, room: str = "a") -> int:
-        """The offset of a new message."""
+        """Append a message, and return its offset."""
         (said,) = self.history.append([draft(text, room=room)])
         return said.offset  # type: ignore[union-attr]
 
     def sweep(self, *, after_s: float = SWEEP_INTERVAL_S) -> None:
+        """Advance the clock by `after_s` seconds, and sweep."""
         self.clock.now += after_s
         self.retention.sweep()
 
     def apply_changes(self) -> None:
-        """What follows a change within CHANGE_DELAY_S, without a sweep."""
+        """Advance the clock by CHANGE_DELAY_S, and apply the reported changes, without a sweep."""
         self.clock.now += CHANGE_DELAY_S
         self.retention.apply_changes()
 
     def has(self, file: File) -> bool:
+        """Return whether the content of a file is on the disk."""
         return f"{file.id[:2]}/{file.id}" in files_on_disk(self.data)
 
 
@@ -75,8 +77,8 @@ def directory(tmp_path: Path) -> Iterator[DataDirectory]:
 
 
 @on_loop
-async def test_file_goes_with_its_message(directory: DataDirectory) -> None:
-    """Its content and what was known of it; what another message has stays."""
+async def test_file_is_deleted_with_its_message(directory: DataDirectory) -> None:
+    """The content and the row of a file are deleted; another message's file stays."""
     async with opened_store(directory.data, clock=directory.clock) as store:
         file, other = await put(store, b"one", room="a"), await put(store, b"other", room="a")
         said = directory.say(f"look {file.link}")
@@ -94,7 +96,8 @@ async def test_file_goes_with_its_message(directory: DataDirectory) -> None:
 
 
 @on_loop
-async def test_file_that_two_messages_have_goes_with_the_last(directory: DataDirectory) -> None:
+async def test_file_of_two_messages_is_deleted_with_the_second(directory: DataDirectory) -> None:
+    """A file to which two messages link is deleted when both messages are deleted."""
     async with opened_store(directory.data, clock=directory.clock) as store:
         file = await put(store, b"one", room="a")
         said = [directory.say(file.link) for _ in range(2)]
@@ -108,8 +111,8 @@ async def test_file_that_two_messages_have_goes_with_the_last(directory: DataDir
 
 
 @on_loop
-async def test_file_goes_when_its_link_is_edited_away(directory: DataDirectory) -> None:
-    """An edit that brings one has it, too."""
+async def test_file_is_deleted_when_an_edit_removes_its_link(directory: DataDirectory) -> None:
+    """An edit can remove the link to a file, or add one."""
     async with opened_store(directory.data, clock=directory.clock) as store:
         before, after = await put(store, b"before", room="a"), await put(store, b"after", room="a")
         said = directory.say(before.link)
@@ -123,8 +126,8 @@ async def test_file_goes_when_its_link_is_edited_away(directory: DataDirectory) 
 
 
 @on_loop
-async def test_file_goes_with_the_oldest_messages(directory: DataDirectory) -> None:
-    """When the history drops them, of which there may be 20 here."""
+async def test_file_is_deleted_when_the_history_drops_its_message(directory: DataDirectory) -> None:
+    """A file is deleted with a message that exceeds the limit of the history (20 here)."""
     async with opened_store(directory.data, clock=directory.clock) as store:
         file = await put(store, b"one", room="a")
         directory.say(file.link)
@@ -140,8 +143,8 @@ async def test_file_goes_with_the_oldest_messages(directory: DataDirectory) -> N
 
 
 @on_loop
-async def test_unlinked_file_has_an_hour(directory: DataDirectory) -> None:
-    """Its sender may be writing what goes with it; also in a room where nobody speaks."""
+async def test_unlinked_file_is_deleted_after_an_hour(directory: DataDirectory) -> None:
+    """A file without a link is stored for UNLINKED_LIFETIME_S, even in a room without messages."""
     async with opened_store(directory.data, clock=directory.clock) as store:
         file = await put(store, b"one", room="silent")
         directory.sweep(after_s=UNLINKED_LIFETIME_S - 1)
@@ -151,8 +154,8 @@ async def test_unlinked_file_has_an_hour(directory: DataDirectory) -> None:
 
 
 @on_loop
-async def test_file_that_is_sent_again_has_its_hour_anew(directory: DataDirectory) -> None:
-    """Whatever became of the first."""
+async def test_file_that_is_sent_again_starts_a_new_hour(directory: DataDirectory) -> None:
+    """A file that is sent again counts as new, even if the message with its link is deleted."""
     async with opened_store(directory.data, clock=directory.clock) as store:
         file = await put(store, b"one", room="a")
         said = directory.say(file.link)
@@ -167,8 +170,8 @@ async def test_file_that_is_sent_again_has_its_hour_anew(directory: DataDirector
 
 
 @on_loop
-async def test_file_that_is_sent_again_stays_where_it_was_linked(directory: DataDirectory) -> None:
-    """Its room's stream has not moved: the old message has it still, after the hour too."""
+async def test_file_that_is_sent_again_keeps_its_old_link(directory: DataDirectory) -> None:
+    """A file that is sent again stays if an old message links to it, though no message is new."""
     async with opened_store(directory.data, clock=directory.clock) as store:
         file = await put(store, b"one", room="a")
         directory.say(file.link)
@@ -180,8 +183,8 @@ async def test_file_that_is_sent_again_stays_where_it_was_linked(directory: Data
 
 
 @on_loop
-async def test_file_that_comes_again_during_the_sweep_stays(directory: DataDirectory) -> None:
-    """What the sweep has seen of it is not true any more when it comes to delete it."""
+async def test_file_that_is_sent_again_during_a_sweep_stays(directory: DataDirectory) -> None:
+    """A sweep does not delete or mark a file that was sent again after the sweep read its row."""
     async with opened_store(directory.data, clock=directory.clock) as store:
         file = await put(store, b"one", room="a")
         directory.clock.now += 2 * UNLINKED_LIFETIME_S
@@ -194,8 +197,8 @@ async def test_file_that_comes_again_during_the_sweep_stays(directory: DataDirec
 
 
 @on_loop
-async def test_link_in_another_room_keeps_nothing(directory: DataDirectory) -> None:
-    """A file is its room's, and goes with it."""
+async def test_link_in_another_room_does_not_count(directory: DataDirectory) -> None:
+    """A file without a link in its own room is deleted."""
     async with opened_store(directory.data, clock=directory.clock) as store:
         file = await put(store, b"one", room="a")
         directory.say(file.link, room="b")
@@ -204,10 +207,10 @@ async def test_link_in_another_room_keeps_nothing(directory: DataDirectory) -> N
 
 
 @on_loop
-async def test_room_that_has_not_moved_is_passed_over(
+async def test_texts_of_an_unchanged_room_are_not_read_again(
     directory: DataDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its texts are read when something was said, and not every minute."""
+    """A sweep reads the texts of a room only if its stream has moved since the last sweep."""
     read: list[str] = []
     texts_with_links = HistoryReader.texts_with_links
     monkeypatch.setattr(
@@ -228,10 +231,10 @@ async def test_room_that_has_not_moved_is_passed_over(
 
 
 @on_loop
-async def test_what_cannot_be_read_is_kept(
+async def test_no_file_is_deleted_without_the_history(
     directory: DataDirectory, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A history that is not there says nothing of files; that is logged once, and tried again."""
+    """If the history is missing, no file is deleted; it is logged once, and sweeps try again."""
     async with opened_store(directory.data, clock=directory.clock) as store:
         file = await put(store, b"one", room="a")
         directory.say(file.link)
@@ -262,8 +265,8 @@ async def test_what_cannot_be_read_is_kept(
 
 
 @on_loop
-async def test_file_goes_with_a_message_that_no_sweep_has_seen(directory: DataDirectory) -> None:
-    """Deleted, or its link edited away, in the same moment: it is gone without a sweep."""
+async def test_file_of_a_short_lived_message_is_deleted_at_once(directory: DataDirectory) -> None:
+    """If a message is deleted or edited at once, its file is deleted without a sweep."""
     async with opened_store(directory.data, clock=directory.clock) as store:
         deleted, edited, other = [
             await put(store, content, room="a") for content in (b"one", b"two", b"other")
@@ -277,8 +280,10 @@ async def test_file_goes_with_a_message_that_no_sweep_has_seen(directory: DataDi
 
 
 @on_loop
-async def test_file_goes_with_a_message_that_was_dropped_at_once(directory: DataDirectory) -> None:
-    """No sweep has seen it either; the first that comes finds that a message had it."""
+async def test_file_of_a_message_that_is_dropped_at_once_is_deleted(
+    directory: DataDirectory,
+) -> None:
+    """If the history drops a message before a sweep, the next sweep deletes its file."""
     async with opened_store(directory.data, clock=directory.clock) as store:
         file = await put(store, b"one", room="a")
         directory.say(file.link)
@@ -289,8 +294,8 @@ async def test_file_goes_with_a_message_that_was_dropped_at_once(directory: Data
 
 
 @on_loop
-async def test_link_that_came_is_known_after_a_restart(directory: DataDirectory) -> None:
-    """What the thread has heeded is in the index, and not in its memory only."""
+async def test_added_link_is_known_after_a_restart(directory: DataDirectory) -> None:
+    """A thread that stops has marked the added links in the index."""
     async with opened_store(directory.data, clock=directory.clock) as store:
         file = await put(store, b"one", room="a")
         said = directory.say(file.link)
@@ -307,9 +312,9 @@ async def test_link_that_came_is_known_after_a_restart(directory: DataDirectory)
 
 
 @on_loop
-async def test_what_no_message_lost_is_not_settled(directory: DataDirectory) -> None:
-    """A file that was sent again, one that nobody has said yet, one that another message has,
-    and one of another room, whatever is written there."""
+async def test_needed_file_is_not_deleted_with_a_message(directory: DataDirectory) -> None:
+    """After a message is deleted, files stay that were sent again, are not linked yet, have
+    another link, or belong to another room."""
     async with opened_store(directory.data, clock=directory.clock) as store:
         again, unsaid, twice = [
             await put(store, content, room="a") for content in (b"again", b"unsaid", b"twice")
@@ -329,8 +334,8 @@ async def test_what_no_message_lost_is_not_settled(directory: DataDirectory) -> 
 
 
 @on_loop
-async def test_reaction_takes_no_link_away(directory: DataDirectory) -> None:
-    """Nor does a change that is refused."""
+async def test_reaction_removes_no_link(directory: DataDirectory) -> None:
+    """Neither a reaction nor a refused deletion removes a link."""
     async with opened_store(directory.data, clock=directory.clock) as store:
         file = await put(store, b"one", room="a")
         said = directory.say(file.link)
@@ -341,8 +346,8 @@ async def test_reaction_takes_no_link_away(directory: DataDirectory) -> None:
 
 
 @on_loop
-async def test_link_changes_outlive_an_index_that_fails(directory: DataDirectory) -> None:
-    """They are heeded when it works again."""
+async def test_link_changes_outlive_a_failing_history(directory: DataDirectory) -> None:
+    """Changes that cannot be applied are applied when the history works again."""
     async with opened_store(directory.data, clock=directory.clock) as store:
         file = await put(store, b"one", room="a")
         directory.history.append([delete(directory.say(file.link))])
@@ -355,7 +360,7 @@ async def test_link_changes_outlive_an_index_that_fails(directory: DataDirectory
 
 
 def test_link_changes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While nobody can heed them, as when the disk hangs."""
+    """If changes are not applied, for example because the disk hangs, further ones are dropped."""
     monkeypatch.setattr("fastchat.files.retention.MAX_CHANGES", 3)
     changes = LinkChanges(lambda: 1.0)
     for letter in "abcdefgh":
@@ -364,8 +369,8 @@ def test_link_changes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sum(map(len, changes.take())) <= 4
 
 
-def test_thread_heeds_a_change_at_once(directory: DataDirectory) -> None:
-    """Without waiting for the minute."""
+def test_thread_applies_a_change_at_once(directory: DataDirectory) -> None:
+    """The thread deletes a file after CHANGE_DELAY_S, and does not wait for a sweep."""
     directory.retention.start()
     try:
         file = asyncio.run(_said_and_deleted(directory))
@@ -381,12 +386,12 @@ async def _said_and_deleted(directory: DataDirectory) -> File:
         return file
 
 
-# What is left behind
+# Leftovers
 
 
 @on_loop
-async def test_what_comes_is_left_alone(directory: DataDirectory) -> None:
-    """However long it takes, for whoever writes it lives."""
+async def test_incoming_file_is_not_removed(directory: DataDirectory) -> None:
+    """A sweep does not remove an incoming file whose process lives, however long it takes."""
     async with opened_store(directory.data, clock=directory.clock) as store:
         upload = await store.reserve("a", "alice", "a", 7)
         await upload.write(b"con")
@@ -396,16 +401,18 @@ async def test_what_comes_is_left_alone(directory: DataDirectory) -> None:
 
 
 @on_loop
-async def test_expired_tickets_go(directory: DataDirectory) -> None:
+async def test_expired_announcement_is_removed(directory: DataDirectory) -> None:
+    """A sweep removes an announcement when its ticket has expired."""
     async with opened_store(directory.data, clock=directory.clock) as store:
         await store.reserve("a", "alice", "a", 7)
         directory.sweep(after_s=TICKET_S - 1)
-        assert uploads(directory) == 1
+        assert count_uploads(directory) == 1
         directory.sweep(after_s=2)
-        assert uploads(directory) == 0
+        assert count_uploads(directory) == 0
 
 
-def uploads(directory: DataDirectory) -> int:
+def count_uploads(directory: DataDirectory) -> int:
+    """Return the number of announced and incoming files in the index."""
     db = apsw.Connection(str(directory.data / "files" / "index.sqlite3"))
     try:
         ((count,),) = db.execute("SELECT count(*) FROM uploads").fetchall()
@@ -414,7 +421,7 @@ def uploads(directory: DataDirectory) -> int:
     return int(count)
 
 
-_BEGIN = """
+_KILLED_UPLOAD = """
 import asyncio, signal, sys
 sys.path[:0] = {path!r}
 from pathlib import Path
@@ -427,55 +434,54 @@ class Killed(Contents):
             super().place(*arguments, **keywords)
         signal.raise_signal(signal.SIGKILL)
 
-async def begin():
+async def upload():
     store = new_store(Path({data!r}))
     store.contents.__class__ = Killed
-    upload = await store.reserve("a", "alice", "a", 7)
-    await upload.write(b"con")
-    if {when!r} != "begun":
-        await upload.write(b"tent")
-        await upload.finish()
+    writer = await store.reserve("a", "alice", "a", 7)
+    await writer.write(b"con")
+    if {when!r} != "started":
+        await writer.write(b"tent")
+        await writer.finish()
     signal.raise_signal(signal.SIGKILL)
 
-asyncio.run(begin())
+asyncio.run(upload())
 """
 
 
-@pytest.mark.parametrize("when", ["begun", "noted", "placed"])
-def test_killed_process_leaves_nothing_for_long(directory: DataDirectory, when: str) -> None:
-    """In the middle of a file, before its content has its place, and before that is known."""
+@pytest.mark.parametrize("when", ["started", "complete", "placed"])
+def test_leftovers_of_a_killed_process_are_removed(directory: DataDirectory, when: str) -> None:
+    """A sweep removes the file of a process that was killed before, or while, it was stored."""
     path = [str(Path(__file__).parents[2])]
-    script = _BEGIN.format(path=path, data=str(directory.data), when=when)
+    script = _KILLED_UPLOAD.format(path=path, data=str(directory.data), when=when)
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert len(files_on_disk(directory.data)) == 1
-    assert uploads(directory) == 1
-    directory.retention._is_first_sweep = (
-        False  # the usual sweep is to find it, not the search for strays
-    )
+    assert count_uploads(directory) == 1
+    # Without the search of the first sweep for contents that have no row.
+    directory.retention._is_first_sweep = False
     directory.sweep()
     assert files_on_disk(directory.data) == []
-    assert uploads(directory) == 0
+    assert count_uploads(directory) == 0
 
 
 @on_loop
-async def test_content_that_nothing_is_known_of_goes_at_the_start(directory: DataDirectory) -> None:
-    """A loss of power leaves such, or an older index that was restored; no other file goes."""
+async def test_first_sweep_removes_contents_without_a_row(directory: DataDirectory) -> None:
+    """The first sweep removes contents that are not in the index, but no other files."""
     async with opened_store(directory.data, clock=directory.clock) as store:
         file = await put(store, b"known", room="a")
         stray = directory.data / "files" / "aa" / ("a" * 32)
         stray.parent.mkdir(exist_ok=True)
         stray.write_bytes(b"stray")
         foreign = directory.data / "files" / "README"
-        foreign.write_text("an operator's")
+        foreign.write_text("a file of the operator")
         directory.sweep()
         assert not stray.exists()
         assert foreign.exists()
         assert directory.has(file)
 
 
-def test_thread_sweeps_at_once_and_ends_when_asked(directory: DataDirectory) -> None:
-    """Who starts a server again after a kill need not wait a minute."""
+def test_thread_sweeps_at_once_and_stops(directory: DataDirectory) -> None:
+    """The thread sweeps when it starts, and ends when it is stopped."""
     (directory.data / "files" / "incoming").mkdir(parents=True)
     orphan = directory.data / "files" / "incoming" / "7"
     orphan.touch()
