@@ -18,7 +18,7 @@ from support.relay import Rig, new_history
 
 @pytest.fixture
 def rig(tmp_path: Path) -> Callable[..., None]:
-    """Runs a test in a loop of its own, with a `Rig` that has `bounds`; ends what is left."""
+    """A function that runs a test in a loop of its own with a `Rig` that has `bounds`."""
 
     def run(test: Callable[[Rig], Coroutine[Any, Any, None]], **bounds: Any) -> None:
         async def body() -> None:

@@ -1,4 +1,4 @@
-"""The broker of a single process: the contract, and what it leaves behind."""
+"""The broker of a single process: its contract, and what remains in memory."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class TestContract(BrokerContract):
         return self.rooms.pages
 
 
-def test_rooms_only_entered_leave_no_trace() -> None:
-    """Entering and leaving ten thousand rooms costs nothing in the end."""
+def test_unused_rooms_are_forgotten() -> None:
+    """Joining and leaving ten thousand rooms without a message leaves nothing in memory."""
     history = new_history()
 
     async def enter_and_leave() -> None:
@@ -58,8 +58,8 @@ def test_rooms_only_entered_leave_no_trace() -> None:
     assert not history._logs
 
 
-def test_room_that_was_written_in_is_kept() -> None:
-    """Whoever comes back to an empty room finds what was said, under the same epoch."""
+def test_history_of_an_empty_room_is_kept() -> None:
+    """A user who returns to an empty room finds its messages under the same epoch."""
 
     async def talk_and_leave() -> None:
         broker, receiver = MemoryBroker(new_rooms(new_history())), Receiver()
@@ -74,8 +74,8 @@ def test_room_that_was_written_in_is_kept() -> None:
     asyncio.run(talk_and_leave())
 
 
-def test_there_is_nobody_else_to_tell() -> None:
-    """An event for other processes goes nowhere: its own have been told by the chat."""
+def test_told_event_is_not_delivered() -> None:
+    """An event for other processes is dropped: the chat has sent it to this process's members."""
 
     async def tell() -> None:
         broker, receiver = MemoryBroker(new_rooms(new_history())), Receiver()

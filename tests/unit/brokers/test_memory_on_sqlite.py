@@ -1,4 +1,5 @@
-"""The history in SQLite and a broker upon it: the contracts, and one against the other."""
+"""The SQLite history and a broker on it: their contracts, and a comparison with the memory
+history."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ from fastchat.rooms.rooms import Rooms
 
 @contextlib.contextmanager
 def opened(directory: Path, max_messages: int = 1000) -> Iterator[SqliteHistory]:
-    """A history for the length of a `with` block."""
+    """A history that is open during a `with` block."""
     numbers = itertools.count(1)
     history = SqliteHistory(
         directory,
@@ -74,8 +75,9 @@ class TestBrokerContract(BrokerContract):
         return self.rooms.pages
 
 
-def test_rooms_only_entered_leave_no_trace(tmp_path: Path) -> None:
-    """Entering and leaving a thousand rooms leaves nothing in memory or in the file."""
+def test_unused_rooms_are_forgotten(tmp_path: Path) -> None:
+    """Joining and leaving a thousand rooms without a message leaves nothing in memory or in the
+    file."""
 
     async def enter_and_leave(history: History) -> None:
         broker = memory_broker(history)
@@ -96,7 +98,7 @@ NAMES = ("Alice", "Bob", "Eve")
 
 
 def any_draft(chance: random.Random, newest: int) -> Draft:
-    """A message or a change, which may well be refused."""
+    """A message or a change, which the history can refuse."""
     room, by = chance.choice(ROOMS), chance.choice(NAMES)
     target = chance.randint(max(newest - 12, 0), newest + 1)
     kind = chance.choice(list(Kind))
@@ -112,14 +114,14 @@ def any_draft(chance: random.Random, newest: int) -> Draft:
 
 
 def comparable(outcome: Outcome) -> object:
-    """What must be the same, whether reactions have been through a file or not."""
+    """The parts of an answer that are equal in both histories, with reactions as lists."""
     if isinstance(outcome, Message):
         return outcome._replace(reactions=reactions(outcome))
     return outcome if isinstance(outcome, tuple) else outcome.code
 
 
 def reads(history: History, chance: random.Random) -> list[object]:
-    """Reads of all kinds, at the places that `chance` says."""
+    """Results of reads of all kinds, at places that `chance` determines."""
     found: list[object] = []
     for room in ROOMS:
         epoch, newest = history.position(room)
@@ -139,8 +141,8 @@ def reads(history: History, chance: random.Random) -> list[object]:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_both_histories_say_the_same(seed: int, tmp_path: Path) -> None:
-    """Whatever is published, changed and read, also after the file was closed and opened."""
+def test_both_histories_return_the_same(seed: int, tmp_path: Path) -> None:
+    """After the same drafts both histories return the same, also after the file was reopened."""
     chance = random.Random(seed)
     numbers = itertools.count(1)
     memory = MemoryHistory(max_messages=1000, new_epoch=lambda: f"epoch-{next(numbers)}")

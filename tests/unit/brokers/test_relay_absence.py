@@ -37,7 +37,7 @@ from support.relay import Rig, Run, new_history, until
 
 
 class Silent:
-    """What listens where a relay should: accepts, and never answers; nor does it read."""
+    """A listener in place of a relay: it accepts connections, and neither reads nor answers."""
 
     def __init__(self, directory: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
@@ -51,10 +51,10 @@ class Silent:
 
 
 @pytest.mark.parametrize("connected", [False, True])
-def test_without_an_answer_everything_is_unavailable_in_time(rig: Run, connected: bool) -> None:
-    """Whether the relay is gone or hangs: drafts, joins and reads are answered, leaves succeed.
+def test_operations_without_a_relay_are_answered_in_time(rig: Run, connected: bool) -> None:
+    """Whether the relay is gone or hangs, drafts, joins and reads are refused, and leaves succeed.
 
-    It is known after a while only that it hangs.
+    A worker notices only after a while that a relay hangs.
     """
 
     async def test(rig: Rig) -> None:
@@ -71,7 +71,9 @@ def test_without_an_answer_everything_is_unavailable_in_time(rig: Run, connected
         loop = asyncio.get_running_loop()
         begun = loop.time()
         requests: list[Coroutine[Any, Any, Any]] = [
-            RelayPages(broker).search("a", "x", 9),  # waits longer, and nobody for it
+            RelayPages(broker).search(
+                "a", "x", 9
+            ),  # has a longer deadline; its result is not awaited
             join(broker, "Bob"),
             RelayPages(broker).before("a", None, 9),
             RelayPages(broker).after("a", 0, 9),
@@ -104,15 +106,15 @@ def test_without_an_answer_everything_is_unavailable_in_time(rig: Run, connected
             silent.close()
             await rig.start()
         await rig.connected()
-        # What was answered has not been done, but for the leave.
+        # Only the leave has been executed; the refused operations have not.
         assert rig.history.position("a").offset == 0
         assert rig.relay.rooms.user_count == 1
 
     rig(test, answer_s=0.2, search_s=0.4)
 
 
-def test_what_was_not_read_by_the_relay_in_time_is_not_done(rig: Run) -> None:
-    """A join that comes late is refused, a draft that comes late is not kept."""
+def test_relay_does_not_execute_requests_that_are_late(rig: Run) -> None:
+    """A join that the relay reads late is refused, and a draft is not stored."""
 
     async def test(rig: Rig) -> None:
         ((broker, receiver),) = await rig.several(1)
@@ -136,7 +138,7 @@ def test_what_was_not_read_by_the_relay_in_time_is_not_done(rig: Run) -> None:
 
 
 def test_join_whose_reply_is_late_is_undone(rig: Run) -> None:
-    """Who was told `unavailable` is not in the room."""
+    """A user whose join was answered with `unavailable` is not in the room."""
 
     async def test(rig: Rig) -> None:
         (broker, receiver), (second, other) = await rig.several(2)
@@ -162,8 +164,8 @@ def test_join_whose_reply_is_late_is_undone(rig: Run) -> None:
     rig(test)
 
 
-def test_backlog_is_bounded(rig: Run) -> None:
-    """Too much for a relay that does not read is answered at once, and works again later."""
+def test_backlog_for_a_stalled_relay_is_bounded(rig: Run) -> None:
+    """Drafts beyond the bound are refused at once, and accepted again later."""
 
     async def test(rig: Rig) -> None:
         ((broker, receiver),) = await rig.several(1)
@@ -187,8 +189,8 @@ def test_backlog_is_bounded(rig: Run) -> None:
     rig(test, max_backlog_bytes=1024 * 1024)
 
 
-def test_unconfirmed_drafts_are_bounded(rig: Run) -> None:
-    """However small they are."""
+def test_unconfirmed_drafts_are_bounded_in_number(rig: Run) -> None:
+    """The number of unconfirmed drafts is bounded, however small the drafts are."""
 
     async def test(rig: Rig) -> None:
         ((broker, receiver),) = await rig.several(1)
@@ -204,7 +206,7 @@ def test_unconfirmed_drafts_are_bounded(rig: Run) -> None:
 
 
 def test_unconfirmed_drafts_are_bounded_without_a_relay(rig: Run) -> None:
-    """Those that are too many are refused at once; the others are kept by the next relay."""
+    """Drafts beyond the bound are refused at once; the next relay stores the others."""
 
     async def test(rig: Rig) -> None:
         ((broker, receiver),) = await rig.several(1)
@@ -224,7 +226,7 @@ def test_unconfirmed_drafts_are_bounded_without_a_relay(rig: Run) -> None:
 
 
 def test_all_that_waits_for_a_relay_is_bounded(rig: Run) -> None:
-    """Events get lost, and questions are refused; who leaves is heard of later."""
+    """Beyond the bound events are lost and requests refused; leaves are announced later."""
 
     async def test(rig: Rig) -> None:
         ((broker, _),) = await rig.several(1)
@@ -252,7 +254,8 @@ def test_all_that_waits_for_a_relay_is_bounded(rig: Run) -> None:
 def test_worker_that_does_not_read_is_cut_off_and_resumes(
     rig: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The relay does not hold for it what it does not want; it misses nothing."""
+    """The relay disconnects a worker with a large backlog; the worker returns and misses
+    nothing."""
 
     async def test(rig: Rig) -> None:
         rig.max_peer_backlog_bytes = 256 * 1024
@@ -276,10 +279,10 @@ def test_worker_that_does_not_read_is_cut_off_and_resumes(
     rig(test)
 
 
-def test_relay_that_talks_nonsense_is_left_and_found_again(
+def test_worker_reconnects_after_a_malformed_record(
     rig: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The connection is lost, and nothing else."""
+    """A malformed record of the relay ends the connection, and nothing is lost."""
 
     async def test(rig: Rig) -> None:
         ((broker, receiver),) = await rig.several(1)
@@ -296,8 +299,8 @@ def test_relay_that_talks_nonsense_is_left_and_found_again(
     rig(test)
 
 
-def test_close_lets_the_relay_read_what_was_said(rig: Run) -> None:
-    """A worker that stops loses nothing, and its members are lost by the relay."""
+def test_closing_broker_sends_its_last_drafts(rig: Run) -> None:
+    """The relay reads all records of a worker that stops, and then its members are lost."""
 
     async def test(rig: Rig) -> None:
         (broker, _), (second, other) = await rig.several(2)
@@ -315,7 +318,7 @@ def test_close_lets_the_relay_read_what_was_said(rig: Run) -> None:
 
 
 def test_round_trip_is_measured(rig: Run) -> None:
-    """Each tick adds a time."""
+    """Each tick adds one round-trip time."""
 
     async def test(rig: Rig) -> None:
         ((broker, _),) = await rig.several(1)
@@ -327,20 +330,20 @@ def test_round_trip_is_measured(rig: Run) -> None:
     rig(test)
 
 
-# Anything at all
+# Random operations
 
 ROOMS = ("a", "b")
 NAMES = tuple(f"user {number}" for number in range(5))
 
 
 class Process:
-    """A broker, and what a chat upon it would know: checks all it is told."""
+    """A broker and the state of its members; checks every delivery and event against that state."""
 
     def __init__(self, rig: Rig, broker: RelayBroker, receiver: Receiver) -> None:
         self.rig = rig
         self.broker = broker
         self.inside: Counter[tuple[str, str]] = Counter()  # connections by room and name
-        self.at: dict[str, Position] = {}  # of rooms with members
+        self.at: dict[str, Position] = {}  # positions of rooms with members
         self.known: dict[str, Counter[str]] = {}
         self.said: dict[str, list[str]] = {room: [] for room in ROOMS}
         self.seen: dict[str, dict[int, str]] = {room: {} for room in ROOMS}
@@ -354,7 +357,7 @@ class Process:
     def deliver(self, room: str, payload: bytes) -> None:
         self._plain(room, payload)
         if room not in self.at:
-            return  # the last member has gone
+            return  # the last member has left
         event = self.receiver.received[-1]
         if "offset" in event:
             epoch, newest = self.at[room]
@@ -399,7 +402,7 @@ class Process:
 
 
 class Life:
-    """Random operations on some processes and their relay."""
+    """Random operations on several processes and their relay."""
 
     def __init__(self, rig: Rig, chance: random.Random) -> None:
         self.rig = rig
@@ -410,7 +413,7 @@ class Life:
         self.restarts: list[asyncio.Task[None]] = []
 
     async def run(self) -> None:
-        # A room in which nothing was said is forgotten when it is empty, epoch and all.
+        # A room without a message is forgotten, with its epoch, as soon as it is empty.
         self.rig.history.append([draft("first", room=room) for room in ROOMS])
         pairs = await self.rig.several(self.chance.randint(2, 3))
         self.processes = [Process(self.rig, *pair) for pair in pairs]
@@ -497,19 +500,20 @@ class Life:
 
 
 @pytest.mark.parametrize("first", range(0, 300, 50))
-def test_whatever_happens_streams_are_whole_and_presence_is_true(
+def test_random_operations_keep_streams_whole_and_presence_right(
     tmp_path: Path,
     first: int,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Publishing, coming and going while relays are killed and connections cut."""
+    """While relays are killed and connections cut, no publication is lost, and presence is
+    right."""
 
     async def live(seed: int) -> None:
         rig = Rig(tmp_path, new_history(), retry_s=0.001)
         try:
             async with asyncio.timeout(4 * PATIENCE_S):
                 await Life(rig, random.Random(seed)).run()
-            # What the receivers did not expect costs the broker its connection only.
+            # An assertion in a receiver only costs the broker its connection, so it is raised here.
             assert [each for each in caplog.records if each.exc_info] == []
         except BaseException as error:
             error.add_note(f"seed {seed}")

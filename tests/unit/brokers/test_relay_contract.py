@@ -1,4 +1,4 @@
-"""The broker of one worker among several keeps the contract of brokers."""
+"""The contract of brokers on one worker of several."""
 
 from __future__ import annotations
 

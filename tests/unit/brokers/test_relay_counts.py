@@ -1,4 +1,4 @@
-"""A worker's part in the machine's count of connections: what it tells the relay, and obeys."""
+"""A worker's part in the server's count of connections: what it reports, and how it obeys."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def counting() -> tuple[Admission, Counts, list[tuple[object, Limit]]]:
     return admission, counts, turned_away
 
 
-def test_every_change_is_told_in_order() -> None:
-    """A connection comes, is identified, and ends."""
+def test_changes_of_the_count_are_reported_in_order() -> None:
+    """The relay is informed when a connection opens, when its user is known, and when it ends."""
     admission, counts, _ = counting()
     said: list[records.Counting] = []
     counts.open(said.append)
@@ -35,8 +35,8 @@ def test_every_change_is_told_in_order() -> None:
     ]
 
 
-def test_introduction_has_the_connections_that_there_are() -> None:
-    """Also those that came before there was a relay; not those that have ended."""
+def test_introduction_lists_the_open_connections() -> None:
+    """The introduction lists connections from before the relay started, and none that has ended."""
     admission, counts, _ = counting()
     first, second, third = (admission.enter(number, ANN) for number in range(3))
     assert first is not None
@@ -49,8 +49,9 @@ def test_introduction_has_the_connections_that_there_are() -> None:
     )
 
 
-def test_connection_that_is_one_too_many_is_turned_away_once() -> None:
-    """The relay is told of its end, and one that has ended already is left alone."""
+def test_connection_over_the_limit_is_closed_once() -> None:
+    """A refused connection is closed and reported as ended; one that has ended already is left
+    alone."""
     admission, counts, turned_away = counting()
     guest = admission.enter("owner", ANN)
     assert guest is not None

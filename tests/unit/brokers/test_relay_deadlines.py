@@ -1,4 +1,4 @@
-"""The timer of what waits for the relay: the earliest deadline counts."""
+"""The timer of requests to the relay, which waits for the earliest deadline."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from fastchat.brokers.relay.deadlines import DeadlineTimer
 
 
 def test_earliest_deadline_expires_once() -> None:
-    """Also if it was watched after a later one; and one that has passed, at once."""
+    """The earliest deadline expires once, even if a later one was set first; a past one expires at
+    once."""
 
     async def test() -> None:
         expired = asyncio.Event()
@@ -38,7 +39,7 @@ def test_earliest_deadline_expires_once() -> None:
 
 
 def test_cancelled_timer_does_not_expire() -> None:
-    """Until something is watched again."""
+    """A cancelled timer does not expire until another deadline is set."""
 
     async def test() -> None:
         expired: list[bool] = []

@@ -1,4 +1,4 @@
-"""Drafts survive the end of a relay, and none is doubled."""
+"""Drafts survive the end of a relay, and none is stored twice."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from support.relay import Rig, Run, until
 
 @pytest.mark.parametrize("id", [None, "i"])
 def test_draft_that_the_relay_never_read_is_sent_again(rig: Run, id: str | None) -> None:
-    """It is delivered once, with what was published while the relay was away, in order."""
+    """The draft is delivered once, in order with what was published while the relay was away."""
 
     async def test(rig: Rig) -> None:
         (broker, receiver), (_, other) = await rig.several(2)
@@ -46,8 +46,8 @@ def test_draft_that_the_relay_never_read_is_sent_again(rig: Run, id: str | None)
 
 
 @pytest.mark.parametrize("id", [None, "i"])
-def test_draft_that_was_kept_and_not_delivered_is_recognised(rig: Run, id: str | None) -> None:
-    """It is delivered from the history, once, and not said again."""
+def test_draft_that_was_stored_and_not_delivered_is_recognised(rig: Run, id: str | None) -> None:
+    """The publication is delivered once from the history, and the draft is not sent again."""
 
     async def test(rig: Rig) -> None:
         (broker, receiver), (_, other) = await rig.several(2)
@@ -56,7 +56,7 @@ def test_draft_that_was_kept_and_not_delivered_is_recognised(rig: Run, id: str |
         broker.publish(draft("0"), receiver.answer)
         await receiver.until_delivered(1)
         rig.kill_after_keeping()
-        for text in "112":  # two of them are the same
+        for text in "112":  # two drafts are equal
             broker.publish(draft(text, id=id and f"{id}{len(broker._drafts)}"), receiver.answer)
         await until(lambda: not broker.connected)
         broker.publish(draft("3"), receiver.answer)
@@ -72,8 +72,8 @@ def test_draft_that_was_kept_and_not_delivered_is_recognised(rig: Run, id: str |
     rig(test)
 
 
-def test_changes_are_recognised_too(rig: Run) -> None:
-    """An edit or a reaction is not published twice either."""
+def test_stored_change_is_recognised(rig: Run) -> None:
+    """An edit or a reaction that the old relay stored is not published again."""
 
     async def test(rig: Rig) -> None:
         ((broker, receiver),) = await rig.several(1)
@@ -94,8 +94,9 @@ def test_changes_are_recognised_too(rig: Run) -> None:
 
 
 @pytest.mark.parametrize("change", [edit(1, "x"), react(1)], ids=["edit", "react"])
-def test_message_that_was_changed_while_we_were_away_is_recognised(rig: Run, change: Draft) -> None:
-    """Another process had it delivered, and changed it before we came back."""
+def test_stored_message_that_was_edited_meanwhile_is_recognised(rig: Run, change: Draft) -> None:
+    """A draft is recognised even if another process changed its message before the worker
+    returned."""
 
     async def test(rig: Rig) -> None:
         (broker, receiver), (_, other) = await rig.several(2)
@@ -113,8 +114,8 @@ def test_message_that_was_changed_while_we_were_away_is_recognised(rig: Run, cha
     rig(test, retry_s=0.1)
 
 
-def test_draft_kept_without_a_member_left_is_confirmed(rig: Run) -> None:
-    """Its sender is gone; over the relay's end it is neither lost nor doubled."""
+def test_stored_draft_of_a_member_that_left_is_confirmed(rig: Run) -> None:
+    """After the relay's end, the draft of a member that left is neither lost nor doubled."""
 
     async def test(rig: Rig) -> None:
         ((broker, _),) = await rig.several(1)
@@ -132,8 +133,8 @@ def test_draft_kept_without_a_member_left_is_confirmed(rig: Run) -> None:
     rig(test)
 
 
-def test_duplicate_is_answered_over_the_relays_end(rig: Run) -> None:
-    """An `id` that was published long ago is known to the next relay."""
+def test_duplicate_is_recognised_by_the_next_relay(rig: Run) -> None:
+    """The next relay recognises an `id` that was published long before."""
 
     async def test(rig: Rig) -> None:
         ((broker, receiver),) = await rig.several(1)
@@ -152,8 +153,8 @@ def test_duplicate_is_answered_over_the_relays_end(rig: Run) -> None:
     rig(test)
 
 
-def test_leave_over_the_relays_end_stays_behind_a_message(rig: Run) -> None:
-    """`left` is said after what was published before has been delivered."""
+def test_leave_follows_earlier_messages_after_the_relays_end(rig: Run) -> None:
+    """A leave is confirmed after the earlier publications have been delivered."""
 
     async def test(rig: Rig) -> None:
         (broker, receiver), (_, other) = await rig.several(2)
@@ -179,8 +180,8 @@ def test_leave_over_the_relays_end_stays_behind_a_message(rig: Run) -> None:
     rig(test)
 
 
-def test_leave_of_one_of_two_connections_over_the_relays_end(rig: Run) -> None:
-    """The other connection stays, and is delivered to."""
+def test_one_of_two_connections_can_leave_during_the_relays_absence(rig: Run) -> None:
+    """The other connection stays in the room and gets deliveries."""
 
     async def test(rig: Rig) -> None:
         (broker, receiver), (_, other) = await rig.several(2)
@@ -206,8 +207,8 @@ def test_leave_of_one_of_two_connections_over_the_relays_end(rig: Run) -> None:
     rig(test)
 
 
-def test_requests_are_answered_over_the_relays_end(rig: Run) -> None:
-    """Joins and reads that were not answered are asked again."""
+def test_unanswered_requests_are_sent_to_the_next_relay(rig: Run) -> None:
+    """The next relay answers joins and reads that the old one left unanswered."""
 
     async def test(rig: Rig) -> None:
         ((broker, receiver),) = await rig.several(1)

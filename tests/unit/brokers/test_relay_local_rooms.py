@@ -1,4 +1,4 @@
-"""The rooms with members in a worker: they are here as long as anything in them is."""
+"""The rooms with members in a worker, which stay while members or unanswered drafts need them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def joined(member: Member, offset: int = 3) -> records.Joined:
     return records.Joined(1, "a", entry, {member.name: member.author})
 
 
-def test_connections_of_a_member_are_counted() -> None:
-    """The room is dropped with the last of them."""
+def test_room_is_dropped_with_its_last_connection() -> None:
+    """A member's connections are counted, and the last one's end drops the room."""
     rooms = LocalRooms()
     for _ in range(2):
         rooms.count_in(joined(ALICE))
@@ -31,8 +31,9 @@ def test_connections_of_a_member_are_counted() -> None:
     assert rooms == {}
 
 
-def test_room_stays_while_something_is_pending() -> None:
-    """Its position is the newest member's: what came between them is not missed."""
+def test_room_stays_while_a_request_is_pending() -> None:
+    """A room without members stays for a pending request, and takes the position of its next
+    member."""
     rooms = LocalRooms()
     rooms.count_in(joined(ALICE))
     room = rooms["a"]
@@ -47,16 +48,16 @@ def test_room_stays_while_something_is_pending() -> None:
     assert rooms == {}
 
 
-def test_position_is_that_of_what_was_delivered() -> None:
-    """A second member does not change it."""
+def test_position_follows_the_deliveries() -> None:
+    """A room's position is that of its last delivery, and a second member does not change it."""
     rooms = LocalRooms()
     rooms.count_in(joined(ALICE, offset=3))
     rooms.count_in(joined(BOB, offset=9))
     assert rooms["a"].offset == 3
 
 
-def test_what_is_settled_in_a_room_of_before_leaves_the_new_one() -> None:
-    """Its stream was lost, and members have come back."""
+def test_settling_an_older_room_does_not_affect_its_successor() -> None:
+    """After a lost stream, the end of an old request does not change the room that replaced it."""
     rooms = LocalRooms()
     lost = LocalRoom(Position("epoch", 1))
     lost.pending = 1
@@ -66,8 +67,8 @@ def test_what_is_settled_in_a_room_of_before_leaves_the_new_one() -> None:
     assert set(rooms) == {"a"}
 
 
-def test_change_is_noted_once() -> None:
-    """A new relay may say it again; and a leave is told in any case."""
+def test_repeated_presence_change_is_ignored() -> None:
+    """A new relay can repeat a join without effect, and a leave is always announced."""
     room = LocalRoom(Position("epoch", 1))
     assert room.note(PresenceChange(True, ALICE))
     assert not room.note(PresenceChange(True, ALICE))
@@ -78,8 +79,8 @@ def test_change_is_noted_once() -> None:
     assert room.known == {}
 
 
-def test_introduction_has_each_room() -> None:
-    """With its members, and whom they know."""
+def test_introduction_lists_each_room() -> None:
+    """The introduction has each room with its members and the users that they know of."""
     rooms = LocalRooms()
     rooms.count_in(joined(ALICE))
     rooms["a"].note(PresenceChange(True, BOB))

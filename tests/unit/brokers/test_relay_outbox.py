@@ -1,4 +1,4 @@
-"""The outbox: what a turn has to say is written at its end, once."""
+"""The outbox: the records of a turn are written once, at its end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fastchat.brokers.relay.outbox import Outbox
 
 
 class Owner:
-    """It writes down each flush, and can have something to add to it."""
+    """An owner that records each flush, and can add records during it."""
 
     def __init__(self) -> None:
         self.outbox = Outbox(self.flush)
@@ -21,8 +21,8 @@ class Owner:
         self.written.append(self.outbox.take())
 
 
-def test_turn_is_one_write() -> None:
-    """However often it is scheduled; the next turn has its own."""
+def test_records_of_a_turn_are_one_write() -> None:
+    """A turn's records are written once, however often a write is scheduled."""
 
     async def test() -> None:
         owner = Owner()
@@ -41,8 +41,8 @@ def test_turn_is_one_write() -> None:
     asyncio.run(test())
 
 
-def test_flush_before_the_end_of_the_turn_takes_all() -> None:
-    """What is added behind it is written at the end of the turn."""
+def test_early_flush_writes_all_records() -> None:
+    """Records that are added after an early flush are written at the end of the turn."""
 
     async def test() -> None:
         owner = Owner()
@@ -61,7 +61,7 @@ def test_flush_before_the_end_of_the_turn_takes_all() -> None:
 
 
 def test_cleared_outbox_is_empty() -> None:
-    """Nothing of it is written to the next relay."""
+    """Cleared records are not written to the next relay."""
 
     async def test() -> None:
         owner = Owner()

@@ -1,4 +1,5 @@
-"""The pages of a worker that reads the history's file: past the relay, except to search."""
+"""The pages of a worker, which reads the history's file itself and asks the relay only to
+search."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from fastchat.rooms import Messages
 
 
 class Searching:
-    """The relay, as far as searches go: it answers with the question."""
+    """A relay for searches only; it answers with the question."""
 
     async def search(self, room: str, query: str, limit: int) -> Messages:
         return Messages([f"{room} {query} {limit}".encode()], more=True)
@@ -57,7 +58,7 @@ def pages(reader: HistoryReader) -> FilePages:
 
 
 def test_pages_are_read_from_the_file(pages: FilePages, history: SqliteHistory) -> None:
-    """Without a relay, as soon as the publications are committed."""
+    """Committed publications can be read without a relay."""
     history.append([draft(str(number)) for number in range(1, 6)])
     before = at_once(pages.before("a", 4, 2))
     assert (offsets(before), texts(before), before.more) == ([2, 3], ["2", "3"], True)
@@ -65,8 +66,9 @@ def test_pages_are_read_from_the_file(pages: FilePages, history: SqliteHistory) 
     assert (offsets(after), after.more) == ([4, 5], False)
 
 
-def test_search_is_asked_of_the_relay(pages: FilePages) -> None:
-    """The process that writes the history has the index."""
+def test_search_is_sent_to_the_relay(pages: FilePages) -> None:
+    """A search is sent to the relay, because only the process that writes the history has the
+    index."""
     assert at_once(pages.search("a", "word", 9)) == Messages([b"a word 9"], more=True)
 
 
@@ -75,10 +77,10 @@ def test_search_is_asked_of_the_relay(pages: FilePages) -> None:
     [lambda pages: pages.before("a", None, 9), lambda pages: pages.after("a", 0, 9)],
     ids=["before", "after"],
 )
-def test_file_that_cannot_be_read_is_unavailable(
+def test_unreadable_file_makes_pages_unavailable(
     pages: FilePages, read: Callable[[FilePages], Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The client can try again; the log has the reason."""
+    """The client gets a temporary error, and the log has the reason."""
     with pytest.raises(CommandError) as caught:
         at_once(read(pages))
     assert (caught.value.code, caught.value.temporary) == (ErrorCode.UNAVAILABLE, True)

@@ -1,4 +1,4 @@
-"""Rooms go on at a new relay: positions, presence, and the wait for all workers."""
+"""Rooms continue at a new relay: positions, presence, and the wait for all workers."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from support.relay import Rig, Run, new_history, until
 
 
 @pytest.mark.parametrize("how", ["cut", "restart"])
-def test_what_was_missed_is_delivered_once(rig: Run, how: str) -> None:
-    """What others published while our connection was gone, and what follows."""
+def test_missed_publications_are_delivered_once(rig: Run, how: str) -> None:
+    """A worker that reconnects gets what others published meanwhile, and then what follows."""
 
     async def test(rig: Rig) -> None:
         (broker, receiver), (second, other) = await rig.several(2)
@@ -52,7 +52,7 @@ def test_what_was_missed_is_delivered_once(rig: Run, how: str) -> None:
 
 
 def test_silent_room_is_resumed(rig: Run) -> None:
-    """Also one in which nothing was ever said, and which only we are in."""
+    """A room without publications is resumed, even if only this worker has members in it."""
 
     async def test(rig: Rig) -> None:
         ((broker, receiver),) = await rig.several(1)
@@ -68,7 +68,7 @@ def test_silent_room_is_resumed(rig: Run) -> None:
 
 
 def test_room_of_another_epoch_is_lost(rig: Run) -> None:
-    """The history is gone: members come back by new joins, and the others stay."""
+    """If the history is gone, the stream is lost, and its members join again."""
 
     async def test(rig: Rig) -> None:
         ((broker, receiver),) = await rig.several(1)
@@ -87,7 +87,7 @@ def test_room_of_another_epoch_is_lost(rig: Run) -> None:
         assert [(sender, outcome.code) for sender, outcome in receiver.answers] == [
             ("me", ErrorCode.UNAVAILABLE)
         ]
-        broker.lose("a", member())  # as the chat does for whoever is closed
+        broker.lose("a", member())  # as the chat does for a client that is closed
         await leave(broker)
         entry = await join(broker)
         assert (entry.online, texts(entry)) == (1, ["with"])
@@ -100,8 +100,8 @@ def test_room_of_another_epoch_is_lost(rig: Run) -> None:
 
 
 @pytest.mark.parametrize(("missed", "lost"), [(MAX_RESUMED, False), (MAX_RESUMED + 1, True)])
-def test_room_in_which_too_much_was_missed_is_lost(rig: Run, missed: int, lost: bool) -> None:
-    """Up to a number it is all delivered."""
+def test_room_with_too_many_missed_publications_is_lost(rig: Run, missed: int, lost: bool) -> None:
+    """Up to the limit all missed publications are delivered; beyond it the stream is lost."""
 
     async def test(rig: Rig) -> None:
         ((broker, receiver),) = await rig.several(1)
@@ -119,8 +119,8 @@ def test_room_in_which_too_much_was_missed_is_lost(rig: Run, missed: int, lost: 
     rig(test)
 
 
-def test_missed_publications_can_exceed_a_record(rig: Run) -> None:
-    """The relay returns in several records what a worker has missed."""
+def test_missed_publications_can_fill_several_records(rig: Run) -> None:
+    """Missed publications that exceed one record are delivered from several."""
 
     async def test(rig: Rig) -> None:
         ((broker, receiver),) = await rig.several(1)
@@ -140,8 +140,8 @@ def test_missed_publications_can_exceed_a_record(rig: Run) -> None:
     rig(test)
 
 
-def test_what_was_delivered_is_not_delivered_again(rig: Run) -> None:
-    """Neither shown twice nor taken for a hole, if a relay should repeat itself."""
+def test_repeated_publication_is_not_delivered_again(rig: Run) -> None:
+    """A publication that the relay repeats is neither delivered twice nor taken for a hole."""
 
     async def test(rig: Rig) -> None:
         ((broker, receiver),) = await rig.several(1)
@@ -159,8 +159,8 @@ def test_what_was_delivered_is_not_delivered_again(rig: Run) -> None:
     rig(test)
 
 
-def test_hole_is_lost(rig: Run, caplog: pytest.LogCaptureFixture) -> None:
-    """A stream that jumps is never shown as if it were whole."""
+def test_room_with_a_hole_in_its_stream_is_lost(rig: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """A stream that skips an offset is lost, and is never delivered as if it were whole."""
 
     async def test(rig: Rig) -> None:
         ((broker, receiver),) = await rig.several(1)
@@ -178,8 +178,9 @@ def test_hole_is_lost(rig: Run, caplog: pytest.LogCaptureFixture) -> None:
 # Presence
 
 
-def test_nobody_hears_of_those_who_stayed(rig: Run) -> None:
-    """Neither over the relay's end nor over that of one connection."""
+def test_members_that_stayed_are_not_announced(rig: Run) -> None:
+    """Neither the relay's end nor that of one connection causes presence events for members that
+    stayed."""
 
     async def test(rig: Rig) -> None:
         pairs = await rig.several(3)
@@ -208,8 +209,9 @@ def test_nobody_hears_of_those_who_stayed(rig: Run) -> None:
     rig(test)
 
 
-def test_who_was_lost_while_the_relay_was_away_has_left_after_a_while(rig: Run) -> None:
-    """His worker is gone too; the others know of him, and hear it after the usual time."""
+def test_user_lost_without_a_relay_leaves_after_the_grace_period(rig: Run) -> None:
+    """The user's worker is gone too; other workers know the user, and get the leave after the usual
+    time."""
 
     async def test(rig: Rig) -> None:
         (broker, receiver), (second, _) = await rig.several(2)
@@ -232,8 +234,9 @@ def test_who_was_lost_while_the_relay_was_away_has_left_after_a_while(rig: Run) 
     rig(test)
 
 
-def test_who_came_while_another_joined_late_is_known(rig: Run) -> None:
-    """Whatever became of the first join of a process, it knows who is in the room."""
+def test_join_answered_in_an_empty_room_brings_its_users(rig: Run) -> None:
+    """A process whose earlier members have left knows the room's users once a later join is
+    answered."""
 
     async def test(rig: Rig) -> None:
         (broker, receiver), (second, _) = await rig.several(2)
@@ -255,8 +258,8 @@ def test_who_came_while_another_joined_late_is_known(rig: Run) -> None:
     rig(test)
 
 
-def test_who_came_while_a_connection_was_gone_is_told(rig: Run) -> None:
-    """The members of that process hear of it when it is back, once."""
+def test_user_who_joined_during_a_disconnection_is_announced_once(rig: Run) -> None:
+    """The members of the disconnected process get the join once it is back."""
 
     async def test(rig: Rig) -> None:
         (broker, receiver), (second, other) = await rig.several(2)
@@ -278,8 +281,9 @@ def test_who_came_while_a_connection_was_gone_is_told(rig: Run) -> None:
     rig(test, retry_s=0.1)
 
 
-def test_who_was_announced_as_gone_and_is_back_is_told(rig: Run) -> None:
-    """A process that was away for longer than the grace comes back with its members."""
+def test_user_who_returns_after_the_grace_period_is_announced(rig: Run) -> None:
+    """If a process was disconnected for longer than the grace period, its members are announced
+    again."""
 
     async def test(rig: Rig) -> None:
         (broker, receiver), (second, other) = await rig.several(2)
@@ -287,7 +291,7 @@ def test_who_was_announced_as_gone_and_is_back_is_told(rig: Run) -> None:
         await join(broker)
         rig.cut(broker)
         await until(lambda: not broker.connected)
-        await join(second, "Bob")  # by now the relay has seen it
+        await join(second, "Bob")  # the relay has handled the disconnection by now
         rig.tick()
         await until(lambda: other.events[-1:] == [("leave", "Alice")])
         await rig.connected()
@@ -298,8 +302,8 @@ def test_who_was_announced_as_gone_and_is_back_is_told(rig: Run) -> None:
     rig(test, retry_s=0.1)
 
 
-def test_crowd_is_told_its_number_after_a_gap(rig: Run) -> None:
-    """Names are not told there."""
+def test_crowd_gets_its_number_after_a_gap(rig: Run) -> None:
+    """In a crowd the worker's members get the number of users and no names."""
 
     async def test(rig: Rig) -> None:
         (broker, receiver), (second, _) = await rig.several(2)
@@ -319,8 +323,8 @@ def test_crowd_is_told_its_number_after_a_gap(rig: Run) -> None:
     rig(test)
 
 
-def test_room_that_was_a_crowd_is_resumed_in_silence(rig: Run) -> None:
-    """Those who came and went in the crowd, of whom nobody was told, are no news later."""
+def test_former_crowd_is_resumed_without_events(rig: Run) -> None:
+    """Joins and leaves that a crowd was not sent are not announced later either."""
 
     async def test(rig: Rig) -> None:
         (broker, receiver), (second, other) = await rig.several(2)
@@ -345,8 +349,8 @@ def test_room_that_was_a_crowd_is_resumed_in_silence(rig: Run) -> None:
     rig(test)
 
 
-def test_crowd_is_not_resumed_with_those_who_have_left(rig: Run) -> None:
-    """Of whom nobody was told."""
+def test_crowd_is_resumed_without_users_who_left(rig: Run) -> None:
+    """Users who left the crowd unannounced are not in the room afterwards."""
 
     async def test(rig: Rig) -> None:
         (broker, _), (second, _) = await rig.several(2)
@@ -362,8 +366,8 @@ def test_crowd_is_not_resumed_with_those_who_have_left(rig: Run) -> None:
     rig(test)
 
 
-def test_names_stay_taken_while_the_workers_gather(rig: Run) -> None:
-    """A name is not given away before its owner's worker has come back."""
+def test_names_stay_taken_until_all_workers_are_back(rig: Run) -> None:
+    """A name is not given to another user before its owner's worker has returned."""
 
     async def test(rig: Rig) -> None:
         (broker, receiver), (second, _) = await rig.several(2)
@@ -383,8 +387,8 @@ def test_names_stay_taken_while_the_workers_gather(rig: Run) -> None:
     rig(test)
 
 
-def test_member_known_only_by_others_may_come_back_silently(rig: Run) -> None:
-    """As somebody in his grace: his author gets the name back, without a word."""
+def test_user_known_only_to_other_workers_can_return_unannounced(rig: Run) -> None:
+    """As in the grace period, the author gets the name back without an event."""
 
     async def test(rig: Rig) -> None:
         (broker, receiver), (second, _) = await rig.several(2)
@@ -403,8 +407,8 @@ def test_member_known_only_by_others_may_come_back_silently(rig: Run) -> None:
     rig(test)
 
 
-def test_name_of_a_member_known_only_by_others_may_be_taken(rig: Run) -> None:
-    """As that of somebody in his grace: it is told that he left, and that another came."""
+def test_name_of_a_user_known_only_to_other_workers_can_be_taken(rig: Run) -> None:
+    """As in the grace period, the old user's leave and then the new user's join are announced."""
 
     async def test(rig: Rig) -> None:
         (broker, receiver), (second, _) = await rig.several(2)
@@ -423,8 +427,9 @@ def test_name_of_a_member_known_only_by_others_may_be_taken(rig: Run) -> None:
     rig(test)
 
 
-def test_name_that_was_given_away_makes_its_room_lost(rig: Run) -> None:
-    """A worker that came too late finds another there: its members must come back."""
+def test_room_whose_name_was_given_away_is_lost(rig: Run) -> None:
+    """A worker that returns late and finds a name taken loses the stream, and its members join
+    again."""
 
     async def test(rig: Rig) -> None:
         (broker, receiver), (second, other) = await rig.several(2)
@@ -448,8 +453,8 @@ def test_name_that_was_given_away_makes_its_room_lost(rig: Run) -> None:
     rig(test, retry_s=0.1)
 
 
-def test_member_comes_back_over_somebody_absent_of_his_name(rig: Run) -> None:
-    """Who took it has gone in the meantime, and nobody else is there."""
+def test_member_regains_a_name_from_an_absent_user(rig: Run) -> None:
+    """The user who took the name has left meanwhile, and no other user is in the room."""
 
     async def test(rig: Rig) -> None:
         (broker, receiver), (second, _) = await rig.several(2)
@@ -469,8 +474,8 @@ def test_member_comes_back_over_somebody_absent_of_his_name(rig: Run) -> None:
 
 
 @pytest.mark.parametrize("how", ["lose", "leave"])
-def test_who_goes_while_the_workers_gather_is_gone(rig: Run, how: str) -> None:
-    """Between a broker's introduction and its welcome; no ghost of him stays."""
+def test_member_that_leaves_before_the_welcome_is_gone(rig: Run, how: str) -> None:
+    """A member that leaves between its broker's introduction and the welcome is not in the room."""
 
     async def test(rig: Rig) -> None:
         ((broker, receiver),) = await rig.several(1)
@@ -498,11 +503,11 @@ def test_who_goes_while_the_workers_gather_is_gone(rig: Run, how: str) -> None:
     rig(test)
 
 
-# Gathering
+# Waiting for all workers
 
 
 def test_workers_are_welcomed_together(rig: Run) -> None:
-    """When all that were expected are there, not before."""
+    """The relay welcomes workers when all expected ones are connected, and not earlier."""
 
     async def test(rig: Rig) -> None:
         first, second = rig.broker()[0], rig.broker()[0]
@@ -518,8 +523,8 @@ def test_workers_are_welcomed_together(rig: Run) -> None:
     rig(test)
 
 
-def test_workers_are_not_waited_for_long(rig: Run) -> None:
-    """One that does not come back keeps the others out for a while only; late, it is welcome."""
+def test_relay_waits_only_a_limited_time_for_workers(rig: Run) -> None:
+    """A worker that does not return delays the others for a limited time, and is welcome later."""
 
     async def test(rig: Rig) -> None:
         first, second = rig.broker()[0], rig.broker()[0]

@@ -1,4 +1,4 @@
-"""Requests to the relay: each has its reply once, or is given up, and outlives a relay."""
+"""Requests to the relay: each is answered or given up once, and outlives a relay."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REFUSAL = records.Refusal(ErrorCode.FORBIDDEN, "No.", False, None)
 
 
 class Asked:
-    """Requests, what they send, and what they were replied."""
+    """Requests, the records that they send, and the replies that they get."""
 
     def __init__(self) -> None:
         self.sent: list[records.Request] = []
@@ -62,8 +62,8 @@ async def started(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     return task
 
 
-def test_reply_is_called_at_its_place_in_the_stream() -> None:
-    """Not in a later turn, when the asker goes on; a second one is nobody's."""
+def test_reply_is_called_at_its_position_in_the_stream() -> None:
+    """The callback runs in the step that reads the reply, and a second reply is ignored."""
 
     async def test(asked: Asked) -> None:
         task = await started(asked.search())
@@ -79,7 +79,7 @@ def test_reply_is_called_at_its_place_in_the_stream() -> None:
 
 
 def test_refusal_is_raised() -> None:
-    """As the error that it was in the relay."""
+    """A refusal is raised as the error that it was in the relay."""
 
     async def test(asked: Asked) -> None:
         task = await started(asked.search())
@@ -90,8 +90,8 @@ def test_refusal_is_raised() -> None:
     run(test)
 
 
-def test_reply_of_another_type_is_bad() -> None:
-    """The asker is told of it, and the request is not asked again."""
+def test_reply_of_another_type_is_refused() -> None:
+    """The caller gets an error, and the request is not sent again."""
 
     async def test(asked: Asked) -> None:
         task = await started(asked.search())
@@ -102,8 +102,8 @@ def test_reply_of_another_type_is_bad() -> None:
     run(test)
 
 
-def test_fault_of_the_asker_is_its_own() -> None:
-    """The connection to the relay goes on."""
+def test_exception_of_a_callback_reaches_its_caller_only() -> None:
+    """An exception in a caller's callback leaves the connection to the relay open."""
 
     async def test(asked: Asked) -> None:
         def fail(page: records.Page) -> None:
@@ -118,7 +118,7 @@ def test_fault_of_the_asker_is_its_own() -> None:
 
 
 def test_late_request_is_unavailable() -> None:
-    """Those that still have time wait on."""
+    """A request whose deadline has passed is refused, and the others wait on."""
 
     async def test(asked: Asked) -> None:
         now = time.monotonic()
@@ -138,8 +138,8 @@ def test_late_request_is_unavailable() -> None:
     run(test)
 
 
-def test_new_relay_is_asked_without_members_that_leave() -> None:
-    """It has not counted them in."""
+def test_introduction_omits_members_that_leave() -> None:
+    """The new relay has not counted a member that is leaving."""
 
     async def test(asked: Asked) -> None:
         tasks = [await started(asked.search()), await started(asked.leave())]

@@ -1,4 +1,4 @@
-"""The relay as whoever connects to its socket sees it: what it takes, and what it does not."""
+"""The relay as its socket's clients see it: what it accepts, and what it refuses."""
 
 from __future__ import annotations
 
@@ -38,41 +38,41 @@ ALICE = Member("Alice", "author Alice")
 
 
 class RawWorker:
-    """A worker as the relay sees it, which sends just the bytes that a test gives it."""
+    """A worker that sends exactly the bytes that a test gives it."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self.writer = writer
         self._records = RecordReader(decode_from_relay)
-        self._heard: list[FromRelay] = []
+        self._received: list[FromRelay] = []
 
-    async def say(self, *records: bytes) -> None:
+    async def send(self, *records: bytes) -> None:
         self.writer.write(b"".join(records))
         await self.writer.drain()
 
-    async def hear(self) -> FromRelay:
-        """The next record."""
+    async def read_record(self) -> FromRelay:
+        """Read the next record."""
         async with asyncio.timeout(PATIENCE_S):
-            while not self._heard:
+            while not self._received:
                 data = await self._reader.read(65536)
-                assert data, "the relay has hung up"
-                self._heard.extend(self._records.feed(data))
-        return self._heard.pop(0)
+                assert data, "the relay closed the connection"
+                self._received.extend(self._records.feed(data))
+        return self._received.pop(0)
 
     async def status(self) -> records.Status:
-        record = await self.hear()
+        record = await self.read_record()
         assert isinstance(record, records.Status)
         return record
 
-    async def hung_up(self) -> None:
-        """Fails if anything comes but the end."""
+    async def await_end(self) -> None:
+        """Wait for the end of the connection; fails if a record arrives first."""
         async with asyncio.timeout(PATIENCE_S):
             with contextlib.suppress(ConnectionResetError):
                 assert await self._reader.read() == b""
 
 
-class Place:
-    """A relay in a directory; what connects to it is closed at the end."""
+class RunningRelay:
+    """A relay in a directory; its connections are closed at the end."""
 
     def __init__(self, directory: Path, *, workers: int = 1, gathering_s: float) -> None:
         self.directory = directory
@@ -88,13 +88,13 @@ class Place:
     async def peer(self, *records: bytes) -> RawWorker:
         peer = RawWorker(*await asyncio.open_unix_connection(str(self.directory / SOCKET_NAME)))
         self._peers.append(peer)
-        await peer.say(*records)
+        await peer.send(*records)
         return peer
 
     async def worker(self) -> RawWorker:
-        """One that has been welcomed, with no rooms."""
+        """Connect a worker without rooms, and wait for its welcome."""
         peer = await self.peer(HELLO)
-        assert await peer.hear() == records.Welcome()
+        assert await peer.read_record() == records.Welcome()
         return peer
 
     async def broker(self) -> tuple[RelayBroker, Receiver]:
@@ -117,22 +117,22 @@ class Place:
 
 
 @contextlib.asynccontextmanager
-async def relaying(directory: Path, **options: Any) -> AsyncIterator[Place]:
-    place = Place(directory, **{"gathering_s": GATHERING_S, **options})
-    await place.relay.start()
+async def relaying(directory: Path, **options: Any) -> AsyncIterator[RunningRelay]:
+    running = RunningRelay(directory, **{"gathering_s": GATHERING_S, **options})
+    await running.relay.start()
     try:
         async with asyncio.timeout(3 * PATIENCE_S):
-            yield place
+            yield running
     finally:
-        await place.close()
+        await running.close()
 
 
 def run(
-    directory: Path, test: Callable[[Place], Coroutine[Any, Any, None]], **options: Any
+    directory: Path, test: Callable[[RunningRelay], Coroutine[Any, Any, None]], **options: Any
 ) -> None:
     async def body() -> None:
-        async with relaying(directory, **options) as place:
-            await test(place)
+        async with relaying(directory, **options) as running:
+            await test(running)
 
     run_in_loop(body())
 
@@ -145,12 +145,12 @@ def joining(number: int, name: str = "Alice", *, within_s: float = 5.0) -> bytes
 # The socket
 
 
-def test_socket_is_for_its_user_only(tmp_path: Path) -> None:
-    """Nobody else may speak in everybody's name; and what is made later is as usual."""
+def test_only_the_owner_can_connect_to_the_socket(tmp_path: Path) -> None:
+    """No other user can connect; files that are created later have the usual mode."""
     before = os.umask(0o022)
     try:
 
-        async def test(place: Place) -> None:
+        async def test(running: RunningRelay) -> None:
             mode = os.stat(tmp_path / SOCKET_NAME).st_mode
             assert stat.S_ISSOCK(mode)
             assert stat.S_IMODE(mode) == 0o600
@@ -163,9 +163,9 @@ def test_socket_is_for_its_user_only(tmp_path: Path) -> None:
 
 
 def test_socket_is_removed_at_the_end(tmp_path: Path) -> None:
-    """Nobody connects to a relay that has stopped."""
+    """A relay that stops removes its socket."""
 
-    async def test(place: Place) -> None:
+    async def test(running: RunningRelay) -> None:
         pass
 
     run(tmp_path, test)
@@ -173,26 +173,26 @@ def test_socket_is_removed_at_the_end(tmp_path: Path) -> None:
 
 
 def test_socket_of_a_dead_relay_is_replaced(tmp_path: Path) -> None:
-    """Whether it was killed or left something else there."""
+    """A relay starts although a killed one left its socket behind."""
     stale = socket.socket(socket.AF_UNIX)
     stale.bind(str(tmp_path / SOCKET_NAME))
     stale.close()
 
-    async def test(place: Place) -> None:
-        broker, _ = await place.broker()
+    async def test(running: RunningRelay) -> None:
+        broker, _ = await running.broker()
         assert (await join(broker)).online == 1
 
     run(tmp_path, test)
 
 
-def test_directory_may_have_a_long_name(tmp_path: Path) -> None:
-    """Longer than a socket's address holds."""
+def test_directory_can_have_a_long_name(tmp_path: Path) -> None:
+    """The path of the directory can be longer than a socket address allows."""
     directory = tmp_path / ("x" * 120) / ("ä" * 60)
     directory.mkdir(parents=True)
 
-    async def test(place: Place) -> None:
+    async def test(running: RunningRelay) -> None:
         assert (directory / SOCKET_NAME).is_socket()
-        broker, receiver = await place.broker()
+        broker, receiver = await running.broker()
         await join(broker)
         broker.publish(draft("x"), receiver.answer)
         await receiver.until_delivered(1)
@@ -201,7 +201,7 @@ def test_directory_may_have_a_long_name(tmp_path: Path) -> None:
     assert not (directory / SOCKET_NAME).exists()
 
 
-# What is not understood
+# Malformed input
 
 NONSENSE = {
     "garbage": b"GET / HTTP/1.1\r\n\r\n",
@@ -219,23 +219,23 @@ NONSENSE = {
 
 
 @pytest.mark.parametrize("nonsense", NONSENSE.values(), ids=NONSENSE)
-def test_who_does_not_speak_the_protocol_is_cut_off(
+def test_client_of_another_protocol_is_disconnected(
     tmp_path: Path, nonsense: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With one line in the log; the others do not notice."""
+    """The log has one line about the client, and other workers are not affected."""
 
-    async def test(place: Place) -> None:
-        broker, receiver = await place.broker()
+    async def test(running: RunningRelay) -> None:
+        broker, receiver = await running.broker()
         await join(broker)
         caplog.clear()
-        peer = await place.peer(nonsense)
-        await peer.hung_up()
+        peer = await running.peer(nonsense)
+        await peer.await_end()
         serious = [record for record in caplog.records if record.levelno >= logging.WARNING]
         assert len(serious) == 1
         broker.publish(draft("x"), receiver.answer)
         await receiver.until_delivered(1)
         assert receiver.events == []
-        assert place.rooms.user_count == 1
+        assert running.rooms.user_count == 1
         assert broker.connected
 
     with caplog.at_level(logging.INFO):
@@ -253,62 +253,62 @@ def test_who_does_not_speak_the_protocol_is_cut_off(
     ],
     ids=repr,
 )
-def test_worker_that_talks_nonsense_is_lost(
+def test_worker_that_sends_a_malformed_record_is_disconnected(
     tmp_path: Path, nonsense: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its members have the usual time to come back."""
+    """Its members have the usual time to return."""
 
-    async def test(place: Place) -> None:
-        broker, receiver = await place.broker()
+    async def test(running: RunningRelay) -> None:
+        broker, receiver = await running.broker()
         await join(broker, "Bob")
-        peer = await place.worker()
-        await peer.say(joining(1))
-        assert isinstance(await peer.hear(), records.Joined)
+        peer = await running.worker()
+        await peer.send(joining(1))
+        assert isinstance(await peer.read_record(), records.Joined)
         caplog.clear()
-        await peer.say(nonsense)
-        await peer.hung_up()
+        await peer.send(nonsense)
+        await peer.await_end()
         assert sum(record.levelno >= logging.WARNING for record in caplog.records) == 1
         assert (await join(broker)).online == 2
         for _ in range(20):
-            place.rooms.tick()
+            running.rooms.tick()
         assert (await join(broker, "Eve")).online == 3
         assert receiver.events == [("join", "Alice"), ("join", "Eve")]
 
     run(tmp_path, test)
 
 
-def test_silence_of_one_keeps_nobody_up(tmp_path: Path) -> None:
-    """Who connects and says nothing, or half a record, is no worker."""
+def test_silent_client_delays_no_worker(tmp_path: Path) -> None:
+    """A client that sends nothing, or half a record, is not waited for as a worker."""
 
-    async def test(place: Place) -> None:
-        await place.peer()
-        await place.peer(HELLO[:7])
-        broker, _ = await place.broker()
+    async def test(running: RunningRelay) -> None:
+        await running.peer()
+        await running.peer(HELLO[:7])
+        broker, _ = await running.broker()
         assert (await join(broker)).online == 1
 
     run(tmp_path, test)
 
 
-# What is asked too late, or of nobody
+# Late requests, and ended connections
 
 
-def test_draft_that_comes_too_late_is_not_kept(tmp_path: Path) -> None:
-    """Each is answered; one in time is kept."""
+def test_late_draft_is_refused(tmp_path: Path) -> None:
+    """Each late draft is answered, and one in time is stored."""
     hi = draft("hi")
 
-    async def test(place: Place) -> None:
-        peer = await place.worker()
+    async def test(running: RunningRelay) -> None:
+        peer = await running.worker()
         now = time.monotonic()
-        await peer.say(records.Publish(now - 0.01, [(1, hi), (2, hi)]).encode())
+        await peer.send(records.Publish(now - 0.01, [(1, hi), (2, hi)]).encode())
         for number in (1, 2):
-            answer = await peer.hear()
+            answer = await peer.read_record()
             assert isinstance(answer, records.Answer)
             assert isinstance(answer.outcome, records.Refusal)
             assert (answer.draft_number, answer.repeated) == (number, False)
             assert_unavailable(answer.outcome)
-        await peer.say(records.Publish(now + 60, [(3, hi)]).encode())
-        assert await peer.hear() == records.Answer(3, 1)
-        assert place.history.position("a").offset == 1
+        await peer.send(records.Publish(now + 60, [(3, hi)]).encode())
+        assert await peer.read_record() == records.Answer(3, 1)
+        assert running.history.position("a").offset == 1
 
     run(tmp_path, test)
 
@@ -317,17 +317,17 @@ def assert_unavailable(refusal: records.Refusal) -> None:
     assert (refusal.code, refusal.temporary) == (ErrorCode.UNAVAILABLE, True)
 
 
-def test_join_that_comes_too_late_counts_nobody(tmp_path: Path) -> None:
-    """It is refused."""
+def test_late_join_is_refused(tmp_path: Path) -> None:
+    """A late join is refused, and no user is counted."""
 
-    async def test(place: Place) -> None:
-        peer = await place.worker()
-        await peer.say(joining(7, within_s=-0.01))
-        refused = await peer.hear()
+    async def test(running: RunningRelay) -> None:
+        peer = await running.worker()
+        await peer.send(joining(7, within_s=-0.01))
+        refused = await peer.read_record()
         assert isinstance(refused, records.Refused)
         assert refused.number == 7
         assert_unavailable(refused.refusal)
-        assert place.rooms.user_count == 0
+        assert running.rooms.user_count == 0
 
     run(tmp_path, test)
 
@@ -340,15 +340,15 @@ def test_join_that_comes_too_late_counts_nobody(tmp_path: Path) -> None:
         records.Search(7, 0.0, "a", "x", 9),
     ],
 )
-def test_question_that_comes_too_late_is_not_looked_up(
+def test_late_search_is_refused(
     question: records.Before | records.After | records.Search, tmp_path: Path
 ) -> None:
-    """It is refused; nobody waits for the answer."""
+    """A late search is refused and not run, because its client has stopped waiting."""
 
-    async def test(place: Place) -> None:
-        peer = await place.worker()
-        await peer.say(question._replace(deadline=time.monotonic() - 0.01).encode())
-        refused = await peer.hear()
+    async def test(running: RunningRelay) -> None:
+        peer = await running.worker()
+        await peer.send(question._replace(deadline=time.monotonic() - 0.01).encode())
+        refused = await peer.read_record()
         assert isinstance(refused, records.Refused)
         assert refused.number == 7
         assert_unavailable(refused.refusal)
@@ -356,51 +356,51 @@ def test_question_that_comes_too_late_is_not_looked_up(
     run(tmp_path, test)
 
 
-def test_leave_that_comes_late_is_done(tmp_path: Path) -> None:
-    """Who has gone has gone; and who was not there is answered too."""
+def test_late_leave_is_executed(tmp_path: Path) -> None:
+    """A late leave removes the member, and a leave of a user who is absent is answered, too."""
 
-    async def test(place: Place) -> None:
-        peer = await place.worker()
-        await peer.say(joining(1))
-        await peer.hear()
+    async def test(running: RunningRelay) -> None:
+        peer = await running.worker()
+        await peer.send(joining(1))
+        await peer.read_record()
         past = time.monotonic() - 60
         for number, room in ((2, "a"), (3, "a"), (4, "nowhere")):
-            await peer.say(
+            await peer.send(
                 records.Leave(number, past, room, ALICE).encode(),
                 records.Lose(room, ALICE).encode(),
             )
-            assert await peer.hear() == records.Left(number)
-        assert place.rooms.room_count == 0
+            assert await peer.read_record() == records.Left(number)
+        assert running.rooms.room_count == 0
 
     run(tmp_path, test)
 
 
-def test_members_of_a_connection_that_ends_are_lost(tmp_path: Path) -> None:
-    """All of them, each of his connections."""
+def test_members_of_a_closed_connection_are_lost(tmp_path: Path) -> None:
+    """All members are lost, with each of their connections."""
 
-    async def test(place: Place) -> None:
-        broker, receiver = await place.broker()
+    async def test(running: RunningRelay) -> None:
+        broker, receiver = await running.broker()
         await join(broker, "Bob")
-        peer = await place.worker()
-        await peer.say(joining(1), joining(2), joining(3, "Eve"))
-        while (await peer.hear())[0] != 3:  # the request's number
+        peer = await running.worker()
+        await peer.send(joining(1), joining(2), joining(3, "Eve"))
+        while (await peer.read_record())[0] != 3:  # the request's number
             pass
         peer.writer.transport.abort()
         await asyncio.sleep(0.02)
-        assert place.rooms.user_count == 3
+        assert running.rooms.user_count == 3
         for _ in range(20):
-            place.rooms.tick()
+            running.rooms.tick()
         await receiver.until_events(
             ("join", "Alice"), ("join", "Eve"), ("leave", "Alice"), ("leave", "Eve")
         )
         await leave(broker, "Bob")
-        assert place.rooms.room_count == 0
+        assert running.rooms.room_count == 0
 
     run(tmp_path, test)
 
 
 class SlowJoins:
-    """Has the joins of a relay's rooms wait until `gate` is set, as rooms elsewhere would."""
+    """Makes joins wait until `gate` is set, as joins of rooms on another machine would."""
 
     def __init__(self, rooms: Rooms) -> None:
         self.gate = asyncio.Event()
@@ -414,22 +414,22 @@ class SlowJoins:
         await self._join(*arguments)
 
 
-def test_records_behind_a_request_that_waits_keep_their_order(tmp_path: Path) -> None:
-    """They are handled when it has its reply; other workers do not wait."""
+def test_records_after_a_waiting_request_keep_their_order(tmp_path: Path) -> None:
+    """They are handled after its reply, and other workers are not delayed."""
 
-    async def test(place: Place) -> None:
-        slow = SlowJoins(place.rooms)
-        peer, other = await place.worker(), await place.worker()
+    async def test(running: RunningRelay) -> None:
+        slow = SlowJoins(running.rooms)
+        peer, other = await running.worker(), await running.worker()
         publishing = records.Publish(time.monotonic() + 60, [(1, draft("hi"))]).encode()
-        await peer.say(joining(1), publishing)
+        await peer.send(joining(1), publishing)
         await slow.begun.wait()
-        await peer.say(joining(2, "Eve"), records.Ping(5).encode())
-        await other.say(records.Ping(6).encode())
-        assert await other.hear() == records.Pong(6)
-        assert place.history.position("a").offset == 0
+        await peer.send(joining(2, "Eve"), records.Ping(5).encode())
+        await other.send(records.Ping(6).encode())
+        assert await other.read_record() == records.Pong(6)
+        assert running.history.position("a").offset == 0
         slow.gate.set()
-        heard = [await peer.hear() for _ in range(5)]
-        assert [type(each).__name__ for each in heard] == [
+        received = [await peer.read_record() for _ in range(5)]
+        assert [type(each).__name__ for each in received] == [
             "Joined",
             "Deliver",
             "Deliver",
@@ -440,52 +440,52 @@ def test_records_behind_a_request_that_waits_keep_their_order(tmp_path: Path) ->
     run(tmp_path, test)
 
 
-def test_request_that_waits_when_its_connection_ends_is_undone(tmp_path: Path) -> None:
-    """Its member is counted in and lost, and so are those behind it."""
+def test_waiting_request_of_a_closed_connection_is_undone(tmp_path: Path) -> None:
+    """Its member is counted and lost, as are the members of the requests after it."""
 
-    async def test(place: Place) -> None:
-        broker, receiver = await place.broker()
+    async def test(running: RunningRelay) -> None:
+        broker, receiver = await running.broker()
         await join(broker, "Bob")
-        slow = SlowJoins(place.rooms)
-        peer = await place.worker()
-        await peer.say(joining(1), joining(2, "Eve"))
+        slow = SlowJoins(running.rooms)
+        peer = await running.worker()
+        await peer.send(joining(1), joining(2, "Eve"))
         await slow.begun.wait()
         peer.writer.transport.abort()
         await asyncio.sleep(0.02)
-        assert place.rooms.user_count == 1
+        assert running.rooms.user_count == 1
         slow.gate.set()
         await receiver.until_events(("join", "Alice"), ("join", "Eve"))
         for _ in range(20):
-            place.rooms.tick()
+            running.rooms.tick()
         await receiver.until(lambda: len(receiver.events) == 4)
         assert receiver.events[2:] == [("leave", "Alice"), ("leave", "Eve")]
 
     run(tmp_path, test)
 
 
-def test_fault_behind_a_request_that_waits_costs_the_connection(
+def test_fault_after_a_waiting_request_ends_the_connection(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The relay goes on."""
+    """A malformed record after a waiting request ends the connection, and the relay goes on."""
 
-    async def test(place: Place) -> None:
-        slow = SlowJoins(place.rooms)
-        peer = await place.worker()
-        await peer.say(joining(1))
+    async def test(running: RunningRelay) -> None:
+        slow = SlowJoins(running.rooms)
+        peer = await running.worker()
+        await peer.send(joining(1))
         await slow.begun.wait()
-        await peer.say(HELLO, joining(2, "Eve"))
+        await peer.send(HELLO, joining(2, "Eve"))
         slow.gate.set()
-        await peer.hung_up()
+        await peer.await_end()
         assert "Hello out of turn" in caplog.text
-        assert place.rooms.user_count == 1
+        assert running.rooms.user_count == 1
 
     run(tmp_path, test)
 
 
-def test_searches_of_a_connection_that_ends_are_given_up(tmp_path: Path) -> None:
-    """Nobody waits for them."""
+def test_searches_of_a_closed_connection_are_cancelled(tmp_path: Path) -> None:
+    """A search is cancelled when its worker's connection ends."""
 
-    async def test(place: Place) -> None:
+    async def test(running: RunningRelay) -> None:
         cancelled = asyncio.Event()
 
         async def search(*_: Any) -> None:
@@ -495,10 +495,10 @@ def test_searches_of_a_connection_that_ends_are_given_up(tmp_path: Path) -> None
                 cancelled.set()
 
         searching = records.Search(1, time.monotonic() + 60, "a", "x", 9).encode()
-        place.rooms.pages.search = search  # type: ignore[assignment,method-assign]
-        peer = await place.worker()
-        await peer.say(searching, records.Ping(5).encode())
-        assert await peer.hear() == records.Pong(5)
+        running.rooms.pages.search = search  # type: ignore[assignment,method-assign]
+        peer = await running.worker()
+        await peer.send(searching, records.Ping(5).encode())
+        assert await peer.read_record() == records.Pong(5)
         peer.writer.transport.abort()
         async with asyncio.timeout(PATIENCE_S):
             await cancelled.wait()
@@ -506,42 +506,44 @@ def test_searches_of_a_connection_that_ends_are_given_up(tmp_path: Path) -> None
     run(tmp_path, test)
 
 
-# Gathering
+# Waiting for all workers
 
 
-def test_nobody_is_welcomed_before_all_are_there_or_time_is_over(tmp_path: Path) -> None:
-    """A connection for the status is no worker."""
+def test_workers_are_welcomed_once_all_are_there_or_time_is_over(tmp_path: Path) -> None:
+    """A connection that asks for the status is not counted as a worker."""
 
-    async def test(place: Place) -> None:
-        status = await place.peer(ASK_STATUS)
-        await status.hear()
+    async def test(running: RunningRelay) -> None:
+        status = await running.peer(ASK_STATUS)
+        await status.read_record()
         begun = time.monotonic()
-        peer = await place.peer(HELLO, records.Ping(1).encode())
-        assert await peer.hear() == records.Pong(1)  # it is heard, and not welcome yet
-        assert await peer.hear() == records.Welcome()
+        peer = await running.peer(HELLO, records.Ping(1).encode())
+        assert await peer.read_record() == records.Pong(
+            1
+        )  # the record was handled, and the worker is not welcome yet
+        assert await peer.read_record() == records.Welcome()
         assert time.monotonic() - begun > 0.05
-        late = await place.peer(HELLO)
-        assert await late.hear() == records.Welcome()
+        late = await running.peer(HELLO)
+        assert await late.read_record() == records.Welcome()
 
     run(tmp_path, test, workers=2, gathering_s=0.1)
 
 
 def test_room_that_cannot_be_resumed_is_lost_before_the_welcome(tmp_path: Path) -> None:
-    """The others are resumed, and what they missed comes before it, too."""
+    """Other rooms are resumed, and their missed publications are sent before the welcome, too."""
 
-    async def test(place: Place) -> None:
-        place.history.append([draft("1"), draft("2")])
-        peer = await place.peer(
+    async def test(running: RunningRelay) -> None:
+        running.history.append([draft("1"), draft("2")])
+        peer = await running.peer(
             records.Hello("worker-9", 1, rooms=2).encode(),
             records.Restore("b", Position("other", 3), [(ALICE, 1)], []).encode(),
             records.Restore("a", Position("epoch", 1), [(ALICE, 1)], []).encode(),
         )
-        assert await peer.hear() == records.Lost("b")
-        while (record := await peer.hear()) != records.Welcome():
+        assert await peer.read_record() == records.Lost("b")
+        while (record := await peer.read_record()) != records.Welcome():
             assert isinstance(record, records.Deliver)
             offsets = [(each.room, each.offset) for each in record.deliveries if each.offset]
             assert offsets == [("a", 2)]
-        assert place.rooms.room_count == 1
+        assert running.rooms.room_count == 1
 
     run(tmp_path, test)
 
@@ -549,52 +551,53 @@ def test_room_that_cannot_be_resumed_is_lost_before_the_welcome(tmp_path: Path) 
 # Status
 
 
-def test_status_is_answered_to_anybody(tmp_path: Path) -> None:
-    """What each worker has reported last, and the relay's own counts, as often as asked."""
+def test_status_is_answered_to_any_client(tmp_path: Path) -> None:
+    """The answer has the last report of each worker and the relay's own counts, however often it is
+    requested."""
 
-    async def test(place: Place) -> None:
-        broker, receiver = await place.broker()
-        peer = await place.peer(ASK_STATUS)
+    async def test(running: RunningRelay) -> None:
+        broker, receiver = await running.broker()
+        peer = await running.peer(ASK_STATUS)
         assert set((await peer.status()).parts) == {"relay"}
         broker.report({"pid": 1, "x": 1})
         broker.report({"pid": 1, "x": 2})
         await join(broker)
         broker.publish(draft())
         await receiver.until_delivered(1)
-        await peer.say(ASK_STATUS)
+        await peer.send(ASK_STATUS)
         parts = (await peer.status()).parts
         assert parts["good"] == {"pid": 1, "x": 2}
         own = parts["relay"]
         assert (own["rooms"], own["users"], own["pid"]) == (1, 1, os.getpid())
         await broker.close()
         await asyncio.sleep(0.02)
-        await peer.say(ASK_STATUS)
+        await peer.send(ASK_STATUS)
         assert set((await peer.status()).parts) == {"relay"}
 
     run(tmp_path, test)
 
 
-def test_status_of_a_worker_is_its_successors(tmp_path: Path) -> None:
-    """During a rolling restart both are there."""
+def test_status_of_a_replaced_worker_is_that_of_its_successor(tmp_path: Path) -> None:
+    """During a rolling restart both workers are connected, and the newer one's report is shown."""
 
-    async def test(place: Place) -> None:
+    async def test(running: RunningRelay) -> None:
         peers = []
         for pid in range(1, 9):
-            peers.append(await place.worker())
-            await peers[-1].say(records.Report({"pid": pid}).encode(), ASK_STATUS)
+            peers.append(await running.worker())
+            await peers[-1].send(records.Report({"pid": pid}).encode(), ASK_STATUS)
             status = await peers[-1].status()
             assert status.parts["worker-9"] == {"pid": pid}
 
     run(tmp_path, test)
 
 
-# Its heart
+# Heartbeat
 
 
-def test_fault_in_a_tick_is_logged_and_costs_a_beat(
+def test_exception_in_a_tick_is_logged_and_skips_a_heartbeat(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The next tick is as any; a fault that stays is a relay without a beat."""
+    """The next tick runs as usual; while the exception persists the relay sends no heartbeat."""
     beats: list[int] = []
 
     class Beats:
@@ -609,10 +612,10 @@ def test_fault_in_a_tick_is_logged_and_costs_a_beat(
         if ticks == 2:
             raise RuntimeError("a planted fault")
 
-    async def test(place: Place) -> None:
-        monkeypatch.setattr(place.rooms, "tick", tick)
+    async def test(running: RunningRelay) -> None:
+        monkeypatch.setattr(running.rooms, "tick", tick)
         ticking = asyncio.create_task(
-            relay_process._tick_forever(place.relay, Beats(), interval_s=0.001)  # type: ignore[arg-type]
+            relay_process._tick_forever(running.relay, Beats(), interval_s=0.001)  # type: ignore[arg-type]
         )
         async with asyncio.timeout(PATIENCE_S):
             while len(beats) < 3:  # noqa: ASYNC110 there is no event to wait for
@@ -624,8 +627,8 @@ def test_fault_in_a_tick_is_logged_and_costs_a_beat(
     assert "a planted fault" in caplog.text
 
 
-def test_directory_that_takes_no_socket_is_a_sentence(tmp_path: Path) -> None:
-    """Not a traceback, whatever is in the socket's place."""
+def test_unusable_directory_is_reported_in_one_sentence(tmp_path: Path) -> None:
+    """The error is a sentence and no traceback, whatever is in place of the socket."""
     (tmp_path / SOCKET_NAME).mkdir()
     settings = Settings(data=str(tmp_path), workers=2, history="memory")
     ours, theirs = socket.socketpair()

@@ -1,4 +1,4 @@
-"""Frames of records: what is packed comes out again, however the stream is cut, within bounds."""
+"""Frames of records: any cut of a stream gives the same records, within limits of length."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def as_framed(kind: int, head: Any, tail: bytes) -> tuple[int, Any, bytes]:
 
 
 def new_reader() -> RecordReader[tuple[int, Any, bytes]]:
-    """A reader that returns the kind, the head and the tail of each record."""
-    return RecordReader(as_framed)
+    """A reader that returns records as they are in their frames."""
+    return RecordReader(lambda *record: record)
 
 
 def read(*chunks: bytes) -> list[tuple[int, Any, bytes]]:
@@ -42,7 +42,7 @@ def read(*chunks: bytes) -> list[tuple[int, Any, bytes]]:
 def test_any_cut_of_a_stream_gives_the_same_records(
     said: list[tuple[RecordKind, Any, list[bytes]]], data: st.DataObject
 ) -> None:
-    """Each comes once, in order, as soon as it is whole."""
+    """Each record is returned once, in order, as soon as it is whole."""
     stream = b"".join(pack(*record) for record in said)
     cuts = data.draw(st.lists(st.integers(0, len(stream)), max_size=12).map(sorted))
     chunks = [
@@ -51,8 +51,8 @@ def test_any_cut_of_a_stream_gives_the_same_records(
     assert read(*chunks) == [(kind, head, b"".join(tail)) for kind, head, tail in said]
 
 
-def test_record_comes_with_its_last_byte() -> None:
-    """Not before, and a part of the next one does no harm."""
+def test_record_is_returned_with_its_last_byte() -> None:
+    """A record is not returned before its last byte, and part of the next one changes nothing."""
     reader = new_reader()
     record = pack(RecordKind.TELL, ["a"], (b"payload",))
     for byte in record[:-1]:
@@ -63,7 +63,7 @@ def test_record_comes_with_its_last_byte() -> None:
 
 @pytest.mark.parametrize("length", [0, 4, 2**31])
 def test_impossible_length_is_refused(length: int) -> None:
-    """At once: nobody waits for gigabytes."""
+    """An impossible length is refused at once, before the reader waits for the bytes."""
     with pytest.raises(BadRecord):
         read(length.to_bytes(4, "big"))
 
@@ -80,7 +80,7 @@ def test_record_above_the_maximum_is_refused() -> None:
 @pytest.mark.parametrize(
     "record",
     [
-        b"\x00\x00\x00\x09\x01\x00\x00\x00\x05null",  # the head ends behind its record
+        b"\x00\x00\x00\x09\x01\x00\x00\x00\x05null",  # the head extends past its record
         b"\x00\x00\x00\x09\x01\xff\xff\xff\xffnull",
         b"\x00\x00\x00\x09\x01\x00\x00\x00\x04nul!",
         b"\x00\x00\x00\x05\x01\x00\x00\x00\x00",  # no head
@@ -89,8 +89,8 @@ def test_record_above_the_maximum_is_refused() -> None:
     ],
     ids=repr,
 )
-def test_what_is_no_record_is_refused(record: bytes) -> None:
-    """After the records before it."""
+def test_malformed_record_is_refused_after_its_predecessors(record: bytes) -> None:
+    """The records before a malformed one are returned first."""
     reader = new_reader()
     found = reader.feed(pack(RecordKind.PING, 1) + record)
     assert next(found) == (RecordKind.PING, 1, b"")
@@ -98,8 +98,8 @@ def test_what_is_no_record_is_refused(record: bytes) -> None:
         next(found)
 
 
-def test_path_that_is_too_long_is_reached_by_its_directory() -> None:
-    """As bytes, not characters."""
+def test_long_socket_path_is_reached_through_its_directory() -> None:
+    """The length of a path is counted in bytes and not in characters."""
     assert reachable(Path("/short"), 7) == "/short/fastchat.sock"
     for long in ("/" + "x" * 100, "/" + "ä" * 50):
         assert reachable(Path(long), 7) == "/proc/self/fd/7/fastchat.sock"
