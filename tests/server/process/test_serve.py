@@ -1,4 +1,4 @@
-"""`fastchat serve` as a process: what a user, an operator and an attacker see of it."""
+"""`fastchat serve` as a process: its clients, its files, its log, its memory and its end."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from support.raw_websocket import (
 )
 from support.server import START_TIMEOUT_S, TIMEOUT_UNIT_S, Server, running_server, wait_until
 
-#: What the resident memory of an idle server goes up and down by of itself.
+#: The bytes by which the resident memory of an idle server varies by itself.
 NOISE_BYTES = 1_500_000
 
 
@@ -52,7 +52,7 @@ def unlimited_server(tmp_path: Path) -> Iterator[Server]:
 
 
 def has_logged(server: Server, words: str) -> bool:
-    """Whether a running server has logged these words since it was last asked."""
+    """Return whether a running server has logged these words since the last call."""
     assert server.process.stderr is not None
     logged = b""
     while select.select([server.process.stderr], [], [], 0)[0]:
@@ -63,7 +63,7 @@ def has_logged(server: Server, words: str) -> bool:
 
 
 def warmed_up(server: Server) -> int:
-    """Resident bytes once every code path has run."""
+    """Return the resident bytes once every code path has run."""
     with connected(server.port, "/ws?username=Warm&room=warm") as client:
         client.receive_type("joined")
         client.send({"text": "x" * 4000})
@@ -73,11 +73,11 @@ def warmed_up(server: Server) -> int:
     return server.resident_bytes()
 
 
-# A plain client
+# A minimal client
 
 
-def test_simplest_client_chats(server: Server) -> None:
-    """`/ws?username=Alice` and `{"text":"Hello"}` are all there is to say."""
+def test_minimal_client_chats(server: Server) -> None:
+    """A client that uses `/ws?username=Alice` and `{"text":"Hello"}` and nothing else can chat."""
     with connected(server.port, "/ws?username=Alice") as alice:
         assert alice.receive_type("joined")["room"] == "lobby"
         alice.send('{"text":"Hello"}')
@@ -90,8 +90,8 @@ def test_simplest_client_chats(server: Server) -> None:
         assert alice.receive_type("leave")["text"] == "Bob left the chat"
 
 
-def test_history_is_replayed_to_whoever_joins(unlimited_server: Server) -> None:
-    """A newcomer sees what was said before, also when everybody has gone in between."""
+def test_history_is_sent_to_a_newcomer(unlimited_server: Server) -> None:
+    """A newcomer gets the earlier messages, even if all users have left in between."""
     server = unlimited_server
     with connected(server.port, "/ws?username=Alice") as alice:
         for number in range(60):
@@ -108,8 +108,10 @@ def test_history_is_replayed_to_whoever_joins(unlimited_server: Server) -> None:
 
 
 @pytest.mark.parametrize(("history", "most"), [("memory", 9), ("sqlite", 10)])
-def test_history_setting_bounds_what_is_kept(history: str, most: int, tmp_path: Path) -> None:
-    """`--history-max-messages` is obeyed."""
+def test_history_setting_limits_the_stored_messages(
+    history: str, most: int, tmp_path: Path
+) -> None:
+    """At most `--history-max-messages` messages are stored."""
     settings = ("--history", history, "--data", str(tmp_path), "--history-max-messages", "8")
     with (
         running_server(*settings) as server,
@@ -122,11 +124,11 @@ def test_history_setting_bounds_what_is_kept(history: str, most: int, tmp_path: 
         assert 8 <= len(alice.receive_type("history")["messages"]) <= most
 
 
-# What is kept
+# The history
 
 
-def test_killed_server_has_lost_nothing(tmp_path: Path) -> None:
-    """After kill -9 and a restart there are the same messages, epoch and offsets, to go on."""
+def test_killed_server_loses_no_message(tmp_path: Path) -> None:
+    """After kill -9 a new server continues with the same messages, epoch and offsets."""
     settings = ("--data", str(tmp_path))
     with (
         running_server(*settings) as server,
@@ -159,7 +161,8 @@ def test_killed_server_has_lost_nothing(tmp_path: Path) -> None:
 
 
 def test_client_recovers_after_a_kill(tmp_path: Path) -> None:
-    """With the position and the session of before: exactly what he has not seen."""
+    """A client that rejoins with its position and session gets exactly the messages that it has not
+    seen."""
     settings = ("--data", str(tmp_path))
     with (
         running_server(*settings) as server,
@@ -182,8 +185,9 @@ def test_client_recovers_after_a_kill(tmp_path: Path) -> None:
         assert events == [("message", 4, "4"), ("message", 5, "5"), ("edit", 6, "two")]
 
 
-def test_message_sent_again_after_a_kill_is_acknowledged(tmp_path: Path) -> None:
-    """Who did not see his message sends it again, and it is not there twice."""
+def test_message_sent_again_after_a_kill_is_stored_once(tmp_path: Path) -> None:
+    """A message that is sent again, because its sender had no reply, is acknowledged and not stored
+    twice."""
     settings = ("--data", str(tmp_path))
     with (
         running_server(*settings) as server,
@@ -206,15 +210,15 @@ def test_message_sent_again_after_a_kill_is_acknowledged(tmp_path: Path) -> None
 
 
 @pytest.fixture
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty directory to start servers in."""
+def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Change into an empty directory, where a test starts servers."""
     monkeypatch.setenv("PYTHONPATH", str(Path(fastchat.__file__).parent.parent))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def test_history_in_memory_begins_anew(elsewhere: Path) -> None:
-    """`--history memory` writes nothing, and after a restart the epoch is another."""
+def test_history_in_memory_starts_a_new_epoch(empty_directory: Path) -> None:
+    """`--history memory` writes no file, and a restart starts a new epoch."""
     epochs = []
     for _ in range(2):
         with (
@@ -225,11 +229,11 @@ def test_history_in_memory_begins_anew(elsewhere: Path) -> None:
             alice.send({"text": "lost"})
             assert alice.receive_type("message")["offset"] == 1
     assert epochs[0] != epochs[1]
-    assert list(elsewhere.iterdir()) == []
+    assert list(empty_directory.iterdir()) == []
 
 
 def printed(*arguments: str) -> list[str]:
-    """The lines that a server has printed when it is stopped."""
+    """Return the lines that a server has printed by its end."""
     command = [sys.executable, "-m", "fastchat", "serve", "--port", "0", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -243,16 +247,18 @@ def printed(*arguments: str) -> list[str]:
     return lines
 
 
-def test_where_messages_are_kept_is_printed(elsewhere: Path) -> None:
-    """By default in `fastchat-data` where the server is started; in memory there is no place."""
-    assert printed()[1:] == [f"messages are kept in {elsewhere / 'fastchat-data'}\n"]
-    assert (elsewhere / "fastchat-data" / "history.db").is_file()
-    assert printed("--data", "here")[1:] == [f"messages are kept in {elsewhere / 'here'}\n"]
+def test_place_of_the_history_is_printed(empty_directory: Path) -> None:
+    """The server prints its directory, by default `fastchat-data` in the current one, and nothing
+    for a history in memory."""
+    assert printed()[1:] == [f"messages are kept in {empty_directory / 'fastchat-data'}\n"]
+    assert (empty_directory / "fastchat-data" / "history.db").is_file()
+    assert printed("--data", "here")[1:] == [f"messages are kept in {empty_directory / 'here'}\n"]
     assert len(printed("--history", "memory")) == 1
 
 
-def test_second_server_on_the_same_data_is_one_sentence(server: Server, tmp_path: Path) -> None:
-    """It names the setting and the fix, with exit status 2; the first goes on."""
+def test_second_server_on_the_same_data_is_refused(server: Server, tmp_path: Path) -> None:
+    """A second server names the setting and the fix, with exit status 2, and the first
+    continues."""
     line = complaint(serve("serve", "--port", "0", "--data", str(tmp_path)))
     assert f"--data {tmp_path}" in line
     assert "another" in line
@@ -261,8 +267,8 @@ def test_second_server_on_the_same_data_is_one_sentence(server: Server, tmp_path
         assert alice.receive_type("message")["offset"] == 1
 
 
-def test_data_that_is_no_directory_is_one_sentence(tmp_path: Path) -> None:
-    """So is one that may not be made, and a file that is no history."""
+def test_unusable_data_directory_is_refused(tmp_path: Path) -> None:
+    """A directory that cannot be created, and a file that is not a history, give one sentence."""
     file = tmp_path / "file"
     file.write_text("hello")
     assert "--data" in complaint(serve("serve", "--port", "0", "--data", str(file)))
@@ -270,8 +276,9 @@ def test_data_that_is_no_directory_is_one_sentence(tmp_path: Path) -> None:
     assert "--data" in complaint(serve("serve", "--port", "0", "--data", str(tmp_path)))
 
 
-def test_dropped_client_that_comes_back_is_never_announced(server: Server) -> None:
-    """With his session within 5 s; the one who does not come back is, and only he."""
+def test_dropped_client_that_returns_is_not_announced(server: Server) -> None:
+    """A client that returns with its session within 5 s causes no leave; a client that does not
+    return causes one."""
     with (
         connected(server.port, "/ws?username=Bob") as bob,
         connected(server.port) as alice,
@@ -291,12 +298,12 @@ def test_dropped_client_that_comes_back_is_never_announced(server: Server) -> No
         assert bob.receive()["text"] == "I was never away"
 
 
-# Stopping
+# The end
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_stopping_server_says_goodbye(server: Server, number: signal.Signals) -> None:
-    """`closing`, then 1012, then exit status 0, within 5 s."""
+def test_stopping_server_sends_closing(server: Server, number: signal.Signals) -> None:
+    """A stopping server sends `closing` and 1012, and ends with status 0 within 5 s."""
     with (
         connected(server.port, "/ws?username=Alice") as joined,
         connected(server.port) as silent,
@@ -318,8 +325,9 @@ def test_stopping_server_says_goodbye(server: Server, number: signal.Signals) ->
         assert time.monotonic() - started < 5 * TIMEOUT_UNIT_S
 
 
-def test_stalled_clients_do_not_hold_up_the_end(unlimited_server: Server) -> None:
-    """Neither who never answers a close frame, nor who reads nothing, nor who asks half."""
+def test_stalled_clients_do_not_delay_the_end(unlimited_server: Server) -> None:
+    """Clients that do not answer a close frame, do not read, or send half a request do not delay
+    the end."""
     server = unlimited_server
     with contextlib.ExitStack() as stack:
         port = server.port
@@ -346,21 +354,22 @@ def test_stalled_clients_do_not_hold_up_the_end(unlimited_server: Server) -> Non
     assert "Traceback" not in server.errors
 
 
-def test_second_signal_ends_at_once(server: Server) -> None:
-    """Whoever presses Ctrl+C twice is not made to wait."""
+def test_second_signal_ends_the_server_at_once(server: Server) -> None:
+    """A second Ctrl+C ends the server without waiting for clients."""
     with connected(server.port, "/ws?username=Alice") as client:
         client.receive_type("joined")
         server.signal(signal.SIGINT)
         client.receive_type("closing")
-        time.sleep(2 * REPEAT_S)  # sooner, it would be the same wish
+        time.sleep(2 * REPEAT_S)  # A signal that arrives sooner counts as the same one.
         server.signal(signal.SIGINT)
-        # A server that has let everybody go ends with 0.
+        # A server whose clients have all left ends with 0.
         assert server.process.wait(10 * TIMEOUT_UNIT_S) == 1
     assert "Traceback" not in server.process.communicate()[1]
 
 
 def test_port_and_data_are_free_again_after_the_end(server: Server, tmp_path: Path) -> None:
-    """A server can be started again at once on the same port, with connections or without."""
+    """A server can be started at once on the same port and data, whether or not the old one had
+    connections."""
     with connected(server.port, "/ws?username=Alice") as client:
         client.receive_type("joined")
         server.kill()
@@ -372,7 +381,7 @@ def test_port_and_data_are_free_again_after_the_end(server: Server, tmp_path: Pa
 
 
 def serve(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A server that is expected to end by itself."""
+    """Run a server that is expected to end by itself."""
     return subprocess.run(
         [sys.executable, "-m", "fastchat", *arguments],
         capture_output=True,
@@ -384,7 +393,7 @@ def serve(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
 
 
 def complaint(finished: subprocess.CompletedProcess[str]) -> str:
-    """The one line on standard error of a command that failed over its settings."""
+    """Return the one line on standard error of a command that refuses its settings."""
     assert finished.returncode == 2
     assert finished.stdout == ""
     assert "Traceback" not in finished.stderr
@@ -394,8 +403,8 @@ def complaint(finished: subprocess.CompletedProcess[str]) -> str:
     return line
 
 
-def test_taken_port_is_one_sentence() -> None:
-    """The setting and the fix, exit status 2, no traceback."""
+def test_taken_port_is_reported_in_one_sentence() -> None:
+    """The sentence names the setting and the fix, with exit status 2 and no traceback."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         line = complaint(serve("serve", "--port", port))
@@ -417,13 +426,13 @@ def test_taken_port_is_one_sentence() -> None:
         (["--config", "/nonexistent.toml"], "/nonexistent.toml"),
     ],
 )
-def test_wrong_setting_is_one_sentence(arguments: list[str], named: str) -> None:
-    """Named, exit status 2, no traceback; at the command line as in the environment."""
+def test_invalid_flag_is_reported_in_one_sentence(arguments: list[str], named: str) -> None:
+    """An invalid flag is named, with exit status 2 and no traceback."""
     assert named in complaint(serve("serve", "--port", "0", *arguments))
 
 
-def test_wrong_variable_is_one_sentence() -> None:
-    """The environment is held to the same."""
+def test_invalid_variable_is_reported_in_one_sentence() -> None:
+    """An invalid environment variable is reported like an invalid flag."""
     assert "FASTCHAT_PORT" in complaint(serve("serve", FASTCHAT_PORT="http"))
 
 
@@ -431,7 +440,7 @@ def test_wrong_variable_is_one_sentence() -> None:
     "arguments", [["serve", "--prot", "1"], ["serve", "--port"], ["sreve"], [], ["serve", "x"]]
 )
 def test_unknown_flag_or_command_is_explained(arguments: list[str]) -> None:
-    """The usage and what was wrong, exit status 2, no traceback."""
+    """The usage and the error are printed, with exit status 2 and no traceback."""
     finished = serve(*arguments)
     assert finished.returncode == 2
     assert "usage: fastchat" in finished.stderr
@@ -439,7 +448,7 @@ def test_unknown_flag_or_command_is_explained(arguments: list[str]) -> None:
 
 
 def test_help_names_every_setting() -> None:
-    """`fastchat serve --help` is the reference."""
+    """`fastchat serve --help` names every setting."""
     finished = serve("serve", "--help")
     assert finished.returncode == 0
     for flag in ("--host", "--port", "--max-lag-bytes", "--log-format", "--config"):
@@ -450,7 +459,7 @@ def test_help_names_every_setting() -> None:
 
 
 def test_idle_connection_costs_at_most_12_kb() -> None:
-    """2,000 clients that say nothing."""
+    """2,000 silent connections cost at most 12 KB each."""
     count = 2000
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 2 * count)), hard))
@@ -461,7 +470,7 @@ def test_idle_connection_costs_at_most_12_kb() -> None:
             before = warmed_up(server)
             clients = []
             for number in range(count):
-                # In rooms of ten, so that all that is told of a join stays small.
+                # The rooms have ten members, so that the events of a join stay small.
                 query = f"/ws?username=u{number}&room=r{number // 10}"
                 clients.append(stack.enter_context(connected(server.port, query)))
             for client in clients:
@@ -472,9 +481,10 @@ def test_idle_connection_costs_at_most_12_kb() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_stalled_reader_costs_little_and_is_evicted() -> None:
-    """At most 1.5 MB whatever is published; and the others notice nothing."""
-    # A history that keeps next to nothing, so that the reader is all there is to pay for.
+def test_stalled_reader_is_evicted_and_costs_little_memory() -> None:
+    """A stalled reader costs at most 1.5 MB, however much is published, and the others notice
+    nothing."""
+    # The history stores almost nothing, so that the memory measured is the reader's.
     arguments = ("--history", "memory", "--history-max-messages", "1", "--limits", "off")
     with running_server(*arguments) as server:
         before = warmed_up(server)
@@ -501,7 +511,7 @@ def test_stalled_reader_costs_little_and_is_evicted() -> None:
 
 
 def test_stopped_client_is_evicted() -> None:
-    """A client process under SIGSTOP, whose kernel still acknowledges, is no exception."""
+    """A client process under SIGSTOP, whose kernel still acknowledges packets, is evicted, too."""
     with (
         running_server("--history", "memory", "--max-lag-bytes", "65536") as server,
         connected(server.port, "/ws?username=Alice") as alice,
@@ -533,7 +543,7 @@ def test_stopped_client_is_evicted() -> None:
 
 
 def flood(server: Server, data: bytes, *, reading: bool) -> None:
-    """Send until the server ends it."""
+    """Send the data until the server ends the connection."""
     with connected(server.port, "/ws?username=Flood", receive_buffer=4096) as client:
         with contextlib.suppress(OSError):
             client.write(data)
@@ -554,8 +564,8 @@ FLOODS = {
 }
 
 
-def test_floods_cost_no_memory(server: Server) -> None:
-    """Pings, fragments, frames, errors and bombs without end, read or not, leave nothing."""
+def test_floods_leak_no_memory(server: Server) -> None:
+    """Floods of pings, fragments, frames, errors and bombs, read or not, leave no memory behind."""
     before = warmed_up(server)
     grown = []
     with connected(server.port, "/ws?username=Bystander&room=b") as bystander:
@@ -568,14 +578,15 @@ def test_floods_cost_no_memory(server: Server) -> None:
                     assert bystander.receive_type("pong")["ref"] == name
             grown.append(server.resident_bytes() - before)
     assert grown[-1] < 10_000_000, "what parsing needs once, at most"
-    # What two connections needed at once stays with the allocator; a leak grows every time.
+    # The allocator retains the memory that two connections needed at once; a leak grows with each
+    # round.
     assert min(grown[1] - grown[0], grown[2] - grown[1]) < NOISE_BYTES
     assert server.stop() == 0
     assert "Traceback" not in server.errors
 
 
-def test_rooms_entered_and_left_cost_no_memory(unlimited_server: Server) -> None:
-    """Ten thousand rooms of one client each leave nothing."""
+def test_joined_and_left_rooms_leak_no_memory(unlimited_server: Server) -> None:
+    """Ten thousand rooms with one client each leave no memory behind."""
     server = unlimited_server
     with connected(server.port, "/ws?username=Alice&room=home") as client:
         client.receive_type("joined")
@@ -596,12 +607,13 @@ def test_rooms_entered_and_left_cost_no_memory(unlimited_server: Server) -> None
         assert server.resident_bytes() - before < NOISE_BYTES
 
 
-# Logs
+# The log
 
 
 @pytest.mark.parametrize("format", ["text", "json"])
-def test_log_holds_no_bytes_of_a_client_unescaped(format: str) -> None:
-    """One line an event; names, texts and addresses cannot forge another, or steer a terminal."""
+def test_log_escapes_the_bytes_of_clients(format: str) -> None:
+    """Each event is one line; names, texts and addresses can neither forge a line nor control a
+    terminal."""
     hostile = 'x\n{"level":"fatal"}\x1b[2J\u202e'
     settings = ("--history", "memory", "--log-format", format, "--log-level", "debug")
     with running_server(*settings) as server:
@@ -634,8 +646,8 @@ def test_log_holds_no_bytes_of_a_client_unescaped(format: str) -> None:
             assert re.match(r"\d{4}-\d\d-\d\dT\S+Z (DEBUG|INFO|WARNING|ERROR) +[\w.]+: ", line)
 
 
-def test_ten_thousand_bad_handshakes_are_little_in_the_log(server: Server) -> None:
-    """Less than 100 bytes each, and none holds up a client."""
+def test_ten_thousand_bad_handshakes_log_little(server: Server) -> None:
+    """Bad handshakes log less than 100 bytes each, and do not delay other clients."""
     count = 1000
     for number in range(count):
         with wired(server.port) as wire:
@@ -647,8 +659,8 @@ def test_ten_thousand_bad_handshakes_are_little_in_the_log(server: Server) -> No
     assert len(server.errors) < 100 * count
 
 
-def test_client_of_many_connections_is_told_apart(server: Server) -> None:
-    """Three tabs of one user are one user, and are told of as one."""
+def test_three_tabs_of_one_user_are_one_user(server: Server) -> None:
+    """Three connections of one session are announced and counted as one user."""
     clients: list[Client] = []
     with connected(server.port, "/ws?username=Bob") as bob, contextlib.ExitStack() as stack:
         bob.receive_type("joined")
@@ -667,7 +679,7 @@ def test_client_of_many_connections_is_told_apart(server: Server) -> None:
 
 
 def test_name_is_free_once_its_connection_is_gone(server: Server) -> None:
-    """After a drop the name can be had again, as soon as the server knows."""
+    """A name can be used again as soon as the server knows that its connection has ended."""
     with connected(server.port, "/ws?username=Alice") as client:
         client.receive_type("joined")
 

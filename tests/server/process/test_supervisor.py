@@ -1,7 +1,7 @@
-"""The supervisor: what it does when parts die, hang, fail, or are replaced.
+"""The supervisor: how it starts, watches, restarts, replaces and ends its processes.
 
-The parts are small scripts that do as they are told; the supervisor is the real one, in a
-process of its own, with shorter seconds.
+The child processes are small scripts that follow a plan. The supervisor is the real one, in a
+process of its own, with shorter timings.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ from fastchat.process.signals import REPEAT_S
 from fastchat.web.sockets import listen, listen_all
 from support.server import START_TIMEOUT_S, TIMEOUT_UNIT_S, wait_until
 
-#: The supervisor's second.
+#: The supervisor's second, shortened.
 TICK_S = 0.1 * TIMEOUT_UNIT_S
-#: No part is there any longer than this after its supervisor; its next beat is due in a minute.
+#: A child must be gone within this time after its supervisor, although its next beat is due in a
+#: minute.
 ORPHAN_S = 10 * TIMEOUT_UNIT_S
 
-#: A part that does what `plan` says of its first, second, ... start: the last goes on for ever.
+#: A child that follows `plan` at its first, second, ... start; the last entry repeats.
 FAKE = """
     import json, os, select, signal, socket, sys, time
     name = sys.argv[1] if sys.argv[1] == "relay" else f"worker-{sys.argv[2]}"
@@ -94,7 +95,7 @@ FAKE = """
             os._exit(0)
 """
 
-#: The same in a real part's frame, for what it owes: it ends with its supervisor.
+#: The same child in the frame of a real one, which has to end with its supervisor.
 FRAME = """
     import asyncio, os, sys, time
     import fastchat.process.__main__ as part
@@ -153,7 +154,8 @@ DRIVER = """
 
 
 class Supervised:
-    """A supervisor in a process of its own, and what its parts have noted in `data`."""
+    """A supervisor in a process of its own, and the events that its children have written to
+    `data`."""
 
     def __init__(self, data: Path, fake: str = FAKE, workers: int = 2, **options: float) -> None:
         self.data = data
@@ -195,7 +197,7 @@ class Supervised:
         self.admin_port = int(line.split()[1])
 
     def hello(self) -> list[str]:
-        """Wait until all parts serve; what was printed."""
+        """Wait until all processes serve, and return the printed lines."""
         assert self.process.stdout is not None
         lines = [self.process.stdout.readline() for _ in range(3)]
         assert all(lines), self.logged()
@@ -205,18 +207,18 @@ class Supervised:
         return self.log.read_text()
 
     def await_log(self, words: str) -> str:
-        """The line with these words, once there is one."""
+        """Return the line with these words, once there is one."""
         found: list[str] = []
 
-        def has() -> bool:
+        def is_logged() -> bool:
             found[:] = [line for line in self.logged().splitlines() if re.search(words, line)]
             return bool(found)
 
-        wait_until(has, timeout_s=START_TIMEOUT_S)
+        wait_until(is_logged, timeout_s=START_TIMEOUT_S)
         return found[0]
 
     def events(self, *kinds: str) -> list[list[object]]:
-        """What parts have noted: when, who, his pid, what."""
+        """Return the events that children have written: time, name, pid and kind."""
         file = self.data / "events"
         if not file.exists():
             return []
@@ -224,14 +226,14 @@ class Supervised:
         return [event for event in events if event[3] in kinds or not kinds]
 
     def pids(self, name: str, kind: str = "ready") -> list[int]:
-        """The processes of a part so far."""
+        """Return the pids that a child has had so far."""
         return [int(str(event[2])) for event in self.events(kind) if event[1] == name]
 
     def await_start(self, name: str, times: int) -> None:
         wait_until(lambda: len(self.pids(name)) >= times, timeout_s=START_TIMEOUT_S)
 
     def get(self, path: str) -> tuple[int, str]:
-        """What the admin port answers."""
+        """Return the admin port's answer."""
         url = f"http://127.0.0.1:{self.admin_port}{path}"
         try:
             with urllib.request.urlopen(url, timeout=5 * TIMEOUT_UNIT_S) as answer:
@@ -244,7 +246,7 @@ class Supervised:
         self.process.send_signal(number)
 
     def end(self) -> int:
-        """Wait for the end; nothing may be left."""
+        """Wait for the end, and check that no process is left."""
         status = self.process.wait(START_TIMEOUT_S)
         assert self.children() == []
         return status
@@ -254,7 +256,7 @@ class Supervised:
         return self.end()
 
     def children(self) -> list[int]:
-        """Parts that run, whether their parent does or not."""
+        """Return the children that run, whether or not their parent does."""
         ours = str(self.data / "part.py").encode()
         found = []
         for pid in filter(str.isdigit, os.listdir("/proc")):
@@ -268,7 +270,7 @@ class Supervised:
 def supervised(
     data: Path, fake: str = FAKE, workers: int = 2, **options: float
 ) -> Iterator[Supervised]:
-    """A supervisor for the length of a block; it and its parts are killed at the end."""
+    """Run a supervisor for the length of a block; at the end it and its children are killed."""
     started = Supervised(data, fake, workers, **options)
     try:
         yield started
@@ -284,7 +286,7 @@ def supervised(
 
 
 def planned(data: Path, **parts: list[str]) -> None:
-    """What the parts are to do at each start: `worker_1=["exit", "serve"]`."""
+    """Plan the behaviour of the children at each start: `worker_1=["exit", "serve"]`."""
     plan = {name.replace("_", "-"): does for name, does in parts.items()}
     (data / "plan").write_text(json.dumps(plan))
 
@@ -292,8 +294,9 @@ def planned(data: Path, **parts: list[str]) -> None:
 # Starting
 
 
-def test_all_parts_serve_before_it_says_so(tmp_path: Path) -> None:
-    """The relay first; then every worker, with a socket of its own; then three lines."""
+def test_ready_lines_follow_the_start_of_all_processes(tmp_path: Path) -> None:
+    """The relay starts first, then every worker with a socket of its own, and then three lines are
+    printed."""
     with supervised(tmp_path, workers=3) as server:
         lines = server.hello()
         ready = [event[1] for event in server.events("ready")]
@@ -309,8 +312,9 @@ def test_all_parts_serve_before_it_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("part", ["relay", "worker_2"])
-def test_wrong_setting_of_a_part_is_one_sentence(part: str, tmp_path: Path) -> None:
-    """Status 2, as with one process; whatever had started is ended."""
+def test_invalid_setting_of_a_child_is_one_sentence(part: str, tmp_path: Path) -> None:
+    """A child that refuses its settings ends the start with one sentence and status 2, and the
+    other children are ended."""
     planned(tmp_path, **{part: ["fail"]})
     with supervised(tmp_path) as server:
         assert server.end() == 2
@@ -318,8 +322,8 @@ def test_wrong_setting_of_a_part_is_one_sentence(part: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("part", ["relay", "worker_1"])
-def test_part_that_dies_at_the_start_ends_the_start(part: str, tmp_path: Path) -> None:
-    """Status 1, the log says who it was, and nothing is left."""
+def test_child_that_dies_at_the_start_ends_the_start(part: str, tmp_path: Path) -> None:
+    """The status is 1, the log names the child, and no process is left."""
     planned(tmp_path, **{part: ["exit"]})
     with supervised(tmp_path) as server:
         assert server.end() == 1
@@ -327,8 +331,8 @@ def test_part_that_dies_at_the_start_ends_the_start(part: str, tmp_path: Path) -
         assert re.search(rf"{name} \(pid \d+\) ended with status 3", server.logged())
 
 
-def test_part_that_never_serves_ends_the_start(tmp_path: Path) -> None:
-    """It is killed when it should have been ready."""
+def test_child_that_never_serves_ends_the_start(tmp_path: Path) -> None:
+    """A child that is not ready in time is killed, and the start ends."""
     planned(tmp_path, worker_1=["mute"])
     with supervised(tmp_path, start_ticks=10) as server:
         assert server.end() == 1
@@ -336,7 +340,8 @@ def test_part_that_never_serves_ends_the_start(tmp_path: Path) -> None:
 
 
 def test_command_that_cannot_be_run_ends_the_start(tmp_path: Path) -> None:
-    """Something is wrong with the installation; it is said, and nothing is left."""
+    """If the command of a child cannot be run, the supervisor reports it, and no process is
+    left."""
     driver = DRIVER.replace("[sys.executable, ", "['/nowhere', ")
     assert driver != DRIVER
     (tmp_path / "driver.py").write_text(textwrap.dedent(driver))
@@ -361,8 +366,8 @@ def test_command_that_cannot_be_run_ends_the_start(tmp_path: Path) -> None:
     assert "relay cannot be started" in ended.stderr
 
 
-def test_stop_while_it_starts(tmp_path: Path) -> None:
-    """A signal before all parts serve ends those that do, with status 0."""
+def test_signal_during_the_start_stops_the_server(tmp_path: Path) -> None:
+    """A signal before all children serve ends those that do, with status 0."""
     (tmp_path / "hold").touch()
     planned(tmp_path, worker_2=["slow"])
     with supervised(tmp_path) as server:
@@ -374,8 +379,9 @@ def test_stop_while_it_starts(tmp_path: Path) -> None:
 # Two servers on one port
 
 
-def test_kernel_shares_connections_out(tmp_path: Path) -> None:
-    """All sockets of a server get some, on whatever port the first was given."""
+def test_kernel_distributes_connections_over_workers(tmp_path: Path) -> None:
+    """Every socket of a server gets connections, on a given port and on one that the kernel
+    chose."""
     listeners = listen_all("127.0.0.1", 0, 3)
     with contextlib.ExitStack() as stack:
         for listener in listeners:
@@ -389,8 +395,8 @@ def test_kernel_shares_connections_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("first", [1, 2])
 @pytest.mark.parametrize("second", [1, 2])
-def test_two_servers_do_not_share_a_port(first: int, second: int) -> None:
-    """Though the kernel would let them, if both are of several processes."""
+def test_second_server_cannot_share_the_port(first: int, second: int) -> None:
+    """Two servers of several processes do not share a port, although the kernel would allow it."""
     listeners = listen_all("127.0.0.1", 0, first)
     with contextlib.ExitStack() as stack:
         for listener in listeners:
@@ -402,11 +408,11 @@ def test_two_servers_do_not_share_a_port(first: int, second: int) -> None:
             listen("127.0.0.1", port)
 
 
-# Dying
+# Children that die
 
 
 def test_killed_worker_is_replaced_on_its_socket(tmp_path: Path) -> None:
-    """At once, and the log says why."""
+    """A killed worker is replaced at once, on the same socket, and the log says why."""
     with supervised(tmp_path, early_s=0.0) as server:
         server.hello()
         (pid,) = server.pids("worker-2")
@@ -422,7 +428,7 @@ def test_killed_worker_is_replaced_on_its_socket(tmp_path: Path) -> None:
 
 
 def test_killed_relay_is_replaced(tmp_path: Path) -> None:
-    """The workers go on meanwhile."""
+    """A killed relay is replaced, while the workers continue."""
     with supervised(tmp_path) as server:
         server.hello()
         os.kill(server.pids("relay")[0], signal.SIGKILL)
@@ -430,8 +436,8 @@ def test_killed_relay_is_replaced(tmp_path: Path) -> None:
         assert len(server.pids("worker-1")) == len(server.pids("worker-2")) == 1
 
 
-def test_part_that_keeps_dying_is_started_ever_later(tmp_path: Path) -> None:
-    """The first time at once, then with growing delays; the log counts."""
+def test_child_that_keeps_dying_is_restarted_with_growing_delays(tmp_path: Path) -> None:
+    """The first restart is at once, the next ones have growing delays, and the log counts them."""
     planned(tmp_path, worker_2=["serve", "exit", "exit", "brief", "serve"])
     with supervised(tmp_path) as server:
         server.hello()
@@ -450,8 +456,8 @@ def test_part_that_keeps_dying_is_started_ever_later(tmp_path: Path) -> None:
         assert all(map(operator.ge, delays, (0.4, 0.8, 1.6)))
 
 
-def test_part_that_was_killed_now_and_then_is_started_at_once(tmp_path: Path) -> None:
-    """Only early deaths in a row delay the next start."""
+def test_child_that_dies_rarely_is_restarted_at_once(tmp_path: Path) -> None:
+    """Only consecutive early deaths delay the next start."""
     with supervised(tmp_path, early_s=0.4) as server:
         server.hello()
         for early in (True, False, True, False, True):
@@ -465,8 +471,8 @@ def test_part_that_was_killed_now_and_then_is_started_at_once(tmp_path: Path) ->
         assert "the next start is in" not in server.logged()
 
 
-def test_setting_that_fails_later_is_tried_again(tmp_path: Path) -> None:
-    """A relay that cannot have its directory at the moment may have it soon."""
+def test_relay_that_fails_after_the_start_is_restarted(tmp_path: Path) -> None:
+    """A relay that cannot open its directory at the moment is restarted until it can."""
     planned(tmp_path, relay=["serve", "fail", "serve"])
     with supervised(tmp_path) as server:
         server.hello()
@@ -475,12 +481,12 @@ def test_setting_that_fails_later_is_tried_again(tmp_path: Path) -> None:
         assert re.search(r"relay \(pid \d+\) could not start: --data", server.logged())
 
 
-# Hanging
+# Children that hang
 
 
 @pytest.mark.parametrize("part", ["worker-1", "relay"])
-def test_stopped_part_is_killed_and_replaced(part: str, tmp_path: Path) -> None:
-    """It does not beat; that it hangs is in the log."""
+def test_hanging_child_is_killed_and_replaced(part: str, tmp_path: Path) -> None:
+    """A stopped child sends no beats, and the log says that it hangs."""
     with supervised(tmp_path) as server:
         server.hello()
         (pid,) = server.pids(part)
@@ -491,8 +497,8 @@ def test_stopped_part_is_killed_and_replaced(part: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("does", ["quiet", "lost"])
-def test_part_that_says_nothing_is_killed(does: str, tmp_path: Path) -> None:
-    """Also when it has closed its end of the channel."""
+def test_silent_child_is_killed(does: str, tmp_path: Path) -> None:
+    """A child that sends nothing is killed, even if it has closed its end of the channel."""
     planned(tmp_path, worker_1=[does, "serve"])
     with supervised(tmp_path) as server:
         server.hello()
@@ -500,8 +506,8 @@ def test_part_that_says_nothing_is_killed(does: str, tmp_path: Path) -> None:
         assert "hangs; killing it" in server.logged()
 
 
-def test_machine_that_slept_loses_no_part(tmp_path: Path) -> None:
-    """A supervisor that was away itself has not waited."""
+def test_suspended_machine_loses_no_child(tmp_path: Path) -> None:
+    """A supervisor that was suspended itself does not count that time against its children."""
     with supervised(tmp_path) as server:
         server.hello()
         parts = [*server.pids("worker-1"), *server.pids("worker-2"), *server.pids("relay")]
@@ -522,7 +528,7 @@ def test_machine_that_slept_loses_no_part(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_workers_end_before_the_relay(number: signal.Signals, tmp_path: Path) -> None:
-    """What clients have said last goes through the relay; who connects now is refused."""
+    """The last messages of clients go through the relay, and new connections are refused."""
     planned(tmp_path, worker_1=["ends late"])
     with supervised(tmp_path) as server:
         port = int(server.hello()[0].split()[3].rpartition(":")[2])
@@ -533,8 +539,8 @@ def test_workers_end_before_the_relay(number: signal.Signals, tmp_path: Path) ->
             socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_UNIT_S)
 
 
-def test_part_that_does_not_end_is_killed(tmp_path: Path) -> None:
-    """Hung ones delay the end, and do not prevent it."""
+def test_child_that_does_not_end_is_killed(tmp_path: Path) -> None:
+    """A child that hangs delays the end, and does not prevent it."""
     planned(tmp_path, worker_1=["deaf"], relay=["deaf"])
     with supervised(tmp_path, stop_s=0.3) as server:
         server.hello()
@@ -543,13 +549,14 @@ def test_part_that_does_not_end_is_killed(tmp_path: Path) -> None:
         assert server.logged().count("has not ended in 0.3 s; killing it") == 3
 
 
-def test_second_signal_ends_at_once(tmp_path: Path) -> None:
-    """With status 1, and nobody left; two at once are one."""
+def test_second_signal_ends_the_server_at_once(tmp_path: Path) -> None:
+    """A second signal ends the server with status 1 and without a process left; two signals at once
+    count as one."""
     planned(tmp_path, worker_1=["deaf"], relay=["deaf"])
     with supervised(tmp_path, stop_s=60) as server:
         server.hello()
         server.signal(signal.SIGTERM)
-        server.signal(signal.SIGTERM)  # as `timeout` sends it, to a process and its group
+        server.signal(signal.SIGTERM)  # `timeout` signals a process and its group like this.
         server.await_log("stopping: SIGTERM")
         time.sleep(2 * REPEAT_S)
         assert server.process.poll() is None
@@ -560,8 +567,9 @@ def test_second_signal_ends_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stopped", [False, True])
-def test_no_part_outlives_its_supervisor(stopped: bool, tmp_path: Path) -> None:
-    """After kill -9 they are gone, long before a beat: one that hangs, also one that is stopped."""
+def test_children_end_with_a_killed_supervisor(stopped: bool, tmp_path: Path) -> None:
+    """After kill -9 all children end long before their next beat, one that hangs and one that is
+    stopped, too."""
     with supervised(tmp_path, FRAME, workers=3, tick_s=60) as server:
         port = int(server.hello()[0].split()[3].rpartition(":")[2])
         parts = server.children()
@@ -581,11 +589,11 @@ def is_free(port: int) -> bool:
     return True
 
 
-# Replacing
+# Rolling restarts
 
 
-def test_rolling_restart_replaces_one_after_the_other(tmp_path: Path) -> None:
-    """The new one serves before the old one ends, on the same socket; the relay stays."""
+def test_rolling_restart_replaces_workers_one_by_one(tmp_path: Path) -> None:
+    """The new worker serves before the old one ends, on the same socket, and the relay stays."""
     with supervised(tmp_path) as server:
         server.hello()
         old = {name: server.pids(name)[0] for name in ("worker-1", "worker-2")}
@@ -607,8 +615,8 @@ def test_rolling_restart_replaces_one_after_the_other(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
-def test_rolling_restart_stops_at_a_worker_that_cannot_be_replaced(tmp_path: Path) -> None:
-    """The old one goes on, and so do those after it."""
+def test_rolling_restart_stops_if_a_replacement_fails(tmp_path: Path) -> None:
+    """If a replacement fails, the old worker continues, and so do those after it."""
     planned(tmp_path, worker_1=["serve", "exit"])
     with supervised(tmp_path) as server:
         server.hello()
@@ -626,7 +634,7 @@ def test_rolling_restart_stops_at_a_worker_that_cannot_be_replaced(tmp_path: Pat
 
 
 def test_replacement_that_never_serves_is_killed(tmp_path: Path) -> None:
-    """The old one goes on."""
+    """A replacement that never serves is killed, and the old worker continues."""
     planned(tmp_path, worker_1=["serve", "mute"])
     with supervised(tmp_path, start_ticks=10) as server:
         server.hello()
@@ -636,7 +644,7 @@ def test_replacement_that_never_serves_is_killed(tmp_path: Path) -> None:
 
 
 def test_old_worker_that_does_not_end_is_killed(tmp_path: Path) -> None:
-    """A rolling restart is not held up for ever."""
+    """An old worker that does not end is killed, so that the rolling restart goes on."""
     planned(tmp_path, worker_1=["deaf", "serve"])
     with supervised(tmp_path, stop_s=0.3) as server:
         server.hello()
@@ -645,8 +653,8 @@ def test_old_worker_that_does_not_end_is_killed(tmp_path: Path) -> None:
         assert not Path(f"/proc/{server.pids('worker-1')[0]}").exists()
 
 
-def test_rolling_restarts_do_not_pile_up(tmp_path: Path) -> None:
-    """However often it is asked for during one, there is one more."""
+def test_rolling_restarts_do_not_accumulate(tmp_path: Path) -> None:
+    """However many restarts are requested during one, only one more follows."""
     (tmp_path / "hold").touch()
     planned(tmp_path, worker_1=["serve", "slow"])
     with supervised(tmp_path) as server:
@@ -667,7 +675,8 @@ def test_rolling_restarts_do_not_pile_up(tmp_path: Path) -> None:
 def test_worker_that_dies_while_its_replacement_starts_is_not_replaced_twice(
     tmp_path: Path,
 ) -> None:
-    """The replacement takes the place."""
+    """If a worker dies while its replacement starts, the replacement takes its place, and no second
+    one is started."""
     (tmp_path / "hold").touch()
     planned(tmp_path, worker_1=["serve", "slow"])
     with supervised(tmp_path) as server:
@@ -682,8 +691,9 @@ def test_worker_that_dies_while_its_replacement_starts_is_not_replaced_twice(
         assert server.stop() == 0
 
 
-def test_replacement_that_dies_while_the_old_one_drains_is_replaced(tmp_path: Path) -> None:
-    """At once: nobody waits for the end of the old one, who takes no more clients."""
+def test_replacement_that_dies_while_the_old_worker_drains_is_replaced(tmp_path: Path) -> None:
+    """The replacement is replaced at once, without waiting for the old worker, which accepts no
+    more clients."""
     planned(tmp_path, worker_1=["deaf", "brief", "serve"])
     with supervised(tmp_path, stop_s=60) as server:
         server.hello()
@@ -693,8 +703,8 @@ def test_replacement_that_dies_while_the_old_one_drains_is_replaced(tmp_path: Pa
         assert server.events("end") == []
 
 
-def test_stop_during_a_rolling_restart_ends_old_and_new(tmp_path: Path) -> None:
-    """Nobody is forgotten between two places."""
+def test_stop_during_a_rolling_restart_ends_old_and_new_workers(tmp_path: Path) -> None:
+    """A stop during a rolling restart ends the old and the new worker."""
     (tmp_path / "hold").touch()
     planned(tmp_path, worker_1=["serve", "slow"])
     with supervised(tmp_path) as server:
@@ -704,11 +714,12 @@ def test_stop_during_a_rolling_restart_ends_old_and_new(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
-# What load balancers ask
+# Probes of load balancers
 
 
 def test_readiness_follows_the_relay(tmp_path: Path) -> None:
-    """Not ready as soon as the relay is gone, and not before a worker has the next one."""
+    """The server is not ready once the relay is gone, until a worker is connected to the next
+    one."""
     planned(tmp_path, relay=["serve", "slow"])
     with supervised(tmp_path) as server:
         server.hello()
@@ -730,8 +741,10 @@ def test_readiness_follows_the_relay(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("stuck", "why"), [(["relay"], "no relay"), (["worker-1", "worker-2"], "no worker")]
 )
-def test_server_with_stuck_parts_is_not_ready(stuck: list[str], why: str, tmp_path: Path) -> None:
-    """Before they are killed for it."""
+def test_server_with_hanging_children_is_not_ready(
+    stuck: list[str], why: str, tmp_path: Path
+) -> None:
+    """The server is not ready while children hang, before they are killed for it."""
     with supervised(tmp_path, tick_s=0.4 * TIMEOUT_UNIT_S) as server:
         server.hello()
         wait_until(lambda: server.get("/readyz") == (200, "ready"))
@@ -743,7 +756,7 @@ def test_server_with_stuck_parts_is_not_ready(stuck: list[str], why: str, tmp_pa
 
 
 def test_draining_server_is_not_ready(tmp_path: Path) -> None:
-    """From the signal on, while it still answers."""
+    """From the signal on, a stopping server answers and is not ready."""
     planned(tmp_path, worker_1=["deaf"])
     with supervised(tmp_path) as server:
         server.hello()
@@ -753,7 +766,7 @@ def test_draining_server_is_not_ready(tmp_path: Path) -> None:
 
 
 def test_starting_server_is_not_ready(tmp_path: Path) -> None:
-    """Without a relay, then without a worker."""
+    """A server without a relay, or without a worker, is not ready."""
     (tmp_path / "hold").touch()
     planned(tmp_path, worker_1=["slow"], worker_2=["slow"])
     with supervised(tmp_path) as server:
@@ -763,8 +776,9 @@ def test_starting_server_is_not_ready(tmp_path: Path) -> None:
         wait_until(lambda: server.get("/readyz") == (200, "ready"))
 
 
-def test_server_is_dead_only_when_all_workers_are_stuck(tmp_path: Path) -> None:
-    """One that hangs is the supervisor's business."""
+def test_server_is_not_live_if_all_workers_hang(tmp_path: Path) -> None:
+    """The liveness probe fails only if all workers hang, because the supervisor replaces a single
+    one."""
     with supervised(tmp_path, tick_s=0.4 * TIMEOUT_UNIT_S) as server:
         server.hello()
         os.kill(server.pids("worker-1")[0], signal.SIGSTOP)
@@ -776,8 +790,8 @@ def test_server_is_dead_only_when_all_workers_are_stuck(tmp_path: Path) -> None:
         wait_until(lambda: server.get("/livez") == (503, "not live"))
 
 
-def test_restarts_are_counted(tmp_path: Path) -> None:
-    """By part, for those who graph them; who is up is there as well."""
+def test_restarts_are_counted_in_metrics(tmp_path: Path) -> None:
+    """The metrics count restarts by process, and say which processes run."""
     with supervised(tmp_path) as server:
         server.hello()
         os.kill(server.pids("worker-1")[0], signal.SIGKILL)

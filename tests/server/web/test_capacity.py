@@ -1,4 +1,4 @@
-"""File descriptors: how many connections fit, and what happens when more come."""
+"""File descriptors: how many connections fit, and how the server refuses more."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ USED = 20
 
 @pytest.fixture
 def limits(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """A process with 20 files open, whose limits may be set."""
+    """Simulate a process with 20 open files, whose limits can be set."""
     limits = {"soft": 1024, "hard": 4096}
 
     def set_limits(kind: int, pair: tuple[int, int]) -> None:
@@ -45,18 +45,18 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     return limits
 
 
-def test_limit_is_raised_as_far_as_it_goes(limits: dict[str, int]) -> None:
-    """Who starts a server need not know of `ulimit -n`."""
+def test_soft_limit_is_raised_to_the_hard_limit(limits: dict[str, int]) -> None:
+    """The server raises the limit itself, so that an operator need not call `ulimit -n`."""
     capacity = measure_capacity()
     assert limits == {"soft": 4096, "hard": 4096}
     assert capacity.accepted == 4096 - USED - RESERVE
     assert 0.9 * capacity.accepted < capacity.served < capacity.accepted
 
 
-def test_limit_that_may_not_be_raised_holds(
+def test_limit_that_cannot_be_raised_applies(
     limits: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The soft limit is what counts then."""
+    """If raising the limit is forbidden, the soft limit applies."""
 
     def forbid(kind: int, pair: tuple[int, int]) -> None:
         raise ValueError("not allowed to raise maximum limit")
@@ -65,10 +65,10 @@ def test_limit_that_may_not_be_raised_holds(
     assert measure_capacity().accepted == 1024 - USED - RESERVE
 
 
-def test_no_limit_is_what_the_kernel_allows(
+def test_unlimited_is_the_kernel_s_maximum(
     limits: dict[str, int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """`unlimited` is no number to count with."""
+    """For `unlimited` the kernel's maximum applies."""
     (tmp_path / "nr_open").write_text("5000\n", "ascii")
     monkeypatch.setattr(capacity, "_NR_OPEN", tmp_path / "nr_open")
     limits.update(soft=resource.RLIM_INFINITY, hard=resource.RLIM_INFINITY)
@@ -78,8 +78,8 @@ def test_no_limit_is_what_the_kernel_allows(
     assert measure_capacity().accepted == 1024 - USED - RESERVE
 
 
-def test_least_limit_is_told(limits: dict[str, int]) -> None:
-    """The number in the sentence is enough; one less is not."""
+def test_error_names_the_least_sufficient_limit(limits: dict[str, int]) -> None:
+    """The limit named in the sentence is enough, and one less is not."""
     needed = USED + RESERVE + MIN_REFUSED + MIN_CONNECTIONS
     limits.update(soft=needed, hard=needed)
     assert measure_capacity() == Capacity(MIN_CONNECTIONS, MIN_CONNECTIONS + MIN_REFUSED)
@@ -94,8 +94,11 @@ def test_least_limit_is_told(limits: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize(("limit", "transfers"), [(40, 1), (1024, 21), (4096, 85), (90_000, 128)])
-def test_files_have_a_share(limits: dict[str, int], limit: int, transfers: int) -> None:
-    """Of what the limit is raised to; some always, and never most of it."""
+def test_shared_files_have_a_share_of_the_descriptors(
+    limits: dict[str, int], limit: int, transfers: int
+) -> None:
+    """Shared files get some descriptors always, more with a higher limit, and never most of
+    them."""
     limits.update(soft=min(limit, 1024), hard=limit)
     assert count_transfers() == transfers
     assert limits["soft"] == limit
@@ -110,8 +113,9 @@ def small_server() -> Iterator[Server]:
         yield server
 
 
-def test_request_above_the_capacity_is_told_to_come_back(small_server: Server) -> None:
-    """503 with Retry-After, and the end; below it everything is as ever."""
+def test_request_above_the_capacity_gets_503(small_server: Server) -> None:
+    """Above the capacity a request gets 503 with Retry-After, and its connection ends; below it
+    requests are served."""
     with contextlib.ExitStack() as stack:
         held = [stack.enter_context(wired(small_server.port)) for _ in range(2)]
         with connected(small_server.port, "/ws?username=Alice") as client:
@@ -128,8 +132,9 @@ def test_request_above_the_capacity_is_told_to_come_back(small_server: Server) -
         assert held[0].read_response().status == 200
 
 
-def test_handshake_above_the_capacity_goes_on(small_server: Server) -> None:
-    """A browser reads no status of a handshake: a WebSocket has to be there to tell."""
+def test_handshake_above_the_capacity_is_refused_by_an_event(small_server: Server) -> None:
+    """A handshake above the capacity gets 101 and an event with the reason, because a script in a
+    browser cannot read a status."""
     with contextlib.ExitStack() as stack:
         for _ in range(3):
             stack.enter_context(wired(small_server.port))
@@ -138,10 +143,11 @@ def test_handshake_above_the_capacity_goes_on(small_server: Server) -> None:
         assert wire.read_response().status == 101
 
 
-def test_connection_far_above_is_refused_unasked(
+def test_connection_far_above_the_capacity_is_refused_at_once(
     small_server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """503 before a request, one line in the log, and room again as soon as somebody leaves."""
+    """The connection gets 503 before a request, the log has one line, and there is room again once
+    a client leaves."""
     with contextlib.ExitStack() as stack:
         held = [stack.enter_context(wired(small_server.port)) for _ in range(5)]
         with wired(small_server.port) as wire:
@@ -163,8 +169,9 @@ def processor_seconds(process: Process) -> float:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_limit_that_is_too_small_is_one_sentence(workers: int, tmp_path: Path) -> None:
-    """A server that could serve nobody does not start; it says how much it needs."""
+def test_insufficient_limit_is_one_sentence(workers: int, tmp_path: Path) -> None:
+    """If the limit leaves no room for clients, the server does not start, and says how many
+    descriptors it needs."""
     command = 'ulimit -n 44; exec "$@"'
     arguments = ["serve", "--port", "0", "--data", str(tmp_path), "--workers", str(workers)]
     ended = subprocess.run(
@@ -179,7 +186,8 @@ def test_limit_that_is_too_small_is_one_sentence(workers: int, tmp_path: Path) -
 
 
 def flooded(process: Process, count: int, kind: str) -> list[Wire]:
-    """That many connections, as far as the server takes them: silent ones, or WebSockets."""
+    """Open this number of connections, or as many as the server accepts: silent ones, or
+    WebSockets."""
     wires = []
     for _ in range(count):
         wire = Wire(process.port)
@@ -192,8 +200,11 @@ def flooded(process: Process, count: int, kind: str) -> list[Wire]:
 
 @pytest.mark.parametrize("kind", ["silent", "websockets"])
 @pytest.mark.parametrize("open_files", [64, 128])
-def test_flood_is_harmless(open_files: int, kind: str, tmp_path: Path) -> None:
-    """Who was there is served, with all that opens files; who comes afterwards, at once."""
+def test_flood_of_connections_does_not_disturb_clients(
+    open_files: int, kind: str, tmp_path: Path
+) -> None:
+    """Connected clients are served, including requests that open files, and new clients are served
+    at once after the flood."""
     with (
         running_server(
             "--data", str(tmp_path), "--limits", "off", open_files=open_files

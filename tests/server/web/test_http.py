@@ -1,4 +1,4 @@
-"""HTTP: requests, the upgrade, and what is refused before either."""
+"""HTTP: requests, upgrades, deadlines, and refusals."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def wire(server: Server) -> Iterator[Wire]:
 # Requests
 
 
-def test_body_is_not_waited_for(server: Server) -> None:
-    """A POST is answered with 405 at once, and what it sends ends the connection."""
+def test_post_is_answered_before_its_body(server: Server) -> None:
+    """A POST is answered with 405 at once, and its body ends the connection."""
     with wired(server.port) as wire:
         response = ask(wire, "/", ("Content-Length", "1000000000"), method="POST")
         assert response.status == 405
@@ -61,14 +61,15 @@ def test_body_is_not_waited_for(server: Server) -> None:
         assert wire.read_all() == b""
 
 
-def test_connection_is_kept_alive(wire: Wire) -> None:
-    """Several requests, answered in their order, need one connection."""
+def test_connection_serves_several_requests(wire: Wire) -> None:
+    """Several requests on one connection are answered in their order."""
     statuses = [ask(wire, path).status for path in ("/", "/nope", "/static/app.css", "/")]
     assert statuses == [200, 404, 200, 200]
 
 
-def test_connection_closes_when_asked_to(server: Server) -> None:
-    """`Connection: close`, and HTTP/1.0 without another word."""
+def test_connection_closes_on_request(server: Server) -> None:
+    """A request with `Connection: close`, or of HTTP/1.0 without keep-alive, ends the
+    connection."""
     with wired(server.port) as wire:
         assert ask(wire, "/nope", ("Connection", "close")).status == 404
         assert wire.read_all() == b""
@@ -88,7 +89,8 @@ def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
 
 
 def test_too_many_pipelined_requests_are_refused(server: Server) -> None:
-    """What waits for its answer is bounded: 429, and the end."""
+    """The number of requests that wait for an answer is limited: one more gets 429, and the
+    connection ends."""
     with wired(server.port) as wire:
         with contextlib.suppress(OSError):
             wire.write(request("/nope") * 3000)
@@ -96,7 +98,7 @@ def test_too_many_pipelined_requests_are_refused(server: Server) -> None:
 
 
 def test_upgrade_behind_an_unanswered_request_is_refused(server: Server) -> None:
-    """Or that request's answer would come into the stream of the WebSocket."""
+    """Such an upgrade gets no 101, because the pending answer would enter the WebSocket."""
     with wired(server.port) as wire:
         wire.write(request("/nope") + request("/ws", HANDSHAKE.items()))
         answer = wire.read_all()
@@ -105,7 +107,7 @@ def test_upgrade_behind_an_unanswered_request_is_refused(server: Server) -> None
 
 
 def test_upgrade_after_an_answer_is_accepted(server: Server) -> None:
-    """A connection that was used for the page may become a WebSocket."""
+    """A connection that was used for the page can become a WebSocket."""
     with wired(server.port) as wire:
         assert ask(wire, "/").status == 200
         wire.write(request("/ws", HANDSHAKE.items()))
@@ -124,8 +126,11 @@ def test_upgrade_after_an_answer_is_accepted(server: Server) -> None:
         (["localhost", "evil"], "1.0", 400),
     ],
 )
-def test_request_has_one_host(wire: Wire, hosts: list[str], version: str, status: int) -> None:
-    """RFC 9112 §3.2; health checks of HTTP/1.0 need none."""
+def test_request_must_have_one_host(
+    wire: Wire, hosts: list[str], version: str, status: int
+) -> None:
+    """RFC 9112 §3.2 demands one Host header; requests of HTTP/1.0, as of health checks, need
+    none."""
     wire.write(request("/", [("Host", host) for host in hosts], version=version))
     response = wire.read_response()
     assert response.status == status
@@ -156,10 +161,11 @@ SMUGGLED = request("/static/app.css")
     ids=str,
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_request_of_two_readings_ends_the_connection(
+def test_ambiguous_request_ends_the_connection(
     server: Server, headers: list[tuple[str, str]], method: str
 ) -> None:
-    """What a proxy may read otherwise than we do gets one answer; nothing is read behind it."""
+    """A request that a proxy can read differently gets one answer, and nothing behind it is
+    read."""
     with wired(server.port) as wire:
         wire.write(request("/nope", [HOST, *headers], method=method) + SMUGGLED)
         wire.socket.shutdown(socket.SHUT_WR)
@@ -169,7 +175,7 @@ def test_request_of_two_readings_ends_the_connection(
 
 
 def test_nothing_is_read_behind_a_refused_handshake(server: Server) -> None:
-    """One answer, whatever comes with the handshake in one segment, or later."""
+    """A refused handshake gets one answer, whatever follows it in the same segment or later."""
     head = request("/ws", [*HANDSHAKE.items(), ("Origin", "null")])
     with wired(server.port) as wire:
         wire.write(head + request("/") + head)
@@ -179,10 +185,10 @@ def test_nothing_is_read_behind_a_refused_handshake(server: Server) -> None:
     assert answer.count(b"HTTP/1.1 ") == 1
 
 
-def test_upgrade_to_something_else_is_passed_over(
+def test_upgrade_to_another_protocol_is_ignored(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """`curl --http2` gets the page, once, over HTTP/1.1; that is no event."""
+    """`curl --http2` gets the page, once, over HTTP/1.1, and nothing is logged."""
     upgrade = [("Connection", "Upgrade, HTTP2-Settings"), ("Upgrade", "h2c")]
     with wired(server.port) as wire:
         wire.write(request("/nope", [HOST, *upgrade, ("HTTP2-Settings", "AAMAAABk")]) + SMUGGLED)
@@ -196,7 +202,7 @@ def test_upgrade_to_something_else_is_passed_over(
 
 
 def refused(server: Server, data: bytes) -> Response:
-    """The answer to something too large, which also ends the connection."""
+    """Send too large a head and return the answer, which must end the connection."""
     with wired(server.port) as wire:
         with contextlib.suppress(OSError):
             wire.write(data)
@@ -214,7 +220,7 @@ UPGRADE = tuple(HANDSHAKE.items())
 def test_head_of_many_lines_is_refused(
     server: Server, headers: tuple[tuple[str, str], ...], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """128 header lines are read, one more is 431; and nothing of it is logged."""
+    """128 header lines are read, one more gets 431, and none of it is logged."""
     path = "/ws" if headers is UPGRADE else "/nope"
     lines = [(f"x-{number}", "y") for number in range(MAX_HEAD_LINES - len(headers))]
     with wired(server.port) as wire:
@@ -228,7 +234,7 @@ def test_head_of_many_lines_is_refused(
 def test_head_of_many_bytes_is_refused(
     server: Server, headers: tuple[tuple[str, str], ...]
 ) -> None:
-    """16 KiB are read, more is 431, wherever in the head they are."""
+    """16 KiB are read, and more gets 431, wherever in the head they are."""
     path = "/ws" if headers is UPGRADE else "/nope"
     with wired(server.port) as wire:
         wire.write(request(path, [*headers, ("x", "y" * (MAX_HEAD_BYTES - 1000))]))
@@ -240,14 +246,14 @@ def test_head_of_many_bytes_is_refused(
 
 
 def test_head_without_end_is_refused(server: Server) -> None:
-    """431 comes before the head is complete."""
+    """431 is sent before the head is complete."""
     assert refused(server, b"GET /" + b"x" * 100_000).status == 431
     assert refused(server, b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 20_000).status == 431
     assert refused(server, b"GET / HTTP/1.1\r\na: " + b"b" * 100_000).status == 431
 
 
-def test_second_head_is_bounded_too(server: Server) -> None:
-    """The bound is for each request of a connection."""
+def test_every_head_of_a_connection_is_bounded(server: Server) -> None:
+    """The bound applies to each request of a connection."""
     with wired(server.port) as wire:
         assert ask(wire, "/").status == 200
         with contextlib.suppress(OSError):
@@ -256,7 +262,7 @@ def test_second_head_is_bounded_too(server: Server) -> None:
 
 
 def test_large_head_costs_no_memory() -> None:
-    """10 MB of header are not kept anywhere."""
+    """10 MB of header are not stored in memory."""
     with running_server("--history", "memory") as server:
         with wired(server.port) as wire:
             assert ask(wire, "/").status == 200
@@ -282,14 +288,14 @@ def impatient_server() -> Iterator[Server]:
 
 @pytest.mark.parametrize("sent", [b"", b"GET", b"GET / HTTP/1.1\r\nHost: a\r\n"])
 def test_silent_connection_is_ended(impatient_server: Server, sent: bytes) -> None:
-    """From accept to a complete head there is one deadline."""
+    """There is one deadline from the accept to a complete head."""
     with wired(impatient_server.port) as wire:
         wire.write(sent)
         assert wire.read_all() == b""
 
 
-def test_dribbling_connection_is_ended(impatient_server: Server) -> None:
-    """Bytes that drip in do not move the deadline, of a first request or a second."""
+def test_slowly_sent_head_is_ended(impatient_server: Server) -> None:
+    """Single bytes do not move the deadline, for a first request or a second."""
     for first in (False, True):
         with wired(impatient_server.port) as wire:
             if not first:
@@ -303,37 +309,39 @@ def test_dribbling_connection_is_ended(impatient_server: Server) -> None:
             assert drips < 50
 
 
-def test_idle_connection_outlives_the_deadlines(impatient_server: Server) -> None:
-    """Between requests uvicorn's keep-alive is what counts, not ours."""
+def test_idle_connection_has_the_keep_alive_timeout(impatient_server: Server) -> None:
+    """Between requests uvicorn's keep-alive applies, and not the deadline of a head."""
     with wired(impatient_server.port) as wire:
         for _ in range(2):
             assert ask(wire, "/nope").status == 404
             assert not ends_within(wire, 0.8)
 
 
-def test_websocket_outlives_the_deadlines(impatient_server: Server) -> None:
-    """After the upgrade no deadline of HTTP is left."""
+def test_websocket_has_no_deadline_of_http(impatient_server: Server) -> None:
+    """After the upgrade no deadline of HTTP applies."""
     with connected(impatient_server.port, "/ws?username=Alice") as client:
         client.receive_type("joined")
         assert not ends_within(client, 1.2)
 
 
 @pytest.mark.parametrize("path", ["/static/app.css", "/ws"])
-def test_answer_that_nobody_reads_is_aborted(
+def test_unread_answer_is_aborted(
     impatient_server: Server, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Who asks for much and reads nothing neither keeps his connection nor fills the log."""
+    """A client that requests much and reads nothing loses its connection, and does not fill the
+    log."""
     wire = Wire(impatient_server.port, receive_buffer=4096)
     with contextlib.closing(wire):
-        with contextlib.suppress(OSError):  # too many at once are refused
+        with contextlib.suppress(OSError):  # More at once would be refused.
             for _ in range(30 if path == "/static/app.css" else 1000):
                 wire.write(request(path))
         wait_until(lambda: not impatient_server.http.connections)
     assert not caplog.records
 
 
-def test_announced_body_that_never_comes_is_not_waited_for(impatient_server: Server) -> None:
-    """The connection ends with its keep-alive at the latest."""
+def test_missing_body_ends_with_the_keep_alive(impatient_server: Server) -> None:
+    """If an announced body does not arrive, the connection ends with its keep-alive at the
+    latest."""
     with wired(impatient_server.port) as wire:
         response = ask(wire, "/", ("Content-Length", "1000"), method="POST")
         assert response.status == 405
@@ -344,9 +352,9 @@ def test_announced_body_that_never_comes_is_not_waited_for(impatient_server: Ser
 
 
 class Handshake(NamedTuple):
-    """What differs from a right handshake, and the status that it gets.
+    """The differences from a valid handshake, and the expected status.
 
-    A header that is None is left out; one that is a list comes several times.
+    A header that is None is left out; one that is a list is sent several times.
     """
 
     name: str
@@ -413,7 +421,8 @@ def made(handshake: Handshake) -> bytes:
 def test_handshake_is_accepted_or_refused_in_one_answer(
     server: Server, handshake: Handshake
 ) -> None:
-    """RFC 6455 §4.2.1, to the letter; a refusal is complete, final, and says nothing of ours."""
+    """RFC 6455 §4.2.1 decides about each handshake; a refusal is complete, ends the connection and
+    discloses nothing."""
     with wired(server.port) as wire:
         wire.write(made(handshake))
         response = wire.read_response()
@@ -453,10 +462,10 @@ MARK = "Zq7mark"
         ("/ws", {"Connection": MARK}),
     ],
 )
-def test_no_answer_reflects_what_was_asked(
+def test_answer_does_not_reflect_the_request(
     server: Server, target: str, headers: dict[str, str | None]
 ) -> None:
-    """Neither a path, nor a query, nor the name or value of a header comes back."""
+    """No path, query, name or value of a header is repeated in an answer."""
     with wired(server.port) as wire:
         wire.write(made(Handshake("", 0, {**headers}, target=target)))
         wire.socket.shutdown(socket.SHUT_WR)
@@ -481,10 +490,10 @@ def test_no_answer_reflects_what_was_asked(
         (["\xff"], None),
     ],
 )
-def test_subprotocol_is_selected_when_it_was_offered(
+def test_offered_subprotocol_is_selected(
     server: Server, offered: list[str], selected: str | None
 ) -> None:
-    """`fastchat.v1` or none; a token is never selected."""
+    """The server selects `fastchat.v1` or no subprotocol, and never a token."""
     with wired(server.port) as wire:
         headers: dict[str, str | list[str] | None] = {"Sec-WebSocket-Protocol": list(offered)}
         wire.write(made(Handshake("", 101, headers)))
@@ -493,10 +502,10 @@ def test_subprotocol_is_selected_when_it_was_offered(
     assert response.headers.get("sec-websocket-protocol") == selected
 
 
-def test_refused_handshakes_are_cheap_in_the_log(
+def test_refused_handshake_logs_at_most_one_line(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever is sent, no answer costs a traceback, and none more than a line."""
+    """No refused handshake logs a traceback, or more than one line."""
     with caplog.at_level(logging.INFO):
         for handshake in HANDSHAKES:
             if handshake.status != 101:
@@ -513,7 +522,7 @@ SECRET = "Zq7secret"
 
 @pytest.mark.parametrize("format", ["text", "json"])
 def test_secrets_of_an_address_are_not_logged(format: str) -> None:
-    """Neither a query nor a header of a secret, from whatever becomes of it, at any level."""
+    """Queries and secret headers are not logged at any level, whatever happens to the request."""
     asked = [
         request(f"/nope?token={SECRET}"),
         request(f"/ws?token={SECRET}"),
@@ -541,8 +550,8 @@ def test_secrets_of_an_address_are_not_logged(format: str) -> None:
     assert SECRET not in server.errors
 
 
-def test_flood_of_bad_handshakes_is_cheap_in_the_log() -> None:
-    """10,000 of them are some lines and a count; the connections of others go on."""
+def test_flood_of_bad_handshakes_is_summarised_in_the_log() -> None:
+    """10,000 bad handshakes log some lines and a count, and other connections continue."""
     bad = [
         request("/ws", [*HANDSHAKE.items(), ("Origin", "https://evil.example/" + "x" * 5000)]),
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\r\n" * 100,
@@ -563,8 +572,9 @@ def test_flood_of_bad_handshakes_is_cheap_in_the_log() -> None:
     assert len(server.errors) < 100_000
 
 
-def test_draining_server_says_when_to_come_back() -> None:
-    """Whoever connects while the server stops is told like everybody else, and joins nothing."""
+def test_draining_server_sends_a_time_to_reconnect() -> None:
+    """A client that connects while the server stops gets the reason and time as connected clients
+    do, and joins no room."""
     with serving() as server, wired(server.port) as wire:
         assert ask(wire, "/nope").status == 404
         server.call(server.sessions.drain, 2.0)
@@ -575,8 +585,8 @@ def test_draining_server_says_when_to_come_back() -> None:
             assert client.receive_close() == 1012
 
 
-def test_request_on_its_way_is_answered_by_a_server_that_stops() -> None:
-    """Whoever was accepted is not hung up on; who asks nothing is, soon."""
+def test_stopping_server_answers_accepted_requests() -> None:
+    """A stopping server answers requests under way, and soon closes idle connections."""
     with serving() as server, wired(server.port) as late, wired(server.port) as silent:
         wait_until(lambda: len(server.call(server.connections)) == 2)
         server.call(server.shut_down)
@@ -585,8 +595,8 @@ def test_request_on_its_way_is_answered_by_a_server_that_stops() -> None:
         assert silent.read_all() == b""
 
 
-def test_client_of_a_library_is_understood(server: Server) -> None:
-    """An independent implementation finds nothing to complain about."""
+def test_independent_client_library_is_served(server: Server) -> None:
+    """An independent implementation of WebSockets reports no error."""
     from websockets.sync.client import connect
 
     with connect(
@@ -600,8 +610,8 @@ def test_client_of_a_library_is_understood(server: Server) -> None:
         client.ping().wait(5 * TIMEOUT_UNIT_S)
 
 
-def test_upgraded_connection_holds_nothing_of_http(server: Server) -> None:
-    """An idle WebSocket keeps neither uvicorn's protocol nor its parser."""
+def test_upgraded_connection_releases_http_objects(server: Server) -> None:
+    """An idle WebSocket holds neither uvicorn's protocol nor its parser."""
     wait_until(lambda: not server.http.connections)
     clients = [Client(server.port) for _ in range(5)]
     assert not server.http.connections

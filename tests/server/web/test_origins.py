@@ -1,4 +1,4 @@
-"""Origins: which pages may open a WebSocket."""
+"""Origins: which pages can open a WebSocket."""
 
 from __future__ import annotations
 
@@ -41,23 +41,24 @@ from support.server_in_thread import Server, serving
         ("https://chat.example https://other.example", None),
         ("https://chat.example,https://other.example", None),
         ("https://chat.example\n", None),
-        ("https://ch\u0430t.example", None),  # Cyrillic
-        ("https://\u212aelvin.example", None),  # a Kelvin sign, of which lower() makes a k
+        ("https://ch\u0430t.example", None),  # A Cyrillic letter.
+        ("https://\u212aelvin.example", None),  # A Kelvin sign, which lower() turns into a k.
         ("http://[::1", None),
         ("http://[:::]", None),
         ("http://[fe80::1%eth0]", None),
         ("http://*.chat.example", None),
     ],
 )
-def test_origin_is_taken_apart(text: str, origin: Origin | None) -> None:
-    """A scheme, a host and a port, in one spelling; None for whatever browsers do not write."""
+def test_origin_is_parsed(text: str, origin: Origin | None) -> None:
+    """An origin gives a scheme, a host and a port in one spelling, and None for values that
+    browsers do not send."""
     assert parse_origin(text) == origin
 
 
-#: Host, Origin, and whether that page may connect: to a plain port, and to one with TLS.
+#: Host, Origin, and whether that page can connect: to a plain port, and to one with TLS.
 OWN = [
     ("chat.example", "http://chat.example", True, False),
-    ("chat.example", "https://chat.example", True, True),  # or a proxy ends TLS
+    ("chat.example", "https://chat.example", True, True),  # A proxy can end TLS.
     ("chat.example:80", "http://chat.example", True, False),
     ("chat.example:443", "https://chat.example", True, True),
     ("chat.example", "https://chat.example:443", True, True),
@@ -89,7 +90,7 @@ OWN = [
 
 
 @pytest.mark.parametrize(("host", "origin", "plain", "encrypted"), OWN)
-def test_page_of_the_host_itself_may_connect(
+def test_page_of_the_host_itself_can_connect(
     host: str, origin: str, plain: bool, encrypted: bool
 ) -> None:
     """Scheme, host and port are compared, each as a whole."""
@@ -98,8 +99,8 @@ def test_page_of_the_host_itself_may_connect(
     assert origins.allow(headers, host.encode(), encrypted=True) is encrypted
 
 
-def test_without_an_origin_there_is_no_page() -> None:
-    """What sends none is no browser; of two none counts."""
+def test_request_without_an_origin_is_accepted() -> None:
+    """A client without an origin is not a browser; two origins are refused."""
     for allowed in ((), ("*",)):
         origins = Origins(allowed)
         assert origins.allow([], b"chat.example", encrypted=False)
@@ -118,26 +119,26 @@ def test_without_an_origin_there_is_no_page() -> None:
         ("http://localhost:3000", True),
         ("http://localhost:3001", False),
         ("capacitor://localhost", True),
-        ("https://chat.example", True),  # the host's own as well
+        ("https://chat.example", True),  # The host's own origin, too.
         ("null", False),
     ],
 )
-def test_settings_add_origins(origin: str, allowed: bool) -> None:
-    """Each is exact: no other scheme, port or subdomain comes with it."""
+def test_allowed_origins_are_compared_exactly(origin: str, allowed: bool) -> None:
+    """An allowed origin includes no other scheme, port or subdomain."""
     more = ("https://other.example", "http://localhost:3000", "capacitor://localhost")
     found = Origins(more).allow([origin.encode()], b"chat.example", encrypted=False)
     assert found is allowed
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "\xff", ""])
-def test_star_is_for_all(origin: str) -> None:
-    """`*` lets in every page, also those without an origin of their own."""
+def test_star_allows_every_origin(origin: str) -> None:
+    """`*` admits every page, including those with an opaque origin."""
     origins = Origins(("*", "https://other.example"))
     assert origins.allow([origin.encode("latin-1")], b"chat.example", encrypted=True)
 
 
-def test_several_origins_come_from_every_source(tmp_path: Path) -> None:
-    """A flag again and again, commas in the environment, a list in the file."""
+def test_several_origins_can_be_set(tmp_path: Path) -> None:
+    """The flag can be repeated, the environment has commas, and the file has a list."""
     both = ("https://a.example", "http://b.example:81")
     assert load_settings({"allow_origin": list(both)}, {}, None).allow_origin == both
     variables = {"FASTCHAT_ALLOW_ORIGIN": " https://a.example, http://b.example:81,"}
@@ -150,8 +151,8 @@ def test_several_origins_come_from_every_source(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "wrong", ["null", "https://a.example/", "a.example", "https://*.a.example"]
 )
-def test_wrong_origin_is_named(wrong: str) -> None:
-    """One sentence with the setting and what it wants."""
+def test_invalid_origin_is_reported_in_one_sentence(wrong: str) -> None:
+    """The sentence names the setting and the expected form."""
     with pytest.raises(SettingError, match="--allow-origin must be") as caught:
         Settings(allow_origin=("https://b.example", wrong))
     assert repr(wrong) in str(caught.value)
@@ -176,7 +177,8 @@ def answer(server: Server, *origins: str, host: str = "chat.example") -> Respons
 
 
 def test_page_is_refused_before_the_upgrade(server: Server) -> None:
-    """403 with a fixed body for pages of others; 101 for the host's, the allowed and no page."""
+    """Foreign pages get 403 with a fixed body; the host's page, an allowed one and a client without
+    a page get 101."""
     assert answer(server).status == 101
     assert answer(server, "https://chat.example").status == 101
     assert answer(server, "http://chat.example:81", host="chat.example:81").status == 101
@@ -202,7 +204,7 @@ def test_page_is_refused_before_the_upgrade(server: Server) -> None:
 def test_refused_page_is_one_line_in_the_log(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An operator sees which page it was and what would let it in."""
+    """The log names the refused page, and the setting that would admit it."""
     answer(server, "https://evil.example" + "x" * 1000)
     (record,) = caplog.records
     message = record.getMessage()

@@ -1,4 +1,4 @@
-"""The page as it is served: types, packing, policies, and what finds nothing."""
+"""How the page is served: types, compression, policies, and paths without a file."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ FILES = [
 def test_file_is_served_with_its_type(
     wire: Wire, path: str, media_type: str, beginning: bytes
 ) -> None:
-    """The page and everything it consists of, with the types that browsers insist on."""
+    """Each file of the page has the type that browsers require."""
     response = ask(wire, path)
     assert response.status == 200
     assert response.headers["content-type"] == media_type
@@ -58,7 +58,7 @@ def test_file_is_served_with_its_type(
 
 @pytest.mark.parametrize("path", ["/", "/static/app.js", "/nope", "/ws"])
 def test_head_is_get_without_a_body(wire: Wire, path: str) -> None:
-    """HEAD has the status and the headers of GET, and the connection goes on."""
+    """HEAD gets the status and headers of GET, and the connection can be used again."""
     got = ask(wire, path)
     told = ask(wire, path, method="HEAD")
     assert told.status == got.status
@@ -67,8 +67,8 @@ def test_head_is_get_without_a_body(wire: Wire, path: str) -> None:
     assert ask(wire, path).body == got.body
 
 
-def test_known_file_is_not_sent_again(wire: Wire) -> None:
-    """304, without a body, for whoever shows the file's ETag; 200 for any other."""
+def test_unchanged_file_gets_304(wire: Wire) -> None:
+    """A request with the file's ETag gets 304 without a body, and any other gets 200."""
     first = ask(wire, "/static/app.js")
     etag = first.headers["etag"]
     assert first.headers["cache-control"] == "no-cache"
@@ -82,7 +82,7 @@ def test_known_file_is_not_sent_again(wire: Wire) -> None:
 
 
 def test_each_file_has_an_etag_of_its_own(wire: Wire) -> None:
-    """An ETag stands for a content: a file under its two names has one."""
+    """An ETag belongs to a content, so a file under two names has one."""
     etags = {path: ask(wire, path).headers["etag"] for path, _, _ in FILES}
     assert etags.pop("/") == etags["/static/index.html"]
     assert etags.pop("/sw.js") == etags["/static/sw.js"]
@@ -130,7 +130,7 @@ def test_each_file_has_an_etag_of_its_own(wire: Wire) -> None:
     ],
 )
 def test_path_is_matched_exactly(server: Server, path: str) -> None:
-    """No path but those of the files finds anything; none is resolved, cleaned up or guessed."""
+    """Only the exact paths of files are found; no path is resolved, normalised or guessed."""
     with wired(server.port) as wire:
         response = ask(wire, path)
     assert response.status in (400, 404)
@@ -139,15 +139,15 @@ def test_path_is_matched_exactly(server: Server, path: str) -> None:
     assert b"import" not in response.body
 
 
-def test_query_does_not_matter_to_a_file(wire: Wire) -> None:
-    """`?v=2` behind a file's name is the file."""
+def test_query_does_not_change_the_file(wire: Wire) -> None:
+    """`?v=2` behind a file's name gets the file."""
     assert ask(wire, "/static/app.js?v=2&x=../").status == 200
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
 @pytest.mark.parametrize("path", ["/", "/static/app.js", "/nope", "/ws"])
 def test_other_method_gets_405(wire: Wire, method: str, path: str) -> None:
-    """Nothing here takes anything: 405, with what is allowed."""
+    """Another method gets 405 with the allowed methods."""
     response = ask(wire, path, ("Content-Length", "0"), method=method)
     assert response.status == 405
     assert set(response.headers["allow"].split(", ")) == {"GET", "HEAD"}
@@ -155,17 +155,18 @@ def test_other_method_gets_405(wire: Wire, method: str, path: str) -> None:
 
 
 def test_plain_request_for_the_endpoint_is_explained(wire: Wire) -> None:
-    """Whoever opens /ws in a browser's address bar gets 426."""
+    """A plain request for /ws, as from a browser's address bar, gets 426."""
     response = ask(wire, "/ws")
     assert response.status == 426
     assert response.headers["upgrade"] == "websocket"
     assert is_secure(response)
 
 
-def test_answer_to_a_fault_of_ours_says_nothing(
+def test_internal_error_discloses_nothing(
     server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """500 with a fixed body and all security headers; what it was is in the log."""
+    """An internal error gets 500 with a fixed body and all security headers, and the log has the
+    cause."""
 
     def fail(*arguments: object) -> NoReturn:
         raise RuntimeError("the secret is 42")
@@ -179,10 +180,10 @@ def test_answer_to_a_fault_of_ours_says_nothing(
     wait_until(lambda: [record.levelname for record in caplog.records] == ["ERROR"] * 2)
 
 
-# Packing
+# Compression
 
 
-def packed(wire: Wire, path: str, *accepted: str) -> Response:
+def compressed(wire: Wire, path: str, *accepted: str) -> Response:
     return ask(wire, path, *(("Accept-Encoding", each) for each in accepted))
 
 
@@ -196,9 +197,10 @@ def packed(wire: Wire, path: str, *accepted: str) -> Response:
         ["br", "gzip ; q=0.001"],
     ],
 )
-def test_text_is_packed_for_who_takes_that(wire: Wire, accepted: list[str]) -> None:
-    """The same content in gzip, said so, in a quarter of the bytes or so."""
-    plain, small = ask(wire, "/static/app.css"), packed(wire, "/static/app.css", *accepted)
+def test_text_is_compressed_if_accepted(wire: Wire, accepted: list[str]) -> None:
+    """If the client accepts gzip, it gets the same content compressed, to about a quarter, with its
+    encoding."""
+    plain, small = ask(wire, "/static/app.css"), compressed(wire, "/static/app.css", *accepted)
     assert small.headers["content-encoding"] == "gzip"
     assert small.headers["content-type"] == plain.headers["content-type"]
     assert gzip.decompress(small.body) == plain.body
@@ -219,16 +221,16 @@ def test_text_is_packed_for_who_takes_that(wire: Wire, accepted: list[str]) -> N
         ["xgzip"],
     ],
 )
-def test_text_is_plain_for_others(wire: Wire, accepted: list[str]) -> None:
-    """Who does not name gzip, or does not want it, gets the content itself."""
-    answer = packed(wire, "/static/app.css", *accepted)
+def test_text_is_plain_if_gzip_is_not_accepted(wire: Wire, accepted: list[str]) -> None:
+    """A client that does not name gzip, or refuses it, gets the plain content."""
+    answer = compressed(wire, "/static/app.css", *accepted)
     assert "content-encoding" not in answer.headers
     assert answer.body == ask(wire, "/static/app.css").body
 
 
-def test_caches_tell_the_packed_from_the_plain(wire: Wire) -> None:
-    """`vary`, and an ETag for each of the two, which stands for none but that one."""
-    plain, small = ask(wire, "/static/app.css"), packed(wire, "/static/app.css", "gzip")
+def test_caches_tell_compressed_from_plain_content(wire: Wire) -> None:
+    """Both forms have `vary`, and each has an ETag of its own."""
+    plain, small = ask(wire, "/static/app.css"), compressed(wire, "/static/app.css", "gzip")
     assert plain.headers["vary"] == small.headers["vary"] == "accept-encoding"
     etags = plain.headers["etag"], small.headers["etag"]
     assert etags[0] != etags[1]
@@ -244,11 +246,12 @@ def test_caches_tell_the_packed_from_the_plain(wire: Wire) -> None:
         assert answer.headers["vary"] == "accept-encoding"
 
 
-# What a browser is told besides
+# Headers
 
 
-def test_page_names_what_it_needs(wire: Wire) -> None:
-    """What paints it first, then all modules, so that none waits for another to be read."""
+def test_link_header_names_the_files_that_the_page_needs(wire: Wire) -> None:
+    """The Link header names the files of the first paint, then all modules, so that a browser
+    fetches them at once."""
     links = ask(wire, "/").headers["link"].split(", ")
     assert links[0] == "</static/app.css>; rel=preload; as=style"
     modules = [link for link in links if link.endswith("; rel=modulepreload")]
@@ -261,14 +264,14 @@ def test_page_names_what_it_needs(wire: Wire) -> None:
     assert "link" not in ask(wire, "/static/app.js").headers
 
 
-def test_head_fits_a_proxy(wire: Wire) -> None:
-    """All that is said before the page: nginx takes 4 KiB of that (`proxy_buffer_size`)."""
+def test_head_fits_the_buffer_of_a_proxy(wire: Wire) -> None:
+    """The head of the page fits the 4 KiB that nginx reads (`proxy_buffer_size`)."""
     wire.write(request("/"))
     assert len(wire.read_until(b"\r\n\r\n")) < 4096
 
 
-def test_script_for_other_pages_may_be_loaded_by_them(wire: Wire) -> None:
-    """/embed.js says so, also to isolated pages; of all else other hosts see nothing."""
+def test_only_the_embed_script_can_be_loaded_by_other_sites(wire: Wire) -> None:
+    """/embed.js can be loaded by other sites, isolated ones, too, and no other file can."""
     script = ask(wire, "/embed.js")
     assert script.headers["content-type"] == "text/javascript; charset=utf-8"
     assert script.headers["cross-origin-resource-policy"] == "cross-origin"
@@ -277,14 +280,14 @@ def test_script_for_other_pages_may_be_loaded_by_them(wire: Wire) -> None:
 
 
 def ancestors(response: Response) -> str:
-    """Who may show this in a frame."""
+    """Return the sites that can show this response in a frame."""
     found = re.search(r"frame-ancestors ([^;]+)", response.headers["content-security-policy"])
     assert found is not None
     return found[1]
 
 
-def test_page_is_in_no_frame(wire: Wire) -> None:
-    """Unless a setting says otherwise."""
+def test_frames_are_forbidden_by_default(wire: Wire) -> None:
+    """By default no site can show the page in a frame."""
     assert ancestors(ask(wire, "/")) == "'none'"
     assert "cross-origin-embedder-policy" not in ask(wire, "/").headers
 
@@ -297,8 +300,9 @@ def test_page_is_in_no_frame(wire: Wire) -> None:
         (("*",), "'self' *"),
     ],
 )
-def test_settings_let_the_page_into_frames(frames: tuple[str, ...], sources: str) -> None:
-    """`--allow-frame` says in whose: the page, and nothing else of the server."""
+def test_allowed_sites_can_frame_the_page(frames: tuple[str, ...], sources: str) -> None:
+    """`--allow-frame` names sites that can show the page in a frame, and nothing else of the
+    server."""
     with serving(allow_frame=frames) as server, wired(server.port) as wire:
         page = ask(wire, "/")
         assert ancestors(page) == sources

@@ -1,4 +1,4 @@
-"""TLS and SIGHUP from outside: what clients see of a certificate, and of a new one."""
+"""TLS and SIGHUP from outside: the certificates that clients see, before and after a renewal."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HTTP_GET = request("/")
 
 
 class Files:
-    """A certificate's file and its key's, and what a server is told of them."""
+    """The files of a certificate and its key, and the flags that name them."""
 
     def __init__(self, directory: Path) -> None:
         self.certificate = directory / "cert.pem"
@@ -40,7 +40,7 @@ class Files:
         self.renew()
 
     def renew(self, **validity: datetime) -> int:
-        """A new certificate and key; returns the serial number."""
+        """Write a new certificate and key, and return its serial number."""
         issued = AUTHORITY.issue_cert("localhost", **validity)
         chain = b"".join(part.bytes() for part in issued.cert_chain_pems)
         self.certificate.write_bytes(chain)
@@ -60,14 +60,14 @@ def server(files: Files) -> Iterator[Server]:
 
 
 def trusting() -> ssl.SSLContext:
-    """What a client has that trusts our authority and nobody else."""
+    """Return the context of a client that trusts only our authority."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     AUTHORITY.configure_trust(context)
     return context
 
 
 def of_version(version: ssl.TLSVersion) -> ssl.SSLContext:
-    """The same for one version of TLS, however old."""
+    """Return such a context for one version of TLS, however old."""
     context = trusting()
     context.set_ciphers("ALL:@SECLEVEL=0")
     with warnings.catch_warnings():
@@ -78,7 +78,7 @@ def of_version(version: ssl.TLSVersion) -> ssl.SSLContext:
 
 
 def serial(port: int) -> int:
-    """The serial number of the certificate that a new connection is shown."""
+    """Return the serial number of the certificate that a new connection gets."""
     with wired(port, tls=trusting()) as wire:
         assert isinstance(wire.socket, ssl.SSLSocket)
         shown = wire.socket.getpeercert()
@@ -93,7 +93,7 @@ def children(server: Server) -> list[int]:
 
 @contextlib.contextmanager
 def connections(port: int, count: int) -> Iterator[list[Wire]]:
-    """TCP connections on which nothing is sent."""
+    """Open TCP connections that send nothing."""
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(wired(port)) for _ in range(count)]
 
@@ -103,7 +103,7 @@ def connections(port: int, count: int) -> Iterator[list[Wire]]:
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_page_and_chat_are_encrypted(version: ssl.TLSVersion, server: Server) -> None:
-    """The page and the chat are there, over TLS 1.2 and 1.3, with HTTP/1.1 by name."""
+    """The page and the chat work over TLS 1.2 and 1.3, and ALPN selects HTTP/1.1."""
     assert server.url.startswith("https://")
     tls = of_version(version)
     tls.set_alpn_protocols(["h2", "http/1.1"])
@@ -116,21 +116,21 @@ def test_page_and_chat_are_encrypted(version: ssl.TLSVersion, server: Server) ->
         answer = wire.read_response()
         assert answer.status == 200
         assert b"<!doctype html>" in answer.body[:100].lower()
-        # It would hold for all ports of the host, which are not ours to decide about.
+        # HSTS would apply to all ports of the host, which are not ours to decide about.
         assert "strict-transport-security" not in answer.headers
     with (
         connected(server.port, "/ws?username=Alice", tls=tls) as alice,
         connected(server.port, "/ws?username=Bob", tls=tls) as bob,
     ):
-        text = "ü" * 4000  # it has to be put together again
+        text = "ü" * 4000  # Its frames have to be put together again.
         alice.send({"text": text})
         assert bob.receive_type("message")["text"] == text
     assert server.stop() == 0
     assert "Traceback" not in server.errors
 
 
-def test_pages_of_the_host_may_connect(server: Server) -> None:
-    """`Origin` is compared as https: a page that came without is of another scheme."""
+def test_only_https_pages_of_the_host_can_connect(server: Server) -> None:
+    """`Origin` is compared as https, so a page over http has another origin."""
     host = f"localhost:{server.port}"
     headers = {"Host": host, "Origin": f"https://{host}"}
     with connected(server.port, tls=trusting(), headers=headers) as client:
@@ -149,8 +149,9 @@ _UPGRADE = {
 }
 
 
-def test_what_is_not_todays_tls_ends_and_is_no_event(files: Files) -> None:
-    """Old TLS, plain HTTP and noise are hung up on at once: a line at debug level, no traceback."""
+def test_invalid_tls_is_closed_and_hardly_logged(files: Files) -> None:
+    """Old TLS, plain HTTP and noise are closed at once, with a line at debug level and no
+    traceback."""
     flags = ("--history", "memory", "--log-level", "debug", *files.flags)
     with running_server(*flags) as server:
         for version in (ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1):
@@ -160,7 +161,7 @@ def test_what_is_not_todays_tls_ends_and_is_no_event(files: Files) -> None:
             with wired(server.port) as wire:
                 with contextlib.suppress(ConnectionError):
                     wire.write(noise)
-                if len(noise) == 2:  # the beginning of a handshake, and the end
+                if len(noise) == 2:  # The start of a handshake, and then the end.
                     wire.close()
                 else:
                     assert b"HTTP" not in wire.read_all()
@@ -177,8 +178,9 @@ def test_what_is_not_todays_tls_ends_and_is_no_event(files: Files) -> None:
 # Unfinished handshakes
 
 
-def test_handshake_has_its_time(server: Server) -> None:
-    """Who says nothing, or stops in the middle, is hung up on after some seconds."""
+def test_unfinished_tls_handshake_ends_in_time(server: Server) -> None:
+    """A client that sends nothing, or stops in the middle of the handshake, is closed after some
+    seconds."""
     outgoing = ssl.MemoryBIO()
     with contextlib.suppress(ssl.SSLWantReadError):
         trusting().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost").do_handshake()
@@ -195,8 +197,8 @@ def test_handshake_has_its_time(server: Server) -> None:
             assert ends_within(wire, 1 + 2 * TIMEOUT_UNIT_S)
 
 
-def test_oldest_of_too_many_handshakes_gives_way(server: Server) -> None:
-    """Who begins handshakes and ends none keeps nobody out, and costs nobody his connection."""
+def test_oldest_of_too_many_handshakes_is_closed(server: Server) -> None:
+    """Unfinished handshakes do not keep new clients out, and end no established connection."""
     with (
         connected(server.port, "/ws?username=Alice", tls=trusting()) as alice,
         connections(server.port, MAX_HANDSHAKES + 10) as wires,
@@ -207,12 +209,12 @@ def test_oldest_of_too_many_handshakes_gives_way(server: Server) -> None:
         with connected(server.port, "/ws?username=Bob", tls=trusting()) as bob:
             bob.send({"text": "I am in"})
             assert alice.receive_type("message")["text"] == "I am in"
-        assert ends_within(wires[10], 2 * TIMEOUT_UNIT_S)  # it gave way to Bob
+        assert ends_within(wires[10], 2 * TIMEOUT_UNIT_S)  # This handshake was closed for Bob's.
         assert not ends_within(wires[-1], 0.1)
 
 
-def test_handshakes_take_descriptors_that_clients_need(files: Files) -> None:
-    """Where few descriptors are left they make room, also before there are too many of them."""
+def test_handshakes_are_closed_when_descriptors_run_out(files: Files) -> None:
+    """If few descriptors are left, the oldest handshakes are closed, even below their own limit."""
     flags = ("--history", "memory", *files.flags)
     with running_server(*flags, open_files=64) as server:
         with connections(server.port, 100) as wires:
@@ -224,7 +226,8 @@ def test_handshakes_take_descriptors_that_clients_need(files: Files) -> None:
 
 
 def test_server_stops_in_time(server: Server) -> None:
-    """Clients are told; one that never answers, and a handshake under way, hold nobody up."""
+    """Clients get `closing`; a client that does not answer, and an unfinished handshake, do not
+    delay the end."""
     with (
         connected(server.port, "/ws?username=Alice", tls=trusting()) as alice,
         connected(server.port, "/ws?username=Deaf", tls=trusting()),
@@ -244,8 +247,9 @@ def test_server_stops_in_time(server: Server) -> None:
 # Fan-out
 
 
-def test_all_see_the_same_in_the_same_order(files: Files) -> None:
-    """A hundred encrypted clients, four of them talking at once."""
+def test_all_clients_get_the_same_messages_in_the_same_order(files: Files) -> None:
+    """A hundred encrypted clients, of which four talk at once, get the same messages in the same
+    order."""
     count, senders, tls = 100, 4, trusting()
     expected = 100
     with running_server("--history", "memory", "--limits", "off", *files.flags) as server:
@@ -275,7 +279,8 @@ def _message(client: Client) -> tuple[int, str]:
 
 
 def test_slow_reader_is_evicted(files: Files) -> None:
-    """One that reads nothing costs a bounded amount of memory, and nobody else anything."""
+    """A client that reads nothing costs a bounded amount of memory, and the others are not
+    disturbed."""
     kept = ("--history", "memory", "--history-max-messages", "10", "--limits", "off")
     flags = (*kept, "--max-lag-bytes", "65536", *files.flags)
     with running_server(*flags) as server:
@@ -291,20 +296,21 @@ def test_slow_reader_is_evicted(files: Files) -> None:
                 alice.send({"text": "x" * 4000})
                 alice.receive_type("message")
             assert alice.receive_type("leave")["username"] == "Slow"
-            assert server.resident_bytes() < before + 3_000_000  # he was to be sent 4 MB
-            assert len(slow.read_all()) < 1_000_000  # and then the end
+            assert server.resident_bytes() < before + 3_000_000  # 4 MB were published.
+            assert len(slow.read_all()) < 1_000_000  # Then the connection ends.
         assert server.stop() == 0
     assert "evicted 'Slow'" in server.errors
 
 
-def test_client_that_ends_without_a_goodbye_has_left(server: Server) -> None:
-    """A FIN or an RST in the place of `close_notify` is an end, and no event."""
+def test_client_that_ends_without_close_notify_has_left(server: Server) -> None:
+    """A FIN or an RST in place of `close_notify` ends the connection, and is not logged."""
     with connected(server.port, "/ws?username=Alice", tls=trusting()) as alice:
         for name in ("Fin", "Reset"):
             client = Client(server.port, f"/ws?username={name}", tls=trusting())
             assert alice.receive_type("join")["username"] == name
             client.reset() if name == "Reset" else client.close()
-        # Somebody who is gone like this may be back in a moment, which presence waits for.
+        # A user who is lost like this can return soon, so presence waits before it announces a
+        # leave.
         assert {alice.receive_type("leave")["username"] for _ in range(2)} == {"Fin", "Reset"}
     assert server.stop() == 0
     assert "WARNING" not in server.errors
@@ -314,7 +320,7 @@ def test_client_that_ends_without_a_goodbye_has_left(server: Server) -> None:
 
 
 def refusal(*arguments: str) -> str:
-    """What a server says that does not start with these settings."""
+    """Return the error of a server that does not start with these settings."""
     ended = subprocess.run(
         [sys.executable, "-m", "fastchat", "serve", "--port", "0", *arguments],
         stdin=subprocess.DEVNULL,
@@ -327,8 +333,9 @@ def refusal(*arguments: str) -> str:
     return sentence
 
 
-def test_bad_files_are_a_sentence_and_status_2(files: Files, tmp_path: Path) -> None:
-    """Missing, unreadable, not PEM, not a pair, with a password: nothing is served then."""
+def test_invalid_files_are_refused_with_status_2(files: Files, tmp_path: Path) -> None:
+    """Files that are missing, unreadable, not PEM, not a pair, or have a password stop the start
+    with a sentence."""
     other, junk = tmp_path / "other.pem", tmp_path / "junk.pem"
     AUTHORITY.issue_cert("localhost").private_key_pem.write_to_path(str(other))
     junk.write_text("-----BEGIN PRIVATE KEY-----\nbm9uZQ==\n-----END PRIVATE KEY-----\n")
@@ -361,8 +368,8 @@ def test_bad_files_are_a_sentence_and_status_2(files: Files, tmp_path: Path) -> 
     assert "is not the key of the certificate" in refusal(*data, *flags)
 
 
-def test_certificate_and_key_may_be_one_file(tmp_path: Path) -> None:
-    """And the key may be of the RSA kind."""
+def test_certificate_and_key_can_be_one_file(tmp_path: Path) -> None:
+    """One file can hold the certificate and the key, and the key can be RSA."""
     both = tmp_path / "both.pem"
     issued = AUTHORITY.issue_cert("localhost", key_type=trustme.KeyType.RSA)
     issued.private_key_and_cert_chain_pem.write_to_path(str(both))
@@ -371,7 +378,8 @@ def test_certificate_and_key_may_be_one_file(tmp_path: Path) -> None:
 
 
 def test_expired_certificate_is_served_with_a_warning(files: Files) -> None:
-    """A clock may be wrong, and clients decide for themselves."""
+    """An expired certificate is served, because the clock can be wrong and clients check it
+    themselves."""
     files.renew(not_after=datetime.now(UTC) - timedelta(days=1))
     with running_server("--history", "memory", *files.flags) as server:
         with pytest.raises(ssl.SSLCertVerificationError, match="expired"):
@@ -384,8 +392,8 @@ def test_expired_certificate_is_served_with_a_warning(files: Files) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_new_certificate_without_losing_anybody(workers: int, files: Files, tmp_path: Path) -> None:
-    """After SIGHUP new handshakes get the new certificate; who is connected chats on."""
+def test_new_certificate_loses_no_connection(workers: int, files: Files, tmp_path: Path) -> None:
+    """After SIGHUP new handshakes get the new certificate, and connected clients stay."""
     first = files.renew()
     flags = ("--data", str(tmp_path / "data"), "--workers", str(workers), *files.flags)
     with running_server(*flags) as server:
@@ -393,11 +401,11 @@ def test_new_certificate_without_losing_anybody(workers: int, files: Files, tmp_
             alice.receive_type("joined")
             assert serial(server.port) == first
             second = files.renew()
-            assert serial(server.port) == first  # nobody has asked yet
+            assert serial(server.port) == first  # No reload was requested yet.
             server.signal(signal.SIGHUP)
             wait_until(lambda: {serial(server.port) for _ in range(8)} == {second})
             AUTHORITY.issue_cert("localhost").private_key_pem.write_to_path(str(files.key))
-            server.signal(signal.SIGHUP)  # a key that is not the certificate's
+            server.signal(signal.SIGHUP)  # This key does not belong to the certificate.
             with connected(server.port, "/ws?username=Bob", tls=trusting()) as bob:
                 bob.receive_type("joined")
                 for number in range(20):
@@ -420,8 +428,8 @@ def test_new_certificate_without_losing_anybody(workers: int, files: Files, tmp_
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_new_key_for_tokens(workers: int, tmp_path: Path) -> None:
-    """After SIGHUP tokens of the new key are accepted, and those of the old one are not."""
+def test_new_token_key_replaces_the_old_one(workers: int, tmp_path: Path) -> None:
+    """After SIGHUP tokens of the new key are accepted, and tokens of the old one are refused."""
     key = tmp_path / "jwt.key"
     flags = ("--auth", "jwt", "--jwt-key-file", str(key))
     data = ("--data", str(tmp_path / "data"), "--workers", str(workers))
@@ -448,8 +456,8 @@ def test_new_key_for_tokens(workers: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_hang_up_with_nothing_to_read(workers: int, tmp_path: Path) -> None:
-    """Without files there is a line in the log, and the server goes on."""
+def test_sighup_without_files_is_logged(workers: int, tmp_path: Path) -> None:
+    """Without files to read, SIGHUP logs a line, and the server continues."""
     with running_server("--data", str(tmp_path), "--workers", str(workers)) as server:
         with connected(server.port, "/ws?username=Alice") as alice:
             alice.receive_type("joined")
@@ -460,15 +468,16 @@ def test_hang_up_with_nothing_to_read(workers: int, tmp_path: Path) -> None:
     assert server.errors.count("there is no certificate and no key to read anew") == workers
 
 
-def test_parts_survive_it_at_any_time(files: Files, tmp_path: Path) -> None:
-    """The relay has nothing to read, and a worker may only just have begun."""
+def test_processes_survive_sighup_at_any_time(files: Files, tmp_path: Path) -> None:
+    """SIGHUP ends neither the relay, which has no files to read, nor a worker that has just
+    started."""
     flags = ("--data", str(tmp_path / "data"), "--workers", "2", *files.flags)
     with running_server(*flags) as server:
         relay, *workers = before = children(server)
         os.kill(workers[0], signal.SIGKILL)
         wait_until(lambda: len(children(server)) == 3 and children(server) != before)
         after = children(server)
-        for _ in range(30):  # while the new one starts
+        for _ in range(30):  # The new process starts meanwhile.
             for pid in after:
                 os.kill(pid, signal.SIGHUP)
             time.sleep(0.05)
@@ -482,8 +491,9 @@ def test_parts_survive_it_at_any_time(files: Files, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_terminal_that_closes_stops_the_server(workers: int, files: Files, tmp_path: Path) -> None:
-    """While it is there SIGHUP reads the files; after that nobody could end the server."""
+def test_closed_terminal_stops_the_server(workers: int, files: Files, tmp_path: Path) -> None:
+    """While the terminal is open SIGHUP reads the files; once it is closed SIGHUP ends the server,
+    which nobody could stop otherwise."""
     ours, theirs = os.openpty()
     try:
         flags = ("--data", str(tmp_path / "data"), "--workers", str(workers), *files.flags)
