@@ -1,4 +1,4 @@
-"""The command line: who is told what, and with which status it ends."""
+"""The command line: its output and its exit status."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ from support.server import TIMEOUT_UNIT_S
         (["tail", "ws://127.0.0.1", "--history", "ten"], "--history must be from 0 to 300"),
     ],
 )
-def test_wrong_setting_is_one_sentence(
+def test_invalid_setting_is_one_sentence(
     capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
 ) -> None:
-    """Status 2, and a sentence on standard error that names the setting."""
+    """An invalid setting gives status 2, and a sentence on standard error that names the
+    setting."""
     assert main(arguments) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith(f"fastchat: {sentence}")
@@ -38,10 +39,10 @@ def test_wrong_setting_is_one_sentence(
 
 
 @pytest.mark.parametrize("arguments", [[], ["fly"], ["serve", "--fly"], ["tail"]])
-def test_unknown_words_get_the_usage(
+def test_unknown_command_gets_the_usage(
     capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
-    """What is no command, or lacks an argument, ends with status 2 as well."""
+    """An unknown command, or one without its arguments, ends with status 2."""
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
@@ -50,7 +51,7 @@ def test_unknown_words_get_the_usage(
 
 @pytest.mark.parametrize("command", ["serve", "export", "import", "tail"])
 def test_help_names_every_flag_once(capsys: pytest.CaptureFixture[str], command: str) -> None:
-    """`--help` goes to standard output, and ends with status 0."""
+    """`--help` prints to standard output, and ends with status 0."""
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])
     assert ended.value.code == 0
@@ -60,7 +61,7 @@ def test_help_names_every_flag_once(capsys: pytest.CaptureFixture[str], command:
 def test_data_directory_comes_from_the_environment_and_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`export` and `import` look where `serve` would."""
+    """`export` and `import` find the directory as `serve` does."""
     monkeypatch.setenv("FASTCHAT_DATA", str(tmp_path / "set"))
     assert main(["export"]) == 2
     assert f"--data {tmp_path / 'set'} holds no history" in capsys.readouterr().err
@@ -71,7 +72,7 @@ def test_data_directory_comes_from_the_environment_and_the_file(
     assert "--data elsewhere holds no history" in capsys.readouterr().err
 
 
-def test_module_is_the_command() -> None:
+def test_module_runs_as_the_command() -> None:
     """`python -m fastchat --version` prints the version."""
     run = subprocess.run(
         [sys.executable, "-m", "fastchat", "--version"],

@@ -1,4 +1,4 @@
-"""`fastchat tail` as a process, before real servers and before one that misbehaves."""
+"""`fastchat tail` as a process, connected to real servers and to scripted ones."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NAME_TAKEN = "A user in this room has this name, or one that looks like it. Choo
 
 
 class Tail:
-    """`fastchat tail` as a child process; its output is read as it comes."""
+    """`fastchat tail` as a child process, whose output is read as it arrives."""
 
     def __init__(
         self, url: str, *arguments: str, stdin: int = subprocess.PIPE, token: str = ""
@@ -58,7 +58,7 @@ class Tail:
             lines.put(line)
 
     def await_line(self, part: str) -> str:
-        """The next line of standard output that has `part` in it."""
+        """Return the next line of standard output that contains `part`."""
         return self._await(self.process.stdout, part)
 
     def await_notice(self, part: str) -> str:
@@ -76,7 +76,7 @@ class Tail:
         self.process.stdin.flush()
 
     def end(self) -> tuple[int, str, str]:
-        """End its input, and wait for its end; returns the status and what was not read yet."""
+        """End its input, wait for its end, and return the status and the unread output."""
         if self.process.stdin is not None:
             self.process.stdin.close()
         status = self.process.wait(PATIENCE_S)
@@ -106,17 +106,17 @@ def tailing(
 
 
 def history(server: Server) -> list[tuple[str, str]]:
-    """Who has said what, in the lobby."""
+    """Return the authors and texts of the lobby's messages."""
     with connect(f"ws://127.0.0.1:{server.port}/ws?username=reader&history=300") as reader:
         joined = json.loads(reader.recv(timeout=PATIENCE_S))
         return [(each["username"], each["text"]) for each in joined["messages"]]
 
 
 @contextlib.contextmanager
-def other_server(
+def scripted_server(
     handler: Callable[[ServerConnection], None], context: ssl.SSLContext | None = None
 ) -> Iterator[str]:
-    """A WebSocket server that does what `handler` does; gives its address."""
+    """Run a WebSocket server that does what `handler` does, and yield its address."""
 
     def handle(connection: ServerConnection) -> None:
         with contextlib.suppress(ConnectionClosed):
@@ -139,7 +139,7 @@ def receive(connection: ServerConnection) -> dict[str, Any]:
 
 
 def welcome(connection: ServerConnection, *messages: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """Answer a `join`, which is returned."""
+    """Answer a `join`, and return that command."""
     join = receive(connection)
     reply = {"type": "joined", "room": "lobby", "username": join["username"], "ref": "join"}
     reply |= {"session": "s" * 16, "epoch": "E", "offset": 0, "recovered": False}
@@ -152,11 +152,11 @@ def message(offset: int, text: str, **more: Any) -> dict[str, Any]:
     return {**fields, "text": text, "timestamp": "2025-01-18T10:30:00.123Z", **more}
 
 
-# With a server
+# With a real server
 
 
-def test_pipe_is_sent_in_order_and_confirmed(tmp_path: Path) -> None:
-    """Every line is a message, empty ones aside; the end comes when all are confirmed."""
+def test_lines_of_a_pipe_are_sent_in_order(tmp_path: Path) -> None:
+    """Every line except empty ones is a message, and tail ends when all are confirmed."""
     lines = [f"line {number}" for number in range(200)]
     with (
         running_server("--data", str(tmp_path), "--limits", "off") as server,
@@ -172,8 +172,8 @@ def test_pipe_is_sent_in_order_and_confirmed(tmp_path: Path) -> None:
     ]
 
 
-def test_pipe_waits_as_long_as_it_is_told(tmp_path: Path) -> None:
-    """A server that takes only so much a second gets it all, in order."""
+def test_pipe_obeys_the_rate_limit(tmp_path: Path) -> None:
+    """A server with a rate limit gets all lines, in order."""
     lines = [f"line {number}" for number in range(20)]
     limits = ("--message-rate", "20", "--message-burst", "3")
     with (
@@ -186,8 +186,8 @@ def test_pipe_waits_as_long_as_it_is_told(tmp_path: Path) -> None:
         assert history(server) == [("Pipe", text) for text in lines]
 
 
-def test_file_is_sent_as_a_pipe_is(tmp_path: Path) -> None:
-    """Standard input may be a file."""
+def test_standard_input_can_be_a_file(tmp_path: Path) -> None:
+    """The lines of a file are sent like those of a pipe."""
     file = tmp_path / "lines"
     file.write_text("one\ntwo\n", "utf-8")
     with (
@@ -199,8 +199,8 @@ def test_file_is_sent_as_a_pipe_is(tmp_path: Path) -> None:
         assert history(server) == [("File", "one"), ("File", "two")]
 
 
-def test_history_comes_first_and_then_what_happens() -> None:
-    """The newest of what was said, joins and leaves, messages and changes, a line each."""
+def test_history_is_printed_before_events() -> None:
+    """The newest messages are printed, then joins and leaves, messages and changes, a line each."""
     with running_server("--history", "memory") as server:
         url = f"ws://127.0.0.1:{server.port}/ws?username=Alice"
         with connect(url) as alice:
@@ -223,8 +223,8 @@ def test_history_comes_first_and_then_what_happens() -> None:
                 tail.await_line(" Alice deleted a message")
 
 
-def test_json_prints_events_as_they_came() -> None:
-    """`--json` gives a program what the server said, a line each."""
+def test_json_prints_events_as_received() -> None:
+    """`--json` prints the server's events unchanged, a line each."""
     with (
         running_server("--history", "memory") as server,
         tailing(server.url, "--json", "--room", "r", "--username", "Me") as tail,
@@ -238,8 +238,9 @@ def test_json_prints_events_as_they_came() -> None:
             assert json.loads(tail.await_line("join"))["username"] == "Bob"
 
 
-def test_killed_server_costs_no_message_and_doubles_none(tmp_path: Path) -> None:
-    """It comes back by itself, recovers what it missed, and sends what was typed meanwhile."""
+def test_messages_survive_a_killed_server_once(tmp_path: Path) -> None:
+    """Tail reconnects by itself, recovers missed messages, and sends the lines that were typed
+    meanwhile."""
     arguments = ("--data", str(tmp_path))
     with running_server(*arguments) as server, tailing(server.url, "--username", "Me") as tail:
         tail.type("before\n")
@@ -258,8 +259,8 @@ def test_killed_server_costs_no_message_and_doubles_none(tmp_path: Path) -> None
             assert history(again) == [("Me", text) for text in ("before", "meanwhile", "after")]
 
 
-def test_interrupt_is_a_farewell() -> None:
-    """Ctrl+C ends it with status 0, and the others hear of it at once."""
+def test_interrupt_leaves_the_room() -> None:
+    """Ctrl+C ends tail with status 0, and the others see the leave at once."""
     with (
         running_server("--history", "memory") as server,
         connect(f"ws://127.0.0.1:{server.port}/ws?username=Alice") as alice,
@@ -269,13 +270,13 @@ def test_interrupt_is_a_farewell() -> None:
             pass
         tail.process.send_signal(signal.SIGINT)
         assert tail.process.wait(PATIENCE_S) == 0
-        # Without the command it would come after 5 s.
+        # Without the `leave` command it would be announced after 5 s.
         assert json.loads(alice.recv(timeout=4 * TIMEOUT_UNIT_S))["type"] == "leave"
         assert tail.end() == (0, "", "")
 
 
-def test_name_of_somebody_else_is_refused() -> None:
-    """A chosen name that is taken ends it with a sentence and status 1."""
+def test_taken_name_ends_tail() -> None:
+    """A chosen name that is taken ends tail with a sentence and status 1."""
     with (
         running_server("--history", "memory") as server,
         connect(f"ws://127.0.0.1:{server.port}/ws?username=Alice") as alice,
@@ -287,8 +288,8 @@ def test_name_of_somebody_else_is_refused() -> None:
     assert err == f"fastchat: {NAME_TAKEN}\n"
 
 
-def test_line_that_is_no_message_is_told(tmp_path: Path) -> None:
-    """What is too long is not sent; the rest is, and the status is 1."""
+def test_line_that_is_too_long_is_reported(tmp_path: Path) -> None:
+    """A line that is too long is not sent; the rest is, and the status is 1."""
     with (
         running_server("--data", str(tmp_path)) as server,
         tailing(server.url, "--username", "Me") as tail,
@@ -300,8 +301,8 @@ def test_line_that_is_no_message_is_told(tmp_path: Path) -> None:
         assert ("Me", "fine") in history(server)
 
 
-def test_terminal_gets_dimmed_joins_and_types() -> None:
-    """On a terminal what is typed is sent, and joins are dimmed."""
+def test_terminal_sends_lines_and_dims_joins() -> None:
+    """On a terminal typed lines are sent, and joins are dimmed."""
     with (
         running_server("--history", "memory") as server,
         connect(f"ws://127.0.0.1:{server.port}/ws?username=Alice") as alice,
@@ -323,7 +324,7 @@ def test_terminal_gets_dimmed_joins_and_types() -> None:
                     while b"Bob joined the chat\x1b[22m" not in seen:
                         seen += os.read(terminal, 1000)
                 assert b"\x1b[2m" in seen
-                os.write(terminal, b"\x04")  # Ctrl+D
+                os.write(terminal, b"\x04")  # Ctrl+D.
                 assert tail.wait(PATIENCE_S) == 0
             finally:
                 tail.kill()
@@ -331,8 +332,8 @@ def test_terminal_gets_dimmed_joins_and_types() -> None:
         alice.close()
 
 
-def test_closed_pipe_ends_it_quietly() -> None:
-    """Nobody reads any further: the next line is the end, and no complaint."""
+def test_closed_output_ends_tail_without_an_error() -> None:
+    """If the reader of the output ends, tail ends at the next line without an error."""
     with (
         running_server("--history", "memory") as server,
         connect(f"ws://127.0.0.1:{server.port}/ws?username=Alice") as alice,
@@ -351,11 +352,11 @@ def test_closed_pipe_ends_it_quietly() -> None:
             assert tail.stderr.read() == b""
 
 
-# With one that misbehaves
+# With a scripted server
 
 
 def test_controls_never_reach_the_terminal() -> None:
-    """Escapes, C1, bidirectional and line controls are shown, not obeyed; also in JSON."""
+    """Escapes, C1, bidirectional and line controls are printed visibly, in JSON, too."""
     evil = "\x1b\x9b\x07\u202e\u2028\x7f"
 
     def handler(connection: ServerConnection) -> None:
@@ -365,7 +366,7 @@ def test_controls_never_reach_the_terminal() -> None:
         connection.send(json.dumps(message(2, "done")))
         connection.recv()
 
-    with other_server(handler) as url:
+    with scripted_server(handler) as url:
         for arguments in ([], ["--json"]):
             with tailing(url, *arguments) as tail:
                 shown = tail.await_line("E\\") + tail.await_line("done")
@@ -375,7 +376,8 @@ def test_controls_never_reach_the_terminal() -> None:
 
 
 def test_unconfirmed_line_is_sent_again_under_its_id() -> None:
-    """After any doubt the same id comes again, and an `ack` settles it; nothing is doubled."""
+    """An unconfirmed line is sent again under its id, an `ack` confirms it, and no message is
+    doubled."""
     seen: list[dict[str, Any]] = []
 
     def handler(connection: ServerConnection) -> None:
@@ -389,7 +391,7 @@ def test_unconfirmed_line_is_sent_again_under_its_id() -> None:
         connection.send(json.dumps({"type": "ack", "id": seen[3]["id"], "room": "lobby"}))
         connection.recv()
 
-    with other_server(handler) as url, tailing(url) as tail:
+    with scripted_server(handler) as url, tailing(url) as tail:
         tail.type("once\n")
         assert tail.end()[0] == 0
     first, sent, second, again = seen
@@ -399,8 +401,8 @@ def test_unconfirmed_line_is_sent_again_under_its_id() -> None:
     assert second["session"] == "s" * 16
 
 
-def test_hole_is_recovered_and_doubles_are_dropped() -> None:
-    """A missing offset makes it come back with its position; what it has seen is not printed."""
+def test_hole_is_recovered_and_duplicates_are_dropped() -> None:
+    """After a missing offset tail joins again with its position, and prints no message twice."""
 
     def handler(connection: ServerConnection) -> None:
         if first:
@@ -414,14 +416,14 @@ def test_hole_is_recovered_and_doubles_are_dropped() -> None:
         connection.recv()
 
     first = [True]
-    with other_server(handler) as url, tailing(url, "--json", stdin=subprocess.DEVNULL) as tail:
+    with scripted_server(handler) as url, tailing(url, "--json", stdin=subprocess.DEVNULL) as tail:
         assert [json.loads(tail.await_line("{"))["text"] for _ in range(3)] == [
             "one", "two", "three"
         ]  # fmt: skip
 
 
-def test_what_cannot_be_recovered_is_said_to_be_missing() -> None:
-    """After `recovered: false` only what is new is printed, and a notice."""
+def test_unrecoverable_messages_are_reported_as_missing() -> None:
+    """After `recovered: false` tail prints a notice and the new messages only."""
 
     def handler(connection: ServerConnection) -> None:
         if first:
@@ -433,14 +435,14 @@ def test_what_cannot_be_recovered_is_said_to_be_missing() -> None:
         connection.recv()
 
     first = [True]
-    with other_server(handler) as url, tailing(url, stdin=subprocess.DEVNULL) as tail:
+    with scripted_server(handler) as url, tailing(url, stdin=subprocess.DEVNULL) as tail:
         tail.await_line("one")
         assert "one" not in tail.await_line("Eve")
         tail.await_notice("some messages may be missing")
 
 
-def test_refused_line_is_tried_again_while_that_may_help() -> None:
-    """A temporary error is followed by the same line, a lasting one by status 1."""
+def test_line_is_resent_after_a_temporary_error() -> None:
+    """After a temporary error the same line is sent again, and a permanent one gives status 1."""
     seen: list[dict[str, Any]] = []
 
     def handler(connection: ServerConnection) -> None:
@@ -451,7 +453,7 @@ def test_refused_line_is_tried_again_while_that_may_help() -> None:
             connection.send(json.dumps({**error, "temporary": temporary, "retry_after_ms": 1}))
         connection.recv()
 
-    with other_server(handler) as url, tailing(url) as tail:
+    with scripted_server(handler) as url, tailing(url) as tail:
         tail.type("hello\n")
         status, _, err = tail.end()
     assert (status, err) == (1, "fastchat: a line was not sent: No.\n")
@@ -464,8 +466,8 @@ TAKES_FILES = {"max_bytes": 200_000}
 
 
 @contextlib.contextmanager
-def typing(url: str) -> Iterator[tuple[Tail, int]]:
-    """A tail in a terminal, and the other end of that."""
+def terminal_and_tail(url: str) -> Iterator[tuple[Tail, int]]:
+    """Run tail in a terminal, and yield it and the other end of the terminal."""
     terminal, its_end = pty.openpty()
     try:
         with tailing(url, stdin=its_end) as tail:
@@ -476,7 +478,7 @@ def typing(url: str) -> Iterator[tuple[Tail, int]]:
 
 
 def take_file(connection: ServerConnection, chunk_bytes: int) -> tuple[dict[str, Any], list[Any]]:
-    """Grant an `upload`, and take what comes; returns it and the pieces, which are a file then."""
+    """Accept an `upload` and its binary messages, and return both; then they are a file."""
     upload = receive(connection)
     grant = {"type": "upload", "room": "lobby", "ticket": "t", "url": "/files"}
     connection.send(json.dumps({**grant, "chunk_bytes": chunk_bytes, "ref": upload["ref"]}))
@@ -486,8 +488,8 @@ def take_file(connection: ServerConnection, chunk_bytes: int) -> tuple[dict[str,
     return upload, pieces
 
 
-def test_file_that_is_typed_is_sent_and_linked(tmp_path: Path) -> None:
-    """`/share FILE` sends it in pieces of the size that the server names, then its link."""
+def test_share_command_sends_a_file_and_its_link(tmp_path: Path) -> None:
+    """`/share FILE` sends the file in pieces of the size that the server names, then its link."""
     seen: list[Any] = []
 
     def handler(connection: ServerConnection) -> None:
@@ -501,10 +503,10 @@ def test_file_that_is_typed_is_sent_and_linked(tmp_path: Path) -> None:
 
     content = os.urandom(150_000)
     (tmp_path / "my cat.png").write_bytes(content)
-    with other_server(handler) as url, typing(url) as (tail, terminal):
+    with scripted_server(handler) as url, terminal_and_tail(url) as (tail, terminal):
         os.write(terminal, f"/share {tmp_path}/my cat.png\n".encode())
         tail.await_line("Eve: /files/id/cat.png?size=150000")
-        os.write(terminal, b"\x04")  # Ctrl+D
+        os.write(terminal, b"\x04")  # Ctrl+D.
         assert tail.end()[0] == 0
     upload, pieces = seen
     assert (upload["type"], upload["name"], upload["size"]) == ("upload", "my cat.png", 150_000)
@@ -512,8 +514,8 @@ def test_file_that_is_typed_is_sent_and_linked(tmp_path: Path) -> None:
     assert b"".join(pieces) == content
 
 
-def test_file_is_sent_anew_after_a_reconnect(tmp_path: Path) -> None:
-    """A connection that is lost in the middle costs the pieces, not the file."""
+def test_file_is_sent_again_after_a_reconnect(tmp_path: Path) -> None:
+    """After a lost connection the file is sent again from its start."""
     seen: list[Any] = []
 
     def handler(connection: ServerConnection) -> None:
@@ -531,7 +533,7 @@ def test_file_is_sent_anew_after_a_reconnect(tmp_path: Path) -> None:
         connection.recv()
 
     (tmp_path / "a").write_bytes(b"a" * 100)
-    with other_server(handler) as url, typing(url) as (tail, terminal):
+    with scripted_server(handler) as url, terminal_and_tail(url) as (tail, terminal):
         os.write(terminal, f"/share {tmp_path}/a\n\x04".encode())
         assert tail.end()[0] == 0
     first, second, said = seen
@@ -549,10 +551,11 @@ def test_file_is_sent_anew_after_a_reconnect(tmp_path: Path) -> None:
         ("big", "the server takes no files", None),
     ],
 )
-def test_file_that_cannot_be_shared_is_told(
+def test_unreadable_file_is_reported(
     tmp_path: Path, file: str, why: str, takes: dict[str, int] | None
 ) -> None:
-    """As a line that is not sent: nothing of it reaches the server, and the status is 1."""
+    """A file that cannot be shared is reported like an unsent line, nothing reaches the server, and
+    the status is 1."""
     said: list[Any] = []
 
     def handler(connection: ServerConnection) -> None:
@@ -561,7 +564,7 @@ def test_file_that_cannot_be_shared_is_told(
 
     (tmp_path / "big").write_bytes(bytes(200_001))
     (tmp_path / "empty").touch()
-    with other_server(handler) as url, typing(url) as (tail, terminal):
+    with scripted_server(handler) as url, terminal_and_tail(url) as (tail, terminal):
         os.write(terminal, f"/share {tmp_path}/{file}\n".encode())
         assert "a line was not sent: " in tail.await_notice(why)
         os.write(terminal, b"\x04")
@@ -569,8 +572,8 @@ def test_file_that_cannot_be_shared_is_told(
     assert [json.loads(each)["type"] for each in said] == ["leave"]
 
 
-def test_file_that_the_server_refuses_is_told(tmp_path: Path) -> None:
-    """The server's sentence, and no line with a link."""
+def test_file_that_the_server_refuses_is_reported(tmp_path: Path) -> None:
+    """Tail prints the server's sentence, and sends no link."""
 
     def handler(connection: ServerConnection) -> None:
         welcome(connection, files=TAKES_FILES)
@@ -580,15 +583,16 @@ def test_file_that_the_server_refuses_is_told(tmp_path: Path) -> None:
         assert receive(connection)["type"] == "leave"
 
     (tmp_path / "a").write_bytes(b"a")
-    with other_server(handler) as url, typing(url) as (tail, terminal):
+    with scripted_server(handler) as url, terminal_and_tail(url) as (tail, terminal):
         os.write(terminal, f"/share {tmp_path}/a\n".encode())
         tail.await_notice("a line was not sent: Too many files.")
         os.write(terminal, b"\x04")
         assert tail.end()[0] == 1
 
 
-def test_pipe_shares_no_file(tmp_path: Path) -> None:
-    """What others have written into it may name any file of whoever reads it aloud."""
+def test_share_command_in_a_pipe_is_text(tmp_path: Path) -> None:
+    """A pipe can hold lines of other authors, which must not choose a file of the user who pipes
+    them."""
     (tmp_path / "secret").write_bytes(b"secret")
     line = f"/share {tmp_path}/secret"
     with running_server("--history", "memory") as server, tailing(server.url) as tail:
@@ -598,21 +602,21 @@ def test_pipe_shares_no_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("code", [1002, 1009, 4501, 4503, 4504, 4999])
-def test_refusal_for_good_ends_it(code: int) -> None:
-    """A close code that asks not to come back is one sentence and status 1."""
+def test_final_close_code_ends_tail(code: int) -> None:
+    """A close code that forbids a reconnect gives one sentence and status 1."""
 
     def handler(connection: ServerConnection) -> None:
         receive(connection)
         connection.close(code, "go away")
 
-    with other_server(handler) as url, tailing(url, stdin=subprocess.DEVNULL) as tail:
+    with scripted_server(handler) as url, tailing(url, stdin=subprocess.DEVNULL) as tail:
         expected = f"fastchat: The server closed the connection: go away ({code}).\n"
         assert tail.end() == (1, "", expected)
 
 
 @pytest.mark.parametrize("code", [1001, 1011, 1013, 4008, 4010, 4499])
-def test_other_close_codes_bring_it_back(code: int) -> None:
-    """It comes back by itself after everything else, also after codes it does not know."""
+def test_other_close_codes_reconnect(code: int) -> None:
+    """After any other close code, an unknown one, too, tail reconnects by itself."""
 
     def handler(connection: ServerConnection) -> None:
         if first:
@@ -624,12 +628,12 @@ def test_other_close_codes_bring_it_back(code: int) -> None:
         connection.recv()
 
     first = [True]
-    with other_server(handler) as url, tailing(url, stdin=subprocess.DEVNULL) as tail:
+    with scripted_server(handler) as url, tailing(url, stdin=subprocess.DEVNULL) as tail:
         tail.await_line("back")
 
 
-def test_made_up_name_that_is_taken_is_changed() -> None:
-    """Without `--username` another name is made up."""
+def test_generated_name_that_is_taken_is_replaced() -> None:
+    """Without `--username` tail generates another name."""
     names: list[str] = []
 
     def handler(connection: ServerConnection) -> None:
@@ -639,30 +643,28 @@ def test_made_up_name_that_is_taken_is_changed() -> None:
         names.append(welcome(connection, message(1, "in"), offset=1)["username"])
         connection.recv()
 
-    with other_server(handler) as url, tailing(url, stdin=subprocess.DEVNULL) as tail:
+    with scripted_server(handler) as url, tailing(url, stdin=subprocess.DEVNULL) as tail:
         tail.await_line("in")
     assert all(name.startswith("tail-") for name in names)
     assert names[0] != names[1]
 
 
 @pytest.mark.parametrize("payload", ["[]", "{}", "x", '{"type":"joined"}', '{"type":"message"}'])
-def test_other_protocol_is_refused(payload: str) -> None:
-    """A server that speaks something else is left, with a sentence."""
+def test_server_of_another_protocol_is_refused(payload: str) -> None:
+    """If the server speaks another protocol, tail ends with a sentence."""
 
     def handler(connection: ServerConnection) -> None:
         welcome(connection)
         connection.send(payload)
         connection.recv()
 
-    with other_server(handler) as url, tailing(url, stdin=subprocess.DEVNULL) as tail:
+    with scripted_server(handler) as url, tailing(url, stdin=subprocess.DEVNULL) as tail:
         expected = "fastchat: The server does not speak fastchat's protocol.\n"
         assert tail.end() == (1, "", expected)
 
 
-def test_tls_needs_a_certificate_that_is_trusted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`wss` works with the system's certificates, and not without."""
+def test_tls_needs_a_trusted_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`wss` works with a certificate that the system trusts, and not without."""
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("localhost").configure_cert(context)
@@ -671,7 +673,7 @@ def test_tls_needs_a_certificate_that_is_trusted(
         welcome(connection, message(1, "secret"), offset=1)
         connection.recv()
 
-    with other_server(handler, context) as url:
+    with scripted_server(handler, context) as url:
         with tailing(url, stdin=subprocess.DEVNULL) as tail:
             status, _, err = tail.end()
             assert status == 1
@@ -694,7 +696,7 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def guarded(key: Path) -> Iterator[Server]:
+def server_with_tokens(key: Path) -> Iterator[Server]:
     """A server that asks for tokens."""
     with running_server(
         "--history", "memory", "--auth", "jwt", "--jwt-key-file", str(key)
@@ -706,14 +708,16 @@ def token_of(key: Path, name: str, *, lasts_s: int = 600, **more: Any) -> str:
     return make_token(key, subject=f"u-{name}", name=name, duration_s=lasts_s, **more)
 
 
-def test_token_lets_it_in_under_its_name(guarded: Server, key: Path, tmp_path: Path) -> None:
-    """Out of a file or of the environment; the file's comes first, and no process shows it."""
+def test_token_joins_under_its_name(server_with_tokens: Server, key: Path, tmp_path: Path) -> None:
+    """The token is read from a file or else from the environment, and shows in no process list."""
     file = tmp_path / "token"
     file.write_text(token_of(key, "Alice") + "\n")
     rooms = ["--room", "names"]
     with (
-        tailing(guarded.url, *rooms, "--token-file", str(file), token="no token") as alice,
-        tailing(guarded.url, *rooms, token=token_of(key, "Bob")) as bob,
+        tailing(
+            server_with_tokens.url, *rooms, "--token-file", str(file), token="no token"
+        ) as alice,
+        tailing(server_with_tokens.url, *rooms, token=token_of(key, "Bob")) as bob,
     ):
         alice.type("hello\n")
         bob.await_line("Alice: hello")
@@ -725,43 +729,44 @@ def test_token_lets_it_in_under_its_name(guarded: Server, key: Path, tmp_path: P
         assert bob.end()[0] == 0
 
 
-def test_without_a_token_it_says_how_to_give_one(guarded: Server) -> None:
+def test_missing_token_is_reported_with_the_flag(server_with_tokens: Server) -> None:
     """The sentence names the flag and the variable."""
-    with tailing(guarded.url, stdin=subprocess.DEVNULL) as tail:
+    with tailing(server_with_tokens.url, stdin=subprocess.DEVNULL) as tail:
         assert tail.end() == (
             1, "", "fastchat: The server asks for a token: --token-file FILE, or FASTCHAT_TOKEN.\n"
         )  # fmt: skip
 
 
-def test_bad_token_ends_it(guarded: Server) -> None:
-    """The server's sentence, and status 1."""
-    with tailing(guarded.url, stdin=subprocess.DEVNULL, token="a.b.c") as tail:
+def test_refused_token_ends_tail(server_with_tokens: Server) -> None:
+    """A refused token gives the server's sentence and status 1."""
+    with tailing(server_with_tokens.url, stdin=subprocess.DEVNULL, token="a.b.c") as tail:
         assert tail.end() == (1, "", "fastchat: The token is not valid. Get a new one.\n")
 
 
-def test_room_that_is_closed_to_it_ends_it(guarded: Server, key: Path) -> None:
-    """So does a room that the token does not open."""
+def test_forbidden_room_ends_tail(server_with_tokens: Server, key: Path) -> None:
+    """A room that the token does not allow gives the server's sentence and status 1."""
     token = token_of(key, "Alice", rooms={"other": ["read"]})
-    with tailing(guarded.url, stdin=subprocess.DEVNULL, token=token) as tail:
+    with tailing(server_with_tokens.url, stdin=subprocess.DEVNULL, token=token) as tail:
         assert tail.end() == (1, "", "fastchat: You are not allowed to do this in this room.\n")
 
 
-def test_expired_token_is_read_again(guarded: Server, key: Path, tmp_path: Path) -> None:
-    """With a new one in the file it goes on, and misses nothing; without one it ends."""
+def test_expired_token_is_read_again(server_with_tokens: Server, key: Path, tmp_path: Path) -> None:
+    """After expiry tail continues with a new token from the file and misses no message, and ends
+    without one."""
     file, old_file = tmp_path / "token", tmp_path / "old"
     rooms = ["--room", "expiry"]
     began = time.monotonic()
-    with tailing(guarded.url, *rooms, token=token_of(key, "Bob")) as bob:
+    with tailing(server_with_tokens.url, *rooms, token=token_of(key, "Bob")) as bob:
         bob.type("begin\n")
         bob.await_line("Bob: begin")
-        # Two more are to begin before it is over, at once.
+        # Two more processes have to start before the tokens expire, so slow machines get more time.
         lasts_s = 4 + int(3 * (time.monotonic() - began))
         for each in (file, old_file):
             each.write_text(token_of(key, "Alice", lasts_s=lasts_s))
         carols = token_of(key, "Carol", lasts_s=lasts_s)
         with (
-            tailing(guarded.url, *rooms, "--token-file", str(file)) as alice,
-            tailing(guarded.url, *rooms, token=carols) as carol,
+            tailing(server_with_tokens.url, *rooms, "--token-file", str(file)) as alice,
+            tailing(server_with_tokens.url, *rooms, token=carols) as carol,
         ):
             alice.await_line("Bob: begin")
             carol.await_line("Bob: begin")
@@ -773,14 +778,14 @@ def test_expired_token_is_read_again(guarded: Server, key: Path, tmp_path: Path)
             alice.await_line("Bob: still there?")
             alice.type("yes\n")
             bob.await_line("Alice: yes")
-    with tailing(guarded.url, "--token-file", str(old_file)) as late:
+    with tailing(server_with_tokens.url, "--token-file", str(old_file)) as late:
         sentence = f"fastchat: The token has expired, and {old_file} has no other.\n"
         assert late.end() == (1, "", sentence)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"two words", "tökèn".encode(), b"x" * 8193])
-def test_file_without_a_token_is_a_wrong_setting(tmp_path: Path, content: bytes | None) -> None:
-    """One sentence and status 2, before anything is connected to."""
+def test_file_without_a_token_is_an_invalid_setting(tmp_path: Path, content: bytes | None) -> None:
+    """A file without a token gives one sentence and status 2, before any connection."""
     file = tmp_path / "token"
     if content is not None:
         file.write_bytes(content)
@@ -792,22 +797,22 @@ def test_file_without_a_token_is_a_wrong_setting(tmp_path: Path, content: bytes 
     assert err.count("\n") == 1
 
 
-def test_name_of_the_token_that_is_taken_ends_it(guarded: Server, key: Path) -> None:
-    """It cannot be changed here, so it is not tried again."""
+def test_taken_name_of_a_token_ends_tail(server_with_tokens: Server, key: Path) -> None:
+    """A token's name cannot be changed, so tail does not try again."""
     rooms = ["--room", "taken"]
-    with tailing(guarded.url, *rooms, token=token_of(key, "Alice")) as alice:
+    with tailing(server_with_tokens.url, *rooms, token=token_of(key, "Alice")) as alice:
         alice.type("here\n")
         alice.await_line("Alice: here")
         other = make_token(key, subject="u-other", name="Alice", duration_s=600)
-        with tailing(guarded.url, *rooms, stdin=subprocess.DEVNULL, token=other) as tail:
+        with tailing(server_with_tokens.url, *rooms, stdin=subprocess.DEVNULL, token=other) as tail:
             status, out, err = tail.end()
     assert (status, out) == (1, "")
     assert err == f"fastchat: {NAME_TAKEN}\n"
 
 
 @pytest.mark.parametrize(("code", "retries"), [("rate_limited", True), ("forbidden", False)])
-def test_refused_join_is_tried_again_unless_one_was_removed(code: str, retries: bool) -> None:
-    """After the time that the server names; a removal ends it."""
+def test_join_is_retried_unless_the_user_was_removed(code: str, retries: bool) -> None:
+    """A join is tried again after the time that the server names, and a removal ends tail."""
 
     def handler(connection: ServerConnection) -> None:
         receive(connection)
@@ -821,7 +826,7 @@ def test_refused_join_is_tried_again_unless_one_was_removed(code: str, retries: 
         connection.send(json.dumps({**error, "retry_after_ms": 7200}))
         connection.recv()
 
-    with other_server(handler) as url, tailing(url, stdin=subprocess.DEVNULL) as tail:
+    with scripted_server(handler) as url, tailing(url, stdin=subprocess.DEVNULL) as tail:
         if retries:
             assert tail.await_notice("Wait") == "fastchat: Wait; trying again in 7.2 s\n"
         else:
@@ -841,8 +846,8 @@ def test_refused_join_is_tried_again_unless_one_was_removed(code: str, retries: 
         ("wss://[::1]:1", "wss://[::1]:1/ws"),
     ],
 )
-def test_address_of_a_server_is_that_of_its_websocket(address: str, expected: str) -> None:
-    """The page's address will do; a path of one's own stays."""
+def test_address_of_a_page_becomes_that_of_its_websocket(address: str, expected: str) -> None:
+    """The page's address gives the WebSocket's, and an explicit path stays."""
     assert websocket_address(address) == expected
 
 
@@ -853,14 +858,14 @@ def test_address_of_a_server_is_that_of_its_websocket(address: str, expected: st
         "ws://host:99999", "ws://host/ws?username=x", "ws://user:secret@host", "ws://host/\n",
     ],
 )  # fmt: skip
-def test_bad_address_is_refused(address: str) -> None:
-    """What cannot be an address is a sentence, not an attempt."""
+def test_invalid_address_is_refused(address: str) -> None:
+    """An invalid address gives a sentence, without an attempt to connect."""
     with pytest.raises(Refused):
         websocket_address(address)
 
 
-def test_address_without_a_chat_is_refused() -> None:
-    """A wrong path, a server without TLS, a host that is not: one sentence and status 1."""
+def test_address_without_a_chat_ends_tail() -> None:
+    """A wrong path, a server without TLS, or an unknown host gives one sentence and status 1."""
     with running_server("--history", "memory") as server:
         addresses = [f"{server.url}/nothing", f"wss://127.0.0.1:{server.port}", "ws://x.invalid"]
         for address in addresses:

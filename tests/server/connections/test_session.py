@@ -1,4 +1,4 @@
-"""One connection: RFC 6455 as strict as it is written, by frames made by hand."""
+"""One connection, tested with hand-made frames against the wording of RFC 6455."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from support.server import TIMEOUT_UNIT_S, wait_until
 from support.server_in_thread import Server
 
 HELLO = b'{"type":"ping","ref":"hello"}'
-#: A client that answers no ping is closed within 3 s; a busy machine delays a pong by less.
+#: A client that answers no ping is closed within 3 s, and a busy machine delays a pong by less.
 FAST_HEARTBEAT = WorkerTimings(ping_interval_s=0.5, pong_timeout_s=2.0)
 _rooms = (f"room-{number}" for number in itertools.count())
 
@@ -50,7 +50,7 @@ _rooms = (f"room-{number}" for number in itertools.count())
 def serving(
     *, timings: WorkerTimings | None = None, **settings: Any
 ) -> contextlib.AbstractContextManager[Server]:
-    """A server that tells within 1 s who is gone. The usual time is tested with the rooms."""
+    """A server that announces a lost user after 1 s; the tests of the rooms cover the usual 5 s."""
     timings = dataclasses.replace(timings or WorkerTimings(), grace_ticks=1)
     return server_in_thread.serving(timings=timings, **settings)
 
@@ -75,7 +75,7 @@ def room() -> str:
 
 @pytest.fixture
 def impatient_server() -> Iterator[Server]:
-    """A server whose deadlines are short; the hub's own are one and two seconds."""
+    """A server with short deadlines; the hub's own are one and two seconds."""
     timings = WorkerTimings(sweep_interval_s=0.05, close_grace_s=0.3, message_timeout_s=0.3)
     with serving(timings=timings, join_timeout=0.5) as server:
         yield server
@@ -90,20 +90,20 @@ def still_works(client: WireClient) -> bool:
     return client.receive_type("pong")["ref"] == "still"
 
 
-# Frames that are wrong
+# Invalid frames
 
 
 @pytest.mark.parametrize("rsv", [1, 2, 4, 7])
 @pytest.mark.parametrize("opcode", [TEXT, PING, PONG])
 def test_reserved_bit_closes_with_1002(client: WireClient, opcode: int, rsv: int) -> None:
-    """RFC 6455 §5.2: no extension was negotiated, so no RSV bit means anything."""
+    """RFC 6455 §5.2: without a negotiated extension every RSV bit is an error."""
     client.send_frame(opcode, HELLO, rsv=rsv)
     assert client.receive_end() == 1002
 
 
 @pytest.mark.parametrize("rsv", [1, 2, 4, 7])
 def test_reserved_bit_of_a_close_frame_closes_with_1002(client: WireClient, rsv: int) -> None:
-    """A close frame is held to the same rule, and ends the connection at once."""
+    """A reserved bit of a close frame ends the connection at once, too."""
     client.send_frame(CLOSE, b"\x03\xe8", rsv=rsv)
     assert client.receive_close() == 1002
     assert client.read_all() == b""
@@ -118,20 +118,20 @@ def test_reserved_opcode_closes_with_1002(client: WireClient, opcode: int) -> No
 
 @pytest.mark.parametrize("opcode", [TEXT, PING, CLOSE])
 def test_unmasked_frame_closes_with_1002(client: WireClient, opcode: int) -> None:
-    """RFC 6455 §5.1: a client masks whatever it sends."""
+    """RFC 6455 §5.1: a client masks every frame."""
     client.send_frame(opcode, b"\x03\xe8", mask=None)
     assert client.receive_end() == 1002
 
 
 @pytest.mark.parametrize("payload", [b"", b"x", HELLO])
 def test_binary_message_closes_with_1003(client: WireClient, payload: bytes) -> None:
-    """Commands are text; a binary message has no meaning here."""
+    """Commands are text, so an unannounced binary message is refused."""
     client.send_frame(BINARY, payload)
     assert client.receive_end() == 1003
 
 
 def test_binary_fragment_closes_with_1003(client: WireClient) -> None:
-    """The first fragment of a binary message is refused already."""
+    """A binary message is refused at its first fragment."""
     client.send_frame(BINARY, b"x", fin=False)
     assert client.receive_end() == 1003
 
@@ -145,27 +145,27 @@ def test_control_frame_of_126_bytes_closes_with_1002(client: WireClient, opcode:
 
 @pytest.mark.parametrize("opcode", [PING, PONG, CLOSE])
 def test_fragmented_control_frame_closes_with_1002(client: WireClient, opcode: int) -> None:
-    """RFC 6455 §5.5: control frames are never fragmented."""
+    """RFC 6455 §5.5: a control frame is never fragmented."""
     client.send_frame(opcode, b"\x03\xe8", fin=False)
     assert client.receive_end() == 1002
 
 
 @pytest.mark.parametrize("payload", [b"\xff", b"\xc3", b'{"text":"\xed\xa0\x80"}', b"\xc0\xaf"])
-def test_text_that_is_not_utf8_closes_with_1007(client: WireClient, payload: bytes) -> None:
-    """RFC 6455 §8.1."""
+def test_invalid_utf8_closes_with_1007(client: WireClient, payload: bytes) -> None:
+    """RFC 6455 §8.1: text that is not UTF-8 fails the connection."""
     client.send_frame(TEXT, payload)
     assert client.receive_end() == 1007
 
 
 @pytest.mark.parametrize("size", [65_537, 1 << 20, 1 << 40, (1 << 62) + 5])
 def test_frame_too_big_is_refused_by_its_length_alone(client: WireClient, size: int) -> None:
-    """1009 comes from the length field, before any of the payload is sent."""
+    """The length field alone causes 1009, before any of the payload is sent."""
     client.send_frame(TEXT, b"", announced=size)
     assert client.receive_close() == 1009
 
 
-def test_frame_of_the_largest_size_is_read(client: WireClient) -> None:
-    """64 KiB are allowed; what is wrong with the command is another matter."""
+def test_frame_of_the_maximum_size_is_read(client: WireClient) -> None:
+    """A frame of 64 KiB is read, and an invalid command in it gets an `error`."""
     command = json.dumps({"type": "ping", "ref": "r", "x": ""}).encode()
     client.send(command.replace(b'""', b'"' + b"x" * (65_536 - len(command)) + b'"'))
     assert client.receive() == {"type": "pong", "ref": "r"}
@@ -174,8 +174,9 @@ def test_frame_of_the_largest_size_is_read(client: WireClient) -> None:
 # Fragments
 
 
-def test_fragments_are_put_together(client: WireClient) -> None:
-    """RFC 6455 §5.4: a message may come in pieces, empty ones among them, with pings between."""
+def test_fragments_are_joined(client: WireClient) -> None:
+    """RFC 6455 §5.4: a message can arrive in fragments, also empty ones, with pings between
+    them."""
     client.send_frame(TEXT, HELLO[:5], fin=False)
     client.send_frame(CONTINUATION, b"", fin=False)
     client.send_frame(PING, b"between")
@@ -187,8 +188,8 @@ def test_fragments_are_put_together(client: WireClient) -> None:
     assert still_works(client)
 
 
-def test_fragments_byte_by_byte_are_put_together(client: WireClient) -> None:
-    """The smallest frames, one a write, are a message like any other."""
+def test_fragments_of_one_byte_are_joined(client: WireClient) -> None:
+    """Fragments of one byte, sent one by one, are a message like any other."""
     for position in range(len(HELLO) - 1):
         opcode = CONTINUATION if position else TEXT
         client.send_frame(opcode, HELLO[position : position + 1], fin=False)
@@ -196,7 +197,7 @@ def test_fragments_byte_by_byte_are_put_together(client: WireClient) -> None:
     assert client.receive() == {"type": "pong", "ref": "hello"}
 
 
-def test_character_may_be_split_between_fragments(client: WireClient) -> None:
+def test_character_can_be_split_between_fragments(client: WireClient) -> None:
     """RFC 6455 §5.6: UTF-8 is checked over the whole message."""
     payload = json.dumps({"type": "ping", "ref": "a😀b"}, ensure_ascii=False).encode()
     split = payload.index("😀".encode()) + 2
@@ -205,15 +206,15 @@ def test_character_may_be_split_between_fragments(client: WireClient) -> None:
     assert client.receive() == {"type": "pong", "ref": "a😀b"}
 
 
-def test_fragments_that_are_not_utf8_close_with_1007_at_once(client: WireClient) -> None:
-    """The message need not be complete for that."""
+def test_invalid_utf8_in_a_fragment_closes_with_1007_at_once(client: WireClient) -> None:
+    """The connection is closed before the message is complete."""
     client.send_frame(TEXT, b'{"text":"\xc3', fin=False)
     client.send_frame(CONTINUATION, b'\xc3"', fin=False)
     assert client.receive_end() == 1007
 
 
 def test_message_that_ends_within_a_character_closes_with_1007(client: WireClient) -> None:
-    """What is cut off at the end is not UTF-8 either."""
+    """A character cut off at the end of the message is not UTF-8."""
     client.send_frame(TEXT, b"\xf0\x9f", fin=False)
     client.send_frame(CONTINUATION, b"\x98")
     assert client.receive_end() == 1007
@@ -222,13 +223,13 @@ def test_message_that_ends_within_a_character_closes_with_1007(client: WireClien
 @pytest.mark.parametrize("fin", [True, False])
 @pytest.mark.parametrize("payload", [b"", b"x"])
 def test_stray_continuation_closes_with_1002(client: WireClient, payload: bytes, fin: bool) -> None:
-    """RFC 6455 §5.4: nothing is continued that has not begun."""
+    """RFC 6455 §5.4: a continuation without a started message is an error."""
     client.send_frame(CONTINUATION, payload, fin=fin)
     assert client.receive_end() == 1002
 
 
 def test_continuation_after_the_last_fragment_closes_with_1002(client: WireClient) -> None:
-    """A message that has ended is not continued."""
+    """A message that has ended cannot be continued."""
     client.send_frame(TEXT, HELLO[:5], fin=False)
     client.send_frame(CONTINUATION, HELLO[5:])
     client.send_frame(CONTINUATION, b"x")
@@ -244,22 +245,22 @@ def test_message_within_a_message_closes_with_1002(client: WireClient, fin: bool
 
 
 def test_sum_of_fragments_is_bounded(client: WireClient) -> None:
-    """1009: many small frames are no way around the largest message."""
+    """Small frames whose sum exceeds the largest message get 1009."""
     client.send_frame(TEXT, b" " * 40_000, fin=False)
     client.send_frame(CONTINUATION, b" " * 25_536, fin=False)
-    assert still_has_begun(client)
+    assert is_within_a_message(client)
     client.send_frame(CONTINUATION, b" ", fin=False)
     assert client.receive_end() == 1009
 
 
-def still_has_begun(client: WireClient) -> bool:
-    """Whether the connection is open within a fragmented message."""
+def is_within_a_message(client: WireClient) -> bool:
+    """Return whether the connection is open and within a fragmented message."""
     client.send_frame(PING, b"open?")
     return client.receive_frame().payload == b"open?"
 
 
 def test_number_of_fragments_is_bounded(client: WireClient) -> None:
-    """Empty fragments without end are flooding: 4504."""
+    """Too many fragments, even empty ones, are flooding and get 4504."""
     client.send_frame(TEXT, b"", fin=False)
     with contextlib.suppress(OSError):
         client.write(frame(CONTINUATION, b"", fin=False) * 100_000)
@@ -271,14 +272,14 @@ def test_number_of_fragments_is_bounded(client: WireClient) -> None:
 
 @pytest.mark.parametrize("code", [1000, 1001, 1003, 1007, 1011, 1012, 1014, 3000, 3999, 4000, 4999])
 def test_valid_close_code_is_echoed(client: WireClient, code: int) -> None:
-    """RFC 6455 §5.5.1: the answer to a close frame carries its code; the server ends TCP."""
+    """RFC 6455 §5.5.1: the answer to a close frame carries its code, and the server ends TCP."""
     client.send_frame(CLOSE, code.to_bytes(2, "big") + "bye é".encode())
     assert client.receive_close() == code
     assert client.read_all() == b""
 
 
 def test_empty_close_frame_is_answered_by_an_empty_one(client: WireClient) -> None:
-    """Without a code there is none to echo."""
+    """An empty close frame has no code that could be echoed."""
     client.send_frame(CLOSE)
     assert client.receive_close() == NO_STATUS
     assert client.read_all() == b""
@@ -289,14 +290,14 @@ INVALID_CODES = [0, 1, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000
 
 @pytest.mark.parametrize("code", INVALID_CODES)
 def test_invalid_close_code_closes_with_1002(client: WireClient, code: int) -> None:
-    """RFC 6455 §7.4: codes that may not be sent are answered with 1002."""
+    """RFC 6455 §7.4: a code that must not be sent gets 1002."""
     client.send_close(code)
     assert client.receive_close() == 1002
     assert client.read_all() == b""
 
 
 def test_close_frame_of_one_byte_closes_with_1002(client: WireClient) -> None:
-    """RFC 6455 §5.5.1: the body is empty or begins with a code of two bytes."""
+    """RFC 6455 §5.5.1: the body is empty or starts with a code of two bytes."""
     client.send_frame(CLOSE, b"\x03")
     assert client.receive_close() == 1002
     assert client.read_all() == b""
@@ -310,7 +311,7 @@ def test_close_reason_that_is_not_utf8_is_refused(client: WireClient) -> None:
 
 
 def test_text_after_a_close_frame_is_ignored(server: Server, room: str) -> None:
-    """RFC 6455 §5.5.1: nothing counts after a close frame, in the same segment neither."""
+    """RFC 6455 §5.5.1: data after a close frame is ignored, in the same segment, too."""
     with connected(server.port, join_query("Bob", room)) as bob:
         bob.receive_type("joined")
         with connected(server.port, join_query("Alice", room)) as alice:
@@ -327,15 +328,15 @@ def test_text_after_a_close_frame_is_ignored(server: Server, room: str) -> None:
 
 
 def test_close_during_a_fragmented_message_is_answered(client: WireClient) -> None:
-    """A control frame may come between fragments, a close frame too."""
+    """A close frame, as any control frame, can arrive between fragments."""
     client.send_frame(TEXT, b'{"text":', fin=False)
     client.send_close(1001)
     assert client.receive_close() == 1001
     assert client.read_all() == b""
 
 
-def test_nothing_follows_an_error(client: WireClient) -> None:
-    """After a violation what is left in the buffer is not run; one close frame is all."""
+def test_violation_discards_the_rest_of_the_buffer(client: WireClient) -> None:
+    """After a violation the rest of the buffer is not run, and exactly one close frame is sent."""
     client.write(frame(BINARY, b"") + text({"type": "ping"}) + frame(PING) + frame(BINARY, b""))
     assert client.receive_frame().opcode == CLOSE
     client.send_close(1003)
@@ -347,13 +348,13 @@ def test_nothing_follows_an_error(client: WireClient) -> None:
 
 @pytest.mark.parametrize("payload", [b"", b"x", b"\x00\xff" * 62 + b"y"])
 def test_ping_is_answered_with_its_payload(client: WireClient, payload: bytes) -> None:
-    """RFC 6455 §5.5.3."""
+    """RFC 6455 §5.5.3: a pong has the payload of its ping."""
     client.send_frame(PING, payload)
     assert client.receive_frame() == (PONG, payload, True, 0)
 
 
-def test_pong_that_nobody_asked_for_is_ignored(client: WireClient) -> None:
-    """RFC 6455 §5.5.3: a one-way heartbeat is allowed."""
+def test_unsolicited_pong_is_ignored(client: WireClient) -> None:
+    """RFC 6455 §5.5.3: an unsolicited pong is a one-way heartbeat."""
     client.write(frame(PONG, b"x") * 15 + frame(PONG))
     assert still_works(client)
 
@@ -374,7 +375,7 @@ def test_pings_have_a_budget(client: WireClient) -> None:
 
 
 def test_commands_behind_a_join_run_in_order(server: Server, room: str) -> None:
-    """What is sent in one segment with a `join` waits for it, and is run in its order."""
+    """Commands in one segment with a `join` wait for it, and run in their order."""
     with connected(server.port) as client:
         commands = [
             {"type": "join", "room": room, "username": "Alice"},
@@ -398,8 +399,8 @@ def test_commands_behind_a_join_run_in_order(server: Server, room: str) -> None:
         assert still_works(client)
 
 
-def test_commands_before_a_close_frame_still_count(server: Server, room: str) -> None:
-    """A client that joins, speaks and closes in one segment has spoken."""
+def test_commands_before_a_close_frame_are_run(server: Server, room: str) -> None:
+    """A client that joins, sends a message and closes in one segment has published it."""
     with connected(server.port, join_query("Bob", room)) as bob:
         bob.receive_type("joined")
         with connected(server.port) as alice:
@@ -413,7 +414,7 @@ def test_commands_before_a_close_frame_still_count(server: Server, room: str) ->
 
 
 def test_thousands_of_commands_behind_a_join_run_in_order(room: str) -> None:
-    """However many are sent at once, none is lost or overtaken."""
+    """However many commands are sent at once, each runs once and in order."""
     with serving(limits="off") as server, connected(server.port) as client:
         client.send({"type": "join", "room": room, "username": "Alice"})
         client.write(b"".join(text({"text": str(number)}) for number in range(3000)))
@@ -423,7 +424,7 @@ def test_thousands_of_commands_behind_a_join_run_in_order(room: str) -> None:
 
 
 def test_error_carries_ref_and_id(client: WireClient, room: str) -> None:
-    """A refusal says which command it is about, whoever refuses it."""
+    """Every refusal names its command, whichever layer refuses it."""
     client.send({"text": "", "ref": "r1", "id": "i1"})
     error = client.receive_type("error")
     assert (error["code"], error["ref"], error["id"]) == ("bad_command", "r1", "i1")
@@ -439,30 +440,30 @@ def test_error_carries_ref_and_id(client: WireClient, room: str) -> None:
 
 
 def test_error_does_not_close_the_connection(client: WireClient) -> None:
-    """A refused command costs an `error`, and the next one is served."""
+    """A refused command gets an `error`, and the next command is run."""
     for payload in (b"nonsense", b"[]", b'{"a":NaN}', b'{"text":1}', b"[" * 60_000):
         client.send(payload)
         assert client.receive_type("error")["temporary"] is False
     assert still_works(client)
 
 
-def test_errors_that_keep_coming_close_with_4504(client: WireClient) -> None:
-    """After twenty in a row the next is the last."""
+def test_too_many_errors_close_with_4504(client: WireClient) -> None:
+    """After twenty errors in a row the next one closes the connection."""
     client.write(text("nonsense") * 100)
     for _ in range(20):
         assert client.receive()["code"] == "bad_json"
     assert client.receive_close() == 4504
 
 
-def test_query_that_is_wrong_is_answered_and_may_be_mended(server: Server, room: str) -> None:
-    """The connection of a bad `?username=` stays, and joins by a command."""
+def test_invalid_query_can_be_corrected_by_a_command(server: Server, room: str) -> None:
+    """The connection of an invalid `?username=` stays open, and can join by a command."""
     with connected(server.port, "/ws?username=%E2%80%8B") as client:
         assert client.receive()["code"] == "bad_username"
         assert client.join(room=room, username="Alice")["username"] == "Alice"
 
 
 def test_query_without_a_username_joins_nothing(server: Server, room: str) -> None:
-    """`/ws?room=…` alone leaves the first word to the client."""
+    """With `/ws?room=…` alone the client has to send the first command."""
     with connected(server.port, f"/ws?room={room}&token=secret") as client:
         assert still_works(client)
         assert server.names(room) == []
@@ -470,7 +471,7 @@ def test_query_without_a_username_joins_nothing(server: Server, room: str) -> No
 
 @pytest.mark.parametrize("name", ["Zo%C3%AB", "Ann+Lee", "Ann%20Lee", "%3Cb%3E"])
 def test_query_is_decoded(server: Server, room: str, name: str) -> None:
-    """Names of any script can be written in an address."""
+    """A query can hold percent-encoded names of any script."""
     decoded = {"Zo%C3%AB": "Zoë", "%3Cb%3E": "<b>"}.get(name, "Ann Lee")
     with connected(server.port, join_query(name, room)) as client:
         assert client.receive_type("joined")["username"] == decoded
@@ -490,12 +491,12 @@ def test_query_position_recovers(server: Server, room: str) -> None:
             assert [message["offset"] for message in reply["messages"]] == [4, 5]
 
 
-# Our own faults
+# Internal errors
 
 
 @pytest.fixture
 def faulty_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A server whose broker fails over one text."""
+    """A server whose broker fails for one text."""
     with serving() as server:
         publish = server.broker.publish
 
@@ -509,10 +510,11 @@ def faulty_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 @pytest.mark.parametrize("behind_a_join", [False, True])
-def test_internal_error_closes_with_1011_and_tells_nothing(
+def test_internal_error_closes_with_1011_and_discloses_nothing(
     faulty_server: Server, caplog: pytest.LogCaptureFixture, behind_a_join: bool
 ) -> None:
-    """1011 with an empty reason, one line in the log, and nothing lost for anybody else."""
+    """An internal error gets 1011 with an empty reason and one line in the log, and others lose
+    nothing."""
     with (
         connected(faulty_server.port, join_query("Bob", "a")) as bob,
         connected(faulty_server.port) as alice,
@@ -536,7 +538,7 @@ def test_internal_error_closes_with_1011_and_tells_nothing(
 
 
 class NoHistory:
-    """In the place of a broker's `join`: fails, with an error for the client or ours."""
+    """Replaces a broker's `join`, and fails with an error of the client or an internal one."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -548,7 +550,7 @@ class NoHistory:
 def test_join_refused_late_leaves_the_connection_open(
     room: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A CommandError out of a command that waited is answered like any other."""
+    """A CommandError of a command that had to wait is answered like any other."""
     with serving() as server, connected(server.port) as client:
         refusal = CommandError(ErrorCode.BAD_COMMAND, "Not now.", temporary=True)
         monkeypatch.setattr(server.broker, "join", NoHistory(refusal))
@@ -563,7 +565,7 @@ def test_join_refused_late_leaves_the_connection_open(
 
 
 class FailsOnce:
-    """In the place of a `tick` that has a fault."""
+    """Replaces a `tick`, and fails once."""
 
     failed = False
 
@@ -576,7 +578,7 @@ class FailsOnce:
 def test_fault_in_the_sweep_ends_no_deadline(
     impatient_server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A sweep that fails is logged, and those after it do their work."""
+    """A sweep that fails is logged, and the next sweeps enforce the deadlines."""
     with connected(impatient_server.port) as client:
         monkeypatch.setattr(impatient_server.broker, "tick", FailsOnce())
         assert client.receive_end() == 4502
@@ -585,12 +587,12 @@ def test_fault_in_the_sweep_ends_no_deadline(
     ]
 
 
-# Departures
+# Lost connections
 
 
 @contextlib.contextmanager
 def witnessed(server: Server, room: str) -> Iterator[tuple[WireClient, WireClient]]:
-    """Alice in a room, and Bob who sees what becomes of her."""
+    """Join a room as Alice, and as Bob who observes her."""
     with (
         connected(server.port, join_query("Bob", room)) as bob,
         connected(server.port, join_query("Alice", room)) as alice,
@@ -605,44 +607,44 @@ def saw_leave(bob: WireClient) -> bool:
     return (event["username"], event["online"]) == ("Alice", 1)
 
 
-def test_close_frame_is_told_as_a_leave(server: Server, room: str) -> None:
-    """Whoever closes has left."""
+def test_close_frame_is_announced_as_a_leave(server: Server, room: str) -> None:
+    """A client that sends a close frame has left."""
     with witnessed(server, room) as (alice, bob):
         alice.send_close()
         assert saw_leave(bob)
 
 
-def test_end_of_tcp_is_told_as_a_leave(server: Server, room: str) -> None:
-    """A connection that ends without a close frame, by FIN, has left."""
+def test_end_of_tcp_is_announced_as_a_leave(server: Server, room: str) -> None:
+    """A connection that ends by FIN without a close frame has left."""
     with witnessed(server, room) as (alice, bob):
         alice.close()
         assert saw_leave(bob)
 
 
-def test_half_closed_tcp_is_told_as_a_leave(server: Server, room: str) -> None:
-    """Nobody stays who will never answer a ping."""
+def test_half_closed_tcp_is_announced_as_a_leave(server: Server, room: str) -> None:
+    """A half-closed connection has left, because it can never answer a ping."""
     with witnessed(server, room) as (alice, bob):
         alice.socket.shutdown(socket.SHUT_WR)
         assert saw_leave(bob)
         alice.read_all()
 
 
-def test_reset_of_tcp_is_told_as_a_leave(server: Server, room: str) -> None:
-    """By RST, too."""
+def test_reset_of_tcp_is_announced_as_a_leave(server: Server, room: str) -> None:
+    """A connection that ends by RST has left."""
     with witnessed(server, room) as (alice, bob):
         alice.reset()
         assert saw_leave(bob)
 
 
-def test_violation_is_told_as_a_leave(server: Server, room: str) -> None:
-    """Whoever is closed by the server has left at once, before it answers."""
+def test_violation_is_announced_as_a_leave(server: Server, room: str) -> None:
+    """A client that the server closes has left at once, before it answers."""
     with witnessed(server, room) as (alice, bob):
         alice.send_frame(BINARY)
         assert saw_leave(bob)
         assert alice.receive_close() == 1003
 
 
-def test_killed_client_is_told_as_a_leave(server: Server, room: str) -> None:
+def test_killed_client_is_announced_as_a_leave(server: Server, room: str) -> None:
     """The kernel of a killed client process ends its connection."""
     program = textwrap.dedent(f"""
         import time
@@ -667,7 +669,7 @@ def test_killed_client_is_told_as_a_leave(server: Server, room: str) -> None:
 
 
 def test_missed_heartbeat_closes_with_4009() -> None:
-    """Who answers no ping is closed and has left; who does stays."""
+    """A client that answers no ping is closed and has left, and a client that answers stays."""
     with (
         serving(timings=FAST_HEARTBEAT) as server,
         connected(server.port, join_query("Alice", "a")) as alice,
@@ -682,7 +684,8 @@ def test_missed_heartbeat_closes_with_4009() -> None:
 
 
 def test_slow_reader_is_evicted_with_4008() -> None:
-    """Who reads nothing while much is published has left, and is told why when it reads again."""
+    """A client that reads nothing while much is published has left, and reads the reason when it
+    reads again."""
     with (
         serving(max_lag_bytes=65_536) as server,
         connected(server.port, join_query("Alice", "a"), receive_buffer=4096) as alice,
@@ -696,23 +699,23 @@ def test_slow_reader_is_evicted_with_4008() -> None:
                 break
         assert saw_leave(bob)
         assert server.call(server.hub.stats)["evictions"][4008] == 1
-        with contextlib.suppress(EOFError):  # the abort may come before the end of the backlog
+        with contextlib.suppress(EOFError):  # The abort can arrive before the end of the backlog.
             assert alice.receive_close() == 4008
 
 
-# Connections that do not end by themselves
+# Deadlines
 
 
-def test_who_joins_nothing_in_time_is_closed_with_4502(impatient_server: Server) -> None:
-    """Commands that are no `join`, and refused joins, do not stop the clock."""
+def test_client_without_a_room_is_closed_with_4502(impatient_server: Server) -> None:
+    """Other commands and refused joins do not stop the deadline for joining."""
     with connected(impatient_server.port) as client:
         client.send({"type": "ping"})
         client.send({"type": "join", "username": ""})
         assert client.receive_end() == 4502
 
 
-def test_who_has_joined_stays(impatient_server: Server) -> None:
-    """The deadline is over with the first join, also when the room is left again."""
+def test_first_join_ends_the_deadline_for_joining(impatient_server: Server) -> None:
+    """The deadline ends with the first join, even if the room is left again."""
     with (
         connected(impatient_server.port, "/ws?username=Alice") as one,
         connected(impatient_server.port) as two,
@@ -725,15 +728,15 @@ def test_who_has_joined_stays(impatient_server: Server) -> None:
         assert still_works(two)
 
 
-def test_half_sent_fragmented_message_ends(impatient_server: Server) -> None:
-    """Who never sends the last fragment is closed, though it answers pings."""
+def test_unfinished_message_closes_the_connection(impatient_server: Server) -> None:
+    """A client that never sends the last fragment is closed, even if it answers pings."""
     with connected(impatient_server.port, "/ws?username=Alice") as client:
         client.send_frame(TEXT, b'{"text":', fin=False)
         assert client.receive_close() == 4504
 
 
-def test_finished_fragmented_messages_do_not_end_anything() -> None:
-    """The clock runs for one message only, and begins anew with the next."""
+def test_finished_messages_restart_the_deadline() -> None:
+    """The deadline applies to one message, and starts anew with the next."""
     timings = WorkerTimings(sweep_interval_s=0.05, message_timeout_s=1.0)
     with (
         serving(timings=timings) as server,
@@ -749,22 +752,22 @@ def test_finished_fragmented_messages_do_not_end_anything() -> None:
 
 
 def test_half_sent_frame_misses_its_heartbeat() -> None:
-    """Who is stuck within a frame cannot answer a ping, dripping bytes or not."""
+    """A client within an unfinished frame cannot answer a ping, even if it sends single bytes."""
     with (
         serving(timings=FAST_HEARTBEAT) as server,
         connected(server.port, "/ws?username=Alice") as client,
     ):
         client.write(frame(TEXT, b"x" * 60_000)[:100])
         client.socket.settimeout(0.1)
-        while b"\x0f\xa9" not in client.unread:  # 4009
+        while b"\x0f\xa9" not in client.unread:  # 4009.
             client.write(b"x")
             with contextlib.suppress(TimeoutError):
                 client.read(1 << 30)
 
 
 @pytest.mark.parametrize("how", ["violation", "malformed frame", "joined nothing"])
-def test_close_ends_when_the_peer_never_answers(impatient_server: Server, how: str) -> None:
-    """A peer that keeps its side open after our close frame is aborted."""
+def test_unanswered_close_frame_ends_by_an_abort(impatient_server: Server, how: str) -> None:
+    """A client that leaves its side open after our close frame is aborted."""
     with connected(impatient_server.port) as client:
         if how == "violation":
             client.send_frame(BINARY)
@@ -775,8 +778,8 @@ def test_close_ends_when_the_peer_never_answers(impatient_server: Server, how: s
 
 
 @pytest.mark.parametrize("how", ["violation", "malformed frame", "close"])
-def test_close_ends_when_the_peer_never_reads(impatient_server: Server, how: str) -> None:
-    """A full socket does not keep a connection that is closed."""
+def test_unread_close_frame_ends_by_an_abort(impatient_server: Server, how: str) -> None:
+    """A full socket does not prevent the end of a closed connection."""
     with (
         connected(impatient_server.port, join_query("A", "a"), receive_buffer=4096) as client,
         connected(impatient_server.port, join_query("B", "a")) as other,
@@ -796,10 +799,10 @@ def test_close_ends_when_the_peer_never_reads(impatient_server: Server, how: str
         wait_until(lambda: len(impatient_server.sessions) == 1)
 
 
-def test_close_during_a_command_that_never_ends_is_found_by_the_heartbeat(
+def test_heartbeat_ends_a_connection_whose_command_hangs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """When the history hangs, connections that wait for it still come to an end."""
+    """If the history hangs, connections that wait for it still end."""
 
     async def hang(*arguments: object) -> None:
         await asyncio.Event().wait()
@@ -813,7 +816,7 @@ def test_close_during_a_command_that_never_ends_is_found_by_the_heartbeat(
         wait_until(lambda: len(server.sessions) == 0)
 
 
-def test_sessions_leave_nothing_behind(server: Server, room: str) -> None:
+def test_ended_sessions_leave_nothing_behind(server: Server, room: str) -> None:
     """After a hundred connections of all kinds no session, presence or deadline is left."""
     wait_until(lambda: len(server.sessions) == 0)
     for number in range(100):
@@ -833,8 +836,8 @@ def test_sessions_leave_nothing_behind(server: Server, room: str) -> None:
     assert server.call(server.hub.stats)["connections"] == 0
 
 
-def test_publication_is_what_the_wire_says(server: Server, room: str) -> None:
-    """What one client sends is what another gets, character by character."""
+def test_publication_has_the_documented_form(server: Server, room: str) -> None:
+    """A message arrives exactly as the protocol describes it."""
     sent = 'Grüße 👋🏽 "quoted" <b>\\n</b>\n\tlast line'
     with witnessed(server, room) as (alice, bob):
         alice.send({"text": sent, "id": "i"})
@@ -854,7 +857,7 @@ def test_publication_is_what_the_wire_says(server: Server, room: str) -> None:
 
 
 def test_commands_behind_a_search_run_in_order(room: str, tmp_path: Path) -> None:
-    """A search runs on another thread; what was sent behind it waits for its results."""
+    """A search runs on another thread, and the commands behind it wait for its results."""
     with (
         serving(history="sqlite", data=str(tmp_path)) as server,
         connected(server.port, join_query("Alice", room)) as alice,
@@ -878,10 +881,10 @@ def test_commands_behind_a_search_run_in_order(room: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("how", ["close frame", "drop", "violation"])
-def test_client_that_goes_while_it_searches_costs_nothing(
+def test_client_that_disconnects_during_a_search_is_no_error(
     how: str, room: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its results are sent to nobody, and nothing is logged as a fault."""
+    """The results are dropped, and no error is logged."""
     with serving(history="sqlite", data=str(tmp_path)) as server:
         with connected(server.port, join_query("Alice", room)) as alice:
             alice.receive_type("joined")
@@ -904,14 +907,14 @@ def test_client_that_goes_while_it_searches_costs_nothing(
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-def test_what_an_operator_counts(room: str) -> None:
-    """Connections, their ends by close code, and refusals by reason."""
+def test_connections_closes_and_refusals_are_counted(room: str) -> None:
+    """Connections, their ends by close code, and refusals by reason are counted."""
     with serving() as server:
         metrics = server.metrics
         with connected(server.port, join_query("Alice", room)) as client:
-            client.send({"type": "edit", "offset": 7, "text": "x"})  # refused by the history
+            client.send({"type": "edit", "offset": 7, "text": "x"})  # The history refuses this one.
             assert client.receive_type("error")["code"] == "not_found"
-            client.send({"type": "nonsense"})  # and by the parser
+            client.send({"type": "nonsense"})  # The parser refuses this one.
             assert client.receive_type("error")["code"] == "bad_command"
             client.send_close(1000)
             assert client.receive_close() == 1000
