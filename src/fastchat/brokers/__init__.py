@@ -1,4 +1,8 @@
-"""Brokers: how a process with clients publishes to rooms, has members in them and reads back."""
+"""Brokers: how a process with clients publishes to rooms, joins them and reads their history.
+
+`memory` calls the rooms of its own process. `relay` reaches the rooms of another process. Both
+keep the contracts below.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +16,8 @@ from fastchat.rooms import Entrance, Entry, Member, Messages, Removal
 
 __all__ = ["Broker", "Delivery", "OnOutcome", "Pages", "Presence", "Receiver"]
 
-#: Called once, in the loop's thread, with what became of a draft: the offset of its publication,
-#: the publication that it repeats, or its refusal.
+#: Called once for a draft, in the loop's thread, with its outcome: the offset of its publication,
+#: the earlier publication that it repeats, or its refusal.
 OnOutcome = Callable[[int | Duplicate | CommandError], object]
 
 
@@ -24,26 +28,31 @@ class Delivery(Protocol):
     """
 
     def publish(self, room: str, payload: bytes, /) -> None:
-        """Give a publication or an event to all members of a room in this process."""
+        """Add a publication or an event to the log of a room's members in this process."""
         ...
 
     def end_turn(self) -> None:
-        """Write what has been published: the broker has delivered all of a turn."""
+        """Write everything that was published: the broker has delivered all of a turn."""
         ...
 
     def evict(self, room: str, code: int, reason: str, /) -> None:
-        """Close the connections of a room's members, who are to come back and recover.
+        """Close the connections of a room's members. Their clients reconnect and recover.
 
-        A broker evicts a room with `CloseCode.LOST_CONTINUITY` when its stream has a hole here.
+        A broker evicts a room with `CloseCode.LOST_CONTINUITY` if publications are missing from
+        the room's stream in this process.
         """
         ...
 
 
 class Receiver(Protocol):
-    """The rules that a broker reports to: the chat. A broker calls it in the loop's thread."""
+    """The chat as a broker uses it. A broker calls it in the loop's thread."""
 
     def expel(self, room: str, author: str, seconds: int, /) -> None:
-        """Close the connections of a user in this process: a moderator has removed them."""
+        """Close the connections of a user that a moderator has removed from a room.
+
+        Only the connections in this process are closed. The user must stay out of the room for
+        this many seconds.
+        """
         ...
 
 
@@ -52,87 +61,96 @@ class Broker(Protocol):
 
     Every broker keeps this contract, and `tests/contracts/broker` tests it:
 
-    * All processes with members in a room are delivered the same publications in the
-      same order, with gapless offsets, each once. Nothing is delivered that is not
-      in the history already.
-    * `join` is atomic: the entry ends at a position, and what follows that position
-      is delivered, nothing else, until the last member of this process has left.
-    * `publish` never waits. Later the draft's `outcome` is called once: with its offset when
-      it is kept, whether or not this process has a member to deliver it to; with a Duplicate;
-      or with a CommandError, which is `unavailable` when the draft is not known to be kept,
-      or else the history's refusal. An unavailable draft can still be delivered later.
-    * Names are unique in a room, over all processes. A user whose last connection is lost
-      keeps the name for 5 s; the others hear nothing if the user is back by then.
-    * Nothing is called from within `publish`: no delivery, no receiver and no outcome.
+    * All processes with members in a room receive the same publications in the same order, each
+      once, with gapless offsets. A publication is stored in the history before it is delivered.
+    * `join` is atomic. The entry ends at a position. The process receives exactly the publications
+      after that position, until the last member in this process has left.
+    * `publish` never waits. Later it calls the draft's `outcome` once. If the draft was stored,
+      the outcome is its offset, even if this process has no member in the room. If the draft
+      repeats a publication, the outcome is a Duplicate. Otherwise it is a CommandError: the
+      history's refusal, or `unavailable` if the broker does not know whether the draft was stored.
+      A draft that was `unavailable` can still be delivered later.
+    * A name is unique in a room, over all processes. If a user's last connection is lost, the user
+      keeps the name for 5 s. If the user comes back in that time, the others receive no event.
+    * `publish` calls nothing before it returns: no delivery, no receiver and no outcome.
     """
 
     def open(self, *, delivery: Delivery, receiver: Receiver) -> None:
-        """Say where publications go to, and who is told of the rest; before anything else, once.
+        """Connect the broker to the hub and the chat. Call it once, before any other method.
 
-        Finished payloads go straight to the `delivery`: no rule applies to them any more.
+        Publications and events go straight to `delivery`, because the chat has no rule for them.
+        Removals go to `receiver`.
         """
         ...
 
     def publish(self, draft: Draft, outcome: OnOutcome | None = None) -> None:
-        """Number, keep and deliver `draft` later; call `outcome` with what became of it."""
+        """Have `draft` numbered, stored and delivered later; call `outcome` with the result."""
         ...
 
     async def join(self, entrance: Entrance, enter: Callable[[Entry], None]) -> None:
-        """Count a member in. `enter` is called exactly between the publications that the
-        member has missed and those that are delivered to it; the others hear of it before.
+        """Count a member in.
 
-        Raises CommandError and counts nobody: `username_taken`, `unavailable`, `forbidden`
-        if a moderator has removed the user, or the refusal of the limits of rooms.
+        `enter` is called exactly between the publications that the member has missed and those
+        that the process delivers to it. The other members receive the join event before.
+
+        Raises CommandError, and does not count the member, if the name is in use
+        (`username_taken`), if the rooms cannot be reached (`unavailable`), if a moderator has
+        removed the user (`forbidden`), or if the room exceeds a limit of new rooms.
         """
         ...
 
     async def leave(self, room: str, member: Member, left: Callable[[], None]) -> None:
-        """Count a member out because its client said so. `left` is called after what was
-        published before, and before the others hear of it.
+        """Count a member out because its client has left the room.
 
-        It always succeeds; without a relay, after a while.
+        `left` is called after all earlier publications were delivered, and before the other
+        members receive the leave event. It always succeeds. Without a relay, it takes as long as a
+        request can wait.
         """
         ...
 
     def lose(self, room: str, member: Member) -> None:
-        """Count a member out because its connection is gone; the user can come back."""
+        """Count a member out because its connection was lost; the user can come back."""
         ...
 
     def tell(self, room: str, payload: bytes) -> None:
-        """Deliver an event to the members in other processes; it can get lost."""
+        """Deliver an event to the members in other processes. The event can be lost."""
         ...
 
     def tick(self) -> None:
-        """Do what is due once a second: the process calls this at that interval."""
+        """Do periodic work. The process calls this once a second."""
         ...
 
 
 class Presence(Protocol):
-    """The users of the whole server's rooms. The tests of the brokers' contract cover it."""
+    """The users of the whole server's rooms. `tests/contracts/broker.py` tests it."""
 
     async def remove(self, removal: Removal) -> str:
-        """Remove a user, wherever they are connected; returns the user's name.
+        """Remove a user from a room, in all processes; return the user's name.
 
-        The others hear that the user has left. Raises CommandError: `not_found`, or
-        `unavailable`, when the removal may have happened nevertheless.
+        The other members receive a leave event. Raises CommandError: `not_found` if the room has
+        no user of this name, or `unavailable` if the rooms did not reply in time. In the second
+        case the user can have been removed nevertheless.
         """
         ...
 
 
 class Pages(Protocol):
-    """The publications of a room, to read back. The tests of the brokers' contract cover it.
+    """Pages of a room's history. `tests/contracts/broker.py` tests it.
 
-    A publication that was delivered in this process is in every later page. A page holds the
-    messages as they are now, as many as fit into a reply. Every method raises CommandError
-    `unavailable` when the history cannot be read.
+    A publication that was delivered in this process is in every later page. A page has as many
+    messages as fit into a reply, in their current state. Every method raises CommandError
+    `unavailable` if the history cannot be read.
     """
 
     async def before(self, room: str, offset: int | None, limit: int) -> Messages:
-        """The newest messages below `offset`, or of all; see `fastchat.history.History.before`."""
+        """The newest messages before `offset`, or the newest of all if it is None.
+
+        See `fastchat.history.History.before`.
+        """
         ...
 
     async def after(self, room: str, offset: int, limit: int) -> Messages:
-        """The oldest messages above `offset`; see `fastchat.history.History.after`."""
+        """The oldest messages after `offset`; see `fastchat.history.History.after`."""
         ...
 
     async def search(self, room: str, query: str, limit: int) -> Messages:

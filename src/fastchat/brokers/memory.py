@@ -1,4 +1,4 @@
-"""The broker of a single process: function calls on the rooms, which are in it."""
+"""The broker of a server with one process: it calls the rooms, which are in the same process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ __all__ = ["MemoryBroker"]
 class MemoryBroker:
     """Implements `fastchat.brokers.Broker`, and is the only `Subscriber` of its rooms.
 
-    The rooms themselves are the `Presence` of the process, and have its `Pages`.
+    The other two contracts need no adapter: `Rooms` implements `Presence`, and `Rooms.pages`
+    implements `Pages`.
     """
 
     _delivery: Delivery
@@ -44,7 +45,7 @@ class MemoryBroker:
         self._rooms.lose(self, room, member)
 
     def tell(self, room: str, payload: bytes) -> None:
-        """There is no other process to tell."""
+        """Do nothing: there is no other process with members."""
 
     def tick(self) -> None:
         self._rooms.tick()
@@ -68,7 +69,7 @@ class MemoryBroker:
             on_outcome(offset)
 
     def know(self, room: str, users: Mapping[str, str]) -> None:
-        """The rooms are in this process, and know."""
+        """Do nothing: the rooms of this process know their users."""
 
     def answer(self, on_outcome: OnOutcome | None, outcome: Duplicate | CommandError) -> None:
         if on_outcome is not None:

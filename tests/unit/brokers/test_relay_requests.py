@@ -96,7 +96,7 @@ def test_reply_of_another_type_is_refused() -> None:
     async def test(asked: Asked) -> None:
         task = await started(asked.search())
         asked.requests.on_reply(records.Left(asked.sent[0].number))
-        with pytest.raises(BadRecord, match="Left for Search"):
+        with pytest.raises(BadRecord, match="a Left record in reply to a Search record"):
             await task
 
     run(test)

@@ -1,4 +1,4 @@
-"""How long a worker waits for the relay, and how much it keeps for it meanwhile."""
+"""Bounds of a worker's wait for the relay: in time, in bytes and in drafts."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ __all__ = ["Bounds"]
 class Bounds:
     """The bounds of a `RelayBroker`. Tests pass smaller ones."""
 
-    #: A relay that is gone is looked for this often.
+    #: While there is no relay, the worker tries to connect at this interval.
     retry_s: float = 0.05
-    #: A draft or a request that waits longer than this is answered `unavailable`.
+    #: A draft or a request that has waited for this long is refused as `unavailable`. It is longer
+    #: than a new relay waits for its workers (`server.GATHERING_S`), so that a request outlasts
+    #: the restart of a relay.
     answer_s: float = 2.0
-    #: The same for a search, which can read a lot.
+    #: A search has more time than other requests, because it can read a large part of a room.
     search_s: float = 5.0
-    #: If the relay has left more than this unread, nothing more is asked of it.
+    #: If the relay has more than this still to read, the worker sends it no drafts and no requests,
+    #: and refuses them as `unavailable`. This bounds the memory for a relay that hangs.
     max_backlog_bytes: int = 8 * 1024 * 1024
-    #: So many drafts can wait for a relay, whether there is one or not.
+    #: The drafts that can wait for an outcome. If there are more, the newest are refused.
     max_drafts: int = 20_000
-    #: A relay that sends a larger record than this is not one of ours.
+    #: The largest record that the relay can send; a larger one ends the connection.
     max_record_bytes: int = MAX_RECORD_BYTES

@@ -2,18 +2,19 @@
 
 Theory
 ------
-Everything goes over one Unix socket, in order. So what the relay says about a room is in the order
-in which it happened, and a reply stands where it belongs between the deliveries. What a turn of
-the loop has to say is one write.
+All records pass through one Unix socket, in order. Therefore the events of a room arrive in the
+order in which they happened, and a reply arrives at its exact place between the deliveries. The
+worker sends the records of one turn of the loop in one write.
 
-The relay can go away at any moment. What is kept here outlives it: the rooms with their positions
-and members (`local_rooms`), drafts that are not known to be kept (`drafts`), and requests that are
-not answered (`requests`). A new connection begins with the rooms (RESTORE). The relay returns what
-was missed, and then (WELCOME) gets drafts and requests again; not a draft that turns out to be
-among what was missed.
+The relay can end at any moment. The worker stores what a new relay needs: the rooms with their
+positions and members (`local_rooms`), the drafts without an outcome (`drafts`), and the requests
+without a reply (`requests`). A new connection starts with the rooms (RESTORE). The relay returns
+the publications that the worker has missed. The worker looks for its own drafts among them,
+because the old relay can have stored a draft without a reply. After WELCOME, the worker sends the
+remaining drafts and the requests again.
 
-A draft or a request that waits longer than its time is answered `unavailable` (`deadlines`). A
-relay that reads it later knows by its deadline that nobody waits any more.
+A draft or a request that has waited too long is refused as `unavailable` (`deadlines`). It carries
+its deadline. If a relay reads it after the deadline, the relay does not carry it out.
 """
 
 from __future__ import annotations
@@ -54,7 +55,14 @@ Make = Callable[[int, float], records.Request]
 class RelayBroker:
     """Implements `fastchat.brokers.Broker` and `Presence` for the worker `name`.
 
-    The relay is in `directory`. With `counts`, it counts the connections of all workers.
+    The relay's socket is in `directory`. With `counts`, the relay also counts the connections of
+    this worker.
+
+    Its states follow the link:
+
+    * away: there is no connection, `_link` tries to connect, and drafts and requests wait;
+    * introduced (`_link.is_up`): the worker has sent its rooms and receives what it has missed;
+    * connected (`connected`): WELCOME has arrived, and drafts and requests are sent.
     """
 
     _delivery: Delivery
@@ -89,7 +97,7 @@ class RelayBroker:
 
     @property
     def connected(self) -> bool:
-        """Whether the relay takes what we have to say."""
+        """Whether the relay has sent WELCOME, and accepts drafts and requests."""
         return self._welcome.is_set()
 
     def open(self, *, delivery: Delivery, receiver: Receiver) -> None:
@@ -97,18 +105,21 @@ class RelayBroker:
         self._receiver = receiver
 
     async def start(self) -> None:
-        """Connect, and wait until the relay is there; from then on it is found again."""
+        """Connect, and wait for the relay's welcome. Later connections are made automatically.
+
+        It waits without a limit; the caller sets a timeout.
+        """
         if self._counts is not None:
             self._counts.open(self._say_introduced)
         self._link.start()
         await self._welcome.wait()
 
     async def close(self) -> None:
-        """Let the relay read what is pending, and hang up."""
+        """Send what is pending, give the relay a moment to read it, and disconnect."""
         self._flush()
         await self._link.close()
 
-    # What the chat asks for
+    # As a broker and as presence
 
     def publish(self, draft: Draft, outcome: OnOutcome | None = None) -> None:
         deadline = time.monotonic() + self.bounds.answer_s
@@ -129,7 +140,7 @@ class RelayBroker:
 
     async def leave(self, room: str, member: Member, left: Callable[[], None]) -> None:
         state = self._rooms.get(room)
-        if state is None:  # its stream was lost, and the member with it
+        if state is None:  # the room's stream was lost, and the member was evicted
             left()
             return
         state.count_out(member)
@@ -140,7 +151,8 @@ class RelayBroker:
             self._rooms.settle(room, state)
 
         try:
-            # Also of a relay that does not read: it has to hear of members that leave.
+            # `self.ask` would refuse a request to a relay that does not read. A leave must be sent
+            # in any case, because the relay has counted the member.
             await self._requests.ask(
                 lambda number, deadline: records.Leave(number, deadline, room, member),
                 records.Left,
@@ -148,7 +160,8 @@ class RelayBroker:
                 self.bounds.answer_s,
             )
         except CommandError:
-            # The relay is away. A new one is not told of the member; this one reads it later.
+            # The relay did not reply in time. If it reads the record later, it counts the member
+            # out. A new relay does not learn of the member at all.
             goodbye()
 
     def lose(self, room: str, member: Member) -> None:
@@ -173,11 +186,11 @@ class RelayBroker:
             self._say(records.Tell(room, payload))
 
     def tick(self) -> None:
-        """Measure how long the relay takes."""
+        """Measure the round trip to the relay."""
         self._say(records.Ping(time.monotonic()))
 
     def report(self, snapshot: dict[str, Any]) -> None:
-        """Tell the relay what this worker counts, for those who ask it."""
+        """Send the relay this worker's counters, for `fastchat status` and the metrics."""
         self._say(records.Report(snapshot))
 
     async def ask(
@@ -187,13 +200,17 @@ class RelayBroker:
         replied: Callable[[Reply], None],
         patience_s: float | None = None,
     ) -> None:
-        """As `Requests.ask`; but a relay that does not read is asked nothing more."""
+        """Send a request and wait for its reply; see `Requests.ask`.
+
+        `patience_s` is None for the usual time, `Bounds.answer_s`. Raises CommandError
+        `unavailable` at once if the relay has too much still to read.
+        """
         if self._link.is_clogged:
             raise unavailable()
         await self._requests.ask(make, expected, replied, patience_s or self.bounds.answer_s)
 
     def _give_up(self) -> None:
-        """Answer `unavailable` to what has waited too long."""
+        """Refuse the drafts and requests whose deadline has passed."""
         now = time.monotonic()
         self._drafts.give_up(now)
         for record in self._requests.give_up(now):
@@ -204,7 +221,11 @@ class RelayBroker:
                 self._timer.watch(deadline)
 
     def _on_late_leave(self, record: records.Leave) -> None:
-        """Nobody awaits its reply any more; a relay that has counted the member must hear of it."""
+        """Send a LOSE record in place of a LEAVE that will not be sent again.
+
+        The member left after the introduction. Therefore a relay that has read the introduction
+        has counted the member.
+        """
         if not self.connected and record.member is not None:
             self._say_introduced(records.Lose(record.room, record.member))
 
@@ -212,19 +233,22 @@ class RelayBroker:
 
     def _say(self, record: FromWorker) -> None:
         if self.connected:
-            self._add_drafts()  # they were published before
+            self._add_drafts()  # earlier drafts go first
             self._outbox.add(record.encode())
             self._outbox.schedule()
 
     def _say_introduced(self, record: FromWorker) -> None:
-        """What a relay that has heard our introduction must hear, also before its welcome."""
+        """Send a record that changes what the introduction said, also before the welcome.
+
+        Without a connection nothing is sent: the next introduction contains the change.
+        """
         if self._link.is_up and not self.connected:
             self._outbox.add(record.encode())
         else:
             self._say(record)
 
     def _flush(self) -> None:
-        """One write for all that the turn has to say."""
+        """Send all records of the turn in one write."""
         if not self.connected:
             self._drafts.keep_new()
             return
@@ -243,7 +267,7 @@ class RelayBroker:
     # As the owner of the link
 
     def introduction(self) -> Iterator[bytes]:
-        """Who we are, and the rooms as they are here: without members that are about to leave."""
+        """Yield HELLO, the rooms without the members that are leaving, and the connections."""
         self._requests.forget_leaving_members()
         self._drafts.doubt()
         yield records.Hello(self._name, os.getpid(), len(self._rooms)).encode()
@@ -254,12 +278,12 @@ class RelayBroker:
 
     def on_end(self) -> None:
         if self.connected and not self._link.closing:
-            logger.warning("the relay is gone; looking for it")
+            logger.warning("the connection to the relay is lost; reconnecting")
         self._welcome.clear()
         self._outbox.clear()
 
     def on_record(self, record: FromRelay) -> None:
-        """A record of the relay."""
+        """Handle a record of the relay."""
         match record:
             case records.Deliver(deliveries):
                 self._on_deliver(deliveries)
@@ -279,7 +303,7 @@ class RelayBroker:
                 self._on_aside(record)
 
     def _on_aside(self, record: records.Aside) -> None:
-        """A record that is about no room."""
+        """Handle a record that concerns no room."""
         match record:
             case records.Pong(sent):
                 self._metrics.relay_lag_s.observe(time.monotonic() - sent)
@@ -289,15 +313,15 @@ class RelayBroker:
             case records.Welcome():
                 self._on_welcome()
             case records.Status():
-                raise BadRecord("a status that was not asked for")
+                raise BadRecord("a STATUS record without a request")
             case _:
                 assert_never(record)
 
     def _on_welcome(self) -> None:
-        """The relay has given us all that we missed; now it gets what is still open."""
+        """Send the open drafts and requests: the relay has sent all that was missed."""
         self._welcome.set()
         self._drafts.end_doubt()
-        # Before the requests: what was said before a leave goes before it.
+        # Drafts go before requests: a message that was sent before a leave is published before it.
         for batch in self._drafts.send_all():
             self._outbox.add(batch.encode())
         for request in self._requests.open_requests():
@@ -311,11 +335,11 @@ class RelayBroker:
                 self._drafts.decide(number, offset)
             room = rooms.get(name)
             if room is None:
-                continue  # its last member has left
+                continue  # the room's last member here has left
             if offset:
                 if offset != room.offset + 1:
                     if offset <= room.offset:
-                        continue
+                        continue  # delivered before
                     self._on_hole(name)
                 room.offset = offset
                 if not connected:
@@ -330,14 +354,14 @@ class RelayBroker:
             room.known = dict(record.users)
 
     def _on_hole(self, name: str) -> None:
-        logger.error("the stream of a room has a hole; its members are to recover")
+        logger.error("publications of a room are missing; closing its members' connections")
         self._evict(name)
 
     def _on_lost(self, name: str) -> None:
-        """The relay cannot go on where we were: the members come back by themselves."""
+        """Evict a room whose stream the relay cannot resume. Its clients reconnect and recover."""
         room = self._rooms.pop(name, None)
         if room is not None:
-            logger.warning("a room's stream could not be resumed; its members are to recover")
+            logger.warning("a room could not be resumed; closing its members' connections")
             self._evict(name)
             self._drafts.on_lost(room)
 
@@ -347,5 +371,5 @@ class RelayBroker:
 
     def _on_reply(self, reply: records.Reply) -> None:
         if not self._requests.on_reply(reply) and isinstance(reply, records.Joined):
-            # Nobody waits for the join any more, but the relay has counted the member in.
+            # The join has timed out, but the relay has counted the member in.
             self._say(records.Lose(reply.room, reply.entry.member))

@@ -1,4 +1,4 @@
-"""The count of connections over all workers of a machine, as a worker takes part in it."""
+"""A worker's part in the relay's count of the connections of all workers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ __all__ = ["Counts"]
 
 
 class Counts:
-    """Implements `fastchat.limits.connections.Machine`: tells the relay, which counts.
+    """Implements `fastchat.limits.connections.SharedCount`: reports connections to the relay.
 
-    The relay is told of every connection that this worker's `admission` lets in, and of its end;
-    a new relay, of all that there are. A connection that is one too many on the machine is turned
-    away as soon as the relay says so. Without a relay, the worker's own limits hold alone.
+    It reports each connection that this worker's `admission` admits, and its end. It reports all
+    current connections to a new relay. If a connection exceeds a limit of the whole server, the
+    relay says so and the worker turns the connection away. Without a relay, only the worker's own
+    limits apply.
     """
 
     def __init__(self, admission: Admission) -> None:
@@ -23,7 +24,7 @@ class Counts:
         self._say: Callable[[records.Counting], None] = _say_nothing
 
     def open(self, say: Callable[[records.Counting], None]) -> None:
-        """From now on `say` sends a record to a relay that has had the introduction."""
+        """Use `say` to send records to a relay that has received the introduction."""
         self._say = say
 
     def introduction(self) -> records.Connections:
@@ -31,10 +32,10 @@ class Counts:
         return records.Connections([_connection(counted) for counted in self._admission.counted()])
 
     def turn_away(self, record: records.TurnAway) -> None:
-        """Close a connection that is one too many on the machine."""
+        """Close a connection that exceeds a limit of the whole server."""
         self._admission.turn_away(record.number, record.limit)
 
-    # As the machine that an admission tells
+    # As the shared count of an admission
 
     def entered(self, counted: Counted) -> None:
         self._say(records.Enter(counted.number, counted.address))
@@ -51,4 +52,4 @@ def _connection(counted: Counted) -> records.Connection:
 
 
 def _say_nothing(record: records.Counting) -> None:
-    """Before there is a link: the introduction tells the relay of all connections."""
+    """Do nothing before `open`: the introduction contains all connections."""

@@ -1,4 +1,4 @@
-"""The deadlines of what waits for the relay."""
+"""Deadlines of drafts and requests that wait for the relay."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ __all__ = ["DeadlineTimer", "unavailable"]
 
 
 class DeadlineTimer:
-    """Calls `expire` when the earliest deadline that is watched has passed, once.
+    """Calls `expire` once, when the earliest watched deadline has passed.
 
-    Deadlines are in seconds of the monotonic clock. Those that are left have to be watched again.
+    Deadlines are in seconds of the monotonic clock. After `expire`, the owner must watch the
+    remaining deadlines again.
     """
 
     def __init__(self, expire: Callable[[], None]) -> None:
@@ -27,7 +28,7 @@ class DeadlineTimer:
         if self._handle is not None:
             if self._deadline <= deadline:
                 return
-            self._handle.cancel()  # a search waits longer than what came after it
+            self._handle.cancel()  # a search has a later deadline than the request after it
         self._deadline = deadline
         delay_s = max(0.0, deadline - time.monotonic())
         self._handle = self._loop.call_later(delay_s, self._on_time)
@@ -43,7 +44,7 @@ class DeadlineTimer:
 
 
 def unavailable() -> CommandError:
-    """The answer to what cannot be done without the relay."""
+    """The refusal of a draft or request that needs the relay."""
     return CommandError(
         ErrorCode.UNAVAILABLE,
         "The server cannot do this at the moment. Try again soon.",

@@ -1,4 +1,4 @@
-"""Drafts of a worker, until it is known what became of them."""
+"""Drafts of a worker, until their outcome is known."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from fastchat.protocol import Draft, Kind, MessageDraft
 
 __all__ = ["Drafts"]
 
-#: Drafts of one record, and how far their deadlines may lie apart.
+#: The most drafts of one record, and the most by which their deadlines can differ. A record has one
+#: deadline, so the drafts of a record share the earliest.
 BATCH, BATCH_S = 1000, 0.1
 
 
 class _Waiting(NamedTuple):
-    """A draft, its callback, its deadline, and its room if that is here."""
+    """A draft, its callback, its deadline, and its room if this process has the room."""
 
     draft: Draft
     outcome: OnOutcome | None
@@ -33,26 +34,28 @@ class _Waiting(NamedTuple):
 
 
 class Drafts:
-    """By number, in the order in which they were published, which is that of their deadlines.
+    """The drafts without an outcome, by number, in the order of publishing and of deadlines.
 
-    They outlive a relay. The next relay gets them again, but for those that the last one kept: the
-    worker recognises these among the publications that it has missed. At most `max_drafts` wait.
+    They outlive a relay: the worker sends them to the next relay again. The old relay can have
+    stored some of them without a reply. The worker recognises those among the publications that it
+    has missed, and does not send them again. At most `max_drafts` wait.
     """
 
     def __init__(self, rooms: LocalRooms, max_drafts: int) -> None:
         self._rooms = rooms
         self._max_drafts = max_drafts
         self._drafts: dict[int, _Waiting] = {}
-        self._new: list[int] = []  # not sent yet
+        self._new: list[int] = []  # numbers of the drafts that were not sent yet
         self._newest = 0
+        #: Numbers of the drafts that an old relay can have stored, by their marks (`_mark_of`).
         self._unsure: defaultdict[tuple[Any, ...], list[int]] = defaultdict(list)
 
     def __len__(self) -> int:
         return len(self._drafts)
 
     def add(self, draft: Draft, outcome: OnOutcome | None, deadline: float) -> None:
-        """Have a draft sent; `outcome` is called once, with what became of it."""
-        room = self._rooms.get(draft.room)  # None if its stream was just lost
+        """Add a draft, to be sent later; `outcome` is called once, with its outcome."""
+        room = self._rooms.get(draft.room)  # None if the room's stream was just lost
         if room is not None:
             room.pending += 1
         self._newest += 1
@@ -62,10 +65,7 @@ class Drafts:
     # To the relay
 
     def send_new(self) -> Iterator[records.Publish]:
-        """The drafts that the relay has not got: as many in a record as it holds.
-
-        The drafts of a record have about one deadline, which they share.
-        """
+        """Yield the drafts that were not sent yet, in as few records as possible."""
         new = self._refuse_excess()
         batch: list[tuple[int, Draft]] = []
         deadline = 0.0
@@ -83,22 +83,22 @@ class Drafts:
             yield records.Publish(deadline, batch)
 
     def send_all(self) -> Iterator[records.Publish]:
-        """All drafts, for a relay that has none of them."""
+        """Yield all drafts, for a new relay."""
         self._new = list(self._drafts)
         return self.send_new()
 
     def keep_new(self) -> None:
-        """There is no relay: the next one gets all drafts anyway."""
+        """Keep the new drafts for the next relay, which receives all drafts (`send_all`)."""
         self._refuse_excess()
 
     def refuse_new(self) -> None:
-        """The relay does not read: nothing more is sent to it."""
+        """Refuse the new drafts, because the relay has too much still to read."""
         new, self._new = self._new, []
         for number in new:
             self.decide(number, unavailable())
 
     def _refuse_excess(self) -> list[int]:
-        """Take the new drafts, and refuse the last of them where more wait than may."""
+        """Return the new drafts; if more than `max_drafts` wait, the newest are refused."""
         new, self._new = self._new, []
         excess = len(self._drafts) - self._max_drafts
         if excess > 0:
@@ -106,10 +106,10 @@ class Drafts:
                 self.decide(number, unavailable())
         return new
 
-    # What became of them
+    # Outcomes
 
     def decide(self, number: int, outcome: int | Duplicate | CommandError) -> None:
-        """Tell a draft's sender its outcome, unless that has been decided before."""
+        """Give a draft its outcome, unless it has one already."""
         waiting = self._drafts.pop(number, None)
         if waiting is not None:
             self._rooms.settle(waiting.draft.room, waiting.room)
@@ -126,22 +126,22 @@ class Drafts:
         elif not repeated:
             self.decide(number, outcome)
         elif (id := waiting.draft.id) is None:
-            raise BadRecord("a duplicate of a draft without an id")
+            raise BadRecord("an ANSWER calls a draft without an id a duplicate")
         else:
             self.decide(number, Duplicate(waiting.draft.room, id, outcome))
 
     def on_lost(self, room: LocalRoom) -> None:
-        """The stream of a room is lost, and with it the answers to its drafts.
+        """Refuse the drafts without an `id` of a room whose stream is lost.
 
-        Whether they are kept is not known. Drafts with an `id` wait: sending one again does no
-        harm.
+        The worker cannot find out whether they were stored. A draft with an `id` can be sent
+        again, because the history recognises the `id`.
         """
         for number, waiting in tuple(self._drafts.items()):
             if waiting.room is room and waiting.draft.id is None:
                 self.decide(number, unavailable())
 
     def give_up(self, now: float) -> None:
-        """Answer `unavailable` to those whose deadline has passed."""
+        """Refuse the drafts whose deadline has passed."""
         for number, waiting in tuple(self._drafts.items()):
             if waiting.deadline > now:
                 return
@@ -151,10 +151,10 @@ class Drafts:
     def first_deadline(self) -> float | None:
         return next(iter(self._drafts.values())).deadline if self._drafts else None
 
-    # Those that a relay which is gone may have kept
+    # Drafts that an old relay can have stored
 
     def doubt(self) -> None:
-        """From now on a publication that was missed can be one of them."""
+        """Start to look for drafts among the publications that the worker has missed."""
         self._unsure.clear()
         for number, waiting in self._drafts.items():
             self._unsure[_mark_of(waiting.draft)].append(number)
@@ -163,29 +163,30 @@ class Drafts:
         self._unsure.clear()
 
     def recognise(self, payload: bytes, offset: int) -> None:
-        """Decide the draft of a publication that was missed, if it is one of them.
+        """If a missed publication is that of a draft, give the draft its outcome.
 
-        A message can have been changed since it was published.
+        A message can have been edited or deleted since it was published. In that case the text is
+        not compared.
         """
-        said = orjson.loads(payload)
-        text = said.get("text", "")
-        changed = "edited" in said or not text
-        for number in self._unsure.get(_mark_in(said), ()):
+        event = orjson.loads(payload)
+        text = event.get("text", "")
+        changed = "edited" in event or not text
+        for number in self._unsure.get(_mark_in(event), ()):
             waiting = self._drafts.get(number)
             if waiting is not None and (changed or waiting.draft.text == text):
-                self.decide(number, offset)  # the last relay kept it, and could not say so
+                self.decide(number, offset)
                 return
 
 
 def _mark_of(draft: Draft) -> tuple[Any, ...]:
-    """What a draft, and its publication whatever became of it, have in common."""
+    """The fields by which a draft and its publication are matched; no change affects them."""
     where = (draft.room, draft.username, draft.timestamp)
     if isinstance(draft, MessageDraft):
         return (*where, Kind.MESSAGE, draft.id, None, None, False)
     return (*where, draft.kind, None, draft.target, draft.emoji or None, draft.remove)
 
 
-def _mark_in(said: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The same of a publication as clients get it."""
+def _mark_in(event: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The same fields of a publication, from its decoded payload."""
     names = ("room", "username", "timestamp", "type", "id", "target", "emoji")
-    return (*map(said.get, names), said.get("remove", False))
+    return (*map(event.get, names), event.get("remove", False))

@@ -1,4 +1,4 @@
-"""A worker's connection to the relay, which is found again whenever it is gone."""
+"""A worker's connection to the relay, which is made again whenever it is lost."""
 
 from __future__ import annotations
 
@@ -16,31 +16,33 @@ __all__ = ["Link", "Owner"]
 
 logger = logging.getLogger("fastchat.broker")
 
-#: How long `close` waits for the relay to have read all.
+#: How long `close` waits for the relay to read what was written. It bounds how much longer a worker
+#: takes to end if the relay hangs.
 CLOSE_S = 0.5
 
 
 class Owner(Protocol):
-    """The user of a link: it speaks to a relay, and hears what the relay says."""
+    """The user of a link, which sends records to a relay and receives the relay's records."""
 
     def introduction(self) -> Iterable[bytes]:
-        """Encoded records that a relay must read before all others."""
+        """Return encoded records that are sent first on every connection."""
         ...
 
     def on_record(self, record: FromRelay, /) -> None:
-        """Take a record of the relay. An exception of any kind ends the connection."""
+        """Handle a record of the relay. If it raises an exception, the connection is closed."""
         ...
 
     def on_end(self) -> None:
-        """Hear that the connection has ended; what was written last may not have been read."""
+        """Note that the connection has ended. The relay may not have read what was written last."""
         ...
 
 
 class Link:
-    """Connects to the relay in `directory`, for ever; nothing is raised.
+    """Connects to the relay whose socket is in `directory`, and reconnects until `close`.
 
-    It tries again after `retry_s`. It is clogged while the relay has left more than
-    `max_backlog_bytes` unread.
+    If there is no relay, it tries again every `retry_s` seconds. It raises nothing. It is clogged
+    while the relay has more than `max_backlog_bytes` still to read. A record of more than
+    `max_record_bytes` ends the connection.
     """
 
     def __init__(
@@ -63,29 +65,29 @@ class Link:
 
     @property
     def is_up(self) -> bool:
-        """Whether there is a relay, and it has been sent the introduction."""
+        """Whether there is a connection. The introduction was sent on it."""
         return self._connection is not None and self._connection.is_open
 
     @property
     def backlog_bytes(self) -> int:
-        """What the relay has not read."""
+        """Bytes that were written and not passed to the kernel yet."""
         return 0 if self._connection is None else self._connection.backlog_bytes
 
     @property
     def is_clogged(self) -> bool:
-        """Whether the relay has left so much unread that nothing more is asked of it."""
+        """Whether the relay has so much still to read that it should be sent no more requests."""
         return self.backlog_bytes > self._max_backlog_bytes
 
     def start(self) -> None:
         self._connecting = asyncio.get_running_loop().create_task(self._connect())
 
     def write(self, data: bytes) -> None:
-        """Send; without a relay, or where it has just gone, it is lost."""
+        """Send data. Without a connection, or if the connection has just ended, it is lost."""
         if self._connection is not None:
             self._connection.write(data)
 
     async def close(self) -> None:
-        """Let the relay read what was written, and hang up."""
+        """Disconnect, after the relay has read what was written or CLOSE_S has passed."""
         self.closing = True
         if self._connecting is not None:
             self._connecting.cancel()
@@ -107,15 +109,17 @@ class Link:
             await asyncio.sleep(self._retry_s)
 
     def _new_connection(self) -> _Connection:
-        # Known at once: what the relay says first may come before `_connect` goes on.
+        # The attribute is set here, not in `_connect`: the first record of the relay can arrive
+        # before `_connect` continues.
         self._connection = _Connection(self._owner, self._max_record_bytes)
         return self._connection
 
 
 class _Connection(asyncio.Protocol):
-    """One connection to a relay. Its owner introduces itself first, and is told of its end once.
+    """One connection to a relay. It sends the owner's introduction first.
 
-    It is open from there until the relay has gone, or has said what is not understood.
+    It is open from then on until the relay disconnects or a record cannot be handled. Then
+    `on_end` is called, once.
     """
 
     transport: asyncio.WriteTransport
@@ -135,7 +139,7 @@ class _Connection(asyncio.Protocol):
             self.transport.write(data)
 
     async def close(self) -> None:
-        """Hang up when all has been read, and wait for that."""
+        """Disconnect when everything has been written, and wait for that."""
         if self.is_open:
             self.transport.close()
             await self.ended.wait()
@@ -151,8 +155,8 @@ class _Connection(asyncio.Protocol):
         try:
             for record in self._reader.feed(data):
                 self._owner.on_record(record)
-        except Exception:  # a fault of either side costs the connection, not the worker
-            logger.exception("the relay said something that is not understood; connecting anew")
+        except Exception:  # an error of the relay or of this worker must not stop the worker
+            logger.exception("a record of the relay could not be handled; reconnecting")
             self.transport.abort()
             self._end()
 

@@ -1,4 +1,4 @@
-"""The rooms with members in this process, as a worker keeps them over a relay's end."""
+"""The rooms with members in this worker: the state from which a new relay restores them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ __all__ = ["LocalRoom", "LocalRooms"]
 
 
 class LocalRoom:
-    """A room with members in this process, or with something that is pending.
+    """A room with members in this process, or with pending drafts or leaves.
 
-    `epoch` and `offset` are the position of what was delivered last. `members` are those of this
-    process, with the numbers of their connections; `known` are the names that they were told of,
-    and their authors. `pending` counts drafts and leaves that the relay has not answered.
+    `epoch` and `offset` are the position of the last publication that was delivered here.
+    `members` are the members in this process, each with the number of its connections. `known` are
+    the names that these members have been informed of, with their authors. `pending` is the number
+    of drafts and leaves without a reply.
     """
 
     __slots__ = ("epoch", "known", "members", "offset", "pending")
@@ -29,13 +30,16 @@ class LocalRoom:
         self.pending = 0
 
     def count_out(self, member: Member) -> None:
-        """Count a connection of a member out."""
+        """Remove one connection of a member."""
         self.members[member] -= 1
         if not self.members[member]:
             del self.members[member]
 
     def note(self, change: PresenceChange) -> bool:
-        """Know who came or went; False if an earlier relay has told the members already."""
+        """Note a join or a leave; return False if the members know of the join already.
+
+        A new relay can announce a user whom an earlier relay has announced.
+        """
         came, (name, author) = change
         if came:
             if self.known.get(name) == author:
@@ -47,21 +51,23 @@ class LocalRoom:
 
 
 class LocalRooms(dict[str, LocalRoom]):
-    """By name. A dict, because it is asked for the room of each delivery."""
+    """The local rooms, by name. It is a dict because each delivery looks up its room."""
 
     def count_in(self, reply: records.Joined) -> None:
-        """Count a connection of a member in."""
+        """Add one connection of a member."""
         member, position, *_ = reply.entry
         room = self.get(reply.room)
         if room is None:
             room = self[reply.room] = LocalRoom(position)
-        elif not room.members:  # something is pending; what came without members is not missed
+        elif not room.members:
+            # The room exists only because a draft or a leave is pending. Without members, the
+            # worker did not receive its publications, so the stream starts anew.
             room.epoch, room.offset = position
         room.known = dict(reply.known)
         room.members[member] = room.members.get(member, 0) + 1
 
     def settle(self, name: str, room: LocalRoom | None) -> None:
-        """Something that was pending in a room has its answer."""
+        """Note that a pending draft or leave of a room has its reply."""
         if room is not None:
             room.pending -= 1
             self.drop_if_empty(name, room)
@@ -71,7 +77,10 @@ class LocalRooms(dict[str, LocalRoom]):
             del self[name]
 
     def introduction(self) -> Iterator[records.Restore]:
-        """The rooms as a new relay is told of them: without members that are about to leave."""
+        """Yield a RESTORE record for each room, for a new relay.
+
+        Members that are leaving are not in it, because `leave` counts them out first.
+        """
         for name, room in self.items():
             yield records.Restore(
                 name,

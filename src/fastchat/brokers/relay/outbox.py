@@ -1,4 +1,4 @@
-"""What a turn of the event loop has to say over a connection: one write at its end."""
+"""The records that one turn of the event loop sends over a connection, for one write."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ __all__ = ["Outbox"]
 
 
 class Outbox:
-    """Encoded records, in order. `flush` is called at the end of a turn in which some came.
+    """Encoded records, in order. After `schedule`, it calls `flush` at the end of the turn.
 
-    It is the owner's: it adds what it has collected in other ways, takes what there is, and
-    writes that.
+    The owner passes `flush`. It adds the records that the owner has collected elsewhere, calls
+    `take`, and writes the result to the connection.
     """
 
     def __init__(self, flush: Callable[[], None]) -> None:
@@ -25,18 +25,18 @@ class Outbox:
         self._records.append(record)
 
     def schedule(self) -> None:
-        """Have `flush` called at the end of the turn, once."""
+        """Have `flush` called at the end of the turn. Further calls in the turn do nothing."""
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._end_turn)
 
     def take(self) -> bytes:
-        """Empty the outbox; returns what was in it."""
+        """Empty the outbox; return its records, joined."""
         records, self._records = self._records, []
         return b"".join(records)
 
     def clear(self) -> None:
-        """Forget what there is to write."""
+        """Drop all records."""
         self._records.clear()
 
     def _end_turn(self) -> None:

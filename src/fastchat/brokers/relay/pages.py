@@ -1,4 +1,4 @@
-"""Pages of a history that the relay writes: asked of the relay, or read from its file."""
+"""Pages of a history that the relay writes: requested from the relay, or read from its file."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ logger = logging.getLogger("fastchat.broker")
 
 
 class RelayPages:
-    """Implements `fastchat.brokers.Pages`: the relay answers.
+    """Implements `fastchat.brokers.Pages` by requests to the relay.
 
-    A page is `unavailable` when the relay does not answer in time.
+    It serves the history in memory, which only the relay can read. A method raises CommandError
+    `unavailable` if the relay does not reply in time.
     """
 
     def __init__(self, relay: RelayBroker) -> None:
@@ -59,11 +60,11 @@ class RelayPages:
 
 
 class FilePages:
-    """Implements `fastchat.brokers.Pages`: the history's file is read past the relay.
+    """Implements `fastchat.brokers.Pages` by reading the history's file in this process.
 
-    So reading goes on while the relay is away. Only a search is asked of `searching`, because
-    the process that writes the history has its index. A page is `unavailable` when the file
-    cannot be read.
+    Therefore clients can read the history while there is no relay. Only a search is passed to
+    `searching`, because the search index belongs to the process that writes the history. A method
+    raises CommandError `unavailable` if the file cannot be read.
     """
 
     def __init__(self, reader: HistoryReader, searching: Pages) -> None:

@@ -1,4 +1,4 @@
-"""A worker's connection to the relay, as the relay has it; `brokers/relay` is the other end."""
+"""The relay's end of a worker's connection; `fastchat.brokers.relay.client` is the other end."""
 
 from __future__ import annotations
 
@@ -25,27 +25,37 @@ __all__ = ["Peer", "RelayState"]
 
 logger = logging.getLogger("fastchat.relay")
 
-#: Payloads of one record, about: what a worker missed may be more than a record holds.
+#: When the payloads of a DELIVER record exceed this, the next delivery starts a new record. A
+#: returning worker can have missed more than one record can hold (`wire.MAX_RECORD_BYTES`).
 RECORD_BYTES = 1024 * 1024
 
 
 class RelayState(Protocol):
-    """The relay, as its peers know it."""
+    """The relay as its peers use it."""
 
     rooms: Rooms
     connection_count: ConnectionCount
-    #: Whether all workers that were to come have come.
+    #: Whether all expected workers have connected, or the time for that is over.
     gathered: bool
-    #: A worker that leaves more than this unread is cut off; it comes back and resumes.
+    #: If a worker has more than this still to read, its connection is closed. The worker
+    #: reconnects and resumes its rooms.
     max_backlog_bytes: int
 
-    def opened(self, peer: Peer, /) -> None: ...
-    def restored(self, peer: Peer, /) -> None:
-        """The worker has told all it knows; `Peer.welcome` is to follow."""
+    def opened(self, peer: Peer, /) -> None:
+        """Note a new connection."""
         ...
 
-    def closed(self, peer: Peer, /) -> None: ...
-    def status(self) -> records.Status: ...
+    def restored(self, peer: Peer, /) -> None:
+        """Note that the worker has sent all its rooms; call `Peer.welcome` now or later."""
+        ...
+
+    def closed(self, peer: Peer, /) -> None:
+        """Note that the connection has ended."""
+        ...
+
+    def status(self) -> records.Status:
+        """Return the counters of all processes."""
+        ...
 
 
 class Peer(asyncio.Protocol):
@@ -54,13 +64,13 @@ class Peer(asyncio.Protocol):
     Its states, each of them once:
 
     * new, until the worker's HELLO;
-    * restoring: `_to_restore` rooms of the worker are still to come;
-    * restored: the worker can send everything;
-    * lost: the connection has ended. What was read before is still done, and then the members
-      of this worker are lost.
+    * restoring: the worker must still send `_to_restore` of its rooms;
+    * restored: the worker can send any record;
+    * lost: the connection has ended. Records that were read before are still handled. Then the
+      members in this worker count as lost, and their users have the usual time to come back.
 
-    Records are handled in their order. While one of them waits for the rooms (`_running`), those
-    behind it wait in `_waiting`, and nothing more is read.
+    Records are handled in order. While the handling of a record waits for the rooms (`_running`),
+    later records wait in `_waiting`, and the peer reads nothing more from the socket.
     """
 
     def __init__(self, relay: RelayState) -> None:
@@ -68,14 +78,16 @@ class Peer(asyncio.Protocol):
         self._rooms = relay.rooms
         self._counted = ProcessCount(relay.connection_count)
         self._reader = RecordReader(decode_from_worker)
-        self._members: dict[str, Counter[Member]] = {}  # of each room; and their connections
+        #: For each room, the members in this worker, with the number of their connections.
+        self._members: dict[str, Counter[Member]] = {}
         self._deliveries = records.Deliveries()  # not encoded yet
         self._outbox = Outbox(self._flush)
         self._running: asyncio.Task[None] | None = None
         self._waiting: deque[FromWorker] = deque()
         self._searches: set[asyncio.Task[None]] = set()
         self._lost = False
-        self._to_restore: int | None = None  # rooms; None before the worker's hello
+        #: The number of RESTORE records that must follow; None before HELLO.
+        self._to_restore: int | None = None
         self.name = ""
         self.report: Mapping[str, Any] | None = None
 
@@ -111,7 +123,7 @@ class Peer(asyncio.Protocol):
         self._waiting.append(record)
 
     async def _run(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do what a record asks for, and then what the records behind it ask for."""
+        """Finish the handling of a record, and then handle the records that wait behind it."""
         try:
             await work
             while self._waiting:
@@ -129,12 +141,12 @@ class Peer(asyncio.Protocol):
                 self._transport.resume_reading()
 
     def _fail(self, error: Exception) -> None:
-        """A fault of either side costs the connection, not the relay."""
+        """Close the connection after an error of either side. The relay goes on."""
         name = self.name or "a client"
         if isinstance(error, BadRecord):
-            logger.warning("%s is cut off: %s", name, error)
+            logger.warning("closing the connection of %s: %s", name, error)
         else:
-            logger.error("%s said something that is not understood", name, exc_info=error)
+            logger.error("a record of %s could not be handled", name, exc_info=error)
         self._transport.abort()
 
     def _end(self) -> None:
@@ -147,7 +159,7 @@ class Peer(asyncio.Protocol):
                 self._rooms.lose(self, room, member)
         self._members.clear()
         if self.name:
-            logger.info("%s has gone", self.name)
+            logger.info("%s has disconnected", self.name)
 
     def close(self) -> None:
         self._flush()
@@ -191,7 +203,7 @@ class Peer(asyncio.Protocol):
     def welcome(self) -> None:
         self._say(records.Welcome())
 
-    # Out
+    # Sending
 
     def _say(self, record: FromRelay) -> None:
         self._encode_deliveries()
@@ -204,7 +216,7 @@ class Peer(asyncio.Protocol):
             self._deliveries = records.Deliveries()
 
     def _flush(self) -> None:
-        """One write for all that the turn has to say."""
+        """Send all records of the turn in one write."""
         self._encode_deliveries()
         data = self._outbox.take()
         if not data or self._transport.is_closing():
@@ -215,16 +227,16 @@ class Peer(asyncio.Protocol):
             return
         self._transport.write(data)
 
-    # In
+    # Receiving
 
     def _on_record(self, record: FromWorker) -> Coroutine[Any, Any, None] | None:
-        """Do what a record asks for, or return the coroutine that does."""
+        """Handle a record, or return a coroutine that handles it."""
         if isinstance(record, records.AskStatus):
             self._say(self._relay.status())
         elif isinstance(record, records.Hello | records.Restore):
             return self._on_introduction(record)
         elif not self.is_restored:
-            raise BadRecord(f"{type(record).__name__} before its time")
+            raise BadRecord(f"a {type(record).__name__} record before the end of the introduction")
         else:
             return self._on_said(record)
         return None
@@ -271,20 +283,20 @@ class Peer(asyncio.Protocol):
                 assert_never(record)
 
     def _on_introduction(self, record: records.Introduction) -> Coroutine[Any, Any, None] | None:
-        """A Hello, and as many Restores as it announces."""
+        """Handle a HELLO, or one of the RESTORE records that it announces."""
         match record:
             case records.Hello(name, pid, rooms) if self._to_restore is None:
                 self.name = name
-                logger.info("%s (pid %d) is here, with %d rooms", name, pid, rooms)
+                logger.info("%s (pid %d) has connected with %d rooms", name, pid, rooms)
                 self._expect(rooms)
             case records.Restore() if self._to_restore:
                 return self._on_restore(record, self._to_restore - 1)
             case _:
-                raise BadRecord(f"{type(record).__name__} out of turn")
+                raise BadRecord(f"an unexpected {type(record).__name__} record")
         return None
 
     def _expect(self, rooms: int) -> None:
-        """So many rooms of the worker are still to be restored."""
+        """Note how many rooms the worker must still send; after the last, it is restored."""
         self._to_restore = rooms
         if self.is_restored:
             self._relay.restored(self)
@@ -302,7 +314,7 @@ class Peer(asyncio.Protocol):
         self._expect(left)
 
     def _on_publish(self, record: records.Publish) -> None:
-        if time.monotonic() > record.deadline:  # nobody waits for them any more
+        if time.monotonic() > record.deadline:  # the worker has refused them already
             for number, _ in record.drafts:
                 self._say(records.Answer(number, Refusal.of(_too_late())))
             return
@@ -335,7 +347,7 @@ class Peer(asyncio.Protocol):
         if member is not None and self._count_out(room, member):
             await self._rooms.leave(self, room, member, left)
         else:
-            self._rooms.commit()  # what was published before still arrives
+            self._rooms.commit()  # earlier publications must arrive before the reply
             left()
 
     async def _on_remove(self, record: records.Remove) -> None:
@@ -348,7 +360,10 @@ class Peer(asyncio.Protocol):
             self._say(records.Removed(record.number, name))
 
     def _count_out(self, room: str, member: Member) -> bool:
-        """Count a connection out, unless the room's stream was lost and the member with it."""
+        """Count a connection out; return False if the relay has not counted it.
+
+        A member is not counted if its room could not be restored.
+        """
         members = self._members.get(room)
         if members is None or member not in members:
             return False
@@ -394,7 +409,7 @@ class Peer(asyncio.Protocol):
 
 
 def _check_deadline(deadline: float) -> None:
-    """Raises CommandError if the worker does not wait any more."""
+    """Raise CommandError if the worker no longer waits for the reply."""
     if time.monotonic() > deadline:
         raise _too_late()
 

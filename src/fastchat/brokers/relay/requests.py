@@ -1,4 +1,4 @@
-"""Requests of a worker that await the relay's replies."""
+"""Requests of a worker that wait for the relay's replies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Reply = TypeVar("Reply", bound=records.Reply)
 
 
 class _Request(Generic[Reply]):
-    """A request that awaits a reply of the type `expected`."""
+    """A request that waits for a reply of the type `expected`."""
 
     __slots__ = ("expected", "future", "record", "replied")
 
@@ -31,14 +31,17 @@ class _Request(Generic[Reply]):
 
     def on_reply(self, reply: records.Reply) -> None:
         if not isinstance(reply, self.expected):
-            raise BadRecord(f"{type(reply).__name__} for {type(self.record).__name__}")
+            raise BadRecord(
+                f"a {type(reply).__name__} record in reply to a {type(self.record).__name__} record"
+            )
         self.replied(reply)
 
 
 class Requests:
-    """By number, in the order in which they were made. They outlive a relay: the next gets them.
+    """The requests without a reply, by number, in the order in which they were made.
 
-    `send` sends a request to the relay, if there is one.
+    They outlive a relay: the worker sends them to the next relay again. `send` sends a request to
+    the relay, if there is one.
     """
 
     def __init__(self, send: Callable[[records.Request], None], timer: DeadlineTimer) -> None:
@@ -57,9 +60,10 @@ class Requests:
         replied: Callable[[Reply], None],
         patience_s: float,
     ) -> None:
-        """Send a request and wait until `replied` was called, at its place in the stream.
+        """Send a request, and wait until its reply has arrived and `replied` has returned.
 
-        `make` is called with the request's number and its deadline. Raises CommandError: the
+        `replied` is called at the exact place of the reply between the deliveries. `make` is called
+        with the request's number and its deadline, and returns the record. Raises CommandError: the
         relay's refusal, or `unavailable` after `patience_s` seconds.
         """
         deadline = time.monotonic() + patience_s
@@ -71,23 +75,29 @@ class Requests:
         await request.future
 
     def open_requests(self) -> Iterator[records.Request]:
-        """Those that have no reply yet."""
+        """The requests that have no reply yet, the oldest first."""
         return (request.record for request in self._requests.values())
 
     def forget_leaving_members(self) -> None:
-        """A new relay is not told of members that are about to leave: it does not count them."""
+        """Take the members out of the LEAVE requests, before an introduction.
+
+        The introduction does not contain members that are leaving. Therefore the new relay does not
+        count them, and must not count them out.
+        """
         for request in self._requests.values():
             if isinstance(request.record, records.Leave):
                 request.record = request.record._replace(member=None)
 
     def on_reply(self, reply: records.Reply) -> bool:
-        """Let a request have its reply; False if nobody waits for it any more."""
+        """Give a request its reply; return False if the request is unknown or has timed out."""
         request = self._requests.pop(reply.number, None)
         if request is None:
             return False
         try:
             request.on_reply(reply)
-        except Exception as error:  # a fault of ours costs a connection, not all of them
+        except Exception as error:
+            # `replied` has failed. The error goes to the caller of `ask`: only the connection of
+            # that client is closed, and not the connection to the relay.
             if request.future.done():
                 raise
             request.future.set_exception(error)
@@ -101,7 +111,7 @@ class Requests:
             request.future.set_exception(record.refusal.error())
 
     def give_up(self, now: float) -> list[records.Request]:
-        """Answer `unavailable` to those whose deadline has passed; returns them."""
+        """Refuse the requests whose deadline has passed; return their records."""
         late = [each for each in self._requests.values() if each.record.deadline <= now]
         for request in late:
             del self._requests[request.record.number]

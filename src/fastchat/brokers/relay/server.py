@@ -1,11 +1,13 @@
-"""The relay: one process that has the rooms, for all workers of a machine.
+"""The relay: the process that has the rooms of all workers of a server.
 
 Workers connect to a Unix socket in the data directory (`fastchat.brokers.relay.client` is their
-side of it). A worker's connection is a `Peer`, which is a subscriber of the rooms. When it ends,
-its members are lost, and have the usual time to come back by another worker.
+end). Each connection of a worker is a `Peer`, which subscribes to the rooms. When the connection
+ends, its members count as lost, and their users have the usual time to come back through another
+worker.
 
-A relay that takes the place of another does not know the users: it waits until all workers
-have told it theirs, and welcomes them together, so that nobody's name is given away.
+A relay that replaces another does not know the users. It waits until all workers have sent their
+rooms, and then welcomes the workers together. Otherwise a client of the first worker could take
+the name of a user in the second.
 """
 
 from __future__ import annotations
@@ -25,19 +27,21 @@ from fastchat.rooms.rooms import Rooms
 
 __all__ = ["Relay"]
 
-#: A relay that takes the place of another waits this long for all workers to be back. It answers
-#: nobody meanwhile, and a client's request waits 2 s.
+#: The longest time for which a new relay waits for all workers. It accepts no requests meanwhile.
+#: Workers try to connect every 0.05 s, and a client's request waits for 2 s (`bounds.Bounds`).
 GATHERING_S = 1.0
-#: What a worker can leave unread before it is cut off.
+#: If a worker has more than this still to read, the relay closes its connection. This bounds the
+#: memory for a worker that hangs.
 MAX_BACKLOG_BYTES = 32 * 1024 * 1024
 
 
 class Relay:
-    """The rooms, offered to workers in `directory`.
+    """Serves the rooms to workers, over a socket in `directory`.
 
-    It welcomes the first `workers` together, but waits for the last of them at most for
-    `gathering_s`. `connection_count` counts the connections of all of them. A worker that leaves
-    more than `max_backlog_bytes` unread is cut off; it comes back and resumes.
+    It welcomes the first `workers` workers together, but waits for the last of them at most for
+    `gathering_s` seconds. `connection_count` counts the connections of all workers. If a worker has
+    more than `max_backlog_bytes` still to read, its connection is closed; the worker reconnects and
+    resumes.
     """
 
     def __init__(
@@ -64,9 +68,10 @@ class Relay:
         self._left = asyncio.Event()  # set whenever a peer has left
 
     async def start(self) -> None:
-        """Listen. The directory's lock is ours: a socket that is there is a dead relay's.
+        """Listen on the socket.
 
-        Raises OSError.
+        The caller must hold the directory's lock, because the socket of an earlier relay is
+        replaced. Raises OSError if the directory cannot hold a socket.
         """
         loop = asyncio.get_running_loop()
         self._server = await loop.create_unix_server(
@@ -75,7 +80,7 @@ class Relay:
         loop.call_later(self._gathering_s, self._end_gathering)
 
     def close(self) -> None:
-        """Hang up; what has been kept is kept."""
+        """Store what was published, remove the socket and disconnect from all workers."""
         self.rooms.commit()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._directory / SOCKET_NAME)
@@ -91,15 +96,16 @@ class Relay:
             await self._left.wait()
 
     def status(self) -> Status:
-        """The last report of each worker, and our own.
+        """Return the last report of each worker, and the relay's own counters.
 
-        Of a worker and the one that replaces it, the latter's.
+        While a worker is replaced, two workers have the same name. The report of the newer one is
+        returned.
         """
         own = self._metrics.snapshot(rooms=self.rooms.room_count, users=self.rooms.user_count)
         reports = {peer.name: peer.report for peer in self._peers if peer.report is not None}
         return Status({"relay": own, **reports})
 
-    # Of the peers
+    # Called by the peers
 
     def opened(self, peer: Peer) -> None:
         self._peers[peer] = None
@@ -109,7 +115,7 @@ class Relay:
         self._left.set()
 
     def restored(self, peer: Peer) -> None:
-        """A worker has told all it knows."""
+        """Welcome a worker that has sent all its rooms, or wait for the other workers."""
         if self.gathered:
             peer.welcome()
         elif sum(each.is_restored for each in self._peers) >= self._expected:

@@ -83,9 +83,8 @@ class Hello(NamedTuple):
 
     @classmethod
     def decode(cls, head: Any, tail: bytes) -> Self:
-        if (
-            type(head) is list and head and head[0] != VERSION
-        ):  # another version may have other fields
+        # The version is checked first: a HELLO of another version can have other fields.
+        if type(head) is list and head and head[0] != VERSION:
             raise BadRecord(f"its version is {head[0]!r}, ours is {VERSION}")
         _, name, pid, rooms = expect_fields(head, 4)
         return cls(expect_text(name), expect_natural(pid), expect_natural(rooms))
