@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -268,18 +269,47 @@ def _build_worker(
     )
     broker.open(delivery=base.hub, receiver=chat)
     clock = asyncio.get_running_loop().time
-    context = Context(
+    context = _build_context(base, chat, clock)
+    handshakes = handshake_limiter_of(settings, clock)
+    readers = readers_of(settings, base.transfers, wait_s=base.timings.download_wait_s)
+    return WorkerComponents(
+        settings=settings,
+        timings=base.timings,
+        metrics=base.metrics,
+        authenticator=base.authenticator,
+        tls=base.tls,
+        files=base.files,
+        readers=readers,
+        hub=base.hub,
+        broker=broker,
+        sessions=base.sessions,
+        context=context,
+        handshakes=handshakes,
+        server=_build_server(base, listener, context, handshakes, readers),
+    )
+
+
+def _build_context(base: _Base, chat: Chat, clock: Callable[[], float]) -> Context:
+    return Context(
         chat=chat,
         hub=base.hub,
         sessions=base.sessions,
-        throttle=Throttle(session_limits_of(settings), clock),
+        throttle=Throttle(session_limits_of(base.settings), clock),
         admission=base.admission,
         metrics=base.metrics,
         clock=clock,
-        max_message_bytes=settings.max_message_bytes,
+        max_message_bytes=base.settings.max_message_bytes,
     )
-    handshakes = handshake_limiter_of(settings, clock)
-    readers = readers_of(settings, base.transfers, wait_s=base.timings.download_wait_s)
+
+
+def _build_server(
+    base: _Base,
+    listener: socket.socket,
+    context: Context,
+    handshakes: HandshakeLimiter,
+    readers: FairQueue,
+) -> HttpServer:
+    settings = base.settings
     edge = Edge(
         context,
         Origins(settings.allow_origin),
@@ -295,26 +325,11 @@ def _build_worker(
     if base.files is not None:
         receiving = transfers_of(settings, base.transfers)
         routes = FileEndpoints(base.files, receiving, readers, base.metrics).routes()
-    server = HttpServer(
+    return HttpServer(
         listener,
         build_app(frames=settings.allow_frame, routes=routes),
         edge,
         base.tls,
         stop_s=base.timings.drain_s,
         keep_alive_s=base.timings.keep_alive_s,
-    )
-    return WorkerComponents(
-        settings=settings,
-        timings=base.timings,
-        metrics=base.metrics,
-        authenticator=base.authenticator,
-        tls=base.tls,
-        files=base.files,
-        readers=readers,
-        hub=base.hub,
-        broker=broker,
-        sessions=base.sessions,
-        context=context,
-        handshakes=handshakes,
-        server=server,
     )
