@@ -1,4 +1,4 @@
-"""Files over HTTP, at a real server: sent with a ticket, read by a link."""
+"""Files over HTTP on a real server: uploads with a ticket, and downloads of a link."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def server(data: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def alice(server: Server) -> Iterator[Client]:
-    """In the lobby."""
+    """A client in the lobby."""
     with connected(server.port, "/ws?username=Alice") as alice:
         alice.receive_type("joined")
         yield alice
@@ -62,7 +62,7 @@ def wire(server: Server) -> Iterator[Wire]:
 
 
 def announce(client: Client, size: int, name: str = "a.bin") -> str:
-    """A ticket."""
+    """Announce a file, and return its ticket."""
     client.send({"type": "upload", "name": name, "size": size})
     ticket: str = client.receive_type("upload")["ticket"]
     return ticket
@@ -71,7 +71,7 @@ def announce(client: Client, size: int, name: str = "a.bin") -> str:
 def head(
     ticket: str | None, size: int | None, *more: tuple[str, str], version: str = "1.1"
 ) -> bytes:
-    """Of a request that sends a file."""
+    """Return the head of a request that uploads a file."""
     headers = [HOST, *more]
     if ticket is not None:
         headers.append(("Authorization", f"Bearer {ticket}"))
@@ -81,12 +81,13 @@ def head(
 
 
 def post(wire: Wire, ticket: str | None, content: bytes, *more: tuple[str, str]) -> Response:
+    """Upload a file, and return the answer."""
     wire.write(head(ticket, len(content), *more) + content)
     return wire.read_response()
 
 
 def share(alice: Client, wire: Wire, content: bytes, name: str = "a.bin") -> dict[str, Any]:
-    """What is known of a file that was sent."""
+    """Announce and upload a file, and return its description."""
     response = post(wire, announce(alice, len(content), name), content)
     assert response.status == 201, response
     shared: dict[str, Any] = json.loads(response.body)
@@ -94,18 +95,18 @@ def share(alice: Client, wire: Wire, content: bytes, name: str = "a.bin") -> dic
 
 
 def refusal(response: Response) -> tuple[int, str]:
-    """The status and the code; there is a sentence, too."""
+    """Return the status and the error code of an answer, which must also have a sentence."""
     body = json.loads(response.body)
     assert body.keys() == {"code", "message"}
     assert body["message"].endswith(".")
     return response.status, body["code"]
 
 
-# Sending
+# Uploads
 
 
-def test_file_is_sent_and_read(alice: Client, wire: Wire, server: Server) -> None:
-    """On one connection, which goes on; what is answered is what messages are to have."""
+def test_file_is_uploaded_and_downloaded(alice: Client, wire: Wire, server: Server) -> None:
+    """A file is described after its upload, and can be downloaded on the same connection."""
     content = png(640, 480, os.urandom(1_000_000))
     response = post(wire, announce(alice, len(content), "my cat.png"), content)
     assert response.status == 201
@@ -124,14 +125,15 @@ def test_file_is_sent_and_read(alice: Client, wire: Wire, server: Server) -> Non
     assert (server.metrics.files_total, server.metrics.file_bytes_total) == (1, len(content))
 
 
-def test_largest_file_is_taken(alice: Client, wire: Wire) -> None:
+def test_largest_file_is_accepted(alice: Client, wire: Wire) -> None:
+    """A file can have --max-file-bytes."""
     content = os.urandom(MAX_BYTES)
     shared = share(alice, wire, content)
     assert ask(wire, shared["link"]).body == content
 
 
-def test_ticket_is_good_when_its_connection_is_gone(server: Server, wire: Wire) -> None:
-    """A phone that loses its WebSocket need not begin again."""
+def test_ticket_is_valid_after_its_connection_ended(server: Server, wire: Wire) -> None:
+    """A client that loses its WebSocket can still upload the announced file."""
     with connected(server.port, "/ws?username=Alice") as alice:
         alice.receive_type("joined")
         ticket = announce(alice, 7)
@@ -139,7 +141,8 @@ def test_ticket_is_good_when_its_connection_is_gone(server: Server, wire: Wire) 
     assert post(wire, ticket, b"content").status == 201
 
 
-def test_ticket_is_good_once(alice: Client, wire: Wire, data: Path) -> None:
+def test_ticket_is_valid_once(alice: Client, wire: Wire, data: Path) -> None:
+    """A second upload with the same ticket is refused with 401."""
     ticket = announce(alice, 7)
     assert post(wire, ticket, b"content").status == 201
     response = post(wire, ticket, b"another")
@@ -149,10 +152,10 @@ def test_ticket_is_good_once(alice: Client, wire: Wire, data: Path) -> None:
 
 
 @pytest.mark.parametrize("how", [None, "Bearer", "Bearer ", "Basic x", "Bearer a b", "Bearer \xff"])
-def test_unknown_ticket_is_refused_when_all_was_heard(
+def test_upload_with_an_unknown_ticket_is_read_and_refused(
     wire: Wire, server: Server, how: str | None
 ) -> None:
-    """Who is hung up on while he sends would read nothing; the connection goes on."""
+    """The body is read before the refusal, so that the client receives it and can go on."""
     headers = [] if how is None else [("Authorization", how)]
     assert refusal(post(wire, None, bytes(1_000_000), *headers)) == (401, "unauthorized")
     assert ask(wire, "/files/nothing").status == 404
@@ -163,15 +166,15 @@ def test_unknown_ticket_is_refused_when_all_was_heard(
 def test_other_size_than_announced_is_refused(
     alice: Client, wire: Wire, data: Path, size: int
 ) -> None:
-    """It was the one attempt, and nothing is kept."""
+    """An upload of another size uses the ticket, and nothing is stored."""
     ticket = announce(alice, 7)
     assert refusal(post(wire, ticket, bytes(size))) == (400, "bad_command")
     assert refusal(post(wire, ticket, b"content")) == (401, "unauthorized")
     assert files_on_disk(data) == []
 
 
-def test_too_large_a_body_is_not_read(alice: Client, server: Server) -> None:
-    """Refused by what it says of itself; the connection ends."""
+def test_too_large_upload_is_refused_by_its_length(alice: Client, server: Server) -> None:
+    """A too large Content-Length is refused without reading the body, and the connection ends."""
     with wired(server.port) as wire:
         wire.write(head(announce(alice, 7), MAX_BYTES + 1))
         response = wire.read_response()
@@ -183,8 +186,8 @@ def test_too_large_a_body_is_not_read(alice: Client, server: Server) -> None:
 @pytest.mark.parametrize(
     "headers", [[], [("Transfer-Encoding", "chunked")], [("Transfer-Encoding", "gzip, chunked")]]
 )
-def test_length_is_needed(alice: Client, wire: Wire, headers: list[tuple[str, str]]) -> None:
-    """A file that ends somewhere could end anywhere."""
+def test_upload_needs_a_length(alice: Client, wire: Wire, headers: list[tuple[str, str]]) -> None:
+    """An upload without a Content-Length, or with chunked coding, is refused with 411."""
     wire.write(head(announce(alice, 7), None, *headers))
     response = wire.read_response()
     assert refusal(response) == (411, "bad_command")
@@ -194,8 +197,8 @@ def test_length_is_needed(alice: Client, wire: Wire, headers: list[tuple[str, st
 @pytest.mark.parametrize(
     ("encoding", "status"), [("gzip", 415), ("br, gzip", 415), ("Identity", 201)]
 )
-def test_file_comes_as_it_is(alice: Client, wire: Wire, encoding: str, status: int) -> None:
-    """Packed, it would be kept as it came and served as what it is not; a size is of neither."""
+def test_encoded_upload_is_refused(alice: Client, wire: Wire, encoding: str, status: int) -> None:
+    """An upload with a Content-Encoding other than `identity` is refused with 415."""
     wire.write(head(announce(alice, 7), 7, ("Content-Encoding", encoding)) + b"content")
     response = wire.read_response()
     assert response.status == status
@@ -205,10 +208,8 @@ def test_file_comes_as_it_is(alice: Client, wire: Wire, encoding: str, status: i
 
 
 @pytest.mark.parametrize("behind", [b"", b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n"])
-def test_who_has_sent_all_and_says_so_is_answered(
-    alice: Client, server: Server, behind: bytes
-) -> None:
-    """RFC 9112 §9.6: half a connection is closed; the answers come by the other."""
+def test_client_that_half_closes_is_answered(alice: Client, server: Server, behind: bytes) -> None:
+    """A client that closes its half of the connection receives all answers (RFC 9112 §9.6)."""
     with wired(server.port) as wire:
         wire.write(head(announce(alice, 7), 7) + b"content" + behind)
         wire.socket.shutdown(socket.SHUT_WR)
@@ -218,14 +219,15 @@ def test_who_has_sent_all_and_says_so_is_answered(
         assert wire.read_all() == b""
 
 
-def test_two_lengths_are_no_request(wire: Wire) -> None:
+def test_request_with_two_lengths_is_refused(wire: Wire) -> None:
+    """A request with two different lengths is malformed."""
     wire.write(head("ticket", 7, ("Content-Length", "8")) + b"content")
     assert wire.read_response().status == 400
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS"])
-def test_nothing_else_is_done_to_files(alice: Client, wire: Wire, method: str) -> None:
-    """No other page may send with a ticket, either: OPTIONS grants nothing."""
+def test_other_methods_are_refused(alice: Client, wire: Wire, method: str) -> None:
+    """Other methods are refused, and OPTIONS does not allow pages of other sites to upload."""
     shared = share(alice, wire, b"content")
     for target in ("/files", shared["link"]):
         response = ask(wire, target, method=method)
@@ -234,15 +236,15 @@ def test_nothing_else_is_done_to_files(alice: Client, wire: Wire, method: str) -
 
 
 def test_body_of_any_other_request_is_not_read(wire: Wire) -> None:
-    """As ever: it is answered, and then the connection ends."""
+    """Another request with a body is answered, and then its connection ends."""
     wire.write(request("/", [HOST, ("Content-Length", "9")], method="POST") + b"unwanted!")
     response = wire.read_response()
     assert response.status == 405
     assert wire.read_all() == b""
 
 
-def test_body_is_asked_for(alice: Client, wire: Wire, data: Path) -> None:
-    """RFC 9110 §10.1.1: who expects 100 is told to go on, once the ticket is found to be good."""
+def test_client_that_expects_100_receives_it(alice: Client, wire: Wire, data: Path) -> None:
+    """The server sends 100 only if the ticket is valid, else the refusal (RFC 9110 §10.1.1)."""
     ticket = announce(alice, 7)
     wire.write(head(ticket, 7, ("Expect", "100-continue")))
     assert wire.read_until(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -255,24 +257,24 @@ def test_body_is_asked_for(alice: Client, wire: Wire, data: Path) -> None:
     assert wire.read_all() == b""
 
 
-def test_http_1_0_may_send(alice: Client, wire: Wire) -> None:
-    """It knows of no 100, and its connection ends."""
+def test_http_1_0_can_upload(alice: Client, wire: Wire) -> None:
+    """A client of HTTP/1.0 receives no 100, and its connection ends after the answer."""
     expect = ("Expect", "100-continue")
     wire.write(head(announce(alice, 7), 7, expect, version="1.0") + b"content")
     assert wire.read_response().status == 201
     assert wire.read_all() == b""
 
 
-def test_absolute_address_is_one(alice: Client, wire: Wire) -> None:
-    """RFC 9112 §3.2.2, as a proxy asks."""
+def test_upload_to_an_absolute_address_is_accepted(alice: Client, wire: Wire) -> None:
+    """The target can be in absolute form, as proxies send it (RFC 9112 §3.2.2)."""
     headers = [HOST, ("Authorization", f"bearer {announce(alice, 7)}"), ("Content-Length", "7")]
     target = "http://localhost/files?x=1"
     wire.write(request(target, headers, method="POST") + b"content")
     assert wire.read_response().status == 201
 
 
-def test_request_behind_a_file_is_answered(alice: Client, wire: Wire) -> None:
-    """Pipelined in the same segment, or in the next."""
+def test_request_after_an_upload_is_answered(alice: Client, wire: Wire) -> None:
+    """A request that is pipelined after an upload is answered, in the same segment or the next."""
     ticket = announce(alice, 7)
     wire.write(head(ticket, 7) + b"content" + request("/nothing") + request("/")[:9])
     assert wire.read_response().status == 201
@@ -281,8 +283,8 @@ def test_request_behind_a_file_is_answered(alice: Client, wire: Wire) -> None:
     assert wire.read_response().status == 200
 
 
-def test_file_behind_an_unanswered_request_is_refused(alice: Client, wire: Wire) -> None:
-    """RFC 9112 §9.3.2: its body would wait in memory."""
+def test_upload_after_an_unanswered_request_is_refused(alice: Client, wire: Wire) -> None:
+    """A pipelined upload is refused, and its ticket stays valid (RFC 9112 §9.3.2)."""
     first, second = announce(alice, 7), announce(alice, 7)
     wire.write(head(first, 7) + b"content" + head(second, 7) + b"another")
     assert wire.read_response().status == 201
@@ -293,8 +295,8 @@ def test_file_behind_an_unanswered_request_is_refused(alice: Client, wire: Wire)
         assert post(again, second, b"content").status == 201
 
 
-def test_file_with_an_upgrade_is_refused(alice: Client, wire: Wire) -> None:
-    """The parser does not read its body. The ticket is good for whoever sends it without."""
+def test_upload_with_an_upgrade_is_refused(alice: Client, wire: Wire) -> None:
+    """An upload with an Upgrade header is refused, and its ticket stays valid."""
     ticket = announce(alice, 7)
     upgrade = ("Connection", "Upgrade, HTTP2-Settings"), ("Upgrade", "h2c"), ("HTTP2-Settings", "")
     wire.write(head(ticket, 7, *upgrade) + b"content")
@@ -305,10 +307,10 @@ def test_file_with_an_upgrade_is_refused(alice: Client, wire: Wire) -> None:
         assert post(again, ticket, b"content").status == 201
 
 
-def test_file_is_not_kept_in_memory(
+def test_slow_disk_stops_reading_an_upload(
     alice: Client, server: Server, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk that is slow holds the sender back: what waits here is a few hundred kilobytes."""
+    """While the disk is busy, the server stops reading, and has less than 512 KiB in memory."""
     from fastchat.files.store import DiskFileWriter
 
     write, release = DiskFileWriter._write, []
@@ -340,11 +342,11 @@ def test_file_is_not_kept_in_memory(
     assert wire.read_response().status == 201
 
 
-# Senders who hear it only when they have sent it all
+# Clients that read the answer after they have sent the whole file
 
 
-def sent_and_heard(server: Server, ticket: str, size: int) -> tuple[int, str]:
-    """What a client reads that does so when it has sent all of it, as most do."""
+def upload_and_read(server: Server, ticket: str, size: int) -> tuple[int, str]:
+    """Upload a file, then read the status and the error code, as most clients do."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10 * TIMEOUT_UNIT_S)
     with contextlib.closing(connection):
         connection.request("POST", "/files", bytes(size), {"Authorization": f"Bearer {ticket}"})
@@ -352,29 +354,32 @@ def sent_and_heard(server: Server, ticket: str, size: int) -> tuple[int, str]:
         return response.status, json.loads(response.read())["code"]
 
 
-def test_refusal_is_read_by_who_still_sends(server: Server, alice: Client) -> None:
-    """Of a file that is too large, and of a wrong ticket; whatever was on its way."""
+def test_client_that_still_sends_receives_the_refusal(server: Server, alice: Client) -> None:
+    """A client that reads last receives the refusal of a too large file or a wrong ticket."""
     for _ in range(5):
         ticket = announce(alice, 7)
-        assert sent_and_heard(server, ticket, 5 * MAX_BYTES) == (413, "too_long")
-        assert sent_and_heard(server, "nonsense", MAX_BYTES) == (401, "unauthorized")
+        assert upload_and_read(server, ticket, 5 * MAX_BYTES) == (413, "too_long")
+        assert upload_and_read(server, "nonsense", MAX_BYTES) == (401, "unauthorized")
 
 
-def test_full_server_is_heard_by_who_still_sends(narrow: tuple[Server, Client], data: Path) -> None:
-    server, alice = narrow
+def test_client_that_still_sends_receives_503(
+    two_transfers: tuple[Server, Client], data: Path
+) -> None:
+    """A client that reads last receives the refusal for too many concurrent uploads."""
+    server, alice = two_transfers
     with contextlib.ExitStack() as stack:
         for _ in range(2):
             sender = stack.enter_context(wired(server.port))
-            sender.write(head(announce(alice, 9), 9) + b"begun")
+            sender.write(head(announce(alice, 9), 9) + b"start")
         wait_until(lambda: len(files_on_disk(data)) == 2)
         for _ in range(5):
             ticket = announce(alice, 20_000_000)
-            assert sent_and_heard(server, ticket, 20_000_000) == (503, "unavailable")
+            assert upload_and_read(server, ticket, 20_000_000) == (503, "unavailable")
 
 
 @pytest.mark.parametrize("how", ["much", "long"])
-def test_refused_sender_that_still_sends_is_heard_for_a_while(data: Path, how: str) -> None:
-    """Bytes and time are limited, and the connection counts for as long."""
+def test_body_of_a_too_large_upload_is_read_for_a_while(data: Path, how: str) -> None:
+    """After the refusal, a limited number of bytes is read for a limited time."""
     timings = HttpTimings(linger_bytes=1_000_000) if how == "much" else HttpTimings(linger_s=0.2)
     with (
         serving(timings=WorkerTimings(http=timings), history="sqlite", data=str(data)) as server,
@@ -392,40 +397,43 @@ def test_refused_sender_that_still_sends_is_heard_for_a_while(data: Path, how: s
         wait_until(lambda: server.call(server.connections) == [])
 
 
-def test_nothing_behind_a_refused_file_is_answered(alice: Client, server: Server) -> None:
-    """It may be the rest of it."""
+def test_request_after_a_refused_upload_is_not_answered(alice: Client, server: Server) -> None:
+    """Bytes after a refused upload are not parsed, because they can be its body."""
     with wired(server.port) as wire:
         wire.write(head(announce(alice, 7), 1 << 40) + request("/") + request("/"))
         assert wire.read_response().status == 413
         assert wire.read_all() == b""
 
 
-# Senders who do not finish
+# Clients that stop, are slow, or leave
 
 
-def test_sender_who_goes_away_leaves_nothing(alice: Client, server: Server, data: Path) -> None:
-    """By a FIN or an RST; nothing is logged as a fault."""
+def test_upload_of_a_closed_connection_leaves_nothing(
+    alice: Client, server: Server, data: Path
+) -> None:
+    """If a connection ends by FIN or RST, its upload is removed, and uploads still work."""
     for end in (Wire.close, Wire.reset):
         wire = Wire(server.port)
         wire.write(head(announce(alice, 1_000_000), 1_000_000) + bytes(300_000))
         wait_until(lambda: files_on_disk(data) != [])
         end(wire)
         wait_until(lambda: files_on_disk(data) == [])
-    assert share_works(alice, server)
+    assert can_share(alice, server)
 
 
-def share_works(alice: Client, server: Server) -> bool:
+def can_share(alice: Client, server: Server) -> bool:
+    """Return whether a file can be uploaded."""
     with wired(server.port) as wire:
         return bool(share(alice, wire, os.urandom(8)))
 
 
-IMPATIENT = HttpTimings(answer_s=1.0 * TIMEOUT_UNIT_S)
+SHORT_DEADLINE = HttpTimings(answer_s=1.0 * TIMEOUT_UNIT_S)
 
 
 @pytest.fixture
-def impatient(data: Path) -> Iterator[tuple[Server, Client]]:
-    """A server that gives a file a second for each 16 KiB, and Alice."""
-    timings = WorkerTimings(sweep_interval_s=0.05, http=IMPATIENT)
+def short_deadline(data: Path) -> Iterator[tuple[Server, Client]]:
+    """A client, and a server whose transfers must make progress within a second."""
+    timings = WorkerTimings(sweep_interval_s=0.05, http=SHORT_DEADLINE)
     with (
         serving(timings=timings, history="sqlite", data=str(data)) as server,
         connected(server.port, "/ws?username=Alice") as alice,
@@ -435,11 +443,11 @@ def impatient(data: Path) -> Iterator[tuple[Server, Client]]:
 
 
 @pytest.mark.parametrize("trickle", [False, True])
-def test_sender_who_stops_is_cut_off(
-    impatient: tuple[Server, Client], data: Path, trickle: bool
+def test_stalled_upload_is_closed(
+    short_deadline: tuple[Server, Client], data: Path, trickle: bool
 ) -> None:
-    """Also one who sends a byte now and then; nothing is left."""
-    server, alice = impatient
+    """An upload that stops, or receives a byte now and then, is closed and leaves nothing."""
+    server, alice = short_deadline
     with wired(server.port) as wire:
         wire.write(head(announce(alice, 1_000_000), 1_000_000) + bytes(100_000))
         deadline = time.monotonic() + 5 * TIMEOUT_UNIT_S
@@ -448,14 +456,12 @@ def test_sender_who_stops_is_cut_off(
                 wire.write(b"x" if trickle else b"")
         assert ends_within(wire, 0.1)
         wait_until(lambda: files_on_disk(data) == [])
-    assert share_works(alice, server)
+    assert can_share(alice, server)
 
 
-def test_sender_who_is_slow_and_steady_is_refuse_and_drain(
-    impatient: tuple[Server, Client],
-) -> None:
-    """What counts is that it goes on, not how long it takes."""
-    server, alice = impatient
+def test_slow_and_steady_upload_completes(short_deadline: tuple[Server, Client]) -> None:
+    """A slow upload that makes progress is not closed, however long it takes."""
+    server, alice = short_deadline
     pieces = 20
     with wired(server.port) as wire:
         size = pieces * 16_384
@@ -466,9 +472,9 @@ def test_sender_who_is_slow_and_steady_is_refuse_and_drain(
         assert wire.read_response().status == 201
 
 
-def test_reader_who_stops_is_cut_off(impatient: tuple[Server, Client]) -> None:
-    """And his place is free for others."""
-    server, alice = impatient
+def test_stalled_download_is_closed(short_deadline: tuple[Server, Client]) -> None:
+    """If a client stops reading, its connection and the file are closed."""
+    server, alice = short_deadline
     with wired(server.port) as wire:
         shared = share(alice, wire, os.urandom(20_000_000))
     with wired(server.port, receive_buffer=4096) as reader:
@@ -479,27 +485,27 @@ def test_reader_who_stops_is_cut_off(impatient: tuple[Server, Client]) -> None:
         wait_until(lambda: not open_contents())
 
 
-def test_reader_who_is_slow_and_steady_gets_it_all(impatient: tuple[Server, Client]) -> None:
-    """In several times what he would have if he had stopped."""
-    server, alice = impatient
+def test_slow_and_steady_download_completes(short_deadline: tuple[Server, Client]) -> None:
+    """A slow download that makes progress completes, even if it takes twice the deadline."""
+    server, alice = short_deadline
     content = os.urandom(2_000_000)
     with wired(server.port) as wire:
         shared = share(alice, wire, content)
     with wired(server.port, receive_buffer=65_536) as reader:
         reader.write(request(shared["link"]))
         reader.read_until(b"\r\n\r\n")
-        began, got = time.monotonic(), bytearray(reader.unread)
+        start_s, got = time.monotonic(), bytearray(reader.unread)
         while len(got) < len(content):
             piece = reader.socket.recv(65_536)
-            assert piece, "cut off"
+            assert piece, "the server has closed the connection"
             got += piece
             time.sleep(0.08 * TIMEOUT_UNIT_S)
     assert got == content
-    assert time.monotonic() - began > 2 * IMPATIENT.answer_s
+    assert time.monotonic() - start_s > 2 * SHORT_DEADLINE.answer_s
 
 
-def test_reader_who_goes_away_costs_nothing(alice: Client, server: Server, wire: Wire) -> None:
-    """Nothing more is read for him, and nothing stays open."""
+def test_download_of_a_closed_connection_ends(alice: Client, server: Server, wire: Wire) -> None:
+    """If the client closes the connection, the file of its download is closed."""
     shared = share(alice, wire, os.urandom(MAX_BYTES))
     for _ in range(20):
         with wired(server.port, receive_buffer=4096) as reader:
@@ -509,7 +515,7 @@ def test_reader_who_goes_away_costs_nothing(alice: Client, server: Server, wire:
 
 
 def open_contents() -> list[str]:
-    """The contents of files that this process has open."""
+    """Return the paths of the contents that this process has open."""
     found = []
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
@@ -517,18 +523,18 @@ def open_contents() -> list[str]:
     return [path for path in found if "/files/" in path and "index.sqlite3" not in path]
 
 
-# How many at once
+# Limits on concurrent transfers
 
 
 @pytest.fixture
-def narrow(data: Path) -> Iterator[tuple[Server, Client]]:
-    """A server that allows two uploads and two downloads at once for each address; and Alice."""
-    with narrow_server(data) as served:
+def two_transfers(data: Path) -> Iterator[tuple[Server, Client]]:
+    """A client, and a server with two concurrent uploads and two downloads for an address."""
+    with two_transfers_server(data) as served:
         yield served
 
 
 @contextlib.contextmanager
-def narrow_server(
+def two_transfers_server(
     data: Path, timings: WorkerTimings | None = None
 ) -> Iterator[tuple[Server, Client]]:
     with (
@@ -539,13 +545,15 @@ def narrow_server(
         yield server, alice
 
 
-def test_one_address_has_a_share_of_the_places(narrow: tuple[Server, Client], data: Path) -> None:
-    """One more is told to come back; when one has ended, there is a place again."""
-    server, alice = narrow
+def test_uploads_of_an_address_are_limited(
+    two_transfers: tuple[Server, Client], data: Path
+) -> None:
+    """A third concurrent upload is refused with 503; after one has ended, another is accepted."""
+    server, alice = two_transfers
     with contextlib.ExitStack() as stack:
         senders = [stack.enter_context(wired(server.port)) for _ in range(2)]
         for sender in senders:
-            sender.write(head(announce(alice, 9), 9) + b"begun")
+            sender.write(head(announce(alice, 9), 9) + b"start")
         wait_until(lambda: len(files_on_disk(data)) == 2)
         with wired(server.port) as wire:
             wire.write(head(announce(alice, 7), 7, ("Expect", "100-continue")))
@@ -560,10 +568,9 @@ def test_one_address_has_a_share_of_the_places(narrow: tuple[Server, Client], da
             assert post(wire, announce(alice, 7), b"content").status == 201
 
 
-def test_refused_attempt_does_not_count(narrow: tuple[Server, Client], data: Path) -> None:
-    """Neither one that was too much, nor one whose head is wrong: its sender may announce again
-    what is as large as all that he may have."""
-    server, alice = narrow
+def test_refused_attempt_does_not_count(two_transfers: tuple[Server, Client], data: Path) -> None:
+    """A refused upload does not count against the quota, so its file can be announced again."""
+    server, alice = two_transfers
     server.files.index._quotas._max_author_bytes = 100_000
     expect = ("Expect", "100-continue")
     with contextlib.ExitStack() as stack:
@@ -573,7 +580,7 @@ def test_refused_attempt_does_not_count(narrow: tuple[Server, Client], data: Pat
             assert wire.read_response().status == status
         for _ in range(2):
             sender = stack.enter_context(wired(server.port))
-            sender.write(head(announce(alice, 9), 9) + b"begun")
+            sender.write(head(announce(alice, 9), 9) + b"start")
         wait_until(lambda: len(files_on_disk(data)) == 2)
         for name in ("a", "b", "c"):
             wire = stack.enter_context(wired(server.port))
@@ -581,31 +588,33 @@ def test_refused_attempt_does_not_count(narrow: tuple[Server, Client], data: Pat
             assert wire.read_response().status == 503
 
 
-def test_readers_take_no_place_from_senders(narrow: tuple[Server, Client], data: Path) -> None:
-    """Nor the other way: a file can be read while its address sends as many as it may."""
-    server, alice = narrow
+def test_uploads_and_downloads_count_separately(
+    two_transfers: tuple[Server, Client], data: Path
+) -> None:
+    """An address with all its downloads can upload, and the other way round."""
+    server, alice = two_transfers
     with contextlib.ExitStack() as stack:
         with wired(server.port) as wire:
             shared = share(alice, wire, os.urandom(3_000_000))
-        readers = [reading(stack, server, shared["link"]) for _ in range(2)]
+        readers = [stalled_download(stack, server, shared["link"]) for _ in range(2)]
         with wired(server.port) as wire:
             assert post(wire, announce(alice, 7), b"content").status == 201
         senders = [stack.enter_context(wired(server.port)) for _ in range(2)]
         for sender in senders:
-            sender.write(head(announce(alice, 9), 9) + b"begun")
+            sender.write(head(announce(alice, 9), 9) + b"start")
         wait_until(lambda: sum(name.startswith("incoming") for name in files_on_disk(data)) == 2)
         readers.pop().close()
         with wired(server.port) as wire:
             assert ask(wire, shared["link"]).status == 200
 
 
-def test_reader_waits_for_a_place(narrow: tuple[Server, Client]) -> None:
-    """An office of one address reads one picture, and everybody gets it."""
-    server, alice = narrow
+def test_download_over_the_limit_waits(two_transfers: tuple[Server, Client]) -> None:
+    """Ten downloads of one address wait until another ends, and then complete."""
+    server, alice = two_transfers
     with contextlib.ExitStack() as stack:
         with wired(server.port) as wire:
             shared = share(alice, wire, os.urandom(3_000_000))
-        first, second = [reading(stack, server, shared["link"]) for _ in range(2)]
+        first, second = [stalled_download(stack, server, shared["link"]) for _ in range(2)]
         others = [stack.enter_context(wired(server.port)) for _ in range(10)]
         for other in others:
             other.write(request(shared["link"]))
@@ -617,46 +626,48 @@ def test_reader_waits_for_a_place(narrow: tuple[Server, Client]) -> None:
         assert server.metrics.file_refusals == {}
 
 
-def test_download_without_a_turn_is_refused_after_a_while(data: Path) -> None:
-    """The client is asked to try again later."""
+def test_download_that_waits_too_long_is_refused(data: Path) -> None:
+    """A download that waits for longer than `download_wait_s` is refused with 503."""
     with contextlib.ExitStack() as stack:
-        server, alice = stack.enter_context(narrow_server(data, WorkerTimings(download_wait_s=0.1)))
+        server, alice = stack.enter_context(
+            two_transfers_server(data, WorkerTimings(download_wait_s=0.1))
+        )
         with wired(server.port) as wire:
             shared = share(alice, wire, os.urandom(3_000_000))
         for _ in range(2):
-            reading(stack, server, shared["link"])
+            stalled_download(stack, server, shared["link"])
         with wired(server.port) as wire:
             response = ask(wire, shared["link"])
             assert refusal(response) == (503, "unavailable")
             assert int(response.headers["retry-after"]) > 0
 
 
-def test_reader_who_goes_away_while_he_waits_gets_no_place(narrow: tuple[Server, Client]) -> None:
-    """His turn is that of the next."""
-    server, alice = narrow
+def test_closed_connection_leaves_the_queue(two_transfers: tuple[Server, Client]) -> None:
+    """If a client leaves while its download waits, the next download is served."""
+    server, alice = two_transfers
     with contextlib.ExitStack() as stack:
         with wired(server.port) as wire:
             shared = share(alice, wire, os.urandom(3_000_000))
-        first, _ = [reading(stack, server, shared["link"]) for _ in range(2)]
-        gone, next_one = [stack.enter_context(wired(server.port)) for _ in range(2)]
-        for number, other in enumerate((gone, next_one), 1):
+        first, _ = [stalled_download(stack, server, shared["link"]) for _ in range(2)]
+        closed, waiting = [stack.enter_context(wired(server.port)) for _ in range(2)]
+        for number, other in enumerate((closed, waiting), 1):
             other.write(request(shared["link"]))
             wait_until(lambda n=number: server.call(lambda: server.readers.waiting) == n)
-        gone.reset()
+        closed.reset()
         wait_until(lambda: len(server.call(server.connections)) == 3)
         first.close()
-        assert len(next_one.read_response().body) == 3_000_000
+        assert len(waiting.read_response().body) == 3_000_000
 
 
-def test_what_reads_nothing_needs_no_place(narrow: tuple[Server, Client]) -> None:
-    """HEAD, and 304 for who has it."""
-    server, alice = narrow
+def test_answer_without_content_is_no_download(two_transfers: tuple[Server, Client]) -> None:
+    """HEAD, 304 and 404 are answered while an address has all its downloads."""
+    server, alice = two_transfers
     with contextlib.ExitStack() as stack:
         with wired(server.port) as wire:
             shared = share(alice, wire, os.urandom(3_000_000))
             etag = ask(wire, shared["link"], method="HEAD").headers["etag"]
         for _ in range(2):
-            reading(stack, server, shared["link"])
+            stalled_download(stack, server, shared["link"])
         with wired(server.port) as wire:
             assert ask(wire, shared["link"], method="HEAD").status == 200
             assert ask(wire, shared["link"], ("If-None-Match", etag)).status == 304
@@ -665,17 +676,17 @@ def test_what_reads_nothing_needs_no_place(narrow: tuple[Server, Client]) -> Non
             assert ask(wire, gone, method="HEAD").status == 404
 
 
-def reading(stack: contextlib.ExitStack, server: Server, link: str) -> Wire:
-    """Somebody who has begun to read a file, and does not go on."""
+def stalled_download(stack: contextlib.ExitStack, server: Server, link: str) -> Wire:
+    """Return a connection that has received the head of a download, and does not read on."""
     reader = stack.enter_context(wired(server.port, receive_buffer=4096))
     reader.write(request(link))
     reader.read_until(b"\r\n\r\n")
     return reader
 
 
-def test_without_a_ticket_nobody_has_a_place(narrow: tuple[Server, Client]) -> None:
-    """However much he says that he sends, and however slowly."""
-    server, alice = narrow
+def test_upload_without_a_valid_ticket_does_not_count(two_transfers: tuple[Server, Client]) -> None:
+    """Uploads with an invalid ticket do not prevent others."""
+    server, alice = two_transfers
     with contextlib.ExitStack() as stack:
         for _ in range(8):
             sender = stack.enter_context(wired(server.port))
@@ -685,10 +696,10 @@ def test_without_a_ticket_nobody_has_a_place(narrow: tuple[Server, Client]) -> N
             assert ask(wire, shared["link"]).body == b"content"
 
 
-def test_refused_sender_is_heard_for_a_while(
+def test_body_of_a_refused_upload_is_drained_for_a_while(
     alice: Client, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not for all that he says is to come, nor for as long as that takes."""
+    """At most DRAIN_BYTES of a refused body are read, for at most DRAIN_S."""
     with wired(server.port) as much:
         much.write(head("nonsense", MAX_BYTES) + bytes(DRAIN_BYTES + 1))
         response = much.read_response()
@@ -702,8 +713,8 @@ def test_refused_sender_is_heard_for_a_while(
         assert response.headers["connection"] == "close"
 
 
-def test_without_limits_an_address_has_all_the_places(data: Path) -> None:
-    """There are no more of them, for each takes a descriptor."""
+def test_without_limits_one_address_can_use_all_transfers(data: Path) -> None:
+    """With --limits off, the total is still limited, because each transfer has a descriptor."""
     with (
         serving(transfers=2, history="sqlite", data=str(data), limits="off") as server,
         connected(server.port, "/ws?username=Alice") as alice,
@@ -712,18 +723,18 @@ def test_without_limits_an_address_has_all_the_places(data: Path) -> None:
         alice.receive_type("joined")
         for _ in range(2):
             sender = stack.enter_context(wired(server.port))
-            sender.write(head(announce(alice, 9), 9) + b"begun")
+            sender.write(head(announce(alice, 9), 9) + b"start")
         wait_until(lambda: len(files_on_disk(data)) == 2)
         with wired(server.port) as wire:
             wire.write(head(announce(alice, 9), 9))
             assert wire.read_response().status == 503
 
 
-# Reading
+# Downloads
 
 
-def test_what_is_served_is_data(alice: Client, wire: Wire) -> None:
-    """HTML and SVG, whatever they are called, are saved; and nothing of a file may run."""
+def test_files_are_served_as_data(alice: Client, wire: Wire) -> None:
+    """Files that a browser could run, such as HTML and SVG, are saved, whatever their names."""
     for name, content in [
         ("a.html", b"<!doctype html><script>alert(1)</script>"),
         ("a.svg", b'<svg xmlns="http://www.w3.org/2000/svg" onload="alert(1)"/>'),
@@ -738,6 +749,7 @@ def test_what_is_served_is_data(alice: Client, wire: Wire) -> None:
 
 
 def assert_is_safe(headers: dict[str, str]) -> None:
+    """Check the headers that protect the origin of the page from a file."""
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["content-security-policy"] == "sandbox; default-src 'none'"
     assert headers["cross-origin-resource-policy"] == "same-origin"
@@ -745,8 +757,8 @@ def assert_is_safe(headers: dict[str, str]) -> None:
     assert headers["cache-control"] == "private, max-age=86400, immutable"
 
 
-def test_image_is_shown_as_what_it_is(alice: Client, wire: Wire) -> None:
-    """Not as what it is called: a name in an address is anybody's."""
+def test_type_of_an_image_is_from_its_content(alice: Client, wire: Wire) -> None:
+    """An image is served with the type of its content, whatever its name."""
     shared = share(alice, wire, png(640, 480), "a.html")
     headers = ask(wire, shared["link"]).headers
     assert headers["content-type"] == "image/png"
@@ -766,7 +778,7 @@ def test_image_is_shown_as_what_it_is(alice: Client, wire: Wire) -> None:
     ],
 )
 def test_forged_name_is_cleaned(alice: Client, wire: Wire, name: str, saved_as: str) -> None:
-    """It stays in its header, and in the folder where files are saved."""
+    """A forged name in a link adds no header, and names no other folder."""
     from urllib.parse import unquote
 
     shared = share(alice, wire, b"content")
@@ -800,7 +812,7 @@ def test_forged_name_is_cleaned(alice: Client, wire: Wire, name: str, saved_as: 
     ],
 )
 def test_only_a_link_leads_to_a_file(alice: Client, wire: Wire, target: str) -> None:
-    """An id is looked up in the index, and no other part of an address becomes a path."""
+    """A target that is not exactly a link of a stored file is not found."""
     id = share(alice, wire, b"content")["link"].split("/")[2]
     target = target.format(id=id, ID=id.upper(), other="a" * 32)
     assert ask(wire, target).status == 404
@@ -808,12 +820,13 @@ def test_only_a_link_leads_to_a_file(alice: Client, wire: Wire, target: str) -> 
 
 
 def test_head_is_get_without_a_body(alice: Client, wire: Wire) -> None:
+    """HEAD has the headers of a GET of the whole file, and ignores Range (RFC 9110 §14.2)."""
     link = share(alice, wire, b"content")["link"]
-    got, told = ask(wire, link), ask(wire, link, method="HEAD")
-    assert told.status == got.status == 200
-    assert told.headers == got.headers
+    got, without_body = ask(wire, link), ask(wire, link, method="HEAD")
+    assert without_body.status == got.status == 200
+    assert without_body.headers == got.headers
     ranged = ask(wire, link, ("Range", "bytes=0-1"), method="HEAD")
-    assert ranged.headers == got.headers  # RFC 9110 §14.2: ranges are of GET only
+    assert ranged.headers == got.headers
     assert ask(wire, link).body == b"content"
 
 
@@ -834,8 +847,8 @@ CONTENT = bytes(range(256)) * 1000
         ("Bytes= 5-6 ", 5, 7),
     ],
 )
-def test_part_is_served(alice: Client, wire: Wire, asked: str, start: int, end: int) -> None:
-    """RFC 9110 §14: a download goes on where it was broken off."""
+def test_range_is_served(alice: Client, wire: Wire, asked: str, start: int, end: int) -> None:
+    """A GET with a satisfiable range is answered with that range (RFC 9110 §14)."""
     link = share(alice, wire, CONTENT)["link"]
     response = ask(wire, link, ("Range", asked))
     assert response.status == 206
@@ -845,7 +858,8 @@ def test_part_is_served(alice: Client, wire: Wire, asked: str, start: int, end: 
 
 
 @pytest.mark.parametrize("asked", ["bytes=256000-", "bytes=999999999-", "bytes=-0"])
-def test_part_that_is_not_there_is_refused(alice: Client, wire: Wire, asked: str) -> None:
+def test_unsatisfiable_range_is_refused(alice: Client, wire: Wire, asked: str) -> None:
+    """A range beyond the end of the file is refused with 416."""
     link = share(alice, wire, CONTENT)["link"]
     response = ask(wire, link, ("Range", asked))
     assert (response.status, response.body) == (416, b"")
@@ -865,15 +879,15 @@ def test_part_that_is_not_there_is_refused(alice: Client, wire: Wire, asked: str
         ),
     ],
 )
-def test_what_is_no_range_gets_all(alice: Client, wire: Wire, asked: str) -> None:
-    """And several at once do, which a server may ignore (RFC 9110 §14.2)."""
+def test_malformed_or_multiple_range_is_ignored(alice: Client, wire: Wire, asked: str) -> None:
+    """A malformed range, or several ranges, are answered with the whole file (RFC 9110 §14.2)."""
     link = share(alice, wire, CONTENT)["link"]
     response = ask(wire, link, ("Range", asked))
     assert (response.status, response.body) == (200, CONTENT)
 
 
-def test_part_is_of_the_same_file_only(alice: Client, wire: Wire) -> None:
-    """RFC 9110 §13.1.5: if it has changed since, or may have, all of it comes."""
+def test_range_needs_a_matching_if_range(alice: Client, wire: Wire) -> None:
+    """If If-Range is not the strong ETag, the whole file is served (RFC 9110 §13.1.5)."""
     link = share(alice, wire, CONTENT)["link"]
     etag = ask(wire, link).headers["etag"]
     for condition, status in [
@@ -886,8 +900,8 @@ def test_part_is_of_the_same_file_only(alice: Client, wire: Wire) -> None:
         assert response.status == status
 
 
-def test_known_file_is_not_sent_again(alice: Client, wire: Wire) -> None:
-    """304 without a body, for whoever shows its ETag; a range does not matter then."""
+def test_cached_file_is_not_sent_again(alice: Client, wire: Wire) -> None:
+    """A request with the file's ETag in If-None-Match is answered with 304, even with a Range."""
     link = share(alice, wire, CONTENT)["link"]
     etag = ask(wire, link).headers["etag"]
     for known in (etag, f"W/{etag}", f'"other", {etag}', "*"):
@@ -900,8 +914,8 @@ def test_known_file_is_not_sent_again(alice: Client, wire: Wire) -> None:
     assert ask(wire, link, ("If-None-Match", '"other"')).body == CONTENT
 
 
-def test_many_read_and_write_at_once(alice: Client, server: Server) -> None:
-    """Each gets his own."""
+def test_concurrent_transfers_do_not_mix(alice: Client, server: Server) -> None:
+    """Each of several concurrent uploads and downloads has its own content."""
     contents = [os.urandom(300_000) for _ in range(12)]
     with contextlib.ExitStack() as stack:
         wires = [stack.enter_context(wired(server.port)) for _ in contents]
@@ -919,7 +933,7 @@ def test_many_read_and_write_at_once(alice: Client, server: Server) -> None:
 
 
 def test_server_that_stops_ends_transfers(alice: Client, server: Server, data: Path) -> None:
-    """Who sends at that moment sends again to the next; nothing is left."""
+    """A server that stops closes the connections of uploads, and leaves nothing on the disk."""
     with wired(server.port) as wire:
         wire.write(head(announce(alice, 1_000_000), 1_000_000) + bytes(100_000))
         wait_until(lambda: files_on_disk(data) != [])
@@ -928,12 +942,12 @@ def test_server_that_stops_ends_transfers(alice: Client, server: Server, data: P
         wait_until(lambda: files_on_disk(data) == [])
 
 
-# Where there are none
+# Servers without files
 
 
 @pytest.mark.parametrize("settings", [{"history": "memory"}, {"files": "off"}])
-def test_server_without_files_takes_none(tmp_path: Path, settings: dict[str, str]) -> None:
-    """It says so over the WebSocket, and HTTP knows nothing of files."""
+def test_server_without_files_refuses_uploads(tmp_path: Path, settings: dict[str, str]) -> None:
+    """`joined` does not offer files, `upload` is forbidden, and HTTP has no endpoints for files."""
     with (
         serving(**{"history": "sqlite", "data": str(tmp_path), **settings}) as server,
         connected(server.port, "/ws?username=Alice") as alice,

@@ -1,4 +1,4 @@
-"""Files from one client to another by docs/protocol.md alone, on real servers."""
+"""Files that clients share on real servers. The clients know docs/protocol.md only."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from support.server import TIMEOUT_UNIT_S, Server, running_server, wait_until
 
 ROOT = Path(__file__).parents[3]
 TIMEOUT_S = 30 * TIMEOUT_UNIT_S
-#: The smallest GIF there is: one pixel (GIF89a, a specification of 1990).
+#: A GIF of one pixel (GIF89a).
 GIF = bytes.fromhex("47494638396101000100800000ffffff0000002c00000000010001000002024401003b")
 
 
@@ -30,13 +30,14 @@ GIF = bytes.fromhex("47494638396101000100800000ffffff0000002c0000000001000100000
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    """One process with everything, and two with a relay: which serves whom is up to the kernel."""
+    """A server of one process, or of two workers with a relay; the kernel chooses the worker."""
     data = tmp_path_factory.mktemp("data")
     with running_server("--data", str(data), "--workers", str(request.param)) as server:
         yield server
 
 
-def talk(test: Callable[[], Awaitable[None]]) -> None:
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    """Run a test, which must end within TIMEOUT_S."""
     asyncio.run(asyncio.wait_for(test(), TIMEOUT_S))
 
 
@@ -47,19 +48,19 @@ def connect(server: Server, username: str, room: str) -> Any:
 
 
 async def receive(connection: ClientConnection, kind: str) -> dict[str, Any]:
-    """The next message of a type; others are passed over, but for errors."""
+    """Return the next event of a type. Skip the events in SKIPPED, and fail for all others."""
     while True:
         event: dict[str, Any] = json.loads(await connection.recv())
-        assert event["type"] in (kind, *PASSED_OVER), event
+        assert event["type"] in (kind, *SKIPPED), event
         if event["type"] == kind:
             return event
 
 
-PASSED_OVER = ("joined", "join", "leave", "message")
+SKIPPED = ("joined", "join", "leave", "message")
 
 
 async def share(connection: ClientConnection, name: str, content: bytes) -> dict[str, Any]:
-    """Announce a file and send it; returns what the server says of it."""
+    """Announce and send a file, and return the event `file`."""
     await connection.send(json.dumps({"type": "upload", "name": name, "size": len(content)}))
     chunk_bytes = (await receive(connection, "upload"))["chunk_bytes"]
     for start in range(0, len(content), chunk_bytes):
@@ -68,7 +69,7 @@ async def share(connection: ClientConnection, name: str, content: bytes) -> dict
 
 
 async def download(server: Server, link: str) -> tuple[bytes, Any]:
-    """By a new HTTP connection: what a browser gets for a link."""
+    """Return the content and the headers of a link, over a new connection."""
 
     def get() -> tuple[bytes, Any]:
         with urllib.request.urlopen(server.url + link, timeout=TIMEOUT_S) as response:
@@ -78,8 +79,8 @@ async def download(server: Server, link: str) -> tuple[bytes, Any]:
 
 
 @pytest.mark.parametrize("size", [1, 65_536, 65_537, 5_000_000])
-def test_what_one_sends_the_other_downloads(server: Server, size: int) -> None:
-    """Byte for byte, by the link in an ordinary message, whichever process has either."""
+def test_client_downloads_the_file_of_another(server: Server, size: int) -> None:
+    """A client that receives a link in a message downloads the exact content from any worker."""
     content = os.urandom(size - 1) + b"\x00"
 
     async def test() -> None:
@@ -97,11 +98,11 @@ def test_what_one_sends_the_other_downloads(server: Server, size: int) -> None:
                 assert got == content
                 assert headers["content-disposition"].startswith("attachment")
 
-    talk(test)
+    run(test)
 
 
-def test_file_goes_with_its_message_at_once(server: Server) -> None:
-    """Also when that is deleted right after it was sent, wherever the rooms are."""
+def test_file_is_deleted_with_its_message(server: Server) -> None:
+    """If a message is deleted right after it was sent, its file is deleted soon after."""
 
     async def test() -> None:
         async with connect(server, "Alice", "regrets") as alice:
@@ -110,14 +111,15 @@ def test_file_goes_with_its_message_at_once(server: Server) -> None:
             said = (await receive(alice, "message"))["offset"]
             await alice.send(json.dumps({"type": "delete", "offset": said}))
             await receive(alice, "delete")
-        began = time.monotonic()
+        start_s = time.monotonic()
         while await status_of(server, file["link"]) != 404:
-            assert time.monotonic() - began < 10 * TIMEOUT_UNIT_S, "it is there still"
+            assert time.monotonic() - start_s < 10 * TIMEOUT_UNIT_S, "the file still exists"
 
-    talk(test)
+    run(test)
 
 
 async def status_of(server: Server, link: str) -> int:
+    """Return the status of a download."""
     try:
         await download(server, link)
     except urllib.error.HTTPError as refusal:
@@ -125,8 +127,8 @@ async def status_of(server: Server, link: str) -> int:
     return 200
 
 
-def test_image_is_told_with_its_size(server: Server) -> None:
-    """So that a page may leave room for it."""
+def test_image_is_described_with_its_size(server: Server) -> None:
+    """The event of an image has its type, width and height, and its type is served."""
 
     async def test() -> None:
         async with connect(server, "Alice", "images") as alice:
@@ -135,11 +137,11 @@ def test_image_is_told_with_its_size(server: Server) -> None:
             got, headers = await download(server, file["link"])
             assert (got, headers["content-type"]) == (GIF, "image/gif")
 
-    talk(test)
+    run(test)
 
 
-def test_several_share_at_once(server: Server) -> None:
-    """Each gets what is his."""
+def test_clients_share_files_concurrently(server: Server) -> None:
+    """Each of several concurrent clients receives the link of its own file."""
 
     async def one(number: int) -> None:
         content = bytes([number]) * 300_000
@@ -150,11 +152,11 @@ def test_several_share_at_once(server: Server) -> None:
     async def test() -> None:
         await asyncio.gather(*(one(number) for number in range(8)))
 
-    talk(test)
+    run(test)
 
 
-def test_ticket_that_was_begun_with_is_no_good_for_a_post(server: Server) -> None:
-    """It is for one attempt, by either way."""
+def test_ticket_is_used_by_the_first_binary_message(server: Server) -> None:
+    """A started file cannot be sent by `POST` with the same ticket."""
 
     async def test() -> None:
         async with connect(server, "Alice", "tickets") as alice:
@@ -167,11 +169,11 @@ def test_ticket_that_was_begun_with_is_no_good_for_a_post(server: Server) -> Non
             await alice.send(b"cd")
             assert (await receive(alice, "file"))["size"] == 4
 
-    talk(test)
+    run(test)
 
 
-def test_ticket_that_was_posted_with_is_no_good_for_binary_messages(server: Server) -> None:
-    """Which get an error, once."""
+def test_ticket_is_used_by_a_post(server: Server) -> None:
+    """Binary messages for a file that was sent by `POST` receive one error."""
 
     async def test() -> None:
         async with connect(server, "Alice", "tickets") as alice:
@@ -185,11 +187,11 @@ def test_ticket_that_was_posted_with_is_no_good_for_binary_messages(server: Serv
             await alice.send(json.dumps({"type": "ping"}))
             assert json.loads(await alice.recv())["type"] == "pong"
 
-    talk(test)
+    run(test)
 
 
 def post(server: Server, upload: dict[str, Any], content: bytes) -> int:
-    """Send a file by HTTP; returns the status."""
+    """Send a file over HTTP, and return the status."""
     request = urllib.request.Request(
         server.url + upload["url"],
         data=content,
@@ -209,9 +211,9 @@ def post(server: Server, upload: dict[str, Any], content: bytes) -> int:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-@pytest.mark.parametrize("how", ["client goes", "server stops"])
-def test_half_a_file_leaves_nothing(tmp_path: Path, workers: str, how: str) -> None:
-    """Neither on the disk nor in the log, whoever ends the connection."""
+@pytest.mark.parametrize("how", ["client leaves", "server stops"])
+def test_incomplete_file_leaves_nothing(tmp_path: Path, workers: str, how: str) -> None:
+    """After a client leaves or the server stops, nothing is on the disk and no error in the log."""
 
     async def test(server: Server) -> None:
         async with connect(server, "Alice", "halves") as alice:
@@ -223,7 +225,7 @@ def test_half_a_file_leaves_nothing(tmp_path: Path, workers: str, how: str) -> N
             assert sizes_of(tmp_path / "files") == [50_000]
             if how == "server stops":
                 assert await asyncio.to_thread(server.stop) == 0
-        if how == "client goes":
+        if how == "client leaves":
             await asyncio.to_thread(wait_until, lambda: sizes_of(tmp_path / "files") == [])
             assert await asyncio.to_thread(server.stop) == 0
         assert sizes_of(tmp_path / "files") == []
@@ -235,7 +237,7 @@ def test_half_a_file_leaves_nothing(tmp_path: Path, workers: str, how: str) -> N
 
 
 def sizes_of(folder: Path) -> list[int]:
-    """Of what is kept there, but for the index."""
+    """Return the sizes of all files in a folder, except the index."""
     files = [each for each in folder.rglob("*") if each.is_file()]
     return [each.stat().st_size for each in files if not each.name.startswith("index")]
 
@@ -244,13 +246,13 @@ def sizes_of(folder: Path) -> list[int]:
 
 
 def test_example_shares_a_file(server: Server, tmp_path: Path) -> None:
-    """It prints the link, and everybody in the room has it."""
+    """The example prints the link, and the clients in the room receive it."""
     (tmp_path / "dot.gif").write_bytes(GIF)
 
     async def test() -> None:
         async with connect(server, "Bob", "lobby") as bob:
             address = f"ws://127.0.0.1:{server.port}/ws?username=Alice"
-            run = await asyncio.to_thread(
+            process = await asyncio.to_thread(
                 subprocess.run,
                 [
                     sys.executable,
@@ -262,15 +264,15 @@ def test_example_shares_a_file(server: Server, tmp_path: Path) -> None:
                 text=True,
                 timeout=TIMEOUT_S,
             )
-            assert (run.returncode, run.stderr) == (0, "")
-            assert (await receive(bob, "message"))["text"] == run.stdout.strip()
-            assert (await download(server, run.stdout.strip()))[0] == GIF
+            assert (process.returncode, process.stderr) == (0, "")
+            assert (await receive(bob, "message"))["text"] == process.stdout.strip()
+            assert (await download(server, process.stdout.strip()))[0] == GIF
 
-    talk(test)
+    run(test)
 
 
-def test_example_is_what_the_reference_says() -> None:
-    """The program in docs/protocol.md is the heart of the one that is tested here."""
+def test_example_contains_the_code_of_the_documentation() -> None:
+    """The Python code in docs/protocol.md is a part of the tested example."""
     reference = (ROOT / "docs" / "protocol.md").read_text("utf-8")
     (code,) = (part.partition("```")[0] for part in reference.split("```python\n")[1:])
     assert code in (ROOT / "examples" / "share_file.py").read_text("utf-8")
