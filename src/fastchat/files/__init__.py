@@ -21,8 +21,9 @@ deleted                               never: a new upload of the same content st
 * The command that announces a file is `fastchat.protocol.Upload`. It is named after its type on
   the wire.
 * A `FileWriter` writes the bytes of one announced file to the disk. It is a role, not a state.
-* An `Incoming` is a file that arrives by binary messages. A request over HTTP uses a
-  `FileWriter` without an `Incoming`, because the request itself limits its bytes and its time.
+* An `Incoming` is a file that arrives by binary messages. An upload over HTTP uses a `FileWriter`
+  without an `Incoming`: its Content-Length limits its bytes, and the deadline of its connection
+  limits its time.
 """
 
 from __future__ import annotations

@@ -5,12 +5,12 @@ checks whether its client may send a file, and a `FileWriter` writes it. This mo
 for the time from the first binary message to the last:
 
 * A started file counts as a transfer, and the number of concurrent transfers is limited.
-* If a file fails, the client receives one error. It may have sent more of the file before the error
-  arrives. These bytes are dropped, up to the size that was announced.
+* If a file fails, the client receives one error. Bytes that it sent before the error reached it are
+  dropped, up to the size that was announced.
 * A file that makes no progress is given up.
 
-A file that has not started is not given up here. Its client can still send it over HTTP with the
-ticket, even without this connection. It ends when its ticket expires.
+A file that has not started is not given up when its connection ends, because its client can still
+send it over HTTP with the ticket. It ends when its ticket expires.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Incoming:
     * over: `_is_over` is true. The file is stored, or failed, or was given up. Until `_missing` is
       0, further bytes are expected, and dropped.
 
-    `_writing` makes sure that the writer has one call in progress.
+    `_writing` is held during each call of the writer, so that only one is in progress.
     """
 
     __slots__ = (
@@ -100,9 +100,9 @@ class Incoming:
     async def take(self, data: bytes) -> File | None:
         """Write the next bytes. After the last bytes, store and return the file.
 
-        Raises CommandError like `FileWriter`, or if there are too many transfers. The file has
-        failed then. The method drops further bytes, and does not raise again, because the client
-        may have sent them before it received the error.
+        Raises CommandError like `FileWriter`, or if there are too many transfers. Then the file
+        has failed. The method drops its further bytes without raising again, because the client
+        can have sent them before it received the error.
         """
         self._missing -= len(data)
         async with self._writing:
@@ -135,7 +135,7 @@ class Incoming:
             self._has_started = True
 
     async def _abandon(self) -> None:
-        await self.writer.abandon()  # before `_end`: until then it has a descriptor
+        await self.writer.abandon()  # before `_end`, because it frees the descriptor
         self._end()
 
     def _end(self) -> None:
@@ -185,8 +185,8 @@ class IncomingFiles:
     ) -> Incoming:
         """Announce a file of `size` bytes.
 
-        `ref` is the one of the command; an error about the file has it, too. Raises CommandError
-        like `Files.reserve`.
+        `ref` is that of the command. It is also the `ref` of the event about the stored file, and
+        of an error. Raises CommandError like `Files.reserve`.
         """
         writer = await self._files.reserve(room, author, name, size)
         return Incoming(writer, owner, address, ref, self._transfers)

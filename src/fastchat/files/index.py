@@ -2,14 +2,16 @@
 
 Theory
 ------
-Each change of a file is in the database before it is on the disk, or in the same transaction. So if
-a process is killed at any moment, a row describes each content that it leaves behind, and
-`fastchat.files.retention` removes the content. The steps are:
+Each content on the disk has a row in the database, which was written earlier or in the same
+transaction. So if a process is killed at any moment, a row describes each content that it leaves
+behind, and `fastchat.files.retention` removes both. The steps are:
 
 1. `reserve`: a file is announced. It has a row of `uploads`, which counts against its author's
    quota.
-2. `start`: a process has created and locked the temporary file. The row becomes `begun`.
-3. `set_id`: all bytes have arrived. The row contains the id, which says where the content will be.
+2. `start`: a process has created and locked the temporary file, which is named after the number of
+   the row. The row becomes `begun`.
+3. `set_id`: all bytes have arrived. The row now contains the id, and so the path to which the
+   content will be moved.
 4. `store`: one transaction moves the content to its path, deletes the row of `uploads`, and inserts
    one of `files`.
 5. `delete`: one transaction deletes the row and the content, unless the file was sent again after
@@ -130,8 +132,8 @@ class Index:
     def key(self) -> bytes:
         """Return the secret key of the digests that are ids.
 
-        Without the key, an id cannot be computed from a content, nor a content be guessed from an
-        id.
+        Without the key, the id of a content cannot be computed. So it cannot be checked, either,
+        whether an id belongs to a guessed content.
         """
         with self._reading() as db:
             ((key,),) = select(db, "SELECT key FROM secrets")
@@ -210,12 +212,11 @@ class Index:
             db.execute("DELETE FROM uploads WHERE number = ?", (announced.number,))
             if not db.changes():
                 raise FilesError("the announcement of the file was deleted")
-            if announced.counted_as is not None and not self._has(
-                db, file.id
-            ):  # it was not the same
+            # A file that is stored already adds nothing to the quota.
+            if announced.counted_as is not None and not self._has(db, file.id):
                 self._quotas.check_author(db, announced.author, charge_of(file.size))
-            # The same content in the same room is stored once. Sent again, it counts as new: it is
-            # not deleted for lack of a link until its sender had time to link to it.
+            # The same content in the same room is stored once. If it is sent again, it counts as
+            # new, so that its sender has time to send a message with its link.
             db.execute(
                 "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0) "
                 "ON CONFLICT (id) DO UPDATE SET uploaded = excluded.uploaded, linked = 0",
@@ -323,7 +324,7 @@ class Index:
     def delete_stray(self, id: str, remove: Callable[[str], None]) -> bool:
         """Call `remove` with the id of a content, if the index does not contain the id.
 
-        Returns whether that was so.
+        Returns whether `remove` was called.
         """
         with self._writing() as db:
             if self._has(db, id) or select(db, "SELECT 1 FROM uploads WHERE id = ?", id):

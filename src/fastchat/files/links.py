@@ -2,8 +2,8 @@
 
 A client chooses the name of a file. The name appears in a link, in the text of a message, and in a
 Content-Disposition header, from which browsers take the name of the saved file. So a name is
-cleaned before it is stored, and again before it is served: the link of a file is valid with any
-name, because only the id is looked up.
+cleaned before it is stored. It is cleaned again before it is served, because anybody can change the
+name in a link: only the id is looked up.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_NAME_BYTES = 255
 #: system.
 _ID = re.compile(r"[a-z2-7]{32}")
 _ID_IN_TEXT = re.compile(rf"{FILES_URL}/([a-z2-7]{{32}})/")
-#: The separators of folders on the systems on which a file may be saved: POSIX and Windows.
+#: The separators of folders on the systems on which a file can be saved: POSIX and Windows.
 _SEPARATORS = re.compile(r"[/\\]")
 #: The Unicode categories that are removed from names: control, format, surrogate, private use,
 #: unassigned, and line and paragraph separators. The format characters include those that change

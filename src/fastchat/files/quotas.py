@@ -3,7 +3,7 @@
 * The quota of an author counts their stored, incoming and announced files. So an author cannot
   announce more than they can send.
 * The quota of the server counts stored and incoming files of all authors, but not announced ones.
-  Announcements cost nothing, and otherwise one author could exclude all others with them.
+  If announcements counted, one author could exclude all others without sending a byte.
 * A file that is probably the same as a stored file counts once (`unlinked_file`).
 """
 
@@ -74,8 +74,9 @@ class Quotas:
     def check_author(self, db: apsw.Connection, author: str, charge: int) -> None:
         """Check that an author's quota allows a further file.
 
-        Raises CommandError. If enough announcements of the author expire, it is temporary, and
-        says when the last of those that are needed expires.
+        Raises CommandError (`forbidden`). If the quota will allow the file after some of the
+        author's announcements expire, the error is temporary, and `retry_after_ms` is the time
+        until then.
         """
         now, excess = self._clock(), self.excess(db, author, charge)
         if excess <= 0:

@@ -6,8 +6,8 @@ The retention is a thread in the process that has the history. Once a minute, it
 the files of each room with the links in the room's messages.
 
 * A file to which a message has linked, and to which no message links any more, is deleted at once.
-* A file to which no message has linked yet is deleted when it is an hour old. Until then, its
-  sender may still be writing the message.
+* A file to which no message has linked yet is deleted when it is an hour old. Its sender has this
+  time to write the message.
 * A link in another room does not count.
 * If the history or the index cannot be read, no file is deleted.
 

@@ -60,8 +60,8 @@ class Disk:
         self._measure = measure
         self._metrics = metrics
         self._lock = threading.Lock()
-        #: The size of the smallest refused file; None if no file was refused since the last message
-        #: about it in the log.
+        #: The size of the smallest file that was refused, until a file of this size fits again;
+        #: None while files are accepted.
         self._refused: int | None = None
 
     def check(self, size: int, missing: int) -> None:

@@ -317,7 +317,7 @@ class DiskFileWriter:
                 return
             self._is_over = True
             if self._descriptor is None:
-                # Another writer may have started the file by its ticket; then nothing changes.
+                # If another writer has started the file with its ticket, nothing changes.
                 self._store.index.withdraw(self._announced)
                 return
             self._release()

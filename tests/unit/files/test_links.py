@@ -60,7 +60,7 @@ def test_name_is_cleaned(given: str, cleaned: str) -> None:
     assert clean_name(given) == cleaned
 
 
-#: Names of the characters that attacks use, and of characters that may be next to them.
+#: Names of the characters that attacks use, and of characters that can be next to them.
 TRICKS = st.text(
     st.sampled_from("ab. \u200c\u200d\u200b\u00ad\u3164\u0301\ufe0f\u202e/\u00a0\u0645\U0001f469"),
     max_size=40,
