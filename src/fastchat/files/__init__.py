@@ -142,7 +142,7 @@ class Files(Protocol):
 
 
 def busy() -> CommandError:
-    """Return the error for a transfer that exceeds the number of concurrent transfers."""
+    """Return the error for a transfer that exceeds a limit on concurrent transfers."""
     return CommandError(
         ErrorCode.UNAVAILABLE,
         f"Too many files are being transferred. Try again in {BUSY_S} s.",

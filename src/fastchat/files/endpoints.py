@@ -276,7 +276,7 @@ class _Transfer(Response):
 
 
 class _Selected(NamedTuple):
-    """The status and headers of an answer, and the range of bytes in its body (without `end`)."""
+    """The status and headers of an answer. Its body is the file from `start` until before `end`."""
 
     status: int
     start: int

@@ -1,4 +1,4 @@
-"""The quotas of an author and of the server, which limit announcements and incoming files.
+"""The quotas of files: how many bytes one author can share, and how many all authors together.
 
 * The quota of an author counts their stored, incoming and announced files. So an author cannot
   announce more than they can send.
@@ -24,11 +24,11 @@ _BLOCK_BYTES = 4096
 
 
 class Quotas:
-    """The quotas in an index.
+    """Checks quotas with the tables of the index.
 
-    Each method must be called in a transaction of the index's database `db`. `check_disk` is
-    called with the size of a file, and with the numbers and sizes of all incoming files. It raises
-    CommandError if the disk is too full for the file, or OSError.
+    Each method must be called in a transaction of the index's database `db`. The function
+    `check_disk` gets the size of a further file, and the numbers and sizes of all incoming files.
+    It raises CommandError if the disk is too full for the file, or OSError if that is unknown.
     """
 
     def __init__(

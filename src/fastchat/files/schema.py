@@ -54,8 +54,8 @@ CREATE TRIGGER removed AFTER DELETE ON files BEGIN
 END;
 """
 
-#: The id of a stored file which the announced one probably repeats, and which counts already
-#: (`fastchat.files.index.Announced.counted_as`).
+#: The second version. `again` is the id of a stored file that the announced one probably repeats:
+#: `fastchat.files.index.Announced.counted_as`.
 _AGAIN = "ALTER TABLE uploads ADD COLUMN again TEXT"
 
 

@@ -1,6 +1,6 @@
 """Files by binary messages: the limits on concurrent transfers and on progress.
 
-`tests/unit/chat/test_rules.py` tests the commands.
+`tests/unit/chat/test_uploads.py` tests the commands.
 """
 
 from __future__ import annotations

@@ -56,11 +56,11 @@ ID = "abcdefghijklmnopqrstuvwxyz234567"
     ],
 )
 def test_name_is_cleaned(given: str, cleaned: str) -> None:
-    """A cleaned name has no folders, invisible or direction characters, and is not too long."""
+    """A cleaned name has no folder, no invisible or direction character, and is not too long."""
     assert clean_name(given) == cleaned
 
 
-#: Names of the characters that attacks use, and of characters that can be next to them.
+#: Names that consist of characters that attacks use, and of ordinary ones.
 TRICKS = st.text(
     st.sampled_from("ab. \u200c\u200d\u200b\u00ad\u3164\u0301\ufe0f\u202e/\u00a0\u0645\U0001f469"),
     max_size=40,
@@ -107,7 +107,7 @@ def test_file_that_is_no_image_has_no_width_and_height() -> None:
 
 
 def test_ids_are_found_in_texts() -> None:
-    """All links in a text are found, with and without a host, but nothing that is similar."""
+    """The links in a text are found with and without a host; similar text is not a link."""
     other = ID[::-1]
     assert ids_in(f"/files/{ID}/a https://chat.example/files/{other}/b?size=1") == {ID, other}
     assert ids_in(f"/files/{ID[:-1]}/a /files/{ID.upper()}/a /files/{ID} files") == set()

@@ -96,8 +96,8 @@ def test_image_is_recognized_with_its_size(head: bytes, media_type: str) -> None
         b" " + png(1, 1),
     ],
 )
-def test_other_content_has_no_type(content: bytes) -> None:
-    """Content that a browser might run, or cannot display, is `application/octet-stream`."""
+def test_other_content_is_octet_stream(content: bytes) -> None:
+    """Content that browsers can run, or that some cannot display, gets no type of its own."""
     assert sniff(content) == (OTHER, None, None)
 
 

@@ -313,8 +313,8 @@ async def test_added_link_is_known_after_a_restart(directory: DataDirectory) -> 
 
 @on_loop
 async def test_needed_file_is_not_deleted_with_a_message(directory: DataDirectory) -> None:
-    """After a message is deleted, files stay that were sent again, are not linked yet, have
-    another link, or belong to another room."""
+    """The deletion of a message deletes no file that was sent again, is not linked yet, has
+    another link, or belongs to another room."""
     async with opened_store(directory.data, clock=directory.clock) as store:
         again, unsaid, twice = [
             await put(store, content, room="a") for content in (b"again", b"unsaid", b"twice")
