@@ -1,4 +1,4 @@
-"""The contract of `fastchat.history.History`, as tests that every implementation runs."""
+"""Tests of the contract `fastchat.history.History`, which every implementation must pass."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from fastchat.protocol import (
     Publication,
 )
 
-#: When every draft is published, in seconds and as it is written.
+#: The time of every draft: in seconds since 1970, and as a timestamp.
 NOW_S = 1737196200.123
 TIMESTAMP = "2025-01-18T10:30:00.123Z"
-#: When every change is made.
+#: The time of every change.
 LATER = "2025-01-18T10:31:00.456Z"
 
 
@@ -60,13 +60,13 @@ def add(history: History, *texts: str, room: str = "a") -> None:
 
 
 def change(history: History, *changes: Draft) -> None:
-    """Append what is not refused."""
+    """Append changes that must not be refused."""
     for outcome in history.append(changes):
         assert isinstance(outcome, Message | Change), outcome
 
 
 def refused(history: History, change: ChangeDraft) -> ErrorCode:
-    """The code with which a change is refused, which leaves no trace."""
+    """The code with which a change is refused; the refusal must not change the room."""
     position = history.position(change.room)
     before = history.since(change.room, position._replace(offset=0), 10_000)
     (outcome,) = history.append([change])
@@ -79,7 +79,7 @@ def refused(history: History, change: ChangeDraft) -> ErrorCode:
 
 
 def message(history: History, offset: int, room: str = "a") -> Message:
-    """A message as it is now."""
+    """A message in its present state."""
     (found,) = history.before(room, offset + 1, 1).publications
     assert found.offset == offset
     return found
@@ -105,8 +105,11 @@ def found(history: History, query: str, *, room: str = "a", limit: int = 50) -> 
 
 
 class HistoryContract:
-    """A subclass gives the fixture `history`: a new one that keeps `KEPT` publications a room,
-    and at most `SLACK` more."""
+    """The tests of the contract.
+
+    A subclass provides the fixture `history`: a new history that stores `KEPT` publications of
+    each room, and at most `SLACK` more.
+    """
 
     KEPT = 40
     SLACK = 5
@@ -115,17 +118,17 @@ class HistoryContract:
     def history(self) -> History:
         raise NotImplementedError
 
-    # Numbers
+    # Offsets
 
-    def test_room_begins_at_offset_0(self, history: History) -> None:
-        """A room nobody has written in has an epoch and stands at 0."""
+    def test_new_room_starts_at_offset_0(self, history: History) -> None:
+        """A room without publications has an epoch and the offset 0."""
         position = history.position("a")
         assert position.offset == 0
         assert position.epoch
         assert history.position("a") == position
 
-    def test_publications_are_numbered_without_holes(self, history: History) -> None:
-        """Offsets are 1, 2, 3 …, in the order of appending, within and across calls."""
+    def test_publications_are_numbered_without_gaps(self, history: History) -> None:
+        """Offsets are 1, 2, 3 … in the order of appending, within and across calls."""
         first = history.append([draft("one"), draft("two")])
         second = history.append([draft("three")])
         assert [type(each) for each in first + second] == [Message] * 3
@@ -133,25 +136,25 @@ class HistoryContract:
         assert history.position("a").offset == 3
 
     def test_publication_is_its_draft_with_an_offset(self, history: History) -> None:
-        """Nothing but the offset is added."""
+        """Only the offset is added to a draft."""
         sent = MessageDraft("a", "Zoë", "x\n\0😀", "2025-01-18T10:30:00.123Z", "author", "id")
         (published,) = history.append([sent])
         assert published == Message("a", 1, *sent[1:])
         assert history.before("a", None, 9).publications == [published]
 
-    def test_nothing_appended_changes_nothing(self, history: History) -> None:
+    def test_empty_batch_changes_nothing(self, history: History) -> None:
         """An empty batch is allowed."""
         assert history.append([]) == []
         assert history.position("a").offset == 0
 
-    def test_rooms_are_numbered_by_themselves(self, history: History) -> None:
-        """Each room has its own epoch and offsets, also within one call."""
+    def test_each_room_has_its_own_offsets(self, history: History) -> None:
+        """Each room has its own epoch and offsets, even within one call."""
         outcomes = history.append([draft(room="a"), draft(room="b"), draft(room="a")])
         assert [(each.room, each.offset) for each in outcomes] == [("a", 1), ("b", 1), ("a", 2)]
         assert history.position("a").epoch != history.position("b").epoch
 
     def test_epoch_stays_while_the_room_grows(self, history: History) -> None:
-        """The epoch changes with a loss only, not with publications or with trimming."""
+        """Neither publications nor the loss of the oldest ones change the epoch."""
         epoch = history.position("a").epoch
         for number in range(self.KEPT * 3):
             add(history, str(number))
@@ -160,31 +163,31 @@ class HistoryContract:
     # Duplicates
 
     def test_second_draft_with_an_id_is_a_duplicate(self, history: History) -> None:
-        """Sending again makes no publication, and tells where the first one is."""
+        """A repeated message is not published; the outcome has the first one's offset."""
         history.append([draft("other"), draft("first", id="i")])
         assert history.append([draft("again", id="i")]) == [Duplicate("a", "i", 2)]
         assert history.position("a").offset == 2
         assert texts(history.before("a", None, 9)) == ["other", "first"]
 
     def test_duplicate_within_one_call_is_found(self, history: History) -> None:
-        """A batch may hold a message and its repetition."""
+        """A batch can have a message and its repetition."""
         outcomes = history.append([draft(id="i"), draft(id="i"), draft()])
         assert [type(each) for each in outcomes] == [Message, Duplicate, Message]
         assert [each.offset for each in outcomes] == [1, 1, 2]
 
     def test_id_belongs_to_its_user_and_room(self, history: History) -> None:
-        """The same id of another user, or in another room, is another message."""
+        """The same id from another user, or in another room, is another message."""
         drafts = [draft(id="i"), draft(id="i", by="Bob"), draft(id="i", room="b")]
         assert [type(each) for each in history.append(drafts)] == [Message] * 3
 
     def test_drafts_without_id_are_never_duplicates(self, history: History) -> None:
-        """Saying the same twice is allowed."""
+        """The same text can be published twice."""
         assert len({each.offset for each in history.append([draft(), draft()])}) == 2
 
     # Recovery
 
-    def test_since_returns_all_that_is_missing(self, history: History) -> None:
-        """A recovery is every publication after the position, oldest first."""
+    def test_since_returns_all_missed_publications(self, history: History) -> None:
+        """A recovery has every publication after the position, oldest first."""
         add(history, "1", "2", "3", "4")
         epoch = history.position("a").epoch
         assert texts(history.since("a", Position(epoch, 2), 9)) == ["3", "4"]
@@ -192,8 +195,8 @@ class HistoryContract:
         assert history.since("a", Position(epoch, 4), 9) == []
         assert history.since("a", Position(epoch, 4), 0) == []
 
-    def test_since_never_returns_a_part(self, history: History) -> None:
-        """Too many, another epoch, or a position ahead: None."""
+    def test_since_returns_none_instead_of_a_part(self, history: History) -> None:
+        """Too many publications, another epoch, or a position ahead of the room give None."""
         add(history, "1", "2", "3", "4")
         epoch = history.position("a").epoch
         assert history.since("a", Position(epoch, 1), 2) is None
@@ -202,8 +205,8 @@ class HistoryContract:
         assert history.since("a", Position("other", 2), 9) is None
         assert history.since("a", Position("", 0), 9) is None
 
-    def test_since_returns_nothing_when_some_are_no_longer_kept(self, history: History) -> None:
-        """A position whose successor is gone gives None, the oldest that is kept gives all."""
+    def test_since_returns_none_if_some_publications_were_dropped(self, history: History) -> None:
+        """The result is None as soon as the publication after the position was dropped."""
         for number in range(1, self.KEPT * 3 + 1):
             add(history, str(number))
         epoch, newest = history.position("a")
@@ -215,13 +218,13 @@ class HistoryContract:
         )
 
     def test_since_in_an_unknown_room_is_none(self, history: History) -> None:
-        """A room that was lost recovers nobody, not even from 0."""
+        """A room that was lost cannot be recovered, not even from offset 0."""
         assert history.since("nowhere", Position("epoch", 0), 9) is None
 
     # Pages
 
-    def test_before_returns_the_newest(self, history: History) -> None:
-        """Without an offset it is the end of the stream; `more` tells of older ones."""
+    def test_before_without_offset_returns_the_newest(self, history: History) -> None:
+        """Without an offset, the page is the end of the room; `more` announces older messages."""
         add(history, "1", "2", "3")
         assert history.before("a", None, 2) == Page(
             history.before("a", None, 9).publications[1:], True
@@ -230,8 +233,8 @@ class HistoryContract:
         assert not history.before("a", None, 3).more
         assert not history.before("a", None, 300).more
 
-    def test_before_an_offset_returns_what_is_below_it(self, history: History) -> None:
-        """The offset itself is not on the page."""
+    def test_before_an_offset_returns_the_messages_below_it(self, history: History) -> None:
+        """The message at the offset is not on the page."""
         add(history, "1", "2", "3", "4")
         page = history.before("a", 4, 2)
         assert (texts(page), page.more) == (["2", "3"], True)
@@ -241,8 +244,8 @@ class HistoryContract:
         assert history.before("a", 0, 9) == Page([], False)
         assert texts(history.before("a", 99, 9)) == ["1", "2", "3", "4"]
 
-    def test_after_an_offset_returns_the_oldest_above_it(self, history: History) -> None:
-        """`more` tells of newer ones."""
+    def test_after_an_offset_returns_the_messages_above_it(self, history: History) -> None:
+        """The page has the oldest messages above the offset; `more` announces newer ones."""
         add(history, "1", "2", "3", "4")
         page = history.after("a", 1, 2)
         assert (texts(page), page.more) == (["2", "3"], True)
@@ -253,13 +256,13 @@ class HistoryContract:
         assert texts(history.after("a", 0, 9)) == ["1", "2", "3", "4"]
 
     def test_pages_of_an_empty_room_are_empty(self, history: History) -> None:
-        """A room nobody has written in is no error."""
+        """Reading a room without publications is no error."""
         assert history.before("a", None, 9) == Page([], False)
         assert history.before("a", 5, 9) == Page([], False)
         assert history.after("a", 0, 9) == Page([], False)
 
-    def test_walking_back_page_by_page_meets_everything_once(self, history: History) -> None:
-        """`before` the oldest of each page leads to the beginning."""
+    def test_paging_back_returns_each_message_once(self, history: History) -> None:
+        """Paging with `before` reaches the first message."""
         for number in range(23):
             add(history, str(number))
         met: list[str] = []
@@ -270,8 +273,8 @@ class HistoryContract:
             met = texts(page) + met
         assert met == [str(number) for number in range(23)]
 
-    def test_walking_on_page_by_page_meets_everything_once(self, history: History) -> None:
-        """`after` the newest of each page leads to the end, from the oldest that is kept."""
+    def test_paging_forward_returns_each_message_once(self, history: History) -> None:
+        """Paging with `after` from the oldest stored message reaches the newest."""
         for number in range(1, self.KEPT * 2 + 1):
             add(history, str(number))
         page = history.after("a", 0, 7)
@@ -283,8 +286,8 @@ class HistoryContract:
         assert offsets == list(range(offsets[0], self.KEPT * 2 + 1))
         assert self.KEPT <= len(offsets) <= self.KEPT + self.SLACK
 
-    def test_pages_are_the_callers_own(self, history: History) -> None:
-        """What was returned does not change with the history, nor the other way round."""
+    def test_returned_page_is_independent_of_the_history(self, history: History) -> None:
+        """Later publications do not change a page, and its caller can change it."""
         add(history, "1")
         page = history.before("a", None, 9)
         add(history, "2")
@@ -292,10 +295,10 @@ class HistoryContract:
         page.publications.clear()
         assert texts(history.before("a", None, 9)) == ["1", "2"]
 
-    # Bounds
+    # Limits
 
-    def test_newest_are_kept_and_the_oldest_go(self, history: History) -> None:
-        """A room keeps its newest publications, and their offsets."""
+    def test_oldest_publications_are_dropped_first(self, history: History) -> None:
+        """A room stores its newest publications with their offsets."""
         for number in range(1, self.KEPT * 3 + 1):
             add(history, str(number))
         kept = history.before("a", None, 10_000).publications
@@ -303,8 +306,8 @@ class HistoryContract:
         assert [each.offset for each in kept][-1] == self.KEPT * 3
         assert [str(each.offset) for each in kept] == texts(kept)
 
-    def test_changes_count_among_what_is_kept(self, history: History) -> None:
-        """A room is bounded in publications of all kinds; its messages may be fewer."""
+    def test_changes_count_towards_the_limit(self, history: History) -> None:
+        """The limit counts publications of all kinds, so a room can have fewer messages."""
         add(history, "old")
         for number in range(self.KEPT // 2):
             add(history, str(number))
@@ -316,16 +319,16 @@ class HistoryContract:
         assert kept is not None
         assert len(history.before("a", None, 10_000).publications) < len(kept)
 
-    def test_change_of_what_is_no_longer_kept_is_not_found(self, history: History) -> None:
-        """The author himself cannot change what is gone."""
+    def test_change_of_a_dropped_message_is_not_found(self, history: History) -> None:
+        """Not even its author can change a message that was dropped."""
         for number in range(self.KEPT * 2):
             add(history, str(number))
         assert refused(history, edit(1)) == ErrorCode.NOT_FOUND
         assert refused(history, react(1)) == ErrorCode.NOT_FOUND
         assert refused(history, delete(1)) == ErrorCode.NOT_FOUND
 
-    def test_changes_of_what_goes_next_are_kept_themselves(self, history: History) -> None:
-        """An edit outlives its message, as any publication does that is newer."""
+    def test_edit_outlives_its_dropped_message(self, history: History) -> None:
+        """An edit is stored as long as any publication of its age."""
         add(history, "first")
         for number in range(self.KEPT - 1):
             add(history, str(number))
@@ -339,8 +342,8 @@ class HistoryContract:
         assert kept[0] == edit(1).numbered(self.KEPT + 1)
         assert offsets(kept) == list(range(self.KEPT + 1, newest + 1))
 
-    def test_pruning_drops_nothing_that_is_to_be_kept(self, history: History) -> None:
-        """Without a bound on age `prune` may be called at any time, and changes nothing."""
+    def test_pruning_without_a_limit_of_age_drops_nothing(self, history: History) -> None:
+        """Without a limit of age, `prune` changes nothing."""
         history.prune()
         add(history, "1", "2", "3")
         change(history, edit(1), react(2), delete(3))
@@ -349,8 +352,8 @@ class HistoryContract:
             history.prune()
         assert history.since("a", history.position("a")._replace(offset=0), 300) == everything
 
-    def test_forgotten_room_begins_anew(self, history: History) -> None:
-        """A room in which nothing was said has another epoch after `forget`; others stay."""
+    def test_forgotten_room_starts_with_a_new_epoch(self, history: History) -> None:
+        """A room without publications gets another epoch after `forget`; other rooms stay."""
         history.append([draft(room="b")])
         epoch = history.position("a").epoch
         history.forget("a")
@@ -360,8 +363,8 @@ class HistoryContract:
         assert history.since("a", Position(epoch, 0), 9) is None
         assert history.position("b").offset == 1
 
-    def test_epoch_of_a_silent_room_may_be_adopted(self, history: History) -> None:
-        """What its members know counts until something is published; later it does not."""
+    def test_room_without_publications_can_adopt_an_epoch(self, history: History) -> None:
+        """A room takes the given epoch until something is published in it."""
         history.adopt("a", "theirs")
         assert history.position("a") == Position("theirs", 0)
         history.append([draft()])
@@ -369,15 +372,15 @@ class HistoryContract:
         history.adopt("a", "another")
         assert history.position("a") == Position("theirs", 1)
 
-    def test_forgetting_what_is_not_known_is_no_error(self, history: History) -> None:
-        """`forget` may come twice, or for nothing."""
+    def test_forgetting_an_unknown_room_is_no_error(self, history: History) -> None:
+        """`forget` can be called twice, and for a room that does not exist."""
         history.forget("nowhere")
         history.position("a")
         history.forget("a")
         history.forget("a")
 
-    def test_room_that_was_only_looked_at_is_empty(self, history: History) -> None:
-        """Reading a room, or changing nothing in it, is no error and publishes nothing."""
+    def test_reading_a_room_publishes_nothing(self, history: History) -> None:
+        """Reads and refused changes leave a room empty."""
         assert refused(history, edit(1)) == ErrorCode.NOT_FOUND
         assert history.position("a").offset == 0
         assert found(history, "x") == set()
@@ -386,7 +389,7 @@ class HistoryContract:
     # Changes
 
     def test_edit_is_a_publication_and_changes_its_message(self, history: History) -> None:
-        """The stream has both, the message in its present state."""
+        """The stream has the edit and the message in its present state."""
         add(history, "first", "second")
         (published,) = history.append([edit(1, "better")])
         assert published == edit(1, "better").numbered(3)
@@ -396,8 +399,8 @@ class HistoryContract:
         missed = history.since("a", history.position("a")._replace(offset=0), 9)
         assert missed == [expected, draft("second").numbered(2), published]
 
-    def test_last_edit_counts(self, history: History) -> None:
-        """A message may be edited any number of times."""
+    def test_last_edit_determines_the_text(self, history: History) -> None:
+        """A message can be edited any number of times."""
         add(history, "1")
         change(history, edit(1, "2"), edit(1, "3"))
         change(history, edit(1, "4"))
@@ -406,8 +409,8 @@ class HistoryContract:
             *(1, 2, 3, 4)
         ]
 
-    def test_deleted_text_is_nowhere_any_more(self, history: History) -> None:
-        """Neither in the message nor in its edits, whichever way one reads."""
+    def test_deleted_text_is_in_no_read(self, history: History) -> None:
+        """Neither the message nor its edits have the text, in any kind of read."""
         add(history, "secret one", "harmless")
         change(history, edit(1, "secret two"), react(1))
         assert found(history, "secret") == {"secret two"}
@@ -426,12 +429,12 @@ class HistoryContract:
         assert offsets(history.since("a", start, 300)) == [1, 2, 3, 4, 5, 6]
 
     def test_deletion_is_a_publication_without_text(self, history: History) -> None:
-        """It names its message, and says nothing of it."""
+        """A deletion names its message and has no text."""
         add(history, "secret")
         assert history.append([delete(1)]) == [delete(1).numbered(2)]
 
-    def test_only_its_author_may_change_a_message(self, history: History) -> None:
-        """Somebody else may not, under the same name neither; and the author still may."""
+    def test_only_the_author_can_change_a_message(self, history: History) -> None:
+        """Another user cannot, even under the same name; afterwards the author still can."""
         add(history, "mine")
         impostor = {"author": "author of another session"}
         for forbidden in (
@@ -444,8 +447,8 @@ class HistoryContract:
         assert texts(history.before("a", None, 9)) == ["mine"]
         change(history, edit(1, "still mine"), delete(1))
 
-    def test_change_of_what_is_no_message_is_not_found(self, history: History) -> None:
-        """Not an offset without a publication, nor another kind, nor another room's."""
+    def test_change_of_anything_but_a_message_is_not_found(self, history: History) -> None:
+        """An unused offset, another kind and another room's offset are not found."""
         add(history, "1")
         add(history, "1", "2", "3", "4", room="b")
         change(history, edit(1), react(1))
@@ -454,20 +457,20 @@ class HistoryContract:
                 assert refused(history, wrong) == ErrorCode.NOT_FOUND
 
     def test_deleted_message_is_not_found(self, history: History) -> None:
-        """It cannot be edited, deleted again, or reacted to; not even by its author."""
+        """A deleted message can no longer be edited, deleted or reacted to."""
         add(history, "1")
         change(history, delete(1))
         for late in (edit(1), delete(1), react(1), react(1, remove=True), edit(1, by="Bob")):
             assert refused(history, late) == ErrorCode.NOT_FOUND
 
-    def test_id_of_a_deleted_message_is_still_known(self, history: History) -> None:
-        """What its author deleted does not come back when it is sent again."""
+    def test_id_of_a_deleted_message_is_remembered(self, history: History) -> None:
+        """A deleted message that is sent again is a duplicate."""
         history.append([draft("gone", id="i")])
         change(history, delete(1))
         assert history.append([draft("gone", id="i")]) == [Duplicate("a", "i", 1)]
 
     def test_changes_within_one_call_see_each_other(self, history: History) -> None:
-        """A batch may hold a message and what becomes of it, and a refusal among them."""
+        """A batch can have a message and its changes, with refused ones in between."""
         outcomes = history.append(
             [
                 draft("1", id="i"),
@@ -490,7 +493,7 @@ class HistoryContract:
         assert codes == [ErrorCode.FORBIDDEN, ErrorCode.NOT_FOUND, ErrorCode.NOT_FOUND]
         assert texts(history.before("a", None, 9)) == ["", "next"]
 
-    def test_changes_in_many_rooms_stay_in_theirs(self, history: History) -> None:
+    def test_change_affects_its_room_only(self, history: History) -> None:
         """The same offset in another room is another message."""
         add(history, "a")
         add(history, "b", room="b")
@@ -500,23 +503,23 @@ class HistoryContract:
 
     # Reactions
 
-    def test_reactions_are_names_by_emoji(self, history: History) -> None:
-        """Anybody may react, with several emoji, to his own message too."""
+    def test_reactions_have_the_names_for_each_emoji(self, history: History) -> None:
+        """Every user can react with several emoji, also to their own message."""
         add(history, "1")
         change(history, react(1, "👍"), react(1, "👍", by="Alice"), react(1, "❤️"))
         assert reactions(message(history, 1)) == {"👍": ["Bob", "Alice"], "❤️": ["Bob"]}
         assert message(history, 1).edited is None
         assert texts(history.before("a", None, 9)) == ["1"]
 
-    def test_reaction_twice_counts_once(self, history: History) -> None:
-        """It is a publication all the same, without effect."""
+    def test_repeated_reaction_counts_once(self, history: History) -> None:
+        """A repeated reaction is published, but has no effect."""
         add(history, "1")
         change(history, react(1), react(1))
         assert reactions(message(history, 1)) == {"👋": ["Bob"]}
         assert history.position("a").offset == 3
 
-    def test_reaction_is_taken_back_by_whoever_made_it(self, history: History) -> None:
-        """The others' stay; the last one takes the emoji with it."""
+    def test_user_can_remove_their_own_reaction(self, history: History) -> None:
+        """The reactions of other users stay; the last removal removes the emoji."""
         add(history, "1")
         change(history, react(1), react(1, by="Eve"), react(1, remove=True))
         assert reactions(message(history, 1)) == {"👋": ["Eve"]}
@@ -526,14 +529,14 @@ class HistoryContract:
         assert message(history, 1) == draft("1").numbered(1)
 
     def test_reaction_survives_an_edit(self, history: History) -> None:
-        """Only a deletion takes it away."""
+        """An edit leaves the reactions of its message."""
         add(history, "1")
         change(history, react(1), edit(1, "2"))
         assert reactions(message(history, 1)) == {"👋": ["Bob"]}
         assert texts(history.before("a", None, 9)) == ["2"]
 
     def test_message_has_at_most_20_different_reactions(self, history: History) -> None:
-        """One more is forbidden; a known one is not, nor one for which there is a place again."""
+        """A 21st emoji is refused; after one is removed, another one is accepted."""
         add(history, "1")
         emoji = [chr(0x1F600 + number) for number in range(21)]
         change(history, *(react(1, each) for each in emoji[:20]))
@@ -545,8 +548,8 @@ class HistoryContract:
 
     # Pages of changed messages
 
-    def test_pages_hold_messages_only(self, history: History) -> None:
-        """Limits count messages, and `more` is about them."""
+    def test_pages_have_messages_only(self, history: History) -> None:
+        """The limit and `more` count messages only."""
         add(history, "1")
         change(history, *(react(1) for _ in range(5)))
         add(history, "7", "8")
@@ -564,7 +567,7 @@ class HistoryContract:
         assert history.after("a", 8, 9) == Page([], False)
 
     def test_deleted_messages_are_on_pages(self, history: History) -> None:
-        """So that a client that has them learns of it."""
+        """A deleted message is on its page, so that clients learn of the deletion."""
         add(history, "1", "2")
         change(history, delete(2))
         page = history.before("a", None, 9)
@@ -573,8 +576,8 @@ class HistoryContract:
             (2, True),
         ]
 
-    def test_recovery_holds_all_kinds(self, history: History) -> None:
-        """After a position every publication comes, numbered without holes."""
+    def test_recovery_has_all_kinds_of_publications(self, history: History) -> None:
+        """A recovery has messages and changes, numbered without gaps."""
         add(history, "1", "2")
         change(history, edit(1), react(2), delete(1))
         start = history.position("a")._replace(offset=2)
@@ -585,8 +588,8 @@ class HistoryContract:
         ]
         assert history.since("a", start, 2) is None
 
-    def test_pages_do_not_change_with_later_changes(self, history: History) -> None:
-        """What was read is what it was."""
+    def test_returned_messages_do_not_change(self, history: History) -> None:
+        """Later changes do not affect messages that were returned."""
         add(history, "1")
         change(history, react(1))
         page = history.before("a", None, 9)
@@ -601,15 +604,15 @@ class HistoryContract:
     # Search
 
     def test_search_finds_all_words_in_any_order(self, history: History) -> None:
-        """Whole words, without regard to case and accents."""
+        """A text matches if it has all words, whatever their case and accents."""
         add(history, "The quick brown fox", "A brown bear", "Crème brûlée", "brownish")
         assert found(history, "brown") == {"The quick brown fox", "A brown bear"}
         assert found(history, "FOX quick") == {"The quick brown fox"}
         assert found(history, "creme brulee") == {"Crème brûlée"}
         assert found(history, "brown nothing") == set()
 
-    def test_search_knows_phrases_and_prefixes(self, history: History) -> None:
-        """`"…"` stands together, `wor*` is how a word begins."""
+    def test_search_supports_phrases_and_prefixes(self, history: History) -> None:
+        """`"…"` matches consecutive words, and `wor*` the start of a word."""
         add(history, "hello every body", "every hello body", "a world", "worse words")
         assert found(history, '"hello every"') == {"hello every body"}
         assert found(history, "wor*") == {"a world", "worse words"}
@@ -618,13 +621,13 @@ class HistoryContract:
     @pytest.mark.parametrize(
         "query", ["", " ", "*", '"', '""', "-", "AND", "(", "text:x", "NEAR(a b)", "'; --", "\0"]
     )
-    def test_query_is_text_whatever_it_holds(self, history: History, query: str) -> None:
-        """No syntax but quotes and stars; nothing fails over a query."""
+    def test_query_syntax_is_taken_as_text(self, history: History, query: str) -> None:
+        """Only quotes and stars are special, and no query raises an error."""
         add(history, "hello")
         assert found(history, query) == set()
 
     def test_search_finds_the_present_text(self, history: History) -> None:
-        """An edit is found by its new words only, and comes folded; reactions are no text."""
+        """An edited message is found by its new words only, and returned in its present state."""
         add(history, "before")
         assert found(history, "before") == {"before"}
         change(history, edit(1, "after 👋"), react(1))
@@ -633,14 +636,14 @@ class HistoryContract:
         assert result == message(history, 1)
         assert reactions(result) == {"👋": ["Bob"]}
 
-    def test_search_finds_the_newest_first(self, history: History) -> None:
-        """However often an older one has the word; with a limit the oldest are left out."""
+    def test_search_returns_the_newest_first(self, history: History) -> None:
+        """The order depends on age only; the limit leaves out the oldest."""
         add(history, "word word", "word 2", "word and much else", "other", "word 5")
         results = asyncio.run(history.search("a", "word", 3))
         assert [each.offset for each in results] == [5, 3, 2]
 
-    def test_search_is_of_one_room_and_limited(self, history: History) -> None:
-        """What others say elsewhere is not found; of many as many as asked for."""
+    def test_search_is_limited_to_one_room_and_a_number(self, history: History) -> None:
+        """Messages of other rooms are not found, and at most `limit` are returned."""
         for number in range(10):
             add(history, f"word {number}")
         add(history, "word elsewhere", room="b")
@@ -649,8 +652,8 @@ class HistoryContract:
         assert found(history, "word", room="b") == {"word elsewhere"}
         assert found(history, "word", room="nowhere") == set()
 
-    def test_search_finds_what_is_kept_only(self, history: History) -> None:
-        """What is no longer kept is not found either."""
+    def test_search_finds_stored_messages_only(self, history: History) -> None:
+        """A dropped message is not found."""
         add(history, "oldest")
         assert found(history, "oldest") == {"oldest"}
         for number in range(self.KEPT * 2):

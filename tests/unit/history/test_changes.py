@@ -1,4 +1,4 @@
-"""How edits, deletions and reactions change the message they name."""
+"""Tests of edits, deletions and reactions as they change a message."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ def code(found: Publication | None, change: ChangeDraft) -> ErrorCode:
     return refused.code
 
 
-def test_edit_replaces_the_text_and_says_when() -> None:
-    """Everything else stays: the place, the author, the id and the time."""
+def test_edit_replaces_the_text_and_sets_its_time() -> None:
+    """An edit leaves the offset, the author, the id and the timestamp of its message unchanged."""
     edited = amend(MESSAGE, change(Kind.EDIT, text="better"))
     assert edited == MESSAGE._replace(text="better", edited="t9")
 
 
-def test_delete_leaves_no_text_and_nothing_of_its_state() -> None:
-    """A deleted message has no text, no edit and no reactions."""
+def test_deletion_removes_text_and_state() -> None:
+    """A deleted message has no text, no time of an edit and no reactions."""
     message = amended(MESSAGE, change(Kind.EDIT, text="better"), react())
     assert amend(message, change(Kind.DELETE)) == MESSAGE._replace(text="", deleted=True)
 
 
-def test_reactions_are_names_by_emoji_in_the_order_they_came() -> None:
-    """A name is under an emoji once; reacting again moves it to the end, and not its emoji."""
+def test_reactions_keep_the_order_in_which_they_were_added() -> None:
+    """A repeated reaction moves its name to the end, but its emoji keeps its place."""
     message = MESSAGE
     for emoji, by in (("👍", "Alice"), ("🎉", "Alice"), ("👍", "Bob"), ("👍", "Alice")):
         message = amended(message, react(emoji, by))
@@ -56,23 +56,23 @@ def test_reactions_are_names_by_emoji_in_the_order_they_came() -> None:
     assert list(message.reactions) == ["👍", "🎉"]
 
 
-def test_last_reaction_that_is_removed_takes_its_emoji_with_it() -> None:
-    """No emoji stays without a name, and no reactions are None."""
+def test_removing_the_last_name_removes_the_emoji() -> None:
+    """No emoji is stored without a name, and a message without reactions has None."""
     message = amended(MESSAGE, react("👍"), react("🎉", "Bob"))
     message = amended(message, react("👍", remove=True))
     assert message.reactions == {"🎉": ("Bob",)}
     assert amend(message, react("🎉", "Bob", remove=True)) == MESSAGE
 
 
-def test_removing_what_is_not_there_changes_nothing() -> None:
-    """It is no error either: two tabs may remove the same reaction."""
+def test_removing_a_missing_reaction_changes_nothing() -> None:
+    """Removing a reaction twice is no error: two tabs of a user can do it at the same time."""
     message = amended(MESSAGE, react("👍", "Bob"))
     assert amend(message, react("👍", remove=True)) == message
     assert amend(message, react("🎉", remove=True)) == message
 
 
 def test_only_the_author_edits_and_deletes() -> None:
-    """Another user of the same name is another author."""
+    """Another user cannot edit or delete a message, even under the name of its author."""
     namesake = change(Kind.EDIT, text="not hers")._replace(author="another Alice")
     assert code(MESSAGE, namesake) is ErrorCode.FORBIDDEN
     for kind in (Kind.EDIT, Kind.DELETE):
@@ -80,8 +80,8 @@ def test_only_the_author_edits_and_deletes() -> None:
         assert code(MESSAGE, change(kind, by="Bob")) is ErrorCode.FORBIDDEN
 
 
-def test_anybody_reacts() -> None:
-    """A reaction needs no right."""
+def test_every_user_can_react() -> None:
+    """A reaction to another user's message is allowed."""
     amended(MESSAGE, react(by="Bob"))
 
 
@@ -96,16 +96,14 @@ def test_anybody_reacts() -> None:
     ],
     ids=["nothing", "a deleted message", "an edit", "a reaction"],
 )
-def test_only_a_message_that_is_there_can_be_changed(
-    target: Publication | None, kind: Kind
-) -> None:
-    """What is gone, was never there, or is no message, is `not_found`."""
+def test_only_an_existing_message_can_be_changed(target: Publication | None, kind: Kind) -> None:
+    """A missing offset, a deleted message, an edit and a reaction are `not_found`."""
     emoji = "👍" if kind is Kind.REACT else ""
     assert code(target, change(kind, emoji=emoji)) is ErrorCode.NOT_FOUND
 
 
-def test_emoji_of_a_message_are_bounded() -> None:
-    """One more kind of emoji is refused; more names under a known one are not."""
+def test_different_emoji_of_a_message_are_limited() -> None:
+    """A further emoji is refused; a further name under an existing emoji is accepted."""
     message = MESSAGE
     for number in range(MAX_EMOJI):
         message = amended(message, react(chr(0x1F600 + number)))
@@ -114,8 +112,8 @@ def test_emoji_of_a_message_are_bounded() -> None:
     amended(message, react("👍", remove=True))
 
 
-def test_the_message_before_is_not_touched() -> None:
-    """A message is a value: its earlier state may still be on its way to somebody."""
+def test_former_state_of_a_message_is_not_modified() -> None:
+    """A message is a value, because its former state can still be in use for a delivery."""
     message = amended(MESSAGE, react())
     before = repr(message)
     amend(message, react(by="Bob"))
@@ -124,8 +122,8 @@ def test_the_message_before_is_not_touched() -> None:
     assert repr(message) == before
 
 
-def test_reactions_are_bounded_in_all() -> None:
-    """A message has at most so many that it fits into a reply; one may still be taken back."""
+def test_reactions_of_a_message_are_limited_in_total() -> None:
+    """A full message accepts no further reaction, but its reactions can still be removed."""
     names = tuple(f"user{number}" for number in range(MAX_REACTIONS))
     message = MESSAGE._replace(reactions={"👍": names})
     assert code(message, react("👍", "one more")) is ErrorCode.FORBIDDEN

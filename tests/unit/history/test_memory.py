@@ -1,4 +1,4 @@
-"""The history in memory: the contract, and its bounds."""
+"""Tests of the history in memory: the contract of histories, and its limits."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class TestContract(HistoryContract):
         return new_history(self.KEPT)
 
 
-def test_room_keeps_an_eighth_more_at_most() -> None:
-    """A room is trimmed in steps, between `max_messages` and an eighth more."""
+def test_room_stores_at_most_an_eighth_more() -> None:
+    """A room is trimmed in steps: it has between `max_messages` and an eighth more."""
     history = new_history(80)
     counts = set()
     for number in range(400):
@@ -39,8 +39,8 @@ def test_room_keeps_an_eighth_more_at_most() -> None:
     assert len(history.before("a", None, 1000).publications) >= 80
 
 
-def test_history_of_nothing_still_numbers() -> None:
-    """With `max_messages` 0 nothing is kept, and offsets go on all the same."""
+def test_history_that_stores_nothing_still_numbers() -> None:
+    """With `max_messages` 0 no publication is stored, but offsets increase."""
     history = new_history(0)
     assert [history.append([draft()])[0].offset for _ in range(3)] == [1, 2, 3]
     epoch = history.position("a").epoch
@@ -50,7 +50,7 @@ def test_history_of_nothing_still_numbers() -> None:
 
 
 def test_id_is_forgotten_with_its_publication() -> None:
-    """As long as a publication is kept its id is known, and no longer."""
+    """An id is remembered exactly as long as its publication is stored."""
     history = new_history(8)
     history.append([draft(id="i")])
     for number in range(8):
@@ -62,8 +62,8 @@ def test_id_is_forgotten_with_its_publication() -> None:
     assert len(history._logs["a"].by_id) == len(history.before("a", None, 99).publications)
 
 
-def test_all_rooms_together_keep_to_the_bound() -> None:
-    """However many rooms there are, about `max_bytes` are held, and nothing grows beyond."""
+def test_all_rooms_together_stay_within_max_bytes() -> None:
+    """With 20,000 rooms, the memory in use stays near `max_bytes`."""
     history = new_history(1000, max_bytes=1_000_000)
     tracemalloc.start()
     try:
@@ -76,8 +76,8 @@ def test_all_rooms_together_keep_to_the_bound() -> None:
     assert history._bytes <= 1_000_000
 
 
-def test_room_silent_longest_loses_first() -> None:
-    """Over the bound, quiet rooms pay for busy ones, with their oldest first."""
+def test_longest_silent_room_loses_its_oldest_first() -> None:
+    """Beyond `max_bytes`, the room with the longest silence loses its oldest publications."""
     history = new_history(1000, max_bytes=100_000)
     for number in range(50):
         add(history, str(number), room="quiet")
@@ -92,8 +92,8 @@ def test_room_silent_longest_loses_first() -> None:
     assert quiet[-1] == "49"
 
 
-def test_room_that_lost_all_begins_anew() -> None:
-    """A room of which nothing is left is forgotten, and has another epoch."""
+def test_room_without_publications_left_is_forgotten() -> None:
+    """A room that has lost all of its publications starts again with another epoch."""
     history = new_history(1000, max_bytes=10_000)
     add(history, "1", room="old")
     old = history.position("old")
@@ -104,16 +104,16 @@ def test_room_that_lost_all_begins_anew() -> None:
     assert history.position("old").epoch != old.epoch
 
 
-def test_publication_larger_than_the_bound_is_not_kept() -> None:
-    """A bound too small for one message leaves nothing, and does not fail."""
+def test_publication_larger_than_max_bytes_is_not_stored() -> None:
+    """A message larger than `max_bytes` is numbered but not stored."""
     history = new_history(1000, max_bytes=1000)
     assert history.append([draft("x" * 4000)])[0].offset == 1
     assert history._bytes == 0
     assert not history._logs
 
 
-def test_bytes_are_accounted_for_whatever_happens() -> None:
-    """After trimming and forgetting, what is counted is what is there."""
+def test_counted_bytes_are_zero_after_all_rooms_are_forgotten() -> None:
+    """After appends, changes, trimming and forgetting, the count of bytes is exact."""
     history = new_history(8, max_bytes=20_000)
     for number in range(300):
         history.append([draft("x" * (number % 50), room=f"r{number % 5}", id=str(number))])

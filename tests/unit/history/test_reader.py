@@ -1,4 +1,4 @@
-"""The history's file as other threads and processes read it."""
+"""Tests of reading a history's file from other threads and processes."""
 
 from __future__ import annotations
 
@@ -34,8 +34,10 @@ def reader(tmp_path: Path) -> Iterator[HistoryReader]:
     reader.close()
 
 
-def test_stream_moves_with_each_publication(history: SqliteHistory, reader: HistoryReader) -> None:
-    """A reader sees what is committed; a room in which nothing was published has no stream."""
+def test_reader_sees_each_committed_publication(
+    history: SqliteHistory, reader: HistoryReader
+) -> None:
+    """The stream's extent follows each commit; a room without publications has no stream."""
     assert reader.stream("a") is None
     history.append([draft("one")])
     assert reader.stream("a") == Stream("E1", head=1, first=1)
@@ -43,10 +45,10 @@ def test_stream_moves_with_each_publication(history: SqliteHistory, reader: Hist
     assert reader.stream("a") == Stream("E1", head=2, first=1)
 
 
-def test_texts_with_links_are_those_of_the_present(
+def test_texts_with_links_are_in_their_present_state(
     history: SqliteHistory, reader: HistoryReader
 ) -> None:
-    """An edit and a deletion take links away; other rooms, and texts without one, do not count."""
+    """Edits and deletions remove links; other rooms and texts without links are left out."""
     history.append([draft(f"{number} /files/id/name") for number in range(1, 4)])
     history.append([draft("no link"), draft("/files/other", room="b")])
     history.append([delete(1), edit(2, "nothing")])
@@ -55,14 +57,14 @@ def test_texts_with_links_are_those_of_the_present(
 
 
 def test_closed_reader_opens_its_file_again(history: SqliteHistory, reader: HistoryReader) -> None:
-    """Whoever reads once a minute keeps no descriptors meanwhile."""
+    """A reader can be closed between two reads, so that it keeps no descriptor open."""
     history.append([draft("one")])
     assert texts(reader.before("a", None, 9)) == ["one"]
     reader.close()
     assert texts(reader.before("a", None, 9)) == ["one"]
 
 
-def test_missing_file_is_an_error_of_the_history(tmp_path: Path) -> None:
-    """SQLite's own errors stay inside the history."""
+def test_missing_file_raises_history_error(tmp_path: Path) -> None:
+    """SQLite's own errors do not leave the history."""
     with pytest.raises(HistoryError):
         HistoryReader(tmp_path / "nowhere").stream("a")

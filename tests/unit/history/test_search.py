@@ -1,4 +1,4 @@
-"""Search: what matches, that no query does harm, and an index that may be lost."""
+"""Tests of the search: matching texts, hostile queries, and a lost index."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def in_memory(*, max_messages: int = 1000) -> MemoryHistory:
 
 @pytest.fixture(params=["sqlite", "memory"])
 def history(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[History]:
-    """Both kinds, each with ten messages at most, or one or two more."""
+    """A history of each kind; SQLite's stores ten messages, and one or two more."""
     kind = in_file(tmp_path, max_messages=10) if request.param == "sqlite" else in_memory()
     yield kind
     kind.close()
@@ -65,7 +65,7 @@ def change(kind: Kind, target: int, text: str = "") -> ChangeDraft:
     return ChangeDraft(room, username, text, timestamp, author, kind, target)
 
 
-# What matches
+# Matching
 
 TEXTS = (
     "The quick brown fox",
@@ -110,8 +110,10 @@ TEXTS = (
         ("👍", set()),
     ],
 )
-def test_words_phrases_and_prefixes(history: History, query: str, found: set[int]) -> None:
-    """All terms must occur, in any order, whatever their case and diacritics."""
+def test_query_matches_words_phrases_and_prefixes(
+    history: History, query: str, found: set[int]
+) -> None:
+    """A text matches if it has all terms, in any order, whatever their case and diacritics."""
     add(history, *TEXTS)
     assert {*search(history, query)} == {TEXTS[number] for number in found}
 
@@ -158,15 +160,15 @@ def test_words_phrases_and_prefixes(history: History, query: str, found: set[int
         "a " * 50_000,
     ],
 )
-def test_syntax_of_the_index_means_nothing(history: History, query: str) -> None:
-    """Operators, quotes, columns and very long queries are taken as text, and do no harm."""
+def test_fts5_syntax_in_a_query_is_taken_as_text(history: History, query: str) -> None:
+    """Operators, quotes, columns and very long queries are text, and raise no error."""
     add(history, *TEXTS)
     assert {*search(history, query)} <= {*TEXTS}
     assert search(history, "fox") == [TEXTS[0]]
 
 
-def test_operators_are_words(history: History) -> None:
-    """Who searches for AND, OR, NOT or NEAR finds texts that say it."""
+def test_fts5_operators_are_searched_as_words(history: History) -> None:
+    """A search for AND, OR, NOT or NEAR finds texts that have the word."""
     add(history, "this and that", "this or that", "not this", "near that", "this that")
     assert search(history, "this AND that") == ["this and that"]
     assert search(history, "this OR that") == ["this or that"]
@@ -174,13 +176,13 @@ def test_operators_are_words(history: History) -> None:
     assert search(history, "NEAR that") == ["near that"]
 
 
-def test_terms_beyond_a_bound_are_ignored() -> None:
+def test_terms_beyond_max_terms_are_ignored() -> None:
     """A query has at most `MAX_TERMS` terms."""
     assert to_match(" ".join(map(str, range(100)))).count(" ") == MAX_TERMS - 1
 
 
 def test_search_stays_in_its_room_and_within_its_limit(history: History) -> None:
-    """Other rooms' messages are not found; at most `limit` are returned."""
+    """Messages of other rooms are not found, and at most `limit` messages are returned."""
     add(history, "apple one", "apple two", "apple three")
     add(history, "apple elsewhere", room="b")
     assert len(search(history, "apple")) == 3
@@ -199,8 +201,8 @@ def test_search_stays_in_its_room_and_within_its_limit(history: History) -> None
 @example("a\0b", "a b")
 @example("ǅ", "ǆ")
 @settings(deadline=None, max_examples=150)
-def test_both_kinds_find_the_same_and_never_fail(text: str, query: str) -> None:
-    """Any query on any text: no error, and a match in a file is a match in memory."""
+def test_both_histories_find_the_same_texts(text: str, query: str) -> None:
+    """For any text and query, SQLite and memory find the same texts and raise no error."""
     queries = (query, text[:20], f'"{text[:10]}"*', f"{query}*")
     memory = in_memory()
     with tempfile.TemporaryDirectory() as directory:
@@ -214,11 +216,11 @@ def test_both_kinds_find_the_same_and_never_fail(text: str, query: str) -> None:
             file.close()
 
 
-# What changes
+# Changed messages
 
 
 def test_edited_message_is_found_by_its_new_text_only(history: History) -> None:
-    """Before the first search and after it; the result carries the new text."""
+    """An edit before or after the first search changes the text that is found."""
     add(history, "apple", "banana")
     history.append([change(Kind.EDIT, 1, "cherry")])
     assert (search(history, "apple"), search(history, "cherry")) == ([], ["cherry"])
@@ -229,7 +231,7 @@ def test_edited_message_is_found_by_its_new_text_only(history: History) -> None:
 
 
 def test_deleted_message_is_not_found(history: History) -> None:
-    """Nor are the texts of its edits, which are publications, too."""
+    """Neither the text of a deleted message nor the texts of its edits are found."""
     add(history, "apple one", "apple two")
     assert len(search(history, "apple")) == 2
     history.append([change(Kind.EDIT, 1, "apple edited"), change(Kind.DELETE, 1)])
@@ -237,8 +239,8 @@ def test_deleted_message_is_not_found(history: History) -> None:
     assert search(history, "edited") == []
 
 
-def test_reacted_message_is_found_with_its_reactions(history: History) -> None:
-    """A reaction changes no text, but the result has it."""
+def test_search_result_has_the_messages_reactions(history: History) -> None:
+    """A reaction does not change the searchable text, but the result contains it."""
     add(history, "apple")
     assert search(history, "apple") == ["apple"]
     history.append([change(Kind.REACT, 1)._replace(emoji="👍")])
@@ -249,7 +251,7 @@ def test_reacted_message_is_found_with_its_reactions(history: History) -> None:
 
 
 def test_dropped_messages_are_not_found(tmp_path: Path) -> None:
-    """What is over the room's bound is gone from search, before and after it was indexed."""
+    """Messages beyond the room's limit are not found, whether they were indexed or not."""
     for history in (in_file(tmp_path, max_messages=10), in_memory(max_messages=10)):
         for number in range(30):
             add(history, f"apple {number}")
@@ -259,8 +261,8 @@ def test_dropped_messages_are_not_found(tmp_path: Path) -> None:
         history.close()
 
 
-def test_messages_that_are_too_old_leave_the_index(tmp_path: Path) -> None:
-    """Pruning by age takes their texts out of the index's file as well, without a search."""
+def test_pruning_by_age_removes_texts_from_the_index(tmp_path: Path) -> None:
+    """The texts also leave the index's file, without another search."""
     history = in_file(tmp_path, max_age_s=60)
     history.append([draft("apple 73415")._replace(timestamp=timestamp_of(NOW_S - 3600))])
     assert search(history, "apple") == ["apple 73415"]
@@ -270,8 +272,8 @@ def test_messages_that_are_too_old_leave_the_index(tmp_path: Path) -> None:
     assert b"73415" not in (tmp_path / "history.db").read_bytes()
 
 
-def test_deleted_text_leaves_the_index(tmp_path: Path) -> None:
-    """Not a byte of it is in the index's file after a deletion, without another search."""
+def test_deletion_removes_the_text_from_the_index(tmp_path: Path) -> None:
+    """No byte of a deleted text is left in the index's file, without another search."""
     history = in_file(tmp_path)
     add(history, "apple 73415", "banana")
     assert search(history, "apple") == ["apple 73415"]
@@ -280,7 +282,7 @@ def test_deleted_text_leaves_the_index(tmp_path: Path) -> None:
     assert b"73415" not in (tmp_path / "search.db").read_bytes()
 
 
-def test_failed_deletion_is_not_carried_out_in_the_index(tmp_path: Path) -> None:
+def test_rolled_back_deletion_does_not_change_the_index(tmp_path: Path) -> None:
     """A message whose deletion was rolled back is still found."""
     history = in_file(tmp_path)
     add(history, "apple", "banana")
@@ -291,11 +293,11 @@ def test_failed_deletion_is_not_carried_out_in_the_index(tmp_path: Path) -> None
     history.close()
 
 
-# The index may be lost
+# Loss of the index
 
 
-def test_index_follows_after_reopening(tmp_path: Path) -> None:
-    """What came, changed and went between two searches is indexed, also over a restart."""
+def test_index_catches_up_after_reopening(tmp_path: Path) -> None:
+    """New, changed and deleted messages between two searches are indexed after a restart."""
     history = in_file(tmp_path)
     add(history, "apple one", "apple two", *map(str, range(1200)))
     assert len(search(history, "apple")) == 2
@@ -309,8 +311,8 @@ def test_index_follows_after_reopening(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["removed", "garbage", "truncated", "overwritten", "empty"])
 @pytest.mark.parametrize("running", [False, True])
-def test_lost_index_is_made_anew(tmp_path: Path, damage: str, *, running: bool) -> None:
-    """Removed or damaged, between two runs or during one: searching goes on."""
+def test_lost_index_is_rebuilt(tmp_path: Path, damage: str, *, running: bool) -> None:
+    """A removed or damaged index is rebuilt, whether the history was open or not."""
     history = in_file(tmp_path)
     add(history, *(f"apple {number} " + "x" * number for number in range(300)))
     assert len(search(history, "apple")) == 300
@@ -340,7 +342,7 @@ def test_lost_index_is_made_anew(tmp_path: Path, damage: str, *, running: bool) 
 
 
 def test_index_of_another_history_is_not_used(tmp_path: Path) -> None:
-    """When the history was moved away, nothing of it is found in the new one."""
+    """If the history was removed, none of its texts is found in the new history."""
     history = in_file(tmp_path)
     add(history, "apple of old")
     assert search(history, "apple") == ["apple of old"]
@@ -360,8 +362,8 @@ def test_index_of_another_history_is_not_used(tmp_path: Path) -> None:
     history.close()
 
 
-def test_many_searches_at_once_are_all_answered(file: SqliteHistory) -> None:
-    """Searches are answered one after the other, and none is lost while messages come."""
+def test_concurrent_searches_are_all_answered(file: SqliteHistory) -> None:
+    """Fifty searches at once are answered, while messages are appended."""
     add(file, *TEXTS)
 
     async def many() -> list[list[Message]]:

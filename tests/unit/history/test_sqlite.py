@@ -1,4 +1,4 @@
-"""The history in SQLite: the contract, and what a file adds: reopening, damage, full disks."""
+"""Tests of the SQLite history: the contract, restarts, damaged files, full disks."""
 
 from __future__ import annotations
 
@@ -79,13 +79,13 @@ def history(tmp_path: Path) -> Iterator[SqliteHistory]:
 def change(
     kind: Kind, target: int, text: str = "", *, by: str = "Alice", **more: Any
 ) -> ChangeDraft:
-    """A change by somebody whom `draft` knows, too."""
+    """A change in room "a", by the user whom `draft` makes for the same name."""
     now, author = "2025-01-18T11:00:00.000Z", draft(by=by).author
     return ChangeDraft("a", by, text, now, author, kind, target, **more)
 
 
 def state(history: History, *rooms: str) -> list[Any]:
-    """All that can be read of some rooms."""
+    """Everything that can be read of some rooms."""
     read: list[Any] = []
     for room in rooms or ("a",):
         position = history.position(room)
@@ -103,11 +103,11 @@ class TestContract(HistoryContract):
             yield history
 
 
-# Reopening
+# Restarts
 
 
-def test_everything_is_there_after_reopening(tmp_path: Path) -> None:
-    """Epoch, offsets and messages, with their changes, are as they were."""
+def test_state_is_the_same_after_reopening(tmp_path: Path) -> None:
+    """Epochs, offsets, messages and their changes survive a restart."""
     with opened(tmp_path) as history:
         add(history, "one", "two", "three")
         history.append(
@@ -129,8 +129,8 @@ def test_everything_is_there_after_reopening(tmp_path: Path) -> None:
         assert history.append([draft("four")])[0] == draft("four").numbered(9)
 
 
-def test_nothing_is_lost_without_closing(tmp_path: Path) -> None:
-    """A process that is killed while it appends leaves all that `append` has returned."""
+def test_killed_process_loses_no_returned_append(tmp_path: Path) -> None:
+    """If the process is killed, every publication that `append` has returned is in the file."""
     program = (
         "import sys, time\nfrom pathlib import Path\n"
         "from fastchat.history.sqlite import SqliteHistory\n"
@@ -155,27 +155,27 @@ def test_nothing_is_lost_without_closing(tmp_path: Path) -> None:
         assert [each.offset for each in kept] == list(range(offset - 149, offset + 1))
 
 
-def test_id_is_remembered_for_ten_minutes_also_after_reopening(tmp_path: Path) -> None:
-    """Ten minutes after its publication, and then a prune, an id is new again."""
+def test_id_is_remembered_for_ten_minutes_across_a_restart(tmp_path: Path) -> None:
+    """After ten minutes and a call of `prune`, the id is new again."""
     clock = Clock()
 
-    def say(history: History) -> Any:
+    def publish(history: History) -> Any:
         sent = draft(id="i")._replace(timestamp=timestamp_of(clock.now))
         return history.append([sent])[0]
 
     with opened(tmp_path, clock=clock) as history:
-        assert say(history).offset == 1
+        assert publish(history).offset == 1
     with opened(tmp_path, clock=clock) as history:
         clock.now += REMEMBER_IDS_S - 1
         history.prune()
-        assert say(history) == Duplicate("a", "i", 1)
+        assert publish(history) == Duplicate("a", "i", 1)
         clock.now += 2
         history.prune()
-        assert say(history).offset == 2
+        assert publish(history).offset == 2
 
 
-def test_expired_ids_are_dropped_as_fast_as_new_ones_come(tmp_path: Path) -> None:
-    """More ids than one prune takes are gone after as many appends again."""
+def test_expired_ids_are_dropped_as_fast_as_ids_are_added(tmp_path: Path) -> None:
+    """Ids that one `prune` leaves are dropped by the appends that follow."""
     clock = Clock()
     many = 10_000
     with opened(tmp_path, clock=clock) as history:
@@ -202,9 +202,10 @@ def count(directory: Path, query: str) -> int:
 
 @contextlib.contextmanager
 def connected(file: Path) -> Iterator[apsw.Connection]:
-    """A connection of the SQLite that the history uses.
+    """A connection of apsw's SQLite.
 
-    Another one in the same process, as Python's own, would let go of its locks.
+    Python's own SQLite in the same process would release the locks of apsw's when it closes the
+    file.
     """
     connection = apsw.Connection(str(file))
     try:
@@ -213,11 +214,11 @@ def connected(file: Path) -> Iterator[apsw.Connection]:
         connection.close()
 
 
-# What cannot be opened
+# Unusable files
 
 
-def test_second_open_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
-    """One directory is one history's: here, and in another process."""
+def test_directory_in_use_is_refused_and_its_owner_continues(tmp_path: Path) -> None:
+    """A directory belongs to one history, in this process and in others."""
     with opened(tmp_path) as history:
         add(history, "one")
         with pytest.raises(SettingError, match=r"^--data .* is in use by another server; .*\.$"):
@@ -237,7 +238,7 @@ def test_second_open_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
 
 
 def filled(directory: Path) -> Path:
-    """A file of some hundred pages."""
+    """A history's file with some hundred pages."""
     with opened(directory) as history:
         for number in range(40):
             history.append(
@@ -307,14 +308,14 @@ def in_sqlite(file: Path, script: str) -> None:
         (foreign_database_with_our_version, "is not a history of fastchat"),
     ],
 )
-def test_unusable_file_is_refused_and_left_untouched(
+def test_unusable_file_is_refused_and_not_changed(
     tmp_path: Path, spoil: Callable[[Path], None], why: str
 ) -> None:
-    """One sentence that names the file and the way out; not a byte of it changes."""
+    """The error names the file and a way out; no byte of the file changes."""
     file = filled(tmp_path)
     spoil(file)
     before = file.read_bytes()
-    for _ in range(2):  # the lock is free again
+    for _ in range(2):  # the second time, the lock must be free again
         with pytest.raises(SettingError) as refused:
             new_history(tmp_path)
         assert str(file) in str(refused.value)
@@ -325,8 +326,8 @@ def test_unusable_file_is_refused_and_left_untouched(
     assert not log.exists() or log.stat().st_size == 0
 
 
-def test_log_of_a_newer_file_is_left_untouched(tmp_path: Path) -> None:
-    """A newer fastchat that was killed finds its log again after an older one refused it."""
+def test_log_of_a_newer_file_is_not_changed(tmp_path: Path) -> None:
+    """An older fastchat leaves the log of a killed newer one as it is."""
     filled(tmp_path)
     killed = tmp_path / "killed"
     killed.mkdir()
@@ -340,27 +341,27 @@ def test_log_of_a_newer_file_is_left_untouched(tmp_path: Path) -> None:
     assert {name: (killed / name).read_bytes() for name in before} == before
 
 
-def test_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
-    """A file in the place of the directory is one sentence, too."""
+def test_directory_that_cannot_be_created_is_refused(tmp_path: Path) -> None:
+    """If a file has the directory's name, the error is one sentence."""
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingError, match=r"^--data .* cannot be used: .*\.$"):
         new_history(tmp_path / "file")
 
 
 def test_empty_file_is_a_new_history(tmp_path: Path) -> None:
-    """What a process leaves that is killed while it makes the file is used."""
+    """An empty file, which a process killed early can leave, is used."""
     (tmp_path / "history.db").touch()
     with opened(tmp_path) as history:
         add(history, "one")
 
 
-# Bounds
+# Limits
 
 
-def test_a_days_load_stays_within_its_bound(tmp_path: Path) -> None:
-    """300,000 messages in 20 rooms that keep 1,000 each: the files stay under 32 MB.
+def test_files_of_a_days_load_stay_small(tmp_path: Path) -> None:
+    """300,000 messages in 20 rooms that store 1,000 each need less than 32 MB.
 
-    That is 20,000 kept ones and the ids of ten minutes at about 300 bytes, and the log.
+    The files then have 20,000 messages, the ids of ten minutes at about 300 bytes, and the log.
     """
     clock = Clock()
     per_turn, turns = 300, 1000
@@ -389,31 +390,31 @@ def test_a_days_load_stays_within_its_bound(tmp_path: Path) -> None:
     assert count(tmp_path, "SELECT count(*) FROM ids") < 10 * per_turn * turns / 24 / 6
 
 
-def test_log_begins_anew_under_a_load_that_never_pauses(
+def test_log_restarts_under_a_load_without_pauses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Commits without a pause do not make the log grow for ever."""
+    """Commits without a pause do not make the log grow without limit."""
     monkeypatch.setattr(checkpoints, "INTERVAL_S", 0.05)
     monkeypatch.setattr(checkpoints, "TOO_LONG_BYTES", 4 << 20)
     log = tmp_path / "history.db-wal"
     written = 0
     with opened(tmp_path) as history:
-        written_before, began_anew = 0, 0
+        last_salt, restarts = 0, 0
         deadline = time.monotonic() + 20 * TIMEOUT_UNIT_S
-        while began_anew < 3 and time.monotonic() < deadline:
+        while restarts < 3 and time.monotonic() < deadline:
             history.append([draft("x" * 500, room=f"r{n}", id=f"{written} {n}") for n in range(10)])
             written += 1
             with log.open("rb") as header:
-                # "Salt-1", a number that each beginning raises (SQLite's file format, §4.1)
+                # "Salt-1" increases with each restart of the log (SQLite's file format, §4.1).
                 salt = int.from_bytes(header.read(20)[16:], "big")
-            began_anew += salt != written_before
-            written_before = salt
-        assert began_anew == 3
+            restarts += salt != last_salt
+            last_salt = salt
+        assert restarts == 3
     assert log.exists() is False
 
 
-def test_messages_are_kept_no_longer_than_their_age(tmp_path: Path) -> None:
-    """Pruning takes the oldest, a few hundred of a room at a time, and never the younger."""
+def test_messages_older_than_the_limit_are_dropped(tmp_path: Path) -> None:
+    """Each `prune` drops at most 256 of a room's old messages, and never a newer one."""
     clock = Clock()
     with opened(tmp_path, clock=clock, max_age_s=3600.0) as history:
         for _ in range(2):
@@ -433,12 +434,12 @@ def test_messages_are_kept_no_longer_than_their_age(tmp_path: Path) -> None:
         assert history.append([draft()])[0] == draft().numbered(801)
 
 
-def test_more_rooms_than_are_known_at_once(tmp_path: Path) -> None:
-    """Rooms go in and out of memory, also within a batch, and their offsets go on."""
+def test_rooms_beyond_the_known_ones_keep_their_offsets(tmp_path: Path) -> None:
+    """Rooms leave and enter memory, even during a batch, without an effect on offsets."""
     chance = random.Random(1)
     heads = dict.fromkeys("abcdefghijkl", 0)
     with opened(tmp_path, max_known_rooms=4, max_warm_rooms=2) as history:
-        for number in range(12):  # entered and never written in: these cannot be forgotten
+        for number in range(12):  # rooms without publications cannot be forgotten
             history.position(f"silent-{number}")
         epochs = {room: history.position(room).epoch for room in heads}
         for _ in range(200):
@@ -454,22 +455,22 @@ def test_more_rooms_than_are_known_at_once(tmp_path: Path) -> None:
         }
 
 
-def test_long_texts_are_recovered_whole(tmp_path: Path) -> None:
-    """What memory does not hold of a room is read from the file, and nothing is missing."""
+def test_publications_beyond_the_tail_are_recovered(tmp_path: Path) -> None:
+    """A recovery reads the publications from the file that memory does not have."""
     with opened(tmp_path) as history:
         epoch = history.position("a").epoch
         for number in range(700):
             history.append([draft(f"{number} " + "x" * 3990)])
             if number == 300:
-                history.before("a", None, 1)  # from here on it is warm
+                history.before("a", None, 1)  # from here on, the room is in memory
         for missing in (1, 60, 130, 299, 300):
             found = history.since("a", Position(epoch, 700 - missing), 300)
             assert found is not None
             assert [each.offset for each in found] == list(range(701 - missing, 701))
 
 
-def test_refused_change_leaves_no_trace_of_its_room(tmp_path: Path) -> None:
-    """A reaction to nothing, in a room where nothing is, makes no room in the file."""
+def test_refused_change_does_not_create_a_room(tmp_path: Path) -> None:
+    """A reaction to a missing message does not write its room to the file."""
     with opened(tmp_path) as history:
         (refused,) = history.append([change(Kind.REACT, 1, emoji="👍")])
         assert isinstance(refused, CommandError)
@@ -481,7 +482,7 @@ def test_refused_change_leaves_no_trace_of_its_room(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def failing(directory: Path, when: str) -> Iterator[None]:
-    """SQLite fails at some statements, as a trigger makes it."""
+    """Make some statements fail, by a trigger."""
     file = directory / "history.db"
     in_sqlite(file, f"CREATE TRIGGER fault {when} BEGIN SELECT RAISE(ABORT, 'injected'); END")
     try:
@@ -495,7 +496,7 @@ POISON = "BEFORE INSERT ON publications WHEN new.text = 'poison'"
 
 @pytest.mark.parametrize("warm", [True, False])
 def test_failed_batch_changes_nothing(tmp_path: Path, *, warm: bool) -> None:
-    """An error in the middle leaves memory and file as before, and the next batch works."""
+    """If a statement fails, memory and file stay as before, and the next batch succeeds."""
     with opened(tmp_path) as history:
         history.append([draft("one", id="1"), draft("two", id="2"), draft("zzz", room="b")])
         epoch = history.position("new").epoch
@@ -523,8 +524,8 @@ def test_failed_batch_changes_nothing(tmp_path: Path, *, warm: bool) -> None:
         assert state(history, "a", "b", "new") == after
 
 
-def test_fault_of_ours_changes_nothing(history: SqliteHistory) -> None:
-    """Also when it is not SQLite that fails: nothing of the batch is kept, here or there."""
+def test_exception_outside_sqlite_changes_nothing(history: SqliteHistory) -> None:
+    """If encoding a row fails, nothing of the batch is stored."""
     add(history, "one")
     before = state(history)
     with pytest.raises(UnicodeEncodeError):
@@ -534,10 +535,10 @@ def test_fault_of_ours_changes_nothing(history: SqliteHistory) -> None:
     assert texts(history.before("a", None, 9)) == ["one", "two"]
 
 
-def test_prune_that_fails_changes_nothing_and_says_so_once(
+def test_failing_prune_changes_nothing_and_logs_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What cannot be dropped stays, readable, and is dropped when the disk works again."""
+    """Old messages stay readable until the disk works again, and are dropped then."""
     clock = Clock()
     with opened(tmp_path, clock=clock, max_age_s=3600.0) as history:
         history.append(
@@ -555,7 +556,7 @@ def test_prune_that_fails_changes_nothing_and_says_so_once(
 
 
 def keep_appending(history: SqliteHistory, *, room: str = "a") -> int:
-    """Append until it fails; returns how many were kept."""
+    """Append until it fails; return the offset of the last publication."""
     kept = history.position(room).offset
     with pytest.raises(HistoryError):  # noqa: PT012 it is the loop that fails
         while True:
@@ -563,8 +564,8 @@ def keep_appending(history: SqliteHistory, *, room: str = "a") -> int:
     return kept
 
 
-def test_full_disk_loses_nothing_and_is_recovered_from(tmp_path: Path) -> None:
-    """On a full disk appending fails, reading works; with room again, appending does too."""
+def test_full_disk_loses_nothing(tmp_path: Path) -> None:
+    """On a full disk `append` fails and reads work; with free space `append` works again."""
     if not can_mount(tmp_path):
         pytest.skip("needs root, to mount a small disk")
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", tmp_path], check=True)
@@ -589,8 +590,8 @@ def test_full_disk_loses_nothing_and_is_recovered_from(tmp_path: Path) -> None:
         subprocess.run(["umount", "--lazy", tmp_path], check=True)
 
 
-def test_limit_of_a_files_size_loses_nothing(tmp_path: Path) -> None:
-    """In a child whose files may not grow: it fails in order, and goes on when they may."""
+def test_file_size_limit_loses_nothing(tmp_path: Path) -> None:
+    """If the file cannot grow, `append` raises; when the limit is lifted, it works again."""
     child = os.fork()
     if child == 0:
         status = 1
@@ -626,7 +627,7 @@ def _in_small_files(directory: Path) -> int:
 
 @pytest.fixture
 def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """All statements that any connection executes from here on."""
+    """All statements that connections execute during the test."""
     executed: list[str] = []
 
     def trace(cursor: apsw.Cursor, statement: str, bindings: Any) -> bool:
@@ -640,10 +641,10 @@ def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return executed
 
 
-def test_thousand_recoveries_read_the_disk_a_handful_of_times(
+def test_thousand_recoveries_read_the_disk_at_most_five_times(
     tmp_path: Path, statements: list[str]
 ) -> None:
-    """After a restart, the first reads a room; the others, and newcomers, read memory."""
+    """After a restart, the first recovery reads the file, and later ones read memory."""
     with opened(tmp_path) as history:
         for number in range(400):
             add(history, str(number))
@@ -663,7 +664,7 @@ def test_thousand_recoveries_read_the_disk_a_handful_of_times(
 
 
 def test_batch_costs_few_statements(tmp_path: Path, statements: list[str]) -> None:
-    """A turn of many messages without ids is one transaction and one insertion."""
+    """A turn of 500 messages without ids is one transaction and one insertion."""
     with opened(tmp_path) as history:
         add(history, "one")
         statements.clear()
@@ -678,8 +679,8 @@ def test_batch_costs_few_statements(tmp_path: Path, statements: list[str]) -> No
 # Deletion
 
 
-def test_deleted_text_is_nowhere(tmp_path: Path) -> None:
-    """Neither a row nor a byte of the files has a deleted text, nor what it was edited to."""
+def test_deleted_text_is_in_no_read_row_or_file(tmp_path: Path) -> None:
+    """No read, row or byte of a file has a deleted text or the texts of its edits."""
     secrets = ("first-secret-7341", "second-secret-9127", "third-secret-5518")
     with opened(tmp_path) as history:
         add(history, "before", secrets[0])
@@ -708,7 +709,7 @@ def test_deleted_text_is_nowhere(tmp_path: Path) -> None:
 def test_power_loss_durability_syncs_each_commit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, sync_commits: bool, expected: int
 ) -> None:
-    """`synchronous` is FULL (2) with it, and NORMAL (1) otherwise, on the writing connection."""
+    """`synchronous` of the writing connection is FULL (2) or NORMAL (1) by `sync_commits`."""
     connections: list[apsw.Connection] = []
     monkeypatch.setattr(apsw, "connection_hooks", [connections.append])
     with opened(tmp_path, sync_commits=sync_commits):
@@ -716,10 +717,10 @@ def test_power_loss_durability_syncs_each_commit(
         assert connections[0].pragma("journal_mode") == "wal"
 
 
-def test_checkpoints_move_the_log_into_the_file(
+def test_checkpoint_moves_the_log_into_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a while of quiet, what was written is in the file itself, and nobody waited."""
+    """After some quiet intervals, the database file has what was written."""
     monkeypatch.setattr(checkpoints, "INTERVAL_S", 0.01)
     with opened(tmp_path) as history:
         size = history.file.stat().st_size
@@ -727,12 +728,12 @@ def test_checkpoints_move_the_log_into_the_file(
         wait_until(lambda: history.file.stat().st_size > size)
 
 
-# Against the other implementation
+# Comparison with the history in memory
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_random_operations_do_as_in_memory(tmp_path: Path, seed: int) -> None:
-    """Whatever is appended, changed, failed and reopened, both histories tell the same."""
+def test_random_operations_have_the_same_results_as_in_memory(tmp_path: Path, seed: int) -> None:
+    """Appends, changes, failures and restarts give the same results in both histories."""
     options = {"max_messages": 10**6, "max_known_rooms": 3, "max_warm_rooms": 2}
     chance = random.Random(seed)
     rooms = ("a", "b", "c", "d", "e")
@@ -753,7 +754,7 @@ def test_random_operations_do_as_in_memory(tmp_path: Path, seed: int) -> None:
         remove = kind is Kind.REACT and chance.random() < 0.3
         return ChangeDraft(room, name, text, f"t{number}", name, kind, target, emoji, remove)
 
-    def told(history: History) -> list[Any]:
+    def observed(history: History) -> list[Any]:
         room = chance.choice(rooms)
         epoch, head = history.position(room)
         offset, limit = chance.randint(0, head + 1), chance.randint(1, 300)
@@ -781,15 +782,15 @@ def test_random_operations_do_as_in_memory(tmp_path: Path, seed: int) -> None:
                 assert epochs.setdefault(room, epoch) == epoch or head == 0
                 epochs[room] = epoch
             again = chance.getstate()
-            expected = told(model)
+            expected = observed(model)
             chance.setstate(again)
-            assert told(history) == expected
+            assert observed(history) == expected
     finally:
         history.close()
 
 
 def plain(read: Any) -> Any:
-    """Messages with their reactions as lists, as a file gives them."""
+    """A read value with reactions as lists, as the file returns them."""
     if isinstance(read, Message):
         reactions = read.reactions and {key: list(names) for key, names in read.reactions.items()}
         return read._replace(reactions=reactions)
@@ -799,5 +800,5 @@ def plain(read: Any) -> Any:
 
 
 def outline(outcome: Any) -> Any:
-    """An outcome, and of a refusal only its code."""
+    """An outcome; a refusal is represented by its code."""
     return outcome.code if isinstance(outcome, CommandError) else outcome
