@@ -1,4 +1,4 @@
-"""A SQLite file of ours: made, checked, migrated, and left alone where it is not ours."""
+"""Tests of opening SQLite files: creation, checks, migrations, and files of other programs."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ def filled(tmp_path: Path) -> Path:
 
 
 def test_older_file_is_migrated(tmp_path: Path) -> None:
-    """A file of the first version gets what later versions added, and keeps its content."""
+    """A file of the first version gets the later tables and keeps its rows."""
     file = filled(tmp_path)
-    for _ in range(2):  # the second time there is nothing to do
+    for _ in range(2):  # the second time, no migration is missing
         with opened(file, SECOND) as connection:
             assert select(connection, "SELECT value FROM rows") == [(7,)]
             assert select(connection, "SELECT value FROM later") == []
             assert connection.pragma("user_version") == 2
 
 
-def test_migration_may_be_a_function(tmp_path: Path) -> None:
-    """What a script cannot do, as a secret of this server, a function does."""
+def test_migration_can_be_a_function(tmp_path: Path) -> None:
+    """A function can write what a script cannot, for example a new secret."""
 
     def add_secret(connection: apsw.Connection) -> None:
         connection.execute("INSERT INTO rows VALUES (?)", (b"secret",))
@@ -53,7 +53,7 @@ def test_migration_may_be_a_function(tmp_path: Path) -> None:
 
 
 def test_failed_migration_changes_nothing(tmp_path: Path) -> None:
-    """The versions before the one that failed are not kept either; the old program works."""
+    """If one migration fails, none is applied, and the older program can use the file."""
     file = filled(tmp_path)
     broken = SECOND._replace(migrations=(*SECOND.migrations, "CREATE TABLE rows (value)"))
     with pytest.raises(apsw.SQLError):
@@ -69,8 +69,8 @@ def test_failed_migration_changes_nothing(tmp_path: Path) -> None:
         (FIRST._replace(migrations=()), "was written by a newer fastchat"),
     ],
 )
-def test_file_of_another_program_is_left_alone(tmp_path: Path, schema: Schema, why: str) -> None:
-    """One sentence names the file, its fault and the way out; not a byte changes."""
+def test_file_of_another_program_is_not_changed(tmp_path: Path, schema: Schema, why: str) -> None:
+    """The error names the file, its fault and a way out; no byte changes."""
     file = filled(tmp_path)
     before = file.read_bytes()
     with pytest.raises(SettingError, match=f"{file} {why}.*; choose another\\.$"):
@@ -84,7 +84,7 @@ def test_file_of_another_program_is_left_alone(tmp_path: Path, schema: Schema, w
 
 
 def test_damaged_file_is_refused(tmp_path: Path) -> None:
-    """A file that is no database, and one with a page that is not whole."""
+    """A file that is no database, and one with a damaged page, are refused."""
     file = filled(tmp_path)
     file.write_bytes(file.read_bytes()[:4096] + bytes(4096))
     with pytest.raises(SettingError, match="is damaged"):
@@ -96,8 +96,8 @@ def test_damaged_file_is_refused(tmp_path: Path) -> None:
         open_to_write(file, FIRST, busy_timeout_ms=100, sync_commits=False)
 
 
-def test_reader_follows_a_writer(tmp_path: Path) -> None:
-    """What is committed is read, and nothing can be written."""
+def test_reader_sees_commits_and_cannot_write(tmp_path: Path) -> None:
+    """A read-only connection sees each commit of another connection."""
     file = filled(tmp_path)
     with (
         opened(file, FIRST) as writer,

@@ -1,4 +1,4 @@
-"""Who comes in where tokens are asked for, and what he may do: over real connections."""
+"""Tests of servers that require tokens, over real connections."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def server(key: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[serve
 
 @contextlib.contextmanager
 def offering(server: Any, *names: str, target: str = "/ws") -> Iterator[Client]:
-    """A client that offers these subprotocols."""
+    """A client whose handshake offers these subprotocols."""
     with connected(
         server.port, target, headers={"Sec-WebSocket-Protocol": ", ".join(names)}
     ) as client:
@@ -72,7 +72,7 @@ def offering(server: Any, *names: str, target: str = "/ws") -> Iterator[Client]:
 
 
 def refused(client: Client) -> tuple[str, int]:
-    """The error's code, and the close code after it."""
+    """The code of the client's next error, and the close code that follows it."""
     error = client.receive_type("error")
     return error["code"], client.receive_end()
 
@@ -81,10 +81,10 @@ def refused(client: Client) -> tuple[str, int]:
 
 
 @pytest.mark.parametrize("command", EVERY_COMMAND.values(), ids=EVERY_COMMAND.keys())
-def test_nothing_is_done_without_a_token(
+def test_commands_without_a_token_are_refused(
     server: server_in_thread.Server, command: dict[str, Any]
 ) -> None:
-    """`unauthorized`, and 4501: whatever it was, nothing has happened."""
+    """Each command gets `unauthorized` and 4501, and has no effect."""
     before = server.call(lambda: (server.rooms.room_count, server.rooms.user_count))
     with connected(server.port) as client:
         client.send({**command, "ref": "1"})
@@ -95,8 +95,8 @@ def test_nothing_is_done_without_a_token(
     assert server.call(lambda: (server.rooms.room_count, server.rooms.user_count)) == before
 
 
-def test_what_comes_after_a_refusal_is_not_done(server: server_in_thread.Server) -> None:
-    """Also in the same segment, and with a token."""
+def test_commands_behind_a_refused_one_have_no_effect(server: server_in_thread.Server) -> None:
+    """Commands in the same segment are not run, not even a `join` with a token."""
     with connected(server.port) as client:
         client.send({"text": "Hello", "room": "lobby"})
         client.send({"type": "join", "room": "late", "token": token()})
@@ -104,8 +104,8 @@ def test_what_comes_after_a_refusal_is_not_done(server: server_in_thread.Server)
     assert server.names("late") == []
 
 
-def test_shortcut_needs_a_token_too(server: server_in_thread.Server) -> None:
-    """And never one in the address."""
+def test_join_by_address_needs_a_token(server: server_in_thread.Server) -> None:
+    """The address can join a room, but cannot contain a token."""
     for target in ("/ws?username=Alice", f"/ws?username=Alice&token={token()}"):
         with connected(server.port, target) as client:
             assert refused(client) == ("unauthorized", 4501)
@@ -121,8 +121,8 @@ def test_shortcut_needs_a_token_too(server: server_in_thread.Server) -> None:
     ],
     ids=["nonsense", "wrong key", "no exp", "huge"],
 )
-def test_bad_token_is_the_end(server: server_in_thread.Server, bad: str) -> None:
-    """4501; test_tokens has the long table."""
+def test_bad_token_closes_the_connection(server: server_in_thread.Server, bad: str) -> None:
+    """The connection is closed with 4501; test_tokens has the table of bad tokens."""
     with connected(server.port) as client:
         client.send({"type": "join", "token": bad})
         assert refused(client) == ("unauthorized", 4501)
@@ -131,18 +131,18 @@ def test_bad_token_is_the_end(server: server_in_thread.Server, bad: str) -> None
             assert refused(client) == ("unauthorized", 4501)
 
 
-def test_token_that_is_no_text_is_a_bad_command(server: server_in_thread.Server) -> None:
-    """It is not even looked at."""
+def test_token_that_is_no_string_is_a_bad_command(server: server_in_thread.Server) -> None:
+    """A token of another JSON type is refused before it is verified."""
     with connected(server.port) as client:
         client.send({"type": "join", "token": 5})
         assert client.receive()["code"] == "bad_command"
 
 
-# With one
+# With a token
 
 
-def test_token_is_who_somebody_is(server: server_in_thread.Server) -> None:
-    """Its name, whatever the client says; `joined` tells."""
+def test_token_determines_the_users_name(server: server_in_thread.Server) -> None:
+    """The name in `joined` is the token's, whatever the client sends."""
     with connected(server.port) as client:
         joined = client.join(room="names", username="Mallory", token=token())
         assert joined["username"] == "Alice"
@@ -151,8 +151,8 @@ def test_token_is_who_somebody_is(server: server_in_thread.Server) -> None:
         assert client.receive_type("message")["username"] == "Alice"
 
 
-def test_token_comes_as_an_offered_subprotocol(server: server_in_thread.Server) -> None:
-    """It is never selected and never echoed."""
+def test_token_can_be_an_offered_subprotocol(server: server_in_thread.Server) -> None:
+    """The subprotocol with the token is neither selected nor echoed."""
     offered = f"fastchat.token.{token()}"
     target = "/ws?username=Somebody&room=offered"
     with offering(server, "fastchat.v1", offered, target=target) as client:
@@ -164,8 +164,8 @@ def test_token_comes_as_an_offered_subprotocol(server: server_in_thread.Server) 
         assert client.join(room="offered")["username"] == "Alice"
 
 
-def test_user_has_one_name_however_often_he_comes(server: server_in_thread.Server) -> None:
-    """The same `sub` is the same user, without any `session`; another one is not."""
+def test_connections_with_one_subject_are_one_user(server: server_in_thread.Server) -> None:
+    """The same `sub` is the same user without a `session`; another one is another user."""
     with connected(server.port) as first, connected(server.port) as second:
         first.join(room="tabs", token=token())
         assert second.join(room="tabs", token=token())["online"] == 1
@@ -175,8 +175,8 @@ def test_user_has_one_name_however_often_he_comes(server: server_in_thread.Serve
                 assert other.receive()["code"] == "username_taken"
 
 
-def test_author_and_sender_are_the_subject(server: server_in_thread.Server) -> None:
-    """From any device one may edit what one wrote; nobody else may, under the same name."""
+def test_subject_is_the_author_of_messages(server: server_in_thread.Server) -> None:
+    """A user can edit their messages from any device; another user cannot, under any name."""
     message = {"text": "Hello", "id": "m-1"}
     with connected(server.port) as client:
         client.join(room="authors", token=token())
@@ -215,10 +215,10 @@ def test_author_and_sender_are_the_subject(server: server_in_thread.Server) -> N
     ],
     ids=["reads", "writes", "moderates"],
 )
-def test_rights_are_what_one_may_do(
+def test_command_without_the_right_is_forbidden(
     server: server_in_thread.Server, rights: list[str], allowed: set[str]
 ) -> None:
-    """`forbidden`, and nothing else, for what one may not."""
+    """A command for which the token gives no right gets `forbidden` and has no effect."""
     room = "rights-" + "-".join(rights)
     with connected(server.port) as owner, connected(server.port) as client:
         owner.join(room=room, token=token("owner", "Owner"))
@@ -236,8 +236,8 @@ def test_rights_are_what_one_may_do(
             assert ("forbidden" not in codes) == (kind in allowed), (kind, codes)
 
 
-def test_rooms_without_the_right_to_read_are_all_the_same(server: server_in_thread.Server) -> None:
-    """Whether there is somebody in a room is not given away."""
+def test_refusal_does_not_reveal_whether_a_room_exists(server: server_in_thread.Server) -> None:
+    """A room with users and one without give the same error."""
     with connected(server.port) as other, connected(server.port) as client:
         other.join(room="secret", token=token("u-2", "Bob"))
         client.join(room="lobby", token=token(rooms={"lobby": "read", "*": []}))
@@ -252,18 +252,18 @@ def test_rooms_without_the_right_to_read_are_all_the_same(server: server_in_thre
         assert answers[1]["code"] == answers[3]["code"] == "not_joined"
 
 
-# The end of a token
+# Expiry and renewal
 
 
-def test_expired_token_is_told(server: server_in_thread.Server) -> None:
-    """4011: whoever comes with an old one is to get a new one."""
+def test_expired_token_closes_with_4011(server: server_in_thread.Server) -> None:
+    """The close code tells a client to get a new token."""
     with connected(server.port) as client:
         client.send({"type": "join", "token": token(lasts_s=-60)})
         assert refused(client) == ("unauthorized", 4011)
 
 
 def test_connection_ends_with_its_token(server: server_in_thread.Server) -> None:
-    """4011 within 5 s, after a `closing`; the others stay."""
+    """When the token expires, its connection gets `closing` and 4011; others stay."""
     with connected(server.port) as other, connected(server.port) as client:
         other.join(room="ends", token=token("u-2", "Bob"))
         short = token(lasts_s=3)
@@ -276,8 +276,8 @@ def test_connection_ends_with_its_token(server: server_in_thread.Server) -> None
         other.receive_type("pong")
 
 
-def test_token_is_renewed_on_a_live_connection(server: server_in_thread.Server) -> None:
-    """By a `join` for a room one is in; nothing else happens in it."""
+def test_token_can_be_renewed_on_a_connection(server: server_in_thread.Server) -> None:
+    """A `join` for a room that the client is in renews its token without other effects."""
     with connected(server.port) as client:
         client.join(room="renewed", token=token(lasts_s=3))
         client.send({"type": "join", "room": "renewed", "token": token(lasts_s=600), "ref": "1"})
@@ -289,8 +289,8 @@ def test_token_is_renewed_on_a_live_connection(server: server_in_thread.Server) 
         assert client.receive()["type"] == "pong"
 
 
-def test_renewal_may_come_with_another_room(server: server_in_thread.Server) -> None:
-    """The reply is that of any `join`."""
+def test_join_of_another_room_renews_the_token(server: server_in_thread.Server) -> None:
+    """The reply to a `join` with a new token for another room is `joined`."""
     with connected(server.port) as client:
         client.join(room="one", token=token(rooms={"one": "read"}))
         client.send({"type": "join", "room": "two"})
@@ -298,8 +298,8 @@ def test_renewal_may_come_with_another_room(server: server_in_thread.Server) -> 
         assert client.join(room="two", token=token())["room"] == "two"
 
 
-def test_renewal_is_for_the_same_user_and_his_rooms(server: server_in_thread.Server) -> None:
-    """Another's token ends the connection; one that is for other rooms changes nothing."""
+def test_renewal_must_be_for_the_same_user_and_rooms(server: server_in_thread.Server) -> None:
+    """Another user's token closes the connection; a token for other rooms changes nothing."""
     with connected(server.port) as client:
         client.join(room="mine", token=token())
         client.send({"type": "join", "room": "mine", "token": token(rooms={"other": "read"})})
@@ -310,12 +310,12 @@ def test_renewal_is_for_the_same_user_and_his_rooms(server: server_in_thread.Ser
         assert refused(client) == ("unauthorized", 4501)
 
 
-# As it is run
+# The command line
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_no_token_is_in_what_a_server_says(key: str, tmp_path: Path, workers: str) -> None:
-    """Good or bad, offered or in a command, in an address even: the log has none of them."""
+def test_tokens_are_not_logged(key: str, tmp_path: Path, workers: str) -> None:
+    """Valid or not, in a header, a command or an address: the log has no token."""
     arguments = ("--auth", "jwt", "--jwt-key-file", key, "--workers", workers)
     more = ("--data", str(tmp_path / "data"), "--log-level", "debug")
     good, bad = token(name="Good"), token(name="Bad")[:-4] + "AAAA"
@@ -347,7 +347,7 @@ def test_no_token_is_in_what_a_server_says(key: str, tmp_path: Path, workers: st
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_server_does_not_start_with_a_bad_key(tmp_path: Path, workers: str) -> None:
-    """One sentence and status 2, whichever process has read it."""
+    """The server ends with one sentence and status 2, whichever process reads the key."""
     file = tmp_path / "key"
     file.write_text("short", "ascii")
     ended = subprocess.run(
@@ -365,8 +365,8 @@ def test_server_does_not_start_with_a_bad_key(tmp_path: Path, workers: str) -> N
     assert "Traceback" not in ended.stderr
 
 
-def test_keys_are_read_where_the_server_was_started(key: str, tmp_path: Path) -> None:
-    """A path is that of the command line, and may be one of several in the environment."""
+def test_relative_key_paths_start_at_the_working_directory(key: str, tmp_path: Path) -> None:
+    """Paths on the command line and in the environment can be relative."""
     os.link(key, tmp_path / "linked")
     environment = {**os.environ, "FASTCHAT_JWT_KEY_FILE": f"{key}, {tmp_path / 'linked'}"}
     ended = subprocess.run(
@@ -381,8 +381,8 @@ def test_keys_are_read_where_the_server_was_started(key: str, tmp_path: Path) ->
     assert (made["sub"], made["rooms"]) == ("alice", {"lobby": ["read"]})
 
 
-def test_token_command_complains_in_a_sentence(key: str, tmp_path: Path) -> None:
-    """Status 2."""
+def test_token_command_refuses_bad_arguments_in_one_sentence(key: str, tmp_path: Path) -> None:
+    """Bad arguments end `fastchat token` with status 2."""
     for arguments, words in (
         (["--jwt-key-file", key], "--sub is missing"),
         (["--sub", "alice"], "--jwt-key-file"),

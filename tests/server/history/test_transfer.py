@@ -1,4 +1,4 @@
-"""`fastchat export` and `import`: what is written, what is taken, and what is refused."""
+"""Tests of `fastchat export` and `fastchat import` on histories of real servers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PATIENCE_S = 10 * TIMEOUT_UNIT_S
 
 
 class Member:
-    """Somebody in a room of a running server."""
+    """A client in a room of a running server."""
 
     def __init__(self, server: Server, username: str, room: str = "lobby", **join: Any) -> None:
         self._open = ExitStack()
@@ -31,7 +31,7 @@ class Member:
         self.joined = self.ask(type="join", username=username, room=room, **join)
 
     def ask(self, **command: Any) -> dict[str, Any]:
-        """Send a command; returns the next event."""
+        """Send a command and return the next event."""
         self.socket.send(json.dumps(command))
         event: dict[str, Any] = json.loads(self.socket.recv(timeout=PATIENCE_S))
         return event
@@ -41,7 +41,7 @@ class Member:
 
 
 def talk(server: Server, room: str = "lobby") -> Member:
-    """Publish something of each kind; returns whose it is."""
+    """Publish publications of each kind; return the client that did."""
     alice = Member(server, "Alice", room)
     assert alice.ask(text="Hello", id="one")["offset"] == 1
     alice.ask(text="Secret", id="two")
@@ -77,11 +77,11 @@ def message(offset: int, **more: object) -> dict[str, object]:
     return {**fields, "text": f"number {offset}", "timestamp": stamp, **more}
 
 
-# Out
+# Export
 
 
-def test_export_has_everything_that_is_stored(tmp_path: Path) -> None:
-    """One header, then one line a publication, with authors, ids and the present state."""
+def test_export_has_all_stored_fields(tmp_path: Path) -> None:
+    """An export has one header and one line a publication, with authors, ids and states."""
     with running_server("--data", str(tmp_path)) as server, closing(talk(server)) as alice:
         first, *lines = map(json.loads, exported(tmp_path).splitlines())
         epoch = alice.joined["epoch"]
@@ -98,8 +98,8 @@ def test_export_has_everything_that_is_stored(tmp_path: Path) -> None:
     assert (deletion["type"], deletion["target"]) == ("delete", 2)
 
 
-def test_restored_directory_exports_the_same_bytes(tmp_path: Path) -> None:
-    """Nothing is lost or changed on the way out, in, and out again, in several rooms."""
+def test_import_of_an_export_exports_the_same_bytes(tmp_path: Path) -> None:
+    """Export, import and another export lose and change nothing, in several rooms."""
     with running_server("--data", str(tmp_path / "old")) as server:
         for room in ("lobby", "a", "z"):
             talk(server, room).close()
@@ -109,8 +109,8 @@ def test_restored_directory_exports_the_same_bytes(tmp_path: Path) -> None:
     assert exported(tmp_path / "new", "a") in before
 
 
-def test_server_goes_on_with_a_restored_room(tmp_path: Path) -> None:
-    """Who was there before recovers, resends without doubles, and still may edit."""
+def test_server_continues_an_imported_room(tmp_path: Path) -> None:
+    """Clients recover, repeat messages without doubles, and can edit their messages."""
     with running_server("--data", str(tmp_path / "old")) as server:
         alice = talk(server)
         alice.close()
@@ -129,8 +129,8 @@ def test_server_goes_on_with_a_restored_room(tmp_path: Path) -> None:
             assert [each["offset"] for each in found] == [1]
 
 
-def test_export_sees_one_moment(tmp_path: Path) -> None:
-    """What is published while an export runs is not in it, nor is any of it missing."""
+def test_export_is_a_snapshot(tmp_path: Path) -> None:
+    """Messages that are published during an export are not in it, and the others all are."""
     with running_server("--data", str(tmp_path)) as server, closing(talk(server)) as alice:
 
         class Slow(io.BytesIO):
@@ -144,8 +144,8 @@ def test_export_sees_one_moment(tmp_path: Path) -> None:
         assert json.loads(exported(tmp_path).splitlines()[0])["head"] == 19
 
 
-def test_export_changes_nothing_that_a_killed_server_left(tmp_path: Path) -> None:
-    """The file and its log are the same afterwards, and hold what was confirmed."""
+def test_export_does_not_change_a_killed_servers_files(tmp_path: Path) -> None:
+    """The file and its log stay as they are, and the export has all confirmed messages."""
     with running_server("--data", str(tmp_path)) as server:
         talk(server).close()
         server.kill()
@@ -156,7 +156,7 @@ def test_export_changes_nothing_that_a_killed_server_left(tmp_path: Path) -> Non
 
 
 def test_export_of_a_missing_room_is_refused(tmp_path: Path) -> None:
-    """A room that is not there is an error; a history without rooms is an empty export."""
+    """A missing room is an error, but a history without rooms gives an empty export."""
     imported(tmp_path, [message(1)])
     assert main(["export", "--data", str(tmp_path), "--room", "nowhere"]) == 2
     with running_server("--data", str(tmp_path / "empty")):
@@ -166,7 +166,7 @@ def test_export_of_a_missing_room_is_refused(tmp_path: Path) -> None:
 def test_export_of_no_history_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A directory without a history, or with another file of that name, gets a sentence."""
+    """A directory without a history, or with another file of that name, is refused."""
     assert main(["export", "--data", str(tmp_path)]) == 2
     assert "holds no history" in capsys.readouterr().err
     (tmp_path / "history.db").write_bytes(b"something else" * 1000)
@@ -176,7 +176,7 @@ def test_export_of_no_history_is_refused(
     assert error.count("\n") == 1
 
 
-def test_reader_that_closes_the_pipe_ends_the_export_quietly(tmp_path: Path) -> None:
+def test_closed_pipe_ends_the_export_without_an_error(tmp_path: Path) -> None:
     """`fastchat export | head -1` prints one line and nothing else."""
     imported(tmp_path, [message(number, text="x" * 4000) for number in range(1, 200)])
     command = [sys.executable, "-m", "fastchat", "export", "--data", str(tmp_path)]
@@ -189,8 +189,8 @@ def test_reader_that_closes_the_pipe_ends_the_export_quietly(tmp_path: Path) -> 
         assert export.wait(PATIENCE_S) == 0
 
 
-def test_output_is_whole_or_as_it_was(tmp_path: Path) -> None:
-    """`--output` replaces a file by a complete export, and leaves it alone otherwise."""
+def test_output_is_complete_or_unchanged(tmp_path: Path) -> None:
+    """`--output` replaces a file by a complete export, or leaves it as it was."""
     imported(tmp_path, [message(1)])
     file = tmp_path / "backup.jsonl"
     export = ["export", "--data", str(tmp_path), "--output", str(file)]
@@ -203,20 +203,20 @@ def test_output_is_whole_or_as_it_was(tmp_path: Path) -> None:
     assert main(["export", "--data", str(tmp_path), "--output", str(tmp_path / "no" / "f")]) == 2
 
 
-def test_full_disk_is_told_in_a_sentence(
+def test_full_disk_ends_the_export_with_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A device that takes nothing more ends the export with status 2."""
+    """If the output cannot be written, the export ends with status 2."""
     imported(tmp_path, [message(1)])
     assert main(["export", "--data", str(tmp_path), "--output", "/dev/full"]) == 2
     assert "No space left" in capsys.readouterr().err
 
 
-# In
+# Import
 
 
-def test_foreign_lines_are_numbered_as_they_come(tmp_path: Path) -> None:
-    """Name and text are enough; times are put into UTC, rooms may be mixed."""
+def test_foreign_lines_are_numbered_in_their_order(tmp_path: Path) -> None:
+    """A name and a text are enough; times become UTC, and rooms can be mixed."""
     lines = [
         {"username": "Ann", "text": "one", "timestamp": "2020-02-03T04:05:06+02:00", "id": 7},
         {"username": "Bob", "text": "two", "room": "other"},
@@ -232,10 +232,10 @@ def test_foreign_lines_are_numbered_as_they_come(tmp_path: Path) -> None:
     assert (other["room"], other["head"], two["text"]) == ("other", 1, "two")
 
 
-def test_room_of_foreign_lines_can_be_named(
+def test_room_option_names_the_room_of_foreign_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`--room` is where lines go that name none; standard input is the default file."""
+    """Lines without a room go to that of `--room`; the default input is standard input."""
     stdin = io.TextIOWrapper(io.BytesIO(b'{"username":"Ann","text":"one"}\n'))
     monkeypatch.setattr(sys, "stdin", stdin)
     assert main(["import", "--data", str(tmp_path), "--room", "here"]) == 0
@@ -243,15 +243,15 @@ def test_room_of_foreign_lines_can_be_named(
     assert b'"room":"here"' in exported(tmp_path, "here")
 
 
-def test_header_without_epoch_begins_a_new_one(tmp_path: Path) -> None:
-    """An old backup can be made another history, so that nobody recovers into it."""
+def test_header_without_epoch_gives_a_new_epoch(tmp_path: Path) -> None:
+    """Without its epoch, an import is another history, which clients cannot recover."""
     imported(tmp_path, [header(1, epoch=None), message(1)])
     epoch = json.loads(exported(tmp_path).splitlines()[0])["epoch"]
     assert epoch not in (None, "E1")
 
 
-def test_room_of_which_nothing_is_kept_is_restored(tmp_path: Path) -> None:
-    """Its place in the stream is all that is left of it, and goes on from there."""
+def test_room_without_stored_publications_is_imported(tmp_path: Path) -> None:
+    """Its offsets continue where they had stopped."""
     imported(tmp_path, [header(42, first=43)])
     assert [json.loads(exported(tmp_path))] == [header(42, first=43)]
     with (
@@ -298,7 +298,7 @@ BAD_LINES = {
 def test_bad_line_is_named_and_nothing_is_imported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], bad: object
 ) -> None:
-    """One sentence with the line's number; after its repair the file can be imported."""
+    """The error has the line's number, and the corrected file can be imported."""
     other = [header(1, room="before"), message(1, room="before")]
     lines = [*other, header(), message(1)]
     file = tmp_path / "in.jsonl"
@@ -316,7 +316,7 @@ def test_bad_line_is_named_and_nothing_is_imported(
 def test_export_that_was_cut_off_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A room must reach the head that its header names, also before another header."""
+    """A room must reach the head that its header announces."""
     file = tmp_path / "in.jsonl"
     file.write_text(json.dumps(header(2)) + "\n" + json.dumps(message(1)) + "\n", "utf-8")
     assert main(["import", "--data", str(tmp_path), str(file)]) == 2
@@ -327,7 +327,7 @@ def test_export_that_was_cut_off_is_refused(
 
 
 def test_directory_in_use_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A server that runs on the directory keeps it to itself."""
+    """An import is refused while a server uses the directory."""
     file = tmp_path / "in.jsonl"
     file.write_text(json.dumps({"username": "Ann", "text": "one"}), "utf-8")
     with running_server("--data", str(tmp_path)):
@@ -335,8 +335,10 @@ def test_directory_in_use_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "is in use" in capsys.readouterr().err
 
 
-def test_room_that_exists_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A room with publications stays as it is, and so does everything else."""
+def test_import_of_an_existing_room_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """If one room has publications already, nothing is imported."""
     imported(tmp_path, [header(1), message(1)])
     before = exported(tmp_path)
     file = tmp_path / "in.jsonl"
@@ -350,7 +352,7 @@ def test_room_that_exists_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_file_that_cannot_be_read_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A missing file and a directory get a sentence."""
+    """A missing file and a directory are refused with one sentence."""
     for name in (tmp_path / "missing", tmp_path):
         assert main(["import", "--data", str(tmp_path / "data"), str(name)]) == 2
         assert f"{name} cannot be read" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""JSON Web Tokens: which are valid, with which keys, and for whom; and making them."""
+"""Tests of JSON Web Tokens: verifying them, reading keys, and issuing tokens."""
 
 from __future__ import annotations
 
@@ -64,18 +64,18 @@ def encoded(value: Any) -> str:
 
 @pytest.fixture
 def authenticator(tmp_path: Path) -> TokenAuthenticator:
-    """One that knows a secret and an RSA key, and has an audience and an issuer."""
+    """An authenticator with a secret, an RSA key, an audience and an issuer."""
     files = [key_file(tmp_path, SECRET, "secret"), key_file(tmp_path, RSA[1], "rsa.pem")]
     return TokenAuthenticator(files, audience="chat", issuer="https://id.example")
 
 
 MINE: dict[str, Any] = {"aud": "chat", "iss": "https://id.example"}
 
-# Who somebody is
+# Identities
 
 
-def test_token_says_who_somebody_is(authenticator: TokenAuthenticator) -> None:
-    """`sub` is what he is told apart by, `name` the username, `exp` the end."""
+def test_token_identifies_its_user(authenticator: TokenAuthenticator) -> None:
+    """`sub` gives the author, `name` the user's name, and `exp` the end."""
     token = signed(**MINE, exp=9_999_999_999)
     assert authenticator.verify(token) == (
         "sub:u-1",
@@ -86,14 +86,14 @@ def test_token_says_who_somebody_is(authenticator: TokenAuthenticator) -> None:
 
 
 def test_without_a_name_the_subject_is_the_name(authenticator: TokenAuthenticator) -> None:
-    """It has to be one, of course."""
+    """A token without `name` gives its user the subject as name, if it is a valid name."""
     assert authenticator.verify(signed(**MINE, name=None, sub="bob")).name == "bob"
     with pytest.raises(CommandError):
         authenticator.verify(signed(**MINE, name=None, sub="x" * 33))
 
 
-def test_name_is_put_into_nfc(authenticator: TokenAuthenticator) -> None:
-    """As every other name."""
+def test_name_is_normalised_to_nfc(authenticator: TokenAuthenticator) -> None:
+    """A name in a token is normalised like any other name."""
     assert authenticator.verify(signed(**MINE, name="Zoe\u0308")).name == "Zoë"
 
 
@@ -111,24 +111,26 @@ def test_name_is_put_into_nfc(authenticator: TokenAuthenticator) -> None:
         ({}, "lobby", ""),
     ],
 )
-def test_rights_are_by_room(
+def test_rights_depend_on_the_room(
     authenticator: TokenAuthenticator, rooms: Any, room: str, expected: str
 ) -> None:
-    """A room's own rights, else those of `*`; unknown ones are none."""
+    """A room has its own rights or those of `*`; unknown rights are ignored."""
     identity = authenticator.verify(signed(**MINE, rooms=rooms))
     may = [str(right) for right in sorted(Right) if identity.may(right, room)]
     assert " ".join(may) == expected
 
 
-def test_nobody_moderates_unless_his_token_says_so(authenticator: TokenAuthenticator) -> None:
-    """A token without `rooms` reads and writes everywhere, and that is all."""
+def test_token_without_rooms_does_not_let_its_user_moderate(
+    authenticator: TokenAuthenticator,
+) -> None:
+    """A token without `rooms` gives the rights to read and to write in all rooms."""
     identity = authenticator.verify(signed(**MINE))
     assert identity.may(Right.READ, "lobby")
     assert identity.may(Right.WRITE, "anywhere")
     assert not identity.may(Right.MODERATE, "lobby")
 
 
-# What is no valid token
+# Invalid tokens
 
 
 def _wrong_padding() -> str:
@@ -141,7 +143,7 @@ def _unsigned(header: dict[str, Any], signature: str = "") -> str:
 
 
 def _with_public_key_as_secret() -> str:
-    """HS256 over the public key's PEM: the confusion of algorithms."""
+    """A token signed by HS256 with the PEM of a public key, an attack on the algorithm."""
     import hashlib
     import hmac
 
@@ -171,7 +173,7 @@ GARBAGE: dict[str, Callable[[], str]] = {
         _pair(rsa.generate_private_key(public_exponent=65537, key_size=2048))[0], "RS256", **MINE
     ),
     "PS256 with the right key": lambda: signed(RSA[0], "PS256", **MINE),
-    "an algorithm without a key of ours": lambda: signed(ED25519[0], "EdDSA", **MINE),
+    "an algorithm for which there is no key": lambda: signed(ED25519[0], "EdDSA", **MINE),
     "no exp": lambda: signed(**MINE, exp=None),
     "exp that is text": lambda: signed(**MINE, exp="9999999999"),
     "exp that is no number": lambda: signed(**MINE, exp=float("nan")),
@@ -211,7 +213,7 @@ GARBAGE: dict[str, Callable[[], str]] = {
 def test_invalid_token_is_refused(
     make: Callable[[], str], authenticator: TokenAuthenticator, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """All in the same words, with 4501; neither these nor the log have anything of the token."""
+    """All refusals have the same sentence and 4501; neither it nor the log has any of the token."""
     caplog.set_level(logging.DEBUG)
     token = make()
     with pytest.raises(CommandError) as caught:
@@ -225,14 +227,14 @@ def test_invalid_token_is_refused(
         assert len(part) < 4 or part not in caplog.text
 
 
-def test_valid_token_is_not_garbage(authenticator: TokenAuthenticator) -> None:
-    """What the table above varies is valid by itself, by either key."""
+def test_valid_token_is_accepted(authenticator: TokenAuthenticator) -> None:
+    """The tokens that the table above varies are valid, with either key."""
     assert authenticator.verify(signed(**MINE)).name == "Alice"
     assert authenticator.verify(signed(RSA[0], "RS256", **MINE)).name == "Alice"
 
 
-def test_expired_token_is_told_apart(authenticator: TokenAuthenticator) -> None:
-    """4011, after which a client gets a new one; but only if it had been valid."""
+def test_expired_token_has_its_own_close_code(authenticator: TokenAuthenticator) -> None:
+    """An expired token is refused with 4011, but only if it is valid otherwise."""
     now = int(time.time())
     with pytest.raises(CommandError) as caught:
         authenticator.verify(signed(**MINE, exp=now))
@@ -243,21 +245,23 @@ def test_expired_token_is_told_apart(authenticator: TokenAuthenticator) -> None:
     assert caught.value.close_code == CloseCode.UNAUTHORIZED
 
 
-def test_issuer_may_be_a_little_ahead(authenticator: TokenAuthenticator) -> None:
-    """Ten seconds for `nbf` and `iat`."""
+def test_issuers_clock_can_be_ten_seconds_ahead(authenticator: TokenAuthenticator) -> None:
+    """`nbf` and `iat` can be up to ten seconds in the future."""
     soon = int(time.time()) + 5
     assert authenticator.verify(signed(**MINE, nbf=soon, iat=soon)).name == "Alice"
 
 
-def test_audience_and_issuer_count_where_they_are_set(tmp_path: Path) -> None:
-    """Else a token may have any."""
+def test_audience_and_issuer_are_checked_if_they_are_set(tmp_path: Path) -> None:
+    """If they are not set, a token can have any."""
     authenticator = TokenAuthenticator([key_file(tmp_path, SECRET)])
     assert authenticator.verify(signed()).name == "Alice"
     assert authenticator.verify(signed(aud="mail", iss="somebody")).name == "Alice"
 
 
-def test_missing_audience_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Where others than this chat have tokens of the same issuer: with public keys."""
+def test_missing_audience_is_logged_for_public_keys(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without an audience, tokens for other services are accepted too."""
     secret, public = key_file(tmp_path, SECRET, "secret"), key_file(tmp_path, RSA[1], "public")
     TokenAuthenticator([secret])
     TokenAuthenticator([secret, public], audience="chat")
@@ -275,7 +279,7 @@ def test_missing_audience_is_warned_of(tmp_path: Path, caplog: pytest.LogCapture
 def test_public_key_is_for_the_algorithm_of_its_type(
     tmp_path: Path, pair: tuple[bytes, bytes], algorithm: str
 ) -> None:
-    """RS256, EdDSA and ES256."""
+    """An RSA key verifies RS256, an Ed25519 key EdDSA, and a P-256 key ES256."""
     authenticator = TokenAuthenticator([key_file(tmp_path, pair[1])])
     assert authenticator.verify(signed(pair[0], algorithm)).name == "Alice"
     with pytest.raises(CommandError):
@@ -295,8 +299,8 @@ def _jwk(pair: tuple[bytes, bytes], **more: Any) -> dict[str, Any]:
     return {**entry, **more}
 
 
-def test_jwks_has_several_keys(tmp_path: Path) -> None:
-    """`kid` chooses among them; what is for something else is passed over."""
+def test_jwks_can_have_several_keys(tmp_path: Path) -> None:
+    """`kid` chooses among the keys, and keys for other purposes are skipped."""
     second = _pair(ed25519.Ed25519PrivateKey.generate())
     keys = [
         _jwk(ED25519, kid="a", use="sig"),
@@ -359,8 +363,10 @@ def _small_rsa() -> bytes:
     ],
     ids=itertools.count(),  # some of the keys are new each time
 )
-def test_unusable_key_is_a_sentence(tmp_path: Path, content: Any, words: str) -> None:
-    """It names the setting, the file and what is wrong; never a secret."""
+def test_unusable_key_is_refused_with_one_sentence(
+    tmp_path: Path, content: Any, words: str
+) -> None:
+    """The error names the setting, the file and the fault, and has no secret."""
     file = key_file(tmp_path, content)
     with pytest.raises(SettingError) as caught:
         TokenAuthenticator([file])
@@ -370,14 +376,14 @@ def test_unusable_key_is_a_sentence(tmp_path: Path, content: Any, words: str) ->
     assert words in message
 
 
-def test_key_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
-    """No traceback."""
+def test_missing_key_file_is_refused_with_one_sentence(tmp_path: Path) -> None:
+    """A missing file raises SettingError."""
     with pytest.raises(SettingError, match="cannot be read: No such file"):
         TokenAuthenticator([str(tmp_path / "nothing")])
 
 
-def test_keys_are_rotated(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Two at once are valid; `reload` reads them anew, and keeps the old if it cannot."""
+def test_keys_can_be_rotated(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Two keys are valid at once; `reload` reads them again, or leaves the old ones in use."""
     first, second = key_file(tmp_path, SECRET, "1"), key_file(tmp_path, OTHER, "2")
     authenticator = TokenAuthenticator([first, second])
     old, new = signed(), signed(OTHER)
@@ -394,14 +400,14 @@ def test_keys_are_rotated(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
         authenticator.verify(old)
 
 
-# Making them
+# Issuing
 
 
 @pytest.mark.parametrize("pair", [RSA, ED25519, P256], ids=["RSA", "Ed25519", "P-256"])
-def test_private_key_makes_what_its_public_half_verifies(
+def test_token_of_a_private_key_is_verified_by_its_public_key(
     tmp_path: Path, pair: tuple[bytes, bytes]
 ) -> None:
-    """With all that `fastchat token` can be told."""
+    """The token has all claims that `fastchat token` can set."""
     private, public = key_file(tmp_path, pair[0], "private"), key_file(tmp_path, pair[1], "public")
     token = make_token(
         Path(private),
@@ -418,8 +424,8 @@ def test_private_key_makes_what_its_public_half_verifies(
     assert 50 < identity.expires_s - time.time() <= 60
 
 
-def test_new_secret_is_good_and_private(tmp_path: Path) -> None:
-    """0600, and never over another file."""
+def test_new_secret_is_usable_and_private(tmp_path: Path) -> None:
+    """The new file has the mode 0600, and an existing file is not replaced."""
     file = tmp_path / "secret"
     create_secret(file)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -437,22 +443,22 @@ def test_new_secret_is_good_and_private(tmp_path: Path) -> None:
     ("content", "words"),
     [(RSA[1], "no private key"), ('{"keys": []}', "JWKS"), ("short", "32 are needed")],
 )
-def test_token_is_not_made_with_what_is_no_key(tmp_path: Path, content: Any, words: str) -> None:
-    """One sentence."""
+def test_token_is_not_made_with_an_unusable_key(tmp_path: Path, content: Any, words: str) -> None:
+    """A file without a secret or a private key raises SettingError."""
     with pytest.raises(SettingError, match=words):
         make_token(Path(key_file(tmp_path, content)), subject="bob", duration_s=60)
 
 
-def test_token_is_not_made_for_whom_no_server_lets_in(tmp_path: Path) -> None:
-    """A `sub` or a name that would be refused."""
+def test_token_is_not_made_for_an_invalid_user(tmp_path: Path) -> None:
+    """A `sub` or a name that servers refuse raises SettingError."""
     file = Path(key_file(tmp_path, SECRET))
     for wrong in ({"subject": ""}, {"subject": "x" * 33}, {"subject": "x", "name": " x"}):
         with pytest.raises(SettingError, match=r"--(sub|name)"):
             make_token(file, duration_s=60, **wrong)
 
 
-def test_durations() -> None:
-    """With a unit, or in seconds; within a year."""
+def test_duration_is_parsed() -> None:
+    """A duration has a unit or is in seconds, and is at most a year."""
     assert [duration_of(text) for text in ("90", "90s", "15m", "1h", "7d")] == [
         *(90, 90, 900, 3600, 604800)
     ]
@@ -461,8 +467,8 @@ def test_durations() -> None:
             duration_of(wrong)
 
 
-def test_rooms_of_the_command_line() -> None:
-    """`ROOM=RIGHTS`, again and again."""
+def test_rooms_claim_is_parsed_from_the_command_line() -> None:
+    """Each `ROOM=RIGHTS` gives the rights in one room."""
     assert rooms_of(["lobby=read,write", "*=read", "attic="]) == {
         "lobby": ["read", "write"],
         "*": ["read"],

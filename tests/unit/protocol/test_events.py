@@ -1,4 +1,4 @@
-"""Publications and events, as they travel."""
+"""Tests of the encoding of publications and events."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PUBLISHED = {
 }
 ENCODED = protocol.encode(MESSAGE._replace(id=None))
 
-#: A change of the message above; the tests give it another kind.
+#: A change of the message above. Tests replace its kind.
 CHANGE = Change("lobby", 43, "Bob", "", TIMESTAMP, "author", Kind.DELETE, target=42)
 CHANGED = {
     "room": "lobby",
@@ -49,7 +49,7 @@ EVENTS: list[tuple[bytes, dict[str, Any]]] = [
         {"type": "edit", "text": "new", **CHANGED},
     ),
     (
-        # Of a message that was deleted since, in a recovery.
+        # The edit of a message that was deleted later, as a recovery has it.
         protocol.encode(CHANGE._replace(kind=Kind.EDIT)),
         {"type": "edit", "text": "", **CHANGED},
     ),
@@ -243,15 +243,15 @@ EVENTS: list[tuple[bytes, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("payload", "fields"), EVENTS, ids=lambda value: repr(value)[:30])
-def test_event_has_just_the_fields_of_its_table(payload: bytes, fields: dict[str, Any]) -> None:
-    """Every event is one JSON object of the documented fields, absent ones left out."""
+def test_event_has_exactly_the_documented_fields(payload: bytes, fields: dict[str, Any]) -> None:
+    """Each event is one JSON object without fields that are absent."""
     assert json.loads(payload) == fields
     assert type(orjson.loads(payload)) is dict
 
 
 @given(st.text(min_size=1, max_size=50).map(lambda text: text.strip()).filter(bool))
-def test_text_survives_the_round_trip(text: str) -> None:
-    """What `parse` has accepted is in the publication as it is, in one line of valid JSON."""
+def test_parsed_text_is_encoded_unchanged(text: str) -> None:
+    """A text that `parse` accepted is in the payload, as one line of valid JSON."""
     try:
         command = parse(json.dumps({"text": text}).encode())
     except CommandError:
@@ -276,11 +276,11 @@ def test_text_survives_the_round_trip(text: str) -> None:
     ],
 )
 def test_timestamp_is_utc_with_milliseconds(seconds: float, timestamp: str) -> None:
-    """RFC 3339 in UTC, always with three digits of milliseconds."""
+    """A timestamp is RFC 3339 in UTC with three digits of milliseconds."""
     assert protocol.timestamp_of(seconds) == timestamp
 
 
-def test_timestamps_are_in_the_order_of_their_seconds() -> None:
-    """Sorting timestamps as text sorts them by time."""
+def test_timestamps_sort_by_time() -> None:
+    """Sorting timestamps as texts sorts them by time."""
     stamps = [protocol.timestamp_of(1_700_000_000 + i * 0.0337) for i in range(1000)]
     assert stamps == sorted(stamps)

@@ -1,4 +1,4 @@
-"""Names of rooms and users, and when two of them are the same."""
+"""Tests of the names of rooms and users, and of names that look alike."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from fastchat.protocol.names import check_room, check_username, name_key
 
 
 @pytest.mark.parametrize("name", ["a", "lobby", "0", "-", "_", ".", "..", "a.b-c_d", "x" * 64])
-def test_room_of_allowed_characters_is_kept_as_it_is(name: str) -> None:
-    """1 to 64 of a-z, 0-9, '-', '_' and '.' are a room's name."""
+def test_valid_room_name_is_returned_unchanged(name: str) -> None:
+    """1 to 64 of a-z, 0-9, '-', '_' and '.' are a valid name of a room."""
     assert check_room(name) == name
 
 
@@ -25,16 +25,16 @@ def test_room_of_allowed_characters_is_kept_as_it_is(name: str) -> None:
     ["", "x" * 65, "Lobby", "a b", "a/b", "a\n", "\na", "é", "ａ", "٣", "a\x00", "#a", "😀"],
     ids=ascii,
 )
-def test_any_other_room_is_refused(name: object) -> None:
-    """Everything else is `bad_room`, a line feed at the end too."""
+def test_invalid_room_name_is_refused(name: object) -> None:
+    """Any other name is `bad_room`, also one with a line feed at its end."""
     with pytest.raises(CommandError) as caught:
         check_room(name)
     assert caught.value.code == ErrorCode.BAD_ROOM
 
 
 @pytest.mark.parametrize("name", [None, 5, True, b"lobby", ["lobby"], {"a": 1}])
-def test_room_that_is_no_string_is_refused(name: object) -> None:
-    """Whatever JSON brings in its place is `bad_room`."""
+def test_room_name_that_is_no_string_is_refused(name: object) -> None:
+    """Another type of JSON is `bad_room`."""
     with pytest.raises(CommandError) as caught:
         check_room(name)
     assert caught.value.code == ErrorCode.BAD_ROOM
@@ -59,8 +59,8 @@ def test_room_that_is_no_string_is_refused(name: object) -> None:
         "❤\ufe0f",
     ],
 )
-def test_username_is_kept_as_it_is(name: str) -> None:
-    """1 to 32 visible characters of any script are a name."""
+def test_valid_username_is_returned_unchanged(name: str) -> None:
+    """1 to 32 visible characters of any script are a valid name."""
     assert check_username(name) == name
 
 
@@ -124,8 +124,8 @@ def test_username_is_normalised_to_nfc() -> None:
     ],
     ids=ascii,
 )
-def test_username_that_misleads_is_refused(name: str) -> None:
-    """Invisible, direction-changing and control characters, and blanks at the ends, are refused."""
+def test_misleading_username_is_refused(name: str) -> None:
+    """Invisible, directional and control characters, and spaces at the ends, are refused."""
     with pytest.raises(CommandError) as caught:
         check_username(name[:200])
     assert caught.value.code == ErrorCode.BAD_USERNAME
@@ -133,13 +133,13 @@ def test_username_that_misleads_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", [None, 5, True, b"Alice", ["Alice"], {"a": 1}])
 def test_username_that_is_no_string_is_refused(name: object) -> None:
-    """Whatever JSON brings in its place is `bad_username`."""
+    """Another type of JSON is `bad_username`."""
     with pytest.raises(CommandError) as caught:
         check_username(name)
     assert caught.value.code == ErrorCode.BAD_USERNAME
 
 
-# Look-alikes
+# Names that look alike
 
 
 @pytest.mark.parametrize(
@@ -167,8 +167,8 @@ def test_username_that_is_no_string_is_refused(name: object) -> None:
         "a\ufe0fdmin",
     ],
 )
-def test_look_alike_has_the_same_key(other: str) -> None:
-    """Names that NFKC and case-folding make equal are one name."""
+def test_equivalent_names_have_the_same_key(other: str) -> None:
+    """Names that NFKC and case-folding make equal have the same key."""
     assert name_key(check_username(other)) == name_key("admin")
 
 
@@ -188,8 +188,8 @@ def test_look_alike_has_the_same_key(other: str) -> None:
         ("Zoë", "Zoe\ufe0f\u0308"),
     ],
 )
-def test_case_and_compatibility_do_not_tell_names_apart(one: str, other: str) -> None:
-    """Case, ligatures, forms of letters and widths of spaces make no other name."""
+def test_case_and_compatibility_forms_do_not_change_the_key(one: str, other: str) -> None:
+    """Case, ligatures, forms of letters and widths of spaces do not change the key."""
     assert name_key(one) == name_key(other)
 
 
@@ -209,7 +209,7 @@ def test_case_and_compatibility_do_not_tell_names_apart(one: str, other: str) ->
     ],
 )
 def test_different_names_have_different_keys(one: str, other: str) -> None:
-    """What a reader can tell apart stays apart."""
+    """Names that a reader can tell apart have different keys."""
     assert name_key(one) != name_key(other)
 
 
@@ -234,7 +234,7 @@ def test_different_names_have_different_keys(one: str, other: str) -> None:
         "ADMlN",
         "aDmІn",
         "admın",  # dotless
-        "admi\u0307n",  # a dot that shows nothing
+        "admi\u0307n",  # an invisible dot
         "admΙn",
         "ᴀdmin",
         "admɪn",
@@ -251,8 +251,8 @@ def test_different_names_have_different_keys(one: str, other: str) -> None:
     ],
     ids=ascii,
 )
-def test_admin_is_not_impersonated(other: str) -> None:
-    """Letters of other scripts, digits and pairs of letters that look like one (UTS #39)."""
+def test_names_that_look_like_admin_have_its_key(other: str) -> None:
+    """Letters of other scripts and digits that look like a letter have its key (UTS #39)."""
     assert other != "admin"
     assert name_key(check_username(other)) == name_key("admin")
 
@@ -274,7 +274,7 @@ def test_admin_is_not_impersonated(other: str) -> None:
     ],
 )
 def test_confusable_names_have_the_same_key(one: str, other: str) -> None:
-    """0 and O, l and I and 1, rn and m, vv and w; a whole name in another script."""
+    """0 and O, l and I and 1, rn and m, vv and w look alike, and so do whole words."""
     assert name_key(check_username(one)) == name_key(check_username(other))
 
 
@@ -298,26 +298,26 @@ def test_confusable_names_have_the_same_key(one: str, other: str) -> None:
     ],
 )
 def test_name_of_any_script_is_allowed(name: str) -> None:
-    """Nobody is refused for his script, nor for mixing two; alone a name is a name."""
+    """A name of any script, or of two scripts, is valid."""
     assert check_username(name) == unicodedata.normalize("NFC", name)
     assert name_key(name) == name_key(name.casefold()) == name_key(name_key(name))
 
 
 @given(st.text(max_size=40))
-def test_case_never_tells_names_apart(name: str) -> None:
-    """Whatever else a key takes for the same."""
+def test_case_does_not_change_the_key_of_any_name(name: str) -> None:
+    """The lower and upper case of a name have the same key."""
     assert name_key(name.casefold()) == name_key(name)
 
 
 @given(st.text(alphabet=st.characters(max_codepoint=126, min_codepoint=32), max_size=10))
-def test_short_way_for_ascii_is_the_same_way(name: str) -> None:
-    """A character that is not ASCII, and shows nothing, takes the long one."""
+def test_shortcut_for_ascii_gives_the_same_key(name: str) -> None:
+    """An invisible character makes an ASCII name take the general way, with the same key."""
     assert name_key(name + "\ufe0f") == name_key(name)
 
 
 @given(st.text(max_size=40))
 def test_accepted_name_is_visible_and_has_a_key(name: str) -> None:
-    """Whatever is accepted is in NFC, short, trimmed, of visible characters, and has a key."""
+    """An accepted name is in NFC, short, trimmed and visible, and has a key."""
     try:
         checked = check_username(name)
     except CommandError:
@@ -332,6 +332,6 @@ def test_accepted_name_is_visible_and_has_a_key(name: str) -> None:
 
 @given(st.text(max_size=40))
 def test_key_of_a_key_is_itself(name: str) -> None:
-    """A key depends on what a name looks like, and not on how often it was folded."""
+    """A key depends on the look of a name, not on how often the name was folded."""
     key = name_key(name)
     assert name_key(key) == key

@@ -1,4 +1,4 @@
-"""Commands: what clients may say, and what is refused and how."""
+"""Tests of parsing: commands that clients can send, and payloads that are refused."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ from fastchat.protocol import (
 from fastchat.protocol.parsing import join_from_query, parse
 from support.server import TIMEOUT_UNIT_S
 
-#: The loop is never to be blocked for longer; of a processor, which others may want too.
+#: No payload may block the event loop for longer. It is processor time, because other processes
+#: can run at the same time.
 PARSE_TIMEOUT_S = 0.2 * TIMEOUT_UNIT_S
 
 
@@ -49,8 +50,8 @@ def refusal(payload: bytes | dict[str, Any]) -> CommandError:
 # Commands
 
 
-def test_message_without_a_type_is_a_message() -> None:
-    """`{"text":"Hello"}` is a whole command."""
+def test_command_without_a_type_is_a_message() -> None:
+    """`{"text":"Hello"}` is a complete command."""
     assert parse(b'{"text":"Hello"}') == Send("Hello")
 
 
@@ -112,21 +113,21 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize(("fields", "command"), COMMANDS)
-def test_command_becomes_its_typed_form(fields: dict[str, Any], command: object) -> None:
-    """Every command, with as few and with as many fields as it may have."""
+def test_command_is_parsed_into_its_type(fields: dict[str, Any], command: object) -> None:
+    """Each command is parsed with as few and with as many fields as it can have."""
     found = parsed(**fields)
     assert found == command
     assert type(found) is type(command)
 
 
-def test_what_a_client_says_of_server_fields_is_ignored() -> None:
-    """`username`, `timestamp` and `offset` of a message are the server's to write."""
+def test_fields_that_the_server_sets_are_ignored() -> None:
+    """A client cannot set the `username`, `timestamp` or `offset` of a message."""
     command = parsed(text="hi", username="Eve", timestamp="1999", offset=3, epoch="e")
     assert command == Send("hi")
 
 
 def test_null_stands_for_an_absent_field() -> None:
-    """A client that sends every field, unset ones as null, is understood."""
+    """A field with the value null is the same as an absent field."""
     fields = {"room": None, "username": None, "since": None, "session": None, "ref": None}
     assert parsed(type="join", **fields) == Join("lobby")
 
@@ -251,7 +252,7 @@ BAD_COMMANDS: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("fields", "code"), BAD_COMMANDS, ids=lambda value: repr(value)[:60])
 def test_bad_command_is_refused_with_its_code(fields: dict[str, Any], code: str) -> None:
-    """A wrong or missing field, booleans for numbers among them, is named by a code."""
+    """A wrong or missing field is refused with a code; a boolean is not a number."""
     error = refusal(fields)
     assert error.code == code
     assert error.message.endswith(".")
@@ -294,8 +295,8 @@ NOT_JSON = [
 
 
 @pytest.mark.parametrize("payload", NOT_JSON)
-def test_what_is_not_json_is_bad_json(payload: bytes) -> None:
-    """Text that no JSON parser should take is `bad_json`."""
+def test_invalid_json_is_bad_json(payload: bytes) -> None:
+    """Text that is not JSON is `bad_json`."""
     assert refusal(payload).code == ErrorCode.BAD_JSON
 
 
@@ -311,8 +312,8 @@ NOT_UTF8 = [
 
 
 @pytest.mark.parametrize("payload", NOT_UTF8)
-def test_what_is_not_utf8_closes_with_1007(payload: bytes) -> None:
-    """RFC 6455 §8.1: a text message that is not UTF-8 ends the connection."""
+def test_invalid_utf8_closes_with_1007(payload: bytes) -> None:
+    """RFC 6455 §8.1: a text message that is not UTF-8 fails the connection."""
     with pytest.raises(Violation) as caught:
         parse(payload)
     assert caught.value.reason is CloseReason.INVALID_UTF8
@@ -341,7 +342,7 @@ REPEATED_KEYS = [
 
 @pytest.mark.parametrize("payload", REPEATED_KEYS)
 def test_repeated_key_is_a_bad_command(payload: bytes) -> None:
-    """No key comes twice, however its repetition is written or hidden."""
+    """A repeated key is refused, however the repetition is written."""
     assert refusal(payload).code == ErrorCode.BAD_COMMAND
 
 
@@ -358,7 +359,7 @@ def test_repeated_key_is_a_bad_command(payload: bytes) -> None:
     ],
 )
 def test_quotes_within_strings_are_no_repeated_keys(payload: bytes) -> None:
-    """What merely looks like a repetition is accepted, with its text unchanged."""
+    """A text that looks like a repeated key is accepted and not changed."""
     assert parse(payload) == Send(json.loads(payload)["text"])
 
 
@@ -380,13 +381,13 @@ OUT_OF_RANGE = [
 @pytest.mark.parametrize("value", OUT_OF_RANGE, ids=lambda value: value[:12].decode())
 @pytest.mark.parametrize("template", [b'{"text":%s}', b'{"text":"x","unknown":%s}'])
 def test_value_out_of_range_is_a_bad_command(template: bytes, value: bytes) -> None:
-    """NaN, infinities, huge numbers and lone surrogates are refused in any field."""
+    """NaN, infinities, huge numbers and lone surrogates are refused in each field."""
     assert refusal(template % value).code == ErrorCode.BAD_COMMAND
 
 
 @pytest.mark.parametrize("digits", [20, 21, 100, 300])
 def test_integer_beyond_64_bits_is_no_offset(digits: int) -> None:
-    """A number that a parser silently makes a float of is not taken for an offset."""
+    """An integer that the parser turns into a float is not accepted as an offset."""
     payload = b'{"type":"history","before":%s}' % (b"9" * digits)
     assert refusal(payload).code == ErrorCode.BAD_COMMAND
 
@@ -415,7 +416,7 @@ HEAVY = {
 
 @pytest.mark.parametrize("name", HEAVY)
 def test_heavy_payload_is_parsed_or_refused_in_bounded_time(name: str) -> None:
-    """What is built to cost much is neither a crash nor a stall of the loop."""
+    """A payload that is made to be expensive neither raises nor blocks the event loop."""
     payload = HEAVY[name]
     started = time.thread_time()
     with contextlib.suppress(CommandError):
@@ -423,23 +424,23 @@ def test_heavy_payload_is_parsed_or_refused_in_bounded_time(name: str) -> None:
     assert time.thread_time() - started < PARSE_TIMEOUT_S
 
 
-def test_refusal_carries_ref_and_id() -> None:
-    """A client finds out which of its commands was refused."""
+def test_refusal_has_the_commands_ref_and_id() -> None:
+    """A client can tell which of its commands was refused."""
     error = refusal({"text": "", "ref": "r1", "id": "i1"})
     assert (error.ref, error.id) == ("r1", "i1")
     error = refusal({"type": "nonsense", "ref": "r2"})
     assert (error.ref, error.id) == ("r2", None)
 
 
-def test_refusal_of_a_bad_ref_does_not_carry_it() -> None:
-    """What is no `ref` is not echoed: not a number, not one of too many bytes."""
+def test_refusal_does_not_echo_an_invalid_ref() -> None:
+    """A `ref` that is no string, or has too many bytes, is not echoed."""
     for ref in (5, "", "r" * 65, "é" * 33, ["r"]):
         assert refusal({"type": "ping", "ref": ref}).ref is None
 
 
 @pytest.mark.parametrize("name", ["id", "ref"])
-def test_id_and_ref_are_counted_in_bytes(name: str) -> None:
-    """64 bytes of UTF-8 are accepted, 65 are not, whatever the number of characters."""
+def test_length_of_id_and_ref_is_counted_in_bytes(name: str) -> None:
+    """64 bytes of UTF-8 are accepted, and 65 are not."""
     for value in ("a" * 64, "é" * 32, "😀" * 16):
         assert getattr(parsed(text="x", **{name: value}), name) == value
     for value in ("a" * 65, "é" * 32 + "a", "é" * 33, "😀" * 17):
@@ -476,33 +477,33 @@ def text_of(text: str) -> str:
     ],
 )
 def test_text_loses_controls_and_trailing_white_space(sent: str, kept: str) -> None:
-    """Text is kept as it is but for control characters and white space at its end."""
+    """Control characters, and white space at the end, are removed from a text."""
     assert text_of(sent) == kept
 
 
 @pytest.mark.parametrize(
     "text", ["", " ", "\n\n", "\t", "\x00", "\x1b\x07", " \x00 ", "\u2003", "\r"]
 )
-def test_text_of_nothing_is_a_bad_command(text: str) -> None:
-    """What is empty after trimming is no message."""
+def test_empty_text_is_a_bad_command(text: str) -> None:
+    """A text that is empty after trimming is refused."""
     assert refusal({"text": text}).code == ErrorCode.BAD_COMMAND
 
 
 @pytest.mark.parametrize("char", ["a", "é", "€", "😀"])
 def test_text_has_at_most_4000_code_points(char: str) -> None:
-    """Length is counted in code points: 4,000 are accepted, 4,001 are `too_long`."""
+    """4,000 code points are accepted, and 4,001 are `too_long`."""
     assert text_of(char * 4000) == char * 4000
     assert refusal({"text": char * 4001}).code == ErrorCode.TOO_LONG
 
 
-def test_length_is_counted_after_trimming() -> None:
-    """White space at the end and controls do not make a text too long."""
+def test_length_of_a_text_is_counted_after_trimming() -> None:
+    """Removed white space and control characters do not count."""
     assert text_of("a" * 4000 + " " * 9) == "a" * 4000
     assert text_of("\x01" * 9 + "a" * 4000) == "a" * 4000
 
 
-def test_text_of_an_edit_is_held_to_the_same() -> None:
-    """It is trimmed and cleaned as that of a message is."""
+def test_text_of_an_edit_obeys_the_rules_of_messages() -> None:
+    """The text of an edit is trimmed and cleaned like that of a message."""
     command = parsed(type="edit", offset=1, text="a\r\n\x1bb  ")
     assert isinstance(command, Edit)
     assert command.text == "a\nb"
@@ -580,14 +581,14 @@ NO_EMOJI = [
 
 
 @pytest.mark.parametrize("emoji", EMOJI)
-def test_emoji_of_every_make_are_reactions(emoji: str) -> None:
-    """Skin tones, families, flags, keycaps, and symbols that were no emoji once."""
+def test_emoji_of_all_kinds_are_valid_reactions(emoji: str) -> None:
+    """Skin tones, families, flags, keycaps and old symbols are accepted."""
     assert parsed(type="react", offset=1, emoji=emoji) == React(1, emoji, False)
 
 
 @pytest.mark.parametrize("emoji", NO_EMOJI, ids=ascii)
-def test_what_is_no_emoji_is_no_reaction(emoji: str) -> None:
-    """Neither letters, ASCII, spaces and controls, nor what shows nothing, nor what is too long."""
+def test_reaction_that_is_no_emoji_is_refused(emoji: str) -> None:
+    """Letters, ASCII, spaces, controls, invisible and too long texts are refused."""
     error = refusal({"type": "react", "offset": 1, "emoji": emoji})
     assert error.code == ErrorCode.BAD_COMMAND
 
@@ -595,13 +596,13 @@ def test_what_is_no_emoji_is_no_reaction(emoji: str) -> None:
 # The query
 
 
-def test_query_of_a_username_joins_the_lobby() -> None:
+def test_query_with_a_username_joins_the_lobby() -> None:
     """`/ws?username=Alice` joins the lobby with the default history."""
     assert join_from_query({"username": "Alice"}) == Join("lobby", "Alice")
 
 
-def test_query_may_hold_room_position_and_history() -> None:
-    """Everything a `join` without secrets has can be said in the query."""
+def test_query_can_have_room_position_and_history() -> None:
+    """A query can have all fields of a `join` that are not secret."""
     query = {"username": "Al", "room": "r", "epoch": "e", "offset": "7", "history": "0"}
     assert join_from_query(query) == Join("r", "Al", 0, Position("e", 7))
 
@@ -625,14 +626,14 @@ def test_query_may_hold_room_position_and_history() -> None:
         ({"username": "a", "epoch": "", "offset": "1"}, "bad_command"),
     ],
 )
-def test_bad_query_is_refused_like_the_command(query: dict[str, str], code: str) -> None:
-    """A query is held to the rules of `join`."""
+def test_bad_query_is_refused_like_a_join(query: dict[str, str], code: str) -> None:
+    """A query obeys the rules of `join`."""
     with pytest.raises(CommandError) as caught:
         join_from_query(query)
     assert caught.value.code == code
 
 
-# Anything at all
+# Arbitrary payloads
 
 json_values = st.recursive(
     st.none()
@@ -658,7 +659,7 @@ commands = st.fixed_dictionaries(
 
 
 def is_handled(payload: bytes) -> bool:
-    """Whether a payload becomes a command, or a refusal that can be sent."""
+    """Whether `parse` returns a command, or raises an error that can be sent."""
     try:
         command = parse(payload)
     except CommandError as error:
@@ -669,22 +670,22 @@ def is_handled(payload: bytes) -> bool:
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_a_command_or_refused(payload: bytes) -> None:
-    """No bytes make `parse` raise anything else than its two errors."""
+def test_any_bytes_are_parsed_or_refused(payload: bytes) -> None:
+    """For any bytes, `parse` returns a command or raises one of its two errors."""
     assert is_handled(payload)
 
 
 @given(json_values | commands)
-def test_any_json_is_a_command_or_refused(value: object) -> None:
-    """No JSON value does either."""
+def test_any_json_is_parsed_or_refused(value: object) -> None:
+    """For any JSON value, `parse` returns a command or raises one of its two errors."""
     assert is_handled(json.dumps(value).encode("utf-8", "surrogatepass"))
 
 
 @given(commands, st.integers(0, 200), st.binary(max_size=3))
-def test_any_damaged_command_is_a_command_or_refused(
+def test_any_damaged_command_is_parsed_or_refused(
     fields: dict[str, Any], position: int, damage: bytes
 ) -> None:
-    """Nor does a command with some of its bytes overwritten."""
+    """A command with overwritten bytes is parsed, or refused with one of the two errors."""
     payload = bytearray(json.dumps(fields, ensure_ascii=False).encode("utf-8", "replace"))
     payload[position : position + len(damage)] = damage
     assert is_handled(bytes(payload))
@@ -695,8 +696,8 @@ def pairs_of(keys: list[str]) -> bytes:
 
 
 @given(st.lists(st.text('ab"\\', max_size=3), max_size=5))
-def test_repeated_keys_are_found_whatever_the_keys(keys: list[str]) -> None:
-    """A command is refused for a repetition just when it has one."""
+def test_all_repeated_keys_are_found(keys: list[str]) -> None:
+    """A command is refused for repeated keys exactly if it has some."""
     payload = pairs_of(["text", *keys]).replace(b":1", b':"x"')
     if len({"text", *keys}) == len(keys) + 1:
         assert parse(payload) == Send("x")

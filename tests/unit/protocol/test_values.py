@@ -1,4 +1,4 @@
-"""The rules of single values, which commands and imports share."""
+"""Tests of the rules for single values, which commands and imports share."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ VALUES = {
 
 
 @pytest.mark.parametrize(("check", "value"), VALUES.items())
-def test_good_value_is_returned(check: Callable[[object], str], value: str) -> None:
-    """A value that obeys its rule comes back as it is."""
+def test_valid_value_is_returned_unchanged(check: Callable[[object], str], value: str) -> None:
+    """A check returns a value that obeys its rule."""
     assert check(value) == value
 
 
@@ -29,7 +29,7 @@ def test_good_value_is_returned(check: Callable[[object], str], value: str) -> N
 def test_value_of_another_type_or_size_is_refused(
     check: Callable[[object], str], value: object
 ) -> None:
-    """Whatever is read from JSON can be given to a check."""
+    """A check accepts any value from JSON as its argument, and refuses invalid ones."""
     if check is check_text and value:
         value = value if not isinstance(value, str) else value * MAX_TEXT_CHARS
     with pytest.raises(CommandError) as refused:
@@ -38,7 +38,7 @@ def test_value_of_another_type_or_size_is_refused(
 
 
 def test_error_names_the_field() -> None:
-    """`ref`, `session` and an epoch have the rule of an `id`, and an error of their own."""
+    """`ref`, `session` and an epoch obey the rule of an `id`; the error names the field."""
     with pytest.raises(CommandError, match="`epoch`"):
         check_epoch(7)
     with pytest.raises(CommandError, match="`ref`"):
