@@ -1,0 +1,149 @@
+"""Tests of the rooms and publications of a SQLite history that are in memory."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import apsw
+import pytest
+
+from contracts.history import draft
+from fastchat.history.directory import open_database
+from fastchat.history.rows import INSERT, OFFSET_BITS, row_of
+from fastchat.history.tails import KnownRooms, Tail
+from fastchat.protocol import MAX_HISTORY, MAX_REPLY_BYTES, Publication
+
+
+def publications(first: int, last: int, *, chars: int = 1) -> list[Publication]:
+    return [draft("x" * chars).numbered(offset) for offset in range(first, last + 1)]
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Iterator[apsw.Connection]:
+    """The file of a history with the rooms "a", "b" and "c", of five publications each.
+
+    The oldest two of room "a" were dropped.
+    """
+    connection = open_database(tmp_path / "history.db", sync_commits=False)
+    with connection:
+        for number, name in enumerate("abc", 1):
+            row = (number, name, f"epoch of {name}")
+            connection.execute("INSERT INTO rooms VALUES (?, ?, ?, 5)", row)
+            for each in publications(3 if name == "a" else 1, 5):
+                connection.execute(INSERT, row_of(number << OFFSET_BITS | each.offset, each))
+    yield connection
+    connection.close()
+
+
+def known_rooms(db: apsw.Connection, *, max_rooms: int = 9, max_tails: int = 9) -> KnownRooms:
+    epochs = (f"new epoch {number}" for number in itertools.count(1))
+    return KnownRooms(db, lambda: next(epochs), max_rooms=max_rooms, max_tails=max_tails)
+
+
+# Tails
+
+
+def test_tail_keeps_at_most_twice_as_many_as_a_reply() -> None:
+    """A tail is trimmed to `MAX_HISTORY` once it has more than twice as many."""
+    tail = Tail(publications(1, MAX_HISTORY))
+    counts = set()
+    for each in publications(MAX_HISTORY + 1, 4 * MAX_HISTORY):
+        tail.append(each)
+        counts.add(len(tail.publications))
+    assert (min(counts), max(counts)) == (MAX_HISTORY, 2 * MAX_HISTORY)
+    assert tail.publications[-1].offset == 4 * MAX_HISTORY
+
+
+def test_tail_of_long_texts_is_limited_by_their_length() -> None:
+    """A tail keeps enough long texts for a reply, and not `MAX_HISTORY` of them."""
+    tail = Tail(publications(1, MAX_HISTORY, chars=4000))
+    assert len(tail.publications) == MAX_REPLY_BYTES // 4000 + 1
+
+
+def test_tail_finds_a_publication_by_its_offset() -> None:
+    """An offset outside of the tail is not found."""
+    tail = Tail(publications(3, 7))
+    assert [tail.find(offset) for offset in (2, 3, 7, 8)] == [None, 0, 4, None]
+    assert Tail([]).find(1) is None
+
+
+# Known rooms
+
+
+def test_room_is_read_from_the_file(db: apsw.Connection) -> None:
+    """A room in the file has its number, its epoch, and its oldest and newest offsets."""
+    room = known_rooms(db).get("a")
+    assert (room.number, room.epoch, room.first, room.head) == (1, "epoch of a", 3, 5)
+
+
+def test_room_that_is_not_in_the_file_gets_a_new_epoch(db: apsw.Connection) -> None:
+    """A new room keeps its epoch until it is forgotten."""
+    rooms = known_rooms(db)
+    room = rooms.get("new")
+    assert (room.number, room.epoch, room.first, room.head) == (None, "new epoch 1", 1, 0)
+    assert rooms.get("new") is room
+    rooms.forget_silent("new")
+    assert rooms.get("new").epoch == "new epoch 2"
+
+
+def test_room_with_publications_is_not_forgotten_as_silent(db: apsw.Connection) -> None:
+    """`forget_silent` leaves a room that is in the file, and accepts an unknown name."""
+    rooms = known_rooms(db)
+    room = rooms.get("a")
+    rooms.forget_silent("a")
+    rooms.forget_silent("unknown")
+    assert rooms.get("a") is room
+
+
+def test_least_recently_used_room_is_forgotten(db: apsw.Connection) -> None:
+    """Beyond `max_rooms`, a room leaves memory and is read again; a new room stays."""
+    rooms = known_rooms(db, max_rooms=2)
+    new, oldest, newer = rooms.get("new"), rooms.get("a"), rooms.get("b")
+    assert rooms.get("b") is newer
+    assert rooms.get("new") is new
+    assert rooms.get("a") is not oldest
+
+
+def test_no_room_is_forgotten_during_a_transaction(db: apsw.Connection) -> None:
+    """During a transaction, a room in memory can be ahead of the file."""
+    rooms = known_rooms(db, max_rooms=1)
+    with db:
+        in_use = [rooms.get(name) for name in "abc"]
+        assert [rooms.get(name) for name in "abc"] == in_use
+    assert len(rooms) == 3
+
+
+def test_tail_is_read_once(db: apsw.Connection) -> None:
+    """A room's tail is read from the file when it is first asked for."""
+    rooms = known_rooms(db)
+    room = rooms.get("a")
+    assert rooms.warm_tail(room) is None
+    tail = rooms.tail(room)
+    assert [each.offset for each in tail.publications] == [3, 4, 5]
+    assert rooms.tail(room) is rooms.warm_tail(room) is tail
+
+
+def test_least_recently_used_tail_is_forgotten(db: apsw.Connection) -> None:
+    """Beyond `max_tails`, the tail that was not used for the longest time leaves memory."""
+    rooms = known_rooms(db, max_tails=2)
+    a, b, c = (rooms.get(name) for name in "abc")
+    rooms.tail(a)
+    rooms.tail(b)
+    rooms.tail(a)
+    rooms.tail(c)
+    assert [rooms.warm_tail(room) is not None for room in (a, b, c)] == [True, False, True]
+
+
+def test_room_that_differs_from_the_file_is_read_again(db: apsw.Connection) -> None:
+    """After a failed transaction, the file has the room's state; a new room keeps its epoch."""
+    rooms = known_rooms(db)
+    room, new = rooms.get("a"), rooms.get("new")
+    rooms.tail(room)
+    room.head = 99
+    for name in ("a", "new", "unknown"):
+        rooms.read_again(name)
+    assert rooms.get("a").head == 5
+    assert rooms.warm_tail(room) is None
+    assert rooms.get("new") is new
