@@ -1,7 +1,8 @@
-"""Opens the SQLite files of fastchat: checks that a file is fastchat's and whole, and migrates it.
+"""Opens the SQLite files of fastchat, after it has checked and migrated them.
 
-If a file cannot be used, not a byte of it changes. So another program to which it belongs, or
-a newer fastchat, can still use it.
+The checks find files of other programs, damaged files, and files of a newer fastchat. If a file
+cannot be used, not a byte of it changes, so that the program to which it belongs can still use
+it.
 """
 
 from __future__ import annotations

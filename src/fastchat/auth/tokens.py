@@ -118,8 +118,9 @@ class TokenAuthenticator:
     def _candidates(self, token: str) -> list[Key]:
         """The keys that can have signed a token.
 
-        If its `kid` names some of the keys, these are the only ones. Otherwise each key of its
-        algorithm is tried, but a token with a `kid` only with keys that have none.
+        If some keys of its algorithm have its `kid`, only these are tried. Otherwise a token
+        without a `kid` is tried with all keys of its algorithm, and a token with one only with
+        those that have no `kid`.
         """
         try:
             header = jwt.get_unverified_header(token)

@@ -109,7 +109,7 @@ def stored(
 
 @contextmanager
 def disk_errors() -> Iterator[None]:
-    """Raise SQLite's errors in the block as HistoryError."""
+    """Turn SQLite's errors in the block into HistoryError."""
     try:
         yield
     except apsw.Error as error:

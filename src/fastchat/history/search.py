@@ -3,8 +3,8 @@
 The index is in a file of its own, and all of it can be derived from the history. A search in a
 room first reads the room's stream from where the index stopped. Edits and deletions are
 publications of that stream, so the index follows them too. Appending a message does not touch
-the index, so a burst of messages costs it nothing. Only texts that the history deletes are
-also deleted from the index without waiting for a search.
+the index, so a burst of messages costs it nothing. If the history deletes texts, they are
+deleted from the index at once, without a search.
 
 An operator can remove the file at any time; the next search builds the index again.
 
@@ -89,7 +89,7 @@ def matcher(query: str) -> Callable[[str], bool]:
 
 
 def _occurs(term: list[str], words: list[str], prefix: bool) -> bool:
-    """Whether a term's words follow each other in `words`; with `prefix`, the last may be cut."""
+    """Whether a term's words occur in a row; with `prefix`, the last one as part of a word."""
     *first, last = term
     size = len(first)
     return any(

@@ -73,8 +73,8 @@ class SqliteHistory:
     * `sync_commits`: whether each commit waits until the disk has it.
     * `new_epoch`: returns a string that no room has had as its epoch.
     * `clock`: returns seconds since 1970.
-    * `max_known_rooms`, `max_warm_rooms`: the rooms whose positions, and whose newest
-      publications, are in memory.
+    * `max_known_rooms`: how many rooms can have their position in memory.
+    * `max_warm_rooms`: how many rooms can have their newest publications in memory.
 
     Raises SettingError if the directory cannot be used, is locked by another process, or has
     a file that is damaged or not a history.

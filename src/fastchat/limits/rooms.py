@@ -101,7 +101,7 @@ class RoomLimits:
         if self._max_rooms and rooms >= self._max_rooms:
             raise CommandError(
                 ErrorCode.TOO_MANY_ROOMS,
-                "The server has as many rooms as it allows. Join one of them, or try again later.",
+                "The server has reached its limit of rooms. Join another room, or try again later.",
                 temporary=True,
             )
         if address and (wait_s := self._new_rooms.take(address, self._clock())):

@@ -1,8 +1,8 @@
 """The commands that a client can send, one type for each.
 
 docs/protocol.md is the reference ("Commands"). `fastchat.protocol.parsing` makes commands from
-JSON. In every command, `room` is None if the client left it out, which it can do while it is in
-one room only; `ref` is the client's reference for the reply, None if it gave none.
+JSON. If `room` is None, the client left it out; it can do that while it is in exactly one room.
+`ref` is the client's reference for the reply, or None.
 """
 
 from __future__ import annotations

@@ -40,10 +40,10 @@ __all__ = [
 MAX_ROOMS = 128
 #: Names in one `joined`. A big room has more users; `online` has their number.
 MAX_USERS_LISTED = 200
-#: Encoded publications in one reply. It bounds the memory that a client can cost that does not
-#: read: with the hub's log and backlog for it, less than 1.5 MB.
+#: The size of the encoded publications in one reply. With the hub's limits for its log and
+#: backlog, a client that does not read needs less than 1.5 MB.
 MAX_REPLY_BYTES = 256 * 1024
-#: The path to which files are posted. Behind it and a slash, a file's id is its address.
+#: The path to which files are posted. A file's address is this path, a slash and the file's id.
 FILES_URL = "/files"
 
 
@@ -191,7 +191,10 @@ def pong(*, ref: str | None) -> bytes:
 
 
 def closing(code: CloseCode, reason: str, reconnect_after_ms: int) -> bytes:
-    """The server will close the connection; the client should connect again after this time."""
+    """The server will close the connection.
+
+    The client should connect again after `reconnect_after_ms`.
+    """
     return _event(
         {
             "type": "closing",

@@ -60,8 +60,8 @@ def check_username(name: object) -> str:
     """
     if type(name) is not str:
         raise _bad_username("`username` must be a string.")
-    # Normalisation can shorten a name, so only a very long one is refused before it. That keeps
-    # the cost of normalising low.
+    # The length counts after normalising, which can shorten a name. A very long name is refused
+    # before that, because normalising it would be slow.
     if len(name) > 4 * MAX_USERNAME_CHARS:
         raise _bad_username(f"A name can have at most {MAX_USERNAME_CHARS} characters.")
     name = unicodedata.normalize("NFC", name)
@@ -84,7 +84,7 @@ def check_username(name: object) -> str:
 # like `l`.
 _ASCII_LOOKS = {"0": "o", "1": "l", "i": "l", "|": "l", "m": "rn", "w": "vv", "`": "'", '"': "''"}
 _ASCII_SKELETON = str.maketrans(_ASCII_LOOKS)
-#: The most rounds that a skeleton is given. No character needs more than three.
+#: The limit of rounds in `name_key`. No character needs more than three.
 _ROUNDS = 6
 
 
