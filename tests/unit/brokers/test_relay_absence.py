@@ -365,7 +365,7 @@ class Process:
             self.at[room] = Position(epoch, newest + 1)
             assert self.seen[room].setdefault(newest + 1, event["text"]) == event["text"]
         elif event["type"] == "join":
-            assert not self.known[room][event["username"]], "he is there already"
+            assert not self.known[room][event["username"]], "the user is in the room already"
             self.known[room][event["username"]] = 1
         else:
             self.known[room][event["username"]] = 0

@@ -1,4 +1,4 @@
-"""Clients join rooms, under names that nobody else has there."""
+"""Clients join rooms, under names that no other user has there."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from support.chat import TIMESTAMP, Talk, run
 
 
 def test_join_reply_has_all_that_a_client_needs() -> None:
-    """The reply names room, user, session, position, recovery, messages, users, number and ref."""
+    """The reply has the room, user, session, position, recovery, messages, users, number and
+    `ref`."""
 
     async def test(talk: Talk) -> None:
         await talk.join("Bob")
@@ -53,7 +54,7 @@ def test_join_reply_has_all_that_a_client_needs() -> None:
 
 
 def test_join_is_reported_to_the_connection() -> None:
-    """Each join that succeeds is, with its author; one that is refused is not."""
+    """Each successful join is reported with its author, and a refused one is not."""
 
     async def test(talk: Talk) -> None:
         await talk.join("Alice", session="a-secret-of-20-bytes")
@@ -70,8 +71,8 @@ def test_join_is_reported_to_the_connection() -> None:
     run(test)
 
 
-def test_others_hear_of_a_join_and_the_newcomer_does_not() -> None:
-    """A `join` event goes to those who were there, the reply to whoever came."""
+def test_join_event_is_sent_to_the_other_members() -> None:
+    """The earlier members get a `join` event, and the newcomer only the reply."""
 
     async def test(talk: Talk) -> None:
         await talk.join("Bob")
@@ -93,7 +94,7 @@ def test_others_hear_of_a_join_and_the_newcomer_does_not() -> None:
 
 
 def test_join_without_a_name_is_refused() -> None:
-    """A first join needs a `username`."""
+    """A client's first join needs a `username`."""
 
     async def test(talk: Talk) -> None:
         error = await talk.refused("nobody", type="join")
@@ -104,7 +105,7 @@ def test_join_without_a_name_is_refused() -> None:
 
 
 def test_second_room_is_joined_under_the_same_name_and_session() -> None:
-    """Who has joined once need not say his name again."""
+    """A client that has joined one room joins the next without a name."""
 
     async def test(talk: Talk) -> None:
         first = await talk.join("Alice", "a")
@@ -117,7 +118,7 @@ def test_second_room_is_joined_under_the_same_name_and_session() -> None:
 
 
 def test_joining_a_room_again_is_refused() -> None:
-    """A connection is in a room once: `already_joined`, and nothing changes."""
+    """A second join of one connection is `already_joined`, and changes nothing."""
 
     async def test(talk: Talk) -> None:
         await talk.join("Alice")
@@ -130,8 +131,8 @@ def test_joining_a_room_again_is_refused() -> None:
     run(test)
 
 
-def test_connection_may_be_in_128_rooms() -> None:
-    """One more is `too_many_rooms`; after leaving one there is a place again."""
+def test_connection_can_be_in_128_rooms() -> None:
+    """One more is `too_many_rooms`; after a leave another room can be joined."""
 
     async def test(talk: Talk) -> None:
         for number in range(128):
@@ -152,8 +153,9 @@ def test_connection_may_be_in_128_rooms() -> None:
 
 
 @pytest.mark.parametrize("name", ["Alice", "ALICE", "Ａlice"])
-def test_name_of_somebody_else_is_taken(name: str) -> None:
-    """Without the session a name in use, or one that looks like it, is refused; nobody hears."""
+def test_name_of_another_user_is_refused(name: str) -> None:
+    """Without the session, a used name or one that looks like it is refused, and no member is
+    informed."""
 
     async def test(talk: Talk) -> None:
         await talk.join("Alice")
@@ -169,8 +171,8 @@ def test_name_of_somebody_else_is_taken(name: str) -> None:
     run(test)
 
 
-def test_session_takes_the_name_back() -> None:
-    """With the session of the first connection a second one is the same user."""
+def test_session_gives_access_to_its_name() -> None:
+    """A second connection with the first one's session is the same user."""
 
     async def test(talk: Talk) -> None:
         first = await talk.join("tab 1", username="Alice")
@@ -181,8 +183,8 @@ def test_session_takes_the_name_back() -> None:
     run(test)
 
 
-def test_session_survives_a_departure() -> None:
-    """A client that comes back with its session keeps it."""
+def test_session_is_valid_after_a_disconnection() -> None:
+    """A client that returns with its session keeps it."""
 
     async def test(talk: Talk) -> None:
         first = await talk.join("Alice")
@@ -193,8 +195,8 @@ def test_session_survives_a_departure() -> None:
     run(test)
 
 
-def test_joins_and_leaves_are_told_once_a_user_and_not_once_a_tab() -> None:
-    """The second tab comes silently, and the first that closes goes silently."""
+def test_joins_and_leaves_are_announced_once_a_user() -> None:
+    """A user's second tab causes no event, nor does the first tab that is closed."""
 
     async def test(talk: Talk) -> None:
         await talk.join("Bob")
@@ -213,8 +215,8 @@ def test_joins_and_leaves_are_told_once_a_user_and_not_once_a_tab() -> None:
     run(test)
 
 
-def test_two_tabs_that_join_at_once_are_told_once() -> None:
-    """While a slow history keeps both waiting, neither is taken for the second."""
+def test_two_tabs_that_join_at_once_are_announced_once() -> None:
+    """While a slow history delays both joins, neither counts as the user's second."""
 
     async def test(talk: Talk) -> None:
         await talk.join("Bob")
@@ -237,8 +239,8 @@ def test_two_tabs_that_join_at_once_are_told_once() -> None:
     run(test)
 
 
-def test_client_that_goes_while_it_joins_is_lost() -> None:
-    """It gets nothing, nothing is left of it, and the others hear that it left."""
+def test_client_that_disconnects_during_its_join_is_lost() -> None:
+    """It gets no reply, the server forgets it, and the others get its leave."""
 
     async def test(talk: Talk) -> None:
         await talk.join("Bob")
@@ -259,8 +261,9 @@ def test_client_that_goes_while_it_joins_is_lost() -> None:
     run(test)
 
 
-def test_client_whose_connection_is_closed_does_not_enter() -> None:
-    """The hub may know it before the session does: he is lost then, and gets nothing."""
+def test_client_with_a_closed_connection_does_not_join() -> None:
+    """If the hub has closed a connection before its session notices, its client is lost and gets
+    nothing."""
 
     async def test(talk: Talk) -> None:
         await talk.join("Bob")
@@ -277,8 +280,8 @@ def test_client_whose_connection_is_closed_does_not_enter() -> None:
     run(test)
 
 
-def test_client_that_goes_while_it_leaves_has_left() -> None:
-    """It gets no `left`, and the others hear of it once."""
+def test_client_that_disconnects_during_its_leave_has_left() -> None:
+    """It gets no `left`, and the others get one `leave`."""
 
     async def test(talk: Talk) -> None:
         await talk.join("Bob")
@@ -298,8 +301,9 @@ def test_client_that_goes_while_it_leaves_has_left() -> None:
     run(test)
 
 
-def test_broker_is_told_who_wants_to_enter() -> None:
-    """His name, the digest of his session, and what he has missed; the session stays here."""
+def test_broker_gets_the_user_and_the_position_of_a_join() -> None:
+    """It gets the name, the digest of the session, and the position; the session itself stays in
+    the chat."""
 
     async def test(talk: Talk) -> None:
         seen: list[Entrance] = []
@@ -322,8 +326,8 @@ def test_broker_is_told_who_wants_to_enter() -> None:
     run(test)
 
 
-def test_last_tab_that_goes_while_it_joins_is_told() -> None:
-    """Who was there by another tab leaves, also when the newer one never arrived."""
+def test_leave_is_announced_after_a_tab_disconnects_during_its_join() -> None:
+    """A user whose other tab was in the room leaves, even if the newer tab's join never ended."""
 
     async def test(talk: Talk) -> None:
         await talk.join("Bob")
@@ -346,8 +350,8 @@ def test_last_tab_that_goes_while_it_joins_is_told() -> None:
 
 
 @pytest.mark.parametrize("failure", [CommandError(ErrorCode.BAD_COMMAND, "No."), OSError("disk")])
-def test_join_that_fails_changes_nothing(failure: Exception) -> None:
-    """When the history cannot be read the name is free, and nobody was told."""
+def test_failed_join_changes_nothing(failure: Exception) -> None:
+    """If the history cannot be read, the name stays free and no member gets an event."""
 
     async def test(talk: Talk) -> None:
         await talk.join("Bob")

@@ -1,4 +1,4 @@
-"""Clients leave rooms, or their connection is lost."""
+"""Clients leave rooms, or lose their connection."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from support.chat import Talk, run
 
 # Leaving
 
-#: Commands that are about a room, by their types.
+#: Commands that concern a room, by their types.
 IN_A_ROOM: dict[str, dict[str, Any]] = {
     "message": {"text": "x"},
     "edit": {"type": "edit", "offset": 1, "text": "x"},
@@ -25,8 +25,8 @@ IN_A_ROOM: dict[str, dict[str, Any]] = {
 }
 
 
-def test_leave_is_answered_and_told() -> None:
-    """Who leaves gets `left`, the others `leave`; both get nothing else."""
+def test_leave_is_confirmed_and_announced() -> None:
+    """The leaving client gets `left`, the others `leave`, and neither gets anything else."""
 
     async def test(talk: Talk) -> None:
         await talk.join("Bob")
@@ -41,8 +41,8 @@ def test_leave_is_answered_and_told() -> None:
     run(test)
 
 
-def test_departure_is_told_in_every_room_once() -> None:
-    """A connection that ends leaves all its rooms; a second end changes nothing."""
+def test_disconnection_is_announced_once_in_every_room() -> None:
+    """A client that disconnects leaves all its rooms; a second end changes nothing."""
 
     async def test(talk: Talk) -> None:
         for room in ("a", "b"):
@@ -58,8 +58,8 @@ def test_departure_is_told_in_every_room_once() -> None:
     run(test)
 
 
-def test_commands_after_a_departure_reach_nobody() -> None:
-    """What is still to be run for a client that is gone is refused, or leaves no trace."""
+def test_commands_after_a_disconnection_have_no_effect() -> None:
+    """A command that runs after its client has disconnected is refused, or leaves no trace."""
 
     async def test(talk: Talk) -> None:
         await talk.join("Bob")
@@ -80,8 +80,9 @@ def test_commands_after_a_departure_reach_nobody() -> None:
 
 
 @pytest.mark.parametrize("fields", IN_A_ROOM.values(), ids=IN_A_ROOM)
-def test_room_may_be_left_out_in_exactly_one(fields: dict[str, Any]) -> None:
-    """In no room it is `not_joined`, in one it is meant, in two it must be said."""
+def test_room_can_be_omitted_in_exactly_one_room(fields: dict[str, Any]) -> None:
+    """Without a room a command is `not_joined` in no room, meant for the only one, and refused in
+    two."""
 
     async def test(talk: Talk) -> None:
         assert (await talk.refused("Alice", **fields)).code == ErrorCode.NOT_JOINED

@@ -14,7 +14,7 @@ from support.chat import TIMESTAMP, Talk, alice_said, offsets, run, since
 
 
 def test_message_is_one_publication_to_everyone_in_the_room() -> None:
-    """The sender gets the same as the others, with the name and the time that the server knows."""
+    """The sender and the others get the same publication, with the server's name and time."""
 
     async def test(talk: Talk) -> None:
         for name in ("Alice", "Bob"):
@@ -38,7 +38,8 @@ def test_message_is_one_publication_to_everyone_in_the_room() -> None:
 
 
 def test_message_sent_again_is_acknowledged_and_not_repeated() -> None:
-    """A second message with its `id` makes an `ack` with the first one's offset, to the sender."""
+    """The sender of a second message with the same `id` gets an `ack` with the first one's
+    offset."""
 
     async def test(talk: Talk) -> None:
         first = await talk.join("Alice")
@@ -57,7 +58,7 @@ def test_message_sent_again_is_acknowledged_and_not_repeated() -> None:
 
 
 def test_same_id_of_another_user_is_another_message() -> None:
-    """Nobody can keep another's message out by taking its `id`."""
+    """A user cannot suppress another user's message by sending its `id` first."""
 
     async def test(talk: Talk) -> None:
         await talk.join("Alice")
@@ -70,7 +71,7 @@ def test_same_id_of_another_user_is_another_message() -> None:
 
 
 def test_message_sent_twice_in_a_turn_is_published_once() -> None:
-    """The `ack` follows the publication that it is about."""
+    """The `ack` follows the publication that it refers to."""
 
     async def test(talk: Talk) -> None:
         await talk.join("Alice")
@@ -86,7 +87,8 @@ def test_message_sent_twice_in_a_turn_is_published_once() -> None:
 
 
 def test_messages_of_a_turn_are_delivered_at_its_end() -> None:
-    """In their order, whoever sent them, and the hub is told once that it is over."""
+    """Messages of all senders are delivered in order, and the hub is informed once that the turn is
+    over."""
 
     async def test(talk: Talk) -> None:
         await talk.join("Alice")
@@ -104,7 +106,7 @@ def test_messages_of_a_turn_are_delivered_at_its_end() -> None:
 
 
 def test_message_just_before_leaving_arrives() -> None:
-    """Its sender gets it before `left`, the others before `leave`."""
+    """The sender gets the message before `left`, and the others before `leave`."""
 
     async def test(talk: Talk) -> None:
         await talk.join("Alice")
@@ -118,8 +120,8 @@ def test_message_just_before_leaving_arrives() -> None:
     run(test)
 
 
-def test_message_just_before_a_drop_is_published_and_answered_to_nobody() -> None:
-    """What was sent counts, also when its sender is gone before the turn is over."""
+def test_message_just_before_a_disconnection_is_published() -> None:
+    """The message is published even if its sender has disconnected before the turn is over."""
 
     async def test(talk: Talk) -> None:
         await talk.join("Alice")
@@ -137,8 +139,8 @@ def test_message_just_before_a_drop_is_published_and_answered_to_nobody() -> Non
     run(test)
 
 
-def test_typing_goes_to_the_others_and_is_not_stored() -> None:
-    """Whoever types does not hear of it."""
+def test_typing_is_sent_to_the_others_and_not_stored() -> None:
+    """The typing client itself gets no event."""
 
     async def test(talk: Talk) -> None:
         await talk.join("Alice")
@@ -155,7 +157,7 @@ def test_typing_goes_to_the_others_and_is_not_stored() -> None:
 
 
 def test_ping_is_answered_in_any_state() -> None:
-    """`pong` with the ping's `ref`, joined or not."""
+    """A client gets `pong` with the ping's `ref`, whether or not it has joined a room."""
 
     async def test(talk: Talk) -> None:
         await talk.do("Alice", type="ping", ref="r")
@@ -182,7 +184,8 @@ CHANGES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_change_is_one_publication_to_everyone_in_the_room(change: str) -> None:
-    """It names its message in `target`, and says who changed it, when and how."""
+    """The publication names its message in `target`, and has the author, the time and the
+    change."""
     name, fields, published = CHANGES[change]
     kind = change.partition(",")[0]
 
@@ -203,8 +206,8 @@ def test_change_is_one_publication_to_everyone_in_the_room(change: str) -> None:
     run(test)
 
 
-def test_newcomer_gets_messages_as_they_are_now() -> None:
-    """`joined` and `history` hold messages only, folded; a recovery holds the changes."""
+def test_newcomer_gets_messages_with_their_changes_applied() -> None:
+    """`joined` and `history` have folded messages; a recovery has each change."""
 
     async def test(talk: Talk) -> None:
         await alice_said(talk)
@@ -249,8 +252,8 @@ def test_newcomer_gets_messages_as_they_are_now() -> None:
     ],
     ids=repr,
 )
-def test_refused_change_is_an_error_to_whoever_wanted_it(fields: dict[str, Any], code: str) -> None:
-    """With its `ref`; the others hear nothing, and the message stays as it is."""
+def test_refused_change_is_an_error_to_its_sender(fields: dict[str, Any], code: str) -> None:
+    """The error has the `ref`; the others get nothing, and the message stays as it was."""
 
     async def test(talk: Talk) -> None:
         await alice_said(talk)
@@ -266,8 +269,8 @@ def test_refused_change_is_an_error_to_whoever_wanted_it(fields: dict[str, Any],
     run(test)
 
 
-def test_author_may_change_from_any_tab_and_after_coming_back() -> None:
-    """Whoever has the name and the session is the author."""
+def test_author_can_change_a_message_from_any_tab_and_later() -> None:
+    """Any client with the name and the session is the author."""
 
     async def test(talk: Talk) -> None:
         session = (await alice_said(talk))["session"]
@@ -283,8 +286,8 @@ def test_author_may_change_from_any_tab_and_after_coming_back() -> None:
     run(test)
 
 
-def test_whoever_has_the_name_later_is_not_the_author() -> None:
-    """The name alone does not open another's messages."""
+def test_later_user_of_a_name_is_not_the_author() -> None:
+    """The name without the session does not permit a change of the message."""
 
     async def test(talk: Talk) -> None:
         await alice_said(talk)
@@ -299,7 +302,7 @@ def test_whoever_has_the_name_later_is_not_the_author() -> None:
 
 
 def test_21st_reaction_is_refused() -> None:
-    """A message has 20 different reactions at most."""
+    """A message has at most 20 different reactions."""
 
     async def test(talk: Talk) -> None:
         await alice_said(talk)

@@ -1,8 +1,9 @@
-"""Sequences of commands of several clients against a small model of the protocol.
+"""Sequences of commands of several clients, compared with a small model of the protocol.
 
-The model (`Model`) knows who is in which room, each room's stream and what its messages have
-become, and says of every command exactly what each connection hears of it: nothing less,
-nothing more, in which order. So an error that changed something would show at once.
+The model (`Model`) has the users of each room, its stream, and its messages with their changes
+applied. For every command it says which events each connection gets, and in which order: no event
+less and none more. Therefore an error reply to a command that nevertheless changed something is
+noticed at once.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from support.chat import TIMESTAMP, Talk
 
 CONNECTIONS = ("one", "two", "three", "four")
 ROOMS = ("a", "b")
-NAMES = ("Ann", "Bob", "ANN")  # of which the last looks like the first
+NAMES = ("Ann", "Bob", "ANN")  # the last one looks like the first
 SESSIONS = ("a-session-of-many-bytes", "another-session-of-bytes")
 EMOJI = ("👋", "🎉")
 TEXTS = ("Hello", "Hello, world", "…")
@@ -29,21 +30,21 @@ TEXTS = ("Hello", "Hello, world", "…")
 connections = st.sampled_from(CONNECTIONS)
 rooms = st.sampled_from(ROOMS)
 room_or_none = st.sampled_from((None, None, *ROOMS))
-offsets = st.sampled_from((1, 1, 1, 2, 2, 3, 4, 5, 0))  # the first are there most often
+offsets = st.sampled_from((1, 1, 1, 2, 2, 3, 4, 5, 0))  # low offsets exist most often
 
 
 class User:
-    """Somebody in a room: his name as he gave it first, and the connections he has."""
+    """A user of a room: the first spelling of their name, and their connections."""
 
     def __init__(self, name: str, session: str) -> None:
         self.name = name
         self.session = session
         self.connections: set[str] = set()
-        self.left_in: int | None = None  # the tick in which he lost the last
+        self.left_in: int | None = None  # the tick in which the last connection was lost
 
 
 class Room:
-    """One room: its users in the order they came, its stream, what its messages are now."""
+    """A room: its users in the order of joining, its stream, and its messages as they are now."""
 
     def __init__(self) -> None:
         self.users: dict[str, User] = {}
@@ -51,14 +52,14 @@ class Room:
         self.stream: list[dict[str, Any]] = []
         self.authors: dict[int, str] = {}
         self.ids: dict[tuple[str, str], int] = {}
-        self.epoch: str | None = None  # not said to anybody yet
+        self.epoch: str | None = None  # None until a reply has shown it
 
     def user_of(self, connection: str) -> User:
         (user,) = [each for each in self.users.values() if connection in each.connections]
         return user
 
     def message(self, offset: int) -> dict[str, Any] | None:
-        """The message at an offset as it is now, unless it is gone."""
+        """The message at an offset as it is now; None if there is none or it is deleted."""
         if not 1 <= offset <= len(self.stream):
             return None
         found = self.stream[offset - 1]
@@ -69,7 +70,7 @@ class Room:
 
 
 class Model:
-    """What should be, and what each connection has yet to hear."""
+    """The expected state, and the events that each connection has yet to get."""
 
     def __init__(self) -> None:
         self.rooms = {name: Room() for name in ROOMS}
@@ -77,45 +78,45 @@ class Model:
         self.names: dict[str, str] = {}
         self.sessions: dict[str, str] = {}
         self.ticks = 0
-        self.absent: list[tuple[str, User]] = []  # who has lost his last connection, in order
+        self.absent: list[tuple[str, User]] = []  # users without a connection, in the order of loss
 
-    def places(self, connection: str) -> list[str]:
+    def rooms_of(self, connection: str) -> list[str]:
         return [name for name, room in self.rooms.items() if connection in room.members]
 
-    def place(self, connection: str, room: str | None) -> str:
-        """Where a command goes; the error code's name where it goes nowhere."""
-        places = self.places(connection)
+    def target_room(self, connection: str, room: str | None) -> str:
+        """The room that a command is for, or the name of the error code that refuses it."""
+        joined = self.rooms_of(connection)
         if room is not None:
-            return room if room in places else "not_joined"
-        if len(places) == 1:
-            return places[0]
-        return "bad_command" if places else "not_joined"
+            return room if room in joined else "not_joined"
+        if len(joined) == 1:
+            return joined[0]
+        return "bad_command" if joined else "not_joined"
 
-    def tell(self, name: str, event: dict[str, Any], but: str | None = None) -> None:
+    def send(self, name: str, event: dict[str, Any], excluded: str | None = None) -> None:
         for connection in self.rooms[name].members:
-            if connection != but:
+            if connection != excluded:
                 self.due[connection].append(dict(event))
 
     def announce(self, name: str, user: User, kind: str) -> None:
         verb = "joined" if kind == "join" else "left"
         event = {"type": kind, "room": name, "username": user.name, "timestamp": TIMESTAMP}
         event |= {"text": f"{user.name} {verb} the chat", "online": len(self.rooms[name].users)}
-        self.tell(name, event)
+        self.send(name, event)
 
-    def be_back(self, user: User) -> None:
+    def end_absence(self, user: User) -> None:
         user.left_in = None
         self.absent = [(name, each) for name, each in self.absent if each is not user]
 
     def remove(self, name: str, user: User) -> None:
         room = self.rooms[name]
-        self.be_back(user)  # he is absent no more, but gone
+        self.end_absence(user)  # the user is not absent any more, but gone
         del room.users[user.name.casefold()]
         self.announce(name, user, "leave")
         if not room.users and not room.stream:
-            self.rooms[name] = Room()  # nothing was ever said: it is forgotten
+            self.rooms[name] = Room()  # a room without messages is forgotten
 
     def lose(self, name: str, connection: str) -> User | None:
-        """A connection less; its user if it was his last."""
+        """Remove a connection; returns its user if it was the user's last one."""
         room = self.rooms[name]
         user = room.user_of(connection)
         user.connections.discard(connection)
@@ -127,11 +128,11 @@ class Model:
         publication |= {"room": name, "offset": len(room.stream) + 1, "timestamp": TIMESTAMP}
         room.stream.append(dict(publication))
         room.authors[publication["offset"]] = author
-        self.tell(name, publication)
+        self.send(name, publication)
 
 
 def fold(message: dict[str, Any], change: dict[str, Any], room: Room) -> None:
-    """Apply an edit, a deletion or a reaction to what a room has of its message."""
+    """Apply an edit, a deletion or a reaction to a message of a room."""
     if change["type"] == "edit":
         message |= {"text": change["text"], "edited": TIMESTAMP}
         return
@@ -154,17 +155,17 @@ def fold(message: dict[str, Any], change: dict[str, Any], room: Room) -> None:
 
 
 class Conversation(RuleBasedStateMachine):
-    """The real chat on a broker and a history in memory, and the model beside it."""
+    """The real chat on a broker with a history in memory, and the model."""
 
     @initialize(inhabited=st.booleans())
     def begin(self, inhabited: bool) -> None:
         self.loop = asyncio.new_event_loop()
         self.model = Model()
         self.loop.run_until_complete(self._build())
-        if inhabited:  # there is more to do than to come in
+        if inhabited:  # so that not only joins succeed
             for connection, name, session in zip(CONNECTIONS, "AAB", (0, 0, 1), strict=False):
                 self.join(connection, "a", name, SESSIONS[session], 0, None, same_epoch=True)
-                self.everybody_hears_what_is_due()
+                self.connections_get_the_expected_events()
 
     async def _build(self) -> None:
         self.talk = Talk()
@@ -174,16 +175,16 @@ class Conversation(RuleBasedStateMachine):
             self.loop.close()
 
     def run(self, connection: str, **fields: Any) -> str | None:
-        """Run a command. Returns the code with which it is refused at once."""
+        """Run a command; returns the code of an immediate refusal, or None."""
         fields = {key: value for key, value in fields.items() if value is not None}
         with suppress_refusal() as refused:
             self.loop.run_until_complete(self.talk.do(connection, **fields))
         return refused.code
 
-    def hear(self, connection: str, event: dict[str, Any]) -> None:
+    def expect(self, connection: str, event: dict[str, Any]) -> None:
         self.model.due[connection].append(event)
 
-    # Coming and going
+    # Joining and leaving
 
     @rule(
         connection=connections, room=rooms, name=st.sampled_from((None, *NAMES)),
@@ -224,23 +225,23 @@ class Conversation(RuleBasedStateMachine):
         model, room = self.model, self.model.rooms[name]
         user = room.users.get(username.casefold())
         if user is not None and user.session != session:
-            model.remove(name, user)  # he is away, and another takes his name
+            model.remove(name, user)  # the user is absent, and another one takes the name
             room, user = model.rooms[name], None
         if user is None:
             user = room.users[username.casefold()] = User(username, session)
             model.announce(name, user, "join")
         user.connections.add(connection)
-        model.be_back(user)
+        model.end_absence(user)
         room.members.append(connection)
         model.names[connection], model.sessions[connection] = user.name, session
 
     def _check_joined(
         self, reply: dict[str, Any], connection: str, room: Room, number: int
     ) -> None:
-        """The reply itself, of which only the session and the epoch are the server's choice."""
+        """Expect the reply; only its session and its epoch are the server's choice."""
         room.epoch = room.epoch or reply["epoch"]
         newest = room.messages()[-number:] if number else []
-        self.hear(connection, {
+        self.expect(connection, {
             "type": "joined", "room": reply["room"], "ref": "r", "recovered": reply["recovered"],
             "username": room.user_of(connection).name, "session": self.model.sessions[connection],
             "epoch": room.epoch, "offset": len(room.stream), "online": len(room.users),
@@ -251,21 +252,21 @@ class Conversation(RuleBasedStateMachine):
     @rule(connection=connections, room=room_or_none)
     def leave(self, connection: str, room: str | None) -> None:
         refused = self.run(connection, type="leave", room=room)
-        if (place := self._placed(connection, room, refused)) is None:
+        if (target_room := self._target(connection, room, refused)) is None:
             return
-        user = self.model.lose(place, connection)
+        user = self.model.lose(target_room, connection)
         if user is not None:
-            self.model.remove(place, user)
-        self.hear(connection, {"type": "left", "room": place})
+            self.model.remove(target_room, user)
+        self.expect(connection, {"type": "left", "room": target_room})
 
     @rule(connection=connections)
     def depart(self, connection: str) -> None:
-        """The connection is gone; whoever comes next by its name is another client."""
+        """Disconnect a client; the next client under this connection's name is another one."""
         model = self.model
-        places = list(self.talk.client(connection).rooms)
-        assert sorted(places) == sorted(model.places(connection))
+        joined = list(self.talk.client(connection).rooms)
+        assert sorted(joined) == sorted(model.rooms_of(connection))
         self.talk.depart(connection)
-        for name in reversed(places):  # the last first: that is the order of what is heard
+        for name in reversed(joined):  # the last room first, which is the order of the events
             user = model.lose(name, connection)
             if user is not None:
                 user.left_in = model.ticks
@@ -291,19 +292,21 @@ class Conversation(RuleBasedStateMachine):
     )  # fmt: skip
     def message(self, connection: str, room: str | None, text: str, id: str | None) -> None:
         refused = self.run(connection, text=text, room=room, id=id)
-        if (place := self._placed(connection, room, refused)) is None:
+        if (target_room := self._target(connection, room, refused)) is None:
             return
-        here = self.model.rooms[place]
+        here = self.model.rooms[target_room]
         user = here.user_of(connection)
         if id is not None and (user.name, id) in here.ids:
             offset = here.ids[user.name, id]
-            self.hear(connection, {"type": "ack", "id": id, "room": place, "offset": offset})
+            self.expect(
+                connection, {"type": "ack", "id": id, "room": target_room, "offset": offset}
+            )
             return
         publication = {"type": "message", "username": user.name, "text": text}
         if id is not None:
             publication["id"] = id
             here.ids[user.name, id] = len(here.stream) + 1
-        self.model.publish(place, publication, user.session)
+        self.model.publish(target_room, publication, user.session)
 
     @rule(
         connection=connections, room=room_or_none, offset=offsets,
@@ -318,35 +321,35 @@ class Conversation(RuleBasedStateMachine):
         if kind == "react":
             more = {"emoji": emoji, "remove": remove}
         refused = self.run(connection, type=kind, room=room, offset=offset, ref="r", **more)
-        if (place := self._placed(connection, room, refused)) is None:
+        if (target_room := self._target(connection, room, refused)) is None:
             return
-        here = self.model.rooms[place]
+        here = self.model.rooms[target_room]
         user, message = here.user_of(connection), here.message(offset)
         if message is None:
-            self._hear_error(connection, "not_found")
+            self._expect_error(connection, "not_found")
         elif kind != "react" and here.authors[offset] != user.session:
-            self._hear_error(connection, "forbidden")
+            self._expect_error(connection, "forbidden")
         else:
             if not more.get("remove", True):
                 del more["remove"]
             publication = {"type": kind, "username": user.name, "target": offset, **more}
             fold(message, publication, here)
-            self.model.publish(place, publication, user.session)
+            self.model.publish(target_room, publication, user.session)
 
-    def _hear_error(self, connection: str, code: str) -> None:
-        said = self.talk.inboxes.got[connection][-1].get("message")
-        event = {"type": "error", "code": code, "message": said, "temporary": False, "ref": "r"}
-        self.hear(connection, event)
+    def _expect_error(self, connection: str, code: str) -> None:
+        sentence = self.talk.inboxes.got[connection][-1].get("message")
+        event = {"type": "error", "code": code, "message": sentence, "temporary": False, "ref": "r"}
+        self.expect(connection, event)
 
     # Reading
 
     @rule(connection=connections, room=room_or_none)
     def typing(self, connection: str, room: str | None) -> None:
         refused = self.run(connection, type="typing", room=room)
-        if (place := self._placed(connection, room, refused)) is not None:
-            user = self.model.rooms[place].user_of(connection)
-            event = {"type": "typing", "room": place, "username": user.name}
-            self.model.tell(place, event, but=connection)
+        if (target_room := self._target(connection, room, refused)) is not None:
+            user = self.model.rooms[target_room].user_of(connection)
+            event = {"type": "typing", "room": target_room, "username": user.name}
+            self.model.send(target_room, event, excluded=connection)
 
     @rule(
         connection=connections, room=room_or_none, limit=st.integers(1, 4),
@@ -357,34 +360,39 @@ class Conversation(RuleBasedStateMachine):
     ) -> None:
         where = {} if side is None else {side: offset}
         refused = self.run(connection, type="history", room=room, limit=limit, **where)
-        if (place := self._placed(connection, room, refused)) is None:
+        if (target_room := self._target(connection, room, refused)) is None:
             return
-        found = self.model.rooms[place].messages()
+        found = self.model.rooms[target_room].messages()
         if side == "after":
             found = [each for each in found if each["offset"] > offset]
             page = found[:limit]
         else:
             found = [each for each in found if side is None or each["offset"] < offset]
             page = found[-limit:]
-        event = {"type": "history", "room": place, "more": len(found) > limit, "messages": page}
-        self.hear(connection, event)
+        event = {
+            "type": "history",
+            "room": target_room,
+            "more": len(found) > limit,
+            "messages": page,
+        }
+        self.expect(connection, event)
 
-    def _placed(self, connection: str, room: str | None, refused: str | None) -> str | None:
-        """The room a command went to; None when it had to be, and was, refused."""
-        place = self.model.place(connection, room)
-        assert refused == (None if place in ROOMS else place)
-        return place if place in ROOMS else None
+    def _target(self, connection: str, room: str | None, refused: str | None) -> str | None:
+        """The room of a command; None if the command had to be refused, and was."""
+        target_room = self.model.target_room(connection, room)
+        assert refused == (None if target_room in ROOMS else target_room)
+        return target_room if target_room in ROOMS else None
 
-    # What always holds
+    # Invariants
 
     @invariant()
-    def everybody_hears_what_is_due(self) -> None:
+    def connections_get_the_expected_events(self) -> None:
         for connection in CONNECTIONS if hasattr(self, "model") else ():
             assert self.talk.news(connection) == self.model.due[connection]
             self.model.due[connection] = []
 
     @invariant()
-    def everybody_is_where_he_should_be(self) -> None:
+    def rooms_have_the_expected_members(self) -> None:
         for name in ROOMS if hasattr(self, "model") else ():
             members = self.talk.inboxes.members.get(name, [])
             assert sorted(members) == sorted(self.model.rooms[name].members)
@@ -395,7 +403,7 @@ class Refused:
 
 
 class suppress_refusal(suppress):  # noqa: N801  as contextlib's
-    """Keeps the code of the CommandError that ended its block."""
+    """Suppresses a CommandError and stores its code."""
 
     def __init__(self) -> None:
         super().__init__(CommandError)

@@ -1,4 +1,4 @@
-"""Clients search, read history, and recover what they missed."""
+"""Clients search, read history, and recover missed publications."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support.chat import TIMESTAMP, Talk, alice_said, offsets, run, since
 
 
 def test_search_is_answered_with_results() -> None:
-    """Of the room, as the messages are now, at most `limit`; with the command's `ref`."""
+    """The results are at most `limit` folded messages of the room, with the command's `ref`."""
 
     async def test(talk: Talk) -> None:
         await alice_said(talk, "hello world")
@@ -55,7 +55,7 @@ def test_search_is_answered_with_results() -> None:
 
 
 def test_results_are_bounded_in_bytes() -> None:
-    """The best are sent, as many as fit."""
+    """As many of the best results are sent as fit."""
 
     async def test(talk: Talk) -> None:
         await fill(talk, 100, "word " + "😀" * 3990 + "{}")
@@ -71,8 +71,8 @@ def test_results_are_bounded_in_bytes() -> None:
 # A history that fails
 
 
-def test_message_that_cannot_be_kept_is_unavailable() -> None:
-    """An error with its `id` and `ref`, to each sender; nobody sees the message."""
+def test_message_that_cannot_be_stored_is_refused() -> None:
+    """Each sender gets `unavailable` with its `id` and `ref`, and no member gets the message."""
 
     async def test(talk: Talk) -> None:
         await alice_said(talk)
@@ -95,8 +95,8 @@ def test_message_that_cannot_be_kept_is_unavailable() -> None:
     run(test)
 
 
-def test_what_cannot_be_read_is_unavailable() -> None:
-    """Joins, pages and searches are refused for now; what is published still arrives."""
+def test_reads_are_refused_while_the_disk_fails() -> None:
+    """Joins, pages and searches are `unavailable` for now; publications still arrive."""
 
     async def test(talk: Talk) -> None:
         await alice_said(talk)
@@ -123,7 +123,7 @@ def test_what_cannot_be_read_is_unavailable() -> None:
 
 
 async def fill(talk: Talk, count: int, text: str = "{}") -> Position:
-    """A room in which `count` messages were sent by Bob; returns where it stood before."""
+    """Have Bob send `count` messages to a room; returns the position before them."""
     reply = await talk.join("Bob")
     for number in range(1, count + 1):
         await talk.do("Bob", text=text.format(number))
@@ -131,8 +131,8 @@ async def fill(talk: Talk, count: int, text: str = "{}") -> Position:
     return Position(reply["epoch"], reply["offset"])
 
 
-def test_newcomer_gets_the_newest_as_many_as_asked_for() -> None:
-    """50 by default, as many as `history` says otherwise, oldest first."""
+def test_newcomer_gets_the_requested_number_of_messages() -> None:
+    """A newcomer gets 50 messages by default, or the number in `history`, oldest first."""
 
     async def test(talk: Talk) -> None:
         await fill(talk, 100)
@@ -144,8 +144,8 @@ def test_newcomer_gets_the_newest_as_many_as_asked_for() -> None:
     run(test)
 
 
-def test_newcomer_hears_nothing_of_what_came_before() -> None:
-    """After the reply come the publications behind its offset, and no others."""
+def test_newcomer_gets_only_later_publications() -> None:
+    """After the reply a newcomer gets the publications after its offset, and no others."""
 
     async def test(talk: Talk) -> None:
         await fill(talk, 3)
@@ -158,8 +158,8 @@ def test_newcomer_hears_nothing_of_what_came_before() -> None:
     run(test)
 
 
-def test_recovery_is_exactly_what_was_missed() -> None:
-    """With a position all publications after it come, and `history` does not matter."""
+def test_recovery_has_exactly_the_missed_publications() -> None:
+    """A join with a position gets all publications after it, whatever `history` is."""
 
     async def test(talk: Talk) -> None:
         start = await fill(talk, 100)
@@ -174,8 +174,8 @@ def test_recovery_is_exactly_what_was_missed() -> None:
 
 
 @pytest.mark.parametrize(("missed", "recovered"), [(300, True), (301, False)])
-def test_recovery_is_of_300_at_most(missed: int, recovered: bool) -> None:
-    """Beyond that the newest come, as for a newcomer."""
+def test_recovery_has_at_most_300_publications(missed: int, recovered: bool) -> None:
+    """A client that missed more gets the newest messages, like a newcomer."""
 
     async def test(talk: Talk) -> None:
         start = await fill(talk, 400)
@@ -189,7 +189,7 @@ def test_recovery_is_of_300_at_most(missed: int, recovered: bool) -> None:
 
 @pytest.mark.parametrize("offset", [0, 5, 11, 2**53 - 1])
 def test_position_of_another_epoch_recovers_nothing(offset: int) -> None:
-    """A history that was replaced gives `recovered: false` and its newest."""
+    """After the history was replaced, a client gets `recovered: false` and the newest messages."""
 
     async def test(talk: Talk) -> None:
         await fill(talk, 10)
@@ -201,7 +201,7 @@ def test_position_of_another_epoch_recovers_nothing(offset: int) -> None:
 
 
 def test_position_ahead_of_the_room_recovers_nothing() -> None:
-    """An offset that the room has not reached is none of this history."""
+    """An offset that the room has not reached cannot be of this history."""
 
     async def test(talk: Talk) -> None:
         start = await fill(talk, 10)
@@ -212,8 +212,8 @@ def test_position_ahead_of_the_room_recovers_nothing() -> None:
     run(test)
 
 
-def test_recovery_of_what_is_no_longer_kept_is_none() -> None:
-    """One missing publication is enough: `recovered: false`, never a part."""
+def test_recovery_fails_if_a_publication_was_dropped() -> None:
+    """If one missed publication is gone, the reply has `recovered: false` and never a part."""
 
     async def test(talk: Talk) -> None:
         start = await fill(talk, 100)
@@ -224,8 +224,9 @@ def test_recovery_of_what_is_no_longer_kept_is_none() -> None:
     run(test, max_messages=16)
 
 
-def test_recovery_too_large_for_one_reply_is_none() -> None:
-    """Too many bytes count like too many publications: the newest come, as many as asked for."""
+def test_recovery_fails_if_it_exceeds_one_reply() -> None:
+    """Too many bytes count like too many publications: the client gets the requested newest
+    messages."""
 
     async def test(talk: Talk) -> None:
         start = await fill(talk, 100, "😀" * 3990 + "{}")
@@ -246,7 +247,8 @@ def test_recovery_too_large_for_one_reply_is_none() -> None:
 
 
 def test_history_pages_back_and_forth() -> None:
-    """`before`, `after` or neither; `more` says whether it goes on in that direction."""
+    """A page is requested with `before`, `after` or neither, and `more` says whether another one
+    follows."""
 
     async def test(talk: Talk) -> None:
         await fill(talk, 100)
@@ -268,7 +270,7 @@ def test_history_pages_back_and_forth() -> None:
 
 
 def test_history_page_is_bounded_in_bytes() -> None:
-    """What does not fit is left for the next page, and `more` says so."""
+    """Messages that do not fit are left for the next page, and `more` is true."""
 
     async def test(talk: Talk) -> None:
         await fill(talk, 100, "😀" * 3990 + "{}")

@@ -14,14 +14,15 @@ from support.files_in_memory import FilesInMemory
 
 
 async def send(talk: Talk, name: str, data: bytes) -> None:
-    """A binary message."""
+    """Send a binary message."""
     work = talk.chat.handle(talk.client(name), Chunk(data))
     assert work is not None
     await work
 
 
-def test_announced_file_comes_in_pieces() -> None:
-    """A ticket for what is announced, and with the last piece the file, both with the `ref`."""
+def test_announced_file_is_sent_in_pieces() -> None:
+    """The announcement is answered with a ticket and the last piece with the file, both with the
+    `ref`."""
     files = FilesInMemory()
 
     async def test(talk: Talk) -> None:
@@ -61,7 +62,7 @@ def test_announced_file_comes_in_pieces() -> None:
 
 
 def test_binary_message_without_a_file_is_a_violation() -> None:
-    """Before one is announced, after its last byte, and after its room was left."""
+    """It is one before an announcement, after the last byte, and after the room was left."""
     files = FilesInMemory()
 
     async def test(talk: Talk) -> None:
@@ -84,8 +85,9 @@ def test_binary_message_without_a_file_is_a_violation() -> None:
     run(test, files=files)
 
 
-def test_server_without_files_says_so() -> None:
-    """`joined` does not offer them, an `upload` is forbidden, a binary message a violation."""
+def test_server_without_files_refuses_uploads() -> None:
+    """`joined` does not offer files, an `upload` is forbidden, and a binary message is a
+    violation."""
 
     async def test(talk: Talk) -> None:
         assert "files" not in await talk.join("Alice")
@@ -97,8 +99,8 @@ def test_server_without_files_says_so() -> None:
     run(test)
 
 
-def test_file_is_for_a_room_that_one_is_in() -> None:
-    """An `upload` is held to what a message is; nothing is reserved."""
+def test_upload_needs_a_joined_room() -> None:
+    """An `upload` needs the same rights as a message, and a refused one reserves nothing."""
     files = FilesInMemory()
 
     async def test(talk: Talk) -> None:
@@ -115,8 +117,8 @@ def test_file_is_for_a_room_that_one_is_in() -> None:
     run(test, files=files)
 
 
-def test_next_upload_ends_the_one_that_has_begun() -> None:
-    """Also where it is refused; one that has not begun may still be posted."""
+def test_next_upload_ends_a_started_one() -> None:
+    """It does so even if it is refused; an upload that has not started can still be posted."""
     files = FilesInMemory()
 
     async def test(talk: Talk) -> None:
@@ -135,8 +137,8 @@ def test_next_upload_ends_the_one_that_has_begun() -> None:
     run(test, files=files)
 
 
-def test_failed_file_is_told_once_and_what_still_comes_is_dropped() -> None:
-    """Whoever sends does not wait to hear of each piece; it is not 1003 that he gets for them."""
+def test_failed_upload_is_reported_once_and_later_pieces_are_dropped() -> None:
+    """The client sends pieces without waiting, and is not disconnected with 1003 for those."""
     files = FilesInMemory()
 
     async def test(talk: Talk) -> None:
@@ -159,8 +161,8 @@ def test_failed_file_is_told_once_and_what_still_comes_is_dropped() -> None:
     run(test, files=files)
 
 
-def test_more_than_was_announced_is_refused() -> None:
-    """Nothing of the file is kept, and no more of it is expected."""
+def test_upload_longer_than_announced_is_refused() -> None:
+    """The file is not stored, and no more pieces of it are expected."""
     files = FilesInMemory()
 
     async def test(talk: Talk) -> None:
@@ -177,8 +179,8 @@ def test_more_than_was_announced_is_refused() -> None:
 
 
 @pytest.mark.parametrize("begun", [True, False])
-def test_departure_gives_up_a_file_that_has_begun(begun: bool) -> None:
-    """A ticket that was not used for binary messages is still good for a POST."""
+def test_disconnection_aborts_a_started_upload(begun: bool) -> None:
+    """A ticket that was not used for binary messages stays valid for a POST."""
     files = FilesInMemory()
 
     async def test(talk: Talk) -> None:
@@ -198,8 +200,8 @@ def test_departure_gives_up_a_file_that_has_begun(begun: bool) -> None:
     run(test, files=files)
 
 
-def test_departure_within_a_piece_waits_for_it() -> None:
-    """What is being written is not taken away from under it."""
+def test_disconnection_waits_for_the_piece_being_written() -> None:
+    """The file is not removed while a piece is being written to it."""
     files = FilesInMemory()
 
     async def test(talk: Talk) -> None:
@@ -220,8 +222,8 @@ def test_departure_within_a_piece_waits_for_it() -> None:
     run(test, files=files)
 
 
-def test_departure_while_a_file_is_announced_frees_its_place() -> None:
-    """Nobody knows the ticket."""
+def test_disconnection_during_an_announcement_frees_its_quota() -> None:
+    """No client has the ticket, so the reserved space is freed."""
     files = FilesInMemory()
 
     async def test(talk: Talk) -> None:
@@ -238,8 +240,8 @@ def test_departure_while_a_file_is_announced_frees_its_place() -> None:
     run(test, files=files)
 
 
-def test_file_that_does_not_go_on_is_given_up() -> None:
-    """Its sender is told, with the `ref`; others go on."""
+def test_stalled_upload_is_aborted() -> None:
+    """Its sender gets an error with the `ref`, and other uploads go on."""
     files = FilesInMemory()
 
     async def test(talk: Talk) -> None:
@@ -248,7 +250,7 @@ def test_file_that_does_not_go_on_is_given_up() -> None:
         await talk.do("Alice", type="upload", name="a", size=3, ref="r")
         await talk.do("Bob", type="upload", name="b", size=2)
         talk.chat.sweep()
-        assert "error" not in talk.kinds("Alice")  # it may still be posted
+        assert "error" not in talk.kinds("Alice")  # it can still be posted
         await send(talk, "Alice", b"a")
         talk.now_s = STALL_S / 2
         await send(talk, "Bob", b"b")

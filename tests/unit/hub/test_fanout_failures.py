@@ -350,10 +350,10 @@ async def test_member_removed_inside_pause_writing_gets_earlier_publications(
     async with Rig() as rig:
         slow = await rig.connect("lobby", buffers=TINY_BYTES)
         others = [await rig.connect("lobby", buffers=TINY_BYTES) for _ in range(3)]
-        everybody = [slow, *others]
+        clients = [slow, *others]
 
         def all_leave() -> None:
-            for client in everybody:
+            for client in clients:
                 act(rig.hub, client.conn)
 
         slow.served.on_pause = all_leave
@@ -365,6 +365,6 @@ async def test_member_removed_inside_pause_writing_gets_earlier_publications(
         expected = texts(large)
         if act is _close:
             expected.append(Frame(CLOSE, close_payload(1001)))
-        for client in everybody:
+        for client in clients:
             assert await client.frames(len(expected)) == expected
         assert rig.hub.client_count("lobby") == 0

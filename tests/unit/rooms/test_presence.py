@@ -1,4 +1,4 @@
-"""Who is in a room: one user a name, whatever it looks like."""
+"""The users of a room: one user a name, however the name is written."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from fastchat.rooms.presence import Roster, User, author_of
 
 
 def joined(roster: Roster, name: str, author: str) -> User:
-    """Somebody who is in the room with one more connection."""
+    """Add a user, or one more connection of theirs, to the room; returns the member."""
     user = roster.check(name, author) or roster.add(name, author)
     user.connections += 1
     return user
 
 
-def test_author_is_told_by_the_session() -> None:
-    """The same for the same session, another for another; the session is not shown."""
+def test_author_is_derived_from_the_session() -> None:
+    """One session always gives the same author, another gives another, and the session is not
+    shown."""
     assert author_of("secret") == author_of("secret")
     assert author_of("secret") != author_of("other")
     assert "secret" not in author_of("secret")
 
 
-def test_name_is_free_before_somebody_has_it() -> None:
-    """Nobody is found; who is added counts, without a connection."""
+def test_unused_name_is_free() -> None:
+    """A search for an unused name finds no user; an added user counts even without a connection."""
     roster = Roster()
     assert roster.check("Alice", "a") is None
     assert roster.find("Alice") is None
@@ -34,8 +35,9 @@ def test_name_is_free_before_somebody_has_it() -> None:
 
 
 @pytest.mark.parametrize("name", ["Alice", "ALICE", "ａｌｉｃｅ"])
-def test_name_of_somebody_else_is_taken(name: str) -> None:
-    """Another author gets neither the name nor one that looks like it, for the moment."""
+def test_name_of_another_user_is_taken(name: str) -> None:
+    """Another author gets neither the name nor one that looks like it, and the refusal is
+    temporary."""
     roster = Roster()
     joined(roster, "Alice", "secret")
     for author in ("other", ""):
@@ -46,16 +48,16 @@ def test_name_of_somebody_else_is_taken(name: str) -> None:
     assert len(roster) == 1
 
 
-def test_author_takes_his_name_back_under_its_first_spelling() -> None:
-    """Whoever has the session is the same user, however he writes his name now."""
+def test_author_keeps_the_first_spelling_of_a_name() -> None:
+    """A client with the session is the same user, however the name is written now."""
     roster = Roster()
     user = joined(roster, "Alice", "secret")
     assert roster.check("ALICE", "secret") is user
     assert user.name == "Alice"
 
 
-def test_name_of_somebody_without_a_connection_may_be_taken() -> None:
-    """He is found, for whoever takes it to remove him; himself he gets it back."""
+def test_name_of_an_absent_user_can_be_taken() -> None:
+    """The absent user is returned to be removed; the user's own author gets the name back."""
     roster = Roster()
     user = joined(roster, "Alice", "secret")
     user.connections -= 1
@@ -67,15 +69,15 @@ def test_name_of_somebody_without_a_connection_may_be_taken() -> None:
 
 
 def test_name_is_free_again_once_its_user_is_removed() -> None:
-    """Nobody keeps a name that he does not use."""
+    """A removed user's name can be used by another user."""
     roster = Roster()
     roster.remove(joined(roster, "Alice", "secret"))
     assert len(roster) == 0
     assert joined(roster, "alice", "other").name == "alice"
 
 
-def test_names_come_in_the_order_of_joining_up_to_a_limit() -> None:
-    """Names are listed as they came; somebody who came back is last."""
+def test_names_are_listed_in_the_order_of_joining() -> None:
+    """Names are listed up to a limit; a user who left and joined again is last."""
     roster = Roster()
     users = [joined(roster, name, "s") for name in ("C", "A", "B")]
     assert list(roster) == users

@@ -1,4 +1,4 @@
-"""The rooms of the whole server, as subscribers see them: their users, and the order of things."""
+"""The rooms of the whole server, as subscribers see them: their users and the order of events."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from fastchat.rooms.subscribers import PresenceChange
 
 
 class Subscriber:
-    """A process; keeps what it is told, in order."""
+    """A subscriber that records every call in order."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[Any, ...]] = []
+        self.calls: list[tuple[Any, ...]] = []
         self.changes: list[PresenceChange] = []
         self.known: dict[str, dict[str, str]] = {}
 
@@ -46,84 +46,84 @@ class Subscriber:
         assert event["room"] == room
         if offset:
             assert event["offset"] == offset
-            self.told.append(("publication", offset, event["text"], draft_key))
+            self.calls.append(("publication", offset, event["text"], draft_key))
             return
         assert draft_key is None
-        self.told.append((event["type"], event.get("username"), event.get("online")))
+        self.calls.append((event["type"], event.get("username"), event.get("online")))
         if change is not None:
             self.changes.append(change)
 
     def kept(self, draft_key: Any, offset: int) -> None:
-        self.told.append(("kept", draft_key, offset))
+        self.calls.append(("kept", draft_key, offset))
 
     def know(self, room: str, users: Mapping[str, str]) -> None:
         self.known[room] = dict(users)
 
     def answer(self, draft_key: Any, outcome: Duplicate | CommandError) -> None:
-        self.told.append(("answer", draft_key, outcome))
+        self.calls.append(("answer", draft_key, outcome))
 
     def end_turn(self) -> None:
-        self.told.append(("end of turn",))
+        self.calls.append(("end of turn",))
 
     def news(self) -> list[tuple[Any, ...]]:
-        """What it was told since it was last asked, but for the ends of turns."""
-        news = [each for each in self.told if each != ("end of turn",)]
-        self.told.clear()
+        """The calls since the last time, without the ends of turns."""
+        news = [each for each in self.calls if each != ("end of turn",)]
+        self.calls.clear()
         return news
 
 
 class Rig:
-    """Rooms, with a loop that is turned by hand, and two subscribers."""
+    """Rooms in a loop that a test turns by hand, and two subscribers."""
 
     def __init__(self, max_messages: int = 5000) -> None:
         epochs = (f"epoch-{number}" for number in itertools.count(1))
         self.history = MemoryHistory(max_messages=max_messages, new_epoch=lambda: next(epochs))
         self.faulty = Faulty(self.history)
-        self.asked: list[Callable[[], None]] = []
+        self.scheduled: list[Callable[[], None]] = []
         self.metrics = Metrics()
         self.rooms = Rooms(
             self.faulty,
-            at_end_of_turn=self.asked.append,
+            at_end_of_turn=self.scheduled.append,
             clock=lambda: NOW_S,
             metrics=self.metrics,
         )
         self.subscriber, self.other = Subscriber(), Subscriber()
 
     def turn(self) -> None:
-        """The loop's turn ends."""
-        asked, self.asked[:] = list(self.asked), []
-        for callback in asked:
+        """End the loop's turn."""
+        scheduled, self.scheduled[:] = list(self.scheduled), []
+        for callback in scheduled:
             callback()
 
     def publish(self, *drafts: Draft, subscriber: Subscriber | None = None) -> None:
-        """All in one turn, which ends; each draft is its own key."""
+        """Publish drafts in one turn, and end it; each draft is its own key."""
         for each in drafts:
             self.rooms.publish(subscriber or self.subscriber, each, each)
         self.turn()
 
     def join(
         self,
-        who: Member | str,
+        user: Member | str,
         room: str = "a",
         *,
         subscriber: Subscriber | None = None,
         since: Position | None = None,
     ) -> Entry:
-        who = member(who) if isinstance(who, str) else who
+        user = member(user) if isinstance(user, str) else user
         entries: list[Entry] = []
-        entrance = Entrance(room, who, since, 50)
+        entrance = Entrance(room, user, since, 50)
         at_once(self.rooms.join(subscriber or self.subscriber, entrance, entries.append))
         (entry,) = entries
         return entry
 
-    def leave(self, who: str, room: str = "a", *, subscriber: Subscriber | None = None) -> None:
+    def leave(self, user: str, room: str = "a", *, subscriber: Subscriber | None = None) -> None:
         subscriber = subscriber or self.subscriber
         left: list[None] = []
-        at_once(self.rooms.leave(subscriber, room, member(who), lambda: left.append(None)))
+        at_once(self.rooms.leave(subscriber, room, member(user), lambda: left.append(None)))
         assert len(left) == 1
 
-    def lose(self, who: str, room: str = "a", *, subscriber: Subscriber | None = None) -> None:
-        self.rooms.lose(subscriber or self.subscriber, room, member(who))
+    def lose(self, user: str, room: str = "a", *, subscriber: Subscriber | None = None) -> None:
+        self.rooms.lose(subscriber or self.subscriber, room, member(user))
 
     def tick(self, times: int = GRACE_TICKS) -> None:
         for _ in range(times):
@@ -135,34 +135,34 @@ class Rig:
     def restore(
         self,
         subscriber: Subscriber,
-        *who: Member | str,
+        *users: Member | str,
         since: Position | None = None,
         room: str = "a",
         known: tuple[Member | str, ...] | None = None,
         gathering: bool = True,
     ) -> list[str] | None:
-        """Come back with members of one connection each; returns the texts that were missed."""
+        """Bring a process back with members of one connection each; returns the missed texts."""
 
         def members(those: tuple[Member | str, ...]) -> list[Member]:
             return [member(each) if isinstance(each, str) else each for each in those]
 
-        before = len(subscriber.told)
+        before = len(subscriber.calls)
         resumed = at_once(
             self.rooms.restore(
                 subscriber,
                 Returning(
                     room,
                     since or self.history.position(room),
-                    [(each, 1) for each in members(who)],
-                    members(who if known is None else known),
+                    [(each, 1) for each in members(users)],
+                    members(users if known is None else known),
                 ),
                 gathering=gathering,
             )
         )
-        told = subscriber.told[before:]
-        missed = [each for each in told if each[0] == "publication"]
-        subscriber.told[before:] = [each for each in told if each[0] != "publication"]
-        assert resumed or not told
+        calls = subscriber.calls[before:]
+        missed = [each for each in calls if each[0] == "publication"]
+        subscriber.calls[before:] = [each for each in calls if each[0] != "publication"]
+        assert resumed or not calls
         return [text for _, _, text, _ in missed] if resumed else None
 
 
@@ -174,27 +174,28 @@ def rig() -> Rig:
 # Turns
 
 
-def test_end_of_a_turn_is_asked_for_once_a_turn(rig: Rig) -> None:
-    """However much is published in it; and by the next turn again."""
+def test_end_of_a_turn_is_scheduled_once(rig: Rig) -> None:
+    """The rooms schedule one callback a turn, however much is published, and another in the next
+    turn."""
     for _ in range(2):
         for _ in range(3):
             rig.rooms.publish(rig.subscriber, None, draft())
-        assert rig.asked == [rig.rooms.commit]
+        assert rig.scheduled == [rig.rooms.commit]
         rig.turn()
-    assert rig.subscriber.told.count(("end of turn",)) == 2
+    assert rig.subscriber.calls.count(("end of turn",)) == 2
     assert rig.faulty.batches == [3, 3]
 
 
-def test_end_of_a_turn_of_nothing_is_silent(rig: Rig) -> None:
-    """What was committed earlier in the turn is not committed again."""
+def test_turn_whose_drafts_are_committed_already_ends_silently(rig: Rig) -> None:
+    """Drafts that were committed earlier in the turn are not committed again."""
     rig.rooms.publish(rig.subscriber, "key", draft())
     rig.rooms.commit()
     rig.turn()
-    assert rig.subscriber.told == [("kept", "key", 1), ("end of turn",)]
+    assert rig.subscriber.calls == [("kept", "key", 1), ("end of turn",)]
 
 
 def test_only_the_origin_gets_the_key_of_a_draft(rig: Rig) -> None:
-    """Each subscriber with members is told each publication once, and of each turn's end once."""
+    """Each subscriber with members gets each publication once, and the end of each turn once."""
     rig.join("Alice")
     rig.join("Eve")
     rig.join("Bob", subscriber=rig.other)
@@ -203,29 +204,29 @@ def test_only_the_origin_gets_the_key_of_a_draft(rig: Rig) -> None:
     rig.rooms.publish(rig.subscriber, "first", first)
     rig.rooms.publish(rig.other, "second", second)
     rig.turn()
-    assert rig.subscriber.told == [
+    assert rig.subscriber.calls == [
         ("publication", 1, "1", "first"),
         ("publication", 2, "2", None),
         ("end of turn",),
     ]
-    assert rig.other.told == [
+    assert rig.other.calls == [
         ("publication", 1, "1", None),
         ("publication", 2, "2", "second"),
         ("end of turn",),
     ]
 
 
-def test_subscriber_without_members_hears_that_its_draft_is_kept(rig: Rig) -> None:
-    """And no more: the room is delivered where somebody is."""
+def test_subscriber_without_members_gets_the_offset_of_its_draft(rig: Rig) -> None:
+    """It gets no delivery; the publication is delivered to subscribers with members."""
     rig.join("Bob", subscriber=rig.other)
     rig.rooms.publish(rig.subscriber, "key", draft("1"))
     rig.turn()
-    assert rig.subscriber.told == [("kept", "key", 1), ("end of turn",)]
+    assert rig.subscriber.calls == [("kept", "key", 1), ("end of turn",)]
     assert rig.other.news() == [("publication", 1, "1", None)]
 
 
-def test_answers_go_to_their_origin(rig: Rig) -> None:
-    """In the order of the drafts, between what is delivered."""
+def test_answers_are_sent_to_the_origin_of_their_drafts(rig: Rig) -> None:
+    """Answers are sent in the order of the drafts, between the deliveries."""
     rig.join("Alice")
     rig.join("Bob", subscriber=rig.other)
     rig.subscriber.news(), rig.other.news()
@@ -241,7 +242,7 @@ def test_answers_go_to_their_origin(rig: Rig) -> None:
 
 
 def test_commits_are_measured(rig: Rig) -> None:
-    """Publications that were kept count, duplicates do not; each commit is a time."""
+    """Stored publications are counted and duplicates are not; each commit adds one duration."""
     rig.publish(draft(id="i"), draft(id="i"), draft())
     rig.publish(draft())
     assert rig.metrics.publications_total == 3
@@ -249,8 +250,9 @@ def test_commits_are_measured(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("how", ["join", "leave", "lose"])
-def test_nobody_overtakes_what_was_published_before(rig: Rig, how: str) -> None:
-    """Who comes or goes in the middle of a turn does so between its drafts."""
+def test_joins_and_leaves_keep_their_place_among_the_drafts(rig: Rig, how: str) -> None:
+    """A join or a leave in the middle of a turn takes effect between the drafts before and after
+    it."""
     rig.join("Alice")
     rig.join("Bob", subscriber=rig.other)
     rig.subscriber.news(), rig.other.news()
@@ -271,8 +273,8 @@ def test_nobody_overtakes_what_was_published_before(rig: Rig, how: str) -> None:
     assert [event[0] for event in events] == ([] if how == "lose" else [how])
 
 
-def test_told_events_reach_other_ports_with_members(rig: Rig) -> None:
-    """Not whoever tells, nor those who are elsewhere."""
+def test_told_events_reach_other_subscribers_with_members(rig: Rig) -> None:
+    """The sending subscriber and those without members in the room do not get the event."""
     third = Subscriber()
     rig.join("Alice")
     rig.join("Bob", subscriber=rig.other)
@@ -284,14 +286,14 @@ def test_told_events_reach_other_ports_with_members(rig: Rig) -> None:
     assert rig.other.news() == [("typing", "Alice", None)]
 
 
-# Coming and going
+# Joining and leaving
 
 
-def test_join_event_says_who_and_how_many(rig: Rig) -> None:
-    """With the time, and for whoever keeps count, his author."""
+def test_join_event_has_the_user_and_the_number(rig: Rig) -> None:
+    """The event has the time, and for subscribers that count users, the author."""
     rig.join("Bob")
     seen: list[bytes] = []
-    rig.subscriber.deliver = lambda *told: seen.append(told[2])  # type: ignore[method-assign]
+    rig.subscriber.deliver = lambda *calls: seen.append(calls[2])  # type: ignore[method-assign]
     rig.join("Alice")
     assert [json.loads(payload) for payload in seen] == [
         {
@@ -305,8 +307,8 @@ def test_join_event_says_who_and_how_many(rig: Rig) -> None:
     ]
 
 
-def test_joins_and_leaves_are_told_to_all_ports_with_members(rig: Rig) -> None:
-    """Also to that of the newcomer, if it had members before."""
+def test_joins_and_leaves_are_sent_to_all_subscribers_with_members(rig: Rig) -> None:
+    """The newcomer's own subscriber gets the event if it had members before."""
     rig.join("Bob")
     assert rig.subscriber.news() == []
     rig.join("Alice", subscriber=rig.other)
@@ -323,8 +325,8 @@ def test_joins_and_leaves_are_told_to_all_ports_with_members(rig: Rig) -> None:
     ]
 
 
-def test_user_is_there_from_the_first_connection_to_the_last(rig: Rig) -> None:
-    """Wherever they are; two tabs of one session are one user."""
+def test_user_is_present_from_the_first_connection_to_the_last(rig: Rig) -> None:
+    """Connections in all processes count, and two tabs of one session are one user."""
     rig.join("Bob")
     rig.join("Alice")
     assert rig.join("Alice", subscriber=rig.other).online == 2
@@ -336,8 +338,8 @@ def test_user_is_there_from_the_first_connection_to_the_last(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("name", ["Alice", "ALICE", "Ａlice"])
-def test_name_of_somebody_else_is_taken(rig: Rig, name: str) -> None:
-    """Nobody is counted, and nobody hears."""
+def test_name_of_another_user_is_refused(rig: Rig, name: str) -> None:
+    """The refused user is not counted, and no subscriber gets an event."""
     rig.join("Alice")
     rig.subscriber.news()
     for _ in range(2):
@@ -347,21 +349,21 @@ def test_name_of_somebody_else_is_taken(rig: Rig, name: str) -> None:
     rig.publish(draft("x"))
     assert rig.other.news() == []
     assert [each[0] for each in rig.subscriber.news()] == ["publication"]
-    rig.leave("Alice")  # and that was the last connection
+    rig.leave("Alice")  # the last connection
     assert rig.names() == []
     assert rig.join(member("alice", by="Eve")).member.name == "alice"
 
 
-def test_rooms_do_not_know_of_each_other(rig: Rig) -> None:
-    """The same name may belong to different people in different rooms."""
+def test_name_is_unique_within_its_room_only(rig: Rig) -> None:
+    """Different users can have the same name in different rooms."""
     rig.join(member("Alice", by="one"), "a")
     rig.join(member("Alice", by="two"), "b")
     assert (rig.rooms.room_count, rig.rooms.user_count) == (2, 2)
 
 
 @pytest.mark.parametrize("absent", [False, True])
-def test_join_that_fails_changes_nothing(rig: Rig, absent: bool) -> None:
-    """When the history cannot be read the name is free, and nobody was told."""
+def test_failed_join_changes_nothing(rig: Rig, absent: bool) -> None:
+    """If the history cannot be read, the name stays free and no subscriber gets an event."""
     rig.join("Bob")
     if absent:
         rig.join("Alice", subscriber=rig.other)
@@ -381,7 +383,7 @@ def test_join_that_fails_changes_nothing(rig: Rig, absent: bool) -> None:
 
 
 def test_empty_rooms_are_forgotten(rig: Rig) -> None:
-    """A room that everybody has left costs nothing; one that was written in keeps its history."""
+    """A room without users takes no memory; if it has messages, its history stays."""
     for number in range(100):
         rig.join("A", f"r{number}")
         rig.leave("A", f"r{number}")
@@ -400,8 +402,8 @@ def test_empty_rooms_are_forgotten(rig: Rig) -> None:
 # Absence
 
 
-def test_loss_is_told_after_5_seconds(rig: Rig) -> None:
-    """Not before; until then the user is in the room, and his name is his."""
+def test_loss_is_announced_after_5_seconds(rig: Rig) -> None:
+    """Until then the user is in the room and keeps their name."""
     rig.join("Bob")
     rig.join("Alice")
     rig.subscriber.news()
@@ -417,13 +419,13 @@ def test_loss_is_told_after_5_seconds(rig: Rig) -> None:
     assert rig.subscriber.news() == []
 
 
-def test_grace_is_5_seconds_at_least() -> None:
-    """Ticks are a second apart, and the first may follow a drop at once."""
+def test_grace_period_is_at_least_5_seconds() -> None:
+    """A tick is a second, and the first one can follow a loss at once."""
     assert GRACE_TICKS - 1 >= 5
 
 
-def test_who_is_back_with_his_session_was_never_away(rig: Rig) -> None:
-    """Neither the loss nor the return is told, however often, wherever; and he is no new user."""
+def test_user_who_comes_back_with_their_session_is_not_announced(rig: Rig) -> None:
+    """Neither losses nor returns cause an event, in whichever process, and the user is not new."""
     rig.join("Bob")
     rig.join("Alice")
     rig.subscriber.news()
@@ -440,8 +442,8 @@ def test_who_is_back_with_his_session_was_never_away(rig: Rig) -> None:
     assert rig.subscriber.news() == [("leave", "Alice", 1)]
 
 
-def test_name_of_somebody_absent_may_be_taken(rig: Rig) -> None:
-    """The others hear first that he left, then that somebody came; his time is over with it."""
+def test_name_of_an_absent_user_can_be_taken(rig: Rig) -> None:
+    """The absent user's leave is announced before the new user's join, and not again later."""
     rig.join("Bob")
     rig.join("Alice")
     rig.subscriber.news()
@@ -456,8 +458,8 @@ def test_name_of_somebody_absent_may_be_taken(rig: Rig) -> None:
     assert caught.value.code == ErrorCode.USERNAME_TAKEN
 
 
-def test_name_of_the_only_one_who_is_absent_may_be_taken(rig: Rig) -> None:
-    """The room stays the same, with its epoch, also if nothing was said in it."""
+def test_name_of_the_only_user_can_be_taken_while_absent(rig: Rig) -> None:
+    """The room keeps its epoch, even if it has no messages."""
     position = rig.join("Alice").position
     rig.lose("Alice")
     entry = rig.join(member("Alice", by="thief"))
@@ -467,8 +469,8 @@ def test_name_of_the_only_one_who_is_absent_may_be_taken(rig: Rig) -> None:
     assert rig.join("Eve", since=position).recovered
 
 
-def test_leave_is_told_at_once_also_beside_a_loss(rig: Rig) -> None:
-    """Who says that he leaves is not waited for; nor is he taken for absent."""
+def test_leave_is_announced_at_once_beside_a_loss(rig: Rig) -> None:
+    """A user who leaves has no grace period, even if another connection of theirs was lost."""
     rig.join("Bob")
     rig.join("Alice")
     rig.join("Alice", subscriber=rig.other)
@@ -480,8 +482,8 @@ def test_leave_is_told_at_once_also_beside_a_loss(rig: Rig) -> None:
     assert rig.subscriber.news() == []
 
 
-def test_losses_in_many_rooms_are_told_in_each(rig: Rig) -> None:
-    """Who comes back to one of his rooms is gone from the other."""
+def test_losses_in_several_rooms_are_announced_in_each(rig: Rig) -> None:
+    """A user who returns to one of the rooms has left the other."""
     for room in ("a", "b"):
         rig.join("Bob", room)
         rig.join("Alice", room)
@@ -496,8 +498,8 @@ def test_losses_in_many_rooms_are_told_in_each(rig: Rig) -> None:
     assert rig.names("b") == ["Bob", "Alice"]
 
 
-def test_losses_are_told_in_their_order(rig: Rig) -> None:
-    """Each after its own time."""
+def test_losses_are_announced_in_their_order(rig: Rig) -> None:
+    """Each loss is announced after its own grace period."""
     rig.join("Bob")
     for name in ("A", "B", "C"):
         rig.join(name)
@@ -505,15 +507,15 @@ def test_losses_are_told_in_their_order(rig: Rig) -> None:
     for name in ("B", "A", "C"):
         rig.lose(name)
         rig.tick(1)
-    told = []
+    calls = []
     for _ in range(GRACE_TICKS):
         rig.tick(1)
-        told.append([name for _, name, _ in rig.subscriber.news()])
-    assert [names for names in told if names] == [["B"], ["A"], ["C"]]
+        calls.append([name for _, name, _ in rig.subscriber.news()])
+    assert [names for names in calls if names] == [["B"], ["A"], ["C"]]
 
 
-def test_return_that_fails_does_not_end_the_grace(rig: Rig) -> None:
-    """Who cannot come back because the disk fails has his time to try again."""
+def test_failed_return_does_not_end_the_grace_period(rig: Rig) -> None:
+    """A user whose return fails because of the disk can try again until the period is over."""
     rig.join("Bob")
     rig.join("Alice")
     rig.subscriber.news()
@@ -539,11 +541,11 @@ def crowd(rig: Rig, count: int) -> None:
     rig.subscriber.news()
 
 
-def test_crowd_hears_of_numbers_once_a_tick(rig: Rig) -> None:
-    """Above 200 users joins and leaves are merged into one `presence` a tick."""
+def test_crowd_gets_its_number_once_a_tick(rig: Rig) -> None:
+    """Above 200 users joins and leaves are merged into one `presence` event a tick."""
     crowd(rig, CROWD - 1)
-    rig.join("the last that is told")
-    assert rig.subscriber.news() == [("join", "the last that is told", CROWD)]
+    rig.join("the last to be announced")
+    assert rig.subscriber.news() == [("join", "the last to be announced", CROWD)]
     rig.tick(1)
     assert rig.subscriber.news() == []
     entry = rig.join("first too many")
@@ -558,8 +560,8 @@ def test_crowd_hears_of_numbers_once_a_tick(rig: Rig) -> None:
     assert rig.subscriber.news() == []
 
 
-def test_crowd_that_shrinks_hears_of_names_again(rig: Rig) -> None:
-    """From 200 users on down each leave is told, with the right number."""
+def test_shrinking_crowd_gets_names_again(rig: Rig) -> None:
+    """At 200 users and below each leave is announced with the right number."""
     crowd(rig, CROWD + 2)
     rig.leave("u1")
     assert rig.subscriber.news() == []
@@ -569,8 +571,8 @@ def test_crowd_that_shrinks_hears_of_names_again(rig: Rig) -> None:
     assert rig.subscriber.news() == [("presence", None, CROWD)]
 
 
-def test_crowd_hears_of_losses_by_number(rig: Rig) -> None:
-    """In a crowd, too, who is back in time does not change the number."""
+def test_crowd_gets_losses_as_a_number(rig: Rig) -> None:
+    """In a crowd, a user who returns in time does not change the number."""
     crowd(rig, CROWD + 3)
     rig.lose("u1")
     rig.lose("u2")
@@ -579,8 +581,8 @@ def test_crowd_hears_of_losses_by_number(rig: Rig) -> None:
     assert rig.subscriber.news() == [("presence", None, CROWD + 2)]
 
 
-def test_crowd_that_is_gone_is_told_nothing(rig: Rig) -> None:
-    """Its room may be no more when its number is due."""
+def test_removed_crowd_gets_no_event(rig: Rig) -> None:
+    """The room can be gone by the time that its number is due."""
     crowd(rig, CROWD + 2)
     for number in range(CROWD + 2):
         rig.leave(f"u{number}")
@@ -588,11 +590,11 @@ def test_crowd_that_is_gone_is_told_nothing(rig: Rig) -> None:
     assert rig.rooms.room_count == 0
 
 
-# A process that comes back
+# Restored processes
 
 
-def test_restored_members_are_told_nothing_that_they_know(rig: Rig) -> None:
-    """New rooms after the old ones: all come back, nobody hears of it, names are theirs."""
+def test_restored_members_get_no_event_that_they_know(rig: Rig) -> None:
+    """When all processes return to new rooms, no event is sent and every user keeps their name."""
     assert rig.restore(rig.subscriber, "Alice", "Eve", known=("Alice", "Eve", "Bob")) == []
     assert rig.restore(rig.other, "Bob", known=("Alice", "Eve", "Bob")) == []
     rig.tick(2 * GRACE_TICKS)
@@ -602,12 +604,12 @@ def test_restored_members_are_told_nothing_that_they_know(rig: Rig) -> None:
         rig.join(member("bob", by="thief"))
 
 
-def test_restored_process_is_given_what_it_missed(rig: Rig) -> None:
-    """All since its position, in order; then what is published follows."""
+def test_restored_process_gets_missed_publications(rig: Rig) -> None:
+    """It gets all publications since its position in order, and then new ones."""
     position = rig.join("Alice").position
     rig.publish(draft("1"), draft("2"), draft("3"))
     rig.subscriber.news()
-    rig.rooms.publish(rig.subscriber, None, draft("4"))  # in the turn in which it comes
+    rig.rooms.publish(rig.subscriber, None, draft("4"))  # in the turn of its return
     since = Position(position.epoch, 1)
     assert rig.restore(rig.other, "Bob", since=since) == ["2", "3", "4"]
     rig.other.news()
@@ -617,7 +619,7 @@ def test_restored_process_is_given_what_it_missed(rig: Rig) -> None:
 
 @pytest.mark.parametrize("missed", [MAX_RESUMED, MAX_RESUMED + 1])
 def test_process_that_missed_too_much_is_lost(rig: Rig, missed: int) -> None:
-    """Nothing is counted then, and nobody is in the room by it."""
+    """The process's members are not counted, and the room stays as it was."""
     position = rig.join("Bob").position
     rig.publish(*(draft(str(number)) for number in range(missed)))
     rig.subscriber.news()
@@ -633,15 +635,15 @@ def test_process_that_missed_too_much_is_lost(rig: Rig, missed: int) -> None:
 
 @pytest.mark.parametrize("position", [Position("other", 0), Position("epoch-1", 3)])
 def test_process_of_another_history_is_lost(rig: Rig, position: Position) -> None:
-    """Another epoch, or a position ahead."""
+    """A process is lost if its epoch is another, or its position is ahead of the room."""
     rig.join("Bob")
     rig.publish(draft())
     assert rig.restore(rig.other, "Alice", since=position) is None
     assert rig.names() == ["Bob"]
 
 
-def test_process_is_lost_while_nothing_can_be_read(rig: Rig) -> None:
-    """It works again later, by joins."""
+def test_process_is_lost_while_the_disk_cannot_be_read(rig: Rig) -> None:
+    """Its members can join again later."""
     position = rig.join("Bob").position
     rig.faulty.failing = {"read"}
     assert rig.restore(rig.other, "Alice", since=position) is None
@@ -649,8 +651,8 @@ def test_process_is_lost_while_nothing_can_be_read(rig: Rig) -> None:
     assert rig.join("Alice", subscriber=rig.other).online == 2
 
 
-def test_names_in_conflict_make_a_process_lost(rig: Rig) -> None:
-    """Who is there keeps his name; none of the process is counted."""
+def test_process_with_a_taken_name_is_lost(rig: Rig) -> None:
+    """The present user keeps the name, and no member of the process is counted."""
     rig.join("Alice")
     rig.subscriber.news()
     assert rig.restore(rig.other, "Eve", member("ALICE", by="other")) is None
@@ -658,8 +660,8 @@ def test_names_in_conflict_make_a_process_lost(rig: Rig) -> None:
     assert rig.subscriber.news() == []
 
 
-def test_member_takes_his_name_from_somebody_absent(rig: Rig) -> None:
-    """That one has left then; the room goes on, also if he was the last."""
+def test_restored_member_regains_a_name_from_an_absent_user(rig: Rig) -> None:
+    """The absent user has left; the room continues, even if that user was the last."""
     rig.join(member("ALICE", by="other"))
     rig.rooms.lose(rig.subscriber, "a", member("ALICE", by="other"))
     assert rig.restore(rig.other, "Alice") == []
@@ -670,8 +672,8 @@ def test_member_takes_his_name_from_somebody_absent(rig: Rig) -> None:
     assert rig.rooms.room_count == 0
 
 
-def test_users_that_do_not_come_back_leave_after_a_while(rig: Rig) -> None:
-    """Until then they are as anybody absent."""
+def test_users_who_do_not_come_back_leave_after_the_grace_period(rig: Rig) -> None:
+    """Until then they are absent users like all others."""
     rig.restore(rig.subscriber, "Alice", known=("Alice", "Bob", "Eve", "Joe"))
     assert rig.names() == ["Alice", "Bob", "Eve", "Joe"]
     assert rig.join("Bob", subscriber=rig.other).online == 4
@@ -683,8 +685,8 @@ def test_users_that_do_not_come_back_leave_after_a_while(rig: Rig) -> None:
     assert rig.subscriber.news() == [("leave", "Joe", 3)]
 
 
-def test_who_left_in_the_meantime_has_left(rig: Rig) -> None:
-    """The process that comes back hears it at once, the others have heard it."""
+def test_leave_during_a_process_absence_is_announced_to_it(rig: Rig) -> None:
+    """The process gets the leave as soon as it is back; the others have had it."""
     rig.join("Bob")
     rig.subscriber.news()
     rig.restore(rig.other, "Alice", known=("Alice", "Bob", "Eve"), gathering=False)
@@ -695,8 +697,8 @@ def test_who_left_in_the_meantime_has_left(rig: Rig) -> None:
     assert rig.subscriber.news() == rig.other.news() == []
 
 
-def test_user_of_whom_only_some_know_is_told_to_the_rest(rig: Rig) -> None:
-    """So all know the same, whether he comes back or not."""
+def test_user_known_to_some_processes_is_announced_to_the_rest(rig: Rig) -> None:
+    """All processes then know the same users, whether that user comes back or not."""
     rig.restore(rig.subscriber, "Alice", known=("Alice",))
     rig.restore(rig.other, "Bob", known=("Alice", "Bob", "Eve"))
     assert rig.subscriber.news() == [("join", "Bob", 2), ("join", "Eve", 3)]
@@ -705,8 +707,8 @@ def test_user_of_whom_only_some_know_is_told_to_the_rest(rig: Rig) -> None:
     assert rig.subscriber.news() == rig.other.news() == [("leave", "Eve", 2)]
 
 
-def test_who_came_in_the_meantime_is_told_to_whoever_comes_back(rig: Rig) -> None:
-    """And those who are there hear of members that they do not know, from rooms that do not."""
+def test_join_during_a_process_absence_is_announced_to_it(rig: Rig) -> None:
+    """The process gets the joins that it missed, and the others get its members' if unknown."""
     rig.join("Bob")
     rig.join("Eve")
     rig.subscriber.news()
@@ -715,8 +717,8 @@ def test_who_came_in_the_meantime_is_told_to_whoever_comes_back(rig: Rig) -> Non
     assert rig.subscriber.news() == [("join", "Alice", 3)]
 
 
-def test_crowd_that_comes_back_is_told_its_number(rig: Rig) -> None:
-    """No names."""
+def test_restored_crowd_gets_its_number(rig: Rig) -> None:
+    """A process that comes back to a crowd gets the number and no names."""
     crowd(rig, CROWD + 1)
     rig.restore(rig.other, "Alice")
     assert rig.other.news() == rig.subscriber.news() == []
@@ -724,16 +726,16 @@ def test_crowd_that_comes_back_is_told_its_number(rig: Rig) -> None:
     assert rig.other.news() == rig.subscriber.news() == [("presence", None, CROWD + 2)]
 
 
-def test_silent_room_is_known_by_the_epoch_of_its_members(rig: Rig) -> None:
-    """No file has it; the first process that comes back says which it is."""
+def test_room_without_messages_takes_the_epoch_of_its_members(rig: Rig) -> None:
+    """No file has the epoch, so the first process that comes back determines it."""
     silent = Position("theirs", 0)
     assert rig.restore(rig.subscriber, "Alice", since=silent) == []
     assert rig.restore(rig.other, "Bob", since=Position("another", 0)) is None
     assert rig.join("Carol").position == silent
 
 
-def test_process_may_come_back_without_members(rig: Rig) -> None:
-    """It hears what it missed, for what it has yet to learn; it is no subscriber of the room."""
+def test_process_can_come_back_without_members(rig: Rig) -> None:
+    """It gets missed publications to settle its drafts, and does not subscribe to the room."""
     position = rig.join("Bob").position
     rig.publish(draft("1"))
     rig.subscriber.news()
@@ -748,8 +750,8 @@ def test_process_may_come_back_without_members(rig: Rig) -> None:
 # Reading
 
 
-def test_newcomer_is_given_no_more_than_fits(rig: Rig) -> None:
-    """Too many bytes count like too many publications: the newest come."""
+def test_entry_is_bounded_in_bytes(rig: Rig) -> None:
+    """If the newest messages have too many bytes, a newcomer gets fewer of them."""
     position = rig.join("Bob").position
     rig.publish(*(draft("😀" * 3990) for _ in range(100)))
     entry = rig.join("Alice", since=position)
@@ -759,10 +761,10 @@ def test_newcomer_is_given_no_more_than_fits(rig: Rig) -> None:
     assert sum(map(len, entry.payloads)) <= protocol.MAX_REPLY_BYTES
 
 
-def test_failing_history_is_logged_once_and_once_when_it_works_again(
+def test_failing_history_is_logged_once_per_change(
     rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A full disk under a busy server does not fill it with log lines, too."""
+    """A full disk under load causes one log line, and its end another."""
 
     async def search() -> object:
         return await rig.rooms.pages.search("a", "x", 9)
