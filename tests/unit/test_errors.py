@@ -1,4 +1,4 @@
-"""Errors and close codes: one table in the server, one in the page."""
+"""Errors and close codes: the server's table and the page's are the same."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FINAL = re.compile(r"^const FINAL = \[([\d, ]+)\];$", re.MULTILINE)
 
 
 def test_close_codes_of_page_and_server_are_one_table() -> None:
-    """Each code has one name, one answer to whether to come back, and a sentence on the page."""
+    """Each code has one name, one answer to whether to reconnect, and a sentence on the page."""
     source = PAGE_TABLE.read_text("utf-8")
     entries = ENTRY.findall(source)
     page = {int(code): name for code, name in entries}
@@ -39,8 +39,8 @@ def test_close_codes_of_page_and_server_are_one_table() -> None:
 
 
 @pytest.mark.parametrize("code", CloseCode)
-def test_range_of_a_close_code_says_whether_to_come_back(code: CloseCode) -> None:
-    """Of our own codes 4000-4499 ask to reconnect and 4500-4999 do not."""
+def test_range_of_a_close_code_says_whether_to_reconnect(code: CloseCode) -> None:
+    """Of fastchat's own codes 4000-4499 ask to reconnect and 4500-4999 do not."""
     if code >= 4000:
         assert code.reconnect == (code < 4500)
     else:
@@ -48,12 +48,12 @@ def test_range_of_a_close_code_says_whether_to_come_back(code: CloseCode) -> Non
 
 
 def test_error_codes_are_written_in_lower_case() -> None:
-    """A code is a word for programs, its name in small letters."""
+    """An error code is its name in lower case."""
     assert all(code.value == code.name.lower() for code in ErrorCode)
 
 
 def test_errors_have_one_root() -> None:
-    """Whatever the package raises on purpose can be caught as one."""
+    """Every exception that the package raises on purpose has one root class."""
     for error in (SettingError, CommandError, Violation):
         assert issubclass(error, FastchatError)
     refusal = CommandError(ErrorCode.BAD_ROOM, "No.")
@@ -63,6 +63,6 @@ def test_errors_have_one_root() -> None:
 
 
 def test_every_close_reason_fits_into_a_close_frame() -> None:
-    """RFC 6455 §5.5: a control frame has 125 bytes, of which the code takes two."""
+    """A control frame has at most 125 bytes (RFC 6455 §5.5), two of which are the code."""
     assert all(len(reason.text.encode()) <= 123 for reason in CloseReason)
     assert len({reason.text for reason in CloseReason}) == len(CloseReason)

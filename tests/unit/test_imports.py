@@ -1,4 +1,4 @@
-"""Who imports whom: one way, and the libraries at the edge only."""
+"""Imports point one way, and few modules import the libraries."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ MODULES = {
     for file in sorted(SOURCE.rglob("*.py"))
 }
 
-#: What everybody may import: the wire's types, errors, log lines, counters, SQLite files.
+#: What every package can import: the wire's types, errors, log lines, counters, SQLite files.
 BASE = {"protocol", "errors", "logs", "metrics", "database"}
 
-#: One row a package (or a module that stands alone): what else of ours it may import, from the
-#: top down. `hub` is the compiled hub's library face; `_fanout` imports nothing of ours.
+#: One row a package (or a module that stands alone): what else of fastchat it can import, from the
+#: top down. `hub` is the compiled hub's public module; `_fanout` imports nothing of fastchat.
 LAYERS = {
     "__main__": {"cli"},
     "__init__": {"_version", "hub"},
@@ -53,7 +53,7 @@ LAYERS = {
     "hub": {"_fanout"},
     "_fanout": set(),
     "_version": set(),
-    # The base, in its own order.
+    # The base, from the top down.
     "metrics": {"errors"},
     "logs": {"protocol"},
     "protocol": {"errors"},
@@ -61,7 +61,7 @@ LAYERS = {
     "errors": set(),
 }
 
-#: Which modules may know a library; a package's name stands for all of its modules.
+#: Which modules can import a library; a package's name stands for all of its modules.
 LIBRARIES = {
     "picows": {"connections", "web.websocket", "client"},
     "multidict": {"connections.session", "web.websocket"},
@@ -77,7 +77,7 @@ LIBRARIES = {
     "apsw": {"database", "files", "history"},
 }
 
-#: What lives as long as the process, and who builds it.
+#: Classes whose objects live as long as the process, and the modules that construct them.
 BUILDERS = {
     "Admission": {"process.assembly.worker"},
     "Chat": {"process.assembly.worker"},
@@ -104,12 +104,12 @@ BUILDERS = {
 
 
 def package_of(module: str) -> str:
-    """The row of a module: its package, or itself where it stands alone."""
+    """The row of a module: its package, or its own name if it stands alone."""
     return module.split(".")[0]
 
 
 def imports(module: str) -> Iterator[str]:
-    """The full names of the modules that a module imports, wherever it does."""
+    """The full names of all modules that a module imports, at its head or in a function."""
     for node in ast.walk(ast.parse(MODULES[module].read_text("utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -122,18 +122,18 @@ def imports(module: str) -> Iterator[str]:
 
 
 def ours(module: str) -> set[str]:
-    """The packages of ours that a module imports."""
+    """The packages of fastchat that a module imports."""
     found = {name for name in imports(module) if name.split(".")[0] == "fastchat"}
     return {[*name.split("."), "__init__"][1] for name in found}
 
 
 def test_every_package_has_a_row() -> None:
-    """A new package needs a place in the table above."""
+    """Each package has a row in the table above."""
     assert {package_of(module) for module in MODULES} | {"_fanout"} == set(LAYERS)
 
 
 def test_rows_form_no_circle() -> None:
-    """The packages can be put in an order in which each imports only those behind it."""
+    """The packages can be put in an order in which each imports only those after it."""
     left = {package: allowed - {package} for package, allowed in LAYERS.items()}
     while left:
         lowest = {package for package, allowed in left.items() if not allowed & set(left)}
@@ -143,7 +143,7 @@ def test_rows_form_no_circle() -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_point_one_way(module: str) -> None:
-    """A module imports only what its package's row allows, and its own package."""
+    """A module imports its own package and those in its package's row only."""
     package = package_of(module)
     base = set() if package in BASE else BASE
     assert ours(module) <= LAYERS[package] | base | {package}
@@ -151,7 +151,7 @@ def test_imports_point_one_way(module: str) -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_libraries_are_known_at_the_edge_only(module: str) -> None:
-    """The rules of the chat know neither picows nor uvicorn nor Starlette."""
+    """Only the modules in the table import picows, uvicorn, Starlette and other libraries."""
     libraries = {name.split(".")[0] for name in imports(module)}
     for library, knowing in LIBRARIES.items():
         assert (
@@ -160,7 +160,7 @@ def test_libraries_are_known_at_the_edge_only(module: str) -> None:
         )
 
 
-def test_hub_knows_nothing_of_ours() -> None:
+def test_compiled_hub_imports_nothing_of_fastchat() -> None:
     """`_fanout` knows bytes, rooms and connections."""
     files = [SOURCE / "_fanout.pyx", *(SOURCE / "fanout").glob("*.pxi")]
     source = "\n".join(file.read_text("utf-8") for file in files)
@@ -170,8 +170,8 @@ def test_hub_knows_nothing_of_ours() -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_only_few_construct(module: str) -> None:
-    """Everybody else is handed what he needs."""
+def test_long_lived_objects_are_built_in_one_place(module: str) -> None:
+    """Only the modules in the table construct objects that live as long as the process."""
     tree = ast.parse(MODULES[module].read_text("utf-8"))
     called = {
         node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")

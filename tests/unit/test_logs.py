@@ -1,4 +1,4 @@
-"""Logs: one line an event, whatever is in it."""
+"""Logs: one line an event, whatever its text is."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _restored_logging() -> Iterator[None]:
 
 
 def lines_of(format: str, message: str, *, exception: bool = False) -> list[str]:
-    """What is logged of one event, split wherever anybody might see a new line."""
+    """The log lines of one event, split at everything that a reader takes for a line break."""
     stream = io.StringIO()
     set_up_logging("info", format, stream)
     logger = logging.getLogger("fastchat.test")
@@ -68,7 +68,7 @@ def lines_of(format: str, message: str, *, exception: bool = False) -> list[str]
 
 
 def is_harmless(line: str) -> bool:
-    """Whether a line is one for everybody, and a terminal shows what is there."""
+    """Whether a text is one line for every reader, and a terminal shows it unchanged."""
     controls = any(ord(char) < 32 or 0x7F <= ord(char) < 0xA0 for char in line)
     unseen = set(line) & set("\u202e\u2066\u200f\u2028\u2029\u200b\ufeff\u061c\u2060")
     return not controls and not unseen and len(line.splitlines()) == 1
@@ -77,7 +77,7 @@ def is_harmless(line: str) -> bool:
 @pytest.mark.parametrize("exception", [False, True])
 @pytest.mark.parametrize("message", HOSTILE, ids=lambda text: ascii(text)[:20])
 def test_text_event_is_one_safe_line(message: str, exception: bool) -> None:
-    """Whatever could end a line or steer a terminal is escaped."""
+    """Every character that could end a line or control a terminal is escaped."""
     line, *rest = lines_of("text", message, exception=exception)
     assert rest == [""]
     assert len(line.splitlines()) == 1
@@ -88,7 +88,7 @@ def test_text_event_is_one_safe_line(message: str, exception: bool) -> None:
 @pytest.mark.parametrize("exception", [False, True])
 @pytest.mark.parametrize("message", HOSTILE, ids=lambda text: ascii(text)[:20])
 def test_json_event_is_one_valid_object(message: str, exception: bool) -> None:
-    """Each line is a JSON object that says when, how bad, who and what."""
+    """Each line is a JSON object with the time, the level, the logger and the message."""
     line, *rest = lines_of("json", message, exception=exception)
     assert rest == [""]
     assert is_harmless(line)
@@ -101,14 +101,14 @@ def test_json_event_is_one_valid_object(message: str, exception: bool) -> None:
 
 
 def test_traceback_is_on_the_line_of_its_event() -> None:
-    """An exception is logged with its traceback, on one line."""
+    """An exception is logged with its traceback on one line."""
     line, _ = lines_of("text", "boom", exception=True)
     assert "ValueError: boom" in line
     assert "Traceback" in line
 
 
 def test_long_traceback_keeps_its_end() -> None:
-    """The last lines of a traceback say what it was."""
+    """A long traceback is cut, and its last lines stay because they name the exception."""
     stream = io.StringIO()
     set_up_logging("info", "text", stream)
     try:
@@ -121,7 +121,7 @@ def test_long_traceback_keeps_its_end() -> None:
 
 
 def test_events_below_the_level_are_not_logged() -> None:
-    """The level is the least important one that is logged."""
+    """Only events of at least the configured level are logged."""
     stream = io.StringIO()
     set_up_logging("warning", "text", stream)
     logging.getLogger("fastchat").info("quiet")
@@ -131,8 +131,8 @@ def test_events_below_the_level_are_not_logged() -> None:
 
 
 @pytest.mark.parametrize(("level", "told"), [("debug", False), ("info", False), ("error", False)])
-def test_libraries_tell_only_what_is_wrong(level: str, told: bool) -> None:
-    """uvicorn's and asyncio's news of single requests is not logged at any level."""
+def test_libraries_log_warnings_and_errors_only(level: str, told: bool) -> None:
+    """Messages of uvicorn and asyncio about single requests are not logged at any level."""
     stream = io.StringIO()
     set_up_logging(level, "text", stream)
     for name in ("uvicorn.error", "asyncio"):
@@ -140,7 +140,7 @@ def test_libraries_tell_only_what_is_wrong(level: str, told: bool) -> None:
     assert ("a request" in stream.getvalue()) is told
 
 
-def test_set_up_again_replaces_the_first() -> None:
+def test_second_set_up_replaces_the_first() -> None:
     """An event is logged once, however often logging was set up."""
     streams = [io.StringIO(), io.StringIO()]
     for stream in streams:
@@ -168,7 +168,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def stream(clock: Clock) -> io.StringIO:
-    """What is logged, from now on."""
+    """The log's output from now on."""
     stream = io.StringIO()
     set_up_logging("info", "text", stream, clock)
     return stream
@@ -179,7 +179,8 @@ def messages(stream: io.StringIO) -> list[str]:
 
 
 def test_repeated_event_is_counted(stream: io.StringIO, clock: Clock) -> None:
-    """The first ones are logged; the others become one line when their time is over."""
+    """The first events are logged; the others become one line with their number at the end of the
+    window."""
     logger = logging.getLogger("fastchat.test")
     for number in range(BURST + 941):
         logger.warning("bad thing %d", number)
@@ -192,19 +193,19 @@ def test_repeated_event_is_counted(stream: io.StringIO, clock: Clock) -> None:
     assert "WARNING fastchat.test: " in stream.getvalue().splitlines()[-1]
 
 
-def test_count_comes_with_the_next_line_too(stream: io.StringIO, clock: Clock) -> None:
-    """Whatever is logged next, what has been counted is said before it."""
+def test_count_precedes_the_next_line(stream: io.StringIO, clock: Clock) -> None:
+    """Whatever event is logged next, the line with the count is written before it."""
     for _ in range(BURST + 2):
         logging.getLogger("a").info("again")
     clock.now_s += WINDOW_S
     logging.getLogger("b").info("something else")
     assert messages(stream)[BURST:] == ["again (and 2 more like this in 10 s)", "something else"]
-    logging.getLogger("a").info("again")  # a new time has begun
+    logging.getLogger("a").info("again")  # a new window has started
     assert messages(stream)[-1] == "again"
 
 
-def test_count_is_said_at_the_end(stream: io.StringIO) -> None:
-    """A process that ends says what it has counted until then."""
+def test_count_is_logged_when_the_process_ends(stream: io.StringIO) -> None:
+    """A process that ends logs what it has counted until then."""
     for _ in range(BURST + 1):
         logging.getLogger("a").info("again")
     handler = logging.getLogger().handlers[0]
@@ -213,7 +214,7 @@ def test_count_is_said_at_the_end(stream: io.StringIO) -> None:
 
 
 def test_few_events_are_not_counted(stream: io.StringIO, clock: Clock) -> None:
-    """As many as fit are logged each, window after window."""
+    """Events up to the limit are logged one by one in every window."""
     for _ in range(5):
         for _ in range(BURST):
             logging.getLogger("a").info("again")
@@ -222,8 +223,8 @@ def test_few_events_are_not_counted(stream: io.StringIO, clock: Clock) -> None:
     assert messages(stream) == ["again"] * (5 * BURST)
 
 
-def test_other_events_go_on(stream: io.StringIO) -> None:
-    """A flood of one kind hides no other, nor the same words of another logger."""
+def test_flood_hides_no_other_event(stream: io.StringIO) -> None:
+    """Other events, and the same message of another logger, are still logged."""
     for number in range(10_000):
         logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
         if number % 1000 == 0:
@@ -233,7 +234,7 @@ def test_other_events_go_on(stream: io.StringIO) -> None:
 
 
 def test_memory_is_bounded_whatever_is_logged(stream: io.StringIO, clock: Clock) -> None:
-    """Messages that are all different, and without a template, are bounded as well."""
+    """Messages that are all different and have no template take bounded memory, too."""
     logger = logging.getLogger("asyncio")
     for number in range(5000):
         logger.error(f"{number} {'x' * 200}")
@@ -247,7 +248,7 @@ def test_memory_is_bounded_whatever_is_logged(stream: io.StringIO, clock: Clock)
 
 
 def test_hostile_sample_is_harmless_and_keeps_its_count(stream: io.StringIO, clock: Clock) -> None:
-    """What a client put into a counted event is quoted shortly, and cuts no count off."""
+    """A client's text in a counted event is cut and escaped, and the count stays in the line."""
     for _ in range(BURST + 7):
         logging.getLogger("a").info("saw %s", "\u202e" * 5000)
     clock.now_s += WINDOW_S
@@ -257,10 +258,10 @@ def test_hostile_sample_is_harmless_and_keeps_its_count(stream: io.StringIO, clo
     assert last.endswith("(and 7 more like this in 10 s)")
 
 
-def test_wrong_template_breaks_nothing(
+def test_wrong_template_costs_only_its_line(
     stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A fault in a call of the log costs its line only, counted or not."""
+    """A logging call with a wrong template loses its own line only, counted or not."""
     monkeypatch.setattr(logging, "raiseExceptions", False)
     for _ in range(BURST + 5):
         logging.getLogger("a").info("%d", "no number")

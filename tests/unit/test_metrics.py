@@ -1,4 +1,4 @@
-"""What a process counts of itself."""
+"""The metrics of a process."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ from support.server import TIMEOUT_UNIT_S
 
 
 def histogram(*seconds: float) -> dict[str, object]:
-    """The snapshot of a histogram that has seen these, with bounds of 1, 2 and 3 s."""
+    """The snapshot of a histogram with bounds of 1, 2 and 3 s that has observed these values."""
     counted = Histogram((1, 2, 3))
     for each in seconds:
         counted.observe(each)
     return counted.snapshot()
 
 
-def test_a_bucket_takes_what_is_at_most_its_bound() -> None:
-    """As Prometheus has it; what is beyond all bounds has a bucket of its own."""
+def test_bucket_counts_values_up_to_its_bound() -> None:
+    """As in Prometheus, a value equal to a bound is in its bucket; values above all bounds have one
+    more."""
     assert histogram(0, 1, 1.001, 2, 3, 3.001, 1000) == {
         "bounds": [1, 2, 3],
         "counts": [2, 2, 1, 2],
@@ -36,13 +37,13 @@ def test_a_bucket_takes_what_is_at_most_its_bound() -> None:
     }
 
 
-def test_bounds_ascend() -> None:
-    """Or else bisection would put times anywhere."""
+def test_bounds_are_in_ascending_order() -> None:
+    """The bisection that finds a bucket needs ascending bounds."""
     assert list(metrics.BOUNDS_S) == sorted(set(metrics.BOUNDS_S))
 
 
-def test_a_snapshot_is_json() -> None:
-    """With text for keys, whatever was counted, and the gauges that it is given."""
+def test_snapshot_is_json() -> None:
+    """A snapshot has text keys, all counters, and the gauges that it is given."""
     counted = Metrics()
     counted.connections_total += 3
     counted.closes[CloseCode.EVICTED] += 1
@@ -74,7 +75,7 @@ def test_a_snapshot_is_json() -> None:
 
 
 def test_close_codes_of_clients_are_counted_together() -> None:
-    """They may say any of 2,000: as many series would be a stranger's to make."""
+    """Clients can send any of 2,000 codes, so each must not become a series of its own."""
     counted = Metrics()
     for code in range(3000, 5000):
         counted.closes[code] += 1
@@ -84,8 +85,8 @@ def test_close_codes_of_clients_are_counted_together() -> None:
     assert closes["4008"] == 1
 
 
-def test_a_snapshot_does_not_change() -> None:
-    """What is counted later is in the next one."""
+def test_snapshot_does_not_change() -> None:
+    """Later counts are in the next snapshot only."""
     counted = Metrics()
     counted.committed(1, 0.1)
     before = counted.snapshot()
@@ -105,18 +106,18 @@ def test_a_snapshot_does_not_change() -> None:
         ([0.5] * 98 + [4] * 2, float("inf")),
     ],
 )
-def test_quantile_is_the_bound_of_a_bucket(seconds: list[float], bound: float | None) -> None:
-    """The first one that 99 of 100 do not exceed."""
+def test_quantile_is_a_bound(seconds: list[float], bound: float | None) -> None:
+    """A quantile is the lowest bound that 99 of 100 values do not exceed."""
     assert quantile(histogram(*seconds), 0.99) == bound
 
 
-def test_quantile_of_nothing() -> None:
-    """A part that has no such histogram has no quantile."""
+def test_missing_histogram_has_no_quantile() -> None:
+    """A process without the histogram has no quantile."""
     assert quantile(None, 0.5) is None
 
 
-def test_what_came_between_two_snapshots() -> None:
-    """The difference; all of it if there was nothing before, or something else."""
+def test_difference_of_two_snapshots() -> None:
+    """The difference is the whole snapshot if there was none before, or one of another kind."""
     later = histogram(0.5, 1.5, 1.5)
     assert since(histogram(0.5, 1.5), later) == histogram(1.5)
     assert since(None, later) == later
@@ -125,8 +126,8 @@ def test_what_came_between_two_snapshots() -> None:
 
 
 @on_loop
-async def test_a_late_loop_is_seen() -> None:
-    """A call that blocks the loop is lag; an idle loop has next to none."""
+async def test_late_loop_is_measured() -> None:
+    """A call that blocks the loop is measured as lag; an idle loop has almost none."""
     seen = Histogram((0.15,))
     watching = asyncio.create_task(watch_lag(seen))
     await until(lambda: sum(seen.counts) > 0)
@@ -137,7 +138,7 @@ async def test_a_late_loop_is_seen() -> None:
 
 
 def test_usage_is_that_of_the_process() -> None:
-    """Memory and CPU time of somebody else, as the kernel has them."""
+    """Memory and CPU time of another process are those that the kernel reports."""
     code = "import time; x = b'x' * 50_000_000; print(flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -153,14 +154,15 @@ def test_usage_is_that_of_the_process() -> None:
 
 
 @pytest.mark.parametrize("part", [{}, {"pid": None}, {"pid": "../self"}, {"pid": -1}])
-def test_usage_of_no_process_is_left_out(part: dict[str, object]) -> None:
-    """A part without a pid, or with nonsense for one, is as it was."""
+def test_usage_without_a_valid_pid_is_omitted(part: dict[str, object]) -> None:
+    """A report without a pid, or with an invalid one, stays as it was."""
     assert with_usage({"part": part}) == {"part": part}
 
 
 @on_loop
-async def test_the_hub_counts_every_byte_once() -> None:
-    """Over sockets and transports, in pieces and replies: what arrives is what was counted."""
+async def test_hub_counts_every_byte_once() -> None:
+    """Over sockets and transports, in parts and as replies, exactly the received bytes are
+    counted."""
     async with Rig() as rig:
         slow = await rig.connect("a", "b", buffers=TINY_BYTES)
         quick = await rig.connect("a")

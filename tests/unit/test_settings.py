@@ -1,4 +1,4 @@
-"""Settings: where they come from, and what is said of wrong ones."""
+"""Settings: their sources, and the errors about wrong ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def written(folder: Path, text: str) -> Path:
 def complaint(
     flags: dict[str, Any], environment: dict[str, str] | None = None, file: Path | None = None
 ) -> str:
-    """The one sentence of a SettingError."""
+    """The sentence of a SettingError."""
     with pytest.raises(SettingError) as caught:
         load_settings(flags, environment or {}, file)
     sentence = str(caught.value)
@@ -31,12 +31,12 @@ def complaint(
 
 
 def test_defaults_are_valid() -> None:
-    """Without any source there is a setting for everything."""
+    """Without any source every setting has a valid value."""
     assert load_settings({}, {}, None) == Settings()
 
 
 def test_flags_are_over_environment_over_file_over_defaults(tmp_path: Path) -> None:
-    """Each source covers the one below it, setting by setting."""
+    """For each setting, the highest source that has it counts."""
     file = written(tmp_path, "port = 1\nlog-level = 'error'\nhost = '::1'\n")
     environment = {"FASTCHAT_PORT": "2", "FASTCHAT_LOG_LEVEL": "debug"}
     settings = load_settings({"port": "3"}, environment, file)
@@ -44,8 +44,8 @@ def test_flags_are_over_environment_over_file_over_defaults(tmp_path: Path) -> N
     assert settings.max_lag_bytes == Settings().max_lag_bytes
 
 
-#: What some settings are not without.
-COMPANY: dict[str, dict[str, Any]] = {
+#: Other settings that a setting is valid with only.
+NEEDED_SETTINGS: dict[str, dict[str, Any]] = {
     "auth": {"jwt_key_file": ("key",)},
     "jwt_key_file": {"auth": "jwt"},
     "jwt_audience": {"auth": "jwt", "jwt_key_file": ("key",)},
@@ -55,7 +55,7 @@ COMPANY: dict[str, dict[str, Any]] = {
 
 
 def another_value(field: dataclasses.Field[object]) -> tuple[object, str, str]:
-    """One that is not the default, as text, and in TOML."""
+    """A value other than the default, as text and in TOML."""
     value: object
     if field.metadata["choices"]:
         value = field.metadata["choices"][-1]
@@ -75,8 +75,8 @@ def another_value(field: dataclasses.Field[object]) -> tuple[object, str, str]:
 def test_every_setting_can_come_from_every_source(
     field: dataclasses.Field[object], tmp_path: Path
 ) -> None:
-    """Flag, environment variable and key are three spellings of one name."""
-    company = COMPANY.get(field.name, {})
+    """The flag, the environment variable and the key are three spellings of one name."""
+    company = NEEDED_SETTINGS.get(field.name, {})
     value, text, toml = another_value(field)
     settings = Settings(**{**company, field.name: value})
     assert getattr(settings, field.name) != field.default
@@ -88,7 +88,7 @@ def test_every_setting_can_come_from_every_source(
 
 
 def test_limits_are_switched_off_together() -> None:
-    """All of them, whatever else is said; and nothing besides."""
+    """`limits` switches off all limits, whatever else is set, and nothing else."""
     on, off = Settings(), load_settings({"limits": "off", "room_rate": "7"}, {}, None)
     different = {
         field.name: getattr(off, field.name)
@@ -101,12 +101,13 @@ def test_limits_are_switched_off_together() -> None:
     assert Settings(**dataclasses.asdict(off)) == off
 
 
-def test_proxy_is_an_address_or_a_range() -> None:
+def test_proxy_must_be_an_address_or_a_range() -> None:
+    """A host name as a trusted proxy is refused."""
     assert "--trusted-proxy must be an address" in complaint({"trusted_proxy": "proxy.example"})
 
 
 def test_tokens_and_their_keys_are_set_together(tmp_path: Path) -> None:
-    """A key that nobody looks at would leave the door open."""
+    """A key without `--auth jwt` is refused, because no token would be checked."""
     assert "--jwt-key-file" in complaint({"auth": "jwt"})
     for name in ("jwt_key_file", "jwt_audience", "jwt_issuer"):
         assert "without --auth jwt" in complaint({name: "x"})
@@ -118,7 +119,7 @@ def test_tokens_and_their_keys_are_set_together(tmp_path: Path) -> None:
 def test_auto_is_a_worker_for_each_usable_cpu(
     cpus: int, limit: str, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`auto` is understood in every source, and counts what this process may use."""
+    """In every source `auto` is the number of CPUs that this process can use."""
     limited(monkeypatch, tmp_path, set(range(cpus)), limit)
     file = written(tmp_path, "workers = 'auto'")
     assert load_settings({"workers": "auto"}, {}, None).workers == workers
@@ -127,7 +128,7 @@ def test_auto_is_a_worker_for_each_usable_cpu(
 
 
 def limited(monkeypatch: pytest.MonkeyPatch, folder: Path, affinity: set[int], limit: str) -> None:
-    """A machine of which this process may use these CPUs, this much of the time."""
+    """A machine on which this process can use these CPUs for this share of the time."""
     (folder / "cpu.max").write_text(f"{limit}\n", "ascii")
     monkeypatch.setattr("fastchat.settings._CPU_MAX", folder / "cpu.max")
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: affinity)
@@ -140,13 +141,13 @@ def limited(monkeypatch: pytest.MonkeyPatch, folder: Path, affinity: set[int], l
 def test_container_is_not_given_more_workers_than_cpus(
     cpus: int, limit: str, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A machine of 64 CPUs of which a container may use two is one of two; never above 256."""
+    """In a container with two of 64 CPUs `auto` is two; it is never above 256."""
     limited(monkeypatch, tmp_path, set(range(cpus)), limit)
     assert load_settings({"workers": "auto"}, {}, None).workers == workers
 
 
-def test_wrong_number_of_workers_is_told_what_is_right(tmp_path: Path) -> None:
-    """The same sentence from every source, with the name it has there."""
+def test_wrong_number_of_workers_is_answered_with_the_range(tmp_path: Path) -> None:
+    """Every source gives the same sentence, with the setting's name in that source."""
     right = "must be a number from 1 to 256, or auto, not"
     assert complaint({"workers": "x"}) == f"--workers {right} 'x'."
     assert complaint({"workers": "257"}) == f"--workers {right} 257."
@@ -156,21 +157,21 @@ def test_wrong_number_of_workers_is_told_what_is_right(tmp_path: Path) -> None:
     assert complaint({}, file=written(tmp_path, "port = 'auto'")).startswith("--port must be")
 
 
-def test_history_is_on_disk_unless_asked_otherwise() -> None:
-    """Whoever starts a server and knows nothing yet keeps what is said."""
+def test_history_is_on_disk_by_default() -> None:
+    """A server that is started without settings stores its messages on the disk."""
     settings = Settings()
     assert (settings.history, settings.data) == ("sqlite", "fastchat-data")
     assert (settings.durability, settings.history_max_age) == ("process", 0)
 
 
 def test_other_variables_are_ignored() -> None:
-    """The environment is full of things that are not ours."""
+    """Environment variables that are not fastchat's are ignored."""
     assert load_settings({}, {"PORT": "1", "FASTCHAT_TIMEOUT_UNIT": "2"}, None) == Settings()
 
 
 @pytest.mark.parametrize("low_high", [("port", "0"), ("port", "65535"), ("max_lag_seconds", "1")])
 def test_bounds_belong_to_the_range(low_high: tuple[str, str]) -> None:
-    """The ends of a range are allowed."""
+    """The lowest and the highest value of a range are allowed."""
     name, value = low_high
     assert getattr(load_settings({name: value}, {}, None), name) == float(value)
 
@@ -217,8 +218,8 @@ def test_bounds_belong_to_the_range(low_high: tuple[str, str]) -> None:
         ("debug_echo", ""),
     ],
 )
-def test_wrong_value_is_named_with_its_setting(name: str, value: str) -> None:
-    """One sentence says which flag or variable, and what was found."""
+def test_error_names_the_setting_and_its_wrong_value(name: str, value: str) -> None:
+    """One sentence names the flag or the variable, and the value."""
     flag = "--" + name.replace("_", "-")
     assert flag in complaint({name: value})
     sentence = complaint({}, {f"FASTCHAT_{name.upper()}": value})
@@ -246,12 +247,12 @@ def test_wrong_value_is_named_with_its_setting(name: str, value: str) -> None:
         ("[port]\nx = 1", "--port"),
     ],
 )
-def test_wrong_line_of_the_file_is_named(line: str, name: str, tmp_path: Path) -> None:
-    """Wrong types and unknown keys in the file are named, too."""
+def test_error_names_the_wrong_key_of_the_file(line: str, name: str, tmp_path: Path) -> None:
+    """Wrong types and unknown keys in the file are named."""
     assert name in complaint({}, file=written(tmp_path, line))
 
 
-def test_whole_number_of_seconds_is_a_number(tmp_path: Path) -> None:
+def test_whole_number_is_a_valid_float(tmp_path: Path) -> None:
     """`max-lag-seconds = 5` means 5.0."""
     settings = load_settings({}, {}, written(tmp_path, "max-lag-seconds = 5"))
     assert settings.max_lag_seconds == 5.0
@@ -259,7 +260,8 @@ def test_whole_number_of_seconds_is_a_number(tmp_path: Path) -> None:
 
 
 def test_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    """A missing file, a folder, bad TOML and bytes that are no text are the operator's to mend."""
+    """The error for a missing file, a folder, bad TOML and bytes that are not text names the
+    file."""
     assert "missing.toml" in complaint({}, file=tmp_path / "missing.toml")
     assert str(tmp_path) in complaint({}, file=tmp_path)
     assert "TOML" in complaint({}, file=written(tmp_path, "port = "))

@@ -1,4 +1,4 @@
-"""The checker finds each anomaly that is planted, and none where there is none."""
+"""The checker finds each planted anomaly, and none in correct records."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def at(offset: int, epoch: str = "e") -> Position:
 
 
 def clean() -> Records:
-    """Ann sends three messages and changes them; Bob is away for two; Cem comes late.
+    """Correct records: Ann sends three messages and changes them; Bob misses two; Cem joins late.
 
-    Bob is away for a second, and Dan for a minute, from the 10th on.
+    From the 10th second on Bob is disconnected for a second, and Dan for a minute.
     """
     reaction = (("👍", ("ann",)),)
     stream = [
@@ -93,12 +93,12 @@ def final(records: Records) -> Final:
 
 
 def test_clean_records_have_no_anomaly() -> None:
-    """Records of a run in which everything was as promised pass."""
+    """The records of a run without a fault have no anomaly."""
     assert check(clean()) == []
 
 
-def test_dropped_oldest_are_no_loss() -> None:
-    """What the history has dropped at its old end is not lost."""
+def test_publications_dropped_by_the_history_are_no_loss() -> None:
+    """Publications that the history has dropped at its old end are not lost."""
     records = clean()
     records.final[ROOM] = final(records)._replace(
         pages=final(records).pages[1:], rows=final(records).rows[1:]
@@ -106,8 +106,8 @@ def test_dropped_oldest_are_no_loss() -> None:
     assert check(records) == []
 
 
-def test_another_epoch_that_was_announced_is_no_anomaly() -> None:
-    """A client that is told that its position is worth nothing, in an empty room, passes."""
+def test_announced_change_of_epoch_is_no_anomaly() -> None:
+    """A client that is informed in an empty room that its position is invalid has no anomaly."""
     records = clean()
     records.clients["dan"][2:2] = [
         Joined(ROOM, at(0), at(0, "other"), False, (), 70.0, ("ann", "bob", "cem", "dan"), 4),
@@ -303,7 +303,7 @@ def reaction_too_early(records: Records) -> None:
 
 
 def said_to_be_gone(records: Records) -> None:
-    """Bob was away for a second only."""
+    """Bob was disconnected for only a second."""
     records.clients["ann"][2] = Moved(ROOM, "bob", False, 2, 16.0)
 
 
@@ -320,7 +320,7 @@ def departure_unsaid(records: Records) -> None:
 
 
 def arrival_unsaid(records: Records) -> None:
-    """The last one, so that no number gives it away."""
+    """The last join is not announced, so that no number reveals it."""
     del records.clients["cem"][-1]
 
 
@@ -329,7 +329,7 @@ def wrong_number(records: Records) -> None:
 
 
 def ghost(records: Records) -> None:
-    """Somebody is in the room who is not there."""
+    """A user is listed who is not in the room."""
     records.clients["dan"].append(Lost(80.0))
 
 
@@ -404,14 +404,14 @@ def unsettled(records: Records) -> None:
         (unsettled, Kind.UNSETTLED),
     ],
 )
-def test_a_planted_fault_is_found(plant: Callable[[Records], None], kind: Kind) -> None:
-    """Records with one fault in them give an anomaly of its kind."""
+def test_planted_fault_is_found(plant: Callable[[Records], None], kind: Kind) -> None:
+    """Records with one planted fault have an anomaly of its kind."""
     records = clean()
     plant(records)
     assert kind in kinds(records)
 
 
 def test_every_kind_of_anomaly_is_planted() -> None:
-    """No kind of anomaly goes without a planted fault."""
-    (mark,) = test_a_planted_fault_is_found.pytestmark  # type: ignore[attr-defined]
+    """Each kind of anomaly has a planted fault."""
+    (mark,) = test_planted_fault_is_found.pytestmark  # type: ignore[attr-defined]
     assert {kind for _, kind in mark.args[1]} == set(Kind)

@@ -1,4 +1,4 @@
-"""Which ends of connections have a reason, and what a run measures."""
+"""Why connections ended in a run with several processes, and what the run measures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ KILLED = Break("ann", 10.1, 5001, 101, back_s=0.5)
 
 
 def records() -> Records:
-    """A worker with two clients is killed, then all are replaced; Cem goes by himself."""
+    """Records: a worker with two clients is killed, all workers are replaced, and Cem
+    disconnects."""
     records = Records()
     records.faults = [
         Fault("kill", "worker 1", 10.0, frozenset({5001, 5002})),
@@ -31,8 +32,8 @@ def records() -> Records:
     return records
 
 
-def test_explained() -> None:
-    """What was done is why connections ended; only killed workers' clients are measured."""
+def test_ends_with_a_cause_are_explained() -> None:
+    """Faults explain the ends of connections; only clients of killed workers are measured."""
     assert unexplained(records()) == []
     assert percentile_back_s(records(), 0.99) == 1.5
     assert "2 kills, 1 of them of the relay; 1 rolling restarts" in figures(records())
@@ -42,26 +43,26 @@ def test_explained() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"port": 5005},  # of another worker
+        {"port": 5005},  # a client of another worker
         {"at": 9.0},  # before the kill
         {"at": 15.1, "port": 5006},  # when the relay was killed
-        {"at": 21.0, "port": 5006},  # during a rolling restart, but without a word
+        {"at": 21.0, "port": 5006},  # during a rolling restart, but without a close frame
         {"at": 21.0, "port": 5006, "code": 1012},  # not announced
-        {"port": 5006, "code": 1012, "announced": True},  # and before it
+        {"port": 5006, "code": 1012, "announced": True},  # before the restart
         {"port": 5006, "code": 4010},
         {"port": 5006, "status": 503},
         {"port": 5006, "status": None},
     ],
 )
-def test_unexplained(change: dict[str, object]) -> None:
-    """An end without a reason is found."""
+def test_end_without_a_cause_is_found(change: dict[str, object]) -> None:
+    """A connection that ended without a cause is reported."""
     planted = records()
     planted.breaks[0] = dataclasses.replace(KILLED, **change)  # type: ignore[arg-type]
     assert unexplained(planted) == [planted.breaks[0]]
 
 
-def test_ports_of_a_process() -> None:
-    """A process's clients are found by their ports, and nobody else's."""
+def test_process_has_the_ports_of_its_own_clients() -> None:
+    """The ports of a process's clients are found, and no others."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         with socket.create_connection(("127.0.0.1", port)) as client:

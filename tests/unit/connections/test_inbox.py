@@ -1,4 +1,4 @@
-"""The queue of a client's commands, without frames: their order, their refusals, their end."""
+"""The inbox, a client's queue of commands, without frames: order, refusals and end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NOTHING = Budget(0, 1)
 
 
 class SlowChat:
-    """A chat whose commands with a `ref` wait for `gate`; it keeps which have run."""
+    """A chat whose commands with a `ref` wait for `gate`; it records the commands that have run."""
 
     def __init__(self) -> None:
         self.gate = asyncio.Event()
@@ -50,7 +50,7 @@ class SlowChat:
 
 
 class RecordingOwner:
-    """What an inbox asks of its session, in order."""
+    """The session as an inbox sees it; it records every call in order."""
 
     def __init__(self) -> None:
         self.calls: list[Any] = []
@@ -83,7 +83,7 @@ class RecordingOwner:
 
 
 class Rig:
-    """An inbox with everything around it."""
+    """An inbox, its owner and its chat."""
 
     def __init__(self, **limits: Any) -> None:
         self.chat = SlowChat()
@@ -110,11 +110,11 @@ class Rig:
         self.owner.on_close = self._close
 
     def send(self, connection: object, payload: bytes) -> None:
-        """As the hub."""
+        """Send as the hub does."""
         self.sent.append(json.loads(payload))
 
     def _close(self) -> None:
-        """As the session, when it leaves the chat."""
+        """Close as the session does when it leaves the chat."""
         self.inbox.close()
         self.client.gone = True
 
@@ -135,12 +135,12 @@ async def turns() -> None:
 
 
 def test_commands_run_one_after_the_other() -> None:
-    """While one waits, nothing behind it begins, and the socket is not read."""
+    """While a command waits, no later one starts, and the socket is not read."""
 
     async def test(rig: Rig) -> None:
         rig.receive(type="leave", ref="first")
         await turns()
-        assert rig.owner.calls == []  # nothing waits behind it yet
+        assert rig.owner.calls == []  # nothing waits after it yet
         rig.receive(text="second")
         rig.receive(type="leave", ref="third")
         await turns()
@@ -156,8 +156,8 @@ def test_commands_run_one_after_the_other() -> None:
     run(test)
 
 
-def test_close_drops_what_has_not_begun() -> None:
-    """Reading goes on for the answer to our close frame, and no command runs any more."""
+def test_close_drops_commands_that_have_not_started() -> None:
+    """Reading goes on for the client's close frame, and no more command runs."""
 
     async def test(rig: Rig) -> None:
         rig.receive(type="leave", ref="first")
@@ -172,7 +172,8 @@ def test_close_drops_what_has_not_begun() -> None:
 
 
 def test_refusal_names_the_command() -> None:
-    """Its `ref` and its `id`, at once or after waiting."""
+    """An error has the command's `ref` and `id`, whether the command failed at once or after
+    waiting."""
 
     async def test(rig: Rig) -> None:
         rig.chat.gate.set()
@@ -191,8 +192,8 @@ def test_refusal_names_the_command() -> None:
     run(test)
 
 
-def test_refusal_with_a_close_code_closes() -> None:
-    """The sentence of the `error` event is the text of the close frame, and nothing follows."""
+def test_refusal_with_a_close_code_closes_the_connection() -> None:
+    """The close frame has the sentence of the `error` event, and nothing follows it."""
 
     async def test(rig: Rig) -> None:
         rig.chat.failure = CommandError(ErrorCode.UNAUTHORIZED, "No.", close_code=4501)  # type: ignore[arg-type]
@@ -204,8 +205,8 @@ def test_refusal_with_a_close_code_closes() -> None:
     run(test)
 
 
-def test_errors_that_keep_coming_close() -> None:
-    """As many as the limits allow are answered."""
+def test_too_many_errors_close_the_connection() -> None:
+    """As many errors as the limit allows are answered first."""
 
     async def test(rig: Rig) -> None:
         for _ in range(4):
@@ -218,8 +219,8 @@ def test_errors_that_keep_coming_close() -> None:
     run(test, errors=3)
 
 
-def test_command_that_comes_too_fast_never_runs() -> None:
-    """A message is refused with the time to wait; a `typing` is dropped without a word."""
+def test_command_over_the_rate_never_runs() -> None:
+    """A message is refused with the time to wait, and a `typing` is dropped silently."""
 
     async def test(rig: Rig) -> None:
         for _ in range(2):
@@ -234,8 +235,8 @@ def test_command_that_comes_too_fast_never_runs() -> None:
 
 
 @pytest.mark.parametrize("waits", [False, True])
-def test_fault_of_ours_is_the_sessions_to_report(waits: bool) -> None:
-    """Whether it happens at once or after waiting."""
+def test_internal_error_is_passed_to_the_session(waits: bool) -> None:
+    """The session is informed whether the error happens at once or after waiting."""
 
     async def test(rig: Rig) -> None:
         rig.chat.gate.set()
@@ -250,8 +251,8 @@ def test_fault_of_ours_is_the_sessions_to_report(waits: bool) -> None:
     run(test)
 
 
-def test_client_that_goes_while_its_file_is_written_leaves_no_bucket() -> None:
-    """Bytes are charged when they are on the disk, and the client may be gone by then."""
+def test_client_that_disconnects_during_a_write_leaves_no_bucket() -> None:
+    """Bytes are charged once they are on the disk, and the client can have disconnected by then."""
 
     async def test(rig: Rig) -> None:
         rig.inbox.receive_bytes(b"x")

@@ -11,7 +11,7 @@ from support.server import TIMEOUT_UNIT_S
 
 
 class Clock:
-    """Seconds that pass when a test says so."""
+    """Seconds that a test advances."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -21,11 +21,12 @@ class Clock:
 
 
 def passed(buckets: TokenBuckets, clock: Clock, key: str, attempts: int) -> int:
+    """The number of these attempts that are allowed."""
     return sum(not buckets.take(key, clock()) for _ in range(attempts))
 
 
 def test_bucket_fills_at_its_rate() -> None:
-    """After `t` seconds there are `t * rate_per_s` tokens again."""
+    """After `t` seconds an empty bucket has `t * rate_per_s` tokens again."""
     clock = Clock()
     buckets = TokenBuckets(Budget(10.0, 20))
     assert passed(buckets, clock, "a", 100) == 20
@@ -33,8 +34,8 @@ def test_bucket_fills_at_its_rate() -> None:
     assert passed(buckets, clock, "a", 100) == 5
 
 
-def test_fractions_of_a_token_are_kept() -> None:
-    """Frequent attempts cost nothing: tokens gained between two attempts add up."""
+def test_fractions_of_a_token_add_up() -> None:
+    """Tokens gained between frequent attempts add up."""
     clock = Clock()
     buckets = TokenBuckets(Budget(1.0, 1))
     assert not buckets.take("a", clock())
@@ -46,7 +47,7 @@ def test_fractions_of_a_token_are_kept() -> None:
 
 
 def test_bucket_never_holds_more_than_its_burst() -> None:
-    """A long silence saves up no more than a burst."""
+    """A long silence saves no more tokens than a burst."""
     clock = Clock()
     buckets = TokenBuckets(Budget(10.0, 3))
     assert passed(buckets, clock, "a", 1) == 1
@@ -55,7 +56,7 @@ def test_bucket_never_holds_more_than_its_burst() -> None:
 
 
 def test_keys_have_buckets_of_their_own() -> None:
-    """A key that has used up its tokens takes none from another key."""
+    """A key that has used all its tokens takes none from another key."""
     clock = Clock()
     buckets = TokenBuckets(Budget(1.0, 5))
     assert passed(buckets, clock, "a", 100) == 5
@@ -65,7 +66,8 @@ def test_keys_have_buckets_of_their_own() -> None:
 
 
 def test_attempt_after_the_returned_wait_succeeds() -> None:
-    """The wait is neither too short nor much too long, and asking in between costs nothing."""
+    """The returned wait is neither too short nor much too long, and attempts meanwhile cost
+    nothing."""
     clock = Clock()
     buckets = TokenBuckets(Budget(0.5, 3))
     assert passed(buckets, clock, "a", 3) == 3
@@ -86,11 +88,12 @@ def test_burst_is_exact(rate_per_s: float, burst: int) -> None:
 
 
 def test_rate_of_zero_is_no_limit() -> None:
+    """With a rate of 0 every attempt is allowed."""
     clock = Clock()
     assert passed(TokenBuckets(Budget(0.0, 1)), clock, "a", 10_000) == 10_000
 
 
-def test_full_buckets_take_no_memory() -> None:
+def test_full_buckets_are_forgotten() -> None:
     """A hundred thousand addresses that came once are forgotten within a minute."""
     clock = Clock()
     buckets = TokenBuckets(Budget(10.0, 10))
@@ -104,8 +107,8 @@ def test_full_buckets_take_no_memory() -> None:
     assert buckets.take("busy", clock(), 10)
 
 
-def test_buckets_are_bounded() -> None:
-    """A flood of new addresses makes the server forget old ones instead of growing."""
+def test_number_of_buckets_is_bounded() -> None:
+    """A flood of new addresses replaces old ones instead of taking more memory."""
     clock = Clock()
     buckets = TokenBuckets(Budget(0.001, 10))
     for number in range(MAX_BUCKETS + 1000):
@@ -115,7 +118,7 @@ def test_buckets_are_bounded() -> None:
 
 
 def test_sweep_is_fast_with_many_buckets() -> None:
-    """A sweep runs in the event loop, and drops a flood of addresses quickly."""
+    """A sweep, which runs in the event loop, removes a flood of addresses quickly."""
     clock = Clock()
     buckets = TokenBuckets(Budget(0.001, 10))
     for number in range(3 * MAX_BUCKETS):

@@ -1,4 +1,4 @@
-"""What one connection may ask for, and how fast."""
+"""How many commands, heartbeats and bytes one connection can send, and how quickly."""
 
 from __future__ import annotations
 
@@ -37,6 +37,8 @@ NOTHING = Budget(0, 1)
 
 
 class Clock:
+    """Seconds that a test advances."""
+
     now = 50.0
 
     def __call__(self) -> float:
@@ -62,26 +64,29 @@ def throttle_limits(**limits: object) -> SessionLimits:
 
 
 def passed(throttle: Throttle, commands: list[Command], sender: str = "ann") -> int:
+    """The number of these commands that are allowed."""
     return sum(not throttle.wait_s(sender, command) for command in commands)
 
 
-def test_all_that_is_published_has_one_budget() -> None:
-    """An edit costs what a message costs; others are charged for themselves."""
+def test_publications_share_one_budget() -> None:
+    """A message, an edit, a reaction and a deletion cost the same; other commands have other
+    budgets."""
     limits = throttle()
     assert passed(limits, PUBLICATIONS * 10) == 8
     assert limits.wait_s("ann", Send("hi")) == pytest.approx(0.5, rel=0.02)
     assert passed(limits, PUBLICATIONS * 10, "bob") == 8
 
 
-def test_all_that_is_asked_has_another() -> None:
-    """Who writes too much may still look something up; typing is a third."""
+def test_requests_have_a_budget_of_their_own() -> None:
+    """A client without tokens for messages can still read and search; typing has a third budget."""
     limits = throttle()
     passed(limits, PUBLICATIONS * 10)
     assert passed(limits, COMMANDS * 10) == 10
     assert passed(limits, [Typing(None)] * 10) == 3
 
 
-def test_search_costs_more() -> None:
+def test_search_costs_more_than_a_page() -> None:
+    """A search takes more tokens than a page of the history."""
     assert passed(throttle(), [Search("x", 1)] * 10) == 2
 
 
@@ -93,11 +98,13 @@ def test_search_costs_more() -> None:
         ("typing", [Typing(None)]),
     ],
 )
-def test_each_can_be_switched_off(name: str, commands: list[Command]) -> None:
+def test_each_rate_of_0_is_no_limit(name: str, commands: list[Command]) -> None:
+    """A rate of 0 switches off the limit of that kind of command only."""
     assert passed(throttle(**{name: NOTHING}), commands * 100) == 100 * len(commands)
 
 
-def test_errors_can_be_switched_off() -> None:
+def test_error_rate_of_0_is_no_limit() -> None:
+    """With a rate of 0 a client can cause any number of errors."""
     limits, unlimited = throttle(), throttle(errors=0)
     assert sum(limits.is_error_allowed("ann", 1.0) for _ in range(100)) == 20
     assert limits.is_error_allowed("bob", 1.0)
@@ -116,8 +123,8 @@ def test_heartbeats_are_limited_by_connection() -> None:
     assert sum(limits.is_heartbeat_allowed("ann") for _ in range(100)) == HEARTBEATS.burst
 
 
-def test_connections_of_an_address_share_what_it_has() -> None:
-    """However many there are; who is refused by that has not used up what is his."""
+def test_connections_of_an_address_share_its_budget() -> None:
+    """A connection refused for its address's budget keeps the tokens of its own."""
     limits = throttle()
     for commands, first in ((PUBLICATIONS, 8), (COMMANDS, 10)):
         passed = [
@@ -130,8 +137,8 @@ def test_connections_of_an_address_share_what_it_has() -> None:
         assert not limits.wait_s("dan", commands[0])
 
 
-def test_files_are_paced_and_not_refused() -> None:
-    """What is over the rate is taken, and takes its time."""
+def test_pieces_of_files_are_delayed_and_not_refused() -> None:
+    """Bytes over the rate are accepted, and pause the connection."""
     limits = throttle()
     assert limits.pace_s("ann", 100_000) == 0
     assert limits.pace_s("ann", 50_000) == pytest.approx(0.5)
@@ -139,17 +146,20 @@ def test_files_are_paced_and_not_refused() -> None:
     assert limits.pace_s("bob", 50_000) == 0
 
 
-def test_small_pieces_of_a_file_cost_as_much_as_larger_ones() -> None:
+def test_small_pieces_cost_a_minimum() -> None:
+    """A piece below the minimum size costs as much as one of that size."""
     limits = throttle()
     assert limits.pace_s("ann", 100_000) == 0
     assert limits.pace_s("ann", 0) == pytest.approx(MIN_CHUNK_BYTES / 100_000)
 
 
-def test_pause_is_never_so_long_that_a_heartbeat_is_missed() -> None:
+def test_pause_is_bounded() -> None:
+    """A pause is at most MAX_PAUSE_S, so that a paused client still answers its pings in time."""
     assert throttle().pace_s("ann", 1 << 24) == MAX_PAUSE_S
 
 
 def test_files_from_one_address_share_a_rate() -> None:
+    """Connections of one address share the rate for bytes of files."""
     limits = throttle()
     pauses = [limits.pace_s(sender, 100_000, "192.0.2.1") for sender in ("ann", "bob", "cid")]
     assert pauses == [0, 0, pytest.approx(0.5)]
@@ -157,12 +167,14 @@ def test_files_from_one_address_share_a_rate() -> None:
     assert limits.pace_s("eve", 100_000) == 0
 
 
-def test_pace_of_files_can_be_switched_off() -> None:
+def test_file_rate_of_0_is_no_limit() -> None:
+    """With a rate of 0 no piece of a file pauses its connection."""
     limits = throttle(upload_bytes=NOTHING, address_upload_bytes=NOTHING)
     assert not any(limits.pace_s("ann", 1 << 24, "192.0.2.1") for _ in range(100))
 
 
-def test_address_is_forgotten_when_it_may_do_all_again() -> None:
+def test_address_with_a_full_budget_is_forgotten() -> None:
+    """An address that has its full budget again takes no memory."""
     clock = Clock()
     limits = Throttle(throttle_limits(), clock)
     limits.wait_s("ann", Send("hi"), "192.0.2.1")
@@ -178,7 +190,7 @@ def test_address_is_forgotten_when_it_may_do_all_again() -> None:
 
 
 def test_closed_connection_is_forgotten() -> None:
-    """A server that has seen a million connections remembers those it has."""
+    """The throttle stores open connections only, however many there have been."""
     limits = throttle()
     for command in (Send("hi"), Typing(None), Ping()):
         limits.wait_s("ann", command)

@@ -1,4 +1,4 @@
-"""Who may be connected: counts of a process and of a machine, and what becomes of them."""
+"""Limits of connections: the counts of a process and of the server, and their enforcement."""
 
 from __future__ import annotations
 
@@ -29,14 +29,15 @@ ANN, BOB = "192.0.2.1", "192.0.2.2"
 
 
 def admitted(connection_count: ConnectionCount, address: str, attempts: int) -> int:
+    """The number of these connections that are admitted."""
     return sum(connection_count.enter(address) is None for _ in range(attempts))
 
 
-# One count
+# The count
 
 
-def test_connections_are_counted_in_all_and_by_address() -> None:
-    """What is refused is not counted, and who leaves makes room for one."""
+def test_connections_are_limited_in_all_and_by_address() -> None:
+    """A refused connection is not counted, and a connection that ends makes room for another."""
     connection_count = ConnectionCount(total=5, per_address=3)
     assert admitted(connection_count, ANN, 10) == 3
     assert connection_count.enter(ANN) is Limit.ADDRESS
@@ -46,7 +47,8 @@ def test_connections_are_counted_in_all_and_by_address() -> None:
     assert admitted(connection_count, BOB, 10) == 1
 
 
-def test_users_are_counted_where_they_are_known() -> None:
+def test_connections_are_limited_by_user_if_authenticated() -> None:
+    """Only connections with a known user count for that user."""
     connection_count = ConnectionCount(per_user=2)
     assert admitted(connection_count, ANN, 3) == 3
     assert [connection_count.identify("ann") for _ in range(3)] == [None, None, Limit.USER]
@@ -54,19 +56,21 @@ def test_users_are_counted_where_they_are_known() -> None:
     assert connection_count.identify("ann") is None
 
 
-def test_who_has_no_address_is_counted_in_all_only() -> None:
+def test_connection_without_an_address_counts_in_all_only() -> None:
+    """A connection without an address is not limited by address."""
     connection_count = ConnectionCount(total=10, per_address=1)
     assert admitted(connection_count, "", 20) == 10
 
 
 def test_zero_is_no_limit() -> None:
+    """With a limit of 0 every connection is admitted."""
     connection_count = ConnectionCount()
     assert admitted(connection_count, ANN, 1000) == 1000
     assert all(connection_count.identify("ann") is None for _ in range(1000))
 
 
 def test_count_without_connections_takes_no_memory() -> None:
-    """Addresses and users that were here are forgotten."""
+    """Addresses and users without connections are forgotten."""
     connection_count = ConnectionCount(total=10, per_address=1, per_user=1)
     for number in range(1000):
         address, author = f"address-{number}", f"author-{number}"
@@ -81,11 +85,11 @@ def test_count_without_connections_takes_no_memory() -> None:
     ) == (0, 0, 0)
 
 
-# The part of one process
+# One process
 
 
-def test_what_was_refused_is_not_counted_out() -> None:
-    """A worker says of every connection that it has ended, also of one that did not count."""
+def test_end_of_a_refused_connection_is_ignored() -> None:
+    """A worker reports the end of every connection, even of one that did not count."""
     connection_count = ConnectionCount(per_address=2)
     branch = ProcessCount(connection_count)
     assert [branch.enter(number, ANN) for number in range(4)] == [None, None, *[Limit.ADDRESS] * 2]
@@ -101,8 +105,8 @@ def test_what_was_refused_is_not_counted_out() -> None:
     assert (connection_count.count, dict(connection_count.addresses)) == (0, {})
 
 
-def test_user_too_many_does_not_count_any_more() -> None:
-    """His address is free for others at once."""
+def test_connection_refused_for_its_user_frees_its_address() -> None:
+    """Other users can connect from the address at once."""
     connection_count = ConnectionCount(per_address=2, per_user=1)
     branch = ProcessCount(connection_count)
     assert branch.enter(1, ANN, "ann") is None
@@ -114,7 +118,7 @@ def test_user_too_many_does_not_count_any_more() -> None:
 
 
 def test_connections_of_a_killed_process_end_with_it() -> None:
-    """And those of the others do not."""
+    """The connections of the other processes still count."""
     connection_count = ConnectionCount(total=6, per_address=4, per_user=4)
     first, second = ProcessCount(connection_count), ProcessCount(connection_count)
     for number in range(2):
@@ -135,7 +139,7 @@ def test_connections_of_a_killed_process_end_with_it() -> None:
     ) == (0, {}, {})
 
 
-# Over several processes
+# Several processes
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -145,7 +149,7 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 class Process:
-    """A worker as far as connections go."""
+    """A worker's part in the count of connections."""
 
     def __init__(self, directory: Path, name: str, connection_count: ConnectionCount) -> None:
         self.turned_away: list[tuple[object, Limit]] = []
@@ -171,7 +175,7 @@ class Process:
 
 
 class Machine:
-    """A relay that may be killed, and workers."""
+    """A relay that a test can kill, and workers."""
 
     relay: Relay
 
@@ -200,13 +204,13 @@ class Machine:
         return process
 
     async def settled(self) -> None:
-        """Wait until all that was said has been heard by everybody."""
+        """Wait until all processes have handled every report."""
         for _ in range(2):
             for process in self.processes:
                 await RelayPages(process.broker).before("elsewhere", None, 1)
 
     async def abandon(self, process: Process) -> None:
-        """It is killed."""
+        """Kill a worker."""
         self.processes.remove(process)
         await self._end(process)
         await until(
@@ -244,8 +248,8 @@ def on_machine(
     run_in_loop(body())
 
 
-def test_address_is_counted_over_all_processes(tmp_path: Path) -> None:
-    """Exactly as many live as may, whichever process they came to."""
+def test_address_is_limited_over_all_processes(tmp_path: Path) -> None:
+    """Exactly the allowed number of connections stay, whichever processes they came to."""
 
     async def test(machine: Machine) -> None:
         first, second = await machine.process(), await machine.process()
@@ -266,7 +270,9 @@ def test_address_is_counted_over_all_processes(tmp_path: Path) -> None:
     on_machine(tmp_path, test, per_address=100)
 
 
-def test_user_is_counted_over_all_processes(tmp_path: Path) -> None:
+def test_user_is_limited_over_all_processes(tmp_path: Path) -> None:
+    """Exactly the allowed number of a user's connections stay, whichever processes they came to."""
+
     async def test(machine: Machine) -> None:
         first, second = await machine.process(), await machine.process()
         first.enter(3, ANN, "ann")
@@ -280,8 +286,8 @@ def test_user_is_counted_over_all_processes(tmp_path: Path) -> None:
     on_machine(tmp_path, test, per_user=4)
 
 
-def test_killed_process_makes_room(tmp_path: Path) -> None:
-    """For its clients, who come back by another."""
+def test_killed_process_makes_room_for_its_clients(tmp_path: Path) -> None:
+    """The clients of a killed process can return through another one."""
 
     async def test(machine: Machine) -> None:
         first, second = await machine.process(), await machine.process()
@@ -296,8 +302,9 @@ def test_killed_process_makes_room(tmp_path: Path) -> None:
     on_machine(tmp_path, test, per_address=10, per_user=10)
 
 
-def test_new_relay_is_told_who_is_there(tmp_path: Path) -> None:
-    """Whoever is there stays, whoever comes is counted with them, also while there is no relay."""
+def test_new_relay_counts_existing_connections(tmp_path: Path) -> None:
+    """Open connections stay, and later ones are counted with them, even those from before the
+    relay."""
 
     async def test(machine: Machine) -> None:
         first, second = await machine.process(), await machine.process()
@@ -321,8 +328,9 @@ def test_new_relay_is_told_who_is_there(tmp_path: Path) -> None:
     on_machine(tmp_path, test, per_address=10)
 
 
-def test_what_came_without_a_relay_is_counted_in_the_end(tmp_path: Path) -> None:
-    """Each process lets in as many as it may alone; those too many on the machine are closed."""
+def test_connections_made_without_a_relay_are_counted_later(tmp_path: Path) -> None:
+    """Without a relay each process applies the limit alone; the excess is closed once a relay is
+    back."""
 
     async def test(machine: Machine) -> None:
         first, second = await machine.process(), await machine.process()

@@ -1,4 +1,4 @@
-"""Handshakes a second."""
+"""The limit of handshakes a second."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fastchat.limits.handshakes import HandshakeLimiter
 
 
 def test_handshakes_are_limited_by_address_and_in_all() -> None:
-    """A busy address uses up nothing of what the others have."""
+    """A busy address uses nothing of what the others have."""
     now = 100.0
     limiter = HandshakeLimiter(Budget(10.0, 20), Budget(1.0, 5), lambda: now)
     answers = [limiter.enter("192.0.2.1") for _ in range(1000)]

@@ -1,4 +1,4 @@
-"""FairQueue that are waited for: in which order, how long, and how many wait."""
+"""FairQueue: the order in which places are given, the time limit, and the number that can wait."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from support.hub import on_loop
 
 
 async def arrive(places: FairQueue, *addresses: str) -> list[asyncio.Task[bool]]:
-    """Whoever comes, in this order; each has had its turn of the loop."""
+    """Start these waiters in order, and give each a turn of the loop."""
     tasks = []
     for address in addresses:
         tasks.append(asyncio.create_task(places.enter(address)))
@@ -21,15 +21,15 @@ async def arrive(places: FairQueue, *addresses: str) -> list[asyncio.Task[bool]]
 
 
 async def served(tasks: list[asyncio.Task[bool]]) -> list[int]:
-    """Which of them have a place by now."""
+    """The waiters that have a place by now."""
     for _ in range(3):
         await asyncio.sleep(0)
     return [number for number, task in enumerate(tasks) if task.done() and task.result()]
 
 
 @on_loop
-async def test_places_are_had_in_the_order_of_arrival() -> None:
-    """Nobody who comes later overtakes."""
+async def test_places_are_given_in_the_order_of_arrival() -> None:
+    """No later waiter overtakes an earlier one of the same address."""
     places = FairQueue(ConnectionCount(per_address=2))
     tasks = await arrive(places, *"AAAAA")
     assert await served(tasks) == [0, 1]
@@ -42,7 +42,7 @@ async def test_places_are_had_in_the_order_of_arrival() -> None:
 
 @on_loop
 async def test_addresses_take_turns() -> None:
-    """Where all places are taken, one with many who wait is not before one with few."""
+    """If all places are taken, an address with many waiters is not served before one with few."""
     places, arrivals = FairQueue(ConnectionCount(total=1)), "AAAABBC"
     tasks = await arrive(places, *arrivals)
     order = [0]
@@ -53,8 +53,8 @@ async def test_addresses_take_turns() -> None:
 
 
 @on_loop
-async def test_full_address_holds_no_other_up() -> None:
-    """Whose place it is that has become free."""
+async def test_address_at_its_limit_delays_no_other_address() -> None:
+    """A free place is given to the next waiter whose address is below its limit."""
     places = FairQueue(ConnectionCount(total=3, per_address=2))
     tasks = await arrive(places, *"AAABB")
     assert await served(tasks) == [0, 1, 3]
@@ -65,8 +65,8 @@ async def test_full_address_holds_no_other_up() -> None:
 
 
 @on_loop
-async def test_waiting_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Afterwards he is not counted any more, and no place is lost by it."""
+async def test_waiter_is_refused_after_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The waiter is not counted any more, and no place is lost."""
     monkeypatch.setattr("fastchat.limits.queue.WAIT_S", 0.01)
     places = FairQueue(ConnectionCount(total=1))
     assert await places.enter("A")
@@ -77,8 +77,8 @@ async def test_waiting_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @on_loop
-async def test_so_many_wait() -> None:
-    """In all, and of one address; one more is told at once."""
+async def test_number_of_waiters_is_bounded() -> None:
+    """Waiters are bounded in all and by address; one over the bound is refused at once."""
     places = FairQueue(ConnectionCount(total=1), max_waiting=3, max_address_waiting=2)
     tasks = await arrive(places, *"AAA")
     assert not await places.enter("A")
@@ -90,8 +90,8 @@ async def test_so_many_wait() -> None:
 
 
 @on_loop
-async def test_who_gives_up_loses_nobody_a_place() -> None:
-    """Before he has it, or in the very moment."""
+async def test_cancelled_waiter_loses_no_place() -> None:
+    """No place is lost if a waiter is cancelled before it has one, or at that very moment."""
     connection_count = ConnectionCount(total=1)
     places = FairQueue(connection_count)
     first, second, third, fourth = await arrive(places, *"ABCD")
@@ -108,8 +108,8 @@ async def test_who_gives_up_loses_nobody_a_place() -> None:
 
 
 @on_loop
-async def test_nobody_waits_for_a_server_that_stops() -> None:
-    """Those who do are told, and who comes then is, too."""
+async def test_stopped_queue_refuses_all_waiters() -> None:
+    """Current waiters are refused when the server stops, and later ones at once."""
     connection_count = ConnectionCount(total=1)
     places = FairQueue(connection_count)
     tasks = await arrive(places, *"AAB")

@@ -1,4 +1,4 @@
-"""Limits of publications and of new rooms, on the whole server."""
+"""Limits of publications and of new rooms on the whole server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fastchat.protocol import Draft, MessageDraft
 
 
 class Clock:
-    """Seconds that pass when a test says so."""
+    """Seconds that a test advances."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -44,16 +44,16 @@ def refused(limits: RoomLimits, drafts: list[Draft], price: int = 1) -> list[int
     return list(limits.sift(drafts, {"lobby": Room(price), "other": Room(price)}))
 
 
-def test_user_is_limited_over_all_rooms_and_alone() -> None:
-    """He has one budget, and others theirs."""
+def test_user_has_one_budget_for_all_rooms() -> None:
+    """A user has one budget for all rooms, and other users have theirs."""
     limits = limited(Clock(), user=Budget(1.0, 3))
     drafts = [draft("ann"), draft("ann", "other"), draft("bob"), draft("ann"), draft("ann")]
     assert refused(limits, drafts) == [4]
     assert refused(limits, [draft("ann", "other"), draft("bob"), draft("bob")]) == [0]
 
 
-def test_room_is_limited_over_all_users() -> None:
-    """Turn by turn, and whichever order rooms are named in."""
+def test_room_has_one_budget_for_all_users() -> None:
+    """A room's budget is charged turn by turn, in whichever order the rooms of a turn are named."""
     clock = Clock()
     limits = limited(clock, room=Budget(2.0, 4))
     drafts = [draft(str(number), ("lobby", "other")[number % 2]) for number in range(10)]
@@ -62,8 +62,8 @@ def test_room_is_limited_over_all_users() -> None:
     assert refused(limits, drafts) == [4, 5, 6, 7, 8, 9]
 
 
-def test_what_the_room_refuses_costs_the_user_nothing() -> None:
-    """And the other way round."""
+def test_message_refused_by_one_budget_costs_the_other_nothing() -> None:
+    """A message that the room's budget refuses costs the user nothing, and the other way round."""
     clock = Clock()
     limits = limited(clock, user=Budget(1.0, 3), room=Budget(1.0, 1))
     assert refused(limits, [draft("ann")] * 10) == list(range(1, 10))
@@ -71,8 +71,8 @@ def test_what_the_room_refuses_costs_the_user_nothing() -> None:
     assert refused(limits, [draft("ann", "fourth"), draft("bob", "fourth")]) == [0]
 
 
-def test_refusal_says_how_long_to_wait() -> None:
-    """As a temporary error, with a time after which it works."""
+def test_refusal_has_the_time_to_wait() -> None:
+    """A refusal is a temporary error, and the same message succeeds after the time in it."""
     clock = Clock()
     for limits in (limited(clock, user=Budget(0.5, 1)), limited(clock, room=Budget(0.5, 1))):
         (refusal,) = limits.sift([draft("ann"), draft("ann")], {}).values()
@@ -86,15 +86,15 @@ def test_refusal_says_how_long_to_wait() -> None:
 @pytest.mark.parametrize(
     ("connections", "price"), [(0, 1), (999, 1), (1000, 2), (3999, 4), (4000, 5), (1_000_000, 5)]
 )
-def test_messages_are_dearer_in_big_rooms(connections: int, price: int) -> None:
-    """Each is sent to everybody there; but never so dear that an outbox does not get through."""
+def test_message_costs_more_in_a_big_room(connections: int, price: int) -> None:
+    """The cost grows with the number of members, up to what an outbox of messages can still pay."""
     assert price_of(connections) == price
     limits = limited(Clock(), user=Budget(10.0, 100))
     assert len(refused(limits, [draft("ann")] * 200, price_of(connections))) == 200 - 100 // price
 
 
-def test_rooms_are_limited_in_all_and_by_address() -> None:
-    """The first room too many is refused; who has no address is not limited by it."""
+def test_new_rooms_are_limited_in_all_and_by_address() -> None:
+    """The first room over a limit is refused; a user without an address has no limit by address."""
     clock = Clock()
     limits = limited(clock, new_rooms=Budget(1.0, 2), max_rooms=10)
     for _ in range(2):
