@@ -99,7 +99,7 @@ class Settings:
         high=1 << 30,
     )
     max_lag_seconds: float = _setting(
-        10.0, "seconds without reading anything after which a client is evicted", low=1, high=3600
+        10.0, "seconds after which a client that reads nothing is evicted", low=1, high=3600
     )
     history: str = _setting(
         "sqlite",
@@ -109,8 +109,8 @@ class Settings:
     data: str = _setting("fastchat-data", "directory for the SQLite file, shared files and sockets")
     durability: str = _setting(
         "process",
-        "failure that a delivered message survives: the end of the process, or a loss of power, "
-        "which syncs the disk for each batch",
+        "failure that a delivered message survives: process for a killed server, power-loss for a "
+        "loss of power too, which is slower because each batch is synced to the disk",
         choices=("process", "power-loss"),
     )
     history_max_messages: int = _setting(
@@ -153,17 +153,19 @@ class Settings:
     jwt_audience: str = _setting("", "audience (`aud`) that a token must name; empty to accept any")
     jwt_issuer: str = _setting("", "issuer (`iss`) that a token must name; empty to accept any")
     allow_origin: tuple[str, ...] = _setting(
-        (), "origin of other pages that can connect, as https://chat.example; * for every origin"
+        (),
+        "origin of other pages that can connect, such as https://chat.example; * for every origin",
     )
     allow_frame: tuple[str, ...] = _setting(
         (),
-        "origin of pages that can embed the chat page, as https://www.example; * for every origin",
+        "origin of pages that can embed the chat page, such as https://www.example; * for every "
+        "origin",
     )
     ssl_certfile: str = _setting(
         "", "certificate (PEM, followed by its chain) to serve https and wss with"
     )
     ssl_keyfile: str = _setting(
-        "", "private key (PEM) of --ssl-certfile, if it is in a file of its own"
+        "", "private key (PEM) of --ssl-certfile, if it is in a separate file"
     )
     trusted_proxy: tuple[str, ...] = _setting(
         (), "proxy address, or range in CIDR notation, whose X-Forwarded-For header is trusted"
@@ -174,12 +176,12 @@ class Settings:
         choices=("on", "off"),
     )
     max_connections: int = _limit(
-        0, "connections at the same time in all; the limit of open files caps it too", 10_000_000
+        0, "concurrent connections in all; the limit on open files also limits them", 10_000_000
     )
     max_address_connections: int = _limit(
-        256, "connections at the same time from one address (IPv6: from one /64)", 10_000_000
+        256, "concurrent connections from one address (IPv6: from one /64)", 10_000_000
     )
-    max_user_connections: int = _limit(20, "connections at the same time of one user", 10_000_000)
+    max_user_connections: int = _limit(20, "concurrent connections of one user", 10_000_000)
     handshake_rate: float = _limit(
         2500.0, "new WebSocket connections a second that each process accepts", 1e6
     )
@@ -243,17 +245,17 @@ class Settings:
         1e12,
     )
     typing_rate: float = _limit(
-        2.0, "typing events a second from one connection; the server drops the others", 1e6
+        2.0, "typing events a second from one connection; the server drops any others", 1e6
     )
     max_errors: int = _limit(
         20,
-        "errors, and one more each second, after which a connection is closed",
+        "errors that a connection can cause at once, and one more each second, before it is closed",
         1_000_000,
     )
     max_connection_rooms: int = _limit(
         128, "rooms that one connection can be in at the same time", 1_000_000
     )
-    max_rooms: int = _limit(100_000, "rooms with members at the same time in all", 10_000_000)
+    max_rooms: int = _limit(100_000, "rooms that have members at the same time, in all", 10_000_000)
     new_room_rate: float = _limit(
         5.0, "empty rooms a second that clients of one address can join", 1e6
     )
@@ -388,7 +390,7 @@ def _check_origins(settings: Settings) -> None:
         if origin != ANY_ORIGIN and parse_origin(origin) is None:
             raise SettingError(
                 "--allow-origin must be a scheme, a host and, unless it is the default, a port, "
-                f"as https://chat.example or http://localhost:3000, not {origin!r}."
+                f"such as https://chat.example or http://localhost:3000, not {origin!r}."
             )
     for origin in settings.allow_frame:
         try:
@@ -396,7 +398,7 @@ def _check_origins(settings: Settings) -> None:
         except ValueError:
             raise SettingError(
                 "--allow-frame must be a scheme, a host name and, unless it is the default, a "
-                f"port, as https://www.example or http://localhost:3000, not {origin!r}."
+                f"port, such as https://www.example or http://localhost:3000, not {origin!r}."
             ) from None
 
 
@@ -406,8 +408,8 @@ def _check_proxies(settings: Settings) -> None:
             parse_network(proxy)
         except ValueError:
             raise SettingError(
-                "--trusted-proxy must be an address, as 127.0.0.1, or a range, as 10.0.0.0/8, "
-                f"not {proxy!r}."
+                "--trusted-proxy must be an address such as 127.0.0.1, or a range such as "
+                f"10.0.0.0/8, not {proxy!r}."
             ) from None
 
 

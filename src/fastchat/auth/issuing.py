@@ -104,7 +104,7 @@ def rooms_of(texts: Iterable[str]) -> dict[str, list[str]]:
         try:
             if not equals or set(rights) - set(RIGHTS):
                 raise SettingError(
-                    f"--rooms must be like lobby=read,write, with rights out of "
+                    f"--rooms must be like lobby=read,write, with rights from "
                     f"{', '.join(RIGHTS)}, not {text!r}."
                 )
             rooms[room if room == ANY_ROOM else check_room(room)] = rights

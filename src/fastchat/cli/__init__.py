@@ -243,7 +243,7 @@ def _add_status(commands: _Commands[Any]) -> None:
         "status",
         _status,
         "show the state of a running server",
-        "Asks the server twice, 1.25 s apart, and shows the rates in between.",
+        "Asks the server twice, 1.25 s apart, and shows the rates for the time in between.",
     )
     _add_settings(command, {"data"})
     command.add_argument(
@@ -259,8 +259,8 @@ def _add_token(commands: _Commands[Any]) -> None:
         "token",
         _token,
         "make a token for a server with --auth jwt",
-        "Prints a token signed with the first --jwt-key-file, which holds a secret or a private "
-        "key in PEM.",
+        "Prints a token that is signed with the first --jwt-key-file. For this command that file "
+        "contains a secret or a private key in PEM.",
     )
     _add_settings(command, {"jwt_key_file", "jwt_audience", "jwt_issuer"})
     command.add_argument(
@@ -272,7 +272,7 @@ def _add_token(commands: _Commands[Any]) -> None:
     command.add_argument(
         "--sub",
         metavar="ID",
-        help="the user's permanent identifier, the token's `sub` claim; needed",
+        help="the user's permanent identifier, the token's `sub` claim; required",
     )
     command.add_argument(
         "--name",
@@ -283,13 +283,13 @@ def _add_token(commands: _Commands[Any]) -> None:
         "--rooms",
         action="append",
         metavar="ROOM=RIGHTS",
-        help="rights in a room, as lobby=read,write; the rights are read, write and moderate; * "
-        "stands for every other room; can be repeated (default: *=read,write)",
+        help="rights in a room, such as lobby=read,write; the rights are read, write and moderate; "
+        "* stands for every other room; can be repeated (default: *=read,write)",
     )
     command.add_argument(
         "--for",
         metavar="TIME",
-        help="how long the token is valid, as 90s, 15m, 8h or 7d (default: 1h)",
+        help="how long the token is valid, such as 90s, 15m, 8h or 7d (default: 1h)",
     )
 
 
@@ -348,7 +348,9 @@ def _add_tail(commands: _Commands[Any]) -> None:
     )
     command.add_argument("--room", metavar="ROOM", help=f"room to join (default: {DEFAULT_ROOM})")
     command.add_argument(
-        "--username", metavar="NAME", help="name to join with (default: a new one, as tail-4f2a)"
+        "--username",
+        metavar="NAME",
+        help="name to join with (default: a new name such as tail-4f2a)",
     )
     command.add_argument(
         "--history",
@@ -365,13 +367,13 @@ def _add_tail(commands: _Commands[Any]) -> None:
     command.add_argument(
         "--json",
         action="store_true",
-        help="print messages, joins and leaves as JSON Lines, as the server sent them",
+        help="print messages, joins and leaves as JSON Lines, exactly as the server sends them",
     )
 
 
 def _add_settings(command: argparse.ArgumentParser, names: Collection[str]) -> None:
     command.add_argument(
-        "--config", type=Path, metavar="FILE", help="TOML file with settings, as port = 8080"
+        "--config", type=Path, metavar="FILE", help="TOML file with settings, such as port = 8080"
     )
     for field in dataclasses.fields(Settings):
         if field.name in names:

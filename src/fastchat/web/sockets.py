@@ -79,7 +79,7 @@ def listen(
         if error.errno == errno.EADDRINUSE:
             why = f"{port_flag} {port} is taken on {host}; stop what uses it or choose another port"
         elif error.errno == errno.EACCES:
-            why = f"{port_flag} {port} needs privileges; choose one from 1024 on"
+            why = f"{port_flag} {port} needs privileges; choose 1024 or a higher port"
         else:
             reason = os.strerror(error.errno or 0)
             why = f"{host_flag} {host} {port_flag} {port} cannot be listened on: {reason}"
