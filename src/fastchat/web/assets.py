@@ -1,11 +1,11 @@
-"""The page's files as they are delivered: read once, slimmed, and packed beforehand.
+"""The page's files as they are served: read once at the start, minified and compressed.
 
-Indentation, blank lines and lines that are only a comment make sources readable; a browser does
-not need them, and they are left out, and so are spaces around punctuation in styles and scripts.
-A script keeps its lines, so that a browser's error still points to one. This is done by regular
-expressions, not by a parser, so a source must not contain a string that spans lines;
-`tests/test_assets.py` checks that. Text is compressed with gzip at its highest level, which
-costs nothing later because it is done once.
+A browser does not need indentation, blank lines, lines that are only a comment, or spaces around
+punctuation in styles and scripts, so all of these are removed. The other line breaks of a script
+stay, so that an error in a browser still points to a line. Minifying uses regular expressions and
+no parser, so a source must not contain a string that spans lines;
+`tests/unit/web/test_assets.py` checks that. Text is compressed with gzip at its highest level.
+That costs a request nothing, because it is done once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 __all__ = ["Asset", "imported_by", "load_assets", "needed_by"]
 
-#: By the ending; a table of the system's (mimetypes) may say otherwise.
+#: Media types by file extension. The table of `mimetypes` differs from system to system.
 _MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -38,12 +38,12 @@ _COMMENTS = {
     ".svg": re.compile(rb"<!--(?:(?!-->).)*-->"),
     ".webmanifest": re.compile(rb"(?!)"),
 }
-#: In a style: strings, which are kept, and punctuation with the white space around it, which has no
-#: meaning. A space before a colon has one: `a :hover` is not `a:hover`.
+#: In a style: strings, which are kept, and punctuation with the white space around it, which is
+#: removed. White space before a colon is kept, because `a :hover` does not mean `a:hover`.
 _STYLE_SPACE = re.compile(rb"""("[^"\n]*")|;?\s*(})\s*|\s*([{,])\s*|([;:])\s+""")
-#: The same in a line of a script, but for lines that contain another kind of string, a pattern or a
-#: comment. The character that begins one of these is never inside a match for a string in double
-#: quotes, so what is left of a line without its strings shows whether there is one.
+#: The same in a line of a script. A line with another kind of string, a regular expression or a
+#: comment is left as it is. `_UNSAFE` finds these in the rest of a line, after its strings in
+#: double quotes have been removed.
 _STRING = re.compile(rb'"(?:\\.|[^"\\])*"')
 _SCRIPT_SPACE = re.compile(rb"(%b)| ?([{}(),;:=?&|]) ?" % _STRING.pattern)
 _UNSAFE = re.compile(rb"['`/]")
@@ -56,22 +56,22 @@ _IMPORT = re.compile(rb"""^(?:import|export)\b[^"'`]*?["'](\.\.?/[\w./-]+)["'];"
 
 
 class Asset(NamedTuple):
-    """A file. `packed` is the same in gzip, and None where that makes it no smaller."""
+    """A file. `packed` is its body compressed with gzip; None if that is no smaller."""
 
     body: bytes
     packed: bytes | None
     media_type: str
-    #: Of the body as it is; packed it is another representation, with another (RFC 9110 §8.8.3.3).
+    #: Of `body`. `packed` is another representation, and needs another tag (RFC 9110 §8.8.3.3).
     etag: str
     packed_etag: str
 
 
 def load_assets(folder: Traversable) -> dict[str, Asset]:
-    """All files of a folder by their paths, as "/static/lang/en.js".
+    """Load all files of a folder, by paths such as "/static/lang/en.js".
 
-    A style that imports others is delivered with their content in place of the imports, so that a
-    browser needs one request for all of them; these are not delivered by themselves. Raises
-    KeyError if an imported style does not exist.
+    A style that imports others is served with their content in place of the imports, so that a
+    browser needs one request for all of them. The imported styles are not served by themselves.
+    Raises KeyError if an imported style does not exist.
     """
     sources = dict(_read(folder, "/static"))
     styles = [path for path in sources if path.endswith(".css")]
@@ -81,10 +81,10 @@ def load_assets(folder: Traversable) -> dict[str, Asset]:
 
 
 def needed_by(page: str, assets: Mapping[str, Asset]) -> list[str]:
-    """What a page is not complete without, as links (RFC 8288) that have it fetched at once.
+    """The files that a page needs to start, as links (RFC 8288) that make browsers fetch them.
 
-    What it is painted with comes first. Else a browser finds what a module imports only when it
-    has that module.
+    Styles and classic scripts come first, because the first paint waits for them. Without these
+    links, a browser would learn of a module's imports only after it has loaded the module.
     """
     body = assets[page].body
     modules = (imported_by(path.decode(), assets) for path in _MODULE.findall(body))
@@ -96,9 +96,9 @@ def needed_by(page: str, assets: Mapping[str, Asset]) -> list[str]:
 
 
 def imported_by(path: str, assets: Mapping[str, Asset]) -> list[str]:
-    """A module and all that it cannot run without, in the order of their imports.
+    """A module and all modules that it imports, directly or not, in the order of the imports.
 
-    What is imported on demand (`import(…)`) is not among it, nor what there is no file of.
+    Modules that are imported on demand (`import(…)`) and imports without a file are left out.
     """
     found: dict[str, None] = {path: None}
     waiting = [path]

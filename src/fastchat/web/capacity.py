@@ -20,29 +20,30 @@ __all__ = ["WAYS", "Capacity", "count_transfers", "measure_capacity"]
 RESERVE = 24
 #: A server that can serve fewer clients than this does not start.
 MIN_CONNECTIONS = 8
-#: For this many connections that are served, one more is accepted, only to be refused.
+#: For this many served connections, one more is accepted, only to be refused.
 SERVED_FOR_EACH_REFUSED = 16
 MIN_REFUSED = 4
-#: The ways that a file takes: by binary messages, by HTTP, and to readers. Each has a limit of its
-#: own, so one way cannot use up the others.
+#: The kinds of transfer of a file: uploads by binary messages, uploads by HTTP, and downloads. Each
+#: kind has a limit of its own, so that it cannot use up the others.
 WAYS = 3
-#: For this many descriptors each way can have one file, so that all ways take a sixteenth.
+#: Each kind can have one transfer for this many descriptors, so that all kinds together can take a
+#: sixteenth of them.
 DESCRIPTORS_FOR_EACH_TRANSFER = 48
 MIN_TRANSFERS, MAX_TRANSFERS = 1, 128
-#: Linux's fs.nr_open: the most descriptors of a process that has no limit of its own.
+#: Linux's fs.nr_open: the number of descriptors that no process can exceed.
 _NR_OPEN = Path("/proc/sys/fs/nr_open")
 _OPEN_FILES = Path("/proc/self/fd")
 
 
 class Capacity(NamedTuple):
-    """How many connections of clients are served; and how many are accepted, some to be refused."""
+    """How many client connections are served, and how many are accepted, some to be refused."""
 
     served: int
     accepted: int
 
 
 def count_transfers() -> int:
-    """How many files at once a process can transfer by each of the WAYS."""
+    """How many transfers of each kind a process can have at the same time."""
     wanted = _raised_limit() // DESCRIPTORS_FOR_EACH_TRANSFER
     return max(MIN_TRANSFERS, min(MAX_TRANSFERS, wanted))
 

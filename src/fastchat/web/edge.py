@@ -1,4 +1,4 @@
-"""What all connections of a process share before they are WebSockets, and what they agree on."""
+"""The objects, timings and constants that connections share before they are WebSockets."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from fastchat.web.proxies import Proxies
 __all__ = ["ADDRESS_HEADER", "ONE_HOST", "Edge", "HttpTimings", "Refusal"]
 
 #: The header in which `HttpProtocol` tells `WebSocketProtocol` the address that limits count the
-#: client by. It is written by us only: the same header of a client is not passed on.
+#: client by. Only we write it: the same header from a client is not passed on.
 ADDRESS_HEADER = "x-fastchat-address"
 
 ONE_HOST = "A request needs exactly one Host header."
 
 
 class Refusal(NamedTuple):
-    """Why a request gets no answer of the application: a status of HTTP and a sentence."""
+    """Why a request does not reach the application: an HTTP status, and a sentence to send."""
 
     status: int
     message: str
@@ -35,18 +35,18 @@ class HttpTimings:
 
     #: From accept, or from the first byte of a further request, to a complete head.
     head_s: float = 5.0
-    #: From a complete head until the answer has left our buffers; the page has some 60 kB. A file
-    #: has this long for each `fastchat.files.transfers.PROGRESS_BYTES` that come of it, and for
-    #: each piece that goes: the time that all of it takes has no bound.
+    #: From a complete head until the answer has left our buffers; the page has about 60 kB. An
+    #: upload has this long for each `fastchat.files.transfers.PROGRESS_BYTES`, and a download for
+    #: each piece. So the transfer of a whole file has no limit in time.
     answer_s: float = 30.0
-    #: The same when the server stops. With a sweep it stays under the worker's DRAIN_S, after
-    #: which uvicorn would cancel the answer and log an error.
+    #: The same when the server stops. It must end, with a sweep, before `WorkerTimings.drain_s`,
+    #: after which uvicorn would cancel the answer and log an error.
     last_answer_s: float = 1.0
     #: When the server stops, a connection without a request is closed after this time: its first
     #: request may be on its way.
     last_request_s: float = 0.5
-    #: How long a client that still sends after the last answer is listened to, and how many bytes
-    #: it can send in this time (`fastchat.web.lingering`).
+    #: If a client still sends after the last answer, the server reads on for this long, and at most
+    #: this many bytes (`fastchat.web.lingering`).
     linger_s: float = LINGER_S
     linger_bytes: int = LINGER_BYTES
 
@@ -55,9 +55,11 @@ class Edge(NamedTuple):
     """What the connections of a process share before they are WebSockets.
 
     A request above `capacity.served` connections gets 503, and a connection above
-    `capacity.accepted` gets 503 at once. Between the two a handshake goes on, unless `handshakes`
-    refuses it: a browser cannot see the status of a refused handshake, so a session has to tell it.
-    `visitors` counts connections by address until they are WebSockets. `echo` opens /_echo. A file
+    `capacity.accepted` gets 503 at once. Between the two, a handshake is still accepted, unless
+    `handshakes` refuses it: a page cannot see the status of a refused handshake, so a session is
+    opened to tell the page that the server is full.
+
+    `visitors` counts connections by address until they are WebSockets. `echo` allows /_echo. A file
     has at most `max_file_bytes`; 0 if the server takes no files.
     """
 

@@ -1,8 +1,8 @@
 """The checks of a handshake (RFC 6455 §4.2.1), before picows sees it.
 
-picows answers a handshake that it refuses with the text of its exception, which has the client's
-header in it; and it refuses Firefox's `Connection: keep-alive, Upgrade`. So a handshake is checked
-here, and picows gets only a request that it accepts. Quotations are from RFC 6455 §4.2.1.
+picows answers a handshake that it refuses with the text of its exception, which contains a header
+of the client. It also refuses Firefox's `Connection: keep-alive, Upgrade`. So a handshake is
+checked here, and picows gets only requests that it accepts. Quotations are from RFC 6455 §4.2.1.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class UpgradeRequest(NamedTuple):
 
 
 def check_upgrade(request: UpgradeRequest, origins: Origins, *, echo: bool) -> Refusal | None:
-    """Why a handshake is refused; None if it is valid. `echo` opens /_echo.
+    """Why a handshake is refused; None if it is valid. `echo` allows /_echo.
 
-    uvicorn has checked `Upgrade` and `Connection` before: other requests are not for us.
+    uvicorn has already checked `Upgrade` and `Connection`: only upgrades to WebSocket come here.
     """
     values: dict[bytes, list[bytes]] = {}
     for name, value in request.headers:
@@ -70,21 +70,21 @@ def check_upgrade(request: UpgradeRequest, origins: Origins, *, echo: bool) -> R
     keys = values.get(b"sec-websocket-key", ())
     if len(keys) != 1 or not _is_key(keys[0]):
         return Refusal(400, "A handshake needs exactly one valid Sec-WebSocket-Key.")
-    # The body of an upgrade would be the first bytes of the WebSocket to one reader, and a body to
-    # another.
+    # A proxy could take these bytes for a body, and the server for the first bytes of the
+    # WebSocket.
     if b"transfer-encoding" in values or set(values.get(b"content-length", ())) - {b"0"}:
         return Refusal(400, "A handshake cannot have a body.")
     # "7. Optionally, an |Origin| header field. This header field is sent by all browser clients."
     pages = values.get(b"origin", [])
     if not origins.allow(pages, hosts[0], encrypted=request.encrypted):
         page, host = (value[:100].decode("latin-1") for value in (pages[0], hosts[0]))
-        logger.warning("refused a page of %r at %r (see --allow-origin)", page, host)
+        logger.warning("refused a page from %r that connects to %r; see --allow-origin", page, host)
         return Refusal(403, "This page may not connect.")
     return None
 
 
 def headers_for_picows(headers: Headers, address: str) -> list[tuple[bytes, bytes]]:
-    """The headers that picows gets in the place of a client's; `address` is the client's."""
+    """The headers that picows gets instead of the client's. `address` is the client's address."""
     return [
         (b"connection", b"Upgrade"),
         (b"upgrade", b"websocket"),

@@ -26,8 +26,8 @@ SECURITY_HEADERS = [
 def page_headers(frames: Iterable[str]) -> dict[str, str]:
     """The headers that let pages of these origins embed ours; `*` allows all, an empty list none.
 
-    Raises ValueError for a text that is no origin, and for an IPv6 address, which a policy cannot
-    name (CSP Level 3 §2.3.1).
+    Raises ValueError for a text that is not an origin, and for an IPv6 address, which a policy
+    cannot name (CSP Level 3 §2.3.1).
     """
     sources = [_source_of(text) for text in frames]
     if not sources:

@@ -8,38 +8,43 @@ still sends can read why (`fastchat.web.lingering`).
 
 States
 ------
-A connection is in one `State`, which says what is done with the bytes that come:
+A connection is in one `State`, which says what happens to the bytes that arrive:
 
-HEAD       A request's head comes (`_head_bytes` of it have), or nothing between two requests.
-           BODY or UNWANTED when the head is complete; UPGRADED if it is a valid handshake.
-BODY       A file comes; uvicorn keeps the bytes until the application takes them.
-           HEAD when it is complete.
-UNWANTED   The request may not have a body. HEAD if it has none, as most. If a byte of one comes,
-           it is dropped, and the connection ends after the answer.
-LINGERING  The last answer is written, and the client still sends: that is dropped, at most
-           `_linger_bytes` of it.
+HEAD       A request's head is arriving (`_head_bytes` so far), or the connection is between two
+           requests. Next: BODY or UNWANTED when the head is complete; UPGRADED if it is a valid
+           handshake.
+BODY       A file is arriving; uvicorn keeps the bytes until the application takes them.
+           Next: HEAD when the file is complete.
+UNWANTED   The request must not have a body. If bytes of one arrive, they are dropped, and the
+           connection ends after the answer. Next: HEAD if there is no body.
+LINGERING  The last answer is written, and the client still sends. At most `_linger_bytes` are read
+           and dropped.
 CLOSED     The last answer is written, and the transport closes when it is sent.
 UPGRADED   picows has the transport, and nothing calls us any more.
 
-A refusal, or an answer that ends the connection, leads from the first three to LINGERING or
-CLOSED (`_end`); none of the last three is left. Independent of the state are uvicorn's `cycle`,
-the newest request and its answer, and `pipeline`, requests that wait for earlier answers: the
-application answers one request while the next one comes.
+A refusal, or an answer that ends the connection, leads from each of the first three states to
+LINGERING or CLOSED (`_end`). The last three states are final.
 
-`_deadline_s` is the time of the loop at which `sweep` aborts the connection; 0.0 is none. It is set
+Two things of uvicorn do not depend on the state, because the application answers one request while
+the next one arrives: `cycle`, the newest request and its answer, and `pipeline`, the requests that
+wait for earlier answers.
 
-- to `head_s` at accept, at the first byte of a further head, and at a refusal;
-- to `answer_s` when a head is complete, each time that PROGRESS_BYTES of a file have come, and for
-  each piece of a file that goes;
-- to `linger_s` at the begin of LINGERING, or to `answer_s` if the answer has not been read;
-- to `last_answer_s` when the server stops, and then to nothing else.
+`_deadline_s` is the loop's time at which `sweep` aborts the connection; 0.0 if there is none.
+It is set to the present time plus
 
-An idle connection has no deadline of ours: there uvicorn's keep-alive holds.
+- `head_s` at accept, at the first byte of a further head, and at a refusal;
+- `answer_s` when a head is complete, whenever PROGRESS_BYTES of an upload have arrived, and for
+  each piece of a download;
+- `linger_s` when LINGERING begins, or `answer_s` if the client has not read the answer yet;
+- `last_answer_s` when the server stops. After that the deadline stays.
+
+An idle connection has no deadline of ours: uvicorn's keep-alive timeout closes it.
 
 uvicorn
 -------
 uvicorn has no public interface for any of this, hence the pin `uvicorn~=0.54.0` (pyproject.toml).
-A newer version has to be read for these names, all of `httptools_impl.HttpToolsProtocol`:
+Before the pin moves, look up these names in the new version, all in
+`httptools_impl.HttpToolsProtocol`:
 
 - overridden: `connection_made`, `connection_lost`, `data_received`, `eof_received`, `shutdown`,
   `on_headers_complete`, `on_body`, `on_message_complete`, `on_response_complete`,
@@ -53,8 +58,7 @@ A newer version has to be read for these names, all of `httptools_impl.HttpTools
 - of a `RequestResponseCycle`, read: `response_complete`, `more_body`; changed: `keep_alive`,
   `disconnected`, `transport`, `default_headers`
 
-In turn uvicorn's server calls `shutdown` of each connection when it stops. The worker calls
-`sweep`.
+When uvicorn's server stops, it calls `shutdown` of each connection. The worker calls `sweep`.
 """
 
 from __future__ import annotations
@@ -82,7 +86,7 @@ logger = logging.getLogger("fastchat.http")
 MAX_HEAD_BYTES = 16 * 1024
 #: Apache and Python's http.client have 100 by default.
 MAX_HEAD_LINES = 128
-#: Requests that wait for the answers before theirs; one costs some 2 kB.
+#: Requests of a connection that can wait for earlier answers; each costs about 2 kB.
 MAX_PIPELINED = 32
 #: A client that is refused for lack of capacity is told to retry after this long.
 RETRY_AFTER_S = 5
@@ -97,7 +101,7 @@ OVERTAKING = Refusal(400, "An upgrade cannot be sent before the last request is 
 
 
 class State(Enum):
-    """What is done with the bytes that come; the module's docstring has the table."""
+    """What happens to the bytes that arrive; the module's docstring has the table."""
 
     HEAD = auto()
     BODY = auto()
@@ -116,8 +120,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._timings = edge.timings
         self._state = State.HEAD
         self._head_bytes = 0
-        self._moved_bytes = 0  # of a body, since the deadline was put off
-        self._linger_bytes = 0  # that may still come while LINGERING
+        self._moved_bytes = 0  # of a body, since the deadline was extended
+        self._linger_bytes = 0  # that are still read while LINGERING
         self._is_stopping = False
         self._visitor = ""  # the address that `edge.visitors` counts
         self._answering: Any = None  # the cycle that the application answers
@@ -129,7 +133,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         if self._connection_count() > self._edge.capacity.accepted:
             logger.warning(
-                "%d connections are open, no more are accepted (ulimit -n)",
+                "%d connections are open, and no more fit into the limit of open files (ulimit -n)",
                 self._edge.capacity.accepted,
             )
             self._refuse(FULL, at_once=True)
@@ -142,7 +146,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse(TOO_MANY_FROM_ADDRESS, at_once=True)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        # uvicorn tells the newest request only, and an earlier one may be the one that is answered.
+        # uvicorn tells only the newest request; the application may be answering an earlier one.
         if self._answering is not None:
             self._answering.disconnected = True
         self._leave_visitors()
@@ -155,7 +159,7 @@ class HttpProtocol(HttpToolsProtocol):
             if is_unread or self._state is State.LINGERING or not self._is_idle():
                 self.transport.abort()
             else:
-                self._deadline_s = 0.0  # answered and read: from here uvicorn's keep-alive holds
+                self._deadline_s = 0.0  # answered and read: uvicorn's keep-alive timeout applies
 
     def shutdown(self) -> None:
         """End the connection when its request is answered; called once, by uvicorn."""
@@ -174,7 +178,7 @@ class HttpProtocol(HttpToolsProtocol):
         return len(self.connections) + len(self._edge.context.sessions)
 
     def _leave_visitors(self) -> None:
-        """Do not count the connection any more: it is lost or upgraded. Safe to call again."""
+        """Stop counting the connection, which is lost or upgraded. Safe to call again."""
         if self._visitor:
             self._edge.visitors.leave(self._visitor, "")
             self._visitor = ""
@@ -184,10 +188,10 @@ class HttpProtocol(HttpToolsProtocol):
 
     @property
     def _has_ended(self) -> bool:
-        """Whether the last answer is written: nothing that comes is a request any more."""
+        """Whether the last answer is written, so that no further request is read."""
         return self._state in (State.LINGERING, State.CLOSED)
 
-    # What comes
+    # Bytes that arrive
 
     def data_received(self, data: bytes) -> None:
         if self._state is State.LINGERING:
@@ -240,7 +244,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._state is not State.BODY or self.cycle.response_complete:
             self._end_after_answer()
             return
-        super().on_body(body)  # kept until the application takes it; from 64 KiB on reading pauses
+        super().on_body(body)  # kept until the application takes it; above 64 KiB, reading pauses
         self._moved_bytes += len(body)
         if self._moved_bytes >= PROGRESS_BYTES:
             self._moved_bytes = 0
@@ -309,8 +313,8 @@ class HttpProtocol(HttpToolsProtocol):
             )
             return BodyRefusal(413, error, spends_ticket=True)
         if self.parser.should_upgrade():
-            # The parser reads nothing behind an upgrade, also if it is to HTTP/2, which Java's
-            # client asks for by default.
+            # After a head with `Upgrade` the parser reads nothing more, even if the upgrade is to
+            # HTTP/2, as in requests of Java's client.
             error = CommandError(ErrorCode.BAD_COMMAND, "Send the file without an Upgrade header.")
             return BodyRefusal(400, error, spends_ticket=False)
         if waits:
@@ -324,7 +328,7 @@ class HttpProtocol(HttpToolsProtocol):
         return None
 
     def _note_progress(self) -> bool:
-        """Put off the deadline: a piece of a file has come or gone. Returns whether connected."""
+        """Extend the deadline: a piece of a file has come or gone. Returns whether connected."""
         if not self._is_stopping:
             self._deadline_s = self.loop.time() + self._timings.answer_s
         return not self.transport.is_closing()
@@ -371,8 +375,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _unsupported_upgrade_warning(self) -> None:
         # RFC 9110 §7.8: "A server MAY ignore a received Upgrade header field if it wishes to
-        # continue using the current protocol on that connection." That is no event for a log, but
-        # the parser reads nothing behind it.
+        # continue using the current protocol on that connection." uvicorn would log a warning. The
+        # parser reads nothing more on this connection, so it has to end.
         self._end_after_answer()
 
     # Answers
@@ -380,11 +384,11 @@ class HttpProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self._answering = cycle
         cycle.transport = AnswerTransport(self.transport, self._end)
-        cycle.default_headers = []  # the application has its own; uvicorn's answers get these
+        cycle.default_headers = []  # they are for uvicorn's own answers; the application sets them
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
-        if self._state is State.LINGERING:  # requests that wait behind it are not answered
+        if self._state is State.LINGERING:  # requests in the pipeline are not answered
             self.server_state.total_requests += 1
         else:
             super().on_response_complete()
@@ -406,7 +410,7 @@ class HttpProtocol(HttpToolsProtocol):
                 self._end()
 
     def _end(self) -> None:
-        """End the connection after its last answer; listen to a client that still sends."""
+        """End the connection after its last answer; if the client still sends, read on a while."""
         if self._has_ended:
             return
         has_more = self._state in (State.BODY, State.UNWANTED) and has_body(self.headers)

@@ -15,7 +15,8 @@ from typing import Any
 
 __all__ = ["LINGER_BYTES", "LINGER_S", "AnswerTransport", "has_body"]
 
-#: On any line that carries files an answer is read in this time. nginx' `lingering_timeout` is 5 s.
+#: A client that is connected well enough to send files reads an answer in this time. The default
+#: of nginx's `lingering_timeout` is 5 s.
 LINGER_S = 2.0
 #: A little more than the default of --max-file-bytes: most files that are too large are not much
 #: larger.

@@ -32,7 +32,7 @@ class Origin(NamedTuple):
 
 
 def parse_origin(text: str) -> Origin | None:
-    """Parse an origin as browsers write it; None for `null` and for a text that is no origin."""
+    """Parse an origin as browsers write it; None for `null` and any text that is not an origin."""
     match = _ORIGIN.fullmatch(text) if text.isascii() else None
     if match is None:
         return None
@@ -55,7 +55,7 @@ def _address_of(match: re.Match[str], default_port: int | None) -> tuple[str, in
 class Origins:
     """The pages that can connect: the host's own, and those of the `allowed` origins.
 
-    Raises ValueError for a text that is no origin.
+    Raises ValueError for a text that is not an origin.
     """
 
     def __init__(self, allowed: Iterable[str]) -> None:
@@ -68,11 +68,11 @@ class Origins:
     def allow(self, origins: Sequence[bytes], host: bytes, *, encrypted: bool) -> bool:
         """Whether a handshake with these `Origin` headers, to this `Host`, is allowed.
 
-        A connection that is not `encrypted` may come through a proxy that ends TLS, so there pages
-        of http and of https are the host's own.
+        A connection that is not `encrypted` may come through a proxy that terminates TLS. Therefore
+        the host's own pages can be of http or of https there.
         """
         # RFC 6455 §4.2.1: "A connection attempt lacking this header field SHOULD NOT be interpreted
-        # as coming from a browser client." So no page is behind it.
+        # as coming from a browser client." So it does not come from a page.
         if not origins:
             return True
         if len(origins) > 1:

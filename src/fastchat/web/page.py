@@ -28,7 +28,7 @@ _UNWANTED = re.compile(r"q=0(\.0{0,3})?")
 
 
 def build_app(*, frames: Sequence[str] = (), routes: Sequence[Route] = ()) -> ASGIApp:
-    """The application, with the page behind `routes`. `frames` are origins that can embed it."""
+    """Build the application: `routes`, then the page. `frames` are origins that can embed it."""
     assets = load_assets(importlib.resources.files("fastchat") / "static")
     links = ", ".join(needed_by("/static/index.html", assets))
     anywhere = {"cross-origin-resource-policy": "cross-origin"}

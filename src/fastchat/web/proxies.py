@@ -1,6 +1,7 @@
 """The address that limits count a client by, also behind trusted proxies.
 
-An IPv6 client is counted by its /64, because a subscriber has at least that many addresses.
+An IPv6 client is counted by its /64, because any customer of a provider has at least that many
+addresses.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def parse_network(text: str) -> Network:
     """Parse an address, or a range in CIDR notation. Raises ValueError."""
     network = ipaddress.ip_network(text)
     mapped = getattr(network.network_address, "ipv4_mapped", None)
-    # `_parse` makes IPv4 addresses of mapped ones, so they are compared as IPv4.
+    # `_parse` turns mapped addresses into IPv4 addresses, so networks must be of IPv4, too.
     return network if mapped is None else ipaddress.ip_network((mapped, network.prefixlen - 96))
 
 
@@ -42,9 +43,9 @@ class Proxies:
     def client_of(self, peer: str | None, forwarded: Sequence[bytes]) -> str:
         """The address that limits count a client by; empty if its socket has none.
 
-        `forwarded` are the values of `X-Forwarded-For`. Each proxy appends the address that it was
-        called from, so the client is the last hop that is not one of our proxies. Anybody may have
-        written the hops before that one, and they are ignored.
+        `forwarded` are the values of `X-Forwarded-For`. Each proxy appends the address that
+        connected to it, so the client is the last hop that is not one of our proxies. The hops
+        before that one are ignored, because the client can invent them.
         """
         address = None if peer is None else _parse(peer)
         if address is None:
@@ -63,7 +64,7 @@ class Proxies:
     def visitor(self, peer: str | None) -> str:
         """The address of a connection before its first request; empty for a trusted proxy.
 
-        A proxy's connections belong to many clients, and it has no limit.
+        A proxy's connections belong to many clients, so its address is not limited.
         """
         address = None if peer is None else _parse(peer)
         return "" if address is None or self._trusts(address) else _key(address)

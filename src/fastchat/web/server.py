@@ -36,8 +36,8 @@ class HttpServer:
     """Accepts connections on `listener` and answers them with `app`, until it is stopped.
 
     It also accepts WebSockets, which are sessions of `edge.context` from then on. With `tls`, it
-    encrypts connections. A request that is answered when the server stops has `stop_s` to end. A
-    connection without a further request is closed after `keep_alive_s`.
+    encrypts connections. When the server stops, requests that are being answered have `stop_s`
+    seconds to end. A connection without a further request is closed after `keep_alive_s` seconds.
 
     Raises SettingError if `edge.echo` is set and other machines can reach the listener.
     """
@@ -59,7 +59,7 @@ class HttpServer:
         self._tls = tls
         config = uvicorn.Config(
             app,
-            http=self._accept,  # type: ignore[arg-type]  # it calls what it takes for a class
+            http=self._accept,  # type: ignore[arg-type]  # uvicorn expects a class, and calls it
             ws=functools.partial(WebSocketProtocol, edge=edge),  # type: ignore[arg-type]
             headers=SECURITY_HEADERS,
             server_header=False,
@@ -82,7 +82,7 @@ class HttpServer:
         await self._uvicorn.serve(sockets=[self.listener])
 
     def stop_accepting(self) -> None:
-        """Leave new connections to others: one that waits at a shared address is theirs."""
+        """Stop accepting connections. If others listen at the same address, new ones are theirs."""
         for server in getattr(self._uvicorn, "servers", ()):  # there are none before `serve`
             server.close()
 
@@ -93,7 +93,7 @@ class HttpServer:
             self._uvicorn.force_exit = True
 
     def sweep(self) -> None:
-        """End the connections that have let a deadline pass. To be called once a second."""
+        """Abort the connections whose deadline has passed; call it once a second."""
         now = asyncio.get_running_loop().time()
         for connection in self.connections:
             connection.sweep(now)

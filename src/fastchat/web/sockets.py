@@ -10,8 +10,9 @@ from fastchat.errors import SettingError
 
 __all__ = ["listen", "listen_admin", "listen_all"]
 
-#: A client that reads nothing then holds some 150 kB of kernel memory instead of 4 MB, and the
-#: server notices sooner that the client is slow.
+#: The most unsent bytes that the kernel takes for a connection. Without this limit, a client that
+#: reads nothing holds 4 MB of kernel memory instead of about 150 kB, and the server notices later
+#: that the client is slow.
 NOTSENT_LOWAT_BYTES = 16 * 1024
 #: Connections that wait to be accepted; the kernel caps it at net.core.somaxconn (4096 on Linux).
 BACKLOG = 4096
@@ -56,7 +57,7 @@ def listen(
     """A listening socket; connections inherit its options.
 
     A `shared` socket joins the others of its address (SO_REUSEPORT). Raises SettingError if the
-    address cannot be listened on; `flags` are the settings that the sentence names.
+    address cannot be listened on; `flags` are the settings that the error names.
     """
     host_flag, port_flag = flags
     try:

@@ -1,8 +1,8 @@
-"""TLS (RFC 8446, 5246): the certificate and its key, and handshakes that are bounded.
+"""TLS (RFC 8446, 5246): the certificate and its key, and a limit on handshakes.
 
-uvloop can start TLS itself when it accepts a connection. But then a connection is not known until
-its handshake is over, and the certificate cannot be replaced. So a connection is accepted without
-TLS, and `Tls` puts uvloop's TLS between the connection and its protocol.
+uvloop can start TLS itself when it accepts a connection. But then the server does not know of a
+connection until its handshake is over, and the certificate cannot be replaced. So a connection is
+accepted without TLS, and `Tls` puts uvloop's TLS between the connection and its protocol.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["MAX_HANDSHAKES", "Tls"]
 
 logger = logging.getLogger("fastchat.tls")
 
-#: From accept to the end of the handshake; as long as a request's head has (`HttpTimings.head_s`).
+#: From accept to the end of the handshake; the same as for a request's head (`HttpTimings.head_s`).
 HANDSHAKE_TIMEOUT_S = 5.0
 #: From our `close_notify` to the peer's; then the connection is aborted.
 SHUTDOWN_TIMEOUT_S = 2.0
@@ -82,7 +82,7 @@ class Tls:
             return
         self._handshakes[transport] = None
         self._drop(len(self._handshakes) - min(MAX_HANDSHAKES, room()))
-        if transport.is_closing():  # there was no room for this one either
+        if transport.is_closing():  # the new one has been dropped, too
             return
         loop = asyncio.get_running_loop()
         shaken: asyncio.Future[None] = loop.create_future()
@@ -108,7 +108,7 @@ class Tls:
         """A handshake has succeeded, or failed, or its connection is lost."""
         self._handshakes.pop(transport, None)
         if error is not None:
-            # At level debug only: scanners of the internet send HTTP, SSH and TLS 1.0 all the time.
+            # Only at level debug: Internet scanners send HTTP, SSH and TLS 1.0 all the time.
             logger.debug("a TLS handshake has failed: %s", _reason(error))
             transport.abort()
 

@@ -49,25 +49,25 @@ class WebSocketProtocol(WSProtocol):  # type: ignore[misc]  # private in picows,
     def __init__(self, *, edge: Edge, **_uvicorn: Any) -> None:
         self._edge = edge
         super().__init__(
-            None,  # host and port: of a client
-            None,  # path: of a client
+            None,  # host and port: only for clients
+            None,  # path: only for clients
             False,  # is_client_side
             self._upgrade,
             _SILENT,
-            True,  # disconnect on exception; sessions let none out
+            True,  # disconnect on exception; sessions handle all of theirs
             edge.timings.head_s,
             False,  # auto ping: the hub's sweep pings all connections
             None,
             None,
             WSAutoPingStrategy.PING_PERIODICALLY,
-            False,  # auto pong: has no budget
+            False,  # auto pong: it would charge no pings; sessions answer them
             edge.context.max_message_bytes,
-            None,  # extra headers: of a client
+            None,  # extra headers: only for clients
             2048,  # read buffer: the smallest size that picows allows; it grows by itself
         )
 
     def data_received(self, head: bytes) -> None:
-        """Take the upgrade request, all of it; afterwards uvloop uses `get_buffer`."""
+        """Take the whole upgrade request; afterwards uvloop uses `get_buffer`."""
         while head:
             buffer = self.get_buffer(-1)
             count = min(len(buffer), len(head))
