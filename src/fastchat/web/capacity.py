@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from fastchat.errors import SettingError
 
-__all__ = ["WAYS", "Capacity", "count_transfers", "measure_capacity"]
+__all__ = ["TRANSFER_KINDS", "Capacity", "count_transfers", "measure_capacity"]
 
 #: For descriptors that are opened later: the relay's socket, the search index, /proc, connections
 #: that ask for the status. Descriptors that are open at the start are counted apart.
@@ -25,7 +25,7 @@ SERVED_FOR_EACH_REFUSED = 16
 MIN_REFUSED = 4
 #: The kinds of transfer of a file: uploads by binary messages, uploads by HTTP, and downloads. Each
 #: kind has a limit of its own, so that it cannot use up the others.
-WAYS = 3
+TRANSFER_KINDS = 3
 #: Each kind can have one transfer for this many descriptors, so that all kinds together can take a
 #: sixteenth of them.
 DESCRIPTORS_FOR_EACH_TRANSFER = 48

@@ -48,7 +48,7 @@ from fastchat.process.assembly.storage import (
 from fastchat.process.timings import WorkerTimings
 from fastchat.rooms.rooms import Rooms
 from fastchat.settings import Settings
-from fastchat.web.capacity import WAYS, Capacity, count_transfers, measure_capacity
+from fastchat.web.capacity import TRANSFER_KINDS, Capacity, count_transfers, measure_capacity
 from fastchat.web.edge import Edge
 from fastchat.web.origins import Origins
 from fastchat.web.page import build_app
@@ -218,7 +218,7 @@ def _build_base(
     if incoming_files is None and files is not None:
         incoming_files = IncomingFiles(files, transfers_of(settings, transfers))
     if capacity is None:
-        capacity = measure_capacity(reserved + (0 if files is None else WAYS * transfers))
+        capacity = measure_capacity(reserved + (0 if files is None else TRANSFER_KINDS * transfers))
     sessions = Sessions(
         clock=asyncio.get_running_loop().time,
         metrics=metrics,
