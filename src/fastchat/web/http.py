@@ -97,7 +97,7 @@ TOO_MANY_HANDSHAKES = Refusal(503, "There are too many new connections.")
 TOO_MANY_REQUESTS = Refusal(429, "There are too many requests without an answer.")
 LARGE_HEAD = Refusal(431, "The request's head is too large.")
 NOT_ONE_HOST = Refusal(400, ONE_HOST)
-OVERTAKING = Refusal(400, "An upgrade cannot be sent before the last request is answered.")
+EARLY_UPGRADE = Refusal(400, "An upgrade cannot be sent before the last request is answered.")
 
 
 class State(Enum):
@@ -363,7 +363,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _upgrade_refusal(self) -> Refusal | None:
         # The answer of an earlier request would be written into the stream of the WebSocket.
         if self.cycle is not None and not self.cycle.response_complete:
-            return OVERTAKING
+            return EARLY_UPGRADE
         request = UpgradeRequest(
             self.scope["method"],
             self.scope["http_version"],
