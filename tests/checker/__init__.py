@@ -1,9 +1,9 @@
-"""A checker of the chat's promise, in the spirit of Jepsen.
+"""A checker of the chat's promises, in the spirit of Jepsen.
 
-Recording clients write down all that they send and see while a nemesis breaks things
-(`client`, `nemesis`, `run`); afterwards `check` compares what they saw with each other
-and with what the server has kept. It is pure: records in, anomalies out; its own tests
-plant each anomaly and expect it to be found.
+Recording clients write down all that they send and receive while a nemesis breaks things (`client`,
+`nemesis`, `run`). Afterwards `check` compares the records with each other and with what the server
+has stored. The check is pure: records go in and anomalies come out. Its own tests plant each
+anomaly, which the check must find.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The check: pure, from records to anomalies."""
+"""The check: a pure function from records to anomalies."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from checker.records import (
 
 __all__ = ["Anomaly", "check"]
 
-#: Where a publication is: room, epoch and offset.
+#: The place of a publication: room, epoch and offset.
 Place = tuple[str, str, int]
-#: Who is back within 5 s has not been away; less what a busy machine is late.
+#: A user who returns within 5 s is not announced. The second less allows for a busy machine.
 GRACE_S = 4.0
-#: How late somebody may hear of it who stopped reading.
+#: How late a client that stopped reading can receive a leave.
 LATE_S = 10.0
-#: Who asks at the end; he comes and goes as he says, and is not in a `Final`.
+#: The client that reads the rooms at the end. It joins and leaves, and is not in a `Final`.
 READER = "reader"
-#: Of rooms with more users not all of them are told.
+#: A room with more users does not announce each of them.
 CROWD = 200
 
 
@@ -45,7 +45,7 @@ class Anomaly(NamedTuple):
 
 
 def check(records: Records) -> list[Anomaly]:
-    """Every way in which `records` break the promise; none when they keep it."""
+    """Return every way in which `records` break a promise; an empty list if none is broken."""
     sightings = _sightings(records)
     return [
         *_views(records),
@@ -61,7 +61,7 @@ def check(records: Records) -> list[Anomaly]:
 
 
 def _sightings(records: Records) -> dict[Place, set[Seen]]:
-    """All that was seen, by place; a live publication is of the epoch that was joined."""
+    """All received publications by place. A live publication has the epoch of its client's join."""
     sightings: dict[Place, set[Seen]] = defaultdict(set)
     for events in records.clients.values():
         epochs: dict[str, str] = {}
@@ -76,7 +76,7 @@ def _sightings(records: Records) -> dict[Place, set[Seen]]:
     return sightings
 
 
-# A client's own views
+# Each client's view
 
 
 def _views(records: Records) -> Iterator[Anomaly]:
@@ -126,7 +126,7 @@ def _joined(client: str, joined: Joined) -> Iterator[Anomaly]:
             )
 
 
-# Views against each other
+# Views compared with each other
 
 
 def _places(sightings: dict[Place, set[Seen]]) -> Iterator[Anomaly]:
@@ -138,9 +138,9 @@ def _places(sightings: dict[Place, set[Seen]]) -> Iterator[Anomaly]:
 
 
 def _texts(all_seen: Iterable[Seen]) -> set[str]:
-    """The texts under which a publication was seen as it was published.
+    """The texts of a publication as it was sent, without texts from after an edit or a deletion.
 
-    The text of an edit vanishes with its message.
+    A deletion also removes the texts of the message's edits.
     """
     as_sent = {each.text for each in all_seen if not each.edited and not each.deleted}
     return as_sent - {""}
@@ -180,11 +180,11 @@ def _with_final(
     return together
 
 
-# Views against what was kept
+# Views compared with the stored history
 
 
 def _kept(records: Records, sightings: dict[Place, set[Seen]]) -> Iterator[Anomaly]:
-    """What was seen is in the file (unless the oldest were dropped) and in the pages."""
+    """Each received publication is in the file and in the pages, unless the history dropped it."""
     rows = {room: {row.offset: row for row in final.rows} for room, final in records.final.items()}
     for (room, epoch, offset), all_seen in sightings.items():
         final = records.final.get(room)
@@ -231,11 +231,11 @@ def _final_histories(records: Records) -> Iterator[Anomaly]:
             yield Anomaly(Kind.PAGE, room, "the pages have other messages than the file")
 
 
-# Pages against the stream
+# Pages compared with the stream
 
 
 def _pages(records: Records, sightings: dict[Place, set[Seen]]) -> Iterator[Anomaly]:
-    """Each page has the newest messages, in the state they had at its position."""
+    """Each page has the newest messages, in their state at the page's position."""
     streams = {room: _Stream(room, final, sightings) for room, final in records.final.items()}
     for client, events in records.clients.items():
         for event in events:
@@ -243,7 +243,7 @@ def _pages(records: Records, sightings: dict[Place, set[Seen]]) -> Iterator[Anom
                 continue
             stream, position = streams[event.room], event.position
             if position.epoch != stream.epoch:
-                continue  # lost: found elsewhere
+                continue  # the epoch is lost, which _kept() reports
             if not event.recovered and not stream.has_newest(event):
                 yield Anomaly(Kind.PAGE, event.room, f"{client} at {position}: {event}")
             for each in event.publications:
@@ -256,7 +256,7 @@ def _pages(records: Records, sightings: dict[Place, set[Seen]]) -> Iterator[Anom
 
 
 class _Stream:
-    """A room's whole stream: what was seen of it, and the file for the rest."""
+    """A room's whole stream, from received publications and the rows of the file."""
 
     def __init__(self, room: str, final: Final, sightings: dict[Place, set[Seen]]) -> None:
         self.epoch = final.position.epoch
@@ -266,22 +266,22 @@ class _Stream:
         for row in final.rows:
             all_seen = {row, *sightings.get((room, self.epoch, row.offset), ())}
             texts = _texts(all_seen)
-            text = texts.pop() if texts else None  # None: nobody saw it before it changed
+            text = texts.pop() if texts else None  # None: no client got it before it was changed
             if row.kind == "message":
                 self._originals[row.offset] = text
             else:
                 self._changes[row.facts[2]].append(row._replace(text=text or ""))
 
     def has_newest(self, joined: Joined) -> bool:
-        """Whether a newcomer's page is what was newest then."""
+        """Whether a newcomer's page had the messages that were newest then."""
         offsets = [each.offset for each in joined.publications]
         kept = [offset for offset in self._messages if offset <= joined.position.offset]
-        # The file may have dropped its oldest since.
+        # The history can have dropped its oldest messages since.
         offsets = [offset for offset in offsets if not kept or offset >= kept[0]]
         return offsets == kept[len(kept) - len(offsets) :]
 
     def allows(self, message: Seen, at: int) -> bool:
-        """Whether this is a message's state when the stream stood at offset `at`."""
+        """Whether a message was in this state when the stream ended at offset `at`."""
         text = self._originals.get(message.offset)
         edited, deleted, reactions = None, False, dict[str, list[str]]()
         for change in self._changes.get(message.offset, ()):
@@ -307,7 +307,7 @@ class _Stream:
         ) and text in (None, message.text)
 
 
-# Who is there
+# Presence
 
 
 def _presence(records: Records) -> Iterator[Anomaly]:
@@ -319,13 +319,13 @@ def _presence(records: Records) -> Iterator[Anomaly]:
     for room, final in records.final.items():
         if final.online <= CROWD and set(final.users) != there[room]:
             differing = sorted(set(final.users) ^ there[room])
-            yield Anomaly(Kind.ROSTER, room, f"at the end, in it or not: {differing}")
+            yield Anomaly(Kind.ROSTER, room, f"at the end, present or absent: {differing}")
         for name in final.doubles:
-            yield Anomaly(Kind.NAME, room, f"another could be {name}, too")
+            yield Anomaly(Kind.NAME, room, f"another user could take the name {name}, too")
 
 
 def _there(records: Records) -> dict[str, set[str]]:
-    """Who is in which room at the end, by his own account."""
+    """The users of each room at the end, from the clients' own records."""
     there: dict[str, set[str]] = defaultdict(set)
     for client, events in records.clients.items():
         for event in events:
@@ -338,7 +338,7 @@ def _there(records: Records) -> dict[str, set[str]]:
 
 
 def _absences(records: Records) -> dict[tuple[str, str], list[tuple[float, float]]]:
-    """When a client was not in a room that it had been in, and came back to."""
+    """The times at which each client left a room, and returned to it or did not."""
     absences: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     for client, events in records.clients.items():
         left: dict[str, float] = {}
@@ -361,7 +361,7 @@ def _announced(
     events: Iterable[Event],
     absences: dict[tuple[str, str], list[tuple[float, float]]],
 ) -> Iterator[Anomaly]:
-    """Who is announced as gone has been away for long enough."""
+    """Each user whose leave is announced was away for at least the grace period."""
     for event in events:
         if (
             isinstance(event, Moved)
@@ -376,7 +376,7 @@ def _announced(
 
 
 def _views_of_rooms(client: str, events: Iterable[Event], records: Records) -> Iterator[Anomaly]:
-    """All who come and go are told of, to everybody: so the numbers are right."""
+    """Every join and leave is announced, so that each client has the right users and number."""
     views: dict[str, set[str]] = {}
     for event in events:
         if isinstance(event, Lost):
@@ -390,7 +390,7 @@ def _views_of_rooms(client: str, events: Iterable[Event], records: Records) -> I
             (view.add if event.came else view.discard)(event.username)
             if len(view) != event.online:
                 yield Anomaly(Kind.ROSTER, event.room, f"{client} was told {event}: {sorted(view)}")
-                del views[event.room]  # say it once
+                del views[event.room]  # report it once
     for room, view in views.items():
         final = records.final.get(room)
         if final is not None and view - {READER} != set(final.users):

@@ -1,7 +1,7 @@
-"""A client that sends, breaks, comes back, and writes everything down.
+"""A client that sends, disconnects, returns, and records everything.
 
-It speaks WebSocket by itself, over asyncio's sockets: some hundred of them fit into one
-process beside the server that they exercise.
+It has its own WebSocket implementation on asyncio's sockets, so that several hundred clients fit
+into one process beside the server that they test.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from checker.records import (
     seen,
 )
 
-#: After a connection ended, or was refused.
+#: The shortest and the longest pause after a connection ended or was refused.
 BACKOFF_S = (0.02, 1.0)
-#: What is not confirmed after this long is sent again.
+#: A message that is unconfirmed for this long is sent again.
 RESEND_S = 2.0
-#: How long after we stopped reading the server may have been the one who ended it.
+#: For this long after the client stopped reading, the server can have ended the connection for it.
 LATE_S = 5.0
-#: The close code of who reads too slowly.
+#: The close code of a client that reads too slowly.
 EVICTED = 4008
 EMOJI = ("👍", "🎉", "🙂")
 
 
 class Wire(asyncio.Protocol):
-    """One WebSocket connection, as RFC 6455 has it, as far as our server uses it."""
+    """One WebSocket connection, with the parts of RFC 6455 that fastchat uses."""
 
     def __init__(
         self,
@@ -55,13 +55,13 @@ class Wire(asyncio.Protocol):
         self._opened, self._received, self._ended = opened, received, ended
         self._buffer = bytearray()
         self._upgraded = False
-        self.closed = True  # so far
-        self.port = 0  # ours
+        self.closed = True  # not connected yet
+        self.port = 0  # the client's own
         self.status: int | None = None  # of the handshake
-        self.code: int | None = None  # of the close frame that came
-        self.announced = False  # a `closing` came
-        self.ours = False  # we broke it
-        self.stalled_at: float | None = None  # when we last stopped reading
+        self.code: int | None = None  # of the server's close frame
+        self.announced = False  # whether a `closing` event arrived
+        self.ours = False  # whether the client ended the connection
+        self.stalled_at: float | None = None  # when the client last stopped reading
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -141,10 +141,10 @@ def _same(wire: Wire) -> Wire:
 
 
 class Client:
-    """A member of some rooms under one name, however often its connection breaks.
+    """A member of some rooms under one name, across all its connections.
 
-    `events` is its record, and `breaks` are its connections' ends. It sends something about
-    every `interval_s`, until `settle`; from then on only what is not confirmed.
+    `events` is its record, and `breaks` are the ends of its connections. It sends a command about
+    every `interval_s` until `settle`, and afterwards only unconfirmed messages.
     """
 
     def __init__(
@@ -163,34 +163,36 @@ class Client:
         self.breaks: list[Break] = []
         self.refusals: Counter[str] = Counter()
         self.positions: dict[str, Position] = {}
-        self.unconfirmed: dict[tuple[str, str], tuple[str, float]] = {}  # text; when sent last
+        self.unconfirmed: dict[
+            tuple[str, str], tuple[str, float]
+        ] = {}  # text, and the time of the last sending
         self._port = port
         self._random = random.Random(seed)
         self._interval_s = interval_s
-        self._shared = shared  # equal publications are kept once
+        self._shared = shared  # equal publications are stored once
         self._session = base64.urlsafe_b64encode(self._random.randbytes(18)).decode()
         self._count = 0
-        self._since: dict[str, Position | None] = {}  # of joins that are not answered
+        self._since: dict[str, Position | None] = {}  # of unanswered joins
         self._joined: set[str] = set()
         self._own: list[tuple[str, int]] = []
         self._heads: dict[str, int] = {}
-        self._users: dict[str, set[str]] = {}  # as we were told
+        self._users: dict[str, set[str]] = {}  # as the server announced them
         self._settling = False
         self._stalled = False
         self._wire: Wire | None = None
         self._lost = asyncio.Event()
         self._task = asyncio.create_task(self._run())
 
-    # What others do to it
+    # Faults, called from outside
 
     def disconnect(self) -> None:
-        """The connection breaks, without a word."""
+        """End the connection without a close frame."""
         if self._wire is not None and not self._wire.closed:
             self._wire.ours = True
             self._wire.transport.abort()
 
     def stall(self, seconds: float) -> None:
-        """Do and read nothing for a while, as a stopped process."""
+        """Read and send nothing for some seconds, like a stopped process."""
         wire = self._wire
         if wire is None or wire.closed or self._stalled:
             return
@@ -206,13 +208,13 @@ class Client:
             wire.transport.resume_reading()
 
     def settle(self) -> None:
-        """Send nothing new any more."""
+        """Stop sending new messages and changes."""
         self._settling = True
 
     def behind(self, heads: dict[str, int], users: dict[str, set[str]]) -> str | None:
-        """What this client still misses of rooms that end at `heads`, in words.
+        """A sentence that says what this client still lacks, or None.
 
-        And of `users`, who is in them.
+        `heads` are the last offsets of the rooms, and `users` the users in them.
         """
         for room in self.rooms:
             position = self.positions.get(room)
@@ -230,7 +232,7 @@ class Client:
         await asyncio.gather(self._task, return_exceptions=True)
         self.disconnect()
 
-    # Its life
+    # Life cycle
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -250,7 +252,7 @@ class Client:
             await asyncio.sleep(backoff * self._random.uniform(0.5, 1.5))
 
     def _on_open(self) -> None:
-        if self._random.random() < 0.05:  # as somebody who has never been here
+        if self._random.random() < 0.05:  # return as a new client, without positions
             self.positions.clear()
         for room in self.rooms:
             self._join(room)
@@ -264,7 +266,7 @@ class Client:
 
     def _on_end(self) -> None:
         wire, now = self._wire, asyncio.get_running_loop().time()
-        # A server that gave up on us may have done so when we stopped reading.
+        # The server can have dropped the client as soon as it stopped reading.
         gone_at = now
         if wire is not None:
             stalled_at = wire.stalled_at
@@ -325,7 +327,7 @@ class Client:
         if self._wire is not None and not self._wire.closed:
             self._wire.send(fields)
 
-    # What it gets
+    # Received events
 
     def _on_text(self, payload: bytes) -> None:
         fields = orjson.loads(payload)
@@ -391,7 +393,7 @@ class Client:
         self.unconfirmed.pop((room, id), None)
 
     def _on_moved(self, fields: dict[str, Any]) -> None:
-        # There are many of them, with few names.
+        # These events are many and have few different names.
         room, name = intern(fields["room"]), intern(fields["username"])
         came = fields["type"] == "join"
         now = asyncio.get_running_loop().time()
@@ -400,7 +402,7 @@ class Client:
             (users.add if came else users.discard)(name)
 
     def _on_presence(self, fields: dict[str, Any]) -> None:
-        self._users.pop(fields["room"], None)  # from now on we are not told
+        self._users.pop(fields["room"], None)  # the room is a crowd now, so users are not announced
 
     def _on_closing(self, fields: dict[str, Any]) -> None:
         if self._wire is not None:

@@ -1,4 +1,4 @@
-"""What goes wrong during a run: a server that is killed, clients that break, a full disk."""
+"""Faults during a run: a killed server, disconnected clients, a full disk."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from support.server import Server
 
 
 def free_port(chance: random.Random) -> int:
-    """A port that no outgoing connection gets, so that a restarted server finds it free.
+    """Return a port that the kernel gives to no outgoing connection, so that a restarted server
+    finds it free.
 
-    (A client that connects to a closed port among the ephemeral ones may even reach itself.)
+    A client that connects to a closed port in the ephemeral range could even be connected to
+    itself.
     """
     while True:
         port = chance.randint(15_000, 30_000)
@@ -29,7 +31,7 @@ def free_port(chance: random.Random) -> int:
 
 
 class Victim:
-    """A server on one port and one directory, that is killed and started again."""
+    """A server with one port and one directory, which is killed and started again."""
 
     def __init__(self, port: int, data: Path, arguments: Sequence[str]) -> None:
         self.port = port
@@ -42,19 +44,19 @@ class Victim:
         self._server = await asyncio.to_thread(Server, self._arguments, self.port)
 
     async def kill(self) -> None:
-        """SIGKILL."""
+        """Kill the server with SIGKILL."""
         assert self._server is not None
         self.kills += 1
         await asyncio.to_thread(self._server.kill)
 
     async def stop(self) -> str:
-        """SIGTERM; returns what the server logged since it was started last."""
+        """Stop the server with SIGTERM; returns what it has logged since its last start."""
         assert self._server is not None
         await asyncio.to_thread(self._server.stop)
         return self._server.errors
 
     async def start_and_kill(self, after_s: float) -> None:
-        """Start a server and kill it, perhaps before it has opened anything."""
+        """Start a server and kill it, perhaps before it has opened its files and sockets."""
         command = ("-m", "fastchat", "serve", "--port", str(self.port), *self._arguments)
         child = await asyncio.create_subprocess_exec(
             sys.executable, *command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -65,7 +67,7 @@ class Victim:
         self.kills += 1
 
     def abandon(self) -> None:
-        """At the end of a run that failed."""
+        """Kill the server after a run that failed."""
         if self._server is not None and self._server.process.poll() is None:
             self._server.kill()
 
@@ -77,11 +79,11 @@ async def kill_often(
     uptime_s: tuple[float, float],
     disk: Disk | None,
 ) -> None:
-    """Kill the server and start it again, every now and then, now and then while it starts."""
+    """Kill the server several times and start it again; some kills follow during the start."""
     while victim.kills < kills:
         await asyncio.sleep(chance.uniform(*uptime_s))
         if disk is not None:
-            await disk.room.wait()  # without any room, a server need not start
+            await disk.room.wait()  # a server is not required to start on a full disk
         await victim.kill()
         if victim.kills < kills and chance.random() < 0.2:
             await victim.start_and_kill(chance.uniform(0, 0.6))
@@ -89,7 +91,7 @@ async def kill_often(
 
 
 async def disconnect_often(clients: Sequence[Client], per_s: float, chance: random.Random) -> None:
-    """Break somebody's connection, or stop somebody for a while, for ever."""
+    """Disconnect or stall a random client again and again, until cancelled."""
     while True:
         await asyncio.sleep(chance.expovariate(per_s))
         client = chance.choice(clients)
@@ -100,9 +102,9 @@ async def disconnect_often(clients: Sequence[Client], per_s: float, chance: rand
 
 
 class Disk:
-    """A small disk of its own at `directory`, that is filled up and freed again.
+    """A small disk of its own at `directory`, which can be filled up and freed again.
 
-    It is a tmpfs, for which one must be root.
+    It is a tmpfs, so the user must be root.
     """
 
     def __init__(self, directory: Path, size_mb: int) -> None:
@@ -116,7 +118,8 @@ class Disk:
         )
 
     def fill(self) -> None:
-        """Leave not a single page."""
+        """Fill the disk of a directory to the last page; returns the file that the caller must
+        remove."""
         self.room.clear()
         self._filler = fill(self.directory)
 
@@ -139,7 +142,7 @@ def fill(disk: Path) -> Path:
 
 
 def can_mount(directory: Path) -> bool:
-    """Whether a `Disk` can be had here."""
+    """Whether this user can mount a `Disk`."""
     if os.geteuid() != 0:
         return False
     tried = subprocess.run(
@@ -153,7 +156,7 @@ def can_mount(directory: Path) -> bool:
 async def fill_often(
     disk: Disk, times: int, chance: random.Random, pause_s: tuple[float, float]
 ) -> None:
-    """Fill the disk for two seconds, some times."""
+    """Fill the disk for two seconds, several times."""
     for _ in range(times):
         await asyncio.sleep(chance.uniform(*pause_s))
         disk.fill()

@@ -1,4 +1,4 @@
-"""A server of several processes, whose parts are killed, stopped and replaced."""
+"""A server of several processes (parts), which are killed, stopped and replaced."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from checker.nemesis import Victim
 from checker.records import Break, Fault, Records
 from support.server import TIMEOUT_UNIT_S
 
-#: An end of a connection belongs to a fault that was at most so long before it: who does
-#: not read sees it late.
+#: A fault explains the end of a connection if it was at most this long before it. A client
+#: that does not read notices the end late.
 LATE_S = 5.0
-#: A rolling restart is over by then.
+#: A rolling restart takes less than this.
 ROLL_S = 60 * TIMEOUT_UNIT_S
 
 
 def parts_of(pid: int) -> dict[int, str]:
     """The parts of the server whose supervisor is `pid`: "relay", "worker 1" and so on.
 
-    During a rolling restart there are two of a name, for a while.
+    During a rolling restart two processes have one name for a while.
     """
     parts = {}
     with contextlib.suppress(OSError):
@@ -39,7 +39,8 @@ def parts_of(pid: int) -> dict[int, str]:
 
 
 def _name_of(pid: int) -> str | None:
-    """Which part a process is; None if it is none, or not yet, or not any more."""
+    """The name of a process's part; None if the process is no part, has not started, or has
+    ended."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_text("utf-8").split("\0")
         where = words.index("fastchat.process")
@@ -49,7 +50,7 @@ def _name_of(pid: int) -> str | None:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs, or is stopped; zombies are dead."""
+    """Whether a process runs or is stopped; a zombie is dead."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text("ascii", errors="replace")
     except OSError:
@@ -58,7 +59,7 @@ def is_alive(pid: int) -> bool:
 
 
 def client_ports(pid: int, port: int) -> frozenset[int]:
-    """The ports of the clients (on this machine) that process `pid` serves at `port`."""
+    """The ports of the clients on this machine that the process `pid` serves at `port`."""
     inodes = set()
     with contextlib.suppress(OSError):
         for descriptor in Path(f"/proc/{pid}/fd").iterdir():
@@ -75,7 +76,7 @@ def client_ports(pid: int, port: int) -> frozenset[int]:
 
 
 class PartsVictim(Victim):
-    """A server of several processes, of which some are killed again and again."""
+    """A server of several processes, which are killed one by one."""
 
     def __init__(self, port: int, data: Path, arguments: Sequence[str], workers: int) -> None:
         super().__init__(port, data, ("--workers", str(workers), *arguments))
@@ -92,7 +93,7 @@ class PartsVictim(Victim):
     async def start(self) -> None:
         await super().start()
         assert self._server is not None
-        # It says more than a pipe holds.
+        # The log is longer than a pipe's buffer, so a thread reads it.
         errors, self._server.process.stderr = self._server.process.stderr, None
         self._reading = threading.Thread(target=self._read, args=(errors,), daemon=True)
         self._reading.start()
@@ -102,7 +103,7 @@ class PartsVictim(Victim):
             self._log.extend(errors)
 
     async def stop(self) -> str:
-        """SIGTERM; returns what the server logged. Nothing of it is left then."""
+        """Stop the server with SIGTERM, check that no process is left, and return its log."""
         assert self._reading is not None
         parts = self.parts
         await super().stop()
@@ -112,14 +113,14 @@ class PartsVictim(Victim):
         return "".join(self._log)
 
     def kill_part(self, pid: int, name: str) -> None:
-        """SIGKILL to one part; whose clients lose their connections is noted."""
-        self._signal(pid, signal.SIGSTOP)  # so that nobody comes in between
+        """Kill one part with SIGKILL, and record the ports of its clients."""
+        self._signal(pid, signal.SIGSTOP)  # so that no client connects before the kill
         self.kills += 1
         self.faults.append(Fault("kill", name, _now(), client_ports(pid, self.port)))
         self._signal(pid, signal.SIGKILL)
 
     async def freeze_part(self, pid: int, name: str, seconds: float) -> None:
-        """SIGSTOP, and SIGCONT after a while."""
+        """Stop one part with SIGSTOP, and continue it with SIGCONT after some seconds."""
         self.faults.append(Fault("stop", name, _now()))
         self._signal(pid, signal.SIGSTOP)
         try:
@@ -128,13 +129,13 @@ class PartsVictim(Victim):
             self._signal(pid, signal.SIGCONT)
 
     def roll(self) -> None:
-        """SIGUSR2: all workers are replaced."""
+        """Replace all workers (SIGUSR2)."""
         assert self._server is not None
         self.faults.append(Fault("roll", "supervisor", _now()))
         self._server.signal(signal.SIGUSR2)
 
     async def settled(self) -> None:
-        """Wait until the parts have been the same for a second, and none is missing."""
+        """Wait until all parts are running and have been the same for a second."""
         deadline = _now() + ROLL_S
         parts, since = self.parts, _now()
         while len(parts) != 1 + self._workers or _now() - since < 1:
@@ -156,7 +157,7 @@ async def break_parts_often(
     chance: random.Random,
     uptime_s: tuple[float, float],
 ) -> None:
-    """Kill parts, now and then one that only just starts; stop some; replace them in between."""
+    """Kill, stop and replace parts in random order; some kills hit a part that is just starting."""
     todo = ["kill"] * kills + ["roll"] * rolls + ["freeze"] * freezes
     chance.shuffle(todo)
     async with asyncio.TaskGroup() as freezing:
@@ -174,12 +175,12 @@ async def break_parts_often(
             elif victim.kills < kills:
                 victim.kill_part(pid, parts[pid])
                 if victim.kills < kills and chance.random() < 0.2:
-                    await _kill_newborn(victim, set(parts), parts[pid], chance.uniform(0, 0.6))
+                    await _kill_successor(victim, set(parts), parts[pid], chance.uniform(0, 0.6))
     await victim.settled()
 
 
-async def _kill_newborn(victim: PartsVictim, known: set[int], name: str, after_s: float) -> None:
-    """Kill the next process in the place of `name`, so soon after its start."""
+async def _kill_successor(victim: PartsVictim, known: set[int], name: str, after_s: float) -> None:
+    """Kill the next process named `name`, `after_s` seconds after it appeared."""
     deadline = _now() + 5 * TIMEOUT_UNIT_S
     while _now() < deadline:
         for pid, its_name in victim.parts.items():
@@ -191,7 +192,7 @@ async def _kill_newborn(victim: PartsVictim, known: set[int], name: str, after_s
 
 
 def unexplained(records: Records) -> list[Break]:
-    """Connections that ended though nobody had a reason to end them."""
+    """The ends of connections that no fault explains."""
     return [each for each in records.breaks if not each.ours and not _reason(each, records)]
 
 
@@ -201,7 +202,7 @@ def _reason(ended: Break, records: Records) -> str | None:
         if fault.what == "kill" and ended.port in fault.ports and -0.5 < after_s < LATE_S:
             return "killed"
         if fault.what == "roll" and 0 <= after_s < ROLL_S:
-            if ended.status in (None, 503):  # it was too late for a handshake
+            if ended.status in (None, 503):  # the handshake came too late
                 return "refused"
             if ended.code == 1012 and ended.announced:
                 return "rolled"
@@ -209,7 +210,7 @@ def _reason(ended: Break, records: Records) -> str | None:
 
 
 def back_s(records: Records) -> list[float]:
-    """How long the clients of killed workers took to be back in all their rooms, sorted."""
+    """How many seconds the clients of killed workers took to be back in all their rooms, sorted."""
     return sorted(
         each.back_s
         for each in records.breaks
@@ -218,7 +219,7 @@ def back_s(records: Records) -> list[float]:
 
 
 def figures(records: Records) -> str:
-    """What a run with several processes has measured, in some lines."""
+    """The measurements of a run with several processes, as lines of text."""
     times = back_s(records)
     reasons = [_reason(each, records) for each in records.breaks if not each.ours]
     kills = [fault for fault in records.faults if fault.what == "kill"]
@@ -249,5 +250,5 @@ def percentile_back_s(records: Records, share: float) -> float:
 
 
 def _now() -> float:
-    """As a loop's time."""
+    """The time on the clock of the event loop."""
     return time.monotonic()

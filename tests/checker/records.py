@@ -1,4 +1,4 @@
-"""What a run leaves: each client's events in their order, and the history at the end."""
+"""The records of a run: each client's events in order, and the history at the end."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import Any, NamedTuple
 
 
 class Kind(StrEnum):
-    """Anomalies: each is a promise that was broken."""
+    """Kinds of anomalies; each breaks one promise."""
 
-    ORDER = "publications came in another order than that of their offsets"
+    ORDER = "publications arrived in another order than that of their offsets"
     GAP = "an offset is missing in a view without interruption, or in the history"
-    DOUBLE = "a publication came twice in a view without interruption"
+    DOUBLE = "a publication arrived twice in a view without interruption"
     CONTENT = "one publication had different contents"
     REUSED = "two publications had the same offset in one epoch"
-    LOST = "a publication that was seen or acknowledged is not in the final history"
+    LOST = "a publication that was received or acknowledged is not in the final history"
     TWICE = "an id was published twice"
     ACK = "an acknowledgement named another publication"
-    PHANTOM = "a message that nobody sent"
-    RECOVERY = "recovered was true, and yet something was skipped or repeated"
-    EPOCH = "recovered was true, and yet the epoch is another"
+    PHANTOM = "a message that no client sent"
+    RECOVERY = "recovered was true, but a publication was skipped or repeated"
+    EPOCH = "recovered was true, but the epoch is another"
     PAGE = "a page of history skipped, repeated or invented messages"
-    FOLD = "a message was not in the state that its edits, deletion and reactions make"
-    AWAY = "somebody was announced as gone who was there, or back in time"
-    ROSTER = "who is in a room was not told, or told wrongly"
-    NAME = "two had one name in a room"
-    UNSETTLED = "a client did not get, or get rid of, everything in the end"
+    FOLD = "a message did not have the state that its edits, deletion and reactions give"
+    AWAY = "a leave was announced of a user who was present, or back in time"
+    ROSTER = "the users of a room were not announced, or wrongly"
+    NAME = "two users had one name in a room"
+    UNSETTLED = "a client lacked a publication or a confirmation at the end"
 
 
 class Position(NamedTuple):
@@ -37,11 +37,11 @@ class Position(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """A publication as somebody saw it. The first five fields never change.
+    """A publication as a client received it. The first five fields never change.
 
-    `facts` are the username, the timestamp, the target, the emoji and `remove`. A
-    message in a page may have been changed: then it is `edited` or `deleted`, or has
-    `reactions`, pairs of an emoji and its names.
+    `facts` are the username, the timestamp, the target, the emoji and `remove`. A message in a page
+    can have changed: then it is `edited` or `deleted`, or has `reactions`, pairs of an emoji and
+    the names.
     """
 
     room: str
@@ -69,7 +69,7 @@ class Sent(NamedTuple):
 
 
 class Acked(NamedTuple):
-    """The server said of a message that was sent again that it has it, and where."""
+    """The server acknowledged a repeated message, with the offset of the first one."""
 
     room: str
     username: str
@@ -78,7 +78,7 @@ class Acked(NamedTuple):
 
 
 class Joined(NamedTuple):
-    """A `joined` reply to a `join` with `since`; `users` are all, if `online` are few."""
+    """A `joined` reply to a join with `since`; `users` are all users if `online` is at most 200."""
 
     room: str
     since: Position | None
@@ -91,19 +91,20 @@ class Joined(NamedTuple):
 
 
 class Live(NamedTuple):
-    """A publication came after a `joined` reply."""
+    """A publication that arrived after a `joined` reply."""
 
     publication: Seen
 
 
 class Lost(NamedTuple):
-    """The connection ended, and with it every view. `at`: since when it may have been so."""
+    """The connection ended, and with it every view. `at` is the earliest time at which it can have
+    ended."""
 
     at: float = 0.0
 
 
 class Moved(NamedTuple):
-    """Somebody was announced: he `came`, or he left; then so many were there."""
+    """A join (`came`) or a leave was announced; `online` is the number of users afterwards."""
 
     room: str
     username: str
@@ -116,9 +117,9 @@ Event = Sent | Acked | Joined | Live | Lost | Moved
 
 
 class Final(NamedTuple):
-    """A room at the end: what its pages give, the rows of its file, and who is there.
+    """A room at the end: the messages of its pages, the rows of its file, and its users.
 
-    `doubles` are names that somebody else could get, too.
+    `doubles` are names that a second user could take, too.
     """
 
     position: Position
@@ -131,16 +132,17 @@ class Final(NamedTuple):
 
 @dataclass
 class Break:
-    """An end of a client's connection.
+    """The end of a client's connection.
 
-    `status` is the answer to its handshake and `code` that of the close frame, if they
-    came; `announced`, whether a `closing` did. `ours`: the client did it, or had not read
-    for a while. `back_s` is how long it took until it was in all its rooms again.
+    `status` is that of the answer to the handshake, and `code` that of the close frame, if they
+    arrived. `announced` says whether a `closing` event arrived. `ours` says whether the client
+    ended the connection, or had not read for a while. `back_s` is the number of seconds until the
+    client was in all its rooms again.
     """
 
     client: str
     at: float
-    port: int  # its own
+    port: int  # the client's own
     status: int | None = None
     code: int | None = None
     announced: bool = False
@@ -149,7 +151,7 @@ class Break:
 
 
 class Fault(NamedTuple):
-    """What was done to a part of the server, and the ports of its clients."""
+    """A fault that was caused in one part of the server, and the ports of that part's clients."""
 
     what: str
     part: str
@@ -159,9 +161,10 @@ class Fault(NamedTuple):
 
 @dataclass
 class Records:
-    """`clients` are the events of each; `unsettled` says in words what did not end well.
+    """The records of a run.
 
-    `refusals` counts errors by code: for people to see that a disk was full, say.
+    `clients` are the events of each client. `unsettled` says in words what a client lacked at the
+    end. `refusals` counts errors by code, so that a reader sees that a disk was full, for example.
     """
 
     clients: dict[str, list[Event]] = field(default_factory=dict)
@@ -174,7 +177,7 @@ class Records:
 
 
 def seen(fields: Mapping[str, Any]) -> Seen:
-    """A publication from the wire."""
+    """A publication from its JSON fields."""
     reactions = fields.get("reactions") or {}
     return Seen(
         fields["room"],

@@ -1,4 +1,4 @@
-"""A run: clients, a nemesis, and at the end the history as it is read and as it lies there."""
+"""A run: clients, a nemesis, and at the end the history as pages and as rows of the file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KINDS = ("message", "edit", "delete", "react")
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a run is to be; each client is in up to three of the rooms."""
+    """The settings of a run; each client is in up to three of the rooms."""
 
     seed: int
     clients: int
@@ -34,13 +34,13 @@ class Plan:
     kills: int
     disconnects_per_s: float
     full_disks: int = 0
-    workers: int = 1  # of more than one, parts are killed, and not the whole server
+    workers: int = 1  # if above 1, single parts are killed instead of the whole server
     rolls: int = 0
     freezes: int = 0
     interval_s: float = 0.3
     uptime_s: tuple[float, float] = (0.2, 2.0)
     settle_s: float = 30 * TIMEOUT_UNIT_S
-    arguments: tuple[str, ...] = ()  # of the server, beside the data directory
+    arguments: tuple[str, ...] = ()  # further arguments of the server
 
     @property
     def room_names(self) -> list[str]:
@@ -48,10 +48,10 @@ class Plan:
 
 
 async def run(plan: Plan, data: Path, disk: Disk | None = None) -> Records:
-    """Run `plan` on the directory `data`, and return what everybody saw."""
+    """Run `plan` on the directory `data`, and return all records."""
     chance = random.Random(plan.seed)
     shared: dict[Seen, Live] = {}
-    # Nothing is dropped; and who does not read is evicted soon.
+    # The history drops nothing, and a client that does not read is evicted soon.
     arguments = ("--history-max-messages", "1000000", "--max-lag-seconds", "1", *plan.arguments)
     port = free_port(chance)
     parts = PartsVictim(port, data, arguments, plan.workers) if plan.workers > 1 else None
@@ -69,7 +69,7 @@ async def run(plan: Plan, data: Path, disk: Disk | None = None) -> Records:
         for number in range(plan.clients)
     ]
     records = Records()
-    gc.disable()  # with all those records it would take seconds, in which clients do nothing
+    gc.disable()  # with all those records a collection would stop the clients for seconds
     try:
         if parts is not None:
             await _break_parts(plan, parts, clients, chance)
@@ -130,12 +130,13 @@ async def _break_parts(
 async def _settle(
     plan: Plan, port: int, clients: Sequence[Client]
 ) -> tuple[dict[str, Final], list[str]]:
-    """Wait until everybody has everything; returns the final pages, and who has not."""
+    """Wait until every client has everything; returns the final rooms, and what clients still
+    lack."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + plan.settle_s
     reader = await Reader.connect(port)
     while True:
-        # First that all is confirmed, then that all is seen: the heads do not move then.
+        # Confirmations first: once all are there, the heads of the rooms stand still.
         behind = [client.name for client in clients if client.unconfirmed]
         if not behind:
             finals = {room: await reader.enter(room) for room in plan.room_names}
@@ -155,7 +156,7 @@ async def _settle(
 
 
 async def _doubles(port: int, room: str, names: Sequence[str]) -> tuple[str, ...]:
-    """Which of these names that are there somebody else could get as well."""
+    """The names of present users that a second user could take as well."""
     doubles = []
     for name in names:
         stranger = await Reader.connect(port)
@@ -170,7 +171,7 @@ async def _doubles(port: int, room: str, names: Sequence[str]) -> tuple[str, ...
 
 
 class Reader:
-    """A client that comes at the end, and asks: one question at a time."""
+    """A client that joins at the end and sends one command at a time."""
 
     def __init__(self) -> None:
         self._answers: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
@@ -194,7 +195,7 @@ class Reader:
         return reader
 
     async def enter(self, room: str) -> Final:
-        """Where a room stands, and who is there, which is asked by joining it."""
+        """Join a room; returns its position and its users."""
         if room in self._rooms:
             await self.ask({"type": "leave", "room": room}, "left")
         self._rooms.add(room)
@@ -205,7 +206,7 @@ class Reader:
         return Final(Position(reply["epoch"], reply["offset"]), (), (), users, reply["online"] - 1)
 
     async def pages(self, room: str) -> tuple[Seen, ...]:
-        """All messages of a room, by pages from its oldest on."""
+        """All messages of a room, read in pages from the oldest on."""
         messages: list[Seen] = []
         more = True
         while more:
@@ -217,7 +218,7 @@ class Reader:
         return tuple(messages)
 
     async def ask(self, command: dict[str, Any], *replies: str) -> dict[str, Any]:
-        """Send a command and return its reply, which is of one of these types."""
+        """Send a command and return its reply, which has one of these types."""
         self._wire.send(command)
         async with asyncio.timeout(10 * TIMEOUT_UNIT_S):
             while True:
@@ -232,7 +233,7 @@ class Reader:
 
 
 def _read_file(file: Path) -> dict[str, tuple[Seen, ...]]:
-    """All rows of all rooms, as they lie in the file of a server that has stopped."""
+    """All rows of all rooms in the file of a server that has stopped."""
     rooms: dict[str, list[Seen]] = {}
     if not file.exists():
         return {}
@@ -265,7 +266,7 @@ def _read_file(file: Path) -> dict[str, tuple[Seen, ...]]:
 
 
 def summary(records: Records) -> str:
-    """What a run has seen, in one line: a run that did nothing proves nothing."""
+    """One line about a run, which shows whether the run did anything."""
     joins = [
         event
         for events in records.clients.values()
