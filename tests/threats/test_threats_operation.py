@@ -132,14 +132,13 @@ def children(pid: int) -> set[int]:
 
 #: The modules that can read the system clock, and what for.
 SYSTEM_CLOCK_READERS = {
-    "histories.py": "timestamps: how old a publication is",
-    "relay.py": "timestamps, and until when somebody is removed, which survives a restart",
-    "sessions.py": "`exp` of tokens, which is a time of the wall",
-    "single.py": "as relay.py",
-    "tls.py": "whether a certificate has expired",
-    "tokens.py": "`exp`, `nbf` and `iat`",
-    "transfer.py": "timestamps of what is imported",
-    "worker.py": "timestamps of publications",
+    "auth/issuing.py": "`exp` and `iat` of the tokens it issues",
+    "auth/tokens.py": "`exp`, `nbf` and `iat` of tokens",
+    "connections/registry.py": "`exp` of tokens, a time of the system clock",
+    "history/transfer.py": "timestamps of imported publications",
+    "process/assembly/storage.py": "timestamps, ends of removals, and the start of the steady clock",
+    "process/assembly/worker.py": "timestamps of publications",
+    "web/tls.py": "the expiry of a certificate",
 }
 
 
