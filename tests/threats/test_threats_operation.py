@@ -136,7 +136,7 @@ SYSTEM_CLOCK_READERS = {
     "auth/tokens.py": "`exp`, `nbf` and `iat` of tokens",
     "connections/registry.py": "`exp` of tokens, a time of the system clock",
     "history/transfer.py": "timestamps of imported publications",
-    "process/assembly/storage.py": "timestamps, ends of removals, and the start of the steady clock",
+    "process/assembly/storage.py": "timestamps, ends of removals, start of the steady clock",
     "process/assembly/worker.py": "timestamps of publications",
     "web/tls.py": "the expiry of a certificate",
 }
