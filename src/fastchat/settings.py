@@ -225,12 +225,12 @@ class Settings:
         200, "messages that a room takes at once before --room-rate applies", low=1, high=1_000_000
     )
     command_rate: float = _limit(
-        10.0, "joins, leaves, searches and history pages a second from one connection", 1e6
+        10.0, "joins, searches, history pages and other commands a second from one connection", 1e6
     )
     address_command_rate: float = _limit(
         100.0,
-        "joins, leaves, searches and history pages a second that each process takes from one "
-        "address",
+        "joins, searches, history pages and other commands a second that each process takes from "
+        "one address",
         1e6,
     )
     upload_rate: float = _limit(
