@@ -101,9 +101,9 @@ class HttpServer:
     def _accept(self, **keywords: Any) -> asyncio.Protocol:
         """Make the protocol of a connection; uvicorn calls this as if it were a class."""
         protocol = HttpProtocol(edge=self._edge, **keywords)
-        return protocol if self._tls is None else self._tls.entrance(protocol, self._room)
+        return protocol if self._tls is None else self._tls.wrap(protocol, self._free)
 
-    def _room(self) -> int:
-        """How many more connections there can be, including those at their TLS handshake."""
+    def _free(self) -> int:
+        """How many connections can be accepted besides those that are known here."""
         known = len(self._uvicorn.server_state.connections) + len(self._edge.context.sessions)
         return self._edge.capacity.accepted - known

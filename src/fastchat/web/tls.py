@@ -64,24 +64,25 @@ class Tls:
         else:
             logger.info("new connections get the certificate that was read again")
 
-    def entrance(self, protocol: asyncio.Protocol, room: Callable[[], int]) -> asyncio.Protocol:
+    def wrap(self, protocol: asyncio.Protocol, free: Callable[[], int]) -> asyncio.Protocol:
         """The protocol to accept a connection with; `protocol` gets it when it is encrypted.
 
-        `room` returns how many connections there can be, including those at their handshake.
+        `free` returns how many connections can be at their handshake: those that the process can
+        accept, without those that have finished it.
         """
-        return _Entrance(self, protocol, room)
+        return _Starter(self, protocol, free)
 
     def close(self) -> None:
         """Abort the handshakes under way, and every later one."""
         self._closed = True
         self._drop(len(self._handshakes))
 
-    def _begin(self, transport: Any, protocol: asyncio.Protocol, room: Callable[[], int]) -> None:
+    def _begin(self, transport: Any, protocol: asyncio.Protocol, free: Callable[[], int]) -> None:
         if self._closed:
             transport.abort()
             return
         self._handshakes[transport] = None
-        self._drop(len(self._handshakes) - min(MAX_HANDSHAKES, room()))
+        self._drop(len(self._handshakes) - min(MAX_HANDSHAKES, free()))
         if transport.is_closing():  # the new one has been dropped, too
             return
         loop = asyncio.get_running_loop()
@@ -113,11 +114,11 @@ class Tls:
             transport.abort()
 
 
-class _Entrance(asyncio.Protocol):
+class _Starter(asyncio.Protocol):
     """The protocol that a connection is accepted with; it starts TLS at once."""
 
-    def __init__(self, tls: Tls, protocol: asyncio.Protocol, room: Callable[[], int]) -> None:
-        self._arguments = (protocol, room)
+    def __init__(self, tls: Tls, protocol: asyncio.Protocol, free: Callable[[], int]) -> None:
+        self._arguments = (protocol, free)
         self._tls = tls
 
     def connection_made(self, transport: Any) -> None:
