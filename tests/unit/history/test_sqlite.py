@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import os
 import random
@@ -37,37 +36,7 @@ from fastchat.protocol import (
     timestamp_of,
 )
 from support.server import TIMEOUT_UNIT_S, wait_until
-
-START_S = 1_750_000_000.0
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = START_S
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def new_history(directory: Path, **options: Any) -> SqliteHistory:
-    numbers = itertools.count(1)
-    defaults: dict[str, Any] = {
-        "max_messages": 1000,
-        "max_age_s": 0.0,
-        "sync_commits": False,
-        "new_epoch": lambda: f"epoch-{next(numbers)}-{random.random()}",
-        "clock": Clock(),
-    }
-    return SqliteHistory(directory, **defaults | options)
-
-
-@contextlib.contextmanager
-def opened(directory: Path, **options: Any) -> Iterator[SqliteHistory]:
-    history = new_history(directory, **options)
-    try:
-        yield history
-    finally:
-        history.close()
+from support.sqlite_history import Clock, connected, count, new_history, opened
 
 
 @pytest.fixture
@@ -192,26 +161,6 @@ def test_expired_ids_are_dropped_as_fast_as_ids_are_added(tmp_path: Path) -> Non
                 [draft(id=str(n))._replace(timestamp=now) for n in range(start, start + 1000)]
             )
     assert count(tmp_path, "SELECT count(*) FROM ids") == many
-
-
-def count(directory: Path, query: str) -> int:
-    with connected(directory / "history.db") as connection:
-        ((number,),) = connection.execute(query)
-        return int(number)
-
-
-@contextlib.contextmanager
-def connected(file: Path) -> Iterator[apsw.Connection]:
-    """A connection of apsw's SQLite.
-
-    Python's own SQLite in the same process would release the locks of apsw's when it closes the
-    file.
-    """
-    connection = apsw.Connection(str(file))
-    try:
-        yield connection
-    finally:
-        connection.close()
 
 
 # Unusable files
@@ -356,38 +305,6 @@ def test_empty_file_is_a_new_history(tmp_path: Path) -> None:
 
 
 # Limits
-
-
-def test_files_of_a_days_load_stay_small(tmp_path: Path) -> None:
-    """300,000 messages in 20 rooms that store 1,000 each need less than 32 MB.
-
-    The files then have 20,000 messages, the ids of ten minutes at about 300 bytes, and the log.
-    """
-    clock = Clock()
-    per_turn, turns = 300, 1000
-    with opened(tmp_path, clock=clock) as history:
-        sizes = []
-        for turn in range(turns):
-            clock.now += 86_400 / turns
-            now = timestamp_of(clock.now)
-            history.append(
-                [
-                    MessageDraft(
-                        f"room-{n % 20}", "Alice", "hello world " * 5, now, "", f"{turn} {n}"
-                    )
-                    for n in range(per_turn)
-                ]
-            )
-            if turn % 10 == 0:
-                history.prune()
-                sizes.append(history.file.stat().st_size)
-        for number in range(20):
-            _, head = history.position(f"room-{number}")
-            assert head == per_turn * turns / 20
-            oldest = history.after(f"room-{number}", 0, 1).publications[0].offset
-            assert 1000 <= head - oldest + 1 <= 1000 + 256
-    assert max(*sizes, history.file.stat().st_size) < 32e6
-    assert count(tmp_path, "SELECT count(*) FROM ids") < 10 * per_turn * turns / 24 / 6
 
 
 def test_log_restarts_under_a_load_without_pauses(
