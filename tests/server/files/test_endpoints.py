@@ -472,7 +472,7 @@ def test_slow_and_steady_upload_completes(short_deadline: tuple[Server, Client])
         assert wire.read_response().status == 201
 
 
-def test_stalled_download_is_closed(short_deadline: tuple[Server, Client]) -> None:
+def test_stalled_download_is_closed(short_deadline: tuple[Server, Client], data: Path) -> None:
     """If a client stops reading, its connection and the file are closed."""
     server, alice = short_deadline
     with wired(server.port) as wire:
@@ -480,9 +480,9 @@ def test_stalled_download_is_closed(short_deadline: tuple[Server, Client]) -> No
     with wired(server.port, receive_buffer=4096) as reader:
         reader.write(request(shared["link"]))
         reader.read_until(b"\r\n\r\n")
-        assert open_contents()
+        assert open_contents(data)
         wait_until(lambda: server.call(lambda: not server.connections()))
-        wait_until(lambda: not open_contents())
+        wait_until(lambda: not open_contents(data))
 
 
 def test_slow_and_steady_download_completes(short_deadline: tuple[Server, Client]) -> None:
@@ -504,23 +504,26 @@ def test_slow_and_steady_download_completes(short_deadline: tuple[Server, Client
     assert time.monotonic() - start_s > 2 * SHORT_DEADLINE.answer_s
 
 
-def test_download_of_a_closed_connection_ends(alice: Client, server: Server, wire: Wire) -> None:
+def test_download_of_a_closed_connection_ends(
+    alice: Client, server: Server, wire: Wire, data: Path
+) -> None:
     """If the client closes the connection, the file of its download is closed."""
     shared = share(alice, wire, os.urandom(MAX_BYTES))
     for _ in range(20):
         with wired(server.port, receive_buffer=4096) as reader:
             reader.write(request(shared["link"]))
             reader.read_until(b"\r\n\r\n")
-    wait_until(lambda: not open_contents())
+    wait_until(lambda: not open_contents(data))
 
 
-def open_contents() -> list[str]:
-    """Return the paths of the contents that this process has open."""
+def open_contents(data: Path) -> list[str]:
+    """Return the paths of the contents in a data directory that this process has open."""
     found = []
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
             found.append(os.readlink(f"/proc/self/fd/{name}"))
-    return [path for path in found if "/files/" in path and "index.sqlite3" not in path]
+    folder = f"{data}/files/"
+    return [path for path in found if path.startswith(folder) and "index.sqlite3" not in path]
 
 
 # Limits on concurrent transfers
