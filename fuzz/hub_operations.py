@@ -100,7 +100,7 @@ class HubRun(Run):
         return {
             self.turn: 40, self.connect: 12, self.publish: 24, self.burst: 8,
             self.publish_but_one: 12, self.broadcast: 8, self.reply: 12, self.control: 4,
-            self.pester: 2, self.join: 20, self.register: 5, self.leave: 10, self.stall: 8,
+            self.reply_often: 2, self.join: 20, self.register: 5, self.leave: 10, self.stall: 8,
             self.resume: 8, self.read_a_bit: 8, self.flush: 6, self.end_turn: 4, self.sweep: 8,
             self.close: 3, self.evict: 2, self.abort: 2, self.unregister: 2, self.reset: 3,
             self.break_one: 4, self.be_odd: 3, self.misuse: 5, self.elsewhere: 3,
@@ -222,7 +222,7 @@ class HubRun(Run):
         item.strict = item.strict and not peer.client.conn.blocked
         self.end([item])
 
-    def pester(self) -> None:
+    def reply_often(self) -> None:
         peer = self.someone(lambda peer: peer.client.conn.blocked)
         for _ in range(self.random.byte() % 20 if peer is not None else 0):
             if not peer.open:

@@ -1,1 +1,1 @@
-"""What tests share, one module for each thing that they need."""
+"""Helpers that tests share, one module for each need."""

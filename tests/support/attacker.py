@@ -1,9 +1,9 @@
-"""An attacker, as a process of its own: floods a server from several addresses until it is killed.
+"""An attacker in a process of its own: it floods a server until it is killed.
 
     python attacker.py KIND PORT      (or `all` for all kinds)
 
-It comes back whenever it was thrown out. Its addresses are 127.0.0.2 and further ones: so it
-is several clients elsewhere, to a server on loopback, and the limits by address are its own.
+Whenever the server disconnects it, it comes back. It connects from 127.0.0.2 and further addresses,
+so that a server on the loopback address sees several clients with limits of their own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ sys.path[:0] = [str(Path(__file__).parent.parent)]
 from support.raw_websocket import CONTINUATION, HANDSHAKE, PING, PONG, TEXT, frame, request, text  # noqa: E402
 
 ADDRESSES = ["127.0.0.2", "127.0.0.3", "127.0.0.4"]
-#: Time to breathe between two attempts; the machine of the tests has the other clients too.
+#: The pause between two attempts, because the other clients run on the same machine.
 PAUSE_S = 0.005
 CHUNK_BYTES = 1 << 16
 UPGRADE = request("/ws", HANDSHAKE.items())
@@ -37,7 +37,7 @@ def join(room: str = "attack") -> bytes:
 
 
 def rooms() -> bytes:
-    """A thousand joins of rooms that nobody has ever heard of."""
+    """A thousand joins of rooms with new names."""
     return b"".join(join(os.urandom(12).hex()) for _ in range(1000))
 
 
@@ -55,7 +55,7 @@ BEGUN = frame(TEXT, b"", fin=False)
 BOMB = "{" + ",".join(f'"k{number}":{{"a":1}}' for number in range(4000)) + "}"
 BOMBS = text(BOMB) * 20
 
-#: What comes behind a handshake: once, and then without end.
+#: Bytes after a handshake: those that are sent once, and those that are repeated without end.
 FRAMES: dict[str, Callable[[], tuple[bytes, bytes]]] = {
     "pings": lambda: (join(), PINGS),
     "pongs": lambda: (join(), PONGS),
@@ -72,7 +72,7 @@ FRAMES: dict[str, Callable[[], tuple[bytes, bytes]]] = {
     "rooms": lambda: (rooms(), b""),
     "nothing": raw(b"", b""),
 }
-#: What comes in place of one.
+#: Bytes that are sent in place of a handshake.
 HEADS = {
     "bad handshakes": request("/ws", [(name, "x") for name in HANDSHAKE]),
     "pages of others": request("/ws", [*HANDSHAKE.items(), ("Origin", "https://evil.example")]),
@@ -84,7 +84,7 @@ KINDS = [*FRAMES, *HEADS]
 
 
 def attack(kind: str, port: int, address: str) -> None:
-    """Come, pour all of it in, again and again until thrown out, and come back."""
+    """Connect, send the flood until the server ends the connection, and start again."""
     held: list[socket.socket] = []
     while True:
         with contextlib.suppress(OSError):
@@ -107,7 +107,8 @@ def attack(kind: str, port: int, address: str) -> None:
 
 
 def pour(client: socket.socket, data: bytes) -> None:
-    """Send without end, and read without looking; OSError when the server has ended it."""
+    """Send without end, and discard what is received; OSError once the server has ended the
+    connection."""
     sent = 0
     while True:
         if data:
@@ -120,13 +121,13 @@ def pour(client: socket.socket, data: bytes) -> None:
 
 
 def main() -> None:
-    os.nice(19)  # as if he had a machine of his own: his own work is not to be measured
+    os.nice(19)  # as on a machine of its own: the attacker's CPU time must not slow the server
     kind, port = sys.argv[1], int(sys.argv[2])
     for each in KINDS if kind == "all" else [kind]:
         for address in ADDRESSES:
             threading.Thread(target=attack, args=(each, port, address), daemon=True).start()
     print(json.dumps(kind), flush=True)
-    sys.stdin.read()  # until whoever started it is gone
+    sys.stdin.read()  # until the process that started it has ended
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Clients that mean no harm, and what they notice of those who do."""
+"""Harmless clients, and how they are affected by attackers."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from support.raw_websocket import HANDSHAKE, PATIENCE_S, PING, PONG, Client, Fra
 from support.server import TIMEOUT_UNIT_S, Server
 
 ATTACKER = Path(__file__).parent / "attacker.py"
-#: Of a window in which latencies are measured, and how many there are of each kind.
+#: The length of a window in which latencies are measured, and the number of each kind.
 WINDOW_S, WINDOWS = 0.15, 3
-#: A machine with other work has bad moments: what a flood does, it does in each of these.
+#: A busy machine causes single slow rounds, so a flood must be slow in all of these.
 ROUNDS = 4
 ALLOWANCE_S = 0.02 * TIMEOUT_UNIT_S
 
 
 class Person(Client):
-    """A client as a browser is one: answers pings, and counts what it is sent."""
+    """A client that behaves like a browser: it answers pings and counts its publications."""
 
     def __init__(self, port: int, room: str, name: str, address: str = "127.0.0.1") -> None:
         self.unread = b""
@@ -60,7 +60,7 @@ class Person(Client):
         return event
 
     def round_trip_s(self, id: str) -> float:
-        """Until one's own message is there."""
+        """The seconds until a message has come back to its sender."""
         begun = time.perf_counter()
         self.send({"text": "healthy", "id": id})
         while self.receive_type("message").get("id") != id:
@@ -69,7 +69,7 @@ class Person(Client):
 
 
 class Healthy:
-    """Twenty people in four rooms, each from elsewhere, who talk one after the other."""
+    """Twenty people in four rooms, with an address each, who send one after the other."""
 
     def __init__(self, port: int) -> None:
         self._people: list[Person] = []
@@ -87,7 +87,7 @@ class Healthy:
             person.close()
 
     def p99_s(self, seconds: float = WINDOW_S) -> float:
-        """The 99th percentile of what a message takes, at some 150 a second."""
+        """The 99th percentile of a message's round trip, at about 150 messages a second."""
         taken: list[float] = []
         end = time.monotonic() + seconds
         while time.monotonic() < end or len(taken) < 20:
@@ -95,8 +95,8 @@ class Healthy:
             time.sleep(max(0.0, 0.0065 - taken[-1]))
         return sorted(taken)[int(0.99 * (len(taken) - 1))]
 
-    def hear_all(self) -> None:
-        """Everybody has seen the same number of messages as the others of his room, in order."""
+    def receive_all(self) -> None:
+        """Check that all members of each room have the same number of messages, in order."""
         for turn in range(0, len(self._people), 5):
             room = self._people[turn : turn + 5]
             id = f"last-{next(self._ids)}"
@@ -110,12 +110,12 @@ class Healthy:
 @contextlib.contextmanager
 def healthy_at(server: Server) -> Iterator[Healthy]:
     with contextlib.closing(Healthy(server.port)) as healthy:
-        healthy.p99_s()  # everything has run once
+        healthy.p99_s()  # a warm-up, so that every path has run once
         yield healthy
 
 
 class Attack:
-    """See `attack.py`. It can be halted for a while."""
+    """An attacker's process (`attacker.py`), which can be halted for a while."""
 
     def __init__(self, kind: str, server: Server) -> None:
         self._process = subprocess.Popen(
@@ -153,9 +153,9 @@ class Pausable(Protocol):
 
 
 def slowed_down(healthy: Healthy, attack: Pausable, rounds: int = ROUNDS) -> str:
-    """Empty if healthy clients' 99th percentile is under twice what it is in quiet; or what it is.
+    """An empty text if the flooded 99th percentile is at most about twice the quiet one; else both.
 
-    Quiet times and floods alternate, so that what else the machine does is in both.
+    Quiet times and floods alternate, so that other work of the machine affects both.
     """
     for _ in range(rounds):
         quiet, flooded = [], []
@@ -171,7 +171,8 @@ def slowed_down(healthy: Healthy, attack: Pausable, rounds: int = ROUNDS) -> str
 
 
 def settled_bytes(server: Server) -> int:
-    """Resident bytes of a server, the least of a second: what is freed late is freed."""
+    """The resident bytes of a server, the minimum over half a second, because memory is freed
+    late."""
     least = server.resident_bytes()
     for _ in range(10):
         time.sleep(0.05)
@@ -180,8 +181,8 @@ def settled_bytes(server: Server) -> int:
 
 
 def has_ended(wire: Wire) -> bool:
-    """Whether a connection is over, whatever there is to be read of it still."""
-    # tcpi_state, the first byte; 1 is ESTABLISHED (Linux's <netinet/tcp.h>)
+    """Whether a connection has ended, even if unread bytes are left."""
+    # The first byte is tcpi_state; 1 is TCP_ESTABLISHED (Linux's <netinet/tcp.h>).
     return wire.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != 1
 
 

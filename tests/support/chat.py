@@ -1,4 +1,4 @@
-"""A chat without sockets: what its rules need around them, and clients called by a name each."""
+"""A chat without sockets: a broker, recording fakes, and clients with a name each."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TIMESTAMP = "2025-01-18T10:30:00.123Z"
 
 
 class Inboxes:
-    """A `Delivery` and a `ChatHub` that keeps what each connection would get, in order."""
+    """A `Delivery` and a `ChatHub` that records the events of each connection in order."""
 
     def __init__(self) -> None:
         self.members: dict[str, list[str]] = {}
@@ -63,9 +63,9 @@ class Inboxes:
 
 
 class SlowBroker(MemoryBroker):
-    """A broker that answers a join or a leave when a test says so, or fails.
+    """A broker whose joins and leaves a test can delay or make fail.
 
-    As others do that are not in this process; what it was told, it keeps.
+    A broker in another process behaves like that. It records its calls of `tell`.
     """
 
     def __init__(self, rooms: Rooms) -> None:
@@ -93,7 +93,7 @@ class SlowBroker(MemoryBroker):
 
 
 class RecordingEndpoint:
-    """An `Endpoint` that keeps what the chat has told it of its client."""
+    """An `Endpoint` that records the chat's calls about its client."""
 
     def __init__(self) -> None:
         self.expiries: list[float] = []
@@ -111,7 +111,7 @@ class RecordingEndpoint:
 
 
 class Talk:
-    """A chat with everything around it, and clients that are called by a name each."""
+    """A chat with its broker, and clients that are called by a name each."""
 
     def __init__(self, *, max_messages: int = 1000, files: FilesInMemory | None = None) -> None:
         secrets = (f"secret-of-16-bytes-{number}" for number in itertools.count())
@@ -119,7 +119,7 @@ class Talk:
         self.history = MemoryHistory(max_messages=max_messages, new_epoch=lambda: next(epochs))
         self.faulty = Faulty(self.history)
         self.metrics = Metrics()
-        self.now_s = 0.0  # of the uploads' clock
+        self.now_s = 0.0  # the time on the uploads' clock
         self.rooms = Rooms(
             self.faulty,
             at_end_of_turn=asyncio.get_running_loop().call_soon,
@@ -152,19 +152,19 @@ class Talk:
         return self.clients[name]
 
     async def do(self, name: str, /, **fields: Any) -> None:
-        """Run a command, as a session does, and let the loop's turn end."""
+        """Run a command as a session does, and end the loop's turn."""
         work = self.begin(name, **fields)
         if work is not None:
             await work
         await asyncio.sleep(0)
 
     def begin(self, name: str, /, **fields: Any) -> Coroutine[Any, Any, None] | None:
-        """Run a command that needs no waiting, within this turn; or return the rest of it."""
+        """Run a command until it ends or waits; returns the rest of it if it waits."""
         command = parsing.parse(json.dumps(fields).encode())
         return self.chat.handle(self.client(name), command)
 
     async def join(self, name: str, room: str = "lobby", **fields: Any) -> dict[str, Any]:
-        """Join, as the user `name` if no `username` is given; returns the reply."""
+        """Join as the user `name` unless a `username` is given; returns the reply."""
         await self.do(name, type="join", room=room, **{"username": name, **fields})
         return self.inboxes.got[name][-1]
 
@@ -176,20 +176,20 @@ class Talk:
     def depart(self, name: str) -> None:
         self.chat.depart(self.client(name))
         for members in self.inboxes.members.values():
-            if name in members:  # the hub knows by itself
+            if name in members:  # the hub removes a closed connection by itself
                 members.remove(name)
 
     def tick(self, times: int = GRACE_TICKS) -> None:
-        """So many seconds pass; who is gone has been gone for good after the usual number."""
+        """Let `times` seconds pass; by default as many as a lost user has to come back."""
         for _ in range(times):
             self.rooms.tick()
 
     def names(self, room: str = "lobby") -> list[str]:
-        """Who is in a room."""
+        """The names of a room's users."""
         return self.rooms.users(room).names(9)
 
     def news(self, name: str) -> list[dict[str, Any]]:
-        """What a client has got since it was last asked."""
+        """The events of a client since the last call."""
         news = self.inboxes.got.get(name, [])
         self.inboxes.got[name] = []
         return news
@@ -214,7 +214,7 @@ def offsets(event: dict[str, Any]) -> list[int]:
 
 
 async def alice_said(talk: Talk, text: str = "hello") -> dict[str, Any]:
-    """Alice has said something to Bob and Eve; returns the reply to her `join`."""
+    """Let Alice send a message to Bob and Eve; returns the reply to her `join`."""
     reply = await talk.join("Alice")
     await talk.join("Bob")
     await talk.join("Eve")

@@ -1,9 +1,9 @@
-"""What the hub's tests share: connections over loopback whose far end is a plain socket.
+"""Helpers for the hub's tests: connections over loopback whose far end is a plain socket.
 
-`Rig` owns a hub and everything connected to it, and cleans up. A `Client` is both ends of
-one connection: `conn` is what the hub made of it, the rest reads what came over the wire.
-`Sink` stands in for a transport where a test needs thousands of them or wants to decide
-what the transport does.
+`Rig` owns a hub and all its connections, and closes them at the end. A `Client` is both ends of one
+connection: `conn` is the hub's object, and the other methods read from the wire. `Sink` is a
+transport without a socket, for tests that need thousands of transports or decide what a transport
+does.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 #: Close codes of the hub (`fastchat.errors.CloseCode`): too slow, no pong, and no close frame.
 EVICTED, HEARTBEAT, ABNORMAL = 4008, 4009, 1006
 
-#: Both ends' socket buffers where a test wants short writes; the kernel doubles it.
+#: The size of both ends' socket buffers if a test needs short writes; the kernel doubles it.
 TINY_BYTES = 4096
 
 
@@ -48,13 +48,13 @@ def on_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
 
 
 async def turn(count: int = 1) -> None:
-    """Let the loop go round: what was called soon before this has run when it returns."""
+    """Let the loop turn once: callbacks that were scheduled before have run when this returns."""
     for _ in range(count):
         await asyncio.sleep(0)
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    """Let the loop go round until something holds; TimeoutError when it never does."""
+    """Let the loop turn until a condition holds; TimeoutError if it never does."""
     async with asyncio.timeout(LIMIT_S):
         while not holds():  # noqa: ASYNC110  a condition has no event
             await asyncio.sleep(0.0005)
@@ -71,7 +71,7 @@ def texts(*payloads: bytes) -> list[Frame]:
 
 
 def encode(opcode: int, payload: bytes) -> bytes:
-    """A server's frame, written anew from RFC 6455 §5.2 and not with the hub's code."""
+    """A server's frame, written from RFC 6455 §5.2 without the hub's code."""
     size = len(payload)
     if size <= 125:
         head = bytes([0x80 | opcode, size])
@@ -83,7 +83,8 @@ def encode(opcode: int, payload: bytes) -> bytes:
 
 
 def decode(buffer: bytearray) -> list[Frame]:
-    """Take the whole frames off the front of `buffer`; AssertionError where none can be."""
+    """Remove the whole frames at the start of `buffer` and return them; AssertionError for a bad
+    one."""
     frames = []
     at = 0
     while len(buffer) - at >= 2:
@@ -112,7 +113,7 @@ def close_payload(code: int, reason: str = "") -> bytes:
 
 
 class Clock:
-    """Seconds that pass when a test says so."""
+    """Seconds that a test advances."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -122,12 +123,12 @@ class Clock:
 
 
 class Served(asyncio.Protocol):
-    """The server's end: forwards flow control to the hub, unregisters when it is over."""
+    """The server's end: it forwards flow control to the hub, and unregisters when it has ended."""
 
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
         self.conn: Connection | None = None
-        self.forgetful = False  # leaves `unregister` out
+        self.forgetful = False  # whether it omits `unregister`
         self.lost = asyncio.get_running_loop().create_future()
         self.pauses = 0
         self.on_pause: Callable[[], object] = lambda: None
@@ -167,7 +168,7 @@ class Client:
         return self.served.conn
 
     def receive(self, limit: int = 1 << 20) -> bool:
-        """Read once, without waiting. False when there is nothing; sets `ended` at the end."""
+        """Read once without waiting. False if there is nothing; sets `ended` at the end."""
         try:
             data = self.sock.recv(limit)
         except (BlockingIOError, ssl.SSLWantReadError):
@@ -185,7 +186,7 @@ class Client:
         return decode(self.buffer)
 
     async def frames(self, count: int) -> list[Frame]:
-        """The next `count` frames, and no more have arrived; waits for them."""
+        """Wait for the next `count` frames, and check that no more have arrived."""
         frames: list[Frame] = []
         async with asyncio.timeout(LIMIT_S):
             while True:
@@ -200,7 +201,7 @@ class Client:
         return [frame.payload for frame in await self.frames(count)]
 
     async def to_close(self) -> list[Frame]:
-        """All frames up to and with a close frame; nothing may come behind it."""
+        """All frames up to and with a close frame, after which nothing must arrive."""
         frames: list[Frame] = []
         async with asyncio.timeout(LIMIT_S):
             while not frames or frames[-1].opcode != CLOSE:
@@ -213,7 +214,7 @@ class Client:
         return frames
 
     async def to_end(self) -> list[Frame]:
-        """All frames until the connection ends; a part of one may be left in `buffer`."""
+        """All frames until the connection ends; part of one can remain in `buffer`."""
         frames: list[Frame] = []
         async with asyncio.timeout(LIMIT_S):
             while True:
@@ -232,13 +233,14 @@ class Client:
             loop.remove_reader(self.sock)
 
     def reset(self) -> None:
-        """Close the far end so that the near one gets a reset, not an orderly end."""
+        """Close the far end so that the near end gets a reset instead of an orderly end."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         self.sock.close()
 
 
 class Rig:
-    """A hub, a clock for it where `clock=True`, and connections that are closed at the end."""
+    """A hub, with a test's clock if `clock=True`, and its connections, which are closed at the
+    end."""
 
     def __init__(self, *, clock: bool = False, **hub_arguments: Any) -> None:
         self.clock = Clock()
@@ -277,7 +279,8 @@ class Rig:
         wrap: Callable[[Any], Any] = lambda transport: transport,
         attach: bool = True,
     ) -> Client:
-        """A new connection in `rooms`; `buffers` sizes its sockets, `wrap` its transport."""
+        """A new connection in `rooms`; `buffers` sizes its sockets, and `wrap` wraps its
+        transport."""
         near, far = _socket_pair(buffers, unix=unix)
         far.setblocking(False)
         served = Served(self.hub)
@@ -310,7 +313,7 @@ class Rig:
         return published
 
     async def sweep(self, seconds: float) -> None:
-        """Let so much time pass, with a sweep each second, and the loop go round."""
+        """Let `seconds` pass with a sweep each second, and let the loop turn."""
         while seconds > 0:
             self.clock.now += min(seconds, 1.0)
             seconds -= 1.0
@@ -330,7 +333,7 @@ def _tls_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
 
 
 async def _shake_hands(sock: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
-    """A client's side, as Python's own `ssl` does it."""
+    """The client's side of a TLS handshake, by Python's own `ssl`."""
     secured = context.wrap_socket(sock, server_hostname="localhost", do_handshake_on_connect=False)
 
     def has_shaken_hands() -> bool:
@@ -366,8 +369,8 @@ def _socket_pair(buffers: int | None, *, unix: bool) -> tuple[socket.socket, soc
 class Sink:
     """A transport without a socket, or with one that the test reads packet by packet.
 
-    What is written is kept in `written`. `held` is what it says it holds; `on_write` runs
-    inside each write.
+    `written` records the writes. `held` is the size of the write buffer that it reports. `on_write`
+    is called inside each write.
     """
 
     def __init__(self, sock: socket.socket | None = None) -> None:
@@ -399,7 +402,7 @@ class Sink:
         self.aborted = self.closing = True
 
     def frames(self) -> list[Frame]:
-        """What was written, as frames; whole ones only."""
+        """The written bytes as frames; AssertionError if they end within one."""
         buffer = bytearray(b"".join(self.written))
         frames = decode(buffer)
         assert not buffer
@@ -411,7 +414,7 @@ class Sink:
 
 @contextlib.contextmanager
 def packets() -> Iterator[tuple[Sink, Callable[[], list[bytes]]]]:
-    """A `Sink` over a socket that keeps writes apart, and a function that reads them."""
+    """A `Sink` on a socket that keeps writes apart, and a function that reads them."""
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     near.setblocking(False)
     far.setblocking(False)

@@ -1,8 +1,8 @@
 """A small model of the hub, and random operations on both, checked on the wire.
 
-The model knows nothing of batches, cursors and slices. It says what a connection is due:
-of each room all that was published while it was a member, in order; its replies in order;
-and how the two may mix. Everything that arrives is matched against that, byte for byte.
+The model knows nothing of batches, cursors and slices. It says which frames are due to a
+connection: of each room all publications during its membership, in order; its replies in order; and
+how the two can be mixed. All received bytes are compared with that.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ OPERATIONS = 1500
 ROOMS = ("a", "b", "c", "d")
 MAX_CLIENTS = 12
 
-#: What a batch costs in a log beyond its bytes, as the hub counts it.
+#: The bytes that the hub's log counts for a batch beyond its content (BATCH_OVERHEAD there).
 BATCH_OVERHEAD = 80
 
 
 class Item:
-    """A message that is due to one connection: published or sent between two moments."""
+    """A message that is due to one connection; it was published or sent between two moments."""
 
     __slots__ = ("began", "ended", "optional", "payload", "strict")
 
@@ -47,14 +47,14 @@ class Item:
         self.began = began
         self.ended = began
         self.optional = optional  # published while the membership began or ended
-        self.strict = True  # a reply that must not pass what was published before it
+        self.strict = True  # whether a reply must not overtake earlier publications
 
 
 def _take_from(queue: deque[Item], payload: bytes) -> Item:
-    """Take the item with this payload out; it must be the first, with these freedoms.
+    """Remove the item with this payload, which must be the first, with two exceptions.
 
-    Optional ones before it may have been left out. One that was still under way when this
-    one began (a callback of it sent this one) may come later.
+    Optional items before it can be missing. An item that was still being sent when this one was
+    started (by a callback inside its own call) can arrive later.
     """
     passed: list[Item] = []
     while queue:
@@ -71,20 +71,21 @@ def _take_from(queue: deque[Item], payload: bytes) -> Item:
 
 
 class Peer:
-    """A connection in the model: what it is due, and how it may end."""
+    """A connection in the model: the messages that are due to it, and the ways in which it can
+    end."""
 
     def __init__(self, number: int, client: Client) -> None:
         self.number = number
         self.client = client
         self.rooms: set[str] = set()
-        self.moving: list[str] = []  # rooms that it is joining or leaving at the moment
+        self.moving: list[str] = []  # rooms that the connection is joining or leaving at the moment
         self.due: dict[str, deque[Item]] = {room: deque() for room in ROOMS}
         self.replies: deque[Item] = deque()
         self.stalled = False
-        self.open = True  # the model still adds to what it is due
-        self.close: bytes | None = None  # the close frame that must come, after everything
-        self.cut = False  # evicted or aborted: a prefix of what is due is enough
-        self.lag_when_cut = 0  # what it had not read when it was evicted, at least 1
+        self.open = True  # the model still adds due messages
+        self.close: bytes | None = None  # the close frame that must arrive after all messages
+        self.cut = False  # evicted or aborted: a prefix of the due messages is enough
+        self.lag_when_cut = 0  # unread bytes at its eviction, plus 1
         self.pings = 0
         self.seen_close: bytes | None = None
 
@@ -92,7 +93,7 @@ class Peer:
         return f"peer {self.number}"
 
     def take(self, frame: Frame) -> None:
-        """Match a frame that has arrived; AssertionError when it is not due now."""
+        """Match a frame that has arrived; AssertionError if it is not due now."""
         assert self.seen_close is None, f"{self}: {frame.opcode} behind the close frame"
         if frame.opcode == PING:
             assert frame.payload == b""
@@ -102,13 +103,13 @@ class Peer:
             if frame.payload == self.close:
                 assert self.is_served(), f"{self}: closed before it had everything"
             else:
-                assert self.lag_when_cut, f"{self}: closed out of the blue, {frame.payload!r}"
+                assert self.lag_when_cut, f"{self}: closed without a cause, {frame.payload!r}"
         else:
             assert frame.opcode == TEXT
             self._take_text(frame.payload)
 
     def _take_text(self, payload: bytes) -> None:
-        kind = chr(payload[0]) if payload else ROOMS[0]  # only that room has empty ones
+        kind = chr(payload[0]) if payload else ROOMS[0]  # only that room has empty payloads
         item = _take_from(self.replies if kind == "=" else self.due[kind], payload)
         if kind != "=":
             overtaken = self.replies and self.replies[0].ended < item.began
@@ -121,11 +122,11 @@ class Peer:
                 )
 
     def is_served(self) -> bool:
-        """Whether nothing is due any more."""
+        """Whether no message is due any more."""
         return all(item.optional for queue in (*self.due.values(), self.replies) for item in queue)
 
     def lag(self) -> int:
-        """The most that it has not read of one room, as a log counts it."""
+        """The largest number of unread bytes in one room, as a log counts them."""
         return max(
             sum(len(encode(TEXT, item.payload)) + BATCH_OVERHEAD for item in queue)
             for queue in self.due.values()
@@ -133,7 +134,7 @@ class Peer:
 
 
 class WithoutDescriptor:
-    """A transport that does not show its socket, so that all goes through its `write`."""
+    """A transport that hides its socket, so that all bytes pass through its `write`."""
 
     def __init__(self, transport: Any) -> None:
         self._transport = transport
@@ -146,7 +147,8 @@ class WithoutDescriptor:
 
 
 class Run:
-    """One seed's operations on a hub and on the model of it; with `tls`, most are encrypted."""
+    """The operations of one seed on a hub and its model; with `tls` most connections are
+    encrypted."""
 
     def __init__(self, seed: int, *, tls: bool = False) -> None:
         self.tls = tls
@@ -163,7 +165,7 @@ class Run:
         self.peers: list[Peer] = []
         self.moment = 0
         self.serial = 0
-        self.depth = 0  # of operations inside a transport's callback
+        self.depth = 0  # the depth of operations inside a transport's callback
         self.meddle = self.random.random() < 0.7
         self.history: deque[str] = deque(maxlen=25)
         self.weights: dict[Callable[[], None], int] = {
@@ -171,7 +173,7 @@ class Run:
             self.burst: 24,
             self.publish_but_one: 32,
             self.reply: 36,
-            self.pester: 2,
+            self.reply_often: 2,
             self.join: 50,
             self.leave: 20,
             self.stall: 20,
@@ -241,14 +243,14 @@ class Run:
 
     @contextmanager
     def moving(self, peer: Peer, *rooms: str) -> Iterator[None]:
-        """Within it, what is published in these rooms may or may not reach `peer`."""
+        """In this context, publications in these rooms can reach `peer` or not."""
         peer.moving += rooms
         yield
         for room in rooms:
             peer.moving.remove(room)
 
     def look(self) -> None:
-        """Note whom the hub has closed on its own account."""
+        """Note the connections that the hub has closed on its own account."""
         for peer in self.peers:
             if peer.open and peer.client.conn.closed:
                 self.note(f"{peer} is out")
@@ -258,7 +260,7 @@ class Run:
         assert not self.rig.complaints, self.rig.complaints
 
     def on_pause(self) -> None:
-        """Sometimes, a protocol does something in its `pause_writing`."""
+        """Sometimes call the hub, as a protocol can in its `pause_writing`."""
         if self.meddle and self.depth < 2 and self.random.random() < 0.4:
             self.depth += 1
             self.pick({self.publish: 5, self.reply: 4, self.join: 2, self.leave: 3, self.close: 1,
@@ -312,7 +314,7 @@ class Run:
         meddle, self.meddle = self.meddle, False
         items = self.add_publication(room, payload, peer)
         self.hub.publish(room, payload, peer.client.conn)
-        if peer.client.conn.blocked:  # then it cannot be left out
+        if peer.client.conn.blocked:  # a blocked member cannot be excluded
             items.append(Item(payload, items[0].began if items else self.now()))
             peer.due[room].append(items[-1])
         self.end(items)
@@ -322,8 +324,8 @@ class Run:
         if peer := self.someone():
             self.send(peer, self.payload("="))
 
-    def pester(self) -> None:
-        """So many replies to one connection that it is evicted if it does not read."""
+    def reply_often(self) -> None:
+        """Send replies to one connection until it is evicted, unless it reads."""
         peer = self.someone(lambda peer: peer.client.conn.blocked)
         while peer is not None and peer.open and self.random.random() < 0.95:
             self.send(peer, self.payload("=").ljust(25_000, b"~"))
@@ -333,7 +335,7 @@ class Run:
         item = Item(payload, self.now())
         self.note(f"reply {item.payload[:8]!r}, {len(item.payload)} bytes, to {peer}")
         item.strict = not peer.client.conn.blocked
-        item.optional = True  # until it is known that it was sent
+        item.optional = True  # until the result of send() is known
         peer.replies.append(item)
         item.optional = self.hub.send(peer.client.conn, item.payload) is not True
         item.strict = item.strict and not peer.client.conn.blocked
@@ -352,7 +354,7 @@ class Run:
             except RuntimeError:
                 assert peer.client.conn.closed
                 return
-        if room in peer.client.conn.rooms:  # else it was made to leave meanwhile
+        if room in peer.client.conn.rooms:  # otherwise a callback made it leave meanwhile
             peer.rooms.add(room)
 
     def leave(self) -> None:
@@ -401,13 +403,13 @@ class Run:
         peer.close = close_payload(4000, reason)
         with self.moving(peer, *peer.rooms):
             self.hub.close_connection(peer.client.conn, 4000, reason)
-        # Sealing what is pending may have evicted it: then that is what it is told.
+        # Sealing can have evicted it: then its close frame is that of the eviction.
         peer.lag_when_cut = 1 + peer.lag()
         peer.open = False
         peer.rooms.clear()
 
     def abort(self) -> None:
-        """Whoever owns the transport aborts it, and the hub has not heard of it yet."""
+        """Abort a transport as its owner can, before the hub is informed."""
         if peer := self.someone():
             self.note(f"abort {peer}")
             peer.cut = True
@@ -448,11 +450,11 @@ class Run:
     # The end
 
     async def finish(self) -> None:
-        """Everybody reads everything; then the hub closes."""
+        """Let all connections read everything, then close the hub."""
         self.note("the end")
         self.meddle = False
         await self.drain()
-        self.hub.flush()  # a round may still be under way, with nobody left to serve
+        self.hub.flush()  # finish a round that has no member left to serve
         stats = self.hub.stats()
         assert stats["log_bytes"] == 0, stats
         for peer in self.peers:

@@ -1,10 +1,10 @@
-"""Strings of the kind that has broken programs before."""
+"""Strings that have broken other programs."""
 
 from __future__ import annotations
 
 
 def naughty() -> list[str]:
-    """Two hundred strings of the kind that has broken programs before."""
+    """Two hundred strings of the kinds that have broken other programs."""
     planes = [
         chr(code) * 3 for code in range(0x80, 0x110000, 0x1900) if not 0xD800 <= code < 0xE000
     ]

@@ -1,4 +1,4 @@
-"""The wire by hand: sockets, HTTP answers and WebSocket frames, right ones and wrong ones."""
+"""The wire by hand: sockets, HTTP answers and WebSocket frames, correct and faulty ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from fastchat.web.headers import SECURITY_HEADERS
 from support.server import TIMEOUT_UNIT_S
 
-#: How long a client waits for what must come.
+#: How long a client waits for an answer that must arrive.
 PATIENCE_S = 10 * TIMEOUT_UNIT_S
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
@@ -37,13 +37,13 @@ def request(
     method: str = "GET",
     version: str = "1.1",
 ) -> bytes:
-    """A request's head."""
+    """The head of an HTTP request."""
     lines = [f"{method} {target} HTTP/{version}", *(f"{name}: {value}" for name, value in headers)]
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
 class Response(NamedTuple):
-    """An HTTP answer; names of headers in lower case."""
+    """An HTTP answer, with header names in lower case."""
 
     status: int
     headers: dict[str, str]
@@ -51,7 +51,7 @@ class Response(NamedTuple):
 
 
 class Wire:
-    """A TCP connection, with TLS in it or not, that keeps what it has read and not used yet."""
+    """A TCP connection, with or without TLS, that buffers received bytes which are not used yet."""
 
     def __init__(
         self,
@@ -74,11 +74,11 @@ class Wire:
             raise
 
     def close(self) -> None:
-        """End the TCP connection as a dropped client does, by a FIN."""
+        """End the TCP connection with a FIN, as a disconnected client does."""
         self.socket.close()
 
     def reset(self) -> None:
-        """End it by an RST."""
+        """End the TCP connection with an RST."""
         linger = struct.pack("ii", 1, 0)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self.socket.close()
@@ -87,7 +87,7 @@ class Wire:
         self.socket.sendall(data)
 
     def read(self, size: int) -> bytes:
-        """Just `size` bytes; EOFError when the connection ends before."""
+        """Read exactly `size` bytes; EOFError if the connection ends first."""
         while len(self.unread) < size:
             self._read_more()
         data, self.unread = self.unread[:size], self.unread[size:]
@@ -100,7 +100,7 @@ class Wire:
         return data + end
 
     def read_all(self) -> bytes:
-        """Everything up to the end of the connection, whether by FIN or by RST."""
+        """Read until the connection ends, by a FIN or an RST."""
         with contextlib.suppress(EOFError):
             while True:
                 self._read_more()
@@ -138,7 +138,7 @@ def ask(wire: Wire, target: str = "/", *headers: tuple[str, str], method: str = 
 
 
 def is_secure(response: Response) -> bool:
-    """Whether an answer carries each security header, once and as it should be."""
+    """Whether an answer has each security header once, with the right value."""
     return all(response.headers.get(name) == value for name, value in SECURITY_HEADERS)
 
 
@@ -158,9 +158,9 @@ def frame(
     mask: bytes | None = b"\x11\x22\x33\x44",
     announced: int | None = None,
 ) -> bytes:
-    """A client's frame (RFC 6455 §5.2), with the faults asked for.
+    """A client's frame (RFC 6455 §5.2), with the requested faults.
 
-    `announced` is the length that its header states, if it is not the payload's.
+    `announced` is the length in its header if that is not the payload's.
     """
     size = len(payload) if announced is None else announced
     masked = 0x80 if mask else 0
@@ -179,7 +179,7 @@ def frame(
 
 
 class Client(Wire):
-    """A WebSocket client that sends whatever it is told to, and answers nothing by itself."""
+    """A WebSocket client that sends only what a test sends; it answers nothing by itself."""
 
     def __init__(
         self,
@@ -219,7 +219,7 @@ class Client(Wire):
         return Frame(first & 0xF, self.read(size), bool(first & 0x80), first >> 4 & 7)
 
     def receive(self) -> dict[str, Any]:
-        """The next text message; pings of the server are passed over."""
+        """The next text message; pings of the server are skipped."""
         received = self.receive_frame()
         while received.opcode == PING:
             received = self.receive_frame()
@@ -230,20 +230,20 @@ class Client(Wire):
         return value
 
     def receive_type(self, kind: str) -> dict[str, Any]:
-        """The next message of one type; others are passed over."""
+        """The next message of one type; others are skipped."""
         while (message := self.receive())["type"] != kind:
             pass
         return message
 
     def receive_close(self) -> int:
-        """The code of the close frame, whatever comes before it."""
+        """The code of the next close frame; other frames are skipped."""
         while (received := self.receive_frame()).opcode != CLOSE:
             pass
         self.reason = received.payload[2:].decode()
         return int.from_bytes(received.payload[:2], "big") if received.payload else NO_STATUS
 
     def receive_end(self) -> int:
-        """The code of the close frame, which is answered, and then the connection's end."""
+        """Answer the close frame, wait for the end of the connection, and return the code."""
         code = self.receive_close()
         with contextlib.suppress(OSError):
             self.send_frame(CLOSE, b"" if code == NO_STATUS else code.to_bytes(2, "big"))
@@ -267,7 +267,7 @@ def text(command: dict[str, Any] | str | bytes) -> bytes:
 
 @contextlib.contextmanager
 def connected(port: int, target: str = "/ws", **keywords: Any) -> Iterator[Client]:
-    """A `Client` for the length of a `with` block."""
+    """A `Client` during a `with` block."""
     client = Client(port, target, **keywords)
     try:
         yield client
@@ -277,7 +277,7 @@ def connected(port: int, target: str = "/ws", **keywords: Any) -> Iterator[Clien
 
 @contextlib.contextmanager
 def wired(port: int, **keywords: Any) -> Iterator[Wire]:
-    """A `Wire` for the length of a `with` block."""
+    """A `Wire` during a `with` block."""
     wire = Wire(port, **keywords)
     try:
         yield wire
@@ -286,13 +286,13 @@ def wired(port: int, **keywords: Any) -> Iterator[Wire]:
 
 
 def ends_within(wire: Wire, seconds: float) -> bool:
-    """Whether the server ends a connection, read or not, in this time.
+    """Whether the server ends a connection within this time, even if bytes are unread.
 
-    Looks at the socket only, so that what is unread may stay so.
+    Only the state of the socket is checked, so that unread bytes stay in it.
     """
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        # tcpi_state, the first byte; 1 is ESTABLISHED (Linux's <netinet/tcp.h>)
+        # The first byte is tcpi_state; 1 is TCP_ESTABLISHED (Linux's <netinet/tcp.h>).
         state = wire.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
         if state != 1:
             return True

@@ -30,8 +30,8 @@ def new_history() -> MemoryHistory:
     return MemoryHistory(max_messages=100_000, new_epoch=lambda: f"epoch-{next(numbers)}")
 
 
-class Mortal(Faulty):
-    """The history as one relay's life sees it: nothing reaches it after that."""
+class HistoryOfOneRelay(Faulty):
+    """The history as one relay uses it; after the relay's end every call fails."""
 
     def __init__(self, history: History) -> None:
         super().__init__(history)
@@ -48,23 +48,23 @@ class Mortal(Faulty):
 
 
 class Rig:
-    """A relay that may be killed and started anew, and brokers that outlive it."""
+    """A relay that a test can kill and start again, and brokers that outlive it."""
 
     relay: Relay
 
     def __init__(self, directory: Path, history: History, **bounds: Any) -> None:
         self.directory = directory
         self.history = history
-        #: Nobody waits long for a relay that is started anew.
+        #: A short pause between attempts, so that tests do not wait long for a new relay.
         self.bounds = Bounds(**{"retry_s": 0.005, **bounds})
         self.max_peer_backlog_bytes = MAX_BACKLOG_BYTES
         self.brokers: list[RelayBroker] = []
         self.receivers: list[Receiver] = []
 
     async def start(self, *, workers: int | None = None, gathering_s: float = GATHERING_S) -> None:
-        """A relay, which waits for all brokers that there are."""
-        self.mortal = Mortal(self.history)
-        rooms = new_rooms(self.mortal)
+        """Start a relay that waits for all existing brokers."""
+        self.relay_history = HistoryOfOneRelay(self.history)
+        rooms = new_rooms(self.relay_history)
         self.relay = Relay(
             self.directory,
             rooms,
@@ -76,17 +76,17 @@ class Rig:
         await self.relay.start()
 
     def kill(self) -> None:
-        """As SIGKILL does: what has not been written is lost, and so is what was not read."""
-        self.mortal.failing = {"append", "read"}
+        """Kill the relay as SIGKILL does: unwritten and unread records are lost."""
+        self.relay_history.failing = {"append", "read"}
         assert self.relay._server is not None
         self.relay._server.close()
         self.relay.opened = lambda peer: peer._transport.abort()  # type: ignore[method-assign]
         for peer in tuple(self.relay._peers):
             peer._transport.abort()
 
-    def kill_after_keeping(self) -> None:
-        """Kill the relay when it has kept what comes next, before it tells anybody."""
-        self.mortal.on_appended = self.kill
+    def kill_after_storing(self) -> None:
+        """Kill the relay as soon as it has stored the next drafts, before it sends anything."""
+        self.relay_history.on_appended = self.kill
 
     async def restart(self, *, workers: int | None = None) -> None:
         self.kill()
@@ -94,7 +94,7 @@ class Rig:
         await self.connected()
 
     def broker(self) -> tuple[RelayBroker, Receiver]:
-        """One more, which is not started yet."""
+        """Add a broker, which is not started yet."""
         name = f"worker-{len(self.brokers) + 1}"
         broker = RelayBroker(self.directory, name=name, metrics=Metrics(), bounds=self.bounds)
         receiver = Receiver()
@@ -104,25 +104,25 @@ class Rig:
         return broker, receiver
 
     async def several(self, count: int) -> list[tuple[RelayBroker, Receiver]]:
-        """A relay and so many brokers, connected."""
+        """Start a relay and `count` brokers, and connect them."""
         pairs = [self.broker() for _ in range(count)]
         await self.start()
         await asyncio.gather(*(broker.start() for broker, _ in pairs))
         return pairs
 
     async def connected(self) -> None:
-        """Wait until all brokers have been welcomed, and had a turn to say what they had to."""
+        """Wait until all brokers have been welcomed, and the relay has handled their records."""
         await until(lambda: all(broker.connected for broker in self.brokers))
-        await self.said()
+        await self.settled()
 
-    async def said(self) -> None:
-        """Wait until all that was said has been heard by everybody."""
+    async def settled(self) -> None:
+        """Wait until the relay and all brokers have handled all records that were sent."""
         for _ in range(2):
             for broker in self.brokers:
                 await RelayPages(broker).before("elsewhere", None, 1)
 
     async def abandon(self, broker: RelayBroker) -> None:
-        """A worker is killed."""
+        """End a broker as a killed worker ends."""
         index = self.brokers.index(broker)
         del self.brokers[index], self.receivers[index]
         if broker._link._connecting is not None:
@@ -132,7 +132,7 @@ class Rig:
         await asyncio.sleep(0.01)
 
     def cut(self, broker: RelayBroker) -> None:
-        """The connection ends as if the relay had hung up: what was on its way is lost."""
+        """End a broker's connection at the relay; records on the way are lost."""
         for peer in self.relay._peers:
             if peer.name == broker._name:
                 peer._transport.abort()
@@ -158,5 +158,5 @@ async def until(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-#: Runs a test in a loop of its own, with a `Rig` that has these bounds.
+#: A function that runs a test in a loop of its own, with a `Rig` that has these bounds.
 Run = Callable[..., None]

@@ -1,4 +1,4 @@
-"""What the tests share: a real server as a process of its own, and waiting for things."""
+"""A real server in a process of its own, and waiting for conditions."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-#: The unit all time-outs are multiples of; a slow machine sets it higher.
+#: The unit of all timeouts, in seconds; a slow machine can set it higher.
 TIMEOUT_UNIT_S = float(os.environ.get("FASTCHAT_TIMEOUT_UNIT", "1"))
-#: Only a test that fails waits for the end of these.
+#: A deadline that only a failing test reaches.
 START_TIMEOUT_S = 60 * TIMEOUT_UNIT_S
 PATIENCE_S = 15 * TIMEOUT_UNIT_S
 
 
 def lasting_port() -> int:
-    """A free port that a server can have again after its end; 0 where that cannot be had.
+    """A free port that a server can use again after its end; 0 if there is none.
 
-    The kernel gives no connection a port below its range, so none of those that other tests open
-    meanwhile, or that a page tries to open to the server that is away, can take it.
+    The port is below the kernel's range for outgoing connections. So none of the connections that
+    other tests open meanwhile, or that a page tries to open to the stopped server, can take it.
     """
     low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text("ascii").split()[0])
     if low < 16_384:
         return 0
-    # Each of the processes that run tests beside each other has every sixteenth.
+    # Each of the processes that run tests in parallel has every sixteenth port.
     number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     while True:
         port = random.SystemRandom().randrange(low // 2, low, 16) + number % 16
@@ -41,9 +41,10 @@ def lasting_port() -> int:
 
 
 class Server:
-    """`fastchat serve` as a child process, on a port of 127.0.0.1; 0 is any that is free.
+    """`fastchat serve` as a child process, on a port of 127.0.0.1; 0 is any free port.
 
-    `open_files` is what `ulimit -n` allows it, `stdin` a descriptor, as of a terminal.
+    `open_files` is its limit of descriptors (`ulimit -n`), and `stdin` a descriptor, such as a
+    terminal's.
     """
 
     def __init__(
@@ -85,11 +86,12 @@ class Server:
                     return found[0]
             if self.process.poll() is not None:
                 break
-        self.process.kill()  # otherwise a server that is late would be waited for without end
+        self.process.kill()  # so that communicate() does not wait for a server that hangs
         raise RuntimeError(f"the server did not start: {self.process.communicate()}")
 
     def stop(self, *, timeout_s: float = 10 * TIMEOUT_UNIT_S) -> int:
-        """SIGTERM; returns the exit status. Kills it and fails when that takes too long."""
+        """Stop the server with SIGTERM; returns the exit status. If that takes too long, kill it
+        and fail."""
         self.process.terminate()
         return self._finish(timeout_s)
 
@@ -98,7 +100,7 @@ class Server:
         return self._finish(10 * TIMEOUT_UNIT_S)
 
     def wait(self, *, timeout_s: float = 10 * TIMEOUT_UNIT_S) -> int:
-        """For a server that stops by itself; returns the exit status."""
+        """Wait for a server that stops by itself; returns the exit status."""
         return self._finish(timeout_s)
 
     def signal(self, number: signal.Signals) -> None:
@@ -124,7 +126,7 @@ class Server:
 def running_server(
     *arguments: str, port: int = 0, open_files: int | None = None, stdin: int | None = None
 ) -> Iterator[Server]:
-    """A server for the length of a `with` block; killed at its end if it still runs."""
+    """A server during a `with` block; it is killed at the end if it still runs."""
     server = Server(arguments, port, open_files, stdin)
     try:
         yield server
@@ -134,7 +136,7 @@ def running_server(
 
 
 def wait_until(holds: Callable[[], bool], *, timeout_s: float = PATIENCE_S) -> None:
-    """Poll a condition that has no event to wait for; AssertionError when it stays false."""
+    """Poll a condition that has no event to wait for; AssertionError if it does not become true."""
     deadline = time.monotonic() + timeout_s
     while not holds():
         assert time.monotonic() < deadline, f"still not so after {timeout_s} s: {holds}"

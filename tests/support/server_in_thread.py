@@ -1,4 +1,4 @@
-"""A server in a thread of this process, so that a test may look inside and set its deadlines."""
+"""A server in a thread of this process, so that a test can inspect it and set its deadlines."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Server:
     """The only process of a server, without its signals, on a port of 127.0.0.1.
 
     Its history is in memory unless the settings say otherwise. For `capacity`, `transfers` and
-    `incoming_files` see `build_standalone`.
+    `uploads` see `build_standalone`.
     """
 
     def __init__(
@@ -81,19 +81,19 @@ class Server:
         self._worker = Worker(built.worker)
         await self._worker.serve(self)
 
-    # As the worker's mode
+    # The methods of a worker's mode
 
     async def begin(self) -> None:
         self.loop.call_soon(self._ready.set)
 
     def tick(self) -> None:
-        """There is nobody to report to."""
+        """Do nothing: there is no supervisor to report to."""
 
     async def end(self) -> None:
-        """Nothing was begun."""
+        """Do nothing: nothing was started."""
 
     def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """Call something in the server's loop; returns what it returned."""
+        """Call a function in the server's loop; returns its result."""
         future: concurrent.futures.Future[Result] = concurrent.futures.Future()
 
         def run() -> None:
@@ -106,11 +106,11 @@ class Server:
         return future.result(10 * TIMEOUT_UNIT_S)
 
     def connections(self) -> list[HttpProtocol]:
-        """Those that are not upgraded."""
+        """The HTTP connections that are not upgraded."""
         return list(self.http.connections)
 
     def shut_down(self) -> None:
-        """As a server does that has been told to stop; but it goes on."""
+        """Close all connections like a server that stops; the server goes on."""
         self.sessions.drain(2.0)
         for connection in self.connections():
             connection.shutdown()
@@ -122,7 +122,7 @@ class Server:
     def stop(self) -> None:
         def stop() -> None:
             self._worker.drain()
-            self.hub.abort()  # nothing here tests how a server stops
+            self.hub.abort()  # these tests do not check how a server stops
 
         self.call(stop)
         self._thread.join(10 * TIMEOUT_UNIT_S)
@@ -131,7 +131,7 @@ class Server:
 
 @contextlib.contextmanager
 def serving(**settings: Any) -> Iterator[Server]:
-    """A `Server` for the length of a `with` block."""
+    """A `Server` during a `with` block."""
     server = Server(**settings)
     try:
         yield server

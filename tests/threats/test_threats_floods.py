@@ -51,7 +51,7 @@ def flooded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, 
     with running_server("--data", str(tmp_path_factory.mktemp("data"))) as server:
         with healthy_at(server) as healthy:
             yield server, healthy
-            healthy.hear_all()
+            healthy.receive_all()
         assert server.stop() == 0
     minutes = 1 + (time.monotonic() - begun) / 60
     assert len(server.errors) < LOG_BYTES_A_MINUTE * minutes
@@ -73,7 +73,7 @@ def test_flood_does_not_slow_others_down(flooded: tuple[Server, Healthy], kind: 
         attack.go_on()
     assert not slow
     assert server.process.poll() is None
-    healthy.hear_all()
+    healthy.receive_all()
     wait_until(lambda: open_files(server.pid) <= files + SEARCH_FILES)
 
 

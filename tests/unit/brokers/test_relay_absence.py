@@ -152,13 +152,13 @@ def test_join_whose_reply_is_late_is_undone(rig: Run) -> None:
         broker.bounds = Bounds(answer_s=5)
         await until(lambda: rig.names() == ["Bob", "Alice"])
         broker._link._connection.transport.resume_reading()  # type: ignore[attr-defined]
-        await rig.said()
+        await rig.settled()
         rig.tick()
-        await rig.said()
+        await rig.settled()
         assert rig.names() == ["Bob"]
         assert other.events == [("join", "Alice"), ("leave", "Alice")]
         second.publish(draft())
-        await rig.said()
+        await rig.settled()
         assert receiver.received == []
 
     rig(test)
@@ -199,7 +199,7 @@ def test_unconfirmed_drafts_are_bounded_in_number(rig: Run) -> None:
             broker.publish(draft(str(number)), receiver.answer)
         await asyncio.sleep(0)
         broker.publish(draft("too many"), receiver.answer)
-        await rig.said()
+        await rig.settled()
         assert (len(receiver.answers), len(receiver.delivered)) == (1, 100)
 
     rig(test, max_drafts=100)
@@ -324,7 +324,7 @@ def test_round_trip_is_measured(rig: Run) -> None:
         ((broker, _),) = await rig.several(1)
         for _ in range(3):
             broker.tick()
-        await rig.said()
+        await rig.settled()
         assert sum(broker._metrics.relay_lag_s.counts) == 3
 
     rig(test)
@@ -425,7 +425,7 @@ class Life:
         await until(lambda: not any(broker._drafts for broker in self.rig.brokers))
         await self.rig.connected()
         self.rig.tick(2 * GRACE_TICKS)
-        await self.rig.said()
+        await self.rig.settled()
         self._check()
 
     def _step(self) -> None:
@@ -462,9 +462,9 @@ class Life:
     async def _restart(self) -> None:
         relay = self.rig.relay
         if self.chance.random() < 0.5:
-            self.rig.kill_after_keeping()
+            self.rig.kill_after_storing()
             await asyncio.sleep(0.003)
-            self.rig.mortal.on_appended = None
+            self.rig.relay_history.on_appended = None
         if relay is self.rig.relay:
             self.rig.kill()
         await asyncio.sleep(self.chance.choice((0, 0.002)))

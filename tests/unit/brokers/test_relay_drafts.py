@@ -55,7 +55,7 @@ def test_draft_that_was_stored_and_not_delivered_is_recognised(rig: Run, id: str
         await join(rig.brokers[1], "Bob")
         broker.publish(draft("0"), receiver.answer)
         await receiver.until_delivered(1)
-        rig.kill_after_keeping()
+        rig.kill_after_storing()
         for text in "112":  # two drafts are equal
             broker.publish(draft(text, id=id and f"{id}{len(broker._drafts)}"), receiver.answer)
         await until(lambda: not broker.connected)
@@ -81,7 +81,7 @@ def test_stored_change_is_recognised(rig: Run) -> None:
         await join(broker, "Bob")
         broker.publish(draft("1"), receiver.answer)
         await receiver.until_delivered(1)
-        rig.kill_after_keeping()
+        rig.kill_after_storing()
         for each in (edit(1, "x"), react(1), react(1, remove=True)):
             broker.publish(each, receiver.answer)
         await until(lambda: not broker.connected)
@@ -103,9 +103,9 @@ def test_stored_message_that_was_edited_meanwhile_is_recognised(rig: Run, change
         await join(broker)
         await join(rig.brokers[1], "Bob")
         broker.publish(draft("1"), receiver.answer)
-        rig.mortal.on_appended = lambda: rig.cut(broker)
+        rig.relay_history.on_appended = lambda: rig.cut(broker)
         await other.until_delivered(1)
-        rig.mortal.on_appended = None
+        rig.relay_history.on_appended = None
         rig.brokers[1].publish(change)
         await other.until_delivered(2)
         await rig.connected()
@@ -120,7 +120,7 @@ def test_stored_draft_of_a_member_that_left_is_confirmed(rig: Run) -> None:
     async def test(rig: Rig) -> None:
         ((broker, _),) = await rig.several(1)
         await join(broker)
-        rig.kill_after_keeping()
+        rig.kill_after_storing()
         broker.publish(draft("1"))
         broker.lose("a", member())
         await until(lambda: not broker.connected)
@@ -174,7 +174,7 @@ def test_leave_follows_earlier_messages_after_the_relays_end(rig: Run) -> None:
         assert receiver.answers == []
         assert not broker._rooms
         rig.tick()
-        await rig.said()
+        await rig.settled()
         assert other.events == [("leave", "Alice")]
 
     rig(test)
@@ -201,7 +201,7 @@ def test_one_of_two_connections_can_leave_during_the_relays_absence(rig: Run) ->
         assert rig.names() == ["Alice", "Bob"] or rig.names() == ["Bob", "Alice"]
         assert other.events == [("join", "Alice")]
         await leave(broker)
-        await rig.said()
+        await rig.settled()
         assert other.events == [("join", "Alice"), ("leave", "Alice")]
 
     rig(test)

@@ -188,22 +188,22 @@ def test_members_that_stayed_are_not_announced(rig: Run) -> None:
             for letter in "AB":
                 await join(broker, f"{letter}{number}")
                 await join(broker, f"{letter}{number}")
-        await rig.said()
+        await rig.settled()
         told = [list(receiver.events) for receiver in rig.receivers]
         await rig.restart()
         rig.cut(pairs[0][0])
         await until(lambda: not pairs[0][0].connected)
         await rig.connected()
         rig.tick(2 * GRACE_TICKS)
-        await rig.said()
+        await rig.settled()
         assert [receiver.events for receiver in rig.receivers] == told
         assert sorted(rig.names()) == ["A0", "A1", "A2", "B0", "B1", "B2"]
         # Each of them has two connections still.
         await leave(pairs[1][0], "A1")
-        await rig.said()
+        await rig.settled()
         assert [receiver.events for receiver in rig.receivers] == told
         await leave(pairs[1][0], "A1")
-        await rig.said()
+        await rig.settled()
         assert all(receiver.events[-1] == ("leave", "A1") for receiver in rig.receivers)
 
     rig(test)
@@ -217,17 +217,17 @@ def test_user_lost_without_a_relay_leaves_after_the_grace_period(rig: Run) -> No
         (broker, receiver), (second, _) = await rig.several(2)
         await join(broker)
         await join(second, "Bob")
-        await rig.said()
+        await rig.settled()
         rig.kill()
         await rig.abandon(second)
         await rig.start(workers=1)
         await rig.connected()
         assert rig.names() == ["Alice", "Bob"]
         rig.tick(GRACE_TICKS - 1)
-        await rig.said()
+        await rig.settled()
         assert receiver.events == [("join", "Bob")]
         rig.tick(1)
-        await rig.said()
+        await rig.settled()
         assert receiver.events == [("join", "Bob"), ("leave", "Bob")]
         assert rig.names() == ["Alice"]
 
@@ -246,13 +246,13 @@ def test_join_answered_in_an_empty_room_brings_its_users(rig: Run) -> None:
         await asyncio.sleep(0)
         broker.lose("a", member())  # the room is empty here when the reply comes
         await coming
-        await rig.said()
+        await rig.settled()
         rig.kill()
         await rig.abandon(second)
         await rig.start(workers=1)
         await rig.connected()
         rig.tick()
-        await rig.said()
+        await rig.settled()
         assert ("leave", "Bob") in receiver.events
 
     rig(test)
@@ -311,13 +311,13 @@ def test_crowd_gets_its_number_after_a_gap(rig: Run) -> None:
         for number in range(CROWD + 1):
             await join(second, f"user {number}")
         rig.tick(1)
-        await rig.said()
+        await rig.settled()
         receiver.received.clear()
         rig.cut(broker)
         await until(lambda: not broker.connected)
         await rig.connected()
         rig.tick(1)
-        await rig.said()
+        await rig.settled()
         assert [event.get("online") for event in receiver.received] == [CROWD + 2]
 
     rig(test)
@@ -334,7 +334,7 @@ def test_former_crowd_is_resumed_without_events(rig: Run) -> None:
             await join(second, name)
         for name in names[:40]:
             await leave(second, name)
-        await rig.said()
+        await rig.settled()
         left = len(rig.names())
         assert left < CROWD
         assert len(broker._rooms["a"].known) == len(second._rooms["a"].known) == left
@@ -343,7 +343,7 @@ def test_former_crowd_is_resumed_without_events(rig: Run) -> None:
         await rig.restart()
         assert len(rig.names()) == left
         rig.tick()
-        await rig.said()
+        await rig.settled()
         assert receiver.received == other.received == []
 
     rig(test)
@@ -394,14 +394,14 @@ def test_user_known_only_to_other_workers_can_return_unannounced(rig: Run) -> No
         (broker, receiver), (second, _) = await rig.several(2)
         await join(broker)
         await join(second, "Bob")
-        await rig.said()
+        await rig.settled()
         rig.kill()
         await rig.abandon(second)
         await rig.start(workers=1)
         await rig.connected()
         assert (await join(broker, "Bob")).online == 2
         rig.tick(2 * GRACE_TICKS)
-        await rig.said()
+        await rig.settled()
         assert receiver.events == [("join", "Bob")]
 
     rig(test)
@@ -414,14 +414,14 @@ def test_name_of_a_user_known_only_to_other_workers_can_be_taken(rig: Run) -> No
         (broker, receiver), (second, _) = await rig.several(2)
         await join(broker)
         await join(second, "Bob")
-        await rig.said()
+        await rig.settled()
         rig.kill()
         await rig.abandon(second)
         await rig.start(workers=1)
         await rig.connected()
         assert (await join(broker, member("bob", by="thief"))).online == 2
         rig.tick(2 * GRACE_TICKS)
-        await rig.said()
+        await rig.settled()
         assert receiver.events == [("join", "Bob"), ("leave", "Bob"), ("join", "bob")]
 
     rig(test)
@@ -492,11 +492,11 @@ def test_member_that_leaves_before_the_welcome_is_gone(rig: Run, how: str) -> No
             await leave(broker)
         await rig.connected()
         rig.tick()
-        await rig.said()
+        await rig.settled()
         assert rig.names() == ["Bob"]
         assert receiver.events[-1] == ("leave", "Alice")
         broker.lose("a", member("Bob"))
-        await rig.said()
+        await rig.settled()
         rig.tick()
         assert rig.relay.rooms.room_count == 0
 
@@ -518,7 +518,7 @@ def test_workers_are_welcomed_together(rig: Run) -> None:
         assert not first.connected
         await second.start()
         await starting
-        await rig.said()
+        await rig.settled()
 
     rig(test)
 
