@@ -681,6 +681,6 @@ def test_names_of_a_reaction_are_limited(visit: Any, script: ScriptedServer, roo
     names = [f"N{number}" for number in range(25)]
     script.missed = [publication("plain", offset=1, room=room, reactions={"🎉": names})]
     chip = visit("Ann", script=script).locator(".reaction")
-    told = ", ".join(names[:20])
-    expect(chip).to_have_attribute("title", f"{told}, and 5 people")
+    first_names = ", ".join(names[:20])
+    expect(chip).to_have_attribute("title", f"{first_names}, and 5 people")
     expect(chip).to_have_text("🎉25")

@@ -75,7 +75,7 @@ def test_title_and_icon_show_unread_messages_of_a_hidden_tab(
         expect(alice.locator("#icon")).to_have_attribute("href", "/static/icon.svg")
 
 
-def test_page_notifies_nobody_by_default(alice: Any, server: Server, room: str) -> None:
+def test_page_shows_no_notification_by_default(alice: Any, server: Server, room: str) -> None:
     """By default, the page shows no notification and plays no sound."""
     with joined_user(room, "Bob", server) as bob:
         set_away(alice, away=True)

@@ -175,7 +175,7 @@ def test_reactions_are_toggled_and_counted(visit: Any) -> None:
     expect(ann.locator(".message[data-offset='1'] .reaction")).to_have_count(0)
 
 
-def test_keyboard_reaches_the_actions(visit: Any) -> None:
+def test_actions_can_be_reached_by_keyboard(visit: Any) -> None:
     """Arrows move from message to message, Tab to the actions, and Escape back step by step."""
     ann = visit("Ann")
     for count, text in enumerate(("one", "two"), start=1):

@@ -233,14 +233,14 @@ def test_refused_message_is_explained_in_arabic(
         page.wait_for_function("performance.now() > 0")
         expect_sent(page, script, "search")
         refused = {"ref": script.sent("search")[0]["ref"]}
-        told = page.locator("#search-status")
+        explanation = page.locator("#search-status")
     else:
         refused = {"id": sent["id"]}
-        told = page.locator(".failure span")
+        explanation = page.locator(".failure span")
     script.say(type="error", code=code, message="Because.", temporary=True, **refused)
-    expect(told).to_have_text(ARABIC_LETTER)
+    expect(explanation).to_have_text(ARABIC_LETTER)
     reasons = (ErrorCode.BAD_COMMAND, ErrorCode.FORBIDDEN, ErrorCode.UNAUTHORIZED)
-    assert ("Because." in told.text_content()) == (code in reasons)
+    assert ("Because." in explanation.text_content()) == (code in reasons)
 
 
 def expect_sent(page: Any, script: ScriptedServer, kind: str) -> None:

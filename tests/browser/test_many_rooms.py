@@ -216,7 +216,7 @@ def test_twenty_rooms_are_joined_despite_limits(visit: Any) -> None:
 
 
 def test_leaving_shows_the_previous_room(visit: Any, script: ScriptedServer) -> None:
-    """After leaving a room the page shows the room before, and not the first of the list."""
+    """After a room is left, the page shows the previous room, and not the first of the list."""
     page = visit("Ann", at="a", script=script)
     for name in ("b", "c", "d", "b", "d"):
         open_room(page, name)

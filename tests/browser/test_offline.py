@@ -161,8 +161,8 @@ def test_page_can_be_installed(chromium: Any, server: Server, tmp_path: Path) ->
         page = context.pages[0]
         page.goto(server.url)
         expect(page.locator("#name-dialog")).to_be_visible()
-        told = context.new_cdp_session(page)
-        manifest = told.send("Page.getAppManifest")
-        assert told.send("Page.getInstallabilityErrors")["installabilityErrors"] == []
+        devtools = context.new_cdp_session(page)
+        manifest = devtools.send("Page.getAppManifest")
+        assert devtools.send("Page.getInstallabilityErrors")["installabilityErrors"] == []
     assert manifest["errors"] == []
     assert manifest["url"] == f"{server.url}/static/manifest.webmanifest"

@@ -341,7 +341,7 @@ def test_temporary_refusal_can_be_retried(visit: Any, script: ScriptedServer, ro
 def test_typing_is_shown_and_ends(visit: Any, server: Server, room: str) -> None:
     """Up to three names are shown as typing, until the user sends a message or leaves."""
     ann = visit("Ann")
-    # The time after which typing ends by itself is made longer than the test.
+    # While the clock is stopped, no user's typing ends by itself.
     ann.clock.install()
     stop_clock(ann)
     with contextlib.ExitStack() as stack:

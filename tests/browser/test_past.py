@@ -141,8 +141,8 @@ def test_search_shows_an_old_message(visit: Any, server: Server, room: str) -> N
 
 
 def test_search_is_a_drawer_on_a_phone(visit: Any, server: Server, room: str) -> None:
-    """Slash opens search, arrows move through the results, and choosing one closes search and shows
-    its message."""
+    """Slash opens search, arrows move through the results, and a chosen result closes search and
+    shows its message."""
     with joined_user(room, "Bob", server) as bob:
         bob.say("red apple", "green apple")
         ann = visit("Ann", viewport={"width": 320, "height": 640})

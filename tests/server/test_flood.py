@@ -20,7 +20,7 @@ from support.raw_websocket import HANDSHAKE, PONG, Client, connected, frame, req
 from support.server import TIMEOUT_UNIT_S, Server, running_server, wait_until
 
 SESSION = "s" * 16
-#: A server of one process, and one of several, where the counts are kept in another process.
+#: A server of one process, and one of several, where the counts are in another process.
 SERVERS = pytest.mark.parametrize("workers", ["1", "2"])
 
 

@@ -53,7 +53,7 @@ def test_hub_keeps_its_invariants() -> None:
 
 
 def test_hub_passes_the_address_sanitizer() -> None:
-    """The hub accesses no memory that is not allocated or has been freed."""
+    """The hub accesses only memory that is allocated."""
     build = _build("sanitized")
     library = _sanitizer()
     output = _replay_hub(build, {"LD_PRELOAD": library})

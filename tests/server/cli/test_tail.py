@@ -370,8 +370,8 @@ def test_controls_never_reach_the_terminal() -> None:
         for arguments in ([], ["--json"]):
             with tailing(url, *arguments) as tail:
                 shown = tail.await_line("E\\") + tail.await_line("done")
-                told = tail.await_notice("\\x1b")
-                assert not set(shown + told) & set(evil)
+                notice = tail.await_notice("\\x1b")
+                assert not set(shown + notice) & set(evil)
         assert json.loads(shown.splitlines()[0])["text"] == evil
 
 
@@ -616,7 +616,7 @@ def test_final_close_code_ends_tail(code: int) -> None:
 
 @pytest.mark.parametrize("code", [1001, 1011, 1013, 4008, 4010, 4499])
 def test_other_close_codes_reconnect(code: int) -> None:
-    """After any other close code, an unknown one, too, tail reconnects by itself."""
+    """After any other close code, including an unknown one, tail reconnects by itself."""
 
     def handler(connection: ServerConnection) -> None:
         if first:

@@ -51,7 +51,7 @@ def test_post_is_answered_before_its_body(server: Server) -> None:
     with wired(server.port) as wire:
         response = ask(wire, "/", ("Content-Length", "1000000000"), method="POST")
         assert response.status == 405
-        with pytest.raises(ConnectionError):  # noqa: PT012 in some write, nobody knows which
+        with pytest.raises(ConnectionError):  # noqa: PT012 any of the writes can fail
             for _ in range(10_000):
                 wire.write(b"x" * 65536)
     with wired(server.port) as wire:
@@ -220,7 +220,7 @@ UPGRADE = tuple(HANDSHAKE.items())
 def test_head_of_many_lines_is_refused(
     server: Server, headers: tuple[tuple[str, str], ...], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """128 header lines are read, one more gets 431, and none of it is logged."""
+    """128 header lines are read, one more gets 431, and the head is not logged."""
     path = "/ws" if headers is UPGRADE else "/nope"
     lines = [(f"x-{number}", "y") for number in range(MAX_HEAD_LINES - len(headers))]
     with wired(server.port) as wire:

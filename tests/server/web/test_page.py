@@ -60,10 +60,10 @@ def test_file_is_served_with_its_type(
 def test_head_is_get_without_a_body(wire: Wire, path: str) -> None:
     """HEAD gets the status and headers of GET, and the connection can be used again."""
     got = ask(wire, path)
-    told = ask(wire, path, method="HEAD")
-    assert told.status == got.status
+    without_body = ask(wire, path, method="HEAD")
+    assert without_body.status == got.status
     for name in ("content-length", "content-type", "etag"):
-        assert told.headers.get(name) == got.headers.get(name)
+        assert without_body.headers.get(name) == got.headers.get(name)
     assert ask(wire, path).body == got.body
 
 
