@@ -1,7 +1,7 @@
 """The command line: `fastchat serve`, `status`, `token`, `export`, `import` and `tail`.
 
-A command is a function of its arguments that returns the exit status. A wrong argument or setting
-is reported by one sentence and status 2; docs/command-line.md describes the commands.
+Each command is a function that takes the parsed arguments and returns the exit status.
+docs/command-line.md describes the commands.
 """
 
 from __future__ import annotations
@@ -27,14 +27,16 @@ from fastchat.settings import Settings, flag_of, is_list, is_switch, load_settin
 
 __all__ = ["main"]
 
-#: 128 + SIGINT, as shells have it.
+#: The exit status after SIGINT: 128 + 2, as in shells.
 INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status.
+    """Run a command and return its exit status.
 
-    Status 2 means a wrong argument or setting, status 1 another failure; both print one sentence.
+    `arguments` are those of the process if it is None. Status 2 means that an argument or a setting
+    is wrong, status 1 that the command failed. In both cases, standard error has one sentence about
+    the error. Status 130 means that the user pressed Ctrl+C.
     """
     chosen = vars(_parser().parse_args(arguments))
     run = chosen.pop("run")
@@ -57,8 +59,8 @@ def _say(error: Exception, status: int) -> int:
 
 
 def _end_quietly() -> int:
-    """End with success: standard output was closed, as by `fastchat export | head`."""
-    # Python flushes standard output once more at its end, and would complain.
+    """Return success after the reader of standard output has ended, as in `export | head`."""
+    # Python flushes standard output at its end, and would print an error about the closed pipe.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
@@ -77,7 +79,8 @@ def _status(chosen: dict[str, Any]) -> int:
 
 
 def _token(chosen: dict[str, Any]) -> int:
-    # Imported here: see `worker.open_authenticator`.
+    # Imported here: PyJWT and cryptography take a tenth of a second to import, and the other
+    # commands do not need them.
     from fastchat.auth import issuing
 
     if "new_key" in chosen:
@@ -112,7 +115,7 @@ def _export(chosen: dict[str, Any]) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise SettingError(f"standard output cannot be written: {error.strerror}.") from None
+        raise SettingError(f"standard output cannot be written to: {error.strerror}.") from None
     return 0
 
 
@@ -154,7 +157,7 @@ def _tail(chosen: dict[str, Any]) -> int:
     )
 
 
-# Their arguments
+# Arguments of the commands
 
 
 def _settings(chosen: Mapping[str, Any]) -> Settings:
@@ -179,7 +182,10 @@ def _checked_history(text: str | None) -> int:
 
 
 def _token_of(chosen: Mapping[str, Any]) -> str | None:
-    """The token of the user; never an argument, because all users of a machine can see those."""
+    """The user's token, from a file or the environment.
+
+    It is never an argument, because all users of a machine can see the arguments of a process.
+    """
     if "token_file" in chosen:
         return tail.read_token(chosen["token_file"])
     token = os.environ.get("FASTCHAT_TOKEN")
@@ -210,7 +216,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-_Commands = argparse._SubParsersAction  # argparse has no public name for what it returns
+_Commands = argparse._SubParsersAction  # argparse has no public name for this type
 
 
 def _add(commands: _Commands[Any], name: str, run: Any, help: str, more: str) -> Any:

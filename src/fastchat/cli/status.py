@@ -1,4 +1,4 @@
-"""`fastchat status`: how a running server is, as a table or as JSON."""
+"""`fastchat status`: the state of a running server, as a table or as JSON."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from fastchat.ops.status import ask
 
 __all__ = ["run", "table"]
 
-#: How long a person waits for an answer.
+#: The longest wait for an answer of the server.
 ASK_TIMEOUT_S = 2.0
-#: Between the two questions of a table. Workers report once a second, so each has reported anew.
+#: The time between the two requests for a table. Workers report to the relay once a second, so each
+#: worker sends a new report in this time.
 INTERVAL_S = 1.25
 
 
@@ -29,9 +30,11 @@ def run(
     timeout_s: float = ASK_TIMEOUT_S,
     interval_s: float = INTERVAL_S,
 ) -> int:
-    """Print the status of the server on a data directory; returns the exit status.
+    """Print the status of the server on a data directory, and return the exit status.
 
-    Raises NotAnswering if there is no server, or no answer within `timeout_s`.
+    With `json`, the counters of each process are printed. Otherwise the server is asked twice,
+    `interval_s` seconds apart, and a table shows the rates. Raises NotAnswering if no server runs
+    there, or if it does not answer within `timeout_s` seconds.
     """
     if json:
         parts = asyncio.run(ask(directory, timeout_s))
@@ -57,10 +60,10 @@ _Parts = Mapping[str, Mapping[str, Any]]
 
 
 def table(earlier: _Parts, later: _Parts, seconds: float) -> str:
-    """Two snapshots of a server, `seconds` apart, as a table for a person.
+    """Return a table that compares two snapshots of a server, taken `seconds` apart.
 
-    One line is about the server, and one about each part. Rates and times are about the time
-    between the snapshots; a value that is not known is `-`.
+    The first line is about the server. Each further line is about a part, that is, a process.
+    Rates and times are those between the snapshots. An unknown value is `-`.
     """
     pairs = {name: (_earlier_of(earlier.get(name, {}), now), now) for name, now in later.items()}
     return "\n".join(
@@ -80,12 +83,12 @@ def table(earlier: _Parts, later: _Parts, seconds: float) -> str:
 
 
 def _earlier_of(before: Mapping[str, Any], now: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The earlier snapshot if it is of the same process; else empty."""
+    """The earlier snapshot, or an empty one if another process has taken its place."""
     return before if before.get("pid") == now.get("pid") else {}
 
 
 def _in_order(names: Mapping[str, Any]) -> list[str]:
-    """Names in the table's order: `worker-10` behind `worker-9`, and the workers last."""
+    """Sort names for the table: the workers are last, and `worker-10` follows `worker-9`."""
     return sorted(names, key=lambda name: (name.startswith("worker"), len(name), name))
 
 
@@ -99,7 +102,7 @@ _PART_TITLES = ("part", "pid", "uptime", "clients", "loop p99", "relay p99", "cp
 
 
 def _server_cells(pairs: Mapping[str, _Pair]) -> list[str]:
-    # The part with the history knows all rooms and users; a worker knows only its own.
+    # The process with the history counts all rooms and users. A worker counts only its own.
     before, head = pairs.get("server") or pairs.get("relay") or ({}, {})
     serving = [pair for name, pair in pairs.items() if name != "relay"]
     return [
@@ -134,7 +137,7 @@ def _part_cells(
 
 
 def _sum(values: Any) -> float | None:
-    """The sum; None if a value is missing, because half a sum would look like the whole."""
+    """The sum, or None if a value is missing: an incomplete sum would look like a complete one."""
     found = list(values)
     return None if not found or None in found else sum(found)
 
@@ -173,7 +176,7 @@ def _duration(seconds: float | None) -> str:
 
 
 def _aligned(rows: list[Any], left: int) -> list[str]:
-    """Rows of cells as lines; the first `left` columns are aligned left, the rest right."""
+    """Join rows of cells to lines. The first `left` columns are aligned left, the others right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(

@@ -1,13 +1,13 @@
-"""`fastchat tail`: a room in a terminal, which shows its messages and sends what is typed.
+"""`fastchat tail`: shows the messages of a room in a terminal, and sends the lines that are typed.
 
-Each line of standard input is one message. A further line is read only when the last one is
-confirmed, so a long pipe is not held in memory.
+Each line of standard input is one message. The next line is read only after the previous one was
+confirmed, so the content of a long pipe is not stored in memory.
 
-`/share FILE` sends a file, and then the line that links to it. This works only at a terminal,
-because what comes through a pipe may be written by other people.
+`/share FILE` sends a file, and then a message that links to it. It works only at a terminal,
+because other people can have written the lines of a pipe.
 
-The messages of the room go to standard output, and sentences about the connection to standard
-error. Control characters of other people reach neither.
+Messages of the room are written to standard output, and sentences about the connection to standard
+error. Control characters in the text of other people are escaped in both.
 """
 
 from __future__ import annotations
@@ -29,16 +29,17 @@ from fastchat.errors import SettingError
 
 __all__ = ["Options", "Refused", "check_token", "read_token", "run", "websocket_address"]
 
-#: `MAX_TOKEN_CHARS` of the server: no server takes a longer token.
+#: The server's `MAX_TOKEN_CHARS`: a server refuses a longer token.
 MAX_TOKEN_BYTES = 8192
-#: A line that begins with this names a file.
+#: The command that shares a file; the file's name follows.
 SHARE = "/share "
 
 
 class Options(NamedTuple):
-    """The arguments of `fastchat tail`. Without a `username` a name is made up.
+    """The arguments of `fastchat tail`.
 
-    `token` is sent to the server; `token_file` may have a newer one when it has expired.
+    If `username` is None, the client makes up a name. `token` is sent to the server. When it has
+    expired, it is read again from `token_file`.
     """
 
     address: str
@@ -51,11 +52,11 @@ class Options(NamedTuple):
 
 
 def run(options: Options) -> int:
-    """Follow a room until Ctrl+C, or until standard input has ended and all is confirmed.
+    """Follow a room until Ctrl+C, or until standard input has ended and each line is confirmed.
 
-    Returns the exit status: 1 if a line could not be sent. Raises Refused with a sentence if
-    trying again is useless, and BrokenPipeError if standard output is not read any more. If its
-    reader only pauses, the client pauses, and recovers later.
+    Returns the exit status, which is 1 if a line could not be sent. Raises Refused if the server
+    would refuse another attempt, and BrokenPipeError if the reader of standard output has ended.
+    If that reader pauses, the client pauses as well, and recovers later.
     """
     file = options.token_file
     client = RoomClient(
@@ -73,10 +74,10 @@ def run(options: Options) -> int:
             runner.run(_follow(client))
     except TokenNeeded:
         raise Refused(
-            "The server asks for a token: --token-file FILE, or FASTCHAT_TOKEN."
+            "The server requires a token: give --token-file FILE or set FASTCHAT_TOKEN."
         ) from None
     if client.has_unconfirmed:
-        _notice("the last line was not confirmed")
+        _notice("the server has not confirmed the last line; it may not have been sent")
     return 1 if client.has_unconfirmed or client.refused_lines else 0
 
 
@@ -101,7 +102,7 @@ async def _follow(client: RoomClient) -> None:
 
 
 async def _say_all(client: RoomClient, lines: AsyncIterator[bytes], *, may_share: bool) -> None:
-    """Send each line, one after the other, once the room has been joined."""
+    """Send the lines one after the other, from the first join on."""
     await client.arrived()
     async for line in lines:
         text = line.decode("utf-8", "replace").rstrip()
@@ -116,7 +117,7 @@ def _notice(text: str) -> None:
 
 
 def _renewal(file: Path) -> Callable[[str], str]:
-    """What reads a token's file again, when the token has expired."""
+    """Return a function that reads a token's file again after the token has expired."""
 
     def renew(old: str) -> str:
         try:
@@ -124,16 +125,16 @@ def _renewal(file: Path) -> Callable[[str], str]:
         except SettingError as error:
             raise Refused(f"The token has expired. {error}") from None
         if token == old:
-            raise Refused(f"The token has expired, and {file} has no other.")
+            raise Refused(f"The token has expired, and {file} still holds the same token.")
         return token
 
     return renew
 
 
 def websocket_address(address: str) -> str:
-    """The address of a server's WebSocket: `http://host:8080` becomes `ws://host:8080/ws`.
+    """Return the address of a server's WebSocket: `ws://host:8080/ws` for `http://host:8080`.
 
-    Raises Refused if the address cannot be one of a server.
+    Raises Refused if `address` is not the address of a server.
     """
     try:
         parts = urlsplit(address)
@@ -142,17 +143,15 @@ def websocket_address(address: str) -> str:
     except (KeyError, ValueError):
         parts, known = urlsplit(""), ""
     if not parts.hostname or not address.isprintable():
-        raise Refused(f"{address!r} is not an address like ws://127.0.0.1:8080.")
+        raise Refused(f"{address!r} is not an address; give one like ws://127.0.0.1:8080.")
     if parts.query or parts.fragment or parts.username is not None:
-        raise Refused(
-            "An address ends with its path; use --username and --room for the name and the room."
-        )
+        raise Refused("The address must end with its path; use --username and --room instead.")
     path = parts.path if parts.path.strip("/") else "/ws"
     return f"{known}://{parts.netloc}{path}"
 
 
 def read_token(file: Path) -> str:
-    """The token in a file. Raises SettingError if there is none."""
+    """Return the token in a file. Raises SettingError if the file has no token."""
     try:
         with file.open("rb") as opened:
             data = opened.read(MAX_TOKEN_BYTES + 1)
@@ -162,8 +161,11 @@ def read_token(file: Path) -> str:
 
 
 def check_token(text: str, where: str) -> str:
-    """A token without the white space around it. Raises SettingError if it cannot be one."""
+    """Return a token without the white space around it. `where` names its origin.
+
+    Raises SettingError if the text cannot be a token.
+    """
     token = text.strip()
     if not token.isascii() or len(token.split()) != 1 or len(token) > MAX_TOKEN_BYTES:
-        raise SettingError(f"{where} has no token in it; a token is one word of ASCII.")
+        raise SettingError(f"{where} holds no token; a token is one word of ASCII characters.")
     return token

@@ -1,4 +1,4 @@
-"""A terminal or a pipe: lines that are typed, and a room that is shown."""
+"""Standard input and output of `fastchat tail`: the lines to send, and the events of a room."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from fastchat.protocol import Kind
 
 __all__ = ["JsonScreen", "Screen", "has_color", "has_lines", "lines_of"]
 
-#: A line is cut off after this much; the longest command is shorter.
+#: A longer line is cut into pieces of about this length, which bounds the memory for a line. The
+#: longest command is shorter, so the server would refuse such a line anyway.
 MAX_LINE_BYTES = 64 * 1024
 _CHUNK_BYTES = 64 * 1024
 
@@ -37,16 +38,17 @@ def has_lines(stdin: TextIO | None) -> bool:
 
 
 async def lines_of(descriptor: int) -> AsyncIterator[bytes]:
-    """The lines of standard input. A line is read only when it is asked for.
+    """Yield the lines of standard input, and read on only when the caller wants the next line.
 
-    The descriptor stays blocking, because a terminal shares it with standard output.
+    The descriptor stays in blocking mode: in a terminal, standard output uses the same open file,
+    and a mode is a property of the file.
     """
     rest = b""
     while chunk := await _read(descriptor):
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
             yield line
-        if len(rest) > MAX_LINE_BYTES:  # too long for a command, whatever follows
+        if len(rest) > MAX_LINE_BYTES:
             yield rest
             rest = b""
     if rest:
@@ -54,7 +56,8 @@ async def lines_of(descriptor: int) -> AsyncIterator[bytes]:
 
 
 async def _read(descriptor: int) -> bytes:
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # a file is always ready
+    # A regular file is always ready, and epoll refuses it (EPERM, epoll_ctl(2)).
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         loop = asyncio.get_running_loop()
         ready = asyncio.Event()
         loop.add_reader(descriptor, ready.set)
@@ -81,7 +84,7 @@ def has_color() -> bool:
 
 
 class Screen:
-    """Shows a room to a person: a line for each event, which begins with its time."""
+    """Shows a room to a person: one line for each event, which starts with the event's time."""
 
     def __init__(self, out: TextIO, *, color: bool) -> None:
         if isinstance(out, io.TextIOWrapper):

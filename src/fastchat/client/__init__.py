@@ -1,1 +1,1 @@
-"""A client of fastchat's own protocol."""
+"""A client of docs/protocol.md, which `fastchat tail` uses."""

@@ -1,4 +1,4 @@
-"""A WebSocket to a server, and the network's errors as sentences."""
+"""A WebSocket to a server, and sentences for the errors of the network."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fastchat.errors import FastchatError
 
 __all__ = ["Interrupted", "Link", "Refused", "translated"]
 
-#: How long `close` waits for the server to answer our close frame.
+#: How long `close` waits for the server to answer the client's close frame.
 FAREWELL_S = 1.0
 
 _OK = 1000
@@ -32,18 +32,19 @@ _CONTINUATION, _CLOSE = WSMsgType.CONTINUATION, WSMsgType.CLOSE
 
 
 class Refused(FastchatError):
-    """The server refuses this client, and will refuse it again; or there is no such server."""
+    """Another attempt is useless: the server refuses this client, or the address is wrong."""
 
 
 class Interrupted(FastchatError):
-    """A connection cannot be used any more; a new connection may work."""
+    """The connection cannot be used any more, but a new connection may work."""
 
 
 class Link(WSListener):
-    """One connection. It makes messages of frames, and notes why the server closed it.
+    """One connection. It joins frames into messages, and notes why the server closed it.
 
-    `on_payload` is called for each whole text message. `close_code` is None until the server has
-    sent a close frame.
+    `on_connected` is called after the handshake, and `on_payload` for each complete text message.
+    `close_code` and `close_reason` are those of the server's close frame; before it arrives, the
+    code is None.
     """
 
     def __init__(
@@ -78,10 +79,10 @@ class Link(WSListener):
 
     def send(self, payload: bytes, *, binary: bool = False) -> None:
         assert self._transport is not None
-        self._transport.send(_BINARY if binary else _TEXT, payload)  # lost with the connection
+        self._transport.send(_BINARY if binary else _TEXT, payload)
 
     async def close(self) -> None:
-        """Do the closing handshake, for FAREWELL_S at most."""
+        """Send a close frame, wait at most FAREWELL_S for the answer, and close the socket."""
         assert self._transport is not None
         if not self._transport.is_close_frame_sent:
             self._transport.send_close(WSCloseCode.OK)
@@ -104,34 +105,36 @@ class Link(WSListener):
 
 @contextlib.contextmanager
 def translated(address: str, *, first: bool) -> Iterator[None]:
-    """Raise errors of the network as Refused, which ends the client, or as Interrupted.
+    """Translate errors of the network to Refused, which ends the client, or to Interrupted.
 
-    On the `first` connection a wrong answer means a wrong address; later it means that a server or
-    a proxy is being restarted.
+    If the `first` connection fails because the other side is not a WebSocket server, the address is
+    wrong. On later connections the same error means that the server or a proxy is restarting.
     """
     try:
         yield
     except (WSHandshakeError, ssl.SSLError, socket.gaierror) as error:
         why = _why_not(error)
         if first and not _is_temporary(error):
-            raise Refused(f"There is no chat at {address}: {why}.") from None
+            raise Refused(f"No chat server answers at {address}: {why}.") from None
         raise Interrupted(why) from None
-    except BrokenPipeError:  # of standard output
+    except BrokenPipeError:  # the reader of standard output has ended
         raise
     except TimeoutError:
         raise Interrupted("the server does not answer") from None
     except (OSError, WSError) as error:
-        raise Interrupted(f"there is no connection: {_why_not(error)}") from None
+        raise Interrupted(f"the server cannot be reached: {_why_not(error)}") from None
 
 
 def _why_not(error: Exception) -> str:
     if isinstance(error, WSHandshakeError):
         status = _status(error)
-        return "it answers with no WebSocket" if status is None else f"HTTP status {status}"
+        if status is None:
+            return "the answer is not a WebSocket handshake"
+        return f"the answer has the HTTP status {status}"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the certificate is not valid: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
-        return f"TLS fails: {error.reason}"
+        return f"the TLS handshake fails: {error.reason}"
     return safe(getattr(error, "strerror", None) or str(error))
 
 

@@ -1,14 +1,16 @@
-"""A user in a room: a client of docs/protocol.md that recovers, and knows nothing else.
+"""A user in one room: a client of docs/protocol.md that reconnects and recovers.
 
-It knows its position in the room's stream. After a lost connection it comes back with the position
-and is told what it missed. So nothing is shown twice, and if something cannot be recovered, the
-client says that messages may be missing.
+Theory
+------
+The client stores its position in the room's stream. After a lost connection it joins with the
+position, and the server sends the publications that it has missed. Therefore it shows no message
+twice. If the server cannot recover the position, the client says that messages may be missing.
 
-A line is sent with an `id`, and again after every reconnect, until it has come back as a
-publication (or an `ack` of one). The next line is sent only then: so lines keep their order, and
-the rates that the server names are kept. It costs one round trip a line.
+The client sends a line with an `id`, and sends it again after each reconnect, until it receives the
+publication with this `id` or an `ack`. Only then does it send the next line. Therefore lines keep
+their order, and the client can obey the server's rates. The price is one round trip for each line.
 
-A token is sent with every `join`. When it has expired, the client asks for another one.
+The client sends its token with each `join`. When the token has expired, it asks for another one.
 """
 
 from __future__ import annotations
@@ -31,39 +33,44 @@ from fastchat.protocol import DEFAULT_HISTORY, MAX_HISTORY, Kind, Position, pars
 
 __all__ = ["RoomClient", "RoomView", "TokenNeeded"]
 
-#: Before the first attempt to come back, doubled after each further failure, at most the second.
+#: The delay before the first reconnect, and the longest delay. Each failure doubles the delay.
 BACKOFF_S, MAX_BACKOFF_S = 0.5, 30.0
+#: The longest wait for the connection and its handshake.
 CONNECT_TIMEOUT_S = 15.0
-#: If `join` has no answer after this long, the server is another one, or hangs.
+#: The longest wait for the answer to `join`. Without this bound, the client would wait for ever if
+#: the server hangs, or is not a chat server.
 JOIN_TIMEOUT_S = 15.0
-#: The server pings every 25 s. After more silence the client pings, and waits for the answer.
+#: The server sends a ping every 25 s. If the client has received nothing for longer than that, it
+#: sends a ping itself, and waits this long for the answer.
 PING_AFTER_S, PONG_TIMEOUT_S = 30.0, 10.0
-#: A line that is refused for a while is sent again after this, unless the server names a time.
+#: The delay before a refused line is sent again, if the refusal is temporary and names no time.
 RETRY_S = 1.0
 
-_SILENT = logging.Logger("fastchat.tail", logging.CRITICAL + 1)  # errors that matter are raised
+#: The logger of picows. It drops everything, because the client raises the errors that matter.
+_SILENT = logging.Logger("fastchat.tail", logging.CRITICAL + 1)
 
 
 class TokenNeeded(Refused):
-    """The server asks for a token, and the client has none."""
+    """The server requires a token, and the client has none."""
 
 
 class RoomView(Protocol):
-    """What shows the room. Its events are other people's text (see `fastchat.client.text.safe`)."""
+    """Shows the room. Events contain text of other people: see `fastchat.client.text.safe`."""
 
     def publication(self, event: dict[str, Any], /) -> None: ...
 
     def presence(self, event: dict[str, Any], /) -> None: ...
 
     def flush(self) -> None:
-        """All events of a message from the server have been shown."""
+        """Write buffered output: all events of one message from the server have been shown."""
         ...
 
 
 class _Line:
-    """A line that is sent, until it is confirmed or refused.
+    """A line that was sent, until the server confirms or refuses it.
 
-    A line that shares a file has its `content`, and a `link` when the server has all of it.
+    If the line shares a file, `content` has the file's bytes. `link` is set when the server has
+    received all of them.
     """
 
     __slots__ = ("content", "id", "link", "payload", "settled")
@@ -81,12 +88,13 @@ class _Line:
 
 
 class RoomClient:
-    """One user in one room, over as many connections as it takes.
+    """One user in one room, over one connection after the other.
 
-    `address` is a URL of a WebSocket. Without a `username` a name is made up. `history` is the
-    number of past messages to show. When `token` has expired, `renew_token` is called with it;
-    it returns another one, or raises Refused. `notice` is called with sentences about the
-    connection. One line can be sent at a time.
+    `address` is the URL of a WebSocket. If `username` is None, the client makes up a name.
+    `history` is the number of past messages to show. When `token` has expired, the client calls
+    `renew_token` with it, which returns another token or raises Refused. `notice` is called with
+    sentences about the connection. Only one line can be sent at a time: call `say` and `share` one
+    after the other.
     """
 
     def __init__(
@@ -118,17 +126,20 @@ class RoomClient:
         self._failures = 0  # in a row
         self._reconnect_after_s: float | None = None
         self._line: _Line | None = None
-        self._max_file_bytes = 0  # the server takes no files
-        #: How many lines the server, or this client, has refused.
+        self._max_file_bytes = 0  # 0 if the server accepts no files
+        #: The number of lines that the server or this client has refused.
         self.refused_lines = 0
 
     @property
     def has_unconfirmed(self) -> bool:
-        """Whether a line was sent, and neither confirmed nor refused."""
+        """Whether a line was sent that the server has neither confirmed nor refused."""
         return self._line is not None
 
     async def stay(self) -> None:
-        """Join the room, and again after each lost connection. Ends only by raising Refused."""
+        """Join the room, and join it again after each lost connection.
+
+        It ends only by an exception: Refused, or BrokenPipeError of the view.
+        """
         while True:
             try:
                 why = await self._connect_once()
@@ -145,13 +156,13 @@ class RoomClient:
         await self._arrived.wait()
 
     async def say(self, text: str) -> None:
-        """Send a line, again after every reconnect. Returns when it is confirmed or refused."""
+        """Send a line, again after each reconnect. Return when it was confirmed or refused."""
         id = secrets.token_urlsafe(12)
         payload = orjson.dumps({"type": "message", "room": self._room, "text": text, "id": id})
         await self._settle(_Line(id, payload))
 
     async def share(self, file: Path) -> str:
-        """Send a file, again after every reconnect. Returns its link, or "" if it is refused."""
+        """Send a file, again after each reconnect. Return its link, or "" if it was refused."""
         try:
             content = await asyncio.to_thread(_content_of, file, self._max_file_bytes)
         except (OSError, ValueError, RuntimeError) as error:
@@ -165,7 +176,7 @@ class RoomClient:
         return line.link or ""
 
     async def leave(self) -> None:
-        """Leave, so that the others are told at once. Waits a moment for the server."""
+        """Leave the room, so that the other members see it at once, and close the connection."""
         if self._link is not None:
             if self._joined.is_set():
                 self._send({"type": "leave", "room": self._room})
@@ -174,7 +185,7 @@ class RoomClient:
     # A connection
 
     async def _connect_once(self) -> str:
-        """Connect once, until the connection is lost. Returns why it was."""
+        """Connect, and wait until the connection is lost. Return the reason."""
         link = Link(self._on_connected, self._on_payload)
         with translated(self._address, first=not self._arrived.is_set()):
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
@@ -189,7 +200,7 @@ class RoomClient:
                 )
             patience = asyncio.get_running_loop().call_later(JOIN_TIMEOUT_S, self._give_up, link)
             try:
-                await transport.wait_disconnected()  # raises what our callbacks did
+                await transport.wait_disconnected()  # raises the exceptions of our callbacks
             finally:
                 patience.cancel()
         return self._why_closed(link)
@@ -209,16 +220,19 @@ class RoomClient:
         return f"the server closed the connection: {reason or 'no reason'} ({code})"
 
     def _renew_token(self) -> None:
-        """Get another token in the place of one that has expired. Raises Refused."""
+        """Replace a token that has expired. Raises Refused if there is no other."""
         if self._renew is None or self._token is None:
             raise Refused("The token has expired.")
         self._token = self._renew(self._token)
 
     def _delay(self) -> float:
-        """Seconds before the next attempt, with jitter, so that clients do not come together."""
-        told, self._reconnect_after_s = self._reconnect_after_s, None
-        if told is not None:
-            return told
+        """Seconds before the next attempt: the server's, or a backoff with jitter.
+
+        Without the jitter, the clients of a restarted server would reconnect at the same moment.
+        """
+        requested_s, self._reconnect_after_s = self._reconnect_after_s, None
+        if requested_s is not None:
+            return requested_s
         longest = min(BACKOFF_S * (1 << min(self._failures, 10)), MAX_BACKOFF_S)
         self._failures += 1
         return longest * random.uniform(0.5, 1)  # noqa: S311 spreads load
@@ -240,7 +254,8 @@ class RoomClient:
         if self._session is not None:
             command["session"] = self._session
         if self._position is not None:
-            # If the position cannot be recovered, as little as possible is missing.
+            # If the server cannot recover the position, it sends the newest messages instead. The
+            # more they are, the fewer are missing.
             command |= {"since": self._position._asdict(), "history": MAX_HISTORY}
         self._send(command)
 
@@ -248,7 +263,7 @@ class RoomClient:
         if self._link is not None:
             self._link.send(orjson.dumps(command))
 
-    # What the server says
+    # Events from the server
 
     def _on_payload(self, payload: bytes) -> None:
         try:
@@ -281,7 +296,7 @@ class RoomClient:
             return
         missing = event["offset"] - self._position.offset - 1
         if missing < 0:
-            return  # shown already
+            return  # the client has shown it before
         if missing:
             raise Interrupted("messages are missing")
         self._position = self._position._replace(offset=event["offset"])
@@ -340,8 +355,9 @@ class RoomClient:
                 self._join()
                 return
         if code == ErrorCode.UNAUTHORIZED and self._token is None:
-            raise TokenNeeded("The server asks for a token.")
-        if not temporary or code == ErrorCode.FORBIDDEN:  # a removal can last for days
+            raise TokenNeeded("The server requires a token.")
+        # A removal by a moderator is temporary, but can last for days.
+        if not temporary or code == ErrorCode.FORBIDDEN:
             raise Refused(message)
         if code == ErrorCode.UNAUTHORIZED:
             self._renew_token()
@@ -359,11 +375,11 @@ class RoomClient:
         "closing": _on_closing,
     }
 
-    # What is sent
+    # Lines to the server
 
     async def _settle(self, line: _Line) -> None:
         try:
-            parsing.parse(line.payload)  # do not send what the server would refuse
+            parsing.parse(line.payload)  # raises if the server would refuse the line
         except CommandError as refusal:
             self._refuse_line(refusal.message)
             return
@@ -373,7 +389,7 @@ class RoomClient:
         self._line = None
 
     def _transmit(self) -> None:
-        """Send the line that is not confirmed, if any. Before a join this does nothing."""
+        """Send the unconfirmed line, if there is one and the room has been joined."""
         if self._line is not None and not self._line.settled.done() and self._joined.is_set():
             assert self._link is not None
             self._link.send(self._line.payload)
@@ -384,14 +400,18 @@ class RoomClient:
 
 
 def _content_of(file: Path, max_bytes: int) -> bytes:
-    """The content of a file; raises OSError, ValueError or RuntimeError if it cannot be shared."""
+    """Return the content of a file.
+
+    Raises OSError or ValueError if the file cannot be shared, and RuntimeError if the home
+    directory in `~` is unknown.
+    """
     file = file.expanduser()
     if not max_bytes:
-        raise ValueError("the server takes no files")
+        raise ValueError("the server accepts no files")
     if file.exists() and not file.is_file():
-        raise ValueError("this is no file")
+        raise ValueError("it is not a regular file")
     if file.stat().st_size > max_bytes:
-        raise ValueError(f"the server takes files of at most {max_bytes:,} bytes")
+        raise ValueError(f"the server accepts files of at most {max_bytes:,} bytes")
     return file.read_bytes()
 
 
@@ -402,5 +422,7 @@ def _made_up_name() -> str:
 def _may_come_back(code: int) -> bool:
     try:
         return CloseCode(code).reconnect
-    except ValueError:  # a code of a newer server
+    except ValueError:
+        # The code is that of a newer server. From 4500 to 4999, clients must not reconnect
+        # (docs/protocol.md).
         return not 4500 <= code <= 4999

@@ -1,1 +1,1 @@
-"""What operators ask of a server: metrics, health, status."""
+"""The interfaces for operators: metrics, health probes and status."""

@@ -1,10 +1,11 @@
 """The admin port: `/metrics` for Prometheus, `/livez` and `/readyz` for probes.
 
-It has an address of its own, so that it can be kept apart from clients. A connection gets one
-answer and has a few seconds for it, so a scraper that stalls holds nothing.
+It listens on its own address, so that clients cannot reach it. A connection serves one request and
+has a deadline. Therefore a scraper that stalls does not block a connection for ever.
 
-It rides on uvicorn's private `HttpToolsProtocol` as `fastchat.web.http` does, and uses less of it:
-`connection_made`, `connection_lost`, `data_received`, `connections`, `loop` and `transport`.
+Like `fastchat.web.http`, it extends uvicorn's private `HttpToolsProtocol`. It relies on
+these names: `connection_made`, `connection_lost`, `data_received`, `connections`, `loop` and
+`transport`.
 """
 
 from __future__ import annotations
@@ -27,21 +28,23 @@ from fastchat.ops.prometheus import Parts, render
 
 __all__ = ["MAX_CONNECTIONS", "Admin"]
 
-#: From accept to the end of the answer: Prometheus' default `scrape_timeout`.
+#: The time from accept to the end of the answer: Prometheus' default `scrape_timeout`.
 CONNECTION_S = 10.0
-#: Some scrapers and probes at once, each with one connection; the descriptors are reserved.
+#: The connections at the same time, one for each scraper or probe. The server reserves this many
+#: descriptors for them.
 MAX_CONNECTIONS = 32
-#: Head and body of a request. Prometheus' requests have some 300 bytes.
+#: The longest request, head and body. Prometheus' requests have some 300 bytes.
 MAX_REQUEST_BYTES = 16 * 1024
-#: How long answers that are under way have when the server stops.
+#: When the server stops, unfinished answers have this long to end.
 CLOSE_S = 0.5
 
 
 class Admin:
-    """The endpoints.
+    """The admin port's endpoints.
 
-    `live` says whether the server lives; `ready` returns None, or why it is not ready; `parts`
-    returns the snapshots of all parts.
+    `live` returns whether the server is alive. `ready` returns None if the server is ready, or else
+    the reason why it is not. `parts` returns the counters of all processes. A connection has
+    `connection_s` seconds. If there are more than `max_connections`, a new one is closed at once.
     """
 
     def __init__(
@@ -63,7 +66,7 @@ class Admin:
         self._server: asyncio.Server | None = None
 
     async def serve(self, listener: socket.socket) -> None:
-        """Answer on `listener`, in the running loop, until `close`; returns at once."""
+        """Start to answer requests on `listener`, until `close`. It returns at once."""
         config = uvicorn.Config(
             self._app(),
             ws="none",
@@ -88,7 +91,7 @@ class Admin:
         self._server = await loop.create_server(protocol, sock=listener)
 
     async def close(self) -> None:
-        """Stop listening and end every connection; answers under way have CLOSE_S."""
+        """Stop listening, and close all connections after at most CLOSE_S."""
         if self._server is not None:
             self._server.close()
         if self._state.tasks:

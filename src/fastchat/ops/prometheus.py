@@ -18,19 +18,19 @@ from fastchat.metrics import with_usage
 
 __all__ = ["SERIES", "Parts", "Series", "render"]
 
-#: The snapshots of all parts, by the part's name.
+#: The counters of each part (a process of the server), by the part's name.
 Parts = Mapping[str, Mapping[str, Any]]
 
 
 class Series(NamedTuple):
-    """A metric, and the key of a part's snapshot that has its value.
+    """A metric, and the key of its value in the snapshot of a part.
 
-    Every metric has the label `part`. If it has another `label`, the snapshot has a count for each
-    value of the label.
+    Every metric has the label `part`. If the metric has a second `label`, the value in the snapshot
+    maps each value of that label to a count. `kind` is gauge, counter or histogram.
     """
 
     name: str
-    kind: str  # gauge, counter or histogram
+    kind: str
     key: str
     help: str
     label: str | None = None
@@ -181,7 +181,10 @@ _FAMILIES: dict[str, Any] = {
 
 
 def render(parts: Parts) -> bytes:
-    """The snapshots in Prometheus' text format; metrics that a snapshot lacks are left out."""
+    """Render the snapshots in Prometheus' text format.
+
+    If a snapshot lacks a value, or has a value of another shape, the sample is left out.
+    """
     registry = CollectorRegistry()
     registry.register(_Snapshots(with_usage(parts)))
     return generate_latest(registry)
@@ -192,7 +195,7 @@ class _Snapshots(Collector):
         self._parts = parts
 
     def describe(self) -> list[Metric]:
-        return []  # no name can clash, because the registry has one collector
+        return []  # the registry would check for duplicate names, but has only this collector
 
     def collect(self) -> Iterator[Metric]:
         for series in SERIES:
@@ -202,7 +205,7 @@ class _Snapshots(Collector):
                 try:
                     samples = _samples(series, part[series.key])
                 except (KeyError, TypeError, ValueError, AttributeError):
-                    continue  # the part has another version, or does not count this
+                    continue  # the part does not count this, or runs another version
                 for label, *values in samples:
                     family.add_metric([name, *label], *values)
             if family.samples:
@@ -210,7 +213,7 @@ class _Snapshots(Collector):
 
 
 def _samples(series: Series, value: Any) -> list[tuple[Any, ...]]:
-    """The labels and arguments of a family's `add_metric`."""
+    """The labels and arguments for `add_metric` of the metric's family."""
     if series.kind == "histogram":
         total, buckets = 0, []
         bounds = [*(repr(float(bound)) for bound in value["bounds"]), "+Inf"]

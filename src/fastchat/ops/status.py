@@ -1,7 +1,8 @@
 """The status of a running server, over the socket in its data directory.
 
-`fastchat status` and the supervisor ask. The relay answers, or `StatusServer` where the server is
-one process. Question and answer are the records AskStatus and Status of the relay's protocol.
+`fastchat status` and the supervisor send a request. With several workers the relay answers, and
+with one process `StatusServer` does. The request and the answer are the records AskStatus and
+Status of the relay's protocol.
 """
 
 from __future__ import annotations
@@ -26,52 +27,63 @@ __all__ = ["NotAnswering", "StatusServer", "ask", "collect"]
 
 logger = logging.getLogger("fastchat.status")
 
-#: A scraper waits for less time than a person at a terminal.
+#: The longest wait of the supervisor for the counters of the other processes. It is well below
+#: Prometheus' default `scrape_timeout` of 10 s, so that a scrape succeeds without them.
 SCRAPE_TIMEOUT_S = 1.0
-#: A client that sends nothing, or reads nothing, for this long is dropped.
+#: A connection on which the client has sent no request for this long is closed.
 SILENCE_S = 2.0
-#: More than one person or script asks at a time, each with a connection of some milliseconds.
+#: The connections at the same time; further ones are closed. A request takes some milliseconds.
 MAX_CLIENTS = 16
 
-_QUESTION = AskStatus().encode()
+_REQUEST = AskStatus().encode()
 
 
 class NotAnswering(FastchatError):
-    """No server answers in the directory; the message is a sentence for the user."""
+    """No server answers on the data directory. The message is a sentence for the user."""
 
 
 # Asking
 
 
 async def ask(directory: Path, timeout_s: float) -> dict[str, dict[str, Any]]:
-    """The snapshots of a server's parts, by name. Raises NotAnswering."""
+    """Return the counters of each process of a server, by the process's name.
+
+    Raises NotAnswering if no server runs on `directory`, or if it does not answer within
+    `timeout_s` seconds.
+    """
     try:
         async with asyncio.timeout(timeout_s):
             return await _ask(directory)
     except TimeoutError:
-        raise NotAnswering(f"the server on --data {directory} does not answer.") from None
+        raise NotAnswering(
+            f"the server on --data {directory} did not answer within {timeout_s:g} s."
+        ) from None
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
-        raise NotAnswering(f"no server is running on --data {directory}.") from None
+        raise NotAnswering(
+            f"no server is running on --data {directory}; give the directory of a running server."
+        ) from None
     except PermissionError:
         raise NotAnswering(
-            f"--data {directory} belongs to another user; ask as the server's user."
+            f"--data {directory} belongs to another user; run the command as the server's user."
         ) from None
     except (OSError, EOFError, BadRecord) as error:
-        raise NotAnswering(f"the server on --data {directory} gives no answer: {error}.") from None
+        raise NotAnswering(
+            f"the server on --data {directory} cannot be asked for its status: {error}."
+        ) from None
 
 
 async def _ask(directory: Path) -> dict[str, dict[str, Any]]:
     with socket_path(directory) as path:
         reader, writer = await asyncio.open_unix_connection(path)
     try:
-        writer.write(_QUESTION)
+        writer.write(_REQUEST)
         records = RecordReader(decode_from_relay)
         while data := await reader.read(1 << 16):
             for record in records.feed(data):
                 if not isinstance(record, Status):
-                    raise BadRecord("it is of another version")
+                    raise BadRecord("it runs another version of fastchat")
                 return {name: dict(part) for name, part in record.parts.items()}
-        raise EOFError("it hung up")
+        raise EOFError("it closed the connection")
     finally:
         writer.close()
 
@@ -82,9 +94,10 @@ async def collect(
     *,
     timeout_s: float = SCRAPE_TIMEOUT_S,
 ) -> dict[str, dict[str, Any]]:
-    """What is `known` about the parts, with what they report if they answer within `timeout_s`.
+    """Return the counters of each process: the `known` ones, and those that the server reports.
 
-    Never raises. The report of a process that has been replaced in the meantime is left out.
+    If the server does not answer within `timeout_s` seconds, only the known ones are returned. If
+    a process has been replaced, the report of the old process is left out. It raises nothing.
     """
     try:
         reported = await ask(directory, timeout_s)
@@ -102,10 +115,11 @@ async def collect(
 
 
 class StatusServer:
-    """Answers for a server that is one process, from `open` to `close`.
+    """Answers requests for the status of a server with one process, from `open` to `close`.
 
-    Call both while the directory's lock is held. Clients that send anything but the question are
-    dropped, as are those that are silent for `silence_s`.
+    The caller of both must hold the directory's lock. A connection is closed if the client sends
+    anything but a request, or sends no request for `silence_s` seconds. If there are more than
+    `max_clients` connections, a new one is closed.
     """
 
     def __init__(
@@ -124,11 +138,15 @@ class StatusServer:
         self._server: asyncio.Server | None = None
 
     async def open(self) -> None:
-        """Listen. If the directory cannot hold a socket, the server runs without status."""
+        """Listen. If the directory cannot hold a socket, log a warning and answer no requests."""
         try:
             listener = bind_socket(self._directory)
         except OSError as error:
-            logger.warning("`fastchat status` will not work: %s", error.strerror)
+            logger.warning(
+                "`fastchat status` will not work, because the data directory cannot hold a "
+                "socket: %s",
+                error.strerror,
+            )
             return
         loop = asyncio.get_running_loop()
         self._server = await loop.create_unix_server(
@@ -145,7 +163,7 @@ class StatusServer:
 
 
 class _Client(asyncio.Protocol):
-    """A connection of a client that asks."""
+    """A connection of a client that requests the status."""
 
     _transport: asyncio.Transport
     _deadline: asyncio.TimerHandle
@@ -167,12 +185,12 @@ class _Client(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._received += data
-        if self._received == _QUESTION and not self._transport.get_write_buffer_size():
+        if self._received == _REQUEST and not self._transport.get_write_buffer_size():
             self._received = b""
             self._transport.write(Status({"server": self._server.snapshot()}).encode())
             self._deadline.cancel()
             self._wait()
-        elif not _QUESTION.startswith(self._received):
+        elif not _REQUEST.startswith(self._received):
             self.drop()
 
     def drop(self) -> None:

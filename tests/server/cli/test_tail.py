@@ -545,10 +545,10 @@ def test_file_is_sent_again_after_a_reconnect(tmp_path: Path) -> None:
     ("file", "why", "takes"),
     [
         ("missing", "No such file or directory", TAKES_FILES),
-        (".", "this is no file", TAKES_FILES),
-        ("big", "the server takes files of at most 200,000 bytes", TAKES_FILES),
+        (".", "it is not a regular file", TAKES_FILES),
+        ("big", "the server accepts files of at most 200,000 bytes", TAKES_FILES),
         ("empty", "whole number from 1", TAKES_FILES),
-        ("big", "the server takes no files", None),
+        ("big", "the server accepts no files", None),
     ],
 )
 def test_unreadable_file_is_reported(
@@ -733,7 +733,10 @@ def test_missing_token_is_reported_with_the_flag(server_with_tokens: Server) -> 
     """The sentence names the flag and the variable."""
     with tailing(server_with_tokens.url, stdin=subprocess.DEVNULL) as tail:
         assert tail.end() == (
-            1, "", "fastchat: The server asks for a token: --token-file FILE, or FASTCHAT_TOKEN.\n"
+            1,
+            "",
+            "fastchat: The server requires a token: "
+            "give --token-file FILE or set FASTCHAT_TOKEN.\n",
         )  # fmt: skip
 
 
@@ -779,7 +782,7 @@ def test_expired_token_is_read_again(server_with_tokens: Server, key: Path, tmp_
             alice.type("yes\n")
             bob.await_line("Alice: yes")
     with tailing(server_with_tokens.url, "--token-file", str(old_file)) as late:
-        sentence = f"fastchat: The token has expired, and {old_file} has no other.\n"
+        sentence = f"fastchat: The token has expired, and {old_file} still holds the same token.\n"
         assert late.end() == (1, "", sentence)
 
 
@@ -791,7 +794,7 @@ def test_file_without_a_token_is_an_invalid_setting(tmp_path: Path, content: byt
         file.write_bytes(content)
     with tailing("ws://127.0.0.1:1", "--token-file", str(file), stdin=subprocess.DEVNULL) as tail:
         status, out, err = tail.end()
-    what = "cannot be read" if content is None else "has no token in it"
+    what = "cannot be read" if content is None else "holds no token"
     assert (status, out) == (2, "")
     assert err.startswith(f"fastchat: --token-file {file} {what}")
     assert err.count("\n") == 1
@@ -872,5 +875,5 @@ def test_address_without_a_chat_ends_tail() -> None:
             with tailing(address, stdin=subprocess.DEVNULL) as tail:
                 status, out, err = tail.end()
             assert (status, out) == (1, "")
-            assert err.startswith("fastchat: There is no chat at ws")
+            assert err.startswith("fastchat: No chat server answers at ws")
             assert err.count("\n") == 1
