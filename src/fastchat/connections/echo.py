@@ -1,7 +1,7 @@
-"""`/_echo` under `--debug-echo`: gives back what it gets, for suites that test RFC 6455.
+"""`/_echo` under `--debug-echo`: sends back what it receives, for test suites of RFC 6455.
 
-It is the session of production with another inbox. So what such a suite finds about frames,
-fragments, closes and sizes holds for the chat as well.
+It is the usual session with another inbox. So what such a suite finds about frames, fragments,
+closes and sizes also holds for the chat.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ECHO_PATH = b"/_echo"
 
 
 def check_loopback(listener: socket.socket) -> None:
-    """Raises SettingError unless only this machine can reach a listening socket."""
+    """Raise SettingError unless only this machine can reach a listening socket."""
     if not ipaddress.ip_address(listener.getsockname()[0]).is_loopback:
         raise SettingError("--debug-echo is for tests; it needs --host 127.0.0.1 or ::1.")
 
@@ -53,7 +53,7 @@ class _EchoInbox(Inbox):
         return True
 
     def receive(self, payload: bytes) -> None:
-        # Elsewhere the parser of commands looks at the UTF-8.
+        # In the chat, the parser of commands checks the UTF-8.
         try:
             payload.decode()
         except UnicodeDecodeError:

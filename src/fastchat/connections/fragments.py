@@ -1,4 +1,4 @@
-"""A message that comes in fragments (RFC 6455 §5.4), and its bounds."""
+"""A message that arrives in fragments (RFC 6455 §5.4), and its limits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fastchat.errors import CloseReason, Violation
 
 __all__ = ["Fragments"]
 
-#: Browsers do not fragment; the strictest suites send about fifty.
+#: Browsers send no fragments; the strictest test suites send about 50 in a message.
 MAX_FRAGMENTS = 64
 
 
@@ -28,7 +28,7 @@ class Fragments:
         self._decoder = codecs.getincrementaldecoder("utf-8")() if is_text else None
 
     def add(self, payload: bytes, *, is_last: bool, max_bytes: int) -> None:
-        """Take the next fragment. Raises Violation if the message is beyond its bounds.
+        """Take the next fragment. Raises Violation if the message exceeds a limit.
 
         Text is decoded fragment by fragment, so that a message fails where it stops being UTF-8
         and not with its last fragment. A character can begin in one fragment and end in another.

@@ -62,7 +62,7 @@ class Inbox:
     no more than what was read at once, and TCP holds back the rest. After `close` the queue is
     gone, and a task that still runs is the last one.
 
-    The throttle is asked before all this: a command that comes too fast is refused, and never
+    The throttle is asked before all this: a command that comes too soon is refused, and never
     waits or runs.
     """
 
@@ -157,14 +157,14 @@ class Inbox:
     async def _run(
         self, work: Coroutine[Any, Any, None], ref: str | None, chunk_bytes: int | None
     ) -> None:
-        """Run a command that waits, then those that came meanwhile.
+        """Run a command that has to wait, then those that came in the meantime.
 
-        Nothing else of the command is kept for so long: a `join` may have a token in it.
+        The command itself is not kept while it waits, because a `join` can contain a token.
         """
         try:
             await work
         except CommandError as refusal:
-            refusal.ref = ref or refusal.ref  # a chunk has none, its upload may
+            refusal.ref = ref or refusal.ref  # a chunk has none, but its `upload` may have one
             self._refuse(refusal)
         except Exception:
             self._owner.fail()
@@ -187,7 +187,7 @@ class Inbox:
         self._waiting.append(command)
 
     async def _pace(self, chunk_bytes: int) -> None:
-        """Wait if a file comes too fast, because to refuse a piece of it would spoil it all."""
+        """Wait if a file comes too fast: refusing one piece would ruin the whole file."""
         wait_s = self._context.throttle.pace_s(self, chunk_bytes, self._client.address)
         if self._client.gone:
             self._context.throttle.forget(self)
@@ -197,7 +197,7 @@ class Inbox:
     # Refusing
 
     def _throttle(self, command: Command, wait_s: float) -> None:
-        if type(command) is Typing:  # dropped without an answer: nobody misses one
+        if type(command) is Typing:  # dropped without an answer, because no client waits for one
             self._count_error(TOO_FAST_TYPING)
         else:
             self._refuse(rate_limited("You are sending commands too quickly.", wait_s), command)

@@ -22,9 +22,9 @@ logger = logging.getLogger("fastchat.session")
 #: From a message's first fragment to its last. Browsers do not fragment; on a phone's network
 #: the largest message, 64 KiB, takes a few seconds.
 MESSAGE_TIMEOUT_S = 30.0
-#: For the client to answer our close frame. The hub aborts after as long.
+#: For a client to answer our close frame. The hub gives the clients that it evicts as long.
 CLOSE_GRACE_S = 2.0
-#: The earliest time to come back, for clients of a server that stops and for those that have to
+#: The earliest time to reconnect, for clients of a server that stops and for those that have to
 #: fetch a new token first.
 RECONNECT_AFTER_MS = 250
 #: The retry delay sent to a client that was rejected because a limit was reached.
@@ -46,7 +46,7 @@ class Closable(Hashable, Protocol):
 
 
 class Sessions:
-    """All sessions of a process, by the deadlines that they have to keep.
+    """All sessions of a process, by the deadlines that apply to them.
 
     A session is in `_all` from its upgrade until its socket is closed. It is also in one table
     for each deadline that applies to it:
@@ -82,7 +82,7 @@ class Sessions:
         self._close_grace_s = close_grace_s
         self.draining = False
         self._spread_ms = 0
-        # Sessions with their deadlines, in the order of these.
+        # Sessions with their deadlines, the earliest deadline first.
         self._unjoined: dict[Closable, float] = {}
         self._unfinished: dict[Closable, float] = {}
         self._closing: dict[Closable, float] = {}
@@ -98,8 +98,8 @@ class Sessions:
     def drain(self, spread_s: float) -> None:
         """Tell every client that the server stops, and close its connection with 1012.
 
-        Clients are asked to come back at times spread over `spread_s`. That holds for those that
-        connect from now on as well.
+        Clients are asked to come back at times spread over `spread_s`. Clients that connect from
+        now on are told the same.
         """
         self.draining = True
         self._spread_ms = int(spread_s * 1000)
@@ -136,21 +136,21 @@ class Sessions:
             self._next_expiry_s = min(self._expiring.values(), default=0.0)
 
     def turn_away(self, session: Closable, limit: Limit) -> None:
-        """Dismiss a session whose connection is one too many; it can come back much later."""
+        """Dismiss a session whose connection exceeds a limit; the client can try again later."""
         self._metrics.turned_away[limit] += 1
         logger.info("turned a client away: %s", _REASONS[limit].text)
         after_ms = random.randint(*TURNED_AWAY_MS)  # noqa: S311 spreads load
         session.dismiss(_REASONS[limit], after_ms)
 
     def on_evicted(self, connection: Connection, code: int, reason: str) -> None:
-        """Tell a session that the hub has closed its connection on its own account."""
+        """Tell a session that the hub itself has closed the connection."""
         session: Closable = connection.owner
         session.on_evicted(code, reason)
 
     # Called by sessions
 
     def add(self, session: Closable) -> None:
-        """Register a session that is open now. If the server stops, it is dismissed at once."""
+        """Register a session that is open now. If the server is stopping, dismiss it at once."""
         self._metrics.connections_total += 1
         self._all.add(session)
         if self._join_timeout_s:
@@ -163,7 +163,7 @@ class Sessions:
         self._unjoined.pop(session, None)
 
     def watch_expiry(self, session: Closable, expires_s: float) -> None:
-        """Close a session when its token, the first one or a further one, expires."""
+        """Close a session when its token expires; a later call replaces the time."""
         if not self._expiring or expires_s < self._next_expiry_s:
             self._next_expiry_s = expires_s
         self._expiring[session] = expires_s

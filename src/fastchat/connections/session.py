@@ -1,10 +1,9 @@
-"""The RFC 6455 endpoint of one client: picows' frames in, messages out; and how it ends.
+"""The RFC 6455 endpoint of one client: picows' frames in, messages out, and how it all ends.
 
-picows unmasks frames and checks their opcodes, sizes and masks. It does not
-reassemble fragments, bound a whole message, look at UTF-8 or the RSV bits, answer
-a CLOSE, or stop delivering frames after one. All that is here, as RFC 6455 says;
-and everything a session sends goes through the hub, which is the only writer.
-What the messages mean is the inbox's business.
+picows unmasks frames and checks their opcodes, sizes and masks. It does not reassemble fragments,
+limit the size of a whole message, check UTF-8 or the RSV bits, answer a CLOSE, or stop delivering
+frames after one. The session does all of this, as RFC 6455 requires. Everything that a session
+sends goes through the hub, which is the only writer. The inbox knows what the messages mean.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ __all__ = ["Session"]
 
 logger = logging.getLogger("fastchat.session")
 
-# Looked up once: each costs an attribute of an enum class for every frame.
+# Looked up once, because an attribute of an enum class is slow to read for every frame.
 _TEXT, _BINARY, _CONTINUATION = WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.CONTINUATION
 _PING, _PONG, _CLOSE = WSMsgType.PING, WSMsgType.PONG, WSMsgType.CLOSE
 _OP_PONG = 0xA  # RFC 6455 §11.8
 _NO_STATUS = 1005  # RFC 6455 §7.4.1: an empty close frame
-_ABNORMAL = 1006  # and none at all
+_ABNORMAL = 1006  # and no close frame at all
 _NO_HEADERS: CIMultiDict[str] = CIMultiDict()
 
 
@@ -53,8 +52,8 @@ class Session(WSListener):
     `_closed`. A client leaves the chat on its way to `closed`, exactly once. A closed session
     that is not disconnected in time is aborted by the registry.
 
-    * ``first`` is what the upgrade's query asked for: a command to run at once, or why there
-      cannot be one.
+    * ``first`` is the join that the upgrade's query asked for, or why the query is invalid; None if
+      it asked for nothing.
     * ``token`` came with the upgrade.
     * ``address`` is what the connection is counted by; an empty one is not counted.
     """
@@ -114,7 +113,7 @@ class Session(WSListener):
         self._inbox.open(token, first)
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
-        # picows delivers what is left in its buffer also after a CLOSE or an error.
+        # Even after a CLOSE or an error, picows delivers what is left in its buffer.
         if self._closed or self._close_asked is not None or transport.is_close_frame_sent:
             if frame.msg_type is _CLOSE:  # the answer to ours
                 # RFC 6455 §5.5.1: "After both sending and receiving a Close message, an endpoint
@@ -143,7 +142,7 @@ class Session(WSListener):
                 self._on_fragment(kind, bool(frame.fin), frame.get_payload_as_bytes())
         except Violation as violation:
             self.close_for(violation)
-            if frame.msg_type is _CLOSE:  # the client has sent its own, nothing is left to wait for
+            if frame.msg_type is _CLOSE:  # the client has closed as well, so it will send no answer
                 transport.disconnect()
         except Exception:
             self.fail()
@@ -205,7 +204,7 @@ class Session(WSListener):
         self.close_with(reason.code, reason.text)
 
     def close_with(self, code: int, text: str) -> None:
-        """The same, with a code or a text that `CloseReason` does not know."""
+        """Do the same with a code or a text that is not in `CloseReason`."""
         if not self._closed:
             self._close_code = code
             self._depart()
@@ -224,14 +223,14 @@ class Session(WSListener):
         self.close(CloseReason.INTERNAL)
 
     def dismiss(self, reason: CloseReason, reconnect_after_ms: int) -> None:
-        """Close a healthy connection; the client is told why, and when it can be back."""
+        """Close a healthy connection; the client is told why, and when it can come back."""
         if not self._closed:
             payload = protocol.closing(reason.code, reason.text, reconnect_after_ms)
             self._context.hub.send(self._connection, payload)
             self.close(reason)
 
     def on_evicted(self, code: int, reason: str) -> None:
-        """The hub has closed the connection on its own account."""
+        """The hub itself has closed the connection."""
         if not self._closed:
             logger.info("evicted %r: %s (%d)", self._client.username or "nobody", reason, code)
             self._close_code = code
@@ -239,7 +238,7 @@ class Session(WSListener):
             self._context.sessions.begin_closing(self)
 
     def abort(self) -> None:
-        """Close the socket at once, whatever waits to be sent."""
+        """Close the socket at once, even if data waits to be sent."""
         self._transport.disconnect(False)
 
     def _depart(self) -> None:
@@ -271,12 +270,12 @@ class Session(WSListener):
         code = int.from_bytes(payload[:2], "big") if payload else _NO_STATUS
         # RFC 6455 §5.5.1: "If there is a body, the first two bytes of the body MUST be a 2-byte
         # unsigned integer (in network byte order) representing a status code with value /code/
-        # defined in Section 7.4." A single byte is below all of these.
+        # defined in Section 7.4." A body of one byte makes a code below all of these.
         if payload and not _may_be_sent(code):
             raise Violation(CloseReason.INVALID_CLOSE_CODE)
         if self._inbox.is_idle:
             self._answer_close(code)
-        else:  # what was sent before it still counts, and is answered before we close
+        else:  # the commands before it still run, and are answered before we close
             self._close_asked = code
 
     def _answer_close(self, code: int) -> None:
@@ -294,7 +293,7 @@ class Session(WSListener):
         if kind is _BINARY and not self._inbox.takes_bytes:
             raise Violation(CloseReason.UNEXPECTED_BINARY)
         # RFC 6455 §5.4: "The fragments of one message MUST NOT be interleaved between the
-        # fragments of another message". Control frames can be, and do not come here.
+        # fragments of another message". Control frames can be interleaved, but do not come here.
         if (kind is _CONTINUATION) != (fragments is not None):
             raise Violation(CloseReason.STRAY_FRAGMENT)
         if fragments is None:
@@ -307,7 +306,7 @@ class Session(WSListener):
             if fragments.is_text:
                 self._inbox.receive(fragments.whole())
             else:
-                # The client's pong may wait behind many messages of a file.
+                # This counts as a pong, because the real one may wait behind many of these.
                 self._connection.pong()
                 self._inbox.receive_bytes(fragments.whole())
 
