@@ -13,7 +13,7 @@ __all__ = ["ChatHub", "Client", "Endpoint", "reply"]
 
 
 class Endpoint(Protocol):
-    """The connection behind a client: it is told what the chat has learned, and asked to close."""
+    """The connection of a client: the chat reports to it, and asks it to close."""
 
     def on_authenticated(self, expires_s: float, /) -> None:
         """The client's token was accepted; it expires at `expires_s`, in seconds since 1970."""
@@ -34,10 +34,10 @@ class Endpoint(Protocol):
 class Client:
     """A connection as the chat sees it: its rooms, its names in them, and its rights.
 
-    * ``connection``: what the hub knows the client by; the chat only passes it on.
+    * ``connection``: identifies the client to the hub; the chat only passes it on.
     * ``endpoint``: is told what the chat learns about the client.
-    * ``address`` and ``connection_number``: what the connection is counted by, as in
-      `fastchat.rooms.Entrance`.
+    * ``address`` and ``connection_number``: identify the connection where connections are
+      counted, as in `fastchat.rooms.Entrance`.
     * ``gone``: the client has departed; nothing is sent to it any more.
     """
 
@@ -67,9 +67,9 @@ class Client:
         self.gone = False
 
     def room_of(self, room: str | None, needed: Right | None = None) -> str:
-        """The room that a command is about, which can be left out by a client in one room only.
+        """The room that a command is about. A client that is in only one room need not name it.
 
-        Raises CommandError if the client is not in it, or lacks a right that is needed there.
+        Raises CommandError if the client is not in the room, or lacks a right that is `needed`.
         """
         if room is None:
             room = self._only_room()
@@ -82,7 +82,7 @@ class Client:
         return room
 
     def check(self, needed: Right, room: str) -> None:
-        """Raises CommandError if the client's token does not give a right in a room."""
+        """Raise CommandError if the client's token does not grant a right in a room."""
         if self.identity is not None and not self.identity.may(needed, room):
             raise forbidden()
 
@@ -107,9 +107,9 @@ class ChatHub(Protocol):
     `fastchat.brokers.Delivery`. A `connection` is opaque. See `fastchat._fanout.Hub`.
 
     The order is fixed. A payload published to a room before a `join` does not reach the new
-    member. A payload published before a `leave` still reaches the member that leaves. `send`
-    overtakes no earlier payload. `join` returns False if the connection is closed, also if the
-    chat does not know that yet.
+    member. A payload published before a `leave` still reaches the member that leaves. A payload
+    of `send` does not overtake earlier ones. `join` returns False if the connection is closed,
+    even if the chat does not know that yet.
     """
 
     def join(self, connection: Any, room: str, /) -> bool: ...

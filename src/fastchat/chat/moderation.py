@@ -1,4 +1,4 @@
-"""Moderation: a user leaves a room because a moderator wants it."""
+"""Moderation: a moderator removes a user from a room."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["Moderation"]
 
 
 class Moderation:
-    """Removes users, and knows which clients of this process are to go with a removed user.
+    """Removes users, and knows which clients of this process have to go with a removed user.
 
-    Only clients with a token are tracked: without one, a user is whoever has the session, and
-    would be back under another at once.
+    Only clients with a token are tracked: without one, a removed user could open another session
+    and come back at once.
     """
 
     def __init__(self, presence: Presence, hub: ChatHub) -> None:
@@ -40,7 +40,7 @@ class Moderation:
                 del self._clients[room, author]
 
     async def remove_user(self, client: Client, command: Remove) -> None:
-        """Run a moderator's command; all processes are told, and expel the user."""
+        """Run a moderator's command: have all processes expel the user."""
         room = client.room_of(command.room)
         if not client.moderates(room):
             raise forbidden()
@@ -50,6 +50,6 @@ class Moderation:
         reply(self._hub, client, payload)
 
     def expel(self, room: str, author: str, seconds: int) -> None:
-        """Dismiss the clients of a user that was removed from a room for so many seconds."""
+        """Dismiss the clients of a user who was removed from a room for so many seconds."""
         for client in tuple(self._clients.get((room, author), ())):
             client.endpoint.dismiss(CloseReason.REMOVED, seconds * 1000)

@@ -1,8 +1,7 @@
 """The rules of the chat: which client can do what, and who hears of it.
 
-No sockets, no event loop, no picows. Sessions tell the chat of clients and their
-commands; it publishes through a broker, and writes through a `ChatHub`, which
-is the hub.
+No sockets, no event loop, no picows. Sessions report clients and their commands to the chat. The
+chat publishes through a broker, and writes through the hub, which it sees as a `ChatHub`.
 """
 
 from __future__ import annotations
@@ -47,14 +46,14 @@ __all__ = ["Chat"]
 
 
 class Chat:
-    """The rules. `handle` runs a command, `depart` ends a client. A broker's `Receiver`.
+    """The rules. `handle` runs a command, `depart` takes a client out. A broker's `Receiver`.
 
     * ``clock``: seconds since 1970, for timestamps only.
     * ``new_secret``: makes a client's `session`.
-    * ``authenticator``: if it is given, a client needs a token, which also says its rights.
+    * ``authenticator``: if it is given, a client needs a token, which also grants its rights.
     * ``max_rooms``: how many rooms a client can be in at once; 0 for no limit.
     * ``incoming_files``: takes the files that clients share; None if the server takes none.
-    * ``max_chunk_bytes``: how much of a file one binary message can hold.
+    * ``max_chunk_bytes``: the largest piece of a file that a binary message can hold.
     """
 
     def __init__(
@@ -101,10 +100,10 @@ class Chat:
         }
 
     def handle(self, client: Client, command: Command) -> Coroutine[Any, Any, None] | None:
-        """Run a command, or return the coroutine that does, to be run before the next one.
+        """Run a command, or return a coroutine that must end before the next command is handled.
 
-        Raises CommandError (the coroutine too) when the command is refused;
-        nothing has changed then. Raises Violation for a chunk of no file.
+        This and the coroutine raise CommandError if the command is refused; nothing has changed
+        then. Raises Violation for a chunk if no file was announced.
         """
         if (
             self._authenticator is not None
@@ -117,9 +116,9 @@ class Chat:
     def authenticate(self, client: Client, token: str) -> None:
         """Authenticate a client by its token; without an authenticator a token means nothing.
 
-        Raises CommandError: `unauthorized`, also if the token before was another user's, and
-        `forbidden` if the token is not for all rooms that the client is in. Nothing has changed
-        then.
+        Raises CommandError: `unauthorized` if the token is not valid or is another user's than the
+        client's last one, and `forbidden` if it does not allow all rooms that the client is in.
+        Nothing has changed then.
         """
         if self._authenticator is None:
             return
@@ -179,7 +178,7 @@ class Chat:
         emoji: str = "",
         remove: bool = False,
     ) -> None:
-        """Publish what changes a message; whether it may is decided where it is kept."""
+        """Publish a change of a message. The history decides whether the author can make it."""
         room = client.room_of(command.room)
         name, author = client.rooms[room]
         moderates = kind is not Kind.REACT and client.moderates(room)
@@ -261,9 +260,9 @@ class Chat:
         entrance = Entrance(
             room, member, command.since, command.history, client.address, client.connection_number
         )
-        # A callback and not a result, because the answer has its exact place in the stream.
+        # A callback and not a result, because the reply has an exact place in the room's stream.
         await self._broker.join(entrance, partial(self._admit, client, room, session, command.ref))
-        if room in client.rooms:  # it is not if the client went meanwhile
+        if room in client.rooms:  # it is not if the client has gone in the meantime
             client.endpoint.on_joined(client.rooms[room].author)
 
     def _check_new_room(self, client: Client, room: str) -> None:
@@ -323,13 +322,13 @@ class Chat:
     # The broker's receiver
 
     def expel(self, room: str, author: str, seconds: int) -> None:
-        """Dismiss the clients of a user that was removed from a room, and withdraw its files."""
+        """Dismiss the clients of a user who was removed from a room, and end their tickets."""
         self._moderation.expel(room, author, seconds)
         self._uploads.withdraw(room, author)
 
 
 def _member_of(client: Client, username: str | None, session: str) -> Member:
-    """The name under which a client joins, and whose its messages are."""
+    """The name under which a client joins, and the author of its messages."""
     if client.identity is not None:  # the token has the name, whatever the command says
         return Member(client.identity.name, client.identity.author)
     if name := username or client.username:

@@ -1,4 +1,4 @@
-"""The commands about files: `upload` announces a file, and a binary message has its next bytes.
+"""The commands about files: `upload` announces a file, and binary messages contain its bytes.
 
 `fastchat.files.incoming` receives the bytes.
 """
@@ -20,7 +20,7 @@ __all__ = ["UploadCommands"]
 
 
 class UploadCommands:
-    """Runs the commands about files, and sends their senders the results.
+    """Runs the commands about files, and sends the results to the clients.
 
     `Client.incoming` is the file that a client announced last.
 
