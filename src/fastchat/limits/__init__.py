@@ -1,1 +1,1 @@
-"""Limits: how much of what, for whom. No I/O."""
+"""Limits on messages, commands, rooms, connections, handshakes and downloads. No I/O."""

@@ -19,7 +19,7 @@ __all__ = ["Budget", "TokenBuckets", "rate_limited"]
 MAX_BUCKETS = 100_000
 #: Buckets that one sweep looks at, to see whether they are full again.
 SWEPT = 5_000
-#: Part of a token by which a bucket can be overdrawn: sums of floats are not exact.
+#: Fraction of a token by which a bucket can be overdrawn, because sums of floats are not exact.
 _EPSILON = 0.01
 
 
@@ -59,7 +59,7 @@ class TokenBuckets:
         return 0.0
 
     def spend(self, key: Hashable, now: float, tokens: float) -> float:
-        """Take tokens even if there are too few; returns seconds until the bucket has made up."""
+        """Take tokens even if there are too few; returns the seconds until they are made up for."""
         full_s = max(self.full_s.get(key, 0.0), now) + tokens * self.interval_s
         self.full_s[key] = full_s
         return max(0.0, full_s - now - self.span_s)

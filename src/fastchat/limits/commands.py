@@ -27,14 +27,14 @@ __all__ = ["TOO_FAST_ERRORS", "TOO_FAST_TYPING", "SessionLimits", "Throttle"]
 #: Refused commands that a connection can cause in the long run: somebody who types causes one now
 #: and then, a broken client causes a stream of them.
 ERRORS_PER_S = 1.0
-#: What a command counts for that was only too fast: a client can have sent many of them before it
-#: reads the first refusal.
+#: A command that only came too soon counts as this part of an error: a client can have sent many of
+#: them before it reads the first refusal.
 TOO_FAST_ERRORS = 0.1
 #: The same for `typing`: a page that sends it for each key can have a key held down.
 TOO_FAST_TYPING = 0.02
-#: What a search counts for: it reads more than any other command.
+#: A search counts as this many commands, because it reads more than any other command.
 SEARCH_COMMANDS = 5
-#: A smaller binary message is charged as this many bytes, because it takes as long.
+#: A smaller binary message is charged as this many bytes, because it takes as long to handle.
 MIN_CHUNK_BYTES = 32 * 1024
 #: The longest time for which an upload is not read. The connection's pongs are not read either, and
 #: one must arrive within 10 s.
@@ -45,14 +45,14 @@ HEARTBEATS = Budget(rate_per_s=10.0, burst=20)
 
 
 class SessionLimits(NamedTuple):
-    """What a connection can send; a budget with the rate 0 is no limit.
+    """The limits on what a connection can send; a budget with the rate 0 is no limit.
 
     * ``publications``: messages, edits, deletions and reactions; ``typing``: typing events;
       ``commands``: all other commands.
     * ``address_publications``, ``address_commands``: the same for all connections from one address
       together; ``address_commands`` includes typing events.
     * ``upload_bytes``, ``address_upload_bytes``: files in binary messages.
-    * ``errors``: refused commands at once, beside one a second, before the connection is closed.
+    * ``errors``: refused commands at once, besides one a second, before the connection is closed.
     """
 
     publications: Budget
@@ -77,7 +77,7 @@ class Throttle:
         self._errors = TokenBuckets(Budget(errors_per_s, limits.errors))
         self._heartbeats = TokenBuckets(HEARTBEATS)
         self._uploads = TokenBuckets(limits.upload_bytes)
-        #: All buckets of which a connection has one.
+        #: All buckets that are kept for each connection.
         self._of_senders = [self._errors, self._heartbeats, self._uploads]
         #: For each command: its buckets, what it costs and what a full bucket holds, in seconds.
         self._charges: dict[type, tuple[dict[Hashable, float], float, float]] = {}

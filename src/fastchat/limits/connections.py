@@ -79,7 +79,7 @@ class ConnectionCount:
 class ProcessCount:
     """The connections of one process in a `ConnectionCount` of the whole server.
 
-    A connection has the number that its process gave it.
+    Connections are identified by numbers, which their process has assigned.
     """
 
     def __init__(self, server: ConnectionCount) -> None:
@@ -146,7 +146,7 @@ class Counted:
 
 
 class SharedCount(Protocol):
-    """Counts the connections of all processes. It calls `Admission.turn_away` for one too many."""
+    """Counts the connections of all processes; calls `Admission.turn_away` beyond a limit."""
 
     def entered(self, counted: Counted, /) -> None: ...
     def identified(self, counted: Counted, /) -> None: ...
@@ -185,7 +185,7 @@ class Admission:
         return counted
 
     def identify(self, counted: Counted, author: str) -> None:
-        """Count a connection for its user. Only the first author counts."""
+        """Count a connection for its user. Only the first call for a connection counts."""
         if counted.author or counted.number not in self._counted:
             return
         limit = self._count.identify(author)

@@ -24,7 +24,8 @@ class HandshakeLimiter:
     def enter(self, address: str) -> Limit | None:
         """Take a handshake; returns the limit that it exceeds, or None.
 
-        The address is checked first, so that one busy address uses up nothing of the total.
+        The address is checked first, so that the refused handshakes of a busy address take nothing
+        from the total.
         """
         now = self._clock()
         if address and self._addresses.take(address, now):

@@ -1,4 +1,4 @@
-"""What can be published in rooms, and which rooms can be created, on the whole server."""
+"""Limits on publications, and on the rooms that can be created, for the whole server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Priced(Protocol):
 
 
 def price_of(connections: int) -> int:
-    """The tokens that a message costs its author in a room of so many connections."""
+    """The tokens that a message costs its author in a room with so many connections."""
     return 1 + min(connections // CONNECTIONS_A_TOKEN, MAX_PRICE - 1)
 
 
@@ -94,9 +94,10 @@ class RoomLimits:
         return refused
 
     def check_new_room(self, address: str, rooms: int) -> None:
-        """Charge a new room that would stand beside `rooms` others; raises CommandError.
+        """Charge the creation of a room while there are `rooms` others.
 
-        A client whose `address` is not known is not limited by it.
+        A client whose `address` is not known is not limited by it. Raises CommandError if the room
+        would exceed a limit.
         """
         if self._max_rooms and rooms >= self._max_rooms:
             raise CommandError(
