@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(chosen: argparse.Namespace, settings: Settings, channel: Channel, workers: int) -> int:
-    # Imported here: the relay does not need what a worker needs, and the other way round.
+    # Imported here: the relay does not need what a worker needs, and vice versa.
     if chosen.role == "relay":
         from fastchat.process import relay
 
@@ -62,9 +62,10 @@ def _run(chosen: argparse.Namespace, settings: Settings, channel: Channel, worke
 
 
 def _wake_when_orphaned() -> None:
-    """Be continued when the supervisor dies: a stopped process would never see the channel's end.
+    """Ask the kernel (prctl(2)) for a SIGCONT when the supervisor dies.
 
-    By prctl(2). Where that is missing, the process can stay stopped.
+    A process that a signal has stopped cannot see that the channel has ended. Without prctl it
+    stays stopped.
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGCONT, 0, 0, 0)

@@ -1,4 +1,4 @@
-"""The channel between a child process and its supervisor, as the child has it.
+"""The channel between a child process and its supervisor: the child's end.
 
 The channel is a socket pair, with lines of JSON. The supervisor sends one line:
 
@@ -7,11 +7,11 @@ The channel is a socket pair, with lines of JSON. The supervisor sends one line:
 and the child sends:
 
     {"ready": true}                     it serves
-    {"failed": "--data x is in use."}   instead of that: a setting is wrong, and the child ends
+    {"failed": "--data x is in use."}   instead of `ready`: a setting is wrong, and the child ends
     {"beat": true, "relay": true}       every second; `relay`: whether it is connected to the relay
 
-When the channel ends, the child ends: it outlives its supervisor by END_S at most, however the
-supervisor ended, and also if the child was stopped by a signal or its loop hangs.
+When the channel ends, the child ends. It outlives its supervisor by END_S at most, however the
+supervisor has ended. That also holds if a signal has stopped the child, or if its loop hangs.
 """
 
 from __future__ import annotations

@@ -24,10 +24,11 @@ logger = logging.getLogger("fastchat.supervisor")
 #: The command that starts a child; its arguments follow. `-P` keeps modules in the directory
 #: where the server was started from being imported.
 COMMAND = (sys.executable, "-P", "-m", "fastchat.process")
-#: A child without a beat for this long hangs, and is killed. The supervisor counts its own ticks,
-#: not time: on a machine that slept no child has sent a beat, and the supervisor has not ticked.
+#: A child that has sent no beat for this many ticks hangs, and is killed. The supervisor counts its
+#: own ticks, not time: while a machine sleeps, children send no beats, but the supervisor does not
+#: tick either.
 HUNG_TICKS = 6
-#: It counts as stuck for the probes of load balancers before it is killed.
+#: Before a child is killed, it counts as stuck for the probes of load balancers.
 STUCK_TICKS = HUNG_TICKS // 2
 #: A killed process is gone after this time, unless the kernel holds it.
 KILL_S = 2.0
@@ -175,14 +176,14 @@ class Child:
             return True
         if self._process.poll() is None:
             return False
-        self._receive()  # its last words
+        self._receive()  # what it sent last
         self._close()
         self._ended_s = self._loop.time()
         self.ended.set()
         self._started.set()
         return True
 
-    # What it says
+    # Lines from the child
 
     def _receive(self) -> None:
         try:
@@ -201,7 +202,7 @@ class Child:
         try:
             message = json.loads(line)
         except ValueError:
-            logger.warning("%s says what is not JSON", self)
+            logger.warning("%s has sent a line that is not JSON", self)
             return
         if "beat" in message:
             self._quiet_ticks = 0
@@ -237,7 +238,7 @@ def _spawn(
             stdin=subprocess.DEVNULL,
             pass_fds=passed,
             process_group=0,  # Ctrl+C is for the supervisor
-            # Children import their modules from where the supervisor has its own.
+            # Children import their modules from the same folders as the supervisor.
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )
     finally:

@@ -1,4 +1,4 @@
-"""A worker of several: the relay has the rooms, and the supervisor starts and ends the process."""
+"""One of several workers: the relay has the rooms, the supervisor starts and ends the process."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ class Clustered:
     async def begin(self) -> None:
         loop = asyncio.get_running_loop()
         on_hang_up(loop, self._worker.reload, self._worker.drain)
-        # A second one changes nothing: if all processes of a server are signalled, it comes from
-        # the supervisor. A worker that must end at once is killed by the supervisor.
+        # A second SIGTERM changes nothing. If all processes of a server are signalled, the
+        # supervisor sends another one. A worker that must end at once is killed by the supervisor.
         loop.add_signal_handler(signal.SIGTERM, self._on_end)
         self._channel.open(loop, self._on_lost)
         with contextlib.suppress(TimeoutError):
@@ -64,7 +64,7 @@ class Clustered:
                 await self._relay.start()
         self._channel.say(ready=True)
         self.tick()
-        # What there is now lives as long as the process: the collector need not look at it.
+        # The objects that exist now live as long as the process; the collector can skip them.
         gc.collect()
         gc.freeze()
 
@@ -83,6 +83,6 @@ class Clustered:
             self._worker.drain()
 
     def _on_lost(self) -> None:
-        """In a moment the control channel ends the process; until then, tell the clients."""
+        """The channel ends the process in a moment (END_S); until then, tell the clients."""
         logger.warning("%s stops: the supervisor is gone", self._name)
         self._worker.drain_within(self._timings.lost_drain_s)

@@ -66,7 +66,7 @@ async def _serve(settings: Settings, history: History, channel: Channel, workers
     gc.collect()
     gc.freeze()
     await wait_first(orphaned.wait(), asked.wait())
-    # If all processes are signalled at once, the workers stop first: they have something to say.
+    # If all processes are signalled at once, the workers stop first: they may still publish.
     await wait_first(orphaned.wait(), relay.deserted(), timeout_s=timings.workers_stop_s)
     for task in tasks:
         task.cancel()
@@ -81,7 +81,7 @@ async def _tick_forever(relay: Relay, channel: Channel, interval_s: float) -> No
         await asyncio.sleep(interval_s)
         try:
             relay.rooms.tick()
-        except Exception:  # without beats, the supervisor replaces a relay whose fault stays
+        except Exception:  # if this goes on, there are no beats, and the supervisor kills the relay
             logger.exception("internal error in a tick")
         else:
             channel.say(beat=True, relay=True)

@@ -56,5 +56,5 @@ def on_hang_up(
             reload()
 
     loop.add_signal_handler(signal.SIGHUP, on_signal)
-    # One that came while the process started has waited: the supervisor blocks it (see `child`).
+    # A SIGHUP that came while the process started has waited, because it is blocked (see `child`).
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})

@@ -94,12 +94,12 @@ class Standalone:
         if self._admin_listener is not None:
             await self._admin.serve(self._admin_listener)
         announce(self._settings, self._components.worker.server.listener)
-        # What there is now lives as long as the process: the collector need not look at it.
+        # The objects that exist now live as long as the process; the collector can skip them.
         gc.collect()
         gc.freeze()
 
     def tick(self) -> None:
-        """There is nobody to report to."""
+        """Do nothing: there is no supervisor and no relay to report to."""
 
     async def end(self) -> None:
         if self._components.retention is not None:

@@ -1,7 +1,8 @@
-"""The process above the others: it starts a relay and workers, and keeps them running.
+"""The supervisor: the process that starts a relay and workers, and keeps them running.
 
-It serves no clients and has nothing that could be lost. If a child dies, it starts another. If a
-child hangs, it kills the child. If the supervisor itself dies, its children end by themselves.
+It serves no clients and has nothing that could be lost. If a child dies, the supervisor starts
+another. If a child hangs, the supervisor kills it. If the supervisor dies, its children end by
+themselves.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ class _NotStarted(FastchatError):
 
 
 class Role:
-    """What a process is for: to be the relay, or the worker of a number.
+    """The task of a process: to be the relay, or the worker with a certain number.
 
-    One child has the role at a time; another one takes its place when it dies. The states:
+    One child has the role at a time; another child takes its place when it dies. The states:
 
     * `child` is None: no process has been started yet;
     * `child` has not ended: it has the role;
@@ -111,10 +112,10 @@ class Supervisor:
         self._asked_to_stop = asyncio.Event()
         self._asked_to_roll = asyncio.Event()
 
-    # What load balancers ask
+    # Probes of load balancers
 
     def live(self) -> bool:
-        """Whether the server is alive: a restart would help if all workers were stuck."""
+        """Whether the server is alive. It is not if all workers are stuck: a restart would help."""
         return not all(role.child is not None and role.child.is_stuck for role in self._workers)
 
     def ready(self) -> str | None:
@@ -210,7 +211,7 @@ class Supervisor:
     async def _drain(self) -> None:
         """Stop the workers, and then the relay."""
         for listener in self._listeners:
-            listener.close()  # a client that connects now is refused, and need not wait
+            listener.close()  # a client that connects now is refused at once, and does not wait
         workers = self._children - {self._relay.child}
         worker_stop_s, relay_stop_s = self._timings.worker_stop_s, self._timings.relay_stop_s
         await asyncio.gather(*(worker.stop(worker_stop_s) for worker in workers))

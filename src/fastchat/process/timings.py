@@ -22,32 +22,33 @@ class WorkerTimings:
 
     #: Deadlines are checked this often.
     sweep_interval_s: float = 1.0
-    #: A client that is gone without a word has left after 40 s at most: an interval, a timeout
-    #: and two sweeps.
+    #: A client that disappears without closing has left after 40 s at most: an interval, a
+    #: timeout and two sweeps.
     ping_interval_s: float = 25.0
     pong_timeout_s: float = 10.0
     #: For a fragmented message, and for a client to answer our close frame; see `Sessions`.
     message_timeout_s: float = MESSAGE_TIMEOUT_S
     close_grace_s: float = CLOSE_GRACE_S
-    #: For a user whose last connection was lost to come back, where the process has the rooms.
+    #: Ticks in which a user whose last connection was lost can come back, if the process has the
+    #: rooms.
     grace_ticks: int = GRACE_TICKS
     #: A download waits this long for its turn; then the client is asked to try again later.
     download_wait_s: float = WAIT_S
-    #: Clients have this long to answer the close frames of a server that stops. With the rest of
-    #: stopping it stays under the 5 s after which others kill the process.
+    #: Clients have this long to answer the close frames of a server that stops. Together with the
+    #: rest of stopping that is less than 5 s, after which other programs would kill the process.
     drain_s: float = 3.0
-    #: The clients of a server that stops come back spread over this time, or over a longer one
-    #: if they are many.
+    #: The clients of a server that stops are told to come back at times spread over this long, or
+    #: longer if there are many.
     reconnect_s: float = 2.0
     #: How long HTTP waits for requests and for answers to be read.
     http: HttpTimings = field(default_factory=HttpTimings)
     #: An HTTP connection without a further request is closed after this time, as uvicorn does
     #: by default.
     keep_alive_s: int = 5
-    #: One of several workers waits this long for the relay when it starts; then it serves
-    #: without.
+    #: One of several workers waits this long for the relay when it starts; then it serves without
+    #: it.
     relay_wait_s: float = 3.0
-    #: It drains this long if the supervisor is gone: `channel.END_S` after that it is killed.
+    #: If the supervisor is gone, such a worker drains this long; after `channel.END_S` it ends.
     lost_drain_s: float = 0.3
 
 
@@ -64,13 +65,13 @@ class RelayTimings:
 class SupervisorTimings:
     """The timings of the supervisor."""
 
-    #: A child is watched by ticks, not by time: on a machine that slept no child has sent a
-    #: beat, and the supervisor has not ticked either.
+    #: A child is watched by ticks, not by time: while a machine sleeps, children send no beats,
+    #: but the supervisor does not tick either.
     tick_s: float = 1.0
     #: A child has this many ticks from its start until it serves.
     start_ticks: int = 30
     #: A worker that was asked to stop is killed after this time: it drains, and then it ends.
     worker_stop_s: float = WorkerTimings().drain_s + 2.0
     relay_stop_s: float = 3.0
-    #: A child that served for less than this may have died of something that is still there.
+    #: If a child has served for less than this, the cause of its death may still be there.
     early_s: float = 1.0

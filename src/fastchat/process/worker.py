@@ -37,12 +37,12 @@ class Mode(Protocol):
 
 
 class Worker:
-    """Serves clients with what was built for it. Its states, each of them once:
+    """Serves clients with the objects that were built for it. It has each of these states once:
 
-    * built: it listens, and accepts nobody yet;
+    * built: it listens, and accepts no client yet;
     * serving, from `serve` on, once the mode has begun;
-    * draining, from `drain` on: it accepts nobody, and every client is told that the server
-      stops and when to come back. It lasts until the last client has gone, but at most
+    * draining, from `drain` on: it accepts no clients, and tells every client that the server
+      stops and when to come back. This lasts until the last client has gone, but at most
       `drain_s`;
     * ended: the mode has ended, connections that are left are aborted, and files are closed.
     """
@@ -94,14 +94,14 @@ class Worker:
             self._components.tls.close()
 
     def drain_within(self, seconds: float) -> None:
-        """Stop although not everything can end well: clients have only so long to answer."""
+        """Stop in a hurry: clients have only so long to answer, and HTTP answers are cut off."""
         self._drain_s = seconds
         self._server.stop(at_once=True)
         if not self.draining:
             self.drain()
 
     def reload(self) -> None:
-        """Read certificates and keys again; a wrong one is logged, and the old one stays."""
+        """Read certificates and keys again; if one is not valid, log that and keep the old one."""
         tls, authenticator = self._components.tls, self._components.authenticator
         if tls is None and authenticator is None:
             logger.info("SIGHUP: there is no certificate and no key to read anew")
@@ -111,7 +111,7 @@ class Worker:
             authenticator.reload()
 
     def snapshot(self, **gauges: Any) -> dict[str, Any]:
-        """What the process counts, and `gauges`, as JSON can say them."""
+        """The process's metrics, and `gauges`, as values for JSON."""
         components = self._components
         return components.metrics.snapshot(**components.hub.stats(), **gauges)
 
@@ -120,7 +120,7 @@ class Worker:
             await asyncio.sleep(self._components.timings.sweep_interval_s)
             try:
                 self._sweep(mode)
-            except Exception:  # a fault of ours ends no deadline
+            except Exception:  # a bug must not end all deadlines
                 logger.exception("internal error in the sweep")
 
     def _sweep(self, mode: Mode) -> None:

@@ -1,4 +1,4 @@
-"""Makes limits of the settings: one function for each object that keeps a limit."""
+"""Turns settings into limits: one function for each object that keeps a limit."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ __all__ = [
     "visitors_of",
 ]
 
-#: A budget lasts for what its rate allows in this many seconds, all at once: after a restart all
-#: clients come back, an office from one address, and a bot joins all of its rooms.
+#: The burst of a budget is what its rate allows in this many seconds. It must last for a restart,
+#: when all clients come back at once, an office from one address, and a bot joins all of its rooms.
 HANDSHAKES_S = 2
 ADDRESS_HANDSHAKES_S = 20
 COMMANDS_S = 20
@@ -34,21 +34,21 @@ TYPING_S = 5
 NEW_ROOMS_S = 50
 UPLOAD_S = 1
 #: For each WebSocket, an address can have this many other connections: a browser fetches the page
-#: by six of them, and keeps them for some seconds.
+#: through six of them, and keeps them for some seconds.
 VISITS_A_CONNECTION = 4
 #: An address can have at least MIN_VISITS of these connections, and at most one in
 #: VISITING_ADDRESSES of all that the process serves.
 MIN_VISITS, VISITING_ADDRESSES = 32, 4
 #: An address can have at most one in this many of all files that are under way.
 TRANSFERRING_ADDRESSES = 4
-#: For each file that is read, this many readers can wait, and an address has at least MIN_WAITING
-#: of them. A reader that waits costs a connection and some 10 kB. A picture of 300 kB takes an
-#: office line of 10 Mbit/s a quarter of a second, so that all who wait get it in time.
+#: For each download under way, this many others can wait, and at least MIN_WAITING of an address.
+#: A download that waits costs a connection and about 10 kB. A picture of 300 kB needs a quarter of
+#: a second on an office line of 10 Mbit/s, so all that wait get it in time.
 WAITING_FOR_A_PLACE, MIN_WAITING = 8, 8
 
 
 def connection_count_of(settings: Settings, *, served: int = 0) -> ConnectionCount:
-    """Bounds the connections of the machine, or of one process, which can serve `served`."""
+    """Limits the connections of the server, or of one process, which can serve `served`."""
     totals = [total for total in (settings.max_connections, served) if total]
     return ConnectionCount(
         total=min(totals, default=0),
@@ -58,7 +58,7 @@ def connection_count_of(settings: Settings, *, served: int = 0) -> ConnectionCou
 
 
 def visitors_of(settings: Settings, *, served: int) -> ConnectionCount:
-    """Bounds a process's connections that are not WebSockets, or not yet."""
+    """Limits a process's connections that are not WebSockets, or not yet."""
     if not settings.max_address_connections:
         return ConnectionCount()
     wanted = settings.max_address_connections * VISITS_A_CONNECTION
@@ -66,14 +66,14 @@ def visitors_of(settings: Settings, *, served: int) -> ConnectionCount:
 
 
 def transfers_of(settings: Settings, total: int) -> ConnectionCount:
-    """Bounds the files that are under way in a process: `total` at once, by one of the ways."""
+    """Limits the transfers of one kind that are under way in a process to `total` at once."""
     if not settings.max_address_connections:
         return ConnectionCount(total=total)
     return ConnectionCount(total=total, per_address=max(1, total // TRANSFERRING_ADDRESSES))
 
 
 def readers_of(settings: Settings, total: int, *, wait_s: float) -> FairQueue:
-    """Bounds the downloads of a process: `total` at once, and more can wait for `wait_s`."""
+    """Limits the downloads of a process: `total` at once; others can wait for `wait_s`."""
     connection_count = transfers_of(settings, total)
     waiting = total * WAITING_FOR_A_PLACE
     if not settings.max_address_connections:

@@ -1,6 +1,6 @@
-"""What keeps messages and files is built here, and the rooms over it.
+"""Builds the history, the files and the rooms.
 
-The only process has all of that, and so has the relay.
+The only process has all of these, and so has the relay.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ logger = logging.getLogger("fastchat")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelayComponents:
-    """What the relay's process has. Each object lives as long as the process."""
+    """The objects of the relay's process. Each lives as long as the process."""
 
     metrics: Metrics
     relay: Relay
@@ -49,7 +49,7 @@ class RelayComponents:
 
 
 def build_relay(settings: Settings, history: History, *, workers: int) -> RelayComponents:
-    """Build the relay of so many workers, in its running loop."""
+    """Build the relay for so many workers, in its running loop."""
     metrics = Metrics()
     rooms = build_rooms(settings, history, metrics, is_shared=True)
     return RelayComponents(
@@ -75,8 +75,8 @@ def build_rooms(
 ) -> Rooms:
     """Build the rooms, in the running loop.
 
-    Removals are kept in a file if there is a directory for it: beside a history on disk, and
-    where the rooms are shared by several workers, whose socket needs one as well.
+    Removals are kept in a file if there is a directory for it: if the history is on disk, or if
+    several workers share the rooms, because the relay's socket needs a directory as well.
     """
     has_directory = is_shared or settings.history == "sqlite"
     return Rooms(
@@ -107,7 +107,7 @@ def open_history(settings: Settings) -> History:
 def open_files(settings: Settings, metrics: Metrics) -> FileStore | None:
     """Open the files of a process with clients; None if files are off, or if nothing is on disk.
 
-    Raises SettingError if the files that are there cannot be used.
+    Raises SettingError if existing files cannot be used.
     """
     if not _keeps_files(settings):
         return None
@@ -149,7 +149,7 @@ def _keeps_files(settings: Settings) -> bool:
 def _steady_clock() -> Callable[[], float]:
     """A clock of seconds since 1970 that does not jump if somebody sets the machine's clock.
 
-    What is kept for a time is then kept for that time.
+    So data that is kept for some time is kept for exactly that time.
     """
     started = time.time() - time.monotonic()
     return lambda: started + time.monotonic()

@@ -1,4 +1,4 @@
-"""What serves clients is built here: for the only process, and for one worker of several."""
+"""Builds the objects that serve clients: for the only process, and for one of several workers."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerComponents:
-    """What every process with clients has. Each object lives as long as the process."""
+    """The objects that every process with clients has. Each lives as long as the process."""
 
     settings: Settings
     timings: WorkerTimings
@@ -90,7 +90,7 @@ class WorkerComponents:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StandaloneComponents:
-    """What the only process has besides: the rooms, and what deletes files without a message."""
+    """The objects of the only process: those of a worker, the rooms, and the files' retention."""
 
     worker: WorkerComponents
     rooms: Rooms
@@ -99,9 +99,9 @@ class StandaloneComponents:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusteredComponents:
-    """What a worker of several has besides: its connection to the relay, which has the rooms.
+    """The objects of one of several workers: also its connection to the relay, which has the rooms.
 
-    The `reader` reads the file of the history; None where the relay has it in memory.
+    The `reader` reads the file of the history; None if the relay has the history in memory.
     """
 
     worker: WorkerComponents
@@ -123,8 +123,8 @@ def build_standalone(
     """Build the only process, in its running loop.
 
     `reserved` is the number of file descriptors that clients cannot have, besides the usual
-    ones. The others are for tests: `capacity` and `transfers` come from the limit of open files
-    otherwise, and `incoming_files` from the settings. Raises SettingError.
+    ones. Only tests pass the arguments after it: by default, `capacity` and `transfers` come from
+    the limit of open files, and `incoming_files` from the settings. Raises SettingError.
     """
     metrics = Metrics()
     retention = open_retention(settings, metrics, history)
@@ -185,7 +185,7 @@ def open_tls(settings: Settings) -> Tls | None:
 
 @dataclass(frozen=True, slots=True)
 class _Base:
-    """What can be built before it is known how the process reaches the rooms."""
+    """The objects that do not depend on how the process reaches the rooms."""
 
     settings: Settings
     timings: WorkerTimings
