@@ -44,7 +44,7 @@ TRANSFERRING_ADDRESSES = 4
 #: For each download under way, this many others can wait, and at least MIN_WAITING of an address.
 #: A download that waits costs a connection and about 10 kB. A picture of 300 kB needs a quarter of
 #: a second on an office line of 10 Mbit/s, so all that wait get it in time.
-WAITING_FOR_A_PLACE, MIN_WAITING = 8, 8
+WAITING_PER_DOWNLOAD, MIN_WAITING = 8, 8
 
 
 def connection_count_of(settings: Settings, *, served: int = 0) -> ConnectionCount:
@@ -75,7 +75,7 @@ def transfers_of(settings: Settings, total: int) -> ConnectionCount:
 def readers_of(settings: Settings, total: int, *, wait_s: float) -> FairQueue:
     """Limits the downloads of a process: `total` at once; others can wait for `wait_s`."""
     connection_count = transfers_of(settings, total)
-    waiting = total * WAITING_FOR_A_PLACE
+    waiting = total * WAITING_PER_DOWNLOAD
     if not settings.max_address_connections:
         return FairQueue(connection_count, max_waiting=waiting, wait_s=wait_s)
     per_address = max(MIN_WAITING, waiting // TRANSFERRING_ADDRESSES)
