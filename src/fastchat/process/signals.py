@@ -18,9 +18,9 @@ REPEAT_S = 0.3
 
 
 def on_stop_signals(
-    loop: asyncio.AbstractEventLoop, stop: Callable[[], object], insist: Callable[[], object]
+    loop: asyncio.AbstractEventLoop, stop: Callable[[], object], stop_at_once: Callable[[], object]
 ) -> None:
-    """Call `stop` at the first signal, and `insist` at each later one, in the loop."""
+    """Call `stop` at the first signal, and `stop_at_once` at each later one, in the loop."""
     first_s: float | None = None
 
     def on_signal(number: int) -> None:
@@ -31,7 +31,7 @@ def on_stop_signals(
             stop()
         elif loop.time() > first_s + REPEAT_S:
             logger.warning("stopping at once")
-            insist()
+            stop_at_once()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)

@@ -173,7 +173,7 @@ class Supervisor:
 
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
-        on_stop_signals(loop, self._asked_to_stop.set, self._insist)
+        on_stop_signals(loop, self._asked_to_stop.set, self._kill_all)
         on_hang_up(loop, self._reload, self._asked_to_stop.set)
         loop.add_signal_handler(signal.SIGUSR2, self._asked_to_roll.set)
         loop.add_signal_handler(signal.SIGCHLD, self._poll)
@@ -183,7 +183,7 @@ class Supervisor:
         for child in self._children - {self._relay.child}:
             child.signal(signal.SIGHUP)
 
-    def _insist(self) -> None:
+    def _kill_all(self) -> None:
         self._status = 1
         for child in self._children:
             child.signal(signal.SIGKILL)
