@@ -1,7 +1,7 @@
 """The rooms of the whole server: one order of publications, and the users of each room.
 
-`rooms` has them, in the one process with the history. `subscribers` says how a process with
-clients is told of what happens.
+`rooms` has them, in the one process with the history. `subscribers` is the interface through which
+a process with clients learns what happens.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ __all__ = ["Entrance", "Entry", "Member", "Messages", "Removal"]
 
 
 class Member(NamedTuple):
-    """A user in a room: the name, and its author (`fastchat.rooms.presence.author_of`)."""
+    """A user in a room: the name, and the author (`fastchat.rooms.presence.author_of`)."""
 
     name: str
     author: str
 
 
 class Entrance(NamedTuple):
-    """The request of a newcomer: a name in a room, and the publications missed there.
+    """The request of a client to join a room.
 
-    These are all after the position `since`, or else the newest `limit` messages. The connection
-    is counted by `address` and `connection_number`, where connections are counted.
+    The client wants to know all publications after the position `since`, or else the newest `limit`
+    messages. `address` and `connection_number` identify its connection where connections are
+    counted.
     """
 
     room: str
@@ -37,9 +38,9 @@ class Entrance(NamedTuple):
 
 
 class Removal(NamedTuple):
-    """The user with this name in a room is to leave it, and to stay out for so many seconds.
+    """A moderator's command to remove a user from a room and keep them out for so many seconds.
 
-    `moderator` is the name of the moderator, for the log.
+    `username` is the user's name, and `moderator` the moderator's, for the log.
     """
 
     room: str
@@ -56,11 +57,11 @@ class Messages(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A newcomer's place in the stream, and the room as it is there.
+    """The reply to a join: a position in the room's stream, and the room as it is at that position.
 
-    With `recovered`, `payloads` are exactly the publications after the position that the
-    newcomer asked for; without, the newest. `users` are the first names, the newcomer's among
-    them, and `online` is the number of all.
+    If `recovered`, `payloads` are exactly the publications after the position that the client asked
+    for; otherwise they are the newest messages. `users` are the names of the users who came first,
+    at most as many as a reply lists, and `online` is the number of all users.
     """
 
     member: Member

@@ -1,4 +1,4 @@
-"""The users of all rooms, through which processes they are there, and the news of them."""
+"""The users of all rooms, the processes that they are connected to, and events about them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from fastchat.rooms.subscribers import PresenceChange, Subscriber
 
 __all__ = ["CROWD", "GRACE_TICKS", "Members", "Room"]
 
-#: A user who is back before this many ticks are over has not been away, to the others: 5 s,
-#: and up to one more because the tick in which the connection was lost had begun.
+#: If a user comes back within this many ticks, the others do not hear that the user was away. That
+#: is 5 s, and up to one more, because the tick in which the connection was lost had begun.
 GRACE_TICKS = 6
-#: Rooms with more users than this hear of joins and leaves by number, once a second.
+#: A room with more users than this is crowded: instead of each join and leave, it hears the number
+#: of its users, once a second.
 CROWD = 200
 
 
 class Room:
-    """A room with users. A message to it costs its author `price`, by its connections."""
+    """A room with users. `price` is the tokens that a message costs (`limits.rooms.price_of`)."""
 
     __slots__ = ("price", "roster", "subscribers")
 
@@ -69,13 +70,16 @@ class Members:
         return len(self._absent)
 
     def add(self, name: str, member: Member) -> User:
-        """Let a user come to a room, whose name is free there. The user has no connection yet."""
+        """Add a user without a connection to a room, and tell the others. The name must be free."""
         user = self.rooms[name].roster.add(*member)
         self._announce(name, user, came=True)
         return user
 
     def remove(self, name: str, user: User) -> None:
-        """Let a user leave, in a room that others come to, or that `drop_if_empty` looks at."""
+        """Remove a user from a room, and tell the others.
+
+        Unless another user is added, the caller has to call `drop_if_empty` afterwards.
+        """
         self._absent.pop(user, None)
         self.rooms[name].roster.remove(user)
         self._announce(name, user, came=False)
@@ -86,7 +90,7 @@ class Members:
             self._on_empty(name)
 
     def count_in(self, name: str, user: User, subscriber: Subscriber, count: int = 1) -> None:
-        """Count connections of a user in; the user is here."""
+        """Count further connections of a user, who is here from now on."""
         room = self.rooms[name]
         self._absent.pop(user, None)
         user.expelled = False
@@ -95,7 +99,7 @@ class Members:
         room.price = price_of(sum(room.subscribers.values()))
 
     def count_out(self, name: str, member: Member, subscriber: Subscriber) -> User | None:
-        """Count a connection out; returns its user if it was the user's last."""
+        """Stop counting a connection; returns its user if it was the user's last one."""
         room = self.rooms[name]
         room.subscribers[subscriber] -= 1
         if not room.subscribers[subscriber]:
@@ -107,11 +111,11 @@ class Members:
         return None if user.connections else user
 
     def await_return(self, name: str, user: User) -> None:
-        """A user without a connection is absent from now on."""
+        """Make a user without a connection absent, until they come back or the time is over."""
         self._absent[user] = name, self._ticks
 
     def known(self, name: str) -> dict[str, str]:
-        """Names and authors that those in a room come to know; none in a crowd."""
+        """The names and authors that the members of a room know; none if the room is crowded."""
         roster = self.rooms[name].roster
         return {user.name: user.author for user in roster} if len(roster) <= CROWD else {}
 
@@ -129,7 +133,7 @@ class Members:
                 self._tell_all(room, name, protocol.presence(name, len(room.roster)))
 
     def catch_up(self, name: str, subscriber: Subscriber, known: list[Member]) -> None:
-        """Tell a process of users who came and went since its members knew of `known`."""
+        """Tell a process which users have come and gone; its members know of `known`."""
         roster = self.rooms[name].roster
         if len(roster) > CROWD:
             self._crowded.add(name)

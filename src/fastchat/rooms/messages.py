@@ -12,7 +12,10 @@ __all__ = ["fitting", "page_of"]
 
 
 def fitting(publications: Iterable[Publication], *, newest_first: bool) -> Messages:
-    """As many as fit, from the newest or from the oldest on, in order; `more` if not all."""
+    """As many publications as fit, beginning with the newest or the oldest; `more` if not all.
+
+    They stay in their order either way.
+    """
     payloads = [encode(each) for each in publications]
     size = 0
     for count, payload in enumerate(reversed(payloads) if newest_first else payloads):

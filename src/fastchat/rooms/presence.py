@@ -14,7 +14,7 @@ __all__ = ["Roster", "User", "author_of"]
 
 
 def author_of(session: str) -> str:
-    """A digest of a client's session, by which its user is known without giving it away.
+    """A digest of a client's session, which identifies the user without revealing the session.
 
     It tells a user apart from others who had the same name before.
     """

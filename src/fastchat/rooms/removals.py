@@ -14,15 +14,15 @@ logger = logging.getLogger("fastchat.moderation")
 
 #: In the data directory.
 FILE_NAME = "removals.json"
-#: Beyond that, what ends soonest is forgotten first.
+#: If there are more, the removal that ends soonest is forgotten.
 MAX_REMOVALS = 10_000
 
 
 class Removals:
-    """Removals that last, by room and author; in `file` too, so that they survive a restart.
+    """Removals in force, by room and author. With a `file`, they survive a restart.
 
-    `clock` returns seconds since 1970: what is kept in a file outlives any other clock.
-    A file that cannot be read or written costs what it would have kept; it is logged.
+    `clock` returns seconds since 1970, because other clocks do not survive a restart. If the file
+    cannot be read or written, that is logged, and the removals in it are lost.
     """
 
     def __init__(self, clock: Callable[[], float], file: Path | None = None) -> None:
@@ -36,7 +36,7 @@ class Removals:
         return len(self._until_s)
 
     def add(self, room: str, author: str, seconds: int) -> None:
-        """Keep a user out for so many seconds from now; this replaces a longer time too."""
+        """Keep a user out for so many seconds from now, even if a longer time was set before."""
         now = self._clock()
         self._until_s = {who: end for who, end in self._until_s.items() if end > now}
         self._until_s[room, author] = now + seconds
@@ -57,7 +57,7 @@ class Removals:
         except FileNotFoundError:
             pass
         except (OSError, ValueError, TypeError, RecursionError):
-            logger.exception("%s cannot be read; nobody in it is kept out", file)
+            logger.exception("%s cannot be read; the removals in it are lost", file)
 
     def _write(self, file: Path) -> None:
         rows = [[room, author, end] for (room, author), end in self._until_s.items()]
@@ -68,4 +68,4 @@ class Removals:
                 json.dump(rows, opened)
             written.replace(file)
         except OSError as error:
-            logger.error("%s cannot be written, a restart will forget it: %s", file, error)
+            logger.error("%s cannot be written; a restart will lose removals: %s", file, error)

@@ -1,9 +1,9 @@
-"""How a process with members comes back to the rooms, which have lost it or are new themselves.
+"""How a process with members comes back to the rooms: its connection was cut, or the rooms are new.
 
 If only the connection was cut, the rooms know the users, most of them as absent. If the rooms are
 new, they know nothing but the history. Then all processes come back one after the other
-(`gathering`), and a user that one process knows of can be a member in another that is still to
-come.
+(`gathering`). A user whom the members of one process know can be a member in another process that
+has not come back yet.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from fastchat.rooms.subscribers import Subscriber
 
 __all__ = ["MAX_RESUMED", "Restoring", "Returning"]
 
-#: A process that missed more than this has its members recover by themselves.
+#: If a process has missed more publications than this, its members recover by themselves.
 MAX_RESUMED = 2000
 
 
 class Returning(NamedTuple):
-    """A room as a process comes back with it.
+    """A room of a process that comes back.
 
-    Its stream stands at `since`; `members` are there with so many connections each; `known` are
-    the users that they know of.
+    The process knows the room's stream up to `since`. `members` are its users there, each with a
+    number of connections, and `known` are the users whom these know of.
     """
 
     room: str
@@ -49,7 +49,7 @@ class Restoring:
         self._removals = removals
 
     def restore(self, subscriber: Subscriber, returning: Returning, *, gathering: bool) -> bool:
-        """As `Rooms.restore`, which has committed."""
+        """Do what `Rooms.restore` promises, after it has committed."""
         missed = self._missed(returning)
         if missed is None:
             return False
@@ -82,14 +82,14 @@ class Restoring:
                 if room is not None:
                     room.roster.check(*member)
             with self._storage.use("join") as history:
-                if room is None and since.offset == 0:  # silent, so no file knows the epoch
+                if room is None and since.offset == 0:  # never used, so no file has the epoch
                     history.adopt(name, since.epoch)
                 return history.since(name, since, MAX_RESUMED)
         except CommandError:
             return None
 
     def _bring_back(self, name: str, member: Member) -> User:
-        """A user of the process, who may be here. Others hear of it unless they know the user."""
+        """The user of a member. A user who is not here yet is added, and the others hear of it."""
         user = self._members.rooms[name].roster.find(member.name)
         if user is not None:
             if user.is_author(member.author):

@@ -2,13 +2,13 @@
 
 Theory
 ------
-There is one `Rooms`, where the history is: in the only process, or in the relay. Each
-process with members is a `Subscriber` of it, the only process too. What happens in a room
-happens here, one thing after the other, and subscribers are told of it in that order; so
-everybody sees the same.
+There is one `Rooms`, where the history is: in the only process, or in the relay. Each process
+with members is a `Subscriber` of it, even if it is the only process. Everything that happens in
+a room happens here, one event after the other, and subscribers are told in that order. So
+everybody sees the same order.
 
-All that the loop's turn has published is kept in one step, then delivered. Whatever must
-not overtake it (a join, a leave) commits first.
+All publications of a turn of the loop are stored in one step, and then delivered. An operation
+that must not overtake them (a join, a leave) commits them first.
 
 Operations whose result the caller needs are coroutines, because rooms on another machine
 would have to wait for it. These rooms never suspend, except to search: a coroutine that is
@@ -50,10 +50,10 @@ class Rooms:
 
     * ``at_end_of_turn`` calls a function at the end of the loop's turn (`call_soon`).
     * ``clock``: seconds since 1970, for timestamps only.
-    * ``removals``: the users who are to stay out (default: as long as this lives).
-    * ``limits``: of what is published, and of the rooms (default: none).
-    * ``grace_ticks``: for a user whose last connection was lost to come back, before the others
-      hear of it.
+    * ``removals``: the users who have to stay out (default: kept in memory only).
+    * ``limits``: on publications and new rooms (default: none).
+    * ``grace_ticks``: how long a user whose last connection was lost can take to come back,
+      before the others hear of it.
 
     If the history fails, an operation that needs it raises CommandError, `unavailable`, or tells
     the senders so; see `Storage`.
@@ -102,14 +102,14 @@ class Rooms:
     # Publishing
 
     def publish(self, subscriber: Subscriber, draft_key: Any, draft: Draft) -> None:
-        """Number, keep and deliver `draft` at the end of the turn, or answer the subscriber."""
+        """Number, store and deliver `draft` at the end of the turn; if refused, answer so."""
         if not self._drafts:
             self._at_end_of_turn(self.commit)
         self._drafts.append(draft)
         self._senders.append((subscriber, draft_key))
 
     def commit(self) -> None:
-        """Keep and deliver what this turn has published; at the end of the turn, or before."""
+        """Store and deliver what this turn has published; called at its end, or earlier."""
         if not self._drafts:
             return
         drafts, self._drafts = self._drafts, []
@@ -167,8 +167,8 @@ class Rooms:
         """Count a connection in. `enter` is called at the entry's place in the stream: what is
         delivered to `subscriber` afterwards follows the entry's position.
 
-        Raises CommandError and calls nothing: `username_taken`, `unavailable`, `forbidden` for a
-        user that a moderator has removed, or the limits' refusal of another room. Nothing has
+        Raises CommandError and does not call `enter`: `username_taken`, `unavailable`, `forbidden`
+        for a user whom a moderator has removed, or a refusal to create another room. Nothing has
         changed then.
         """
         name, author = entrance.member
@@ -183,7 +183,7 @@ class Rooms:
             position = history.position(entrance.room)
             payloads, recovered = _missed(history, entrance)
         if user is not None and not user.is_author(author):
-            self._members.remove(entrance.room, user)  # is absent, and another takes the name
+            self._members.remove(entrance.room, user)  # who is absent; another takes the name
             user = None
         room = self._rooms.setdefault(entrance.room, room or Room())
         if user is None:
@@ -203,7 +203,7 @@ class Rooms:
     async def leave(
         self, subscriber: Subscriber, name: str, member: Member, left: Callable[[], None]
     ) -> None:
-        """Count a connection out whose client said so; the others hear of it at once.
+        """Count a connection out because its client leaves; the others hear of it at once.
 
         `left` is called after what was published before, and before the others hear of it.
         """
@@ -214,7 +214,7 @@ class Rooms:
             self._let_leave(name, user)
 
     def lose(self, subscriber: Subscriber, name: str, member: Member) -> None:
-        """Count a connection out that is gone.
+        """Count a connection out because it is gone.
 
         The others hear of it if the user is not back in 5 s, or at once if the user was removed.
         """
@@ -289,7 +289,7 @@ class Rooms:
         return Roster() if room is None else room.roster
 
     def known(self, name: str) -> dict[str, str]:
-        """Names and authors that those in a room come to know; none in a crowd."""
+        """The names and authors that the members of a room know; none if the room is crowded."""
         return self._members.known(name)
 
     async def restore(
@@ -297,11 +297,12 @@ class Rooms:
     ) -> bool:
         """Take a process back with the members of a room.
 
-        What it missed is delivered to it. Users of whom its members know, and who are not here,
-        have left, or, while processes are `gathering` around new rooms, have the usual time to
-        come back. Returns False, and counts and delivers nothing, when the members must come
-        back by themselves: the stream cannot be resumed, a name is taken, or the history cannot
-        be read.
+        The publications that it missed are delivered to it. If its members know of users who are
+        not here, those have left. But while processes are `gathering` around new rooms, such users
+        have the usual time to come back.
+
+        Returns False, and counts and delivers nothing, if the members must come back by
+        themselves: the stream cannot be resumed, a name is taken, or the history cannot be read.
         """
         self.commit()
         return self._restoring.restore(subscriber, returning, gathering=gathering)
@@ -312,7 +313,7 @@ def _without(
     drafts: Sequence[Draft],
     senders: Sequence[tuple[Subscriber, Any]],
 ) -> tuple[list[Draft], list[tuple[Subscriber, Any]]]:
-    """Drafts and their senders but for those refused, who are told."""
+    """The drafts that are not refused, and their senders; tells the senders of the others."""
     for index, refusal in refused.items():
         subscriber, draft_key = senders[index]
         subscriber.answer(draft_key, refusal)
@@ -321,9 +322,9 @@ def _without(
 
 
 def _missed(history: History, entrance: Entrance) -> tuple[Sequence[bytes], bool]:
-    """The publications that a newcomer has missed, and whether these are all of them.
+    """The publications that a client has missed before its join, and whether these are all.
 
-    If they are too many, they are the newest, as for a newcomer without a position.
+    If there are too many, these are the newest messages, as for a client without a position.
     """
     room, _, since, limit, *_ = entrance
     missed = None if since is None else history.since(room, since, protocol.MAX_HISTORY)

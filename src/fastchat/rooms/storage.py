@@ -1,4 +1,4 @@
-"""The history of the rooms, whose failures clients are told as `unavailable`."""
+"""The history of the rooms. If it fails, clients are told `unavailable`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ logger = logging.getLogger("fastchat.broker")
 
 
 class Storage:
-    """A history, used for named operations. Of each operation the log says once that it fails,
-    and once that it works again.
+    """A history, used for named operations. The log says once that an operation fails, and once
+    that it works again.
 
-    The operations are apart because on a full disk reading works, mostly from memory, while
-    appending does not.
+    The log treats each operation by itself: on a full disk appending fails, while reading works,
+    mostly from memory.
     """
 
     def __init__(self, history: History) -> None:
@@ -52,8 +52,8 @@ class Storage:
     def forget_if_silent(self, room: str) -> None:
         """Forget a room without users in which nothing was ever said.
 
-        So rooms that are only entered leave no trace. If the history cannot be read, the room
-        is remembered for longer.
+        So a room that is only joined leaves no trace. If the history cannot be read, the room is
+        remembered for longer.
         """
         try:
             with self.use("join") as history:

@@ -13,14 +13,14 @@ __all__ = ["PresenceChange", "Subscriber"]
 
 
 class PresenceChange(NamedTuple):
-    """What a join or leave event says, for processes that keep count: `came` or went."""
+    """The content of a join event (`came`) or a leave event, for processes that track users."""
 
     came: bool
     member: Member
 
 
 class Subscriber(Protocol):
-    """A process with members, as the rooms tell it what happens.
+    """A process with members, which the rooms tell what happens.
 
     The rooms call it in the loop's thread, in the order in which things happen. A `draft_key` is
     what the subscriber gave `Rooms.publish` with a draft; the rooms do not look at it.
@@ -42,7 +42,7 @@ class Subscriber(Protocol):
         ...
 
     def kept(self, draft_key: Any, offset: int, /) -> None:
-        """Learn that a draft has been published where this process has no member."""
+        """Learn that a draft has been published in a room where this process has no member."""
         ...
 
     def answer(self, draft_key: Any, outcome: Duplicate | CommandError, /) -> None:
@@ -50,7 +50,7 @@ class Subscriber(Protocol):
         ...
 
     def know(self, room: str, users: Mapping[str, str], /) -> None:
-        """Learn whom the members of a room know from now on: names, and their authors."""
+        """Learn which users the members of a room know from now on: names, and their authors."""
         ...
 
     def expel(self, room: str, author: str, seconds: int, /) -> None:
@@ -58,5 +58,5 @@ class Subscriber(Protocol):
         ...
 
     def end_turn(self) -> None:
-        """Write what there is to write: all of a turn has been told."""
+        """Send what has been collected: everything of a turn has been told."""
         ...
