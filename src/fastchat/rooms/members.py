@@ -110,7 +110,7 @@ class Members:
         user.connections -= 1
         return None if user.connections else user
 
-    def await_return(self, name: str, user: User) -> None:
+    def mark_absent(self, name: str, user: User) -> None:
         """Make a user without a connection absent, until they come back or the time is over."""
         self._absent[user] = name, self._ticks
 

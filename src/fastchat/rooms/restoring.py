@@ -59,7 +59,7 @@ class Restoring:
         if gathering:
             for member in returning.known:
                 if room.roster.find(member.name) is None:
-                    self._members.await_return(name, self._bring_back(name, member))
+                    self._members.mark_absent(name, self._bring_back(name, member))
         if users:
             self._members.catch_up(name, subscriber, list(returning.known))
         for user, count in users:

@@ -225,7 +225,7 @@ class Rooms:
         if user.expelled:
             self._let_leave(name, user)
         else:
-            self._members.await_return(name, user)
+            self._members.mark_absent(name, user)
 
     async def remove(self, removal: Removal) -> str:
         """Have a user's connections closed, and keep the user out; returns the user's name.
