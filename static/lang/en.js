@@ -1,5 +1,5 @@
-// English. A text is a string with {placeholders}, or an object with a string for each plural form of the language
-// (Unicode CLDR), of which {count} chooses one.
+// English. A text is a string with {placeholders}, or an object with one string for each plural form of the language
+// (Unicode CLDR). {count} selects the form.
 
 export const words = {
   // The bar and the log
