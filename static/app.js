@@ -36,7 +36,7 @@ class App {
   #outbox = new Outbox(this.#storage);
   // The room that the reader is visiting; null until it has been joined.
   #visited = null;
-  // These modules are loaded when they are needed first.
+  // These modules are loaded when they are first needed.
   #picker = null;
   #preferences = null;
   #search = null;
@@ -285,7 +285,7 @@ class App {
     this.#identity.askToken(error);
   }
 
-  // Removes everything from the browser but the name and the preferences. The page then asks for a token again.
+  // Removes everything from the browser except the name and the preferences. The page then asks for a token again.
   #signOut() {
     this.#chat.quit();
     this.#chat.forget();
@@ -297,7 +297,7 @@ class App {
   }
 
   #joined({ username, room }) {
-    // Another person must not send the files that this one has chosen.
+    // One person must not send the files that another one has chosen.
     if (this.#identity.differsFrom(username)) this.#attachments.forget();
     this.#attachments.refresh();
     this.#identity.accept(username);

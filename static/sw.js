@@ -15,7 +15,7 @@ async function answer(event) {
   const { request } = event;
   try {
     const response = await fetch(request);
-    // A proxy without its server answers like that, and so does a server at its limit.
+    // A proxy answers like that if its server is down, and so does a server at its limit.
     if (response.status >= 500) return (await caches.match(keyOf(request.url))) ?? response;
     event.waitUntil(keep(request.url, response.clone()));
     return response;
@@ -24,8 +24,9 @@ async function answer(event) {
   }
 }
 
-// A page tells which files it has `loaded`, and which it may need `later`. Files that it loaded before this worker was
-// in control are stored now, and stored files that it has not loaded are fetched again, because they may be outdated.
+// A page sends the addresses of the files that it has `loaded` and of those that it may need `later`. Files that it has
+// loaded before this worker was in control are stored now. Stored files that it has not loaded are fetched again,
+// because they may be outdated.
 async function compare({ loaded, later, controlled }) {
   const kept = (await (await caches.open(CACHE)).keys()).map(({ url }) => url);
   const wanted = new Set([...loaded, ...later, ...kept].map(keyOf));

@@ -2,9 +2,9 @@ import { addressOf, roomFromHash } from "../text/room-address.js";
 
 // Connects the address with the room that is shown: #room, or #room/42 for a message in it.
 //
-// The address leads: links, the browser's buttons and typed addresses change it, and `show` gets what it names. A
-// message is asked for once. As soon as it is taken, the address names only the room, so that a reload does not return
-// to it.
+// The address decides: links, the browser's buttons and typed addresses change it, and `show` gets the room that it
+// names. As soon as the page has taken the offset of a message from it, the address names only the room, so that a
+// reload does not return to the message.
 export class Navigation {
   #chat;
   #on;
@@ -27,7 +27,7 @@ export class Navigation {
   // Shows the room that the address names.
   follow() {
     const { room, offset, valid } = roomFromHash(location.hash);
-    // An invalid name leads away from no room.
+    // If the name is invalid, the room that is shown stays.
     if (!valid && this.#chat.room) {
       this.#replace(this.#chat.room.name);
       this.#on.refused(room);
@@ -58,7 +58,7 @@ export class Navigation {
     this.follow();
   }
 
-  // Goes `step` rooms on in the list, round and round; with `unread`, to the next room that has something new.
+  // Goes `step` rooms on in the list, from its end to its beginning; with `unread`, to the next room with new messages.
   step(step, { unread }) {
     const { rooms, room } = this.#chat;
     const around = rooms.map((_, index) => rooms.at((rooms.indexOf(room) + step * (index + 1)) % rooms.length));

@@ -6,7 +6,7 @@ import { partsOf, t } from "../text/translation.js";
 
 // How long a removed person cannot come back.
 const REMOVAL_MINUTES = 10;
-// From this number of people on, there is a field to find one.
+// If there are at least this many people, there is a field to search for a person.
 const SEARCH_FROM = 8;
 
 // The list of the people in the room that is shown.

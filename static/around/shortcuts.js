@@ -27,8 +27,8 @@ export class Shortcuts {
   #dialog = byId("shortcuts");
   #on;
 
-  // `on` has a function each for: write (focus the composer), search, and step (go to the room so many places away;
-  // with `unread`, to the next one with new messages).
+  // `on` has a function each for: write (focus the composer), search, and step (go so many rooms on; with `unread`, to
+  // the next one with new messages).
   constructor(on) {
     this.#on = on;
     document.addEventListener("keydown", (event) => this.#pressed(event));

@@ -3,8 +3,8 @@ import { byId } from "../dom.js";
 import { fileOf } from "../text/markup.js";
 import { t } from "../text/translation.js";
 
-// Attempts to load an image whose server is busy or unreachable, with pauses of half a minute in all. If the server
-// does have the image (200), it was busy for a moment or the image is broken, and the attempt counts twice.
+// Attempts to load an image if the server is busy or unreachable; the pauses between them add up to half a minute. If
+// the server does have the image (200), it was busy for a moment or the image is broken, and the attempt counts twice.
 const ATTEMPTS = 6;
 
 // Opens an image of the log in its full size, retries images that cannot be loaded, and marks files that are gone.

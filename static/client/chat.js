@@ -344,7 +344,7 @@ export class Chat {
     if (another) this.#beginAnew();
     // The recovered messages continue the history of the previous person, so the page joins once more from the start.
     if (another && (reply.recovered || room !== this.#shown)) return this.#connection.retry();
-    // Only at the first join: a room that was left in another tab since must not come back.
+    // Only at the first join: a room that was left in another tab since then must not come back.
     if (!room.isKept) this.#kept = [...this.#kept, room.name];
     room.isKept = true;
     if (reply.session) this.#storage.set("session", reply.session);

@@ -26,7 +26,8 @@ const STABLE_AFTER_MS = 5_000;
 // How long the server may be silent before the page sends a `ping`, and how long the answer may take.
 const SILENCE_LIMIT_MS = 25_000;
 const REPLY_LIMIT_MS = 10_000;
-// Shorter if a command waits for its answer, and shorter again if the browser says that it is offline.
+// The silence is shorter while a command waits for its answer. The wait for the `ping`'s answer is shorter if the
+// browser says that it is offline.
 const ANSWER_SILENCE_MS = 5_000;
 const DOUBTED_REPLY_LIMIT_MS = 3_000;
 // When the reader returns to the tab, the page checks the socket, but not after each short absence.
@@ -52,7 +53,7 @@ export class Connection {
   #retryTimer;
   #watchTimer;
   #heardAt = 0;
-  // When the first command was sent that nothing has followed from the server.
+  // When the first command was sent after the last event from the server.
   #sentAt = -Infinity;
   #askedAt = null;
   #replyLimitMs;

@@ -1,6 +1,6 @@
 // The embedding page may have to ask its own server for a token first.
 const ANSWER_TIMEOUT_MS = 10_000;
-// An embedding page that hands over one bad token after the other is asked at most this often.
+// An embedding page that hands over one bad token after another is asked at most this often.
 const RENEWAL_INTERVAL_MS = 10_000;
 
 // Another site's page that shows this one in a frame: embed.js creates the frame and puts `?embed` into its address.

@@ -1,5 +1,5 @@
-// The files that the page loads only when they are needed. The service worker fetches them early, so that they are
-// there without a server, too.
+// The files that the page loads only when they are needed. The service worker fetches them early, so that the page has
+// them even if the server cannot be reached.
 const LATER = [
   "around/preferences.js",
   "around/search.js",
@@ -22,6 +22,6 @@ export async function keepOffline() {
     const later = LATER.map((name) => `/static/${name}`);
     active.postMessage({ loaded: ["/", ...loaded], later, controlled });
   } catch {
-    // There can be no service worker.
+    // Service workers are not available here.
   }
 }

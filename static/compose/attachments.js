@@ -15,8 +15,8 @@ import { sizeOf } from "../text/markup.js";
 import { t } from "../text/translation.js";
 import { Upload } from "./upload.js";
 
-// The pauses between these attempts take half a minute in all. Attempts need a connection, so time without one is
-// extra.
+// Attempts to upload a file. The pauses between them add up to half a minute. Time without a connection does not count,
+// because attempts need one.
 const ATTEMPTS = 6;
 // Browsers fire `dragover` about every 350 ms (HTML standard, 6.11.5), so a pause of this length means that the files
 // have left the page.

@@ -1,4 +1,4 @@
-// The most common emoji with their usual short names. This module is loaded when it is needed first.
+// The most common emoji with their usual short names. This module is loaded when it is first needed.
 
 // One table for each group (smileys, people, hearts, nature, food, things, signs). Each emoji comes after its names,
 // the usual one first.

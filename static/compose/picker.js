@@ -1,4 +1,4 @@
-// The emoji picker. Its module, style and table are loaded when it is opened first.
+// The emoji picker. Its module, style and table are loaded when it is first opened.
 
 import { make } from "../dom.js";
 import { find, groups } from "./emoji.js";

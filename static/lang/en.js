@@ -150,7 +150,7 @@ export const words = {
   keyNewLine: "Start a new line",
   keyEditLast: "Edit your last message",
   keyEscape: "Close, stop editing, or return from the messages to writing",
-  keySuggest: "Suggest an emoji, a person, a room",
+  keySuggest: "Suggest an emoji, a person or a room",
   keySearch: "Search",
   keyRooms: "Previous room, next room",
   keyUnread: "Previous unread room, next unread room",

@@ -10,7 +10,7 @@ const OVERLAP_PX = 6;
 // The bar with the actions for a message. There is one bar, which moves to the message under the mouse, after a tap, or
 // with the focus.
 //
-// States: the bar is nowhere (`#row` is null), or at a row. At a row it shows its buttons, asks whether to delete the
+// States: the bar is not shown (`#row` is null), or at a row. At a row it shows its buttons, asks whether to delete the
 // message (`#isAsking`), or waits for the emoji picker (`#picking`), which keeps it from moving.
 export class Actions {
   #log = byId("log");
@@ -107,16 +107,17 @@ export class Actions {
     return this.#reach(0);
   }
 
-  // A message in the middle of the log can leave too little room for the bar above it and below it, though not in all.
-  // Then the log scrolls, but only when the bar comes: while the reader scrolls, the log moves as they want.
+  // A message in the middle of the log can leave too little space for the bar both above it and below it, although
+  // together that would be enough. Then the log scrolls, but only when the bar appears. While the reader scrolls, it
+  // does not scroll by itself.
   #makeRoom() {
     if (!this.#lackPx) return;
     this.#log.scrollTop += this.#lackPx;
     this.#place();
   }
 
-  // Places the bar beside the bubble if there is room, otherwise above it, or below it if the message begins above the
-  // edge of the log. The bar covers text only if the log is too low for the message and the bar.
+  // Places the bar beside the bubble if it fits there, otherwise above it, or below it if the message begins above the
+  // edge of the log. The bar covers text only if the log is not high enough for both the message and the bar.
   #place() {
     const content = this.#bar.parentElement;
     if (!content) return;
@@ -135,7 +136,7 @@ export class Actions {
     const x = isBeside ? besideX : clamp(-before, start, row.width - before - width);
     const bubble = content.querySelector(".message__text");
     const text = bubble.offsetTop;
-    // The glyphs of a font can be higher than its line, and reach out of the bubble.
+    // Glyphs can be taller than their line, and stick out of the bubble.
     const lines = extentOf(bubble);
     const edge = log.top - box.top + GAP_PX / 2;
     const end = log.bottom - box.top;

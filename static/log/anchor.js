@@ -1,7 +1,7 @@
 // Keeps what the reader is looking at in its place, whatever is added or removed above it.
 //
-// It keeps the place of a message's text, not of its row: a row gains or loses a day and an author as neighbours
-// change.
+// It keeps the place of a message's text, not of its row, because a row gains or loses its day and its author when its
+// neighbours change.
 export class Anchor {
   #scroller;
   #rows;

@@ -1,8 +1,7 @@
-// Shows the timeline of a room. The rows are brought in step with the entries at most once a frame.
+// Shows the timeline of a room. The rows are updated to match the entries at most once a frame.
 //
 // States:
-// - following: the log stays at its end, whatever is added. A message that the reader sends leads here, as does
-//   scrolling to the end.
+// - following: the log stays at its end, whatever is added. Sending a message leads here, as does scrolling to the end.
 // - not following: what the reader is looking at keeps its place, whatever is added or removed above it (`Anchor`).
 //   Scrolling up leads here, as does going to a message.
 //
@@ -19,7 +18,7 @@ const NEAR_END_PX = 80;
 const FETCH_WITHIN_PX = 700;
 // After a failed fetch, so that scrolling does not ask a server in trouble again and again.
 const FETCH_PAUSE_MS = 2_500;
-// Longer than screen readers collect changes of a live region before they read them out.
+// Screen readers collect the changes of a live region for less than this before they read them out.
 const MUTED_MS = 1_000;
 // As long as the `glow` animation in styles/message.css.
 const SHOWN_MS = 2_500;

@@ -36,7 +36,8 @@ export class MessageRow {
     this.#reactions.show(this.#entry.reactions ?? new Map(), self);
   }
 
-  // What depends on the neighbours: whether it continues a group, is the first of a day, or is the first new message.
+  // Shows what depends on the neighbours: whether the message continues a group, is the first of a day, or is the first
+  // new one.
   place({ continued, day, isFresh }) {
     this.#mark("continued", continued);
     this.#tell("day", day);

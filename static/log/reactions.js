@@ -2,7 +2,7 @@ import { cloneOf } from "../dom.js";
 import { shown, t } from "../text/translation.js";
 import { listOf } from "../text/times.js";
 
-// Names after these are counted.
+// Further people are only counted.
 const NAMES_LIMIT = 20;
 
 // The reactions under a message: a button for each emoji with the number of people, and one to add another emoji. A

@@ -1,4 +1,4 @@
-// The rows of the log. `show` brings them in step with the entries in one pass, whether entries were added, confirmed,
+// The rows of the log. `show` updates them to match the entries in one pass, whether entries were added, confirmed,
 // moved or replaced.
 
 import { MessageRow } from "./message-row.js";
@@ -57,8 +57,8 @@ export class Rows {
     this.#arrange(room);
   }
 
-  // How many rows at the beginning fulfil a condition that all rows after them do not. The search is binary, because
-  // asking for the place of every row would be expensive.
+  // How many rows at the beginning meet a condition that no row after them meets. The search is binary, because to
+  // measure every row would be expensive.
   #countWhile(fulfils) {
     const rows = [...this.#rows.values()];
     let low = 0;

@@ -77,7 +77,7 @@ export class Room {
     this.joined = true;
     this.refusal = null;
     this.moderates = reply.rights?.includes("moderate") ?? false;
-    // Nothing has been read of a history that is new.
+    // If the history is a new one, nothing of it has been read.
     if (this.timeline.isJoined && this.timeline.position.epoch !== reply.epoch) this.#read = this.#line = null;
     const isFirst = this.#read === null && !this.#mark;
     this.timeline.accept(reply);

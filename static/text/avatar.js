@@ -1,6 +1,6 @@
 import { folded } from "./folding.js";
 
-// More hues would not be told apart.
+// People could not tell more hues apart.
 const HUES = 24;
 
 // Returns the hue of a name in degrees: the same in every browser, whatever the case or width of the letters. Lightness

@@ -36,7 +36,7 @@ export function fillMoment(element, moment) {
   fill(element, moment, momentFormat);
 }
 
-// Returns a sentence, to be put behind another one, that says when the reader can come back; "" if that is not known.
+// Returns a sentence that says when the reader can come back, to be appended to another sentence; "" if nobody knows.
 export function comeBack(afterMs) {
   const minutes = Math.ceil(afterMs / 60_000);
   if (!minutes) return "";
