@@ -228,7 +228,7 @@ def figures(records: Records) -> str:
     back = (
         f"50% in {_at(times, 0.5):.2f} s, 99% in {_at(times, 0.99):.2f} s, all in {times[-1]:.2f} s"
         if times
-        else "nobody"
+        else "no client"
     )
     return (
         f"{len(kills)} kills, {relays} of them of the relay; "

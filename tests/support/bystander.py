@@ -22,7 +22,7 @@ from support.server import TIMEOUT_UNIT_S, Server
 ATTACKER = Path(__file__).parent / "attacker.py"
 #: The length of a window in which latencies are measured, and the number of each kind.
 WINDOW_S, WINDOWS = 0.15, 3
-#: A busy machine causes single slow rounds, so a flood must be slow in all of these.
+#: A busy machine causes single slow rounds, so a test fails only if all of these are slow.
 ROUNDS = 4
 ALLOWANCE_S = 0.02 * TIMEOUT_UNIT_S
 
@@ -153,9 +153,11 @@ class Pausable(Protocol):
 
 
 def slowed_down(healthy: Healthy, attack: Pausable, rounds: int = ROUNDS) -> str:
-    """An empty text if the flooded 99th percentile is at most about twice the quiet one; else both.
+    """Compare a message's round trip in quiet and under attack; an empty text means not slower.
 
-    Quiet times and floods alternate, so that other work of the machine affects both.
+    The text is empty if in one round the 99th percentile under attack is at most twice the quiet
+    one plus ALLOWANCE_S; otherwise it has both values. Quiet times and attacks alternate, so that
+    other work of the machine affects both.
     """
     for _ in range(rounds):
         quiet, flooded = [], []
@@ -171,7 +173,7 @@ def slowed_down(healthy: Healthy, attack: Pausable, rounds: int = ROUNDS) -> str
 
 
 def settled_bytes(server: Server) -> int:
-    """The resident bytes of a server, the minimum over half a second, because memory is freed
+    """The resident bytes of a server: the minimum over half a second, because memory is freed
     late."""
     least = server.resident_bytes()
     for _ in range(10):

@@ -1,4 +1,4 @@
-"""A chat without sockets: a broker, recording fakes, and clients with a name each."""
+"""A chat without sockets: a broker, recording fakes, and clients that tests address by name."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ class Inboxes:
 
 
 class SlowBroker(MemoryBroker):
-    """A broker whose joins and leaves a test can delay or make fail.
+    """A broker whose joins and leaves a test can delay or make fail, as in another process.
 
-    A broker in another process behaves like that. It records its calls of `tell`.
+    It records its calls of `tell`.
     """
 
     def __init__(self, rooms: Rooms) -> None:
@@ -111,7 +111,7 @@ class RecordingEndpoint:
 
 
 class Talk:
-    """A chat with its broker, and clients that are called by a name each."""
+    """A chat with its broker, and clients that a test addresses by name."""
 
     def __init__(self, *, max_messages: int = 1000, files: FilesInMemory | None = None) -> None:
         secrets = (f"secret-of-16-bytes-{number}" for number in itertools.count())

@@ -53,8 +53,8 @@ class Item:
 def _take_from(queue: deque[Item], payload: bytes) -> Item:
     """Remove the item with this payload, which must be the first, with two exceptions.
 
-    Optional items before it can be missing. An item that was still being sent when this one was
-    started (by a callback inside its own call) can arrive later.
+    Optional items before it can be missing. An item can arrive later than this one if this one was
+    sent from a callback inside the call that sent the other.
     """
     passed: list[Item] = []
     while queue:
@@ -243,7 +243,7 @@ class Run:
 
     @contextmanager
     def moving(self, peer: Peer, *rooms: str) -> Iterator[None]:
-        """In this context, publications in these rooms can reach `peer` or not."""
+        """While this context is open, publications in these rooms are optional for `peer`."""
         peer.moving += rooms
         yield
         for room in rooms:

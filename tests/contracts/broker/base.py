@@ -282,7 +282,7 @@ class Contract:
 
     @contextlib.asynccontextmanager
     async def brokers(self, receivers: Sequence[Receiver]) -> AsyncIterator[list[Broker]]:
-        """Open a broker on `self.rooms` for each receiver; each is ready for every operation."""
+        """Open a broker on `self.rooms` for each receiver, and wait until all can be used."""
         (receiver,) = receivers
         broker = self.new_broker(self.rooms)
         broker.open(delivery=receiver, receiver=receiver)

@@ -97,8 +97,8 @@ class SeveralBrokersContract(BrokerContract):
         self.run_several(test)
 
     def test_told_events_reach_other_processes_only(self) -> None:
-        """They reach the processes with members in the room; the sender's own members have them
-        already."""
+        """A told event reaches the other processes with members in the room, and not the sending
+        one."""
 
         async def test(brokers: list[Broker], receivers: list[Receiver]) -> None:
             for number, broker in enumerate(brokers[:3]):

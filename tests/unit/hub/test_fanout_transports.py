@@ -149,7 +149,7 @@ async def test_calling_thread_does_not_wait_for_the_loop() -> None:
         client = await rig.connect("lobby")
         thread = threading.Thread(target=rig.hub.broadcast_text, args=("from afar",))
         thread.start()
-        thread.join(LIMIT_S)  # blocks the loop on purpose
+        thread.join(LIMIT_S)  # blocks the loop, which is the point of this test
         assert not thread.is_alive()
         assert await client.payloads(1) == [b"from afar"]
 
