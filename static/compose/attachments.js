@@ -1,9 +1,9 @@
 // Files that are dropped on the page, pasted or chosen. Each belongs to the room that was shown at that time. They are
 // uploaded one after the other.
 //
-// An uploaded file waits above the field until the reader sends it with a text. Text and files then form a parcel, `{
-// room, text }`, and the field is free for the next message. When the last file of a parcel has been uploaded, the
-// parcel becomes one or more messages, which the outbox protects like any others.
+// An uploaded file waits above the field until the reader sends it with a text. Text and files then form a submission,
+// `{ room, text }`, and the field is free for the next message. When the last file of a submission has been uploaded,
+// the submission becomes one or more messages, which the outbox protects like any others.
 //
 // An upload that fails because of the connection or the server is tried again, each time with a new ticket. The server
 // stores the same content in a room once, so nothing is stored twice.
@@ -58,14 +58,14 @@ export class Attachments {
   // them; it stays until the reader retries or removes it.
   get staged() {
     const { room } = this.#chat;
-    return this.#uploads.filter((each) => !each.parcel && each.room === room && each.state !== "failed");
+    return this.#uploads.filter((each) => !each.submission && each.room === room && each.state !== "failed");
   }
 
   // Sends a text and the waiting files to the room that is shown. Either can be missing.
   send(text) {
-    const parcel = { room: this.#chat.room, text };
-    for (const upload of this.staged) upload.join(parcel);
-    this.#settle(parcel);
+    const submission = { room: this.#chat.room, text };
+    for (const upload of this.staged) upload.attachTo(submission);
+    this.#settle(submission);
   }
 
   // The reader has come to a room or left one.
@@ -151,7 +151,7 @@ export class Attachments {
   #remove(upload) {
     this.#drop(upload);
     byId("composer").focus();
-    if (upload.parcel) this.#settle(upload.parcel);
+    if (upload.submission) this.#settle(upload.submission);
   }
 
   #drop(upload) {
@@ -162,13 +162,14 @@ export class Attachments {
     this.#changed();
   }
 
-  // Sends a parcel when all of its files are uploaded. If all were removed, only the text is sent.
-  #settle(parcel) {
-    const uploads = this.#uploads.filter((each) => each.parcel === parcel);
+  // Sends a submission when all of its files are uploaded. If all were removed, only the text is sent.
+  #settle(submission) {
+    const uploads = this.#uploads.filter((each) => each.submission === submission);
     for (const upload of uploads) if (upload.isStale) upload.wait();
     if (uploads.some(({ state }) => state !== "ready")) return this.#run();
     for (const upload of uploads) this.#drop(upload);
-    for (const text of messagesOf(parcel.text, uploads.map(({ link }) => link))) this.#chat.send(text, parcel.room);
+    const texts = messagesOf(submission.text, uploads.map(({ link }) => link));
+    for (const text of texts) this.#chat.send(text, submission.room);
   }
 
   // Uploads what waits. Files for a room that is not joined wait until it is.
@@ -186,7 +187,7 @@ export class Attachments {
     if (upload.state === "gone") return;
     if (answer.type !== "error") {
       upload.arrive(answer.link);
-      if (upload.parcel) this.#settle(upload.parcel);
+      if (upload.submission) this.#settle(upload.submission);
     } else if (answer.temporary && (upload.failures += 1) < ATTEMPTS) {
       upload.wait();
       await new Promise((done) => setTimeout(done, answer.retry_after_ms ?? backoffMs(upload.failures)));
@@ -199,7 +200,7 @@ export class Attachments {
   // Warns before the page is closed, but only while files would be lost: with a permanent listener, browsers do not
   // keep the page in their back/forward cache.
   #changed() {
-    const isBusy = this.#uploads.some(({ parcel, state }) => parcel || state !== "failed");
+    const isBusy = this.#uploads.some(({ submission, state }) => submission || state !== "failed");
     window.onbeforeunload = isBusy ? (event) => event.preventDefault() : null;
     this.#onChanged();
   }

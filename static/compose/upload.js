@@ -25,8 +25,8 @@ export class Upload {
   element = cloneOf("upload-template");
   room;
   state;
-  // The parcel with which the reader has sent it; null until then.
-  parcel = null;
+  // The submission with which the reader has sent it; null until then.
+  submission = null;
   // The server's link, once it is ready.
   link;
   // The number of failed attempts.
@@ -53,12 +53,12 @@ export class Upload {
   showIn(room) {
     const isHere = room === this.room;
     this.#part("room").hidden = isHere;
-    this.element.hidden = !isHere && !this.parcel;
+    this.element.hidden = !isHere && !this.submission;
   }
 
-  // The reader has sent it as a part of a parcel.
-  join(parcel) {
-    this.parcel = parcel;
+  // The reader has sent the file as a part of a submission.
+  attachTo(submission) {
+    this.submission = submission;
     this.#say();
   }
 
@@ -94,7 +94,7 @@ export class Upload {
   }
 
   fail(reason, mayRetry) {
-    this.#become("failed", this.parcel ? `${reason} ${t("fileSends")}` : reason);
+    this.#become("failed", this.submission ? `${reason} ${t("fileSends")}` : reason);
     this.#part("retry").hidden = !mayRetry;
   }
 
@@ -122,7 +122,7 @@ export class Upload {
 
   get #note() {
     if (this.state === "waiting" && this.failures) return t("trying");
-    if (this.parcel) return t("fileSends");
+    if (this.submission) return t("fileSends");
     return this.state === "ready" ? t("fileReady") : "";
   }
 
