@@ -147,28 +147,28 @@ class Reader {
     return this.#blocks(text.split("\n"), 0);
   }
 
-  // Lines are read from a pile with the first line on top; each kind of block takes its lines from there.
+  // Lines are read from a stack with the first line on top; each kind of block takes its lines from there.
   #blocks(lines, depth) {
-    const pile = lines.reverse();
+    const stack = lines.reverse();
     const blocks = [];
-    while (pile.length) {
-      if (pile.at(-1).trim()) blocks.push(this.#block(pile, depth));
-      else pile.pop();
+    while (stack.length) {
+      if (stack.at(-1).trim()) blocks.push(this.#block(stack, depth));
+      else stack.pop();
     }
     return blocks;
   }
 
-  #block(pile, depth) {
+  #block(stack, depth) {
     const nests = (line) => depth < NESTING_DEPTH && (QUOTE.test(line) || ITEM.test(line));
     const isText = (line) => line.trim() && !FENCE.test(line) && !nests(line);
-    const first = pile.at(-1);
-    if (FENCE.test(first)) return fenced(pile);
-    if (nests(first)) return QUOTE.test(first) ? this.#quote(pile, depth) : this.#list(pile, depth);
-    return make("p", {}, take(pile, isText).flatMap((line) => ["\n", ...this.#line(line)]).slice(1));
+    const first = stack.at(-1);
+    if (FENCE.test(first)) return fenced(stack);
+    if (nests(first)) return QUOTE.test(first) ? this.#quote(stack, depth) : this.#list(stack, depth);
+    return make("p", {}, take(stack, isText).flatMap((line) => ["\n", ...this.#line(line)]).slice(1));
   }
 
-  #quote(pile, depth) {
-    const lines = take(pile, (line) => QUOTE.test(line)).map((line) => line.replace(QUOTE, ""));
+  #quote(stack, depth) {
+    const lines = take(stack, (line) => QUOTE.test(line)).map((line) => line.replace(QUOTE, ""));
     const [, name, offset] = REPLY.exec(lines[0]) ?? [];
     const blocks = this.#blocks(lines.slice(name ? 1 : 0), depth + 1);
     // The author of the message that is answered, as a button that leads to it.
@@ -178,14 +178,14 @@ class Reader {
   }
 
   // Items keep the numbers that were written.
-  #list(pile, depth) {
-    const [, number] = ITEM.exec(pile.at(-1));
+  #list(stack, depth) {
+    const [, number] = ITEM.exec(stack.at(-1));
     const list = make(number ? "ol" : "ul");
-    for (let match; (match = ITEM.exec(pile.at(-1) ?? "")) && !match[1] === !number; ) {
+    for (let match; (match = ITEM.exec(stack.at(-1) ?? "")) && !match[1] === !number; ) {
       const [{ length }, value] = match;
-      const first = pile.pop().slice(length);
+      const first = stack.pop().slice(length);
       const outdent = new RegExp(`^ {2,${length}}`);
-      const more = take(pile, (line) => INDENTED.test(line)).map((line) => line.replace(outdent, ""));
+      const more = take(stack, (line) => INDENTED.test(line)).map((line) => line.replace(outdent, ""));
       const blocks = this.#blocks([first, ...more], depth + 1);
       list.append(make("li", value && { value }, blocks.flatMap(unwrapped)));
     }
@@ -259,8 +259,8 @@ function emphasize(sign, before, after, nodes, open) {
 
 // Returns a block of code, which goes to the end of the text if nothing closes it. A word after the fence names a
 // language and is not shown.
-function fenced(pile) {
-  const lines = [pile.pop(), ...take(pile, (line) => !FENCE_END.test(line)), ...pile.splice(-1)];
+function fenced(stack) {
+  const lines = [stack.pop(), ...take(stack, (line) => !FENCE_END.test(line)), ...stack.splice(-1)];
   const whole = lines.join("\n");
   const code = whole.replace(FENCE, "").replace(FENCE_END, "").replace(LANGUAGE, "");
   return code.trim() ? make("pre", {}, [make("code", {}, [code])]) : make("p", {}, [whole]);
@@ -301,10 +301,10 @@ function cardOf({ name, size, width, height, href }) {
 
 const unwrapped = (block) => (block.tagName === "P" ? [...block.childNodes] : [block]);
 
-// Takes lines from a pile as long as they pass a test.
-function take(pile, test) {
+// Takes lines from a stack as long as they pass a test.
+function take(stack, test) {
   const lines = [];
-  while (pile.length && test(pile.at(-1))) lines.push(pile.pop());
+  while (stack.length && test(stack.at(-1))) lines.push(stack.pop());
   return lines;
 }
 
