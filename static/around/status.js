@@ -13,7 +13,7 @@ export class Status {
   #button = byId("try-now");
   #state = {};
   #wasJoined = false;
-  #patience = null;
+  #offlineTimer = null;
   #ticker = null;
 
   constructor(retry) {
@@ -24,14 +24,14 @@ export class Status {
     this.#state = state;
     if (state.phase === "joined" || state.phase === "closed") this.#settle();
     else if (state.phase === "stopped") this.#trouble();
-    else this.#patience ??= setTimeout(() => this.#trouble(), OFFLINE_AFTER_MS);
+    else this.#offlineTimer ??= setTimeout(() => this.#trouble(), OFFLINE_AFTER_MS);
     if (this.#ticker) this.#show();
   }
 
   #settle() {
-    clearTimeout(this.#patience);
+    clearTimeout(this.#offlineTimer);
     clearInterval(this.#ticker);
-    this.#patience = this.#ticker = null;
+    this.#offlineTimer = this.#ticker = null;
     this.#wasJoined ||= this.#state.phase === "joined";
     this.#bar.classList.remove("status--shown");
     this.#text.textContent = this.#countdown.textContent = "";
