@@ -15,7 +15,7 @@ const NESTING_DEPTH = 3;
 // Images are scaled down to fit into this box, in pixels, before they are loaded. No side gets shorter than a finger
 // can hit (24 px: WCAG 2.2, 2.5.8).
 const IMAGE_BOX = { width: 352, height: 288 };
-const THIN_PX = 24;
+const MIN_SIDE_PX = 24;
 // A reply quotes this much of the message.
 const QUOTED_LINES = 3;
 const QUOTED_CHARS = 240;
@@ -288,7 +288,7 @@ function cardOf({ name, size, width, height, href }) {
     return link;
   }
   const scale = Math.min(1, IMAGE_BOX.width / width, IMAGE_BOX.height / height);
-  const [wide, high] = [width, height].map((length) => Math.max(THIN_PX, Math.round(length * scale)));
+  const [wide, high] = [width, height].map((length) => Math.max(MIN_SIDE_PX, Math.round(length * scale)));
   const image = make("img", { loading: "lazy", decoding: "async", alt: name, width: wide, height: high, src: href });
   image.onerror = () => {
     link.classList.remove("file--image");
