@@ -237,7 +237,7 @@ export class Chat {
     }
   }
 
-  get #isSomewhere() {
+  get #hasJoined() {
     return this.rooms.some(({ joined }) => joined);
   }
 
@@ -248,7 +248,7 @@ export class Chat {
     const waits = (room) => !room.joined && !room.refusal;
     const room = waits(this.#shown) ? this.#shown : this.rooms.find(waits);
     // The server closes connections that are in no room.
-    if (!room && !this.#isSomewhere) this.#connection.close();
+    if (!room && !this.#hasJoined) this.#connection.close();
     if (!room) return;
     this.#asked = { room, ref: newId() };
     this.#token = this.#findToken();
@@ -415,13 +415,13 @@ export class Chat {
     if (code === "unauthorized") return this.#denied(message);
     // With a token the name is fixed.
     const another = NEEDS_ANOTHER_NAME_OR_ROOM.has(code) && !(this.#token && code === "username_taken");
-    const alone = !this.#isSomewhere;
+    const inNoRoom = !this.#hasJoined;
     if (error.temporary && !another && !LASTING.has(code)) {
       // The server closes connections that are in no room, so the page waits without one.
-      if (alone) return this.#connection.retry({ reason: message, reconnect_after_ms: afterMs });
+      if (inNoRoom) return this.#connection.retry({ reason: message, reconnect_after_ms: afterMs });
       return this.#waitFor(room, message, afterMs ?? JOIN_PAUSE_MS);
     }
-    if (another && alone && room === this.#shown) {
+    if (another && inNoRoom && room === this.#shown) {
       this.#connection.close();
       return this.#on.refused(error);
     }
