@@ -111,7 +111,7 @@ class App {
 
   async start() {
     addEventListener("online", () => this.#chat.wake());
-    addEventListener("offline", () => this.#chat.doubt());
+    addEventListener("offline", () => this.#chat.probe());
     document.addEventListener("visibilitychange", () => document.hidden || this.#return());
     byId("change-name").addEventListener("click", () => (this.#identity.token ? this.#signOut() : this.#rename()));
     byId("copy-link").addEventListener("click", () => this.#copy(location.hash, t("copied")));

@@ -26,7 +26,7 @@ const ID_WORDS = 4;
 // The server remembers an id for 10 minutes. A message that is sent again later could be stored twice.
 const ID_KNOWN_MS = 9 * 60_000;
 const OFFLINE = { type: "error", temporary: true, message: t("offlineNow") };
-const DOUBTFUL = { temporary: true, message: t("doubtful") };
+const MAYBE_SENT = { temporary: true, message: t("doubtful") };
 
 // Refusals that go away with another name or room.
 const NEEDS_ANOTHER_NAME_OR_ROOM = new Set(["username_taken", "bad_username", "bad_room"]);
@@ -196,8 +196,8 @@ export class Chat {
     this.#connection.wake();
   }
 
-  doubt() {
-    this.#connection.doubt();
+  probe() {
+    this.#connection.probe();
   }
 
   // Messages that an earlier page or another tab has left unconfirmed are adopted.
@@ -282,7 +282,7 @@ export class Chat {
       const foreign = this.#token && entry.username !== this.#name;
       // Another tab has removed it from the outbox: it was confirmed, or the reader discarded it there.
       if (foreign || (entry.kept && !this.#outbox.has(entry.id))) timeline.discard(entry.id);
-      else if (doubtful) timeline.fail({ id: entry.id, ...DOUBTFUL });
+      else if (doubtful) timeline.fail({ id: entry.id, ...MAYBE_SENT });
     }
     if (!this.#queueing) this.#next();
   }

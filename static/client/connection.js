@@ -29,7 +29,7 @@ const REPLY_LIMIT_MS = 10_000;
 // The silence is shorter while a command waits for its answer. The wait for the `ping`'s answer is shorter if the
 // browser says that it is offline.
 const ANSWER_SILENCE_MS = 5_000;
-const DOUBTED_REPLY_LIMIT_MS = 3_000;
+const PROBE_REPLY_LIMIT_MS = 3_000;
 // When the reader returns to the tab, the page checks the socket, but not after each short absence.
 const WAKE_SILENCE_MS = 5_000;
 // RFC 6455, section 7.4.1.
@@ -104,8 +104,8 @@ export class Connection {
   }
 
   // The browser says that it is offline. It can be wrong, for instance if the server is on the same machine.
-  doubt() {
-    if (this.isOpen) this.#ping(DOUBTED_REPLY_LIMIT_MS);
+  probe() {
+    if (this.isOpen) this.#ping(PROBE_REPLY_LIMIT_MS);
   }
 
   get #askedDelayMs() {
