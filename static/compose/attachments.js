@@ -73,14 +73,14 @@ export class Attachments {
     this.#button.hidden = !this.#chat.files;
     for (const upload of this.#uploads) {
       if (this.#chat.rooms.includes(upload.room)) upload.showIn(this.#chat.room);
-      else this.#drop(upload);
+      else this.#discard(upload);
     }
     this.#run();
   }
 
   // Removes all files.
   forget() {
-    for (const upload of this.#uploads) this.#drop(upload);
+    for (const upload of this.#uploads) this.#discard(upload);
   }
 
   // Whether files can be added: not under a dialog, and not if no room is shown.
@@ -149,12 +149,12 @@ export class Attachments {
   }
 
   #remove(upload) {
-    this.#drop(upload);
+    this.#discard(upload);
     byId("composer").focus();
     if (upload.submission) this.#settle(upload.submission);
   }
 
-  #drop(upload) {
+  #discard(upload) {
     const hadFocus = upload.element.contains(document.activeElement);
     this.#uploads = this.#uploads.filter((each) => each !== upload);
     upload.cancel();
@@ -167,7 +167,7 @@ export class Attachments {
     const uploads = this.#uploads.filter((each) => each.submission === submission);
     for (const upload of uploads) if (upload.isStale) upload.wait();
     if (uploads.some(({ state }) => state !== "ready")) return this.#run();
-    for (const upload of uploads) this.#drop(upload);
+    for (const upload of uploads) this.#discard(upload);
     const texts = messagesOf(submission.text, uploads.map(({ link }) => link));
     for (const text of texts) this.#chat.send(text, submission.room);
   }
