@@ -21,7 +21,7 @@ export class Actions {
   // The last position of the mouse on the screen.
   #pointer = "";
   // How far the log has to scroll down, or up if negative, before the bar fits above or below its message.
-  #lackPx = 0;
+  #missingPx = 0;
   #on;
 
   // `on` has a function each for: find (the entry with an offset), self (the reader's name), moderates, pick (resolves
@@ -79,14 +79,14 @@ export class Actions {
 
   #attach(row) {
     if (this.#bar.contains(document.activeElement)) this.#row.focus({ preventScroll: true });
-    this.#reach(-1);
+    this.#setReactionsTabIndex(-1);
     this.#row = row;
-    this.#lackPx = 0;
+    this.#missingPx = 0;
     this.#ask(false);
     this.#rove(this.#bar.firstElementChild);
     if (!row) return this.#bar.remove();
     this.#fill();
-    return this.#makeRoom();
+    return this.#scrollToFit();
   }
 
   #fill() {
@@ -104,15 +104,15 @@ export class Actions {
     this.#bar.dataset.time = content.querySelector("time").textContent;
     if (this.#bar.parentElement !== content) content.append(this.#bar);
     this.#place();
-    return this.#reach(0);
+    return this.#setReactionsTabIndex(0);
   }
 
   // A message in the middle of the log can leave too little space for the bar both above it and below it, although
   // together that would be enough. Then the log scrolls, but only when the bar appears. While the reader scrolls, it
   // does not scroll by itself.
-  #makeRoom() {
-    if (!this.#lackPx) return;
-    this.#log.scrollTop += this.#lackPx;
+  #scrollToFit() {
+    if (!this.#missingPx) return;
+    this.#log.scrollTop += this.#missingPx;
     this.#place();
   }
 
@@ -148,13 +148,14 @@ export class Actions {
     const isAbove = above >= edge;
     const isBelow = !isAbove && below + height <= end;
     const y = isBeside ? besideY : isAbove ? above : isBelow ? below : edge;
-    this.#lackPx = isBeside || isAbove || isBelow ? 0 : this.#lackOf(edge - above, below + height - end, log, box);
+    const fits = isBeside || isAbove || isBelow;
+    this.#missingPx = fits ? 0 : this.#missingOf(edge - above, below + height - end, log, box);
     Object.assign(this.#bar.style, { insetInlineStart: `${x}px`, insetBlockStart: `${y}px` });
   }
 
   // Returns the shorter distance to scroll after which the message is still completely visible; a pixel more than
   // necessary, because scroll positions are rounded.
-  #lackOf(upPx, downPx, log, box) {
+  #missingOf(upPx, downPx, log, box) {
     const [up, down] = [Math.ceil(upPx) + 1, Math.ceil(downPx) + 1];
     const { scrollTop, scrollHeight, clientHeight } = this.#log;
     const ways = [];
@@ -163,7 +164,7 @@ export class Actions {
     return ways.sort((a, b) => Math.abs(a) - Math.abs(b))[0] ?? 0;
   }
 
-  #reach(tabIndex) {
+  #setReactionsTabIndex(tabIndex) {
     for (const chip of this.#row?.querySelectorAll(".reactions button") ?? []) chip.tabIndex = tabIndex;
   }
 
