@@ -107,7 +107,7 @@ class App {
     step: (...step) => this.#navigation.step(...step),
   });
   #keyboardNavigation = new KeyboardNavigation(() => this.#composer.focus());
-  #tellNewsSoon = atNextFrame(() => this.#tellNews());
+  #showUnreadSoon = atNextFrame(() => this.#showUnread());
 
   async start() {
     addEventListener("online", () => this.#chat.wake());
@@ -168,7 +168,7 @@ class App {
 
   #left() {
     this.#attachments.refresh();
-    this.#showNews();
+    this.#updateUnread();
   }
 
   #send(text) {
@@ -182,21 +182,21 @@ class App {
       this.#log.show(room);
       this.#actions.refresh();
     }
-    this.#showNews();
+    this.#updateUnread();
   }
 
   #seen(offset) {
-    if (this.#chat.room.read(offset)) this.#showNews();
+    if (this.#chat.room.read(offset)) this.#updateUnread();
   }
 
   // A hidden tab has no animation frames.
-  #showNews() {
-    if (document.hidden) this.#tellNews();
-    else this.#tellNewsSoon();
+  #updateUnread() {
+    if (document.hidden) this.#showUnread();
+    else this.#showUnreadSoon();
   }
 
   // Shows the number of unread messages of all rooms.
-  #tellNews() {
+  #showUnread() {
     const { rooms, room } = this.#chat;
     this.#sidebar.show(rooms, room);
     this.#attention.show(rooms, room);
@@ -246,13 +246,13 @@ class App {
   }
 
   async #pick(button) {
-    const module = await this.#come(import("./compose/picker.js"));
+    const module = await this.#loaded(import("./compose/picker.js"));
     if (module) this.#picker ??= new module.Picker(this.#storage);
     return this.#picker?.pick(button);
   }
 
   async #openPreferences() {
-    const module = await this.#come(import("./around/preferences.js"));
+    const module = await this.#loaded(import("./around/preferences.js"));
     if (module) this.#preferences ??= new module.Preferences(this.#storage);
     this.#preferences?.open();
   }
@@ -261,13 +261,13 @@ class App {
     const field = byId("search-field");
     this.#searchDrawer.open(field);
     field.select();
-    const module = await this.#come(import("./around/search.js"));
+    const module = await this.#loaded(import("./around/search.js"));
     const on = { ask: (command) => this.#chat.ask(command), reveal: (offset) => this.#reveal(offset) };
     if (module) this.#search ??= new module.Search(this.#searchDrawer, on);
   }
 
   // Resolves with a module; undefined if it cannot be loaded.
-  #come(module) {
+  #loaded(module) {
     return module.catch(() => this.#toast.say(t("offlineNow")));
   }
 
