@@ -88,9 +88,9 @@ class App {
       phase: (state) => this.#status.update(state),
       changed: (room) => this.#changed(room),
       people: (room) => room === this.#chat.room && this.#people.show(room.roster, room.moderates),
-      said: (publication, room) => this.#attention.hear(publication, room, this.#chat.room),
+      said: (publication, room) => this.#attention.onMessage(publication, room, this.#chat.room),
       typing: (name) => this.#typing.add(name),
-      quiet: (name) => this.#typing.remove(name),
+      stoppedTyping: (name) => this.#typing.remove(name),
     },
   });
   #navigation = new Navigation(this.#chat, {

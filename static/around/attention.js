@@ -36,7 +36,7 @@ export class Attention {
   }
 
   // A message by another person has arrived.
-  hear({ username, text }, room, shown) {
+  onMessage({ username, text }, room, shown) {
     if (room === shown && !document.hidden && document.hasFocus()) return;
     const mentioned = mentions(text, room.roster);
     if (!mentioned && !document.hidden) return;

@@ -67,7 +67,7 @@ export class Chat {
   files;
 
   // `on` has a function each for: joined, left, changed, people (of a room), said (a message by another person),
-  // typing, quiet (no longer typing), refused (the name or room), denied (the token), phase. `token` returns the token
+  // typing, stoppedTyping, refused (the name or room), denied (the token), phase. `token` returns the token
   // or "".
   constructor(url, { storage, outbox, token, on }) {
     this.#storage = storage;
@@ -371,7 +371,7 @@ export class Chat {
     if (outcome === "hole" && room.joined) this.#connection.retry();
     if (publication.username === this.#name) this.#requests.confirm(publication);
     if (outcome !== "new") return;
-    if (publication.type === "message" && room === this.#shown) this.#on.quiet(publication.username);
+    if (publication.type === "message" && room === this.#shown) this.#on.stoppedTyping(publication.username);
     if (publication.type === "message" && publication.username !== this.#name) this.#on.said(publication, room);
     this.#on.changed(room);
   }
@@ -381,7 +381,7 @@ export class Chat {
     if (!room?.joined) return;
     room.roster.update(event);
     if (event.type !== "presence" && event.username !== this.#name) room.timeline.note(event);
-    if (event.type === "leave" && room === this.#shown) this.#on.quiet(event.username);
+    if (event.type === "leave" && room === this.#shown) this.#on.stoppedTyping(event.username);
     this.#on.changed(room);
     this.#on.people(room);
   }
