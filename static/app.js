@@ -220,7 +220,7 @@ class App {
   #mark(entry, editing) {
     change(entry, { editing });
     this.#changed(this.#chat.room);
-    if (editing) requestAnimationFrame(() => this.#log.bring(entry.offset));
+    if (editing) requestAnimationFrame(() => this.#log.scrollTo(entry.offset));
   }
 
   async #change(command) {

@@ -92,7 +92,7 @@ export class Log {
   }
 
   // Scrolls a message into view, if the timeline contains it.
-  bring(offset) {
+  scrollTo(offset) {
     this.#rows.find(offset)?.scrollIntoView({ block: "nearest" });
   }
 
