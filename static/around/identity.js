@@ -16,8 +16,8 @@ export class Identity {
   #embedding = new Embedding();
   #tab = new Storage("sessionStorage");
   #name;
-  #nameQuestion = new Question("name", t("typeName"), (name) => this.#named(name));
-  #tokenQuestion = new Question("token", t("pasteToken"), (token) => this.#admitted(token));
+  #nameQuestion = new Question("name", t("typeName"), (name) => this.#nameGiven(name));
+  #tokenQuestion = new Question("token", t("pasteToken"), (token) => this.#tokenGiven(token));
 
   // `answered` is called when the reader has given a name or a token, or keeps the old name.
   constructor(storage, answered) {
@@ -91,12 +91,12 @@ export class Identity {
     this.#nameQuestion.open(options);
   }
 
-  #named(name) {
+  #nameGiven(name) {
     this.#name = name || this.#storage.get("name");
     this.#onAnswered();
   }
 
-  #admitted(token) {
+  #tokenGiven(token) {
     this.#tab.set("token", token);
     this.#onAnswered();
   }
