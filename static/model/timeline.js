@@ -202,19 +202,19 @@ export class Timeline {
   note({ type, username }) {
     const last = this.#tail.entries.at(-1);
     const fresh = { kind: "notice", join: [], leave: [], revision: 0, order: this.#offset };
-    const line = last?.kind === "notice" ? last : fresh;
+    const notice = last?.kind === "notice" ? last : fresh;
     const opposite = type === "join" ? "leave" : "join";
     // A person who left and came back, or came and left, is not mentioned.
-    const back = line[opposite].includes(username);
-    const names = (kind) => line[kind].filter((name) => name !== username);
-    change(line, { [opposite]: names(opposite), [type]: back ? names(type) : [...names(type), username] });
-    if (line !== last) this.#insert(line);
-    else if (!line.join.length && !line.leave.length) this.#remove(line);
+    const back = notice[opposite].includes(username);
+    const names = (kind) => notice[kind].filter((name) => name !== username);
+    change(notice, { [opposite]: names(opposite), [type]: back ? names(type) : [...names(type), username] });
+    if (notice !== last) this.#insert(notice);
+    else if (!notice.join.length && !notice.leave.length) this.#remove(notice);
   }
 
-  #remove(line) {
-    this.#tail.remove(line);
-    this.#excerpt?.remove(line);
+  #remove(notice) {
+    this.#tail.remove(notice);
+    this.#excerpt?.remove(notice);
   }
 
   get #shown() {
