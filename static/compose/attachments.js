@@ -83,8 +83,8 @@ export class Attachments {
     for (const upload of this.#uploads) this.#discard(upload);
   }
 
-  // Whether files can be added: not under a dialog, and not if no room is shown.
-  get #takes() {
+  // Whether files can be added: a room is shown, and no dialog is open.
+  get #canAdd() {
     return this.#chat.files && !byId("composer-form").hidden && !document.querySelector("dialog[open]");
   }
 
@@ -92,8 +92,8 @@ export class Attachments {
   #dragged(event) {
     if (this.#isOwn || !event.dataTransfer.types.includes("Files")) return;
     event.preventDefault();
-    event.dataTransfer.dropEffect = this.#takes ? "copy" : "none";
-    this.#target.hidden = !this.#takes;
+    event.dataTransfer.dropEffect = this.#canAdd ? "copy" : "none";
+    this.#target.hidden = !this.#canAdd;
     clearTimeout(this.#targetTimer);
     this.#targetTimer = setTimeout(() => (this.#target.hidden = true), DRAG_PAUSE_MS);
   }
@@ -101,7 +101,7 @@ export class Attachments {
   #dropped(event) {
     this.#dragged(event);
     this.#target.hidden = true;
-    if (event.defaultPrevented && this.#takes) this.#add(event.dataTransfer.files);
+    if (event.defaultPrevented && this.#canAdd) this.#add(event.dataTransfer.files);
   }
 
   // Office programs add an image of the copied text to the clipboard, so a text with formatting is pasted as text. File
@@ -109,7 +109,7 @@ export class Attachments {
   #pasted(event) {
     const { files, types } = event.clipboardData;
     const isText = types.includes("text/plain") && types.includes("text/html");
-    if (!files.length || isText || !this.#takes || event.target.closest("input")) return;
+    if (!files.length || isText || !this.#canAdd || event.target.closest("input")) return;
     event.preventDefault();
     this.#add([...files].map(named));
   }

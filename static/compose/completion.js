@@ -26,13 +26,13 @@ export class Completion {
   });
   // The module, once it has been loaded.
   #emoji = null;
-  // The suggestions (`{ text, exact, nodes, name }`), and the letters that they are for and where those begin.
+  // The suggestions (`{ text, exact, nodes, name }`), the letters that they complete, and where these letters begin.
   #options = [];
   #typed = "";
   #start = -1;
   #chosen = -1;
-  // Where a name begins that is not to be completed any more, because it has been or the reader pressed Escape; -1 if
-  // none.
+  // The start of a name for which no more suggestions are shown: it has been completed, or the reader pressed Escape.
+  // -1 if there is none.
   #done = -1;
 
   // `on` has `people` and `rooms`, which return names, the most likely ones first.

@@ -3,8 +3,8 @@
 // A text is divided into lines, lines into tokens, and each token becomes an element or text. Nothing that somebody
 // wrote is ever parsed as HTML.
 //
-// Whatever was written, the time is proportional to the length: no line is read twice, no token looks farther ahead
-// than a fixed number of letters or the next character of its kind, and the depth of nesting is bounded.
+// The time is proportional to the length of the text, whatever it contains: no line is read twice, no token looks
+// farther ahead than a fixed number of letters or the next character of its kind, and the depth of nesting is bounded.
 
 import { make } from "../dom.js";
 import { folded } from "./folding.js";

@@ -306,7 +306,7 @@ class Session(WSListener):
             if fragments.is_text:
                 self._inbox.receive(fragments.whole())
             else:
-                # This counts as a pong, because the real one may wait behind many of these.
+                # This counts as a pong, because a real one may wait behind many binary messages.
                 self._connection.pong()
                 self._inbox.receive_bytes(fragments.whole())
 

@@ -39,8 +39,8 @@ MIN_CHUNK_BYTES = 32 * 1024
 #: The longest time for which an upload is not read. The connection's pongs are not read either, and
 #: one must arrive within 10 s.
 MAX_PAUSE_S = 5.0
-#: Pings and pongs of a connection, in the long run and at once. Browsers send no pings, libraries
-#: one in some 20 s; the server's own pings ask for a pong in 25 s.
+#: Pings and pongs of a connection, in the long run and at once. Browsers send no pings, and
+#: libraries one every 20 s or so. The server's own pings ask for one pong every 25 s.
 HEARTBEATS = Budget(rate_per_s=10.0, burst=20)
 
 

@@ -205,7 +205,7 @@ class Admission:
                 self._shared.left(counted)
 
     def turn_away(self, number: int, limit: Limit) -> None:
-        """Turn a connection away that exceeds a limit of the whole server."""
+        """Turn away a connection that exceeds a limit of the whole server."""
         counted = self._counted.get(number)
         if counted is not None:
             self.leave(counted)

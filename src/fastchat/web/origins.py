@@ -1,8 +1,8 @@
 """The pages that can open a WebSocket: the `Origin` of a handshake (RFC 6455 §10.2, RFC 6454).
 
 A browser lets any page connect to any server, and names the page's origin in `Origin`. Without a
-check, another site's page could chat in its reader's name. Origins are compared by scheme, host
-and port (RFC 6454 §5), and never as text.
+check, a page of another site could chat in the name of the person who opens it. Origins are
+compared by scheme, host and port (RFC 6454 §5), and never as text.
 """
 
 from __future__ import annotations

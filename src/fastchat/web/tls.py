@@ -67,8 +67,8 @@ class Tls:
     def wrap(self, protocol: asyncio.Protocol, free: Callable[[], int]) -> asyncio.Protocol:
         """The protocol to accept a connection with; `protocol` gets it when it is encrypted.
 
-        `free` returns how many connections can be at their handshake: those that the process can
-        accept, without those that have finished it.
+        `free` returns how many connections fit into the process besides those whose handshake is
+        over.
         """
         return _Starter(self, protocol, free)
 
