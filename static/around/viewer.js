@@ -25,7 +25,7 @@ export class Viewer {
 
   #clicked(event) {
     const link = event.target.closest(".file[href]");
-    // With a modifier key the browser opens or saves it, as any link.
+    // With a modifier key the browser opens or saves the file, as with any link.
     if (!link || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
     if (!link.matches(".file--image")) return check(link);
     event.preventDefault();

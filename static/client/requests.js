@@ -1,6 +1,6 @@
 import { t } from "../text/translation.js";
 
-// The commands that wait for their answer. Each gets one in the end; after a timeout or a lost connection it is an
+// The commands that wait for their answer. Each gets an answer in the end: after a timeout or a lost connection, an
 // error.
 
 // The server answers within 5 s even if its relay is gone; the rest is for a slow network.

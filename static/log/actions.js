@@ -200,7 +200,7 @@ export class Actions {
     if (!this.#row?.matches(":hover, :focus-within")) this.#attach(null);
   }
 
-  // Replaces the buttons by the question whether to delete the message, or the other way round.
+  // Shows the question whether to delete the message in place of the buttons, or shows the buttons again.
   #ask(asking) {
     if (asking === this.#isAsking) return;
     const hadFocus = this.#bar.contains(document.activeElement);

@@ -22,7 +22,7 @@ export function partsOf(key, values = {}) {
   return text.split(/\{(\w+)\}/).map((part, index) => (index % 2 ? shown(values[part]) : part));
 }
 
-// Whether there is a text with a key.
+// Whether this language has a text for a key.
 export const has = (key) => Object.hasOwn(words, key);
 
 // Returns the sentence of a server's error: the language's own for its code, or the server's English sentence.

@@ -3,9 +3,9 @@
 Theory
 ------
 There is one `Rooms`, where the history is: in the only process, or in the relay. Each process
-with members is a `Subscriber` of it, even if it is the only process. Everything that happens in
-a room happens here, one event after the other, and subscribers are told in that order. So
-everybody sees the same order.
+with members is a `Subscriber` of it; so is the only process. Everything that happens in a room
+happens here, one event after the other, and subscribers are told in that order. So everybody
+sees the same order.
 
 All publications of a turn of the loop are stored in one step, and then delivered. An operation
 that must not overtake them (a join, a leave) commits them first.

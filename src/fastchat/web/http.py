@@ -1,10 +1,10 @@
 """HTTP/1.1 until the upgrade: uvicorn's protocol, with bounds.
 
 uvicorn parses requests and runs the application (`fastchat.web.page`). At an upgrade it hands the
-request over, and picows takes the connection (`fastchat.web.websocket`). `HttpProtocol` bounds
-what neither of them does: the size of a request's head and the time until it is complete, bodies
-(only a file has one), and answers that a client does not read. A client that is refused while it
-still sends can read why (`fastchat.web.lingering`).
+request over, and picows takes the connection (`fastchat.web.websocket`). `HttpProtocol` adds the
+limits that both lack: on the size of a request's head and the time until it is complete, on bodies
+(only uploads have one), and on the time for which a client does not read its answer. A client that
+is refused while it still sends can read why (`fastchat.web.lingering`).
 
 States
 ------

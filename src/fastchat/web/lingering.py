@@ -1,10 +1,10 @@
 """The end of a connection whose client still sends.
 
 RFC 9112 §9.6: "If a server performs an immediate close of a TCP connection, there is a significant
-risk that the client will not be able to read the last HTTP response." The kernel answers what the
-client sends after the close with a reset, and the client's kernel then drops what it has not read.
-So the server closes its half only, and "continues to read from the connection" for a moment. It
-keeps nothing of what it reads.
+risk that the client will not be able to read the last HTTP response." If the client sends more
+after the close, the server's kernel answers with a reset, and the client's kernel then drops the
+part of the answer that the client has not read. So the server closes only its half, and "continues
+to read from the connection" for a moment. It keeps nothing of what it reads.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ def parse_network(text: str) -> Network:
     """Parse an address, or a range in CIDR notation. Raises ValueError."""
     network = ipaddress.ip_network(text)
     mapped = getattr(network.network_address, "ipv4_mapped", None)
-    # `_parse` turns mapped addresses into IPv4 addresses, so networks must be of IPv4, too.
+    # `_parse` turns mapped addresses into IPv4 addresses, so a mapped network needs the same.
     return network if mapped is None else ipaddress.ip_network((mapped, network.prefixlen - 96))
 
 

@@ -23,8 +23,9 @@ __all__ = [
     "visitors_of",
 ]
 
-#: The burst of a budget is what its rate allows in this many seconds. It must last for a restart,
-#: when all clients come back at once, an office from one address, and a bot joins all of its rooms.
+#: The burst of a budget is what its rate allows in this many seconds. After a restart, it must be
+#: enough for all clients that come back at once, for an office of clients at one address, and for a
+#: bot that joins all of its rooms.
 HANDSHAKES_S = 2
 ADDRESS_HANDSHAKES_S = 20
 COMMANDS_S = 20

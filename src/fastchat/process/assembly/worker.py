@@ -99,7 +99,7 @@ class StandaloneComponents:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusteredComponents:
-    """The objects of one of several workers: also its connection to the relay, which has the rooms.
+    """The objects of one of several workers; `relay` is its connection to the relay.
 
     The `reader` reads the file of the history; None if the relay has the history in memory.
     """
