@@ -116,9 +116,9 @@ class Chat:
     def authenticate(self, client: Client, token: str) -> None:
         """Authenticate a client by its token; without an authenticator a token means nothing.
 
-        Raises CommandError: `unauthorized` if the token is not valid or belongs to another user than
-        the client's previous token, and `forbidden` if it does not allow all rooms that the client
-        is in. Nothing has changed then.
+        Raises CommandError: `unauthorized` if the token is not valid or belongs to another user
+        than the client's previous token, and `forbidden` if it does not allow all rooms that the
+        client is in. Nothing has changed then.
         """
         if self._authenticator is None:
             return
