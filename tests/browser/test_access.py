@@ -157,7 +157,7 @@ def test_new_token_after_expiry_loses_no_text(
     say(bob, "meanwhile")
     expect(bob.locator(".message[data-offset='2']")).to_have_count(1)
     submit_token(page, token)
-    expect(page.locator("#token-error")).to_contain_text("expired; get a new one")
+    expect(page.locator("#token-error")).to_contain_text("expired. Get a new one")
     submit_token(page, issue("Alice"))
     expect(page.locator(".message__text")).to_have_text(["first", "meanwhile"])
     expect(page.locator("#composer")).to_have_value("half a thou")

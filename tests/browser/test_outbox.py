@@ -38,7 +38,7 @@ def test_page_catches_up_after_a_killed_server(visit: Any, room: str, tmp_path: 
         bob.do(type="delete", offset=2)
         bob.do(type="react", offset=3, emoji="👍")
         bob.say("five")
-        bob.see(offset=8)
+        bob.receive_until(offset=8)
         second.kill()
     with running_server(*data, port=first.port):
         ann.wait_for_function(BACK_WITH, arg="five")

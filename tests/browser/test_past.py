@@ -173,7 +173,7 @@ def test_results_show_the_text_only(visit: Any, server: Server, room: str) -> No
         bob.say(*(f"an apple {number}" for number in range(120)))
         file = f"/files/{'a2' * 16}/apple%20pie.png?size=7&width=3&height=4"
         bob.say(f"> @Ann #1\n> what?\n\n**that** apple {file}")
-        bob.see(121)
+        bob.receive_until(121)
     ann = visit("Ann")
     ann.click("#search-toggle")
     ann.fill("#search-field", "apple")
