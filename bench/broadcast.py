@@ -1,10 +1,9 @@
-"""Measure what a broadcast costs: the hub alone, over sockets, and the whole server.
+"""Measure the cost of a broadcast: in the hub alone, over sockets, and in the whole server.
 
     python bench/broadcast.py [--clients 10,100] [--json FILE] [--quick]
 
-Needs no running server; starts what it needs and stops it again. All variants
-alternate within each round of one run, on the same machine at the same time.
-See bench/README.md for how to read the table.
+The benchmark starts its own servers and stops them again. All variants alternate within each round
+of one run. bench/README.md explains the table.
 """
 
 from __future__ import annotations
@@ -53,17 +52,28 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "--clients",
         type=_counts,
         metavar="N,N",
-        help="how many clients, each in turn (default 10,100; the server also 1000)",
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
-    parser.add_argument(
-        "--rounds", type=int, help=f"of the hub and the sockets; the server: a fifth ({ROUNDS})"
+        help="numbers of clients to measure (default: 10,100; for the server also 1000)",
     )
     parser.add_argument(
-        "--only", type=_groups, default=GROUPS, metavar="GROUP,GROUP", help=", ".join(GROUPS)
+        "--json", type=Path, metavar="FILE", help="also write the figures to this file"
     )
     parser.add_argument(
-        "--quick", action="store_true", help="under 20 s: whether it works, not how fast"
+        "--rounds",
+        type=int,
+        help="rounds of the hub and the sockets; the server has a fifth of them "
+        f"(default: {ROUNDS})",
+    )
+    parser.add_argument(
+        "--only",
+        type=_groups,
+        default=GROUPS,
+        metavar="GROUP,GROUP",
+        help=f"groups to measure (default: {','.join(GROUPS)})",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="check in less than 20 s that the benchmark works; the figures mean nothing",
     )
     options = parser.parse_args(arguments)
     if options.rounds is None:
@@ -85,7 +95,7 @@ def _groups(text: str) -> tuple[str, ...]:
     groups = tuple(text.split(","))
     unknown = [group for group in groups if group not in GROUPS]
     if unknown:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(GROUPS)}")
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} must be one of {', '.join(GROUPS)}")
     return groups
 
 
@@ -94,7 +104,7 @@ async def _measure(options: argparse.Namespace, pins: machine.Pins) -> int:
     neighbours = machine.Neighbours()
     report.print_machine(facts)
     if options.quick:
-        print("\n  --quick: these figures say that it works, not how fast it is")
+        print("\n  --quick: the benchmark works; do not use these figures")
     printed: list[Printed] = []
     skipped: list[str] = []
 
@@ -117,7 +127,7 @@ async def _measure(options: argparse.Namespace, pins: machine.Pins) -> int:
     for line in skipped:
         print(f"\nskipped: {line}")
     facts["others"] = neighbours.describe()
-    print(f"\nother processes {facts['others']}")
+    print(f"\nother processes: {facts['others']}")
     if options.json:
         report.write_json(options.json, options.command, facts, printed, skipped)
     return 0

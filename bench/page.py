@@ -1,9 +1,9 @@
-"""Measure what the page costs a browser: memory, frames, and the first visit on a slow telephone.
+"""Measure the page in a browser: memory, frames, and the first visit on a slow telephone.
 
     python bench/page.py [--rounds 5] [--json FILE] [--quick]
 
-Needs Chromium and Playwright (pip install -e '.[test]'); starts what it needs and stops it again.
-See bench/README.md for how to read the table.
+It needs Chromium and Playwright (pip install -e '.[test]'). It starts its own server and browser,
+and stops them again. bench/README.md explains the table.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ LIMIT_S = 600.0
 ROUNDS = 5
 COUNTS = (1_000, 10_000, 20_000)
 QUICK_COUNTS = (1_000, 2_000)
-#: On their way to the page: fewer than its log holds, so that it shows every one of them.
+#: Messages in flight to the page: fewer than its log holds, so that the page shows each of them.
 WINDOW = 100
 LOG_MESSAGES = 300
-#: A very lively room, in which every frame at 60 Hz may have its message.
+#: Messages a second of a very busy room: at 60 Hz, about one for each frame.
 STEADY_RATE = 50
 STEADY_S = 10.0
 QUICK_STEADY_S = 1.0
 WAIT_MS = 30_000
-#: Lighthouse's slow 4G and mid-tier mobile, as its mobile runs have them.
+#: Lighthouse's settings for mobile devices: slow 4G, and a mid-range telephone.
 SLOW_CPU = 4
 SLOW_NETWORK = {
     "offline": False,
@@ -84,16 +84,16 @@ LOADED = """async () => {
 }"""
 
 MEMORY_CLOCK = """\
-the page's JavaScript heap after two forced collections, and the nodes of its document, when a
-window has shown so many messages of one room; the log holds the last 300"""
+the page's JavaScript heap after two forced collections, and the nodes of its document, after the
+page has shown this many messages of one room; the log holds the last 300"""
 FRAMES_CLOCK = f"""\
-from one animation frame to the next while {STEADY_RATE} messages a second come in, in a log that
-is full; long tasks (over 50 ms) of the page as milliseconds a second. '4x': the CPU slowed down
-fourfold by the browser. Headless, without a GPU: painting is the CPU's"""
+from one animation frame to the next while {STEADY_RATE} messages a second arrive in a full log;
+long tasks (over 50 ms) of the page, in milliseconds a second. '4x': the browser slows the CPU down
+fourfold. The browser is headless and has no GPU, so the CPU paints"""
 VISIT_CLOCK = """\
-a first visit with an empty cache, until the browser has painted something, and until the name may
-be typed; bytes as they come over the wire, headers included, and as they are when unpacked.
-'slow': 4x CPU, 1.6 Mbit/s, 150 ms round trips, as Lighthouse has its telephones"""
+a first visit with an empty cache, until the first contentful paint, and until the reader can type
+a name; bytes on the wire with headers, and bytes after decompression. 'slow': CPU slowed down
+fourfold, 1.6 Mbit/s, round trips of 150 ms, which are Lighthouse's settings for telephones"""
 
 Rows = dict[tuple[str, str, str], list[float]]
 
@@ -108,10 +108,16 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="bench/page.py", description=(__doc__ or "").partition("\n")[0]
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
-    parser.add_argument("--rounds", type=int, help=f"of everything (default {ROUNDS})")
     parser.add_argument(
-        "--quick", action="store_true", help="under 20 s: whether it works, not how fast"
+        "--json", type=Path, metavar="FILE", help="also write the figures to this file"
+    )
+    parser.add_argument(
+        "--rounds", type=int, help=f"rounds of each measurement (default: {ROUNDS})"
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="check in less than 20 s that the benchmark works; the figures mean nothing",
     )
     options = parser.parse_args(arguments)
     if options.rounds is None:
@@ -137,7 +143,7 @@ async def _measure(options: argparse.Namespace) -> int:
         }
         report.print_machine(facts)
         if options.quick:
-            print("\n  --quick: these figures say that it works, not how fast it is")
+            print("\n  --quick: the benchmark works; do not use these figures")
         for number in range(options.rounds):
             room = Room(browser, server.port, f"round-{number}")
             await room.fill(counts, memory)
@@ -158,7 +164,7 @@ async def _measure(options: argparse.Namespace) -> int:
         report.print_group(title, clock, results, [])
         printed.append((title, clock, results, []))
     facts["others"] = neighbours.describe()
-    print(f"\nother processes {facts['others']}")
+    print(f"\nother processes: {facts['others']}")
     if options.json:
         report.write_json(
             options.json, options.command, facts, printed, [], benchmark="fastchat page"
@@ -168,7 +174,7 @@ async def _measure(options: argparse.Namespace) -> int:
 
 @contextlib.asynccontextmanager
 async def _chromium() -> AsyncIterator[Any]:
-    """The system's Chromium, without its own errands; it has no sandbox for root."""
+    """Start the system's Chromium without background tasks, and without a sandbox for root."""
     names = ("chromium", "chromium-browser", "google-chrome")
     path = next(filter(None, map(shutil.which, names)), None)
     if path is None:
@@ -188,7 +194,7 @@ async def _chromium() -> AsyncIterator[Any]:
 
 
 class Room:
-    """A room with one page in it, and somebody who writes."""
+    """A room with one page, and a client that writes messages."""
 
     def __init__(self, browser: Any, port: int, name: str) -> None:
         self._browser = browser
@@ -197,7 +203,7 @@ class Room:
         self._sent = 0
 
     async def fill(self, counts: tuple[int, ...], rows: Rows) -> None:
-        """Look at the page's memory when it has shown so many messages, one after another."""
+        """Measure the page's memory after each of these numbers of messages."""
         async with self._page() as (page, devtools), self._writer() as writer:
             for count in counts:
                 while self._sent < count:
@@ -212,7 +218,7 @@ class Room:
                 _add(rows, "nodes", f"nodes, {count:,} messages", "", metrics["Nodes"])
 
     async def flow(self, seconds: float, slowdown: int, rows: Rows) -> None:
-        """Write at a steady rate, and see how the page's frames are."""
+        """Write messages at a steady rate, and measure the page's frames."""
         async with self._page() as (page, devtools), self._writer() as writer:
             for _ in range(LOG_MESSAGES // WINDOW):
                 await self._say_window(page, writer)
@@ -235,7 +241,7 @@ class Room:
         _add(rows, "frames", f"long tasks{label}", "ms/s", sum(seen["tasks"]) / took_s)
 
     async def _say_window(self, page: Any, writer: Any) -> None:
-        """Return when the page shows all of it."""
+        """Send messages; return when the page shows all of them."""
         for _ in range(WINDOW):
             await self._say(writer)
         await page.wait_for_function(SHOWN, arg=self._sent, timeout=WAIT_MS)
@@ -268,8 +274,8 @@ class Room:
         async with websockets.connect(address, max_queue=None) as writer:
             joined = json.loads(await writer.recv())
             if joined["type"] != "joined":
-                raise BenchError(f"the writer was not let in: {joined}")
-            # Others read what he reads; nobody waits for him.
+                raise BenchError(f"the writer could not join: {joined}")
+            # The writer receives its own messages too; they are read and discarded.
             reading = asyncio.ensure_future(_read_all(writer))
             try:
                 yield writer
@@ -283,7 +289,7 @@ async def _read_all(writer: Any) -> None:
 
 
 async def _visit(browser: Any, port: int, *, slow: bool, rows: Rows) -> None:
-    """Open the page as somebody who was never here."""
+    """Open the page as a new visitor."""
     context = await browser.new_context(**PHONE)
     try:
         page = await context.new_page()

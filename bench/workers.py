@@ -1,10 +1,10 @@
-"""Measure what several processes do for a server, and what they cost.
+"""Measure the gain and the cost of several processes for one server.
 
     python bench/workers.py [--sections deliveries,hop,idle,storm] [--full] [--json FILE]
 
-Needs no running server; starts what it needs and stops it again. One process and
-several alternate within each round of one run. A quick look without --full. See
-bench/README.md for how to read the table.
+The benchmark starts its own servers and stops them again. Servers with one process and with several
+alternate within each round of one run. Without --full, the figures are only a first impression.
+bench/README.md explains the table.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ PLACEMENTS = ("free", "pinned")
 LIMIT_S = 900.0
 QUICK = {"rounds": 2, "idle": 1000, "measure_ms": 1000, "messages": 300}
 FULL = {"rounds": 5, "idle": 10_000, "measure_ms": 3000, "messages": 1000}
-#: Rounds of idle connections and storms: they are long, and do not vary as much.
+#: Rounds of idle connections and storms. They are few because these samples are long and vary less.
 CROWD_SHARE = 2
-#: Of descriptors, for everything but the clients' sockets.
+#: Descriptors for everything but the clients' sockets.
 SPARE_DESCRIPTORS = 200
 
 Printed = tuple[str, str, list[Result], list[str]]
@@ -60,26 +60,58 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--sections", type=_some_of(SECTIONS), default=SECTIONS, metavar="NAME,NAME"
+        "--sections",
+        type=_some_of(SECTIONS),
+        default=SECTIONS,
+        metavar="NAME,NAME",
+        help=f"sections to measure (default: {','.join(SECTIONS)})",
     )
     parser.add_argument(
-        "--workers", type=_counts, default=[2], metavar="N,N", help="beside one process (2)"
+        "--workers",
+        type=_counts,
+        default=[2],
+        metavar="N,N",
+        help="numbers of workers to compare with one process (default: 2)",
     )
     parser.add_argument(
-        "--full", action="store_true", help="all numbers as they are cited: several minutes"
+        "--full",
+        action="store_true",
+        help="measure for several minutes, with the sizes of the figures in the documents",
     )
-    parser.add_argument("--json", "--output", type=Path, metavar="FILE", help="write the figures")
-    parser.add_argument("--rounds", type=int, help="each with all numbers of workers")
     parser.add_argument(
-        "--placements", type=_some_of(PLACEMENTS), default=PLACEMENTS, metavar="NAME,NAME"
+        "--json",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="also write the figures to this file",
     )
-    parser.add_argument("--rooms", type=int, default=4, help="of the deliveries")
-    parser.add_argument("--members", type=int, default=100, help="of each of these rooms")
-    parser.add_argument("--measure-ms", type=int, help="of the deliveries")
-    parser.add_argument("--messages", type=int, help="of each sample of the hop")
-    parser.add_argument("--idle", type=int, metavar="N", help="connections, idle and in a storm")
+    parser.add_argument("--rounds", type=int, help="rounds; each measures all numbers of workers")
     parser.add_argument(
-        "--rooms-of", type=int, default=100, metavar="N", help="members of their rooms; 0: one room"
+        "--placements",
+        type=_some_of(PLACEMENTS),
+        default=PLACEMENTS,
+        metavar="NAME,NAME",
+        help=f"whether the processes are pinned to CPUs (default: {','.join(PLACEMENTS)})",
+    )
+    parser.add_argument(
+        "--rooms", type=int, default=4, help="rooms of the section deliveries (default: 4)"
+    )
+    parser.add_argument(
+        "--members", type=int, default=100, help="members of each of these rooms (default: 100)"
+    )
+    parser.add_argument(
+        "--measure-ms", type=int, help="milliseconds of a sample of the section deliveries"
+    )
+    parser.add_argument("--messages", type=int, help="messages of a sample of the section hop")
+    parser.add_argument(
+        "--idle", type=int, metavar="N", help="connections of the sections idle and storm"
+    )
+    parser.add_argument(
+        "--rooms-of",
+        type=int,
+        default=100,
+        metavar="N",
+        help="members of each room in idle and storm; 0 for one room (default: 100)",
     )
     options = parser.parse_args(arguments)
     for name, value in (FULL if options.full else QUICK).items():
@@ -127,10 +159,10 @@ async def _measure(options: argparse.Namespace) -> int:
     neighbours = machine.Neighbours()
     report.print_machine(facts)
     if not options.full:
-        print("\n  a quick look; --full has the figures that may be cited")
+        print("\n  without --full: a first impression; do not cite these figures")
     if (cpus := len(os.sched_getaffinity(0))) < max(options.workers) + 2:
         print(f"\n  {cpus} CPUs for {max(options.workers)} workers, a relay and the load:")
-        print("  what several processes gain cannot be seen here, what they cost can")
+        print("  these figures show the cost of several processes, but not their gain")
     printed: list[Printed] = []
 
     def show(title: str, clock: str, rows: list[Result]) -> None:
@@ -141,7 +173,7 @@ async def _measure(options: argparse.Namespace) -> int:
     await _messages(options, pins, show)
     await _crowds(options, show)
     facts["others"] = neighbours.describe()
-    print(f"\nother processes {facts['others']}")
+    print(f"\nother processes: {facts['others']}")
     if options.json:
         report.write_json(
             options.json, options.command, facts, printed, [], benchmark="fastchat workers"

@@ -1,1 +1,1 @@
-"""What a broadcast costs: the hub, sockets, the whole server, its history."""
+"""The cost of a broadcast, in four groups: hub, sockets, whole server, history."""

@@ -1,7 +1,7 @@
-"""What it costs to keep messages on disk: `fastchat serve` with SQLite and with memory.
+"""The cost of a history on disk: `fastchat serve` with SQLite, and with the history in memory.
 
-The two alternate in every round, each with a fresh server, so their ratio holds on a
-noisy machine too.
+The two alternate in each round, each with a new server. Therefore their ratio is also valid on a
+machine with other load.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from harness.report import Result, Target
 
 TITLE = "history: SQLite beside memory"
 CLOCK = (
-    "as in the server group. 'throughput': deliveries a second with SQLite, as a share of those\n"
-    "         with memory in the same round, 64 under way. 'extra latency': the median of one\n"
-    "         message under way with SQLite, less that with memory in the same round."
+    "as in the server group. 'throughput': deliveries a second with SQLite, divided by those with\n"
+    "         the history in memory in the same round; 64 messages in flight. 'extra latency':\n"
+    "         the median latency with SQLite minus the one with memory; one message in flight."
 )
 REFERENCES: list[str] = []
 HISTORIES = ("sqlite", "memory")
@@ -23,7 +23,7 @@ EXTRA_LATENCY = Target(150.0)
 
 
 async def run(rounds: int, pins: Pins, lengths: Lengths) -> list[Result]:
-    """100 clients with 64 under way, and one client with one under way."""
+    """Measure 100 clients with 64 messages in flight, and one client with one in flight."""
     rates: dict[str, list[float]] = {history: [] for history in HISTORIES}
     latencies: dict[str, list[float]] = {history: [] for history in HISTORIES}
     for turn in range(rounds):

@@ -1,9 +1,8 @@
-"""The hub alone: encode, frame, log and flush, into sinks that discard.
+"""The hub alone: it encodes, frames, logs and flushes messages to sinks that discard them.
 
-The shape of the test is that of a Go hub example whose published figures are
-11 us for 10 clients and 75 us for 100. There an operation puts the message
-into a queue and does not wait for the writes; here it is over when every sink
-has been written. There is no socket in either.
+The test follows a Go hub example, whose published figures are 11 us for 10 clients and 75 us for
+100. An operation of the example ends when the message is in a queue, before it is written. Here it
+ends when every sink has been written to. Neither uses sockets.
 """
 
 from __future__ import annotations
@@ -19,15 +18,15 @@ from harness.report import BenchError, Result, Samples, Target, preemptions
 
 TITLE = "hub: one broadcast to N sinks that discard"
 CLOCK = (
-    "one operation = hub.broadcast(17 bytes) + hub.flush(): encode, frame, log, and one write\n"
-    "         to each of N sinks, which are Python objects whose write() does nothing. No socket.\n"
-    "         'turn': the same without flush(), each operation in a loop turn of its own\n"
-    "         (call_soon), so the loop's turn is in the clock; it is shown alone below."
+    "one operation is hub.broadcast(17 bytes) + hub.flush(): encode, frame, log, and one write to\n"
+    "         each of N sinks. A sink is a Python object whose write() does nothing; there is no\n"
+    "         socket. 'turn': no flush(), but each operation has its own turn of the event loop\n"
+    "         (call_soon). This includes the cost of an empty turn, which has its own row."
 )
 REFERENCES = [
     "Go hub example, as published: 11 us for 10 clients, 75 us for 100",
-    "the same Go code measured earlier on a 2-core machine: 2.5 us for 10, 26 us for 100,"
-    " without waiting for its writes",
+    "the same Go code, measured earlier on a 2-core machine: 2.5 us for 10 clients, 26 us for 100;"
+    " it does not wait for its writes",
 ]
 TARGETS = {10: Target(1.0), 100: Target(8.0)}
 MESSAGE = b"seventeen bytes!!"
@@ -69,7 +68,7 @@ class Sink:
 
 
 class CountingSink(Sink):
-    """A sink that keeps what it is given."""
+    """A sink that stores the bytes that it receives."""
 
     __slots__ = ("received",)
 
@@ -104,7 +103,7 @@ async def run(client_counts: list[int], rounds: int) -> list[Result]:
 
 
 class _Variants:
-    """One hub with N sinks, and the ways of using it that are timed in turn."""
+    """One hub with N sinks, and the variants of its use, which are timed in turn."""
 
     def __init__(self, clients: int) -> None:
         self.clients = clients
@@ -145,7 +144,7 @@ class _Variants:
 def _time_flushed(
     send: Callable[[Any], object], flush: Callable[[], object], message: object, count: int
 ) -> float:
-    """Microseconds an operation, over `count` operations."""
+    """Microseconds for one operation, from a run of `count` operations."""
     started = clock()
     for _ in repeat(None, count):
         send(message)
@@ -154,7 +153,7 @@ def _time_flushed(
 
 
 async def _time_turns(operation: Callable[[], object], count: int) -> float:
-    """Microseconds an operation when each has a turn of the loop."""
+    """Microseconds for one operation if each has its own turn of the event loop."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
     left = count
@@ -165,7 +164,7 @@ async def _time_turns(operation: Callable[[], object], count: int) -> float:
         if done.done():
             return  # cancelled: the benchmark is being stopped
         if left < 0:
-            # The flush of the last operation came before this turn.
+            # The last operation was flushed before this turn started.
             done.set_result(None)
             return
         operation()
@@ -190,7 +189,7 @@ async def _empty_turns(samples: Samples) -> None:
 
 
 async def _verify(clients: int) -> None:
-    """Check, apart from the clock, that every sink gets every frame once and in order."""
+    """Check, without a clock, that every sink receives every frame once and in order."""
     sinks = [CountingSink() for _ in range(clients)]
     hub = _hub_of(list(sinks))
     expected = b""

@@ -1,7 +1,7 @@
-"""Servers in this process, each with N connected clients in a drainer of its own.
+"""Servers in this process, each with N clients in a separate drainer process.
 
-A lane is one set of sockets; a `Broadcaster` is one way of sending over it. The
-hub and the bare C loop share a lane, so that they write to the very same sockets.
+A lane is a set of connected sockets. A `Broadcaster` is a way of sending over them. The hub and the
+bare C loop share a lane, so that both write to the same sockets.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ def _payload(number: int) -> bytes:
     return head.ljust(PAYLOAD_BYTES - 2, b".") + b'"}'
 
 
-#: Messages of 120 bytes, all different, numbered so that the drainer can check their order.
+#: Messages of 120 bytes. Each has a number, by which the drainer checks their order.
 PAYLOADS = [_payload(number) for number in range(MODULUS)]
-#: The same in frames of 122 bytes: final, text, not masked.
+#: The same messages in frames of 122 bytes: final, text, not masked.
 FRAMES = [bytes((0x80 | TEXT, PAYLOAD_BYTES)) + payload for payload in PAYLOADS]
 
 
 class Lane:
-    """N connections, and how many messages have been sent over them."""
+    """N connections, and the number of messages that were sent over them."""
 
     def __init__(self, drainer: Drainer, clients: int) -> None:
         self.drainer = drainer
@@ -41,7 +41,7 @@ class Lane:
         self.sent = 0
 
     def next_numbers(self, count: int) -> range:
-        """The numbers of the next `count` messages; to be used modulo MODULUS."""
+        """The numbers of the next `count` messages. Take them modulo MODULUS."""
         numbers = range(self.sent, self.sent + count)
         self.sent += count
         return numbers
@@ -54,10 +54,10 @@ class Broadcaster(Protocol):
     lane: Lane
 
     def send_now(self, number: int) -> int:
-        """Send one message to all, completely; return the nanoseconds spent sending."""
+        """Send one message to all clients; return the nanoseconds that sending took."""
 
     def send_batch(self, numbers: range) -> None:
-        """Send several messages to all, as a server would that has them in one loop turn."""
+        """Send several messages to all clients, like a server that has them in one loop turn."""
 
 
 class HubBroadcaster:
@@ -140,7 +140,7 @@ class PicowsBroadcaster:
 
 
 class _Arrivals:
-    """What has connected to a server, until all have."""
+    """The connections of a server, until all clients have connected."""
 
     def __init__(self, count: int) -> None:
         self.all: list[Any] = []
@@ -158,7 +158,7 @@ class _Arrivals:
 
 
 class _HubProtocol(asyncio.Protocol):
-    """A connection that only receives, forwarded to the hub as the hub asks for it."""
+    """A connection that only receives. It passes the transport's callbacks to the hub."""
 
     def __init__(self, hub: Any, arrivals: _Arrivals) -> None:
         self._hub = hub
@@ -182,9 +182,9 @@ class _HubProtocol(asyncio.Protocol):
 
 @asynccontextmanager
 async def hub_lane(clients: int, pins: Pins) -> AsyncIterator[list[Broadcaster]]:
-    """A plain uvloop server whose transports are in a hub; the floor on the same sockets.
+    """A plain uvloop server whose transports are in a hub. The floor uses the same sockets.
 
-    There is no WebSocket handshake: the connections carry frames from the first byte.
+    There is no WebSocket handshake: the connections carry frames from the first byte on.
     """
     import fastchat
 

@@ -1,8 +1,8 @@
-"""Broadcasts over loopback sockets that a separate compiled process drains.
+"""Broadcasts over loopback sockets, which a separate compiled process reads.
 
-Two regimes. With one in flight a message has the machine to itself: what it
-takes is dominated by one send() a client, in any language. With 64 in flight the
-messages of one loop turn can share a send(), and there the designs part.
+There are two groups. With one message in flight, one send() for each client dominates the cost, in
+any language. With 64 in flight, the messages of one loop turn can share a send(), and the designs
+differ.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ from harness.report import BenchError, Result, Samples, Target, median, preempti
 
 ONE_TITLE = "sockets, one in flight"
 ONE_CLOCK = (
-    "'sending': the time inside hub.broadcast_text + flush (other variants: their own call); of\n"
-    "         the floor the time inside C. 'latency': from just before that call until the last\n"
-    "         client's process has read the message, by that process's clock. 120-byte JSON in\n"
-    "         122-byte frames; 20 broadcasts before each block to warm up; the drainer blocks in\n"
-    "         epoll. 'hub / floor' compares the medians of neighbouring blocks of a round."
+    "'sending': the time inside hub.broadcast_text + flush, or inside the call of another\n"
+    "         variant; for the floor, the time inside C. 'latency': from the start of that call\n"
+    "         until the drainer has read the message for the last client, by the drainer's clock.\n"
+    "         Messages are 120 bytes of JSON in frames of 122 bytes. 20 broadcasts warm up each\n"
+    "         block. The drainer blocks in epoll. 'hub / floor' compares the medians of adjacent\n"
+    "         blocks."
 )
 MANY_TITLE = "sockets, 64 in flight"
 MANY_CLOCK = (
     "from the first broadcast until the last client has the last message, divided by the number\n"
-    "         of messages. A message is under way until ALL clients have it; when the drainer\n"
-    "         says that some have arrived, the loop is woken (eventfd) and the window refilled in\n"
-    "         one loop turn. The floor joins what one turn sends. Encoding is in the clock."
+    "         of messages. A message is in flight until ALL clients have it. When the drainer\n"
+    "         reports completed messages (eventfd), one turn of the loop sends as many new ones.\n"
+    "         The floor joins the messages of a turn. The time includes encoding."
 )
 WINDOW = 64
 WARM_UP = 20  # after idle time the receiver acknowledges each of its first segments at once
@@ -45,7 +46,7 @@ Opener = Callable[[int, Pins], AbstractAsyncContextManager[list[Broadcaster]]]
 async def run(
     client_counts: list[int], rounds: int, pins: Pins, *, hub: bool, others: bool
 ) -> tuple[list[Result], list[Result], list[str]]:
-    """Measure; returns the rows of one in flight, of 64 in flight, and what was skipped."""
+    """Return the rows of one in flight, the rows of 64 in flight, and the skipped variants."""
     one: list[Result] = []
     many: list[Result] = []
     openers, skipped = _choose(hub=hub, others=others)
@@ -75,7 +76,7 @@ def _choose(*, hub: bool, others: bool) -> tuple[list[Opener], list[str]]:
 
 
 async def _check(broadcaster: Broadcaster) -> None:
-    """See that both ways of sending reach everybody, before anything is timed."""
+    """Check that both ways of sending reach all clients, before anything is timed."""
     lane = broadcaster.lane
     broadcaster.send_now(lane.next_numbers(1)[0])
     lane.drainer.wait(lane.sent)
@@ -89,7 +90,7 @@ async def _one_in_flight(broadcasters: list[Broadcaster], rounds: int) -> list[R
     clients = broadcasters[0].lane.clients
     count = max(10, min(100, BLOCK_NS // (4000 * clients + 60_000)))
     for number in range(rounds):
-        # Every second round the other way round, so that nobody always comes first.
+        # The order is reversed in every second round, so that no variant is always the first.
         order = broadcasters if number % 2 else broadcasters[::-1]
         medians = {}
         for one in order:
@@ -114,7 +115,7 @@ async def _one_in_flight(broadcasters: list[Broadcaster], rounds: int) -> list[R
 
 
 async def _block(one: Broadcaster, count: int, latency: Samples) -> Samples:
-    """Warm the sockets up, then take `count` samples of one broadcast each."""
+    """Warm up the sockets, and then take `count` samples of one broadcast each."""
     lane = one.lane
     sending = Samples()
     for number in range(WARM_UP + count):
@@ -158,7 +159,7 @@ async def _count_for(one: Broadcaster) -> int:
 
 
 class _Window:
-    """Keeps 64 messages under way until `count` have been received by all."""
+    """Keeps 64 messages in flight until all clients have received `count` messages."""
 
     def __init__(self, broadcaster: Broadcaster, count: int) -> None:
         self._broadcaster = broadcaster
@@ -169,7 +170,7 @@ class _Window:
         self._done: asyncio.Future[None] = self._loop.create_future()
 
     async def run(self) -> float:
-        """Return microseconds a message."""
+        """Return the microseconds for one message."""
         drainer = self._lane.drainer
         drainer.set_signalling(True)
         self._loop.add_reader(drainer.event_fd, self._refill)
@@ -179,7 +180,7 @@ class _Window:
                 self._refill()
                 await self._done
         except TimeoutError:
-            raise drainer.failure("the messages under way did not arrive") from None
+            raise drainer.failure("the messages in flight did not arrive") from None
         finally:
             self._loop.remove_reader(drainer.event_fd)
             drainer.set_signalling(False)

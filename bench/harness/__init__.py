@@ -1,1 +1,1 @@
-"""What all benchmarks share: their command, the machine, the server, the report."""
+"""Shared by all benchmarks: their command, the machine, the server, the report."""

@@ -1,4 +1,4 @@
-"""How the benchmarks' commands run: bounded in time, and nothing stays behind a signal."""
+"""Runs the benchmarks' commands, with a time limit, and stops their processes after a signal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FILE_OPTIONS = ("--json", "--output")
 
 
 def run(program: str, measure: Callable[[], Coroutine[Any, Any, int]], limit_s: float) -> int:
-    """Run `measure` in a loop; returns its exit status, or that of what went wrong."""
+    """Run `measure` in an event loop. Return its exit status, or that of its failure."""
     _allow_many_sockets()
     try:
         importlib.import_module("fastchat")
@@ -37,7 +37,7 @@ def run(program: str, measure: Callable[[], Coroutine[Any, Any, int]], limit_s: 
 
 
 def recorded(program: str, arguments: list[str]) -> str:
-    """The command as it is recorded: without where this machine keeps its results."""
+    """The command for the record, without the name of the file with the results."""
     kept = []
     skip = False
     for argument in arguments:
@@ -61,7 +61,7 @@ def _run_in_loop(measure: Callable[[], Coroutine[Any, Any, int]], limit_s: float
 
 
 async def _bounded(measure: Callable[[], Coroutine[Any, Any, int]], limit_s: float) -> int:
-    """Run everything; a signal or the time limit cancels it, and what it started stops."""
+    """Run the benchmark. A signal or the time limit cancels it and stops its processes."""
     task = asyncio.current_task()
     assert task is not None
     loop = asyncio.get_running_loop()

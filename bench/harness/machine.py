@@ -1,4 +1,4 @@
-"""What the figures were measured on, and where the processes run."""
+"""The machine on which the figures were measured, and the CPUs of the processes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ PACKAGES = ("fastchat", "uvloop", "Cython", "picows", "uvicorn", "orjson", "webs
 
 @dataclass(frozen=True, slots=True)
 class Pins:
-    """The CPU of what sends and the CPU of what receives; None: not pinned."""
+    """The CPUs of the sending and the receiving processes; None if they are not pinned."""
 
     sender: int | None
     load: int | None
 
     @classmethod
     def choose(cls) -> Pins:
-        """Take two CPUs that are not two threads of one core, if there are."""
+        """Choose two CPUs, of two different cores if possible."""
         cpus = sorted(os.sched_getaffinity(0))
         if len(cpus) < 2:
             return cls(None, None)
@@ -34,13 +34,13 @@ class Pins:
         return cls(cpus[0], (apart or cpus[1:])[0])
 
     def pin_sender(self) -> None:
-        """Pin this process, and with it every server that it starts later."""
+        """Pin this process, and every server that it starts later."""
         if self.sender is not None:
             os.sched_setaffinity(0, {self.sender})
 
     @property
     def load_argument(self) -> str:
-        """The load's CPU as bench/load/drain.c takes it."""
+        """The load's CPU, as an argument of bench/load/drain.c."""
         return str(-1 if self.load is None else self.load)
 
 
@@ -58,7 +58,7 @@ def _siblings(cpu: int) -> set[int]:
 
 
 def describe(pins: Pins) -> dict[str, str]:
-    """Everything a reader needs to compare these figures with others."""
+    """The facts that a reader needs to compare these figures with others."""
     facts = {
         "cpu": _cpu_model(),
         "cores": str(os.cpu_count()),
@@ -74,9 +74,10 @@ def describe(pins: Pins) -> dict[str, str]:
 
 
 class Neighbours:
-    """How much of the machine others used while this ran: a busy neighbour spoils figures.
+    """The share of the machine that other processes used during the run. It distorts figures.
 
-    Made when the run begins; our own time is ours and that of children that have ended.
+    Create it when the run starts. The benchmark's own time is that of this process and of its
+    children that have ended.
     """
 
     def __init__(self) -> None:
@@ -89,11 +90,11 @@ class Neighbours:
             max(0.0, now - then) / elapsed_s * 100
             for now, then in zip(self._others(), self._before, strict=True)
         )
-        return f"used {others:.1f} % of the CPUs meanwhile, the host's other guests {stolen:.1f} %"
+        return f"they used {others:.1f} % of the CPUs, and other virtual machines {stolen:.1f} %"
 
     @staticmethod
     def _others() -> tuple[float, float]:
-        """Seconds used by other processes, and seconds that the hypervisor gave to others."""
+        """CPU seconds of other processes, and seconds in which other virtual machines ran."""
         try:
             fields = Path("/proc/stat").read_text().split(maxsplit=9)[1:9]
         except OSError:
@@ -109,11 +110,11 @@ class Neighbours:
 
 
 def package_version(package: str) -> str | None:
-    """The installed version; None when it is not installed."""
+    """The installed version of a package; None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
-        # Run from a checkout: built in place, but not installed.
+        # The benchmark runs from a checkout that is built in place, but not installed.
         module = sys.modules.get(package)
         return getattr(module, "__version__", "in place") if module else None
 
@@ -143,5 +144,5 @@ def _compiler() -> str:
 
 def _pinned(pins: Pins) -> str:
     if pins.sender is None:
-        return "no: only one CPU, so the load takes time from what it measures"
+        return "no: there is only one CPU, so the load takes CPU time from the server"
     return f"hub and servers on CPU {pins.sender}, load on CPU {pins.load}"

@@ -1,4 +1,4 @@
-"""Results: medians with quartiles, a table for people, JSON for figures that are cited."""
+"""Results: medians with quartiles, as a table, and as JSON for figures that documents cite."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from typing import Any
 
 
 class BenchError(Exception):
-    """The benchmark cannot run, or what it measures does not work."""
+    """The benchmark cannot run, or the measured program has failed."""
 
 
 class MissingError(BenchError):
-    """Something that some of the rows need is not on this machine; the others go on."""
+    """Some rows need something that this machine does not have. The other rows are measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a figure has to reach."""
+    """The limit that a figure should keep."""
 
     value: float
     at_least: bool = False
@@ -36,7 +36,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One line of the table: the samples of one variant with so many clients."""
+    """One line of the table: the samples of one variant with one number of clients."""
 
     group: str
     variant: str
@@ -54,28 +54,28 @@ class Result:
 
 @dataclass(slots=True)
 class Samples:
-    """What one variant's clock showed, without the samples that were disturbed.
+    """The samples of one variant, without those that were disturbed.
 
-    A sample during which the kernel took the CPU away (an involuntary context
-    switch) says something about the machine's other users. It is counted, not used.
+    If the kernel took the CPU away during a sample (an involuntary context switch), the sample also
+    measures other processes. It is counted, but not used.
     """
 
     kept: list[float] = field(default_factory=list)
     disturbed: list[float] = field(default_factory=list)
 
     def add(self, value: float, before: int) -> None:
-        """Keep a value; `before` is what preemptions() said when its clock started."""
+        """Add a value. `before` is the result of preemptions() when the sample started."""
         (self.kept if preemptions() == before else self.disturbed).append(value)
 
     def result(self, group: str, variant: str, clients: int, unit: str, **more: Any) -> Result:
-        # On a machine so busy that every sample was disturbed, say at least that much.
+        # If every sample was disturbed, as on a busy machine, use the disturbed ones.
         used = self.kept or self.disturbed
         dropped = len(self.disturbed) if self.kept else 0
         return Result(group, variant, clients, unit, tuple(used), dropped, **more)
 
 
 def preemptions() -> int:
-    """How often the kernel has taken the CPU away from this thread."""
+    """The number of times that the kernel has taken the CPU away from this thread."""
     return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
 
 
@@ -98,7 +98,7 @@ def print_machine(facts: dict[str, str]) -> None:
 
 
 def print_group(title: str, clock: str, results: list[Result], references: list[str]) -> None:
-    """Print one group of rows: what the clock includes, the rows, other people's figures."""
+    """Print one group: what its clock includes, its rows, and figures of other programs."""
     width = max(len(result.variant) for result in results) + 1
     print(f"\n{title}\n  clock: {clock}\n")
     print(f"  {'variant':<{width}}{'clients':>8}{'median':>10}  {'quartiles':<21}{'unit':<5}target")
@@ -134,7 +134,7 @@ def write_json(
     *,
     benchmark: str = "fastchat broadcast",
 ) -> None:
-    """Write everything that was printed, and the number of samples behind it."""
+    """Write everything that was printed, and the number of samples of each figure."""
     document = {
         "benchmark": benchmark,
         "version": 1,

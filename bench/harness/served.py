@@ -1,4 +1,4 @@
-"""`fastchat serve` as a process of its own, with those that it starts, and what they cost."""
+"""`fastchat serve` as a separate process, with its children, and the resources that they use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from harness.report import BenchError
 
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 10.0
-#: Parts end by themselves within a second when their supervisor is gone.
+#: The children of a supervisor end within a second after it (`fastchat.process.channel.END_S`).
 ORPHANS_S = 3.0
 ORPHANS_INTERVAL_S = 0.05
 ADDRESS = re.compile(rb"http://127\.0\.0\.1:(\d+)")
@@ -29,23 +29,23 @@ PROC = Path("/proc")
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A server that runs: its port, and the process that was started."""
+    """A running server: its port, and the process that was started."""
 
     port: int
     pid: int
 
     def parts(self) -> dict[str, int]:
-        """Its processes by name ("worker 1"); that of a server that is one is "server"."""
+        """Its processes by name, such as "worker 1". A single process is called "server"."""
         found = _children(self.pid)
         return {"supervisor" if found else "server": self.pid, **found}
 
     def workers(self) -> list[int]:
-        """The processes that clients are connected to."""
+        """The processes to which clients connect."""
         parts = self.parts()
         return [pid for name, pid in parts.items() if name.startswith("worker")] or [self.pid]
 
     def owners(self, client_ports: list[int]) -> list[int]:
-        """Which of them has each of the connections that come from these ports."""
+        """The process that serves each of the connections from these ports."""
         processes = {inode: pid for pid in self.workers() for inode in _sockets(pid)}
         inodes = _connections(self.port)
         try:
@@ -56,18 +56,18 @@ class Served:
 
 @asynccontextmanager
 async def running_server(*arguments: str, cpu: int | None = None) -> AsyncIterator[Served]:
-    """Start a server on a free port, in an empty directory.
+    """Start a server on a free port, with an empty data directory.
 
-    It inherits this process's CPUs, if it is not told another. Stopped by SIGTERM, and
-    by force when that fails; no part of it is left.
+    It runs on the CPUs of this process, unless another CPU is given. At the end it is stopped by
+    SIGTERM, or by SIGKILL if that fails, together with all its children.
     """
-    # With its defaults, whatever is set for other servers of this user.
+    # The server uses its defaults, and not this user's environment for other servers.
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("FASTCHAT_")
     }
     path = [str(SOURCE), environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(part for part in path if part)
-    # A load is far above what the limits allow one address and one user.
+    # The load is far above the limits of one address and of one user.
     command = [sys.executable, "-m", "fastchat", "serve", "--port", "0", "--log-level", "warning"]
     command += ["--limits", "off"]
     with tempfile.TemporaryDirectory(
@@ -97,7 +97,7 @@ async def running_server(*arguments: str, cpu: int | None = None) -> AsyncIterat
 
 @contextlib.contextmanager
 def _pinned(cpu: int | None) -> Iterator[None]:
-    """Start on this CPU what is started meanwhile."""
+    """Start processes on this CPU inside the `with` block."""
     before = os.sched_getaffinity(0)
     if cpu is not None:
         os.sched_setaffinity(0, {cpu})
@@ -127,7 +127,7 @@ async def _port(process: asyncio.subprocess.Process, errors: asyncio.Future[byte
 
 
 async def stop(process: asyncio.subprocess.Process, timeout_s: float = 5) -> None:
-    """Stop a process that this benchmark started: ask, wait, insist."""
+    """Stop a process of this benchmark by SIGTERM, and after a while by SIGKILL."""
     if process.returncode is not None:
         return
     process.terminate()
@@ -142,7 +142,7 @@ async def stop(process: asyncio.subprocess.Process, timeout_s: float = 5) -> Non
 
 
 async def _end_orphans(parts: dict[str, int]) -> None:
-    """Wait for the parts of a server that has ended; kill those that stay."""
+    """Wait for the children of a server that has ended; kill those that remain."""
     for _ in range(int(ORPHANS_S / ORPHANS_INTERVAL_S)):
         if not any(map(_part_name, parts.values())):
             return
@@ -153,11 +153,11 @@ async def _end_orphans(parts: dict[str, int]) -> None:
 
 
 def _children(parent: int) -> dict[str, int]:
-    """The parts that this process has started, by name."""
+    """The children that this process has started, by name."""
     found = {}
     for directory in PROC.glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            # The name in parentheses may hold anything; state and parent follow it.
+            # The name in parentheses can contain any character; the state and the parent follow it.
             fields = (directory / "stat").read_text().rpartition(")")[2].split()
             pid = int(directory.name)
             if int(fields[1]) == parent and (name := _part_name(pid)):
@@ -166,7 +166,7 @@ def _children(parent: int) -> dict[str, int]:
 
 
 def _part_name(pid: int) -> str | None:
-    """What a process is to a server of several; None if it is nothing, or has ended."""
+    """The role of a process in a server of several; None if it has none, or has ended."""
     try:
         command = (PROC / str(pid) / "cmdline").read_text().split("\0")
     except OSError:
@@ -189,7 +189,7 @@ def _sockets(pid: int) -> set[str]:
 
 
 def _connections(port: int) -> dict[int, str]:
-    """The inodes of a port's connections on this side, by the port on the other."""
+    """The inodes of the sockets of a local port, by the port of the other end."""
     found = {}
     for line in (PROC / "net" / "tcp").read_text().splitlines()[1:]:
         fields = line.split()
@@ -200,8 +200,8 @@ def _connections(port: int) -> dict[int, str]:
 
 
 def memory_bytes(pid: int) -> dict[str, int]:
-    """What a process has of memory: "Pss", where what several share is split among them,
-    and "Rss", where each has it whole."""
+    """The memory of a process: "Pss" divides shared pages among the processes that share them,
+    and "Rss" counts them in each process."""
     found = {}
     for line in (PROC / str(pid) / "smaps_rollup").read_text().splitlines()[1:]:
         name, value, *_ = line.split()

@@ -1,1 +1,1 @@
-"""The load: clients in C, compiled when they are needed."""
+"""The load: clients in C, which are compiled when they are needed."""

@@ -4,19 +4,19 @@
  *   crowd hop   PORT CPU CLIENTS MEMBERS MESSAGES
  *   crowd idle  PORT CPU CLIENTS MEMBERS MISSED
  *
- * CLIENTS are spread over rooms of MEMBERS. "rooms" keeps WINDOW messages under way in
- * all rooms together and prints one line of JSON, with the CPU time of each PID.
+ * CLIENTS are spread over rooms of MEMBERS. "rooms" keeps WINDOW messages in flight in
+ * all rooms together, and prints one line of JSON with the CPU time of each PID.
  *
- * "hop" only connects, prints the clients' ports, and reads a line that says which
- * MEMBERS of them are to join: the first one sends. Then it prints the time each of its
- * messages took until all had it, with one under way.
+ * "hop" connects, prints the ports of the clients, and reads a line with the numbers of
+ * the MEMBERS clients that join. The first of them sends. Then it prints, for each
+ * message, the time until all members had it, with one message in flight.
  *
- * "idle" joins, has MISSED messages published in each room, says so, and answers what
- * is asked on its standard input, until that ends. After "storm" it expects to lose its
- * connections, and says how they came back: each as a page does that has seen none of
- * the MISSED messages.
+ * "idle" joins, has MISSED messages published in each room, reports that, and obeys the
+ * commands on its standard input until the input ends. After "storm" it expects to lose
+ * its connections, and reports how they came back. Each client comes back like a page
+ * that has seen none of the MISSED messages.
  *
- * As in drain.c, each client's offsets must rise by one. Linux only. Loopback only.
+ * As in drain.c, the offsets of each client must rise by one. Linux only. Loopback only.
  */
 #define _GNU_SOURCE
 #include "load.h"
@@ -27,11 +27,11 @@
 
 enum {
     TALLIES = 256,          /* a power of two above any window */
-    LIFETIME_S = 600,       /* nothing is left behind, whatever happens */
-    SOURCES = 8,            /* 127.0.0.1 and on: each has its own ports */
+    LIFETIME_S = 600,       /* SIGALRM ends the program after this time */
+    SOURCES = 8,            /* addresses from 127.0.0.1 on: each has its own ports */
     BACKOFF_FIRST_MS = 250,
     BACKOFF_LIMIT_MS = 15000,
-    ATTEMPT_MS = 10000,     /* a page gives an attempt up after so long */
+    ATTEMPT_MS = 10000,     /* a page gives up an attempt after this time */
     STORM_MS = 60000,
     SCAN_MS = 5,
     SETTLE_MS = 200,
@@ -40,8 +40,8 @@ enum {
 };
 
 struct room {
-    int64_t first_offset; /* that anybody has seen, -1 before */
-    uint64_t completed;   /* messages that all members have */
+    int64_t first_offset; /* the first that a member has seen, -1 before */
+    uint64_t completed;   /* the number of messages that all members have */
     uint64_t sent_bytes, due_bytes;
     struct client *sender;
     uint32_t tally[TALLIES];
@@ -56,9 +56,9 @@ struct client {
     enum phase phase;
     uint64_t received;  /* messages */
     int64_t offset;     /* of the newest message, -1 before the first */
-    uint64_t due_ns;    /* WAITING: the next attempt; after that: its end */
+    uint64_t due_ns;    /* WAITING: time of the next attempt; later: its deadline */
     uint64_t joined_ns;
-    int attempts;       /* in a row that failed */
+    int attempts;       /* failed attempts in a row */
     char session[72];
 };
 
@@ -68,11 +68,11 @@ static int client_count, member_count, room_count, server_port;
 static int joined_count;
 static uint64_t deliveries, completed, completed_ns;
 
-/* Of a storm. */
+/* Counts of a storm. */
 static int in_storm, cut_count, attempt_count, failure_count, recovered_count, missed_count;
 static char first_failure[160];
 
-/* ---- what comes -------------------------------------------------------- */
+/* ---- received messages ------------------------------------------------- */
 
 static void take_message(struct client *client, const unsigned char *text, size_t bytes)
 {
@@ -82,7 +82,7 @@ static void take_message(struct client *client, const unsigned char *text, size_
         room->first_offset = offset;
     int64_t expected = client->offset < 0 ? room->first_offset : client->offset + 1;
     if (offset != expected)
-        fail("client %d received offset %lld where %lld was due",
+        fail("client %d received offset %lld instead of %lld",
              (int)(client - clients), (long long)offset, (long long)expected);
     client->offset = offset;
     deliveries++;
@@ -231,7 +231,7 @@ static void on_event(struct client *client)
     }
 }
 
-/* Wait at most timeout_ms, read what came; false when nothing did. */
+/* Wait at most timeout_ms, and read what has arrived; false if nothing has. */
 static int turn(int timeout_ms)
 {
     static struct epoll_event events[EVENTS];
@@ -241,7 +241,7 @@ static int turn(int timeout_ms)
     return count > 0;
 }
 
-/* By the address: joining at once. Or by a command, later. */
+/* Clients join at once, by the address, or later, by a command. */
 static void connect_all(int join)
 {
     for (int i = 0; i < client_count; i++) {
@@ -281,7 +281,7 @@ static void keep_under_way(uint64_t window, uint64_t until_ns)
         if (now >= until_ns)
             return;
         if (now - idle_since > STALL_MS * 1000000ull)
-            fail("nothing came for %d ms with %llu messages complete", STALL_MS,
+            fail("nothing arrived for %d ms with %llu messages complete", STALL_MS,
                  (unsigned long long)completed);
     }
 }
@@ -299,7 +299,7 @@ static void await_sent(void)
     while (!is_complete()) {
         int all_sent = send_due();
         if (!turn(all_sent ? STALL_MS : 1) && all_sent)
-            fail("the last messages did not come: %llu complete", (unsigned long long)completed);
+            fail("the last messages did not arrive: %llu complete", (unsigned long long)completed);
     }
 }
 
@@ -310,7 +310,7 @@ static void publish(int messages)
     await_sent();
 }
 
-/* For what others are still told of the last joins. */
+/* Wait until the events of the last joins have arrived. */
 static void settle(int for_ms)
 {
     uint64_t until = now_ns() + (uint64_t)for_ms * 1000000;
@@ -318,7 +318,7 @@ static void settle(int for_ms)
         turn(SCAN_MS);
 }
 
-/* Time on the CPU of all threads of a process; 0 when it cannot be read. */
+/* CPU time of all threads of a process; 0 if it cannot be read. */
 static uint64_t process_cpu_ns(int pid)
 {
     char path[320];
@@ -385,7 +385,7 @@ static void measure_hop(int messages)
     printf("]}\n");
     fflush(stdout);
     if (!fgets(line, sizeof line, stdin))
-        fail("nobody said who is to join");
+        fail("standard input names no clients that join");
     rooms[0].sender = NULL;
     for (char *one = strtok(line, " \n"); one; one = strtok(NULL, " \n")) {
         struct client *client = &clients[atoi(one)];
@@ -485,7 +485,7 @@ static void print_storm(void)
     free(times);
 }
 
-/* Until all that were cut are back; whoever asked for it does the cutting. */
+/* Wait until all clients are back. The benchmark cuts the connections. */
 static void storm(void)
 {
     in_storm = 1;
@@ -570,7 +570,7 @@ int main(int count, char **arguments)
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     prepare_clients();
     if (is_hop) {
-        room_count = 1; /* some clients of all, who need not be those of a room's number */
+        room_count = 1; /* any clients can be members, so there is one room */
         for (int i = 0; i < client_count; i++)
             clients[i].room = &rooms[0];
         prepare_frames(1);

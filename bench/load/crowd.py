@@ -1,4 +1,4 @@
-"""The clients of bench/load/crowd.c: started, asked, and ended."""
+"""Starts the clients of bench/load/crowd.c, sends them commands, and ends them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ LINE_TIMEOUT_S = 120.0
 
 
 class Crowd:
-    """Many clients in one process, which says what happens to them in lines of JSON."""
+    """Many clients in one process, which reports events as lines of JSON."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
 
     async def told(self) -> dict[str, Any]:
-        """Its next line; raises BenchError with its last words if there is none."""
+        """Return the next line. Raises BenchError with the process's error if it has ended."""
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         try:
@@ -45,7 +45,7 @@ class Crowd:
 
 @asynccontextmanager
 async def crowd(mode: str, port: int, cpu: int | None, *numbers: object) -> AsyncIterator[Crowd]:
-    """Start clients in one of the modes of crowd.c; on this CPU if it is not None."""
+    """Start clients in one of the modes of crowd.c, on the given CPU unless it is None."""
     process = await asyncio.create_subprocess_exec(
         str(build("crowd")),
         *map(str, (mode, port, -1 if cpu is None else cpu, *numbers)),

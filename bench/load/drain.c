@@ -3,16 +3,16 @@
  *   drain receive PORT CLIENTS CPU HANDSHAKE MODULUS PAGE_FD EVENT_FD
  *   drain chat    PORT CLIENTS CPU WINDOW WARMUP_MS MEASURE_MS LATENCIES SERVER_PID
  *
- * "receive" only reads. It tells the benchmark through a shared page how many
- * messages ALL clients have received and when the last of them came, and
- * signals an eventfd when that number changes. It ends when its standard input
- * does. "chat" joins a room of a fastchat server, keeps WINDOW messages under
- * way, and prints one line of JSON.
+ * "receive" only reads. Through a shared page, it reports how many messages ALL
+ * clients have received and when the last of them arrived. It signals an eventfd
+ * when that number changes. It ends when its standard input ends. "chat" joins a
+ * room of a fastchat server, keeps WINDOW messages in flight, and prints one line
+ * of JSON.
  *
  * Both block in epoll, as a real reader does: a spinning reader would make the
  * sender look faster than it is. Both walk every frame header of every client
- * and check that the number behind "offset": rises by one, so that a lost,
- * doubled or reordered message ends the run instead of improving it.
+ * and check that the number after "offset": rises by one. Therefore a lost,
+ * doubled or reordered message ends the run, instead of improving the figures.
  *
  * Linux only (epoll, eventfd). Loopback only.
  */
@@ -27,14 +27,14 @@
 
 enum {
     TALLIES = 4096,    /* a power of two above any window */
-    LIFETIME_S = 240,  /* nothing is left behind, whatever happens */
+    LIFETIME_S = 240,  /* SIGALRM ends the program after this time */
 };
 
 /* The page shared with the benchmark; bench/load/drain.py reads these slots. */
 struct page {
     _Atomic uint64_t ready;      /* clients connected (and upgraded) */
-    _Atomic uint64_t completed;  /* messages that all clients have received */
-    _Atomic uint64_t last_ns;    /* when the newest of them was complete */
+    _Atomic uint64_t completed;  /* the number of messages that all clients have */
+    _Atomic uint64_t last_ns;    /* the time when the newest of them was complete */
     _Atomic uint64_t signalling; /* 1: write to the eventfd when it changes */
 };
 
@@ -64,7 +64,7 @@ static void take_message(struct client *client, const unsigned char *text, size_
         expected = first_offset;
     }
     if (offset != expected)
-        fail("client %d received offset %lld where %lld was due",
+        fail("client %d received offset %lld instead of %lld",
              (int)(client - clients), (long long)offset, (long long)expected);
     client->offset = offset;
     deliveries++;
@@ -99,14 +99,14 @@ static void lost(struct link *link, const char *why)
     fail("client %d lost its connection: %s", (int)((struct client *)link - clients), why);
 }
 
-/* Wait at most timeout_ms, read what came; false when nothing did. */
+/* Wait at most timeout_ms, and read what has arrived; false if nothing has. */
 static int turn(int timeout_ms)
 {
     static struct epoll_event events[EVENTS];
     int count = epoll_wait(epoll_fd, events, EVENTS, timeout_ms);
     for (int i = 0; i < count; i++) {
         if (!events[i].data.ptr)
-            exit(0); /* standard input ended: the benchmark is done with us */
+            exit(0); /* standard input has ended: the benchmark is over */
         read_link(events[i].data.ptr);
     }
     return count > 0;
@@ -181,7 +181,7 @@ static int send_due(void)
     return send_frames(clients[0].link.fd, &sent_bytes, due_bytes);
 }
 
-/* Keep `window` messages under way until the time, or until all came back. */
+/* Keep `window` messages in flight until a time, or until all have arrived. */
 static void keep_under_way(uint64_t window, uint64_t until_ns)
 {
     uint64_t idle_since = now_ns();
@@ -194,7 +194,7 @@ static void keep_under_way(uint64_t window, uint64_t until_ns)
         if (now >= until_ns)
             return;
         if (now - idle_since > STALL_MS * 1000000ull)
-            fail("nothing came for %d ms with %llu messages complete", STALL_MS,
+            fail("nothing arrived for %d ms with %llu messages complete", STALL_MS,
                  (unsigned long long)completed);
     }
 }
@@ -204,12 +204,12 @@ static void await_sent(void)
     while (completed * frame_bytes < due_bytes) {
         int all_sent = send_due();
         if (!turn(all_sent ? STALL_MS : 1) && all_sent)
-            fail("the last messages did not come: %llu complete, %llu sent",
+            fail("the last messages did not arrive: %llu complete, %llu sent",
                  (unsigned long long)completed, (unsigned long long)(due_bytes / frame_bytes));
     }
 }
 
-/* Time on the CPU of the server's main thread; 0 when it cannot be read. */
+/* CPU time of the server's main thread; 0 if it cannot be read. */
 static uint64_t server_cpu_ns(int pid)
 {
     char path[64];

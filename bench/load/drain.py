@@ -1,4 +1,4 @@
-"""The compiled half of the benchmark: building it, starting it, talking to it."""
+"""Builds the compiled half of the benchmark, starts it, and communicates with it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ READY, COMPLETED, LAST_NS, SIGNALLING = range(4)  # struct page in drain.c
 
 
 def build(name: str, *flags: str) -> Path:
-    """Compile bench/load/NAME.c into build/bench/ unless what is there is newer."""
+    """Compile bench/load/NAME.c into build/bench/, unless the result is newer than the source."""
     source = HERE / f"{name}.c"
     target = BUILD / (f"{name}.so" if "-shared" in flags else name)
     newest = max(path.stat().st_mtime for path in (source, HERE / "load.h"))
@@ -37,7 +37,7 @@ def build(name: str, *flags: str) -> Path:
     if compiler is None:
         raise MissingError("sockets and server need a C compiler: install gcc or clang, or set CC")
     BUILD.mkdir(parents=True, exist_ok=True)
-    # Under another name first: a second benchmark may be running the old one.
+    # It gets another name first, because a second benchmark can be running the old file.
     fresh = target.with_name(f"{target.name}.{os.getpid()}")
     command = [compiler, "-O2", "-Wall", *flags, "-o", str(fresh), str(source)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -52,7 +52,7 @@ def build_drain() -> Path:
 
 
 class Floor:
-    """A bare C loop of send() over sockets; the time is taken inside C."""
+    """A bare C loop of send() over sockets. The time is measured inside C."""
 
     def __init__(self, sockets: list[int]) -> None:
         library = ctypes.CDLL(str(build("floor", "-shared", "-fPIC")))
@@ -62,7 +62,7 @@ class Floor:
         self._sockets = (ctypes.c_int * len(sockets))(*sockets)
 
     def send(self, data: bytes) -> int:
-        """Send to all; return nanoseconds. Raises when a socket would not take it."""
+        """Send to all sockets; return nanoseconds. Raises BenchError if a socket is full."""
         elapsed = self._call(self._sockets, len(self._sockets), data, len(data))
         if elapsed < 0:
             raise BenchError("a socket of the floor took only a part of its message")
@@ -70,9 +70,9 @@ class Floor:
 
 
 class Drainer:
-    """A process that reads N loopback connections and counts what all have received.
+    """A process that reads N loopback connections and counts the messages that all have received.
 
-    Use as a context manager; the process is stopped by its id on the way out.
+    It is a context manager, which stops the process at the end.
     """
 
     def __init__(self, port: int, clients: int, pins: Pins, *, handshake: bool) -> None:
@@ -108,12 +108,15 @@ class Drainer:
 
     @property
     def completed(self) -> int:
-        """Messages that every client has received."""
+        """The number of messages that every client has received."""
         return self._page[COMPLETED]
 
     @property
     def last_ns(self) -> int:
-        """When the newest of them was complete, on time.perf_counter_ns()'s clock."""
+        """The time at which the last client received the newest of them, in nanoseconds.
+
+        The clock is that of time.perf_counter_ns().
+        """
         return self._page[LAST_NS]
 
     def set_signalling(self, on: bool) -> None:
@@ -121,12 +124,12 @@ class Drainer:
         self._page[SIGNALLING] = int(on)
 
     def drain_signal(self) -> None:
-        """Reset the eventfd; nothing happens when it was not set."""
+        """Reset the eventfd, if it is set."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self.event_fd)
 
     async def ready(self) -> None:
-        """Wait until all clients are connected (and upgraded, with a handshake)."""
+        """Wait until all clients are connected, and upgraded if there is a handshake."""
         loop = asyncio.get_running_loop()
         came = asyncio.Event()
         loop.add_reader(self.event_fd, came.set)
@@ -134,16 +137,16 @@ class Drainer:
             async with asyncio.timeout(SETUP_TIMEOUT_S):
                 await came.wait()
         except TimeoutError:
-            raise self.failure("the clients did not get connected") from None
+            raise self.failure("the clients could not connect") from None
         finally:
             loop.remove_reader(self.event_fd)
             self.drain_signal()
 
     def wait(self, count: int) -> int:
-        """Spin until all clients have `count` messages; return when the last one came.
+        """Spin until all clients have `count` messages; return when the last one arrived.
 
-        Spinning keeps the sender awake between samples, as a busy server is; on
-        a machine with one CPU it yields to the process that it waits for.
+        Spinning keeps the sender's CPU busy between samples, as in a busy server. On a machine with
+        one CPU, it yields to the drainer.
         """
         page, alone = self._page, self._alone
         deadline = time.monotonic() + SAMPLE_TIMEOUT_S
@@ -151,18 +154,18 @@ class Drainer:
             if alone:
                 os.sched_yield()
             if time.monotonic() > deadline:
-                raise self.failure(f"only {page[COMPLETED]} of {count} messages came")
+                raise self.failure(f"only {page[COMPLETED]} of {count} messages arrived")
         return page[LAST_NS]
 
     def failure(self, what: str) -> BenchError:
-        """What went wrong, with the drainer's own words when it has ended."""
+        """An error, with the drainer's own message if it has ended."""
         if self._process.poll() is not None and self._process.stderr is not None:
             what += ": " + self._process.stderr.read().decode(errors="replace").strip()
         return BenchError(what)
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """Stop a process that this benchmark started: ask, wait, insist."""
+    """Stop a process of this benchmark by SIGTERM, and after a while by SIGKILL."""
     if process.poll() is None:
         process.terminate()
         try:

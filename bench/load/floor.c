@@ -1,6 +1,6 @@
-/* The floor: what a bare loop of send() over the same sockets costs.
+/* The floor: the cost of a bare loop of send() over the same sockets.
  *
- * Timed in here, so that the way from Python into C and back is not in it.
+ * The time is measured here, so that it excludes the call from Python into C.
  */
 #include <stdint.h>
 #include <sys/socket.h>
@@ -13,7 +13,7 @@ static int64_t now_ns(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-/* Send `bytes` of data to each socket; return nanoseconds, -1 if one took less. */
+/* Send `bytes` of data to each socket; return nanoseconds, or -1 if a socket is full. */
 int64_t send_to_all(const int *sockets, int count, const char *data, int64_t bytes)
 {
     int64_t started = now_ns();

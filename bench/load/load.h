@@ -1,4 +1,4 @@
-/* What the loads have in common: connections, and the frames that come over them.
+/* Shared by the loads: connections, and the frames that they receive.
  *
  * A program defines take_frame() and lost(), which are called from read_link().
  */
@@ -21,14 +21,14 @@
 #include <unistd.h>
 
 enum {
-    READ_BYTES = 1 << 18,  /* one recv takes all that 64 messages can queue */
+    READ_BYTES = 1 << 18,  /* one recv reads all that 64 messages can queue */
     REST_BYTES = 1 << 16,  /* the longest unfinished frame or response head */
     EVENTS = 1024,
     CONNECT_AT_ONCE = 64,  /* below every server's listen backlog */
-    STALL_MS = 5000,       /* no byte for so long: the other side is stuck */
+    STALL_MS = 5000,       /* without a byte for this long, the other side hangs */
 };
 
-/* The first member of whatever a program knows about one connection. */
+/* The first member of the struct that a program has for a connection. */
 struct link {
     int fd; /* -1: there is none */
     int upgraded;
@@ -42,7 +42,7 @@ static unsigned char buffer[REST_BYTES + READ_BYTES];
 
 static void take_frame(struct link *link, int opcode, const unsigned char *payload, size_t bytes);
 
-/* The connection is over; whoever goes on without it closes it and sets fd to -1. */
+/* The connection has ended. A program that goes on must close it and set fd to -1. */
 static void lost(struct link *link, const char *why);
 
 __attribute__((noreturn, format(printf, 1, 2)))
@@ -81,7 +81,7 @@ static int starts_with(const unsigned char *text, size_t bytes, const char *star
     return bytes >= length && memcmp(text, start, length) == 0;
 }
 
-/* The number behind "offset":, which is looked for where it was last time. */
+/* The number after "offset":, which is first looked for at its last place. */
 static int64_t read_offset(const unsigned char *text, size_t bytes)
 {
     static const char key[] = "\"offset\":";
@@ -107,7 +107,7 @@ static void answer_ping(struct link *link, const unsigned char *payload, size_t 
         lost(link, "a pong could not be sent");
 }
 
-/* Take every whole frame (RFC 6455 section 5.2); return the bytes used. */
+/* Handle every complete frame (RFC 6455 section 5.2); return the bytes used. */
 static size_t take_frames(struct link *link, const unsigned char *data, size_t bytes)
 {
     size_t at = 0;
@@ -151,7 +151,7 @@ static size_t take_head(struct link *link, const unsigned char *data, size_t byt
     return (size_t)(end - data) + 4;
 }
 
-/* One recv a turn: epoll is level-triggered, what is left comes again. */
+/* One recv a turn: epoll is level-triggered, so it reports the rest again. */
 static void read_link(struct link *link)
 {
     unsigned char *start = buffer + REST_BYTES - link->rest_bytes;
@@ -188,7 +188,7 @@ static void watch(int fd, uint32_t events, void *data)
         fail("epoll: %s", strerror(errno));
 }
 
-/* False when the request could not be sent. */
+/* Send an upgrade request; false if it could not be sent. */
 static int ask_for_upgrade(int fd, int port, const char *path)
 {
     char request[512];
@@ -199,7 +199,7 @@ static int ask_for_upgrade(int fd, int port, const char *path)
     return send(fd, request, (size_t)bytes, MSG_NOSIGNAL) == bytes;
 }
 
-/* A text frame from a client, into `frame`; return its length. */
+/* Write a text frame of a client to `frame`; return its length. */
 static size_t mask_text(unsigned char *frame, const char *payload, size_t bytes)
 {
     static const unsigned char mask[4] = {0x37, 0xfa, 0x21, 0x3d};
@@ -216,8 +216,8 @@ static size_t mask_text(unsigned char *frame, const char *payload, size_t bytes)
     return head + 4 + bytes;
 }
 
-/* A window of equal messages of 100 bytes of text, and one more: so a stream of them
- * can be sent from any place inside one. */
+/* A window of equal messages of 100 bytes of text, and one more. Therefore a stream of
+ * them can continue from any byte of a message. */
 static unsigned char *outgoing;
 static size_t frame_bytes;
 
@@ -233,8 +233,8 @@ static void prepare_frames(int window)
         mask_text(outgoing + (size_t)i * frame_bytes, payload, (size_t)bytes);
 }
 
-/* Send what is due of the stream. The frames are equal, so the stream has no position but
- * its place inside a frame; what the socket does not take comes next turn. */
+/* Send the next bytes of the stream. The frames are equal, so the only position is that
+ * inside a frame. Bytes that the socket does not take are sent in the next turn. */
 static int send_frames(int fd, uint64_t *sent_bytes, uint64_t due_bytes)
 {
     while (*sent_bytes < due_bytes) {

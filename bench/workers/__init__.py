@@ -1,1 +1,1 @@
-"""What several workers cost and bring."""
+"""The cost and the gain of several workers."""

@@ -1,4 +1,4 @@
-"""Ten thousand clients who say nothing: what they cost, and how they come back all at once."""
+"""Ten thousand idle clients: the memory that they cost, and their reconnect all at once."""
 
 from __future__ import annotations
 
@@ -16,29 +16,30 @@ from workers.deliveries import ONE, label
 
 IDLE_TITLE = "idle: {clients:,} connections, in rooms of {members}"
 IDLE_CLOCK = (
-    "no time: how much the server's processes have grown, all together, when all clients have\n"
-    "         joined and {missed} messages were published in each room, for each connection.\n"
-    "         'PSS' splits shared pages among the processes that share them, 'RSS' counts them in\n"
-    "         each (/proc/*/smaps_rollup). What the kernel keeps for a socket is in neither."
+    "no time, but memory: the growth of all the server's processes together, divided by the\n"
+    "         number of connections, after all clients have joined and each room has {missed}\n"
+    "         messages. 'PSS' divides shared pages among the processes that share them, 'RSS'\n"
+    "         counts them in each process (/proc/*/smaps_rollup). Neither includes the kernel's\n"
+    "         socket buffers."
 )
 STORM_TITLE = "storm: {clients:,} connections in rooms of {members} are cut at once, and come back"
 STORM_CLOCK = (
-    "from kill -9 of all workers until so many clients have joined again, with the workers'\n"
-    "         new start in it. A client waits 0.25 s, then twice as long with each failure, of\n"
-    "         which a random half to all; connects, asks for an upgrade, joins with its session\n"
-    "         and `since`, and must recover exactly the {missed} messages that it has not seen.\n"
-    "         'attempts' are those of an average client."
+    "from kill -9 of all workers until this share of the clients has joined again; it includes\n"
+    "         the restart of the workers. A client waits for 0.25 s, and for twice as long after\n"
+    "         each failure, reduced at random by up to a half. Then it connects, upgrades, and\n"
+    "         joins with its session and `since`. It must recover exactly the {missed} messages\n"
+    "         that it has not seen. 'attempts' is the mean number for one client."
 )
 TARGETS = {"PSS": Target(12.0), "all joined": Target(15.0)}
 UNITS = {"idle": "kB", "storm": "s"}
 MISSED = 5
-#: For garbage to be collected, and for what others hear of the last joins.
+#: Time for the last join events to be delivered, and for garbage to be collected.
 SETTLE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How many clients, and how many of them to a room."""
+    """The number of clients, and the number of members of a room."""
 
     clients: int
     members: int
@@ -55,7 +56,7 @@ class _Taken:
 async def run(
     counts: list[int], rounds: int, size: Size, *, idle: bool, storm: bool
 ) -> tuple[list[Result], list[Result]]:
-    """The rows of idle connections, and those of a storm, as far as they are wanted."""
+    """Return the rows of idle connections and those of a storm, as requested."""
     taken = {workers: _Taken({}, {}) for workers in counts if idle or workers != ONE}
     for turn in range(rounds):
         for workers in list(taken)[:: -1 if turn % 2 else 1]:
@@ -108,7 +109,7 @@ def _memory(server: Served) -> dict[str, dict[str, int]]:
 def _growth(
     before: dict[str, dict[str, int]], after: dict[str, dict[str, int]], clients: int
 ) -> dict[str, float]:
-    """In kB a connection: of all together, and what the relay has of it."""
+    """The memory in kB for each connection: of all processes, and of the relay alone."""
 
     def grown(kind: str, parts: list[str]) -> float:
         return sum(after[part][kind] - before[part][kind] for part in parts) / clients / 1000
@@ -122,7 +123,7 @@ def _growth(
 
 
 async def _storm(server: Served, clients: Crowd, count: int) -> dict[str, float]:
-    """Kill all workers, and have the clients say when they are back."""
+    """Kill all workers, and have the clients report when they have reconnected."""
     clients.say("storm")
     await clients.told()
     workers = server.workers()

@@ -1,6 +1,6 @@
-"""What several workers deliver and cost, and how long the way through the relay is.
+"""The throughput and the CPU time of several workers, and the latency of the relay.
 
-Each sample has a fresh server; the numbers of workers alternate within each round.
+Each sample has a new server. The numbers of workers alternate within each round.
 """
 
 from __future__ import annotations
@@ -17,24 +17,26 @@ from load.crowd import crowd
 
 DELIVERIES_TITLE = "deliveries: {rooms} rooms of {members} members, {window} messages in flight"
 DELIVERIES_CLOCK = (
-    "in each room one of the members sends messages of 100 bytes of text; all receive them,\n"
-    "         over all workers. A message is under way until ALL members have it. 'deliveries':\n"
-    "         messages x members in a second of the load's clock, after a warm-up. 'CPU': seconds\n"
-    "         of all threads of all of the server's processes for a million deliveries. Each\n"
-    "         client's each offset is checked. 'free': nothing is pinned, so the load takes its\n"
-    "         CPU from the server where there are fewer CPUs than processes. 'pinned': all of the\n"
-    "         server on one CPU, the load on another; the rate is that of one CPU then, and the\n"
-    "         CPU seconds are the cost of the work and nothing else."
+    "in each room, one member sends messages of 100 bytes of text; all members receive them,\n"
+    "         spread over all workers. A message is in flight until ALL members have it.\n"
+    "         'deliveries': messages x members a second by the load's clock, after a warm-up.\n"
+    "         'CPU': seconds of all threads of all the server's processes for a million\n"
+    "         deliveries. The load checks each offset of each client. 'free': nothing is pinned;\n"
+    "         with fewer CPUs than processes, the load takes CPU time from the server. 'pinned':\n"
+    "         the whole server is on one CPU and the load on another. Then the rate is that of\n"
+    "         one CPU, and the CPU seconds are the cost of the server's work alone."
 )
 HOP_TITLE = "hop: a lone message, {members} members, one in flight"
 HOP_CLOCK = (
-    "from the send() until all members have it, the sender too. 'same worker': all members\n"
-    "         are connected to one of the workers; 'another worker': the sender to one, the rest\n"
-    "         to another. 'hop': the median of a round, less that of the single process in the\n"
-    "         same round. 'free' and 'pinned': see deliveries."
+    "from the send() until all members, including the sender, have the message. 'same worker':\n"
+    "         all members are connected to one worker. 'another worker': the sender is connected\n"
+    "         to one worker and the others to another. 'hop': the median of a round minus the\n"
+    "         median of the single process in the same round. 'free' and 'pinned': see\n"
+    "         deliveries."
 )
 HOP_TARGET = Target(250.0)
-#: Among so many times the members there are enough on the workers that they are wanted on.
+#: Connections for each member. The kernel chooses the worker of a connection, so with this many
+#: there are enough on the workers that a variant needs.
 CANDIDATES = 6
 ONE = 1
 FIGURES = {
@@ -47,13 +49,13 @@ FIGURES = {
 }
 
 Samples = dict[str, list[float]]
-#: From the connections of each worker to those that are to join, the sender first.
+#: Chooses, from the connections of each worker, those that join; the first one sends.
 Choice = Callable[[list[list[int]]], list[int]]
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How large one sample is."""
+    """The size of one sample."""
 
     rooms: int = 4
     members: int = 100
@@ -66,7 +68,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where the server and the load run; None: wherever the kernel has them."""
+    """The CPUs of the server and of the load; None if the kernel chooses."""
 
     name: str
     server: int | None
@@ -88,7 +90,7 @@ def label(workers: int) -> str:
 async def deliveries(
     counts: list[int], rounds: int, where: list[Placement], load: Load
 ) -> list[Result]:
-    """The rate and its cost, with so many workers each."""
+    """Return the rates and their CPU time, for each number of workers."""
     samples: dict[tuple[Placement, int], list[dict[str, float]]] = {
         key: [] for key in product(where, counts)
     }
@@ -134,7 +136,7 @@ def _figures(parts: dict[str, int], told: dict[str, Any]) -> dict[str, float]:
 
 
 async def hop(counts: list[int], rounds: int, where: list[Placement], load: Load) -> list[Result]:
-    """A lone message's latency in one process, and by the relay of several."""
+    """Return the latency of a single message in one process, and through the relay."""
     latencies: dict[Placement, Samples] = {placement: {} for placement in where}
     medians: dict[Placement, Samples] = {placement: {} for placement in where}
     for turn in range(rounds):
@@ -178,7 +180,7 @@ def _p99(values: list[float]) -> float:
 
 
 async def _latencies(placement: Placement, workers: int, choose: Choice, load: Load) -> list[float]:
-    """In microseconds, of a fresh server and with members chosen by their workers."""
+    """Latencies in microseconds, of a new server, with members chosen by their workers."""
     async with running_server("--workers", str(workers), cpu=placement.server) as server:
         candidates = load.hop_members * CANDIDATES * workers
         numbers = (candidates, load.hop_members, load.hop_messages)
@@ -190,7 +192,7 @@ async def _latencies(placement: Placement, workers: int, choose: Choice, load: L
 
 
 def _choose(server: Served, ports: list[int], choose: Choice, members: int) -> list[int]:
-    """Which connections are to join."""
+    """Return the connections that join."""
     owners = server.owners(ports)
     groups = [
         [index for index, owner in enumerate(owners) if owner == worker]
@@ -198,7 +200,7 @@ def _choose(server: Served, ports: list[int], choose: Choice, members: int) -> l
     ]
     chosen = choose(groups)[:members]
     if len(chosen) < members:
-        raise BenchError("too few connections came to the worker that was to have them")
+        raise BenchError("too few connections reached the chosen worker")
     return chosen
 
 
