@@ -11,7 +11,7 @@ import os
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-#: Sanitizers, as `-fsanitize=` takes them.
+#: Sanitizers, as an argument of `-fsanitize=`.
 SANITIZE = os.environ.get("FASTCHAT_SANITIZE", "")
 DEBUG = os.environ.get("FASTCHAT_DEBUG") == "1" or bool(SANITIZE)
 SANITIZER = [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all"] if SANITIZE else []
@@ -27,12 +27,13 @@ extension = Extension(
 setup(
     ext_modules=cythonize(
         [extension],
-        # Apart, so that neither build ever picks up the other's C.
+        # The builds have separate folders, so that neither uses the generated C of the other.
         build_dir="build/cython-debug" if DEBUG else "build/cython",
         compiler_directives={
             "language_level": 3,
-            # The hub indexes C arrays, which no directive checks (assertions do),
-            # and lists, for whose bounds Hub.verify() and the debug build stand.
+            # A release does no bounds checks. No directive checks the hub's C arrays; assertions of
+            # the debug build do. The hub's indexes of lists are tested by Hub.verify(), and by the
+            # tests that run on the debug build.
             "boundscheck": DEBUG,
             "wraparound": True,
             "initializedcheck": DEBUG,

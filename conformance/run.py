@@ -230,9 +230,22 @@ def failures(cases: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Run the Autobahn|Testsuite.")
-    parser.add_argument("--cases", nargs="+", help="as '5.*' '7.1.2' (default: 1 to 7 and 10)")
-    parser.add_argument("--report", type=Path, default=FOLDER / "report")
+    parser = argparse.ArgumentParser(
+        description="Run the Autobahn|Testsuite against a server, to check that it obeys RFC 6455."
+    )
+    parser.add_argument(
+        "--cases",
+        nargs="+",
+        metavar="CASE",
+        help="cases to run, as '5.*' '7.1.2' (default: sections 1 to 7 and 10)",
+    )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        default=FOLDER / "report",
+        metavar="DIRECTORY",
+        help="directory for the reports (default: build/conformance/report)",
+    )
     chosen = parser.parse_args()
     begin = time.monotonic()
     try:
@@ -244,8 +257,8 @@ def main() -> int:
     for name in bad:
         case = cases[name]
         known = " (known)" if name in KNOWN else ""
-        print(f"{name}: {case['behavior']}, its close {case['behaviorClose']}{known}")
-    print(f"{len(cases)} cases, {len(bad)} not as they should be; {time.monotonic() - begin:.0f} s")
+        print(f"{name}: {case['behavior']}, close: {case['behaviorClose']}{known}")
+    print(f"{len(cases)} cases, {len(bad)} failed; {time.monotonic() - begin:.0f} s")
     print(f"reports: {chosen.report}/*/index.html")
     return 1 if set(bad) - KNOWN or not cases else 0
 
