@@ -1,8 +1,8 @@
-"""The settings of a server: flags over environment over file over defaults.
+"""The settings of a server, from flags, the environment, a file, and defaults, in this order.
 
-One frozen dataclass, validated once. A field's metadata is all that the command
-line, the environment (`FASTCHAT_MAX_LAG_BYTES`) and the file (`max-lag-bytes` in
-TOML) know of it.
+`Settings` is a frozen dataclass, which is validated once. The metadata of its fields define the
+flag (`--max-lag-bytes`), the variable (`FASTCHAT_MAX_LAG_BYTES`) and the key of the TOML file
+(`max-lag-bytes`).
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def _limit(default: float, help: str, high: float) -> Any:
 class Settings:
     """The settings of `fastchat serve`. Sizes are in bytes, times in seconds.
 
-    Raises SettingError, with a sentence that names the flag, when a value is out of range or has
-    no effect.
+    Raises SettingError if a value is out of range or has no effect. The message is a sentence that
+    names the flag.
     """
 
     host: str = _setting(
@@ -288,7 +288,11 @@ class Settings:
 def load_settings(
     flags: Mapping[str, Any], environment: Mapping[str, str], file: Path | None
 ) -> Settings:
-    """Settings from all sources; raises SettingError with a sentence that names the setting."""
+    """Return the settings from all sources.
+
+    Raises SettingError if a value is wrong or the file cannot be read. The message is a sentence
+    that names the setting.
+    """
     values: dict[str, Any] = {} if file is None else _read_file(file)
     for field in dataclasses.fields(Settings):
         variable = f"FASTCHAT_{field.name.upper()}"
@@ -309,7 +313,7 @@ def is_list(field: dataclasses.Field[Any]) -> bool:
 
 
 def is_switch(field: dataclasses.Field[Any]) -> bool:
-    """Whether a setting is on or off: a flag without a value, `true` or `false` elsewhere."""
+    """Whether a setting is a switch: a flag without a value, but `true` or `false` elsewhere."""
     return type(field.default) is bool
 
 
@@ -373,7 +377,7 @@ def _check(field: dataclasses.Field[Any], value: Any) -> None:
 
 
 def _check_auth(settings: Settings) -> None:
-    """Refuse a key without `--auth jwt`: the server would let everybody in despite the key."""
+    """Refuse a key without `--auth jwt`, because the server would admit all clients anyway."""
     if settings.auth == "jwt" and not settings.jwt_key_file:
         raise SettingError(
             "--auth jwt needs --jwt-key-file; `fastchat token --new-key FILE` makes one."
