@@ -122,7 +122,7 @@ class Broker(Protocol):
 
 
 class Presence(Protocol):
-    """The users of the whole server's rooms. `tests/contracts/broker.py` tests it."""
+    """The users of the whole server's rooms; `tests/contracts/broker` tests it."""
 
     async def remove(self, removal: Removal) -> str:
         """Remove a user from a room, in all processes; return the user's name.
@@ -135,7 +135,7 @@ class Presence(Protocol):
 
 
 class Pages(Protocol):
-    """Pages of a room's history. `tests/contracts/broker.py` tests it.
+    """Pages of a room's history. `tests/contracts/broker` tests it.
 
     A publication that was delivered in this process is in every later page. A page has as many
     messages as fit into a reply, in their current state. Every method raises CommandError

@@ -160,7 +160,7 @@ class Retention(threading.Thread):
             logger.exception("internal error in the retention of files")
         else:
             if self._is_failing:
-                logger.info("files that are not needed are deleted again")
+                logger.info("the deletion of files that no message links to works again")
             self._is_failing = False
         finally:
             self._index.close()  # so that it has no descriptors until the next sweep

@@ -51,7 +51,7 @@ class Ids:
     def add(self, room: int, owner: str, id: str, offset: int) -> int | None:
         """Remember the id of a message; return None if the id is new.
 
-        Otherwise the result is the offset of the message that was published with it.
+        Otherwise the result is the offset of the message that was published with this id.
         """
         self._db.execute(
             "INSERT OR IGNORE INTO ids (room, username, id, offset, timestamp) "

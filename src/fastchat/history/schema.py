@@ -22,7 +22,7 @@ CREATE TABLE publications (
     author TEXT NOT NULL,
     username TEXT NOT NULL,
     text TEXT,
-    timestamp TEXT NOT NULL,        -- RFC 3339, UTC, milliseconds: sorts as time does
+    timestamp TEXT NOT NULL,        -- RFC 3339, UTC, milliseconds: text order is time order
     id TEXT,
     target INTEGER,
     emoji TEXT,

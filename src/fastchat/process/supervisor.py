@@ -298,7 +298,9 @@ class Supervisor:
             if role.child is None or role.child.ended.is_set():
                 continue  # `_keep` starts another already
             if why := await self._replace(role, role.child):
-                logger.error("the rolling restart stops, %s goes on: %s", role.name, why)
+                logger.error(
+                    "the rolling restart stopped; %s keeps its old process: %s", role.name, why
+                )
                 return
         logger.info("rolling restart: all workers are new")
 

@@ -104,7 +104,7 @@ class Worker:
         """Read certificates and keys again; if one is not valid, log that and keep the old one."""
         tls, authenticator = self._components.tls, self._components.authenticator
         if tls is None and authenticator is None:
-            logger.info("SIGHUP: there is no certificate and no key to read anew")
+            logger.info("SIGHUP: there is no certificate and no key to read again")
         if tls is not None:
             tls.reload()
         if authenticator is not None:

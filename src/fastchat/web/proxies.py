@@ -74,7 +74,7 @@ class Proxies:
         if not self._has_warned:
             self._has_warned = True
             logger.warning(
-                "X-Forwarded-For of %s is not believed; a proxy of yours needs --trusted-proxy",
+                "ignored X-Forwarded-For from %s; if this is your proxy, add it to --trusted-proxy",
                 address,
             )
 

@@ -157,7 +157,7 @@ def _check_certificate(file: Path) -> None:
     try:
         (first, *_) = x509.load_pem_x509_certificates(_read(file, "--ssl-certfile"))
     except ValueError:
-        raise SettingError(f"--ssl-certfile {file} has no certificate in PEM.") from None
+        raise SettingError(f"--ssl-certfile {file} contains no PEM certificate.") from None
     now = datetime.now(UTC)
     if now > first.not_valid_after_utc:
         logger.warning(

@@ -402,9 +402,9 @@ def test_second_server_cannot_share_the_port(first: int, second: int) -> None:
         for listener in listeners:
             stack.enter_context(listener)
         port = listeners[0].getsockname()[1]
-        with pytest.raises(SettingError, match=f"--port {port} is taken"):
+        with pytest.raises(SettingError, match=f"--port {port} is in use"):
             listen_all("127.0.0.1", port, second)
-        with pytest.raises(SettingError, match=f"--port {port} is taken"):
+        with pytest.raises(SettingError, match=f"--port {port} is in use"):
             listen("127.0.0.1", port)
 
 
@@ -621,8 +621,8 @@ def test_rolling_restart_stops_if_a_replacement_fails(tmp_path: Path) -> None:
     with supervised(tmp_path) as server:
         server.hello()
         server.signal(signal.SIGUSR2)
-        line = server.await_log("the rolling restart stops")
-        assert re.search(r"worker 1 goes on: worker 1 \(pid \d+\) ended with status 3", line)
+        line = server.await_log("the rolling restart stopped")
+        assert re.search(r"worker 1 keeps its old process: worker 1 \(pid \d+\) ended with status 3", line)
         time.sleep(10 * TICK_S)
         assert server.events("end") == []
         assert len(server.pids("worker-1", "start")) == 2
@@ -639,7 +639,7 @@ def test_replacement_that_never_serves_is_killed(tmp_path: Path) -> None:
     with supervised(tmp_path, start_ticks=10) as server:
         server.hello()
         server.signal(signal.SIGUSR2)
-        assert "was killed by SIGKILL" in server.await_log("the rolling restart stops")
+        assert "was killed by SIGKILL" in server.await_log("the rolling restart stopped")
         assert server.events("end") == []
 
 

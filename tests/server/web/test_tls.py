@@ -352,7 +352,7 @@ def test_invalid_files_are_refused_with_status_2(files: Files, tmp_path: Path) -
         (str(tmp_path / "none.pem"), str(other), "none.pem cannot be read: No such file"),
         (certificate, str(tmp_path / "none.pem"), "none.pem cannot be read: No such file"),
         (certificate, str(tmp_path), "cannot be read: Is a directory"),
-        (str(junk), str(other), "junk.pem has no certificate in PEM"),
+        (str(junk), str(other), "junk.pem contains no PEM certificate"),
         (certificate, str(other), "other.pem is not the key of the certificate"),
         (certificate, str(junk), "junk.pem has no private key in PEM"),
         (certificate, str(locked), "or one with a password"),
@@ -465,7 +465,7 @@ def test_sighup_without_files_is_logged(workers: int, tmp_path: Path) -> None:
             alice.send({"text": "still here"})
             assert alice.receive_type("message")["text"] == "still here"
         assert server.stop() == 0
-    assert server.errors.count("there is no certificate and no key to read anew") == workers
+    assert server.errors.count("there is no certificate and no key to read again") == workers
 
 
 def test_processes_survive_sighup_at_any_time(files: Files, tmp_path: Path) -> None:

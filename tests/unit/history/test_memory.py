@@ -77,7 +77,7 @@ def test_all_rooms_together_stay_within_max_bytes() -> None:
 
 
 def test_longest_silent_room_loses_its_oldest_first() -> None:
-    """Beyond `max_bytes`, the room with the longest silence loses its oldest publications."""
+    """Beyond `max_bytes`, the room that was silent for longest loses its oldest publications."""
     history = new_history(1000, max_bytes=100_000)
     for number in range(50):
         add(history, str(number), room="quiet")

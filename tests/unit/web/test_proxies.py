@@ -85,7 +85,7 @@ def test_proxy_that_is_not_named_is_said_once(caplog: pytest.LogCaptureFixture) 
         for _ in range(3):
             assert proxies.client_of("192.0.2.1", [b"198.51.100.7"]) == "192.0.2.1"
     assert caplog.messages == [
-        "X-Forwarded-For of 192.0.2.1 is not believed; a proxy of yours needs --trusted-proxy"
+        "ignored X-Forwarded-For from 192.0.2.1; if this is your proxy, add it to --trusted-proxy"
     ]
 
 

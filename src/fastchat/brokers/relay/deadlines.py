@@ -28,7 +28,8 @@ class DeadlineTimer:
         if self._handle is not None:
             if self._deadline <= deadline:
                 return
-            self._handle.cancel()  # a search has a later deadline than the request after it
+            # The new deadline is earlier, for example that of a request after a search.
+            self._handle.cancel()
         self._deadline = deadline
         delay_s = max(0.0, deadline - time.monotonic())
         self._handle = self._loop.call_later(delay_s, self._on_time)
