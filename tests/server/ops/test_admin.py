@@ -442,9 +442,7 @@ def test_unusable_address_is_reported_in_a_sentence() -> None:
     """The sentence names the flag, and what to do."""
     with listen_admin("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(
-            SettingError, match=rf"--admin-port {port} is in use on 127\.0\.0\.1;"
-        ):
+        with pytest.raises(SettingError, match=rf"--admin-port {port} is in use on 127\.0\.0\.1;"):
             listen_admin("127.0.0.1", port)
     with pytest.raises(SettingError, match=r"--admin-host 'x+' is not an address"):
         listen_admin("x" * 64, 0)  # This name is too long, so it is not looked up.

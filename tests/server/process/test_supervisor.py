@@ -622,7 +622,8 @@ def test_rolling_restart_stops_if_a_replacement_fails(tmp_path: Path) -> None:
         server.hello()
         server.signal(signal.SIGUSR2)
         line = server.await_log("the rolling restart stopped")
-        assert re.search(r"worker 1 keeps its old process: worker 1 \(pid \d+\) ended with status 3", line)
+        why = r"worker 1 keeps its old process: worker 1 \(pid \d+\) ended with status 3"
+        assert re.search(why, line)
         time.sleep(10 * TICK_S)
         assert server.events("end") == []
         assert len(server.pids("worker-1", "start")) == 2
