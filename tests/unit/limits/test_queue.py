@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
-
 from fastchat.limits.connections import ConnectionCount
 from fastchat.limits.queue import FairQueue
 from support.hub import on_loop
@@ -65,10 +63,9 @@ async def test_address_at_its_limit_delays_no_other_address() -> None:
 
 
 @on_loop
-async def test_waiter_is_refused_after_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_waiter_is_refused_after_the_time_limit() -> None:
     """The waiter is not counted any more, and no place is lost."""
-    monkeypatch.setattr("fastchat.limits.queue.WAIT_S", 0.01)
-    places = FairQueue(ConnectionCount(total=1))
+    places = FairQueue(ConnectionCount(total=1), wait_s=0.01)
     assert await places.enter("A")
     assert not await places.enter("A")
     assert places.waiting == 0
