@@ -78,7 +78,10 @@ def listen(
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
-            why = f"{port_flag} {port} is in use on {host}; stop that program or choose another"
+            why = (
+                f"{port_flag} {port} is in use on {host}; "
+                "stop the program that uses it or choose another port"
+            )
         elif error.errno == errno.EACCES:
             why = f"{port_flag} {port} needs privileges; choose 1024 or a higher port"
         else:
