@@ -7,17 +7,8 @@ import time
 import pytest
 
 from fastchat.limits.buckets import MAX_BUCKETS, Budget, TokenBuckets
+from support.clock import Clock
 from support.server import TIMEOUT_UNIT_S
-
-
-class Clock:
-    """Seconds that a test advances."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def passed(buckets: TokenBuckets, clock: Clock, key: str, attempts: int) -> int:

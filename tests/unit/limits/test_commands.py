@@ -27,6 +27,7 @@ from fastchat.protocol import (
     Typing,
     Upload,
 )
+from support.clock import Clock
 
 PUBLICATIONS: list[Command] = [Send("hi"), Edit(1, "hi"), Delete(1), React(1, "👋", False)]
 COMMANDS: list[Command] = [
@@ -34,15 +35,6 @@ COMMANDS: list[Command] = [
     *(Remove("Ann", 60), Upload("a", 1), Ping()),
 ]
 NOTHING = Budget(0, 1)
-
-
-class Clock:
-    """Seconds that a test advances."""
-
-    now = 50.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def throttle(**limits: object) -> Throttle:

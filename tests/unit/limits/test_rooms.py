@@ -10,16 +10,7 @@ from fastchat.errors import CommandError, ErrorCode
 from fastchat.limits.buckets import Budget
 from fastchat.limits.rooms import RoomLimits, price_of
 from fastchat.protocol import Draft, MessageDraft
-
-
-class Clock:
-    """Seconds that a test advances."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from support.clock import Clock
 
 
 class Room(NamedTuple):
