@@ -43,7 +43,8 @@ serve: $(VENV)/serve.stamp
 
 # What to run while you work: less than a minute once it is set up.
 check: lint
-	@$(BIN)/mypy & types=$$!; $(BIN)/python -m pytest -q -n 3 --dist worksteal tests/unit $(ARGS) && wait $$types
+	@$(BIN)/mypy & types=$$!; $(BIN)/python -m pytest -q -n 3 --dist worksteal tests/unit $(ARGS); tests=$$?; \
+	  wait $$types && exit $$tests
 
 test: $(TEST_NEEDS)
 ifeq ($(ARGS),)
