@@ -16,6 +16,7 @@ from fastchat.errors import CommandError, ErrorCode
 from fastchat.history.reader import HistoryReader
 from fastchat.history.sqlite import SqliteHistory
 from fastchat.rooms import Messages
+from support.sqlite_history import opened
 
 
 class Searching:
@@ -33,16 +34,8 @@ class Searching:
 
 @pytest.fixture
 def history(tmp_path: Path) -> Iterator[SqliteHistory]:
-    history = SqliteHistory(
-        tmp_path,
-        max_messages=1000,
-        max_age_s=0,
-        sync_commits=False,
-        new_epoch=lambda: "E1",
-        clock=lambda: NOW_S,
-    )
-    yield history
-    history.close()
+    with opened(tmp_path, new_epoch=lambda: "E1", clock=lambda: NOW_S) as history:
+        yield history
 
 
 @pytest.fixture

@@ -11,20 +11,13 @@ from contracts.history import NOW_S, delete, draft, edit, texts
 from fastchat.errors import HistoryError
 from fastchat.history.reader import HistoryReader, Stream
 from fastchat.history.sqlite import SqliteHistory
+from support.sqlite_history import opened
 
 
 @pytest.fixture
 def history(tmp_path: Path) -> Iterator[SqliteHistory]:
-    history = SqliteHistory(
-        tmp_path,
-        max_messages=1000,
-        max_age_s=0,
-        sync_commits=False,
-        new_epoch=lambda: "E1",
-        clock=lambda: NOW_S,
-    )
-    yield history
-    history.close()
+    with opened(tmp_path, new_epoch=lambda: "E1", clock=lambda: NOW_S) as history:
+        yield history
 
 
 @pytest.fixture
