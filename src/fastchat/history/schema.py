@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
+
+import apsw
+
 from fastchat.database import Schema
 
 __all__ = ["HISTORY"]
@@ -42,9 +46,36 @@ CREATE TABLE ids (
 ) STRICT;
 """
 
+_FACTS = """
+CREATE TABLE facts (
+    name TEXT PRIMARY KEY,          -- user_key, generation
+    value BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+"""
+#: The length of `user_key` in bytes: that of a key of HMAC-SHA256 (RFC 2104 §3).
+_USER_KEY_BYTES = 32
+_GENERATION_BYTES = 16
+
+
+def _add_facts(connection: apsw.Connection) -> None:
+    """Give a file its random facts.
+
+    `user_key` is a secret that makes the public ids of guests. `generation` tells this file from
+    an older copy of it.
+    """
+    connection.execute(_FACTS)
+    connection.executemany(
+        "INSERT INTO facts (name, value) VALUES (?, ?)",
+        (
+            ("user_key", secrets.token_bytes(_USER_KEY_BYTES)),
+            ("generation", secrets.token_bytes(_GENERATION_BYTES)),
+        ),
+    )
+
+
 HISTORY = Schema(
     application_id=0x66636874,  # "fcht"
     name="a history of fastchat",
-    migrations=(_FIRST,),
+    migrations=(_FIRST, _add_facts),
     way_out="restore it from a copy, or move it away to start with an empty history.",
 )

@@ -98,6 +98,22 @@ def test_state_is_the_same_after_reopening(tmp_path: Path) -> None:
         assert history.append([draft("four")])[0] == draft("four").numbered(9)
 
 
+def test_each_file_has_facts_of_its_own_which_stay(tmp_path: Path) -> None:
+    def facts(directory: Path) -> dict[str, bytes]:
+        with opened(directory):
+            pass
+        with connected(directory / "history.db") as db:
+            return dict(select(db, "SELECT name, value FROM facts"))
+
+    first = facts(tmp_path / "one")
+    assert {name: len(value) for name, value in first.items()} == {
+        "generation": 16,
+        "user_key": 32,
+    }
+    assert facts(tmp_path / "one") == first
+    assert not set(facts(tmp_path / "two").values()) & set(first.values())
+
+
 def test_killed_process_loses_no_returned_append(tmp_path: Path) -> None:
     """If the process is killed, every publication that `append` has returned is in the file."""
     program = (
