@@ -9,8 +9,8 @@ SOURCES := pyproject.toml setup.py $(wildcard src/fastchat/_fanout.py* src/fastc
 ARGS ?=
 FUZZ_SECONDS ?= 60
 # Tests that load the machine and compare timings: nothing else runs at the same time.
-ALONE := tests/adversity $(filter-out %_page.py %_input.py,$(wildcard tests/threats/test_*.py)) \
-  tests/server/test_bench.py tests/server/web/test_capacity.py tests/server/test_flood.py tests/browser/test_hour.py
+ALONE := tests/threats/test_threats_floods.py tests/server/test_bench.py tests/server/web/test_capacity.py \
+  tests/server/test_flood.py tests/browser/test_hour.py
 
 # A part of the tests needs only what it uses: browsers, or the hub's builds for its fuzzers' corpus.
 ifeq ($(ARGS),)
@@ -48,7 +48,7 @@ check: lint
 
 test: $(TEST_NEEDS)
 ifeq ($(ARGS),)
-	$(BIN)/python -m pytest -q -n 3 --dist loadfile $(ALONE:%=--ignore=%)
+	$(BIN)/python -m pytest -q -n 4 --dist loadfile $(ALONE:%=--ignore=%)
 	$(BIN)/python -m pytest $(ALONE)
 	FASTCHAT_DEBUG=1 $(BIN)/python -m pytest -q tests/unit/hub
 else
