@@ -251,9 +251,13 @@ class Client(Wire):
         return code
 
     def join(self, **fields: Any) -> dict[str, Any]:
-        """Join a room; returns the reply."""
+        """Join a room; returns the reply. While the rooms are unavailable, it tries again."""
         self.send({"type": "join", **fields})
-        return self.receive_type("joined")
+        while (message := self.receive())["type"] != "joined":
+            if message.get("code") == "unavailable":
+                time.sleep(0.1)
+                self.send({"type": "join", **fields})
+        return message
 
 
 def text(command: dict[str, Any] | str | bytes) -> bytes:
