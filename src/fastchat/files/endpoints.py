@@ -46,8 +46,10 @@ from fastchat.limits.queue import FairQueue
 from fastchat.metrics import Metrics
 from fastchat.protocol import FILES_URL
 
-__all__ = ["FileEndpoints"]
+__all__ = ["TICKET_HEADER", "FileEndpoints"]
 
+#: The header of a `POST` that names the ticket; `Authorization: Bearer` does the same.
+TICKET_HEADER = "x-upload-ticket"
 #: The size of a chunk of an answer. A client must receive the buffered data within
 #: `HttpTimings.answer_s`. At most three chunks are buffered (uvicorn pauses writing at 64 KiB), so
 #: a client must read some 3 kB a second.
@@ -56,7 +58,8 @@ CHUNK_BYTES = 32 * 1024
 #: can be used again. For more, a new connection is cheaper for the client.
 DRAIN_BYTES = 1024 * 1024
 DRAIN_S = 5.0
-_BEARER = re.compile(r"bearer +([\x21-\x7e]+) *", re.IGNORECASE)
+_TICKET = re.compile(r"[\x21-\x7e]+")
+_BEARER = re.compile(rf"bearer +({_TICKET.pattern}) *", re.IGNORECASE)
 #: A single range. §14.2: "A server MAY ignore the Range header field." So a client that requests
 #: several ranges receives the whole file.
 _RANGE = re.compile(r"bytes=\s*([0-9]{0,18})-([0-9]{0,18})\s*", re.IGNORECASE)
@@ -154,8 +157,8 @@ class FileEndpoints:
 
         It is called before the request counts as an upload, and does not use the ticket.
         """
-        found = _BEARER.fullmatch(request.headers.get("authorization", ""))
-        return None if found is None else await self._files.find(found[1])
+        ticket = _ticket_of(request)
+        return None if ticket is None else await self._files.find(ticket)
 
     async def _store(self, writer: DiskFileWriter, body: AsyncIterator[bytes]) -> File:
         try:
@@ -340,6 +343,19 @@ def _requested_range(request: Request, etag: str, size: int) -> tuple[int, int] 
     if found[2] and int(found[2]) < start:
         return None
     return start, min(int(found[2]) + 1, size) if found[2] else size
+
+
+def _ticket_of(request: Request) -> str | None:
+    """Return the ticket that a request names; None if it names none, or several.
+
+    Behind a proxy that asks for a password, a browser can send only the password in
+    `Authorization`. So a ticket in TICKET_HEADER counts, and then `Authorization` is ignored.
+    """
+    tickets = request.headers.getlist(TICKET_HEADER)
+    if tickets:
+        return tickets[0] if len(tickets) == 1 and _TICKET.fullmatch(tickets[0]) else None
+    found = _BEARER.fullmatch(request.headers.get("authorization", ""))
+    return None if found is None else found[1]
 
 
 def _context_of(request: Request) -> RequestContext:

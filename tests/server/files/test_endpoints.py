@@ -162,6 +162,47 @@ def test_upload_with_an_unknown_ticket_is_read_and_refused(
     assert server.metrics.file_refusals == {"401": 1}
 
 
+PASSWORD = ("Authorization", "Basic QWxpY2U6c2VjcmV0")
+
+
+def ticketed(*tickets: str) -> list[tuple[str, str]]:
+    return [("X-Upload-Ticket", ticket) for ticket in tickets]
+
+
+@pytest.mark.parametrize("more", [[], [PASSWORD], [("Authorization", "Bearer of a proxy")]])
+def test_ticket_can_have_a_header_of_its_own(
+    alice: Client, wire: Wire, more: list[tuple[str, str]]
+) -> None:
+    """A ticket in `X-Upload-Ticket` leaves `Authorization` to a proxy that asks for a password."""
+    ticket = announce(alice, 7)
+    response = post(wire, None, b"content", *ticketed(ticket), *more)
+    assert response.status == 201
+    assert refusal(post(wire, None, b"content", *ticketed(ticket), *more)) == (401, "unauthorized")
+
+
+@pytest.mark.parametrize("tickets", [[""], ["x"], ["a b"], ["{0}", "{0}"], ["{0}, {0}"], ["\xff"]])
+def test_wrong_header_of_a_ticket_is_not_made_up_for(
+    alice: Client, wire: Wire, tickets: list[str]
+) -> None:
+    """If there is an `X-Upload-Ticket`, only that header decides, and its ticket stays valid if it
+    is not named properly."""
+    ticket = announce(alice, 7)
+    headers = ticketed(*(each.format(ticket) for each in tickets))
+    assert refusal(post(wire, ticket, b"content", *headers)) == (401, "unauthorized")
+    assert post(wire, None, b"content", *ticketed(ticket)).status == 201
+
+
+def test_refusal_by_the_head_spends_any_ticket(alice: Client, server: Server) -> None:
+    """A refused attempt uses the ticket up, whichever header names it."""
+    for named in (lambda ticket: [("Authorization", f"Bearer {ticket}")], ticketed):
+        ticket = announce(alice, 7)
+        with wired(server.port) as wire:
+            wire.write(head(None, MAX_BYTES + 1, *named(ticket)))
+            assert refusal(wire.read_response()) == (413, "too_long")
+        with wired(server.port) as wire:
+            assert post(wire, ticket, b"content").status == 401
+
+
 @pytest.mark.parametrize("size", [0, 6, 8, 100_000])
 def test_other_size_than_announced_is_refused(
     alice: Client, wire: Wire, data: Path, size: int

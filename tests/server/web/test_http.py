@@ -529,6 +529,7 @@ def test_secrets_of_an_address_are_not_logged(format: str) -> None:
         request(f"/nope?token={SECRET}", []),
         request(f"/nope?token={SECRET}\x01"),
         request("/nope", [HOST, ("Authorization", f"Bearer {SECRET}"), ("Bad Name", "x")]),
+        request("/files", [HOST, ("X-Upload-Ticket", SECRET)], method="POST"),
         request(f"/nope?{SECRET}{'x' * MAX_HEAD_BYTES}"),
         request(f"/ws?username={SECRET}%00&token={SECRET}", HANDSHAKE.items()),
         request(f"/ws?token={SECRET}", [*HANDSHAKE.items(), ("Origin", "https://evil.example")]),
