@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import email.utils
 import json
 import os
 import socket
@@ -140,6 +141,13 @@ def ask(wire: Wire, target: str = "/", *headers: tuple[str, str], method: str = 
 def is_secure(response: Response) -> bool:
     """Whether an answer has each security header once, with the right value."""
     return all(response.headers.get(name) == value for name, value in SECURITY_HEADERS)
+
+
+def is_dated(response: Response) -> bool:
+    """Whether an answer has the present time in its `Date`, in the form of RFC 9110 §5.6.7."""
+    date = response.headers.get("date", "")
+    made = email.utils.parsedate_to_datetime(date).timestamp() if date.endswith(" GMT") else 0.0
+    return abs(time.time() - made) < 5 * TIMEOUT_UNIT_S
 
 
 class Frame(NamedTuple):

@@ -4,13 +4,14 @@ It listens on its own address, so that clients cannot reach it. A connection ser
 has a deadline. Therefore a scraper that stalls does not block a connection for ever.
 
 Like `fastchat.web.http`, it extends uvicorn's private `HttpToolsProtocol`. It relies on
-these names: `connection_made`, `connection_lost`, `data_received`, `connections`, `loop` and
-`transport`.
+these names: `connection_made`, `connection_lost`, `data_received`, `connections`, `loop`,
+`server_state.default_headers` and `transport`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import email.utils
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -62,7 +63,6 @@ class Admin:
         self._connection_s = connection_s
         self._max_connections = max_connections
         self._state = ServerState()
-        self._state.default_headers = _HEADERS
         self._server: asyncio.Server | None = None
 
     async def serve(self, listener: socket.socket) -> None:
@@ -124,7 +124,7 @@ class Admin:
         )
 
 
-#: The headers of every answer.
+#: The headers of every answer, besides the date.
 _HEADERS = [(b"cache-control", b"no-store"), (b"connection", b"close")]
 
 
@@ -156,4 +156,7 @@ class _Protocol(HttpToolsProtocol):
         if self._received_bytes > MAX_REQUEST_BYTES:
             self.transport.abort()
         else:
+            # The answer to this request takes these headers, and so does a 400.
+            date = email.utils.formatdate(usegmt=True).encode()
+            self.server_state.default_headers = [*_HEADERS, (b"date", date)]
             super().data_received(data)

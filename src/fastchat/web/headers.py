@@ -1,12 +1,13 @@
-"""The security headers of every answer over HTTP, and those of the page."""
+"""The headers of every answer over HTTP, and those of the page."""
 
 from __future__ import annotations
 
+import email.utils
 from collections.abc import Iterable
 
 from fastchat.web.origins import ANY_ORIGIN, parse_origin
 
-__all__ = ["SECURITY_HEADERS", "page_headers"]
+__all__ = ["SECURITY_HEADERS", "common_headers", "page_headers"]
 
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -21,6 +22,15 @@ SECURITY_HEADERS = [
     ("cross-origin-opener-policy", "same-origin"),
     ("cross-origin-resource-policy", "same-origin"),
 ]
+
+
+def common_headers() -> list[tuple[str, str]]:
+    """The headers of an answer that is made now: the security headers, and the date.
+
+    RFC 9110 §6.6.1: "An origin server with a clock MUST generate a Date header field in all 2xx
+    (Successful), 3xx (Redirection), and 4xx (Client Error) responses".
+    """
+    return [*SECURITY_HEADERS, ("date", email.utils.formatdate(usegmt=True))]
 
 
 def page_headers(frames: Iterable[str]) -> dict[str, str]:

@@ -75,7 +75,7 @@ from fastchat.limits.connections import Limit
 from fastchat.protocol import FILES_URL
 from fastchat.web.edge import ONE_HOST, Edge, Refusal
 from fastchat.web.handshake import UpgradeRequest, check_upgrade, headers_for_picows
-from fastchat.web.headers import SECURITY_HEADERS
+from fastchat.web.headers import common_headers
 from fastchat.web.lingering import AnswerTransport, has_body
 
 __all__ = ["MAX_HEAD_BYTES", "MAX_HEAD_LINES", "HttpProtocol", "State"]
@@ -435,7 +435,7 @@ class HttpProtocol(HttpToolsProtocol):
 def _answer_with(refusal: Refusal) -> bytes:
     body = refusal.message.encode() + b"\n"
     head = [f"HTTP/1.1 {refusal.status} Refused".encode()]
-    head += [f"{name}: {value}".encode() for name, value in SECURITY_HEADERS]
+    head += [f"{name}: {value}".encode() for name, value in common_headers()]
     head += [b"content-type: text/plain; charset=utf-8"]
     head += [b"content-length: %d" % len(body), b"connection: close"]
     head += _STATUS_HEADERS.get(refusal.status, ())

@@ -19,7 +19,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fastchat.web.assets import Asset, load_assets, needed_by
-from fastchat.web.headers import SECURITY_HEADERS, page_headers
+from fastchat.web.headers import common_headers, page_headers
 
 __all__ = ["build_app"]
 
@@ -50,7 +50,7 @@ def build_app(*, frames: Sequence[str] = (), routes: Sequence[Route] = ()) -> AS
         return PlainTextResponse("This is a WebSocket endpoint.\n", 426, headers)
 
     page = Route("/{path:path}", serve)
-    return _Secured(Starlette(routes=[Route("/ws", explain), *routes, page]))
+    return _Complete(Starlette(routes=[Route("/ws", explain), *routes, page]))
 
 
 def _answer(request: Request, asset: Asset, more: Mapping[str, str]) -> Response:
@@ -76,18 +76,18 @@ def _takes_gzip(request: Request) -> bool:
     return False
 
 
-class _Secured:
-    """Adds the security headers that an answer does not set itself, also to an error 500."""
+class _Complete:
+    """Adds the common headers that an answer does not set itself, also to an error 500."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_secured(message: Message) -> None:
+        async def send_complete(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in SECURITY_HEADERS:
+                for name, value in common_headers():
                     headers.setdefault(name, value)
             await send(message)
 
-        await self._app(scope, receive, send_secured)
+        await self._app(scope, receive, send_complete)

@@ -15,7 +15,7 @@ from fastchat.errors import CommandError
 from fastchat.protocol.commands import Join
 from fastchat.protocol.parsing import join_from_query
 from fastchat.web.edge import ADDRESS_HEADER, Edge
-from fastchat.web.headers import SECURITY_HEADERS
+from fastchat.web.headers import common_headers
 
 __all__ = ["WebSocketProtocol"]
 
@@ -82,7 +82,7 @@ class WebSocketProtocol(WSProtocol):  # type: ignore[misc]  # private in picows,
 
     def _upgrade(self, request: WSUpgradeRequest) -> WSUpgradeResponseWithListener:
         response = WSUpgradeResponse.create_101_response()
-        response.headers.extend(SECURITY_HEADERS)
+        response.headers.extend(common_headers())
         if request.path.partition(b"?")[0] == ECHO_PATH:
             return WSUpgradeResponseWithListener(response, EchoSession(self._edge.context))
         lines = request.headers.getall("sec-websocket-protocol", ())

@@ -153,15 +153,20 @@ def test_probes_report_the_current_state(run: Run) -> None:
 
 
 def test_only_known_paths_and_methods_are_answered(run: Run) -> None:
-    """HEAD is GET without the body; other paths get 404, and other methods 405."""
+    """HEAD is GET without the body; other paths get 404, and other methods 405. Each answer has a
+    date."""
 
     async def test() -> None:
         async with running() as server:
+            for data in (b"nonsense\r\n\r\n", b"GET /livez HTTP/1.0\r\n\r\n"):
+                assert parse(await server.exchange(data)).headers["date"].endswith(" gmt")
             for path in ("/livez", "/readyz", "/metrics"):
                 answer = await server.ask(path, "HEAD")
                 assert (answer.status, answer.body) == (200, b"")
                 answer = await server.ask(path, "POST")
                 assert (answer.status, answer.headers["connection"]) == (405, "close")
+                assert sorted(answer.headers["allow"].split(", ")) == ["get", "head"]
+                assert answer.headers["date"].endswith(" gmt")
                 assert (await server.ask(path + "/")).status == 404
             for path in ("/", "/static/page.js", "/ws", "/metrics/../livez"):
                 assert (await server.ask(path)).status == 404

@@ -23,6 +23,7 @@ from support.raw_websocket import (
     ask,
     connected,
     ends_within,
+    is_dated,
     is_secure,
     request,
     wired,
@@ -135,6 +136,29 @@ def test_request_must_have_one_host(
     response = wire.read_response()
     assert response.status == status
     assert is_secure(response)
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (request("/"), 200),
+        (request("/", method="HEAD"), 200),
+        (request("/nope"), 404),
+        (request("/", method="PUT"), 405),
+        (request("/ws"), 426),
+        (request("/", []), 400),
+        (b"nonsense\r\n\r\n", 400),
+        (request("/", [HOST, ("x", "y" * MAX_HEAD_BYTES)]), 431),
+        (request("/ws", HANDSHAKE.items()), 101),
+        (request("/ws", [*HANDSHAKE.items(), ("Origin", "null")]), 403),
+    ],
+)
+def test_every_answer_has_a_date(wire: Wire, data: bytes, status: int) -> None:
+    """RFC 9110 §6.6.1 demands a date, whichever part of the server answers."""
+    wire.write(data)
+    response = wire.read_response(has_body=False)
+    assert response.status == status
+    assert is_dated(response)
 
 
 SMUGGLED = request("/static/app.css")

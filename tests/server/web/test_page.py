@@ -11,7 +11,7 @@ import pytest
 
 import fastchat.web.page
 from fastchat.web.headers import SECURITY_HEADERS
-from support.raw_websocket import Response, Wire, ask, is_secure, request, wired
+from support.raw_websocket import Response, Wire, ask, is_dated, is_secure, request, wired
 from support.server import wait_until
 from support.server_in_thread import Server, serving
 
@@ -77,6 +77,7 @@ def test_unchanged_file_gets_304(wire: Wire) -> None:
         assert (again.status, again.body) == (304, b"")
         assert again.headers["etag"] == etag
         assert is_secure(again)
+        assert is_dated(again)
     assert ask(wire, "/static/app.js", ("If-None-Match", '"other"')).status == 200
     assert ask(wire, "/static/app.css", ("If-None-Match", etag)).status == 200
 
@@ -177,6 +178,7 @@ def test_internal_error_discloses_nothing(
             response = ask(wire, path)
         assert (response.status, response.body) == (500, b"Internal Server Error")
         assert is_secure(response)
+        assert is_dated(response)
     wait_until(lambda: [record.levelname for record in caplog.records] == ["ERROR"] * 2)
 
 
