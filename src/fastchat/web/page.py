@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fastchat.web.assets import Asset, load_assets, needed_by
 from fastchat.web.headers import common_headers, page_headers
+from fastchat.web.resources import Resource
 
 __all__ = ["build_app"]
 
@@ -40,17 +41,23 @@ def build_app(*, frames: Sequence[str] = (), routes: Sequence[Route] = ()) -> AS
     }
 
     async def serve(request: Request) -> Response:
-        found = files.get(request.url.path)
-        if found is None:
-            return PlainTextResponse("Not found\n", 404)
-        return _answer(request, *found)
+        return _answer(request, *files[request.scope["path"]])
+
+    async def refuse(request: Request) -> Response:
+        return PlainTextResponse("Not found\n", 404)
 
     async def explain(request: Request) -> Response:
         headers = {"upgrade": "websocket", "connection": "upgrade"}
         return PlainTextResponse("This is a WebSocket endpoint.\n", 426, headers)
 
-    page = Route("/{path:path}", serve)
-    return _Complete(Starlette(routes=[Route("/ws", explain), *routes, page]))
+    anything = "/{path:path}"
+    resources = [
+        Resource("/ws", explain),
+        *(Resource(each.path, each.endpoint, each.methods or ()) for each in routes),
+        Resource(anything, serve, exists=files.__contains__),
+        Resource(anything, refuse, ("GET", "OPTIONS")),
+    ]
+    return _Complete(Starlette(routes=resources))
 
 
 def _answer(request: Request, asset: Asset, more: Mapping[str, str]) -> Response:

@@ -266,13 +266,16 @@ def test_request_with_two_lengths_is_refused(wire: Wire) -> None:
     assert wire.read_response().status == 400
 
 
-@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS"])
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "PATCH", "TRACE", "OPTIONS"])
 def test_other_methods_are_refused(alice: Client, wire: Wire, method: str) -> None:
     """Other methods are refused, and OPTIONS does not allow pages of other sites to upload."""
     shared = share(alice, wire, b"content")
-    for target in ("/files", shared["link"]):
-        response = ask(wire, target, method=method)
-        assert response.status == 405
+    for target, methods in (("/files", "OPTIONS, POST"), (shared["link"], "GET, HEAD, OPTIONS")):
+        if method in methods.split(", ") and method != "OPTIONS":
+            continue
+        response = ask(wire, target, ("Origin", "https://other.example"), method=method)
+        assert response.status == (204 if method == "OPTIONS" else 405)
+        assert response.headers["allow"] == methods
         assert not [name for name in response.headers if name.startswith("access-control")]
 
 

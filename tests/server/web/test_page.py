@@ -145,14 +145,33 @@ def test_query_does_not_change_the_file(wire: Wire) -> None:
     assert ask(wire, "/static/app.js?v=2&x=../").status == 200
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "TRACE", "PROPFIND"])
 @pytest.mark.parametrize("path", ["/", "/static/app.js", "/nope", "/ws"])
 def test_other_method_gets_405(wire: Wire, method: str, path: str) -> None:
     """Another method gets 405 with the allowed methods."""
     response = ask(wire, path, ("Content-Length", "0"), method=method)
     assert response.status == 405
-    assert set(response.headers["allow"].split(", ")) == {"GET", "HEAD"}
+    assert response.headers["allow"] == "GET, HEAD, OPTIONS"
     assert is_secure(response)
+
+
+@pytest.mark.parametrize("path", ["/", "/static/app.js", "/ws"])
+def test_options_lists_the_methods(wire: Wire, path: str) -> None:
+    """OPTIONS gets 204 and the methods (RFC 9110 §9.3.7)."""
+    for _ in range(2):
+        response = ask(wire, path, method="OPTIONS")
+        assert (response.status, response.headers["allow"]) == (204, "GET, HEAD, OPTIONS")
+        assert "content-length" not in response.headers  # RFC 9110 §8.6
+        assert is_secure(response)
+    assert ask(wire, "/nope", method="OPTIONS").status == 404
+
+
+def test_plain_check_of_a_load_balancer_succeeds(wire: Wire) -> None:
+    """HAProxy's `option httpchk` sends this by default, and takes any other answer than 2xx and 3xx
+    for a server that is down."""
+    wire.write(b"OPTIONS / HTTP/1.0\r\n\r\n")
+    assert wire.read_response().status == 204
+    assert wire.read_all() == b""
 
 
 def test_plain_request_for_the_endpoint_is_explained(wire: Wire) -> None:

@@ -1,0 +1,51 @@
+"""Resources of the application, with the methods that each has (RFC 9110 §9)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Match, Route
+from starlette.types import Receive, Scope, Send
+
+__all__ = ["Resource"]
+
+
+class Resource(Route):
+    """The resources whose paths match `path`, if `exists` does not say otherwise.
+
+    Other routes do not get a request for one of them, whatever its method is: `OPTIONS` gets 204
+    and the methods in `Allow`, and a method that is not among `methods` gets 405 and the same.
+    With GET, HEAD is among them. An `endpoint` with OPTIONS among its methods answers it itself.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        endpoint: Callable[..., Any],
+        methods: Iterable[str] = ("GET",),
+        exists: Callable[[str], bool] | None = None,
+    ) -> None:
+        super().__init__(path, endpoint, methods=tuple(methods))
+        self._exists = exists
+        # RFC 9110 §10.2.1: "The Allow header field lists the set of methods advertised as supported
+        # by the target resource."
+        self._allow = {"allow": ", ".join(sorted({*(self.methods or ()), "OPTIONS"}))}
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        match, child_scope = super().matches(scope)
+        if self._exists is not None and not self._exists(scope["path"]):
+            return Match.NONE, {}
+        return (Match.FULL if match is Match.PARTIAL else match), child_scope
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] in (self.methods or ()):
+            await self.app(scope, receive, send)
+            return
+        response: Response
+        if scope["method"] == "OPTIONS":
+            response = Response(status_code=204, headers=self._allow)
+        else:
+            response = PlainTextResponse("Method not allowed\n", 405, self._allow)
+        await response(scope, receive, send)
