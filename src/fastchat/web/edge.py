@@ -19,7 +19,7 @@ __all__ = ["ADDRESS_HEADER", "ONE_HOST", "Edge", "HttpTimings", "Refusal"]
 #: client by. Only we write it: the same header from a client is not passed on.
 ADDRESS_HEADER = "x-fastchat-address"
 
-ONE_HOST = "A request needs exactly one Host header."
+ONE_HOST = "A request needs exactly one valid Host header."
 
 
 class Refusal(NamedTuple):

@@ -17,7 +17,7 @@ from fastchat.connections.echo import ECHO_PATH
 from fastchat.web.edge import ADDRESS_HEADER, ONE_HOST, Refusal
 from fastchat.web.origins import Origins
 
-__all__ = ["UpgradeRequest", "check_upgrade", "headers_for_picows"]
+__all__ = ["UpgradeRequest", "check_upgrade", "elements_of", "headers_for_picows"]
 
 logger = logging.getLogger("fastchat.http")
 
@@ -30,10 +30,12 @@ _PASSED_ON = (b"host", b"sec-websocket-key", b"sec-websocket-protocol")
 
 
 class UpgradeRequest(NamedTuple):
-    """A request that asks for an upgrade to WebSocket; the names of headers are in lower case."""
+    """A request of HTTP/1.1 that asks for an upgrade to WebSocket.
+
+    Its `target` begins with a slash. The names of headers are in lower case.
+    """
 
     method: str
-    http_version: str
     target: bytes
     headers: Headers
     encrypted: bool
@@ -42,7 +44,7 @@ class UpgradeRequest(NamedTuple):
 def check_upgrade(request: UpgradeRequest, origins: Origins, *, echo: bool) -> Refusal | None:
     """Why a handshake is refused; None if it is valid. `echo` allows /_echo.
 
-    uvicorn has already checked `Upgrade` and `Connection`: only upgrades to WebSocket come here.
+    `Upgrade` and `Connection` have been checked: only upgrades to WebSocket come here.
     """
     values: dict[bytes, list[bytes]] = {}
     for name, value in request.headers:
@@ -50,10 +52,9 @@ def check_upgrade(request: UpgradeRequest, origins: Origins, *, echo: bool) -> R
     path = request.target.partition(b"?")[0]
     if path != WEBSOCKET_PATH and not (echo and path == ECHO_PATH):
         return Refusal(404, "Not found")
-    # "1. An HTTP/1.1 or higher GET request, including a 'Request-URI'". No higher version than 1.1
-    # gets here, because uvicorn speaks none.
-    if request.method != "GET" or request.http_version != "1.1":
-        return Refusal(405, "A handshake needs the method GET and HTTP/1.1.")
+    # "1. An HTTP/1.1 or higher GET request, including a 'Request-URI'".
+    if request.method != "GET":
+        return Refusal(405, "A handshake needs the method GET.")
     # The parser lets bytes through that are not allowed in a target (RFC 9112 §3.2), and picows
     # decodes it as ASCII.
     if not request.target.isascii() or any(byte <= 0x20 or byte == 0x7F for byte in request.target):
@@ -81,6 +82,15 @@ def check_upgrade(request: UpgradeRequest, origins: Origins, *, echo: bool) -> R
         logger.warning("refused a page from %r that connects to %r; see --allow-origin", page, host)
         return Refusal(403, "This page may not connect.")
     return None
+
+
+def elements_of(field: bytes, headers: Headers) -> set[bytes]:
+    """The elements of a header that is a list, in lower case (RFC 9110 §5.6.1).
+
+    §5.3: several lines of a header are one list.
+    """
+    lists = b",".join(value for name, value in headers if name == field)
+    return {element.strip(b" \t").lower() for element in lists.split(b",")}
 
 
 def headers_for_picows(headers: Headers, address: str) -> list[tuple[bytes, bytes]]:

@@ -48,12 +48,12 @@ Before the pin moves, look up these names in the new version, all in
 
 - overridden: `connection_made`, `connection_lost`, `data_received`, `eof_received`, `shutdown`,
   `on_headers_complete`, `on_body`, `on_message_complete`, `on_response_complete`,
-  `handle_websocket_upgrade`, `_start_asgi_task`, `_unsupported_upgrade_warning`
-- called: `_should_upgrade`; `flow.resume_reading`; `parser.get_http_version` and
+  `handle_websocket_upgrade`, `_should_upgrade`, `_start_asgi_task`, `_unsupported_upgrade_warning`
+- called: `flow.resume_reading`; `parser.get_http_version`, `parser.get_method` and
   `parser.should_upgrade` (of httptools)
-- read: `loop`, `transport`, `client`, `scheme`, `url`, `connections` (every connection until its
+- read: `loop`, `transport`, `client`, `scheme`, `connections` (every connection until its
   upgrade), `pipeline`, `cycle`
-- changed: `headers` (in place, because `scope` has the same list), `scope["state"]`,
+- changed: `url`, `headers` (in place, because `scope` has the same list), `scope["state"]`,
   `expect_100_continue`, `server_state.total_requests`, and `parser`, to break a cycle
 - of a `RequestResponseCycle`, read: `response_complete`, `more_body`; changed: `keep_alive`,
   `disconnected`, `transport`, `default_headers`
@@ -74,9 +74,15 @@ from fastchat.files.transfers import PROGRESS_BYTES, BodyRefusal, RequestContext
 from fastchat.limits.connections import Limit
 from fastchat.protocol import FILES_URL
 from fastchat.web.edge import ONE_HOST, Edge, Refusal
-from fastchat.web.handshake import UpgradeRequest, check_upgrade, headers_for_picows
+from fastchat.web.handshake import (
+    UpgradeRequest,
+    check_upgrade,
+    elements_of,
+    headers_for_picows,
+)
 from fastchat.web.headers import common_headers
 from fastchat.web.lingering import AnswerTransport, has_body
+from fastchat.web.target import Target, is_host, parse_target
 
 __all__ = ["MAX_HEAD_BYTES", "MAX_HEAD_LINES", "HttpProtocol", "State"]
 
@@ -97,6 +103,9 @@ TOO_MANY_HANDSHAKES = Refusal(503, "There are too many new connections.")
 TOO_MANY_REQUESTS = Refusal(429, "There are too many requests without an answer.")
 LARGE_HEAD = Refusal(431, "The request's head is too large.")
 NOT_ONE_HOST = Refusal(400, ONE_HOST)
+BAD_TARGET = Refusal(400, "The address is malformed.")
+NO_TUNNEL = Refusal(405, "This server is not a proxy.")
+OTHER_VERSION = Refusal(505, "This server speaks HTTP/1.1.")
 EARLY_UPGRADE = Refusal(400, "An upgrade cannot be sent before the last request is answered.")
 
 
@@ -267,17 +276,39 @@ class HttpProtocol(HttpToolsProtocol):
             return LARGE_HEAD
         if len(self.pipeline) >= MAX_PIPELINED:
             return TOO_MANY_REQUESTS
-        if self.parser.should_upgrade() and self._should_upgrade():
-            return None  # `handle_websocket_upgrade` has reasons of its own
+        version, method = self.parser.get_http_version(), self.parser.get_method()
+        if version not in ("1.0", "1.1"):
+            return OTHER_VERSION
+        if method == b"CONNECT":
+            return NO_TUNNEL
         # RFC 9112 §3.2: "A server MUST respond with a 400 (Bad Request) status code to any HTTP/1.1
         # request message that lacks a Host header field and to any request message that contains
-        # more than one Host header field line". Health checks speak HTTP/1.0 without one.
-        hosts = sum(name == b"host" for name, _ in self.headers)
-        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
+        # more than one Host header field line or a Host header field with an invalid field value."
+        # Health checks speak HTTP/1.0 without one.
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if len(hosts) > 1 or (version == "1.1" and not hosts) or not all(map(is_host, hosts)):
             return NOT_ONE_HOST
+        target = parse_target(method, self.url)
+        if target is None:
+            return BAD_TARGET
+        self._take_target(target)
+        if self.parser.should_upgrade() and self._should_upgrade():
+            return None  # `handle_websocket_upgrade` has reasons of its own
         if self._connection_count() > self._edge.capacity.served:
             return FULL
         return None
+
+    def _take_target(self, target: Target) -> None:
+        """Have the request name its resource by a path, and its host by `Host`.
+
+        RFC 9112 §3.2.2: "When an origin server receives a request with an absolute-form of
+        request-target, the origin server MUST ignore the received Host header field (if any) and
+        instead use the host information of the request-target."
+        """
+        self.url = target.path
+        if target.host is not None:
+            others = [header for header in self.headers if header[0] != b"host"]
+            self.headers[:] = [(b"host", target.host), *others]
 
     def _give_context(self, *, waits: bool) -> None:
         """Tell the application what it has to know about the newest request.
@@ -340,6 +371,20 @@ class HttpProtocol(HttpToolsProtocol):
 
     # Upgrades
 
+    def _should_upgrade(self) -> bool:
+        """Whether the request asks for an upgrade to WebSocket.
+
+        uvicorn reads only the last line of each header, and only one protocol. RFC 9110 §5.3 and
+        §7.8: several lines are one list, and `Upgrade` lists protocols.
+        """
+        # RFC 9110 §7.8: "A server MUST ignore an Upgrade header field that is received in an
+        # HTTP/1.0 request."
+        return (
+            self.parser.get_http_version() != "1.0"
+            and b"upgrade" in elements_of(b"connection", self.headers)
+            and b"websocket" in elements_of(b"upgrade", self.headers)
+        )
+
     def handle_websocket_upgrade(self) -> None:
         if self._has_ended:
             return
@@ -365,11 +410,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self.cycle is not None and not self.cycle.response_complete:
             return EARLY_UPGRADE
         request = UpgradeRequest(
-            self.scope["method"],
-            self.scope["http_version"],
-            self.url,
-            self.headers,
-            encrypted=self.scheme == "https",
+            self.scope["method"], self.url, self.headers, encrypted=self.scheme == "https"
         )
         return check_upgrade(request, self._edge.origins, echo=self._edge.echo)
 
@@ -395,7 +436,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _refuse(self, refusal: Refusal, *, at_once: bool = False) -> None:
         """Write a fixed answer, and end the connection."""
-        self.transport.write(_answer_with(refusal))
+        is_head = not at_once and self.parser.get_method() == b"HEAD"
+        self.transport.write(_answer_with(refusal, has_body=not is_head))
         self._deadline_s = self.loop.time() + self._timings.head_s
         if at_once:
             self._state = State.CLOSED
@@ -432,24 +474,28 @@ class HttpProtocol(HttpToolsProtocol):
         self.flow.resume_reading()
 
 
-def _answer_with(refusal: Refusal) -> bytes:
+def _answer_with(refusal: Refusal, *, has_body: bool) -> bytes:
     body = refusal.message.encode() + b"\n"
     head = [f"HTTP/1.1 {refusal.status} Refused".encode()]
     head += [f"{name}: {value}".encode() for name, value in common_headers()]
     head += [b"content-type: text/plain; charset=utf-8"]
-    head += [b"content-length: %d" % len(body), b"connection: close"]
-    head += _STATUS_HEADERS.get(refusal.status, ())
-    return b"\r\n".join([*head, b"", body])
+    head += [b"content-length: %d" % len(body)]
+    head += _STATUS_HEADERS.get(refusal.status, (_CLOSE,))
+    # RFC 9110 §9.3.2: "The HEAD method is identical to GET except that the server MUST NOT send
+    # content in the response."
+    return b"\r\n".join([*head, b"", body if has_body else b""])
 
 
-_RETRY_AFTER = (b"retry-after: %d" % RETRY_AFTER_S,)
-#: The headers that belong to a status.
+_CLOSE = b"connection: close"
+_RETRY_AFTER = (_CLOSE, b"retry-after: %d" % RETRY_AFTER_S)
+#: The headers of each status that has others than `_CLOSE`.
 _STATUS_HEADERS = {
     # RFC 9110 §15.5.6: "The origin server MUST generate an Allow header field in a 405 response".
-    405: (b"allow: GET",),
+    405: (_CLOSE, b"allow: GET"),
     # RFC 9110 §15.5.22: "The server MUST send an Upgrade header field in a 426 response"; RFC 6455
-    # §4.4 has it list the versions that it supports.
-    426: (b"sec-websocket-version: 13", b"upgrade: websocket"),
+    # §4.4 has it list the versions that it supports. RFC 9110 §7.8: "A sender of Upgrade MUST also
+    # send an "Upgrade" connection option in the Connection header field".
+    426: (b"connection: close, upgrade", b"upgrade: websocket", b"sec-websocket-version: 13"),
     # RFC 6585 §4 and RFC 9110 §15.6.4 allow `Retry-After`.
     429: _RETRY_AFTER,
     503: _RETRY_AFTER,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -125,12 +125,22 @@ def test_upgrade_after_an_answer_is_accepted(server: Server) -> None:
         ([], "1.0", 200),
         (["localhost"], "1.0", 200),
         (["localhost", "evil"], "1.0", 400),
+        (["chat.example:8080"], "1.1", 200),
+        (["[::1]:8080"], "1.1", 200),
+        ([""], "1.1", 200),
+        (["a b"], "1.1", 400),
+        (["user@localhost"], "1.1", 400),
+        (["localhost/static/app.js?"], "1.1", 400),
+        (["http://localhost"], "1.1", 400),
+        (["localhost:port"], "1.1", 400),
+        (["l\xf6calhost"], "1.1", 400),
+        (["a b"], "1.0", 400),
     ],
 )
-def test_request_must_have_one_host(
+def test_request_must_have_one_valid_host(
     wire: Wire, hosts: list[str], version: str, status: int
 ) -> None:
-    """RFC 9112 §3.2 demands one Host header; requests of HTTP/1.0, as of health checks, need
+    """RFC 9112 §3.2 demands one valid Host header; requests of HTTP/1.0, as of health checks, need
     none."""
     wire.write(request("/", [("Host", host) for host in hosts], version=version))
     response = wire.read_response()
@@ -139,10 +149,81 @@ def test_request_must_have_one_host(
 
 
 @pytest.mark.parametrize(
+    ("target", "method", "status"),
+    [
+        ("http://chat.example/", "GET", 200),
+        ("HTTPS://chat.example:8443/static/app.js?v=2", "GET", 200),
+        ("http://chat.example", "GET", 200),
+        ("http://chat.example?v=2", "HEAD", 200),
+        ("http://chat.example/nope", "GET", 404),
+        ("http://chat.example/", "PUT", 405),
+        ("http://chat.example", "OPTIONS", 204),
+        ("http://chat.example/ws", "GET", 426),
+        ("http:///", "GET", 400),
+        ("http://user@chat.example/", "GET", 400),
+        ("ftp://chat.example/", "GET", 400),
+        ("file:///etc/passwd", "GET", 400),
+        ("*", "GET", 400),
+        ("chat.example:443", "GET", 400),
+        ("chat.example:443", "CONNECT", 405),
+        ("/", "CONNECT", 405),
+    ],
+)
+def test_target_can_be_absolute(server: Server, target: str, method: str, status: int) -> None:
+    """RFC 9112 §3.2.2 has a server accept the absolute form; other forms that name a host are
+    refused."""
+    with wired(server.port) as wire:
+        response = ask(wire, target, method=method)
+    assert response.status == status
+    assert is_secure(response)
+    assert is_dated(response)
+    if status == 405:
+        assert "GET" in response.headers["allow"]
+
+
+@pytest.mark.parametrize(("hosts", "version"), [([], "1.1"), (["a", "a"], "1.1"), (["/"], "1.0")])
+def test_host_is_checked_behind_an_absolute_target(
+    wire: Wire, hosts: list[str], version: str
+) -> None:
+    """RFC 9112 §3.2 demands a valid Host header also if the target names the host."""
+    headers = [("Host", host) for host in hosts]
+    wire.write(request("http://localhost/", headers, version=version))
+    assert wire.read_response().status == 400
+
+
+@pytest.mark.parametrize("version", ["0.9", "2.0"])
+@pytest.mark.parametrize("headers", [(HOST,), tuple(HANDSHAKE.items())], ids=["request", "upgrade"])
+def test_other_version_is_refused(
+    wire: Wire, version: str, headers: tuple[tuple[str, str], ...]
+) -> None:
+    """RFC 9110 §15.6.6: a version that the server does not speak gets 505."""
+    wire.write(request("/ws", headers, version=version))
+    assert wire.read_response().status == 505
+    assert wire.read_all() == b""
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [([], 400), ([HOST, ("x", "y" * MAX_HEAD_BYTES)], 431), (HANDSHAKE.items(), 405)],
+)
+def test_refusal_of_head_has_no_body(
+    wire: Wire, headers: Iterable[tuple[str, str]], status: int
+) -> None:
+    """RFC 9110 §9.3.2: an answer to HEAD has no content, and says how much GET would get."""
+    path = "/ws" if status == 405 else "/"
+    wire.write(request(path, headers, method="HEAD"))
+    response = wire.read_response(has_body=False)
+    assert response.status == status
+    assert int(response.headers["content-length"]) > 0
+    assert wire.read_all() == b""
+
+
+@pytest.mark.parametrize(
     ("data", "status"),
     [
         (request("/"), 200),
         (request("/", method="HEAD"), 200),
+        (request("*", method="OPTIONS"), 204),
         (request("/nope"), 404),
         (request("/", method="PUT"), 405),
         (request("/ws"), 426),
@@ -396,6 +477,16 @@ HANDSHAKES = [
     Handshake("right", 101),
     Handshake("Firefox", 101, {"Connection": "keep-alive, Upgrade"}),
     Handshake("tokens in any case", 101, {"Connection": "UPGRADE", "Upgrade": "WebSocket"}),
+    Handshake("a list of options", 101, {"Connection": "foo ,\tUPGRADE , bar"}),
+    Handshake("two lines of options", 101, {"Connection": ["Upgrade", "keep-alive"]}),
+    Handshake("a list of protocols", 101, {"Upgrade": "h2c, WebSocket"}),
+    Handshake("two lines of protocols", 101, {"Upgrade": ["websocket", "h2c"]}),
+    Handshake("absolute form", 101, target="http://localhost/ws"),
+    Handshake("absolute form of TLS", 101, target="HTTPS://chat.example:443/ws?username=Alice"),
+    Handshake("absolute form of another path", 404, target="http://localhost/other"),
+    Handshake("absolute form of ws", 400, target="ws://localhost/ws"),
+    Handshake("absolute form with a user", 400, target="http://user@localhost/ws"),
+    Handshake("absolute form and two Hosts", 400, {"Host": ["a", "a"]}, target="http://a/ws"),
     Handshake("empty body announced", 101, {"Content-Length": "0"}),
     Handshake("query", 101, target="/ws?username=Alice&room=x"),
     Handshake("query of anything", 101, target="/ws?%00=%ff&&=&;#"),
@@ -406,6 +497,7 @@ HANDSHAKES = [
     Handshake("two versions", 426, {"Sec-WebSocket-Version": ["13", "8"]}),
     Handshake("no Host", 400, {"Host": None}),
     Handshake("two Hosts", 400, {"Host": ["localhost", "evil"]}),
+    Handshake("invalid Host", 400, {"Host": "localhost/"}),
     Handshake("no key", 400, {"Sec-WebSocket-Key": None}),
     Handshake("two keys", 400, {"Sec-WebSocket-Key": [KEY, KEY]}),
     Handshake("key of 15 bytes", 400, {"Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAA"}),
@@ -413,7 +505,8 @@ HANDSHAKES = [
     Handshake("key of no ASCII", 400, {"Sec-WebSocket-Key": "\xff" * 24}),
     Handshake("POST", 405, method="POST"),
     Handshake("HEAD", 405, method="HEAD"),
-    Handshake("HTTP/1.0", 405, version="1.0"),
+    Handshake("OPTIONS", 405, method="OPTIONS"),
+    Handshake("CONNECT", 405, method="CONNECT", target="localhost:80"),
     Handshake("other path", 404, target="/websocket"),
     Handshake("path with a slash", 404, target="/ws/"),
     Handshake("encoded path", 404, target="/%77s"),
@@ -449,7 +542,7 @@ def test_handshake_is_accepted_or_refused_in_one_answer(
     discloses nothing."""
     with wired(server.port) as wire:
         wire.write(made(handshake))
-        response = wire.read_response()
+        response = wire.read_response(has_body=handshake.method != "HEAD")
         assert response.status == handshake.status, response
         if response.status == 101:
             assert response.headers["sec-websocket-accept"] == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
@@ -457,7 +550,8 @@ def test_handshake_is_accepted_or_refused_in_one_answer(
             assert is_secure(response)
             return
         assert wire.read_all() == b""
-    assert response.headers["connection"] == "close"
+    options = response.headers["connection"].split(", ")
+    assert options == ["close", *(["upgrade"] if response.status == 426 else [])]
     assert response.headers["content-type"] == "text/plain; charset=utf-8"
     assert is_secure(response)
     assert len(response.body) < 100

@@ -169,10 +169,12 @@ def server() -> Iterator[Server]:
         yield server
 
 
-def answer(server: Server, *origins: str, host: str = "chat.example") -> Response:
+def answer(
+    server: Server, *origins: str, host: str = "chat.example", target: str = "/ws"
+) -> Response:
     headers = [*{**HANDSHAKE, "Host": host}.items(), *(("Origin", origin) for origin in origins)]
     with wired(server.port) as wire:
-        wire.write(request("/ws", headers))
+        wire.write(request(target, headers))
         return wire.read_response()
 
 
@@ -199,6 +201,14 @@ def test_page_is_refused_before_the_upgrade(server: Server) -> None:
         assert refused.headers["x-content-type-options"] == "nosniff"
         bodies.add(refused.body)
     assert bodies == {b"This page may not connect.\n"}
+
+
+def test_host_of_an_absolute_target_decides(server: Server) -> None:
+    """RFC 9112 §3.2.2: the target's host is the server's, and not the one in `Host`."""
+    target = "http://chat.example/ws"
+    for host in ("chat.example", "evil.example"):
+        assert answer(server, "https://chat.example", host=host, target=target).status == 101
+        assert answer(server, "https://evil.example", host=host, target=target).status == 403
 
 
 def test_refused_page_is_one_line_in_the_log(

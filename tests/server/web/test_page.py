@@ -155,9 +155,9 @@ def test_other_method_gets_405(wire: Wire, method: str, path: str) -> None:
     assert is_secure(response)
 
 
-@pytest.mark.parametrize("path", ["/", "/static/app.js", "/ws"])
+@pytest.mark.parametrize("path", ["/", "/static/app.js", "/ws", "*"])
 def test_options_lists_the_methods(wire: Wire, path: str) -> None:
-    """OPTIONS gets 204 and the methods (RFC 9110 §9.3.7)."""
+    """OPTIONS gets 204 and the methods (RFC 9110 §9.3.7), also about the whole server."""
     for _ in range(2):
         response = ask(wire, path, method="OPTIONS")
         assert (response.status, response.headers["allow"]) == (204, "GET, HEAD, OPTIONS")

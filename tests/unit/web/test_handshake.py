@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 
 from fastchat.web.edge import ADDRESS_HEADER
-from fastchat.web.handshake import UpgradeRequest, check_upgrade, headers_for_picows
+from fastchat.web.handshake import (
+    UpgradeRequest,
+    check_upgrade,
+    elements_of,
+    headers_for_picows,
+)
 from fastchat.web.origins import Origins
 
 HEADERS = (
@@ -16,7 +21,7 @@ HEADERS = (
     (b"sec-websocket-version", b"13"),
     (b"origin", b"https://chat.example"),
 )
-VALID = UpgradeRequest("GET", "1.1", b"/ws?username=Alice", HEADERS, encrypted=True)
+VALID = UpgradeRequest("GET", b"/ws?username=Alice", HEADERS, encrypted=True)
 
 
 def status(request: UpgradeRequest, *, echo: bool = False) -> int | None:
@@ -53,20 +58,26 @@ def test_header_decides(name: bytes, value: bytes | None, expected: int | None) 
     ("changed", "expected"),
     [
         ({"method": "POST"}, 405),
-        ({"http_version": "1.0"}, 405),
         ({"target": b"/chat"}, 404),
         ({"target": b"/ws?\x7f"}, 400),
         ({"target": b"/_echo"}, 404),
     ],
 )
 def test_request_line_decides(changed: dict[str, object], expected: int) -> None:
-    """Method, version and target are checked, too."""
+    """Method and target are checked, too."""
     assert status(VALID._replace(**changed)) == expected
 
 
 def test_echo_is_opened_on_demand() -> None:
     """/_echo is there under --debug-echo only."""
     assert status(VALID._replace(target=b"/_echo"), echo=True) is None
+
+
+def test_lines_of_a_header_are_one_list() -> None:
+    """RFC 9110 §5.3 and §5.6.1: lines are joined, blanks around elements and case do not matter."""
+    headers = [(b"a", b"X,\ty , "), (b"b", b"z"), (b"a", b"Z")]
+    assert elements_of(b"a", headers) - {b""} == {b"x", b"y", b"z"}
+    assert elements_of(b"c", headers) == {b""}
 
 
 def test_picows_gets_only_what_it_accepts() -> None:
