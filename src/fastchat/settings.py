@@ -154,7 +154,8 @@ class Settings:
     jwt_issuer: str = _setting("", "issuer (`iss`) that a token must name; empty to accept any")
     allow_origin: tuple[str, ...] = _setting(
         (),
-        "origin of other pages that can connect, such as https://chat.example; * for every origin",
+        "origin of other pages that can connect and use files, such as https://chat.example; * for "
+        "every origin",
     )
     allow_frame: tuple[str, ...] = _setting(
         (),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,38 @@ OPEN = """(url) => new Promise((resolve) => {
   socket.onopen = () => { socket.close(); resolve("open"); };
   socket.onerror = () => resolve("refused");
 })"""
+
+
+#: Shares an image as a script of another page does: announces it, posts it, reads a part of it, and
+#: shows it with and without CORS. Returns what worked.
+SHARE = """async (url) => {
+  const socket = new WebSocket(url.replace("http", "ws") + "/ws?username=Alice");
+  const answer = (type) => new Promise((resolve) => {
+    socket.addEventListener("message", ({ data }) => {
+      const event = JSON.parse(data);
+      if (event.type === type) resolve(event);
+    });
+  });
+  await answer("joined");
+  const canvas = Object.assign(document.createElement("canvas"), { width: 3, height: 2 });
+  const image = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+  const announced = answer("upload");
+  socket.send(JSON.stringify({ type: "upload", name: "a.png", size: image.size }));
+  const { ticket } = await announced;
+  const headers = { "X-Upload-Ticket": ticket };
+  const uploaded = await fetch(url + "/files", { method: "POST", headers, body: image });
+  const { link } = await uploaded.json();
+  const part = await fetch(url + link, { headers: { Range: "bytes=1-3" } });
+  const shown = (crossOrigin) => new Promise((resolve) => {
+    const element = Object.assign(new Image(), { crossOrigin, src: url + link });
+    element.onload = () => resolve(element.naturalWidth);
+    element.onerror = () => resolve(0);
+  });
+  const found = [uploaded.status, part.status, await part.text(), await shown(null)];
+  found.push(await shown("anonymous"), uploaded.headers.get("location") === link);
+  socket.close();
+  return found;
+}"""
 
 
 def open_websocket(page: Any, server: Server) -> str:
@@ -58,3 +91,11 @@ def test_allowed_origin_can_connect(page: Any, other: Server) -> None:
     for allowed in (other.url, "*"):
         with running_server("--history", "memory", "--allow-origin", allowed) as server:
             assert open_websocket(page, server) == "open"
+
+
+def test_allowed_origin_can_share_files(page: Any, other: Server, tmp_path: Path) -> None:
+    """A page of an allowed origin can upload a file, read its parts, and show it."""
+    for number, allowed in enumerate((other.url, "*")):
+        data = ("--data", str(tmp_path / str(number)))
+        with running_server(*data, "--allow-origin", allowed) as server:
+            assert page.evaluate(SHARE, server.url) == [201, 206, "PNG", 3, 3, True]

@@ -65,7 +65,14 @@ LAYERS = {
 LIBRARIES = {
     "picows": {"connections", "web.websocket", "client"},
     "multidict": {"connections.session", "web.websocket"},
-    "starlette": {"web.page", "web.resources", "web.server", "ops.admin", "files.endpoints"},
+    "starlette": {
+        "web.page",
+        "web.resources",
+        "web.server",
+        "web.sharing",
+        "ops.admin",
+        "files.endpoints",
+    },
     "uvicorn": {"web.http", "web.server", "ops.admin"},
     "httptools": {"web.http"},
     "prometheus_client": {"ops"},

@@ -2,8 +2,9 @@
 
 A `POST` needs only a ticket, and a `GET` needs only an id, which cannot be guessed. Neither uses
 sessions, tokens or cookies. So a page of another site cannot use a reader's browser to do anything
-that it could not do without it. A browser receives each file as data. It displays images, which are
-recognized by their content, and saves other files; no content can run (docs/security.md).
+that it could not do without it. `fastchat.web.sharing` lets pages of allowed sites use both. A
+browser receives each file as data. It displays images, which are recognized by their content, and
+saves other files; no content can run (docs/security.md).
 
 The duration of a transfer is not limited, but it must make progress (`fastchat.web.http`). The
 number of concurrent transfers is limited, in total and for each address. Uploads and downloads are

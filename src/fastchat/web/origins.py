@@ -1,4 +1,4 @@
-"""The pages that can open a WebSocket: the `Origin` of a handshake (RFC 6455 §10.2, RFC 6454).
+"""The pages that can use the server: the `Origin` of a request (RFC 6455 §10.2, RFC 6454).
 
 A browser lets any page connect to any server, and names the page's origin in `Origin`. Without a
 check, a page of another site could chat in the name of the person who opens it. Origins are
@@ -83,6 +83,24 @@ class Origins:
         return origin is not None and (
             origin in self._allowed or _is_own(origin, host.decode("latin-1"), encrypted)
         )
+
+    @property
+    def has_others(self) -> bool:
+        """Whether the pages of any other origin are allowed."""
+        return self._any or bool(self._allowed)
+
+    def shared_with(self, origins: Sequence[bytes]) -> str | None:
+        """The `Access-Control-Allow-Origin` for a request with these `Origin` headers.
+
+        None if its page is not of an allowed origin. The host's own pages do not need the header.
+        """
+        if len(origins) != 1:
+            return None
+        if self._any:
+            return ANY_ORIGIN
+        text = origins[0].decode("latin-1")
+        origin = parse_origin(text)
+        return None if origin is None or origin not in self._allowed else text
 
 
 def _is_own(origin: Origin, host: str, encrypted: bool) -> bool:

@@ -20,7 +20,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fastchat.web.assets import Asset, load_assets, needed_by
 from fastchat.web.headers import common_headers, page_headers
+from fastchat.web.origins import Origins
 from fastchat.web.resources import Resource
+from fastchat.web.sharing import FileSharing
 
 __all__ = ["build_app"]
 
@@ -28,8 +30,13 @@ __all__ = ["build_app"]
 _UNWANTED = re.compile(r"q=0(\.0{0,3})?")
 
 
-def build_app(*, frames: Sequence[str] = (), routes: Sequence[Route] = ()) -> ASGIApp:
-    """Build the application: `routes`, then the page. `frames` are origins that can embed it."""
+def build_app(
+    *, origins: Origins, frames: Sequence[str] = (), routes: Sequence[Route] = ()
+) -> ASGIApp:
+    """Build the application: `routes`, then the page.
+
+    Pages of `origins` can use the files, and pages of `frames` can embed the page.
+    """
     assets = load_assets(importlib.resources.files("fastchat") / "static")
     links = ", ".join(needed_by("/static/index.html", assets))
     anywhere = {"cross-origin-resource-policy": "cross-origin"}
@@ -57,7 +64,7 @@ def build_app(*, frames: Sequence[str] = (), routes: Sequence[Route] = ()) -> AS
         Resource(anything, serve, exists=files.__contains__),
         Resource(anything, refuse, ("GET", "OPTIONS")),
     ]
-    return _Complete(Starlette(routes=resources))
+    return _Complete(FileSharing(Starlette(routes=resources), origins))
 
 
 def _answer(request: Request, asset: Asset, more: Mapping[str, str]) -> Response:

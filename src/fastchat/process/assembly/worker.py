@@ -310,9 +310,10 @@ def _build_server(
     readers: FairQueue,
 ) -> HttpServer:
     settings = base.settings
+    origins = Origins(settings.allow_origin)
     edge = Edge(
         context,
-        Origins(settings.allow_origin),
+        origins,
         base.capacity,
         Proxies(settings.trusted_proxy),
         handshakes,
@@ -327,7 +328,7 @@ def _build_server(
         routes = FileEndpoints(base.files, receiving, readers, base.metrics).routes()
     return HttpServer(
         listener,
-        build_app(frames=settings.allow_frame, routes=routes),
+        build_app(origins=origins, frames=settings.allow_frame, routes=routes),
         edge,
         base.tls,
         stop_s=base.timings.drain_s,
