@@ -59,6 +59,7 @@ class Metrics:
         self.closes: Counter[int] = Counter()  # connections ended, by close code; 1006 for none
         self.refusals: Counter[str] = Counter()  # error events, by code
         self.turned_away: Counter[str] = Counter()  # connections, by the limit they were over
+        self.handshake_refusals: Counter[str] = Counter()  # over HTTP, by status
         self.files_total = 0  # uploads completed, over HTTP or by binary messages
         self.file_bytes_total = 0
         self.file_refusals: Counter[str] = Counter()  # over HTTP, by status
@@ -89,6 +90,7 @@ class Metrics:
             "closes": _by_code(self.closes),
             "refusals": self.refusals,
             "turned_away": self.turned_away,
+            "handshake_refusals": self.handshake_refusals,
             "files_total": self.files_total,
             "file_bytes_total": self.file_bytes_total,
             "file_refusals": self.file_refusals,

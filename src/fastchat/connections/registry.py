@@ -29,10 +29,14 @@ CLOSE_GRACE_S = 2.0
 RECONNECT_AFTER_MS = 250
 #: The retry delay sent to a client that was rejected because a limit was reached.
 TURNED_AWAY_MS = (10_000, 30_000)
+#: For each limit the reason that the client gets, and the setting that the log names.
 _REASONS = {
-    Limit.CONNECTIONS: CloseReason.SERVER_FULL,
-    Limit.ADDRESS: CloseReason.ADDRESS_FULL,
-    Limit.USER: CloseReason.USER_FULL,
+    Limit.CONNECTIONS: (CloseReason.SERVER_FULL, "--max-connections, or the limit of open files"),
+    Limit.ADDRESS: (
+        CloseReason.ADDRESS_FULL,
+        "--max-address-connections; for the clients of a proxy, see --trusted-proxy",
+    ),
+    Limit.USER: (CloseReason.USER_FULL, "--max-user-connections"),
 }
 
 
@@ -138,9 +142,10 @@ class Sessions:
     def turn_away(self, session: Closable, limit: Limit) -> None:
         """Dismiss a session whose connection exceeds a limit; the client can try again later."""
         self._metrics.turned_away[limit] += 1
-        logger.info("turned a client away: %s", _REASONS[limit].text)
+        reason, setting = _REASONS[limit]
+        logger.info("turned a client away: %s (%s)", reason.text, setting)
         after_ms = random.randint(*TURNED_AWAY_MS)  # noqa: S311 spreads load
-        session.dismiss(_REASONS[limit], after_ms)
+        session.dismiss(reason, after_ms)
 
     def on_evicted(self, connection: Connection, code: int, reason: str) -> None:
         """Tell a session that the hub itself has closed the connection."""

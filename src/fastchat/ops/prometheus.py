@@ -123,6 +123,13 @@ SERIES = (
         "Connections and handshakes refused because of a limit, by limit.",
         "limit",
     ),
+    Series(
+        "fastchat_handshake_refusals_total",
+        "counter",
+        "handshake_refusals",
+        "WebSocket handshakes refused over HTTP, by status.",
+        "status",
+    ),
     Series("fastchat_files", "gauge", "kept_files", "Shared files that the server keeps."),
     Series(
         "fastchat_file_bytes",

@@ -17,7 +17,13 @@ from fastchat.connections.echo import ECHO_PATH
 from fastchat.web.edge import ADDRESS_HEADER, ONE_HOST, Refusal
 from fastchat.web.origins import Origins
 
-__all__ = ["UpgradeRequest", "check_upgrade", "elements_of", "headers_for_picows"]
+__all__ = [
+    "UpgradeRequest",
+    "check_upgrade",
+    "dropped_from",
+    "elements_of",
+    "headers_for_picows",
+]
 
 logger = logging.getLogger("fastchat.http")
 
@@ -79,9 +85,32 @@ def check_upgrade(request: UpgradeRequest, origins: Origins, *, echo: bool) -> R
     pages = values.get(b"origin", [])
     if not origins.allow(pages, hosts[0], encrypted=request.encrypted):
         page, host = (value[:100].decode("latin-1") for value in (pages[0], hosts[0]))
-        logger.warning("refused a page from %r that connects to %r; see --allow-origin", page, host)
+        logger.warning(
+            "refused a page from %r that connects to %r; --allow-origin allows pages of other "
+            "hosts, and a proxy must pass on Host unchanged",
+            page,
+            host,
+        )
         return Refusal(403, "This page may not connect.")
     return None
+
+
+def dropped_from(http_version: str, target: bytes, headers: Headers) -> str | None:
+    """The parts of a handshake that a proxy has dropped; None if the request is not a handshake.
+
+    Only a client that wants a WebSocket sends `Sec-WebSocket-Key`. Proxies pass that header on, but
+    drop `Upgrade` and `Connection`, which belong to one connection only (RFC 9110 §7.6.1).
+    """
+    if target.partition(b"?")[0] != WEBSOCKET_PATH:
+        return None
+    if not any(name == b"sec-websocket-key" for name, _ in headers):
+        return None
+    parts = {
+        "HTTP/1.1": http_version == "1.1",
+        "Upgrade: websocket": b"websocket" in elements_of(b"upgrade", headers),
+        "Connection: Upgrade": b"upgrade" in elements_of(b"connection", headers),
+    }
+    return ", ".join(part for part, is_there in parts.items() if not is_there) or None
 
 
 def elements_of(field: bytes, headers: Headers) -> set[bytes]:

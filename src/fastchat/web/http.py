@@ -77,6 +77,7 @@ from fastchat.web.edge import ONE_HOST, Edge, Refusal
 from fastchat.web.handshake import (
     UpgradeRequest,
     check_upgrade,
+    dropped_from,
     elements_of,
     headers_for_picows,
 )
@@ -106,6 +107,7 @@ NOT_ONE_HOST = Refusal(400, ONE_HOST)
 BAD_TARGET = Refusal(400, "The address is malformed.")
 NO_TUNNEL = Refusal(405, "This server is not a proxy.")
 OTHER_VERSION = Refusal(505, "This server speaks HTTP/1.1.")
+DROPPED_UPGRADE = Refusal(426, "The handshake is incomplete. A proxy must pass on Upgrade.")
 EARLY_UPGRADE = Refusal(400, "An upgrade cannot be sent before the last request is answered.")
 
 
@@ -294,9 +296,24 @@ class HttpProtocol(HttpToolsProtocol):
         self._take_target(target)
         if self.parser.should_upgrade() and self._should_upgrade():
             return None  # `handle_websocket_upgrade` has reasons of its own
+        dropped = dropped_from(version, self.url, self.headers)
+        if dropped is not None:
+            self._note_dropped(dropped)
+            return DROPPED_UPGRADE
         if self._connection_count() > self._edge.capacity.served:
             return FULL
         return None
+
+    def _note_dropped(self, dropped: str) -> None:
+        """Tell the operator what a proxy in front of the server has to pass on."""
+        self._edge.context.metrics.handshake_refusals[str(DROPPED_UPGRADE.status)] += 1
+        logger.warning(
+            "a WebSocket handshake came from %s without %s; a proxy must use HTTP/1.1 and pass on "
+            "Upgrade and Connection (in nginx: proxy_http_version 1.1; proxy_set_header Upgrade "
+            '$http_upgrade; proxy_set_header Connection "upgrade";)',
+            "a socket without an address" if self.client is None else self.client[0],
+            dropped,
+        )
 
     def _take_target(self, target: Target) -> None:
         """Have the request name its resource by a path, and its host by `Host`.
@@ -392,12 +409,18 @@ class HttpProtocol(HttpToolsProtocol):
         limit = self._edge.handshakes.enter(address)
         if limit is not None:
             self._edge.context.metrics.turned_away[limit] += 1
-            self._refuse(TOO_MANY_HANDSHAKES)
+            self._refuse_upgrade(TOO_MANY_HANDSHAKES)
             return
         refusal = self._upgrade_refusal()
         if refusal is not None:
-            self._refuse(refusal)
+            self._refuse_upgrade(refusal)
             return
+        self._edge.proxies.watch(
+            None if self.client is None else self.client[0],
+            self.headers,
+            encrypted=self.scheme == "https",
+            connections=len(self._edge.context.sessions) + 1,
+        )
         self.headers[:] = headers_for_picows(self.headers, address)
         self._deadline_s = 0.0
         self._leave_visitors()
@@ -413,6 +436,10 @@ class HttpProtocol(HttpToolsProtocol):
             self.scope["method"], self.url, self.headers, encrypted=self.scheme == "https"
         )
         return check_upgrade(request, self._edge.origins, echo=self._edge.echo)
+
+    def _refuse_upgrade(self, refusal: Refusal) -> None:
+        self._edge.context.metrics.handshake_refusals[str(refusal.status)] += 1
+        self._refuse(refusal)
 
     def _unsupported_upgrade_warning(self) -> None:
         # RFC 9110 §7.8: "A server MAY ignore a received Upgrade header field if it wishes to

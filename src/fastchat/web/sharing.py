@@ -54,7 +54,9 @@ class FileSharing:
         )
         if is_preflight and shared is None:
             page = origins[0][:100].decode("latin-1")
-            logger.warning("refused a page from %r that asks for a file; see --allow-origin", page)
+            logger.warning(
+                "refused a page from %r that asks for files; --allow-origin allows it", page
+            )
 
         async def send_shared(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -35,6 +35,7 @@ def full_snapshot() -> dict[str, Any]:
     counted.closes.update({1000: 3, 4008: 1})
     counted.refusals.update({"not_found": 2})
     counted.turned_away.update({"address": 4})
+    counted.handshake_refusals.update({"426": 5})
     for histogram in (counted.commit_s, counted.loop_lag_s, counted.relay_lag_s):
         for seconds in (0.00002, 0.003, 0.003, 60):
             histogram.observe(seconds)

@@ -490,6 +490,10 @@ HANDSHAKES = [
     Handshake("empty body announced", 101, {"Content-Length": "0"}),
     Handshake("query", 101, target="/ws?username=Alice&room=x"),
     Handshake("query of anything", 101, target="/ws?%00=%ff&&=&;#"),
+    Handshake("HTTP/1.0", 426, version="1.0"),
+    Handshake("no Upgrade", 426, {"Upgrade": None}),
+    Handshake("other Upgrade", 426, {"Upgrade": "h2c"}),
+    Handshake("no Connection", 426, {"Connection": None}),
     Handshake("version 8", 426, {"Sec-WebSocket-Version": "8"}),
     Handshake("version of a script", 426, {"Sec-WebSocket-Version": "<script>"}),
     Handshake("version of no ASCII", 426, {"Sec-WebSocket-Version": "\xff"}),
@@ -559,6 +563,7 @@ def test_handshake_is_accepted_or_refused_in_one_answer(
         assert response.headers["allow"] == "GET"
     if response.status == 426:
         assert response.headers["sec-websocket-version"] == "13"
+        assert response.headers["upgrade"] == "websocket"
 
 
 MARK = "Zq7mark"
@@ -631,8 +636,105 @@ def test_refused_handshake_logs_at_most_one_line(
                     wire.write(made(handshake))
                     wire.read_all()
     assert len(caplog.records) <= len(HANDSHAKES)
-    assert all(len(record.getMessage()) < 100 for record in caplog.records)
+    assert all(len(record.getMessage()) < 300 for record in caplog.records)
     assert not any(record.exc_info for record in caplog.records)
+
+
+#: What proxies make of a handshake by default, and the parts that are missing then.
+DROPPED = [
+    # nginx, with `proxy_pass` alone.
+    (
+        {"Upgrade": None, "Connection": "close", "Host": "127.0.0.1:8080"},
+        "1.0",
+        "HTTP/1.1, Upgrade: w",
+    ),
+    ({"Upgrade": None, "Connection": None}, "1.1", "Upgrade: websocket, Connection: Upgrade;"),
+    # nginx, with one of the two headers, or without `proxy_http_version`.
+    ({"Upgrade": None}, "1.1", "without Upgrade: websocket;"),
+    ({"Connection": "close"}, "1.1", "without Connection: Upgrade;"),
+    ({}, "1.0", "without HTTP/1.1;"),
+]
+
+
+@pytest.mark.parametrize(("headers", "version", "missing"), DROPPED)
+def test_handshake_that_a_proxy_has_cut_is_logged(
+    server: Server,
+    caplog: pytest.LogCaptureFixture,
+    headers: dict[str, str | list[str] | None],
+    version: str,
+    missing: str,
+) -> None:
+    """The operator reads what the proxy has to pass on, and the counter grows."""
+    before = server.metrics.handshake_refusals["426"]
+    with wired(server.port) as wire:
+        wire.write(made(Handshake("", 426, headers, target="/ws?username=x", version=version)))
+        response = wire.read_response()
+        assert wire.read_all() == b""
+    assert (response.status, response.headers["upgrade"]) == (426, "websocket")
+    assert is_secure(response)
+    assert is_dated(response)
+    (record,) = caplog.records
+    assert (record.levelname, record.name) == ("WARNING", "fastchat.http")
+    message = record.getMessage()
+    assert "from 127.0.0.1 " in message
+    assert missing in message
+    assert "proxy_set_header Upgrade $http_upgrade" in message
+    assert server.metrics.handshake_refusals["426"] == before + 1
+
+
+def test_only_handshakes_for_the_endpoint_are_logged(
+    wire: Wire, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A person who opens /ws in a browser is no fault of a proxy, nor is a key elsewhere."""
+    assert ask(wire, "/ws").status == 426
+    assert ask(wire, "/ws", ("Upgrade", "websocket")).status == 426
+    assert ask(wire, "/", ("Sec-WebSocket-Key", KEY)).status == 200
+    assert not caplog.records
+
+
+def test_refused_handshakes_are_counted(server: Server) -> None:
+    """Each refusal of a handshake counts by its status."""
+    before = server.metrics.handshake_refusals.copy()
+    for handshake in HANDSHAKES:
+        if handshake.status in (403, 404, 405, 426) and handshake.method == "GET":
+            with wired(server.port) as wire:
+                wire.write(made(handshake))
+                wire.read_all()
+    with wired(server.port) as wire:
+        wire.write(request("/ws", [*HANDSHAKE.items(), ("Origin", "null")]))
+        wire.read_all()
+    grown = server.metrics.handshake_refusals - before
+    expected = sum(handshake.status == 426 for handshake in HANDSHAKES)
+    assert grown["426"] == expected
+    assert grown["403"] == 1
+    assert grown["404"] > 2
+
+
+def test_clients_that_share_an_address_are_noted(caplog: pytest.LogCaptureFixture) -> None:
+    """A page of https on a plain connection, or many connections of this machine, mean a proxy."""
+    page = {"Host": "chat.example", "Origin": "https://chat.example"}
+    for headers, count, found in [(page, 1, "a proxy at 127.0.0.1"), ({}, 16, "all connections")]:
+        caplog.clear()
+        with serving() as server, contextlib.ExitStack() as stack:
+            for _ in range(count + 1):
+                stack.enter_context(connected(server.port, headers=headers))
+            (message,) = [line for line in caplog.messages if "X-Forwarded-For" in line]
+        assert found in message
+        assert "--trusted-proxy" in message
+
+
+def test_client_over_the_limit_of_its_address_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """The log names the limit, and the setting that counts the clients of a proxy apart."""
+    caplog.set_level(logging.INFO)
+    with (
+        serving(max_address_connections=1) as server,
+        connected(server.port),
+        connected(server.port) as second,
+    ):
+        assert second.receive_type("closing")["code"] == 1013
+    (message,) = [line for line in caplog.messages if "turned" in line]
+    assert "--max-address-connections" in message
+    assert "--trusted-proxy" in message
 
 
 SECRET = "Zq7secret"

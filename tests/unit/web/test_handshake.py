@@ -8,6 +8,7 @@ from fastchat.web.edge import ADDRESS_HEADER
 from fastchat.web.handshake import (
     UpgradeRequest,
     check_upgrade,
+    dropped_from,
     elements_of,
     headers_for_picows,
 )
@@ -78,6 +79,32 @@ def test_lines_of_a_header_are_one_list() -> None:
     headers = [(b"a", b"X,\ty , "), (b"b", b"z"), (b"a", b"Z")]
     assert elements_of(b"a", headers) - {b""} == {b"x", b"y", b"z"}
     assert elements_of(b"c", headers) == {b""}
+
+
+@pytest.mark.parametrize(
+    ("version", "target", "left_out", "dropped"),
+    [
+        ("1.1", b"/ws", (), None),
+        ("1.1", b"/ws?username=Alice", (b"upgrade",), "Upgrade: websocket"),
+        ("1.1", b"/ws", (b"connection",), "Connection: Upgrade"),
+        ("1.0", b"/ws", (), "HTTP/1.1"),
+        (
+            "1.0",
+            b"/ws",
+            (b"upgrade", b"connection"),
+            "HTTP/1.1, Upgrade: websocket, Connection: Upgrade",
+        ),
+        ("1.0", b"/ws", (b"sec-websocket-key",), None),
+        ("1.0", b"/", (b"upgrade",), None),
+        ("1.0", b"/wss", (b"upgrade",), None),
+    ],
+)
+def test_parts_that_a_proxy_has_dropped_are_named(
+    version: str, target: bytes, left_out: tuple[bytes, ...], dropped: str | None
+) -> None:
+    """A request for /ws with a key is a handshake, whatever is missing."""
+    headers = [header for header in HEADERS if header[0] not in left_out]
+    assert dropped_from(version, target, headers) == dropped
 
 
 def test_picows_gets_only_what_it_accepts() -> None:

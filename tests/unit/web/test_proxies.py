@@ -101,3 +101,124 @@ def test_visitor_is_known_before_he_says_anything() -> None:
     proxies = Proxies(["10.0.0.0/8"])
     visitors = [proxies.visitor(peer) for peer in ("192.0.2.1", "2001:db8::5", "10.0.0.1", None)]
     assert visitors == ["192.0.2.1", "2001:db8::/64", "", ""]
+
+
+NO_ADDRESSES = (
+    "a proxy at {} sends no X-Forwarded-For, so its clients share the limits of one address; have "
+    "it send the header, and add it to --trusted-proxy"
+)
+ONE_ADDRESS = (
+    "all connections come from {}: is that a proxy? Its clients share the limits of one address; "
+    "have it send X-Forwarded-For, and add it to --trusted-proxy"
+)
+LOCAL = ((b"host", b"localhost:8080"), (b"origin", b"http://localhost:8080"))
+
+
+def watched(
+    proxies: Proxies,
+    peer: str | None,
+    *headers: tuple[bytes, bytes],
+    encrypted: bool = False,
+    connections: int = 1,
+) -> None:
+    proxies.watch(peer, headers or LOCAL, encrypted=encrypted, connections=connections)
+
+
+@pytest.mark.parametrize("peer", ["127.0.0.1", "::1", "::ffff:127.0.0.1", "10.0.0.1", "fe80::1%x"])
+def test_many_connections_of_one_local_address_are_noted_once(
+    peer: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They can be a proxy's, whose clients would run into the limit of one address together."""
+    proxies = Proxies([], max_address_connections=256)
+    for connections in range(1, 16):
+        watched(proxies, peer, connections=connections)
+    assert not caplog.messages
+    for connections in (16, 17, 256):
+        watched(proxies, peer, connections=connections)
+    address = peer.removeprefix("::ffff:").partition("%")[0]
+    assert caplog.messages == [ONE_ADDRESS.format(address)]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("127.0.0.1", "10.0.0.1"), ("10.0.0.2", "10.0.0.1"), ("198.51.100.7", "8.8.8.8")],
+)
+def test_connections_of_several_addresses_are_not_noted(
+    first: str, second: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If clients have addresses of their own, none of them need be a proxy."""
+    proxies = Proxies([], max_address_connections=256)
+    watched(proxies, first)
+    for _ in range(3):
+        watched(proxies, second, connections=100)
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("peer", "headers"),
+    [
+        ("127.0.0.1", ((b"x-real-ip", b"198.51.100.7"),)),
+        ("10.0.0.1", ((b"via", b"1.1 proxy"),)),
+        ("10.0.0.1", ((b"forwarded", b"for=198.51.100.7"),)),
+        ("10.0.0.1", ((b"x-forwarded-proto", b"https"),)),
+        ("10.0.0.1", ((b"origin", b"https://chat.example"),)),
+        ("127.0.0.1", ((b"host", b"chat.example"),)),
+        ("::1", ((b"host", b"Chat.Example.:8080"),)),
+    ],
+)
+def test_proxy_that_names_no_clients_is_noted_at_once(
+    peer: str, headers: tuple[tuple[bytes, bytes], ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A header of proxies, a page of https on a plain connection, or a domain on loopback shows
+    that there is a proxy."""
+    proxies = Proxies(["10.0.0.9"], max_address_connections=256)
+    for _ in range(2):
+        watched(proxies, peer, *headers, connections=100)
+    assert caplog.messages == [NO_ADDRESSES.format(peer)]
+
+
+@pytest.mark.parametrize(
+    ("peer", "headers"),
+    [
+        ("127.0.0.1", ((b"host", b"127.0.0.1:8080"),)),
+        ("127.0.0.1", ((b"host", b"[::1]:8080"),)),
+        ("127.0.0.1", ((b"host", b"chat.localhost:8080"),)),
+        ("127.0.0.1", ((b"host", b"machine:8080"),)),
+        ("127.0.0.1", ((b"host", b""),)),
+        ("10.0.0.1", ((b"host", b"chat.example"),)),
+        ("8.8.8.8", ((b"via", b"1.1 proxy"),)),
+        (None, ((b"via", b"1.1 proxy"),)),
+    ],
+)
+def test_direct_client_is_not_noted(
+    peer: str | None, headers: tuple[tuple[bytes, bytes], ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A browser on this machine, on the local network or behind a proxy of its own is no sign."""
+    watched(Proxies([], max_address_connections=256), peer, *headers)
+    assert not caplog.messages
+
+
+def test_encrypted_page_is_no_sign_of_a_proxy(caplog: pytest.LogCaptureFixture) -> None:
+    """Where the server itself ends TLS, every page is one of https."""
+    page = (b"origin", b"https://chat.example")
+    watched(Proxies([], max_address_connections=256), "10.0.0.1", page, encrypted=True)
+    assert not caplog.messages
+
+
+def test_trusted_proxy_is_told_only_to_name_its_clients(caplog: pytest.LogCaptureFixture) -> None:
+    """A proxy that is trusted need not be added again, and one that names its clients is fine."""
+    forwarded = (b"x-forwarded-for", b"198.51.100.7")
+    proxies = Proxies(["127.0.0.1"], max_address_connections=256)
+    watched(proxies, "127.0.0.1", forwarded, (b"via", b"x"), connections=100)
+    assert not caplog.messages
+    proxies = Proxies(["127.0.0.1"], max_address_connections=256)
+    watched(proxies, "127.0.0.1", (b"x-real-ip", b"198.51.100.7"))
+    assert caplog.messages == [
+        NO_ADDRESSES.format("127.0.0.1").removesuffix(", and add it to --trusted-proxy")
+    ]
+
+
+def test_nothing_is_noted_without_limits(caplog: pytest.LogCaptureFixture) -> None:
+    """Where no limit counts addresses, it does not matter whose they are."""
+    watched(Proxies([]), "127.0.0.1", (b"via", b"1.1 proxy"), connections=1000)
+    assert not caplog.messages

@@ -315,7 +315,7 @@ def _build_server(
         context,
         origins,
         base.capacity,
-        Proxies(settings.trusted_proxy),
+        Proxies(settings.trusted_proxy, max_address_connections=settings.max_address_connections),
         handshakes,
         visitors_of(settings, served=base.capacity.served),
         echo=settings.debug_echo,
