@@ -23,6 +23,7 @@ from fastchat.auth import ANY_ROOM, Identity, Right, unauthorized
 from fastchat.auth.keys import Key, read_keys
 from fastchat.errors import CloseCode, CommandError, SettingError
 from fastchat.protocol import SUBJECT
+from fastchat.protocol.characters import has_hidden
 from fastchat.protocol.names import check_username
 
 __all__ = ["MAX_SUBJECT_CHARS", "RIGHTS", "TokenAuthenticator", "is_subject"]
@@ -156,7 +157,7 @@ class TokenAuthenticator:
 
 def is_subject(subject: str) -> bool:
     """Whether a text can be the `sub` of a token."""
-    return 1 <= len(subject) <= MAX_SUBJECT_CHARS and subject.isprintable()
+    return 1 <= len(subject) <= MAX_SUBJECT_CHARS and not has_hidden(subject)
 
 
 _REASONS: dict[type[Exception], str] = {

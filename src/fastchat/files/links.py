@@ -13,6 +13,7 @@ import unicodedata
 from urllib.parse import quote
 
 from fastchat.protocol import FILES_URL
+from fastchat.protocol.characters import CharacterKind, has_hidden, kind_of
 from fastchat.protocol.names import INVISIBLE
 
 __all__ = ["clean_name", "disposition", "ids_in", "is_id", "link_of"]
@@ -25,17 +26,26 @@ _ID = re.compile(r"[a-z2-7]{32}")
 _ID_IN_TEXT = re.compile(rf"{FILES_URL}/([a-z2-7]{{32}})/")
 #: The separators of folders on the systems on which a file can be saved: POSIX and Windows.
 _SEPARATORS = re.compile(r"[/\\]")
-#: The Unicode categories that are removed from names: control, format, surrogate, private use,
-#: unassigned, and line and paragraph separators. The format characters include those that change
-#: the direction of text (UAX #9 §2): with one of them, `gpj.exe` would be displayed as `exe.jpg`.
-_FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 #: ZERO WIDTH NON-JOINER and JOINER. Persian needs them between letters and marks, and emoji need
 #: them between pictures and skin tones. Elsewhere they are removed.
 _JOINERS = frozenset("\u200c\u200d")
-_PICTURES = frozenset({"So", "Sk"})
-#: The first letters of categories that display nothing by themselves: marks, separators (spaces)
-#: and what is left of control and format characters (joiners).
-_BACKGROUND = frozenset("MZC")
+_JOINABLE = frozenset(
+    {
+        CharacterKind.LETTER,
+        CharacterKind.MARK,
+        CharacterKind.ENCLOSING,
+        CharacterKind.SYMBOL,
+    }
+)
+#: Characters that display nothing by themselves. Of the hidden ones, only joiners are left.
+_BACKGROUND = frozenset(
+    {
+        CharacterKind.MARK,
+        CharacterKind.ENCLOSING,
+        CharacterKind.SPACE,
+        CharacterKind.HIDDEN,
+    }
+)
 _SPACES = re.compile(r"\s+")
 #: The name of a file whose own name has no visible character.
 _NAMELESS = "file"
@@ -68,19 +78,22 @@ def clean_name(name: str) -> str:
     while cleaned != name:
         # Without the removed characters, others can be adjacent that must be removed as well.
         name, cleaned = cleaned, _cleaned(cleaned)
-    if all(unicodedata.category(char)[0] in _BACKGROUND for char in cleaned):
+    if all(kind_of(char) in _BACKGROUND for char in cleaned):
         return _NAMELESS
     return cleaned
 
 
 def _cleaned(name: str) -> str:
-    """Clean a name once."""
+    """Clean a name once.
+
+    Hidden characters are removed. Some of them change the direction of text (UAX #9 §2): with one
+    of these, `gpj.exe` would be displayed as `exe.jpg`.
+    """
     name = INVISIBLE.sub("", _SEPARATORS.sub("_", name))
-    name = "".join(
-        char
-        for char in name
-        if char in _JOINERS or unicodedata.category(char) not in _FORBIDDEN_CATEGORIES
-    )
+    if has_hidden(name):
+        name = "".join(
+            char for char in name if char in _JOINERS or kind_of(char) is not CharacterKind.HIDDEN
+        )
     name = _SPACES.sub(" ", unicodedata.normalize("NFC", _joined(name)))
     # A saved file whose name starts with a dot is hidden, and `..` is a folder. Windows removes
     # dots and spaces from the end of a name.
@@ -98,8 +111,7 @@ def _joined(name: str) -> str:
 
 
 def _can_join(char: str) -> bool:
-    category = unicodedata.category(char)
-    return category[0] in "LM" or category in _PICTURES
+    return kind_of(char) in _JOINABLE
 
 
 def _shortened(name: str) -> str:

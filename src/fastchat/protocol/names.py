@@ -1,7 +1,7 @@
 """Rules for the names of rooms and users, and when two users' names count as the same.
 
-Source: docs/protocol.md, "Names and sizes". Unicode's categories are those of UAX #44, and
-characters that look alike ("confusables") those of UTS #39.
+Source: docs/protocol.md, "Names and sizes". Characters that look alike ("confusables") are
+those of UTS #39.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from fastchat.errors import CommandError, ErrorCode
+from fastchat.protocol.characters import has_hidden
 
 __all__ = [
     "DEFAULT_ROOM",
@@ -31,9 +32,6 @@ _ESCAPE = re.compile(r"\\u([0-9a-f]{4})|\\U([0-9a-f]{8})")
 
 _ROOM = re.compile(r"[a-z0-9._-]{1,64}", re.ASCII)
 
-# Control, format (zero-width and bidirectional among them), surrogate, private use,
-# unassigned, line and paragraph separators.
-_FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 # Letters, marks and symbols without a visible shape: the Hangul and Khitan fillers, the Braille
 # blank, the null notehead, the grapheme joiner, the Khmer inherent vowels, and the variation
 # selectors, Mongolian ones too. U+FE0F is allowed, because emoji need it.
@@ -72,7 +70,7 @@ def check_username(name: object) -> str:
     if not (name.isascii() and name.isprintable()) and (
         INVISIBLE.search(name)
         or not name_key(name)  # the name has only U+FE0F
-        or any(unicodedata.category(char) in _FORBIDDEN_CATEGORIES for char in name)
+        or has_hidden(name)  # zero-width and bidirectional characters among them
     ):
         raise _bad_username(
             "A name cannot have invisible, control or direction-changing characters."

@@ -3,15 +3,15 @@
 Each check returns the value as it is stored, or raises CommandError with a sentence that says
 what is wrong with it. The import of a history uses the same checks.
 
-Source: docs/protocol.md, "Names and sizes". Unicode's categories are those of UAX #44.
+Source: docs/protocol.md, "Names and sizes".
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
 
 from fastchat.errors import CommandError, ErrorCode
+from fastchat.protocol.characters import CharacterKind, kind_of
 
 __all__ = [
     "MAX_EMOJI_CHARS",
@@ -38,8 +38,9 @@ _CONTROLS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)])
 # Parts of an emoji that are invisible alone (the joiner, the variation selector, the tags in the
 # flags of regions), and the character in a keycap.
 _EMOJI_PARTS = re.compile("[\u200d\ufe0f\U000e0020-\U000e007f]|[0-9#*](?=\ufe0f?\u20e3)")
-# Symbols, skin tones, marks like \u203c, and the keycap. Two emoji are in other categories.
-_EMOJI_CATEGORIES = frozenset({"So", "Sk", "Sm", "Po", "Me"})
+# Most emoji are symbols, \u203c is a sign, and the keycap encloses a digit.
+_EMOJI_KINDS = (CharacterKind.SYMBOL, CharacterKind.SIGN, CharacterKind.ENCLOSING)
+# These two emoji are a letter and a dash.
 _EMOJI_LETTERS = frozenset("\u2139\u3030")
 
 
@@ -80,8 +81,8 @@ def check_emoji(emoji: object) -> str:
     """Return the emoji of a reaction unchanged.
 
     The check is rough, because Unicode adds emoji each year: an emoji consists of symbols and
-    the characters that join them, and at least one is visible. Letters, spaces and control
-    characters are refused.
+    the characters that join them, and at least one is visible. Emoji that do not exist yet are
+    accepted too. Letters, spaces and control characters are refused.
     """
     if type(emoji) is str and 1 <= len(emoji) <= MAX_EMOJI_CHARS:
         symbols = _EMOJI_PARTS.sub("", emoji)
@@ -91,9 +92,7 @@ def check_emoji(emoji: object) -> str:
 
 
 def _is_symbol(char: str) -> bool:
-    return char in _EMOJI_LETTERS or (
-        not char.isascii() and unicodedata.category(char) in _EMOJI_CATEGORIES
-    )
+    return char in _EMOJI_LETTERS or (not char.isascii() and kind_of(char) in _EMOJI_KINDS)
 
 
 def _bad_command(message: str) -> CommandError:

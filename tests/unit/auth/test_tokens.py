@@ -88,6 +88,7 @@ def test_token_identifies_its_user(authenticator: TokenAuthenticator) -> None:
 def test_without_a_name_the_subject_is_the_name(authenticator: TokenAuthenticator) -> None:
     """A token without `name` gives its user the subject as name, if it is a valid name."""
     assert authenticator.verify(signed(**MINE, name=None, sub="bob")).name == "bob"
+    assert authenticator.verify(signed(**MINE, name=None, sub="bob 🩷")).name == "bob 🩷"
     with pytest.raises(CommandError):
         authenticator.verify(signed(**MINE, name=None, sub="x" * 33))
 

@@ -48,6 +48,10 @@ ID = "abcdefghijklmnopqrstuvwxyz234567"
         ("\U0001f469\U0001f3fd\u200d\U0001f680.png", "\U0001f469\U0001f3fd\u200d\U0001f680.png"),
         ("\U0001f441\ufe0f\u200d\U0001f5e8", "\U0001f441\ufe0f\u200d\U0001f5e8"),
         ("e\u200b\u0301.txt", "\u00e9.txt"),
+        # Newer than the Unicode of Python 3.11.
+        ("\U0001fa77", "\U0001fa77"),
+        ("\U0001fa77\u200d\U0001fae9.png", "\U0001fa77\u200d\U0001fae9.png"),
+        ("\U000323b0.png", "\U000323b0.png"),
         ("invoice.pdf" + " " * 90 + ".exe", "invoice.pdf .exe"),
         ("a\u00a0\u2003\u3000 b.txt", "a b.txt"),
         ("a.txt. . ", "a.txt"),

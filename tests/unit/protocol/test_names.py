@@ -57,6 +57,9 @@ def test_room_name_that_is_no_string_is_refused(name: object) -> None:
         "O'Neil",
         "a<b>",
         "❤\ufe0f",
+        "Rosa 🩷",  # newer than the Unicode of Python 3.11
+        "\U0001faff",  # not assigned yet, but reserved for pictures
+        "\U000323b0",  # an ideograph of Unicode 17
     ],
 )
 def test_valid_username_is_returned_unchanged(name: str) -> None:

@@ -580,7 +580,12 @@ NO_EMOJI = [
 ]
 
 
-@pytest.mark.parametrize("emoji", EMOJI)
+#: Emoji that are newer than the Unicode of some Pythons: of Unicode 15, 15.1, 16 and 17, and of
+#: the future.
+NEW_EMOJI = ["🩷", "🫨", "🐦\u200d🔥", "\U0001fae9", "\U0001facd", "\U0001faff", "\U0001f8ff"]
+
+
+@pytest.mark.parametrize("emoji", EMOJI + NEW_EMOJI)
 def test_emoji_of_all_kinds_are_valid_reactions(emoji: str) -> None:
     """Skin tones, families, flags, keycaps and old symbols are accepted."""
     assert parsed(type="react", offset=1, emoji=emoji) == React(1, emoji, False)
