@@ -17,8 +17,10 @@ __all__ = ["MemoryHistory"]
 #: Estimated memory of a publication without its text: the tuple, the headers of its strings,
 #: and its entry in the index of ids. `max_bytes` is only as exact as this estimate.
 _OVERHEAD_BYTES = 600
-#: Messages that a search examines before other callbacks of the loop run: about a millisecond.
-_SEARCH_STEP = 200
+#: Characters that a search examines before other callbacks of the loop run: about a millisecond. A
+#: message counts as `_MESSAGE_CHARS` characters more than its text has.
+_SEARCH_STEP_CHARS = 10_000
+_MESSAGE_CHARS = 50
 
 
 class _Log:
@@ -141,12 +143,15 @@ class MemoryHistory:
     async def search(self, room: str, query: str, limit: int) -> list[Message]:
         matches = matcher(query)
         found: list[Message] = []
-        for count, each in enumerate(self._log(room).publications[::-1], 1):
+        examined = 0
+        for each in self._log(room).publications[::-1]:
             if len(found) == limit:
                 break
             if isinstance(each, Message) and matches(each.text):
                 found.append(each)
-            if count % _SEARCH_STEP == 0:
+            examined += _MESSAGE_CHARS + len(each.text)
+            if examined > _SEARCH_STEP_CHARS:
+                examined = 0
                 await asyncio.sleep(0)
         return found
 

@@ -6,7 +6,10 @@ publications of that stream, so the index follows them too. Appending a message 
 the index, so a burst of messages costs it nothing. If the history deletes texts, they are
 deleted from the index at once, without a search.
 
-An operator can remove the file at any time; the next search builds the index again.
+An operator can remove the file at any time; the next search builds the index again. If the index
+was made by an older fastchat, by other rules for words (`fastchat.history.words`), the thread of
+the index builds it again in the background, room by room. A search does not wait for that, except
+in a room whose turn has not come: it then brings that room up to date itself.
 
 All access to the index runs on one thread, so that the event loop never waits for it.
 """
@@ -16,17 +19,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
-from typing import cast
 
 import apsw
 
 from fastchat.database import select
 from fastchat.history.rows import OFFSET_BITS, OFFSET_MASK
+from fastchat.history.words import FOLDING, words_of
 
 __all__ = ["SearchIndex", "matcher", "to_match"]
 
@@ -35,33 +38,40 @@ logger = logging.getLogger("fastchat.history")
 FILE_NAME = "search.db"
 #: Publications that one transaction of the index takes over; they are in memory at once.
 _CHUNK = 500
+#: How long the thread works in the background before it pauses for as long: a part of a turn that
+#: people do not notice, and long enough for a chunk.
+_STEP_S = 0.02
 #: The index is damaged or is no database, its file was removed while it was open
 #: (ReadOnlyError), or its tables are missing (SQLError). In each case it is built again.
 _DAMAGED = (apsw.CorruptError, apsw.NotADBError, apsw.ReadOnlyError, apsw.SQLError)
 #: Further terms of a query are ignored: each term makes a search slower.
 MAX_TERMS = 16
 
-_TOKENIZER = ("unicode61", ["remove_diacritics", "2"])
+# The texts are stored as their words, with a space between two words, so FTS5 only has to divide
+# them. Its own tokenizers find no words in scripts without spaces, and fold less.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS indexed (
     room INTEGER PRIMARY KEY, epoch TEXT NOT NULL, offset INTEGER NOT NULL
 ) STRICT;
-CREATE VIRTUAL TABLE IF NOT EXISTS texts USING fts5 (
-    text, tokenize = "unicode61 remove_diacritics 2"  -- as _TOKENIZER
-);
+CREATE TABLE IF NOT EXISTS folding (name TEXT NOT NULL) STRICT;
+"""
+_START_AGAIN = """
+DROP TABLE IF EXISTS texts;
+CREATE VIRTUAL TABLE texts USING fts5 (text, tokenize = "ascii", columnsize = 0);
 INSERT INTO texts (texts, rank) VALUES ('secure-delete', 1);
+UPDATE indexed SET offset = 0;
+DELETE FROM folding;
 """
 
 _TERM = re.compile(r'"([^"]*)"(\*?)|(\S+)')
 
 
-def _terms(query: str) -> list[tuple[str, bool]]:
-    """The words and phrases of a query, and whether each is a prefix."""
+def _terms(query: str) -> list[tuple[list[str], bool]]:
+    """The words and phrases of a query, each as a list of words, and whether it is a prefix."""
     terms = []
-    for phrase, phrase_star, word in _TERM.findall(query.replace("\0", " ")):
-        text = phrase or word.rstrip("*")
-        if _words(text):
-            terms.append((text, bool(phrase_star) or word.endswith("*")))
+    for phrase, phrase_star, word in _TERM.findall(query):
+        if words := words_of(phrase or word):
+            terms.append((words, bool(phrase_star) or word.endswith(("*", "＊"))))
     return terms[:MAX_TERMS]
 
 
@@ -72,17 +82,16 @@ def to_match(query: str) -> str:
     A query without any word gives an empty string.
     """
     return " ".join(
-        '"{}"{}'.format(text.replace('"', '""'), "*" if prefix else "")
-        for text, prefix in _terms(query)
+        '"{}"{}'.format(" ".join(words), "*" if prefix else "") for words, prefix in _terms(query)
     )
 
 
 def matcher(query: str) -> Callable[[str], bool]:
     """A function that says whether a text matches a query, by the same rules as `to_match`."""
-    terms = [(_words(text), prefix) for text, prefix in _terms(query)]
+    terms = _terms(query)
 
     def matches(text: str) -> bool:
-        words = _words(text)
+        words = words_of(text)
         return bool(terms) and all(_occurs(term, words, prefix) for term, prefix in terms)
 
     return matches
@@ -99,23 +108,6 @@ def _occurs(term: list[str], words: list[str], prefix: bool) -> bool:
     )
 
 
-def _words(text: str) -> list[str]:
-    """The words of a text as FTS5's tokenizer makes them: without case and diacritics."""
-    words = _tokenizer()(
-        text.encode(),
-        apsw.FTS5_TOKENIZE_DOCUMENT,
-        None,
-        include_offsets=False,
-        include_colocated=False,
-    )
-    return cast(list[str], words)
-
-
-@cache
-def _tokenizer() -> apsw.FTS5Tokenizer:
-    return apsw.Connection(":memory:").fts5_tokenizer(*_TOKENIZER)
-
-
 class SearchIndex:
     """The index of `history.db` in `directory`. It must be closed before the history is.
 
@@ -127,8 +119,13 @@ class SearchIndex:
         self._history_file = directory / "history.db"
         self._file = directory / FILE_NAME
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="fastchat-search")
+        self._is_closing = False
         self._index: apsw.Connection | None = None
         self._history: apsw.Connection | None = None
+        #: The numbers of rooms that may have to be brought up to date in the background.
+        self._behind: list[int] = []
+        if self._file.exists():
+            self._thread.submit(self._begin_catching_up)
 
     async def search(self, room: int, query: str, limit: int) -> list[int]:
         """The offsets of the newest `limit` messages of a room that match, newest first.
@@ -150,7 +147,11 @@ class SearchIndex:
         self._thread.submit(self._erase, first, last)
 
     def close(self) -> None:
-        """Close the files once all searches and deletions have ended, and stop the thread."""
+        """Close the files once all searches and deletions have ended, and stop the thread.
+
+        If the index is being built, the next start continues.
+        """
+        self._is_closing = True
         self._thread.submit(self._disconnect)
         self._thread.shutdown()
 
@@ -166,7 +167,8 @@ class SearchIndex:
     def _search_in(
         self, index: apsw.Connection, history: apsw.Connection, room: int, match: str, limit: int
     ) -> list[int]:
-        self._follow(index, history, room)
+        while not self._follow(index, history, room):
+            pass
         base = room << OFFSET_BITS
         rows = select(
             index,
@@ -179,17 +181,50 @@ class SearchIndex:
         )
         return [key & OFFSET_MASK for (key,) in rows]
 
-    def _follow(self, index: apsw.Connection, history: apsw.Connection, room: int) -> None:
-        """Bring the index of a room up to the room's present state."""
+    def _begin_catching_up(self) -> None:
+        """Begin to bring all rooms up to date that were searched before."""
+        try:
+            index, _ = self._connect()
+            self._behind = [room for (room,) in select(index, "SELECT room FROM indexed")]
+        except apsw.Error:
+            return  # the next search finds the same error, and deals with it
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Take the next step of bringing rooms up to date, and leave the others to later calls.
+
+        Searches and deletions that were asked for in the meantime come before the next call.
+        """
+        begun = time.monotonic()
+        try:
+            while self._behind and time.monotonic() < begun + _STEP_S:
+                if self._is_closing:
+                    return
+                if self._follow(*self._connect(), self._behind[-1]):
+                    self._behind.pop()
+        except apsw.Error as error:
+            logger.warning("the search index is completed by searches only: %s", error)
+            return
+        if self._behind:
+            time.sleep(_STEP_S)  # the thread and the event loop share one lock, and the disk
+            with suppress(RuntimeError):  # the index was closed in the meantime
+                self._thread.submit(self._catch_up)
+
+    def _follow(self, index: apsw.Connection, history: apsw.Connection, room: int) -> bool:
+        """Bring the index of a room nearer to the room's present state, by `_CHUNK` publications.
+
+        Returns whether the index has everything.
+        """
         base = room << OFFSET_BITS
-        ((epoch, head),) = select(history, "SELECT epoch, head FROM rooms WHERE number = ?", room)
+        found = select(history, "SELECT epoch, head FROM rooms WHERE number = ?", room)
+        epoch, head = found[0] if found else ("", 0)
         known = select(index, "SELECT epoch, offset FROM indexed WHERE room = ?", room)
         at = known[0][1] if known and known[0][0] == epoch else 0
         if at == 0:
             index.execute(
                 "DELETE FROM texts WHERE rowid BETWEEN ? AND ?", (base, base | OFFSET_MASK)
             )
-        while at < head:
+        if at < head:
             rows = select(
                 history,
                 "SELECT key, kind, text, target FROM publications "
@@ -206,10 +241,13 @@ class SearchIndex:
                     "INSERT OR REPLACE INTO indexed (room, epoch, offset) VALUES (?, ?, ?)",
                     (room, epoch, at),
                 )
+            if at < head:
+                return False
         statement = "SELECT min(key) FROM publications WHERE key > ? AND key <= ?"
         ((oldest,),) = select(history, statement, base, base + head)
         first_kept = base + head + 1 if oldest is None else oldest
         index.execute("DELETE FROM texts WHERE rowid BETWEEN ? AND ?", (base, first_kept - 1))
+        return True
 
     def _apply(
         self, index: apsw.Connection, history: apsw.Connection, key: int, text: str, kind: int
@@ -222,7 +260,10 @@ class SearchIndex:
             found = select(history, "SELECT text FROM publications WHERE key = ?", key)
             text = found[0][0] if found else ""
         if text:
-            index.execute("INSERT OR REPLACE INTO texts (rowid, text) VALUES (?, ?)", (key, text))
+            index.execute(
+                "INSERT OR REPLACE INTO texts (rowid, text) VALUES (?, ?)",
+                (key, " ".join(words_of(text))),
+            )
 
     def _erase(self, first: int, last: int) -> None:
         try:
@@ -272,4 +313,11 @@ def _open_index(file: Path) -> apsw.Connection:
     index.pragma("journal_mode", "truncate")
     index.pragma("synchronous", "OFF")
     index.execute(_SCHEMA)
+    made_by = select(index, "SELECT name FROM folding")
+    if made_by != [(FOLDING,)]:
+        if select(index, "SELECT 1 FROM indexed LIMIT 1"):
+            logger.info("the search index was made by other rules and is built again")
+        with index:
+            index.execute(_START_AGAIN)
+            index.execute("INSERT INTO folding (name) VALUES (?)", (FOLDING,))
     return index

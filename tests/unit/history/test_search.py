@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import apsw
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -43,8 +46,8 @@ def in_memory(*, max_messages: int = 1000) -> MemoryHistory:
 
 @pytest.fixture(params=["sqlite", "memory"])
 def history(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[History]:
-    """A history of each kind; SQLite's stores ten messages, and one or two more."""
-    kind = in_file(tmp_path, max_messages=10) if request.param == "sqlite" else in_memory()
+    """A history of each kind; SQLite's stores 20 messages, and a few more."""
+    kind = in_file(tmp_path, max_messages=20) if request.param == "sqlite" else in_memory()
     yield kind
     kind.close()
 
@@ -77,6 +80,11 @@ TEXTS = (
     "C++ is not C",
     "мир и Война",
     "price: 10.50 EUR",
+    "今天天气很好，去买iPhone手机",
+    "학교에서 만나요",
+    "วันนี้อากาศดีมาก",
+    "مُحَمَّد في المدرسة",
+    "ＡＢＣ Straße",
 )
 
 
@@ -104,6 +112,18 @@ TEXTS = (
         ("МИР", {7}),
         ("10.50", {8}),
         ("10 EUR", {8}),
+        ("天气", {9}),
+        ('"天气很"', {9}),
+        ('"天很"', set()),
+        ("天很", set()),
+        ("iphone手", {9}),
+        ("IPH*", {9}),
+        ("今天 手机", {9}),
+        ("학교", {10}),
+        ("อากาศ", {11}),
+        ("محمد المدرسه", {12}),
+        ("abc strasse", {13}),
+        ("STRASSE", {13}),
         ("", set()),
         ("   ", set()),
         ("* ** -- ()", set()),
@@ -200,6 +220,9 @@ def test_search_stays_in_its_room_and_within_its_limit(history: History) -> None
 @example("नमस्ते", "नमस्ते")
 @example("a\0b", "a b")
 @example("ǅ", "ǆ")
+@example("今天天气", "天气")
+@example("ｱｲ́", "アイ")
+@example("ㄱㅏ", "가")
 @settings(deadline=None, max_examples=150)
 def test_both_histories_find_the_same_texts(text: str, query: str) -> None:
     """For any text and query, SQLite and memory find the same texts and raise no error."""
@@ -338,6 +361,89 @@ def test_lost_index_is_rebuilt(tmp_path: Path, damage: str, *, running: bool) ->
     assert search(history, "again") == ["apple again"]
     history.append([change(Kind.DELETE, 301)])
     assert search(history, "again") == []
+    history.close()
+
+
+def old_index(file: Path, texts: dict[int, str], rooms: dict[int, tuple[str, int]]) -> None:
+    """Write an index as it was before the search folded texts itself."""
+    with contextlib.closing(apsw.Connection(str(file))) as index:
+        index.execute(
+            "CREATE TABLE indexed (room INTEGER PRIMARY KEY, epoch TEXT NOT NULL, "
+            "offset INTEGER NOT NULL) STRICT; CREATE VIRTUAL TABLE texts USING fts5 "
+            "(text, tokenize = 'unicode61 remove_diacritics 2');"
+        )
+        index.executemany("INSERT INTO texts (rowid, text) VALUES (?, ?)", texts.items())
+        index.executemany(
+            "INSERT INTO indexed VALUES (?, ?, ?)", [(room, *at) for room, at in rooms.items()]
+        )
+
+
+def indexed(file: Path) -> dict[int, int]:
+    """The offset up to which the index has each room."""
+    with contextlib.closing(apsw.Connection(str(file), flags=apsw.SQLITE_OPEN_READONLY)) as index:
+        index.set_busy_timeout(2000)
+        return dict(index.execute("SELECT room, offset FROM indexed").fetchall())
+
+
+def test_index_of_older_rules_is_built_again(tmp_path: Path) -> None:
+    """A search finds what the old index did not, and nothing that only the old index had."""
+    history = in_file(tmp_path)
+    add(history, "今天天气很好", "Καλημέρα", "plain")
+    epoch = history.position("a").epoch
+    history.close()
+    old_index(
+        tmp_path / "search.db",
+        {1 << 40 | 1: "今天天气很好", 1 << 40 | 2: "gone", 1 << 40 | 3: "plain"},
+        {1: (epoch, 3)},
+    )
+    history = in_file(tmp_path)
+    assert search(history, "天气") == ["今天天气很好"]
+    assert search(history, "καλημερα") == ["Καλημέρα"]
+    assert search(history, "plain") == ["plain"]
+    assert search(history, "gone") == []
+    history.close()
+
+
+def test_old_index_is_built_again_in_the_background(tmp_path: Path) -> None:
+    """Without any search, the rooms of the old index are indexed, and no other rooms."""
+    history = in_file(tmp_path)
+    for room in ("a", "b", "c"):
+        add(history, *(f"{number} 天气" for number in range(1200)), room=room)
+    epochs = {room: history.position(room).epoch for room in ("a", "b")}
+    history.close()
+    file = tmp_path / "search.db"
+    old_index(file, {}, {1: (epochs["a"], 1200), 2: (epochs["b"], 7)})
+    history = in_file(tmp_path)
+    deadline = time.monotonic() + 30
+    while indexed(file) != {1: 1200, 2: 1200}:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert len(search(history, "天气", room="b")) == 300
+    history.close()
+
+
+def test_closed_index_continues_at_the_next_start(tmp_path: Path) -> None:
+    """A history that is closed while its index is built can be opened again, as often as needed."""
+    history = in_file(tmp_path)
+    add(history, *(f"{number} 天气" for number in range(3000)))
+    epoch = history.position("a").epoch
+    history.close()
+    file = tmp_path / "search.db"
+    old_index(file, {}, {1: (epoch, 3000)})
+    for _ in range(30):
+        history = in_file(tmp_path)
+        time.sleep(0.01)
+        history.close()
+    assert indexed(file) == {1: 3000}
+
+
+def test_index_without_its_rooms_is_left_to_the_searches(tmp_path: Path) -> None:
+    """An old index of a history that was replaced by an empty one does no harm."""
+    old_index(tmp_path / "search.db", {1 << 40 | 1: "ghost"}, {1: ("other", 9), 2: ("x", 3)})
+    history = in_file(tmp_path)
+    add(history, "天气")
+    assert search(history, "天气") == ["天气"]
+    assert search(history, "ghost") == []
     history.close()
 
 
