@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import apsw
 
+from fastchat.directory import create_private
 from fastchat.errors import SettingError
 
 __all__ = [
@@ -65,7 +66,9 @@ def open_to_write(
     sync_commits: bool,
     max_checked_bytes: int = 0,
 ) -> apsw.Connection:
-    """Open a file in WAL mode with the newest schema, and create it if it is missing.
+    """Open a file in WAL mode with the newest schema.
+
+    If the file is missing, it is created, for this user only.
 
     * `busy_timeout_ms`: a statement waits at most this long for locks of other connections.
     * `sync_commits`: whether each commit waits until the disk has it.
@@ -73,6 +76,7 @@ def open_to_write(
 
     Raises SettingError if the file cannot be used, and apsw.Error or OSError if the disk fails.
     """
+    create_private(file)
     connection = apsw.Connection(str(file))
     try:
         _prepare(connection, file, schema, busy_timeout_ms, max_checked_bytes)

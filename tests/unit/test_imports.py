@@ -15,8 +15,9 @@ MODULES = {
     for file in sorted(SOURCE.rglob("*.py"))
 }
 
-#: What every package can import: the wire's types, errors, log lines, counters, SQLite files.
-BASE = {"protocol", "errors", "logs", "metrics", "database"}
+#: What every package can import: the wire's types, errors, log lines, counters, SQLite files, and
+#: the data directory.
+BASE = {"protocol", "errors", "logs", "metrics", "database", "directory"}
 
 #: One row a package (or a module that stands alone): what else of fastchat it can import, from the
 #: top down. `hub` is the compiled hub's public module; `_fanout` imports nothing of fastchat.
@@ -57,7 +58,8 @@ LAYERS = {
     "metrics": {"errors"},
     "logs": {"protocol"},
     "protocol": {"errors"},
-    "database": {"errors"},
+    "database": {"directory", "errors"},
+    "directory": set(),
     "errors": set(),
 }
 

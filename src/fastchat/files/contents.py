@@ -41,7 +41,7 @@ class Contents:
 
         Raises FileExistsError if the temporary file exists.
         """
-        self._incoming.mkdir(parents=True, exist_ok=True)
+        self._incoming.mkdir(mode=0o700, exist_ok=True)
         while True:
             descriptor = os.open(self._temporary(number), _FLAGS, 0o600)
             try:
@@ -66,7 +66,7 @@ class Contents:
         If `sync` is true, the renaming is on the disk when the method returns.
         """
         path = self.path_of(id)
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
         os.rename(self._temporary(number), path)
         if sync:
             for folder in (path.parent, self._folder):

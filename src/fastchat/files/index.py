@@ -361,7 +361,7 @@ class Index:
         if self._db is None:
             # Only the server's user can read the folder: everybody who knows an id can read its
             # file.
-            self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._file.parent.mkdir(mode=0o700, exist_ok=True)
             # Otherwise, processes that start at the same time would each create the database.
             with _locked(self._file.parent):
                 self._db = open_to_write(

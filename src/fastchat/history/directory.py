@@ -9,6 +9,7 @@ from pathlib import Path
 import apsw
 
 from fastchat.database import open_to_write
+from fastchat.directory import make_private
 from fastchat.errors import SettingError
 from fastchat.history.checkpoints import WORTH_IT_BYTES
 from fastchat.history.schema import HISTORY
@@ -27,11 +28,12 @@ _BUSY_TIMEOUT_MS = 2000
 def lock(directory: Path) -> int:
     """Lock the directory for this process; return the descriptor that holds the lock.
 
-    The kernel releases the lock when the descriptor is closed or the process ends, even if the
-    process is killed. Raises SettingError if the directory cannot be used or is locked.
+    If the directory is missing, it is created, for this user only. The kernel releases the lock
+    when the descriptor is closed or the process ends, even if the process is killed. Raises
+    SettingError if the directory cannot be used or is locked.
     """
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_private(directory)
         descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise SettingError(f"--data {directory} cannot be used: {error.strerror}.") from None

@@ -28,6 +28,7 @@ from pathlib import Path
 import apsw
 
 from fastchat.database import select
+from fastchat.directory import create_private
 from fastchat.history.rows import OFFSET_BITS, OFFSET_MASK
 from fastchat.history.words import FOLDING, words_of
 
@@ -307,6 +308,10 @@ class SearchIndex:
 
 
 def _open_index(file: Path) -> apsw.Connection:
+    try:
+        create_private(file)
+    except OSError as error:
+        raise apsw.CantOpenError(f"{file} cannot be created: {error.strerror}") from None
     index = apsw.Connection(str(file))
     index.pragma("secure_delete", True)
     # A lost index is built again, so it is not worth a sync.

@@ -80,8 +80,8 @@ def export_file(directory: Path, room: str | None, file: Path) -> None:
     """Export a room, or all rooms (`None`), into `file`.
 
     The export is written beside `file` and then replaces it, so `file` is complete, or remains
-    as it was if the export fails. Raises SettingError if `export_rooms` raises it, or if `file`
-    cannot be written.
+    as it was if the export fails. Only this user can read the new file. Raises SettingError if
+    `export_rooms` raises it, or if `file` cannot be written.
     """
     # A pipe or a device cannot be replaced; it is written to directly.
     if file.exists() and not file.is_file():
@@ -90,13 +90,14 @@ def export_file(directory: Path, room: str | None, file: Path) -> None:
         return
     part = file.with_name(file.name + ".part")
     try:
-        with _writing(file), part.open("wb") as out:
+        with _writing(file), _created(part) as out:
             export_rooms(directory, room, out)
             out.flush()
             os.fsync(out.fileno())
             part.replace(file)
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
 
 
 def export_rooms(directory: Path, room: str | None, out: BinaryIO) -> None:
@@ -187,6 +188,13 @@ def _check_version(db: apsw.Connection, file: Path) -> None:
             f"--data: {file} was written by an older fastchat; run `fastchat serve` on the "
             "directory once, or export it with the older version."
         )
+
+
+def _created(part: Path) -> BinaryIO:
+    """Open a new file for this user only; one that an interrupted export has left is removed."""
+    part.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    return open(os.open(part, flags, 0o600), "wb")
 
 
 @contextlib.contextmanager

@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from fastchat.brokers.relay.server import Relay
+from fastchat.directory import is_open_to_others
 from fastchat.files.retention import Retention
 from fastchat.files.store import FileStore
 from fastchat.history import History
@@ -94,14 +96,23 @@ def open_history(settings: Settings) -> History:
     """Open the history that the settings ask for. Raises SettingError if it cannot be opened."""
     if settings.history == "memory":
         return MemoryHistory(max_messages=settings.history_max_messages, new_epoch=new_secret)
-    return SqliteHistory(
-        Path(settings.data),
+    directory = Path(settings.data)
+    history = SqliteHistory(
+        directory,
         max_messages=settings.history_max_messages,
         max_age_s=settings.history_max_age,
         sync_commits=settings.durability == "power-loss",
         new_epoch=new_secret,
         clock=_steady_clock(),
     )
+    if is_open_to_others(directory):
+        logger.warning(
+            "other users of this machine can enter %s, where the messages and files are; if they "
+            "should not, run: chmod go= %s",
+            directory,
+            shlex.quote(str(directory)),
+        )
+    return history
 
 
 def open_files(settings: Settings, metrics: Metrics) -> FileStore | None:

@@ -1,0 +1,147 @@
+"""The data directory: private files in it, and whether open files are still at their paths.
+
+Theory
+------
+A process can go on writing to a file that was removed, or whose directory was moved, replaced or
+unmounted. Every write succeeds, and the next start finds none of it. So before the server says
+that something is stored, it checks that each file that it has open is the file at its path.
+
+A `Watch` compares the inode of the open file with the inode at the path. Each file that is removed,
+renamed or replaced changes the modification time of its directory. So as long as the directory is
+the same and its time has not changed since the last comparison, one `stat` of the directory is
+enough. The time is trusted only after it is older than the steps of a file system's clock,
+because a second change within one step has the same time.
+
+A `Watch` cannot detect that the content of a file was overwritten in place, except that a database
+is empty afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from contextlib import suppress
+from pathlib import Path
+
+__all__ = ["Displaced", "Watch", "create_private", "is_open_to_others", "make_private"]
+
+#: FAT, the file system with the coarsest clock, counts modification times in steps of 2 s.
+_COARSEST_CLOCK_NS = 2_000_000_000
+_ADVICE = "put back what was there, or restart the server"
+
+
+def make_private(directory: Path) -> None:
+    """Create a directory and its missing parents, all of them for this user only.
+
+    Directories that exist stay as they are. Raises OSError.
+    """
+    if not directory.is_dir():
+        if not directory.parent.exists():
+            make_private(directory.parent)
+        directory.mkdir(mode=0o700, exist_ok=True)
+
+
+def create_private(file: Path) -> None:
+    """Create an empty file for this user only; a file that exists stays as it is.
+
+    The files that SQLite puts beside a database get the mode of the database. Raises OSError.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    with suppress(FileExistsError):
+        os.close(os.open(file, flags, 0o600))
+
+
+def is_open_to_others(directory: Path) -> bool:
+    """Whether the mode of a directory gives any right to its group or to other users.
+
+    It is False if the mode cannot be read.
+    """
+    try:
+        return bool(directory.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO))
+    except OSError:
+        return False
+
+
+class Displaced(Exception):
+    """An open file is not the file at its `path` any more, or that cannot be determined.
+
+    The message is a sentence without a full stop.
+    """
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"{path} {why}")
+        self.path = path
+
+
+class Watch:
+    """Whether the files that this process has open in `directory` are still at their paths.
+
+    They are the SQLite file `database`, which must be open in WAL mode, the two files that SQLite
+    has beside it, and `others`. Raises OSError if one of them cannot be looked up. Threads can
+    share a watch.
+    """
+
+    def __init__(self, directory: Path, database: Path, *others: Path) -> None:
+        self._directory = directory
+        self._database = database
+        self._open: list[tuple[Path, int]] = []
+        #: The directory's device, inode and time at the last comparison, or None if the next check
+        #: must compare.
+        self._seen: tuple[int, int, int] | None = None
+        real = database.resolve()  # SQLite's own files are beside the target of a symbolic link
+        files = [database, *(real.with_name(real.name + end) for end in ("-wal", "-shm")), *others]
+        try:
+            for file in files:
+                # A descriptor keeps the number of the inode from being used again. O_PATH opens no
+                # content, so closing it does not release SQLite's locks (fcntl(2), "Record locks").
+                self._open.append((file, os.open(file, os.O_PATH | os.O_CLOEXEC)))
+        except BaseException:
+            self.close()
+            raise
+        #: Elsewhere, a removed file would not change the time of `directory`.
+        self._all_inside = all(file.resolve().parent == directory.resolve() for file in files)
+
+    def close(self) -> None:
+        """Release the files. No method may be called afterwards."""
+        for _, descriptor in self._open:
+            os.close(descriptor)
+        self._open.clear()
+
+    def check(self) -> None:
+        """Raise Displaced if a file is not at its path. It usually costs one `stat`."""
+        if self._seen is None or self._identity() != self._seen:
+            self.compare()
+
+    def compare(self) -> None:
+        """Do what `check` does, but look at each file.
+
+        It also finds changes that leave the directory as it is: a file system that was mounted
+        over a file, and a database that was emptied.
+        """
+        self._seen = None
+        before = self._identity()
+        for path, descriptor in self._open:
+            opened = os.fstat(descriptor)
+            try:
+                found = os.stat(path)
+            except (FileNotFoundError, NotADirectoryError):
+                raise Displaced(path, f"is missing; {_ADVICE}") from None
+            except OSError as error:
+                raise Displaced(path, f"cannot be reached: {error.strerror}") from None
+            if not os.path.samestat(opened, found):
+                raise Displaced(path, f"was replaced by another file; {_ADVICE}")
+            if path == self._database and not found.st_size:
+                raise Displaced(path, "was emptied; stop the server and restore it from a copy")
+        _, _, changed_ns = before
+        if self._all_inside and changed_ns < time.time_ns() - _COARSEST_CLOCK_NS:
+            self._seen = before
+
+    def _identity(self) -> tuple[int, int, int]:
+        try:
+            found = os.stat(self._directory)
+        except OSError as error:
+            raise Displaced(
+                self._directory, f"cannot be reached ({error.strerror}); {_ADVICE}"
+            ) from None
+        return found.st_dev, found.st_ino, found.st_mtime_ns
