@@ -40,11 +40,18 @@ def lasting_port() -> int:
             return port
 
 
+def without_root() -> tuple[str, ...]:
+    """Arguments before a command that take root's right to ignore the modes of files from it."""
+    if os.geteuid():
+        return ()
+    return ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--")
+
+
 class Server:
     """`fastchat serve` as a child process, on a port of 127.0.0.1; 0 is any free port.
 
     `open_files` is its limit of descriptors (`ulimit -n`), and `stdin` a descriptor, such as a
-    terminal's.
+    terminal's. With `as_root` false, the modes of files apply to it even if the test runs as root.
     """
 
     def __init__(
@@ -53,9 +60,13 @@ class Server:
         port: int = 0,
         open_files: int | None = None,
         stdin: int | None = None,
+        *,
+        as_root: bool = True,
     ) -> None:
         command = [sys.executable, "-m", "fastchat", "serve", "--port", str(port or lasting_port())]
         command += arguments
+        if not as_root:
+            command = [*without_root(), *command]
         if open_files is not None:
             command = ["sh", "-c", f'ulimit -n {open_files}; exec "$@"', "sh", *command]
         self.process = subprocess.Popen(
@@ -124,10 +135,14 @@ class Server:
 
 @contextlib.contextmanager
 def running_server(
-    *arguments: str, port: int = 0, open_files: int | None = None, stdin: int | None = None
+    *arguments: str,
+    port: int = 0,
+    open_files: int | None = None,
+    stdin: int | None = None,
+    as_root: bool = True,
 ) -> Iterator[Server]:
     """A server during a `with` block; it is killed at the end if it still runs."""
-    server = Server(arguments, port, open_files, stdin)
+    server = Server(arguments, port, open_files, stdin, as_root=as_root)
     try:
         yield server
     finally:

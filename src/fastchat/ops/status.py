@@ -15,10 +15,10 @@ from typing import Any
 
 from fastchat.brokers.relay.records import AskStatus, Status, decode_from_relay
 from fastchat.brokers.relay.wire import (
-    SOCKET_NAME,
     BadRecord,
     RecordReader,
     bind_socket,
+    remove_socket,
     socket_path,
 )
 from fastchat.errors import FastchatError
@@ -157,7 +157,7 @@ class StatusServer:
         if self._server is None:
             return
         self._server.close()
-        (self._directory / SOCKET_NAME).unlink(missing_ok=True)
+        remove_socket(self._directory)
         for client in tuple(self.clients):
             client.drop()
 

@@ -68,11 +68,12 @@ async def _serve(settings: Settings, history: History, channel: Channel, workers
     await wait_first(orphaned.wait(), asked.wait())
     # If all processes are signalled at once, the workers stop first: they may still publish.
     await wait_first(orphaned.wait(), relay.deserted(), timeout_s=timings.workers_stop_s)
-    for task in tasks:
-        task.cancel()
-    if retention is not None:
-        retention.stop()
-    relay.close()
+    with contextlib.ExitStack() as ends:  # if one fails, the others still run
+        ends.callback(relay.close)
+        if retention is not None:
+            ends.callback(retention.stop)
+        for task in tasks:
+            task.cancel()
     return 0
 
 

@@ -102,10 +102,11 @@ class Standalone:
         """Do nothing: there is no supervisor and no relay to report to."""
 
     async def end(self) -> None:
-        if self._components.retention is not None:
-            self._components.retention.stop()
-        self._status.close()
-        await self._admin.close()
+        async with contextlib.AsyncExitStack() as ends:  # if one fails, the others still run
+            ends.push_async_callback(self._admin.close)
+            ends.callback(self._status.close)
+            if self._components.retention is not None:
+                ends.callback(self._components.retention.stop)
 
     def _why_not_ready(self) -> str | None:
         return "draining" if self._worker.draining else None

@@ -62,22 +62,20 @@ class Worker:
         """Serve until the worker is drained; returns the exit status."""
         loop = asyncio.get_running_loop()
         await mode.begin()
-        tasks = [
-            loop.create_task(self._sweep_forever(mode)),
-            loop.create_task(watch_lag(self._components.metrics.loop_lag_s)),
-        ]
-        try:
+        async with contextlib.AsyncExitStack() as ends:  # if one fails, the others still run
+            if self._components.files is not None:
+                ends.callback(self._components.files.close)
+            ends.callback(self._components.hub.abort)
+            ends.push_async_callback(mode.end)
+            for task in (
+                loop.create_task(self._sweep_forever(mode)),
+                loop.create_task(watch_lag(self._components.metrics.loop_lag_s)),
+            ):
+                ends.callback(task.cancel)
             await self._server.serve()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._drain_s):
                     await self._sessions.ended()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await mode.end()
-            self._components.hub.abort()
-            if self._components.files is not None:
-                self._components.files.close()
         logger.info("stopped; %s", self._tally())
         return 0
 

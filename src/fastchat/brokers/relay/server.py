@@ -13,14 +13,12 @@ the name of a user in the second.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
-import os
 from pathlib import Path
 
 from fastchat.brokers.relay.peer import Peer
 from fastchat.brokers.relay.records import Status
-from fastchat.brokers.relay.wire import SOCKET_NAME, bind_socket
+from fastchat.brokers.relay.wire import bind_socket, remove_socket
 from fastchat.limits.connections import ConnectionCount
 from fastchat.metrics import Metrics
 from fastchat.rooms.rooms import Rooms
@@ -82,8 +80,7 @@ class Relay:
     def close(self) -> None:
         """Store what was published, remove the socket and disconnect from all workers."""
         self.rooms.commit()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._directory / SOCKET_NAME)
+        remove_socket(self._directory)
         if self._server is not None:
             self._server.close()
         for peer in tuple(self._peers):

@@ -15,6 +15,7 @@ to clients without decoding it. `fastchat.brokers.relay.records` has the layout 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import struct
@@ -34,8 +35,11 @@ __all__ = [
     "bind_socket",
     "pack",
     "reachable",
+    "remove_socket",
     "socket_path",
 ]
+
+logger = logging.getLogger("fastchat.relay")
 
 #: The version of the protocol. A relay refuses a worker of another version, for example one that
 #: still runs after an upgrade of the server.
@@ -203,3 +207,18 @@ def bind_socket(directory: Path) -> socket.socket:
         os.umask(before)
     bound.setblocking(False)
     return bound
+
+
+def remove_socket(directory: Path) -> None:
+    """Remove the socket of a process that stops. If that fails, log why.
+
+    A socket that stays does no harm: `bind_socket` replaces it.
+    """
+    try:
+        (directory / SOCKET_NAME).unlink(missing_ok=True)
+    except OSError as error:
+        logger.warning(
+            "%s cannot be removed, and the next server will replace it: %s",
+            directory / SOCKET_NAME,
+            error.strerror,
+        )
