@@ -4,6 +4,7 @@
     ├── SettingError     the operator's fault: one sentence at the command line, exit status 2
     ├── CommandError     the client's fault: answered with an `error` event
     ├── Violation        the client's fault: the connection is closed with a close code
+    ├── OutputError      standard output cannot be written to: one sentence, exit status 1
     ├── HistoryError     the disk's fault: clients that publish or read get `unavailable`
     └── FilesError       the disk's fault: clients that share or download a file get 503
 
@@ -23,6 +24,7 @@ __all__ = [
     "FastchatError",
     "FilesError",
     "HistoryError",
+    "OutputError",
     "SettingError",
     "Violation",
 ]
@@ -128,6 +130,10 @@ class FastchatError(Exception):
 
 class SettingError(FastchatError):
     """A setting is wrong. The message names the setting and says how to fix it."""
+
+
+class OutputError(FastchatError):
+    """Standard output is closed or cannot be written to. The message is a sentence."""
 
 
 class CommandError(FastchatError):

@@ -2,7 +2,7 @@
 
 Clients choose parts of what is logged: names, paths, headers. So a line escapes characters that
 could end it or steer a terminal, its length is bounded, and events that repeat are counted
-instead of logged one by one.
+instead of logged one by one. Logging never waits for the reader of the log (`log_writer`).
 """
 
 from __future__ import annotations
@@ -10,15 +10,25 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import IO
+from typing import IO, Any
 
 import orjson
 
+from fastchat.log_writer import FLUSH_S, LogWriter
 from fastchat.protocol import timestamp_of
 
-__all__ = ["log_repeated", "set_up_logging"]
+__all__ = [
+    "dropped_lines",
+    "flush_log",
+    "formatted",
+    "log_failure",
+    "log_repeated",
+    "log_uncaught_exceptions",
+    "set_up_logging",
+]
 
 #: Longer lines are cut, so that a client cannot fill the disk by being refused. A traceback means a
 #: fault of ours and can be longer; its last part is logged, because the end says what happened.
@@ -30,6 +40,7 @@ BURST, WINDOW_S = 20, 10.0
 MAX_KINDS = 256
 #: Characters of the first event that the line about its repetitions quotes.
 SAMPLE_CHARS = 150
+STANDARD_ERROR = 2
 
 # C0, DEL, C1, line and paragraph separators, zero-width characters and bidirectional controls:
 # characters that could end a line, or make a terminal show something other than the text.
@@ -110,7 +121,7 @@ class _Kind:
             "%s (and %s more like this in %.0f s)",
             (self.sample, f"{more:,}", WINDOW_S),
         )
-        return logging.LogRecord(self.name, self.level, "", 0, text, arguments, None)
+        return _record(self.name, self.level, text, arguments)
 
 
 class _Repetitions:
@@ -155,29 +166,72 @@ class _Repetitions:
         return kind
 
 
-class _Handler(logging.StreamHandler[IO[str]]):
-    def __init__(self, stream: IO[str], clock: Callable[[], float]) -> None:
-        super().__init__(stream)
+class _Handler(logging.Handler):
+    """Formats records, and passes the lines to `writer`, or to `stream` if there is one."""
+
+    def __init__(
+        self, formatter: logging.Formatter, stream: IO[str] | None, clock: Callable[[], float]
+    ) -> None:
+        super().__init__()
+        self.setFormatter(formatter)
+        self.writer = None if stream is not None else LogWriter(STANDARD_ERROR, self._lost)
+        self._stream = stream
         self._repetitions = _Repetitions(clock)
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             for passed in self._repetitions.pass_on(record):
-                super().emit(passed)
+                self._write(passed)
         except Exception:  # a template with wrong arguments; logging.Handler.emit does the same
             self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 logging's name
+        if logging.raiseExceptions:
+            text, arguments = "a line could not be logged: %.150r", (record.msg,)
+            self._write(_record(__name__, logging.ERROR, text, arguments, sys.exc_info()))
 
     def log_repeated(self, *, all: bool = False) -> None:
         self.acquire()
         try:
             for record in self._repetitions.expire(all=all):
-                super().emit(record)
+                self._write(record)
         finally:
             self.release()
 
+    def write_sentence(self, sentence: str) -> None:
+        record = _record("fastchat", logging.ERROR, "%s", (sentence,))
+        is_json = isinstance(self.formatter, _JsonFormatter)
+        self._write_line(self.format(record) if is_json else f"fastchat: {sentence}")
+
     def close(self) -> None:
         self.log_repeated(all=True)
+        if self.writer is not None:
+            self.writer.close()
         super().close()
+
+    def _write(self, record: logging.LogRecord) -> None:
+        self._write_line(self.format(record))
+
+    def _write_line(self, line: str) -> None:
+        if self.writer is not None:
+            self.writer.write(line.encode("utf-8", "backslashreplace") + b"\n")
+        elif self._stream is not None:
+            self._stream.write(line + "\n")
+
+    def _lost(self, lines: int) -> bytes:
+        text = "%s log lines were dropped here, because standard error did not take them"
+        record = _record(__name__, logging.WARNING, text, (f"{lines:,}",))
+        return self.format(record).encode() + b"\n"
+
+
+def _record(
+    logger: str, level: int, text: str, arguments: tuple[Any, ...] = (), exception: Any = None
+) -> logging.LogRecord:
+    return logging.LogRecord(logger, level, "", 0, text, arguments, exception)
+
+
+def _formatter(format: str) -> logging.Formatter:
+    return _JsonFormatter() if format == "json" else _TextFormatter()
 
 
 def set_up_logging(
@@ -186,19 +240,67 @@ def set_up_logging(
     stream: IO[str] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Log everything of `level` and above to `stream` (default: standard error).
+    """Log everything of `level` and above to standard error, or to `stream` if it is given.
+
+    Lines to standard error are written by a thread, and the caller never waits. If standard error
+    does not take them, lines are dropped and counted (`dropped_lines`). The last lines are written
+    when the process ends; call `flush_log` before `os._exit`.
 
     Events that repeat are counted; call `log_repeated` once a second. Replaces the handlers of
     the root logger.
     """
-    handler = _Handler(stream or sys.stderr, clock)
-    handler.setFormatter(_JsonFormatter() if format == "json" else _TextFormatter())
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    for handler in _handlers():
+        handler.close()
+    root.handlers[:] = [_Handler(_formatter(format), stream, clock)]
     root.setLevel(level.upper())
     # Below WARNING, uvicorn and asyncio log single requests and clients.
     for name in ("uvicorn.error", "asyncio"):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+
+
+def log_uncaught_exceptions() -> None:
+    """Log what Python would print to standard error, for the rest of the process.
+
+    That is an exception that ends the process or a thread, one that nobody can catch, and a
+    warning. So each line has the log's format, and printing cannot block.
+    """
+    logger = logging.getLogger("fastchat")
+
+    def on_exception(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        if not issubclass(kind, KeyboardInterrupt):
+            logger.critical("internal error; the process ends", exc_info=(kind, error, trace))
+
+    def in_thread(happened: threading.ExceptHookArgs) -> None:
+        if happened.exc_type is not SystemExit and happened.exc_value is not None:
+            exception = (happened.exc_type, happened.exc_value, happened.exc_traceback)
+            name = "?" if happened.thread is None else happened.thread.name
+            logger.error("internal error; the thread %r ends", name, exc_info=exception)
+
+    def unraisable(happened: sys.UnraisableHookArgs) -> None:
+        error = happened.exc_value
+        exception = None if error is None else (type(error), error, happened.exc_traceback)
+        why = happened.err_msg or "exception ignored in"
+        logger.error("internal error; %s: %.200r", why, happened.object, exc_info=exception)
+
+    sys.excepthook = on_exception
+    threading.excepthook = in_thread
+    sys.unraisablehook = unraisable
+    logging.captureWarnings(True)
+
+
+def formatted(text: str, *, format: str, level: int = logging.INFO) -> str:
+    """Return a line with `text` as an event of the logger `fastchat`, without a line feed."""
+    return _formatter(format).format(_record("fastchat", level, text))
+
+
+def log_failure(sentence: str) -> None:
+    """Write the sentence with which a server ends: an event in a log of JSON, else only the text.
+
+    It follows the lines that were logged before, and is never left out because of the level.
+    """
+    for handler in _handlers():
+        handler.write_sentence(sentence)
 
 
 def log_repeated() -> None:
@@ -206,6 +308,21 @@ def log_repeated() -> None:
 
     Without this call, the next line that is logged or the end of the process does it.
     """
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, _Handler):
-            handler.log_repeated()
+    for handler in _handlers():
+        handler.log_repeated()
+
+
+def flush_log(within_s: float = FLUSH_S) -> None:
+    """Wait until the lines that were logged are written, at most for `within_s` seconds."""
+    for handler in _handlers():
+        if handler.writer is not None:
+            handler.writer.flush(within_s)
+
+
+def dropped_lines() -> int:
+    """The number of log lines of this process that standard error did not take."""
+    return sum(each.writer.dropped for each in _handlers() if each.writer is not None)
+
+
+def _handlers() -> list[_Handler]:
+    return [each for each in logging.getLogger().handlers if isinstance(each, _Handler)]

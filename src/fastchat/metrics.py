@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastchat.errors import CloseCode
+from fastchat.logs import dropped_lines
 
 __all__ = ["BOUNDS_S", "Histogram", "Metrics", "quantile", "since", "watch_lag", "with_usage"]
 
@@ -96,6 +97,7 @@ class Metrics:
             "file_refusals": self.file_refusals,
             "full_disk_refusals_total": self.full_disk_refusals_total,
             "deleted_files_total": self.deleted_files_total,
+            "dropped_log_lines_total": dropped_lines(),
             **gauges,
         }
         if self.kept_files is not None:

@@ -15,9 +15,9 @@ MODULES = {
     for file in sorted(SOURCE.rglob("*.py"))
 }
 
-#: What every package can import: the wire's types, errors, log lines, counters, SQLite files, and
-#: the data directory.
-BASE = {"protocol", "errors", "logs", "metrics", "database", "directory"}
+#: What every package can import: the wire's types, errors, log lines, counters, SQLite files, the
+#: data directory, and the standard streams.
+BASE = {"protocol", "errors", "logs", "metrics", "database", "directory", "streams"}
 
 #: One row a package (or a module that stands alone): what else of fastchat it can import, from the
 #: top down. `hub` is the compiled hub's public module; `_fanout` imports nothing of fastchat.
@@ -55,8 +55,10 @@ LAYERS = {
     "_fanout": set(),
     "_version": set(),
     # The base, from the top down.
-    "metrics": {"errors"},
-    "logs": {"protocol"},
+    "metrics": {"errors", "logs"},
+    "logs": {"protocol", "log_writer"},
+    "log_writer": {"streams"},
+    "streams": {"errors"},
     "protocol": {"errors"},
     "database": {"directory", "errors"},
     "directory": set(),

@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import json
 import logging
+import sys
+import threading
+import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -15,7 +18,10 @@ from fastchat.logs import (
     MAX_LINE_BYTES,
     MAX_TRACEBACK_BYTES,
     WINDOW_S,
+    formatted,
+    log_failure,
     log_repeated,
+    log_uncaught_exceptions,
     set_up_logging,
 )
 
@@ -267,3 +273,85 @@ def test_wrong_template_costs_only_its_line(
         logging.getLogger("a").info("%d", "no number")
     logging.getLogger("a").info("fine")
     assert messages(stream) == ["fine"]
+
+
+def test_wrong_template_is_logged_with_its_traceback(stream: io.StringIO) -> None:
+    """A logging call with a wrong template is logged as a fault, in the log's format."""
+    # Not through a logger: pytest's own handler would raise.
+    record = logging.LogRecord("a", logging.INFO, "", 0, "%d", ("no number",), None)
+    logging.getLogger().handlers[0].handle(record)
+    (line,) = stream.getvalue().splitlines()
+    assert "a line could not be logged: '%d' | Traceback" in line
+    assert is_harmless(line)
+
+
+# What else goes to the log
+
+
+@pytest.mark.parametrize("level", ["info", "error"])
+def test_sentence_at_the_end_follows_the_format(level: str) -> None:
+    """The sentence with which a server ends is plain text, or an event of a log of JSON, whatever
+    the level is."""
+    stream = io.StringIO()
+    set_up_logging(level, "text", stream)
+    log_failure("--data x is in use.")
+    assert stream.getvalue() == "fastchat: --data x is in use.\n"
+    stream = io.StringIO()
+    set_up_logging(level, "json", stream)
+    log_failure("--data \udcff is in use.")
+    event = json.loads(stream.getvalue())
+    assert (event["level"], event["message"]) == ("error", "--data \\udcff is in use.")
+
+
+def test_line_is_formatted_as_an_event() -> None:
+    """A line that is printed elsewhere has the fields of an event."""
+    event = json.loads(formatted("fastchat is at http://127.0.0.1:8080", format="json"))
+    assert list(event) == ["time", "level", "logger", "message"]
+    assert event["message"] == "fastchat is at http://127.0.0.1:8080"
+
+
+@pytest.fixture
+def _hooks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Set the hooks for uncaught exceptions, and restore them."""
+    for owner, hook in ((sys, "excepthook"), (threading, "excepthook"), (sys, "unraisablehook")):
+        monkeypatch.setattr(owner, hook, getattr(owner, hook))
+    log_uncaught_exceptions()
+    yield
+    logging.captureWarnings(False)
+
+
+@pytest.mark.usefixtures("_hooks")
+def test_uncaught_exceptions_are_logged(stream: io.StringIO) -> None:
+    """An exception that ends the process or a thread, or that is ignored, is one line."""
+
+    def fail() -> None:
+        raise ValueError("in a thread")
+
+    class Failing:
+        def __del__(self) -> None:
+            raise ValueError("in a finalizer")
+
+    try:
+        raise ValueError("in the process")
+    except ValueError as error:
+        sys.excepthook(ValueError, error, error.__traceback__)
+    thread = threading.Thread(target=fail, name="worker")
+    thread.start()
+    thread.join()
+    Failing()
+    lines = stream.getvalue().splitlines()
+    for line, words in zip(lines, ("process ends", "'worker' ends", "ignored in"), strict=True):
+        assert words in line
+        assert "ValueError: in " in line
+        assert is_harmless(line)
+
+
+@pytest.mark.usefixtures("_hooks")
+def test_warnings_are_logged(stream: io.StringIO) -> None:
+    """A warning of a library is an event of the log."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(True)  # after `catch_warnings`, which has replaced the function
+        warnings.warn("this is old", DeprecationWarning, stacklevel=1)
+        logging.captureWarnings(False)
+    assert "this is old" in stream.getvalue()

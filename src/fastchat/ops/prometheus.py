@@ -164,6 +164,12 @@ SERIES = (
         "Shared files deleted because no message links to them.",
     ),
     Series(
+        "fastchat_dropped_log_lines_total",
+        "counter",
+        "dropped_log_lines_total",
+        "Log lines that were dropped because standard error did not take them.",
+    ),
+    Series(
         "fastchat_commit_seconds", "histogram", "commit_s", "Duration of an append to the history."
     ),
     Series(

@@ -17,9 +17,10 @@ import sys
 from collections.abc import Sequence
 
 from fastchat.errors import SettingError
-from fastchat.logs import set_up_logging
+from fastchat.logs import log_uncaught_exceptions, set_up_logging
 from fastchat.process.channel import Channel
 from fastchat.settings import Settings
+from fastchat.streams import keep_open
 
 __all__ = ["main"]
 
@@ -28,6 +29,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the process until the supervisor ends it; returns the exit status."""
+    keep_open()
     chosen = _parser().parse_args(arguments)
     _wake_when_orphaned()
     # Ctrl+C is for the supervisor. If SIGINT is sent to all processes at once, the relay must
@@ -42,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     settings = Settings(**first["settings"])
     set_up_logging(settings.log_level, settings.log_format)
+    log_uncaught_exceptions()
     try:
         return _run(chosen, settings, channel, first["workers"])
     except SettingError as error:

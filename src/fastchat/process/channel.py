@@ -26,10 +26,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from fastchat.logs import flush_log
+
 __all__ = ["Channel"]
 
 #: A child has this long to end by itself once its supervisor is gone.
 END_S = 0.8
+#: The part of it in which the last lines of the log are written.
+_LOG_S = 0.1
 
 
 class Channel:
@@ -78,5 +82,6 @@ class Channel:
             if self._on_lost is not None:
                 with contextlib.suppress(RuntimeError):  # the loop has ended already
                     self._on_lost()
-        time.sleep(END_S)
+        time.sleep(END_S - _LOG_S)
+        flush_log(_LOG_S)
         os._exit(1)

@@ -9,13 +9,13 @@ import logging
 import os
 import signal
 import socket
-import sys
 from pathlib import Path
 from typing import Any
 
 import uvloop
 
 from fastchat.history import History
+from fastchat.logs import flush_log
 from fastchat.ops.admin import MAX_CONNECTIONS, Admin
 from fastchat.ops.status import StatusServer
 from fastchat.process.announcing import announce
@@ -119,5 +119,5 @@ class Standalone:
 
 
 def _end_at_once() -> None:
-    sys.stderr.flush()
+    flush_log()
     os._exit(1)

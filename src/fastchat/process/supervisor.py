@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fastchat.errors import FastchatError, SettingError
+from fastchat.logs import dropped_lines
 from fastchat.ops import status
 from fastchat.ops.admin import Admin
 from fastchat.process.announcing import announce
@@ -130,7 +131,9 @@ class Supervisor:
         return None
 
     async def _parts(self) -> Mapping[str, Mapping[str, Any]]:
-        known: dict[str, dict[str, Any]] = {"supervisor": {"up": 1, "pid": os.getpid()}}
+        known: dict[str, dict[str, Any]] = {
+            "supervisor": {"up": 1, "pid": os.getpid(), "dropped_log_lines_total": dropped_lines()}
+        }
         for role in (self._relay, *self._workers):
             part: dict[str, Any] = {"up": 0, "restarts": max(0, role.starts - 1)}
             if role.child is not None and role.child.is_serving:
