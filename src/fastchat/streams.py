@@ -23,6 +23,7 @@ __all__ = [
     "keep_open",
     "open_output",
     "output",
+    "print_error",
     "write_some",
     "writing",
 ]
@@ -100,8 +101,13 @@ def discard_output() -> None:
 
 def complain(sentence: str) -> None:
     """Print a sentence to standard error. If that cannot be written to, the sentence is lost."""
+    print_error(f"fastchat: {sentence}")
+
+
+def print_error(text: str) -> None:
+    """Print lines to standard error. If that cannot be written to, the lines are lost."""
     try:
-        print(f"fastchat: {sentence}", file=sys.stderr, flush=True)
+        print(text, file=sys.stderr, flush=True)
     except (OSError, ValueError):
         _discard(sys.stderr)
 

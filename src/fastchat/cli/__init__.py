@@ -16,14 +16,14 @@ from typing import Any
 
 from fastchat import __version__
 from fastchat.cli import status, tail
-from fastchat.errors import CommandError, HistoryError, SettingError
+from fastchat.errors import CommandError, FastchatError, OutputError, SettingError
 from fastchat.history import transfer
-from fastchat.logs import set_up_logging
-from fastchat.ops.status import NotAnswering
+from fastchat.logs import log_failure, log_uncaught_exceptions, set_up_logging
 from fastchat.process import standalone, supervisor
 from fastchat.protocol import DEFAULT_HISTORY, MAX_HISTORY
 from fastchat.protocol.names import DEFAULT_ROOM, check_room, check_username
 from fastchat.settings import Settings, flag_of, is_list, is_switch, load_settings
+from fastchat.streams import complain, discard_output, flush_output, keep_open, output
 
 __all__ = ["main"]
 
@@ -36,33 +36,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     `arguments` are those of the process if it is None. Status 2 means that an argument or a setting
     is wrong, status 1 that the command failed. In both cases, standard error has one sentence about
-    the error. Status 130 means that the user pressed Ctrl+C.
+    the error. Status 130 means that the user pressed Ctrl+C. If the reader of standard output has
+    ended, as in `export | head`, the command ends with status 0.
     """
-    chosen = vars(_parser().parse_args(arguments))
-    run = chosen.pop("run")
+    keep_open()
     try:
+        chosen = _parsed(arguments)
+        run = chosen.pop("run")
         ended: int = run(chosen)
-    except SettingError as error:
-        return _say(error, 2)
-    except (HistoryError, tail.Refused, NotAnswering) as error:
-        return _say(error, 1)
+    except FastchatError as error:
+        complain(str(error))
+        if isinstance(error, OutputError):
+            discard_output()
+        return _status_of(error)
     except BrokenPipeError:
-        return _end_quietly()
+        discard_output()
+        return 0
     except KeyboardInterrupt:
         return INTERRUPTED
     return ended
 
 
-def _say(error: Exception, status: int) -> int:
-    print(f"fastchat: {error}", file=sys.stderr)
-    return status
+def _parsed(arguments: Sequence[str] | None) -> dict[str, Any]:
+    try:
+        return vars(_parser().parse_args(arguments))
+    except SystemExit:
+        flush_output()  # of --help or --version, as long as an error can be reported
+        raise
 
 
-def _end_quietly() -> int:
-    """Return success after the reader of standard output has ended, as in `export | head`."""
-    # Python flushes standard output at its end, and would print an error about the closed pipe.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+def _status_of(error: FastchatError) -> int:
+    return 2 if isinstance(error, SettingError) else 1
 
 
 # The commands
@@ -71,7 +75,12 @@ def _end_quietly() -> int:
 def _serve(chosen: dict[str, Any]) -> int:
     settings = _settings(chosen)
     set_up_logging(settings.log_level, settings.log_format)
-    return standalone.run(settings) if settings.workers == 1 else supervisor.run(settings)
+    log_uncaught_exceptions()
+    try:
+        return standalone.run(settings) if settings.workers == 1 else supervisor.run(settings)
+    except FastchatError as error:
+        log_failure(str(error))
+        return _status_of(error)
 
 
 def _status(chosen: dict[str, Any]) -> int:
@@ -98,24 +107,20 @@ def _token(chosen: dict[str, Any]) -> int:
         audience=settings.jwt_audience,
         issuer=settings.jwt_issuer,
     )
-    print(token)
+    with output() as out:
+        print(token, file=out)
     return 0
 
 
 def _export(chosen: dict[str, Any]) -> int:
     directory = Path(_settings(chosen).data)
     room = _checked_room(chosen)
-    output = chosen.get("output")
-    if output is not None:
-        transfer.export_file(directory, room, output)
+    file = chosen.get("output")
+    if file is not None:
+        transfer.export_file(directory, room, file)
         return 0
-    try:
-        transfer.export_rooms(directory, room, sys.stdout.buffer)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise SettingError(f"standard output cannot be written to: {error.strerror}.") from None
+    with output() as out:
+        transfer.export_rooms(directory, room, out.buffer)
     return 0
 
 
@@ -123,6 +128,8 @@ def _import(chosen: dict[str, Any]) -> int:
     directory = Path(_settings(chosen).data)
     room = _checked_room(chosen) or DEFAULT_ROOM
     name = chosen.get("file", "-")
+    if name == "-" and sys.stdin is None:
+        raise SettingError("standard input is closed; name the file to import.")
     try:
         lines = sys.stdin.buffer if name == "-" else open(name, "rb")  # noqa: SIM115 closed below
     except OSError as error:
@@ -131,10 +138,17 @@ def _import(chosen: dict[str, Any]) -> int:
         imported = transfer.import_rooms(
             directory, lines, "standard input" if name == "-" else name, room
         )
-    print(
+    report = (
         f"imported {_counted(imported.publications, 'publication')} "
         f"in {_counted(imported.rooms, 'room')} into {directory}"
     )
+    try:
+        with output() as out:
+            print(report, file=out)
+    except (OutputError, BrokenPipeError):
+        # The import has succeeded, and a second one would be refused.
+        discard_output()
+        complain(report)
     return 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ import orjson
 
 from fastchat.metrics import quantile, since, with_usage
 from fastchat.ops.status import ask
+from fastchat.streams import output
 
 __all__ = ["run", "table"]
 
@@ -34,15 +34,17 @@ def run(
 
     With `json`, the counters of each process are printed. Otherwise the server is asked twice,
     `interval_s` seconds apart, and a table shows the rates. Raises NotAnswering if no server runs
-    there, or if it does not answer within `timeout_s` seconds.
+    there, or if it does not answer within `timeout_s` seconds, and OutputError if the status
+    cannot be printed.
     """
     if json:
         parts = asyncio.run(ask(directory, timeout_s))
-        sys.stdout.write(orjson.dumps({"parts": with_usage(parts)}).decode() + "\n")
+        text = orjson.dumps({"parts": with_usage(parts)}).decode() + "\n"
     else:
         earlier, later, seconds = asyncio.run(_ask_twice(directory, timeout_s, interval_s))
-        sys.stdout.write(table(earlier, later, seconds))
-    sys.stdout.flush()
+        text = table(earlier, later, seconds)
+    with output() as out:
+        out.write(text)
     return 0
 
 

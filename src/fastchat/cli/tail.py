@@ -26,6 +26,7 @@ from fastchat.cli.terminal import JsonScreen, Screen, has_color, has_lines, line
 from fastchat.client.link import Refused
 from fastchat.client.room import RoomClient, TokenNeeded
 from fastchat.errors import SettingError
+from fastchat.streams import complain, open_output
 
 __all__ = ["Options", "Refused", "check_token", "read_token", "run", "websocket_address"]
 
@@ -55,15 +56,17 @@ def run(options: Options) -> int:
     """Follow a room until Ctrl+C, or until standard input has ended and each line is confirmed.
 
     Returns the exit status, which is 1 if a line could not be sent. Raises Refused if the server
-    would refuse another attempt, and BrokenPipeError if the reader of standard output has ended.
-    If that reader pauses, the client pauses as well, and recovers later.
+    would refuse another attempt, OutputError if standard output cannot be written to, and
+    BrokenPipeError if its reader has ended. If that reader pauses, the client pauses as well, and
+    recovers later.
     """
     file = options.token_file
+    out = open_output()
     client = RoomClient(
         websocket_address(options.address),
         options.room,
-        JsonScreen(sys.stdout) if options.json else Screen(sys.stdout, color=has_color()),
-        notice=_notice,
+        JsonScreen(out) if options.json else Screen(out, color=has_color(out)),
+        notice=complain,
         username=options.username,
         history=options.history,
         token=options.token,
@@ -77,7 +80,7 @@ def run(options: Options) -> int:
             "The server requires a token: give --token-file FILE or set FASTCHAT_TOKEN."
         ) from None
     if client.has_unconfirmed:
-        _notice("the server has not confirmed the last line; it may not have been sent")
+        complain("the server has not confirmed the last line; it may not have been sent")
     return 1 if client.has_unconfirmed or client.refused_lines else 0
 
 
@@ -110,10 +113,6 @@ async def _say_all(client: RoomClient, lines: AsyncIterator[bytes], *, may_share
             text = await client.share(Path(text.removeprefix(SHARE).strip()))
         if text:
             await client.say(text)
-
-
-def _notice(text: str) -> None:
-    print(f"fastchat: {text}", file=sys.stderr, flush=True)
 
 
 def _renewal(file: Path) -> Callable[[str], str]:

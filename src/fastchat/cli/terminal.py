@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import os
 import stat
-import sys
 from collections.abc import AsyncIterator
 from datetime import date, datetime
 from typing import Any, TextIO
@@ -15,6 +13,7 @@ import orjson
 
 from fastchat.client.text import escape_json, safe
 from fastchat.protocol import Kind
+from fastchat.streams import writing
 
 __all__ = ["JsonScreen", "Screen", "has_color", "has_lines", "lines_of"]
 
@@ -74,21 +73,23 @@ async def _read(descriptor: int) -> bytes:
 _INDENT = "\n" + 9 * " "
 
 
-def has_color() -> bool:
+def has_color(out: TextIO) -> bool:
     environment = os.environ
     return (
-        sys.stdout.isatty()
+        out.isatty()
         and not environment.get("NO_COLOR")  # https://no-color.org
         and environment.get("TERM") != "dumb"
     )
 
 
 class Screen:
-    """Shows a room to a person: one line for each event, which starts with the event's time."""
+    """Shows a room to a person: one line for each event, which starts with the event's time.
+
+    Each method raises OutputError if `out` cannot be written to, and BrokenPipeError if its reader
+    has ended.
+    """
 
     def __init__(self, out: TextIO, *, color: bool) -> None:
-        if isinstance(out, io.TextIOWrapper):
-            out.reconfigure(errors="backslashreplace")
         self._out = out
         self._color = color
         self._day = date.today()
@@ -113,7 +114,8 @@ class Screen:
         self._print(event, safe(event["text"]), dim=True)
 
     def flush(self) -> None:
-        self._out.flush()
+        with writing():
+            self._out.flush()
 
     def _print(self, event: dict[str, Any], text: str, *, dim: bool = False) -> None:
         time = datetime.fromisoformat(event["timestamp"]).astimezone()
@@ -123,7 +125,8 @@ class Screen:
         self._write(f"{time:%H:%M:%S} {text}", dim=dim)
 
     def _write(self, line: str, *, dim: bool) -> None:
-        self._out.write(f"\x1b[2m{line}\x1b[22m\n" if dim and self._color else f"{line}\n")
+        with writing():
+            self._out.write(f"\x1b[2m{line}\x1b[22m\n" if dim and self._color else f"{line}\n")
 
 
 class JsonScreen(Screen):
@@ -133,6 +136,6 @@ class JsonScreen(Screen):
         super().__init__(out, color=False)
 
     def publication(self, event: dict[str, Any]) -> None:
-        self._out.write(escape_json(orjson.dumps(event).decode()) + "\n")
+        self._write(escape_json(orjson.dumps(event).decode()), dim=False)
 
     presence = publication

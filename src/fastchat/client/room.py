@@ -138,7 +138,7 @@ class RoomClient:
     async def stay(self) -> None:
         """Join the room, and join it again after each lost connection.
 
-        It ends only by an exception: Refused, or BrokenPipeError of the view.
+        It ends only by an exception: Refused, or OutputError or BrokenPipeError of the view.
         """
         while True:
             try:
