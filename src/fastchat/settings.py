@@ -3,17 +3,23 @@
 `Settings` is a frozen dataclass, which is validated once. The metadata of its fields define the
 flag (`--max-lag-bytes`), the variable (`FASTCHAT_MAX_LAG_BYTES`) and the key of the TOML file
 (`max-lag-bytes`).
+
+An error names a setting as its source does: `--port`, `FASTCHAT_PORT`, or `--config FILE: port`. A
+value that a higher source overrides is not read, and a command reads only its own settings.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
+import json
 import math
 import os
+import re
 import tomllib
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +28,30 @@ from fastchat.web.headers import page_headers
 from fastchat.web.origins import ANY_ORIGIN, parse_origin
 from fastchat.web.proxies import parse_network
 
-__all__ = ["Settings", "flag_of", "is_list", "is_switch", "load_settings"]
+__all__ = [
+    "Settings",
+    "did_you_mean",
+    "flag_of",
+    "ignored_variables",
+    "is_list",
+    "is_switch",
+    "load_settings",
+]
 
 MAX_WORKERS = 256
 #: The value that asks the server to choose, where a setting allows it.
 AUTO = "auto"
 #: A container's CPU quota and period in µs (the kernel's cgroup-v2.rst, "cpu.max").
 _CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+#: Variables that Kubernetes sets for each service in a namespace (the Kubernetes documentation,
+#: "Service", "Environment variables"). For a service `fastchat`, FASTCHAT_PORT is the address of
+#: the service, and for `fastchat-admin` FASTCHAT_ADMIN_PORT is.
+_SERVICE_ADDRESS = re.compile(r"(?:tcp|udp|sctp)://\S+")
+_SERVICE_VARIABLE = re.compile(
+    r"FASTCHAT(?:_\w+)?_(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_\w+)?)?)"
+)
+#: Variables of this package that are no settings.
+_OTHER_VARIABLES = frozenset({"FASTCHAT_TOKEN", "FASTCHAT_DEBUG", "FASTCHAT_TIMEOUT_UNIT"})
 
 
 def _usable_cpus() -> int:
@@ -48,8 +71,16 @@ def _setting(
     high: float | None = None,
     choices: tuple[str, ...] = (),
     auto: Callable[[], int] | None = None,
+    path: bool = False,
 ) -> Any:
-    metadata = {"help": help, "low": low, "high": high, "choices": choices, "auto": auto}
+    metadata = {
+        "help": help,
+        "low": low,
+        "high": high,
+        "choices": choices,
+        "auto": auto,
+        "path": path,
+    }
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -65,8 +96,10 @@ class Settings:
     """The settings of `fastchat serve`. Sizes are in bytes, times in seconds.
 
     Raises SettingError if a value is out of range or has no effect. The message is a sentence that
-    names the flag.
+    names the flag, or the setting's name in `sources`, a map from fields to names.
     """
+
+    sources: dataclasses.InitVar[Mapping[str, str] | None] = None
 
     host: str = _setting(
         "127.0.0.1",
@@ -106,7 +139,9 @@ class Settings:
         "where to keep messages: in a SQLite file in --data, or in memory only",
         choices=("sqlite", "memory"),
     )
-    data: str = _setting("fastchat-data", "directory for the SQLite file, shared files and sockets")
+    data: str = _setting(
+        "fastchat-data", "directory for the SQLite file, shared files and sockets", path=True
+    )
     durability: str = _setting(
         "process",
         "failure that a delivered message survives: process for a killed server, power-loss for a "
@@ -148,7 +183,9 @@ class Settings:
         choices=("none", "jwt"),
     )
     jwt_key_file: tuple[str, ...] = _setting(
-        (), "file with a key that verifies tokens: a secret, a public key (PEM) or a JWKS"
+        (),
+        "file with a key that verifies tokens: a secret, a public key (PEM) or a JWKS",
+        path=True,
     )
     jwt_audience: str = _setting("", "audience (`aud`) that a token must name; empty to accept any")
     jwt_issuer: str = _setting("", "issuer (`iss`) that a token must name; empty to accept any")
@@ -163,10 +200,10 @@ class Settings:
         "origin",
     )
     ssl_certfile: str = _setting(
-        "", "certificate (PEM, followed by its chain) to serve https and wss with"
+        "", "certificate (PEM, followed by its chain) to serve https and wss with", path=True
     )
     ssl_keyfile: str = _setting(
-        "", "private key (PEM) of --ssl-certfile, if it is in a separate file"
+        "", "private key (PEM) of --ssl-certfile, if it is in a separate file", path=True
     )
     trusted_proxy: tuple[str, ...] = _setting(
         (), "proxy address, or range in CIDR notation, whose X-Forwarded-For header is trusted"
@@ -268,44 +305,99 @@ class Settings:
         False, "echo messages at /_echo, for conformance tests; only on a loopback address"
     )
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, sources: Mapping[str, str] | None) -> None:
+        names = {field.name: flag_of(field) for field in dataclasses.fields(self)}
+        names |= sources or {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if is_list(field) and type(value) is list:  # as TOML and JSON have it
                 value = tuple(value)
                 object.__setattr__(self, field.name, value)
-            _check(field, value)
-        _check_auth(self)
-        _check_origins(self)
-        _check_proxies(self)
+            _check(field, value, names[field.name])
+        _check_auth(self, names)
+        _check_origins(self, names)
+        _check_proxies(self, names)
         if self.limits == "off":
             for field in dataclasses.fields(self):
                 if "limit" in field.metadata:
                     object.__setattr__(self, field.name, 0.0 if _wants_float(field) else 0)
         if self.ssl_keyfile and not self.ssl_certfile:
-            raise SettingError("--ssl-keyfile has no effect without --ssl-certfile; give both.")
+            raise SettingError(
+                f"{names['ssl_keyfile']} has no effect without --ssl-certfile; give both."
+            )
 
 
 def load_settings(
-    flags: Mapping[str, Any], environment: Mapping[str, str], file: Path | None
+    flags: Mapping[str, Any],
+    environment: Mapping[str, str],
+    file: Path | None,
+    only: Collection[str] | None = None,
 ) -> Settings:
-    """Return the settings from all sources.
+    """Return the settings from all sources; those that are not in `only` have their defaults.
 
-    Raises SettingError if a value is wrong or the file cannot be read. The message is a sentence
-    that names the setting.
+    Raises SettingError if a value that is used is wrong, if the file cannot be read, or if it has a
+    key that is no setting. The message is a sentence that names the setting as its source does.
     """
-    values: dict[str, Any] = {} if file is None else _read_file(file)
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    content = {} if file is None else _read_file(file)
     for field in dataclasses.fields(Settings):
-        variable = f"FASTCHAT_{field.name.upper()}"
-        if variable in environment:
-            values[field.name] = _convert(field, environment[variable], variable)
+        if only is not None and field.name not in only:
+            continue
+        key, variable = _key_of(field), _variable_of(field)
         if field.name in flags:
-            values[field.name] = _convert(field, flags[field.name], flag_of(field))
-    return Settings(**values)
+            name, text = flag_of(field), flags[field.name]
+            value = _convert(field, text, name)
+        elif variable in environment and not _is_of_a_service(variable, environment[variable]):
+            name, text = variable, environment[variable]
+            value = _convert(field, text, name)
+        elif key in content:
+            name = f"--config {file}: {key}"
+            value = _from_toml(field, content[key], name)
+        else:
+            continue
+        if field.metadata["path"]:
+            _check_path(value, name)
+        values[field.name], sources[field.name] = value, name
+    return Settings(**values, sources=sources)
+
+
+def ignored_variables(flags: Mapping[str, Any], environment: Mapping[str, str]) -> Iterator[str]:
+    """Yield a sentence about each variable that could be a setting and has no effect.
+
+    These are the addresses of Kubernetes services, and variables whose name is almost that of a
+    setting.
+    """
+    fields = {_variable_of(field): field.name for field in dataclasses.fields(Settings)}
+    for variable, value in sorted(environment.items()):
+        if variable in fields:
+            if _is_of_a_service(variable, value) and fields[variable] not in flags:
+                yield (
+                    f"{variable} is ignored, because it is the address of a Kubernetes service; to "
+                    f"choose a port, use --{fields[variable].replace('_', '-')} or the file"
+                )
+        elif (
+            variable.startswith("FASTCHAT_")
+            and variable not in _OTHER_VARIABLES
+            and not _SERVICE_VARIABLE.fullmatch(variable)
+            and (meant := did_you_mean(variable, fields))
+        ):
+            yield f"{variable} is ignored, because there is no such setting{meant}"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return the end of a sentence that names the known word that is almost `word`; else ""."""
+
+    def plain(text: str) -> str:
+        return text.lower().replace("_", "-").strip("-").removeprefix("fastchat-")
+
+    words = {plain(each): each for each in known}
+    close = difflib.get_close_matches(plain(word), words, n=1, cutoff=0.7)
+    return f"; did you mean {words[close[0]]}?" if close else ""
 
 
 def flag_of(field: dataclasses.Field[Any]) -> str:
-    return "--" + field.name.replace("_", "-")
+    return "--" + _key_of(field)
 
 
 def is_list(field: dataclasses.Field[Any]) -> bool:
@@ -318,6 +410,22 @@ def is_switch(field: dataclasses.Field[Any]) -> bool:
     return type(field.default) is bool
 
 
+def _key_of(field: dataclasses.Field[Any]) -> str:
+    return field.name.replace("_", "-")
+
+
+def _variable_of(field: dataclasses.Field[Any]) -> str:
+    return f"FASTCHAT_{field.name.upper()}"
+
+
+def _is_of_a_service(variable: str, value: str) -> bool:
+    """Whether Kubernetes has set the variable to the address of a service."""
+    return variable.endswith("_PORT") and _SERVICE_ADDRESS.fullmatch(value) is not None
+
+
+# The file
+
+
 def _read_file(file: Path) -> dict[str, Any]:
     try:
         content = tomllib.loads(file.read_text("utf-8"))
@@ -325,23 +433,77 @@ def _read_file(file: Path) -> dict[str, Any]:
         raise SettingError(f"--config {file} cannot be read: {error.strerror}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingError(f"--config {file} is not valid TOML: {error}.") from None
-    known = {flag_of(field)[2:]: field for field in dataclasses.fields(Settings)}
-    values = {}
+    known = [_key_of(field) for field in dataclasses.fields(Settings)]
     for key, value in content.items():
-        if key not in known:
-            raise SettingError(f"--config {file}: there is no setting `{key}`.")
-        field = known[key]
-        if value == AUTO and field.metadata["auto"]:
-            value = field.metadata["auto"]()
-        values[field.name] = float(value) if _is_whole(value) and _wants_float(field) else value
-    return values
+        if key in known:
+            continue
+        meant = did_you_mean(key, known)
+        if isinstance(value, dict) and not meant:
+            meant = "; settings are not in tables, but at the top of the file"
+        end = "" if meant.endswith("?") else "."
+        raise SettingError(f"--config {file}: there is no setting {_shown(key)}{meant}{end}")
+    return content
+
+
+def _from_toml(field: dataclasses.Field[Any], value: Any, name: str) -> Any:
+    """Convert a value of the file. Raises SettingError, in TOML's words, if its type is wrong."""
+    kind, auto = type(field.default), field.metadata["auto"]
+    if value == AUTO and auto:
+        return auto()
+    if type(value) is int and kind is float:
+        return float(value)
+    if is_list(field) and type(value) is list:
+        for each in value:
+            if type(each) is not str or not each:
+                found = "an empty one" if each == "" else _in_toml(each)
+                raise SettingError(f"{name} must be an array of strings, and {found} is in it.")
+        return tuple(value)
+    if type(value) is kind:
+        return value
+    wanted = {
+        int: "an integer",
+        float: "a number",
+        str: "a string",
+        bool: "a boolean, true or false",
+        tuple: "an array of strings",
+    }[kind]
+    if auto:
+        low, high = field.metadata["low"], field.metadata["high"]
+        wanted = f'an integer from {low:,} to {high:,}, or "{AUTO}"'
+    raise SettingError(f"{name} must be {wanted}, not {_in_toml(value)}.")
+
+
+def _in_toml(value: Any) -> str:
+    """A value and its type, as TOML names it."""
+    match value:
+        case bool():
+            return f"the boolean {str(value).lower()}"
+        case int():
+            return f"the integer {value}"
+        case float():
+            return f"the float {value}"
+        case str():
+            return f"the string {_shown(value)}"
+        case list():
+            return "an array"
+        case dict():
+            return "a table"
+    return f"the date or time {value}"
+
+
+def _shown(text: str) -> str:
+    """A short text of the file, quoted as in TOML, on one line."""
+    return json.dumps(text if len(text) <= 80 else f"{text[:79]}…", ensure_ascii=False)
+
+
+# Text
 
 
 def _convert(field: dataclasses.Field[Any], text: Any, name: str) -> Any:
     kind: Callable[[str], Any] = type(field.default)
     if is_list(field):
         given = text.split(",") if isinstance(text, str) else text
-        return tuple(each.strip() for each in given if each.strip())
+        return tuple(each.strip() for each in given if each.strip() or field.metadata["path"])
     if is_switch(field):
         if text not in ("true", "false"):
             raise SettingError(f"{name} must be true or false, not {text!r}.")
@@ -358,73 +520,89 @@ def _convert(field: dataclasses.Field[Any], text: Any, name: str) -> Any:
         raise SettingError(f"{name} must be {wanted}, not {text!r}.") from None
 
 
-def _check(field: dataclasses.Field[Any], value: Any) -> None:
-    flag, metadata = flag_of(field), field.metadata
+def _check_path(value: str | tuple[str, ...], name: str) -> None:
+    """Refuse an empty path: `--data "$DIRECTORY"` without DIRECTORY is a mistake."""
+    for path in (value,) if isinstance(value, str) else value:
+        if not path.strip():
+            raise SettingError(f"{name} is empty; give a path, or leave the setting out.")
+
+
+# Values
+
+
+def _check(field: dataclasses.Field[Any], value: Any, name: str) -> None:
+    metadata = field.metadata
     low, high = metadata["low"], metadata["high"]
     if metadata["auto"] and not (type(value) is int and low <= value <= high):
-        raise SettingError(_auto_wanted(field, flag, value))
+        raise SettingError(_auto_wanted(field, name, value))
     if is_list(field) and not (
         type(value) is tuple and all(type(each) is str and each for each in value)
     ):
-        raise SettingError(f"{flag} must be a list of strings, not {value!r}.")
+        raise SettingError(f"{name} must be a list of strings, not {value!r}.")
     if is_switch(field) and type(value) is not bool:
-        raise SettingError(f"{flag} must be true or false, not {value!r}.")
+        raise SettingError(f"{name} must be true or false, not {value!r}.")
     if type(value) is not type(field.default):
-        raise SettingError(f"{flag} must be {type(field.default).__name__}, not {value!r}.")
+        raise SettingError(f"{name} must be {type(field.default).__name__}, not {value!r}.")
+    _check_text(value, name)
     if metadata["choices"] and value not in metadata["choices"]:
-        raise SettingError(f"{flag} must be {' or '.join(metadata['choices'])}, not {value!r}.")
+        raise SettingError(f"{name} must be {' or '.join(metadata['choices'])}, not {value!r}.")
     if low is not None and not low <= value <= high:
-        raise SettingError(f"{flag} must be from {low:,} to {high:,}, not {value!r}.")
+        raise SettingError(f"{name} must be from {low:,} to {high:,}, not {value!r}.")
 
 
-def _check_auth(settings: Settings) -> None:
+def _check_text(value: Any, name: str) -> None:
+    """Refuse a character that no path and no address can contain."""
+    for text in value if isinstance(value, tuple) else (value,):
+        if isinstance(text, str) and "\0" in text:
+            raise SettingError(f"{name} must not contain the character U+0000.")
+
+
+def _check_auth(settings: Settings, names: Mapping[str, str]) -> None:
     """Refuse a key without `--auth jwt`, because the server would admit all clients anyway."""
     if settings.auth == "jwt" and not settings.jwt_key_file:
         raise SettingError(
-            "--auth jwt needs --jwt-key-file; `fastchat token --new-key FILE` makes one."
+            f"{names['auth']} jwt needs --jwt-key-file; `fastchat token --new-key FILE` makes one."
         )
     if settings.auth == "none":
         for name in ("jwt_key_file", "jwt_audience", "jwt_issuer"):
             if getattr(settings, name):
-                flag = "--" + name.replace("_", "-")
-                raise SettingError(f"{flag} has no effect without --auth jwt; give both or none.")
+                raise SettingError(
+                    f"{names[name]} has no effect without --auth jwt; give both or none."
+                )
 
 
-def _check_origins(settings: Settings) -> None:
+def _check_origins(settings: Settings, names: Mapping[str, str]) -> None:
     for origin in settings.allow_origin:
         if origin != ANY_ORIGIN and parse_origin(origin) is None:
             raise SettingError(
-                "--allow-origin must be a scheme, a host and, unless it is the default, a port, "
-                f"such as https://chat.example or http://localhost:3000, not {origin!r}."
+                f"{names['allow_origin']} must be a scheme, a host and, unless it is the default, "
+                f"a port, such as https://chat.example or http://localhost:3000, not {origin!r}."
             )
     for origin in settings.allow_frame:
         try:
             page_headers([origin])
         except ValueError:
             raise SettingError(
-                "--allow-frame must be a scheme, a host name and, unless it is the default, a "
-                f"port, such as https://www.example or http://localhost:3000, not {origin!r}."
+                f"{names['allow_frame']} must be a scheme, a host name and, unless it is the "
+                "default, a port, such as https://www.example or http://localhost:3000, "
+                f"not {origin!r}."
             ) from None
 
 
-def _check_proxies(settings: Settings) -> None:
+def _check_proxies(settings: Settings, names: Mapping[str, str]) -> None:
     for proxy in settings.trusted_proxy:
         try:
             parse_network(proxy)
         except ValueError:
             raise SettingError(
-                "--trusted-proxy must be an address such as 127.0.0.1, or a range such as "
-                f"10.0.0.0/8, not {proxy!r}."
+                f"{names['trusted_proxy']} must be an address such as 127.0.0.1, or a range such "
+                f"as 10.0.0.0/8, not {proxy!r}."
             ) from None
 
 
 def _auto_wanted(field: dataclasses.Field[Any], name: str, found: Any) -> str:
     low, high = field.metadata["low"], field.metadata["high"]
     return f"{name} must be a number from {low:,} to {high:,}, or {AUTO}, not {found!r}."
-
-
-def _is_whole(value: Any) -> bool:
-    return type(value) is int
 
 
 def _wants_float(field: dataclasses.Field[Any]) -> bool:

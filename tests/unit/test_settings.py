@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 
 from fastchat.errors import SettingError
-from fastchat.settings import Settings, flag_of, load_settings
+from fastchat.settings import (
+    Settings,
+    did_you_mean,
+    flag_of,
+    ignored_variables,
+    load_settings,
+)
 
 
 def written(folder: Path, text: str) -> Path:
@@ -25,7 +31,7 @@ def complaint(
     with pytest.raises(SettingError) as caught:
         load_settings(flags, environment or {}, file)
     sentence = str(caught.value)
-    assert sentence.endswith(".")
+    assert sentence.endswith((".", "?"))
     assert "\n" not in sentence
     return sentence
 
@@ -111,8 +117,8 @@ def test_tokens_and_their_keys_are_set_together(tmp_path: Path) -> None:
     assert "--jwt-key-file" in complaint({"auth": "jwt"})
     for name in ("jwt_key_file", "jwt_audience", "jwt_issuer"):
         assert "without --auth jwt" in complaint({name: "x"})
-    assert "list of strings" in complaint({}, file=written(tmp_path, "jwt-key-file = 'key'"))
-    assert "list of strings" in complaint({}, file=written(tmp_path, "jwt-key-file = [5]"))
+    assert "array of strings" in complaint({}, file=written(tmp_path, "jwt-key-file = 'key'"))
+    assert "array of strings" in complaint({}, file=written(tmp_path, "jwt-key-file = [5]"))
 
 
 @pytest.mark.parametrize(("cpus", "limit", "workers"), [(3, "max 100000", 3), (1, "max", 1)])
@@ -152,9 +158,14 @@ def test_wrong_number_of_workers_is_answered_with_the_range(tmp_path: Path) -> N
     assert complaint({"workers": "x"}) == f"--workers {right} 'x'."
     assert complaint({"workers": "257"}) == f"--workers {right} 257."
     assert complaint({}, {"FASTCHAT_WORKERS": "-1"}) == f"FASTCHAT_WORKERS {right} '-1'."
-    assert complaint({}, file=written(tmp_path, "workers = 'x'")) == f"--workers {right} 'x'."
-    assert complaint({}, file=written(tmp_path, "workers = true")) == f"--workers {right} True."
-    assert complaint({}, file=written(tmp_path, "port = 'auto'")).startswith("--port must be")
+    file = written(tmp_path, "workers = 257")
+    assert complaint({}, file=file) == f"--config {file}: workers {right} 257."
+    right = 'must be an integer from 1 to 256, or "auto", not'
+    file = written(tmp_path, "workers = 'x'")
+    assert complaint({}, file=file) == f'--config {file}: workers {right} the string "x".'
+    file = written(tmp_path, "workers = true")
+    assert complaint({}, file=file) == f"--config {file}: workers {right} the boolean true."
+    assert "port must be an integer" in complaint({}, file=written(tmp_path, "port = 'auto'"))
 
 
 def test_history_is_on_disk_by_default() -> None:
@@ -227,29 +238,184 @@ def test_error_names_the_setting_and_its_wrong_value(name: str, value: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("line", "name"),
+    ("line", "sentence"),
     [
-        ("port = 'x'", "--port"),
-        ("port = true", "--port"),
-        ("port = 80.0", "--port"),
-        ("port = [80]", "--port"),
-        ("port = {}", "--port"),
-        ("port = 1979-05-27", "--port"),
-        ("max-lag-seconds = false", "--max-lag-seconds"),
-        ("max-lag-seconds = nan", "--max-lag-seconds"),
-        ("host = 5", "--host"),
-        ("allow-origin = 'https://chat.example'", "--allow-origin"),
-        ("allow-origin = ['https://chat.example/']", "--allow-origin"),
-        ("debug-echo = 1", "--debug-echo"),
-        ("debug-echo = 'true'", "--debug-echo"),
-        ("prot = 80", "prot"),
-        ("max_lag_bytes = 99999", "max_lag_bytes"),
-        ("[port]\nx = 1", "--port"),
+        ("port = '8080'", 'port must be an integer, not the string "8080".'),
+        ("port = true", "port must be an integer, not the boolean true."),
+        ("port = 80.0", "port must be an integer, not the float 80.0."),
+        ("port = [80]", "port must be an integer, not an array."),
+        ("port = {}", "port must be an integer, not a table."),
+        ("[port]\nx = 1", "port must be an integer, not a table."),
+        ("port = 1979-05-27", "port must be an integer, not the date or time 1979-05-27."),
+        ("port = 07:32:00", "port must be an integer, not the date or time 07:32:00."),
+        ("port = -1", "port must be from 0 to 65,535, not -1."),
+        ("max-lag-seconds = false", "max-lag-seconds must be a number, not the boolean false."),
+        ("max-lag-seconds = nan", "max-lag-seconds must be from 1 to 3,600, not nan."),
+        ("host = 5", "host must be a string, not the integer 5."),
+        ('host = "a\\nb\\u0000"', "host must not contain the character U+0000."),
+        ("data = ''", "data is empty; give a path, or leave the setting out."),
+        ("history = 'redis'", "history must be sqlite or memory, not 'redis'."),
+        ("log-level = ['info']", "log-level must be a string, not an array."),
+        (
+            "allow-origin = 'https://chat.example'",
+            'allow-origin must be an array of strings, not the string "https://chat.example".',
+        ),
+        (
+            "allow-origin = ['*', 5]",
+            "allow-origin must be an array of strings, and the integer 5 is in it.",
+        ),
+        ("allow-origin = ['']", "allow-origin must be an array of strings, and an empty one is in"),
+        ("allow-origin = ['https://chat.example/']", "allow-origin must be a scheme, a host"),
+        ("allow-frame = ['x']", "allow-frame must be a scheme, a host name"),
+        ("trusted-proxy = ['x']", "trusted-proxy must be an address such as"),
+        ("auth = 'jwt'", "auth jwt needs --jwt-key-file"),
+        ("jwt-issuer = 'x'", "jwt-issuer has no effect without --auth jwt"),
+        ("ssl-keyfile = 'x'", "ssl-keyfile has no effect without --ssl-certfile"),
+        ("debug-echo = 1", "debug-echo must be a boolean, true or false, not the integer 1."),
+        ("debug-echo = 'true'", "debug-echo must be a boolean, true or false, not the string"),
+        ("prot = 80", 'there is no setting "prot"; did you mean port?'),
+        (
+            "max_lag_bytes = 99999",
+            'there is no setting "max_lag_bytes"; did you mean max-lag-bytes?',
+        ),
+        ("Port = 80", 'there is no setting "Port"; did you mean port?'),
+        ("FASTCHAT_PORT = 80", 'there is no setting "FASTCHAT_PORT"; did you mean port?'),
+        ("--port = 80", 'there is no setting "--port"; did you mean port?'),
+        ("colour = 1", 'there is no setting "colour".'),
+        ("[server]\nport = 1", 'there is no setting "server"; settings are not in tables, but'),
+        ("'a\\b' = 1", 'there is no setting "a\\\\b".'),
     ],
 )
-def test_error_names_the_wrong_key_of_the_file(line: str, name: str, tmp_path: Path) -> None:
-    """Wrong types and unknown keys in the file are named."""
-    assert name in complaint({}, file=written(tmp_path, line))
+def test_error_names_the_file_and_the_key(line: str, sentence: str, tmp_path: Path) -> None:
+    """An error about the file names the file, the key, and what is wrong in TOML's words."""
+    file = written(tmp_path, line)
+    with pytest.raises(SettingError) as caught:
+        load_settings({}, {}, file)
+    assert str(caught.value).startswith(f"--config {file}: {sentence}")
+    assert "\n" not in str(caught.value)
+
+
+# A value that nobody uses is not read
+
+
+def test_overridden_value_is_not_read(tmp_path: Path) -> None:
+    """A flag wins whatever the environment and the file have, and a variable over the file."""
+    file = written(tmp_path, "port = 'http'\nhost = 5")
+    environment = {"FASTCHAT_PORT": "http", "FASTCHAT_HOST": "::1"}
+    settings = load_settings({"port": "3"}, environment, file)
+    assert (settings.port, settings.host) == (3, "::1")
+
+
+def test_command_reads_its_own_settings_only(tmp_path: Path) -> None:
+    """A wrong value of another command's setting does not matter, in any source."""
+    file = written(tmp_path, "port = 'http'\nauth = 'jwt'\ndata = 'here'\n")
+    environment = {"FASTCHAT_WORKERS": "many", "FASTCHAT_LIMITS": "?"}
+    settings = load_settings({}, environment, file, only={"data"})
+    assert settings == Settings(data="here")
+
+
+# Kubernetes
+
+#: The variables of a service `fastchat` with two ports, and of a service `fastchat-admin`.
+SERVICES = {
+    "FASTCHAT_SERVICE_HOST": "10.0.0.1",
+    "FASTCHAT_SERVICE_PORT": "8080",
+    "FASTCHAT_SERVICE_PORT_HTTP": "8080",
+    "FASTCHAT_PORT": "tcp://10.0.0.1:8080",
+    "FASTCHAT_PORT_8080_TCP": "tcp://10.0.0.1:8080",
+    "FASTCHAT_PORT_8080_TCP_PROTO": "tcp",
+    "FASTCHAT_PORT_8080_TCP_PORT": "8080",
+    "FASTCHAT_PORT_8080_TCP_ADDR": "10.0.0.1",
+    "FASTCHAT_PORT_53_UDP": "udp://10.0.0.1:53",
+    "FASTCHAT_ADMIN_SERVICE_HOST": "fd00::1",
+    "FASTCHAT_ADMIN_SERVICE_PORT": "9100",
+    "FASTCHAT_ADMIN_PORT": "tcp://[fd00::1]:9100",
+    "FASTCHAT_ADMIN_PORT_9100_TCP": "tcp://[fd00::1]:9100",
+}
+
+
+def test_address_of_a_service_is_no_port(tmp_path: Path) -> None:
+    """The variables that Kubernetes sets for services change no setting, and the file still
+    counts."""
+    assert load_settings({}, SERVICES, None) == Settings()
+    file = written(tmp_path, "port = 1")
+    assert load_settings({}, SERVICES, file).port == 1
+    assert load_settings({"admin_port": "2"}, SERVICES, file).admin_port == 2
+
+
+def test_address_of_a_service_is_mentioned_once() -> None:
+    """Each ignored port is one sentence, unless a flag sets the port."""
+    first, second = ignored_variables({}, SERVICES)
+    assert first.startswith("FASTCHAT_ADMIN_PORT is ignored")
+    assert "use --admin-port" in first
+    assert second.startswith("FASTCHAT_PORT is ignored")
+    assert list(ignored_variables({"port": "1", "admin_port": "1"}, SERVICES)) == []
+
+
+@pytest.mark.parametrize("value", ["http", "tcp:8080", "http://10.0.0.1:8080", "tcp://", ""])
+def test_other_text_for_a_port_is_refused(value: str) -> None:
+    """Only the form of Kubernetes is ignored."""
+    assert "FASTCHAT_PORT must be a whole number" in complaint({}, {"FASTCHAT_PORT": value})
+
+
+def test_address_of_a_service_is_refused_elsewhere(tmp_path: Path) -> None:
+    """A flag and a file with such an address are mistakes."""
+    assert "--port must be" in complaint({"port": "tcp://10.0.0.1:8080"})
+    file = written(tmp_path, "port = 'tcp://10.0.0.1:8080'")
+    assert "port must be an integer" in complaint({}, file=file)
+
+
+def test_misspelt_variable_is_mentioned() -> None:
+    """A variable that is almost a setting is named, and any other one is not."""
+    environment = {
+        "FASTCHAT_PROT": "1",
+        "FASTCHAT_MAX_LAG_BYTE": "1",
+        "FASTCHAT_TOKEN": "x",
+        "FASTCHAT_TIMEOUT_UNIT": "1",
+        "FASTCHAT_OPERATOR": "x",
+        "PORT": "1",
+    }
+    assert list(ignored_variables({}, environment)) == [
+        "FASTCHAT_MAX_LAG_BYTE is ignored, because there is no such setting; did you mean "
+        "FASTCHAT_MAX_LAG_BYTES?",
+        "FASTCHAT_PROT is ignored, because there is no such setting; did you mean FASTCHAT_PORT?",
+    ]
+
+
+# Paths
+
+
+@pytest.mark.parametrize("name", ["data", "ssl_certfile", "ssl_keyfile", "jwt_key_file"])
+@pytest.mark.parametrize("empty", ["", "  "])
+def test_empty_path_is_refused(name: str, empty: str) -> None:
+    """An empty path is a mistake, such as a variable of a shell that is not set."""
+    flag = "--" + name.replace("_", "-")
+    value = [empty] if name == "jwt_key_file" else empty
+    ending = "is empty; give a path, or leave the setting out."
+    assert complaint({name: value}) == f"{flag} {ending}"
+    variable = f"FASTCHAT_{name.upper()}"
+    assert complaint({}, {variable: empty}) == f"{variable} {ending}"
+
+
+# Guesses
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("--prot", "--port"),
+        ("--max_lag_bytes", "--max-lag-bytes"),
+        ("--Host", "--host"),
+        ("--histroy", "--history"),
+        ("--fly", ""),
+        ("-p", ""),
+        ("", ""),
+    ],
+)
+def test_guess_is_close_or_missing(word: str, meant: str) -> None:
+    """A word that is close to a known one gets it as a hint, and any other word gets none."""
+    known = [flag_of(field) for field in dataclasses.fields(Settings)]
+    assert did_you_mean(word, known) == (f"; did you mean {meant}?" if meant else "")
 
 
 def test_whole_number_is_a_valid_float(tmp_path: Path) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import logging
 import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from fastchat import __version__
 from fastchat.cli import status, tail
@@ -22,13 +23,30 @@ from fastchat.logs import log_failure, log_uncaught_exceptions, set_up_logging
 from fastchat.process import standalone, supervisor
 from fastchat.protocol import DEFAULT_HISTORY, MAX_HISTORY
 from fastchat.protocol.names import DEFAULT_ROOM, check_room, check_username
-from fastchat.settings import Settings, flag_of, is_list, is_switch, load_settings
-from fastchat.streams import complain, discard_output, flush_output, keep_open, output
+from fastchat.settings import (
+    Settings,
+    did_you_mean,
+    flag_of,
+    ignored_variables,
+    is_list,
+    is_switch,
+    load_settings,
+)
+from fastchat.streams import (
+    complain,
+    discard_output,
+    flush_output,
+    keep_open,
+    output,
+    print_error,
+)
 
 __all__ = ["main"]
 
 #: The exit status after SIGINT: 128 + 2, as in shells.
 INTERRUPTED = 130
+
+logger = logging.getLogger("fastchat")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parsed(arguments: Sequence[str] | None) -> dict[str, Any]:
     try:
-        return vars(_parser().parse_args(arguments))
+        return _parse(sys.argv[1:] if arguments is None else arguments)
     except SystemExit:
         flush_output()  # of --help or --version, as long as an error can be reported
         raise
@@ -76,6 +94,8 @@ def _serve(chosen: dict[str, Any]) -> int:
     settings = _settings(chosen)
     set_up_logging(settings.log_level, settings.log_format)
     log_uncaught_exceptions()
+    for sentence in ignored_variables(chosen, os.environ):
+        logger.warning("%s", sentence)
     try:
         return standalone.run(settings) if settings.workers == 1 else supervisor.run(settings)
     except FastchatError as error:
@@ -127,7 +147,7 @@ def _export(chosen: dict[str, Any]) -> int:
 def _import(chosen: dict[str, Any]) -> int:
     directory = Path(_settings(chosen).data)
     room = _checked_room(chosen) or DEFAULT_ROOM
-    name = chosen.get("file", "-")
+    name = str(chosen.get("file", "-"))
     if name == "-" and sys.stdin is None:
         raise SettingError("standard input is closed; name the file to import.")
     try:
@@ -174,8 +194,19 @@ def _tail(chosen: dict[str, Any]) -> int:
 # Arguments of the commands
 
 
+#: The settings that a command reads. `serve` reads all of them.
+_DATA = frozenset({"data"})
+_SETTINGS_OF = {
+    "status": _DATA,
+    "token": frozenset({"auth", "jwt_key_file", "jwt_audience", "jwt_issuer"}),
+    "export": _DATA,
+    "import": _DATA,
+}
+
+
 def _settings(chosen: Mapping[str, Any]) -> Settings:
-    return load_settings(chosen, os.environ, chosen.get("config"))
+    only = _SETTINGS_OF.get(chosen["command"])
+    return load_settings(chosen, os.environ, chosen.get("config"), only)
 
 
 def _checked_room(chosen: Mapping[str, Any]) -> str | None:
@@ -213,39 +244,87 @@ def _counted(number: int, noun: str) -> str:
 # The parser
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+class _Parser(argparse.ArgumentParser):
+    """A parser of a command's arguments, which knows the names of its flags."""
+
+    def __init__(self, **keywords: Any) -> None:
+        self.flags: list[str] = []
+        super().__init__(allow_abbrev=False, **keywords)
+
+    def add_argument(self, *names: Any, **keywords: Any) -> argparse.Action:
+        self.flags += [name for name in names if name.startswith("--")]
+        return super().add_argument(*names, **keywords)
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and what is wrong, and end with status 2."""
+        print_error(f"{self.format_usage()}{self.prog}: {message}")
+        raise SystemExit(2)
+
+
+_Commands = argparse._SubParsersAction  # argparse has no public name for this type
+
+
+def _parse(arguments: Sequence[str]) -> dict[str, Any]:
+    """Return the values of the arguments; raises SystemExit if they are wrong, and for `--help`."""
+    parser = _Parser(
         prog="fastchat",
         description="A WebSocket chat server with a compiled fan-out hub.",
-        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"fastchat {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="command")
+    commands = parser.add_subparsers(dest="command", metavar="command")
     _add_serve(commands)
     _add_status(commands)
     _add_token(commands)
     _add_export(commands)
     _add_import(commands)
     _add_tail(commands)
-    return parser
+    named = next((each for each in arguments if not each.startswith("-")), None)
+    if named is not None and named not in commands.choices:
+        parser.error(f"there is no command {named!r}{did_you_mean(named, commands.choices)}")
+    chosen, unknown = parser.parse_known_args(arguments)
+    if chosen.command is None:
+        parser.error(_about(unknown[0], parser) if unknown else "name one of the commands")
+    if unknown:
+        # argparse would print the usage of `fastchat`, which says nothing about the command.
+        command = commands.choices[chosen.command]
+        command.error(_about(unknown[0], command))
+    return vars(chosen)
 
 
-_Commands = argparse._SubParsersAction  # argparse has no public name for this type
+def _about(argument: str, parser: _Parser) -> str:
+    """What is wrong with an argument that the parser does not know."""
+    if not argument.startswith("-") or argument == "--":
+        return f"there is an argument too many: {argument!r}"
+    flag = argument.partition("=")[0]
+    return f"there is no flag {flag}{did_you_mean(flag, parser.flags)}"
 
 
-def _add(commands: _Commands[Any], name: str, run: Any, help: str, more: str) -> Any:
+def _path(text: str) -> Path:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the path is empty")
+    return Path(text)
+
+
+def _add(
+    commands: _Commands[_Parser],
+    name: str,
+    run: Any,
+    help: str,
+    more: str,
+    usage: str | None = None,
+) -> _Parser:
     command = commands.add_parser(
         name,
+        usage=usage,
         help=help,
         description=f"{help[0].upper()}{help[1:]}. {more}",
         argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
     )
     command.set_defaults(run=run)
     return command
 
 
-def _add_serve(commands: _Commands[Any]) -> None:
+def _add_serve(commands: _Commands[_Parser]) -> None:
     command = _add(
         commands,
         "serve",
@@ -253,11 +332,12 @@ def _add_serve(commands: _Commands[Any]) -> None:
         "run the server",
         "Each setting can also be given as an environment variable (FASTCHAT_PORT) or in a "
         "TOML file (port = 8080). A flag overrides the environment, which overrides the file.",
+        "%(prog)s [--config FILE] [--SETTING VALUE ...]",  # one with all of them fills a screen
     )
     _add_settings(command, {field.name for field in dataclasses.fields(Settings)})
 
 
-def _add_status(commands: _Commands[Any]) -> None:
+def _add_status(commands: _Commands[_Parser]) -> None:
     command = _add(
         commands,
         "status",
@@ -265,7 +345,7 @@ def _add_status(commands: _Commands[Any]) -> None:
         "show the state of a running server",
         "Asks the server twice, 1.25 s apart, and shows the rates for the time in between.",
     )
-    _add_settings(command, {"data"})
+    _add_settings(command, _SETTINGS_OF["status"])
     command.add_argument(
         "--json",
         action="store_true",
@@ -273,7 +353,7 @@ def _add_status(commands: _Commands[Any]) -> None:
     )
 
 
-def _add_token(commands: _Commands[Any]) -> None:
+def _add_token(commands: _Commands[_Parser]) -> None:
     command = _add(
         commands,
         "token",
@@ -282,10 +362,10 @@ def _add_token(commands: _Commands[Any]) -> None:
         "Prints a token that is signed with the first --jwt-key-file. For this command that file "
         "contains a secret or a private key in PEM.",
     )
-    _add_settings(command, {"jwt_key_file", "jwt_audience", "jwt_issuer"})
+    _add_settings(command, _SETTINGS_OF["token"] - {"auth"})
     command.add_argument(
         "--new-key",
-        type=Path,
+        type=_path,
         metavar="FILE",
         help="create this file with a new secret, readable only by you, instead of a token",
     )
@@ -313,7 +393,7 @@ def _add_token(commands: _Commands[Any]) -> None:
     )
 
 
-def _add_export(commands: _Commands[Any]) -> None:
+def _add_export(commands: _Commands[_Parser]) -> None:
     command = _add(
         commands,
         "export",
@@ -321,19 +401,19 @@ def _add_export(commands: _Commands[Any]) -> None:
         "write rooms as JSON Lines",
         "A server can be running on the directory; the export changes nothing in it.",
     )
-    _add_settings(command, {"data"})
+    _add_settings(command, _SETTINGS_OF["export"])
     command.add_argument(
         "--room", metavar="ROOM", help="export only this room (default: every room)"
     )
     command.add_argument(
         "--output",
-        type=Path,
+        type=_path,
         metavar="FILE",
         help="file to write the export to (default: standard output)",
     )
 
 
-def _add_import(commands: _Commands[Any]) -> None:
+def _add_import(commands: _Commands[_Parser]) -> None:
     command = _add(
         commands,
         "import",
@@ -342,18 +422,22 @@ def _add_import(commands: _Commands[Any]) -> None:
         "Reads an export, or lines with a username and a text from another chat. Imports "
         "everything or nothing. No server can be running on the directory.",
     )
-    _add_settings(command, {"data"})
+    _add_settings(command, _SETTINGS_OF["import"])
     command.add_argument(
         "--room",
         metavar="ROOM",
         help=f"room of the lines that name no room (default: {DEFAULT_ROOM})",
     )
     command.add_argument(
-        "file", nargs="?", metavar="FILE", help="file to import; - for standard input (default: -)"
+        "file",
+        type=_path,
+        nargs="?",
+        metavar="FILE",
+        help="file to import; - for standard input (default: -)",
     )
 
 
-def _add_tail(commands: _Commands[Any]) -> None:
+def _add_tail(commands: _Commands[_Parser]) -> None:
     command = _add(
         commands,
         "tail",
@@ -366,7 +450,11 @@ def _add_tail(commands: _Commands[Any]) -> None:
         metavar="ADDRESS",
         help="address of the server: ws://HOST:PORT, wss://, http:// or https://",
     )
-    command.add_argument("--room", metavar="ROOM", help=f"room to join (default: {DEFAULT_ROOM})")
+    command.add_argument(
+        "--room",
+        metavar="ROOM",
+        help=f"room to join (default: the room of the address, or {DEFAULT_ROOM})",
+    )
     command.add_argument(
         "--username",
         metavar="NAME",
@@ -379,7 +467,7 @@ def _add_tail(commands: _Commands[Any]) -> None:
     )
     command.add_argument(
         "--token-file",
-        type=Path,
+        type=_path,
         metavar="FILE",
         help="file with a token for a server with --auth jwt (default: the token in the "
         "environment variable FASTCHAT_TOKEN)",
@@ -391,9 +479,9 @@ def _add_tail(commands: _Commands[Any]) -> None:
     )
 
 
-def _add_settings(command: argparse.ArgumentParser, names: Collection[str]) -> None:
+def _add_settings(command: _Parser, names: Collection[str]) -> None:
     command.add_argument(
-        "--config", type=Path, metavar="FILE", help="TOML file with settings, such as port = 8080"
+        "--config", type=_path, metavar="FILE", help="TOML file with settings, such as port = 8080"
     )
     for field in dataclasses.fields(Settings):
         if field.name in names:

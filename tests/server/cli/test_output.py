@@ -112,6 +112,7 @@ def test_sentence_that_cannot_be_printed_is_lost(redirection: str, tmp_path: Pat
     """If standard error cannot be written to, the exit status still says what happened."""
     assert ended(["status", "--data", str(tmp_path)], redirection) == (1, "")
     assert ended(["serve", "--port", "many"], redirection) == (2, "")
+    assert ended(["serve", "--fly"], redirection) == (2, "")
 
 
 def test_error_does_not_go_to_standard_output(tmp_path: Path) -> None:

@@ -298,6 +298,22 @@ def test_dropped_client_that_returns_is_not_announced(server: Server) -> None:
         assert bob.receive()["text"] == "I was never away"
 
 
+# The environment
+
+
+def test_variables_of_a_kubernetes_service_are_ignored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server starts, and says in one line of the log which variable it has ignored."""
+    monkeypatch.setenv("FASTCHAT_ADMIN_PORT", "tcp://10.0.0.1:9100")
+    monkeypatch.setenv("FASTCHAT_PORT", "tcp://10.0.0.1:8080")  # a flag of `running_server` wins
+    monkeypatch.setenv("FASTCHAT_SERVICE_HOST", "10.0.0.1")
+    with running_server("--data", str(tmp_path), "--workers", "2") as server:
+        assert server.stop() == 0
+    (line,) = [line for line in server.errors.splitlines() if "ignored" in line]
+    assert "WARNING fastchat: FASTCHAT_ADMIN_PORT is ignored, because it is the address" in line
+
+
 # The end
 
 
