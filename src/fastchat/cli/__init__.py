@@ -178,10 +178,11 @@ def _tail(chosen: dict[str, Any]) -> int:
         username = None if username is None else check_username(username)
     except CommandError as refusal:
         raise SettingError(f"--username: {refusal.message}") from None
+    address = tail.parse_address(chosen["address"])
     return tail.run(
         tail.Options(
-            address=chosen["address"],
-            room=_checked_room(chosen) or DEFAULT_ROOM,
+            address=address.url,
+            room=_checked_room(chosen) or address.room or DEFAULT_ROOM,
             username=username,
             history=_checked_history(chosen.get("history")),
             json=chosen.get("json", False),
@@ -448,7 +449,8 @@ def _add_tail(commands: _Commands[_Parser]) -> None:
     command.add_argument(
         "address",
         metavar="ADDRESS",
-        help="address of the server: ws://HOST:PORT, wss://, http:// or https://",
+        help="address of the server, such as ws://HOST:PORT or https://HOST, or of a room on its "
+        "page, such as https://HOST/#ROOM",
     )
     command.add_argument(
         "--room",

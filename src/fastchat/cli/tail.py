@@ -13,22 +13,24 @@ error. Control characters in the text of other people are escaped in both.
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import uvloop
 
 from fastchat.cli.terminal import JsonScreen, Screen, has_color, has_lines, lines_of
 from fastchat.client.link import Refused
 from fastchat.client.room import RoomClient, TokenNeeded
-from fastchat.errors import SettingError
+from fastchat.errors import CommandError, SettingError
+from fastchat.protocol.names import check_room
 from fastchat.streams import complain, open_output
 
-__all__ = ["Options", "Refused", "check_token", "read_token", "run", "websocket_address"]
+__all__ = ["Address", "Options", "Refused", "check_token", "parse_address", "read_token", "run"]
 
 #: The server's `MAX_TOKEN_CHARS`: a server refuses a longer token.
 MAX_TOKEN_BYTES = 8192
@@ -36,11 +38,22 @@ MAX_TOKEN_BYTES = 8192
 SHARE = "/share "
 
 
+#: The part of a page's address that names a room, and perhaps a message in it.
+_FRAGMENT = re.compile(r"(?P<room>.*?)(?:/\d{1,15})?", re.DOTALL)
+
+
+class Address(NamedTuple):
+    """The URL of a server's WebSocket, and the room that the address names; None if none."""
+
+    url: str
+    room: str | None
+
+
 class Options(NamedTuple):
     """The arguments of `fastchat tail`.
 
-    If `username` is None, the client makes up a name. `token` is sent to the server. When it has
-    expired, it is read again from `token_file`.
+    `address` is the URL of a WebSocket. If `username` is None, the client makes up a name. `token`
+    is sent to the server. When it has expired, it is read again from `token_file`.
     """
 
     address: str
@@ -63,7 +76,7 @@ def run(options: Options) -> int:
     file = options.token_file
     out = open_output()
     client = RoomClient(
-        websocket_address(options.address),
+        options.address,
         options.room,
         JsonScreen(out) if options.json else Screen(out, color=has_color(out)),
         notice=complain,
@@ -130,23 +143,39 @@ def _renewal(file: Path) -> Callable[[str], str]:
     return renew
 
 
-def websocket_address(address: str) -> str:
-    """Return the address of a server's WebSocket: `ws://host:8080/ws` for `http://host:8080`.
+def parse_address(text: str) -> Address:
+    """Parse the address of a server, or of a room on its page: `https://host/#ops`.
 
-    Raises Refused if `address` is not the address of a server.
+    The WebSocket of the page at `http://host:8080/` is `ws://host:8080/ws`. A path that does not
+    end with a slash is the path of a WebSocket. Raises Refused if `text` is not an address of a
+    server, or if its room cannot be the name of a room.
     """
     try:
-        parts = urlsplit(address)
+        parts = urlsplit(text)
         known = {"ws": "ws", "http": "ws", "wss": "wss", "https": "wss"}[parts.scheme]
         _ = parts.port  # raises ValueError
     except (KeyError, ValueError):
         parts, known = urlsplit(""), ""
-    if not parts.hostname or not address.isprintable():
-        raise Refused(f"{address!r} is not an address; give one like ws://127.0.0.1:8080.")
-    if parts.query or parts.fragment or parts.username is not None:
+    if not parts.hostname or not text.isprintable():
+        raise Refused(f"{text!r} is not an address; give one like ws://127.0.0.1:8080.")
+    if parts.query or parts.username is not None:
         raise Refused("The address must end with its path; use --username and --room instead.")
-    path = parts.path if parts.path.strip("/") else "/ws"
-    return f"{known}://{parts.netloc}{path}"
+    path = parts.path or "/"
+    url = f"{known}://{parts.netloc}{path}{'ws' if path.endswith('/') else ''}"
+    return Address(url, _room_of(parts.fragment))
+
+
+def _room_of(fragment: str) -> str | None:
+    match = _FRAGMENT.fullmatch(fragment)
+    name = unquote(match["room"] if match else fragment).lower()
+    if not name:
+        return None
+    try:
+        return check_room(name)
+    except CommandError as refusal:
+        raise Refused(
+            f"The address ends with #{fragment}, and {name!r} is no room: {refusal.message}"
+        ) from None
 
 
 def read_token(file: Path) -> str:

@@ -24,7 +24,7 @@ from websockets.sync.client import connect
 from websockets.sync.server import ServerConnection, serve
 
 from fastchat.auth.issuing import create_secret, make_token
-from fastchat.cli.tail import Refused, websocket_address
+from fastchat.cli.tail import Address, Refused, parse_address
 from support.server import TIMEOUT_UNIT_S, Server, running_server
 
 PATIENCE_S = 15 * TIMEOUT_UNIT_S
@@ -846,12 +846,32 @@ def test_join_is_retried_unless_the_user_was_removed(code: str, retries: bool) -
         ("ws://host:8080/", "ws://host:8080/ws"),
         ("http://host", "ws://host/ws"),
         ("https://host/chat/ws", "wss://host/chat/ws"),
+        ("https://host/chat/", "wss://host/chat/ws"),
         ("wss://[::1]:1", "wss://[::1]:1/ws"),
     ],
 )
 def test_address_of_a_page_becomes_that_of_its_websocket(address: str, expected: str) -> None:
     """The page's address gives the WebSocket's, and an explicit path stays."""
-    assert websocket_address(address) == expected
+    assert parse_address(address) == Address(expected, None)
+
+
+@pytest.mark.parametrize(
+    ("fragment", "room"),
+    [
+        ("#ops", "ops"),
+        ("#Ops", "ops"),
+        ("#ops/42", "ops"),
+        ("#a%2Db", "a-b"),
+        ("#42", "42"),
+        ("#", None),
+        ("#/42", None),
+    ],
+)
+def test_address_of_a_room_names_the_room(fragment: str, room: str | None) -> None:
+    """What the browser shows as the address of a room, or of a message in it, names the room."""
+    assert parse_address(f"http://host:8080/{fragment}") == Address("ws://host:8080/ws", room)
+    assert parse_address(f"wss://host{fragment}") == Address("wss://host/ws", room)
+    assert parse_address(f"https://host/chat/{fragment}") == Address("wss://host/chat/ws", room)
 
 
 @pytest.mark.parametrize(
@@ -859,12 +879,13 @@ def test_address_of_a_page_becomes_that_of_its_websocket(address: str, expected:
     [
         "", "host", "host:80", "ftp://host", "ws://", "ws://:80", "ws://host:port", "ws://[::1",
         "ws://host:99999", "ws://host/ws?username=x", "ws://user:secret@host", "ws://host/\n",
+        "http://host/#a b", "http://host/#%00", "http://host/#a/b", "http://host/#lobby/42/43",
     ],
 )  # fmt: skip
 def test_invalid_address_is_refused(address: str) -> None:
     """An invalid address gives a sentence, without an attempt to connect."""
     with pytest.raises(Refused):
-        websocket_address(address)
+        parse_address(address)
 
 
 def test_address_without_a_chat_ends_tail() -> None:
