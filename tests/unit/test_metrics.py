@@ -14,6 +14,7 @@ import pytest
 from fastchat import metrics
 from fastchat.errors import CloseCode, ErrorCode
 from fastchat.limits.connections import Limit
+from fastchat.logs import dropped_lines
 from fastchat.metrics import Histogram, Metrics, quantile, since, watch_lag, with_usage
 from support.hub import LIMIT_S, TINY_BYTES, Rig, Sink, encode, on_loop, turn, until
 from support.server import TIMEOUT_UNIT_S
@@ -64,10 +65,12 @@ def test_snapshot_is_json() -> None:
         "closes": {"4008": 1, "1006": 2},
         "refusals": {"not_found": 1},
         "turned_away": {"address": 4},
+        "handshake_refusals": {},
         "files_total": 0,
         "file_bytes_total": 0,
         "file_refusals": {"413": 2},
         "full_disk_refusals_total": 0,
+        "dropped_log_lines_total": dropped_lines(),
         "deleted_files_total": 0,
         "users": 4,
         "evictions": {"4008": 7},

@@ -66,7 +66,10 @@ async def test_same_content_is_stored_once_in_a_room(tmp_path: Path) -> None:
 @on_loop
 async def test_ids_of_two_servers_differ(tmp_path: Path) -> None:
     """Each server has a key, so an id cannot be computed from a content."""
-    async with opened_store(tmp_path / "a") as one, opened_store(tmp_path / "b") as other:
+    directories = [tmp_path / "a", tmp_path / "b"]
+    for directory in directories:
+        directory.mkdir()
+    async with opened_store(directories[0]) as one, opened_store(directories[1]) as other:
         assert (await put(one, b"content")).id != (await put(other, b"content")).id
 
 
