@@ -115,7 +115,7 @@ def tokens(data: bytes) -> None:
     assert signed, "somebody has guessed the signature"
     assert json.loads(header)["alg"] == "HS256", "a token chose another algorithm"
     assert identity.expires_s > NOW_S, "a token without an end, or after it"
-    assert identity.author
+    assert identity.credential
     _check_username(identity.name)
     assert all(rights <= set(Right) for rights in identity.rights.values())
 

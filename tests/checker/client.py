@@ -360,7 +360,8 @@ class Client:
         room, position = fields["room"], Position(fields["epoch"], fields["offset"])
         publications = tuple(self._note(each).publication for each in fields["messages"])
         since = self._since.pop(room, None)
-        now, users = asyncio.get_running_loop().time(), tuple(map(intern, fields["users"]))
+        now = asyncio.get_running_loop().time()
+        users = tuple(intern(user["username"]) for user in fields["users"])
         self.events.append(
             Joined(
                 room,

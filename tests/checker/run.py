@@ -202,7 +202,8 @@ class Reader:
         reply = await self.ask(
             {"type": "join", "room": room, "username": READER, "history": 0}, "joined"
         )
-        users = tuple(name for name in reply["users"] if name != READER)
+        names = (user["username"] for user in reply["users"])
+        users = tuple(name for name in names if name != READER)
         return Final(Position(reply["epoch"], reply["offset"]), (), (), users, reply["online"] - 1)
 
     async def pages(self, room: str) -> tuple[Seen, ...]:

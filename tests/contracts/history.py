@@ -31,7 +31,7 @@ LATER = "2025-01-18T10:31:00.456Z"
 def draft(
     text: str = "hello", *, room: str = "a", by: str = "Alice", id: str | None = None
 ) -> MessageDraft:
-    return MessageDraft(room, by, text, TIMESTAMP, f"author {by}", id)
+    return MessageDraft(room, by, text, TIMESTAMP, f"user {by}", id)
 
 
 def edit(target: int, text: str = "edited", *, by: str = "Alice", room: str = "a") -> ChangeDraft:
@@ -51,7 +51,7 @@ def react(
 def _change(
     kind: Kind, target: int, by: str, room: str, text: str = "", **more: Any
 ) -> ChangeDraft:
-    return ChangeDraft(room, by, text, LATER, f"author {by}", kind, target, **more)
+    return ChangeDraft(room, by, text, LATER, f"user {by}", kind, target, **more)
 
 
 def add(history: History, *texts: str, room: str = "a") -> None:
@@ -86,7 +86,11 @@ def message(history: History, offset: int, room: str = "a") -> Message:
 
 
 def reactions(message: Message) -> dict[str, list[str]]:
-    return {emoji: list(names) for emoji, names in (message.reactions or {}).items()}
+    """The names of the users who reacted, for each emoji."""
+    return {
+        emoji: [reactor.username for reactor in reactors]
+        for emoji, reactors in (message.reactions or {}).items()
+    }
 
 
 def texts(page: Page | Sequence[Publication] | None) -> list[str]:
@@ -137,7 +141,7 @@ class HistoryContract:
 
     def test_publication_is_its_draft_with_an_offset(self, history: History) -> None:
         """Only the offset is added to a draft."""
-        sent = MessageDraft("a", "Zoë", "x\n\0😀", "2025-01-18T10:30:00.123Z", "author", "id")
+        sent = MessageDraft("a", "Zoë", "x\n\0😀", "2025-01-18T10:30:00.123Z", "user", "id")
         (published,) = history.append([sent])
         assert published == Message("a", 1, *sent[1:])
         assert history.before("a", None, 9).publications == [published]
@@ -320,7 +324,7 @@ class HistoryContract:
         assert len(history.before("a", None, 10_000).publications) < len(kept)
 
     def test_change_of_a_dropped_message_is_not_found(self, history: History) -> None:
-        """Not even its author can change a message that was dropped."""
+        """Not even its user can change a message that was dropped."""
         for number in range(self.KEPT * 2):
             add(history, str(number))
         assert refused(history, edit(1)) == ErrorCode.NOT_FOUND
@@ -433,10 +437,10 @@ class HistoryContract:
         add(history, "secret")
         assert history.append([delete(1)]) == [delete(1).numbered(2)]
 
-    def test_only_the_author_can_change_a_message(self, history: History) -> None:
-        """Another user cannot, even under the same name; afterwards the author still can."""
+    def test_only_the_user_can_change_a_message(self, history: History) -> None:
+        """Another user cannot, even under the same name; afterwards the user still can."""
         add(history, "mine")
-        impostor = {"author": "author of another session"}
+        impostor = {"user": "user of another session"}
         for forbidden in (
             edit(1, by="Bob"),
             delete(1, by="Bob"),

@@ -16,9 +16,11 @@ from fastchat.chat import Chat, Client
 from fastchat.errors import CloseReason, CommandError
 from fastchat.files.incoming import IncomingFiles
 from fastchat.history.memory import MemoryHistory
+from fastchat.history.users import UserIds
 from fastchat.limits.connections import ConnectionCount
 from fastchat.metrics import Metrics
 from fastchat.protocol import Position, parsing
+from fastchat.protocol.users import guest_of
 from fastchat.rooms import Entrance, Entry, Member
 from fastchat.rooms.members import GRACE_TICKS
 from fastchat.rooms.rooms import Rooms
@@ -26,6 +28,12 @@ from support.files_in_memory import FilesInMemory
 
 NOW_S = 1737196200.123
 TIMESTAMP = "2025-01-18T10:30:00.123Z"
+USER_KEY = bytes(32)
+
+
+def user_of(session: str) -> str:
+    """The public id of a guest, by their session."""
+    return UserIds(USER_KEY).user_of(guest_of(session))
 
 
 class Inboxes:
@@ -97,14 +105,14 @@ class RecordingEndpoint:
 
     def __init__(self) -> None:
         self.expiries: list[float] = []
-        self.authors: list[str] = []
+        self.users: list[str] = []
         self.dismissals: list[tuple[CloseReason, int]] = []
 
     def on_authenticated(self, expires_s: float, /) -> None:
         self.expiries.append(expires_s)
 
-    def on_joined(self, author: str, /) -> None:
-        self.authors.append(author)
+    def on_joined(self, user: str, /) -> None:
+        self.users.append(user)
 
     def dismiss(self, reason: CloseReason, reconnect_after_ms: int, /) -> None:
         self.dismissals.append((reason, reconnect_after_ms))
@@ -116,7 +124,9 @@ class Talk:
     def __init__(self, *, max_messages: int = 1000, files: FilesInMemory | None = None) -> None:
         secrets = (f"secret-of-16-bytes-{number}" for number in itertools.count())
         epochs = (f"epoch-{number}" for number in itertools.count())
-        self.history = MemoryHistory(max_messages=max_messages, new_epoch=lambda: next(epochs))
+        self.history = MemoryHistory(
+            max_messages=max_messages, new_epoch=lambda: next(epochs), user_key=USER_KEY
+        )
         self.faulty = Faulty(self.history)
         self.metrics = Metrics()
         self.now_s = 0.0  # the time on the uploads' clock
@@ -184,9 +194,15 @@ class Talk:
         for _ in range(times):
             self.rooms.tick()
 
+    def shown(self, name: str) -> dict[str, Any]:
+        """The user of a client as events show them: the public id and the name."""
+        client = self.client(name)
+        assert client.session is not None
+        return {"user": user_of(client.session), "username": client.username}
+
     def names(self, room: str = "lobby") -> list[str]:
         """The names of a room's users."""
-        return self.rooms.users(room).names(9)
+        return [user.name for user in self.rooms.users(room)]
 
     def news(self, name: str) -> list[dict[str, Any]]:
         """The events of a client since the last call."""

@@ -37,7 +37,7 @@ def new_store(data: Path, **changes: Any) -> FileStore:
     """Return a store with generous limits, except for those in `changes`."""
     settings: dict[str, Any] = {
         "max_bytes": 1_000_000,
-        "max_author_bytes": 10_000_000,
+        "max_user_bytes": 10_000_000,
         "max_total_bytes": 100_000_000,
         "sync": False,
         "clock": time.time,
@@ -61,11 +61,11 @@ async def put(
     content: bytes,
     *,
     room: str = "lobby",
-    author: str = "alice",
+    user: str = "alice",
     name: str = "a.bin",
 ) -> File:
     """Store a file."""
-    upload = await store.reserve(room, author, name, len(content))
+    upload = await store.reserve(room, user, name, len(content))
     await upload.write(content)
     return await upload.finish()
 

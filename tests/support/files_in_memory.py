@@ -18,9 +18,9 @@ class FileWriterInMemory:
     `writes` calls.
     """
 
-    def __init__(self, files: FilesInMemory, room: str, author: str, name: str, size: int) -> None:
+    def __init__(self, files: FilesInMemory, room: str, user: str, name: str, size: int) -> None:
         self.ticket = f"ticket-{len(files.writers)}"
-        self.room, self.author, self.name, self.size = room, author, name, size
+        self.room, self.user, self.name, self.size = room, user, name, size
         self.data = bytearray()
         self.writes = 0
         self._is_busy = False
@@ -76,20 +76,20 @@ class FilesInMemory:
         self.changed = asyncio.Event()
         self.transfers = ConnectionCount()
 
-    async def reserve(self, room: str, author: str, name: str, size: int) -> FileWriterInMemory:
+    async def reserve(self, room: str, user: str, name: str, size: int) -> FileWriterInMemory:
         await self.wait_while_blocked()
         if self.failure is not None:
             raise self.failure
         if size > self.max_bytes:
             raise CommandError(ErrorCode.TOO_LONG, "Too long.")
-        writer = FileWriterInMemory(self, room, author, name, size)
+        writer = FileWriterInMemory(self, room, user, name, size)
         self.writers.append(writer)
         return writer
 
-    async def withdraw(self, room: str, author: str) -> None:
+    async def withdraw(self, room: str, user: str) -> None:
         await self.wait_while_blocked()
         for writer in self.writers:
-            if (writer.room, writer.author, writer.writes) == (room, author, 0):
+            if (writer.room, writer.user, writer.writes) == (room, user, 0):
                 writer.state = "withdrawn"
         self.changed.set()
 

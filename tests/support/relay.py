@@ -142,7 +142,7 @@ class Rig:
             self.relay.rooms.tick()
 
     def names(self, room: str = "a") -> list[str]:
-        return self.relay.rooms.users(room).names(1000)
+        return [user.name for user in self.relay.rooms.users(room)]
 
     async def end(self) -> None:
         for broker in self.brokers:

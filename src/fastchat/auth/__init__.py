@@ -36,11 +36,12 @@ class Right(StrEnum):
 class Identity(NamedTuple):
     """A user, as a token identifies them until `expires_s` (seconds since 1970).
 
-    `author` is unique to the user. `name` is the name that other users see. `rights` has the
-    user's rights by room; `ANY_ROOM` stands for all rooms that it does not name.
+    `credential` is unique to the user (`fastchat.protocol.users.holder_of`). `name` is the name
+    that other users see. `rights` has the user's rights by room; `ANY_ROOM` stands for all rooms
+    that it does not name.
     """
 
-    author: str
+    credential: str
     name: str
     expires_s: float
     rights: Mapping[str, frozenset[Right]]

@@ -14,9 +14,10 @@ import jwt
 
 from fastchat.auth import ANY_ROOM
 from fastchat.auth.keys import MIN_SECRET_BYTES, read_signing_key
-from fastchat.auth.tokens import MAX_SUBJECT_CHARS, RIGHTS, is_subject
+from fastchat.auth.tokens import RIGHTS, is_subject
 from fastchat.errors import CommandError, SettingError
 from fastchat.protocol.names import check_room, check_username
+from fastchat.protocol.users import MAX_SUBJECT_CHARS
 
 __all__ = ["create_secret", "duration_of", "make_token", "rooms_of"]
 

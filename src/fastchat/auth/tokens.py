@@ -22,11 +22,11 @@ import jwt
 from fastchat.auth import ANY_ROOM, Identity, Right, unauthorized
 from fastchat.auth.keys import Key, read_keys
 from fastchat.errors import CloseCode, CommandError, SettingError
-from fastchat.protocol import SUBJECT
 from fastchat.protocol.characters import has_hidden
 from fastchat.protocol.names import check_username
+from fastchat.protocol.users import MAX_SUBJECT_CHARS, holder_of
 
-__all__ = ["MAX_SUBJECT_CHARS", "RIGHTS", "TokenAuthenticator", "is_subject"]
+__all__ = ["RIGHTS", "TokenAuthenticator", "is_subject"]
 
 logger = logging.getLogger("fastchat.auth")
 
@@ -34,8 +34,6 @@ logger = logging.getLogger("fastchat.auth")
 LEEWAY_S = 10
 #: A token must fit into the head of a request. Those of identity providers have 1 to 3 KiB.
 MAX_TOKEN_CHARS = 8192
-#: The limit of OpenID Connect Core 1.0 §2 for `sub`.
-MAX_SUBJECT_CHARS = 255
 
 #: The rights of a token without the claim `rooms`.
 _USUAL_RIGHTS: Mapping[str, frozenset[Right]] = {ANY_ROOM: frozenset({Right.READ, Right.WRITE})}
@@ -142,7 +140,7 @@ class TokenAuthenticator:
         except CommandError:
             raise _Refused("its `name` (or `sub`, if it has none) is not a valid name") from None
         rights = _rights(claims["rooms"]) if "rooms" in claims else _USUAL_RIGHTS
-        return Identity(SUBJECT + subject, name, self._expiry(claims["exp"]), rights)
+        return Identity(holder_of(subject), name, self._expiry(claims["exp"]), rights)
 
     def _expiry(self, value: Any) -> float:
         """The time in `exp`, which must be in the future."""

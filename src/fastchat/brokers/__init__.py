@@ -47,7 +47,7 @@ class Delivery(Protocol):
 class Receiver(Protocol):
     """The chat as a broker uses it. A broker calls it in the loop's thread."""
 
-    def expel(self, room: str, author: str, seconds: int, /) -> None:
+    def expel(self, room: str, user: str, seconds: int, /) -> None:
         """Close the connections of a user that a moderator has removed from a room.
 
         Only the connections in this process are closed. The user must stay out of the room for
@@ -124,11 +124,11 @@ class Broker(Protocol):
 class Presence(Protocol):
     """The users of the whole server's rooms; `tests/contracts/broker` tests it."""
 
-    async def remove(self, removal: Removal) -> str:
-        """Remove a user from a room, in all processes; return the user's name.
+    async def remove(self, removal: Removal) -> Member:
+        """Remove a user from a room, in all processes; return the user.
 
-        The other members receive a leave event. Raises CommandError: `not_found` if the room has
-        no user of this name, or `unavailable` if the rooms did not reply in time. In the second
+        The other members receive a leave event. Raises CommandError: `not_found` if the user is not
+        in the room, or `unavailable` if the rooms did not reply in time. In the second
         case the user can have been removed nevertheless.
         """
         ...

@@ -75,8 +75,8 @@ class MemoryBroker:
         if on_outcome is not None:
             on_outcome(outcome)
 
-    def expel(self, room: str, author: str, seconds: int) -> None:
-        self._receiver.expel(room, author, seconds)
+    def expel(self, room: str, user: str, seconds: int) -> None:
+        self._receiver.expel(room, user, seconds)
 
     def end_turn(self) -> None:
         self._delivery.end_turn()

@@ -19,8 +19,8 @@ class Endpoint(Protocol):
         """The client's token was accepted; it expires at `expires_s`, in seconds since 1970."""
         ...
 
-    def on_joined(self, author: str, /) -> None:
-        """The client has joined a room, in which its messages are those of `author`."""
+    def on_joined(self, user: str, /) -> None:
+        """The client has joined a room, in which its messages are those of `user`."""
         ...
 
     def dismiss(self, reason: CloseReason, reconnect_after_ms: int, /) -> None:

@@ -39,8 +39,8 @@ from fastchat.protocol import (
     Typing,
     Upload,
 )
-from fastchat.rooms import Entrance, Entry, Member
-from fastchat.rooms.presence import author_of
+from fastchat.protocol.users import guest_of
+from fastchat.rooms import Entrance, Entry
 
 __all__ = ["Chat"]
 
@@ -123,7 +123,7 @@ class Chat:
         if self._authenticator is None:
             return
         identity = self._authenticator.verify(token)
-        if client.identity is not None and client.identity.author != identity.author:
+        if client.identity is not None and client.identity.credential != identity.credential:
             raise unauthorized("The token is another user's. Open a new connection to use it.")
         if not all(identity.may(Right.READ, room) for room in client.rooms):
             raise forbidden()
@@ -139,7 +139,7 @@ class Chat:
         self._uploads.give_up(client)
         while client.rooms:
             room, member = client.rooms.popitem()
-            self._moderation.untrack(client, room, member.author)
+            self._moderation.untrack(client, room, member.user)
             self._broker.lose(room, member)
             self._hub.leave(client.connection, room)
 
@@ -152,10 +152,10 @@ class Chat:
     def _publish_message(self, client: Client, command: Send) -> None:
         text, room, id, ref = command
         room = client.room_of(room, Right.WRITE)
-        name, author = client.rooms[room]
+        name, user = client.rooms[room]
         timestamp = protocol.timestamp_of(self._clock())
         self._broker.publish(
-            MessageDraft(room, name, text, timestamp, author, id),
+            MessageDraft(room, name, text, timestamp, user, id),
             partial(self._answer, client, id, ref),
         )
 
@@ -180,7 +180,7 @@ class Chat:
     ) -> None:
         """Publish a change of a message. The history decides whether the author can make it."""
         room = client.room_of(command.room)
-        name, author = client.rooms[room]
+        name, user = client.rooms[room]
         moderates = kind is not Kind.REACT and client.moderates(room)
         if not moderates:
             client.check(Right.WRITE, room)
@@ -189,7 +189,7 @@ class Chat:
             name,
             text,
             protocol.timestamp_of(self._clock()),
-            author,
+            user,
             kind,
             command.offset,
             emoji,
@@ -200,7 +200,8 @@ class Chat:
 
     def _typing(self, client: Client, command: Typing) -> None:
         room = client.room_of(command.room, Right.READ)
-        payload = protocol.typing(room, client.rooms[room].name)
+        name, user = client.rooms[room]
+        payload = protocol.typing(room, user, name)
         self._hub.publish(room, payload, client.connection)
         self._broker.tell(room, payload)
 
@@ -210,7 +211,7 @@ class Chat:
     async def _leave(self, client: Client, command: Leave) -> None:
         room = client.room_of(command.room)
         member = client.rooms.pop(room)
-        self._moderation.untrack(client, room, member.author)
+        self._moderation.untrack(client, room, member.user)
         self._uploads.leave(client, room)
 
         def left() -> None:
@@ -239,14 +240,15 @@ class Chat:
             self.authenticate(client, command.token)
             command = command._replace(token=None)
             if command.room in client.rooms:
-                self._renewed(client, command.ref)
+                self._renewed(client, command.room, command.ref)
                 return None
         return self._enter(client, command)
 
-    def _renewed(self, client: Client, ref: str | None) -> None:
+    def _renewed(self, client: Client, room: str, ref: str | None) -> None:
         assert client.identity is not None
-        _, name, expires_s, _ = client.identity
-        payload = protocol.renewed(name, protocol.timestamp_of(expires_s), ref=ref)
+        name, user = client.rooms[room]
+        expires = protocol.timestamp_of(client.identity.expires_s)
+        payload = protocol.renewed(room, user, name, expires, ref=ref)
         self._hub.send(client.connection, payload)
 
     async def _enter(self, client: Client, command: Join) -> None:
@@ -256,14 +258,20 @@ class Chat:
             return
         self._check_new_room(client, room)
         session = command.session or client.session or self._new_secret()
-        member = _member_of(client, command.username, session)
+        name, credential = _named(client, command.username, session)
         entrance = Entrance(
-            room, member, command.since, command.history, client.address, client.connection_number
+            room,
+            name,
+            credential,
+            command.since,
+            command.history,
+            client.address,
+            client.connection_number,
         )
         # A callback and not a result, because the reply has an exact place in the room's stream.
         await self._broker.join(entrance, partial(self._admit, client, room, session, command.ref))
         if room in client.rooms:  # it is not if the client has gone in the meantime
-            client.endpoint.on_joined(client.rooms[room].author)
+            client.endpoint.on_joined(client.rooms[room].user)
 
     def _check_new_room(self, client: Client, room: str) -> None:
         if room in client.rooms:
@@ -288,6 +296,7 @@ class Chat:
         self._moderation.track(client, room)
         payload = protocol.joined(
             room,
+            entry.member.user,
             entry.member.name,
             session,
             entry.position,
@@ -321,16 +330,16 @@ class Chat:
 
     # The broker's receiver
 
-    def expel(self, room: str, author: str, seconds: int) -> None:
+    def expel(self, room: str, user: str, seconds: int) -> None:
         """Dismiss the clients of a user who was removed from a room, and end their tickets."""
-        self._moderation.expel(room, author, seconds)
-        self._uploads.withdraw(room, author)
+        self._moderation.expel(room, user, seconds)
+        self._uploads.withdraw(room, user)
 
 
-def _member_of(client: Client, username: str | None, session: str) -> Member:
-    """The name under which a client joins, and the author of its messages."""
+def _named(client: Client, username: str | None, session: str) -> tuple[str, str]:
+    """The name under which a client joins, and the credential of its user."""
     if client.identity is not None:  # the token has the name, whatever the command says
-        return Member(client.identity.name, client.identity.author)
+        return client.identity.name, client.identity.credential
     if name := username or client.username:
-        return Member(name, author_of(session))
+        return name, guest_of(session)
     raise CommandError(ErrorCode.BAD_USERNAME, "`join` needs a name. Send it as `username`.")

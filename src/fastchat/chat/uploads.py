@@ -55,12 +55,12 @@ class UploadCommands:
         room = client.room_of(command.room, Right.WRITE)
         if self._incoming_files is None:
             raise CommandError(ErrorCode.FORBIDDEN, "This server does not accept files.")
-        author = client.rooms[room].author
+        user = client.rooms[room].user
         before, client.incoming = client.incoming, None
         if before is not None:  # first, because both count against one quota
             await before.give_up()
         incoming = await self._incoming_files.announce(
-            client, client.address, room, author, command.name, command.size, command.ref
+            client, client.address, room, user, command.name, command.size, command.ref
         )
         if client.gone:  # no client receives the ticket
             await incoming.writer.abandon()
@@ -106,13 +106,13 @@ class UploadCommands:
         if incoming is not None and self._incoming_files is not None:
             self._incoming_files.give_up(incoming)
 
-    def withdraw(self, room: str, author: str) -> None:
-        """End the tickets of an author in a room.
+    def withdraw(self, room: str, user: str) -> None:
+        """End the tickets of a user in a room.
 
-        A ticket can be used without a connection, so it does not end with the author's connections.
+        A ticket can be used without a connection, so it does not end with the user's connections.
         """
         if self._incoming_files is not None:
-            self._incoming_files.withdraw(room, author)
+            self._incoming_files.withdraw(room, user)
 
     def sweep(self) -> None:
         """Give up files that have stalled, and inform their senders; called every second."""

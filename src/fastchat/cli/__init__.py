@@ -162,6 +162,11 @@ def _import(chosen: dict[str, Any]) -> int:
         f"imported {_counted(imported.publications, 'publication')} "
         f"in {_counted(imported.rooms, 'room')} into {directory}"
     )
+    if imported.has_strangers:
+        report += (
+            "\nThe export is from a history with other users, so its guests are strangers here: "
+            "they cannot change the imported messages. To keep them, import into a new directory."
+        )
     try:
         with output() as out:
             print(report, file=out)

@@ -180,10 +180,10 @@ class Session(WSListener):
     def on_authenticated(self, expires_s: float) -> None:
         self._context.sessions.watch_expiry(self, expires_s)
 
-    def on_joined(self, author: str) -> None:
+    def on_joined(self, user: str) -> None:
         self._context.sessions.note_joined(self)
         if self._counted is not None:
-            self._context.admission.identify(self._counted, author)
+            self._context.admission.identify(self._counted, user)
 
     # Called by the inbox
 

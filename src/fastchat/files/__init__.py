@@ -100,7 +100,7 @@ class FileWriter(Protocol):
         """Store the file.
 
         Raises CommandError: `bad_command` if bytes are missing, `forbidden` if the file exceeds
-        the quota of its author, `unavailable` if the disk fails.
+        the quota of its user, `unavailable` if the disk fails.
         """
         ...
 
@@ -118,17 +118,17 @@ class Files(Protocol):
 
     max_bytes: int
 
-    async def reserve(self, room: str, author: str, name: str, size: int) -> FileWriter:
+    async def reserve(self, room: str, user: str, name: str, size: int) -> FileWriter:
         """Announce a file of `size` bytes. Its ticket is valid for ten minutes.
 
         Raises CommandError: `too_long` if the file is larger than `max_bytes`, `forbidden` if the
-        quota of the author or of the server is exhausted, `unavailable` if the disk fails or is
+        quota of the user or of the server is exhausted, `unavailable` if the disk fails or is
         too full.
         """
         ...
 
-    async def withdraw(self, room: str, author: str) -> None:
-        """End the tickets of an author's files in a room that have not started. Never raises."""
+    async def withdraw(self, room: str, user: str) -> None:
+        """End the tickets of a user's files in a room that have not started. Never raises."""
         ...
 
     async def claim(self, ticket: str) -> FileWriter | None:

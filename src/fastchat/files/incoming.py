@@ -178,7 +178,7 @@ class IncomingFiles:
         owner: Any,
         address: str,
         room: str,
-        author: str,
+        user: str,
         name: str,
         size: int,
         ref: str | None,
@@ -188,7 +188,7 @@ class IncomingFiles:
         `ref` is that of the command. It is also the `ref` of the event about the stored file, and
         of an error. Raises CommandError like `Files.reserve`.
         """
-        writer = await self._files.reserve(room, author, name, size)
+        writer = await self._files.reserve(room, user, name, size)
         return Incoming(writer, owner, address, ref, self._transfers)
 
     async def take(self, incoming: Incoming, data: bytes) -> File | None:
@@ -212,9 +212,9 @@ class IncomingFiles:
         if incoming.is_expected:
             self._run(self._give_up(incoming))
 
-    def withdraw(self, room: str, author: str) -> None:
-        """End the tickets of an author in a room, in a task. Files that have started continue."""
-        self._run(self._files.withdraw(room, author))
+    def withdraw(self, room: str, user: str) -> None:
+        """End the tickets of a user in a room, in a task. Files that have started continue."""
+        self._run(self._files.withdraw(room, user))
 
     def sweep(self) -> list[Incoming]:
         """Give up the files that have stalled, and return them; called every second."""

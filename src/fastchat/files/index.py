@@ -6,7 +6,7 @@ Each content on the disk has a row in the database, which was written earlier or
 transaction. So if a process is killed at any moment, a row describes each content that it leaves
 behind, and `fastchat.files.retention` removes both. The steps are:
 
-1. `reserve`: a file is announced. It has a row of `uploads`, which counts against its author's
+1. `reserve`: a file is announced. It has a row of `uploads`, which counts against its user's
    quota.
 2. `start`: a process has created and locked the temporary file, which is named after the number of
    the row. The row becomes `begun`.
@@ -45,7 +45,7 @@ __all__ = ["FOLDER", "Announced", "FileRecord", "Index"]
 FOLDER = "files"
 FILE_NAME = "index.sqlite3"
 #: A ticket is valid for this long, from the announcement of a file to its first byte. Meanwhile,
-#: the announcement counts against its author's quota.
+#: the announcement counts against its user's quota.
 TICKET_S = 600.0
 #: How long a process waits for a transaction of another one, which can include the renaming of a
 #: file.
@@ -58,12 +58,12 @@ class Announced(NamedTuple):
     """An announced file.
 
     `number` names its temporary file. `counted_as` is the id of a stored file which it probably
-    repeats. If it is not None, only that file counts against the author's quota.
+    repeats. If it is not None, only that file counts against the user's quota.
     """
 
     number: int
     room: str
-    author: str
+    user: str
     name: str
     size: int
     counted_as: str | None = None
@@ -94,7 +94,7 @@ class Index:
         folder: Path,
         *,
         clock: Callable[[], float],
-        max_author_bytes: int = 0,
+        max_user_bytes: int = 0,
         max_total_bytes: int = 0,
         sync_commits: bool = False,
         check_disk: Callable[[int, Sequence[tuple[int, int]]], None] = lambda size, begun: None,
@@ -103,7 +103,7 @@ class Index:
         self._clock = clock
         self._quotas = Quotas(
             clock=clock,
-            max_author_bytes=max_author_bytes,
+            max_user_bytes=max_user_bytes,
             max_total_bytes=max_total_bytes,
             check_disk=check_disk,
         )
@@ -139,10 +139,10 @@ class Index:
             ((key,),) = select(db, "SELECT key FROM secrets")
         return bytes(key)
 
-    def reserve(self, room: str, author: str, name: str, size: int, ticket: bytes) -> Announced:
+    def reserve(self, room: str, user: str, name: str, size: int, ticket: bytes) -> Announced:
         """Announce a file. `ticket` is a digest.
 
-        If the author's quota is exhausted, the new announcement replaces an announcement of the
+        If the user's quota is exhausted, the new announcement replaces an announcement of the
         same room, name and size. If there is none, it can count as a stored file to which no
         message links yet; then `store` checks that the two are the same. Raises CommandError if
         the quotas or the disk do not allow the file.
@@ -152,31 +152,31 @@ class Index:
             # Announced files do not count here. See `fastchat.files.quotas`.
             self._quotas.check_total(db, charge)
             counted_as = None
-            if self._quotas.excess(db, author, charge) > 0:
+            if self._quotas.excess(db, user, charge) > 0:
                 # A client that has not received the ticket announces the same file again.
                 db.execute(
                     "DELETE FROM uploads WHERE number = (SELECT min(number) FROM uploads "
-                    "WHERE author = ? AND room = ? AND name = ? AND size = ? "
+                    "WHERE user = ? AND room = ? AND name = ? AND size = ? "
                     "AND NOT begun AND expires > ?)",
-                    (author, room, name, size, now),
+                    (user, room, name, size, now),
                 )
-                if self._quotas.excess(db, author, charge) > 0:
-                    counted_as = self._quotas.unlinked_file(db, room, author, size)
+                if self._quotas.excess(db, user, charge) > 0:
+                    counted_as = self._quotas.unlinked_file(db, room, user, size)
                 if counted_as is None:
-                    self._quotas.check_author(db, author, charge)
+                    self._quotas.check_user(db, user, charge)
             db.execute(
-                "INSERT INTO uploads (ticket, room, author, name, size, charge, expires, again) "
+                "INSERT INTO uploads (ticket, room, user, name, size, charge, expires, again) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (ticket, room, author, name, size, charge, now + TICKET_S, counted_as),
+                (ticket, room, user, name, size, charge, now + TICKET_S, counted_as),
             )
-            return Announced(db.last_insert_rowid(), room, author, name, size, counted_as)
+            return Announced(db.last_insert_rowid(), room, user, name, size, counted_as)
 
     def find(self, ticket: bytes) -> Announced | None:
         """Return the announced file of a ticket; None if the ticket is unknown, used or expired."""
         with self._reading() as db:
             found = select(
                 db,
-                "SELECT number, room, author, name, size, again FROM uploads "
+                "SELECT number, room, user, name, size, again FROM uploads "
                 "WHERE ticket = ? AND NOT begun AND expires > ?",
                 ticket,
                 self._clock(),
@@ -206,7 +206,7 @@ class Index:
         """Turn a complete incoming file into a stored one.
 
         `place` moves the content to its path, and can raise OSError. Raises CommandError if the
-        file is not the one that it was `counted_as`, and exceeds its author's quota.
+        file is not the one that it was `counted_as`, and exceeds its user's quota.
         """
         with self._writing() as db:
             db.execute("DELETE FROM uploads WHERE number = ?", (announced.number,))
@@ -214,7 +214,7 @@ class Index:
                 raise FilesError("the announcement of the file was deleted")
             # A file that is stored already adds nothing to the quota.
             if announced.counted_as is not None and not self._has(db, file.id):
-                self._quotas.check_author(db, announced.author, charge_of(file.size))
+                self._quotas.check_user(db, announced.user, charge_of(file.size))
             # The same content in the same room is stored once. If it is sent again, it counts as
             # new, so that its sender has time to send a message with its link.
             db.execute(
@@ -223,7 +223,7 @@ class Index:
                 (
                     file.id,
                     file.room,
-                    announced.author,
+                    announced.user,
                     file.size,
                     charge_of(file.size),
                     file.media_type,
@@ -239,11 +239,11 @@ class Index:
         with self._writing() as db:
             db.execute("DELETE FROM uploads WHERE number = ? AND NOT begun", (announced.number,))
 
-    def withdraw_all(self, room: str, author: str) -> None:
-        """End an author's announcements in a room, except those of files that have started."""
-        statement = "DELETE FROM uploads WHERE room = ? AND author = ? AND NOT begun"
+    def withdraw_all(self, room: str, user: str) -> None:
+        """End a user's announcements in a room, except those of files that have started."""
+        statement = "DELETE FROM uploads WHERE room = ? AND user = ? AND NOT begun"
         with self._writing() as db:
-            db.execute(statement, (room, author))
+            db.execute(statement, (room, user))
 
     def discard(self, number: int, remove: Callable[[str], None]) -> None:
         """End an incoming file.

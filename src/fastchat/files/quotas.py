@@ -1,9 +1,9 @@
-"""The quotas of files: how many bytes one author can share, and how many all authors together.
+"""The quotas of files: how many bytes one user can share, and how many all users together.
 
-* The quota of an author counts their stored, incoming and announced files. So an author cannot
+* The quota of a user counts their stored, incoming and announced files. So a user cannot
   announce more than they can send.
-* The quota of the server counts stored and incoming files of all authors, but not announced ones.
-  If announcements counted, one author could exclude all others without sending a byte.
+* The quota of the server counts stored and incoming files of all users, but not announced ones.
+  If announcements counted, one user could exclude all others without sending a byte.
 * A file that is probably the same as a stored file counts once (`unlinked_file`).
 """
 
@@ -35,12 +35,12 @@ class Quotas:
         self,
         *,
         clock: Callable[[], float],
-        max_author_bytes: int,
+        max_user_bytes: int,
         max_total_bytes: int,
         check_disk: Callable[[int, Sequence[tuple[int, int]]], None],
     ) -> None:
         self._clock = clock
-        self._max_author_bytes = max_author_bytes
+        self._max_user_bytes = max_user_bytes
         self._max_total_bytes = max_total_bytes
         self._check_disk = check_disk
 
@@ -57,35 +57,35 @@ class Quotas:
             )
         self._check_disk(charge, select(db, "SELECT number, size FROM uploads WHERE begun"))
 
-    def excess(self, db: apsw.Connection, author: str, charge: int) -> float:
-        """Return by how many bytes a further file would exceed its author's quota.
+    def excess(self, db: apsw.Connection, user: str, charge: int) -> float:
+        """Return by how many bytes a further file would exceed its user's quota.
 
         The result is negative or 0 if the quota allows the file.
         """
         ((shared,),) = select(
             db,
-            "SELECT (SELECT total(charge) FROM files WHERE author = ?1) + (SELECT total(charge) "
-            "FROM uploads WHERE author = ?1 AND again IS NULL AND (begun OR expires > ?2))",
-            author,
+            "SELECT (SELECT total(charge) FROM files WHERE user = ?1) + (SELECT total(charge) "
+            "FROM uploads WHERE user = ?1 AND again IS NULL AND (begun OR expires > ?2))",
+            user,
             self._clock(),
         )
-        return float(shared + charge - self._max_author_bytes)
+        return float(shared + charge - self._max_user_bytes)
 
-    def check_author(self, db: apsw.Connection, author: str, charge: int) -> None:
-        """Check that an author's quota allows a further file.
+    def check_user(self, db: apsw.Connection, user: str, charge: int) -> None:
+        """Check that a user's quota allows a further file.
 
         Raises CommandError (`forbidden`). If the quota will allow the file after some of the
-        author's announcements expire, the error is temporary, and `retry_after_ms` is the time
+        user's announcements expire, the error is temporary, and `retry_after_ms` is the time
         until then.
         """
-        now, excess = self._clock(), self.excess(db, author, charge)
+        now, excess = self._clock(), self.excess(db, user, charge)
         if excess <= 0:
             return
         for expires, freed in select(
             db,
             "SELECT expires, charge FROM uploads "
-            "WHERE author = ? AND again IS NULL AND NOT begun AND expires > ? ORDER BY expires",
-            author,
+            "WHERE user = ? AND again IS NULL AND NOT begun AND expires > ? ORDER BY expires",
+            user,
             now,
         ):
             excess -= freed
@@ -101,19 +101,19 @@ class Quotas:
             "Your files use up your quota. Delete messages that contain files, and try again.",
         )
 
-    def unlinked_file(self, db: apsw.Connection, room: str, author: str, size: int) -> str | None:
+    def unlinked_file(self, db: apsw.Connection, room: str, user: str, size: int) -> str | None:
         """Return the id of a stored file which the next file of this size probably repeats.
 
         A client that has not received the answer to an upload sends the file again. So the result
-        is a file of the same author, room and size to which no message links yet, and which no
+        is a file of the same user, room and size to which no message links yet, and which no
         other announcement counts as. The method returns None if there is none.
         """
         found = select(
             db,
-            "SELECT id FROM files WHERE author = ? AND room = ? AND size = ? AND NOT linked "
+            "SELECT id FROM files WHERE user = ? AND room = ? AND size = ? AND NOT linked "
             "AND id NOT IN (SELECT again FROM uploads "
             "WHERE again IS NOT NULL AND (begun OR expires > ?)) LIMIT 1",
-            author,
+            user,
             room,
             size,
             self._clock(),

@@ -6,11 +6,15 @@ row of `uploads`; `begun` separates the two states. A stored file is a row of `f
 
 from __future__ import annotations
 
+import contextlib
 import secrets
+from pathlib import Path
 
 import apsw
 
-from fastchat.database import Schema
+from fastchat.database import Schema, open_to_read, select
+from fastchat.history.directory import FILE_NAME as HISTORY_FILE_NAME
+from fastchat.history.users import UserIds, user_key_of
 
 __all__ = ["INDEX"]
 
@@ -59,15 +63,45 @@ END;
 _AGAIN = "ALTER TABLE uploads ADD COLUMN again TEXT"
 
 
+#: The third version has public ids of users in the place of authors.
+_RENAME_AUTHORS = """
+ALTER TABLE files RENAME COLUMN author TO user;
+ALTER TABLE uploads RENAME COLUMN author TO user;
+DROP INDEX files_by_author;
+DROP INDEX uploads_by_author;
+CREATE INDEX files_by_user ON files (user, charge);
+CREATE INDEX uploads_by_user ON uploads (user, charge);
+"""
+#: The history can be in use by its server while a process opens the index.
+_BUSY_TIMEOUT_MS = 5000
+
+
 def _make(db: apsw.Connection) -> None:
     db.execute(_TABLES)
     db.execute("INSERT INTO secrets VALUES (?)", (secrets.token_bytes(32),))
 
 
+def _replace_authors(db: apsw.Connection) -> None:
+    """Give each file and each announcement its user, by the secret of the history.
+
+    The process that has the history has opened, and so migrated, its file before.
+    """
+    db.execute(_RENAME_AUTHORS)
+    authors = select(db, "SELECT user FROM files UNION SELECT user FROM uploads")
+    if not authors:
+        return
+    file = Path(db.filename).parents[1] / HISTORY_FILE_NAME
+    with contextlib.closing(open_to_read(file, busy_timeout_ms=_BUSY_TIMEOUT_MS)) as history:
+        user_of = UserIds(user_key_of(history)).user_of
+    users = [(user_of(author), author) for (author,) in authors]
+    for table in ("files", "uploads"):
+        db.executemany(f"UPDATE {table} SET user = ? WHERE user = ?", users)  # noqa: S608
+
+
 INDEX = Schema(
     application_id=0x6663666C,  # "fcfl"
     name="an index of fastchat's files",
-    migrations=(_make, _AGAIN),
+    migrations=(_make, _AGAIN, _replace_authors),
     way_out="restore it from a copy together with the files beside it, move "
     "the folder away to start without them, or switch --files off.",
 )

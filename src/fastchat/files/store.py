@@ -47,7 +47,7 @@ class FileStore:
     """Stores files in the data directory `data`. Raises SettingError if its index is unusable.
 
     * ``max_bytes``: the size of the largest file.
-    * ``max_author_bytes``, ``max_total_bytes``: the quotas of one author and of the server.
+    * ``max_user_bytes``, ``max_total_bytes``: the quotas of one user and of the server.
     * ``sync``: whether a stored file survives a loss of power.
     * ``clock``: returns seconds since 1970.
     * ``measure``: returns the space on the disk, of which a part stays free for messages
@@ -62,19 +62,19 @@ class FileStore:
         data: Path,
         *,
         max_bytes: int,
-        max_author_bytes: int,
+        max_user_bytes: int,
         max_total_bytes: int,
         sync: bool,
         clock: Callable[[], float],
         metrics: Metrics,
         measure: Callable[[Path], Space] = space_of,
     ) -> None:
-        self.max_bytes = min(max_bytes, max_author_bytes, max_total_bytes)
+        self.max_bytes = min(max_bytes, max_user_bytes, max_total_bytes)
         self.contents = Contents(data / FOLDER)
         self.index = Index(
             data / FOLDER,
             clock=clock,
-            max_author_bytes=max_author_bytes,
+            max_user_bytes=max_user_bytes,
             max_total_bytes=max_total_bytes,
             sync_commits=sync,
             check_disk=self._check_disk,
@@ -98,17 +98,17 @@ class FileStore:
         self._threads.shutdown()
         self.index.close()
 
-    async def reserve(self, room: str, author: str, name: str, size: int) -> DiskFileWriter:
+    async def reserve(self, room: str, user: str, name: str, size: int) -> DiskFileWriter:
         if size > self.max_bytes:
             raise CommandError(
                 ErrorCode.TOO_LONG,
                 f"The file is too large. A file can have at most {self.max_bytes:,} bytes.",
             )
-        return await self.run(self._reserve, room, author, clean_name(name), size)
+        return await self.run(self._reserve, room, user, clean_name(name), size)
 
-    async def withdraw(self, room: str, author: str) -> None:
+    async def withdraw(self, room: str, user: str) -> None:
         with contextlib.suppress(CommandError):  # it is logged, and the tickets expire
-            await self.run(self.index.withdraw_all, room, author)
+            await self.run(self.index.withdraw_all, room, user)
 
     async def find(self, ticket: str) -> DiskFileWriter | None:
         """Return the writer of a ticket's file, like `claim`, but do not use the ticket."""
@@ -143,9 +143,9 @@ class FileStore:
 
     # In threads
 
-    def _reserve(self, room: str, author: str, name: str, size: int) -> DiskFileWriter:
+    def _reserve(self, room: str, user: str, name: str, size: int) -> DiskFileWriter:
         ticket = secrets.token_urlsafe(_TICKET_BYTES)
-        announced = self.index.reserve(room, author, name, size, _digest_of(ticket))
+        announced = self.index.reserve(room, user, name, size, _digest_of(ticket))
         return DiskFileWriter(self, ticket, announced)
 
     def _check_disk(self, size: int, started: Sequence[tuple[int, int]]) -> None:

@@ -54,6 +54,11 @@ class History(Protocol):
     If the disk fails, every method except `prune` raises HistoryError and changes nothing.
     """
 
+    @property
+    def user_key(self) -> bytes:
+        """The secret that makes public ids of users (`fastchat.history.users`)."""
+        ...
+
     def append(self, drafts: Sequence[Draft]) -> list[Outcome]:
         """Number and store `drafts` in order; return one outcome for each draft.
 

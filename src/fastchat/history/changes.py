@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+import orjson
+
 from fastchat.errors import CommandError, ErrorCode
-from fastchat.protocol import Change, ChangeDraft, Kind, Message, Publication
+from fastchat.protocol import Change, ChangeDraft, Kind, Message, Publication, Reactor
+from fastchat.protocol.publications import encodable
 
 __all__ = ["amend", "put"]
 
 #: Different emoji under one message: a message with more would fill the screens of all members.
 MAX_EMOJI = 20
-#: Reactions under one message. Even with the longest names (32 characters of up to 4 bytes),
-#: the encoded message fits into a reply (`fastchat.protocol.MAX_REPLY_BYTES`).
+#: Reactions under one message, and their size as JSON. With both limits, the encoded message fits
+#: into a reply (`fastchat.protocol.MAX_REPLY_BYTES`). Reactions of guests always have less than the
+#: second limit, which is for tokens with long subjects.
 MAX_REACTIONS = 1000
+MAX_REACTIONS_BYTES = 192 * 1024
 
 
 def amend(found: Publication | None, change: ChangeDraft) -> Message | CommandError:
@@ -25,7 +32,7 @@ def amend(found: Publication | None, change: ChangeDraft) -> Message | CommandEr
         return CommandError(ErrorCode.NOT_FOUND, "The message does not exist or was deleted.")
     if change.kind is Kind.REACT:
         return _react(found, change)
-    if change.author != found.author and not change.moderated:
+    if change.user != found.user and not change.moderated:
         return CommandError(
             ErrorCode.FORBIDDEN, "Only the message's author and moderators can change it."
         )
@@ -42,21 +49,29 @@ def _react(message: Message, change: ChangeDraft) -> Message | CommandError:
                 ErrorCode.FORBIDDEN,
                 f"The message has {MAX_EMOJI} different reactions already. Use one of them.",
             )
-        if sum(map(len, reactions.values())) >= MAX_REACTIONS:
+        if (count := sum(map(len, reactions.values()))) >= MAX_REACTIONS or (
+            # Fewer cannot be too large, so they need not be encoded.
+            count >= 100 and _size_of(reactions) >= MAX_REACTIONS_BYTES
+        ):
             return CommandError(
                 ErrorCode.FORBIDDEN,
-                f"The message has {MAX_REACTIONS:,} reactions already and accepts no more.",
+                f"The message has {count:,} reactions already and accepts no more.",
             )
-    names = [name for name in reactions.get(emoji, ()) if name != change.username]
+    reactors = [each for each in reactions.get(emoji, ()) if each.user != change.user]
     if not change.remove:
-        names.append(change.username)
-    if names:
-        # An emoji keeps its place when it gets another name. So clients that received the
+        reactors.append(Reactor(change.user, change.username))
+    if reactors:
+        # An emoji keeps its place when another user reacts with it. So clients that received the
         # reactions one by one, and clients that read them later, show them in the same order.
-        reactions[emoji] = tuple(names)
+        reactions[emoji] = tuple(reactors)
     else:
         reactions.pop(emoji, None)
     return message._replace(reactions=reactions or None)
+
+
+def _size_of(reactions: Mapping[str, Sequence[Reactor]]) -> int:
+    """The size of reactions in a publication, in bytes."""
+    return len(orjson.dumps(encodable(reactions)))
 
 
 def put(

@@ -18,16 +18,16 @@ REMEMBER_IDS_S = 600.0
 # Restored publications can be older than ids in the table, so their ids are added first, and
 # then the table is rewritten in the order of time.
 _ADD_RESTORED = f"""
-INSERT OR IGNORE INTO ids (room, username, id, offset, timestamp)
-SELECT ?1, username, id, key & {OFFSET_MASK}, timestamp FROM publications
+INSERT OR IGNORE INTO ids (room, user, id, offset, timestamp)
+SELECT ?1, user, id, key & {OFFSET_MASK}, timestamp FROM publications
 WHERE key BETWEEN ?1 << {OFFSET_BITS} AND (?1 + 1 << {OFFSET_BITS}) - 1
 AND id IS NOT NULL AND timestamp >= ?2
 """  # noqa: S608
 _SORT = """
-CREATE TEMP TABLE remembered AS SELECT room, username, id, offset, timestamp FROM ids;
+CREATE TEMP TABLE remembered AS SELECT room, user, id, offset, timestamp FROM ids;
 DELETE FROM ids;
-INSERT INTO ids (room, username, id, offset, timestamp)
-SELECT room, username, id, offset, timestamp FROM remembered ORDER BY timestamp;
+INSERT INTO ids (room, user, id, offset, timestamp)
+SELECT room, user, id, offset, timestamp FROM remembered ORDER BY timestamp;
 DROP TABLE remembered;
 """
 
@@ -48,23 +48,22 @@ class Ids:
         """Whether expired ids may be left after the last call of `expire`."""
         return self._has_expired
 
-    def add(self, room: int, owner: str, id: str, offset: int) -> int | None:
+    def add(self, room: int, user: str, id: str, offset: int) -> int | None:
         """Remember the id of a message; return None if the id is new.
 
         Otherwise the result is the offset of the message that was published with this id.
         """
         self._db.execute(
-            "INSERT OR IGNORE INTO ids (room, username, id, offset, timestamp) "
-            "VALUES (?, ?, ?, ?, ?)",
-            (room, owner, id, offset, timestamp_of(self._clock())),
+            "INSERT OR IGNORE INTO ids (room, user, id, offset, timestamp) VALUES (?, ?, ?, ?, ?)",
+            (room, user, id, offset, timestamp_of(self._clock())),
         )
         if self._db.changes():
             return None
         ((known,),) = select(
             self._db,
-            "SELECT offset FROM ids WHERE room = ? AND username = ? AND id = ?",
+            "SELECT offset FROM ids WHERE room = ? AND user = ? AND id = ?",
             room,
-            owner,
+            user,
             id,
         )
         return int(known)

@@ -10,6 +10,7 @@ from fastchat.errors import CommandError
 from fastchat.history import Duplicate, Outcome, Page
 from fastchat.history.changes import amend, put
 from fastchat.history.search import matcher
+from fastchat.history.users import new_user_key
 from fastchat.protocol import Draft, Message, MessageDraft, Position, Publication
 
 __all__ = ["MemoryHistory"]
@@ -26,7 +27,7 @@ _MESSAGE_CHARS = 50
 class _Log:
     """The publications of one room, with offsets `first`, `first` + 1 … without a gap.
 
-    `by_id` has the offset of each message with an `id` in `publications`, by owner and id.
+    `by_id` has the offset of each message with an `id` in `publications`, by user and id.
     """
 
     __slots__ = ("by_id", "epoch", "first", "publications")
@@ -56,7 +57,7 @@ class _Log:
         for publication in self.publications[:count]:
             freed += _cost(publication)
             if isinstance(publication, Message) and publication.id is not None:
-                del self.by_id[publication.owner, publication.id]
+                del self.by_id[publication.user, publication.id]
         del self.publications[:count]
         self.first += count
         return freed
@@ -70,7 +71,8 @@ class MemoryHistory:
       silence loses its oldest publications. A room without any left is forgotten.
     * An `id` is remembered as long as its message is stored.
 
-    `new_epoch` returns a string that no room has had as its epoch.
+    `new_epoch` returns a string that no room has had as its epoch. `user_key` is the secret that
+    makes public ids of users; None for a new one.
     """
 
     def __init__(
@@ -78,8 +80,10 @@ class MemoryHistory:
         *,
         max_messages: int,
         new_epoch: Callable[[], str],
+        user_key: bytes | None = None,
         max_bytes: int = 256 * 1024 * 1024,
     ) -> None:
+        self.user_key = new_user_key() if user_key is None else user_key
         self._max_messages = max_messages
         # Rooms are trimmed in steps, because deleting from the head of a list takes O(n).
         self._slack = max_messages // 8
@@ -97,7 +101,7 @@ class MemoryHistory:
         offset = log.first + len(log.publications)
         if isinstance(draft, MessageDraft):
             if (id := draft.id) is not None:
-                known = log.by_id.setdefault((draft.owner, id), offset)
+                known = log.by_id.setdefault((draft.user, id), offset)
                 if known != offset:
                     return Duplicate(room, id, known)
         else:

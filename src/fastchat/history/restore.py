@@ -1,4 +1,4 @@
-"""Import of rooms from another history, with their offsets, epochs and ids unchanged.
+"""Import of rooms from another history, with their offsets, epochs, ids and users unchanged.
 
 `transfer` reads the rooms from an export.
 """
@@ -9,31 +9,50 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 import apsw
 
 from fastchat.database import select, transaction
 from fastchat.errors import SettingError
+from fastchat.history.authors import name_users
 from fastchat.history.directory import FILE_NAME, lock, open_database
 from fastchat.history.ids import Ids
-from fastchat.history.rows import INSERT, OFFSET_BITS, disk_errors, row_of
+from fastchat.history.rows import INSERT, OFFSET_BITS, OFFSET_MASK, disk_errors, row_of
+from fastchat.history.users import UserIds, set_user_key, user_key_of
 from fastchat.protocol import Position, Publication
 
-__all__ = ["restore"]
+__all__ = ["Origin", "restore"]
+
+
+class Origin(NamedTuple):
+    """Where the publications of an imported room come from.
+
+    `position` is the final position of the room. `user_key` is the secret of its users; None if it
+    is not known. If `has_authors`, its publications have authors in the place of users, and its
+    reactions have empty users (`fastchat.history.authors`).
+    """
+
+    position: Position
+    user_key: bytes | None
+    has_authors: bool
 
 
 def restore(
     directory: Path,
     publications: Iterable[Publication],
-    positions: Mapping[str, Position],
+    origins: Mapping[str, Origin],
     *,
     clock: Callable[[], float],
-) -> None:
+) -> bool:
     """Store all `publications` in the history in `directory`, in one transaction.
 
-    `positions` has the final position of each room. It is read after `publications`, so the
-    iterator can fill it. Recent ids are remembered as if the messages had been published here.
-    If `publications` raises, nothing is stored.
+    `origins` has the origin of each room. It is read after `publications`, so the iterator can fill
+    it. Recent ids are remembered as if the messages had been published here. If `publications`
+    raises, nothing is stored.
+
+    A history without publications adopts the first `user_key` in `origins`. Returns whether some
+    rooms have users of another secret than the history.
 
     Raises SettingError if the directory cannot be used or has publications in one of the
     rooms, and HistoryError if the disk fails.
@@ -45,7 +64,7 @@ def restore(
             disk_errors(),
             transaction(db),
         ):
-            _restore(db, directory, publications, positions, Ids(db, clock))
+            return _restore(db, directory, publications, origins, Ids(db, clock))
     finally:
         os.close(descriptor)
 
@@ -54,24 +73,40 @@ def _restore(
     db: apsw.Connection,
     directory: Path,
     publications: Iterable[Publication],
-    positions: Mapping[str, Position],
+    origins: Mapping[str, Origin],
     ids: Ids,
-) -> None:
+) -> bool:
+    is_new = not select(db, "SELECT 1 FROM rooms WHERE head > 0 LIMIT 1")
     numbers: dict[str, int] = {}
     for each in publications:
         number = numbers.get(each.room)
         if number is None:
             number = numbers[each.room] = _begin(db, directory, each.room)
         db.execute(INSERT, row_of(number << OFFSET_BITS | each.offset, each))
-    for name, (epoch, head) in positions.items():
+    keys = [origin.user_key for origin in origins.values() if origin.user_key is not None]
+    if is_new and keys:
+        set_user_key(db, keys[0])
+    user_key = user_key_of(db)
+    with_authors: list[tuple[int, int]] = []
+    for name, ((epoch, head), _, has_authors) in origins.items():
         if name not in numbers:
             numbers[name] = _begin(db, directory, name)
         db.execute(
             "UPDATE rooms SET epoch = ?, head = ? WHERE number = ?", (epoch, head, numbers[name])
         )
+        if has_authors:
+            with_authors.append(_keys(numbers[name]))
+    if with_authors:
+        name_users(db, UserIds(user_key).user_of, with_authors)
     for number in numbers.values():
         ids.add_restored(number)
     ids.sort()
+    return any(key != user_key for key in keys)
+
+
+def _keys(number: int) -> tuple[int, int]:
+    """The first and the last key that a room can have."""
+    return number << OFFSET_BITS, number << OFFSET_BITS | OFFSET_MASK
 
 
 def _begin(db: apsw.Connection, directory: Path, name: str) -> int:

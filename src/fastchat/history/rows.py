@@ -10,7 +10,7 @@ import apsw
 import orjson
 
 from fastchat.errors import HistoryError
-from fastchat.protocol import FILES_URL, Change, Kind, Message, Publication
+from fastchat.protocol import FILES_URL, Change, Kind, Message, Publication, Reactor
 
 __all__ = [
     "INSERT",
@@ -36,7 +36,7 @@ LINK = FILES_URL + "/"
 _KINDS = (Kind.MESSAGE, Kind.EDIT, Kind.DELETE, Kind.REACT)
 _NUMBER_OF_KIND = {kind: number for number, kind in enumerate(_KINDS)}
 _COLUMNS = (
-    "key, kind, author, username, text, timestamp, id, target, emoji, remove, "
+    "key, kind, user, username, text, timestamp, id, target, emoji, remove, "
     "edited, deleted, reactions"
 )
 INSERT = f"INSERT INTO publications ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)"  # noqa: S608
@@ -46,17 +46,17 @@ SELECT = f"SELECT {_COLUMNS} FROM publications WHERE key BETWEEN ? AND ?"  # noq
 def row_of(key: int, publication: Publication) -> tuple[Any, ...]:
     """The values of a publication in the order of `_COLUMNS`, for `INSERT`."""
     if isinstance(publication, Message):
-        _, _, username, text, timestamp, author, id, edited, deleted, reactions = publication
+        _, _, username, text, timestamp, user, id, edited, deleted, reactions = publication
         state = (edited, deleted or None, dump_reactions(reactions))
-        return (key, 0, author, username, text, timestamp, id, None, None, None, *state)
-    _, _, username, text, timestamp, author, kind, target, emoji, remove = publication
-    change = (_NUMBER_OF_KIND[kind], author, username, text, timestamp, None, target)
+        return (key, 0, user, username, text, timestamp, id, None, None, None, *state)
+    _, _, username, text, timestamp, user, kind, target, emoji, remove = publication
+    change = (_NUMBER_OF_KIND[kind], user, username, text, timestamp, None, target)
     return (key, *change, emoji or None, remove or None, None, None, None)
 
 
 def publication_of(room: str, row: Sequence[Any]) -> Publication:
     """The publication in a row that `SELECT` has read."""
-    key, kind, author, username, text, timestamp, _, target, emoji, remove, *_ = row
+    key, kind, user, username, text, timestamp, _, target, emoji, remove, *_ = row
     if kind == 0:
         return message_of(room, row)
     return Change(
@@ -65,7 +65,7 @@ def publication_of(room: str, row: Sequence[Any]) -> Publication:
         username,
         text or "",
         timestamp,
-        author,
+        user,
         _KINDS[kind],
         target,
         emoji or "",
@@ -75,24 +75,32 @@ def publication_of(room: str, row: Sequence[Any]) -> Publication:
 
 def message_of(room: str, row: Sequence[Any]) -> Message:
     """The message in a row that `SELECT` has read; the row's kind must be 0."""
-    key, _, author, username, text, timestamp, id, _, _, _, edited, deleted, reactions = row
+    key, _, user, username, text, timestamp, id, _, _, _, edited, deleted, reactions = row
     return Message(
         room,
         key & OFFSET_MASK,
         username,
         text or "",
         timestamp,
-        author,
+        user,
         id,
         edited,
         bool(deleted),
-        None if reactions is None else orjson.loads(reactions),
+        None if reactions is None else _load_reactions(reactions),
     )
 
 
-def dump_reactions(reactions: Mapping[str, Sequence[str]] | None) -> str | None:
-    """Reactions as JSON, for the column of the same name."""
-    return None if reactions is None else orjson.dumps(reactions).decode()
+def dump_reactions(reactions: Mapping[str, Sequence[Reactor]] | None) -> str | None:
+    """Reactions as JSON, for the column of the same name: emoji -> [[user, username], ...]."""
+    # orjson calls `default` for types that it does not know, which here are named tuples.
+    return None if reactions is None else orjson.dumps(reactions, default=tuple).decode()
+
+
+def _load_reactions(reactions: str) -> dict[str, tuple[Reactor, ...]]:
+    return {
+        emoji: tuple(Reactor(user, username) for user, username in reactors)
+        for emoji, reactors in orjson.loads(reactions).items()
+    }
 
 
 def stored(

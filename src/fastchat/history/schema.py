@@ -7,6 +7,8 @@ import secrets
 import apsw
 
 from fastchat.database import Schema
+from fastchat.history.authors import name_users
+from fastchat.history.users import UserIds, new_user_key, user_key_of
 
 __all__ = ["HISTORY"]
 
@@ -52,8 +54,6 @@ CREATE TABLE facts (
     value BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
 """
-#: The length of `user_key` in bytes: that of a key of HMAC-SHA256 (RFC 2104 §3).
-_USER_KEY_BYTES = 32
 _GENERATION_BYTES = 16
 
 
@@ -67,15 +67,46 @@ def _add_facts(connection: apsw.Connection) -> None:
     connection.executemany(
         "INSERT INTO facts (name, value) VALUES (?, ?)",
         (
-            ("user_key", secrets.token_bytes(_USER_KEY_BYTES)),
+            ("user_key", new_user_key()),
             ("generation", secrets.token_bytes(_GENERATION_BYTES)),
         ),
     )
 
 
+# The third version has public ids of users in the place of authors and names. An `id` belongs to a
+# user. The columns of `ids` cannot be renamed, because rows of two names of one user can collide.
+_RENAME_AUTHORS = "ALTER TABLE publications RENAME COLUMN author TO user"
+_USERS_IDS = """
+CREATE TABLE ids_of_users (
+    number INTEGER PRIMARY KEY,     -- in the order of time, for pruning
+    room INTEGER NOT NULL,
+    user TEXT NOT NULL,
+    id TEXT NOT NULL,
+    offset INTEGER NOT NULL,
+    timestamp TEXT NOT NULL,
+    UNIQUE (room, user, id)
+) STRICT;
+INSERT OR IGNORE INTO ids_of_users
+SELECT ids.number, room, publications.user, ids.id, offset, ids.timestamp
+FROM ids JOIN publications ON publications.key = ids.room << 40 | ids.offset ORDER BY ids.number;
+DROP TABLE ids;
+ALTER TABLE ids_of_users RENAME TO ids;
+"""
+
+
+def _replace_authors(connection: apsw.Connection) -> None:
+    """Give each publication, reaction and `id` its user.
+
+    An `id` is forgotten if its message is not stored any more.
+    """
+    connection.execute(_RENAME_AUTHORS)
+    name_users(connection, UserIds(user_key_of(connection)).user_of)
+    connection.execute(_USERS_IDS)
+
+
 HISTORY = Schema(
     application_id=0x66636874,  # "fcht"
     name="a history of fastchat",
-    migrations=(_FIRST, _add_facts),
+    migrations=(_FIRST, _add_facts, _replace_authors),
     way_out="restore it from a copy, or move it away to start with an empty history.",
 )

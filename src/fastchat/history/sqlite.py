@@ -49,6 +49,7 @@ from fastchat.history.rows import (
 )
 from fastchat.history.search import SearchIndex
 from fastchat.history.tails import KnownRooms, Room
+from fastchat.history.users import user_key_of
 from fastchat.protocol import (
     Draft,
     Kind,
@@ -105,6 +106,8 @@ class SqliteHistory:
             self._db, new_epoch, max_rooms=max_known_rooms, max_tails=max_warm_rooms
         )
         self._ids = Ids(self._db, clock)
+        #: The secret that makes public ids of users.
+        self.user_key = user_key_of(self._db)
         self._pruner = Pruner(self._db, self._rooms, max_messages)
         # State of the present transaction; all four are empty between transactions.
         self._rows: list[tuple[Any, ...]] = []  # rows that are not inserted yet
@@ -153,7 +156,7 @@ class SqliteHistory:
         if isinstance(draft, MessageDraft):
             number = self._create(room) if room.number is None else room.number
             if draft.id is not None:
-                known = self._ids.add(number, draft.owner, draft.id, room.head + 1)
+                known = self._ids.add(number, draft.user, draft.id, room.head + 1)
                 if known is not None:
                     return Duplicate(draft.room, draft.id, known)
             if LINK in draft.text:

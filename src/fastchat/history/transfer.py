@@ -1,12 +1,19 @@
 """Export and import of a history as JSON Lines: `fastchat export` and `fastchat import`.
 
-Each room starts with a header, which announces its publications:
+Each room starts with a header, which announces its publications; it is one line:
 
-    {"format":"fastchat","version":1,"room":"lobby","epoch":"V-mb…","first":1,"head":42}
+    {"format":"fastchat","version":2,"room":"lobby","epoch":"V-mb…","first":1,"head":42,
+     "user_key":"5e…"}
 
-One line for each stored publication follows, from `first` to `head` without a gap. A line has
-everything that the history stores about the publication. So exports can be concatenated, and
-an import notices if an export was cut off.
+`user_key` is the secret of the history's users (`fastchat.history.users`). A history without
+publications adopts it, so that users keep their ids and own their messages. Any other history keeps
+its own secret; imported messages keep their users all the same, but guests are not recognised as
+these users. In a header of version 1 there is no key, and its lines have authors, which the import
+replaces by users.
+
+One line for each stored publication follows the header, from `first` to `head` without a gap. A
+line has everything that the history stores about the publication. So exports can be concatenated,
+and an import notices if an export was cut off.
 
 Lines before the first header are foreign: messages from another program. They have `username`
 and `text`, and can have `timestamp` and `room`. The import numbers them in their order.
@@ -34,15 +41,17 @@ from fastchat import protocol
 from fastchat.database import Unusable, check, is_current, open_to_read, select
 from fastchat.errors import CommandError, SettingError
 from fastchat.history.directory import FILE_NAME
-from fastchat.history.restore import restore
+from fastchat.history.restore import Origin, restore
 from fastchat.history.rows import OFFSET_MASK, stored
 from fastchat.history.schema import HISTORY
+from fastchat.history.users import USER_KEY_BYTES, user_key_of
 from fastchat.protocol import (
     Change,
     Kind,
     Message,
     Position,
     Publication,
+    Reactor,
     check_emoji,
     check_epoch,
     check_id,
@@ -50,16 +59,20 @@ from fastchat.protocol import (
     check_text,
     check_username,
 )
+from fastchat.protocol.publications import encodable
+from fastchat.protocol.users import MAX_SUBJECT_CHARS, check_user
 
 __all__ = ["Imported", "export_file", "export_rooms", "import_rooms"]
 
 #: The values of `format` and `version` in a header. Another format gets another version.
-FORMAT, VERSION = "fastchat", 1
+FORMAT, VERSION = "fastchat", 2
+#: The version whose lines have authors in the place of users.
+_WITH_AUTHORS = 1
 #: A line must fit into memory. An export's lines have at most about 200 kB; the limit leaves
 #: room for files that other programs write.
 MAX_LINE_BYTES = 64 * 1024 * 1024
-#: The author of a user without a token is a digest of 18 characters.
-MAX_AUTHOR_CHARS = 64
+#: An author of version 1 is a digest, or `sub:` and a subject.
+_MAX_AUTHOR_CHARS = len("sub:") + MAX_SUBJECT_CHARS
 #: An export waits at most this long while a running server locks its file.
 BUSY_TIMEOUT_MS = 5000
 
@@ -67,10 +80,15 @@ _APPEND_NEWLINE = orjson.OPT_APPEND_NEWLINE
 
 
 class Imported(NamedTuple):
-    """The numbers of rooms and publications that an import has added."""
+    """The numbers of rooms and publications that an import has added.
+
+    `has_strangers` says that some rooms come from a history with another secret, so that their
+    guests are not recognised.
+    """
 
     rooms: int
     publications: int
+    has_strangers: bool = False
 
 
 # Export
@@ -112,11 +130,12 @@ def export_rooms(directory: Path, room: str | None, out: BinaryIO) -> None:
         names = select(db, "SELECT name FROM rooms WHERE head > 0 ORDER BY name")
         if room is not None and (room,) not in names:
             raise SettingError(f"--room: there is no room “{room}” in {directory}.")
+        user_key = user_key_of(db).hex()
         for (name,) in names if room is None else [(room,)]:
-            _export_room(db, name, out)
+            _export_room(db, name, user_key, out)
 
 
-def _export_room(db: apsw.Connection, room: str, out: BinaryIO) -> None:
+def _export_room(db: apsw.Connection, room: str, user_key: str, out: BinaryIO) -> None:
     ((number, epoch, head),) = select(
         db, "SELECT number, epoch, head FROM rooms WHERE name = ?", room
     )
@@ -129,6 +148,7 @@ def _export_room(db: apsw.Connection, room: str, out: BinaryIO) -> None:
         "epoch": epoch,
         "first": head + 1 if oldest is None else oldest.offset,
         "head": head,
+        "user_key": user_key,
     }
     out.write(orjson.dumps(header, option=_APPEND_NEWLINE))
     if oldest is not None:
@@ -142,22 +162,22 @@ def _line(publication: Publication) -> bytes:
         "type": Kind.MESSAGE,
         "room": publication.room,
         "offset": publication.offset,
+        "user": publication.user,
         "username": publication.username,
         "text": publication.text,
         "timestamp": publication.timestamp,
     }
     if isinstance(publication, Message):
         fields["id"] = publication.id
-        fields["author"] = publication.author
         fields["edited"] = publication.edited
         fields["deleted"] = publication.deleted or None
-        fields["reactions"] = publication.reactions
+        if publication.reactions is not None:
+            fields["reactions"] = encodable(publication.reactions)
     else:
         fields["type"] = publication.kind
         fields["target"] = publication.target
         fields["emoji"] = publication.emoji or None
         fields["remove"] = publication.remove or None
-        fields["author"] = publication.author
     present = {name: value for name, value in fields.items() if value is not None}
     return orjson.dumps(present, option=_APPEND_NEWLINE)
 
@@ -218,8 +238,8 @@ def import_rooms(directory: Path, lines: BinaryIO, name: str, default_room: str)
     bad, and HistoryError if the disk fails.
     """
     reader = _Reader(lines, name, default_room)
-    restore(directory, reader.publications(), reader.positions, clock=time.time)
-    return Imported(len(reader.positions), reader.count)
+    has_strangers = restore(directory, reader.publications(), reader.origins, clock=time.time)
+    return Imported(len(reader.origins), reader.count, has_strangers)
 
 
 def _new_epoch() -> str:
@@ -235,18 +255,20 @@ class _Header(NamedTuple):
     epoch: str
     first: int
     head: int
+    user_key: bytes | None
+    has_authors: bool
 
 
 class _Reader:
     """Parses lines into publications.
 
-    `positions` has the final position of each room, and `count` the number of publications,
-    once `publications` has ended. `_header` is that of the present room; None before the first
-    header, where lines are foreign.
+    `origins` has the origin of each room, and `count` the number of publications, once
+    `publications` has ended. `_header` is that of the present room; None before the first header,
+    where lines are foreign.
     """
 
     def __init__(self, lines: BinaryIO, name: str, default_room: str) -> None:
-        self.positions: dict[str, Position] = {}
+        self.origins: dict[str, Origin] = {}
         self.count = 0
         self._lines = lines
         self._name = name
@@ -273,7 +295,7 @@ class _Reader:
             raise self._refusal(number, str(bad)) from None
         except OSError as error:
             raise SettingError(f"{self._name} cannot be read: {error.strerror}.") from None
-        if not self.positions:
+        if not self.origins:
             raise SettingError(f"{self._name} is empty, so there is nothing to import.")
 
     def _refusal(self, number: int, why: str) -> SettingError:
@@ -288,11 +310,13 @@ class _Reader:
         return self._foreign(fields) if self._header is None else self._exported(fields)
 
     def _begin_room(self, header: _Header) -> None:
-        if header.room in self.positions:
+        if header.room in self.origins:
             raise _BadLine(f"The room “{header.room}” occurs twice in the file.")
         self._header = header
         self._next = header.first
-        self.positions[header.room] = Position(header.epoch, header.head)
+        self.origins[header.room] = Origin(
+            Position(header.epoch, header.head), header.user_key, header.has_authors
+        )
 
     def _end_room(self) -> None:
         header = self._header
@@ -304,7 +328,7 @@ class _Reader:
 
     def _exported(self, fields: dict[str, Any]) -> Publication:
         assert self._header is not None
-        _, _, _, head = self._header
+        head = self._header.head
         if fields.get("room") != self._header.room:
             raise _BadLine(f"`room` must be “{self._header.room}”, the room of the header.")
         offset = _offset(fields, "offset")
@@ -313,21 +337,22 @@ class _Reader:
                 f"`offset` is {offset}; the next one must be {self._next}, and the last {head}."
             )
         self._next += 1
-        return _publication(fields, self._header.room, offset)
+        return _publication(fields, self._header, offset)
 
     def _foreign(self, fields: dict[str, Any]) -> Message:
         if fields.get("type", Kind.MESSAGE) != Kind.MESSAGE:
             raise _BadLine("Without a header, only messages can be imported.")
         room = check_room(fields.get("room", self._default_room))
-        epoch, last = self.positions.get(room) or (_new_epoch(), 0)
-        self.positions[room] = Position(epoch, last + 1)
+        origin = self.origins.get(room)
+        epoch, last = (_new_epoch(), 0) if origin is None else origin.position
+        self.origins[room] = Origin(Position(epoch, last + 1), None, has_authors=True)
         return Message(
             room,
             last + 1,
             check_username(fields.get("username")),
             check_text(fields.get("text")),
             _timestamp(fields.get("timestamp", self._now)),
-            author="",
+            user="",
         )
 
 
@@ -344,48 +369,61 @@ def _load(line: bytes) -> dict[str, Any]:
 
 
 def _header(fields: dict[str, Any]) -> _Header:
-    if fields["format"] != FORMAT or fields.get("version") != VERSION:
-        raise _BadLine(f"The header is not one of a fastchat export of version {VERSION}.")
+    version = fields.get("version")
+    if fields["format"] != FORMAT or version not in (_WITH_AUTHORS, VERSION):
+        raise _BadLine(f"The header is not one of a fastchat export of version 1 or {VERSION}.")
     room = check_room(fields.get("room"))
     head, first = _offset(fields, "head"), _offset(fields, "first")
     if first > head + 1:
         raise _BadLine("`first` must be at most one above `head`.")
     epoch = fields.get("epoch")
     if epoch is None:  # removed by a person, so that no client recovers into the room
-        return _Header(room, _new_epoch(), first, head)
-    return _Header(room, check_epoch(epoch), first, head)
+        epoch = _new_epoch()
+    has_authors = version == _WITH_AUTHORS
+    user_key = None if has_authors else _user_key(fields.get("user_key"))
+    return _Header(room, check_epoch(epoch), first, head, user_key, has_authors)
 
 
-def _publication(fields: dict[str, Any], room: str, offset: int) -> Publication:
+def _user_key(text: Any) -> bytes | None:
+    """The secret in a header; None if a person has removed it."""
+    if text is None:
+        return None
+    with contextlib.suppress(ValueError, TypeError):
+        key = bytes.fromhex(text)
+        if len(key) == USER_KEY_BYTES:
+            return key
+    raise _BadLine(f"`user_key` must be {USER_KEY_BYTES} bytes in hexadecimal.")
+
+
+def _publication(fields: dict[str, Any], header: _Header, offset: int) -> Publication:
     """The publication in a line of an export; values obey the same rules as in commands."""
     kind = _kind(fields)
-    return (
-        _message(fields, room, offset)
-        if kind is Kind.MESSAGE
-        else _change(fields, room, offset, kind)
-    )
+    user = _author(fields) if header.has_authors else check_user(fields.get("user"))
+    if kind is Kind.MESSAGE:
+        return _message(fields, header, offset, user)
+    return _change(fields, header.room, offset, user, kind)
 
 
-def _message(fields: dict[str, Any], room: str, offset: int) -> Message:
+def _message(fields: dict[str, Any], header: _Header, offset: int, user: str) -> Message:
     id, edited, reactions = (fields.get(name) for name in ("id", "edited", "reactions"))
     text, deleted = fields.get("text"), _flag(fields, "deleted")
     if deleted and text != "":
         raise _BadLine("The message is deleted, so `text` must be empty.")
     return Message(
-        room,
+        header.room,
         offset,
         check_username(fields.get("username")),
         "" if deleted else check_text(text),
         _timestamp(fields.get("timestamp")),
-        _author(fields.get("author", "")),
+        user,
         None if id is None else check_id(id),
         None if edited is None else _timestamp(edited),
         deleted,
-        None if reactions is None else _reactions(reactions),
+        None if reactions is None else _reactions(reactions, header),
     )
 
 
-def _change(fields: dict[str, Any], room: str, offset: int, kind: Kind) -> Change:
+def _change(fields: dict[str, Any], room: str, offset: int, user: str, kind: Kind) -> Change:
     text = fields.get("text") if kind is Kind.EDIT else ""
     is_reaction = kind is Kind.REACT
     return Change(
@@ -394,7 +432,7 @@ def _change(fields: dict[str, Any], room: str, offset: int, kind: Kind) -> Chang
         check_username(fields.get("username")),
         "" if text == "" else check_text(text),  # an edit of a deleted message has no text
         _timestamp(fields.get("timestamp")),
-        _author(fields.get("author", "")),
+        user,
         kind,
         _target(fields, offset),
         check_emoji(fields.get("emoji")) if is_reaction else "",
@@ -423,18 +461,30 @@ def _flag(fields: dict[str, Any], name: str) -> bool:
     raise _BadLine(f"`{name}` must be true or false.")
 
 
-def _reactions(reactions: Any) -> dict[str, tuple[str, ...]]:
+def _reactions(reactions: Any, header: _Header) -> dict[str, tuple[Reactor, ...]]:
     if type(reactions) is not dict or not all(type(each) is list for each in reactions.values()):
-        raise _BadLine("`reactions` must be an object with a list of names for each emoji.")
-    return {
-        check_emoji(emoji): tuple(map(check_username, names)) for emoji, names in reactions.items()
-    }
+        raise _BadLine("`reactions` must be an object with a list of users for each emoji.")
+    reactor = _named_reactor if header.has_authors else _reactor
+    return {check_emoji(emoji): tuple(map(reactor, users)) for emoji, users in reactions.items()}
 
 
-def _author(author: Any) -> str:
-    if type(author) is str and len(author) <= MAX_AUTHOR_CHARS:
+def _reactor(fields: Any) -> Reactor:
+    if type(fields) is not dict:
+        raise _BadLine("A reaction must have a `user` and a `username`.")
+    return Reactor(check_user(fields.get("user")), check_username(fields.get("username")))
+
+
+def _named_reactor(name: Any) -> Reactor:
+    """The user of a reaction of version 1, of whom only the name is known so far."""
+    return Reactor("", check_username(name))
+
+
+def _author(fields: dict[str, Any]) -> str:
+    """The author in a line of version 1, which takes the place of the user for now."""
+    author = fields.get("author", "")
+    if type(author) is str and len(author) <= _MAX_AUTHOR_CHARS:
         return author
-    raise _BadLine(f"`author` must be a string of at most {MAX_AUTHOR_CHARS} characters.")
+    raise _BadLine(f"`author` must be a string of at most {_MAX_AUTHOR_CHARS} characters.")
 
 
 def _offset(fields: dict[str, Any], name: str) -> int:

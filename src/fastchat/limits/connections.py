@@ -37,7 +37,7 @@ class Limit(StrEnum):
 class ConnectionCount:
     """Counts connections and refuses those that exceed a limit; it does not count refused ones.
 
-    A limit of 0 is no limit. A connection without an address or an author is not limited by it.
+    A limit of 0 is no limit. A connection without an address or a user is not limited by it.
     """
 
     def __init__(self, *, total: int = 0, per_address: int = 0, per_user: int = 0) -> None:
@@ -46,7 +46,7 @@ class ConnectionCount:
         self._per_user = per_user
         self.count = 0
         self.addresses: Counter[str] = Counter()
-        self.authors: Counter[str] = Counter()
+        self.users: Counter[str] = Counter()
 
     def enter(self, address: str) -> Limit | None:
         """Count a connection; returns the limit that it exceeds, or None."""
@@ -59,17 +59,17 @@ class ConnectionCount:
         self.count += 1
         return None
 
-    def identify(self, author: str) -> Limit | None:
+    def identify(self, user: str) -> Limit | None:
         """Count a connection for its user, after `enter`; returns the limit that it exceeds."""
-        if self._per_user and self.authors[author] >= self._per_user:
+        if self._per_user and self.users[user] >= self._per_user:
             return Limit.USER
-        self.authors[author] += 1
+        self.users[user] += 1
         return None
 
-    def leave(self, address: str, author: str) -> None:
-        """Stop counting a connection, with the author if it was identified, else an empty one."""
+    def leave(self, address: str, user: str) -> None:
+        """Stop counting a connection, with the user if it was identified, else an empty one."""
         self.count -= 1
-        for counter, key in ((self.addresses, address), (self.authors, author)):
+        for counter, key in ((self.addresses, address), (self.users, user)):
             if key:
                 counter[key] -= 1
                 if not counter[key]:
@@ -87,34 +87,34 @@ class ProcessCount:
         self._own = ConnectionCount()
         self._refused: set[int] = set()  # connections that their process has not closed yet
 
-    def enter(self, number: int, address: str, author: str = "") -> Limit | None:
+    def enter(self, number: int, address: str, user: str = "") -> Limit | None:
         """Count a connection; returns the limit that it exceeds, or None."""
         limit = self._server.enter(address)
         if limit is None:
             self._own.enter(address)
-            return self.identify(number, address, author) if author else None
+            return self.identify(number, address, user) if user else None
         self._refused.add(number)
         return limit
 
-    def identify(self, number: int, address: str, author: str) -> Limit | None:
+    def identify(self, number: int, address: str, user: str) -> Limit | None:
         """Count a connection for its user; returns the limit that it exceeds, or None."""
         if number in self._refused:
             return None  # its process knows already
-        limit = self._server.identify(author)
+        limit = self._server.identify(user)
         if limit is None:
-            self._own.identify(author)
+            self._own.identify(user)
         else:
             self.leave(number, address, "")
             self._refused.add(number)
         return limit
 
-    def leave(self, number: int, address: str, author: str) -> None:
+    def leave(self, number: int, address: str, user: str) -> None:
         """Stop counting a connection. A refused one was not counted."""
         if number in self._refused:
             self._refused.discard(number)
         else:
-            self._own.leave(address, author)
-            self._server.leave(address, author)
+            self._own.leave(address, user)
+            self._server.leave(address, user)
 
     def check(self, number: int) -> None:
         """Raise CommandError `unavailable` for a refused connection, which will be closed soon."""
@@ -129,19 +129,19 @@ class ProcessCount:
         """Stop counting all connections of the process, which has ended."""
         self._server.count -= self._own.count
         self._server.addresses -= self._own.addresses
-        self._server.authors -= self._own.authors
+        self._server.users -= self._own.users
         self._own = ConnectionCount()
 
 
 class Counted:
-    """A connection that an `Admission` has admitted. `author` is empty until it is identified."""
+    """A connection that an `Admission` has admitted. `user` is empty until it is identified."""
 
-    __slots__ = ("address", "author", "number", "owner")
+    __slots__ = ("address", "number", "owner", "user")
 
     def __init__(self, number: int, address: str, owner: object) -> None:
         self.number = number
         self.address = address
-        self.author = ""
+        self.user = ""
         self.owner = owner
 
 
@@ -184,23 +184,23 @@ class Admission:
             self._shared.entered(counted)
         return counted
 
-    def identify(self, counted: Counted, author: str) -> None:
+    def identify(self, counted: Counted, user: str) -> None:
         """Count a connection for its user. Only the first call for a connection counts."""
-        if counted.author or counted.number not in self._counted:
+        if counted.user or counted.number not in self._counted:
             return
-        limit = self._count.identify(author)
+        limit = self._count.identify(user)
         if limit is not None:
             self.leave(counted)
             self._turn_away(counted.owner, limit)
             return
-        counted.author = author
+        counted.user = user
         if self._shared is not None:
             self._shared.identified(counted)
 
     def leave(self, counted: Counted) -> None:
         """Stop counting a connection. Safe to call again."""
         if self._counted.pop(counted.number, None) is not None:
-            self._count.leave(counted.address, counted.author)
+            self._count.leave(counted.address, counted.user)
             if self._shared is not None:
                 self._shared.left(counted)
 

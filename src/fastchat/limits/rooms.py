@@ -11,20 +11,20 @@ from fastchat.protocol import Draft
 
 __all__ = ["RoomLimits", "price_of"]
 
-#: A message costs its author one more token for each 1,000 connections in the room, because it is
+#: A message costs its user one more token for each 1,000 connections in the room, because it is
 #: sent to each of them; at most MAX_PRICE.
 CONNECTIONS_A_TOKEN = 1000
 MAX_PRICE = 5
 
 
 class Priced(Protocol):
-    """A room, with the tokens that a message in it costs its author."""
+    """A room, with the tokens that a message in it costs its user."""
 
     price: int
 
 
 def price_of(connections: int) -> int:
-    """The tokens that a message costs its author in a room with so many connections."""
+    """The tokens that a message costs its user in a room with so many connections."""
     return 1 + min(connections // CONNECTIONS_A_TOKEN, MAX_PRICE - 1)
 
 
@@ -56,7 +56,7 @@ class RoomLimits:
     def sift(self, drafts: Iterable[Draft], rooms: Mapping[str, Priced]) -> dict[int, CommandError]:
         """Charge a turn's drafts; returns the refusals of those that exceed a limit, by index.
 
-        A draft that is not refused costs its room one token and its author the room's price.
+        A draft that is not refused costs its room one token and its user the room's price.
         This runs for each message, so it computes `TokenBuckets.take` itself.
         """
         refused: dict[int, CommandError] = {}
@@ -68,14 +68,14 @@ class RoomLimits:
         interval_s = self._rooms.interval_s
         price_s, room_s, here = 0.0, now, None
         for index, draft in enumerate(drafts):
-            name, author = draft.room, draft.author
+            name, user = draft.room, draft.user
             if name != here:
                 if here is not None:
                     in_rooms[here] = room_s
                 here, room_s = name, max(in_rooms.get(name, now), now)
                 room = rooms.get(name)
                 price_s = self._users.interval_s * (1 if room is None else room.price)
-            user_s = users.get(author, now)
+            user_s = users.get(user, now)
             user_s = (user_s if user_s > now else now) + price_s
             if user_s > user_limit_s:
                 refused[index] = rate_limited(
@@ -87,7 +87,7 @@ class RoomLimits:
                     room_s + interval_s - room_limit_s,
                 )
             else:
-                users[author] = user_s
+                users[user] = user_s
                 room_s += interval_s
         if here is not None:
             in_rooms[here] = room_s

@@ -14,7 +14,8 @@ import ctypes
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from fastchat.errors import SettingError
 from fastchat.logs import log_uncaught_exceptions, set_up_logging
@@ -46,18 +47,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     set_up_logging(settings.log_level, settings.log_format)
     log_uncaught_exceptions()
     try:
-        return _run(chosen, settings, channel, first["workers"])
+        return _run(chosen, settings, channel, first)
     except SettingError as error:
         channel.say(failed=str(error))
         return 2
 
 
-def _run(chosen: argparse.Namespace, settings: Settings, channel: Channel, workers: int) -> int:
+def _run(
+    chosen: argparse.Namespace, settings: Settings, channel: Channel, first: Mapping[str, Any]
+) -> int:
     # Imported here: the relay does not need what a worker needs, and vice versa.
     if chosen.role == "relay":
         from fastchat.process import relay
 
-        return relay.run(settings, channel, workers=workers)
+        return relay.run(
+            settings,
+            channel,
+            workers=first["workers"],
+            user_key=bytes.fromhex(first["user_key"]),
+        )
     from fastchat.process import clustered
 
     listener = socket.socket(fileno=chosen.listener)

@@ -4,7 +4,7 @@ The channel is a socket pair, with lines of JSON. The supervisor sends one line:
 
     {"settings": {...}, "workers": 4}
 
-and the child sends:
+which for the relay also has the `user_key` of a history in memory, in hexadecimal. The child sends:
 
     {"ready": true}                     it serves
     {"failed": "--data x is in use."}   instead of `ready`: a setting is wrong, and the child ends

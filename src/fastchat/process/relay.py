@@ -28,15 +28,19 @@ __all__ = ["run"]
 logger = logging.getLogger("fastchat.relay")
 
 
-def run(settings: Settings, channel: Channel, *, workers: int) -> int:
+def run(
+    settings: Settings, channel: Channel, *, workers: int, user_key: bytes | None = None
+) -> int:
     """Relay until SIGTERM, or until the supervisor is gone; returns the exit status.
+
+    `user_key` is for a history in memory (`History.user_key`); None for a new one.
 
     Raises SettingError when the data directory cannot be used.
     """
     with contextlib.ExitStack() as stack:
         if settings.history == "memory":  # the relay's socket needs the directory as well
             stack.callback(os.close, lock(Path(settings.data)))
-        history = open_history(settings)
+        history = open_history(settings, user_key=user_key)
         stack.callback(history.close)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_serve(settings, history, channel, workers))

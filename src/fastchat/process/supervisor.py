@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fastchat.errors import FastchatError, SettingError
+from fastchat.history.users import new_user_key
 from fastchat.logs import dropped_lines
 from fastchat.ops import status
 from fastchat.ops.admin import Admin
@@ -108,6 +109,9 @@ class Supervisor:
             Role(f"worker {number}", ["worker", str(number)], listener)
             for number, listener in enumerate(listeners, 1)
         ]
+        #: The secret for a history in memory. The supervisor has it because it outlives the relay,
+        #: and users keep their ids.
+        self._user_key = new_user_key()
         self._children: set[Child] = set()
         self._status = 0
         self._asked_to_stop = asyncio.Event()
@@ -265,6 +269,8 @@ class Supervisor:
             "settings": dataclasses.asdict(self._settings),
             "workers": len(self._workers),
         }
+        if role is self._relay:
+            first["user_key"] = self._user_key.hex()
         child = Child(
             role.name,
             [*self._command, *role.arguments],

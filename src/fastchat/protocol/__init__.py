@@ -1,8 +1,9 @@
 """The wire protocol: commands of clients, publications, and events of the server. No I/O.
 
 `commands` has the types of commands, and `parsing` makes them from JSON. `publications` and
-`events` encode payloads for clients. `names` and `values` check the values in commands. Code
-outside this package uses these types only; it sees no parsed JSON.
+`events` encode payloads for clients. `names` and `values` check the values in commands, and `users`
+says how users are identified. Code outside this package uses these types only; it sees no parsed
+JSON.
 """
 
 from __future__ import annotations
@@ -48,7 +49,6 @@ from fastchat.protocol.events import (
 )
 from fastchat.protocol.names import check_room, check_username
 from fastchat.protocol.publications import (
-    SUBJECT,
     Change,
     ChangeDraft,
     Draft,
@@ -57,6 +57,7 @@ from fastchat.protocol.publications import (
     MessageDraft,
     Position,
     Publication,
+    Reactor,
     encode,
     timestamp_of,
 )
@@ -69,7 +70,6 @@ __all__ = [
     "MAX_REPLY_BYTES",
     "MAX_ROOMS",
     "MAX_USERS_LISTED",
-    "SUBJECT",
     "Change",
     "ChangeDraft",
     "Chunk",
@@ -87,6 +87,7 @@ __all__ = [
     "Position",
     "Publication",
     "React",
+    "Reactor",
     "Remove",
     "Search",
     "Send",

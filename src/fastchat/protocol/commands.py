@@ -125,9 +125,14 @@ class Search(NamedTuple):
 
 
 class Remove(NamedTuple):
-    """A moderator removes a user from a room and keeps the user out for `seconds`."""
+    """A moderator removes a user from a room and keeps the user out for `seconds`.
 
-    username: str
+    The user is the one with the public id `user`, or if it is None, the one who has the `username`
+    in the room.
+    """
+
+    user: str | None
+    username: str | None
     seconds: int
     room: str | None = None
     ref: str | None = None

@@ -49,13 +49,14 @@ FILES_URL = "/files"
 
 def joined(
     room: str,
+    user: str,
     username: str,
     session: str,
     position: Position,
     *,
     recovered: bool,
     messages: Sequence[bytes],
-    users: Sequence[str],
+    users: Sequence[tuple[str, str]],
     online: int,
     rights: Collection[str] | None = None,
     max_file_bytes: int | None = None,
@@ -66,20 +67,21 @@ def joined(
     * `position`: the end of the room's stream; what follows it is delivered after this reply.
     * `recovered`: whether `messages` are all publications that the client has missed.
     * `messages`: encoded publications, oldest first.
-    * `users`: the names of some users in the room; `online` is the number of all.
+    * `users`: the names and ids of some users in the room; `online` is the number of all.
     * `rights`: the rights of the client's token in the room; None if the server needs no token.
     * `max_file_bytes`: the size of the largest file; None if the server does not accept files.
     """
     fields: dict[str, Any] = {
         "type": "joined",
         "room": room,
+        "user": user,
         "username": username,
         "session": session,
         "epoch": position.epoch,
         "offset": position.offset,
         "recovered": recovered,
         "messages": [orjson.Fragment(message) for message in messages],
-        "users": users,
+        "users": [{"user": id, "username": name} for name, id in users],
         "online": online,
     }
     if rights is not None:
@@ -94,13 +96,16 @@ def left(room: str, *, ref: str | None) -> bytes:
     return _event({"type": "left", "room": room}, ref=ref)
 
 
-def presence_change(kind: str, room: str, username: str, timestamp: str, online: int) -> bytes:
+def presence_change(
+    kind: str, room: str, user: str, username: str, timestamp: str, online: int
+) -> bytes:
     """A user has joined or left a room; `kind` is "join" or "leave"."""
     verb = "joined" if kind == "join" else "left"
     return _event(
         {
             "type": kind,
             "room": room,
+            "user": user,
             "username": username,
             "text": f"{username} {verb} the chat",
             "timestamp": timestamp,
@@ -114,9 +119,9 @@ def presence(room: str, online: int) -> bytes:
     return _event({"type": "presence", "room": room, "online": online})
 
 
-def typing(room: str, username: str) -> bytes:
+def typing(room: str, user: str, username: str) -> bytes:
     """A user is writing a message; sent to the other members of the room."""
-    return _event({"type": "typing", "room": room, "username": username})
+    return _event({"type": "typing", "room": room, "user": user, "username": username})
 
 
 def ack(id: str, room: str, offset: int) -> bytes:
@@ -140,15 +145,20 @@ def results(room: str, messages: Sequence[bytes], *, ref: str | None) -> bytes:
     return _event({"type": "results", "room": room, "messages": fragments}, ref=ref)
 
 
-def renewed(username: str, expires: str, *, ref: str | None) -> bytes:
+def renewed(room: str, user: str, username: str, expires: str, *, ref: str | None) -> bytes:
     """The reply to a `join` with a new token for a room that the client is in."""
-    return _event({"type": "renewed", "username": username, "expires": expires}, ref=ref)
+    return _event(
+        {"type": "renewed", "room": room, "user": user, "username": username, "expires": expires},
+        ref=ref,
+    )
 
 
-def removed(room: str, username: str, seconds: int, *, ref: str | None) -> bytes:
+def removed(room: str, user: str, username: str, seconds: int, *, ref: str | None) -> bytes:
     """The reply to `remove`, sent to the moderator."""
-    fields = {"type": "removed", "room": room, "username": username, "seconds": seconds}
-    return _event(fields, ref=ref)
+    return _event(
+        {"type": "removed", "room": room, "user": user, "username": username, "seconds": seconds},
+        ref=ref,
+    )
 
 
 def upload(room: str, ticket: str, chunk_bytes: int, *, ref: str | None) -> bytes:

@@ -32,6 +32,7 @@ from fastchat.protocol.commands import (
 )
 from fastchat.protocol.names import DEFAULT_ROOM, check_room, check_username
 from fastchat.protocol.publications import Position
+from fastchat.protocol.users import check_user
 from fastchat.protocol.values import (
     MAX_OFFSET,
     MAX_TOKEN_BYTES,
@@ -240,10 +241,19 @@ def _search(fields: dict[str, Any]) -> Search:
 
 
 def _remove(fields: dict[str, Any]) -> Remove:
-    username, seconds = fields.get("username"), fields.get("seconds", DEFAULT_REMOVAL_S)
+    user, username = fields.get("user"), fields.get("username")
+    seconds = fields.get("seconds", DEFAULT_REMOVAL_S)
+    if user is None and username is None:
+        raise _bad_command("`remove` needs a `user` or a `username`.")
     if type(seconds) is not int or not 0 <= seconds <= MAX_REMOVAL_S:
         raise _bad_command(f"`seconds` must be a whole number from 0 to {MAX_REMOVAL_S:,}.")
-    return Remove(check_username(username), seconds, _room_or_none(fields), _ref(fields))
+    return Remove(
+        None if user is None else check_user(user),
+        None if username is None else check_username(username),
+        seconds,
+        _room_or_none(fields),
+        _ref(fields),
+    )
 
 
 def _upload(fields: dict[str, Any]) -> Upload:

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import orjson
 
 __all__ = [
-    "SUBJECT",
     "Change",
     "ChangeDraft",
     "Draft",
@@ -24,12 +23,11 @@ __all__ = [
     "MessageDraft",
     "Position",
     "Publication",
+    "Reactor",
+    "encodable",
     "encode",
     "timestamp_of",
 ]
-
-#: The prefix of the `author` of a user with a token; the token's `sub` follows it.
-SUBJECT = "sub:"
 
 
 class Position(NamedTuple):
@@ -48,15 +46,23 @@ class Kind(StrEnum):
     REACT = "react"
 
 
+class Reactor(NamedTuple):
+    """A user who has reacted to a message, and the name that the user had at that time."""
+
+    user: str
+    username: str
+
+
 class Message(NamedTuple):
     """A message in its present state.
 
     * `timestamp`, `edited`: times in RFC 3339, UTC, with milliseconds. `edited` is the time of
       the last edit; None if there was none.
     * `text`: empty if the message is deleted.
-    * `author`: tells apart users of the same name; it is not sent to clients.
+    * `user`: the public id of the sender (`fastchat.protocol.users`), which does not change with
+      the name.
     * `id`: the client's own identifier of the message; None if it gave none.
-    * `reactions`: for each emoji the names of the users who reacted with it.
+    * `reactions`: for each emoji the users who reacted with it.
     """
 
     room: str
@@ -64,16 +70,11 @@ class Message(NamedTuple):
     username: str
     text: str
     timestamp: str
-    author: str
+    user: str
     id: str | None = None
     edited: str | None = None
     deleted: bool = False
-    reactions: Mapping[str, Sequence[str]] | None = None
-
-    @property
-    def owner(self) -> str:
-        """The user to whom the `id` belongs (see `MessageDraft.owner`)."""
-        return _owner_of(self.username, self.author)
+    reactions: Mapping[str, Sequence[Reactor]] | None = None
 
 
 class Change(NamedTuple):
@@ -88,7 +89,7 @@ class Change(NamedTuple):
     username: str
     text: str
     timestamp: str
-    author: str
+    user: str
     kind: Kind
     target: int
     emoji: str = ""
@@ -100,40 +101,35 @@ Publication = Message | Change
 
 
 class MessageDraft(NamedTuple):
-    """A message that a client asks to be published; the history gives it an offset."""
+    """A message that a client asks to be published; the history gives it an offset.
 
-    room: str
-    username: str
-    text: str
-    timestamp: str
-    author: str
-    id: str | None = None
-
-    @property
-    def owner(self) -> str:
-        """The user to whom the `id` belongs.
-
-        A draft with the same owner, room and `id` as a published message is a repetition.
-        """
-        return _owner_of(self.username, self.author)
-
-    def numbered(self, offset: int) -> Message:
-        """The message that this draft becomes at an offset."""
-        room, username, text, timestamp, author, id = self
-        return Message(room, offset, username, text, timestamp, author, id)
-
-
-class ChangeDraft(NamedTuple):
-    """A change that a client asks to be published; the history checks whether it is allowed.
-
-    `moderated` says whether the client may change messages of other authors.
+    A draft with the same user, room and `id` as a published message is a repetition.
     """
 
     room: str
     username: str
     text: str
     timestamp: str
-    author: str
+    user: str
+    id: str | None = None
+
+    def numbered(self, offset: int) -> Message:
+        """The message that this draft becomes at an offset."""
+        room, username, text, timestamp, user, id = self
+        return Message(room, offset, username, text, timestamp, user, id)
+
+
+class ChangeDraft(NamedTuple):
+    """A change that a client asks to be published; the history checks whether it is allowed.
+
+    `moderated` says whether the client may change messages of other users.
+    """
+
+    room: str
+    username: str
+    text: str
+    timestamp: str
+    user: str
     kind: Kind
     target: int
     emoji: str = ""
@@ -146,20 +142,12 @@ class ChangeDraft(NamedTuple):
 
     def numbered(self, offset: int) -> Change:
         """The change that this draft becomes at an offset."""
-        room, username, text, timestamp, author, kind, target, emoji, remove, _ = self
-        return Change(room, offset, username, text, timestamp, author, kind, target, emoji, remove)
+        room, username, text, timestamp, user, kind, target, emoji, remove, _ = self
+        return Change(room, offset, username, text, timestamp, user, kind, target, emoji, remove)
 
 
 #: A publication that has no offset yet.
 Draft = MessageDraft | ChangeDraft
-
-
-def _owner_of(username: str, author: str) -> str:
-    """The author if it comes from a token, because that user can have several names.
-
-    Otherwise the name: the author of a user without a token changes with the session.
-    """
-    return author if author.startswith(SUBJECT) else username
 
 
 def encode(publication: Publication) -> bytes:
@@ -170,11 +158,12 @@ def encode(publication: Publication) -> bytes:
 
 
 def _encode_message(message: Message) -> bytes:
-    room, offset, username, text, timestamp, _, id, edited, deleted, reactions = message
+    room, offset, username, text, timestamp, user, id, edited, deleted, reactions = message
     fields: dict[str, Any] = {
         "type": "message",
         "room": room,
         "offset": offset,
+        "user": user,
         "username": username,
         "text": text,
         "timestamp": timestamp,
@@ -186,7 +175,7 @@ def _encode_message(message: Message) -> bytes:
     if deleted:
         fields["deleted"] = True
     if reactions:
-        fields["reactions"] = reactions
+        fields["reactions"] = encodable(reactions)
     return orjson.dumps(fields)
 
 
@@ -195,6 +184,7 @@ def _encode_change(change: Change) -> bytes:
         "type": change.kind,
         "room": change.room,
         "offset": change.offset,
+        "user": change.user,
         "username": change.username,
     }
     if change.kind is Kind.EDIT:
@@ -206,6 +196,13 @@ def _encode_change(change: Change) -> bytes:
         if change.remove:
             fields["remove"] = True
     return orjson.dumps(fields)
+
+
+def encodable(reactions: Mapping[str, Sequence[Reactor]]) -> dict[str, list[dict[str, str]]]:
+    """Reactions as values for JSON, as they are on the wire."""
+    return {
+        emoji: [reactor._asdict() for reactor in reactors] for emoji, reactors in reactions.items()
+    }
 
 
 def timestamp_of(seconds: float) -> str:

@@ -15,22 +15,23 @@ __all__ = ["Entrance", "Entry", "Member", "Messages", "Removal"]
 
 
 class Member(NamedTuple):
-    """A user in a room: the name, and the author (`fastchat.rooms.presence.author_of`)."""
+    """A user in a room: the name, and the user's public id (`fastchat.protocol.users`)."""
 
     name: str
-    author: str
+    user: str
 
 
 class Entrance(NamedTuple):
-    """The request of a client to join a room.
+    """The request of a client to join a room under a name.
 
-    The client wants to know all publications after the position `since`, or else the newest `limit`
-    messages. `address` and `connection_number` identify its connection where connections are
-    counted.
+    `credential` says who the user is (`fastchat.protocol.users`). The client wants to know all
+    publications after the position `since`, or else the newest `limit` messages. `address` and
+    `connection_number` identify its connection where connections are counted.
     """
 
     room: str
-    member: Member
+    name: str
+    credential: str
     since: Position | None
     limit: int
     address: str = ""
@@ -40,11 +41,13 @@ class Entrance(NamedTuple):
 class Removal(NamedTuple):
     """A moderator's command to remove a user from a room and keep them out for so many seconds.
 
-    `username` is the user's name, and `moderator` the moderator's, for the log.
+    The user is found by the public id `user`, or if it is None, by `username`. `moderator` is the
+    moderator's name, for the log.
     """
 
     room: str
-    username: str
+    user: str | None
+    username: str | None
     seconds: int
     moderator: str
 
@@ -60,13 +63,13 @@ class Entry(NamedTuple):
     """The reply to a join: a position in the room's stream, and the room as it is at that position.
 
     If `recovered`, `payloads` are exactly the publications after the position that the client asked
-    for; otherwise they are the newest messages. `users` are the names of the users who came first,
-    at most as many as a reply lists, and `online` is the number of all users.
+    for; otherwise they are the newest messages. `users` are the users who came first, at most as
+    many as a reply lists, and `online` is the number of all users.
     """
 
     member: Member
     position: Position
     payloads: Sequence[bytes]
     recovered: bool
-    users: Sequence[str]
+    users: Sequence[Member]
     online: int

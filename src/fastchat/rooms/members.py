@@ -115,9 +115,12 @@ class Members:
         self._absent[user] = name, self._ticks
 
     def known(self, name: str) -> dict[str, str]:
-        """The names and authors that the members of a room know; none if the room is crowded."""
+        """The names and ids of the users that the members of a room know.
+
+        There are none if the room is crowded.
+        """
         roster = self.rooms[name].roster
-        return {user.name: user.author for user in roster} if len(roster) <= CROWD else {}
+        return {user.name: user.id for user in roster} if len(roster) <= CROWD else {}
 
     def tick(self) -> None:
         """Announce users who did not come back, and tell crowded rooms their number."""
@@ -139,7 +142,7 @@ class Members:
             self._crowded.add(name)
             subscriber.know(name, {})
             return
-        here = {Member(user.name, user.author): None for user in roster}
+        here = {user.member: None for user in roster}
         there = dict.fromkeys(known)
         changes = [PresenceChange(False, member) for member in there if member not in here]
         changes += [PresenceChange(True, member) for member in here if member not in there]
@@ -152,7 +155,7 @@ class Members:
         if online > CROWD:
             self._crowded.add(name)
         else:
-            change = PresenceChange(came, Member(user.name, user.author))
+            change = PresenceChange(came, user.member)
             self._tell_all(room, name, self._event(name, change), change)
         if online == CROWD + came:  # it is a crowd now, or no longer
             for subscriber in room.subscribers:
@@ -162,6 +165,7 @@ class Members:
         return protocol.presence_change(
             "join" if change.came else "leave",
             name,
+            change.member.user,
             change.member.name,
             protocol.timestamp_of(self._clock()),
             len(self.rooms[name].roster),

@@ -14,20 +14,30 @@ logger = logging.getLogger("fastchat.moderation")
 
 #: In the data directory.
 FILE_NAME = "removals.json"
+#: Of the file. The first version was a list of rows.
+VERSION = 2
 #: If there are more, the removal that ends soonest is forgotten.
 MAX_REMOVALS = 10_000
 
 
 class Removals:
-    """Removals in force, by room and author. With a `file`, they survive a restart.
+    """Removals in force, by room and the user's public id. With a `file`, they survive a restart.
 
+    `user_of` makes a public id of a credential, which a file of the first version has instead.
     `clock` returns seconds since 1970, because other clocks do not survive a restart. If the file
     cannot be read or written, that is logged, and the removals in it are lost.
     """
 
-    def __init__(self, clock: Callable[[], float], file: Path | None = None) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        file: Path | None = None,
+        *,
+        user_of: Callable[[str], str],
+    ) -> None:
         self._clock = clock
         self._file = file
+        self._user_of = user_of
         self._until_s: dict[tuple[str, str], float] = {}
         if file is not None:
             self._read(file)
@@ -35,37 +45,44 @@ class Removals:
     def __len__(self) -> int:
         return len(self._until_s)
 
-    def add(self, room: str, author: str, seconds: int) -> None:
+    def add(self, room: str, user: str, seconds: int) -> None:
         """Keep a user out for so many seconds from now, even if a longer time was set before."""
         now = self._clock()
         self._until_s = {who: end for who, end in self._until_s.items() if end > now}
-        self._until_s[room, author] = now + seconds
+        self._until_s[room, user] = now + seconds
         if len(self._until_s) > MAX_REMOVALS:
             del self._until_s[min(self._until_s, key=self._until_s.__getitem__)]
         if self._file is not None:
             self._write(self._file)
 
-    def remaining_s(self, room: str, author: str) -> float:
+    def remaining_s(self, room: str, user: str) -> float:
         """The seconds for which a user must still stay out; 0 if the user can come in."""
-        until_s = self._until_s.get((room, author))
+        until_s = self._until_s.get((room, user))
         return 0.0 if until_s is None else max(0.0, until_s - self._clock())
 
     def _read(self, file: Path) -> None:
         try:
-            for room, author, end in json.loads(file.read_bytes()):
-                self._until_s[str(room), str(author)] = float(end)
+            content = json.loads(file.read_bytes())
+            if type(content) is list:  # the first version
+                rows = [(room, self._user_of(author), end) for room, author, end in content]
+            elif content["version"] == VERSION:
+                rows = content["removals"]
+            else:
+                raise ValueError("it is the file of a newer fastchat")
+            for room, user, end in rows:
+                self._until_s[str(room), str(user)] = float(end)
         except FileNotFoundError:
             pass
-        except (OSError, ValueError, TypeError, RecursionError):
+        except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
             logger.exception("%s cannot be read; the removals in it are lost", file)
 
     def _write(self, file: Path) -> None:
-        rows = [[room, author, end] for (room, author), end in self._until_s.items()]
+        rows = [[room, user, end] for (room, user), end in self._until_s.items()]
         written = file.with_suffix(".new")
         try:
             descriptor = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with open(descriptor, "w", encoding="utf-8") as opened:
-                json.dump(rows, opened)
+                json.dump({"version": VERSION, "removals": rows}, opened)
             written.replace(file)
         except OSError as error:
             logger.error("%s cannot be written; a restart will lose removals: %s", file, error)

@@ -64,10 +64,10 @@ class Restoring:
             self._members.catch_up(name, subscriber, list(returning.known))
         for user, count in users:
             self._members.count_in(name, user, subscriber, count)
-            remaining_s = self._removals.remaining_s(name, user.author)
+            remaining_s = self._removals.remaining_s(name, user.id)
             if remaining_s:  # the last relay was ended before it could do that
                 user.expelled = True
-                subscriber.expel(name, user.author, int(remaining_s))
+                subscriber.expel(name, user.id, int(remaining_s))
         self._members.drop_if_empty(name)
         for publication in missed:
             subscriber.deliver(name, publication.offset, protocol.encode(publication), None)
@@ -92,7 +92,7 @@ class Restoring:
         """The user of a member. A user who is not here yet is added, and the others hear of it."""
         user = self._members.rooms[name].roster.find(member.name)
         if user is not None:
-            if user.is_author(member.author):
+            if user.id == member.user:
                 return user
             self._members.remove(name, user)
         return self._members.add(name, member)

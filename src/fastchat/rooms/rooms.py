@@ -27,6 +27,7 @@ from typing import Any
 from fastchat import protocol
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.history import Duplicate, History, Outcome
+from fastchat.history.users import UserIds
 from fastchat.limits.rooms import RoomLimits
 from fastchat.metrics import Metrics
 from fastchat.protocol import Draft
@@ -50,6 +51,7 @@ class Rooms:
 
     * ``at_end_of_turn`` calls a function at the end of the loop's turn (`call_soon`).
     * ``clock``: seconds since 1970, for timestamps only.
+    * ``user_of`` makes the public id of a credential (default: with the secret of the history).
     * ``removals``: the users who have to stay out (default: kept in memory only).
     * ``limits``: on publications and new rooms (default: none).
     * ``grace_ticks``: how long a user whose last connection was lost can take to come back,
@@ -66,12 +68,14 @@ class Rooms:
         at_end_of_turn: Callable[[Callable[[], None]], object],
         clock: Callable[[], float],
         metrics: Metrics,
+        user_of: Callable[[str], str] | None = None,
         removals: Removals | None = None,
         limits: RoomLimits | None = None,
         grace_ticks: int = GRACE_TICKS,
     ) -> None:
         self._limits = limits
-        self._removals = Removals(clock) if removals is None else removals
+        self._user_of = UserIds(history.user_key).user_of if user_of is None else user_of
+        self._removals = Removals(clock, user_of=self._user_of) if removals is None else removals
         self._storage = Storage(history)
         self._members = Members(
             clock=clock, on_empty=self._storage.forget_if_silent, grace_ticks=grace_ticks
@@ -171,31 +175,31 @@ class Rooms:
         for a user whom a moderator has removed, or a refusal to create another room. Nothing has
         changed then.
         """
-        name, author = entrance.member
-        self._check_removal(entrance.room, author)
+        member = Member(entrance.name, self._user_of(entrance.credential))
+        self._check_removal(entrance.room, member.user)
         # What was published in this turn is delivered to those who were here before.
         self.commit()
         room = self._rooms.get(entrance.room)
         if room is None and self._limits is not None:
             self._limits.check_new_room(entrance.address, len(self._rooms))
-        user = None if room is None else room.roster.check(name, author)
+        user = None if room is None else room.roster.check(*member)
         with self._storage.use("join") as history:
             position = history.position(entrance.room)
             payloads, recovered = _missed(history, entrance)
-        if user is not None and not user.is_author(author):
+        if user is not None and user.id != member.user:
             self._members.remove(entrance.room, user)  # who is absent; another takes the name
             user = None
         room = self._rooms.setdefault(entrance.room, room or Room())
         if user is None:
-            user = self._members.add(entrance.room, entrance.member)
+            user = self._members.add(entrance.room, member)
         self._members.count_in(entrance.room, user, subscriber)
         enter(
             Entry(
-                Member(user.name, user.author),
+                user.member,
                 position,
                 payloads,
                 recovered,
-                room.roster.names(protocol.MAX_USERS_LISTED),
+                room.roster.members(protocol.MAX_USERS_LISTED),
                 len(room.roster),
             )
         )
@@ -227,36 +231,40 @@ class Rooms:
         else:
             self._members.mark_absent(name, user)
 
-    async def remove(self, removal: Removal) -> str:
-        """Have a user's connections closed, and keep the user out; returns the user's name.
+    async def remove(self, removal: Removal) -> Member:
+        """Have a user's connections closed, and keep the user out; returns the user.
 
-        The others hear that the user has left when the last connection is gone. Raises
-        CommandError `not_found` when nobody of this name is here.
+        This includes connections under other names of the same user. The others hear that the user
+        has left when the last connection of a name is gone. Raises CommandError `not_found` when
+        the user is not here.
         """
         self.commit()
-        name, username, seconds, moderator = removal
+        name, id, username, seconds, moderator = removal
         room = self._rooms.get(name)
-        user = None if room is None else room.roster.find(username)
+        user = None if room is None else _find(room.roster, id, username)
         if room is None or user is None:
-            raise CommandError(ErrorCode.NOT_FOUND, "There is no user of this name in the room.")
+            raise CommandError(ErrorCode.NOT_FOUND, "This user is not in the room.")
         if seconds:
-            self._removals.add(name, user.author, seconds)
-        moderation.info("%r removed %r from %s for %d s", moderator, user.name, name, seconds)
+            self._removals.add(name, user.id, seconds)
+        moderation.info(
+            "%r removed %r (%s) from %s for %d s", moderator, user.name, user.id, name, seconds
+        )
         subscribers = tuple(room.subscribers)
-        if user.connections:
-            user.expelled = True
-        else:
-            self._let_leave(name, user)
-        for subscriber in subscribers:  # the author of an absent user may have another name too
-            subscriber.expel(name, user.author, seconds)
-        return user.name
+        for each in room.roster.find_all(user.id):
+            if each.connections:
+                each.expelled = True
+            else:
+                self._let_leave(name, each)
+        for subscriber in subscribers:
+            subscriber.expel(name, user.id, seconds)
+        return user.member
 
     def _let_leave(self, name: str, user: User) -> None:
         self._members.remove(name, user)
         self._members.drop_if_empty(name)
 
-    def _check_removal(self, room: str, author: str) -> None:
-        remaining_s = self._removals.remaining_s(room, author)
+    def _check_removal(self, room: str, user: str) -> None:
+        remaining_s = self._removals.remaining_s(room, user)
         if remaining_s:
             raise CommandError(
                 ErrorCode.FORBIDDEN,
@@ -289,7 +297,7 @@ class Rooms:
         return Roster() if room is None else room.roster
 
     def known(self, name: str) -> dict[str, str]:
-        """The names and authors that the members of a room know; none if the room is crowded."""
+        """As `Members.known`."""
         return self._members.known(name)
 
     async def restore(
@@ -306,6 +314,13 @@ class Rooms:
         """
         self.commit()
         return self._restoring.restore(subscriber, returning, gathering=gathering)
+
+
+def _find(roster: Roster, id: str | None, username: str | None) -> User | None:
+    """The user of a removal; None if they are not in the room."""
+    if id is not None:
+        return next(iter(roster.find_all(id)), None)
+    return None if username is None else roster.find(username)
 
 
 def _without(
@@ -326,7 +341,7 @@ def _missed(history: History, entrance: Entrance) -> tuple[Sequence[bytes], bool
 
     If there are too many, these are the newest messages, as for a client without a position.
     """
-    room, _, since, limit, *_ = entrance
+    room, _, _, since, limit, *_ = entrance
     missed = None if since is None else history.since(room, since, protocol.MAX_HISTORY)
     if missed is not None:
         payloads, too_many = fitting(missed, newest_first=True)

@@ -50,10 +50,10 @@ class Subscriber(Protocol):
         ...
 
     def know(self, room: str, users: Mapping[str, str], /) -> None:
-        """Learn which users the members of a room know from now on: names, and their authors."""
+        """Learn which users the members of a room know from now on: their names and ids."""
         ...
 
-    def expel(self, room: str, author: str, seconds: int, /) -> None:
+    def expel(self, room: str, user: str, seconds: int, /) -> None:
         """Close, and then lose, the connections of a user whom a moderator has removed."""
         ...
 

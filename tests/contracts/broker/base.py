@@ -79,8 +79,8 @@ class Receiver:
         self._news.set()
         self.on_lost(room)
 
-    def expel(self, room: str, author: str, seconds: int) -> None:
-        self.expelled.append((room, author, seconds))
+    def expel(self, room: str, user: str, seconds: int) -> None:
+        self.expelled.append((room, user, seconds))
         self._news.set()
 
     @property
@@ -141,6 +141,10 @@ class Faulty:
         self.failing: set[str] = set()
         self.batches: list[int] = []
 
+    @property
+    def user_key(self) -> bytes:
+        return self._history.user_key
+
     def append(self, drafts: Sequence[Draft]) -> list[Outcome]:
         self._fail("append")
         self.batches.append(len(drafts))
@@ -192,6 +196,7 @@ def new_rooms(history: History, removals: Removals | None = None) -> Rooms:
         at_end_of_turn=asyncio.get_running_loop().call_soon,
         clock=lambda: NOW_S,
         metrics=Metrics(),
+        user_of=lambda credential: credential,
         removals=removals,
     )
 
@@ -218,8 +223,8 @@ def at_once(work: Coroutine[Any, Any, Result]) -> Result:
 
 
 def member(name: str = "Alice", by: str = "") -> Member:
-    """A member with the author of the drafts under this name (`contracts.history.draft`)."""
-    return Member(name, f"author {by or name}")
+    """A member with the user of the drafts under this name (`contracts.history.draft`)."""
+    return Member(name, f"user {by or name}")
 
 
 async def join(
@@ -233,7 +238,7 @@ async def join(
     """Join and return the entry; fails unless the broker gives it exactly once."""
     user = member(user) if isinstance(user, str) else user
     entries: list[Entry] = []
-    await broker.join(Entrance(room, user, since, limit), entries.append)
+    await broker.join(Entrance(room, *user, since, limit), entries.append)
     (entry,) = entries
     return entry
 
@@ -248,6 +253,11 @@ async def leave(broker: Broker, user: Member | str = "Alice", room: str = "a") -
 
 def decoded(payloads: Sequence[bytes]) -> list[dict[str, Any]]:
     return [json.loads(payload) for payload in payloads]
+
+
+def names(entry: Entry) -> list[str]:
+    """The names of the users who are listed in an entry."""
+    return [user.name for user in entry.users]
 
 
 def offsets(found: Entry | Messages) -> list[int]:

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import asyncio
 
-from contracts.broker.base import Contract, Receiver, decoded, join, leave, member, offsets, texts
+from contracts.broker.base import (
+    Contract,
+    Receiver,
+    decoded,
+    join,
+    leave,
+    member,
+    names,
+    offsets,
+    texts,
+)
 from contracts.history import draft, edit, react
 from fastchat import protocol
 from fastchat.brokers import Broker
@@ -47,7 +57,7 @@ class JoiningContract(Contract):
 
             async def come_and_go(name: str) -> None:
                 for _ in range(10):
-                    await broker.join(Entrance("a", member(name), None, 0), enter)
+                    await broker.join(Entrance("a", *member(name), None, 0), enter)
                     await asyncio.sleep(0)
                     await leave(broker, name)
 
@@ -125,7 +135,9 @@ class JoiningContract(Contract):
                 broker.publish(each, receiver.answer)
             entry = await join(broker, limit=2)
             assert offsets(entry) == [2, 5]
-            assert decoded(entry.payloads)[0]["reactions"] == {"👋": ["Bob"]}
+            assert decoded(entry.payloads)[0]["reactions"] == {
+                "👋": [{"user": "user Bob", "username": "Bob"}]
+            }
             assert entry.position.offset == 5
             entry = await join(broker, "Bob", since=Position(entry.position.epoch, 2), limit=2)
             assert entry.recovered
@@ -141,9 +153,9 @@ class JoiningContract(Contract):
             for count, name in enumerate(("C", "A", "B"), 1):
                 entry = await join(broker, name)
                 assert entry.member == member(name)
-                assert (list(entry.users), entry.online) == (["C", "A", "B"][:count], count)
+                assert (names(entry), entry.online) == (["C", "A", "B"][:count], count)
             entry = await join(broker, member("ａ", by="A"))
             assert entry.member == member("A"), "under its first spelling"
-            assert (list(entry.users), entry.online) == (["C", "A", "B"], 3)
+            assert (names(entry), entry.online) == (["C", "A", "B"], 3)
 
         self.run(test)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from contracts.broker.base import Contract, Receiver, join, leave, member, texts
+from contracts.broker.base import Contract, Receiver, join, leave, member, names, texts
 from contracts.history import draft
 from fastchat.brokers import Broker
 from fastchat.errors import CommandError, ErrorCode
@@ -61,7 +61,7 @@ class PresenceContract(Contract):
             await join(broker, "Bob")
             known: list[list[tuple[str, str]]] = []
             await broker.join(
-                Entrance("a", member(), None, 50), lambda entry: known.append(receiver.events)
+                Entrance("a", *member(), None, 50), lambda entry: known.append(receiver.events)
             )
             assert known == [[("join", "Alice")]]
 
@@ -114,7 +114,7 @@ class PresenceContract(Contract):
                 known.append(receiver.texts)
                 entries.append(entry)
 
-            await broker.join(Entrance("a", member(), None, 50), enter)
+            await broker.join(Entrance("a", *member(), None, 50), enter)
             assert texts(entries[0]) == ["before"]
             assert known == [["before"]], "delivered before the entry is given"
 
@@ -129,7 +129,7 @@ class PresenceContract(Contract):
             await join(broker)
             broker.lose("a", member())
             entry = await join(broker, "Eve")
-            assert list(entry.users) == ["Bob", "Alice", "Eve"]
+            assert names(entry) == ["Bob", "Alice", "Eve"]
             self.tick(GRACE_TICKS - 1)
             assert (await join(broker)).online == 3
             self.tick(2 * GRACE_TICKS)
@@ -163,7 +163,7 @@ class PresenceContract(Contract):
             await join(broker)
             broker.lose("a", member())
             entry = await join(broker, member("ALICE", by="thief"))
-            assert list(entry.users) == ["Bob", "ALICE"]
+            assert names(entry) == ["Bob", "ALICE"]
             with pytest.raises(CommandError):
                 await join(broker)
             self.tick(2 * GRACE_TICKS)
@@ -182,9 +182,9 @@ class PresenceContract(Contract):
             await join(broker, "Bob")
             await join(broker)
             broker.publish(draft("spam"), receiver.answer)
-            assert await presence.remove(Removal("a", "alice", 60, "Mod")) == "Alice"
+            assert await presence.remove(Removal("a", None, "alice", 60, "Mod")) == member()
             await receiver.until(lambda: bool(receiver.expelled))
-            assert receiver.expelled == [("a", member().author, 60)]
+            assert receiver.expelled == [("a", member().user, 60)]
             assert receiver.texts == ["spam"]
             assert receiver.events == [("join", "Alice")]
             broker.lose("a", member())
@@ -202,7 +202,7 @@ class PresenceContract(Contract):
             await join(broker)
             for room, name in (("a", "Bob"), ("b", "Alice")):
                 with pytest.raises(CommandError) as caught:
-                    await self.presence_of(broker).remove(Removal(room, name, 60, "Mod"))
+                    await self.presence_of(broker).remove(Removal(room, None, name, 60, "Mod"))
                 assert caught.value.code == ErrorCode.NOT_FOUND
             assert (await join(broker, "Eve")).online == 2
             assert receiver.expelled == []

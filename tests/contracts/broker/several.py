@@ -13,6 +13,7 @@ from contracts.broker.base import (
     join,
     leave,
     member,
+    names,
     new_rooms,
     offsets,
     run_in_loop,
@@ -72,10 +73,10 @@ class SeveralBrokersContract(BrokerContract):
             await join(brokers[0])
             await join(brokers[1])
             await join(brokers[2], room="b")
-            await self.presence_of(brokers[2]).remove(Removal("a", "Alice", 60, "Mod"))
+            await self.presence_of(brokers[2]).remove(Removal("a", None, "Alice", 60, "Mod"))
             for receiver in receivers[:2]:
                 await receiver.until(lambda receiver=receiver: bool(receiver.expelled))
-                assert receiver.expelled == [("a", member().author, 60)]
+                assert receiver.expelled == [("a", member().user, 60)]
             assert receivers[2].expelled == []
 
         self.run_several(test, 3)
@@ -104,9 +105,9 @@ class SeveralBrokersContract(BrokerContract):
             for number, broker in enumerate(brokers[:3]):
                 await join(broker, f"user {number}")
             await join(brokers[3], "Eve", "b")
-            payload = protocol.typing("a", "user 1")
+            payload = protocol.typing("a", "u", "user 1")
             brokers[1].tell("a", payload)
-            brokers[1].tell("nowhere", protocol.typing("nowhere", "x"))
+            brokers[1].tell("nowhere", protocol.typing("nowhere", "u", "x"))
             brokers[1].publish(draft(), receivers[1].answer)
             brokers[3].publish(draft(room="b"), receivers[3].answer)
             for receiver in receivers:
@@ -128,7 +129,7 @@ class SeveralBrokersContract(BrokerContract):
                 await join(brokers[1], member("alice", by="Eve"))
             assert caught.value.code == ErrorCode.USERNAME_TAKEN
             entry = await join(brokers[1])
-            assert (list(entry.users), entry.online) == (["Alice"], 1)
+            assert (names(entry), entry.online) == (["Alice"], 1)
             await leave(brokers[0])
             with pytest.raises(CommandError):
                 await join(brokers[0], member("alice", by="Eve"))
@@ -201,7 +202,7 @@ class SeveralBrokersContract(BrokerContract):
 
                 position: Position | None = None
                 for _ in range(8):
-                    await broker.join(Entrance("a", member(name), position, 300), enter)
+                    await broker.join(Entrance("a", *member(name), position, 300), enter)
                     await asyncio.sleep(0.001)
                     inside.discard(name)
                     position = Position(epoch, seen[name][-1] if seen[name] else 0)

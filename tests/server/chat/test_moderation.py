@@ -89,7 +89,7 @@ def test_moderator_deletes_messages_of_others(server: server_in_thread.Server) -
 
 def test_edit_by_a_moderator_carries_their_name(server: server_in_thread.Server) -> None:
     """The protocol allows a moderator to edit, and all users see that the editor is not the
-    author."""
+    user."""
     bob, mod = join_as(server.port, BOB, "edits"), join_as(server.port, MODERATOR, "edits")
     bob.send({"text": "her address is …"})
     offset = bob.receive_type("message")["offset"]
@@ -327,8 +327,8 @@ class Subscriber:
     def deliver(self, room: str, offset: int, payload: bytes, *more: Any) -> None:
         self.heard.append(json.loads(payload))
 
-    def expel(self, room: str, author: str, seconds: int) -> None:
-        self.expelled.append((room, author, seconds))
+    def expel(self, room: str, user: str, seconds: int) -> None:
+        self.expelled.append((room, user, seconds))
 
     def end_turn(self) -> None:
         """Nothing waits for the end of a turn."""
@@ -344,7 +344,7 @@ def rooms_with(*names: str) -> tuple[Rooms, Subscriber]:
     rooms = new_rooms(MemoryHistory(max_messages=10, new_epoch=lambda: "epoch"))
     subscriber = Subscriber(rooms)
     for name in names:
-        at_once(rooms.join(subscriber, Entrance("a", member(name), None, 0), lambda entry: None))
+        at_once(rooms.join(subscriber, Entrance("a", *member(name), None, 0), lambda entry: None))
     return rooms, subscriber
 
 
@@ -358,17 +358,17 @@ def test_expelled_user_leaves_with_their_last_connection() -> None:
 
     async def body() -> None:
         rooms, subscriber = rooms_with("Alice", "Bob", "Bob")
-        assert await rooms.remove(Removal("a", "bob", 5, "Alice")) == "Bob"
-        assert subscriber.expelled == [("a", "author Bob", 5)]
+        assert await rooms.remove(Removal("a", None, "bob", 5, "Alice")) == member("Bob")
+        assert subscriber.expelled == [("a", "user Bob", 5)]
         rooms.lose(subscriber, "a", member("Bob"))
         assert leaves(subscriber) == []
         rooms.lose(subscriber, "a", member("Bob"))
         assert leaves(subscriber) == ["Bob"]
         with pytest.raises(CommandError) as caught:
-            await rooms.join(subscriber, Entrance("a", member("Bob"), None, 0), lambda entry: None)
+            await rooms.join(subscriber, Entrance("a", *member("Bob"), None, 0), lambda entry: None)
         assert caught.value.code == ErrorCode.FORBIDDEN
         assert caught.value.retry_after_ms == 5001
-        await rooms.remove(Removal("a", "Alice", 0, "Alice"))
+        await rooms.remove(Removal("a", None, "Alice", 0, "Alice"))
         rooms.lose(subscriber, "a", member("Alice"))
         assert (rooms.room_count, rooms.user_count) == (0, 0)
 
@@ -382,7 +382,7 @@ def test_absent_user_leaves_when_removed() -> None:
     async def body() -> None:
         rooms, subscriber = rooms_with("Bob")
         rooms.lose(subscriber, "a", member("Bob"))
-        assert await rooms.remove(Removal("a", "Bob", 5, "Alice")) == "Bob"
+        assert await rooms.remove(Removal("a", None, "Bob", 5, "Alice")) == member("Bob")
         assert subscriber.expelled == []
         assert rooms.room_count == 0
         rooms.tick()
@@ -396,8 +396,8 @@ def test_user_who_returned_after_a_removal_can_drop_as_usual() -> None:
 
     async def body() -> None:
         rooms, subscriber = rooms_with("Alice", "Bob")
-        await rooms.remove(Removal("a", "Bob", 0, "Alice"))
-        await rooms.join(subscriber, Entrance("a", member("Bob"), None, 0), lambda entry: None)
+        await rooms.remove(Removal("a", None, "Bob", 0, "Alice"))
+        await rooms.join(subscriber, Entrance("a", *member("Bob"), None, 0), lambda entry: None)
         rooms.lose(subscriber, "a", member("Bob"))
         rooms.lose(subscriber, "a", member("Bob"))
         assert leaves(subscriber) == []
@@ -410,7 +410,7 @@ def test_removal_is_carried_out_by_the_next_relay() -> None:
 
     async def body() -> None:
         removals = Removals(lambda: 1_000.0)
-        removals.add("a", "author Bob", 60)
+        removals.add("a", "user Bob", 60)
         history = MemoryHistory(max_messages=10, new_epoch=lambda: "epoch")
         rooms = new_rooms(history, removals)
         subscriber = Subscriber(rooms)
@@ -418,7 +418,7 @@ def test_removal_is_carried_out_by_the_next_relay() -> None:
         members = [(member("Alice"), 1), (member("Bob"), 2)]
         returning = Returning("a", position, members, [member("Alice")])
         assert await rooms.restore(subscriber, returning, gathering=True)
-        assert subscriber.expelled == [("a", "author Bob", 60)]
+        assert subscriber.expelled == [("a", "user Bob", 60)]
         rooms.lose(subscriber, "a", member("Bob"))
         rooms.lose(subscriber, "a", member("Bob"))
         assert leaves(subscriber) == ["Bob"]
@@ -436,16 +436,16 @@ def test_messages_before_a_removal_are_delivered_first() -> None:
             def publish(self, room: str, payload: bytes) -> None:
                 told.append(json.loads(payload)["type"])
 
-            def expel(self, room: str, author: str, seconds: int) -> None:
-                told.append((room, author, seconds))
+            def expel(self, room: str, user: str, seconds: int) -> None:
+                told.append((room, user, seconds))
 
         history = MemoryHistory(max_messages=9, new_epoch=lambda: "e")
         rooms, receiver = new_rooms(history), Recorder()
         broker = MemoryBroker(rooms)
         broker.open(delivery=receiver, receiver=receiver)
-        await broker.join(Entrance("a", Member("Bob", "x"), None, 0), lambda entry: None)
+        await broker.join(Entrance("a", *Member("Bob", "x"), None, 0), lambda entry: None)
         broker.publish(draft("hello"), receiver.answer)
-        assert await rooms.remove(Removal("a", "Bob", 1, "Mod")) == "Bob"
+        assert await rooms.remove(Removal("a", None, "Bob", 1, "Mod")) == member("Bob")
         assert told == ["message", ("a", "x", 1)]
 
     run_in_loop(body())

@@ -618,7 +618,7 @@ def test_uploads_of_an_address_are_limited(
 def test_refused_attempt_does_not_count(two_transfers: tuple[Server, Client], data: Path) -> None:
     """A refused upload does not count against the quota, so its file can be announced again."""
     server, alice = two_transfers
-    server.files.index._quotas._max_author_bytes = 100_000
+    server.files.index._quotas._max_user_bytes = 100_000
     expect = ("Expect", "100-continue")
     with contextlib.ExitStack() as stack:
         for size, status in ((None, 411), (1 << 40, 413), (99, 400)):

@@ -16,8 +16,11 @@ from websockets.sync.client import ClientConnection, connect
 
 from fastchat.cli import main
 from fastchat.history import transfer
+from fastchat.protocol.users import guest_of
 from support.server import TIMEOUT_UNIT_S, Server, running_server
 
+#: The secret of the history that the tests' exports come from.
+KEY = "5e" * 32
 PATIENCE_S = 10 * TIMEOUT_UNIT_S
 
 
@@ -67,33 +70,35 @@ def imported(directory: Path, lines: Iterable[object]) -> transfer.Imported:
 
 
 def header(head: int = 2, **more: object) -> dict[str, object]:
-    fields = {"format": "fastchat", "version": 1, "room": "lobby", "epoch": "E1"}
-    return {**fields, "first": 1, "head": head, **more}
+    fields = {"format": "fastchat", "version": 2, "room": "lobby", "epoch": "E1"}
+    return {**fields, "first": 1, "head": head, "user_key": KEY, **more}
 
 
 def message(offset: int, **more: object) -> dict[str, object]:
     stamp = "2025-01-18T10:30:00.123Z"
-    fields = {"type": "message", "room": "lobby", "offset": offset, "username": "Alice"}
-    return {**fields, "text": f"number {offset}", "timestamp": stamp, **more}
+    fields = {"type": "message", "room": "lobby", "offset": offset, "user": "u_1"}
+    return {**fields, "username": "Alice", "text": f"number {offset}", "timestamp": stamp, **more}
 
 
 # Export
 
 
 def test_export_has_all_stored_fields(tmp_path: Path) -> None:
-    """An export has one header and one line a publication, with authors, ids and states."""
+    """An export has one header and one line a publication, with users, ids and states."""
     with running_server("--data", str(tmp_path)) as server, closing(talk(server)) as alice:
         first, *lines = map(json.loads, exported(tmp_path).splitlines())
         epoch = alice.joined["epoch"]
-    assert first == header(9, epoch=epoch)
+    assert first == header(9, epoch=epoch, user_key=first["user_key"])
     assert [line["offset"] for line in lines] == list(range(1, 10))
     assert {line["room"] for line in lines} == {"lobby"}
-    assert all(line["author"] and line["timestamp"] for line in lines)
+    assert {line["user"] for line in lines} == {alice.joined["user"]}
+    assert all(line["timestamp"] for line in lines)
     hello, secret, greeting, edit, lost, *_, removal, deletion = lines
     assert (hello["text"], hello["id"]) == ("Hello, everyone!", "one")
     assert hello["edited"] == edit["timestamp"]
     assert (secret["text"], secret["deleted"], lost["text"]) == ("", True, "")
-    assert greeting["reactions"] == {"👋": ["Alice"]}
+    reaction = {"user": alice.joined["user"], "username": "Alice"}
+    assert greeting["reactions"] == {"👋": [reaction]}
     assert (removal["emoji"], removal["remove"]) == ("🎉", True)
     assert (deletion["type"], deletion["target"]) == ("delete", 2)
 
@@ -104,7 +109,8 @@ def test_import_of_an_export_exports_the_same_bytes(tmp_path: Path) -> None:
         for room in ("lobby", "a", "z"):
             talk(server, room).close()
         before = exported(tmp_path / "old")
-    assert transfer.import_rooms(tmp_path / "new", io.BytesIO(before), "a file", "x") == (3, 27)
+    result = transfer.import_rooms(tmp_path / "new", io.BytesIO(before), "a file", "x")
+    assert result == (3, 27, False)
     assert exported(tmp_path / "new") == before
     assert exported(tmp_path / "new", "a") in before
 
@@ -223,7 +229,7 @@ def test_foreign_lines_are_numbered_in_their_order(tmp_path: Path) -> None:
         "\n",
         {"username": "Ann", "text": "three \n"},
     ]
-    assert imported(tmp_path, lines) == (2, 3)
+    assert imported(tmp_path, lines) == (2, 3, False)
     _, one, three, other, two = map(json.loads, exported(tmp_path).splitlines())
     assert (one["offset"], one["timestamp"]) == (1, "2020-02-03T02:05:06.000Z")
     assert (three["offset"], three["text"]) == (2, "three")
@@ -267,7 +273,8 @@ BAD_LINES = {
     "not UTF-8 JSON": '"\\ud800"\n',
     "not an object": [],
     "another format": header(format="mine"),
-    "another version": header(version=2),
+    "another version": header(version=3),
+    "key": header(room="other", user_key="5e"),
     "room again": header(),
     "another room": message(2, room="other"),
     "offset again": message(1),
@@ -284,11 +291,14 @@ BAD_LINES = {
     "impossible time": message(2, timestamp="2025-02-31T10:30:00.123Z"),
     "no zone": message(2, timestamp="2025-01-18T10:30:00.123"),
     "long id": message(2, id="x" * 65),
-    "author": message(2, author=["x"]),
+    "no user": message(2, user=None),
+    "user": message(2, user="Alice"),
     "edited": message(2, edited=1),
     "reactions": message(2, reactions={"👋": "Alice"}),
-    "emoji": message(2, reactions={"<b>": ["Alice"]}),
-    "reacting name": message(2, reactions={"👋": [7]}),
+    "emoji": message(2, reactions={"<b>": [{"user": "u_1", "username": "Alice"}]}),
+    "reacting name": message(2, reactions={"👋": [{"user": "u_1", "username": 7}]}),
+    "reacting user": message(2, reactions={"👋": [{"user": "Bob", "username": "Bob"}]}),
+    "reaction": message(2, reactions={"👋": ["Bob"]}),
     "target ahead": message(2, type="edit", target=3),
     "no target": message(2, type="delete", target=None),
 }
@@ -310,7 +320,7 @@ def test_bad_line_is_named_and_nothing_is_imported(
     assert error.endswith("Nothing was imported.\n")
     assert error.count("\n") == 1
     assert exported(tmp_path) == b""
-    assert imported(tmp_path, [*lines, message(2)]) == (2, 3)
+    assert imported(tmp_path, [*lines, message(2)]) == (2, 3, False)
 
 
 def test_export_that_was_cut_off_is_refused(
@@ -356,3 +366,93 @@ def test_file_that_cannot_be_read_is_refused(
     for name in (tmp_path / "missing", tmp_path):
         assert main(["import", "--data", str(tmp_path / "data"), str(name)]) == 2
         assert f"{name} cannot be read" in capsys.readouterr().err
+
+
+# Users
+
+
+def test_history_without_publications_adopts_the_users(tmp_path: Path) -> None:
+    """A guest has the same id in the new directory, and owns the messages."""
+    with running_server("--data", str(tmp_path / "old")) as server:
+        alice = talk(server)
+        alice.close()
+    with running_server("--data", str(tmp_path / "new")):
+        pass  # a server that was started once has a secret of its own
+    result = transfer.import_rooms(
+        tmp_path / "new", io.BytesIO(exported(tmp_path / "old")), "a file", "x"
+    )
+    assert not result.has_strangers
+    with running_server("--data", str(tmp_path / "new")) as server:
+        session = alice.joined["session"]
+        with closing(Member(server, "Somebody", session=session)) as again:
+            assert again.joined["user"] == alice.joined["user"]
+            assert again.ask(type="edit", offset=3, text="Mine")["type"] == "edit"
+
+
+def test_history_with_publications_keeps_its_users(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Guests of the other history are strangers, which the command says; subjects stay users."""
+    imported(tmp_path, [{"username": "Ann", "text": "one", "room": "here"}])
+    own_key = json.loads(exported(tmp_path).splitlines()[0])["user_key"]
+    file = tmp_path / "in.jsonl"
+    file.write_text(json.dumps(header(1)) + "\n" + json.dumps(message(1)), "utf-8")
+    assert main(["import", "--data", str(tmp_path), str(file)]) == 0
+    assert "strangers" in capsys.readouterr().out
+    first, line = map(json.loads, exported(tmp_path, "lobby").splitlines())
+    assert (first["user_key"], line["user"]) == (own_key, "u_1")
+
+
+def test_export_of_the_first_version_is_imported(tmp_path: Path) -> None:
+    """Authors become users, and so do the names in reactions."""
+    session = "a-session-of-many-bytes"
+    author = guest_of(session)
+    first = {key: value for key, value in header(4, version=1).items() if key != "user_key"}
+    plain = {key: value for key, value in message(1).items() if key != "user"}
+    lines = [
+        first,
+        {**plain, "author": author, "id": "one", "reactions": {"👋": ["Bob", "Gone"]}},
+        {**plain, "offset": 2, "author": f"sub:{'x' * 255}"},
+        {**plain, "offset": 3, "type": "react", "target": 1, "username": "Bob", "emoji": "👋"},
+        {**plain, "offset": 4, "type": "edit", "target": 1, "author": author},
+    ]
+    lines[3]["author"] = "sub:u-2"
+    assert imported(tmp_path, lines) == (1, 4, False)
+    with (
+        running_server("--data", str(tmp_path)) as server,
+        closing(Member(server, "Alicia", session=session)) as alice,
+    ):
+        one, two = alice.joined["messages"]
+        assert one["user"] == alice.joined["user"]
+        assert two["user"] == f"u_{'x' * 255}"
+        bob, gone = one["reactions"]["👋"]
+        assert bob == {"user": "u_u-2", "username": "Bob"}
+        assert (gone["username"], gone["user"][:2]) == ("Gone", "g_")
+        assert alice.ask(type="edit", offset=1, text="Mine")["type"] == "edit"
+
+
+def test_author_of_the_first_version_is_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each value of an old line is checked, too, and nothing is imported."""
+    plain = {key: value for key, value in message(1).items() if key != "user"}
+    file = tmp_path / "in.jsonl"
+    for bad in ({"author": ["x"]}, {"author": "x" * 1000}, {"reactions": {"👋": [{}]}}):
+        lines = [header(1, version=1), {**plain, **bad}]
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+        assert main(["import", "--data", str(tmp_path), str(file)]) == 2
+        assert "line 2: " in capsys.readouterr().err
+    assert exported(tmp_path) == b""
+
+
+def test_foreign_senders_have_users_that_nobody_is(tmp_path: Path) -> None:
+    """Messages of one name have one user, and a guest of this name does not own them."""
+    imported(tmp_path, [{"username": name, "text": "x"} for name in ("Ann", "Bob", "Ann")])
+    with (
+        running_server("--data", str(tmp_path)) as server,
+        closing(Member(server, "Ann")) as ann,
+    ):
+        users = [each["user"] for each in ann.joined["messages"]]
+        assert users[0] == users[2] != users[1]
+        assert ann.joined["user"] not in users
+        assert ann.ask(type="edit", offset=1, text="Mine")["code"] == "forbidden"

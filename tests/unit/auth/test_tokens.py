@@ -21,6 +21,7 @@ from fastchat.auth import Right
 from fastchat.auth.issuing import create_secret, duration_of, make_token, rooms_of
 from fastchat.auth.tokens import TokenAuthenticator
 from fastchat.errors import CloseCode, CommandError, ErrorCode, SettingError
+from fastchat.protocol.users import holder_of
 
 SECRET = "an-Elephant-never-forgets-32-bytes"
 OTHER = "another-Elephant-of-at-least-32-bytes"
@@ -75,7 +76,7 @@ MINE: dict[str, Any] = {"aud": "chat", "iss": "https://id.example"}
 
 
 def test_token_identifies_its_user(authenticator: TokenAuthenticator) -> None:
-    """`sub` gives the author, `name` the user's name, and `exp` the end."""
+    """`sub` gives the user, `name` the user's name, and `exp` the end."""
     token = signed(**MINE, exp=9_999_999_999)
     assert authenticator.verify(token) == (
         "sub:u-1",
@@ -420,7 +421,7 @@ def test_token_of_a_private_key_is_verified_by_its_public_key(
         issuer="me",
     )
     identity = TokenAuthenticator([public], audience="chat", issuer="me").verify(token)
-    assert identity.author == "sub:u-1"
+    assert identity.credential == holder_of("u-1")
     assert identity.rights == {"lobby": {Right.READ}}
     assert 50 < identity.expires_s - time.time() <= 60
 

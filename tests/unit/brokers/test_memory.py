@@ -81,7 +81,7 @@ def test_told_event_is_not_delivered() -> None:
         broker, receiver = MemoryBroker(new_rooms(new_history())), Receiver()
         broker.open(delivery=receiver, receiver=receiver)
         await join(broker)
-        broker.tell("a", typing("a", "Alice"))
+        broker.tell("a", typing("a", "u", "Alice"))
         assert receiver.received == []
 
     asyncio.run(tell())

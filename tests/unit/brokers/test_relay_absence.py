@@ -19,6 +19,7 @@ from contracts.broker import (
     join,
     leave,
     member,
+    names,
     run_in_loop,
     texts,
 )
@@ -373,15 +374,17 @@ class Process:
     async def join(self, room: str, name: str) -> None:
         def enter(entry: Entry) -> None:
             if not self.members(room):
-                self.known[room] = Counter(entry.users)
+                self.known[room] = Counter(names(entry))
                 self.at[room] = entry.position
             self.inside[room, name] += 1
             assert self.at[room] == entry.position, "it is where the others are"
-            assert {user for user in self.known[room] if self.known[room][user]} == set(entry.users)
+            assert {user for user in self.known[room] if self.known[room][user]} == set(
+                names(entry)
+            )
             newest = self.rig.history.before(room, entry.position.offset + 1, 5).publications
             assert texts(entry) == [each.text for each in newest]
 
-        await self.broker.join(Entrance(room, member(name), None, 5), enter)
+        await self.broker.join(Entrance(room, *member(name), None, 5), enter)
 
     def _out(self, room: str, name: str) -> None:
         self.inside[room, name] -= 1

@@ -8,12 +8,12 @@ from fastchat.protocol import Position
 from fastchat.rooms import Entry, Member
 from fastchat.rooms.subscribers import PresenceChange
 
-ALICE, BOB = Member("Alice", "author A"), Member("Bob", "author B")
+ALICE, BOB = Member("Alice", "user A"), Member("Bob", "user B")
 
 
 def joined(member: Member, offset: int = 3) -> records.Joined:
     entry = Entry(member, Position("epoch", offset), [], False, [member.name], 1)
-    return records.Joined(1, "a", entry, {member.name: member.author})
+    return records.Joined(1, "a", entry, {member.name: member.user})
 
 
 def test_room_is_dropped_with_its_last_connection() -> None:

@@ -43,7 +43,7 @@ SAID = {
     "username": TEXTS,
     "text": TEXTS,
     "timestamp": TEXTS,
-    "author": TEXTS,
+    "user": TEXTS,
 }
 MESSAGES = st.builds(MessageDraft, **SAID, id=st.none() | TEXTS)
 CHANGES = st.builds(
@@ -58,7 +58,8 @@ CHANGES = st.builds(
 ENTRANCES = st.builds(
     Entrance,
     TEXTS,
-    MEMBERS,
+    TEXTS,
+    TEXTS,
     st.none() | POSITIONS,
     NUMBERS,
     address=TEXTS,
@@ -70,7 +71,7 @@ ENTRIES = st.builds(
     POSITIONS,
     st.lists(PAYLOADS, max_size=3),
     st.booleans(),
-    st.lists(TEXTS, max_size=3),
+    st.lists(MEMBERS, max_size=3),
     NUMBERS,
 )
 DELIVERED = st.builds(
@@ -107,7 +108,10 @@ WORKERS: dict[RecordKind, st.SearchStrategy[FromWorker]] = {
     RecordKind.PING: st.builds(records.Ping, SECONDS),
     RecordKind.STATUS: st.builds(records.AskStatus),
     RecordKind.REMOVE: st.builds(
-        records.Remove, NUMBERS, SECONDS, st.builds(Removal, TEXTS, TEXTS, NUMBERS, TEXTS)
+        records.Remove,
+        NUMBERS,
+        SECONDS,
+        st.builds(Removal, TEXTS, st.none() | TEXTS, st.none() | TEXTS, NUMBERS, TEXTS),
     ),
     RecordKind.ENTER: st.builds(records.Enter, NUMBERS, TEXTS),
     RecordKind.IDENTIFY: st.builds(records.Identify, CONNECTIONS),
@@ -127,7 +131,7 @@ RELAYS: dict[RecordKind, st.SearchStrategy[FromRelay]] = {
     RecordKind.LOST: st.builds(records.Lost, TEXTS),
     RecordKind.PONG: st.builds(records.Pong, SECONDS),
     RecordKind.EXPEL: st.builds(records.Expel, TEXTS, TEXTS, NUMBERS),
-    RecordKind.REMOVED: st.builds(records.Removed, NUMBERS, TEXTS),
+    RecordKind.REMOVED: st.builds(records.Removed, NUMBERS, MEMBERS),
     RecordKind.TURN_AWAY: st.builds(records.TurnAway, NUMBERS, st.sampled_from(Limit)),
     RecordKind.KNOW: st.builds(records.Know, TEXTS, KNOWN),
     RecordKind.STATUS: st.builds(records.Status, st.dictionaries(TEXTS, SNAPSHOTS, max_size=2)),
@@ -218,12 +222,12 @@ def places_in(head: Any) -> list[tuple[Any, Any]]:
     return [(head, key) for key in keys] + [place for key in keys for place in places_in(head[key])]
 
 
-MESSAGE = [1, "a", "Alice", "hi", "2025-01-18T10:30:00.123Z", "author", None]
+MESSAGE = [1, "a", "Alice", "hi", "2025-01-18T10:30:00.123Z", "user", None]
 CHANGE = [*MESSAGE, "edit", 1, None, False, False]
 REFUSAL = ["forbidden", "No.", False, None]
 JOINED = {
-    "room": "a", "member": ["Alice", "author"], "position": ["epoch", 1], "recovered": False,
-    "users": ["Alice"], "online": 1, "known": {"Alice": "author"}, "sizes": [],
+    "room": "a", "member": ["Alice", "user"], "position": ["epoch", 1], "recovered": False,
+    "users": [["Alice", "user"]], "online": 1, "known": {"Alice": "user"}, "sizes": [],
 }  # fmt: skip
 
 
@@ -343,13 +347,14 @@ def test_malformed_record_of_the_relay_is_refused(kind: RecordKind, head: Any, t
 @pytest.mark.parametrize(
     ("kind", "head", "tail"),
     [
-        (RecordKind.RESTORE, ["a", ["epoch", 1], [[["Alice", "author"], 0]], []], b""),
+        (RecordKind.RESTORE, ["a", ["epoch", 1], [[["Alice", "user"], 0]], []], b""),
         (RecordKind.RESTORE, ["a", ["epoch", 1], {}, []], b""),
         (RecordKind.RESTORE, ["a", ["epoch", 1], [], [["Alice"]]], b""),
         (RecordKind.RESTORE, ["a", ["epoch", 1], [], []], b"tail"),
-        (RecordKind.JOIN, [1, 1.0, "a", "Alice", None, 50, "", 0], b""),
-        (RecordKind.JOIN, [1, None, "a", ["Alice", "author"], None, 50, "", 0], b""),
-        (RecordKind.JOIN, [1, 1.0, "a", ["Alice", "author"], [1, "epoch"], 50, "", 0], b""),
+        (RecordKind.JOIN, [1, 1.0, "a", ["Alice", "credential"], None, 50, "", 0], b""),
+        (RecordKind.JOIN, [1, None, "a", "Alice", "credential", None, 50, "", 0], b""),
+        (RecordKind.JOIN, [1, 1.0, "a", "Alice", None, None, 50, "", 0], b""),
+        (RecordKind.JOIN, [1, 1.0, "a", "Alice", "credential", [1, "epoch"], 50, "", 0], b""),
         (RecordKind.LEAVE, [1, 1.0, "a"], b""),
         (RecordKind.TELL, ["a", "b"], b"payload"),
         (RecordKind.REPORT, [1], b""),
@@ -387,7 +392,7 @@ def test_each_side_accepts_only_the_other_sides_records() -> None:
 
 def test_layout_of_a_draft_is_fixed() -> None:
     """The fields of a change are last, and are left out of a message's record."""
-    message = MessageDraft("a", "Alice", "hi", "2025-01-18T10:30:00.123Z", "author")
+    message = MessageDraft("a", "Alice", "hi", "2025-01-18T10:30:00.123Z", "user")
     change = ChangeDraft(*message[:5], Kind.EDIT, target=1)
     assert head_of(records.Publish(1.0, [(1, message), (1, change)])) == [1.0, [MESSAGE, CHANGE]]
 
@@ -397,13 +402,13 @@ def test_incrementally_encoded_deliveries_decode_to_the_record() -> None:
     filled = records.Deliveries()
     assert not filled
     filled.add("a", 1, 7, b"one")
-    filled.add("b", 0, None, b"", PresenceChange(True, Member("Alice", "author")))
+    filled.add("b", 0, None, b"", PresenceChange(True, Member("Alice", "user")))
     assert (len(filled), filled.size) == (2, 3)
     (record,) = RecordReader(decode_from_relay).feed(filled.encode())
     assert record == records.Deliver(
         [
             records.Delivered("a", 1, 7, b"one"),
-            records.Delivered("b", 0, None, b"", PresenceChange(True, Member("Alice", "author"))),
+            records.Delivered("b", 0, None, b"", PresenceChange(True, Member("Alice", "user"))),
         ]
     )
 

@@ -388,7 +388,7 @@ def test_names_stay_taken_until_all_workers_are_back(rig: Run) -> None:
 
 
 def test_user_known_only_to_other_workers_can_return_unannounced(rig: Run) -> None:
-    """As in the grace period, the author gets the name back without an event."""
+    """As in the grace period, the user gets the name back without an event."""
 
     async def test(rig: Rig) -> None:
         (broker, receiver), (second, _) = await rig.several(2)

@@ -16,7 +16,7 @@ from fastchat.brokers.relay.wire import BadRecord
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.rooms import Member
 
-ALICE = Member("Alice", "author")
+ALICE = Member("Alice", "user")
 REFUSAL = records.Refusal(ErrorCode.FORBIDDEN, "No.", False, None)
 
 

@@ -34,7 +34,7 @@ from fastchat.settings import Settings
 
 HELLO = records.Hello("worker-9", 1, rooms=0).encode()
 ASK_STATUS = records.AskStatus().encode()
-ALICE = Member("Alice", "author Alice")
+ALICE = Member("Alice", "user Alice")
 
 
 class RawWorker:
@@ -138,7 +138,7 @@ def run(
 
 
 def joining(number: int, name: str = "Alice", *, within_s: float = 5.0) -> bytes:
-    entrance = Entrance("a", Member(name, f"author {name}"), None, 50)
+    entrance = Entrance("a", *Member(name, f"user {name}"), None, 50)
     return records.Join(number, time.monotonic() + within_s, entrance).encode()
 
 

@@ -10,10 +10,10 @@ import pytest
 from fastchat import protocol
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.protocol import Position
-from fastchat.rooms import Entrance, Entry, Member
+from fastchat.protocol.users import guest_of
+from fastchat.rooms import Entrance, Entry
 from fastchat.rooms.members import GRACE_TICKS
-from fastchat.rooms.presence import author_of
-from support.chat import TIMESTAMP, Talk, run
+from support.chat import TIMESTAMP, Talk, run, user_of
 
 # Joining
 
@@ -29,7 +29,7 @@ def test_join_reply_has_all_that_a_client_needs() -> None:
         assert reply == {
             "type": "joined",
             "room": "lobby",
-            "username": "Alice",
+            **talk.shown("Alice"),
             "session": "secret-of-16-bytes-1",
             "epoch": "epoch-0",
             "offset": 1,
@@ -39,13 +39,13 @@ def test_join_reply_has_all_that_a_client_needs() -> None:
                     "type": "message",
                     "room": "lobby",
                     "offset": 1,
-                    "username": "Bob",
+                    **talk.shown("Bob"),
                     "text": "hi",
                     "timestamp": TIMESTAMP,
                     "id": "i",
                 }
             ],
-            "users": ["Bob", "Alice"],
+            "users": [talk.shown("Bob"), talk.shown("Alice")],
             "online": 2,
             "ref": "r",
         }
@@ -54,19 +54,19 @@ def test_join_reply_has_all_that_a_client_needs() -> None:
 
 
 def test_join_is_reported_to_the_connection() -> None:
-    """Each successful join is reported with its author, and a refused one is not."""
+    """Each successful join is reported with its user, and a refused one is not."""
 
     async def test(talk: Talk) -> None:
         await talk.join("Alice", session="a-secret-of-20-bytes")
         await talk.refused("Alice", type="join", room="lobby")
-        assert talk.endpoints["Alice"].authors == [author_of("a-secret-of-20-bytes")]
+        assert talk.endpoints["Alice"].users == [user_of("a-secret-of-20-bytes")]
         talk.broker.gate = asyncio.Event()
         joining = asyncio.create_task(talk.do("Bob", type="join", username="Bob"))
         await asyncio.sleep(0)
         talk.depart("Bob")
         talk.broker.gate.set()
         await joining
-        assert talk.endpoints["Bob"].authors == []
+        assert talk.endpoints["Bob"].users == []
 
     run(test)
 
@@ -83,7 +83,7 @@ def test_join_event_is_sent_to_the_other_members() -> None:
             {
                 "type": "join",
                 "room": "lobby",
-                "username": "Alice",
+                **talk.shown("Alice"),
                 "text": "Alice joined the chat",
                 "timestamp": TIMESTAMP,
                 "online": 2,
@@ -317,10 +317,10 @@ def test_broker_gets_the_user_and_the_position_of_a_join() -> None:
         session = (await talk.join("Alice", history=7))["session"]
         since = {"epoch": "e", "offset": 3}
         await talk.join("tab", username="Alice", session=session, since=since)
-        member = Member("Alice", author_of(session))
+        credential = guest_of(session)
         assert seen == [
-            Entrance("lobby", member, None, 7),
-            Entrance("lobby", member, Position("e", 3), protocol.DEFAULT_HISTORY),
+            Entrance("lobby", "Alice", credential, None, 7),
+            Entrance("lobby", "Alice", credential, Position("e", 3), protocol.DEFAULT_HISTORY),
         ]
 
     run(test)

@@ -26,7 +26,7 @@ def test_message_is_one_publication_to_everyone_in_the_room() -> None:
             "type": "message",
             "room": "lobby",
             "offset": 1,
-            "username": "Alice",
+            **talk.shown("Alice"),
             "text": "hi",
             "timestamp": TIMESTAMP,
             "id": "i",
@@ -148,7 +148,7 @@ def test_typing_is_sent_to_the_others_and_not_stored() -> None:
         talk.news("Alice"), talk.news("Bob")
         await talk.do("Alice", type="typing")
         assert talk.news("Alice") == []
-        typing = {"type": "typing", "room": "lobby", "username": "Alice"}
+        typing = {"type": "typing", "room": "lobby", **talk.shown("Alice")}
         assert talk.news("Bob") == [typing]
         assert talk.broker.told == [("lobby", typing)]
         assert talk.history.position("lobby").offset == 0
@@ -184,7 +184,7 @@ CHANGES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_change_is_one_publication_to_everyone_in_the_room(change: str) -> None:
-    """The publication names its message in `target`, and has the author, the time and the
+    """The publication names its message in `target`, and has the user, the time and the
     change."""
     name, fields, published = CHANGES[change]
     kind = change.partition(",")[0]
@@ -197,7 +197,7 @@ def test_change_is_one_publication_to_everyone_in_the_room(change: str) -> None:
             "room": "lobby",
             "offset": 2,
             "target": 1,
-            "username": name,
+            **talk.shown(name),
             "timestamp": TIMESTAMP,
             **published,
         }
@@ -215,7 +215,12 @@ def test_newcomer_gets_messages_with_their_changes_applied() -> None:
         await talk.do("Alice", type="edit", offset=1, text="better")
         await talk.do("Bob", type="react", offset=1, emoji="👋")
         await talk.do("Alice", type="delete", offset=2)
-        base = {"type": "message", "room": "lobby", "username": "Alice", "timestamp": TIMESTAMP}
+        base = {
+            "type": "message",
+            "room": "lobby",
+            **talk.shown("Alice"),
+            "timestamp": TIMESTAMP,
+        }
         now = [
             {
                 **base,
@@ -223,7 +228,7 @@ def test_newcomer_gets_messages_with_their_changes_applied() -> None:
                 "text": "better",
                 "id": "i",
                 "edited": TIMESTAMP,
-                "reactions": {"👋": ["Bob"]},
+                "reactions": {"👋": [talk.shown("Bob")]},
             },
             {**base, "offset": 2, "text": "", "deleted": True},
         ]
@@ -270,7 +275,7 @@ def test_refused_change_is_an_error_to_its_sender(fields: dict[str, Any], code: 
 
 
 def test_author_can_change_a_message_from_any_tab_and_later() -> None:
-    """Any client with the name and the session is the author."""
+    """Any client with the session is the author."""
 
     async def test(talk: Talk) -> None:
         session = (await alice_said(talk))["session"]

@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from fastchat.errors import CommandError
 from fastchat.rooms.members import GRACE_TICKS
-from support.chat import TIMESTAMP, Talk
+from support.chat import TIMESTAMP, Talk, user_of
 
 CONNECTIONS = ("one", "two", "three", "four")
 ROOMS = ("a", "b")
@@ -41,6 +41,10 @@ class User:
         self.session = session
         self.connections: set[str] = set()
         self.left_in: int | None = None  # the tick in which the last connection was lost
+
+    def shown(self) -> dict[str, str]:
+        """The user as events show them."""
+        return {"user": user_of(self.session), "username": self.name}
 
 
 class Room:
@@ -99,7 +103,7 @@ class Model:
 
     def announce(self, name: str, user: User, kind: str) -> None:
         verb = "joined" if kind == "join" else "left"
-        event = {"type": kind, "room": name, "username": user.name, "timestamp": TIMESTAMP}
+        event = {"type": kind, "room": name, **user.shown(), "timestamp": TIMESTAMP}
         event |= {"text": f"{user.name} {verb} the chat", "online": len(self.rooms[name].users)}
         self.send(name, event)
 
@@ -145,9 +149,9 @@ def fold(message: dict[str, Any], change: dict[str, Any], room: Room) -> None:
                 each["text"] = ""
         return
     reactions = message.setdefault("reactions", {})
-    others = [name for name in reactions.pop(change["emoji"], []) if name != change["username"]]
+    others = [each for each in reactions.pop(change["emoji"], []) if each["user"] != change["user"]]
     if not change.get("remove"):
-        others.append(change["username"])
+        others.append({"user": change["user"], "username": change["username"]})
     if others:
         reactions[change["emoji"]] = others
     if not reactions:
@@ -243,9 +247,9 @@ class Conversation(RuleBasedStateMachine):
         newest = room.messages()[-number:] if number else []
         self.expect(connection, {
             "type": "joined", "room": reply["room"], "ref": "r", "recovered": reply["recovered"],
-            "username": room.user_of(connection).name, "session": self.model.sessions[connection],
+            **room.user_of(connection).shown(), "session": self.model.sessions[connection],
             "epoch": room.epoch, "offset": len(room.stream), "online": len(room.users),
-            "users": [user.name for user in room.users.values()],
+            "users": [user.shown() for user in room.users.values()],
             "messages": room.stream[number:] if reply["recovered"] else newest,
         })  # fmt: skip
 
@@ -296,16 +300,16 @@ class Conversation(RuleBasedStateMachine):
             return
         here = self.model.rooms[target_room]
         user = here.user_of(connection)
-        if id is not None and (user.name, id) in here.ids:
-            offset = here.ids[user.name, id]
+        if id is not None and (user.session, id) in here.ids:
+            offset = here.ids[user.session, id]
             self.expect(
                 connection, {"type": "ack", "id": id, "room": target_room, "offset": offset}
             )
             return
-        publication = {"type": "message", "username": user.name, "text": text}
+        publication = {"type": "message", **user.shown(), "text": text}
         if id is not None:
             publication["id"] = id
-            here.ids[user.name, id] = len(here.stream) + 1
+            here.ids[user.session, id] = len(here.stream) + 1
         self.model.publish(target_room, publication, user.session)
 
     @rule(
@@ -332,7 +336,7 @@ class Conversation(RuleBasedStateMachine):
         else:
             if not more.get("remove", True):
                 del more["remove"]
-            publication = {"type": kind, "username": user.name, "target": offset, **more}
+            publication = {"type": kind, **user.shown(), "target": offset, **more}
             fold(message, publication, here)
             self.model.publish(target_room, publication, user.session)
 
@@ -348,7 +352,7 @@ class Conversation(RuleBasedStateMachine):
         refused = self.run(connection, type="typing", room=room)
         if (target_room := self._target(connection, room, refused)) is not None:
             user = self.model.rooms[target_room].user_of(connection)
-            event = {"type": "typing", "room": target_room, "username": user.name}
+            event = {"type": "typing", "room": target_room, **user.shown()}
             self.model.send(target_room, event, excluded=connection)
 
     @rule(

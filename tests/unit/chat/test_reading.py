@@ -35,11 +35,11 @@ def test_search_is_answered_with_results() -> None:
                         "type": "message",
                         "room": "lobby",
                         "offset": 1,
-                        "username": "Alice",
+                        **talk.shown("Alice"),
                         "text": "hello world",
                         "timestamp": TIMESTAMP,
                         "id": "i",
-                        "reactions": {"👋": ["Bob"]},
+                        "reactions": {"👋": [talk.shown("Bob")]},
                     }
                 ],
                 "ref": "r",

@@ -53,8 +53,8 @@ def test_announced_file_is_sent_in_pieces() -> None:
             "ref": "r",
         }
         (writer,) = files.writers
-        assert (writer.author, writer.data) == (
-            talk.client("Alice").rooms["lobby"].author,
+        assert (writer.user, writer.data) == (
+            talk.client("Alice").rooms["lobby"].user,
             b"abcdef",
         )
 

@@ -12,6 +12,9 @@ import pytest
 from fastchat.errors import CommandError, ErrorCode, SettingError
 from fastchat.files.index import TICKET_S
 from fastchat.files.store import FileStore
+from fastchat.history.directory import open_database
+from fastchat.history.users import UserIds, user_key_of
+from fastchat.protocol.users import guest_of, holder_of
 from support.file_store import ManualClock, files_on_disk, get, new_store, opened_store, png, put
 from support.hub import on_loop
 
@@ -55,7 +58,7 @@ async def test_same_content_is_stored_once_in_a_room(tmp_path: Path) -> None:
     """The same content is one file in a room, for any sender and name, and another elsewhere."""
     async with opened_store(tmp_path) as store:
         first = await put(store, b"content")
-        again = await put(store, b"content", author="bob", name="b.txt")
+        again = await put(store, b"content", user="bob", name="b.txt")
         elsewhere = await put(store, b"content", room="den")
         assert (first.id, again.name) == (again.id, "b.txt")
         assert elsewhere.id != first.id
@@ -175,12 +178,12 @@ async def test_file_must_have_the_announced_size(tmp_path: Path) -> None:
 
 @on_loop
 async def test_too_large_file_is_refused(tmp_path: Path) -> None:
-    """The largest file has `max_bytes`, or the quota of an author if that is less."""
-    async with opened_store(tmp_path, max_bytes=100, max_author_bytes=2 * BLOCK) as store:
+    """The largest file has `max_bytes`, or the quota of a user if that is less."""
+    async with opened_store(tmp_path, max_bytes=100, max_user_bytes=2 * BLOCK) as store:
         assert store.max_bytes == 100
         await put(store, bytes(100))
         assert (await refused(store.reserve("lobby", "alice", "a", 101))).code == "too_long"
-    async with opened_store(tmp_path, max_author_bytes=50) as store:
+    async with opened_store(tmp_path, max_user_bytes=50) as store:
         assert store.max_bytes == 50
 
 
@@ -188,9 +191,9 @@ async def test_too_large_file_is_refused(tmp_path: Path) -> None:
 
 
 @on_loop
-async def test_author_has_a_quota(tmp_path: Path) -> None:
+async def test_user_has_a_quota(tmp_path: Path) -> None:
     """Announced files count, in all rooms and in whole blocks; abandoned files do not."""
-    async with opened_store(tmp_path, max_author_bytes=3 * BLOCK) as store:
+    async with opened_store(tmp_path, max_user_bytes=3 * BLOCK) as store:
         await put(store, b"one")
         announced = await store.reserve("den", "alice", "a", 1)
         started = await store.reserve("den", "alice", "b", 1)
@@ -198,7 +201,7 @@ async def test_author_has_a_quota(tmp_path: Path) -> None:
         error = await refused(store.reserve("lobby", "alice", "c", BLOCK + 1))
         assert (error.code, error.temporary) == (ErrorCode.FORBIDDEN, False)
         assert "Your files use up your quota" in error.message
-        await put(store, b"two", author="bob")
+        await put(store, b"two", user="bob")
         await announced.abandon()
         await store.reserve("lobby", "alice", "c", BLOCK)
         await refused(store.reserve("lobby", "alice", "d", 1))
@@ -211,7 +214,7 @@ async def test_author_has_a_quota(tmp_path: Path) -> None:
 async def test_announced_files_use_the_quota_until_they_expire(tmp_path: Path) -> None:
     """If announced files use up the quota, the error is temporary and says when to retry."""
     clock = ManualClock()
-    async with opened_store(tmp_path, clock=clock, max_author_bytes=3 * BLOCK) as store:
+    async with opened_store(tmp_path, clock=clock, max_user_bytes=3 * BLOCK) as store:
         await put(store, b"one")
         for name in "ab":
             await store.reserve("lobby", "alice", name, 1)
@@ -229,7 +232,7 @@ async def test_announced_files_use_the_quota_until_they_expire(tmp_path: Path) -
 @on_loop
 async def test_repeated_announcement_replaces_the_first(tmp_path: Path) -> None:
     """If the quota is used up, the same room, name and size replace an announcement."""
-    async with opened_store(tmp_path, max_author_bytes=BLOCK) as store:
+    async with opened_store(tmp_path, max_user_bytes=BLOCK) as store:
         first = await store.reserve("lobby", "alice", "a", 9)
         assert (await refused(store.reserve("lobby", "alice", "b", 9))).temporary
         assert (await refused(store.reserve("den", "alice", "a", 9))).temporary
@@ -243,7 +246,7 @@ async def test_repeated_announcement_replaces_the_first(tmp_path: Path) -> None:
 @on_loop
 async def test_file_whose_answer_was_lost_can_be_sent_again(tmp_path: Path) -> None:
     """A repeated file counts once; another file of the same size is refused at its end."""
-    async with opened_store(tmp_path, max_author_bytes=BLOCK) as store:
+    async with opened_store(tmp_path, max_user_bytes=BLOCK) as store:
         file = await put(store, b"content")
         again = await store.reserve("lobby", "alice", "a.bin", 7)
         await refused(store.reserve("lobby", "alice", "a.bin", 8))
@@ -263,15 +266,25 @@ async def test_file_whose_answer_was_lost_can_be_sent_again(tmp_path: Path) -> N
 
 @on_loop
 async def test_older_index_is_migrated(tmp_path: Path) -> None:
-    """The stored and announced files of an older index stay."""
+    """The stored and announced files of an older index stay, and count against their users."""
+    guest, holder = guest_of("a-session-of-many-bytes"), holder_of("u-1")
     async with opened_store(tmp_path) as store:
-        file = await put(store, b"content")
-        ticket = (await store.reserve("lobby", "alice", "b", 7)).ticket
+        file = await put(store, b"content", user=guest)
+        ticket = (await store.reserve("lobby", holder, "b", 7)).ticket
     db = apsw.Connection(str(tmp_path / "files" / "index.sqlite3"))
+    for table in ("files", "uploads"):
+        db.execute(f"DROP INDEX {table}_by_user")
+        db.execute(f"ALTER TABLE {table} RENAME COLUMN user TO author")
+        db.execute(f"CREATE INDEX {table}_by_author ON {table} (author, charge)")
     db.execute("ALTER TABLE uploads DROP COLUMN again")
     db.pragma("user_version", 1)
     db.close()
-    async with opened_store(tmp_path) as store:
+    history = open_database(tmp_path / "history.db", sync_commits=False)
+    user_of = UserIds(user_key_of(history)).user_of
+    history.close()
+    async with opened_store(tmp_path, max_user_bytes=BLOCK) as store:
+        for credential in (guest, holder):
+            await refused(store.reserve("lobby", user_of(credential), "c", 8))
         assert await get(store, file.id) == b"content"
         claimed = await store.claim(ticket)
         assert claimed is not None
@@ -281,9 +294,9 @@ async def test_older_index_is_migrated(tmp_path: Path) -> None:
 
 @on_loop
 async def test_expired_announcement_does_not_count(tmp_path: Path) -> None:
-    """An announcement counts against its author's quota until its ticket expires."""
+    """An announcement counts against its user's quota until its ticket expires."""
     clock = ManualClock()
-    async with opened_store(tmp_path, clock=clock, max_author_bytes=BLOCK) as store:
+    async with opened_store(tmp_path, clock=clock, max_user_bytes=BLOCK) as store:
         await store.reserve("lobby", "alice", "a", 1)
         await refused(store.reserve("lobby", "alice", "b", 1))
         clock.now += TICKET_S

@@ -6,13 +6,25 @@ import pytest
 
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.history.changes import MAX_EMOJI, MAX_REACTIONS, amend
-from fastchat.protocol import ChangeDraft, Kind, Message, Publication
+from fastchat.protocol import (
+    MAX_REPLY_BYTES,
+    ChangeDraft,
+    Kind,
+    Message,
+    Publication,
+    Reactor,
+    encode,
+)
+from fastchat.protocol.names import MAX_USERNAME_CHARS
+from fastchat.protocol.users import MAX_SUBJECT_CHARS
+from fastchat.protocol.values import MAX_TEXT_CHARS
 
-MESSAGE = Message("a", 7, "Alice", "hello", "t7", "author of Alice", "id")
+MESSAGE = Message("a", 7, "Alice", "hello", "t7", "user of Alice", "id")
+ALICE, BOB = Reactor("user of Alice", "Alice"), Reactor("user of Bob", "Bob")
 
 
 def change(kind: Kind, by: str = "Alice", text: str = "", **more: object) -> ChangeDraft:
-    return ChangeDraft("a", by, text, "t9", f"author of {by}", kind, 7, **more)  # type: ignore[arg-type]
+    return ChangeDraft("a", by, text, "t9", f"user of {by}", kind, 7, **more)  # type: ignore[arg-type]
 
 
 def react(emoji: str = "👍", by: str = "Alice", *, remove: bool = False) -> ChangeDraft:
@@ -35,8 +47,12 @@ def code(found: Publication | None, change: ChangeDraft) -> ErrorCode:
     return refused.code
 
 
+def reactor(number: int) -> Reactor:
+    return Reactor(f"user of user{number}", f"user{number}")
+
+
 def test_edit_replaces_the_text_and_sets_its_time() -> None:
-    """An edit leaves the offset, the author, the id and the timestamp of its message unchanged."""
+    """An edit leaves the offset, the user, the id and the timestamp of its message unchanged."""
     edited = amend(MESSAGE, change(Kind.EDIT, text="better"))
     assert edited == MESSAGE._replace(text="better", edited="t9")
 
@@ -52,7 +68,7 @@ def test_reactions_keep_the_order_in_which_they_were_added() -> None:
     message = MESSAGE
     for emoji, by in (("👍", "Alice"), ("🎉", "Alice"), ("👍", "Bob"), ("👍", "Alice")):
         message = amended(message, react(emoji, by))
-    assert message.reactions == {"🎉": ("Alice",), "👍": ("Bob", "Alice")}
+    assert message.reactions == {"🎉": (ALICE,), "👍": (BOB, ALICE)}
     assert list(message.reactions) == ["👍", "🎉"]
 
 
@@ -60,7 +76,7 @@ def test_removing_the_last_name_removes_the_emoji() -> None:
     """No emoji is stored without a name, and a message without reactions has None."""
     message = amended(MESSAGE, react("👍"), react("🎉", "Bob"))
     message = amended(message, react("👍", remove=True))
-    assert message.reactions == {"🎉": ("Bob",)}
+    assert message.reactions == {"🎉": (BOB,)}
     assert amend(message, react("🎉", "Bob", remove=True)) == MESSAGE
 
 
@@ -73,7 +89,7 @@ def test_removing_a_missing_reaction_changes_nothing() -> None:
 
 def test_only_the_author_edits_and_deletes() -> None:
     """Another user cannot edit or delete a message, even under the name of its author."""
-    namesake = change(Kind.EDIT, text="not hers")._replace(author="another Alice")
+    namesake = change(Kind.EDIT, text="not hers")._replace(user="another Alice")
     assert code(MESSAGE, namesake) is ErrorCode.FORBIDDEN
     for kind in (Kind.EDIT, Kind.DELETE):
         amended(MESSAGE, change(kind))
@@ -124,7 +140,33 @@ def test_former_state_of_a_message_is_not_modified() -> None:
 
 def test_reactions_of_a_message_are_limited_in_total() -> None:
     """A full message accepts no further reaction, but its reactions can still be removed."""
-    names = tuple(f"user{number}" for number in range(MAX_REACTIONS))
-    message = MESSAGE._replace(reactions={"👍": names})
+    message = MESSAGE._replace(reactions={"👍": tuple(map(reactor, range(MAX_REACTIONS)))})
     assert code(message, react("👍", "one more")) is ErrorCode.FORBIDDEN
-    amended(message, react("👍", "user7", remove=True))
+    amended(message, react("👍", reactor(7).username, remove=True))
+
+
+def test_message_with_all_its_reactions_fits_into_a_reply() -> None:
+    """Neither the longest names nor the longest ids make a message that cannot be sent."""
+    for user_chars in (16, MAX_SUBJECT_CHARS):
+        message = MESSAGE._replace(text="😀" * MAX_TEXT_CHARS)
+        for number in range(MAX_REACTIONS + 1):
+            name = f"{number:04}" + "😀" * (MAX_USERNAME_CHARS - 4)
+            user = f"{number:04}" + '"' * (user_chars - 4)
+            outcome = amend(message, react("👍", name)._replace(user=user))
+            if isinstance(outcome, CommandError):
+                break
+            message = outcome
+        assert isinstance(outcome, CommandError)
+        assert len(encode(message)) < MAX_REPLY_BYTES
+
+
+def test_user_has_one_reaction_under_all_their_names() -> None:
+    """A second reaction with the same emoji replaces the first, and has the present name."""
+    message = amended(MESSAGE, react("👍", "Bob"), react("👍")._replace(username="Bob"))
+    assert message.reactions == {"👍": (BOB, ALICE._replace(username="Bob"))}
+    message = amended(message, react("👍", "Bob")._replace(username="Bobby"))
+    assert message.reactions == {
+        "👍": (ALICE._replace(username="Bob"), BOB._replace(username="Bobby"))
+    }
+    message = amended(message, react("👍", "Bob", remove=True)._replace(username="Eve"))
+    assert message.reactions == {"👍": (ALICE._replace(username="Bob"),)}

@@ -77,7 +77,7 @@ def test_ids_of_restored_publications_are_remembered(table: Table) -> None:
     assert table.offsets() == [30, 2, 3]
     table.ids.sort()
     assert table.offsets() == [2, 3, 30]
-    assert table.ids.add(1, draft().owner, "3", 4) == 3
+    assert table.ids.add(1, draft().user, "3", 4) == 3
 
 
 def test_table_can_be_sorted_in_a_transaction(table: Table) -> None:

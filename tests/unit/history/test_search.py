@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from contracts.history import add, draft
+from contracts.history import add, draft, reactions
 from fastchat.history import History
 from fastchat.history.memory import MemoryHistory
 from fastchat.history.search import MAX_TERMS, to_match
@@ -64,8 +64,8 @@ def search(history: History, query: str, *, room: str = "a", limit: int = 300) -
 
 
 def change(kind: Kind, target: int, text: str = "") -> ChangeDraft:
-    room, username, text, timestamp, author, _ = draft(text)
-    return ChangeDraft(room, username, text, timestamp, author, kind, target)
+    room, username, text, timestamp, user, _ = draft(text)
+    return ChangeDraft(room, username, text, timestamp, user, kind, target)
 
 
 # Matching
@@ -268,9 +268,7 @@ def test_search_result_has_the_messages_reactions(history: History) -> None:
     assert search(history, "apple") == ["apple"]
     history.append([change(Kind.REACT, 1)._replace(emoji="👍")])
     (found,) = asyncio.run(history.search("a", "apple", 9))
-    assert {emoji: list(names) for emoji, names in (found.reactions or {}).items()} == {
-        "👍": ["Alice"]
-    }
+    assert reactions(found) == {"👍": ["Alice"]}
 
 
 def test_dropped_messages_are_not_found(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from support.clock import Clock
 PUBLICATIONS: list[Command] = [Send("hi"), Edit(1, "hi"), Delete(1), React(1, "👋", False)]
 COMMANDS: list[Command] = [
     *(Join("lobby"), Leave(None), GetHistory(None, None, None, 50)),
-    *(Remove("Ann", 60), Upload("a", 1), Ping()),
+    *(Remove(None, "Ann", 60), Upload("a", 1), Ping()),
 ]
 NOTHING = Budget(0, 1)
 

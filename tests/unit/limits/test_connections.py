@@ -73,15 +73,15 @@ def test_count_without_connections_takes_no_memory() -> None:
     """Addresses and users without connections are forgotten."""
     connection_count = ConnectionCount(total=10, per_address=1, per_user=1)
     for number in range(1000):
-        address, author = f"address-{number}", f"author-{number}"
+        address, user = f"address-{number}", f"user-{number}"
         assert connection_count.enter(address) is None
-        assert connection_count.identify(author) is None
+        assert connection_count.identify(user) is None
         assert admitted(connection_count, address, 3) == 0
-        connection_count.leave(address, author)
+        connection_count.leave(address, user)
     assert (
         connection_count.count,
         len(connection_count.addresses),
-        len(connection_count.authors),
+        len(connection_count.users),
     ) == (0, 0, 0)
 
 
@@ -114,7 +114,7 @@ def test_connection_refused_for_its_user_frees_its_address() -> None:
     assert branch.identify(2, ANN, "ann") is Limit.USER
     assert branch.enter(3, ANN) is None
     branch.leave(2, ANN, "ann")
-    assert (connection_count.count, connection_count.authors["ann"]) == (2, 1)
+    assert (connection_count.count, connection_count.users["ann"]) == (2, 1)
 
 
 def test_connections_of_a_killed_process_end_with_it() -> None:
@@ -129,13 +129,13 @@ def test_connections_of_a_killed_process_end_with_it() -> None:
     assert (
         connection_count.count,
         dict(connection_count.addresses),
-        dict(connection_count.authors),
+        dict(connection_count.users),
     ) == (2, {ANN: 2}, {"ann": 2})
     second.close()
     assert (
         connection_count.count,
         dict(connection_count.addresses),
-        dict(connection_count.authors),
+        dict(connection_count.users),
     ) == (0, {}, {})
 
 
@@ -161,13 +161,13 @@ class Process:
         self.broker.open(delivery=receiver, receiver=receiver)
         self.counted: list[Counted] = []
 
-    def enter(self, count: int, address: str = ANN, author: str = "") -> None:
+    def enter(self, count: int, address: str = ANN, user: str = "") -> None:
         for _ in range(count):
             counted = self.admission.enter(len(self.counted), address)
             if counted is not None:
                 self.counted.append(counted)
-                if author:
-                    self.admission.identify(counted, author)
+                if user:
+                    self.admission.identify(counted, user)
 
     @property
     def live(self) -> int:
@@ -312,7 +312,7 @@ def test_new_relay_counts_existing_connections(tmp_path: Path) -> None:
         second.enter(4, ANN, "ann")
         await machine.settled()
         await machine.restart()
-        assert (machine.connection_count.count, machine.connection_count.authors["ann"]) == (8, 8)
+        assert (machine.connection_count.count, machine.connection_count.users["ann"]) == (8, 8)
         assert not first.turned_away + second.turned_away
         machine.relay.close()
         await asyncio.sleep(0.02)

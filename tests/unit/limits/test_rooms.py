@@ -17,8 +17,8 @@ class Room(NamedTuple):
     price: int
 
 
-def draft(author: str, room: str = "lobby") -> Draft:
-    return MessageDraft(room, "Ann", "text", "now", author)
+def draft(user: str, room: str = "lobby") -> Draft:
+    return MessageDraft(room, "Ann", "text", "now", user)
 
 
 def limited(clock: Clock, **limits: Any) -> RoomLimits:

@@ -17,16 +17,19 @@ from fastchat.protocol import (
     Kind,
     Message,
     Position,
+    Reactor,
     Send,
 )
 from fastchat.protocol.parsing import parse
 
 TIMESTAMP = "2025-01-18T10:30:00.123Z"
-MESSAGE = Message("lobby", 42, "Alice", "Hello", TIMESTAMP, "author", "c7")
+MESSAGE = Message("lobby", 42, "Alice", "Hello", TIMESTAMP, "u_1", "c7")
+BOB, EVE = Reactor("u_2", "Bob"), Reactor("u_3", "Eve")
 PUBLISHED = {
     "type": "message",
     "room": "lobby",
     "offset": 42,
+    "user": "u_1",
     "username": "Alice",
     "text": "Hello",
     "timestamp": TIMESTAMP,
@@ -34,11 +37,12 @@ PUBLISHED = {
 ENCODED = protocol.encode(MESSAGE._replace(id=None))
 
 #: A change of the message above. Tests replace its kind.
-CHANGE = Change("lobby", 43, "Bob", "", TIMESTAMP, "author", Kind.DELETE, target=42)
+CHANGE = Change("lobby", 43, "Bob", "", TIMESTAMP, "u_2", Kind.DELETE, target=42)
 CHANGED = {
     "room": "lobby",
     "offset": 43,
     "target": 42,
+    "user": "u_2",
     "username": "Bob",
     "timestamp": TIMESTAMP,
 }
@@ -63,7 +67,7 @@ EVENTS: list[tuple[bytes, dict[str, Any]]] = [
         {"type": "react", "emoji": "👋", "remove": True, **CHANGED},
     ),
     (
-        protocol.encode(MESSAGE._replace(edited=TIMESTAMP, author="secret")),
+        protocol.encode(MESSAGE._replace(edited=TIMESTAMP)),
         {**PUBLISHED, "id": "c7", "edited": TIMESTAMP},
     ),
     (
@@ -71,10 +75,13 @@ EVENTS: list[tuple[bytes, dict[str, Any]]] = [
         {**PUBLISHED, "id": "c7", "text": "", "deleted": True},
     ),
     (
-        protocol.encode(MESSAGE._replace(reactions={"👋": ("Bob", "Eve"), "❤️": ["Bob"]})),
-        {**PUBLISHED, "id": "c7", "reactions": {"👋": ["Bob", "Eve"], "❤️": ["Bob"]}},
+        protocol.encode(MESSAGE._replace(reactions={"👋": (BOB, EVE), "❤️": [BOB]})),
+        {
+            **PUBLISHED,
+            "id": "c7",
+            "reactions": {"👋": [BOB._asdict(), EVE._asdict()], "❤️": [BOB._asdict()]},
+        },
     ),
-    (protocol.encode(MESSAGE._replace(author="secret")), {**PUBLISHED, "id": "c7"}),
     (
         protocol.results("lobby", [ENCODED], ref="r"),
         {"type": "results", "room": "lobby", "messages": [PUBLISHED], "ref": "r"},
@@ -88,25 +95,30 @@ EVENTS: list[tuple[bytes, dict[str, Any]]] = [
     (
         protocol.joined(
             "lobby",
+            "u_1",
             "Alice",
             "secret",
             Position("epoch", 42),
             recovered=False,
             messages=[ENCODED],
-            users=["Alice", "Bob"],
+            users=[("Alice", "u_1"), ("Bob", "u_2")],
             online=2,
             ref="r",
         ),
         {
             "type": "joined",
             "room": "lobby",
+            "user": "u_1",
             "username": "Alice",
             "session": "secret",
             "epoch": "epoch",
             "offset": 42,
             "recovered": False,
             "messages": [PUBLISHED],
-            "users": ["Alice", "Bob"],
+            "users": [
+                {"user": "u_1", "username": "Alice"},
+                {"user": "u_2", "username": "Bob"},
+            ],
             "online": 2,
             "ref": "r",
         },
@@ -129,12 +141,13 @@ EVENTS: list[tuple[bytes, dict[str, Any]]] = [
     (
         protocol.joined(
             "lobby",
+            "u_1",
             "Alice",
             "secret",
             Position("epoch", 0),
             recovered=False,
             messages=[],
-            users=["Alice"],
+            users=[("Alice", "u_1")],
             online=1,
             max_file_bytes=1000,
             ref=None,
@@ -142,13 +155,14 @@ EVENTS: list[tuple[bytes, dict[str, Any]]] = [
         {
             "type": "joined",
             "room": "lobby",
+            "user": "u_1",
             "username": "Alice",
             "session": "secret",
             "epoch": "epoch",
             "offset": 0,
             "recovered": False,
             "messages": [],
-            "users": ["Alice"],
+            "users": [{"user": "u_1", "username": "Alice"}],
             "online": 1,
             "files": {"max_bytes": 1000},
         },
@@ -156,12 +170,13 @@ EVENTS: list[tuple[bytes, dict[str, Any]]] = [
     (
         protocol.joined(
             "lobby",
+            "u_1",
             "Alice",
             "secret",
             Position("epoch", 0),
             recovered=True,
             messages=[],
-            users=["Alice"],
+            users=[("Alice", "u_1")],
             online=1,
             rights={"write", "read"},
             ref=None,
@@ -169,13 +184,14 @@ EVENTS: list[tuple[bytes, dict[str, Any]]] = [
         {
             "type": "joined",
             "room": "lobby",
+            "user": "u_1",
             "username": "Alice",
             "session": "secret",
             "epoch": "epoch",
             "offset": 0,
             "recovered": True,
             "messages": [],
-            "users": ["Alice"],
+            "users": [{"user": "u_1", "username": "Alice"}],
             "online": 1,
             "rights": ["read", "write"],
         },
@@ -183,10 +199,11 @@ EVENTS: list[tuple[bytes, dict[str, Any]]] = [
     (protocol.left("lobby", ref="r"), {"type": "left", "room": "lobby", "ref": "r"}),
     (protocol.left("lobby", ref=None), {"type": "left", "room": "lobby"}),
     (
-        protocol.presence_change("join", "lobby", "Alice", TIMESTAMP, 3),
+        protocol.presence_change("join", "lobby", "u_1", "Alice", TIMESTAMP, 3),
         {
             "type": "join",
             "room": "lobby",
+            "user": "u_1",
             "username": "Alice",
             "text": "Alice joined the chat",
             "timestamp": TIMESTAMP,
@@ -194,10 +211,11 @@ EVENTS: list[tuple[bytes, dict[str, Any]]] = [
         },
     ),
     (
-        protocol.presence_change("leave", "lobby", "Alice", TIMESTAMP, 2),
+        protocol.presence_change("leave", "lobby", "u_1", "Alice", TIMESTAMP, 2),
         {
             "type": "leave",
             "room": "lobby",
+            "user": "u_1",
             "username": "Alice",
             "text": "Alice left the chat",
             "timestamp": TIMESTAMP,
@@ -205,7 +223,25 @@ EVENTS: list[tuple[bytes, dict[str, Any]]] = [
         },
     ),
     (protocol.presence("lobby", 300), {"type": "presence", "room": "lobby", "online": 300}),
-    (protocol.typing("lobby", "Al"), {"type": "typing", "room": "lobby", "username": "Al"}),
+    (
+        protocol.typing("lobby", "u_3", "Al"),
+        {"type": "typing", "room": "lobby", "user": "u_3", "username": "Al"},
+    ),
+    (
+        protocol.renewed("lobby", "u_1", "Alice", TIMESTAMP, ref="r"),
+        {
+            "type": "renewed",
+            "room": "lobby",
+            "user": "u_1",
+            "username": "Alice",
+            "expires": TIMESTAMP,
+            "ref": "r",
+        },
+    ),
+    (
+        protocol.removed("lobby", "u_2", "Bob", 60, ref=None),
+        {"type": "removed", "room": "lobby", "user": "u_2", "username": "Bob", "seconds": 60},
+    ),
     (protocol.ack("c7", "lobby", 4), {"type": "ack", "id": "c7", "room": "lobby", "offset": 4}),
     (
         protocol.history("lobby", [ENCODED], more=True, ref=None),

@@ -5,22 +5,14 @@ from __future__ import annotations
 import pytest
 
 from fastchat.errors import CommandError, ErrorCode
-from fastchat.rooms.presence import Roster, User, author_of
+from fastchat.rooms.presence import Roster, User
 
 
-def joined(roster: Roster, name: str, author: str) -> User:
+def joined(roster: Roster, name: str, id: str) -> User:
     """Add a user, or one more connection of theirs, to the room; returns the member."""
-    user = roster.check(name, author) or roster.add(name, author)
+    user = roster.check(name, id) or roster.add(name, id)
     user.connections += 1
     return user
-
-
-def test_author_is_derived_from_the_session() -> None:
-    """One session always gives the same author, another gives another, and the session is not
-    shown."""
-    assert author_of("secret") == author_of("secret")
-    assert author_of("secret") != author_of("other")
-    assert "secret" not in author_of("secret")
 
 
 def test_unused_name_is_free() -> None:
@@ -29,26 +21,26 @@ def test_unused_name_is_free() -> None:
     assert roster.check("Alice", "a") is None
     assert roster.find("Alice") is None
     user = roster.add("Alice", "a")
-    assert (user.name, user.author, user.connections) == ("Alice", "a", 0)
+    assert (user.name, user.id, user.connections) == ("Alice", "a", 0)
     assert len(roster) == 1
     assert roster.find("ALICE") is user
 
 
 @pytest.mark.parametrize("name", ["Alice", "ALICE", "ａｌｉｃｅ"])
 def test_name_of_another_user_is_taken(name: str) -> None:
-    """Another author gets neither the name nor one that looks like it, and the refusal is
+    """Another user gets neither the name nor one that looks like it, and the refusal is
     temporary."""
     roster = Roster()
     joined(roster, "Alice", "secret")
-    for author in ("other", ""):
+    for id in ("other", ""):
         with pytest.raises(CommandError) as caught:
-            roster.check(name, author)
+            roster.check(name, id)
         assert caught.value.code == ErrorCode.USERNAME_TAKEN
         assert caught.value.temporary
     assert len(roster) == 1
 
 
-def test_author_keeps_the_first_spelling_of_a_name() -> None:
+def test_user_keeps_the_first_spelling_of_a_name() -> None:
     """A client with the session is the same user, however the name is written now."""
     roster = Roster()
     user = joined(roster, "Alice", "secret")
@@ -57,15 +49,13 @@ def test_author_keeps_the_first_spelling_of_a_name() -> None:
 
 
 def test_name_of_an_absent_user_can_be_taken() -> None:
-    """The absent user is returned to be removed; the user's own author gets the name back."""
+    """The absent user is returned to be removed; the same user gets the name back."""
     roster = Roster()
     user = joined(roster, "Alice", "secret")
     user.connections -= 1
     assert roster.check("Alice", "other") is user
-    assert not user.is_author("other")
     assert roster.check("Alice", "secret") is user
-    assert user.is_author("secret")
-    assert roster.names(9) == ["Alice"]
+    assert roster.members(9) == [("Alice", "secret")]
 
 
 def test_name_is_free_again_once_its_user_is_removed() -> None:
@@ -81,8 +71,16 @@ def test_names_are_listed_in_the_order_of_joining() -> None:
     roster = Roster()
     users = [joined(roster, name, "s") for name in ("C", "A", "B")]
     assert list(roster) == users
-    assert roster.names(9) == ["C", "A", "B"]
-    assert roster.names(2) == ["C", "A"]
+    assert roster.members(9) == [("C", "s"), ("A", "s"), ("B", "s")]
+    assert roster.members(2) == [("C", "s"), ("A", "s")]
     roster.remove(users[0])
     joined(roster, "C", "s")
-    assert roster.names(9) == ["A", "B", "C"]
+    assert roster.members(9) == [("A", "s"), ("B", "s"), ("C", "s")]
+
+
+def test_one_user_is_found_under_each_of_their_names() -> None:
+    """A user with two names is in the room twice, in the order of joining."""
+    roster = Roster()
+    users = [joined(roster, name, id) for name, id in (("A", "s"), ("B", "t"), ("C", "s"))]
+    assert roster.find_all("s") == [users[0], users[2]]
+    assert roster.find_all("u") == []

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from contracts.broker import Faulty, at_once, member, offsets, texts
+from contracts.broker import Faulty, at_once, member, names, offsets, texts
 from contracts.history import NOW_S, TIMESTAMP, draft, edit
 from fastchat import protocol
 from fastchat.errors import CommandError, ErrorCode
@@ -86,6 +86,7 @@ class Rig:
             at_end_of_turn=self.scheduled.append,
             clock=lambda: NOW_S,
             metrics=self.metrics,
+            user_of=lambda credential: credential,
         )
         self.subscriber, self.other = Subscriber(), Subscriber()
 
@@ -111,7 +112,7 @@ class Rig:
     ) -> Entry:
         user = member(user) if isinstance(user, str) else user
         entries: list[Entry] = []
-        entrance = Entrance(room, user, since, 50)
+        entrance = Entrance(room, *user, since, 50)
         at_once(self.rooms.join(subscriber or self.subscriber, entrance, entries.append))
         (entry,) = entries
         return entry
@@ -130,7 +131,7 @@ class Rig:
             self.rooms.tick()
 
     def names(self, room: str = "a") -> list[str]:
-        return self.rooms.users(room).names(1000)
+        return [user.name for user in self.rooms.users(room)]
 
     def restore(
         self,
@@ -280,8 +281,8 @@ def test_told_events_reach_other_subscribers_with_members(rig: Rig) -> None:
     rig.join("Bob", subscriber=rig.other)
     rig.join("Eve", "b", subscriber=third)
     rig.subscriber.news(), rig.other.news()
-    rig.rooms.tell(rig.subscriber, "a", protocol.typing("a", "Alice"))
-    rig.rooms.tell(rig.subscriber, "nowhere", protocol.typing("nowhere", "Alice"))
+    rig.rooms.tell(rig.subscriber, "a", protocol.typing("a", "u", "Alice"))
+    rig.rooms.tell(rig.subscriber, "nowhere", protocol.typing("nowhere", "u", "Alice"))
     assert rig.subscriber.news() == third.news() == []
     assert rig.other.news() == [("typing", "Alice", None)]
 
@@ -290,7 +291,7 @@ def test_told_events_reach_other_subscribers_with_members(rig: Rig) -> None:
 
 
 def test_join_event_has_the_user_and_the_number(rig: Rig) -> None:
-    """The event has the time, and for subscribers that count users, the author."""
+    """The event has the time, and for subscribers that count users, the user."""
     rig.join("Bob")
     seen: list[bytes] = []
     rig.subscriber.deliver = lambda *calls: seen.append(calls[2])  # type: ignore[method-assign]
@@ -299,6 +300,7 @@ def test_join_event_has_the_user_and_the_number(rig: Rig) -> None:
         {
             "type": "join",
             "room": "a",
+            "user": "user Alice",
             "username": "Alice",
             "text": "Alice joined the chat",
             "timestamp": TIMESTAMP,
@@ -411,7 +413,7 @@ def test_loss_is_announced_after_5_seconds(rig: Rig) -> None:
     rig.lose("Alice")
     rig.tick(GRACE_TICKS - 1)
     assert rig.subscriber.news() == []
-    assert list(rig.join("Eve").users) == ["Bob", "Alice", "Eve"]
+    assert names(rig.join("Eve")) == ["Bob", "Alice", "Eve"]
     rig.subscriber.news()
     rig.tick(1)
     assert rig.subscriber.news() == [("leave", "Alice", 2)]
@@ -434,7 +436,7 @@ def test_user_who_comes_back_with_their_session_is_not_announced(rig: Rig) -> No
         rig.lose("Alice", subscriber=before)
         rig.tick(GRACE_TICKS - 1)
         entry = rig.join("Alice", subscriber=after)
-        assert (list(entry.users), entry.online) == (["Bob", "Alice"], 2)
+        assert (names(entry), entry.online) == (["Bob", "Alice"], 2)
     rig.tick(2 * GRACE_TICKS)
     assert rig.subscriber.news() == []
     rig.lose("Alice", subscriber=rig.other)
@@ -449,7 +451,7 @@ def test_name_of_an_absent_user_can_be_taken(rig: Rig) -> None:
     rig.subscriber.news()
     rig.lose("Alice")
     entry = rig.join(member("ALICE", by="thief"))
-    assert (entry.member.name, list(entry.users)) == ("ALICE", ["Bob", "ALICE"])
+    assert (entry.member.name, names(entry)) == ("ALICE", ["Bob", "ALICE"])
     assert rig.subscriber.news() == [("leave", "Alice", 1), ("join", "ALICE", 2)]
     rig.tick(2 * GRACE_TICKS)
     assert rig.subscriber.news() == []

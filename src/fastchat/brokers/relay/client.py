@@ -172,14 +172,14 @@ class RelayBroker:
         self._say_introduced(records.Lose(room, member))
         self._rooms.drop_if_empty(room, state)
 
-    async def remove(self, removal: Removal) -> str:
-        names: list[str] = []
+    async def remove(self, removal: Removal) -> Member:
+        members: list[Member] = []
         await self.ask(
             lambda number, deadline: records.Remove(number, deadline, removal),
             records.Removed,
-            lambda reply: names.append(reply.name),
+            lambda reply: members.append(reply.member),
         )
-        return names[0]
+        return members[0]
 
     def tell(self, room: str, payload: bytes) -> None:
         if not self._link.is_clogged:

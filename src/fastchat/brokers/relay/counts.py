@@ -48,7 +48,7 @@ class Counts:
 
 
 def _connection(counted: Counted) -> records.Connection:
-    return records.Connection(counted.number, counted.address, counted.author)
+    return records.Connection(counted.number, counted.address, counted.user)
 
 
 def _say_nothing(record: records.Counting) -> None:

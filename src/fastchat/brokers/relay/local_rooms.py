@@ -17,7 +17,7 @@ class LocalRoom:
 
     `epoch` and `offset` are the position of the last publication that was delivered here.
     `members` are the members in this process, each with the number of its connections. `known` are
-    the names that these members have been informed of, with their authors. `pending` is the number
+    the names that these members have been informed of, with their ids. `pending` is the number
     of drafts and leaves without a reply.
     """
 
@@ -40,11 +40,11 @@ class LocalRoom:
 
         A new relay can announce a user whom an earlier relay has announced.
         """
-        came, (name, author) = change
+        came, (name, user) = change
         if came:
-            if self.known.get(name) == author:
+            if self.known.get(name) == user:
                 return False
-            self.known[name] = author
+            self.known[name] = user
         else:
             self.known.pop(name, None)
         return True

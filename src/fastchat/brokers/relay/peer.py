@@ -194,8 +194,8 @@ class Peer(asyncio.Protocol):
     def know(self, room: str, users: Mapping[str, str]) -> None:
         self._say(records.Know(room, users))
 
-    def expel(self, room: str, author: str, seconds: int) -> None:
-        self._say(records.Expel(room, author, seconds))
+    def expel(self, room: str, user: str, seconds: int) -> None:
+        self._say(records.Expel(room, user, seconds))
 
     def end_turn(self) -> None:
         self._flush()
@@ -353,11 +353,11 @@ class Peer(asyncio.Protocol):
     async def _on_remove(self, record: records.Remove) -> None:
         try:
             _check_deadline(record.deadline)
-            name = await self._rooms.remove(record.removal)
+            member = await self._rooms.remove(record.removal)
         except CommandError as refusal:
             self._refuse(record.number, refusal)
         else:
-            self._say(records.Removed(record.number, name))
+            self._say(records.Removed(record.number, member))
 
     def _count_out(self, room: str, member: Member) -> bool:
         """Count a connection out; return False if the relay has not counted it.

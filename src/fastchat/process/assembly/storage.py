@@ -21,6 +21,7 @@ from fastchat.files.store import FileStore
 from fastchat.history import History
 from fastchat.history.memory import MemoryHistory
 from fastchat.history.sqlite import SqliteHistory
+from fastchat.history.users import UserIds
 from fastchat.metrics import Metrics
 from fastchat.process.assembly.limits import connection_count_of, room_limits_of
 from fastchat.rooms.members import GRACE_TICKS
@@ -81,21 +82,35 @@ def build_rooms(
     several workers share the rooms, because the relay's socket needs a directory as well.
     """
     has_directory = is_shared or settings.history == "sqlite"
+    user_of = UserIds(history.user_key).user_of
     return Rooms(
         history,
         at_end_of_turn=asyncio.get_running_loop().call_soon,
         clock=time.time,
         metrics=metrics,
-        removals=Removals(time.time, Path(settings.data) / FILE_NAME if has_directory else None),
+        user_of=user_of,
+        removals=Removals(
+            time.time,
+            Path(settings.data) / FILE_NAME if has_directory else None,
+            user_of=user_of,
+        ),
         limits=room_limits_of(settings),
         grace_ticks=grace_ticks,
     )
 
 
-def open_history(settings: Settings) -> History:
-    """Open the history that the settings ask for. Raises SettingError if it cannot be opened."""
+def open_history(settings: Settings, *, user_key: bytes | None = None) -> History:
+    """Open the history that the settings ask for. Raises SettingError if it cannot be opened.
+
+    A history in memory gets the `user_key`, or a new one if it is None. A history in a file has its
+    own.
+    """
     if settings.history == "memory":
-        return MemoryHistory(max_messages=settings.history_max_messages, new_epoch=new_secret)
+        return MemoryHistory(
+            max_messages=settings.history_max_messages,
+            new_epoch=new_secret,
+            user_key=user_key,
+        )
     directory = Path(settings.data)
     history = SqliteHistory(
         directory,
@@ -125,7 +140,7 @@ def open_files(settings: Settings, metrics: Metrics) -> FileStore | None:
     return FileStore(
         Path(settings.data),
         max_bytes=settings.max_file_bytes,
-        max_author_bytes=settings.max_user_file_bytes,
+        max_user_bytes=settings.max_user_file_bytes,
         max_total_bytes=settings.max_files_bytes,
         sync=settings.durability == "power-loss",
         clock=_steady_clock(),

@@ -117,8 +117,8 @@ def expect_choice(choices: type[Choice], value: Any) -> Choice:
 
 
 def expect_member(value: Any) -> Member:
-    name, author = expect_fields(value, 2)
-    return Member(expect_text(name), expect_text(author))
+    name, user = expect_fields(value, 2)
+    return Member(expect_text(name), expect_text(user))
 
 
 def expect_position(value: Any) -> Position:

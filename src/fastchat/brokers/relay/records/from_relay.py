@@ -23,7 +23,7 @@ from fastchat.brokers.relay.records.fields import (
 from fastchat.brokers.relay.wire import BadRecord, RecordKind, pack
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.limits.connections import Limit
-from fastchat.rooms import Entry
+from fastchat.rooms import Entry, Member
 from fastchat.rooms.subscribers import PresenceChange
 
 __all__ = [
@@ -208,9 +208,9 @@ class Answer(NamedTuple):
 
 
 class Know(NamedTuple):
-    """The users that the members of a room know of from now on, and their authors.
+    """The names and ids of the users that the members of a room know of from now on.
 
-    Head: [room, {name: author, ...}].
+    Head: [room, {name: user, ...}].
     """
 
     room: str
@@ -228,11 +228,11 @@ class Know(NamedTuple):
 class Expel(NamedTuple):
     """A moderator has removed a user from a room: the worker must close the user's connections.
 
-    Head: [room, author, seconds]. The user must stay out of the room for this many seconds.
+    Head: [room, user, seconds]. The user must stay out of the room for this many seconds.
     """
 
     room: str
-    author: str
+    user: str
     seconds: int
 
     def encode(self) -> bytes:
@@ -240,8 +240,8 @@ class Expel(NamedTuple):
 
     @classmethod
     def decode(cls, head: Any, tail: bytes) -> Self:
-        room, author, seconds = expect_fields(head, 3)
-        return cls(expect_text(room), expect_text(author), expect_natural(seconds))
+        room, user, seconds = expect_fields(head, 3)
+        return cls(expect_text(room), expect_text(user), expect_natural(seconds))
 
 
 class Lost(NamedTuple):
@@ -267,7 +267,7 @@ class Joined(NamedTuple):
     """The reply to JOIN: the entry, and the users that the member knows of from now on.
 
     Head: [number, {room, member, position, recovered, users, online, known, sizes}]; `known` is
-    {name: author, ...}. Tail: the payloads, one after the other, of these sizes in bytes.
+    {name: user, ...}. Tail: the payloads, one after the other, of these sizes in bytes.
     """
 
     number: int
@@ -298,7 +298,7 @@ class Joined(NamedTuple):
             expect_position(get("position")),
             _payloads(tail, get("sizes")),
             expect_flag(get("recovered")),
-            [expect_text(name) for name in expect_list(get("users"))],
+            [expect_member(each) for each in expect_list(get("users"))],
             expect_natural(get("online")),
         )
         return cls(
@@ -350,21 +350,21 @@ class Page(NamedTuple):
 
 
 class Removed(NamedTuple):
-    """The reply to REMOVE: the user's name in the user's own spelling.
+    """The reply to REMOVE: the user, with the name in the user's own spelling.
 
-    Head: [number, name].
+    Head: [number, member].
     """
 
     number: int
-    name: str
+    member: Member
 
     def encode(self) -> bytes:
         return pack(RecordKind.REMOVED, self)
 
     @classmethod
     def decode(cls, head: Any, tail: bytes) -> Self:
-        number, name = expect_fields(head, 2)
-        return cls(expect_natural(number), expect_text(name))
+        number, member = expect_fields(head, 2)
+        return cls(expect_natural(number), expect_member(member))
 
 
 class Refused(NamedTuple):

@@ -54,14 +54,14 @@ __all__ = [
 
 
 class Connection(NamedTuple):
-    """A client's connection, for the count of connections: [number, address, author].
+    """A client's connection, for the count of connections: [number, address, user].
 
-    The worker has chosen the number. The address or the author is empty if it is not known.
+    The worker has chosen the number. The address or the user is empty if it is not known.
     """
 
     number: int
     address: str
-    author: str
+    user: str
 
 
 # The introduction
@@ -117,17 +117,14 @@ class Restore(NamedTuple):
                 (expect_member(each), expect_positive(count))
                 for each, count in expect_rows(members, 2)
             ],
-            [
-                Member(expect_text(name), expect_text(author))
-                for name, author in expect_rows(known, 2)
-            ],
+            [Member(expect_text(name), expect_text(user)) for name, user in expect_rows(known, 2)],
         )
 
 
 class Connections(NamedTuple):
     """All connections of the worker. This record ends the introduction.
 
-    Head: [[number, address, author], ...].
+    Head: [[number, address, user], ...].
     """
 
     connections: Sequence[Connection]
@@ -147,7 +144,7 @@ class Publish(NamedTuple):
     """Drafts of one turn of the worker's loop, each with a number that the worker has chosen.
 
     Head: [deadline, [draft, ...]]. The draft of a message is [draft number, room, username, text,
-    timestamp, author, id or null]. The draft of a change has null instead of the id, and five
+    timestamp, user, id or null]. The draft of a change has null instead of the id, and five
     further fields: kind, target, emoji or null, remove, moderated.
 
     The relay replies to each draft by DELIVER with its number, or by ANSWER. If the relay reads
@@ -171,33 +168,33 @@ class Publish(NamedTuple):
             if type(row) is not list or len(row) != 7:
                 drafts.append(_draft_of_change(row))
                 continue
-            number, room, username, text, timestamp, author, id = row
+            number, room, username, text, timestamp, user, id = row
             if not (
                 type(number) is int
                 and type(room) is str
                 and type(username) is str
                 and type(text) is str
                 and type(timestamp) is str
-                and type(author) is str
+                and type(user) is str
                 and (id is None or type(id) is str)
             ):
                 raise BadRecord("a field of a message is of another type")
-            drafts.append((number, MessageDraft(room, username, text, timestamp, author, id)))
+            drafts.append((number, MessageDraft(room, username, text, timestamp, user, id)))
         return cls(expect_seconds(deadline), drafts)
 
 
 def _draft_fields(number: int, draft: Draft) -> tuple[object, ...]:
     if isinstance(draft, MessageDraft):
         return (number, *draft)
-    room, username, text, timestamp, author, kind, target, emoji, remove, moderated = draft
+    room, username, text, timestamp, user, kind, target, emoji, remove, moderated = draft
     return (
-        *(number, room, username, text, timestamp, author, None),
+        *(number, room, username, text, timestamp, user, None),
         *(kind, target, emoji or None, remove, moderated),
     )
 
 
 def _draft_of_change(row: Any) -> tuple[int, ChangeDraft]:
-    number, room, username, text, timestamp, author, id, *change = expect_fields(row, 12)
+    number, room, username, text, timestamp, user, id, *change = expect_fields(row, 12)
     if id is not None:
         raise BadRecord("a change must not have an id")
     kind, target, emoji, remove, moderated = change
@@ -206,7 +203,7 @@ def _draft_of_change(row: Any) -> tuple[int, ChangeDraft]:
         expect_text(username),
         expect_text(text),
         expect_text(timestamp),
-        expect_text(author),
+        expect_text(user),
         expect_choice(Kind, kind),
         expect_natural(target),
         "" if emoji is None else expect_text(emoji),
@@ -257,8 +254,8 @@ class Tell(NamedTuple):
 class Join(NamedTuple):
     """A request to count a member in. The reply is JOINED.
 
-    Head: [number, deadline, room, member, since, limit, address, connection]. The last six fields
-    are an Entrance; `since` is [epoch, offset] or null.
+    Head: [number, deadline, room, name, credential, since, limit, address, connection]. The last
+    seven fields are an Entrance; `since` is [epoch, offset] or null.
     """
 
     number: int
@@ -270,10 +267,12 @@ class Join(NamedTuple):
 
     @classmethod
     def decode(cls, head: Any, tail: bytes) -> Self:
-        number, deadline, room, member, since, limit, address, connection = expect_fields(head, 8)
+        number, deadline, room, name, credential, since, *rest = expect_fields(head, 9)
+        limit, address, connection = rest
         entrance = Entrance(
             expect_text(room),
-            expect_member(member),
+            expect_text(name),
+            expect_text(credential),
             None if since is None else expect_position(since),
             expect_natural(limit),
             expect_text(address),
@@ -313,8 +312,8 @@ class Leave(NamedTuple):
 class Remove(NamedTuple):
     """A request of a moderator to remove a user from a room. The reply is REMOVED.
 
-    Head: [number, deadline, room, username, seconds, moderator]. The last four fields are a
-    Removal.
+    Head: [number, deadline, room, user or null, username or null, seconds, moderator]. The last
+    five fields are a Removal.
     """
 
     number: int
@@ -326,10 +325,11 @@ class Remove(NamedTuple):
 
     @classmethod
     def decode(cls, head: Any, tail: bytes) -> Self:
-        number, deadline, room, username, seconds, moderator = expect_fields(head, 6)
+        number, deadline, room, user, username, seconds, moderator = expect_fields(head, 7)
         removal = Removal(
             expect_text(room),
-            expect_text(username),
+            None if user is None else expect_text(user),
+            None if username is None else expect_text(username),
             expect_natural(seconds),
             expect_text(moderator),
         )
@@ -443,7 +443,7 @@ class Enter(NamedTuple):
 class Identify(NamedTuple):
     """The user of a connection is known. If it exceeds a limit, the relay sends TURN_AWAY.
 
-    Head: [number, address, author].
+    Head: [number, address, user].
     """
 
     connection: Connection
@@ -459,7 +459,7 @@ class Identify(NamedTuple):
 class Exit(NamedTuple):
     """A connection has ended. The worker sends this also if the relay turned it away.
 
-    Head: [number, address, author].
+    Head: [number, address, user].
     """
 
     connection: Connection
@@ -534,5 +534,5 @@ FromWorker = Introduction | Said | AskStatus
 
 
 def _connection(value: Any) -> Connection:
-    number, address, author = expect_fields(value, 3)
-    return Connection(expect_natural(number), expect_text(address), expect_text(author))
+    number, address, user = expect_fields(value, 3)
+    return Connection(expect_natural(number), expect_text(address), expect_text(user))
