@@ -143,7 +143,7 @@ export class Upload {
         resolve(answerOf(request));
       };
       request.open("POST", url);
-      request.setRequestHeader("authorization", `Bearer ${ticket}`);
+      request.setRequestHeader("x-upload-ticket", ticket);
       request.responseType = "json";
       request.send(this.#file);
       watch({ loaded: 0, total: 1 });
