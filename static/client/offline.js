@@ -8,6 +8,7 @@ const LATER = [
   "icon-unread.svg",
   "styles/picker.css",
   "text/highlight.js",
+  "text/words.js",
 ];
 
 // Has a service worker (sw.js) store this page for when the server cannot be reached. Browsers allow service workers
