@@ -19,7 +19,6 @@ from fastchat.errors import OutputError
 __all__ = [
     "complain",
     "discard_output",
-    "flush_output",
     "keep_open",
     "open_output",
     "output",
@@ -82,13 +81,6 @@ def writing() -> Iterator[None]:
         raise
     except OSError as error:
         raise OutputError(f"standard output cannot be written to: {error.strerror}.") from None
-
-
-def flush_output() -> None:
-    """Write what other code has printed to standard output; raises as `output` does."""
-    if sys.stdout is not None:
-        with output():
-            pass
 
 
 def discard_output() -> None:

@@ -35,7 +35,6 @@ from fastchat.settings import (
 from fastchat.streams import (
     complain,
     discard_output,
-    flush_output,
     keep_open,
     output,
     print_error,
@@ -59,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     keep_open()
     try:
-        chosen = _parsed(arguments)
+        chosen = _parse(sys.argv[1:] if arguments is None else arguments)
         run = chosen.pop("run")
         ended: int = run(chosen)
     except FastchatError as error:
@@ -73,14 +72,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     return ended
-
-
-def _parsed(arguments: Sequence[str] | None) -> dict[str, Any]:
-    try:
-        return _parse(sys.argv[1:] if arguments is None else arguments)
-    except SystemExit:
-        flush_output()  # of --help or --version, as long as an error can be reported
-        raise
 
 
 def _status_of(error: FastchatError) -> int:
@@ -147,7 +138,7 @@ def _export(chosen: dict[str, Any]) -> int:
 def _import(chosen: dict[str, Any]) -> int:
     directory = Path(_settings(chosen).data)
     room = _checked_room(chosen) or DEFAULT_ROOM
-    name = str(chosen.get("file", "-"))
+    name = str(chosen["file"])
     if name == "-" and sys.stdin is None:
         raise SettingError("standard input is closed; name the file to import.")
     try:
@@ -260,6 +251,11 @@ class _Parser(argparse.ArgumentParser):
     def add_argument(self, *names: Any, **keywords: Any) -> argparse.Action:
         self.flags += [name for name in names if name.startswith("--")]
         return super().add_argument(*names, **keywords)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print help or the version; argparse itself would ignore a failure of it."""
+        with output() as out:
+            out.write(message)
 
     def error(self, message: str) -> NoReturn:
         """Print the usage and what is wrong, and end with status 2."""
@@ -438,6 +434,7 @@ def _add_import(commands: _Commands[_Parser]) -> None:
         "file",
         type=_path,
         nargs="?",
+        default="-",
         metavar="FILE",
         help="file to import; - for standard input (default: -)",
     )
