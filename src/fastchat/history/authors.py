@@ -84,16 +84,17 @@ def _named(
             key & OFFSET_MASK,
         )
     }
-    return dump_reactions(
-        {
-            emoji: tuple(
-                Reactor(users.get((emoji, name)) or user_of(import_of(name)), name)
-                for each in names
-                for name in (each if type(each) is str else each[1],)
-            )
-            for emoji, names in reactions.items()
-        }
-    )
+    reactors: dict[str, tuple[Reactor, ...]] = {}
+    for emoji, names in reactions.items():
+        by_user: dict[str, str] = {}
+        for each in names:
+            name = each if type(each) is str else each[1]
+            user = users.get((emoji, name)) or user_of(import_of(name))
+            # The user reacted under another name before; the last reaction counts.
+            by_user.pop(user, None)
+            by_user[user] = name
+        reactors[emoji] = tuple(map(Reactor._make, by_user.items()))
+    return dump_reactions(reactors)
 
 
 @contextmanager

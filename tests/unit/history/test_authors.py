@@ -121,6 +121,20 @@ def test_reactions_get_the_users_who_reacted(tmp_path: Path) -> None:
     ]
 
 
+def test_user_who_reacted_under_two_names_counts_once(tmp_path: Path) -> None:
+    """The last name stays, in its place."""
+    with old_file(tmp_path) as old:
+        old.add_room(1, 4)
+        old.add(1, 1, EVE, "Eve", reactions=json.dumps({"👋": ["Alice", "Bob", "Alicia"]}))
+        old.add_react(1, 2, ALICE, "Alice", 1)
+        old.add_react(1, 3, BOB, "Bob", 1)
+        old.add_react(1, 4, ALICE, "Alicia", 1)
+    with migrated(tmp_path) as db:
+        user_of = UserIds(user_key_of(db)).user_of
+        ((found,),) = select(db, "SELECT reactions FROM publications WHERE kind = 0")
+    assert json.loads(found) == {"👋": [[user_of(BOB), "Bob"], [user_of(ALICE), "Alicia"]]}
+
+
 def test_reactions_of_many_messages_are_migrated(tmp_path: Path) -> None:
     """Messages are read in several steps, and none is left out."""
     with old_file(tmp_path) as old:
