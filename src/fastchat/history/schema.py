@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 
 import apsw
 
-from fastchat.database import Schema
+from fastchat.database import Schema, select
 from fastchat.history.authors import name_users
 from fastchat.history.users import UserIds, new_user_key, user_key_of
 
 __all__ = ["HISTORY"]
+
+logger = logging.getLogger("fastchat.history")
 
 # A `key` is the room's number << 40 | offset, so the stream of a room is a range of keys.
 # The row of a message has its present state. The text of a deleted message is empty.
@@ -99,6 +102,11 @@ def _replace_authors(connection: apsw.Connection) -> None:
 
     An `id` is forgotten if its message is not stored any more.
     """
+    if select(connection, "SELECT 1 FROM publications LIMIT 1"):
+        logger.info(
+            "the history is from an older version and is being migrated; this takes some 10 s for "
+            "a million publications, and needs as much free disk space as the file has"
+        )
     connection.execute(_RENAME_AUTHORS)
     name_users(connection, UserIds(user_key_of(connection)).user_of)
     connection.execute(_USERS_IDS)

@@ -8,6 +8,8 @@ import gc
 import logging
 import os
 import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import uvloop
@@ -40,10 +42,33 @@ def run(
     with contextlib.ExitStack() as stack:
         if settings.history == "memory":  # the relay's socket needs the directory as well
             stack.callback(os.close, lock(Path(settings.data)))
-        history = open_history(settings, user_key=user_key)
+        with beating(channel, RelayTimings().tick_interval_s):
+            history = open_history(settings, user_key=user_key)
         stack.callback(history.close)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_serve(settings, history, channel, workers))
+
+
+@contextlib.contextmanager
+def beating(channel: Channel, interval_s: float) -> Iterator[None]:
+    """Send beats during the block, from a thread, so that the supervisor waits for its end.
+
+    The file of an older version is migrated when it is opened, which takes some 10 s for a million
+    publications.
+    """
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(interval_s):
+            channel.say(beat=True, relay=False)
+
+    thread = threading.Thread(target=beat, name="beats")
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 async def _serve(settings: Settings, history: History, channel: Channel, workers: int) -> int:
