@@ -348,7 +348,8 @@ class RoomClient:
     def _on_join_refused(self, code: str, message: str, temporary: bool) -> None:
         if code == ErrorCode.USERNAME_TAKEN:
             given = self._has_given_name or self._token is not None
-            if given and not self._arrived.is_set():
+            # A name that is kept for a user who is away becomes free at a known time.
+            if given and not self._arrived.is_set() and self._reconnect_after_s is None:
                 raise Refused(message)
             if not given:
                 self._username, self._session = _made_up_name(), None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fastchat import protocol
+from fastchat.errors import CommandError, ErrorCode
 from fastchat.limits.rooms import price_of
 from fastchat.rooms import Member
 from fastchat.rooms.presence import Roster, User
@@ -36,7 +37,7 @@ class Members:
 
     * here, with one connection or several;
     * absent: the last connection was lost, and the others do not hear of it before
-      `grace_ticks` ticks; until then the name is the user's, unless another user takes it;
+      `grace_ticks` ticks; until then the name is kept for the user;
     * expelled: a moderator has removed the user, whose connections are being closed. The user
       leaves with the last of them.
 
@@ -68,6 +69,43 @@ class Members:
     @property
     def absent_count(self) -> int:
         return len(self._absent)
+
+    def admit(self, name: str, member: Member, *, has_token: bool) -> Member | User:
+        """The user that a member of a room is here already, or the name that it gets.
+
+        If another user has the name, a user with a token gets it with a number after it. Otherwise
+        CommandError `username_taken` is raised, with the time for which the name of an absent user
+        is kept.
+        """
+        roster = self.rooms[name].roster
+        found = roster.find(member.name)
+        if has_token:
+            if (own := roster.find_own(*member)) is not None:
+                return own
+            return member if found is None else Member(roster.free_name(member.name), member.user)
+        if found is None:
+            return member
+        if found.id == member.user:
+            return found
+        raise self._taken(found)
+
+    def _taken(self, user: User) -> CommandError:
+        if user not in self._absent:
+            return CommandError(
+                ErrorCode.USERNAME_TAKEN,
+                "A user in this room has this name, or one that looks like it. "
+                "Choose another name.",
+                temporary=True,
+            )
+        _, left = self._absent[user]
+        wait_s = left + self._grace_ticks - self._ticks
+        return CommandError(
+            ErrorCode.USERNAME_TAKEN,
+            "This name, or one that looks like it, is kept for a user whose connection was lost. "
+            f"Try again in {wait_s} s, or choose another name.",
+            temporary=True,
+            retry_after_ms=wait_s * 1000,
+        )
 
     def add(self, name: str, member: Member) -> User:
         """Add a user without a connection to a room, and tell the others. The name must be free."""

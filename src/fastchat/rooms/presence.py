@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from itertools import islice
 
-from fastchat.errors import CommandError, ErrorCode
-from fastchat.protocol.names import name_key
+from fastchat.protocol.names import MAX_USERNAME_CHARS, name_key
 from fastchat.rooms import Member
 
 __all__ = ["Roster", "User"]
+
+_SUFFIX = re.compile(r" \(([0-9]{1,9})\)$", re.ASCII)
 
 
 class User:
@@ -37,10 +38,11 @@ class User:
 class Roster:
     """A room's users. Names are unique in it (docs/protocol.md, "Names")."""
 
-    __slots__ = ("_users",)
+    __slots__ = ("_by_id", "_users")
 
     def __init__(self) -> None:
         self._users: dict[str, User] = {}
+        self._by_id: dict[str, list[User]] = {}
 
     def __len__(self) -> int:
         return len(self._users)
@@ -55,34 +57,54 @@ class Roster:
 
     def find_all(self, id: str) -> list[User]:
         """The user with this public id, under each name that they have here."""
-        return [user for user in self if user.id == id]
+        return list(self._by_id.get(id, ()))
 
-    def check(self, name: str, id: str) -> User | None:
-        """The user who has this name, or one that looks like it; None if it is free.
+    def find_own(self, name: str, id: str) -> User | None:
+        """The user with this public id under this name, or with a number after it."""
+        for user in self._by_id.get(id, ()):
+            number = _SUFFIX.search(user.name)
+            if user.name == name or (number and user.name == _numbered(name, int(number[1]))):
+                return user
+        return None
 
-        Raises CommandError `username_taken` when the user has a connection and another id.
-        A user without a connection does not keep others from taking the name.
+    def free_name(self, name: str) -> str:
+        """A name that is free, made of a name that is not: a number is added to it.
+
+        The number is the smallest one if the names with smaller numbers are taken. It is found in a
+        few steps even if thousands of users have the name.
         """
-        user = self.find(name)
-        if user is not None and user.connections and user.id != id:
-            raise CommandError(
-                ErrorCode.USERNAME_TAKEN,
-                "A user in this room has this name, or one that looks like it. "
-                "Choose another name.",
-                temporary=True,
-            )
-        return user
+        taken, free = 1, 2
+        while self.find(_numbered(name, free)) is not None:
+            taken, free = free, 2 * free
+        while free - taken > 1:
+            middle = (taken + free) // 2
+            if self.find(_numbered(name, middle)) is None:
+                free = middle
+            else:
+                taken = middle
+        return _numbered(name, free)
 
     def add(self, name: str, id: str) -> User:
         """Add a user without a connection; the name must be free."""
         key = name_key(name)
         user = self._users[key] = User(name, key, id)
+        self._by_id.setdefault(id, []).append(user)
         return user
 
     def remove(self, user: User) -> None:
         """Free the name of a user who has left."""
         del self._users[user.key]
+        same = self._by_id[user.id]
+        same.remove(user)
+        if not same:
+            del self._by_id[user.id]
 
-    def members(self, limit: int) -> list[Member]:
-        """The first `limit` users, in the order in which they came."""
-        return [user.member for user in islice(self, limit)]
+    def members(self) -> list[Member]:
+        """The users in the order in which they came."""
+        return [user.member for user in self]
+
+
+def _numbered(name: str, number: int) -> str:
+    """A name with a number after it, cut so that it is not too long."""
+    suffix = f" ({number})"
+    return name[: MAX_USERNAME_CHARS - len(suffix)].rstrip() + suffix

@@ -78,9 +78,8 @@ class Restoring:
         name, since, members, _ = returning
         room = self._members.rooms.get(name)
         try:
-            for member, _ in members:
-                if room is not None:
-                    room.roster.check(*member)
+            if room is not None and any(_is_taken(room, member) for member, _ in members):
+                return None
             with self._storage.use("join") as history:
                 if room is None and since.offset == 0:  # never used, so no file has the epoch
                     history.adopt(name, since.epoch)
@@ -96,3 +95,9 @@ class Restoring:
                 return user
             self._members.remove(name, user)
         return self._members.add(name, member)
+
+
+def _is_taken(room: Room, member: Member) -> bool:
+    """Whether another user has a member's name, and has a connection."""
+    user = room.roster.find(member.name)
+    return user is not None and bool(user.connections) and user.id != member.user

@@ -31,6 +31,7 @@ from fastchat.history.users import UserIds
 from fastchat.limits.rooms import RoomLimits
 from fastchat.metrics import Metrics
 from fastchat.protocol import Draft
+from fastchat.protocol.users import subject_of
 from fastchat.rooms import Entrance, Entry, Member, Removal
 from fastchat.rooms.members import GRACE_TICKS, Members, Room
 from fastchat.rooms.messages import fitting
@@ -182,16 +183,15 @@ class Rooms:
         room = self._rooms.get(entrance.room)
         if room is None and self._limits is not None:
             self._limits.check_new_room(entrance.address, len(self._rooms))
-        user = None if room is None else room.roster.check(*member)
+        has_token = subject_of(entrance.credential) is not None
+        found: Member | User = member
+        if room is not None:
+            found = self._members.admit(entrance.room, member, has_token=has_token)
         with self._storage.use("join") as history:
             position = history.position(entrance.room)
             payloads, recovered = _missed(history, entrance)
-        if user is not None and user.id != member.user:
-            self._members.remove(entrance.room, user)  # who is absent; another takes the name
-            user = None
         room = self._rooms.setdefault(entrance.room, room or Room())
-        if user is None:
-            user = self._members.add(entrance.room, member)
+        user = found if isinstance(found, User) else self._members.add(entrance.room, found)
         self._members.count_in(entrance.room, user, subscriber)
         enter(
             Entry(
@@ -199,7 +199,7 @@ class Rooms:
                 position,
                 payloads,
                 recovered,
-                room.roster.members(protocol.MAX_USERS_LISTED),
+                room.roster.members()[: protocol.MAX_USERS_LISTED],
                 len(room.roster),
             )
         )

@@ -8,7 +8,8 @@ from contracts.broker.base import Contract, Receiver, join, leave, member, names
 from contracts.history import draft
 from fastchat.brokers import Broker
 from fastchat.errors import CommandError, ErrorCode
-from fastchat.rooms import Entrance, Entry, Removal
+from fastchat.protocol.users import holder_of
+from fastchat.rooms import Entrance, Entry, Member, Removal
 from fastchat.rooms.members import GRACE_TICKS
 
 
@@ -155,19 +156,61 @@ class PresenceContract(Contract):
 
         self.run(test)
 
-    def test_name_of_a_lost_user_can_be_taken(self) -> None:
-        """The others receive the leave of the lost user, then the join of the new one."""
+    def test_name_of_a_lost_user_is_kept_for_them(self) -> None:
+        """Another user learns when to try again, and can have the name once its user has left."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
             await join(broker, "Bob")
             await join(broker)
             broker.lose("a", member())
+            for ticks in (GRACE_TICKS, 1):
+                with pytest.raises(CommandError) as caught:
+                    await join(broker, member("ALICE", by="thief"))
+                refusal = caught.value
+                assert (refusal.code, refusal.temporary) == (ErrorCode.USERNAME_TAKEN, True)
+                assert refusal.retry_after_ms == 1000 * ticks
+                self.tick(ticks - 1)
+            self.tick(1)
             entry = await join(broker, member("ALICE", by="thief"))
             assert names(entry) == ["Bob", "ALICE"]
-            with pytest.raises(CommandError):
+            with pytest.raises(CommandError) as caught:
                 await join(broker)
-            self.tick(2 * GRACE_TICKS)
+            assert caught.value.retry_after_ms is None  # the user is here
             await receiver.until_events(("join", "Alice"), ("leave", "Alice"), ("join", "ALICE"))
+
+        self.run(test)
+
+    def test_lost_user_comes_back_after_somebody_wanted_the_name(self) -> None:
+        """The others receive no event."""
+
+        async def test(broker: Broker, receiver: Receiver) -> None:
+            await join(broker, "Bob")
+            await join(broker)
+            broker.lose("a", member())
+            with pytest.raises(CommandError):
+                await join(broker, member("ALICE", by="thief"))
+            assert names(await join(broker)) == ["Bob", "Alice"]
+            self.tick(2 * GRACE_TICKS)
+            await receiver.until_events(("join", "Alice"))
+
+        self.run(test)
+
+    def test_users_with_tokens_of_one_name_get_numbers(self) -> None:
+        """Nobody with a token is refused because of the name, not even beside a guest; a user has
+        one name in all their connections."""
+
+        async def test(broker: Broker, receiver: Receiver) -> None:
+            await join(broker, "Ann")
+            for sub, name in (("1", "Ann (2)"), ("2", "Ann (3)"), ("1", "Ann (2)")):
+                entry = await join(broker, Member("Ann", holder_of(sub)))
+                assert entry.member == Member(name, holder_of(sub))
+            broker.lose("a", Member("Ann (3)", holder_of("2")))
+            assert (await join(broker, Member("ANN", holder_of("3")))).member.name == "ANN (4)"
+            assert (await join(broker, Member("Ann", holder_of("2")))).member.name == "Ann (3)"
+            await leave(broker, "Ann")
+            assert (await join(broker, Member("Ann", holder_of("1")))).member.name == "Ann (2)"
+            with pytest.raises(CommandError):
+                await join(broker, "Ann (4)")
 
         self.run(test)
 

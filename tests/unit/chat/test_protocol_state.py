@@ -215,7 +215,7 @@ class Conversation(RuleBasedStateMachine):
             return
         session = session or model.sessions.get(connection)
         user = here.users.get(name.casefold())
-        if user is not None and user.session != session and user.connections:
+        if user is not None and user.session != session:
             assert refused == "username_taken"
             return
         assert refused is None
@@ -228,9 +228,6 @@ class Conversation(RuleBasedStateMachine):
     def _count_in(self, connection: str, name: str, username: str, session: str) -> None:
         model, room = self.model, self.model.rooms[name]
         user = room.users.get(username.casefold())
-        if user is not None and user.session != session:
-            model.remove(name, user)  # the user is absent, and another one takes the name
-            room, user = model.rooms[name], None
         if user is None:
             user = room.users[username.casefold()] = User(username, session)
             model.announce(name, user, "join")

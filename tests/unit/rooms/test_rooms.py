@@ -19,7 +19,9 @@ from fastchat.history import Duplicate
 from fastchat.history.memory import MemoryHistory
 from fastchat.metrics import Metrics
 from fastchat.protocol import Draft, Position
-from fastchat.rooms import Entrance, Entry, Member
+from fastchat.protocol.names import MAX_USERNAME_CHARS
+from fastchat.protocol.users import holder_of
+from fastchat.rooms import Entrance, Entry, Member, Removal
 from fastchat.rooms.members import CROWD, GRACE_TICKS
 from fastchat.rooms.restoring import MAX_RESUMED, Returning
 from fastchat.rooms.rooms import Rooms
@@ -58,6 +60,9 @@ class Subscriber:
 
     def know(self, room: str, users: Mapping[str, str]) -> None:
         self.known[room] = dict(users)
+
+    def expel(self, room: str, user: str, seconds: int) -> None:
+        self.calls.append(("expel", user))
 
     def answer(self, draft_key: Any, outcome: Duplicate | CommandError) -> None:
         self.calls.append(("answer", draft_key, outcome))
@@ -365,7 +370,7 @@ def test_name_is_unique_within_its_room_only(rig: Rig) -> None:
 
 @pytest.mark.parametrize("absent", [False, True])
 def test_failed_join_changes_nothing(rig: Rig, absent: bool) -> None:
-    """If the history cannot be read, the name stays free and no subscriber gets an event."""
+    """If the history cannot be read, the name keeps its state and no subscriber gets an event."""
     rig.join("Bob")
     if absent:
         rig.join("Alice", subscriber=rig.other)
@@ -373,7 +378,7 @@ def test_failed_join_changes_nothing(rig: Rig, absent: bool) -> None:
     rig.subscriber.news()
     rig.faulty.failing = {"read"}
     with pytest.raises(CommandError) as caught:
-        rig.join(member("Alice", by="Eve"), subscriber=rig.other)
+        rig.join(member("Alice"), subscriber=rig.other)
     assert caught.value.code == ErrorCode.UNAVAILABLE
     with pytest.raises(CommandError):
         rig.join("Joe", "b")
@@ -381,7 +386,7 @@ def test_failed_join_changes_nothing(rig: Rig, absent: bool) -> None:
     assert rig.rooms.room_count == 1
     rig.faulty.failing = set()
     assert rig.subscriber.news() == []
-    assert rig.join(member("Alice", by="Joe"), subscriber=rig.other).online == 2
+    assert rig.join(member("Alice"), subscriber=rig.other).online == 2
 
 
 def test_empty_rooms_are_forgotten(rig: Rig) -> None:
@@ -444,31 +449,31 @@ def test_user_who_comes_back_with_their_session_is_not_announced(rig: Rig) -> No
     assert rig.subscriber.news() == [("leave", "Alice", 1)]
 
 
-def test_name_of_an_absent_user_can_be_taken(rig: Rig) -> None:
-    """The absent user's leave is announced before the new user's join, and not again later."""
+def test_name_of_a_removed_user_is_free_while_absent(rig: Rig) -> None:
+    """A moderator's removal of an absent user frees the name at once."""
     rig.join("Bob")
     rig.join("Alice")
-    rig.subscriber.news()
     rig.lose("Alice")
-    entry = rig.join(member("ALICE", by="thief"))
-    assert (entry.member.name, names(entry)) == ("ALICE", ["Bob", "ALICE"])
-    assert rig.subscriber.news() == [("leave", "Alice", 1), ("join", "ALICE", 2)]
-    rig.tick(2 * GRACE_TICKS)
-    assert rig.subscriber.news() == []
-    with pytest.raises(CommandError) as caught:
-        rig.join("Alice")
-    assert caught.value.code == ErrorCode.USERNAME_TAKEN
+    at_once(rig.rooms.remove(Removal("a", member().user, None, 0, "Bob")))
+    assert names(rig.join(member("ALICE", by="other"))) == ["Bob", "ALICE"]
 
 
-def test_name_of_the_only_user_can_be_taken_while_absent(rig: Rig) -> None:
-    """The room keeps its epoch, even if it has no messages."""
-    position = rig.join("Alice").position
-    rig.lose("Alice")
-    entry = rig.join(member("Alice", by="thief"))
-    assert (entry.position, entry.online) == (position, 1)
-    rig.publish(draft())
-    assert rig.subscriber.news()[0][0] == "publication"
-    assert rig.join("Eve", since=position).recovered
+def test_number_of_a_name_fits_into_the_longest_name(rig: Rig) -> None:
+    """The name is cut, and thousands of users can have it."""
+    name = "x" * MAX_USERNAME_CHARS
+    given = [rig.join(Member(name, holder_of(str(number)))).member.name for number in range(12)]
+    assert given[:2] == [name, "x" * (MAX_USERNAME_CHARS - 4) + " (2)"]
+    assert given[11] == "x" * (MAX_USERNAME_CHARS - 5) + " (12)"
+    assert rig.join(Member(name, holder_of("11"))).online == 12
+
+
+def test_number_of_another_name_is_not_mistaken(rig: Rig) -> None:
+    """A token with another name gives another member of the room."""
+    first, second = holder_of("1"), holder_of("2")
+    assert rig.join(Member("Jo", first)).member.name == "Jo"
+    assert rig.join(Member("Jo", second)).member.name == "Jo (2)"
+    assert rig.join(Member("John", second)).member.name == "John"
+    assert rig.join(Member("Jo", second)).member.name == "Jo (2)"
 
 
 def test_leave_is_announced_at_once_beside_a_loss(rig: Rig) -> None:
@@ -679,12 +684,12 @@ def test_users_who_do_not_come_back_leave_after_the_grace_period(rig: Rig) -> No
     rig.restore(rig.subscriber, "Alice", known=("Alice", "Bob", "Eve", "Joe"))
     assert rig.names() == ["Alice", "Bob", "Eve", "Joe"]
     assert rig.join("Bob", subscriber=rig.other).online == 4
-    rig.join(member("eve", by="thief"), subscriber=rig.other)
-    assert rig.subscriber.news() == [("leave", "Eve", 3), ("join", "eve", 4)]
+    with pytest.raises(CommandError):
+        rig.join(member("eve", by="thief"), subscriber=rig.other)
     rig.tick(GRACE_TICKS - 1)
     assert rig.subscriber.news() == []
     rig.tick(1)
-    assert rig.subscriber.news() == [("leave", "Joe", 3)]
+    assert rig.subscriber.news() == [("leave", "Eve", 3), ("leave", "Joe", 2)]
 
 
 def test_leave_during_a_process_absence_is_announced_to_it(rig: Rig) -> None:
