@@ -57,6 +57,7 @@ class Metrics:
     def __init__(self) -> None:
         self.connections_total = 0  # WebSocket handshakes accepted
         self.publications_total = 0  # stored by the history
+        self.failed_commits_total = 0  # appends that the history could not store
         self.closes: Counter[int] = Counter()  # connections ended, by close code; 1006 for none
         self.refusals: Counter[str] = Counter()  # error events, by code
         self.turned_away: Counter[str] = Counter()  # connections, by the limit they were over
@@ -88,6 +89,7 @@ class Metrics:
             "uptime_s": time.monotonic() - self._started_s,
             "connections_total": self.connections_total,
             "publications_total": self.publications_total,
+            "failed_commits_total": self.failed_commits_total,
             "closes": _by_code(self.closes),
             "refusals": self.refusals,
             "turned_away": self.turned_away,

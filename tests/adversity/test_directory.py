@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from support.raw_websocket import Client, connected
-from support.server import running_server
+from support.server import (
+    TIMEOUT_UNIT_S,
+    Server,
+    lasting_port,
+    running_server,
+    wait_until,
+    without_root,
+)
+
+FAILS = "the history fails (append)"
+WORKS = "the history works again (append)"
+BOTH = pytest.mark.parametrize("workers", ["1", "2"], ids=["one process", "two workers"])
 
 
 def say(client: Client, text: str) -> dict[str, object]:
@@ -18,6 +34,233 @@ def say(client: Client, text: str) -> dict[str, object]:
     while (answer := client.receive()).get("id") != text:
         pass
     return answer
+
+
+class Probed:
+    """A running server and its admin port."""
+
+    def __init__(self, directory: Path, *arguments: str) -> None:
+        self.directory = directory
+        self.admin_port = lasting_port()
+        self.arguments = ("--data", str(directory), "--limits", "off", *arguments)
+        self.arguments += ("--admin-port", str(self.admin_port))
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[Server]:
+        with running_server(*self.arguments) as server:
+            yield server
+
+    def get(self, path: str) -> tuple[int, str]:
+        address = f"http://127.0.0.1:{self.admin_port}{path}"
+        try:
+            with urllib.request.urlopen(address, timeout=10 * TIMEOUT_UNIT_S) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    @property
+    def is_ready(self) -> bool:
+        return self.get("/readyz") == (200, "ready\n")
+
+    def metric(self, name: str) -> float:
+        """The value of a metric of the process that has the history."""
+        lines = self.get("/metrics")[1].splitlines()
+        (value,) = [line.split()[-1] for line in lines if line.startswith(f"{name}{{")]
+        return float(value)
+
+
+def history_of(directory: Path) -> list[object]:
+    """The texts in a room after a start on `directory`."""
+    with running_server("--data", str(directory)) as server, connected(server.port) as client:
+        texts = [each["text"] for each in client.join(username="Reader")["messages"]]
+        assert server.stop() == 0
+    return texts
+
+
+# A directory or a file that is not there any more
+
+
+def moved(directory: Path) -> Callable[[], object]:
+    away = directory.rename(directory.with_name("away"))
+    return lambda: away.rename(directory)
+
+
+def replaced(directory: Path) -> Callable[[], object]:
+    """An older copy takes the place of the directory."""
+    away = directory.rename(directory.with_name("away"))
+    shutil.copytree(away, directory, ignore=shutil.ignore_patterns("*.sock"))
+
+    def undo() -> None:
+        shutil.rmtree(directory)
+        away.rename(directory)
+
+    return undo
+
+
+def without(name: str) -> Callable[[Path], Callable[[], object]]:
+    def rename(directory: Path) -> Callable[[], object]:
+        away = (directory / name).rename(directory / "away")
+        return lambda: away.rename(directory / name)
+
+    rename.__name__ = f"without {name}"
+    return rename
+
+
+def with_another(name: str) -> Callable[[Path], Callable[[], object]]:
+    def replace(directory: Path) -> Callable[[], object]:
+        away = (directory / name).rename(directory / "away")
+        (directory / name).write_bytes(away.read_bytes())
+        return lambda: away.rename(directory / name)
+
+    replace.__name__ = f"with another {name}"
+    return replace
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "break_it",
+    [
+        moved,
+        replaced,
+        *(
+            change(name)
+            for change in (without, with_another)
+            for name in ("history.db", "history.db-wal", "history.db-shm")
+        ),
+    ],
+    ids=lambda value: value.__name__,
+)
+def test_nothing_is_confirmed_while_the_history_is_away(
+    tmp_path: Path, break_it: Callable[[Path], Callable[[], object]], workers: str
+) -> None:
+    """While the open history is not in its directory, messages are refused, the probe says why, and
+    the rest goes on; when the history is back, the server goes on by itself."""
+    probed = Probed(tmp_path / "data", "--workers", workers)
+    with probed.running() as server:
+        with connected(server.port) as alice, connected(server.port) as bob:
+            alice.join(username="Alice")
+            assert say(alice, "before")["type"] == "message"
+            assert probed.metric("fastchat_history_writable") == 1
+            undo = break_it(probed.directory)
+            for number in range(3):
+                refused = say(alice, f"away {number}")
+                assert (refused["code"], refused["temporary"]) == ("unavailable", True)
+            wait_until(lambda: not probed.is_ready)
+            status, reason = probed.get("/readyz")
+            assert status == 503
+            assert reason.startswith(f"messages cannot be stored: {probed.directory}")
+            assert "restart the server" in reason
+            assert probed.get("/livez")[0] == 200
+            assert len(bob.join(username="Bob", history=9)["messages"]) == 1
+            alice.send({"type": "typing"})
+            assert bob.receive_type("typing")["username"] == "Alice"
+            undo()
+            assert say(alice, "back")["type"] == "message"
+            wait_until(lambda: probed.is_ready)
+            if workers == "1":  # with several, this needs the socket, whose directory was replaced
+                assert probed.metric("fastchat_history_writable") == 1
+                assert probed.metric("fastchat_failed_commits_total") == 3
+        assert server.stop() == 0
+    assert server.errors.count(FAILS) == 1
+    assert server.errors.count(WORKS) == 1
+    assert "Traceback" not in server.errors
+    assert history_of(probed.directory) == ["before", "back"]
+
+
+@BOTH
+def test_removed_directory_is_noticed_without_a_message(tmp_path: Path, workers: str) -> None:
+    """If the data directory is removed, the server says so within seconds, even if nobody sends
+    anything; nothing is confirmed, and nothing is created in place of the directory."""
+    probed = Probed(tmp_path / "data", "--workers", workers)
+    with probed.running() as server:
+        with connected(server.port) as alice:
+            alice.join(username="Alice")
+            assert say(alice, "a")["type"] == "message"
+            shutil.rmtree(probed.directory)
+            wait_until(lambda: not probed.is_ready)
+            assert "cannot be reached" in probed.get("/readyz")[1]
+            assert say(alice, "b")["code"] == "unavailable"
+            alice.send({"type": "upload", "name": "a.txt", "size": 7, "ref": "upload"})
+            while (answer := alice.receive()).get("ref") != "upload":
+                pass
+            assert answer["code"] == "unavailable"
+        assert server.stop() == 0
+    assert server.errors.count(FAILS) == 1
+    assert not probed.directory.exists()
+    assert history_of(probed.directory) == []
+
+
+def test_removed_lock_is_replaced_and_keeps_other_servers_out(tmp_path: Path) -> None:
+    """If the file of the lock is removed, the server locks the directory again, and a second server
+    is refused."""
+    probed = Probed(tmp_path / "data")
+    with probed.running() as server:
+        with connected(server.port) as alice:
+            alice.join(username="Alice")
+            (probed.directory / "lock").unlink()
+            assert say(alice, "a")["type"] == "message"
+            refused = start("--data", str(probed.directory))
+            assert refused.returncode == 2
+            assert "is in use by another server" in refused.stderr
+        assert server.stop() == 0
+    assert server.errors.count("it is locked again") == 1
+
+
+def test_second_server_that_took_a_removed_lock_stops_the_first(tmp_path: Path) -> None:
+    """Two servers never write to one history: the first stores nothing any more if a second one has
+    locked the directory."""
+    probed = Probed(tmp_path / "data")
+    with probed.running() as server, connected(server.port) as alice:
+        alice.join(username="Alice")
+        assert say(alice, "a")["type"] == "message"
+        (probed.directory / "lock").unlink()
+        (probed.directory / "lock").touch()  # as a second server does when it starts
+        assert say(alice, "b")["code"] == "unavailable"
+        wait_until(lambda: not probed.is_ready)
+        assert "lock was replaced by another file" in probed.get("/readyz")[1]
+
+
+# A history that cannot be written
+
+
+def start(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Start a server without root's rights that is expected to refuse, and return its result."""
+    command = (sys.executable, "-m", "fastchat", "serve", "--port", "0", *arguments)
+    return subprocess.run(
+        [*without_root(), *command],
+        capture_output=True,
+        text=True,
+        timeout=20 * TIMEOUT_UNIT_S,
+    )
+
+
+@BOTH
+@pytest.mark.parametrize("name", ["history.db", "history.db-wal", "history.db-shm", "lock", ""])
+def test_server_refuses_a_history_that_it_cannot_write(
+    tmp_path: Path, name: str, workers: str
+) -> None:
+    """If the server may not write to one of its files, it does not start, and one sentence names
+    the file."""
+    directory = tmp_path / "data"
+    with running_server("--data", str(directory)) as server, connected(server.port) as alice:
+        alice.join(username="Alice")
+        assert say(alice, "a")["type"] == "message"
+        server.kill()  # so that the log of the history remains
+    if not name:  # otherwise, no file would have to be created
+        (directory / "history.db-shm").unlink()
+    (directory / name).chmod(0o500 if not name else 0o400)
+    try:
+        refused = start("--data", str(directory), "--workers", workers)
+        assert refused.returncode == 2, refused.stderr
+        *_, sentence = refused.stderr.splitlines()
+        assert sentence.startswith("fastchat: --data")
+        assert str(directory / name) in sentence
+        assert "Traceback" not in refused.stderr
+    finally:
+        directory.chmod(0o700)
+    (directory / name).chmod(0o700)
+    assert history_of(directory) == ["a"]
 
 
 # Stopping
@@ -40,7 +283,7 @@ def replaced_by_a_file(directory: Path) -> None:
     directory.touch()
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@BOTH
 @pytest.mark.parametrize("break_it", [made_read_only, closed, removed, replaced_by_a_file])
 def test_server_stops_in_order_without_its_directory(
     tmp_path: Path, break_it: Callable[[Path], None], workers: str

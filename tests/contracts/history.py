@@ -146,6 +146,14 @@ class HistoryContract:
         assert published == Message("a", 1, *sent[1:])
         assert history.before("a", None, 9).publications == [published]
 
+    def test_check_finds_no_fault_in_a_history_that_works(self, history: History) -> None:
+        """A history that can be written passes the check, which changes nothing."""
+        history.check()
+        add(history, "one")
+        before = history.position("a")
+        history.check()
+        assert history.position("a") == before
+
     def test_empty_batch_changes_nothing(self, history: History) -> None:
         """An empty batch is allowed."""
         assert history.append([]) == []

@@ -62,6 +62,7 @@ def test_snapshot_is_json() -> None:
         "pid": os.getpid(),
         "connections_total": 3,
         "publications_total": 7,
+        "failed_commits_total": 0,
         "closes": {"4008": 1, "1006": 2},
         "refusals": {"not_found": 1},
         "turned_away": {"address": 4},

@@ -68,6 +68,14 @@ class History(Protocol):
         """
         ...
 
+    def check(self) -> None:
+        """Raise HistoryError if `append` would fail because of the disk or its directory.
+
+        The owner calls it about once a second. It costs about 10 µs, or that of an append if the
+        last one has failed.
+        """
+        ...
+
     def position(self, room: str) -> Position:
         """The end of a room's stream: its epoch, and the offset of its newest publication."""
         ...

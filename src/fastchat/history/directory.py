@@ -1,28 +1,35 @@
-"""The directory of a SQLite history, and how its file is locked, checked and opened."""
+"""The directory of a SQLite history: its lock, its file, and whether both are still in place."""
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import logging
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import apsw
 
-from fastchat.database import open_to_write
-from fastchat.directory import make_private
-from fastchat.errors import SettingError
+from fastchat.database import open_to_write, transaction
+from fastchat.directory import Displaced, Watch, make_private
+from fastchat.errors import HistoryError, SettingError
 from fastchat.history.checkpoints import WORTH_IT_BYTES
 from fastchat.history.schema import HISTORY
 
-__all__ = ["FILE_NAME", "lock", "open_database"]
+__all__ = ["FILE_NAME", "Guard", "lock", "open_database", "try_to_write", "write_nothing"]
+
+logger = logging.getLogger("fastchat.history")
 
 FILE_NAME = "history.db"
+LOCK_NAME = "lock"
 #: A larger file is not checked for damage at the start: reading all of it would delay the
 #: server.
 _MAX_CHECKED_BYTES = 256 * 1024 * 1024
-#: A write waits at most this long for another connection: a reader, or the full checkpoint of
-#: a long log (`checkpoints`). After that it fails with HistoryError.
+#: While a file is opened, its statements wait at most this long for other programs.
 _BUSY_TIMEOUT_MS = 2000
+_LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 
 
 def lock(directory: Path) -> int:
@@ -34,9 +41,11 @@ def lock(directory: Path) -> int:
     """
     try:
         make_private(directory)
-        descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(directory / LOCK_NAME, _LOCK_FLAGS, 0o600)
     except OSError as error:
-        raise SettingError(f"--data {directory} cannot be used: {error.strerror}.") from None
+        raise SettingError(
+            f"--data {directory} cannot be used: {error.filename}: {error.strerror}."
+        ) from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -50,8 +59,8 @@ def lock(directory: Path) -> int:
 def open_database(file: Path, sync_commits: bool) -> apsw.Connection:
     """Open, check and migrate the history's file, and create it if it is missing.
 
-    With `sync_commits`, each commit waits until the disk has it. Raises SettingError if the
-    file cannot be used.
+    With `sync_commits`, each commit waits until the disk has it. A statement waits up to 2 s for
+    locks of other programs. Raises SettingError if the file cannot be used.
     """
     try:
         db = open_to_write(
@@ -62,8 +71,106 @@ def open_database(file: Path, sync_commits: bool) -> apsw.Connection:
             max_checked_bytes=_MAX_CHECKED_BYTES,
         )
     except (apsw.Error, OSError) as error:
-        raise SettingError(f"--data: {file} cannot be opened: {error}.") from None
+        raise SettingError(f"--data: {file} cannot be opened: {_reason(file, error)}.") from None
     db.pragma("wal_autocheckpoint", 0)  # the thread in `checkpoints` does it instead
     db.pragma("journal_size_limit", WORTH_IT_BYTES)
     db.pragma("cache_size", -16 * 1024)
     return db
+
+
+def try_to_write(db: apsw.Connection, file: Path) -> bool:
+    """Write to the file without changing it; return whether that worked.
+
+    It returns False if the disk is full, or if another program has locked the file: then the next
+    attempt can succeed. Raises SettingError if a person must do something first.
+    """
+    try:
+        write_nothing(db)
+    except (apsw.FullError, apsw.BusyError):
+        return False
+    except apsw.Error as error:
+        if db.system_errno == errno.EDQUOT:
+            return False
+        raise SettingError(f"--data: {file} cannot be written: {_reason(file, error)}.") from None
+    return True
+
+
+def write_nothing(db: apsw.Connection) -> None:
+    """Write a page to the log that is equal to the present one. Raises apsw.Error."""
+    with transaction(db):
+        db.pragma("user_version", len(HISTORY.migrations))
+
+
+def _reason(file: Path, error: apsw.Error | OSError) -> str:
+    """Why the file cannot be used, and by which of its files, if their modes show it."""
+    if os.statvfs(file.parent).f_flag & os.ST_RDONLY:
+        return "the file system is read-only"
+    files = (file.with_name(file.name + end) for end in ("", "-wal", "-shm"))
+    for path in (file.parent, *files):
+        if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+            return f"this user has no right to write to {path}"
+    return str(error) if isinstance(error, apsw.Error) else str(error.strerror)
+
+
+class Guard:
+    """Makes sure that the history that a process has open is the one in `directory`.
+
+    `lock` is the descriptor that holds the directory's lock. Threads can share a guard. Raises
+    OSError if the files cannot be looked up.
+    """
+
+    def __init__(self, directory: Path, lock: int) -> None:
+        self._directory = directory
+        self._file = directory / LOCK_NAME
+        self._lock = lock
+        self._watch = self._new_watch()
+        self._mutex = threading.Lock()
+
+    def close(self) -> None:
+        """Release the directory."""
+        self._watch.close()
+        os.close(self._lock)
+
+    def check(self) -> None:
+        """Raise HistoryError if the open files are not those in the directory any more.
+
+        It usually costs one `stat`. If only the file of the lock is missing, it is created and
+        locked again.
+        """
+        self._run(lambda watch: watch.check())
+
+    def compare(self) -> None:
+        """Do what `check` does, but look at each file; to be called once a second."""
+        self._run(lambda watch: watch.compare())
+
+    def _run(self, check: Callable[[Watch], None]) -> None:
+        with self._mutex:
+            try:
+                check(self._watch)
+            except Displaced as displaced:
+                if displaced.path != self._file:
+                    raise HistoryError(str(displaced)) from None
+                self._lock_again(displaced)
+
+    def _new_watch(self) -> Watch:
+        return Watch(self._directory, self._directory / FILE_NAME, self._file)
+
+    def _lock_again(self, displaced: Displaced) -> None:
+        """Replace the removed file of the lock.
+
+        If another server has done that, it writes to the same history. Then our state in memory is
+        wrong, so nothing may be stored until a restart.
+        """
+        try:
+            descriptor = os.open(self._file, _LOCK_FLAGS | os.O_EXCL, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                watch = self._new_watch()
+            except BaseException:
+                os.close(descriptor)
+                raise
+        except OSError:
+            raise HistoryError(str(displaced)) from None
+        self.close()
+        self._lock, self._watch = descriptor, watch
+        logger.warning("%s was removed while the server runs; it is locked again", self._file)

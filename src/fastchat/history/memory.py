@@ -159,6 +159,9 @@ class MemoryHistory:
                 await asyncio.sleep(0)
         return found
 
+    def check(self) -> None:
+        """Do nothing: this history has no disk that could fail."""
+
     def prune(self) -> None:
         """Do nothing: this history has no limit of age, and `append` obeys its other limits."""
 

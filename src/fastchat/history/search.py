@@ -29,6 +29,7 @@ import apsw
 
 from fastchat.database import select
 from fastchat.directory import create_private
+from fastchat.errors import HistoryError
 from fastchat.history.rows import OFFSET_BITS, OFFSET_MASK
 from fastchat.history.words import FOLDING, words_of
 
@@ -112,11 +113,15 @@ def _occurs(term: list[str], words: list[str], prefix: bool) -> bool:
 class SearchIndex:
     """The index of `history.db` in `directory`. It must be closed before the history is.
 
+    `check` raises HistoryError if the directory is not the one in which the history was opened.
+    Then nothing in it is read or changed.
+
     Public methods are called on the event loop; those below "On the thread" run on the
     index's own thread, which alone uses the two connections.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, check: Callable[[], None]) -> None:
+        self._check = check
         self._history_file = directory / "history.db"
         self._file = directory / FILE_NAME
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="fastchat-search")
@@ -131,7 +136,8 @@ class SearchIndex:
     async def search(self, room: int, query: str, limit: int) -> list[int]:
         """The offsets of the newest `limit` messages of a room that match, newest first.
 
-        `room` is the room's number. Raises apsw.Error if a file cannot be read.
+        `room` is the room's number. Raises apsw.Error if a file cannot be read, and HistoryError
+        as `check` does.
         """
         match = to_match(query)
         if not match:
@@ -159,6 +165,7 @@ class SearchIndex:
     # On the thread
 
     def _search(self, room: int, match: str, limit: int) -> list[int]:
+        self._check()
         try:
             return self._search_in(*self._connect(), room, match, limit)
         except _DAMAGED:
@@ -268,11 +275,12 @@ class SearchIndex:
 
     def _erase(self, first: int, last: int) -> None:
         try:
+            self._check()
             index, _ = self._connect()
             index.execute("DELETE FROM texts WHERE rowid BETWEEN ? AND ?", (first, last))
         except _DAMAGED:
             self._discard_index()
-        except apsw.Error as error:
+        except (apsw.Error, HistoryError) as error:
             logger.warning(
                 "a deleted text stays in the search index until the next search in its room: %s",
                 error,

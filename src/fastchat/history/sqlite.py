@@ -19,6 +19,9 @@ are answered: if a thousand clients recover the same room, the disk is read once
 
 Memory changes during a transaction, before the commit. If the transaction fails, the state of
 its rooms in memory is dropped and read from the file again (`_forget_uncommitted`).
+
+Before each commit, `Guard` checks that the file is still in its directory. Otherwise SQLite would
+go on writing to a file that is removed already.
 """
 
 from __future__ import annotations
@@ -30,11 +33,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import apsw
+
 from fastchat.errors import CommandError, HistoryError, SettingError
 from fastchat.history import Duplicate, Outcome, Page
 from fastchat.history.changes import amend, put
 from fastchat.history.checkpoints import Checkpointer
-from fastchat.history.directory import FILE_NAME, lock, open_database
+from fastchat.history.directory import (
+    FILE_NAME,
+    Guard,
+    lock,
+    open_database,
+    try_to_write,
+    write_nothing,
+)
 from fastchat.history.ids import Ids
 from fastchat.history.pruning import PRUNED_AT_ONCE, Pruner
 from fastchat.history.reader import read_page
@@ -64,6 +76,10 @@ __all__ = ["SqliteHistory"]
 
 logger = logging.getLogger("fastchat.history")
 
+#: After a failure, the disk counts as full until it has this much free space: more than the largest
+#: message needs.
+_MIN_FREE_BYTES = 1 << 20
+
 
 class SqliteHistory:
     """Implements `fastchat.history.History` with a file in `directory`, which it locks.
@@ -78,7 +94,8 @@ class SqliteHistory:
     * `max_warm_rooms`: how many rooms can have their newest publications in memory.
 
     Raises SettingError if the directory cannot be used, is locked by another process, or has
-    a file that is damaged or not a history.
+    a file that is damaged, not a history, or not writable. A full disk is not an error at the
+    start; `check` reports it.
     """
 
     def __init__(
@@ -95,13 +112,8 @@ class SqliteHistory:
     ) -> None:
         self._max_age_s = max_age_s
         self._clock = clock
-        self._lock = lock(directory)
         self.file = directory / FILE_NAME
-        try:
-            self._db = open_database(self.file, sync_commits)
-        except SettingError:
-            os.close(self._lock)
-            raise
+        self._db, self._guard, self._is_suspect = _open(directory, sync_commits)
         self._rooms = KnownRooms(
             self._db, new_epoch, max_rooms=max_known_rooms, max_tails=max_warm_rooms
         )
@@ -116,7 +128,7 @@ class SqliteHistory:
         self._links: list[tuple[str, str, str]] = []  # room, text before and after
         self._links_changed: Callable[[str, str, str], None] = lambda *change: None
         self._pruning_fails = False
-        self._search = SearchIndex(directory)
+        self._search = SearchIndex(directory, self._guard.check)
         self._checkpointer = Checkpointer(self.file)
         self._checkpointer.start()
 
@@ -124,7 +136,7 @@ class SqliteHistory:
         self._search.close()
         self._checkpointer.stop()
         self._db.close()
-        os.close(self._lock)
+        self._guard.close()
 
     # Writing
 
@@ -135,6 +147,23 @@ class SqliteHistory:
         before is empty for a new message, the text after for a deletion.
         """
         self._links_changed = changed
+
+    def check(self) -> None:
+        self._guard.compare()
+        if self._is_suspect:
+            with disk_errors():
+                write_nothing(self._db)
+            self._check_space()
+            self._is_suspect = False
+
+    def _check_space(self) -> None:
+        """Raise HistoryError if a page can be written, but a long message could not."""
+        try:
+            disk = os.statvfs(self.file.parent)
+        except OSError as error:
+            raise HistoryError(f"the disk cannot be measured: {error.strerror}") from None
+        if disk.f_blocks and disk.f_bavail * disk.f_frsize < _MIN_FREE_BYTES:
+            raise HistoryError("the disk is full")
 
     def append(self, drafts: Sequence[Draft]) -> list[Outcome]:
         touched = {draft.room for draft in drafts}
@@ -330,20 +359,23 @@ class SqliteHistory:
         """Commit the changes of the block; if it raises, undo them in the file and in memory.
 
         `touched` has the names of the rooms that the block changes; the block can add to it.
-        Raises HistoryError if the disk fails.
+        Raises HistoryError if the disk fails, or if the file is not in its directory any more.
         """
         try:
             with disk_errors():
-                self._db.execute("BEGIN IMMEDIATE")
                 try:
+                    self._db.execute("BEGIN IMMEDIATE")
                     yield
+                    self._guard.check()
                     self._db.execute("COMMIT")
                 finally:
                     if self._db.in_transaction:
                         self._db.execute("ROLLBACK")
-        except BaseException:
+        except BaseException as error:
+            self._is_suspect |= isinstance(error, HistoryError)
             self._forget_uncommitted(touched)
             raise
+        self._is_suspect = False
         self._created.clear()
         erased, self._erased = self._erased, []
         for room, first, last in erased:
@@ -365,3 +397,26 @@ class SqliteHistory:
         if self._rows:
             self._db.executemany(INSERT, self._rows)
             self._rows.clear()
+
+
+def _open(directory: Path, sync_commits: bool) -> tuple[apsw.Connection, Guard, bool]:
+    """Lock the directory and open the file in it.
+
+    The third result is whether writing to the file failed for now. Raises SettingError.
+    """
+    descriptor = lock(directory)
+    try:
+        db = open_database(directory / FILE_NAME, sync_commits)
+        try:
+            is_written = try_to_write(db, directory / FILE_NAME)
+            guard = Guard(directory, descriptor)
+        except BaseException:
+            db.close()
+            raise
+    except OSError as error:
+        os.close(descriptor)
+        raise SettingError(f"--data {directory} cannot be used: {error.strerror}.") from None
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return db, guard, not is_written

@@ -81,6 +81,18 @@ SERIES = (
         "Publications that the history stored.",
     ),
     Series(
+        "fastchat_history_writable",
+        "gauge",
+        "history_writable",
+        "1 while the history can store messages, 0 while it cannot.",
+    ),
+    Series(
+        "fastchat_failed_commits_total",
+        "counter",
+        "failed_commits_total",
+        "Appends to the history that failed; the senders got `unavailable`.",
+    ),
+    Series(
         "fastchat_broadcasts_total",
         "counter",
         "publications",

@@ -8,7 +8,8 @@ which for the relay also has the `user_key` of a history in memory, in hexadecim
 
     {"ready": true}                     it serves
     {"failed": "--data x is in use."}   instead of `ready`: a setting is wrong, and the child ends
-    {"beat": true, "relay": true}       every second; `relay`: whether it is connected to the relay
+    {"beat": true, "relay": true}       every second; `relay`: whether it is connected to the relay.
+                                        The relay adds `fault`: why messages cannot be stored
 
 When the channel ends, the child ends. It outlives its supervisor by END_S at most, however the
 supervisor has ended. That also holds if a signal has stopped the child, or if its loop hangs.

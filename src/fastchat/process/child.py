@@ -63,6 +63,7 @@ class Child:
         self.ended = asyncio.Event()
         self.ready = False  # it serves, or has served
         self.relay = False  # whether it is connected to the relay
+        self.fault: str | None = None  # why it cannot store messages, if it is the relay
         self.failure: str | None = None  # why it could not start with its settings
         self.stopping = False
         self._started = asyncio.Event()  # or ended
@@ -207,6 +208,7 @@ class Child:
         if "beat" in message:
             self._quiet_ticks = 0
             self.relay = bool(message.get("relay"))
+            self.fault = message.get("fault")
         elif "ready" in message:
             self._quiet_ticks = 0
             self.ready = True

@@ -86,6 +86,7 @@ async def _serve(settings: Settings, history: History, channel: Channel, workers
             f"--data {settings.data} cannot hold the relay's socket: {error.strerror}."
         ) from None
     channel.say(ready=True)
+    _beat(relay, channel)
     tasks = [
         loop.create_task(_tick_forever(relay, channel, timings.tick_interval_s)),
         loop.create_task(watch_lag(components.metrics.loop_lag_s)),
@@ -114,4 +115,8 @@ async def _tick_forever(relay: Relay, channel: Channel, interval_s: float) -> No
         except Exception:  # if this goes on, there are no beats, and the supervisor kills the relay
             logger.exception("internal error in a tick")
         else:
-            channel.say(beat=True, relay=True)
+            _beat(relay, channel)
+
+
+def _beat(relay: Relay, channel: Channel) -> None:
+    channel.say(beat=True, relay=True, fault=relay.rooms.fault)

@@ -109,10 +109,16 @@ class Standalone:
                 ends.callback(self._components.retention.stop)
 
     def _why_not_ready(self) -> str | None:
-        return "draining" if self._worker.draining else None
+        if self._worker.draining:
+            return "draining"
+        fault = self._components.rooms.fault
+        return None if fault is None else f"messages cannot be stored: {fault}"
 
     def _report(self) -> dict[str, Any]:
-        return self._worker.snapshot(users=self._components.rooms.user_count)
+        rooms = self._components.rooms
+        return self._worker.snapshot(
+            users=rooms.user_count, history_writable=int(rooms.fault is None)
+        )
 
     async def _parts(self) -> dict[str, dict[str, Any]]:
         return {"server": {"up": 1, **self._report()}}

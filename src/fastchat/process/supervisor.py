@@ -129,6 +129,8 @@ class Supervisor:
             return "draining"
         if not (self._relay.child is not None and self._relay.child.is_alive):
             return "no relay"
+        if self._relay.child.fault is not None:
+            return f"messages cannot be stored: {self._relay.child.fault}"
         workers = [role.child for role in self._workers if role.child is not None]
         if not any(child.is_alive and child.relay for child in workers):
             return "no worker"

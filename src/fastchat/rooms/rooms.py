@@ -104,6 +104,11 @@ class Rooms:
         """Users of all rooms whose last connection is lost, and who may still come back."""
         return self._members.absent_count
 
+    @property
+    def fault(self) -> str | None:
+        """Why publications cannot be stored at the moment, for an operator; None if they can."""
+        return self._storage.fault
+
     # Publishing
 
     def publish(self, subscriber: Subscriber, draft_key: Any, draft: Draft) -> None:
@@ -137,8 +142,12 @@ class Rooms:
 
     def _append(self, drafts: Sequence[Draft]) -> Sequence[Outcome]:
         begun = time.perf_counter()
-        with self._storage.use("append") as history:
-            outcomes = history.append(drafts)
+        try:
+            with self._storage.use("append") as history:
+                outcomes = history.append(drafts)
+        except CommandError:
+            self._metrics.failed_commits_total += 1
+            raise
         kinds = list(map(type, outcomes))
         kept = len(kinds) - kinds.count(Duplicate) - kinds.count(CommandError)
         self._metrics.committed(kept, time.perf_counter() - begun)
@@ -289,7 +298,7 @@ class Rooms:
         if self._limits is not None:
             self._limits.sweep()
         self._members.tick()
-        self._storage.prune()
+        self._storage.tick()
 
     def users(self, name: str) -> Roster:
         """The users of a room; a room that is not there has none."""

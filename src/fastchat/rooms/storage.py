@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from fastchat.errors import CommandError, ErrorCode, HistoryError
 from fastchat.history import History
@@ -24,7 +24,13 @@ class Storage:
 
     def __init__(self, history: History) -> None:
         self._history = history
-        self._failing: set[str] = set()
+        self._failing: dict[str, str] = {}  # each operation that fails, and why
+        self._check()
+
+    @property
+    def fault(self) -> str | None:
+        """Why publications cannot be stored at the moment; None if they can."""
+        return self._failing.get("append")
 
     @contextmanager
     def use(self, operation: str) -> Iterator[History]:
@@ -36,8 +42,8 @@ class Storage:
             yield self._history
         except HistoryError as error:
             if operation not in self._failing:
-                self._failing.add(operation)
                 logger.error("the history fails (%s), clients are told so: %s", operation, error)
+            self._failing[operation] = str(error)
             raise CommandError(
                 ErrorCode.UNAVAILABLE,
                 "The server cannot store messages at the moment. Try again soon."
@@ -46,7 +52,7 @@ class Storage:
                 temporary=True,
             ) from None
         if operation in self._failing:
-            self._failing.discard(operation)
+            del self._failing[operation]
             logger.info("the history works again (%s)", operation)
 
     def forget_if_silent(self, room: str) -> None:
@@ -62,6 +68,12 @@ class Storage:
         except CommandError:
             pass
 
-    def prune(self) -> None:
-        """As `History.prune`, which does not fail."""
-        self._history.prune()
+    def tick(self) -> None:
+        """Update `fault`, and drop old publications; to be called once a second."""
+        self._check()
+        if self.fault is None:
+            self._history.prune()
+
+    def _check(self) -> None:
+        with suppress(CommandError), self.use("append") as history:
+            history.check()

@@ -150,6 +150,10 @@ class Faulty:
         self.batches.append(len(drafts))
         return self._history.append(drafts)
 
+    def check(self) -> None:
+        self._fail("append")
+        self._history.check()
+
     def position(self, room: str) -> Position:
         self._fail("read")
         return self._history.position(room)

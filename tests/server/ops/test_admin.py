@@ -47,6 +47,7 @@ def full_snapshot() -> dict[str, Any]:
         connections=5,
         blocked=1,
         rooms=6,
+        history_writable=1,
         users=7,
         log_bytes=8,
         publications=9,

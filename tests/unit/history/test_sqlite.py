@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -511,10 +513,13 @@ def test_full_disk_loses_nothing(tmp_path: Path) -> None:
             for _ in range(3):
                 with pytest.raises(HistoryError):
                     history.append([draft("y" * 4000)])
+                with pytest.raises(HistoryError, match="full"):
+                    history.check()
                 history.prune()
             assert state(history) == before
             assert history.position("a").offset == kept
             filler.unlink()
+            history.check()
             assert history.append([draft("after")])[0] == draft("after").numbered(kept + 1)
         with opened(tmp_path) as history:
             assert history.position("a").offset == kept + 1
@@ -553,6 +558,83 @@ def _in_small_files(directory: Path) -> int:
     assert history.append([draft("after")])[0] == draft("after").numbered(kept + 1)
     history.close()
     return 0
+
+
+# A file that is not in its directory
+
+
+def assert_refuses(history: SqliteHistory, reason: str) -> None:
+    """Neither `append` nor `check` succeeds, and nothing changes."""
+    before = state(history)
+    for _ in range(2):
+        with pytest.raises(HistoryError, match=reason):
+            history.append([draft("lost", id="lost")])
+        with pytest.raises(HistoryError, match=reason):
+            history.check()
+    assert state(history) == before
+
+
+@pytest.mark.parametrize("name", ["history.db", "history.db-wal", "history.db-shm"])
+def test_nothing_is_stored_in_a_file_that_is_not_in_its_directory(
+    tmp_path: Path, name: str
+) -> None:
+    """While one of the open files is away or another file is in its place, `append` fails; when it
+    is back, `append` works."""
+    with opened(tmp_path) as history:
+        add(history, "one")
+        (tmp_path / name).rename(tmp_path / "away")
+        assert_refuses(history, f"{name} is missing")
+        (tmp_path / name).write_bytes((tmp_path / "away").read_bytes())
+        assert_refuses(history, f"{name} was replaced")
+        (tmp_path / "away").rename(tmp_path / name)
+        history.check()
+        add(history, "two")
+    with opened(tmp_path) as history:
+        assert texts(history.before("a", None, 9)) == ["one", "two"]
+
+
+def test_nothing_is_stored_while_the_directory_is_away(tmp_path: Path) -> None:
+    """The same is true of the directory; a search does not touch what is in its place."""
+    directory = tmp_path / "data"
+    with opened(directory) as history:
+        add(history, "one")
+        asyncio.run(history.search("a", "one", 9))
+        directory.rename(tmp_path / "away")
+        assert_refuses(history, "cannot be reached")
+        shutil.copytree(tmp_path / "away", directory)
+        before = {file.name: file.read_bytes() for file in directory.iterdir()}
+        assert_refuses(history, "was replaced")
+        with pytest.raises(HistoryError, match="was replaced"):
+            asyncio.run(history.search("a", "one", 9))
+        assert {file.name: file.read_bytes() for file in directory.iterdir()} == before
+        shutil.rmtree(directory)
+        (tmp_path / "away").rename(directory)
+        add(history, "two")
+        assert texts(asyncio.run(history.search("a", "two", 9))) == ["two"]
+
+
+def test_removed_lock_is_locked_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """If the file of the lock is removed, the history creates and locks it again, and says so."""
+    with opened(tmp_path) as history:
+        for _ in range(2):
+            (tmp_path / "lock").unlink()
+            add(history, "one")
+            with pytest.raises(SettingError, match="in use by another server"):
+                new_history(tmp_path)
+        (tmp_path / "lock").unlink()
+        history.check()
+        assert (tmp_path / "lock").exists()
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 3
+    with opened(tmp_path) as history:
+        assert texts(history.before("a", None, 9)) == ["one"] * 2
+
+
+def test_lock_that_was_replaced_is_not_taken_back(tmp_path: Path) -> None:
+    """Another server may have stored messages that this process does not know of."""
+    with opened(tmp_path) as history:
+        (tmp_path / "lock").unlink()
+        (tmp_path / "lock").touch()
+        assert_refuses(history, "lock was replaced")
 
 
 # Reading from memory

@@ -98,7 +98,11 @@ class Relay:
         While a worker is replaced, two workers have the same name. The report of the newer one is
         returned.
         """
-        own = self._metrics.snapshot(rooms=self.rooms.room_count, users=self.rooms.user_count)
+        own = self._metrics.snapshot(
+            rooms=self.rooms.room_count,
+            users=self.rooms.user_count,
+            history_writable=int(self.rooms.fault is None),
+        )
         reports = {peer.name: peer.report for peer in self._peers if peer.report is not None}
         return Status({"relay": own, **reports})
 
