@@ -6,11 +6,13 @@ import contextlib
 import shutil
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import apsw
 import pytest
 
 from support.raw_websocket import Client, connected
@@ -219,6 +221,76 @@ def test_second_server_that_took_a_removed_lock_stops_the_first(tmp_path: Path) 
         assert say(alice, "b")["code"] == "unavailable"
         wait_until(lambda: not probed.is_ready)
         assert "lock was replaced by another file" in probed.get("/readyz")[1]
+
+
+# A history that another program has locked
+
+
+@BOTH
+def test_locked_history_stops_only_publishing(tmp_path: Path, workers: str) -> None:
+    """While another program has locked the history, messages are refused at once, everything else
+    is as fast as ever, no process is replaced, and the end of the lock is noticed."""
+    probed = Probed(tmp_path / "data", "--workers", workers)
+    with probed.running() as server:
+        with connected(server.port) as alice, connected(server.port) as bob:
+            alice.join(username="Alice")
+            assert say(alice, "before")["type"] == "message"
+            other = apsw.Connection(str(probed.directory / "history.db"))
+            other.execute("BEGIN IMMEDIATE")
+            try:
+                # The supervisor kills a process that has not reported for six seconds.
+                ends = time.monotonic() + 7
+                count = 0
+                while time.monotonic() < ends:
+                    count += 1
+                    begun = time.monotonic()
+                    assert say(alice, f"during {count}")["code"] == "unavailable"
+                    room = f"room-{count}"
+                    bob.join(username="Bob", room=room)
+                    bob.send({"type": "leave", "room": room})
+                    bob.receive_type("left")
+                    assert len(bob.join(username="Bob")["messages"]) == 1
+                    bob.send({"type": "history", "before": 9, "room": "lobby"})
+                    assert len(bob.receive_type("history")["messages"]) == 1
+                    bob.send({"type": "search", "query": "before", "room": "lobby"})
+                    assert len(bob.receive_type("results")["messages"]) == 1
+                    bob.send({"type": "leave", "room": "lobby"})
+                    bob.receive_type("left")
+                    assert time.monotonic() - begun < 1 * TIMEOUT_UNIT_S
+                    time.sleep(0.25)
+                assert not probed.is_ready
+                assert "another program has locked" in probed.get("/readyz")[1]
+            finally:
+                other.close()
+            assert say(alice, "after")["type"] == "message"
+            wait_until(lambda: probed.is_ready)
+        assert server.stop() == 0
+    assert server.errors.count(FAILS) == 1
+    assert server.errors.count(WORKS) == 1
+    assert "hangs" not in server.errors
+    assert "starting another" not in server.errors
+    assert history_of(probed.directory) == ["before", "after"]
+
+
+def test_server_starts_on_a_locked_history(tmp_path: Path) -> None:
+    """A server that starts while another program has locked the history serves it, is not ready,
+    and becomes ready when the lock ends."""
+    probed = Probed(tmp_path / "data")
+    assert history_of(probed.directory) == []
+    other = apsw.Connection(str(probed.directory / "history.db"))
+    other.execute("BEGIN IMMEDIATE")
+    try:
+        with probed.running() as server, connected(server.port) as alice:
+            assert "another program has locked" in probed.get("/readyz")[1]
+            alice.join(username="Alice")
+            assert say(alice, "during")["code"] == "unavailable"
+            other.close()
+            wait_until(lambda: probed.is_ready)
+            assert say(alice, "after")["type"] == "message"
+            assert server.stop() == 0
+    finally:
+        other.close()
+    assert server.errors.count(FAILS) == 1
 
 
 # A history that cannot be written

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import apsw
 
+from fastchat.errors import HistoryError
+
 __all__ = ["Checkpointer"]
 
 logger = logging.getLogger("fastchat.history")
@@ -26,6 +28,11 @@ WORTH_IT_BYTES = 4 * 1024 * 1024
 #: If the log is longer, the writer waits for its last part to be moved. This bounds the log's
 #: size under a load that never pauses (docs/command-line.md states it for operators).
 TOO_LONG_BYTES = 64 * 1024 * 1024
+#: The writer waits only for a last part that is shorter than this. If more is left, an old snapshot
+#: is being read, for example by an export, and waiting would not help.
+LAST_PART_BYTES = TOO_LONG_BYTES // 4
+#: The longest time that the writer waits. A disk of 50 MB/s moves the last part in this time.
+MAX_PAUSE_S = 0.3
 #: A small log is moved after this many intervals (30 s) in which its size has not changed.
 QUIET_INTERVALS = 30
 
@@ -33,11 +40,13 @@ QUIET_INTERVALS = 30
 class Checkpointer(threading.Thread):
     """A thread that moves the log into the database file and rarely makes the writer wait.
 
-    A passive checkpoint takes no lock that a writer waits for. If it has moved all commits,
-    the next commit restarts the log at its beginning. Under a steady load there is always a
-    commit that the checkpoint has not moved, and the log would grow without limit. Therefore,
-    if the log is longer than `TOO_LONG_BYTES`, two passive checkpoints move almost all of the
-    log, and a full checkpoint moves the rest while the writer waits.
+    A passive checkpoint takes no lock that a writer waits for, and waits for no reader. If it has
+    moved all commits, the next commit restarts the log at its beginning. Under a steady load there
+    is always a commit that the checkpoint has not moved, and the log would grow without limit.
+    Therefore, if the log is longer than `TOO_LONG_BYTES`, two checkpoints move almost all of the
+    log, and a third one moves the rest while `begin_write` makes the writer wait. SQLite's own
+    blocking checkpoints are not used: they lock the writer out while they wait for the readers of
+    all processes.
 
     If a checkpoint fails, the first failure is logged, and the thread tries again.
     """
@@ -47,6 +56,8 @@ class Checkpointer(threading.Thread):
         self._log = file.with_name(file.name + "-wal")
         self._ended = threading.Event()
         self._failing = False
+        self._last_part = threading.Lock()
+        self._is_slow = False
         self._connection = apsw.Connection(str(file), flags=apsw.SQLITE_OPEN_READWRITE)
         self._connection.pragma("synchronous", "NORMAL")
 
@@ -65,6 +76,21 @@ class Checkpointer(threading.Thread):
         self._ended.set()
         self.join()
 
+    def begin_write(self) -> None:
+        """Keep the last part of a checkpoint out until `end_write`; called before a transaction.
+
+        If it is being moved, this waits, but at most `MAX_PAUSE_S`, and only once for the same
+        part. After that, it raises HistoryError.
+        """
+        if not self._last_part.acquire(timeout=0 if self._is_slow else MAX_PAUSE_S):
+            self._is_slow = True
+            raise HistoryError("the disk is slow, and a checkpoint of the log has not ended")
+        self._is_slow = False
+
+    def end_write(self) -> None:
+        """Allow checkpoints of the last part again; called after a transaction."""
+        self._last_part.release()
+
     def _log_bytes(self) -> int:
         try:
             return self._log.stat().st_size
@@ -73,11 +99,11 @@ class Checkpointer(threading.Thread):
 
     def _checkpoint(self) -> None:
         try:
-            if self._move() > TOO_LONG_BYTES:
-                self._move()
-                # The full checkpoint waits for the writer's present transaction, which is short.
-                self._connection.set_busy_timeout(1000)
-                self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_FULL)
+            if self._move()[0] > TOO_LONG_BYTES:
+                log_bytes, moved_bytes = self._move()
+                if log_bytes - moved_bytes < LAST_PART_BYTES:
+                    with self._last_part:
+                        self._move()
         except apsw.BusyError:
             return
         except apsw.Error as error:
@@ -89,8 +115,10 @@ class Checkpointer(threading.Thread):
             logger.info("checkpoints of the history work again")
         self._failing = False
 
-    def _move(self) -> int:
-        """Run a passive checkpoint; return the size of the log's content at its start."""
-        self._connection.set_busy_timeout(0)
-        frames, _ = self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-        return frames * _PAGE_BYTES
+    def _move(self) -> tuple[int, int]:
+        """Run a passive checkpoint.
+
+        Returns the size of the log's content, and how much of it has been moved, in bytes.
+        """
+        frames, moved = self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        return frames * _PAGE_BYTES, moved * _PAGE_BYTES

@@ -58,11 +58,12 @@ class Stream(NamedTuple):
 class HistoryReader:
     """Reads the history's file in `directory`. The first read opens the file.
 
-    If SQLite locks readers out for a moment, a read waits at most `busy_timeout_ms`. If the
-    file cannot be read, every method except `close` raises HistoryError.
+    If SQLite locks readers out for a moment, a read waits at most `busy_timeout_ms`. By default it
+    does not wait, so that an event loop can use the reader. If the file cannot be read, every
+    method except `close` raises HistoryError.
     """
 
-    def __init__(self, directory: Path, *, busy_timeout_ms: int = 500) -> None:
+    def __init__(self, directory: Path, *, busy_timeout_ms: int = 0) -> None:
         self._file = directory / FILE_NAME
         self._busy_timeout_ms = busy_timeout_ms
         self._db: apsw.Connection | None = None

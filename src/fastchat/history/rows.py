@@ -120,5 +120,7 @@ def disk_errors() -> Iterator[None]:
     """Turn SQLite's errors in the block into HistoryError."""
     try:
         yield
+    except apsw.BusyError:
+        raise HistoryError("another program has locked the file of the history") from None
     except apsw.Error as error:
         raise HistoryError(str(error)) from error

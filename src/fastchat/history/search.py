@@ -46,6 +46,8 @@ _STEP_S = 0.02
 #: The index is damaged or is no database, its file was removed while it was open
 #: (ReadOnlyError), or its tables are missing (SQLError). In each case it is built again.
 _DAMAGED = (apsw.CorruptError, apsw.NotADBError, apsw.ReadOnlyError, apsw.SQLError)
+#: The index's thread waits at most this long for another program that has locked a file.
+_BUSY_TIMEOUT_MS = 1000
 #: Further terms of a query are ignored: each term makes a search slower.
 MAX_TERMS = 16
 
@@ -291,6 +293,7 @@ class SearchIndex:
             self._history = apsw.Connection(
                 str(self._history_file), flags=apsw.SQLITE_OPEN_READWRITE
             )
+            self._history.set_busy_timeout(_BUSY_TIMEOUT_MS)
             self._history.pragma("query_only", True)
         if self._index is None:
             try:
@@ -321,6 +324,7 @@ def _open_index(file: Path) -> apsw.Connection:
     except OSError as error:
         raise apsw.CantOpenError(f"{file} cannot be created: {error.strerror}") from None
     index = apsw.Connection(str(file))
+    index.set_busy_timeout(_BUSY_TIMEOUT_MS)
     index.pragma("secure_delete", True)
     # A lost index is built again, so it is not worth a sync.
     index.pragma("journal_mode", "truncate")

@@ -20,8 +20,9 @@ are answered: if a thousand clients recover the same room, the disk is read once
 Memory changes during a transaction, before the commit. If the transaction fails, the state of
 its rooms in memory is dropped and read from the file again (`_forget_uncommitted`).
 
-Before each commit, `Guard` checks that the file is still in its directory. Otherwise SQLite would
-go on writing to a file that is removed already.
+The event loop never waits for another program that has locked the file: the transaction fails at
+once. Before each commit, `Guard` checks that the file is still in its directory. Otherwise SQLite
+would go on writing to a file that is removed already.
 """
 
 from __future__ import annotations
@@ -359,10 +360,12 @@ class SqliteHistory:
         """Commit the changes of the block; if it raises, undo them in the file and in memory.
 
         `touched` has the names of the rooms that the block changes; the block can add to it.
-        Raises HistoryError if the disk fails, or if the file is not in its directory any more.
+        Raises HistoryError if the disk fails, if another program has locked the file, or if the
+        file is not in its directory any more.
         """
         try:
             with disk_errors():
+                self._checkpointer.begin_write()
                 try:
                     self._db.execute("BEGIN IMMEDIATE")
                     yield
@@ -371,6 +374,7 @@ class SqliteHistory:
                 finally:
                     if self._db.in_transaction:
                         self._db.execute("ROLLBACK")
+                    self._checkpointer.end_write()
         except BaseException as error:
             self._is_suspect |= isinstance(error, HistoryError)
             self._forget_uncommitted(touched)
@@ -400,7 +404,7 @@ class SqliteHistory:
 
 
 def _open(directory: Path, sync_commits: bool) -> tuple[apsw.Connection, Guard, bool]:
-    """Lock the directory and open the file in it.
+    """Lock the directory and open the file in it, for an event loop, which waits for no lock.
 
     The third result is whether writing to the file failed for now. Raises SettingError.
     """
@@ -419,4 +423,5 @@ def _open(directory: Path, sync_commits: bool) -> tuple[apsw.Connection, Guard, 
     except BaseException:
         os.close(descriptor)
         raise
+    db.set_busy_timeout(0)
     return db, guard, not is_written

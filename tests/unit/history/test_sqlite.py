@@ -560,7 +560,7 @@ def _in_small_files(directory: Path) -> int:
     return 0
 
 
-# A file that is not in its directory
+# A file that is not in its directory, or locked by another program
 
 
 def assert_refuses(history: SqliteHistory, reason: str) -> None:
@@ -635,6 +635,87 @@ def test_lock_that_was_replaced_is_not_taken_back(tmp_path: Path) -> None:
         (tmp_path / "lock").unlink()
         (tmp_path / "lock").touch()
         assert_refuses(history, "lock was replaced")
+
+
+def test_lock_of_another_program_is_not_waited_for(tmp_path: Path) -> None:
+    """While another program has locked the file, `append` and `prune` fail at once, and reads work;
+    after that, `check` finds that it can be written again."""
+    with opened(tmp_path, max_age_s=3600.0) as history:
+        add(history, "one")
+        with connected(tmp_path / "history.db") as other:
+            other.execute("BEGIN IMMEDIATE")
+            begun = time.monotonic()
+            for _ in range(20):
+                with pytest.raises(HistoryError, match="another program has locked"):
+                    history.append([draft("two")])
+                history.prune()
+                with pytest.raises(HistoryError, match="another program has locked"):
+                    history.check()
+                assert texts(history.after("a", 0, 9)) == ["one"]
+                assert history.position("new").offset == 0
+            assert time.monotonic() - begun < 1 * TIMEOUT_UNIT_S
+            assert texts(asyncio.run(history.search("a", "one", 9))) == ["one"]
+        history.check()
+        add(history, "two")
+        assert texts(history.after("a", 0, 9)) == ["one", "two"]
+
+
+def test_long_read_does_not_make_the_writer_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While an export reads an old snapshot, the log grows, and checkpoints that cannot move all
+    of it do not delay a commit."""
+    monkeypatch.setattr(checkpoints, "INTERVAL_S", 0.01)
+    monkeypatch.setattr(checkpoints, "TOO_LONG_BYTES", 1 << 20)
+    monkeypatch.setattr(checkpoints, "LAST_PART_BYTES", 1 << 18)
+    with opened(tmp_path) as history, connected(tmp_path / "history.db") as export:
+        export.execute("BEGIN")
+        export.execute("SELECT count(*) FROM rooms").fetchall()
+        longest = 0.0
+        deadline = time.monotonic() + 1.5
+        while time.monotonic() < deadline:
+            begun = time.monotonic()
+            history.append([draft("x" * 5000)])
+            longest = max(longest, time.monotonic() - begun)
+        assert (tmp_path / "history.db-wal").stat().st_size > 1 << 20
+        # SQLite's own checkpoint of a whole log would wait for the reader, and lock the writer out.
+        assert longest < 0.5 * TIMEOUT_UNIT_S
+
+
+def test_writer_waits_once_for_a_slow_checkpoint(tmp_path: Path) -> None:
+    """If the last part of a checkpoint takes long, one `append` waits for it for a moment; the
+    others fail at once until it has ended."""
+    with opened(tmp_path) as history:
+        add(history, "one")
+        checkpointer = history._checkpointer
+        checkpointer.begin_write()  # as the checkpoint does
+        durations = []
+        for _ in range(5):
+            begun = time.monotonic()
+            with pytest.raises(HistoryError, match="the disk is slow"):
+                history.append([draft("two")])
+            durations.append(time.monotonic() - begun)
+        checkpointer.end_write()
+        assert durations[0] >= checkpoints.MAX_PAUSE_S
+        assert sum(durations[1:]) < checkpoints.MAX_PAUSE_S
+        add(history, "two")
+        assert texts(history.after("a", 0, 9)) == ["one", "two"]
+
+
+def test_locked_file_can_be_opened(tmp_path: Path) -> None:
+    """A history that another program has locked is opened; `check` says that it cannot be written,
+    until it can."""
+    with opened(tmp_path) as history:
+        add(history, "one")
+    with connected(tmp_path / "history.db") as other:
+        other.execute("BEGIN IMMEDIATE")
+        with opened(tmp_path) as history:
+            with pytest.raises(HistoryError, match="another program has locked"):
+                history.check()
+            assert texts(history.after("a", 0, 9)) == ["one"]
+            other.execute("ROLLBACK")
+            history.check()
+            add(history, "two")
 
 
 # Reading from memory
