@@ -117,7 +117,7 @@ class Server:
 
     def names(self, room: str) -> list[str]:
         """The names of a room's users."""
-        return self.call(lambda: self.rooms.users(room).names(1000))
+        return self.call(lambda: [user.name for user in self.rooms.users(room)])
 
     def stop(self) -> None:
         def stop() -> None:
