@@ -75,7 +75,7 @@ def test_refused_file_shows_the_reason_and_can_be_retried(ann: Any, script: File
     ann.get_by_role("button", name="Retry").press("Enter")
     expect(ann.get_by_role("button", name="Remove notes.txt")).to_be_focused()
     again = script.next_upload(ann)
-    assert again.request.headers["authorization"] == "Bearer ticket-2"
+    assert again.request.headers["x-upload-ticket"] == "ticket-2"
     script.accept(again, "notes.txt")
     expect(ann.locator(".message .file__name")).to_have_text("notes.txt")
     expect(rows(ann)).to_have_count(0)
@@ -96,7 +96,7 @@ def test_temporary_failure_is_retried(ann: Any, script: FileServer) -> None:
     script.refuse(script.next_upload(ann), 401, "Unknown ticket.")
     script.refuse(script.next_upload(ann), 503, "Busy.")
     late = script.next_upload(ann)
-    assert late.request.headers["authorization"] == "Bearer ticket-4"
+    assert late.request.headers["x-upload-ticket"] == "ticket-4"
     script.accept(late, "notes.txt")
     expect(ann.locator(".message .file__name")).to_have_text("notes.txt")
 
@@ -150,7 +150,7 @@ def test_upload_can_be_cancelled_before_its_ticket(ann: Any, script: FileServer)
     script.sends_tickets = True
     script.send_ticket(script.sent("upload")[0])
     upload = script.next_upload(ann)
-    assert upload.request.headers["authorization"] == "Bearer ticket-2"
+    assert upload.request.headers["x-upload-ticket"] == "ticket-2"
     script.accept(upload, "more.txt")
     expect(ann.locator(".message .file__name")).to_have_text("more.txt")
     assert len(script.sent("message")) == 1

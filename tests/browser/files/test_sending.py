@@ -35,7 +35,7 @@ def test_files_are_uploaded_in_turn_and_sent_as_one_message(ann: Any, script: Fi
     assert names(ann) == ["notes.txt", "more.txt"]
     expect(ann.locator(".upload__size")).to_have_text(["10 bytes", "3 kB"])
     first = script.next_upload(ann)
-    assert first.request.headers["authorization"] == "Bearer ticket-1"
+    assert first.request.headers["x-upload-ticket"] == "ticket-1"
     assert first.request.post_data == "some notes"
     assert script.sent("upload") == [
         {"type": "upload", "name": "notes.txt", "size": 10, "room": ann.url.split("#")[1],
