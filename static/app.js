@@ -7,7 +7,7 @@ import { Chat } from "./client/chat.js";
 import { Composer } from "./compose/composer.js";
 import { atNextFrame, byId, copy } from "./dom.js";
 import { Drawer } from "./around/drawer.js";
-import { change } from "./model/entries.js";
+import { change, hasReacted } from "./model/entries.js";
 import { showTitlesOnLongPress } from "./around/long-press.js";
 import { Log } from "./log/log.js";
 import { quoteOf } from "./text/markup.js";
@@ -41,7 +41,7 @@ class App {
   #preferences = null;
   #search = null;
   #searchDrawer = new Drawer("search", "search-toggle", "(width > 60rem)");
-  #people = new People((username, seconds) => this.#change({ type: "remove", username, seconds }));
+  #people = new People((user, seconds) => this.#change({ type: "remove", user, seconds }));
   #typing = new Typing();
   #status = new Status(() => this.#chat.reconnect());
   #toast = new Toast();
@@ -55,8 +55,7 @@ class App {
     seen: (offset) => this.#seen(offset),
   });
   #actions = new Actions({
-    self: () => this.#chat.room.roster.self,
-    moderates: () => this.#chat.room.moderates,
+    room: () => this.#chat.room,
     find: (offset) => this.#chat.timeline.find(offset),
     pick: (button) => this.#pick(button),
     react: (entry, emoji) => this.#react(entry, emoji),
@@ -85,12 +84,14 @@ class App {
       left: () => this.#left(),
       refused: ({ message }) => this.#identity.refuse(message),
       denied: (sentence) => this.#denied(sentence),
+      // One person must not send the files that another one has chosen.
+      replaced: () => this.#attachments.forget(),
       phase: (state) => this.#status.update(state),
       changed: (room) => this.#changed(room),
       people: (room) => room === this.#chat.room && this.#people.show(room.roster, room.moderates),
       said: (publication, room) => this.#attention.onMessage(publication, room, this.#chat.room),
-      typing: (name) => this.#typing.add(name),
-      stoppedTyping: (name) => this.#typing.remove(name),
+      typing: (person) => this.#typing.add(person),
+      stoppedTyping: (user) => this.#typing.remove(user),
     },
   });
   #navigation = new Navigation(this.#chat, {
@@ -202,9 +203,9 @@ class App {
     this.#attention.show(rooms, room);
   }
 
-  #react({ offset, reactions }, emoji) {
-    const remove = reactions.get(emoji)?.includes(this.#chat.room.roster.self);
-    this.#change({ type: "react", offset, emoji, remove });
+  #react(entry, emoji) {
+    const remove = hasReacted(entry, emoji, this.#chat.room.roster.user);
+    this.#change({ type: "react", offset: entry.offset, emoji, remove });
   }
 
   // Saves an edited message. If that fails, the text goes back to the composer, unless that contains something else by
@@ -290,15 +291,13 @@ class App {
     this.#chat.quit();
     this.#chat.forget();
     this.#identity.forgetToken();
-    this.#outbox.forget(this.#identity.name);
+    this.#outbox.forget(this.#chat.self);
     this.#composer.forget();
     this.#attachments.forget();
     location.reload();
   }
 
   #joined({ username, room }) {
-    // One person must not send the files that another one has chosen.
-    if (this.#identity.differsFrom(username)) this.#attachments.forget();
     this.#attachments.refresh();
     this.#identity.accept(username);
     if (room === this.#chat.room.name && this.#visited !== this.#chat.room) this.#visit();

@@ -38,7 +38,7 @@ export class Attention {
   // A message by another person has arrived.
   onMessage({ username, text }, room, shown) {
     if (room === shown && !document.hidden && document.hasFocus()) return;
-    const mentioned = mentions(text, room.roster);
+    const mentioned = mentions(text, room);
     if (!mentioned && !document.hidden) return;
     if (this.#storage.get("sound")) this.#play();
     const notified = notifiedOf(this.#storage);

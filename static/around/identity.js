@@ -44,13 +44,9 @@ export class Identity {
     return Boolean(this.#name || this.token);
   }
 
-  // Whether the server's name for this connection is not the one that the page has had so far.
-  differsFrom(username) {
-    return Boolean(this.token && this.#name && this.#name !== username);
-  }
-
-  // Takes the name that the server gave with the reply to a join.
+  // Takes the name that the server gave with the reply to a join; null if the reader has none.
   accept(username) {
+    if (!username) return;
     this.#name = username;
     this.#storage.set("name", username);
     this.#show();

@@ -18,14 +18,15 @@ export class People {
   #moderates = false;
   #fillSoon = atNextFrame(() => this.#fill());
 
-  // `remove` is called with the name of the person to remove, and for how many seconds.
+  // `remove` is called with the id of the person to remove, and for how many seconds.
   constructor(remove) {
     byId("people").addEventListener("click", ({ target }) => {
-      this.#ask(target.closest("[data-remove]")?.dataset.remove);
+      const { remove: username, user } = target.closest("[data-remove]")?.dataset ?? {};
+      if (user) this.#ask({ user, username });
     });
     this.#question.addEventListener("close", () => {
       const { returnValue, dataset } = this.#question;
-      if (returnValue) remove(dataset.name, REMOVAL_MINUTES * 60);
+      if (returnValue) remove(dataset.user, REMOVAL_MINUTES * 60);
       this.#focus(dataset.name);
     });
     this.#field.addEventListener("input", () => this.#fill());
@@ -44,40 +45,39 @@ export class People {
   }
 
   #fill() {
-    const { names, online, self } = this.#roster;
+    const { people, online, user } = this.#roster;
     const wanted = unaccented(this.#field.value);
-    const found = names.filter((name) => unaccented(name).includes(wanted));
-    const more = online - names.length;
+    const found = people.filter(({ username }) => unaccented(username).includes(wanted));
+    const more = online - people.length;
     byId("online-count").textContent = online ? t("here", { count: online }) : "";
     const held = document.activeElement?.dataset.remove;
-    byId("people").replaceChildren(...found.map((name) => personOf(name, name === self, this.#moderates)));
+    byId("people").replaceChildren(...found.map((each) => personOf(each, each.user === user, this.#moderates)));
     if (held) this.#focus(held);
     const rest = more > 0 ? t("morePeople", { count: more }) : "";
     byId("people-more").textContent = found.length ? rest : wanted && t("nobodyFound");
-    this.#field.hidden = names.length < SEARCH_FROM && !wanted;
+    this.#field.hidden = people.length < SEARCH_FROM && !wanted;
   }
 
   #focus(name) {
     byId("people").querySelector(`[data-remove="${CSS.escape(name)}"]`)?.focus();
   }
 
-  #ask(name) {
-    if (name === undefined) return;
+  #ask({ user, username }) {
     this.#question.returnValue = "";
-    this.#question.dataset.name = name;
-    byId("remove-title").replaceChildren(...partsOf("removeTitle", { name: named(name) }));
+    Object.assign(this.#question.dataset, { name: username, user });
+    byId("remove-title").replaceChildren(...partsOf("removeTitle", { name: named(username) }));
     byId("remove-hint").textContent = t("removeHint", { count: REMOVAL_MINUTES });
     this.#question.showModal();
   }
 }
 
-function personOf(name, isSelf, moderates) {
+function personOf({ user, username: name }, isSelf, moderates) {
   const person = cloneOf("person-template");
   fillPerson(person, name);
   person.querySelector("bdi").title = name;
   const button = person.querySelector("button");
   button.hidden = isSelf || !moderates;
-  button.dataset.remove = name;
+  Object.assign(button.dataset, { remove: name, user });
   button.ariaLabel = button.title = t("removePerson", { name });
   person.querySelector(".person__you").hidden = !isSelf;
   return person;

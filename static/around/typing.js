@@ -8,25 +8,26 @@ const NAMES_LIMIT = 3;
 
 // The line that says who is typing.
 export class Typing {
-  #timers = new Map();
+  // The people who are typing, by their ids, as `{ username, timer }`.
+  #people = new Map();
 
-  add(name) {
-    clearTimeout(this.#timers.get(name));
-    this.#timers.set(name, setTimeout(() => this.remove(name), VALID_MS));
+  add({ user, username }) {
+    clearTimeout(this.#people.get(user)?.timer);
+    this.#people.set(user, { username, timer: setTimeout(() => this.remove(user), VALID_MS) });
     this.#show();
   }
 
-  remove(name) {
-    clearTimeout(this.#timers.get(name));
-    if (this.#timers.delete(name)) this.#show();
+  remove(user) {
+    clearTimeout(this.#people.get(user)?.timer);
+    if (this.#people.delete(user)) this.#show();
   }
 
   clear() {
-    for (const name of this.#timers.keys()) this.remove(name);
+    for (const user of this.#people.keys()) this.remove(user);
   }
 
   #show() {
-    const names = [...this.#timers.keys()];
+    const names = [...this.#people.values()].map(({ username }) => username);
     const shown = names.slice(0, NAMES_LIMIT).map(named);
     if (names.length > NAMES_LIMIT) shown.push(t("others"));
     const sentence = names.length ? partsOf("typing", { count: names.length, names: listed(shown) }) : [];

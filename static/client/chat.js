@@ -12,6 +12,7 @@
 //   the server refuses one of them. Otherwise messages are sent as they are written.
 
 import { Connection } from "./connection.js";
+import { isSame } from "./outbox.js";
 import { Requests } from "./requests.js";
 import { Room } from "../model/room.js";
 import { errorOf, t } from "../text/translation.js";
@@ -27,6 +28,9 @@ const ID_WORDS = 4;
 const ID_KNOWN_MS = 9 * 60_000;
 const OFFLINE = { type: "error", temporary: true, message: t("offlineNow") };
 const MAYBE_SENT = { temporary: true, message: t("doubtful") };
+
+// The ids of people with a token begin like this, those of guests do not (docs/protocol.md).
+const TOKEN_USER = "u_";
 
 // Refusals that go away with another name or room.
 const NEEDS_ANOTHER_NAME_OR_ROOM = new Set(["username_taken", "bad_username", "bad_room"]);
@@ -50,6 +54,8 @@ export class Chat {
   #requests = new Requests();
   #rooms = new Map();
   #shown = null;
+  // The reader's id, which the server gives with each join and the browser remembers, and their name.
+  #user;
   #name = "";
   #token = "";
   // The join that waits for its answer, as `{ room, ref }`; null if none does.
@@ -67,13 +73,14 @@ export class Chat {
   files;
 
   // `on` has a function each for: joined, left, changed, people (of a room), said (a message by another person),
-  // typing, stoppedTyping, refused (the name or room), denied (the token), phase. `token` returns the token
-  // or "".
+  // typing, stoppedTyping (a person, by their id), refused (the name or room), denied (the token), replaced (the token
+  // is another person's), phase. `token` returns the token or "".
   constructor(url, { storage, outbox, token, on }) {
     this.#storage = storage;
     this.#outbox = outbox;
     this.#findToken = token;
     this.#on = on;
+    this.#user = storage.get("user");
     const routes = this.#routes();
     this.#connection = new Connection(url, {
       open: () => this.#joinNext(),
@@ -92,6 +99,11 @@ export class Chat {
 
   get room() {
     return this.#shown;
+  }
+
+  // The reader, as `{ user, username }`. Both are "" if they are unknown.
+  get self() {
+    return { user: this.#user, username: this.#name };
   }
 
   get timeline() {
@@ -144,15 +156,15 @@ export class Chat {
     this.#connection.close();
   }
 
-  // Removes from the browser which rooms the reader was in, and how far they have read.
+  // Removes from the browser who the reader was, which rooms they were in, and how far they have read.
   forget() {
-    for (const key of ["rooms", ...this.#storage.keys("read.")]) this.#storage.set(key, "");
+    for (const key of ["user", "rooms", ...this.#storage.keys("read.")]) this.#storage.set(key, "");
   }
 
   // Sends a message to a room, by default to the one that is shown.
   send(text, room = this.#shown) {
     const timestamp = new Date().toISOString();
-    const draft = { id: newId(), room: room.name, username: this.#name, text, timestamp, at: Date.now() };
+    const draft = { id: newId(), room: room.name, ...this.self, text, timestamp, at: Date.now() };
     this.#typedAt = -Infinity;
     this.#publish(room.timeline.compose(draft));
     this.#on.changed(room);
@@ -214,8 +226,14 @@ export class Chat {
 
   #adopt({ name, timeline }) {
     for (const draft of this.#outbox.of(name)) {
-      if (!this.#findToken() || draft.username === this.#name) timeline.compose({ ...draft, kept: true });
+      if (!this.#isForeign(draft, this.#findToken())) timeline.compose({ ...draft, kept: true });
     }
+  }
+
+  // Whether a message in the outbox is not for the reader to send. All guests of a browser count as one person, because
+  // a guest can have another name or another secret than before. A message of a person with a token is only theirs.
+  #isForeign(draft, token) {
+    return token ? !isSame(draft, this.self) : Boolean(draft.user?.startsWith(TOKEN_USER));
   }
 
   // The rooms that the reader has joined and not left, in any tab.
@@ -279,7 +297,7 @@ export class Chat {
     for (const entry of timeline.outbox) {
       const age = Date.now() - (entry.sentAt ?? Infinity);
       const doubtful = entry.state === "pending" && !recovered && age > ID_KNOWN_MS;
-      const foreign = this.#token && entry.username !== this.#name;
+      const foreign = this.#isForeign(entry, this.#token);
       // Another tab has removed it from the outbox: it was confirmed, or the reader discarded it there.
       if (foreign || (entry.kept && !this.#outbox.has(entry.id))) timeline.discard(entry.id);
       else if (doubtful) timeline.fail({ id: entry.id, ...MAYBE_SENT });
@@ -321,7 +339,7 @@ export class Chat {
       results: settle,
       upload: settle,
       removed: settle,
-      typing: ({ room, username }) => room === this.#shown.name && this.#on.typing(username),
+      typing: (event) => this.#isOwn(event) || (event.room === this.#shown.name && this.#on.typing(event)),
       message: take,
       edit: take,
       delete: take,
@@ -337,16 +355,19 @@ export class Chat {
     const { room } = this.#asked;
     this.#asked = null;
     this.#connection.settle();
+    const { self } = this;
+    this.#user = reply.user;
+    this.#name = reply.username ?? "";
     // With a token of another person, the page starts over: it must not send what somebody else wrote, nor take over
     // their rooms and read positions.
-    const another = this.#token && this.#name && this.#name !== reply.username;
-    this.#name = reply.username;
+    const another = this.#token && self.username && !isSame(self, reply);
     if (another) this.#beginAnew();
     // The recovered messages continue the history of the previous person, so the page joins once more from the start.
     if (another && (reply.recovered || room !== this.#shown)) return this.#connection.retry();
     // Only at the first join: a room that was left in another tab since then must not come back.
     if (!room.isKept) this.#kept = [...this.#kept, room.name];
     room.isKept = true;
+    this.#storage.set("user", this.#user);
     if (reply.session) this.#storage.set("session", reply.session);
     this.files = reply.files;
     room.accept(reply);
@@ -363,16 +384,21 @@ export class Chat {
     this.forget();
     this.#shown.forget();
     this.#rooms = new Map([[this.#shown.name, this.#shown]]);
+    this.#on.replaced();
+  }
+
+  #isOwn({ user }) {
+    return user === this.#user;
   }
 
   #take(publication) {
     const room = this.#rooms.get(publication.room);
     const outcome = room?.timeline.apply(publication);
     if (outcome === "hole" && room.joined) this.#connection.retry();
-    if (publication.username === this.#name) this.#requests.confirm(publication);
+    if (this.#isOwn(publication)) this.#requests.confirm(publication);
     if (outcome !== "new") return;
-    if (publication.type === "message" && room === this.#shown) this.#on.stoppedTyping(publication.username);
-    if (publication.type === "message" && publication.username !== this.#name) this.#on.said(publication, room);
+    if (publication.type === "message" && room === this.#shown) this.#on.stoppedTyping(publication.user);
+    if (publication.type === "message" && !this.#isOwn(publication)) this.#on.said(publication, room);
     this.#on.changed(room);
   }
 
@@ -380,8 +406,8 @@ export class Chat {
     const room = this.#rooms.get(event.room);
     if (!room?.joined) return;
     room.roster.update(event);
-    if (event.type !== "presence" && event.username !== this.#name) room.timeline.note(event);
-    if (event.type === "leave" && room === this.#shown) this.#on.stoppedTyping(event.username);
+    if (event.type !== "presence" && !this.#isOwn(event)) room.timeline.note(event);
+    if (event.type === "leave" && room === this.#shown) this.#on.stoppedTyping(event.user);
     this.#on.changed(room);
     this.#on.people(room);
   }

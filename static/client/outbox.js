@@ -3,6 +3,9 @@
 // All tabs share the outbox, and each tab sends what it finds there. That is safe because the server stores a message
 // with the same `id` once. Each message has a storage key of its own, so that tabs do not overwrite each other's
 // messages.
+//
+// A message belongs to the person with its `user`. If the page had not joined a room yet, `user` is "", and earlier
+// versions of the page stored none: then the name says whose it is.
 
 const PREFIX = "outbox.";
 // Browsers give a site 5 MB of local storage; a message can take 16 kB.
@@ -26,9 +29,9 @@ export class Outbox {
   }
 
   // Returns whether the message is stored: not if the outbox is full.
-  put({ id, room, username, text, timestamp, at, sentAt }) {
+  put({ id, room, user, username, text, timestamp, at, sentAt }) {
     if (!this.has(id) && this.#storage.keys(PREFIX).length >= LIMIT) return false;
-    this.#storage.set(PREFIX + id, JSON.stringify({ id, room, username, text, timestamp, at, sentAt }));
+    this.#storage.set(PREFIX + id, JSON.stringify({ id, room, user, username, text, timestamp, at, sentAt }));
     return this.has(id);
   }
 
@@ -37,9 +40,10 @@ export class Outbox {
   }
 
   // Removes all messages by one person.
-  forget(username) {
+  forget(person) {
     for (const key of this.#storage.keys(PREFIX)) {
-      if (this.#read(key)?.username === username) this.#storage.set(key, "");
+      const draft = this.#read(key);
+      if (draft && isSame(draft, person)) this.#storage.set(key, "");
     }
   }
 
@@ -50,4 +54,9 @@ export class Outbox {
       return null;
     }
   }
+}
+
+// Whether two `{ user, username }` are one person. Without both ids, the names decide.
+export function isSame(one, other) {
+  return one.user && other.user ? one.user === other.user : one.username === other.username;
 }

@@ -1,4 +1,5 @@
 import { atNextFrame, byId, cloneOf, make } from "../dom.js";
+import { hasReacted } from "../model/entries.js";
 import { t } from "../text/translation.js";
 
 // The names of these are in the `quick` text of each language.
@@ -24,8 +25,8 @@ export class Actions {
   #missingPx = 0;
   #on;
 
-  // `on` has a function each for: find (the entry with an offset), self (the reader's name), moderates, pick (resolves
-  // with an emoji or null), react, reply, link, edit, remove.
+  // `on` has a function each for: find (the entry with an offset), room (the room that is shown), pick (resolves with
+  // an emoji or null), react, reply, link, edit, remove.
   constructor(on) {
     this.#on = on;
     const names = t("quick").split(",");
@@ -92,11 +93,11 @@ export class Actions {
   #fill() {
     const entry = this.#entry;
     if (!entry || entry.deleted || !this.#row.isConnected) return this.#attach(null);
-    const { reactions, own } = entry;
-    const mayNot = { edit: !own, ask: !own && !this.#on.moderates() };
+    const { moderates, roster } = this.#on.room();
+    const mayNot = { edit: !entry.own, ask: !entry.own && !moderates };
     for (const button of this.#bar.querySelectorAll(".action")) {
       const { emoji, do: action } = button.dataset;
-      if (emoji) button.ariaPressed = reactions.get(emoji)?.includes(this.#on.self()) ?? false;
+      if (emoji) button.ariaPressed = hasReacted(entry, emoji, roster.user);
       else button.hidden = mayNot[action];
     }
     const content = this.#row.querySelector(".message__content");

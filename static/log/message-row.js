@@ -9,31 +9,38 @@ import { dayOf, fillTime, wholeTime } from "../text/times.js";
 export class MessageRow {
   #entry;
   #revision = -1;
-  #self;
+  // What the row depends on besides its entry: the reader's name and id.
+  #reader = [];
   #reactions;
 
   element = cloneOf("message-template");
-  author;
   day;
   sentAt;
 
   constructor(entry) {
     this.#entry = entry;
     this.#reactions = new Reactions(this.element.querySelector(".reactions"));
-    this.author = entry.username;
-    fillPerson(this.element, entry.username);
     if (entry.id) this.element.dataset.id = entry.id;
   }
 
+  // The person and the name that the message is by. The name can change when the message is confirmed.
+  get author() {
+    const { own, user, username } = this.#entry;
+    return `${own ? "" : user}\n${username}`;
+  }
+
   update(room) {
-    const { self } = room.roster;
-    if (this.#revision === this.#entry.revision && this.#self === self) return;
+    const { roster } = room;
+    const reader = [roster.self, roster.user];
+    const isSame = reader.every((value, index) => value === this.#reader[index]);
+    if (this.#revision === this.#entry.revision && isSame) return;
     this.#revision = this.#entry.revision;
-    this.#self = self;
+    this.#reader = reader;
+    fillPerson(this.element, this.#entry.username);
     this.#fillText(room);
     this.#fillState();
     this.#fillTime();
-    this.#reactions.show(this.#entry.reactions ?? new Map(), self);
+    this.#reactions.show(this.#entry, roster.user);
   }
 
   // Shows what depends on the neighbours: whether the message continues a group, is the first of a day, or is the first
@@ -49,14 +56,14 @@ export class MessageRow {
     else delete this.element.dataset[what];
   }
 
-  #fillText({ roster }) {
+  #fillText(room) {
     const { text, own, deleted, edited } = this.#entry;
-    const nodes = deleted ? [t("deleted")] : nodesOf(text, roster);
+    const nodes = deleted ? [t("deleted")] : nodesOf(text, room);
     this.element.querySelector(".message__text").replaceChildren(...nodes);
     this.#mark("own", own);
     this.#mark("deleted", deleted);
     this.#mark("emoji", !deleted && isEmojiOnly(text));
-    this.#mark("mentioned", !own && !deleted && mentions(text, roster));
+    this.#mark("mentioned", !own && !deleted && mentions(text, room));
     const note = this.element.querySelector(".message__edited");
     note.hidden = !edited;
     if (edited) note.title = wholeTime(new Date(edited));

@@ -29,9 +29,9 @@ export class NoticeRow {
   place() {}
 }
 
-function sentence(key, names) {
-  const count = names.length;
+function sentence(key, people) {
+  const count = people.length;
   if (!count) return [];
-  const who = count > NAMES_LIMIT ? [t("people", { count })] : listed(names.map(named));
+  const who = count > NAMES_LIMIT ? [t("people", { count })] : listed(people.map(({ username }) => named(username)));
   return partsOf(key, { count, names: who }).flat();
 }

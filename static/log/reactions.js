@@ -1,4 +1,5 @@
 import { cloneOf } from "../dom.js";
+import { hasReacted } from "../model/entries.js";
 import { shown, t } from "../text/translation.js";
 import { listOf } from "../text/times.js";
 
@@ -15,10 +16,15 @@ export class Reactions {
     this.#element = element;
   }
 
-  // `reactions` maps each emoji to names; `self` is the reader's name.
-  show(reactions, self) {
+  // Shows the reactions to a message. `user` is the reader's id.
+  show(entry, user) {
+    const { reactions = new Map() } = entry;
     for (const emoji of this.#chips.keys()) if (!reactions.has(emoji)) this.#remove(emoji);
-    for (const [emoji, names] of reactions) this.#fill(this.#chipOf(emoji), emoji, names, self);
+    for (const [emoji, people] of reactions) {
+      const chip = this.#chipOf(emoji);
+      this.#fill(chip, emoji, people);
+      chip.firstElementChild.ariaPressed = hasReacted(entry, emoji, user);
+    }
     this.#element.hidden = reactions.size === 0;
   }
 
@@ -40,12 +46,12 @@ export class Reactions {
     return chip;
   }
 
-  #fill(chip, emoji, names, self) {
+  #fill(chip, emoji, people) {
     const button = chip.firstElementChild;
+    const names = people.map(({ username }) => username);
     const more = names.length - NAMES_LIMIT;
     const who = listOf(more > 0 ? [...names.slice(0, NAMES_LIMIT), t("people", { count: more })] : names);
     button.lastElementChild.textContent = shown(names.length);
-    button.ariaPressed = names.includes(self);
     button.ariaLabel = `${emoji} ${shown(names.length)}: ${who}`;
     button.title = who;
   }

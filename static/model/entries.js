@@ -5,6 +5,11 @@ export function change(entry, fields) {
   return Object.assign(entry, fields, { revision: entry.revision + 1 });
 }
 
+// Whether a person, by their id, is among those who have reacted to a message with an emoji.
+export function hasReacted({ reactions }, emoji, user) {
+  return reactions.get(emoji)?.some((person) => person.user === user) ?? false;
+}
+
 // Turns an entry into the confirmed message that a publication describes.
 export function confirm(entry, { type, room, ...message }, own) {
   const reactions = new Map(Object.entries(message.reactions ?? {}));
@@ -23,11 +28,11 @@ const AMENDMENTS = {
   react: (publication, { reactions }) => ({ reactions: reacted(reactions, publication) }),
 };
 
-function reacted(reactions, { emoji, username, remove }) {
+function reacted(reactions, { emoji, user, username, remove }) {
   const result = new Map(reactions);
-  const names = (result.get(emoji) ?? []).filter((name) => name !== username);
-  if (!remove) names.push(username);
-  if (names.length) result.set(emoji, names);
+  const people = (result.get(emoji) ?? []).filter((person) => person.user !== user);
+  if (!remove) people.push({ user, username });
+  if (people.length) result.set(emoji, people);
   else result.delete(emoji);
   return result;
 }

@@ -35,10 +35,22 @@ export class Room {
     this.isKept = false;
   }
 
+  // The reader's name here; "" if they have none.
+  get self() {
+    return this.roster.self;
+  }
+
+  // The names that a text can mention.
+  get names() {
+    return this.roster.names;
+  }
+
   // The names offered for a mention, most recent authors first.
   get others() {
-    const authors = this.timeline.newest.map(({ username }) => username).reverse();
-    return [...new Set([...authors, ...this.roster.names])].filter((name) => name && name !== this.roster.self);
+    const authors = this.timeline.newest.filter(({ own }) => !own).reverse();
+    const others = this.roster.people.filter(({ user }) => user !== this.roster.user);
+    const names = [...authors, ...others].map(({ username }) => username);
+    return [...new Set(names)].filter((name) => name && name !== this.self);
   }
 
   // The messages by others after the last one that was read.
@@ -54,7 +66,7 @@ export class Room {
 
   // Whether an unread message mentions the reader.
   get isMentioned() {
-    return this.unread.some(({ text }) => mentions(text, this.roster));
+    return this.unread.some(({ text }) => mentions(text, this));
   }
 
   // Whether a message that was written here could not be sent.

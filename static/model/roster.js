@@ -3,34 +3,45 @@ import { locale } from "../text/translation.js";
 // Guest 2 comes before Guest 10.
 const inOrder = new Intl.Collator(locale, { numeric: true }).compare;
 
-// The people in a room. In a big room the server does not list all names, so `online` can be more than there are names.
+// The people in a room, and their number, `online`.
 export class Roster {
-  #names = new Set();
+  // The people's ids by their names, which are unique in a room. One person can have several names, in several tabs.
+  #ids = new Map();
 
+  // The reader's id, which every publication of theirs has, and their name here; "" if they are unknown.
+  user = "";
   self = "";
   online = 0;
 
-  // The reader first, then the others in the alphabetical order of the reader's language.
-  get names() {
-    const others = [...this.#names].filter((name) => name !== this.self);
-    others.sort(inOrder);
-    return this.self ? [this.self, ...others] : others;
+  // The people as `{ user, username }`: the reader first, then the others in the alphabetical order of the reader's
+  // language.
+  get people() {
+    const others = [...this.#ids].map(([username, user]) => ({ user, username }));
+    const listed = others.filter(({ username }) => username !== this.self);
+    listed.sort((a, b) => inOrder(a.username, b.username));
+    return this.self ? [{ user: this.user, username: this.self }, ...listed] : listed;
   }
 
-  accept({ username, users, online }) {
-    this.self = username;
-    this.#names = new Set(users);
+  get names() {
+    return this.people.map(({ username }) => username);
+  }
+
+  // Takes the reply to a join. A reader without a name is in no list.
+  accept({ user, username, users, online }) {
+    this.user = user;
+    this.self = username ?? "";
+    this.#ids = new Map(users.map((person) => [person.username, person.user]));
     this.online = online;
   }
 
   // Takes a `join`, a `leave` or a `presence` event.
-  update({ type, username, online }) {
-    if (type === "join") this.#names.add(username);
-    if (type === "leave") this.#names.delete(username);
+  update({ type, user, username, online }) {
+    if (type === "join") this.#ids.set(username, user);
+    if (type === "leave") this.#ids.delete(username);
     this.online = online;
   }
 
   clear() {
-    this.accept({ username: "", users: [], online: 0 });
+    this.accept({ user: "", username: "", users: [], online: 0 });
   }
 }

@@ -32,6 +32,7 @@ export class Timeline {
   #following = true;
   #onConfirmed;
 
+  // The reader's id.
   self = "";
   // Grows when the log is replaced and not continued.
   generation = 0;
@@ -107,8 +108,8 @@ export class Timeline {
 
   // Takes the reply to a join: continues if the server recovered what was missed, and starts over otherwise. The outbox
   // stays in both cases.
-  accept({ username, epoch, offset, recovered, messages }) {
-    this.self = username;
+  accept({ user, epoch, offset, recovered, messages }) {
+    this.#recognise(user);
     if (!recovered || epoch !== this.#epoch) this.#restart();
     for (const publication of messages) {
       if (publication.offset > this.#offset) this.#take(publication);
@@ -199,15 +200,16 @@ export class Timeline {
 
   // Notes that a person joined or left. Notices with no message between them share an entry, which has no offset and
   // stays behind the message that was the last one when the entry was created.
-  note({ type, username }) {
+  note({ type, user, username }) {
     const last = this.#tail.entries.at(-1);
     const fresh = { kind: "notice", join: [], leave: [], revision: 0, order: this.#offset };
     const notice = last?.kind === "notice" ? last : fresh;
     const opposite = type === "join" ? "leave" : "join";
     // A person who left and came back, or came and left, is not mentioned.
-    const back = notice[opposite].includes(username);
-    const names = (kind) => notice[kind].filter((name) => name !== username);
-    change(notice, { [opposite]: names(opposite), [type]: back ? names(type) : [...names(type), username] });
+    const isThem = (person) => person.user === user && person.username === username;
+    const others = (kind) => notice[kind].filter((person) => !isThem(person));
+    const added = notice[opposite].some(isThem) ? [] : [{ user, username }];
+    change(notice, { [opposite]: others(opposite), [type]: [...others(type), ...added] });
     if (notice !== last) this.#insert(notice);
     else if (!notice.join.length && !notice.leave.length) this.#remove(notice);
   }
@@ -215,6 +217,16 @@ export class Timeline {
   #remove(notice) {
     this.#tail.remove(notice);
     this.#excerpt?.remove(notice);
+  }
+
+  // Takes the reader's id. If it is another one than before, other messages are the reader's.
+  #recognise(user) {
+    const isOther = user !== this.self;
+    this.self = user;
+    if (!isOther) return;
+    for (const entry of new Set([...this.#tail.entries, ...this.items])) {
+      if (entry.kind === "message") change(entry, { own: entry.user === user });
+    }
   }
 
   get #shown() {
@@ -255,18 +267,18 @@ export class Timeline {
     const known = this.find(message.offset);
     if (known) return known;
     const entry = this.#claim(message) ?? { kind: "message", revision: 0 };
-    confirm(entry, message, message.username === this.self);
+    confirm(entry, message, message.user === this.self);
     for (const each of this.#changes) {
       if (each.target === message.offset) amend(entry, each);
     }
     return entry;
   }
 
-  // The entry in the outbox that this publication confirms. Others can use the same id, so the author has to match,
+  // The entry in the outbox that this publication confirms. Others can use the same id, so the person has to match,
   // too.
-  #claim({ id, username }) {
+  #claim({ id, user }) {
     const entry = this.#outbox.get(id);
-    const ours = entry && (username === entry.username || username === this.self);
+    const ours = entry && (user === this.self || user === entry.user);
     return ours ? this.#release(id) : undefined;
   }
 

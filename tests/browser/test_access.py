@@ -210,6 +210,34 @@ def test_other_users_token_does_not_send_pending_messages(
     expect(page.locator(".message__author")).to_have_text(["Bob", "Alice"])
 
 
+def test_user_with_the_same_name_does_not_send_pending_messages(
+    admitted: Callable[..., Any], key: Path, context: Any
+) -> None:
+    """Pending messages belong to the token's user: a token of another user with the same name does
+    not send them, and one of the same user under a new name does."""
+    switch = ConnectionSwitch(context)
+    name, other = {"name": "Alice"}, {"name": "Alicia"}
+    page = admitted(make_token(key, subject="u-1", **name, duration_s=600), context=context)
+    switch.disconnect()
+    say(page, "by the first")
+
+    def reload_with(subject: str, names: dict[str, str]) -> None:
+        token = make_token(key, subject=subject, **names, duration_s=600)
+        page.evaluate("token => sessionStorage.setItem('fastchat.token', token)", token)
+        page.reload()
+
+    switch.reconnect()
+    reload_with("u-2", name)
+    expect(page.locator("#people .person")).not_to_have_count(0)
+    say(page, "by the second")
+    expect(page.locator(".message[data-offset='1'] .message__text")).to_have_text("by the second")
+    expect(page.locator(".message")).to_have_count(1)
+    reload_with("u-1", other)
+    expect(page.locator(".message[data-offset='2'] .message__text")).to_have_text("by the first")
+    expect(page.locator(".message--own")).to_have_count(1)
+    expect(page.locator(".message__author")).to_have_text(["Alice", "Alicia"])
+
+
 def test_page_uses_a_token_that_the_site_has_stored(
     visit: Visit, issue: Issue, server: Server, context: Any, room: str
 ) -> None:

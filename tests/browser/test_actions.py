@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from support.browser import ScriptedServer, joined_user, publication, say, text_in
+from support.browser import ScriptedServer, joined_user, people, publication, say, text_in
 from support.server import Server
 
 PHONE = {"viewport": {"width": 320, "height": 640}, "has_touch": True, "is_mobile": True}
@@ -679,7 +679,7 @@ def test_names_of_a_reaction_are_limited(visit: Any, script: ScriptedServer, roo
     """A reaction names the first twenty users, and counts the others."""
     script.offset = 1
     names = [f"N{number}" for number in range(25)]
-    script.missed = [publication("plain", offset=1, room=room, reactions={"🎉": names})]
+    script.missed = [publication("plain", offset=1, room=room, reactions={"🎉": people(*names)})]
     chip = visit("Ann", script=script).locator(".reaction")
     first_names = ", ".join(names[:20])
     expect(chip).to_have_attribute("title", f"{first_names}, and 5 people")

@@ -7,7 +7,15 @@ from typing import Any
 
 from playwright.sync_api import expect
 
-from support.browser import HOSTILE, ScriptedServer, joined_user, publication, say, text_in
+from support.browser import (
+    HOSTILE,
+    ScriptedServer,
+    joined_user,
+    people,
+    publication,
+    say,
+    text_in,
+)
 from support.server import Server
 
 DELETED = "This message was deleted"
@@ -224,7 +232,7 @@ def test_hostile_changes_stay_text(visit: Any, server: Server, room: str) -> Non
 def test_hostile_emoji_stay_text(visit: Any, script: ScriptedServer, room: str) -> None:
     """If a server lets markup through as an emoji, the page adds no element."""
     script.offset = 1
-    reactions = {payload: [payload] for payload in HOSTILE}
+    reactions = {payload: people(payload) for payload in HOSTILE}
     script.missed = [publication("plain", offset=1, room=room, reactions=reactions)]
     page = visit("Ann", script=script)
     assert page.locator(".reaction span").all_text_contents() == HOSTILE

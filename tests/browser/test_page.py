@@ -21,6 +21,7 @@ from support.browser import (
     say,
     stop_clock,
     text_in,
+    user_of,
     wait_for_sent,
 )
 from support.server import Server, running_server
@@ -153,7 +154,7 @@ def test_users_are_sorted_by_numbers_in_names(
     """Guest 2 stands before Guest 10, and a truncated name has its full name as a tooltip."""
     page = visit("Ann", script=script)
     for name in ("Guest 10", "Guest 2"):
-        script.say(type="join", room=room, username=name, online=3)
+        script.say(type="join", room=room, user=user_of(name), username=name, online=3)
     names = page.locator("#people .person__name")
     expect(names).to_have_text(["Ann", "Guest 2", "Guest 10", "Zoe"])
     expect(names.nth(1)).to_have_attribute("title", "Guest 2")
@@ -489,7 +490,8 @@ def test_rows_are_bounded_and_do_not_move_the_reader(visit: Any) -> None:
       let offset = 0;
       const more = async (count) => {
         for (let n = 0; n < count; n += 1) timeline.apply({ type: "message", offset: ++offset,
-          username: "Zoe", text: `line ${offset}`, timestamp: "2025-01-18T10:30:00.123Z" });
+          user: "zoe", username: "Zoe", text: `line ${offset}`,
+          timestamp: "2025-01-18T10:30:00.123Z" });
         log.show(room);
         await frames();
       };
@@ -498,8 +500,8 @@ def test_rows_are_bounded_and_do_not_move_the_reader(visit: Any) -> None:
         const row = [...element.children].find((each) => each.getBoundingClientRect().top > 200);
         return [row.textContent, Math.round(row.getBoundingClientRect().top)];
       };
-      room.accept({ username: "Ann", epoch: "e", offset: 0, recovered: false, messages: [],
-        users: ["Ann"], online: 1 });
+      room.accept({ user: "ann", username: "Ann", epoch: "e", offset: 0, recovered: false,
+        messages: [], users: [{ user: "ann", username: "Ann" }], online: 1, rights: ["read"] });
       await more(500);
       const result = { live: element.ariaLive, following: rows() };
       element.scrollTop = 3000;

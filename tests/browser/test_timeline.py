@@ -8,13 +8,14 @@ import pytest
 
 PRELUDE = """
 const { Timeline } = await import("/static/model/timeline.js");
-const said = (offset, text, more) => ({ type: "message", offset, username: "Zoe", text,
+const said = (offset, text, more) => ({ type: "message", offset, user: "zoe", username: "Zoe", text,
   timestamp: "2025-01-18T10:30:00.123Z", ...more });
-const joined = (offset, messages, more) => ({ username: "Ann", epoch: "e1", offset,
+const joined = (offset, messages, more) => ({ user: "ann", username: "Ann", epoch: "e1", offset,
   recovered: true, messages, ...more });
 const texts = ({ items, outbox }) => [...items, ...outbox]
   .map(({ text, state }) => `${text}:${state}`);
-const draft = (id) => ({ id, username: "Ann", text: id, timestamp: "2025-01-18T10:30:00.123Z" });
+const draft = (id) => ({ id, user: "ann", username: "Ann", text: id,
+  timestamp: "2025-01-18T10:30:00.123Z" });
 const timeline = new Timeline();
 """
 
@@ -78,7 +79,7 @@ def test_own_publication_confirms_the_pending_entry(ask: Any) -> None:
       timeline.accept(joined(0, []));
       const entry = timeline.compose(draft("mine"));
       timeline.apply(said(1, "before"));
-      timeline.apply(said(2, "mine", { id: "mine", username: "Ann" }));
+      timeline.apply(said(2, "mine", { id: "mine", user: "ann" }));
       return [timeline.items[1] === entry, texts(timeline)];
     """) == [True, ["before:confirmed", "mine:confirmed"]]
 
@@ -89,19 +90,42 @@ def test_publication_in_the_reply_confirms_the_pending_entry(ask: Any) -> None:
     assert ask("""
       timeline.accept(joined(0, []));
       timeline.compose(draft("mine"));
-      timeline.accept(joined(1, [said(1, "mine", { id: "mine", username: "Ann" })]));
+      timeline.accept(joined(1, [said(1, "mine", { id: "mine", user: "ann" })]));
       return texts(timeline);
     """) == ["mine:confirmed"]
 
 
 def test_other_user_s_id_confirms_nothing(ask: Any) -> None:
-    """Another user's message with the same id does not confirm the pending entry."""
+    """Another user's message with the same id does not confirm the pending entry, not even if that
+    user has the same name."""
     assert ask("""
       timeline.accept(joined(0, []));
       timeline.compose(draft("mine"));
-      timeline.apply(said(1, "theirs", { id: "mine" }));
+      timeline.apply(said(1, "theirs", { id: "mine", username: "Ann" }));
       return texts(timeline);
     """) == ["theirs:confirmed", "mine:pending"]
+
+
+def test_draft_of_an_earlier_page_is_confirmed(ask: Any) -> None:
+    """A draft that was stored without a user is confirmed by the reader's own publication."""
+    assert ask("""
+      const { user, ...stored } = draft("mine");
+      timeline.compose(stored);
+      timeline.accept(joined(1, [said(1, "mine", { id: "mine", user: "ann", username: "Anna" })]));
+      return [texts(timeline), timeline.items[0].own, timeline.items[0].username];
+    """) == [["mine:confirmed"], True, "Anna"]
+
+
+def test_own_messages_follow_the_reader_s_id(ask: Any) -> None:
+    """If the reader is another user after a rejoin, their messages are their own, and the earlier
+    ones are not."""
+    assert ask("""
+      const own = () => timeline.items.map((each) => each.own);
+      timeline.accept(joined(2, [said(1, "a"), said(2, "b", { user: "ann" })]));
+      const before = own();
+      timeline.accept(joined(2, [], { user: "zoe" }));
+      return [before, own(), timeline.lastOwn.text];
+    """) == [[False, True], [True, False], "a"]
 
 
 def test_ack_confirms_once(ask: Any) -> None:
@@ -181,9 +205,13 @@ def test_room_is_read_from_the_address(
 # Joins and leaves
 
 NOTES = """
-const note = (type, ...names) => names.forEach((username) => timeline.note({ type, username }));
+const note = (type, ...names) => names.forEach((name) => {
+  const [username, user = name] = name.split("/");
+  timeline.note({ type, user, username });
+});
+const names = (people) => people.map(({ username }) => username);
 const shown = (range) => range.map((each) =>
-  each.kind === "notice" ? `+${each.join} -${each.leave}` : each.text);
+  each.kind === "notice" ? `+${names(each.join)} -${names(each.leave)}` : each.text);
 timeline.accept(joined(0, []));
 """
 
@@ -202,6 +230,20 @@ def test_joins_and_leaves_fold_into_one_line(ask: Any) -> None:
       note("leave", "Fay");
       return shown(timeline.entries);
     """) == ["a", "+Bob,Dee -Eve", "b", "+ -Bob", "c"]
+
+
+def test_users_of_one_name_are_told_apart_in_a_line(ask: Any) -> None:
+    """If a user leaves and another one joins under that name, or a user returns under another name,
+    the line names both."""
+    assert ask(f"""{NOTES}
+      timeline.apply(said(1, "a"));
+      note("leave", "Bob/1");
+      note("join", "Bob/2");
+      timeline.apply(said(2, "b"));
+      note("leave", "Cid/3");
+      note("join", "Cidney/3");
+      return shown(timeline.entries);
+    """) == ["a", "+Bob -Bob", "b", "+Cidney -Cid"]
 
 
 def test_folded_line_stays_behind_its_message(ask: Any) -> None:
@@ -260,8 +302,8 @@ const { Storage } = await import("/static/client/storage.js");
 const storage = new Storage();
 storage.set("read.r", "");
 const room = new Room("r", storage, () => {});
-const reply = (offset, messages, more) => ({ username: "Ann", epoch: "e1", offset, recovered: true,
-  messages, users: ["Ann"], online: 1, ...more });
+const reply = (offset, messages, more) => ({ ...joined(offset, messages), rights: ["read", "write"],
+  users: [{ user: "ann", username: "Ann" }], online: 1, ...more });
 const take = (...offsets) => offsets.forEach((each) => room.timeline.apply(said(each, each)));
 const unread = () => room.unread.map(({ offset }) => offset);
 """

@@ -171,8 +171,9 @@ class ScriptedServer:
     """Replaces the server, in the page's own network layer.
 
     It records the commands, answers joins, and sends what a test makes it send. `rooms` holds the
-    rooms that differ from the others: each with its own `epoch`, `offset`, `missed`, `refusal`, or
-    `silent`, which leaves a join without an answer.
+    rooms that differ from the others: each with its own `epoch`, `offset`, `timestamp`, `missed`,
+    `refusal`, `user`, `users`, `online`, `rights`, or `silent`, which leaves a join without an
+    answer. A user is a guest whose id follows from the name, unless a test gives another one.
     """
 
     def __init__(self, *, epoch: str = "e1", offset: int = 0) -> None:
@@ -239,16 +240,29 @@ class ScriptedServer:
             type="joined",
             ref=command["ref"],
             room=command["room"],
+            user=room.get("user", user_of(command["username"])),
             username=command["username"],
             session="s" * 16,
             epoch=epoch,
             offset=room.get("offset", self.offset),
+            timestamp=room.get("timestamp"),
             recovered=since.get("epoch") == epoch,
             messages=room.get("missed", self.missed),
-            users=[command["username"], "Zoe"],
-            online=2,
+            users=room.get("users", people(command["username"], "Zoe")),
+            online=room.get("online", 2),
+            spectators=0,
+            rights=room.get("rights", ["read", "write"]),
             files=self.files,
         )
+
+
+def user_of(username: str) -> str:
+    return f"g_{username}"
+
+
+def people(*usernames: str) -> list[dict[str, str]]:
+    """Return users as a list in an event has them."""
+    return [{"user": user_of(username), "username": username} for username in usernames]
 
 
 def publication(
@@ -259,6 +273,7 @@ def publication(
         "type": "message",
         "room": room,
         "offset": offset,
+        "user": user_of(username),
         "username": username,
         "text": text,
         "timestamp": timestamp,

@@ -1,0 +1,329 @@
+"""Who is who on the page: users are told apart by their ids, never by their names."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import expect
+
+from support.browser import (
+    ScriptedServer,
+    Visit,
+    change_name,
+    joined_user,
+    people,
+    publication,
+    say,
+    text_in,
+    user_of,
+    wait_for_sent,
+)
+from support.server import Server
+
+#: The id of another user with the name that the reader has.
+NAMESAKE = "g_another-ann"
+
+
+@pytest.fixture
+def context(chromium: Any) -> Iterator[Any]:
+    with contextlib.closing(chromium.new_context(service_workers="block")) as context:
+        yield context
+
+
+def enter(script: ScriptedServer, room: str, *missed: dict[str, Any], **fields: Any) -> None:
+    """Make the server answer a join of this room with these messages and fields."""
+    script.rooms[room] = {"offset": len(missed), "missed": list(missed), **fields}
+
+
+def rows(page: Any, kind: str) -> Any:
+    return page.locator(f".message--{kind} .message__text")
+
+
+# Messages
+
+
+def test_messages_of_a_user_with_the_same_name_are_not_own(
+    visit: Visit, script: ScriptedServer, room: str
+) -> None:
+    """The messages of another user with the reader's name are that user's: they cannot be edited or
+    deleted, are not grouped with the reader's, and are new."""
+    enter(
+        script,
+        room,
+        publication("theirs", offset=1, room=room, username="Ann", user=NAMESAKE),
+        publication("mine", offset=2, room=room, username="Ann"),
+    )
+    page = visit("Ann", script=script)
+    expect(rows(page, "own")).to_have_text(["mine"])
+    expect(rows(page, "continued")).to_have_count(0)
+    page.hover(".message[data-offset='1']")
+    expect(page.locator(".action--own:visible")).to_have_count(0)
+    page.hover(".message[data-offset='2']")
+    expect(page.locator(".action--own:visible")).to_have_count(2)
+    script.publish("theirs again", offset=3, room=room, username="Ann", user=NAMESAKE)
+    expect(text_in(page, "theirs again")).to_be_visible()
+    page.press("#composer", "ArrowUp")
+    expect(page.locator("#composer")).to_have_value("mine")
+
+
+def test_messages_of_a_user_with_the_same_name_are_unread(
+    visit: Visit, script: ScriptedServer
+) -> None:
+    """A message of another user with the reader's name counts as unread; the reader's own under
+    another name does not."""
+    page = visit("Ann", at="b", script=script)
+    page.evaluate("() => { location.hash = 'a' }")
+    expect(page.locator("#room-name")).to_have_text("a")
+    wait_for_sent(page, lambda: len(script.sent("join")) == 2)
+    script.publish("mine", offset=1, room="b", username="Anna", user=user_of("Ann"))
+    script.publish("theirs", offset=2, room="b", username="Ann", user=NAMESAKE)
+    expect(page.locator(".room-item--unread .badge b")).to_have_text("1")
+
+
+def test_own_messages_under_another_name_stay_own(
+    visit: Visit, script: ScriptedServer, room: str
+) -> None:
+    """The reader's messages under an earlier name are theirs, and can be edited and deleted. A
+    group has one name."""
+    enter(
+        script,
+        room,
+        publication("as Anna", offset=1, room=room, username="Anna", user=user_of("Ann")),
+        publication("as Ann", offset=2, room=room, username="Ann"),
+        publication("also as Ann", offset=3, room=room, username="Ann"),
+    )
+    page = visit("Ann", script=script)
+    expect(rows(page, "own")).to_have_text(["as Anna", "as Ann", "also as Ann"])
+    expect(rows(page, "continued")).to_have_text(["also as Ann"])
+    page.hover(".message[data-offset='1']")
+    expect(page.locator(".action--own:visible")).to_have_count(2)
+
+
+def test_group_ends_where_the_user_or_the_name_changes(
+    visit: Visit, script: ScriptedServer, room: str
+) -> None:
+    """Messages of two users with one name form two groups, and so do those of one user under two
+    names, so that each name is shown."""
+    one, two = {"username": "Bob", "user": "g_1"}, {"username": "Bob", "user": "g_2"}
+    enter(
+        script,
+        room,
+        publication("1a", offset=1, room=room, **one),
+        publication("1b", offset=2, room=room, **one),
+        publication("2a", offset=3, room=room, **two),
+        publication("2b", offset=4, room=room, **{**two, "username": "Rob"}),
+        publication("2c", offset=5, room=room, **{**two, "username": "Rob"}),
+    )
+    page = visit("Ann", script=script)
+    expect(rows(page, "continued")).to_have_text(["1b", "2c"])
+
+
+def test_row_follows_the_name_of_the_publication(
+    visit: Visit, script: ScriptedServer, room: str
+) -> None:
+    """A pending message that is published under another name of the user shows that name."""
+    page = visit("Ann", script=script)
+    say(page, "hello")
+    wait_for_sent(page, lambda: script.sent("message"))
+    (message,) = script.sent("message")
+    fields = {"user": user_of("Ann"), "username": "Anna", "id": message["id"]}
+    script.publish("hello", offset=1, room=room, **fields)
+    script.publish("again", offset=2, room=room, user=user_of("Ann"), username="Anna")
+    expect(page.locator(".message--own .message__author")).to_have_text(["Anna", "Anna"])
+    expect(rows(page, "continued")).to_have_text(["again"])
+
+
+# Reactions
+
+
+def test_own_reactions_are_recognised_by_the_id(
+    visit: Visit, script: ScriptedServer, room: str
+) -> None:
+    """A reaction by another user with the reader's name is not the reader's; their own under an
+    earlier name is, and a click takes it back."""
+    namesake = {"user": NAMESAKE, "username": "Ann"}
+    earlier = {"user": user_of("Ann"), "username": "Anna"}
+    reactions = {"🎉": [namesake], "👀": [earlier]}
+    enter(script, room, publication("plain", offset=1, room=room, reactions=reactions))
+    page = visit("Ann", script=script)
+    theirs, mine = (page.locator(f".reaction[data-emoji='{emoji}']") for emoji in "🎉👀")
+    expect(theirs).to_have_attribute("aria-pressed", "false")
+    expect(mine).to_have_attribute("aria-pressed", "true")
+    expect(mine).to_have_attribute("title", "Anna")
+    page.hover(".message")
+    expect(page.locator(".action[data-emoji='🎉']")).to_have_attribute("aria-pressed", "false")
+    expect(page.locator(".action[data-emoji='👀']")).to_have_attribute("aria-pressed", "true")
+    theirs.click()
+    mine.click()
+    wait_for_sent(page, lambda: len(script.sent("react")) == 2)
+    assert [command["remove"] for command in script.sent("react")] == [False, True]
+    react = {"type": "react", "target": 1, "room": room, "username": "Ann"}
+    script.publish("", offset=2, **react, emoji="👀", remove=True)
+    script.publish("", offset=3, **react, emoji="🎉")
+    expect(mine).to_have_count(0)
+    expect(theirs).to_have_text("🎉2")
+    expect(theirs).to_have_attribute("aria-pressed", "true")
+
+
+# People and typing
+
+
+def test_own_typing_in_another_tab_is_not_shown(
+    visit: Visit, script: ScriptedServer, room: str
+) -> None:
+    """The page ignores its user's own typing, under any name, and shows a namesake's until that
+    user sends a message."""
+    page = visit("Ann", script=script)
+    script.say(type="typing", room=room, user=user_of("Ann"), username="Anna")
+    script.say(type="typing", room=room, user=NAMESAKE, username="Ann")
+    expect(page.locator("#typing")).to_have_text("Ann is typing…")
+    script.publish("mine", offset=1, room=room, username="Ann")
+    expect(text_in(page, "mine")).to_be_visible()
+    expect(page.locator("#typing")).to_have_text("Ann is typing…")
+    script.publish("theirs", offset=2, room=room, username="Ann", user=NAMESAKE)
+    expect(page.locator("#typing")).to_be_empty()
+
+
+def test_own_joins_and_leaves_are_not_noted(
+    visit: Visit, script: ScriptedServer, room: str
+) -> None:
+    """The reader's other tab, which joins under another name, is in the list as the reader and
+    gets no notice."""
+    page = visit("Ann", script=script)
+    script.say(type="join", room=room, user=user_of("Ann"), username="Anna", online=3)
+    script.say(type="join", room=room, user=user_of("Bob"), username="Bob", online=4)
+    expect(page.locator(".notice")).to_have_text("Bob joined")
+    expect(page.locator(".person__name")).to_have_text(["Ann", "Anna", "Bob", "Zoe"])
+    expect(page.locator(".person:has(.person__you:visible)")).to_have_count(2)
+
+
+def test_moderator_removes_by_id(visit: Visit, script: ScriptedServer, room: str) -> None:
+    """A removal names the user's id. The reader's own names cannot be removed."""
+    users = [*people("Ann", "Zoe"), {"user": user_of("Ann"), "username": "Anna"}]
+    enter(script, room, users=users, online=3, rights=["moderate", "read", "write"])
+    page = visit("Ann", script=script)
+    expect(page.locator(".person__remove:visible")).to_have_count(1)
+    page.get_by_label("Remove Zoe", exact=True).click()
+    page.get_by_role("button", name="Remove", exact=True).click()
+    wait_for_sent(page, lambda: script.sent("remove"))
+    (command,) = script.sent("remove")
+    assert (command["user"], command["seconds"]) == (user_of("Zoe"), 600)
+    assert "username" not in command
+
+
+# What the browser has stored
+
+
+def test_outbox_of_an_earlier_page_is_sent(
+    visit: Visit, script: ScriptedServer, context: Any, room: str
+) -> None:
+    """A message that an earlier version of the page has stored has no user; it is sent, and shown
+    once."""
+    draft = {"id": "a1", "room": room, "username": "Anna", "text": "from before", "at": 1,
+             "timestamp": "2025-01-18T10:30:00.123Z"}  # fmt: skip
+    stored = {"fastchat.name": "Ann", "fastchat.outbox.a1": json.dumps(draft)}
+    init = f"if (!localStorage.length) Object.assign(localStorage, {json.dumps(stored)});"
+    page = visit(script=script, context=context, init=init)
+    wait_for_sent(page, lambda: script.sent("message"))
+    (message,) = script.sent("message")
+    assert (message["id"], message["text"]) == ("a1", "from before")
+    script.publish("from before", offset=1, room=room, username="Ann", id="a1")
+    expect(rows(page, "own")).to_have_text(["from before"])
+    expect(page.locator(".message--pending")).to_have_count(0)
+
+
+def test_guest_does_not_send_the_outbox_of_a_user_with_a_token(
+    visit: Visit, script: ScriptedServer, context: Any, room: str
+) -> None:
+    """A message that was written with a token is not sent by a guest of the same browser."""
+    draft = {"id": "a1", "room": room, "user": "u_17", "username": "Ann", "text": "with a token",
+             "at": 1, "timestamp": "2025-01-18T10:30:00.123Z"}  # fmt: skip
+    stored = {"fastchat.name": "Ann", "fastchat.outbox.a1": json.dumps(draft)}
+    page = visit(
+        script=script, context=context, init=f"Object.assign(localStorage, {json.dumps(stored)})"
+    )
+    expect(page.locator("#people .person")).to_have_count(2)
+    say(page, "without")
+    wait_for_sent(page, lambda: script.sent("message"))
+    assert [message["text"] for message in script.sent("message")] == ["without"]
+    expect(page.locator(".message")).to_have_count(1)
+
+
+# With a real server
+
+
+def test_name_that_another_user_took_leaves_the_messages_where_they_were(
+    visit: Visit, server: Server, room: str
+) -> None:
+    """When a user has left and another one takes the name, the first one's messages are not the
+    second one's."""
+    with joined_user(room, "Ann", server) as first:
+        first.say("by the first")
+        first.receive_until(1)
+        first.do(type="react", offset=1, emoji="🎉")
+        first.receive_until(2)
+        first.do(type="leave")
+    page = visit("Ann")
+    expect(text_in(page, "by the first")).to_be_visible()
+    expect(rows(page, "own")).to_have_count(0)
+    expect(page.locator(".reaction")).to_have_attribute("aria-pressed", "false")
+    page.hover(".message")
+    expect(page.locator(".action--own:visible")).to_have_count(0)
+    page.press("#composer", "ArrowUp")
+    expect(page.locator("#composer")).to_have_value("")
+    page.locator(".reaction").click()
+    expect(page.locator(".reaction")).to_have_text("🎉2")
+
+
+def test_messages_stay_own_after_a_new_name(visit: Visit, context: Any) -> None:
+    """After a new name in one tab, both tabs show the messages of both names as the user's own,
+    also after a reload, and each can be edited."""
+    first: Any = visit("Ann", context=context)
+    second: Any = visit(context=context)
+    bob: Any = visit("Bob")
+    expect(second.locator("#people .person")).to_have_count(2)
+    say(first, "as Ann")
+    expect(text_in(bob, "as Ann")).to_be_visible()
+    change_name(first, "Annette")
+    expect(first.locator("#own-name")).to_have_text("Annette")
+    say(bob, "in between")
+    expect(text_in(second, "in between")).to_be_visible()
+    say(second, "still as Ann")
+    expect(text_in(bob, "still as Ann")).to_be_visible()
+    say(first, "as Annette")
+    mine = ["as Ann", "still as Ann", "as Annette"]
+    for page in (first, second):
+        expect(page.locator(".message--own[data-offset] .message__text")).to_have_text(mine)
+    expect(bob.locator(".message:not(.message--continued) .message__author")).to_have_text(
+        ["Ann", "Bob", "Ann", "Annette"]
+    )
+    first.reload()
+    expect(rows(first, "own")).to_have_text(mine)
+    first.hover(".message[data-offset='1']")
+    first.get_by_label("Edit").click()
+    first.keyboard.type("!")
+    first.keyboard.press("Enter")
+    expect(text_in(bob, "as Ann!")).to_be_visible()
+
+
+def test_tabs_of_one_user_do_not_see_each_other_typing(visit: Visit, context: Any) -> None:
+    """When a user types in one tab, the others see it, and the user's other tab does not."""
+    first: Any = visit("Ann", context=context)
+    second: Any = visit(context=context)
+    bob: Any = visit("Bob")
+    expect(second.locator("#people .person")).to_have_count(2)
+    second.evaluate("""() => {
+      window.typists = [];
+      const line = document.getElementById("typing");
+      const note = () => window.typists.push(line.textContent);
+      new MutationObserver(note).observe(line, { childList: true });
+    }""")
+    first.type("#composer", "hello")
+    expect(bob.locator("#typing")).to_have_text("Ann is typing…")
+    bob.type("#composer", "hello")
+    expect(second.locator("#typing")).to_have_text("Bob is typing…")
+    assert set(second.evaluate("() => window.typists")) == {"Bob is typing…"}
