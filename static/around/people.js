@@ -45,7 +45,9 @@ export class People {
   }
 
   #fill() {
-    const { people, online, user } = this.#roster;
+    const { people, online, user, isCrowd } = this.#roster;
+    // There is no list to search in, and the field is hidden.
+    if (isCrowd) this.#field.value = "";
     const wanted = unaccented(this.#field.value);
     const found = people.filter(({ username }) => unaccented(username).includes(wanted));
     const more = online - people.length;
@@ -53,8 +55,8 @@ export class People {
     const held = document.activeElement?.dataset.remove;
     byId("people").replaceChildren(...found.map((each) => personOf(each, each.user === user, this.#moderates)));
     if (held) this.#focus(held);
-    const rest = more > 0 ? t("morePeople", { count: more }) : "";
-    byId("people-more").textContent = found.length ? rest : wanted && t("nobodyFound");
+    const rest = more > 0 ? t(people.length ? "morePeople" : "people", { count: more }) : "";
+    byId("people-more").textContent = wanted && !found.length ? t("nobodyFound") : rest;
     this.#field.hidden = people.length < SEARCH_FROM && !wanted;
   }
 

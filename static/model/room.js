@@ -40,9 +40,9 @@ export class Room {
     return this.roster.self;
   }
 
-  // The names that a text can mention.
+  // The names that a text can mention. A crowd has no list of its people, so the authors stand in for it.
   get names() {
-    return this.roster.names;
+    return this.roster.isCrowd ? this.others : this.roster.names;
   }
 
   // The names offered for a mention, most recent authors first.

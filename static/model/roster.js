@@ -3,7 +3,7 @@ import { locale } from "../text/translation.js";
 // Guest 2 comes before Guest 10.
 const inOrder = new Intl.Collator(locale, { numeric: true }).compare;
 
-// The people in a room, and their number, `online`.
+// The people in a room. A crowded room has no list of them, only their number, `online`.
 export class Roster {
   // The people's ids by their names, which are unique in a room. One person can have several names, in several tabs.
   #ids = new Map();
@@ -12,9 +12,10 @@ export class Roster {
   user = "";
   self = "";
   online = 0;
+  isCrowd = false;
 
   // The people as `{ user, username }`: the reader first, then the others in the alphabetical order of the reader's
-  // language.
+  // language. In a crowd only the reader is known.
   get people() {
     const others = [...this.#ids].map(([username, user]) => ({ user, username }));
     const listed = others.filter(({ username }) => username !== this.self);
@@ -30,12 +31,16 @@ export class Roster {
   accept({ user, username, users, online }) {
     this.user = user;
     this.self = username ?? "";
-    this.#ids = new Map(users.map((person) => [person.username, person.user]));
-    this.online = online;
+    this.update({ users, online });
   }
 
-  // Takes a `join`, a `leave` or a `presence` event.
-  update({ type, user, username, online }) {
+  // Takes a `join`, a `leave` or a `presence` event. `users` is the whole list, null in a crowd, and undefined if the
+  // event has none.
+  update({ type, user, username, users, online }) {
+    if (users !== undefined) {
+      this.isCrowd = users === null;
+      this.#ids = new Map(users?.map((person) => [person.username, person.user]));
+    }
     if (type === "join") this.#ids.set(username, user);
     if (type === "leave") this.#ids.delete(username);
     this.online = online;

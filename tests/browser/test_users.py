@@ -201,6 +201,45 @@ def test_own_joins_and_leaves_are_not_noted(
     expect(page.locator(".person:has(.person__you:visible)")).to_have_count(2)
 
 
+def test_crowd_has_a_number_instead_of_a_list(
+    visit: Visit, script: ScriptedServer, room: str
+) -> None:
+    """In a crowd the page lists only the reader and the number of the others. When the crowd ends,
+    the page has the whole list."""
+    names = [f"Guest {number}" for number in range(1, 150)]
+    enter(script, room, users=people("Ann", *names), online=150)
+    page = visit("Ann", script=script)
+    expect(page.locator("#people .person")).to_have_count(150)
+    page.evaluate("() => document.getElementById('people-search').focus()")
+    page.keyboard.type("Guest 14")
+    expect(page.locator(".person__name")).to_have_count(11)
+    script.say(type="presence", room=room, online=201, spectators=0, users=None)
+    expect(page.locator("#online-count")).to_have_text("201 here")
+    expect(page.locator(".person__name")).to_have_text(["Ann"])
+    expect(page.locator("#people-more")).to_have_text("and 200 more")
+    expect(page.locator("#people-search")).to_be_hidden()
+    script.say(type="presence", room=room, online=250, spectators=0)
+    expect(page.locator("#people-more")).to_have_text("and 249 more")
+    script.publish("Hello @Zoe and @Bob", offset=1, room=room, username="Bob")
+    expect(page.locator(".message .mention")).to_have_text(["@Bob"])
+    page.type("#composer", "@B")
+    expect(page.locator("#suggestions li")).to_have_text(["BBob"])
+    script.say(type="presence", room=room, online=3, spectators=0, users=people("Cid", "Ann"))
+    expect(page.locator("#online-count")).to_have_text("3 here")
+    expect(page.locator(".person__name")).to_have_text(["Ann", "Cid"])
+    script.say(type="join", room=room, **people("Dee")[0], online=4)
+    expect(page.locator(".person__name")).to_have_text(["Ann", "Cid", "Dee"])
+
+
+def test_crowd_at_the_join_has_a_number(visit: Visit, script: ScriptedServer, room: str) -> None:
+    """A reader who joins a crowd sees its number."""
+    enter(script, room, users=None, online=1234)
+    page = visit("Ann", script=script)
+    expect(page.locator("#online-count")).to_have_text("1,234 here")
+    expect(page.locator(".person__name")).to_have_text(["Ann"])
+    expect(page.locator("#people-more")).to_have_text("and 1,233 more")
+
+
 def test_moderator_removes_by_id(visit: Visit, script: ScriptedServer, room: str) -> None:
     """A removal names the user's id. The reader's own names cannot be removed."""
     users = [*people("Ann", "Zoe"), {"user": user_of("Ann"), "username": "Anna"}]
