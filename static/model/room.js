@@ -90,7 +90,10 @@ export class Room {
     this.refusal = null;
     this.moderates = reply.rights?.includes("moderate") ?? false;
     // If the history is a new one, nothing of it has been read.
-    if (this.timeline.isJoined && this.timeline.position.epoch !== reply.epoch) this.#read = this.#line = null;
+    if (this.timeline.isReplacedBy(reply)) {
+      this.#read = this.#line = null;
+      this.#mark = `${reply.epoch} 0`;
+    }
     const isFirst = this.#read === null && !this.#mark;
     this.timeline.accept(reply);
     this.roster.accept(reply);
@@ -102,7 +105,7 @@ export class Room {
   read(offset) {
     if (!this.timeline.isJoined || offset <= (this.#read ?? -1)) return false;
     this.#read = Math.max(offset, this.#kept);
-    this.#storage.set(`read.${this.name}`, `${this.timeline.position.epoch} ${this.#read}`);
+    this.#mark = `${this.timeline.position.epoch} ${this.#read}`;
     return true;
   }
 
@@ -116,6 +119,10 @@ export class Room {
   // How far the reader has read according to this browser: epoch and offset.
   get #mark() {
     return this.#storage.get(`read.${this.name}`);
+  }
+
+  set #mark(mark) {
+    this.#storage.set(`read.${this.name}`, mark);
   }
 
   get #kept() {

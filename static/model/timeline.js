@@ -7,7 +7,9 @@
 //
 // Invariants: tail and excerpt have no gaps, and each holds at most ITEMS_LIMIT entries, except that nothing is removed
 // from what the reader is reading. A message is one entry even if it is in both ranges. The position (epoch, offset)
-// says that every publication up to the offset has been applied, so that a rejoin from there loses nothing.
+// says that every publication up to the offset has been applied, so that a rejoin from there loses nothing. It includes
+// the timestamp of the publication at the offset: if the server has another one there, its history is not the one that
+// this page has seen.
 
 import { amend, change, confirm } from "./entries.js";
 import { MessageRange } from "./message-range.js";
@@ -29,6 +31,7 @@ export class Timeline {
   #changes = [];
   #epoch = null;
   #offset = 0;
+  #timestamp = null;
   #following = true;
   #onConfirmed;
 
@@ -70,7 +73,8 @@ export class Timeline {
   }
 
   get position() {
-    return this.isJoined ? { epoch: this.#epoch, offset: this.#offset } : null;
+    if (!this.isJoined) return null;
+    return { epoch: this.#epoch, offset: this.#offset, timestamp: this.#timestamp ?? undefined };
   }
 
   get atStart() {
@@ -106,9 +110,17 @@ export class Timeline {
     return this.#tail.entries.findLast(({ own, deleted }) => own && !deleted);
   }
 
+  // Whether the reply to a join is about another history than the one that this page has seen.
+  isReplacedBy({ epoch, offset, messages }) {
+    if (!this.isJoined) return false;
+    const last = messages.find((message) => message.offset === this.#offset);
+    const isOther = last && this.#timestamp && last.timestamp !== this.#timestamp;
+    return epoch !== this.#epoch || offset < this.#offset || Boolean(isOther);
+  }
+
   // Takes the reply to a join: continues if the server recovered what was missed, and starts over otherwise. The outbox
   // stays in both cases.
-  accept({ user, epoch, offset, recovered, messages }) {
+  accept({ user, epoch, offset, timestamp, recovered, messages }) {
     this.#recognise(user);
     if (!recovered || epoch !== this.#epoch) this.#restart();
     for (const publication of messages) {
@@ -117,6 +129,7 @@ export class Timeline {
     this.#tail.atStart ||= this.#tail.first === undefined || this.#tail.first === 1;
     this.#epoch = epoch;
     this.#offset = offset;
+    this.#timestamp = timestamp;
   }
 
   // Takes a live publication. Returns "new", "seen" for one that was applied before, or "hole" if the publication
@@ -126,6 +139,7 @@ export class Timeline {
     if (publication.offset > this.#offset + 1) return "hole";
     this.#take(publication);
     this.#offset = publication.offset;
+    this.#timestamp = publication.timestamp;
     return "new";
   }
 

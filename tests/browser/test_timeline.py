@@ -38,9 +38,26 @@ def test_publication_is_applied_once(ask: Any) -> None:
 def test_hole_is_noticed_and_the_position_stays(ask: Any) -> None:
     """A publication whose predecessor is missing is not applied, and the position stays."""
     assert ask("""
-      timeline.accept(joined(1, [said(1, "a")]));
+      timeline.accept(joined(1, [said(1, "a")], { timestamp: "T1" }));
       return [timeline.apply(said(3, "c")), timeline.position, texts(timeline)];
-    """) == ["hole", {"epoch": "e1", "offset": 1}, ["a:confirmed"]]
+    """) == ["hole", {"epoch": "e1", "offset": 1, "timestamp": "T1"}, ["a:confirmed"]]
+
+
+def test_position_has_the_timestamp_of_its_publication(ask: Any) -> None:
+    """The position has the timestamp of the last publication: the one in the reply, then that of
+    each live publication of any kind, and none if the server does not know it."""
+    assert ask("""
+      const stamp = () => timeline.position.timestamp;
+      timeline.accept(joined(1, [said(1, "a")], { timestamp: "T1" }));
+      const stamps = [stamp()];
+      timeline.apply(said(2, "", { type: "react", target: 1, emoji: "👍", timestamp: "T2" }));
+      stamps.push(stamp());
+      timeline.apply(said(2, "again", { timestamp: "T3" }));
+      timeline.apply(said(4, "too early", { timestamp: "T4" }));
+      stamps.push(stamp());
+      timeline.accept(joined(0, [], { epoch: "e2", timestamp: null }));
+      return [...stamps, stamp() ?? "none"];
+    """) == ["T1", "T2", "T2", "none"]
 
 
 def test_other_kinds_of_publication_advance_the_position(ask: Any) -> None:
@@ -337,6 +354,38 @@ def test_mark_of_another_history_counts_nothing(ask: Any) -> None:
       storage.set("read.r", "e1 8");
       return [line, ...lost, room.recall(), room.read(1), storage.get("read.r")];
     """) == [2, None, [1, 2], False, True, "e2 1"]
+
+
+@pytest.mark.parametrize(
+    ("position", "messages"),
+    [
+        ("2", '[said(1, "x"), said(2, "y")]'),
+        ("4", '[said(1, "x"), said(2, "y"), said(3, "z", { timestamp: "T3" }), said(4, "w")]'),
+    ],
+)
+def test_history_that_went_back_is_unread(ask: Any, position: str, messages: str) -> None:
+    """If the server has gone back to an earlier copy of its history, and even if it has more
+    messages than before by now, all of them are unread."""
+    assert ask(f"""{ROOM}
+      room.accept(reply(0, []));
+      take(1, 2, 3);
+      room.read(3);
+      room.accept(reply({position}, {messages}, {{ recovered: false }}));
+      const stored = storage.get("read.r");
+      storage.set("read.r", "");
+      return [unread(), stored, room.line];
+    """) == [list(range(1, int(position) + 1)), "e1 0", None]
+
+
+def test_history_that_goes_on_stays_read(ask: Any) -> None:
+    """If too much was missed to recover it, what was read before stays read."""
+    assert ask(f"""{ROOM}
+      room.accept(reply(0, []));
+      take(1, 2, 3);
+      room.read(3);
+      room.accept(reply(4, [said(2, 2), said(3, 3), said(4, 4)], {{ recovered: false }}));
+      return unread();
+    """) == [4]
 
 
 def test_count_is_a_minimum_if_the_mark_is_further_back(ask: Any) -> None:

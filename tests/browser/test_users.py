@@ -257,6 +257,27 @@ def test_moderator_removes_by_id(visit: Visit, script: ScriptedServer, room: str
 # What the browser has stored
 
 
+def test_rejoin_sends_the_timestamp_of_the_position(
+    visit: Visit, script: ScriptedServer, room: str
+) -> None:
+    """The position in a join has the timestamp of the publication at its offset; it has none if
+    the server did not say which."""
+    page = visit("Ann", script=script)
+    script.close(4008)
+    wait_for_sent(page, lambda: len(script.sent("join")) == 2)
+    script.publish("one", offset=1, room=room)
+    expect(text_in(page, "one")).to_be_visible()
+    script.offset = 1
+    script.close(4008)
+    wait_for_sent(page, lambda: len(script.sent("join")) == 3)
+    first, *positions = [command.get("since") for command in script.sent("join")]
+    assert first is None
+    assert positions == [
+        {"epoch": "e1", "offset": 0},
+        {"epoch": "e1", "offset": 1, "timestamp": "2025-01-18T10:30:00.123Z"},
+    ]
+
+
 def test_outbox_of_an_earlier_page_is_sent(
     visit: Visit, script: ScriptedServer, context: Any, room: str
 ) -> None:
