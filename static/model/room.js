@@ -45,6 +45,11 @@ export class Room {
     return this.roster.isCrowd ? this.others : this.roster.names;
   }
 
+  // Whether the message with an offset is the reader's; undefined if it is not loaded.
+  owns(offset) {
+    return this.timeline.find(offset)?.own;
+  }
+
   // The names offered for a mention, most recent authors first.
   get others() {
     const authors = this.timeline.newest.filter(({ own }) => !own).reverse();

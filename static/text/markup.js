@@ -62,7 +62,8 @@ const NOBODY = { self: "", names: [] };
 const OUTSIDE = { target: "_blank", rel: "noopener noreferrer nofollow ugc" };
 
 // Returns the elements of a text. `context` has `self`, the reader's name, and `names`, which can be mentioned; `names`
-// is read only if the text needs it.
+// is read only if the text needs it. Its function `owns`, if it has one, says whether the message with an offset is the
+// reader's; undefined if it does not know. Where it does, a reply is to the author and not to the name.
 export function nodesOf(text, context) {
   const blocks = new Reader(context).read(text);
   // Only blocks get a direction of their own; styles/text.css handles what is inside them.
@@ -73,7 +74,7 @@ export function nodesOf(text, context) {
 // Whether a text mentions `self`. A mention in code or in a quote does not count, nor does a name that only begins like
 // that; but a reply to `self` does.
 export function mentions(text, context) {
-  if (!folded(text).includes(`@${folded(context.self)}`)) return false;
+  if (!folded(text).includes(`@${folded(context.self)}`) && !text.startsWith("> @")) return false;
   const root = make("div", {}, nodesOf(text, context));
   return root.querySelector(".mention--self:not(blockquote > :not(cite) *)") !== null;
 }
@@ -173,7 +174,7 @@ class Reader {
     const blocks = this.#blocks(lines.slice(name ? 1 : 0), depth + 1);
     // The author of the message that is answered, as a button that leads to it.
     const attributes = { type: "button", class: "reply", "data-reveal": offset, title: t("showAnswered") };
-    if (name) blocks.unshift(make("cite", {}, [make("button", attributes, [this.#mention(name, name)])]));
+    if (name) blocks.unshift(make("cite", {}, [make("button", attributes, [this.#mention(name, name, this.#owns(offset))])]));
     return blocks.length ? make("blockquote", {}, blocks) : make("p", {}, [">"]);
   }
 
@@ -231,8 +232,11 @@ class Reader {
     return null;
   }
 
-  #mention(name, shown) {
-    const isSelf = folded(name) === folded(this.#context.self);
+  #owns(offset) {
+    return this.#context.owns?.(Number(offset));
+  }
+
+  #mention(name, shown, isSelf = folded(name) === folded(this.#context.self)) {
     return make("bdi", { class: isSelf ? "mention mention--self" : "mention" }, [shown]);
   }
 }

@@ -137,6 +137,28 @@ def test_row_follows_the_name_of_the_publication(
     expect(rows(page, "continued")).to_have_text(["again"])
 
 
+def test_reply_is_to_the_author_and_not_to_the_name(
+    visit: Visit, script: ScriptedServer, room: str
+) -> None:
+    """A reply to the reader's message under an earlier name mentions the reader, and a reply to a
+    namesake's message does not. If the message is not loaded, the name decides."""
+    enter(
+        script,
+        room,
+        publication("mine", offset=11, room=room, username="Anna", user=user_of("Ann")),
+        publication("theirs", offset=12, room=room, username="Ann", user=NAMESAKE),
+        publication("> @Anna #11\n> mine\n\nto you", offset=13, room=room),
+        publication("> @Ann #12\n> theirs\n\nto them", offset=14, room=room),
+        publication("> @Ann #1\n> old\n\nto a name", offset=15, room=room),
+        offset=15,
+    )
+    page = visit("Ann", script=script)
+    expect(page.locator(".message")).to_have_count(5)
+    assert page.locator(".message--mentioned").evaluate_all(
+        "rows => rows.map((row) => row.dataset.offset)"
+    ) == ["13", "15"]
+
+
 # Reactions
 
 
