@@ -182,6 +182,7 @@ class App {
     if (room === this.#chat.room) {
       this.#log.show(room);
       this.#actions.refresh();
+      this.#composer.enable(room.writes);
     }
     this.#updateUnread();
   }

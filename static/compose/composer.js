@@ -50,12 +50,18 @@ export class Composer {
 
   // The name of the room to write to; null if there is none.
   set room(room) {
-    this.#form.hidden = this.#hint.hidden = room === null;
     this.#field.placeholder = t("messageTo", { room });
     if (room === this.#room) return;
     this.#room = room;
+    this.enable(true);
     this.#edit(null);
     this.#write(this.#draft);
+  }
+
+  // Whether the reader can write to the room. If they cannot, a sentence takes the place of the field. Drafts stay.
+  enable(mayWrite) {
+    this.#form.hidden = this.#hint.hidden = this.#room === null || !mayWrite;
+    byId("read-only").hidden = this.#room === null || mayWrite;
   }
 
   get isEmpty() {

@@ -72,6 +72,7 @@ export const words = {
     many: "أطول من المسموح بـ {count} حرفًا: سعة الرسالة {limit} حرف",
     other: "أطول من المسموح بـ {count} حرف: سعة الرسالة {limit} حرف",
   },
+  readOnly: "القراءة متاحة في هذه الغرفة دون الكتابة.",
   typing: { other: "تجري الكتابة: {names}…" },
   others: "آخرون",
   suggestions: "اقتراحات",

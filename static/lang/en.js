@@ -56,6 +56,7 @@ export const words = {
     one: "{count} character too long: the limit is {limit}",
     other: "{count} characters too long: the limit is {limit}",
   },
+  readOnly: "You can read this room, but not write in it.",
   typing: { one: "{names} is typing…", other: "{names} are typing…" },
   others: "others",
   suggestions: "Suggestions",

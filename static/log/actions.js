@@ -84,21 +84,22 @@ export class Actions {
     this.#row = row;
     this.#missingPx = 0;
     this.#ask(false);
-    this.#rove(this.#bar.firstElementChild);
     if (!row) return this.#bar.remove();
     this.#fill();
+    this.#rove(this.#bar.querySelector("button:not([hidden])"));
     return this.#scrollToFit();
   }
 
   #fill() {
     const entry = this.#entry;
     if (!entry || entry.deleted || !this.#row.isConnected) return this.#attach(null);
-    const { moderates, roster } = this.#on.room();
-    const mayNot = { edit: !entry.own, ask: !entry.own && !moderates };
+    const { writes, moderates, roster } = this.#on.room();
+    const changes = writes && entry.own;
+    const may = { link: true, edit: changes, ask: changes || moderates };
     for (const button of this.#bar.querySelectorAll(".action")) {
       const { emoji, do: action } = button.dataset;
+      button.hidden = !(may[action] ?? writes);
       if (emoji) button.ariaPressed = hasReacted(entry, emoji, roster.user);
-      else button.hidden = mayNot[action];
     }
     const content = this.#row.querySelector(".message__content");
     // On a touch screen, the time of a message that continues a group is shown only here.

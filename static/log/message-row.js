@@ -9,7 +9,7 @@ import { dayOf, fillTime, wholeTime } from "../text/times.js";
 export class MessageRow {
   #entry;
   #revision = -1;
-  // What the row depends on besides its entry: the reader's name and id.
+  // What the row depends on besides its entry: the reader's name and id, and whether they can write.
   #reader = [];
   #reactions;
 
@@ -30,8 +30,8 @@ export class MessageRow {
   }
 
   update(room) {
-    const { roster } = room;
-    const reader = [roster.self, roster.user];
+    const { roster, writes } = room;
+    const reader = [roster.self, roster.user, writes];
     const isSame = reader.every((value, index) => value === this.#reader[index]);
     if (this.#revision === this.#entry.revision && isSame) return;
     this.#revision = this.#entry.revision;
@@ -40,7 +40,7 @@ export class MessageRow {
     this.#fillText(room);
     this.#fillState();
     this.#fillTime();
-    this.#reactions.show(this.#entry, roster.user);
+    this.#reactions.show(this.#entry, roster.user, writes);
   }
 
   // Shows what depends on the neighbours: whether the message continues a group, is the first of a day, or is the first

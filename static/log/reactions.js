@@ -16,15 +16,17 @@ export class Reactions {
     this.#element = element;
   }
 
-  // Shows the reactions to a message. `user` is the reader's id.
-  show(entry, user) {
+  // Shows the reactions to a message. `user` is the reader's id; `mayReact` says whether they can react.
+  show(entry, user, mayReact) {
     const { reactions = new Map() } = entry;
     for (const emoji of this.#chips.keys()) if (!reactions.has(emoji)) this.#remove(emoji);
     for (const [emoji, people] of reactions) {
       const chip = this.#chipOf(emoji);
       this.#fill(chip, emoji, people);
       chip.firstElementChild.ariaPressed = hasReacted(entry, emoji, user);
+      chip.firstElementChild.disabled = !mayReact;
     }
+    this.#element.lastElementChild.hidden = !mayReact;
     this.#element.hidden = reactions.size === 0;
   }
 

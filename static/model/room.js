@@ -18,6 +18,8 @@ export class Room {
   isKept;
   // The server's `error` if it refused the join; null otherwise.
   refusal = null;
+  // Whether the reader can write here, and whether they are a moderator. Until the server says so, they can write.
+  writes = true;
   moderates = false;
 
   // `confirmed` is called with the id of each message that leaves the timeline's outbox.
@@ -93,7 +95,9 @@ export class Room {
   accept(reply) {
     this.joined = true;
     this.refusal = null;
-    this.moderates = reply.rights?.includes("moderate") ?? false;
+    const { rights = ["read", "write"] } = reply;
+    this.writes = rights.includes("write");
+    this.moderates = rights.includes("moderate");
     // If the history is a new one, nothing of it has been read.
     if (this.timeline.isReplacedBy(reply)) {
       this.#read = this.#line = null;

@@ -276,6 +276,71 @@ def test_moderator_removes_by_id(visit: Visit, script: ScriptedServer, room: str
     assert "username" not in command
 
 
+# Rights
+
+
+def test_reader_without_the_right_to_write_is_offered_nothing_that_fails(
+    visit: Visit, script: ScriptedServer, room: str
+) -> None:
+    """Without the right to write, a sentence takes the place of the composer, and a message has
+    neither reply nor reactions to choose. The draft is there again when the right is."""
+    reactions = {"🎉": people("Zoe")}
+    enter(script, room, publication("plain", offset=1, room=room, reactions=reactions))
+    script.files = {"max_bytes": 1_000}
+    page = visit("Ann", script=script)
+    page.fill("#composer", "half a thou")
+    expect(page.locator("#read-only")).to_be_hidden()
+    script.rooms[room]["rights"] = ["read"]
+    script.close(4008)
+    expect(page.locator("#read-only")).to_have_text("You can read this room, but not write in it.")
+    expect(page.locator("#composer-form")).to_be_hidden()
+    expect(page.locator("#composer-hint")).to_be_hidden()
+    expect(page.locator(".reaction")).to_be_disabled()
+    expect(page.locator(".react-more")).to_be_hidden()
+    page.hover(".message")
+    expect(page.locator(".action:visible")).to_have_count(1)
+    expect(page.locator(".action:visible")).to_have_attribute("data-do", "link")
+    page.locator("#log").focus()
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Tab")
+    expect(page.locator(".action[data-do=link]")).to_be_focused()
+    script.rooms[room]["rights"] = ["read", "write"]
+    script.close(4008)
+    expect(page.locator("#composer")).to_have_value("half a thou")
+    expect(page.locator("#read-only")).to_be_hidden()
+    expect(page.locator(".reaction")).to_be_enabled()
+
+
+def test_right_to_write_is_each_room_s_own(visit: Visit, script: ScriptedServer) -> None:
+    """The composer is there in a room that the reader can write to, and not in another one."""
+    script.rooms["a"] = {"rights": ["read"]}
+    page = visit("Ann", at="a", script=script)
+    expect(page.locator("#read-only")).to_be_visible()
+    page.evaluate("() => { location.hash = 'b' }")
+    expect(page.locator("#composer")).to_be_visible()
+    expect(page.locator("#read-only")).to_be_hidden()
+    page.go_back()
+    expect(page.locator("#read-only")).to_be_visible()
+    expect(page.locator("#composer")).to_be_hidden()
+
+
+def test_moderator_without_the_right_to_write_can_delete(
+    visit: Visit, script: ScriptedServer, room: str
+) -> None:
+    """The right to moderate is enough to delete a message."""
+    enter(
+        script,
+        room,
+        publication("plain", offset=1, room=room),
+        rights=["moderate", "read"],
+    )
+    page = visit("Ann", script=script)
+    page.hover(".message")
+    page.get_by_label("Delete", exact=True).click()
+    page.get_by_role("button", name="Delete").last.click()
+    wait_for_sent(page, lambda: script.sent("delete"))
+
+
 # What the browser has stored
 
 
