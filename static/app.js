@@ -63,6 +63,7 @@ class App {
     link: ({ offset }) => this.#copy(addressOf(this.#chat.room.name, offset), t("copiedMessage")),
     edit: (entry) => this.#composer.edit(entry),
     remove: ({ offset }) => this.#change({ type: "delete", offset }),
+    expel: (entry) => this.#people.ask(entry),
   });
   #composer = new Composer(this.#storage, {
     send: (text) => this.#send(text),

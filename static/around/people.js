@@ -22,12 +22,13 @@ export class People {
   constructor(remove) {
     byId("people").addEventListener("click", ({ target }) => {
       const { remove: username, user } = target.closest("[data-remove]")?.dataset ?? {};
-      if (user) this.#ask({ user, username });
+      if (user) this.ask({ user, username });
     });
     this.#question.addEventListener("close", () => {
       const { returnValue, dataset } = this.#question;
       if (returnValue) remove(dataset.user, REMOVAL_MINUTES * 60);
-      this.#focus(dataset.name);
+      // The button that had the focus may have been replaced since.
+      if (document.activeElement === document.body) this.#focus(dataset.name);
     });
     this.#field.addEventListener("input", () => this.#fill());
   }
@@ -42,6 +43,16 @@ export class People {
 
   close() {
     this.#drawer.close();
+  }
+
+  // Asks the moderator whether to remove a person from the room. Resolves when that is answered.
+  ask({ user, username }) {
+    this.#question.returnValue = "";
+    Object.assign(this.#question.dataset, { name: username, user });
+    byId("remove-title").replaceChildren(...partsOf("removeTitle", { name: named(username) }));
+    byId("remove-hint").textContent = t("removeHint", { count: REMOVAL_MINUTES });
+    this.#question.showModal();
+    return new Promise((resolve) => this.#question.addEventListener("close", resolve, { once: true }));
   }
 
   #fill() {
@@ -62,14 +73,6 @@ export class People {
 
   #focus(name) {
     byId("people").querySelector(`[data-remove="${CSS.escape(name)}"]`)?.focus();
-  }
-
-  #ask({ user, username }) {
-    this.#question.returnValue = "";
-    Object.assign(this.#question.dataset, { name: username, user });
-    byId("remove-title").replaceChildren(...partsOf("removeTitle", { name: named(username) }));
-    byId("remove-hint").textContent = t("removeHint", { count: REMOVAL_MINUTES });
-    this.#question.showModal();
   }
 }
 

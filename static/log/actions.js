@@ -12,13 +12,13 @@ const OVERLAP_PX = 6;
 // with the focus.
 //
 // States: the bar is not shown (`#row` is null), or at a row. At a row it shows its buttons, asks whether to delete the
-// message (`#isAsking`), or waits for the emoji picker (`#picking`), which keeps it from moving.
+// message (`#isAsking`), or is held in its place by a dialog (`#isHeld`): the emoji picker, or the question whether to
+// remove the author.
 export class Actions {
   #log = byId("log");
   #bar = cloneOf("actions-template");
   #row = null;
-  // Whether the emoji picker is open. While it is, the bar does not move.
-  #picking = false;
+  #isHeld = false;
   // The last position of the mouse on the screen.
   #pointer = "";
   // How far the log has to scroll down, or up if negative, before the bar fits above or below its message.
@@ -26,7 +26,8 @@ export class Actions {
   #on;
 
   // `on` has a function each for: find (the entry with an offset), room (the room that is shown), pick (resolves with
-  // an emoji or null), react, reply, link, edit, remove.
+  // an emoji or null), react, reply, link, edit, remove, expel (resolves when the moderator has said whether to remove
+  // the author from the room).
   constructor(on) {
     this.#on = on;
     const names = t("quick").split(",");
@@ -75,7 +76,7 @@ export class Actions {
 
   #goTo(target) {
     const row = target.closest(".message[data-offset]");
-    if (row !== this.#row && !this.#picking) this.#attach(row);
+    if (row !== this.#row && !this.#isHeld) this.#attach(row);
   }
 
   #attach(row) {
@@ -95,12 +96,14 @@ export class Actions {
     if (!entry || entry.deleted || !this.#row.isConnected) return this.#attach(null);
     const { writes, moderates, roster } = this.#on.room();
     const changes = writes && entry.own;
-    const may = { link: true, edit: changes, ask: changes || moderates };
+    const may = { link: true, edit: changes, ask: changes || moderates, expel: moderates && !entry.own };
     for (const button of this.#bar.querySelectorAll(".action")) {
       const { emoji, do: action } = button.dataset;
       button.hidden = !(may[action] ?? writes);
       if (emoji) button.ariaPressed = hasReacted(entry, emoji, roster.user);
     }
+    const expel = this.#bar.querySelector("[data-do=expel]");
+    expel.ariaLabel = expel.title = t("removePerson", { name: entry.username });
     const content = this.#row.querySelector(".message__content");
     // On a touch screen, the time of a message that continues a group is shown only here.
     this.#bar.dataset.time = content.querySelector("time").textContent;
@@ -188,18 +191,25 @@ export class Actions {
     const { emoji, do: action } = button.dataset;
     if (emoji) return this.#on.react(entry, emoji);
     if (action === "pick") return this.#pick(button, entry);
+    if (action === "expel") return this.#hold(this.#on.expel(entry));
     this.#ask(action === "ask");
     return this.#on[action]?.(entry);
   }
 
   async #pick(button, entry) {
     this.#goTo(button);
-    this.#picking = true;
-    const emoji = await this.#on.pick(button);
-    this.#picking = false;
+    const emoji = await this.#hold(this.#on.pick(button));
     if (emoji) this.#on.react(entry, emoji);
+  }
+
+  // Keeps the bar in its place until a dialog has been answered, and resolves with the answer.
+  async #hold(answered) {
+    this.#isHeld = true;
+    const answer = await answered;
+    this.#isHeld = false;
     // The pointer and the focus may be somewhere else by now.
     if (!this.#row?.matches(":hover, :focus-within")) this.#attach(null);
+    return answer;
   }
 
   // Shows the question whether to delete the message in place of the buttons, or shows the buttons again.

@@ -276,6 +276,45 @@ def test_moderator_removes_by_id(visit: Visit, script: ScriptedServer, room: str
     assert "username" not in command
 
 
+def test_moderator_removes_the_author_of_a_message(
+    visit: Visit, script: ScriptedServer, room: str
+) -> None:
+    """A moderator removes an author by a button at the message, also in a crowd. The button is not
+    at the moderator's own messages."""
+    enter(
+        script,
+        room,
+        publication("spam", offset=1, room=room, username="Bob"),
+        publication("mine", offset=2, room=room, username="Ann"),
+        users=None,
+        online=250,
+        rights=["moderate", "read", "write"],
+    )
+    page = visit("Ann", script=script)
+    button = page.locator(".action[data-do=expel]")
+    page.hover(".message[data-offset='2']")
+    expect(page.locator(".action[data-do=edit]")).to_be_visible()
+    expect(button).to_be_hidden()
+    page.hover(".message[data-offset='1']")
+    expect(button).to_have_accessible_name("Remove Bob")
+    button.click()
+    expect(page.get_by_role("dialog")).to_contain_text("Remove Bob from the room?")
+    page.keyboard.press("Escape")
+    expect(button).to_be_focused()
+    assert script.sent("remove") == []
+    button.click()
+    page.get_by_role("button", name="Remove", exact=True).click()
+    wait_for_sent(page, lambda: script.sent("remove"))
+    (command,) = script.sent("remove")
+    assert (command["user"], command["room"]) == (user_of("Bob"), room)
+    script.rooms[room]["rights"] = ["read", "write"]
+    script.close(4008)
+    wait_for_sent(page, lambda: len(script.sent("join")) == 2)
+    page.hover(".message[data-offset='2']")
+    page.hover(".message[data-offset='1']")
+    expect(button).to_be_hidden()
+
+
 # Rights
 
 
