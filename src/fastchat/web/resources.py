@@ -17,7 +17,8 @@ class Resource(Route):
 
     Other routes do not get a request for one of them, whatever its method is: `OPTIONS` gets 204
     and the methods in `Allow`, and a method that is not among `methods` gets 405 and the same.
-    With GET, HEAD is among them. An `endpoint` with OPTIONS among its methods answers it itself.
+    With GET, HEAD is among them; without it, both are for other routes, because there is nothing to
+    get at this path. An `endpoint` with OPTIONS among its methods answers it itself.
     """
 
     def __init__(
@@ -37,7 +38,9 @@ class Resource(Route):
         match, child_scope = super().matches(scope)
         if self._exists is not None and not self._exists(scope["path"]):
             return Match.NONE, {}
-        return (Match.FULL if match is Match.PARTIAL else match), child_scope
+        if match is Match.PARTIAL:
+            match = Match.NONE if scope["method"] in ("GET", "HEAD") else Match.FULL
+        return match, child_scope
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] in (self.methods or ()):
