@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,10 @@ from support.raw_websocket import HOST, Client, connected, request, wired
 from support.server import TIMEOUT_UNIT_S, Server, running_server, wait_until
 
 SECRET = "an-Elephant-never-forgets-32-bytes"
+
+
+def new_removals(clock: Callable[[], float], file: Path | None = None) -> Removals:
+    return Removals(clock, file, user_of=lambda credential: f"user of {credential}")
 
 
 def token(sub: str, name: str, rights: str = "read write", room: str = "*") -> str:
@@ -305,7 +309,7 @@ def test_removal_reaches_all_workers_and_a_restart(key: str, tmp_path: Path) -> 
         mod.close()
         carol.close()
         assert server.stop() == 0
-    assert "'Mod' removed 'Bob' from far for 600 s" in server.errors
+    assert "'Mod' removed 'Bob' (u_u-2) from far for 600 s" in server.errors
     with running_server(*arguments[:-2], "--workers", "1") as server:
         with connected(server.port) as bob:
             bob.send({"type": "join", "room": "far", "token": BOB})
@@ -409,7 +413,7 @@ def test_removal_is_carried_out_by_the_next_relay() -> None:
     """If a worker registers a removed user with a new relay, the relay makes the user leave."""
 
     async def body() -> None:
-        removals = Removals(lambda: 1_000.0)
+        removals = new_removals(lambda: 1_000.0)
         removals.add("a", "user Bob", 60)
         history = MemoryHistory(max_messages=10, new_epoch=lambda: "epoch")
         rooms = new_rooms(history, removals)
@@ -445,7 +449,7 @@ def test_messages_before_a_removal_are_delivered_first() -> None:
         broker.open(delivery=receiver, receiver=receiver)
         await broker.join(Entrance("a", *Member("Bob", "x"), None, 0), lambda entry: None)
         broker.publish(draft("hello"), receiver.answer)
-        assert await rooms.remove(Removal("a", None, "Bob", 1, "Mod")) == member("Bob")
+        assert await rooms.remove(Removal("a", None, "Bob", 1, "Mod")) == Member("Bob", "x")
         assert told == ["message", ("a", "x", 1)]
 
     run_in_loop(body())
@@ -457,13 +461,13 @@ def test_messages_before_a_removal_are_delivered_first() -> None:
 def test_removals_are_stored_in_a_private_file(tmp_path: Path) -> None:
     """Removals are stored until they end, in a file that only the server's user can read."""
     file, now = tmp_path / "removals.json", [1_000.0]
-    removals = Removals(lambda: now[0], file)
+    removals = new_removals(lambda: now[0], file)
     assert not file.exists()
     removals.add("a", "sub:1", 60)
     removals.add("b", "sub:1", 5)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     now[0] += 10
-    again = Removals(lambda: now[0], file)
+    again = new_removals(lambda: now[0], file)
     assert again.remaining_s("a", "sub:1") == 50
     assert again.remaining_s("b", "sub:1") == 0
     assert again.remaining_s("a", "sub:2") == 0
@@ -480,7 +484,7 @@ def test_server_starts_with_a_broken_file_of_removals(
     """A broken file of removals is logged, and the server starts without it."""
     file = tmp_path / "removals.json"
     file.write_text(content, "ascii")
-    assert len(Removals(time.time, file)) == 0
+    assert len(new_removals(time.time, file)) == 0
     assert "cannot be read" in caplog.text
 
 
@@ -488,15 +492,36 @@ def test_removal_that_cannot_be_written_holds_in_memory(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A removal that cannot be written holds until the process ends, and is logged."""
-    removals = Removals(lambda: 1.0, tmp_path / "no" / "removals.json")
+    removals = new_removals(lambda: 1.0, tmp_path / "no" / "removals.json")
     removals.add("a", "sub:1", 60)
     assert removals.remaining_s("a", "sub:1") == 60
     assert "cannot be written" in caplog.text
 
 
+def test_authors_of_the_first_version_become_users(tmp_path: Path) -> None:
+    """A removal that an earlier version has written stays in force."""
+    file = tmp_path / "removals.json"
+    file.write_text('[["a", "sub:1", 100.0]]', "ascii")
+    removals = new_removals(lambda: 40.0, file)
+    assert removals.remaining_s("a", "user of sub:1") == 60
+    removals.add("b", "u_2", 5)
+    again = new_removals(lambda: 40.0, file)
+    assert [again.remaining_s(*each) for each in (("a", "user of sub:1"), ("b", "u_2"))] == [60, 5]
+
+
+def test_file_of_a_newer_version_is_not_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says why its removals are lost."""
+    file = tmp_path / "removals.json"
+    file.write_text('{"version": 3, "removals": [["a", "u_1", 100.0]]}', "ascii")
+    assert len(new_removals(lambda: 40.0, file)) == 0
+    assert "newer" in caplog.text
+
+
 def test_removals_are_bounded() -> None:
     """Beyond the limit, the removals that end soonest are forgotten."""
-    removals = Removals(lambda: 0.0)
+    removals = new_removals(lambda: 0.0)
     removals._until_s = {("a", str(number)): 10.0 + number for number in range(MAX_REMOVALS)}
     removals.add("a", "new", 100)
     assert len(removals) == MAX_REMOVALS

@@ -800,17 +800,17 @@ def test_file_without_a_token_is_an_invalid_setting(tmp_path: Path, content: byt
     assert err.count("\n") == 1
 
 
-def test_taken_name_of_a_token_ends_tail(server_with_tokens: Server, key: Path) -> None:
-    """A token's name cannot be changed, so tail does not try again."""
+def test_taken_name_of_a_token_gets_a_number(server_with_tokens: Server, key: Path) -> None:
+    """Another user with a token of the same name is in the room under a name with a number."""
     rooms = ["--room", "taken"]
     with tailing(server_with_tokens.url, *rooms, token=token_of(key, "Alice")) as alice:
         alice.type("here\n")
         alice.await_line("Alice: here")
         other = make_token(key, subject="u-other", name="Alice", duration_s=600)
-        with tailing(server_with_tokens.url, *rooms, stdin=subprocess.DEVNULL, token=other) as tail:
-            status, out, err = tail.end()
-    assert (status, out) == (1, "")
-    assert err == f"fastchat: {NAME_TAKEN}\n"
+        with tailing(server_with_tokens.url, *rooms, token=other) as tail:
+            tail.await_line("Alice: here")
+            tail.type("me too\n")
+            alice.await_line("Alice (2): me too")
 
 
 @pytest.mark.parametrize(("code", "retries"), [("rate_limited", True), ("forbidden", False)])

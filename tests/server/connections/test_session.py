@@ -843,6 +843,7 @@ def test_publication_has_the_documented_form(server: Server, room: str) -> None:
         alice.send({"text": sent, "id": "i"})
         message = bob.receive_type("message")
         assert message.pop("timestamp").endswith("Z")
+        assert message.pop("user").startswith("g_")
         assert message == {
             "type": "message",
             "room": room,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import subprocess
@@ -41,9 +42,14 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(asyncio.wait_for(test(), TIMEOUT_S))
 
 
+#: Makes names different, because the name of a test that has just ended is kept for its user.
+NUMBERS = itertools.count()
+
+
 def connect(server: Server, username: str, room: str) -> Any:
+    name = f"{username}-{next(NUMBERS)}"
     return websockets.connect(
-        f"ws://127.0.0.1:{server.port}/ws?username={username}&room={room}", max_size=None
+        f"ws://127.0.0.1:{server.port}/ws?username={name}&room={room}", max_size=None
     )
 
 
