@@ -24,6 +24,8 @@ from fastchat.protocol import (
 #: The time of every draft: in seconds since 1970, and as a timestamp.
 NOW_S = 1737196200.123
 TIMESTAMP = "2025-01-18T10:30:00.123Z"
+#: The generation of a history in memory.
+GENERATION = b"generation"
 #: The time of every change.
 LATER = "2025-01-18T10:31:00.456Z"
 
@@ -364,32 +366,15 @@ class HistoryContract:
             history.prune()
         assert history.since("a", history.position("a")._replace(offset=0), 300) == everything
 
-    def test_forgotten_room_starts_with_a_new_epoch(self, history: History) -> None:
-        """A room without publications gets another epoch after `forget`; other rooms stay."""
-        history.append([draft(room="b")])
-        epoch = history.position("a").epoch
-        history.forget("a")
-        assert history.before("a", None, 9) == Page([], False)
-        assert history.position("a").epoch != epoch
-        assert history.position("a").offset == 0
-        assert history.since("a", Position(epoch, 0), 9) is None
-        assert history.position("b").offset == 1
-
-    def test_room_without_publications_can_adopt_an_epoch(self, history: History) -> None:
-        """A room takes the given epoch until something is published in it."""
-        history.adopt("a", "theirs")
-        assert history.position("a") == Position("theirs", 0)
-        history.append([draft()])
-        assert history.position("a") == Position("theirs", 1)
-        history.adopt("a", "another")
-        assert history.position("a") == Position("theirs", 1)
-
-    def test_forgetting_an_unknown_room_is_no_error(self, history: History) -> None:
-        """`forget` can be called twice, and for a room that does not exist."""
-        history.forget("nowhere")
-        history.position("a")
-        history.forget("a")
-        history.forget("a")
+    def test_room_without_publications_keeps_its_epoch(self, history: History) -> None:
+        """The epoch of a new room is that of its first publication, and no other room has it."""
+        silent = history.position("a")
+        add(history, "elsewhere", room="b")
+        assert history.position("a") == silent
+        assert history.since("a", silent, 9) == []
+        add(history, "first")
+        assert history.position("a").epoch == silent.epoch
+        assert texts(history.since("a", silent, 9)) == ["first"]
 
     def test_reading_a_room_publishes_nothing(self, history: History) -> None:
         """Reads and refused changes leave a room empty."""

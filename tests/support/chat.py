@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from contracts.broker import Faulty
+from contracts.history import GENERATION
 from fastchat.brokers.memory import MemoryBroker
 from fastchat.chat import Chat, Client
 from fastchat.errors import CloseReason, CommandError
@@ -123,9 +124,8 @@ class Talk:
 
     def __init__(self, *, max_messages: int = 1000, files: FilesInMemory | None = None) -> None:
         secrets = (f"secret-of-16-bytes-{number}" for number in itertools.count())
-        epochs = (f"epoch-{number}" for number in itertools.count())
         self.history = MemoryHistory(
-            max_messages=max_messages, new_epoch=lambda: next(epochs), user_key=USER_KEY
+            max_messages=max_messages, new_generation=lambda: GENERATION, user_key=USER_KEY
         )
         self.faulty = Faulty(self.history)
         self.metrics = Metrics()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from fastchat.brokers.relay.client import RelayBroker
 from fastchat.brokers.relay.pages import RelayPages
 from fastchat.brokers.relay.server import GATHERING_S, MAX_BACKLOG_BYTES, Relay
 from fastchat.history import History, Outcome
+from fastchat.history.epochs import new_generation
 from fastchat.history.memory import MemoryHistory
 from fastchat.metrics import Metrics
 from fastchat.protocol import Draft
@@ -26,8 +26,7 @@ from fastchat.rooms.members import GRACE_TICKS
 
 
 def new_history() -> MemoryHistory:
-    numbers = itertools.count(1)
-    return MemoryHistory(max_messages=100_000, new_epoch=lambda: f"epoch-{next(numbers)}")
+    return MemoryHistory(max_messages=100_000, new_generation=new_generation)
 
 
 class HistoryOfOneRelay(Faulty):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,12 +23,10 @@ class Clock:
 
 
 def new_history(directory: Path, **options: Any) -> SqliteHistory:
-    numbers = itertools.count(1)
     defaults: dict[str, Any] = {
         "max_messages": 1000,
         "max_age_s": 0.0,
         "sync_commits": False,
-        "new_epoch": lambda: f"epoch-{next(numbers)}-{random.random()}",
         "clock": Clock(),
     }
     return SqliteHistory(directory, **defaults | options)

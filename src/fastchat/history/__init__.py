@@ -42,9 +42,9 @@ class Page(NamedTuple):
 class History(Protocol):
     """The contract of every history. `tests/contracts/history.py` tests it.
 
-    * A room starts with the first `position` or `append` that names it, at offset 0 and with
-      a new epoch. Its publications are numbered 1, 2, 3 … without a gap. An offset is never
-      used twice in one epoch. If a room's history is lost, the room gets another epoch.
+    * A room starts at offset 0, with an epoch that does not change while nothing is published.
+      Its publications are numbered 1, 2, 3 … without a gap. An offset is never used twice in
+      one epoch. If a room's history is lost, the room gets another epoch.
     * `append` numbers and stores all of its drafts or none of them, before it returns. Every
       later read sees them.
     * Reads return messages in their present state (`fastchat.history.changes`). After a
@@ -110,17 +110,6 @@ class History(Protocol):
         The owner calls it about once a second. It never raises: if the disk fails, a later
         call drops the publications.
         """
-        ...
-
-    def adopt(self, room: str, epoch: str) -> None:
-        """Give a room without publications the epoch that its members already know.
-
-        A room with publications keeps its epoch.
-        """
-        ...
-
-    def forget(self, room: str) -> None:
-        """Forget a room without publications; if it starts again, its epoch is a new one."""
         ...
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from fastchat.errors import CommandError
 from fastchat.history import Duplicate, Outcome, Page
 from fastchat.history.changes import amend, put
+from fastchat.history.epochs import epoch_of
 from fastchat.history.search import matcher
 from fastchat.history.users import new_user_key
 from fastchat.protocol import Draft, Message, MessageDraft, Position, Publication
@@ -71,15 +72,17 @@ class MemoryHistory:
       silence loses its oldest publications. A room without any left is forgotten.
     * An `id` is remembered as long as its message is stored.
 
-    `new_epoch` returns a string that no room has had as its epoch. `user_key` is the secret that
-    makes public ids of users; None for a new one.
+    `new_generation` returns a generation that no history has had (`fastchat.history.epochs`). It
+    is called at the start, and each time that a room is forgotten: the room would begin again at
+    offset 1, so it must not get the same epoch. `user_key` is the secret that makes public ids of
+    users; None for a new one.
     """
 
     def __init__(
         self,
         *,
         max_messages: int,
-        new_epoch: Callable[[], str],
+        new_generation: Callable[[], bytes],
         user_key: bytes | None = None,
         max_bytes: int = 256 * 1024 * 1024,
     ) -> None:
@@ -88,7 +91,8 @@ class MemoryHistory:
         # Rooms are trimmed in steps, because deleting from the head of a list takes O(n).
         self._slack = max_messages // 8
         self._max_bytes = max_bytes
-        self._new_epoch = new_epoch
+        self._new_generation = new_generation
+        self._generation = new_generation()
         self._bytes = 0
         self._logs: OrderedDict[str, _Log] = OrderedDict()  # longest silence first
 
@@ -98,7 +102,7 @@ class MemoryHistory:
     def _append(self, draft: Draft) -> Outcome:
         room = draft.room
         log = self._log(room)
-        offset = log.first + len(log.publications)
+        offset = log.next
         if isinstance(draft, MessageDraft):
             if (id := draft.id) is not None:
                 known = log.by_id.setdefault((draft.user, id), offset)
@@ -112,6 +116,7 @@ class MemoryHistory:
         publication = draft.numbered(offset)
         log.publications.append(publication)
         self._bytes += _cost(publication)
+        self._logs[room] = log
         self._logs.move_to_end(room)
         if len(log.publications) > self._max_messages + self._slack:
             self._bytes -= log.drop(len(log.publications) - self._max_messages)
@@ -168,21 +173,9 @@ class MemoryHistory:
     def close(self) -> None:
         """Do nothing: this history has no files."""
 
-    def adopt(self, room: str, epoch: str) -> None:
-        log = self._log(room)
-        if log.next == 1:
-            log.epoch = epoch
-
-    def forget(self, room: str) -> None:
-        log = self._logs.pop(room, None)
-        if log is not None:
-            self._bytes -= log.drop(len(log.publications))
-
     def _log(self, room: str) -> _Log:
-        log = self._logs.get(room)
-        if log is None:
-            log = self._logs[room] = _Log(self._new_epoch())
-        return log
+        """The log of a room; if nothing was published in the room, an empty one."""
+        return self._logs.get(room) or _Log(epoch_of(self._generation, room))
 
     def _trim(self) -> None:
         while self._bytes > self._max_bytes and self._logs:
@@ -190,6 +183,7 @@ class MemoryHistory:
             self._bytes -= log.drop(max(len(log.publications) // 8, 1))
             if not log.publications:
                 del self._logs[room]  # `_bytes` does not count empty logs, so they must go
+                self._generation = self._new_generation()
 
 
 def _page(publications: Iterable[Publication], limit: int, *, newest_first: bool) -> Page:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import secrets
 
 import apsw
 
 from fastchat.database import Schema, select
 from fastchat.history.authors import name_users
+from fastchat.history.epochs import new_generation
 from fastchat.history.users import UserIds, new_user_key, user_key_of
 
 __all__ = ["HISTORY"]
@@ -57,7 +57,6 @@ CREATE TABLE facts (
     value BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
 """
-_GENERATION_BYTES = 16
 
 
 def _add_facts(connection: apsw.Connection) -> None:
@@ -71,7 +70,7 @@ def _add_facts(connection: apsw.Connection) -> None:
         "INSERT INTO facts (name, value) VALUES (?, ?)",
         (
             ("user_key", new_user_key()),
-            ("generation", secrets.token_bytes(_GENERATION_BYTES)),
+            ("generation", new_generation()),
         ),
     )
 

@@ -36,6 +36,7 @@ from typing import Any
 
 import apsw
 
+from fastchat.database import select
 from fastchat.errors import CommandError, HistoryError, SettingError
 from fastchat.history import Duplicate, Outcome, Page
 from fastchat.history.changes import amend, put
@@ -89,7 +90,6 @@ class SqliteHistory:
       few more.
     * `max_age_s`: publications older than this are dropped; 0 means that age does not matter.
     * `sync_commits`: whether each commit waits until the disk has it.
-    * `new_epoch`: returns a string that no room has had as its epoch.
     * `clock`: returns seconds since 1970.
     * `max_known_rooms`: how many rooms can have their position in memory.
     * `max_warm_rooms`: how many rooms can have their newest publications in memory.
@@ -106,7 +106,6 @@ class SqliteHistory:
         max_messages: int,
         max_age_s: float,
         sync_commits: bool,
-        new_epoch: Callable[[], str],
         clock: Callable[[], float],
         max_known_rooms: int = 10_000,
         max_warm_rooms: int = 256,
@@ -115,16 +114,16 @@ class SqliteHistory:
         self._clock = clock
         self.file = directory / FILE_NAME
         self._db, self._guard, self._is_suspect = _open(directory, sync_commits)
+        ((generation,),) = select(self._db, "SELECT value FROM facts WHERE name = 'generation'")
         self._rooms = KnownRooms(
-            self._db, new_epoch, max_rooms=max_known_rooms, max_tails=max_warm_rooms
+            self._db, generation, max_rooms=max_known_rooms, max_tails=max_warm_rooms
         )
         self._ids = Ids(self._db, clock)
         #: The secret that makes public ids of users.
         self.user_key = user_key_of(self._db)
         self._pruner = Pruner(self._db, self._rooms, max_messages)
-        # State of the present transaction; all four are empty between transactions.
+        # State of the present transaction; all three are empty between transactions.
         self._rows: list[tuple[Any, ...]] = []  # rows that are not inserted yet
-        self._created: list[Room] = []  # rooms that got their row
         self._erased: list[tuple[Room, int, int]] = []  # room, first and last deleted offset
         self._links: list[tuple[str, str, str]] = []  # room, text before and after
         self._links_changed: Callable[[str, str, str], None] = lambda *change: None
@@ -211,7 +210,6 @@ class SqliteHistory:
 
     def _create(self, room: Room) -> int:
         """Insert the row of a room, which gives the room its number."""
-        self._created.append(room)
         self._db.execute(
             "INSERT INTO rooms (name, epoch, head) VALUES (?, ?, 0)", (room.name, room.epoch)
         )
@@ -326,14 +324,6 @@ class SqliteHistory:
         publications = (self._find(found, offset) for offset in offsets)
         return [each for each in publications if isinstance(each, Message) and not each.deleted]
 
-    def adopt(self, room: str, epoch: str) -> None:
-        found = self._rooms.get(room)
-        if found.number is None:
-            found.epoch = epoch
-
-    def forget(self, room: str) -> None:
-        self._rooms.forget_silent(room)
-
     def _read_page(self, room: Room, low: int, high: int, limit: int, *, newest: bool) -> Page:
         if room.number is None:
             return Page([], more=False)
@@ -380,7 +370,6 @@ class SqliteHistory:
             self._forget_uncommitted(touched)
             raise
         self._is_suspect = False
-        self._created.clear()
         erased, self._erased = self._erased, []
         for room, first, last in erased:
             self._search.erase(room.key(first), room.key(last))
@@ -388,9 +377,6 @@ class SqliteHistory:
     def _forget_uncommitted(self, names: Iterable[str]) -> None:
         """Undo a failed transaction in memory; `names` are the rooms that it changed."""
         self._rows.clear()
-        for room in self._created:  # the file does not have them; memory keeps their epoch
-            room.number, room.first, room.head = None, 1, 0
-        self._created.clear()
         self._erased.clear()
         self._links.clear()
         for name in names:

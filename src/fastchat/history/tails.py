@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
 from itertools import islice
 
 import apsw
 
+from fastchat.history.epochs import epoch_of
 from fastchat.history.rows import OFFSET_BITS, disk_errors, stored
 from fastchat.protocol import MAX_HISTORY, MAX_REPLY_BYTES, Publication
 
@@ -81,19 +81,19 @@ class KnownRooms:
 
     A room is read from the file when it is first asked for. If there are more than `max_rooms`
     rooms or `max_tails` tails, the least recently used ones are forgotten. A room without
-    publications is not in the file, so it stays here until `forget_silent`.
+    publications is not in the file; its epoch comes from the file's `generation`.
     """
 
     def __init__(
         self,
         db: apsw.Connection,
-        new_epoch: Callable[[], str],
+        generation: bytes,
         *,
         max_rooms: int = 10_000,
         max_tails: int = 256,
     ) -> None:
         self._db = db
-        self._new_epoch = new_epoch
+        self._generation = generation
         self._max_rooms = max_rooms
         self._max_tails = max_tails
         self._rooms: OrderedDict[str, Room] = OrderedDict()  # least recently used first
@@ -103,7 +103,7 @@ class KnownRooms:
         return len(self._rooms)
 
     def get(self, name: str) -> Room:
-        """The room of this name; if the file does not have it, it starts with a new epoch."""
+        """The room of this name; if the file does not have it, nothing was published in it."""
         room = self._rooms.get(name)
         if room is None:
             room = self._rooms[name] = self._load(name)
@@ -137,22 +137,10 @@ class KnownRooms:
         with disk_errors():
             return list(stored(self._db, room.name, room.number, low, room.head))
 
-    def forget_silent(self, name: str) -> None:
-        """Forget a room if nothing was published in it."""
-        room = self._rooms.get(name)
-        if room is not None and room.number is None:
-            del self._rooms[name]
-            self._tails.pop(name, None)
-
     def read_again(self, name: str) -> None:
-        """Forget a room's state because it differs from the file; `get` reads it again.
-
-        A room that is not in the file keeps its epoch, which only memory has.
-        """
+        """Forget a room's state because it differs from the file; `get` reads it again."""
         self._tails.pop(name, None)
-        room = self._rooms.get(name)
-        if room is not None and room.number is not None:
-            del self._rooms[name]
+        self._rooms.pop(name, None)
 
     def _load(self, name: str) -> Room:
         """Read a room's position from the file, or start a new room."""
@@ -161,7 +149,7 @@ class KnownRooms:
                 "SELECT number, epoch, head FROM rooms WHERE name = ?", (name,)
             ).fetchone()
             if row is None:
-                return Room(name, None, self._new_epoch(), first=1, head=0)
+                return Room(name, None, epoch_of(self._generation, name), first=1, head=0)
             number, epoch, head = row
             room = Room(name, number, epoch, first=head + 1, head=head)
             ((oldest,),) = self._db.execute(
@@ -173,9 +161,9 @@ class KnownRooms:
         return room
 
     def _forget_oldest(self, *, but: str) -> None:
-        """Forget some of the least recently used rooms that the file has; `but` stays."""
+        """Forget some of the least recently used rooms without a tail; `but` stays."""
         for name in tuple(islice(self._rooms, _FORGET_STEP)):
-            if self._rooms[name].number is None or name in self._tails:
+            if name in self._tails:
                 self._rooms.move_to_end(name)  # so that the next call examines other rooms
             elif name != but:
                 del self._rooms[name]

@@ -41,20 +41,18 @@ class Members:
     * expelled: a moderator has removed the user, whose connections are being closed. The user
       leaves with the last of them.
 
-    A user who leaves frees the name, and the others hear of it. A room without users is gone;
-    `on_empty` is called with its name. ``clock``: seconds since 1970, for timestamps only.
+    A user who leaves frees the name, and the others hear of it. A room without users is gone.
+    ``clock``: seconds since 1970, for timestamps only.
     """
 
     def __init__(
         self,
         *,
         clock: Callable[[], float],
-        on_empty: Callable[[str], None],
         grace_ticks: int = GRACE_TICKS,
     ) -> None:
         self._grace_ticks = grace_ticks
         self._clock = clock
-        self._on_empty = on_empty
         self.rooms: dict[str, Room] = {}
         #: Absent users, the longest absent first: in which room, and since which tick.
         self._absent: dict[User, tuple[str, int]] = {}
@@ -125,7 +123,6 @@ class Members:
     def drop_if_empty(self, name: str) -> None:
         if not len(self.rooms[name].roster):
             del self.rooms[name]
-            self._on_empty(name)
 
     def count_in(self, name: str, user: User, subscriber: Subscriber, count: int = 1) -> None:
         """Count further connections of a user, who is here from now on."""

@@ -81,8 +81,6 @@ class Restoring:
             if room is not None and any(_is_taken(room, member) for member, _ in members):
                 return None
             with self._storage.use("join") as history:
-                if room is None and since.offset == 0:  # never used, so no file has the epoch
-                    history.adopt(name, since.epoch)
                 return history.since(name, since, MAX_RESUMED)
         except CommandError:
             return None

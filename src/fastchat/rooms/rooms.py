@@ -78,9 +78,7 @@ class Rooms:
         self._user_of = UserIds(history.user_key).user_of if user_of is None else user_of
         self._removals = Removals(clock, user_of=self._user_of) if removals is None else removals
         self._storage = Storage(history)
-        self._members = Members(
-            clock=clock, on_empty=self._storage.forget_if_silent, grace_ticks=grace_ticks
-        )
+        self._members = Members(clock=clock, grace_ticks=grace_ticks)
         self._restoring = Restoring(self._members, self._storage, self._removals)
         self._rooms = self._members.rooms
         self._at_end_of_turn = at_end_of_turn

@@ -55,19 +55,6 @@ class Storage:
             del self._failing[operation]
             logger.info("the history works again (%s)", operation)
 
-    def forget_if_silent(self, room: str) -> None:
-        """Forget a room without users in which nothing was ever said.
-
-        So a room that is only joined leaves no trace. If the history cannot be read, the room is
-        remembered for longer.
-        """
-        try:
-            with self.use("join") as history:
-                if history.position(room).offset == 0:
-                    history.forget(room)
-        except CommandError:
-            pass
-
     def tick(self) -> None:
         """Update `fault`, and drop old publications; to be called once a second."""
         self._check()

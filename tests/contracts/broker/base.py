@@ -177,14 +177,6 @@ class Faulty:
     def prune(self) -> None:
         self._history.prune()
 
-    def adopt(self, room: str, epoch: str) -> None:
-        self._fail("read")
-        self._history.adopt(room, epoch)
-
-    def forget(self, room: str) -> None:
-        self._fail("read")
-        self._history.forget(room)
-
     def close(self) -> None:
         self._history.close()
 

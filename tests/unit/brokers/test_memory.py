@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 
 import pytest
 
 from contracts.broker import BrokerContract, Receiver, join, leave, member, new_rooms, texts
-from contracts.history import draft
+from contracts.history import GENERATION, draft
 from fastchat.brokers import Broker, Pages, Presence
 from fastchat.brokers.memory import MemoryBroker
 from fastchat.history import History
@@ -19,8 +18,7 @@ from fastchat.rooms.rooms import Rooms
 
 
 def new_history() -> MemoryHistory:
-    numbers = itertools.count(1)
-    return MemoryHistory(max_messages=1000, new_epoch=lambda: f"epoch-{next(numbers)}")
+    return MemoryHistory(max_messages=1000, new_generation=lambda: GENERATION)
 
 
 class TestContract(BrokerContract):

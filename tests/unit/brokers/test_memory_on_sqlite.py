@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 
 from contracts.broker import BrokerContract, join, leave, memory_broker, run_in_loop
 from contracts.history import (
+    GENERATION,
     NOW_S,
     HistoryContract,
     delete,
@@ -35,13 +35,11 @@ from fastchat.rooms.rooms import Rooms
 @contextlib.contextmanager
 def opened(directory: Path, max_messages: int = 1000) -> Iterator[SqliteHistory]:
     """A history that is open during a `with` block."""
-    numbers = itertools.count(1)
     history = SqliteHistory(
         directory,
         max_messages=max_messages,
         max_age_s=0,
         sync_commits=False,
-        new_epoch=lambda: f"epoch-{next(numbers)}",
         clock=lambda: NOW_S,
     )
     try:
@@ -144,8 +142,7 @@ def reads(history: History, chance: random.Random) -> list[object]:
 def test_both_histories_return_the_same(seed: int, tmp_path: Path) -> None:
     """After the same drafts both histories return the same, also after the file was reopened."""
     chance = random.Random(seed)
-    numbers = itertools.count(1)
-    memory = MemoryHistory(max_messages=1000, new_epoch=lambda: f"epoch-{next(numbers)}")
+    memory = MemoryHistory(max_messages=1000, new_generation=lambda: GENERATION)
     for _ in range(3):
         with opened(tmp_path) as sqlite:
             for _ in range(40):

@@ -416,8 +416,6 @@ class Life:
         self.restarts: list[asyncio.Task[None]] = []
 
     async def run(self) -> None:
-        # A room without a message is forgotten, with its epoch, as soon as it is empty.
-        self.rig.history.append([draft("first", room=room) for room in ROOMS])
         pairs = await self.rig.several(self.chance.randint(2, 3))
         self.processes = [Process(self.rig, *pair) for pair in pairs]
         for _ in range(60):

@@ -34,7 +34,7 @@ class Searching:
 
 @pytest.fixture
 def history(tmp_path: Path) -> Iterator[SqliteHistory]:
-    with opened(tmp_path, new_epoch=lambda: "E1", clock=lambda: NOW_S) as history:
+    with opened(tmp_path, clock=lambda: NOW_S) as history:
         yield history
 
 

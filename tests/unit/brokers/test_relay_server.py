@@ -76,7 +76,7 @@ class RunningRelay:
 
     def __init__(self, directory: Path, *, workers: int = 1, gathering_s: float) -> None:
         self.directory = directory
-        history = MemoryHistory(max_messages=1000, new_epoch=lambda: "epoch")
+        history = MemoryHistory(max_messages=1000, new_generation=lambda: b"generation")
         self.rooms = new_rooms(history)
         self.history = history
         self.relay = Relay(

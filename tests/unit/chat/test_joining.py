@@ -7,8 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
+from contracts.history import GENERATION
 from fastchat import protocol
 from fastchat.errors import CommandError, ErrorCode
+from fastchat.history.epochs import epoch_of
 from fastchat.protocol import Position
 from fastchat.protocol.users import guest_of
 from fastchat.rooms import Entrance, Entry
@@ -31,7 +33,7 @@ def test_join_reply_has_all_that_a_client_needs() -> None:
             "room": "lobby",
             **talk.shown("Alice"),
             "session": "secret-of-16-bytes-1",
-            "epoch": "epoch-0",
+            "epoch": epoch_of(GENERATION, "lobby"),
             "offset": 1,
             "recovered": False,
             "messages": [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
@@ -43,7 +42,6 @@ class DataDirectory:
             max_messages=20,
             max_age_s=0,
             sync_commits=False,
-            new_epoch=lambda: os.urandom(8).hex(),
             clock=self.clock,
         )
         self.retention = Retention(data, clock=self.clock, metrics=self.metrics)
@@ -251,7 +249,6 @@ async def test_no_file_is_deleted_without_the_history(
             max_messages=20,
             max_age_s=0,
             sync_commits=False,
-            new_epoch=str,
             clock=directory.clock,
         )
         directory.history.append([delete(1)])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import tempfile
 import time
 from collections.abc import Iterator
@@ -29,19 +28,17 @@ NOW_S = 1_750_000_000.0
 def in_file(
     directory: Path, *, max_messages: int = 1_000_000, max_age_s: float = 0
 ) -> SqliteHistory:
-    numbers = itertools.count(1)
     return SqliteHistory(
         directory,
         max_messages=max_messages,
         max_age_s=max_age_s,
         sync_commits=False,
-        new_epoch=lambda: f"epoch-{directory}-{next(numbers)}",
         clock=lambda: NOW_S,
     )
 
 
 def in_memory(*, max_messages: int = 1000) -> MemoryHistory:
-    return MemoryHistory(max_messages=max_messages, new_epoch=lambda: "epoch")
+    return MemoryHistory(max_messages=max_messages, new_generation=lambda: b"generation")
 
 
 @pytest.fixture(params=["sqlite", "memory"])
@@ -452,13 +449,11 @@ def test_index_of_another_history_is_not_used(tmp_path: Path) -> None:
     assert search(history, "apple") == ["apple of old"]
     history.close()
     (tmp_path / "history.db").unlink()
-    numbers = itertools.count(100)
     history = SqliteHistory(
         tmp_path,
         max_messages=1000,
         max_age_s=0,
         sync_commits=False,
-        new_epoch=lambda: f"new {next(numbers)}",
         clock=lambda: NOW_S,
     )
     add(history, "banana", "apple of today")

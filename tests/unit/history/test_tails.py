@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
 import apsw
 import pytest
 
-from contracts.history import draft
+from contracts.history import GENERATION, draft
 from fastchat.history.directory import open_database
+from fastchat.history.epochs import epoch_of
 from fastchat.history.rows import INSERT, OFFSET_BITS, row_of
 from fastchat.history.tails import KnownRooms, Tail
 from fastchat.protocol import MAX_HISTORY, MAX_REPLY_BYTES, Publication
@@ -38,8 +38,7 @@ def db(tmp_path: Path) -> Iterator[apsw.Connection]:
 
 
 def known_rooms(db: apsw.Connection, *, max_rooms: int = 9, max_tails: int = 9) -> KnownRooms:
-    epochs = (f"new epoch {number}" for number in itertools.count(1))
-    return KnownRooms(db, lambda: next(epochs), max_rooms=max_rooms, max_tails=max_tails)
+    return KnownRooms(db, GENERATION, max_rooms=max_rooms, max_tails=max_tails)
 
 
 # Tails
@@ -78,31 +77,20 @@ def test_room_is_read_from_the_file(db: apsw.Connection) -> None:
     assert (room.number, room.epoch, room.first, room.head) == (1, "epoch of a", 3, 5)
 
 
-def test_room_that_is_not_in_the_file_gets_a_new_epoch(db: apsw.Connection) -> None:
-    """A new room keeps its epoch until it is forgotten."""
-    rooms = known_rooms(db)
-    room = rooms.get("new")
-    assert (room.number, room.epoch, room.first, room.head) == (None, "new epoch 1", 1, 0)
-    assert rooms.get("new") is room
-    rooms.forget_silent("new")
-    assert rooms.get("new").epoch == "new epoch 2"
-
-
-def test_room_with_publications_is_not_forgotten_as_silent(db: apsw.Connection) -> None:
-    """`forget_silent` leaves a room that is in the file, and accepts an unknown name."""
-    rooms = known_rooms(db)
-    room = rooms.get("a")
-    rooms.forget_silent("a")
-    rooms.forget_silent("unknown")
-    assert rooms.get("a") is room
+def test_room_that_is_not_in_the_file_has_an_epoch_of_the_generation(db: apsw.Connection) -> None:
+    """Its epoch does not depend on which rooms are in memory."""
+    room = known_rooms(db).get("new")
+    epoch = epoch_of(GENERATION, "new")
+    assert (room.number, room.epoch, room.first, room.head) == (None, epoch, 1, 0)
+    assert known_rooms(db).get("new").epoch == epoch
 
 
 def test_least_recently_used_room_is_forgotten(db: apsw.Connection) -> None:
-    """Beyond `max_rooms`, a room leaves memory and is read again; a new room stays."""
+    """Beyond `max_rooms`, a room leaves memory and is read again, also one without messages."""
     rooms = known_rooms(db, max_rooms=2)
     new, oldest, newer = rooms.get("new"), rooms.get("a"), rooms.get("b")
     assert rooms.get("b") is newer
-    assert rooms.get("new") is new
+    assert rooms.get("new") is not new
     assert rooms.get("a") is not oldest
 
 
@@ -137,13 +125,12 @@ def test_least_recently_used_tail_is_forgotten(db: apsw.Connection) -> None:
 
 
 def test_room_that_differs_from_the_file_is_read_again(db: apsw.Connection) -> None:
-    """After a failed transaction, the file has the room's state; a new room keeps its epoch."""
+    """After a failed transaction, the file has the room's state."""
     rooms = known_rooms(db)
-    room, new = rooms.get("a"), rooms.get("new")
+    room = rooms.get("a")
     rooms.tail(room)
     room.head = 99
-    for name in ("a", "new", "unknown"):
+    for name in ("a", "unknown"):
         rooms.read_again(name)
     assert rooms.get("a").head == 5
     assert rooms.warm_tail(room) is None
-    assert rooms.get("new") is new

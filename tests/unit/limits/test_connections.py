@@ -185,7 +185,7 @@ class Machine:
         self.processes: list[Process] = []
 
     async def start(self, workers: int) -> None:
-        history = MemoryHistory(max_messages=10, new_epoch=lambda: "epoch")
+        history = MemoryHistory(max_messages=10, new_generation=lambda: b"generation")
         self.connection_count = ConnectionCount(**self._limits)
         self.relay = Relay(
             self.directory,

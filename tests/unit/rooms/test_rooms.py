@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from contracts.broker import Faulty, at_once, member, names, offsets, texts
-from contracts.history import NOW_S, TIMESTAMP, draft, edit
+from contracts.history import GENERATION, NOW_S, TIMESTAMP, draft, edit
 from fastchat import protocol
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.history import Duplicate
+from fastchat.history.epochs import epoch_of
 from fastchat.history.memory import MemoryHistory
 from fastchat.metrics import Metrics
 from fastchat.protocol import Draft, Position
@@ -81,8 +82,7 @@ class Rig:
     """Rooms in a loop that a test turns by hand, and two subscribers."""
 
     def __init__(self, max_messages: int = 5000) -> None:
-        epochs = (f"epoch-{number}" for number in itertools.count(1))
-        self.history = MemoryHistory(max_messages=max_messages, new_epoch=lambda: next(epochs))
+        self.history = MemoryHistory(max_messages=max_messages, new_generation=lambda: GENERATION)
         self.faulty = Faulty(self.history)
         self.scheduled: list[Callable[[], None]] = []
         self.metrics = Metrics()
@@ -640,7 +640,7 @@ def test_process_that_missed_too_much_is_lost(rig: Rig, missed: int) -> None:
         assert rig.other.news() == []
 
 
-@pytest.mark.parametrize("position", [Position("other", 0), Position("epoch-1", 3)])
+@pytest.mark.parametrize("position", [Position("other", 0), Position(epoch_of(GENERATION, "a"), 3)])
 def test_process_of_another_history_is_lost(rig: Rig, position: Position) -> None:
     """A process is lost if its epoch is another, or its position is ahead of the room."""
     rig.join("Bob")
@@ -733,9 +733,9 @@ def test_restored_crowd_gets_its_number(rig: Rig) -> None:
     assert rig.other.news() == rig.subscriber.news() == [("presence", None, CROWD + 2)]
 
 
-def test_room_without_messages_takes_the_epoch_of_its_members(rig: Rig) -> None:
-    """No file has the epoch, so the first process that comes back determines it."""
-    silent = Position("theirs", 0)
+def test_process_returns_to_a_room_without_messages(rig: Rig) -> None:
+    """The epoch does not depend on a stored message; that of another history is refused."""
+    silent = Position(epoch_of(GENERATION, "a"), 0)
     assert rig.restore(rig.subscriber, "Alice", since=silent) == []
     assert rig.restore(rig.other, "Bob", since=Position("another", 0)) is None
     assert rig.join("Carol").position == silent

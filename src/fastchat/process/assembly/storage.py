@@ -19,6 +19,7 @@ from fastchat.directory import is_open_to_others
 from fastchat.files.retention import Retention
 from fastchat.files.store import FileStore
 from fastchat.history import History
+from fastchat.history.epochs import new_generation
 from fastchat.history.memory import MemoryHistory
 from fastchat.history.sqlite import SqliteHistory
 from fastchat.history.users import UserIds
@@ -108,7 +109,7 @@ def open_history(settings: Settings, *, user_key: bytes | None = None) -> Histor
     if settings.history == "memory":
         return MemoryHistory(
             max_messages=settings.history_max_messages,
-            new_epoch=new_secret,
+            new_generation=new_generation,
             user_key=user_key,
         )
     directory = Path(settings.data)
@@ -117,7 +118,6 @@ def open_history(settings: Settings, *, user_key: bytes | None = None) -> Histor
         max_messages=settings.history_max_messages,
         max_age_s=settings.history_max_age,
         sync_commits=settings.durability == "power-loss",
-        new_epoch=new_secret,
         clock=_steady_clock(),
     )
     if is_open_to_others(directory):
@@ -182,5 +182,5 @@ def _steady_clock() -> Callable[[], float]:
 
 
 def new_secret() -> str:
-    """A new epoch or session: 128 random bits."""
+    """A new session: 128 random bits."""
     return secrets.token_urlsafe(16)

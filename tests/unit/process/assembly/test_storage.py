@@ -60,7 +60,7 @@ def test_settings_choose_whether_there_are_files(
     """Beside a history on disk, unless they are switched off; who asks in vain is told."""
     settings = Settings(data=str(tmp_path), files=files, history=history, max_file_bytes=7)
     store = open_files(settings, Metrics())
-    kept = MemoryHistory(max_messages=1, new_epoch=str)
+    kept = MemoryHistory(max_messages=1, new_generation=lambda: b"generation")
     assert (open_retention(settings, Metrics(), kept) is not None) == taken
     assert ("--files on has no effect" in caplog.text) == ((files, history) == ("on", "memory"))
     if store is not None:
