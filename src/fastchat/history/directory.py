@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import logging
@@ -16,9 +17,10 @@ from fastchat.database import open_to_write, transaction
 from fastchat.directory import Displaced, Watch, make_private
 from fastchat.errors import HistoryError, SettingError
 from fastchat.history.checkpoints import WORTH_IT_BYTES
+from fastchat.history.continuity import Continuity
 from fastchat.history.schema import HISTORY
 
-__all__ = ["FILE_NAME", "Guard", "lock", "open_database", "try_to_write", "write_nothing"]
+__all__ = ["FILE_NAME", "Guard", "HistoryFile", "lock", "open_database", "write_nothing"]
 
 logger = logging.getLogger("fastchat.history")
 
@@ -174,3 +176,41 @@ class Guard:
         self.close()
         self._lock, self._watch = descriptor, watch
         logger.warning("%s was removed while the server runs; it is locked again", self._file)
+
+
+class HistoryFile:
+    """The history's file in `directory`, which it locks: `db`, its `generation`, and a `guard`.
+
+    With `sync_commits`, each commit waits until the disk has it. `is_written` says whether the file
+    could be written; if not, the disk is full, or another program has locked the file. Raises
+    SettingError if the directory or the file cannot be used.
+    """
+
+    def __init__(self, directory: Path, *, sync_commits: bool) -> None:
+        self.path = directory / FILE_NAME
+        with contextlib.ExitStack() as stack:
+            descriptor = lock(directory)
+            stack.callback(os.close, descriptor)
+            self._continuity = Continuity(self.path, descriptor)
+            stack.callback(self._continuity.close)
+            self.db = open_database(self.path, sync_commits)
+            stack.callback(self.db.close)
+            self.is_written = try_to_write(self.db, self.path)
+            try:
+                self.generation = self._continuity.begin(self.db, sync_commits=sync_commits)
+                self.guard = Guard(directory, descriptor)
+            except (apsw.Error, OSError) as error:
+                raise SettingError(
+                    f"--data: {self.path} cannot be written: {_reason(self.path, error)}."
+                ) from None
+            stack.pop_all()
+
+    def close(self) -> None:
+        """Close the file, and release the lock. Other connections of this process go first."""
+        try:
+            self._continuity.prepare_end()
+            self.db.close()
+            self._continuity.end()
+        finally:
+            self._continuity.close()
+            self.guard.close()

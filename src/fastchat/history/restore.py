@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -16,7 +15,7 @@ import apsw
 from fastchat.database import select, transaction
 from fastchat.errors import SettingError
 from fastchat.history.authors import name_users
-from fastchat.history.directory import FILE_NAME, lock, open_database
+from fastchat.history.directory import HistoryFile
 from fastchat.history.ids import Ids
 from fastchat.history.rows import INSERT, OFFSET_BITS, OFFSET_MASK, disk_errors, row_of
 from fastchat.history.users import UserIds, set_user_key, user_key_of
@@ -57,16 +56,12 @@ def restore(
     Raises SettingError if the directory cannot be used or has publications in one of the
     rooms, and HistoryError if the disk fails.
     """
-    descriptor = lock(directory)
-    try:
-        with (
-            closing(open_database(directory / FILE_NAME, sync_commits=True)) as db,
-            disk_errors(),
-            transaction(db),
-        ):
-            return _restore(db, directory, publications, origins, Ids(db, clock))
-    finally:
-        os.close(descriptor)
+    with (
+        closing(HistoryFile(directory, sync_commits=True)) as file,
+        disk_errors(),
+        transaction(file.db),
+    ):
+        return _restore(file.db, directory, publications, origins, Ids(file.db, clock))
 
 
 def _restore(

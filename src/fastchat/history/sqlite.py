@@ -34,21 +34,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import apsw
-
-from fastchat.database import select
-from fastchat.errors import CommandError, HistoryError, SettingError
+from fastchat.errors import CommandError, HistoryError
 from fastchat.history import Duplicate, Outcome, Page
 from fastchat.history.changes import amend, put
 from fastchat.history.checkpoints import Checkpointer
-from fastchat.history.directory import (
-    FILE_NAME,
-    Guard,
-    lock,
-    open_database,
-    try_to_write,
-    write_nothing,
-)
+from fastchat.history.directory import HistoryFile, write_nothing
 from fastchat.history.ids import Ids
 from fastchat.history.pruning import PRUNED_AT_ONCE, Pruner
 from fastchat.history.reader import read_page
@@ -112,11 +102,16 @@ class SqliteHistory:
     ) -> None:
         self._max_age_s = max_age_s
         self._clock = clock
-        self.file = directory / FILE_NAME
-        self._db, self._guard, self._is_suspect = _open(directory, sync_commits)
-        ((generation,),) = select(self._db, "SELECT value FROM facts WHERE name = 'generation'")
+        self._open_file = HistoryFile(directory, sync_commits=sync_commits)
+        self.file, self._db = self._open_file.path, self._open_file.db
+        self._db.set_busy_timeout(0)  # the event loop waits for no lock
+        self._guard = self._open_file.guard
+        self._is_suspect = not self._open_file.is_written
         self._rooms = KnownRooms(
-            self._db, generation, max_rooms=max_known_rooms, max_tails=max_warm_rooms
+            self._db,
+            self._open_file.generation,
+            max_rooms=max_known_rooms,
+            max_tails=max_warm_rooms,
         )
         self._ids = Ids(self._db, clock)
         #: The secret that makes public ids of users.
@@ -135,8 +130,7 @@ class SqliteHistory:
     def close(self) -> None:
         self._search.close()
         self._checkpointer.stop()
-        self._db.close()
-        self._guard.close()
+        self._open_file.close()
 
     # Writing
 
@@ -387,27 +381,3 @@ class SqliteHistory:
         if self._rows:
             self._db.executemany(INSERT, self._rows)
             self._rows.clear()
-
-
-def _open(directory: Path, sync_commits: bool) -> tuple[apsw.Connection, Guard, bool]:
-    """Lock the directory and open the file in it, for an event loop, which waits for no lock.
-
-    The third result is whether writing to the file failed for now. Raises SettingError.
-    """
-    descriptor = lock(directory)
-    try:
-        db = open_database(directory / FILE_NAME, sync_commits)
-        try:
-            is_written = try_to_write(db, directory / FILE_NAME)
-            guard = Guard(directory, descriptor)
-        except BaseException:
-            db.close()
-            raise
-    except OSError as error:
-        os.close(descriptor)
-        raise SettingError(f"--data {directory} cannot be used: {error.strerror}.") from None
-    except BaseException:
-        os.close(descriptor)
-        raise
-    db.set_busy_timeout(0)
-    return db, guard, not is_written
