@@ -70,13 +70,13 @@ def change(history: History, *changes: Draft) -> None:
 def refused(history: History, change: ChangeDraft) -> ErrorCode:
     """The code with which a change is refused; the refusal must not change the room."""
     position = history.position(change.room)
-    before = history.since(change.room, position._replace(offset=0), 10_000)
+    before = history.since(change.room, position._replace(timestamp=None, offset=0), 10_000)
     (outcome,) = history.append([change])
     assert isinstance(outcome, CommandError)
     assert outcome.message.endswith(".")
     assert not outcome.temporary
     assert history.position(change.room) == position
-    assert history.since(change.room, position._replace(offset=0), 10_000) == before
+    assert history.since(change.room, position._replace(timestamp=None, offset=0), 10_000) == before
     return outcome.code
 
 
@@ -172,7 +172,7 @@ class HistoryContract:
         epoch = history.position("a").epoch
         for number in range(self.KEPT * 3):
             add(history, str(number))
-        assert history.position("a") == Position(epoch, self.KEPT * 3)
+        assert history.position("a") == Position(epoch, self.KEPT * 3, TIMESTAMP)
 
     # Duplicates
 
@@ -223,13 +223,46 @@ class HistoryContract:
         """The result is None as soon as the publication after the position was dropped."""
         for number in range(1, self.KEPT * 3 + 1):
             add(history, str(number))
-        epoch, newest = history.position("a")
+        epoch, newest, _ = history.position("a")
         assert history.since("a", Position(epoch, 0), 10_000) is None
         found = history.since("a", Position(epoch, newest - self.KEPT), 10_000)
         assert texts(found) == [str(n) for n in range(newest - self.KEPT + 1, newest + 1)]
         assert (
             history.since("a", Position(epoch, newest - self.KEPT - self.SLACK - 1), 10_000) is None
         )
+
+    def test_position_has_the_timestamp_of_its_publication(self, history: History) -> None:
+        """A position is that of the newest publication, of whatever kind; at first it has none."""
+        assert history.position("a").timestamp is None
+        add(history, "1")
+        assert history.position("a").timestamp == TIMESTAMP
+        change(history, edit(1))
+        assert history.position("a").timestamp == LATER
+
+    def test_since_compares_timestamps(self, history: History) -> None:
+        """A position whose publication has another timestamp here is of another stream."""
+        add(history, "1")
+        change(history, edit(1))
+        add(history, "3")
+        epoch = history.position("a").epoch
+        other = "2025-01-18T10:30:00.124Z"
+        for offset, timestamp in ((1, TIMESTAMP), (2, LATER), (3, TIMESTAMP)):
+            position = Position(epoch, offset, timestamp)
+            assert offsets(history.since("a", position, 9)) == [*range(offset + 1, 4)]
+            assert history.since("a", position._replace(timestamp=other), 9) is None
+            assert offsets(history.since("a", position._replace(timestamp=None), 9)) == [
+                *range(offset + 1, 4)
+            ]
+        assert offsets(history.since("a", Position(epoch, 0, other), 9)) == [1, 2, 3]
+
+    def test_since_accepts_a_timestamp_that_it_cannot_compare(self, history: History) -> None:
+        """A client has everything up to a publication that was dropped, and gets all after it."""
+        for number in range(1, self.KEPT * 3 + 1):
+            add(history, str(number))
+        first = history.after("a", 0, 1).publications[0].offset
+        epoch = history.position("a").epoch
+        missed = history.since("a", Position(epoch, first - 1, TIMESTAMP), 10_000)
+        assert offsets(missed) == [*range(first, self.KEPT * 3 + 1)]
 
     def test_since_in_an_unknown_room_is_none(self, history: History) -> None:
         """A room that was lost cannot be recovered, not even from offset 0."""
@@ -329,7 +362,9 @@ class HistoryContract:
         for number in range(self.SLACK):
             add(history, f"later {number}")
         assert "old" not in texts(history.before("a", None, 10_000))
-        kept = history.since("a", history.position("a")._replace(offset=1 + self.SLACK), 10_000)
+        kept = history.since(
+            "a", history.position("a")._replace(timestamp=None, offset=1 + self.SLACK), 10_000
+        )
         assert kept is not None
         assert len(history.before("a", None, 10_000).publications) < len(kept)
 
@@ -349,7 +384,7 @@ class HistoryContract:
         change(history, edit(1))
         for number in range(self.SLACK + 1):
             add(history, f"later {number}")
-        epoch, newest = history.position("a")
+        epoch, newest, _ = history.position("a")
         assert 1 not in offsets(history.before("a", None, 10_000))
         kept = history.since("a", Position(epoch, self.KEPT), 10_000)
         assert kept is not None
@@ -361,10 +396,15 @@ class HistoryContract:
         history.prune()
         add(history, "1", "2", "3")
         change(history, edit(1), react(2), delete(3))
-        everything = history.since("a", history.position("a")._replace(offset=0), 300)
+        everything = history.since(
+            "a", history.position("a")._replace(timestamp=None, offset=0), 300
+        )
         for _ in range(3):
             history.prune()
-        assert history.since("a", history.position("a")._replace(offset=0), 300) == everything
+        assert (
+            history.since("a", history.position("a")._replace(timestamp=None, offset=0), 300)
+            == everything
+        )
 
     def test_room_without_publications_keeps_its_epoch(self, history: History) -> None:
         """The epoch of a new room is that of its first publication, and no other room has it."""
@@ -393,7 +433,7 @@ class HistoryContract:
         expected = draft("first").numbered(1)._replace(text="better", edited=LATER)
         assert message(history, 1) == expected
         assert message(history, 2).edited is None
-        missed = history.since("a", history.position("a")._replace(offset=0), 9)
+        missed = history.since("a", history.position("a")._replace(timestamp=None, offset=0), 9)
         assert missed == [expected, draft("second").numbered(2), published]
 
     def test_last_edit_determines_the_text(self, history: History) -> None:
@@ -402,9 +442,9 @@ class HistoryContract:
         change(history, edit(1, "2"), edit(1, "3"))
         change(history, edit(1, "4"))
         assert texts(history.before("a", None, 9)) == ["4"]
-        assert offsets(history.since("a", history.position("a")._replace(offset=0), 9)) == [
-            *(1, 2, 3, 4)
-        ]
+        assert offsets(
+            history.since("a", history.position("a")._replace(timestamp=None, offset=0), 9)
+        ) == [*(1, 2, 3, 4)]
 
     def test_deleted_text_is_in_no_read(self, history: History) -> None:
         """Neither the message nor its edits have the text, in any kind of read."""
@@ -413,7 +453,7 @@ class HistoryContract:
         assert found(history, "secret") == {"secret two"}
         change(history, edit(1, "secret three"))
         change(history, delete(1))
-        start = history.position("a")._replace(offset=0)
+        start = history.position("a")._replace(timestamp=None, offset=0)
         for read in (
             history.since("a", start, 300),
             history.before("a", None, 300).publications,
@@ -577,7 +617,7 @@ class HistoryContract:
         """A recovery has messages and changes, numbered without gaps."""
         add(history, "1", "2")
         change(history, edit(1), react(2), delete(1))
-        start = history.position("a")._replace(offset=2)
+        start = history.position("a")._replace(timestamp=None, offset=2)
         assert history.since("a", start, 9) == [
             edit(1, "").numbered(3),  # its message is deleted
             react(2).numbered(4),
@@ -590,7 +630,7 @@ class HistoryContract:
         add(history, "1")
         change(history, react(1))
         page = history.before("a", None, 9)
-        missed = history.since("a", history.position("a")._replace(offset=0), 9)
+        missed = history.since("a", history.position("a")._replace(timestamp=None, offset=0), 9)
         change(history, react(1, by="Eve"), edit(1, "2"), delete(1))
         assert texts(page) == ["1"]
         assert missed is not None

@@ -277,12 +277,12 @@ class RoomClient:
 
     def _on_joined(self, event: dict[str, Any]) -> None:
         before, messages = self._position, event["messages"]
-        self._position = Position(str(event["epoch"]), int(event["offset"]))
+        self._position = Position(str(event["epoch"]), int(event["offset"]), event["timestamp"])
         self._session, self._username = event["session"], event["username"]
         if before is not None and not event["recovered"]:
             self._notice("some messages may be missing here")
             if before.epoch == self._position.epoch:
-                messages = [each for each in messages if each["offset"] > before.offset]
+                messages = [each for each in messages if _is_after(before, each)]
         for each in messages:
             self._show(each)
         self._max_file_bytes = event["files"]["max_bytes"] if "files" in event else 0
@@ -299,7 +299,9 @@ class RoomClient:
             return  # the client has shown it before
         if missing:
             raise Interrupted("messages are missing")
-        self._position = self._position._replace(offset=event["offset"])
+        self._position = self._position._replace(
+            offset=event["offset"], timestamp=event["timestamp"]
+        )
         self._show(event)
 
     def _show(self, publication: dict[str, Any]) -> None:
@@ -414,6 +416,15 @@ def _content_of(file: Path, max_bytes: int) -> bytes:
     if file.stat().st_size > max_bytes:
         raise ValueError(f"the server accepts files of at most {max_bytes:,} bytes")
     return file.read_bytes()
+
+
+def _is_after(position: Position, message: dict[str, Any]) -> bool:
+    """Whether the client has not shown a message when it was at this position.
+
+    If an older copy of the history was put back, a new message can have an old offset.
+    """
+    known: bool = position.timestamp is None or message["timestamp"] <= position.timestamp
+    return message["offset"] > position.offset or not known
 
 
 def _made_up_name() -> str:

@@ -77,7 +77,10 @@ class History(Protocol):
         ...
 
     def position(self, room: str) -> Position:
-        """The end of a room's stream: its epoch, and the offset of its newest publication."""
+        """The end of a room's stream: its epoch, and its newest publication.
+
+        The timestamp is None if there is none, or if the history does not store it any more.
+        """
         ...
 
     def since(self, room: str, position: Position, limit: int) -> list[Publication] | None:
@@ -85,7 +88,9 @@ class History(Protocol):
 
         The result is complete or None. It is None if the epoch is not the room's, if
         `position` is ahead of the room, if the history has dropped some of the publications,
-        or if there are more than `limit`.
+        or if there are more than `limit`. It is also None if `position` has a timestamp, and the
+        publication at its offset has another one: then the client has seen publications that
+        this history never had. If that publication was dropped, nothing can be compared.
         """
         ...
 

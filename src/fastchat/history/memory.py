@@ -47,6 +47,10 @@ class _Log:
         index = offset - self.first
         return self.publications[index] if 0 <= index < len(self.publications) else None
 
+    def position(self) -> Position:
+        newest = self.publications[-1].timestamp if self.publications else None
+        return Position(self.epoch, self.next - 1, newest)
+
     def change(self, message: Message) -> int:
         """Replace a message by its new state; return how many bytes the room grows, estimated."""
         replaced = put(self.publications, message.offset - self.first, message)
@@ -125,8 +129,7 @@ class MemoryHistory:
         return publication
 
     def position(self, room: str) -> Position:
-        log = self._log(room)
-        return Position(log.epoch, log.next - 1)
+        return self._log(room).position()
 
     def since(self, room: str, position: Position, limit: int) -> list[Publication] | None:
         log = self._log(room)
@@ -134,6 +137,8 @@ class MemoryHistory:
         if position.epoch != log.epoch or not 0 <= missing <= limit:
             return None
         if missing > len(log.publications):
+            return None
+        if position.is_contradicted_by(log.find(position.offset)):
             return None
         return log.publications[len(log.publications) - missing :]
 

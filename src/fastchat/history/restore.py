@@ -83,7 +83,7 @@ def _restore(
         set_user_key(db, keys[0])
     user_key = user_key_of(db)
     with_authors: list[tuple[int, int]] = []
-    for name, ((epoch, head), _, has_authors) in origins.items():
+    for name, ((epoch, head, _), _, has_authors) in origins.items():
         if name not in numbers:
             numbers[name] = _begin(db, directory, name)
         db.execute(

@@ -196,7 +196,7 @@ class SqliteHistory:
         offset = room.head + 1
         publication = draft.numbered(offset)
         self._rows.append(row_of(room.key(offset), publication))
-        room.head = offset
+        room.head, room.timestamp = offset, publication.timestamp
         tail = self._rooms.warm_tail(room)
         if tail is not None:
             tail.append(publication)
@@ -274,20 +274,24 @@ class SqliteHistory:
 
     def position(self, room: str) -> Position:
         found = self._rooms.get(room)
-        return Position(found.epoch, found.head)
+        return Position(found.epoch, found.head, found.timestamp)
 
     def since(self, room: str, position: Position, limit: int) -> list[Publication] | None:
         found = self._rooms.get(room)
         missing = found.head - position.offset
         if position.epoch != found.epoch or not 0 <= missing <= limit:
             return None
+        if position.offset + 1 < found.first:
+            return None
+        if position.timestamp is not None and position.is_contradicted_by(
+            self._find(found, position.offset)
+        ):
+            return None
         if missing == 0:
             return []
         publications = self._rooms.tail(found).publications
         if missing <= len(publications):
             return publications[-missing:]
-        if position.offset + 1 < found.first:
-            return None
         return self._rooms.read(found, position.offset + 1)
 
     def before(self, room: str, offset: int | None, limit: int) -> Page:

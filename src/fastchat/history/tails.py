@@ -23,9 +23,10 @@ class Room:
 
     `number` is the room's number in the file, and None until something is published. `first`
     is the oldest stored offset, `head` the newest; if nothing is stored, `first` is `head` + 1.
+    `timestamp` is that of the publication at `head`; None if that is not stored.
     """
 
-    __slots__ = ("epoch", "first", "head", "name", "number")
+    __slots__ = ("epoch", "first", "head", "name", "number", "timestamp")
 
     def __init__(self, name: str, number: int | None, epoch: str, first: int, head: int) -> None:
         self.name = name
@@ -33,6 +34,7 @@ class Room:
         self.epoch = epoch
         self.first = first
         self.head = head
+        self.timestamp: str | None = None
 
     def key(self, offset: int) -> int:
         """The key of a publication in the file; the room must have a number."""
@@ -156,8 +158,11 @@ class KnownRooms:
                 "SELECT min(key) FROM publications WHERE key BETWEEN ? AND ?",
                 (room.key(0), room.key(head)),
             )
-        if oldest is not None:
-            room.first = oldest - room.key(0)
+            if oldest is not None:
+                room.first = oldest - room.key(0)
+                ((room.timestamp,),) = self._db.execute(
+                    "SELECT timestamp FROM publications WHERE key = ?", (room.key(head),)
+                )
         return room
 
     def _forget_oldest(self, *, but: str) -> None:

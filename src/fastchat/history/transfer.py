@@ -344,7 +344,7 @@ class _Reader:
             raise _BadLine("Without a header, only messages can be imported.")
         room = check_room(fields.get("room", self._default_room))
         origin = self.origins.get(room)
-        epoch, last = (_new_epoch(), 0) if origin is None else origin.position
+        epoch, last = (_new_epoch(), 0) if origin is None else origin.position[:2]
         self.origins[room] = Origin(Position(epoch, last + 1), None, has_authors=True)
         return Message(
             room,

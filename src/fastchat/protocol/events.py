@@ -79,6 +79,7 @@ def joined(
         "session": session,
         "epoch": position.epoch,
         "offset": position.offset,
+        "timestamp": position.timestamp,
         "recovered": recovered,
         "messages": [orjson.Fragment(message) for message in messages],
         "users": [{"user": id, "username": name} for name, id in users],

@@ -81,8 +81,8 @@ def parse(payload: bytes) -> Command:
 def join_from_query(parameters: dict[str, str]) -> Join:
     """The `join` in the query of an address like ``/ws?username=Alice&room=lobby``.
 
-    `parameters` must have ``username``, and can have ``room``, ``history``, ``epoch`` and
-    ``offset``. Raises CommandError as `parse` does.
+    `parameters` must have ``username``, and can have ``room``, ``history``, ``epoch``,
+    ``offset`` and ``timestamp``. Raises CommandError as `parse` does.
     """
     fields: dict[str, Any] = {"username": parameters["username"]}
     if "room" in parameters:
@@ -93,6 +93,7 @@ def join_from_query(parameters: dict[str, str]) -> Join:
         fields["since"] = {
             "epoch": parameters.get("epoch"),
             "offset": _decimal(parameters, "offset"),
+            "timestamp": parameters.get("timestamp"),
         }
     return _join(fields)
 
@@ -331,7 +332,7 @@ def _since(value: Any) -> Position | None:
     epoch, offset = value.get("epoch"), _offset(value, "offset")
     if epoch is None or offset is None:
         raise _bad_command("`since` must have both `epoch`, a string, and `offset`, a number.")
-    return Position(check_epoch(epoch), offset)
+    return Position(check_epoch(epoch), offset, _token(value, "timestamp"))
 
 
 def _offset(fields: dict[str, Any], name: str) -> int | None:

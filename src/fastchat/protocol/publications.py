@@ -31,10 +31,24 @@ __all__ = [
 
 
 class Position(NamedTuple):
-    """A place in a room's stream: the epoch of its history, and an offset."""
+    """A place in a room's stream: the epoch of its history, and an offset.
+
+    `timestamp` is that of the publication at `offset`, which tells two courses of a stream apart
+    if they have the same epoch. It is None if it is not known, and at offset 0.
+    """
 
     epoch: str
     offset: int
+    timestamp: str | None = None
+
+    def is_contradicted_by(self, publication: Publication | None) -> bool:
+        """Whether a publication at this offset shows that the position is of another stream.
+
+        None, for a publication that is not stored, shows nothing.
+        """
+        if publication is None or self.timestamp is None:
+            return False
+        return publication.timestamp != self.timestamp
 
 
 class Kind(StrEnum):

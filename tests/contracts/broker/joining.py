@@ -15,7 +15,7 @@ from contracts.broker.base import (
     offsets,
     texts,
 )
-from contracts.history import draft, edit, react
+from contracts.history import TIMESTAMP, draft, edit, react
 from fastchat import protocol
 from fastchat.brokers import Broker
 from fastchat.protocol import Position
@@ -98,7 +98,7 @@ class JoiningContract(Contract):
             entry = await join(broker, "Bob", since=Position(epoch, 4), limit=2)
             assert entry.recovered
             assert offsets(entry) == [5, 6, 7, 8, 9, 10]
-            assert entry.position == Position(epoch, 10)
+            assert entry.position == Position(epoch, 10, TIMESTAMP)
             entry = await join(broker, "Eve", since=entry.position)
             assert (entry.recovered, list(entry.payloads)) == (True, [])
 
@@ -122,7 +122,7 @@ class JoiningContract(Contract):
                 entry = await join(broker, name, since=since, limit=2)
                 assert not entry.recovered
                 assert offsets(entry) == [newest - 1, newest]
-                assert entry.position == Position(epoch, newest)
+                assert entry.position == Position(epoch, newest, TIMESTAMP)
             assert (await join(broker, "Ann", since=Position(epoch, 10))).recovered
 
         self.run(test)

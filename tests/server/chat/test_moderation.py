@@ -14,7 +14,7 @@ import jwt
 import pytest
 
 from contracts.broker import Receiver, at_once, member, new_rooms, run_in_loop
-from contracts.history import draft
+from contracts.history import GENERATION, draft
 from fastchat.brokers.memory import MemoryBroker
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.history.memory import MemoryHistory
@@ -345,7 +345,7 @@ class Subscriber:
 
 
 def rooms_with(*names: str) -> tuple[Rooms, Subscriber]:
-    rooms = new_rooms(MemoryHistory(max_messages=10, new_generation=lambda: b"generation"))
+    rooms = new_rooms(MemoryHistory(max_messages=10, new_generation=lambda: GENERATION))
     subscriber = Subscriber(rooms)
     for name in names:
         at_once(rooms.join(subscriber, Entrance("a", *member(name), None, 0), lambda entry: None))
@@ -415,7 +415,7 @@ def test_removal_is_carried_out_by_the_next_relay() -> None:
     async def body() -> None:
         removals = new_removals(lambda: 1_000.0)
         removals.add("a", "user Bob", 60)
-        history = MemoryHistory(max_messages=10, new_generation=lambda: b"generation")
+        history = MemoryHistory(max_messages=10, new_generation=lambda: GENERATION)
         rooms = new_rooms(history, removals)
         subscriber = Subscriber(rooms)
         position = history.position("a")
@@ -443,7 +443,7 @@ def test_messages_before_a_removal_are_delivered_first() -> None:
             def expel(self, room: str, user: str, seconds: int) -> None:
                 told.append((room, user, seconds))
 
-        history = MemoryHistory(max_messages=9, new_generation=lambda: b"generation")
+        history = MemoryHistory(max_messages=9, new_generation=lambda: GENERATION)
         rooms, receiver = new_rooms(history), Recorder()
         broker = MemoryBroker(rooms)
         broker.open(delivery=receiver, receiver=receiver)

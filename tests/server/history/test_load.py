@@ -35,7 +35,7 @@ def test_files_of_a_days_load_stay_small(tmp_path: Path) -> None:
                 history.prune()
                 sizes.append(history.file.stat().st_size)
         for number in range(20):
-            _, head = history.position(f"room-{number}")
+            _, head, _ = history.position(f"room-{number}")
             assert head == per_turn * turns / 20
             oldest = history.after(f"room-{number}", 0, 1).publications[0].offset
             assert 1000 <= head - oldest + 1 <= 1000 + 256

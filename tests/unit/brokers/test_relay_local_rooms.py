@@ -56,6 +56,16 @@ def test_position_follows_the_deliveries() -> None:
     assert rooms["a"].offset == 3
 
 
+def test_position_has_the_timestamp_of_the_last_delivery() -> None:
+    """A new relay compares it with its history; before a delivery, it is that of the join."""
+    room = LocalRoom(Position("epoch", 3, "then"))
+    assert room.position() == Position("epoch", 3, "then")
+    room.offset, room.newest = 4, b'{"type":"message","timestamp":"now"}'
+    assert room.position() == Position("epoch", 4, "now")
+    room.start(Position("other", 0))
+    assert room.position() == Position("other", 0)
+
+
 def test_settling_an_older_room_does_not_affect_its_successor() -> None:
     """After a lost stream, the end of an old request does not change the room that replaced it."""
     rooms = LocalRooms()

@@ -226,7 +226,7 @@ MESSAGE = [1, "a", "Alice", "hi", "2025-01-18T10:30:00.123Z", "user", None]
 CHANGE = [*MESSAGE, "edit", 1, None, False, False]
 REFUSAL = ["forbidden", "No.", False, None]
 JOINED = {
-    "room": "a", "member": ["Alice", "user"], "position": ["epoch", 1], "recovered": False,
+    "room": "a", "member": ["Alice", "user"], "position": ["epoch", 1, None], "recovered": False,
     "users": [["Alice", "user"]], "online": 1, "known": {"Alice": "user"}, "sizes": [],
 }  # fmt: skip
 
@@ -347,10 +347,10 @@ def test_malformed_record_of_the_relay_is_refused(kind: RecordKind, head: Any, t
 @pytest.mark.parametrize(
     ("kind", "head", "tail"),
     [
-        (RecordKind.RESTORE, ["a", ["epoch", 1], [[["Alice", "user"], 0]], []], b""),
-        (RecordKind.RESTORE, ["a", ["epoch", 1], {}, []], b""),
-        (RecordKind.RESTORE, ["a", ["epoch", 1], [], [["Alice"]]], b""),
-        (RecordKind.RESTORE, ["a", ["epoch", 1], [], []], b"tail"),
+        (RecordKind.RESTORE, ["a", ["epoch", 1, None], [[["Alice", "user"], 0]], []], b""),
+        (RecordKind.RESTORE, ["a", ["epoch", 1, None], {}, []], b""),
+        (RecordKind.RESTORE, ["a", ["epoch", 1, None], [], [["Alice"]]], b""),
+        (RecordKind.RESTORE, ["a", ["epoch", 1, None], [], []], b"tail"),
         (RecordKind.JOIN, [1, 1.0, "a", ["Alice", "credential"], None, 50, "", 0], b""),
         (RecordKind.JOIN, [1, None, "a", "Alice", "credential", None, 50, "", 0], b""),
         (RecordKind.JOIN, [1, 1.0, "a", "Alice", None, None, 50, "", 0], b""),

@@ -16,6 +16,7 @@ from contracts.history import draft
 from fastchat import protocol
 from fastchat.brokers.relay import records
 from fastchat.errors import CommandError, ErrorCode
+from fastchat.history.memory import MemoryHistory
 from fastchat.rooms.members import CROWD, GRACE_TICKS
 from fastchat.rooms.restoring import MAX_RESUMED
 from support.relay import Rig, Run, new_history, until
@@ -63,6 +64,28 @@ def test_silent_room_is_resumed(rig: Run) -> None:
         broker.publish(draft(), receiver.answer)
         await receiver.until_delivered(1)
         assert receiver.losses == []
+
+    rig(test)
+
+
+def test_room_whose_stream_diverged_is_lost(rig: Run) -> None:
+    """If an older copy of the history was put back and has grown, the timestamps differ."""
+
+    async def test(rig: Rig) -> None:
+        ((broker, receiver),) = await rig.several(1)
+        await join(broker)
+        for number in range(3):
+            broker.publish(draft(str(number)), receiver.answer)
+        await receiver.until_delivered(3)
+        generation = rig.history._generation
+        rig.history = MemoryHistory(max_messages=100, new_generation=lambda: generation)
+        later = [draft(str(n))._replace(timestamp=f"later {n}") for n in range(5)]
+        rig.history.append(later)
+        rig.kill()
+        await until(lambda: not broker.connected)
+        await rig.start()
+        await rig.connected()
+        assert receiver.losses == ["a"]
 
     rig(test)
 

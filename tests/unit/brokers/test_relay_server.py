@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from contracts.broker import PATIENCE_S, Receiver, join, leave, new_rooms, run_in_loop
-from contracts.history import draft
+from contracts.history import GENERATION, draft
 from fastchat.brokers.relay import records
 from fastchat.brokers.relay.client import RelayBroker
 from fastchat.brokers.relay.records import FromRelay, decode_from_relay
@@ -76,7 +76,7 @@ class RunningRelay:
 
     def __init__(self, directory: Path, *, workers: int = 1, gathering_s: float) -> None:
         self.directory = directory
-        history = MemoryHistory(max_messages=1000, new_generation=lambda: b"generation")
+        history = MemoryHistory(max_messages=1000, new_generation=lambda: GENERATION)
         self.rooms = new_rooms(history)
         self.history = history
         self.relay = Relay(
@@ -533,10 +533,11 @@ def test_room_that_cannot_be_resumed_is_lost_before_the_welcome(tmp_path: Path) 
 
     async def test(running: RunningRelay) -> None:
         running.history.append([draft("1"), draft("2")])
+        epoch = running.history.position("a").epoch
         peer = await running.peer(
             records.Hello("worker-9", 1, rooms=2).encode(),
             records.Restore("b", Position("other", 3), [(ALICE, 1)], []).encode(),
-            records.Restore("a", Position("epoch", 1), [(ALICE, 1)], []).encode(),
+            records.Restore("a", Position(epoch, 1), [(ALICE, 1)], []).encode(),
         )
         assert await peer.read_record() == records.Lost("b")
         while (record := await peer.read_record()) != records.Welcome():

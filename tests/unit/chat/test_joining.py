@@ -35,6 +35,7 @@ def test_join_reply_has_all_that_a_client_needs() -> None:
             "session": "secret-of-16-bytes-1",
             "epoch": epoch_of(GENERATION, "lobby"),
             "offset": 1,
+            "timestamp": TIMESTAMP,
             "recovered": False,
             "messages": [
                 {

@@ -168,7 +168,7 @@ class Conversation(RuleBasedStateMachine):
         self.loop.run_until_complete(self._build())
         if inhabited:  # so that not only joins succeed
             for connection, name, session in zip(CONNECTIONS, "AAB", (0, 0, 1), strict=False):
-                self.join(connection, "a", name, SESSIONS[session], 0, None, same_epoch=True)
+                self.join(connection, "a", name, SESSIONS[session], 0, None, True, None)
                 self.connections_get_the_expected_events()
 
     async def _build(self) -> None:
@@ -194,14 +194,17 @@ class Conversation(RuleBasedStateMachine):
         connection=connections, room=rooms, name=st.sampled_from((None, *NAMES)),
         session=st.sampled_from((None, *SESSIONS)), limit=st.integers(0, 5),
         since=st.none() | offsets, same_epoch=st.booleans(),
+        timestamp=st.sampled_from((None, TIMESTAMP, "2025-01-18T10:30:00.124Z")),
     )  # fmt: skip
     def join(
         self, connection: str, room: str, name: str | None, session: str | None, limit: int,
-        since: int | None, same_epoch: bool,
+        since: int | None, same_epoch: bool, timestamp: str | None,
     ) -> None:  # fmt: skip
         model, here = self.model, self.model.rooms[room]
         epoch = (here.epoch if same_epoch else None) or "another"
-        position = None if since is None else {"epoch": epoch, "offset": since}
+        position = since if since is None else {
+            "epoch": epoch, "offset": since, "timestamp": timestamp
+        }  # fmt: skip
         refused = self.run(
             connection, type="join", room=room, username=name, session=session, history=limit,
             since=position, ref="r",
@@ -222,6 +225,7 @@ class Conversation(RuleBasedStateMachine):
         reply = self.talk.inboxes.got[connection][-1]
         self._count_in(connection, room, name, session or reply["session"])
         recovered = epoch == here.epoch and since is not None and since <= len(here.stream)
+        recovered = recovered and (not since or timestamp in (None, TIMESTAMP))
         self._check_joined(reply, connection, self.model.rooms[room], since if recovered else limit)
         assert reply["recovered"] is recovered
 
@@ -245,7 +249,8 @@ class Conversation(RuleBasedStateMachine):
         self.expect(connection, {
             "type": "joined", "room": reply["room"], "ref": "r", "recovered": reply["recovered"],
             **room.user_of(connection).shown(), "session": self.model.sessions[connection],
-            "epoch": room.epoch, "offset": len(room.stream), "online": len(room.users),
+            "epoch": room.epoch, "offset": len(room.stream),
+            "timestamp": TIMESTAMP if room.stream else None, "online": len(room.users),
             "users": [user.shown() for user in room.users.values()],
             "messages": room.stream[number:] if reply["recovered"] else newest,
         })  # fmt: skip

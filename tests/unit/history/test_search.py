@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from contracts.history import add, draft, reactions
+from contracts.history import GENERATION, add, draft, reactions
 from fastchat.history import History
 from fastchat.history.memory import MemoryHistory
 from fastchat.history.search import MAX_TERMS, to_match
@@ -38,7 +38,7 @@ def in_file(
 
 
 def in_memory(*, max_messages: int = 1000) -> MemoryHistory:
-    return MemoryHistory(max_messages=max_messages, new_generation=lambda: b"generation")
+    return MemoryHistory(max_messages=max_messages, new_generation=lambda: GENERATION)
 
 
 @pytest.fixture(params=["sqlite", "memory"])

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from contracts.broker import PATIENCE_S, Receiver, new_rooms, run_in_loop
+from contracts.history import GENERATION
 from fastchat.brokers.relay.client import RelayBroker
 from fastchat.brokers.relay.counts import Counts
 from fastchat.brokers.relay.pages import RelayPages
@@ -185,7 +186,7 @@ class Machine:
         self.processes: list[Process] = []
 
     async def start(self, workers: int) -> None:
-        history = MemoryHistory(max_messages=10, new_generation=lambda: b"generation")
+        history = MemoryHistory(max_messages=10, new_generation=lambda: GENERATION)
         self.connection_count = ConnectionCount(**self._limits)
         self.relay = Relay(
             self.directory,

@@ -113,6 +113,7 @@ EVENTS: list[tuple[bytes, dict[str, Any]]] = [
             "session": "secret",
             "epoch": "epoch",
             "offset": 42,
+            "timestamp": None,
             "recovered": False,
             "messages": [PUBLISHED],
             "users": [
@@ -160,6 +161,7 @@ EVENTS: list[tuple[bytes, dict[str, Any]]] = [
             "session": "secret",
             "epoch": "epoch",
             "offset": 0,
+            "timestamp": None,
             "recovered": False,
             "messages": [],
             "users": [{"user": "u_1", "username": "Alice"}],
@@ -189,6 +191,7 @@ EVENTS: list[tuple[bytes, dict[str, Any]]] = [
             "session": "secret",
             "epoch": "epoch",
             "offset": 0,
+            "timestamp": None,
             "recovered": True,
             "messages": [],
             "users": [{"user": "u_1", "username": "Alice"}],

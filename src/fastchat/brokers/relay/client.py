@@ -341,7 +341,7 @@ class RelayBroker:
                     if offset <= room.offset:
                         continue  # delivered before
                     self._on_hole(name)
-                room.offset = offset
+                room.offset, room.newest = offset, payload
                 if not connected:
                     self._drafts.recognise(payload, offset)
             elif change is not None and not room.note(change):

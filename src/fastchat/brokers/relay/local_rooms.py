@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import orjson
+
 from fastchat.brokers.relay import records
 from fastchat.protocol import Position
 from fastchat.rooms import Member
@@ -15,19 +17,31 @@ __all__ = ["LocalRoom", "LocalRooms"]
 class LocalRoom:
     """A room with members in this process, or with pending drafts or leaves.
 
-    `epoch` and `offset` are the position of the last publication that was delivered here.
+    `epoch` and `offset` are the position of the last publication that was delivered here. `newest`
+    is its payload; until one is delivered, `timestamp` is that of the publication at `offset`.
     `members` are the members in this process, each with the number of its connections. `known` are
     the names that these members have been informed of, with their ids. `pending` is the number
     of drafts and leaves without a reply.
     """
 
-    __slots__ = ("epoch", "known", "members", "offset", "pending")
+    __slots__ = ("epoch", "known", "members", "newest", "offset", "pending", "timestamp")
 
     def __init__(self, position: Position) -> None:
-        self.epoch, self.offset = position
+        self.start(position)
         self.members: dict[Member, int] = {}
         self.known: dict[str, str] = {}
         self.pending = 0
+
+    def start(self, position: Position) -> None:
+        """Let the stream start at a position."""
+        self.epoch, self.offset, self.timestamp = position
+        self.newest: bytes | None = None
+
+    def position(self) -> Position:
+        """The end of the stream here. It decodes a payload, which no delivery has to do."""
+        if self.newest is not None:
+            self.timestamp = orjson.loads(self.newest)["timestamp"]
+        return Position(self.epoch, self.offset, self.timestamp)
 
     def count_out(self, member: Member) -> None:
         """Remove one connection of a member."""
@@ -62,7 +76,7 @@ class LocalRooms(dict[str, LocalRoom]):
         elif not room.members:
             # The room exists only because a draft or a leave is pending. Without members, the
             # worker did not receive its publications, so the stream starts anew.
-            room.epoch, room.offset = position
+            room.start(position)
         room.known = dict(reply.known)
         room.members[member] = room.members.get(member, 0) + 1
 
@@ -84,7 +98,7 @@ class LocalRooms(dict[str, LocalRoom]):
         for name, room in self.items():
             yield records.Restore(
                 name,
-                Position(room.epoch, room.offset),
+                room.position(),
                 list(room.members.items()),
                 [Member(*each) for each in room.known.items()],
             )

@@ -122,8 +122,12 @@ def expect_member(value: Any) -> Member:
 
 
 def expect_position(value: Any) -> Position:
-    epoch, offset = expect_fields(value, 2)
-    return Position(expect_text(epoch), expect_natural(offset))
+    epoch, offset, timestamp = expect_fields(value, 3)
+    return Position(
+        expect_text(epoch),
+        expect_natural(offset),
+        None if timestamp is None else expect_text(timestamp),
+    )
 
 
 def _unexpected(expected: str, found: Any) -> BadRecord:

@@ -93,9 +93,9 @@ class Hello(NamedTuple):
 class Restore(NamedTuple):
     """A room in which the worker has members, or drafts or leaves without an answer.
 
-    Head: [room, [epoch, offset], [[member, connections], ...], [member, ...]]. The position is
-    that of the last publication that the worker received. `members` are the members in this
-    worker, each with the number of its connections. `known` are the users that these members
+    Head: [room, [epoch, offset, timestamp], [[member, connections], ...], [member, ...]]. The
+    position is that of the last publication that the worker received. `members` are the members in
+    this worker, each with the number of its connections. `known` are the users that these members
     have been informed of.
     """
 
@@ -255,7 +255,7 @@ class Join(NamedTuple):
     """A request to count a member in. The reply is JOINED.
 
     Head: [number, deadline, room, name, credential, since, limit, address, connection]. The last
-    seven fields are an Entrance; `since` is [epoch, offset] or null.
+    seven fields are an Entrance; `since` is [epoch, offset, timestamp] or null.
     """
 
     number: int
