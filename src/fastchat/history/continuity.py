@@ -239,8 +239,8 @@ def _renew(db: apsw.Connection, reason: str) -> None:
         )
     if rooms:
         logger.warning(
-            "the history may lack messages that clients have seen, because %s; "
-            "its %d rooms have new epochs, and clients load them afresh",
+            "the history may lack messages that clients have seen, because %s; all rooms (%d) have "
+            "new epochs, and clients load them afresh",
             reason,
             len(rooms),
         )

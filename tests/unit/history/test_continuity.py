@@ -364,7 +364,7 @@ def test_all_epochs_change_if_messages_may_be_lost(
         assert history.since("a", position, 300) is None
         assert "hello" in texts(history.before("a", None, 9))
     (line,) = [each.getMessage() for each in caplog.records if "new epochs" in each.getMessage()]
-    assert "2 rooms" in line
+    assert "all rooms (2)" in line
     assert epochs(data) == after
 
 
