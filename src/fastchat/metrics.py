@@ -69,6 +69,7 @@ class Metrics:
         self.deleted_files_total = 0  # files that no message linked to any more
         self.kept_files: int | None = None  # at the last sweep; None if another process counts
         self.kept_file_bytes: int | None = None
+        self.orphaned_files = 0  # kept although no message links to them, at the last sweep
         self.commit_s = Histogram()  # an append to the history
         self.loop_lag_s = Histogram()  # delay of callbacks in the event loop
         self.relay_lag_s = Histogram()  # round trip from a worker to the relay
@@ -103,7 +104,11 @@ class Metrics:
             **gauges,
         }
         if self.kept_files is not None:
-            counts |= {"kept_files": self.kept_files, "kept_file_bytes": self.kept_file_bytes}
+            counts |= {
+                "kept_files": self.kept_files,
+                "kept_file_bytes": self.kept_file_bytes,
+                "orphaned_files": self.orphaned_files,
+            }
         for name in ("commit_s", "loop_lag_s", "relay_lag_s"):
             histogram: Histogram = getattr(self, name)
             if any(histogram.counts):

@@ -1,4 +1,4 @@
-"""The command line: `fastchat serve`, `status`, `token`, `export`, `import` and `tail`.
+"""The command line: `fastchat serve`, `status`, `token`, `export`, `import`, `files` and `tail`.
 
 Each command is a function that takes the parsed arguments and returns the exit status.
 docs/command-line.md describes the commands.
@@ -7,6 +7,7 @@ docs/command-line.md describes the commands.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import logging
 import os
@@ -17,7 +18,8 @@ from typing import Any, NoReturn
 
 from fastchat import __version__
 from fastchat.cli import status, tail
-from fastchat.errors import CommandError, FastchatError, OutputError, SettingError
+from fastchat.errors import CommandError, FastchatError, FilesError, OutputError, SettingError
+from fastchat.files.orphans import OrphanFinder, Orphans
 from fastchat.history import transfer
 from fastchat.logs import log_failure, log_uncaught_exceptions, set_up_logging
 from fastchat.process import standalone, supervisor
@@ -135,6 +137,30 @@ def _export(chosen: dict[str, Any]) -> int:
     return 0
 
 
+def _files(chosen: dict[str, Any]) -> int:
+    finder = OrphanFinder(Path(_settings(chosen).data))
+    with contextlib.closing(finder):
+        try:
+            if chosen.get("delete_orphans"):
+                report = f"deleted {_about_orphans(finder.delete())}"
+            else:
+                count, size = finder.totals()
+                report = f"{_counted(count, 'shared file')} ({size:,} bytes)\n"
+                report += _about_orphans(finder.count())
+        except OSError as error:
+            raise FilesError(f"the shared files cannot be read: {error}.") from None
+    with output() as out:
+        print(report, file=out)
+    return 0
+
+
+def _about_orphans(orphans: Orphans) -> str:
+    return (
+        f"{_counted(orphans.files + orphans.strays, 'orphan')} ({orphans.bytes:,} bytes): "
+        f"{orphans.files} without a message, {orphans.strays} not in the index"
+    )
+
+
 def _import(chosen: dict[str, Any]) -> int:
     directory = Path(_settings(chosen).data)
     room = _checked_room(chosen) or DEFAULT_ROOM
@@ -198,6 +224,7 @@ _SETTINGS_OF = {
     "token": frozenset({"auth", "jwt_key_file", "jwt_audience", "jwt_issuer"}),
     "export": _DATA,
     "import": _DATA,
+    "files": _DATA,
 }
 
 
@@ -279,6 +306,7 @@ def _parse(arguments: Sequence[str]) -> dict[str, Any]:
     _add_token(commands)
     _add_export(commands)
     _add_import(commands)
+    _add_files(commands)
     _add_tail(commands)
     named = next((each for each in arguments if not each.startswith("-")), None)
     if named is not None and named not in commands.choices:
@@ -437,6 +465,23 @@ def _add_import(commands: _Commands[_Parser]) -> None:
         default="-",
         metavar="FILE",
         help="file to import; - for standard input (default: -)",
+    )
+
+
+def _add_files(commands: _Commands[_Parser]) -> None:
+    command = _add(
+        commands,
+        "files",
+        _files,
+        "count shared files, and delete orphans",
+        "Orphans are files whose messages are missing from the history, and files that are not in "
+        "the index of files. The server keeps them. A server can be running on the directory.",
+    )
+    _add_settings(command, _SETTINGS_OF["files"])
+    command.add_argument(
+        "--delete-orphans",
+        action="store_true",
+        help="delete files whose messages or index entries are missing (default: count them)",
     )
 
 

@@ -39,7 +39,7 @@ from fastchat.files import File
 from fastchat.files.quotas import Quotas, charge_of
 from fastchat.files.schema import INDEX
 
-__all__ = ["FOLDER", "Announced", "FileRecord", "Index"]
+__all__ = ["FILE_NAME", "FOLDER", "Announced", "FileRecord", "Index", "Link"]
 
 #: The folder of all files, in the data directory.
 FOLDER = "files"
@@ -73,12 +73,27 @@ class FileRecord(NamedTuple):
     """The part of a stored file's row that decides whether the file is still needed.
 
     `uploaded` is when the file was last sent, in seconds since 1970. `linked` is whether a message
-    has linked to it since then.
+    has linked to it since then. A message with a link is at `offset` of the stream `epoch`; they
+    are None if none is known.
     """
 
     id: str
     uploaded: float
     linked: bool
+    epoch: str | None
+    offset: int | None
+
+
+class Link(NamedTuple):
+    """A link from a message to a file.
+
+    The message was published, or got the link, at the time `when` (seconds since 1970). It is at
+    `offset` of the stream `epoch`, which is None if it is not known.
+    """
+
+    when: float
+    epoch: str | None
+    offset: int
 
 
 class Index:
@@ -147,7 +162,7 @@ class Index:
         message links yet; then `store` checks that the two are the same. Raises CommandError if
         the quotas or the disk do not allow the file.
         """
-        now, charge = self._clock(), charge_of(size)
+        charge = charge_of(size)
         with self._writing() as db:
             # Announced files do not count here. See `fastchat.files.quotas`.
             self._quotas.check_total(db, charge)
@@ -158,7 +173,7 @@ class Index:
                     "DELETE FROM uploads WHERE number = (SELECT min(number) FROM uploads "
                     "WHERE user = ? AND room = ? AND name = ? AND size = ? "
                     "AND NOT begun AND expires > ?)",
-                    (user, room, name, size, now),
+                    (user, room, name, size, self._clock()),
                 )
                 if self._quotas.excess(db, user, charge) > 0:
                     counted_as = self._quotas.unlinked_file(db, room, user, size)
@@ -167,7 +182,16 @@ class Index:
             db.execute(
                 "INSERT INTO uploads (ticket, room, user, name, size, charge, expires, again) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (ticket, room, user, name, size, charge, now + TICKET_S, counted_as),
+                (
+                    ticket,
+                    room,
+                    user,
+                    name,
+                    size,
+                    charge,
+                    self._clock() + TICKET_S,
+                    counted_as,
+                ),
             )
             return Announced(db.last_insert_rowid(), room, user, name, size, counted_as)
 
@@ -218,7 +242,8 @@ class Index:
             # The same content in the same room is stored once. If it is sent again, it counts as
             # new, so that its sender has time to send a message with its link.
             db.execute(
-                "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0) "
+                "INSERT INTO files (id, room, user, size, charge, media_type, width, height, "
+                "uploaded, linked) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0) "
                 "ON CONFLICT (id) DO UPDATE SET uploaded = excluded.uploaded, linked = 0",
                 (
                     file.id,
@@ -283,28 +308,32 @@ class Index:
 
     def files_of(self, room: str) -> list[FileRecord]:
         """Return the stored files of a room."""
-        statement = "SELECT id, uploaded, linked FROM files WHERE room = ?"
+        statement = "SELECT id, uploaded, linked, epoch, offset FROM files WHERE room = ?"
         with self._reading() as db:
             rows = select(db, statement, room)
-        return [FileRecord(id, uploaded, bool(linked)) for id, uploaded, linked in rows]
+        return [FileRecord(id, at, bool(linked), *place) for id, at, linked, *place in rows]
 
-    def mark_linked(self, record: FileRecord) -> None:
+    def mark_linked(self, record: FileRecord, epoch: str, offset: int) -> None:
         """Note that a message links to a file, unless the file was sent again since it was read."""
         with self._writing() as db:
             db.execute(
-                "UPDATE files SET linked = 1 WHERE id = ? AND uploaded = ?",
-                (record.id, record.uploaded),
+                "UPDATE files SET linked = 1, epoch = ?, offset = ? WHERE id = ? AND uploaded = ?",
+                (epoch, offset, record.id, record.uploaded),
             )
 
-    def mark_all_linked(self, seen: Mapping[tuple[str, str], float]) -> None:
-        """Note that messages linked to files. `seen` has the time of each link, by room and id.
+    def mark_all_linked(self, links: Mapping[tuple[str, str], Link]) -> None:
+        """Note that messages linked to files. `links` are by room and id.
 
-        A file that was sent again after that time is not marked.
+        A file that was sent again after the link is not marked.
         """
         with self._writing() as db:
             db.executemany(
-                "UPDATE files SET linked = 1 WHERE id = ? AND room = ? AND uploaded <= ?",
-                [(id, room, when + _CLOCKS_S) for (room, id), when in seen.items()],
+                "UPDATE files SET linked = 1, epoch = ?, offset = ? "
+                "WHERE id = ? AND room = ? AND uploaded <= ?",
+                [
+                    (link.epoch, link.offset, id, room, link.when + _CLOCKS_S)
+                    for (room, id), link in links.items()
+                ],
             )
 
     def delete(self, record: FileRecord, remove: Callable[[str], None]) -> bool:
@@ -320,6 +349,12 @@ class Index:
                 return False
             remove(record.id)
             return True
+
+    def ids(self) -> set[str]:
+        """Return the ids of all stored files, and of those that are being stored."""
+        statement = "SELECT id FROM files UNION SELECT id FROM uploads WHERE id IS NOT NULL"
+        with self._reading() as db:
+            return {id for (id,) in select(db, statement)}
 
     def delete_stray(self, id: str, remove: Callable[[str], None]) -> bool:
         """Call `remove` with the id of a content, if the index does not contain the id.

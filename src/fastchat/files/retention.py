@@ -10,6 +10,10 @@ the files of each room with the links in the room's messages.
   time to write the message.
 * A link in another room does not count.
 * If the history or the index cannot be read, no file is deleted.
+* No file is deleted because a record is missing. A message that links to a file is known to be gone
+  only if the stream in which it was (an epoch, and at least its offset) is still there. Otherwise
+  the history was lost, restored or replaced, and the file is kept as an orphan
+  (`fastchat.files.orphans`). So is a content that is not in the index.
 
 A message can be sent and deleted between two sweeps. So the history reports each link that a new,
 edited or deleted message adds or removes (`LinkChanges`). If a link was added, the retention marks
@@ -19,24 +23,26 @@ that their links are missing.
 
 If a room's stream has not moved since the last sweep, the room's messages are not read again.
 
-A sweep also removes what killed processes left behind: expired announcements, incoming files that
-no process writes any more, and, in the first sweep, contents that are not in the index.
+A sweep also removes what killed processes left behind: expired announcements, and incoming files
+that no process writes any more.
 """
 
 from __future__ import annotations
 
 import logging
+import shlex
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from fastchat.errors import FilesError, HistoryError, SettingError
 from fastchat.files.contents import Contents
-from fastchat.files.index import FOLDER, FileRecord, Index
+from fastchat.files.index import FOLDER, Index, Link
 from fastchat.files.links import ids_in
+from fastchat.files.orphans import is_orphan, linked_by, strays
 from fastchat.files.space import Space, reserved_for_messages, space_of
 from fastchat.history.reader import HistoryReader, Stream
 from fastchat.metrics import Metrics
@@ -92,6 +98,9 @@ class Retention(threading.Thread):
         #: The history adds to these (`SqliteHistory.watch_links`).
         self.changes = LinkChanges(clock)
         self._swept_streams: dict[str, Stream | None] = {}
+        self._orphans: dict[str, set[str]] = {}  # by room
+        self._strays: set[str] = set()  # contents that are not in the index
+        self._reported = 0  # how many orphans and strays the log has reported
         self._is_first_sweep = True
         self._is_failing = False
 
@@ -119,16 +128,17 @@ class Retention(threading.Thread):
 
     def sweep(self) -> None:
         """Remove leftovers, and delete the files of all rooms that are not needed now."""
-        with self._logging_failures(), self._applying_changes():
+        with self._logging_failures(), self._applying_changes() as changes:
             self._remove_leftovers()
-            self._sweep_rooms(self._index.rooms())
+            self._sweep_rooms(self._index.rooms(), changes.lost)
+            self._report_orphans()
 
     def apply_changes(self) -> None:
         """Apply the reported changes: delete the files that have lost their last link."""
         with self._logging_failures(), self._applying_changes() as changes:
             lost = changes.lost
             ours = {room: {record.id for record in self._index.files_of(room)} for room in lost}
-            self._sweep_rooms([room for room, ids in lost.items() if ids & ours[room]])
+            self._sweep_rooms([room for room, ids in lost.items() if ids & ours[room]], lost)
 
     @contextmanager
     def _applying_changes(self) -> Iterator[_Changes]:
@@ -136,13 +146,26 @@ class Retention(threading.Thread):
         changes = self.changes.take()
         try:
             if changes.linked:
-                self._index.mark_all_linked(changes.linked)
+                self._index.mark_all_linked(self._placed(changes.linked))
             for room, _ in changes.linked:  # its messages must be read again
                 self._swept_streams.pop(room, None)
             yield changes
         except BaseException:
             self.changes.restore(changes)
             raise
+
+    def _placed(
+        self, linked: Mapping[tuple[str, str], tuple[float, int]]
+    ) -> dict[tuple[str, str], Link]:
+        """Find the streams of the messages that have added links."""
+        streams = {room: self._history.stream(room) for room in {room for room, _ in linked}}
+        links = {}
+        for (room, id), (when, offset) in linked.items():
+            stream = streams[room]
+            # If the file was replaced while the server runs, it does not have the message.
+            has_message = stream is not None and offset <= stream.head
+            links[room, id] = Link(when, stream.epoch if stream and has_message else None, offset)
+        return links
 
     @contextmanager
     def _logging_failures(self) -> Iterator[None]:
@@ -164,6 +187,7 @@ class Retention(threading.Thread):
             self._is_failing = False
         finally:
             self._index.close()  # so that it has no descriptors until the next sweep
+            self._history.close()
 
     # Leftovers
 
@@ -171,15 +195,30 @@ class Retention(threading.Thread):
         self._index.expire()
         numbers = {*self._contents.incoming_numbers(), *self._index.started()}
         removed = sum(self._contents.remove_abandoned(number, self._discard) for number in numbers)
+        if self._is_first_sweep or self._strays:
+            self._strays = strays(self._index, self._contents)
         if self._is_first_sweep:
-            # A loss of power, or an older index that was restored, leaves contents without a row.
-            removed += sum(self._delete_stray(id) for id in self._contents.ids())
             self._is_first_sweep = False
             self._compare_with_disk()
         for room in self._swept_streams.keys() - self._index.rooms():
             del self._swept_streams[room]
+            self._orphans.pop(room, None)
         if removed:
-            logger.info("removed %d files that were incomplete or not in the index", removed)
+            logger.info("removed %d files that were incomplete", removed)
+
+    def _report_orphans(self) -> None:
+        orphans = sum(map(len, self._orphans.values()))
+        kept = self._metrics.orphaned_files = orphans + len(self._strays)
+        if kept > self._reported:
+            logger.warning(
+                "kept shared files that no message links to: %d whose messages are missing from "
+                "the history, and %d that are not in the index of files. Restore what is missing "
+                "from a backup, or delete the files: fastchat files --data %s --delete-orphans",
+                orphans,
+                len(self._strays),
+                shlex.quote(str(self._data)),
+            )
+        self._reported = kept
 
     def _compare_with_disk(self) -> None:
         """Warn if the disk cannot hold all files that the settings allow."""
@@ -197,49 +236,47 @@ class Retention(threading.Thread):
     def _discard(self, number: int) -> None:
         self._index.discard(number, self._contents.remove)
 
-    def _delete_stray(self, id: str) -> bool:
-        return self._index.delete_stray(id, self._contents.remove)
-
     # Files that are not needed
 
-    def _sweep_rooms(self, rooms: Collection[str]) -> None:
+    def _sweep_rooms(self, rooms: Collection[str], lost: Mapping[str, set[str]]) -> None:
+        """Delete the files of some rooms that are not needed; `lost` is that of `_Changes`."""
         if not rooms:
             return
         deleted = 0
-        try:
-            for room in rooms:
-                if self._stop_requested.is_set():
-                    break
-                deleted += self._sweep_room(room)
-        finally:
-            self._history.close()  # so that it has no descriptors until the next sweep
+        for room in rooms:
+            if self._stop_requested.is_set():
+                break
+            deleted += self._sweep_room(room, lost.get(room, set()))
         if deleted:
             self._metrics.deleted_files_total += deleted
             logger.info("deleted %d files that no message links to", deleted)
 
-    def _sweep_room(self, room: str) -> int:
+    def _sweep_room(self, room: str, lost: set[str]) -> int:
         """Delete the files of a room that are not needed, and return their number."""
         files = self._index.files_of(room)  # before the texts, which can link to all of these
         stream = self._history.stream(room)
         old = self._clock() - UNLINKED_LIFETIME_S
-        unsure = any(not record.linked and record.uploaded <= old for record in files)
+        orphans = self._orphans.pop(room, set()) & {record.id for record in files}
+        unsure = any(
+            not record.linked and record.uploaded <= old and record.id not in orphans
+            for record in files
+        )
         if room in self._swept_streams and self._swept_streams[room] == stream and not unsure:
+            self._orphans[room] = orphans
             return 0
-        texts = self._history.texts_with_links(room)
-        linked = {id for text in texts for id in ids_in(text)}
-        deleted = sum(self._delete_if_unneeded(record, linked, old) for record in files)
+        linked = linked_by(self._history, room)
+        self._orphans[room] = set()
+        deleted = 0
+        for record in files:
+            if stream is not None and record.id in linked:
+                if not record.linked or record.epoch != stream.epoch:
+                    self._index.mark_linked(record, stream.epoch, linked[record.id])
+            elif is_orphan(record, stream) and record.id not in lost:
+                self._orphans[room].add(record.id)
+            elif record.linked or record.uploaded <= old:
+                deleted += self._index.delete(record, self._contents.remove)
         self._swept_streams[room] = stream
         return deleted
-
-    def _delete_if_unneeded(self, record: FileRecord, linked: set[str], old: float) -> bool:
-        """Delete a file that is not needed, and return whether it was deleted."""
-        if record.id in linked:
-            if not record.linked:
-                self._index.mark_linked(record)
-            return False
-        if record.linked or record.uploaded <= old:
-            return self._index.delete(record, self._contents.remove)
-        return False
 
 
 class LinkChanges:
@@ -254,8 +291,8 @@ class LinkChanges:
         self._added = threading.Event()
         self._changes = _Changes({}, {})
 
-    def add(self, room: str, before: str, after: str) -> None:
-        """Report that the text of a message has changed from `before` to `after`.
+    def add(self, room: str, offset: int, before: str, after: str) -> None:
+        """Report that the text of the message at `offset` has changed from `before` to `after`.
 
         `before` is empty for a new message, and `after` is empty for a deleted one.
         """
@@ -265,7 +302,7 @@ class LinkChanges:
             if len(self._changes.linked) + len(self._changes.lost) > MAX_CHANGES:
                 return
             for id in has - had:
-                self._changes.linked[room, id] = now
+                self._changes.linked[room, id] = now, offset
             if gone := had - has:
                 self._changes.lost.setdefault(room, set()).update(gone)
         if has != had:
@@ -298,9 +335,9 @@ class LinkChanges:
 class _Changes(NamedTuple):
     """Changes of links.
 
-    `linked` is the time of each added link, in seconds since 1970, by room and id. `lost` is the
-    set of ids that a message does not link to any more, by room.
+    `linked` is the time of each added link, in seconds since 1970, and the offset of its message,
+    by room and id. `lost` is the set of ids that a message does not link to any more, by room.
     """
 
-    linked: dict[tuple[str, str], float]
+    linked: dict[tuple[str, str], tuple[float, int]]
     lost: dict[str, set[str]]

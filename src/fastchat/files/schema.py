@@ -62,7 +62,6 @@ END;
 #: `fastchat.files.index.Announced.counted_as`.
 _AGAIN = "ALTER TABLE uploads ADD COLUMN again TEXT"
 
-
 #: The third version has public ids of users in the place of authors.
 _RENAME_AUTHORS = """
 ALTER TABLE files RENAME COLUMN author TO user;
@@ -71,6 +70,12 @@ DROP INDEX files_by_author;
 DROP INDEX uploads_by_author;
 CREATE INDEX files_by_user ON files (user, charge);
 CREATE INDEX uploads_by_user ON uploads (user, charge);
+"""
+#: The fourth version has the stream and the offset of a message that has linked to the file. The
+#: file is deleted only if the same stream shows that no message links to it any more.
+_LINKED_BY = """
+ALTER TABLE files ADD COLUMN epoch TEXT;
+ALTER TABLE files ADD COLUMN offset INTEGER;
 """
 #: The history can be in use by its server while a process opens the index.
 _BUSY_TIMEOUT_MS = 5000
@@ -101,7 +106,7 @@ def _replace_authors(db: apsw.Connection) -> None:
 INDEX = Schema(
     application_id=0x6663666C,  # "fcfl"
     name="an index of fastchat's files",
-    migrations=(_make, _AGAIN, _replace_authors),
+    migrations=(_make, _AGAIN, _replace_authors, _LINKED_BY),
     way_out="restore it from a copy together with the files beside it, move "
     "the folder away to start without them, or switch --files off.",
 )

@@ -85,16 +85,16 @@ class HistoryReader:
             ((oldest,),) = select(db, statement, *_keys(number))
         return Stream(epoch, head, head + 1 if oldest is None else oldest & OFFSET_MASK)
 
-    def texts_with_links(self, room: str) -> Iterator[str]:
-        """The present texts of those messages of a room that may link to files."""
+    def texts_with_links(self, room: str) -> Iterator[tuple[int, str]]:
+        """The offsets and present texts of those messages of a room that may link to files."""
         with self._room(room) as (db, number):
             if number is not None:
                 statement = (
-                    "SELECT text FROM publications "
+                    "SELECT key, text FROM publications "
                     "WHERE key BETWEEN ? AND ? AND kind = 0 AND instr(text, ?)"
                 )
-                for (text,) in db.execute(statement, (*_keys(number), LINK)):
-                    yield text
+                for key, text in db.execute(statement, (*_keys(number), LINK)):
+                    yield key & OFFSET_MASK, text
 
     def close(self) -> None:
         """Close the file; a later read opens it again."""

@@ -120,8 +120,8 @@ class SqliteHistory:
         # State of the present transaction; all three are empty between transactions.
         self._rows: list[tuple[Any, ...]] = []  # rows that are not inserted yet
         self._erased: list[tuple[Room, int, int]] = []  # room, first and last deleted offset
-        self._links: list[tuple[str, str, str]] = []  # room, text before and after
-        self._links_changed: Callable[[str, str, str], None] = lambda *change: None
+        self._links: list[tuple[str, int, str, str]] = []  # room, offset, text before and after
+        self._links_changed: Callable[[str, int, str, str], None] = lambda *change: None
         self._pruning_fails = False
         self._search = SearchIndex(directory, self._guard.check)
         self._checkpointer = Checkpointer(self.file)
@@ -134,11 +134,11 @@ class SqliteHistory:
 
     # Writing
 
-    def watch_links(self, changed: Callable[[str, str, str], None]) -> None:
+    def watch_links(self, changed: Callable[[str, int, str, str], None]) -> None:
         """Call `changed` after each commit that may add or remove a link to a file.
 
-        It is called with the room and the message's text before and after the change. The text
-        before is empty for a new message, the text after for a deletion.
+        It is called with the message's room and offset, and its text before and after the change.
+        The text before is empty for a new message, the text after for a deletion.
         """
         self._links_changed = changed
 
@@ -183,7 +183,7 @@ class SqliteHistory:
                 if known is not None:
                     return Duplicate(draft.room, draft.id, known)
             if LINK in draft.text:
-                self._links.append((draft.room, "", draft.text))
+                self._links.append((draft.room, room.head + 1, "", draft.text))
         else:
             found = self._find(room, draft.target)
             amended = amend(found, draft)
@@ -191,7 +191,7 @@ class SqliteHistory:
                 return amended
             before = found.text if found is not None and draft.kind is not Kind.REACT else ""
             if LINK in draft.text or LINK in before:
-                self._links.append((draft.room, before, draft.text))
+                self._links.append((draft.room, draft.target, before, draft.text))
             self._change(room, amended)
         offset = room.head + 1
         publication = draft.numbered(offset)

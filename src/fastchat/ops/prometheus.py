@@ -149,6 +149,12 @@ SERIES = (
         "kept_file_bytes",
         "Bytes of shared files that count against --max-files-bytes.",
     ),
+    Series(
+        "fastchat_orphaned_files",
+        "gauge",
+        "orphaned_files",
+        "Shared files that are kept although their messages or their index entries are missing.",
+    ),
     Series("fastchat_uploads_total", "counter", "files_total", "Uploads that completed."),
     Series(
         "fastchat_uploaded_bytes_total",

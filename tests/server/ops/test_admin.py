@@ -39,7 +39,7 @@ def full_snapshot() -> dict[str, Any]:
     for histogram in (counted.commit_s, counted.loop_lag_s, counted.relay_lag_s):
         for seconds in (0.00002, 0.003, 0.003, 60):
             histogram.observe(seconds)
-    counted.kept_files, counted.kept_file_bytes = 12, 13
+    counted.kept_files, counted.kept_file_bytes, counted.orphaned_files = 12, 13, 14
     counted.file_refusals["503"] += 1
     return counted.snapshot(
         up=1,

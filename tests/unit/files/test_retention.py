@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +15,10 @@ import apsw
 import pytest
 
 from contracts.history import delete, draft, edit, react
+from fastchat.errors import SettingError
 from fastchat.files import File
 from fastchat.files.index import TICKET_S
+from fastchat.files.orphans import OrphanFinder, Orphans
 from fastchat.files.retention import (
     CHANGE_DELAY_S,
     SWEEP_INTERVAL_S,
@@ -37,15 +41,26 @@ class DataDirectory:
         self.data = data
         self.clock = ManualClock()
         self.metrics = Metrics()
+        self._start()
+
+    def _start(self) -> None:
         self.history = SqliteHistory(
-            data,
+            self.data,
             max_messages=20,
             max_age_s=0,
             sync_commits=False,
             clock=self.clock,
         )
-        self.retention = Retention(data, clock=self.clock, metrics=self.metrics)
+        self.retention = Retention(self.data, clock=self.clock, metrics=self.metrics)
         self.history.watch_links(self.retention.changes.add)
+
+    def restart(self, *, lose: bool = False) -> None:
+        """Close the history if it is open, `lose` its files, and start again."""
+        with contextlib.suppress(apsw.ConnectionClosedError, RuntimeError):
+            self.history.close()
+        for path in self.data.glob("history.*") if lose else ():
+            path.unlink()
+        self._start()
 
     def say(self, text: str, *, room: str = "a") -> int:
         """Append a message, and return its offset."""
@@ -189,7 +204,7 @@ async def test_file_that_is_sent_again_during_a_sweep_stays(directory: DataDirec
         (seen,) = store.index.files_of("a")
         await put(store, b"one", room="a")
         assert not store.index.delete(seen, store.contents.remove)
-        store.index.mark_linked(seen)
+        store.index.mark_linked(seen, "epoch", 1)
         assert not store.index.files_of("a")[0].linked
         assert await get(store, file.id) == b"one"
 
@@ -251,10 +266,11 @@ async def test_no_file_is_deleted_without_the_history(
             sync_commits=False,
             clock=directory.clock,
         )
-        directory.history.append([delete(1)])
         with caplog.at_level("INFO"):
             directory.sweep()
         assert "works again" in caplog.text
+        directory.history.append([delete(1)])
+        directory.sweep()
         assert not directory.has(file)
 
 
@@ -361,8 +377,8 @@ def test_link_changes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastchat.files.retention.MAX_CHANGES", 3)
     changes = LinkChanges(lambda: 1.0)
     for letter in "abcdefgh":
-        changes.add("a", f"/files/{letter * 32}/a", "")
-        changes.add("a", "", f"/files/{letter * 32}/a")
+        changes.add("a", 1, f"/files/{letter * 32}/a", "")
+        changes.add("a", 1, "", f"/files/{letter * 32}/a")
     assert sum(map(len, changes.take())) <= 4
 
 
@@ -461,20 +477,189 @@ def test_leftovers_of_a_killed_process_are_removed(directory: DataDirectory, whe
     assert count_uploads(directory) == 0
 
 
+# Orphans
+
+
 @on_loop
-async def test_first_sweep_removes_contents_without_a_row(directory: DataDirectory) -> None:
-    """The first sweep removes contents that are not in the index, but no other files."""
+async def test_contents_that_are_not_in_the_index_are_kept(
+    directory: DataDirectory, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If the index was lost, its contents stay; the log and a gauge say so, once."""
     async with opened_store(directory.data, clock=directory.clock) as store:
-        file = await put(store, b"known", room="a")
+        files = [await put(store, content, room="a") for content in (b"one", b"two")]
+        for file in files:
+            directory.say(file.link)
+        directory.sweep()
+    for path in (directory.data / "files").glob("index.sqlite3*"):
+        path.unlink()
+    directory.restart()
+    for _ in range(3):
+        directory.sweep(after_s=UNLINKED_LIFETIME_S)
+    assert all(map(directory.has, files))
+    assert directory.metrics.orphaned_files == 2
+    (line,) = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert "0 whose messages are missing from the history, and 2 that are not in" in line
+    assert f"fastchat files --data {directory.data} --delete-orphans" in line
+
+
+@on_loop
+async def test_index_that_is_put_back_has_its_files(directory: DataDirectory) -> None:
+    """What was kept is served again."""
+    async with opened_store(directory.data, clock=directory.clock) as store:
+        file = await put(store, b"one", room="a")
+        directory.say(file.link)
+        directory.sweep()
+    index = directory.data / "files" / "index.sqlite3"
+    index.rename(directory.data / "elsewhere")
+    directory.restart()
+    directory.sweep(after_s=UNLINKED_LIFETIME_S)
+    (directory.data / "elsewhere").rename(index)
+    directory.restart()
+    directory.sweep(after_s=UNLINKED_LIFETIME_S)
+    assert directory.metrics.orphaned_files == 0
+    async with opened_store(directory.data, clock=directory.clock) as store:
+        assert await get(store, file.id) == b"one"
+
+
+@on_loop
+async def test_files_stay_if_the_history_was_lost(
+    directory: DataDirectory, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither a new history, nor messages in it, nor a restart deletes files of the lost one."""
+    async with opened_store(directory.data, clock=directory.clock) as store:
+        files = [await put(store, content, room="a") for content in (b"one", b"two")]
+        for file in files:
+            directory.say(file.link)
+        directory.sweep()
+        directory.restart(lose=True)
+        directory.sweep()
+        directory.say("the room begins again")
+        directory.sweep(after_s=2 * UNLINKED_LIFETIME_S)
+        directory.restart()
+        directory.sweep(after_s=2 * UNLINKED_LIFETIME_S)
+        assert all(map(directory.has, files))
+        assert directory.metrics.orphaned_files == 2
+        assert "2 whose messages are missing from the history, and 0 that" in caplog.text
+
+
+@on_loop
+async def test_files_stay_that_are_newer_than_a_restored_history(directory: DataDirectory) -> None:
+    """The others are deleted with their messages, as ever."""
+    async with opened_store(directory.data, clock=directory.clock) as store:
+        old = await put(store, b"old", room="a")
+        said = directory.say(old.link)
+        directory.sweep()
+        directory.history.close()
+        copy = shutil.copytree(directory.data, directory.data.with_name("copy"))
+        directory.restart()
+        new = await put(store, b"new", room="a")
+        directory.say(new.link)
+        directory.sweep()
+        directory.history.close()
+        for name in ("history.db", "history.state"):
+            shutil.copy(copy / name, directory.data / name)
+        directory.restart()
+        directory.sweep(after_s=2 * UNLINKED_LIFETIME_S)
+        assert (directory.has(old), directory.has(new)) == (True, True)
+        assert directory.metrics.orphaned_files == 1
+        directory.history.append([delete(said)])
+        directory.apply_changes()
+        assert (directory.has(old), directory.has(new)) == (False, True)
+        directory.say(f"again {new.link}")
+        directory.sweep()
+        assert directory.metrics.orphaned_files == 0
+
+
+@on_loop
+async def test_files_stay_if_an_older_history_is_put_back_under_a_running_server(
+    directory: DataDirectory,
+) -> None:
+    """The older file has the same epochs, but its stream ends before the files' messages."""
+    async with opened_store(directory.data, clock=directory.clock) as store:
+        directory.say("first")
+        directory.history.close()
+        shutil.copy(directory.data / "history.db", directory.data / "copy")
+        directory.restart()
+        swept, unswept = [await put(store, each, room="a") for each in (b"one", b"two")]
+        directory.say(swept.link)
+        directory.sweep()
+        directory.say(unswept.link)
+        (directory.data / "copy").rename(directory.data / "history.db")
+        for _ in range(3):
+            directory.sweep(after_s=2 * UNLINKED_LIFETIME_S)
+        assert directory.has(swept)
+        assert directory.has(unswept)
+
+
+@on_loop
+async def test_file_is_deleted_with_its_message_before_it_was_swept(
+    directory: DataDirectory,
+) -> None:
+    """The history itself reports that the link is gone, so nothing is missing."""
+    async with opened_store(directory.data, clock=directory.clock) as store:
+        file = await put(store, b"one", room="a")
+        said = directory.say(file.link)
+        directory.sweep()
+        directory.history.close()
+        (directory.data / "history.state").unlink()  # so that the epochs change
+        directory.restart()
+        directory.history.append([delete(said)])
+        directory.apply_changes()
+        assert not directory.has(file)
+
+
+@on_loop
+async def test_file_of_an_older_index_is_kept_or_marked(directory: DataDirectory) -> None:
+    """An older version did not note where the link was. The first sweep does if it finds one."""
+    async with opened_store(directory.data, clock=directory.clock) as store:
+        linked, lost = [await put(store, each, room="a") for each in (b"one", b"two")]
+        said = directory.say(linked.link)
+        directory.say("nothing")
+        directory.retention.changes.take()
+    db = apsw.Connection(str(directory.data / "files" / "index.sqlite3"))
+    db.execute("UPDATE files SET linked = 1, epoch = NULL, offset = NULL")
+    db.close()
+    directory.sweep(after_s=2 * UNLINKED_LIFETIME_S)
+    assert directory.has(lost)
+    directory.history.append([delete(said)])
+    directory.sweep()
+    assert (directory.has(linked), directory.has(lost)) == (False, True)
+
+
+@on_loop
+async def test_orphans_are_deleted_on_demand(directory: DataDirectory) -> None:
+    """Nothing else is, also while a server runs."""
+    async with opened_store(directory.data, clock=directory.clock) as store:
+        orphan = await put(store, b"orphan", room="a")
+        directory.say(orphan.link)
+        directory.sweep()
+        directory.restart(lose=True)
+        linked, fresh = [await put(store, each, room="a") for each in (b"linked", b"fresh")]
+        directory.say(linked.link)
+        directory.sweep()
         stray = directory.data / "files" / "aa" / ("a" * 32)
         stray.parent.mkdir(exist_ok=True)
         stray.write_bytes(b"stray")
         foreign = directory.data / "files" / "README"
         foreign.write_text("a file of the operator")
+        with contextlib.closing(OrphanFinder(directory.data)) as finder:
+            assert finder.count() == Orphans(1, 1, 11)
+            assert finder.totals() == (3, 3 * 4096)
+            assert directory.has(orphan)
+            assert finder.delete() == Orphans(1, 1, 11)
+            assert finder.count() == Orphans(0, 0, 0)
+        assert (directory.has(orphan), stray.exists(), foreign.exists()) == (False, False, True)
+        assert await get(store, linked.id) == b"linked"
+        assert await get(store, fresh.id) == b"fresh"
         directory.sweep()
-        assert not stray.exists()
-        assert foreign.exists()
-        assert directory.has(file)
+        assert directory.metrics.orphaned_files == 0
+
+
+def test_directory_without_an_index_has_no_orphans(tmp_path: Path) -> None:
+    """The command does not create an index."""
+    with pytest.raises(SettingError, match=r"has no index of shared files: .*\.$"):
+        OrphanFinder(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_thread_sweeps_at_once_and_stops(directory: DataDirectory) -> None:

@@ -260,7 +260,7 @@ async def test_file_whose_answer_was_lost_can_be_sent_again(tmp_path: Path) -> N
         await another.abandon()
         assert (len(files_on_disk(tmp_path)), store.index.totals()) == (1, (1, BLOCK))
         (known,) = store.index.files_of("lobby")
-        store.index.mark_linked(known)
+        store.index.mark_linked(known, "epoch", 1)
         await refused(store.reserve("lobby", "alice", "a.bin", 7))
 
 
@@ -276,7 +276,8 @@ async def test_older_index_is_migrated(tmp_path: Path) -> None:
         db.execute(f"DROP INDEX {table}_by_user")
         db.execute(f"ALTER TABLE {table} RENAME COLUMN user TO author")
         db.execute(f"CREATE INDEX {table}_by_author ON {table} (author, charge)")
-    db.execute("ALTER TABLE uploads DROP COLUMN again")
+    for table, column in (("uploads", "again"), ("files", "epoch"), ("files", "offset")):
+        db.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
     db.pragma("user_version", 1)
     db.close()
     history = open_database(tmp_path / "history.db", sync_commits=False)

@@ -46,7 +46,7 @@ def test_texts_with_links_are_in_their_present_state(
     history.append([draft(f"{number} /files/id/name") for number in range(1, 4)])
     history.append([draft("no link"), draft("/files/other", room="b")])
     history.append([delete(1), edit(2, "nothing")])
-    assert list(reader.texts_with_links("a")) == ["3 /files/id/name"]
+    assert list(reader.texts_with_links("a")) == [(3, "3 /files/id/name")]
     assert list(reader.texts_with_links("nowhere")) == []
 
 
