@@ -17,7 +17,7 @@ MODULES = {
 
 #: What every package can import: the wire's types, errors, log lines, counters, SQLite files, the
 #: data directory, and the standard streams.
-BASE = {"protocol", "errors", "logs", "metrics", "database", "directory", "streams"}
+BASE = {"protocol", "errors", "logs", "metrics", "database", "directory", "streams", "clocks"}
 
 #: One row a package (or a module that stands alone): what else of fastchat it can import, from the
 #: top down. `hub` is the compiled hub's public module; `_fanout` imports nothing of fastchat.
@@ -62,6 +62,7 @@ LAYERS = {
     "protocol": {"errors"},
     "database": {"directory", "errors"},
     "directory": set(),
+    "clocks": set(),
     "errors": set(),
 }
 

@@ -99,9 +99,11 @@ class Link(NamedTuple):
 class Index:
     """The index in `folder`, which is created if it is missing. Threads can share it.
 
-    `clock` returns seconds since 1970. `check_disk` is described in `fastchat.files.quotas.Quotas`.
-    Each method raises FilesError if the disk fails, and then nothing has changed. It raises
-    SettingError if the database is not an index, damaged, or newer than this program.
+    `clock` returns seconds since 1970, and `ages` the time from which ages are measured
+    (`fastchat.clocks`; by default `clock`). `check_disk` is described in
+    `fastchat.files.quotas.Quotas`. Each method raises FilesError if the disk fails, and then
+    nothing has changed. It raises SettingError if the database is not an index, damaged, or newer
+    than this program.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class Index:
         folder: Path,
         *,
         clock: Callable[[], float],
+        ages: Callable[[], float] | None = None,
         max_user_bytes: int = 0,
         max_total_bytes: int = 0,
         sync_commits: bool = False,
@@ -116,8 +119,9 @@ class Index:
     ) -> None:
         self._file = folder / FILE_NAME
         self._clock = clock
+        self._ages = ages or clock
         self._quotas = Quotas(
-            clock=clock,
+            ages=self._ages,
             max_user_bytes=max_user_bytes,
             max_total_bytes=max_total_bytes,
             check_disk=check_disk,
@@ -173,7 +177,7 @@ class Index:
                     "DELETE FROM uploads WHERE number = (SELECT min(number) FROM uploads "
                     "WHERE user = ? AND room = ? AND name = ? AND size = ? "
                     "AND NOT begun AND expires > ?)",
-                    (user, room, name, size, self._clock()),
+                    (user, room, name, size, self._ages()),
                 )
                 if self._quotas.excess(db, user, charge) > 0:
                     counted_as = self._quotas.unlinked_file(db, room, user, size)
@@ -203,7 +207,7 @@ class Index:
                 "SELECT number, room, user, name, size, again FROM uploads "
                 "WHERE ticket = ? AND NOT begun AND expires > ?",
                 ticket,
-                self._clock(),
+                self._ages(),
             )
         return Announced(*found[0]) if found else None
 
@@ -217,7 +221,7 @@ class Index:
             self._quotas.check_total(db, charge_of(announced.size))
             db.execute(
                 "UPDATE uploads SET begun = 1 WHERE number = ? AND NOT begun AND expires > ?",
-                (announced.number, self._clock()),
+                (announced.number, self._ages()),
             )
             return db.changes() == 1
 
@@ -299,7 +303,7 @@ class Index:
     def expire(self) -> None:
         """End the announcements whose tickets have expired."""
         with self._writing() as db:
-            db.execute("DELETE FROM uploads WHERE NOT begun AND expires <= ?", (self._clock(),))
+            db.execute("DELETE FROM uploads WHERE NOT begun AND expires <= ?", (self._ages(),))
 
     def rooms(self) -> list[str]:
         """Return the rooms that have stored files."""

@@ -26,7 +26,8 @@ _BLOCK_BYTES = 4096
 class Quotas:
     """Checks quotas with the tables of the index.
 
-    Each method must be called in a transaction of the index's database `db`. The function
+    Each method must be called in a transaction of the index's database `db`. The function `ages`
+    returns the time from which ages are measured (`fastchat.clocks`). The function
     `check_disk` gets the size of a further file, and the numbers and sizes of all incoming files.
     It raises CommandError if the disk is too full for the file, or OSError if that is unknown.
     """
@@ -34,12 +35,12 @@ class Quotas:
     def __init__(
         self,
         *,
-        clock: Callable[[], float],
+        ages: Callable[[], float],
         max_user_bytes: int,
         max_total_bytes: int,
         check_disk: Callable[[int, Sequence[tuple[int, int]]], None],
     ) -> None:
-        self._clock = clock
+        self._ages = ages
         self._max_user_bytes = max_user_bytes
         self._max_total_bytes = max_total_bytes
         self._check_disk = check_disk
@@ -67,7 +68,7 @@ class Quotas:
             "SELECT (SELECT total(charge) FROM files WHERE user = ?1) + (SELECT total(charge) "
             "FROM uploads WHERE user = ?1 AND again IS NULL AND (begun OR expires > ?2))",
             user,
-            self._clock(),
+            self._ages(),
         )
         return float(shared + charge - self._max_user_bytes)
 
@@ -78,7 +79,7 @@ class Quotas:
         user's announcements expire, the error is temporary, and `retry_after_ms` is the time
         until then.
         """
-        now, excess = self._clock(), self.excess(db, user, charge)
+        now, excess = self._ages(), self.excess(db, user, charge)
         if excess <= 0:
             return
         for expires, freed in select(
@@ -116,7 +117,7 @@ class Quotas:
             user,
             room,
             size,
-            self._clock(),
+            self._ages(),
         )
         return found[0][0] if found else None
 

@@ -71,9 +71,10 @@ _BUSY_TIMEOUT_MS = 2000
 class Retention(threading.Thread):
     """Deletes the files that are not needed from the data directory `data`.
 
-    `clock` returns seconds since 1970. `measure` returns the space on the disk. If the disk cannot
-    hold `max_total_bytes` of files, the first sweep logs a warning. A failure of the disk or of
-    the history is logged once, and each sweep tries again.
+    `clock` returns seconds since 1970, and `ages` the time from which ages are measured
+    (`fastchat.clocks`; by default `clock`). `measure` returns the space on the disk. If the disk
+    cannot hold `max_total_bytes` of files, the first sweep logs a warning. A failure of the disk
+    or of the history is logged once, and each sweep tries again.
     """
 
     def __init__(
@@ -81,18 +82,19 @@ class Retention(threading.Thread):
         data: Path,
         *,
         clock: Callable[[], float],
+        ages: Callable[[], float] | None = None,
         metrics: Metrics,
         max_total_bytes: int = 0,
         measure: Callable[[Path], Space] = space_of,
     ) -> None:
         super().__init__(name="fastchat-retention", daemon=True)
         self._data = data
-        self._clock = clock
+        self._ages = ages or clock
         self._metrics = metrics
         self._max_total_bytes = max_total_bytes
         self._measure = measure
         self._contents = Contents(data / FOLDER)
-        self._index = Index(data / FOLDER, clock=clock)
+        self._index = Index(data / FOLDER, clock=clock, ages=ages)
         self._history = HistoryReader(data, busy_timeout_ms=_BUSY_TIMEOUT_MS)
         self._stop_requested = threading.Event()
         #: The history adds to these (`SqliteHistory.watch_links`).
@@ -255,7 +257,7 @@ class Retention(threading.Thread):
         """Delete the files of a room that are not needed, and return their number."""
         files = self._index.files_of(room)  # before the texts, which can link to all of these
         stream = self._history.stream(room)
-        old = self._clock() - UNLINKED_LIFETIME_S
+        old = self._ages() - UNLINKED_LIFETIME_S
         orphans = self._orphans.pop(room, set()) & {record.id for record in files}
         unsure = any(
             not record.linked and record.uploaded <= old and record.id not in orphans

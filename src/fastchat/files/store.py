@@ -50,6 +50,7 @@ class FileStore:
     * ``max_user_bytes``, ``max_total_bytes``: the quotas of one user and of the server.
     * ``sync``: whether a stored file survives a loss of power.
     * ``clock``: returns seconds since 1970.
+    * ``ages``: returns the time from which ages are measured (`fastchat.clocks`; default: `clock`).
     * ``measure``: returns the space on the disk, of which a part stays free for messages
       (`fastchat.files.space`).
 
@@ -66,6 +67,7 @@ class FileStore:
         max_total_bytes: int,
         sync: bool,
         clock: Callable[[], float],
+        ages: Callable[[], float] | None = None,
         metrics: Metrics,
         measure: Callable[[Path], Space] = space_of,
     ) -> None:
@@ -74,6 +76,7 @@ class FileStore:
         self.index = Index(
             data / FOLDER,
             clock=clock,
+            ages=ages,
             max_user_bytes=max_user_bytes,
             max_total_bytes=max_total_bytes,
             sync_commits=sync,

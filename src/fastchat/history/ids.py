@@ -35,12 +35,16 @@ DROP TABLE remembered;
 class Ids:
     """The table `ids`. Rows are in the order of time, so that expired ids are its first rows.
 
-    Each method must be called within a transaction. `clock` returns seconds since 1970.
+    Each method must be called within a transaction. `clock` returns seconds since 1970, and `ages`
+    the time from which ages are measured (`fastchat.clocks`).
     """
 
-    def __init__(self, db: apsw.Connection, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, db: apsw.Connection, clock: Callable[[], float], ages: Callable[[], float]
+    ) -> None:
         self._db = db
         self._clock = clock
+        self._ages = ages
         self._has_expired = False
 
     @property
@@ -90,4 +94,4 @@ class Ids:
             self._db.execute("DELETE FROM ids WHERE number <= ?", (last,))
 
     def _oldest(self) -> str:
-        return timestamp_of(self._clock() - REMEMBER_IDS_S)
+        return timestamp_of(self._ages() - REMEMBER_IDS_S)

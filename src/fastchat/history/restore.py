@@ -61,7 +61,7 @@ def restore(
         disk_errors(),
         transaction(file.db),
     ):
-        return _restore(file.db, directory, publications, origins, Ids(file.db, clock))
+        return _restore(file.db, directory, publications, origins, Ids(file.db, clock, clock))
 
 
 def _restore(

@@ -80,7 +80,8 @@ class SqliteHistory:
       few more.
     * `max_age_s`: publications older than this are dropped; 0 means that age does not matter.
     * `sync_commits`: whether each commit waits until the disk has it.
-    * `clock`: returns seconds since 1970.
+    * `clock`: returns seconds since 1970, as the timestamps of drafts have them.
+    * `ages`: returns the time from which ages are measured (`fastchat.clocks`); `clock` if None.
     * `max_known_rooms`: how many rooms can have their position in memory.
     * `max_warm_rooms`: how many rooms can have their newest publications in memory.
 
@@ -97,11 +98,13 @@ class SqliteHistory:
         max_age_s: float,
         sync_commits: bool,
         clock: Callable[[], float],
+        ages: Callable[[], float] | None = None,
         max_known_rooms: int = 10_000,
         max_warm_rooms: int = 256,
     ) -> None:
         self._max_age_s = max_age_s
-        self._clock = clock
+        #: The time from which ages are measured.
+        self.ages = ages or clock
         self._open_file = HistoryFile(directory, sync_commits=sync_commits)
         self.file, self._db = self._open_file.path, self._open_file.db
         self._db.set_busy_timeout(0)  # the event loop waits for no lock
@@ -113,7 +116,7 @@ class SqliteHistory:
             max_rooms=max_known_rooms,
             max_tails=max_warm_rooms,
         )
-        self._ids = Ids(self._db, clock)
+        self._ids = Ids(self._db, clock, self.ages)
         #: The secret that makes public ids of users.
         self.user_key = user_key_of(self._db)
         self._pruner = Pruner(self._db, self._rooms, max_messages)
@@ -264,7 +267,7 @@ class SqliteHistory:
             self._pruning_fails = self._pruning_fails and not touched
 
     def _drop_aged(self, touched: set[str]) -> None:
-        before = timestamp_of(self._clock() - self._max_age_s)
+        before = timestamp_of(self.ages() - self._max_age_s)
         for room, first in self._pruner.find_aged(before):
             touched.add(room.name)
             self._erased.append((room, 0, first - 1))

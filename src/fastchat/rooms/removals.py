@@ -24,8 +24,10 @@ class Removals:
     """Removals in force, by room and the user's public id. With a `file`, they survive a restart.
 
     `user_of` makes a public id of a credential, which a file of the first version has instead.
-    `clock` returns seconds since 1970, because other clocks do not survive a restart. If the file
-    cannot be read or written, that is logged, and the removals in it are lost.
+    `steady` returns seconds by a clock that nobody sets (by default `clock`), so a removal lasts as
+    long as the moderator has said. The file contains times by `clock`, which returns seconds since
+    1970, because other clocks do not survive a restart. If the file cannot be read or written, that
+    is logged, and the removals in it are lost.
     """
 
     def __init__(
@@ -34,11 +36,13 @@ class Removals:
         file: Path | None = None,
         *,
         user_of: Callable[[str], str],
+        steady: Callable[[], float] | None = None,
     ) -> None:
         self._clock = clock
+        self._steady = steady or clock
         self._file = file
         self._user_of = user_of
-        self._until_s: dict[tuple[str, str], float] = {}
+        self._until_s: dict[tuple[str, str], float] = {}  # by `steady`
         if file is not None:
             self._read(file)
 
@@ -47,7 +51,7 @@ class Removals:
 
     def add(self, room: str, user: str, seconds: int) -> None:
         """Keep a user out for so many seconds from now, even if a longer time was set before."""
-        now = self._clock()
+        now = self._steady()
         self._until_s = {who: end for who, end in self._until_s.items() if end > now}
         self._until_s[room, user] = now + seconds
         if len(self._until_s) > MAX_REMOVALS:
@@ -58,9 +62,10 @@ class Removals:
     def remaining_s(self, room: str, user: str) -> float:
         """The seconds for which a user must still stay out; 0 if the user can come in."""
         until_s = self._until_s.get((room, user))
-        return 0.0 if until_s is None else max(0.0, until_s - self._clock())
+        return 0.0 if until_s is None else max(0.0, until_s - self._steady())
 
     def _read(self, file: Path) -> None:
+        ahead_s = self._clock() - self._steady()
         try:
             content = json.loads(file.read_bytes())
             if type(content) is list:  # the first version
@@ -70,14 +75,15 @@ class Removals:
             else:
                 raise ValueError("it is the file of a newer fastchat")
             for room, user, end in rows:
-                self._until_s[str(room), str(user)] = float(end)
+                self._until_s[str(room), str(user)] = float(end) - ahead_s
         except FileNotFoundError:
             pass
         except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
             logger.exception("%s cannot be read; the removals in it are lost", file)
 
     def _write(self, file: Path) -> None:
-        rows = [[room, user, end] for (room, user), end in self._until_s.items()]
+        ahead_s = self._clock() - self._steady()
+        rows = [[room, user, end + ahead_s] for (room, user), end in self._until_s.items()]
         written = file.with_suffix(".new")
         try:
             descriptor = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

@@ -475,6 +475,27 @@ def test_removals_are_stored_in_a_private_file(tmp_path: Path) -> None:
     assert len(again) == 2
 
 
+@pytest.mark.parametrize("step_s", [10_800.0, -10_800.0])
+def test_removal_lasts_as_long_as_said_when_the_clock_is_set(tmp_path: Path, step_s: float) -> None:
+    """The file has the time of day, so that the removal outlives a restart."""
+    file = tmp_path / "removals.json"
+    wall, uptime = [1_750_000_000.0], [50.0]
+
+    def after(seconds: float, step_s: float = 0.0) -> None:
+        uptime[0] += seconds
+        wall[0] += seconds + step_s
+
+    removals = Removals(lambda: wall[0], file, user_of=str, steady=lambda: uptime[0])
+    removals.add("lobby", "u-1", 600)
+    after(10, step_s)
+    assert removals.remaining_s("lobby", "u-1") == 590
+    removals.add("lobby", "u-2", 600)  # so that the file is written again
+    again = Removals(lambda: wall[0], file, user_of=str, steady=lambda: uptime[0] + 77)
+    assert again.remaining_s("lobby", "u-1") == pytest.approx(590)
+    after(590)
+    assert removals.remaining_s("lobby", "u-1") == 0
+
+
 @pytest.mark.parametrize(
     "content", ["", "{}x", "[5]", '{"a": 1}', '[["a", "b", "soon"]]', "[" * 9999]
 )

@@ -15,6 +15,7 @@ import apsw
 import pytest
 
 from contracts.history import delete, draft, edit, react
+from fastchat.clocks import AgeClock
 from fastchat.errors import SettingError
 from fastchat.files import File
 from fastchat.files.index import TICKET_S
@@ -164,6 +165,46 @@ async def test_unlinked_file_is_deleted_after_an_hour(directory: DataDirectory) 
         assert directory.has(file)
         directory.sweep(after_s=2)
         assert not directory.has(file)
+
+
+@on_loop
+async def test_hour_of_an_unlinked_file_is_not_shortened_by_the_clock(
+    directory: DataDirectory,
+) -> None:
+    """The sender has an hour, even if somebody sets the clock forward, and then no more."""
+    uptime = ManualClock()
+    ages = AgeClock(UNLINKED_LIFETIME_S, wall=directory.clock, steady=uptime)
+    retention = Retention(
+        directory.data, clock=directory.clock, ages=ages, metrics=directory.metrics
+    )
+
+    def sweep(after_s: float, step_s: float = 0.0) -> None:
+        uptime.now += after_s
+        directory.clock.now += after_s + step_s
+        retention.sweep()
+
+    async with opened_store(directory.data, clock=directory.clock, ages=ages) as store:
+        file = await put(store, b"one", room="a")
+        sweep(10, step_s=3 * UNLINKED_LIFETIME_S)
+        sweep(UNLINKED_LIFETIME_S - 20)
+        assert directory.has(file)
+        sweep(20)
+        sweep(2 * UNLINKED_LIFETIME_S)
+        assert not directory.has(file)
+
+
+@on_loop
+async def test_ticket_is_valid_for_ten_minutes_whatever_the_clock(directory: DataDirectory) -> None:
+    uptime = ManualClock()
+    ages = AgeClock(TICKET_S, wall=directory.clock, steady=uptime)
+    async with opened_store(directory.data, clock=directory.clock, ages=ages) as store:
+        upload = await store.reserve("a", "alice", "a", 7)
+        uptime.now += TICKET_S - 1
+        directory.clock.now += TICKET_S - 1 + 86_400
+        assert await store.find(upload.ticket) is not None
+        uptime.now += 2 * TICKET_S
+        directory.clock.now += 2 * TICKET_S
+        assert await store.find(upload.ticket) is None
 
 
 @on_loop

@@ -30,6 +30,7 @@ from contracts.history import (
     reactions,
     texts,
 )
+from fastchat.clocks import AgeClock
 from fastchat.database import select
 from fastchat.errors import CommandError, HistoryError, SettingError
 from fastchat.history import Duplicate, History, checkpoints
@@ -377,6 +378,40 @@ def test_messages_older_than_the_limit_are_dropped(tmp_path: Path) -> None:
         assert history.before("a", None, 9) == ([], False)
         assert history.position("a").offset == 800
         assert history.append([draft()])[0] == draft().numbered(801)
+
+
+@pytest.mark.parametrize("lead_s", [3 * 3600.0, -3 * 3600.0])
+def test_message_keeps_its_time_after_the_clock_was_set(tmp_path: Path, lead_s: float) -> None:
+    """Neither the messages from before nor those from after are dropped early, and no id is
+    forgotten early."""
+    clock, uptime = Clock(), Clock()
+
+    def after(seconds: float) -> None:
+        clock.now += seconds
+        uptime.now += seconds
+        history.prune()
+
+    def say(id: str) -> Any:
+        return history.append([draft(id=id)._replace(timestamp=timestamp_of(clock.now))])[0]
+
+    ages = AgeClock(3600.0, wall=clock, steady=uptime)
+    right, clock.now = clock.now, clock.now + lead_s
+    with opened(tmp_path, clock=clock, ages=ages, max_age_s=3600.0) as history:
+        after(1)
+        say("before")
+        after(1)
+        clock.now = right + 2
+        say("after")
+        after(1)
+        assert history.after("a", 0, 9).publications[0].offset == 1
+        after(REMEMBER_IDS_S - 10)
+        assert say("before") == Duplicate("a", "before", 1)
+        assert say("after") == Duplicate("a", "after", 2)
+        after(3600 - REMEMBER_IDS_S)
+        assert [each.offset for each in history.after("a", 0, 9).publications] == [1, 2]
+        for _ in range(4):
+            after(3600)
+        assert history.before("a", None, 9).publications == []
 
 
 def test_rooms_beyond_the_known_ones_keep_their_offsets(tmp_path: Path) -> None:

@@ -10,16 +10,18 @@ import logging
 import secrets
 import shlex
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from fastchat.brokers.relay.server import Relay
+from fastchat.clocks import AgeClock, steady
 from fastchat.directory import is_open_to_others
-from fastchat.files.retention import Retention
+from fastchat.files.index import TICKET_S
+from fastchat.files.retention import UNLINKED_LIFETIME_S, Retention
 from fastchat.files.store import FileStore
 from fastchat.history import History
 from fastchat.history.epochs import new_generation
+from fastchat.history.ids import REMEMBER_IDS_S
 from fastchat.history.memory import MemoryHistory
 from fastchat.history.sqlite import SqliteHistory
 from fastchat.history.users import UserIds
@@ -94,6 +96,7 @@ def build_rooms(
             time.time,
             Path(settings.data) / FILE_NAME if has_directory else None,
             user_of=user_of,
+            steady=steady,
         ),
         limits=room_limits_of(settings),
         grace_ticks=grace_ticks,
@@ -118,7 +121,10 @@ def open_history(settings: Settings, *, user_key: bytes | None = None) -> Histor
         max_messages=settings.history_max_messages,
         max_age_s=settings.history_max_age,
         sync_commits=settings.durability == "power-loss",
-        clock=_steady_clock(),
+        clock=time.time,
+        # Both the history and the retention use it. Their shorter times are those of ids and of
+        # files without a message.
+        ages=AgeClock(max(settings.history_max_age, REMEMBER_IDS_S, UNLINKED_LIFETIME_S)),
     )
     if is_open_to_others(directory):
         logger.warning(
@@ -143,7 +149,8 @@ def open_files(settings: Settings, metrics: Metrics) -> FileStore | None:
         max_user_bytes=settings.max_user_file_bytes,
         max_total_bytes=settings.max_files_bytes,
         sync=settings.durability == "power-loss",
-        clock=_steady_clock(),
+        clock=time.time,
+        ages=AgeClock(TICKET_S),
         metrics=metrics,
     )
 
@@ -155,30 +162,21 @@ def open_retention(settings: Settings, metrics: Metrics, history: History) -> Re
     """
     if settings.files == "on" and not _keeps_files(settings):
         logger.warning("--files on has no effect with --history memory: nothing is kept on disk")
-    if not _keeps_files(settings):
+    if not (_keeps_files(settings) and isinstance(history, SqliteHistory)):
         return None
     retention = Retention(
         Path(settings.data),
-        clock=_steady_clock(),
+        clock=time.time,
+        ages=history.ages,
         metrics=metrics,
         max_total_bytes=settings.max_files_bytes,
     )
-    if isinstance(history, SqliteHistory):
-        history.watch_links(retention.changes.add)
+    history.watch_links(retention.changes.add)
     return retention
 
 
 def _keeps_files(settings: Settings) -> bool:
     return settings.files != "off" and settings.history == "sqlite"
-
-
-def _steady_clock() -> Callable[[], float]:
-    """A clock of seconds since 1970 that does not jump if somebody sets the machine's clock.
-
-    So data that is kept for some time is kept for exactly that time.
-    """
-    started = time.time() - time.monotonic()
-    return lambda: started + time.monotonic()
 
 
 def new_secret() -> str:

@@ -1,0 +1,61 @@
+"""The clock by which the age of records is judged.
+
+Records carry the time of day at which they were made (the wall clock): people read it, and it means
+the same after a restart. But the wall clock can be wrong, and set right while the server runs. A
+record from before that would look older or younger than it is by the size of the step, and what is
+too old is deleted.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+__all__ = ["AgeClock", "steady"]
+
+#: A smaller difference is not a step of the wall clock but the inexactness of two readings.
+_STEP_S = 1.0
+
+
+def steady() -> float:
+    """Seconds since the machine was booted, also while it was suspended. Nobody can set them."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class AgeClock:
+    """Returns a time in seconds since 1970 from which the age of records can be measured.
+
+    The age of a record is the result minus the record's time by the clock `wall`. If the record was
+    made in this process and in the last `window_s` seconds, it never looks older than it is,
+    whatever steps `wall` has made. It can look younger, by at most the size of these steps. So
+    nothing is deleted too early, and everything at most `window_s` seconds too late.
+
+    The clock learns of a step when it is called. So it must be called about once a second, or the
+    records between two steps can look older. Threads can share it.
+    """
+
+    def __init__(
+        self,
+        window_s: float,
+        *,
+        wall: Callable[[], float] = time.time,
+        steady: Callable[[], float] = steady,
+    ) -> None:
+        self._window_s = window_s
+        self._wall = wall
+        self._steady = steady
+        #: By how much `wall` was ahead of `steady`, and since when (by `steady`), oldest first.
+        self._leads: deque[tuple[float, float]] = deque()
+        self._lock = threading.Lock()
+
+    def __call__(self) -> float:
+        with self._lock:
+            now = self._steady()
+            lead = self._wall() - now
+            while len(self._leads) > 1 and self._leads[1][0] <= now - self._window_s:
+                self._leads.popleft()  # all records from its time are older than the window
+            if not self._leads or abs(lead - self._leads[-1][1]) > _STEP_S:
+                self._leads.append((now, lead))
+            return now + min(lead, *(each for _, each in self._leads))
