@@ -77,8 +77,9 @@ class Rig:
     def kill(self) -> None:
         """Kill the relay as SIGKILL does: unwritten and unread records are lost."""
         self.relay_history.failing = {"append", "read"}
-        assert self.relay._server is not None
-        self.relay._server.close()
+        listener = self.relay._listener._server
+        assert listener is not None
+        listener.close()
         self.relay.opened = lambda peer: peer._transport.abort()  # type: ignore[method-assign]
         for peer in tuple(self.relay._peers):
             peer._transport.abort()

@@ -8,20 +8,16 @@ Status of the relay's protocol.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fastchat.brokers.relay.listener import UnixListener
 from fastchat.brokers.relay.records import AskStatus, Status, decode_from_relay
-from fastchat.brokers.relay.wire import (
-    BadRecord,
-    RecordReader,
-    bind_socket,
-    remove_socket,
-    socket_path,
-)
-from fastchat.errors import FastchatError
+from fastchat.brokers.relay.wire import BadRecord, RecordReader, socket_path
+from fastchat.errors import FastchatError, SettingError
 
 __all__ = ["NotAnswering", "StatusServer", "ask", "collect"]
 
@@ -135,29 +131,33 @@ class StatusServer:
         self.silence_s = silence_s
         self.max_clients = max_clients
         self.clients: set[_Client] = set()
-        self._server: asyncio.Server | None = None
+        self._listener = UnixListener(directory, lambda: _Client(self), backlog=max_clients)
 
     async def open(self) -> None:
-        """Listen. If the directory cannot hold a socket, log a warning and answer no requests."""
+        """Listen. If the directory cannot hold a socket, log a warning and answer no requests.
+
+        Raises SettingError if another server answers there already.
+        """
         try:
-            listener = bind_socket(self._directory)
+            await self._listener.open()
         except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise SettingError(
+                    f"--data {self._directory} is in use by another server; stop it or choose "
+                    "another directory."
+                ) from None
             logger.warning(
                 "`fastchat status` will not work, because the data directory cannot hold a "
                 "socket: %s",
                 error.strerror,
             )
-            return
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(
-            lambda: _Client(self), sock=listener, backlog=self.max_clients
-        )
+
+    def check(self) -> None:
+        """Bind the socket again if its file is gone; call it once a second."""
+        self._listener.check()
 
     def close(self) -> None:
-        if self._server is None:
-            return
-        self._server.close()
-        remove_socket(self._directory)
+        self._listener.close()
         for client in tuple(self.clients):
             client.drop()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import logging
 import os
@@ -82,6 +83,11 @@ async def _serve(settings: Settings, history: History, channel: Channel, workers
     try:
         await relay.start()
     except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise SettingError(
+                f"--data {settings.data} is in use by another server; stop it or choose another "
+                "directory."
+            ) from None
         raise SettingError(
             f"--data {settings.data} cannot hold the relay's socket: {error.strerror}."
         ) from None
@@ -112,6 +118,7 @@ async def _tick_forever(relay: Relay, channel: Channel, interval_s: float) -> No
         await asyncio.sleep(interval_s)
         try:
             relay.rooms.tick()
+            relay.check_socket()
         except Exception:  # if this goes on, there are no beats, and the supervisor kills the relay
             logger.exception("internal error in a tick")
         else:

@@ -99,7 +99,8 @@ class Standalone:
         gc.freeze()
 
     def tick(self) -> None:
-        """Do nothing: there is no supervisor and no relay to report to."""
+        """Look after the socket; there is no supervisor and no relay to report to."""
+        self._status.check()
 
     async def end(self) -> None:
         async with contextlib.AsyncExitStack() as ends:  # if one fails, the others still run

@@ -25,6 +25,7 @@ from fastchat.brokers.relay.wire import SOCKET_NAME, RecordKind, RecordReader, p
 from fastchat.cli import main
 from fastchat.cli import status as status_command
 from fastchat.cli.status import table
+from fastchat.errors import SettingError
 from fastchat.metrics import Histogram, Metrics
 from fastchat.ops.status import SILENCE_S, NotAnswering, StatusServer, ask, collect
 from support.server import TIMEOUT_UNIT_S, running_server
@@ -165,6 +166,33 @@ def test_stale_socket_is_replaced(run: Run, tmp_path: Path) -> None:
 
     async def test() -> None:
         async with answering(tmp_path):
+            assert await ask(tmp_path, LIMIT_S) == {"server": {"rooms": 3}}
+
+    run(test())
+
+
+def test_status_works_after_the_socket_was_removed(run: Run, tmp_path: Path) -> None:
+    """A server whose socket was removed creates another within a second."""
+
+    async def test() -> None:
+        async with answering(tmp_path) as server:
+            (tmp_path / SOCKET_NAME).unlink()
+            server.check()
+            async with asyncio.timeout(LIMIT_S):
+                while not (tmp_path / SOCKET_NAME).exists():  # noqa: ASYNC110 nothing to wait for
+                    await asyncio.sleep(0.01)
+            assert await ask(tmp_path, LIMIT_S) == {"server": {"rooms": 3}}
+
+    run(test())
+
+
+def test_directory_of_another_server_is_refused(run: Run, tmp_path: Path) -> None:
+    """A server does not take the socket of one that runs, even if the lock's file is gone."""
+
+    async def test() -> None:
+        async with answering(tmp_path):
+            with pytest.raises(SettingError, match="is in use by another server"):
+                await StatusServer(tmp_path, dict).open()
             assert await ask(tmp_path, LIMIT_S) == {"server": {"rooms": 3}}
 
     run(test())

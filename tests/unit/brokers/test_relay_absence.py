@@ -25,7 +25,7 @@ from contracts.broker import (
 )
 from contracts.history import draft
 from fastchat.brokers.relay.bounds import Bounds
-from fastchat.brokers.relay.client import RelayBroker
+from fastchat.brokers.relay.client import AWAY_TICKS, RelayBroker
 from fastchat.brokers.relay.pages import RelayPages
 from fastchat.brokers.relay.wire import SOCKET_NAME
 from fastchat.errors import CommandError, ErrorCode
@@ -523,3 +523,41 @@ def test_random_operations_keep_streams_whole_and_presence_right(
 
     for seed in range(first, first + 50):
         run_in_loop(live(seed))
+
+
+def test_worker_without_a_relay_says_so_once(rig: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """After some seconds the log says which worker has no relay, and why; and when it has one."""
+
+    async def test(rig: Rig) -> None:
+        broker, _ = rig.broker()
+        starting = asyncio.get_running_loop().create_task(broker.start())
+        await until(lambda: "No such file" in broker.failure)
+        for _ in range(AWAY_TICKS + 3):
+            broker.tick()
+        assert caplog.messages == [
+            f"worker-1 has had no relay for {AWAY_TICKS} s, so its clients get `unavailable`: "
+            "No such file or directory"
+        ]
+        await rig.start()
+        await starting
+        for _ in range(3):
+            broker.tick()
+        assert caplog.messages[1:] == ["worker-1 is connected to the relay again"]
+
+    rig(test)
+
+
+def test_short_absence_of_the_relay_is_not_told_twice(
+    rig: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A relay that is replaced at once causes one line."""
+
+    async def test(rig: Rig) -> None:
+        ((broker, _),) = await rig.several(1)
+        broker.tick()
+        await rig.restart()
+        broker.tick()
+        lines = [message for message in caplog.messages if "relay" in message]
+        assert lines == ["the connection to the relay is lost; reconnecting"]
+
+    rig(test)

@@ -48,6 +48,10 @@ __all__ = ["RelayBroker"]
 
 logger = logging.getLogger("fastchat.broker")
 
+#: A relay that was killed is replaced within a second or two. After this many seconds without one,
+#: an operator has to know.
+AWAY_TICKS = 3
+
 Reply = TypeVar("Reply", bound=records.Reply)
 Make = Callable[[int, float], records.Request]
 
@@ -94,11 +98,17 @@ class RelayBroker:
         self._drafts = Drafts(self._rooms, self.bounds.max_drafts)
         self._requests = Requests(self._say, self._timer)
         self._welcome = asyncio.Event()
+        self._away_ticks = 0
 
     @property
     def connected(self) -> bool:
         """Whether the relay has sent WELCOME, and accepts drafts and requests."""
         return self._welcome.is_set()
+
+    @property
+    def failure(self) -> str:
+        """Why the last attempt to connect to the relay failed, as a part of a sentence."""
+        return self._link.failure
 
     def open(self, *, delivery: Delivery, receiver: Receiver) -> None:
         self._delivery = delivery
@@ -186,8 +196,24 @@ class RelayBroker:
             self._say(records.Tell(room, payload))
 
     def tick(self) -> None:
-        """Measure the round trip to the relay."""
+        """Measure the round trip to the relay; log if there has been none for a while.
+
+        Call it once a second.
+        """
         self._say(records.Ping(time.monotonic()))
+        if self.connected:
+            if self._away_ticks >= AWAY_TICKS:
+                logger.warning("%s is connected to the relay again", self._name)
+            self._away_ticks = 0
+            return
+        self._away_ticks += 1
+        if self._away_ticks == AWAY_TICKS:
+            logger.error(
+                "%s has had no relay for %d s, so its clients get `unavailable`: %s",
+                self._name,
+                AWAY_TICKS,
+                self._link.failure,
+            )
 
     def report(self, snapshot: dict[str, Any]) -> None:
         """Send the relay this worker's counters, for `fastchat status` and the metrics."""

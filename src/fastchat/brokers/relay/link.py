@@ -62,6 +62,8 @@ class Link:
         self._connection: _Connection | None = None  # the newest, also before it is open
         self._connecting: asyncio.Task[None] | None = None
         self.closing = False
+        #: Why the last attempt to connect failed, as a part of a sentence.
+        self.failure = "it has not answered yet"
 
     @property
     def is_up(self) -> bool:
@@ -102,9 +104,10 @@ class Link:
             try:
                 with socket_path(self._directory) as path:
                     _, connection = await loop.create_unix_connection(self._new_connection, path)
-            except OSError:
-                pass
+            except OSError as error:
+                self.failure = error.strerror or str(error)
             else:
+                self.failure = "it does not answer"
                 await connection.ended.wait()
             await asyncio.sleep(self._retry_s)
 

@@ -16,9 +16,9 @@ import asyncio
 import functools
 from pathlib import Path
 
+from fastchat.brokers.relay.listener import UnixListener
 from fastchat.brokers.relay.peer import Peer
 from fastchat.brokers.relay.records import Status
-from fastchat.brokers.relay.wire import bind_socket, remove_socket
 from fastchat.limits.connections import ConnectionCount
 from fastchat.metrics import Metrics
 from fastchat.rooms.rooms import Rooms
@@ -55,14 +55,13 @@ class Relay:
     ) -> None:
         self.rooms = rooms
         self.connection_count = ConnectionCount() if connection_count is None else connection_count
-        self._directory = directory
         self._metrics = metrics
         self._expected = workers
         self._gathering_s = gathering_s
         self.max_backlog_bytes = max_backlog_bytes
         self.gathered = False
         self._peers: dict[Peer, None] = {}  # the newest last
-        self._server: asyncio.AbstractServer | None = None
+        self._listener = UnixListener(directory, functools.partial(Peer, self))
         self._left = asyncio.Event()  # set whenever a peer has left
 
     async def start(self) -> None:
@@ -71,18 +70,17 @@ class Relay:
         The caller must hold the directory's lock, because the socket of an earlier relay is
         replaced. Raises OSError if the directory cannot hold a socket.
         """
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(
-            functools.partial(Peer, self), sock=bind_socket(self._directory)
-        )
-        loop.call_later(self._gathering_s, self._end_gathering)
+        await self._listener.open()
+        asyncio.get_running_loop().call_later(self._gathering_s, self._end_gathering)
+
+    def check_socket(self) -> None:
+        """Bind the socket again if its file is gone; call it once a second."""
+        self._listener.check()
 
     def close(self) -> None:
         """Store what was published, remove the socket and disconnect from all workers."""
         self.rooms.commit()
-        remove_socket(self._directory)
-        if self._server is not None:
-            self._server.close()
+        self._listener.close()
         for peer in tuple(self._peers):
             peer.close()
 
