@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import os
 import random
+import select
 import signal
 import socket
 import threading
@@ -24,6 +25,7 @@ import pytest
 from checker import check
 from checker.parts import client_ports, figures, is_alive, parts_of, percentile_back_s, unexplained
 from checker.run import Plan, run, summary
+from fastchat.brokers.relay.wire import SOCKET_NAME
 from support.raw_websocket import Client, connected, request, wired
 from support.server import TIMEOUT_UNIT_S, Server, running_server, wait_until
 
@@ -452,3 +454,63 @@ def probing(admin_port: int) -> Iterator[list[int]]:
 
     with in_background(once):
         yield answers
+
+
+# The relay's socket
+
+
+def test_workers_reach_the_relay_after_its_socket_was_removed(tmp_path: Path) -> None:
+    """The relay creates its socket again, so a rolling restart succeeds and clients can chat."""
+    data = tmp_path / "data"
+    with running_cluster(data) as server:
+        (data / SOCKET_NAME).unlink()
+        await_log(server, f"{data / SOCKET_NAME} was gone, and was created again")
+        server.signal(signal.SIGUSR2)
+        await_log(server, "all workers are new")
+        for number in (1, 2):
+            with on_worker(server, number) as client:
+                assert client.join(username="Alice", room=f"r{number}")["online"] == 1
+                assert say(client, "hello", "1")["type"] == "message"
+
+
+def test_worker_whose_successor_has_no_relay_stays(tmp_path: Path) -> None:
+    """If the socket cannot be created again, a rolling restart changes nothing, and the clients of
+    the old workers go on."""
+    data = tmp_path / "data"
+    with running_cluster(data) as server, on_worker(server, 1) as alice:
+        alice.join(username="Alice")
+        before = parts_of(server.pid)
+        (data / SOCKET_NAME).unlink()
+        (data / SOCKET_NAME).mkdir()
+        server.signal(signal.SIGUSR2)
+        line = await_log(server, "the rolling restart stopped")
+        assert "worker 1 keeps its old process" in line
+        assert "the relay cannot be reached" in line
+        assert parts_of(server.pid) == before
+        assert say(alice, "still here", "1")["type"] == "message"
+        with on_worker(server, 2) as bob:
+            assert bob.join(username="Bob")["online"] == 2
+        (data / SOCKET_NAME).rmdir()
+        await_log(server, "was created again")
+        server.signal(signal.SIGUSR2)
+        await_log(server, "all workers are new")
+
+
+def await_log(server: Server, words: str) -> str:
+    """Wait for a line of the log with these words, and return it; lines before it are dropped."""
+    stream = server.process.stderr
+    assert stream is not None
+    logged = ""
+    found: list[str] = []
+
+    def is_logged() -> bool:
+        nonlocal logged
+        while select.select([stream], [], [], 0)[0]:
+            if not (part := os.read(stream.fileno(), 65536)):
+                break
+            logged += part.decode()
+        found[:] = [line for line in logged.splitlines() if words in line]
+        return bool(found)
+
+    wait_until(is_logged, timeout_s=60 * TIMEOUT_UNIT_S)
+    return found[0]

@@ -44,7 +44,14 @@ SERIES = (
         "fastchat_restarts_total",
         "counter",
         "restarts",
-        "Times that the supervisor restarted the process.",
+        "Times that the supervisor restarted the process because it had died; rolling restarts do "
+        "not count.",
+    ),
+    Series(
+        "fastchat_relay_connected",
+        "gauge",
+        "relay_connected",
+        "1 while the worker is connected to the relay, 0 while its clients are refused.",
     ),
     Series(
         "fastchat_resident_memory_bytes",

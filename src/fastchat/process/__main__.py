@@ -1,6 +1,6 @@
 """The entry point of a child process, which is a worker or the relay.
 
-    python -m fastchat.process worker NUMBER --channel FD --listener FD
+    python -m fastchat.process worker NUMBER --channel FD --listener FD [--must-connect]
     python -m fastchat.process relay --channel FD
 
 Only the supervisor starts it. `channel` is the connection between the two.
@@ -69,7 +69,13 @@ def _run(
     from fastchat.process import clustered
 
     listener = socket.socket(fileno=chosen.listener)
-    return clustered.run(settings, channel, number=chosen.number, listener=listener)
+    return clustered.run(
+        settings,
+        channel,
+        number=chosen.number,
+        listener=listener,
+        must_connect=chosen.must_connect,
+    )
 
 
 def _wake_when_orphaned() -> None:
@@ -88,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     worker = roles.add_parser("worker")
     worker.add_argument("number", type=int)
     worker.add_argument("--listener", type=int, required=True)
+    worker.add_argument("--must-connect", action="store_true")
     relay = roles.add_parser("relay")
     for role in (worker, relay):
         role.add_argument("--channel", type=int, required=True)

@@ -7,7 +7,8 @@ The channel is a socket pair, with lines of JSON. The supervisor sends one line:
 which for the relay also has the `user_key` of a history in memory, in hexadecimal. The child sends:
 
     {"ready": true}                     it serves
-    {"failed": "--data x is in use."}   instead of `ready`: a setting is wrong, and the child ends
+    {"failed": "--data x is in use."}   instead of `ready`: why the child ends; with status 2, a
+                                        setting is wrong
     {"beat": true, "relay": true}       every second; `relay`: whether it is connected to the relay.
                                         The relay adds `fault`: why messages cannot be stored
 

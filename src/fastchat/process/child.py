@@ -64,12 +64,13 @@ class Child:
         self.ready = False  # it serves, or has served
         self.relay = False  # whether it is connected to the relay
         self.fault: str | None = None  # why it cannot store messages, if it is the relay
-        self.failure: str | None = None  # why it could not start with its settings
+        self.failure: str | None = None  # why it could not start
         self.stopping = False
         self._started = asyncio.Event()  # or ended
         self._loop = asyncio.get_running_loop()
         self._unread = b""
         self._quiet_ticks = 0
+        self._lonely_ticks = 0  # without the relay
         self._started_s = self._loop.time()
         self._ready_s: float | None = None
         self._ended_s = 0.0
@@ -106,6 +107,11 @@ class Child:
     def is_stuck(self) -> bool:
         """Whether it serves, but has not sent a beat for STUCK_TICKS."""
         return self.is_serving and self._quiet_ticks >= STUCK_TICKS
+
+    @property
+    def has_no_relay(self) -> bool:
+        """Whether it serves, but has not been connected to the relay for STUCK_TICKS."""
+        return self.is_serving and self._lonely_ticks >= STUCK_TICKS
 
     @property
     def status(self) -> int | None:
@@ -165,6 +171,7 @@ class Child:
         if self.stopping or self.ended.is_set():
             return
         self._quiet_ticks += 1
+        self._lonely_ticks = 0 if self.relay or not self.ready else self._lonely_ticks + 1
         if self._quiet_ticks < (HUNG_TICKS if self.ready else self._start_ticks):
             return
         why = "hangs" if self.ready else "does not become ready"

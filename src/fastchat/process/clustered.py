@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
 import signal
@@ -11,10 +10,12 @@ import socket
 
 import uvloop
 
+from fastchat.errors import FastchatError
 from fastchat.process.assembly.worker import ClusteredComponents, build_clustered
 from fastchat.process.channel import Channel
 from fastchat.process.signals import on_hang_up
 from fastchat.process.timings import WorkerTimings
+from fastchat.process.waiting import wait_first
 from fastchat.process.worker import Worker
 from fastchat.settings import Settings
 
@@ -23,27 +24,58 @@ __all__ = ["run"]
 logger = logging.getLogger("fastchat")
 
 
-def run(settings: Settings, channel: Channel, *, number: int, listener: socket.socket) -> int:
+class _NoRelay(FastchatError):
+    """The relay cannot be reached, and the worker must not serve without it."""
+
+
+def run(
+    settings: Settings,
+    channel: Channel,
+    *,
+    number: int,
+    listener: socket.socket,
+    must_connect: bool = False,
+) -> int:
     """Serve as one of several until SIGTERM, or until the supervisor is gone.
 
-    Returns the exit status.
+    Returns the exit status. With `must_connect`, it is 1 if the relay cannot be reached in time:
+    then the worker tells the supervisor, and never serves.
     """
     listener.setblocking(False)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(settings, channel, f"worker-{number}", listener))
+    name = f"worker-{number}"
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_serve(settings, channel, name, listener, must_connect=must_connect))
+    except _NoRelay as error:
+        channel.say(failed=str(error))
+        return 1
 
 
-async def _serve(settings: Settings, channel: Channel, name: str, listener: socket.socket) -> int:
+async def _serve(
+    settings: Settings, channel: Channel, name: str, listener: socket.socket, *, must_connect: bool
+) -> int:
     components = build_clustered(settings, listener, name=name, timings=WorkerTimings())
     worker = Worker(components.worker)
-    return await worker.serve(Clustered(worker, components, channel, name))
+    mode = Clustered(worker, components, channel, name, must_connect=must_connect)
+    return await worker.serve(mode)
 
 
 class Clustered:
-    """The mode of the worker `name` of several: it reports to the supervisor and the relay."""
+    """The mode of the worker `name` of several: it reports to the supervisor and the relay.
+
+    It waits a moment for the relay before it serves. If the relay is down, a worker that takes the
+    place of a dead one serves anyway, because somebody has to answer the clients. A worker that
+    takes the place of one that works must connect (`must_connect`), or `begin` raises _NoRelay.
+    """
 
     def __init__(
-        self, worker: Worker, components: ClusteredComponents, channel: Channel, name: str
+        self,
+        worker: Worker,
+        components: ClusteredComponents,
+        channel: Channel,
+        name: str,
+        *,
+        must_connect: bool,
     ) -> None:
         self._worker = worker
         self._relay = components.relay
@@ -51,6 +83,8 @@ class Clustered:
         self._timings = components.worker.timings
         self._channel = channel
         self._name = name
+        self._must_connect = must_connect
+        self._asked_to_end = asyncio.Event()
 
     async def begin(self) -> None:
         loop = asyncio.get_running_loop()
@@ -59,9 +93,14 @@ class Clustered:
         # supervisor sends another one. A worker that must end at once is killed by the supervisor.
         loop.add_signal_handler(signal.SIGTERM, self._on_end)
         self._channel.open(loop, self._on_lost)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._timings.relay_wait_s):
-                await self._relay.start()
+        timings = self._timings
+        await wait_first(
+            self._relay.start(),
+            self._asked_to_end.wait(),
+            timeout_s=timings.relay_deadline_s if self._must_connect else timings.relay_wait_s,
+        )
+        if self._must_connect and not (self._relay.connected or self._asked_to_end.is_set()):
+            raise _NoRelay(f"the relay cannot be reached: {self._relay.failure}")
         self._channel.say(ready=True)
         self.tick()
         # The objects that exist now live as long as the process; the collector can skip them.
@@ -78,11 +117,13 @@ class Clustered:
             self._reader.close()
 
     def _on_end(self) -> None:
+        self._asked_to_end.set()
         if not self._worker.draining:
             logger.info("%s stops", self._name)
             self._worker.drain()
 
     def _on_lost(self) -> None:
         """The channel ends the process in a moment (END_S); until then, tell the clients."""
+        self._asked_to_end.set()
         logger.warning("%s stops: the supervisor is gone", self._name)
         self._worker.drain_within(self._timings.lost_drain_s)

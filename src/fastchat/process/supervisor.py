@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ __all__ = ["Supervisor", "run"]
 logger = logging.getLogger("fastchat.supervisor")
 
 MAX_DELAY_S = 5.0
+#: The exit status of a child that cannot start with its settings.
+WRONG_SETTING = 2
 
 
 class _NotStarted(FastchatError):
@@ -65,7 +68,7 @@ class Role:
         self.successor: Child | None = None
         self.replaced = asyncio.Event()
         self.early_deaths = 0
-        self.starts = 0
+        self.restarts = 0  # because a child had died; a rolling restart is none
 
     @property
     def delay_s(self) -> float:
@@ -75,6 +78,7 @@ class Role:
         return min(MAX_DELAY_S, 0.1 * float(1 << min(self.early_deaths, 10)))
 
     def count_death(self, *, early: bool) -> None:
+        self.restarts += 1
         self.early_deaths = self.early_deaths + 1 if early else 0
 
 
@@ -114,6 +118,7 @@ class Supervisor:
         self._user_key = new_user_key()
         self._children: set[Child] = set()
         self._status = 0
+        self._started_s = time.monotonic()
         self._asked_to_stop = asyncio.Event()
         self._asked_to_roll = asyncio.Event()
 
@@ -134,16 +139,27 @@ class Supervisor:
         workers = [role.child for role in self._workers if role.child is not None]
         if not any(child.is_alive and child.relay for child in workers):
             return "no worker"
+        # The kernel gives each worker its share of the clients, whatever the worker can do.
+        for child in workers:
+            if child.has_no_relay:
+                return f"{child.name} has no relay"
         return None
 
     async def _parts(self) -> Mapping[str, Mapping[str, Any]]:
         known: dict[str, dict[str, Any]] = {
-            "supervisor": {"up": 1, "pid": os.getpid(), "dropped_log_lines_total": dropped_lines()}
+            "supervisor": {
+                "up": 1,
+                "pid": os.getpid(),
+                "uptime_s": time.monotonic() - self._started_s,
+                "dropped_log_lines_total": dropped_lines(),
+            }
         }
         for role in (self._relay, *self._workers):
-            part: dict[str, Any] = {"up": 0, "restarts": max(0, role.starts - 1)}
+            part: dict[str, Any] = {"up": 0, "restarts": role.restarts}
             if role.child is not None and role.child.is_serving:
                 part |= {"up": 1, "pid": role.child.pid}
+                if role is not self._relay:
+                    part["relay_connected"] = int(role.child.relay)
             known[role.name.replace(" ", "-")] = part
         return await status.collect(Path(self._settings.data), known)
 
@@ -208,11 +224,11 @@ class Supervisor:
 
     async def _begin(self, role: Role) -> None:
         try:
-            child = role.child = self._spawn(role)
+            child = role.child = self._spawn(role, must_connect=role is not self._relay)
         except OSError as error:
             raise _NotStarted(f"{role.name} cannot be started ({error})") from None
         await child.wait_started()
-        if child.failure is not None:
+        if child.failure is not None and child.status == WRONG_SETTING:
             raise SettingError(child.failure)
         if not child.ready:
             raise _NotStarted(child.ending())
@@ -239,6 +255,7 @@ class Supervisor:
             if role.child is not child or not child.ended.is_set():
                 continue
             if role.successor is not None:
+                role.restarts += 1
                 logger.warning("%s; another is starting already", child.ending())
                 role.child, role.successor = role.successor, None
                 continue
@@ -266,7 +283,8 @@ class Supervisor:
             else:
                 return
 
-    def _spawn(self, role: Role) -> Child:
+    def _spawn(self, role: Role, *, must_connect: bool = False) -> Child:
+        """Start a child; a worker that `must_connect` is not ready before it has the relay."""
         first = {
             "settings": dataclasses.asdict(self._settings),
             "workers": len(self._workers),
@@ -275,12 +293,11 @@ class Supervisor:
             first["user_key"] = self._user_key.hex()
         child = Child(
             role.name,
-            [*self._command, *role.arguments],
+            [*self._command, *role.arguments, *(["--must-connect"] if must_connect else [])],
             first,
             role.listener,
             start_ticks=self._timings.start_ticks,
         )
-        role.starts += 1
         self._children.add(child)
         return child
 
@@ -316,9 +333,13 @@ class Supervisor:
         logger.info("rolling restart: all workers are new")
 
     async def _replace(self, role: Role, old: Child) -> str | None:
-        """Give the role to a new child, then end the old one; returns why that failed."""
+        """Give the role to a new child, then end the old one; returns why that failed.
+
+        The new child must be connected to the relay. Otherwise the old one, which can still be
+        connected, would be replaced by one that refuses every message.
+        """
         try:
-            new = role.successor = self._spawn(role)
+            new = role.successor = self._spawn(role, must_connect=True)
         except OSError as error:
             return f"another cannot be started ({error})"
         await new.wait_started()

@@ -48,6 +48,9 @@ class WorkerTimings:
     #: One of several workers waits this long for the relay when it starts; then it serves without
     #: it.
     relay_wait_s: float = 3.0
+    #: A worker that must not serve without the relay ends after this time. That is less than the
+    #: supervisor's patience (`start_ticks`), so that the worker can say why.
+    relay_deadline_s: float = 10.0
     #: If the supervisor is gone, such a worker drains this long; after `channel.END_S` it ends.
     lost_drain_s: float = 0.3
 

@@ -44,6 +44,7 @@ def full_snapshot() -> dict[str, Any]:
     return counted.snapshot(
         up=1,
         restarts=2,
+        relay_connected=1,
         connections=5,
         blocked=1,
         rooms=6,

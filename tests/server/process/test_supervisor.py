@@ -69,7 +69,8 @@ FAKE = """
     plan = json.load(open("plan")).get(name, ["serve"])
     does = plan[min(start, len(plan)) - 1]
     listener = sys.argv[sys.argv.index("--listener") + 1] if "--listener" in sys.argv else None
-    note("start", None if listener is None else os.fstat(int(listener)).st_ino, first["workers"])
+    socket_id = None if listener is None else os.fstat(int(listener)).st_ino
+    note("start", socket_id, first["workers"], "--must-connect" in sys.argv)
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGALRM, late)
     if does == "exit":
@@ -77,6 +78,9 @@ FAKE = """
     if does == "fail":
         say(failed="--data \\udcff is in use by another server.")
         sys.exit(2)
+    if does == "alone":
+        say(failed="the relay cannot be reached: No such file or directory")
+        sys.exit(1)
     if does == "slow":
         while os.path.exists("hold"):
             time.sleep(0.01)
@@ -90,7 +94,7 @@ FAKE = """
         signal.pause()
     while True:
         if does not in ("mute", "quiet", "lost"):
-            say(beat=True, relay=not os.path.exists("no-relay"))
+            say(beat=True, relay=not any(map(os.path.exists, ("no-relay", f"no-relay-{name}"))))
         if select.select([channel], [], [], 0.02)[0]:
             os._exit(0)
 """
@@ -319,6 +323,18 @@ def test_invalid_setting_of_a_child_is_one_sentence(part: str, tmp_path: Path) -
     with supervised(tmp_path) as server:
         assert server.end() == 2
         assert server.logged().splitlines()[-1].startswith("fastchat: --data \\udcff is in use")
+
+
+def test_worker_without_the_relay_ends_the_start(tmp_path: Path) -> None:
+    """A server in which a worker does not reach the relay does not claim to serve. That is no
+    wrong setting, so the status is 1."""
+    planned(tmp_path, worker_2=["alone"])
+    with supervised(tmp_path) as server:
+        assert server.end() == 1
+        assert re.search(
+            r"worker 2 \(pid \d+\) could not start: the relay cannot be reached: No such file",
+            server.logged(),
+        )
 
 
 @pytest.mark.parametrize("part", ["relay", "worker_1"])
@@ -634,6 +650,33 @@ def test_rolling_restart_stops_if_a_replacement_fails(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
+def test_replacement_without_the_relay_is_a_failed_one(tmp_path: Path) -> None:
+    """If a replacement does not reach the relay, the old worker continues, and the log says why."""
+    planned(tmp_path, worker_1=["serve", "alone"])
+    with supervised(tmp_path) as server:
+        server.hello()
+        server.signal(signal.SIGUSR2)
+        line = server.await_log("the rolling restart stopped")
+        assert "worker 1 keeps its old process" in line
+        assert "could not start: the relay cannot be reached: No such file" in line
+        assert server.events("end") == []
+        assert len(server.pids("worker-2", "start")) == 1
+
+
+def test_only_a_worker_that_others_can_do_without_must_connect(tmp_path: Path) -> None:
+    """At the start and in a rolling restart, a worker must connect to the relay. A worker that
+    takes the place of a dead one serves in any case."""
+    with supervised(tmp_path) as server:
+        server.hello()
+        server.signal(signal.SIGUSR2)
+        server.await_log("all workers are new")
+        os.kill(server.pids("worker-1")[-1], signal.SIGKILL)
+        server.await_start("worker-1", 3)
+        starts = [(event[1], event[6]) for event in server.events("start")]
+        assert [must for name, must in starts if name == "relay"] == [False]
+        assert [must for name, must in starts if name == "worker-1"] == [True, True, False]
+
+
 def test_replacement_that_never_serves_is_killed(tmp_path: Path) -> None:
     """A replacement that never serves is killed, and the old worker continues."""
     planned(tmp_path, worker_1=["serve", "mute"])
@@ -739,6 +782,22 @@ def test_readiness_follows_the_relay(tmp_path: Path) -> None:
         wait_until(lambda: server.get("/readyz") == (200, "ready"))
 
 
+def test_server_with_a_worker_without_the_relay_is_not_ready(tmp_path: Path) -> None:
+    """The kernel gives clients to every worker, so one without the relay makes the server not
+    ready, and the metrics show which one it is."""
+    with supervised(tmp_path) as server:
+        server.hello()
+        wait_until(lambda: server.get("/readyz") == (200, "ready"))
+        (tmp_path / "no-relay-worker-2").touch()
+        wait_until(lambda: server.get("/readyz") == (503, "worker 2 has no relay"))
+        metrics = server.get("/metrics")[1]
+        assert 'fastchat_relay_connected{part="worker-1"} 1.0' in metrics
+        assert 'fastchat_relay_connected{part="worker-2"} 0.0' in metrics
+        assert 'fastchat_relay_connected{part="relay"}' not in metrics
+        (tmp_path / "no-relay-worker-2").unlink()
+        wait_until(lambda: server.get("/readyz") == (200, "ready"))
+
+
 @pytest.mark.parametrize(
     ("stuck", "why"), [(["relay"], "no relay"), (["worker-1", "worker-2"], "no worker")]
 )
@@ -801,3 +860,6 @@ def test_restarts_are_counted_in_metrics(tmp_path: Path) -> None:
         wait_until(lambda: counted in server.get("/metrics")[1])
         assert 'fastchat_restarts_total{part="relay"} 0.0' in server.get("/metrics")[1]
         assert 'fastchat_up{part="relay"} 1.0' in server.get("/metrics")[1]
+        server.signal(signal.SIGUSR2)
+        server.await_log("all workers are new")
+        assert counted in server.get("/metrics")[1], "a rolling restart counts"
