@@ -8,6 +8,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from fastchat.errors import SettingError
+
 __all__ = ["FILE_NAME", "Removals"]
 
 logger = logging.getLogger("fastchat.moderation")
@@ -26,8 +28,8 @@ class Removals:
     `user_of` makes a public id of a credential, which a file of the first version has instead.
     `steady` returns seconds by a clock that nobody sets (by default `clock`), so a removal lasts as
     long as the moderator has said. The file contains times by `clock`, which returns seconds since
-    1970, because other clocks do not survive a restart. If the file cannot be read or written, that
-    is logged, and the removals in it are lost.
+    1970, because other clocks do not survive a restart. If the file is damaged, that is logged, and
+    the removals in it are lost. Raises SettingError if this user has no right to read the file.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Removals:
         self._steady = steady or clock
         self._file = file
         self._user_of = user_of
+        self._is_saved = True
         self._until_s: dict[tuple[str, str], float] = {}  # by `steady`
         if file is not None:
             self._read(file)
@@ -56,8 +59,12 @@ class Removals:
         self._until_s[room, user] = now + seconds
         if len(self._until_s) > MAX_REMOVALS:
             del self._until_s[min(self._until_s, key=self._until_s.__getitem__)]
-        if self._file is not None:
-            self._write(self._file)
+        self._save()
+
+    def tick(self) -> None:
+        """Write the file again if that has failed; to be called once a second."""
+        if not self._is_saved:
+            self._save()
 
     def remaining_s(self, room: str, user: str) -> float:
         """The seconds for which a user must still stay out; 0 if the user can come in."""
@@ -78,17 +85,38 @@ class Removals:
                 self._until_s[str(room), str(user)] = float(end) - ahead_s
         except FileNotFoundError:
             pass
+        except PermissionError:
+            raise SettingError(
+                f"--data: this user has no right to read {file}; give it to the user that runs the "
+                "server."
+            ) from None
         except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
             logger.exception("%s cannot be read; the removals in it are lost", file)
+
+    def _save(self) -> None:
+        """Write the file. The log says once that this fails, and once that it works again."""
+        if self._file is None:
+            return
+        try:
+            self._write(self._file)
+        except OSError as error:
+            if self._is_saved:
+                logger.error(
+                    "%s cannot be written, and a restart would lose removals; will retry: %s",
+                    self._file,
+                    error.strerror,
+                )
+            self._is_saved = False
+        else:
+            if not self._is_saved:
+                logger.info("%s is written again", self._file)
+            self._is_saved = True
 
     def _write(self, file: Path) -> None:
         ahead_s = self._clock() - self._steady()
         rows = [[room, user, end + ahead_s] for (room, user), end in self._until_s.items()]
         written = file.with_suffix(".new")
-        try:
-            descriptor = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with open(descriptor, "w", encoding="utf-8") as opened:
-                json.dump({"version": VERSION, "removals": rows}, opened)
-            written.replace(file)
-        except OSError as error:
-            logger.error("%s cannot be written; a restart will lose removals: %s", file, error)
+        descriptor = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(descriptor, "w", encoding="utf-8") as opened:
+            json.dump({"version": VERSION, "removals": rows}, opened)
+        written.replace(file)

@@ -296,6 +296,7 @@ class Rooms:
         if self._limits is not None:
             self._limits.sweep()
         self._members.tick()
+        self._removals.tick()
         self._storage.tick()
 
     def users(self, name: str) -> Roster:
