@@ -75,6 +75,8 @@ class HubRun(Run):
         self.rig = Rig(
             clock=True,
             max_lag_bytes=self.max_lag_bytes,
+            max_connection_lag_bytes=2 * self.max_lag_bytes,
+            max_lag_total_bytes=6 * self.max_lag_bytes,
             slice_visits=self.random.choice((1, 2, 3, 7, 256)),
             ping_interval_s=self.random.choice((0, 7)),
             pong_timeout_s=5,
@@ -248,6 +250,7 @@ class HubRun(Run):
         conn, hub, room = peer.client.conn, self.hub, self.random.choice(ROOMS)
         self.note(f"too late for {peer}")
         assert hub.send(conn, b"=late") is False
+        hub.stop_sending(conn)
         conn.pause_writing()
         conn.resume_writing()
         conn.pong()

@@ -23,10 +23,12 @@ class Stats(TypedDict):
     rooms: int
     blocked: int
     log_bytes: int
+    lag_bytes: int
     publications: int
     deliveries: int
     bytes: int
     evictions: dict[int, int]
+    slow_evictions: dict[str, int]
 
 class Connection:
     @property
@@ -48,6 +50,8 @@ class Hub:
         self,
         *,
         max_lag_bytes: int = ...,
+        max_connection_lag_bytes: int = ...,
+        max_lag_total_bytes: int = ...,
         max_lag_s: float = ...,
         ping_interval_s: float = ...,
         pong_timeout_s: float = ...,
@@ -68,6 +72,7 @@ class Hub:
     def end_turn(self) -> None: ...
     def send(self, conn: Connection, data: str | Buffer, opcode: int = ...) -> bool | None: ...
     def close_connection(self, conn: Connection, code: int = ..., reason: str = ...) -> None: ...
+    def stop_sending(self, conn: Connection) -> None: ...
     def evict(self, name: str, code: int, reason: str = ...) -> None: ...
     def close(self, code: int = ..., reason: str = ...) -> None: ...
     def abort(self) -> None: ...

@@ -21,6 +21,7 @@ stand still until the transport is empty again (``resume_writing``). At that poi
 connection catches up from its cursors, and is unblocked at the heads of its rooms. The
 hub evicts a connection if its cursor falls out of a log (``max_lag_bytes``), if it
 stays blocked for too long (``max_lag_s``), or if too many replies wait in its transport.
+Two more bounds are about all rooms together: `fanout/lag` describes them.
 
 These rules keep the bytes on the wire intact:
 
@@ -52,7 +53,8 @@ hub as their first argument, in files that are included here and compiled with t
 `fanout/wire` (frames, the send loop), `fanout/room` (`Room`: members and log),
 `fanout/connection` (`Connection`, and writes to a single connection), `fanout/flush` (from
 pending frames into the log, from the log to all members), `fanout/endings` (attaching,
-leaving, closing, eviction, the sweep) and `fanout/verify` (the invariants).
+leaving, closing, eviction, the sweep), `fanout/lag` (what is kept for slow connections,
+and its bounds) and `fanout/verify` (the invariants).
 """
 
 cimport cython
@@ -67,6 +69,7 @@ from libc.string cimport memcpy, memmove, memset
 
 import asyncio
 import logging
+from heapq import heapify, heappop, heappush
 
 cdef extern from *:
     """
@@ -89,6 +92,7 @@ include "fanout/room.pxi"
 include "fanout/connection.pxi"
 include "fanout/flush.pxi"
 include "fanout/endings.pxi"
+include "fanout/lag.pxi"
 include "fanout/verify.pxi"
 
 
@@ -104,6 +108,13 @@ cdef class Hub:
 
     * ``max_lag_bytes``: how many bytes a member can fall behind before it is evicted,
       at least 1024. Outside a flush a room's log never holds more.
+    * ``max_connection_lag_bytes``: how many bytes the hub keeps for one connection, over
+      all its rooms and in its transport, before it is evicted; at least 1024. Bytes that
+      are kept for several connections count for each of them.
+    * ``max_lag_total_bytes``: how many bytes the hub keeps for all connections together, at
+      least 1024; bytes that are kept for several connections count once. Above it, the
+      hub evicts the connections for which most is kept. Both bounds can be exceeded by
+      64 KiB, or by one publication or reply if that is larger.
     * ``max_lag_s``: how many seconds a connection can stay blocked without its
       transport being empty once.
     * ``ping_interval_s``: seconds between two pings to each connection; 0 means no
@@ -128,17 +139,28 @@ cdef class Hub:
     cdef object _sweep_handle, _later_handle
     cdef unsigned long _thread
     cdef bint _flushing, _soon, _closed
-    cdef Py_ssize_t _max_lag_bytes, _slice_visits
+    cdef Py_ssize_t _max_lag_bytes, _max_connection_lag_bytes, _max_lag_total_bytes, _slice_visits
     cdef double _max_lag_s, _ping_interval_s, _pong_timeout_s, _swept_at, _later_at
     cdef uint64_t _publications
     cdef Sent _sent
     cdef dict _evictions        # close code -> number of evictions
+    cdef dict _slow_evictions   # the bound that was exceeded -> number of evictions with 4008
+    # What is kept for slow connections: see lag.pxi.
+    cdef Py_ssize_t _log_bytes, _batch_bytes, _private_bytes, _peak_bytes, _check_step
+    cdef uint64_t _added, _check_at
+    cdef dict _lagging          # Connection -> None, in order
+    cdef dict _holders          # address of a batch -> number of transports that hold it
+    cdef bint _checking
 
-    def __init__(self, *, Py_ssize_t max_lag_bytes=1 << 20, double max_lag_s=10.0,
+    def __init__(self, *, Py_ssize_t max_lag_bytes=1 << 20,
+                 Py_ssize_t max_connection_lag_bytes=4 << 20,
+                 Py_ssize_t max_lag_total_bytes=48 << 20, double max_lag_s=10.0,
                  double ping_interval_s=0.0, double pong_timeout_s=10.0,
                  on_evict=None, clock=None, Py_ssize_t slice_visits=SLICE):
         if max_lag_bytes < 1024:
             raise ValueError(f"max_lag_bytes must be at least 1024, not {max_lag_bytes}")
+        if max_connection_lag_bytes < 1024 or max_lag_total_bytes < 1024:
+            raise ValueError("max_connection_lag_bytes and max_lag_total_bytes must be at least 1024")
         if max_lag_s <= 0 or ping_interval_s < 0 or pong_timeout_s <= 0:
             raise ValueError("max_lag_s and pong_timeout_s must be above 0, ping_interval_s not below")
         if not 1 <= slice_visits <= SLICE:
@@ -149,6 +171,10 @@ cdef class Hub:
         self._thread = PyThread_get_thread_ident()
         self._tick_callback = self._tick
         self._max_lag_bytes = max_lag_bytes
+        self._max_connection_lag_bytes = max_connection_lag_bytes
+        self._max_lag_total_bytes = max_lag_total_bytes
+        self._check_step = min(
+            CHECK_BYTES, max_connection_lag_bytes // 16, max_lag_total_bytes // 16)
         self._slice_visits = slice_visits
         self._max_lag_s = max_lag_s
         self._ping_interval_s = ping_interval_s
@@ -158,7 +184,10 @@ cdef class Hub:
         self._by_descriptor = []
         self._dirty = []
         self._swept_at = self._clock()
+        self._lagging = {}
+        self._holders = {}
         self._evictions = {CLOSE_EVICTED: 0, CLOSE_HEARTBEAT: 0, CLOSE_ABNORMAL: 0}
+        self._slow_evictions = {"room": 0, "connection": 0, "total": 0, "time": 0, "replies": 0}
 
     # Connections
 
@@ -240,6 +269,7 @@ cdef class Hub:
             _leave_all(self, conn)
             conn.state = DETACHED
             conn.rest = None
+            _release(self, conn)
             self._connections.pop(conn.transport, None)
             if conn.fd >= 0 and self._by_descriptor[conn.fd] is conn:
                 self._by_descriptor[conn.fd] = None
@@ -276,7 +306,8 @@ cdef class Hub:
             return
         _depart(self, room, conn)
         if conn.state == OPEN and conn.blocked and _backlog(self, conn) > MAX_BACKLOG_BYTES:
-            _evict(self, conn, CLOSE_EVICTED, "left more rooms than it read")
+            _evict_slow(self, conn, "replies", "left more rooms than it read")
+        _check_bounds(self)
 
     # Publishing
 
@@ -345,6 +376,7 @@ cdef class Hub:
             _seal(self, room)
             _serve_all(self, room)
             _pace(self, room)
+        _check_bounds(self)
 
     def end_turn(self):
         """Flush one slice now, for a caller that knows that its loop turn is over.
@@ -405,6 +437,16 @@ cdef class Hub:
         """
         _require_own(self, conn)
         _close_one(self, conn, _close_frame(code, reason))
+
+    def stop_sending(self, Connection conn not None):
+        """Close one connection without a close frame, because its owner has sent one itself.
+
+        Nothing more is sent. As after `close_connection`, the owner must close the transport,
+        and the sweep aborts it after 2 s. A second call does nothing.
+        """
+        _require_own(self, conn)
+        if conn.state == OPEN:
+            _send_close(self, conn, None)
 
     def evict(self, str name not None, int code, str reason not None=""):
         """Close every member of a room, and report each to `on_evict`.
@@ -475,6 +517,7 @@ cdef class Hub:
                     _abort_one(self, conn)
             elif conn.state == OPEN:
                 _sweep_one(self, conn, now)
+        _return_memory(self)
 
     # Statistics and checks
 
@@ -489,28 +532,30 @@ cdef class Hub:
     def stats(self):
         """Return the hub's counters since its start and its gauges, for metrics.
 
-        Gauges are ``connections``, ``rooms``, ``blocked`` (connections) and ``log_bytes``
-        (over all rooms). Counters are ``publications``, ``deliveries``, ``bytes`` and
-        ``evictions`` (by close code). A delivery is one publication handed to one member's
-        socket or transport. ``bytes`` counts all bytes handed to sockets and transports,
-        those of frame headers, replies and pings included.
+        Gauges are ``connections``, ``rooms``, ``blocked`` (connections), ``log_bytes``
+        (over all rooms) and ``lag_bytes`` (the logs, and what transports hold; this is what
+        ``max_lag_total_bytes`` bounds). Counters are ``publications``, ``deliveries``,
+        ``bytes``, ``evictions`` (by close code) and ``slow_evictions`` (those with 4008, by
+        the bound that was exceeded: ``room``, ``connection``, ``total``, ``time`` or
+        ``replies``). A delivery is one publication handed to one member's socket or
+        transport. ``bytes`` counts all bytes handed to sockets and transports, those of
+        frame headers, replies and pings included.
         """
         cdef Connection conn
-        cdef Room room
-        cdef Py_ssize_t blocked = 0, log_bytes = 0
+        cdef Py_ssize_t blocked = 0
         for conn in self._connections.values():
             blocked += conn.blocked
-        for room in self._rooms.values():
-            log_bytes += room.log_bytes
         return {
             "connections": len(self._connections),
             "rooms": len(self._rooms),
             "blocked": blocked,
-            "log_bytes": log_bytes,
+            "log_bytes": self._log_bytes,
+            "lag_bytes": _kept(self),
             "publications": self._publications,
             "deliveries": self._sent.deliveries,
             "bytes": self._sent.bytes,
             "evictions": dict(self._evictions),
+            "slow_evictions": dict(self._slow_evictions),
         }
 
     def verify(self):
@@ -524,6 +569,7 @@ cdef class Hub:
             _verify_room(self, room)
         for conn in self._connections.values():
             _verify_connection(self, conn)
+        _verify_lag(self)
 
 
 cdef bint _is_elsewhere(Hub hub) noexcept:

@@ -131,6 +131,19 @@ class Settings:
         low=1 << 16,
         high=1 << 30,
     )
+    max_connection_lag_bytes: int = _setting(
+        4 << 20,
+        "unread bytes of all rooms of one connection after which its client is evicted",
+        low=1 << 16,
+        high=1 << 40,
+    )
+    max_lag_total_bytes: int = _setting(
+        48 << 20,
+        "unread bytes that each process keeps for all slow clients together; above it, the clients "
+        "that lag most are evicted",
+        low=1 << 20,
+        high=1 << 40,
+    )
     max_lag_seconds: float = _setting(
         10.0, "seconds after which a client that reads nothing is evicted", low=1, high=3600
     )

@@ -157,6 +157,8 @@ class Run:
         self.rig = Rig(
             clock=True,
             max_lag_bytes=self.max_lag_bytes,
+            max_connection_lag_bytes=2 * self.max_lag_bytes,
+            max_lag_total_bytes=6 * self.max_lag_bytes,
             slice_visits=self.random.choice((1, 2, 3, 7, 256)),
             ping_interval_s=self.random.choice((0, 7)),
             pong_timeout_s=5,
@@ -185,6 +187,7 @@ class Run:
             self.abort: 2,
             self.unregister: 1,
             self.reset: 1,
+            self.stop_sending: 1,
         }
 
     async def run(self) -> None:
@@ -420,6 +423,14 @@ class Run:
             self.note(f"unregister {peer}")
             peer.cut, peer.open = True, False
             self.hub.unregister(peer.client.transport)
+            peer.client.transport.abort()
+
+    def stop_sending(self) -> None:
+        """Close a connection without a frame; its transport ends like one that was aborted."""
+        if peer := self.someone():
+            self.note(f"stop sending to {peer}")
+            peer.cut, peer.open = True, False
+            self.hub.stop_sending(peer.client.conn)
             peer.client.transport.abort()
 
     def reset(self) -> None:

@@ -171,8 +171,8 @@ class Session(WSListener):
         # WebSocket Connection_." The hub sends nothing behind that close frame either.
         if not self._closed:
             self._close_code = CloseCode.PROTOCOL_ERROR
+            self._context.hub.stop_sending(self._connection)
             self._depart()
-            self._context.hub.detach(self._connection)
             self._context.sessions.begin_closing(self)
 
     # Called by the chat

@@ -38,6 +38,9 @@ cdef class Connection:
     cdef int fd                 # -1: the hub writes through the transport only
     cdef dict seats             # Room -> index of its slot
     cdef object rest            # of a batch: the next bytes that the transport must be given
+    # What the transport holds, or `rest`: see lag.pxi.
+    cdef list batches
+    cdef Py_ssize_t batch_bytes, queued, private_bytes
     cdef State state
     cdef bint awaits_pong
     cdef readonly bint blocked
@@ -71,6 +74,8 @@ cdef class Connection:
         """
         if self.state == OPEN and self.blocked:
             _catch_up(self.hub, self)
+        elif self.state == CLOSING:
+            _backlog(self.hub, self)    # nothing is held any more
 
     def pong(self):
         """Note that a pong arrived. Any pong counts, because the hub's pings have no payload.
@@ -90,6 +95,8 @@ cdef int _block(Hub hub, Connection conn) except -1:
     if not conn.blocked:
         conn.blocked = True
         conn.blocked_since = hub._clock()
+        if conn.state != DETACHED:
+            hub._lagging[conn] = None
         for room, seat in conn.seats.items():
             room.slots[<Py_ssize_t>seat].flags |= BLOCKED
             room.blocked += 1
@@ -100,6 +107,7 @@ cdef int _unblock(Hub hub, Connection conn) except -1:
     cdef Room room
     if conn.blocked:
         conn.blocked = False
+        hub._lagging.pop(conn, None)
         for room, seat in conn.seats.items():
             room.slots[<Py_ssize_t>seat].flags &= ~<uint32_t>BLOCKED
             room.blocked -= 1
@@ -166,6 +174,7 @@ cdef int _take_rest(Hub hub, Room room, Connection conn, Slot *slot, ssize_t sen
     assert 0 <= i < len(room.batches) and 0 <= sent < <ssize_t>room.log[i].size
     _block(hub, conn)
     batch = room.batches[i]
+    _hold(hub, conn, <bytes>batch)
     conn.rest = memoryview(batch)[sent:] if sent else batch
     hub._sent.deliveries += room.log[i].frames
     slot.cursor += 1
@@ -208,8 +217,11 @@ cdef int _queue_missing(Hub hub, Room room, Connection conn) except -1:
         hub._sent.deliveries += room.log[i].frames
     slot.cursor = room.head
     for batch in room.batches[first:]:
+        if conn.fd >= 0:
+            _hold(hub, conn, <bytes>batch)
         if not _write_through(hub, conn, batch):
             break
+    _backlog(hub, conn)     # counts what the transport holds now
     return 0
 
 
@@ -246,12 +258,17 @@ cdef bint _write(Hub hub, Connection conn, bytes frame) except -1:
             return False
         hub._sent.bytes += <size_t>sent
     elif conn.blocked and _backlog(hub, conn) + len(frame) > MAX_BACKLOG_BYTES:
-        _evict(hub, conn, CLOSE_EVICTED, "left too many replies unread")
+        _evict_slow(hub, conn, "replies", "left too many replies unread")
         return False
+    conn.queued += PyBytes_GET_SIZE(frame)
     if not _write_through(hub, conn, memoryview(frame)[sent:] if sent else frame):
         return False
-    if conn.fd >= 0 and _holds_back(hub, conn):
+    if conn.fd < 0:
+        if conn.blocked:
+            _backlog(hub, conn)     # counts what the transport holds now
+    elif _holds_back(hub, conn):
         _block(hub, conn)
+    _check_bounds(hub)
     return conn.state == OPEN
 
 
@@ -299,10 +316,13 @@ cdef bint _is_closing(Hub hub, Connection conn) except -1:
 
 
 cdef Py_ssize_t _backlog(Hub hub, Connection conn) except -1:
-    """How many bytes the transport holds; a transport that raises has failed."""
+    """Count how many bytes the transport holds; a transport that raises has failed."""
+    cdef Py_ssize_t size
     try:
-        return conn.transport.get_write_buffer_size()
+        size = conn.transport.get_write_buffer_size()
     except Exception as error:
         logger.warning("a transport failed: %s", error)
         _lose(hub, conn)
         return 0
+    _note_backlog(hub, conn, size)
+    return size

@@ -62,7 +62,7 @@ cdef int _remove(Hub hub, Room room, Connection conn) except -1:
         room.pending.clear()
         room.pending_bytes = 0
         room.unserved = 0
-        room.drop(len(room.batches))
+        _drop(hub, room, len(room.batches))
         if hub._rooms.get(room.name) is room:
             del hub._rooms[room.name]
     elif not room.dirty:
@@ -83,11 +83,14 @@ cdef int _close_one(Hub hub, Connection conn, bytes frame) except -1:
             _depart(hub, <Room>room, conn)
     if conn.state == OPEN:
         _send_close(hub, conn, frame)
-    return 0
+    return _check_bounds(hub)
 
 
 cdef int _send_close(Hub hub, Connection conn, bytes frame) except -1:
-    """Queue the close frame behind the transport's bytes, and set the connection's deadline."""
+    """Queue the close frame behind the transport's bytes, and set the connection's deadline.
+
+    None instead of a frame means that the owner of the transport has written one.
+    """
     rest = conn.rest
     conn.rest = None
     _leave_all(hub, conn)
@@ -97,8 +100,10 @@ cdef int _send_close(Hub hub, Connection conn, bytes frame) except -1:
     conn.close_deadline = <double>hub._clock() + CLOSE_GRACE_S
     if rest is not None:
         _write_through(hub, conn, rest)
-    if conn.state == CLOSING:
+    if conn.state == CLOSING and frame is not None:
         _write_through(hub, conn, frame)
+    if conn.state == CLOSING:
+        _backlog(hub, conn)     # counts what the transport holds now
     return 0
 
 
@@ -110,6 +115,13 @@ cdef int _evict(Hub hub, Connection conn, int code, str reason) except -1:
     _send_close(hub, conn, _close_frame(code, reason))
     _report(hub, conn, code, reason)
     return 0
+
+
+cdef int _evict_slow(Hub hub, Connection conn, str cause, str reason) except -1:
+    """Evict a connection that reads too slowly, and count the bound that it exceeded."""
+    if conn.state == OPEN:
+        hub._slow_evictions[cause] += 1
+    return _evict(hub, conn, CLOSE_EVICTED, reason)
 
 
 cdef int _lose(Hub hub, Connection conn) except -1:
@@ -144,7 +156,7 @@ cdef int _sweep_one(Hub hub, Connection conn, double now) except -1:
         if _backlog(hub, conn) == 0:
             _catch_up(hub, conn)
         elif now - conn.blocked_since > hub._max_lag_s:
-            _evict(hub, conn, CLOSE_EVICTED, "read nothing for too long")
+            _evict_slow(hub, conn, "time", "read nothing for too long")
     elif conn.fd < 0 and _backlog(hub, conn) > 0:
         _block(hub, conn)       # the protocol does not forward `pause_writing`
     elif hub._ping_interval_s and now >= conn.ping_due:

@@ -73,10 +73,16 @@ cdef int _seal(Hub hub, Room room, Connection but=None) except -1:
     cdef Py_ssize_t count = len(room.pending)
     if count == 0:
         return 0
+    if room.size == 0:      # its last member has left, perhaps during this publication
+        room.pending.clear()
+        room.pending_bytes = 0
+        return 0
     if count == 1:
         room.append(<bytes>room.pending[0], 1)
     else:
         room.append(b"".join(room.pending), count)
+    hub._log_bytes += room.pending_bytes + BATCH_OVERHEAD
+    hub._added += <uint64_t>room.pending_bytes + BATCH_OVERHEAD
     room.pending.clear()
     room.pending_bytes = 0
     room.round_frames += count
@@ -146,7 +152,7 @@ cdef int _flush_slice(Hub hub) except -1:
         _schedule(hub)
     elif wake > 0.0:
         _wake_at(hub, wake, wake - now)
-    return 0
+    return _check_bounds(hub)
 
 
 cdef int _pace(Hub hub, Room room) except -1:
@@ -255,6 +261,8 @@ cdef int _finish_slice(Hub hub, Room room, int32_t *who, ssize_t *outcome,
             if conn.rest is newest:     # otherwise a transport's callback has written it
                 conn.rest = None
                 _write_through(hub, conn, newest)
+                if conn.blocked:
+                    _backlog(hub, conn)     # counts what the transport holds now
         elif not conn.blocked:
             _serve_one(hub, room, conn)
     return 0
@@ -270,7 +278,15 @@ cdef int _forget(Hub hub, Room room) except -1:
     if room.blocked or room.unserved or hub._flushing:
         low = room.lowest(0)
     if low > room.base:
-        room.drop(<Py_ssize_t>(low - room.base))
+        _drop(hub, room, <Py_ssize_t>(low - room.base))
+    return 0
+
+
+cdef int _drop(Hub hub, Room room, Py_ssize_t count) except -1:
+    """Drop the oldest `count` batches of a log."""
+    hub._log_bytes -= room.log_bytes
+    room.drop(count)
+    hub._log_bytes += room.log_bytes
     return 0
 
 
@@ -300,5 +316,5 @@ cdef int _cut(Hub hub, Room room) except -1:
         if room.slots[i].cursor < room.base + count:
             behind.append(room.members[i])
     for conn in behind:
-        _evict(hub, <Connection>conn, CLOSE_EVICTED, "fell too far behind")
+        _evict_slow(hub, <Connection>conn, "room", "fell too far behind")
     return _forget(hub, room)

@@ -2,7 +2,7 @@
 
 cdef enum:
     # The memory that a batch takes beyond its bytes: the header of a bytes object (33),
-    # its entry in `batches` (8) and in `log` (24), and rounding. It is counted so that a
+    # its entry in `batches` (8) and in `log` (32), and rounding. It is counted so that a
     # log of tiny batches stays within its bound in real memory, too.
     BATCH_OVERHEAD = 80
 
@@ -30,6 +30,7 @@ cdef class Room:
     cdef Batch *log
     cdef Py_ssize_t log_capacity, log_bytes
     cdef uint64_t base, head
+    cdef uint64_t appended          # bytes of all batches since the room was made
     # The round: `unserved` members from `next` on, in a circle, have yet to be visited.
     cdef Py_ssize_t next, unserved
     cdef bint dirty                 # whether the room is in the hub's list of rooms to flush
@@ -102,6 +103,8 @@ cdef class Room:
         self.log[count].data = PyBytes_AS_STRING(batch)
         self.log[count].size = PyBytes_GET_SIZE(batch)
         self.log[count].frames = frames
+        self.log[count].start = self.appended
+        self.appended += PyBytes_GET_SIZE(batch) + BATCH_OVERHEAD
         self.log_bytes += PyBytes_GET_SIZE(batch) + BATCH_OVERHEAD
         self.head += 1
         self.unserved = self.size
@@ -109,7 +112,7 @@ cdef class Room:
 
     cdef int drop(self, Py_ssize_t count) except -1:
         """Drop the oldest `count` batches of the log."""
-        cdef Py_ssize_t i, left = len(self.batches) - count
+        cdef Py_ssize_t left = len(self.batches) - count
         assert 0 <= count <= len(self.batches)
         if left == 0:
             self.batches.clear()
@@ -119,12 +122,18 @@ cdef class Room:
                 self.log = NULL
                 self.log_capacity = 0
         else:
-            for i in range(count):
-                self.log_bytes -= self.log[i].size + BATCH_OVERHEAD
             memmove(self.log, self.log + count, left * sizeof(Batch))
             del self.batches[:count]
+            self.log_bytes = <Py_ssize_t>(self.appended - self.log[0].start)
         self.base += count
         return 0
+
+    cdef Py_ssize_t unread(self, Py_ssize_t i) noexcept:
+        """The bytes of the log from the cursor of member `i` to the head."""
+        cdef uint64_t cursor = self.slots[i].cursor
+        if cursor == self.head:
+            return 0
+        return <Py_ssize_t>(self.appended - self.log[cursor - self.base].start)
 
     cdef uint64_t lowest(self, uint32_t skip) noexcept:
         """The lowest cursor of the members that have no flag of `skip`, or the head."""

@@ -54,6 +54,7 @@ cdef struct Batch:      # `data` points into a bytes object in Room.batches
     const char *data
     size_t size
     size_t frames
+    uint64_t start      # Room.appended before this batch
 
 cdef struct Sent:       # totals handed to sockets and transports
     uint64_t deliveries

@@ -73,7 +73,14 @@ SERIES = (
         "fastchat_log_bytes",
         "gauge",
         "log_bytes",
-        "Bytes kept in memory for connections that lag behind.",
+        "Bytes in the logs of rooms, kept in memory for connections that lag behind.",
+    ),
+    Series(
+        "fastchat_lag_bytes",
+        "gauge",
+        "lag_bytes",
+        "Bytes kept in memory for slow connections, in logs and in write buffers; "
+        "--max-lag-total-bytes bounds them.",
     ),
     Series(
         "fastchat_accepted_connections_total",
@@ -119,6 +126,15 @@ SERIES = (
         "Connections that the server closed because the client read too slowly or vanished, by "
         "close code.",
         "code",
+    ),
+    Series(
+        "fastchat_slow_evictions_total",
+        "counter",
+        "slow_evictions",
+        "Connections evicted with 4008, by cause: `room`, `connection` and `total` for "
+        "--max-lag-bytes, --max-connection-lag-bytes and --max-lag-total-bytes, `time` for "
+        "--max-lag-seconds, `replies` for replies that the client did not read.",
+        "cause",
     ),
     Series(
         "fastchat_closes_total",

@@ -51,10 +51,12 @@ def full_snapshot() -> dict[str, Any]:
         history_writable=1,
         users=7,
         log_bytes=8,
+        lag_bytes=9,
         publications=9,
         deliveries=10,
         bytes=11,
         evictions={4008: 1, 4009: 0},
+        slow_evictions={"total": 1},
     )
 
 

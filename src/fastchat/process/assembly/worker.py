@@ -228,6 +228,8 @@ def _build_base(
     )
     hub = Hub(
         max_lag_bytes=settings.max_lag_bytes,
+        max_connection_lag_bytes=settings.max_connection_lag_bytes,
+        max_lag_total_bytes=settings.max_lag_total_bytes,
         max_lag_s=settings.max_lag_seconds,
         ping_interval_s=timings.ping_interval_s,
         pong_timeout_s=timings.pong_timeout_s,
