@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from contracts.history import GENERATION, draft
+from contracts.history import draft
 from fastchat.history import Duplicate
 from fastchat.history.memory import MemoryHistory
 from fastchat.history.sqlite import SqliteHistory
@@ -60,8 +60,11 @@ def test_settings_choose_whether_there_are_files(
     """Beside a history on disk, unless they are switched off; who asks in vain is told."""
     settings = Settings(data=str(tmp_path), files=files, history=history, max_file_bytes=7)
     store = open_files(settings, Metrics())
-    kept = MemoryHistory(max_messages=1, new_generation=lambda: GENERATION)
-    assert (open_retention(settings, Metrics(), kept) is not None) == taken
+    kept = open_history(settings)
+    try:
+        assert (open_retention(settings, Metrics(), kept) is not None) == taken
+    finally:
+        kept.close()
     assert ("--files on has no effect" in caplog.text) == ((files, history) == ("on", "memory"))
     if store is not None:
         assert store.max_bytes == 7
