@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from contracts.history import add, texts
+from fastchat.errors import HistoryError
 from fastchat.history import transfer
 from fastchat.protocol import Position
 from support.server import TIMEOUT_UNIT_S
@@ -145,7 +146,8 @@ def stopped_while_it_was_moved(data: Path) -> None:
     with opened(data) as history:
         add(history, "before")
         data.rename(data.with_name("away"))
-        add(history, "after")
+        with pytest.raises(HistoryError):
+            add(history, "meanwhile")
     data.with_name("away").rename(data)
 
 
