@@ -64,10 +64,12 @@ conformance: $(VENV)/test.stamp
 	$(BIN)/python conformance/run.py $(ARGS)
 
 # Checks the promise while things break: 200 clients in 20 rooms, 50 servers killed, 50 disconnects
-# a second and, where root can mount small disks, three full ones. Then the same for four workers
+# a second and, where root can mount small disks, three full ones. Then 20 kills among 20 moves of the
+# data directory and 10 restores of an older copy. Then the same as at first for four workers
 # with 400 clients: 100 times kill -9 of a worker or the relay.
 soak: $(VENV)/test.stamp
 	FASTCHAT_SOAK_CLIENTS=200 FASTCHAT_SOAK_ROOMS=20 FASTCHAT_SOAK_KILLS=50 FASTCHAT_SOAK_DISCONNECTS=50 \
+	FASTCHAT_SOAK_MOVES=20 FASTCHAT_SOAK_RESTORES=10 FASTCHAT_SOAK_DISPLACED_KILLS=20 \
 	FASTCHAT_SOAK_FULL_DISKS=$$(test "$$(id -u)" = 0 && echo 3 || echo 0) \
 	FASTCHAT_SOAK_WORKERS=4 FASTCHAT_SOAK_PART_CLIENTS=400 FASTCHAT_SOAK_PART_ROOMS=20 \
 	FASTCHAT_SOAK_PART_KILLS=100 FASTCHAT_SOAK_PART_FREEZES=10 FASTCHAT_SOAK_ROLLS=5 \

@@ -1,7 +1,8 @@
 """No message that a client has seen is lost, although the server is killed again and again.
 
 The short run is part of every test run; environment variables make it longer (`make soak`):
-FASTCHAT_SOAK_KILLS, _CLIENTS, _ROOMS, _DISCONNECTS (a second), _FULL_DISKS and _SEED.
+FASTCHAT_SOAK_KILLS, _CLIENTS, _ROOMS, _DISCONNECTS (a second), _FULL_DISKS, _MOVES, _RESTORES and
+_SEED.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from checker import Kind, check
+from checker import Joined, Kind, check
 from checker.nemesis import Disk, can_mount
 from checker.run import Plan, run, summary
 
@@ -53,6 +54,33 @@ def test_no_anomaly_when_the_server_is_killed(tmp_path: Path) -> None:
         assert sum(len(final.rows) for final in records.final.values()) > 10 * kills
 
     asyncio.run(on_a_disk())
+
+
+def test_no_anomaly_when_the_data_directory_is_moved_or_restored(tmp_path: Path) -> None:
+    """A directory that is moved away and back loses nothing, not even the clients' positions. After
+    an older copy was put back, no client takes new messages for those that it has seen."""
+    plan = Plan(
+        seed=setting("SEED", random.randrange(1 << 32)),
+        clients=setting("CLIENTS", 20),
+        rooms=setting("ROOMS", 4),
+        kills=setting("DISPLACED_KILLS", 2),
+        moves=setting("MOVES", 2),
+        restores=setting("RESTORES", 1),
+        disconnects_per_s=setting("DISCONNECTS", 5),
+        uptime_s=(0.5, 1.5),
+    )
+    print(f"FASTCHAT_SOAK_SEED={plan.seed}")
+    records = asyncio.run(run(plan, tmp_path / "data"))
+    print(summary(records))
+    anomalies = check(records)
+    assert not anomalies, "\n".join(map(str, anomalies[:20]))
+    epochs = {
+        event.position.epoch
+        for events in records.clients.values()
+        for event in events
+        if isinstance(event, Joined) and event.room == "room-0"
+    }
+    assert len(epochs) == 1 + plan.restores
 
 
 def test_checker_finds_what_a_killed_server_loses(tmp_path: Path) -> None:

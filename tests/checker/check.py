@@ -49,6 +49,7 @@ def check(records: Records) -> list[Anomaly]:
     sightings = _sightings(records)
     return [
         *_views(records),
+        *_epochs(records),
         *_places(sightings),
         *_identities(records, sightings),
         *_kept(records, sightings),
@@ -126,6 +127,20 @@ def _joined(client: str, joined: Joined) -> Iterator[Anomaly]:
             )
 
 
+def _epochs(records: Records) -> Iterator[Anomaly]:
+    """A room has one epoch, and another one after each time that an older history was put back."""
+    epochs: dict[str, set[str]] = defaultdict(set)
+    for events in records.clients.values():
+        for event in events:
+            if isinstance(event, Joined):
+                epochs[event.room].add(event.position.epoch)
+    for room, final in records.final.items():
+        epochs[room].add(final.position.epoch)
+    for room, found in epochs.items():
+        if len(found) > 1 + records.restores:
+            yield Anomaly(Kind.RENEWED, room, f"{sorted(found)}, {records.restores} restores")
+
+
 # Views compared with each other
 
 
@@ -153,13 +168,14 @@ def _identities(records: Records, sightings: dict[Place, set[Seen]]) -> Iterator
         for event in events
         if isinstance(event, Sent)
     }
-    places: dict[tuple[str, str, str], set[tuple[str, int]]] = defaultdict(set)
+    # A message of a copy that was put back has a place in the old epoch and in the new one.
+    places: dict[tuple[str, str, str, str], set[tuple[str, int]]] = defaultdict(set)
     for (room, epoch, offset), all_seen in _with_final(records, sightings).items():
         for each in all_seen:
             if each.kind != "message":
                 continue
             identity = (room, each.username, each.id or "")
-            places[identity].add((epoch, offset))
+            places[*identity, epoch].add((epoch, offset))
             if identity not in sent:
                 yield Anomaly(Kind.PHANTOM, room, f"{each}")
             elif not each.edited and not each.deleted and each.text != sent[identity]:
@@ -188,6 +204,8 @@ def _kept(records: Records, sightings: dict[Place, set[Seen]]) -> Iterator[Anoma
     rows = {room: {row.offset: row for row in final.rows} for room, final in records.final.items()}
     for (room, epoch, offset), all_seen in sightings.items():
         final = records.final.get(room)
+        if records.restores and final is not None and final.position.epoch != epoch:
+            continue  # it was lost with the history of this epoch, or is in the copy as well
         if final is None or final.position.epoch != epoch:
             yield Anomaly(Kind.LOST, room, f"{offset}, and all of epoch {epoch}")
             continue
@@ -203,10 +221,15 @@ def _kept(records: Records, sightings: dict[Place, set[Seen]]) -> Iterator[Anoma
 
 def _acknowledgements(records: Records) -> Iterator[Anomaly]:
     for client, events in records.clients.items():
+        epochs: dict[str, str] = {}
         for event in events:
+            if isinstance(event, Joined):
+                epochs[event.room] = event.position.epoch
             if not isinstance(event, Acked):
                 continue
             final = records.final.get(event.room)
+            if records.restores and final and epochs.get(event.room) != final.position.epoch:
+                continue
             rows = {row.offset: row for row in final.rows} if final else {}
             row = rows.get(event.offset)
             detail = f"{client}: {event.id} at {event.offset}"

@@ -171,6 +171,7 @@ class Client:
         self._interval_s = interval_s
         self._shared = shared  # equal publications are stored once
         self._session = base64.urlsafe_b64encode(self._random.randbytes(18)).decode()
+        self._notes_times = self._random.random() < 0.5
         self._count = 0
         self._since: dict[str, Position | None] = {}  # of unanswered joins
         self._joined: set[str] = set()
@@ -341,7 +342,8 @@ class Client:
         publication = live.publication
         known = self.positions.get(publication.room)
         if known is not None:
-            self.positions[publication.room] = Position(known.epoch, publication.offset)
+            timestamp = publication.facts[1] if self._notes_times else None
+            self.positions[publication.room] = Position(known.epoch, publication.offset, timestamp)
 
     def _note(self, fields: dict[str, Any]) -> Live:
         publication = seen(fields)
@@ -357,7 +359,8 @@ class Client:
         return live
 
     def _on_joined(self, fields: dict[str, Any]) -> None:
-        room, position = fields["room"], Position(fields["epoch"], fields["offset"])
+        timestamp = fields["timestamp"] if self._notes_times else None
+        room, position = fields["room"], Position(fields["epoch"], fields["offset"], timestamp)
         publications = tuple(self._note(each).publication for each in fields["messages"])
         since = self._since.pop(room, None)
         now = asyncio.get_running_loop().time()

@@ -1,4 +1,5 @@
-"""Faults during a run: a killed server, disconnected clients, a full disk."""
+"""Faults during a run: a killed server, disconnected clients, a full disk, a moved or restored data
+directory."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import asyncio
 import contextlib
 import os
 import random
+import shutil
 import socket
 import subprocess
 import sys
@@ -36,6 +38,8 @@ class Victim:
     def __init__(self, port: int, data: Path, arguments: Sequence[str]) -> None:
         self.port = port
         self.kills = 0
+        self._data = data
+        self._copy = data.with_name("copy")
         self._arguments = ("--data", str(data), "--log-level", "warning", "--limits", "off")
         self._arguments += tuple(arguments)
         self._server: Server | None = None
@@ -66,6 +70,37 @@ class Victim:
         await child.wait()
         self.kills += 1
 
+    async def move_away_and_back(self, chance: random.Random) -> None:
+        """Move the data directory away and back while the server runs, or is stopped or killed."""
+        away = self._data.with_name("away")
+        end = chance.choice((None, self.stop, self.kill))
+        if end is not None:
+            await end()
+        self._data.rename(away)
+        await asyncio.sleep(chance.uniform(0, 1))
+        away.rename(self._data)
+        if end is not None:
+            await self.start()
+
+    async def copy(self) -> None:
+        """Stop the server, copy its data directory, and start the server again."""
+        await self.stop()
+        await asyncio.to_thread(shutil.copytree, self._data, self._copy)
+        await self.start()
+
+    async def put_back(self, chance: random.Random) -> None:
+        """Stop or kill the server, put the copy in the place of its data, and start it again."""
+        await chance.choice((self.stop, self.kill))()
+        if chance.random() < 0.5:
+            await asyncio.to_thread(shutil.rmtree, self._data)
+            self._copy.rename(self._data)
+        else:
+            for file in self._data.glob("history.db-*"):
+                file.unlink()
+            await asyncio.to_thread(shutil.copytree, self._copy, self._data, dirs_exist_ok=True)
+            await asyncio.to_thread(shutil.rmtree, self._copy)
+        await self.start()
+
     def abandon(self) -> None:
         """Kill the server after a run that failed."""
         if self._server is not None and self._server.process.poll() is None:
@@ -88,6 +123,26 @@ async def kill_often(
         if victim.kills < kills and chance.random() < 0.2:
             await victim.start_and_kill(chance.uniform(0, 0.6))
         await victim.start()
+
+
+async def displace_often(
+    victim: Victim,
+    moves: int,
+    restores: int,
+    chance: random.Random,
+    uptime_s: tuple[float, float],
+) -> None:
+    """Move the data directory away and back, and put back older copies of it, several times."""
+    faults = ["move"] * moves + ["restore"] * restores
+    chance.shuffle(faults)
+    for fault in faults:
+        await asyncio.sleep(chance.uniform(*uptime_s))
+        if fault == "move":
+            await victim.move_away_and_back(chance)
+        else:
+            await victim.copy()
+            await asyncio.sleep(chance.uniform(*uptime_s))
+            await victim.put_back(chance)
 
 
 async def disconnect_often(clients: Sequence[Client], per_s: float, chance: random.Random) -> None:

@@ -23,6 +23,7 @@ class Kind(StrEnum):
     PHANTOM = "a message that no client sent"
     RECOVERY = "recovered was true, but a publication was skipped or repeated"
     EPOCH = "recovered was true, but the epoch is another"
+    RENEWED = "a room got another epoch, although no older history was put back"
     PAGE = "a page of history skipped, repeated or invented messages"
     FOLD = "a message did not have the state that its edits, deletion and reactions give"
     AWAY = "a leave was announced of a user who was present, or back in time"
@@ -34,6 +35,7 @@ class Kind(StrEnum):
 class Position(NamedTuple):
     epoch: str
     offset: int
+    timestamp: str | None = None  # of the publication at `offset`, if the client notes it
 
 
 class Seen(NamedTuple):
@@ -174,6 +176,7 @@ class Records:
     breaks: list[Break] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     log: str = ""
+    restores: int = 0  # how often an older copy of the history was put back
 
 
 def seen(fields: Mapping[str, Any]) -> Seen:

@@ -16,7 +16,15 @@ import orjson
 
 from checker.check import READER
 from checker.client import Client, Wire
-from checker.nemesis import Disk, Victim, disconnect_often, fill_often, free_port, kill_often
+from checker.nemesis import (
+    Disk,
+    Victim,
+    disconnect_often,
+    displace_often,
+    fill_often,
+    free_port,
+    kill_often,
+)
 from checker.parts import PartsVictim, break_parts_often
 from checker.records import Final, Joined, Live, Position, Records, Seen, seen
 from support.server import TIMEOUT_UNIT_S
@@ -34,6 +42,8 @@ class Plan:
     kills: int
     disconnects_per_s: float
     full_disks: int = 0
+    moves: int = 0
+    restores: int = 0
     workers: int = 1  # if above 1, single parts are killed instead of the whole server
     rolls: int = 0
     freezes: int = 0
@@ -68,7 +78,7 @@ async def run(plan: Plan, data: Path, disk: Disk | None = None) -> Records:
         )
         for number in range(plan.clients)
     ]
-    records = Records()
+    records = Records(restores=plan.restores)
     gc.disable()  # with all those records a collection would stop the clients for seconds
     try:
         if parts is not None:
@@ -104,7 +114,7 @@ async def _break(
     expected_s = plan.kills * (sum(plan.uptime_s) / 2 + 1)
     try:
         async with asyncio.TaskGroup() as faults:
-            faults.create_task(kill_often(victim, plan.kills, chance, plan.uptime_s, disk))
+            faults.create_task(_end_and_displace(plan, victim, chance, disk))
             if disk is not None:
                 pause_s = expected_s / (plan.full_disks + 1)
                 random_of_disk = random.Random(chance.random())
@@ -113,6 +123,21 @@ async def _break(
                 )
     finally:
         disconnecting.cancel()
+
+
+async def _end_and_displace(
+    plan: Plan, victim: Victim, chance: random.Random, disk: Disk | None
+) -> None:
+    """Kill the server, and displace its files, one after the other and in turns."""
+    turns = max(1, min(plan.kills, plan.moves + plan.restores))
+    for turn in range(turns):
+
+        def share(number: int, turn: int = turn) -> int:
+            return number * (turn + 1) // turns - number * turn // turns
+
+        kills = victim.kills + share(plan.kills)
+        await kill_often(victim, kills, chance, plan.uptime_s, disk)
+        await displace_often(victim, share(plan.moves), share(plan.restores), chance, plan.uptime_s)
 
 
 async def _break_parts(

@@ -106,13 +106,14 @@ def test_publications_dropped_by_the_history_are_no_loss() -> None:
     assert check(records) == []
 
 
-def test_announced_change_of_epoch_is_no_anomaly() -> None:
+def test_announced_change_of_epoch_is_no_anomaly_after_a_restore() -> None:
     """A client that is informed in an empty room that its position is invalid has no anomaly."""
     records = clean()
     records.clients["dan"][2:2] = [
         Joined(ROOM, at(0), at(0, "other"), False, (), 70.0, ("ann", "bob", "cem", "dan"), 4),
         Lost(71.0),
     ]
+    records.restores = 1
     assert check(records) == []
 
 
@@ -353,6 +354,18 @@ def unsettled(records: Records) -> None:
     records.unsettled.append("bob has not got offset 6")
 
 
+def renewed(records: Records) -> None:
+    """A kill, after which a client that is at the end gets another epoch."""
+    records.clients["dan"].append(
+        Joined(ROOM, at(6), at(6, "other"), False, (), 71.0, ("ann", "bob", "cem", "dan"), 4)
+    )
+
+
+def restored_without_a_new_epoch(records: Records) -> None:
+    records.restores = 1
+    reused(records)
+
+
 @pytest.mark.parametrize(
     ("plant", "kind"),
     [
@@ -383,6 +396,8 @@ def unsettled(records: Records) -> None:
         (recovery_short, Kind.RECOVERY),
         (recovery_from_nowhere, Kind.RECOVERY),
         (epoch_unannounced, Kind.EPOCH),
+        (renewed, Kind.RENEWED),
+        (restored_without_a_new_epoch, Kind.REUSED),
         (page_skipped, Kind.PAGE),
         (page_not_newest, Kind.PAGE),
         (final_page_skipped, Kind.PAGE),
