@@ -39,7 +39,16 @@ from fastchat.files import File
 from fastchat.files.quotas import Quotas, charge_of
 from fastchat.files.schema import INDEX
 
-__all__ = ["FILE_NAME", "FOLDER", "Announced", "FileRecord", "Index", "Link"]
+__all__ = [
+    "FILE_NAME",
+    "FOLDER",
+    "TICKET_S",
+    "UNLINKED_LIFETIME_S",
+    "Announced",
+    "FileRecord",
+    "Index",
+    "Link",
+]
 
 #: The folder of all files, in the data directory.
 FOLDER = "files"
@@ -47,6 +56,9 @@ FILE_NAME = "index.sqlite3"
 #: A ticket is valid for this long, from the announcement of a file to its first byte. Meanwhile,
 #: the announcement counts against its user's quota.
 TICKET_S = 600.0
+#: A file without a link is deleted after this time. A sender who writes their message for longer
+#: must send the file again.
+UNLINKED_LIFETIME_S = 3600.0
 #: How long a process waits for a transaction of another one, which can include the renaming of a
 #: file.
 _BUSY_TIMEOUT_MS = 5000

@@ -14,26 +14,28 @@ The server keeps orphans and says so, because the missing records may come back 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from fastchat.errors import SettingError
 from fastchat.files.contents import Contents
-from fastchat.files.index import FILE_NAME, FOLDER, FileRecord, Index
+from fastchat.files.index import FILE_NAME, FOLDER, UNLINKED_LIFETIME_S, FileRecord, Index
 from fastchat.files.links import ids_in
 from fastchat.history.reader import HistoryReader, Stream
 
 __all__ = ["OrphanFinder", "Orphans", "is_orphan", "linked_by", "strays"]
 
 
-def is_orphan(record: FileRecord, stream: Stream | None) -> bool:
+def is_orphan(record: FileRecord, stream: Stream | None, old: float) -> bool:
     """Whether the message of a file to which no message links is missing, instead of deleted.
 
-    `stream` is the present stream of the file's room.
+    `stream` is the present stream of the file's room. A file that was sent after the time `old`
+    (seconds since 1970) can still get a message.
     """
-    if not record.linked and record.epoch is None:
-        return False  # no message has ever linked to it
+    if not record.linked and (record.epoch is None or record.uploaded > old):
+        return False
     if stream is None or record.offset is None:
         return True
     return record.epoch != stream.epoch or record.offset > stream.head
@@ -61,18 +63,20 @@ class Orphans(NamedTuple):
 class OrphanFinder:
     """Finds and deletes the orphans in the data directory `data`. A server can be running on it.
 
-    Raises SettingError if the directory has no index of files. Each method raises FilesError or
-    HistoryError if the index or the history cannot be read, and OSError if the disk fails.
+    `clock` returns seconds since 1970. Raises SettingError if the directory has no index of files.
+    Each method raises FilesError or HistoryError if the index or the history cannot be read, and
+    OSError if the disk fails.
     """
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, clock: Callable[[], float] = time.time) -> None:
         if not (data / FOLDER / FILE_NAME).is_file():
             raise SettingError(
                 f"--data {data} has no index of shared files: "
                 f"there is no {FOLDER}/{FILE_NAME} in it."
             )
         self._contents = Contents(data / FOLDER)
-        self._index = Index(data / FOLDER, clock=lambda: 0.0)
+        self._clock = clock
+        self._index = Index(data / FOLDER, clock=clock)
         self._history = HistoryReader(data)
 
     def close(self) -> None:
@@ -107,12 +111,13 @@ class OrphanFinder:
         return Orphans(files, lost, freed)
 
     def _files(self) -> Iterator[FileRecord]:
+        old = self._clock() - UNLINKED_LIFETIME_S
         for room in self._index.rooms():
             records = self._index.files_of(room)
             stream = self._history.stream(room)
             linked = linked_by(self._history, room)
             yield from (
-                each for each in records if each.id not in linked and is_orphan(each, stream)
+                each for each in records if each.id not in linked and is_orphan(each, stream, old)
             )
 
     def _size(self, id: str) -> int:

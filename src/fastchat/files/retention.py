@@ -40,7 +40,7 @@ from typing import NamedTuple
 
 from fastchat.errors import FilesError, HistoryError, SettingError
 from fastchat.files.contents import Contents
-from fastchat.files.index import FOLDER, Index, Link
+from fastchat.files.index import FOLDER, UNLINKED_LIFETIME_S, Index, Link
 from fastchat.files.links import ids_in
 from fastchat.files.orphans import is_orphan, linked_by, strays
 from fastchat.files.space import Space, reserved_for_messages, space_of
@@ -57,9 +57,6 @@ SWEEP_INTERVAL_S = 60.0
 #: The time between the removal of a link and the check that follows. Removals during this time are
 #: covered by the same check.
 CHANGE_DELAY_S = 2.0
-#: A file without a link is deleted after this time. A sender who writes their message for longer
-#: must send the file again.
-UNLINKED_LIFETIME_S = 3600.0
 #: The largest number of changes in memory, which is reached if the disk hangs. Further changes are
 #: dropped; the next sweep compares all links anyway.
 MAX_CHANGES = 10_000
@@ -258,7 +255,8 @@ class Retention(threading.Thread):
         files = self._index.files_of(room)  # before the texts, which can link to all of these
         stream = self._history.stream(room)
         old = self._ages() - UNLINKED_LIFETIME_S
-        orphans = self._orphans.pop(room, set()) & {record.id for record in files}
+        known = self._orphans.pop(room, set())
+        orphans = {each.id for each in files if each.id in known and is_orphan(each, stream, old)}
         unsure = any(
             not record.linked and record.uploaded <= old and record.id not in orphans
             for record in files
@@ -273,7 +271,7 @@ class Retention(threading.Thread):
             if stream is not None and record.id in linked:
                 if not record.linked or record.epoch != stream.epoch:
                     self._index.mark_linked(record, stream.epoch, linked[record.id])
-            elif is_orphan(record, stream) and record.id not in lost:
+            elif is_orphan(record, stream, old) and record.id not in lost:
                 self._orphans[room].add(record.id)
             elif record.linked or record.uploaded <= old:
                 deleted += self._index.delete(record, self._contents.remove)

@@ -18,12 +18,11 @@ from contracts.history import delete, draft, edit, react
 from fastchat.clocks import AgeClock
 from fastchat.errors import SettingError
 from fastchat.files import File
-from fastchat.files.index import TICKET_S
+from fastchat.files.index import TICKET_S, UNLINKED_LIFETIME_S
 from fastchat.files.orphans import OrphanFinder, Orphans
 from fastchat.files.retention import (
     CHANGE_DELAY_S,
     SWEEP_INTERVAL_S,
-    UNLINKED_LIFETIME_S,
     LinkChanges,
     Retention,
 )
@@ -683,7 +682,7 @@ async def test_orphans_are_deleted_on_demand(directory: DataDirectory) -> None:
         stray.write_bytes(b"stray")
         foreign = directory.data / "files" / "README"
         foreign.write_text("a file of the operator")
-        with contextlib.closing(OrphanFinder(directory.data)) as finder:
+        with contextlib.closing(OrphanFinder(directory.data, directory.clock)) as finder:
             assert finder.count() == Orphans(1, 1, 11)
             assert finder.totals() == (3, 3 * 4096)
             assert directory.has(orphan)
@@ -694,6 +693,28 @@ async def test_orphans_are_deleted_on_demand(directory: DataDirectory) -> None:
         assert await get(store, fresh.id) == b"fresh"
         directory.sweep()
         assert directory.metrics.orphaned_files == 0
+
+
+@on_loop
+async def test_orphan_that_is_sent_again_has_an_hour_for_its_message(
+    directory: DataDirectory,
+) -> None:
+    """Then it is an orphan again, because the lost message can still come back."""
+    async with opened_store(directory.data, clock=directory.clock) as store:
+        file = await put(store, b"one", room="a")
+        directory.say(file.link)
+        directory.sweep()
+        directory.restart(lose=True)
+        directory.sweep()
+        assert directory.metrics.orphaned_files == 1
+        await put(store, b"one", room="a")
+        directory.sweep()
+        assert directory.metrics.orphaned_files == 0
+        with contextlib.closing(OrphanFinder(directory.data, directory.clock)) as finder:
+            assert finder.delete() == Orphans(0, 0, 0)
+        directory.sweep(after_s=UNLINKED_LIFETIME_S)
+        assert directory.has(file)
+        assert directory.metrics.orphaned_files == 1
 
 
 def test_directory_without_an_index_has_no_orphans(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from pathlib import Path
 from fastchat.brokers.relay.server import Relay
 from fastchat.clocks import AgeClock, steady
 from fastchat.directory import is_open_to_others
-from fastchat.files.index import TICKET_S
-from fastchat.files.retention import UNLINKED_LIFETIME_S, Retention
+from fastchat.files.index import TICKET_S, UNLINKED_LIFETIME_S
+from fastchat.files.retention import Retention
 from fastchat.files.store import FileStore
 from fastchat.history import History
 from fastchat.history.epochs import new_generation
