@@ -277,7 +277,7 @@ class RoomClient:
 
     def _on_joined(self, event: dict[str, Any]) -> None:
         before, messages = self._position, event["messages"]
-        self._position = Position(str(event["epoch"]), int(event["offset"]), event["timestamp"])
+        self._position = Position(str(event["epoch"]), int(event["offset"]), event.get("timestamp"))
         self._session, self._username = event["session"], event["username"]
         if before is not None and not event["recovered"]:
             self._notice("some messages may be missing here")

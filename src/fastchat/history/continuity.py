@@ -145,6 +145,11 @@ class Continuity:
         ((generation,),) = select(db, "SELECT value FROM facts WHERE name = 'generation'")
         return bytes(generation)
 
+    def note_lock(self, lock: int) -> None:
+        """Note that the file of the lock was removed and created again while the server runs."""
+        self._lock = _Look.of(os.fstat(lock))
+        self._write(_RUNNING, sync=True)
+
     def prepare_end(self) -> None:
         """Note that the file is about to be closed."""
         self._write(_CLOSING)

@@ -117,12 +117,16 @@ def _reason(file: Path, error: apsw.Error | OSError) -> str:
 class Guard:
     """Makes sure that the history that a process has open is the one in `directory`.
 
-    `lock` is the descriptor that holds the directory's lock. Threads can share a guard. Raises
+    `lock` is the descriptor that holds the directory's lock. If it is replaced, `on_lock` is called
+    with the new one. Threads can share a guard. Raises
     OSError if the files cannot be looked up.
     """
 
-    def __init__(self, directory: Path, lock: int) -> None:
+    def __init__(
+        self, directory: Path, lock: int, on_lock: Callable[[int], None] = lambda lock: None
+    ) -> None:
         self._directory = directory
+        self._on_lock = on_lock
         self._file = directory / LOCK_NAME
         self._lock = lock
         self._watch = self._new_watch()
@@ -175,6 +179,7 @@ class Guard:
             raise HistoryError(str(displaced)) from None
         self.close()
         self._lock, self._watch = descriptor, watch
+        self._on_lock(descriptor)
         logger.warning("%s was removed while the server runs; it is locked again", self._file)
 
 
@@ -198,7 +203,7 @@ class HistoryFile:
             self.is_written = try_to_write(self.db, self.path)
             try:
                 self.generation = self._continuity.begin(self.db, sync_commits=sync_commits)
-                self.guard = Guard(directory, descriptor)
+                self.guard = Guard(directory, descriptor, self._continuity.note_lock)
             except (apsw.Error, OSError) as error:
                 raise SettingError(
                     f"--data: {self.path} cannot be written: {_reason(self.path, error)}."

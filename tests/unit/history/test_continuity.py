@@ -127,6 +127,10 @@ def killed_after_a_checkpoint(data: Path) -> None:
     kill(data, "say('last'); history._db.wal_checkpoint(mode=1); say('more')")
 
 
+def killed_after_its_lock_was_removed(data: Path) -> None:
+    kill(data, "(directory / 'lock').unlink(); history.check(); say('last')")
+
+
 def killed_while_it_was_closed(data: Path) -> None:
     kill(data, "say('last'); history._open_file._continuity.prepare_end(); history._db.close()")
 
@@ -190,6 +194,7 @@ def imported(data: Path) -> None:
         killed_before_it_wrote,
         killed_and_moved,
         killed_after_a_checkpoint,
+        killed_after_its_lock_was_removed,
         killed_while_it_was_closed,
         killed_before_it_was_closed,
         moved_while_it_ran,
