@@ -441,6 +441,30 @@ def test_unrecoverable_messages_are_reported_as_missing() -> None:
         tail.await_notice("some messages may be missing")
 
 
+def test_new_messages_at_old_offsets_are_printed() -> None:
+    """If an older copy of the history was put back, an offset can belong to another message."""
+    later = "2025-01-18T11:00:00.000Z"
+    positions: list[dict[str, Any]] = []
+
+    def handler(connection: ServerConnection) -> None:
+        if not positions:
+            stamp = message(2, "two")["timestamp"]
+            old = [message(1, "one"), message(2, "two")]
+            positions.append(welcome(connection, *old, offset=2, timestamp=stamp))
+            connection.send(json.dumps(message(3, "lost", timestamp="2025-01-18T10:40:00.000Z")))
+            connection.close(4008)
+            return
+        new = [message(1, "one"), message(2, "new", timestamp=later)]
+        positions.append(welcome(connection, *new, offset=2, timestamp=later)["since"])
+        connection.recv()
+
+    with scripted_server(handler) as url, tailing(url, "--json", stdin=subprocess.DEVNULL) as tail:
+        assert [json.loads(tail.await_line("{"))["text"] for _ in range(4)] == [
+            "one", "two", "lost", "new"
+        ]  # fmt: skip
+    assert positions[1] == {"epoch": "E", "offset": 3, "timestamp": "2025-01-18T10:40:00.000Z"}
+
+
 def test_line_is_resent_after_a_temporary_error() -> None:
     """After a temporary error the same line is sent again, and a permanent one gives status 1."""
     seen: list[dict[str, Any]] = []

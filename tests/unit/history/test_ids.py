@@ -23,7 +23,7 @@ class Table:
     def __init__(self, file: Path) -> None:
         self.now = START_S
         self.db = open_database(file, sync_commits=False)
-        self.ids = Ids(self.db, lambda: self.now)
+        self.ids = Ids(self.db, lambda: self.now, lambda: self.now)
 
     def offsets(self) -> list[int]:
         """The offsets in the order of the table's rows."""

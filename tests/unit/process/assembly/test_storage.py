@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 
 import pytest
 
-from contracts.history import draft
-from fastchat.history import Duplicate
+from fastchat.clocks import AgeClock
 from fastchat.history.memory import MemoryHistory
 from fastchat.history.sqlite import SqliteHistory
 from fastchat.metrics import Metrics
@@ -26,22 +26,12 @@ def test_settings_choose_the_history(tmp_path: Path) -> None:
     history.close()
 
 
-@pytest.mark.parametrize("hours", [2, -2])
-def test_id_is_remembered_though_the_clock_is_set(
-    hours: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ten minutes are ten minutes, whatever the machine takes for the time."""
-    history = open_history(Settings(data=str(tmp_path)))
-    wall = time.time
-    try:
-        history.append([draft("1", id="before")])
-        monkeypatch.setattr(time, "time", lambda: wall() + hours * 3600)
-        history.append([draft("2", id="after")])
-        history.prune()
-        for id in ("before", "after"):
-            assert isinstance(history.append([draft("again", id=id)])[0], Duplicate)
-    finally:
-        history.close()
+def test_ages_are_measured_by_the_clock_of_the_timestamps(tmp_path: Path) -> None:
+    """The clock notices steps of the time of day (`fastchat.clocks`)."""
+    with contextlib.closing(open_history(Settings(data=str(tmp_path)))) as history:
+        assert isinstance(history, SqliteHistory)
+        assert isinstance(history.ages, AgeClock)
+        assert history.ages() == pytest.approx(time.time(), abs=60)
 
 
 @pytest.mark.parametrize(
@@ -60,11 +50,8 @@ def test_settings_choose_whether_there_are_files(
     """Beside a history on disk, unless they are switched off; who asks in vain is told."""
     settings = Settings(data=str(tmp_path), files=files, history=history, max_file_bytes=7)
     store = open_files(settings, Metrics())
-    kept = open_history(settings)
-    try:
+    with contextlib.closing(open_history(settings)) as kept:
         assert (open_retention(settings, Metrics(), kept) is not None) == taken
-    finally:
-        kept.close()
     assert ("--files on has no effect" in caplog.text) == ((files, history) == ("on", "memory"))
     if store is not None:
         assert store.max_bytes == 7
