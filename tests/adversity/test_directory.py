@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -15,6 +17,7 @@ from pathlib import Path
 import apsw
 import pytest
 
+from checker.parts import parts_of
 from support.raw_websocket import Client, connected
 from support.server import (
     TIMEOUT_UNIT_S,
@@ -193,6 +196,29 @@ def test_removed_directory_is_noticed_without_a_message(tmp_path: Path, workers:
     assert history_of(probed.directory) == []
 
 
+def test_new_relay_creates_no_history_in_place_of_one_that_is_away(tmp_path: Path) -> None:
+    """If the relay is killed while the directory is away, its successors wait for the directory;
+    they create nothing in its place, and nothing that was confirmed is lost."""
+    probed = Probed(tmp_path / "data", "--workers", "2")
+    with probed.running() as server:
+        with connected(server.port) as alice:
+            alice.join(username="Alice")
+            assert say(alice, "before")["type"] == "message"
+            away = probed.directory.rename(tmp_path / "away")
+            (relay,) = [pid for pid, name in parts_of(server.pid).items() if name == "relay"]
+            os.kill(relay, signal.SIGKILL)
+            wait_until(lambda: probed.get("/readyz") == (503, "no relay\n"))
+            for number in range(3):
+                assert say(alice, f"away {number}")["code"] == "unavailable"
+            assert not probed.directory.exists()
+            away.rename(probed.directory)
+            wait_until(lambda: probed.is_ready)
+            assert say(alice, "back")["type"] == "message"
+        assert server.stop() == 0
+    assert "history.db is missing; put it back, or restart the server" in server.errors
+    assert history_of(probed.directory) == ["before", "back"]
+
+
 def test_removed_lock_is_replaced_and_keeps_other_servers_out(tmp_path: Path) -> None:
     """If the file of the lock is removed, the server locks the directory again, and a second server
     is refused."""
@@ -308,8 +334,14 @@ def start(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @BOTH
-@pytest.mark.parametrize("name", ["history.db", "history.db-wal", "history.db-shm", "lock", ""])
-def test_server_refuses_a_history_that_it_cannot_write(
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", "lock", "history.db", "history.db-wal", "history.db-shm", "removals.json"),
+        *("files", "files/index.sqlite3", "files/incoming"),
+    ],
+)
+def test_server_refuses_files_that_it_has_no_right_to_write(
     tmp_path: Path, name: str, workers: str
 ) -> None:
     """If the server may not write to one of its files, it does not start, and one sentence names
@@ -321,7 +353,9 @@ def test_server_refuses_a_history_that_it_cannot_write(
         server.kill()  # so that the log of the history remains
     if not name:  # otherwise, no file would have to be created
         (directory / "history.db-shm").unlink()
-    (directory / name).chmod(0o500 if not name else 0o400)
+    (directory / "files" / "incoming").mkdir()
+    (directory / "removals.json").write_text("[]", "ascii")
+    (directory / name).chmod(0o500 if (directory / name).is_dir() else 0o000)
     try:
         refused = start("--data", str(directory), "--workers", workers)
         assert refused.returncode == 2, refused.stderr

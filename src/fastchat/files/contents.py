@@ -34,6 +34,13 @@ class Contents:
         """Return the path at which a file's content is stored."""
         return self._folder / id[:2] / id
 
+    def unwritable(self) -> Path | None:
+        """The first folder to which this user has no right to write; None if there is none."""
+        for folder in (self._folder, self._incoming):
+            if folder.exists() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+                return folder
+        return None
+
     # Incoming files
 
     def create(self, number: int) -> int:

@@ -34,6 +34,7 @@ from typing import NamedTuple
 import apsw
 
 from fastchat.database import open_to_write, select, transaction
+from fastchat.directory import Displaced, Watch
 from fastchat.errors import FilesError
 from fastchat.files import File
 from fastchat.files.quotas import Quotas, charge_of
@@ -109,13 +110,17 @@ class Link(NamedTuple):
 
 
 class Index:
-    """The index in `folder`, which is created if it is missing. Threads can share it.
+    """The index in `folder`. Threads can share it.
 
-    `clock` returns seconds since 1970, and `ages` the time from which ages are measured
-    (`fastchat.clocks`; by default `clock`). `check_disk` is described in
-    `fastchat.files.quotas.Quotas`. Each method raises FilesError if the disk fails, and then
-    nothing has changed. It raises SettingError if the database is not an index, damaged, or newer
-    than this program.
+    * ``clock``: returns seconds since 1970.
+    * ``ages``: returns the time from which ages are measured (`fastchat.clocks`; default: `clock`).
+    * ``create``: whether the first method creates the folder and the database if they are missing.
+      Later, they are never created: a database that is gone must not be replaced by an empty one.
+    * ``check_disk``: described in `fastchat.files.quotas.Quotas`.
+
+    Each method raises FilesError if the disk fails, or if the database that was opened first is not
+    in the folder any more. Then nothing has changed. It raises SettingError if the database is not
+    an index, damaged, or newer than this program.
     """
 
     def __init__(
@@ -124,6 +129,7 @@ class Index:
         *,
         clock: Callable[[], float],
         ages: Callable[[], float] | None = None,
+        create: bool = True,
         max_user_bytes: int = 0,
         max_total_bytes: int = 0,
         sync_commits: bool = False,
@@ -139,8 +145,19 @@ class Index:
             check_disk=check_disk,
         )
         self._sync_commits = sync_commits
+        self._may_create = create
         self._lock = threading.Lock()
         self._db: apsw.Connection | None = None
+        self._watch: Watch | None = None  # as long as the database is open
+        self._first: int | None = None  # a descriptor of the database that was opened first
+
+    def unwritable(self) -> Path | None:
+        """The first of the database's files to which this user has no right to write, or None."""
+        for end in ("", "-wal", "-shm"):
+            path = self._file.with_name(FILE_NAME + end)
+            if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+                return path
+        return None
 
     def open(self) -> None:
         """Open the database.
@@ -151,12 +168,18 @@ class Index:
         with self._reading():
             pass
 
-    def close(self) -> None:
-        """Close the database. The next method opens it again."""
+    def pause(self) -> None:
+        """Close the database until the next method opens it again."""
         with self._lock:
-            if self._db is not None:
-                self._db.close()
-                self._db = None
+            self._disconnect()
+
+    def close(self) -> None:
+        """Close the database. No method may be called afterwards."""
+        with self._lock:
+            self._disconnect()
+            if self._first is not None:
+                os.close(self._first)
+                self._first = None
 
     # Announced and incoming files
 
@@ -398,8 +421,10 @@ class Index:
     def _reading(self) -> Iterator[apsw.Connection]:
         with self._lock:
             try:
-                yield self._connect()
-            except (apsw.Error, OSError) as error:
+                db, watch = self._connect()
+                watch.check()
+                yield db
+            except (apsw.Error, OSError, Displaced) as error:
                 raise FilesError(str(error)) from error
 
     @contextmanager
@@ -407,21 +432,53 @@ class Index:
         """A transaction, which excludes those of other processes."""
         with self._reading() as db, transaction(db):
             yield db
+            assert self._watch is not None
+            self._watch.check()
 
-    def _connect(self) -> apsw.Connection:
-        if self._db is None:
-            # Only the server's user can read the folder: everybody who knows an id can read its
-            # file.
-            self._file.parent.mkdir(mode=0o700, exist_ok=True)
+    def _connect(self) -> tuple[apsw.Connection, Watch]:
+        if self._db is None or self._watch is None:
+            folder = self._file.parent
+            if self._may_create:
+                # Only the server's user can read the folder: everybody who knows an id can read
+                # its file.
+                folder.mkdir(mode=0o700, exist_ok=True)
             # Otherwise, processes that start at the same time would each create the database.
-            with _locked(self._file.parent):
+            with _locked(folder):
+                self._check_first()
                 self._db = open_to_write(
                     self._file,
                     INDEX,
                     busy_timeout_ms=_BUSY_TIMEOUT_MS,
                     sync_commits=self._sync_commits,
                 )
-        return self._db
+                try:
+                    self._watch = Watch(folder, self._file)
+                    if self._first is None:
+                        self._first = os.open(self._file, os.O_PATH | os.O_CLOEXEC)
+                except BaseException:
+                    self._disconnect()
+                    raise
+                self._may_create = False
+        return self._db, self._watch
+
+    def _check_first(self) -> None:
+        """Raise Displaced if the database is not there, or not the one that was opened first."""
+        if self._may_create:
+            return
+        if not self._file.exists():
+            raise Displaced(self._file, "is missing")
+        if self._first is not None and not os.path.samestat(
+            os.fstat(self._first), self._file.stat()
+        ):
+            raise Displaced(self._file, "was replaced by another file")
+
+    def _disconnect(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
 
 
 @contextmanager

@@ -76,7 +76,7 @@ class OrphanFinder:
             )
         self._contents = Contents(data / FOLDER)
         self._clock = clock
-        self._index = Index(data / FOLDER, clock=clock)
+        self._index = Index(data / FOLDER, clock=clock, create=False)
         self._history = HistoryReader(data)
 
     def close(self) -> None:

@@ -9,7 +9,8 @@ the files of each room with the links in the room's messages.
 * A file to which no message has linked yet is deleted when it is an hour old. Its sender has this
   time to write the message.
 * A link in another room does not count.
-* If the history or the index cannot be read, no file is deleted.
+* If the history or the index cannot be read, no file is deleted. The same is true if another file
+  is in the place of one that the server has open.
 * No file is deleted because a record is missing. A message that links to a file is known to be gone
   only if the stream in which it was (an epoch, and at least its offset) is still there. Otherwise
   the history was lost, restored or replaced, and the file is kept as an orphan
@@ -68,10 +69,14 @@ _BUSY_TIMEOUT_MS = 2000
 class Retention(threading.Thread):
     """Deletes the files that are not needed from the data directory `data`.
 
-    `clock` returns seconds since 1970, and `ages` the time from which ages are measured
-    (`fastchat.clocks`; by default `clock`). `measure` returns the space on the disk. If the disk
-    cannot hold `max_total_bytes` of files, the first sweep logs a warning. A failure of the disk
-    or of the history is logged once, and each sweep tries again.
+    * ``clock``: returns seconds since 1970.
+    * ``ages``: returns the time from which ages are measured (`fastchat.clocks`; default: `clock`).
+    * ``create``: whether `open` creates the folder and the index if they are missing.
+    * ``max_total_bytes``: if the disk cannot hold so many bytes of files, the first sweep logs a
+      warning.
+    * ``measure``: returns the space on the disk.
+
+    A failure of the disk or of the history is logged once, and each sweep tries again.
     """
 
     def __init__(
@@ -81,6 +86,7 @@ class Retention(threading.Thread):
         clock: Callable[[], float],
         ages: Callable[[], float] | None = None,
         metrics: Metrics,
+        create: bool = True,
         max_total_bytes: int = 0,
         measure: Callable[[Path], Space] = space_of,
     ) -> None:
@@ -91,9 +97,12 @@ class Retention(threading.Thread):
         self._max_total_bytes = max_total_bytes
         self._measure = measure
         self._contents = Contents(data / FOLDER)
-        self._index = Index(data / FOLDER, clock=clock, ages=ages)
+        self._index = Index(data / FOLDER, clock=clock, ages=ages, create=create)
         self._history = HistoryReader(data, busy_timeout_ms=_BUSY_TIMEOUT_MS)
         self._stop_requested = threading.Event()
+        #: Raises HistoryError if the history in `data` is not the one that the server uses. The
+        #: thread calls it (`SqliteHistory.check_directory`).
+        self.check_history: Callable[[], None] = lambda: None
         #: The history adds to these (`SqliteHistory.watch_links`).
         self.changes = LinkChanges(clock)
         self._swept_streams: dict[str, Stream | None] = {}
@@ -102,6 +111,25 @@ class Retention(threading.Thread):
         self._reported = 0  # how many orphans and strays the log has reported
         self._is_first_sweep = True
         self._is_failing = False
+
+    def open(self) -> None:
+        """Open the index before the start, to find out whether it can be used.
+
+        A failure of the disk is logged. Raises SettingError if the index cannot be used, or if this
+        user has no right to write to the files.
+        """
+        path = self._contents.unwritable() or self._index.unwritable()
+        if path is not None:
+            raise SettingError(
+                f"--data: this user has no right to write to {path}; give it to the user that runs "
+                "the server, or switch --files off."
+            )
+        try:
+            self._index.open()
+        except FilesError as error:
+            logger.error("the index of files cannot be opened: %s", error)
+        finally:
+            self._index.pause()
 
     def run(self) -> None:
         due_s = 0.0
@@ -124,6 +152,7 @@ class Retention(threading.Thread):
         self._stop_requested.set()
         self.changes.wake()
         self.join()
+        self._index.close()
 
     def sweep(self) -> None:
         """Remove leftovers, and delete the files of all rooms that are not needed now."""
@@ -185,7 +214,7 @@ class Retention(threading.Thread):
                 logger.info("the deletion of files that no message links to works again")
             self._is_failing = False
         finally:
-            self._index.close()  # so that it has no descriptors until the next sweep
+            self._index.pause()  # so that it has no descriptors until the next sweep
             self._history.close()
 
     # Leftovers
@@ -252,6 +281,7 @@ class Retention(threading.Thread):
 
     def _sweep_room(self, room: str, lost: set[str]) -> int:
         """Delete the files of a room that are not needed, and return their number."""
+        self.check_history()
         files = self._index.files_of(room)  # before the texts, which can link to all of these
         stream = self._history.stream(room)
         old = self._ages() - UNLINKED_LIFETIME_S
@@ -265,6 +295,7 @@ class Retention(threading.Thread):
             self._orphans[room] = orphans
             return 0
         linked = linked_by(self._history, room)
+        self.check_history()  # what was read is not another history
         self._orphans[room] = set()
         deleted = 0
         for record in files:

@@ -51,6 +51,7 @@ class FileStore:
     * ``sync``: whether a stored file survives a loss of power.
     * ``clock``: returns seconds since 1970.
     * ``ages``: returns the time from which ages are measured (`fastchat.clocks`; default: `clock`).
+    * ``create``: whether the folder and the index are created if they are missing.
     * ``measure``: returns the space on the disk, of which a part stays free for messages
       (`fastchat.files.space`).
 
@@ -69,6 +70,7 @@ class FileStore:
         clock: Callable[[], float],
         ages: Callable[[], float] | None = None,
         metrics: Metrics,
+        create: bool = True,
         measure: Callable[[Path], Space] = space_of,
     ) -> None:
         self.max_bytes = min(max_bytes, max_user_bytes, max_total_bytes)
@@ -77,6 +79,7 @@ class FileStore:
             data / FOLDER,
             clock=clock,
             ages=ages,
+            create=create,
             max_user_bytes=max_user_bytes,
             max_total_bytes=max_total_bytes,
             sync_commits=sync,

@@ -145,6 +145,13 @@ class SqliteHistory:
         """
         self._links_changed = changed
 
+    def check_directory(self) -> None:
+        """Raise HistoryError if the open file is not in its directory any more.
+
+        Threads can call it.
+        """
+        self._guard.compare()
+
     def check(self) -> None:
         self._guard.compare()
         if self._is_suspect:

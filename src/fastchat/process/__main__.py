@@ -65,6 +65,7 @@ def _run(
             channel,
             workers=first["workers"],
             user_key=bytes.fromhex(first["user_key"]),
+            again=first["again"],
         )
     from fastchat.process import clustered
 

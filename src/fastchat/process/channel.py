@@ -2,9 +2,10 @@
 
 The channel is a socket pair, with lines of JSON. The supervisor sends one line:
 
-    {"settings": {...}, "workers": 4}
+    {"settings": {...}, "workers": 4, "again": false}
 
-which for the relay also has the `user_key` of a history in memory, in hexadecimal. The child sends:
+`again` says whether the child takes the place of another one. For the relay, the line also has the
+`user_key` of a history in memory, in hexadecimal. The child sends:
 
     {"ready": true}                     it serves
     {"failed": "--data x is in use."}   instead of `ready`: why the child ends; with status 2, a

@@ -32,11 +32,17 @@ logger = logging.getLogger("fastchat.relay")
 
 
 def run(
-    settings: Settings, channel: Channel, *, workers: int, user_key: bytes | None = None
+    settings: Settings,
+    channel: Channel,
+    *,
+    workers: int,
+    user_key: bytes | None = None,
+    again: bool = False,
 ) -> int:
     """Relay until SIGTERM, or until the supervisor is gone; returns the exit status.
 
-    `user_key` is for a history in memory (`History.user_key`); None for a new one.
+    `user_key` is for a history in memory (`History.user_key`); None for a new one. `again` is
+    whether the relay takes the place of another one.
 
     Raises SettingError when the data directory cannot be used.
     """
@@ -44,10 +50,10 @@ def run(
         if settings.history == "memory":  # the relay's socket needs the directory as well
             stack.callback(os.close, lock(Path(settings.data)))
         with beating(channel, RelayTimings().tick_interval_s):
-            history = open_history(settings, user_key=user_key)
+            history = open_history(settings, user_key=user_key, again=again)
         stack.callback(history.close)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(settings, history, channel, workers))
+            return runner.run(_serve(settings, history, channel, workers, again=again))
 
 
 @contextlib.contextmanager
@@ -72,10 +78,12 @@ def beating(channel: Channel, interval_s: float) -> Iterator[None]:
         thread.join()
 
 
-async def _serve(settings: Settings, history: History, channel: Channel, workers: int) -> int:
+async def _serve(
+    settings: Settings, history: History, channel: Channel, workers: int, *, again: bool
+) -> int:
     loop = asyncio.get_running_loop()
     timings = RelayTimings()
-    components = build_relay(settings, history, workers=workers)
+    components = build_relay(settings, history, workers=workers, again=again)
     relay, retention = components.relay, components.retention
     asked, orphaned = asyncio.Event(), asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, asked.set)

@@ -288,6 +288,7 @@ class Supervisor:
         first = {
             "settings": dataclasses.asdict(self._settings),
             "workers": len(self._workers),
+            "again": role.child is not None,
         }
         if role is self._relay:
             first["user_key"] = self._user_key.hex()

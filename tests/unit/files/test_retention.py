@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -733,3 +734,66 @@ def test_thread_sweeps_at_once_and_stops(directory: DataDirectory) -> None:
     wait_until(lambda: not orphan.exists())
     directory.retention.stop()
     assert not directory.retention.is_alive()
+
+
+# An older copy in the place of the history or the index
+
+
+@on_loop
+async def test_file_is_kept_while_another_history_is_in_place(
+    directory: DataDirectory, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An older copy of the history lacks the newest links, so no file is deleted because of it."""
+    directory.retention.check_history = directory.history.check_directory
+    file = directory.data / "history.db"
+    async with opened_store(directory.data, clock=directory.clock) as store:
+        kept = await put(store, b"one", room="a")
+        directory.say("before")
+        copy = apsw.Connection(str(directory.data / "copy.db"))
+        with copy.backup("main", directory.history._db, "main") as backup:
+            backup.step()
+        copy.close()
+        directory.say(kept.link)
+        directory.sweep()
+        names = ("history.db", "history.db-wal", "history.db-shm")
+        for name in names:
+            (directory.data / name).rename(directory.data / f"away-{name}")
+        (directory.data / "copy.db").rename(file)
+        for _ in range(3):
+            directory.sweep(after_s=10 * UNLINKED_LIFETIME_S)
+        assert directory.has(kept)
+        for path in directory.data.glob("history.db*"):
+            path.unlink()
+        for name in names:
+            (directory.data / f"away-{name}").rename(directory.data / name)
+        directory.sweep(after_s=10 * UNLINKED_LIFETIME_S)
+        assert directory.has(kept)
+        said = directory.say("after")
+        directory.history.append([delete(said - 1)])
+        directory.sweep()
+        assert not directory.has(kept)
+    failures = [each for each in caplog.messages if "cannot delete files" in each]
+    assert len(failures) == 1
+    assert "was replaced by another file" in failures[0]
+
+
+@on_loop
+async def test_retention_creates_nothing_in_place_of_a_directory(directory: DataDirectory) -> None:
+    """If the folder of files is moved away, a sweep does not create an empty one."""
+    files = directory.data / "files"
+    directory.retention.open()
+    directory.sweep()
+    files.rename(directory.data / "away")
+    directory.sweep()
+    assert not files.exists()
+    (directory.data / "away").rename(files)
+    directory.sweep()
+    assert directory.metrics.kept_files == 0
+
+
+def test_relay_that_was_started_again_creates_no_index(tmp_path: Path) -> None:
+    """Without the right to create, a missing index is logged, and stays missing."""
+    retention = Retention(tmp_path, clock=time.time, metrics=Metrics(), create=False)
+    retention.open()
+    retention.sweep()
+    assert list(tmp_path.iterdir()) == []

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import shutil
 from pathlib import Path
 
 import apsw
 import pytest
 
 from fastchat.errors import CommandError, ErrorCode, SettingError
+from fastchat.files import File
 from fastchat.files.index import TICKET_S
 from fastchat.files.store import FileStore
 from fastchat.history.directory import open_database
@@ -440,3 +443,69 @@ async def test_stores_can_be_opened_concurrently(tmp_path: Path) -> None:
     assert len(ids) == 1
     for store in stores:
         store.close()
+
+
+# Files that are away
+
+
+async def assert_unavailable(store: FileStore, file: File) -> None:
+    """Nothing can be announced, stored or read."""
+    for attempt in (
+        store.reserve("lobby", "alice", "a.txt", 7),
+        get(store, file.id),
+        store.stat(file.id),
+    ):
+        assert (await refused(attempt)).code == ErrorCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize("name", ["", "files", "files/index.sqlite3", "files/index.sqlite3-wal"])
+@on_loop
+async def test_nothing_is_stored_while_the_index_is_away(tmp_path: Path, name: str) -> None:
+    """While the directory, the folder or the index is away, files are `unavailable`, and nothing is
+    created in its place; when it is back, files work."""
+    data = tmp_path / "data"
+    data.mkdir()
+    async with opened_store(data) as store:
+        file = await put(store, b"content")
+        begun = await store.reserve("lobby", "alice", "b.txt", 7)
+        await begun.write(b"con")
+        path = data / name
+        path.rename(tmp_path / "away")
+        await assert_unavailable(store, file)
+        with contextlib.suppress(CommandError):
+            await begun.write(b"tent")
+        assert (await refused(begun.finish())).code == ErrorCode.UNAVAILABLE
+        assert not path.exists()
+        (tmp_path / "away").rename(path)
+        assert await get(store, file.id) == b"content"
+        again = await put(store, b"another")
+        assert await get(store, again.id) == b"another"
+
+
+@on_loop
+async def test_nothing_is_stored_beside_another_index(tmp_path: Path) -> None:
+    """An older copy in the place of the folder is neither read nor changed."""
+    data, copy = tmp_path / "files", tmp_path / "copy"
+    async with opened_store(tmp_path) as store:
+        file = await put(store, b"content")
+        shutil.copytree(data, copy)
+        data.rename(tmp_path / "away")
+        copy.rename(data)
+        before = {path: path.stat() for path in data.rglob("*")}
+        await assert_unavailable(store, file)
+        assert {path: path.stat() for path in data.rglob("*")} == before
+        shutil.rmtree(data)
+        (tmp_path / "away").rename(data)
+        assert await get(store, file.id) == b"content"
+
+
+@on_loop
+async def test_store_that_may_not_create_waits_for_the_index(tmp_path: Path) -> None:
+    """A worker does not create an index: it has one as soon as the relay has created it."""
+    async with opened_store(tmp_path, create=False) as worker:
+        reserved = worker.reserve("lobby", "alice", "a.txt", 7)
+        assert (await refused(reserved)).code == ErrorCode.UNAVAILABLE
+        assert not os.listdir(tmp_path)
+        async with opened_store(tmp_path) as relay:
+            file = await put(worker, b"content")
+            assert await get(relay, file.id) == b"content"

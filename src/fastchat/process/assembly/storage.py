@@ -16,10 +16,12 @@ from pathlib import Path
 from fastchat.brokers.relay.server import Relay
 from fastchat.clocks import AgeClock, steady
 from fastchat.directory import is_open_to_others
+from fastchat.errors import SettingError
 from fastchat.files.index import TICKET_S, UNLINKED_LIFETIME_S
 from fastchat.files.retention import Retention
 from fastchat.files.store import FileStore
 from fastchat.history import History
+from fastchat.history.directory import FILE_NAME as HISTORY_NAME
 from fastchat.history.epochs import new_generation
 from fastchat.history.ids import REMEMBER_IDS_S
 from fastchat.history.memory import MemoryHistory
@@ -28,7 +30,8 @@ from fastchat.history.users import UserIds
 from fastchat.metrics import Metrics
 from fastchat.process.assembly.limits import connection_count_of, room_limits_of
 from fastchat.rooms.members import GRACE_TICKS
-from fastchat.rooms.removals import FILE_NAME, Removals
+from fastchat.rooms.removals import FILE_NAME as REMOVALS_NAME
+from fastchat.rooms.removals import Removals
 from fastchat.rooms.rooms import Rooms
 from fastchat.settings import Settings
 
@@ -54,8 +57,13 @@ class RelayComponents:
     retention: Retention | None
 
 
-def build_relay(settings: Settings, history: History, *, workers: int) -> RelayComponents:
-    """Build the relay for so many workers, in its running loop."""
+def build_relay(
+    settings: Settings, history: History, *, workers: int, again: bool
+) -> RelayComponents:
+    """Build the relay for so many workers, in its running loop.
+
+    `again` is whether it takes the place of another relay. Raises SettingError.
+    """
     metrics = Metrics()
     rooms = build_rooms(settings, history, metrics, is_shared=True)
     return RelayComponents(
@@ -67,7 +75,7 @@ def build_relay(settings: Settings, history: History, *, workers: int) -> RelayC
             workers=workers,
             connection_count=connection_count_of(settings),
         ),
-        retention=open_retention(settings, metrics, history),
+        retention=open_retention(settings, metrics, history, create=not again),
     )
 
 
@@ -94,7 +102,7 @@ def build_rooms(
         user_of=user_of,
         removals=Removals(
             time.time,
-            Path(settings.data) / FILE_NAME if has_directory else None,
+            Path(settings.data) / REMOVALS_NAME if has_directory else None,
             user_of=user_of,
             steady=steady,
         ),
@@ -103,11 +111,14 @@ def build_rooms(
     )
 
 
-def open_history(settings: Settings, *, user_key: bytes | None = None) -> History:
+def open_history(
+    settings: Settings, *, user_key: bytes | None = None, again: bool = False
+) -> History:
     """Open the history that the settings ask for. Raises SettingError if it cannot be opened.
 
     A history in memory gets the `user_key`, or a new one if it is None. A history in a file has its
-    own.
+    own. `again` is whether the server has had it open before. Then the file must be there: an empty
+    history in its place would lose every message without a word.
     """
     if settings.history == "memory":
         return MemoryHistory(
@@ -116,6 +127,11 @@ def open_history(settings: Settings, *, user_key: bytes | None = None) -> Histor
             user_key=user_key,
         )
     directory = Path(settings.data)
+    if again and not (directory / HISTORY_NAME).exists():
+        raise SettingError(
+            f"--data: {directory / HISTORY_NAME} is missing; put it back, or restart the server "
+            "to start with an empty history."
+        )
     history = SqliteHistory(
         directory,
         max_messages=settings.history_max_messages,
@@ -139,7 +155,8 @@ def open_history(settings: Settings, *, user_key: bytes | None = None) -> Histor
 def open_files(settings: Settings, metrics: Metrics) -> FileStore | None:
     """Open the files of a process with clients; None if files are off, or if nothing is on disk.
 
-    Raises SettingError if existing files cannot be used.
+    Among several processes, only the relay creates what is missing, when it starts
+    (`open_retention`). Raises SettingError if existing files cannot be used.
     """
     if not _keeps_files(settings):
         return None
@@ -152,13 +169,17 @@ def open_files(settings: Settings, metrics: Metrics) -> FileStore | None:
         clock=time.time,
         ages=AgeClock(TICKET_S),
         metrics=metrics,
+        create=settings.workers == 1,
     )
 
 
-def open_retention(settings: Settings, metrics: Metrics, history: History) -> Retention | None:
+def open_retention(
+    settings: Settings, metrics: Metrics, history: History, *, create: bool = True
+) -> Retention | None:
     """Make the thread that deletes files without a message; None if there are no files.
 
-    It belongs to the process with the `history`, which starts it.
+    It belongs to the process with the `history`, which starts it. With `create`, the folder and
+    the index of files are created if they are missing. Raises SettingError if they cannot be used.
     """
     if settings.files == "on" and not _keeps_files(settings):
         logger.warning("--files on has no effect with --history memory: nothing is kept on disk")
@@ -169,9 +190,12 @@ def open_retention(settings: Settings, metrics: Metrics, history: History) -> Re
         clock=time.time,
         ages=history.ages,
         metrics=metrics,
+        create=create,
         max_total_bytes=settings.max_files_bytes,
     )
+    retention.check_history = history.check_directory
     history.watch_links(retention.changes.add)
+    retention.open()
     return retention
 
 
