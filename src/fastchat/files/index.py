@@ -23,9 +23,11 @@ Before step 2, `withdraw` or an expired ticket (`expire`) ends the announcement.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,7 +35,7 @@ from typing import NamedTuple
 
 import apsw
 
-from fastchat.database import open_to_write, select, transaction
+from fastchat.database import open_to_read, open_to_write, select, transaction
 from fastchat.directory import Displaced, Watch
 from fastchat.errors import FilesError
 from fastchat.files import File
@@ -62,7 +64,13 @@ TICKET_S = 600.0
 UNLINKED_LIFETIME_S = 3600.0
 #: How long a process waits for a transaction of another one, which can include the renaming of a
 #: file.
-_BUSY_TIMEOUT_MS = 5000
+LONGEST_WAIT_S = 5.0
+#: How long it waits while the server stops. That is less than the time until the process is killed.
+LAST_WAIT_S = 0.3
+#: A read waits only while SQLite recovers the log of a killed process.
+_READ_WAIT_MS = 1000
+#: The pause between two attempts to begin a transaction.
+_PAUSE_S = 0.005
 #: The allowed difference between the clocks of two processes.
 _CLOCKS_S = 1.0
 
@@ -146,10 +154,14 @@ class Index:
         )
         self._sync_commits = sync_commits
         self._may_create = create
-        self._lock = threading.Lock()
-        self._db: apsw.Connection | None = None
-        self._watch: Watch | None = None  # as long as the database is open
+        # Two connections, so that a read never waits for a writer of any process. A thread that
+        # needs both locks acquires that of the reader first.
+        self._read_lock = threading.Lock()
+        self._write_lock = threading.Lock()
+        self._open: _Open | None = None
         self._first: int | None = None  # a descriptor of the database that was opened first
+        self._waiting_since_s = 0.0
+        self._longest_wait_s = LONGEST_WAIT_S
 
     def unwritable(self) -> Path | None:
         """The first of the database's files to which this user has no right to write, or None."""
@@ -170,12 +182,16 @@ class Index:
 
     def pause(self) -> None:
         """Close the database until the next method opens it again."""
-        with self._lock:
+        with self._read_lock, self._write_lock:
             self._disconnect()
+
+    def hurry(self) -> None:
+        """Let transactions wait for other processes only for a moment, because the server stops."""
+        self._longest_wait_s = LAST_WAIT_S
 
     def close(self) -> None:
         """Close the database. No method may be called afterwards."""
-        with self._lock:
+        with self._read_lock, self._write_lock:
             self._disconnect()
             if self._first is not None:
                 os.close(self._first)
@@ -419,47 +435,62 @@ class Index:
 
     @contextmanager
     def _reading(self) -> Iterator[apsw.Connection]:
-        with self._lock:
-            try:
-                db, watch = self._connect()
-                watch.check()
-                yield db
-            except (apsw.Error, OSError, Displaced) as error:
-                raise FilesError(str(error)) from error
+        with _disk_errors(), self._read_lock:
+            opened = self._open
+            if opened is None:
+                with self._write_lock:
+                    opened = self._connect()
+            opened.watch.check()
+            yield opened.reader
 
     @contextmanager
     def _writing(self) -> Iterator[apsw.Connection]:
         """A transaction, which excludes those of other processes."""
-        with self._reading() as db, transaction(db):
-            yield db
-            assert self._watch is not None
-            self._watch.check()
+        with _disk_errors(), self._write_lock:
+            opened = self._connect()
+            opened.watch.check()
+            with transaction(opened.writer):
+                yield opened.writer
+                opened.watch.check()
 
-    def _connect(self) -> tuple[apsw.Connection, Watch]:
-        if self._db is None or self._watch is None:
+    def _connect(self) -> _Open:
+        if self._open is None:
             folder = self._file.parent
             if self._may_create:
                 # Only the server's user can read the folder: everybody who knows an id can read
                 # its file.
                 folder.mkdir(mode=0o700, exist_ok=True)
-            # Otherwise, processes that start at the same time would each create the database.
-            with _locked(folder):
-                self._check_first()
-                self._db = open_to_write(
-                    self._file,
-                    INDEX,
-                    busy_timeout_ms=_BUSY_TIMEOUT_MS,
-                    sync_commits=self._sync_commits,
-                )
-                try:
-                    self._watch = Watch(folder, self._file)
-                    if self._first is None:
-                        self._first = os.open(self._file, os.O_PATH | os.O_CLOEXEC)
-                except BaseException:
-                    self._disconnect()
-                    raise
+            with contextlib.ExitStack() as stack:
+                # Otherwise, processes that start at the same time would each create the database.
+                with _locked(folder):
+                    self._check_first()
+                    writer = open_to_write(
+                        self._file,
+                        INDEX,
+                        busy_timeout_ms=int(self._longest_wait_s * 1000),
+                        sync_commits=self._sync_commits,
+                    )
+                    stack.callback(writer.close)
+                writer.set_busy_handler(self._wait)
+                reader = open_to_read(self._file, busy_timeout_ms=_READ_WAIT_MS)
+                stack.callback(reader.close)
+                watch = Watch(folder, self._file)
+                stack.callback(watch.close)
+                if self._first is None:
+                    self._first = os.open(self._file, os.O_PATH | os.O_CLOEXEC)
                 self._may_create = False
-        return self._db, self._watch
+                self._open = _Open(writer, reader, watch, stack.pop_all())
+        return self._open
+
+    def _wait(self, attempts: int) -> bool:
+        """Wait a moment because another process writes; return whether to try again."""
+        now = time.monotonic()
+        if attempts == 0:
+            self._waiting_since_s = now
+        if now - self._waiting_since_s >= self._longest_wait_s:
+            return False
+        time.sleep(_PAUSE_S)
+        return True
 
     def _check_first(self) -> None:
         """Raise Displaced if the database is not there, or not the one that was opened first."""
@@ -473,12 +504,29 @@ class Index:
             raise Displaced(self._file, "was replaced by another file")
 
     def _disconnect(self) -> None:
-        if self._db is not None:
-            self._db.close()
-            self._db = None
-        if self._watch is not None:
-            self._watch.close()
-            self._watch = None
+        if self._open is not None:
+            self._open.resources.close()
+            self._open = None
+
+
+class _Open(NamedTuple):
+    """The open database: the connections and the watch, and the stack that closes them."""
+
+    writer: apsw.Connection
+    reader: apsw.Connection
+    watch: Watch
+    resources: contextlib.ExitStack
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    """Turn errors of the disk and of SQLite in the block into FilesError."""
+    try:
+        yield
+    except apsw.BusyError:
+        raise FilesError("another program has locked the index of files") from None
+    except (apsw.Error, OSError, Displaced) as error:
+        raise FilesError(str(error)) from error
 
 
 @contextmanager

@@ -150,6 +150,7 @@ class Retention(threading.Thread):
         are deleted by the first sweep after the next start.
         """
         self._stop_requested.set()
+        self._index.hurry()
         self.changes.wake()
         self.join()
         self._index.close()

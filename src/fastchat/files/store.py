@@ -90,7 +90,9 @@ class FileStore:
         self.metrics = metrics
         self._key: bytes | None = None
         self._is_closed = False
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="fastchat-files")
+        # Separate threads, so that a download does not wait for an upload that waits for the index.
+        self._readers = ThreadPoolExecutor(_THREADS, thread_name_prefix="fastchat-files")
+        self._writers = ThreadPoolExecutor(_THREADS, thread_name_prefix="fastchat-uploads")
         try:
             self.index.open()
         except FilesError as error:
@@ -101,7 +103,9 @@ class FileStore:
     def close(self) -> None:
         """Wait for the work in the threads. Afterwards, each method raises `unavailable`."""
         self._is_closed = True
-        self._threads.shutdown()
+        self.index.hurry()
+        self._writers.shutdown()
+        self._readers.shutdown()
         self.index.close()
 
     async def reserve(self, room: str, user: str, name: str, size: int) -> DiskFileWriter:
@@ -110,18 +114,18 @@ class FileStore:
                 ErrorCode.TOO_LONG,
                 f"The file is too large. A file can have at most {self.max_bytes:,} bytes.",
             )
-        return await self.run(self._reserve, room, user, clean_name(name), size)
+        return await self.run_writing(self._reserve, room, user, clean_name(name), size)
 
     async def withdraw(self, room: str, user: str) -> None:
         with contextlib.suppress(CommandError):  # it is logged, and the tickets expire
-            await self.run(self.index.withdraw_all, room, user)
+            await self.run_writing(self.index.withdraw_all, room, user)
 
     async def find(self, ticket: str) -> DiskFileWriter | None:
         """Return the writer of a ticket's file, like `claim`, but do not use the ticket."""
         return await self.run(self._find, ticket)
 
     async def claim(self, ticket: str) -> DiskFileWriter | None:
-        return await self.run(self._claim, ticket)
+        return await self.run_writing(self._claim, ticket)
 
     async def stat(self, id: str) -> tuple[int, str] | None:
         """Return the size and the media type of a file; None if it does not exist.
@@ -138,14 +142,23 @@ class FileStore:
         return await self.run(self._open, id)
 
     async def run(self, function: Callable[..., Result], *arguments: object) -> Result:
-        """Call a function in a thread, and return its result.
+        """Call a function that only reads in a thread, and return its result.
 
         If the disk fails, the method logs it and raises CommandError (`unavailable`).
         """
+        return await self._run(self._readers, function, *arguments)
+
+    async def run_writing(self, function: Callable[..., Result], *arguments: object) -> Result:
+        """Do what `run` does, for a function that may wait for other processes."""
+        return await self._run(self._writers, function, *arguments)
+
+    async def _run(
+        self, threads: ThreadPoolExecutor, function: Callable[..., Result], *arguments: object
+    ) -> Result:
         if self._is_closed:
             raise _unavailable()
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, _disk_errors, function, *arguments)
+        return await loop.run_in_executor(threads, _disk_errors, function, *arguments)
 
     # In threads
 
@@ -238,17 +251,17 @@ class DiskFileWriter:
         self._is_over = False
 
     async def write(self, data: bytes) -> None:
-        await self._store.run(self._write, data)
+        await self._store.run_writing(self._write, data)
 
     async def finish(self) -> File:
-        file = await self._store.run(self._finish)
+        file = await self._store.run_writing(self._finish)
         self._store.metrics.files_total += 1
         self._store.metrics.file_bytes_total += self.size
         return file
 
     async def abandon(self) -> None:
         with contextlib.suppress(CommandError):  # it is logged, and the retention removes the rest
-            await self._store.run(self._abandon)
+            await self._store.run_writing(self._abandon)
 
     # In threads
 

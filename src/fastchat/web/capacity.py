@@ -15,9 +15,10 @@ from fastchat.errors import SettingError
 
 __all__ = ["TRANSFER_KINDS", "Capacity", "count_transfers", "measure_capacity"]
 
-#: For descriptors that are opened later: the relay's socket, the search index, /proc, connections
-#: that ask for the status. Descriptors that are open at the start are counted apart.
-RESERVE = 24
+#: For descriptors that are opened later: the relay's socket, the search index, the retention's
+#: files, /proc, connections that ask for the status. Descriptors that are open at the start are
+#: counted apart.
+RESERVE = 32
 #: A server that can serve fewer clients than this does not start.
 MIN_CONNECTIONS = 8
 #: For this many served connections, one more is accepted, only to be refused.

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import time
 from pathlib import Path
 
 import apsw
@@ -13,13 +14,14 @@ import pytest
 
 from fastchat.errors import CommandError, ErrorCode, SettingError
 from fastchat.files import File
-from fastchat.files.index import TICKET_S
+from fastchat.files.index import LAST_WAIT_S, TICKET_S
 from fastchat.files.store import FileStore
 from fastchat.history.directory import open_database
 from fastchat.history.users import UserIds, user_key_of
 from fastchat.protocol.users import guest_of, holder_of
 from support.file_store import ManualClock, files_on_disk, get, new_store, opened_store, png, put
 from support.hub import on_loop
+from support.server import TIMEOUT_UNIT_S
 
 #: Files count in blocks of this size.
 BLOCK = 4096
@@ -509,3 +511,47 @@ async def test_store_that_may_not_create_waits_for_the_index(tmp_path: Path) -> 
         async with opened_store(tmp_path) as relay:
             file = await put(worker, b"content")
             assert await get(relay, file.id) == b"content"
+
+
+# An index that another program has locked
+
+
+@on_loop
+async def test_downloads_do_not_wait_for_a_locked_index(tmp_path: Path) -> None:
+    """While another program has locked the index, uploads wait and are refused, and downloads are
+    as fast as ever; when the server stops, it does not wait for the lock."""
+    store = new_store(tmp_path)
+    file = await put(store, b"content")
+    other = apsw.Connection(str(tmp_path / "files" / "index.sqlite3"))
+    other.execute("BEGIN IMMEDIATE")
+    try:
+        uploads = [
+            asyncio.ensure_future(refused(store.reserve("lobby", f"{n}", "a.txt", 7)))
+            for n in range(8)
+        ]
+        await asyncio.sleep(0.05)
+        begun = time.monotonic()
+        for _ in range(20):
+            assert await get(store, file.id) == b"content"
+        assert time.monotonic() - begun < 1 * TIMEOUT_UNIT_S
+        assert not any(upload.done() for upload in uploads)
+        begun = time.monotonic()
+        await asyncio.to_thread(store.close)
+        assert time.monotonic() - begun < 8 * LAST_WAIT_S + 1 * TIMEOUT_UNIT_S
+        assert {(await upload).code for upload in uploads} == {ErrorCode.UNAVAILABLE}
+    finally:
+        other.close()
+
+
+@on_loop
+async def test_upload_waits_for_another_process(tmp_path: Path) -> None:
+    """An upload waits for the end of another process's transaction, and succeeds then."""
+    async with opened_store(tmp_path) as store:
+        await put(store, b"content")
+        other = apsw.Connection(str(tmp_path / "files" / "index.sqlite3"))
+        other.execute("BEGIN IMMEDIATE")
+        upload = asyncio.ensure_future(put(store, b"another"))
+        await asyncio.sleep(0.1)
+        assert not upload.done()
+        other.close()
+        assert await get(store, (await upload).id) == b"another"
