@@ -84,6 +84,7 @@ class Watch:
 
     def __init__(self, directory: Path, database: Path, *others: Path) -> None:
         self._directory = directory
+        self._path = str(directory)  # looking up a string is faster
         self._database = database
         self._open: list[tuple[Path, int]] = []
         #: The directory's device, inode and time at the last comparison, or None if the next check
@@ -110,8 +111,17 @@ class Watch:
 
     def check(self) -> None:
         """Raise Displaced if a file is not at its path. It usually costs one `stat`."""
-        if self._seen is None or self._identity() != self._seen:
+        if not self.is_unchanged():
             self.compare()
+
+    def is_unchanged(self) -> bool:
+        """Whether nothing has changed since the last comparison, as far as one `stat` shows."""
+        if self._seen is None:
+            return False
+        try:
+            return _identity(os.stat(self._path)) == self._seen
+        except OSError:
+            return False
 
     def compare(self) -> None:
         """Do what `check` does, but look at each file.
@@ -120,7 +130,12 @@ class Watch:
         over a file, and a database that was emptied.
         """
         self._seen = None
-        before = self._identity()
+        try:
+            before = _identity(os.stat(self._path))
+        except OSError as error:
+            raise Displaced(
+                self._directory, f"cannot be reached ({error.strerror}); {_ADVICE}"
+            ) from None
         for path, descriptor in self._open:
             opened = os.fstat(descriptor)
             try:
@@ -137,11 +152,6 @@ class Watch:
         if self._all_inside and changed_ns < time.time_ns() - _COARSEST_CLOCK_NS:
             self._seen = before
 
-    def _identity(self) -> tuple[int, int, int]:
-        try:
-            found = os.stat(self._directory)
-        except OSError as error:
-            raise Displaced(
-                self._directory, f"cannot be reached ({error.strerror}); {_ADVICE}"
-            ) from None
-        return found.st_dev, found.st_ino, found.st_mtime_ns
+
+def _identity(directory: os.stat_result) -> tuple[int, int, int]:
+    return directory.st_dev, directory.st_ino, directory.st_mtime_ns

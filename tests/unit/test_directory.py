@@ -178,7 +178,7 @@ def test_unchanged_directory_is_looked_up_only_once(
     with watching(directory) as watch:
         monkeypatch.setattr(os, "stat", counting)
         watch.check()
-        assert looked == [directory]
+        assert looked == [str(directory)]
         watch.compare()
         assert len(looked) == 2 + len(FILES)
 

@@ -8,7 +8,6 @@ import fcntl
 import logging
 import os
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import apsw
@@ -143,16 +142,14 @@ class Guard:
         It usually costs one `stat`. If only the file of the lock is missing, it is created and
         locked again.
         """
-        self._run(lambda watch: watch.check())
+        if not self._watch.is_unchanged():
+            self.compare()
 
     def compare(self) -> None:
         """Do what `check` does, but look at each file; to be called once a second."""
-        self._run(lambda watch: watch.compare())
-
-    def _run(self, check: Callable[[Watch], None]) -> None:
         with self._mutex:
             try:
-                check(self._watch)
+                self._watch.compare()
             except Displaced as displaced:
                 if displaced.path != self._file:
                     raise HistoryError(str(displaced)) from None
