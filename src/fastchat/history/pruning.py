@@ -82,7 +82,4 @@ class Pruner:
             (room.key(0), room.key(first - 1)),
         )
         room.first = first
-        tail = self._rooms.warm_tail(room)
-        index = tail.find(first) if tail else None
-        if tail is not None and index:
-            del tail.publications[:index]
+        self._rooms.drop_before(room, first)

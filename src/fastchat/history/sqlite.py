@@ -36,7 +36,7 @@ from typing import Any
 
 from fastchat.errors import CommandError, HistoryError
 from fastchat.history import Duplicate, Outcome, Page
-from fastchat.history.changes import amend, put
+from fastchat.history.changes import amend
 from fastchat.history.checkpoints import Checkpointer
 from fastchat.history.directory import HistoryFile, write_nothing
 from fastchat.history.ids import Ids
@@ -207,9 +207,7 @@ class SqliteHistory:
         publication = draft.numbered(offset)
         self._rows.append(row_of(room.key(offset), publication))
         room.head, room.timestamp = offset, publication.timestamp
-        tail = self._rooms.warm_tail(room)
-        if tail is not None:
-            tail.append(publication)
+        self._rooms.append(room, publication)
         return publication
 
     def _create(self, room: Room) -> int:
@@ -245,10 +243,7 @@ class SqliteHistory:
                 "WHERE key BETWEEN ? AND ? AND kind = 1 AND target = ?",
                 (key, room.key(room.head), message.offset),
             )
-        tail = self._rooms.warm_tail(room)
-        index = tail.find(message.offset) if tail else None
-        if tail is not None and index is not None:
-            put(tail.publications, index, message)
+        self._rooms.replace(room, message)
 
     def _settle(self, room: Room) -> None:
         """Write a room's head at the end of a transaction, and drop its oldest publications."""

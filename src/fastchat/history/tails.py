@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from itertools import islice
 
 import apsw
 
+from fastchat.history.changes import put
 from fastchat.history.epochs import epoch_of
 from fastchat.history.rows import OFFSET_BITS, disk_errors, stored
-from fastchat.protocol import MAX_HISTORY, MAX_REPLY_BYTES, Publication
+from fastchat.protocol import MAX_HISTORY, MAX_REPLY_BYTES, Message, Publication
 
 __all__ = ["KnownRooms", "Room", "Tail"]
 
+#: The memory of a publication beside its text: a tuple and its other strings (measured).
+PUBLICATION_BYTES = 512
+#: The memory of a user's reaction: two strings and their container (measured).
+REACTION_BYTES = 256
+#: The memory of all tails: enough for some forty rooms with short messages, or fifteen with long
+#: ones.
+MAX_TAIL_BYTES = 16 * 1024 * 1024
 #: Rooms that one call examines to forget some, if too many are known. It is more than one, so
 #: that the number of rooms falls although some of them have to stay.
 _FORGET_STEP = 8
@@ -47,9 +56,11 @@ class Tail:
 
     There are at least as many as fit into a reply: `MAX_HISTORY` of them, or `MAX_REPLY_BYTES`
     of text. There are at most twice as many, so that not every `append` has to trim.
+
+    `memory_bytes` is about what the tail takes in memory.
     """
 
-    __slots__ = ("_chars", "publications")
+    __slots__ = ("_chars", "memory_bytes", "publications")
 
     def __init__(self, publications: list[Publication]) -> None:
         self.publications = publications
@@ -57,18 +68,38 @@ class Tail:
 
     def append(self, publication: Publication) -> None:
         self.publications.append(publication)
-        self._chars += len(publication.text)
+        self._count(publication, 1)
         if len(self.publications) > 2 * MAX_HISTORY or self._chars > 2 * MAX_REPLY_BYTES:
             self._trim()
 
+    def replace(self, message: Message) -> None:
+        """Replace a message by its new state, if the tail has it."""
+        index = self.find(message.offset)
+        if index is not None:
+            for before, after in put(self.publications, index, message):
+                self._count(before, -1)
+                self._count(after, 1)
+
+    def drop_before(self, offset: int) -> None:
+        """Drop the publications before this offset."""
+        index = self.find(offset)
+        if index:
+            for publication in self.publications[:index]:
+                self._count(publication, -1)
+            del self.publications[:index]
+
     def _trim(self) -> None:
-        kept, self._chars = 0, 0
+        kept = self._chars = self.memory_bytes = 0
         for publication in reversed(self.publications):
             if kept == MAX_HISTORY or self._chars >= MAX_REPLY_BYTES:
                 break
             kept += 1
-            self._chars += len(publication.text)
+            self._count(publication, 1)
         del self.publications[: len(self.publications) - kept]
+
+    def _count(self, publication: Publication, sign: int) -> None:
+        self._chars += sign * len(publication.text)
+        self.memory_bytes += sign * _memory_bytes(publication)
 
     def find(self, offset: int) -> int | None:
         """The index of a publication; None if the tail does not have it."""
@@ -78,12 +109,20 @@ class Tail:
         return index if 0 <= index < len(self.publications) else None
 
 
+def _memory_bytes(publication: Publication) -> int:
+    """About what a publication takes in memory; an emoji makes each character take four bytes."""
+    reactions = publication.reactions if isinstance(publication, Message) else None
+    count = sum(map(len, reactions.values())) if reactions else 0
+    return PUBLICATION_BYTES + sys.getsizeof(publication.text) + REACTION_BYTES * count
+
+
 class KnownRooms:
     """The rooms whose positions are in memory, and the tails of those in use.
 
     A room is read from the file when it is first asked for. If there are more than `max_rooms`
-    rooms or `max_tails` tails, the least recently used ones are forgotten. A room without
-    publications is not in the file; its epoch comes from the file's `generation`.
+    rooms or `max_tails` tails, or the tails take more than `max_tail_bytes`, the least recently
+    used ones are forgotten. Reading a tail is a use; adding a publication to it is not. A room
+    without publications is not in the file; its epoch comes from the file's `generation`.
     """
 
     def __init__(
@@ -93,13 +132,16 @@ class KnownRooms:
         *,
         max_rooms: int = 10_000,
         max_tails: int = 256,
+        max_tail_bytes: int = MAX_TAIL_BYTES,
     ) -> None:
         self._db = db
         self._generation = generation
         self._max_rooms = max_rooms
         self._max_tails = max_tails
+        self._max_tail_bytes = max_tail_bytes
         self._rooms: OrderedDict[str, Room] = OrderedDict()  # least recently used first
         self._tails: OrderedDict[str, Tail] = OrderedDict()
+        self._tail_bytes = 0
 
     def __len__(self) -> int:
         return len(self._rooms)
@@ -122,8 +164,8 @@ class KnownRooms:
         if tail is None:
             low = max(room.first, room.head - MAX_HISTORY + 1)
             tail = self._tails[room.name] = Tail(self.read(room, low))
-            if len(self._tails) > self._max_tails:
-                self._tails.popitem(last=False)
+            self._tail_bytes += tail.memory_bytes
+            self._forget_tails()
         else:
             self._tails.move_to_end(room.name)
         return tail
@@ -131,6 +173,32 @@ class KnownRooms:
     def warm_tail(self, room: Room) -> Tail | None:
         """A room's newest publications if they are in memory, otherwise None."""
         return self._tails.get(room.name)
+
+    def append(self, room: Room, publication: Publication) -> None:
+        """Add a room's newest publication to its tail, if the tail is in memory."""
+        tail = self._tails.get(room.name)
+        if tail is not None:
+            self._tail_bytes -= tail.memory_bytes
+            tail.append(publication)
+            self._tail_bytes += tail.memory_bytes
+            self._forget_tails()
+
+    def replace(self, room: Room, message: Message) -> None:
+        """Replace a message by its new state, if it is in memory."""
+        tail = self._tails.get(room.name)
+        if tail is not None:
+            self._tail_bytes -= tail.memory_bytes
+            tail.replace(message)
+            self._tail_bytes += tail.memory_bytes
+            self._forget_tails()
+
+    def drop_before(self, room: Room, offset: int) -> None:
+        """Drop a room's publications before this offset from memory."""
+        tail = self._tails.get(room.name)
+        if tail is not None:
+            self._tail_bytes -= tail.memory_bytes
+            tail.drop_before(offset)
+            self._tail_bytes += tail.memory_bytes
 
     def read(self, room: Room, low: int) -> list[Publication]:
         """All publications of a room from offset `low` to its head, read from the file."""
@@ -141,7 +209,7 @@ class KnownRooms:
 
     def read_again(self, name: str) -> None:
         """Forget a room's state because it differs from the file; `get` reads it again."""
-        self._tails.pop(name, None)
+        self._forget_tail(name)
         self._rooms.pop(name, None)
 
     def _load(self, name: str) -> Room:
@@ -164,6 +232,18 @@ class KnownRooms:
                     "SELECT timestamp FROM publications WHERE key = ?", (room.key(head),)
                 )
         return room
+
+    def _forget_tails(self) -> None:
+        """Forget the least recently used tails that are too many or too large, but not the last."""
+        while len(self._tails) > self._max_tails or (
+            self._tail_bytes > self._max_tail_bytes and len(self._tails) > 1
+        ):
+            self._forget_tail(next(iter(self._tails)))
+
+    def _forget_tail(self, name: str) -> None:
+        tail = self._tails.pop(name, None)
+        if tail is not None:
+            self._tail_bytes -= tail.memory_bytes
 
     def _forget_oldest(self, *, but: str) -> None:
         """Forget some of the least recently used rooms without a tail; `but` stays."""

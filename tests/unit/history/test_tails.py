@@ -13,7 +13,9 @@ from fastchat.history.directory import open_database
 from fastchat.history.epochs import epoch_of
 from fastchat.history.rows import INSERT, OFFSET_BITS, row_of
 from fastchat.history.tails import KnownRooms, Tail
-from fastchat.protocol import MAX_HISTORY, MAX_REPLY_BYTES, Publication
+from fastchat.protocol import MAX_HISTORY, MAX_REPLY_BYTES, Message, Publication, Reactor
+
+REACTORS = [Reactor(f"g_{number}", f"user {number}") for number in range(20)]
 
 
 def publications(first: int, last: int, *, chars: int = 1) -> list[Publication]:
@@ -37,8 +39,16 @@ def db(tmp_path: Path) -> Iterator[apsw.Connection]:
     connection.close()
 
 
-def known_rooms(db: apsw.Connection, *, max_rooms: int = 9, max_tails: int = 9) -> KnownRooms:
-    return KnownRooms(db, GENERATION, max_rooms=max_rooms, max_tails=max_tails)
+def known_rooms(
+    db: apsw.Connection, *, max_rooms: int = 9, max_tails: int = 9, max_tail_bytes: int = 1 << 20
+) -> KnownRooms:
+    return KnownRooms(
+        db,
+        GENERATION,
+        max_rooms=max_rooms,
+        max_tails=max_tails,
+        max_tail_bytes=max_tail_bytes,
+    )
 
 
 # Tails
@@ -66,6 +76,29 @@ def test_tail_finds_a_publication_by_its_offset() -> None:
     tail = Tail(publications(3, 7))
     assert [tail.find(offset) for offset in (2, 3, 7, 8)] == [None, 0, 4, None]
     assert Tail([]).find(1) is None
+
+
+def test_tail_knows_what_it_takes_in_memory() -> None:
+    """Texts count by their size in memory, which one emoji multiplies by four, and so do reactions;
+    what is trimmed, changed or dropped does not count any more."""
+    tail = Tail(publications(1, 4, chars=1000))
+    plain = tail.memory_bytes
+    assert 4 * 1500 < plain < 4 * 1700
+    tail.append(draft("😀" + "x" * 999).numbered(5))
+    assert tail.memory_bytes > plain + 4000
+    message = tail.publications[-1]
+    assert isinstance(message, Message)
+    tail.replace(message._replace(text="short"))
+    assert plain < tail.memory_bytes < plain + 700
+    tail.replace(message._replace(text="", reactions={"👋": REACTORS}))
+    assert tail.memory_bytes > plain + 200 * len(REACTORS)
+    tail.replace(message._replace(offset=99))
+    tail.drop_before(3)
+    tail.drop_before(99)
+    assert [each.offset for each in tail.publications] == [3, 4, 5]
+    tail.drop_before(5)
+    tail.replace(message._replace(text="x" * 1000))
+    assert tail.memory_bytes == plain // 4
 
 
 # Known rooms
@@ -122,6 +155,46 @@ def test_least_recently_used_tail_is_forgotten(db: apsw.Connection) -> None:
     rooms.tail(a)
     rooms.tail(c)
     assert [rooms.warm_tail(room) is not None for room in (a, b, c)] == [True, False, True]
+
+
+def test_tails_are_bounded_together_in_bytes(db: apsw.Connection) -> None:
+    """Publications that are added to a tail make room by forgetting those that were not read for
+    the longest time, and the last tail stays however large it is."""
+    rooms = known_rooms(db, max_tail_bytes=20_000)
+    a, b, c = (rooms.get(name) for name in "abc")
+    for room in (a, b, c):
+        rooms.tail(room)
+    assert all(rooms.warm_tail(room) for room in (a, b, c))
+    for each in publications(6, 9, chars=4000):
+        rooms.append(c, each)
+    assert [rooms.warm_tail(room) is not None for room in (a, b, c)] == [False, False, True]
+    for each in publications(10, 20, chars=4000):
+        rooms.append(c, each)
+    tail = rooms.tail(c)
+    assert tail.publications[-1].offset == 20
+    rooms.tail(a)
+    assert [rooms.warm_tail(room) is not None for room in (a, b, c)] == [True, False, False]
+
+
+def test_tail_that_shrinks_makes_room_for_others(db: apsw.Connection) -> None:
+    """Texts that are deleted or dropped do not count any more."""
+    rooms = known_rooms(db, max_tail_bytes=20_000)
+    a, b = rooms.get("a"), rooms.get("b")
+    for room in (a, b):
+        rooms.tail(room)
+    for each in publications(6, 8, chars=4000):
+        rooms.append(b, each)
+        assert isinstance(each, Message)
+        rooms.replace(b, each._replace(text="", deleted=True))
+    rooms.append(b, publications(9, 9, chars=4000)[0])
+    rooms.drop_before(b, 9)
+    rooms.append(b, publications(10, 10, chars=4000)[0])
+    for unknown in (rooms.get("c"), rooms.get("new")):
+        rooms.append(unknown, publications(1, 1)[0])
+        rooms.drop_before(unknown, 1)
+        assert rooms.warm_tail(unknown) is None
+    assert rooms.warm_tail(a)
+    assert rooms.warm_tail(b)
 
 
 def test_room_that_differs_from_the_file_is_read_again(db: apsw.Connection) -> None:
