@@ -42,6 +42,22 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 # Frames
 
 
+def test_large_messages_leave_no_large_buffer(server: Server) -> None:
+    """T10. However much a client sends at once, its connection keeps a buffer for one message."""
+    messages = text(b'{"type":"ping"}'.ljust(MAX_BYTES)) * 100
+    with contextlib.ExitStack() as stack:
+        clients = [
+            stack.enter_context(connected(server.port, f"/ws?username=l{number}"))
+            for number in range(10)
+        ]
+        before = settled_bytes(server)
+        for client in clients:
+            client.write(messages)
+            for _ in range(100):
+                client.receive_type("pong")
+        assert settled_bytes(server) - before < 10 * 300_000
+
+
 def test_announced_bytes_cost_nothing(server: Server) -> None:
     """T10. An announced length above the limit gets 1009 at once, in any frame of a message, and no
     memory is reserved for it."""

@@ -20,6 +20,9 @@ from fastchat.web.headers import common_headers
 __all__ = ["WebSocketProtocol"]
 
 SUBPROTOCOL = "fastchat.v1"
+#: The largest read. With messages of up to 64 KiB, picows' buffer grows to 128 KiB at most, and
+#: with small ones to 32 KiB.
+READ_BYTES = 16 * 1024
 #: The prefix of a subprotocol that is a token. It is offered by clients, and never selected.
 BEARER_PREFIX = "fastchat.token."
 
@@ -66,14 +69,28 @@ class WebSocketProtocol(WSProtocol):  # type: ignore[misc]  # private in picows,
             2048,  # read buffer: the smallest size that picows allows; it grows by itself
         )
 
-    def data_received(self, head: bytes) -> None:
-        """Take the whole upgrade request; afterwards uvloop uses `get_buffer`."""
-        while head:
+    def data_received(self, data: bytes) -> None:
+        """Take the whole upgrade request, and then the frames that arrived with it, if any.
+
+        Afterwards uvloop uses `get_buffer`.
+        """
+        rest = memoryview(data)
+        while rest:
             buffer = self.get_buffer(-1)
-            count = min(len(buffer), len(head))
-            buffer[:count] = head[:count]
-            head = head[count:]
+            count = min(len(buffer), len(rest))
+            buffer[:count] = rest[:count]
+            rest = rest[count:]
             self.buffer_updated(count)
+
+    def get_buffer(self, size_hint: int) -> memoryview:
+        """The free part of picows' buffer, at most READ_BYTES of it.
+
+        picows doubles its buffer, and never shrinks it, whenever a read has filled most of it.
+        Without this bound, a client that sends much at once would make it as large as all that the
+        kernel has for it, which can be megabytes.
+        """
+        free: memoryview = super().get_buffer(size_hint)
+        return free[:READ_BYTES]
 
     def buffer_updated(self, count: int) -> None:
         super().buffer_updated(count)
