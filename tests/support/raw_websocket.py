@@ -187,7 +187,10 @@ def frame(
 
 
 class Client(Wire):
-    """A WebSocket client that sends only what a test sends; it answers nothing by itself."""
+    """A WebSocket client that sends only what a test sends; it answers nothing by itself.
+
+    `early` is sent together with the handshake.
+    """
 
     def __init__(
         self,
@@ -197,10 +200,11 @@ class Client(Wire):
         receive_buffer: int | None = None,
         tls: ssl.SSLContext | None = None,
         headers: Mapping[str, str] | None = None,
+        early: bytes = b"",
     ) -> None:
         super().__init__(port, receive_buffer=receive_buffer, tls=tls)
         try:
-            self.write(request(target, {**HANDSHAKE, **(headers or {})}.items()))
+            self.write(request(target, {**HANDSHAKE, **(headers or {})}.items()) + early)
             self.response = self.read_response()
             assert self.response.status == 101, self.response
         except BaseException:

@@ -49,6 +49,7 @@ Before the pin moves, look up these names in the new version, all in
 - overridden: `connection_made`, `connection_lost`, `data_received`, `eof_received`, `shutdown`,
   `on_headers_complete`, `on_body`, `on_message_complete`, `on_response_complete`,
   `handle_websocket_upgrade`, `_should_upgrade`, `_start_asgi_task`, `_unsupported_upgrade_warning`
+- relied on: `data_received` calls `handle_websocket_upgrade` while it handles `HttpParserUpgrade`
 - called: `flow.resume_reading`; `parser.get_http_version`, `parser.get_method` and
   `parser.should_upgrade` (of httptools)
 - read: `loop`, `transport`, `client`, `scheme`, `connections` (every connection until its
@@ -64,9 +65,11 @@ When uvicorn's server stops, it calls `shutdown` of each connection. The worker 
 from __future__ import annotations
 
 import logging
+import sys
 from enum import Enum, auto
 from typing import Any
 
+from httptools import HttpParserUpgrade
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from fastchat.errors import CommandError, ErrorCode
@@ -131,6 +134,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._timings = edge.timings
         self._state = State.HEAD
         self._head_bytes = 0
+        self._arrived = b""  # what the parser is being given
         self._moved_bytes = 0  # of a body, since the deadline was extended
         self._linger_bytes = 0  # that are still read while LINGERING
         self._is_stopping = False
@@ -216,7 +220,9 @@ class HttpProtocol(HttpToolsProtocol):
             if not self._head_bytes and (not self._deadline_s or self._is_idle()):
                 self._deadline_s = self.loop.time() + self._timings.head_s
             self._head_bytes += len(data)
+        self._arrived = data
         super().data_received(data)
+        self._arrived = b""
         if self._state is State.HEAD and self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(LARGE_HEAD)
 
@@ -405,6 +411,10 @@ class HttpProtocol(HttpToolsProtocol):
     def handle_websocket_upgrade(self) -> None:
         if self._has_ended:
             return
+        early = self._after_head()
+        self._head_bytes = len(
+            early
+        )  # if the upgrade is refused, a client that still sends can read why
         address = self._address()
         limit = self._edge.handshakes.enter(address)
         if limit is not None:
@@ -427,6 +437,17 @@ class HttpProtocol(HttpToolsProtocol):
         super().handle_websocket_upgrade()
         self._state = State.UPGRADED
         self.parser = None  # type: ignore[assignment]  # the parser and we refer to each other
+        # RFC 6455 §4.1: "the client MUST wait for a response from the server before sending any
+        # further data." Some do not, and their frames can arrive together with the handshake.
+        if early:
+            protocol: Any = self.transport.get_protocol()
+            protocol.data_received(early)
+
+    def _after_head(self) -> bytes:
+        """The bytes that arrived together with the end of the handshake, and belong to frames."""
+        upgrade = sys.exception()
+        assert isinstance(upgrade, HttpParserUpgrade)
+        return self._arrived[upgrade.args[0] :]
 
     def _upgrade_refusal(self) -> Refusal | None:
         # The answer of an earlier request would be written into the stream of the WebSocket.
