@@ -3,6 +3,12 @@
 uvloop can start TLS itself when it accepts a connection. But then the server does not know of a
 connection until its handshake is over, and the certificate cannot be replaced. So a connection is
 accepted without TLS, and `Tls` puts uvloop's TLS between the connection and its protocol.
+
+uvloop's TLS also hands encrypted bytes to the TCP transport without counting them: up to 64 KiB and
+one write more, which can be a reply of 256 KiB. So a client that reads nothing would hold memory
+that nobody knows of. `_Layer` and `_Encrypted` make an encrypted transport behave like a plain one:
+its size includes the bytes that the TCP transport holds, and its protocol is paused and resumed by
+both.
 """
 
 from __future__ import annotations
@@ -88,9 +94,9 @@ class Tls:
         loop = asyncio.get_running_loop()
         shaken: asyncio.Future[None] = loop.create_future()
         shaken.add_done_callback(lambda future: self._ended(transport, future.exception()))
-        layer = SSLProtocol(
+        layer = _Layer(
             loop,
-            protocol,
+            _Opener(transport, protocol),
             self._context,
             shaken,
             server_side=True,
@@ -98,6 +104,7 @@ class Tls:
             ssl_shutdown_timeout=SHUTDOWN_TIMEOUT_S,
         )
         transport.set_protocol(layer)
+        transport.set_write_buffer_limits(0, 0)  # the layer is paused while the transport has bytes
         layer.connection_made(transport)
 
     def _drop(self, count: int) -> None:
@@ -123,6 +130,65 @@ class _Starter(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self._tls._begin(transport, *self._arguments)
+
+
+class _Opener(asyncio.Protocol):
+    """The first protocol of an encrypted connection: it opens the real one after the handshake."""
+
+    def __init__(self, tcp: Any, protocol: asyncio.Protocol) -> None:
+        self._tcp = tcp
+        self._protocol = protocol
+
+    def connection_made(self, transport: Any) -> None:
+        encrypted = _Encrypted(transport, self._tcp)
+        self._tcp.get_protocol().encrypted = encrypted
+        transport.set_protocol(self._protocol)
+        self._protocol.connection_made(encrypted)  # type: ignore[arg-type]  # it has all methods
+
+
+class _Layer(SSLProtocol):  # type: ignore[misc]  # not in the stub, hence untyped
+    """uvloop's TLS; the TCP transport pauses and resumes the protocol above it, too."""
+
+    #: The transport of the protocol above; None before the end of the handshake.
+    encrypted: _Encrypted | None = None
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self.encrypted is not None and (protocol := self.encrypted.get_protocol()) is not None:
+            protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()  # it gives the transport what has been encrypted in the meantime
+        encrypted = self.encrypted
+        if encrypted is None or encrypted.get_write_buffer_size():
+            return
+        if (protocol := encrypted.get_protocol()) is not None:
+            protocol.resume_writing()
+
+
+class _Encrypted:
+    """uvloop's encrypted transport, whose size includes the bytes in the TCP transport."""
+
+    def __init__(self, transport: Any, tcp: Any) -> None:
+        self._size = transport.get_write_buffer_size
+        self._tcp_size = tcp.get_write_buffer_size
+        # These are called as often as on the transport itself, and cost no more.
+        self.write = transport.write
+        self.writelines = transport.writelines
+        self.is_closing = transport.is_closing
+        self.close = transport.close
+        self.abort = transport.abort
+        self.get_extra_info = transport.get_extra_info
+        self.get_protocol = transport.get_protocol
+        self.set_protocol = transport.set_protocol
+        self.pause_reading = transport.pause_reading
+        self.resume_reading = transport.resume_reading
+        self.set_write_buffer_limits = transport.set_write_buffer_limits
+        self.can_write_eof = transport.can_write_eof
+
+    def get_write_buffer_size(self) -> int:
+        size: int = self._size() + self._tcp_size()
+        return size
 
 
 def _reason(error: BaseException) -> str:
