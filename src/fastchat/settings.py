@@ -192,8 +192,19 @@ class Settings:
     )
     auth: str = _setting(
         "none",
-        "who can join: anybody, or clients with a valid JSON Web Token",
-        choices=("none", "jwt"),
+        "who can join: anybody as a guest (none), clients with a valid JSON Web Token (jwt), or "
+        "guests and clients with a token (optional)",
+        choices=("none", "jwt", "optional"),
+    )
+    guest_rights: str = _setting(
+        "write",
+        "what clients without a token can do: read and write, or only read",
+        choices=("write", "read"),
+    )
+    spectators: str = _setting(
+        "on",
+        "whether clients without a token can read without giving a name",
+        choices=("on", "off"),
     )
     jwt_key_file: tuple[str, ...] = _setting(
         (),
@@ -202,6 +213,9 @@ class Settings:
     )
     jwt_audience: str = _setting("", "audience (`aud`) that a token must name; empty to accept any")
     jwt_issuer: str = _setting("", "issuer (`iss`) that a token must name; empty to accept any")
+    jwt_user_claim: str = _setting(
+        "sub", "claim of a token that identifies its user; a value with an @ is shown as a digest"
+    )
     allow_origin: tuple[str, ...] = _setting(
         (),
         "origin of other pages that can connect and use files, such as https://chat.example; * for "
@@ -571,17 +585,27 @@ def _check_text(value: Any, name: str) -> None:
 
 
 def _check_auth(settings: Settings, names: Mapping[str, str]) -> None:
-    """Refuse a key without `--auth jwt`, because the server would admit all clients anyway."""
-    if settings.auth == "jwt" and not settings.jwt_key_file:
+    """Refuse settings that have no effect: an operator would rely on them."""
+    if settings.auth != "none" and not settings.jwt_key_file:
         raise SettingError(
-            f"{names['auth']} jwt needs --jwt-key-file; `fastchat token --new-key FILE` makes one."
+            f"{names['auth']} {settings.auth} needs --jwt-key-file; "
+            "`fastchat token --new-key FILE` makes one."
         )
     if settings.auth == "none":
-        for name in ("jwt_key_file", "jwt_audience", "jwt_issuer"):
-            if getattr(settings, name):
+        for field in dataclasses.fields(settings):
+            name = field.name
+            if name.startswith("jwt_") and getattr(settings, name) != field.default:
                 raise SettingError(
-                    f"{names[name]} has no effect without --auth jwt; give both or none."
+                    f"{names[name]} has no effect without --auth jwt or --auth optional; "
+                    "give both or none."
                 )
+    if settings.auth == "jwt" and settings.guest_rights != "write":
+        raise SettingError(
+            f"{names['guest_rights']} has no effect with --auth jwt, which admits no guests; "
+            "use --auth optional."
+        )
+    if not settings.jwt_user_claim:
+        raise SettingError(f"{names['jwt_user_claim']} must be the name of a claim, such as sub.")
 
 
 def _check_origins(settings: Settings, names: Mapping[str, str]) -> None:

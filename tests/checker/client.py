@@ -364,7 +364,7 @@ class Client:
         publications = tuple(self._note(each).publication for each in fields["messages"])
         since = self._since.pop(room, None)
         now = asyncio.get_running_loop().time()
-        users = tuple(intern(user["username"]) for user in fields["users"])
+        users = tuple(intern(user["username"]) for user in fields["users"] or ())
         self.events.append(
             Joined(
                 room,

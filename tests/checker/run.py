@@ -227,7 +227,7 @@ class Reader:
         reply = await self.ask(
             {"type": "join", "room": room, "username": READER, "history": 0}, "joined"
         )
-        names = (user["username"] for user in reply["users"])
+        names = (user["username"] for user in reply["users"] or ())
         users = tuple(name for name in names if name != READER)
         return Final(Position(reply["epoch"], reply["offset"]), (), (), users, reply["online"] - 1)
 

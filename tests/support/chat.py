@@ -49,7 +49,9 @@ class Inboxes:
     def join(self, connection: str, room: str, /) -> bool:
         if connection in self.closed:
             return False
-        self.members.setdefault(room, []).append(connection)
+        members = self.members.setdefault(room, [])
+        if connection not in members:  # the hub ignores it, too
+            members.append(connection)
         return True
 
     def leave(self, connection: str, room: str, /) -> None:
@@ -122,7 +124,9 @@ class RecordingEndpoint:
 class Talk:
     """A chat with its broker, and clients that a test addresses by name."""
 
-    def __init__(self, *, max_messages: int = 1000, files: FilesInMemory | None = None) -> None:
+    def __init__(
+        self, *, max_messages: int = 1000, files: FilesInMemory | None = None, **options: Any
+    ) -> None:
         secrets = (f"secret-of-16-bytes-{number}" for number in itertools.count())
         self.history = MemoryHistory(
             max_messages=max_messages, new_generation=lambda: GENERATION, user_key=USER_KEY
@@ -150,6 +154,7 @@ class Talk:
             if files is None
             else IncomingFiles(files, ConnectionCount(), lambda: self.now_s),
             max_chunk_bytes=100,
+            **options,
         )
         self.broker.open(delivery=self.inboxes, receiver=self.chat)
         self.clients: dict[str, Client] = {}
@@ -158,7 +163,7 @@ class Talk:
     def client(self, name: str) -> Client:
         if name not in self.clients:
             endpoint = self.endpoints[name] = RecordingEndpoint()
-            self.clients[name] = Client(name, endpoint)
+            self.clients[name] = Client(name, endpoint, "", self.chat.guest_rights)
         return self.clients[name]
 
     async def do(self, name: str, /, **fields: Any) -> None:

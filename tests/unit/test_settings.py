@@ -56,6 +56,7 @@ NEEDED_SETTINGS: dict[str, dict[str, Any]] = {
     "jwt_key_file": {"auth": "jwt"},
     "jwt_audience": {"auth": "jwt", "jwt_key_file": ("key",)},
     "jwt_issuer": {"auth": "jwt", "jwt_key_file": ("key",)},
+    "jwt_user_claim": {"auth": "jwt", "jwt_key_file": ("key",)},
     "ssl_keyfile": {"ssl_certfile": "certificate.pem"},
 }
 

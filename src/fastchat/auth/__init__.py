@@ -1,7 +1,7 @@
 """Authentication: identities, and their rights in rooms.
 
 An `Authenticator` makes an identity of a token; `fastchat.auth.tokens` has the one for JSON Web
-Tokens. A server without an authenticator accepts every user, and none of them can moderate.
+Tokens. A client without a token is a guest, if the server admits guests. Guests never moderate.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from fastchat.errors import CloseCode, CommandError, ErrorCode
 
 __all__ = [
     "ANY_ROOM",
+    "GUEST_RIGHTS",
     "Authenticator",
     "Identity",
     "Right",
@@ -31,6 +32,10 @@ class Right(StrEnum):
     READ = "read"
     WRITE = "write"
     MODERATE = "moderate"
+
+
+#: The rights of guests, in all rooms, unless the operator gives them fewer.
+GUEST_RIGHTS = frozenset({Right.READ, Right.WRITE})
 
 
 class Identity(NamedTuple):

@@ -34,6 +34,7 @@ def make_token(
     rooms: Mapping[str, Sequence[str]] | None = None,
     audience: str = "",
     issuer: str = "",
+    user_claim: str = "sub",
 ) -> str:
     """A token that is signed with the secret or the private key in `file`.
 
@@ -42,19 +43,26 @@ def make_token(
     * `name`: the name that other users see; None means that it is the subject.
     * `rooms`: the rights by room; None leaves them to the server.
     * `audience`, `issuer`: the claims `aud` and `iss`; without them if empty.
+    * `user_claim`: a claim that has the subject, too, because the server identifies users by it.
 
-    Raises SettingError if the key cannot be used, or if servers would not accept the subject or
-    the name.
+    Raises SettingError if the key cannot be used, if servers would not accept the subject, or if
+    they would change the name.
     """
     if not is_subject(subject):
         raise SettingError(f"--sub must have 1 to {MAX_SUBJECT_CHARS} printable characters.")
     try:
-        check_username(subject if name is None else name)
+        if name is not None:
+            check_username(name)
     except CommandError as refusal:
-        raise SettingError(f"{'--sub' if name is None else '--name'}: {refusal.message}") from None
+        raise SettingError(f"--name: {refusal.message}") from None
     algorithm, key, _ = read_signing_key(file)
     now = int(time.time())
-    claims: dict[str, Any] = {"sub": subject, "iat": now, "exp": now + duration_s}
+    claims: dict[str, Any] = {
+        user_claim: subject,
+        "sub": subject,
+        "iat": now,
+        "exp": now + duration_s,
+    }
     more = {"name": name, "rooms": rooms, "aud": audience or None, "iss": issuer or None}
     claims.update((claim, value) for claim, value in more.items() if value is not None)
     return jwt.encode(claims, key, algorithm=algorithm)

@@ -21,9 +21,9 @@ import jwt
 
 from fastchat.auth import ANY_ROOM, Identity, Right, unauthorized
 from fastchat.auth.keys import Key, read_keys
-from fastchat.errors import CloseCode, CommandError, SettingError
+from fastchat.errors import CloseCode, SettingError
 from fastchat.protocol.characters import has_hidden
-from fastchat.protocol.names import check_username
+from fastchat.protocol.names import clean_username
 from fastchat.protocol.users import MAX_SUBJECT_CHARS, holder_of
 
 __all__ = ["RIGHTS", "TokenAuthenticator", "is_subject"]
@@ -35,6 +35,8 @@ LEEWAY_S = 10
 #: A token must fit into the head of a request. Those of identity providers have 1 to 3 KiB.
 MAX_TOKEN_CHARS = 8192
 
+#: The name of a user whose token has no claim that a name can be made of.
+_NAMELESS = "User"
 #: The rights of a token without the claim `rooms`.
 _USUAL_RIGHTS: Mapping[str, frozenset[Right]] = {ANY_ROOM: frozenset({Right.READ, Right.WRITE})}
 #: The rights by their names in the claim `rooms`.
@@ -49,6 +51,7 @@ class TokenAuthenticator:
     """Implements `fastchat.auth.Authenticator` with the keys in `files`.
 
     `audience` and `issuer` are those that a token must have; an empty one is not checked.
+    `user_claim` is the claim that identifies the user.
     `clock` returns seconds since 1970. Raises SettingError if a key cannot be used.
     """
 
@@ -58,11 +61,13 @@ class TokenAuthenticator:
         *,
         audience: str = "",
         issuer: str = "",
+        user_claim: str = "sub",
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._files = [Path(file).absolute() for file in files]
         self._audience = audience
         self._issuer = issuer
+        self._user_claim = user_claim
         self._clock = clock
         self._keys = read_keys(self._files)
         if not audience and any(key.algorithm != "HS256" for key in self._keys):
@@ -98,7 +103,7 @@ class TokenAuthenticator:
                     audience=self._audience or None,
                     issuer=self._issuer or None,
                     options={
-                        "require": ["exp", "sub"],
+                        "require": ["exp", self._user_claim],
                         "verify_exp": False,  # `_expiry` checks it
                         "verify_aud": bool(self._audience),
                         "verify_iss": bool(self._issuer),
@@ -132,13 +137,15 @@ class TokenAuthenticator:
 
     def _identity(self, claims: Mapping[str, Any]) -> Identity:
         """The user whom the claims of a verified token describe."""
-        subject = claims["sub"]
-        if not is_subject(subject):
-            raise _Refused(f"its `sub` does not have 1 to {MAX_SUBJECT_CHARS} printable characters")
-        try:
-            name = check_username(claims.get("name", subject))
-        except CommandError:
-            raise _Refused("its `name` (or `sub`, if it has none) is not a valid name") from None
+        subject = claims[self._user_claim]
+        if type(subject) is int:  # some services number their users
+            subject = str(subject)
+        if type(subject) is not str or not is_subject(subject):
+            raise _Refused(
+                f"its `{self._user_claim}` does not have 1 to {MAX_SUBJECT_CHARS} printable "
+                "characters"
+            )
+        name = _name(claims.get("name")) or _name(subject.partition("@")[0]) or _NAMELESS
         rights = _rights(claims["rooms"]) if "rooms" in claims else _USUAL_RIGHTS
         return Identity(holder_of(subject), name, self._expiry(claims["exp"]), rights)
 
@@ -151,6 +158,11 @@ class TokenAuthenticator:
                 "The token has expired. Get a new one.", CloseCode.TOKEN_EXPIRED, temporary=True
             )
         return float(value)
+
+
+def _name(claim: Any) -> str | None:
+    """The name that a claim gives to a user; None if no valid name can be made of it."""
+    return clean_username(claim) if type(claim) is str else None
 
 
 def is_subject(subject: str) -> bool:

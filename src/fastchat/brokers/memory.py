@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 
 from fastchat.brokers import Delivery, OnOutcome, Receiver
 from fastchat.errors import CommandError
@@ -68,7 +68,7 @@ class MemoryBroker:
         if on_outcome is not None:
             on_outcome(offset)
 
-    def know(self, room: str, users: Mapping[str, str]) -> None:
+    def know(self, room: str, users: Sequence[Member] | None) -> None:
         """Do nothing: the rooms of this process know their users."""
 
     def answer(self, on_outcome: OnOutcome | None, outcome: Duplicate | CommandError) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from fastchat.auth import Identity, Right, forbidden
+from fastchat.auth import GUEST_RIGHTS, Identity, Right, forbidden
 from fastchat.errors import CloseReason, CommandError, ErrorCode
 from fastchat.files.incoming import Incoming
 from fastchat.rooms import Member
 
-__all__ = ["ChatHub", "Client", "Endpoint", "reply"]
+__all__ = ["ChatHub", "Client", "Endpoint", "nameless", "reply"]
 
 
 class Endpoint(Protocol):
@@ -20,7 +20,7 @@ class Endpoint(Protocol):
         ...
 
     def on_joined(self, user: str, /) -> None:
-        """The client has joined a room, in which its messages are those of `user`."""
+        """The client has joined a room, in which it is the user with this public id."""
         ...
 
     def dismiss(self, reason: CloseReason, reconnect_after_ms: int, /) -> None:
@@ -38,6 +38,7 @@ class Client:
     * ``endpoint``: is told what the chat learns about the client.
     * ``address`` and ``connection_number``: identify the connection where connections are
       counted, as in `fastchat.rooms.Entrance`.
+    * ``guest_rights``: what the client can do in each room as long as it has no identity.
     * ``gone``: the client has departed; nothing is sent to it any more.
     """
 
@@ -47,6 +48,7 @@ class Client:
         "connection_number",
         "endpoint",
         "gone",
+        "guest_rights",
         "identity",
         "incoming",
         "rooms",
@@ -54,7 +56,13 @@ class Client:
         "username",
     )
 
-    def __init__(self, connection: Any, endpoint: Endpoint, address: str = "") -> None:
+    def __init__(
+        self,
+        connection: Any,
+        endpoint: Endpoint,
+        address: str = "",
+        guest_rights: frozenset[Right] = GUEST_RIGHTS,
+    ) -> None:
         self.connection = connection
         self.endpoint = endpoint
         self.address = address
@@ -64,6 +72,7 @@ class Client:
         self.session: str | None = None
         self.identity: Identity | None = None
         self.incoming: Incoming | None = None
+        self.guest_rights = guest_rights
         self.gone = False
 
     def room_of(self, room: str | None, needed: Right | None = None) -> str:
@@ -77,14 +86,38 @@ class Client:
             raise CommandError(
                 ErrorCode.NOT_JOINED, f"You are not in the room “{room}”. Join it first."
             )
-        if needed is not None and self.identity is not None:
+        if needed is not None:
             self.check(needed, room)
         return room
 
+    def writer_in(self, room: str | None) -> tuple[str, str, str]:
+        """The room that a command writes in, and the client's name and public id there.
+
+        Raises CommandError as `room_of`, and if the client is a spectator.
+        """
+        room = self.room_of(room, Right.WRITE)
+        name, user = self.rooms[room]
+        if name is None:
+            raise nameless()
+        return room, name, user
+
     def check(self, needed: Right, room: str) -> None:
-        """Raise CommandError if the client's token does not grant a right in a room."""
-        if self.identity is not None and not self.identity.may(needed, room):
+        """Raise CommandError if the client does not have a right in a room."""
+        if self.identity is None:
+            if needed not in self.guest_rights:
+                raise forbidden()
+        elif not self.identity.may(needed, room):
             raise forbidden()
+
+    def rights_in(self, room: str) -> frozenset[Right]:
+        """What the client can do in a room that it is in; a spectator only reads."""
+        if self.rooms[room].name is None:
+            return frozenset({Right.READ})
+        return self.guest_rights if self.identity is None else self.identity.rights_in(room)
+
+    def is_spectator_in(self, room: str) -> bool:
+        member = self.rooms.get(room)
+        return member is not None and member.name is None
 
     def moderates(self, room: str) -> bool:
         """Whether the client's token makes it a moderator; without a token nobody is one."""
@@ -116,6 +149,14 @@ class ChatHub(Protocol):
     def leave(self, connection: Any, room: str, /) -> None: ...
     def publish(self, room: str, payload: bytes, but: Any = None, /) -> None: ...
     def send(self, connection: Any, payload: bytes, /) -> bool | None: ...
+
+
+def nameless() -> CommandError:
+    """The refusal of a spectator's command that writes."""
+    return CommandError(
+        ErrorCode.FORBIDDEN,
+        "You are reading without a name. To write, join the room again with a `username`.",
+    )
 
 
 def reply(hub: ChatHub, client: Client, payload: bytes) -> None:

@@ -16,19 +16,20 @@ __all__ = ["Moderation"]
 class Moderation:
     """Removes users, and knows which clients of this process have to go with a removed user.
 
-    Only clients with a token are tracked: without one, a removed user could open another session
-    and come back at once.
+    Clients are tracked only if there can be moderators. A guest who is removed is expelled like a
+    user with a token, but can come back with another session.
     """
 
-    def __init__(self, presence: Presence, hub: ChatHub) -> None:
+    def __init__(self, presence: Presence, hub: ChatHub, *, is_moderated: bool) -> None:
         self._presence = presence
         self._hub = hub
-        #: The clients that have joined with a token, by room and user.
+        self._is_moderated = is_moderated
+        #: The clients that have joined, by room and user.
         self._clients: dict[tuple[str, str], set[Client]] = {}
 
     def track(self, client: Client, room: str) -> None:
         """Note that a client has joined a room."""
-        if client.identity is not None:
+        if self._is_moderated:
             self._clients.setdefault((room, client.rooms[room].user), set()).add(client)
 
     def untrack(self, client: Client, room: str, user: str) -> None:
@@ -42,11 +43,10 @@ class Moderation:
     async def remove_user(self, client: Client, command: Remove) -> None:
         """Run a moderator's command: have all processes expel the user."""
         room = client.room_of(command.room)
-        if not client.moderates(room):
+        moderator = client.rooms[room].name
+        if moderator is None or not client.moderates(room):
             raise forbidden()
-        removal = Removal(
-            room, command.user, command.username, command.seconds, client.rooms[room].name
-        )
+        removal = Removal(room, command.user, command.username, command.seconds, moderator)
         name, user = await self._presence.remove(removal)
         payload = protocol.removed(room, user, name, command.seconds, ref=command.ref)
         reply(self._hub, client, payload)

@@ -11,9 +11,9 @@ from functools import partial
 from typing import Any
 
 from fastchat import protocol
-from fastchat.auth import Authenticator, Right, forbidden, unauthorized
+from fastchat.auth import GUEST_RIGHTS, Authenticator, Right, forbidden, unauthorized
 from fastchat.brokers import Broker, Pages, Presence
-from fastchat.chat.client import ChatHub, Client, reply
+from fastchat.chat.client import ChatHub, Client, nameless, reply
 from fastchat.chat.moderation import Moderation
 from fastchat.chat.uploads import UploadCommands
 from fastchat.errors import CommandError, ErrorCode
@@ -50,7 +50,11 @@ class Chat:
 
     * ``clock``: seconds since 1970, for timestamps only.
     * ``new_secret``: makes a client's `session`.
-    * ``authenticator``: if it is given, a client needs a token, which also grants its rights.
+    * ``authenticator``: accepts tokens, which identify users and grant them rights; None if the
+      server accepts no tokens.
+    * ``admits_guests``: whether a client can join without a token.
+    * ``guest_rights``: what such a client can do in each room.
+    * ``admits_spectators``: whether it can read without a name.
     * ``max_rooms``: how many rooms a client can be in at once; 0 for no limit.
     * ``incoming_files``: takes the files that clients share; None if the server takes none.
     * ``max_chunk_bytes``: the largest piece of a file that a binary message can hold.
@@ -67,19 +71,25 @@ class Chat:
         new_secret: Callable[[], str],
         metrics: Metrics,
         authenticator: Authenticator | None = None,
+        admits_guests: bool = True,
+        guest_rights: frozenset[Right] = GUEST_RIGHTS,
+        admits_spectators: bool = True,
         max_rooms: int = protocol.MAX_ROOMS,
         incoming_files: IncomingFiles | None = None,
         max_chunk_bytes: int = 0,
     ) -> None:
         self._max_rooms = max_rooms
         self._authenticator = authenticator
+        self._admits_guests = admits_guests
+        self._admits_spectators = admits_spectators
+        self.guest_rights = guest_rights
         self._broker = broker
         self._pages = pages
         self._hub = hub
         self._clock = clock
         self._new_secret = new_secret
         self._metrics = metrics
-        self._moderation = Moderation(presence, hub)
+        self._moderation = Moderation(presence, hub, is_moderated=authenticator is not None)
         self._uploads = UploadCommands(
             incoming_files, hub, metrics=metrics, max_chunk_bytes=max_chunk_bytes
         )
@@ -106,7 +116,7 @@ class Chat:
         then. Raises Violation for a chunk if no file was announced.
         """
         if (
-            self._authenticator is not None
+            not self._admits_guests
             and client.identity is None
             and (type(command) is not Join or command.token is None)
         ):
@@ -118,13 +128,18 @@ class Chat:
 
         Raises CommandError: `unauthorized` if the token is not valid or belongs to another user
         than the client's previous token, and `forbidden` if it does not allow all rooms that the
-        client is in. Nothing has changed then.
+        client is in, or if the client is in a room as a guest. Nothing has changed then.
         """
         if self._authenticator is None:
             return
         identity = self._authenticator.verify(token)
         if client.identity is not None and client.identity.credential != identity.credential:
             raise unauthorized("The token is another user's. Open a new connection to use it.")
+        if client.identity is None and not all(map(client.is_spectator_in, client.rooms)):
+            raise CommandError(
+                ErrorCode.FORBIDDEN,
+                "You are a guest on this connection. Open a new connection to use a token.",
+            )
         if not all(identity.may(Right.READ, room) for room in client.rooms):
             raise forbidden()
         client.identity = identity
@@ -151,8 +166,7 @@ class Chat:
 
     def _publish_message(self, client: Client, command: Send) -> None:
         text, room, id, ref = command
-        room = client.room_of(room, Right.WRITE)
-        name, user = client.rooms[room]
+        room, name, user = client.writer_in(room)
         timestamp = protocol.timestamp_of(self._clock())
         self._broker.publish(
             MessageDraft(room, name, text, timestamp, user, id),
@@ -180,10 +194,12 @@ class Chat:
     ) -> None:
         """Publish a change of a message. The history decides whether the author can make it."""
         room = client.room_of(command.room)
-        name, user = client.rooms[room]
         moderates = kind is not Kind.REACT and client.moderates(room)
         if not moderates:
             client.check(Right.WRITE, room)
+        name, user = client.rooms[room]
+        if name is None:
+            raise nameless()
         draft = ChangeDraft(
             room,
             name,
@@ -199,8 +215,7 @@ class Chat:
         self._broker.publish(draft, partial(self._answer, client, None, command.ref))
 
     def _typing(self, client: Client, command: Typing) -> None:
-        room = client.room_of(command.room, Right.READ)
-        name, user = client.rooms[room]
+        room, name, user = client.writer_in(command.room)
         payload = protocol.typing(room, user, name)
         self._hub.publish(room, payload, client.connection)
         self._broker.tell(room, payload)
@@ -239,7 +254,7 @@ class Chat:
         if self._authenticator is not None and command.token is not None:
             self.authenticate(client, command.token)
             command = command._replace(token=None)
-            if command.room in client.rooms:
+            if command.room in client.rooms and not client.is_spectator_in(command.room):
                 self._renewed(client, command.room, command.ref)
                 return None
         return self._enter(client, command)
@@ -248,7 +263,8 @@ class Chat:
         assert client.identity is not None
         name, user = client.rooms[room]
         expires = protocol.timestamp_of(client.identity.expires_s)
-        payload = protocol.renewed(room, user, name, expires, ref=ref)
+        rights = client.rights_in(room)
+        payload = protocol.renewed(room, user, name, expires, rights=rights, ref=ref)
         self._hub.send(client.connection, payload)
 
     async def _enter(self, client: Client, command: Join) -> None:
@@ -256,9 +272,9 @@ class Chat:
         client.check(Right.READ, room)
         if client.gone:
             return
-        self._check_new_room(client, room)
         session = command.session or client.session or self._new_secret()
-        name, credential = _named(client, command.username, session)
+        name, credential = self._named(client, command.username, session)
+        self._check_new_room(client, room, has_name=name is not None)
         entrance = Entrance(
             room,
             name,
@@ -273,8 +289,24 @@ class Chat:
         if room in client.rooms:  # it is not if the client has gone in the meantime
             client.endpoint.on_joined(client.rooms[room].user)
 
-    def _check_new_room(self, client: Client, room: str) -> None:
+    def _named(self, client: Client, username: str | None, session: str) -> tuple[str | None, str]:
+        """The name under which a client joins, and the credential of its user.
+
+        A spectator's name is None. Raises CommandError if the server admits none.
+        """
+        if client.identity is not None:  # the token has the name, whatever the command says
+            return client.identity.name, client.identity.credential
+        name = username or client.username
+        if name is None and not self._admits_spectators:
+            raise CommandError(
+                ErrorCode.BAD_USERNAME, "`join` needs a name. Send it as `username`."
+            )
+        return name, guest_of(session)
+
+    def _check_new_room(self, client: Client, room: str, *, has_name: bool) -> None:
         if room in client.rooms:
+            if has_name and client.is_spectator_in(room):
+                return
             raise CommandError(ErrorCode.ALREADY_JOINED, f"You are already in the room “{room}”.")
         if len(client.rooms) >= self._max_rooms > 0:
             raise CommandError(
@@ -286,12 +318,21 @@ class Chat:
     def _admit(
         self, client: Client, room: str, session: str, ref: str | None, entry: Entry
     ) -> None:
-        """Make a client a member of a room that the broker has counted it into."""
+        """Make a client a member of a room that the broker has counted it into.
+
+        A spectator who gets a name stays in the room's stream. Its reply follows what was delivered
+        before, like that of a new member.
+        """
         if client.gone or not self._hub.join(client.connection, room):
             self._broker.lose(room, entry.member)  # the client went while the broker was asked
             return
-        identity = client.identity
-        client.username, client.session = entry.member.name, session
+        spectator = client.rooms.get(room)
+        if spectator is not None:
+            self._moderation.untrack(client, room, spectator.user)
+            self._broker.lose(room, spectator)
+        client.session = session
+        if entry.member.name is not None:
+            client.username = entry.member.name
         client.rooms[room] = entry.member
         self._moderation.track(client, room)
         payload = protocol.joined(
@@ -304,7 +345,8 @@ class Chat:
             messages=entry.payloads,
             users=entry.users,
             online=entry.online,
-            rights=None if identity is None else identity.rights_in(room),
+            spectators=entry.spectators - (spectator is not None),  # it was one of them
+            rights=client.rights_in(room),
             max_file_bytes=self._uploads.max_file_bytes,
             ref=ref,
         )
@@ -334,12 +376,3 @@ class Chat:
         """Dismiss the clients of a user who was removed from a room, and end their tickets."""
         self._moderation.expel(room, user, seconds)
         self._uploads.withdraw(room, user)
-
-
-def _named(client: Client, username: str | None, session: str) -> tuple[str, str]:
-    """The name under which a client joins, and the credential of its user."""
-    if client.identity is not None:  # the token has the name, whatever the command says
-        return client.identity.name, client.identity.credential
-    if name := username or client.username:
-        return name, guest_of(session)
-    raise CommandError(ErrorCode.BAD_USERNAME, "`join` needs a name. Send it as `username`.")

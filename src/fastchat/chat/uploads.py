@@ -9,7 +9,6 @@ from collections.abc import Coroutine
 from typing import Any
 
 from fastchat import protocol
-from fastchat.auth import Right
 from fastchat.chat.client import ChatHub, Client, reply
 from fastchat.errors import CloseReason, CommandError, ErrorCode, Violation
 from fastchat.files.incoming import Incoming, IncomingFiles
@@ -52,10 +51,9 @@ class UploadCommands:
         The client's previous file is given up if it has started. Raises CommandError if the client
         may not write in the room, or if the file cannot be announced.
         """
-        room = client.room_of(command.room, Right.WRITE)
+        room, _, user = client.writer_in(command.room)
         if self._incoming_files is None:
             raise CommandError(ErrorCode.FORBIDDEN, "This server does not accept files.")
-        user = client.rooms[room].user
         before, client.incoming = client.incoming, None
         if before is not None:  # first, because both count against one quota
             await before.give_up()

@@ -119,6 +119,7 @@ def _token(chosen: dict[str, Any]) -> int:
         duration_s=issuing.duration_of(chosen.get("for", "1h")),
         audience=settings.jwt_audience,
         issuer=settings.jwt_issuer,
+        user_claim=settings.jwt_user_claim,
     )
     with output() as out:
         print(token, file=out)
@@ -221,7 +222,7 @@ def _tail(chosen: dict[str, Any]) -> int:
 _DATA = frozenset({"data"})
 _SETTINGS_OF = {
     "status": _DATA,
-    "token": frozenset({"auth", "jwt_key_file", "jwt_audience", "jwt_issuer"}),
+    "token": frozenset({"auth", "jwt_key_file", "jwt_audience", "jwt_issuer", "jwt_user_claim"}),
     "export": _DATA,
     "import": _DATA,
     "files": _DATA,

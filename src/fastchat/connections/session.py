@@ -99,7 +99,7 @@ class Session(WSListener):
         # The handshake is over: its headers would cost a kilobyte a connection.
         transport.request.headers = transport.response.headers = _NO_HEADERS
         self._connection = context.hub.attach(transport.underlying_transport, self)
-        self._client = Client(self._connection, self, self._address)
+        self._client = Client(self._connection, self, self._address, context.chat.guest_rights)
         self._inbox = self._new_inbox()
         context.sessions.add(self)
         if self._closed:  # the server is stopping

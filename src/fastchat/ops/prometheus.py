@@ -70,6 +70,12 @@ SERIES = (
     Series("fastchat_rooms", "gauge", "rooms", "Rooms with members."),
     Series("fastchat_users", "gauge", "users", "Users in rooms; a user in two rooms counts twice."),
     Series(
+        "fastchat_spectators",
+        "gauge",
+        "spectators",
+        "Connections in rooms that read without a name; one in two rooms counts twice.",
+    ),
+    Series(
         "fastchat_log_bytes",
         "gauge",
         "log_bytes",

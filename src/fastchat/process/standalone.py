@@ -118,7 +118,9 @@ class Standalone:
     def _report(self) -> dict[str, Any]:
         rooms = self._components.rooms
         return self._worker.snapshot(
-            users=rooms.user_count, history_writable=int(rooms.fault is None)
+            users=rooms.user_count,
+            spectators=rooms.spectator_count,
+            history_writable=int(rooms.fault is None),
         )
 
     async def _parts(self) -> dict[str, dict[str, Any]]:

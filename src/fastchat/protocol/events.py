@@ -18,7 +18,6 @@ __all__ = [
     "FILES_URL",
     "MAX_REPLY_BYTES",
     "MAX_ROOMS",
-    "MAX_USERS_LISTED",
     "ack",
     "closing",
     "error",
@@ -29,6 +28,7 @@ __all__ = [
     "pong",
     "presence",
     "presence_change",
+    "presence_list",
     "removed",
     "renewed",
     "results",
@@ -38,8 +38,6 @@ __all__ = [
 
 #: Rooms that one client can be in.
 MAX_ROOMS = 128
-#: Names in one `joined`. A big room has more users; `online` has their number.
-MAX_USERS_LISTED = 200
 #: The size of the encoded publications in one reply. With the hub's limits for its log and
 #: backlog, a client that does not read needs less than 1.5 MB.
 MAX_REPLY_BYTES = 256 * 1024
@@ -50,15 +48,16 @@ FILES_URL = "/files"
 def joined(
     room: str,
     user: str,
-    username: str,
+    username: str | None,
     session: str,
     position: Position,
     *,
     recovered: bool,
     messages: Sequence[bytes],
-    users: Sequence[tuple[str, str]],
+    users: Sequence[tuple[str | None, str]] | None,
     online: int,
-    rights: Collection[str] | None = None,
+    spectators: int,
+    rights: Collection[str],
     max_file_bytes: int | None = None,
     ref: str | None,
 ) -> bytes:
@@ -67,8 +66,10 @@ def joined(
     * `position`: the end of the room's stream; what follows it is delivered after this reply.
     * `recovered`: whether `messages` are all publications that the client has missed.
     * `messages`: encoded publications, oldest first.
-    * `users`: the names and ids of some users in the room; `online` is the number of all.
-    * `rights`: the rights of the client's token in the room; None if the server needs no token.
+    * `username`: None for a spectator.
+    * `users`: the names and ids of all users in the room, in the order in which they came; None in
+      a crowd. `online` is their number, and `spectators` that of the spectators' connections.
+    * `rights`: what the client can do in the room.
     * `max_file_bytes`: the size of the largest file; None if the server does not accept files.
     """
     fields: dict[str, Any] = {
@@ -82,11 +83,11 @@ def joined(
         "timestamp": position.timestamp,
         "recovered": recovered,
         "messages": [orjson.Fragment(message) for message in messages],
-        "users": [{"user": id, "username": name} for name, id in users],
+        "users": _listed(users),
         "online": online,
+        "spectators": spectators,
+        "rights": sorted(rights),
     }
-    if rights is not None:
-        fields["rights"] = sorted(rights)
     if max_file_bytes is not None:
         fields["files"] = {"max_bytes": max_file_bytes}
     return _event(fields, ref=ref)
@@ -115,9 +116,27 @@ def presence_change(
     )
 
 
-def presence(room: str, online: int) -> bytes:
-    """The number of users in a big room, sent instead of many `join` and `leave` events."""
-    return _event({"type": "presence", "room": room, "online": online})
+def presence(room: str, online: int, spectators: int) -> bytes:
+    """The numbers of users and of spectators' connections in a room.
+
+    It is sent instead of many `join` and `leave` events, and when the number of spectators changes.
+    """
+    return _event({"type": "presence", "room": room, "online": online, "spectators": spectators})
+
+
+def presence_list(
+    room: str, online: int, spectators: int, users: Sequence[tuple[str | None, str]] | None
+) -> bytes:
+    """The same, with the whole list of users when a crowd ends, or None when a crowd begins."""
+    return _event(
+        {
+            "type": "presence",
+            "room": room,
+            "online": online,
+            "spectators": spectators,
+            "users": _listed(users),
+        }
+    )
 
 
 def typing(room: str, user: str, username: str) -> bytes:
@@ -146,16 +165,34 @@ def results(room: str, messages: Sequence[bytes], *, ref: str | None) -> bytes:
     return _event({"type": "results", "room": room, "messages": fragments}, ref=ref)
 
 
-def renewed(room: str, user: str, username: str, expires: str, *, ref: str | None) -> bytes:
-    """The reply to a `join` with a new token for a room that the client is in."""
+def renewed(
+    room: str,
+    user: str,
+    username: str | None,
+    expires: str,
+    *,
+    rights: Collection[str],
+    ref: str | None,
+) -> bytes:
+    """The reply to a `join` with a new token for a room that the client is in.
+
+    `rights` are those that the new token grants in the room.
+    """
     return _event(
-        {"type": "renewed", "room": room, "user": user, "username": username, "expires": expires},
+        {
+            "type": "renewed",
+            "room": room,
+            "user": user,
+            "username": username,
+            "expires": expires,
+            "rights": sorted(rights),
+        },
         ref=ref,
     )
 
 
-def removed(room: str, user: str, username: str, seconds: int, *, ref: str | None) -> bytes:
-    """The reply to `remove`, sent to the moderator."""
+def removed(room: str, user: str, username: str | None, seconds: int, *, ref: str | None) -> bytes:
+    """The reply to `remove`, sent to the moderator; `username` is None for a spectator."""
     return _event(
         {"type": "removed", "room": room, "user": user, "username": username, "seconds": seconds},
         ref=ref,
@@ -214,6 +251,11 @@ def closing(code: CloseCode, reason: str, reconnect_after_ms: int) -> bytes:
             "reconnect_after_ms": reconnect_after_ms,
         }
     )
+
+
+def _listed(users: Sequence[tuple[str | None, str]] | None) -> list[dict[str, str | None]] | None:
+    """Users in the form of the wire."""
+    return None if users is None else [{"user": id, "username": name} for name, id in users]
 
 
 def _event(fields: dict[str, Any], *, ref: str | None = None, id: str | None = None) -> bytes:

@@ -20,11 +20,14 @@ __all__ = [
     "MAX_USERNAME_CHARS",
     "check_room",
     "check_username",
+    "clean_username",
     "name_key",
 ]
 
 DEFAULT_ROOM = "lobby"
 MAX_USERNAME_CHARS = 32
+#: A name of more characters is cut before it is cleaned, because normalising it would be slow.
+_MAX_CLEANED_CHARS = 1000
 
 #: Package data. The first lines of the file state its source.
 _CONFUSABLES = Path(__file__).with_name("confusables.txt")
@@ -76,6 +79,22 @@ def check_username(name: object) -> str:
             "A name cannot have invisible, control or direction-changing characters."
         )
     return name
+
+
+def clean_username(name: str) -> str | None:
+    """A valid name made of one that somebody else has chosen, such as an identity provider.
+
+    Characters that are not allowed are removed, white space becomes single spaces, and a long name
+    is cut. The result is None if nothing is left.
+    """
+    name = " ".join(name[:_MAX_CLEANED_CHARS].split())
+    name = INVISIBLE.sub("", "".join(char for char in name if not has_hidden(char)))
+    try:
+        return check_username(
+            unicodedata.normalize("NFC", name.strip())[:MAX_USERNAME_CHARS].strip()
+        )
+    except CommandError:
+        return None
 
 
 # ASCII characters that look alike, after case-folding. `i` stands here for `I`, which looks

@@ -81,12 +81,12 @@ def parse(payload: bytes) -> Command:
 def join_from_query(parameters: dict[str, str]) -> Join:
     """The `join` in the query of an address like ``/ws?username=Alice&room=lobby``.
 
-    `parameters` must have ``username``, and can have ``room``, ``history``, ``epoch``,
-    ``offset`` and ``timestamp``. Raises CommandError as `parse` does.
+    `parameters` can have ``username``, ``room``, ``history``, ``epoch``, ``offset`` and
+    ``timestamp``. Raises CommandError as `parse` does.
     """
-    fields: dict[str, Any] = {"username": parameters["username"]}
-    if "room" in parameters:
-        fields["room"] = parameters["room"]
+    fields: dict[str, Any] = {
+        name: parameters[name] for name in ("username", "room") if name in parameters
+    }
     if "history" in parameters:
         fields["history"] = _decimal(parameters, "history")
     if "epoch" in parameters or "offset" in parameters:

@@ -15,14 +15,17 @@ __all__ = ["Entrance", "Entry", "Member", "Messages", "Removal"]
 
 
 class Member(NamedTuple):
-    """A user in a room: the name, and the user's public id (`fastchat.protocol.users`)."""
+    """A user in a room: the name, and the user's public id (`fastchat.protocol.users`).
 
-    name: str
+    The name of a spectator, who reads without one, is None.
+    """
+
+    name: str | None
     user: str
 
 
 class Entrance(NamedTuple):
-    """The request of a client to join a room under a name.
+    """The request of a client to join a room under a name, or as a spectator if it is None.
 
     `credential` says who the user is (`fastchat.protocol.users`). The client wants to know all
     publications after the position `since`, or else the newest `limit` messages. `address` and
@@ -30,7 +33,7 @@ class Entrance(NamedTuple):
     """
 
     room: str
-    name: str
+    name: str | None
     credential: str
     since: Position | None
     limit: int
@@ -63,13 +66,15 @@ class Entry(NamedTuple):
     """The reply to a join: a position in the room's stream, and the room as it is at that position.
 
     If `recovered`, `payloads` are exactly the publications after the position that the client asked
-    for; otherwise they are the newest messages. `users` are the users who came first, at most as
-    many as a reply lists, and `online` is the number of all users.
+    for; otherwise they are the newest messages. `users` are all users in the order in which they
+    came, or None in a crowd. `online` is their number, and `spectators` that of the spectators'
+    connections.
     """
 
     member: Member
     position: Position
     payloads: Sequence[bytes]
     recovered: bool
-    users: Sequence[Member]
+    users: Sequence[Member] | None
     online: int
+    spectators: int

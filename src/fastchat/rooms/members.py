@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from fastchat import protocol
 from fastchat.errors import CommandError, ErrorCode
@@ -16,20 +16,49 @@ __all__ = ["CROWD", "GRACE_TICKS", "Members", "Room"]
 #: If a user comes back within this many ticks, the others do not hear that the user was away. That
 #: is 5 s, and up to one more, because the tick in which the connection was lost had begun.
 GRACE_TICKS = 6
-#: A room with more users than this is crowded: instead of each join and leave, it hears the number
-#: of its users, once a second.
+#: A room with more users than this is a crowd: its members hear the number of its users once a
+#: second, instead of each join and leave, and have no list of the users.
 CROWD = 200
 
 
 class Room:
-    """A room with users. `price` is the tokens that a message costs (`limits.rooms.price_of`)."""
+    """A room with users and spectators.
 
-    __slots__ = ("price", "roster", "subscribers")
+    * `subscribers`: the processes with connections in the room, and the number of these.
+    * `spectators`: the public ids of those who read without a name, each with the number of its
+      connections; `spectator_count` is the number of all of these.
+    * `is_crowd`: whether the members have no list of the users.
+    * `price`: the tokens that a message costs (`limits.rooms.price_of`).
+    """
+
+    __slots__ = (
+        "is_crowd",
+        "price",
+        "roster",
+        "spectator_count",
+        "spectators",
+        "subscribers",
+    )
 
     def __init__(self) -> None:
         self.price = price_of(0)
         self.roster = Roster()
-        self.subscribers: dict[Subscriber, int] = {}  # the connections of each
+        self.spectators: dict[str, int] = {}
+        self.spectator_count = 0
+        self.is_crowd = False
+        self.subscribers: dict[Subscriber, int] = {}
+
+    @property
+    def users(self) -> list[Member] | None:
+        """The users that the members know of; None in a crowd."""
+        return None if self.is_crowd else self.roster.members()
+
+    def count(self, subscriber: Subscriber, connections: int) -> None:
+        """Count so many connections of a process more, or fewer if the number is negative."""
+        self.subscribers[subscriber] = self.subscribers.get(subscriber, 0) + connections
+        if not self.subscribers[subscriber]:
+            del self.subscribers[subscriber]
+        self.price = price_of(sum(self.subscribers.values()))
 
 
 class Members:
@@ -41,8 +70,9 @@ class Members:
     * expelled: a moderator has removed the user, whose connections are being closed. The user
       leaves with the last of them.
 
-    A user who leaves frees the name, and the others hear of it. A room without users is gone.
-    ``clock``: seconds since 1970, for timestamps only.
+    A user who leaves frees the name, and the others hear of it. A spectator has no name and no such
+    state: the members hear only how many there are, at most once a second. A room without users and
+    spectators is gone. ``clock``: seconds since 1970, for timestamps only.
     """
 
     def __init__(
@@ -56,13 +86,19 @@ class Members:
         self.rooms: dict[str, Room] = {}
         #: Absent users, the longest absent first: in which room, and since which tick.
         self._absent: dict[User, tuple[str, int]] = {}
-        self._crowded: set[str] = set()  # rooms whose number changed since the last tick
+        #: Rooms with a number that has changed since the last tick, and was not announced.
+        self._changed: dict[str, None] = {}
         self._ticks = 0
 
     @property
     def user_count(self) -> int:
         """Users of all rooms; a user of two rooms counts twice."""
         return sum(len(room.roster) for room in self.rooms.values())
+
+    @property
+    def spectator_count(self) -> int:
+        """Connections of spectators in all rooms."""
+        return sum(room.spectator_count for room in self.rooms.values())
 
     @property
     def absent_count(self) -> int:
@@ -76,9 +112,10 @@ class Members:
         is kept.
         """
         roster = self.rooms[name].roster
+        assert member.name is not None
         found = roster.find(member.name)
         if has_token:
-            if (own := roster.find_own(*member)) is not None:
+            if (own := roster.find_own(member.name, member.user)) is not None:
                 return own
             return member if found is None else Member(roster.free_name(member.name), member.user)
         if found is None:
@@ -107,7 +144,8 @@ class Members:
 
     def add(self, name: str, member: Member) -> User:
         """Add a user without a connection to a room, and tell the others. The name must be free."""
-        user = self.rooms[name].roster.add(*member)
+        assert member.name is not None
+        user = self.rooms[name].roster.add(member.name, member.user)
         self._announce(name, user, came=True)
         return user
 
@@ -121,82 +159,123 @@ class Members:
         self._announce(name, user, came=False)
 
     def drop_if_empty(self, name: str) -> None:
-        if not len(self.rooms[name].roster):
+        room = self.rooms[name]
+        if not len(room.roster) and not room.spectators:
             del self.rooms[name]
 
     def count_in(self, name: str, user: User, subscriber: Subscriber, count: int = 1) -> None:
         """Count further connections of a user, who is here from now on."""
-        room = self.rooms[name]
         self._absent.pop(user, None)
         user.expelled = False
         user.connections += count
-        room.subscribers[subscriber] = room.subscribers.get(subscriber, 0) + count
-        room.price = price_of(sum(room.subscribers.values()))
+        self.rooms[name].count(subscriber, count)
 
     def count_out(self, name: str, member: Member, subscriber: Subscriber) -> User | None:
         """Stop counting a connection; returns its user if it was the user's last one."""
         room = self.rooms[name]
-        room.subscribers[subscriber] -= 1
-        if not room.subscribers[subscriber]:
-            del room.subscribers[subscriber]
-        room.price = price_of(sum(room.subscribers.values()))
+        room.count(subscriber, -1)
+        assert member.name is not None
         user = room.roster.find(member.name)
         assert user is not None
         user.connections -= 1
         return None if user.connections else user
 
+    def count_spectator_in(
+        self, name: str, id: str, subscriber: Subscriber, count: int = 1
+    ) -> None:
+        """Count further connections of a spectator."""
+        room = self.rooms[name]
+        room.spectators[id] = room.spectators.get(id, 0) + count
+        room.spectator_count += count
+        room.count(subscriber, count)
+        self._changed[name] = None
+
+    def count_spectator_out(self, name: str, id: str, subscriber: Subscriber) -> None:
+        """Stop counting a connection of a spectator. The room is gone if it was the last one."""
+        room = self.rooms[name]
+        room.spectator_count -= 1
+        room.spectators[id] -= 1
+        if not room.spectators[id]:
+            del room.spectators[id]
+        room.count(subscriber, -1)
+        self._changed[name] = None
+        self.drop_if_empty(name)
+
     def mark_absent(self, name: str, user: User) -> None:
         """Make a user without a connection absent, until they come back or the time is over."""
         self._absent[user] = name, self._ticks
 
-    def known(self, name: str) -> dict[str, str]:
-        """The names and ids of the users that the members of a room know.
-
-        There are none if the room is crowded.
-        """
-        roster = self.rooms[name].roster
-        return {user.name: user.id for user in roster} if len(roster) <= CROWD else {}
-
     def tick(self) -> None:
-        """Announce users who did not come back, and tell crowded rooms their number."""
+        """Announce users who did not come back, numbers that have changed, and the end of crowds.
+
+        A crowd ends here, and not at the moment at which enough users have left. So its members get
+        the whole list at most once a second, however often users come and go.
+        """
         self._ticks += 1
         for user, (name, left) in tuple(self._absent.items()):
             if left + self._grace_ticks > self._ticks:
                 break
             self.remove(name, user)
             self.drop_if_empty(name)
-        crowded, self._crowded = self._crowded, set()
-        for name in crowded:
-            if (room := self.rooms.get(name)) is not None:
-                self._tell_all(room, name, protocol.presence(name, len(room.roster)))
+        changed, self._changed = self._changed, {}
+        for name in changed:
+            room = self.rooms.get(name)
+            if room is None:
+                continue
+            if room.is_crowd and len(room.roster) <= CROWD:
+                room.is_crowd = False
+                self._tell_list(name, room, room.subscribers)
+            else:
+                payload = protocol.presence(name, len(room.roster), room.spectator_count)
+                self._tell_all(room, name, payload)
 
-    def catch_up(self, name: str, subscriber: Subscriber, known: list[Member]) -> None:
-        """Tell a process which users have come and gone; its members know of `known`."""
-        roster = self.rooms[name].roster
-        if len(roster) > CROWD:
-            self._crowded.add(name)
-            subscriber.know(name, {})
-            return
-        here = {user.member: None for user in roster}
-        there = dict.fromkeys(known)
-        changes = [PresenceChange(False, member) for member in there if member not in here]
-        changes += [PresenceChange(True, member) for member in here if member not in there]
-        for change in changes:
-            subscriber.deliver(name, 0, self._event(name, change), None, change)
+    def begin_crowd(self, name: str) -> None:
+        """Tell the members of a room that they have no list of its users any more."""
+        room = self.rooms[name]
+        if not room.is_crowd:
+            room.is_crowd = True
+            self._tell_list(name, room, room.subscribers)
+        self._changed[name] = None  # so that the next tick ends it if it is not one
+
+    def catch_up(self, name: str, subscriber: Subscriber, known: list[Member] | None) -> None:
+        """Tell a process which users have come and gone. Its members know of `known`.
+
+        `known` is None if they were in a crowd.
+        """
+        room = self.rooms[name]
+        if room.is_crowd:
+            self._changed[name] = None
+        if (known is None) != room.is_crowd:
+            self._tell_list(name, room, (subscriber,))
+        elif known is not None:
+            here, there = dict.fromkeys(room.roster.members()), dict.fromkeys(known)
+            changes = [PresenceChange(False, member) for member in there if member not in here]
+            changes += [PresenceChange(True, member) for member in here if member not in there]
+            for change in changes:
+                subscriber.deliver(name, 0, self._event(name, change), None, change)
+        if room.spectators:
+            self._changed[name] = None
 
     def _announce(self, name: str, user: User, *, came: bool) -> None:
         room = self.rooms[name]
-        online = len(room.roster)
-        if online > CROWD:
-            self._crowded.add(name)
+        if room.is_crowd:
+            self._changed[name] = None
+        elif len(room.roster) > CROWD:
+            self.begin_crowd(name)
         else:
             change = PresenceChange(came, user.member)
             self._tell_all(room, name, self._event(name, change), change)
-        if online == CROWD + came:  # it is a crowd now, or no longer
-            for subscriber in room.subscribers:
-                subscriber.know(name, self.known(name))
+
+    def _tell_list(self, name: str, room: Room, subscribers: Iterable[Subscriber]) -> None:
+        """Tell processes the whole list of a room's users, or that there is none any more."""
+        users = room.users
+        payload = protocol.presence_list(name, len(room.roster), room.spectator_count, users)
+        for subscriber in subscribers:
+            subscriber.deliver(name, 0, payload, None)
+            subscriber.know(name, users)
 
     def _event(self, name: str, change: PresenceChange) -> bytes:
+        assert change.member.name is not None
         return protocol.presence_change(
             "join" if change.came else "leave",
             name,

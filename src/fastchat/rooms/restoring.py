@@ -30,14 +30,14 @@ MAX_RESUMED = 2000
 class Returning(NamedTuple):
     """A room of a process that comes back.
 
-    The process knows the room's stream up to `since`. `members` are its users there, each with a
-    number of connections, and `known` are the users whom these know of.
+    The process knows the room's stream up to `since`. `members` are its users and spectators there,
+    each with a number of connections. `known` are the users whom these know of; None in a crowd.
     """
 
     room: str
     since: Position
     members: Sequence[tuple[Member, int]]
-    known: Sequence[Member]
+    known: Sequence[Member] | None
 
 
 class Restoring:
@@ -55,19 +55,28 @@ class Restoring:
             return False
         name = returning.room
         room = self._members.rooms.setdefault(name, self._members.rooms.get(name) or Room())
-        users = [(self._bring_back(name, member), count) for member, count in returning.members]
-        if gathering:
-            for member in returning.known:
-                if room.roster.find(member.name) is None:
+        known = None if returning.known is None else list(returning.known)
+        if gathering and known is None:
+            self._members.begin_crowd(name)
+        users = [
+            (self._bring_back(name, member), count)
+            for member, count in returning.members
+            if member.name is not None
+        ]
+        if gathering and known is not None:
+            for member in known:
+                if member.name is not None and room.roster.find(member.name) is None:
                     self._members.mark_absent(name, self._bring_back(name, member))
-        if users:
-            self._members.catch_up(name, subscriber, list(returning.known))
+        if returning.members:
+            self._members.catch_up(name, subscriber, known)
         for user, count in users:
             self._members.count_in(name, user, subscriber, count)
-            remaining_s = self._removals.remaining_s(name, user.id)
-            if remaining_s:  # the last relay was ended before it could do that
+            if self._expel_again(name, user.id, subscriber):
                 user.expelled = True
-                subscriber.expel(name, user.id, int(remaining_s))
+        for member, count in returning.members:
+            if member.name is None:
+                self._members.count_spectator_in(name, member.user, subscriber, count)
+                self._expel_again(name, member.user, subscriber)
         self._members.drop_if_empty(name)
         for publication in missed:
             subscriber.deliver(name, publication.offset, protocol.encode(publication), None)
@@ -85,8 +94,16 @@ class Restoring:
         except CommandError:
             return None
 
+    def _expel_again(self, name: str, id: str, subscriber: Subscriber) -> bool:
+        """Expel a user whose removal the last relay was ended before it could carry out."""
+        remaining_s = self._removals.remaining_s(name, id)
+        if remaining_s:
+            subscriber.expel(name, id, int(remaining_s))
+        return bool(remaining_s)
+
     def _bring_back(self, name: str, member: Member) -> User:
         """The user of a member. A user who is not here yet is added, and the others hear of it."""
+        assert member.name is not None
         user = self._members.rooms[name].roster.find(member.name)
         if user is not None:
             if user.id == member.user:
@@ -97,5 +114,5 @@ class Restoring:
 
 def _is_taken(room: Room, member: Member) -> bool:
     """Whether another user has a member's name, and has a connection."""
-    user = room.roster.find(member.name)
+    user = None if member.name is None else room.roster.find(member.name)
     return user is not None and bool(user.connections) and user.id != member.user

@@ -98,6 +98,11 @@ class Rooms:
         return self._members.user_count
 
     @property
+    def spectator_count(self) -> int:
+        """Connections of spectators in all rooms."""
+        return self._members.spectator_count
+
+    @property
     def absent_count(self) -> int:
         """Users of all rooms whose last connection is lost, and who may still come back."""
         return self._members.absent_count
@@ -192,24 +197,20 @@ class Rooms:
             self._limits.check_new_room(entrance.address, len(self._rooms))
         has_token = subject_of(entrance.credential) is not None
         found: Member | User = member
-        if room is not None:
+        if room is not None and member.name is not None:
             found = self._members.admit(entrance.room, member, has_token=has_token)
         with self._storage.use("join") as history:
             position = history.position(entrance.room)
             payloads, recovered = _missed(history, entrance)
         room = self._rooms.setdefault(entrance.room, room or Room())
-        user = found if isinstance(found, User) else self._members.add(entrance.room, found)
-        self._members.count_in(entrance.room, user, subscriber)
-        enter(
-            Entry(
-                user.member,
-                position,
-                payloads,
-                recovered,
-                room.roster.members()[: protocol.MAX_USERS_LISTED],
-                len(room.roster),
-            )
-        )
+        if member.name is None:
+            self._members.count_spectator_in(entrance.room, member.user, subscriber)
+        else:
+            user = found if isinstance(found, User) else self._members.add(entrance.room, found)
+            self._members.count_in(entrance.room, user, subscriber)
+            member = user.member
+        online, spectators = len(room.roster), room.spectator_count
+        enter(Entry(member, position, payloads, recovered, room.users, online, spectators))
 
     async def leave(
         self, subscriber: Subscriber, name: str, member: Member, left: Callable[[], None]
@@ -220,6 +221,9 @@ class Rooms:
         """
         self.commit()
         left()
+        if member.name is None:
+            self._members.count_spectator_out(name, member.user, subscriber)
+            return
         user = self._members.count_out(name, member, subscriber)
         if user is not None:
             self._let_leave(name, user)
@@ -230,6 +234,9 @@ class Rooms:
         The others hear of it if the user is not back in 5 s, or at once if the user was removed.
         """
         self.commit()  # what was published before still arrives
+        if member.name is None:
+            self._members.count_spectator_out(name, member.user, subscriber)
+            return
         user = self._members.count_out(name, member, subscriber)
         if user is None:
             return
@@ -241,30 +248,28 @@ class Rooms:
     async def remove(self, removal: Removal) -> Member:
         """Have a user's connections closed, and keep the user out; returns the user.
 
-        This includes connections under other names of the same user. The others hear that the user
-        has left when the last connection of a name is gone. Raises CommandError `not_found` when
-        the user is not here.
+        This includes connections under other names of the same user, and as a spectator. The others
+        hear that the user has left when the last connection of a name is gone. Raises CommandError
+        `not_found` when the user is not here.
         """
         self.commit()
         name, id, username, seconds, moderator = removal
         room = self._rooms.get(name)
-        user = None if room is None else _find(room.roster, id, username)
-        if room is None or user is None:
+        member = None if room is None else _find(room, id, username)
+        if room is None or member is None:
             raise CommandError(ErrorCode.NOT_FOUND, "This user is not in the room.")
         if seconds:
-            self._removals.add(name, user.id, seconds)
-        moderation.info(
-            "%r removed %r (%s) from %s for %d s", moderator, user.name, user.id, name, seconds
-        )
+            self._removals.add(name, member.user, seconds)
+        moderation.info("%r removed %r (%s) from %s for %d s", moderator, *member, name, seconds)
         subscribers = tuple(room.subscribers)
-        for each in room.roster.find_all(user.id):
-            if each.connections:
-                each.expelled = True
+        for user in room.roster.find_all(member.user):
+            if user.connections:
+                user.expelled = True
             else:
-                self._let_leave(name, each)
+                self._let_leave(name, user)
         for subscriber in subscribers:
-            subscriber.expel(name, user.id, seconds)
-        return user.member
+            subscriber.expel(name, member.user, seconds)
+        return member
 
     def _let_leave(self, name: str, user: User) -> None:
         self._members.remove(name, user)
@@ -289,7 +294,7 @@ class Rooms:
                 other.deliver(name, 0, payload, None)
 
     def tick(self) -> None:
-        """Announce users who did not come back, and tell crowded rooms their number.
+        """Announce users who did not come back, and numbers of users that have changed.
 
         It is to be called once a second.
         """
@@ -303,10 +308,6 @@ class Rooms:
         """The users of a room; a room that is not there has none."""
         room = self._rooms.get(name)
         return Roster() if room is None else room.roster
-
-    def known(self, name: str) -> dict[str, str]:
-        """As `Members.known`."""
-        return self._members.known(name)
 
     async def restore(
         self, subscriber: Subscriber, returning: Returning, *, gathering: bool
@@ -324,11 +325,15 @@ class Rooms:
         return self._restoring.restore(subscriber, returning, gathering=gathering)
 
 
-def _find(roster: Roster, id: str | None, username: str | None) -> User | None:
+def _find(room: Room, id: str | None, username: str | None) -> Member | None:
     """The user of a removal; None if they are not in the room."""
-    if id is not None:
-        return next(iter(roster.find_all(id)), None)
-    return None if username is None else roster.find(username)
+    if id is None:
+        user = None if username is None else room.roster.find(username)
+    else:
+        user = next(iter(room.roster.find_all(id)), None)
+        if user is None and id in room.spectators:
+            return Member(None, id)
+    return None if user is None else user.member
 
 
 def _without(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 from fastchat.errors import CommandError
@@ -49,8 +49,8 @@ class Subscriber(Protocol):
         """Learn why a draft became no publication."""
         ...
 
-    def know(self, room: str, users: Mapping[str, str], /) -> None:
-        """Learn which users the members of a room know from now on: their names and ids."""
+    def know(self, room: str, users: Sequence[Member] | None, /) -> None:
+        """Learn which users the members of a room know from now on; None in a crowd."""
         ...
 
     def expel(self, room: str, user: str, seconds: int, /) -> None:

@@ -117,10 +117,13 @@ class WebSocketProtocol(WSProtocol):  # type: ignore[misc]  # private in picows,
 
 
 def _join_asked_for(path: bytes) -> Join | CommandError | None:
-    """The join that ``?username=…`` asks for, or why it is invalid; None without a `username`."""
+    """The join that ``?username=…`` or ``?room=…`` asks for, or why it is invalid.
+
+    It is None if the query has neither.
+    """
     query = path.partition(b"?")[2].decode("ascii")
     parameters = dict(parse_qsl(query, keep_blank_values=True))
-    if "username" not in parameters:
+    if "username" not in parameters and "room" not in parameters:
         return None
     try:
         return join_from_query(parameters)

@@ -253,7 +253,8 @@ def decoded(payloads: Sequence[bytes]) -> list[dict[str, Any]]:
 
 def names(entry: Entry) -> list[str]:
     """The names of the users who are listed in an entry."""
-    return [user.name for user in entry.users]
+    assert entry.users is not None, "a crowd has no list"
+    return [user.name or "" for user in entry.users]
 
 
 def offsets(found: Entry | Messages) -> list[int]:

@@ -10,7 +10,7 @@ from fastchat.brokers import Broker
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.protocol.users import holder_of
 from fastchat.rooms import Entrance, Entry, Member, Removal
-from fastchat.rooms.members import GRACE_TICKS
+from fastchat.rooms.members import CROWD, GRACE_TICKS
 
 
 class PresenceContract(Contract):
@@ -211,6 +211,52 @@ class PresenceContract(Contract):
             assert (await join(broker, Member("Ann", holder_of("1")))).member.name == "Ann (2)"
             with pytest.raises(CommandError):
                 await join(broker, "Ann (4)")
+
+        self.run(test)
+
+    # Spectators
+
+    def test_spectator_receives_publications_and_is_not_announced(self) -> None:
+        """It has a public id, and the members hear only of the number, once a second."""
+
+        async def test(broker: Broker, receiver: Receiver) -> None:
+            await join(broker, "Bob")
+            zoe = Member(None, member("Zoe").user)
+            entry = await join(broker, zoe)
+            assert (entry.member, names(entry)) == (zoe, ["Bob"])
+            assert (entry.online, entry.spectators) == (1, 1)
+            await leave(broker, "Bob")
+            broker.publish(draft("still read"), receiver.answer)
+            await receiver.until_delivered(1)
+            self.tick(1)
+            await receiver.until(lambda: len(receiver.events) == 2)
+            assert receiver.received[-1] == {
+                "type": "presence", "room": "a", "online": 0, "spectators": 1
+            }  # fmt: skip
+            broker.lose("a", zoe)
+            assert (await join(broker, "Bob", "a")).spectators == 0
+            with pytest.raises(CommandError):
+                await self.presence_of(broker).remove(Removal("a", zoe.user, None, 60, "Mod"))
+
+        self.run(test)
+
+    def test_crowd_has_no_list_until_it_ends(self) -> None:
+        """The members hear when it begins, and get the whole list a tick after it has ended."""
+
+        async def test(broker: Broker, receiver: Receiver) -> None:
+            for number in range(CROWD):
+                assert len(names(await join(broker, f"user {number}"))) == number + 1
+            assert (await join(broker, "one more")).users is None
+            await leave(broker, "user 7")
+            self.tick(1)
+            await receiver.until(lambda: receiver.received[-1].get("users") is not None)
+            begin, end = (each for each in receiver.received if each["type"] == "presence")
+            assert (begin["online"], begin["users"]) == (CROWD + 1, None)
+            assert end["online"] == len(end["users"]) == CROWD
+            assert end["users"][-1] == {"user": member("one more").user, "username": "one more"}
+            assert names(await join(broker, "one more")) == [
+                each["username"] for each in end["users"]
+            ]
 
         self.run(test)
 

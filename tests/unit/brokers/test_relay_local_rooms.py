@@ -12,8 +12,8 @@ ALICE, BOB = Member("Alice", "user A"), Member("Bob", "user B")
 
 
 def joined(member: Member, offset: int = 3) -> records.Joined:
-    entry = Entry(member, Position("epoch", offset), [], False, [member.name], 1)
-    return records.Joined(1, "a", entry, {member.name: member.user})
+    entry = Entry(member, Position("epoch", offset), [], False, [member], 1, 0)
+    return records.Joined(1, "a", entry)
 
 
 def test_room_is_dropped_with_its_last_connection() -> None:
@@ -79,14 +79,28 @@ def test_settling_an_older_room_does_not_affect_its_successor() -> None:
 
 def test_repeated_presence_change_is_ignored() -> None:
     """A new relay can repeat a join without effect, and a leave is always announced."""
-    room = LocalRoom(Position("epoch", 1))
+    room, another = LocalRoom(Position("epoch", 1)), Member("Alice", "another")
     assert room.note(PresenceChange(True, ALICE))
     assert not room.note(PresenceChange(True, ALICE))
-    assert room.note(PresenceChange(True, Member("Alice", "another")))
-    assert room.known == {"Alice": "another"}
     assert room.note(PresenceChange(False, ALICE))
-    assert room.note(PresenceChange(False, ALICE))
+    assert room.note(PresenceChange(True, another))
+    assert list(room.known or ()) == [another]
+    assert room.note(PresenceChange(False, another))
+    assert room.note(PresenceChange(False, another))
     assert room.known == {}
+
+
+def test_crowd_knows_no_users() -> None:
+    """Its introduction says so, until a list arrives."""
+    rooms = LocalRooms()
+    rooms.count_in(joined(ALICE))
+    rooms["a"].know(None)
+    assert rooms["a"].note(PresenceChange(True, BOB))
+    (record,) = rooms.introduction()
+    assert record.known is None
+    rooms["a"].know([BOB, ALICE])
+    (record,) = rooms.introduction()
+    assert record.known == [BOB, ALICE]
 
 
 def test_introduction_lists_each_room() -> None:

@@ -29,11 +29,11 @@ from fastchat.rooms.subscribers import PresenceChange
 TEXTS = st.text(max_size=5)
 NUMBERS = st.integers(0, 2**53)
 SECONDS = st.floats(0, 1e9)
-MEMBERS = st.builds(Member, TEXTS, TEXTS)
+MEMBERS = st.builds(Member, st.none() | TEXTS, TEXTS)
 POSITIONS = st.builds(Position, TEXTS, NUMBERS)
 PAYLOADS = st.binary(max_size=20)
 SNAPSHOTS = st.dictionaries(TEXTS, st.integers(0, 9) | SECONDS | st.lists(NUMBERS, max_size=2))
-KNOWN = st.dictionaries(TEXTS, TEXTS, max_size=3)
+KNOWN = st.none() | st.lists(MEMBERS, max_size=3)
 CONNECTIONS = st.builds(records.Connection, NUMBERS, TEXTS, TEXTS)
 REFUSALS = st.builds(
     records.Refusal, st.sampled_from(ErrorCode), TEXTS, st.booleans(), st.none() | NUMBERS
@@ -58,7 +58,7 @@ CHANGES = st.builds(
 ENTRANCES = st.builds(
     Entrance,
     TEXTS,
-    TEXTS,
+    st.none() | TEXTS,
     TEXTS,
     st.none() | POSITIONS,
     NUMBERS,
@@ -71,7 +71,8 @@ ENTRIES = st.builds(
     POSITIONS,
     st.lists(PAYLOADS, max_size=3),
     st.booleans(),
-    st.lists(MEMBERS, max_size=3),
+    KNOWN,
+    NUMBERS,
     NUMBERS,
 )
 DELIVERED = st.builds(
@@ -90,7 +91,7 @@ WORKERS: dict[RecordKind, st.SearchStrategy[FromWorker]] = {
         TEXTS,
         POSITIONS,
         st.lists(st.tuples(MEMBERS, st.integers(1, 99)), max_size=3),
-        st.lists(MEMBERS, max_size=3),
+        KNOWN,
     ),
     RecordKind.PUBLISH: st.builds(
         records.Publish, SECONDS, st.lists(st.tuples(NUMBERS, MESSAGES | CHANGES), max_size=3)
@@ -122,7 +123,7 @@ RELAYS: dict[RecordKind, st.SearchStrategy[FromRelay]] = {
     RecordKind.WELCOME: st.builds(records.Welcome),
     RecordKind.DELIVER: st.builds(records.Deliver, st.lists(DELIVERED, max_size=3)),
     RecordKind.ANSWER: st.builds(records.Answer, NUMBERS, NUMBERS | REFUSALS, st.booleans()),
-    RecordKind.JOINED: st.builds(records.Joined, NUMBERS, TEXTS, ENTRIES, KNOWN),
+    RecordKind.JOINED: st.builds(records.Joined, NUMBERS, TEXTS, ENTRIES),
     RecordKind.LEFT: st.builds(records.Left, NUMBERS),
     RecordKind.PAGE: st.builds(
         records.Page, NUMBERS, st.lists(PAYLOADS, max_size=3), st.booleans()
@@ -227,7 +228,7 @@ CHANGE = [*MESSAGE, "edit", 1, None, False, False]
 REFUSAL = ["forbidden", "No.", False, None]
 JOINED = {
     "room": "a", "member": ["Alice", "user"], "position": ["epoch", 1, None], "recovered": False,
-    "users": [["Alice", "user"]], "online": 1, "known": {"Alice": "user"}, "sizes": [],
+    "users": [["Alice", "user"]], "online": 1, "spectators": 0, "sizes": [],
 }  # fmt: skip
 
 
@@ -327,7 +328,7 @@ def test_malformed_deliveries_are_refused(rows: Any) -> None:
         (RecordKind.JOINED, [1, {}], b""),
         (RecordKind.JOINED, [1, JOINED], b"x"),
         (RecordKind.JOINED, [1, JOINED | {"sizes": [1]}], b""),
-        (RecordKind.JOINED, [1, JOINED | {"known": {"Alice": 1}}], b""),
+        (RecordKind.JOINED, [1, JOINED | {"users": [["Alice"]]}], b""),
         (RecordKind.PAGE, [1, [False, [1, 2]]], b"12"),
         (RecordKind.PAGE, [1, [False, [-1, 3]]], b"12"),
         (RecordKind.LEFT, [1, 1], b""),

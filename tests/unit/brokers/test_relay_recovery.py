@@ -17,6 +17,7 @@ from fastchat import protocol
 from fastchat.brokers.relay import records
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.history.memory import MemoryHistory
+from fastchat.rooms import Member
 from fastchat.rooms.members import CROWD, GRACE_TICKS
 from fastchat.rooms.restoring import MAX_RESUMED
 from support.relay import Rig, Run, new_history, until
@@ -346,7 +347,7 @@ def test_crowd_gets_its_number_after_a_gap(rig: Run) -> None:
     rig(test)
 
 
-def test_former_crowd_is_resumed_without_events(rig: Run) -> None:
+def test_former_crowd_gets_its_list_once(rig: Run) -> None:
     """Joins and leaves that a crowd was not sent are not announced later either."""
 
     async def test(rig: Rig) -> None:
@@ -358,16 +359,65 @@ def test_former_crowd_is_resumed_without_events(rig: Run) -> None:
         for name in names[:40]:
             await leave(second, name)
         await rig.settled()
+        assert broker._rooms["a"].known is second._rooms["a"].known is None
         left = len(rig.names())
         assert left < CROWD
-        assert len(broker._rooms["a"].known) == len(second._rooms["a"].known) == left
-        receiver.received.clear()
-        other.received.clear()
+        rig.tick(1)
+        await rig.settled()
+        for worker, each in ((broker, receiver), (second, other)):
+            assert list(worker._rooms["a"].known or ()) == rig.relay.rooms.users("a").members()
+            assert len(each.received[-1]["users"]) == left
+            each.received.clear()
         await rig.restart()
         assert len(rig.names()) == left
         rig.tick()
         await rig.settled()
         assert receiver.received == other.received == []
+
+    rig(test)
+
+
+def test_crowd_that_ended_with_its_relay_gets_its_list(rig: Run) -> None:
+    """The new relay finds that the users are not too many any more."""
+
+    async def test(rig: Rig) -> None:
+        (broker, receiver), (second, _) = await rig.several(2)
+        await join(broker)
+        for number in range(CROWD):
+            await join(second, f"user {number}")
+        await rig.settled()
+        rig.kill()
+        await rig.abandon(second)
+        await rig.start(workers=1)
+        await rig.connected()
+        assert broker._rooms["a"].known is None
+        receiver.received.clear()
+        rig.tick(1)
+        await rig.settled()
+        (event,) = receiver.received
+        assert event["users"] == [{"user": "user Alice", "username": "Alice"}]
+
+    rig(test)
+
+
+def test_spectators_are_counted_by_the_next_relay(rig: Run) -> None:
+    """Those of all workers are counted, and the members hear of it."""
+
+    async def test(rig: Rig) -> None:
+        (broker, receiver), (second, _) = await rig.several(2)
+        await join(broker)
+        for worker, name in ((broker, "Zoe"), (second, "Yan")):
+            entry = await join(worker, Member(None, member(name).user))
+            assert entry.member == Member(None, member(name).user)
+        await rig.restart()
+        assert rig.relay.rooms.spectator_count == 2
+        receiver.received.clear()
+        rig.tick(1)
+        await rig.settled()
+        (event,) = receiver.received
+        assert (event["type"], event["online"], event["spectators"]) == ("presence", 1, 2)
+        await leave(second, Member(None, member("Yan").user))
+        assert rig.relay.rooms.spectator_count == 1
 
     rig(test)
 

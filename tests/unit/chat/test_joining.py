@@ -50,6 +50,8 @@ def test_join_reply_has_all_that_a_client_needs() -> None:
             ],
             "users": [talk.shown("Bob"), talk.shown("Alice")],
             "online": 2,
+            "spectators": 0,
+            "rights": ["read", "write"],
             "ref": "r",
         }
 
@@ -92,17 +94,6 @@ def test_join_event_is_sent_to_the_other_members() -> None:
                 "online": 2,
             }
         ]
-
-    run(test)
-
-
-def test_join_without_a_name_is_refused() -> None:
-    """A client's first join needs a `username`."""
-
-    async def test(talk: Talk) -> None:
-        error = await talk.refused("nobody", type="join")
-        assert error.code == ErrorCode.BAD_USERNAME
-        assert talk.names() == []
 
     run(test)
 

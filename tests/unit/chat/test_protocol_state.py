@@ -52,7 +52,8 @@ class Room:
 
     def __init__(self) -> None:
         self.users: dict[str, User] = {}
-        self.members: list[str] = []  # connections
+        self.members: list[str] = []  # connections, also those of spectators
+        self.spectators: dict[str, str] = {}  # the sessions of those, by connection
         self.stream: list[dict[str, Any]] = []
         self.authors: dict[int, str] = {}
         self.ids: dict[tuple[str, str], int] = {}
@@ -82,6 +83,7 @@ class Model:
         self.names: dict[str, str] = {}
         self.sessions: dict[str, str] = {}
         self.ticks = 0
+        self.changed: dict[str, None] = {}  # rooms whose number of spectators has changed
         self.absent: list[tuple[str, User]] = []  # users without a connection, in the order of loss
 
     def rooms_of(self, connection: str) -> list[str]:
@@ -116,12 +118,26 @@ class Model:
         self.end_absence(user)  # the user is not absent any more, but gone
         del room.users[user.name.casefold()]
         self.announce(name, user, "leave")
-        if not room.users and not room.stream:
-            self.rooms[name] = Room()  # a room without messages is forgotten
+        self.forget_if_silent(name)
+
+    def forget_if_silent(self, name: str) -> None:
+        """Forget a room that is empty and has no messages."""
+        room = self.rooms[name]
+        if not (room.users or room.spectators or room.stream):
+            self.rooms[name] = Room()
+
+    def lose_spectator(self, name: str, connection: str) -> None:
+        del self.rooms[name].spectators[connection]
+        self.changed[name] = None
 
     def lose(self, name: str, connection: str) -> User | None:
         """Remove a connection; returns its user if it was the user's last one."""
         room = self.rooms[name]
+        if connection in room.spectators:
+            room.members.remove(connection)
+            self.lose_spectator(name, connection)
+            self.forget_if_silent(name)
+            return None
         user = room.user_of(connection)
         user.connections.discard(connection)
         room.members.remove(connection)
@@ -210,13 +226,18 @@ class Conversation(RuleBasedStateMachine):
             since=position, ref="r",
         )  # fmt: skip
         name = name or model.names.get(connection)
-        if connection in here.members:
+        if connection in here.members and (name is None or connection not in here.spectators):
             assert refused == "already_joined"
             return
-        if name is None:
-            assert refused == "bad_username"
-            return
         session = session or model.sessions.get(connection)
+        if name is None:
+            assert refused is None
+            reply = self.talk.inboxes.got[connection][-1]
+            here.spectators[connection] = model.sessions[connection] = session or reply["session"]
+            here.members.append(connection)
+            model.changed[room] = None
+            self._check_reply(reply, connection, here, epoch, since, timestamp, limit)
+            return
         user = here.users.get(name.casefold())
         if user is not None and user.session != session:
             assert refused == "username_taken"
@@ -224,9 +245,15 @@ class Conversation(RuleBasedStateMachine):
         assert refused is None
         reply = self.talk.inboxes.got[connection][-1]
         self._count_in(connection, room, name, session or reply["session"])
-        recovered = epoch == here.epoch and since is not None and since <= len(here.stream)
+        self._check_reply(reply, connection, here, epoch, since, timestamp, limit)
+
+    def _check_reply(
+        self, reply: dict[str, Any], connection: str, room: Room, epoch: str, since: int | None,
+        timestamp: str | None, limit: int,
+    ) -> None:  # fmt: skip
+        recovered = epoch == room.epoch and since is not None and since <= len(room.stream)
         recovered = recovered and (not since or timestamp in (None, TIMESTAMP))
-        self._check_joined(reply, connection, self.model.rooms[room], since if recovered else limit)
+        self._check_joined(reply, connection, room, since if recovered else limit)
         assert reply["recovered"] is recovered
 
     def _count_in(self, connection: str, name: str, username: str, session: str) -> None:
@@ -237,7 +264,10 @@ class Conversation(RuleBasedStateMachine):
             model.announce(name, user, "join")
         user.connections.add(connection)
         model.end_absence(user)
-        room.members.append(connection)
+        if connection in room.spectators:
+            model.lose_spectator(name, connection)
+        else:
+            room.members.append(connection)
         model.names[connection], model.sessions[connection] = user.name, session
 
     def _check_joined(
@@ -245,12 +275,17 @@ class Conversation(RuleBasedStateMachine):
     ) -> None:
         """Expect the reply; only its session and its epoch are the server's choice."""
         room.epoch = room.epoch or reply["epoch"]
+        session = self.model.sessions[connection]
+        shown: dict[str, str | None] = {"user": user_of(session), "username": None}
+        rights = ["read"]
+        if connection not in room.spectators:
+            shown, rights = {**room.user_of(connection).shown()}, ["read", "write"]
         newest = room.messages()[-number:] if number else []
         self.expect(connection, {
             "type": "joined", "room": reply["room"], "ref": "r", "recovered": reply["recovered"],
-            **room.user_of(connection).shown(), "session": self.model.sessions[connection],
-            "epoch": room.epoch, "offset": len(room.stream),
-            "timestamp": TIMESTAMP if room.stream else None, "online": len(room.users),
+            **shown, "session": session, "spectators": len(room.spectators), "rights": rights,
+            "epoch": room.epoch, "offset": len(room.stream), "online": len(room.users),
+            "timestamp": TIMESTAMP if room.stream else None,
             "users": [user.shown() for user in room.users.values()],
             "messages": room.stream[number:] if reply["recovered"] else newest,
         })  # fmt: skip
@@ -289,6 +324,11 @@ class Conversation(RuleBasedStateMachine):
                 assert user.left_in is not None
                 if user.left_in + GRACE_TICKS <= self.model.ticks:
                     self.model.remove(name, user)
+            changed, self.model.changed = self.model.changed, {}
+            for name in changed:
+                room = self.model.rooms[name]
+                numbers = {"online": len(room.users), "spectators": len(room.spectators)}
+                self.model.send(name, {"type": "presence", "room": name, **numbers})
 
     # Publishing
 
@@ -298,7 +338,7 @@ class Conversation(RuleBasedStateMachine):
     )  # fmt: skip
     def message(self, connection: str, room: str | None, text: str, id: str | None) -> None:
         refused = self.run(connection, text=text, room=room, id=id)
-        if (target_room := self._target(connection, room, refused)) is None:
+        if (target_room := self._writable(connection, room, refused)) is None:
             return
         here = self.model.rooms[target_room]
         user = here.user_of(connection)
@@ -327,7 +367,7 @@ class Conversation(RuleBasedStateMachine):
         if kind == "react":
             more = {"emoji": emoji, "remove": remove}
         refused = self.run(connection, type=kind, room=room, offset=offset, ref="r", **more)
-        if (target_room := self._target(connection, room, refused)) is None:
+        if (target_room := self._writable(connection, room, refused)) is None:
             return
         here = self.model.rooms[target_room]
         user, message = here.user_of(connection), here.message(offset)
@@ -352,7 +392,7 @@ class Conversation(RuleBasedStateMachine):
     @rule(connection=connections, room=room_or_none)
     def typing(self, connection: str, room: str | None) -> None:
         refused = self.run(connection, type="typing", room=room)
-        if (target_room := self._target(connection, room, refused)) is not None:
+        if (target_room := self._writable(connection, room, refused)) is not None:
             user = self.model.rooms[target_room].user_of(connection)
             event = {"type": "typing", "room": target_room, **user.shown()}
             self.model.send(target_room, event, excluded=connection)
@@ -382,6 +422,14 @@ class Conversation(RuleBasedStateMachine):
             "messages": page,
         }
         self.expect(connection, event)
+
+    def _writable(self, connection: str, room: str | None, refused: str | None) -> str | None:
+        """The same for a command that a spectator cannot run."""
+        target_room = self.model.target_room(connection, room)
+        if target_room in ROOMS and connection in self.model.rooms[target_room].spectators:
+            assert refused == "forbidden"
+            return None
+        return self._target(connection, room, refused)
 
     def _target(self, connection: str, room: str | None, refused: str | None) -> str | None:
         """The room of a command; None if the command had to be refused, and was."""

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -35,7 +35,9 @@ class Subscriber:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.changes: list[PresenceChange] = []
-        self.known: dict[str, dict[str, str]] = {}
+        self.known: dict[str, Sequence[Member] | None] = {}
+        #: The lists in `presence` events, as names; None if a list has ended.
+        self.lists: list[list[str] | None] = []
 
     def deliver(
         self,
@@ -53,14 +55,17 @@ class Subscriber:
             return
         assert draft_key is None
         self.calls.append((event["type"], event.get("username"), event.get("online")))
+        if event["type"] == "presence" and "users" in event:
+            listed = event["users"]
+            self.lists.append(listed and [user["username"] for user in listed])
         if change is not None:
             self.changes.append(change)
 
     def kept(self, draft_key: Any, offset: int) -> None:
         self.calls.append(("kept", draft_key, offset))
 
-    def know(self, room: str, users: Mapping[str, str]) -> None:
-        self.known[room] = dict(users)
+    def know(self, room: str, users: Sequence[Member] | None) -> None:
+        self.known[room] = users
 
     def expel(self, room: str, user: str, seconds: int) -> None:
         self.calls.append(("expel", user))
@@ -146,6 +151,7 @@ class Rig:
         room: str = "a",
         known: tuple[Member | str, ...] | None = None,
         gathering: bool = True,
+        crowd: bool = False,
     ) -> list[str] | None:
         """Bring a process back with members of one connection each; returns the missed texts."""
 
@@ -160,7 +166,9 @@ class Rig:
                     room,
                     since or self.history.position(room),
                     [(each, 1) for each in members(users)],
-                    members(users if known is None else known),
+                    None
+                    if crowd
+                    else [each for each in members(known or users) if each.name is not None],
                 ),
                 gathering=gathering,
             )
@@ -549,15 +557,17 @@ def crowd(rig: Rig, count: int) -> None:
 
 
 def test_crowd_gets_its_number_once_a_tick(rig: Rig) -> None:
-    """Above 200 users joins and leaves are merged into one `presence` event a tick."""
+    """Above 200 users there is no list any more, and joins and leaves are merged into one
+    `presence` event a tick."""
     crowd(rig, CROWD - 1)
-    rig.join("the last to be announced")
+    assert names(rig.join("the last to be announced"))[-1] == "the last to be announced"
     assert rig.subscriber.news() == [("join", "the last to be announced", CROWD)]
     rig.tick(1)
     assert rig.subscriber.news() == []
     entry = rig.join("first too many")
-    assert len(entry.users) == protocol.MAX_USERS_LISTED
-    assert entry.online == CROWD + 1
+    assert (entry.users, entry.online) == (None, CROWD + 1)
+    assert rig.subscriber.news() == [("presence", None, CROWD + 1)]
+    assert (rig.subscriber.lists, rig.subscriber.known) == ([None], {"a": None})
     rig.join("second too many")
     rig.leave("first too many")
     assert rig.subscriber.news() == []
@@ -565,17 +575,128 @@ def test_crowd_gets_its_number_once_a_tick(rig: Rig) -> None:
     assert rig.subscriber.news() == [("presence", None, CROWD + 1)]
     rig.tick(1)
     assert rig.subscriber.news() == []
+    assert rig.subscriber.lists == [None]
 
 
-def test_shrinking_crowd_gets_names_again(rig: Rig) -> None:
-    """At 200 users and below each leave is announced with the right number."""
+def test_shrinking_crowd_gets_its_list_again(rig: Rig) -> None:
+    """At 200 users and below the next tick brings the whole list, and then each leave is
+    announced."""
     crowd(rig, CROWD + 2)
     rig.leave("u1")
-    assert rig.subscriber.news() == []
     rig.leave("u2")
-    assert rig.subscriber.news() == [("leave", "u2", CROWD)]
+    assert rig.join("u3").users is None
     rig.tick(1)
     assert rig.subscriber.news() == [("presence", None, CROWD)]
+    assert rig.subscriber.lists == [None, rig.names()]
+    assert rig.subscriber.known["a"] == rig.rooms.users("a").members()
+    rig.leave("u4")
+    assert rig.subscriber.news() == [("leave", "u4", CROWD - 1)]
+    rig.tick(1)
+    assert rig.subscriber.news() == []
+
+
+def test_list_is_sent_at_most_once_a_tick(rig: Rig) -> None:
+    """Users who come and go at the limit cannot have lists sent faster."""
+    crowd(rig, CROWD)
+    for _ in range(5):
+        rig.join("one too many")
+        rig.leave("one too many")
+    assert rig.subscriber.lists == [None]
+    rig.tick(1)
+    assert rig.subscriber.lists == [None, rig.names()]
+
+
+@pytest.mark.parametrize("gathering", [False, True])
+def test_process_is_told_whether_there_is_a_list(rig: Rig, gathering: bool) -> None:
+    """Its members may have missed the begin or the end of a crowd."""
+    rig.join("Bob")
+    rig.restore(rig.other, "Alice", crowd=True, gathering=gathering)
+    rig.tick(1)
+    assert rig.other.lists[-1] == ["Bob", "Alice"]
+    crowd(rig, CROWD)
+    third = Subscriber()
+    rig.restore(third, "Eve", known=("Eve", "Alice"), gathering=gathering)
+    assert third.lists == [None]
+    assert third.known == {"a": None}
+
+
+# Spectators
+
+
+def spectate(rig: Rig, *, by: str = "Zoe", subscriber: Subscriber | None = None) -> Entry:
+    return rig.join(spectator(by), subscriber=subscriber)
+
+
+def spectator(by: str = "Zoe") -> Member:
+    return Member(None, member(by).user)
+
+
+def test_spectator_is_counted_and_not_listed(rig: Rig) -> None:
+    """The members hear of the number once a tick, and of no user."""
+    rig.join("Bob")
+    entry = spectate(rig)
+    assert (entry.member, names(entry)) == (spectator(), ["Bob"])
+    assert (entry.online, entry.spectators) == (1, 1)
+    assert spectate(rig, by="Yan").spectators == 2
+    assert rig.subscriber.news() == []
+    rig.tick(1)
+    assert rig.subscriber.news() == [("presence", None, 1)]
+    assert rig.subscriber.lists == []
+    assert (rig.rooms.user_count, rig.rooms.spectator_count) == (1, 2)
+    rig.rooms.lose(rig.subscriber, "a", spectator())
+    rig.tick(1)
+    assert rig.subscriber.news() == [("presence", None, 1)]
+    assert rig.rooms.spectator_count == 1
+
+
+def test_room_with_only_a_spectator_exists(rig: Rig) -> None:
+    """Publications are delivered to it, and it is gone with the last spectator."""
+    spectate(rig, subscriber=rig.other)
+    rig.join("Bob")
+    rig.leave("Bob")
+    rig.publish(draft())
+    assert rig.other.news()[-1][0] == "publication"
+    assert rig.rooms.room_count == 1
+    rig.rooms.lose(rig.other, "a", spectator())
+    assert rig.rooms.room_count == 0
+
+
+def test_spectators_of_a_process_are_restored(rig: Rig) -> None:
+    """They are counted again, and the members hear of the number."""
+    assert rig.restore(rig.subscriber, "Alice", spectator()) == []
+    assert rig.names() == ["Alice"]
+    assert rig.rooms.spectator_count == 1
+    rig.tick(1)
+    assert rig.subscriber.news() == [("presence", None, 1)]
+    assert rig.restore(rig.other, spectator("Yan")) == []
+    assert rig.rooms.spectator_count == 2
+
+
+def test_removed_user_cannot_be_a_spectator(rig: Rig) -> None:
+    """A user who only reads can be removed by their id, and stays out under any name."""
+    rig.join("Bob")
+    spectate(rig)
+    removal = Removal("a", spectator().user, None, 60, "Bob")
+    assert at_once(rig.rooms.remove(removal)) == spectator()
+    assert ("expel", spectator().user) in rig.subscriber.news()
+    rig.rooms.lose(rig.subscriber, "a", spectator())
+    for name in ("Zoe", None):
+        with pytest.raises(CommandError) as caught:
+            rig.join(Member(name, spectator().user))
+        assert caught.value.code == ErrorCode.FORBIDDEN
+    assert rig.restore(rig.other, spectator()) == []
+    assert rig.other.news()[-1] == ("expel", spectator().user)
+
+
+def test_connections_of_spectators_count_for_the_price(rig: Rig) -> None:
+    """A message is sent to them as well."""
+    rig.join("Bob")
+    for _ in range(1000):
+        spectate(rig)
+    assert rig.rooms._rooms["a"].price == 2
+
+
+# Losses in crowds
 
 
 def test_crowd_gets_losses_as_a_number(rig: Rig) -> None:
@@ -727,7 +848,7 @@ def test_join_during_a_process_absence_is_announced_to_it(rig: Rig) -> None:
 def test_restored_crowd_gets_its_number(rig: Rig) -> None:
     """A process that comes back to a crowd gets the number and no names."""
     crowd(rig, CROWD + 1)
-    rig.restore(rig.other, "Alice")
+    rig.restore(rig.other, "Alice", crowd=True)
     assert rig.other.news() == rig.subscriber.news() == []
     rig.tick(1)
     assert rig.other.news() == rig.subscriber.news() == [("presence", None, CROWD + 2)]

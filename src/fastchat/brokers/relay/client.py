@@ -377,7 +377,7 @@ class RelayBroker:
 
     def _on_know(self, record: records.Know) -> None:
         if (room := self._rooms.get(record.room)) is not None:
-            room.known = dict(record.users)
+            room.know(record.users)
 
     def _on_hole(self, name: str) -> None:
         logger.error("publications of a room are missing; closing its members' connections")

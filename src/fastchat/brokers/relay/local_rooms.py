@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import orjson
 
@@ -20,8 +20,8 @@ class LocalRoom:
     `epoch` and `offset` are the position of the last publication that was delivered here. `newest`
     is its payload; until one is delivered, `timestamp` is that of the publication at `offset`.
     `members` are the members in this process, each with the number of its connections. `known` are
-    the names that these members have been informed of, with their ids. `pending` is the number
-    of drafts and leaves without a reply.
+    the users that these members have been informed of; None in a crowd. `pending` is the number of
+    drafts and leaves without a reply.
     """
 
     __slots__ = ("epoch", "known", "members", "newest", "offset", "pending", "timestamp")
@@ -29,7 +29,7 @@ class LocalRoom:
     def __init__(self, position: Position) -> None:
         self.start(position)
         self.members: dict[Member, int] = {}
-        self.known: dict[str, str] = {}
+        self.known: dict[Member, None] | None = {}
         self.pending = 0
 
     def start(self, position: Position) -> None:
@@ -54,14 +54,20 @@ class LocalRoom:
 
         A new relay can announce a user whom an earlier relay has announced.
         """
-        came, (name, user) = change
+        came, member = change
+        if self.known is None:
+            return True
         if came:
-            if self.known.get(name) == user:
+            if member in self.known:
                 return False
-            self.known[name] = user
+            self.known[member] = None
         else:
-            self.known.pop(name, None)
+            self.known.pop(member, None)
         return True
+
+    def know(self, users: Sequence[Member] | None) -> None:
+        """Note which users the members know of from now on."""
+        self.known = None if users is None else dict.fromkeys(users)
 
 
 class LocalRooms(dict[str, LocalRoom]):
@@ -77,7 +83,7 @@ class LocalRooms(dict[str, LocalRoom]):
             # The room exists only because a draft or a leave is pending. Without members, the
             # worker did not receive its publications, so the stream starts anew.
             room.start(position)
-        room.known = dict(reply.known)
+        room.know(reply.entry.users)
         room.members[member] = room.members.get(member, 0) + 1
 
     def settle(self, name: str, room: LocalRoom | None) -> None:
@@ -100,5 +106,5 @@ class LocalRooms(dict[str, LocalRoom]):
                 name,
                 room.position(),
                 list(room.members.items()),
-                [Member(*each) for each in room.known.items()],
+                None if room.known is None else list(room.known),
             )

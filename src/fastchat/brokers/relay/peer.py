@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Protocol, assert_never, cast
 
 from fastchat.brokers.relay import records
@@ -191,7 +191,7 @@ class Peer(asyncio.Protocol):
         else:
             self._say(records.Answer(draft_number, Refusal.of(outcome)))
 
-    def know(self, room: str, users: Mapping[str, str]) -> None:
+    def know(self, room: str, users: Sequence[Member] | None) -> None:
         self._say(records.Know(room, users))
 
     def expel(self, room: str, user: str, seconds: int) -> None:
@@ -330,7 +330,7 @@ class Peer(asyncio.Protocol):
 
         def enter(entry: Entry) -> None:
             self._members.setdefault(room, Counter())[entry.member] += 1
-            self._say(records.Joined(record.number, room, entry, self._rooms.known(room)))
+            self._say(records.Joined(record.number, room, entry))
 
         try:
             _check_deadline(record.deadline)

@@ -99,6 +99,7 @@ class Relay:
         own = self._metrics.snapshot(
             rooms=self.rooms.room_count,
             users=self.rooms.user_count,
+            spectators=self.rooms.spectator_count,
             history_writable=int(self.rooms.fault is None),
         )
         reports = {peer.name: peer.report for peer in self._peers if peer.report is not None}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastchat.auth import Authenticator
+from fastchat.auth import GUEST_RIGHTS, Authenticator, Right
 from fastchat.brokers import Broker, Pages, Presence
 from fastchat.brokers.memory import MemoryBroker
 from fastchat.brokers.relay.client import RelayBroker
@@ -157,7 +157,7 @@ def build_clustered(
 
 
 def open_authenticator(settings: Settings) -> Authenticator | None:
-    """The authenticator that the settings ask for; None where anybody can join.
+    """The authenticator that the settings ask for; None if the server accepts no tokens.
 
     Raises SettingError when a key cannot be used.
     """
@@ -167,7 +167,10 @@ def open_authenticator(settings: Settings) -> Authenticator | None:
     from fastchat.auth.tokens import TokenAuthenticator
 
     return TokenAuthenticator(
-        settings.jwt_key_file, audience=settings.jwt_audience, issuer=settings.jwt_issuer
+        settings.jwt_key_file,
+        audience=settings.jwt_audience,
+        issuer=settings.jwt_issuer,
+        user_claim=settings.jwt_user_claim,
     )
 
 
@@ -265,6 +268,9 @@ def _build_worker(
         new_secret=new_secret,
         metrics=base.metrics,
         authenticator=base.authenticator,
+        admits_guests=settings.auth != "jwt",
+        guest_rights=GUEST_RIGHTS if settings.guest_rights == "write" else frozenset({Right.READ}),
+        admits_spectators=settings.spectators == "on",
         max_rooms=settings.max_connection_rooms,
         incoming_files=base.incoming_files,
         max_chunk_bytes=settings.max_message_bytes,

@@ -22,6 +22,7 @@ __all__ = [
     "expect_flag",
     "expect_list",
     "expect_member",
+    "expect_members",
     "expect_natural",
     "expect_null",
     "expect_object",
@@ -30,7 +31,6 @@ __all__ = [
     "expect_rows",
     "expect_seconds",
     "expect_text",
-    "expect_texts_by_name",
 ]
 
 #: The counters of a process, as `fastchat.metrics.Metrics.snapshot` returns them.
@@ -62,13 +62,6 @@ def expect_object(value: Any) -> dict[str, Any]:
     if type(value) is not dict:
         raise _unexpected("an object", value)
     return value
-
-
-def expect_texts_by_name(value: Any) -> dict[str, str]:
-    texts = expect_object(value)
-    for text in texts.values():
-        expect_text(text)
-    return texts
 
 
 def expect_text(value: Any) -> str:
@@ -118,7 +111,12 @@ def expect_choice(choices: type[Choice], value: Any) -> Choice:
 
 def expect_member(value: Any) -> Member:
     name, user = expect_fields(value, 2)
-    return Member(expect_text(name), expect_text(user))
+    return Member(None if name is None else expect_text(name), expect_text(user))
+
+
+def expect_members(value: Any) -> list[Member] | None:
+    """A list of members, or null."""
+    return None if value is None else [expect_member(each) for each in expect_list(value)]
 
 
 def expect_position(value: Any) -> Position:

@@ -12,13 +12,13 @@ from fastchat.brokers.relay.records.fields import (
     expect_flag,
     expect_list,
     expect_member,
+    expect_members,
     expect_natural,
     expect_null,
     expect_object,
     expect_position,
     expect_seconds,
     expect_text,
-    expect_texts_by_name,
 )
 from fastchat.brokers.relay.wire import BadRecord, RecordKind, pack
 from fastchat.errors import CommandError, ErrorCode
@@ -208,13 +208,13 @@ class Answer(NamedTuple):
 
 
 class Know(NamedTuple):
-    """The names and ids of the users that the members of a room know of from now on.
+    """The users that the members of a room know of from now on.
 
-    Head: [room, {name: user, ...}].
+    Head: [room, [member, ...] or null]. It is null in a crowd.
     """
 
     room: str
-    users: Mapping[str, str]
+    users: Sequence[Member] | None
 
     def encode(self) -> bytes:
         return pack(RecordKind.KNOW, self)
@@ -222,7 +222,7 @@ class Know(NamedTuple):
     @classmethod
     def decode(cls, head: Any, tail: bytes) -> Self:
         room, users = expect_fields(head, 2)
-        return cls(expect_text(room), expect_texts_by_name(users))
+        return cls(expect_text(room), expect_members(users))
 
 
 class Expel(NamedTuple):
@@ -264,19 +264,18 @@ class Lost(NamedTuple):
 
 
 class Joined(NamedTuple):
-    """The reply to JOIN: the entry, and the users that the member knows of from now on.
+    """The reply to JOIN: the entry.
 
-    Head: [number, {room, member, position, recovered, users, online, known, sizes}]; `known` is
-    {name: user, ...}. Tail: the payloads, one after the other, of these sizes in bytes.
+    Head: [number, {room, member, position, recovered, users, online, spectators, sizes}]; `users`
+    is null in a crowd. Tail: the payloads, one after the other, of these sizes in bytes.
     """
 
     number: int
     room: str
     entry: Entry
-    known: Mapping[str, str]
 
     def encode(self) -> bytes:
-        member, position, payloads, recovered, users, online = self.entry
+        member, position, payloads, recovered, users, online, spectators = self.entry
         answer = {
             "room": self.room,
             "member": member,
@@ -284,7 +283,7 @@ class Joined(NamedTuple):
             "recovered": recovered,
             "users": users,
             "online": online,
-            "known": self.known,
+            "spectators": spectators,
             "sizes": [len(payload) for payload in payloads],
         }
         return pack(RecordKind.JOINED, [self.number, answer], payloads)
@@ -298,15 +297,11 @@ class Joined(NamedTuple):
             expect_position(get("position")),
             _payloads(tail, get("sizes")),
             expect_flag(get("recovered")),
-            [expect_member(each) for each in expect_list(get("users"))],
+            expect_members(get("users")),
             expect_natural(get("online")),
+            expect_natural(get("spectators")),
         )
-        return cls(
-            expect_natural(number),
-            expect_text(get("room")),
-            entry,
-            expect_texts_by_name(get("known")),
-        )
+        return cls(expect_natural(number), expect_text(get("room")), entry)
 
 
 class Left(NamedTuple):

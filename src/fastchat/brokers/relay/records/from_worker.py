@@ -12,6 +12,7 @@ from fastchat.brokers.relay.records.fields import (
     expect_flag,
     expect_list,
     expect_member,
+    expect_members,
     expect_natural,
     expect_null,
     expect_object,
@@ -93,16 +94,17 @@ class Hello(NamedTuple):
 class Restore(NamedTuple):
     """A room in which the worker has members, or drafts or leaves without an answer.
 
-    Head: [room, [epoch, offset, timestamp], [[member, connections], ...], [member, ...]]. The
-    position is that of the last publication that the worker received. `members` are the members in
-    this worker, each with the number of its connections. `known` are the users that these members
-    have been informed of.
+    Head: [room, [epoch, offset, timestamp], [[member, connections], ...], [member, ...] or null].
+    The position is that of the last publication that the worker received. `members` are the members
+    in this worker, each with the number of its connections. `known` are the users that these
+    members have been informed of; it is null in a crowd. The name of a member is null if it is a
+    spectator.
     """
 
     room: str
     position: Position
     members: Sequence[tuple[Member, int]]
-    known: Sequence[Member]
+    known: Sequence[Member] | None
 
     def encode(self) -> bytes:
         return pack(RecordKind.RESTORE, self)
@@ -117,7 +119,7 @@ class Restore(NamedTuple):
                 (expect_member(each), expect_positive(count))
                 for each, count in expect_rows(members, 2)
             ],
-            [Member(expect_text(name), expect_text(user)) for name, user in expect_rows(known, 2)],
+            expect_members(known),
         )
 
 
@@ -254,8 +256,8 @@ class Tell(NamedTuple):
 class Join(NamedTuple):
     """A request to count a member in. The reply is JOINED.
 
-    Head: [number, deadline, room, name, credential, since, limit, address, connection]. The last
-    seven fields are an Entrance; `since` is [epoch, offset, timestamp] or null.
+    Head: [number, deadline, room, name or null, credential, since, limit, address, connection].
+    The last seven fields are an Entrance; `since` is [epoch, offset, timestamp] or null.
     """
 
     number: int
@@ -271,7 +273,7 @@ class Join(NamedTuple):
         limit, address, connection = rest
         entrance = Entrance(
             expect_text(room),
-            expect_text(name),
+            None if name is None else expect_text(name),
             expect_text(credential),
             None if since is None else expect_position(since),
             expect_natural(limit),
