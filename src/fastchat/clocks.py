@@ -33,7 +33,8 @@ class AgeClock:
     nothing is deleted too early, and everything at most `window_s` seconds too late.
 
     The clock learns of a step when it is called. So it must be called about once a second, or the
-    records between two steps can look older. Threads can share it.
+    records between two steps can look older. `on_step` is then called with the seconds by which
+    `wall` was set forward. Threads can share the clock.
     """
 
     def __init__(
@@ -42,8 +43,10 @@ class AgeClock:
         *,
         wall: Callable[[], float] = time.time,
         steady: Callable[[], float] = steady,
+        on_step: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         self._window_s = window_s
+        self._on_step = on_step
         self._wall = wall
         self._steady = steady
         #: By how much `wall` was ahead of `steady`, and since when (by `steady`), oldest first.
@@ -56,6 +59,10 @@ class AgeClock:
             lead = self._wall() - now
             while len(self._leads) > 1 and self._leads[1][0] <= now - self._window_s:
                 self._leads.popleft()  # all records from its time are older than the window
-            if not self._leads or abs(lead - self._leads[-1][1]) > _STEP_S:
+            step_s = lead - self._leads[-1][1] if self._leads else 0.0
+            if not self._leads or abs(step_s) > _STEP_S:
                 self._leads.append((now, lead))
-            return now + min(lead, *(each for _, each in self._leads))
+            ages_from = now + min(lead, *(each for _, each in self._leads))
+        if abs(step_s) > _STEP_S:
+            self._on_step(step_s)
+        return ages_from

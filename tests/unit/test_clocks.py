@@ -17,7 +17,10 @@ class Machine:
     def __init__(self, window_s: float = HOUR_S, lead_s: float = 0.0) -> None:
         self.uptime_s = 1000.0
         self.lead_s = lead_s
-        self.ages = AgeClock(window_s, wall=self.wall, steady=lambda: self.uptime_s)
+        self.steps: list[float] = []
+        self.ages = AgeClock(
+            window_s, wall=self.wall, steady=lambda: self.uptime_s, on_step=self.steps.append
+        )
         self.ages()
 
     def wall(self) -> float:
@@ -51,6 +54,15 @@ def test_record_is_not_older_than_it_is_after_the_clock_was_set(lead_s: float) -
     machine.run(10)
     assert machine.age(before) <= 20
     assert machine.age(after) <= 10
+
+
+def test_each_step_is_reported_once() -> None:
+    """Also a step back to a time that the clock had before."""
+    machine = Machine()
+    for lead_s in (0.0, 0.5, 3 * HOUR_S, 3 * HOUR_S, 0.0):
+        machine.lead_s = lead_s
+        machine.run(10)
+    assert machine.steps == [3 * HOUR_S, -3 * HOUR_S]
 
 
 def test_age_is_exact_again_after_the_window() -> None:

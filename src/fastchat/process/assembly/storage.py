@@ -140,7 +140,9 @@ def open_history(
         clock=time.time,
         # Both the history and the retention use it. Their shorter times are those of ids and of
         # files without a message.
-        ages=AgeClock(max(settings.history_max_age, REMEMBER_IDS_S, UNLINKED_LIFETIME_S)),
+        ages=AgeClock(
+            max(settings.history_max_age, REMEMBER_IDS_S, UNLINKED_LIFETIME_S), on_step=_log_step
+        ),
     )
     if is_open_to_others(directory):
         logger.warning(
@@ -201,6 +203,14 @@ def open_retention(
 
 def _keeps_files(settings: Settings) -> bool:
     return settings.files != "off" and settings.history == "sqlite"
+
+
+def _log_step(seconds: float) -> None:
+    logger.warning(
+        "the clock of this machine was set %s by %.0f s; nothing is deleted early because of that",
+        "forward" if seconds > 0 else "back",
+        abs(seconds),
+    )
 
 
 def new_secret() -> str:
