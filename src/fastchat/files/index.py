@@ -45,6 +45,7 @@ from fastchat.files.schema import INDEX
 __all__ = [
     "FILE_NAME",
     "FOLDER",
+    "ORPHANED",
     "TICKET_S",
     "UNLINKED_LIFETIME_S",
     "Announced",
@@ -56,6 +57,8 @@ __all__ = [
 #: The folder of all files, in the data directory.
 FOLDER = "files"
 FILE_NAME = "index.sqlite3"
+#: The `epoch` of an orphan (`fastchat.files.orphans`). No stream has it.
+ORPHANED = ""
 #: A ticket is valid for this long, from the announcement of a file to its first byte. Meanwhile,
 #: the announcement counts against its user's quota.
 TICKET_S = 600.0
@@ -95,7 +98,7 @@ class FileRecord(NamedTuple):
 
     `uploaded` is when the file was last sent, in seconds since 1970. `linked` is whether a message
     has linked to it since then. A message with a link is at `offset` of the stream `epoch`; they
-    are None if none is known.
+    are None if none is known. `epoch` is `ORPHANED` if that stream is gone.
     """
 
     id: str
@@ -374,6 +377,18 @@ class Index:
             db.execute(
                 "UPDATE files SET linked = 1, epoch = ?, offset = ? WHERE id = ? AND uploaded = ?",
                 (epoch, offset, record.id, record.uploaded),
+            )
+
+    def mark_orphan(self, record: FileRecord) -> None:
+        """Note that the stream of the message that linked to a file is not there any more.
+
+        The file is an orphan from now on, whatever is published later, until a message links to it
+        again. Nothing changes if the file was sent again since its row was read.
+        """
+        with self._writing() as db:
+            db.execute(
+                "UPDATE files SET epoch = ? WHERE id = ? AND uploaded = ?",
+                (ORPHANED, record.id, record.uploaded),
             )
 
     def mark_all_linked(self, links: Mapping[tuple[str, str], Link]) -> None:

@@ -3,7 +3,8 @@
 An orphan is
 
 * a file of the index to which a message has linked, if no message links to it now and the stream
-  of that message is not there any more: the history was lost, restored, replaced or imported;
+  of that message is not there any more: the history was lost, restored, replaced or imported. The
+  index notes that, because an imported stream can reach the offset of the lost message again;
 * a content that is not in the index (a stray): the index was lost or restored, or the machine lost
   what it had not written yet.
 

@@ -41,7 +41,7 @@ from typing import NamedTuple
 
 from fastchat.errors import FilesError, HistoryError, SettingError
 from fastchat.files.contents import Contents
-from fastchat.files.index import FOLDER, UNLINKED_LIFETIME_S, Index, Link
+from fastchat.files.index import FOLDER, ORPHANED, UNLINKED_LIFETIME_S, Index, Link
 from fastchat.files.links import ids_in
 from fastchat.files.orphans import is_orphan, linked_by, strays
 from fastchat.files.space import Space, reserved_for_messages, space_of
@@ -305,6 +305,8 @@ class Retention(threading.Thread):
                     self._index.mark_linked(record, stream.epoch, linked[record.id])
             elif is_orphan(record, stream, old) and record.id not in lost:
                 self._orphans[room].add(record.id)
+                if record.epoch not in (None, ORPHANED):
+                    self._index.mark_orphan(record)
             elif record.linked or record.uploaded <= old:
                 deleted += self._index.delete(record, self._contents.remove)
         self._swept_streams[room] = stream

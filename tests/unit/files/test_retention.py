@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import shutil
 import signal
 import subprocess
@@ -27,6 +28,7 @@ from fastchat.files.retention import (
     LinkChanges,
     Retention,
 )
+from fastchat.history import transfer
 from fastchat.history.reader import HistoryReader
 from fastchat.history.sqlite import SqliteHistory
 from fastchat.metrics import Metrics
@@ -609,6 +611,30 @@ async def test_files_stay_that_are_newer_than_a_restored_history(directory: Data
         directory.say(f"again {new.link}")
         directory.sweep()
         assert directory.metrics.orphaned_files == 0
+
+
+@on_loop
+async def test_files_stay_that_are_newer_than_an_imported_history(directory: DataDirectory) -> None:
+    """An older export has the same epoch, and new messages reach the offset of the lost one."""
+    async with opened_store(directory.data, clock=directory.clock) as store:
+        directory.say("first")
+        export = io.BytesIO()
+        transfer.export_rooms(directory.data, None, export)
+        file = await put(store, b"one", room="a")
+        directory.say("second")
+        directory.say(file.link)
+        directory.sweep()
+        directory.history.close()
+        for path in directory.data.glob("history.*"):
+            path.unlink()
+        lines = io.BytesIO(export.getvalue().replace(b'"user Alice"', b'"u_alice"'))
+        transfer.import_rooms(directory.data, lines, "the export", "a")
+        directory.restart()
+        for number in range(5):
+            directory.sweep(after_s=2 * UNLINKED_LIFETIME_S)
+            directory.say(f"{number} after the import")
+        assert directory.has(file)
+        assert directory.metrics.orphaned_files == 1
 
 
 @on_loop
