@@ -197,5 +197,10 @@ def seen(fields: Mapping[str, Any]) -> Seen:
         fields.get("text", ""),
         fields.get("edited"),
         bool(fields.get("deleted")),
-        tuple(sorted((emoji, tuple(names)) for emoji, names in reactions.items())),
+        tuple(
+            sorted(
+                (emoji, tuple(each["username"] for each in reactors))
+                for emoji, reactors in reactions.items()
+            )
+        ),
     )

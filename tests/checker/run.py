@@ -285,7 +285,10 @@ def _read_file(file: Path) -> dict[str, tuple[Seen, ...]]:
                 "remove": remove,
                 "edited": edited,
                 "deleted": deleted,
-                "reactions": orjson.loads(reactions) if reactions else None,
+                "reactions": {
+                    emoji: [{"username": name} for _, name in reactors]
+                    for emoji, reactors in orjson.loads(reactions or "{}").items()
+                },
             }
             rooms.setdefault(room, []).append(seen(fields))
     return {room: tuple(rows) for room, rows in rooms.items()}

@@ -16,7 +16,8 @@ from fastchat.cli import main
 from support.raw_websocket import Client, connected
 from support.server import Server, running_server
 
-Positions = dict[str, dict[str, Any]]
+#: Of all clients, so that they can come back under their names at once.
+SESSION = "a-session-of-all-clients"
 
 
 @pytest.fixture(params=["1", "2"], ids=["one process", "two workers"])
@@ -47,13 +48,13 @@ def join(
 ) -> dict[str, Any]:
     """Join with a position; returns the reply."""
     with connected(server.port) as client:
-        return client.join(username="Reader", room=room, since=since)
+        return client.join(username="Reader", session=SESSION, room=room, since=since)
 
 
 def talk(server: Server, *texts: str) -> dict[str, Any]:
     """Say something in the lobby; returns the position after it."""
     with connected(server.port) as client:
-        client.join(username="Writer")
+        client.join(username="Writer", session=SESSION)
         say(client, *texts)
     return position_of(join(server))
 
