@@ -6,6 +6,7 @@
     ├── Violation        the client's fault: the connection is closed with a close code
     ├── OutputError      standard output cannot be written to: one sentence, exit status 1
     ├── HistoryError     the disk's fault: clients that publish or read get `unavailable`
+    │   └── HistoryAwayError  the same, because the file is not in its directory any more
     └── FilesError       the disk's fault: clients that share or download a file get 503
 
 A fault of our own is no FastchatError: it is logged with its traceback, and the client gets 1011
@@ -23,6 +24,7 @@ __all__ = [
     "ErrorCode",
     "FastchatError",
     "FilesError",
+    "HistoryAwayError",
     "HistoryError",
     "OutputError",
     "SettingError",
@@ -169,6 +171,10 @@ class CommandError(FastchatError):
 
 class HistoryError(FastchatError):
     """The history could not be written or read. Nothing has changed; a retry can succeed."""
+
+
+class HistoryAwayError(HistoryError):
+    """The file of the history is not in its directory any more. It can come back."""
 
 
 class FilesError(FastchatError):

@@ -174,6 +174,39 @@ def test_nothing_is_confirmed_while_the_history_is_away(
 
 
 @BOTH
+def test_directory_in_place_of_another_stays_as_it_is(tmp_path: Path, workers: str) -> None:
+    """If another directory is in the place of the data directory, the server neither writes into it
+    nor creates its socket there, and uses none of its files."""
+    probed = Probed(tmp_path / "data", "--workers", workers)
+    with probed.running() as server, connected(server.port) as alice:
+        alice.join(username="Alice")
+        assert say(alice, "before")["type"] == "message"
+        replaced(probed.directory)
+        paths = sorted(probed.directory.rglob("*"))
+        before = {path: (path.stat(), path.is_file() and path.read_bytes()) for path in paths}
+        wait_until(lambda: not probed.is_ready)
+        assert say(alice, "away")["code"] == "unavailable"
+        for command in (
+            {"type": "search", "query": "before"},
+            {"type": "upload", "name": "a.txt", "size": 7},
+        ):
+            alice.send({**command, "ref": "refused"})
+            while (answer := alice.receive()).get("ref") != "refused":
+                pass
+            assert answer["code"] == "unavailable"
+        time.sleep(2.5)  # the socket is looked after once a second
+        assert sorted(probed.directory.rglob("*")) == paths
+        assert server.stop() == 0
+    after = {path: (path.stat(), path.is_file() and path.read_bytes()) for path in paths}
+    assert {path: found[1] for path, found in after.items()} == {
+        path: found[1] for path, found in before.items()
+    }
+    assert {path: found[0].st_mtime_ns for path, found in after.items()} == {
+        path: found[0].st_mtime_ns for path, found in before.items()
+    }
+
+
+@BOTH
 def test_removed_directory_is_noticed_without_a_message(tmp_path: Path, workers: str) -> None:
     """If the data directory is removed, the server says so within seconds, even if nobody sends
     anything; nothing is confirmed, and nothing is created in place of the directory."""

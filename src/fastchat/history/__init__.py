@@ -71,6 +71,7 @@ class History(Protocol):
     def check(self) -> None:
         """Raise HistoryError if `append` would fail because of the disk or its directory.
 
+        It is a HistoryAwayError if the file is not in its directory any more.
         The owner calls it about once a second. It costs about 10 µs, or that of an append if the
         last one has failed.
         """

@@ -15,7 +15,7 @@ import apsw
 
 from fastchat.database import open_to_write, transaction
 from fastchat.directory import Displaced, Watch, make_private
-from fastchat.errors import HistoryError, SettingError
+from fastchat.errors import HistoryAwayError, SettingError
 from fastchat.history.checkpoints import WORTH_IT_BYTES
 from fastchat.history.continuity import Continuity
 from fastchat.history.schema import HISTORY
@@ -138,7 +138,7 @@ class Guard:
         os.close(self._lock)
 
     def check(self) -> None:
-        """Raise HistoryError if the open files are not those in the directory any more.
+        """Raise HistoryAwayError if the open files are not those in the directory any more.
 
         It usually costs one `stat`. If only the file of the lock is missing, it is created and
         locked again.
@@ -153,7 +153,7 @@ class Guard:
                 self._watch.compare()
             except Displaced as displaced:
                 if displaced.path != self._file:
-                    raise HistoryError(str(displaced)) from None
+                    raise HistoryAwayError(str(displaced)) from None
                 self._lock_again(displaced)
 
     def _new_watch(self) -> Watch:
@@ -174,7 +174,7 @@ class Guard:
                 os.close(descriptor)
                 raise
         except OSError:
-            raise HistoryError(str(displaced)) from None
+            raise HistoryAwayError(str(displaced)) from None
         self.close()
         self._lock, self._watch = descriptor, watch
         self._on_lock(descriptor)

@@ -100,7 +100,8 @@ class Standalone:
 
     def tick(self) -> None:
         """Look after the socket; there is no supervisor and no relay to report to."""
-        self._status.check()
+        if not self._components.rooms.is_away:  # a directory that is not ours gets no socket
+            self._status.check()
 
     async def end(self) -> None:
         async with contextlib.AsyncExitStack() as ends:  # if one fails, the others still run

@@ -44,7 +44,8 @@ class Removals:
         self._steady = steady or clock
         self._file = file
         self._user_of = user_of
-        self._is_saved = True
+        self._is_saved = True  # whether the file has all removals
+        self._is_failing = False
         self._until_s: dict[tuple[str, str], float] = {}  # by `steady`
         if file is not None:
             self._read(file)
@@ -52,19 +53,42 @@ class Removals:
     def __len__(self) -> int:
         return len(self._until_s)
 
-    def add(self, room: str, user: str, seconds: int) -> None:
-        """Keep a user out for so many seconds from now, even if a longer time was set before."""
+    def add(self, room: str, user: str, seconds: int, *, save: bool = True) -> None:
+        """Keep a user out for so many seconds from now, even if a longer time was set before.
+
+        Without `save`, the next `tick` writes the file.
+        """
         now = self._steady()
         self._until_s = {who: end for who, end in self._until_s.items() if end > now}
         self._until_s[room, user] = now + seconds
         if len(self._until_s) > MAX_REMOVALS:
             del self._until_s[min(self._until_s, key=self._until_s.__getitem__)]
-        self._save()
+        self._is_saved = False
+        if save:
+            self.tick()
 
     def tick(self) -> None:
-        """Write the file again if that has failed; to be called once a second."""
-        if not self._is_saved:
-            self._save()
+        """Write the file if it lacks a removal; to be called once a second.
+
+        The log says once that this fails, and once that it works again.
+        """
+        if self._is_saved or self._file is None:
+            return
+        try:
+            self._write(self._file)
+        except OSError as error:
+            if not self._is_failing:
+                logger.error(
+                    "%s cannot be written, and a restart would lose removals; will retry: %s",
+                    self._file,
+                    error.strerror,
+                )
+            self._is_failing = True
+            return
+        if self._is_failing:
+            logger.info("%s is written again", self._file)
+        self._is_failing = False
+        self._is_saved = True
 
     def remaining_s(self, room: str, user: str) -> float:
         """The seconds for which a user must still stay out; 0 if the user can come in."""
@@ -92,25 +116,6 @@ class Removals:
             ) from None
         except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
             logger.exception("%s cannot be read; the removals in it are lost", file)
-
-    def _save(self) -> None:
-        """Write the file. The log says once that this fails, and once that it works again."""
-        if self._file is None:
-            return
-        try:
-            self._write(self._file)
-        except OSError as error:
-            if self._is_saved:
-                logger.error(
-                    "%s cannot be written, and a restart would lose removals; will retry: %s",
-                    self._file,
-                    error.strerror,
-                )
-            self._is_saved = False
-        else:
-            if not self._is_saved:
-                logger.info("%s is written again", self._file)
-            self._is_saved = True
 
     def _write(self, file: Path) -> None:
         ahead_s = self._clock() - self._steady()

@@ -112,6 +112,11 @@ class Rooms:
         """Why publications cannot be stored at the moment, for an operator; None if they can."""
         return self._storage.fault
 
+    @property
+    def is_away(self) -> bool:
+        """Whether the history is not in its directory: then nothing in that may be changed."""
+        return self._storage.is_away
+
     # Publishing
 
     def publish(self, subscriber: Subscriber, draft_key: Any, draft: Draft) -> None:
@@ -259,7 +264,8 @@ class Rooms:
         if room is None or member is None:
             raise CommandError(ErrorCode.NOT_FOUND, "This user is not in the room.")
         if seconds:
-            self._removals.add(name, member.user, seconds)
+            # Another directory in the place of ours stays as it is.
+            self._removals.add(name, member.user, seconds, save=not self.is_away)
         moderation.info("%r removed %r (%s) from %s for %d s", moderator, *member, name, seconds)
         subscribers = tuple(room.subscribers)
         for user in room.roster.find_all(member.user):
@@ -301,8 +307,9 @@ class Rooms:
         if self._limits is not None:
             self._limits.sweep()
         self._members.tick()
-        self._removals.tick()
         self._storage.tick()
+        if not self.is_away:
+            self._removals.tick()
 
     def users(self, name: str) -> Roster:
         """The users of a room; a room that is not there has none."""

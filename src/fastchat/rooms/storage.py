@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from fastchat.errors import CommandError, ErrorCode, HistoryError
+from fastchat.errors import CommandError, ErrorCode, HistoryAwayError, HistoryError
 from fastchat.history import History
 
 __all__ = ["Storage"]
@@ -24,13 +24,19 @@ class Storage:
 
     def __init__(self, history: History) -> None:
         self._history = history
-        self._failing: dict[str, str] = {}  # each operation that fails, and why
+        self._failing: dict[str, HistoryError] = {}  # each operation that fails, and why
         self._check()
 
     @property
     def fault(self) -> str | None:
         """Why publications cannot be stored at the moment; None if they can."""
-        return self._failing.get("append")
+        error = self._failing.get("append")
+        return None if error is None else str(error)
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the history is not in its directory any more."""
+        return isinstance(self._failing.get("append"), HistoryAwayError)
 
     @contextmanager
     def use(self, operation: str) -> Iterator[History]:
@@ -43,7 +49,7 @@ class Storage:
         except HistoryError as error:
             if operation not in self._failing:
                 logger.error("the history fails (%s), clients are told so: %s", operation, error)
-            self._failing[operation] = str(error)
+            self._failing[operation] = error
             raise CommandError(
                 ErrorCode.UNAVAILABLE,
                 "The server cannot store messages at the moment. Try again soon."

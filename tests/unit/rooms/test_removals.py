@@ -43,6 +43,16 @@ def test_removal_is_written_once_the_directory_is_back(
     assert not directory.exists()
 
 
+def test_removal_is_not_written_into_the_directory_of_another(tmp_path: Path) -> None:
+    """A removal that must not be written yet is written by the next tick."""
+    removals = removals_in(tmp_path)
+    removals.add("a", "u_1", 60, save=False)
+    assert removals.remaining_s("a", "u_1") == 60
+    assert not list(tmp_path.iterdir())
+    removals.tick()
+    assert removals_in(tmp_path).remaining_s("a", "u_1") == 60
+
+
 def test_file_that_must_not_be_read_is_an_error(tmp_path: Path) -> None:
     """A server that could not read the removals would let everybody in again, so it does not
     start."""

@@ -74,8 +74,12 @@ class Relay:
         asyncio.get_running_loop().call_later(self._gathering_s, self._end_gathering)
 
     def check_socket(self) -> None:
-        """Bind the socket again if its file is gone; call it once a second."""
-        self._listener.check()
+        """Bind the socket again if its file is gone; call it once a second.
+
+        Another directory in the place of that of the history gets no socket.
+        """
+        if not self.rooms.is_away:
+            self._listener.check()
 
     def close(self) -> None:
         """Store what was published, remove the socket and disconnect from all workers."""
