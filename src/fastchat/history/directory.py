@@ -118,8 +118,7 @@ class Guard:
     """Makes sure that the history that a process has open is the one in `directory`.
 
     `lock` is the descriptor that holds the directory's lock. If it is replaced, `on_lock` is called
-    with the new one. Threads can share a guard. Raises
-    OSError if the files cannot be looked up.
+    with the new one. Threads can share a guard. Raises OSError if the files cannot be looked up.
     """
 
     def __init__(
