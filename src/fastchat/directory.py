@@ -137,13 +137,13 @@ class Watch:
                 self._directory, f"cannot be reached ({error.strerror}); {_ADVICE}"
             ) from None
         for path, descriptor in self._open:
-            opened = os.fstat(descriptor)
             try:
+                opened = os.fstat(descriptor)  # fails on NFS if the file was removed elsewhere
                 found = os.stat(path)
             except (FileNotFoundError, NotADirectoryError):
                 raise Displaced(path, f"is missing; {_ADVICE}") from None
             except OSError as error:
-                raise Displaced(path, f"cannot be reached: {error.strerror}") from None
+                raise Displaced(path, f"cannot be reached ({error.strerror}); {_ADVICE}") from None
             if not os.path.samestat(opened, found):
                 raise Displaced(path, f"was replaced by another file; {_ADVICE}")
             if path == self._database and not found.st_size:

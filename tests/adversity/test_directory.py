@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import apsw
 import pytest
 
 from checker.parts import parts_of
+from support.probed import Probed
 from support.raw_websocket import Client, connected
-from support.server import (
-    TIMEOUT_UNIT_S,
-    Server,
-    lasting_port,
-    running_server,
-    wait_until,
-    without_root,
-)
+from support.server import TIMEOUT_UNIT_S, running_server, wait_until, without_root
 
 FAILS = "the history fails (append)"
 WORKS = "the history works again (append)"
@@ -39,40 +30,6 @@ def say(client: Client, text: str) -> dict[str, object]:
     while (answer := client.receive()).get("id") != text:
         pass
     return answer
-
-
-class Probed:
-    """A running server and its admin port."""
-
-    def __init__(self, directory: Path, *arguments: str) -> None:
-        self.directory = directory
-        self.admin_port = lasting_port()
-        self.arguments = ("--data", str(directory), "--limits", "off", *arguments)
-        self.arguments += ("--admin-port", str(self.admin_port))
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator[Server]:
-        with running_server(*self.arguments) as server:
-            yield server
-
-    def get(self, path: str) -> tuple[int, str]:
-        address = f"http://127.0.0.1:{self.admin_port}{path}"
-        try:
-            with urllib.request.urlopen(address, timeout=10 * TIMEOUT_UNIT_S) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.read().decode()
-
-    @property
-    def is_ready(self) -> bool:
-        return self.get("/readyz") == (200, "ready\n")
-
-    def metric(self, name: str) -> float:
-        """The value of a metric of the process that has the history."""
-        lines = self.get("/metrics")[1].splitlines()
-        (value,) = [line.split()[-1] for line in lines if line.startswith(f"{name}{{")]
-        return float(value)
 
 
 def history_of(directory: Path) -> list[object]:

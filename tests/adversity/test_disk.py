@@ -6,14 +6,16 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from checker.nemesis import can_mount, fill
+from support.probed import Probed
 from support.raw_websocket import Client, connected
-from support.server import TIMEOUT_UNIT_S, running_server
+from support.server import TIMEOUT_UNIT_S, running_server, wait_until
 
 LONG = "x" * 3000
 
@@ -47,38 +49,63 @@ def test_full_disk_stops_only_publishing_and_only_while_it_is_full(disk: Path) -
     acknowledged message is lost."""
     data = ("--data", str(disk / "data"), "--limits", "off")
     with running_server(*data) as server, connected(server.port) as alice:
-        alice.join(username="Alice")
+        session = alice.join(username="Alice")["session"]
         acknowledged = [say(alice, LONG, f"before {n}")["offset"] for n in range(10)]
         filler = fill(disk)
         number = 0
         while (answer := say(alice, LONG, f"during {number}"))["type"] == "message":
             acknowledged.append(answer["offset"])  # It still fitted into a page.
             number += 1
-        for _ in range(5):
+        for newcomer in range(5):
             refused = say(alice, LONG, f"during {number}")
             assert refused["type"] == "error"
             assert (refused["code"], refused["temporary"]) == ("unavailable", True)
             with connected(server.port) as bob:  # A newcomer can read, too.
-                joined = bob.join(username="Bob", history=300)
+                joined = bob.join(username=f"Bob {newcomer}", history=300)
                 assert offsets(joined["messages"]) == acknowledged
                 bob.send({"type": "history", "limit": 3})
                 assert offsets(bob.receive_type("history")["messages"]) == acknowledged[-3:]
                 bob.send({"type": "history", "after": 2, "limit": 3})
                 assert offsets(bob.receive_type("history")["messages"]) == acknowledged[2:5]
                 bob.send({"type": "typing"})
-                assert alice.receive_type("typing")["username"] == "Bob"
+                assert alice.receive_type("typing")["username"] == f"Bob {newcomer}"
         filler.unlink()
         after = say(alice, LONG, f"during {number}")
         assert (after["type"], after["offset"]) == ("message", len(acknowledged) + 1)
-        server.kill()
+        assert server.stop() == 0
         log = server.errors.splitlines()
         assert len([line for line in log if "the history fails" in line]) == 1
         assert len([line for line in log if "the history works again" in line]) == 1
         assert "Traceback" not in server.errors
     with running_server(*data) as server, connected(server.port) as alice:
-        joined = alice.join(username="Alice", history=300)
+        joined = alice.join(username="Alice", session=session, history=300)
         assert offsets(joined["messages"]) == [*acknowledged, after["offset"]]
         assert say(alice, LONG, f"during {number}")["type"] == "ack"
+
+
+def test_server_is_not_ready_while_its_disk_is_full(disk: Path) -> None:
+    """The probe says that the disk is full until there is space again, also if nobody sends a
+    message meanwhile."""
+    probed = Probed(disk / "data")
+    with probed.running() as server, connected(server.port) as alice:
+        alice.join(username="Alice")
+        assert probed.is_ready
+        filler = fill(disk)
+        ids = map(str, range(1000))
+        while say(alice, LONG, next(ids))["type"] == "message":
+            pass  # It still fits into a page.
+        status, reason = probed.get("/readyz")
+        assert (status, "full" in reason) == (503, True)
+        assert probed.metric("fastchat_history_writable") == 0
+        assert probed.metric("fastchat_failed_commits_total") == 1
+        time.sleep(2.5)  # the server tries to write once a second
+        assert not probed.is_ready
+        filler.unlink()
+        wait_until(lambda: probed.is_ready)
+        assert say(alice, LONG, next(ids))["type"] == "message"
+        assert server.stop() == 0
+    assert server.errors.count("the history fails (append)") == 1
+    assert server.errors.count("the history works again (append)") == 1
 
 
 def test_killed_server_starts_again_on_a_full_disk(disk: Path) -> None:

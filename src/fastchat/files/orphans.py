@@ -28,6 +28,9 @@ from fastchat.history.reader import HistoryReader, Stream
 
 __all__ = ["OrphanFinder", "Orphans", "is_orphan", "linked_by", "strays"]
 
+#: How long a read of the history waits while SQLite recovers the log of a killed server.
+_BUSY_TIMEOUT_MS = 2000
+
 
 def is_orphan(record: FileRecord, stream: Stream | None, old: float) -> bool:
     """Whether the message of a file to which no message links is missing, instead of deleted.
@@ -78,7 +81,7 @@ class OrphanFinder:
         self._contents = Contents(data / FOLDER)
         self._clock = clock
         self._index = Index(data / FOLDER, clock=clock, create=False)
-        self._history = HistoryReader(data)
+        self._history = HistoryReader(data, busy_timeout_ms=_BUSY_TIMEOUT_MS)
 
     def close(self) -> None:
         self._index.close()
