@@ -64,13 +64,16 @@ _Parts = Mapping[str, Mapping[str, Any]]
 def table(earlier: _Parts, later: _Parts, seconds: float) -> str:
     """Return a table that compares two snapshots of a server, taken `seconds` apart.
 
-    The first line is about the server. Each further line is about a part, that is, a process.
-    Rates and times are those between the snapshots. An unknown value is `-`.
+    The first line is about the server. A sentence follows if it cannot store messages. Each further
+    line is about a part, that is, a process. Rates and times are those between the snapshots. An
+    unknown value is `-`.
     """
+    is_failing = any(part.get("history_writable") == 0 for part in later.values())
     pairs = {name: (_earlier_of(earlier.get(name, {}), now), now) for name, now in later.items()}
     return "\n".join(
         [
             *_aligned([_SERVER_TITLES, _server_cells(pairs)], 0),
+            *([_FAILING] if is_failing else ()),
             "",
             *_aligned(
                 [
@@ -100,6 +103,7 @@ _SERVER_TITLES = (
     *("uptime", "workers", "clients", "rooms", "users"),
     *("published/s", "delivered/s", "commit p99"),
 )
+_FAILING = "Messages cannot be stored at the moment; the log says why."
 _PART_TITLES = ("part", "pid", "uptime", "clients", "loop p99", "relay p99", "cpu", "memory")
 
 

@@ -429,6 +429,17 @@ def two_snapshots() -> tuple[dict[str, Any], dict[str, Any]]:
     return {"worker-1": first, "worker-2": second, "relay": relay}, later
 
 
+def test_table_says_that_messages_cannot_be_stored() -> None:
+    """If the history cannot be written, a sentence below the server's line says so."""
+    earlier, later = two_snapshots()
+    for is_writable in (1, 0):
+        later["relay"]["history_writable"] = is_writable
+        lines = table(earlier, later, 2.0).splitlines()
+        sentence = "Messages cannot be stored at the moment; the log says why."
+        assert (lines[2] == sentence) is (is_writable == 0)
+        assert len(lines) == 8 - is_writable
+
+
 def test_table_shows_rates_between_two_snapshots() -> None:
     """The table has a line for the server and for each process, with rates and p99 of the time
     between."""
