@@ -38,6 +38,11 @@ class Pins:
         if self.sender is not None:
             os.sched_setaffinity(0, {self.sender})
 
+    def pin_load(self) -> None:
+        """Pin this process, which is the load."""
+        if self.load is not None:
+            os.sched_setaffinity(0, {self.load})
+
     @property
     def load_argument(self) -> str:
         """The load's CPU, as an argument of bench/load/drain.c."""

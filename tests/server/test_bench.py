@@ -14,6 +14,7 @@ from support.server import TIMEOUT_UNIT_S
 
 BENCH = Path(__file__).parents[2] / "bench" / "broadcast.py"
 WORKERS = BENCH.with_name("workers.py")
+SLOW = BENCH.with_name("slow.py")
 TINY = "--rounds 1 --placements free --rooms 2 --members 5 --measure-ms 100 --messages 20"
 
 
@@ -91,3 +92,19 @@ def test_invalid_arguments_are_refused_with_a_sentence() -> None:
     )
     assert run.returncode == 2
     assert "numbers of clients" in run.stderr
+
+
+def test_run_with_slow_readers_fills_every_row(tmp_path: Path) -> None:
+    """A small run with slow readers succeeds and writes all figures."""
+    result = tmp_path / "figures.json"
+    run = subprocess.run(
+        [sys.executable, SLOW, "--quick", "--json", result],
+        capture_output=True,
+        text=True,
+        timeout=90 * TIMEOUT_UNIT_S,
+    )
+    assert run.returncode == 0, run.stderr
+    (group,) = json.loads(result.read_text())["groups"]
+    medians = {row["variant"]: row["median"] for row in group["rows"]}
+    assert len(medians) == 5
+    assert medians["delay, p99"] > 0

@@ -1,0 +1,1 @@
+"""The cost of clients that read slowly: memory, and the delay of the others."""
