@@ -301,6 +301,39 @@ def test_slow_readers_are_evicted_and_others_miss_nothing() -> None:
     assert "Traceback" not in server.errors
 
 
+def test_slow_readers_in_many_rooms_share_one_bound() -> None:
+    """T18. Clients that lag a little in each of many rooms cost no more than the bound of the
+    process. A client that reads misses nothing, and the memory is given back."""
+    bound = 8 << 20
+    arguments = ("--history", "memory", "--history-max-messages", "1", "--limits", "off")
+    rooms = [[f"r{group}-{room}" for room in range(10)] for group in range(6)]
+    with (
+        running_server(*arguments, "--max-lag-total-bytes", str(bound)) as server,
+        contextlib.ExitStack() as stack,
+    ):
+        alice = stack.enter_context(connected(server.port))
+        for room in itertools.chain(*rooms):
+            alice.join(room=room, username="Alice", history=0)
+        for group, theirs in enumerate(rooms):
+            slow = stack.enter_context(connected(server.port, receive_buffer=4096))
+            for room in theirs:
+                slow.join(room=room, username=f"Slow{group}", history=0)
+        before, most = settled_bytes(server), 0
+        message = "x" * 3900
+        for _ in range(100):  # 24 MB, of which the kernel's buffers hold less than 2 MB
+            for theirs in rooms:
+                alice.write(b"".join(text({"text": message, "room": room}) for room in theirs))
+                for _ in theirs:
+                    alice.receive_type("message")
+            most = max(most, server.resident_bytes() - before)
+        assert most < 1.5 * bound
+        stack.close()
+        wait_until(lambda: server.resident_bytes() - before < bound / 2)
+        assert server.stop() == 0
+    assert "--max-lag-total-bytes is 8388608" in server.errors
+    assert "Traceback" not in server.errors
+
+
 def test_slow_requests_end_in_time(server: Server) -> None:
     """T14. Slow request heads end within seconds, whatever they send meanwhile.
 
