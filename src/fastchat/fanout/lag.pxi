@@ -155,7 +155,9 @@ cdef int _relieve(Hub hub) except -1:
                       for index, conn in enumerate(tuple(hub._lagging))]
     heapify(heap)
     while heap and _kept(hub) > hub._max_lag_total_bytes:
-        _, index, conn = heappop(heap)
+        lag, index, conn = heappop(heap)
+        if lag == 0:
+            break   # nothing is kept for the others
         if conn.state == OPEN:
             evicted += 1
             _evict_slow(hub, conn, "total", "the server had too much to keep for slow readers")
