@@ -167,8 +167,8 @@ cdef int _relieve(Hub hub) except -1:
             _abort_one(hub, conn)
     if evicted:
         logger.warning(
-            "evicted the %d slowest readers: %d bytes were kept for slow readers, "
-            "and --max-lag-total-bytes is %d", evicted, before, hub._max_lag_total_bytes)
+            "clients that read too slowly were evicted (%d): %d bytes were kept for slow "
+            "clients, and --max-lag-total-bytes is %d", evicted, before, hub._max_lag_total_bytes)
     return 0
 
 
