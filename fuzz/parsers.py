@@ -25,7 +25,14 @@ from fastchat.auth.tokens import TokenAuthenticator
 from fastchat.brokers.relay.records import decode_from_relay, decode_from_worker
 from fastchat.brokers.relay.wire import BadRecord, RecordKind, RecordReader, pack
 from fastchat.errors import CommandError, ErrorCode, Violation
-from fastchat.protocol.names import MAX_USERNAME_CHARS, check_room, check_username, name_key
+from fastchat.protocol.names import (
+    MAX_ROOM_BYTES,
+    MAX_ROOM_CHARS,
+    MAX_USERNAME_CHARS,
+    check_room,
+    check_username,
+    name_key,
+)
 from fastchat.protocol.parsing import join_from_query, parse
 from fastchat.protocol.values import MAX_OFFSET, MAX_TEXT_CHARS
 
@@ -42,7 +49,6 @@ TYPES = {
     protocol.Search: "search", protocol.Remove: "remove", protocol.Upload: "upload",
 }  # fmt: skip
 _LARGEST = {"limit": protocol.MAX_HISTORY, "history": protocol.MAX_HISTORY}
-_ROOM = re.compile("[a-z0-9._-]{1,64}")
 
 
 def commands(data: bytes) -> None:
@@ -87,7 +93,7 @@ def names(data: bytes) -> None:
         except CommandError as refusal:
             _check_refusal(refusal)
         try:
-            assert _ROOM.fullmatch(check_room(name))
+            _check_room(check_room(name))
         except CommandError as refusal:
             _check_refusal(refusal)
     for name in found:
@@ -95,6 +101,14 @@ def names(data: bytes) -> None:
     for one, other in pairwise(found):
         if one.casefold() == other.casefold():
             assert name_key(one) == name_key(other)
+
+
+def _check_room(key: str) -> None:
+    assert check_room(key) == key
+    assert 1 <= len(key) <= MAX_ROOM_CHARS
+    assert len(key.encode()) <= MAX_ROOM_BYTES
+    assert not re.search(r"[\s\x00-,/:-`{-\x9f]", key.replace("_", "")), "a separator"
+    assert key == key.casefold()
 
 
 def tokens(data: bytes) -> None:
@@ -207,7 +221,7 @@ def _check_field(key: str, value: Any) -> None:
             assert value == value.rstrip()
             assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", value), "a control character"
         case "room":
-            assert _ROOM.fullmatch(value)
+            _check_room(value)
         case "username":
             _check_username(value)
         case "ref" | "id" | "session":

@@ -416,6 +416,20 @@ class HistoryContract:
         assert history.position("a").epoch == silent.epoch
         assert texts(history.since("a", silent, 9)) == ["first"]
 
+    def test_room_that_looks_alike_is_found(self, history: History) -> None:
+        """Only rooms with publications are found, and the room of that name before others."""
+        history.position("lоbby")
+        assert history.find_alike("lobby") is None
+        add(history, "hello", room="lobby")
+        assert history.find_alike("lоbby") == "lobby"
+        assert history.find_alike("ｌｏｂｂｙ") == "lobby"
+        assert history.find_alike("lobby") == "lobby"
+        assert history.find_alike("lobbi") is None
+        add(history, "hello", room="lоbby")
+        assert history.find_alike("lоbby") == "lоbby"
+        assert history.find_alike("lobby") == "lobby"
+        assert history.find_alike("ｌｏｂｂｙ") in ("lobby", "lоbby")
+
     def test_reading_a_room_publishes_nothing(self, history: History) -> None:
         """Reads and refused changes leave a room empty."""
         assert refused(history, edit(1)) == ErrorCode.NOT_FOUND

@@ -42,8 +42,8 @@ class Identity(NamedTuple):
     """A user, as a token identifies them until `expires_s` (seconds since 1970).
 
     `credential` is unique to the user (`fastchat.protocol.users.holder_of`). `name` is the name
-    that other users see. `rights` has the user's rights by room; `ANY_ROOM` stands for all rooms
-    that it does not name.
+    that other users see. `rights` has the user's rights by the key of the room; `ANY_ROOM` stands
+    for all rooms that it does not name.
     """
 
     credential: str

@@ -23,7 +23,7 @@ from fastchat.auth import ANY_ROOM, Identity, Right, unauthorized
 from fastchat.auth.keys import Key, read_keys
 from fastchat.errors import CloseCode, SettingError
 from fastchat.protocol.characters import has_hidden
-from fastchat.protocol.names import clean_username
+from fastchat.protocol.names import clean_username, room_key
 from fastchat.protocol.users import MAX_SUBJECT_CHARS, holder_of
 
 __all__ = ["RIGHTS", "TokenAuthenticator", "is_subject"]
@@ -179,7 +179,7 @@ _REASONS: dict[type[Exception], str] = {
 
 
 def _rights(rooms: Any) -> dict[str, frozenset[Right]]:
-    """The rights in the claim `rooms`, by room; rights with unknown names are ignored."""
+    """The rights in the claim `rooms`, by key of the room; unknown rights are ignored."""
     if type(rooms) is not dict:
         raise _Refused("its `rooms` is not an object")
     rights = {}
@@ -187,5 +187,9 @@ def _rights(rooms: Any) -> dict[str, frozenset[Right]]:
         names = re.split("[ ,]+", given) if type(given) is str else given
         if type(names) is not list or not all(type(name) is str for name in names):
             raise _Refused("its `rooms` does not have a list of rights for each room")
-        rights[room] = frozenset(RIGHTS[name] for name in names if name in RIGHTS)
+        # A name of another form would leave the room to the rights of `*`.
+        key = room_key(room)
+        if key in rights:
+            raise _Refused("its `rooms` names a room twice")
+        rights[key] = frozenset(RIGHTS[name] for name in names if name in RIGHTS)
     return rights

@@ -167,11 +167,11 @@ def parse_address(text: str) -> Address:
 
 def _room_of(fragment: str) -> str | None:
     match = _FRAGMENT.fullmatch(fragment)
-    name = unquote(match["room"] if match else fragment).lower()
+    name = unquote(match["room"] if match else fragment)
     if not name:
         return None
     try:
-        return check_room(name)
+        return check_room(name.lower() if name.isascii() else name)
     except CommandError as refusal:
         raise Refused(
             f"The address ends with #{fragment}, and {name!r} is no room: {refusal.message}"

@@ -110,6 +110,14 @@ class History(Protocol):
         """
         ...
 
+    def find_alike(self, room: str) -> str | None:
+        """A room with publications whose name looks like that of `room`; None if there is none.
+
+        It is `room` itself if that room has publications. `fastchat.protocol.names.name_key`
+        says which names look alike.
+        """
+        ...
+
     def prune(self) -> None:
         """Drop a limited number of publications that are too old.
 

@@ -13,6 +13,7 @@ from fastchat.history.epochs import epoch_of
 from fastchat.history.search import matcher
 from fastchat.history.users import new_user_key
 from fastchat.protocol import Draft, Message, MessageDraft, Position, Publication
+from fastchat.protocol.names import name_key
 
 __all__ = ["MemoryHistory"]
 
@@ -99,6 +100,8 @@ class MemoryHistory:
         self._generation = new_generation()
         self._bytes = 0
         self._logs: OrderedDict[str, _Log] = OrderedDict()  # longest silence first
+        # The rooms in `_logs`, by what their names look like.
+        self._looks: dict[str, dict[str, None]] = {}
 
     def append(self, drafts: Sequence[Draft]) -> list[Outcome]:
         return [self._append(draft) for draft in drafts]
@@ -120,6 +123,8 @@ class MemoryHistory:
         publication = draft.numbered(offset)
         log.publications.append(publication)
         self._bytes += _cost(publication)
+        if room not in self._logs:
+            self._looks.setdefault(name_key(room), {})[room] = None
         self._logs[room] = log
         self._logs.move_to_end(room)
         if len(log.publications) > self._max_messages + self._slack:
@@ -169,6 +174,10 @@ class MemoryHistory:
                 await asyncio.sleep(0)
         return found
 
+    def find_alike(self, room: str) -> str | None:
+        alike = self._looks.get(name_key(room), {})
+        return room if room in alike else next(iter(alike), None)
+
     def check(self) -> None:
         """Do nothing: this history has no disk that could fail."""
 
@@ -182,12 +191,19 @@ class MemoryHistory:
         """The log of a room; if nothing was published in the room, an empty one."""
         return self._logs.get(room) or _Log(epoch_of(self._generation, room))
 
+    def _forget(self, room: str) -> None:
+        del self._logs[room]
+        look = name_key(room)
+        del self._looks[look][room]
+        if not self._looks[look]:
+            del self._looks[look]
+
     def _trim(self) -> None:
         while self._bytes > self._max_bytes and self._logs:
             room, log = next(iter(self._logs.items()))
             self._bytes -= log.drop(max(len(log.publications) // 8, 1))
             if not log.publications:
-                del self._logs[room]  # `_bytes` does not count empty logs, so they must go
+                self._forget(room)  # `_bytes` does not count empty logs, so they must go
                 self._generation = self._new_generation()
 
 

@@ -18,6 +18,7 @@ from fastchat.history.authors import name_users
 from fastchat.history.directory import HistoryFile
 from fastchat.history.ids import Ids
 from fastchat.history.rows import INSERT, OFFSET_BITS, OFFSET_MASK, disk_errors, row_of
+from fastchat.history.schema import add_look
 from fastchat.history.users import UserIds, set_user_key, user_key_of
 from fastchat.protocol import Position, Publication
 
@@ -108,6 +109,7 @@ def _begin(db: apsw.Connection, directory: Path, name: str) -> int:
     """Give a room its row and return its number; raise if the room has publications."""
     db.execute("INSERT OR IGNORE INTO rooms (name, epoch, head) VALUES (?, '', 0)", (name,))
     ((number, head),) = select(db, "SELECT number, head FROM rooms WHERE name = ?", name)
+    add_look(db, int(number), name)
     if head:
         raise SettingError(
             f"--data {directory} has a room “{name}” already; import into another directory."

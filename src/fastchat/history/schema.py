@@ -10,8 +10,9 @@ from fastchat.database import Schema, select
 from fastchat.history.authors import name_users
 from fastchat.history.epochs import new_generation
 from fastchat.history.users import UserIds, new_user_key, user_key_of
+from fastchat.protocol.names import name_key
 
-__all__ = ["HISTORY"]
+__all__ = ["HISTORY", "add_look"]
 
 logger = logging.getLogger("fastchat.history")
 
@@ -111,9 +112,32 @@ def _replace_authors(connection: apsw.Connection) -> None:
     connection.execute(_USERS_IDS)
 
 
+_LOOKS = """
+CREATE TABLE looks (
+    look TEXT NOT NULL,             -- fastchat.protocol.names.name_key of the room's name
+    room INTEGER NOT NULL,
+    PRIMARY KEY (look, room)
+) STRICT, WITHOUT ROWID;
+"""
+
+
+def _add_looks(connection: apsw.Connection) -> None:
+    """Give a file the table in which a new room's name is compared with the others."""
+    connection.execute(_LOOKS)
+    for number, name in select(connection, "SELECT number, name FROM rooms"):
+        add_look(connection, number, name)
+
+
+def add_look(connection: apsw.Connection, number: int, name: str) -> None:
+    """Add what the name of a new room looks like. Each room in `rooms` must be added."""
+    connection.execute(
+        "INSERT OR IGNORE INTO looks (look, room) VALUES (?, ?)", (name_key(name), number)
+    )
+
+
 HISTORY = Schema(
     application_id=0x66636874,  # "fcht"
     name="a history of fastchat",
-    migrations=(_FIRST, _add_facts, _replace_authors),
+    migrations=(_FIRST, _add_facts, _replace_authors, _add_looks),
     way_out="restore it from a copy, or move it away to start with an empty history.",
 )

@@ -34,6 +34,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fastchat.database import select
 from fastchat.errors import CommandError, HistoryError
 from fastchat.history import Duplicate, Outcome, Page
 from fastchat.history.changes import amend
@@ -51,6 +52,7 @@ from fastchat.history.rows import (
     publication_of,
     row_of,
 )
+from fastchat.history.schema import add_look
 from fastchat.history.search import SearchIndex
 from fastchat.history.tails import KnownRooms, Room
 from fastchat.history.users import user_key_of
@@ -63,6 +65,7 @@ from fastchat.protocol import (
     Publication,
     timestamp_of,
 )
+from fastchat.protocol.names import name_key
 
 __all__ = ["SqliteHistory"]
 
@@ -216,6 +219,7 @@ class SqliteHistory:
             "INSERT INTO rooms (name, epoch, head) VALUES (?, ?, 0)", (room.name, room.epoch)
         )
         room.number = self._db.last_insert_rowid()
+        add_look(self._db, room.number, room.name)
         return room.number
 
     def _change(self, room: Room, message: Message) -> None:
@@ -326,6 +330,14 @@ class SqliteHistory:
             offsets = await self._search.search(found.number, query, limit)
         publications = (self._find(found, offset) for offset in offsets)
         return [each for each in publications if isinstance(each, Message) and not each.deleted]
+
+    def find_alike(self, room: str) -> str | None:
+        with disk_errors():
+            if select(self._db, "SELECT 1 FROM rooms WHERE name = ?", room):
+                return room
+            statement = "SELECT name FROM looks JOIN rooms ON room = number WHERE look = ? LIMIT 1"
+            found = select(self._db, statement, name_key(room))
+        return found[0][0] if found else None
 
     def _read_page(self, room: Room, low: int, high: int, limit: int, *, newest: bool) -> Page:
         if room.number is None:

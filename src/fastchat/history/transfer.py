@@ -329,7 +329,8 @@ class _Reader:
     def _exported(self, fields: dict[str, Any]) -> Publication:
         assert self._header is not None
         head = self._header.head
-        if fields.get("room") != self._header.room:
+        room = fields.get("room")
+        if room != self._header.room and check_room(room) != self._header.room:
             raise _BadLine(f"`room` must be “{self._header.room}”, the room of the header.")
         offset = _offset(fields, "offset")
         if offset != self._next or offset > head:

@@ -1,4 +1,4 @@
-"""Rules for the names of rooms and users, and when two users' names count as the same.
+"""Rules for the names of rooms and users, and when two names count as the same.
 
 Source: docs/protocol.md, "Names and sizes". Characters that look alike ("confusables") are
 those of UTS #39.
@@ -12,19 +12,30 @@ from functools import lru_cache
 from pathlib import Path
 
 from fastchat.errors import CommandError, ErrorCode
-from fastchat.protocol.characters import has_hidden
+from fastchat.protocol.characters import (
+    CharacterKind,
+    has_hidden,
+    is_folded_everywhere,
+    kind_of,
+)
 
 __all__ = [
     "DEFAULT_ROOM",
     "INVISIBLE",
+    "MAX_ROOM_BYTES",
+    "MAX_ROOM_CHARS",
     "MAX_USERNAME_CHARS",
     "check_room",
     "check_username",
     "clean_username",
     "name_key",
+    "room_key",
 ]
 
 DEFAULT_ROOM = "lobby"
+#: A room's name has at most so many characters, and bytes of UTF-8. Three bytes for each character
+#: are enough for all scripts of the basic plane.
+MAX_ROOM_CHARS, MAX_ROOM_BYTES = 64, 192
 MAX_USERNAME_CHARS = 32
 #: A name of more characters is cut before it is cleaned, because normalising it would be slow.
 _MAX_CLEANED_CHARS = 1000
@@ -33,7 +44,9 @@ _MAX_CLEANED_CHARS = 1000
 _CONFUSABLES = Path(__file__).with_name("confusables.txt")
 _ESCAPE = re.compile(r"\\u([0-9a-f]{4})|\\U([0-9a-f]{8})")
 
-_ROOM = re.compile(r"[a-z0-9._-]{1,64}", re.ASCII)
+_ASCII_ROOM = re.compile(rf"[a-z0-9._-]{{1,{MAX_ROOM_CHARS}}}", re.ASCII)
+#: What a room's name in another script can have besides the characters in `_ASCII_ROOM`.
+_ROOM_KINDS = frozenset({CharacterKind.LETTER, CharacterKind.MARK, CharacterKind.DIGIT})
 
 # Letters, marks and symbols without a visible shape: the Hangul and Khitan fillers, the Braille
 # blank, the null notehead, the grapheme joiner, the Khmer inherent vowels, and the variation
@@ -44,13 +57,58 @@ INVISIBLE = re.compile(
 )
 
 
+_EMOJI_SELECTOR = "\ufe0f"
+
+
 def check_room(name: object) -> str:
-    """Return a room's name unchanged. Raises CommandError `bad_room` if it is not valid."""
-    if type(name) is str and _ROOM.fullmatch(name):
+    """Return the key of a room's name (`room_key`).
+
+    Raises CommandError `bad_room`, whose message says what is wrong with the name.
+    """
+    if type(name) is not str:
+        raise _bad_room("`room` must be a string.")
+    if _ASCII_ROOM.fullmatch(name):
         return name
-    raise CommandError(
-        ErrorCode.BAD_ROOM,
-        "A room's name must have 1 to 64 characters, each one of a-z, 0-9, '-', '_' and '.'.",
+    # A very long name is refused before it is folded, which would be slow.
+    key = room_key(name) if len(name) <= 4 * MAX_ROOM_CHARS else ""
+    if not 1 <= len(key) <= MAX_ROOM_CHARS:
+        raise _bad_room(f"A room's name must have 1 to {MAX_ROOM_CHARS} characters.")
+    if not all(map(_is_of_room, key)) or kind_of(key[0]) is CharacterKind.MARK:
+        raise _bad_room(
+            "A room's name can have only letters and digits of any script, '-', '_' and '.'. "
+            "If it has only ASCII characters, its letters must be small."
+        )
+    if len(key.encode()) > MAX_ROOM_BYTES:
+        raise _bad_room(f"A room's name can have at most {MAX_ROOM_BYTES} bytes of UTF-8.")
+    return key
+
+
+def room_key(name: str) -> str:
+    """The key of a room, which all names of the room share: the name in NFC, case-folded.
+
+    The names of rooms in tokens, commands and addresses are compared by their keys. A name of ASCII
+    characters is its own key, even if it has capital letters; no room has such a name.
+    """
+    if name.isascii():
+        return name
+    for _ in range(_ROUNDS):
+        before, name = name, unicodedata.normalize("NFD", name).casefold()
+        name = unicodedata.normalize("NFC", name)
+        if name == before:
+            break
+    return name
+
+
+def _is_of_room(char: str) -> bool:
+    """Whether a key of a room can have this character."""
+    if char.isascii():
+        return _ASCII_ROOM.fullmatch(char) is not None
+    # Characters that some Pythons do not fold would give a room another key on another Python.
+    return (
+        kind_of(char) in _ROOM_KINDS
+        and is_folded_everywhere(char)
+        and not INVISIBLE.match(char)
+        and char != _EMOJI_SELECTOR
     )
 
 
@@ -72,7 +130,7 @@ def check_username(name: object) -> str:
         raise _bad_username("A name cannot begin or end with a space.")
     if not (name.isascii() and name.isprintable()) and (
         INVISIBLE.search(name)
-        or not name_key(name)  # the name has only U+FE0F
+        or not name_key(name)  # the name has only U+FE0F, or only tatweel
         or has_hidden(name)  # zero-width and bidirectional characters among them
     ):
         raise _bad_username(
@@ -101,18 +159,24 @@ def clean_username(name: str) -> str | None:
 # like `l`.
 _ASCII_LOOKS = {"0": "o", "1": "l", "i": "l", "|": "l", "m": "rn", "w": "vv", "`": "'", '"': "''"}
 _ASCII_SKELETON = str.maketrans(_ASCII_LOOKS)
-#: The limit of rounds in `name_key`. No character needs more than three.
+# The selector, and tatweel.
+_SHAPELESS = re.compile(f"[{_EMOJI_SELECTOR}\u0640\u07fa]")
+#: The limit of rounds in `name_key` and `room_key`. No character needs more than three.
 _ROUNDS = 6
 
 
 def name_key(name: str) -> str:
     """The key that names which look alike share, whatever their case or script.
 
-    It is the skeleton (UTS #39) of the name after NFKC and case-folding, with single spaces.
+    It is the skeleton (UTS #39) of the name after NFKC and case-folding, with single spaces and
+    without tatweel, which only makes an Arabic word longer.
+
+    A history stores the keys of its rooms (`fastchat.history.schema`). After a change of this
+    function or of its data, they must be computed again by a migration.
     """
     if name.isascii():
         return " ".join(name.lower().translate(_ASCII_SKELETON).split())
-    name = _fold(name.replace("\ufe0f", ""))
+    name = _fold(_SHAPELESS.sub("", name))
     for _ in range(_ROUNDS):
         before, name = name, _skeleton(name)
         if name == before:
@@ -148,6 +212,10 @@ def _skeletons() -> dict[int, str]:
         for prototype, _, chars in [line.partition("\t")]
         for char in chars
     }
+
+
+def _bad_room(message: str) -> CommandError:
+    return CommandError(ErrorCode.BAD_ROOM, message)
 
 
 def _bad_username(message: str) -> CommandError:

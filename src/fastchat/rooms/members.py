@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from fastchat import protocol
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.limits.rooms import price_of
+from fastchat.protocol.names import name_key
 from fastchat.rooms import Member
 from fastchat.rooms.presence import Roster, User
 from fastchat.rooms.subscribers import PresenceChange, Subscriber
@@ -84,6 +85,8 @@ class Members:
         self._grace_ticks = grace_ticks
         self._clock = clock
         self.rooms: dict[str, Room] = {}
+        #: The names of the rooms in `rooms`, by what they look like.
+        self._looks: dict[str, set[str]] = {}
         #: Absent users, the longest absent first: in which room, and since which tick.
         self._absent: dict[User, tuple[str, int]] = {}
         #: Rooms with a number that has changed since the last tick, and was not announced.
@@ -103,6 +106,18 @@ class Members:
     @property
     def absent_count(self) -> int:
         return len(self._absent)
+
+    def open(self, name: str) -> Room:
+        """The room of this name, which is created if it is not there."""
+        room = self.rooms.get(name)
+        if room is None:
+            room = self.rooms[name] = Room()
+            self._looks.setdefault(name_key(name), set()).add(name)
+        return room
+
+    def has_lookalike(self, name: str) -> bool:
+        """Whether another room with users has a name that looks like this one."""
+        return bool(self._looks.get(name_key(name), set()) - {name})
 
     def admit(self, name: str, member: Member, *, has_token: bool) -> Member | User:
         """The user that a member of a room is here already, or the name that it gets.
@@ -162,6 +177,10 @@ class Members:
         room = self.rooms[name]
         if not len(room.roster) and not room.spectators:
             del self.rooms[name]
+            look = name_key(name)
+            self._looks[look].discard(name)
+            if not self._looks[look]:
+                del self._looks[look]
 
     def count_in(self, name: str, user: User, subscriber: Subscriber, count: int = 1) -> None:
         """Count further connections of a user, who is here from now on."""

@@ -54,7 +54,7 @@ class Restoring:
         if missed is None:
             return False
         name = returning.room
-        room = self._members.rooms.setdefault(name, self._members.rooms.get(name) or Room())
+        room = self._members.open(name)
         known = None if returning.known is None else list(returning.known)
         if gathering and known is None:
             self._members.begin_crowd(name)

@@ -31,6 +31,7 @@ from fastchat.history.users import UserIds
 from fastchat.limits.rooms import RoomLimits
 from fastchat.metrics import Metrics
 from fastchat.protocol import Draft
+from fastchat.protocol.names import DEFAULT_ROOM, name_key
 from fastchat.protocol.users import subject_of
 from fastchat.rooms import Entrance, Entry, Member, Removal
 from fastchat.rooms.members import GRACE_TICKS, Members, Room
@@ -190,16 +191,19 @@ class Rooms:
         delivered to `subscriber` afterwards follows the entry's position.
 
         Raises CommandError and does not call `enter`: `username_taken`, `unavailable`, `forbidden`
-        for a user whom a moderator has removed, or a refusal to create another room. Nothing has
-        changed then.
+        for a user whom a moderator has removed, or a refusal to create another room (`bad_room`
+        if its name looks like that of another). Nothing has changed then.
         """
         member = Member(entrance.name, self._user_of(entrance.credential))
         self._check_removal(entrance.room, member.user)
         # What was published in this turn is delivered to those who were here before.
         self.commit()
         room = self._rooms.get(entrance.room)
-        if room is None and self._limits is not None:
-            self._limits.check_new_room(entrance.address, len(self._rooms))
+        if room is None:
+            if self._limits is not None:
+                self._limits.check_new_room(entrance.address, len(self._rooms))
+            if not entrance.room.isascii():
+                self._check_look(entrance.room)
         has_token = subject_of(entrance.credential) is not None
         found: Member | User = member
         if room is not None and member.name is not None:
@@ -207,7 +211,7 @@ class Rooms:
         with self._storage.use("join") as history:
             position = history.position(entrance.room)
             payloads, recovered = _missed(history, entrance)
-        room = self._rooms.setdefault(entrance.room, room or Room())
+        room = self._members.open(entrance.room)
         if member.name is None:
             self._members.count_spectator_in(entrance.room, member.user, subscriber)
         else:
@@ -290,6 +294,22 @@ class Rooms:
                 f"You can join again in {int(remaining_s) + 1:,} s.",
                 temporary=True,
                 retry_after_ms=int(remaining_s * 1000) + 1,
+            )
+
+    def _check_look(self, room: str) -> None:
+        """Refuse to create a room whose name looks like that of another room.
+
+        The sentence does not name the other room, which may be one that the client cannot join.
+        """
+        with self._storage.use("join") as history:
+            stored = history.find_alike(room)
+        if stored == room:
+            return
+        looks_default = name_key(room) == name_key(DEFAULT_ROOM)
+        if stored is not None or looks_default or self._members.has_lookalike(room):
+            raise CommandError(
+                ErrorCode.BAD_ROOM,
+                "The name looks like the name of another room. Choose another name.",
             )
 
     def tell(self, subscriber: Subscriber, name: str, payload: bytes) -> None:

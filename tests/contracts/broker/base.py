@@ -174,6 +174,10 @@ class Faulty:
         self._fail("read")
         return await self._history.search(room, query, limit)
 
+    def find_alike(self, room: str) -> str | None:
+        self._fail("read")
+        return self._history.find_alike(room)
+
     def prune(self) -> None:
         self._history.prune()
 

@@ -886,6 +886,8 @@ def test_address_of_a_page_becomes_that_of_its_websocket(address: str, expected:
         ("#Ops", "ops"),
         ("#ops/42", "ops"),
         ("#a%2Db", "a-b"),
+        ("#Кухня/42", "кухня"),
+        ("#%D0%9A%D1%83%D1%85%D0%BD%D1%8F", "кухня"),
         ("#42", "42"),
         ("#", None),
         ("#/42", None),

@@ -157,6 +157,10 @@ def test_name_is_normalised_to_nfc(authenticator: TokenAuthenticator) -> None:
         ({"*": ["read"], "lobby": ["write"]}, "attic", "read"),
         ({"*": ["read"], "lobby": []}, "lobby", ""),
         ({"*": ["admin", "READ", "read"]}, "lobby", "read"),
+        ({"Кухня": ["read"], "*": []}, "кухня", "read"),
+        ({"cafe\u0301": ["read"]}, "café", "read"),
+        ({"Straße": ["write"]}, "strasse", "write"),
+        ({"Lobby": ["write"], "*": ["read"]}, "lobby", "read"),
         ({}, "lobby", ""),
     ],
 )
@@ -247,6 +251,7 @@ GARBAGE: dict[str, Callable[[], str]] = {
     ),
     "unknown crit": lambda: signed(SECRET, "HS256", {"crit": ["x"], "x": 1}, **MINE),
     "rooms that is a list": lambda: signed(**MINE, rooms=["lobby"]),
+    "a room twice": lambda: signed(**MINE, rooms={"Кухня": [], "кухня": ["read"]}),
     "rights that are an object": lambda: signed(**MINE, rooms={"lobby": {"read": True}}),
     "claims that are a list": lambda: jwt.PyJWS().encode(b"[1]", SECRET, algorithm="HS256"),
     "a token within a token": lambda: jwt.PyJWS().encode(
@@ -521,6 +526,7 @@ def test_rooms_claim_is_parsed_from_the_command_line() -> None:
         "*": ["read"],
         "attic": [],
     }
+    assert rooms_of(["Кухня=read"]) == {"кухня": ["read"]}
     for wrong in ("lobby", "lobby=reed", "Lobby=read", "=read", "lobby=read,,write"):
         with pytest.raises(SettingError, match="--rooms"):
             rooms_of([wrong])

@@ -31,11 +31,12 @@ from contracts.history import (
     texts,
 )
 from fastchat.clocks import AgeClock
-from fastchat.database import select
+from fastchat.database import open_to_write, select
 from fastchat.errors import CommandError, HistoryError, SettingError
 from fastchat.history import Duplicate, History, checkpoints
 from fastchat.history.ids import REMEMBER_IDS_S
 from fastchat.history.memory import MemoryHistory
+from fastchat.history.schema import HISTORY
 from fastchat.history.sqlite import SqliteHistory
 from fastchat.protocol import (
     ChangeDraft,
@@ -233,6 +234,19 @@ def middle_overwritten(file: Path) -> None:
     with file.open("r+b") as damaged:
         damaged.seek(file.stat().st_size // 2)
         damaged.write(random.Random(1).randbytes(16 * 4096))
+
+
+def test_rooms_of_an_older_file_are_found_by_their_look(tmp_path: Path) -> None:
+    """A file from before rooms were compared gets the look of each of its rooms."""
+    older = HISTORY._replace(migrations=HISTORY.migrations[:3])
+    with contextlib.closing(
+        open_to_write(tmp_path / "history.db", older, busy_timeout_ms=1000, sync_commits=False)
+    ) as db:
+        db.execute("INSERT INTO rooms (name, epoch, head) VALUES ('kitchen', 'E', 1)")
+        db.execute("INSERT INTO rooms (name, epoch, head) VALUES ('k1tchen', 'F', 1)")
+    with opened(tmp_path) as history:
+        assert history.find_alike("kitсhen") in ("kitchen", "k1tchen")
+        assert history.find_alike("k1tchen") == "k1tchen"
 
 
 def middle_zeroed(file: Path) -> None:

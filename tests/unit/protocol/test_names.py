@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastchat.errors import CommandError, ErrorCode
-from fastchat.protocol.names import check_room, check_username, name_key
+from fastchat.protocol.names import check_room, check_username, name_key, room_key
 
 # Rooms
 
@@ -22,14 +22,107 @@ def test_valid_room_name_is_returned_unchanged(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", "x" * 65, "Lobby", "a b", "a/b", "a\n", "\na", "é", "ａ", "٣", "a\x00", "#a", "😀"],
-    ids=ascii,
+    [
+        *("", "x" * 65, "Lobby", "a b", "a/b", "a\n", "\na", "a\x00", "#a", "😀", "é é", "кухня/1"),
+        *("кухня\n", "ку#хня", "ку?хня", "ку%хня", "й" * 65, "е\u0308" * 65, "\U00020000" * 49),
+        *("Кухня!", "кух,ня", "“кухня”", "кухня\u3000", "кух\u00a0ня", "天気　", "１２。"),
+        # Characters without a shape, private ones, and such as change the direction.
+        *("ку\u200bхня", "می\u200cخواهم", "ку\u202eхня", "кухня\ufeff", "ку\u00adхня", "\u3164"),
+        *("가\u3164", "а\ufe0f", "а\U000e0100", "а\u034f", "а\u17b4", "а\ue000", "а\ud800"),
+        # A mark that would stand on the sign before the name; numbers that are no digits.
+        *("\u0301а", "\u0e31ก", "Ⅷ", "²é", "①", "é\u20dd", "é☃"),
+        # Newer than Python 3.11, which does not fold them.
+        *("\U00016d68", "\U00016d40", "\U0001e5d0"),
+        "x" * 1_000_000 + "é",
+    ],
+    ids=lambda name: ascii(name[:20]),
 )
 def test_invalid_room_name_is_refused(name: object) -> None:
     """Any other name is `bad_room`, also one with a line feed at its end."""
     with pytest.raises(CommandError) as caught:
         check_room(name)
     assert caught.value.code == ErrorCode.BAD_ROOM
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("кухня", "кухня"),
+        ("Кухня", "кухня"),
+        ("КУХНЯ", "кухня"),
+        ("厨房", "厨房"),
+        ("مطبخ", "مطبخ"),
+        ("מטבח", "מטבח"),
+        ("Straße", "strasse"),
+        ("STRAẞE", "strasse"),
+        ("STRASSé", "strassé"),
+        ("Café-Sud_1.2", "café-sud_1.2"),
+        ("cafe\u0301", "café"),
+        ("ΟΔΌΣ", "οδόσ"),
+        ("οδός", "οδόσ"),
+        ("ᾼ", "αι"),
+        ("İzmir", "i\u0307zmir"),
+        ("ızmir", "ızmir"),
+        ("부엌", "부엌"),
+        ("\u1107\u116e\u110b\u1165\u11bf", "부엌"),
+        ("台所", "台所"),
+        ("ラーメン", "ラーメン"),
+        ("ครัว", "ครัว"),
+        ("रसोई", "रसोई"),
+        ("சமையலறை", "சமையலறை"),
+        ("ＡＢＣ", "ａｂｃ"),
+        ("٣-٤", "٣-٤"),
+        ("é" * 64, "é" * 64),
+        ("e\u0301" * 64, "é" * 64),
+        ("厨" * 64, "厨" * 64),
+        ("\U00020000" * 48, "\U00020000" * 48),
+        ("\U000323b0", "\U000323b0"),  # an ideograph of Unicode 17
+        ("\u212a", "k"),  # the sign for kelvin
+    ],
+    ids=ascii,
+)
+def test_room_name_of_any_script_has_a_key(name: str, key: str) -> None:
+    """The key is the name in NFC, case-folded."""
+    assert check_room(name) == key
+    assert check_room(key) == key
+
+
+def test_room_name_is_refused_with_its_reason() -> None:
+    """The sentence says which rule the name breaks."""
+    for name, reason in (
+        ("", "1 to 64 characters"),
+        ("й" * 65, "1 to 64 characters"),
+        ("\U00020000" * 49, "192 bytes"),
+        ("Lobby", "letters must be small"),
+        ("ку хня", "letters and digits of any script"),
+        (None, "must be a string"),
+    ):
+        with pytest.raises(CommandError, match=reason):
+            check_room(name)
+
+
+@given(st.text(max_size=70))
+def test_accepted_room_name_has_a_short_and_stable_key(name: str) -> None:
+    """A key is valid and its own key; the case of the name does not change it."""
+    try:
+        key = check_room(name)
+    except CommandError:
+        return
+    assert check_room(key) == room_key(key) == key
+    assert 1 <= len(key) <= 64
+    assert len(key.encode()) <= 192
+    assert unicodedata.is_normalized("NFC", key)
+    assert key == key.casefold()
+    assert not any(char.isspace() for char in key)
+    if not name.isascii():
+        assert check_room(name.casefold()) == key
+        assert check_room(unicodedata.normalize("NFD", name)) == key
+
+
+@given(st.text(max_size=70))
+def test_key_of_a_room_key_is_itself(name: str) -> None:
+    """A name that no room can have, such as one in a token, has a stable key as well."""
+    assert room_key(room_key(name)) == room_key(name)
 
 
 @pytest.mark.parametrize("name", [None, 5, True, b"lobby", ["lobby"], {"a": 1}])
@@ -274,6 +367,8 @@ def test_names_that_look_like_admin_have_its_key(other: str) -> None:
         ("Ο'Neil", "0`Neil"),
         ("paypal", "раураl"),
         ("scope", "ѕсоре"),
+        ("محمد", "محـــمد"),  # tatweel
+        ("lobby", "lоbby"),
     ],
 )
 def test_confusable_names_have_the_same_key(one: str, other: str) -> None:

@@ -397,6 +397,75 @@ def test_failed_join_changes_nothing(rig: Rig, absent: bool) -> None:
     assert rig.join(member("Alice"), subscriber=rig.other).online == 2
 
 
+def refused_room(rig: Rig, room: str) -> bool:
+    """Whether a join that creates a room is refused because of its look."""
+    before = rig.rooms.room_count
+    refusal = None
+    try:
+        rig.join(member("Eve", by=room), room)
+    except CommandError as error:
+        refusal = error
+    assert refusal is None or refusal.code == ErrorCode.BAD_ROOM
+    assert rig.rooms.room_count == before + (refusal is None)
+    return refusal is not None
+
+
+@pytest.mark.parametrize("said", [False, True])
+def test_new_room_that_looks_like_another_is_refused(rig: Rig, said: bool) -> None:
+    """A name with other than ASCII characters must not look like that of a room."""
+    rig.join("Alice", "kitchen")
+    rig.join("Alice", "кухня")
+    if said:
+        rig.publish(draft("hello", room="kitchen"), draft("hello", room="кухня"))
+        rig.leave("Alice", "kitchen")
+        rig.leave("Alice", "кухня")
+    for room in ("kitсhen", "ｋitchen", "kıtchen", "kухня"):
+        assert refused_room(rig, room), room
+    for room in ("küche", "кухни", "k1tchen", "mitchen"):
+        assert not refused_room(rig, room), room
+    rig.join("Bob", "kitchen")
+    rig.join("Bob", "кухня")
+
+
+def test_name_of_an_empty_room_becomes_free(rig: Rig) -> None:
+    """If nothing was said in a room, a room that looks like it can follow."""
+    rig.join("Alice", "kitchen")
+    assert refused_room(rig, "kitсhen")
+    rig.leave("Alice", "kitchen")
+    assert not refused_room(rig, "kitсhen")
+    # An ASCII name is never refused.
+    rig.join("Alice", "kitchen")
+    rig.join("Alice", "kitсhen")
+
+
+def test_no_room_looks_like_the_first_one(rig: Rig) -> None:
+    """The room that clients join by default is protected even if nobody is there."""
+    assert refused_room(rig, "lоbby")
+    assert refused_room(rig, "ĺobby".replace("ĺ", "ӏ"))
+
+
+def test_room_that_exists_can_be_joined_beside_one_that_looks_like_it(rig: Rig) -> None:
+    """The look matters only when a room is created; an import can bring both."""
+    rig.history.append([draft("hello", room="kitchen"), draft("hello", room="kitсhen")])
+    assert not refused_room(rig, "kitсhen")
+    assert not refused_room(rig, "kitchen")
+
+
+def test_look_cannot_be_checked_while_the_disk_cannot_be_read(rig: Rig) -> None:
+    """The room is not created, and the client can try again."""
+    rig.faulty.failing = {"read"}
+    with pytest.raises(CommandError) as caught:
+        rig.join("Alice", "кухня")
+    assert caught.value.code == ErrorCode.UNAVAILABLE
+    assert rig.rooms.room_count == 0
+
+
+def test_restored_room_is_protected(rig: Rig) -> None:
+    """After a new relay has taken a process back, the names of its rooms are known."""
+    assert rig.restore(rig.subscriber, "Alice", room="kitchen") == []
+    assert refused_room(rig, "kitсhen")
+
+
 def test_empty_rooms_are_forgotten(rig: Rig) -> None:
     """A room without users takes no memory; if it has messages, its history stays."""
     for number in range(100):
