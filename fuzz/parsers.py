@@ -70,8 +70,6 @@ def commands(data: bytes) -> None:
 def query(data: bytes) -> None:
     """The query of any address is either a `join` within the limits, or refused."""
     parameters = dict(parse_qsl(data.decode("latin-1"), keep_blank_values=True))
-    if "username" not in parameters:
-        parameters["username"] = "Alice"
     try:
         command = join_from_query(parameters)
     except CommandError as refusal:
@@ -224,6 +222,10 @@ def _check_field(key: str, value: Any) -> None:
             _check_room(value)
         case "username":
             _check_username(value)
+        case "user":
+            assert re.match("[gu]_", value)
+            assert "@" not in value
+            assert value.isprintable()
         case "ref" | "id" | "session":
             assert 1 <= len(value.encode()) <= 64
         case "offset" | "before" | "after" | "size" | "limit" | "history":
