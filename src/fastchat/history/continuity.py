@@ -97,8 +97,10 @@ class _State(NamedTuple):
     def decode(cls, data: bytes) -> _State | None:
         try:
             fields = json.loads(data)
-            for name in ("history", "lock", "log"):
-                fields[name] = fields[name] and _Look(*map(int, fields[name]))
+            for name in ("history", "lock"):
+                fields[name] = _Look(*map(int, fields[name]))
+            if fields["log"] is not None:
+                fields["log"] = _Look(*map(int, fields["log"]))
             return cls(**fields)
         except (ValueError, TypeError, KeyError):
             return None

@@ -331,6 +331,10 @@ def notes_of_another_form(data: Path) -> None:
     (data / "history.state").write_bytes(b'{"phase":"stopped","history":[1]}')
 
 
+def notes_without_values(data: Path) -> None:
+    note(data, history=None)
+
+
 @pytest.mark.parametrize(
     "event",
     [
@@ -353,6 +357,7 @@ def notes_of_another_form(data: Path) -> None:
         notes_damaged,
         notes_empty,
         notes_of_another_form,
+        notes_without_values,
     ],
 )
 def test_all_epochs_change_if_messages_may_be_lost(
