@@ -34,6 +34,7 @@ of their last publication (`History.since`).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -101,7 +102,8 @@ class _State(NamedTuple):
                 fields[name] = _Look(*map(int, fields[name]))
             if fields["log"] is not None:
                 fields["log"] = _Look(*map(int, fields["log"]))
-            return cls(**fields)
+            state = cls(**fields)
+            return state if state.phase in (_STOPPED, _RUNNING, _CLOSING) else None
         except (ValueError, TypeError, KeyError):
             return None
 
@@ -212,6 +214,8 @@ class Continuity:
             if sync:
                 os.fsync(self._notes)
         except OSError as error:
+            with contextlib.suppress(OSError):  # older notes would be wrong from now on
+                os.ftruncate(self._notes, 0)
             self._complain(error)
 
     def _sync_log(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -331,6 +332,10 @@ def notes_of_another_form(data: Path) -> None:
     (data / "history.state").write_bytes(b'{"phase":"stopped","history":[1]}')
 
 
+def notes_of_a_newer_version(data: Path) -> None:
+    note(data, phase="paused")
+
+
 def notes_without_values(data: Path) -> None:
     note(data, history=None)
 
@@ -357,6 +362,7 @@ def notes_without_values(data: Path) -> None:
         notes_damaged,
         notes_empty,
         notes_of_another_form,
+        notes_of_a_newer_version,
         notes_without_values,
     ],
 )
@@ -400,3 +406,17 @@ def test_notes_that_cannot_be_written_are_reported(
     with opened(data) as history:
         assert texts(history.before("a", None, 9)) == ["hello"]
         assert history.since("a", Position(before[0], 1), 9) is None
+
+
+def test_outdated_notes_are_no_notes(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the disk fails when a server starts, the notes of the server before it must not count."""
+    before = talk(data)
+
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("fastchat.history.continuity.os.fsync", fail)
+        assert epochs(data) == before
+    assert (data / "history.state").read_bytes() == b""
+    assert not set(epochs(data)) & set(before)
