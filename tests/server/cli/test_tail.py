@@ -223,6 +223,19 @@ def test_history_is_printed_before_events() -> None:
                 tail.await_line(" Alice deleted a message")
 
 
+def test_address_of_a_room_on_the_page_is_joined() -> None:
+    """`tail` follows the room that the address in the browser names, or the room of a flag."""
+    with running_server("--history", "memory") as server:
+        page = f"http://127.0.0.1:{server.port}/#ops/42"
+        for arguments, room in (((), "ops"), (("--room", "lobby"), "lobby")):
+            with (
+                connect(f"ws://127.0.0.1:{server.port}/ws?username=Alice&room={room}") as alice,
+                tailing(page, *arguments, stdin=subprocess.DEVNULL) as tail,
+            ):
+                alice.send(json.dumps({"text": f"in {room}"}))
+                assert tail.await_line(f"Alice: in {room}")
+
+
 def test_json_prints_events_as_received() -> None:
     """`--json` prints the server's events unchanged, a line each."""
     with (
