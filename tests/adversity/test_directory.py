@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -16,9 +17,10 @@ import pytest
 
 from checker.parts import parts_of
 from support.probed import Probed
-from support.raw_websocket import Client, connected
+from support.raw_websocket import BINARY, Client, connected
 from support.server import TIMEOUT_UNIT_S, running_server, wait_until, without_root
 
+SERVE = (sys.executable, "-m", "fastchat", "serve", "--port", "0")
 FAILS = "the history fails (append)"
 WORKS = "the history works again (append)"
 BOTH = pytest.mark.parametrize("workers", ["1", "2"], ids=["one process", "two workers"])
@@ -209,6 +211,33 @@ def test_new_relay_creates_no_history_in_place_of_one_that_is_away(tmp_path: Pat
     assert history_of(probed.directory) == ["before", "back"]
 
 
+def test_new_workers_wait_for_a_directory_that_is_away(tmp_path: Path) -> None:
+    """If all workers are killed while the directory is away, the new ones create nothing in its
+    place, and serve messages and files once it is back."""
+    probed = Probed(tmp_path / "data", "--workers", "2")
+    with probed.running() as server:
+        with connected(server.port) as alice:
+            alice.join(username="Alice")
+            assert say(alice, "before")["type"] == "message"
+        away = probed.directory.rename(tmp_path / "away")
+        workers = {pid for pid, name in parts_of(server.pid).items() if name != "relay"}
+        for pid in workers:
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: len(parts_of(server.pid).keys() - workers) == 3)
+        wait_until(lambda: not probed.is_ready)
+        assert not probed.directory.exists()
+        away.rename(probed.directory)
+        wait_until(lambda: probed.is_ready)
+        with connected(server.port) as bob:
+            assert len(bob.join(username="Bob")["messages"]) == 1
+            assert say(bob, "back")["type"] == "message"
+            bob.send({"type": "upload", "name": "a.txt", "size": 7})
+            bob.receive_type("upload")
+            bob.send_frame(BINARY, b"content")
+            assert bob.receive_type("file")["size"] == 7
+        assert server.stop() == 0
+
+
 def test_removed_lock_is_replaced_and_keeps_other_servers_out(tmp_path: Path) -> None:
     """If the file of the lock is removed, the server locks the directory again, and a second server
     is refused."""
@@ -309,14 +338,59 @@ def test_server_starts_on_a_locked_history(tmp_path: Path) -> None:
     assert server.errors.count(FAILS) == 1
 
 
+# A disk that fails
+
+
+def test_failing_disk_stops_only_publishing(tmp_path: Path) -> None:
+    """While writes fail with an I/O error, messages are refused and the probe says why; when the
+    disk works again, so does the server."""
+    probed = Probed(tmp_path / "data")
+    with probed.running() as server:
+        with connected(server.port) as alice:
+            alice.join(username="Alice")
+            assert say(alice, "before")["type"] == "message"
+            # Beyond the limit, writes to files fail with EFBIG.
+            before = resource.prlimit(server.pid, resource.RLIMIT_FSIZE)
+            resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (1000, before[1]))
+            assert say(alice, "during")["code"] == "unavailable"
+            assert probed.get("/readyz") == (503, "messages cannot be stored: disk I/O error\n")
+            alice.send({"type": "history", "limit": 9})
+            assert len(alice.receive_type("history")["messages"]) == 1
+            resource.prlimit(server.pid, resource.RLIMIT_FSIZE, before)
+            wait_until(lambda: probed.is_ready)
+            assert say(alice, "after")["type"] == "message"
+        assert server.stop() == 0
+    assert server.errors.count(FAILS) == 1
+    assert server.errors.count(WORKS) == 1
+    assert history_of(probed.directory) == ["before", "after"]
+
+
+def test_server_does_not_start_on_a_disk_that_fails(tmp_path: Path) -> None:
+    """If the first write to the history fails with an I/O error, one sentence says so."""
+    assert history_of(tmp_path / "data") == []
+    limit = (1000, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+    child = subprocess.Popen(
+        ["sh", "-c", 'read go; exec "$@"', "sh", *SERVE, "--data", str(tmp_path / "data")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    resource.prlimit(child.pid, resource.RLIMIT_FSIZE, limit)
+    _, errors = child.communicate("go\n", timeout=20 * TIMEOUT_UNIT_S)
+    assert child.returncode == 2, errors
+    assert errors.startswith("fastchat: --data")
+    assert "disk I/O error" in errors
+    assert errors.count("\n") == 1
+
+
 # A history that cannot be written
 
 
 def start(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Start a server without root's rights that is expected to refuse, and return its result."""
-    command = (sys.executable, "-m", "fastchat", "serve", "--port", "0", *arguments)
     return subprocess.run(
-        [*without_root(), *command],
+        [*without_root(), *SERVE, *arguments],
         capture_output=True,
         text=True,
         timeout=20 * TIMEOUT_UNIT_S,
