@@ -146,8 +146,10 @@ cdef class Hub:
     cdef dict _evictions        # close code -> number of evictions
     cdef dict _slow_evictions   # the bound that was exceeded -> number of evictions with 4008
     # What is kept for slow connections: see lag.pxi.
-    cdef Py_ssize_t _log_bytes, _batch_bytes, _private_bytes, _peak_bytes, _check_step
-    cdef uint64_t _added, _check_at
+    cdef Py_ssize_t _batch_bytes, _private_bytes, _peak_bytes, _check_step
+    cdef uint64_t _appended, _dropped   # bytes of batches in all logs
+    cdef uint64_t _queued               # and bytes that transports were given to hold
+    cdef uint64_t _check_at
     cdef dict _lagging          # Connection -> None, in order
     cdef dict _holders          # address of a batch -> number of transports that hold it
     cdef bint _checking
@@ -549,7 +551,7 @@ cdef class Hub:
             "connections": len(self._connections),
             "rooms": len(self._rooms),
             "blocked": blocked,
-            "log_bytes": self._log_bytes,
+            "log_bytes": _log_bytes(self),
             "lag_bytes": _kept(self),
             "publications": self._publications,
             "deliveries": self._sent.deliveries,

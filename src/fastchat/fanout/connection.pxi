@@ -66,6 +66,7 @@ cdef class Connection:
         """Stop writing to the transport; the protocol's `pause_writing` must call this."""
         if self.state == OPEN:
             _block(self.hub, self)
+            _backlog(self.hub, self)    # counts what the transport holds now
 
     def resume_writing(self):
         """Catch up with the rooms; the protocol's `resume_writing` must call this.
@@ -244,6 +245,7 @@ cdef bint _write(Hub hub, Connection conn, bytes frame) except -1:
     Returns False if the connection is closed, or is evicted because of its backlog.
     """
     cdef ssize_t sent = 0
+    cdef bint queued
     if conn.rest is not None:
         _hand_over(hub, conn)
     if conn.state != OPEN:
@@ -268,8 +270,9 @@ cdef bint _write(Hub hub, Connection conn, bytes frame) except -1:
             _backlog(hub, conn)     # counts what the transport holds now
     elif _holds_back(hub, conn):
         _block(hub, conn)
-    _check_bounds(hub)
-    return conn.state == OPEN
+    queued = conn.state == OPEN
+    _check_bounds(hub)      # can evict this connection, behind the reply
+    return queued
 
 
 cdef bint _write_through(Hub hub, Connection conn, data) except -1:

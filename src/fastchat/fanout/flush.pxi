@@ -81,14 +81,13 @@ cdef int _seal(Hub hub, Room room, Connection but=None) except -1:
         room.append(<bytes>room.pending[0], 1)
     else:
         room.append(b"".join(room.pending), count)
-    hub._log_bytes += room.pending_bytes + BATCH_OVERHEAD
-    hub._added += <uint64_t>room.pending_bytes + BATCH_OVERHEAD
+    hub._appended += <uint64_t>room.pending_bytes + BATCH_OVERHEAD
     room.pending.clear()
     room.pending_bytes = 0
     room.round_frames += count
     if but is not None:
         _skip_newest(hub, room, but)    # before _shrink(), which can serve the member
-    if room.log_bytes > hub._max_lag_bytes:
+    if room.log_bytes() > hub._max_lag_bytes:
         _shrink(hub, room)
     return 0
 
@@ -197,7 +196,7 @@ cdef Py_ssize_t _serve(Hub hub, Room room, Py_ssize_t budget) except -1:
         room.spent_s += _now() - started
     if room.unserved == 0:
         _forget(hub, room)
-        if room.log_bytes > hub._max_lag_bytes:
+        if room.log_bytes() > hub._max_lag_bytes:
             _cut(hub, room)
     return visited
 
@@ -261,8 +260,6 @@ cdef int _finish_slice(Hub hub, Room room, int32_t *who, ssize_t *outcome,
             if conn.rest is newest:     # otherwise a transport's callback has written it
                 conn.rest = None
                 _write_through(hub, conn, newest)
-                if conn.blocked:
-                    _backlog(hub, conn)     # counts what the transport holds now
         elif not conn.blocked:
             _serve_one(hub, room, conn)
     return 0
@@ -284,9 +281,9 @@ cdef int _forget(Hub hub, Room room) except -1:
 
 cdef int _drop(Hub hub, Room room, Py_ssize_t count) except -1:
     """Drop the oldest `count` batches of a log."""
-    hub._log_bytes -= room.log_bytes
+    hub._dropped += <uint64_t>room.log_bytes()
     room.drop(count)
-    hub._log_bytes += room.log_bytes
+    hub._dropped -= <uint64_t>room.log_bytes()
     return 0
 
 
@@ -307,7 +304,7 @@ cdef int _shrink(Hub hub, Room room) except -1:
 cdef int _cut(Hub hub, Room room) except -1:
     """Evict the blocked members that keep a log over its bound."""
     cdef uint64_t limit = room.lowest(BLOCKED)
-    cdef Py_ssize_t log_bytes = room.log_bytes, count = 0, i
+    cdef Py_ssize_t log_bytes = room.log_bytes(), count = 0, i
     cdef list behind = []
     while log_bytes > hub._max_lag_bytes and room.base + count < limit:
         log_bytes -= room.log[count].size + BATCH_OVERHEAD

@@ -2,7 +2,7 @@
 #
 # The hub keeps three kinds of bytes for them, and counts each where it changes:
 #
-# * the logs of all rooms (`Hub._log_bytes`);
+# * the logs of all rooms (`Hub._appended` minus `Hub._dropped`);
 # * batches that are in a transport, wholly or in part (`Hub._batch_bytes`). A transport holds a
 #   reference to a batch, not a copy. So a batch counts once, however many transports hold it;
 # * bytes that only one transport holds (`Hub._private_bytes`): replies, and everything that a
@@ -13,7 +13,7 @@
 # transport holds something, also while they are closing.
 #
 # To compute all lags takes about 40 ns for each room of each lagging connection. So this is not done
-# for each publication. `Hub._added` counts the bytes that were ever added, and no lag grows faster.
+# for each publication. `_added` is the number of bytes that were ever added, and no lag grows faster.
 # So after a check, the next one is due when as many bytes were added as the connection that is
 # nearest to its bound lacks, or the process lacks, but at least `_check_step`. The bounds can be
 # exceeded by that step.
@@ -36,9 +36,17 @@ cdef extern from *:
     void c_trim "fastchat_trim"() nogil
 
 
+cdef inline Py_ssize_t _log_bytes(Hub hub) noexcept:
+    return <Py_ssize_t>(hub._appended - hub._dropped)
+
+
+cdef inline uint64_t _added(Hub hub) noexcept:
+    return hub._appended + hub._queued
+
+
 cdef inline Py_ssize_t _kept(Hub hub) noexcept:
     """The bytes that are kept for all slow connections together."""
-    return hub._log_bytes + hub._batch_bytes + hub._private_bytes
+    return _log_bytes(hub) + hub._batch_bytes + hub._private_bytes
 
 
 cdef Py_ssize_t _lag(Hub hub, Connection conn) except -1:
@@ -60,7 +68,7 @@ cdef int _hold(Hub hub, Connection conn, bytes batch) except -1:
     hub._holders[key] = holders + 1
     if holders == 0:
         hub._batch_bytes += PyBytes_GET_SIZE(batch)
-        hub._added += <uint64_t>PyBytes_GET_SIZE(batch)
+        hub._queued += <uint64_t>PyBytes_GET_SIZE(batch)
     if conn.batches is None:
         conn.batches = []
     conn.batches.append(batch)
@@ -102,7 +110,7 @@ cdef int _note_backlog(Hub hub, Connection conn, Py_ssize_t size) except -1:
         return 0
     bytes_of_its_own = size if conn.fd < 0 else min(conn.queued, size)
     if bytes_of_its_own > conn.private_bytes:
-        hub._added += <uint64_t>(bytes_of_its_own - conn.private_bytes)
+        hub._queued += <uint64_t>(bytes_of_its_own - conn.private_bytes)
         hub._lagging[conn] = None
     hub._private_bytes += bytes_of_its_own - conn.private_bytes
     conn.private_bytes = bytes_of_its_own
@@ -113,7 +121,7 @@ cdef int _note_backlog(Hub hub, Connection conn, Py_ssize_t size) except -1:
 
 cdef inline int _check_bounds(Hub hub) except -1:
     """Check all bounds if enough bytes were added since the last check."""
-    if hub._added < hub._check_at or hub._checking or hub._flushing:
+    if _added(hub) < hub._check_at or hub._checking or hub._flushing:
         return 0    # a check that is running, or the end of the flush, covers what was added
     return _check_all(hub)
 
@@ -137,7 +145,7 @@ cdef int _check_all(Hub hub) except -1:
             _relieve(hub)
     finally:
         hub._checking = False
-    hub._check_at = hub._added + <uint64_t>max(
+    hub._check_at = _added(hub) + <uint64_t>max(
         hub._check_step,
         min(hub._max_connection_lag_bytes - most, hub._max_lag_total_bytes - _kept(hub)))
     return 0

@@ -28,7 +28,7 @@ cdef class Room:
     # The log: batches[i] and log[i] are the batch with the number base + i.
     cdef list batches
     cdef Batch *log
-    cdef Py_ssize_t log_capacity, log_bytes
+    cdef Py_ssize_t log_capacity
     cdef uint64_t base, head
     cdef uint64_t appended          # bytes of all batches since the room was made
     # The round: `unserved` members from `next` on, in a circle, have yet to be visited.
@@ -105,7 +105,6 @@ cdef class Room:
         self.log[count].frames = frames
         self.log[count].start = self.appended
         self.appended += PyBytes_GET_SIZE(batch) + BATCH_OVERHEAD
-        self.log_bytes += PyBytes_GET_SIZE(batch) + BATCH_OVERHEAD
         self.head += 1
         self.unserved = self.size
         return 0
@@ -116,7 +115,6 @@ cdef class Room:
         assert 0 <= count <= len(self.batches)
         if left == 0:
             self.batches.clear()
-            self.log_bytes = 0
             if self.log_capacity > 64:      # free a large array after a long lag
                 free(self.log)
                 self.log = NULL
@@ -124,9 +122,13 @@ cdef class Room:
         else:
             memmove(self.log, self.log + count, left * sizeof(Batch))
             del self.batches[:count]
-            self.log_bytes = <Py_ssize_t>(self.appended - self.log[0].start)
         self.base += count
         return 0
+
+    cdef inline Py_ssize_t log_bytes(self) noexcept:
+        if self.base == self.head:
+            return 0
+        return <Py_ssize_t>(self.appended - self.log[0].start)
 
     cdef Py_ssize_t unread(self, Py_ssize_t i) noexcept:
         """The bytes of the log from the cursor of member `i` to the head."""
