@@ -51,11 +51,12 @@ export class Composer {
   // The name of the room to write to; null if there is none.
   set room(room) {
     this.#field.placeholder = t("messageTo", { room });
-    if (room === this.#room) return;
-    this.#room = room;
+    if (room !== this.#room) {
+      this.#room = room;
+      this.#edit(null);
+      this.#write(this.#draft);
+    }
     this.enable(true);
-    this.#edit(null);
-    this.#write(this.#draft);
   }
 
   // Whether the reader can write to the room. If they cannot, a sentence takes the place of the field. Drafts stay.
