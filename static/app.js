@@ -151,6 +151,7 @@ class App {
   #visit() {
     this.#visited = this.#chat.room;
     this.#visited.visit();
+    if (this.#visited.self) this.#identity.show(this.#visited.self);
     this.#log.arrive();
     this.#composer.resume((offset) => this.#chat.timeline.find(offset));
     const offset = this.#navigation.takeOffset();
@@ -301,8 +302,9 @@ class App {
 
   #joined({ username, room }) {
     this.#attachments.refresh();
+    if (room !== this.#chat.room.name) return;
     this.#identity.accept(username);
-    if (room === this.#chat.room.name && this.#visited !== this.#chat.room) this.#visit();
+    if (this.#visited !== this.#chat.room) this.#visit();
   }
 
   #showRoom(room, valid) {

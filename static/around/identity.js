@@ -29,7 +29,7 @@ export class Identity {
   // Resolves when an embedding page has had the chance to hand over a token.
   async begin() {
     await this.#embedding.begin();
-    if (this.#name && !this.token) this.#show();
+    if (this.#name && !this.token) this.show(this.#name);
   }
 
   get name() {
@@ -49,7 +49,17 @@ export class Identity {
     if (!username) return;
     this.#name = username;
     this.#storage.set("name", username);
-    this.#show();
+    this.show(username);
+  }
+
+  // Shows the reader's name. The server may have numbered it in some of the rooms.
+  show(name) {
+    fillPerson(byId("own"), name);
+    byId("own-whole").textContent = name;
+    byId("own").hidden = false;
+    byId("change-name").textContent = t(this.token ? "signOut" : "changeName");
+    // The embedding page says who the reader is, so there is nothing to change.
+    byId("change-name").hidden = Boolean(this.#embedding.token);
   }
 
   askName() {
@@ -95,14 +105,5 @@ export class Identity {
   #tokenGiven(token) {
     this.#tab.set("token", token);
     this.#onAnswered();
-  }
-
-  #show() {
-    fillPerson(byId("own"), this.#name);
-    byId("own-whole").textContent = this.#name;
-    byId("own").hidden = false;
-    byId("change-name").textContent = t(this.token ? "signOut" : "changeName");
-    // The embedding page says who the reader is, so there is nothing to change.
-    byId("change-name").hidden = Boolean(this.#embedding.token);
   }
 }

@@ -164,7 +164,8 @@ export class Chat {
   // Sends a message to a room, by default to the one that is shown.
   send(text, room = this.#shown) {
     const timestamp = new Date().toISOString();
-    const draft = { id: newId(), room: room.name, ...this.self, text, timestamp, at: Date.now() };
+    const username = room.self || this.#name;
+    const draft = { id: newId(), room: room.name, user: this.#user, username, text, timestamp, at: Date.now() };
     this.#typedAt = -Infinity;
     this.#publish(room.timeline.compose(draft));
     this.#on.changed(room);
@@ -357,7 +358,8 @@ export class Chat {
     this.#connection.settle();
     const { self } = this;
     this.#user = reply.user;
-    this.#name = reply.username ?? "";
+    // In other rooms the server may have numbered the name, because somebody there has the same.
+    if (room === this.#shown) this.#name = reply.username ?? "";
     // With a token of another person, the page starts over: it must not send what somebody else wrote, nor take over
     // their rooms and read positions.
     const another = this.#token && self.username && !isSame(self, reply);

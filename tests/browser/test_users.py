@@ -223,6 +223,31 @@ def test_own_joins_and_leaves_are_not_noted(
     expect(page.locator(".person:has(.person__you:visible)")).to_have_count(2)
 
 
+def test_numbered_name_is_the_name_in_one_room(visit: Visit, script: ScriptedServer) -> None:
+    """If the server has numbered the reader's name in one room, the page uses that name there, and
+    neither loses the reader's own nor joins anew."""
+    ann = {"user": "u_17", "username": "Ann"}
+    numbered = {**ann, "username": "Ann (2)"}
+    script.rooms["a"] = {**ann, "users": [*people("Zoe"), ann]}
+    script.rooms["b"] = {**numbered, "users": [*people("Zoe"), numbered]}
+    page: Any = visit(at="a", script=script, init="sessionStorage['fastchat.token'] = 't'")
+    expect(page.locator("#own-name")).to_have_text("Ann")
+    page.evaluate("() => { location.hash = 'b' }")
+    expect(page.locator(".person__name")).to_have_text(["Ann (2)", "Zoe"])
+    expect(page.locator(".person:has-text('Ann (2)') .person__you")).to_be_visible()
+    say(page, "hello")
+    expect(page.locator(".message--own .message__author")).to_have_text("Ann (2)")
+    expect(page.locator("#own-name")).to_have_text("Ann (2)")
+    page.go_back()
+    expect(page.locator(".person__name")).to_have_text(["Ann", "Zoe"])
+    expect(page.locator("#own-name")).to_have_text("Ann")
+    assert script.connections == 1
+    page.reload()
+    wait_for_sent(page, lambda: len(script.sent("join")) == 4)
+    expect(page.locator("#own-name")).to_have_text("Ann")
+    expect(page.locator(".person__name")).to_have_text(["Ann", "Zoe"])
+
+
 def test_crowd_has_a_number_instead_of_a_list(
     visit: Visit, script: ScriptedServer, room: str
 ) -> None:

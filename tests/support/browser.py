@@ -172,8 +172,9 @@ class ScriptedServer:
 
     It records the commands, answers joins, and sends what a test makes it send. `rooms` holds the
     rooms that differ from the others: each with its own `epoch`, `offset`, `timestamp`, `missed`,
-    `refusal`, `user`, `users`, `online`, `rights`, or `silent`, which leaves a join without an
-    answer. A user is a guest whose id follows from the name, unless a test gives another one.
+    `refusal`, `user`, `username`, `users`, `online`, `rights`, or `silent`, which leaves a join
+    without an answer. A user is a guest whose id follows from the name, unless a test gives another
+    one.
     """
 
     def __init__(self, *, epoch: str = "e1", offset: int = 0) -> None:
@@ -236,19 +237,20 @@ class ScriptedServer:
         room = self.rooms.get(command["room"], {})
         epoch = room.get("epoch", self.epoch)
         since = command.get("since") or {}
+        username = room.get("username", command.get("username"))
         self.say(
             type="joined",
             ref=command["ref"],
             room=command["room"],
-            user=room.get("user", user_of(command["username"])),
-            username=command["username"],
+            user=room.get("user", user_of(username)),
+            username=username,
             session="s" * 16,
             epoch=epoch,
             offset=room.get("offset", self.offset),
             timestamp=room.get("timestamp"),
             recovered=since.get("epoch") == epoch,
             messages=room.get("missed", self.missed),
-            users=room.get("users", people(command["username"], "Zoe")),
+            users=room.get("users", people(username, "Zoe")),
             online=room.get("online", 2),
             spectators=0,
             rights=room.get("rights", ["read", "write"]),
