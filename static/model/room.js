@@ -95,9 +95,8 @@ export class Room {
   accept(reply) {
     this.joined = true;
     this.refusal = null;
-    const { rights = ["read", "write"] } = reply;
-    this.writes = rights.includes("write");
-    this.moderates = rights.includes("moderate");
+    this.writes = reply.rights.includes("write");
+    this.moderates = reply.rights.includes("moderate");
     // If the history is a new one, nothing of it has been read.
     if (this.timeline.isReplacedBy(reply)) {
       this.#read = this.#line = null;

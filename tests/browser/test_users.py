@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import expect
 
+from fastchat.auth.issuing import create_secret, make_token
 from support.browser import (
     ScriptedServer,
     Visit,
@@ -22,7 +24,7 @@ from support.browser import (
     user_of,
     wait_for_sent,
 )
-from support.server import Server
+from support.server import Server, running_server
 
 #: The id of another user with the name that the reader has.
 NAMESAKE = "g_another-ann"
@@ -465,6 +467,26 @@ def test_guest_does_not_send_the_outbox_of_a_user_with_a_token(
 
 
 # With a real server
+
+
+def test_guest_reads_where_only_tokens_may_write(visit: Visit, tmp_path: Path) -> None:
+    """If the server lets guests only read, the page shows them the messages and no composer. A user
+    with a token has the composer."""
+    key = tmp_path / "secret"
+    create_secret(key)
+    flags = ("--auth", "optional", "--jwt-key-file", str(key), "--guest-rights", "read")
+    with running_server("--history", "memory", *flags) as server:
+        token = make_token(key, subject="u-1", name="Zoe", duration_s=600)
+        user: Any = visit(
+            at=room, url=server.url, init=f"sessionStorage['fastchat.token'] = '{token}'"
+        )
+        expect(user.locator("#own-name")).to_have_text("Zoe")
+        say(user, "for all to read")
+        guest: Any = visit("Ann", url=server.url)
+        expect(text_in(guest, "for all to read")).to_be_visible()
+        expect(guest.locator("#read-only")).to_be_visible()
+        expect(guest.locator("#composer")).to_be_hidden()
+        expect(user.locator(".person__name")).to_have_text(["Zoe", "Ann"])
 
 
 def test_name_that_another_user_took_leaves_the_messages_where_they_were(
