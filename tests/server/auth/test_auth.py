@@ -210,12 +210,12 @@ def test_subject_is_the_author_of_messages(server: server_in_thread.Server) -> N
 @pytest.mark.parametrize(
     ("rights", "allowed"),
     [
-        (["read"], {"typing", "history", "search"}),
+        (["read"], {"history", "search"}),
         (
             ["read", "write"],
             {"typing", "history", "search", "message", "edit", "delete", "react", "upload"},
         ),
-        (["read", "moderate"], {"typing", "history", "search", "edit", "delete", "remove"}),
+        (["read", "moderate"], {"history", "search", "edit", "delete", "remove"}),
     ],
     ids=["reads", "writes", "moderates"],
 )

@@ -435,7 +435,7 @@ def test_error_carries_ref_and_id(client: WireClient, room: str) -> None:
     error = client.receive_type("error")
     assert (error["code"], error["ref"]) == ("not_joined", "r3")
     assert "id" not in error
-    client.send({"type": "join", "room": room, "ref": "r4"})
+    client.send({"type": "join", "room": room, "username": "", "ref": "r4"})
     assert client.receive_type("error")["ref"] == "r4"
 
 
