@@ -219,7 +219,7 @@ export class Chat {
       this.#outbox.remove(id);
       this.#proceed();
     };
-    const room = new Room(name, this.#storage, confirmed);
+    const room = new Room(name, this.#storage, confirmed, () => this.rooms);
     this.#rooms.set(name, room);
     this.#adopt(room);
     return room;

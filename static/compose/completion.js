@@ -1,14 +1,18 @@
 import { make, writeInto } from "../dom.js";
 import { fillPerson } from "../text/avatar.js";
-import { folded } from "../text/folding.js";
+import { folded, UNSPACED } from "../text/folding.js";
 import { t } from "../text/translation.js";
 
 const OPTION_COUNT = 30;
 // The beginning of a name before the cursor: `:na` of an emoji, `#r` of a room, `@na me` of a person; never within a
-// word.
-const BEGUN = /(?<![\p{L}\p{N}\p{M}/])(?:(?<emoji>:)[\w+-]{2,}|(?<room>#)[a-z\d._-]+|@[^@:#\n]{0,32})$/u;
+// word, but next to a letter of a script without spaces.
+const WORD_START = `(?<!(?!${UNSPACED})[\\p{L}\\p{N}\\p{M}/])`;
+const BEGUN = new RegExp(
+  `${WORD_START}(?:(?<emoji>:)[\\w+-]{2,}|(?<room>[#＃])[\\p{L}\\p{M}\\p{Nd}._-]+|[@＠][^@＠:#＃\\n]{0,32})$`,
+  "u",
+);
 // The complete name of an emoji, as `:tada:`.
-const SPELT = /(?<![\p{L}\p{N}\p{M}:]):([\w+-]+):$/u;
+const SPELT = new RegExp(`(?<!:)${WORD_START}:([\\w+-]+):$`, "u");
 
 // Suggests emoji, rooms and people while a message is written. The list is above the field, which keeps the focus.
 // Enter and Tab belong to the list only while a suggestion is selected.

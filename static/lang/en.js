@@ -85,7 +85,7 @@ export const words = {
   leaveRoom: "Leave #{room}",
   unreadSuffix: " unread",
   badRoom: "Invalid room name",
-  badRoomHint: "“{room}” is not a valid room name. Use 1 to 64 of the characters a–z, 0–9, - _ and .",
+  badRoomHint: "“{room}” is not a valid room name. Use 1 to 64 letters and digits of any script, - _ and .",
   toLobby: "Go to the lobby",
   whoIsHere: "People here",
   showPeople: "Show people",

@@ -6,6 +6,7 @@ import { Timeline } from "./timeline.js";
 export class Room {
   #storage;
   #confirmed;
+  #all;
   // The offset of the last message that was read; null before the first visit, which starts with nothing unread.
   #read = null;
   #line = null;
@@ -22,9 +23,11 @@ export class Room {
   writes = true;
   moderates = false;
 
-  // `confirmed` is called with the id of each message that leaves the timeline's outbox.
-  constructor(name, storage, confirmed) {
+  // `confirmed` is called with the id of each message that leaves the timeline's outbox. `all` returns the reader's
+  // rooms.
+  constructor(name, storage, confirmed, all = () => []) {
     this.name = name;
+    this.#all = all;
     this.#storage = storage;
     this.#confirmed = confirmed;
     this.forget();
@@ -45,6 +48,11 @@ export class Room {
   // The names that a text can mention. A crowd has no list of its people, so the authors stand in for it.
   get names() {
     return this.roster.isCrowd ? this.others : this.roster.names;
+  }
+
+  // The names of the rooms that a text can link to, besides others that the reader does not know.
+  get rooms() {
+    return this.#all().map(({ name }) => name);
   }
 
   // Whether the message with an offset is the reader's; undefined if it is not loaded.

@@ -7,8 +7,8 @@
 // farther ahead than a fixed number of letters or the next character of its kind, and the depth of nesting is bounded.
 
 import { make } from "../dom.js";
-import { folded } from "./folding.js";
-import { addressOf, decoded } from "./room-address.js";
+import { folded, UNSPACED } from "./folding.js";
+import { addressOf, decoded, isRoom, keyOf } from "./room-address.js";
 import { locale, t } from "./translation.js";
 
 const NESTING_DEPTH = 3;
@@ -33,37 +33,42 @@ const FILE = /^\/files\/[a-z2-7]{32}\/([^/]+)$/;
 // An address ends before white space, a quotation mark, an invisible character or one that changes the direction, and
 // the full-width punctuation of languages without spaces. Punctuation at the end of a sentence does not belong to it,
 // nor does a bracket without its counterpart in the address.
-const WORD_START = "(?<![\\p{L}\\p{N}\\p{M}/#&@])";
+// A letter of a script without spaces can stand before it.
+const WORD_START = `(?<!(?!${UNSPACED})[\\p{L}\\p{N}\\p{M}/#&@＃＠])`;
 const HTTP = "[Hh][Tt]{2}[Pp][Ss]?://";
 const LETTER = '[^\\s<>()[\\]"`\\p{C}\\u3000-\\u303f\\uff01-\\uff1f]';
 const REST = `(?:${LETTER}|\\(${LETTER}*\\)|\\[${LETTER}*\\])+(?<![.,:;!?'*_~…’”»])`;
-// Code, an address, a room, the text after an @ that may be a name (at most 32 letters), and marks of emphasis.
+// Code, an address, the text after a # that may be a room, the text after an @ that may be a name (at most 32 letters),
+// and marks of emphasis.
 const TOKEN = new RegExp(
   [
     "(?<ticks>`{1,3})(?<code>[^`]+)\\k<ticks>",
     `<(?<exact>${HTTP}(?:${LETTER}|[()[\\]])+)>`,
     `(?<address>(?:${HTTP}|${WORD_START}/files/[a-z2-7]{32}/)${REST})`,
-    `${WORD_START}#(?<room>(?=[\\d._-]{0,63}[a-z])[a-z\\d._-]{0,63}[a-z\\d_])(?![\\p{L}\\p{N}\\p{M}#])`,
-    `${WORD_START}@(?=(?<ahead>\\S.{0,32}))`,
+    `${WORD_START}[#＃](?=(?<place>[\\p{L}\\p{M}\\p{Nd}._-]{1,64})(?![\\p{L}\\p{N}\\p{M}#]))`,
+    `${WORD_START}[@＠](?=(?<ahead>\\S.{0,32}))`,
     "(?<mark>\\*+|_+|~+)",
   ].join("|"),
   "gu",
 );
 const MARKS = { "*": "em", _: "em", "**": "strong", "~~": "s" };
 const BEFORE_MARK = /^$|[\s\p{Ps}\p{Pi}\p{Pd}\p{Cs}"'*_~]/u;
-// Scripts without spaces between words.
-const UNSPACED = /^[\p{sc=Han}\p{sc=Hira}\p{sc=Kana}\p{sc=Thai}\p{sc=Laoo}\p{sc=Khmr}\p{sc=Mymr}]/u;
+const IS_UNSPACED = new RegExp(`^${UNSPACED}`, "u");
+const ENDS_UNSPACED = new RegExp(`${UNSPACED}$`, "u");
+// The beginning of a word up to the first letter of a script without spaces.
+const SPACED = new RegExp(`^(?:(?!${UNSPACED}).)+`, "u");
 const WORD = /^[\p{L}\p{N}\p{M}]/u;
 // Emphasis needs one of these: (*_*) is a face.
 const MARKABLE = /[\p{L}\p{N}\p{ExtPict}]/u;
 const EMOJI_ONLY = /^(?:\s*\p{RGI_Emoji}){1,8}\s*$/v;
 
-const NOBODY = { self: "", names: [] };
+const NOBODY = { self: "", names: [], rooms: [] };
 const OUTSIDE = { target: "_blank", rel: "noopener noreferrer nofollow ugc" };
 
-// Returns the elements of a text. `context` has `self`, the reader's name, and `names`, which can be mentioned; `names`
-// is read only if the text needs it. Its function `owns`, if it has one, says whether the message with an offset is the
-// reader's; undefined if it does not know. Where it does, a reply is to the author and not to the name.
+// Returns the elements of a text. `context` has `self`, the reader's name, `names`, which can be mentioned, and `rooms`,
+// the names of the reader's rooms; both lists are read only if the text needs them. Its function `owns`, if it has one,
+// says whether the message with an offset is the reader's; undefined if it does not know. Where it does, a reply is to
+// the author and not to the name.
 export function nodesOf(text, context) {
   const blocks = new Reader(context).read(text);
   // Only blocks get a direction of their own; styles/text.css handles what is inside them.
@@ -139,6 +144,7 @@ export function fileOf(address) {
 class Reader {
   #context;
   #names;
+  #rooms;
 
   constructor(context) {
     this.#context = context;
@@ -202,7 +208,7 @@ class Reader {
     for (let match; (match = TOKEN.exec(text)); ) {
       const { index, groups } = match;
       const { mark } = groups;
-      const node = mark ? MARKS[mark] : this.#nodeOf(match[0], groups);
+      const node = mark ? MARKS[mark] : this.#nodeOf(groups);
       if (!node) continue;
       nodes.push(text.slice(end, index));
       end = TOKEN.lastIndex;
@@ -214,22 +220,33 @@ class Reader {
   }
 
   // Returns the element for a token; null if the token is only text.
-  #nodeOf(token, { code, exact, address, room, ahead }) {
+  #nodeOf({ code, exact, address, place, ahead }) {
     if (code) return make("code", {}, [code]);
-    if (room) return make("a", { class: "room-link", href: addressOf(room) }, [token]);
+    if (place) return this.#roomIn(place);
     return ahead ? this.#mentionIn(ahead) : linkOf(exact ?? address);
   }
 
-  // Finds the longest name that the text begins with, which is then part of the token.
+  // Returns a link to the room that a text begins with, which is then part of the token: one of the reader's rooms, or
+  // what can be a name; null if there is none. A name in letters and a text in letters without spaces are divided.
+  #roomIn(place) {
+    this.#rooms ??= new Set(this.#context.rooms);
+    const whole = place.replace(/[.-]+$/, "");
+    const [spaced = ""] = SPACED.exec(whole) ?? [];
+    const known = beginningOf(place, keyOf, this.#rooms, (rest) => /^[.-]*$/.test(rest));
+    const name = known ?? (isRoomName(spaced) ? spaced.replace(/[.-]+$/, "") : whole);
+    if (!isRoomName(name)) return null;
+    TOKEN.lastIndex += name.length;
+    return make("a", { class: "room-link", href: addressOf(keyOf(name)) }, [`#${name}`]);
+  }
+
+  // Returns a mention of the longest name that a text begins with, which is then part of the token; null if there is
+  // none.
   #mentionIn(ahead) {
     this.#names ??= new Set([this.#context.self, ...this.#context.names].map(folded));
-    for (let { length } = ahead; length; length -= 1) {
-      const name = ahead.slice(0, length);
-      if (!this.#names.has(folded(name)) || WORD.test(ahead.slice(length))) continue;
-      TOKEN.lastIndex += length;
-      return this.#mention(name, `@${name}`);
-    }
-    return null;
+    const name = beginningOf(ahead, folded, this.#names, (rest) => !WORD.test(rest));
+    if (!name) return null;
+    TOKEN.lastIndex += name.length;
+    return this.#mention(name, `@${name}`);
   }
 
   #owns(offset) {
@@ -241,12 +258,29 @@ class Reader {
   }
 }
 
+// Returns the longest beginning of a text whose `fold` is one of `known` and after which the word ends, as `isEnd` says
+// for the rest of the text; undefined if there is none. A letter of a script without spaces always ends a word, because
+// particles follow names.
+function beginningOf(text, fold, known, isEnd) {
+  for (let { length } = text; length; length -= 1) {
+    const [begin, rest] = [text.slice(0, length), text.slice(length)];
+    const isWord = isEnd(rest) || IS_UNSPACED.test(rest) || ENDS_UNSPACED.test(begin);
+    if (isWord && known.has(fold(begin))) return begin;
+  }
+  return undefined;
+}
+
+// Whether a text is the name of a room. It needs a letter, and capitals only beside other than ASCII letters.
+function isRoomName(text) {
+  return /\p{L}/u.test(text) && !/^[\x00-\x7f]*[A-Z][\x00-\x7f]*$/.test(text) && isRoom(keyOf(text));
+}
+
 // Adds a mark of emphasis to the nodes of a line. It ends what its counterpart began, begins something, or is only
 // text.
 function emphasize(sign, before, after, nodes, open) {
   const begun = open.findIndex((each) => each.sign === sign);
   // Underscores within a word are never marks: names of files have them in any script.
-  const inText = (letter) => sign[0] !== "_" && UNSPACED.test(letter);
+  const inText = (letter) => sign[0] !== "_" && IS_UNSPACED.test(letter);
   if (begun >= 0 && /\S/.test(before) && (!WORD.test(after) || inText(after))) {
     const [{ at }] = open.splice(begun);
     if (nodes.slice(at).some((node) => MARKABLE.test(node.textContent ?? node))) {

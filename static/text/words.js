@@ -1,13 +1,13 @@
 // Divides texts into words as the server's search does. The rules are those of src/fastchat/history/words.py.
 
+import { UNSPACED } from "./folding.js";
+
 // Some apostrophes are letters, and divide words like the others.
 const LETTER = "[[\\p{L}\\p{M}\\p{N}\\p{Cf}]--[\\u02b9\\u02bb\\u02bc\\u02be\\u02bf]]";
-// Letters of scripts without spaces between words, and of Korean: each is a word of its own.
-const SCRIPTS = ["Han", "Hira", "Kana", "Bopo", "Hang", "Yiii", "Thai", "Laoo", "Khmr", "Mymr", "Java", "Bali"];
-const UNSPACED = `[[${SCRIPTS.map((script) => `\\p{scx=${script}}`).join("")}]&&${LETTER}]`;
+const SINGLE = `(?=${UNSPACED})${LETTER}`;
 const SPACED = `(?:(?!${UNSPACED})${LETTER})+`;
-const WORD = new RegExp(`(${UNSPACED}\\p{M}*|${SPACED})`, "v");
-const FOLDED_WORD = new RegExp(`${UNSPACED}|${SPACED}`, "gv");
+const WORD = new RegExp(`(${SINGLE}\\p{M}*|${SPACED})`, "v");
+const FOLDED_WORD = new RegExp(`${SINGLE}|${SPACED}`, "gv");
 
 // The marks of alphabets, and characters without a shape. The marks of voiced kana count.
 const IGNORED =

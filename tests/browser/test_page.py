@@ -225,14 +225,20 @@ def test_impossible_room_does_not_end_the_current_one(
 @pytest.mark.parametrize(
     ("typed", "found"),
     [
-        ("Café Süd", "cafe-sud"),
+        ("Café Süd", "café-süd"),
+        ("Кухня", "кухня"),
+        ("厨房", "厨房"),
+        ("مطبخ", "مطبخ"),
+        ("Straße", "strasse"),
+        ("＃厨房", "厨房"),
+        ("https://chat.example/#%D0%9A%D1%83%D1%85%D0%BD%D1%8F", "кухня"),
         ("#kitchen", "kitchen"),
         ("https://chat.example/?lang=ar#the-kitchen/42", "the-kitchen"),
         ("https://chat.example/#%6bitchen", "kitchen"),
     ],
 )
 def test_typed_text_becomes_a_room_name(visit: Any, typed: str, found: str) -> None:
-    """Spaces, accents and a pasted invitation become a valid room name."""
+    """Spaces, capitals of any script and a pasted invitation become a valid room name."""
     page = visit("Ann")
     page.fill("#room-field", typed)
     page.press("#room-field", "Enter")

@@ -18,10 +18,10 @@ from fastchat.web.assets import Asset, imported_by, load_assets, needed_by
 STATIC = Path(__file__).parents[3] / "static"
 #: What a first visit may load until the page can be used: a little above what it is, so that
 #: whoever adds to it has to look for what can go. As it is delivered, and that in gzip.
-FIRST_VISIT_BYTES = 169_000
-FIRST_VISIT_PACKED_BYTES = 61_000
+FIRST_VISIT_BYTES = 171_000
+FIRST_VISIT_PACKED_BYTES = 62_000
 #: Everything in static/, also what is loaded when it is used.
-ALL_BYTES = 200_500
+ALL_BYTES = 204_000
 
 
 @pytest.fixture(scope="module")
