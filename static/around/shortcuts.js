@@ -22,10 +22,16 @@ const KEYS = [
   [`?  ${COMMAND} + /`, "keyHelp"],
 ];
 
+const NOT_LATIN = /^(?!\p{sc=Latn})\p{L}/u;
+// The question mark of Arabic and Persian.
+const ARABIC_QUESTION = "؟";
+
 // The keyboard shortcuts of the whole page, and the dialog that lists all shortcuts.
 export class Shortcuts {
   #dialog = byId("shortcuts");
   #on;
+  // Whether the last letter that was typed is a Latin one.
+  #isLatin = false;
 
   // `on` has a function each for: write (focus the composer), search, and step (go so many rooms on; with `unread`, to
   // the next one with new messages).
@@ -53,7 +59,9 @@ export class Shortcuts {
     (act ?? this.#writeOf(event))?.();
   }
 
-  #actionOf({ key, altKey, ctrlKey, metaKey, shiftKey, target, isComposing }) {
+  #actionOf(event) {
+    const { altKey, ctrlKey, metaKey, shiftKey, target, isComposing } = event;
+    const key = this.#keyOf(event);
     const command = (ctrlKey || metaKey) && !altKey;
     const writing = target.closest(FIELDS);
     const step = { ArrowUp: -1, ArrowDown: 1 }[key];
@@ -63,6 +71,18 @@ export class Shortcuts {
     if (altKey && !command && step) return () => this.#on.step(step, { unread: shiftKey });
     if (writing || command || altKey) return undefined;
     return { "/": this.#on.search, "?": () => this.#open() }[key];
+  }
+
+  // Returns the key that a shortcut is compared with. On a keyboard of another script, a key with a letter is known by
+  // its place. So is the key of the slash, which has a full stop or a comma on Russian and Hebrew keyboards, unless the
+  // last letter shows that the keyboard is a Latin one.
+  #keyOf({ key, code, shiftKey }) {
+    if (/^\p{L}$/u.test(key)) this.#isLatin = /^\p{sc=Latn}/u.test(key);
+    if (key === ARABIC_QUESTION) return "?";
+    const isForeign = NOT_LATIN.test(key);
+    if (isForeign && code.startsWith("Key")) return code.slice(-1).toLowerCase();
+    if (code !== "Slash" || !(isForeign || (!this.#isLatin && /^[.,]$/.test(key)))) return key;
+    return shiftKey ? "?" : "/";
   }
 
   // A letter that is typed outside a field begins a message. A space does not, because it presses buttons and scrolls.
