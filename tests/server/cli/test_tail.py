@@ -410,7 +410,7 @@ def test_unconfirmed_line_is_sent_again_under_its_id() -> None:
     first, sent, second, again = seen
     assert sent == again
     assert (first["history"], first.get("since"), first.get("session")) == (50, None, None)
-    assert second["since"] == {"epoch": "E", "offset": 5}
+    assert second["since"] == {"epoch": "E", "offset": 5, "timestamp": None}
     assert second["session"] == "s" * 16
 
 
