@@ -269,7 +269,7 @@ def log_uncaught_exceptions() -> None:
 
     def on_exception(kind: type[BaseException], error: BaseException, trace: Any) -> None:
         if not issubclass(kind, KeyboardInterrupt):
-            logger.critical("internal error; the process ends", exc_info=(kind, error, trace))
+            logger.error("internal error; the process ends", exc_info=(kind, error, trace))
 
     def in_thread(happened: threading.ExceptHookArgs) -> None:
         if happened.exc_type is not SystemExit and happened.exc_value is not None:
