@@ -309,7 +309,8 @@ cdef class Hub:
         _depart(self, room, conn)
         if conn.state == OPEN and conn.blocked and _backlog(self, conn) > MAX_BACKLOG_BYTES:
             _evict_slow(self, conn, "replies", "left more rooms than it read")
-        _check_bounds(self)
+        if _is_check_due(self):
+            _check_bounds(self)
 
     # Publishing
 
@@ -378,7 +379,8 @@ cdef class Hub:
             _seal(self, room)
             _serve_all(self, room)
             _pace(self, room)
-        _check_bounds(self)
+        if _is_check_due(self):
+            _check_bounds(self)
 
     def end_turn(self):
         """Flush one slice now, for a caller that knows that its loop turn is over.

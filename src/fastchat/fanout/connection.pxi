@@ -271,7 +271,8 @@ cdef bint _write(Hub hub, Connection conn, bytes frame) except -1:
     elif _holds_back(hub, conn):
         _block(hub, conn)
     queued = conn.state == OPEN
-    _check_bounds(hub)      # can evict this connection, behind the reply
+    if _is_check_due(hub):
+        _check_bounds(hub)  # can evict this connection, behind the reply
     return queued
 
 

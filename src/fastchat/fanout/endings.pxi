@@ -83,7 +83,7 @@ cdef int _close_one(Hub hub, Connection conn, bytes frame) except -1:
             _depart(hub, <Room>room, conn)
     if conn.state == OPEN:
         _send_close(hub, conn, frame)
-    return _check_bounds(hub)
+    return _check_bounds(hub) if _is_check_due(hub) else 0
 
 
 cdef int _send_close(Hub hub, Connection conn, bytes frame) except -1:

@@ -151,7 +151,7 @@ cdef int _flush_slice(Hub hub) except -1:
         _schedule(hub)
     elif wake > 0.0:
         _wake_at(hub, wake, wake - now)
-    return _check_bounds(hub)
+    return _check_bounds(hub) if _is_check_due(hub) else 0
 
 
 cdef int _pace(Hub hub, Room room) except -1:

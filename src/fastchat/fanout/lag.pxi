@@ -119,14 +119,15 @@ cdef int _note_backlog(Hub hub, Connection conn, Py_ssize_t size) except -1:
 
 # The bounds
 
-cdef inline int _check_bounds(Hub hub) except -1:
-    """Check all bounds if enough bytes were added since the last check."""
-    if _added(hub) < hub._check_at or hub._checking or hub._flushing:
-        return 0    # a check that is running, or the end of the flush, covers what was added
-    return _check_all(hub)
+cdef inline bint _is_check_due(Hub hub) noexcept:
+    """Whether enough bytes were added since the last check.
+
+    A check that is running, or the one at the end of a flush, covers what is added meanwhile.
+    """
+    return not (_added(hub) < hub._check_at or hub._checking or hub._flushing)
 
 
-cdef int _check_all(Hub hub) except -1:
+cdef int _check_bounds(Hub hub) except -1:
     """Evict connections with too large a lag, and then those with the largest, if need be."""
     cdef Py_ssize_t most = 0, lag
     cdef Connection conn
