@@ -50,6 +50,7 @@ def full_snapshot() -> dict[str, Any]:
         rooms=6,
         history_writable=1,
         users=7,
+        spectators=1,
         log_bytes=8,
         lag_bytes=9,
         publications=9,
