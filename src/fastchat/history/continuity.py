@@ -16,9 +16,9 @@ file is opened again:
   last change (`ctime`, which no program can set). A copy has another inode, or another ctime if it
   was written over the file.
 * Running: the server was killed. Its commits are in the page cache, so they are lost only with the
-  machine, which then has another boot id. With synced commits they survive even that. The file must
-  have the same inode, and the write-ahead log must still be there. Nothing changes the lock file
-  while a server runs, so its inode and ctime show whether the directory was copied or overwritten.
+  machine, which then has another boot id. With synced commits they survive even that. The file and
+  its write-ahead log must have the same inodes. Nothing changes the lock file while a server runs,
+  so its inode and ctime show whether the directory was copied or overwritten.
 * Closing: as running, but the write-ahead log may be gone already.
 
 The notes are on the disk before the first commit of a run, and again after the last one. The device
@@ -61,7 +61,7 @@ _STOPPED, _RUNNING, _CLOSING = "stopped", "running", "closing"
 _UNKNOWN = "there are no notes about its last use"
 _CHANGED = "it was copied, restored or changed since the server stopped"
 _MOVED = "it was copied or restored since the server was killed"
-_NO_LOG = "its write-ahead log was removed"
+_NO_LOG = "its write-ahead log was removed or replaced"
 _CRASHED = "the machine went down while the server ran"
 
 
@@ -79,7 +79,7 @@ class _Look(NamedTuple):
 
 
 class _State(NamedTuple):
-    """The notes. `log` is the write-ahead log that a stop has left, usually None.
+    """The notes. `log` is the write-ahead log, which a stop usually does not leave.
 
     `is_synced` says whether all commits were synced to the disk.
     """
@@ -145,14 +145,14 @@ class Continuity:
         self._is_synced = sync_commits and (
             self._last is None or self._last.is_synced or self._last.phase == _STOPPED
         )
-        self._write(_RUNNING, sync=True)
+        self._write(_RUNNING, log=_look(self._log), sync=True)
         ((generation,),) = select(db, "SELECT value FROM facts WHERE name = 'generation'")
         return bytes(generation)
 
     def note_lock(self, lock: int) -> None:
         """Note that the file of the lock was removed and created again while the server runs."""
         self._lock = _Look.of(os.fstat(lock))
-        self._write(_RUNNING, sync=True)
+        self._write(_RUNNING, log=_look(self._log), sync=True)
 
     def prepare_end(self) -> None:
         """Note that the file is about to be closed."""
@@ -195,7 +195,11 @@ class Continuity:
         return None
 
     def _has_log(self, size: int) -> bool:
-        return self._log_before is not None and self._log_before.size >= size
+        """Whether the log is that of the last server, and has at least `size` bytes."""
+        last, now = self._last, self._log_before
+        if last is None or now is None or now.size < size:
+            return False
+        return last.log is None or last.log.inode == now.inode
 
     def _open_notes(self) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC

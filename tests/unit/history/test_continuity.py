@@ -295,6 +295,13 @@ def history_written_over_after_a_kill(data: Path) -> None:
     (data / "history.db-wal").unlink()
 
 
+def history_and_log_put_back_after_a_kill(data: Path) -> None:
+    kill(data, "say('kept'); shutil.copytree(directory, str(directory) + '-hot'); say('lost')")
+    hot = data.with_name("data-hot")
+    shutil.copyfile(hot / "history.db", data / "history.db")
+    (hot / "history.db-wal").rename(data / "history.db-wal")
+
+
 def log_removed_after_a_kill(data: Path) -> None:
     kill(data, "say('kept'); history._db.wal_checkpoint(mode=1); say('lost')")
     (data / "history.db-wal").unlink()
@@ -354,6 +361,7 @@ def notes_without_values(data: Path) -> None:
         copy_put_back_after_a_kill,
         copy_written_over_after_a_kill,
         history_written_over_after_a_kill,
+        history_and_log_put_back_after_a_kill,
         log_removed_after_a_kill,
         crashed,
         crashed_on_an_unknown_boot,
