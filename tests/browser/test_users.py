@@ -477,9 +477,7 @@ def test_guest_reads_where_only_tokens_may_write(visit: Visit, tmp_path: Path) -
     flags = ("--auth", "optional", "--jwt-key-file", str(key), "--guest-rights", "read")
     with running_server("--history", "memory", *flags) as server:
         token = make_token(key, subject="u-1", name="Zoe", duration_s=600)
-        user: Any = visit(
-            at=room, url=server.url, init=f"sessionStorage['fastchat.token'] = '{token}'"
-        )
+        user: Any = visit(url=server.url, init=f"sessionStorage['fastchat.token'] = '{token}'")
         expect(user.locator("#own-name")).to_have_text("Zoe")
         say(user, "for all to read")
         guest: Any = visit("Ann", url=server.url)
