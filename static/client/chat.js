@@ -58,6 +58,10 @@ export class Chat {
   #user;
   #name = "";
   #token = "";
+  // The token of the last successful join, and the id that the reader had with it before the server gave them another:
+  // a server that keeps its history in memory can do so after a restart.
+  #accepted = "";
+  #formerUser = "";
   // The join that waits for its answer, as `{ room, ref }`; null if none does.
   #asked = null;
   #joinTimer;
@@ -234,7 +238,8 @@ export class Chat {
   // Whether a message in the outbox is not for the reader to send. All guests of a browser count as one person, because
   // a guest can have another name or another secret than before. A message of a person with a token is only theirs.
   #isForeign(draft, token) {
-    return token ? !isSame(draft, this.self) : Boolean(draft.user?.startsWith(TOKEN_USER));
+    if (!token) return Boolean(draft.user?.startsWith(TOKEN_USER));
+    return !isSame(draft, this.self) && !(draft.user && draft.user === this.#formerUser);
   }
 
   // The rooms that the reader has joined and not left, in any tab.
@@ -362,7 +367,10 @@ export class Chat {
     if (room === this.#shown) this.#name = reply.username ?? "";
     // With a token of another person, the page starts over: it must not send what somebody else wrote, nor take over
     // their rooms and read positions.
-    const another = this.#token && self.username && !isSame(self, reply);
+    const isOther = self.username && !isSame(self, reply);
+    const another = this.#token && isOther && this.#token !== this.#accepted;
+    if (isOther) this.#formerUser = another ? "" : self.user;
+    this.#accepted = this.#token;
     if (another) this.#beginAnew();
     // The recovered messages continue the history of the previous person, so the page joins once more from the start.
     if (another && (reply.recovered || room !== this.#shown)) return this.#connection.retry();

@@ -466,6 +466,26 @@ def test_guest_does_not_send_the_outbox_of_a_user_with_a_token(
     expect(page.locator(".message")).to_have_count(1)
 
 
+def test_new_id_for_the_same_token_loses_nothing(visit: Visit, script: ScriptedServer) -> None:
+    """If a user has another id after a restart of the server, with the same token, pending messages
+    are sent, and the rooms stay."""
+    script.rooms = {name: {"user": "u_old", "username": "Ann"} for name in "ab"}
+    page: Any = visit(at="a", script=script, init="sessionStorage['fastchat.token'] = 't'")
+    page.evaluate("() => { location.hash = 'b' }")
+    expect(page.locator("#people .person")).to_have_count(2)
+    say(page, "wait for me")
+    wait_for_sent(page, lambda: len(script.sent("message")) == 1)
+    script.rooms = {name: {"user": "u_new", "username": "Ann", "epoch": "e2"} for name in "ab"}
+    script.close(4008)
+    wait_for_sent(page, lambda: len(script.sent("message")) == 2)
+    first, second = script.sent("message")
+    assert first == second
+    script.publish("wait for me", offset=1, room="b", username="Ann", user="u_new", id=first["id"])
+    expect(page.locator(".message--own[data-offset='1']")).to_have_count(1)
+    expect(page.locator(".message--pending")).to_have_count(0)
+    expect(page.locator(".room-item__name")).to_have_text(["a", "b"])
+
+
 # With a real server
 
 
