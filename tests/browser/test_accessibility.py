@@ -15,7 +15,16 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
-from support.browser import ScriptedServer, SocketUser, Visit, joined_user, say, text_in
+from support.browser import (
+    ScriptedServer,
+    SocketUser,
+    Visit,
+    joined_user,
+    people,
+    publication,
+    say,
+    text_in,
+)
 from support.server import Server, wait_until
 
 #: Rules that are off by default, beside those that axe runs (WCAG 2.1 A and AA, best practices).
@@ -84,6 +93,17 @@ class Scene:
 
     def join_user(self, name: str, room: str | None = None) -> SocketUser:
         return self._stack.enter_context(joined_user(room or self.room, name, self._server))
+
+    def scripted(self, **fields: Any) -> Any:
+        """Open the page in a room with a message and a reaction, whose `joined` has these
+        fields."""
+        reactions = {"🎉": people("Bob", "Zoe")}
+        message = publication(
+            "Hello", offset=1, room=self.room, username="Bob", reactions=reactions
+        )
+        script = ScriptedServer()
+        script.rooms[self.room] = {"offset": 1, "missed": [message], **fields}
+        return self.open(script=script)
 
     def busy(self) -> Any:
         """Open a room with all kinds of messages, the last one by the reader."""
@@ -154,6 +174,25 @@ def message_with_actions(scene: Scene) -> Any:
     page.hover(".message--own")
     page.click(".message--own [data-do=ask]")
     expect(page.locator(".message--own [data-do=remove]")).to_be_visible()
+    return page
+
+
+def moderated_crowd(scene: Scene) -> Any:
+    """A crowd, which has no list of its users, and a message whose author can be removed."""
+    page = scene.scripted(rights=["moderate", "read", "write"], users=None, online=1250)
+    page.hover(".message")
+    page.click(".action[data-do=expel]")
+    expect(page.locator("#remove-dialog")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator(".action[data-do=expel]")).to_be_focused()
+    return page
+
+
+def read_only_room(scene: Scene) -> Any:
+    """A room in which the user can only read."""
+    page = scene.scripted(rights=["read"])
+    expect(page.locator("#read-only")).to_be_visible()
+    page.hover(".message")
     return page
 
 
@@ -282,6 +321,8 @@ STATES: list[Callable[[Scene], Any]] = [
     busy_room,
     busy_room_again,
     message_with_actions,
+    moderated_crowd,
+    read_only_room,
     looking_back,
     failed_message,
     offline,
