@@ -148,7 +148,7 @@ def test_echo_has_no_deadline_for_a_join() -> None:
 @pytest.mark.parametrize("fin", [True, False])
 def test_chat_beside_the_echo_refuses_binary_messages(server: Server, fin: bool) -> None:
     """`/ws` behaves as usual under `--debug-echo`."""
-    with connected(server.port, "/ws?username=Alice") as client:
+    with connected(server.port, f"/ws?username=Alice-{fin}") as client:
         client.receive_type("joined")
         client.send_frame(BINARY, b"{}", fin=fin)
         assert client.receive_end() == 1003
