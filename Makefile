@@ -14,14 +14,14 @@ ALONE := tests/threats/test_threats_floods.py tests/server/test_bench.py tests/s
 
 # A part of the tests needs only what it uses: browsers, or the hub's builds for its fuzzers' corpus.
 ifeq ($(ARGS),)
-TEST_NEEDS := lint types build/debug/stamp build/sanitized/stamp chromium firefox
+TEST_NEEDS := lint types build/debug/stamp build/sanitized/stamp chromium firefox nginx
 else
 TEST_NEEDS := $(VENV)/test.stamp \
   $(if $(findstring browser,$(ARGS))$(findstring threats,$(ARGS)),chromium firefox) \
   $(if $(findstring fuzz,$(ARGS)),build/debug/stamp build/sanitized/stamp)
 endif
 
-.PHONY: serve check test fuzz conformance soak lint types bench build screenshots lighthouse chromium firefox clang clean help
+.PHONY: serve check test fuzz conformance soak lint types bench build screenshots lighthouse chromium firefox nginx clang clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -169,3 +169,11 @@ firefox:
 	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
 	      firefox-esr >/dev/null; } || \
 	  echo "fastchat: no Firefox, so the page is not tested in it: apt-get install firefox-esr (as root)"
+
+# A test runs the server behind nginx. Its package is unpacked and not installed, because an installed
+# nginx would start, and listen on port 80.
+nginx:
+	@command -v nginx >/dev/null || test -x /usr/sbin/nginx || test -x build/nginx/usr/sbin/nginx || \
+	  { command -v apt-get >/dev/null && { test "$$(id -u)" != 0 || apt-get update -qq; } && mkdir -p build/nginx && \
+	    cd build/nginx && apt-get download -qq nginx 2>/dev/null && dpkg -x nginx_*.deb .; } || \
+	  echo "fastchat: no nginx, so the server is not tested behind it: apt-get install nginx (as root)"

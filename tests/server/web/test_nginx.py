@@ -18,8 +18,12 @@ from support.raw_websocket import HANDSHAKE, ask, connected, request, wired
 from support.server import lasting_port, wait_until
 from support.server_in_thread import Server, serving
 
-NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-DOCS = Path(__file__).parents[3] / "docs" / "operations.md"
+ROOT = Path(__file__).parents[3]
+#: `make nginx` unpacks it under `build`.
+NGINX = shutil.which(
+    "nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:{ROOT / 'build/nginx/usr/sbin'}"
+)
+DOCS = ROOT / "docs" / "operations.md"
 CONFIGURATION = """
 daemon off;
 {user}
