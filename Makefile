@@ -14,14 +14,14 @@ ALONE := tests/threats/test_threats_floods.py tests/server/test_bench.py tests/s
 
 # A part of the tests needs only what it uses: browsers, or the hub's builds for its fuzzers' corpus.
 ifeq ($(ARGS),)
-TEST_NEEDS := lint types build/debug/stamp build/sanitized/stamp chromium firefox nginx
+TEST_NEEDS := lint types build/debug/stamp build/sanitized/stamp chromium firefox nginx prometheus
 else
 TEST_NEEDS := $(VENV)/test.stamp \
   $(if $(findstring browser,$(ARGS))$(findstring threats,$(ARGS)),chromium firefox) \
   $(if $(findstring fuzz,$(ARGS)),build/debug/stamp build/sanitized/stamp)
 endif
 
-.PHONY: serve check test fuzz conformance soak lint types bench build screenshots lighthouse chromium firefox nginx clang clean help
+.PHONY: serve check test fuzz conformance soak lint types bench build screenshots lighthouse chromium firefox nginx prometheus clang clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -170,10 +170,12 @@ firefox:
 	      firefox-esr >/dev/null; } || \
 	  echo "fastchat: no Firefox, so the page is not tested in it: apt-get install firefox-esr (as root)"
 
-# A test runs the server behind nginx. Its package is unpacked and not installed, because an installed
-# nginx would start, and listen on port 80.
-nginx:
-	@command -v nginx >/dev/null || test -x /usr/sbin/nginx || test -x build/nginx/usr/sbin/nginx || \
-	  { command -v apt-get >/dev/null && { test "$$(id -u)" != 0 || apt-get update -qq; } && mkdir -p build/nginx && \
-	    cd build/nginx && apt-get download -qq nginx 2>/dev/null && dpkg -x nginx_*.deb .; } || \
-	  echo "fastchat: no nginx, so the server is not tested behind it: apt-get install nginx (as root)"
+# Tests run the server behind nginx, and the alerts in promtool. Their packages are unpacked and not
+# installed, because installed servers would start.
+nginx: PROGRAM := usr/sbin/nginx
+prometheus: PROGRAM := usr/bin/promtool
+nginx prometheus:
+	@command -v $(notdir $(PROGRAM)) >/dev/null || test -x /$(PROGRAM) || test -x build/$@/$(PROGRAM) || \
+	  { command -v apt-get >/dev/null && { test "$$(id -u)" != 0 || apt-get update -qq; } && mkdir -p build/$@ && \
+	    cd build/$@ && apt-get download -qq $@ 2>/dev/null && dpkg -x $@_*.deb . && rm $@_*.deb; } || \
+	  echo "fastchat: no $(notdir $(PROGRAM)), so a test is skipped: apt-get install $@ (as root)"

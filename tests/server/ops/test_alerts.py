@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -14,6 +15,10 @@ from support.server import TIMEOUT_UNIT_S
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "examples" / "prometheus"
+#: `make prometheus` unpacks it under `build`.
+PROMTOOL = shutil.which(
+    "promtool", path=f"{os.environ.get('PATH', '')}:{ROOT / 'build/prometheus/usr/bin'}"
+)
 
 
 def alerts() -> dict[str, str]:
@@ -51,12 +56,12 @@ def test_documentation_and_tests_have_every_alert() -> None:
     assert set(fired) == set(alerts())
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="apt-get install prometheus")
+@pytest.mark.skipif(PROMTOOL is None, reason="apt-get install prometheus")
 def test_alerts_fire_when_they_should() -> None:
     """promtool accepts the rules, and its tests of them pass."""
     for arguments in (["check", "rules", "alerts.yml"], ["test", "rules", "alerts_test.yml"]):
         run = subprocess.run(
-            ["promtool", *arguments],
+            [str(PROMTOOL), *arguments],
             cwd=FOLDER,
             capture_output=True,
             text=True,
