@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import apsw
@@ -22,6 +23,8 @@ __all__ = ["name_users"]
 
 #: Messages with reactions that are in memory at once.
 _STEP = 200
+#: Users whose ids are in memory meanwhile.
+_CACHED = 4096
 _LAST_KEY = (1 << 63) - 1
 
 
@@ -38,6 +41,7 @@ def name_users(
     whose `react` is not stored any more. The memory that this needs does not grow with the number
     of publications.
     """
+    user_of = lru_cache(maxsize=_CACHED)(user_of)  # most users have many publications
     with _function(db, "user_of", lambda author, name: user_of(author or import_of(name))):
         db.executemany(
             "UPDATE publications SET user = user_of(user, username) WHERE key BETWEEN ? AND ?",
