@@ -224,7 +224,8 @@ def test_only_web_addresses_become_links(html: Any, text: str) -> None:
     ("text", "rooms"),
     [
         ("#a and (#b-c.d_1), #e.", ["#a", "#b-c.d_1", "#e"]),
-        ("a#b #Big #1 ##c /#d &#e; #x#y #ö #fooBar #" + "a" * 65, []),
+        ("#ö, #Ö", ["#%C3%B6", "#%C3%B6"]),
+        ("a#b #Big #1 ##c /#d &#e; #x#y #fooBar #" + "a" * 65, []),
     ],
 )
 def test_room_names_become_links(ask: Any, text: str, rooms: list[str]) -> None:

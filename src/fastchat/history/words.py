@@ -75,6 +75,9 @@ _PARTS_OF_WORDS = (CharacterKind.LETTER, CharacterKind.MARK, CharacterKind.NUMBE
 #: Messages of a room have some thousand different characters at most. The limit keeps a stranger
 #: from filling the memory with all characters that there are.
 _MAX_KNOWN = 16_384
+#: Characters of a decomposed text whose words are found. A message has 4,000 characters, of which
+#: Hangul and Vietnamese letters become three. A ligature that becomes 18 would take much longer.
+_MAX_CHARS = 16_384
 
 
 def words_of(text: str) -> list[str]:
@@ -86,7 +89,7 @@ def words_of(text: str) -> list[str]:
         return _ASCII_WORD.findall(text.lower())
     # The decomposition separates letters and marks, and the composition joins the marks that
     # stay, and the parts of Hangul syllables. A folded letter never has another form.
-    text = unicodedata.normalize("NFKD", text).translate(_FOLDED).casefold()
+    text = unicodedata.normalize("NFKD", text)[:_MAX_CHARS].translate(_FOLDED).casefold()
     return _WORD.findall(unicodedata.normalize("NFC", text))
 
 

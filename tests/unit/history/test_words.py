@@ -160,6 +160,13 @@ def test_words_consist_of_letters_marks_and_digits(text: str) -> None:
         assert not any(char.isspace() or (char.isascii() and not char.isalnum()) for char in word)
 
 
+def test_longest_messages_are_folded_completely() -> None:
+    """Each of 4,000 letters counts, also if it is taken apart; a flood of ligatures is cut."""
+    assert words_of("가" * 3999 + "힣")[-1] == "힣"
+    assert words_of("ệ" * 3998 + " x")[-1] == "x"
+    assert len(words_of("\ufdfa" * 4000)) < 4000
+
+
 def test_every_character_can_be_folded() -> None:
     """No character raises an error, alone or after a letter."""
     for code in range(0, sys.maxunicode + 1, 7):

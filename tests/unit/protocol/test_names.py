@@ -62,6 +62,7 @@ def test_invalid_room_name_is_refused(name: object) -> None:
         ("οδός", "οδόσ"),
         ("ᾼ", "αι"),
         ("İzmir", "i\u0307zmir"),
+        ("\u0390\u01f0", "\u0390\u01f0"),  # case-folding alone takes these apart
         ("ızmir", "ızmir"),
         ("부엌", "부엌"),
         ("\u1107\u116e\u110b\u1165\u11bf", "부엌"),
@@ -112,7 +113,6 @@ def test_accepted_room_name_has_a_short_and_stable_key(name: str) -> None:
     assert 1 <= len(key) <= 64
     assert len(key.encode()) <= 192
     assert unicodedata.is_normalized("NFC", key)
-    assert key == key.casefold()
     assert not any(char.isspace() for char in key)
     if not name.isascii():
         assert check_room(name.casefold()) == key
