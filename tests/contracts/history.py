@@ -190,9 +190,13 @@ class HistoryContract:
         assert [each.offset for each in outcomes] == [1, 1, 2]
 
     def test_id_belongs_to_its_user_and_room(self, history: History) -> None:
-        """The same id from another user, or in another room, is another message."""
-        drafts = [draft(id="i"), draft(id="i", by="Bob"), draft(id="i", room="b")]
+        """The same id from another user, or in another room, is another message. The name does not
+        matter: one of another user is not a repetition, and one of the same user is."""
+        namesake = draft(id="i", by="Bob")._replace(username="Alice")
+        drafts = [draft(id="i"), namesake, draft(id="i", room="b")]
         assert [type(each) for each in history.append(drafts)] == [Message] * 3
+        renamed = draft(id="i")._replace(username="Alicia")
+        assert history.append([renamed]) == [Duplicate("a", "i", 1)]
 
     def test_drafts_without_id_are_never_duplicates(self, history: History) -> None:
         """The same text can be published twice."""

@@ -271,6 +271,16 @@ def test_error_names_the_setting_and_its_wrong_value(name: str, value: str) -> N
         ("trusted-proxy = ['x']", "trusted-proxy must be an address such as"),
         ("auth = 'jwt'", "auth jwt needs --jwt-key-file"),
         ("jwt-issuer = 'x'", "jwt-issuer has no effect without --auth jwt"),
+        ("jwt-user-claim = 'x'", "jwt-user-claim has no effect without --auth jwt"),
+        ("auth = 'optional'", "auth optional needs --jwt-key-file"),
+        (
+            "auth = 'jwt'\njwt-key-file = ['x']\nguest-rights = 'read'",
+            "guest-rights has no effect with --auth jwt",
+        ),
+        (
+            "auth = 'jwt'\njwt-key-file = ['x']\njwt-user-claim = ''",
+            "jwt-user-claim must be the name of a claim",
+        ),
         ("ssl-keyfile = 'x'", "ssl-keyfile has no effect without --ssl-certfile"),
         ("debug-echo = 1", "debug-echo must be a boolean, true or false, not the integer 1."),
         ("debug-echo = 'true'", "debug-echo must be a boolean, true or false, not the string"),

@@ -160,6 +160,9 @@ def test_token_can_be_an_offered_subprotocol(server: server_in_thread.Server) ->
         assert client.response.headers["sec-websocket-protocol"] == "fastchat.v1"
         assert offered not in str(client.response)
         assert client.receive_type("joined")["username"] == "Alice"
+    # The token has a name, so its user is never a spectator.
+    with offering(server, offered, target="/ws?room=offered") as client:
+        assert client.receive_type("joined")["username"] == "Alice"
     with offering(server, offered) as client:
         assert "sec-websocket-protocol" not in client.response.headers
         assert client.join(room="offered")["username"] == "Alice"
