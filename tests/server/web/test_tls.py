@@ -134,7 +134,7 @@ def test_only_https_pages_of_the_host_can_connect(server: Server) -> None:
     host = f"localhost:{server.port}"
     headers = {"Host": host, "Origin": f"https://{host}"}
     with connected(server.port, tls=trusting(), headers=headers) as client:
-        assert client.join(username="Alice")["users"] == ["Alice"]
+        assert client.join(username="Alice")["online"] == 1
     with wired(server.port, tls=trusting()) as wire:
         head = request("/ws", {**_UPGRADE, "Host": host, "Origin": f"http://{host}"}.items())
         wire.write(head)
@@ -220,7 +220,7 @@ def test_handshakes_are_closed_when_descriptors_run_out(files: Files) -> None:
         with connections(server.port, 100) as wires:
             assert ends_within(wires[0], 2 * TIMEOUT_UNIT_S)
             with connected(server.port, "/ws?username=Alice", tls=trusting()) as alice:
-                assert alice.receive_type("joined")["users"] == ["Alice"]
+                assert alice.receive_type("joined")["online"] == 1
         assert server.stop() == 0
     assert "Traceback" not in server.errors
 
@@ -485,7 +485,7 @@ def test_processes_survive_sighup_at_any_time(files: Files, tmp_path: Path) -> N
         assert children(server) == after
         assert relay in after
         with connected(server.port, "/ws?username=Alice", tls=trusting()) as alice:
-            assert alice.receive_type("joined")["users"] == ["Alice"]
+            assert alice.receive_type("joined")["online"] == 1
         assert server.stop() == 0
     assert "was killed by SIGHUP" not in server.errors
 
