@@ -10,7 +10,7 @@ from urllib.parse import quote, urlsplit
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
-from support.browser import CHROMIUM, HOSTILE, ScriptedServer, launch, publication
+from support.browser import CHROMIUM, HOSTILE, ScriptedServer, launch, people, publication
 from support.raw_websocket import Client
 from support.server import TIMEOUT_UNIT_S, Server, running_server
 
@@ -69,16 +69,19 @@ class LyingServer(ScriptedServer):
     """A server that puts markup into every text it sends."""
 
     def _join(self, command: dict[str, Any]) -> None:
-        room, last = command["room"], PAYLOADS[-1]
+        room = command["room"]
+        # The ids are payloads as well.
+        liars = [{"user": payload, "username": payload} for payload in PAYLOADS]
         messages = [
             publication(
                 payload,
                 offset=offset,
                 room=room,
+                user=payload,
                 username=payload,
                 id=payload,
                 edited=NOW,
-                reactions={payload: [payload, last]},
+                reactions={payload: [liars[offset - 1], liars[-1]]},
             )
             for offset, payload in enumerate(PAYLOADS, start=1)
         ]
@@ -88,20 +91,25 @@ class LyingServer(ScriptedServer):
             type="joined",
             ref=command["ref"],
             room=room,
+            user="<img src=x onerror=boom()>",
             username=command["username"],
             session="<img src=x onerror=boom()>",
             epoch="<img src=x onerror=boom()>",
             offset=self.offset,
+            timestamp="<img src=x onerror=boom()>",
             recovered=False,
             messages=messages,
-            users=[command["username"], *PAYLOADS],
+            users=[*people(command["username"]), *liars],
             online=1 + len(PAYLOADS),
+            rights=["moderate", "read", "write", *PAYLOADS],
         )
 
     def send_every_event(self, payload: str) -> None:
         """Send every kind of event, with the payload in each of its texts."""
-        about: dict[str, Any] = {"room": self.room, "username": payload, "text": payload}
+        liar = {"user": payload, "username": payload}
+        about: dict[str, Any] = {"room": self.room, **liar, "text": payload}
         about |= {"timestamp": NOW, "online": 2}
+        self.say(type="presence", room=self.room, online=2, spectators=payload, users=[liar])
         for kind in ("join", "typing", "presence", "leave", "pong", "nonsense"):
             self.say(type=kind, **about)
         for kind in ("edit", "react", "message"):
@@ -184,7 +192,7 @@ def assert_harmless(watched: WatchedPage, quiet: set[str]) -> None:
 def harmless_elements(watched: WatchedPage) -> set[str]:
     """Return the elements of the page after a harmless conversation."""
     script = ScriptedServer(offset=1)
-    reactions = {"👋": ["Zoe"]}
+    reactions = {"👋": people("Zoe")}
     script.missed = [
         publication(
             "https://evil.example/",
@@ -199,9 +207,10 @@ def harmless_elements(watched: WatchedPage) -> set[str]:
         page.route_web_socket("**/ws", script.connect)
         quiet = WatchedPage(page, watched._server)
         quiet.visit("quiet", "Yan")
+        zoe, eve = people("Zoe", "Eve")
         for kind in ("join", "typing", "leave"):
-            script.say(type=kind, room="quiet", username="Zoe", text="Zoe", online=2)
-        script.say(type="join", room="quiet", username="Eve", text="Eve", online=3)
+            script.say(type=kind, room="quiet", **zoe, text="Zoe", online=2)
+        script.say(type="join", room="quiet", **eve, text="Eve", online=3)
         page.wait_for_selector(".notice")
         script.say(type="closing", code=1012, reason="x", reconnect_after_ms=60_000)
         page.wait_for_selector(".reaction")
