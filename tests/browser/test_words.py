@@ -24,7 +24,8 @@ COMPARED = re.compile(r'[=!]== "[^"]*"')
 WORDS = re.compile(r"^[A-Z][a-z]+( [a-z]|$)|[a-z] [a-z]+[.!?…]$")
 #: Names of keys, of browsers' functions and of languages.
 NAMES = {
-    "Escape", "Enter", "Tab", "Esc", "Ctrl", "Alt", "Files", "Notification", "English", "Chat",
+    "Escape", "Enter", "Tab", "Esc", "Ctrl", "Alt", "Key", "Slash", "Files", "Notification",
+    "English", "Chat",
 }  # fmt: skip
 #: Texts that are shown before a language has loaded, or if none can be loaded.
 UNTRANSLATED = {"fastchat", "lobby", "fastchat needs JavaScript."}
