@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import struct
@@ -25,6 +26,12 @@ from support.server import TIMEOUT_UNIT_S, Server, running_server
 #: work.
 PARSE_S = 0.008 * TIMEOUT_UNIT_S
 MAX_BYTES = 65_536
+NUMBERS = itertools.count()
+
+
+def somebody(room: str = "lobby") -> str:
+    """The target with which a user joins whose name nobody had: names are kept for a while."""
+    return f"/ws?username=user-{next(NUMBERS)}&room={room}"
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +73,7 @@ def test_announced_bytes_cost_nothing(server: Server) -> None:
     with contextlib.ExitStack() as stack:
         for size in (MAX_BYTES + 1, 1 << 31, (1 << 32) + 5, 1 << 62, (1 << 63) - 1):
             for opener in (b"", frame(TEXT, b"{", fin=False)):
-                client = stack.enter_context(connected(server.port, "/ws?username=x"))
+                client = stack.enter_context(connected(server.port, somebody()))
                 client.receive_type("joined")
                 opcode = CONTINUATION if opener else TEXT
                 client.write(opener + frame(opcode, announced=size))
@@ -102,7 +109,7 @@ def test_compression_is_never_negotiated(server: Server, offer: str) -> None:
     bomb = packer.compress(b"\0" * 30_000_000) + packer.flush(zlib.Z_SYNC_FLUSH)
     before = settled_bytes(server)
     headers = {"Sec-WebSocket-Extensions": offer}
-    with connected(server.port, "/ws?username=Bomber", headers=headers) as client:
+    with connected(server.port, somebody(), headers=headers) as client:
         assert "sec-websocket-extensions" not in client.response.headers
         client.receive_type("joined")
         client.send_frame(TEXT, bomb[:MAX_BYTES], rsv=4)
@@ -158,7 +165,7 @@ def test_largest_command_is_parsed_quickly(bomb: bytes) -> None:
 def test_json_bomb_gets_one_error(server: Server) -> None:
     """T24. Each JSON bomb gets one error, or 1007 if it is not UTF-8; after an error the connection
     goes on."""
-    with contextlib.closing(Client(server.port, "/ws?username=Bomber&room=bombs")) as client:
+    with contextlib.closing(Client(server.port, somebody("bombs"))) as client:
         client.receive_type("joined")
         for name, bomb in BOMBS.items():
             if name in (
@@ -200,7 +207,7 @@ FIELDS = {
 def test_every_field_accepts_or_refuses_every_value(server: Server) -> None:
     """T24. Every field of every command gets one answer for values of every type and size, and no
     internal error."""
-    with contextlib.closing(Client(server.port, "/ws?username=Wrong&room=wrong")) as client:
+    with contextlib.closing(Client(server.port, somebody("wrong"))) as client:
         client.receive_type("joined")
         usual = {"room": "wrong", "offset": 1, "text": "x", "emoji": "👋", "query": "x"}
         for kind, fields in FIELDS.items():
@@ -272,11 +279,11 @@ def test_naughty_strings_are_delivered_unchanged(server: Server) -> None:
 def test_invalid_utf8_closes_the_connection(server: Server, payload: bytes) -> None:
     """T23. Invalid UTF-8 gets 1007, whole or in fragments, in a text or in place of the JSON."""
     for data in (payload, b'{"text":"' + payload + b'"}'):
-        with connected(server.port, "/ws?username=x") as client:
+        with connected(server.port, somebody()) as client:
             client.receive_type("joined")
             client.send_frame(TEXT, data)
             assert client.receive_close() == 1007
-        with connected(server.port, "/ws?username=x") as client:
+        with connected(server.port, somebody()) as client:
             client.receive_type("joined")
             client.send_frame(TEXT, data[:1], fin=False)
             client.send_frame(CONTINUATION, data[1:])
