@@ -201,6 +201,8 @@ class Room:
         self._port = port
         self._name = name
         self._sent = 0
+        #: Makes names different: the name of a client that has just gone is kept for its user.
+        self._numbers = itertools.count(1)
 
     async def fill(self, counts: tuple[int, ...], rows: Rows) -> None:
         """Measure the page's memory after each of these numbers of messages."""
@@ -257,7 +259,7 @@ class Room:
         try:
             page = await context.new_page()
             await page.goto(f"http://127.0.0.1:{self._port}/#{self._name}")
-            await page.fill("#name-input", "Reader")
+            await page.fill("#name-input", f"Reader {next(self._numbers)}")
             await page.press("#name-input", "Enter")
             await page.wait_for_selector("#people .person", state="attached", timeout=WAIT_MS)
             devtools = await context.new_cdp_session(page)
@@ -270,7 +272,8 @@ class Room:
     @contextlib.asynccontextmanager
     async def _writer(self) -> AsyncIterator[Any]:
         websockets = importlib.import_module("websockets.asyncio.client")
-        address = f"ws://127.0.0.1:{self._port}/ws?username=Writer&room={self._name}&history=0"
+        name = f"Writer-{next(self._numbers)}"
+        address = f"ws://127.0.0.1:{self._port}/ws?username={name}&room={self._name}&history=0"
         async with websockets.connect(address, max_queue=None) as writer:
             joined = json.loads(await writer.recv())
             if joined["type"] != "joined":
