@@ -134,7 +134,10 @@ def children(pid: int) -> set[int]:
 SYSTEM_CLOCK_READERS = {
     "auth/issuing.py": "`exp` and `iat` of the tokens it issues",
     "auth/tokens.py": "`exp`, `nbf` and `iat` of tokens",
+    "clocks.py": "ages, which it keeps from jumping with that clock",
     "connections/registry.py": "`exp` of tokens, a time of the system clock",
+    "directory.py": "whether the time of a directory is old enough to be trusted",
+    "files/orphans.py": "which files are old enough to be orphans",
     "history/transfer.py": "timestamps of imported publications",
     "process/assembly/storage.py": "timestamps, ends of removals, start of the steady clock",
     "process/assembly/worker.py": "timestamps of publications",

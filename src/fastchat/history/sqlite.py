@@ -219,6 +219,7 @@ class SqliteHistory:
             "INSERT INTO rooms (name, epoch, head) VALUES (?, ?, 0)", (room.name, room.epoch)
         )
         room.number = self._db.last_insert_rowid()
+        self._rooms.add(room)
         add_look(self._db, room.number, room.name)
         return room.number
 

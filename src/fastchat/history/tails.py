@@ -122,7 +122,8 @@ class KnownRooms:
     A room is read from the file when it is first asked for. If there are more than `max_rooms`
     rooms or `max_tails` tails, or the tails take more than `max_tail_bytes`, the least recently
     used ones are forgotten. Reading a tail is a use; adding a publication to it is not. A room
-    without publications is not in the file; its epoch comes from the file's `generation`.
+    without publications is neither in the file nor here, so that strangers who name rooms fill no
+    memory; its epoch comes from the file's `generation`.
     """
 
     def __init__(
@@ -150,7 +151,10 @@ class KnownRooms:
         """The room of this name; if the file does not have it, nothing was published in it."""
         room = self._rooms.get(name)
         if room is None:
-            room = self._rooms[name] = self._load(name)
+            room = self._load(name)
+            if room.number is None:
+                return room
+            self._rooms[name] = room
         else:
             self._rooms.move_to_end(name)
         # During a transaction a room can be ahead of the file, and would be read back wrongly.
@@ -158,8 +162,14 @@ class KnownRooms:
             self._forget_oldest(but=name)
         return room
 
+    def add(self, room: Room) -> None:
+        """Keep a room that got its number in this transaction."""
+        self._rooms[room.name] = room
+
     def tail(self, room: Room) -> Tail:
         """A room's newest publications; they are read from the file if they are not in memory."""
+        if room.number is None:
+            return Tail([])
         tail = self._tails.get(room.name)
         if tail is None:
             low = max(room.first, room.head - MAX_HISTORY + 1)

@@ -118,12 +118,19 @@ def test_room_that_is_not_in_the_file_has_an_epoch_of_the_generation(db: apsw.Co
     assert known_rooms(db).get("new").epoch == epoch
 
 
+def test_room_without_publications_takes_no_memory(db: apsw.Connection) -> None:
+    """A stranger can name any number of them."""
+    rooms = known_rooms(db)
+    assert not rooms.tail(rooms.get("new")).publications
+    assert len(rooms) == 0
+    assert rooms.warm_tail(rooms.get("new")) is None
+
+
 def test_least_recently_used_room_is_forgotten(db: apsw.Connection) -> None:
-    """Beyond `max_rooms`, a room leaves memory and is read again, also one without messages."""
+    """Beyond `max_rooms`, a room leaves memory and is read again."""
     rooms = known_rooms(db, max_rooms=2)
-    new, oldest, newer = rooms.get("new"), rooms.get("a"), rooms.get("b")
-    assert rooms.get("b") is newer
-    assert rooms.get("new") is not new
+    oldest, _, newest = rooms.get("a"), rooms.get("b"), rooms.get("c")
+    assert rooms.get("c") is newest
     assert rooms.get("a") is not oldest
 
 
