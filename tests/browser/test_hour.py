@@ -38,6 +38,8 @@ LOOKING_BACK = 30
 WRITERS = ("Bob", "Zoë", "Kenji")
 WORDS = ("and", "the", "light", "at", "six", "was", "unreal", "who", "has", "those", "photos")
 LOG_LIMIT = 300
+#: Of these, notices about visitors, who are announced as gone seconds after they have left.
+NOTICES = 4
 #: The limits of growth in one run. Retained rows or entries would add several times the first
 #: figure.
 HEAP_GROWTH = 1.3
@@ -250,7 +252,7 @@ def test_hour_of_messages_leaves_the_page_as_it_was(
         crowd.write()
         page.wait_for_function(SHOWN, arg=crowd.offsets[-1])
         if len(crowd.offsets) % (SLICE * VISIT_EVERY) == 0:
-            with joined_user(room, "Visitor", server):
+            with joined_user(room, f"Visitor {len(crowd.offsets)}", server):
                 pass
         if len(crowd.offsets) // QUARTER == len(states):
             states.append(watch.look(len(crowd.offsets)))
@@ -305,7 +307,7 @@ def look_back(page: Any, crowd: Crowd) -> set[int]:
     page.wait_for_function(SHOWN, arg=crowd.offsets[-1])
     page.evaluate(TWO_FRAMES)
     page.evaluate("() => { hour.following = true }")
-    return set(crowd.offsets[before:-LOG_LIMIT])
+    return set(crowd.offsets[before : NOTICES - LOG_LIMIT])
 
 
 def print_figures(states: list[State], quarters: list[Frames], took_s: float) -> None:

@@ -199,7 +199,7 @@ def flooded(process: Process, count: int, kind: str) -> list[Wire]:
 
 
 @pytest.mark.parametrize("kind", ["silent", "websockets"])
-@pytest.mark.parametrize("open_files", [64, 128])
+@pytest.mark.parametrize("open_files", [96, 160])
 def test_flood_of_connections_does_not_disturb_clients(
     open_files: int, kind: str, tmp_path: Path
 ) -> None:
