@@ -9,8 +9,8 @@ that something is stored, it checks that each file that it has open is the file 
 A `Watch` compares the inode of the open file with the inode at the path. Each file that is removed,
 renamed or replaced changes the modification time of its directory. So as long as the directory is
 the same and its time has not changed since the last comparison, one `stat` of the directory is
-enough. The time is trusted only after it is older than the steps of a file system's clock,
-because a second change within one step has the same time.
+enough. The time is trusted only after it is older than a step of the file system's clock, because
+a second change within one step has the same time.
 
 A `Watch` cannot detect that the content of a file was overwritten in place, except that a database
 is empty afterwards.
@@ -27,7 +27,10 @@ from pathlib import Path
 __all__ = ["Displaced", "Watch", "create_private", "is_open_to_others", "make_private"]
 
 #: FAT, the file system with the coarsest clock, counts modification times in steps of 2 s.
-_COARSEST_CLOCK_NS = 2_000_000_000
+_COARSEST_STEP_NS = 2_000_000_000
+#: File systems with fractions of seconds take the time of the kernel's last tick, and a tick lasts
+#: at most 10 ms (CONFIG_HZ=100).
+_FINE_STEP_NS = 20_000_000
 _ADVICE = "put back what was there, or restart the server"
 
 
@@ -149,7 +152,9 @@ class Watch:
             if path == self._database and not found.st_size:
                 raise Displaced(path, "was emptied; stop the server and restore it from a copy")
         _, _, changed_ns = before
-        if self._all_inside and changed_ns < time.time_ns() - _COARSEST_CLOCK_NS:
+        is_fine = changed_ns % 1_000_000_000 != 0
+        step_ns = _FINE_STEP_NS if is_fine else _COARSEST_STEP_NS
+        if self._all_inside and changed_ns < time.time_ns() - step_ns:
             self._seen = before
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -149,16 +150,29 @@ def test_displaced_file_is_found_until_it_is_back(tmp_path: Path, name: str, met
             check()
 
 
-def test_second_change_at_the_same_time_is_found(tmp_path: Path) -> None:
-    """A file that is removed right after the comparison is found, even if the clock of the file
-    system is too coarse to show the change."""
+@pytest.mark.parametrize(
+    ("changed_ns", "age_ns", "found"),
+    [
+        (1_700_000_000_000_000_000, 1_900_000_000, True),
+        (1_700_000_000_000_000_000, 2_100_000_000, False),
+        (1_700_000_000_250_000_000, 19_000_000, True),
+        (1_700_000_000_250_000_000, 21_000_000, False),
+    ],
+    ids=["coarse and young", "coarse and old", "fine and young", "fine and old"],
+)
+def test_time_of_a_directory_is_trusted_after_a_step_of_its_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed_ns: int, age_ns: int, found: bool
+) -> None:
+    """A file that is removed right after the comparison is found, even if the time of the directory
+    does not show it, because the clock of the file system is too coarse."""
+    monkeypatch.setattr(time, "time_ns", lambda: changed_ns + age_ns)
     directory = filled(tmp_path / "data")
-    (directory / "another").touch()
-    changed = directory.stat().st_mtime_ns
+    os.utime(directory, ns=(changed_ns, changed_ns))
     with watching(directory) as watch:
+        watch.compare()
         (directory / "history.db").unlink()
-        os.utime(directory, ns=(changed, changed))
-        with pytest.raises(Displaced):
+        os.utime(directory, ns=(changed_ns, changed_ns))
+        with pytest.raises(Displaced) if found else nullcontext():
             watch.check()
 
 
