@@ -50,7 +50,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--clients",
-        type=_counts,
+        type=command.counts(1, 5000, "numbers of clients are from 1 to 5000, as in 10,100"),
         metavar="N,N",
         help="numbers of clients to measure (default: 10,100; for the server also 1000)",
     )
@@ -82,13 +82,6 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         parser.error("--rounds must be at least 1")
     options.command = command.recorded("python bench/broadcast.py", arguments)
     return options
-
-
-def _counts(text: str) -> list[int]:
-    parts = text.split(",")
-    if not all(part.isdecimal() and 1 <= int(part) <= 5000 for part in parts):
-        raise argparse.ArgumentTypeError("numbers of clients are from 1 to 5000, as in 10,100")
-    return [int(part) for part in parts]
 
 
 def _groups(text: str) -> tuple[str, ...]:

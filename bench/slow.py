@@ -42,7 +42,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--slow",
-        type=_counts,
+        type=command.counts(1, 1000, "numbers of slow readers are from 1 to 1000, as in 8,40"),
         default=[8, 40],
         metavar="N,N",
         help="numbers of slow readers (default: 8,40)",
@@ -77,13 +77,6 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
             parser.error(f"--{name} must be at least 1")
     options.command = command.recorded("python bench/slow.py", arguments)
     return options
-
-
-def _counts(text: str) -> list[int]:
-    parts = text.split(",")
-    if not all(part.isdecimal() and 1 <= int(part) <= 1000 for part in parts):
-        raise argparse.ArgumentTypeError("numbers of slow readers are from 1 to 1000, as in 8,40")
-    return [int(part) for part in parts]
 
 
 async def _measure(options: argparse.Namespace, pins: machine.Pins) -> int:

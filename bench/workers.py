@@ -68,7 +68,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--workers",
-        type=_counts,
+        type=command.counts(2, 64, "numbers of workers are from 2 to 64, as in 2,4"),
         default=[2],
         metavar="N,N",
         help="numbers of workers to compare with one process (default: 2)",
@@ -139,13 +139,6 @@ def _some_of(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
         return names
 
     return parse
-
-
-def _counts(text: str) -> list[int]:
-    parts = text.split(",")
-    if not all(part.isdecimal() and 2 <= int(part) <= 64 for part in parts):
-        raise argparse.ArgumentTypeError("numbers of workers are from 2 to 64, as in 2,4")
-    return [int(part) for part in parts]
 
 
 def _descriptors() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import importlib
 import resource
@@ -46,6 +47,21 @@ def recorded(program: str, arguments: list[str]) -> str:
             kept.append(argument)
         skip = name in FILE_OPTIONS and not equals
     return " ".join([program, *kept])
+
+
+def counts(least: int, most: int, expected: str) -> Callable[[str], list[int]]:
+    """A parser of numbers with commas between them, each from `least` to `most`.
+
+    It raises argparse's error with the sentence `expected` for any other text.
+    """
+
+    def parse(text: str) -> list[int]:
+        parts = text.split(",")
+        if not all(part.isdecimal() and least <= int(part) <= most for part in parts):
+            raise argparse.ArgumentTypeError(expected)
+        return [int(part) for part in parts]
+
+    return parse
 
 
 def _allow_many_sockets() -> None:
