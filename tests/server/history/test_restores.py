@@ -59,6 +59,20 @@ def talk(server: Server, *texts: str) -> dict[str, Any]:
     return position_of(join(server))
 
 
+def talk_around_a_copy(
+    data: Path, copy: Path, workers: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Talk, copy the data of the stopped server, and talk on; returns both positions."""
+    with serving(data, workers) as server:
+        before = talk(server, "kept")
+        assert server.stop() == 0
+    shutil.copytree(data, copy)
+    with serving(data, workers) as server:
+        lost = talk(server, "lost 1", "lost 2")
+        assert server.stop() == 0
+    return before, lost
+
+
 def texts(joined: dict[str, Any]) -> list[str]:
     return [each["text"] for each in joined["messages"]]
 
@@ -96,13 +110,7 @@ def test_position_in_a_silent_room_is_valid_for_its_first_message(tmp_path: Path
 def test_copy_that_is_put_back_is_not_recovered(tmp_path: Path, workers: str) -> None:
     """Whether or not a client sends a timestamp, it is told that its messages are missing."""
     data, copy = tmp_path / "data", tmp_path / "copy"
-    with serving(data, workers) as server:
-        before = talk(server, "kept")
-        assert server.stop() == 0
-    shutil.copytree(data, copy)
-    with serving(data, workers) as server:
-        lost = talk(server, "lost 1", "lost 2")
-        assert server.stop() == 0
+    before, lost = talk_around_a_copy(data, copy, workers)
     shutil.rmtree(data)
     copy.rename(data)
     with serving(data, workers) as server:
@@ -123,13 +131,7 @@ def test_copy_that_is_put_back_is_not_recovered(tmp_path: Path, workers: str) ->
 def test_snapshot_of_a_volume_is_found_by_the_timestamp(tmp_path: Path, workers: str) -> None:
     """A snapshot keeps all that the system knows of the files, so only positions show it."""
     data, copy = tmp_path / "data", tmp_path / "copy"
-    with serving(data, workers) as server:
-        before = talk(server, "kept")
-        assert server.stop() == 0
-    shutil.copytree(data, copy)
-    with serving(data, workers) as server:
-        lost = talk(server, "lost 1", "lost 2")
-        assert server.stop() == 0
+    before, lost = talk_around_a_copy(data, copy, workers)
     shutil.rmtree(data)
     shutil.copytree(copy, data)
     file = os.stat(data / "history.db")
