@@ -49,7 +49,6 @@ _FROM_RELAY: Mapping[int, Callable[[Any, bytes], FromRelay]] = {
     RecordKind.STATUS: from_relay.Status.decode,
 }
 #: The kinds that have a tail. In any other record, a tail is an error.
-#: The kinds that have a tail. In any other record, a tail is an error.
 _WITH_TAIL = {RecordKind.TELL, RecordKind.DELIVER, RecordKind.JOINED, RecordKind.PAGE}
 
 Record = TypeVar("Record")
