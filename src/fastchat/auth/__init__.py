@@ -33,6 +33,9 @@ class Right(StrEnum):
     WRITE = "write"
     MODERATE = "moderate"
 
+    # The hash of an enum is computed in Python, and each message looks a right up.
+    __hash__ = str.__hash__
+
 
 #: The rights of guests, in all rooms, unless the operator gives them fewer.
 GUEST_RIGHTS = frozenset({Right.READ, Right.WRITE})

@@ -83,9 +83,7 @@ class Client:
         if room is None:
             room = self._only_room()
         elif room not in self.rooms:
-            raise CommandError(
-                ErrorCode.NOT_JOINED, f"You are not in the room “{room}”. Join it first."
-            )
+            raise _not_joined(room)
         if needed is not None:
             self.check(needed, room)
         return room
@@ -95,8 +93,13 @@ class Client:
 
         Raises CommandError as `room_of`, and if the client is a spectator.
         """
-        room = self.room_of(room, Right.WRITE)
-        name, user = self.rooms[room]
+        if room is None:
+            room = self._only_room()
+        member = self.rooms.get(room)
+        if member is None:
+            raise _not_joined(room)
+        self.check(Right.WRITE, room)
+        name, user = member
         if name is None:
             raise nameless()
         return room, name, user
@@ -149,6 +152,10 @@ class ChatHub(Protocol):
     def leave(self, connection: Any, room: str, /) -> None: ...
     def publish(self, room: str, payload: bytes, but: Any = None, /) -> None: ...
     def send(self, connection: Any, payload: bytes, /) -> bool | None: ...
+
+
+def _not_joined(room: str) -> CommandError:
+    return CommandError(ErrorCode.NOT_JOINED, f"You are not in the room “{room}”. Join it first.")
 
 
 def nameless() -> CommandError:
