@@ -45,12 +45,8 @@ class Ids:
         self._db = db
         self._clock = clock
         self._ages = ages
-        self._has_expired = False
-
-    @property
-    def has_expired(self) -> bool:
-        """Whether expired ids may be left after the last call of `expire`."""
-        return self._has_expired
+        #: Whether expired ids may be left after the last call of `expire`.
+        self.has_expired = False
 
     def add(self, room: int, user: str, id: str, offset: int) -> int | None:
         """Remember the id of a message; return None if the id is new.
@@ -89,7 +85,7 @@ class Ids:
             limit,
             self._oldest(),
         )
-        self._has_expired = expired == limit
+        self.has_expired = expired == limit
         if expired:
             self._db.execute("DELETE FROM ids WHERE number <= ?", (last,))
 

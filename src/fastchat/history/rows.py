@@ -20,6 +20,7 @@ __all__ = [
     "SELECT",
     "disk_errors",
     "dump_reactions",
+    "history_error",
     "message_of",
     "publication_of",
     "row_of",
@@ -120,7 +121,12 @@ def disk_errors() -> Iterator[None]:
     """Turn SQLite's errors in the block into HistoryError."""
     try:
         yield
-    except apsw.BusyError:
-        raise HistoryError("another program has locked the file of the history") from None
     except apsw.Error as error:
-        raise HistoryError(str(error)) from error
+        raise history_error(error) from error
+
+
+def history_error(error: apsw.Error) -> HistoryError:
+    """What an error of SQLite means for the history."""
+    if isinstance(error, apsw.BusyError):
+        return HistoryError("another program has locked the file of the history")
+    return HistoryError(str(error))

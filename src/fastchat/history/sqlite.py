@@ -32,7 +32,8 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+
+import apsw
 
 from fastchat.database import select
 from fastchat.errors import CommandError, HistoryError
@@ -49,6 +50,7 @@ from fastchat.history.rows import (
     SELECT,
     disk_errors,
     dump_reactions,
+    history_error,
     publication_of,
     row_of,
 )
@@ -123,8 +125,7 @@ class SqliteHistory:
         #: The secret that makes public ids of users.
         self.user_key = user_key_of(self._db)
         self._pruner = Pruner(self._db, self._rooms, max_messages)
-        # State of the present transaction; all three are empty between transactions.
-        self._rows: list[tuple[Any, ...]] = []  # rows that are not inserted yet
+        # State of the present transaction; both are empty between transactions.
         self._erased: list[tuple[Room, int, int]] = []  # room, first and last deleted offset
         self._links: list[tuple[str, int, str, str]] = []  # room, offset, text before and after
         self._links_changed: Callable[[str, int, str, str], None] = lambda *change: None
@@ -175,8 +176,12 @@ class SqliteHistory:
     def append(self, drafts: Sequence[Draft]) -> list[Outcome]:
         touched = {draft.room for draft in drafts}
         with self._transaction(touched):
-            outcomes = [self._append(draft) for draft in drafts]
-            self._insert_rows()
+            outcomes: list[Outcome] = []
+            room: Room | None = None
+            for draft in drafts:
+                if room is None or room.name != draft.room:
+                    room = self._rooms.get(draft.room)
+                outcomes.append(self._append(room, draft))
             for name in touched:
                 self._settle(self._rooms.get(name))
             if self._ids.has_expired:
@@ -186,9 +191,8 @@ class SqliteHistory:
             self._links_changed(*each)
         return outcomes
 
-    def _append(self, draft: Draft) -> Outcome:
-        """Apply one draft in memory, and prepare its row, within a transaction."""
-        room = self._rooms.get(draft.room)
+    def _append(self, room: Room, draft: Draft) -> Outcome:
+        """Apply one draft within a transaction; `_insert` writes what it adds to the stream."""
         if isinstance(draft, MessageDraft):
             number = self._create(room) if room.number is None else room.number
             if draft.id is not None:
@@ -206,11 +210,9 @@ class SqliteHistory:
             if LINK in draft.text or LINK in before:
                 self._links.append((draft.room, draft.target, before, draft.text))
             self._change(room, amended)
-        offset = room.head + 1
-        publication = draft.numbered(offset)
-        self._rows.append(row_of(room.key(offset), publication))
-        room.head, room.timestamp = offset, publication.timestamp
-        self._rooms.append(room, publication)
+        room.head += 1
+        publication = draft.numbered(room.head)
+        room.fresh.append(publication)
         return publication
 
     def _create(self, room: Room) -> int:
@@ -224,11 +226,10 @@ class SqliteHistory:
         return room.number
 
     def _change(self, room: Room, message: Message) -> None:
-        """Write a message's new state to the file and to memory.
+        """Write a message's new state to the file and to memory; `_find` must have read it.
 
         If the message is deleted, the texts of its edits are deleted too.
         """
-        self._insert_rows()
         key = room.key(message.offset)
         self._db.execute(
             "UPDATE publications SET text = ?, edited = ?, deleted = ?, reactions = ? "
@@ -253,6 +254,7 @@ class SqliteHistory:
     def _settle(self, room: Room) -> None:
         """Write a room's head at the end of a transaction, and drop its oldest publications."""
         if room.number is not None:
+            self._insert(room)
             statement = "UPDATE rooms SET head = ? WHERE number = ?"
             self._db.execute(statement, (room.head, room.number))
             self._pruner.shorten(room)
@@ -347,14 +349,14 @@ class SqliteHistory:
             return read_page(self._db, room.name, room.number, low, high, limit, newest=newest)
 
     def _find(self, room: Room, offset: int) -> Publication | None:
-        """A stored publication, from memory or from the file; None if there is none."""
+        """A publication, from memory or from the file; None if there is none."""
+        self._insert(room)
         tail = self._rooms.warm_tail(room)
         index = tail.find(offset) if tail else None
         if tail is not None and index is not None:
             return tail.publications[index]
         if room.number is None or not room.first <= offset <= room.head:
             return None
-        self._insert_rows()
         with disk_errors():
             row = self._db.execute(SELECT, (room.key(offset), room.key(offset))).fetchone()
         return publication_of(room.name, row) if row else None
@@ -370,17 +372,20 @@ class SqliteHistory:
         file is not in its directory any more.
         """
         try:
-            with disk_errors():
-                self._checkpointer.begin_write()
-                try:
-                    self._db.execute("BEGIN IMMEDIATE")
-                    yield
-                    self._guard.check()
-                    self._db.execute("COMMIT")
-                finally:
-                    if self._db.in_transaction:
-                        self._db.execute("ROLLBACK")
-                    self._checkpointer.end_write()
+            self._checkpointer.begin_write()
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                yield
+                self._guard.check()
+                self._db.execute("COMMIT")
+            finally:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                self._checkpointer.end_write()
+        except apsw.Error as error:
+            self._is_suspect = True
+            self._forget_uncommitted(touched)
+            raise history_error(error) from error
         except BaseException as error:
             self._is_suspect |= isinstance(error, HistoryError)
             self._forget_uncommitted(touched)
@@ -392,14 +397,16 @@ class SqliteHistory:
 
     def _forget_uncommitted(self, names: Iterable[str]) -> None:
         """Undo a failed transaction in memory; `names` are the rooms that it changed."""
-        self._rows.clear()
         self._erased.clear()
         self._links.clear()
         for name in names:
             self._rooms.read_again(name)
 
-    def _insert_rows(self) -> None:
-        """Insert the prepared rows, all at once, which is faster than one by one."""
-        if self._rows:
-            self._db.executemany(INSERT, self._rows)
-            self._rows.clear()
+    def _insert(self, room: Room) -> None:
+        """Write a room's fresh publications, all at once, which is faster than one by one."""
+        if fresh := room.fresh:
+            before = room.key(0)
+            self._db.executemany(INSERT, [row_of(before + each.offset, each) for each in fresh])
+            self._rooms.extend(room, fresh)
+            room.timestamp = fresh[-1].timestamp
+            room.fresh = []

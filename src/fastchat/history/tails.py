@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
+from collections.abc import Sequence
 from itertools import islice
 
 import apsw
@@ -33,9 +34,12 @@ class Room:
     `number` is the room's number in the file, and None until something is published. `first`
     is the oldest stored offset, `head` the newest; if nothing is stored, `first` is `head` + 1.
     `timestamp` is that of the publication at `head`; None if that is not stored.
+
+    `fresh` has the publications that the present transaction has numbered, and not yet written to
+    the file and to the tail; it is empty between transactions.
     """
 
-    __slots__ = ("epoch", "first", "head", "name", "number", "timestamp")
+    __slots__ = ("epoch", "first", "fresh", "head", "name", "number", "timestamp")
 
     def __init__(self, name: str, number: int | None, epoch: str, first: int, head: int) -> None:
         self.name = name
@@ -44,6 +48,7 @@ class Room:
         self.first = first
         self.head = head
         self.timestamp: str | None = None
+        self.fresh: list[Publication] = []
 
     def key(self, offset: int) -> int:
         """The key of a publication in the file; the room must have a number."""
@@ -55,7 +60,7 @@ class Tail:
     """The newest publications of a room up to its head, without a gap.
 
     There are at least as many as fit into a reply: `MAX_HISTORY` of them, or `MAX_REPLY_BYTES`
-    of text. There are at most twice as many, so that not every `append` has to trim.
+    of text. There are at most twice as many, so that not every `extend` has to trim.
 
     `memory_bytes` is about what the tail takes in memory.
     """
@@ -66,9 +71,10 @@ class Tail:
         self.publications = publications
         self._trim()
 
-    def append(self, publication: Publication) -> None:
-        self.publications.append(publication)
-        self._count(publication, 1)
+    def extend(self, fresh: Sequence[Publication]) -> None:
+        self.publications += fresh
+        for publication in fresh:
+            self._count(publication, 1)
         if len(self.publications) > 2 * MAX_HISTORY or self._chars > 2 * MAX_REPLY_BYTES:
             self._trim()
 
@@ -184,12 +190,12 @@ class KnownRooms:
         """A room's newest publications if they are in memory, otherwise None."""
         return self._tails.get(room.name)
 
-    def append(self, room: Room, publication: Publication) -> None:
-        """Add a room's newest publication to its tail, if the tail is in memory."""
+    def extend(self, room: Room, fresh: Sequence[Publication]) -> None:
+        """Add a room's newest publications to its tail, if the tail is in memory."""
         tail = self._tails.get(room.name)
         if tail is not None:
             self._tail_bytes -= tail.memory_bytes
-            tail.append(publication)
+            tail.extend(fresh)
             self._tail_bytes += tail.memory_bytes
             self._forget_tails()
 

@@ -59,7 +59,7 @@ def test_tail_keeps_at_most_twice_as_many_as_a_reply() -> None:
     tail = Tail(publications(1, MAX_HISTORY))
     counts = set()
     for each in publications(MAX_HISTORY + 1, 4 * MAX_HISTORY):
-        tail.append(each)
+        tail.extend([each])
         counts.add(len(tail.publications))
     assert (min(counts), max(counts)) == (MAX_HISTORY, 2 * MAX_HISTORY)
     assert tail.publications[-1].offset == 4 * MAX_HISTORY
@@ -84,7 +84,7 @@ def test_tail_knows_what_it_takes_in_memory() -> None:
     tail = Tail(publications(1, 4, chars=1000))
     plain = tail.memory_bytes
     assert 4 * 1500 < plain < 4 * 1700
-    tail.append(draft("😀" + "x" * 999).numbered(5))
+    tail.extend([draft("😀" + "x" * 999).numbered(5)])
     assert tail.memory_bytes > plain + 4000
     message = tail.publications[-1]
     assert isinstance(message, Message)
@@ -173,10 +173,10 @@ def test_tails_are_bounded_together_in_bytes(db: apsw.Connection) -> None:
         rooms.tail(room)
     assert all(rooms.warm_tail(room) for room in (a, b, c))
     for each in publications(6, 9, chars=4000):
-        rooms.append(c, each)
+        rooms.extend(c, [each])
     assert [rooms.warm_tail(room) is not None for room in (a, b, c)] == [False, False, True]
     for each in publications(10, 20, chars=4000):
-        rooms.append(c, each)
+        rooms.extend(c, [each])
     tail = rooms.tail(c)
     assert tail.publications[-1].offset == 20
     rooms.tail(a)
@@ -190,14 +190,14 @@ def test_tail_that_shrinks_makes_room_for_others(db: apsw.Connection) -> None:
     for room in (a, b):
         rooms.tail(room)
     for each in publications(6, 8, chars=4000):
-        rooms.append(b, each)
+        rooms.extend(b, [each])
         assert isinstance(each, Message)
         rooms.replace(b, each._replace(text="", deleted=True))
-    rooms.append(b, publications(9, 9, chars=4000)[0])
+    rooms.extend(b, publications(9, 9, chars=4000))
     rooms.drop_before(b, 9)
-    rooms.append(b, publications(10, 10, chars=4000)[0])
+    rooms.extend(b, publications(10, 10, chars=4000))
     for unknown in (rooms.get("c"), rooms.get("new")):
-        rooms.append(unknown, publications(1, 1)[0])
+        rooms.extend(unknown, publications(1, 1))
         rooms.drop_before(unknown, 1)
         assert rooms.warm_tail(unknown) is None
     assert rooms.warm_tail(a)
