@@ -122,9 +122,10 @@ class Watch:
         if self._seen is None:
             return False
         try:
-            return _identity(os.stat(self._path)) == self._seen
+            found = os.stat(self._path)
         except OSError:
             return False
+        return (found.st_dev, found.st_ino, found.st_mtime_ns) == self._seen
 
     def compare(self) -> None:
         """Do what `check` does, but look at each file.

@@ -152,8 +152,7 @@ class Rooms:
     def _append(self, drafts: Sequence[Draft]) -> Sequence[Outcome]:
         begun = time.perf_counter()
         try:
-            with self._storage.use("append") as history:
-                outcomes = history.append(drafts)
+            outcomes = self._storage.append(drafts)
         except CommandError:
             self._metrics.failed_commits_total += 1
             raise

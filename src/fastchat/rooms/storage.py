@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from fastchat.errors import CommandError, ErrorCode, HistoryAwayError, HistoryError
-from fastchat.history import History
+from fastchat.history import History, Outcome
+from fastchat.protocol import Draft
 
 __all__ = ["Storage"]
 
@@ -47,25 +48,39 @@ class Storage:
         try:
             yield self._history
         except HistoryError as error:
-            if operation not in self._failing:
-                logger.error("the history fails (%s), clients are told so: %s", operation, error)
-            self._failing[operation] = error
-            raise CommandError(
-                ErrorCode.UNAVAILABLE,
-                "The server cannot store messages at the moment. Try again soon."
-                if operation == "append"
-                else "The server cannot read messages at the moment. Try again soon.",
-                temporary=True,
-            ) from None
-        if operation in self._failing:
-            del self._failing[operation]
-            logger.info("the history works again (%s)", operation)
+            raise self._refusal(operation, error) from None
+        self._note_success(operation)
+
+    def append(self, drafts: Sequence[Draft]) -> list[Outcome]:
+        """`History.append` as in a block of `use("append")`, but faster."""
+        try:
+            outcomes = self._history.append(drafts)
+        except HistoryError as error:
+            raise self._refusal("append", error) from None
+        self._note_success("append")
+        return outcomes
 
     def tick(self) -> None:
         """Update `fault`, and drop old publications; to be called once a second."""
         self._check()
         if self.fault is None:
             self._history.prune()
+
+    def _refusal(self, operation: str, error: HistoryError) -> CommandError:
+        if operation not in self._failing:
+            logger.error("the history fails (%s), clients are told so: %s", operation, error)
+        self._failing[operation] = error
+        return CommandError(
+            ErrorCode.UNAVAILABLE,
+            "The server cannot store messages at the moment. Try again soon."
+            if operation == "append"
+            else "The server cannot read messages at the moment. Try again soon.",
+            temporary=True,
+        )
+
+    def _note_success(self, operation: str) -> None:
+        if self._failing.pop(operation, None) is not None:
+            logger.info("the history works again (%s)", operation)
 
     def _check(self) -> None:
         with suppress(CommandError), self.use("append") as history:
