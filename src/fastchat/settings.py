@@ -110,7 +110,7 @@ class Settings:
     )
     workers: int = _setting(
         1,
-        "worker processes that serve clients; auto for one per usable CPU",
+        f"worker processes that serve clients, 1 to {MAX_WORKERS}; auto for one per usable CPU",
         low=1,
         high=MAX_WORKERS,
         auto=_usable_cpus,
@@ -149,7 +149,7 @@ class Settings:
     )
     history: str = _setting(
         "sqlite",
-        "where to keep messages: in a SQLite file in --data, or in memory only",
+        "where to keep messages: in a SQLite file in --data (sqlite), or in memory only (memory)",
         choices=("sqlite", "memory"),
     )
     data: str = _setting(
@@ -175,7 +175,7 @@ class Settings:
     )
     files: str = _setting(
         "auto",
-        "whether clients can share files; auto for on with --history sqlite, off with memory",
+        "whether clients can share files: on, off, or auto, which is on with --history sqlite",
         choices=("auto", "on", "off"),
     )
     max_file_bytes: int = _setting(
@@ -198,7 +198,7 @@ class Settings:
     )
     guest_rights: str = _setting(
         "write",
-        "what clients without a token can do: read and write, or only read",
+        "what clients without a token can do: read and write (write), or only read (read)",
         choices=("write", "read"),
     )
     spectators: str = _setting(
@@ -230,7 +230,9 @@ class Settings:
         "", "certificate (PEM, followed by its chain) to serve https and wss with", path=True
     )
     ssl_keyfile: str = _setting(
-        "", "private key (PEM) of --ssl-certfile, if it is in a separate file", path=True
+        "",
+        "private key (PEM, without a password) of --ssl-certfile, if it is in a separate file",
+        path=True,
     )
     trusted_proxy: tuple[str, ...] = _setting(
         (), "proxy address, or range in CIDR notation, whose X-Forwarded-For header is trusted"
@@ -273,8 +275,8 @@ class Settings:
     )
     user_rate: float = _limit(
         10.0,
-        "messages a second from one user, over all their connections; a message to a large room "
-        "counts for more than one",
+        "messages, edits, deletions and reactions a second from one user, over all their "
+        "connections; a message to a large room counts for more than one",
         1e6,
     )
     user_burst: int = _setting(
@@ -300,17 +302,16 @@ class Settings:
     )
     upload_rate: float = _limit(
         float(1 << 24),
-        "bytes a second of a file uploaded by binary messages on one connection",
+        "bytes a second of files in binary messages from one connection",
         1e12,
     )
     address_upload_rate: float = _limit(
         float(1 << 26),
-        "bytes a second of files uploaded by binary messages that each process takes from one "
-        "address",
+        "bytes a second of files in binary messages that each process takes from one address",
         1e12,
     )
     typing_rate: float = _limit(
-        2.0, "typing events a second from one connection; the server drops any others", 1e6
+        2.0, "typing events a second from one connection; the server drops further ones", 1e6
     )
     max_errors: int = _limit(
         20,
