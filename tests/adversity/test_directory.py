@@ -251,7 +251,7 @@ def test_removed_lock_is_replaced_and_keeps_other_servers_out(tmp_path: Path) ->
             assert refused.returncode == 2
             assert "is in use by another server" in refused.stderr
         assert server.stop() == 0
-    assert server.errors.count("it is locked again") == 1
+    assert server.errors.count("it was created again") == 1
 
 
 def test_second_server_that_took_a_removed_lock_stops_the_first(tmp_path: Path) -> None:

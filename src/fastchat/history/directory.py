@@ -1,4 +1,4 @@
-"""The directory of a SQLite history: its lock, its file, and whether both are still in place."""
+"""The directory of a SQLite history: its lock, its file, and a guard that both stay in place."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fastchat.history.checkpoints import WORTH_IT_BYTES
 from fastchat.history.continuity import Continuity
 from fastchat.history.schema import HISTORY
 
-__all__ = ["FILE_NAME", "Guard", "HistoryFile", "lock", "open_database", "write_nothing"]
+__all__ = ["FILE_NAME", "Guard", "HistoryFile", "lock", "open_database", "write_same_page"]
 
 logger = logging.getLogger("fastchat.history")
 
@@ -29,7 +29,7 @@ LOCK_NAME = "lock"
 #: A larger file is not checked for damage at the start: reading all of it would delay the
 #: server.
 _MAX_CHECKED_BYTES = 256 * 1024 * 1024
-#: While a file is opened, its statements wait at most this long for other programs.
+#: While the file is opened, each statement waits at most this long for other programs.
 _BUSY_TIMEOUT_MS = 2000
 _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 
@@ -81,13 +81,13 @@ def open_database(file: Path, sync_commits: bool) -> apsw.Connection:
 
 
 def try_to_write(db: apsw.Connection, file: Path) -> bool:
-    """Write to the file without changing it; return whether that worked.
+    """Write to the file without changing its content; return whether that worked.
 
-    It returns False if the disk is full, or if another program has locked the file: then the next
-    attempt can succeed. Raises SettingError if a person must do something first.
+    The result is False if the disk is full, or if another program has locked the file, because a
+    later attempt can then succeed. Raises SettingError if a person must do something first.
     """
     try:
-        write_nothing(db)
+        write_same_page(db)
     except (apsw.FullError, apsw.BusyError):
         return False
     except apsw.Error as error:
@@ -97,14 +97,14 @@ def try_to_write(db: apsw.Connection, file: Path) -> bool:
     return True
 
 
-def write_nothing(db: apsw.Connection) -> None:
-    """Write a page to the log that is equal to the present one. Raises apsw.Error."""
+def write_same_page(db: apsw.Connection) -> None:
+    """Write a page to the write-ahead log again, with the same content. Raises apsw.Error."""
     with transaction(db):
         db.pragma("user_version", len(HISTORY.migrations))
 
 
 def _reason(file: Path, error: apsw.Error | OSError) -> str:
-    """Why the file cannot be used, and by which of its files, if their modes show it."""
+    """Why the file cannot be used. If a mode is the cause, the text names the file or directory."""
     if os.statvfs(file.parent).f_flag & os.ST_RDONLY:
         return "the file system is read-only"
     files = (file.with_name(file.name + end) for end in ("", "-wal", "-shm"))
@@ -115,10 +115,11 @@ def _reason(file: Path, error: apsw.Error | OSError) -> str:
 
 
 class Guard:
-    """Makes sure that the history that a process has open is the one in `directory`.
+    """Checks that the history that a process has open is still the one in `directory`.
 
-    `lock` is the descriptor that holds the directory's lock. If it is replaced, `on_lock` is called
-    with the new one. Threads can share a guard. Raises OSError if the files cannot be looked up.
+    `lock` is the descriptor that holds the directory's lock. If the guard has to lock the directory
+    again, it calls `on_lock` with the new descriptor. Threads can share a guard. Raises OSError if
+    the files cannot be looked up.
     """
 
     def __init__(
@@ -139,14 +140,14 @@ class Guard:
     def check(self) -> None:
         """Raise HistoryAwayError if the open files are not those in the directory any more.
 
-        It usually costs one `stat`. If only the file of the lock is missing, it is created and
+        A call usually costs one `stat`. If only the file of the lock is missing, it is created and
         locked again.
         """
         if not self._watch.is_unchanged():
             self.compare()
 
     def compare(self) -> None:
-        """Do what `check` does, but look at each file; to be called once a second."""
+        """Do what `check` does, but look at each file; call it once a second."""
         with self._mutex:
             try:
                 self._watch.compare()
@@ -159,10 +160,10 @@ class Guard:
         return Watch(self._directory, self._directory / FILE_NAME, self._file)
 
     def _lock_again(self, displaced: Displaced) -> None:
-        """Replace the removed file of the lock.
+        """Create and lock the file of the lock again, which was removed.
 
-        If another server has done that, it writes to the same history. Then our state in memory is
-        wrong, so nothing may be stored until a restart.
+        If another server has created the file, that server writes to the same history. The state in
+        this process's memory is then wrong, so nothing may be stored until a restart.
         """
         try:
             descriptor = os.open(self._file, _LOCK_FLAGS | os.O_EXCL, 0o600)
@@ -177,15 +178,16 @@ class Guard:
         self.close()
         self._lock, self._watch = descriptor, watch
         self._on_lock(descriptor)
-        logger.warning("%s was removed while the server runs; it is locked again", self._file)
+        logger.warning("%s was removed while the server ran; it was created again", self._file)
 
 
 class HistoryFile:
-    """The history's file in `directory`, which it locks: `db`, its `generation`, and a `guard`.
+    """The open file of a history. It locks `directory`.
 
-    With `sync_commits`, each commit waits until the disk has it. `is_written` says whether the file
-    could be written; if not, the disk is full, or another program has locked the file. Raises
-    SettingError if the directory or the file cannot be used.
+    `db` is the connection, `generation` that of the history, and `guard` checks that the file stays
+    in its place. With `sync_commits`, each commit waits until the disk has it. `is_writable` is
+    False if the disk is full, or if another program has locked the file. Raises SettingError if the
+    directory or the file cannot be used.
     """
 
     def __init__(self, directory: Path, *, sync_commits: bool) -> None:
@@ -197,7 +199,7 @@ class HistoryFile:
             stack.callback(self._continuity.close)
             self.db = open_database(self.path, sync_commits)
             stack.callback(self.db.close)
-            self.is_written = try_to_write(self.db, self.path)
+            self.is_writable = try_to_write(self.db, self.path)
             try:
                 self.generation = self._continuity.begin(self.db, sync_commits=sync_commits)
                 self.guard = Guard(directory, descriptor, self._continuity.note_lock)
@@ -208,7 +210,7 @@ class HistoryFile:
             stack.pop_all()
 
     def close(self) -> None:
-        """Close the file, and release the lock. Other connections of this process go first."""
+        """Close the file, and release the lock. Close this process's other connections first."""
         try:
             self._continuity.prepare_end()
             self.db.close()

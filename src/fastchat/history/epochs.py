@@ -1,14 +1,14 @@
 """The epochs of rooms.
 
-An epoch names one course of a room's stream: within an epoch no offset is used twice. So a client
-that knows an epoch and an offset knows which publications it has.
+An epoch is the name of one sequence of a room's publications: within an epoch, no offset is used
+twice. So an epoch and an offset together say which publications a client has.
 
-A history has a secret and random `generation`. The epoch of a new room is a digest of the
-generation and the room's name. Nothing has to be stored for a room that is only joined: its epoch
-is the same in each process and after a restart. The epoch is stored when something is published.
+A history has a `generation`, which is random and secret. The epoch of a new room is a digest of the
+generation and the room's name. So it is the same in each process and after a restart, and nothing
+has to be stored for a room that is only joined. The first publication of a room stores its epoch.
 
-If a history may have lost publications that clients have seen, its generation changes, and with it
-all epochs.
+If a history may lack publications that clients have seen, it gets another generation, and all its
+rooms get new epochs.
 """
 
 from __future__ import annotations
@@ -29,6 +29,6 @@ def new_generation() -> bytes:
 
 
 def epoch_of(generation: bytes, room: str) -> str:
-    """The epoch of a room that begins in this generation."""
+    """The epoch of a room whose first publication is in this generation."""
     digest = hashlib.blake2b(room.encode(), key=generation, digest_size=_EPOCH_BYTES)
     return urlsafe_b64encode(digest.digest()).rstrip(b"=").decode("ascii")

@@ -192,7 +192,7 @@ class SearchIndex:
         return [key & OFFSET_MASK for (key,) in rows]
 
     def _begin_catching_up(self) -> None:
-        """Begin to bring all rooms up to date that were searched before."""
+        """Begin to bring all rooms up to date in which somebody has searched before."""
         try:
             index, _ = self._connect()
             self._behind = [room for (room,) in select(index, "SELECT room FROM indexed")]
@@ -213,7 +213,11 @@ class SearchIndex:
                 if self._follow(*self._connect(), self._behind[-1]):
                     self._behind.pop()
         except apsw.Error as error:
-            logger.warning("the search index is completed by searches only: %s", error)
+            logger.warning(
+                "the search index cannot be updated in the background, so the next search in a "
+                "room can take longer: %s",
+                error,
+            )
             return
         if self._behind:
             time.sleep(_STEP_S)  # the thread and the event loop share one lock, and the disk
@@ -333,7 +337,9 @@ def _open_index(file: Path) -> apsw.Connection:
     made_by = select(index, "SELECT name FROM folding")
     if made_by != [(FOLDING,)]:
         if select(index, "SELECT 1 FROM indexed LIMIT 1"):
-            logger.info("the search index was made by other rules and is built again")
+            logger.info(
+                "the search index was made by an older or newer version and is being built again"
+            )
         with index:
             index.execute(_START_AGAIN)
             index.execute("INSERT INTO folding (name) VALUES (?)", (FOLDING,))

@@ -40,7 +40,7 @@ from fastchat.errors import CommandError, HistoryError
 from fastchat.history import Duplicate, Outcome, Page
 from fastchat.history.changes import amend
 from fastchat.history.checkpoints import Checkpointer
-from fastchat.history.directory import HistoryFile, write_nothing
+from fastchat.history.directory import HistoryFile, write_same_page
 from fastchat.history.ids import Ids
 from fastchat.history.pruning import PRUNED_AT_ONCE, Pruner
 from fastchat.history.reader import read_page
@@ -114,7 +114,7 @@ class SqliteHistory:
         self.file, self._db = self._open_file.path, self._open_file.db
         self._db.set_busy_timeout(0)  # the event loop waits for no lock
         self._guard = self._open_file.guard
-        self._is_suspect = not self._open_file.is_written
+        self._is_suspect = not self._open_file.is_writable
         self._rooms = KnownRooms(
             self._db,
             self._open_file.generation,
@@ -160,7 +160,7 @@ class SqliteHistory:
         self._guard.compare()
         if self._is_suspect:
             with disk_errors():
-                write_nothing(self._db)
+                write_same_page(self._db)
             self._check_space()
             self._is_suspect = False
 

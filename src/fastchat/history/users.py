@@ -1,8 +1,8 @@
 """The public ids of users, made with a secret that is kept with the history.
 
-The same history gives the same user the same id, in all rooms and after a restart. An id is a
-keyed digest where the credential must stay secret: nobody can guess a session or an address, and
-check the guess.
+The same history gives the same user the same id, in all rooms and after a restart. If the
+credential must stay secret, because it is a session or an e-mail address, the id is a keyed digest
+of it. So nobody can guess a credential and check the guess.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ USER_KEY_BYTES = 32
 class UserIds:
     """Makes public ids of credentials (`fastchat.protocol.users`) with the secret `key`.
 
-    The log says once that subjects with an @ are shown as digests; it does not repeat the subject.
+    The log says once that subjects with an @ are shown as digests. It does not contain a subject.
     """
 
     def __init__(self, key: bytes) -> None:
@@ -49,8 +49,8 @@ class UserIds:
         if "@" in subject and not self._is_hiding:
             self._is_hiding = True
             logger.info(
-                "users whose `sub` contains an @ are shown as a digest of it, so that no address "
-                "becomes public"
+                "users whose `sub` contains an @ are shown as a digest of it, so that no e-mail "
+                "address becomes public"
             )
         if "@" in subject or subject.startswith(DIGEST_MARK):
             return HOLDER_PREFIX + DIGEST_MARK + self._digest(credential)
@@ -73,8 +73,9 @@ def user_key_of(db: apsw.Connection) -> bytes:
 
 
 def set_user_key(db: apsw.Connection, key: bytes) -> None:
-    """Replace the secret in the file of a history, in a transaction.
+    """Replace the secret in the file of a history; call it within a transaction.
 
-    The users of its publications keep their ids, but guests are not recognised as them any more.
+    The publications keep the ids of their users. But a guest gets another id than before, and so
+    does a user whose id is a digest.
     """
     db.execute("UPDATE facts SET value = ? WHERE name = 'user_key'", (key,))

@@ -1,19 +1,19 @@
-"""The words of a text, for the search: of a message and of a query, by the same function.
+"""Divides texts into words for the search. Messages and queries are divided by the same function.
 
-Two words are the same if they differ only in ways that most people do not mean when they search:
+Two words are the same if they differ only in these respects, which seldom matter in a search:
 
 * case, in every alphabet: `STRASSE` and `Straße`, a Greek final sigma, and the four letters i of
   Turkish;
-* accents and other marks above and below letters of alphabets, the vowel points of Hebrew and
-  Arabic among them. A hamza on another letter is such a mark;
+* accents and other marks above and below letters of alphabets, including the vowel points of Hebrew
+  and Arabic, and a hamza on another letter;
 * the width and the form of characters: `ＡＢＣ`, `①`, ligatures, and the digits of other scripts;
 * a stroke through a letter (`Łódź` and `lodz`), and a joined pair of letters (`æ` and `ae`);
-* katakana and hiragana; but the marks of voiced kana count, and so do small kana;
-* the Arabic letters that different languages and keyboards use for the same one (yeh, kaf, heh),
-  the feminine ending, and tatweel;
+* katakana and hiragana. But the marks of voiced kana matter, and so does the size of kana;
+* the different Arabic letters that languages and keyboards use for one letter (yeh, kaf, heh), the
+  feminine ending, and tatweel;
 * invisible characters, such as joiners and soft hyphens.
 
-The vowel signs of Indic and other scripts count, because words without them are other words.
+The vowel signs of Indic and other scripts matter, because words without them are other words.
 Traditional and simplified Chinese characters are different characters.
 
 A word is a sequence of letters, marks and digits. In scripts without spaces between words, and in
@@ -30,9 +30,9 @@ from fastchat.protocol.characters import CharacterKind, kind_of
 
 __all__ = ["FOLDING", "words_of"]
 
-#: Names the rules by which words are made. An index that was made by other rules is built again, so
-#: the number must grow with each change of the rules. New versions of Unicode, which come with
-#: new versions of Python, know more forms of characters.
+#: The version of the rules by which words are made. An index of another version is built again, so
+#: the number must grow with each change of the rules. The version of Unicode is a part of it,
+#: because a newer Python knows more forms of characters.
 FOLDING = f"1 {unicodedata.unidata_version}"
 
 # The blocks of scripts without spaces, of Hangul, and of the marks and signs between kana.
@@ -59,7 +59,7 @@ _IGNORED = re.compile(
     "\xad\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
     "\ufe00-\ufe0f\ufeff\U000e0000-\U000e0fff]"
 )
-# Letters that are written in place of another one, and decompositions that Unicode does not have.
+# Letters and the letters that they count as, including decompositions that Unicode does not have.
 _LETTERS = {
     **dict(zip("đħıłøŧƀɨƶð", "dhilotbizd", strict=True)),
     **dict(zip("ĐĦŁØŦɃƗƵÐ", "DHLOTBIZD", strict=True)),
@@ -72,29 +72,30 @@ _LETTERS = {
     **{chr(code): chr(code - 0x60) for code in (*range(0x30A1, 0x30F7), 0x30FD, 0x30FE)},
 }
 _PARTS_OF_WORDS = (CharacterKind.LETTER, CharacterKind.MARK, CharacterKind.NUMBER)
-#: Messages of a room have some thousand different characters at most. The limit keeps a stranger
-#: from filling the memory with all characters that there are.
+#: The messages of a room usually have at most a few thousand different characters. The limit keeps
+#: a stranger from filling the memory with all characters of Unicode.
 _MAX_KNOWN = 16_384
-#: Characters of a decomposed text whose words are found. A message has 4,000 characters, of which
-#: Hangul and Vietnamese letters become three. A ligature that becomes 18 would take much longer.
+#: Further characters of a decomposed text are not searched. A message has 4,000 characters. Letters
+#: of Hangul and Vietnamese become three each; a text of ligatures that become 18 each would take
+#: too long.
 _MAX_CHARS = 16_384
 
 
 def words_of(text: str) -> list[str]:
     """The words of a text, folded, in their order.
 
-    A word has only letters, marks and digits: it has neither a space nor a sign of ASCII.
+    A word has only letters, marks and digits: it contains neither spaces nor ASCII punctuation.
     """
     if text.isascii():
         return _ASCII_WORD.findall(text.lower())
-    # The decomposition separates letters and marks, and the composition joins the marks that
-    # stay, and the parts of Hangul syllables. A folded letter never has another form.
+    # The decomposition separates letters from marks. The composition joins a letter and the marks
+    # that were kept, and the parts of Hangul syllables.
     text = unicodedata.normalize("NFKD", text)[:_MAX_CHARS].translate(_FOLDED).casefold()
     return _WORD.findall(unicodedata.normalize("NFC", text))
 
 
 class _Folded(dict[int, str]):
-    """What becomes of each character of a decomposed text, for `str.translate`."""
+    """The folded form of each character of a decomposed text, for `str.translate`."""
 
     def __missing__(self, code: int) -> str:
         folded = _fold(chr(code))
