@@ -1,9 +1,9 @@
-"""The clock by which the age of records is judged.
+"""The clock that measures the age of records.
 
-Records carry the time of day at which they were made (the wall clock): people read it, and it means
-the same after a restart. But the wall clock can be wrong, and set right while the server runs. A
-record from before that would look older or younger than it is by the size of the step, and what is
-too old is deleted.
+A record has the time of day at which it was made (by the wall clock), because people read the time,
+and because it means the same after a restart. But the wall clock can be wrong, and can be set right
+while the server runs. An older record then looks older or younger than it is, by the size of the
+step, and a record that looks too old is deleted.
 """
 
 from __future__ import annotations
@@ -20,21 +20,25 @@ _STEP_S = 1.0
 
 
 def steady() -> float:
-    """Seconds since the machine was booted, also while it was suspended. Nobody can set them."""
+    """Seconds since the machine was booted, including those while it was suspended.
+
+    Nobody can set this clock.
+    """
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class AgeClock:
-    """Returns a time in seconds since 1970 from which the age of records can be measured.
+    """Returns a time in seconds since 1970, from which the age of records is measured.
 
-    The age of a record is the result minus the record's time by the clock `wall`. If the record was
-    made in this process and in the last `window_s` seconds, it never looks older than it is,
-    whatever steps `wall` has made. It can look younger, by at most the size of these steps. So
-    nothing is deleted too early, and everything at most `window_s` seconds too late.
+    The age of a record is that time minus the record's time by the clock `wall`. A record of this
+    process that is at most `window_s` seconds old never looks older than it is, whatever steps
+    `wall` has made. It can look younger, by at most the size of these steps. So nothing is deleted
+    too early, and nothing more than `window_s` seconds too late.
 
-    The clock learns of a step when it is called. So it must be called about once a second, or the
-    records between two steps can look older. `on_step` is then called with the seconds by which
-    `wall` was set forward. Threads can share the clock.
+    The clock notices a step of `wall` when it is called, and then calls `on_step` with the seconds
+    by which `wall` was set forward. It must be called about once a second: otherwise it does not
+    notice two steps between two calls, and records that were made between them can look older than
+    they are. Threads can share the clock.
     """
 
     def __init__(

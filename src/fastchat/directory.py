@@ -3,17 +3,17 @@
 Theory
 ------
 A process can go on writing to a file that was removed, or whose directory was moved, replaced or
-unmounted. Every write succeeds, and the next start finds none of it. So before the server says
-that something is stored, it checks that each file that it has open is the file at its path.
+unmounted. Every write succeeds, but after the next start the data is missing. So before the server
+says that something is stored, it checks that each file that it has open is the file at its path.
 
-A `Watch` compares the inode of the open file with the inode at the path. Each file that is removed,
-renamed or replaced changes the modification time of its directory. So as long as the directory is
-the same and its time has not changed since the last comparison, one `stat` of the directory is
-enough. The time is trusted only after it is older than a step of the file system's clock, because
-a second change within one step has the same time.
+A `Watch` compares the inode of the open file with the inode at the path. If a file is removed,
+renamed or replaced, the modification time of its directory changes. So as long as the directory and
+its time are the same as at the last comparison, one `stat` of the directory is enough. The time is
+relied on only when it is older than a step of the file system's clock, because two changes within
+one step have the same time.
 
-A `Watch` cannot detect that the content of a file was overwritten in place, except that a database
-is empty afterwards.
+A `Watch` does not notice that the content of a file was overwritten in place, except that it
+notices an empty database.
 """
 
 from __future__ import annotations
@@ -78,11 +78,11 @@ class Displaced(Exception):
 
 
 class Watch:
-    """Whether the files that this process has open in `directory` are still at their paths.
+    """Checks that the files that this process has open in `directory` are still at their paths.
 
-    They are the SQLite file `database`, which must be open in WAL mode, the two files that SQLite
-    has beside it, and `others`. Raises OSError if one of them cannot be looked up. Threads can
-    share a watch.
+    The files are the SQLite file `database`, which must be open in WAL mode, the two files that
+    SQLite has beside it, and `others`. Raises OSError if one of them cannot be looked up. Threads
+    can share a watch.
     """
 
     def __init__(self, directory: Path, database: Path, *others: Path) -> None:
@@ -103,7 +103,7 @@ class Watch:
         except BaseException:
             self.close()
             raise
-        #: Elsewhere, a removed file would not change the time of `directory`.
+        #: If a file is in another directory, its removal does not change the time of `directory`.
         self._all_inside = all(file.resolve().parent == directory.resolve() for file in files)
 
     def close(self) -> None:
@@ -113,7 +113,7 @@ class Watch:
         self._open.clear()
 
     def check(self) -> None:
-        """Raise Displaced if a file is not at its path. It usually costs one `stat`."""
+        """Raise Displaced if a file is not at its path. A call usually costs one `stat`."""
         if not self.is_unchanged():
             self.compare()
 
@@ -130,7 +130,7 @@ class Watch:
     def compare(self) -> None:
         """Do what `check` does, but look at each file.
 
-        It also finds changes that leave the directory as it is: a file system that was mounted
+        So it also finds changes that do not change the directory: a file system that was mounted
         over a file, and a database that was emptied.
         """
         self._seen = None

@@ -1,12 +1,12 @@
 """Writes log lines from a thread, so that nothing else waits for the reader of the log.
 
 Standard error can be a pipe whose reader pauses (`| less`), a terminal that was paused by Ctrl+S,
-or a slow disk. A write to it waits then. If the event loop waited, the whole chat would stand
-still until somebody reads the log.
+or a slow disk. A write then waits. If the event loop waited, the whole chat would stand still until
+somebody reads the log.
 
 So a line is put into a queue, and a thread writes it. The queue has a bound: if it is full, lines
-are dropped and counted. A line about their number is written at their place as soon as the
-descriptor takes lines again. Lines keep their order.
+are dropped and counted. As soon as the descriptor takes lines again, a line that says how many were
+dropped is written in their place. Lines keep their order.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from fastchat.streams import write_some
 
 __all__ = ["FLUSH_S", "LogWriter"]
 
-#: The bytes of the lines that wait, as the size of a thousand of the longest lines. A reader that
-#: pauses for a moment loses nothing: a server logs at most a few hundred lines a second.
+#: The most bytes of lines that wait: a thousand of the longest lines. A reader that pauses for a
+#: moment loses nothing, because a server logs at most a few hundred lines a second.
 MAX_QUEUED_BYTES = 1 << 20
 #: A process that ends waits at most this long for its last lines.
 FLUSH_S = 0.5
@@ -29,9 +29,9 @@ FLUSH_S = 0.5
 class LogWriter:
     """Writes lines to `descriptor`, in order. It raises nothing, and only `flush` waits.
 
-    `lost` returns the line that is written in place of so many lines: those that found more than
-    `max_queued_bytes` in the queue, and those that the descriptor did not take, for example because
-    the disk was full or the reader of a pipe had ended.
+    `lost` returns the line that is written in place of the given number of dropped lines. A line is
+    dropped if the queue would have more than `max_queued_bytes` with it, or if the descriptor does
+    not take it, for example because the disk is full or the reader of a pipe has ended.
     """
 
     def __init__(
@@ -50,10 +50,10 @@ class LogWriter:
         self._queued_bytes = 0
         self._is_idle = True  # nothing is queued or being written
         self._has_ended = False
-        #: The lines that were dropped so far, for whatever reason.
+        #: The number of lines that were dropped, for either reason.
         self.dropped = 0
         # The rest is the thread's own.
-        self._untold = 0  # lines that were dropped and not written about yet
+        self._unreported = 0  # dropped lines that no written line mentions yet
         self._is_torn = False  # the last line was written in part
         threading.Thread(target=self._run, name="log", daemon=True).start()
 
@@ -97,21 +97,21 @@ class LogWriter:
                         return
                 entry = self._queue.popleft()
             if isinstance(entry, int):
-                self._untold += entry
-                self._tell()
+                self._unreported += entry
+                self._report()
                 continue
-            if not (self._tell() and self._put(entry)):
-                self._untold += 1
+            if not (self._report() and self._put(entry)):
+                self._unreported += 1
                 with self._changed:
                     self.dropped += 1
             with self._changed:
                 self._queued_bytes -= len(entry)
 
-    def _tell(self) -> bool:
-        """Write how many lines were dropped; returns whether nothing is left to tell."""
-        if self._untold and self._put(self._lost(self._untold)):
-            self._untold = 0
-        return not self._untold
+    def _report(self) -> bool:
+        """Write how many lines were dropped; returns whether none is unreported."""
+        if self._unreported and self._put(self._lost(self._unreported)):
+            self._unreported = 0
+        return not self._unreported
 
     def _put(self, line: bytes) -> bool:
         """Write a line, after a line feed if the last one was cut off; returns success."""

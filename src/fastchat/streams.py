@@ -1,7 +1,7 @@
 """The standard streams of a process: descriptors 0, 1 and 2, and the text that is printed there.
 
-Any of them can be closed, full, or a pipe without a reader. A command whose purpose is its output
-fails with a sentence then (`output`). A sentence about something else is lost (`complain`).
+Each of them can be closed, full, or a pipe without a reader. A command whose purpose is its output
+then fails with a sentence (`output`). An error message that cannot be printed is lost (`complain`).
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ __all__ = [
 def keep_open() -> None:
     """Open /dev/null in place of each standard stream that is closed.
 
-    Otherwise the next socket or file would get the number of that stream. Then printed text would
-    go to the socket, and a child process would get the socket as its standard stream. `sys.stdin`
-    and `sys.stdout` stay None, so that a command can tell. Call it before anything is opened.
+    Otherwise the next socket or file would get the number of that stream. Printed text would go to
+    the socket, and a child process would get the socket as its standard stream. `sys.stdin` and
+    `sys.stdout` stay None, so that a command can see that they were closed. Call this function
+    before anything is opened.
     """
     for descriptor in (0, 1, 2):
         try:
@@ -48,9 +49,9 @@ def keep_open() -> None:
 
 
 def open_output() -> TextIO:
-    """Standard output, which escapes characters that its encoding lacks.
+    """Standard output, which escapes characters that its encoding lacks. Write to it in `writing`.
 
-    Raises OutputError if it is closed. Write to it within `writing`.
+    Raises OutputError if standard output is closed.
     """
     if sys.stdout is None:
         raise OutputError("standard output is closed.")
@@ -61,10 +62,10 @@ def open_output() -> TextIO:
 
 @contextlib.contextmanager
 def output() -> Iterator[TextIO]:
-    """Standard output for the length of a block that only writes to it; it is flushed at the end.
+    """Standard output, for a block that does nothing else than write to it; flushed at the end.
 
-    Raises OutputError if it is closed or cannot be written to, and BrokenPipeError if its reader
-    has ended.
+    Raises OutputError if standard output is closed or cannot be written to, and BrokenPipeError if
+    its reader has ended.
     """
     out = open_output()
     with writing():
@@ -84,9 +85,9 @@ def writing() -> Iterator[None]:
 
 
 def discard_output() -> None:
-    """Drop what could not be written to standard output.
+    """Drop the text that could not be written to standard output.
 
-    Python writes it again at the end of the process, and would fail once more.
+    Otherwise Python would try again at the end of the process, and fail again.
     """
     _discard(sys.stdout)
 
@@ -107,8 +108,8 @@ def print_error(text: str) -> None:
 def write_some(descriptor: int, data: bytes) -> int:
     """Write as much as the descriptor takes, at least a byte, and return the number of bytes.
 
-    Waits until the descriptor takes some, however long. That includes a descriptor in non-blocking
-    mode: the mode belongs to the open file, which other processes can share. Raises OSError.
+    Waits until the descriptor takes a byte, however long, even if it is in non-blocking mode: other
+    processes can share the open file, and can have set the mode. Raises OSError.
     """
     while True:
         try:
