@@ -1,12 +1,13 @@
-"""Orphans: files that nobody needs as far as the records show, whose records may be incomplete.
+"""Orphans: files that no message seems to need, while the records about them may be incomplete.
 
-An orphan is
+An orphan is one of these:
 
-* a file of the index to which a message has linked, if no message links to it now and the stream
-  of that message is not there any more: the history was lost, restored, replaced or imported. The
-  index notes that, because an imported stream can reach the offset of the lost message again;
-* a content that is not in the index (a stray): the index was lost or restored, or the machine lost
-  what it had not written yet.
+* A file of the index to which a message has linked and no message links now, if the stream of that
+  message is not there any more: the history was lost, restored, replaced or imported. The index
+  notes that the file is an orphan, because an imported stream can reach the offset of the lost
+  message again.
+* A content that is not in the index (a stray): the index was lost or restored, or the machine
+  crashed before the index was on the disk.
 
 The server keeps orphans and says so, because the missing records may come back from a backup. Only
 `fastchat files --delete-orphans` deletes them.
@@ -33,10 +34,11 @@ _BUSY_TIMEOUT_MS = 2000
 
 
 def is_orphan(record: FileRecord, stream: Stream | None, old: float) -> bool:
-    """Whether the message of a file to which no message links is missing, instead of deleted.
+    """Whether a file to which no message links is an orphan, because its message may be missing.
 
-    `stream` is the present stream of the file's room. A file that was sent after the time `old`
-    (seconds since 1970) can still get a message.
+    Otherwise its message was deleted, or has not been sent yet. `stream` is the present stream of
+    the file's room. A file that was sent after the time `old` (seconds since 1970) can still get a
+    message.
     """
     if not record.linked and (record.epoch is None or record.uploaded > old):
         return False
@@ -52,7 +54,7 @@ def linked_by(history: HistoryReader, room: str) -> dict[str, int]:
 
 def strays(index: Index, contents: Contents) -> set[str]:
     """The ids of the contents that are not in the index."""
-    found = {*contents.ids()}  # first, because a file is in the index before it has its content
+    found = {*contents.ids()}  # before the index is read, which has a file before its content
     return found - index.ids()
 
 
@@ -100,7 +102,7 @@ class OrphanFinder:
     def delete(self) -> Orphans:
         """Delete all orphans, and return what was deleted.
 
-        A file that is sent again meanwhile stays.
+        A file that is sent again in the meantime is kept.
         """
         files, freed = 0, 0
         for record in self._files():

@@ -1,12 +1,12 @@
 """The kinds of characters: letters, marks, digits, symbols, and characters without a shape.
 
-Python's own tables (`unicodedata`) are those of a different Unicode in each version of Python. By
-them, an emoji of last year would be valid on one server and refused on another. So the kinds are
-in a table of this package, which is made from the general categories of UAX #44.
+The tables of Python (`unicodedata`) are those of a different version of Unicode in each version of
+Python. With them, an emoji of last year would be valid on one server and refused on another. So the
+kinds are in a table of this package, which is made from the general categories of UAX #44.
 
-Normalisation and case-folding are left to Python. For characters that Python knows, their result
-is the same in every version (Unicode's stability policies). Characters that the oldest supported
-Python does not know are marked in the table (`is_folded_everywhere`).
+Python normalises and folds texts. For characters that a Python knows, the result is the same in
+each newer version (Unicode's stability policies). Characters that the oldest supported Python does
+not know are marked in the table (`is_folded_everywhere`).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def has_hidden(text: str) -> bool:
 def is_folded_everywhere(char: str) -> bool:
     """Whether every supported Python normalises and folds a letter, mark or digit in the same way.
 
-    It does not if the character is newer than the Unicode of the oldest supported Python.
+    The result is False if the character is newer than the Unicode of the oldest supported Python.
     """
     _, _, newer = _table()
     return bisect_right(newer, ord(char)) % 2 == 0
@@ -68,8 +68,8 @@ def is_folded_everywhere(char: str) -> bool:
 def _table() -> tuple[list[int], list[CharacterKind], list[int]]:
     """The first code point of each range, the kind of each range, and the edges of newer ranges.
 
-    The file is read for the first text that is not ASCII, which takes some 2 ms. Importing this
-    module reads nothing.
+    The first call reads the file, which takes some 2 ms. Importing this module reads nothing, and
+    neither do texts of ASCII characters.
     """
     ranges: list[tuple[int, int, CharacterKind]] = []
     newer: list[int] = []

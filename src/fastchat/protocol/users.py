@@ -2,14 +2,14 @@
 
 A client proves who its user is by a credential. Without a token, the credential is a digest of the
 client's session (`guest_of`); with a token, it is the token's subject (`holder_of`). A credential
-never leaves the server. The public id of the user is made of it with a secret
+never leaves the server. The public id of the user is made from the credential with a secret
 (`fastchat.history.users`):
 
     u_alice                  a token's subject
     u_~mG1p2VQKb0DOiYw4      a digest of a subject that contains an @, or begins with ~
     g_mG1p2VQKb0DOiYw4       a guest
 
-`~` keeps a subject from being chosen so that it equals the digest of another one.
+Because of the `~`, nobody can choose a subject so that its id equals the digest of another subject.
 
 Source: docs/protocol.md, "Users".
 """
@@ -57,9 +57,9 @@ def holder_of(subject: str) -> str:
 
 
 def import_of(username: str) -> str:
-    """The credential of a sender in another program, of whom only the name is known.
+    """The credential of the sender of an imported message, if only the sender's name is known.
 
-    No client can have it.
+    No client can have this credential.
     """
     return _IMPORTED + username
 

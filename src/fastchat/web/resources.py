@@ -13,12 +13,13 @@ __all__ = ["Resource"]
 
 
 class Resource(Route):
-    """The resources whose paths match `path`, if `exists` does not say otherwise.
+    """The resources whose paths match `path`, and for which `exists`, if given, returns True.
 
-    Other routes do not get a request for one of them, whatever its method is: `OPTIONS` gets 204
-    and the methods in `Allow`, and a method that is not among `methods` gets 405 and the same.
-    With GET, HEAD is among them; without it, both are for other routes, because there is nothing to
-    get at this path. An `endpoint` with OPTIONS among its methods answers it itself.
+    A request for one of them does not reach later routes, whatever its method is, with one
+    exception: GET and HEAD do if GET is not among `methods`, because there is nothing to get at
+    this path. If GET is among them, so is HEAD. `OPTIONS` gets 204, and a method that is not among
+    `methods` gets 405, both with the methods in `Allow`. If OPTIONS is among `methods`, `endpoint`
+    answers it.
     """
 
     def __init__(

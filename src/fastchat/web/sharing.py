@@ -1,10 +1,11 @@
-"""The files of the server for pages of other origins: CORS, as the Fetch standard describes it.
+"""Shares the server's files with pages of other origins: CORS, as the Fetch standard describes it.
 
-A page of an origin that `--allow-origin` names can open a WebSocket. It also needs the files: a
-browser lets it send one and read the answer only if the answer has `Access-Control-Allow-Origin`,
-and it asks with a preflight (`OPTIONS`) before it sends a ticket. A browser names no origin when a
-page shows an image, so `Cross-Origin-Resource-Policy` then has to allow every page. That discloses
-nothing: whoever knows a file's link can read the file anyway.
+A page of an origin that `--allow-origin` names can open a WebSocket. It also needs the files. A
+browser lets the page send a file and read the answer only if the answer has
+`Access-Control-Allow-Origin`. Before the browser sends a ticket, it asks for permission by a
+preflight (`OPTIONS`). If a page shows an image, the browser does not name the page's origin, so
+`Cross-Origin-Resource-Policy` has to allow every page. That discloses nothing, because everybody
+who knows a file's link can read the file.
 
 Files need no cookies and no passwords. So no answer allows credentials, and `*` is safe.
 """
@@ -33,7 +34,7 @@ _MAX_AGE_S = 7200
 
 
 class FileSharing:
-    """Adds to each answer about a file what pages of the allowed `origins` need."""
+    """Adds to each answer about a file the headers that pages of the allowed `origins` need."""
 
     def __init__(self, app: ASGIApp, origins: Origins) -> None:
         self._app = app
@@ -55,7 +56,7 @@ class FileSharing:
         if is_preflight and shared is None:
             page = origins[0][:100].decode("latin-1")
             logger.warning(
-                "refused a page from %r that asks for files; --allow-origin allows it", page
+                "refused files to a page from %r; --allow-origin allows pages of other hosts", page
             )
 
         async def send_shared(message: Message) -> None:

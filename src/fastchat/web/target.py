@@ -3,7 +3,8 @@
 A client names a resource by its path (origin-form) and puts the host into `Host`. A client that
 takes the server for a proxy sends the whole address instead (absolute-form). "A server MUST accept
 the absolute-form in requests even though most HTTP/1.1 clients will only send the absolute-form in
-requests to proxies" (RFC 9112 §3.2.2). So the server's other code reads only paths.
+requests to proxies" (RFC 9112 §3.2.2). `parse_target` turns both forms into a path and a host, so
+the server's other code has to know only paths.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from typing import NamedTuple
 
 __all__ = ["Target", "is_host", "parse_target"]
 
-#: RFC 3986 §3.2.2 and §3.2.3. What is in brackets is not examined: an address with a zone is not in
-#: the RFC's grammar, but programs send it.
+#: RFC 3986 §3.2.2 and §3.2.3. An address in brackets is not parsed: programs send addresses with a
+#: zone, which the RFC's grammar does not have.
 _NAME = rb"(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})"
 _ADDRESS = rb"\[[A-Za-z0-9:._~%-]+\]"
 _PORT = rb"(?::[0-9]*)?"
@@ -56,5 +57,5 @@ def parse_target(method: bytes, target: bytes) -> Target | None:
 
 
 def is_host(value: bytes) -> bool:
-    """Whether this can be the value of `Host`. It can be empty, if the target has no host."""
+    """Whether `Host` can have this value. The value can be empty, for a target without a host."""
     return _HOST.fullmatch(value) is not None
