@@ -122,6 +122,10 @@ class Client:
         member = self.rooms.get(room)
         return member is not None and member.name is None
 
+    def for_log(self) -> str:
+        """The client's name, quoted; a client that has no name can be in the log, too."""
+        return "a client without a name" if self.username is None else repr(self.username)
+
     def moderates(self, room: str) -> bool:
         """Whether the client's token makes it a moderator; without a token nobody is one."""
         return self.identity is not None and self.identity.may(Right.MODERATE, room)

@@ -220,5 +220,5 @@ class Inbox:
     def _count_error(self, tokens: float) -> None:
         """Close the connection if its errors keep coming."""
         if not self._context.throttle.is_error_allowed(self, tokens):
-            logger.info("too many errors from %r", self._client.username or "nobody")
+            logger.info("too many errors from %s", self._client.for_log())
             self._owner.close(CloseReason.TOO_MANY_ERRORS)

@@ -232,7 +232,7 @@ class Session(WSListener):
     def on_evicted(self, code: int, reason: str) -> None:
         """The hub itself has closed the connection."""
         if not self._closed:
-            logger.info("evicted %r: %s (%d)", self._client.username or "nobody", reason, code)
+            logger.info("evicted %s: %s (%d)", self._client.for_log(), reason, code)
             self._close_code = code
             self._depart()
             self._context.sessions.begin_closing(self)

@@ -205,7 +205,8 @@ class Retention(threading.Thread):
         except (FilesError, HistoryError, SettingError, OSError) as error:
             if not self._is_failing:
                 logger.error(
-                    "cannot delete files that are not needed; a sweep will try again: %s", error
+                    "files that are not needed cannot be deleted; trying again every minute: %s",
+                    error,
                 )
             self._is_failing = True
         except Exception:

@@ -94,7 +94,7 @@ class Disk:
             after = self._refused
         if before is None and after is not None:
             logger.error(
-                "files are refused: the disk has %d MiB free and reserves %d MiB for messages",
+                "files are refused: the disk has %d MiB free, and %d MiB are reserved for messages",
                 free >> 20,
                 reserved >> 20,
             )

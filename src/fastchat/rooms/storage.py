@@ -16,11 +16,10 @@ logger = logging.getLogger("fastchat.broker")
 
 
 class Storage:
-    """A history, used for named operations. The log says once that an operation fails, and once
-    that it works again.
+    """A history, used for named operations.
 
-    The log treats each operation by itself: on a full disk appending fails, while reading works,
-    mostly from memory.
+    The log says once that an operation fails, and once that it works again. It does so for each
+    operation separately: on a full disk, appending fails, while reading works, mostly from memory.
     """
 
     def __init__(self, history: History) -> None:
@@ -68,7 +67,9 @@ class Storage:
 
     def _refusal(self, operation: str, error: HistoryError) -> CommandError:
         if operation not in self._failing:
-            logger.error("the history fails (%s), clients are told so: %s", operation, error)
+            logger.error(
+                "the history fails (%s), so clients get `unavailable`: %s", operation, error
+            )
         self._failing[operation] = error
         return CommandError(
             ErrorCode.UNAVAILABLE,

@@ -798,7 +798,7 @@ async def test_file_is_kept_while_another_history_is_in_place(
         directory.history.append([delete(said - 1)])
         directory.sweep()
         assert not directory.has(kept)
-    failures = [each for each in caplog.messages if "cannot delete files" in each]
+    failures = [each for each in caplog.messages if "not needed cannot be deleted" in each]
     assert len(failures) == 1
     assert "was replaced by another file" in failures[0]
 

@@ -44,7 +44,7 @@ def test_fault_is_found_by_the_check_and_logged_once(
     storage.tick()
     assert storage.fault is None
     assert messages(caplog) == [
-        ("ERROR", "the history fails (append), clients are told so: disk I/O error"),
+        ("ERROR", "the history fails (append), so clients get `unavailable`: disk I/O error"),
         ("INFO", "the history works again (append)"),
     ]
 

@@ -222,7 +222,7 @@ class Peer(asyncio.Protocol):
         if not data or self._transport.is_closing():
             return
         if self._transport.get_write_buffer_size() > self._relay.max_backlog_bytes:
-            logger.warning("%s does not read; it is cut off", self.name)
+            logger.warning("%s does not read; closing its connection", self.name)
             self._transport.abort()
             return
         self._transport.write(data)
