@@ -53,7 +53,9 @@ class RoomLimits:
         self._max_rooms = max_rooms
         self._clock = clock
 
-    def sift(self, drafts: Iterable[Draft], rooms: Mapping[str, Priced]) -> dict[int, CommandError]:
+    def charge(
+        self, drafts: Iterable[Draft], rooms: Mapping[str, Priced]
+    ) -> dict[int, CommandError]:
         """Charge a turn's drafts; returns the refusals of those that exceed a limit, by index.
 
         A draft that is not refused costs its room one token and its user the room's price.

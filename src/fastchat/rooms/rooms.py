@@ -134,7 +134,7 @@ class Rooms:
         drafts, self._drafts = self._drafts, []
         senders, self._senders = self._senders, []
         told = {subscriber for subscriber, _ in senders}
-        if self._limits is not None and (refused := self._limits.sift(drafts, self._rooms)):
+        if self._limits is not None and (refused := self._limits.charge(drafts, self._rooms)):
             drafts, senders = _without(refused, drafts, senders)
         try:
             outcomes = self._append(drafts) if drafts else ()

@@ -32,7 +32,7 @@ def limited(clock: Clock, **limits: Any) -> RoomLimits:
 
 
 def refused(limits: RoomLimits, drafts: list[Draft], price: int = 1) -> list[int]:
-    return list(limits.sift(drafts, {"lobby": Room(price), "other": Room(price)}))
+    return list(limits.charge(drafts, {"lobby": Room(price), "other": Room(price)}))
 
 
 def test_user_has_one_budget_for_all_rooms() -> None:
@@ -66,12 +66,12 @@ def test_refusal_has_the_time_to_wait() -> None:
     """A refusal is a temporary error, and the same message succeeds after the time in it."""
     clock = Clock()
     for limits in (limited(clock, user=Budget(0.5, 1)), limited(clock, room=Budget(0.5, 1))):
-        (refusal,) = limits.sift([draft("ann"), draft("ann")], {}).values()
+        (refusal,) = limits.charge([draft("ann"), draft("ann")], {}).values()
         assert (refusal.code, refusal.temporary) == (ErrorCode.RATE_LIMITED, True)
         assert refusal.retry_after_ms is not None
         assert 1950 <= refusal.retry_after_ms <= 2001
         clock.now += refusal.retry_after_ms / 1000
-        assert not limits.sift([draft("ann")], {})
+        assert not limits.charge([draft("ann")], {})
 
 
 @pytest.mark.parametrize(
