@@ -32,7 +32,7 @@ LATE_S = 10.0
 #: The client that reads the rooms at the end. It joins and leaves, and is not in a `Final`.
 READER = "reader"
 #: A room with more users does not announce each of them.
-CROWD = 200
+MAX_LISTED_USERS = 200
 
 
 class Anomaly(NamedTuple):
@@ -340,7 +340,7 @@ def _presence(records: Records) -> Iterator[Anomaly]:
         yield from _announced(client, events, absences)
         yield from _views_of_rooms(client, events, records)
     for room, final in records.final.items():
-        if final.online <= CROWD and set(final.users) != there[room]:
+        if final.online <= MAX_LISTED_USERS and set(final.users) != there[room]:
             differing = sorted(set(final.users) ^ there[room])
             yield Anomaly(Kind.ROSTER, room, f"at the end, present or absent: {differing}")
         for name in final.doubles:
@@ -407,7 +407,7 @@ def _views_of_rooms(client: str, events: Iterable[Event], records: Records) -> I
         elif isinstance(event, Joined):
             if len(set(event.users)) != len(event.users):
                 yield Anomaly(Kind.NAME, event.room, f"{client} found {sorted(event.users)}")
-            if event.online <= CROWD:
+            if event.online <= MAX_LISTED_USERS:
                 views[event.room] = set(event.users)
         elif isinstance(event, Moved) and (view := views.get(event.room)) is not None:
             (view.add if event.came else view.discard)(event.username)

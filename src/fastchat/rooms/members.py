@@ -12,14 +12,14 @@ from fastchat.rooms import Member
 from fastchat.rooms.presence import Roster, User
 from fastchat.rooms.subscribers import PresenceChange, Subscriber
 
-__all__ = ["CROWD", "GRACE_TICKS", "Members", "Room"]
+__all__ = ["GRACE_TICKS", "MAX_LISTED_USERS", "Members", "Room"]
 
 #: If a user comes back within this many ticks, the others do not hear that the user was away. That
 #: is 5 s, and up to one more, because the tick in which the connection was lost had begun.
 GRACE_TICKS = 6
 #: A room with more users than this is a crowd: its members hear the number of its users once a
 #: second, instead of each join and leave, and have no list of the users.
-CROWD = 200
+MAX_LISTED_USERS = 200
 
 
 class Room:
@@ -241,7 +241,7 @@ class Members:
             room = self.rooms.get(name)
             if room is None:
                 continue
-            if room.is_crowd and len(room.roster) <= CROWD:
+            if room.is_crowd and len(room.roster) <= MAX_LISTED_USERS:
                 room.is_crowd = False
                 self._tell_list(name, room, room.subscribers)
             else:
@@ -279,7 +279,7 @@ class Members:
         room = self.rooms[name]
         if room.is_crowd:
             self._changed[name] = None
-        elif len(room.roster) > CROWD:
+        elif len(room.roster) > MAX_LISTED_USERS:
             self.begin_crowd(name)
         else:
             change = PresenceChange(came, user.member)

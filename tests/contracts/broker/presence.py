@@ -10,7 +10,7 @@ from fastchat.brokers import Broker
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.protocol.users import holder_of
 from fastchat.rooms import Entrance, Entry, Member, Removal
-from fastchat.rooms.members import CROWD, GRACE_TICKS
+from fastchat.rooms.members import GRACE_TICKS, MAX_LISTED_USERS
 
 
 class PresenceContract(Contract):
@@ -244,15 +244,15 @@ class PresenceContract(Contract):
         """The members hear when it begins, and get the whole list a tick after it has ended."""
 
         async def test(broker: Broker, receiver: Receiver) -> None:
-            for number in range(CROWD):
+            for number in range(MAX_LISTED_USERS):
                 assert len(names(await join(broker, f"user {number}"))) == number + 1
             assert (await join(broker, "one more")).users is None
             await leave(broker, "user 7")
             self.tick(1)
             await receiver.until(lambda: receiver.received[-1].get("users") is not None)
             begin, end = (each for each in receiver.received if each["type"] == "presence")
-            assert (begin["online"], begin["users"]) == (CROWD + 1, None)
-            assert end["online"] == len(end["users"]) == CROWD
+            assert (begin["online"], begin["users"]) == (MAX_LISTED_USERS + 1, None)
+            assert end["online"] == len(end["users"]) == MAX_LISTED_USERS
             assert end["users"][-1] == {"user": member("one more").user, "username": "one more"}
             assert names(await join(broker, "one more")) == [
                 each["username"] for each in end["users"]

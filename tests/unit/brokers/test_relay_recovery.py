@@ -18,7 +18,7 @@ from fastchat.brokers.relay import records
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.history.memory import MemoryHistory
 from fastchat.rooms import Member
-from fastchat.rooms.members import CROWD, GRACE_TICKS
+from fastchat.rooms.members import GRACE_TICKS, MAX_LISTED_USERS
 from fastchat.rooms.restoring import MAX_RESUMED
 from support.relay import Rig, Run, new_history, until
 
@@ -332,7 +332,7 @@ def test_crowd_gets_its_number_after_a_gap(rig: Run) -> None:
     async def test(rig: Rig) -> None:
         (broker, receiver), (second, _) = await rig.several(2)
         await join(broker)
-        for number in range(CROWD + 1):
+        for number in range(MAX_LISTED_USERS + 1):
             await join(second, f"user {number}")
         rig.tick(1)
         await rig.settled()
@@ -342,7 +342,7 @@ def test_crowd_gets_its_number_after_a_gap(rig: Run) -> None:
         await rig.connected()
         rig.tick(1)
         await rig.settled()
-        assert [event.get("online") for event in receiver.received] == [CROWD + 2]
+        assert [event.get("online") for event in receiver.received] == [MAX_LISTED_USERS + 2]
 
     rig(test)
 
@@ -353,7 +353,7 @@ def test_former_crowd_gets_its_list_once(rig: Run) -> None:
     async def test(rig: Rig) -> None:
         (broker, receiver), (second, other) = await rig.several(2)
         await join(broker)
-        names = [f"user {number}" for number in range(CROWD + 20)]
+        names = [f"user {number}" for number in range(MAX_LISTED_USERS + 20)]
         for name in names:
             await join(second, name)
         for name in names[:40]:
@@ -361,7 +361,7 @@ def test_former_crowd_gets_its_list_once(rig: Run) -> None:
         await rig.settled()
         assert broker._rooms["a"].known is second._rooms["a"].known is None
         left = len(rig.names())
-        assert left < CROWD
+        assert left < MAX_LISTED_USERS
         rig.tick(1)
         await rig.settled()
         for worker, each in ((broker, receiver), (second, other)):
@@ -383,7 +383,7 @@ def test_crowd_that_ended_with_its_relay_gets_its_list(rig: Run) -> None:
     async def test(rig: Rig) -> None:
         (broker, receiver), (second, _) = await rig.several(2)
         await join(broker)
-        for number in range(CROWD):
+        for number in range(MAX_LISTED_USERS):
             await join(second, f"user {number}")
         await rig.settled()
         rig.kill()
@@ -428,13 +428,13 @@ def test_crowd_is_resumed_without_users_who_left(rig: Run) -> None:
     async def test(rig: Rig) -> None:
         (broker, _), (second, _) = await rig.several(2)
         await join(broker)
-        names = [f"user {number}" for number in range(CROWD + 20)]
+        names = [f"user {number}" for number in range(MAX_LISTED_USERS + 20)]
         for name in names:
             await join(second, name)
         for name in names[:10]:
             await leave(second, name)
         await rig.restart()
-        assert len(rig.names()) == CROWD + 11
+        assert len(rig.names()) == MAX_LISTED_USERS + 11
 
     rig(test)
 

@@ -23,7 +23,7 @@ from fastchat.protocol import Draft, Position
 from fastchat.protocol.names import MAX_USERNAME_CHARS
 from fastchat.protocol.users import holder_of
 from fastchat.rooms import Entrance, Entry, Member, Removal
-from fastchat.rooms.members import CROWD, GRACE_TICKS
+from fastchat.rooms.members import GRACE_TICKS, MAX_LISTED_USERS
 from fastchat.rooms.restoring import MAX_RESUMED, Returning
 from fastchat.rooms.rooms import Rooms
 from fastchat.rooms.subscribers import PresenceChange
@@ -628,20 +628,20 @@ def crowd(rig: Rig, count: int) -> None:
 def test_crowd_gets_its_number_once_a_tick(rig: Rig) -> None:
     """Above 200 users there is no list any more, and joins and leaves are merged into one
     `presence` event a tick."""
-    crowd(rig, CROWD - 1)
+    crowd(rig, MAX_LISTED_USERS - 1)
     assert names(rig.join("the last to be announced"))[-1] == "the last to be announced"
-    assert rig.subscriber.news() == [("join", "the last to be announced", CROWD)]
+    assert rig.subscriber.news() == [("join", "the last to be announced", MAX_LISTED_USERS)]
     rig.tick(1)
     assert rig.subscriber.news() == []
     entry = rig.join("first too many")
-    assert (entry.users, entry.online) == (None, CROWD + 1)
-    assert rig.subscriber.news() == [("presence", None, CROWD + 1)]
+    assert (entry.users, entry.online) == (None, MAX_LISTED_USERS + 1)
+    assert rig.subscriber.news() == [("presence", None, MAX_LISTED_USERS + 1)]
     assert (rig.subscriber.lists, rig.subscriber.known) == ([None], {"a": None})
     rig.join("second too many")
     rig.leave("first too many")
     assert rig.subscriber.news() == []
     rig.tick(1)
-    assert rig.subscriber.news() == [("presence", None, CROWD + 1)]
+    assert rig.subscriber.news() == [("presence", None, MAX_LISTED_USERS + 1)]
     rig.tick(1)
     assert rig.subscriber.news() == []
     assert rig.subscriber.lists == [None]
@@ -650,23 +650,23 @@ def test_crowd_gets_its_number_once_a_tick(rig: Rig) -> None:
 def test_shrinking_crowd_gets_its_list_again(rig: Rig) -> None:
     """At 200 users and below the next tick brings the whole list, and then each leave is
     announced."""
-    crowd(rig, CROWD + 2)
+    crowd(rig, MAX_LISTED_USERS + 2)
     rig.leave("u1")
     rig.leave("u2")
     assert rig.join("u3").users is None
     rig.tick(1)
-    assert rig.subscriber.news() == [("presence", None, CROWD)]
+    assert rig.subscriber.news() == [("presence", None, MAX_LISTED_USERS)]
     assert rig.subscriber.lists == [None, rig.names()]
     assert rig.subscriber.known["a"] == rig.rooms.users("a").members()
     rig.leave("u4")
-    assert rig.subscriber.news() == [("leave", "u4", CROWD - 1)]
+    assert rig.subscriber.news() == [("leave", "u4", MAX_LISTED_USERS - 1)]
     rig.tick(1)
     assert rig.subscriber.news() == []
 
 
 def test_list_is_sent_at_most_once_a_tick(rig: Rig) -> None:
     """Users who come and go at the limit cannot have lists sent faster."""
-    crowd(rig, CROWD)
+    crowd(rig, MAX_LISTED_USERS)
     for _ in range(5):
         rig.join("one too many")
         rig.leave("one too many")
@@ -682,7 +682,7 @@ def test_process_is_told_whether_there_is_a_list(rig: Rig, gathering: bool) -> N
     rig.restore(rig.other, "Alice", crowd=True, gathering=gathering)
     rig.tick(1)
     assert rig.other.lists[-1] == ["Bob", "Alice"]
-    crowd(rig, CROWD)
+    crowd(rig, MAX_LISTED_USERS)
     third = Subscriber()
     rig.restore(third, "Eve", known=("Eve", "Alice"), gathering=gathering)
     assert third.lists == [None]
@@ -770,18 +770,18 @@ def test_connections_of_spectators_count_for_the_price(rig: Rig) -> None:
 
 def test_crowd_gets_losses_as_a_number(rig: Rig) -> None:
     """In a crowd, a user who returns in time does not change the number."""
-    crowd(rig, CROWD + 3)
+    crowd(rig, MAX_LISTED_USERS + 3)
     rig.lose("u1")
     rig.lose("u2")
     rig.join("u1")
     rig.tick()
-    assert rig.subscriber.news() == [("presence", None, CROWD + 2)]
+    assert rig.subscriber.news() == [("presence", None, MAX_LISTED_USERS + 2)]
 
 
 def test_removed_crowd_gets_no_event(rig: Rig) -> None:
     """The room can be gone by the time that its number is due."""
-    crowd(rig, CROWD + 2)
-    for number in range(CROWD + 2):
+    crowd(rig, MAX_LISTED_USERS + 2)
+    for number in range(MAX_LISTED_USERS + 2):
         rig.leave(f"u{number}")
     rig.tick(1)
     assert rig.rooms.room_count == 0
@@ -916,11 +916,11 @@ def test_join_during_a_process_absence_is_announced_to_it(rig: Rig) -> None:
 
 def test_restored_crowd_gets_its_number(rig: Rig) -> None:
     """A process that comes back to a crowd gets the number and no names."""
-    crowd(rig, CROWD + 1)
+    crowd(rig, MAX_LISTED_USERS + 1)
     rig.restore(rig.other, "Alice", crowd=True)
     assert rig.other.news() == rig.subscriber.news() == []
     rig.tick(1)
-    assert rig.other.news() == rig.subscriber.news() == [("presence", None, CROWD + 2)]
+    assert rig.other.news() == rig.subscriber.news() == [("presence", None, MAX_LISTED_USERS + 2)]
 
 
 def test_process_returns_to_a_room_without_messages(rig: Rig) -> None:
