@@ -11,7 +11,7 @@ from fastchat.limits.handshakes import HandshakeLimiter
 from fastchat.web.capacity import Capacity
 from fastchat.web.lingering import LINGER_BYTES, LINGER_S
 from fastchat.web.origins import Origins
-from fastchat.web.proxies import Proxies
+from fastchat.web.proxies import TrustedProxies
 
 __all__ = ["ADDRESS_HEADER", "ONE_HOST", "Edge", "HttpTimings", "Refusal"]
 
@@ -66,7 +66,7 @@ class Edge(NamedTuple):
     context: Context
     origins: Origins
     capacity: Capacity
-    proxies: Proxies
+    proxies: TrustedProxies
     handshakes: HandshakeLimiter
     visitors: ConnectionCount
     echo: bool = False

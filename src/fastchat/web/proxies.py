@@ -10,7 +10,7 @@ import ipaddress
 import logging
 from collections.abc import Iterable, Sequence
 
-__all__ = ["Proxies", "parse_network"]
+__all__ = ["TrustedProxies", "parse_network"]
 
 logger = logging.getLogger("fastchat.http")
 
@@ -46,10 +46,11 @@ def parse_network(text: str) -> Network:
     return network if mapped is None else ipaddress.ip_network((mapped, network.prefixlen - 96))
 
 
-class Proxies:
-    """The trusted proxies in front of the server, whose `X-Forwarded-For` is believed.
+class TrustedProxies:
+    """The proxies in front of the server whose `X-Forwarded-For` is used.
 
-    The limits allow `max_address_connections` from one address; 0 if they do not matter. Raises
+    `trusted` are their addresses, or ranges of these. The limits allow `max_address_connections`
+    from one address; 0 means no limit, and then no warning about hidden addresses. Raises
     ValueError for a text that is neither an address nor a range.
     """
 

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from fastchat.web.proxies import Proxies, parse_network
+from fastchat.web.proxies import TrustedProxies, parse_network
 
 
 @pytest.mark.parametrize(
@@ -23,8 +23,8 @@ from fastchat.web.proxies import Proxies, parse_network
 )
 def test_client_is_known_by_his_address(peer: str | None, key: str) -> None:
     """By a /64 if it is IPv6; who has none is not known, whatever he says."""
-    assert Proxies([]).client_of(peer, [b"198.51.100.7"]) == key
-    assert Proxies(["10.0.0.0/8"]).client_of(peer, [b"198.51.100.7"]) == key
+    assert TrustedProxies([]).client_of(peer, [b"198.51.100.7"]) == key
+    assert TrustedProxies(["10.0.0.0/8"]).client_of(peer, [b"198.51.100.7"]) == key
 
 
 @pytest.mark.parametrize(
@@ -59,13 +59,16 @@ def test_client_is_known_by_his_address(peer: str | None, key: str) -> None:
 )
 def test_last_hop_that_is_no_proxy_of_ours_is_the_client(forwarded: list[bytes], key: str) -> None:
     """Each proxy appends whom it has it from; of the rest nobody knows who wrote it."""
-    assert Proxies(["10.0.0.0/8", "192.0.2.80"]).client_of("10.0.0.1", forwarded) == key
-    assert Proxies(["192.0.2.80"]).client_of("10.0.0.1", forwarded) == "10.0.0.1"
+    assert TrustedProxies(["10.0.0.0/8", "192.0.2.80"]).client_of("10.0.0.1", forwarded) == key
+    assert TrustedProxies(["192.0.2.80"]).client_of("10.0.0.1", forwarded) == "10.0.0.1"
 
 
 def test_proxies_may_be_trusted_by_ipv6_too() -> None:
-    assert Proxies(["::1"]).client_of("::1", [b"198.51.100.7"]) == "198.51.100.7"
-    assert Proxies(["127.0.0.1"]).client_of("::ffff:127.0.0.1", [b"198.51.100.7"]) == "198.51.100.7"
+    assert TrustedProxies(["::1"]).client_of("::1", [b"198.51.100.7"]) == "198.51.100.7"
+    assert (
+        TrustedProxies(["127.0.0.1"]).client_of("::ffff:127.0.0.1", [b"198.51.100.7"])
+        == "198.51.100.7"
+    )
 
 
 @pytest.mark.parametrize("text", ["", "proxy", "10.0.0.0/33", "10.0.0.1/8", "1.2.3"])
@@ -77,7 +80,7 @@ def test_what_is_no_address_is_no_proxy(text: str) -> None:
 
 def test_proxy_that_is_not_named_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     """Or its clients would run into the limits of one address, and nobody would know why."""
-    proxies = Proxies(["10.0.0.0/8"])
+    proxies = TrustedProxies(["10.0.0.0/8"])
     with caplog.at_level(logging.WARNING):
         proxies.client_of("10.0.0.1", [b"198.51.100.7"])
         proxies.client_of("192.0.2.1", [])
@@ -92,13 +95,13 @@ def test_proxy_that_is_not_named_is_said_once(caplog: pytest.LogCaptureFixture) 
 @pytest.mark.parametrize("peer", ["10.0.0.1", "::ffff:10.0.0.1"])
 def test_proxy_may_be_written_as_ipv4_in_ipv6(peer: str) -> None:
     """As a socket of both shows it."""
-    proxies = Proxies(["::ffff:10.0.0.0/104"])
+    proxies = TrustedProxies(["::ffff:10.0.0.0/104"])
     assert proxies.client_of(peer, [b"198.51.100.7"]) == "198.51.100.7"
 
 
 def test_visitor_is_known_before_he_says_anything() -> None:
     """A proxy is not: it brings many."""
-    proxies = Proxies(["10.0.0.0/8"])
+    proxies = TrustedProxies(["10.0.0.0/8"])
     visitors = [proxies.visitor(peer) for peer in ("192.0.2.1", "2001:db8::5", "10.0.0.1", None)]
     assert visitors == ["192.0.2.1", "2001:db8::/64", "", ""]
 
@@ -115,7 +118,7 @@ LOCAL = ((b"host", b"localhost:8080"), (b"origin", b"http://localhost:8080"))
 
 
 def watched(
-    proxies: Proxies,
+    proxies: TrustedProxies,
     peer: str | None,
     *headers: tuple[bytes, bytes],
     encrypted: bool = False,
@@ -129,7 +132,7 @@ def test_many_connections_of_one_local_address_are_noted_once(
     peer: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """They can be a proxy's, whose clients would run into the limit of one address together."""
-    proxies = Proxies([], max_address_connections=256)
+    proxies = TrustedProxies([], max_address_connections=256)
     for connections in range(1, 16):
         watched(proxies, peer, connections=connections)
     assert not caplog.messages
@@ -147,7 +150,7 @@ def test_connections_of_several_addresses_are_not_noted(
     first: str, second: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """If clients have addresses of their own, none of them need be a proxy."""
-    proxies = Proxies([], max_address_connections=256)
+    proxies = TrustedProxies([], max_address_connections=256)
     watched(proxies, first)
     for _ in range(3):
         watched(proxies, second, connections=100)
@@ -171,7 +174,7 @@ def test_proxy_that_names_no_clients_is_noted_at_once(
 ) -> None:
     """A header of proxies, a page of https on a plain connection, or a domain on loopback shows
     that there is a proxy."""
-    proxies = Proxies(["10.0.0.9"], max_address_connections=256)
+    proxies = TrustedProxies(["10.0.0.9"], max_address_connections=256)
     for _ in range(2):
         watched(proxies, peer, *headers, connections=100)
     assert caplog.messages == [NO_ADDRESSES.format(peer)]
@@ -194,24 +197,24 @@ def test_direct_client_is_not_noted(
     peer: str | None, headers: tuple[tuple[bytes, bytes], ...], caplog: pytest.LogCaptureFixture
 ) -> None:
     """A browser on this machine, on the local network or behind a proxy of its own is no sign."""
-    watched(Proxies([], max_address_connections=256), peer, *headers)
+    watched(TrustedProxies([], max_address_connections=256), peer, *headers)
     assert not caplog.messages
 
 
 def test_encrypted_page_is_no_sign_of_a_proxy(caplog: pytest.LogCaptureFixture) -> None:
     """Where the server itself ends TLS, every page is one of https."""
     page = (b"origin", b"https://chat.example")
-    watched(Proxies([], max_address_connections=256), "10.0.0.1", page, encrypted=True)
+    watched(TrustedProxies([], max_address_connections=256), "10.0.0.1", page, encrypted=True)
     assert not caplog.messages
 
 
 def test_trusted_proxy_is_told_only_to_name_its_clients(caplog: pytest.LogCaptureFixture) -> None:
     """A proxy that is trusted need not be added again, and one that names its clients is fine."""
     forwarded = (b"x-forwarded-for", b"198.51.100.7")
-    proxies = Proxies(["127.0.0.1"], max_address_connections=256)
+    proxies = TrustedProxies(["127.0.0.1"], max_address_connections=256)
     watched(proxies, "127.0.0.1", forwarded, (b"via", b"x"), connections=100)
     assert not caplog.messages
-    proxies = Proxies(["127.0.0.1"], max_address_connections=256)
+    proxies = TrustedProxies(["127.0.0.1"], max_address_connections=256)
     watched(proxies, "127.0.0.1", (b"x-real-ip", b"198.51.100.7"))
     assert caplog.messages == [
         NO_ADDRESSES.format("127.0.0.1").removesuffix(", and add it to --trusted-proxy")
@@ -220,5 +223,5 @@ def test_trusted_proxy_is_told_only_to_name_its_clients(caplog: pytest.LogCaptur
 
 def test_nothing_is_noted_without_limits(caplog: pytest.LogCaptureFixture) -> None:
     """Where no limit counts addresses, it does not matter whose they are."""
-    watched(Proxies([]), "127.0.0.1", (b"via", b"1.1 proxy"), connections=1000)
+    watched(TrustedProxies([]), "127.0.0.1", (b"via", b"1.1 proxy"), connections=1000)
     assert not caplog.messages

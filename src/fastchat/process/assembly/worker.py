@@ -52,7 +52,7 @@ from fastchat.web.capacity import TRANSFER_KINDS, Capacity, count_transfers, mea
 from fastchat.web.edge import Edge
 from fastchat.web.origins import Origins
 from fastchat.web.page import build_app
-from fastchat.web.proxies import Proxies
+from fastchat.web.proxies import TrustedProxies
 from fastchat.web.server import HttpServer
 
 if TYPE_CHECKING:
@@ -323,7 +323,9 @@ def _build_server(
         context,
         origins,
         base.capacity,
-        Proxies(settings.trusted_proxy, max_address_connections=settings.max_address_connections),
+        TrustedProxies(
+            settings.trusted_proxy, max_address_connections=settings.max_address_connections
+        ),
         handshakes,
         visitors_of(settings, served=base.capacity.served),
         echo=settings.debug_echo,
