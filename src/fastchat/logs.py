@@ -52,7 +52,7 @@ _UNSAFE = re.compile(
 class _TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         head = f"{timestamp_of(record.created)} {record.levelname:<7} {record.name}: "
-        return _fitting(self, record, lambda message: head + _UNSAFE.sub(_escape, message))
+        return _truncated(self, record, lambda message: head + _UNSAFE.sub(_escape, message))
 
 
 class _JsonFormatter(logging.Formatter):
@@ -67,10 +67,10 @@ class _JsonFormatter(logging.Formatter):
             line = orjson.dumps({**event, "message": message}).decode()
             return _UNSAFE.sub(_escape_in_json, line)  # they occur in JSON strings only
 
-        return _fitting(self, record, render)
+        return _truncated(self, record, render)
 
 
-def _fitting(
+def _truncated(
     formatter: logging.Formatter, record: logging.LogRecord, render: Callable[[str], str]
 ) -> str:
     """Render a record's message with `render`; the message is cut if the line is too long."""

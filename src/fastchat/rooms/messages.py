@@ -1,4 +1,4 @@
-"""Messages that fit into a reply."""
+"""The publications of a reply, encoded and truncated to the largest size of a reply."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from fastchat.history import Page
 from fastchat.protocol import MAX_REPLY_BYTES, Publication, encode
 from fastchat.rooms import Messages
 
-__all__ = ["fitting", "page_of"]
+__all__ = ["page_of", "truncated"]
 
 
-def fitting(publications: Iterable[Publication], *, newest_first: bool) -> Messages:
-    """As many publications as fit, beginning with the newest or the oldest; `more` if not all.
+def truncated(publications: Iterable[Publication], *, newest_first: bool) -> Messages:
+    """Encode publications, and keep as many as fit into a reply (`MAX_REPLY_BYTES`).
 
-    They stay in their order either way.
+    With `newest_first`, the newest ones are kept, otherwise the oldest ones. They stay in their
+    order. `more` says whether some were left out.
     """
     payloads = [encode(each) for each in publications]
     size = 0
@@ -27,6 +28,9 @@ def fitting(publications: Iterable[Publication], *, newest_first: bool) -> Messa
 
 
 def page_of(page: Page, *, newest_first: bool) -> Messages:
-    """As much of a page of the history as fits."""
-    payloads, more = fitting(page.publications, newest_first=newest_first)
+    """A page of the history, encoded and truncated.
+
+    `more` says whether the history or the page has further messages.
+    """
+    payloads, more = truncated(page.publications, newest_first=newest_first)
     return Messages(payloads, more or page.more)

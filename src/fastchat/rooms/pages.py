@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastchat.rooms import Messages
-from fastchat.rooms.messages import fitting, page_of
+from fastchat.rooms.messages import page_of, truncated
 from fastchat.rooms.storage import Storage
 
 __all__ = ["StoragePages"]
@@ -26,4 +26,4 @@ class StoragePages:
     async def search(self, room: str, query: str, limit: int) -> Messages:
         with self._storage.use("search") as history:
             found = await history.search(room, query, limit)
-        return fitting(found, newest_first=False)
+        return truncated(found, newest_first=False)

@@ -35,7 +35,7 @@ from fastchat.protocol.names import DEFAULT_ROOM, name_key
 from fastchat.protocol.users import subject_of
 from fastchat.rooms import Entrance, Entry, Member, Removal
 from fastchat.rooms.members import GRACE_TICKS, Members, Room
-from fastchat.rooms.messages import fitting
+from fastchat.rooms.messages import truncated
 from fastchat.rooms.pages import StoragePages
 from fastchat.rooms.presence import Roster, User
 from fastchat.rooms.removals import Removals
@@ -383,8 +383,8 @@ def _missed(history: History, entrance: Entrance) -> tuple[Sequence[bytes], bool
     room, _, _, since, limit, *_ = entrance
     missed = None if since is None else history.since(room, since, protocol.MAX_HISTORY)
     if missed is not None:
-        payloads, too_many = fitting(missed, newest_first=True)
+        payloads, too_many = truncated(missed, newest_first=True)
         if not too_many:
             return payloads, True
     newest = history.before(room, None, limit).publications if limit else []
-    return fitting(newest, newest_first=True).payloads, False
+    return truncated(newest, newest_first=True).payloads, False
