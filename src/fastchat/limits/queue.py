@@ -15,7 +15,7 @@ from fastchat.limits.connections import ConnectionCount
 __all__ = ["FairQueue"]
 
 #: How long a client waits; well within the time that an answer has
-#: (`fastchat.web.edge.HttpTimings.answer_s`).
+#: (`fastchat.web.context.HttpTimings.answer_s`).
 WAIT_S = 10.0
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from fastchat.connections.registry import CLOSE_GRACE_S, MESSAGE_TIMEOUT_S
 from fastchat.limits.queue import WAIT_S
 from fastchat.rooms.members import GRACE_TICKS
-from fastchat.web.edge import HttpTimings
+from fastchat.web.context import HttpTimings
 
 __all__ = ["RelayTimings", "SupervisorTimings", "WorkerTimings"]
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from fastchat.connections.echo import ECHO_PATH
-from fastchat.web.edge import ADDRESS_HEADER, ONE_HOST, Refusal
+from fastchat.web.context import ADDRESS_HEADER, ONE_HOST, Refusal
 from fastchat.web.origins import Origins
 
 __all__ = [

@@ -76,7 +76,7 @@ from fastchat.errors import CommandError, ErrorCode
 from fastchat.files.transfers import PROGRESS_BYTES, BodyRefusal, RequestContext
 from fastchat.limits.connections import Limit
 from fastchat.protocol import FILES_URL
-from fastchat.web.edge import ONE_HOST, Edge, Refusal
+from fastchat.web.context import ONE_HOST, HttpContext, Refusal
 from fastchat.web.handshake import (
     UpgradeRequest,
     check_upgrade,
@@ -128,17 +128,17 @@ class State(Enum):
 class HttpProtocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol with bounds. `sweep` has to be called once a second."""
 
-    def __init__(self, *arguments: Any, edge: Edge, **keywords: Any) -> None:
+    def __init__(self, *arguments: Any, context: HttpContext, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
-        self._edge = edge
-        self._timings = edge.timings
+        self._context = context
+        self._timings = context.timings
         self._state = State.HEAD
         self._head_bytes = 0
         self._arrived = b""  # what the parser is being given
         self._moved_bytes = 0  # of a body, since the deadline was extended
         self._linger_bytes = 0  # that are still read while LINGERING
         self._is_stopping = False
-        self._visitor = ""  # the address that `edge.visitors` counts
+        self._visitor = ""  # the address that `context.visitors` counts
         self._answering: Any = None  # the cycle that the application answers
         self._deadline_s = self.loop.time() + self._timings.head_s
 
@@ -146,18 +146,18 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        if self._connection_count() > self._edge.capacity.accepted:
+        if self._connection_count() > self._context.capacity.accepted:
             logger.warning(
                 "%d connections are open, and no more fit into the limit of open files (ulimit -n)",
-                self._edge.capacity.accepted,
+                self._context.capacity.accepted,
             )
             self._refuse(FULL, at_once=True)
             return
-        visitor = self._edge.proxies.visitor(None if self.client is None else self.client[0])
-        if self._edge.visitors.enter(visitor) is None:
+        visitor = self._context.proxies.visitor(None if self.client is None else self.client[0])
+        if self._context.visitors.enter(visitor) is None:
             self._visitor = visitor
         else:
-            self._edge.context.metrics.turned_away[Limit.ADDRESS] += 1
+            self._context.session_context.metrics.turned_away[Limit.ADDRESS] += 1
             self._refuse(TOO_MANY_FROM_ADDRESS, at_once=True)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -190,12 +190,12 @@ class HttpProtocol(HttpToolsProtocol):
             super().shutdown()
 
     def _connection_count(self) -> int:
-        return len(self.connections) + len(self._edge.context.sessions)
+        return len(self.connections) + len(self._context.session_context.sessions)
 
     def _leave_visitors(self) -> None:
         """Stop counting the connection, which is lost or upgraded. Safe to call again."""
         if self._visitor:
-            self._edge.visitors.leave(self._visitor, "")
+            self._context.visitors.leave(self._visitor, "")
             self._visitor = ""
 
     def _is_idle(self) -> bool:
@@ -306,13 +306,13 @@ class HttpProtocol(HttpToolsProtocol):
         if dropped is not None:
             self._note_dropped(dropped)
             return DROPPED_UPGRADE
-        if self._connection_count() > self._edge.capacity.served:
+        if self._connection_count() > self._context.capacity.served:
             return FULL
         return None
 
     def _note_dropped(self, dropped: str) -> None:
         """Tell the operator what a proxy in front of the server has to pass on."""
-        self._edge.context.metrics.handshake_refusals[str(DROPPED_UPGRADE.status)] += 1
+        self._context.session_context.metrics.handshake_refusals[str(DROPPED_UPGRADE.status)] += 1
         logger.warning(
             "a WebSocket handshake came from %s without %s; a proxy must use HTTP/1.1 and pass on "
             "Upgrade and Connection (in nginx: proxy_http_version 1.1; proxy_set_header Upgrade "
@@ -359,10 +359,10 @@ class HttpProtocol(HttpToolsProtocol):
                 "The request has no Content-Length. Send the file with its size in bytes.",
             )
             return BodyRefusal(411, error, spends_ticket=True)
-        if int(lengths[0]) > self._edge.max_file_bytes:
+        if int(lengths[0]) > self._context.max_file_bytes:
             error = CommandError(
                 ErrorCode.TOO_LONG,
-                f"The file is too large. A file can have at most {self._edge.max_file_bytes:,} "
+                f"The file is too large. A file can have at most {self._context.max_file_bytes:,} "
                 "bytes.",
             )
             return BodyRefusal(413, error, spends_ticket=True)
@@ -390,7 +390,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _address(self) -> str:
         peer = None if self.client is None else self.client[0]
         forwarded = [value for name, value in self.headers if name == b"x-forwarded-for"]
-        return self._edge.proxies.client_of(peer, forwarded)
+        return self._context.proxies.client_of(peer, forwarded)
 
     # Upgrades
 
@@ -416,20 +416,20 @@ class HttpProtocol(HttpToolsProtocol):
             early
         )  # if the upgrade is refused, a client that still sends can read why
         address = self._address()
-        limit = self._edge.handshakes.enter(address)
+        limit = self._context.handshakes.enter(address)
         if limit is not None:
-            self._edge.context.metrics.turned_away[limit] += 1
+            self._context.session_context.metrics.turned_away[limit] += 1
             self._refuse_upgrade(TOO_MANY_HANDSHAKES)
             return
         refusal = self._upgrade_refusal()
         if refusal is not None:
             self._refuse_upgrade(refusal)
             return
-        self._edge.proxies.watch(
+        self._context.proxies.watch(
             None if self.client is None else self.client[0],
             self.headers,
             encrypted=self.scheme == "https",
-            connections=len(self._edge.context.sessions) + 1,
+            connections=len(self._context.session_context.sessions) + 1,
         )
         self.headers[:] = headers_for_picows(self.headers, address)
         self._deadline_s = 0.0
@@ -456,10 +456,10 @@ class HttpProtocol(HttpToolsProtocol):
         request = UpgradeRequest(
             self.scope["method"], self.url, self.headers, encrypted=self.scheme == "https"
         )
-        return check_upgrade(request, self._edge.origins, echo=self._edge.echo)
+        return check_upgrade(request, self._context.origins, echo=self._context.echo)
 
     def _refuse_upgrade(self, refusal: Refusal) -> None:
-        self._edge.context.metrics.handshake_refusals[str(refusal.status)] += 1
+        self._context.session_context.metrics.handshake_refusals[str(refusal.status)] += 1
         self._refuse(refusal)
 
     def _unsupported_upgrade_warning(self) -> None:

@@ -13,7 +13,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from fastchat.connections.echo import check_loopback
-from fastchat.web.edge import Edge
+from fastchat.web.context import HttpContext
 from fastchat.web.headers import SECURITY_HEADERS
 from fastchat.web.http import HttpProtocol
 from fastchat.web.websocket import WebSocketProtocol
@@ -35,32 +35,33 @@ class _Uvicorn(uvicorn.Server):
 class HttpServer:
     """Accepts connections on `listener` and answers them with `app`, until it is stopped.
 
-    It also accepts WebSockets, which are sessions of `edge.context` from then on. With `tls`, it
-    encrypts connections. When the server stops, requests that are being answered have `stop_s`
-    seconds to end. A connection without a further request is closed after `keep_alive_s` seconds.
+    It also accepts WebSockets, which are sessions with `context.session_context` from then on. With
+    `tls`, it encrypts connections. When the server stops, requests that are being answered have
+    `stop_s` seconds to end. A connection without a further request is closed after `keep_alive_s`
+    seconds.
 
-    Raises SettingError if `edge.echo` is set and other machines can reach the listener.
+    Raises SettingError if `context.echo` is set and other machines can reach the listener.
     """
 
     def __init__(
         self,
         listener: socket.socket,
         app: ASGIApp,
-        edge: Edge,
+        context: HttpContext,
         tls: Tls | None = None,
         *,
         stop_s: float,
         keep_alive_s: int,
     ) -> None:
-        if edge.echo:
+        if context.echo:
             check_loopback(listener)
         self.listener = listener
-        self._edge = edge
+        self._context = context
         self._tls = tls
         config = uvicorn.Config(
             app,
             http=self._accept,  # type: ignore[arg-type]  # uvicorn expects a class, and calls it
-            ws=functools.partial(WebSocketProtocol, edge=edge),  # type: ignore[arg-type]
+            ws=functools.partial(WebSocketProtocol, context=context),  # type: ignore[arg-type]
             headers=SECURITY_HEADERS,
             server_header=False,
             proxy_headers=False,
@@ -100,10 +101,12 @@ class HttpServer:
 
     def _accept(self, **keywords: Any) -> asyncio.Protocol:
         """Make the protocol of a connection; uvicorn calls this as if it were a class."""
-        protocol = HttpProtocol(edge=self._edge, **keywords)
+        protocol = HttpProtocol(context=self._context, **keywords)
         return protocol if self._tls is None else self._tls.wrap(protocol, self._free)
 
     def _free(self) -> int:
         """How many connections can be accepted besides those that are known here."""
-        known = len(self._uvicorn.server_state.connections) + len(self._edge.context.sessions)
-        return self._edge.capacity.accepted - known
+        known = len(self._uvicorn.server_state.connections) + len(
+            self._context.session_context.sessions
+        )
+        return self._context.capacity.accepted - known

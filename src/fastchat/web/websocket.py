@@ -14,7 +14,7 @@ from fastchat.connections.session import Session
 from fastchat.errors import CommandError
 from fastchat.protocol.commands import Join
 from fastchat.protocol.parsing import join_from_query
-from fastchat.web.edge import ADDRESS_HEADER, Edge
+from fastchat.web.context import ADDRESS_HEADER, HttpContext
 from fastchat.web.headers import common_headers
 
 __all__ = ["WebSocketProtocol"]
@@ -49,8 +49,8 @@ class WebSocketProtocol(WSProtocol):  # type: ignore[misc]  # private in picows,
     `connection_made` and `data_received` with the request as bytes.
     """
 
-    def __init__(self, *, edge: Edge, **_uvicorn: Any) -> None:
-        self._edge = edge
+    def __init__(self, *, context: HttpContext, **_uvicorn: Any) -> None:
+        self._context = context
         super().__init__(
             None,  # host and port: only for clients
             None,  # path: only for clients
@@ -58,13 +58,13 @@ class WebSocketProtocol(WSProtocol):  # type: ignore[misc]  # private in picows,
             self._upgrade,
             _SILENT,
             True,  # disconnect on exception; sessions handle all of theirs
-            edge.timings.head_s,
+            context.timings.head_s,
             False,  # auto ping: the hub's sweep pings all connections
             None,
             None,
             WSAutoPingStrategy.PING_PERIODICALLY,
             False,  # auto pong: it would charge no pings; sessions answer them
-            edge.context.max_message_bytes,
+            context.session_context.max_message_bytes,
             None,  # extra headers: only for clients
             2048,  # read buffer: the smallest size that picows allows; it grows by itself
         )
@@ -101,14 +101,16 @@ class WebSocketProtocol(WSProtocol):  # type: ignore[misc]  # private in picows,
         response = WSUpgradeResponse.create_101_response()
         response.headers.extend(common_headers())
         if request.path.partition(b"?")[0] == ECHO_PATH:
-            return WSUpgradeResponseWithListener(response, EchoSession(self._edge.context))
+            return WSUpgradeResponseWithListener(
+                response, EchoSession(self._context.session_context)
+            )
         lines = request.headers.getall("sec-websocket-protocol", ())
         offered = [name.strip() for line in lines for name in line.split(",")]
         if SUBPROTOCOL in offered:
             response.headers["Sec-WebSocket-Protocol"] = SUBPROTOCOL
         tokens = [name[len(BEARER_PREFIX) :] for name in offered if name.startswith(BEARER_PREFIX)]
         session = Session(
-            self._edge.context,
+            self._context.session_context,
             _join_asked_for(request.path),
             tokens[0] if tokens else None,
             request.headers[ADDRESS_HEADER],

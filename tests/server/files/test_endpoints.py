@@ -17,7 +17,7 @@ import pytest
 
 from fastchat.files.endpoints import CHUNK_BYTES, DRAIN_BYTES
 from fastchat.process.timings import WorkerTimings
-from fastchat.web.edge import HttpTimings
+from fastchat.web.context import HttpTimings
 from support.file_store import files_on_disk, png
 from support.raw_websocket import (
     HOST,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 
 from fastchat.process.timings import WorkerTimings
-from fastchat.web.edge import HttpTimings
+from fastchat.web.context import HttpTimings
 from fastchat.web.http import MAX_HEAD_BYTES, MAX_HEAD_LINES
 from support.raw_websocket import (
     HANDSHAKE,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fastchat.web.edge import ADDRESS_HEADER
+from fastchat.web.context import ADDRESS_HEADER
 from fastchat.web.handshake import (
     UpgradeRequest,
     check_upgrade,

@@ -49,7 +49,7 @@ from fastchat.process.timings import WorkerTimings
 from fastchat.rooms.rooms import Rooms
 from fastchat.settings import Settings
 from fastchat.web.capacity import TRANSFER_KINDS, Capacity, count_transfers, measure_capacity
-from fastchat.web.edge import Edge
+from fastchat.web.context import HttpContext
 from fastchat.web.origins import Origins
 from fastchat.web.page import build_app
 from fastchat.web.proxies import TrustedProxies
@@ -319,7 +319,7 @@ def _build_server(
 ) -> HttpServer:
     settings = base.settings
     origins = Origins(settings.allow_origin)
-    edge = Edge(
+    http_context = HttpContext(
         context,
         origins,
         base.capacity,
@@ -339,7 +339,7 @@ def _build_server(
     return HttpServer(
         listener,
         build_app(origins=origins, frames=settings.allow_frame, routes=routes),
-        edge,
+        http_context,
         base.tls,
         stop_s=base.timings.drain_s,
         keep_alive_s=base.timings.keep_alive_s,

@@ -1,4 +1,4 @@
-"""The objects, timings and constants that connections share before they are WebSockets."""
+"""What the HTTP connections of a process share: objects, timings and constants."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fastchat.web.lingering import LINGER_BYTES, LINGER_S
 from fastchat.web.origins import Origins
 from fastchat.web.proxies import TrustedProxies
 
-__all__ = ["ADDRESS_HEADER", "ONE_HOST", "Edge", "HttpTimings", "Refusal"]
+__all__ = ["ADDRESS_HEADER", "ONE_HOST", "HttpContext", "HttpTimings", "Refusal"]
 
 #: The header in which `HttpProtocol` tells `WebSocketProtocol` the address that limits count the
 #: client by. Only we write it: the same header from a client is not passed on.
@@ -51,8 +51,10 @@ class HttpTimings:
     linger_bytes: int = LINGER_BYTES
 
 
-class Edge(NamedTuple):
-    """What the connections of a process share before they are WebSockets.
+class HttpContext(NamedTuple):
+    """The objects that the connections of a process share before they are WebSockets.
+
+    `session_context` is what they share afterwards.
 
     A request above `capacity.served` connections gets 503, and a connection above
     `capacity.accepted` gets 503 at once. Between the two, a handshake is still accepted, unless
@@ -63,7 +65,7 @@ class Edge(NamedTuple):
     has at most `max_file_bytes`; 0 if the server takes no files.
     """
 
-    context: Context
+    session_context: Context
     origins: Origins
     capacity: Capacity
     proxies: TrustedProxies
