@@ -59,6 +59,23 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         description=(__doc__ or "").partition("\n")[0],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    _add_choices(parser)
+    _add_sizes(parser)
+    options = parser.parse_args(arguments)
+    for name, value in (FULL if options.full else QUICK).items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    _check_sizes(parser, options)
+    options.rooms_of = options.rooms_of or options.idle
+    options.idle -= options.idle % options.rooms_of
+    if options.idle > _descriptors() - SPARE_DESCRIPTORS:
+        parser.error(f"--idle: this user may have {_descriptors()} descriptors (ulimit -Hn)")
+    options.command = command.recorded("python bench/workers.py", arguments)
+    return options
+
+
+def _add_choices(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that say what is measured, and where the figures go."""
     parser.add_argument(
         "--sections",
         type=_some_of(SECTIONS),
@@ -85,7 +102,6 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         metavar="FILE",
         help="also write the figures to this file",
     )
-    parser.add_argument("--rounds", type=int, help="rounds; each measures all numbers of workers")
     parser.add_argument(
         "--placements",
         type=_some_of(PLACEMENTS),
@@ -93,19 +109,25 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         metavar="NAME,NAME",
         help=f"whether the processes are pinned to CPUs (default: {','.join(PLACEMENTS)})",
     )
-    parser.add_argument(
-        "--rooms", type=int, default=4, help="rooms of the section deliveries (default: 4)"
-    )
-    parser.add_argument(
-        "--members", type=int, default=100, help="members of each of these rooms (default: 100)"
-    )
-    parser.add_argument(
-        "--measure-ms", type=int, help="milliseconds of a sample of the section deliveries"
-    )
-    parser.add_argument("--messages", type=int, help="messages of a sample of the section hop")
-    parser.add_argument(
-        "--idle", type=int, metavar="N", help="connections of the sections idle and storm"
-    )
+
+
+def _add_sizes(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments with numbers. The defaults of some depend on --full."""
+    for name, help in (
+        ("rounds", "rounds, each of which measures all numbers of workers"),
+        ("measure-ms", "milliseconds of a sample of the section deliveries"),
+        ("messages", "messages of a sample of the section hop"),
+        ("idle", "connections of the sections idle and storm"),
+    ):
+        key = name.replace("-", "_")
+        defaults = f"(default: {QUICK[key]}, or {FULL[key]} with --full)"
+        parser.add_argument(f"--{name}", type=int, metavar="N", help=f"{help} {defaults}")
+    for name, default, help in (
+        ("rooms", 4, "rooms of the section deliveries"),
+        ("members", 100, "members of each room of the section deliveries"),
+    ):
+        help = f"{help} (default: {default})"
+        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=help)
     parser.add_argument(
         "--rooms-of",
         type=int,
@@ -113,21 +135,14 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         metavar="N",
         help="members of each room in idle and storm; 0 for one room (default: 100)",
     )
-    options = parser.parse_args(arguments)
-    for name, value in (FULL if options.full else QUICK).items():
-        if getattr(options, name) is None:
-            setattr(options, name, value)
+
+
+def _check_sizes(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     for name in ("rounds", "rooms", "members", "measure_ms", "messages", "idle"):
         if getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1")
     if not 0 <= options.rooms_of <= options.idle:
         parser.error("--rooms-of must be from 0 to the number of connections")
-    options.rooms_of = options.rooms_of or options.idle
-    options.idle -= options.idle % options.rooms_of
-    if options.idle > _descriptors() - SPARE_DESCRIPTORS:
-        parser.error(f"--idle: this user may have {_descriptors()} descriptors (ulimit -Hn)")
-    options.command = command.recorded("python bench/workers.py", arguments)
-    return options
 
 
 def _some_of(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
