@@ -1,27 +1,27 @@
-# Part of _fanout.pyx: what is kept for connections that read slowly, and its bounds.
+# Part of _fanout.pyx: the bytes that are kept for connections that read slowly, and their bounds.
 #
-# The hub keeps three kinds of bytes for them, and counts each where it changes:
+# The hub keeps three kinds of bytes for such connections, and counts each kind where it changes:
 #
 # * the logs of all rooms (`Hub._appended` minus `Hub._dropped`);
-# * batches that are in a transport, wholly or in part (`Hub._batch_bytes`). A transport holds a
+# * batches that a transport holds, wholly or in part (`Hub._batch_bytes`). A transport holds a
 #   reference to a batch, not a copy. So a batch counts once, however many transports hold it;
 # * bytes that only one transport holds (`Hub._private_bytes`): replies, and everything that a
-#   transport without a descriptor holds, because TLS encrypts each connection for itself.
+#   transport without a descriptor holds, because TLS encrypts each connection separately.
 #
-# A connection's *lag* is all that is kept for it, whether or not the same bytes are kept for others
-# too. `Hub._lagging` has the connections that can have a lag: the blocked ones, and those whose
-# transport holds something, also while they are closing.
+# The *lag* of a connection is the number of bytes that are kept for it, whether or not the same bytes
+# are kept for other connections too. `Hub._lagging` has all connections that can have a lag: the
+# blocked ones, and those whose transport holds bytes, also while they are closing.
 #
-# To compute all lags takes about 40 ns for each room of each lagging connection. So this is not done
-# for each publication. `_added` is the number of bytes that were ever added, and no lag grows faster.
-# So after a check, the next one is due when as many bytes were added as the connection that is
-# nearest to its bound lacks, or the process lacks, but at least `_check_step`. The bounds can be
-# exceeded by that step.
+# To compute all lags takes about 40 ns for each room of each lagging connection. That is too long to
+# do it for each publication. `_added` is the number of bytes that were ever added, and no lag grows
+# faster than this number. So a check computes how many bytes can be added until the first bound can
+# be reached, and the next check is due after so many bytes, but not before `_check_step` bytes.
+# Therefore a bound can be exceeded by `_check_step`.
 
 cdef enum:
     CHECK_BYTES = 65536     # the largest `_check_step`
-    # After the kept bytes have fallen by this much, the C library is asked to return free memory to
-    # the system. By itself it returns only what is free at the end of its heap.
+    # When the kept bytes have fallen by this much, the C library is asked to return free memory to
+    # the system. By itself it returns only the memory that is free at the end of its heap.
     TRIM_BYTES = 8388608
 
 cdef extern from *:
@@ -62,7 +62,7 @@ cdef Py_ssize_t _lag(Hub hub, Connection conn) except -1:
 # Counting what transports hold
 
 cdef int _hold(Hub hub, Connection conn, bytes batch) except -1:
-    """Count a batch that a connection's transport is about to be given, until `_release`."""
+    """Count a batch that is about to be passed to a connection's transport, until `_release`."""
     cdef object key = <size_t><void *>batch     # `conn.batches` keeps the address valid
     cdef Py_ssize_t holders = hub._holders.get(key, 0)
     hub._holders[key] = holders + 1
@@ -122,13 +122,13 @@ cdef int _note_backlog(Hub hub, Connection conn, Py_ssize_t size) except -1:
 cdef inline bint _is_check_due(Hub hub) noexcept:
     """Whether enough bytes were added since the last check.
 
-    A check that is running, or the one at the end of a flush, covers what is added meanwhile.
+    It is False during a check, and during a flush, which ends with a check.
     """
     return not (_added(hub) < hub._check_at or hub._checking or hub._flushing)
 
 
 cdef int _check_bounds(Hub hub) except -1:
-    """Evict connections with too large a lag, and then those with the largest, if need be."""
+    """Evict each connection whose lag is too large, and more if the process exceeds its bound."""
     cdef Py_ssize_t most = 0, lag
     cdef Connection conn
     hub._checking = True
@@ -142,7 +142,7 @@ cdef int _check_bounds(Hub hub) except -1:
                     most = max(most, lag)
         hub._peak_bytes = max(hub._peak_bytes, _kept(hub))
         if hub._lagging and _kept(hub) > hub._max_lag_total_bytes:
-            hub.flush()     # so that members whose turn in a round has yet to come hold nothing back
+            hub.flush()     # so that no bytes are kept for members that were only not served yet
             _relieve(hub)
     finally:
         hub._checking = False
@@ -155,8 +155,8 @@ cdef int _check_bounds(Hub hub) except -1:
 cdef int _relieve(Hub hub) except -1:
     """Evict the connections with the largest lags until the process is within its bound.
 
-    The transport of an evicted connection still holds bytes, in front of its close frame. If it is
-    then still the one with the largest lag, it is aborted.
+    The transport of an evicted connection still holds bytes, in front of its close frame. If that
+    connection still has the largest lag, it is aborted.
     """
     cdef Connection conn
     cdef Py_ssize_t before = _kept(hub), evicted = 0
@@ -182,7 +182,7 @@ cdef int _relieve(Hub hub) except -1:
 
 
 cdef int _return_memory(Hub hub) except -1:
-    """Return free memory to the system after many bytes were kept and are not any more."""
+    """Return free memory to the system if the number of kept bytes has fallen by TRIM_BYTES."""
     cdef Py_ssize_t kept = _kept(hub)
     hub._peak_bytes = max(hub._peak_bytes, kept)
     if hub._peak_bytes - kept >= TRIM_BYTES:
