@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from fastchat.errors import CommandError, ErrorCode
 
-__all__ = ["DeadlineTimer", "unavailable"]
+__all__ = ["DeadlineTimer", "check_deadline", "too_late", "unavailable"]
 
 
 class DeadlineTimer:
@@ -42,6 +42,21 @@ class DeadlineTimer:
     def _on_time(self) -> None:
         self._handle = None
         self._expire()
+
+
+def check_deadline(deadline: float) -> None:
+    """Raise CommandError in the relay if the worker no longer waits for the reply."""
+    if time.monotonic() > deadline:
+        raise too_late()
+
+
+def too_late() -> CommandError:
+    """The refusal of a draft or request that the relay reads after its deadline."""
+    return CommandError(
+        ErrorCode.UNAVAILABLE,
+        "The server is overloaded at the moment. Try again soon.",
+        temporary=True,
+    )
 
 
 def unavailable() -> CommandError:

@@ -10,13 +10,15 @@ from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Protocol, assert_never, cast
 
 from fastchat.brokers.relay import records
+from fastchat.brokers.relay.deadlines import check_deadline, too_late
 from fastchat.brokers.relay.outbox import Outbox
+from fastchat.brokers.relay.page_requests import PageRequests
 from fastchat.brokers.relay.records import FromRelay, FromWorker, Refusal, decode_from_worker
 from fastchat.brokers.relay.wire import BadRecord, RecordReader
-from fastchat.errors import CommandError, ErrorCode
+from fastchat.errors import CommandError
 from fastchat.history import Duplicate
 from fastchat.limits.connections import ConnectionCount, Limit, ProcessCount
-from fastchat.rooms import Entry, Member, Messages
+from fastchat.rooms import Entry, Member
 from fastchat.rooms.restoring import Returning
 from fastchat.rooms.rooms import Rooms
 from fastchat.rooms.subscribers import PresenceChange
@@ -84,7 +86,7 @@ class Peer(asyncio.Protocol):
         self._outbox = Outbox(self._flush)
         self._running: asyncio.Task[None] | None = None
         self._waiting: deque[FromWorker] = deque()
-        self._searches: set[asyncio.Task[None]] = set()
+        self._page_requests = PageRequests(relay.rooms.pages, self._say)
         self._lost = False
         #: The number of RESTORE records that must follow; None before HELLO.
         self._to_restore: int | None = None
@@ -152,8 +154,7 @@ class Peer(asyncio.Protocol):
     def _end(self) -> None:
         self._relay.closed(self)
         self._counted.close()
-        for search in self._searches:
-            search.cancel()
+        self._page_requests.close()
         for room, members in self._members.items():
             for member in members.elements():
                 self._rooms.lose(self, room, member)
@@ -255,9 +256,9 @@ class Peer(asyncio.Protocol):
             case records.Tell():
                 self._rooms.tell(self, record.room, record.payload)
             case records.Before() | records.After():
-                return self._on_read(record)
+                return self._page_requests.read(record)
             case records.Search():
-                self._on_search(record)
+                self._page_requests.begin_search(record)
             case records.Remove():
                 return self._on_remove(record)
             case records.Report():
@@ -316,7 +317,7 @@ class Peer(asyncio.Protocol):
     def _on_publish(self, record: records.Publish) -> None:
         if time.monotonic() > record.deadline:  # the worker has refused them already
             for number, _ in record.drafts:
-                self._say(records.Answer(number, Refusal.of(_too_late())))
+                self._say(records.Answer(number, Refusal.of(too_late())))
             return
         for number, draft in record.drafts:
             self._rooms.publish(self, number, draft)
@@ -333,7 +334,7 @@ class Peer(asyncio.Protocol):
             self._say(records.Joined(record.number, room, entry))
 
         try:
-            _check_deadline(record.deadline)
+            check_deadline(record.deadline)
             self._counted.check(record.entrance.connection_number)
             await self._rooms.join(self, record.entrance, enter)
         except CommandError as refusal:
@@ -352,7 +353,7 @@ class Peer(asyncio.Protocol):
 
     async def _on_remove(self, record: records.Remove) -> None:
         try:
-            _check_deadline(record.deadline)
+            check_deadline(record.deadline)
             member = await self._rooms.remove(record.removal)
         except CommandError as refusal:
             self._refuse(record.number, refusal)
@@ -374,49 +375,5 @@ class Peer(asyncio.Protocol):
                 del self._members[room]
         return True
 
-    async def _on_read(self, record: records.Before | records.After) -> None:
-        number, deadline, room, offset, limit = record
-        try:
-            _check_deadline(deadline)
-            if isinstance(record, records.After):
-                messages = await self._rooms.pages.after(room, record.offset, limit)
-            else:
-                messages = await self._rooms.pages.before(room, offset, limit)
-        except CommandError as refusal:
-            self._refuse(number, refusal)
-        else:
-            self._reply(number, messages)
-
-    def _on_search(self, record: records.Search) -> None:
-        search = self._loop.create_task(self._search(record))
-        self._searches.add(search)
-        search.add_done_callback(self._searches.discard)
-
-    async def _search(self, record: records.Search) -> None:
-        try:
-            _check_deadline(record.deadline)
-            messages = await self._rooms.pages.search(record.room, record.query, record.limit)
-        except CommandError as refusal:
-            self._refuse(record.number, refusal)
-        else:
-            self._reply(record.number, messages)
-
     def _refuse(self, number: int, refusal: CommandError) -> None:
         self._say(records.Refused(number, Refusal.of(refusal)))
-
-    def _reply(self, number: int, messages: Messages) -> None:
-        self._say(records.Page(number, messages.payloads, messages.more))
-
-
-def _check_deadline(deadline: float) -> None:
-    """Raise CommandError if the worker no longer waits for the reply."""
-    if time.monotonic() > deadline:
-        raise _too_late()
-
-
-def _too_late() -> CommandError:
-    return CommandError(
-        ErrorCode.UNAVAILABLE,
-        "The server is overloaded at the moment. Try again soon.",
-        temporary=True,
-    )
