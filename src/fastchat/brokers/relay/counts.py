@@ -1,22 +1,23 @@
-"""A worker's part in the relay's count of the connections of all workers."""
+"""The relay's count of the connections of all workers: the worker's end, and the relay's end."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import assert_never
 
 from fastchat.brokers.relay import records
-from fastchat.limits.connections import Admission, Counted
+from fastchat.limits.connections import Admission, ConnectionCount, Counted, Limit, ProcessCount
 
-__all__ = ["Counts"]
+__all__ = ["Counts", "WorkerCount"]
 
 
 class Counts:
-    """Implements `fastchat.limits.connections.SharedCount`: reports connections to the relay.
+    """The worker's end: reports connections to the relay.
 
-    It reports each connection that this worker's `admission` admits, and its end. It reports all
-    current connections to a new relay. If a connection exceeds a limit of the whole server, the
-    relay says so and the worker turns the connection away. Without a relay, only the worker's own
-    limits apply.
+    Implements `fastchat.limits.connections.SharedCount`. It reports each connection that this
+    worker's `admission` admits, and its end. It reports all current connections to a new relay. If
+    a connection exceeds a limit of the whole server, the relay says so and the worker turns the
+    connection away. Without a relay, only the worker's own limits apply.
     """
 
     def __init__(self, admission: Admission) -> None:
@@ -45,6 +46,44 @@ class Counts:
 
     def left(self, counted: Counted) -> None:
         self._say(records.Exit(_connection(counted)))
+
+
+class WorkerCount:
+    """The relay's end: counts the connections that one worker reports.
+
+    `server` counts those of all workers. If a connection exceeds a limit, `say` sends a TURN_AWAY
+    record to the worker.
+    """
+
+    def __init__(self, server: ConnectionCount, say: Callable[[records.TurnAway], None]) -> None:
+        self._count = ProcessCount(server)
+        self._say = say
+
+    def handle(self, record: records.Counting) -> None:
+        match record:
+            case records.Enter(number, address):
+                self._turn_away(number, self._count.enter(number, address))
+            case records.Identify(connection):
+                self._turn_away(connection.number, self._count.identify(*connection))
+            case records.Exit(connection):
+                self._count.leave(*connection)
+            case records.Connections(connections):
+                for connection in connections:
+                    self._turn_away(connection.number, self._count.enter(*connection))
+            case _:
+                assert_never(record)
+
+    def check(self, number: int) -> None:
+        """Raise CommandError if the connection was turned away."""
+        self._count.check(number)
+
+    def close(self) -> None:
+        """Stop counting the connections of this worker, because it is gone."""
+        self._count.close()
+
+    def _turn_away(self, number: int, limit: Limit | None) -> None:
+        if limit is not None:
+            self._say(records.TurnAway(number, limit))
 
 
 def _connection(counted: Counted) -> records.Connection:

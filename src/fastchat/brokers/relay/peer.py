@@ -7,9 +7,10 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any, Protocol, assert_never, cast
+from typing import Any, Protocol, cast
 
 from fastchat.brokers.relay import records
+from fastchat.brokers.relay.counts import WorkerCount
 from fastchat.brokers.relay.deadlines import check_deadline, too_late
 from fastchat.brokers.relay.outbox import Outbox
 from fastchat.brokers.relay.page_requests import PageRequests
@@ -17,7 +18,7 @@ from fastchat.brokers.relay.records import FromRelay, FromWorker, Refusal, decod
 from fastchat.brokers.relay.wire import BadRecord, RecordReader
 from fastchat.errors import CommandError
 from fastchat.history import Duplicate
-from fastchat.limits.connections import ConnectionCount, Limit, ProcessCount
+from fastchat.limits.connections import ConnectionCount
 from fastchat.rooms import Entry, Member
 from fastchat.rooms.restoring import Returning
 from fastchat.rooms.rooms import Rooms
@@ -78,7 +79,7 @@ class Peer(asyncio.Protocol):
     def __init__(self, relay: RelayState) -> None:
         self._relay = relay
         self._rooms = relay.rooms
-        self._counted = ProcessCount(relay.connection_count)
+        self._count = WorkerCount(relay.connection_count, self._say)
         self._reader = RecordReader(decode_from_worker)
         #: For each room, the members in this worker, with the number of their connections.
         self._members: dict[str, Counter[Member]] = {}
@@ -153,7 +154,7 @@ class Peer(asyncio.Protocol):
 
     def _end(self) -> None:
         self._relay.closed(self)
-        self._counted.close()
+        self._count.close()
         self._page_requests.close()
         for room, members in self._members.items():
             for member in members.elements():
@@ -266,22 +267,8 @@ class Peer(asyncio.Protocol):
             case records.Ping():
                 self._say(records.Pong(record.sent))
             case _:
-                self._on_counting(record)
+                self._count.handle(record)
         return None
-
-    def _on_counting(self, record: records.Counting) -> None:
-        match record:
-            case records.Enter(number, address):
-                self._turn_away(number, self._counted.enter(number, address))
-            case records.Identify(connection):
-                self._turn_away(connection.number, self._counted.identify(*connection))
-            case records.Exit(connection):
-                self._counted.leave(*connection)
-            case records.Connections(connections):
-                for connection in connections:
-                    self._turn_away(connection.number, self._counted.enter(*connection))
-            case _:
-                assert_never(record)
 
     def _on_introduction(self, record: records.Introduction) -> Coroutine[Any, Any, None] | None:
         """Handle a HELLO, or one of the RESTORE records that it announces."""
@@ -322,10 +309,6 @@ class Peer(asyncio.Protocol):
         for number, draft in record.drafts:
             self._rooms.publish(self, number, draft)
 
-    def _turn_away(self, number: int, limit: Limit | None) -> None:
-        if limit is not None:
-            self._say(records.TurnAway(number, limit))
-
     async def _on_join(self, record: records.Join) -> None:
         room = record.entrance.room
 
@@ -335,7 +318,7 @@ class Peer(asyncio.Protocol):
 
         try:
             check_deadline(record.deadline)
-            self._counted.check(record.entrance.connection_number)
+            self._count.check(record.entrance.connection_number)
             await self._rooms.join(self, record.entrance, enter)
         except CommandError as refusal:
             self._refuse(record.number, refusal)
