@@ -59,7 +59,7 @@ export class Composer {
     this.enable(true);
   }
 
-  // Whether the reader can write to the room. If they cannot, a sentence takes the place of the field. Drafts stay.
+  // Shows the field if the reader can write to the room, and otherwise a sentence in its place. Drafts stay.
   enable(mayWrite) {
     this.#form.hidden = this.#hint.hidden = this.#room === null || !mayWrite;
     byId("read-only").hidden = this.#room === null || mayWrite;

@@ -50,7 +50,7 @@ export class Room {
     return this.roster.isCrowd ? this.others : this.roster.names;
   }
 
-  // The names of the rooms that a text can link to, besides others that the reader does not know.
+  // The names of the reader's rooms. A text can link to other rooms too, but only these are known to exist.
   get rooms() {
     return this.#all().map(({ name }) => name);
   }

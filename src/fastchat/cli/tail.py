@@ -43,7 +43,7 @@ _FRAGMENT = re.compile(r"(?P<room>.*?)(?:/\d{1,15})?", re.DOTALL)
 
 
 class Address(NamedTuple):
-    """The URL of a server's WebSocket, and the room that the address names; None if none."""
+    """The URL of a server's WebSocket. `room` is the one that the address names; None if none."""
 
     url: str
     room: str | None
@@ -159,7 +159,9 @@ def parse_address(text: str) -> Address:
     if not parts.hostname or not text.isprintable():
         raise Refused(f"{text!r} is not an address; give one like ws://127.0.0.1:8080.")
     if parts.query or parts.username is not None:
-        raise Refused("The address must end with its path; use --username and --room instead.")
+        raise Refused(
+            "The address must have no query (?…) and no user; use --username and --room instead."
+        )
     path = parts.path or "/"
     url = f"{known}://{parts.netloc}{path}{'ws' if path.endswith('/') else ''}"
     return Address(url, _room_of(parts.fragment))

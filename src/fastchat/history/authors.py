@@ -1,7 +1,7 @@
-"""Histories and exports of an earlier version: authors and names become users.
+"""Migrates histories and exports of an earlier version, by replacing authors and names by users.
 
-In the first version, a publication had an author, which was a credential and was not public, and a
-reaction had only the name of its user. Now both have the user's public id.
+In the first version, a publication had an author, which was a credential and not public, and a
+reaction had only the name of its user. Now publications and reactions have the user's public id.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ def name_users(
     user_of: Callable[[str], str],
     ranges: Sequence[tuple[int, int]] = ((0, _LAST_KEY),),
 ) -> None:
-    """Replace the authors in publications, within a transaction.
+    """Replace the authors of publications, and the names in reactions; call it in a transaction.
 
     `user_of` makes a public id of a credential. `ranges` are the first and the last key of each
     range of publications; by default, it is all of them. A publication that was imported from
-    another program has no author; its user is derived from the name. So is the user of a reaction
-    whose `react` is not stored any more. The memory that this needs does not grow with the number
+    another program has no author, so its user is derived from the name. The same is true for a
+    reaction whose `react` is not stored any more. The memory for this does not grow with the number
     of publications.
     """
     user_of = lru_cache(maxsize=_CACHED)(user_of)  # most users have many publications
