@@ -71,9 +71,9 @@ class History(Protocol):
     def check(self) -> None:
         """Raise HistoryError if `append` would fail because of the disk or its directory.
 
-        It is a HistoryAwayError if the file is not in its directory any more.
-        The owner calls it about once a second. It costs about 10 µs, or that of an append if the
-        last one has failed.
+        The error is a HistoryAwayError if the file is not in its directory any more. The owner
+        calls this method about once a second. A call takes about 10 µs; after an append that has
+        failed, it takes as long as an append.
         """
         ...
 

@@ -70,7 +70,7 @@ class Child:
         self._loop = asyncio.get_running_loop()
         self._unread = b""
         self._quiet_ticks = 0
-        self._lonely_ticks = 0  # without the relay
+        self._unconnected_ticks = 0  # since it had the relay
         self._started_s = self._loop.time()
         self._ready_s: float | None = None
         self._ended_s = 0.0
@@ -111,7 +111,7 @@ class Child:
     @property
     def has_no_relay(self) -> bool:
         """Whether it serves, but has not been connected to the relay for STUCK_TICKS."""
-        return self.is_serving and self._lonely_ticks >= STUCK_TICKS
+        return self.is_serving and self._unconnected_ticks >= STUCK_TICKS
 
     @property
     def status(self) -> int | None:
@@ -171,7 +171,7 @@ class Child:
         if self.stopping or self.ended.is_set():
             return
         self._quiet_ticks += 1
-        self._lonely_ticks = 0 if self.relay or not self.ready else self._lonely_ticks + 1
+        self._unconnected_ticks = 0 if self.relay or not self.ready else self._unconnected_ticks + 1
         if self._quiet_ticks < (HUNG_TICKS if self.ready else self._start_ticks):
             return
         why = "hangs" if self.ready else "does not become ready"

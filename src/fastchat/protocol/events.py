@@ -127,7 +127,7 @@ def presence(room: str, online: int, spectators: int) -> bytes:
 def presence_list(
     room: str, online: int, spectators: int, users: Sequence[tuple[str | None, str]] | None
 ) -> bytes:
-    """The same, with the whole list of users when a crowd ends, or None when a crowd begins."""
+    """The numbers, and the whole list of users when a crowd ends, or None when a crowd begins."""
     return _event(
         {
             "type": "presence",

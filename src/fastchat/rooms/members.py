@@ -120,11 +120,12 @@ class Members:
         return bool(self._looks.get(name_key(name), set()) - {name})
 
     def admit(self, name: str, member: Member, *, has_token: bool) -> Member | User:
-        """The user that a member of a room is here already, or the name that it gets.
+        """Find the user that joins a room, or the name that a new user gets.
 
-        If another user has the name, a user with a token gets it with a number after it. Otherwise
-        CommandError `username_taken` is raised, with the time for which the name of an absent user
-        is kept.
+        Returns the `User` if `member` is in the room already, and otherwise the member with the
+        name that it gets. If another user has the name, a user with a token gets it with a number
+        after it. A user without a token is refused: raises CommandError `username_taken`, which has
+        the time for which the name is kept if the other user is absent.
         """
         roster = self.rooms[name].roster
         assert member.name is not None

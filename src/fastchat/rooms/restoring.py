@@ -1,4 +1,4 @@
-"""How a process with members comes back to the rooms: its connection was cut, or the rooms are new.
+"""How a process with members comes back to the rooms, after a lost connection or to new rooms.
 
 If only the connection was cut, the rooms know the users, most of them as absent. If the rooms are
 new, they know nothing but the history. Then all processes come back one after the other
@@ -31,7 +31,8 @@ class Returning(NamedTuple):
     """A room of a process that comes back.
 
     The process knows the room's stream up to `since`. `members` are its users and spectators there,
-    each with a number of connections. `known` are the users whom these know of; None in a crowd.
+    each with a number of connections. `known` are the users that these members know of; None in a
+    crowd.
     """
 
     room: str
@@ -95,7 +96,7 @@ class Restoring:
             return None
 
     def _expel_again(self, name: str, id: str, subscriber: Subscriber) -> bool:
-        """Expel a user whose removal the last relay was ended before it could carry out."""
+        """Expel a user who was removed, if the last relay has ended before it could expel them."""
         remaining_s = self._removals.remaining_s(name, id)
         if remaining_s:
             subscriber.expel(name, id, int(remaining_s))

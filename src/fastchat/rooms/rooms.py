@@ -115,7 +115,7 @@ class Rooms:
 
     @property
     def is_away(self) -> bool:
-        """Whether the history is not in its directory: then nothing in that may be changed."""
+        """Whether the history is not in its directory. Then nothing in there may be changed."""
         return self._storage.is_away
 
     # Publishing

@@ -38,7 +38,7 @@ class LocalRoom:
         self.newest: bytes | None = None
 
     def position(self) -> Position:
-        """The end of the stream here. It decodes a payload, which no delivery has to do."""
+        """The end of the stream here. It decodes the newest payload, so deliveries need not."""
         if self.newest is not None:
             self.timestamp = orjson.loads(self.newest)["timestamp"]
         return Position(self.epoch, self.offset, self.timestamp)

@@ -76,7 +76,7 @@ class Relay:
     def check_socket(self) -> None:
         """Bind the socket again if its file is gone; call it once a second.
 
-        Another directory in the place of that of the history gets no socket.
+        While another directory is in the place of the history's, no socket is created in it.
         """
         if not self.rooms.is_away:
             self._listener.check()
