@@ -430,7 +430,7 @@ def _add_export(commands: _Commands[_Parser]) -> None:
         "export",
         _export,
         "write rooms as JSON Lines",
-        "A server can be running on the directory; the export changes nothing in it.",
+        "A server can be running on the directory; the export does not change the history.",
     )
     _add_settings(command, _SETTINGS_OF["export"])
     command.add_argument(
