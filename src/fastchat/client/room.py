@@ -419,7 +419,7 @@ def _content_of(file: Path, max_bytes: int) -> bytes:
 
 
 def _is_after(position: Position, message: dict[str, Any]) -> bool:
-    """Whether the client has not shown a message when it was at this position.
+    """Whether a message is not among those that the client had shown at this position.
 
     If an older copy of the history was put back, a new message can have an old offset.
     """

@@ -67,7 +67,7 @@ class ConnectionCount:
         return None
 
     def leave(self, address: str, user: str) -> None:
-        """Stop counting a connection, with the user if it was identified, else an empty one."""
+        """Stop counting a connection; `user` is empty if the connection was not identified."""
         self.count -= 1
         for counter, key in ((self.addresses, address), (self.users, user)):
             if key:
