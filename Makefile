@@ -8,6 +8,8 @@ SOURCES := pyproject.toml setup.py $(wildcard src/fastchat/_fanout.py* src/fastc
 # Arguments for the command: make serve ARGS="--port 9000"
 ARGS ?=
 FUZZ_SECONDS ?= 60
+# Tests start hundreds of servers. Without stored bytecode, each of them would compile the sources again.
+unexport PYTHONDONTWRITEBYTECODE
 # Tests that load the machine and compare timings: nothing else runs at the same time.
 ALONE := tests/threats/test_threats_floods.py tests/server/test_bench.py tests/server/web/test_capacity.py \
   tests/server/test_flood.py tests/browser/test_hour.py
