@@ -48,9 +48,11 @@ check: lint
 	@$(BIN)/mypy & types=$$!; $(BIN)/python -m pytest -q -n 3 --dist worksteal tests/unit $(ARGS); tests=$$?; \
 	  wait $$types && exit $$tests
 
+# The files start in the order of their names: those with the longest tests, in tests/adversity, first, and
+# those of tests/unit last. By default, xdist starts the files with the most tests first, which are short.
 test: $(TEST_NEEDS)
 ifeq ($(ARGS),)
-	$(BIN)/python -m pytest -q -n 4 --dist loadfile $(ALONE:%=--ignore=%)
+	$(BIN)/python -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder $(ALONE:%=--ignore=%)
 	$(BIN)/python -m pytest $(ALONE)
 	FASTCHAT_DEBUG=1 $(BIN)/python -m pytest -q tests/unit/hub
 else
