@@ -1,6 +1,7 @@
 """The command line: `fastchat serve`, `status`, `token`, `export`, `import`, `files` and `tail`.
 
-Each command is a function that takes the parsed arguments and returns the exit status.
+Each command is a function that takes the parsed arguments and returns the exit status. It imports
+what it runs, because the modules of all commands take a quarter of a second to import.
 docs/command-line.md describes the commands.
 """
 
@@ -14,15 +15,11 @@ import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from fastchat import __version__
-from fastchat.cli import status, tail
 from fastchat.errors import CommandError, FastchatError, FilesError, OutputError, SettingError
-from fastchat.files.orphans import OrphanFinder, Orphans
-from fastchat.history import transfer
 from fastchat.logs import log_failure, log_uncaught_exceptions, set_up_logging
-from fastchat.process import standalone, supervisor
 from fastchat.protocol import DEFAULT_HISTORY, MAX_HISTORY
 from fastchat.protocol.names import DEFAULT_ROOM, check_room, check_username
 from fastchat.settings import (
@@ -41,6 +38,9 @@ from fastchat.streams import (
     output,
     print_error,
 )
+
+if TYPE_CHECKING:
+    from fastchat.files.orphans import Orphans
 
 __all__ = ["main"]
 
@@ -90,19 +90,29 @@ def _serve(chosen: dict[str, Any]) -> int:
     for sentence in ignored_variables(chosen, os.environ):
         logger.warning("%s", sentence)
     try:
-        return standalone.run(settings) if settings.workers == 1 else supervisor.run(settings)
+        return _run_server(settings)
     except FastchatError as error:
         log_failure(str(error))
         return _status_of(error)
 
 
+def _run_server(settings: Settings) -> int:
+    if settings.workers == 1:
+        from fastchat.process import standalone
+
+        return standalone.run(settings)
+    from fastchat.process import supervisor
+
+    return supervisor.run(settings)
+
+
 def _status(chosen: dict[str, Any]) -> int:
+    from fastchat.cli import status
+
     return status.run(Path(_settings(chosen).data), json=chosen.get("json", False))
 
 
 def _token(chosen: dict[str, Any]) -> int:
-    # Imported here: PyJWT and cryptography take a tenth of a second to import, and the other
-    # commands do not need them.
     from fastchat.auth import issuing
 
     if "new_key" in chosen:
@@ -127,6 +137,8 @@ def _token(chosen: dict[str, Any]) -> int:
 
 
 def _export(chosen: dict[str, Any]) -> int:
+    from fastchat.history import transfer
+
     directory = Path(_settings(chosen).data)
     room = _checked_room(chosen)
     file = chosen.get("output")
@@ -139,6 +151,8 @@ def _export(chosen: dict[str, Any]) -> int:
 
 
 def _files(chosen: dict[str, Any]) -> int:
+    from fastchat.files.orphans import OrphanFinder
+
     finder = OrphanFinder(Path(_settings(chosen).data))
     with contextlib.closing(finder):
         try:
@@ -163,6 +177,8 @@ def _about_orphans(orphans: Orphans) -> str:
 
 
 def _import(chosen: dict[str, Any]) -> int:
+    from fastchat.history import transfer
+
     directory = Path(_settings(chosen).data)
     room = _checked_room(chosen) or DEFAULT_ROOM
     name = str(chosen["file"])
@@ -196,6 +212,8 @@ def _import(chosen: dict[str, Any]) -> int:
 
 
 def _tail(chosen: dict[str, Any]) -> int:
+    from fastchat.cli import tail
+
     username = chosen.get("username")
     try:
         username = None if username is None else check_username(username)
@@ -256,6 +274,8 @@ def _token_of(chosen: Mapping[str, Any]) -> str | None:
 
     It is never an argument, because all users of a machine can see the arguments of a process.
     """
+    from fastchat.cli import tail
+
     if "token_file" in chosen:
         return tail.read_token(chosen["token_file"])
     token = os.environ.get("FASTCHAT_TOKEN")

@@ -17,13 +17,12 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastchat.errors import FastchatError, SettingError
 from fastchat.history.users import new_user_key
 from fastchat.logs import dropped_lines
 from fastchat.ops import status
-from fastchat.ops.admin import Admin
 from fastchat.process.announcing import announce
 from fastchat.process.child import COMMAND, Child
 from fastchat.process.signals import on_hang_up, on_stop_signals
@@ -31,6 +30,9 @@ from fastchat.process.timings import SupervisorTimings
 from fastchat.process.waiting import wait_first
 from fastchat.settings import Settings
 from fastchat.web.sockets import listen_admin, listen_all
+
+if TYPE_CHECKING:
+    from fastchat.ops.admin import Admin
 
 __all__ = ["Supervisor", "run"]
 
@@ -106,7 +108,6 @@ class Supervisor:
         self._timings = timings
         self._listeners = listeners
         self._admin_listener = admin_listener
-        self._admin = Admin(self.live, self.ready, self._parts)
         self._command = command
         self._relay = Role("relay", ["relay"])
         self._workers = [
@@ -172,8 +173,7 @@ class Supervisor:
         """
         self._listen_to_signals()
         loop = asyncio.get_running_loop()
-        if self._admin_listener is not None:
-            await self._admin.serve(self._admin_listener)
+        admin = await self._serve_admin()
         ticking = loop.create_task(self._tick_forever())
         working = loop.create_task(self._work())
         asked = loop.create_task(self._asked_to_stop.wait())
@@ -192,9 +192,22 @@ class Supervisor:
             asked.cancel()
             await asyncio.gather(*(child.kill() for child in self._children))
             ticking.cancel()
-            await self._admin.close()
+            if admin is not None:
+                await admin.close()
         logger.info("stopped")
         return self._status
+
+    async def _serve_admin(self) -> Admin | None:
+        """Serve the admin port; None if there is none."""
+        if self._admin_listener is None:
+            return None
+        # Imported here: uvicorn, Starlette and prometheus_client take as long to import as the rest
+        # of the supervisor, which needs them only for this port.
+        from fastchat.ops.admin import Admin
+
+        admin = Admin(self.live, self.ready, self._parts)
+        await admin.serve(self._admin_listener)
+        return admin
 
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
