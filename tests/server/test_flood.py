@@ -1,148 +1,33 @@
-"""Floods of every kind against a real server: which limits apply, and what other clients notice."""
+"""Floods of every kind against a real server, limits that depend on time, and what other clients
+notice.
+
+`test_limits.py` has the limits that only count.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import itertools
-import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from fastchat.ops.status import ask
-from support.raw_websocket import HANDSHAKE, PONG, Client, connected, frame, request, text, wired
-from support.server import TIMEOUT_UNIT_S, Server, running_server, wait_until
-
-SESSION = "s" * 16
-#: A server of one process, and one of several, where the counts are in another process.
-SERVERS = pytest.mark.parametrize("workers", ["1", "2"])
-
-
-@contextlib.contextmanager
-def serving(data: Path, *arguments: str, workers: str = "1") -> Iterator[Server]:
-    with running_server("--data", str(data), "--workers", workers, *arguments) as server:
-        yield server
-        server.stop()
-
-
-def enter(
-    server: Server, name: str, room: str = "lobby", forwarded: str | None = None, **fields: Any
-) -> Client:
-    """Join a room, with `forwarded` as the client's address; raises AssertionError if refused."""
-    headers = None if forwarded is None else {"X-Forwarded-For": forwarded}
-    client = Client(server.port, headers=headers)
-    client.join(username=name, room=room, **fields)
-    return client
-
-
-def snapshots(server: Server) -> dict[str, dict[str, Any]]:
-    """Return the snapshots of the counters of all processes."""
-    arguments = server.process.args
-    assert isinstance(arguments, list)
-    data = Path(arguments[arguments.index("--data") + 1])
-    return asyncio.run(ask(data, 5 * TIMEOUT_UNIT_S))
-
-
-def connection_state(client: Client) -> str:
-    """Return whether a connection is live, or else why it ended."""
-    client.send({"type": "ping", "ref": "fate"})
-    while True:
-        event = client.receive()
-        if event["type"] == "closing":
-            assert event["code"] == client.receive_close() == 1013
-            assert event["reconnect_after_ms"] > 1000
-            return str(event["reason"])
-        if event["type"] == "pong":
-            return "lives"
-
-
-def say(client: Client, *texts: str) -> None:
-    client.write(b"".join(text({"text": each, "id": each}) for each in texts))
-
-
-def outcomes(client: Client, count: int) -> tuple[list[str], dict[str, dict[str, Any]]]:
-    """Return the outcomes of this number of a client's messages: the publications and the
-    refusals."""
-    published: list[str] = []
-    refused: dict[str, dict[str, Any]] = {}
-    while len(published) + len(refused) < count:
-        event = client.receive()
-        if event["type"] == "message":
-            published.append(event["text"])
-        elif event["type"] == "error":
-            assert (event["code"], event["temporary"]) == ("rate_limited", True)
-            assert event["retry_after_ms"] > 0
-            refused[event["id"]] = event
-    return published, refused
-
+from support.limited_server import (
+    SERVERS,
+    SESSION,
+    enter,
+    limited_server,
+    outcomes,
+    refusals,
+    say,
+    snapshots,
+)
+from support.raw_websocket import HANDSHAKE, Client, connected, request, text, wired
+from support.server import TIMEOUT_UNIT_S, Server, wait_until
 
 # Connections
-
-
-@SERVERS
-def test_address_has_exactly_its_limit_of_connections(tmp_path: Path, workers: str) -> None:
-    """Of two hundred connections a hundred live; the others get the reason in an event that a
-    browser can read."""
-    limit = ("--max-address-connections", "100")
-    with serving(tmp_path, *limit, workers=workers) as server, contextlib.ExitStack() as stack:
-        clients = [stack.enter_context(connected(server.port)) for _ in range(200)]
-        wait_until(lambda: refusals(server, "address") == 100)
-        fates = [connection_state(client) for client in clients]
-        assert Counter(fates) == {"lives": 100, "too many connections from this address": 100}
-        clients[fates.index("lives")].close()
-        wait_until(lambda: connections(server) == 99)
-        late = [stack.enter_context(connected(server.port)) for _ in range(2)]
-        wait_until(lambda: refusals(server, "address") == 101)
-        assert sorted(map(connection_state, late)) == [
-            "lives",
-            "too many connections from this address",
-        ]
-
-
-def connections(server: Server) -> int:
-    return sum(part.get("connections", 0) for part in snapshots(server).values())
-
-
-def refusals(server: Server, limit: str) -> int:
-    """Return the number of connections that this limit has refused."""
-    parts = snapshots(server).values()
-    return sum(part.get("turned_away", {}).get(limit, 0) for part in parts)
-
-
-@SERVERS
-def test_user_has_exactly_their_limit_of_connections(tmp_path: Path, workers: str) -> None:
-    """A user is recognised by their session, and another user is admitted."""
-    with (
-        serving(tmp_path, "--max-user-connections", "3", workers=workers) as server,
-        contextlib.ExitStack() as stack,
-    ):
-        clients = [
-            stack.enter_context(contextlib.closing(enter(server, "Ann", session=SESSION)))
-            for _ in range(8)
-        ]
-        wait_until(lambda: refusals(server, "user") == 5)
-        fates = Counter(connection_state(client) for client in clients)
-        assert fates == {"lives": 3, "too many connections of this user": 5}
-        with contextlib.closing(enter(server, "Bob")) as bob:
-            assert connection_state(bob) == "lives"
-
-
-@SERVERS
-def test_server_has_exactly_its_limit_of_connections(tmp_path: Path, workers: str) -> None:
-    with (
-        serving(tmp_path, "--max-connections", "20", workers=workers) as server,
-        contextlib.ExitStack() as stack,
-    ):
-        clients = [stack.enter_context(connected(server.port)) for _ in range(30)]
-        wait_until(lambda: refusals(server, "connections") == 10)
-        fates = Counter(connection_state(client) for client in clients)
-        assert fates == {"lives": 20, "the server is full": 10}
 
 
 def handshake(server: Server, *forwarded: str) -> tuple[int, dict[str, str]]:
@@ -158,7 +43,7 @@ def handshake(server: Server, *forwarded: str) -> tuple[int, dict[str, str]]:
 def test_flood_of_handshakes_is_refused_without_a_session(tmp_path: Path) -> None:
     """A flood of handshakes gets 503 with a time to reconnect, without a session, and connected
     clients notice nothing."""
-    with serving(tmp_path) as server, contextlib.closing(enter(server, "Ann")) as ann:
+    with limited_server(tmp_path) as server, contextlib.closing(enter(server, "Ann")) as ann:
         answers = [handshake(server) for _ in range(1000)]
         refused = [headers for status, headers in answers if status == 503]
         # The burst is worth twenty seconds; in the long run the rate is twenty a second.
@@ -174,10 +59,10 @@ def test_flood_of_handshakes_is_refused_without_a_session(tmp_path: Path) -> Non
 def test_forwarded_for_counts_from_trusted_proxies_only(tmp_path: Path) -> None:
     """A forged header changes nothing, and nor does its part before the client's address."""
     limits = ("--address-handshake-rate", "0.05")
-    with serving(tmp_path / "a", *limits) as server:
+    with limited_server(tmp_path / "a", *limits) as server:
         assert handshake(server, "198.51.100.1")[0] == 101
         assert handshake(server, "198.51.100.2")[0] == 503
-    with serving(tmp_path / "b", *limits, "--trusted-proxy", "127.0.0.1") as server:
+    with limited_server(tmp_path / "b", *limits, "--trusted-proxy", "127.0.0.1") as server:
         assert handshake(server, "203.0.113.1, 198.51.100.1")[0] == 101
         assert handshake(server, "203.0.113.2, 198.51.100.1")[0] == 503
         assert handshake(server, "198.51.100.2", "198.51.100.1")[0] == 503
@@ -193,7 +78,7 @@ def test_forwarded_for_counts_from_trusted_proxies_only(tmp_path: Path) -> None:
 def test_flood_of_messages_is_throttled_and_then_closed(tmp_path: Path) -> None:
     """The flooding client is refused, then closed with 4504, while others talk undisturbed."""
     with (
-        serving(tmp_path) as server,
+        limited_server(tmp_path) as server,
         contextlib.closing(enter(server, "Ann")) as ann,
         contextlib.closing(enter(server, "Eve")) as eve,
     ):
@@ -241,7 +126,10 @@ def test_user_has_one_budget_for_all_connections(tmp_path: Path, workers: str) -
     """The connections of a user share one budget, even in different processes; another user has
     another."""
     limits = ("--user-rate", "0.2", "--user-burst", "10", "--max-errors", "0")
-    with serving(tmp_path, *limits, workers=workers) as server, contextlib.ExitStack() as stack:
+    with (
+        limited_server(tmp_path, *limits, workers=workers) as server,
+        contextlib.ExitStack() as stack,
+    ):
         tabs = [
             stack.enter_context(contextlib.closing(enter(server, "Ann", room, session=SESSION)))
             for room in ("one", "two", "three", "four")
@@ -260,7 +148,10 @@ def test_user_has_one_budget_for_all_connections(tmp_path: Path, workers: str) -
 def test_room_rate_slows_a_room_for_all_users(tmp_path: Path, workers: str) -> None:
     """`--room-rate` limits a room; a refused message is not published and can be sent again."""
     limits = ("--room-rate", "2", "--room-burst", "3")
-    with serving(tmp_path, *limits, workers=workers) as server, contextlib.ExitStack() as stack:
+    with (
+        limited_server(tmp_path, *limits, workers=workers) as server,
+        contextlib.ExitStack() as stack,
+    ):
         ann, bob = (
             stack.enter_context(contextlib.closing(enter(server, name))) for name in ("Ann", "Bob")
         )
@@ -280,19 +171,12 @@ def test_room_rate_slows_a_room_for_all_users(tmp_path: Path, workers: str) -> N
         assert cid.receive_type("message")["text"] == "c1"
 
 
-def test_outbox_of_a_page_is_within_the_limits(tmp_path: Path) -> None:
-    """The messages that a page has written offline, and sends twice if in doubt, are no flood."""
-    with serving(tmp_path) as server:
-        for _ in range(2):
-            with contextlib.closing(enter(server, "Ann", session=SESSION)) as ann:
-                say(ann, *(f"pending {number}" for number in range(20)))
-                seen = [ann.receive() for _ in range(20)]
-                assert {event["type"] for event in seen} <= {"message", "ack"}
-
-
 def test_edits_deletions_and_reactions_count_as_messages(tmp_path: Path) -> None:
     limits = ("--message-rate", "0.1", "--message-burst", "4")
-    with serving(tmp_path, *limits) as server, contextlib.closing(enter(server, "Ann")) as ann:
+    with (
+        limited_server(tmp_path, *limits) as server,
+        contextlib.closing(enter(server, "Ann")) as ann,
+    ):
         say(ann, "one")
         ann.receive_type("message")
         ann.send({"type": "react", "offset": 1, "emoji": "👋"})
@@ -307,7 +191,7 @@ def test_edits_deletions_and_reactions_count_as_messages(tmp_path: Path) -> None
 
 def test_excess_typing_is_dropped_silently(tmp_path: Path) -> None:
     with (
-        serving(tmp_path) as server,
+        limited_server(tmp_path) as server,
         contextlib.closing(enter(server, "Ann")) as ann,
         contextlib.closing(enter(server, "Bob")) as bob,
     ):
@@ -321,21 +205,10 @@ def test_excess_typing_is_dropped_silently(tmp_path: Path) -> None:
         assert 1 <= kinds["typing"] <= 20
 
 
-@pytest.mark.parametrize(
-    "sent", [text({"type": "typing"}), frame(PONG, b"")], ids=["typing", "pongs"]
-)
-def test_flood_of_unanswered_frames_is_closed(tmp_path: Path, sent: bytes) -> None:
-    """Frames without a reply cost the server time to read, so a flood of them is closed."""
-    with serving(tmp_path) as server, contextlib.closing(enter(server, "Eve")) as eve:
-        with contextlib.suppress(OSError):
-            eve.write(sent * 20_000)
-        wait_until(lambda: snapshots(server)["server"]["closes"].get("4504") == 1)
-
-
 def test_one_address_cannot_use_up_a_room_s_rate(tmp_path: Path) -> None:
     """However many users one address connects, other users can send messages."""
     limits = ("--address-message-rate", "1", "--room-rate", "1", "--room-burst", "20")
-    with serving(tmp_path, *limits, "--trusted-proxy", "127.0.0.1") as server:
+    with limited_server(tmp_path, *limits, "--trusted-proxy", "127.0.0.1") as server:
         crowd = [enter(server, f"eve{number}", forwarded="192.0.2.1") for number in range(5)]
         for eve in crowd:
             say(eve, *map(str, range(10)))
@@ -348,26 +221,9 @@ def test_one_address_cannot_use_up_a_room_s_rate(tmp_path: Path) -> None:
             eve.close()
 
 
-def test_silent_connections_of_an_address_are_limited(tmp_path: Path) -> None:
-    """Connections without a WebSocket count for their address, too, so others are admitted."""
-    with (
-        running_server("--data", str(tmp_path), open_files=256) as server,
-        contextlib.ExitStack() as stack,
-    ):
-        for _ in range(300):
-            connection = stack.enter_context(socket.socket())
-            connection.connect(("127.0.0.1", server.port))
-        other = stack.enter_context(socket.socket())
-        other.bind(("127.0.0.9", 0))
-        other.connect(("127.0.0.1", server.port))
-        other.settimeout(5 * TIMEOUT_UNIT_S)
-        other.sendall(request("/"))
-        assert other.recv(12) == b"HTTP/1.1 200"
-
-
 def test_flood_of_history_requests_is_refused(tmp_path: Path) -> None:
     """Pages of the history are limited, because they cost the server more than the client."""
-    with serving(tmp_path) as server, contextlib.closing(enter(server, "Ann")) as ann:
+    with limited_server(tmp_path) as server, contextlib.closing(enter(server, "Ann")) as ann:
         ann.write(b"".join(text({"type": "history", "limit": 300}) for _ in range(300)))
         kinds = Counter(event.get("code", event["type"]) for event in receive(ann, 300))
         assert kinds["history"] + kinds["rate_limited"] == 300
@@ -382,43 +238,14 @@ def receive(client: Client, count: int) -> list[dict[str, Any]]:
 
 
 @SERVERS
-def test_rooms_of_a_connection_are_limited(tmp_path: Path, workers: str) -> None:
-    """Random rooms are refused beyond the limit, and empty rooms leave nothing behind."""
-    limits = ("--max-rooms", "500", "--max-connection-rooms", "0", "--new-room-rate", "0")
-    rates = ("--command-rate", "0", "--address-command-rate", "0", "--max-errors", "0")
-    more = (*rates, "--max-lag-bytes", "1000000000")
-    with serving(tmp_path, *limits, *more, workers=workers) as server:
-        for attempt in range(2):
-            with contextlib.closing(enter(server, "Eve", "home")) as eve:
-                codes: Counter[str] = Counter()
-                for start in range(0, 5000, 500):
-                    rooms = [f"{attempt}-{number}" for number in range(start, start + 500)]
-                    eve.write(b"".join(text({"type": "join", "room": room}) for room in rooms))
-                    for _ in rooms:
-                        event = eve.receive()
-                        while event["type"] not in ("joined", "error"):
-                            event = eve.receive()
-                        codes[event.get("code", event["type"])] += 1
-                assert codes == {"joined": 499, "too_many_rooms": 4501}
-            wait_until(lambda: user_count(server) == 0, timeout_s=15 * TIMEOUT_UNIT_S)
-            if attempt == 0:
-                before = server.resident_bytes()
-        assert server.resident_bytes() < 1.1 * before
-
-
-def user_count(server: Server) -> int:
-    """Return the number of users in all rooms."""
-    parts = snapshots(server)
-    found: int = (parts.get("relay") or parts["server"])["users"]
-    return found
-
-
-@SERVERS
 def test_new_rooms_of_an_address_are_limited(tmp_path: Path, workers: str) -> None:
     """New rooms are limited over all connections of an address; joins of occupied rooms are
     free."""
     limits = ("--new-room-rate", "0.1")
-    with serving(tmp_path, *limits, workers=workers) as server, contextlib.ExitStack() as stack:
+    with (
+        limited_server(tmp_path, *limits, workers=workers) as server,
+        contextlib.ExitStack() as stack,
+    ):
         for number in range(5):
             stack.enter_context(contextlib.closing(enter(server, f"u{number}", f"r{number}")))
         with connected(server.port) as late:
@@ -427,21 +254,3 @@ def test_new_rooms_of_an_address_are_limited(tmp_path: Path, workers: str) -> No
             assert (error["code"], error["ref"]) == ("rate_limited", "r")
             assert 1000 < error["retry_after_ms"] <= 10_000
             late.join(room="r3", username="late")
-
-
-# No limits
-
-
-def test_limits_can_be_switched_off(tmp_path: Path) -> None:
-    """`--limits off` admits the load of a load test."""
-    with serving(tmp_path, "--limits", "off") as server, contextlib.ExitStack() as stack:
-        clients = [stack.enter_context(connected(server.port)) for _ in range(600)]
-        assert {connection_state(client) for client in clients} == {"lives"}
-        with contextlib.closing(enter(server, "Ann", session=SESSION)) as ann:
-            say(ann, *map(str, range(1000)))
-            assert outcomes(ann, 1000) == ([*map(str, range(1000))], {})
-            rooms = [f"r{number}" for number in range(400)]
-            ann.write(b"".join(text({"type": "join", "room": room}) for room in rooms))
-            assert {ann.receive_type("joined")["room"] for _ in rooms} == set(rooms)
-            ann.write(b"".join(text({"type": "no"}) for _ in range(200)))
-            assert {ann.receive_type("error")["code"] for _ in range(200)} == {"bad_command"}
