@@ -19,6 +19,7 @@ from checker.parts import parts_of
 from support.probed import Probed
 from support.raw_websocket import BINARY, Client, connected
 from support.server import TIMEOUT_UNIT_S, running_server, wait_until, without_root
+from support.server_in_thread import serving
 
 SERVE = (sys.executable, "-m", "fastchat", "serve", "--port", "0")
 FAILS = "the history fails (append)"
@@ -36,10 +37,11 @@ def say(client: Client, text: str) -> dict[str, object]:
 
 def history_of(directory: Path) -> list[object]:
     """The texts in a room after a start on `directory`."""
-    with running_server("--data", str(directory)) as server, connected(server.port) as client:
-        texts = [each["text"] for each in client.join(username="Reader")["messages"]]
-        assert server.stop() == 0
-    return texts
+    with (
+        serving(history="sqlite", data=str(directory)) as server,
+        connected(server.port) as client,
+    ):
+        return [each["text"] for each in client.join(username="Reader")["messages"]]
 
 
 # A directory or a file that is not there any more
@@ -397,6 +399,17 @@ def start(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the directory of a server that was killed, so that the log of the history remains."""
+    directory = tmp_path_factory.mktemp("killed") / "data"
+    with running_server("--data", str(directory)) as server, connected(server.port) as alice:
+        alice.join(username="Alice")
+        assert say(alice, "a")["type"] == "message"
+        server.kill()
+    return directory
+
+
 @BOTH
 @pytest.mark.parametrize(
     "name",
@@ -406,15 +419,12 @@ def start(*arguments: str) -> subprocess.CompletedProcess[str]:
     ],
 )
 def test_server_refuses_files_that_it_has_no_right_to_write(
-    tmp_path: Path, name: str, workers: str
+    killed: Path, tmp_path: Path, name: str, workers: str
 ) -> None:
     """If the server may not write to one of its files, it does not start, and one sentence names
     the file."""
     directory = tmp_path / "data"
-    with running_server("--data", str(directory)) as server, connected(server.port) as alice:
-        alice.join(username="Alice")
-        assert say(alice, "a")["type"] == "message"
-        server.kill()  # so that the log of the history remains
+    shutil.copytree(killed, directory, ignore=shutil.ignore_patterns("*.sock"))
     if not name:  # otherwise, no file would have to be created
         (directory / "history.db-shm").unlink()
     (directory / "files" / "incoming").mkdir()
