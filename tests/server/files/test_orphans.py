@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+import apsw
 import pytest
 
 from fastchat.cli import main
@@ -28,6 +30,18 @@ def share(server: Server, *, say: bool = True) -> str:
             alice.send({"text": link})
             alice.receive_type("message")
     return link
+
+
+def back_up(history: Path, copy: Path) -> None:
+    """Copy the history of a running server."""
+    with (
+        contextlib.closing(
+            apsw.Connection(str(history), flags=apsw.SQLITE_OPEN_READONLY)
+        ) as source,
+        contextlib.closing(apsw.Connection(str(copy))) as target,
+        target.backup("main", source, "main") as backup,
+    ):
+        backup.step()
 
 
 def contents(data: Path) -> list[bytes]:
@@ -89,9 +103,7 @@ def test_no_file_is_deleted_because_a_record_is_missing(
             bob.join(username="Bob")
             bob.send({"text": "before"})
             bob.receive_type("message")
-        assert server.stop() == 0
-    shutil.copy(data / "history.db", data.with_name("copy"))
-    with running_server(*arguments) as server:
+        back_up(data / "history.db", data.with_name("copy"))
         share(server)
         assert server.stop() == 0
     lose(data)
