@@ -17,16 +17,25 @@ ROOT = Path(__file__).parents[2]
 BUILD_TIMEOUT_S = 120 * TIMEOUT_UNIT_S
 
 
-def build(what: str, source: Path, into: Path) -> Path:
+def build(what: str, source: Path, into: Path, compiler: Path | None = None) -> Path:
     """Build an "sdist" or a "wheel" with the installed build tools."""
     subprocess.run(
         [sys.executable, "-m", "build", "--no-isolation", f"--{what}", "--outdir", into, source],
+        env=os.environ if compiler is None else os.environ | {"CC": str(compiler)},
         check=True,
         timeout=BUILD_TIMEOUT_S,
         capture_output=True,
     )
     (built,) = into.iterdir()
     return built
+
+
+def fast_compiler(folder: Path) -> Path:
+    """Write a compiler that does not optimise. The package for the other tests is optimised."""
+    script = folder / "cc"
+    script.write_text(f'#!/bin/sh\nexec {os.environ.get("CC", "cc")} "$@" -O0\n')
+    script.chmod(0o700)
+    return script
 
 
 def unpack(sdist: Path, into: Path) -> Path:
@@ -38,9 +47,10 @@ def unpack(sdist: Path, into: Path) -> Path:
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the installed wheel, which was built from the sdist."""
-    folders = {name: tmp_path_factory.mktemp(name) for name in ("sdist", "source", "wheel", "site")}
+    names = ("sdist", "source", "compiler", "wheel", "site")
+    folders = {name: tmp_path_factory.mktemp(name) for name in names}
     source = unpack(build("sdist", ROOT, folders["sdist"]), folders["source"])
-    wheel = build("wheel", source, folders["wheel"])
+    wheel = build("wheel", source, folders["wheel"], fast_compiler(folders["compiler"]))
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
     subprocess.run(
         [*install, "--target", folders["site"], wheel], check=True, timeout=BUILD_TIMEOUT_S
