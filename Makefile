@@ -54,7 +54,7 @@ test: $(TEST_NEEDS)
 ifeq ($(ARGS),)
 	$(BIN)/python -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder $(ALONE:%=--ignore=%)
 	$(BIN)/python -m pytest $(ALONE)
-	FASTCHAT_DEBUG=1 $(BIN)/python -m pytest -q tests/unit/hub
+	FASTCHAT_DEBUG=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/unit/hub
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif
