@@ -845,6 +845,9 @@ def test_server_is_not_live_if_all_workers_hang(tmp_path: Path) -> None:
         time.sleep(1.8 * TIMEOUT_UNIT_S)
         assert server.get("/livez") == (200, "live")
         server.await_start("worker-1", 2)
+        # A worker that is stopped before the supervisor knows that it is ready is not stuck.
+        up = 'fastchat_up{part="worker-1"} 1.0'
+        wait_until(lambda: up in server.get("/metrics")[1])
         for name in ("worker-1", "worker-2"):
             os.kill(server.pids(name)[-1], signal.SIGSTOP)
         wait_until(lambda: server.get("/livez") == (503, "not live"))
