@@ -1,4 +1,4 @@
-"""Under FASTCHAT_DEBUG=1 the hub of the debug build takes the place of the usual one."""
+"""Under FASTCHAT_DEBUG=1 the modules of the debug build take the place of the usual ones."""
 
 from __future__ import annotations
 
@@ -7,19 +7,28 @@ import os
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 # The contracts assert too, and are no test modules by their names.
 pytest.register_assert_rewrite("contracts.broker", "contracts.history", "support")
 
+# How long an example takes depends on the load. The first text takes a second in a fresh checkout,
+# because Hypothesis builds its tables of characters then.
+hypothesis.settings.register_profile(
+    "fastchat", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("fastchat")
+
 DEBUG_BUILD = Path(__file__).parent.parent / "build" / "debug" / "fastchat"
 
 if os.environ.get("FASTCHAT_DEBUG") == "1":
-    (library,) = DEBUG_BUILD.glob("_fanout.*.so")
-    spec = importlib.util.spec_from_file_location("fastchat._fanout", library)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["fastchat._fanout"] = module
-    spec.loader.exec_module(module)
-    assert module.DEBUG
+    for name in ("_codec", "_fanout"):
+        (library,) = DEBUG_BUILD.glob(f"{name}.*.so")
+        spec = importlib.util.spec_from_file_location(f"fastchat.{name}", library)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[f"fastchat.{name}"] = module
+        spec.loader.exec_module(module)
+        assert module.DEBUG

@@ -156,7 +156,7 @@ def test_every_kind_has_a_strategy() -> None:
 
 
 @pytest.mark.parametrize(("decode", "kind", "strategy"), KINDS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_decoding_returns_the_encoded_record(
     decode: Decode, kind: RecordKind, strategy: st.SearchStrategy[Any], data: st.DataObject
@@ -181,7 +181,7 @@ HEADS = st.recursive(
 
 
 @pytest.mark.parametrize(("decode", "kind", "strategy"), KINDS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(head=HEADS, tail=PAYLOADS)
 def test_any_head_is_decoded_or_malformed(
     decode: Decode, kind: RecordKind, strategy: object, head: Any, tail: bytes
@@ -192,7 +192,7 @@ def test_any_head_is_decoded_or_malformed(
 
 
 @pytest.mark.parametrize(("decode", "kind", "strategy"), KINDS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_changed_field_is_decoded_or_malformed(
     decode: Decode, kind: RecordKind, strategy: st.SearchStrategy[Any], data: st.DataObject

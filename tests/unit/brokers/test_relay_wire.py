@@ -37,7 +37,7 @@ def read(*chunks: bytes) -> list[tuple[int, Any, bytes]]:
     return [record for chunk in chunks for record in reader.feed(chunk)]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(RECORDS, st.data())
 def test_any_cut_of_a_stream_gives_the_same_records(
     said: list[tuple[RecordKind, Any, list[bytes]]], data: st.DataObject

@@ -220,7 +220,7 @@ def test_search_stays_in_its_room_and_within_its_limit(history: History) -> None
 @example("今天天气", "天气")
 @example("ｱｲ́", "アイ")
 @example("ㄱㅏ", "가")
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_both_histories_find_the_same_texts(text: str, query: str) -> None:
     """For any text and query, SQLite and memory find the same texts and raise no error."""
     queries = (query, text[:20], f'"{text[:10]}"*', f"{query}*")
