@@ -4,7 +4,7 @@ PYTHON ?= python3
 CC ?= cc
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml setup.py $(wildcard src/fastchat/_fanout.py* src/fastchat/fanout/*.pxi)
+SOURCES := pyproject.toml setup.py $(wildcard src/fastchat/_codec.py* src/fastchat/_fanout.py* src/fastchat/fanout/*.pxi)
 # Arguments for the command: make serve ARGS="--port 9000"
 ARGS ?=
 FUZZ_SECONDS ?= 60
@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 ALONE := tests/threats/test_threats_floods.py tests/server/web/test_capacity.py tests/server/test_flood.py \
   tests/browser/test_hour.py
 
-# A part of the tests needs only what it uses: browsers, or the hub's builds for its fuzzers' corpus.
+# A part of the tests needs only what it uses: browsers, or the builds that replay the fuzzers' corpus.
 ifeq ($(ARGS),)
 TEST_NEEDS := lint types build/debug/stamp build/sanitized/stamp chromium firefox nginx prometheus
 else
@@ -54,7 +54,7 @@ test: $(TEST_NEEDS)
 ifeq ($(ARGS),)
 	$(BIN)/python -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder $(ALONE:%=--ignore=%)
 	$(BIN)/python -m pytest $(ALONE)
-	FASTCHAT_DEBUG=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/unit/hub
+	FASTCHAT_DEBUG=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/unit/hub tests/unit/protocol/test_codec.py
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif
@@ -134,7 +134,7 @@ $(VENV)/fuzz.stamp: $(VENV)/test.stamp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	@touch $@
 
-# The hub with bounds checks and assertions: its tests run a second time with this build.
+# The compiled modules with bounds checks and assertions: their tests run a second time with this build.
 build/debug/stamp: $(VENV)/test.stamp
 	FASTCHAT_DEBUG=1 $(BIN)/python setup.py --quiet build_ext --build-lib build/debug --build-temp build/debug-temp
 	@touch $@
@@ -143,7 +143,7 @@ build/debug/stamp: $(VENV)/test.stamp
 # fuzzers' corpus. Without sanitizers in the compiler, that test is skipped.
 build/sanitized/stamp: build/debug/stamp
 	FASTCHAT_SANITIZE=address,undefined $(BIN)/python setup.py --quiet build_ext --build-lib build/sanitized \
-	  --build-temp build/sanitized-temp || echo "fastchat: $(CC) has no sanitizers, so the hub is tested without them"
+	  --build-temp build/sanitized-temp || echo "fastchat: $(CC) has no sanitizers, so the tests run without them"
 	@touch $@
 
 # The sanitized build with coverage, for the fuzzer itself; it needs clang.

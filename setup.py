@@ -1,4 +1,4 @@
-"""Builds the compiled hub; everything else is in pyproject.toml.
+"""Builds the compiled hub and codec; everything else is in pyproject.toml.
 
 `FASTCHAT_DEBUG=1 python setup.py build_ext --build-lib build/debug` makes the
 debug build that the tests use: bounds checks on, assertions in. With
@@ -16,17 +16,20 @@ SANITIZE = os.environ.get("FASTCHAT_SANITIZE", "")
 DEBUG = os.environ.get("FASTCHAT_DEBUG") == "1" or bool(SANITIZE)
 SANITIZER = [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all"] if SANITIZE else []
 
-extension = Extension(
-    "fastchat._fanout",
-    ["src/fastchat/_fanout.pyx"],
-    define_macros=[("FASTCHAT_DEBUG", "1")] if DEBUG else [("CYTHON_WITHOUT_ASSERTIONS", "1")],
-    extra_compile_args=["-O1", "-g", "-UNDEBUG", *SANITIZER] if DEBUG else ["-O3"],
-    extra_link_args=SANITIZER,
-)
+extensions = [
+    Extension(
+        f"fastchat.{name}",
+        [f"src/fastchat/{name}.pyx"],
+        define_macros=[("FASTCHAT_DEBUG", "1")] if DEBUG else [("CYTHON_WITHOUT_ASSERTIONS", "1")],
+        extra_compile_args=["-O1", "-g", "-UNDEBUG", *SANITIZER] if DEBUG else ["-O3"],
+        extra_link_args=SANITIZER,
+    )
+    for name in ("_codec", "_fanout")
+]
 
 setup(
     ext_modules=cythonize(
-        [extension],
+        extensions,
         # The builds have separate folders, so that neither uses the generated C of the other.
         build_dir="build/cython-debug" if DEBUG else "build/cython",
         compiler_directives={

@@ -1,11 +1,11 @@
 """Run the fuzz targets: `python fuzz [--seconds N] [TARGET...]`. Each gets a share of the time.
 
-The parsers are Python, and atheris instruments them when they are imported. The hub has a build
-for the fuzzer (`make build/fuzz/stamp`), with clang's address and undefined behaviour sanitizers,
-assertions, bounds checks, and coverage for libFuzzer. Python itself is built without the
-sanitizers. So the sanitizer's library must be loaded before Python (by LD_PRELOAD; atheris brings
-one that contains libFuzzer), and Python must allocate with `malloc`, so that the sanitizer sees
-each object. Python does not free all memory when it exits, so the sanitizer does not look for
+The parsers are Python, and atheris instruments them when they are imported. The compiled modules
+have a build for the fuzzer (`make build/fuzz/stamp`), with clang's address and undefined behaviour
+sanitizers, assertions, bounds checks, and coverage for libFuzzer. Python itself is built without
+the sanitizers. So the sanitizer's library must be loaded before Python (by LD_PRELOAD; atheris
+brings one that contains libFuzzer), and Python must allocate with `malloc`, so that the sanitizer
+sees each object. Python does not free all memory when it exits, so the sanitizer does not look for
 leaks.
 
 Inputs that reach new code are stored in build/fuzz/corpus. Inputs that fail are stored in
@@ -23,12 +23,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from target import COMPILED
+
 HERE = Path(__file__).parent
 BUILD = HERE.parent / "build" / "fuzz"
 #: The share of the time that each target gets.
-TARGETS = {"hub": 6, "commands": 2, "query": 1, "names": 1, "records": 1, "tokens": 1}
+TARGETS = {"hub": 6, "codec": 1, "commands": 2, "query": 1, "names": 1, "records": 1, "tokens": 1}
 OPTIONS = {
     "hub": ["-max_len=1024"],
+    "codec": [f"-dict={HERE / 'json.dict'}"],
     "commands": [f"-dict={HERE / 'json.dict'}"],
     "tokens": [f"-dict={HERE / 'json.dict'}"],
 }
@@ -37,13 +40,13 @@ GRACE_S = 60
 
 
 def environment(target: str) -> dict[str, str]:
-    if target != "hub":
+    if target not in COMPILED:
         return dict(os.environ)
     atheris = importlib.util.find_spec("atheris")
     assert atheris is not None, "make fuzz installs it"
     assert atheris.origin is not None
     return os.environ | {
-        "FASTCHAT_HUB": str(BUILD),
+        "FASTCHAT_BUILD": str(BUILD),
         "LD_PRELOAD": str(Path(atheris.origin).parent.parent / "asan_with_fuzzer.so"),
         "PYTHONMALLOC": "malloc",
         "ASAN_OPTIONS": "detect_leaks=0:malloc_context_size=8",

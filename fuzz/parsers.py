@@ -20,6 +20,7 @@ from urllib.parse import parse_qsl
 import orjson
 
 from fastchat import protocol
+from fastchat._codec import encode_plain, parse_plain
 from fastchat.auth import Right
 from fastchat.auth.tokens import TokenAuthenticator
 from fastchat.brokers.relay.records import decode_from_relay, decode_from_worker
@@ -33,8 +34,9 @@ from fastchat.protocol.names import (
     check_username,
     name_key,
 )
-from fastchat.protocol.parsing import join_from_query, parse
-from fastchat.protocol.values import MAX_OFFSET, MAX_TEXT_CHARS
+from fastchat.protocol.parsing import join_from_query, parse, parse_any
+from fastchat.protocol.publications import encode_message
+from fastchat.protocol.values import MAX_OFFSET, MAX_TEXT_CHARS, MAX_TOKEN_BYTES
 
 #: The largest text message that a parser gets.
 MAX_MESSAGE_BYTES = 64 * 1024
@@ -65,6 +67,20 @@ def commands(data: bytes) -> None:
     else:
         _check_json(data)
         check_command(command)
+
+
+def codec(data: bytes) -> None:
+    """The compiled parser and encoder do what the general ones do, or decline."""
+    plain = parse_plain(data, protocol.Send, MAX_TEXT_CHARS, MAX_ROOM_CHARS, MAX_TOKEN_BYTES)
+    if plain is not None:
+        assert plain == parse_any(data)
+    text = data.decode("utf-8", "replace")
+    room, username, user, id, *_ = [*text.split("\n", 3), "", "", "", ""]
+    draft = protocol.MessageDraft(room, username, text, "2026-01-01", user, id or None)
+    message = draft.numbered(len(data))
+    assert message == protocol.Message(room, len(data), *draft[1:])
+    payload = encode_plain(message)
+    assert payload is None or payload == encode_message(message)
 
 
 def query(data: bytes) -> None:

@@ -1,7 +1,8 @@
 """Run one target: `python fuzz/target.py NAME [libFuzzer's arguments]`, or `--replay FILE...`.
 
-The environment variable FASTCHAT_HUB names the directory of a build of the hub. Without it, the
-installed hub is used. `python fuzz` runs this program with the environment that a target needs.
+The environment variable FASTCHAT_BUILD names the directory of a build of the compiled modules.
+Without it, the installed ones are used. `python fuzz` runs this program with the environment that a
+target needs.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 
+#: The targets that run compiled modules.
+COMPILED = ("codec", "hub")
 #: The modules that atheris instruments for the parsers.
 INSTRUMENTED = [
     "fastchat.auth",
@@ -37,23 +40,24 @@ INSTRUMENTED = [
 ]
 
 
-def use_hub(directory: Path) -> None:
-    """Import this build of the hub. No module of fastchat may be imported before."""
-    (library,) = directory.glob("fastchat/_fanout.*.so")
-    spec = importlib.util.spec_from_file_location("fastchat._fanout", library)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["fastchat._fanout"] = module
-    spec.loader.exec_module(module)
+def use_build(directory: Path) -> None:
+    """Import this build of the compiled modules. No module of fastchat may be imported before."""
+    for name in ("_codec", "_fanout"):
+        (library,) = directory.glob(f"fastchat/{name}.*.so")
+        spec = importlib.util.spec_from_file_location(f"fastchat.{name}", library)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[f"fastchat.{name}"] = module
+        spec.loader.exec_module(module)
 
 
 def load(name: str) -> Callable[[bytes], None]:
     """Import and return the target with this name."""
     logging.disable(logging.CRITICAL)
+    if name in COMPILED and (directory := os.environ.get("FASTCHAT_BUILD")):
+        use_build(Path(directory))
     if name == "hub":
-        if directory := os.environ.get("FASTCHAT_HUB"):
-            use_hub(Path(directory))
         from hub_operations import run_hub
 
         return run_hub
@@ -78,13 +82,13 @@ def fuzz(name: str, arguments: list[str]) -> None:
     import atheris
 
     instrumented = contextlib.nullcontext()
-    if name != "hub":  # the compiler has instrumented the hub
+    if name not in COMPILED:  # the compiler has instrumented these
         instrumented = atheris.instrument_imports(include=INSTRUMENTED)
     with instrumented:
         target = load(name)
     # The command by which libFuzzer starts further processes, through a shell, when it merges.
     itself = shlex.join([sys.executable, __file__, name])
-    atheris.Setup([itself, *arguments], target, internal_libfuzzer=name != "hub")
+    atheris.Setup([itself, *arguments], target, internal_libfuzzer=name not in COMPILED)
     atheris.Fuzz()
 
 

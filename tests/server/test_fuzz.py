@@ -1,7 +1,7 @@
 """Replays fuzz/corpus, the inputs that fuzzing has found, for each target.
 
-The parsers run in this process. The hub runs in a process of its own with the debug build, and once
-more under the address sanitizer, with the build that `make test` makes for it.
+The parsers run in this process. The compiled modules run in processes of their own with the debug
+build, and once more under the address sanitizer, with the build that `make test` makes for it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from support.server import TIMEOUT_UNIT_S
 ROOT = Path(__file__).parents[2]
 FUZZ = ROOT / "fuzz"
 TIMEOUT_S = 120 * TIMEOUT_UNIT_S
-PARSERS = ("commands", "names", "query", "records", "tokens")
+PARSERS = ("codec", "commands", "names", "query", "records", "tokens")
+#: The targets that run compiled modules.
+COMPILED = ("codec", "hub")
 
 sys.path.append(str(FUZZ))
 
@@ -48,15 +50,17 @@ def test_corpus_is_small() -> None:
     assert sum(sizes) <= 300_000
 
 
-def test_hub_keeps_its_invariants() -> None:
-    _replay_hub(_build("debug"), {})
+@pytest.mark.parametrize("target", COMPILED)
+def test_compiled_modules_keep_their_invariants(target: str) -> None:
+    _replay(target, _build("debug"), {})
 
 
-def test_hub_passes_the_address_sanitizer() -> None:
-    """The hub accesses only memory that is allocated."""
+@pytest.mark.parametrize("target", COMPILED)
+def test_compiled_modules_pass_the_address_sanitizer(target: str) -> None:
+    """The compiled modules access only memory that is allocated."""
     build = _build("sanitized")
     library = _sanitizer()
-    output = _replay_hub(build, {"LD_PRELOAD": library})
+    output = _replay(target, build, {"LD_PRELOAD": library})
     assert "Sanitizer" not in output
 
 
@@ -77,8 +81,8 @@ def test_sanitizer_sees_memory_that_python_allocates() -> None:
 
 def _build(name: str) -> Path:
     directory = ROOT / "build" / name
-    if not list(directory.glob("fastchat/_fanout.*.so")):
-        pytest.skip(f"there is no {name} build of the hub: make build/{name}/stamp")
+    if not list(directory.glob("fastchat/_codec.*.so")):
+        pytest.skip(f"there is no {name} build: make build/{name}/stamp")
     return directory
 
 
@@ -100,11 +104,11 @@ def _environment(more: dict[str, str]) -> dict[str, str]:
     return os.environ | options | more
 
 
-def _replay_hub(build: Path, more: dict[str, str]) -> str:
-    files = list(map(str, corpus("hub")))
+def _replay(target: str, build: Path, more: dict[str, str]) -> str:
+    files = list(map(str, corpus(target)))
     ended = subprocess.run(
-        [sys.executable, str(FUZZ / "target.py"), "hub", "--replay", *files],
-        env=_environment({"FASTCHAT_HUB": str(build), **more}),
+        [sys.executable, str(FUZZ / "target.py"), target, "--replay", *files],
+        env=_environment({"FASTCHAT_BUILD": str(build), **more}),
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,

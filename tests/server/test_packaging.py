@@ -61,7 +61,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wheel_from_the_sdist_serves_the_page(
     installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The wheel contains the page, its files, the compiled hub and the types."""
+    """The wheel contains the page, its files, the compiled modules and the types."""
     monkeypatch.setenv("PYTHONPATH", str(installed))
     monkeypatch.chdir(os.sep)
     command = [sys.executable, "-c", "import fastchat; print(fastchat.__file__)"]
@@ -69,6 +69,7 @@ def test_wheel_from_the_sdist_serves_the_page(
     assert found.stdout.startswith(str(installed))
     assert (installed / "fastchat" / "py.typed").exists()
     assert (installed / "fastchat" / "_fanout.pyi").exists()
+    assert (installed / "fastchat" / "_codec.pyi").exists()
     assert (installed / "fastchat" / "protocol" / "confusables.txt").exists()
     server = Server(("--data", str(tmp_path)))
     try:

@@ -20,7 +20,8 @@ MODULES = {
 BASE = {"protocol", "errors", "logs", "metrics", "database", "directory", "streams", "clocks"}
 
 #: One row a package (or a module that stands alone): what else of fastchat it can import, from the
-#: top down. `hub` is the compiled hub's public module; `_fanout` imports nothing of fastchat.
+#: top down. `hub` is the compiled hub's public module; `_fanout` and `_codec` import
+#: nothing of fastchat.
 LAYERS = {
     "__main__": {"cli"},
     "__init__": {"_version", "hub"},
@@ -53,13 +54,14 @@ LAYERS = {
     "client": set(),
     "hub": {"_fanout"},
     "_fanout": set(),
+    "_codec": set(),
     "_version": set(),
     # The base, from the top down.
     "metrics": {"errors", "logs"},
     "logs": {"protocol", "log_writer"},
     "log_writer": {"streams"},
     "streams": {"errors"},
-    "protocol": {"errors"},
+    "protocol": {"errors", "_codec"},
     "database": {"directory", "errors"},
     "directory": set(),
     "clocks": set(),
@@ -141,7 +143,7 @@ def ours(module: str) -> set[str]:
 
 def test_every_package_has_a_row() -> None:
     """Each package has a row in the table above."""
-    assert {package_of(module) for module in MODULES} | {"_fanout"} == set(LAYERS)
+    assert {package_of(module) for module in MODULES} | {"_codec", "_fanout"} == set(LAYERS)
 
 
 def test_rows_form_no_circle() -> None:
@@ -172,12 +174,15 @@ def test_libraries_are_known_at_the_edge_only(module: str) -> None:
         )
 
 
-def test_compiled_hub_imports_nothing_of_fastchat() -> None:
-    """`_fanout` knows bytes, rooms and connections."""
-    files = [SOURCE / "_fanout.pyx", *(SOURCE / "fanout").glob("*.pxi")]
+@pytest.mark.parametrize(
+    ("name", "known"), [("_fanout", "import asyncio"), ("_codec", "cimport cython")]
+)
+def test_compiled_modules_import_nothing_of_fastchat(name: str, known: str) -> None:
+    """`_fanout` knows bytes, rooms and connections; `_codec` knows bytes and tuples."""
+    files = [SOURCE / f"{name}.pyx", *(SOURCE / name.lstrip("_")).glob("*.pxi")]
     source = "\n".join(file.read_text("utf-8") for file in files)
     lines = re.findall(r"^[ \t]*(?:from|import|cimport)\s.*$", source, re.MULTILINE)
-    assert "import asyncio" in lines
+    assert known in lines
     assert not [line for line in lines if re.search(r"fastchat|picows|orjson|\bfrom \.", line)]
 
 

@@ -30,7 +30,6 @@ from fastchat.protocol import (
     Join,
     Kind,
     Leave,
-    MessageDraft,
     Ping,
     React,
     Remove,
@@ -38,6 +37,7 @@ from fastchat.protocol import (
     Send,
     Typing,
     Upload,
+    message_draft,
 )
 from fastchat.protocol.users import guest_of
 from fastchat.rooms import Entrance, Entry
@@ -169,7 +169,7 @@ class Chat:
         room, name, user = client.writer_in(room)
         timestamp = protocol.timestamp_of(self._clock())
         self._broker.publish(
-            MessageDraft(room, name, text, timestamp, user, id),
+            message_draft(room, name, text, timestamp, user, id),
             partial(self._answer, client, id, ref),
         )
 

@@ -59,6 +59,7 @@ from fastchat.protocol.publications import (
     Publication,
     Reactor,
     encode,
+    message_draft,
     timestamp_of,
 )
 from fastchat.protocol.values import check_emoji, check_epoch, check_id, check_text
@@ -106,6 +107,7 @@ __all__ = [
     "history",
     "joined",
     "left",
+    "message_draft",
     "pong",
     "presence",
     "presence_change",

@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from fastchat._codec import parse_plain
 from fastchat.errors import CloseReason, CommandError, ErrorCode, Violation
 from fastchat.protocol.commands import (
     DEFAULT_HISTORY,
@@ -30,11 +31,12 @@ from fastchat.protocol.commands import (
     Typing,
     Upload,
 )
-from fastchat.protocol.names import DEFAULT_ROOM, check_room, check_username
+from fastchat.protocol.names import DEFAULT_ROOM, MAX_ROOM_CHARS, check_room, check_username
 from fastchat.protocol.publications import Position
 from fastchat.protocol.users import check_user
 from fastchat.protocol.values import (
     MAX_OFFSET,
+    MAX_TEXT_CHARS,
     MAX_TOKEN_BYTES,
     check_emoji,
     check_epoch,
@@ -42,7 +44,7 @@ from fastchat.protocol.values import (
     check_text,
 )
 
-__all__ = ["join_from_query", "parse"]
+__all__ = ["join_from_query", "parse", "parse_any"]
 
 #: A session is a secret; a shorter one could be guessed.
 MIN_SESSION_BYTES = 16
@@ -65,6 +67,12 @@ def parse(payload: bytes) -> Command:
     the command's `ref` and `id` if they could be read. Raises Violation 1007 if the payload is
     not UTF-8.
     """
+    plain = parse_plain(payload, Send, MAX_TEXT_CHARS, MAX_ROOM_CHARS, MAX_TOKEN_BYTES)
+    return parse_any(payload) if plain is None else plain
+
+
+def parse_any(payload: bytes) -> Command:
+    """Do what `parse` does, without the compiled parser for plain messages."""
     fields = _load(payload)
     kind = fields.get("type", "message")
     parser = _PARSERS.get(kind) if type(kind) is str else None

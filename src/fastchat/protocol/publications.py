@@ -6,13 +6,15 @@ publication. docs/protocol.md is the reference ("Publications").
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
-from functools import lru_cache
+from functools import lru_cache, partial
 from time import gmtime, strftime
 from typing import Any, NamedTuple
 
 import orjson
+
+from fastchat._codec import encode_plain, make_draft, number_draft
 
 __all__ = [
     "Change",
@@ -26,6 +28,8 @@ __all__ = [
     "Reactor",
     "encodable",
     "encode",
+    "encode_message",
+    "message_draft",
     "timestamp_of",
 ]
 
@@ -129,8 +133,7 @@ class MessageDraft(NamedTuple):
 
     def numbered(self, offset: int) -> Message:
         """The message that this draft becomes at an offset."""
-        room, username, text, timestamp, user, id = self
-        return Message(room, offset, username, text, timestamp, user, id)
+        return number_draft(self, offset, Message)
 
 
 class ChangeDraft(NamedTuple):
@@ -160,6 +163,10 @@ class ChangeDraft(NamedTuple):
         return Change(room, offset, username, text, timestamp, user, kind, target, emoji, remove)
 
 
+#: `MessageDraft` with the same arguments, in a third of the time.
+message_draft: Callable[[str, str, str, str, str, str | None], MessageDraft] = partial(
+    make_draft, MessageDraft
+)
 #: A publication that has no offset yet.
 Draft = MessageDraft | ChangeDraft
 
@@ -167,11 +174,12 @@ Draft = MessageDraft | ChangeDraft
 def encode(publication: Publication) -> bytes:
     """The payload with which all members of a room receive a publication."""
     if isinstance(publication, Message):
-        return _encode_message(publication)
+        return encode_plain(publication) or encode_message(publication)
     return _encode_change(publication)
 
 
-def _encode_message(message: Message) -> bytes:
+def encode_message(message: Message) -> bytes:
+    """Do what `encode` does, without the compiled encoder for plain messages."""
     room, offset, username, text, timestamp, user, id, edited, deleted, reactions = message
     fields: dict[str, Any] = {
         "type": "message",

@@ -1,0 +1,21 @@
+"""Types of the compiled codec, which `_codec.pyx` documents."""
+
+from typing import Any, TypeVar
+
+DEBUG: bool
+T = TypeVar("T", bound=tuple[Any, ...])
+
+def parse_plain(
+    payload: bytes, kind: type[T], max_chars: int, max_room_chars: int, max_token_bytes: int
+) -> T | None: ...
+def make_draft(
+    kind: type[T],
+    room: str,
+    username: str,
+    text: str,
+    timestamp: str,
+    user: str,
+    id: str | None,
+) -> T: ...
+def number_draft(draft: tuple[Any, ...], offset: int, kind: type[T]) -> T: ...
+def encode_plain(message: tuple[Any, ...]) -> bytes | None: ...

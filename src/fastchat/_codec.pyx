@@ -1,0 +1,321 @@
+"""The compiled half of the protocol: a parser for plain messages, and their encoding.
+
+Most of what a chat server parses and encodes are messages without anything unusual. This module
+does only these, from bytes to tuples and back. It declines everything else by returning None, and
+then `fastchat.protocol` does it: a general parser that knows why a payload is refused, and a
+general encoder. So each function here has a slower twin, and what it returns is equal to what the
+twin returns; `tests/unit/protocol/test_codec.py` compares them.
+
+Like the hub, this module imports nothing else of fastchat. The tuples that it makes are of types
+that the caller passes (`NamedTuple`s), whose `__new__` it does not call.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.ref cimport Py_INCREF
+from cpython.tuple cimport PyTuple_Check, PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTuple_SET_ITEM
+from cpython.unicode cimport PyUnicode_DecodeUTF8
+from libc.stdint cimport int64_t, uint8_t
+from libc.string cimport memcmp, memcpy
+
+cdef extern from "Python.h":
+    object PyType_GenericAlloc(type kind, Py_ssize_t items)
+    bint PyUnicode_IS_COMPACT_ASCII(object text)
+    const char *PyUnicode_1BYTE_DATA "(const char *)PyUnicode_1BYTE_DATA" (object text)
+    bytes PyUnicode_AsUTF8String(object text)
+    Py_ssize_t PyUnicode_GET_LENGTH(object text)
+
+cdef extern from *:
+    """
+    #ifndef FASTCHAT_DEBUG
+    #define FASTCHAT_DEBUG 0
+    #endif
+    """
+    bint FASTCHAT_DEBUG
+
+#: True in the build that `FASTCHAT_DEBUG=1` makes: assertions.
+DEBUG = bool(FASTCHAT_DEBUG)
+
+
+# Parsing
+
+cdef struct Span:       # a string's bytes in the payload, between its quotes
+    const char *start
+    Py_ssize_t size
+    bint is_printable   # whether all of it is ASCII without control characters
+
+
+cdef inline const char *_skip_space(const char *at, const char *end) noexcept nogil:
+    # RFC 8259 §2: ws = *( %x20 / %x09 / %x0A / %x0D )
+    while at < end and (at[0] == b' ' or at[0] == b'\n' or at[0] == b'\r' or at[0] == b'\t'):
+        at += 1
+    return at
+
+
+cdef inline const char *_read_string(const char *at, const char *end, Span *span) noexcept nogil:
+    """Read a string that begins at `at`; returns the place behind it.
+
+    Returns NULL if there is no string, or one with an escape or a control character. RFC 8259 §7
+    requires control characters to be escaped.
+    """
+    cdef uint8_t byte, high = 0
+    if at == end or at[0] != b'"':
+        return NULL
+    at += 1
+    span.start = at
+    while at < end:
+        byte = <uint8_t>at[0]
+        if byte == b'"':
+            span.size = at - span.start
+            span.is_printable = high < 0x7f
+            return at + 1
+        if byte == b'\\' or byte < 0x20:
+            return NULL
+        if byte > high:
+            high = byte
+        at += 1
+    return NULL
+
+
+cdef inline bint _is(const Span *span, const char *name, Py_ssize_t size) noexcept nogil:
+    return span.size == size and memcmp(span.start, name, size) == 0
+
+
+cdef inline bint _is_plain_room(const Span *room, Py_ssize_t max_chars) noexcept nogil:
+    """Whether a room's name is its own key, as it is if it has only these characters."""
+    cdef Py_ssize_t i
+    cdef char char
+    if not 1 <= room.size <= max_chars:
+        return False
+    for i in range(room.size):
+        char = room.start[i]
+        if not (b'a' <= char <= b'z' or b'0' <= char <= b'9'
+                or char == b'.' or char == b'_' or char == b'-'):
+            return False
+    return True
+
+
+def parse_plain(bytes payload not None, type kind not None, Py_ssize_t max_chars,
+                Py_ssize_t max_room_chars, Py_ssize_t max_token_bytes):
+    """The message in a payload, as `kind(text, room, id, ref)`; None if it is not a plain one.
+
+    A plain message is a JSON object with a `text`, and perhaps "type":"message", a `room`, an `id`
+    and a `ref`, each at most once, all of them strings without escapes. Its text has 1 to
+    `max_chars` printable characters, and no space at its end. Its room is an ASCII name of at most
+    `max_room_chars`. `id` and `ref` have 1 to `max_token_bytes`.
+    """
+    cdef const char *at = PyBytes_AS_STRING(payload)
+    cdef const char *end = at + PyBytes_GET_SIZE(payload)
+    cdef Span key, value, text, room, id, ref
+    cdef bint has_type = False
+    text.start = room.start = id.start = ref.start = NULL
+    text.size = room.size = id.size = ref.size = 0
+    text.is_printable = id.is_printable = ref.is_printable = False
+    at = _skip_space(at, end)
+    if at == end or at[0] != b'{':
+        return None
+    while True:     # at[0] is the brace, or a comma
+        at = _read_string(_skip_space(at + 1, end), end, &key)
+        if at == NULL:
+            return None
+        at = _skip_space(at, end)
+        if at == end or at[0] != b':':
+            return None
+        at = _read_string(_skip_space(at + 1, end), end, &value)
+        if at == NULL:
+            return None
+        if text.start == NULL and _is(&key, b"text", 4):
+            text = value
+        elif room.start == NULL and _is(&key, b"room", 4) and _is_plain_room(&value, max_room_chars):
+            room = value
+        elif id.start == NULL and _is(&key, b"id", 2) and 1 <= value.size <= max_token_bytes:
+            id = value
+        elif ref.start == NULL and _is(&key, b"ref", 3) and 1 <= value.size <= max_token_bytes:
+            ref = value
+        elif not has_type and _is(&key, b"type", 4) and _is(&value, b"message", 7):
+            has_type = True
+        else:
+            return None
+        at = _skip_space(at, end)
+        if at == end:
+            return None
+        if at[0] == b'}':
+            break
+        if at[0] != b',':
+            return None
+    if _skip_space(at + 1, end) != end:
+        return None
+    if text.size == 0 or text.start[text.size - 1] == b' ':
+        return None
+    try:
+        words = _decode(&text)
+        if not text.is_printable and not words.isprintable():
+            return None
+        if PyUnicode_GET_LENGTH(words) > max_chars:
+            return None
+        return _tuple(kind, words, _decode_or_none(&room), _decode_or_none(&id), _decode_or_none(&ref))
+    except UnicodeDecodeError:
+        return None
+
+
+cdef inline str _decode(const Span *span):
+    return <str>PyUnicode_DecodeUTF8(span.start, span.size, NULL)
+
+
+cdef inline object _decode_or_none(const Span *span):
+    return None if span.start == NULL else _decode(span)
+
+
+cdef int _require_items(object made, Py_ssize_t count) except -1:
+    if not (PyTuple_Check(made) and PyTuple_GET_SIZE(made) == count):
+        raise TypeError(f"a tuple of {count} items is needed")
+    return 0
+
+
+cdef inline object _item(object made, Py_ssize_t index):
+    return <object>PyTuple_GET_ITEM(made, index)
+
+
+cdef inline object _tuple(type kind, object a, object b, object c, object d):
+    cdef object made = PyType_GenericAlloc(kind, 4)
+    _set(made, 0, a)
+    _set(made, 1, b)
+    _set(made, 2, c)
+    _set(made, 3, d)
+    return made
+
+
+cdef inline void _set(object made, Py_ssize_t index, object item) noexcept:
+    Py_INCREF(item)
+    PyTuple_SET_ITEM(made, index, item)     # which takes over a reference
+
+
+# Drafts
+
+def make_draft(type kind not None, room, username, text, timestamp, user, id):
+    """`kind(room, username, text, timestamp, user, id)`, a `fastchat.protocol.MessageDraft`."""
+    made = PyType_GenericAlloc(kind, 6)
+    _set(made, 0, room)
+    _set(made, 1, username)
+    _set(made, 2, text)
+    _set(made, 3, timestamp)
+    _set(made, 4, user)
+    _set(made, 5, id)
+    return made
+
+
+def number_draft(draft, offset, type kind not None):
+    """The `fastchat.protocol.Message`, a `kind`, that the draft of a message becomes at `offset`."""
+    cdef Py_ssize_t index
+    _require_items(draft, 6)
+    made = PyType_GenericAlloc(kind, 10)
+    _set(made, 0, _item(draft, 0))
+    _set(made, 1, offset)
+    for index in range(1, 6):
+        _set(made, index + 1, _item(draft, index))
+    _set(made, 7, None)     # edited
+    _set(made, 8, False)    # deleted
+    _set(made, 9, None)     # reactions
+    return made
+
+
+# Encoding
+
+cdef enum:
+    KEYS_BYTES = 87     # of everything in a payload but the values, without an id
+    ID_KEY_BYTES = 8
+    ZERO = 0x30         # the digit
+
+cdef struct Piece:      # the UTF-8 of a string
+    const char *data
+    Py_ssize_t size
+
+
+def encode_plain(message):
+    """The payload of a message; None if it was changed, or if a string needs an escape.
+
+    The items of `message` are those of `fastchat.protocol.Message`. Raises UnicodeEncodeError for
+    a lone surrogate.
+    """
+    cdef Piece room, username, text, timestamp, user
+    cdef Piece id = Piece(NULL, 0)
+    cdef char digits[20]
+    cdef Py_ssize_t count = 0, size
+    cdef int64_t offset
+    cdef char *out
+    _require_items(message, 10)
+    if _item(message, 7) is not None or _item(message, 8) is not False or _item(message, 9) is not None:
+        return None
+    # These objects keep the bytes alive to which the pieces point.
+    owners = (
+        _utf8(_item(message, 0), &room), _utf8(_item(message, 2), &username),
+        _utf8(_item(message, 3), &text), _utf8(_item(message, 4), &timestamp),
+        _utf8(_item(message, 5), &user))
+    has_id = _item(message, 6) is not None
+    id_owner = _utf8(_item(message, 6), &id) if has_id else None
+    if (_needs_escape(&room) or _needs_escape(&username) or _needs_escape(&text)
+            or _needs_escape(&timestamp) or _needs_escape(&user)
+            or _needs_escape(&id)):
+        return None
+    offset = _item(message, 1)
+    assert offset >= 0
+    while True:     # the last digit first
+        digits[count] = <char>(ZERO + offset % 10)
+        count += 1
+        offset //= 10
+        if offset == 0:
+            break
+    size = (KEYS_BYTES + count + room.size + user.size + username.size + text.size + timestamp.size)
+    if has_id:
+        size += ID_KEY_BYTES + id.size
+    payload = PyBytes_FromStringAndSize(NULL, size)
+    out = PyBytes_AS_STRING(payload)
+    out = _put(out, b'{"type":"message","room":"', 26)
+    out = _put(out, room.data, room.size)
+    out = _put(out, b'","offset":', 11)
+    while count:
+        count -= 1
+        out[0] = digits[count]
+        out += 1
+    out = _put(out, b',"user":"', 9)
+    out = _put(out, user.data, user.size)
+    out = _put(out, b'","username":"', 14)
+    out = _put(out, username.data, username.size)
+    out = _put(out, b'","text":"', 10)
+    out = _put(out, text.data, text.size)
+    out = _put(out, b'","timestamp":"', 15)
+    out = _put(out, timestamp.data, timestamp.size)
+    if has_id:
+        out = _put(out, b'","id":"', 8)
+        out = _put(out, id.data, id.size)
+    out = _put(out, b'"}', 2)
+    assert out == PyBytes_AS_STRING(payload) + size
+    return payload
+
+
+cdef inline char *_put(char *out, const char *data, Py_ssize_t size) noexcept:
+    memcpy(out, data, size)
+    return out + size
+
+
+cdef inline object _utf8(str text, Piece *piece):
+    """Set `piece` to a string's UTF-8; returns the object that the bytes belong to."""
+    if PyUnicode_IS_COMPACT_ASCII(text):
+        piece.data = PyUnicode_1BYTE_DATA(text)
+        piece.size = PyUnicode_GET_LENGTH(text)
+        return text
+    # Not PyUnicode_AsUTF8AndSize, which would keep the UTF-8 as long as the string.
+    encoded = PyUnicode_AsUTF8String(text)
+    piece.data = PyBytes_AS_STRING(encoded)
+    piece.size = PyBytes_GET_SIZE(encoded)
+    return encoded
+
+
+cdef inline bint _needs_escape(const Piece *piece) noexcept nogil:
+    """Whether a string has a character that JSON must escape (RFC 8259 §7)."""
+    cdef Py_ssize_t i
+    cdef uint8_t found = 0, byte
+    for i in range(piece.size):     # without a branch, so that the compiler can use vectors
+        byte = <uint8_t>piece.data[i]
+        found |= (byte < 0x20) | (byte == b'"') | (byte == b'\\')
+    return found

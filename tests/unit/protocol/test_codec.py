@@ -1,0 +1,259 @@
+"""Tests of the compiled codec: it does what the general parser and encoder do, or declines."""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastchat import protocol
+from fastchat._codec import encode_plain, make_draft, number_draft, parse_plain
+from fastchat.errors import CommandError, Violation
+from fastchat.protocol import Command, Message, MessageDraft, Send
+from fastchat.protocol.names import MAX_ROOM_CHARS
+from fastchat.protocol.parsing import parse, parse_any
+from fastchat.protocol.publications import encode_message
+from fastchat.protocol.values import MAX_TEXT_CHARS, MAX_TOKEN_BYTES
+
+TIMESTAMP = "2025-01-18T10:30:00.123Z"
+
+
+def plain(payload: bytes) -> Send | None:
+    return parse_plain(payload, Send, MAX_TEXT_CHARS, MAX_ROOM_CHARS, MAX_TOKEN_BYTES)
+
+
+def parsed(payload: bytes) -> Command | type[Exception]:
+    """What the general parser makes of a payload, or how it refuses it."""
+    try:
+        return parse_any(payload)
+    except (CommandError, Violation) as refusal:
+        return type(refusal)
+
+
+def dumped(**fields: Any) -> bytes:
+    return json.dumps(fields, ensure_ascii=False).encode()
+
+
+# Parsing
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b'{"text":"Hello"}',
+        b'{"type":"message","text":"Hello"}',
+        b'{"text":"Hello","type":"message"}',
+        b' {\t"text" :\r\n"Hello" , "id":"1" } ',
+        dumped(text="a b", room="a-room_1.x", id="i", ref="r"),
+        dumped(text="~" * MAX_TEXT_CHARS, room="r" * MAX_ROOM_CHARS, id="i" * MAX_TOKEN_BYTES),
+        dumped(text="ü" * MAX_TEXT_CHARS, ref="ü" * (MAX_TOKEN_BYTES // 2)),
+        dumped(text="你好 👋 مرحبا", id="ид"),
+        dumped(text=" begins with a space"),
+        dumped(text="\u007e/"),
+    ],
+)
+def test_plain_messages_are_parsed_as_the_general_parser_does(payload: bytes) -> None:
+    found = plain(payload)
+    assert found is not None
+    assert type(found) is Send
+    assert found == parse_any(payload) == parse(payload)
+    assert found._replace(id="other").text == found.text
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"{",
+        b"{}",
+        b'{"text"',
+        b'{"text":',
+        b'{"text":"',
+        b'{"text":"a',
+        b'{"text":"a"',
+        b'{"text":"a",',
+        b'{"text":"a",}',
+        b'{"text":"a"}}',
+        b'{"text":"a"}\0',
+        b'{"text":"a" "id":"b"}',
+        b'{"text":"a":"id":"b"}',
+        b'["text","a"]',
+        b'"text"',
+        b'{"text":""}',
+        b'{"text":"a "}',
+        b'{"text":"a\\n"}',
+        b'{"text":"a\nb"}',
+        b'{"text":"a\x7fb"}',
+        b'{"text":"\\u0061"}',
+        b'{"te\\u0078t":"a"}',
+        b'{"text":1}',
+        b'{"text":null}',
+        b'{"text":"a","id":null}',
+        b'{"text":"a","id":""}',
+        b'{"text":"a","ref":""}',
+        b'{"text":"a","room":""}',
+        b'{"text":"a","room":"A"}',
+        b'{"text":"a","type":"typing"}',
+        b'{"text":"a","type":""}',
+        b'{"text":"a","text":"b"}',
+        b'{"id":"a","text":"b","id":"a"}',
+        b'{"type":"message","type":"message","text":"b"}',
+        b'{"text":"a","other":"b"}',
+        b'{"text":"\xff"}',
+        b'{"text":"\xed\xa0\x80"}',
+        b'{"text":"a","id":"\xc0\x80"}',
+        b'{"type":"message"}',
+        b'{"id":"a"}',
+        dumped(text="a" * (MAX_TEXT_CHARS + 1)),
+        dumped(text="ü" * (MAX_TEXT_CHARS + 1)),
+        dumped(text="a", room="r" * (MAX_ROOM_CHARS + 1)),
+        dumped(text="a", room="räume"),
+        dumped(text="a", id="i" * (MAX_TOKEN_BYTES + 1)),
+        dumped(text="a", ref="ü" * (MAX_TOKEN_BYTES // 2 + 1)),
+        dumped(text="a\u3000"),
+        dumped(text="a\u200d"),
+        dumped(text="a\u0085"),
+        dumped(text="a", n=1),
+    ],
+)
+def test_all_else_is_left_to_the_general_parser(payload: bytes) -> None:
+    assert plain(payload) is None
+
+
+_TEXTS = st.one_of(
+    st.text(max_size=20), st.text('ab \u00fc\u3000\U0001f44b\u200d\n"\\\x00\x7f', max_size=8)
+)
+_FIELDS = st.dictionaries(
+    st.sampled_from(["type", "text", "room", "id", "ref", "other"]),
+    st.one_of(_TEXTS, st.just("message"), st.just("lobby"), st.none(), st.integers(0, 9)),
+)
+
+
+@given(_FIELDS, st.booleans(), st.sampled_from([None, (", ", ": "), (" ,\n", "\t:\r")]))
+def test_parsers_agree_on_any_object(
+    fields: dict[str, Any], ascii_only: bool, separators: tuple[str, str] | None
+) -> None:
+    text = json.dumps(fields, ensure_ascii=ascii_only, separators=separators)
+    payload = text.encode("utf-8", "surrogatepass")
+    if (found := plain(payload)) is not None:
+        assert found == parsed(payload)
+
+
+@given(
+    st.sampled_from(
+        [
+            b'{"type":"message","text":"Hello","id":"a1"}',
+            dumped(text="你好 👋", room="lobby", ref="r"),
+        ]
+    ),
+    st.lists(st.tuples(st.integers(0, 60), st.integers(0, 255)), min_size=1, max_size=3),
+    st.integers(0, 60),
+)
+def test_parsers_agree_on_damaged_messages(
+    payload: bytes, changes: list[tuple[int, int]], length: int
+) -> None:
+    damaged = bytearray(payload)
+    for index, byte in changes:
+        damaged[index % len(damaged)] = byte
+    for each in (bytes(damaged), bytes(damaged[:length]), payload[:length]):
+        if (found := plain(each)) is not None:
+            assert found == parsed(each)
+
+
+def test_arguments_of_another_type_are_refused() -> None:
+    unfit: Any
+    for unfit in (None, "text", bytearray(b"{}")):
+        with pytest.raises(TypeError):
+            plain(unfit)
+    for unfit in (None, (), ("a",) * 9, ["a"] * 10):
+        with pytest.raises(TypeError):
+            encode_plain(unfit)
+        with pytest.raises(TypeError):
+            number_draft(unfit, 1, Message)
+
+
+# Drafts
+
+
+def test_drafts_are_what_their_types_make() -> None:
+    fields = ("lobby", "Alice", "Hello", TIMESTAMP, "u_1", "c7")
+    draft = make_draft(MessageDraft, *fields)
+    assert type(draft) is MessageDraft
+    assert draft == MessageDraft(*fields) == protocol.message_draft(*fields)
+    message = number_draft(draft, 7, Message)
+    assert type(message) is Message
+    assert message == draft.numbered(7) == Message("lobby", 7, *fields[1:])
+
+
+def test_tuples_are_freed() -> None:
+    """What the codec makes owns its items, gives them back, and is known to the collector."""
+    text, user = "".join(["some", "text"]), "".join(["u", "_1"])
+    before = sys.getrefcount(text), sys.getrefcount(user), sys.getrefcount(Message)
+    made = [
+        make_draft(MessageDraft, "lobby", "Alice", text, TIMESTAMP, user, None).numbered(7)
+        for _ in range(100)
+    ]
+    assert all(map(gc.is_tracked, made))
+    assert sys.getrefcount(text) == before[0] + 100
+    for each in made:
+        encode_plain(each)
+        encode_plain(each._replace(text="é"))
+    del made, each
+    assert (sys.getrefcount(text), sys.getrefcount(user), sys.getrefcount(Message)) == before
+
+
+# Encoding
+
+MESSAGE = Message("lobby", 42, "Alice", "Hello", TIMESTAMP, "u_1", "c7")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        MESSAGE,
+        MESSAGE._replace(id=None),
+        MESSAGE._replace(text="Grüße 👋 你好 \x7f\u2028", username="Zoë", user="u_zoë", id="ид"),
+        MESSAGE._replace(offset=0),
+        MESSAGE._replace(offset=2**53 - 1),
+        MESSAGE._replace(text="x" * MAX_TEXT_CHARS),
+        MESSAGE._replace(text=""),
+    ],
+)
+def test_plain_messages_are_encoded_as_the_general_encoder_does(message: Message) -> None:
+    payload = encode_plain(message)
+    assert payload == encode_message(message) == protocol.encode(message)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        MESSAGE._replace(edited=TIMESTAMP),
+        MESSAGE._replace(text="", deleted=True),
+        MESSAGE._replace(reactions={}),
+        MESSAGE._replace(text='"'),
+        MESSAGE._replace(text="\\"),
+        MESSAGE._replace(text="a\nb"),
+        MESSAGE._replace(username="\0"),
+        MESSAGE._replace(id="\x1f"),
+    ],
+)
+def test_all_else_is_left_to_the_general_encoder(message: Message) -> None:
+    assert encode_plain(message) is None
+    assert protocol.encode(message) == encode_message(message)
+
+
+@given(_TEXTS, _TEXTS, st.none() | _TEXTS, st.integers(0, 2**53 - 1))
+def test_encoders_agree(text: str, username: str, id: str | None, offset: int) -> None:
+    message = MESSAGE._replace(text=text, username=username, id=id, offset=offset)
+    assert encode_plain(message) in (None, encode_message(message))
+
+
+def test_lone_surrogate_is_an_error() -> None:
+    """Such a string cannot come from a client, because no parser accepts it."""
+    with pytest.raises(UnicodeEncodeError):
+        encode_plain(MESSAGE._replace(text="\ud800"))
