@@ -93,13 +93,15 @@ class Client:
 
         Raises CommandError as `room_of`, and if the client is a spectator.
         """
+        # This runs for each message, so it does what `room_of` does in fewer calls.
+        rooms = self.rooms
         if room is None:
-            room = self._only_room()
-        member = self.rooms.get(room)
-        if member is None:
+            (room,) = rooms if len(rooms) == 1 else (self._only_room(),)
+        elif room not in rooms:
             raise _not_joined(room)
-        self.check(Right.WRITE, room)
-        name, user = member
+        if self.identity is not None or Right.WRITE not in self.guest_rights:
+            self.check(Right.WRITE, room)
+        name, user = rooms[room]
         if name is None:
             raise nameless()
         return room, name, user

@@ -14,6 +14,7 @@ from fastchat.protocol import FILES_URL, Change, Kind, Message, Publication, Rea
 
 __all__ = [
     "INSERT",
+    "INSERT_MESSAGE",
     "LINK",
     "OFFSET_BITS",
     "OFFSET_MASK",
@@ -41,6 +42,11 @@ _COLUMNS = (
     "edited, deleted, reactions"
 )
 INSERT = f"INSERT INTO publications ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)"  # noqa: S608
+#: Inserts a message that has just been published, with the room's key, and its values.
+INSERT_MESSAGE = (
+    "INSERT INTO publications (key, kind, user, username, text, timestamp, id) "
+    "VALUES (?, 0, ?, ?, ?, ?, ?)"
+)
 SELECT = f"SELECT {_COLUMNS} FROM publications WHERE key BETWEEN ? AND ?"  # noqa: S608
 
 

@@ -46,6 +46,7 @@ from fastchat.history.pruning import PRUNED_AT_ONCE, Pruner
 from fastchat.history.reader import read_page
 from fastchat.history.rows import (
     INSERT,
+    INSERT_MESSAGE,
     LINK,
     SELECT,
     disk_errors,
@@ -59,6 +60,7 @@ from fastchat.history.search import SearchIndex
 from fastchat.history.tails import KnownRooms, Room
 from fastchat.history.users import user_key_of
 from fastchat.protocol import (
+    Change,
     Draft,
     Kind,
     Message,
@@ -406,7 +408,15 @@ class SqliteHistory:
         """Write a room's fresh publications, all at once, which is faster than one by one."""
         if fresh := room.fresh:
             before = room.key(0)
-            self._db.executemany(INSERT, [row_of(before + each.offset, each) for each in fresh])
+            rows = [
+                (before + m.offset, m.user, m.username, m.text, m.timestamp, m.id)
+                for m in fresh
+                if type(m) is Message
+            ]
+            self._db.executemany(INSERT_MESSAGE, rows)
+            if len(rows) < len(fresh):
+                changes = (each for each in fresh if type(each) is Change)
+                self._db.executemany(INSERT, (row_of(before + c.offset, c) for c in changes))
             self._rooms.extend(room, fresh)
             room.timestamp = fresh[-1].timestamp
             room.fresh = []

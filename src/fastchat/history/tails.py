@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import islice
+from sys import getsizeof
 
 import apsw
 
@@ -72,9 +72,12 @@ class Tail:
         self._trim()
 
     def extend(self, fresh: Sequence[Publication]) -> None:
+        """Add publications that were just made, so that nobody has reacted to them."""
         self.publications += fresh
         for publication in fresh:
-            self._count(publication, 1)
+            text = publication.text
+            self._chars += len(text)
+            self.memory_bytes += PUBLICATION_BYTES + getsizeof(text)
         if len(self.publications) > 2 * MAX_HISTORY or self._chars > 2 * MAX_REPLY_BYTES:
             self._trim()
 
@@ -119,7 +122,7 @@ def _memory_bytes(publication: Publication) -> int:
     """About what a publication takes in memory; an emoji makes each character take four bytes."""
     reactions = publication.reactions if isinstance(publication, Message) else None
     count = sum(map(len, reactions.values())) if reactions else 0
-    return PUBLICATION_BYTES + sys.getsizeof(publication.text) + REACTION_BYTES * count
+    return PUBLICATION_BYTES + getsizeof(publication.text) + REACTION_BYTES * count
 
 
 class KnownRooms:
