@@ -80,7 +80,9 @@ class HistoryReader:
         with self._room(room) as (db, number):
             if number is None:
                 return None
-            ((epoch, head),) = select(db, "SELECT epoch, head FROM rooms WHERE number = ?", number)
+            ((epoch, head),) = select(
+                db, "SELECT epoch, head FROM streams WHERE number = ?", number
+            )
             statement = "SELECT min(key) FROM publications WHERE key BETWEEN ? AND ?"
             ((oldest,),) = select(db, statement, *_keys(number))
         return Stream(epoch, head, head + 1 if oldest is None else oldest & OFFSET_MASK)

@@ -72,7 +72,7 @@ def _restore(
     origins: Mapping[str, Origin],
     ids: Ids,
 ) -> bool:
-    is_new = not select(db, "SELECT 1 FROM rooms WHERE head > 0 LIMIT 1")
+    is_new = not select(db, "SELECT 1 FROM streams WHERE head > 0 LIMIT 1")
     numbers: dict[str, int] = {}
     for each in publications:
         number = numbers.get(each.room)
@@ -88,7 +88,8 @@ def _restore(
         if name not in numbers:
             numbers[name] = _begin(db, directory, name)
         db.execute(
-            "UPDATE rooms SET epoch = ?, head = ? WHERE number = ?", (epoch, head, numbers[name])
+            "UPDATE rooms SET epoch = ?, least_head = ? WHERE number = ?",
+            (epoch, head, numbers[name]),
         )
         if has_authors:
             with_authors.append(_keys(numbers[name]))
@@ -107,8 +108,8 @@ def _keys(number: int) -> tuple[int, int]:
 
 def _begin(db: apsw.Connection, directory: Path, name: str) -> int:
     """Give a room its row and return its number; raise if the room has publications."""
-    db.execute("INSERT OR IGNORE INTO rooms (name, epoch, head) VALUES (?, '', 0)", (name,))
-    ((number, head),) = select(db, "SELECT number, head FROM rooms WHERE name = ?", name)
+    db.execute("INSERT OR IGNORE INTO rooms (name, epoch, least_head) VALUES (?, '', 0)", (name,))
+    ((number, head),) = select(db, "SELECT number, head FROM streams WHERE name = ?", name)
     add_look(db, int(number), name)
     if head:
         raise SettingError(

@@ -135,9 +135,25 @@ def add_look(connection: apsw.Connection, number: int, name: str) -> None:
     )
 
 
+# If each commit wrote the head of its room, it would write a second page. The newest key says the
+# same, except for a room whose newest publications were dropped.
+_STREAMS = """
+ALTER TABLE rooms RENAME COLUMN head TO least_head;
+CREATE VIEW streams AS
+SELECT number, name, epoch, max(
+    least_head,                     -- the head when publications were dropped or imported
+    ifnull((
+        SELECT max(key) FROM publications
+        WHERE key BETWEEN number << 40 AND number << 40 | 0xffffffffff
+    ) & 0xffffffffff, 0)
+) AS head                           -- offset of the newest publication
+FROM rooms;
+"""
+
+
 HISTORY = Schema(
     application_id=0x66636874,  # "fcht"
     name="a history of fastchat",
-    migrations=(_FIRST, _add_facts, _replace_authors, _add_looks),
+    migrations=(_FIRST, _add_facts, _replace_authors, _add_looks, _STREAMS),
     way_out="restore it from a copy, or move it away to start with an empty history.",
 )

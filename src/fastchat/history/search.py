@@ -230,7 +230,7 @@ class SearchIndex:
         Returns whether the index has everything.
         """
         base = room << OFFSET_BITS
-        found = select(history, "SELECT epoch, head FROM rooms WHERE number = ?", room)
+        found = select(history, "SELECT epoch, head FROM streams WHERE number = ?", room)
         epoch, head = found[0] if found else ("", 0)
         known = select(index, "SELECT epoch, offset FROM indexed WHERE room = ?", room)
         at = known[0][1] if known and known[0][0] == epoch else 0

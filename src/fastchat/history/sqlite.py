@@ -220,7 +220,7 @@ class SqliteHistory:
     def _create(self, room: Room) -> int:
         """Insert the row of a room, which gives the room its number."""
         self._db.execute(
-            "INSERT INTO rooms (name, epoch, head) VALUES (?, ?, 0)", (room.name, room.epoch)
+            "INSERT INTO rooms (name, epoch, least_head) VALUES (?, ?, 0)", (room.name, room.epoch)
         )
         room.number = self._db.last_insert_rowid()
         self._rooms.add(room)
@@ -254,11 +254,9 @@ class SqliteHistory:
         self._rooms.replace(room, message)
 
     def _settle(self, room: Room) -> None:
-        """Write a room's head at the end of a transaction, and drop its oldest publications."""
+        """Write a room's publications of a transaction, and drop its oldest ones if need be."""
         if room.number is not None:
             self._insert(room)
-            statement = "UPDATE rooms SET head = ? WHERE number = ?"
-            self._db.execute(statement, (room.head, room.number))
             self._pruner.shorten(room)
 
     def prune(self) -> None:

@@ -235,7 +235,7 @@ class KnownRooms:
         """Read a room's position from the file, or start a new room."""
         with disk_errors():
             row = self._db.execute(
-                "SELECT number, epoch, head FROM rooms WHERE name = ?", (name,)
+                "SELECT number, epoch, head FROM streams WHERE name = ?", (name,)
             ).fetchone()
             if row is None:
                 return Room(name, None, epoch_of(self._generation, name), first=1, head=0)

@@ -127,7 +127,7 @@ def export_rooms(directory: Path, room: str | None, out: BinaryIO) -> None:
     cannot be written.
     """
     with _snapshot(directory) as db:
-        names = select(db, "SELECT name FROM rooms WHERE head > 0 ORDER BY name")
+        names = select(db, "SELECT name FROM streams WHERE head > 0 ORDER BY name")
         if room is not None and (room,) not in names:
             raise SettingError(f"--room: there is no room “{room}” in {directory}.")
         user_key = user_key_of(db).hex()
@@ -137,7 +137,7 @@ def export_rooms(directory: Path, room: str | None, out: BinaryIO) -> None:
 
 def _export_room(db: apsw.Connection, room: str, user_key: str, out: BinaryIO) -> None:
     ((number, epoch, head),) = select(
-        db, "SELECT number, epoch, head FROM rooms WHERE name = ?", room
+        db, "SELECT number, epoch, head FROM streams WHERE name = ?", room
     )
     publications = stored(db, room, number)
     oldest = next(publications, None)

@@ -30,7 +30,7 @@ class Rig:
     def fill(self, name: str, count: int) -> Room:
         """Store a room whose publications have the times START_S + 1, START_S + 2 …"""
         self.db.execute(
-            "INSERT INTO rooms (name, epoch, head) VALUES (?, 'epoch', ?)", (name, count)
+            "INSERT INTO rooms (name, epoch, least_head) VALUES (?, 'epoch', ?)", (name, count)
         )
         number = self.db.last_insert_rowid()
         for offset in range(1, count + 1):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
+import itertools
 import logging
 import os
 import random
@@ -38,6 +40,7 @@ from fastchat.history.ids import REMEMBER_IDS_S
 from fastchat.history.memory import MemoryHistory
 from fastchat.history.schema import HISTORY
 from fastchat.history.sqlite import SqliteHistory
+from fastchat.history.transfer import export_rooms, import_rooms
 from fastchat.protocol import (
     ChangeDraft,
     Draft,
@@ -392,6 +395,43 @@ def test_messages_older_than_the_limit_are_dropped(tmp_path: Path) -> None:
         assert history.before("a", None, 9) == ([], False)
         assert history.position("a").offset == 800
         assert history.append([draft()])[0] == draft().numbered(801)
+
+
+def test_room_whose_messages_were_all_dropped_keeps_its_offsets(tmp_path: Path) -> None:
+    """No offset is used twice, also after a restart, and after an export and an import."""
+    clock = Clock()
+    with opened(tmp_path / "a", clock=clock, max_age_s=3600.0) as history:
+        now = timestamp_of(clock.now)
+        history.append([draft()._replace(timestamp=now) for _ in range(9)])
+        epoch = history.position("a").epoch
+        clock.now += 7200
+        history.prune()
+        assert history.before("a", None, 9) == ([], False)
+    with opened(tmp_path / "a") as history:
+        assert history.position("a") == Position(epoch, 9)
+    exported = io.BytesIO()
+    export_rooms(tmp_path / "a", None, exported)
+    exported.seek(0)
+    import_rooms(tmp_path / "b", exported, "lines", "lobby")
+    for directory in ("a", "b"):
+        with opened(tmp_path / directory) as history:
+            assert history.append([draft()])[0] == draft().numbered(10)
+            assert history.position("a").epoch == epoch
+        with opened(tmp_path / directory) as history:
+            assert history.position("a").offset == 10
+
+
+def test_lone_message_writes_one_page(tmp_path: Path) -> None:
+    """A second page would cost as much again: the room's row must not change with each message."""
+    log = tmp_path / "history.db-wal"
+    with opened(tmp_path) as history:
+        history.append([draft()])
+        sizes = [log.stat().st_size]
+        for _ in range(5):
+            history.append([draft()])
+            sizes.append(log.stat().st_size)
+    # https://sqlite.org/fileformat2.html#the_write_ahead_log: a frame is a header and a page.
+    assert [after - before for before, after in itertools.pairwise(sizes)] == [24 + 4096] * 5
 
 
 @pytest.mark.parametrize("lead_s", [3 * 3600.0, -3 * 3600.0])
