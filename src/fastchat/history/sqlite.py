@@ -29,9 +29,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import apsw
 
@@ -72,6 +73,8 @@ from fastchat.protocol import (
 from fastchat.protocol.names import name_key
 
 __all__ = ["SqliteHistory"]
+
+T = TypeVar("T")
 
 logger = logging.getLogger("fastchat.history")
 
@@ -177,20 +180,23 @@ class SqliteHistory:
 
     def append(self, drafts: Sequence[Draft]) -> list[Outcome]:
         touched = {draft.room for draft in drafts}
-        with self._transaction(touched):
-            outcomes: list[Outcome] = []
-            room: Room | None = None
-            for draft in drafts:
-                if room is None or room.name != draft.room:
-                    room = self._rooms.get(draft.room)
-                outcomes.append(self._append(room, draft))
-            for name in touched:
-                self._settle(self._rooms.get(name))
-            if self._ids.has_expired:
-                self._ids.expire(4 * len(drafts))
+        outcomes = self._commit(touched, partial(self._append_all, drafts, touched))
         links, self._links = self._links, []
         for each in links:
             self._links_changed(*each)
+        return outcomes
+
+    def _append_all(self, drafts: Sequence[Draft], touched: set[str]) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        room: Room | None = None
+        for draft in drafts:
+            if room is None or room.name != draft.room:
+                room = self._rooms.get(draft.room)
+            outcomes.append(self._append(room, draft))
+        for name in touched:
+            self._settle(self._rooms.get(name))
+        if self._ids.has_expired:
+            self._ids.expire(4 * len(drafts))
         return outcomes
 
     def _append(self, room: Room, draft: Draft) -> Outcome:
@@ -263,10 +269,7 @@ class SqliteHistory:
         """Forget some expired ids, and drop publications of some rooms that are too old."""
         touched: set[str] = set()
         try:
-            with self._transaction(touched):
-                self._ids.expire(8 * PRUNED_AT_ONCE)
-                if self._max_age_s:
-                    self._drop_aged(touched)
+            self._commit(touched, partial(self._prune, touched))
         except HistoryError as error:
             if not self._pruning_fails:
                 logger.warning("old messages could not be deleted; will retry: %s", error)
@@ -275,7 +278,10 @@ class SqliteHistory:
             # If nothing was due, the success does not show that deleting works again.
             self._pruning_fails = self._pruning_fails and not touched
 
-    def _drop_aged(self, touched: set[str]) -> None:
+    def _prune(self, touched: set[str]) -> None:
+        self._ids.expire(8 * PRUNED_AT_ONCE)
+        if not self._max_age_s:
+            return
         before = timestamp_of(self.ages() - self._max_age_s)
         for room, first in self._pruner.find_aged(before):
             touched.add(room.name)
@@ -363,19 +369,18 @@ class SqliteHistory:
 
     # The file
 
-    @contextmanager
-    def _transaction(self, touched: set[str]) -> Iterator[None]:
-        """Commit the changes of the block; if it raises, undo them in the file and in memory.
+    def _commit(self, touched: set[str], change: Callable[[], T]) -> T:
+        """Commit what `change` does; if it raises, undo it in the file and in memory.
 
-        `touched` has the names of the rooms that the block changes; the block can add to it.
-        Raises HistoryError if the disk fails, if another program has locked the file, or if the
-        file is not in its directory any more.
+        `touched` has the names of the rooms that are changed; `change` can add to it. Raises
+        HistoryError if the disk fails, if another program has locked the file, or if the file is
+        not in its directory any more.
         """
         try:
             self._checkpointer.begin_write()
             try:
                 self._db.execute("BEGIN IMMEDIATE")
-                yield
+                result = change()
                 self._guard.check()
                 self._db.execute("COMMIT")
             finally:
@@ -394,6 +399,7 @@ class SqliteHistory:
         erased, self._erased = self._erased, []
         for room, first, last in erased:
             self._search.erase(room.key(first), room.key(last))
+        return result
 
     def _forget_uncommitted(self, names: Iterable[str]) -> None:
         """Undo a failed transaction in memory; `names` are the rooms that it changed."""

@@ -235,4 +235,9 @@ def timestamp_of(seconds: float) -> str:
 @lru_cache(maxsize=8)  # the messages of a burst have the same millisecond
 def _timestamp_of_ms(milliseconds: int) -> str:
     seconds, rest = divmod(milliseconds, 1000)
-    return f"{strftime('%Y-%m-%dT%H:%M:%S', gmtime(seconds))}.{rest:03d}Z"
+    return f"{_format_second(seconds)}.{rest:03d}Z"
+
+
+@lru_cache(maxsize=8)
+def _format_second(seconds: int) -> str:
+    return strftime("%Y-%m-%dT%H:%M:%S", gmtime(seconds))
