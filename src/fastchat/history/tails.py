@@ -74,10 +74,9 @@ class Tail:
     def extend(self, fresh: Sequence[Publication]) -> None:
         """Add publications that were just made, so that nobody has reacted to them."""
         self.publications += fresh
-        for publication in fresh:
-            text = publication.text
-            self._chars += len(text)
-            self.memory_bytes += PUBLICATION_BYTES + getsizeof(text)
+        texts = [publication.text for publication in fresh]
+        self._chars += sum(map(len, texts))
+        self.memory_bytes += PUBLICATION_BYTES * len(texts) + sum(map(getsizeof, texts))
         if len(self.publications) > 2 * MAX_HISTORY or self._chars > 2 * MAX_REPLY_BYTES:
             self._trim()
 
