@@ -12,6 +12,10 @@ from fastchat.rooms import Member
 __all__ = ["ChatHub", "Client", "Endpoint", "nameless", "reply"]
 
 
+#: It is shared by all clients that have not written yet, and never changed.
+_NO_WRITERS: dict[str | None, tuple[str, str, str]] = {}
+
+
 class Endpoint(Protocol):
     """The connection of a client: the chat reports to it, and asks it to close."""
 
@@ -43,6 +47,7 @@ class Client:
     """
 
     __slots__ = (
+        "_writers",
         "address",
         "connection",
         "connection_number",
@@ -68,6 +73,8 @@ class Client:
         self.address = address
         self.connection_number = 0
         self.rooms: dict[str, Member] = {}
+        #: What `writer_in` returns, which is asked for each message, for the rooms that it knows.
+        self._writers = _NO_WRITERS
         self.username: str | None = None
         self.session: str | None = None
         self.identity: Identity | None = None
@@ -83,7 +90,9 @@ class Client:
         if room is None:
             room = self._only_room()
         elif room not in self.rooms:
-            raise _not_joined(room)
+            raise CommandError(
+                ErrorCode.NOT_JOINED, f"You are not in the room “{room}”. Join it first."
+            )
         if needed is not None:
             self.check(needed, room)
         return room
@@ -93,18 +102,26 @@ class Client:
 
         Raises CommandError as `room_of`, and if the client is a spectator.
         """
-        # This runs for each message, so it does what `room_of` does in fewer calls.
-        rooms = self.rooms
-        if room is None:
-            (room,) = rooms if len(rooms) == 1 else (self._only_room(),)
-        elif room not in rooms:
-            raise _not_joined(room)
-        if self.identity is not None or Right.WRITE not in self.guest_rights:
-            self.check(Right.WRITE, room)
-        name, user = rooms[room]
-        if name is None:
-            raise nameless()
-        return room, name, user
+        writer = self._writers.get(room)
+        if writer is None:
+            writer = self._find_writer(room)
+            self._writers = {**self._writers, room: writer}
+        return writer
+
+    def enter(self, room: str, member: Member) -> None:
+        """Note that the client has joined a room, or has another name in it."""
+        self.rooms[room] = member
+        self._writers = _NO_WRITERS
+
+    def leave(self, room: str) -> Member:
+        """Note that the client has left a room, in which it was the member that is returned."""
+        self._writers = _NO_WRITERS
+        return self.rooms.pop(room)
+
+    def identify(self, identity: Identity) -> None:
+        """Give the client the identity of its token, which can change its rights."""
+        self.identity = identity
+        self._writers = _NO_WRITERS
 
     def check(self, needed: Right, room: str) -> None:
         """Raise CommandError if the client does not have a right in a room."""
@@ -132,6 +149,13 @@ class Client:
         """Whether the client's token makes it a moderator; without a token nobody is one."""
         return self.identity is not None and self.identity.may(Right.MODERATE, room)
 
+    def _find_writer(self, room: str | None) -> tuple[str, str, str]:
+        room = self.room_of(room, Right.WRITE)
+        name, user = self.rooms[room]
+        if name is None:
+            raise nameless()
+        return room, name, user
+
     def _only_room(self) -> str:
         if len(self.rooms) == 1:
             return next(iter(self.rooms))
@@ -158,10 +182,6 @@ class ChatHub(Protocol):
     def leave(self, connection: Any, room: str, /) -> None: ...
     def publish(self, room: str, payload: bytes, but: Any = None, /) -> None: ...
     def send(self, connection: Any, payload: bytes, /) -> bool | None: ...
-
-
-def _not_joined(room: str) -> CommandError:
-    return CommandError(ErrorCode.NOT_JOINED, f"You are not in the room “{room}”. Join it first.")
 
 
 def nameless() -> CommandError:

@@ -142,7 +142,7 @@ class Chat:
             )
         if not all(identity.may(Right.READ, room) for room in client.rooms):
             raise forbidden()
-        client.identity = identity
+        client.identify(identity)
         client.endpoint.on_authenticated(identity.expires_s)
 
     def depart(self, client: Client) -> None:
@@ -153,7 +153,8 @@ class Chat:
         client.gone = True
         self._uploads.give_up(client)
         while client.rooms:
-            room, member = client.rooms.popitem()
+            room = next(iter(client.rooms))
+            member = client.leave(room)
             self._moderation.untrack(client, room, member.user)
             self._broker.lose(room, member)
             self._hub.leave(client.connection, room)
@@ -225,7 +226,7 @@ class Chat:
 
     async def _leave(self, client: Client, command: Leave) -> None:
         room = client.room_of(command.room)
-        member = client.rooms.pop(room)
+        member = client.leave(room)
         self._moderation.untrack(client, room, member.user)
         self._uploads.leave(client, room)
 
@@ -333,7 +334,7 @@ class Chat:
         client.session = session
         if entry.member.name is not None:
             client.username = entry.member.name
-        client.rooms[room] = entry.member
+        client.enter(room, entry.member)
         self._moderation.track(client, room)
         payload = protocol.joined(
             room,

@@ -111,7 +111,10 @@ class Throttle:
         A client whose `address` is not known is not limited by it. This runs for each command,
         so it computes `TokenBuckets.take` itself.
         """
-        charge, shared = self._charges.get(type(command)), self._shared.get(type(command))
+        kind = type(command)
+        charge, shared = self._charges.get(kind), self._shared.get(kind)
+        if charge is None and shared is None:
+            return 0.0
         now = self._clock()
         if charge is not None:
             buckets, cost_s, span_s = charge
