@@ -23,7 +23,7 @@ TEST_NEEDS := $(VENV)/test.stamp \
   $(if $(findstring fuzz,$(ARGS)),build/debug/stamp build/sanitized/stamp)
 endif
 
-.PHONY: serve check test fuzz conformance soak lint types bench build screenshots lighthouse chromium firefox nginx prometheus clang clean help
+.PHONY: serve check test fuzz conformance soak lint types bench bench-guard profile build screenshots lighthouse chromium firefox nginx prometheus clang clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -31,6 +31,8 @@ help:
 	@echo "make check        check style, types and the fast tests, in less than a minute"
 	@echo "make test         run every test                         (ARGS=\"tests/unit/chat -x\")"
 	@echo "make bench        measure what a broadcast costs         (ARGS=\"--clients 10,100\")"
+	@echo "make bench-guard  compare the speed with the last tag     (ARGS=\"--against COMMIT\")"
+	@echo "make profile      show where a server spends its time   (ARGS=\"--window 1\")"
 	@echo "make conformance  run the Autobahn|Testsuite for RFC 6455 (needs Python 2.7)"
 	@echo "make fuzz         feed random bytes to the parsers and the hub (FUZZ_SECONDS=600)"
 	@echo "make soak         kill servers, drop clients and fill disks for some minutes"
@@ -85,6 +87,15 @@ lint: $(VENV)/test.stamp
 
 types: $(VENV)/test.stamp
 	$(BIN)/mypy
+
+# Compares the speed with that of an earlier commit: ARGS="--against COMMIT".
+bench-guard: $(VENV)/bench.stamp
+	$(BIN)/python bench/guard.py $(ARGS)
+
+# Shows the stages of a message and their shares of the time: ARGS="--window 1".
+profile: $(VENV)/bench.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[profile]'
+	$(BIN)/python bench/profile_server.py $(ARGS)
 
 bench: $(VENV)/bench.stamp
 	$(BIN)/python bench/broadcast.py $(ARGS)

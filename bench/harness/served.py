@@ -54,9 +54,19 @@ class Served:
             raise BenchError("a connection of the load belongs to no worker") from None
 
 
+@dataclass(frozen=True, slots=True)
+class Build:
+    """A build of fastchat: its sources, and a Python that has what they need."""
+
+    source: Path = SOURCE
+    python: str = sys.executable
+
+
 @asynccontextmanager
-async def running_server(*arguments: str, cpu: int | None = None) -> AsyncIterator[Served]:
-    """Start a server on a free port, with an empty data directory.
+async def running_server(
+    *arguments: str, cpu: int | None = None, build: Build | None = None
+) -> AsyncIterator[Served]:
+    """Start a server on a free port, with an empty data directory. It is this build by default.
 
     It runs on the CPUs of this process, unless another CPU is given. At the end it is stopped by
     SIGTERM, or by SIGKILL if that fails, together with all its children.
@@ -65,10 +75,11 @@ async def running_server(*arguments: str, cpu: int | None = None) -> AsyncIterat
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("FASTCHAT_")
     }
-    path = [str(SOURCE), environment.get("PYTHONPATH", "")]
+    build = build or Build()
+    path = [str(build.source), environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(part for part in path if part)
     # The load is far above the limits of one address and of one user.
-    command = [sys.executable, "-m", "fastchat", "serve", "--port", "0", "--log-level", "warning"]
+    command = [build.python, "-m", "fastchat", "serve", "--port", "0", "--log-level", "warning"]
     command += ["--limits", "off"]
     with tempfile.TemporaryDirectory(
         prefix="fastchat-bench-", ignore_cleanup_errors=True

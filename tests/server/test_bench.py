@@ -15,6 +15,7 @@ from support.server import TIMEOUT_UNIT_S
 BENCH = Path(__file__).parents[2] / "bench" / "broadcast.py"
 WORKERS = BENCH.with_name("workers.py")
 SLOW = BENCH.with_name("slow.py")
+GUARD = BENCH.with_name("guard.py")
 TINY = "--rounds 1 --placements free --rooms 2 --members 5 --measure-ms 100 --messages 20"
 
 
@@ -108,3 +109,28 @@ def test_run_with_slow_readers_fills_every_row(tmp_path: Path) -> None:
     medians = {row["variant"]: row["median"] for row in group["rows"]}
     assert len(medians) == 5
     assert medians["delay, p99"] > 0
+
+
+def test_guard_tells_a_loss_from_noise() -> None:
+    """A ratio above 1 is an improvement, of costs too; a figure has fallen if its whole interval
+    is below the bound."""
+    sys.path.append(str(GUARD.parent))
+    import guard
+
+    steady = guard.Comparison("cpu", more_is_better=False, before=[9.0] * 15, after=[10.0] * 15)
+    assert guard.interval(steady.ratios()) == (0.9, 0.9, 0.9)
+    noisy = guard.Comparison("rate", more_is_better=True, before=[1.0] * 15)
+    noisy.after = [0.7, 1.2, 0.9, 1.1, 0.8] * 3
+    low, middle, high = guard.interval(noisy.ratios())
+    assert low < middle == 0.9 < guard.LEAST_RATIO < high
+
+
+def test_guard_refuses_a_commit_that_does_not_exist() -> None:
+    run = subprocess.run(
+        [sys.executable, GUARD, "--against", "no-such-commit", "--quick"],
+        capture_output=True,
+        text=True,
+        timeout=30 * TIMEOUT_UNIT_S,
+    )
+    assert run.returncode == 1
+    assert run.stderr == "guard.py: --against no-such-commit: there is no such commit here\n"
