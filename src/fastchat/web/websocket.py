@@ -49,6 +49,8 @@ class WebSocketProtocol(WSProtocol):  # type: ignore[misc]  # private in picows,
     `connection_made` and `data_received` with the request as bytes.
     """
 
+    __slots__ = ("_context",)
+
     def __init__(self, *, context: HttpContext, **_uvicorn: Any) -> None:
         self._context = context
         super().__init__(
