@@ -11,13 +11,15 @@ import importlib.util
 import json
 import subprocess
 from dataclasses import dataclass
+from statistics import median
 
+from broadcast.peers import require_socketify, running_peer
 from harness.machine import Pins
-from harness.report import BenchError, Result, Target
+from harness.report import BenchError, MissingError, Result, Target
 from harness.served import Build, running_server, stop
 from load.drain import build_drain
 
-TITLE = "server: `fastchat serve` with its SQLite history, 64 in flight and one in flight"
+TITLE = "server: `fastchat serve` beside a chat on socketify, 64 in flight and one in flight"
 CLOCK = (
     "one of N clients sends messages of 100 bytes of text; all N receive them. A message is in\n"
     "         flight until ALL clients have it. 'deliveries': messages x clients a second by the\n"
@@ -37,8 +39,16 @@ TARGETS = {
     100: Target(2.5, at_least=True),
     1000: Target(2.5, at_least=True),
 }
+#: The latency beside socketify's, which stores and checks nothing.
+RATIOS = {10: Target(1.6), 100: Target(1.1), 1000: Target(1.05)}
+HISTORIES, PEER = ("sqlite", "memory"), "socketify"
+NAMES = {"memory": "history in memory", PEER: "socketify"}
 WINDOW = 64
 SAMPLE_TIMEOUT_S = 120.0
+
+
+#: The samples of each figure, by its name.
+Figures = dict[str, list[float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +69,28 @@ async def run(
     """Measure all client counts in every round; returns the rows and what was skipped."""
     if importlib.util.find_spec("fastchat.cli") is None:
         return [], ["the server: this build of fastchat has no server (fastchat.cli)"]
-    samples: dict[int, list[dict[str, list[float]]]] = {count: [] for count in client_counts}
-    for _ in range(rounds):
+    kinds, skipped = [*HISTORIES], []
+    try:
+        require_socketify()
+        kinds.append(PEER)
+    except MissingError as missing:
+        skipped.append(str(missing))
+    found: dict[int, dict[str, list[Figures]]] = {
+        clients: {kind: [] for kind in kinds} for clients in client_counts
+    }
+    for turn in range(rounds):
         for clients in client_counts:
-            samples[clients].append(await sample(clients, pins, lengths))
-    return [row for clients in client_counts for row in _rows(clients, samples[clients])], []
+            for kind in kinds if turn % 2 else reversed(kinds):
+                figures = await _sample_any(kind, clients, pins, lengths)
+                found[clients][kind].append(figures)
+    return [row for clients in client_counts for row in _rows(clients, found[clients])], skipped
+
+
+async def _sample_any(kind: str, clients: int, pins: Pins, lengths: Lengths) -> Figures:
+    if kind != PEER:
+        return await sample(clients, pins, lengths, kind)
+    async with running_peer() as peer:
+        return _figures(await load_server(peer.port, clients, pins, lengths, peer.pid))
 
 
 async def sample(
@@ -72,13 +99,13 @@ async def sample(
     lengths: Lengths,
     history: str = "sqlite",
     build: Build | None = None,
-) -> dict[str, list[float]]:
+) -> Figures:
     """The figures of one new server with this history, under the load of `clients` clients."""
     async with running_server("--history", history, build=build) as server:
         return _figures(await load_server(server.port, clients, pins, lengths, server.pid))
 
 
-def _figures(load: dict[str, object]) -> dict[str, list[float]]:
+def _figures(load: dict[str, object]) -> Figures:
     numbers = {key: float(value) for key, value in load.items() if isinstance(value, int)}
     elapsed_ns = numbers["elapsed_ns"]
     latencies = load["latencies_ns"]
@@ -96,12 +123,14 @@ def _figures(load: dict[str, object]) -> dict[str, list[float]]:
     }
 
 
-def _rows(clients: int, samples: list[dict[str, list[float]]]) -> list[Result]:
-    def row(variant: str, key: str, unit: str, target: Target | None = None) -> Result:
-        values = tuple(value for sample in samples for value in sample[key])
+def _rows(clients: int, found: dict[str, list[Figures]]) -> list[Result]:
+    def row(
+        variant: str, key: str, unit: str, target: Target | None = None, *, kind: str = "sqlite"
+    ) -> Result:
+        values = tuple(value for sample in found[kind] for value in sample[key])
         return Result("server", variant, clients, unit, values, target=target)
 
-    return [
+    rows = [
         row("deliveries", "deliveries", "M/s", TARGETS.get(clients)),
         row("messages", "messages", "/s"),
         row("CPU of a message", "cpu", "us"),
@@ -111,6 +140,23 @@ def _rows(clients: int, samples: list[dict[str, list[float]]]) -> list[Result]:
         row("server busy", "server busy", "%"),
         row("load busy", "load busy", "%"),
     ]
+    for kind in list(found)[1:]:
+        name = NAMES[kind]
+        rows += [
+            row(f"deliveries, {name}", "deliveries", "M/s", kind=kind),
+            row(f"CPU of a message, {name}", "cpu", "us", kind=kind),
+            row(f"latency, one in flight, {name}", "latency", "us", kind=kind),
+        ]
+    if PEER in found:
+        ratios = tuple(
+            median(ours["latency"]) / median(theirs["latency"])
+            for ours, theirs in zip(found["sqlite"], found[PEER], strict=True)
+        )
+        target = RATIOS.get(clients)
+        rows.append(
+            Result("server", "latency, sqlite / socketify", clients, "", ratios, target=target)
+        )
+    return rows
 
 
 async def load_server(
