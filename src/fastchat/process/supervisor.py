@@ -142,6 +142,8 @@ class Supervisor:
             return "no worker"
         # The kernel gives each worker its share of the clients, whatever the worker can do.
         for child in workers:
+            if child.is_stuck:
+                return f"{child.name} hangs"
             if child.has_no_relay:
                 return f"{child.name} has no relay"
         return None

@@ -799,7 +799,12 @@ def test_server_with_a_worker_without_the_relay_is_not_ready(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("stuck", "why"), [(["relay"], "no relay"), (["worker-1", "worker-2"], "no worker")]
+    ("stuck", "why"),
+    [
+        (["relay"], "no relay"),
+        (["worker-1", "worker-2"], "no worker"),
+        (["worker-2"], "worker 2 hangs"),  # the kernel still gives it clients
+    ],
 )
 def test_server_with_hanging_children_is_not_ready(
     stuck: list[str], why: str, tmp_path: Path
