@@ -105,6 +105,9 @@ class TokenAuthenticator:
                     options={
                         "require": ["exp", self._user_claim],
                         "verify_exp": False,  # `_expiry` checks it
+                        # Some services number their users or tokens in claims without a use here.
+                        "verify_sub": self._user_claim == "sub",
+                        "verify_jti": False,
                         "verify_aud": bool(self._audience),
                         "verify_iss": bool(self._issuer),
                         "verify_signature": True,

@@ -126,10 +126,16 @@ def test_another_claim_can_identify_the_user(tmp_path: Path) -> None:
     authenticator = TokenAuthenticator([key_file(tmp_path, SECRET)], user_claim="uid")
     for uid, sub in (("u-7", "u-7"), (7, "7")):
         assert authenticator.verify(signed(uid=uid)).credential == holder_of(sub)
-    assert authenticator.verify(signed(uid="u-7", sub=None)).credential == holder_of("u-7")
+    for sub in (None, 7, ["u"]):  # means nothing here
+        assert authenticator.verify(signed(uid="u-7", sub=sub)).credential == holder_of("u-7")
     for uid in (None, "", True, 1.5, ["u"], "x" * 256, "a\nb"):
         with pytest.raises(CommandError):
             authenticator.verify(signed(uid=uid))
+
+
+def test_claims_without_a_use_can_have_any_type(authenticator: TokenAuthenticator) -> None:
+    """A service that numbers its tokens, for example, is not asked for texts."""
+    assert authenticator.verify(signed(**MINE, jti=17)).credential == holder_of("u-1")
 
 
 def test_made_token_has_the_claim_of_the_user(tmp_path: Path) -> None:
