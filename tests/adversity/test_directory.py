@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import apsw
@@ -42,6 +43,12 @@ def history_of(directory: Path) -> list[object]:
         connected(server.port) as client,
     ):
         return [each["text"] for each in client.join(username="Reader")["messages"]]
+
+
+def texts_of(client: Client) -> list[object]:
+    """The texts of the newest page of history."""
+    client.send({"type": "history"})
+    return [each["text"] for each in client.receive_type("history")["messages"]]
 
 
 # A directory or a file that is not there any more
@@ -211,6 +218,36 @@ def test_new_relay_creates_no_history_in_place_of_one_that_is_away(tmp_path: Pat
         assert server.stop() == 0
     assert "history.db is missing; put it back, or restart the server" in server.errors
     assert history_of(probed.directory) == ["before", "back"]
+
+
+def test_workers_read_the_file_of_a_new_relay(tmp_path: Path) -> None:
+    """If the relay is killed after a copy was put in the place of the directory, its successor uses
+    the copy, and so do the workers: no page shows messages that the history does not have."""
+    probed = Probed(tmp_path / "data", "--workers", "2")
+    with probed.running() as server:
+        with connected(server.port) as alice:
+            alice.join(username="Alice")
+            assert say(alice, "before")["type"] == "message"
+        shutil.copytree(probed.directory, tmp_path / "copy", ignore=shutil.ignore_patterns("*.s*"))
+        with ExitStack() as stack:
+            clients = [stack.enter_context(connected(server.port)) for _ in range(8)]
+            for number, client in enumerate(clients):  # both workers have some of them
+                client.join(username=f"User {number}")
+                assert say(client, f"lost {number}")["type"] == "message"
+                assert texts_of(client)[0] == "before"
+            probed.directory.rename(tmp_path / "away")
+            (tmp_path / "copy").rename(probed.directory)
+            (relay,) = [pid for pid, name in parts_of(server.pid).items() if name == "relay"]
+            os.kill(relay, signal.SIGKILL)
+            wait_until(lambda: relay not in parts_of(server.pid))
+            wait_until(lambda: probed.is_ready)
+        with ExitStack() as stack:
+            for number in range(8):
+                client = stack.enter_context(connected(server.port))
+                client.join(username=f"Reader {number}")
+                assert texts_of(client) == ["before"]
+        assert server.stop() == 0
+    assert server.errors.count("new epochs") == 1
 
 
 def test_new_workers_wait_for_a_directory_that_is_away(tmp_path: Path) -> None:

@@ -7,13 +7,14 @@ clients have received. Reading works even if the writing process is stuck or dea
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import apsw
 
 from fastchat.database import open_to_read, select
+from fastchat.errors import HistoryError
 from fastchat.history import Page
 from fastchat.history.directory import FILE_NAME
 from fastchat.history.rows import (
@@ -97,6 +98,13 @@ class HistoryReader:
                 )
                 for key, text in db.execute(statement, (*_keys(number), LINK)):
                     yield key & OFFSET_MASK, text
+
+    def open_again(self) -> None:
+        """Open the file that is in the directory now; if that fails, the next read tries again."""
+        self.close()
+        with suppress(HistoryError), disk_errors():
+            self._db = open_to_read(self._file, busy_timeout_ms=self._busy_timeout_ms)
+            select(self._db, "SELECT 1 FROM rooms LIMIT 1")  # also opens SQLite's files beside it
 
     def close(self) -> None:
         """Close the file; a later read opens it again."""

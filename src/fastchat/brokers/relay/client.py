@@ -99,6 +99,8 @@ class RelayBroker:
         self._requests = Requests(self._say, self._timer)
         self._welcome = asyncio.Event()
         self._away_ticks = 0
+        #: Called whenever a relay has welcomed this worker, before clients hear anything from it.
+        self.on_welcome: Callable[[], None] = lambda: None
 
     @property
     def connected(self) -> bool:
@@ -345,6 +347,7 @@ class RelayBroker:
 
     def _on_welcome(self) -> None:
         """Send the open drafts and requests: the relay has sent all that was missed."""
+        self.on_welcome()
         self._welcome.set()
         self._drafts.end_doubt()
         # Drafts go before requests: a message that was sent before a leave is published before it.

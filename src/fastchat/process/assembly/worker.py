@@ -152,6 +152,8 @@ def build_clustered(
     reader = HistoryReader(directory) if settings.history == "sqlite" else None
     if reader is not None:
         pages = FilePages(reader, searching=pages)
+        # A new relay can have another file, if the directory was replaced by a copy.
+        relay.on_welcome = reader.open_again
     worker = _build_worker(base, listener, relay, presence=relay, pages=pages)
     return ClusteredComponents(worker=worker, relay=relay, reader=reader)
 
