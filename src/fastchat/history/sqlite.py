@@ -308,9 +308,12 @@ class SqliteHistory:
         if missing == 0:
             return []
         publications = self._rooms.tail(found).publications
-        if missing <= len(publications):
-            return publications[-missing:]
-        return self._rooms.read(found, position.offset + 1)
+        if missing > len(publications):
+            publications = self._rooms.read(found, position.offset + 1)
+        missed = publications[-missing:]
+        # Another program can have deleted rows, or written an older copy over the file.
+        is_whole = len(missed) == missing and missed[0].offset == position.offset + 1
+        return missed if is_whole else None
 
     def before(self, room: str, offset: int | None, limit: int) -> Page:
         found = self._rooms.get(room)

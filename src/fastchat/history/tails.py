@@ -117,6 +117,21 @@ class Tail:
         return index if 0 <= index < len(self.publications) else None
 
 
+def _whole(publications: list[Publication], head: int) -> list[Publication]:
+    """The last of some publications, up to `head`, without a gap.
+
+    A gap is there only if another program has deleted rows, or has written an older copy over the
+    file.
+    """
+    first = next_offset = head + 1
+    for publication in reversed(publications):
+        next_offset -= 1
+        if publication.offset != next_offset:
+            break
+        first = next_offset
+    return publications[len(publications) - (head + 1 - first) :]
+
+
 def _memory_bytes(publication: Publication) -> int:
     """About what a publication takes in memory; an emoji makes each character take four bytes."""
     reactions = publication.reactions if isinstance(publication, Message) else None
@@ -181,7 +196,7 @@ class KnownRooms:
         tail = self._tails.get(room.name)
         if tail is None:
             low = max(room.first, room.head - MAX_HISTORY + 1)
-            tail = self._tails[room.name] = Tail(self.read(room, low))
+            tail = self._tails[room.name] = Tail(_whole(self.read(room, low), room.head))
             self._tail_bytes += tail.memory_bytes
             self._forget_tails()
         else:
@@ -246,9 +261,10 @@ class KnownRooms:
             )
             if oldest is not None:
                 room.first = oldest - room.key(0)
-                ((room.timestamp,),) = self._db.execute(
+                newest = self._db.execute(
                     "SELECT timestamp FROM publications WHERE key = ?", (room.key(head),)
-                )
+                ).fetchone()
+                room.timestamp = None if newest is None else newest[0]
         return room
 
     def _forget_tails(self) -> None:

@@ -38,6 +38,7 @@ from fastchat.errors import CommandError, HistoryError, SettingError
 from fastchat.history import Duplicate, History, checkpoints
 from fastchat.history.ids import REMEMBER_IDS_S
 from fastchat.history.memory import MemoryHistory
+from fastchat.history.rows import OFFSET_MASK
 from fastchat.history.schema import HISTORY
 from fastchat.history.sqlite import SqliteHistory
 from fastchat.history.transfer import export_rooms, import_rooms
@@ -501,6 +502,29 @@ def test_publications_beyond_the_tail_are_recovered(tmp_path: Path) -> None:
             found = history.since("a", Position(epoch, 700 - missing), 300)
             assert found is not None
             assert [each.offset for each in found] == list(range(701 - missing, 701))
+
+
+@pytest.mark.parametrize("gone", [(2,), (3, 4), (2, 4)])
+def test_recovery_is_refused_if_rows_are_missing(tmp_path: Path, gone: tuple[int, ...]) -> None:
+    """Another program has deleted rows, for example: a client must not believe that it has missed
+    only what is left."""
+    with opened(tmp_path) as history:
+        history.append([draft(str(number)) for number in range(1, 6)])
+    with connected(tmp_path / "history.db") as other:
+        statement = "DELETE FROM publications WHERE key & ? = ?"
+        other.executemany(statement, [(OFFSET_MASK, offset) for offset in gone])
+    with opened(tmp_path) as history:
+        epoch = history.position("a").epoch
+        for offset in range(max(gone)):
+            assert history.since("a", Position(epoch, offset), 300) is None
+        (edited,) = history.append([change(Kind.EDIT, 1, "changed")])
+        assert getattr(edited, "target", None) == 1
+        assert texts(history.since("a", Position(epoch, 5), 300)) == ["changed"]
+        assert texts(history.before("a", None, 300).publications) == [
+            "changed" if offset == 1 else str(offset)
+            for offset in range(1, 6)
+            if offset not in gone
+        ]
 
 
 def test_refused_change_does_not_create_a_room(tmp_path: Path) -> None:
