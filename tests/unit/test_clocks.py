@@ -15,16 +15,29 @@ class Machine:
     """A machine whose wall clock can be wrong; an age clock is asked once a second."""
 
     def __init__(self, window_s: float = HOUR_S, lead_s: float = 0.0) -> None:
+        self.booted_s = 1_750_000_000.0
         self.uptime_s = 1000.0
         self.lead_s = lead_s
         self.steps: list[float] = []
-        self.ages = AgeClock(
-            window_s, wall=self.wall, steady=lambda: self.uptime_s, on_step=self.steps.append
+        self.window_s = window_s
+        self.ages = self.new_clock()
+        self.ages()
+
+    def new_clock(self) -> AgeClock:
+        return AgeClock(
+            self.window_s, wall=self.wall, steady=lambda: self.uptime_s, on_step=self.steps.append
         )
+
+    def restart(self, *, boot: bool = False) -> None:
+        """Start the process again, and perhaps the machine, which takes a minute."""
+        leads, self.ages = self.ages.leads, self.new_clock()
+        if boot:
+            self.booted_s, self.uptime_s = self.booted_s + self.uptime_s + 57, 3.0
+        self.ages.resume(leads, is_same_boot=not boot)
         self.ages()
 
     def wall(self) -> float:
-        return 1_750_000_000 + self.uptime_s + self.lead_s
+        return self.booted_s + self.uptime_s + self.lead_s
 
     def run(self, seconds: int) -> None:
         for _ in range(seconds):
@@ -54,6 +67,38 @@ def test_record_is_not_older_than_it_is_after_the_clock_was_set(lead_s: float) -
     machine.run(10)
     assert machine.age(before) <= 20
     assert machine.age(after) <= 10
+
+
+@pytest.mark.parametrize("boot", [False, True], ids=["restart", "reboot"])
+@pytest.mark.parametrize("lead_s", [3 * HOUR_S, -3 * HOUR_S])
+def test_step_is_known_after_a_restart(lead_s: float, boot: bool) -> None:
+    """A record from before the step is not taken for an old one, and is old in the end."""
+    machine = Machine(lead_s=lead_s)
+    machine.run(10)
+    record = machine.wall()
+    machine.lead_s = 0.0
+    machine.run(10)
+    machine.restart(boot=boot)
+    machine.restart(boot=boot)
+    assert len(machine.steps) == 1
+    assert machine.age(record) <= 10 + 60 * 2
+    assert machine.age(machine.wall()) <= 0
+    machine.run(int(HOUR_S))
+    assert machine.age(machine.wall()) == 0
+    assert machine.age(record) == pytest.approx(HOUR_S + 10 + 120 * boot - lead_s)
+
+
+@pytest.mark.parametrize("lead_s", [3 * HOUR_S, -3 * HOUR_S])
+def test_step_while_no_process_runs_is_noticed(lead_s: float) -> None:
+    """The time since the boot shows it."""
+    machine = Machine()
+    machine.run(10)
+    record = machine.wall()
+    machine.lead_s = lead_s
+    machine.uptime_s += 100
+    machine.restart()
+    assert machine.steps == [lead_s]
+    assert machine.age(record) <= 100
 
 
 def test_each_step_is_reported_once() -> None:

@@ -43,6 +43,7 @@ from typing import Any, NamedTuple
 
 import apsw
 
+from fastchat.clocks import boot_id
 from fastchat.database import select, transaction
 from fastchat.history.epochs import epoch_of, new_generation
 
@@ -55,7 +56,6 @@ FILE_NAME = "history.state"
 #: The notes are written over the old ones in place and are always this long, so that a server can
 #: start on a full disk. Notes that were written in part are no notes.
 _NOTES_BYTES = 1024
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _STOPPED, _RUNNING, _CLOSING = "stopped", "running", "closing"
 
 _UNKNOWN = "there are no notes about its last use"
@@ -123,7 +123,7 @@ class Continuity:
         self._file = file
         self._log = file.with_name(file.name + "-wal")
         self._lock = _FileStatus.of(os.fstat(lock))
-        self._boot = _boot_id()
+        self._boot = boot_id()
         self._before = _status_of(file)
         self._log_before = _status_of(self._log)
         self._last = _read(file.with_name(FILE_NAME))
@@ -277,11 +277,3 @@ def _status_of(file: Path) -> _FileStatus | None:
         return _FileStatus.of(file.stat())
     except OSError:
         return None
-
-
-def _boot_id() -> str:
-    """A string that the kernel makes at each boot; empty if it is not known."""
-    try:
-        return _BOOT_ID.read_text("ascii").strip()
-    except OSError:
-        return ""

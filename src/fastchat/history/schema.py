@@ -54,7 +54,7 @@ CREATE TABLE ids (
 
 _FACTS = """
 CREATE TABLE facts (
-    name TEXT PRIMARY KEY,          -- user_key, generation
+    name TEXT PRIMARY KEY,          -- user_key, generation, clock (`ages`)
     value BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
 """

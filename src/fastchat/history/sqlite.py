@@ -36,9 +36,11 @@ from typing import TypeVar
 
 import apsw
 
+from fastchat.clocks import AgeClock
 from fastchat.database import select
 from fastchat.errors import CommandError, HistoryError
 from fastchat.history import Duplicate, Outcome, Page
+from fastchat.history.ages import StoredLeads
 from fastchat.history.changes import amend
 from fastchat.history.checkpoints import Checkpointer
 from fastchat.history.directory import HistoryFile, write_same_page
@@ -92,6 +94,7 @@ class SqliteHistory:
     * `sync_commits`: whether each commit waits until the disk has it.
     * `clock`: returns seconds since 1970, as the timestamps of drafts have them.
     * `ages`: returns the time from which ages are measured (`fastchat.clocks`); `clock` if None.
+      It goes on from the steps that the file knows of, and the file keeps its own.
     * `max_known_rooms`: how many rooms can have their position in memory.
     * `max_warm_rooms`: how many rooms can have their newest publications in memory.
 
@@ -108,13 +111,13 @@ class SqliteHistory:
         max_age_s: float,
         sync_commits: bool,
         clock: Callable[[], float],
-        ages: Callable[[], float] | None = None,
+        ages: AgeClock | None = None,
         max_known_rooms: int = 10_000,
         max_warm_rooms: int = 256,
     ) -> None:
         self._max_age_s = max_age_s
         #: The time from which ages are measured.
-        self.ages = ages or clock
+        self.ages = ages or AgeClock(0.0, wall=clock, steady=clock)
         self._open_file = HistoryFile(directory, sync_commits=sync_commits)
         self.file, self._db = self._open_file.path, self._open_file.db
         self._db.set_busy_timeout(0)  # the event loop waits for no lock
@@ -126,6 +129,7 @@ class SqliteHistory:
             max_rooms=max_known_rooms,
             max_tails=max_warm_rooms,
         )
+        self._leads = StoredLeads(self._db, self.ages)
         self._ids = Ids(self._db, clock, self.ages)
         #: The secret that makes public ids of users.
         self.user_key = user_key_of(self._db)
@@ -266,7 +270,10 @@ class SqliteHistory:
             self._pruner.shorten(room)
 
     def prune(self) -> None:
-        """Forget some expired ids, and drop publications of some rooms that are too old."""
+        """Forget some expired ids, and drop publications of some rooms that are too old.
+
+        It also stores the steps of the clock.
+        """
         touched: set[str] = set()
         try:
             self._commit(touched, partial(self._prune, touched))
@@ -280,6 +287,7 @@ class SqliteHistory:
 
     def _prune(self, touched: set[str]) -> None:
         self._ids.expire(8 * PRUNED_AT_ONCE)
+        self._leads.save()
         if not self._max_age_s:
             return
         before = timestamp_of(self.ages() - self._max_age_s)

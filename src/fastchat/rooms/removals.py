@@ -18,6 +18,8 @@ logger = logging.getLogger("fastchat.moderation")
 FILE_NAME = "removals.json"
 #: Of the file. The first version was a list of rows.
 VERSION = 2
+#: A smaller difference is not a step of the clock but the inexactness of two readings.
+_STEP_S = 1.0
 #: If there are more, the removal that ends soonest is forgotten.
 MAX_REMOVALS = 10_000
 
@@ -45,6 +47,7 @@ class Removals:
         self._file = file
         self._user_of = user_of
         self._is_saved = True  # whether the file has all removals
+        self._ahead_s = 0.0  # by how much `clock` was ahead of `steady` when the file was written
         self._is_failing = False
         self._until_s: dict[tuple[str, str], float] = {}  # by `steady`
         if file is not None:
@@ -68,10 +71,12 @@ class Removals:
             self.tick()
 
     def tick(self) -> None:
-        """Write the file if it lacks a removal; to be called once a second.
+        """Write the file if it lacks a removal or the clock was set; to be called once a second.
 
         The log says once that this fails, and once that it works again.
         """
+        if self._until_s and abs(self._clock() - self._steady() - self._ahead_s) > _STEP_S:
+            self._is_saved = False
         if self._is_saved or self._file is None:
             return
         try:
@@ -96,7 +101,7 @@ class Removals:
         return 0.0 if until_s is None else max(0.0, until_s - self._steady())
 
     def _read(self, file: Path) -> None:
-        ahead_s = self._clock() - self._steady()
+        ahead_s = self._ahead_s = self._clock() - self._steady()
         try:
             content = json.loads(file.read_bytes())
             if type(content) is list:  # the first version
@@ -125,3 +130,4 @@ class Removals:
         with open(descriptor, "w", encoding="utf-8") as opened:
             json.dump({"version": VERSION, "removals": rows}, opened)
         written.replace(file)
+        self._ahead_s = ahead_s

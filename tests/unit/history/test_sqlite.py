@@ -114,12 +114,12 @@ def test_state_is_the_same_after_reopening(tmp_path: Path) -> None:
         assert history.append([draft("four")])[0] == draft("four").numbered(9)
 
 
-def test_each_file_has_facts_of_its_own_which_stay(tmp_path: Path) -> None:
+def test_each_file_has_secrets_of_its_own_which_stay(tmp_path: Path) -> None:
     def facts(directory: Path) -> dict[str, bytes]:
         with opened(directory):
             pass
         with connected(directory / "history.db") as db:
-            return dict(select(db, "SELECT name, value FROM facts"))
+            return dict(select(db, "SELECT name, value FROM facts WHERE name <> 'clock'"))
 
     first = facts(tmp_path / "one")
     assert {name: len(value) for name, value in first.items()} == {
@@ -467,6 +467,30 @@ def test_message_keeps_its_time_after_the_clock_was_set(tmp_path: Path, lead_s: 
         for _ in range(4):
             after(3600)
         assert history.before("a", None, 9).publications == []
+
+
+def test_message_keeps_its_time_over_a_restart_after_the_clock_was_set(tmp_path: Path) -> None:
+    """The machine had no clock of its own, for example, and got the time after the server's start.
+    The server is stopped or killed later."""
+    clock, uptime = Clock(), Clock()
+    clock.now -= 3 * 3600
+
+    def started() -> contextlib.AbstractContextManager[SqliteHistory]:
+        ages = AgeClock(3600.0, wall=clock, steady=uptime)
+        return opened(tmp_path, clock=clock, ages=ages, max_age_s=3600.0)
+
+    with started() as history:
+        history.prune()
+        said = draft(id="1")._replace(timestamp=timestamp_of(clock.now))
+        history.append([said])
+        clock.now += 3 * 3600
+        history.prune()
+    for _ in range(3):
+        with started() as history:
+            history.prune()
+            assert history.append([said]) == [Duplicate("a", "1", 1)]
+            assert history.before("a", None, 9).publications != []
+            history.prune()
 
 
 def test_rooms_beyond_the_known_ones_keep_their_offsets(tmp_path: Path) -> None:

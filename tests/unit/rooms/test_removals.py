@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from fastchat.rooms.removals import Removals
+from support.clock import Clock
 from support.server import TIMEOUT_UNIT_S, without_root
 
 
@@ -51,6 +52,22 @@ def test_removal_is_not_written_into_the_directory_of_another(tmp_path: Path) ->
     assert not list(tmp_path.iterdir())
     removals.tick()
     assert removals_in(tmp_path).remaining_s("a", "u_1") == 60
+
+
+@pytest.mark.parametrize("step_s", [3 * 3600, -3 * 3600])
+def test_removal_lasts_as_long_after_the_clock_was_set(tmp_path: Path, step_s: float) -> None:
+    """The file has times of day, so it is written again after a step, for the next start."""
+    clock, uptime = Clock(), Clock()
+
+    def new_removals() -> Removals:
+        return Removals(clock, tmp_path / "removals.json", user_of=str, steady=uptime)
+
+    removals = new_removals()
+    removals.add("a", "u_1", 60)
+    clock.now += step_s
+    removals.tick()
+    clock.now, uptime.now = clock.now + 10, 3.0  # the machine is booted
+    assert new_removals().remaining_s("a", "u_1") == 50
 
 
 def test_file_that_must_not_be_read_is_an_error(tmp_path: Path) -> None:
