@@ -13,6 +13,7 @@ from pathlib import Path
 import apsw
 
 from fastchat.errors import HistoryError
+from fastchat.history.log import PAGE_BYTES, WriteAheadLog, log_of
 
 __all__ = ["Checkpointer"]
 
@@ -20,8 +21,6 @@ logger = logging.getLogger("fastchat.history")
 
 #: Time between two looks at the size of the log.
 INTERVAL_S = 1.0
-#: SQLite's default page size, which our file has.
-_PAGE_BYTES = 4096
 #: A shorter log is moved only after `QUIET_INTERVALS` without a change of its size. This is
 #: about 1,000 pages, SQLite's own default for automatic checkpoints.
 WORTH_IT_BYTES = 4 * 1024 * 1024
@@ -53,23 +52,24 @@ class Checkpointer(threading.Thread):
 
     def __init__(self, file: Path) -> None:
         super().__init__(name="fastchat-checkpoints", daemon=True)
-        self._log = file.with_name(file.name + "-wal")
         self._ended = threading.Event()
         self._failing = False
         self._last_part = threading.Lock()
         self._is_slow = False
         self._connection = apsw.Connection(str(file), flags=apsw.SQLITE_OPEN_READWRITE)
         self._connection.pragma("synchronous", "NORMAL")
+        self._log = WriteAheadLog(self._connection, log_of(file))
 
     def run(self) -> None:
         moved, quiet = 0, 0
         while not self._ended.wait(INTERVAL_S):
-            size = self._log_bytes()
+            size = self._log.size()
             quiet = quiet + 1 if size == moved else 0
             if size >= WORTH_IT_BYTES or (size and quiet == QUIET_INTERVALS):
                 self._checkpoint()
             moved = size
         self._connection.close()
+        self._log.close()
 
     def stop(self) -> None:
         """Stop the thread, and wait until its present checkpoint has finished."""
@@ -91,13 +91,9 @@ class Checkpointer(threading.Thread):
         """Allow checkpoints of the last part again; called after a transaction."""
         self._last_part.release()
 
-    def _log_bytes(self) -> int:
-        try:
-            return self._log.stat().st_size
-        except OSError:
-            return 0
-
     def _checkpoint(self) -> None:
+        if not self._log.is_whole():
+            return  # it would damage the file; `SqliteHistory.check` says so
         try:
             if self._move()[0] > TOO_LONG_BYTES:
                 log_bytes, moved_bytes = self._move()
@@ -121,4 +117,4 @@ class Checkpointer(threading.Thread):
         Returns the size of the log's content, and how much of it has been moved, in bytes.
         """
         frames, moved = self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-        return frames * _PAGE_BYTES, moved * _PAGE_BYTES
+        return frames * PAGE_BYTES, moved * PAGE_BYTES

@@ -46,6 +46,7 @@ import apsw
 from fastchat.clocks import boot_id
 from fastchat.database import select, transaction
 from fastchat.history.epochs import epoch_of, new_generation
+from fastchat.history.log import is_log_whole, log_of
 
 __all__ = ["FILE_NAME", "Continuity"]
 
@@ -61,7 +62,7 @@ _STOPPED, _RUNNING, _CLOSING = "stopped", "running", "closing"
 _UNKNOWN = "there are no notes about its last use"
 _CHANGED = "it was copied, restored or changed since the server stopped"
 _REPLACED = "it was copied or restored since the server was killed"
-_NO_LOG = "its write-ahead log was removed or replaced"
+_NO_LOG = "its write-ahead log was removed, replaced or emptied"
 _RESTARTED = "the machine was restarted, and the server had not been stopped before"
 
 
@@ -121,12 +122,16 @@ class Continuity:
 
     def __init__(self, file: Path, lock: int) -> None:
         self._file = file
-        self._log = file.with_name(file.name + "-wal")
+        self._log = log_of(file)
         self._lock = _FileStatus.of(os.fstat(lock))
         self._boot = boot_id()
         self._before = _status_of(file)
         self._log_before = _status_of(self._log)
         self._last = _read(file.with_name(FILE_NAME))
+        # After a boot, SQLite does not use the old index either.
+        is_same_boot = self._last is not None and self._last.boot == self._boot
+        index = self._log.with_name(self._log.name.removesuffix("-wal") + "-shm")
+        self._is_log_whole = is_log_whole(self._log, index if is_same_boot else None)
         self._is_synced = False
         self._history_file: int | None = None
         self._notes_file: int | None = None
@@ -193,14 +198,16 @@ class Continuity:
             return _REPLACED
         if not (is_same_boot or last.is_synced):
             return _RESTARTED
-        if last.phase == _RUNNING and not (is_unchanged or self._has_log(1)):
+        # On a full disk, the server can have started without a log.
+        needs_log = not is_unchanged or (last.log is not None and last.log.size)
+        if last.phase == _RUNNING and needs_log and not self._has_log(1):
             return _NO_LOG
         return None
 
     def _has_log(self, size: int) -> bool:
         """Whether the last server's write-ahead log is there, with at least `size` bytes."""
         last, now = self._last, self._log_before
-        if last is None or now is None or now.size < size:
+        if last is None or now is None or now.size < size or not self._is_log_whole:
             return False
         return last.log is None or last.log.inode == now.inode
 

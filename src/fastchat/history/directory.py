@@ -18,6 +18,7 @@ from fastchat.directory import Displaced, Watch, make_private
 from fastchat.errors import HistoryAwayError, SettingError
 from fastchat.history.checkpoints import WORTH_IT_BYTES
 from fastchat.history.continuity import Continuity
+from fastchat.history.log import WriteAheadLog, log_of
 from fastchat.history.schema import HISTORY
 
 __all__ = ["FILE_NAME", "Guard", "HistoryFile", "lock", "open_database", "write_same_page"]
@@ -185,9 +186,9 @@ class HistoryFile:
     """The open file of a history. It locks `directory`.
 
     `db` is the connection, `generation` that of the history, and `guard` checks that the file stays
-    in its place. With `sync_commits`, each commit waits until the disk has it. `is_writable` is
-    False if the disk is full, or if another program has locked the file. Raises SettingError if the
-    directory or the file cannot be used.
+    in its place. `log` is its write-ahead log. With `sync_commits`, each commit waits until the
+    disk has it. `is_writable` is False if the disk is full, or if another program has locked the
+    file. Raises SettingError if the directory or the file cannot be used.
     """
 
     def __init__(self, directory: Path, *, sync_commits: bool) -> None:
@@ -202,6 +203,8 @@ class HistoryFile:
             self.is_writable = try_to_write(self.db, self.path)
             try:
                 self.generation = self._continuity.begin(self.db, sync_commits=sync_commits)
+                self.log = WriteAheadLog(self.db, log_of(self.path))
+                stack.callback(self.log.close)
                 self.guard = Guard(directory, descriptor, self._continuity.note_lock)
             except (apsw.Error, OSError) as error:
                 raise SettingError(
@@ -212,9 +215,17 @@ class HistoryFile:
     def close(self) -> None:
         """Close the file, and release the lock. Close this process's other connections first."""
         try:
-            self._continuity.prepare_end()
-            self.db.close()
-            self._continuity.end()
+            if self.log.is_whole():
+                self._continuity.prepare_end()
+                self.db.close()
+                self._continuity.end()
+            else:
+                # SQLite would move the hole into the file. By the notes the server was killed, so
+                # the next start finds out what is lost.
+                logger.error("the write-ahead log of %s is damaged and stays as it is", self.path)
+                self.db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+                self.db.close()
         finally:
             self._continuity.close()
+            self.log.close()
             self.guard.close()

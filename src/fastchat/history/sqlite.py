@@ -121,7 +121,7 @@ class SqliteHistory:
         self._open_file = HistoryFile(directory, sync_commits=sync_commits)
         self.file, self._db = self._open_file.path, self._open_file.db
         self._db.set_busy_timeout(0)  # the event loop waits for no lock
-        self._guard = self._open_file.guard
+        self._guard, self._log = self._open_file.guard, self._open_file.log
         self._is_suspect = not self._open_file.is_writable
         self._rooms = KnownRooms(
             self._db,
@@ -167,6 +167,7 @@ class SqliteHistory:
 
     def check(self) -> None:
         self._guard.compare()
+        self._log.check()
         if self._is_suspect:
             with disk_errors():
                 write_same_page(self._db)
@@ -387,6 +388,7 @@ class SqliteHistory:
         HistoryError if the disk fails, if another program has locked the file, or if the file is
         not in its directory any more.
         """
+        self._log.check_lately()
         try:
             self._checkpointer.begin_write()
             try:

@@ -307,6 +307,42 @@ def log_removed_after_a_kill(data: Path) -> None:
     (data / "history.db-wal").unlink()
 
 
+def log_removed_after_a_kill_without_a_checkpoint(data: Path) -> None:
+    kill(data)
+    (data / "history.db-wal").unlink()
+
+
+def log_emptied_after_a_kill(data: Path) -> None:
+    kill(data)
+    os.truncate(data / "history.db-wal", 0)
+
+
+def log_shortened_after_a_kill(data: Path) -> None:
+    kill(data)
+    os.truncate(data / "history.db-wal", (data / "history.db-wal").stat().st_size - 1)
+
+
+def head_of_the_log_erased_after_a_kill(data: Path) -> None:
+    kill(data)
+    with (data / "history.db-wal").open("r+b") as log:
+        log.write(bytes(32))
+
+
+def log_written_over_after_a_kill(data: Path) -> None:
+    kill(data, "say('kept'); shutil.copytree(directory, str(directory) + '-hot'); say('lost')")
+    shutil.copyfile(data.with_name("data-hot") / "history.db-wal", data / "history.db-wal")
+
+
+def log_emptied_while_it_ran(data: Path) -> None:
+    with opened(data) as history:
+        add(history, "lost")
+        os.truncate(data / "history.db-wal", 0)
+
+
+def log_emptied_before_a_kill(data: Path) -> None:
+    kill(data, "say('lost'); os.truncate(directory / 'history.db-wal', 0)")
+
+
 def crashed(data: Path) -> None:
     kill(data)
     reboot(data)
@@ -363,6 +399,13 @@ def notes_without_values(data: Path) -> None:
         history_written_over_after_a_kill,
         history_and_log_put_back_after_a_kill,
         log_removed_after_a_kill,
+        log_removed_after_a_kill_without_a_checkpoint,
+        log_emptied_after_a_kill,
+        log_shortened_after_a_kill,
+        head_of_the_log_erased_after_a_kill,
+        log_written_over_after_a_kill,
+        log_emptied_while_it_ran,
+        log_emptied_before_a_kill,
         crashed,
         crashed_on_an_unknown_boot,
         crashed_after_a_kill_without_syncs,

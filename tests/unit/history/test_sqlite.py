@@ -37,6 +37,7 @@ from fastchat.database import open_to_write, select
 from fastchat.errors import CommandError, HistoryError, SettingError
 from fastchat.history import Duplicate, History, checkpoints
 from fastchat.history.ids import REMEMBER_IDS_S
+from fastchat.history.log import INTERVAL_S
 from fastchat.history.memory import MemoryHistory
 from fastchat.history.rows import OFFSET_MASK
 from fastchat.history.schema import HISTORY
@@ -758,6 +759,56 @@ def test_nothing_is_stored_while_the_directory_is_away(tmp_path: Path) -> None:
         (tmp_path / "away").rename(directory)
         add(history, "two")
         assert texts(asyncio.run(history.search("a", "two", 9))) == ["two"]
+
+
+def emptied(log: Path) -> None:
+    os.truncate(log, 0)
+
+
+def shortened(log: Path) -> None:
+    os.truncate(log, log.stat().st_size // 2)
+
+
+def erased(log: Path) -> None:
+    log.write_bytes(bytes(log.stat().st_size))
+
+
+@pytest.mark.parametrize("break_it", [emptied, shortened, erased])
+def test_nothing_is_stored_in_a_log_with_a_hole(
+    tmp_path: Path, break_it: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log was emptied to free space, for example. SQLite would go on, and write the hole into
+    the database file at the end."""
+    monkeypatch.setattr(checkpoints, "INTERVAL_S", 0.01)
+    with opened(tmp_path) as history:
+        history.append([draft("old")])
+    with opened(tmp_path) as history:
+        history.append([draft(f"lost {number}") for number in range(100)])
+        time.sleep(INTERVAL_S)
+        break_it(tmp_path / "history.db-wal")
+        monkeypatch.setattr(checkpoints, "QUIET_INTERVALS", 1)
+        assert_refuses(history, "was emptied or overwritten")
+        time.sleep(0.1)  # for some checkpoints
+    with opened(tmp_path) as history:
+        assert texts(history.before("a", None, 9).publications)[0] == "old"
+        add(history, "new")
+        assert history.position("a").offset > 1
+
+
+def test_log_that_another_program_has_moved_is_whole(tmp_path: Path) -> None:
+    """A backup program can move the log into the file and empty it; nothing is lost then."""
+    with opened(tmp_path) as history:
+        for number in range(3):
+            add(history, str(number))
+            with connected(tmp_path / "history.db") as other:
+                assert select(other, "SELECT count(*) FROM publications") == [(number + 1,)]
+                other.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            assert not (tmp_path / "history.db-wal").stat().st_size
+            history.check()
+        add(history, "3")
+        history.check()
+    with opened(tmp_path) as history:
+        assert history.position("a").offset == 4
 
 
 def test_removed_lock_is_locked_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

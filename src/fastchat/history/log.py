@@ -1,0 +1,117 @@
+"""SQLite's write-ahead log: whether it still has everything that was committed to it.
+
+Somebody can empty the log, for example to free space. SQLite does not notice: it goes on to write
+behind the hole, and at the end moves the hole into the database file, which is damaged then. So the
+log's size is compared with the number of committed frames that the log's index has.
+
+Source of the formats: https://www.sqlite.org/walformat.html, sections 1.1 and 2.1.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+from pathlib import Path
+
+import apsw
+
+from fastchat.errors import HistoryError
+
+__all__ = ["PAGE_BYTES", "WriteAheadLog", "is_log_whole", "log_of"]
+
+#: `check` takes 2.5 µs, and an append of one message 28 µs. What was confirmed in this time can be
+#: in the log behind the hole; what was in the log before is lost as well.
+INTERVAL_S = 0.05
+#: SQLite's default page size, which our file has.
+PAGE_BYTES = 4096
+_HEADER_BYTES, _FRAME_HEADER_BYTES = 32, 24
+#: The first four bytes of a log; the last bit is the byte order of its checksums.
+_MAGIC = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
+_SALTS = slice(16, 24)  # in the header of the log
+#: The beginning of the index, in the machine's byte order: version, unused, changes, whether it is
+#: complete, byte order, page size, frames, pages, checksum of the last frame, salts of the log.
+_INDEX = struct.Struct("=IIIBBHII8s8s")
+
+
+def log_of(file: Path) -> Path:
+    """The path of a database's log, which is beside the target of a symbolic link."""
+    real = file.resolve()
+    return real.with_name(real.name + "-wal")
+
+
+def is_log_whole(log: Path, index: Path | None) -> bool:
+    """Whether the log of a killed server has all frames that its index knows of.
+
+    Without an `index`, or if that is missing, only the header of the log is checked. No process may
+    have the database open.
+    """
+    try:
+        with log.open("rb") as opened:
+            header, size = opened.read(_HEADER_BYTES), os.fstat(opened.fileno()).st_size
+    except OSError:
+        return False
+    if header[:4] not in _MAGIC or len(header) < _HEADER_BYTES:
+        return False
+    try:
+        data = b"" if index is None else index.read_bytes()[: _INDEX.size]
+    except OSError:
+        return True
+    if len(data) < _INDEX.size:
+        return True
+    _, _, _, is_complete, _, _, frames, _, _, salts = _INDEX.unpack(data)
+    if not is_complete or not frames:
+        return True
+    return salts == header[_SALTS] and size >= _bytes_of(frames)
+
+
+class WriteAheadLog:
+    """The log of an open database, as the connection `db` uses it. Raises OSError."""
+
+    def __init__(self, db: apsw.Connection, path: Path) -> None:
+        self._db = db
+        self._path = path
+        # SQLite has no locks on the log itself, which would be released with this descriptor.
+        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._due_s = 0.0
+
+    def close(self) -> None:
+        os.close(self._file)
+
+    def size(self) -> int:
+        """The size of the file in bytes."""
+        return os.fstat(self._file).st_size
+
+    def check_lately(self) -> None:
+        """Do what `check` does, unless that has succeeded less than `INTERVAL_S` ago."""
+        if time.monotonic() >= self._due_s:
+            self.check()
+
+    def check(self) -> None:
+        """Raise HistoryError if the log lacks a part of what was committed.
+
+        It must not be called in a transaction.
+        """
+        if not self.is_whole():
+            raise HistoryError(
+                f"{self._path} was emptied or overwritten, so messages are lost; restart the server"
+            )
+        self._due_s = time.monotonic() + INTERVAL_S
+
+    def is_whole(self) -> bool:
+        """Whether the log has everything that was committed; False if that is not known."""
+        try:
+            # If the writer of another thread begins the log anew, the first comparison can fail.
+            return self._has_all_frames() or self._has_all_frames()
+        except (apsw.Error, OSError):
+            return False
+
+    def _has_all_frames(self) -> bool:
+        frames, _ = self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
+        if not frames:
+            return True
+        return self.size() >= _bytes_of(frames) and os.pread(self._file, 4, 0) in _MAGIC
+
+
+def _bytes_of(frames: int) -> int:
+    return _HEADER_BYTES + frames * (_FRAME_HEADER_BYTES + PAGE_BYTES)
