@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["COMMAND", "Child"]
+__all__ = ["COMMAND", "STUCK_TICKS", "Child"]
 
 logger = logging.getLogger("fastchat.supervisor")
 

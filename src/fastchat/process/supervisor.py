@@ -24,7 +24,7 @@ from fastchat.history.users import new_user_key
 from fastchat.logs import dropped_lines
 from fastchat.ops import status
 from fastchat.process.announcing import announce
-from fastchat.process.child import COMMAND, Child
+from fastchat.process.child import COMMAND, STUCK_TICKS, Child
 from fastchat.process.signals import on_hang_up, on_stop_signals
 from fastchat.process.timings import SupervisorTimings
 from fastchat.process.waiting import wait_first
@@ -71,6 +71,20 @@ class Role:
         self.replaced = asyncio.Event()
         self.early_deaths = 0
         self.restarts = 0  # because a child had died; a rolling restart is none
+        self._vacant_ticks = 0
+
+    @property
+    def is_vacant(self) -> bool:
+        """Whether no child has served in this role for STUCK_TICKS, because children keep dying."""
+        return self._vacant_ticks >= STUCK_TICKS and not self._is_served
+
+    @property
+    def _is_served(self) -> bool:
+        return self.child is not None and self.child.is_serving
+
+    def tick(self) -> None:
+        """A second has passed."""
+        self._vacant_ticks = 0 if self._is_served else self._vacant_ticks + 1
 
     @property
     def delay_s(self) -> float:
@@ -140,7 +154,10 @@ class Supervisor:
         workers = [role.child for role in self._workers if role.child is not None]
         if not any(child.is_alive and child.relay for child in workers):
             return "no worker"
-        # The kernel gives each worker its share of the clients, whatever the worker can do.
+        # The kernel gives each worker's socket its share of the clients, whatever becomes of them.
+        for role in self._workers:
+            if role.is_vacant:
+                return f"{role.name} is not running"
         for child in workers:
             if child.is_stuck:
                 return f"{child.name} hangs"
@@ -326,6 +343,8 @@ class Supervisor:
             self._poll()
             for child in self._children:
                 child.tick()
+            for role in self._workers:
+                role.tick()
 
     # Replacing them
 

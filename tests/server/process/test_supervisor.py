@@ -820,6 +820,18 @@ def test_server_with_hanging_children_is_not_ready(
         assert "killing it" not in server.logged()
 
 
+def test_server_whose_worker_keeps_dying_is_not_ready(tmp_path: Path) -> None:
+    """Clients whom the kernel gives to a worker that is not there have to wait."""
+    planned(tmp_path, worker_2=["serve", *["exit"] * 5, "serve"])
+    with supervised(tmp_path, tick_s=0.2 * TIMEOUT_UNIT_S) as server:
+        server.hello()
+        wait_until(lambda: server.get("/readyz") == (200, "ready"))
+        os.kill(server.pids("worker-2")[0], signal.SIGKILL)
+        wait_until(lambda: server.get("/readyz") == (503, "worker 2 is not running"))
+        assert server.get("/livez") == (200, "live")
+        wait_until(lambda: server.get("/readyz") == (200, "ready"), timeout_s=START_TIMEOUT_S)
+
+
 def test_draining_server_is_not_ready(tmp_path: Path) -> None:
     """From the signal on, a stopping server answers and is not ready."""
     planned(tmp_path, worker_1=["deaf"])
