@@ -234,6 +234,8 @@ class SearchIndex:
         epoch, head = found[0] if found else ("", 0)
         known = select(index, "SELECT epoch, offset FROM indexed WHERE room = ?", room)
         at = known[0][1] if known and known[0][0] == epoch else 0
+        if at > head:  # an older snapshot of the history was restored, without the index
+            at = 0
         if at == 0:
             index.execute(
                 "DELETE FROM texts WHERE rowid BETWEEN ? AND ?", (base, base | OFFSET_MASK)

@@ -21,6 +21,7 @@ from fastchat.history.search import MAX_TERMS, to_match
 from fastchat.history.sqlite import SqliteHistory
 from fastchat.protocol import ChangeDraft, Kind, Message, timestamp_of
 from fastchat.protocol.parsing import MAX_QUERY_CHARS
+from support.sqlite_history import connected
 
 NOW_S = 1_750_000_000.0
 
@@ -458,6 +459,22 @@ def test_index_of_another_history_is_not_used(tmp_path: Path) -> None:
     )
     add(history, "banana", "apple of today")
     assert search(history, "apple") == ["apple of today"]
+    history.close()
+
+
+def test_index_that_is_ahead_of_the_history_is_built_again(tmp_path: Path) -> None:
+    """An older snapshot of the history was restored, but not of the index: what is said at offsets
+    that were used before is found."""
+    history = in_file(tmp_path)
+    add(history, "apple", "banana")
+    assert search(history, "banana") == ["banana"]
+    history.close()
+    with connected(tmp_path / "search.db") as index:
+        index.execute("UPDATE indexed SET offset = 9")
+    history = in_file(tmp_path)
+    assert search(history, "cherry") == []
+    add(history, "cherry")
+    assert search(history, "cherry") == ["cherry"]
     history.close()
 
 
