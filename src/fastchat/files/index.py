@@ -477,7 +477,7 @@ class Index:
                 folder.mkdir(mode=0o700, exist_ok=True)
             with contextlib.ExitStack() as stack:
                 # Otherwise, processes that start at the same time would each create the database.
-                with _locked(folder):
+                with self._locked(folder):
                     self._check_first()
                     writer = open_to_write(
                         self._file,
@@ -496,6 +496,23 @@ class Index:
                 self._may_create = False
                 self._open = _Open(writer, reader, watch, stack.pop_all())
         return self._open
+
+    @contextmanager
+    def _locked(self, folder: Path) -> Iterator[None]:
+        """Hold a lock of the folder, for which other processes wait.
+
+        Raises FilesError if another program holds it for too long.
+        """
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            begun_s = time.monotonic()
+            while not _try_to_lock(descriptor):
+                if time.monotonic() - begun_s >= self._longest_wait_s:
+                    raise FilesError(f"another program has locked {folder}")
+                time.sleep(_PAUSE_S)
+            yield
+        finally:
+            os.close(descriptor)
 
     def _wait(self, attempts: int) -> bool:
         """Wait a moment because another process writes; return whether to try again."""
@@ -544,12 +561,9 @@ def _disk_errors() -> Iterator[None]:
         raise FilesError(str(error)) from error
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold a lock of a folder, for which other processes wait."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _try_to_lock(descriptor: int) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

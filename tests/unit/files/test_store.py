@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import shutil
 import time
@@ -13,7 +14,7 @@ import apsw
 import pytest
 
 from fastchat.errors import CommandError, ErrorCode, SettingError
-from fastchat.files import File
+from fastchat.files import File, index
 from fastchat.files.index import LAST_WAIT_S, TICKET_S
 from fastchat.files.store import FileStore
 from fastchat.history.directory import open_database
@@ -541,6 +542,24 @@ async def test_downloads_do_not_wait_for_a_locked_index(tmp_path: Path) -> None:
         assert {(await upload).code for upload in uploads} == {ErrorCode.UNAVAILABLE}
     finally:
         other.close()
+
+
+@on_loop
+async def test_folder_that_another_program_has_locked_is_not_waited_for_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A backup script can hold such a lock: the server starts, and has files when it ends."""
+    monkeypatch.setattr(index, "LONGEST_WAIT_S", 0.05)
+    (tmp_path / "files").mkdir()
+    other = os.open(tmp_path / "files", os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    async with opened_store(tmp_path) as store:
+        assert f"another program has locked {tmp_path / 'files'}" in caplog.text
+        reserved = store.reserve("lobby", "alice", "a.txt", 7)
+        assert (await refused(reserved)).code == ErrorCode.UNAVAILABLE
+        os.close(other)
+        file = await put(store, b"content")
+        assert await get(store, file.id) == b"content"
 
 
 @on_loop
