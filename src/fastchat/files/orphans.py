@@ -25,6 +25,7 @@ from fastchat.errors import SettingError
 from fastchat.files.contents import Contents
 from fastchat.files.index import FILE_NAME, FOLDER, UNLINKED_LIFETIME_S, FileRecord, Index
 from fastchat.files.links import ids_in
+from fastchat.history.directory import FILE_NAME as HISTORY_NAME
 from fastchat.history.reader import HistoryReader, Stream
 
 __all__ = ["OrphanFinder", "Orphans", "is_orphan", "linked_by", "strays"]
@@ -69,9 +70,9 @@ class Orphans(NamedTuple):
 class OrphanFinder:
     """Finds and deletes the orphans in the data directory `data`. A server can be running on it.
 
-    `clock` returns seconds since 1970. Raises SettingError if the directory has no index of files.
-    Each method raises FilesError or HistoryError if the index or the history cannot be read, and
-    OSError if the disk fails.
+    `clock` returns seconds since 1970. Raises SettingError if the directory has no index of files
+    or no history. Each method raises FilesError or HistoryError if the index or the history cannot
+    be read, and OSError if the disk fails.
     """
 
     def __init__(self, data: Path, clock: Callable[[], float] = time.time) -> None:
@@ -79,6 +80,11 @@ class OrphanFinder:
             raise SettingError(
                 f"--data {data} has no index of shared files: "
                 f"there is no {FOLDER}/{FILE_NAME} in it."
+            )
+        if not (data / HISTORY_NAME).is_file():
+            raise SettingError(
+                f"--data {data} holds no history: there is no {HISTORY_NAME} in it, "
+                "so every shared file would count as an orphan."
             )
         self._contents = Contents(data / FOLDER)
         self._clock = clock

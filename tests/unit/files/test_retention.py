@@ -751,6 +751,14 @@ def test_directory_without_an_index_has_no_orphans(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_directory_without_a_history_has_no_orphans(tmp_path: Path) -> None:
+    """Without the history, every file would look like one, and would be deleted."""
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "index.sqlite3").touch()
+    with pytest.raises(SettingError, match=r"holds no history: .* in it, so every shared file"):
+        OrphanFinder(tmp_path)
+
+
 def test_thread_sweeps_at_once_and_stops(directory: DataDirectory) -> None:
     """The thread sweeps when it starts, and ends when it is stopped."""
     (directory.data / "files" / "incoming").mkdir(parents=True)
