@@ -14,6 +14,7 @@ import apsw
 
 from fastchat.errors import HistoryError
 from fastchat.history.log import PAGE_BYTES, WriteAheadLog, log_of
+from fastchat.history.main_file import MainFile
 
 __all__ = ["Checkpointer"]
 
@@ -50,8 +51,9 @@ class Checkpointer(threading.Thread):
     If a checkpoint fails, the first failure is logged, and the thread tries again.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, main: MainFile) -> None:
         super().__init__(name="fastchat-checkpoints", daemon=True)
+        self._main = main
         self._ended = threading.Event()
         self._failing = False
         self._last_part = threading.Lock()
@@ -92,8 +94,12 @@ class Checkpointer(threading.Thread):
         self._last_part.release()
 
     def _checkpoint(self) -> None:
-        if not self._log.is_whole():
+        if self._main.is_overwritten(self._connection) or not self._log.is_whole():
             return  # it would damage the file; `SqliteHistory.check` says so
+        with self._main.changing(self._connection):
+            self._move_all()
+
+    def _move_all(self) -> None:
         try:
             if self._move()[0] > TOO_LONG_BYTES:
                 log_bytes, moved_bytes = self._move()

@@ -162,6 +162,14 @@ class Continuity:
         self._lock = _FileStatus.of(os.fstat(lock))
         self._write(_RUNNING, log=_status_of(self._log), sync=True)
 
+    def forget(self) -> None:
+        """Make the notes no notes, because the file may have lost a part."""
+        if self._notes_file is not None:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._notes_file, 0)
+            os.close(self._notes_file)
+            self._notes_file = None
+
     def prepare_end(self) -> None:
         """Note that the file is about to be closed."""
         self._write(_CLOSING)

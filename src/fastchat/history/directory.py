@@ -8,6 +8,7 @@ import fcntl
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,10 +16,11 @@ import apsw
 
 from fastchat.database import open_to_write, transaction
 from fastchat.directory import Displaced, Watch, make_private
-from fastchat.errors import HistoryAwayError, SettingError
+from fastchat.errors import HistoryAwayError, HistoryError, SettingError
 from fastchat.history.checkpoints import WORTH_IT_BYTES
 from fastchat.history.continuity import Continuity
 from fastchat.history.log import WriteAheadLog, log_of
+from fastchat.history.main_file import MainFile
 from fastchat.history.schema import HISTORY
 
 __all__ = ["FILE_NAME", "Guard", "HistoryFile", "lock", "open_database", "write_same_page"]
@@ -32,6 +34,9 @@ LOCK_NAME = "lock"
 _MAX_CHECKED_BYTES = 256 * 1024 * 1024
 #: While the file is opened, each statement waits at most this long for other programs.
 _BUSY_TIMEOUT_MS = 2000
+#: The time between two checks of the content before commits. A check takes 5 µs, and an append of
+#: one message 28 µs. What is confirmed in this time can be lost, like what was confirmed before.
+CONTENT_INTERVAL_S = 0.05
 _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 
 
@@ -186,9 +191,10 @@ class HistoryFile:
     """The open file of a history. It locks `directory`.
 
     `db` is the connection, `generation` that of the history, and `guard` checks that the file stays
-    in its place. `log` is its write-ahead log. With `sync_commits`, each commit waits until the
-    disk has it. `is_writable` is False if the disk is full, or if another program has locked the
-    file. Raises SettingError if the directory or the file cannot be used.
+    in its place. `log` is its write-ahead log, and `main` the file without the log. With
+    `sync_commits`, each commit waits until the disk has it. `is_writable` is False if the disk is
+    full, or if another program has locked the file. Raises SettingError if the directory or the
+    file cannot be used.
     """
 
     def __init__(self, directory: Path, *, sync_commits: bool) -> None:
@@ -205,27 +211,49 @@ class HistoryFile:
                 self.generation = self._continuity.begin(self.db, sync_commits=sync_commits)
                 self.log = WriteAheadLog(self.db, log_of(self.path))
                 stack.callback(self.log.close)
+                self.main = MainFile(self.db, self.path)
+                stack.callback(self.main.close)
                 self.guard = Guard(directory, descriptor, self._continuity.note_lock)
             except (apsw.Error, OSError) as error:
                 raise SettingError(
                     f"--data: {self.path} cannot be written: {_reason(self.path, error)}."
                 ) from None
             stack.pop_all()
+        self._content_due_s = 0.0
+
+    def check_content(self) -> None:
+        """Raise HistoryError if somebody has overwritten or emptied the file or its log.
+
+        Then rooms get new epochs at the next start. It must not be called in a transaction.
+        """
+        try:
+            self.main.check(self.db)
+            self.log.check()
+        except HistoryError:
+            self._continuity.forget()
+            raise
+        self._content_due_s = time.monotonic() + CONTENT_INTERVAL_S
+
+    def check_content_lately(self) -> None:
+        """Do what `check_content` does, unless that was done less than `CONTENT_INTERVAL_S` ago."""
+        if time.monotonic() >= self._content_due_s:
+            self.check_content()
 
     def close(self) -> None:
         """Close the file, and release the lock. Close this process's other connections first."""
         try:
-            if self.log.is_whole():
-                self._continuity.prepare_end()
-                self.db.close()
-                self._continuity.end()
-            else:
-                # SQLite would move the hole into the file. By the notes the server was killed, so
-                # the next start finds out what is lost.
-                logger.error("the write-ahead log of %s is damaged and stays as it is", self.path)
-                self.db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-                self.db.close()
+            self.check_content()
+        except HistoryError as error:
+            # SQLite would move the log into another file, or a hole in the log into the file.
+            logger.error("the files of the history stay as they are: %s", error)
+            self.db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            self.db.close()
+        else:
+            self._continuity.prepare_end()
+            self.db.close()
+            self._continuity.end()
         finally:
             self._continuity.close()
             self.log.close()
+            self.main.close()
             self.guard.close()

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import struct
-import time
 from pathlib import Path
 
 import apsw
@@ -20,9 +19,6 @@ from fastchat.errors import HistoryError
 
 __all__ = ["PAGE_BYTES", "WriteAheadLog", "is_log_whole", "log_of"]
 
-#: `check` takes 2.5 µs, and an append of one message 28 µs. What was confirmed in this time can be
-#: in the log behind the hole; what was in the log before is lost as well.
-INTERVAL_S = 0.05
 #: SQLite's default page size, which our file has.
 PAGE_BYTES = 4096
 _HEADER_BYTES, _FRAME_HEADER_BYTES = 32, 24
@@ -73,7 +69,6 @@ class WriteAheadLog:
         self._path = path
         # SQLite has no locks on the log itself, which would be released with this descriptor.
         self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._due_s = 0.0
 
     def close(self) -> None:
         os.close(self._file)
@@ -81,11 +76,6 @@ class WriteAheadLog:
     def size(self) -> int:
         """The size of the file in bytes."""
         return os.fstat(self._file).st_size
-
-    def check_lately(self) -> None:
-        """Do what `check` does, unless that has succeeded less than `INTERVAL_S` ago."""
-        if time.monotonic() >= self._due_s:
-            self.check()
 
     def check(self) -> None:
         """Raise HistoryError if the log lacks a part of what was committed.
@@ -96,7 +86,6 @@ class WriteAheadLog:
             raise HistoryError(
                 f"{self._path} was emptied or overwritten, so messages are lost; restart the server"
             )
-        self._due_s = time.monotonic() + INTERVAL_S
 
     def is_whole(self) -> bool:
         """Whether the log has everything that was committed; False if that is not known."""

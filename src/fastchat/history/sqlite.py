@@ -121,7 +121,7 @@ class SqliteHistory:
         self._open_file = HistoryFile(directory, sync_commits=sync_commits)
         self.file, self._db = self._open_file.path, self._open_file.db
         self._db.set_busy_timeout(0)  # the event loop waits for no lock
-        self._guard, self._log = self._open_file.guard, self._open_file.log
+        self._guard = self._open_file.guard
         self._is_suspect = not self._open_file.is_writable
         self._rooms = KnownRooms(
             self._db,
@@ -140,7 +140,7 @@ class SqliteHistory:
         self._links_changed: Callable[[str, int, str, str], None] = lambda *change: None
         self._pruning_fails = False
         self._search = SearchIndex(directory, self._guard.check)
-        self._checkpointer = Checkpointer(self.file)
+        self._checkpointer = Checkpointer(self.file, self._open_file.main)
         self._checkpointer.start()
 
     def close(self) -> None:
@@ -167,7 +167,7 @@ class SqliteHistory:
 
     def check(self) -> None:
         self._guard.compare()
-        self._log.check()
+        self._open_file.check_content()
         if self._is_suspect:
             with disk_errors():
                 write_same_page(self._db)
@@ -388,7 +388,7 @@ class SqliteHistory:
         HistoryError if the disk fails, if another program has locked the file, or if the file is
         not in its directory any more.
         """
-        self._log.check_lately()
+        self._open_file.check_content_lately()
         try:
             self._checkpointer.begin_write()
             try:

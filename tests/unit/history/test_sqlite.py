@@ -36,8 +36,8 @@ from fastchat.clocks import AgeClock
 from fastchat.database import open_to_write, select
 from fastchat.errors import CommandError, HistoryError, SettingError
 from fastchat.history import Duplicate, History, checkpoints
+from fastchat.history.directory import CONTENT_INTERVAL_S
 from fastchat.history.ids import REMEMBER_IDS_S
-from fastchat.history.log import INTERVAL_S
 from fastchat.history.memory import MemoryHistory
 from fastchat.history.rows import OFFSET_MASK
 from fastchat.history.schema import HISTORY
@@ -784,7 +784,7 @@ def test_nothing_is_stored_in_a_log_with_a_hole(
         history.append([draft("old")])
     with opened(tmp_path) as history:
         history.append([draft(f"lost {number}") for number in range(100)])
-        time.sleep(INTERVAL_S)
+        time.sleep(CONTENT_INTERVAL_S)
         break_it(tmp_path / "history.db-wal")
         monkeypatch.setattr(checkpoints, "QUIET_INTERVALS", 1)
         assert_refuses(history, "was emptied or overwritten")
@@ -793,6 +793,51 @@ def test_nothing_is_stored_in_a_log_with_a_hole(
         assert texts(history.before("a", None, 9).publications)[0] == "old"
         add(history, "new")
         assert history.position("a").offset > 1
+
+
+def test_nothing_is_stored_in_a_file_that_was_overwritten(tmp_path: Path) -> None:
+    """An older copy was written over the file, without a stop of the server: nothing more is
+    confirmed, and nothing is mixed with the copy."""
+    with opened(tmp_path / "data") as history:
+        history.append([draft("old")])
+    copy = shutil.copytree(tmp_path / "data", tmp_path / "copy")
+    with opened(tmp_path / "data") as history:
+        history.append([draft(f"lost {number}") for number in range(100)])
+        history._checkpointer._checkpoint()
+        add(history, "lost, too")
+        epoch = history.position("a").epoch
+        history.check()
+        shutil.copyfile(copy / "history.db", tmp_path / "data" / "history.db")
+        time.sleep(CONTENT_INTERVAL_S)
+        assert_refuses(history, "was overwritten while the server runs")
+        history._checkpointer._checkpoint()
+    (tmp_path / "data" / "history.db-wal").unlink()
+    assert (tmp_path / "data" / "history.db").read_bytes() == (copy / "history.db").read_bytes()
+    with opened(tmp_path / "data") as history:
+        assert history.position("a").epoch != epoch
+        assert texts(history.before("a", None, 9).publications) == ["old"]
+
+
+def test_other_changes_of_the_file_are_no_harm(tmp_path: Path) -> None:
+    """Neither checkpoints, in any process, nor a program that sets the time of the file."""
+    with opened(tmp_path) as history:
+        for number in range(300):
+            add(history, f"{number}: " + "x" * 1000)
+            change = number % 5
+            if change == 0:
+                history._checkpointer._checkpoint()
+            elif change == 1:
+                os.utime(tmp_path / "history.db", (number, number))
+            elif change == 2:
+                with connected(tmp_path / "history.db") as other:
+                    assert select(other, "SELECT count(*) FROM rooms") == [(1,)]
+                    other.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
+            elif change == 3:
+                with connected(tmp_path / "history.db") as other:
+                    other.execute("UPDATE publications SET edited = NULL")
+            history.check()
+    with opened(tmp_path) as history:
+        assert history.position("a").offset == 300
 
 
 def test_log_that_another_program_has_moved_is_whole(tmp_path: Path) -> None:
