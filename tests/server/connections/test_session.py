@@ -924,7 +924,7 @@ def test_connections_closes_and_refusals_are_counted(room: str) -> None:
             assert client.receive_close() == 1003
         with connected(server.port) as client:
             client.reset()
-        wait_until(lambda: len(server.sessions) == 0)
-        assert metrics.connections_total == 3
+        # The server can accept the last one after it was reset.
+        wait_until(lambda: metrics.connections_total == 3 and len(server.sessions) == 0)
         assert metrics.closes == {1000: 1, 1003: 1, 1006: 1}
         assert metrics.refusals == {"not_found": 1, "bad_command": 1}
