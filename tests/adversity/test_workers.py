@@ -29,6 +29,9 @@ from fastchat.brokers.relay.wire import SOCKET_NAME
 from support.raw_websocket import Client, connected, request, wired
 from support.server import TIMEOUT_UNIT_S, Server, running_server, wait_until
 
+#: Within this time, 99 of 100 clients are back. A quiet machine needs less than 3 s.
+BACK_S = 30
+
 
 def setting(name: str, default: int) -> int:
     return int(os.environ.get(f"FASTCHAT_SOAK_{name}", default))
@@ -61,7 +64,7 @@ def test_no_anomaly_when_processes_are_killed(tmp_path: Path) -> None:
     assert not anomalies, "\n".join(map(str, anomalies[:20]))
     assert not unexplained(records)
     assert "Traceback" not in records.log, records.log
-    assert percentile_back_s(records, 0.99) < 10 * TIMEOUT_UNIT_S
+    assert percentile_back_s(records, 0.99) < BACK_S * TIMEOUT_UNIT_S
     assert sum(len(final.rows) for final in records.final.values()) > 10 * plan.kills
 
 
