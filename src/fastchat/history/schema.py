@@ -136,12 +136,12 @@ def add_look(connection: apsw.Connection, number: int, name: str) -> None:
 
 
 # If each commit wrote the head of its room, it would write a second page. The newest key says the
-# same, except for a room whose newest publications were dropped.
+# same, unless the newest publications were dropped, or deleted by another program.
 _STREAMS = """
 ALTER TABLE rooms RENAME COLUMN head TO least_head;
 CREATE VIEW streams AS
 SELECT number, name, epoch, max(
-    least_head,                     -- the head when publications were dropped or imported
+    least_head,                     -- an earlier head; written within seconds of a publication
     ifnull((
         SELECT max(key) FROM publications
         WHERE key BETWEEN number << 40 AND number << 40 | 0xffffffffff

@@ -423,6 +423,26 @@ def test_room_whose_messages_were_all_dropped_keeps_its_offsets(tmp_path: Path) 
             assert history.position("a").offset == 10
 
 
+@pytest.mark.parametrize("ends", ["closed", "killed"])
+def test_offsets_of_rows_that_another_program_deletes_are_not_used_again(
+    tmp_path: Path, ends: str
+) -> None:
+    """A head is in the file after a second, and after a stop."""
+    with opened(tmp_path / "a") as history:
+        history.append([draft(), draft(), draft()])
+        epoch = history.position("a").epoch
+        if ends == "killed":
+            history.prune()
+            shutil.copytree(tmp_path / "a", tmp_path / "b")
+    directory = tmp_path / ("a" if ends == "closed" else "b")
+    with connected(directory / "history.db") as db:
+        db.execute("DELETE FROM publications WHERE key & 0xff > 1")
+    with opened(directory) as history:
+        assert history.position("a").offset == 3
+        assert history.append([draft()])[0] == draft().numbered(4)
+        assert history.position("a").epoch != epoch  # because the file has changed
+
+
 def test_lone_message_writes_one_page(tmp_path: Path) -> None:
     """A second page would cost as much again: the room's row must not change with each message."""
     log = tmp_path / "history.db-wal"
@@ -651,10 +671,10 @@ def test_full_disk_loses_nothing(tmp_path: Path) -> None:
     """On a full disk `append` fails and reads work; with free space `append` works again."""
     if not can_mount(tmp_path):
         pytest.skip("needs root, to mount a small disk")
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", tmp_path], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", tmp_path], check=True)
     try:
         filler = tmp_path / "filler"
-        filler.write_bytes(bytes(1 << 20))
+        filler.write_bytes(bytes(2 << 20))
         with opened(tmp_path) as history:
             kept = keep_appending(history)
             before = state(history)
