@@ -10,7 +10,6 @@ Like the hub, this module imports nothing else of fastchat. The tuples that it m
 that the caller passes (`NamedTuple`s), whose `__new__` it does not call.
 """
 
-cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_Check, PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTuple_SET_ITEM
