@@ -1,7 +1,7 @@
 """No message that a client has seen is lost, although the server is killed again and again.
 
 The short run is part of every test run; environment variables make it longer (`make soak`):
-FASTCHAT_SOAK_KILLS, _CLIENTS, _ROOMS, _DISCONNECTS (a second), _FULL_DISKS, _MOVES, _RESTORES and
+SOAK_KILLS, _CLIENTS, _ROOMS, _DISCONNECTS (a second), _FULL_DISKS, _MOVES, _RESTORES and
 _SEED.
 """
 
@@ -20,7 +20,7 @@ from checker.run import Plan, run, summary
 
 
 def setting(name: str, default: int) -> int:
-    return int(os.environ.get(f"FASTCHAT_SOAK_{name}", default))
+    return int(os.environ.get(f"SOAK_{name}", default))
 
 
 def test_no_anomaly_when_the_server_is_killed(tmp_path: Path) -> None:
@@ -34,14 +34,14 @@ def test_no_anomaly_when_the_server_is_killed(tmp_path: Path) -> None:
         disconnects_per_s=setting("DISCONNECTS", 10),
         full_disks=setting("FULL_DISKS", 0),
     )
-    print(f"FASTCHAT_SOAK_SEED={plan.seed}")
+    print(f"SOAK_SEED={plan.seed}")
 
     async def on_a_disk() -> None:
         directory = tmp_path / "data"
         disk = None
         if plan.full_disks:
             if not can_mount(tmp_path):
-                pytest.skip("FASTCHAT_SOAK_FULL_DISKS needs root, to mount a small disk")
+                pytest.skip("SOAK_FULL_DISKS needs root, to mount a small disk")
             disk = Disk(directory, size_mb=512)
         try:
             records = await run(plan, directory, disk)
@@ -69,7 +69,7 @@ def test_no_anomaly_when_the_data_directory_is_moved_or_restored(tmp_path: Path)
         disconnects_per_s=setting("DISCONNECTS", 5),
         uptime_s=(0.5, 1.5),
     )
-    print(f"FASTCHAT_SOAK_SEED={plan.seed}")
+    print(f"SOAK_SEED={plan.seed}")
     records = asyncio.run(run(plan, tmp_path / "data"))
     print(summary(records))
     anomalies = check(records)

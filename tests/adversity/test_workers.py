@@ -1,7 +1,7 @@
 """Servers of several processes, any of which can die, hang or be replaced at any time.
 
 The short run is part of every test run; environment variables make it longer (`make soak`):
-FASTCHAT_SOAK_WORKERS, _PART_KILLS, _PART_CLIENTS, _PART_ROOMS, _PART_FREEZES, _ROLLS, _DISCONNECTS
+SOAK_WORKERS, _PART_KILLS, _PART_CLIENTS, _PART_ROOMS, _PART_FREEZES, _ROLLS, _DISCONNECTS
 (a second) and _SEED.
 """
 
@@ -34,7 +34,7 @@ BACK_S = 30
 
 
 def setting(name: str, default: int) -> int:
-    return int(os.environ.get(f"FASTCHAT_SOAK_{name}", default))
+    return int(os.environ.get(f"SOAK_{name}", default))
 
 
 def test_no_anomaly_when_processes_are_killed(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_no_anomaly_when_processes_are_killed(tmp_path: Path) -> None:
         # many.
         interval_s=max(0.3, setting("PART_CLIENTS", 40) / 400),
     )
-    print(f"FASTCHAT_SOAK_SEED={plan.seed}")
+    print(f"SOAK_SEED={plan.seed}")
     records = asyncio.run(run(plan, tmp_path / "data"))
     print(summary(records))
     print(figures(records))
