@@ -153,7 +153,7 @@ class Chat:
         client.gone = True
         self._uploads.give_up(client)
         while client.rooms:
-            room = next(iter(client.rooms))
+            room = next(reversed(client.rooms))
             member = client.leave(room)
             self._moderation.untrack(client, room, member.user)
             self._broker.lose(room, member)
