@@ -8,7 +8,6 @@ target needs.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import logging
 import os
 import shlex
@@ -40,22 +39,12 @@ INSTRUMENTED = [
 ]
 
 
-def use_build(directory: Path) -> None:
-    """Import this build of the compiled modules. No module of fastchat may be imported before."""
-    for name in ("_codec", "_fanout"):
-        (library,) = directory.glob(f"fastchat/{name}.*.so")
-        spec = importlib.util.spec_from_file_location(f"fastchat.{name}", library)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[f"fastchat.{name}"] = module
-        spec.loader.exec_module(module)
-
-
 def load(name: str) -> Callable[[bytes], None]:
     """Import and return the target with this name."""
     logging.disable(logging.CRITICAL)
     if name in COMPILED and (directory := os.environ.get("FASTCHAT_BUILD")):
+        from support.builds import use_build
+
         use_build(Path(directory))
     if name == "hub":
         from hub_operations import run_hub

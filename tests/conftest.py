@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
 from pathlib import Path
 
 import hypothesis
@@ -20,15 +18,7 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("fastchat")
 
-DEBUG_BUILD = Path(__file__).parent.parent / "build" / "debug" / "fastchat"
-
 if os.environ.get("FASTCHAT_DEBUG") == "1":
-    for name in ("_codec", "_fanout"):
-        (library,) = DEBUG_BUILD.glob(f"{name}.*.so")
-        spec = importlib.util.spec_from_file_location(f"fastchat.{name}", library)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[f"fastchat.{name}"] = module
-        spec.loader.exec_module(module)
-        assert module.DEBUG
+    from support.builds import use_build
+
+    use_build(Path(__file__).parent.parent / "build" / "debug")
