@@ -81,8 +81,6 @@ class Pruner:
             "DELETE FROM publications WHERE key BETWEEN ? AND ?",
             (room.key(0), room.key(first - 1)),
         )
-        self._db.execute(
-            "UPDATE rooms SET least_head = ? WHERE number = ?", (room.head, room.number)
-        )
+        self._rooms.write_head(room)
         room.first = first
         self._rooms.drop_before(room, first)

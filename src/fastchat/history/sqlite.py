@@ -85,8 +85,6 @@ logger = logging.getLogger("fastchat.history")
 #: After a failure, the disk counts as full until it has this much free space: more than the largest
 #: message needs.
 _MIN_FREE_BYTES = 1 << 20
-
-
 #: Rooms whose heads one `prune` writes, which takes well under 1 ms.
 _HEADS_AT_ONCE = 256
 
@@ -278,7 +276,6 @@ class SqliteHistory:
         if room.number is not None:
             self._insert(room)
             self._pruner.shorten(room)
-            self._ahead[room.name] = None
 
     def prune(self) -> None:
         """Forget some expired ids, and drop publications of some rooms that are too old.
@@ -318,10 +315,7 @@ class SqliteHistory:
         """
         for name in tuple(islice(self._ahead, limit)):
             del self._ahead[name]
-            room = self._rooms.get(name)
-            self._db.execute(
-                "UPDATE rooms SET least_head = ? WHERE number = ?", (room.head, room.number)
-            )
+            self._rooms.write_head(self._rooms.get(name))
 
     # Reading
 
@@ -463,3 +457,4 @@ class SqliteHistory:
             self._rooms.extend(room, fresh)
             room.timestamp = fresh[-1].timestamp
             room.fresh = []
+            self._ahead[room.name] = None

@@ -233,6 +233,12 @@ class KnownRooms:
             tail.drop_before(offset)
             self._tail_bytes += tail.memory_bytes
 
+    def write_head(self, room: Room) -> None:
+        """Write a room's head to the file, within a transaction."""
+        self._db.execute(
+            "UPDATE rooms SET least_head = ? WHERE number = ?", (room.head, room.number)
+        )
+
     def read(self, room: Room, low: int) -> list[Publication]:
         """All publications of a room from offset `low` to its head, read from the file."""
         if room.number is None:
