@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["AgeClock", "Lead", "boot_id", "steady"]
+__all__ = ["STEP_S", "AgeClock", "Lead", "boot_id", "steady"]
 
 #: A smaller difference is not a step of the wall clock but the inexactness of two readings.
-_STEP_S = 1.0
+STEP_S = 1.0
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -108,9 +108,9 @@ class AgeClock:
             while len(self._leads) > 1 and self._leads[1].since_s <= now - self._window_s:
                 self._leads.popleft()  # all records from its time are older than the window
             step_s = lead - self._leads[-1].lead_s if self._leads else 0.0
-            if not self._leads or abs(step_s) > _STEP_S:
+            if not self._leads or abs(step_s) > STEP_S:
                 self._leads.append(Lead(now, lead))
             ages_from = now + min(lead, *(each.lead_s for each in self._leads))
-        if abs(step_s) > _STEP_S:
+        if abs(step_s) > STEP_S:
             self._on_step(step_s)
         return ages_from

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from fastchat.clocks import STEP_S
 from fastchat.errors import SettingError
 
 __all__ = ["FILE_NAME", "Removals"]
@@ -18,8 +19,6 @@ logger = logging.getLogger("fastchat.moderation")
 FILE_NAME = "removals.json"
 #: Of the file. The first version was a list of rows.
 VERSION = 2
-#: A smaller difference is not a step of the clock but the inexactness of two readings.
-_STEP_S = 1.0
 #: If there are more, the removal that ends soonest is forgotten.
 MAX_REMOVALS = 10_000
 
@@ -75,7 +74,7 @@ class Removals:
 
         The log says once that this fails, and once that it works again.
         """
-        if self._until_s and abs(self._clock() - self._steady() - self._ahead_s) > _STEP_S:
+        if self._until_s and abs(self._clock() - self._steady() - self._ahead_s) > STEP_S:
             self._is_saved = False
         if self._is_saved or self._file is None:
             return
