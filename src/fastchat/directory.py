@@ -24,7 +24,15 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["Displaced", "Watch", "create_private", "is_open_to_others", "make_private"]
+__all__ = [
+    "Displaced",
+    "Watch",
+    "create_private",
+    "hold",
+    "is_open_to_others",
+    "make_private",
+    "sqlite_files",
+]
 
 #: FAT, the file system with the coarsest clock, counts modification times in steps of 2 s.
 _COARSEST_STEP_NS = 2_000_000_000
@@ -66,6 +74,25 @@ def is_open_to_others(directory: Path) -> bool:
         return False
 
 
+def hold(file: Path) -> int:
+    """A descriptor of a file, which leads to it even if its directory is moved.
+
+    As long as it is open, no other file gets the number of the inode. O_PATH opens no content, so
+    closing the descriptor does not release SQLite's locks (fcntl(2), "Record locks"). Raises
+    OSError.
+    """
+    return os.open(file, os.O_PATH | os.O_CLOEXEC)
+
+
+def sqlite_files(database: Path) -> tuple[Path, Path]:
+    """The write-ahead log of a SQLite database, and the index of the log.
+
+    SQLite has both beside the target of a symbolic link.
+    """
+    real = database.resolve()
+    return real.with_name(real.name + "-wal"), real.with_name(real.name + "-shm")
+
+
 class Displaced(Exception):
     """An open file is not the file at its `path` any more, or that cannot be determined.
 
@@ -93,13 +120,10 @@ class Watch:
         #: The directory's device, inode and time at the last comparison, or None if the next check
         #: must compare.
         self._seen: tuple[int, int, int] | None = None
-        real = database.resolve()  # SQLite's own files are beside the target of a symbolic link
-        files = [database, *(real.with_name(real.name + end) for end in ("-wal", "-shm")), *others]
+        files = [database, *sqlite_files(database), *others]
         try:
             for file in files:
-                # A descriptor keeps the number of the inode from being used again. O_PATH opens no
-                # content, so closing it does not release SQLite's locks (fcntl(2), "Record locks").
-                self._open.append((file, os.open(file, os.O_PATH | os.O_CLOEXEC)))
+                self._open.append((file, hold(file)))
         except BaseException:
             self.close()
             raise

@@ -36,7 +36,7 @@ from typing import NamedTuple
 import apsw
 
 from fastchat.database import open_to_read, open_to_write, select, transaction
-from fastchat.directory import Displaced, Watch
+from fastchat.directory import Displaced, Watch, hold
 from fastchat.errors import FilesError
 from fastchat.files import File
 from fastchat.files.quotas import Quotas, charge_of
@@ -492,7 +492,7 @@ class Index:
                 watch = Watch(folder, self._file)
                 stack.callback(watch.close)
                 if self._first is None:
-                    self._first = os.open(self._file, os.O_PATH | os.O_CLOEXEC)
+                    self._first = hold(self._file)
                 self._may_create = False
                 self._open = _Open(writer, reader, watch, stack.pop_all())
         return self._open

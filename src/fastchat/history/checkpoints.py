@@ -13,7 +13,7 @@ from pathlib import Path
 import apsw
 
 from fastchat.errors import HistoryError
-from fastchat.history.log import PAGE_BYTES, WriteAheadLog, log_of
+from fastchat.history.log import PAGE_BYTES, WriteAheadLog
 from fastchat.history.main_file import MainFile
 
 __all__ = ["Checkpointer"]
@@ -60,7 +60,7 @@ class Checkpointer(threading.Thread):
         self._is_slow = False
         self._connection = apsw.Connection(str(file), flags=apsw.SQLITE_OPEN_READWRITE)
         self._connection.pragma("synchronous", "NORMAL")
-        self._log = WriteAheadLog(self._connection, log_of(file))
+        self._log = WriteAheadLog(self._connection, file)
 
     def run(self) -> None:
         moved, quiet = 0, 0

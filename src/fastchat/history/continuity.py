@@ -45,8 +45,9 @@ import apsw
 
 from fastchat.clocks import boot_id
 from fastchat.database import select, transaction
+from fastchat.directory import hold, sqlite_files
 from fastchat.history.epochs import epoch_of, new_generation
-from fastchat.history.log import is_log_whole, log_of
+from fastchat.history.log import is_log_whole
 
 __all__ = ["FILE_NAME", "Continuity"]
 
@@ -122,7 +123,7 @@ class Continuity:
 
     def __init__(self, file: Path, lock: int) -> None:
         self._file = file
-        self._log = log_of(file)
+        self._log, index = sqlite_files(file)
         self._lock = _FileStatus.of(os.fstat(lock))
         self._boot = boot_id()
         self._before = _status_of(file)
@@ -130,7 +131,6 @@ class Continuity:
         self._last = _read(file.with_name(FILE_NAME))
         # After a boot, SQLite does not use the old index either.
         is_same_boot = self._last is not None and self._last.boot == self._boot
-        index = self._log.with_name(self._log.name.removesuffix("-wal") + "-shm")
         self._is_log_whole = is_log_whole(self._log, index if is_same_boot else None)
         self._is_synced = False
         self._history_file: int | None = None
@@ -145,9 +145,7 @@ class Continuity:
         reason = self._why_broken() if self._before is not None and self._before.size else None
         if reason is not None:
             _renew(db, reason)
-        # Closing a descriptor of this kind does not release SQLite's locks. The descriptor also
-        # leads to the file if the directory is moved.
-        self._history_file = os.open(self._file, os.O_PATH | os.O_CLOEXEC)
+        self._history_file = hold(self._file)
         self._open_notes()
         # The commits of a killed server without syncs may not be on the disk yet.
         self._is_synced = sync_commits and (

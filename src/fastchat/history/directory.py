@@ -19,7 +19,7 @@ from fastchat.directory import Displaced, Watch, make_private
 from fastchat.errors import HistoryAwayError, HistoryError, SettingError
 from fastchat.history.checkpoints import WORTH_IT_BYTES
 from fastchat.history.continuity import Continuity
-from fastchat.history.log import WriteAheadLog, log_of
+from fastchat.history.log import WriteAheadLog
 from fastchat.history.main_file import MainFile
 from fastchat.history.schema import HISTORY
 
@@ -35,7 +35,8 @@ _MAX_CHECKED_BYTES = 256 * 1024 * 1024
 #: While the file is opened, each statement waits at most this long for other programs.
 _BUSY_TIMEOUT_MS = 2000
 #: The time between two checks of the content before commits. A check takes 5 µs, and an append of
-#: one message 28 µs. What is confirmed in this time can be lost, like what was confirmed before.
+#: one message takes 28 µs. If somebody overwrites the file, the messages that the server confirms
+#: before the next check can be lost, like the messages that the file had.
 CONTENT_INTERVAL_S = 0.05
 _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 
@@ -209,7 +210,7 @@ class HistoryFile:
             self.is_writable = try_to_write(self.db, self.path)
             try:
                 self.generation = self._continuity.begin(self.db, sync_commits=sync_commits)
-                self.log = WriteAheadLog(self.db, log_of(self.path))
+                self.log = WriteAheadLog(self.db, self.path)
                 stack.callback(self.log.close)
                 self.main = MainFile(self.db, self.path)
                 stack.callback(self.main.close)

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import apsw
 
+from fastchat.directory import sqlite_files
 from fastchat.errors import HistoryError
 
-__all__ = ["PAGE_BYTES", "WriteAheadLog", "is_log_whole", "log_of"]
+__all__ = ["PAGE_BYTES", "WriteAheadLog", "is_log_whole"]
 
 #: SQLite's default page size, which our file has.
 PAGE_BYTES = 4096
@@ -28,12 +29,6 @@ _SALTS = slice(16, 24)  # in the header of the log
 #: The beginning of the index, in the machine's byte order: version, unused, changes, whether it is
 #: complete, byte order, page size, frames, pages, checksum of the last frame, salts of the log.
 _INDEX = struct.Struct("=IIIBBHII8s8s")
-
-
-def log_of(file: Path) -> Path:
-    """The path of a database's log, which is beside the target of a symbolic link."""
-    real = file.resolve()
-    return real.with_name(real.name + "-wal")
 
 
 def is_log_whole(log: Path, index: Path | None) -> bool:
@@ -62,13 +57,13 @@ def is_log_whole(log: Path, index: Path | None) -> bool:
 
 
 class WriteAheadLog:
-    """The log of an open database, as the connection `db` uses it. Raises OSError."""
+    """The log of the database in `file`, as the connection `db` uses it. Raises OSError."""
 
-    def __init__(self, db: apsw.Connection, path: Path) -> None:
+    def __init__(self, db: apsw.Connection, file: Path) -> None:
         self._db = db
-        self._path = path
+        self._path, _ = sqlite_files(file)
         # SQLite has no locks on the log itself, which would be released with this descriptor.
-        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
 
     def close(self) -> None:
         os.close(self._file)

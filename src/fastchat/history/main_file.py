@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import apsw
 
+from fastchat.directory import hold
 from fastchat.errors import HistoryError
 
 __all__ = ["MainFile"]
@@ -49,9 +50,7 @@ class MainFile:
     def __init__(self, db: apsw.Connection, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        # A descriptor of this kind leaves SQLite's locks alone when it is closed, and shows the
-        # file even if its directory is moved.
-        self._file = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        self._file = hold(path)
         try:
             self._last = self._look(db)
         except BaseException:
