@@ -471,6 +471,7 @@ def test_new_id_for_the_same_token_loses_nothing(visit: Visit, script: ScriptedS
     are sent, and the rooms stay."""
     script.rooms = {name: {"user": "u_old", "username": "Ann"} for name in "ab"}
     page: Any = visit(at="a", script=script, init="sessionStorage['fastchat.token'] = 't'")
+    wait_for_sent(page, lambda: script.sent("join"))
     page.evaluate("() => { location.hash = 'b' }")
     expect(page.locator("#people .person")).to_have_count(2)
     say(page, "wait for me")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 import re
@@ -20,6 +21,8 @@ TIMEOUT_UNIT_S = float(os.environ.get("FASTCHAT_TIMEOUT_UNIT", "1"))
 #: A deadline that only a failing test reaches.
 START_TIMEOUT_S = 60 * TIMEOUT_UNIT_S
 PATIENCE_S = 15 * TIMEOUT_UNIT_S
+#: Ports are given in turn: a test can ask for several of them before a server uses the first.
+_turns = itertools.count(random.SystemRandom().randrange(1 << 16))
 
 
 def lasting_port() -> int:
@@ -33,8 +36,9 @@ def lasting_port() -> int:
         return 0
     # Each of the processes that run tests in parallel has every sixteenth port.
     number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    ports = range(low // 2 + number % 16, low, 16)
     while True:
-        port = random.SystemRandom().randrange(low // 2, low, 16) + number % 16
+        port = ports[next(_turns) % len(ports)]
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
             return port
