@@ -81,6 +81,7 @@ class Pruner:
             "DELETE FROM publications WHERE key BETWEEN ? AND ?",
             (room.key(0), room.key(first - 1)),
         )
-        self._rooms.write_head(room)
+        if first > room.head:  # otherwise the newest key has the head
+            self._rooms.write_head(room)
         room.first = first
         self._rooms.drop_before(room, first)

@@ -74,6 +74,15 @@ def test_shortening_deletes_a_limited_number_of_rows(rig: Rig) -> None:
     assert rig.stored(room)[0] == room.first
 
 
+def test_head_stays_when_all_publications_are_dropped(rig: Rig) -> None:
+    """The file keeps the head, so that no offset is used again."""
+    room = rig.fill("a", 20)
+    rig.db.execute("UPDATE rooms SET least_head = 5")  # it is written later than the publications
+    rig.pruner.drop(room, 21)
+    rig.rooms.read_again("a")
+    assert (rig.rooms.get("a").head, rig.rooms.get("a").first) == (20, 21)
+
+
 def test_dropped_publications_leave_the_tail(rig: Rig) -> None:
     """Memory and file have the same publications after a drop; other rooms do not change."""
     room, other = rig.fill("a", 20), rig.fill("b", 20)
