@@ -1,5 +1,6 @@
 """Types of the compiled codec, which `_codec.pyx` documents."""
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 DEBUG: bool
@@ -18,4 +19,12 @@ def make_draft(
     id: str | None,
 ) -> T: ...
 def number_draft(draft: tuple[Any, ...], offset: int, kind: type[T]) -> T: ...
+def message_rows(
+    publications: list[Any], kind: type[tuple[Any, ...]], before: int
+) -> list[tuple[int, str, str, str, str, str | None]]: ...
+
+class Timestamps:
+    def __init__(self, clock: Callable[[], float], format_second: Callable[[int], str]) -> None: ...
+    def __call__(self) -> str: ...
+
 def encode_plain(message: tuple[Any, ...]) -> bytes | None: ...

@@ -15,7 +15,7 @@ from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_Check, PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTuple_SET_ITEM
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memchr, memcmp, memcpy
 
 cdef extern from "Python.h":
     object PyType_GenericAlloc(type kind, Py_ssize_t items)
@@ -31,6 +31,9 @@ cdef extern from *:
     #endif
     """
     bint FASTCHAT_DEBUG
+
+cdef enum:
+    ZERO = 0x30     # the digit
 
 #: True in the build that `FASTCHAT_DEBUG=1` makes: assertions.
 DEBUG = bool(FASTCHAT_DEBUG)
@@ -57,23 +60,26 @@ cdef inline const char *_read_string(const char *at, const char *end, Span *span
     Returns NULL if there is no string, or one with an escape or a control character. RFC 8259 §7
     requires control characters to be escaped.
     """
+    cdef const char *quote
+    cdef Py_ssize_t i
     cdef uint8_t byte, high = 0
+    cdef bint is_plain = True
     if at == end or at[0] != b'"':
         return NULL
     at += 1
+    quote = <const char *>memchr(at, b'"', end - at)
+    if quote == NULL:
+        return NULL
     span.start = at
-    while at < end:
-        byte = <uint8_t>at[0]
-        if byte == b'"':
-            span.size = at - span.start
-            span.is_printable = high < 0x7f
-            return at + 1
-        if byte == b'\\' or byte < 0x20:
-            return NULL
-        if byte > high:
-            high = byte
-        at += 1
-    return NULL
+    span.size = quote - at
+    for i in range(span.size):      # without a branch, so that the compiler can use vectors
+        byte = <uint8_t>at[i]
+        is_plain &= (byte >= 0x20) & (byte != b'\\')
+        high = max(high, byte)
+    if not is_plain:
+        return NULL
+    span.is_printable = high < 0x7f
+    return quote + 1
 
 
 cdef inline bint _is(const Span *span, const char *name, Py_ssize_t size) noexcept nogil:
@@ -218,12 +224,76 @@ def number_draft(draft, offset, type kind not None):
     return made
 
 
+def message_rows(list publications not None, type kind not None, int64_t before):
+    """The values to store of those publications that are messages (of the exact type `kind`).
+
+    For each message a tuple: `before` + its offset, user, username, text, timestamp, id. The items
+    of a message are those of `fastchat.protocol.Message`.
+    """
+    rows = []
+    for each in publications:
+        if type(each) is not kind:
+            continue
+        _require_items(each, 10)
+        rows.append((
+            before + <int64_t>_item(each, 1), _item(each, 5), _item(each, 2), _item(each, 3),
+            _item(each, 4), _item(each, 6)))
+    return rows
+
+
+# Times
+
+cdef enum:
+    SECOND_CHARS = 19       # 2025-01-18T10:30:00
+    TIMESTAMP_CHARS = 24    # 2025-01-18T10:30:00.123Z
+
+cdef class Timestamps:
+    """Called without arguments: the time now in RFC 3339, UTC, with milliseconds.
+
+    `clock` returns seconds since 1970, and `format_second` formats whole ones, once a second.
+    """
+
+    cdef object _clock, _format_second, _text
+    cdef int64_t _second
+    cdef int _millisecond
+    cdef char _chars[TIMESTAMP_CHARS]
+
+    def __init__(self, clock, format_second):
+        self._clock = clock
+        self._format_second = format_second
+        self._second = -1
+        self._millisecond = -1
+
+    def __call__(self):
+        cdef int64_t now = <int64_t>(<double>self._clock() * 1000)
+        cdef int64_t second = now // 1000
+        cdef int millisecond = <int>(now % 1000)
+        if second != self._second:
+            self._write_second(self._format_second(second))
+            self._second = second
+        elif millisecond == self._millisecond:  # as it often is in a burst of messages
+            return self._text
+        self._chars[SECOND_CHARS + 1] = <char>(ZERO + millisecond // 100)
+        self._chars[SECOND_CHARS + 2] = <char>(ZERO + millisecond // 10 % 10)
+        self._chars[SECOND_CHARS + 3] = <char>(ZERO + millisecond % 10)
+        self._text = PyUnicode_DecodeUTF8(self._chars, TIMESTAMP_CHARS, NULL)
+        self._millisecond = millisecond
+        return self._text
+
+    cdef int _write_second(self, str second) except -1:
+        if not PyUnicode_IS_COMPACT_ASCII(second) or PyUnicode_GET_LENGTH(second) != SECOND_CHARS:
+            raise ValueError(f"{second!r} has not the form 2025-01-18T10:30:00")
+        memcpy(self._chars, PyUnicode_1BYTE_DATA(second), SECOND_CHARS)
+        self._chars[SECOND_CHARS] = b'.'
+        self._chars[TIMESTAMP_CHARS - 1] = b'Z'
+        return 0
+
+
 # Encoding
 
 cdef enum:
     KEYS_BYTES = 87     # of everything in a payload but the values, without an id
     ID_KEY_BYTES = 8
-    ZERO = 0x30         # the digit
 
 cdef struct Piece:      # the UTF-8 of a string
     const char *data

@@ -86,7 +86,7 @@ class Chat:
         self._broker = broker
         self._pages = pages
         self._hub = hub
-        self._clock = clock
+        self._now = protocol.timestamps(clock)
         self._new_secret = new_secret
         self._metrics = metrics
         self._moderation = Moderation(presence, hub, is_moderated=authenticator is not None)
@@ -168,9 +168,8 @@ class Chat:
     def _publish_message(self, client: Client, command: Send) -> None:
         text, room, id, ref = command
         room, name, user = client.writer_in(room)
-        timestamp = protocol.timestamp_of(self._clock())
         self._broker.publish(
-            message_draft(room, name, text, timestamp, user, id),
+            message_draft(room, name, text, self._now(), user, id),
             partial(self._answer, client, id, ref),
         )
 
@@ -205,7 +204,7 @@ class Chat:
             room,
             name,
             text,
-            protocol.timestamp_of(self._clock()),
+            self._now(),
             user,
             kind,
             command.offset,

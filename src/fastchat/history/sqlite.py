@@ -38,6 +38,7 @@ from typing import TypeVar
 
 import apsw
 
+from fastchat._codec import message_rows
 from fastchat.clocks import AgeClock
 from fastchat.database import select
 from fastchat.errors import CommandError, HistoryError
@@ -66,6 +67,7 @@ from fastchat.history.tails import KnownRooms, Room
 from fastchat.history.users import user_key_of
 from fastchat.protocol import (
     Change,
+    ChangeDraft,
     Draft,
     Kind,
     Message,
@@ -199,41 +201,57 @@ class SqliteHistory:
         return outcomes
 
     def _append_all(self, drafts: Sequence[Draft], touched: set[str]) -> list[Outcome]:
+        """Apply drafts within a transaction; `_insert` writes what they add to the streams."""
         outcomes: list[Outcome] = []
         room: Room | None = None
         for draft in drafts:
             if room is None or room.name != draft.room:
                 room = self._rooms.get(draft.room)
-            outcomes.append(self._append(room, draft))
+            refusal: Duplicate | CommandError | None = None
+            # Most drafts are messages that need nothing but their offset.
+            if not isinstance(draft, MessageDraft):
+                refusal = self._amend(room, draft)
+            elif draft.id is not None or room.number is None or LINK in draft.text:
+                refusal = self._note(room, draft)
+            if refusal is None:
+                room.head += 1
+                publication = draft.numbered(room.head)
+                room.fresh.append(publication)
+                outcomes.append(publication)
+            else:
+                outcomes.append(refusal)
         for name in touched:
             self._settle(self._rooms.get(name))
         if self._ids.has_expired:
             self._ids.expire(4 * len(drafts))
         return outcomes
 
-    def _append(self, room: Room, draft: Draft) -> Outcome:
-        """Apply one draft within a transaction; `_insert` writes what it adds to the stream."""
-        if isinstance(draft, MessageDraft):
-            number = self._create(room) if room.number is None else room.number
-            if draft.id is not None:
-                known = self._ids.add(number, draft.user, draft.id, room.head + 1)
-                if known is not None:
-                    return Duplicate(draft.room, draft.id, known)
-            if LINK in draft.text:
-                self._links.append((draft.room, room.head + 1, "", draft.text))
-        else:
-            found = self._find(room, draft.target)
-            amended = amend(found, draft)
-            if isinstance(amended, CommandError):
-                return amended
-            before = found.text if found is not None and draft.kind is not Kind.REACT else ""
-            if LINK in draft.text or LINK in before:
-                self._links.append((draft.room, draft.target, before, draft.text))
-            self._change(room, amended)
-        room.head += 1
-        publication = draft.numbered(room.head)
-        room.fresh.append(publication)
-        return publication
+    def _note(self, room: Room, draft: MessageDraft) -> Duplicate | None:
+        """Note a message's `id`, its link, and its room if this is the room's first publication.
+
+        The message gets the offset after the room's head. Returns a Duplicate if the history has
+        the `id` already.
+        """
+        number = self._create(room) if room.number is None else room.number
+        if draft.id is not None:
+            known = self._ids.add(number, draft.user, draft.id, room.head + 1)
+            if known is not None:
+                return Duplicate(draft.room, draft.id, known)
+        if LINK in draft.text:
+            self._links.append((draft.room, room.head + 1, "", draft.text))
+        return None
+
+    def _amend(self, room: Room, draft: ChangeDraft) -> CommandError | None:
+        """Change the message that a draft is about; returns the refusal if it may not do so."""
+        found = self._find(room, draft.target)
+        amended = amend(found, draft)
+        if isinstance(amended, CommandError):
+            return amended
+        before = found.text if found is not None and draft.kind is not Kind.REACT else ""
+        if LINK in draft.text or LINK in before:
+            self._links.append((draft.room, draft.target, before, draft.text))
+        self._change(room, amended)
+        return None
 
     def _create(self, room: Room) -> int:
         """Insert the row of a room, which gives the room its number."""
@@ -445,11 +463,7 @@ class SqliteHistory:
         """Write a room's fresh publications, all at once, which is faster than one by one."""
         if fresh := room.fresh:
             before = room.key(0)
-            rows = [
-                (before + m.offset, m.user, m.username, m.text, m.timestamp, m.id)
-                for m in fresh
-                if type(m) is Message
-            ]
+            rows = message_rows(fresh, Message, before)
             self._db.executemany(INSERT_MESSAGE, rows)
             if len(rows) < len(fresh):
                 changes = (each for each in fresh if type(each) is Change)

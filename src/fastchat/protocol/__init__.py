@@ -61,6 +61,7 @@ from fastchat.protocol.publications import (
     encode,
     message_draft,
     timestamp_of,
+    timestamps,
 )
 from fastchat.protocol.values import check_emoji, check_epoch, check_id, check_text
 
@@ -116,6 +117,7 @@ __all__ = [
     "renewed",
     "results",
     "timestamp_of",
+    "timestamps",
     "typing",
     "upload",
 ]

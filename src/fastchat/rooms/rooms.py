@@ -30,7 +30,7 @@ from fastchat.history import Duplicate, History, Outcome
 from fastchat.history.users import UserIds
 from fastchat.limits.rooms import RoomLimits
 from fastchat.metrics import Metrics
-from fastchat.protocol import Draft
+from fastchat.protocol import Change, Draft, Message
 from fastchat.protocol.names import DEFAULT_ROOM, name_key
 from fastchat.protocol.users import subject_of
 from fastchat.rooms import Entrance, Entry, Member, Removal
@@ -164,14 +164,17 @@ class Rooms:
     def _deliver(
         self, senders: Sequence[tuple[Subscriber, Any]], outcomes: Sequence[Outcome]
     ) -> None:
-        for index, outcome in enumerate(outcomes):
-            origin, draft_key = senders[index]
-            if isinstance(outcome, (Duplicate, CommandError)):
+        subscribers: Mapping[Subscriber, int] = {}
+        last = None
+        for (origin, draft_key), outcome in zip(senders, outcomes, strict=True):
+            if not isinstance(outcome, (Message, Change)):
                 origin.answer(draft_key, outcome)
                 continue
             name, offset = outcome.room, outcome.offset
-            room = self._rooms.get(name)
-            subscribers = room.subscribers if room is not None else {}
+            if name != last:
+                last = name
+                room = self._rooms.get(name)
+                subscribers = room.subscribers if room is not None else {}
             if origin not in subscribers:
                 origin.kept(draft_key, offset)
             if subscribers:

@@ -12,12 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastchat import protocol
-from fastchat._codec import encode_plain, make_draft, number_draft, parse_plain
+from fastchat._codec import (
+    Timestamps,
+    encode_plain,
+    make_draft,
+    message_rows,
+    number_draft,
+    parse_plain,
+)
 from fastchat.errors import CommandError, Violation
-from fastchat.protocol import Command, Message, MessageDraft, Send
+from fastchat.history.rows import row_of
+from fastchat.protocol import Change, Command, Kind, Message, MessageDraft, Send, timestamp_of
 from fastchat.protocol.names import MAX_ROOM_CHARS
 from fastchat.protocol.parsing import parse, parse_any
-from fastchat.protocol.publications import encode_message
+from fastchat.protocol.publications import encode_any
 from fastchat.protocol.values import MAX_TEXT_CHARS, MAX_TOKEN_BYTES
 
 TIMESTAMP = "2025-01-18T10:30:00.123Z"
@@ -175,6 +183,9 @@ def test_arguments_of_another_type_are_refused() -> None:
             encode_plain(unfit)
         with pytest.raises(TypeError):
             number_draft(unfit, 1, Message)
+    for unfit in (None, (), [("a",)]):
+        with pytest.raises(TypeError):
+            message_rows(unfit, tuple, 0)
 
 
 # Drafts
@@ -207,6 +218,35 @@ def test_tuples_are_freed() -> None:
     assert (sys.getrefcount(text), sys.getrefcount(user), sys.getrefcount(Message)) == before
 
 
+def test_rows_are_those_of_the_messages() -> None:
+    message = Message("lobby", 7, "Alice", "Hello", TIMESTAMP, "u_1", "c7")
+    edit = Change("lobby", 8, "Alice", "Hi", TIMESTAMP, "u_1", Kind.EDIT, 7)
+    publications = [message, edit, message._replace(offset=2**39, id=None)]
+    before = 5 << 40
+    assert message_rows(publications, Message, before) == [
+        row_of(before + each.offset, each)[:1] + row_of(0, each)[2:7]
+        for each in publications
+        if isinstance(each, Message)
+    ]
+
+
+# Times
+
+
+@given(st.lists(st.integers(0, 4_102_444_800_000), min_size=1))
+def test_timestamps_are_those_of_the_clock(milliseconds: list[int]) -> None:
+    times = [(each + 0.5) / 1000 for each in milliseconds for _ in range(2)]
+    clock = iter(times)
+    now = protocol.timestamps(lambda: next(clock))
+    assert [now() for _ in times] == list(map(timestamp_of, times))
+
+
+def test_second_of_another_form_is_refused() -> None:
+    for text in ("2025-01-18", "2025-01-18T10:30:0é"):
+        with pytest.raises(ValueError, match="has not the form"):
+            Timestamps(lambda: 1.0, lambda second, text=text: text)()
+
+
 # Encoding
 
 MESSAGE = Message("lobby", 42, "Alice", "Hello", TIMESTAMP, "u_1", "c7")
@@ -226,7 +266,7 @@ MESSAGE = Message("lobby", 42, "Alice", "Hello", TIMESTAMP, "u_1", "c7")
 )
 def test_plain_messages_are_encoded_as_the_general_encoder_does(message: Message) -> None:
     payload = encode_plain(message)
-    assert payload == encode_message(message) == protocol.encode(message)
+    assert payload == encode_any(message) == protocol.encode(message)
 
 
 @pytest.mark.parametrize(
@@ -244,13 +284,20 @@ def test_plain_messages_are_encoded_as_the_general_encoder_does(message: Message
 )
 def test_all_else_is_left_to_the_general_encoder(message: Message) -> None:
     assert encode_plain(message) is None
-    assert protocol.encode(message) == encode_message(message)
+    assert protocol.encode(message) == encode_any(message)
+
+
+def test_changes_are_left_to_the_general_encoder() -> None:
+    for kind in (Kind.EDIT, Kind.DELETE, Kind.REACT):
+        change = Change("lobby", 8, "Alice", "Hi", TIMESTAMP, "u_1", kind, 7)
+        assert encode_plain(change) is None
+        assert json.loads(protocol.encode(change))["type"] == kind
 
 
 @given(_TEXTS, _TEXTS, st.none() | _TEXTS, st.integers(0, 2**53 - 1))
 def test_encoders_agree(text: str, username: str, id: str | None, offset: int) -> None:
     message = MESSAGE._replace(text=text, username=username, id=id, offset=offset)
-    assert encode_plain(message) in (None, encode_message(message))
+    assert encode_plain(message) in (None, encode_any(message))
 
 
 def test_lone_surrogate_is_an_error() -> None:
