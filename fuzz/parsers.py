@@ -20,7 +20,7 @@ from urllib.parse import parse_qsl
 import orjson
 
 from fastchat import protocol
-from fastchat._codec import encode_plain, parse_plain
+from fastchat._codec import Encoder, Parser
 from fastchat.auth import Right
 from fastchat.auth.tokens import TokenAuthenticator
 from fastchat.brokers.relay.records import decode_from_relay, decode_from_worker
@@ -50,6 +50,11 @@ TYPES = {
     protocol.Edit: "edit", protocol.Delete: "delete", protocol.React: "react",
     protocol.Search: "search", protocol.Remove: "remove", protocol.Upload: "upload",
 }  # fmt: skip
+#: The compiled parser and encoder alone: they return None for what they leave to the general ones.
+_PARSE_PLAIN = Parser(
+    lambda payload: None, protocol.Send, MAX_TEXT_CHARS, MAX_ROOM_CHARS, MAX_TOKEN_BYTES
+)
+_ENCODE_PLAIN = Encoder(lambda publication: None)
 _LARGEST = {"limit": protocol.MAX_HISTORY, "history": protocol.MAX_HISTORY}
 
 
@@ -71,7 +76,7 @@ def commands(data: bytes) -> None:
 
 def codec(data: bytes) -> None:
     """The compiled parser and encoder do what the general ones do, or decline."""
-    plain = parse_plain(data, protocol.Send, MAX_TEXT_CHARS, MAX_ROOM_CHARS, MAX_TOKEN_BYTES)
+    plain = _PARSE_PLAIN(data)
     if plain is not None:
         assert plain == parse_any(data)
     text = data.decode("utf-8", "replace")
@@ -79,7 +84,7 @@ def codec(data: bytes) -> None:
     draft = protocol.MessageDraft(room, username, text, "2026-01-01", user, id or None)
     message = draft.numbered(len(data))
     assert message == protocol.Message(room, len(data), *draft[1:])
-    payload = encode_plain(message)
+    payload = _ENCODE_PLAIN(message)
     assert payload is None or payload == encode_any(message)
 
 

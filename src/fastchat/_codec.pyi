@@ -6,9 +6,17 @@ from typing import Any, TypeVar
 DEBUG: bool
 T = TypeVar("T", bound=tuple[Any, ...])
 
-def parse_plain(
-    payload: bytes, kind: type[T], max_chars: int, max_room_chars: int, max_token_bytes: int
-) -> T | None: ...
+class Parser:
+    def __init__(
+        self,
+        general: Callable[[bytes], Any],
+        kind: type[tuple[Any, ...]],
+        max_chars: int,
+        max_room_chars: int,
+        max_token_bytes: int,
+    ) -> None: ...
+    def __call__(self, payload: bytes) -> Any: ...
+
 def make_draft(
     kind: type[T],
     room: str,
@@ -27,4 +35,6 @@ class Timestamps:
     def __init__(self, clock: Callable[[], float], format_second: Callable[[int], str]) -> None: ...
     def __call__(self) -> str: ...
 
-def encode_plain(message: tuple[Any, ...]) -> bytes | None: ...
+class Encoder:
+    def __init__(self, general: Callable[[Any], bytes | None]) -> None: ...
+    def __call__(self, publication: Any) -> Any: ...

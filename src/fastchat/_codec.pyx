@@ -1,10 +1,10 @@
 """The compiled half of the protocol: a parser for plain messages, and their encoding.
 
 Most of what a chat server parses and encodes are messages without anything unusual. This module
-does only these, from bytes to tuples and back. It declines everything else by returning None, and
-then `fastchat.protocol` does it: a general parser that knows why a payload is refused, and a
-general encoder. So each function here has a slower twin, and what it returns is equal to what the
-twin returns; `tests/unit/protocol/test_codec.py` compares them.
+does only these, from bytes to tuples and back. It leaves everything else to `fastchat.protocol`: a
+general parser that knows why a payload is refused, and a general encoder. So each function here
+has a slower twin, and what it returns is equal to what the twin returns;
+`tests/unit/protocol/test_codec.py` compares them.
 
 Like the hub, this module imports nothing else of fastchat. The tuples that it makes are of types
 that the caller passes (`NamedTuple`s), whose `__new__` it does not call.
@@ -100,15 +100,36 @@ cdef inline bint _is_plain_room(const Span *room, Py_ssize_t max_chars) noexcept
     return True
 
 
-def parse_plain(bytes payload not None, type kind not None, Py_ssize_t max_chars,
-                Py_ssize_t max_room_chars, Py_ssize_t max_token_bytes):
-    """The message in a payload, as `kind(text, room, id, ref)`; None if it is not a plain one.
+cdef class Parser:
+    """Called with a payload: the message in it as `kind(text, room, id, ref)`, if it is a plain one.
 
     A plain message is a JSON object with a `text`, and perhaps "type":"message", a `room`, an `id`
     and a `ref`, each at most once, all of them strings without escapes. Its text has 1 to
     `max_chars` printable characters, and no space at its end. Its room is an ASCII name of at most
-    `max_room_chars`. `id` and `ref` have 1 to `max_token_bytes`.
+    `max_room_chars`. `id` and `ref` have 1 to `max_token_bytes`. For all else, the result is that
+    of `general(payload)`.
     """
+
+    cdef object _general
+    cdef type _kind
+    cdef Py_ssize_t _max_chars, _max_room_chars, _max_token_bytes
+
+    def __init__(self, general, type kind not None, Py_ssize_t max_chars,
+                 Py_ssize_t max_room_chars, Py_ssize_t max_token_bytes):
+        self._general = general
+        self._kind = kind
+        self._max_chars = max_chars
+        self._max_room_chars = max_room_chars
+        self._max_token_bytes = max_token_bytes
+
+    def __call__(self, bytes payload not None):
+        plain = _parse_plain(
+            payload, self._kind, self._max_chars, self._max_room_chars, self._max_token_bytes)
+        return self._general(payload) if plain is None else plain
+
+
+cdef object _parse_plain(bytes payload, type kind, Py_ssize_t max_chars,
+                         Py_ssize_t max_room_chars, Py_ssize_t max_token_bytes):
     cdef const char *at = PyBytes_AS_STRING(payload)
     cdef const char *end = at + PyBytes_GET_SIZE(payload)
     cdef Span key, value, text, room, id, ref
@@ -300,12 +321,25 @@ cdef struct Piece:      # the UTF-8 of a string
     Py_ssize_t size
 
 
-def encode_plain(message):
-    """The payload of a message; None if it was changed, or if a string needs an escape.
+cdef class Encoder:
+    """Called with a publication: its payload, made here if it is a plain message.
 
-    The items of `message` are those of `fastchat.protocol.Message`. Raises UnicodeEncodeError for
-    a lone surrogate.
+    The items of a message are those of `fastchat.protocol.Message`. A message is not plain if it
+    was changed, or if a string needs an escape. For all else, the result is that of
+    `general(publication)`. Raises UnicodeEncodeError for a lone surrogate.
     """
+
+    cdef object _general
+
+    def __init__(self, general):
+        self._general = general
+
+    def __call__(self, publication):
+        payload = _encode_plain(publication)
+        return self._general(publication) if payload is None else payload
+
+
+cdef object _encode_plain(message):
     cdef Piece room, username, text, timestamp, user
     cdef Piece id = Piece(NULL, 0)
     cdef char digits[20]

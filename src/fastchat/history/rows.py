@@ -42,10 +42,10 @@ _COLUMNS = (
     "edited, deleted, reactions"
 )
 INSERT = f"INSERT INTO publications ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)"  # noqa: S608
-#: Inserts a message that has just been published, with the room's key, and its values.
+#: Inserts a message that has just been published; `message_rows` makes its values. It has few
+#: characters, because apsw hashes them for each row.
 INSERT_MESSAGE = (
-    "INSERT INTO publications (key, kind, user, username, text, timestamp, id) "
-    "VALUES (?, 0, ?, ?, ?, ?, ?)"
+    "INSERT INTO publications(key,kind,user,username,text,timestamp,id)VALUES(?,0,?,?,?,?,?)"
 )
 SELECT = f"SELECT {_COLUMNS} FROM publications WHERE key BETWEEN ? AND ?"  # noqa: S608
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from fastchat._codec import parse_plain
+from fastchat._codec import Parser
 from fastchat.errors import CloseReason, CommandError, ErrorCode, Violation
 from fastchat.protocol.commands import (
     DEFAULT_HISTORY,
@@ -60,17 +60,6 @@ DEFAULT_REMOVAL_S = 600
 MAX_REMOVAL_S = 30 * 86400
 
 
-def parse(payload: bytes) -> Command:
-    """The command in the payload of a text message.
-
-    Raises CommandError (`bad_json`, `bad_command`, `too_long`, `bad_room`, `bad_username`) with
-    the command's `ref` and `id` if they could be read. Raises Violation 1007 if the payload is
-    not UTF-8.
-    """
-    plain = parse_plain(payload, Send, MAX_TEXT_CHARS, MAX_ROOM_CHARS, MAX_TOKEN_BYTES)
-    return parse_any(payload) if plain is None else plain
-
-
 def parse_any(payload: bytes) -> Command:
     """Do what `parse` does, without the compiled parser for plain messages."""
     fields = _load(payload)
@@ -84,6 +73,16 @@ def parse_any(payload: bytes) -> Command:
         refusal.ref = _echo(fields.get("ref"))
         refusal.id = _echo(fields.get("id"))
         raise
+
+
+#: Returns the command in the payload of a text message.
+#:
+#: Raises CommandError (`bad_json`, `bad_command`, `too_long`, `bad_room`, `bad_username`) with
+#: the command's `ref` and `id` if they could be read. Raises Violation 1007 if the payload is not
+#: UTF-8.
+parse: Callable[[bytes], Command] = Parser(
+    parse_any, Send, MAX_TEXT_CHARS, MAX_ROOM_CHARS, MAX_TOKEN_BYTES
+)
 
 
 def join_from_query(parameters: dict[str, str]) -> Join:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from fastchat._codec import Timestamps, encode_plain, make_draft, number_draft
+from fastchat._codec import Encoder, Timestamps, make_draft, number_draft
 
 __all__ = [
     "Change",
@@ -172,16 +172,15 @@ message_draft: Callable[[str, str, str, str, str, str | None], MessageDraft] = p
 Draft = MessageDraft | ChangeDraft
 
 
-def encode(publication: Publication) -> bytes:
-    """The payload with which all members of a room receive a publication."""
-    return encode_plain(publication) or encode_any(publication)
-
-
 def encode_any(publication: Publication) -> bytes:
     """Do what `encode` does, without the compiled encoder for plain messages."""
     if isinstance(publication, Message):
         return _encode_message(publication)
     return _encode_change(publication)
+
+
+#: Returns the payload with which all members of a room receive a publication.
+encode: Callable[[Publication], bytes] = Encoder(encode_any)
 
 
 def _encode_message(message: Message) -> bytes:
