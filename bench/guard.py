@@ -1,6 +1,6 @@
 """Compare the speed of this checkout with that of an earlier commit.
 
-    python bench/guard.py [--against COMMIT] [--rounds N] [--quick]
+    python bench/guard.py [--against COMMIT] [--rounds N] [--json FILE] [--quick]
 
 The earlier commit (by default the last tag, or the first commit if there is no tag) is built under
 build/guard. Servers of both commits run in turn under the same load. The exit status is 1 if a
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import random
 import subprocess
 import sys
@@ -35,6 +36,10 @@ ROUNDS = 15
 LEAST_RATIO = 0.98
 #: Samples of a bootstrap (Efron, 1979), for the interval of a median.
 RESAMPLES = 5000
+#: The history and the number of clients of each server.
+SERVERS = (("sqlite", 10), ("sqlite", 100), ("sqlite", 1000), ("memory", 10))
+#: Lone messages of a sample, but fewer if there are many clients.
+LATENCIES, LEAST_LATENCIES, LATENCY_DELIVERIES = 2000, 200, 60_000
 #: Figures of `broadcast.server.sample`, and whether more is better.
 FIGURES = {"deliveries": True, "cpu": False, "latency": False}
 NAMES = {
@@ -80,6 +85,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--rounds", type=int, default=ROUNDS, help=f"rounds of each figure (default: {ROUNDS})"
     )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     parser.add_argument(
         "--quick",
         action="store_true",
@@ -100,7 +106,10 @@ async def _measure(options: argparse.Namespace, pins: machine.Pins) -> int:
     neighbours = machine.Neighbours()
     comparisons = await _compare(before, Build(), options.rounds, pins, quick=options.quick)
     fallen = [each for each in comparisons if _print_row(each)]
-    print(f"\nother processes: {neighbours.describe()}")
+    others = neighbours.describe()
+    print(f"\nother processes: {others}")
+    if options.json is not None:
+        write(options.json, commit, comparisons, pins, others)
     for each in fallen:
         print(f"slower than before: {each.name}")
     return 1 if fallen and not options.quick else 0
@@ -109,10 +118,11 @@ async def _measure(options: argparse.Namespace, pins: machine.Pins) -> int:
 async def _compare(
     before: Build, after: Build, rounds: int, pins: machine.Pins, *, quick: bool
 ) -> list[Comparison]:
-    lengths = QUICK if quick else Lengths()
-    comparisons: dict[str, Comparison] = {}
+    comparisons: dict[tuple[str, int, str], Comparison] = {}
     for turn in range(rounds):
-        for history, clients in (("sqlite", 10), ("sqlite", 100), ("memory", 10)):
+        for history, clients in SERVERS:
+            latencies = max(LEAST_LATENCIES, min(LATENCIES, LATENCY_DELIVERIES // clients))
+            lengths = QUICK if quick else Lengths(latencies=latencies)
             for build in (before, after) if turn % 2 else (after, before):
                 found = await sample(clients, pins, lengths, history, build)
                 for figure, more_is_better in FIGURES.items():
@@ -136,6 +146,28 @@ def _print_row(comparison: Comparison) -> bool:
         f"   {middle:.3f} ({low:.3f} to {high:.3f}){'  FALLEN' if has_fallen else ''}"
     )
     return has_fallen
+
+
+def write(
+    file: Path, commit: str, comparisons: list[Comparison], pins: machine.Pins, others: str
+) -> None:
+    """Write the figures, with those of each round as [before, after], as JSON."""
+    rows = []
+    for each in comparisons:
+        low, middle, high = interval(each.ratios())
+        medians = {"before": median(each.before), "after": median(each.after)}
+        rows.append(
+            {"figure": each.name, **medians, "ratio": middle, "interval": [low, high]}
+            | {"rounds": [list(pair) for pair in zip(each.before, each.after, strict=True)]}
+        )
+    result = {
+        "before": _describe(commit),
+        "after": _describe("HEAD"),
+        "machine": machine.describe(pins),
+        "other_processes": others,
+        "rows": rows,
+    }
+    file.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def interval(ratios: list[float]) -> tuple[float, float, float]:

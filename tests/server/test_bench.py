@@ -125,6 +125,19 @@ def test_guard_tells_a_loss_from_noise() -> None:
     assert low < middle == 0.9 < guard.LEAST_RATIO < high
 
 
+def test_guard_writes_its_figures(tmp_path: Path) -> None:
+    sys.path.append(str(GUARD.parent))
+    import guard
+    from harness.machine import Pins
+
+    comparison = guard.Comparison("cpu", more_is_better=False, before=[9.0], after=[10.0])
+    file = tmp_path / "guard.json"
+    guard.write(file, "HEAD", [comparison], Pins.choose(), "none")
+    (row,) = json.loads(file.read_text())["rows"]
+    assert row == {"figure": "cpu", "before": 9.0, "after": 10.0, "ratio": 0.9,
+                   "interval": [0.9, 0.9], "rounds": [[9.0, 10.0]]}  # fmt: skip
+
+
 def test_guard_refuses_a_commit_that_does_not_exist() -> None:
     run = subprocess.run(
         [sys.executable, GUARD, "--against", "no-such-commit", "--quick"],
