@@ -18,9 +18,10 @@ expect.set_options(timeout=TIMEOUT_MS)
 _rooms = (f"room-{number}" for number in itertools.count(1))
 
 
-# The scope is not the session, because Playwright's event loop would disturb the loops of other
-# tests.
-@pytest.fixture(scope="module")
+# One browser and one server are enough for all tests of the page that run in one process: each test
+# has users and a room of its own. The scope is not the session, because Playwright's event loop
+# would disturb the loops of other tests.
+@pytest.fixture(scope="package")
 def chromium() -> Iterator[Any]:
     if CHROMIUM is None:
         pytest.skip("Chromium is not installed")
@@ -30,7 +31,7 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with running_server(
         "--data", str(tmp_path_factory.mktemp("data")), "--limits", "off"
@@ -40,7 +41,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def room() -> str:
-    """Return a new room, because the tests of a module share a server."""
+    """Return a new room, because the tests share a server."""
     return next(_rooms)
 
 

@@ -54,7 +54,7 @@ def test_edit_survives_another_room_and_a_reload(visit: Any, room: str) -> None:
     ann.press("#composer", "ArrowUp")
     ann.keyboard.type(" and a half")
     expect(ann.locator(".message--editing[data-offset='1']")).to_have_count(1)
-    ann.evaluate("() => { location.hash = 'elsewhere' }")
+    ann.evaluate("room => { location.hash = room }", f"{room}-other")
     expect(ann.locator("#composer")).to_have_value("")
     ann.go_back()
     expect(ann.locator("#composer")).to_have_value("one and a half")

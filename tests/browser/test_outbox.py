@@ -89,7 +89,7 @@ def test_outbox_and_draft_are_stored_by_room(visit: Any, context: Any, room: str
     ann.fill("#composer", "half a thou")
     ann.reload()
     expect(ann.locator("#composer")).to_have_value("half a thou")
-    ann.evaluate("() => { location.hash = 'elsewhere' }")
+    ann.evaluate("room => { location.hash = room }", f"{room}-other")
     expect(ann.locator("#composer")).to_have_value("")
     expect(ann.locator(".message")).to_have_count(0)
     ann.go_back()
