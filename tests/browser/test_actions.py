@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import product
 from typing import Any
 
 import pytest
@@ -178,23 +179,18 @@ def test_keyboard_deletes_after_a_confirmation(ann_on_a_message: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "direction"),
+    "views",
     [
-        (WIDE, "ltr"),
-        (WIDE, "rtl"),
-        (NARROW, "rtl"),
-        (PHONE, "ltr"),
-        (PHONE, "rtl"),
-        (TABLET, "ltr"),
+        [(WIDE, "ltr"), (WIDE, "rtl"), (NARROW, "rtl")],
+        [(PHONE, "ltr"), (PHONE, "rtl"), (TABLET, "ltr")],
     ],
-    ids=["wide", "wide-rtl", "narrow-rtl", "phone", "phone-rtl", "tablet"],
+    ids=["mouse", "touch"],
 )
 def test_bar_covers_no_text_of_its_message(
-    visit: Any, server: Server, room: str, options: dict[str, Any], direction: str
+    visit: Any, server: Server, room: str, views: list[tuple[dict[str, Any], str]]
 ) -> None:
     """The bar is beside, above or below its message's text, and whole, at the log's edges, too."""
-    ann = visit("Ann", **options)
-    ann.evaluate("(direction) => (document.dir = direction)", direction)
+    ann = visit("Ann", **views[0][0])
     with joined_user(room, "Bob", server) as bob:
         bob.say("first", "tiny", LONG, "and")
         expect(row(ann, 4)).to_have_count(1)
@@ -205,13 +201,16 @@ def test_bar_covers_no_text_of_its_message(
         expect(row(ann, 21)).to_have_count(1)
         say(ann, "the last")
         expect(row(ann, 22)).to_have_count(1)
-    for offset in (*range(1, 8), 22):
-        for block in ("center", "start", "end"):
+    for options, direction in views:
+        ann.set_viewport_size(options["viewport"])
+        ann.evaluate("(direction) => (document.dir = direction)", direction)
+        for offset, block in product((*range(1, 8), 22), ("center", "start", "end")):
             text = row(ann, offset).locator(".message__text")
             text.evaluate("(element, block) => element.scrollIntoView({ block })", block)
             show_bar(ann, text, touch="has_touch" in options)
             expect(row(ann, offset).locator(".actions")).to_be_visible()
-            assert ann.evaluate(OVERLAPS) == 0, (offset, block)
+            seen = (options["viewport"], direction, offset, block)
+            assert ann.evaluate(OVERLAPS) == 0, seen
 
 
 @pytest.mark.parametrize("options", [NARROW, PHONE], ids=["narrow", "phone"])

@@ -322,15 +322,20 @@ def test_missing_emoji_table_does_not_block_sending(visit: Visit) -> None:
     expect(text_in(page, ":tada:")).to_be_visible()
 
 
-@pytest.mark.parametrize(
-    "name", [text for text in HOSTILE if len(text) <= 32 and text.isprintable()]
-)
-def test_hostile_names_stay_text(visit: Visit, room: str, server: Server, name: str) -> None:
+def test_hostile_names_stay_text(visit: Visit, room: str, server: Server) -> None:
     """Markup in a name is text in a suggestion and in the field."""
-    with joined_user(room, name, server):
-        page = visit("Ann")
-        write(page, "@")
-        expect(options(page).locator("bdi")).to_have_text(name)
-        assert options(page).locator("*").count() == 2
-        page.keyboard.press("Enter")
-        expect(field(page)).to_have_value(f"@{name} ")
+    hostile = [text for text in HOSTILE if len(text) <= 32 and text.isprintable()]
+    assert len(hostile) >= 8
+    page = visit("Ann")
+    for number, name in enumerate(hostile):
+        here = f"{room}-{number}"
+        with joined_user(here, name, server):
+            page.evaluate("(room) => { location.hash = room }", here)
+            expect(page.locator("#people")).to_contain_text(name)
+            write(page, "@")
+            expect(options(page).locator("bdi"), name).to_have_text(name)
+            assert options(page).locator("*").count() == 2, name
+            page.keyboard.press("Enter")
+            expect(field(page), name).to_have_value(f"@{name} ")
+            # Until something is deleted, the place of a taken name has no suggestions.
+            page.keyboard.press("Backspace")

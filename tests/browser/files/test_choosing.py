@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import pytest
 from playwright.sync_api import expect
 
 from support.browser import say
@@ -156,33 +155,38 @@ def test_no_file_is_accepted_while_a_dialog_is_open(ann: Any) -> None:
     assert names(ann) == []
 
 
-@pytest.mark.parametrize(
-    ("parts", "taken"),
-    [
-        ([["image/png", "x", "image.png"]], r"Image \d{4}-\d\d-\d\d \d\d\.\d\d\.\d\d\.png"),
-        ([["text/html", "<img>"], ["image/jpeg", "x", "image.jpeg"]], r"Image .*\.jpeg"),
-        ([["text/plain", "my.pdf"], ["application/pdf", "x", "my.pdf"]], r"my\.pdf"),
-        ([["text/plain", "a"], ["text/html", "a"], ["image/png", "x", "image.png"]], None),
-        ([["text/plain", "a"]], None),
-    ],
-    ids=["screenshot", "image-of-a-page", "file", "cells", "text"],
-)
-def test_files_can_be_pasted(ann: Any, parts: list[list[str]], taken: str | None) -> None:
-    """A picture without a name is named by the date; a text stays text, even if it has a
-    picture."""
-    assert ann.evaluate(PASTE, ["#composer", *parts]) is (taken is not None)
-    if taken is None:
-        expect(rows(ann)).to_have_count(0)
-    else:
-        expect(ann.locator(".upload__name")).to_have_text(whole_match(taken))
-        expect(ann.locator("#composer")).to_be_focused()
+PASTED: dict[str, tuple[list[list[str]], str]] = {
+    "screenshot": (
+        [["image/png", "x", "image.png"]],
+        r"Image \d{4}-\d\d-\d\d \d\d\.\d\d\.\d\d\.png",
+    ),
+    "image of a page": (
+        [["text/html", "<img>"], ["image/jpeg", "x", "image.jpeg"]],
+        r"Image .*\.jpeg",
+    ),
+    "file": ([["text/plain", "my.pdf"], ["application/pdf", "x", "my.pdf"]], r"my\.pdf"),
+}
+CELLS = [["text/plain", "a"], ["text/html", "a"], ["image/png", "x", "image.png"]]
 
 
-def whole_match(pattern: str) -> Any:
-    return re.compile(f"^{pattern}$")
+def test_files_can_be_pasted(ann: Any) -> None:
+    """A picture without a name is named by the date."""
+    for number, (kind, (parts, taken)) in enumerate(PASTED.items()):
+        ann.focus("#attach")
+        assert ann.evaluate(PASTE, ["#composer", *parts]), kind
+        name = ann.locator(".upload__name").nth(number)
+        expect(name, kind).to_have_text(re.compile(f"^{taken}$"))
+        expect(ann.locator("#composer"), kind).to_be_focused()
+        expect(rows(ann)).to_have_count(number + 1)
 
 
-def test_file_pasted_into_the_search_field_is_not_shared(ann: Any) -> None:
-    """A file pasted outside of the composer is not shared."""
-    assert not ann.evaluate(PASTE, ["#search-field", ["image/png", "x", "image.png"]])
-    expect(rows(ann)).to_have_count(0)
+def test_pasted_text_is_no_file(ann: Any) -> None:
+    """A text stays text, even if it has a picture; nor is a file shared that is pasted outside of
+    the composer."""
+    for kind, selector, parts in (
+        ("cells", "#composer", CELLS),
+        ("text", "#composer", CELLS[:1]),
+        ("a picture", "#search-field", CELLS[2:]),
+    ):
+        assert not ann.evaluate(PASTE, [selector, *parts]), kind
+        expect(rows(ann), kind).to_have_count(0)
