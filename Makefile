@@ -11,8 +11,7 @@ FUZZ_SECONDS ?= 60
 # Tests start hundreds of servers. Without stored bytecode, each of them would compile the sources again.
 unexport PYTHONDONTWRITEBYTECODE
 # Tests that load the machine and compare timings: nothing else runs at the same time.
-ALONE := tests/threats/test_threats_floods.py tests/server/web/test_capacity.py tests/server/test_flood.py \
-  tests/browser/test_hour.py
+ALONE := tests/threats/test_threats_floods.py tests/server/test_flood.py
 
 # A part of the tests needs only what it uses: browsers, or the builds that replay the fuzzers' corpus.
 ifeq ($(ARGS),)

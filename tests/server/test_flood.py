@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import threading
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from support.limited_server import (
     SERVERS,
@@ -24,8 +27,8 @@ from support.limited_server import (
     say,
     snapshots,
 )
-from support.raw_websocket import HANDSHAKE, Client, connected, request, text, wired
-from support.server import TIMEOUT_UNIT_S, Server, wait_until
+from support.raw_websocket import HANDSHAKE, Client, Wire, connected, request, text, wired
+from support.server import TIMEOUT_UNIT_S, Server, running_server, wait_until
 
 # Connections
 
@@ -54,6 +57,72 @@ def test_flood_of_handshakes_is_refused_without_a_session(tmp_path: Path) -> Non
         assert refusals(server, "address_upgrades") == len(refused)
         say(ann, "still here")
         assert outcomes(ann, 1) == (["still here"], {})
+
+
+def processor_seconds(server: Server) -> float:
+    fields = Path(f"/proc/{server.pid}/stat").read_text("ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def flooded(server: Server, count: int, kind: str) -> list[Wire]:
+    """Open this number of connections, or as many as the server accepts: silent ones, or
+    WebSockets."""
+    wires = []
+    for _ in range(count):
+        wire = Wire(server.port)
+        wires.append(wire)
+        if kind == "websockets":
+            with contextlib.suppress(OSError):
+                wire.write(request("/ws?username=Flood", HANDSHAKE.items()))
+    return wires
+
+
+@pytest.mark.parametrize("kind", ["silent", "websockets"])
+@pytest.mark.parametrize("open_files", [96, 160])
+def test_flood_of_connections_does_not_disturb_clients(
+    open_files: int, kind: str, tmp_path: Path
+) -> None:
+    """Connected clients are served, including requests that open files, and new clients are served
+    at once after the flood."""
+    with (
+        running_server("--data", str(tmp_path), "--limits", "off", open_files=open_files) as server,
+        connected(server.port, "/ws?username=Alice") as alice,
+    ):
+        alice.receive_type("joined")
+        wires = flooded(server, 400, kind)
+        try:
+            used, begin = processor_seconds(server), time.monotonic()
+            while time.monotonic() < begin + 1:
+                asked = time.monotonic()
+                alice.send({"text": "still here"})
+                assert alice.receive_type("message")["text"] == "still here"
+                assert time.monotonic() - asked < 0.5 * TIMEOUT_UNIT_S
+                time.sleep(0.1)
+            share = (processor_seconds(server) - used) / (time.monotonic() - begin)
+            assert share < 0.2 * TIMEOUT_UNIT_S
+            alice.send({"type": "search", "query": "still"})
+            assert alice.receive_type("results")["messages"]
+            assert len(os.listdir(f"/proc/{server.pid}/fd")) < open_files
+        finally:
+            for wire in wires:
+                wire.reset()
+        ended = time.monotonic()
+        wait_until(lambda: is_served(server), timeout_s=TIMEOUT_UNIT_S)
+        assert time.monotonic() - ended < TIMEOUT_UNIT_S
+        alice.send_close()
+        alice.receive_close()
+        assert server.stop() == 0
+    assert len(server.errors) < 10_000
+    assert "Traceback" not in server.errors
+
+
+def is_served(server: Server) -> bool:
+    try:
+        with contextlib.closing(Client(server.port, "/ws?username=Bob")) as client:
+            client.receive_type("joined")
+            return True
+    except (OSError, EOFError, AssertionError):
+        return False
 
 
 def test_forwarded_for_counts_from_trusted_proxies_only(tmp_path: Path) -> None:
