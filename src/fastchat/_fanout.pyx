@@ -67,8 +67,6 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memmove, memset
 
-import asyncio
-import logging
 from heapq import heapify, heappop, heappush
 
 cdef extern from *:
@@ -79,13 +77,19 @@ cdef extern from *:
     """
     bint FASTCHAT_DEBUG
 
-logger = logging.getLogger("fastchat.hub")
-
 #: True in the build that `FASTCHAT_DEBUG=1` makes: bounds checks and assertions.
 DEBUG = bool(FASTCHAT_DEBUG)
 
 #: The room of callers that name none.
 DEFAULT_ROOM = "lobby"
+
+
+cdef object _logger():
+    # Imported here, as asyncio in `Hub.__init__`: a program that runs an event loop has imported
+    # both already, and without them `import fastchat.hub` takes a quarter of the time.
+    import logging
+    return logging.getLogger("fastchat.hub")
+
 
 include "fanout/wire.pxi"
 include "fanout/room.pxi"
@@ -167,6 +171,7 @@ cdef class Hub:
             raise ValueError("max_lag_s and pong_timeout_s must be above 0, ping_interval_s not below")
         if not 1 <= slice_visits <= SLICE:
             raise ValueError(f"slice_visits must be 1 to {SLICE}, not {slice_visits}")
+        import asyncio
         self._loop = asyncio.get_running_loop()
         self._clock = clock if clock is not None else self._loop.time
         self._on_evict = on_evict

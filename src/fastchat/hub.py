@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import orjson
-
 from fastchat import _fanout
 
 __all__ = ["DEFAULT_ROOM", "Hub"]
@@ -24,11 +20,13 @@ class Hub(_fanout.Hub):
 
     __slots__ = ()
 
-    def broadcast_json(self, value: Any, room: str = DEFAULT_ROOM) -> None:
+    def broadcast_json(self, value: object, room: str = DEFAULT_ROOM) -> None:
         """Encode `value` once with orjson, and send it to all members of `room` as text.
 
         This can be called from any thread. If `value` cannot be encoded, the method raises
         TypeError (orjson.JSONEncodeError) and sends nothing. If the hub is closed, it raises
         RuntimeError.
         """
+        import orjson  # here, because it imports much, and only this method needs it
+
         self.broadcast_text(orjson.dumps(value), room)

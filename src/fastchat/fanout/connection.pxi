@@ -288,7 +288,7 @@ cdef bint _write_through(Hub hub, Connection conn, data) except -1:
         else:
             conn.transport.write(data)
     except Exception as error:
-        logger.warning("a transport failed: %s", error)
+        _logger().warning("a transport failed: %s", error)
         _lose(hub, conn)
         return False
     hub._sent.bytes += <size_t>len(data)
@@ -314,7 +314,7 @@ cdef bint _is_closing(Hub hub, Connection conn) except -1:
     try:
         return conn.transport.is_closing()
     except Exception as error:
-        logger.warning("a transport failed: %s", error)
+        _logger().warning("a transport failed: %s", error)
         _lose(hub, conn)
         return True
 
@@ -325,7 +325,7 @@ cdef Py_ssize_t _backlog(Hub hub, Connection conn) except -1:
     try:
         size = conn.transport.get_write_buffer_size()
     except Exception as error:
-        logger.warning("a transport failed: %s", error)
+        _logger().warning("a transport failed: %s", error)
         _lose(hub, conn)
         return 0
     _note_backlog(hub, conn, size)

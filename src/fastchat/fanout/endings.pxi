@@ -29,7 +29,7 @@ cdef int _claim_descriptor(Hub hub, Connection conn) except -1:
     stale = hub._by_descriptor[conn.fd]
     hub._by_descriptor[conn.fd] = conn
     if stale is not None:
-        logger.warning("descriptor %d was reused before its transport was unregistered", conn.fd)
+        _logger().warning("descriptor %d was reused before its transport was unregistered", conn.fd)
         hub.detach(stale)
     return 0
 
@@ -139,7 +139,7 @@ cdef int _abort_one(Hub hub, Connection conn) except -1:
         try:
             conn.transport.abort()
         except Exception as error:
-            logger.warning("a transport could not be aborted: %s", error)
+            _logger().warning("a transport could not be aborted: %s", error)
     return 0
 
 

@@ -175,7 +175,7 @@ cdef int _relieve(Hub hub) except -1:
         elif conn.state == CLOSING:
             _abort_one(hub, conn)
     if evicted:
-        logger.warning(
+        _logger().warning(
             "clients that read too slowly were evicted (%d): %d bytes were kept for slow "
             "clients, and --max-lag-total-bytes is %d", evicted, before, hub._max_lag_total_bytes)
     return 0

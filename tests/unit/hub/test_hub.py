@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 
 import orjson
@@ -28,6 +30,19 @@ def test_package_exports_the_hub() -> None:
     """`fastchat.Hub` is the public class of the compiled hub."""
     assert fastchat.Hub is Hub
     assert DEFAULT_ROOM == "lobby"
+
+
+def test_import_loads_only_the_hub() -> None:
+    """`import fastchat.hub` imports neither asyncio nor logging nor orjson."""
+    code = (
+        "import sys; before = set(sys.modules); import fastchat.hub;"
+        "print(*(set(sys.modules) - before))"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
+    ).stdout.split()
+    assert "fastchat.hub" in printed
+    assert not {"asyncio", "logging", "orjson", "typing"} & set(printed)
 
 
 @on_loop
