@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import json
 import math
 import os
 import re
-import tomllib
 import types
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -415,6 +413,7 @@ def ignored_variables(flags: Mapping[str, Any], environment: Mapping[str, str]) 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return the end of a sentence that names the known word that is almost `word`; else ""."""
+    import difflib  # here, because only an error needs it
 
     def plain(text: str) -> str:
         return text.lower().replace("_", "-").strip("-").removeprefix("fastchat-")
@@ -455,6 +454,8 @@ def _is_of_a_service(variable: str, value: str) -> bool:
 
 
 def _read_file(file: Path) -> dict[str, Any]:
+    import tomllib  # here, because most servers have no file
+
     try:
         content = tomllib.loads(file.read_text("utf-8"))
     except OSError as error:

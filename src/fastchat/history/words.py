@@ -47,11 +47,12 @@ _UNSPACED = (
     "\u3400-\u4dbf\u4e00-\ua4cf\uf900-\ufaff"  # ideographs, Yi
     "\U00016fe0-\U00018dff\U0001aff0-\U0001b2ff\U00020000-\U0003ffff"
 )
-_WORD = re.compile(f"[{_UNSPACED}]|[^ {_UNSPACED}]+")
+# This pattern and `_IGNORED` take 3 ms to compile, so `re` compiles them when a text needs them.
+_WORD = f"[{_UNSPACED}]|[^ {_UNSPACED}]+"
 _ASCII_WORD = re.compile("[a-z0-9]+")
 
 # The marks of alphabets, and characters without a shape: joiners, controls of direction, fillers.
-_IGNORED = re.compile(
+_IGNORED = (
     "[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f"
     "\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7"  # Hebrew
     "\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06dc\u06df-\u06e4\u06e7\u06e8\u06ea-\u06ed"  # Arabic
@@ -91,7 +92,7 @@ def words_of(text: str) -> list[str]:
     # The decomposition separates letters from marks. The composition joins a letter and the marks
     # that were kept, and the parts of Hangul syllables.
     text = unicodedata.normalize("NFKD", text)[:_MAX_CHARS].translate(_FOLDED).casefold()
-    return _WORD.findall(unicodedata.normalize("NFC", text))
+    return re.findall(_WORD, unicodedata.normalize("NFC", text))
 
 
 class _Folded(dict[int, str]):
@@ -108,7 +109,7 @@ _FOLDED = _Folded()
 
 
 def _fold(char: str) -> str:
-    if _IGNORED.match(char):
+    if re.match(_IGNORED, char):
         return ""
     if char in _LETTERS:
         return _LETTERS[char]
