@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import uvloop
 
 from fastchat.files.incoming import IncomingFiles
+from fastchat.process.assembly.standalone import build_standalone
 from fastchat.process.assembly.storage import open_history
-from fastchat.process.assembly.worker import build_standalone
 from fastchat.process.timings import WorkerTimings
 from fastchat.process.worker import Worker
 from fastchat.settings import Settings

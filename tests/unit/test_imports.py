@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -96,17 +98,21 @@ BUILDERS = {
     "Admission": {"process.assembly.worker"},
     "Chat": {"process.assembly.worker"},
     "Context": {"process.assembly.worker"},
-    "Counts": {"process.assembly.worker"},
+    "Counts": {"process.assembly.clustered"},
     "FileEndpoints": {"process.assembly.worker"},
     "FileStore": {"process.assembly.storage"},
     "HttpServer": {"process.assembly.worker"},
     "Hub": {"process.assembly.worker"},
     "IncomingFiles": {"process.assembly.worker"},
-    "MemoryBroker": {"process.assembly.worker"},
+    "MemoryBroker": {"process.assembly.standalone"},
     "MemoryHistory": {"process.assembly.storage"},
-    "Metrics": {"process.assembly.storage", "process.assembly.worker"},
-    "Relay": {"process.assembly.storage"},
-    "RelayBroker": {"process.assembly.worker"},
+    "Metrics": {
+        "process.assembly.clustered",
+        "process.assembly.relay",
+        "process.assembly.standalone",
+    },
+    "Relay": {"process.assembly.relay"},
+    "RelayBroker": {"process.assembly.clustered"},
     "Retention": {"process.assembly.storage"},
     "Rooms": {"process.assembly.storage"},
     "Sessions": {"process.assembly.worker"},
@@ -201,3 +207,15 @@ def test_long_lived_objects_are_built_in_one_place(module: str) -> None:
     }
     for built, builders in BUILDERS.items():
         assert (built in called) == (module in builders)
+
+
+def test_one_process_starts_without_what_it_may_never_need() -> None:
+    """A server of one process imports neither Prometheus' library nor the relay at its start."""
+    code = "import fastchat.cli, fastchat.process.standalone, sys;print(*sys.modules)"
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    ).stdout.split()
+    assert "fastchat.process.assembly.standalone" in printed
+    assert "prometheus_client" not in printed
+    relay = {name for name in printed if name.startswith("fastchat.brokers.relay.")}
+    assert relay == {"fastchat.brokers.relay.listener", "fastchat.brokers.relay.wire"}

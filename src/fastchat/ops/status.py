@@ -2,7 +2,8 @@
 
 `fastchat status` and the supervisor send a request. With several workers the relay answers, and
 with one process `StatusServer` does. The request and the answer are the records AskStatus and
-Status of the relay's protocol.
+Status of the relay's protocol. They are imported when they are needed: a server of one process
+starts without the relay's records, which take 10 ms to import.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from fastchat.brokers.relay.listener import UnixListener
-from fastchat.brokers.relay.records import AskStatus, Status, decode_from_relay
 from fastchat.brokers.relay.wire import BadRecord, RecordReader, socket_path
 from fastchat.errors import FastchatError, SettingError
 
@@ -30,8 +30,6 @@ SCRAPE_TIMEOUT_S = 1.0
 SILENCE_S = 2.0
 #: The connections at the same time; further ones are closed. A request takes some milliseconds.
 MAX_CLIENTS = 16
-
-_REQUEST = AskStatus().encode()
 
 
 class NotAnswering(FastchatError):
@@ -69,10 +67,12 @@ async def ask(directory: Path, timeout_s: float) -> dict[str, dict[str, Any]]:
 
 
 async def _ask(directory: Path) -> dict[str, dict[str, Any]]:
+    from fastchat.brokers.relay.records import AskStatus, Status, decode_from_relay
+
     with socket_path(directory) as path:
         reader, writer = await asyncio.open_unix_connection(path)
     try:
-        writer.write(_REQUEST)
+        writer.write(AskStatus().encode())
         records = RecordReader(decode_from_relay)
         while data := await reader.read(1 << 16):
             for record in records.feed(data):
@@ -184,13 +184,16 @@ class _Client(asyncio.Protocol):
         self._server.clients.discard(self)
 
     def data_received(self, data: bytes) -> None:
+        from fastchat.brokers.relay.records import AskStatus, Status
+
+        request = AskStatus().encode()
         self._received += data
-        if self._received == _REQUEST and not self._transport.get_write_buffer_size():
+        if self._received == request and not self._transport.get_write_buffer_size():
             self._received = b""
             self._transport.write(Status({"server": self._server.snapshot()}).encode())
             self._deadline.cancel()
             self._wait()
-        elif not _REQUEST.startswith(self._received):
+        elif not request.startswith(self._received):
             self.drop()
 
     def drop(self) -> None:

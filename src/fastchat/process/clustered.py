@@ -11,7 +11,7 @@ import socket
 import uvloop
 
 from fastchat.errors import FastchatError
-from fastchat.process.assembly.worker import ClusteredComponents, build_clustered
+from fastchat.process.assembly.clustered import ClusteredComponents, build_clustered
 from fastchat.process.channel import Channel
 from fastchat.process.signals import on_hang_up
 from fastchat.process.timings import WorkerTimings

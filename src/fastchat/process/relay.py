@@ -20,7 +20,8 @@ from fastchat.errors import SettingError
 from fastchat.history import History
 from fastchat.history.directory import lock
 from fastchat.metrics import watch_lag
-from fastchat.process.assembly.storage import build_relay, open_history
+from fastchat.process.assembly.relay import build_relay
+from fastchat.process.assembly.storage import open_history
 from fastchat.process.channel import Channel
 from fastchat.process.timings import RelayTimings
 from fastchat.process.waiting import wait_first

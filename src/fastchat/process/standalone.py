@@ -10,22 +10,24 @@ import os
 import signal
 import socket
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
 from fastchat.history import History
 from fastchat.logs import flush_log
-from fastchat.ops.admin import MAX_CONNECTIONS, Admin
 from fastchat.ops.status import StatusServer
 from fastchat.process.announcing import announce
+from fastchat.process.assembly.standalone import StandaloneComponents, build_standalone
 from fastchat.process.assembly.storage import open_history
-from fastchat.process.assembly.worker import StandaloneComponents, build_standalone
 from fastchat.process.signals import on_hang_up, on_stop_signals
 from fastchat.process.timings import WorkerTimings
 from fastchat.process.worker import Worker
 from fastchat.settings import Settings
 from fastchat.web.sockets import listen, listen_admin
+
+if TYPE_CHECKING:
+    from fastchat.ops.admin import Admin
 
 __all__ = ["run"]
 
@@ -55,7 +57,11 @@ async def _serve(
     history: History,
     admin_listener: socket.socket | None,
 ) -> int:
-    reserved = 0 if admin_listener is None else MAX_CONNECTIONS
+    reserved = 0
+    if admin_listener is not None:
+        from fastchat.ops.admin import MAX_CONNECTIONS  # here: see `_serve_admin`
+
+        reserved = MAX_CONNECTIONS
     components = build_standalone(
         settings, listener, history, timings=WorkerTimings(), reserved=reserved
     )
@@ -77,7 +83,7 @@ class Standalone:
         self._settings = components.worker.settings
         self._admin_listener = admin_listener
         self._status = StatusServer(Path(self._settings.data), self._report)
-        self._admin = Admin(live=lambda: True, ready=self._why_not_ready, parts=self._parts)
+        self._admin: Admin | None = None
 
     async def begin(self) -> None:
         loop = asyncio.get_running_loop()
@@ -92,7 +98,7 @@ class Standalone:
         if self._components.retention is not None:
             self._components.retention.start()
         if self._admin_listener is not None:
-            await self._admin.serve(self._admin_listener)
+            self._admin = await self._serve_admin(self._admin_listener)
         announce(self._settings, self._components.worker.server.listener)
         # The objects that exist now live as long as the process; the collector can skip them.
         gc.collect()
@@ -105,10 +111,19 @@ class Standalone:
 
     async def end(self) -> None:
         async with contextlib.AsyncExitStack() as ends:  # if one fails, the others still run
-            ends.push_async_callback(self._admin.close)
+            if self._admin is not None:
+                ends.push_async_callback(self._admin.close)
             ends.callback(self._status.close)
             if self._components.retention is not None:
                 ends.callback(self._components.retention.stop)
+
+    async def _serve_admin(self, listener: socket.socket) -> Admin:
+        # Imported here: it takes 15 ms and 1 MB, and only a server with an admin port needs it.
+        from fastchat.ops.admin import Admin
+
+        admin = Admin(live=lambda: True, ready=self._why_not_ready, parts=self._parts)
+        await admin.serve(listener)
+        return admin
 
     def _why_not_ready(self) -> str | None:
         if self._worker.draining:

@@ -10,10 +10,8 @@ import logging
 import secrets
 import shlex
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
-from fastchat.brokers.relay.server import Relay
 from fastchat.clocks import AgeClock, steady
 from fastchat.directory import is_open_to_others
 from fastchat.errors import SettingError
@@ -28,7 +26,7 @@ from fastchat.history.memory import MemoryHistory
 from fastchat.history.sqlite import SqliteHistory
 from fastchat.history.users import UserIds
 from fastchat.metrics import Metrics
-from fastchat.process.assembly.limits import connection_count_of, room_limits_of
+from fastchat.process.assembly.limits import room_limits_of
 from fastchat.rooms.members import GRACE_TICKS
 from fastchat.rooms.removals import FILE_NAME as REMOVALS_NAME
 from fastchat.rooms.removals import Removals
@@ -36,8 +34,6 @@ from fastchat.rooms.rooms import Rooms
 from fastchat.settings import Settings
 
 __all__ = [
-    "RelayComponents",
-    "build_relay",
     "build_rooms",
     "new_secret",
     "open_files",
@@ -46,37 +42,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger("fastchat")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RelayComponents:
-    """The objects of the relay's process. Each lives as long as the process."""
-
-    metrics: Metrics
-    relay: Relay
-    retention: Retention | None
-
-
-def build_relay(
-    settings: Settings, history: History, *, workers: int, again: bool
-) -> RelayComponents:
-    """Build the relay for so many workers, in its running loop.
-
-    `again` is whether it takes the place of another relay. Raises SettingError.
-    """
-    metrics = Metrics()
-    rooms = build_rooms(settings, history, metrics, is_shared=True)
-    return RelayComponents(
-        metrics=metrics,
-        relay=Relay(
-            Path(settings.data),
-            rooms,
-            metrics,
-            workers=workers,
-            connection_count=connection_count_of(settings),
-        ),
-        retention=open_retention(settings, metrics, history, create=not again),
-    )
 
 
 def build_rooms(

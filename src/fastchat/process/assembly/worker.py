@@ -1,4 +1,4 @@
-"""Builds the objects that serve clients: for the only process, and for one of several workers."""
+"""Builds the objects that serve clients, in the only process and in each of several workers."""
 
 from __future__ import annotations
 
@@ -7,24 +7,16 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastchat.auth import GUEST_RIGHTS, Authenticator, Right
 from fastchat.brokers import Broker, Pages, Presence
-from fastchat.brokers.memory import MemoryBroker
-from fastchat.brokers.relay.client import RelayBroker
-from fastchat.brokers.relay.counts import Counts
-from fastchat.brokers.relay.pages import FilePages, RelayPages
 from fastchat.chat import Chat
 from fastchat.connections.context import Context
 from fastchat.connections.registry import Sessions
 from fastchat.files.endpoints import FileEndpoints
 from fastchat.files.incoming import IncomingFiles
-from fastchat.files.retention import Retention
 from fastchat.files.store import FileStore
-from fastchat.history import History
-from fastchat.history.reader import HistoryReader
 from fastchat.hub import Hub
 from fastchat.limits.commands import Throttle
 from fastchat.limits.connections import Admission
@@ -40,13 +32,10 @@ from fastchat.process.assembly.limits import (
     visitors_of,
 )
 from fastchat.process.assembly.storage import (
-    build_rooms,
     new_secret,
     open_files,
-    open_retention,
 )
 from fastchat.process.timings import WorkerTimings
-from fastchat.rooms.rooms import Rooms
 from fastchat.settings import Settings
 from fastchat.web.capacity import TRANSFER_KINDS, Capacity, count_transfers, measure_capacity
 from fastchat.web.context import HttpContext
@@ -59,11 +48,10 @@ if TYPE_CHECKING:
     from fastchat.web.tls import Tls
 
 __all__ = [
-    "ClusteredComponents",
-    "StandaloneComponents",
+    "Base",
     "WorkerComponents",
-    "build_clustered",
-    "build_standalone",
+    "build_base",
+    "build_worker",
     "open_authenticator",
     "open_tls",
 ]
@@ -86,76 +74,6 @@ class WorkerComponents:
     context: Context
     handshakes: HandshakeLimiter
     server: HttpServer
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StandaloneComponents:
-    """The objects of the only process: those of a worker, the rooms, and the files' retention."""
-
-    worker: WorkerComponents
-    rooms: Rooms
-    retention: Retention | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClusteredComponents:
-    """The objects of one of several workers; `relay` is its connection to the relay.
-
-    The `reader` reads the file of the history; None if the relay has the history in memory.
-    """
-
-    worker: WorkerComponents
-    relay: RelayBroker
-    reader: HistoryReader | None
-
-
-def build_standalone(
-    settings: Settings,
-    listener: socket.socket,
-    history: History,
-    *,
-    timings: WorkerTimings,
-    reserved: int = 0,
-    capacity: Capacity | None = None,
-    transfers: int | None = None,
-    incoming_files: IncomingFiles | None = None,
-) -> StandaloneComponents:
-    """Build the only process, in its running loop.
-
-    `reserved` is the number of file descriptors that clients cannot have, besides the usual
-    ones. Only tests pass the arguments after it: by default, `capacity` and `transfers` come from
-    the limit of open files, and `incoming_files` from the settings. Raises SettingError.
-    """
-    metrics = Metrics()
-    retention = open_retention(settings, metrics, history)
-    rooms = build_rooms(settings, history, metrics, grace_ticks=timings.grace_ticks)
-    base = _build_base(settings, timings, metrics, reserved, capacity, transfers, incoming_files)
-    worker = _build_worker(base, listener, MemoryBroker(rooms), presence=rooms, pages=rooms.pages)
-    return StandaloneComponents(worker=worker, rooms=rooms, retention=retention)
-
-
-def build_clustered(
-    settings: Settings, listener: socket.socket, *, name: str, timings: WorkerTimings
-) -> ClusteredComponents:
-    """Build the worker `name` of several, in its running loop. Raises SettingError."""
-    base = _build_base(settings, timings, Metrics())
-    directory = Path(settings.data)
-    counts = Counts(base.admission)
-    base.admission.open(counts)
-    relay = RelayBroker(
-        directory,
-        name=name,
-        metrics=base.metrics,
-        counts=counts,
-    )
-    pages: Pages = RelayPages(relay)
-    reader = HistoryReader(directory) if settings.history == "sqlite" else None
-    if reader is not None:
-        pages = FilePages(reader, searching=pages)
-        # A new relay can have another file, if the directory was replaced by a copy.
-        relay.on_welcome = reader.open_again
-    worker = _build_worker(base, listener, relay, presence=relay, pages=pages)
-    return ClusteredComponents(worker=worker, relay=relay, reader=reader)
 
 
 def open_authenticator(settings: Settings) -> Authenticator | None:
@@ -189,7 +107,7 @@ def open_tls(settings: Settings) -> Tls | None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Base:
+class Base:
     """The objects that do not depend on how the process reaches the rooms."""
 
     settings: Settings
@@ -206,7 +124,7 @@ class _Base:
     admission: Admission
 
 
-def _build_base(
+def build_base(
     settings: Settings,
     timings: WorkerTimings,
     metrics: Metrics,
@@ -214,7 +132,7 @@ def _build_base(
     capacity: Capacity | None = None,
     transfers: int | None = None,
     incoming_files: IncomingFiles | None = None,
-) -> _Base:
+) -> Base:
     authenticator = open_authenticator(settings)
     tls = open_tls(settings)
     files = open_files(settings, metrics)
@@ -241,7 +159,7 @@ def _build_base(
         on_evict=sessions.on_evicted,
     )
     admission = Admission(connection_count_of(settings, served=capacity.served), sessions.turn_away)
-    return _Base(
+    return Base(
         settings=settings,
         timings=timings,
         metrics=metrics,
@@ -257,8 +175,8 @@ def _build_base(
     )
 
 
-def _build_worker(
-    base: _Base, listener: socket.socket, broker: Broker, *, presence: Presence, pages: Pages
+def build_worker(
+    base: Base, listener: socket.socket, broker: Broker, *, presence: Presence, pages: Pages
 ) -> WorkerComponents:
     settings = base.settings
     chat = Chat(
@@ -299,7 +217,7 @@ def _build_worker(
     )
 
 
-def _build_context(base: _Base, chat: Chat, clock: Callable[[], float]) -> Context:
+def _build_context(base: Base, chat: Chat, clock: Callable[[], float]) -> Context:
     return Context(
         chat=chat,
         hub=base.hub,
@@ -313,7 +231,7 @@ def _build_context(base: _Base, chat: Chat, clock: Callable[[], float]) -> Conte
 
 
 def _build_server(
-    base: _Base,
+    base: Base,
     listener: socket.socket,
     context: Context,
     handshakes: HandshakeLimiter,

@@ -1,0 +1,54 @@
+"""Builds the objects of the only process: those that serve clients, and the rooms."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+from fastchat.brokers.memory import MemoryBroker
+from fastchat.files.incoming import IncomingFiles
+from fastchat.files.retention import Retention
+from fastchat.history import History
+from fastchat.metrics import Metrics
+from fastchat.process.assembly.storage import build_rooms, open_retention
+from fastchat.process.assembly.worker import WorkerComponents, build_base, build_worker
+from fastchat.process.timings import WorkerTimings
+from fastchat.rooms.rooms import Rooms
+from fastchat.settings import Settings
+from fastchat.web.capacity import Capacity
+
+__all__ = ["StandaloneComponents", "build_standalone"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StandaloneComponents:
+    """The objects of the only process: those of a worker, the rooms, and the files' retention."""
+
+    worker: WorkerComponents
+    rooms: Rooms
+    retention: Retention | None
+
+
+def build_standalone(
+    settings: Settings,
+    listener: socket.socket,
+    history: History,
+    *,
+    timings: WorkerTimings,
+    reserved: int = 0,
+    capacity: Capacity | None = None,
+    transfers: int | None = None,
+    incoming_files: IncomingFiles | None = None,
+) -> StandaloneComponents:
+    """Build the only process, in its running loop.
+
+    `reserved` is the number of file descriptors that clients cannot have, besides the usual
+    ones. Only tests pass the arguments after it: by default, `capacity` and `transfers` come from
+    the limit of open files, and `incoming_files` from the settings. Raises SettingError.
+    """
+    metrics = Metrics()
+    retention = open_retention(settings, metrics, history)
+    rooms = build_rooms(settings, history, metrics, grace_ticks=timings.grace_ticks)
+    base = build_base(settings, timings, metrics, reserved, capacity, transfers, incoming_files)
+    worker = build_worker(base, listener, MemoryBroker(rooms), presence=rooms, pages=rooms.pages)
+    return StandaloneComponents(worker=worker, rooms=rooms, retention=retention)
