@@ -12,10 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import random
-import subprocess
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
@@ -25,17 +22,14 @@ if (ROOT / "src").is_dir():
     sys.path.insert(0, str(ROOT / "src"))
 
 from broadcast.server import QUICK, Lengths, sample
-from harness import command, machine
-from harness.report import BenchError
+from harness import command, commits, machine
+from harness.comparison import Comparison, interval
 from harness.served import Build
 
 LIMIT_S = 900.0
-BUILD_LIMIT_S = 300.0
 ROUNDS = 15
 #: What a figure may lose.
 LEAST_RATIO = 0.98
-#: Samples of a bootstrap (Efron, 1979), for the interval of a median.
-RESAMPLES = 5000
 #: The history and the number of clients of each server.
 SERVERS = (("sqlite", 10), ("sqlite", 100), ("sqlite", 1000), ("memory", 10))
 #: Lone messages of a sample, but fewer if there are many clients.
@@ -47,22 +41,6 @@ NAMES = {
     "cpu": "CPU of a message, 64 in flight (us)",
     "latency": "latency, one in flight (us)",
 }
-
-
-@dataclass(slots=True)
-class Comparison:
-    """One figure of both commits, by round. A ratio above 1 is an improvement."""
-
-    name: str
-    more_is_better: bool
-    before: list[float] = field(default_factory=list)
-    after: list[float] = field(default_factory=list)
-
-    def ratios(self) -> list[float]:
-        pairs = zip(self.before, self.after, strict=True)
-        return [
-            after / before if self.more_is_better else before / after for before, after in pairs
-        ]
 
 
 def main(arguments: list[str]) -> int:
@@ -100,9 +78,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 
 async def _measure(options: argparse.Namespace, pins: machine.Pins) -> int:
-    commit = _commit_of(options.against)
-    before = await asyncio.to_thread(_build, commit)
-    print(f"before: {_describe(commit)}\nafter:  this checkout\n", flush=True)
+    commit = commits.commit_of(options.against)
+    before = await asyncio.to_thread(commits.build, commit)
+    print(f"before: {commits.describe(commit)}\nafter:  this checkout\n", flush=True)
     neighbours = machine.Neighbours()
     comparisons = await _compare(before, Build(), options.rounds, pins, quick=options.quick)
     fallen = [each for each in comparisons if _print_row(each)]
@@ -161,62 +139,13 @@ def write(
             | {"rounds": [list(pair) for pair in zip(each.before, each.after, strict=True)]}
         )
     result = {
-        "before": _describe(commit),
-        "after": _describe("HEAD"),
+        "before": commits.describe(commit),
+        "after": commits.describe("HEAD"),
         "machine": machine.describe(pins),
         "other_processes": others,
         "rows": rows,
     }
     file.write_text(json.dumps(result, indent=1) + "\n")
-
-
-def interval(ratios: list[float]) -> tuple[float, float, float]:
-    """The median of ratios, between the ends of its 95 % interval (bootstrap)."""
-    chance = random.Random(1)
-    medians = sorted(median(chance.choices(ratios, k=len(ratios))) for _ in range(RESAMPLES))
-    return medians[RESAMPLES // 40], median(ratios), medians[-RESAMPLES // 40]
-
-
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True)
-    if done.returncode:
-        raise BenchError(f"git {arguments[0]} failed: {done.stderr.strip()}")
-    return done.stdout.strip()
-
-
-def _commit_of(name: str | None) -> str:
-    if name is None:
-        tags = _git("tag", "--merged", "HEAD", "--sort=-creatordate").split()
-        name = tags[0] if tags else _git("rev-list", "--max-parents=0", "HEAD").split()[0]
-    try:
-        return _git("rev-parse", "--verify", f"{name}^{{commit}}")
-    except BenchError:
-        raise BenchError(f"--against {name}: there is no such commit here") from None
-
-
-def _describe(commit: str) -> str:
-    return _git("log", "-1", "--format=%h %s", commit)
-
-
-def _build(commit: str) -> Build:
-    """Build a commit under build/guard, unless that was done before."""
-    directory = ROOT / "build" / "guard" / commit[:12]
-    if not (directory / ".venv" / "serve.stamp").exists():
-        print(f"building {_describe(commit)}", flush=True)
-        directory.mkdir(parents=True, exist_ok=True)
-        archive = subprocess.run(
-            ["git", "-C", str(ROOT), "archive", commit], capture_output=True, check=True
-        )
-        subprocess.run(["tar", "-x", "-C", str(directory)], input=archive.stdout, check=True)
-        done = subprocess.run(
-            ["make", "-C", str(directory), f"PYTHON={sys.executable}", ".venv/serve.stamp"],
-            capture_output=True,
-            text=True,
-            timeout=BUILD_LIMIT_S,
-        )
-        if done.returncode:
-            raise BenchError(f"{commit[:12]} could not be built:\n{done.stderr[-2000:]}")
-    return Build(directory / "src", str(directory / ".venv" / "bin" / "python"))
 
 
 if __name__ == "__main__":

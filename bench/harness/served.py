@@ -22,7 +22,7 @@ STOP_TIMEOUT_S = 10.0
 #: The children of a supervisor end within a second after it (`fastchat.process.channel.END_S`).
 ORPHANS_S = 3.0
 ORPHANS_INTERVAL_S = 0.05
-ADDRESS = re.compile(rb"http://127\.0\.0\.1:(\d+)")
+ADDRESS = re.compile(rb"https?://127\.0\.0\.1:(\d+)")
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 PROC = Path("/proc")
 
@@ -61,6 +61,21 @@ class Build:
     source: Path = SOURCE
     python: str = sys.executable
 
+    def environment(self) -> dict[str, str]:
+        """The environment of its processes.
+
+        Servers use their defaults, and not this user's settings for other servers. They store
+        bytecode, as an installed package does.
+        """
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("FASTCHAT_") and name != "PYTHONDONTWRITEBYTECODE"
+        }
+        path = [str(self.source), environment.get("PYTHONPATH", "")]
+        environment["PYTHONPATH"] = os.pathsep.join(part for part in path if part)
+        return environment
+
 
 @asynccontextmanager
 async def running_server(
@@ -71,13 +86,7 @@ async def running_server(
     It runs on the CPUs of this process, unless another CPU is given. At the end it is stopped by
     SIGTERM, or by SIGKILL if that fails, together with all its children.
     """
-    # The server uses its defaults, and not this user's environment for other servers.
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith("FASTCHAT_")
-    }
     build = build or Build()
-    path = [str(build.source), environment.get("PYTHONPATH", "")]
-    environment["PYTHONPATH"] = os.pathsep.join(part for part in path if part)
     # The load is far above the limits of one address and of one user.
     command = [build.python, "-m", "fastchat", "serve", "--port", "0", "--log-level", "warning"]
     command += ["--limits", "off"]
@@ -92,7 +101,7 @@ async def running_server(
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 cwd=directory,
-                env=environment,
+                env=build.environment(),
             )
         errors = asyncio.ensure_future(_read_all(process.stderr))
         try:
@@ -212,10 +221,16 @@ def _connections(port: int) -> dict[int, str]:
 
 def memory_bytes(pid: int) -> dict[str, int]:
     """The memory of a process: "Pss" divides shared pages among the processes that share them,
-    and "Rss" counts them in each process."""
-    found = {}
+    "Rss" counts them in each process, and "Private" leaves them out."""
+    sizes: dict[str, int] = {}
     for line in (PROC / str(pid) / "smaps_rollup").read_text().splitlines()[1:]:
         name, value, *_ = line.split()
-        if name in ("Pss:", "Rss:"):
-            found[name[:-1]] = int(value) * 1024
-    return found
+        sizes[name[:-1]] = int(value) * 1024
+    private = sizes["Private_Clean"] + sizes["Private_Dirty"]
+    return {"Pss": sizes["Pss"], "Rss": sizes["Rss"], "Private": private}
+
+
+def cpu_s(pid: int) -> float:
+    """The CPU time of all threads of a process."""
+    times = (PROC / str(pid) / "task").glob("*/schedstat")
+    return sum(int(file.read_text().split()[0]) for file in times) / 1e9

@@ -15,6 +15,7 @@ from support.server import TIMEOUT_UNIT_S
 BENCH = Path(__file__).parents[2] / "bench" / "broadcast.py"
 WORKERS = BENCH.with_name("workers.py")
 SLOW = BENCH.with_name("slow.py")
+FOOTPRINT = BENCH.with_name("footprint.py")
 GUARD = BENCH.with_name("guard.py")
 TINY = "--rounds 1 --placements free --rooms 2 --members 5 --measure-ms 100 --messages 20"
 
@@ -111,26 +112,41 @@ def test_run_with_slow_readers_fills_every_row(tmp_path: Path) -> None:
     assert medians["delay, p99"] > 0
 
 
+def test_footprint_measures_every_section() -> None:
+    """A small run measures the start, the memory, and idle connections without and with TLS."""
+    run = subprocess.run(
+        [sys.executable, FOOTPRINT, "--quick"],
+        capture_output=True,
+        text=True,
+        timeout=120 * TIMEOUT_UNIT_S,
+    )
+    assert run.returncode == 0, run.stderr
+    for name in ("import fastchat.hub, ms", "private MB", "plain, RSS kB", "TLS", "% of a core"):
+        assert name in run.stdout
+
+
 def test_guard_tells_a_loss_from_noise() -> None:
     """A ratio above 1 is an improvement, of costs too; a figure has fallen if its whole interval
     is below the bound."""
     sys.path.append(str(GUARD.parent))
     import guard
+    from harness.comparison import Comparison, interval
 
-    steady = guard.Comparison("cpu", more_is_better=False, before=[9.0] * 15, after=[10.0] * 15)
-    assert guard.interval(steady.ratios()) == (0.9, 0.9, 0.9)
-    noisy = guard.Comparison("rate", more_is_better=True, before=[1.0] * 15)
+    steady = Comparison("cpu", more_is_better=False, before=[9.0] * 15, after=[10.0] * 15)
+    assert interval(steady.ratios()) == (0.9, 0.9, 0.9)
+    noisy = Comparison("rate", more_is_better=True, before=[1.0] * 15)
     noisy.after = [0.7, 1.2, 0.9, 1.1, 0.8] * 3
-    low, middle, high = guard.interval(noisy.ratios())
+    low, middle, high = interval(noisy.ratios())
     assert low < middle == 0.9 < guard.LEAST_RATIO < high
 
 
 def test_guard_writes_its_figures(tmp_path: Path) -> None:
     sys.path.append(str(GUARD.parent))
     import guard
+    from harness.comparison import Comparison
     from harness.machine import Pins
 
-    comparison = guard.Comparison("cpu", more_is_better=False, before=[9.0], after=[10.0])
+    comparison = Comparison("cpu", more_is_better=False, before=[9.0], after=[10.0])
     file = tmp_path / "guard.json"
     guard.write(file, "HEAD", [comparison], Pins.choose(), "none")
     (row,) = json.loads(file.read_text())["rows"]
