@@ -4,7 +4,7 @@ PYTHON ?= python3
 CC ?= cc
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml setup.py $(wildcard src/fastchat/_codec.py* src/fastchat/_fanout.py* src/fastchat/fanout/*.pxi)
+SOURCES := pyproject.toml setup.py $(wildcard src/fastchat/_buffers.py* src/fastchat/_codec.py* src/fastchat/_fanout.py* src/fastchat/fanout/*.pxi)
 # Arguments for the command: make serve ARGS="--port 9000"
 ARGS ?=
 FUZZ_SECONDS ?= 60
@@ -55,7 +55,8 @@ test: $(TEST_NEEDS)
 ifeq ($(ARGS),)
 	$(BIN)/python -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder $(ALONE:%=--ignore=%)
 	$(BIN)/python -m pytest $(ALONE)
-	FASTCHAT_DEBUG=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/unit/hub tests/unit/protocol/test_codec.py
+	FASTCHAT_DEBUG=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/unit/hub tests/unit/protocol/test_codec.py \
+	  tests/unit/test_buffers.py
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif

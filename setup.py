@@ -1,4 +1,4 @@
-"""Builds the compiled hub and codec; everything else is in pyproject.toml.
+"""Builds the compiled modules: hub, codec and shared buffers; everything else is in pyproject.toml.
 
 `FASTCHAT_DEBUG=1 python setup.py build_ext --build-lib build/debug` makes the
 debug build that the tests use: bounds checks on, assertions in. With
@@ -24,7 +24,7 @@ extensions = [
         extra_compile_args=["-O1", "-g", "-UNDEBUG", *SANITIZER] if DEBUG else ["-O3"],
         extra_link_args=SANITIZER,
     )
-    for name in ("_codec", "_fanout")
+    for name in ("_buffers", "_codec", "_fanout")
 ]
 
 setup(

@@ -64,6 +64,27 @@ def test_compiled_modules_pass_the_address_sanitizer(target: str) -> None:
     assert "Sanitizer" not in output
 
 
+def test_shared_buffers_pass_the_address_sanitizer() -> None:
+    """Connections that share buffers access only memory that is allocated."""
+    code = (
+        f"import asyncio, pathlib, sys; sys.path.append({str(ROOT / 'tests')!r})\n"
+        "from support.builds import use_build\n"
+        f"use_build(pathlib.Path({str(_build('sanitized'))!r}))\n"
+        "from support.buffers import exercise\n"
+        "for seed in range(3): asyncio.run(exercise(seed))\n"
+        "print('passed')"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        env=_environment({"LD_PRELOAD": _sanitizer()}),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    assert ended.stdout == "passed\n", ended.stderr
+    assert "Sanitizer" not in ended.stderr
+
+
 def test_sanitizer_sees_memory_that_python_allocates() -> None:
     """The sanitizer detects an error in memory of Python, so the test above can fail."""
     library = _sanitizer()
@@ -81,7 +102,7 @@ def test_sanitizer_sees_memory_that_python_allocates() -> None:
 
 def _build(name: str) -> Path:
     directory = ROOT / "build" / name
-    if not list(directory.glob("fastchat/_codec.*.so")):
+    if not list(directory.glob("fastchat/_buffers.*.so")):
         pytest.skip(f"there is no {name} build: make build/{name}/stamp")
     return directory
 

@@ -69,6 +69,7 @@ def test_wheel_from_the_sdist_serves_the_page(
     assert found.stdout.startswith(str(installed))
     assert (installed / "fastchat" / "py.typed").exists()
     assert (installed / "fastchat" / "_fanout.pyi").exists()
+    assert (installed / "fastchat" / "_buffers.pyi").exists()
     assert (installed / "fastchat" / "_codec.pyi").exists()
     assert (installed / "fastchat" / "protocol" / "confusables.txt").exists()
     server = Server(("--data", str(tmp_path)))

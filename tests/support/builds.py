@@ -14,7 +14,7 @@ def use_build(directory: Path) -> None:
 
     No module of fastchat may be imported before.
     """
-    for name in ("_codec", "_fanout"):
+    for name in ("_buffers", "_codec", "_fanout"):
         (library,) = directory.glob(f"fastchat/{name}.*.so")
         spec = importlib.util.spec_from_file_location(f"fastchat.{name}", library)
         assert spec is not None

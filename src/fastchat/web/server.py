@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, cast
 import uvicorn
 from starlette.types import ASGIApp
 
+from fastchat._buffers import SharedBuffers
 from fastchat.connections.echo import check_loopback
 from fastchat.web.context import HttpContext
 from fastchat.web.headers import SECURITY_HEADERS
 from fastchat.web.http import HttpProtocol
-from fastchat.web.websocket import WebSocketProtocol
+from fastchat.web.websocket import READ_BYTES, WebSocketProtocol
 
 if TYPE_CHECKING:
     from fastchat.web.tls import Tls
@@ -61,7 +62,9 @@ class HttpServer:
         config = uvicorn.Config(
             app,
             http=self._accept,  # type: ignore[arg-type]  # uvicorn expects a class, and calls it
-            ws=functools.partial(WebSocketProtocol, context=context),  # type: ignore[arg-type]
+            ws=functools.partial(  # type: ignore[arg-type]
+                WebSocketProtocol, context=context, buffers=SharedBuffers(READ_BYTES)
+            ),
             headers=SECURITY_HEADERS,
             server_header=False,
             proxy_headers=False,

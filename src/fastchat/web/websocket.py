@@ -9,6 +9,7 @@ from picows import WSUpgradeRequest, WSUpgradeResponse
 from picows.common import WSUpgradeResponseWithListener
 from picows.picows import WSAutoPingStrategy, WSProtocol  # type: ignore[attr-defined]
 
+from fastchat._buffers import SharedBuffers
 from fastchat.connections.echo import ECHO_PATH, EchoSession
 from fastchat.connections.session import Session
 from fastchat.errors import CommandError
@@ -17,11 +18,11 @@ from fastchat.protocol.parsing import join_from_query
 from fastchat.web.context import ADDRESS_HEADER, HttpContext
 from fastchat.web.headers import common_headers
 
-__all__ = ["WebSocketProtocol"]
+__all__ = ["READ_BYTES", "WebSocketProtocol"]
 
 SUBPROTOCOL = "fastchat.v1"
-#: The largest read. With messages of up to 64 KiB, picows' buffer grows to 128 KiB at most, and
-#: with small ones to 32 KiB.
+#: The largest read. With messages of up to 64 KiB, picows' buffer grows to 128 KiB at most while
+#: such a message arrives; whole messages need none (`fastchat._buffers`).
 READ_BYTES = 16 * 1024
 #: The prefix of a subprotocol that is a token. It is offered by clients, and never selected.
 BEARER_PREFIX = "fastchat.token."
@@ -46,13 +47,15 @@ class WebSocketProtocol(WSProtocol):  # type: ignore[misc]  # private in picows,
     """picows' protocol, constructed by uvicorn at an upgrade that `fastchat.web.http` has checked.
 
     uvicorn passes `config`, `server_state` and `app_state`, which are not needed, and then calls
-    `connection_made` and `data_received` with the request as bytes.
+    `connection_made` and `data_received` with the request as bytes. All protocols of an event loop
+    share `buffers`.
     """
 
-    __slots__ = ("_context",)
+    __slots__ = ("_buffers", "_context")
 
-    def __init__(self, *, context: HttpContext, **_uvicorn: Any) -> None:
+    def __init__(self, *, context: HttpContext, buffers: SharedBuffers, **_uvicorn: Any) -> None:
         self._context = context
+        self._buffers = buffers
         super().__init__(
             None,  # host and port: only for clients
             None,  # path: only for clients
@@ -68,8 +71,13 @@ class WebSocketProtocol(WSProtocol):  # type: ignore[misc]  # private in picows,
             False,  # auto pong: it would charge no pings; sessions answer them
             context.session_context.max_message_bytes,
             None,  # extra headers: only for clients
-            2048,  # read buffer: the smallest size that picows allows; it grows by itself
+            2048,  # read buffer: the smallest size that picows allows
         )
+        buffers.settle(self)
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._buffers.share_writing(self.transport)
 
     def data_received(self, data: bytes) -> None:
         """Take the whole upgrade request, and then the frames that arrived with it, if any.
@@ -96,6 +104,7 @@ class WebSocketProtocol(WSProtocol):  # type: ignore[misc]  # private in picows,
 
     def buffer_updated(self, count: int) -> None:
         super().buffer_updated(count)
+        self._buffers.settle(self)
         if self.transport.is_close_frame_sent:
             self.listener.parse_failed()
 
