@@ -149,8 +149,12 @@ class _Opener(asyncio.Protocol):
 class _Layer(SSLProtocol):  # type: ignore[misc]  # not in the stub, hence untyped
     """uvloop's TLS; the TCP transport pauses and resumes the protocol above it, too."""
 
-    #: The transport of the protocol above; None before the end of the handshake.
-    encrypted: _Encrypted | None = None
+    __slots__ = ("encrypted",)
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        #: The transport of the protocol above; None before the end of the handshake.
+        self.encrypted: _Encrypted | None = None
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -169,22 +173,17 @@ class _Layer(SSLProtocol):  # type: ignore[misc]  # not in the stub, hence untyp
 class _Encrypted:
     """uvloop's encrypted transport, whose size includes the bytes in the TCP transport."""
 
+    __slots__ = ("_size", "_tcp_size", "_transport", "write")
+
     def __init__(self, transport: Any, tcp: Any) -> None:
         self._size = transport.get_write_buffer_size
         self._tcp_size = tcp.get_write_buffer_size
-        # These are called as often as on the transport itself, and cost no more.
+        self._transport = transport
+        # This is called for each batch of messages, and costs no more than on the transport itself.
         self.write = transport.write
-        self.writelines = transport.writelines
-        self.is_closing = transport.is_closing
-        self.close = transport.close
-        self.abort = transport.abort
-        self.get_extra_info = transport.get_extra_info
-        self.get_protocol = transport.get_protocol
-        self.set_protocol = transport.set_protocol
-        self.pause_reading = transport.pause_reading
-        self.resume_reading = transport.resume_reading
-        self.set_write_buffer_limits = transport.set_write_buffer_limits
-        self.can_write_eof = transport.can_write_eof
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
     def get_write_buffer_size(self) -> int:
         size: int = self._size() + self._tcp_size()
