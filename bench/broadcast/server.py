@@ -167,9 +167,13 @@ async def load_server(
     server: int,
     *,
     window: int = WINDOW,
+    rate: int = 0,
 ) -> dict[str, object]:
-    """Run the load against the process `server` and return what it measured."""
-    numbers = (window, lengths.warm_up_ms, lengths.measure_ms, lengths.latencies, server)
+    """Run the load against the process `server` and return what it measured.
+
+    With a `rate`, it sends so many messages a second, while at most `window` are in flight.
+    """
+    numbers = (window, lengths.warm_up_ms, lengths.measure_ms, lengths.latencies, server, rate)
     process = await asyncio.create_subprocess_exec(
         str(build_drain()),
         "chat",

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,16 +79,20 @@ class Build:
 
 @asynccontextmanager
 async def running_server(
-    *arguments: str, cpu: int | None = None, build: Build | None = None
+    *arguments: str,
+    cpu: int | None = None,
+    build: Build | None = None,
+    program: Sequence[str] = ("-m", "fastchat"),
 ) -> AsyncIterator[Served]:
     """Start a server on a free port, with an empty data directory. It is this build by default.
 
-    It runs on the CPUs of this process, unless another CPU is given. At the end it is stopped by
-    SIGTERM, or by SIGKILL if that fails, together with all its children.
+    It runs on the CPUs of this process, unless another CPU is given. `program` are Python's
+    arguments that start fastchat's command. At the end the server is stopped by SIGTERM, or by
+    SIGKILL if that fails, together with all its children.
     """
     build = build or Build()
     # The load is far above the limits of one address and of one user.
-    command = [build.python, "-m", "fastchat", "serve", "--port", "0", "--log-level", "warning"]
+    command = [build.python, *program, "serve", "--port", "0", "--log-level", "warning"]
     command += ["--limits", "off"]
     with tempfile.TemporaryDirectory(
         prefix="fastchat-bench-", ignore_cleanup_errors=True

@@ -1,13 +1,14 @@
 /* The other end of the benchmark: many WebSocket clients in one process.
  *
  *   drain receive PORT CLIENTS CPU HANDSHAKE MODULUS PAGE_FD EVENT_FD
- *   drain chat    PORT CLIENTS CPU WINDOW WARMUP_MS MEASURE_MS LATENCIES SERVER_PID
+ *   drain chat    PORT CLIENTS CPU WINDOW WARMUP_MS MEASURE_MS LATENCIES SERVER_PID RATE
  *
  * "receive" only reads. Through a shared page, it reports how many messages ALL
  * clients have received and when the last of them arrived. It signals an eventfd
  * when that number changes. It ends when its standard input ends. "chat" joins a
  * room of a fastchat server, keeps WINDOW messages in flight, and prints one line
- * of JSON.
+ * of JSON. If RATE is not 0, it sends so many messages a second, as long as not more
+ * than WINDOW of them are in flight.
  *
  * Both block in epoll, as a real reader does: a spinning reader would make the
  * sender look faster than it is. Both walk every frame header of every client
@@ -181,14 +182,19 @@ static int send_due(void)
     return send_frames(clients[0].link.fd, &sent_bytes, due_bytes);
 }
 
-/* Keep `window` messages in flight until a time, or until all have arrived. */
-static void keep_under_way(uint64_t window, uint64_t until_ns)
+/* Keep `window` messages in flight until a time. With a rate, send those that are due. */
+static void keep_under_way(uint64_t window, uint64_t rate, uint64_t until_ns)
 {
-    uint64_t idle_since = now_ns();
+    uint64_t started = now_ns(), idle_since = started, begun = due_bytes / frame_bytes;
     for (;;) {
-        due_bytes = (completed + window) * frame_bytes;
+        uint64_t due = completed + window;
+        if (rate) {
+            uint64_t paced = begun + (now_ns() - started) * rate / 1000000000u;
+            due = paced < due ? paced : due;
+        }
+        due_bytes = due * frame_bytes;
         int all_sent = send_due();
-        if (turn(all_sent ? 100 : 1))
+        if (turn(all_sent && !rate ? 100 : 1))
             idle_since = now_ns();
         uint64_t now = now_ns();
         if (now >= until_ns)
@@ -244,18 +250,19 @@ static void check_all_received(void)
                  (unsigned long long)clients[i].received, (unsigned long long)completed);
 }
 
-static void chat(int window, int warmup_ms, int measure_ms, int latencies, int server_pid)
+static void chat(int window, int warmup_ms, int measure_ms, int latencies, int server_pid,
+                 uint64_t rate)
 {
     while (joined_count < client_count)
         if (!turn(STALL_MS))
             fail("only %d of %d clients joined", joined_count, client_count);
     prepare_frames(window);
-    keep_under_way((uint64_t)window, now_ns() + (uint64_t)warmup_ms * 1000000);
+    keep_under_way((uint64_t)window, rate, now_ns() + (uint64_t)warmup_ms * 1000000);
 
     uint64_t delivered = deliveries, messages = completed, reads = read_count;
     uint64_t own = clock_ns(CLOCK_PROCESS_CPUTIME_ID), server = server_cpu_ns(server_pid);
     uint64_t started = now_ns();
-    keep_under_way((uint64_t)window, started + (uint64_t)measure_ms * 1000000);
+    keep_under_way((uint64_t)window, rate, started + (uint64_t)measure_ms * 1000000);
     uint64_t elapsed = now_ns() - started;
     delivered = deliveries - delivered;
     messages = completed - messages;
@@ -277,10 +284,10 @@ static void chat(int window, int warmup_ms, int measure_ms, int latencies, int s
 
 int main(int count, char **arguments)
 {
-    int numbers[10] = {0};
-    for (int i = 2; i < count && i < 10; i++)
+    int numbers[11] = {0};
+    for (int i = 2; i < count && i < 11; i++)
         numbers[i] = atoi(arguments[i]);
-    is_chat = count == 10 && strcmp(arguments[1], "chat") == 0;
+    is_chat = count == 11 && strcmp(arguments[1], "chat") == 0;
     if (!is_chat && (count != 9 || strcmp(arguments[1], "receive") != 0))
         fail("this program is run by bench/broadcast.py");
     prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -290,7 +297,8 @@ int main(int count, char **arguments)
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     if (is_chat) {
         connect_all(numbers[2], 1);
-        chat(numbers[5], numbers[6], numbers[7], numbers[8], numbers[9]);
+        chat(numbers[5], numbers[6], numbers[7], numbers[8], numbers[9],
+             (uint64_t)numbers[10]);
         return 0;
     }
     struct page *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, numbers[7], 0);

@@ -17,6 +17,7 @@ WORKERS = BENCH.with_name("workers.py")
 SLOW = BENCH.with_name("slow.py")
 FOOTPRINT = BENCH.with_name("footprint.py")
 GUARD = BENCH.with_name("guard.py")
+STALLS = BENCH.with_name("stalls.py")
 TINY = "--rounds 1 --placements free --rooms 2 --members 5 --measure-ms 100 --messages 20"
 
 
@@ -123,6 +124,26 @@ def test_footprint_measures_every_section() -> None:
     assert run.returncode == 0, run.stderr
     for name in ("import fastchat.hub, ms", "private MB", "plain, RSS kB", "TLS", "% of a core"):
         assert name in run.stdout
+
+
+def test_run_of_stalls_measures_both_loops(tmp_path: Path) -> None:
+    """A small run measures the delays of the server's loop and of the bare loop."""
+    result = tmp_path / "figures.json"
+    run = subprocess.run(
+        [sys.executable, STALLS, "--quick", "--json", result],
+        capture_output=True,
+        text=True,
+        timeout=90 * TIMEOUT_UNIT_S,
+    )
+    assert run.returncode == 0, run.stderr
+    text = result.read_text()
+    (group,) = json.loads(text)["groups"]
+    medians = {row["variant"]: row["median"] for row in group["rows"]}
+    assert medians["messages"] > 0
+    assert medians["server, longest"] >= medians["server, p99.9"] > 0
+    assert medians["bare loop, longest"] >= medians["bare loop, p99.9"] > 0
+    assert medians["excess, longest"] <= medians["server, longest"]
+    assert str(tmp_path) not in text
 
 
 def test_guard_tells_a_loss_from_noise() -> None:
