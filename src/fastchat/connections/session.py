@@ -8,6 +8,7 @@ sends goes through the hub, which is the only writer. The inbox knows what the m
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from multidict import CIMultiDict
@@ -70,6 +71,7 @@ class Session(WSListener):
         "_first",
         "_fragments",
         "_inbox",
+        "_is_paused",
         "_token",
         "_transport",
     )
@@ -87,6 +89,7 @@ class Session(WSListener):
         self._first = first
         self._token = token
         self._closed = False
+        self._is_paused = False  # by the inbox
         self._fragments: Fragments | None = None
         self._close_asked: int | None = None
         self._close_code: int = _ABNORMAL
@@ -175,6 +178,19 @@ class Session(WSListener):
             self._depart()
             self._context.sessions.begin_closing(self)
 
+    def more_to_read(self) -> None:
+        """There is probably more to read; leave it to the next turn of the event loop.
+
+        uvloop would read up to 32 times, and all other connections and timers would wait.
+        """
+        if not self._is_paused:
+            self._transport.underlying_transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if not self._is_paused:
+            self._transport.underlying_transport.resume_reading()
+
     # Called by the chat
 
     def on_authenticated(self, expires_s: float) -> None:
@@ -188,9 +204,11 @@ class Session(WSListener):
     # Called by the inbox
 
     def pause_reading(self) -> None:
+        self._is_paused = True
         self._transport.underlying_transport.pause_reading()
 
     def resume_reading(self) -> None:
+        self._is_paused = False
         self._transport.underlying_transport.resume_reading()
 
     def on_idle(self) -> None:

@@ -14,15 +14,19 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fastchat.errors import CommandError, ErrorCode
+from fastchat.history import Outcome
 from fastchat.process.timings import WorkerTimings
+from fastchat.protocol import Draft
+from fastchat.web.websocket import READ_BYTES
 from support import server_in_thread
 from support.raw_websocket import (
     BINARY,
@@ -421,6 +425,54 @@ def test_thousands_of_commands_behind_a_join_run_in_order(room: str) -> None:
         client.receive_type("joined")
         for number in range(3000):
             assert client.receive_type("message")["text"] == str(number)
+
+
+def test_turn_takes_a_bounded_part_of_what_a_client_has_sent(
+    room: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that sends very much keeps the loop for one read at once, not for all of it."""
+    batches: list[int] = []
+    message = text({"text": "x" * 200})
+    count = 80_000 // len(message)
+    with serving(limits="off") as server, connected(server.port) as client:
+        client.send({"type": "join", "room": room, "username": "Alice"})
+        client.receive_type("joined")
+        append = server.history.append
+
+        def counted(drafts: Sequence[Draft]) -> list[Outcome]:
+            batches.append(len(drafts))
+            return append(drafts)
+
+        monkeypatch.setattr(server.history, "append", counted)
+        for _ in range(2):  # the first time, the buffer of the connection grows
+            batches.clear()
+            sent_all = threading.Event()
+            server.loop.call_soon_threadsafe(sent_all.wait, 10 * TIMEOUT_UNIT_S)
+            client.write(message * count)
+            sent_all.set()
+            for _ in range(count):
+                client.receive_type("message")
+    assert sum(batches) == count
+    assert max(batches) <= READ_BYTES // len(message) + 1
+
+
+def test_paused_client_is_not_read_in_the_next_turn(room: str) -> None:
+    """While a command waits, the commands behind it are not read, even if a large read has left the
+    rest to the next turn."""
+    with serving(limits="off") as server, connected(server.port) as client:
+        client.send({"type": "join", "room": room, "username": "Alice"})
+        client.receive_type("joined")
+        (session,) = server.sessions._all
+        transport = session._transport.underlying_transport
+
+        def pause() -> None:
+            session.more_to_read()
+            session.pause_reading()
+
+        server.call(pause)
+        assert server.call(transport.is_reading) is False
+        server.call(session.resume_reading)
+        assert server.call(transport.is_reading) is True
 
 
 def test_error_carries_ref_and_id(client: WireClient, room: str) -> None:
