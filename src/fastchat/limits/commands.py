@@ -65,6 +65,12 @@ class SessionLimits(NamedTuple):
     address_upload_bytes: Budget
 
 
+#: What a command costs: buckets of connections, the cost and what a full bucket holds in seconds;
+#: and the same of addresses. A budget without a limit has the cost 0. It is a plain tuple, which
+#: Python unpacks faster than a named one.
+_Charge = tuple[dict[Hashable, float], float, float, dict[Hashable, float], float, float]
+
+
 class Throttle:
     """Charges commands, errors and heartbeats to connections, and commands to addresses.
 
@@ -77,33 +83,35 @@ class Throttle:
         self._errors = TokenBuckets(Budget(errors_per_s, limits.errors))
         self._heartbeats = TokenBuckets(HEARTBEATS)
         self._uploads = TokenBuckets(limits.upload_bytes)
-        #: All buckets that are kept for each connection.
+        self._address_uploads = TokenBuckets(limits.address_upload_bytes)
+        address_publications = TokenBuckets(limits.address_publications)
+        address_commands = TokenBuckets(limits.address_commands)
+        #: All buckets that are kept for each connection, and for each address.
         self._of_senders = [self._errors, self._heartbeats, self._uploads]
-        #: For each command: its buckets, what it costs and what a full bucket holds, in seconds.
-        self._charges: dict[type, tuple[dict[Hashable, float], float, float]] = {}
+        self._of_addresses = [self._address_uploads, address_publications, address_commands]
+        self._charges: dict[type, _Charge] = {}
         publications = {Send: 1, Edit: 1, Delete: 1, React: 1}
-        self._charge(limits.publications, publications)
-        self._charge(limits.typing, {Typing: 1})
         others = dict.fromkeys((Join, Leave, GetHistory, Remove, Upload, Ping), 1)
         others[Search] = SEARCH_COMMANDS
-        self._charge(limits.commands, others)
-        #: For each command: the buckets of addresses, and what it costs in tokens.
-        self._shared: dict[type, tuple[TokenBuckets, float]] = {}
-        self._share(limits.address_publications, publications)
-        self._share(limits.address_commands, {**others, Typing: 1})
-        self._address_uploads = TokenBuckets(limits.address_upload_bytes)
+        self._charge(publications, limits.publications, address_publications)
+        self._charge({Typing: 1}, limits.typing, address_commands)
+        self._charge(others, limits.commands, address_commands)
 
-    def _charge(self, budget: Budget, tokens: Mapping[type, float]) -> None:
-        if budget.rate_per_s:
-            buckets = TokenBuckets(budget)
-            self._of_senders.append(buckets)
-            for type, each in tokens.items():
-                self._charges[type] = buckets.full_s, each * buckets.interval_s, buckets.span_s
-
-    def _share(self, budget: Budget, tokens: Mapping[type, float]) -> None:
-        if budget.rate_per_s:
-            buckets = TokenBuckets(budget)
-            self._shared.update((type, (buckets, each)) for type, each in tokens.items())
+    def _charge(self, tokens: Mapping[type, int], budget: Budget, shared: TokenBuckets) -> None:
+        """Charge commands to a bucket of their connection, and to one of its address."""
+        own = TokenBuckets(budget)
+        if not (own.interval_s or shared.interval_s):
+            return
+        self._of_senders.append(own)
+        for kind, each in tokens.items():
+            self._charges[kind] = (
+                own.full_s,
+                each * own.interval_s,
+                own.span_s,
+                shared.full_s,
+                each * shared.interval_s,
+                shared.span_s,
+            )
 
     def wait_s(self, sender: Hashable, command: Command, address: str = "") -> float:
         """Charge a command and return 0; if it comes too soon, return the seconds to wait.
@@ -111,21 +119,22 @@ class Throttle:
         A client whose `address` is not known is not limited by it. This runs for each command,
         so it computes `TokenBuckets.take` itself.
         """
-        kind = type(command)
-        charge, shared = self._charges.get(kind), self._shared.get(kind)
-        if charge is None and shared is None:
+        charge = self._charges.get(type(command))
+        if charge is None:
             return 0.0
+        buckets, cost_s, span_s, shared, shared_cost_s, shared_span_s = charge
         now = self._clock()
-        if charge is not None:
-            buckets, cost_s, span_s = charge
-            full_s = buckets.get(sender, 0.0)
-            full_s = (full_s if full_s > now else now) + cost_s
-            if full_s - now > span_s:
-                return full_s - now - span_s
-        if address and shared is not None and (wait_s := shared[0].take(address, now, shared[1])):
-            return wait_s
-        if charge is not None:
-            buckets[sender] = full_s
+        full_s = buckets.get(sender, now)
+        full_s = (full_s if full_s > now else now) + cost_s
+        if full_s - now > span_s:
+            return full_s - now - span_s
+        if address:
+            shared_s = shared.get(address, now)
+            shared_s = (shared_s if shared_s > now else now) + shared_cost_s
+            if shared_s - now > shared_span_s:
+                return shared_s - now - shared_span_s
+            shared[address] = shared_s
+        buckets[sender] = full_s
         return 0.0
 
     def pace_s(self, sender: Hashable, size: int, address: str = "") -> float:
@@ -151,9 +160,8 @@ class Throttle:
     def sweep(self) -> None:
         """Forget addresses whose bucket is full again; call it once a second."""
         now = self._clock()
-        for buckets in {id(buckets): buckets for buckets, _ in self._shared.values()}.values():
+        for buckets in self._of_addresses:
             buckets.sweep(now)
-        self._address_uploads.sweep(now)
 
     def forget(self, sender: Hashable) -> None:
         """Forget a connection that has ended."""

@@ -171,13 +171,14 @@ def test_address_with_a_full_budget_is_forgotten() -> None:
     limits = Throttle(throttle_limits(), clock)
     limits.wait_s("ann", Send("hi"), "192.0.2.1")
     limits.pace_s("ann", 1000, "192.0.2.1")
-    (shared, _), uploads = limits._shared[Send], limits._address_uploads
+    _, _, _, shared, _, _ = limits._charges[Send]
+    uploads = limits._address_uploads
     limits.sweep()
-    assert "192.0.2.1" in shared.full_s
+    assert "192.0.2.1" in shared
     assert "192.0.2.1" in uploads.full_s
     clock.now += 10
     limits.sweep()
-    assert not shared.full_s
+    assert not shared
     assert not uploads.full_s
 
 
