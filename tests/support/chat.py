@@ -137,6 +137,7 @@ class Talk:
         self.rooms = Rooms(
             self.faulty,
             at_end_of_turn=asyncio.get_running_loop().call_soon,
+            soon=asyncio.get_running_loop().call_soon,
             clock=lambda: NOW_S,
             metrics=self.metrics,
         )

@@ -59,6 +59,14 @@ class History(Protocol):
         """The secret that makes public ids of users (`fastchat.history.users`)."""
         ...
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether `append` and `prune` would wait for the disk now. Other threads change it.
+
+        It is true for at most 0.3 s at once, so a caller can wait until it is false.
+        """
+        ...
+
     def append(self, drafts: Sequence[Draft]) -> list[Outcome]:
         """Number and store `drafts` in order; return one outcome for each draft.
 

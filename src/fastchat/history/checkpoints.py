@@ -1,4 +1,4 @@
-"""Checkpoints of SQLite's write-ahead log (WAL), on their own thread and connection.
+"""Checkpoints of SQLite's write-ahead log (WAL), on their own thread and connections.
 
 A checkpoint moves committed pages from the log into the database file, and syncs both files.
 The event loop, which is the only writer, must not wait for that.
@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import apsw
@@ -15,6 +18,7 @@ import apsw
 from fastchat.errors import HistoryError
 from fastchat.history.log import PAGE_BYTES, WriteAheadLog
 from fastchat.history.main_file import MainFile
+from fastchat.history.schema import write_same_page
 
 __all__ = ["Checkpointer"]
 
@@ -25,28 +29,37 @@ INTERVAL_S = 1.0
 #: A shorter log is moved only after `QUIET_INTERVALS` without a change of its size. This is
 #: about 1,000 pages, SQLite's own default for automatic checkpoints.
 WORTH_IT_BYTES = 4 * 1024 * 1024
-#: If the log is longer, the writer waits for its last part to be moved. This bounds the log's
+#: If the log is longer, commits are put off while its last part is moved. This bounds the log's
 #: size under a load that never pauses (docs/command-line.md states it for operators).
 TOO_LONG_BYTES = 64 * 1024 * 1024
-#: The writer waits only for a last part that is shorter than this. If more is left, an old snapshot
-#: is being read, for example by an export, and waiting would not help.
+#: The last part of a log that is too long must be shorter than this. If more is left, an old
+#: snapshot is being read, for example by an export, and putting off commits would not help.
 LAST_PART_BYTES = TOO_LONG_BYTES // 4
-#: The longest time that the writer waits. A disk of 50 MB/s moves the last part in this time.
+#: A last part that is moved, however long the log is. Writing it takes less time than the syncs.
+SHORT_PART_BYTES = 256 * 1024
+#: Checkpoints before the last part of a log that is too long. Each leaves what was committed
+#: while it ran, which is less than what the one before has left.
+PASSES = 3
+#: The longest time for which commits are put off. A disk of 50 MB/s moves the last part in it.
 MAX_PAUSE_S = 0.3
 #: A small log is moved after this many intervals (30 s) in which its size has not changed.
 QUIET_INTERVALS = 30
 
 
 class Checkpointer(threading.Thread):
-    """A thread that moves the log into the database file and rarely makes the writer wait.
+    """A thread that moves the log into the database file, and then begins the log anew.
 
-    A passive checkpoint takes no lock that a writer waits for, and waits for no reader. If it has
-    moved all commits, the next commit restarts the log at its beginning. Under a steady load there
-    is always a commit that the checkpoint has not moved, and the log would grow without limit.
-    Therefore, if the log is longer than `TOO_LONG_BYTES`, two checkpoints move almost all of the
-    log, and a third one moves the rest while `begin_write` makes the writer wait. SQLite's own
-    blocking checkpoints are not used: they lock the writer out while they wait for the readers of
-    all processes.
+    A passive checkpoint takes no lock that a writer waits for, and waits for no reader. It leaves
+    what is committed while it runs. SQLite's own blocking checkpoints are not used: they lock the
+    writer out while they wait for the readers of all processes.
+
+    If all is moved, the next commit overwrites the log from its beginning. Before that, SQLite
+    syncs the log's new header: otherwise a loss of power could leave the old header with some new
+    frames behind it, and the old frames before these would be taken for the newest pages. That
+    sync takes up to 40 ms, so the event loop must not be the one that commits. Therefore
+    checkpoints run while a reader of this thread keeps the log from beginning anew. When only a
+    short part is left, `is_busy` is true until this thread has moved that part, and has begun the
+    log anew with a commit of its own. The event loop puts its commits off for this time.
 
     If a checkpoint fails, the first failure is logged, and the thread tries again.
     """
@@ -56,20 +69,28 @@ class Checkpointer(threading.Thread):
         self._main = main
         self._ended = threading.Event()
         self._failing = False
-        self._last_part = threading.Lock()
-        self._is_slow = False
+        self._writing = threading.Lock()
+        self._pause_ends_s = 0.0  # monotonic; 0 if commits are not put off
+        self._frames_anew = 0  # in a log that this thread has begun anew
         self._connection = apsw.Connection(str(file), flags=apsw.SQLITE_OPEN_READWRITE)
         self._connection.pragma("synchronous", "NORMAL")
+        self._connection.pragma("wal_autocheckpoint", 0)
+        self._reader = apsw.Connection(str(file), flags=apsw.SQLITE_OPEN_READONLY)
         self._log = WriteAheadLog(self._connection, file)
 
     def run(self) -> None:
-        moved, quiet = 0, 0
+        last, quiet = 0, 0
         while not self._ended.wait(INTERVAL_S):
-            size = self._log.size()
-            quiet = quiet + 1 if size == moved else 0
-            if size >= WORTH_IT_BYTES or (size and quiet == QUIET_INTERVALS):
+            frames = self._log.frames()
+            quiet = quiet + 1 if frames == last else 0
+            if frames * PAGE_BYTES >= WORTH_IT_BYTES:
                 self._checkpoint()
-            moved = size
+            elif quiet == QUIET_INTERVALS and (
+                frames != self._frames_anew or self._log.size() > WORTH_IT_BYTES
+            ):
+                self._checkpoint(kept_bytes=WORTH_IT_BYTES)
+            last = frames
+        self._reader.close()
         self._connection.close()
         self._log.close()
 
@@ -78,34 +99,44 @@ class Checkpointer(threading.Thread):
         self._ended.set()
         self.join()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether `begin_write` would wait. It is true for at most `MAX_PAUSE_S` at once."""
+        return self._pause_ends_s > 0 and time.monotonic() < self._pause_ends_s
+
     def begin_write(self) -> None:
         """Keep the last part of a checkpoint out until `end_write`; called before a transaction.
 
-        If it is being moved, this waits, but at most `MAX_PAUSE_S`, and only once for the same
-        part. After that, it raises HistoryError.
+        While `is_busy`, this waits. If the last part is still not moved then, it raises
+        HistoryError.
         """
-        if not self._last_part.acquire(timeout=0 if self._is_slow else MAX_PAUSE_S):
-            self._is_slow = True
+        wait_s = max(0.0, self._pause_ends_s - time.monotonic())
+        if not self._writing.acquire(timeout=wait_s):
             raise HistoryError("the disk is slow, and a checkpoint of the log has not ended")
-        self._is_slow = False
 
     def end_write(self) -> None:
         """Allow checkpoints of the last part again; called after a transaction."""
-        self._last_part.release()
+        self._writing.release()
 
-    def _checkpoint(self) -> None:
+    def _checkpoint(self, kept_bytes: int = TOO_LONG_BYTES) -> None:
+        """Move the log; if it begins anew, its file keeps at most `kept_bytes`."""
         if self._main.is_overwritten(self._connection) or not self._log.is_whole():
             return  # it would damage the file; `SqliteHistory.check` says so
         with self._main.changing(self._connection):
-            self._move_all()
+            self._move_all(kept_bytes)
 
-    def _move_all(self) -> None:
+    def _move_all(self, kept_bytes: int) -> None:
         try:
-            if self._move()[0] > TOO_LONG_BYTES:
-                log_bytes, moved_bytes = self._move()
-                if log_bytes - moved_bytes < LAST_PART_BYTES:
-                    with self._last_part:
-                        self._move()
+            for _ in range(PASSES):
+                with self._log_kept():
+                    log_bytes, rest_bytes = self._move()
+                is_too_long = log_bytes > TOO_LONG_BYTES
+                if rest_bytes <= SHORT_PART_BYTES or not is_too_long:
+                    break
+            if rest_bytes <= (LAST_PART_BYTES if is_too_long else SHORT_PART_BYTES):
+                with self._commits_put_off():
+                    if self._move()[1] == 0:
+                        self._begin_anew(kept_bytes)
         except apsw.BusyError:
             return
         except apsw.Error as error:
@@ -117,10 +148,43 @@ class Checkpointer(threading.Thread):
             logger.info("checkpoints of the history work again")
         self._failing = False
 
+    @contextmanager
+    def _log_kept(self) -> Iterator[None]:
+        """Keep the log from beginning anew, even if all of it is moved in the meantime.
+
+        SQLite begins a log anew only if no reader needs its frames.
+        """
+        self._reader.execute("BEGIN")
+        try:
+            self._reader.pragma("user_version")  # the first read takes the snapshot
+            yield
+        finally:
+            self._reader.execute("ROLLBACK")
+
+    @contextmanager
+    def _commits_put_off(self) -> Iterator[None]:
+        # It is set before the lock is taken: the event loop sees it and leaves the lock free.
+        self._pause_ends_s = time.monotonic() + MAX_PAUSE_S
+        try:
+            with self._writing:
+                yield
+        finally:
+            self._pause_ends_s = 0.0
+
+    def _begin_anew(self, kept_bytes: int) -> None:
+        """Begin the log anew; any commit does that, unless a reader needs the old frames.
+
+        A part of the file that is kept has its blocks already. While a file system allocates blocks
+        to new parts, which it does when it writes them to the disk, commits can wait for it.
+        """
+        self._connection.pragma("journal_size_limit", kept_bytes)
+        write_same_page(self._connection)
+        self._frames_anew = self._log.frames()
+
     def _move(self) -> tuple[int, int]:
         """Run a passive checkpoint.
 
-        Returns the size of the log's content, and how much of it has been moved, in bytes.
+        Returns the size of the log's content, and how much of it has not been moved, in bytes.
         """
         frames, moved = self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-        return frames * PAGE_BYTES, moved * PAGE_BYTES
+        return frames * PAGE_BYTES, (frames - moved) * PAGE_BYTES

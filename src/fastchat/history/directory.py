@@ -14,16 +14,16 @@ from pathlib import Path
 
 import apsw
 
-from fastchat.database import open_to_write, transaction
+from fastchat.database import open_to_write
 from fastchat.directory import Displaced, Watch, make_private
 from fastchat.errors import HistoryAwayError, HistoryError, SettingError
 from fastchat.history.checkpoints import WORTH_IT_BYTES
 from fastchat.history.continuity import Continuity
 from fastchat.history.log import WriteAheadLog
 from fastchat.history.main_file import MainFile
-from fastchat.history.schema import HISTORY
+from fastchat.history.schema import HISTORY, write_same_page
 
-__all__ = ["FILE_NAME", "Guard", "HistoryFile", "lock", "open_database", "write_same_page"]
+__all__ = ["FILE_NAME", "Guard", "HistoryFile", "lock", "open_database"]
 
 logger = logging.getLogger("fastchat.history")
 
@@ -102,12 +102,6 @@ def try_to_write(db: apsw.Connection, file: Path) -> bool:
             return False
         raise SettingError(f"--data: {file} cannot be written: {_reason(file, error)}.") from None
     return True
-
-
-def write_same_page(db: apsw.Connection) -> None:
-    """Write a page to the write-ahead log again, with the same content. Raises apsw.Error."""
-    with transaction(db):
-        db.pragma("user_version", len(HISTORY.migrations))
 
 
 def _reason(file: Path, error: apsw.Error | OSError) -> str:

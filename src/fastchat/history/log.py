@@ -72,6 +72,11 @@ class WriteAheadLog:
         """The size of the file in bytes."""
         return os.fstat(self._file).st_size
 
+    def frames(self) -> int:
+        """The pages that the log has. The file can be longer: it keeps its size for later pages."""
+        frames, _ = self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
+        return frames
+
     def check(self) -> None:
         """Raise HistoryError if the log lacks a part of what was committed.
 
@@ -91,7 +96,7 @@ class WriteAheadLog:
             return False
 
     def _has_all_frames(self) -> bool:
-        frames, _ = self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
+        frames = self.frames()
         if not frames:
             return True
         return self.size() >= _bytes_of(frames) and os.pread(self._file, 4, 0) in _MAGIC

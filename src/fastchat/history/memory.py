@@ -103,6 +103,10 @@ class MemoryHistory:
         # The rooms in `_logs`, by what their names look like.
         self._looks: dict[str, dict[str, None]] = {}
 
+    @property
+    def is_busy(self) -> bool:
+        return False
+
     def append(self, drafts: Sequence[Draft]) -> list[Outcome]:
         return [self._append(draft) for draft in drafts]
 

@@ -6,13 +6,13 @@ import logging
 
 import apsw
 
-from fastchat.database import Schema, select
+from fastchat.database import Schema, select, transaction
 from fastchat.history.authors import name_users
 from fastchat.history.epochs import new_generation
 from fastchat.history.users import UserIds, new_user_key, user_key_of
 from fastchat.protocol.names import name_key
 
-__all__ = ["HISTORY", "add_look"]
+__all__ = ["HISTORY", "add_look", "write_same_page"]
 
 logger = logging.getLogger("fastchat.history")
 
@@ -157,3 +157,9 @@ HISTORY = Schema(
     migrations=(_FIRST, _add_facts, _replace_authors, _add_looks, _STREAMS),
     way_out="restore it from a copy, or move it away to start with an empty history.",
 )
+
+
+def write_same_page(db: apsw.Connection) -> None:
+    """Write a page to the write-ahead log again, with the same content. Raises apsw.Error."""
+    with transaction(db):
+        db.pragma("user_version", len(HISTORY.migrations))

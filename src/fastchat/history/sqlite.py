@@ -46,7 +46,7 @@ from fastchat.history import Duplicate, Outcome, Page
 from fastchat.history.ages import StoredLeads
 from fastchat.history.changes import amend
 from fastchat.history.checkpoints import Checkpointer
-from fastchat.history.directory import HistoryFile, write_same_page
+from fastchat.history.directory import HistoryFile
 from fastchat.history.ids import Ids
 from fastchat.history.pruning import PRUNED_AT_ONCE, Pruner
 from fastchat.history.reader import read_page
@@ -61,7 +61,7 @@ from fastchat.history.rows import (
     publication_of,
     row_of,
 )
-from fastchat.history.schema import add_look
+from fastchat.history.schema import add_look, write_same_page
 from fastchat.history.search import SearchIndex
 from fastchat.history.tails import KnownRooms, Room
 from fastchat.history.users import user_key_of
@@ -191,6 +191,10 @@ class SqliteHistory:
             raise HistoryError(f"the disk cannot be measured: {error.strerror}") from None
         if disk.f_blocks and disk.f_bavail * disk.f_frsize < _MIN_FREE_BYTES:
             raise HistoryError("the disk is full")
+
+    @property
+    def is_busy(self) -> bool:
+        return self._checkpointer.is_busy
 
     def append(self, drafts: Sequence[Draft]) -> list[Outcome]:
         touched = {draft.room for draft in drafts}

@@ -10,6 +10,11 @@ sees the same order.
 All publications of a turn of the loop are stored in one step, and then delivered. An operation
 that must not overtake them (a join, a leave) commits them first.
 
+A step must not stop the loop for long. So if a turn has very many publications, further turns store
+the rest. And if the history is busy with the disk, the publications wait until it is not. A
+publication gets its place when it is stored: a client that joins before that receives it. Only
+operations whose answer promises that earlier publications have arrived make the loop wait.
+
 Operations whose result the caller needs are coroutines, because rooms on another machine
 would have to wait for it. These rooms never suspend, except to search: a coroutine that is
 awaited runs to its end in the same step. A caller must not rely on that. If something has to
@@ -45,13 +50,20 @@ from fastchat.rooms.subscribers import Subscriber
 
 __all__ = ["Rooms"]
 
+#: Publications that one turn stores, which takes 1 to 2 ms.
+STORED_AT_ONCE = 256
+#: If more are waiting, a turn stores this part of them. So the number that waits is at most this
+#: often the number that a turn publishes, however fast clients send.
+STORED_PART = 16
+
 moderation = logging.getLogger("fastchat.moderation")
 
 
 class Rooms:
     """All rooms on one history.
 
-    * ``at_end_of_turn`` calls a function at the end of the loop's turn (`call_soon`).
+    * ``at_end_of_turn`` calls a function at the end of the loop's turn (`call_soon`), and ``soon``
+      calls it about a millisecond later.
     * ``clock``: seconds since 1970, for timestamps only.
     * ``user_of`` makes the public id of a credential (default: with the secret of the history).
     * ``removals``: the users who have to stay out (default: kept in memory only).
@@ -68,6 +80,7 @@ class Rooms:
         history: History,
         *,
         at_end_of_turn: Callable[[Callable[[], None]], object],
+        soon: Callable[[Callable[[], None]], object],
         clock: Callable[[], float],
         metrics: Metrics,
         user_of: Callable[[str], str] | None = None,
@@ -83,9 +96,11 @@ class Rooms:
         self._restoring = Restoring(self._members, self._storage, self._removals)
         self._rooms = self._members.rooms
         self._at_end_of_turn = at_end_of_turn
+        self._soon = soon
         self._metrics = metrics
         self._drafts: list[Draft] = []
         self._senders: list[tuple[Subscriber, Any]] = []
+        self._is_scheduled = False
         #: Implements `fastchat.brokers.Pages`.
         self.pages = StoragePages(self._storage)
 
@@ -122,17 +137,38 @@ class Rooms:
 
     def publish(self, subscriber: Subscriber, draft_key: Any, draft: Draft) -> None:
         """Number, store and deliver `draft` at the end of the turn; if refused, answer so."""
-        if not self._drafts:
-            self._at_end_of_turn(self.commit)
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._at_end_of_turn(self._end_turn)
         self._drafts.append(draft)
         self._senders.append((subscriber, draft_key))
 
     def commit(self) -> None:
-        """Store and deliver what this turn has published; called at its end, or earlier."""
-        if not self._drafts:
+        """Store and deliver all that was published, even if the history is busy."""
+        while self._drafts:
+            self._commit_some()
+
+    def _commit_if_short(self) -> None:
+        """Do what `commit` does, unless that would stop the loop for long."""
+        if len(self._drafts) <= STORED_AT_ONCE and not self._storage.is_busy:
+            self.commit()
+
+    def _end_turn(self) -> None:
+        """Store and deliver as much as one turn can; try again if anything is left."""
+        if self._drafts and self._storage.is_busy:
+            self._soon(self._end_turn)
             return
-        drafts, self._drafts = self._drafts, []
-        senders, self._senders = self._senders, []
+        if self._drafts:
+            self._commit_some()
+        self._is_scheduled = bool(self._drafts)
+        if self._is_scheduled:
+            self._at_end_of_turn(self._end_turn)
+
+    def _commit_some(self) -> None:
+        """Store and deliver the first drafts, as many as one turn can."""
+        count = max(STORED_AT_ONCE, len(self._drafts) // STORED_PART)
+        drafts, self._drafts = self._drafts[:count], self._drafts[count:]
+        senders, self._senders = self._senders[:count], self._senders[count:]
         told = {subscriber for subscriber, _ in senders}
         if self._limits is not None and (refused := self._limits.charge(drafts, self._rooms)):
             drafts, senders = _without(refused, drafts, senders)
@@ -199,7 +235,7 @@ class Rooms:
         member = Member(entrance.name, self._user_of(entrance.credential))
         self._check_removal(entrance.room, member.user)
         # What was published in this turn is delivered to those who were here before.
-        self.commit()
+        self._commit_if_short()
         room = self._rooms.get(entrance.room)
         if room is None:
             if self._limits is not None:
@@ -244,7 +280,7 @@ class Rooms:
 
         The others hear of it if the user is not back in 5 s, or at once if the user was removed.
         """
-        self.commit()  # what was published before still arrives
+        self._commit_if_short()
         if member.name is None:
             self._members.count_spectator_out(name, member.user, subscriber)
             return

@@ -38,6 +38,11 @@ class Storage:
         """Whether the history is not in its directory any more."""
         return isinstance(self._failing.get("append"), HistoryAwayError)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether `append` would wait for the disk now; see `History.is_busy`."""
+        return self._history.is_busy
+
     @contextmanager
     def use(self, operation: str) -> Iterator[History]:
         """The history, for the length of a `with` block.
@@ -62,7 +67,7 @@ class Storage:
     def tick(self) -> None:
         """Update `fault`, and drop old publications; to be called once a second."""
         self._check()
-        if self.fault is None:
+        if self.fault is None and not self.is_busy:
             self._history.prune()
 
     def _refusal(self, operation: str, error: HistoryError) -> CommandError:

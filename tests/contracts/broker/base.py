@@ -138,6 +138,7 @@ class Faulty:
 
     def __init__(self, history: History) -> None:
         self._history = history
+        self.is_busy = False
         self.failing: set[str] = set()
         self.batches: list[int] = []
 
@@ -194,6 +195,7 @@ def new_rooms(history: History, removals: Removals | None = None) -> Rooms:
     return Rooms(
         history,
         at_end_of_turn=asyncio.get_running_loop().call_soon,
+        soon=asyncio.get_running_loop().call_soon,
         clock=lambda: NOW_S,
         metrics=Metrics(),
         user_of=lambda credential: credential,

@@ -34,6 +34,7 @@ from contracts.history import (
 )
 from fastchat.clocks import AgeClock
 from fastchat.database import open_to_write, select
+from fastchat.directory import sqlite_files
 from fastchat.errors import CommandError, HistoryError, SettingError
 from fastchat.history import Duplicate, History, checkpoints
 from fastchat.history.directory import CONTENT_INTERVAL_S
@@ -827,6 +828,7 @@ def test_nothing_is_stored_in_a_file_that_was_overwritten(tmp_path: Path) -> Non
         add(history, "lost, too")
         epoch = history.position("a").epoch
         history.check()
+        state(history)  # from now on in memory: the copy and the log do not fit together
         shutil.copyfile(copy / "history.db", tmp_path / "data" / "history.db")
         time.sleep(CONTENT_INTERVAL_S)
         assert_refuses(history, "was overwritten while the server runs")
@@ -946,23 +948,74 @@ def test_long_read_does_not_make_the_writer_wait(
 
 
 def test_writer_waits_once_for_a_slow_checkpoint(tmp_path: Path) -> None:
-    """If the last part of a checkpoint takes long, one `append` waits for it for a moment; the
-    others fail at once until it has ended."""
+    """If the last part of a checkpoint takes long, the history is busy for a moment, and `append`
+    waits for that long at most; then it fails at once until the part is moved."""
     with opened(tmp_path) as history:
         add(history, "one")
-        checkpointer = history._checkpointer
-        checkpointer.begin_write()  # as the checkpoint does
         durations = []
-        for _ in range(5):
-            begun = time.monotonic()
-            with pytest.raises(HistoryError, match="the disk is slow"):
-                history.append([draft("two")])
-            durations.append(time.monotonic() - begun)
-        checkpointer.end_write()
-        assert durations[0] >= checkpoints.MAX_PAUSE_S
+        assert not history.is_busy
+        with history._checkpointer._commits_put_off():
+            assert history.is_busy
+            for _ in range(5):
+                begun = time.monotonic()
+                with pytest.raises(HistoryError, match="the disk is slow"):
+                    history.append([draft("two")])
+                durations.append(time.monotonic() - begun)
+            assert not history.is_busy
         assert sum(durations[1:]) < checkpoints.MAX_PAUSE_S
+        assert not history.is_busy
         add(history, "two")
         assert texts(history.after("a", 0, 9)) == ["one", "two"]
+
+
+def salt_of(history: SqliteHistory) -> int:
+    """ "Salt-1" of the log: it increases when the log begins anew (SQLite's file format, §4.1)."""
+    log, _ = sqlite_files(history.file)
+    return int.from_bytes(log.read_bytes()[16:20], "big")
+
+
+def test_event_loop_never_begins_the_log_anew(tmp_path: Path) -> None:
+    """A commit that begins the log anew waits for the disk, so the checkpoints' thread makes it;
+    while it moves the log, no commit does it either."""
+    with opened(tmp_path) as history:
+        add(history, "one")
+        first = salt_of(history)
+        checkpointer = history._checkpointer
+        with checkpointer._log_kept():
+            assert checkpointer._move()[1] == 0
+            add(history, "two")
+        assert salt_of(history) == first
+        checkpointer._checkpoint()
+        anew = salt_of(history)
+        assert anew != first
+        add(history, "three")
+        assert salt_of(history) == anew
+    with opened(tmp_path) as history:
+        assert texts(history.after("a", 0, 9)) == ["one", "two", "three"]
+
+
+def test_log_keeps_its_size_until_it_is_quiet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under load the file of the log stays as long as it was, because new blocks cost time; a quiet
+    server gives the space back, and then writes nothing more."""
+    monkeypatch.setattr(checkpoints, "WORTH_IT_BYTES", 1 << 18)
+    with opened(tmp_path) as history:
+        log, _ = sqlite_files(history.file)
+        while log.stat().st_size <= 1 << 18:
+            history.append([draft("x" * 4000) for _ in range(10)])
+        size = log.stat().st_size
+        history._checkpointer._checkpoint()
+        assert log.stat().st_size == size
+        add(history, "more")
+    monkeypatch.setattr(checkpoints, "INTERVAL_S", 0.01)
+    with opened(tmp_path) as history:
+        while log.stat().st_size <= 1 << 18:
+            history.append([draft("x" * 4000) for _ in range(10)])
+        wait_until(lambda: log.stat().st_size <= 1 << 18)
+        salt = salt_of(history)
+        time.sleep(2 * checkpoints.QUIET_INTERVALS * checkpoints.INTERVAL_S)
+        assert salt_of(history) == salt
 
 
 def test_locked_file_can_be_opened(tmp_path: Path) -> None:

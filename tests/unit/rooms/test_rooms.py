@@ -25,7 +25,7 @@ from fastchat.protocol.users import holder_of
 from fastchat.rooms import Entrance, Entry, Member, Removal
 from fastchat.rooms.members import GRACE_TICKS, MAX_LISTED_USERS
 from fastchat.rooms.restoring import MAX_RESUMED, Returning
-from fastchat.rooms.rooms import Rooms
+from fastchat.rooms.rooms import STORED_AT_ONCE, STORED_PART, Rooms
 from fastchat.rooms.subscribers import PresenceChange
 
 
@@ -90,15 +90,20 @@ class Rig:
         self.history = MemoryHistory(max_messages=max_messages, new_generation=lambda: GENERATION)
         self.faulty = Faulty(self.history)
         self.scheduled: list[Callable[[], None]] = []
+        self.postponed: list[Callable[[], None]] = []
         self.metrics = Metrics()
         self.rooms = Rooms(
             self.faulty,
             at_end_of_turn=self.scheduled.append,
+            soon=self.postponed.append,
             clock=lambda: NOW_S,
             metrics=self.metrics,
             user_of=lambda credential: credential,
         )
         self.subscriber, self.other = Subscriber(), Subscriber()
+
+    def history_is_busy(self, is_busy: bool) -> None:
+        self.faulty.is_busy = is_busy
 
     def turn(self) -> None:
         """End the loop's turn."""
@@ -194,7 +199,7 @@ def test_end_of_a_turn_is_scheduled_once(rig: Rig) -> None:
     for _ in range(2):
         for _ in range(3):
             rig.rooms.publish(rig.subscriber, None, draft())
-        assert rig.scheduled == [rig.rooms.commit]
+        assert len(rig.scheduled) == 1
         rig.turn()
     assert rig.subscriber.calls.count(("end of turn",)) == 2
     assert rig.faulty.batches == [3, 3]
@@ -206,6 +211,72 @@ def test_turn_whose_drafts_are_committed_already_ends_silently(rig: Rig) -> None
     rig.rooms.commit()
     rig.turn()
     assert rig.subscriber.calls == [("kept", "key", 1), ("end of turn",)]
+
+
+def test_turn_stores_a_bounded_number_of_publications(rig: Rig) -> None:
+    """The publications of a very large turn are stored in several turns, in order."""
+    many = STORED_AT_ONCE + 10
+    for number in range(many):
+        rig.rooms.publish(rig.subscriber, number, draft(str(number)))
+    rig.turn()
+    assert rig.faulty.batches == [STORED_AT_ONCE]
+    rig.publish(draft("later"))
+    assert rig.faulty.batches == [STORED_AT_ONCE, 11]
+    assert rig.scheduled == []
+    calls = rig.subscriber.calls
+    assert calls.count(("end of turn",)) == 2
+    offsets = [offset for kind, *_, offset in rig.subscriber.news() if kind == "kept"]
+    assert offsets == list(range(1, many + 2))
+
+
+def test_number_of_waiting_publications_is_bounded(rig: Rig) -> None:
+    """If clients send more than turns usually store, turns store more."""
+    a_turn = 4 * STORED_AT_ONCE
+    for _ in range(10 * STORED_PART):
+        rig.publish(*[draft()] * a_turn)
+    stored = sum(rig.faulty.batches)
+    assert 10 * STORED_PART * a_turn - stored <= STORED_PART * a_turn
+    assert rig.faulty.batches[-1] >= 0.9 * a_turn
+
+
+def test_busy_history_puts_publications_off(rig: Rig) -> None:
+    """While the history would wait for the disk, publications wait without stopping the loop."""
+    rig.history_is_busy(True)
+    rig.publish(draft("one"))
+    for _ in range(2):
+        (again,), rig.postponed[:] = rig.postponed, []
+        again()
+    rig.publish(draft("two"))
+    assert rig.faulty.batches == []
+    assert rig.scheduled == []
+    rig.history_is_busy(False)
+    (again,), rig.postponed[:] = rig.postponed, []
+    again()
+    assert rig.faulty.batches == [2]
+    assert (rig.scheduled, rig.postponed) == ([], [])
+
+
+def test_client_that_joins_while_the_history_is_busy_gets_what_waits(rig: Rig) -> None:
+    """A publication has its place when it is stored: whoever has joined before that receives it."""
+    rig.join("Alice")
+    rig.history_is_busy(True)
+    rig.publish(draft("one"))
+    assert rig.join("Bob", subscriber=rig.other).position.offset == 0
+    rig.lose("Alice")
+    assert rig.faulty.batches == []
+    rig.history_is_busy(False)
+    rig.postponed.pop()()
+    assert ("publication", 1, "one", None) in rig.other.calls
+
+
+def test_leaving_waits_for_a_busy_history(rig: Rig) -> None:
+    """The answer to a client that leaves promises that its messages have arrived."""
+    rig.join("Alice")
+    rig.subscriber.calls.clear()
+    rig.history_is_busy(True)
+    rig.publish(draft("one"))
+    rig.leave("Alice")
+    assert rig.subscriber.calls[0][:3] == ("publication", 1, "one")
 
 
 def test_only_the_origin_gets_the_key_of_a_draft(rig: Rig) -> None:

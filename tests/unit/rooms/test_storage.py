@@ -92,7 +92,13 @@ def test_failed_commits_are_counted(history: Faulty) -> None:
     """Each append that fails is counted once, and the rooms know the fault."""
     metrics = Metrics()
     turns = []
-    rooms = Rooms(history, at_end_of_turn=turns.append, clock=lambda: NOW_S, metrics=metrics)
+    rooms = Rooms(
+        history,
+        at_end_of_turn=turns.append,
+        soon=turns.append,
+        clock=lambda: NOW_S,
+        metrics=metrics,
+    )
     history.failing = {"append"}
 
     class Nobody:

@@ -10,6 +10,7 @@ import logging
 import secrets
 import shlex
 import time
+from functools import partial
 from pathlib import Path
 
 from fastchat.clocks import AgeClock, steady
@@ -43,6 +44,9 @@ __all__ = [
 
 logger = logging.getLogger("fastchat")
 
+#: The time between two attempts to store publications while the history is busy with the disk.
+BUSY_INTERVAL_S = 0.001
+
 
 def build_rooms(
     settings: Settings,
@@ -59,9 +63,11 @@ def build_rooms(
     """
     has_directory = is_shared or settings.history == "sqlite"
     user_of = UserIds(history.user_key).user_of
+    loop = asyncio.get_running_loop()
     return Rooms(
         history,
-        at_end_of_turn=asyncio.get_running_loop().call_soon,
+        at_end_of_turn=loop.call_soon,
+        soon=partial(loop.call_later, BUSY_INTERVAL_S),
         clock=time.time,
         metrics=metrics,
         user_of=user_of,
