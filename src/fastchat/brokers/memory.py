@@ -56,13 +56,18 @@ class MemoryBroker:
         self,
         room: str,
         offset: int,
-        payload: bytes,
-        on_outcome: OnOutcome | None,
-        change: PresenceChange | None = None,
+        payloads: Sequence[bytes],
+        on_outcomes: Sequence[OnOutcome | None] | None,
     ) -> None:
+        publish = self._delivery.publish
+        for payload in payloads:
+            publish(room, payload)
+        for each, on_outcome in enumerate(on_outcomes or (), offset):
+            if on_outcome is not None:
+                on_outcome(each)
+
+    def announce(self, room: str, payload: bytes, change: PresenceChange | None = None) -> None:
         self._delivery.publish(room, payload)
-        if on_outcome is not None:
-            on_outcome(offset)
 
     def kept(self, on_outcome: OnOutcome | None, offset: int) -> None:
         if on_outcome is not None:

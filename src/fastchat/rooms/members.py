@@ -272,7 +272,7 @@ class Members:
             changes = [PresenceChange(False, member) for member in there if member not in here]
             changes += [PresenceChange(True, member) for member in here if member not in there]
             for change in changes:
-                subscriber.deliver(name, 0, self._event(name, change), None, change)
+                subscriber.announce(name, self._event(name, change), change)
         if room.spectators:
             self._changed[name] = None
 
@@ -291,7 +291,7 @@ class Members:
         users = room.users
         payload = protocol.presence_list(name, len(room.roster), room.spectator_count, users)
         for subscriber in subscribers:
-            subscriber.deliver(name, 0, payload, None)
+            subscriber.announce(name, payload)
             subscriber.know(name, users)
 
     def _event(self, name: str, change: PresenceChange) -> bytes:
@@ -309,4 +309,4 @@ class Members:
         self, room: Room, name: str, payload: bytes, change: PresenceChange | None = None
     ) -> None:
         for subscriber in room.subscribers:
-            subscriber.deliver(name, 0, payload, None, change)
+            subscriber.announce(name, payload, change)

@@ -80,7 +80,7 @@ class Restoring:
                 self._expel_again(name, member.user, subscriber)
         self._members.drop_if_empty(name)
         for publication in missed:
-            subscriber.deliver(name, publication.offset, protocol.encode(publication), None)
+            subscriber.deliver(name, publication.offset, (protocol.encode(publication),), None)
         return True
 
     def _missed(self, returning: Returning) -> Sequence[Publication] | None:

@@ -35,7 +35,7 @@ from fastchat.history import Duplicate, History, Outcome
 from fastchat.history.users import UserIds
 from fastchat.limits.rooms import RoomLimits
 from fastchat.metrics import Metrics
-from fastchat.protocol import Change, Draft, Message
+from fastchat.protocol import Change, Draft, Message, Publication
 from fastchat.protocol.names import DEFAULT_ROOM, name_key
 from fastchat.protocol.users import subject_of
 from fastchat.rooms import Entrance, Entry, Member, Removal
@@ -46,7 +46,7 @@ from fastchat.rooms.presence import Roster, User
 from fastchat.rooms.removals import Removals
 from fastchat.rooms.restoring import Restoring, Returning
 from fastchat.rooms.storage import Storage
-from fastchat.rooms.subscribers import Subscriber
+from fastchat.rooms.subscribers import MAX_RUN, Subscriber
 
 __all__ = ["Rooms"]
 
@@ -200,25 +200,41 @@ class Rooms:
     def _deliver(
         self, senders: Sequence[tuple[Subscriber, Any]], outcomes: Sequence[Outcome]
     ) -> None:
-        subscribers: Mapping[Subscriber, int] = {}
-        last = None
-        for (origin, draft_key), outcome in zip(senders, outcomes, strict=True):
+        """Tell each sender its outcome, and deliver the publications, in runs of one room."""
+        index, count = 0, len(outcomes)
+        while index < count:
+            outcome = outcomes[index]
             if not isinstance(outcome, (Message, Change)):
+                origin, draft_key = senders[index]
                 origin.answer(draft_key, outcome)
+                index += 1
                 continue
-            name, offset = outcome.room, outcome.offset
-            if name != last:
-                last = name
-                room = self._rooms.get(name)
-                subscribers = room.subscribers if room is not None else {}
-            if origin not in subscribers:
-                origin.kept(draft_key, offset)
-            if subscribers:
-                payload = protocol.encode(outcome)
-                for subscriber in subscribers:
-                    subscriber.deliver(
-                        name, offset, payload, draft_key if subscriber is origin else None
-                    )
+            run = [outcome]
+            for following in outcomes[index + 1 : index + MAX_RUN]:
+                if not isinstance(following, (Message, Change)) or following.room != outcome.room:
+                    break
+                run.append(following)
+            self._deliver_run(run, senders[index : index + len(run)])
+            index += len(run)
+
+    def _deliver_run(
+        self, run: Sequence[Publication], senders: Sequence[tuple[Subscriber, Any]]
+    ) -> None:
+        name, offset = run[0].room, run[0].offset
+        room = self._rooms.get(name)
+        subscribers = room.subscribers if room is not None else {}
+        origins = {origin for origin, _ in senders}
+        if not origins <= subscribers.keys():
+            for publication, (origin, draft_key) in zip(run, senders, strict=True):
+                if origin not in subscribers:
+                    origin.kept(draft_key, publication.offset)
+        if subscribers:
+            payloads = list(map(protocol.encode, run))
+            for subscriber in subscribers:
+                draft_keys = None
+                if subscriber in origins:
+                    draft_keys = [key if origin is subscriber else None for origin, key in senders]
+                subscriber.deliver(name, offset, payloads, draft_keys)
 
     # Members
 
@@ -355,7 +371,7 @@ class Rooms:
         room = self._rooms.get(name)
         for other in room.subscribers if room is not None else ():
             if other is not subscriber:
-                other.deliver(name, 0, payload, None)
+                other.announce(name, payload)
 
     def tick(self) -> None:
         """Announce users who did not come back, and numbers of users that have changed.

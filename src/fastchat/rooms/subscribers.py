@@ -9,7 +9,11 @@ from fastchat.errors import CommandError
 from fastchat.history import Duplicate
 from fastchat.rooms import Member
 
-__all__ = ["PresenceChange", "Subscriber"]
+__all__ = ["MAX_RUN", "PresenceChange", "Subscriber"]
+
+#: The most publications that a subscriber gets at once. It bounds the memory for them: a subscriber
+#: that sends them on can cut what it sends between two runs only.
+MAX_RUN = 100
 
 
 class PresenceChange(NamedTuple):
@@ -27,18 +31,17 @@ class Subscriber(Protocol):
     """
 
     def deliver(
-        self,
-        room: str,
-        offset: int,
-        payload: bytes,
-        draft_key: Any,
-        change: PresenceChange | None = None,
-        /,
+        self, room: str, offset: int, payloads: Sequence[bytes], draft_keys: Sequence[Any] | None, /
     ) -> None:
-        """Deliver a publication, or an event, whose offset is 0.
+        """Deliver publications of a room whose offsets follow each other, from `offset` on.
 
-        The `draft_key` is that of the publication's draft if it came from here, None otherwise.
+        They are at most `MAX_RUN`. For each of them, `draft_keys` has the key of its draft if the
+        draft came from here, and None otherwise. It is None if no draft came from here.
         """
+        ...
+
+    def announce(self, room: str, payload: bytes, change: PresenceChange | None = None, /) -> None:
+        """Deliver an event, which is not stored."""
         ...
 
     def kept(self, draft_key: Any, offset: int, /) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -328,7 +328,10 @@ class Subscriber:
         self.heard: list[dict[str, Any]] = []
         self.expelled: list[tuple[str, str, int]] = []
 
-    def deliver(self, room: str, offset: int, payload: bytes, *more: Any) -> None:
+    def deliver(self, room: str, offset: int, payloads: Sequence[bytes], keys: Any) -> None:
+        self.heard += map(json.loads, payloads)
+
+    def announce(self, room: str, payload: bytes, change: Any = None) -> None:
         self.heard.append(json.loads(payload))
 
     def expel(self, room: str, user: str, seconds: int) -> None:

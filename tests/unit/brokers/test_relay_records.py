@@ -75,13 +75,14 @@ ENTRIES = st.builds(
     NUMBERS,
     NUMBERS,
 )
-DELIVERED = st.builds(
-    records.Delivered,
-    TEXTS,
-    NUMBERS,
-    st.none() | NUMBERS,
-    PAYLOADS,
-    st.none() | st.builds(PresenceChange, st.booleans(), MEMBERS),
+RUNS = st.lists(st.tuples(PAYLOADS, st.none() | NUMBERS), min_size=1, max_size=3).flatmap(
+    lambda publications: st.builds(
+        records.Run,
+        TEXTS,
+        st.integers(1, 2**53),
+        st.just([payload for payload, _ in publications]),
+        st.none() | st.just([number for _, number in publications]),
+    )
 )
 
 WORKERS: dict[RecordKind, st.SearchStrategy[FromWorker]] = {
@@ -121,7 +122,13 @@ WORKERS: dict[RecordKind, st.SearchStrategy[FromWorker]] = {
 }
 RELAYS: dict[RecordKind, st.SearchStrategy[FromRelay]] = {
     RecordKind.WELCOME: st.builds(records.Welcome),
-    RecordKind.DELIVER: st.builds(records.Deliver, st.lists(DELIVERED, max_size=3)),
+    RecordKind.DELIVER: st.builds(records.Deliver, st.lists(RUNS, max_size=3)),
+    RecordKind.EVENT: st.builds(
+        records.Event,
+        TEXTS,
+        st.none() | st.builds(PresenceChange, st.booleans(), MEMBERS),
+        PAYLOADS,
+    ),
     RecordKind.ANSWER: st.builds(records.Answer, NUMBERS, NUMBERS | REFUSALS, st.booleans()),
     RecordKind.JOINED: st.builds(records.Joined, NUMBERS, TEXTS, ENTRIES),
     RecordKind.LEFT: st.builds(records.Left, NUMBERS),
@@ -292,25 +299,32 @@ def test_malformed_draft_is_refused(draft: Any) -> None:
         None,
         {"a": 1},
         [None],
-        ["abcde"],
-        [["a", 1, None, 5]],
-        [["a", 1, None, 5, None, None]],
-        [[1, 1, None, 5, None]],
-        [["a", "1", None, 5, None]],
-        [["a", 1, "1", 5, None]],
-        [["a", 1, None, 5.0, None]],
-        [["a", 1, None, 4, None]],
-        [["a", 1, None, 6, None]],
-        [["a", 1, None, -1, None], ["a", 2, None, 6, None]],
-        [["a", 1, None, 5, True]],
-        [["a", 1, None, 5, [True, "Alice"]]],
+        ["abcd"],
+        [["a", 1, [5]]],
+        [["a", 1, [5], None, None]],
+        [[1, 1, [5], None]],
+        [["a", "1", [5], None]],
+        [["a", 0, [5], None]],
+        [["a", 1, 5, None]],
+        [["a", 1, {"5": 5}, None]],
+        [["a", 1, ["5"], None]],
+        [["a", 1, [5.0], None]],
+        [["a", 1, [4], None]],
+        [["a", 1, [6], None]],
+        [["a", 1, [-1, 6], None]],
+        [["a", 1, [5], None], ["a", 2, [], None]],
+        [["a", 1, [5], 1]],
+        [["a", 1, [5], []]],
+        [["a", 1, [5], [1, 2]]],
+        [["a", 1, [5], ["1"]]],
+        [["a", 1, [5], [True]]],
         [],
     ],
     ids=repr,
 )
 def test_malformed_deliveries_are_refused(rows: Any) -> None:
     """Deliveries whose payloads do not fill the five bytes of the tail are refused, too."""
-    assert decode_from_relay(RecordKind.DELIVER, [["a", 1, None, 5, None]], b"12345")
+    assert decode_from_relay(RecordKind.DELIVER, [["a", 1, [2, 3], [1, None]]], b"12345")
     with pytest.raises(BadRecord, match=r"^DELIVER: "):
         decode_from_relay(RecordKind.DELIVER, rows, b"12345")
 
@@ -318,6 +332,10 @@ def test_malformed_deliveries_are_refused(rows: Any) -> None:
 @pytest.mark.parametrize(
     ("kind", "head", "tail"),
     [
+        (RecordKind.EVENT, ["a"], b"event"),
+        (RecordKind.EVENT, [1, None], b"event"),
+        (RecordKind.EVENT, ["a", True], b"event"),
+        (RecordKind.EVENT, ["a", [True, "Alice"]], b"event"),
         (RecordKind.ANSWER, [1, None, False], b""),
         (RecordKind.ANSWER, [1, ["no_such_code", "No.", False, None], False], b""),
         (RecordKind.REFUSED, [1, [*REFUSAL, None]], b""),
@@ -402,14 +420,14 @@ def test_incrementally_encoded_deliveries_decode_to_the_record() -> None:
     """Deliveries that are encoded one by one decode to the same record."""
     filled = records.Deliveries()
     assert not filled
-    filled.add("a", 1, 7, b"one")
-    filled.add("b", 0, None, b"", PresenceChange(True, Member("Alice", "user")))
-    assert (len(filled), filled.size) == (2, 3)
+    filled.add("a", 1, [b"one", b"two"], [7, None])
+    filled.add("b", 2, [b"three"], None)
+    assert (len(filled), filled.size) == (2, 11)
     (record,) = RecordReader(decode_from_relay).feed(filled.encode())
     assert record == records.Deliver(
         [
-            records.Delivered("a", 1, 7, b"one"),
-            records.Delivered("b", 0, None, b"", PresenceChange(True, Member("Alice", "user"))),
+            records.Run("a", 1, [b"one", b"two"], [7, None]),
+            records.Run("b", 2, [b"three"]),
         ]
     )
 

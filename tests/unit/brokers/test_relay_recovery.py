@@ -173,10 +173,9 @@ def test_repeated_publication_is_not_delivered_again(rig: Run) -> None:
         broker.publish(draft("1"), receiver.answer)
         broker.publish(draft("2"), receiver.answer)
         await receiver.until_delivered(2)
-        for number in (1, 2):
-            payload = protocol.encode(draft(str(number)).numbered(number))
-            broker.on_record(records.Deliver([records.Delivered("a", number, None, payload)]))
-        broker.publish(draft("3"), receiver.answer)
+        payloads = [protocol.encode(draft(str(number)).numbered(number)) for number in (1, 2, 3)]
+        broker.on_record(records.Deliver([records.Run("a", 1, payloads[:2])]))
+        broker.on_record(records.Deliver([records.Run("a", 2, payloads[1:])]))
         await receiver.until_delivered(3)
         assert (receiver.offsets, receiver.losses) == ([1, 2, 3], [])
 

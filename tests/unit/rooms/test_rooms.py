@@ -26,7 +26,7 @@ from fastchat.rooms import Entrance, Entry, Member, Removal
 from fastchat.rooms.members import GRACE_TICKS, MAX_LISTED_USERS
 from fastchat.rooms.restoring import MAX_RESUMED, Returning
 from fastchat.rooms.rooms import STORED_AT_ONCE, STORED_PART, Rooms
-from fastchat.rooms.subscribers import PresenceChange
+from fastchat.rooms.subscribers import MAX_RUN, PresenceChange
 
 
 class Subscriber:
@@ -34,6 +34,8 @@ class Subscriber:
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
+        #: The number of publications of each delivery.
+        self.runs: list[int] = []
         self.changes: list[PresenceChange] = []
         self.known: dict[str, Sequence[Member] | None] = {}
         #: The lists in `presence` events, as names; None if a list has ended.
@@ -43,17 +45,19 @@ class Subscriber:
         self,
         room: str,
         offset: int,
-        payload: bytes,
-        draft_key: Any,
-        change: PresenceChange | None = None,
+        payloads: Sequence[bytes],
+        draft_keys: Sequence[Any] | None,
     ) -> None:
+        self.runs.append(len(payloads))
+        for payload, draft_key in zip(payloads, draft_keys or [None] * len(payloads), strict=True):
+            event = json.loads(payload)
+            assert (event["room"], event["offset"]) == (room, offset)
+            self.calls.append(("publication", offset, event["text"], draft_key))
+            offset += 1
+
+    def announce(self, room: str, payload: bytes, change: PresenceChange | None = None) -> None:
         event = json.loads(payload)
         assert event["room"] == room
-        if offset:
-            assert event["offset"] == offset
-            self.calls.append(("publication", offset, event["text"], draft_key))
-            return
-        assert draft_key is None
         self.calls.append((event["type"], event.get("username"), event.get("online")))
         if event["type"] == "presence" and "users" in event:
             listed = event["users"]
@@ -301,6 +305,25 @@ def test_only_the_origin_gets_the_key_of_a_draft(rig: Rig) -> None:
     ]
 
 
+def test_publications_of_a_room_are_delivered_in_runs(rig: Rig) -> None:
+    """A run ends at a publication of another room, at a refusal, and at its greatest length. The
+    order of the drafts is kept."""
+    rig.join("Alice")
+    rig.join("Bob", "b")
+    rig.subscriber.news()
+    twice = draft("2", id="2")
+    rig.publish(draft("1"), twice, draft("1", room="b"), draft("3"), twice, draft("4"))
+    rig.publish(*(draft(str(number)) for number in range(5, 6 + MAX_RUN)))
+    assert rig.subscriber.runs == [2, 1, 1, 1, MAX_RUN, 1]
+    told = [(call[0], call[1]) for call in rig.subscriber.news()]
+    assert told[:6] == [
+        *(("publication", 1), ("publication", 2), ("publication", 1), ("publication", 3)),
+        ("answer", twice),
+        ("publication", 4),
+    ]
+    assert told[6:] == [("publication", number) for number in range(5, 6 + MAX_RUN)]
+
+
 def test_subscriber_without_members_gets_the_offset_of_its_draft(rig: Rig) -> None:
     """It gets no delivery; the publication is delivered to subscribers with members."""
     rig.join("Bob", subscriber=rig.other)
@@ -378,7 +401,7 @@ def test_join_event_has_the_user_and_the_number(rig: Rig) -> None:
     """The event has the time, and for subscribers that count users, the user."""
     rig.join("Bob")
     seen: list[bytes] = []
-    rig.subscriber.deliver = lambda *calls: seen.append(calls[2])  # type: ignore[method-assign]
+    rig.subscriber.announce = lambda *calls: seen.append(calls[1])  # type: ignore[method-assign]
     rig.join("Alice")
     assert [json.loads(payload) for payload in seen] == [
         {

@@ -313,8 +313,10 @@ class RelayBroker:
     def on_record(self, record: FromRelay) -> None:
         """Handle a record of the relay."""
         match record:
-            case records.Deliver(deliveries):
-                self._on_deliver(deliveries)
+            case records.Deliver(runs):
+                self._on_deliver(runs)
+            case records.Event():
+                self._on_event(record)
             case records.Answer():
                 self._drafts.on_answer(record)
             case records.Joined() | records.Left() | records.Page() | records.Removed():
@@ -357,26 +359,35 @@ class RelayBroker:
             self._outbox.add(request.encode())
         self._flush()
 
-    def _on_deliver(self, deliveries: Sequence[records.Delivered]) -> None:
-        rooms, deliver, connected = self._rooms, self._delivery.publish, self.connected
-        for name, offset, number, payload, change in deliveries:
-            if number is not None:
-                self._drafts.decide(number, offset)
-            room = rooms.get(name)
+    def _on_deliver(self, runs: Sequence[records.Run]) -> None:
+        publish = self._delivery.publish
+        for name, offset, payloads, draft_numbers in runs:
+            if draft_numbers is not None:
+                self._drafts.decide_published(draft_numbers, offset)
+            room = self._rooms.get(name)
             if room is None:
                 continue  # the room's last member here has left
-            if offset:
-                if offset != room.offset + 1:
-                    if offset <= room.offset:
-                        continue  # delivered before
-                    self._on_hole(name)
-                room.offset, room.newest = offset, payload
-                if not connected:
-                    self._drafts.recognise(payload, offset)
-            elif change is not None and not room.note(change):
-                continue
-            deliver(name, payload)
+            following = room.offset + 1
+            if offset > following:
+                self._on_hole(name)
+            elif offset < following:  # the first ones were delivered before
+                payloads = payloads[following - offset :]
+                offset = following
+                if not payloads:
+                    continue
+            if not self.connected:
+                self._drafts.recognise(payloads, offset)
+            room.offset, room.newest = offset + len(payloads) - 1, payloads[-1]
+            for payload in payloads:
+                publish(name, payload)
         self._delivery.end_turn()
+
+    def _on_event(self, event: records.Event) -> None:
+        name, change, payload = event
+        room = self._rooms.get(name)
+        if room is not None and (change is None or room.note(change)):
+            # The hub writes it at the end of the turn, together with the turn's other events.
+            self._delivery.publish(name, payload)
 
     def _on_know(self, record: records.Know) -> None:
         if (room := self._rooms.get(record.room)) is not None:

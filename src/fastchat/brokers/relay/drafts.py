@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -116,6 +116,12 @@ class Drafts:
             if waiting.outcome is not None:
                 waiting.outcome(outcome)
 
+    def decide_published(self, numbers: Sequence[int | None], offset: int) -> None:
+        """Give drafts their offsets, which follow each other; None is another worker's draft."""
+        for each, number in enumerate(numbers, offset):
+            if number is not None:
+                self.decide(number, each)
+
     def on_answer(self, answer: records.Answer) -> None:
         number, outcome, repeated = answer
         waiting = self._drafts.get(number)
@@ -162,8 +168,16 @@ class Drafts:
     def end_doubt(self) -> None:
         self._unsure.clear()
 
-    def recognise(self, payload: bytes, offset: int) -> None:
-        """If a missed publication is that of a draft, give the draft its outcome.
+    def recognise(self, payloads: Sequence[bytes], offset: int) -> None:
+        """Give drafts their outcomes whose publications are among these missed ones.
+
+        The offsets of the publications follow each other, from `offset` on.
+        """
+        for each, payload in enumerate(payloads, offset):
+            self._recognise(payload, each)
+
+    def _recognise(self, payload: bytes, offset: int) -> None:
+        """Look for the draft of a missed publication.
 
         A message can have been edited or deleted since it was published. In that case the text is
         not compared.

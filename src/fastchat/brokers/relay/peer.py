@@ -28,8 +28,8 @@ __all__ = ["Peer", "RelayState"]
 
 logger = logging.getLogger("fastchat.relay")
 
-#: When the payloads of a DELIVER record exceed this, the next delivery starts a new record. A
-#: returning worker can have missed more than one record can hold (`wire.MAX_RECORD_BYTES`).
+#: When the payloads of a DELIVER record exceed this, the next run starts a new record. A returning
+#: worker can have missed more than one record can hold (`wire.MAX_RECORD_BYTES`).
 RECORD_BYTES = 1024 * 1024
 
 
@@ -173,16 +173,16 @@ class Peer(asyncio.Protocol):
         self,
         room: str,
         offset: int,
-        payload: bytes,
-        draft_number: int | None,
-        change: PresenceChange | None = None,
+        payloads: Sequence[bytes],
+        draft_numbers: Sequence[int | None] | None,
     ) -> None:
-        deliveries = self._deliveries
-        if not deliveries.size:
-            self._outbox.schedule()
-        deliveries.add(room, offset, draft_number, payload, change)
-        if deliveries.size > RECORD_BYTES:
+        self._outbox.schedule()
+        self._deliveries.add(room, offset, payloads, draft_numbers)
+        if self._deliveries.size > RECORD_BYTES:
             self._encode_deliveries()
+
+    def announce(self, room: str, payload: bytes, change: PresenceChange | None = None) -> None:
+        self._say(records.Event(room, change, payload))
 
     def kept(self, draft_number: int, offset: int) -> None:
         self._say(records.Answer(draft_number, offset))

@@ -35,6 +35,7 @@ _FROM_WORKER: Mapping[int, Callable[[Any, bytes], FromWorker]] = {
 _FROM_RELAY: Mapping[int, Callable[[Any, bytes], FromRelay]] = {
     RecordKind.WELCOME: from_relay.Welcome.decode,
     RecordKind.DELIVER: from_relay.Deliver.decode,
+    RecordKind.EVENT: from_relay.Event.decode,
     RecordKind.ANSWER: from_relay.Answer.decode,
     RecordKind.JOINED: from_relay.Joined.decode,
     RecordKind.LEFT: from_relay.Left.decode,
@@ -49,7 +50,13 @@ _FROM_RELAY: Mapping[int, Callable[[Any, bytes], FromRelay]] = {
     RecordKind.STATUS: from_relay.Status.decode,
 }
 #: The kinds that have a tail. In any other record, a tail is an error.
-_WITH_TAIL = {RecordKind.TELL, RecordKind.DELIVER, RecordKind.JOINED, RecordKind.PAGE}
+_WITH_TAIL = {
+    RecordKind.TELL,
+    RecordKind.DELIVER,
+    RecordKind.EVENT,
+    RecordKind.JOINED,
+    RecordKind.PAGE,
+}
 
 Record = TypeVar("Record")
 
