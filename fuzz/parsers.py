@@ -20,7 +20,7 @@ from urllib.parse import parse_qsl
 import orjson
 
 from fastchat import protocol
-from fastchat._codec import Encoder, Parser
+from fastchat._codec import Encoder, Parser, pack_draft, unpack_drafts
 from fastchat.auth import Right
 from fastchat.auth.tokens import TokenAuthenticator
 from fastchat.brokers.relay.records import decode_from_relay, decode_from_worker
@@ -86,6 +86,12 @@ def codec(data: bytes) -> None:
     assert message == protocol.Message(room, len(data), *draft[1:])
     payload = _ENCODE_PLAIN(message)
     assert payload is None or payload == encode_any(message)
+    assert unpack_drafts(pack_draft(draft) * 2, protocol.MessageDraft) == [draft, draft]
+    try:
+        found = unpack_drafts(data, protocol.MessageDraft)
+    except ValueError:
+        return
+    assert data == b"".join(pack_draft(each[:6], *each[6:]) for each in found)
 
 
 def query(data: bytes) -> None:

@@ -1,10 +1,11 @@
-"""The compiled half of the protocol: a parser for plain messages, and their encoding.
+"""The compiled half of the protocol: a parser for plain messages, their encoding, and packed drafts.
 
 Most of what a chat server parses and encodes are messages without anything unusual. This module
 does only these, from bytes to tuples and back. It leaves everything else to `fastchat.protocol`: a
 general parser that knows why a payload is refused, and a general encoder. So each function here
 has a slower twin, and what it returns is equal to what the twin returns;
-`tests/unit/protocol/test_codec.py` compares them.
+`tests/unit/protocol/test_codec.py` compares them. Only `pack_draft` and `unpack_drafts` have no
+twin: they are for all drafts that workers send to the relay.
 
 Like the hub, this module imports nothing else of fastchat. The tuples that it makes are of types
 that the caller passes (`NamedTuple`s), whose `__new__` it does not call.
@@ -14,7 +15,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_Check, PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTuple_SET_ITEM
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memchr, memcmp, memcpy
 
 cdef extern from "Python.h":
@@ -37,6 +38,11 @@ cdef enum:
 
 #: True in the build that `FASTCHAT_DEBUG=1` makes: assertions.
 DEBUG = bool(FASTCHAT_DEBUG)
+
+
+cdef struct Piece:      # the UTF-8 of a string
+    const char *data
+    Py_ssize_t size
 
 
 # Parsing
@@ -310,16 +316,122 @@ cdef class Timestamps:
         return 0
 
 
+# Drafts on the way to the relay
+
+cdef enum:
+    TEXTS = 7                   # of a draft: five, the id, and the change
+    REQUIRED = 5
+    LENGTH_BYTES = 4
+    MISSING = 0xffffffff        # the length of a text that is None
+
+
+def pack_draft(draft not None, str change=None):
+    """The bytes of a draft in a record: its texts, each behind its length in UTF-8, big-endian.
+
+    The first six items of `draft` are those of a `fastchat.protocol.MessageDraft`. `change` has the
+    rest of any other draft. Raises UnicodeEncodeError for a lone surrogate.
+    """
+    cdef Piece pieces[TEXTS]
+    cdef Py_ssize_t size = TEXTS * LENGTH_BYTES
+    cdef int index
+    cdef char *out
+    if not (PyTuple_Check(draft) and PyTuple_GET_SIZE(draft) >= TEXTS - 1):
+        raise TypeError("a draft has at least six items")
+    owners = (      # of the bytes to which the pieces point
+        _utf8_or_none(_item(draft, 0), &pieces[0]), _utf8_or_none(_item(draft, 1), &pieces[1]),
+        _utf8_or_none(_item(draft, 2), &pieces[2]), _utf8_or_none(_item(draft, 3), &pieces[3]),
+        _utf8_or_none(_item(draft, 4), &pieces[4]), _utf8_or_none(_item(draft, 5), &pieces[5]),
+        _utf8_or_none(change, &pieces[6]))
+    for index in range(TEXTS):
+        size += pieces[index].size
+    packed = PyBytes_FromStringAndSize(NULL, size)
+    out = PyBytes_AS_STRING(packed)
+    for index in range(TEXTS):
+        out = _put_length(out, MISSING if pieces[index].data == NULL else <uint32_t>pieces[index].size)
+        out = _put(out, pieces[index].data, pieces[index].size)
+    assert out == PyBytes_AS_STRING(packed) + size
+    return packed
+
+
+def unpack_drafts(bytes packed not None, type kind not None):
+    """The drafts that `pack_draft` has packed, one after the other.
+
+    A draft without a change is a `kind` of six items, a `fastchat.protocol.MessageDraft`. Any other
+    is a tuple of seven, the last of which is its change. A text that a draft has in common with the
+    draft before is the same object: most drafts of a turn share rooms, names and times. Raises
+    ValueError if the bytes are not those of drafts.
+    """
+    cdef const char *at = PyBytes_AS_STRING(packed)
+    cdef const char *end = at + PyBytes_GET_SIZE(packed)
+    cdef Piece piece
+    cdef Piece earlier[TEXTS]
+    cdef uint32_t size
+    cdef int index
+    cdef list drafts = []
+    cdef list texts = [None] * TEXTS    # of the draft before
+    for index in range(TEXTS):
+        earlier[index] = Piece(NULL, 0)
+    while at < end:
+        for index in range(TEXTS):
+            if end - at < LENGTH_BYTES:
+                raise ValueError("a draft is incomplete")
+            size = _get_length(at)
+            at += LENGTH_BYTES
+            if size == MISSING:
+                if index < REQUIRED:
+                    raise ValueError("a text of a draft is missing")
+                piece = Piece(NULL, 0)
+                texts[index] = None
+            else:
+                if size > end - at:
+                    raise ValueError("a text of a draft is incomplete")
+                piece = Piece(at, size)
+                at += size
+                if not _is_same(&piece, &earlier[index]):
+                    texts[index] = PyUnicode_DecodeUTF8(piece.data, piece.size, NULL)
+            earlier[index] = piece
+        if piece.data != NULL:
+            drafts.append(tuple(texts))
+            continue
+        made = PyType_GenericAlloc(kind, TEXTS - 1)
+        for index in range(TEXTS - 1):
+            _set(made, index, texts[index])
+        drafts.append(made)
+    return drafts
+
+
+cdef inline bint _is_same(const Piece *piece, const Piece *other) noexcept:
+    return (other.data != NULL and piece.size == other.size
+            and memcmp(piece.data, other.data, piece.size) == 0)
+
+
+cdef inline char *_put_length(char *out, uint32_t size) noexcept:
+    out[0] = <char>(size >> 24)
+    out[1] = <char>(size >> 16)
+    out[2] = <char>(size >> 8)
+    out[3] = <char>size
+    return out + LENGTH_BYTES
+
+
+cdef inline uint32_t _get_length(const char *at) noexcept:
+    cdef const uint8_t *bytes_ = <const uint8_t *>at
+    return ((<uint32_t>bytes_[0] << 24) | (<uint32_t>bytes_[1] << 16)
+            | (<uint32_t>bytes_[2] << 8) | bytes_[3])
+
+
+cdef inline object _utf8_or_none(str text, Piece *piece):
+    if text is None:
+        piece.data = NULL
+        piece.size = 0
+        return None
+    return _utf8(text, piece)
+
+
 # Encoding
 
 cdef enum:
     KEYS_BYTES = 87     # of everything in a payload but the values, without an id
     ID_KEY_BYTES = 8
-
-cdef struct Piece:      # the UTF-8 of a string
-    const char *data
-    Py_ssize_t size
-
 
 cdef class Encoder:
     """Called with a publication: its payload, made here if it is a plain message.

@@ -47,7 +47,7 @@ LAYERS = {
     "connections": {"chat", "hub", "_fanout", "limits"},
     "ops": {"brokers"},
     "chat": {"brokers", "files", "rooms", "history", "auth"},
-    "brokers": {"rooms", "history", "limits"},
+    "brokers": {"rooms", "history", "limits", "_codec"},
     "files": {"limits", "history"},
     "rooms": {"history", "limits"},
     "history": {"_codec"},
@@ -89,7 +89,10 @@ LIBRARIES = {
     "uvloop": {"process", "web.tls", "cli.tail"},
     "jwt": {"auth"},
     "cryptography": {"auth", "web.tls"},
-    "orjson": {"protocol", "logs", "hub", "history", "brokers.relay", "ops", "cli", "client"},
+    "orjson": {
+        *("protocol", "logs", "hub", "history", "ops", "cli", "client"),
+        *("brokers.relay", "brokers.relay.records"),
+    },
     "imagesize": {"files.media"},
     "apsw": {"database", "files", "history"},
 }

@@ -143,6 +143,15 @@ class Rooms:
         self._drafts.append(draft)
         self._senders.append((subscriber, draft_key))
 
+    def publish_all(
+        self, subscriber: Subscriber, draft_keys: Sequence[Any], drafts: Sequence[Draft]
+    ) -> None:
+        """Publish drafts in their order, each with its key."""
+        if drafts and not self._drafts:
+            self._at_end_of_turn(self.commit)
+        self._drafts += drafts
+        self._senders += [(subscriber, draft_key) for draft_key in draft_keys]
+
     def commit(self) -> None:
         """Store and deliver all that was published, even if the history is busy."""
         while self._drafts:
@@ -210,7 +219,8 @@ class Rooms:
                 index += 1
                 continue
             run = [outcome]
-            for following in outcomes[index + 1 : index + MAX_RUN]:
+            for at in range(index + 1, min(count, index + MAX_RUN)):
+                following = outcomes[at]
                 if not isinstance(following, (Message, Change)) or following.room != outcome.room:
                     break
                 run.append(following)

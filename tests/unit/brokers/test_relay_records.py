@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastchat._codec import pack_draft
 from fastchat.brokers.relay import records
 from fastchat.brokers.relay.records import (
     FromRelay,
@@ -95,7 +96,11 @@ WORKERS: dict[RecordKind, st.SearchStrategy[FromWorker]] = {
         KNOWN,
     ),
     RecordKind.PUBLISH: st.builds(
-        records.Publish, SECONDS, st.lists(st.tuples(NUMBERS, MESSAGES | CHANGES), max_size=3)
+        lambda deadline, drafts: records.Publish(
+            deadline, [number for number, _ in drafts], [draft for _, draft in drafts]
+        ),
+        SECONDS,
+        st.lists(st.tuples(NUMBERS, MESSAGES | CHANGES), max_size=3),
     ),
     RecordKind.JOIN: st.builds(records.Join, NUMBERS, SECONDS, ENTRANCES),
     RecordKind.LEAVE: st.builds(records.Leave, NUMBERS, SECONDS, TEXTS, st.none() | MEMBERS),
@@ -230,8 +235,8 @@ def places_in(head: Any) -> list[tuple[Any, Any]]:
     return [(head, key) for key in keys] + [place for key in keys for place in places_in(head[key])]
 
 
-MESSAGE = [1, "a", "Alice", "hi", "2025-01-18T10:30:00.123Z", "user", None]
-CHANGE = [*MESSAGE, "edit", 1, None, False, False]
+MESSAGE = MessageDraft("a", "Alice", "hi", "2025-01-18T10:30:00.123Z", "user")
+CHANGE = ["edit", 1, None, False, False]
 REFUSAL = ["forbidden", "No.", False, None]
 JOINED = {
     "room": "a", "member": ["Alice", "user"], "position": ["epoch", 1, None], "recovered": False,
@@ -268,29 +273,42 @@ def test_other_version_is_named_in_the_error() -> None:
         decode_from_worker(RecordKind.HELLO, [99, "what", "follows", "is", "unknown"], b"")
 
 
+def packed(change: object) -> bytes:
+    return pack_draft(MESSAGE, orjson.dumps(change).decode())
+
+
 @pytest.mark.parametrize(
-    "draft",
+    ("head", "tail"),
     [
-        None,
-        "message",
-        {},
-        MESSAGE[:-1],
-        [*MESSAGE, "edit"],
-        CHANGE[:-1],
-        *(changed(MESSAGE, index, 1.5) for index in range(len(MESSAGE))),
-        *(changed(CHANGE, index, 1.5) for index in range(len(CHANGE))),
-        changed(MESSAGE, 0, True),
-        changed(MESSAGE, 0, None),
-        changed(CHANGE, 7, "shout"),
-        changed(CHANGE, 8, None),
+        (None, b""),
+        ([1.0], b""),
+        ([None, []], b""),
+        ([1.0, None], b""),
+        ([1.0, {}], b""),
+        ([1.0, [1]], b""),
+        ([1.0, []], pack_draft(MESSAGE)),
+        ([1.0, [1, 2]], pack_draft(MESSAGE)),
+        ([1.0, ["1"]], pack_draft(MESSAGE)),
+        ([1.0, [1.5]], pack_draft(MESSAGE)),
+        ([1.0, [True]], pack_draft(MESSAGE)),
+        ([1.0, [1]], pack_draft(MESSAGE)[:-1]),
+        ([1.0, [1]], pack_draft(MESSAGE).replace(b"Alice", b"Alic\xff")),
+        ([1.0, [1]], pack_draft(MESSAGE, "edit")),
+        ([1.0, [1]], packed(None)),
+        ([1.0, [1]], packed([])),
+        ([1.0, [1]], packed(CHANGE[:-1])),
+        *(([1.0, [1]], packed(changed(CHANGE, index, 1.5))) for index in range(len(CHANGE))),
+        ([1.0, [1]], packed(changed(CHANGE, 0, "shout"))),
+        ([1.0, [1]], packed(changed(CHANGE, 1, None))),
+        ([1.0, [1]], pack_draft(MESSAGE._replace(id="1"), orjson.dumps(CHANGE).decode())),
     ],
     ids=repr,
 )
-def test_malformed_draft_is_refused(draft: Any) -> None:
+def test_malformed_drafts_are_refused(head: Any, tail: bytes) -> None:
     """One malformed draft makes the whole record malformed."""
-    assert decode_from_worker(RecordKind.PUBLISH, [1.0, [MESSAGE, CHANGE]], b"")
+    assert decode_from_worker(RecordKind.PUBLISH, [1.0, [1]], packed(CHANGE))
     with pytest.raises(BadRecord, match=r"^PUBLISH: "):
-        decode_from_worker(RecordKind.PUBLISH, [1.0, [MESSAGE, draft]], b"")
+        decode_from_worker(RecordKind.PUBLISH, head, tail)
 
 
 @pytest.mark.parametrize(
@@ -410,10 +428,16 @@ def test_each_side_accepts_only_the_other_sides_records() -> None:
 
 
 def test_layout_of_a_draft_is_fixed() -> None:
-    """The fields of a change are last, and are left out of a message's record."""
-    message = MessageDraft("a", "Alice", "hi", "2025-01-18T10:30:00.123Z", "user")
-    change = ChangeDraft(*message[:5], Kind.EDIT, target=1)
-    assert head_of(records.Publish(1.0, [(1, message), (1, change)])) == [1.0, [MESSAGE, CHANGE]]
+    """A text is UTF-8 behind its length; the change is missing in the draft of a message."""
+    said = MessageDraft("a", "Zoë", "hi", "t", "user", "1")
+    change = ChangeDraft(*said[:5], Kind.EDIT, target=1)
+    encoded = records.Publish(1.0, [7, 8], [said, change]).encode()
+    ((_, head, tail),) = RecordReader(lambda *frame: frame).feed(encoded)
+    assert head == [1.0, [7, 8]]
+    texts = b"\0\0\0\1a\0\0\0\4Zo\xc3\xab\0\0\0\2hi\0\0\0\1t\0\0\0\4user"
+    missing = b"\xff\xff\xff\xff"
+    changed = b"\0\0\0\x1b" + b'["edit",1,null,false,false]'
+    assert tail == texts + b"\0\0\0\x011" + missing + texts + missing + changed
 
 
 def test_incrementally_encoded_deliveries_decode_to_the_record() -> None:

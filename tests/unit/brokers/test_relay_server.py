@@ -249,7 +249,7 @@ def test_client_of_another_protocol_is_disconnected(
         pack(RecordKind.DELIVER, []),
         pack(99, None),  # type: ignore[arg-type]
         pack(RecordKind.JOIN, [1]),
-        pack(RecordKind.PUBLISH, [9e99, [[1, "a"]]]),
+        pack(RecordKind.PUBLISH, [9e99, [1]], [b"a"]),
     ],
     ids=repr,
 )
@@ -299,14 +299,14 @@ def test_late_draft_is_refused(tmp_path: Path) -> None:
     async def test(running: RunningRelay) -> None:
         peer = await running.worker()
         now = time.monotonic()
-        await peer.send(records.Publish(now - 0.01, [(1, hi), (2, hi)]).encode())
+        await peer.send(records.Publish(now - 0.01, [1, 2], [hi, hi]).encode())
         for number in (1, 2):
             answer = await peer.read_record()
             assert isinstance(answer, records.Answer)
             assert isinstance(answer.outcome, records.Refusal)
             assert (answer.draft_number, answer.repeated) == (number, False)
             assert_unavailable(answer.outcome)
-        await peer.send(records.Publish(now + 60, [(3, hi)]).encode())
+        await peer.send(records.Publish(now + 60, [3], [hi]).encode())
         assert await peer.read_record() == records.Answer(3, 1)
         assert running.history.position("a").offset == 1
 
@@ -420,7 +420,7 @@ def test_records_after_a_waiting_request_keep_their_order(tmp_path: Path) -> Non
     async def test(running: RunningRelay) -> None:
         slow = SlowJoins(running.rooms)
         peer, other = await running.worker(), await running.worker()
-        publishing = records.Publish(time.monotonic() + 60, [(1, draft("hi"))]).encode()
+        publishing = records.Publish(time.monotonic() + 60, [1], [draft("hi")]).encode()
         await peer.send(joining(1), publishing)
         await slow.begun.wait()
         await peer.send(joining(2, "Eve"), records.Ping(5).encode())

@@ -19,6 +19,8 @@ from fastchat._codec import (
     make_draft,
     message_rows,
     number_draft,
+    pack_draft,
+    unpack_drafts,
 )
 from fastchat.errors import CommandError, Violation
 from fastchat.history.rows import row_of
@@ -215,6 +217,8 @@ def test_tuples_are_freed() -> None:
     for each in made:
         encode_plain(each)
         encode_plain(each._replace(text="é"))
+    packed = pack_draft(made[0][:1] + made[0][2:7])
+    assert len(unpack_drafts(packed * 100, MessageDraft)) == 100
     del made, each
     assert (sys.getrefcount(text), sys.getrefcount(user), sys.getrefcount(Message)) == before
 
@@ -246,6 +250,62 @@ def test_second_of_another_form_is_refused() -> None:
     for text in ("2025-01-18", "2025-01-18T10:30:0é"):
         with pytest.raises(ValueError, match="has not the form"):
             Timestamps(lambda: 1.0, lambda second, text=text: text)()
+
+
+# Drafts on the way to the relay
+
+DRAFT = MessageDraft("lobby", "Alice", "Hello", TIMESTAMP, "u_1", "c7")
+_PACKABLE = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
+_DRAFTS = st.tuples(
+    st.builds(MessageDraft, *[_PACKABLE] * 5, st.none() | _PACKABLE), st.none() | _PACKABLE
+)
+
+
+@given(st.lists(_DRAFTS, max_size=4))
+def test_drafts_are_unpacked_as_they_were_packed(drafts: list[tuple[Any, str | None]]) -> None:
+    """A draft with a change is a plain tuple, with the change at its end."""
+    tail = b"".join(pack_draft(draft, change) for draft, change in drafts)
+    found = unpack_drafts(tail, MessageDraft)
+    assert found == [draft if change is None else (*draft, change) for draft, change in drafts]
+    for draft, (_, change) in zip(found, drafts, strict=True):
+        assert type(draft) is (MessageDraft if change is None else tuple)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 99), st.integers(0, 255)), min_size=1, max_size=3),
+    st.integers(0, 99),
+)
+def test_damaged_drafts_are_refused_or_others(changes: list[tuple[int, int]], length: int) -> None:
+    """Damaged bytes raise ValueError, or are those of other drafts."""
+    packed = pack_draft(DRAFT) + pack_draft(DRAFT._replace(text="Grüße", id=None), "change")
+    damaged = bytearray(packed)
+    for index, byte in changes:
+        damaged[index] = byte
+    for each in (bytes(damaged), bytes(damaged[:length]), packed[:length]):
+        try:
+            found = unpack_drafts(each, MessageDraft)
+        except ValueError:
+            continue
+        assert each == b"".join(pack_draft(draft[:6], *draft[6:]) for draft in found)
+
+
+def test_common_texts_of_drafts_are_the_same_objects() -> None:
+    """Most drafts of a turn share rooms, names and times."""
+    tail = pack_draft(DRAFT) + pack_draft(DRAFT._replace(text="Bye", id="c8"))
+    one, two = unpack_drafts(tail, MessageDraft)
+    assert [a is b for a, b in zip(one, two, strict=True)] == [True, True, False, True, True, False]
+
+
+def test_arguments_that_are_no_drafts_are_refused() -> None:
+    unfit: Any
+    for unfit in (None, (), ("a",) * 5, ["a"] * 6, (1,) * 6):
+        with pytest.raises(TypeError):
+            pack_draft(unfit)
+    for unfit in (None, "text", bytearray()):
+        with pytest.raises(TypeError):
+            unpack_drafts(unfit, MessageDraft)
+    with pytest.raises(UnicodeEncodeError):
+        pack_draft(DRAFT._replace(text="\ud800"))
 
 
 # Encoding

@@ -96,6 +96,7 @@ class RelayBroker:
         self._timer = DeadlineTimer(self._give_up)
         self._rooms = LocalRooms()
         self._drafts = Drafts(self._rooms, self.bounds.max_drafts)
+        self._draft_deadline = 0.0  # of the drafts of this turn
         self._requests = Requests(self._say, self._timer)
         self._welcome = asyncio.Event()
         self._away_ticks = 0
@@ -134,10 +135,11 @@ class RelayBroker:
     # As a broker and as presence
 
     def publish(self, draft: Draft, outcome: OnOutcome | None = None) -> None:
-        deadline = time.monotonic() + self.bounds.answer_s
-        self._drafts.add(draft, outcome, deadline)
-        self._outbox.schedule()
-        self._timer.watch(deadline)
+        if not self._drafts.has_new:  # all that follow in this turn have the same deadline
+            self._draft_deadline = time.monotonic() + self.bounds.answer_s
+            self._outbox.schedule()
+            self._timer.watch(self._draft_deadline)
+        self._drafts.add(draft, outcome, self._draft_deadline)
 
     async def join(self, entrance: Entrance, enter: Callable[[Entry], None]) -> None:
         def joined(reply: records.Joined) -> None:

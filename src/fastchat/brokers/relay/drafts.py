@@ -33,6 +33,10 @@ class _Waiting(NamedTuple):
     room: LocalRoom | None
 
 
+#: A tuple of a named class, without its arguments' names: in a quarter of the time.
+_new_tuple = tuple.__new__
+
+
 class Drafts:
     """The drafts without an outcome, by number, in the order of publishing and of deadlines.
 
@@ -59,28 +63,29 @@ class Drafts:
         if room is not None:
             room.pending += 1
         self._newest += 1
-        self._drafts[self._newest] = _Waiting(draft, outcome, deadline, room)
+        self._drafts[self._newest] = _new_tuple(_Waiting, (draft, outcome, deadline, room))
         self._new.append(self._newest)
 
     # To the relay
 
+    @property
+    def has_new(self) -> bool:
+        """Whether there are drafts that were not sent yet."""
+        return bool(self._new)
+
     def send_new(self) -> Iterator[records.Publish]:
         """Yield the drafts that were not sent yet, in as few records as possible."""
-        new = self._refuse_excess()
-        batch: list[tuple[int, Draft]] = []
-        deadline = 0.0
-        for number in new:
-            waiting = self._drafts.get(number)
-            if waiting is None:
-                continue
-            if batch and (len(batch) == BATCH or waiting.deadline - deadline > BATCH_S):
-                yield records.Publish(deadline, batch)
-                batch = []
-            if not batch:
-                deadline = waiting.deadline
-            batch.append((number, waiting.draft))
-        if batch:
-            yield records.Publish(deadline, batch)
+        waiting = self._drafts
+        new = [number for number in self._refuse_excess() if number in waiting]
+        while new:
+            deadline = waiting[new[0]].deadline
+            numbers = new[:BATCH]
+            if waiting[numbers[-1]].deadline - deadline > BATCH_S:
+                latest = deadline + BATCH_S
+                numbers = [number for number in numbers if waiting[number].deadline <= latest]
+            drafts = [waiting[number].draft for number in numbers]
+            yield records.Publish(deadline, numbers, drafts)
+            new = new[len(numbers) :]
 
     def send_all(self) -> Iterator[records.Publish]:
         """Yield all drafts, for a new relay."""
@@ -118,9 +123,14 @@ class Drafts:
 
     def decide_published(self, numbers: Sequence[int | None], offset: int) -> None:
         """Give drafts their offsets, which follow each other; None is another worker's draft."""
+        pop, settle = self._drafts.pop, self._rooms.settle
         for each, number in enumerate(numbers, offset):
-            if number is not None:
-                self.decide(number, each)
+            waiting = pop(number, None) if number is not None else None
+            if waiting is not None:
+                draft, outcome, _, room = waiting
+                settle(draft.room, room)
+                if outcome is not None:
+                    outcome(each)
 
     def on_answer(self, answer: records.Answer) -> None:
         number, outcome, repeated = answer

@@ -235,7 +235,7 @@ class Peer(asyncio.Protocol):
         """Handle a record, or return a coroutine that handles it."""
         if isinstance(record, records.AskStatus):
             self._say(self._relay.status())
-        elif isinstance(record, records.Hello | records.Restore):
+        elif isinstance(record, (records.Hello, records.Restore)):
             return self._on_introduction(record)
         elif not self.is_restored:
             raise BadRecord(f"a {type(record).__name__} record before the end of the introduction")
@@ -303,11 +303,10 @@ class Peer(asyncio.Protocol):
 
     def _on_publish(self, record: records.Publish) -> None:
         if time.monotonic() > record.deadline:  # the worker has refused them already
-            for number, _ in record.drafts:
+            for number in record.numbers:
                 self._say(records.Answer(number, Refusal.of(too_late())))
             return
-        for number, draft in record.drafts:
-            self._rooms.publish(self, number, draft)
+        self._rooms.publish_all(self, record.numbers, record.drafts)
 
     async def _on_join(self, record: records.Join) -> None:
         room = record.entrance.room

@@ -51,6 +51,7 @@ _FROM_RELAY: Mapping[int, Callable[[Any, bytes], FromRelay]] = {
 }
 #: The kinds that have a tail. In any other record, a tail is an error.
 _WITH_TAIL = {
+    RecordKind.PUBLISH,
     RecordKind.TELL,
     RecordKind.DELIVER,
     RecordKind.EVENT,

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
+import orjson
+
+from fastchat._codec import pack_draft, unpack_drafts
 from fastchat.brokers.relay.records.fields import (
     Snapshot,
     expect_choice,
@@ -145,67 +148,62 @@ class Connections(NamedTuple):
 class Publish(NamedTuple):
     """Drafts of one turn of the worker's loop, each with a number that the worker has chosen.
 
-    Head: [deadline, [draft, ...]]. The draft of a message is [draft number, room, username, text,
-    timestamp, user, id or null]. The draft of a change has null instead of the id, and five
-    further fields: kind, target, emoji or null, remove, moderated.
+    Head: [deadline, [draft number, ...]]. Tail: the drafts, one after the other. A draft is seven
+    texts: room, username, text, timestamp, user, id, change. Each of them is UTF-8 behind its
+    length, 4 bytes, big-endian; for a text that is missing, these bytes are all ones. The change is
+    missing in the draft of a message. Otherwise it is JSON, [kind, target, emoji or null, remove,
+    moderated], and the id is missing.
 
     The relay replies to each draft by DELIVER with its number, or by ANSWER. If the relay reads
     the record after the deadline, it stores none of the drafts and refuses them.
     """
 
     deadline: float
-    drafts: Sequence[tuple[int, Draft]]
+    numbers: Sequence[int]
+    drafts: Sequence[Draft]
 
     def encode(self) -> bytes:
-        drafts = [_draft_fields(number, draft) for number, draft in self.drafts]
-        return pack(RecordKind.PUBLISH, (self.deadline, drafts))
+        return pack(
+            RecordKind.PUBLISH, (self.deadline, self.numbers), map(_pack_draft, self.drafts)
+        )
 
     @classmethod
     def decode(cls, head: Any, tail: bytes) -> Self:
-        deadline, rows = expect_fields(head, 2)
-        drafts: list[tuple[int, Draft]] = []
-        for row in expect_list(rows):
-            # The types are checked without a call for each field, because this runs for each
-            # message.
-            if type(row) is not list or len(row) != 7:
-                drafts.append(_draft_of_change(row))
-                continue
-            number, room, username, text, timestamp, user, id = row
-            if not (
-                type(number) is int
-                and type(room) is str
-                and type(username) is str
-                and type(text) is str
-                and type(timestamp) is str
-                and type(user) is str
-                and (id is None or type(id) is str)
-            ):
-                raise BadRecord("a field of a message is of another type")
-            drafts.append((number, MessageDraft(room, username, text, timestamp, user, id)))
-        return cls(expect_seconds(deadline), drafts)
+        deadline, numbers = expect_fields(head, 2)
+        try:
+            found = unpack_drafts(tail, MessageDraft)
+        except ValueError as error:
+            raise BadRecord(str(error)) from None
+        drafts = [
+            draft if isinstance(draft, MessageDraft) else _draft_of_change(draft) for draft in found
+        ]
+        # The numbers are checked without a call for each, because this runs for each message.
+        if not set(map(type, expect_list(numbers))) <= {int}:
+            raise BadRecord("a number of a draft is of another type")
+        if len(numbers) != len(drafts):
+            raise BadRecord(f"{len(numbers)} numbers for {len(drafts)} drafts")
+        return cls(expect_seconds(deadline), numbers, drafts)
 
 
-def _draft_fields(number: int, draft: Draft) -> tuple[object, ...]:
+def _pack_draft(draft: Draft) -> bytes:
     if isinstance(draft, MessageDraft):
-        return (number, *draft)
+        return pack_draft(draft)
     room, username, text, timestamp, user, kind, target, emoji, remove, moderated = draft
-    return (
-        *(number, room, username, text, timestamp, user, None),
-        *(kind, target, emoji or None, remove, moderated),
-    )
+    change = orjson.dumps((kind, target, emoji or None, remove, moderated)).decode()
+    return pack_draft((room, username, text, timestamp, user, None), change)
 
 
-def _draft_of_change(row: Any) -> tuple[int, ChangeDraft]:
-    number, room, username, text, timestamp, user, id, *change = expect_fields(row, 12)
+def _draft_of_change(texts: tuple[str, ...]) -> ChangeDraft:
+    room, username, text, timestamp, user, id, change = texts
     if id is not None:
         raise BadRecord("a change must not have an id")
-    kind, target, emoji, remove, moderated = change
-    return expect_natural(number), ChangeDraft(
-        expect_text(room),
-        expect_text(username),
-        expect_text(text),
-        expect_text(timestamp),
-        expect_text(user),
+    try:
+        fields = orjson.loads(change)
+    except orjson.JSONDecodeError:
+        raise BadRecord("a change is not JSON") from None
+    kind, target, emoji, remove, moderated = expect_fields(fields, 5)
+    return ChangeDraft(
+        *(room, username, text, timestamp, user),
         expect_choice(Kind, kind),
         expect_natural(target),
         "" if emoji is None else expect_text(emoji),
