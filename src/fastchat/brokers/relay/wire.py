@@ -137,31 +137,37 @@ class RecordReader(Generic[Record]):
 
         Raises BadRecord after the records before the wrong one. The reader must not be used again.
         """
+        # The bytes are copied to the buffer only if they are not whole records.
         buffer = self._buffer
-        buffer += data
-        start, end = 0, len(buffer)
+        stream: bytes | bytearray = data
+        if buffer:
+            buffer += data
+            stream = buffer
+        start, end = 0, len(stream)
         longest = self._max_record_bytes
         try:
             while end - start >= 4:
-                (length,) = _LENGTH.unpack_from(buffer, start)
+                (length,) = _LENGTH.unpack_from(stream, start)
                 if not 5 <= length <= longest:
                     raise BadRecord(f"a record cannot have {length} bytes")
                 if end - start < 4 + length:
                     break
-                _, kind, size = _PREFIX.unpack_from(buffer, start)
+                _, kind, size = _PREFIX.unpack_from(stream, start)
                 if size > length - 5:
                     raise BadRecord("the head of a record is longer than the record")
                 head_at = start + _PREFIX.size
+                tail_at = head_at + size
                 start += 4 + length
-                with memoryview(buffer) as view:
-                    try:
-                        head = orjson.loads(view[head_at : head_at + size])
-                    except orjson.JSONDecodeError:
-                        raise BadRecord("the head of a record is not JSON") from None
-                    tail = bytes(view[head_at + size : start])
-                yield self._decode(kind, head, tail)
+                try:
+                    head = orjson.loads(stream[head_at:tail_at])
+                except orjson.JSONDecodeError:
+                    raise BadRecord("the head of a record is not JSON") from None
+                yield self._decode(kind, head, bytes(stream[tail_at:start]))
         finally:
-            del buffer[:start]
+            if stream is buffer:
+                del buffer[:start]
+            else:
+                buffer += data[start:]
 
 
 def reachable(directory: Path, descriptor: int) -> str:
