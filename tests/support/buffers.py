@@ -38,6 +38,9 @@ class _Recorder(WSListener):
     def parse_failed(self) -> None:
         pass
 
+    def more_to_read(self) -> None:
+        pass
+
 
 class _Protocol(WebSocketProtocol):
     """The server's protocol with a listener of ours."""

@@ -137,20 +137,23 @@ class Rooms:
 
     def publish(self, subscriber: Subscriber, draft_key: Any, draft: Draft) -> None:
         """Number, store and deliver `draft` at the end of the turn; if refused, answer so."""
-        if not self._is_scheduled:
-            self._is_scheduled = True
-            self._at_end_of_turn(self._end_turn)
         self._drafts.append(draft)
         self._senders.append((subscriber, draft_key))
+        if not self._is_scheduled:
+            self._schedule()
 
     def publish_all(
         self, subscriber: Subscriber, draft_keys: Sequence[Any], drafts: Sequence[Draft]
     ) -> None:
         """Publish drafts in their order, each with its key."""
-        if drafts and not self._drafts:
-            self._at_end_of_turn(self.commit)
         self._drafts += drafts
         self._senders += [(subscriber, draft_key) for draft_key in draft_keys]
+        if drafts and not self._is_scheduled:
+            self._schedule()
+
+    def _schedule(self) -> None:
+        self._is_scheduled = True
+        self._at_end_of_turn(self._end_turn)
 
     def commit(self) -> None:
         """Store and deliver all that was published, even if the history is busy."""

@@ -251,13 +251,26 @@ def test_busy_history_puts_publications_off(rig: Rig) -> None:
         (again,), rig.postponed[:] = rig.postponed, []
         again()
     rig.publish(draft("two"))
+    rig.rooms.publish_all(rig.subscriber, [None, None], [draft("three"), draft("four")])
     assert rig.faulty.batches == []
     assert rig.scheduled == []
     rig.history_is_busy(False)
     (again,), rig.postponed[:] = rig.postponed, []
     again()
-    assert rig.faulty.batches == [2]
+    assert rig.faulty.batches == [4]
     assert (rig.scheduled, rig.postponed) == ([], [])
+
+
+def test_drafts_of_a_record_are_stored_at_the_end_of_the_turn(rig: Rig) -> None:
+    """A record of many drafts is stored in several turns, like single drafts."""
+    many = STORED_AT_ONCE + 10
+    rig.rooms.publish_all(rig.subscriber, range(many), [draft()] * many)
+    rig.rooms.publish_all(rig.subscriber, [], [])
+    assert len(rig.scheduled) == 1
+    rig.turn()
+    rig.turn()
+    assert rig.faulty.batches == [STORED_AT_ONCE, 10]
+    assert rig.scheduled == []
 
 
 def test_client_that_joins_while_the_history_is_busy_gets_what_waits(rig: Rig) -> None:
