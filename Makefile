@@ -51,9 +51,10 @@ check: lint
 
 # The files start in the order of their names: those with the longest tests, in tests/adversity, first, and
 # those of tests/unit last. By default, xdist starts the files with the most tests first, which are short.
+# Many tests wait more than they compute, hence more processes than cores.
 test: $(TEST_NEEDS)
 ifeq ($(ARGS),)
-	$(BIN)/python -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder $(ALONE:%=--ignore=%)
+	$(BIN)/python -m pytest -q -n 6 --dist loadfile --no-loadscope-reorder $(ALONE:%=--ignore=%)
 	$(BIN)/python -m pytest $(ALONE)
 	FASTCHAT_DEBUG=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/unit/hub tests/unit/protocol/test_codec.py \
 	  tests/unit/test_buffers.py
