@@ -348,7 +348,8 @@ def pack_draft(draft not None, str change=None):
     out = PyBytes_AS_STRING(packed)
     for index in range(TEXTS):
         out = _put_length(out, MISSING if pieces[index].data == NULL else <uint32_t>pieces[index].size)
-        out = _put(out, pieces[index].data, pieces[index].size)
+        if pieces[index].size:      # without an id, `data` is NULL, which memcpy does not allow
+            out = _put(out, pieces[index].data, pieces[index].size)
     assert out == PyBytes_AS_STRING(packed) + size
     return packed
 
