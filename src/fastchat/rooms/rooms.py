@@ -167,14 +167,17 @@ class Rooms:
 
     def _end_turn(self) -> None:
         """Store and deliver as much as one turn can; try again if anything is left."""
+        self._is_scheduled = False
         if self._drafts and self._storage.is_busy:
+            self._is_scheduled = True
             self._soon(self._end_turn)
             return
-        if self._drafts:
-            self._commit_some()
-        self._is_scheduled = bool(self._drafts)
-        if self._is_scheduled:
-            self._at_end_of_turn(self._end_turn)
+        try:
+            if self._drafts:
+                self._commit_some()
+        finally:
+            if self._drafts and not self._is_scheduled:
+                self._schedule()
 
     def _commit_some(self) -> None:
         """Store and deliver the first drafts, as many as one turn can."""

@@ -273,6 +273,22 @@ def test_drafts_of_a_record_are_stored_at_the_end_of_the_turn(rig: Rig) -> None:
     assert rig.scheduled == []
 
 
+def test_fault_of_a_turn_does_not_stop_later_ones(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the end of a turn raises, what waits and what follows is still stored."""
+    rig.join("Alice")
+    for _ in range(STORED_AT_ONCE + 1):
+        rig.rooms.publish(rig.subscriber, None, draft())
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.subscriber, "deliver", lambda *delivery: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            rig.turn()
+    rig.turn()
+    rig.publish(draft("later"))
+    assert rig.faulty.batches == [STORED_AT_ONCE, 1, 1]
+
+
 def test_client_that_joins_while_the_history_is_busy_gets_what_waits(rig: Rig) -> None:
     """A publication has its place when it is stored: whoever has joined before that receives it."""
     rig.join("Alice")
