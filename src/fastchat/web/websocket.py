@@ -53,11 +53,12 @@ class WebSocketProtocol(WSProtocol):  # type: ignore[misc]  # private in picows,
     share `buffers`.
     """
 
-    __slots__ = ("_buffers", "_context")
+    __slots__ = ("_buffers", "_context", "_offered")
 
     def __init__(self, *, context: HttpContext, buffers: SharedBuffers, **_uvicorn: Any) -> None:
         self._context = context
         self._buffers = buffers
+        self._offered = 0
         super().__init__(
             None,  # host and port: only for clients
             None,  # path: only for clients
@@ -101,15 +102,17 @@ class WebSocketProtocol(WSProtocol):  # type: ignore[misc]  # private in picows,
         Without this bound, a client that sends much at once would make it as large as all that the
         kernel has for it, which can be megabytes.
         """
-        free: memoryview = super().get_buffer(size_hint)
-        return free[:READ_BYTES]
+        free: memoryview = super().get_buffer(size_hint)[:READ_BYTES]
+        self._offered = len(free)
+        return free
 
     def buffer_updated(self, count: int) -> None:
         super().buffer_updated(count)
         self._buffers.settle(self)
         if self.transport.is_close_frame_sent:
             self.listener.parse_failed()
-        elif count == READ_BYTES:
+        elif count == self._offered and self.listener is not None:
+            # uvloop would read on in the same callback.
             self.listener.more_to_read()
 
     def _upgrade(self, request: WSUpgradeRequest) -> WSUpgradeResponseWithListener:
