@@ -61,7 +61,8 @@ class Checkpointer(threading.Thread):
     short part is left, `is_busy` is true until this thread has moved that part, and has begun the
     log anew with a commit of its own. The event loop puts its commits off for this time.
 
-    If a checkpoint fails, the first failure is logged, and the thread tries again.
+    If a checkpoint or a look at the log fails, the first failure is logged, and the thread tries
+    again.
     """
 
     def __init__(self, file: Path, main: MainFile) -> None:
@@ -71,6 +72,8 @@ class Checkpointer(threading.Thread):
         self._failing = False
         self._writing = threading.Lock()
         self._pause_ends_s = 0.0  # monotonic; 0 if commits are not put off
+        self._last_frames = 0  # at the last look
+        self._quiet = 0  # looks since then without a change
         self._frames_anew = 0  # in a log that this thread has begun anew
         self._connection = apsw.Connection(str(file), flags=apsw.SQLITE_OPEN_READWRITE)
         self._connection.pragma("synchronous", "NORMAL")
@@ -79,17 +82,22 @@ class Checkpointer(threading.Thread):
         self._log = WriteAheadLog(self._connection, file)
 
     def run(self) -> None:
-        last, quiet = 0, 0
         while not self._ended.wait(INTERVAL_S):
-            frames = self._log.frames()
-            quiet = quiet + 1 if frames == last else 0
-            if frames * PAGE_BYTES >= WORTH_IT_BYTES:
-                self._checkpoint()
-            elif quiet == QUIET_INTERVALS and (
-                frames != self._frames_anew or self._log.size() > WORTH_IT_BYTES
-            ):
-                self._checkpoint(kept_bytes=WORTH_IT_BYTES)
-            last = frames
+            try:
+                is_moved = self._look()
+            except apsw.BusyError:
+                continue
+            except (apsw.Error, OSError) as error:
+                if not self._failing:
+                    logger.error(
+                        "a checkpoint of the history failed and will be retried: %s", error
+                    )
+                self._failing = True
+                self._quiet = 0  # a quiet log is retried after `QUIET_INTERVALS`
+            else:
+                if is_moved and self._failing:
+                    logger.info("checkpoints of the history work again")
+                    self._failing = False
         self._reader.close()
         self._connection.close()
         self._log.close()
@@ -118,35 +126,41 @@ class Checkpointer(threading.Thread):
         """Allow checkpoints of the last part again; called after a transaction."""
         self._writing.release()
 
-    def _checkpoint(self, kept_bytes: int = TOO_LONG_BYTES) -> None:
-        """Move the log; if it begins anew, its file keeps at most `kept_bytes`."""
+    def _look(self) -> bool:
+        """Run a checkpoint if the log is long, or has been quiet; returns whether one was run."""
+        frames = self._log.frames()
+        self._quiet = self._quiet + 1 if frames == self._last_frames else 0
+        self._last_frames = frames
+        if frames * PAGE_BYTES >= WORTH_IT_BYTES:
+            return self._checkpoint()
+        if self._quiet == QUIET_INTERVALS and (
+            frames != self._frames_anew or self._log.size() > WORTH_IT_BYTES
+        ):
+            return self._checkpoint(kept_bytes=WORTH_IT_BYTES)
+        return False
+
+    def _checkpoint(self, kept_bytes: int = TOO_LONG_BYTES) -> bool:
+        """Move the log; if it begins anew, its file keeps at most `kept_bytes`.
+
+        Returns False if that would damage the file; `SqliteHistory.check` says so then.
+        """
         if self._main.is_overwritten(self._connection) or not self._log.is_whole():
-            return  # it would damage the file; `SqliteHistory.check` says so
+            return False
         with self._main.changing(self._connection):
             self._move_all(kept_bytes)
+        return True
 
     def _move_all(self, kept_bytes: int) -> None:
-        try:
-            for _ in range(PASSES):
-                with self._log_kept():
-                    log_bytes, rest_bytes = self._move()
-                is_too_long = log_bytes > TOO_LONG_BYTES
-                if rest_bytes <= SHORT_PART_BYTES or not is_too_long:
-                    break
-            if rest_bytes <= (LAST_PART_BYTES if is_too_long else SHORT_PART_BYTES):
-                with self._commits_put_off():
-                    if self._move()[1] == 0:
-                        self._begin_anew(kept_bytes)
-        except apsw.BusyError:
-            return
-        except apsw.Error as error:
-            if not self._failing:
-                logger.error("a checkpoint of the history failed and will be retried: %s", error)
-            self._failing = True
-            return
-        if self._failing:
-            logger.info("checkpoints of the history work again")
-        self._failing = False
+        for _ in range(PASSES):
+            with self._log_kept():
+                log_bytes, rest_bytes = self._move()
+            is_too_long = log_bytes > TOO_LONG_BYTES
+            if rest_bytes <= SHORT_PART_BYTES or not is_too_long:
+                break
+        if rest_bytes <= (LAST_PART_BYTES if is_too_long else SHORT_PART_BYTES):
+            with self._commits_put_off():
+                if self._move()[1] == 0:
+                    self._begin_anew(kept_bytes)
 
     @contextmanager
     def _log_kept(self) -> Iterator[None]:

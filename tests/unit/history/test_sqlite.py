@@ -37,8 +37,11 @@ from fastchat.database import open_to_write, select
 from fastchat.directory import sqlite_files
 from fastchat.errors import CommandError, HistoryError, SettingError
 from fastchat.history import Duplicate, History, checkpoints
+from fastchat.history.checkpoints import Checkpointer
 from fastchat.history.directory import CONTENT_INTERVAL_S
 from fastchat.history.ids import REMEMBER_IDS_S
+from fastchat.history.log import WriteAheadLog
+from fastchat.history.main_file import MainFile
 from fastchat.history.memory import MemoryHistory
 from fastchat.history.rows import OFFSET_MASK
 from fastchat.history.schema import HISTORY
@@ -61,6 +64,12 @@ from support.sqlite_history import Clock, connected, count, new_history, opened
 def history(tmp_path: Path) -> Iterator[SqliteHistory]:
     with opened(tmp_path) as history:
         yield history
+
+
+@pytest.fixture
+def idle_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the checkpoints' thread wait, for tests that make its steps, and use its connections."""
+    monkeypatch.setattr(checkpoints, "INTERVAL_S", 3600.0)
 
 
 def change(
@@ -816,6 +825,7 @@ def test_nothing_is_stored_in_a_log_with_a_hole(
         assert history.position("a").offset > 1
 
 
+@pytest.mark.usefixtures("idle_checkpoints")
 def test_nothing_is_stored_in_a_file_that_was_overwritten(tmp_path: Path) -> None:
     """An older copy was written over the file, without a stop of the server: nothing more is
     confirmed, and nothing is mixed with the copy."""
@@ -840,6 +850,7 @@ def test_nothing_is_stored_in_a_file_that_was_overwritten(tmp_path: Path) -> Non
         assert texts(history.before("a", None, 9).publications) == ["old"]
 
 
+@pytest.mark.usefixtures("idle_checkpoints")
 def test_other_changes_of_the_file_are_no_harm(tmp_path: Path) -> None:
     """Neither checkpoints, in any process, nor a program that sets the time of the file."""
     with opened(tmp_path) as history:
@@ -947,6 +958,7 @@ def test_long_read_does_not_make_the_writer_wait(
         assert longest < 0.5 * TIMEOUT_UNIT_S
 
 
+@pytest.mark.usefixtures("idle_checkpoints")
 def test_writer_waits_once_for_a_slow_checkpoint(tmp_path: Path) -> None:
     """If the last part of a checkpoint takes long, the history is busy for a moment, and `append`
     waits for that long at most; then it fails at once until the part is moved."""
@@ -974,6 +986,7 @@ def salt_of(history: SqliteHistory) -> int:
     return int.from_bytes(log.read_bytes()[16:20], "big")
 
 
+@pytest.mark.usefixtures("idle_checkpoints")
 def test_event_loop_never_begins_the_log_anew(tmp_path: Path) -> None:
     """A commit that begins the log anew waits for the disk, so the checkpoints' thread makes it;
     while it moves the log, no commit does it either."""
@@ -994,6 +1007,7 @@ def test_event_loop_never_begins_the_log_anew(tmp_path: Path) -> None:
         assert texts(history.after("a", 0, 9)) == ["one", "two", "three"]
 
 
+@pytest.mark.usefixtures("idle_checkpoints")
 def test_log_keeps_its_size_until_it_is_quiet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1138,6 +1152,38 @@ def test_checkpoint_moves_the_log_into_the_file(
         size = history.file.stat().st_size
         add(history, *(str(number) * 1000 for number in range(9)))
         wait_until(lambda: history.file.stat().st_size > size)
+
+
+def test_checkpoints_go_on_after_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An error of a look at the log, or of a checkpoint, is logged once and retried."""
+    caplog.set_level(logging.INFO, "fastchat.history")
+    monkeypatch.setattr(checkpoints, "INTERVAL_S", 0.01)
+    monkeypatch.setattr(checkpoints, "QUIET_INTERVALS", 1)
+    failed: list[object] = []
+
+    def fail(checked: object, *_: object) -> int:
+        failed.append(checked)
+        raise apsw.IOError("disk I/O error")
+
+    with opened(tmp_path) as history:
+        size = history.file.stat().st_size
+        for owner, name in (
+            (WriteAheadLog, "frames"),
+            (Checkpointer, "_move"),
+            (MainFile, "is_overwritten"),
+        ):
+            add(history, name * 1000)
+            with monkeypatch.context() as patch:
+                patch.setattr(owner, name, fail)
+                wait_until(lambda: len(failed) >= 3)
+            failed.clear()
+            add(history, name)
+            wait_until(lambda: caplog.messages[-1] == "checkpoints of the history work again")
+            assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
+            caplog.clear()
+        assert history.file.stat().st_size > size
 
 
 # Comparison with the history in memory
