@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import apsw
@@ -42,6 +42,11 @@ SHORT_PART_BYTES = 256 * 1024
 PASSES = 3
 #: The longest time for which commits are put off. A disk of 50 MB/s moves the last part in it.
 MAX_PAUSE_S = 0.3
+#: While the log grows, its new part is sent to the disk this often. Otherwise a checkpoint would
+#: sync all that a second has written, and commits would wait for pages that are on their way.
+WRITEBACK_INTERVAL_S = 0.1
+#: The end of the log that is not sent to the disk, because the next commits write there.
+KEPT_BACK_BYTES = 1024 * 1024
 #: A small log is moved after this many intervals (30 s) in which its size has not changed.
 QUIET_INTERVALS = 30
 
@@ -82,7 +87,7 @@ class Checkpointer(threading.Thread):
         self._log = WriteAheadLog(self._connection, file)
 
     def run(self) -> None:
-        while not self._ended.wait(INTERVAL_S):
+        while self._wait():
             try:
                 is_moved = self._look()
             except apsw.BusyError:
@@ -101,6 +106,18 @@ class Checkpointer(threading.Thread):
         self._reader.close()
         self._connection.close()
         self._log.close()
+
+    def _wait(self) -> bool:
+        """Wait until the next look, and send what is written to the disk; False at the end."""
+        if self._last_frames * PAGE_BYTES < WORTH_IT_BYTES // 4:
+            return not self._ended.wait(INTERVAL_S)
+        ends_s = time.monotonic() + INTERVAL_S
+        while (left_s := ends_s - time.monotonic()) > 0:
+            if self._ended.wait(min(left_s, WRITEBACK_INTERVAL_S)):
+                return False
+            with suppress(apsw.Error, OSError):
+                self._log.begin_writeback(KEPT_BACK_BYTES)
+        return True
 
     def stop(self) -> None:
         """Stop the thread, and wait until its present checkpoint has finished."""

@@ -25,6 +25,7 @@ PAGE_BYTES = 4096
 _HEADER_BYTES, _FRAME_HEADER_BYTES = 32, 24
 #: The first four bytes of a log; the last bit is the byte order of its checksums.
 _MAGIC = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
+_SYNC_FILE_RANGE_WRITE = 2
 _SALTS = slice(16, 24)  # in the header of the log
 #: The beginning of the index, in the machine's byte order: version, unused, changes, whether it is
 #: complete, byte order, page size, frames, pages, checksum of the last frame, salts of the log.
@@ -64,6 +65,7 @@ class WriteAheadLog:
         self._path, _ = sqlite_files(file)
         # SQLite has no locks on the log itself, which would be released with this descriptor.
         self._file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        self._sent = 0  # bytes for which writeback has begun, since the log began anew
 
     def close(self) -> None:
         os.close(self._file)
@@ -76,6 +78,18 @@ class WriteAheadLog:
         """The pages that the log has. The file can be longer: it keeps its size for later pages."""
         frames, _ = self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
         return frames
+
+    def begin_writeback(self, kept_back: int) -> None:
+        """Let the kernel write the log to the disk, without its last `kept_back` bytes.
+
+        This waits for nothing. Nothing happens where the C library lacks `sync_file_range`.
+        """
+        end = _bytes_of(self.frames()) - kept_back
+        if end < self._sent:  # it has begun anew
+            self._sent = 0
+        if end > self._sent:
+            _begin_writeback(self._file, self._sent, end - self._sent)
+            self._sent = end
 
     def check(self) -> None:
         """Raise HistoryError if the log lacks a part of what was committed.
@@ -100,6 +114,15 @@ class WriteAheadLog:
         if not frames:
             return True
         return self.size() >= _bytes_of(frames) and os.pread(self._file, 4, 0) in _MAGIC
+
+
+def _begin_writeback(file: int, start: int, count: int) -> None:
+    """See sync_file_range(2), SYNC_FILE_RANGE_WRITE."""
+    import ctypes  # imported here: only a busy server needs it
+
+    call = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    if call is not None:
+        call(file, ctypes.c_int64(start), ctypes.c_int64(count), _SYNC_FILE_RANGE_WRITE)
 
 
 def _bytes_of(frames: int) -> int:

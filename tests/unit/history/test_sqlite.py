@@ -36,7 +36,7 @@ from fastchat.clocks import AgeClock
 from fastchat.database import open_to_write, select
 from fastchat.directory import sqlite_files
 from fastchat.errors import CommandError, HistoryError, SettingError
-from fastchat.history import Duplicate, History, checkpoints
+from fastchat.history import Duplicate, History, checkpoints, log
 from fastchat.history.checkpoints import Checkpointer
 from fastchat.history.directory import CONTENT_INTERVAL_S
 from fastchat.history.ids import REMEMBER_IDS_S
@@ -1152,6 +1152,29 @@ def test_checkpoint_moves_the_log_into_the_file(
         size = history.file.stat().st_size
         add(history, *(str(number) * 1000 for number in range(9)))
         wait_until(lambda: history.file.stat().st_size > size)
+
+
+@pytest.mark.usefixtures("idle_checkpoints")
+def test_log_is_sent_to_the_disk_while_it_grows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each part is sent once, without the pages that the next commits write; a log that begins anew
+    is sent from its beginning."""
+    sent: list[tuple[int, int]] = []
+    monkeypatch.setattr(log, "_begin_writeback", lambda file, *part: sent.append(part))
+    with opened(tmp_path) as history:
+        checkpointer = history._checkpointer
+        for _ in range(2):
+            sent.clear()
+            for _ in range(3):
+                history.append([draft("x" * 4000) for _ in range(20)])
+                checkpointer._log.begin_writeback(4096)
+                checkpointer._log.begin_writeback(4096)
+            assert len(sent) == 3
+            assert sent[0][0] == 0
+            assert [start for start, _ in sent[1:]] == [sum(part) for part in sent[:-1]]
+            assert sum(sent[-1]) == 32 + checkpointer._log.frames() * 4120 - 4096
+            checkpointer._checkpoint()
 
 
 def test_checkpoints_go_on_after_a_failure(
