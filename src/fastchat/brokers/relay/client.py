@@ -7,7 +7,7 @@ order in which they happened, and a reply arrives at its exact place between the
 worker sends the records of one turn of the loop in one write.
 
 The relay can end at any moment. The worker stores what a new relay needs: the rooms with their
-positions and members (`local_rooms`), the drafts without an outcome (`drafts`), and the requests
+positions and members (`worker_rooms`), the drafts without an outcome (`drafts`), and the requests
 without a reply (`requests`). A new connection starts with the rooms (RESTORE). The relay returns
 the publications that the worker has missed. The worker looks for its own drafts among them,
 because the old relay can have stored a draft without a reply. After WELCOME, the worker sends the
@@ -34,11 +34,11 @@ from fastchat.brokers.relay.counts import Counts
 from fastchat.brokers.relay.deadlines import DeadlineTimer, unavailable
 from fastchat.brokers.relay.drafts import Drafts
 from fastchat.brokers.relay.link import Link
-from fastchat.brokers.relay.local_rooms import LocalRooms
 from fastchat.brokers.relay.outbox import Outbox
 from fastchat.brokers.relay.records import FromRelay, FromWorker
 from fastchat.brokers.relay.requests import Requests
 from fastchat.brokers.relay.wire import BadRecord
+from fastchat.brokers.relay.worker_rooms import WorkerRooms
 from fastchat.errors import CloseReason, CommandError
 from fastchat.metrics import Metrics
 from fastchat.protocol import Draft
@@ -94,7 +94,7 @@ class RelayBroker:
         )
         self._outbox = Outbox(self._flush)
         self._timer = DeadlineTimer(self._give_up)
-        self._rooms = LocalRooms()
+        self._rooms = WorkerRooms()
         self._drafts = Drafts(self._rooms, self.bounds.max_drafts)
         self._draft_deadline = 0.0  # of the drafts of this turn
         self._requests = Requests(self._say, self._timer)

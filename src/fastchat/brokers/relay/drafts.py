@@ -11,8 +11,8 @@ import orjson
 from fastchat.brokers import OnOutcome
 from fastchat.brokers.relay import records
 from fastchat.brokers.relay.deadlines import unavailable
-from fastchat.brokers.relay.local_rooms import LocalRoom, LocalRooms
 from fastchat.brokers.relay.wire import BadRecord
+from fastchat.brokers.relay.worker_rooms import WorkerRoom, WorkerRooms
 from fastchat.errors import CommandError
 from fastchat.history import Duplicate
 from fastchat.protocol import Draft, Kind, MessageDraft
@@ -30,7 +30,7 @@ class _Waiting(NamedTuple):
     draft: Draft
     outcome: OnOutcome | None
     deadline: float
-    room: LocalRoom | None
+    room: WorkerRoom | None
 
 
 #: A tuple of a named class, without its arguments' names: in a quarter of the time.
@@ -45,7 +45,7 @@ class Drafts:
     has missed, and does not send them again. At most `max_drafts` wait.
     """
 
-    def __init__(self, rooms: LocalRooms, max_drafts: int) -> None:
+    def __init__(self, rooms: WorkerRooms, max_drafts: int) -> None:
         self._rooms = rooms
         self._max_drafts = max_drafts
         self._drafts: dict[int, _Waiting] = {}
@@ -146,7 +146,7 @@ class Drafts:
         else:
             self.decide(number, Duplicate(waiting.draft.room, id, outcome))
 
-    def on_lost(self, room: LocalRoom) -> None:
+    def on_lost(self, room: WorkerRoom) -> None:
         """Refuse the drafts without an `id` of a room whose stream is lost.
 
         The worker cannot find out whether they were stored. A draft with an `id` can be sent

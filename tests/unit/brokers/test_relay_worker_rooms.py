@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastchat.brokers.relay import records
-from fastchat.brokers.relay.local_rooms import LocalRoom, LocalRooms
+from fastchat.brokers.relay.worker_rooms import WorkerRoom, WorkerRooms
 from fastchat.protocol import Position
 from fastchat.rooms import Entry, Member
 from fastchat.rooms.subscribers import PresenceChange
@@ -18,7 +18,7 @@ def joined(member: Member, offset: int = 3) -> records.Joined:
 
 def test_room_is_dropped_with_its_last_connection() -> None:
     """A member's connections are counted, and the last one's end drops the room."""
-    rooms = LocalRooms()
+    rooms = WorkerRooms()
     for _ in range(2):
         rooms.count_in(joined(ALICE))
     room = rooms["a"]
@@ -34,7 +34,7 @@ def test_room_is_dropped_with_its_last_connection() -> None:
 def test_room_stays_while_a_request_is_pending() -> None:
     """A room without members stays for a pending request, and takes the position of its next
     member."""
-    rooms = LocalRooms()
+    rooms = WorkerRooms()
     rooms.count_in(joined(ALICE))
     room = rooms["a"]
     room.pending += 1
@@ -50,7 +50,7 @@ def test_room_stays_while_a_request_is_pending() -> None:
 
 def test_position_follows_the_deliveries() -> None:
     """A room's position is that of its last delivery, and a second member does not change it."""
-    rooms = LocalRooms()
+    rooms = WorkerRooms()
     rooms.count_in(joined(ALICE, offset=3))
     rooms.count_in(joined(BOB, offset=9))
     assert rooms["a"].offset == 3
@@ -58,7 +58,7 @@ def test_position_follows_the_deliveries() -> None:
 
 def test_position_has_the_timestamp_of_the_last_delivery() -> None:
     """A new relay compares it with its history; before a delivery, it is that of the join."""
-    room = LocalRoom(Position("epoch", 3, "then"))
+    room = WorkerRoom(Position("epoch", 3, "then"))
     assert room.position() == Position("epoch", 3, "then")
     room.offset, room.newest = 4, b'{"type":"message","timestamp":"now"}'
     assert room.position() == Position("epoch", 4, "now")
@@ -68,8 +68,8 @@ def test_position_has_the_timestamp_of_the_last_delivery() -> None:
 
 def test_settling_an_older_room_does_not_affect_its_successor() -> None:
     """After a lost stream, the end of an old request does not change the room that replaced it."""
-    rooms = LocalRooms()
-    lost = LocalRoom(Position("epoch", 1))
+    rooms = WorkerRooms()
+    lost = WorkerRoom(Position("epoch", 1))
     lost.pending = 1
     rooms.count_in(joined(ALICE))
     rooms.settle("a", lost)
@@ -79,7 +79,7 @@ def test_settling_an_older_room_does_not_affect_its_successor() -> None:
 
 def test_repeated_presence_change_is_ignored() -> None:
     """A new relay can repeat a join without effect, and a leave is always announced."""
-    room, another = LocalRoom(Position("epoch", 1)), Member("Alice", "another")
+    room, another = WorkerRoom(Position("epoch", 1)), Member("Alice", "another")
     assert room.note(PresenceChange(True, ALICE))
     assert not room.note(PresenceChange(True, ALICE))
     assert room.note(PresenceChange(False, ALICE))
@@ -92,7 +92,7 @@ def test_repeated_presence_change_is_ignored() -> None:
 
 def test_crowd_knows_no_users() -> None:
     """Its introduction says so, until a list arrives."""
-    rooms = LocalRooms()
+    rooms = WorkerRooms()
     rooms.count_in(joined(ALICE))
     rooms["a"].know(None)
     assert rooms["a"].note(PresenceChange(True, BOB))
@@ -105,7 +105,7 @@ def test_crowd_knows_no_users() -> None:
 
 def test_introduction_lists_each_room() -> None:
     """The introduction has each room with its members and the users that they know of."""
-    rooms = LocalRooms()
+    rooms = WorkerRooms()
     rooms.count_in(joined(ALICE))
     rooms["a"].note(PresenceChange(True, BOB))
     assert list(rooms.introduction()) == [

@@ -11,10 +11,10 @@ from fastchat.protocol import Position
 from fastchat.rooms import Member
 from fastchat.rooms.subscribers import PresenceChange
 
-__all__ = ["LocalRoom", "LocalRooms"]
+__all__ = ["WorkerRoom", "WorkerRooms"]
 
 
-class LocalRoom:
+class WorkerRoom:
     """A room with members in this process, or with pending drafts or leaves.
 
     `epoch` and `offset` are the position of the last publication that was delivered here. `newest`
@@ -70,15 +70,15 @@ class LocalRoom:
         self.known = None if users is None else dict.fromkeys(users)
 
 
-class LocalRooms(dict[str, LocalRoom]):
-    """The local rooms, by name. It is a dict because each delivery looks up its room."""
+class WorkerRooms(dict[str, WorkerRoom]):
+    """The rooms of this worker, by name. It is a dict because each delivery looks up its room."""
 
     def count_in(self, reply: records.Joined) -> None:
         """Add one connection of a member."""
         member, position, *_ = reply.entry
         room = self.get(reply.room)
         if room is None:
-            room = self[reply.room] = LocalRoom(position)
+            room = self[reply.room] = WorkerRoom(position)
         elif not room.members:
             # The room exists only because a draft or a leave is pending. Without members, the
             # worker did not receive its publications, so the stream starts anew.
@@ -86,13 +86,13 @@ class LocalRooms(dict[str, LocalRoom]):
         room.know(reply.entry.users)
         room.members[member] = room.members.get(member, 0) + 1
 
-    def settle(self, name: str, room: LocalRoom | None) -> None:
+    def settle(self, name: str, room: WorkerRoom | None) -> None:
         """Note that a pending draft or leave of a room has its reply."""
         if room is not None:
             room.pending -= 1
             self.drop_if_empty(name, room)
 
-    def drop_if_empty(self, name: str, room: LocalRoom) -> None:
+    def drop_if_empty(self, name: str, room: WorkerRoom) -> None:
         if not room.members and not room.pending and self.get(name) is room:
             del self[name]
 
