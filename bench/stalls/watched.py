@@ -25,7 +25,7 @@ from fastchat.history.checkpoints import Checkpointer
 from fastchat.history.pruning import Pruner
 from fastchat.history.sqlite import SqliteHistory
 from fastchat.process.worker import Worker
-from fastchat.rooms.rooms import Rooms
+from fastchat.rooms.local import LocalRooms
 from stalls.ticks import Ticks
 
 TICKS, CALLS = "ticks", "calls.json"
@@ -34,7 +34,7 @@ LEAST_NS = 1_000_000
 #: What runs in the event loop, and can take long; an outer function before those that it calls.
 WATCHED: tuple[tuple[type, str, str], ...] = (
     (Worker, "_sweep", "the tasks of each second"),
-    (Rooms, "commit", "a turn's messages"),
+    (LocalRooms, "commit", "a turn's messages"),
     (SqliteHistory, "_commit", "a commit"),
     (SqliteHistory, "check", "the check of the directory"),
     (Pruner, "shorten", "the deletion of old messages"),

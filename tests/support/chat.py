@@ -23,8 +23,8 @@ from fastchat.metrics import Metrics
 from fastchat.protocol import Position, parsing
 from fastchat.protocol.users import guest_of
 from fastchat.rooms import Entrance, Entry, Member
+from fastchat.rooms.local import LocalRooms
 from fastchat.rooms.members import GRACE_TICKS
-from fastchat.rooms.rooms import Rooms
 from support.files_in_memory import FilesInMemory
 
 NOW_S = 1737196200.123
@@ -79,7 +79,7 @@ class SlowBroker(MemoryBroker):
     It records its calls of `tell`.
     """
 
-    def __init__(self, rooms: Rooms) -> None:
+    def __init__(self, rooms: LocalRooms) -> None:
         super().__init__(rooms)
         self.gate: asyncio.Event | None = None
         self.failure: Exception | None = None
@@ -134,7 +134,7 @@ class Talk:
         self.faulty = Faulty(self.history)
         self.metrics = Metrics()
         self.now_s = 0.0  # the time on the uploads' clock
-        self.rooms = Rooms(
+        self.rooms = LocalRooms(
             self.faulty,
             at_end_of_turn=asyncio.get_running_loop().call_soon,
             soon=asyncio.get_running_loop().call_soon,

@@ -118,7 +118,7 @@ BUILDERS = {
     "Relay": {"process.assembly.relay"},
     "RelayBroker": {"process.assembly.clustered"},
     "Retention": {"process.assembly.storage"},
-    "Rooms": {"process.assembly.storage"},
+    "LocalRooms": {"process.assembly.storage"},
     "Sessions": {"process.assembly.worker"},
     "SqliteHistory": {"process.assembly.storage"},
     "Throttle": {"process.assembly.worker"},

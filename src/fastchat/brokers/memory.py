@@ -9,7 +9,7 @@ from fastchat.errors import CommandError
 from fastchat.history import Duplicate
 from fastchat.protocol import Draft
 from fastchat.rooms import Entrance, Entry, Member
-from fastchat.rooms.rooms import Rooms
+from fastchat.rooms.local import LocalRooms
 from fastchat.rooms.subscribers import PresenceChange
 
 __all__ = ["MemoryBroker"]
@@ -18,14 +18,14 @@ __all__ = ["MemoryBroker"]
 class MemoryBroker:
     """Implements `fastchat.brokers.Broker`, and is the only `Subscriber` of its rooms.
 
-    The other two contracts need no adapter: `Rooms` implements `Presence`, and `Rooms.pages`
-    implements `Pages`.
+    The other two contracts need no adapter: the rooms implement `Presence`, and their `pages`
+    implement `Pages`.
     """
 
     _delivery: Delivery
     _receiver: Receiver
 
-    def __init__(self, rooms: Rooms) -> None:
+    def __init__(self, rooms: LocalRooms) -> None:
         self._rooms = rooms
 
     def open(self, *, delivery: Delivery, receiver: Receiver) -> None:

@@ -1,6 +1,6 @@
 """The rooms of the whole server: one order of publications, and the users of each room.
 
-`rooms` has them, in the one process with the history. `subscribers` is the interface through which
+`local` has them, in the one process with the history. `subscribers` is the interface through which
 a process with clients learns what happens.
 """
 

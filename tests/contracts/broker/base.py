@@ -20,9 +20,9 @@ from fastchat.history import Duplicate, History, Outcome, Page
 from fastchat.metrics import Metrics
 from fastchat.protocol import Draft, Message, Position, Publication
 from fastchat.rooms import Entrance, Entry, Member, Messages
+from fastchat.rooms.local import LocalRooms
 from fastchat.rooms.members import GRACE_TICKS
 from fastchat.rooms.removals import Removals
-from fastchat.rooms.rooms import Rooms
 from support.server import TIMEOUT_UNIT_S
 
 Result = TypeVar("Result")
@@ -190,9 +190,9 @@ class Faulty:
             raise HistoryError("disk I/O error")
 
 
-def new_rooms(history: History, removals: Removals | None = None) -> Rooms:
+def new_rooms(history: History, removals: Removals | None = None) -> LocalRooms:
     """Rooms as the worker or the relay builds them; needs a running loop."""
-    return Rooms(
+    return LocalRooms(
         history,
         at_end_of_turn=asyncio.get_running_loop().call_soon,
         soon=asyncio.get_running_loop().call_soon,
@@ -282,7 +282,7 @@ class Contract:
     def history(self) -> History:
         raise NotImplementedError
 
-    def new_broker(self, rooms: Rooms) -> Broker:
+    def new_broker(self, rooms: LocalRooms) -> Broker:
         raise NotImplementedError
 
     def presence_of(self, broker: Broker) -> Presence:

@@ -19,9 +19,9 @@ from fastchat.brokers.memory import MemoryBroker
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.history.memory import MemoryHistory
 from fastchat.rooms import Entrance, Member, Removal
+from fastchat.rooms.local import LocalRooms
 from fastchat.rooms.removals import MAX_REMOVALS, Removals
 from fastchat.rooms.restoring import Returning
-from fastchat.rooms.rooms import Rooms
 from support import server_in_thread
 from support.raw_websocket import HOST, Client, connected, request, wired
 from support.server import TIMEOUT_UNIT_S, Server, running_server, wait_until
@@ -323,7 +323,7 @@ def test_removal_reaches_all_workers_and_a_restart(key: str, tmp_path: Path) -> 
 class Subscriber:
     """A process whose members close their connections when they are expelled."""
 
-    def __init__(self, rooms: Rooms) -> None:
+    def __init__(self, rooms: LocalRooms) -> None:
         self.rooms = rooms
         self.heard: list[dict[str, Any]] = []
         self.expelled: list[tuple[str, str, int]] = []
@@ -347,7 +347,7 @@ class Subscriber:
         """Nothing asks for outcomes."""
 
 
-def rooms_with(*names: str) -> tuple[Rooms, Subscriber]:
+def rooms_with(*names: str) -> tuple[LocalRooms, Subscriber]:
     rooms = new_rooms(MemoryHistory(max_messages=10, new_generation=lambda: GENERATION))
     subscriber = Subscriber(rooms)
     for name in names:

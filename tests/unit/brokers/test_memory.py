@@ -13,8 +13,8 @@ from fastchat.brokers.memory import MemoryBroker
 from fastchat.history import History
 from fastchat.history.memory import MemoryHistory
 from fastchat.protocol import typing
+from fastchat.rooms.local import LocalRooms
 from fastchat.rooms.members import GRACE_TICKS
-from fastchat.rooms.rooms import Rooms
 
 
 def new_history() -> MemoryHistory:
@@ -26,7 +26,7 @@ class TestContract(BrokerContract):
     def history(self) -> History:
         return new_history()
 
-    def new_broker(self, rooms: Rooms) -> Broker:
+    def new_broker(self, rooms: LocalRooms) -> Broker:
         return MemoryBroker(rooms)
 
     def presence_of(self, broker: Broker) -> Presence:

@@ -29,7 +29,7 @@ from fastchat.process import relay as relay_process
 from fastchat.process.channel import Channel
 from fastchat.protocol import Position
 from fastchat.rooms import Entrance, Member
-from fastchat.rooms.rooms import Rooms
+from fastchat.rooms.local import LocalRooms
 from fastchat.settings import Settings
 
 HELLO = records.Hello("worker-9", 1, rooms=0).encode()
@@ -402,7 +402,7 @@ def test_members_of_a_closed_connection_are_lost(tmp_path: Path) -> None:
 class SlowJoins:
     """Makes joins wait until `gate` is set, as joins of rooms on another machine would."""
 
-    def __init__(self, rooms: Rooms) -> None:
+    def __init__(self, rooms: LocalRooms) -> None:
         self.gate = asyncio.Event()
         self.begun = asyncio.Event()
         self._join = rooms.join

@@ -10,7 +10,7 @@ from contracts.broker import Faulty
 from contracts.history import NOW_S, draft
 from fastchat.errors import CommandError, ErrorCode, HistoryError
 from fastchat.metrics import Metrics
-from fastchat.rooms.rooms import Rooms
+from fastchat.rooms.local import LocalRooms
 from fastchat.rooms.storage import Storage
 from support.relay import new_history
 
@@ -92,7 +92,7 @@ def test_failed_commits_are_counted(history: Faulty) -> None:
     """Each append that fails is counted once, and the rooms know the fault."""
     metrics = Metrics()
     turns = []
-    rooms = Rooms(
+    rooms = LocalRooms(
         history,
         at_end_of_turn=turns.append,
         soon=turns.append,

@@ -20,8 +20,8 @@ from fastchat.errors import CommandError
 from fastchat.history import Duplicate
 from fastchat.limits.connections import ConnectionCount
 from fastchat.rooms import Entry, Member
+from fastchat.rooms.local import LocalRooms
 from fastchat.rooms.restoring import Returning
-from fastchat.rooms.rooms import Rooms
 from fastchat.rooms.subscribers import PresenceChange
 
 __all__ = ["Peer", "RelayState"]
@@ -36,7 +36,7 @@ RECORD_BYTES = 1024 * 1024
 class RelayState(Protocol):
     """The relay as its peers use it."""
 
-    rooms: Rooms
+    rooms: LocalRooms
     connection_count: ConnectionCount
     #: Whether all expected workers have connected, or the time for that is over.
     gathered: bool

@@ -21,7 +21,7 @@ from fastchat.brokers.relay.peer import Peer
 from fastchat.brokers.relay.records import Status
 from fastchat.limits.connections import ConnectionCount
 from fastchat.metrics import Metrics
-from fastchat.rooms.rooms import Rooms
+from fastchat.rooms.local import LocalRooms
 
 __all__ = ["Relay"]
 
@@ -45,7 +45,7 @@ class Relay:
     def __init__(
         self,
         directory: Path,
-        rooms: Rooms,
+        rooms: LocalRooms,
         metrics: Metrics,
         *,
         workers: int,

@@ -28,10 +28,10 @@ from fastchat.history.sqlite import SqliteHistory
 from fastchat.history.users import UserIds
 from fastchat.metrics import Metrics
 from fastchat.process.assembly.limits import room_limits_of
+from fastchat.rooms.local import LocalRooms
 from fastchat.rooms.members import GRACE_TICKS
 from fastchat.rooms.removals import FILE_NAME as REMOVALS_NAME
 from fastchat.rooms.removals import Removals
-from fastchat.rooms.rooms import Rooms
 from fastchat.settings import Settings
 
 __all__ = [
@@ -55,7 +55,7 @@ def build_rooms(
     *,
     is_shared: bool = False,
     grace_ticks: int = GRACE_TICKS,
-) -> Rooms:
+) -> LocalRooms:
     """Build the rooms, in the running loop.
 
     Removals are kept in a file if there is a directory for it: if the history is on disk, or if
@@ -64,7 +64,7 @@ def build_rooms(
     has_directory = is_shared or settings.history == "sqlite"
     user_of = UserIds(history.user_key).user_of
     loop = asyncio.get_running_loop()
-    return Rooms(
+    return LocalRooms(
         history,
         at_end_of_turn=loop.call_soon,
         soon=partial(loop.call_later, BUSY_INTERVAL_S),

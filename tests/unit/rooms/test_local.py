@@ -23,9 +23,9 @@ from fastchat.protocol import Draft, Position
 from fastchat.protocol.names import MAX_USERNAME_CHARS
 from fastchat.protocol.users import holder_of
 from fastchat.rooms import Entrance, Entry, Member, Removal
+from fastchat.rooms.local import STORED_AT_ONCE, STORED_PART, LocalRooms
 from fastchat.rooms.members import GRACE_TICKS, MAX_LISTED_USERS
 from fastchat.rooms.restoring import MAX_RESUMED, Returning
-from fastchat.rooms.rooms import STORED_AT_ONCE, STORED_PART, Rooms
 from fastchat.rooms.subscribers import MAX_RUN, PresenceChange
 
 
@@ -96,7 +96,7 @@ class Rig:
         self.scheduled: list[Callable[[], None]] = []
         self.postponed: list[Callable[[], None]] = []
         self.metrics = Metrics()
-        self.rooms = Rooms(
+        self.rooms = LocalRooms(
             self.faulty,
             at_end_of_turn=self.scheduled.append,
             soon=self.postponed.append,

@@ -2,7 +2,7 @@
 
 Theory
 ------
-There is one `Rooms`, where the history is: in the only process, or in the relay. Each process
+There is one `LocalRooms`, where the history is: in the only process, or in the relay. Each process
 with members is a `Subscriber` of it; so is the only process. Everything that happens in a room
 happens here, one event after the other, and subscribers are told in that order. So everybody
 sees the same order.
@@ -48,7 +48,7 @@ from fastchat.rooms.restoring import Restoring, Returning
 from fastchat.rooms.storage import Storage
 from fastchat.rooms.subscribers import MAX_RUN, Subscriber
 
-__all__ = ["Rooms"]
+__all__ = ["LocalRooms"]
 
 #: Publications that one turn stores, which takes 1 to 2 ms.
 STORED_AT_ONCE = 256
@@ -59,7 +59,7 @@ STORED_PART = 16
 moderation = logging.getLogger("fastchat.moderation")
 
 
-class Rooms:
+class LocalRooms:
     """All rooms on one history.
 
     * ``at_end_of_turn`` calls a function at the end of the loop's turn (`call_soon`), and ``soon``
