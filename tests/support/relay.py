@@ -148,7 +148,7 @@ class Rig:
         for broker in self.brokers:
             await broker.close()
             broker._timer.cancel()
-        self.relay.close()
+        await self.relay.close()
         await asyncio.sleep(0.01)
 
 

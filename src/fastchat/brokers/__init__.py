@@ -1,7 +1,7 @@
 """Brokers: how a process with clients publishes to rooms, joins them and reads their history.
 
-`memory` calls the rooms of its own process. `relay` reaches the rooms of another process. Both
-keep the contracts below.
+`memory` calls the rooms of its own process (`fastchat.rooms.contract`). `relay` reaches the rooms
+of another process. Both keep the contracts below.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Protocol
 from fastchat.errors import CommandError
 from fastchat.history import Duplicate
 from fastchat.protocol import Draft
-from fastchat.rooms import Entrance, Entry, Member, Messages, Removal
+from fastchat.rooms import Entrance, Entry, Member, Removal
+from fastchat.rooms.contract import Pages
 
 __all__ = ["Broker", "Delivery", "OnOutcome", "Pages", "Presence", "Receiver"]
 
@@ -131,28 +132,4 @@ class Presence(Protocol):
         in the room, or `unavailable` if the rooms did not reply in time. In the second
         case the user can have been removed nevertheless.
         """
-        ...
-
-
-class Pages(Protocol):
-    """Pages of a room's history. `tests/contracts/broker` tests it.
-
-    A publication that was delivered in this process is in every later page. A page has as many
-    messages as fit into a reply, in their current state. Every method raises CommandError
-    `unavailable` if the history cannot be read.
-    """
-
-    async def before(self, room: str, offset: int | None, limit: int) -> Messages:
-        """The newest messages before `offset`, or the newest of all if it is None.
-
-        See `fastchat.history.History.before`.
-        """
-        ...
-
-    async def after(self, room: str, offset: int, limit: int) -> Messages:
-        """The oldest messages after `offset`; see `fastchat.history.History.after`."""
-        ...
-
-    async def search(self, room: str, query: str, limit: int) -> Messages:
-        """The newest messages that match `query`; see `fastchat.history.History.search`."""
         ...

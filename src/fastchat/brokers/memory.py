@@ -9,7 +9,7 @@ from fastchat.errors import CommandError
 from fastchat.history import Duplicate
 from fastchat.protocol import Draft
 from fastchat.rooms import Entrance, Entry, Member
-from fastchat.rooms.local import LocalRooms
+from fastchat.rooms.contract import Rooms
 from fastchat.rooms.subscribers import PresenceChange
 
 __all__ = ["MemoryBroker"]
@@ -25,7 +25,7 @@ class MemoryBroker:
     _delivery: Delivery
     _receiver: Receiver
 
-    def __init__(self, rooms: LocalRooms) -> None:
+    def __init__(self, rooms: Rooms) -> None:
         self._rooms = rooms
 
     def open(self, *, delivery: Delivery, receiver: Receiver) -> None:

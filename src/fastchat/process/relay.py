@@ -113,8 +113,8 @@ async def _serve(
     await wait_first(orphaned.wait(), asked.wait())
     # If all processes are signalled at once, the workers stop first: they may still publish.
     await wait_first(orphaned.wait(), relay.deserted(), timeout_s=timings.workers_stop_s)
-    with contextlib.ExitStack() as ends:  # if one fails, the others still run
-        ends.callback(relay.close)
+    async with contextlib.AsyncExitStack() as ends:  # if one fails, the others still run
+        ends.push_async_callback(relay.close)
         if retention is not None:
             ends.callback(retention.stop)
         for task in tasks:

@@ -114,7 +114,7 @@ class Standalone:
             if self._admin is not None:
                 ends.push_async_callback(self._admin.close)
             ends.callback(self._status.close)
-            ends.callback(self._components.rooms.commit)
+            ends.push_async_callback(self._components.rooms.close)
             if self._components.retention is not None:
                 ends.callback(self._components.retention.stop)
 

@@ -1,7 +1,7 @@
 """The rooms of the whole server: one order of publications, and the users of each room.
 
-`local` has them, in the one process with the history. `subscribers` is the interface through which
-a process with clients learns what happens.
+`contract` says what all rooms promise. `local` has them in the one process with the history.
+`subscribers` is the interface through which a process with clients learns what happens.
 """
 
 from __future__ import annotations

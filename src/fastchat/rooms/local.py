@@ -15,11 +15,8 @@ the rest. And if the history is busy with the disk, the publications wait until 
 publication gets its place when it is stored: a client that joins before that receives it. Only
 operations whose answer promises that earlier publications have arrived make the loop wait.
 
-Operations whose result the caller needs are coroutines, because rooms on another machine
-would have to wait for it. These rooms never suspend, except to search: a coroutine that is
-awaited runs to its end in the same step. A caller must not rely on that. If something has to
-happen at an exact place in a room's stream, it is done by a callback (`enter`, `left`), not
-after the `await`.
+These rooms never suspend, except to search: a coroutine that is awaited runs to its end in the same
+step. A caller must not rely on that, because the contract (`contract`) promises it of no rooms.
 """
 
 from __future__ import annotations
@@ -60,7 +57,7 @@ moderation = logging.getLogger("fastchat.moderation")
 
 
 class LocalRooms:
-    """All rooms on one history.
+    """All rooms on one history. Implements `fastchat.rooms.contract.Rooms`.
 
     * ``at_end_of_turn`` calls a function at the end of the loop's turn (`call_soon`), and ``soon``
       calls it about a millisecond later.
@@ -101,7 +98,6 @@ class LocalRooms:
         self._drafts: list[Draft] = []
         self._senders: list[tuple[Subscriber, Any]] = []
         self._is_scheduled = False
-        #: Implements `fastchat.brokers.Pages`.
         self.pages = StoragePages(self._storage)
 
     @property
@@ -257,13 +253,7 @@ class LocalRooms:
     async def join(
         self, subscriber: Subscriber, entrance: Entrance, enter: Callable[[Entry], None]
     ) -> None:
-        """Count a connection in. `enter` is called at the entry's place in the stream: what is
-        delivered to `subscriber` afterwards follows the entry's position.
-
-        Raises CommandError and does not call `enter`: `username_taken`, `unavailable`, `forbidden`
-        for a user whom a moderator has removed, or a refusal to create another room (`bad_room`
-        if its name looks like that of another). Nothing has changed then.
-        """
+        """Count a connection in; see `Rooms.join`."""
         member = Member(entrance.name, self._user_of(entrance.credential))
         self._check_removal(entrance.room, member.user)
         # What was published in this turn is delivered to those who were here before.
@@ -292,14 +282,13 @@ class LocalRooms:
         enter(Entry(member, position, payloads, recovered, room.users, online, spectators))
 
     async def leave(
-        self, subscriber: Subscriber, name: str, member: Member, left: Callable[[], None]
+        self, subscriber: Subscriber, name: str, member: Member | None, left: Callable[[], None]
     ) -> None:
-        """Count a connection out because its client leaves; the others hear of it at once.
-
-        `left` is called after what was published before, and before the others hear of it.
-        """
+        """Count a connection out because its client leaves; see `Rooms.leave`."""
         self.commit()
         left()
+        if member is None:
+            return
         if member.name is None:
             self._members.count_spectator_out(name, member.user, subscriber)
             return
@@ -308,10 +297,7 @@ class LocalRooms:
             self._let_leave(name, user)
 
     def lose(self, subscriber: Subscriber, name: str, member: Member) -> None:
-        """Count a connection out because it is gone.
-
-        The others hear of it if the user is not back in 5 s, or at once if the user was removed.
-        """
+        """Count a connection out because it is gone; see `Rooms.lose`."""
         self._commit_if_short()
         if member.name is None:
             self._members.count_spectator_out(name, member.user, subscriber)
@@ -325,12 +311,7 @@ class LocalRooms:
             self._members.mark_absent(name, user)
 
     async def remove(self, removal: Removal) -> Member:
-        """Have a user's connections closed, and keep the user out; returns the user.
-
-        This includes connections under other names of the same user, and as a spectator. The others
-        hear that the user has left when the last connection of a name is gone. Raises CommandError
-        `not_found` when the user is not here.
-        """
+        """Have a user's connections closed, and keep the user out; see `Rooms.remove`."""
         self.commit()
         name, id, username, seconds, moderator = removal
         room = self._rooms.get(name)
@@ -409,17 +390,13 @@ class LocalRooms:
     async def restore(
         self, subscriber: Subscriber, returning: Returning, *, gathering: bool
     ) -> bool:
-        """Take a process back with the members of a room.
-
-        The publications that it missed are delivered to it. If its members know of users who are
-        not here, those have left. But while processes are `gathering` around new rooms, such users
-        have the usual time to come back.
-
-        Returns False, and counts and delivers nothing, if the members must come back by
-        themselves: the stream cannot be resumed, a name is taken, or the history cannot be read.
-        """
+        """Take a process back with the members of a room; see `Rooms.restore`."""
         self.commit()
         return self._restoring.restore(subscriber, returning, gathering=gathering)
+
+    async def close(self) -> None:
+        """Store and deliver all that was published, because the process ends."""
+        self.commit()
 
 
 def _find(room: Room, id: str | None, username: str | None) -> Member | None:

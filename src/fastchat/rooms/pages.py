@@ -10,7 +10,7 @@ __all__ = ["StoragePages"]
 
 
 class StoragePages:
-    """Implements `fastchat.brokers.Pages`. Only `search` suspends."""
+    """Implements `fastchat.rooms.contract.Pages`. Only `search` suspends."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage

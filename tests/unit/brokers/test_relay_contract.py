@@ -61,5 +61,5 @@ class TestContract(SeveralBrokersContract):
             for broker in made:
                 await broker.close()
                 broker._timer.cancel()
-            relay.close()
+            await relay.close()
             await asyncio.sleep(0.01)

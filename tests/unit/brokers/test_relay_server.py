@@ -112,7 +112,7 @@ class RunningRelay:
             peer.writer.close()
             with contextlib.suppress(ConnectionError):
                 await peer.writer.wait_closed()
-        self.relay.close()
+        await self.relay.close()
         await asyncio.sleep(0.01)
 
 

@@ -219,7 +219,7 @@ class Machine:
         )
 
     async def restart(self) -> None:
-        self.relay.close()
+        await self.relay.close()
         await self.start(len(self.processes))
         await until(lambda: all(process.broker.connected for process in self.processes))
         await self.settled()
@@ -227,7 +227,7 @@ class Machine:
     async def close(self) -> None:
         for process in self.processes:
             await self._end(process)
-        self.relay.close()
+        await self.relay.close()
         await asyncio.sleep(0.01)
 
     async def _end(self, process: Process) -> None:
@@ -315,7 +315,7 @@ def test_new_relay_counts_existing_connections(tmp_path: Path) -> None:
         await machine.restart()
         assert (machine.connection_count.count, machine.connection_count.users["ann"]) == (8, 8)
         assert not first.turned_away + second.turned_away
-        machine.relay.close()
+        await machine.relay.close()
         await asyncio.sleep(0.02)
         first.enter(3, ANN)
         second.admission.leave(second.counted[0])
@@ -335,7 +335,7 @@ def test_connections_made_without_a_relay_are_counted_later(tmp_path: Path) -> N
 
     async def test(machine: Machine) -> None:
         first, second = await machine.process(), await machine.process()
-        machine.relay.close()
+        await machine.relay.close()
         await asyncio.sleep(0.02)
         first.enter(20, ANN)
         second.enter(20, ANN)

@@ -689,6 +689,27 @@ def test_leave_is_announced_at_once_beside_a_loss(rig: Rig) -> None:
     assert rig.subscriber.news() == []
 
 
+def test_leave_of_nobody_is_confirmed_after_earlier_publications(rig: Rig) -> None:
+    """No connection is counted out, and no other member hears of it."""
+    rig.join("Bob")
+    known: list[list[tuple[Any, ...]]] = []
+    rig.rooms.publish(rig.subscriber, "key", draft("last words"))
+    at_once(rig.rooms.leave(rig.subscriber, "a", None, lambda: known.append(rig.subscriber.news())))
+    assert [[each[:1] for each in news] for news in known] == [[("publication",)]]
+    assert rig.subscriber.news() == []
+    assert rig.names() == ["Bob"]
+
+
+def test_close_stores_what_was_published(rig: Rig) -> None:
+    """Publications of the last turn are stored and delivered, and it is safe to close again."""
+    rig.join("Bob")
+    rig.rooms.publish(rig.subscriber, "key", draft("last words"))
+    for _ in range(2):
+        at_once(rig.rooms.close())
+    assert rig.faulty.batches == [1]
+    assert [each[0] for each in rig.subscriber.news()] == ["publication"]
+
+
 def test_losses_in_several_rooms_are_announced_in_each(rig: Rig) -> None:
     """A user who returns to one of the rooms has left the other."""
     for room in ("a", "b"):

@@ -20,7 +20,7 @@ from fastchat.errors import CommandError
 from fastchat.history import Duplicate
 from fastchat.limits.connections import ConnectionCount
 from fastchat.rooms import Entry, Member
-from fastchat.rooms.local import LocalRooms
+from fastchat.rooms.contract import Rooms
 from fastchat.rooms.restoring import Returning
 from fastchat.rooms.subscribers import PresenceChange
 
@@ -36,7 +36,7 @@ RECORD_BYTES = 1024 * 1024
 class RelayState(Protocol):
     """The relay as its peers use it."""
 
-    rooms: LocalRooms
+    rooms: Rooms
     connection_count: ConnectionCount
     #: Whether all expected workers have connected, or the time for that is over.
     gathered: bool
@@ -327,11 +327,9 @@ class Peer(asyncio.Protocol):
             self._say(records.Left(record.number))
 
         room, member = record.room, record.member
-        if member is not None and self._count_out(room, member):
-            await self._rooms.leave(self, room, member, left)
-        else:
-            self._rooms.commit()  # earlier publications must arrive before the reply
-            left()
+        if member is not None and not self._count_out(room, member):
+            member = None  # earlier publications must arrive before the reply nevertheless
+        await self._rooms.leave(self, room, member, left)
 
     async def _on_remove(self, record: records.Remove) -> None:
         try:

@@ -21,7 +21,7 @@ from fastchat.brokers.relay.peer import Peer
 from fastchat.brokers.relay.records import Status
 from fastchat.limits.connections import ConnectionCount
 from fastchat.metrics import Metrics
-from fastchat.rooms.local import LocalRooms
+from fastchat.rooms.contract import Rooms
 
 __all__ = ["Relay"]
 
@@ -45,7 +45,7 @@ class Relay:
     def __init__(
         self,
         directory: Path,
-        rooms: LocalRooms,
+        rooms: Rooms,
         metrics: Metrics,
         *,
         workers: int,
@@ -81,10 +81,13 @@ class Relay:
         if not self.rooms.is_away:
             self._listener.check()
 
-    def close(self) -> None:
-        """Store what was published, remove the socket and disconnect from all workers."""
-        self.rooms.commit()
+    async def close(self) -> None:
+        """Remove the socket, store what was published and disconnect from all workers.
+
+        Safe to call again.
+        """
         self._listener.close()
+        await self.rooms.close()
         for peer in tuple(self._peers):
             peer.close()
 

@@ -13,7 +13,7 @@ from fastchat.metrics import Metrics
 from fastchat.process.assembly.storage import build_rooms, open_retention
 from fastchat.process.assembly.worker import WorkerComponents, build_base, build_worker
 from fastchat.process.timings import WorkerTimings
-from fastchat.rooms.local import LocalRooms
+from fastchat.rooms.contract import Rooms
 from fastchat.settings import Settings
 from fastchat.web.capacity import Capacity
 
@@ -25,7 +25,7 @@ class StandaloneComponents:
     """The objects of the only process: those of a worker, the rooms, and the files' retention."""
 
     worker: WorkerComponents
-    rooms: LocalRooms
+    rooms: Rooms
     retention: Retention | None
 
 
