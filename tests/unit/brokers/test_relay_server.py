@@ -17,6 +17,7 @@ import pytest
 
 from contracts.broker import PATIENCE_S, Receiver, join, leave, new_rooms, run_in_loop
 from contracts.history import GENERATION, draft
+from fastchat.brokers.relay import peer as peer_module
 from fastchat.brokers.relay import records
 from fastchat.brokers.relay.client import RelayBroker
 from fastchat.brokers.relay.records import FromRelay, decode_from_relay
@@ -28,7 +29,7 @@ from fastchat.metrics import Metrics
 from fastchat.process import relay as relay_process
 from fastchat.process.channel import Channel
 from fastchat.protocol import Position
-from fastchat.rooms import Entrance, Member
+from fastchat.rooms import Entrance, Member, Removal
 from fastchat.rooms.local import LocalRooms
 from fastchat.settings import Settings
 
@@ -58,6 +59,11 @@ class RawWorker:
                 assert data, "the relay closed the connection"
                 self._received.extend(self._records.feed(data))
         return self._received.pop(0)
+
+    @property
+    def has_data(self) -> bool:
+        """Whether a record, or a part of one, has arrived and was not read."""
+        return bool(self._received or self._reader._buffer)  # type: ignore[attr-defined]
 
     async def status(self) -> records.Status:
         record = await self.read_record()
@@ -399,85 +405,244 @@ def test_members_of_a_closed_connection_are_lost(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-class SlowJoins:
-    """Makes joins wait until `gate` is set, as joins of rooms on another machine would."""
+class Gates:
+    """Makes calls of the rooms wait for a gate, as rooms on another machine would wait.
 
-    def __init__(self, rooms: LocalRooms) -> None:
-        self.gate = asyncio.Event()
-        self.begun = asyncio.Event()
-        self._join = rooms.join
-        rooms.join = self.join  # type: ignore[method-assign]
+    A call of `method` whose number is in `gates` waits for its event. `begun` are the numbers of
+    all calls that have begun, and `done` of those that have ended.
+    """
 
-    async def join(self, *arguments: Any) -> None:
-        self.begun.set()
-        await self.gate.wait()
-        await self._join(*arguments)
+    def __init__(self, rooms: LocalRooms, method: str, count: int = 1) -> None:
+        self.gates = {number: asyncio.Event() for number in range(1, count + 1)}
+        self.begun: list[int] = []
+        self.done: list[int] = []
+        self._call = getattr(rooms, method)
+        setattr(rooms, method, self._wait)
+
+    async def _wait(self, *arguments: Any, **named: Any) -> Any:
+        number = len(self.begun) + 1
+        self.begun.append(number)
+        if number in self.gates:
+            await self.gates[number].wait()
+        try:
+            return await self._call(*arguments, **named)
+        finally:
+            self.done.append(number)
 
 
-def test_records_after_a_waiting_request_keep_their_order(tmp_path: Path) -> None:
-    """They are handled after its reply, and other workers are not delayed."""
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not holds():  # noqa: ASYNC110 there is no event to wait for
+            await asyncio.sleep(0.001)
+
+
+def test_records_behind_a_waiting_request_are_handled(tmp_path: Path) -> None:
+    """Joins, publications and pages do not wait for it, and its reply comes when it has ended."""
 
     async def test(running: RunningRelay) -> None:
-        slow = SlowJoins(running.rooms)
-        peer, other = await running.worker(), await running.worker()
-        publishing = records.Publish(time.monotonic() + 60, [1], [draft("hi")]).encode()
-        await peer.send(joining(1), publishing)
-        await slow.begun.wait()
-        await peer.send(joining(2, "Eve"), records.Ping(5).encode())
-        await other.send(records.Ping(6).encode())
-        assert await other.read_record() == records.Pong(6)
-        assert running.history.position("a").offset == 0
-        slow.gate.set()
-        received = [await peer.read_record() for _ in range(5)]
-        assert [type(each).__name__ for each in received] == [
-            "Joined",
-            "Deliver",
-            "Event",
-            "Joined",
-            "Pong",
-        ]
+        joins = Gates(running.rooms, "join")
+        peer = await running.worker()
+        later = time.monotonic() + 60
+        await peer.send(
+            joining(1),
+            joining(2, "Eve"),
+            records.Publish(later, [1], [draft("hi")]).encode(),
+            records.Leave(3, later, "nowhere", ALICE).encode(),
+            records.Before(4, later, "a", None, 9).encode(),
+        )
+        replies = [await peer.read_record() for _ in range(4)]
+        assert [type(each).__name__ for each in replies] == ["Joined", "Deliver", "Left", "Page"]
+        assert replies[0][0] == 2
+        joins.gates[1].set()
+        event, joined = await peer.read_record(), await peer.read_record()
+        assert isinstance(event, records.Event)
+        assert isinstance(joined, records.Joined)
+        assert (joined.number, joined.entry.position.offset) == (1, 1)
 
     run(tmp_path, test)
 
 
-def test_waiting_request_of_a_closed_connection_is_undone(tmp_path: Path) -> None:
-    """Its member is counted and lost, as are the members of the requests after it."""
+def test_number_of_waiting_requests_is_limited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While so many wait, the relay reads nothing more from this worker; other workers go on."""
+    limit = 8
+    monkeypatch.setattr(peer_module, "MAX_WAITING", limit)
+
+    async def test(running: RunningRelay) -> None:
+        joins = Gates(running.rooms, "join", limit)
+        peer, other = await running.worker(), await running.worker()
+        await peer.send(*(joining(number) for number in range(1, limit + 1)))
+        await until(lambda: len(joins.begun) == limit)
+        await peer.send(joining(limit + 1), records.Ping(5).encode())
+        await other.send(records.Ping(6).encode())
+        assert await other.read_record() == records.Pong(6)
+        assert not peer.has_data
+        assert len(joins.begun) == limit
+        joins.gates[3].set()
+        received = [await peer.read_record() for _ in range(3)]
+        assert isinstance(received[0], records.Joined)
+        assert isinstance(received[1], records.Joined)
+        assert [each[0] for each in received[:2]] == [3, limit + 1]
+        assert received[2] == records.Pong(5)
+        for gate in joins.gates.values():
+            gate.set()
+        await until(lambda: len(joins.done) == limit + 1)
+
+    run(tmp_path, test)
+
+
+def test_waiting_join_of_a_closed_connection_is_undone(tmp_path: Path) -> None:
+    """Its member is lost as soon as it is counted, and the relay forgets the worker at once."""
 
     async def test(running: RunningRelay) -> None:
         broker, receiver = await running.broker()
         await join(broker, "Bob")
-        slow = SlowJoins(running.rooms)
+        joins = Gates(running.rooms, "join", 2)
         peer = await running.worker()
-        await peer.send(joining(1), joining(2, "Eve"))
-        await slow.begun.wait()
+        await peer.send(joining(1), joining(2, "Eve"), joining(3, "Joe"))
+        await until(lambda: joins.done == [3])
         peer.writer.transport.abort()
-        await asyncio.sleep(0.02)
-        assert running.rooms.user_count == 1
-        slow.gate.set()
-        await receiver.until_events(("join", "Alice"), ("join", "Eve"))
+        await until(lambda: running.rooms.absent_count == 1)
+        assert len(running.relay._peers) == 1
+        for gate in joins.gates.values():
+            gate.set()
+        await until(lambda: running.rooms.absent_count == 3)
         for _ in range(20):
             running.rooms.tick()
-        await receiver.until(lambda: len(receiver.events) == 4)
-        assert receiver.events[2:] == [("leave", "Alice"), ("leave", "Eve")]
+        await receiver.until(lambda: len(receiver.events) == 6)
+        assert receiver.events[3:] == [("leave", "Joe"), ("leave", "Alice"), ("leave", "Eve")]
+        assert running.rooms.user_count == 1
 
     run(tmp_path, test)
 
 
-def test_fault_after_a_waiting_request_ends_the_connection(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A malformed record after a waiting request ends the connection, and the relay goes on."""
+def test_waiting_leave_of_a_closed_connection_is_finished(tmp_path: Path) -> None:
+    """Its member leaves at once, and is not lost a second time."""
 
     async def test(running: RunningRelay) -> None:
-        slow = SlowJoins(running.rooms)
+        leaves = Gates(running.rooms, "leave")
         peer = await running.worker()
-        await peer.send(joining(1))
-        await slow.begun.wait()
-        await peer.send(HELLO, joining(2, "Eve"))
-        slow.gate.set()
+        await peer.send(joining(1), records.Leave(2, time.monotonic() + 60, "a", ALICE).encode())
+        await until(lambda: leaves.begun == [1])
+        peer.writer.transport.abort()
+        await until(lambda: not running.relay._peers)
+        assert (running.rooms.user_count, running.rooms.absent_count) == (1, 0)
+        leaves.gates[1].set()
+        await until(lambda: running.rooms.room_count == 0)
+
+    run(tmp_path, test)
+
+
+def test_fault_behind_a_waiting_request_ends_the_connection(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A malformed record ends the connection at once, and the relay goes on."""
+
+    async def test(running: RunningRelay) -> None:
+        joins = Gates(running.rooms, "join")
+        peer = await running.worker()
+        await peer.send(joining(1), HELLO, joining(2, "Eve"))
         await peer.await_end()
         assert "an unexpected Hello record" in caplog.text
-        assert running.rooms.user_count == 1
+        joins.gates[1].set()
+        await until(lambda: joins.done == [1])
+        assert (running.rooms.user_count, running.rooms.absent_count) == (1, 1)
+
+    run(tmp_path, test)
+
+
+def test_exception_in_a_waiting_request_ends_the_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log has it, and the worker's members are lost."""
+
+    async def fail(*_: Any) -> None:
+        await asyncio.sleep(0)
+        raise RuntimeError("a planted fault")
+
+    async def test(running: RunningRelay) -> None:
+        monkeypatch.setattr(running.rooms, "remove", fail)
+        peer = await running.worker()
+        removal = Removal("a", None, "Alice", 60, "Mod")
+        await peer.send(joining(1), records.Remove(2, time.monotonic() + 60, removal).encode())
+        assert isinstance(await peer.read_record(), records.Joined)
+        await peer.await_end()
+        assert "a planted fault" in caplog.text
+        await until(lambda: running.rooms.absent_count == 1)
+
+    run(tmp_path, test)
+
+
+def restoring(running: RunningRelay, room: str, *members: tuple[Member, int]) -> bytes:
+    position = running.history.position(room)
+    known = [member for member, _ in members if member.name is not None]
+    return records.Restore(room, position, list(members), known).encode()
+
+
+def test_rooms_are_restored_one_after_the_other(tmp_path: Path) -> None:
+    """Records behind a RESTORE wait for it, and the worker is welcomed after the last room."""
+
+    async def test(running: RunningRelay) -> None:
+        restores = Gates(running.rooms, "restore", 3)
+        peer = await running.peer(
+            records.Hello("worker-9", 1, rooms=3).encode(),
+            restoring(running, "a", (ALICE, 1)),
+            restoring(running, "b", (ALICE, 2)),
+            restoring(running, "c", (ALICE, 1)),
+            records.Lose("a", ALICE).encode(),
+            records.Ping(5).encode(),
+        )
+        for number in range(1, 4):
+            await until(lambda number=number: len(restores.begun) == number)
+            assert restores.done == list(range(1, number))
+            restores.gates[number].set()
+        received = [await peer.read_record(), await peer.read_record()]
+        assert received == [records.Welcome(), records.Pong(5)]
+        assert (running.rooms.user_count, running.rooms.absent_count) == (3, 1)
+
+    run(tmp_path, test)
+
+
+def test_restore_of_a_closed_connection_is_undone(tmp_path: Path) -> None:
+    """The members of the room are lost as soon as they are counted."""
+
+    async def test(running: RunningRelay) -> None:
+        restores = Gates(running.rooms, "restore")
+        peer = await running.peer(
+            records.Hello("worker-9", 1, rooms=2).encode(),
+            restoring(running, "a", (ALICE, 2), (Member(None, "user Eve"), 1)),
+        )
+        await until(lambda: restores.begun == [1])
+        peer.writer.transport.abort()
+        await until(lambda: not running.relay._peers)
+        assert running.rooms.user_count == 0
+        restores.gates[1].set()
+        await until(lambda: running.rooms.absent_count == 1)
+        assert running.rooms.spectator_count == 0
+
+    run(tmp_path, test)
+
+
+def test_fault_behind_a_waiting_restore_ends_the_connection(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The room's members are lost."""
+
+    async def test(running: RunningRelay) -> None:
+        restores = Gates(running.rooms, "restore")
+        peer = await running.peer(
+            records.Hello("worker-9", 1, rooms=2).encode(),
+            restoring(running, "a", (ALICE, 1)),
+            HELLO,
+            restoring(running, "b", (ALICE, 1)),
+        )
+        await until(lambda: restores.begun == [1])
+        restores.gates[1].set()
+        await peer.await_end()
+        assert "an unexpected Hello record" in caplog.text
+        await until(lambda: running.rooms.absent_count == 1)
+        assert (running.rooms.room_count, restores.begun) == (1, [1])
 
     run(tmp_path, test)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from fastchat.brokers import Pages
 from fastchat.brokers.relay import records
@@ -25,44 +24,22 @@ class PageRequests:
     def __init__(self, pages: Pages, say: Callable[[records.Page | records.Refused], None]) -> None:
         self._pages = pages
         self._say = say
-        self._searches: set[asyncio.Task[None]] = set()
 
-    async def read(self, record: records.Before | records.After) -> None:
-        """Answer a request for a page."""
-        number, deadline, room, offset, limit = record
-        try:
-            check_deadline(deadline)
-            if isinstance(record, records.After):
-                messages = await self._pages.after(room, record.offset, limit)
-            else:
-                messages = await self._pages.before(room, offset, limit)
-        except CommandError as refusal:
-            self._refuse(number, refusal)
-        else:
-            self._reply(number, messages)
-
-    def begin_search(self, record: records.Search) -> None:
-        """Answer a search when it has ended; later records do not wait for it."""
-        search = asyncio.get_running_loop().create_task(self._search(record))
-        self._searches.add(search)
-        search.add_done_callback(self._searches.discard)
-
-    def close(self) -> None:
-        """Cancel the searches, because the worker is gone."""
-        for search in self._searches:
-            search.cancel()
-
-    async def _search(self, record: records.Search) -> None:
+    async def answer(self, record: records.Before | records.After | records.Search) -> None:
+        """Answer a request for a page, or a search."""
         try:
             check_deadline(record.deadline)
-            messages = await self._pages.search(record.room, record.query, record.limit)
+            messages = await self._read(record)
         except CommandError as refusal:
-            self._refuse(record.number, refusal)
+            self._say(records.Refused(record.number, Refusal.of(refusal)))
         else:
-            self._reply(record.number, messages)
+            self._say(records.Page(record.number, messages.payloads, messages.more))
 
-    def _refuse(self, number: int, refusal: CommandError) -> None:
-        self._say(records.Refused(number, Refusal.of(refusal)))
-
-    def _reply(self, number: int, messages: Messages) -> None:
-        self._say(records.Page(number, messages.payloads, messages.more))
+    def _read(self, record: records.Before | records.After | records.Search) -> Awaitable[Messages]:
+        match record:
+            case records.Before(_, _, room, offset, limit):
+                return self._pages.before(room, offset, limit)
+            case records.After(_, _, room, offset, limit):
+                return self._pages.after(room, offset, limit)
+            case records.Search(_, _, room, query, limit):
+                return self._pages.search(room, query, limit)

@@ -15,6 +15,7 @@ from fastchat.brokers.relay.deadlines import check_deadline, too_late
 from fastchat.brokers.relay.outbox import Outbox
 from fastchat.brokers.relay.page_requests import PageRequests
 from fastchat.brokers.relay.records import FromRelay, FromWorker, Refusal, decode_from_worker
+from fastchat.brokers.relay.waiting import Waiting, begin
 from fastchat.brokers.relay.wire import BadRecord, RecordReader
 from fastchat.errors import CommandError
 from fastchat.history import Duplicate
@@ -31,6 +32,10 @@ logger = logging.getLogger("fastchat.relay")
 #: When the payloads of a DELIVER record exceed this, the next run starts a new record. A returning
 #: worker can have missed more than one record can hold (`wire.MAX_RECORD_BYTES`).
 RECORD_BYTES = 1024 * 1024
+#: While so many requests of a worker wait for the rooms, no more are read from its socket. What was
+#: read before is still handled; together that is some 10 MiB. It is more than rooms on another
+#: machine can have on the way at once: at 25,000 joins a second, those of 0.15 s.
+MAX_WAITING = 4096
 
 
 class RelayState(Protocol):
@@ -69,11 +74,14 @@ class Peer(asyncio.Protocol):
     * new, until the worker's HELLO;
     * restoring: the worker must still send `_to_restore` of its rooms;
     * restored: the worker can send any record;
-    * lost: the connection has ended. Records that were read before are still handled. Then the
-      members in this worker count as lost, and their users have the usual time to come back.
+    * lost: the connection has ended. The members in this worker count as lost, and their users have
+      the usual time to come back. A member whose join ends later is lost at once.
 
-    Records are handled in order. While the handling of a record waits for the rooms (`_running`),
-    later records wait in `_waiting`, and the peer reads nothing more from the socket.
+    Records are handled in order. A request that has to wait for the rooms begins in its order, and
+    then waits beside the others (`_waiting`), so later records do not wait for it. Only a RESTORE
+    record is finished before the next record is handled: while it waits (`_restoring`), later
+    records are kept in `_later`. The peer does not read from the socket while a record is in
+    `_later`, or while too many requests wait.
     """
 
     def __init__(self, relay: RelayState) -> None:
@@ -85,9 +93,11 @@ class Peer(asyncio.Protocol):
         self._members: dict[str, Counter[Member]] = {}
         self._deliveries = records.Deliveries()  # not encoded yet
         self._outbox = Outbox(self._flush)
-        self._running: asyncio.Task[None] | None = None
-        self._waiting: deque[FromWorker] = deque()
+        self._restoring: asyncio.Task[None] | None = None
+        self._later: deque[FromWorker] = deque()
+        self._waiting = Waiting(MAX_WAITING, changed=self._pace, failed=self._fail)
         self._page_requests = PageRequests(relay.rooms.pages, self._say)
+        self._is_paused = False
         self._lost = False
         #: The number of RESTORE records that must follow; None before HELLO.
         self._to_restore: int | None = None
@@ -102,48 +112,58 @@ class Peer(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._loop = asyncio.get_running_loop()
         self._relay.opened(self)
 
     def data_received(self, data: bytes) -> None:
         try:
             for record in self._reader.feed(data):
-                if self._running is not None:
-                    self._put_off(record)
-                elif (work := self._on_record(record)) is not None:
-                    self._running = self._loop.create_task(self._run(work))
+                if self._restoring is not None:
+                    self._later.append(record)
+                elif (restoring := self._on_record(record)) is not None:
+                    self._restoring = begin(self._restore_in_order(restoring))
         except Exception as error:
             self._fail(error)
+        self._pace()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._lost = True
-        if self._running is None:
-            self._end()
+        self._later.clear()
+        self._relay.closed(self)
+        self._count.close()
+        self._waiting.cancel_reads()
+        members, self._members = self._members, {}
+        for room, counted in members.items():
+            for member in counted.elements():
+                self._rooms.lose(self, room, member)
+        if self.name:
+            logger.info("%s has disconnected", self.name)
 
-    def _put_off(self, record: FromWorker) -> None:
-        if not self._waiting:
+    def _pace(self) -> None:
+        """Stop reading from the socket, or go on, by how much waits for the rooms."""
+        must_pause = bool(self._later) or self._waiting.is_full
+        if must_pause is self._is_paused or self._transport.is_closing():
+            return
+        self._is_paused = must_pause
+        if must_pause:
             self._transport.pause_reading()
-        self._waiting.append(record)
+        else:
+            self._transport.resume_reading()
 
-    async def _run(self, work: Coroutine[Any, Any, None]) -> None:
-        """Finish the handling of a record, and then handle the records that wait behind it."""
+    async def _restore_in_order(self, restoring: Coroutine[Any, Any, None]) -> None:
+        """Finish the handling of a RESTORE record, and then handle the records behind it."""
         try:
-            await work
-            while self._waiting:
-                next_work = self._on_record(self._waiting.popleft())
-                if next_work is not None:
-                    await next_work
+            await restoring
+            while self._later:
+                following = self._on_record(self._later.popleft())
+                if following is not None:
+                    await following
         except Exception as error:
             self._fail(error)
         finally:
-            self._running = None
-            self._waiting.clear()
-            if self._lost:
-                self._end()
-            else:
-                self._transport.resume_reading()
+            self._restoring = None
+            self._pace()
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         """Close the connection after an error of either side. The relay goes on."""
         name = self.name or "a client"
         if isinstance(error, BadRecord):
@@ -151,17 +171,6 @@ class Peer(asyncio.Protocol):
         else:
             logger.error("a record of %s could not be handled", name, exc_info=error)
         self._transport.abort()
-
-    def _end(self) -> None:
-        self._relay.closed(self)
-        self._count.close()
-        self._page_requests.close()
-        for room, members in self._members.items():
-            for member in members.elements():
-                self._rooms.lose(self, room, member)
-        self._members.clear()
-        if self.name:
-            logger.info("%s has disconnected", self.name)
 
     def close(self) -> None:
         self._flush()
@@ -232,7 +241,7 @@ class Peer(asyncio.Protocol):
     # Receiving
 
     def _on_record(self, record: FromWorker) -> Coroutine[Any, Any, None] | None:
-        """Handle a record, or return a coroutine that handles it."""
+        """Handle a record, or return a coroutine that does so before the next one is handled."""
         if isinstance(record, records.AskStatus):
             self._say(self._relay.status())
         elif isinstance(record, (records.Hello, records.Restore)):
@@ -240,35 +249,32 @@ class Peer(asyncio.Protocol):
         elif not self.is_restored:
             raise BadRecord(f"a {type(record).__name__} record before the end of the introduction")
         else:
-            return self._on_said(record)
+            self._on_said(record)
         return None
 
-    def _on_said(self, record: records.Said) -> Coroutine[Any, Any, None] | None:
+    def _on_said(self, record: records.Said) -> None:
         match record:
             case records.Publish():
                 self._on_publish(record)
             case records.Join():
-                return self._on_join(record)
+                self._waiting.begin(self._on_join(record))
             case records.Leave():
-                return self._on_leave(record)
+                self._waiting.begin(self._on_leave(record))
             case records.Lose(room, member):
                 if self._count_out(room, member):
                     self._rooms.lose(self, room, member)
             case records.Tell():
                 self._rooms.tell(self, record.room, record.payload)
-            case records.Before() | records.After():
-                return self._page_requests.read(record)
-            case records.Search():
-                self._page_requests.begin_search(record)
+            case records.Before() | records.After() | records.Search():
+                self._waiting.begin(self._page_requests.answer(record), reads=True)
             case records.Remove():
-                return self._on_remove(record)
+                self._waiting.begin(self._on_remove(record))
             case records.Report():
                 self.report = record.snapshot
             case records.Ping():
                 self._say(records.Pong(record.sent))
             case _:
                 self._count.handle(record)
-        return None
 
     def _on_introduction(self, record: records.Introduction) -> Coroutine[Any, Any, None] | None:
         """Handle a HELLO, or one of the RESTORE records that it announces."""
@@ -297,8 +303,8 @@ class Peer(asyncio.Protocol):
         )
         if not resumed:
             self._say(records.Lost(record.room))
-        elif record.members:
-            self._members[record.room] = Counter(dict(record.members))
+        for member, count in record.members if resumed else ():
+            self._count_in(record.room, member, count)
         self._expect(left)
 
     def _on_publish(self, record: records.Publish) -> None:
@@ -312,7 +318,7 @@ class Peer(asyncio.Protocol):
         room = record.entrance.room
 
         def enter(entry: Entry) -> None:
-            self._members.setdefault(room, Counter())[entry.member] += 1
+            self._count_in(room, entry.member)
             self._say(records.Joined(record.number, room, entry))
 
         try:
@@ -339,6 +345,14 @@ class Peer(asyncio.Protocol):
             self._refuse(record.number, refusal)
         else:
             self._say(records.Removed(record.number, member))
+
+    def _count_in(self, room: str, member: Member, count: int = 1) -> None:
+        """Count connections that the rooms have counted, or lose them if the worker is gone."""
+        if self._lost:
+            for _ in range(count):
+                self._rooms.lose(self, room, member)
+        else:
+            self._members.setdefault(room, Counter())[member] += count
 
     def _count_out(self, room: str, member: Member) -> bool:
         """Count a connection out; return False if the relay has not counted it.
