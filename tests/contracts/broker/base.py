@@ -20,6 +20,7 @@ from fastchat.history import Duplicate, History, Outcome, Page
 from fastchat.metrics import Metrics
 from fastchat.protocol import Draft, Message, Position, Publication
 from fastchat.rooms import Entrance, Entry, Member, Messages
+from fastchat.rooms.contract import Rooms
 from fastchat.rooms.local import LocalRooms
 from fastchat.rooms.members import GRACE_TICKS
 from fastchat.rooms.removals import Removals
@@ -282,7 +283,11 @@ class Contract:
     def history(self) -> History:
         raise NotImplementedError
 
-    def new_broker(self, rooms: LocalRooms) -> Broker:
+    def make_rooms(self) -> Rooms:
+        """New rooms on `self.faulty`; it is called in a running loop."""
+        return new_rooms(self.faulty)
+
+    def new_broker(self, rooms: Rooms) -> Broker:
         raise NotImplementedError
 
     def presence_of(self, broker: Broker) -> Presence:
@@ -309,7 +314,7 @@ class Contract:
         """Run a test in a loop of its own, with a new open broker."""
 
         async def body() -> None:
-            self.rooms = new_rooms(self.faulty)
+            self.rooms = self.make_rooms()
             receiver = Receiver()
             async with self.brokers([receiver]) as (broker,):
                 await test(broker, receiver)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+
 import pytest
 
 from contracts.broker.base import Contract, Receiver, join, leave, member, names, texts
@@ -211,6 +214,58 @@ class PresenceContract(Contract):
             assert (await join(broker, Member("Ann", holder_of("1")))).member.name == "Ann (2)"
             with pytest.raises(CommandError):
                 await join(broker, "Ann (4)")
+
+        self.run(test)
+
+    # Calls that have not ended
+
+    def test_name_of_a_leaving_user_can_be_taken_at_once(self) -> None:
+        """A join of another user need not wait for the reply to the leave."""
+
+        async def test(broker: Broker, receiver: Receiver) -> None:
+            users = [member("Alice"), member("ALICE", by="Eve"), member("alice", by="Joe")]
+            await join(broker, "Bob")
+            await join(broker, users[0])
+            for leaver, comer in itertools.pairwise(users):
+                leaving = asyncio.create_task(leave(broker, leaver))
+                await asyncio.sleep(0)  # it has begun
+                assert names(await join(broker, comer)) == ["Bob", comer.name]
+                await leaving
+
+        self.run(test)
+
+    def test_removed_user_cannot_join_at_once(self) -> None:
+        """A join that begins behind the removal is refused, before the removal is confirmed."""
+
+        async def test(broker: Broker, receiver: Receiver) -> None:
+            await join(broker, "Bob")
+            await join(broker)
+            presence = self.presence_of(broker)
+            removing = asyncio.create_task(presence.remove(Removal("a", None, "Alice", 60, "Mod")))
+            await asyncio.sleep(0)  # it has begun
+            with pytest.raises(CommandError) as caught:
+                await join(broker, member("Other", by="Alice"))
+            assert caught.value.code == ErrorCode.FORBIDDEN
+            assert await removing == member()
+
+        self.run(test)
+
+    def test_many_users_can_join_and_leave_at_once(self) -> None:
+        """Each of them is announced once, and the last entry has all of them."""
+        count = MAX_LISTED_USERS - 1
+
+        async def test(broker: Broker, receiver: Receiver) -> None:
+            await join(broker, "Bob")
+            users = [f"user {number}" for number in range(count)]
+            entries = await asyncio.gather(*(join(broker, user) for user in users))
+            assert sorted(entry.online for entry in entries) == list(range(2, count + 2))
+            await receiver.until(lambda: len(receiver.events) == count)
+            await asyncio.gather(*(leave(broker, user) for user in users))
+            await receiver.until(lambda: len(receiver.events) == 2 * count)
+            assert sorted(receiver.events) == sorted(
+                (event, user) for event in ("join", "leave") for user in users
+            )
+            assert (await join(broker, "Bob")).online == 1
 
         self.run(test)
 

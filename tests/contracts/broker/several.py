@@ -14,7 +14,6 @@ from contracts.broker.base import (
     leave,
     member,
     names,
-    new_rooms,
     offsets,
     run_in_loop,
     texts,
@@ -38,7 +37,7 @@ class SeveralBrokersContract(BrokerContract):
         """Run a test in a loop of its own, with `count` open brokers."""
 
         async def body() -> None:
-            self.rooms = new_rooms(self.faulty)
+            self.rooms = self.make_rooms()
             receivers = [Receiver() for _ in range(count)]
             async with self.brokers(receivers) as brokers:
                 await test(brokers, receivers)

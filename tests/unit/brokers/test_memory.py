@@ -13,8 +13,9 @@ from fastchat.brokers.memory import MemoryBroker
 from fastchat.history import History
 from fastchat.history.memory import MemoryHistory
 from fastchat.protocol import typing
-from fastchat.rooms.local import LocalRooms
+from fastchat.rooms.contract import Rooms
 from fastchat.rooms.members import GRACE_TICKS
+from support.slow_rooms import SlowRooms
 
 
 def new_history() -> MemoryHistory:
@@ -26,7 +27,7 @@ class TestContract(BrokerContract):
     def history(self) -> History:
         return new_history()
 
-    def new_broker(self, rooms: LocalRooms) -> Broker:
+    def new_broker(self, rooms: Rooms) -> Broker:
         return MemoryBroker(rooms)
 
     def presence_of(self, broker: Broker) -> Presence:
@@ -34,6 +35,11 @@ class TestContract(BrokerContract):
 
     def pages_of(self, broker: Broker) -> Pages:
         return self.rooms.pages
+
+
+class TestContractOnSlowRooms(TestContract):
+    def make_rooms(self) -> Rooms:
+        return SlowRooms(new_rooms(self.faulty))
 
 
 def test_unused_rooms_are_forgotten() -> None:

@@ -29,7 +29,7 @@ from fastchat.history import History, Outcome
 from fastchat.history.memory import MemoryHistory
 from fastchat.history.sqlite import SqliteHistory
 from fastchat.protocol import Draft, Kind, Message, Position
-from fastchat.rooms.local import LocalRooms
+from fastchat.rooms.contract import Rooms
 
 
 @contextlib.contextmanager
@@ -66,7 +66,7 @@ class TestBrokerContract(BrokerContract):
         with opened(tmp_path) as history:
             yield history
 
-    def new_broker(self, rooms: LocalRooms) -> Broker:
+    def new_broker(self, rooms: Rooms) -> Broker:
         return MemoryBroker(rooms)
 
     def presence_of(self, broker: Broker) -> Presence:

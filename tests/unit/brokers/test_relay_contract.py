@@ -12,6 +12,7 @@ import pytest
 from contracts.broker import (
     Receiver,
     SeveralBrokersContract,
+    new_rooms,
 )
 from fastchat.brokers import Broker, Pages, Presence
 from fastchat.brokers.relay.bounds import Bounds
@@ -20,7 +21,9 @@ from fastchat.brokers.relay.pages import RelayPages
 from fastchat.brokers.relay.server import Relay
 from fastchat.history import History
 from fastchat.metrics import Metrics
+from fastchat.rooms.contract import Rooms
 from support.relay import new_history
+from support.slow_rooms import SlowRooms
 
 
 class TestContract(SeveralBrokersContract):
@@ -63,3 +66,8 @@ class TestContract(SeveralBrokersContract):
                 broker._timer.cancel()
             await relay.close()
             await asyncio.sleep(0.01)
+
+
+class TestContractOnSlowRooms(TestContract):
+    def make_rooms(self) -> Rooms:
+        return SlowRooms(new_rooms(self.faulty))
