@@ -23,6 +23,7 @@ from fastchat.history.memory import MemoryHistory
 from fastchat.metrics import Metrics
 from fastchat.protocol import Draft
 from fastchat.rooms.members import GRACE_TICKS
+from support.slow_rooms import SlowRooms
 
 
 def new_history() -> MemoryHistory:
@@ -51,8 +52,11 @@ class Rig:
 
     relay: Relay
 
-    def __init__(self, directory: Path, history: History, **bounds: Any) -> None:
+    def __init__(
+        self, directory: Path, history: History, *, are_rooms_slow: bool = False, **bounds: Any
+    ) -> None:
         self.directory = directory
+        self.are_rooms_slow = are_rooms_slow
         self.history = history
         #: A short pause between attempts, so that tests do not wait long for a new relay.
         self.bounds = Bounds(**{"retry_s": 0.005, **bounds})
@@ -66,7 +70,7 @@ class Rig:
         rooms = new_rooms(self.relay_history)
         self.relay = Relay(
             self.directory,
-            rooms,
+            SlowRooms(rooms) if self.are_rooms_slow else rooms,
             Metrics(),
             workers=workers or len(self.brokers) or 1,
             gathering_s=gathering_s,

@@ -98,6 +98,10 @@ class Peer(asyncio.Protocol):
         self._waiting = Waiting(MAX_WAITING, changed=self._pace, failed=self._fail)
         self._page_requests = PageRequests(relay.rooms.pages, self._say)
         self._is_paused = False
+        #: Whether the worker still gets what it has missed, and how many bytes of that it can have
+        #: still to read. They can be more than `max_backlog_bytes`, so that limit comes on top.
+        self._is_returning = False
+        self._missed_bytes = 0
         self._lost = False
         #: The number of RESTORE records that must follow; None before HELLO.
         self._to_restore: int | None = None
@@ -232,11 +236,17 @@ class Peer(asyncio.Protocol):
         data = self._outbox.take()
         if not data or self._transport.is_closing():
             return
-        if self._transport.get_write_buffer_size() > self._relay.max_backlog_bytes:
+        backlog = self._transport.get_write_buffer_size()
+        if backlog > self._relay.max_backlog_bytes + self._missed_bytes:
             logger.warning("%s does not read; closing its connection", self.name)
             self._transport.abort()
             return
         self._transport.write(data)
+        if self._is_returning:
+            self._missed_bytes = backlog + len(data)
+            self._is_returning = not self.is_restored
+        elif backlog <= self._relay.max_backlog_bytes:
+            self._missed_bytes = 0
 
     # Receiving
 
@@ -296,6 +306,7 @@ class Peer(asyncio.Protocol):
             self._relay.restored(self)
 
     async def _on_restore(self, record: records.Restore, left: int) -> None:
+        self._is_returning = True
         resumed = await self._rooms.restore(
             self,
             Returning(record.room, record.position, record.members, record.known),

@@ -38,8 +38,8 @@ class Relay:
 
     It welcomes the first `workers` workers together, but waits for the last of them at most for
     `gathering_s` seconds. `connection_count` counts the connections of all workers. If a worker has
-    more than `max_backlog_bytes` still to read, its connection is closed; the worker reconnects and
-    resumes.
+    more than `max_backlog_bytes` still to read, besides what it missed before it came back, its
+    connection is closed; the worker reconnects and resumes.
     """
 
     def __init__(
