@@ -23,9 +23,11 @@ from fastchat.metrics import Metrics
 from fastchat.protocol import Position, parsing
 from fastchat.protocol.users import guest_of
 from fastchat.rooms import Entrance, Entry, Member
+from fastchat.rooms.contract import Rooms
 from fastchat.rooms.local import LocalRooms
 from fastchat.rooms.members import GRACE_TICKS
 from support.files_in_memory import FilesInMemory
+from support.slow_rooms import SlowRooms
 
 NOW_S = 1737196200.123
 TIMESTAMP = "2025-01-18T10:30:00.123Z"
@@ -79,7 +81,7 @@ class SlowBroker(MemoryBroker):
     It records its calls of `tell`.
     """
 
-    def __init__(self, rooms: LocalRooms) -> None:
+    def __init__(self, rooms: Rooms) -> None:
         super().__init__(rooms)
         self.gate: asyncio.Event | None = None
         self.failure: Exception | None = None
@@ -124,6 +126,9 @@ class RecordingEndpoint:
 class Talk:
     """A chat with its broker, and clients that a test addresses by name."""
 
+    #: Whether all coroutines of the rooms suspend.
+    are_rooms_slow = False
+
     def __init__(
         self, *, max_messages: int = 1000, files: FilesInMemory | None = None, **options: Any
     ) -> None:
@@ -134,13 +139,14 @@ class Talk:
         self.faulty = Faulty(self.history)
         self.metrics = Metrics()
         self.now_s = 0.0  # the time on the uploads' clock
-        self.rooms = LocalRooms(
+        rooms = LocalRooms(
             self.faulty,
             at_end_of_turn=asyncio.get_running_loop().call_soon,
             soon=asyncio.get_running_loop().call_soon,
             clock=lambda: NOW_S,
             metrics=self.metrics,
         )
+        self.rooms: Any = SlowRooms(rooms) if self.are_rooms_slow else rooms
         self.broker = SlowBroker(self.rooms)
         self.inboxes = Inboxes()
         self.chat = Chat(

@@ -17,6 +17,8 @@ from fastchat.rooms import Entrance, Entry
 from fastchat.rooms.members import GRACE_TICKS
 from support.chat import TIMESTAMP, Talk, run, user_of
 
+pytestmark = pytest.mark.usefixtures("each_kind_of_rooms")
+
 # Joining
 
 

@@ -10,6 +10,8 @@ from fastchat.errors import ErrorCode
 from fastchat.rooms.members import GRACE_TICKS
 from support.chat import Talk, run
 
+pytestmark = pytest.mark.usefixtures("each_kind_of_rooms")
+
 # Leaving
 
 #: Commands that concern a room, by their types.

@@ -12,6 +12,8 @@ from fastchat.errors import ErrorCode
 from fastchat.protocol import Position
 from support.chat import TIMESTAMP, Talk, alice_said, offsets, run, since
 
+pytestmark = pytest.mark.usefixtures("each_kind_of_rooms")
+
 # Search
 
 

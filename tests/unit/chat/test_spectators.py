@@ -14,6 +14,8 @@ from fastchat.protocol.users import holder_of
 from support.chat import Talk, run, since, user_of
 from support.files_in_memory import FilesInMemory
 
+pytestmark = pytest.mark.usefixtures("each_kind_of_rooms")
+
 READ, WRITE = frozenset({Right.READ}), frozenset({Right.READ, Right.WRITE})
 
 WRITING: dict[str, dict[str, Any]] = {
