@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from fastchat.brokers import Delivery, OnOutcome, Receiver
-from fastchat.errors import CommandError
+from fastchat.errors import CloseReason, CommandError
 from fastchat.history import Duplicate
 from fastchat.protocol import Draft
 from fastchat.rooms import Entrance, Entry, Member
@@ -45,7 +45,7 @@ class MemoryBroker:
         self._rooms.lose(self, room, member)
 
     def tell(self, room: str, payload: bytes) -> None:
-        """Do nothing: there is no other process with members."""
+        self._rooms.tell(self, room, payload)
 
     def tick(self) -> None:
         self._rooms.tick()
@@ -79,6 +79,10 @@ class MemoryBroker:
     def answer(self, on_outcome: OnOutcome | None, outcome: Duplicate | CommandError) -> None:
         if on_outcome is not None:
             on_outcome(outcome)
+
+    def lost(self, room: str) -> None:
+        reason = CloseReason.LOST_CONTINUITY
+        self._delivery.evict(room, reason.code, reason.text)
 
     def expel(self, room: str, user: str, seconds: int) -> None:
         self._receiver.expel(room, user, seconds)

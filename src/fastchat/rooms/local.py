@@ -27,7 +27,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastchat import protocol
-from fastchat.errors import CommandError, ErrorCode
+from fastchat.errors import CommandError
 from fastchat.history import Duplicate, History, Outcome
 from fastchat.history.users import UserIds
 from fastchat.limits.rooms import RoomLimits
@@ -40,6 +40,7 @@ from fastchat.rooms.members import GRACE_TICKS, Members, Room
 from fastchat.rooms.messages import truncated
 from fastchat.rooms.pages import StoragePages
 from fastchat.rooms.presence import Roster, User
+from fastchat.rooms.refusals import looks_alike, not_here, removed
 from fastchat.rooms.removals import Removals
 from fastchat.rooms.restoring import Restoring, Returning
 from fastchat.rooms.storage import Storage
@@ -317,7 +318,7 @@ class LocalRooms:
         room = self._rooms.get(name)
         member = None if room is None else _find(room, id, username)
         if room is None or member is None:
-            raise CommandError(ErrorCode.NOT_FOUND, "This user is not in the room.")
+            raise not_here()
         if seconds:
             # Another directory in the place of ours stays as it is.
             self._removals.add(name, member.user, seconds, save=not self.is_away)
@@ -339,29 +340,17 @@ class LocalRooms:
     def _check_removal(self, room: str, user: str) -> None:
         remaining_s = self._removals.remaining_s(room, user)
         if remaining_s:
-            raise CommandError(
-                ErrorCode.FORBIDDEN,
-                "A moderator has removed you from this room. "
-                f"You can join again in {int(remaining_s) + 1:,} s.",
-                temporary=True,
-                retry_after_ms=int(remaining_s * 1000) + 1,
-            )
+            raise removed(remaining_s)
 
     def _check_look(self, room: str) -> None:
-        """Refuse to create a room whose name looks like that of another room.
-
-        The sentence does not name the other room, which may be one that the client cannot join.
-        """
+        """Refuse to create a room whose name looks like that of another room."""
         with self._storage.use("join") as history:
             stored = history.find_alike(room)
         if stored == room:
             return
         looks_default = name_key(room) == name_key(DEFAULT_ROOM)
         if stored is not None or looks_default or self._members.has_lookalike(room):
-            raise CommandError(
-                ErrorCode.BAD_ROOM,
-                "The name looks like the name of another room. Choose another name.",
-            )
+            raise looks_alike()
 
     def tell(self, subscriber: Subscriber, name: str, payload: bytes) -> None:
         """Deliver an event of one subscriber to the others."""

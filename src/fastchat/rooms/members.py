@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from fastchat import protocol
-from fastchat.errors import CommandError, ErrorCode
+from fastchat.errors import CommandError
 from fastchat.limits.rooms import price_of
 from fastchat.protocol.names import name_key
 from fastchat.rooms import Member
 from fastchat.rooms.presence import Roster, User
+from fastchat.rooms.refusals import name_taken
 from fastchat.rooms.subscribers import PresenceChange, Subscriber
 
 __all__ = ["GRACE_TICKS", "MAX_LISTED_USERS", "Members", "Room"]
@@ -142,21 +143,9 @@ class Members:
 
     def _taken(self, user: User) -> CommandError:
         if user not in self._absent:
-            return CommandError(
-                ErrorCode.USERNAME_TAKEN,
-                "A user in this room has this name, or one that looks like it. "
-                "Choose another name.",
-                temporary=True,
-            )
+            return name_taken(None)
         _, left = self._absent[user]
-        wait_s = left + self._grace_ticks - self._ticks
-        return CommandError(
-            ErrorCode.USERNAME_TAKEN,
-            "This name, or one that looks like it, is kept for a user whose connection was lost. "
-            f"Try again in {wait_s} s, or choose another name.",
-            temporary=True,
-            retry_after_ms=wait_s * 1000,
-        )
+        return name_taken(left + self._grace_ticks - self._ticks)
 
     def add(self, name: str, member: Member) -> User:
         """Add a user without a connection to a room, and tell the others. The name must be free."""
@@ -177,11 +166,22 @@ class Members:
     def drop_if_empty(self, name: str) -> None:
         room = self.rooms[name]
         if not len(room.roster) and not room.spectators:
-            del self.rooms[name]
+            self.forget(name)
+
+    def forget(self, name: str) -> None:
+        """Drop a room, whoever is in it. Nobody hears of it."""
+        if self.rooms.pop(name, None) is not None:
             look = name_key(name)
             self._looks[look].discard(name)
             if not self._looks[look]:
                 del self._looks[look]
+
+    def watch(self, name: str, connections: int) -> None:
+        """Take over how many connections of spectators a room has, here and elsewhere."""
+        room = self.rooms[name]
+        if room.spectator_count != connections:
+            room.spectator_count = connections
+            self._changed[name] = None
 
     def count_in(self, name: str, user: User, subscriber: Subscriber, count: int = 1) -> None:
         """Count further connections of a user, who is here from now on."""

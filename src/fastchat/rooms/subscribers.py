@@ -56,6 +56,13 @@ class Subscriber(Protocol):
         """Learn which users the members of a room know from now on; None in a crowd."""
         ...
 
+    def lost(self, room: str, /) -> None:
+        """Have the members of a room come back by themselves: its stream cannot be continued.
+
+        None of them is counted any more.
+        """
+        ...
+
     def expel(self, room: str, user: str, seconds: int, /) -> None:
         """Close, and then lose, the connections of a user whom a moderator has removed."""
         ...

@@ -209,6 +209,10 @@ class Peer(asyncio.Protocol):
     def know(self, room: str, users: Sequence[Member] | None) -> None:
         self._say(records.Know(room, users))
 
+    def lost(self, room: str) -> None:
+        self._members.pop(room, None)
+        self._say(records.Lost(room))
+
     def expel(self, room: str, user: str, seconds: int) -> None:
         self._say(records.Expel(room, user, seconds))
 
