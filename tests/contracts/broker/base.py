@@ -321,7 +321,11 @@ class Contract:
 
         run_in_loop(body())
 
-    def tick(self, times: int = GRACE_TICKS) -> None:
+    async def batches(self) -> list[int]:
+        """The sizes of the batches in which drafts were stored."""
+        return self.faulty.batches
+
+    async def tick(self, times: int = GRACE_TICKS) -> None:
         """Let `times` seconds pass; by default as many as a lost user has to come back."""
         for _ in range(times):
             self.rooms.tick()

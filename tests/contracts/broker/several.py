@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from contracts.broker.base import (
+    Contract,
     Receiver,
     join,
     leave,
@@ -28,8 +29,11 @@ from fastchat.rooms import Entrance, Entry, Removal
 from fastchat.rooms.members import GRACE_TICKS
 
 
-class SeveralBrokersContract(BrokerContract):
+class SeveralContract(Contract):
     """What several brokers on the same rooms do for the members of all processes."""
+
+    #: The time between two publications of a load, of which clients can recover 300.
+    PACE_S = 0.0005
 
     def run_several(
         self, test: Callable[[list[Broker], list[Receiver]], Awaitable[None]], count: int = 2
@@ -146,9 +150,9 @@ class SeveralBrokersContract(BrokerContract):
             await join(brokers[0])
             brokers[0].lose("a", member())
             assert (await join(brokers[0], "Bob")).online == 3  # the rooms have handled the loss
-            self.tick(GRACE_TICKS - 1)
+            await self.tick(GRACE_TICKS - 1)
             assert (await join(brokers[1])).online == 3
-            self.tick(2 * GRACE_TICKS)
+            await self.tick(2 * GRACE_TICKS)
             for broker in brokers:
                 broker.publish(draft())
             for receiver in receivers:
@@ -217,7 +221,7 @@ class SeveralBrokersContract(BrokerContract):
             while not all(comer.done() for comer in comers):
                 fired += 1
                 brokers[1].publish(draft(str(fired), by="Bob"), receivers[1].answer)
-                await asyncio.sleep(0.0005)
+                await asyncio.sleep(self.PACE_S)
             await asyncio.gather(*comers)
             await receivers[1].until_delivered(fired)
             assert len(seen) == 10
@@ -225,3 +229,7 @@ class SeveralBrokersContract(BrokerContract):
                 assert stream == list(range(stream[0], stream[0] + len(stream)))
 
         self.run_several(test)
+
+
+class SeveralBrokersContract(SeveralContract, BrokerContract):
+    """What each of several brokers does, and what they do together."""
