@@ -15,14 +15,15 @@ ALONE := tests/threats/test_threats_floods.py tests/server/test_flood.py
 
 # A part of the tests needs only what it uses: browsers, or the builds that replay the fuzzers' corpus.
 ifeq ($(ARGS),)
-TEST_NEEDS := lint types build/debug/stamp build/sanitized/stamp chromium firefox nginx prometheus
+TEST_NEEDS := lint types build/debug/stamp build/sanitized/stamp chromium firefox nginx prometheus postgresql pgbouncer
 else
 TEST_NEEDS := $(VENV)/test.stamp \
   $(if $(findstring browser,$(ARGS))$(findstring threats,$(ARGS)),chromium firefox) \
+  $(if $(findstring tests/ledger,$(ARGS)),postgresql pgbouncer) \
   $(if $(findstring fuzz,$(ARGS)),build/debug/stamp build/sanitized/stamp)
 endif
 
-.PHONY: serve check test fuzz conformance soak lint types bench bench-guard profile build screenshots lighthouse chromium firefox nginx prometheus clang clean help
+.PHONY: serve check test fuzz conformance soak lint types bench bench-guard profile build screenshots lighthouse chromium firefox nginx prometheus postgresql pgbouncer clang clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -196,3 +197,22 @@ nginx prometheus:
 	  { command -v apt-get >/dev/null && { test "$$(id -u)" != 0 || apt-get update -qq; } && mkdir -p build/$@ && \
 	    cd build/$@ && apt-get download -qq $@ 2>/dev/null && dpkg -x $@_*.deb . && rm $@_*.deb; } || \
 	  echo "fastchat: no $(notdir $(PROGRAM)), so a test is skipped: apt-get install $@ (as root)"
+
+# The tests start servers of PostgreSQL by themselves. Debian's package would start one as well.
+postgresql:
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || \
+	  { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && \
+	    mkdir -p /etc/postgresql-common && \
+	    echo "create_main_cluster = false" >>/etc/postgresql-common/createcluster.conf && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	      -o Dpkg::Options::=--force-confold postgresql >/dev/null; } || \
+	  echo "fastchat: no PostgreSQL, so the ledger is not tested: apt-get install postgresql (as root)"
+
+# A pool of connections, which the ledger refuses. Its package is unpacked with the libraries that it needs.
+pgbouncer:
+	@command -v pgbouncer >/dev/null || test -x /usr/sbin/pgbouncer || test -x build/$@/usr/sbin/pgbouncer || \
+	  { command -v apt-get >/dev/null && { test "$$(id -u)" != 0 || apt-get update -qq; } && mkdir -p build/$@ && \
+	    cd build/$@ && apt-get download -qq $@ $$(apt-cache depends $@ | \
+	      sed -n 's/.*Depends: \(libc-\?ares[^ ]*\|libevent-[^ ]*\)$$/\1/p') 2>/dev/null && \
+	    for package in *.deb; do dpkg -x $$package . || exit 1; done && rm *.deb; } || \
+	  echo "fastchat: no pgbouncer, so a test is skipped: apt-get install pgbouncer (as root)"

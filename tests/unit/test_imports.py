@@ -49,6 +49,7 @@ LAYERS = {
     "chat": {"brokers", "files", "rooms", "history", "auth"},
     "brokers": {"rooms", "history", "limits", "_codec"},
     "files": {"limits", "history"},
+    "ledger": {"rooms", "history", "limits"},
     "rooms": {"history", "limits"},
     "history": {"_codec"},
     "limits": set(),
@@ -90,11 +91,12 @@ LIBRARIES = {
     "jwt": {"auth"},
     "cryptography": {"auth", "web.tls"},
     "orjson": {
-        *("protocol", "logs", "hub", "history", "ops", "cli", "client"),
+        *("protocol", "logs", "hub", "history", "ledger", "ops", "cli", "client"),
         *("brokers.relay", "brokers.relay.records"),
     },
     "imagesize": {"files.media"},
     "apsw": {"database", "files", "history"},
+    "asyncpg": {"ledger"},
 }
 
 #: Classes whose objects live as long as the process, and the modules that construct them.

@@ -33,7 +33,7 @@ from fastchat.errors import HistoryError
 from fastchat.history.rows import OFFSET_BITS, OFFSET_MASK
 from fastchat.history.words import FOLDING, words_of
 
-__all__ = ["SearchIndex", "matcher", "to_match"]
+__all__ = ["SearchIndex", "matcher", "terms_of", "to_match"]
 
 logger = logging.getLogger("fastchat.history")
 
@@ -70,7 +70,7 @@ DELETE FROM folding;
 _TERM = re.compile(r'"([^"]*)"(\*?)|(\S+)')
 
 
-def _terms(query: str) -> list[tuple[list[str], bool]]:
+def terms_of(query: str) -> list[tuple[list[str], bool]]:
     """The words and phrases of a query, each as a list of words, and whether it is a prefix."""
     terms = []
     for phrase, phrase_star, word in _TERM.findall(query):
@@ -86,13 +86,13 @@ def to_match(query: str) -> str:
     A query without any word gives an empty string.
     """
     return " ".join(
-        '"{}"{}'.format(" ".join(words), "*" if prefix else "") for words, prefix in _terms(query)
+        '"{}"{}'.format(" ".join(words), "*" if prefix else "") for words, prefix in terms_of(query)
     )
 
 
 def matcher(query: str) -> Callable[[str], bool]:
     """A function that says whether a text matches a query, by the same rules as `to_match`."""
-    terms = _terms(query)
+    terms = terms_of(query)
 
     def matches(text: str) -> bool:
         words = words_of(text)

@@ -1,0 +1,225 @@
+"""From drafts to a commit of the ledger, and from its answer to their outcomes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import orjson
+
+from fastchat.errors import CommandError
+from fastchat.history import Duplicate, Outcome
+from fastchat.history.changes import amend
+from fastchat.history.epochs import epoch_of
+from fastchat.history.rows import dump_reactions
+from fastchat.ledger.rows import NUMBER_OF_KIND, digest_of, escaped
+from fastchat.limits.buckets import rate_limited
+from fastchat.protocol import ChangeDraft, Draft, Message, MessageDraft, Publication
+from fastchat.protocol.names import name_key
+
+__all__ = ["Batch", "Committed", "Limits", "State", "Target"]
+
+#: What `append_1` says of a draft that was not stored.
+_DUPLICATE, _TOO_BUSY, _NEWER = 1, 2, 3
+#: In `p_expected`: the message is changed before in the same commit.
+_CHAINED = -1
+#: The arrays of `append_1` that only changes need.
+_CHANGE_ARRAYS = 9
+
+#: The room and the offset of a message that a draft changes.
+Target = tuple[str, int]
+
+
+class State(NamedTuple):
+    """A publication as the ledger has it, and the offset of its last change, 0 if there was none.
+
+    If the ledger has no publication at the offset, both are None.
+    """
+
+    publication: Publication | None
+    changed: int | None
+
+
+class Limits(NamedTuple):
+    """What the ledger enforces for each room.
+
+    A room stores its newest `stored` publications, and at most `slack` more. Its budget has `burst`
+    publications and gets `rate` a second; a rate of 0 means no limit.
+    """
+
+    stored: int
+    slack: int
+    rate: float = 0.0
+    burst: float = 1.0
+
+
+class Committed(NamedTuple):
+    """Publications of one commit and one room, whose offsets follow each other.
+
+    `indexes` are those of their drafts.
+    """
+
+    indexes: list[int]
+    publications: list[Publication]
+
+
+class Batch:
+    """Some drafts, which become one commit, or several if other machines interfere.
+
+    `arguments` and `settle` take turns until `is_settled`. Then `outcomes` has one for each draft.
+    """
+
+    def __init__(self, drafts: Sequence[Draft], generation: bytes) -> None:
+        self._drafts = drafts
+        self._generation = generation
+        self._outcomes: list[Outcome | None] = [None] * len(drafts)
+        self._sent: list[int] = []  # the index of each draft of the last commit
+        self._names: list[str] = []  # the rooms of the last commit
+
+    @property
+    def is_settled(self) -> bool:
+        return None not in self._outcomes
+
+    @property
+    def outcomes(self) -> Sequence[Outcome | None]:
+        """The outcome of each draft; None if it has none yet."""
+        return self._outcomes
+
+    @property
+    def targets(self) -> list[Target]:
+        """The messages whose states the next commit needs."""
+        left = zip(self._drafts, self._outcomes, strict=True)
+        return [
+            (draft.room, draft.target)
+            for draft, outcome in left
+            if outcome is None and isinstance(draft, ChangeDraft)
+        ]
+
+    def arguments(self, states: Mapping[Target, State]) -> list[Any] | None:
+        """The arguments of `append_1` from `p_names` on; None if no draft is left to send.
+
+        Changes that are not allowed get their outcome here.
+        """
+        changes, end = self._fold(states)
+        self._sent = [index for index in self.unsettled if index < end]
+        if not self._sent:
+            return None
+        drafts = [self._drafts[index] for index in self._sent]
+        self._names = sorted({draft.room for draft in drafts})
+        number_of = {name: number for number, name in enumerate(self._names, 1)}
+        ids = [draft.id if isinstance(draft, MessageDraft) else None for draft in drafts]
+        return [
+            self._names,
+            [epoch_of(self._generation, name) for name in self._names],
+            [name_key(name) for name in self._names],
+            [number_of[draft.room] for draft in drafts],
+            [escaped(draft.user) for draft in drafts],
+            [escaped(draft.username) for draft in drafts],
+            [escaped(draft.text) for draft in drafts],
+            [draft.timestamp for draft in drafts],
+            [None if id is None else escaped(id) for id in ids],
+            [
+                None if id is None else digest_of(draft.user, id)
+                for draft, id in zip(drafts, ids, strict=True)
+            ],
+            *self._change_arrays(changes),
+        ]
+
+    def _fold(self, states: Mapping[Target, State]) -> tuple[dict[int, tuple[Message, int]], int]:
+        """For each change, the message that it makes, and the change that it expects before it.
+
+        The second result is the index of the first draft that has to wait for another commit: it
+        may change a message that an earlier draft becomes.
+        """
+        made: dict[Target, Message] = {}
+        folded: dict[int, tuple[Message, int]] = {}
+        growing: set[str] = set()  # the rooms of earlier drafts
+        for index, draft in enumerate(self._drafts):
+            if self._outcomes[index] is not None:
+                continue
+            if isinstance(draft, ChangeDraft):
+                target = draft.room, draft.target
+                state = states[target]
+                if state.publication is None and draft.room in growing:
+                    return folded, index
+                amended = amend(made.get(target, state.publication), draft)
+                if isinstance(amended, CommandError):
+                    self._outcomes[index] = amended
+                    continue
+                expected = _CHAINED if target in made else state.changed
+                assert expected is not None
+                made[target] = amended
+                folded[index] = amended, expected
+            growing.add(draft.room)
+        return folded, len(self._drafts)
+
+    def _change_arrays(self, folded: Mapping[int, tuple[Message, int]]) -> list[Any]:
+        if not folded:
+            return [None] * _CHANGE_ARRAYS
+        rows: list[tuple[Any, ...]] = []
+        for index in self._sent:
+            draft = self._drafts[index]
+            if not isinstance(draft, ChangeDraft):
+                rows.append((0, *[None] * (_CHANGE_ARRAYS - 1)))
+                continue
+            message, expected = folded[index]
+            rows.append(
+                (
+                    NUMBER_OF_KIND[draft.kind],
+                    draft.target,
+                    draft.emoji or None,
+                    draft.remove or None,
+                    expected,
+                    escaped(message.text),
+                    message.edited,
+                    message.deleted or None,
+                    dump_reactions(message.reactions),
+                )
+            )
+        return [list(column) for column in zip(*rows, strict=True)]
+
+    @property
+    def unsettled(self) -> list[int]:
+        """The indexes of the drafts that have no outcome yet."""
+        return [index for index, each in enumerate(self._outcomes) if each is None]
+
+    def settle(self, answer: str) -> dict[str, Committed]:
+        """Take over what the ledger has answered to the last commit; returns it by room."""
+        number_of = {name: number for number, name in enumerate(self._names, 1)}
+        drafts_of: dict[int, list[tuple[int, int]]] = {}  # of a room: number in the commit, index
+        for number, index in enumerate(self._sent, 1):
+            room = number_of[self._drafts[index].room]
+            drafts_of.setdefault(room, []).append((number, index))
+        published: dict[str, Committed] = {}
+        for room, first, kept, others, verdicts, results in orjson.loads(answer):
+            verdict_of = dict(
+                zip(others or (), zip(verdicts or (), results or (), strict=True), strict=True)
+            )
+            offset, wait_ms = first, 0
+            for number, index in drafts_of[room]:
+                draft = self._drafts[index]
+                if number not in verdict_of:
+                    publication = self._outcomes[index] = draft.numbered(offset)
+                    indexes, publications = published.setdefault(draft.room, Committed([], []))
+                    indexes.append(index)
+                    publications.append(publication)
+                    offset += 1
+                    continue
+                verdict, result = verdict_of[number]
+                if verdict == _NEWER:
+                    continue
+                if verdict == _DUPLICATE and result < first + kept:
+                    self._outcomes[index] = Duplicate(draft.room, _id_of(draft), result)
+                    continue
+                # A message that was refused in this commit can have a repetition in it.
+                wait_ms = result if verdict == _TOO_BUSY else wait_ms
+                self._outcomes[index] = rate_limited(
+                    "The users of this room are sending messages too quickly.", wait_ms / 1000
+                )
+        return published
+
+
+def _id_of(draft: Draft) -> str:
+    assert isinstance(draft, MessageDraft)
+    assert draft.id is not None
+    return draft.id

@@ -1,0 +1,200 @@
+"""What database a connection is to, and whether it can lack what somebody has seen.
+
+Three things can happen to a database without its tables saying so: a standby takes its place, a
+backup does, or a virtual machine is put back. Then publications can be missing that clients have
+received, and new ones would get their offsets. A standby that is promoted begins another timeline,
+and so does a recovery up to a point in time. A plain copy has neither; but its log ends before the
+place up to which a machine has seen it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import asyncpg
+
+from fastchat.ledger import LedgerError
+from fastchat.ledger.connecting import bounded
+
+__all__ = ["FILE_NAME", "Identity", "Witness", "identify", "renew"]
+
+logger = logging.getLogger("fastchat.ledger")
+
+#: In the data directory.
+FILE_NAME = "ledger.json"
+_SELECT = """
+SELECT i.ledger, i.token, i.channel, i.generation, i.user_key, i.system, i.timeline,
+    extract(epoch FROM i.renewed)::float8, extract(epoch FROM clock_timestamp())::float8,
+    extract(epoch FROM pg_postmaster_start_time())::float8, s.system, s.timeline, s.flushed
+FROM identity i, server_1() s
+"""
+
+
+class Identity(NamedTuple):
+    """The columns of the table `identity`, and the server that has it now.
+
+    `renewed`, `now` and `started`, when the server's processes were started, are seconds since 1970
+    by the server's clock. `flushed` is how much of the server's log is on disk, in bytes; None if
+    the server does not say.
+    """
+
+    ledger: str
+    token: str
+    channel: str
+    generation: bytes
+    user_key: bytes
+    known_system: str
+    known_timeline: str
+    renewed: float
+    now: float
+    started: float
+    system: str
+    timeline: str
+    flushed: int | None
+
+    @property
+    def place(self) -> tuple[str, str, str, str, float]:
+        """What the identities of all connections must have in common.
+
+        A server and its copy can differ in nothing but the time at which they were started.
+        """
+        return self.ledger, self.token, self.system, self.timeline, self.started
+
+
+class Witness:
+    """What a machine has seen of its ledger last. With a `file`, it survives a restart.
+
+    A file that cannot be read is treated as if it were missing, and the log says so.
+    """
+
+    def __init__(self, file: Path | None = None) -> None:
+        self._file = file
+        self._seen: dict[str, Any] = {}
+        self._is_unwritable = False
+        if file is not None:
+            try:
+                self._seen = dict(json.loads(file.read_bytes()))
+            except FileNotFoundError:
+                pass
+            except (OSError, ValueError, TypeError) as error:
+                logger.warning("%s cannot be read: %s", file, error)
+
+    def copy(self) -> Witness:
+        """What is known now, without the file."""
+        copied = Witness()
+        copied._seen = self._seen
+        return copied
+
+    def see(self, found: Identity) -> None:
+        """Remember an identity, and how far its server's log reached."""
+        flushed = found.flushed
+        if flushed is not None and self._is_same_log(found):
+            flushed = max(flushed, self._seen["flushed"] or 0)
+        self._seen = {
+            "ledger": found.ledger,
+            "token": found.token,
+            "system": found.system,
+            "timeline": found.timeline,
+            "flushed": flushed,
+            "now": found.now,
+        }
+
+    def follow(self, found: Identity, flushed: int | None, now: float) -> None:
+        """Remember how far the log of a server reaches by now, if it was the last one seen."""
+        if self._is_same_log(found):
+            self.see(found._replace(flushed=flushed, now=now))
+
+    def save(self) -> None:
+        """Write the file; any thread can do it. After a failure, the next call tries again.
+
+        The log tells of the first failure in a row.
+        """
+        if self._file is None:
+            return
+        try:
+            written = self._file.with_suffix(".new")
+            written.write_text(json.dumps(self._seen))
+            written.replace(self._file)
+        except OSError as error:
+            if not self._is_unwritable:
+                logger.warning("%s cannot be written: %s", self._file, error.strerror)
+            self._is_unwritable = True
+        else:
+            self._is_unwritable = False
+
+    def is_older(self, found: Identity) -> bool:
+        """Whether the server has gone back to a timeline that it had before."""
+        return self._is_same_server(found) and found.timeline < str(self._seen["timeline"])
+
+    def is_contradicted_by(self, found: Identity) -> bool:
+        """Whether a database ends before what was seen of it, and nobody has renewed its token."""
+        flushed = self._seen.get("flushed")
+        if not self._is_same_server(found) or found.timeline != self._seen["timeline"]:
+            return False
+        if flushed is None or found.flushed is None or found.flushed >= flushed:
+            return False
+        is_renewed = found.token != self._seen["token"] and found.renewed > self._seen["now"]
+        return not is_renewed
+
+    def _is_same_server(self, found: Identity) -> bool:
+        seen = self._seen
+        return (seen.get("ledger"), seen.get("system")) == (found.ledger, found.system)
+
+    def _is_same_log(self, found: Identity) -> bool:
+        seen = self._seen
+        present = (found.timeline, found.token)
+        return self._is_same_server(found) and (seen["timeline"], seen["token"]) == present
+
+
+async def identify(db: asyncpg.Connection, witness: Witness) -> Identity:
+    """Ask what a connection is to, and renew the ledger's token if publications can be missing.
+
+    Raises LedgerError if the server is a standby, or an old primary that another one has replaced.
+    """
+    # What another connection sees while this one is asked can be later than the answer.
+    before = witness.copy()
+    with bounded(db):
+        if await db.fetchval("SELECT pg_is_in_recovery()"):
+            raise LedgerError("the server is a standby, which cannot be written")
+        found = await _read(db)
+    if before.is_older(found):
+        raise LedgerError(
+            f"the server is on timeline {found.timeline}, which another server has left behind. If "
+            f"it was restored on purpose, stop all machines, delete {FILE_NAME} in each data "
+            "directory, and start them again"
+        )
+    known, present = (found.known_system, found.known_timeline), (found.system, found.timeline)
+    if known != present:
+        found = await renew(
+            db, found, "the server was {} on timeline {}, and is {} on {}".format(*known, *present)
+        )
+    elif before.is_contradicted_by(found):
+        found = await renew(db, found, "the server's log ends before what was seen of it")
+    witness.see(found)
+    return found
+
+
+async def renew(db: asyncpg.Connection, found: Identity, why: str) -> Identity:
+    """Draw another token, unless another machine has replaced the one of `found` already.
+
+    It commits like a publication, so it waits for a standby that must have each commit.
+    """
+    token = secrets.token_urlsafe(6)
+    present = await db.fetchval(
+        "SELECT renew_1($1, $2, $3, $4)", found.token, token, found.system, found.timeline
+    )
+    if present == token:
+        logger.warning(
+            "the ledger may lack messages that somebody has seen, so all rooms get new epochs: %s",
+            why,
+        )
+    with bounded(db):
+        return await _read(db)
+
+
+async def _read(db: asyncpg.Connection) -> Identity:
+    return Identity(*await db.fetchrow(_SELECT))

@@ -1,0 +1,90 @@
+"""Rows of the table `publications`, and the texts in them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from fastchat.protocol import Change, Kind, Message, Publication, Reactor
+
+__all__ = [
+    "COLUMNS",
+    "KINDS",
+    "NUMBER_OF_KIND",
+    "digest_of",
+    "escaped",
+    "publication_of",
+    "unescaped",
+]
+
+#: The column `kind` has the index of a publication's kind.
+KINDS = (Kind.MESSAGE, Kind.EDIT, Kind.DELETE, Kind.REACT)
+NUMBER_OF_KIND = {kind: number for number, kind in enumerate(KINDS)}
+#: What `publication_of` needs, in its order, from a table that is called `p`.
+COLUMNS = (
+    'p."offset", p.kind, p."user", p.username, p.text, p.timestamp, p.id, p.target, p.emoji, '
+    "p.remove, p.edited, p.deleted, p.reactions"
+)
+
+
+def escaped(text: str) -> str:
+    """A text as PostgreSQL can store it, which has no U+0000."""
+    if "\0" not in text and "\1" not in text:
+        return text
+    return text.replace("\1", "\1\3").replace("\0", "\1\2")
+
+
+def unescaped(text: str) -> str:
+    """The text that `escaped` was given."""
+    if "\1" not in text:
+        return text
+    return text.replace("\1\2", "\0").replace("\1\3", "\1")
+
+
+def digest_of(user: str, id: str) -> bytes:
+    """What the ledger remembers of a message's `id`: it belongs to the user."""
+    data = b"%d %s %s" % (len(user), user.encode(), id.encode())
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def publication_of(room: str, row: Sequence[Any]) -> Publication:
+    """The publication in a row with `COLUMNS`."""
+    offset, kind, user, username, text, timestamp, id, target, emoji, remove, *state = row
+    user, username = unescaped(user), unescaped(username)
+    text = "" if text is None else unescaped(text)
+    if kind == 0:
+        edited, deleted, reactions = state
+        return Message(
+            room,
+            offset,
+            username,
+            text,
+            timestamp,
+            user,
+            None if id is None else unescaped(id),
+            edited,
+            bool(deleted),
+            None if reactions is None else _reactions(reactions),
+        )
+    return Change(
+        room,
+        offset,
+        username,
+        text,
+        timestamp,
+        user,
+        KINDS[kind],
+        target,
+        emoji or "",
+        bool(remove),
+    )
+
+
+def _reactions(stored: str) -> dict[str, tuple[Reactor, ...]]:
+    return {
+        emoji: tuple(Reactor(user, name) for user, name in reactors)
+        for emoji, reactors in orjson.loads(stored).items()
+    }

@@ -1,0 +1,188 @@
+"""A ledger of its own for each test, in a PostgreSQL that a test process shares."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import secrets
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import asyncpg
+import pytest
+import uvloop
+
+from fastchat.history import Outcome, Page
+from fastchat.ledger import LedgerError
+from fastchat.ledger.appending import Batch, Committed, Limits
+from fastchat.ledger.connecting import connect
+from fastchat.ledger.identity import Witness
+from fastchat.ledger.reading import Reader
+from fastchat.ledger.schema import prepare_schema
+from fastchat.ledger.search import Search
+from fastchat.ledger.session import Session
+from fastchat.ledger.url import EngineUrl, parse_url
+from fastchat.protocol import Draft, Message, Position, Publication
+from support.postgresql import PostgreSQL, postgresql
+
+__all__ = ["LedgerHistory", "Machine", "execute", "in_loop", "observer", "server", "url"]
+
+Result = TypeVar("Result")
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[PostgreSQL]:
+    """A PostgreSQL for all tests of a process; tests that break one start their own."""
+    with postgresql() as running:
+        yield running
+
+
+@pytest.fixture
+def url(server: PostgreSQL) -> Iterator[EngineUrl]:
+    """The URL of a new ledger."""
+    schema = f"test_{secrets.token_hex(4)}"
+    made = parse_url(f"{server.url}?schema={schema}")
+    asyncio.run(_make(made))
+    yield made
+    asyncio.run(execute(made, f"DROP SCHEMA {schema} CASCADE"))
+
+
+async def _make(url: EngineUrl) -> None:
+    db = await connect(url)
+    try:
+        await prepare_schema(db, url.schema)
+    finally:
+        await db.close()
+
+
+async def execute(url: EngineUrl, statement: str) -> None:
+    db = await asyncpg.connect(url.dsn, server_settings={"search_path": url.schema})
+    try:
+        await db.execute(statement)
+    finally:
+        await db.close()
+
+
+@asynccontextmanager
+async def observer(url: EngineUrl) -> AsyncIterator[asyncpg.Connection]:
+    """A connection of somebody else, in the ledger's schema."""
+    db = await asyncpg.connect(url.dsn, server_settings={"search_path": url.schema})
+    try:
+        yield db
+    finally:
+        await db.close()
+
+
+def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run a test that is a coroutine in a loop of the server's kind."""
+
+    @functools.wraps(test)
+    def run(*arguments: Any, **fixtures: Any) -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(test(*arguments, **fixtures))
+
+    return run
+
+
+class Machine:
+    """A machine with a session of the ledger, in the running loop; each turn is one commit."""
+
+    def __init__(
+        self, url: EngineUrl, limits: Limits, name: str = "one", witness: Witness | None = None
+    ) -> None:
+        self.limits = limits
+        self.payloads: list[str] = []
+        self.commits: dict[str, int] = {}  # of each machine, from the last beat
+        self.losses: list[str] = []
+        self.session = Session(url, name, secrets.token_hex(8), self, witness or Witness())
+        self.reader = Reader(self.session.fetch, lambda: self.session.identity)
+        self.search = Search(self.session.helping)
+
+    def connected(self) -> None:
+        """Do nothing."""
+
+    def disconnected(self, why: LedgerError) -> None:
+        self.losses.append(str(why))
+
+    def heard(self, payload: str) -> None:
+        self.payloads.append(payload)
+
+    def beaten(self, machines: Sequence[Sequence[Any]]) -> None:
+        self.commits = {name: last for _, name, last in machines}
+
+    def committed(self, published: Mapping[str, Committed]) -> None:
+        """Do nothing; called after each commit."""
+
+    async def append(self, *drafts: Draft) -> list[Outcome]:
+        batch = Batch(drafts, self.session.identity.generation)
+        while not batch.is_settled:
+            states = await self.reader.states(batch.targets)
+            arguments = batch.arguments(states)
+            if arguments is not None:
+                self.committed(batch.settle(await self.session.commit(self.limits, arguments)))
+        return [outcome for outcome in batch.outcomes if outcome is not None]
+
+    async def stored(self, room: str = "a") -> list[Publication]:
+        """Everything that is stored of a room."""
+        position = await self.reader.position(room)
+        found = await self.reader.since(room, Position(position.epoch, 0), 10**6)
+        assert found is not None
+        return found
+
+
+class LedgerHistory:
+    """A machine with the synchronous methods of `fastchat.history.History`, for its contract."""
+
+    is_busy = False
+
+    def __init__(self, url: EngineUrl, limits: Limits) -> None:
+        self._loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        self._machine = Machine(url, limits)
+        self._reader = self._machine.reader
+        self._run(self._machine.session.open())
+
+    def _run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    @property
+    def user_key(self) -> bytes:
+        return self._machine.session.identity.user_key
+
+    def append(self, drafts: Sequence[Draft]) -> list[Outcome]:
+        return self._run(self._machine.append(*drafts))
+
+    def position(self, room: str) -> Position:
+        return self._run(self._reader.position(room))
+
+    def since(self, room: str, position: Position, limit: int) -> list[Publication] | None:
+        return self._run(self._reader.since(room, position, limit))
+
+    def before(self, room: str, offset: int | None, limit: int) -> Page:
+        return self._run(self._reader.before(room, offset, limit))
+
+    def after(self, room: str, offset: int, limit: int) -> Page:
+        return self._run(self._reader.after(room, offset, limit))
+
+    async def search(self, room: str, query: str, limit: int) -> list[Message]:
+        # The contract runs it in a loop of its own.
+        search = self._machine.search.search(room, query, limit)
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(search, self._loop))
+
+    def find_alike(self, room: str) -> str | None:
+        return self._run(self._reader.find_alike(room))
+
+    def check(self) -> None:
+        self._run(self._machine.session.fetch("SELECT 1"))
+
+    def prune(self) -> None:
+        """Do nothing: there is no limit of age yet."""
+
+    def close(self) -> None:
+        self._run(self._machine.session.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()

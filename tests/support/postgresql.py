@@ -1,0 +1,252 @@
+"""A real PostgreSQL of its own for tests: Debian's package, in a temporary directory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from support.server import START_TIMEOUT_S, TIMEOUT_UNIT_S, lasting_port, wait_until
+
+__all__ = ["PostgreSQL", "find_programs", "postgresql", "standby"]
+
+#: Where Debian's package has its programs, installed or unpacked by `make postgresql`.
+_ROOT = Path(__file__).parents[2]
+_PLACES = (Path("/usr/lib/postgresql"), _ROOT / "build/postgresql/usr/lib/postgresql")
+_BACKUP = ("--no-sync", "--checkpoint=fast", "--wal-method=stream")
+_INITDB = ("--no-sync", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C")
+#: In postmaster.pid, of a server that accepts connections.
+_READY = ("ready", "standby")
+#: PostgreSQL refuses to run as root.
+_USER = "nobody"
+
+
+def find_programs() -> Path | None:
+    """The directory with the programs of the newest PostgreSQL; None if there is none."""
+    found = [
+        each for place in _PLACES for each in place.glob("*/bin") if (each / "initdb").exists()
+    ]
+    return max(found, key=lambda each: int(each.parent.name), default=None)
+
+
+def _is_running(process: str) -> bool:
+    try:
+        stat = Path("/proc", process, "stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+class PostgreSQL:
+    """A server on a port of 127.0.0.1, with a database in which everybody is trusted.
+
+    The directory is deleted by `close`. `settings` are lines of postgresql.conf. With `follows`, it
+    is a standby of that server.
+    """
+
+    def __init__(
+        self,
+        programs: Path,
+        settings: Sequence[str] = (),
+        follows: PostgreSQL | None = None,
+    ) -> None:
+        self._programs = programs
+        self.home = Path(tempfile.mkdtemp(prefix="fastchat-postgresql-"))
+        self.data = self.home / "data"
+        self.port = lasting_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._backups = 0
+        try:
+            if os.geteuid() == 0:
+                shutil.chown(self.home, _USER)
+            if follows is None:
+                self.run("initdb", *_INITDB, "-D", str(self.data))
+            else:
+                self.run("pg_basebackup", *_BACKUP, "-R", "-d", follows.url, "-D", str(self.data))
+            self._settings = settings
+            self._configure_place()
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def _configure_place(self) -> None:
+        self.configure(
+            "listen_addresses = '127.0.0.1'",
+            f"port = {self.port}",
+            f"unix_socket_directories = '{self.home}'",
+            "shared_buffers = 32MB",
+            "max_wal_size = 256MB",
+            "wal_keep_size = 256MB",
+            *self._settings,
+        )
+
+    def configure(self, *settings: str) -> None:
+        """Append lines to postgresql.conf, which override earlier ones at the next start."""
+        with (self.data / "postgresql.conf").open("a") as configuration:
+            configuration.write("\n".join((*settings, "")))
+
+    def configure_now(self, *settings: str) -> None:
+        """Append lines to postgresql.conf of a running server."""
+        self.configure(*settings)
+        self.run("pg_ctl", "reload", "-s", "-D", str(self.data))
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+
+    def run(self, program: str, *arguments: str) -> str:
+        """Run one of its programs as the server's user; returns the output."""
+        ended = subprocess.run(
+            [str(self._programs / program), *arguments],
+            cwd=self.home,
+            user=self._as_user,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=START_TIMEOUT_S,
+        )
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
+
+    def query(self, statement: str) -> str:
+        """The first value that a statement returns, as text."""
+        return self.run("psql", "-XAtc", statement, self.url).strip()
+
+    @property
+    def _as_user(self) -> str | None:
+        return _USER if os.geteuid() == 0 else None
+
+    def start(self) -> None:
+        """Start the server, and wait until it accepts connections."""
+        with (self.home / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [str(self._programs / "postgres"), "-D", str(self.data)],
+                cwd=self.home,
+                user=self._as_user,
+                stdout=log,
+                stderr=log,
+            )
+        self._await()
+
+    def _await(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        status = self.data / "postmaster.pid"
+        process = self._process
+        assert process is not None
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError, IndexError):
+                lines = status.read_text().splitlines()
+                # After a crash, the file of the process that was killed is still there.
+                if int(lines[0]) == process.pid and lines[7].strip() in _READY:
+                    return
+            assert process.poll() is None, (self.home / "log").read_text()
+            time.sleep(0.01)
+        raise AssertionError("PostgreSQL did not start")
+
+    def stop(self) -> None:
+        """Stop the server as an operator does; what is connected loses its connection."""
+        self._end(signal.SIGINT)
+
+    def kill(self) -> None:
+        """Kill the server and what it has started."""
+        self._end(signal.SIGQUIT)
+
+    def _end(self, number: int) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+            try:
+                self._process.wait(10 * TIMEOUT_UNIT_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+
+    def crash(self) -> None:
+        """Kill the server and its children with SIGKILL, as a crash of the machine would."""
+        process = self._process
+        assert process is not None
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        process.kill()
+        for child in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(child), signal.SIGKILL)
+        process.wait()
+        self._process = None
+        # The next start refuses the shared memory as long as a child has it.
+        wait_until(lambda: not any(map(_is_running, children)))
+
+    def promote(self) -> None:
+        """Make the primary of a standby."""
+        self.run("pg_ctl", "promote", "-s", "-w", "-D", str(self.data))
+
+    def base_backup(self) -> Path:
+        """Copy the server as pg_basebackup does; returns the directory, which `close` deletes."""
+        self._backups += 1
+        backup = self.home / f"backup-{self._backups}"
+        self.run("pg_basebackup", *_BACKUP, "-d", self.url, "-D", str(backup))
+        return backup
+
+    def restore(self, backup: Path, *, restore_point: str = "") -> None:
+        """Put a base backup in the place of what there is, and start it.
+
+        With a `restore_point`, it is recovered up to there from the log of the present data.
+        """
+        if self._process is not None:
+            self.stop()
+        old = self.home / f"old-{len(list(self.home.glob('old-*')))}"
+        self.data.rename(old)
+        # The server's user must own the files.
+        subprocess.run(
+            ["cp", "-a", str(backup), str(self.data)], user=self._as_user, cwd=self.home, check=True
+        )
+        self._configure_place()
+        if restore_point:
+            self.configure(
+                f"restore_command = 'cp {old}/pg_wal/%f %p'",
+                f"recovery_target_name = '{restore_point}'",
+                "recovery_target_action = 'promote'",
+            )
+            (self.data / "recovery.signal").touch()
+        self.start()
+        if restore_point:
+            wait_until(lambda: self.query("SELECT pg_is_in_recovery()") == "f")
+
+    def close(self) -> None:
+        self.kill()
+        shutil.rmtree(self.home, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def postgresql(*settings: str) -> Iterator[PostgreSQL]:
+    """A server for the length of a `with` block. Without PostgreSQL, the test is skipped."""
+    server = PostgreSQL(_programs(), settings)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+@contextlib.contextmanager
+def standby(primary: PostgreSQL) -> Iterator[PostgreSQL]:
+    """A standby of a server, for the length of a `with` block."""
+    server = PostgreSQL(_programs(), follows=primary)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def _programs() -> Path:
+    programs = find_programs()
+    if programs is None:
+        pytest.skip("no PostgreSQL: apt-get install postgresql (as root)")
+    return programs
