@@ -1,0 +1,861 @@
+"""The rooms of several machines, as one of them sees them.
+
+Theory
+------
+The ledger numbers publications, gives out names, and says who is where. A machine has the newest
+part of the streams of those rooms in which it has members (`following`), and a copy of their users.
+The copy changes only by what the ledger tells all machines, in its order, and so do events about
+users: a join is answered when the machine hears that its own user came. So all machines tell their
+members the same.
+
+What is published is committed in one batch after the other (`publishing`). It is delivered here as
+soon as it is committed, and told to the other machines.
+
+Calls for one name of one room wait for each other. Calls for different names do not.
+
+If the ledger may lack what somebody has seen, or if a stream cannot be continued, the room is lost:
+its members have to come back by themselves, and recover what there is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any, NamedTuple
+
+import orjson
+
+from fastchat import protocol
+from fastchat.errors import CommandError
+from fastchat.history import Duplicate, Page
+from fastchat.history.users import UserIds
+from fastchat.ledger import LedgerError
+from fastchat.ledger.appending import Committed, Limits, State, Target
+from fastchat.ledger.attendance import (
+    Attendance,
+    Came,
+    Entered,
+    Event,
+    Expelled,
+    Left,
+    RosterCopy,
+    Times,
+    Verdict,
+)
+from fastchat.ledger.following import Following
+from fastchat.ledger.identity import Witness
+from fastchat.ledger.notes import PREFIX, notes_of
+from fastchat.ledger.publishing import MAX_BATCH, PATIENCE_S, Publishing
+from fastchat.ledger.reading import Reader
+from fastchat.ledger.search import Search
+from fastchat.ledger.session import Session
+from fastchat.ledger.streams import Stream
+from fastchat.ledger.url import EngineUrl
+from fastchat.limits.rooms import RoomLimits
+from fastchat.metrics import Metrics
+from fastchat.protocol import MAX_HISTORY, Draft, Position, Publication
+from fastchat.protocol.names import DEFAULT_ROOM, name_key
+from fastchat.protocol.users import subject_of
+from fastchat.rooms import Entrance, Entry, Member, Messages, Removal
+from fastchat.rooms.members import Members
+from fastchat.rooms.messages import page_of, truncated
+from fastchat.rooms.presence import User
+from fastchat.rooms.refusals import looks_alike, name_taken, not_here, removed, unavailable
+from fastchat.rooms.restoring import MAX_RESUMED, Returning
+from fastchat.rooms.subscribers import MAX_RUN, Subscriber
+
+__all__ = ["SharedRooms"]
+
+logger = logging.getLogger("fastchat.ledger")
+moderation = logging.getLogger("fastchat.moderation")
+
+#: How long a join waits for what was published in the room before.
+FLUSH_S = 0.5
+#: Attempts to read the end of a room while it changes.
+_ATTEMPTS = 5
+#: The first character of the notification of an event that need not arrive, such as typing.
+_TOLD = "t"
+
+
+class _Origin(NamedTuple):
+    """Where a draft came from."""
+
+    subscriber: Subscriber
+    draft_key: Any
+
+
+class _Shared:
+    """What a machine has of a room beside its stream and its users.
+
+    `calls` are under way, and need the room. `early` has what was heard while the roster is read.
+    `spectators` are the connections that the ledger knows of.
+    """
+
+    __slots__ = ("arrivals", "calls", "copy", "early", "opening", "spectators")
+
+    def __init__(self, opening: asyncio.Task[None]) -> None:
+        self.opening = opening
+        self.copy = RosterCopy()
+        self.calls = 0
+        self.early: list[Came | Left] | None = []
+        self.arrivals: dict[str, list[asyncio.Future[None]]] = {}
+        self.spectators = 0
+
+
+class SharedRooms:
+    """All rooms on the ledger at `url`. Implements `fastchat.rooms.contract.Rooms`."""
+
+    def __init__(
+        self,
+        url: EngineUrl,
+        machine: str,
+        boot: str,
+        witness: Witness,
+        *,
+        room_limits: Limits,
+        clock: Callable[[], float],
+        metrics: Metrics,
+        limits: RoomLimits | None = None,
+        user_of: Callable[[str], str] | None = None,
+        times: Times | None = None,
+    ) -> None:
+        self._session = session = Session(url, machine, boot, self, witness)
+        self._reader = Reader(session.fetch, lambda: session.identity)
+        self._search = Search(session.helping)
+        self._times = times or Times()
+        self._attendance = Attendance(session, self._times)
+        self._following = Following(
+            self._reader,
+            deliver=self._deliver,
+            lost=self._lose_room,
+            machine=lambda: session.machine,
+        )
+        self._publishing = Publishing(
+            session,
+            self._reader,
+            room_limits,
+            known=self._state,
+            committed=self._on_committed,
+            answered=self._on_answered,
+        )
+        self._members = Members(clock=clock)
+        self._limits = limits
+        self._metrics = metrics
+        self._user_of_credential = user_of
+        self._user_ids: UserIds | None = None
+        self._shared: dict[str, _Shared] = {}
+        #: The members of each subscriber in each room, with the number of their connections.
+        self._counted: dict[Subscriber, dict[str, Counter[Member]]] = {}
+        self._lines: dict[tuple[str, str], _Line] = {}
+        #: Users who are in the copy and not in the ledger, by room and key, and until when.
+        self._missing: dict[tuple[str, str], float] = {}
+        self._removals: dict[str, list[asyncio.Future[None]]] = {}  # under way, by room
+        self._own: dict[tuple[str, int], _Origin] = {}  # committed, and not delivered yet
+        self._told: set[Subscriber] = set()  # and their turn has not ended
+        self._token: str | None = None
+        self._is_settled = False
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._ticking: asyncio.Task[None] | None = None
+        #: Implements `fastchat.rooms.contract.Pages`.
+        self.pages = SharedPages(self._reader, self._following, self._search)
+
+    async def open(self) -> None:
+        """Connect to the ledger. Raises LedgerError or SettingError."""
+        await self._session.open()
+
+    async def close(self) -> None:
+        for room in tuple(self._shared):
+            try:
+                async with asyncio.timeout(PATIENCE_S):
+                    await self._publishing.flushed(room)
+            except TimeoutError:
+                break
+        await self._publishing.close()
+        self._following.close()
+        await self._attendance.close()
+        for task in (*self._tasks, *([self._ticking] if self._ticking else [])):
+            task.cancel()
+        await self._session.close()
+
+    # For operators
+
+    @property
+    def room_count(self) -> int:
+        return len(self._members.rooms)
+
+    @property
+    def user_count(self) -> int:
+        return self._members.user_count
+
+    @property
+    def spectator_count(self) -> int:
+        return self._members.spectator_count
+
+    @property
+    def absent_count(self) -> int:
+        """Users without a connection to this machine, in its rooms, are not counted."""
+        return 0
+
+    @property
+    def fault(self) -> str | None:
+        if not self._session.is_connected:
+            return "PostgreSQL cannot be reached"
+        return self._publishing.fault
+
+    @property
+    def is_away(self) -> bool:
+        return False
+
+    # Publishing
+
+    def publish(self, subscriber: Subscriber, draft_key: Any, draft: Draft) -> None:
+        self.publish_all(subscriber, (draft_key,), (draft,))
+
+    def publish_all(
+        self, subscriber: Subscriber, draft_keys: Sequence[Any], drafts: Sequence[Draft]
+    ) -> None:
+        refused: Mapping[int, CommandError] = {}
+        if self._limits is not None:
+            refused = self._limits.charge(drafts, self._members.rooms)
+        for index, (draft_key, draft) in enumerate(zip(draft_keys, drafts, strict=True)):
+            if index in refused:
+                self._soon(subscriber.answer, draft_key, refused[index])
+            else:
+                self._publishing.publish(_Origin(subscriber, draft_key), draft)
+
+    def _soon(self, call: Callable[..., object], *arguments: Any) -> None:
+        asyncio.get_running_loop().call_soon(call, *arguments)
+
+    def _state(self, target: Target) -> State | None:
+        stream = self._following.get(target[0])
+        return None if stream is None else stream.state(target[1])
+
+    def _on_committed(self, rooms: Mapping[str, tuple[Committed, Sequence[Any]]]) -> None:
+        runs = {room: committed.publications for room, (committed, _) in rooms.items()}
+        for room, (committed, origins) in rooms.items():
+            is_followed = self._following.get(room) is not None
+            for publication, origin in zip(committed.publications, origins, strict=True):
+                if origin is not None and is_followed:
+                    self._own[room, publication.offset] = origin
+                elif origin is not None:
+                    self._kept(origin, publication.offset)
+            self._following.offer(room, committed.publications)
+        session = self._session
+        session.tell(notes_of(session.identity.token, session.machine, session.last_commit, runs))
+        self._metrics.committed(sum(map(len, runs.values())), 0.0)
+
+    def _on_answered(self, origin: _Origin, outcome: Duplicate | CommandError) -> None:
+        self._soon(origin.subscriber.answer, origin.draft_key, outcome)
+        self._end_turn((origin.subscriber,))
+
+    def _kept(self, origin: _Origin, offset: int) -> None:
+        origin.subscriber.kept(origin.draft_key, offset)
+        self._end_turn((origin.subscriber,))
+
+    def _end_turn(self, told: Iterable[Subscriber]) -> None:
+        """Report the end of the turn, once, to subscribers that were told something."""
+        if not self._told:
+            self._soon(self._report_end)
+        self._told.update(told)
+
+    def _report_end(self) -> None:
+        told, self._told = self._told, set()
+        for subscriber in told:
+            subscriber.end_turn()
+
+    def _deliver(self, stream: Stream, publications: Sequence[Publication]) -> None:
+        name = stream.room
+        room = self._members.rooms.get(name)
+        subscribers = tuple(room.subscribers) if room is not None else ()
+        for start in range(0, len(publications), MAX_RUN):
+            run = publications[start : start + MAX_RUN]
+            origins = [self._own.pop((name, each.offset), None) for each in run]
+            for publication, origin in zip(run, origins, strict=True):
+                if origin is not None and origin.subscriber not in subscribers:
+                    self._kept(origin, publication.offset)
+            payloads = list(map(protocol.encode, run)) if subscribers else ()
+            for subscriber in subscribers:
+                keys = [
+                    each.draft_key if each is not None and each.subscriber is subscriber else None
+                    for each in origins
+                ]
+                has_own = any(each is not None for each in keys)
+                subscriber.deliver(name, run[0].offset, payloads, keys if has_own else None)
+        if subscribers:
+            self._end_turn(subscribers)
+
+    def tell(self, subscriber: Subscriber, name: str, payload: bytes) -> None:
+        self._announce(name, payload, but=subscriber)
+        note = orjson.dumps([self._session.machine, name, payload.decode()]).decode()
+        self._session.tell([_TOLD + note])
+
+    def _announce(self, name: str, payload: bytes, *, but: Subscriber | None = None) -> None:
+        room = self._members.rooms.get(name)
+        for subscriber in room.subscribers if room is not None else ():
+            if subscriber is not but:
+                subscriber.announce(name, payload)
+
+    # Joining and leaving
+
+    async def join(
+        self, subscriber: Subscriber, entrance: Entrance, enter: Callable[[Entry], None]
+    ) -> None:
+        member = Member(entrance.name, self._user_of(entrance.credential))
+        name = entrance.room
+        removals = tuple(self._removals.get(name, ()))
+        async with self._line(name, member), self._needed(entrance):
+            if removals:  # which began before; the user can be the one who is removed
+                await asyncio.wait(removals)
+            has_token = subject_of(entrance.credential) is not None
+            if member.name is None:
+                if wait_s := self._attendance.removed_s(name, member.user):
+                    raise removed(wait_s)
+            else:
+                member = (await self._admit(name, member, has_token=has_token)).member
+            # What was published in this turn is in the entry, unless that takes long.
+            if self._publishing.count <= MAX_BATCH:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(FLUSH_S):
+                        await self._publishing.flushed(name)
+            payloads, recovered = await self._missed(entrance)
+            room, stream = self._members.rooms[name], self._following.get(name)
+            assert stream is not None
+            self._count_in(subscriber, name, member)
+            online, spectators = len(room.roster), room.spectator_count
+            position = stream.position
+            enter(Entry(member, position, payloads, recovered, room.users, online, spectators))
+
+    def _user_of(self, credential: str) -> str:
+        if self._user_of_credential is not None:
+            return self._user_of_credential(credential)
+        if self._user_ids is None:
+            self._user_ids = UserIds(self._session.identity.user_key)
+        return self._user_ids.user_of(credential)
+
+    @asynccontextmanager
+    async def _needed(self, entrance: Entrance) -> AsyncIterator[None]:
+        """Have the room of an entrance open during the block.
+
+        Raises CommandError: `unavailable`, also for a LedgerError of the block, or a refusal to
+        create the room.
+        """
+        name = entrance.room
+        shared = self._shared.get(name)
+        if shared is None:
+            opening = asyncio.get_running_loop().create_task(self._open(name))
+            shared = self._shared[name] = _Shared(opening)
+        shared.calls += 1
+        try:
+            await asyncio.shield(shared.opening)
+            if not self._members.rooms[name].subscribers:
+                await self._check_new(entrance)
+            yield
+        except LedgerError as error:
+            logger.debug("a call in room %r has failed: %s", name, error)
+            raise unavailable() from error
+        finally:
+            shared.calls -= 1
+            self._close_if_unused(name)
+
+    async def _open(self, name: str) -> None:
+        """Follow a room, and read its users."""
+        shared = self._shared[name]
+        self._members.open(name)
+        await self._following.follow(name)
+        await self._read_roster(name, shared)
+
+    async def _read_roster(self, name: str, shared: _Shared) -> None:
+        early: list[Came | Left] = []
+        shared.early = early
+        roster = await self._attendance.roster(name)
+        spectators = await self._attendance.audience(name)
+        if self._shared.get(name) is not shared:
+            return
+        roster_now = self._members.rooms[name].roster
+        for each in roster:
+            self._add(name, Member(each.name, each.user))
+        present = {each.key: each.user for each in roster}
+        gone_s = asyncio.get_running_loop().time() + self._times.grace
+        for user in roster_now:
+            if present.get(user.key) != user.id:
+                # After a crash of the server, another machine can be about to say them again.
+                self._missing.setdefault((name, user.key), gone_s)
+        shared.spectators = spectators
+        self._watch(name, shared)
+        shared.copy.load(roster)
+        shared.early = None
+        for event in early:
+            self._apply(name, shared, event)
+
+    async def _check_new(self, entrance: Entrance) -> None:
+        """Refuse to create a room that exceeds a limit, or whose name looks like another's."""
+        name = entrance.room
+        room = self._members.rooms[name]
+        if len(room.roster) or room.spectator_count:
+            return
+        if self._limits is not None:
+            self._limits.check_new_room(entrance.address, len(self._members.rooms) - 1)
+        if name.isascii():
+            return
+        stored = await self._reader.find_alike(name)
+        if stored == name:
+            return
+        looks_default = name_key(name) == name_key(DEFAULT_ROOM)
+        if stored is not None or looks_default or self._members.has_lookalike(name):
+            raise looks_alike()
+
+    def _close_if_unused(self, name: str) -> None:
+        shared, room = self._shared.get(name), self._members.rooms.get(name)
+        if shared is None or shared.calls or (room is not None and room.subscribers):
+            return
+        del self._shared[name]
+        shared.opening.cancel()
+        self._following.unfollow(name)
+        self._members.forget(name)
+
+    async def _admit(self, name: str, member: Member, *, has_token: bool) -> User:
+        """The user of a member who joins, in this machine's copy. Raises CommandError."""
+        assert member.name is not None
+        roster = self._members.rooms[name].roster
+        own = roster.find_own(member.name, member.user) if has_token else roster.find(member.name)
+        if own is not None and own.id == member.user and own.connections:
+            return own
+        entered = await self._attendance.enter(name, member, has_token=has_token)
+        if entered.verdict is Verdict.TAKEN:
+            raise name_taken(entered.wait_s)
+        if entered.verdict is Verdict.REMOVED:
+            raise removed(entered.wait_s or 0.0)
+        try:
+            return await self._arrived(name, entered)
+        except BaseException:
+            self._part(name, entered.member, gone=True)
+            raise
+
+    async def _arrived(self, name: str, entered: Entered) -> User:
+        """Wait until this machine hears that a user is in a room."""
+        assert entered.member.name is not None
+        key = name_key(entered.member.name)
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while (shared := self._shared.get(name)) is not None:
+                    found = shared.copy.find(key)
+                    if found is not None and found.serial >= entered.serial:
+                        user = self._members.rooms[name].roster.find(entered.member.name)
+                        if user is not None and user.id == entered.member.user:
+                            return user
+                    arrival = asyncio.get_running_loop().create_future()
+                    shared.arrivals.setdefault(key, []).append(arrival)
+                    await arrival
+        except TimeoutError:
+            pass
+        raise LedgerError("a user who has come was not heard of")
+
+    async def _missed(self, entrance: Entrance) -> tuple[Sequence[bytes], bool]:
+        """What a client has missed, and whether that is all; nothing may be awaited afterwards."""
+        name, _, _, since, limit, *_ = entrance
+        page = Page([], False)
+        for _ in range(_ATTEMPTS):
+            stream = self._stream(name)
+            if since is not None and stream.has(since.offset):
+                missed = stream.since(since, MAX_HISTORY)
+                if missed is not None:
+                    payloads, too_many = truncated(missed, newest_first=True)
+                    if not too_many:
+                        return payloads, True
+            found = stream.before(None, limit) if limit else page
+            if found is not None:
+                return truncated(found.publications, newest_first=True).payloads, False
+            head = stream.head
+            page = await self._reader.before(name, None, limit)
+            if self._stream(name).head == head:
+                break
+        return truncated(page.publications, newest_first=True).payloads, False
+
+    def _stream(self, name: str) -> Stream:
+        stream = self._following.get(name)
+        if stream is None:
+            raise LedgerError("the room is lost")
+        return stream
+
+    def _count_in(self, subscriber: Subscriber, name: str, member: Member, count: int = 1) -> None:
+        counted = self._counted.setdefault(subscriber, {}).setdefault(name, Counter())
+        counted[member] += count
+        if member.name is None:
+            self._members.count_spectator_in(name, member.user, subscriber, count)
+            self._spectate(name)
+        else:
+            user = self._members.rooms[name].roster.find(member.name)
+            assert user is not None
+            self._members.count_in(name, user, subscriber, count)
+
+    def _count_out(self, subscriber: Subscriber, name: str, member: Member, *, gone: bool) -> None:
+        counted = self._counted.get(subscriber, {}).get(name)
+        if counted is None or not counted[member]:
+            return  # the room was lost
+        counted[member] -= 1
+        if not counted[member]:
+            del counted[member]
+        room = self._members.rooms[name]
+        if member.name is None:
+            self._members.count_spectator_out(name, member.user, subscriber)
+            self._spectate(name)
+        else:
+            room.count(subscriber, -1)
+            user = room.roster.find(member.name)
+            is_own = user is not None and user.id == member.user
+            if user is not None and is_own:
+                user.connections -= 1
+            if user is None or not is_own or not user.connections:
+                is_expelled = user is not None and is_own and user.expelled
+                self._part(name, member, gone=gone or is_expelled)
+        self._close_if_unused(name)
+
+    def _part(self, name: str, member: Member, *, gone: bool) -> None:
+        """Take a user out, whose last connection to this machine has ended."""
+        self._attendance.part(name, member, gone=gone).add_done_callback(_note_failure)
+
+    def _spectate(self, name: str) -> None:
+        room = self._members.rooms.get(name)
+        self._attendance.spectate(name, {} if room is None else room.spectators)
+
+    async def leave(
+        self, subscriber: Subscriber, name: str, member: Member | None, left: Callable[[], None]
+    ) -> None:
+        async with self._line(name, member):
+            await self._publishing.flushed(name)
+            left()
+            if member is not None:
+                self._count_out(subscriber, name, member, gone=True)
+
+    def lose(self, subscriber: Subscriber, name: str, member: Member) -> None:
+        if (name, _key_of(member)) in self._lines:
+            self._start(self._lose_later(subscriber, name, member))
+        else:
+            self._count_out(subscriber, name, member, gone=False)
+
+    async def _lose_later(self, subscriber: Subscriber, name: str, member: Member) -> None:
+        async with self._line(name, member):
+            self._count_out(subscriber, name, member, gone=False)
+
+    async def remove(self, removal: Removal) -> Member:
+        name, _, _, seconds, moderator = removal
+        ended = asyncio.get_running_loop().create_future()
+        self._removals.setdefault(name, []).append(ended)
+        try:
+            await asyncio.sleep(0)  # as in `_line`
+            await self._publishing.flushed(name)
+            await self._attendance.say_spectators()
+            member = await self._attendance.remove(removal)
+        except LedgerError as error:
+            raise unavailable() from error
+        finally:
+            ended.set_result(None)
+            self._removals[name].remove(ended)
+            if not self._removals[name]:
+                del self._removals[name]
+        if member is None:
+            raise not_here()
+        moderation.info("%r removed %r (%s) from %s for %d s", moderator, *member, name, seconds)
+        return member
+
+    async def restore(
+        self, subscriber: Subscriber, returning: Returning, *, gathering: bool
+    ) -> bool:
+        name, since, members, known = returning
+        entrance = Entrance(name, None, "", since, 0)
+        await asyncio.sleep(0)
+        entered: list[Member] = []
+        try:
+            async with self._needed(entrance):
+                for member, _ in members:
+                    if member.name is not None:
+                        await self._enter_again(name, member)
+                        entered.append(member)
+                missed = await self._missed_by(name, since)
+                if missed is None:
+                    raise unavailable()
+                if members:
+                    for member, count in members:
+                        self._count_in(subscriber, name, member, count)
+                    known_members = None if known is None else list(known)
+                    self._members.catch_up(name, subscriber, known_members)
+                for publication in missed:
+                    payloads = (protocol.encode(publication),)
+                    subscriber.deliver(name, publication.offset, payloads, None)
+        except CommandError:
+            for member in entered:
+                self._part(name, member, gone=False)
+            return False
+        return True
+
+    async def _enter_again(self, name: str, member: Member) -> None:
+        entered = await self._attendance.enter(name, member, again=True)
+        if not entered.is_in:
+            raise unavailable()
+        await self._arrived(name, entered)
+
+    async def _missed_by(self, name: str, since: Position) -> Sequence[Publication] | None:
+        """What a process has missed; nothing may be awaited afterwards."""
+        stream = self._stream(name)
+        if stream.has(since.offset):
+            return stream.since(since, MAX_RESUMED)
+        found = await self._reader.since(name, since, MAX_RESUMED)
+        stream = self._stream(name)
+        if not found or not stream.has(found[-1].offset):
+            return None
+        last = found[-1]
+        later = stream.since(Position(stream.epoch, last.offset), MAX_RESUMED)
+        return None if later is None else [*found, *later]
+
+    # What the ledger tells
+
+    def connected(self) -> None:
+        token = self._session.identity.token
+        is_other = self._token is not None and token != self._token
+        self._token = token
+        self._user_ids = None
+        self._is_settled = False
+        self._attendance.connected()
+        if is_other:
+            for name in tuple(self._shared):
+                self._lose_room(name)
+        self._following.connected()
+        self._start(self._come_back())
+
+    async def _come_back(self) -> None:
+        """Say the users of this machine again, and read those of others."""
+        for name, shared in tuple(self._shared.items()):
+            if not shared.opening.done():
+                continue
+            await self._read_roster(name, shared)
+            members = {member for rooms in self._counted.values() for member in rooms.get(name, ())}
+            entered = await asyncio.gather(
+                *(
+                    self._attendance.enter(name, member, again=True)
+                    for member in members
+                    if member.name is not None
+                )
+            )
+            if not all(each.is_in for each in entered):
+                self._lose_room(name)
+            self._spectate(name)
+
+    def disconnected(self, why: LedgerError) -> None:
+        logger.warning("the connection to the ledger is lost: %s", why)
+
+    def heard(self, payload: str) -> None:
+        if payload.startswith(PREFIX):
+            self._following.heard(payload)
+        elif payload.startswith(_TOLD):
+            machine, name, told = orjson.loads(payload.removeprefix(_TOLD))
+            if machine != self._session.machine:
+                self._announce(name, told.encode())
+        else:
+            for event in self._attendance.heard(payload):
+                self._on_event(event)
+
+    def beaten(self, machines: Sequence[Sequence[Any]]) -> None:
+        self._following.beaten(machines)
+
+    def _on_event(self, event: Event) -> None:
+        shared = self._shared.get(event.room)
+        if shared is None:
+            return
+        if isinstance(event, (Came, Left)):
+            if shared.early is not None:
+                shared.early.append(event)
+            else:
+                self._apply(event.room, shared, event)
+        elif isinstance(event, Expelled):
+            self._expel(event)
+        else:
+            shared.spectators = event.connections
+            self._watch(event.room, shared)
+
+    def _watch(self, name: str, shared: _Shared) -> None:
+        """Take over the number of spectators on all machines."""
+        self._members.watch(name, shared.spectators + self._attendance.unsaid(name))
+
+    def _apply(self, name: str, shared: _Shared, event: Came | Left) -> None:
+        if not shared.copy.apply(event):
+            return
+        member = Member(event.name, event.user)
+        if isinstance(event, Came):
+            self._add(name, member)
+            for arrival in shared.arrivals.pop(event.key, ()):
+                if not arrival.done():
+                    arrival.set_result(None)
+        else:
+            found = self._members.rooms[name].roster.find(event.name)
+            if found is not None:
+                self._members.remove(name, found)
+            if any(rooms[name][member] for rooms in self._counted.values() if name in rooms):
+                # The others hold this machine for dead.
+                self._start(self._attendance.enter(name, member, again=True))
+        if subscribers := self._members.rooms[name].subscribers:
+            self._end_turn(subscribers)
+
+    def _add(self, name: str, member: Member) -> None:
+        """Add a user to this machine's copy, and tell its members, unless the user is there."""
+        assert member.name is not None
+        self._missing.pop((name, name_key(member.name)), None)
+        found = self._members.rooms[name].roster.find(member.name)
+        if found is not None and found.id == member.user and found.name == member.name:
+            return
+        if found is not None:
+            self._members.remove(name, found)
+        self._members.add(name, member).connections = sum(
+            rooms[name][member] for rooms in self._counted.values() if name in rooms
+        )
+
+    def _remove_missing(self) -> None:
+        """Remove the users whom no machine has said again after a loss of the connection."""
+        now = asyncio.get_running_loop().time()
+        for (name, key), gone_s in tuple(self._missing.items()):
+            if gone_s > now or not self._session.is_connected:
+                continue
+            del self._missing[name, key]
+            shared, room = self._shared.get(name), self._members.rooms.get(name)
+            if shared is None or room is None or shared.copy.find(key) is not None:
+                continue
+            for user in tuple(room.roster):
+                if user.key == key:
+                    self._members.remove(name, user)
+
+    def _expel(self, event: Expelled) -> None:
+        room = self._members.rooms.get(event.room)
+        if room is None:
+            return
+        for user in room.roster.find_all(event.user):
+            user.expelled = bool(user.connections)
+        for subscriber in tuple(room.subscribers):
+            subscriber.expel(event.room, event.user, int(event.seconds))
+
+    def _lose_room(self, name: str) -> None:
+        """Have the members of a room come back by themselves."""
+        room = self._members.rooms.get(name)
+        for key in [key for key in self._own if key[0] == name]:
+            origin = self._own.pop(key)
+            self._kept(origin, key[1])
+        for subscriber in tuple(room.subscribers) if room is not None else ():
+            for member in self._counted.get(subscriber, {}).pop(name, ()):
+                if member.name is not None:
+                    self._part(name, member, gone=False)
+            subscriber.lost(name)
+            self._end_turn((subscriber,))
+        if (shared := self._shared.pop(name, None)) is not None:
+            shared.opening.cancel()
+        self._following.unfollow(name)
+        self._members.forget(name)
+
+    # Time
+
+    def tick(self) -> None:
+        if self._limits is not None:
+            self._limits.sweep()
+        self._members.tick()
+        self._remove_missing()
+        self._publishing.tick()
+        if self._ticking is None and self._session.is_connected:
+            self._ticking = asyncio.get_running_loop().create_task(self._tick())
+
+    async def _tick(self) -> None:
+        try:
+            if not self._is_settled:
+                self._is_settled = True
+                await self._attendance.settle()
+            for event in await self._attendance.tick():
+                self._expel(event)
+            for name, shared in self._shared.items():
+                if shared.early is None:
+                    self._watch(name, shared)
+        except LedgerError as error:
+            logger.debug("a tick has failed: %s", error)
+        finally:
+            self._ticking = None
+
+    # Tasks
+
+    @asynccontextmanager
+    async def _line(self, name: str, member: Member | None) -> AsyncIterator[None]:
+        """Wait for earlier calls for this name in this room, and let later ones wait."""
+        place = name, _key_of(member)
+        line = self._lines.setdefault(place, _Line())
+        line.calls += 1
+        try:
+            async with line.lock:
+                await asyncio.sleep(0)  # the first step can be outside of a task
+                yield
+        finally:
+            line.calls -= 1
+            if not line.calls:
+                del self._lines[place]
+
+    def _start(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.get_running_loop().create_task(self._run(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, work: Coroutine[Any, Any, Any]) -> None:
+        try:
+            await work
+        except LedgerError as error:
+            logger.debug("a call of the ledger has failed: %s", error)
+
+
+def _note_failure(call: asyncio.Future[None]) -> None:
+    """If a call has failed, all users of this machine are said again, or it was not needed."""
+    if not call.cancelled() and (error := call.exception()) is not None:
+        logger.debug("a call of the ledger has failed: %s", error)
+
+
+class _Line:
+    """Calls that wait for each other."""
+
+    __slots__ = ("calls", "lock")
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.lock = asyncio.Lock()
+
+
+def _key_of(member: Member | None) -> str:
+    """What calls for the same member have in common. A spectator has no name."""
+    if member is None:
+        return ""
+    return f"\0{member.user}" if member.name is None else name_key(member.name)
+
+
+class SharedPages:
+    """Implements `fastchat.rooms.contract.Pages`."""
+
+    def __init__(self, reader: Reader, following: Following, search: Search) -> None:
+        self._reader = reader
+        self._following = following
+        self._search = search
+
+    async def before(self, room: str, offset: int | None, limit: int) -> Messages:
+        stream = self._following.get(room)
+        page = None if stream is None else stream.before(offset, limit)
+        if page is None:
+            page = await self._read(self._reader.before(room, offset, limit))
+        return page_of(page, newest_first=True)
+
+    async def after(self, room: str, offset: int, limit: int) -> Messages:
+        page = await self._read(self._reader.after(room, offset, limit))
+        return page_of(page, newest_first=False)
+
+    async def search(self, room: str, query: str, limit: int) -> Messages:
+        return truncated(
+            await self._read(self._search.search(room, query, limit)), newest_first=False
+        )
+
+    async def _read(self, reading: Coroutine[Any, Any, Any]) -> Any:
+        await asyncio.sleep(0)  # as in `SharedRooms._line`
+        try:
+            return await reading
+        except LedgerError as error:
+            raise unavailable() from error
