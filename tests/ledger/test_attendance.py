@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import secrets
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -824,6 +825,24 @@ async def test_calls_and_notifications_share_a_connection(url: EngineUrl) -> Non
         await one.until(lambda: len([each for each in one.payloads if each[0] in "pq"]) == 40)
 
 
+async def until_commits_wait(url: EngineUrl) -> asyncio.Task[None]:
+    """Wait until commits wait for a standby, which the server's checkpointer brings about.
+
+    Returns a task with a commit that waits.
+    """
+
+    async def commit() -> None:
+        async with observer(url) as db:
+            await db.execute(f"CREATE TABLE probe_{secrets.token_hex(4)} ()")
+
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            task = asyncio.create_task(commit())
+            done, _ = await asyncio.wait([task], timeout=0.5)
+            if not done:
+                return task
+
+
 @in_loop
 async def test_attendance_does_not_wait_for_a_standby(
     own_server: PostgreSQL, monkeypatch: pytest.MonkeyPatch
@@ -840,10 +859,10 @@ async def test_attendance_does_not_wait_for_a_standby(
         await one.enter(ALICE)
         await db.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
         await db.execute("SELECT pg_reload_conf()")
-        await until(db, "current_setting('synchronous_standby_names') = 'nobody'")
+        waiting = await until_commits_wait(url)
         appending = asyncio.create_task(one.append(draft("two")))
         removing = asyncio.create_task(one.attendance.remove(removal(ALICE)))
-        await until(db, "count(*) = 2 FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+        await until(db, "count(*) = 3 FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
         async with asyncio.timeout(PATIENCE_S):
             assert (await one.enter(BOB)).is_in
             assert (await two.enter(EVE)).is_in
@@ -860,3 +879,4 @@ async def test_attendance_does_not_wait_for_a_standby(
         await db.execute("SELECT pg_reload_conf()")
         await appending
         assert await removing == ALICE
+        await waiting

@@ -6,10 +6,11 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import asyncpg
@@ -28,6 +29,7 @@ __all__ = [
     "check_server",
     "check_version",
     "connect",
+    "fetch",
     "ledger_error",
 ]
 
@@ -181,6 +183,18 @@ def _socket_of(db: asyncpg.Connection) -> socket.socket:
     if found is None:
         raise ConnectionError("the connection is lost already")
     return found
+
+
+async def fetch(db: asyncpg.Connection, query: str, *arguments: Any) -> Sequence[Any]:
+    """Run a query and return its rows. Raises what is in `FAILED`."""
+    try:
+        rows: Sequence[Any] = await db.fetch(query, *arguments)
+    except AttributeError as error:
+        # asyncpg raises it if the connection is closed between two of its steps.
+        if not db.is_closed():
+            raise
+        raise ConnectionError("the connection is closed") from error
+    return rows
 
 
 @contextmanager

@@ -236,13 +236,17 @@ class SharedRooms:
     def _on_committed(self, rooms: Mapping[str, tuple[Committed, Sequence[Any]]]) -> None:
         runs = {room: committed.publications for room, (committed, _) in rooms.items()}
         for room, (committed, origins) in rooms.items():
-            is_followed = self._following.get(room) is not None
             for publication, origin in zip(committed.publications, origins, strict=True):
-                if origin is not None and is_followed:
+                if origin is not None:
                     self._own[room, publication.offset] = origin
-                elif origin is not None:
-                    self._kept(origin, publication.offset)
             self._following.offer(room, committed.publications)
+            stream = self._following.get(room)
+            for publication in committed.publications:
+                # Nobody here follows the room, or a read has been faster than the commit's answer.
+                if stream is None or publication.offset <= stream.head:
+                    origin = self._own.pop((room, publication.offset), None)
+                    if origin is not None:
+                        self._kept(origin, publication.offset)
         session = self._session
         session.tell(notes_of(session.identity.token, session.machine, session.last_commit, runs))
         self._metrics.committed(sum(map(len, runs.values())), 0.0)
@@ -491,14 +495,18 @@ class SharedRooms:
             assert user is not None
             self._members.count_in(name, user, subscriber, count)
 
-    def _count_out(self, subscriber: Subscriber, name: str, member: Member, *, gone: bool) -> None:
+    def _count_out(
+        self, subscriber: Subscriber, name: str, member: Member, *, gone: bool
+    ) -> asyncio.Future[None] | None:
+        """Count a connection out; returns what ends when the ledger knows that it was the last."""
         counted = self._counted.get(subscriber, {}).get(name)
         if counted is None or not counted[member]:
-            return  # the room was lost
+            return None  # the room was lost
         counted[member] -= 1
         if not counted[member]:
             del counted[member]
         room = self._members.rooms[name]
+        parting = None
         if member.name is None:
             self._members.count_spectator_out(name, member.user, subscriber)
             self._spectate(name)
@@ -510,12 +518,15 @@ class SharedRooms:
                 user.connections -= 1
             if user is None or not is_own or not user.connections:
                 is_expelled = user is not None and is_own and user.expelled
-                self._part(name, member, gone=gone or is_expelled)
+                parting = self._part(name, member, gone=gone or is_expelled)
         self._close_if_unused(name)
+        return parting
 
-    def _part(self, name: str, member: Member, *, gone: bool) -> None:
+    def _part(self, name: str, member: Member, *, gone: bool) -> asyncio.Future[None]:
         """Take a user out, whose last connection to this machine has ended."""
-        self._attendance.part(name, member, gone=gone).add_done_callback(_note_failure)
+        parting = self._attendance.part(name, member, gone=gone)
+        parting.add_done_callback(_note_failure)
+        return parting
 
     def _spectate(self, name: str) -> None:
         room = self._members.rooms.get(name)
@@ -527,8 +538,11 @@ class SharedRooms:
         async with self._line(name, member):
             await self._publishing.flushed(name)
             left()
+            parting = None
             if member is not None:
-                self._count_out(subscriber, name, member, gone=True)
+                parting = self._count_out(subscriber, name, member, gone=True)
+            if parting is not None:  # when this returns, the name is free on all machines
+                await asyncio.wait([parting])
 
     def lose(self, subscriber: Subscriber, name: str, member: Member) -> None:
         if (name, _key_of(member)) in self._lines:

@@ -45,6 +45,7 @@ from fastchat.ledger.connecting import (
     HELPER_SETTINGS,
     bounded,
     connect,
+    fetch,
     ledger_error,
 )
 from fastchat.ledger.identity import Identity, Witness, identify, renew
@@ -350,7 +351,8 @@ class Session:
                 SILENCE_S, link.lose, LedgerError("PostgreSQL does not answer a beat")
             )
             try:
-                rows = await link.listener.fetch(
+                rows = await fetch(
+                    link.listener,
                     "SELECT b.machine, b.name, b.last, s.flushed, "
                     "extract(epoch FROM clock_timestamp())::float8 "
                     "FROM beat_1($1, $2, $3) b, server_1() s",
@@ -384,7 +386,7 @@ class Session:
         async with self._reading:
             link = await self._linked()
             try:
-                rows: Sequence[Any] = await link.reader.fetch(query, *arguments)
+                rows = await fetch(link.reader, query, *arguments)
             except FAILED as error:
                 raise ledger_error(error) from error
             return rows
@@ -400,8 +402,13 @@ class Session:
         async with self._calling:
             link = await self._linked()
             try:
-                rows: Sequence[Any] = await link.teller.fetch(
-                    query, self._machine, self._claimed, self.identity.token, *arguments
+                rows = await fetch(
+                    link.teller,
+                    query,
+                    self._machine,
+                    self._claimed,
+                    self.identity.token,
+                    *arguments,
                 )
             except FAILED as error:
                 meaning = ledger_error(error)
@@ -421,7 +428,7 @@ class Session:
         try:
             if (await identify(db, self._witness)).place != self.identity.place:
                 raise LedgerError("the connections are to different servers")
-            rows: Sequence[Any] = await db.fetch(query, self.identity.token, *arguments)
+            rows = await fetch(db, query, self.identity.token, *arguments)
         except FAILED as error:
             raise ledger_error(error) from error
         finally:
@@ -487,7 +494,8 @@ class Session:
                     if (link := self._link) is None:
                         return
                     told, self._told = self._told, []
-                    await link.teller.fetch(
+                    await fetch(
+                        link.teller,
                         "SELECT pg_notify($1, p) FROM unnest($2::text[]) AS p",
                         self.identity.channel,
                         told,
