@@ -370,15 +370,23 @@ def test_slow_disk_stops_reading_an_upload(
     wire.write(head(announce(alice, MAX_BYTES), MAX_BYTES))
     wire.socket.setblocking(False)
     sent = 0
-    with contextlib.suppress(BlockingIOError):
-        while sent < MAX_BYTES:  # what the kernel takes, and no more
-            sent += wire.socket.send(content[sent : sent + 65536])
+
+    def fill() -> None:
+        """Send what the kernel takes, and no more."""
+        nonlocal sent
+        with contextlib.suppress(BlockingIOError):
+            while sent < MAX_BYTES:
+                sent += wire.socket.send(content[sent : sent + 65536])
 
     def waiting() -> int:
         cycles = [connection.cycle for connection in server.connections()]
         return sum(len(cycle.body) for cycle in cycles if cycle is not None)
 
-    wait_until(lambda: server.call(waiting) > 65_536)
+    def is_full() -> bool:
+        fill()
+        return server.call(waiting) > 65_536
+
+    wait_until(is_full)
     assert server.call(waiting) < 512 * 1024
     wire.socket.settimeout(10 * TIMEOUT_UNIT_S)
     release.append(True)
