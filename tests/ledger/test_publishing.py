@@ -41,7 +41,10 @@ class Publisher(Machine):
             answered=self._on_answered,
         )
 
-    def _on_committed(self, rooms: Mapping[str, tuple[Committed, Sequence[Any]]]) -> None:
+    def _on_committed(
+        self, rooms: Mapping[str, tuple[Committed, Sequence[Any]]], seconds: float
+    ) -> None:
+        assert seconds > 0
         self.commits_made.append(sum(len(each.publications) for each, _ in rooms.values()))
         for committed, senders in rooms.values():
             for publication, sender in zip(committed.publications, senders, strict=True):

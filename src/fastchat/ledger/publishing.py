@@ -63,7 +63,8 @@ class Publishing:
 
     * `known` returns the state of a message as far as this machine knows it, or None.
     * `committed` is called after each commit with its publications by room, and the senders of
-      these; the sender of a draft that was refused because it took too long is None.
+      these, and with the seconds that it took. The sender of a draft that was refused because it
+      took too long is None.
     * `answered` is called with the sender of a draft that became no publication.
     """
 
@@ -74,7 +75,7 @@ class Publishing:
         limits: Limits,
         *,
         known: Callable[[Target], State | None],
-        committed: Callable[[Mapping[str, tuple[Committed, Sequence[Any]]]], None],
+        committed: Callable[[Mapping[str, tuple[Committed, Sequence[Any]]], float], None],
         answered: Callable[[Any, Duplicate | CommandError], None],
     ) -> None:
         self._session = session
@@ -91,6 +92,7 @@ class Publishing:
         self._is_closed = False
         #: Why the last commit has failed; None if it has not.
         self.fault: str | None = None
+        self.failures_total = 0
 
     @property
     def count(self) -> int:
@@ -201,6 +203,7 @@ class Publishing:
         was_unsettled = batch.unsettled
         arguments = batch.arguments(states)
         if arguments is not None:
+            begun = time.perf_counter()
             answer = await self._session.commit(
                 self._limits, arguments, skip_locked=self._skips_locked
             )
@@ -209,7 +212,8 @@ class Publishing:
                 {
                     room: (each, [flying[index].sender for index in each.indexes])
                     for room, each in published.items()
-                }
+                },
+                time.perf_counter() - begun,
             )
         for index in was_unsettled:
             outcome = batch.outcomes[index]
@@ -243,6 +247,7 @@ class Publishing:
             self._answered(waiting.sender, refusal)
 
     def _note(self, fault: str | None) -> None:
+        self.failures_total += fault is not None
         if fault is not None and self.fault is None:
             logger.error("messages cannot be stored, so clients get `unavailable`: %s", fault)
         elif fault is None and self.fault is not None:

@@ -91,10 +91,11 @@ class _Shared:
     """What a machine has of a room beside its stream and its users.
 
     `calls` are under way, and need the room. `early` has what was heard while the roster is read.
-    `spectators` are the connections that the ledger knows of.
+    `spectators` are the connections that the ledger knows of. `absent` are the keys of users whose
+    last connection to this machine was lost.
     """
 
-    __slots__ = ("arrivals", "calls", "copy", "early", "opening", "spectators")
+    __slots__ = ("absent", "arrivals", "calls", "copy", "early", "opening", "spectators")
 
     def __init__(self, opening: asyncio.Task[None]) -> None:
         self.opening = opening
@@ -103,6 +104,7 @@ class _Shared:
         self.early: list[Came | Left] | None = []
         self.arrivals: dict[str, list[asyncio.Future[None]]] = {}
         self.spectators = 0
+        self.absent: set[str] = set()
 
 
 class SharedRooms:
@@ -167,12 +169,8 @@ class SharedRooms:
         await self._session.open()
 
     async def close(self) -> None:
-        for room in tuple(self._shared):
-            try:
-                async with asyncio.timeout(PATIENCE_S):
-                    await self._publishing.flushed(room)
-            except TimeoutError:
-                break
+        rooms = tuple(self._shared)
+        await asyncio.gather(*(self._flush(room) for room in rooms))
         await self._publishing.close()
         self._following.close()
         await self._attendance.close()
@@ -196,8 +194,8 @@ class SharedRooms:
 
     @property
     def absent_count(self) -> int:
-        """Users without a connection to this machine, in its rooms, are not counted."""
-        return 0
+        """Those whose last connection to this machine was lost."""
+        return sum(len(shared.absent) for shared in self._shared.values())
 
     @property
     def fault(self) -> str | None:
@@ -233,7 +231,9 @@ class SharedRooms:
         stream = self._following.get(target[0])
         return None if stream is None else stream.state(target[1])
 
-    def _on_committed(self, rooms: Mapping[str, tuple[Committed, Sequence[Any]]]) -> None:
+    def _on_committed(
+        self, rooms: Mapping[str, tuple[Committed, Sequence[Any]]], seconds: float
+    ) -> None:
         runs = {room: committed.publications for room, (committed, _) in rooms.items()}
         for room, (committed, origins) in rooms.items():
             for publication, origin in zip(committed.publications, origins, strict=True):
@@ -249,7 +249,7 @@ class SharedRooms:
                         self._kept(origin, publication.offset)
         session = self._session
         session.tell(notes_of(session.identity.token, session.machine, session.last_commit, runs))
-        self._metrics.committed(sum(map(len, runs.values())), 0.0)
+        self._metrics.committed(sum(map(len, runs.values())), seconds)
 
     def _on_answered(self, origin: _Origin, outcome: Duplicate | CommandError) -> None:
         self._soon(origin.subscriber.answer, origin.draft_key, outcome)
@@ -321,9 +321,7 @@ class SharedRooms:
                 member = (await self._admit(name, member, has_token=has_token)).member
             # What was published in this turn is in the entry, unless that takes long.
             if self._publishing.count <= MAX_BATCH:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(FLUSH_S):
-                        await self._publishing.flushed(name)
+                await self._flush(name, FLUSH_S)
             payloads, recovered = await self._missed(entrance)
             room, stream = self._members.rooms[name], self._following.get(name)
             assert stream is not None
@@ -353,7 +351,10 @@ class SharedRooms:
             shared = self._shared[name] = _Shared(opening)
         shared.calls += 1
         try:
-            await asyncio.shield(shared.opening)
+            await asyncio.wait([shared.opening])
+            if shared.opening.cancelled():
+                raise LedgerError("the room is lost")
+            shared.opening.result()
             if not self._members.rooms[name].subscribers:
                 await self._check_new(entrance)
             yield
@@ -415,10 +416,7 @@ class SharedRooms:
         shared, room = self._shared.get(name), self._members.rooms.get(name)
         if shared is None or shared.calls or (room is not None and room.subscribers):
             return
-        del self._shared[name]
-        shared.opening.cancel()
-        self._following.unfollow(name)
-        self._members.forget(name)
+        self._forget(name)
 
     async def _admit(self, name: str, member: Member, *, has_token: bool) -> User:
         """The user of a member who joins, in this machine's copy. Raises CommandError."""
@@ -485,15 +483,22 @@ class SharedRooms:
         return stream
 
     def _count_in(self, subscriber: Subscriber, name: str, member: Member, count: int = 1) -> None:
+        user = None if member.name is None else self._user(name, member.name)
         counted = self._counted.setdefault(subscriber, {}).setdefault(name, Counter())
         counted[member] += count
-        if member.name is None:
+        if user is None:
             self._members.count_spectator_in(name, member.user, subscriber, count)
             self._spectate(name)
         else:
-            user = self._members.rooms[name].roster.find(member.name)
-            assert user is not None
+            self._shared[name].absent.discard(user.key)
             self._members.count_in(name, user, subscriber, count)
+
+    def _user(self, name: str, username: str) -> User:
+        room = self._members.rooms.get(name)
+        user = None if room is None else room.roster.find(username)
+        if user is None:
+            raise LedgerError("the room was lost meanwhile")
+        return user
 
     def _count_out(
         self, subscriber: Subscriber, name: str, member: Member, *, gone: bool
@@ -524,6 +529,8 @@ class SharedRooms:
 
     def _part(self, name: str, member: Member, *, gone: bool) -> asyncio.Future[None]:
         """Take a user out, whose last connection to this machine has ended."""
+        if not gone and name in self._shared:
+            self._shared[name].absent.add(_key_of(member))
         parting = self._attendance.part(name, member, gone=gone)
         parting.add_done_callback(_note_failure)
         return parting
@@ -536,13 +543,19 @@ class SharedRooms:
         self, subscriber: Subscriber, name: str, member: Member | None, left: Callable[[], None]
     ) -> None:
         async with self._line(name, member):
-            await self._publishing.flushed(name)
+            await self._flush(name)
             left()
             parting = None
             if member is not None:
                 parting = self._count_out(subscriber, name, member, gone=True)
             if parting is not None:  # when this returns, the name is free on all machines
-                await asyncio.wait([parting])
+                await asyncio.wait([parting], timeout=PATIENCE_S)
+
+    async def _flush(self, name: str, seconds: float = PATIENCE_S) -> None:
+        """Wait until what was published in a room has its outcome, but not longer than this."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._publishing.flushed(name)
 
     def lose(self, subscriber: Subscriber, name: str, member: Member) -> None:
         if (name, _key_of(member)) in self._lines:
@@ -560,7 +573,7 @@ class SharedRooms:
         self._removals.setdefault(name, []).append(ended)
         try:
             await asyncio.sleep(0)  # as in `_line`
-            await self._publishing.flushed(name)
+            await self._flush(name)
             await self._attendance.say_spectators()
             member = await self._attendance.remove(removal)
         except LedgerError as error:
@@ -628,7 +641,7 @@ class SharedRooms:
 
     def connected(self) -> None:
         token = self._session.identity.token
-        is_other = self._token is not None and token != self._token
+        is_other = self._token not in (None, token)
         self._token = token
         self._user_ids = None
         self._is_settled = False
@@ -694,6 +707,7 @@ class SharedRooms:
         self._members.watch(name, shared.spectators + self._attendance.unsaid(name))
 
     def _apply(self, name: str, shared: _Shared, event: Came | Left) -> None:
+        shared.absent.discard(event.key)
         if not shared.copy.apply(event):
             return
         member = Member(event.name, event.user)
@@ -760,6 +774,9 @@ class SharedRooms:
                     self._part(name, member, gone=False)
             subscriber.lost(name)
             self._end_turn((subscriber,))
+        self._forget(name)
+
+    def _forget(self, name: str) -> None:
         if (shared := self._shared.pop(name, None)) is not None:
             shared.opening.cancel()
         self._following.unfollow(name)
@@ -773,6 +790,7 @@ class SharedRooms:
         self._members.tick()
         self._remove_missing()
         self._publishing.tick()
+        self._metrics.failed_commits_total = self._publishing.failures_total
         if self._ticking is None and self._session.is_connected:
             self._ticking = asyncio.get_running_loop().create_task(self._tick())
 
