@@ -215,6 +215,7 @@ async def test_drafts_wait_for_a_server_that_is_away(
             await asyncio.sleep(0.3)
             one.publishing.tick()
             assert one.codes() == [ErrorCode.UNAVAILABLE] * 2
+            monkeypatch.setattr(publishing, "PATIENCE_S", PATIENCE_S)
             one.publishing.publish(3, draft("is kept"))
             wire.refuses = False
             await settled(one)

@@ -41,6 +41,8 @@ def pgbouncer(server: PostgreSQL, mode: str) -> Iterator[int]:
     process = None
     try:
         home.chmod(0o755)
+        if program.startswith(str(_UNPACKED)):  # which the server's user may not be able to enter
+            program = shutil.copy(program, home)
         configuration = home / "pgbouncer.ini"
         lines = (
             "[databases]",
@@ -54,11 +56,12 @@ def pgbouncer(server: PostgreSQL, mode: str) -> Iterator[int]:
             "default_pool_size = 10",
         )
         configuration.write_text("\n".join((*lines, "")))
-        libraries = sorted({str(each.parent) for each in _UNPACKED.glob("lib/**/libevent*.so*")})
+        for library in _UNPACKED.glob("lib/**/*.so*"):
+            shutil.copy(library, home)
         process = subprocess.Popen(
             [program, "--quiet", str(configuration)],
             user=as_user,
-            env={**os.environ, "LD_LIBRARY_PATH": ":".join(libraries)},
+            env={**os.environ, "LD_LIBRARY_PATH": str(home)},
             stderr=subprocess.DEVNULL,
         )
         wait_until(lambda: _accepts(port))

@@ -41,6 +41,7 @@ _WRITABLE = ("primary", "read-write", "any")
 #: Hosts with their ports: names, IPv4 addresses, IPv6 addresses in brackets, encoded paths.
 _HOST = r"(?:\[[0-9a-zA-Z:.%_-]+\]|[^\[\]:@,]*)(?::[0-9]*)?"
 _HOSTS = re.compile(rf"{_HOST}(?:,{_HOST})*", re.ASCII)
+_URL = re.compile(r"([a-z]+)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(?:#(.*))?", re.DOTALL)
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,39}", re.ASCII)
 
 
@@ -81,7 +82,7 @@ def parse_url(url: str) -> EngineUrl:
             "for example postgresql://chat@db.example/chat."
         )
     try:
-        parts = urlsplit(url)
+        parts = _split(url)
         query = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
     except ValueError:
         raise _no_url(url) from None
@@ -119,6 +120,15 @@ def parse_url(url: str) -> EngineUrl:
             f"written; it must be {' or '.join(_WRITABLE)}."
         )
     return EngineUrl(_joined(parts._replace(query=urlencode(kept))), schema, _hidden(url))
+
+
+def _split(url: str) -> SplitResult:
+    """The parts of a URL. `urlsplit` of newer Pythons refuses several hosts with brackets."""
+    found = _URL.fullmatch(url)
+    if found is None:
+        raise ValueError("no URL")
+    scheme, netloc, path, query, fragment = found.groups("")
+    return SplitResult(scheme, netloc, path, query, fragment)
 
 
 def _joined(parts: SplitResult) -> str:
