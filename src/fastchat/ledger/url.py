@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from difflib import get_close_matches
 from typing import NamedTuple
-from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode
 
 from fastchat.errors import SettingError
 
@@ -55,7 +55,7 @@ class EngineUrl(NamedTuple):
     @property
     def dsns(self) -> list[str]:
         """An address for each host. asyncpg tries several only if they refuse to connect."""
-        parts = urlsplit(self.dsn)
+        parts = _split(self.dsn)
         user, at, hosts = parts.netloc.rpartition("@")
         if hosts:
             netlocs = [f"{user}{at}{host}" for host in hosts.split(",")]
