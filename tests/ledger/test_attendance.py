@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -29,12 +29,10 @@ from fastchat.ledger.attendance import (
     Watched,
     events_of,
 )
-from fastchat.ledger.connecting import connect
-from fastchat.ledger.schema import prepare_schema
 from fastchat.ledger.url import EngineUrl, parse_url
 from fastchat.rooms import Member, Removal
-from support.ledger import Machine, in_loop
-from support.postgresql import PostgreSQL, find_programs, postgresql
+from support.ledger import Machine, in_loop, make_ledger, observer
+from support.postgresql import PostgreSQL
 from support.server import PATIENCE_S, TIMEOUT_UNIT_S
 
 LIMITS = Limits(stored=10_000, slack=100)
@@ -126,30 +124,7 @@ async def places(url: EngineUrl, *names: str, times: Times = PATIENT) -> AsyncIt
 
 @asynccontextmanager
 async def ledger_of(server: PostgreSQL) -> AsyncIterator[EngineUrl]:
-    url = parse_url(server.url)
-    db = await connect(url)
-    await prepare_schema(db, url.schema)
-    await db.close()
-    yield url
-
-
-@asynccontextmanager
-async def observer(url: EngineUrl) -> AsyncIterator[asyncpg.Connection]:
-    """A connection of somebody else, in the ledger's schema."""
-    db = await asyncpg.connect(url.dsn, server_settings={"search_path": url.schema})
-    try:
-        yield db
-    finally:
-        await db.close()
-
-
-@pytest.fixture
-def own_server() -> Iterator[PostgreSQL]:
-    """A server for one test, which breaks it."""
-    if find_programs() is None:
-        pytest.skip("no PostgreSQL: apt-get install postgresql (as root)")
-    with postgresql() as running:
-        yield running
+    yield await make_ledger(parse_url(server.url))
 
 
 # Names

@@ -19,10 +19,9 @@ from fastchat.ledger import LedgerError, NotCommittedError, session
 from fastchat.ledger.appending import Limits
 from fastchat.ledger.connecting import connect
 from fastchat.ledger.identity import FILE_NAME, Identity, Witness, identify
-from fastchat.ledger.schema import prepare_schema
 from fastchat.ledger.url import EngineUrl, parse_url
 from fastchat.protocol import Message, Position
-from support.ledger import Machine, in_loop
+from support.ledger import Machine, in_loop, make_ledger, observer
 from support.postgresql import PostgreSQL, postgresql, standby
 from support.server import PATIENCE_S, TIMEOUT_UNIT_S
 from support.wire import Wire
@@ -52,16 +51,6 @@ def url_of(*servers: PostgreSQL | Wire) -> EngineUrl:
     )
 
 
-async def made(url: EngineUrl) -> EngineUrl:
-    """The URL, with a new ledger."""
-    db = await connect(url)
-    try:
-        await prepare_schema(db, url.schema)
-    finally:
-        await db.close()
-    return url
-
-
 @asynccontextmanager
 async def opened(
     url: EngineUrl, name: str = "one", witness: Witness | None = None
@@ -72,15 +61,6 @@ async def opened(
         yield machine
     finally:
         await machine.session.close()
-
-
-@asynccontextmanager
-async def observer(url: EngineUrl) -> AsyncIterator[asyncpg.Connection]:
-    db = await asyncpg.connect(url.dsn, server_settings={"search_path": url.schema})
-    try:
-        yield db
-    finally:
-        await db.close()
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -155,7 +135,7 @@ async def test_synchronous_standby_is_promoted() -> None:
     """Nothing that a commit has returned is missing, and nothing is there twice."""
     with postgresql(*FAST) as primary, standby(primary) as other:
         primary.configure_now("synchronous_standby_names = '*'")
-        async with opened(await made(url_of(primary, other))) as machine:
+        async with opened(await make_ledger(url_of(primary, other))) as machine:
             token = machine.session.identity.token
             async with Publisher(machine) as publisher:
                 old = await machine.reader.position("a")
@@ -174,7 +154,7 @@ async def test_synchronous_standby_is_promoted() -> None:
 async def test_asynchronous_standby_is_promoted_without_a_tail() -> None:
     """Publications that the standby does not have are missing, and no client is told otherwise."""
     with postgresql(*FAST) as primary, standby(primary) as other:
-        async with opened(await made(url_of(primary, other))) as machine:
+        async with opened(await make_ledger(url_of(primary, other))) as machine:
             await machine.append(draft("one"), draft("two"))
             early = await machine.reader.position("a")
             head = primary.query("SELECT pg_current_wal_lsn()")
@@ -199,7 +179,7 @@ async def test_older_primary_is_refused(caplog: pytest.LogCaptureFixture, tmp_pa
     """Nothing is published or read on a primary that a standby has replaced."""
     file = tmp_path / FILE_NAME
     with postgresql(*FAST) as primary, standby(primary) as other:
-        url = await made(url_of(primary, other))
+        url = await make_ledger(url_of(primary, other))
         async with opened(url, witness=Witness(file)) as machine:
             await machine.append(draft("one"))
             async with reconnecting(machine):
@@ -235,7 +215,7 @@ async def test_commit_waits_for_an_absent_standby(monkeypatch: pytest.MonkeyPatc
     locked = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'advisory'"
     with postgresql(*FAST) as primary, standby(primary) as other:
         primary.configure_now("synchronous_standby_names = '*'")
-        url = await made(url_of(primary))
+        url = await make_ledger(url_of(primary))
         async with opened(url) as machine, opened(url, "two") as second, observer(url) as db:
             await machine.append(draft("one"))
             other.stop()
@@ -265,7 +245,7 @@ async def test_crash_while_the_standby_is_absent(monkeypatch: pytest.MonkeyPatch
     waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
     with postgresql(*FAST) as primary, standby(primary) as other:
         primary.configure_now("synchronous_standby_names = '*'")
-        url = await made(url_of(primary))
+        url = await make_ledger(url_of(primary))
         async with opened(url) as machine:
             await machine.append(draft("one"))
             other.stop()
@@ -305,7 +285,7 @@ async def test_base_backup_is_restored(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(session, "BEAT_S", 0.05)
     one, two = tmp_path / "one", tmp_path / "two"
     with postgresql(*FAST) as server:
-        url = await made(url_of(server))
+        url = await make_ledger(url_of(server))
         async with opened(url, "one", Witness(one)) as first, opened(url, "two", Witness(two)):
             await first.append(draft("one"))
             backup = await asyncio.to_thread(server.base_backup)
@@ -332,7 +312,7 @@ async def test_backup_is_restored_under_running_machines() -> None:
     """Machines that were connected find out as well, and agree on one token each time. A backup
     that was made under an older token does not bring it back."""
     with postgresql(*FAST) as server:
-        url = await made(url_of(server))
+        url = await make_ledger(url_of(server))
         async with opened(url, "one") as one, opened(url, "two") as two:
             await one.append(draft("one"))
             backup = await asyncio.to_thread(server.base_backup)
@@ -360,7 +340,7 @@ async def test_missing_commit_renews_the_token(caplog: pytest.LogCaptureFixture)
     """If the restored server has written more than the lost one, the machine's own commits tell."""
     with postgresql(*FAST) as server:
         async with Wire(server.port) as wire:
-            await made(url_of(server))
+            await make_ledger(url_of(server))
             async with opened(url_of(wire)) as machine:
                 await machine.append(draft("one"))
                 backup = await asyncio.to_thread(server.base_backup)
@@ -414,7 +394,7 @@ async def test_late_answer_is_no_contradiction(url: EngineUrl) -> None:
 async def test_recovery_up_to_a_point_in_time() -> None:
     """A recovery begins another timeline, so the epochs are others."""
     with postgresql(*FAST) as server:
-        async with opened(await made(url_of(server))) as machine:
+        async with opened(await make_ledger(url_of(server))) as machine:
             await machine.append(draft("one"))
             backup = await asyncio.to_thread(server.base_backup)
             await machine.append(draft("two"))
@@ -435,7 +415,7 @@ async def test_twenty_crashes() -> None:
     """After a crash of the server, the machine comes back by itself. Each commit has happened once
     or not at all, as it was said; the epoch stays, and nothing is left behind."""
     with postgresql(*FAST) as server:
-        async with opened(await made(url_of(server))) as machine:
+        async with opened(await make_ledger(url_of(server))) as machine:
             async with Publisher(machine) as publisher:
                 first = await machine.reader.position("a")
                 for _ in range(20):
@@ -469,7 +449,7 @@ async def test_connections_to_two_servers_are_refused() -> None:
     """All connections must be to one server. Here, the first host accepts only one, and the second
     is a copy."""
     with postgresql(*FAST) as server, postgresql(*FAST) as copy:
-        await made(url_of(server))
+        await make_ledger(url_of(server))
         await asyncio.to_thread(copy.restore, await asyncio.to_thread(server.base_backup))
         async with OnlyOnce(server.port) as first:
             with pytest.raises(LedgerError, match="different servers"):

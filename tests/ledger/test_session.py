@@ -8,7 +8,6 @@ import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-import asyncpg
 import pytest
 
 from contracts.history import draft
@@ -16,7 +15,7 @@ from fastchat.ledger import LedgerError, MachineTakenError, NotCommittedError, s
 from fastchat.ledger.appending import Limits
 from fastchat.ledger.url import EngineUrl, parse_url
 from fastchat.protocol import Message
-from support.ledger import Machine, in_loop
+from support.ledger import Machine, in_loop, observer
 from support.postgresql import PostgreSQL
 from support.server import PATIENCE_S
 from support.wire import Wire
@@ -53,15 +52,6 @@ async def opened(url: EngineUrl, name: str = "one") -> AsyncIterator[Watched]:
         yield machine
     finally:
         await machine.session.close()
-
-
-@asynccontextmanager
-async def observer(url: EngineUrl) -> AsyncIterator[asyncpg.Connection]:
-    db = await asyncpg.connect(url.dsn, server_settings={"search_path": url.schema})
-    try:
-        yield db
-    finally:
-        await db.close()
 
 
 async def until(holds: Callable[[], bool]) -> None:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter
-from collections.abc import Iterator
-
-import pytest
 
 from contracts.broker import Receiver, join, names
 from contracts.history import NOW_S, draft
@@ -15,24 +12,13 @@ from fastchat.brokers.memory import MemoryBroker
 from fastchat.errors import CommandError
 from fastchat.ledger.appending import Limits
 from fastchat.ledger.attendance import Times
-from fastchat.ledger.connecting import connect
 from fastchat.ledger.identity import Witness
 from fastchat.ledger.rooms import SharedRooms
-from fastchat.ledger.schema import prepare_schema
 from fastchat.ledger.url import EngineUrl, parse_url
 from fastchat.metrics import Metrics
-from support.ledger import in_loop
-from support.postgresql import PostgreSQL, find_programs, postgresql
+from support.ledger import in_loop, make_ledger
+from support.postgresql import PostgreSQL
 from support.server import PATIENCE_S
-
-
-@pytest.fixture
-def own_server() -> Iterator[PostgreSQL]:
-    """A server that the test can kill."""
-    if find_programs() is None:
-        pytest.skip("no PostgreSQL: apt-get install postgresql (as root)")
-    with postgresql() as server:
-        yield server
 
 
 class Machine:
@@ -93,10 +79,7 @@ class Machine:
 async def test_killed_server_costs_nothing(own_server: PostgreSQL) -> None:
     """PostgreSQL is killed four times while two machines publish: all publications arrive at both,
     once and in one order, and nobody has left."""
-    url = parse_url(own_server.url)
-    db = await connect(url)
-    await prepare_schema(db, url.schema)
-    await db.close()
+    url = await make_ledger(parse_url(own_server.url))
     one, two = Machine(url, "one"), Machine(url, "two")
     try:
         for machine in (one, two):

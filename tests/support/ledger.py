@@ -27,7 +27,17 @@ from fastchat.ledger.url import EngineUrl, parse_url
 from fastchat.protocol import Draft, Message, Position, Publication
 from support.postgresql import PostgreSQL, postgresql
 
-__all__ = ["LedgerHistory", "Machine", "execute", "in_loop", "observer", "server", "url"]
+__all__ = [
+    "LedgerHistory",
+    "Machine",
+    "execute",
+    "in_loop",
+    "make_ledger",
+    "observer",
+    "own_server",
+    "server",
+    "url",
+]
 
 Result = TypeVar("Result")
 
@@ -40,29 +50,35 @@ def server() -> Iterator[PostgreSQL]:
 
 
 @pytest.fixture
+def own_server() -> Iterator[PostgreSQL]:
+    """A PostgreSQL for one test, which breaks it."""
+    with postgresql() as running:
+        yield running
+
+
+@pytest.fixture
 def url(server: PostgreSQL) -> Iterator[EngineUrl]:
     """The URL of a new ledger."""
     schema = f"test_{secrets.token_hex(4)}"
     made = parse_url(f"{server.url}?schema={schema}")
-    asyncio.run(_make(made))
+    asyncio.run(make_ledger(made))
     yield made
     asyncio.run(execute(made, f"DROP SCHEMA {schema} CASCADE"))
 
 
-async def _make(url: EngineUrl) -> None:
+async def make_ledger(url: EngineUrl) -> EngineUrl:
+    """The URL, with a new ledger."""
     db = await connect(url)
     try:
         await prepare_schema(db, url.schema)
     finally:
         await db.close()
+    return url
 
 
 async def execute(url: EngineUrl, statement: str) -> None:
-    db = await asyncpg.connect(url.dsn, server_settings={"search_path": url.schema})
-    try:
+    async with observer(url) as db:
         await db.execute(statement)
-    finally:
-        await db.close()
 
 
 @asynccontextmanager
