@@ -56,7 +56,7 @@ def not_here() -> CommandError:
 
 
 def unavailable() -> CommandError:
-    """The refusal of what needs the history, while that cannot be used."""
+    """The refusal of what needs the rooms or their history, while these cannot be reached."""
     return CommandError(
         ErrorCode.UNAVAILABLE,
         "The server cannot do this at the moment. Try again soon.",

@@ -31,7 +31,7 @@ from fastchat.brokers import Delivery, OnOutcome, Receiver
 from fastchat.brokers.relay import records
 from fastchat.brokers.relay.bounds import Bounds
 from fastchat.brokers.relay.counts import Counts
-from fastchat.brokers.relay.deadlines import DeadlineTimer, unavailable
+from fastchat.brokers.relay.deadlines import DeadlineTimer
 from fastchat.brokers.relay.drafts import Drafts
 from fastchat.brokers.relay.link import Link
 from fastchat.brokers.relay.outbox import Outbox
@@ -43,6 +43,7 @@ from fastchat.errors import CloseReason, CommandError
 from fastchat.metrics import Metrics
 from fastchat.protocol import Draft
 from fastchat.rooms import Entrance, Entry, Member, Removal
+from fastchat.rooms.refusals import unavailable
 
 __all__ = ["RelayBroker"]
 

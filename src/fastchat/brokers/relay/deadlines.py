@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from fastchat.errors import CommandError, ErrorCode
 
-__all__ = ["DeadlineTimer", "check_deadline", "too_late", "unavailable"]
+__all__ = ["DeadlineTimer", "check_deadline", "too_late"]
 
 
 class DeadlineTimer:
@@ -55,14 +55,5 @@ def too_late() -> CommandError:
     return CommandError(
         ErrorCode.UNAVAILABLE,
         "The server is overloaded at the moment. Try again soon.",
-        temporary=True,
-    )
-
-
-def unavailable() -> CommandError:
-    """The refusal of a draft or request that needs the relay."""
-    return CommandError(
-        ErrorCode.UNAVAILABLE,
-        "The server cannot do this at the moment. Try again soon.",
         temporary=True,
     )

@@ -10,12 +10,12 @@ import orjson
 
 from fastchat.brokers import OnOutcome
 from fastchat.brokers.relay import records
-from fastchat.brokers.relay.deadlines import unavailable
 from fastchat.brokers.relay.wire import BadRecord
 from fastchat.brokers.relay.worker_rooms import WorkerRoom, WorkerRooms
 from fastchat.errors import CommandError
 from fastchat.history import Duplicate
 from fastchat.protocol import Draft, Kind, MessageDraft
+from fastchat.rooms.refusals import unavailable
 
 __all__ = ["Drafts"]
 

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from fastchat.brokers import Pages
 from fastchat.brokers.relay import records
 from fastchat.brokers.relay.client import RelayBroker
-from fastchat.brokers.relay.deadlines import unavailable
 from fastchat.errors import HistoryError
 from fastchat.history.reader import HistoryReader
 from fastchat.rooms import Messages
 from fastchat.rooms.messages import page_of
+from fastchat.rooms.refusals import unavailable
 
 __all__ = ["FilePages", "RelayPages"]
 

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
 from fastchat.brokers.relay import records
-from fastchat.brokers.relay.deadlines import DeadlineTimer, unavailable
+from fastchat.brokers.relay.deadlines import DeadlineTimer
 from fastchat.brokers.relay.wire import BadRecord
+from fastchat.rooms.refusals import unavailable
 
 __all__ = ["Requests"]
 
