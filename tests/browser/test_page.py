@@ -489,6 +489,8 @@ def test_rows_are_bounded_and_do_not_move_the_reader(visit: Any) -> None:
       const older = async () => false, newer = async () => timeline.grow();
       const log = new Log({ older, newer, seen: (offset) => room.read(offset) });
       const element = document.getElementById("log");
+      let live;
+      new MutationObserver(() => (live ??= element.ariaLive)).observe(element, { childList: true });
       const frame = () => new Promise(requestAnimationFrame);
       const frames = () => frame().then(frame).then(frame);
       let offset = 0;
@@ -507,7 +509,7 @@ def test_rows_are_bounded_and_do_not_move_the_reader(visit: Any) -> None:
       room.accept({ user: "ann", username: "Ann", epoch: "e", offset: 0, recovered: false,
         messages: [], users: [{ user: "ann", username: "Ann" }], online: 1, rights: ["read"] });
       await more(500);
-      const result = { live: element.ariaLive, following: rows() };
+      const result = { live, following: rows() };
       element.scrollTop = 3000;
       await frames();
       const before = seen();
