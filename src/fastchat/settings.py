@@ -39,6 +39,8 @@ __all__ = [
 MAX_WORKERS = 256
 #: The value that asks the server to choose, where a setting allows it.
 AUTO = "auto"
+#: The name of a machine.
+_MACHINE = re.compile(r"[a-z0-9._-]{1,63}", re.ASCII)
 #: A container's CPU quota and period in µs (the kernel's cgroup-v2.rst, "cpu.max").
 _CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 #: Variables that Kubernetes sets for each service in a namespace (the Kubernetes documentation,
@@ -70,6 +72,7 @@ def _setting(
     choices: tuple[str, ...] = (),
     auto: Callable[[], int] | None = None,
     path: bool = False,
+    separator: str | None = ",",
 ) -> Any:
     metadata = {
         "help": help,
@@ -78,6 +81,7 @@ def _setting(
         "choices": choices,
         "auto": auto,
         "path": path,
+        "separator": separator,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -158,6 +162,23 @@ class Settings:
         "failure that a delivered message survives: process for a killed server, power-loss for a "
         "loss of power too, which is slower because each batch is synced to the disk",
         choices=("process", "power-loss"),
+    )
+    engine: tuple[str, ...] = _setting(
+        (),
+        "URL of a PostgreSQL in which several machines share the rooms, such as "
+        "postgresql://chat@db.example/chat; without it, one machine has them in --data",
+        separator=None,
+    )
+    machine: str = _setting(
+        "",
+        "name of this machine among those that share an --engine, of a-z, 0-9, -, _ and .; empty "
+        "for a name that is made once and kept in --data",
+    )
+    engine_patience: float = _setting(
+        30.0,
+        "seconds without the --engine after which clients are sent away, to other machines",
+        low=5,
+        high=3600,
     )
     history_max_messages: int = _setting(
         1000,
@@ -340,6 +361,7 @@ class Settings:
                 value = tuple(value)
                 object.__setattr__(self, field.name, value)
             _check(field, value, names[field.name])
+        _check_engine(self, names, sources or {})
         _check_auth(self, names)
         _check_origins(self, names)
         _check_proxies(self, names)
@@ -351,6 +373,9 @@ class Settings:
             raise SettingError(
                 f"{names['ssl_keyfile']} has no effect without --ssl-certfile; give both."
             )
+
+
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(Settings)}
 
 
 def load_settings(
@@ -428,7 +453,10 @@ def flag_of(field: dataclasses.Field[Any]) -> str:
 
 
 def is_list(field: dataclasses.Field[Any]) -> bool:
-    """Whether a setting takes several values: a repeated flag, or commas in the environment."""
+    """Whether a setting takes several values: a repeated flag, or a list in the environment.
+
+    Commas separate the values there, or white space if the values can have commas.
+    """
     return type(field.default) is tuple
 
 
@@ -531,7 +559,7 @@ def _shown(text: str) -> str:
 def _convert(field: dataclasses.Field[Any], text: Any, name: str) -> Any:
     kind: Callable[[str], Any] = type(field.default)
     if is_list(field):
-        given = text.split(",") if isinstance(text, str) else text
+        given = text.split(field.metadata["separator"]) if isinstance(text, str) else text
         return tuple(each.strip() for each in given if each.strip() or field.metadata["path"])
     if is_switch(field):
         if text not in ("true", "false"):
@@ -584,6 +612,31 @@ def _check_text(value: Any, name: str) -> None:
     for text in value if isinstance(value, tuple) else (value,):
         if isinstance(text, str) and "\0" in text:
             raise SettingError(f"{name} must not contain the character U+0000.")
+
+
+def _check_engine(settings: Settings, names: Mapping[str, str], given: Collection[str]) -> None:
+    """Refuse settings that have no effect with an engine, or without one."""
+    if not settings.engine:
+        for name in ("machine", "engine_patience"):
+            if getattr(settings, name) != _DEFAULTS[name]:
+                raise SettingError(f"{names[name]} has no effect without --engine; give both.")
+        return
+    if len(settings.engine) > 1:
+        raise SettingError(f"{names['engine']} must be one URL, not {len(settings.engine)}.")
+    from fastchat.ledger.url import parse_url  # here, because most servers have no engine
+
+    parse_url(settings.engine[0], names["engine"])
+    for name in ("history", "durability"):
+        if name in given or getattr(settings, name) != _DEFAULTS[name]:
+            raise SettingError(
+                f"{names[name]} has no effect with --engine: messages are in PostgreSQL, and on "
+                "disk before anybody sees them."
+            )
+    if settings.machine and not _MACHINE.fullmatch(settings.machine):
+        raise SettingError(
+            f"{names['machine']} must be 1 to 63 of the characters a-z, 0-9, -, _ and ., not "
+            f"{settings.machine!r}."
+        )
 
 
 def _check_auth(settings: Settings, names: Mapping[str, str]) -> None:

@@ -53,6 +53,8 @@ def test_flags_are_over_environment_over_file_over_defaults(tmp_path: Path) -> N
 #: Other settings that a setting is valid with only.
 NEEDED_SETTINGS: dict[str, dict[str, Any]] = {
     "auth": {"jwt_key_file": ("key",)},
+    "machine": {"engine": ("postgresql://db.example/chat",)},
+    "engine_patience": {"engine": ("postgresql://db.example/chat",)},
     "jwt_key_file": {"auth": "jwt"},
     "jwt_audience": {"auth": "jwt", "jwt_key_file": ("key",)},
     "jwt_issuer": {"auth": "jwt", "jwt_key_file": ("key",)},
@@ -70,6 +72,8 @@ def another_value(field: dataclasses.Field[object]) -> tuple[object, str, str]:
         values = ("https://a.example", "https://b.example")
         if field.name == "trusted_proxy":
             values = ("192.0.2.1", "10.0.0.0/8")
+        if field.name == "engine":
+            values = ("postgresql://chat:secret@db1,db2/chat",)
         return values, ", ".join(values), repr(list(values))
     elif isinstance(field.default, bool):
         return not field.default, str(not field.default).lower(), str(not field.default).lower()
@@ -111,6 +115,34 @@ def test_limits_are_switched_off_together() -> None:
 def test_proxy_must_be_an_address_or_a_range() -> None:
     """A host name as a trusted proxy is refused."""
     assert "--trusted-proxy must be an address" in complaint({"trusted_proxy": "proxy.example"})
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"machine": "a"}, "--machine has no effect without --engine"),
+        ({"engine_patience": "60"}, "--engine-patience has no effect without --engine"),
+        ({"engine": ["postgresql://a/b"], "machine": "A"}, "--machine must be 1 to 63"),
+        ({"engine": ["postgresql://a/b"], "history": "sqlite"}, "--history has no effect with"),
+        (
+            {"engine": ["postgresql://a/b"], "durability": "power-loss"},
+            "--durability has no effect",
+        ),
+        ({"engine": ["postgresql://a/b", "postgresql://c/d"]}, "--engine must be one URL, not 2"),
+        ({"engine": ["mysql://a:secret@b/c"]}, "--engine: 'mysql://a:…@b/c' does not begin with"),
+    ],
+)
+def test_engine_needs_its_own_settings_and_no_others(flags: dict[str, Any], words: str) -> None:
+    """A setting that has no effect with an engine, or without one, is refused."""
+    assert words in complaint(flags)
+
+
+def test_urls_of_the_engine_are_separated_by_white_space() -> None:
+    """The URL of an engine can have commas, so these separate nothing in the environment."""
+    url = "postgresql://db1,db2/chat?target_session_attrs=read-write"
+    assert load_settings({}, {"FASTCHAT_ENGINE": f"{url}\n"}, None).engine == (url,)
+    assert "FASTCHAT_ENGINE must be one URL" in complaint({}, {"FASTCHAT_ENGINE": f"{url} {url}"})
+    assert "FASTCHAT_ENGINE: 'x' does not begin" in complaint({}, {"FASTCHAT_ENGINE": "x"})
 
 
 def test_tokens_and_their_keys_are_set_together(tmp_path: Path) -> None:

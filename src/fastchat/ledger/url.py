@@ -74,41 +74,41 @@ class EngineUrl(NamedTuple):
         return [_joined(parts._replace(query=urlencode(each))) for each in queries]
 
 
-def parse_url(url: str) -> EngineUrl:
-    """Read the URL of a ledger. Raises SettingError with the fault."""
+def parse_url(url: str, name: str = "--engine") -> EngineUrl:
+    """Read the URL of a ledger, from the setting `name`. Raises SettingError with the fault."""
     if not url.startswith(tuple(f"{scheme}://" for scheme in _SCHEMES)):
         raise SettingError(
-            f"--engine: {_hidden(url)!r} does not begin with postgresql://, "
+            f"{name}: {_hidden(url)!r} does not begin with postgresql://, "
             "for example postgresql://chat@db.example/chat."
         )
     try:
         parts = _split(url)
         query = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
     except ValueError:
-        raise _no_url(url) from None
+        raise _no_url(url, name) from None
     # A password that has one of these characters itself ends too early, or is taken for a port.
     if parts.fragment or "@" in parts.path or not _HOSTS.fullmatch(parts.netloc.rpartition("@")[2]):
-        raise _no_url(url)
+        raise _no_url(url, name)
     schema = DEFAULT_SCHEMA
     kept = []
-    for name, value in query:
-        if name == "schema":
+    for key, value in query:
+        if key == "schema":
             schema = value
-        elif name in _PARAMETERS:
-            kept.append((name, value))
+        elif key in _PARAMETERS:
+            kept.append((key, value))
         else:
-            if not name.isidentifier():
-                raise _no_url(url)
-            near = get_close_matches(name, (*_PARAMETERS, "schema"), 1)
+            if not key.isidentifier():
+                raise _no_url(url, name)
+            near = get_close_matches(key, (*_PARAMETERS, "schema"), 1)
             hint = (
                 f"did you mean {near[0]!r}?"
                 if near
                 else f"known are {', '.join(_PARAMETERS)}, schema."
             )
-            raise SettingError(f"--engine: the URL's parameter {name!r} is not known; {hint}")
+            raise SettingError(f"{name}: the URL's parameter {key!r} is not known; {hint}")
     if not _SCHEMA.fullmatch(schema):
         raise SettingError(
-            f"--engine: the schema {schema!r} must have 1 to 40 of the characters a-z, 0-9 and _, "
+            f"{name}: the schema {schema!r} must have 1 to 40 of the characters a-z, 0-9 and _, "
             "and must not begin with a digit."
         )
     attributes = dict(kept).get("target_session_attrs")
@@ -116,7 +116,7 @@ def parse_url(url: str) -> EngineUrl:
         kept.append(("target_session_attrs", _WRITABLE[0]))
     elif attributes not in _WRITABLE:
         raise SettingError(
-            f"--engine: target_session_attrs={attributes} can lead to a server that cannot be "
+            f"{name}: target_session_attrs={attributes} can lead to a server that cannot be "
             f"written; it must be {' or '.join(_WRITABLE)}."
         )
     return EngineUrl(_joined(parts._replace(query=urlencode(kept))), schema, _hidden(url))
@@ -136,9 +136,9 @@ def _joined(parts: SplitResult) -> str:
     return f"{parts.scheme}://{parts.netloc}{parts.path}?{parts.query}"
 
 
-def _no_url(url: str) -> SettingError:
+def _no_url(url: str, name: str) -> SettingError:
     return SettingError(
-        f"--engine: {_hidden(url)!r} is no URL of PostgreSQL; in a user's name and a password, the "
+        f"{name}: {_hidden(url)!r} is no URL of PostgreSQL; in a user's name and a password, the "
         "characters % / ? # @ : must be written as %25 %2F %3F %23 %40 %3A."
     )
 
