@@ -352,6 +352,16 @@ class Settings:
         False, "echo messages at /_echo, for conformance tests; only on a loopback address"
     )
 
+    @property
+    def has_history_file(self) -> bool:
+        """Whether messages are kept in a SQLite file in `data`."""
+        return self.history == "sqlite" and not self.engine
+
+    @property
+    def has_directory(self) -> bool:
+        """Whether the server has a data directory, with its socket."""
+        return bool(self.history == "sqlite" or self.engine or self.workers > 1)
+
     def __post_init__(self, sources: Mapping[str, str] | None) -> None:
         names = {field.name: flag_of(field) for field in dataclasses.fields(self)}
         names |= sources or {}

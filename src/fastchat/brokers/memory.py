@@ -18,6 +18,8 @@ __all__ = ["MemoryBroker"]
 class MemoryBroker:
     """Implements `fastchat.brokers.Broker`, and is the only `Subscriber` of its rooms.
 
+    `send_away` is called with a share of the connections that must be closed.
+
     The other two contracts need no adapter: the rooms implement `Presence`, and their `pages`
     implement `Pages`.
     """
@@ -25,8 +27,11 @@ class MemoryBroker:
     _delivery: Delivery
     _receiver: Receiver
 
-    def __init__(self, rooms: Rooms) -> None:
+    def __init__(
+        self, rooms: Rooms, send_away: Callable[[float], object] = lambda share: None
+    ) -> None:
         self._rooms = rooms
+        self._send_away = send_away
 
     def open(self, *, delivery: Delivery, receiver: Receiver) -> None:
         self._delivery = delivery
@@ -86,6 +91,9 @@ class MemoryBroker:
 
     def expel(self, room: str, user: str, seconds: int) -> None:
         self._receiver.expel(room, user, seconds)
+
+    def send_away(self, share: float) -> None:
+        self._send_away(share)
 
     def end_turn(self) -> None:
         self._delivery.end_turn()

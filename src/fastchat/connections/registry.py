@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Hashable
@@ -29,6 +30,8 @@ CLOSE_GRACE_S = 2.0
 RECONNECT_AFTER_MS = 250
 #: The retry delay sent to a client that was rejected because a limit was reached.
 TURNED_AWAY_MS = (10_000, 30_000)
+#: Clients that are sent away to another machine come back at times spread over this long.
+SENT_AWAY_MS = 2_000
 #: For each limit the reason that the client gets, and the setting that the log names.
 _REASONS = {
     Limit.CONNECTIONS: (CloseReason.SERVER_FULL, "--max-connections, or the limit of open files"),
@@ -146,6 +149,18 @@ class Sessions:
         logger.info("turned a client away: %s (%s)", reason.text, setting)
         after_ms = random.randint(*TURNED_AWAY_MS)  # noqa: S311 spreads load
         session.dismiss(reason, after_ms)
+
+    def send_away(self, share: float) -> None:
+        """Close this share of the connections that have joined a room, at least one of them.
+
+        The rooms cannot be reached. Other machines may reach them.
+        """
+        joined = [
+            each for each in self._all if each not in self._unjoined and each not in self._closing
+        ]
+        for session in random.sample(joined, min(len(joined), math.ceil(share * len(joined)))):
+            after_ms = RECONNECT_AFTER_MS + random.randint(0, SENT_AWAY_MS)  # noqa: S311 spreads load
+            session.dismiss(CloseReason.CUT_OFF, after_ms)
 
     def on_evicted(self, connection: Connection, code: int, reason: str) -> None:
         """Tell a session that the hub itself has closed the connection."""

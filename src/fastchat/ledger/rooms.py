@@ -47,21 +47,25 @@ from fastchat.ledger.attendance import (
 )
 from fastchat.ledger.following import Following
 from fastchat.ledger.identity import Witness
+from fastchat.ledger.lines import Lines
 from fastchat.ledger.notes import PREFIX, notes_of
+from fastchat.ledger.pages import SharedPages
 from fastchat.ledger.publishing import MAX_BATCH, PATIENCE_S, Publishing
 from fastchat.ledger.reading import Reader
+from fastchat.ledger.reports import Reports
 from fastchat.ledger.search import Search
 from fastchat.ledger.session import Session
 from fastchat.ledger.streams import Stream
+from fastchat.ledger.upkeep import Upkeep
 from fastchat.ledger.url import EngineUrl
 from fastchat.limits.rooms import RoomLimits
 from fastchat.metrics import Metrics
 from fastchat.protocol import MAX_HISTORY, Draft, Position, Publication
 from fastchat.protocol.names import DEFAULT_ROOM, name_key
 from fastchat.protocol.users import subject_of
-from fastchat.rooms import Entrance, Entry, Member, Messages, Removal
+from fastchat.rooms import Entrance, Entry, Member, Removal
 from fastchat.rooms.members import Members
-from fastchat.rooms.messages import page_of, truncated
+from fastchat.rooms.messages import truncated
 from fastchat.rooms.presence import User
 from fastchat.rooms.refusals import looks_alike, name_taken, not_here, removed, unavailable
 from fastchat.rooms.restoring import MAX_RESUMED, Returning
@@ -74,6 +78,10 @@ moderation = logging.getLogger("fastchat.moderation")
 
 #: How long a join waits for what was published in the room before.
 FLUSH_S = 0.5
+#: After this time without an answer to a beat, the machine counts as cut off from the ledger.
+UNREADY_S = 3.0
+#: If the ledger stays away, members are sent away to other machines, spread over this time.
+SENDING_AWAY_S = 60.0
 #: Attempts to read the end of a room while it changes.
 _ATTEMPTS = 5
 #: The first character of the notification of an event that need not arrive, such as typing.
@@ -123,12 +131,17 @@ class SharedRooms:
         limits: RoomLimits | None = None,
         user_of: Callable[[str], str] | None = None,
         times: Times | None = None,
+        max_age_s: float = 0.0,
+        patience_s: float = 30.0,
     ) -> None:
         self._session = session = Session(url, machine, boot, self, witness)
         self._reader = Reader(session.fetch, lambda: session.identity)
         self._search = Search(session.helping)
         self._times = times or Times()
         self._attendance = Attendance(session, self._times)
+        self._reports = Reports(session, machine)
+        self._upkeep = Upkeep(session, clock=clock, max_age_s=max_age_s)
+        self._patience_s = patience_s
         self._following = Following(
             self._reader,
             deliver=self._deliver,
@@ -151,7 +164,7 @@ class SharedRooms:
         self._shared: dict[str, _Shared] = {}
         #: The members of each subscriber in each room, with the number of their connections.
         self._counted: dict[Subscriber, dict[str, Counter[Member]]] = {}
-        self._lines: dict[tuple[str, str], _Line] = {}
+        self._lines = Lines()  # by room and key
         #: Users who are in the copy and not in the ledger, by room and key, and until when.
         self._missing: dict[tuple[str, str], float] = {}
         self._removals: dict[str, list[asyncio.Future[None]]] = {}  # under way, by room
@@ -159,14 +172,15 @@ class SharedRooms:
         self._told: set[Subscriber] = set()  # and their turn has not ended
         self._token: str | None = None
         self._is_settled = False
+        self._is_sending_away = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._ticking: asyncio.Task[None] | None = None
         #: Implements `fastchat.rooms.contract.Pages`.
         self.pages = SharedPages(self._reader, self._following, self._search)
 
-    async def open(self) -> None:
-        """Connect to the ledger. Raises LedgerError or SettingError."""
-        await self._session.open()
+    async def open(self, *, again: bool = False) -> None:
+        """Connect to the ledger. Raises LedgerError or SettingError, but see `Session.open`."""
+        await self._session.open(again=again)
 
     async def close(self) -> None:
         rooms = tuple(self._shared)
@@ -199,13 +213,39 @@ class SharedRooms:
 
     @property
     def fault(self) -> str | None:
-        if not self._session.is_connected:
-            return "PostgreSQL cannot be reached"
+        if self._session.end is not None:
+            return str(self._session.end)
+        health = self._session.health
+        if health.silent_s > UNREADY_S:
+            why = f" ({health.failure})" if health.failure else ""
+            return f"PostgreSQL has not answered for {health.silent_s:.0f} s{why}"
         return self._publishing.fault
 
     @property
     def is_away(self) -> bool:
         return False
+
+    def gauges(self) -> dict[str, Any]:
+        """What operators want to know of the ledger, by the keys of `fastchat.ops.prometheus`."""
+        health, following = self._session.health, self._following
+        return {
+            "engine_up": int(self._session.is_connected and health.silent_s <= UNREADY_S),
+            "engine_beat_s": health.beat_s,
+            "engine_skew_s": health.skew_s,
+            "engine_queue_usage": health.queue_usage,
+            "engine_reconnects_total": health.reconnects_total,
+            "engine_tokens_total": health.tokens_total,
+            "engine_doubts": dict(health.doubts),
+            "engine_waiting": self._publishing.count,
+            "engine_gaps_total": following.gaps_total,
+            "engine_reads_total": following.reads_total,
+            "machines": self._reports.count,
+            "machine_reports": self._reports.all,
+        }
+
+    def report(self, counters: Mapping[str, Any]) -> None:
+        """Tell the other machines of this one's counters, soon; JSON, with `settings` in it."""
+        self._reports.own = counters
 
     # Publishing
 
@@ -310,7 +350,7 @@ class SharedRooms:
         member = Member(entrance.name, self._user_of(entrance.credential))
         name = entrance.room
         removals = tuple(self._removals.get(name, ()))
-        async with self._line(name, member), self._needed(entrance):
+        async with self._lines.wait((name, _key_of(member))), self._needed(entrance):
             if removals:  # which began before; the user can be the one who is removed
                 await asyncio.wait(removals)
             has_token = subject_of(entrance.credential) is not None
@@ -524,8 +564,16 @@ class SharedRooms:
             if user is None or not is_own or not user.connections:
                 is_expelled = user is not None and is_own and user.expelled
                 parting = self._part(name, member, gone=gone or is_expelled)
+        if not counted:
+            self._forget_counts(subscriber, name)
         self._close_if_unused(name)
         return parting
+
+    def _forget_counts(self, subscriber: Subscriber, name: str) -> None:
+        counts = self._counted[subscriber]
+        del counts[name]
+        if not counts:
+            del self._counted[subscriber]
 
     def _part(self, name: str, member: Member, *, gone: bool) -> asyncio.Future[None]:
         """Take a user out, whose last connection to this machine has ended."""
@@ -542,7 +590,7 @@ class SharedRooms:
     async def leave(
         self, subscriber: Subscriber, name: str, member: Member | None, left: Callable[[], None]
     ) -> None:
-        async with self._line(name, member):
+        async with self._lines.wait((name, _key_of(member))):
             await self._flush(name)
             left()
             parting = None
@@ -564,7 +612,7 @@ class SharedRooms:
             self._count_out(subscriber, name, member, gone=False)
 
     async def _lose_later(self, subscriber: Subscriber, name: str, member: Member) -> None:
-        async with self._line(name, member):
+        async with self._lines.wait((name, _key_of(member))):
             self._count_out(subscriber, name, member, gone=False)
 
     async def remove(self, removal: Removal) -> Member:
@@ -572,7 +620,7 @@ class SharedRooms:
         ended = asyncio.get_running_loop().create_future()
         self._removals.setdefault(name, []).append(ended)
         try:
-            await asyncio.sleep(0)  # as in `_line`
+            await asyncio.sleep(0)  # the first step can be outside of a task
             await self._flush(name)
             await self._attendance.say_spectators()
             member = await self._attendance.remove(removal)
@@ -671,7 +719,7 @@ class SharedRooms:
             self._spectate(name)
 
     def disconnected(self, why: LedgerError) -> None:
-        logger.warning("the connection to the ledger is lost: %s", why)
+        """Do nothing: the session has logged it, and members are sent away if it lasts."""
 
     def heard(self, payload: str) -> None:
         if payload.startswith(PREFIX):
@@ -791,8 +839,29 @@ class SharedRooms:
         self._remove_missing()
         self._publishing.tick()
         self._metrics.failed_commits_total = self._publishing.failures_total
+        self._send_away()
         if self._ticking is None and self._session.is_connected:
             self._ticking = asyncio.get_running_loop().create_task(self._tick())
+
+    def _send_away(self) -> None:
+        """Have some members come back, perhaps to another machine, if the ledger stays away."""
+        over_s = self._session.health.silent_s - self._patience_s
+        if self._session.end is not None:
+            over_s = max(over_s, 0.0)
+        if over_s < 0:
+            self._is_sending_away = False
+            return
+        if not self._is_sending_away:
+            self._is_sending_away = True
+            logger.error(
+                "the ledger has been away for %.0f s; members are sent away to other machines over "
+                "the next %.0f s",
+                self._session.health.silent_s,
+                SENDING_AWAY_S,
+            )
+        share = 1 / max(1.0, SENDING_AWAY_S - over_s)
+        for subscriber in tuple(self._counted):
+            subscriber.send_away(share)
 
     async def _tick(self) -> None:
         try:
@@ -804,27 +873,14 @@ class SharedRooms:
             for name, shared in self._shared.items():
                 if shared.early is None:
                     self._watch(name, shared)
+            await self._upkeep.tick()
+            await self._reports.tick()
         except LedgerError as error:
             logger.debug("a tick has failed: %s", error)
         finally:
             self._ticking = None
 
     # Tasks
-
-    @asynccontextmanager
-    async def _line(self, name: str, member: Member | None) -> AsyncIterator[None]:
-        """Wait for earlier calls for this name in this room, and let later ones wait."""
-        place = name, _key_of(member)
-        line = self._lines.setdefault(place, _Line())
-        line.calls += 1
-        try:
-            async with line.lock:
-                await asyncio.sleep(0)  # the first step can be outside of a task
-                yield
-        finally:
-            line.calls -= 1
-            if not line.calls:
-                del self._lines[place]
 
     def _start(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.get_running_loop().create_task(self._run(work))
@@ -844,50 +900,8 @@ def _note_failure(call: asyncio.Future[None]) -> None:
         logger.debug("a call of the ledger has failed: %s", error)
 
 
-class _Line:
-    """Calls that wait for each other."""
-
-    __slots__ = ("calls", "lock")
-
-    def __init__(self) -> None:
-        self.calls = 0
-        self.lock = asyncio.Lock()
-
-
 def _key_of(member: Member | None) -> str:
     """What calls for the same member have in common. A spectator has no name."""
     if member is None:
         return ""
     return f"\0{member.user}" if member.name is None else name_key(member.name)
-
-
-class SharedPages:
-    """Implements `fastchat.rooms.contract.Pages`."""
-
-    def __init__(self, reader: Reader, following: Following, search: Search) -> None:
-        self._reader = reader
-        self._following = following
-        self._search = search
-
-    async def before(self, room: str, offset: int | None, limit: int) -> Messages:
-        stream = self._following.get(room)
-        page = None if stream is None else stream.before(offset, limit)
-        if page is None:
-            page = await self._read(self._reader.before(room, offset, limit))
-        return page_of(page, newest_first=True)
-
-    async def after(self, room: str, offset: int, limit: int) -> Messages:
-        page = await self._read(self._reader.after(room, offset, limit))
-        return page_of(page, newest_first=False)
-
-    async def search(self, room: str, query: str, limit: int) -> Messages:
-        return truncated(
-            await self._read(self._search.search(room, query, limit)), newest_first=False
-        )
-
-    async def _read(self, reading: Coroutine[Any, Any, Any]) -> Any:
-        await asyncio.sleep(0)  # as in `SharedRooms._line`
-        try:
-            return await reading
-        except LedgerError as error:
-            raise unavailable() from error

@@ -171,8 +171,8 @@ BEGIN
 END $$;
 
 -- Say that a machine is there, and return the machines that have done so in the last minute, each with
--- the number of its last commit. The machine's own notification comes back to it. If the queue of
--- notifications is half full, because some listener of any database does not read, none is sent: a
+-- the number of its last commit. The machine's own notification comes back to it. If a quarter of the
+-- queue of notifications is full, because some listener of any database does not read, none is sent: a
 -- full queue would make this fail.
 CREATE FUNCTION beat_1(p_machine integer, p_boot text, p_token text)
 RETURNS TABLE (machine integer, name text, last bigint)
@@ -190,7 +190,7 @@ BEGIN
     END IF;
     INSERT INTO beats (machine, at) VALUES (p_machine, clock_timestamp())
     ON CONFLICT (machine) DO UPDATE SET at = clock_timestamp();
-    IF pg_notification_queue_usage() < 0.5 THEN PERFORM pg_notify(v_channel, 'b' || p_machine); END IF;
+    IF pg_notification_queue_usage() < 0.25 THEN PERFORM pg_notify(v_channel, 'b' || p_machine); END IF;
     RETURN QUERY SELECT m.number, m.name,
         coalesce((SELECT c.number FROM commits c WHERE c.machine = m.number ORDER BY c.number DESC LIMIT 1), 0)
     FROM beats b JOIN machines m ON m.number = b.machine
@@ -878,6 +878,28 @@ BEGIN
         ORDER BY r.until LIMIT p_limit FOR UPDATE SKIP LOCKED
     );
     RETURN NEXT;
+END $$;
+
+-- What each machine has said of itself last, as JSON, for operators.
+CREATE UNLOGGED TABLE reports (
+    machine integer PRIMARY KEY,
+    at timestamptz NOT NULL,
+    report text NOT NULL
+);
+
+-- Store the report of a machine, and return the reports of the last hour, with the names of the machines
+-- and the ages of the reports in seconds.
+CREATE FUNCTION report_1(p_machine integer, p_claim bigint, p_token text, p_report text)
+RETURNS TABLE (name text, age double precision, report text)
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM machine_1(p_machine, p_claim, p_token);
+    INSERT INTO reports (machine, at, report) VALUES (p_machine, clock_timestamp(), p_report)
+    ON CONFLICT (machine) DO UPDATE SET at = excluded.at, report = excluded.report;
+    RETURN QUERY SELECT m.name, extract(epoch FROM clock_timestamp() - r.at)::double precision, r.report
+    FROM reports r JOIN machines m ON m.number = r.machine
+    WHERE r.at > clock_timestamp() - interval '1 hour' ORDER BY m.name;
 END $$;
 
 -- When the halves of `ids` have changed last.

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol
@@ -48,6 +49,7 @@ from fastchat.ledger.connecting import (
     fetch,
     ledger_error,
 )
+from fastchat.ledger.health import Health
 from fastchat.ledger.identity import Identity, Witness, identify, renew
 from fastchat.ledger.url import EngineUrl
 
@@ -59,6 +61,8 @@ logger = logging.getLogger("fastchat.ledger")
 COMMIT_S = 3.0
 #: The time between two beats, and after which silence of the listener ends all connections.
 BEAT_S, SILENCE_S = 1.0, 6.0
+#: The time between two beats while nothing is told, because the queue of notifications is crowded.
+CROWDED_BEAT_S = 0.2
 #: The time between two attempts to connect: the first, and the longest.
 RETRY_S, MAX_RETRY_S = 0.1, 0.5
 #: How long a reader waits for a connection.
@@ -170,6 +174,7 @@ class Session:
         self._end: LedgerError | None = None  # why the session has ended
         self._last = 0  # the number of the last commit, and what it has answered
         self._answer: str | None = None
+        self.health = Health()
 
     @property
     def identity(self) -> Identity:
@@ -191,12 +196,18 @@ class Session:
     def is_connected(self) -> bool:
         return self._link is not None
 
-    async def open(self) -> None:
+    @property
+    def end(self) -> LedgerError | None:
+        """Why the session has ended for good; None if it has not."""
+        return self._end
+
+    async def open(self, *, again: bool = False) -> None:
         """Connect, and become the machine. Raises LedgerError or SettingError.
 
-        If an older commit of the machine waits for a standby, this waits as well.
+        With `again`, this tries until it succeeds, and raises MachineTakenError at most. If an
+        older commit of the machine waits for a standby, this waits as well.
         """
-        self._link = await self._connect()
+        self._link = await (self._connect_again() if again else self._connect())
         self._is_up.set()
         self._user.connected()
         self._keeper = asyncio.get_running_loop().create_task(self._keep(self._link))
@@ -238,6 +249,7 @@ class Session:
                 raise LedgerError("the connections are to different servers")
             if self._identity is not None and identities[-1].token != self._identity.token:
                 self._last = 0  # commits can be missing, and everybody knows already
+                self.health.tokens_total += 1
             self._identity = identities[-1]
             await self._become_machine(link.teller)
             await self._open_writer(self._writers)
@@ -255,6 +267,7 @@ class Session:
             if isinstance(error, FAILED):
                 raise ledger_error(error) from error
             raise
+        self.health.answer()
         return link
 
     async def _become_machine(self, db: asyncpg.Connection) -> None:
@@ -305,6 +318,7 @@ class Session:
             self._link = None
             self._is_up.clear()
             logger.warning("the connections to the ledger are lost: %s", why)
+            self.health.failure = str(why)
             self._user.disconnected(why)
             try:
                 link = await self._connect_again()
@@ -321,6 +335,7 @@ class Session:
                 return
             self._link = link
             self._is_up.set()
+            self.health.reconnects_total += 1
             logger.info("the ledger is connected again, after %.1f s", loop.time() - lost_s)
             self._user.connected()
 
@@ -334,7 +349,7 @@ class Session:
             except (LedgerError, SettingError) as error:
                 if str(error) != said:
                     logger.warning("the ledger cannot be reached, and is tried again: %s", error)
-                said = str(error)
+                said = self.health.failure = str(error)
             except Exception:
                 # Without connections the machine is of no use, whatever the fault is.
                 logger.exception("a fault while connecting to the ledger")
@@ -347,6 +362,7 @@ class Session:
         loop = asyncio.get_running_loop()
         saving: asyncio.Future[None] | None = None
         while True:
+            begun_s = time.monotonic()
             silence = loop.call_later(
                 SILENCE_S, link.lose, LedgerError("PostgreSQL does not answer a beat")
             )
@@ -354,7 +370,7 @@ class Session:
                 rows = await fetch(
                     link.listener,
                     "SELECT b.machine, b.name, b.last, s.flushed, "
-                    "extract(epoch FROM clock_timestamp())::float8 "
+                    "extract(epoch FROM clock_timestamp())::float8, pg_notification_queue_usage() "
                     "FROM beat_1($1, $2, $3) b, server_1() s",
                     self._machine,
                     self._boot,
@@ -365,14 +381,18 @@ class Session:
                 return
             finally:
                 silence.cancel()
-            self._witness.follow(self.identity, *rows[0][3:])
+            flushed, server_s, queue_usage = rows[0][3:]
+            self.health.beat(begun_s, server_s, queue_usage)
+            self._witness.follow(self.identity, flushed, server_s)
             if saving is None or saving.done():
                 saving = loop.run_in_executor(None, self._witness.save)
             self._user.beaten([row[:3] for row in rows])
-            if loop.time() - link.heard_s > SILENCE_S:
+            if self.health.is_crowded:
+                link.heard_s = loop.time()  # the ledger sends no beats back then
+            elif loop.time() - link.heard_s > SILENCE_S:
                 link.lose(LedgerError("PostgreSQL sends no notifications"))
                 return
-            await asyncio.sleep(BEAT_S)
+            await asyncio.sleep(CROWDED_BEAT_S if self.health.is_crowded else BEAT_S)
 
     def _on_heard(self, link: _Link, payload: str) -> None:
         link.heard_s = asyncio.get_running_loop().time()
@@ -482,7 +502,12 @@ class Session:
         return helper
 
     def tell(self, payloads: Sequence[str]) -> None:
-        """Notify all machines, in order; notifications can get lost."""
+        """Notify all machines, in order; notifications can get lost.
+
+        If the server's queue of notifications is crowded, they are not sent.
+        """
+        if self.health.is_crowded:
+            return
         self._told += payloads
         if self._telling is None:
             self._telling = asyncio.get_running_loop().create_task(self._tell())
@@ -537,9 +562,12 @@ class Session:
             logger.warning("commit %d is in doubt: %s", number, meaning)
             await self._ask(writers)
             if self._tenures != tenures:
+                self.health.doubts["unknown"] += 1
                 raise LedgerError("another process was this machine meanwhile") from error
-            logger.info("commit %d has %shappened", number, "" if self._last == number else "not ")
-            if self._last != number or self._answer is None:
+            is_kept = self._last == number
+            self.health.doubts["kept" if is_kept else "lost"] += 1
+            logger.info("commit %d has %shappened", number, "" if is_kept else "not ")
+            if not is_kept or self._answer is None:
                 raise NotCommittedError(str(meaning)) from error
             return self._answer
         self._last = number

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastchat.errors import SettingError
+from fastchat.errors import FastchatError, SettingError
 from fastchat.logs import log_uncaught_exceptions, set_up_logging
 from fastchat.process.channel import Channel
 from fastchat.settings import Settings
@@ -49,9 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log_uncaught_exceptions()
     try:
         return _run(chosen, settings, channel, first)
-    except SettingError as error:
+    except FastchatError as error:
         channel.say(failed=str(error))
-        return 2
+        return 2 if isinstance(error, SettingError) else 1
 
 
 def _run(

@@ -33,7 +33,11 @@ def announce(settings: Settings, listener: socket.socket, workers: int = 1) -> N
     scheme = "https" if settings.ssl_certfile else "http"
     address = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
     lines = [f"fastchat is at {address} (stop it with Ctrl+C)"]
-    if settings.history == "sqlite":
+    if settings.engine:
+        from fastchat.ledger.url import parse_url  # here, because most servers have no engine
+
+        lines.append(f"messages are kept in {parse_url(settings.engine[0]).shown}")
+    elif settings.history == "sqlite":
         lines.append(f"messages are kept in {Path(settings.data).resolve()}")
     if workers > 1:
         lines.append(f"{workers} workers serve the clients")

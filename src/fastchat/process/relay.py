@@ -20,7 +20,8 @@ from fastchat.errors import SettingError
 from fastchat.history import History
 from fastchat.history.directory import lock
 from fastchat.metrics import watch_lag
-from fastchat.process.assembly.relay import build_relay
+from fastchat.ops.machines import report_of
+from fastchat.process.assembly.relay import RelayComponents, build_relay
 from fastchat.process.assembly.storage import open_history
 from fastchat.process.channel import Channel
 from fastchat.process.timings import RelayTimings
@@ -45,14 +46,17 @@ def run(
     `user_key` is for a history in memory (`History.user_key`); None for a new one. `again` is
     whether the relay takes the place of another one.
 
-    Raises SettingError when the data directory cannot be used.
+    Raises SettingError when the data directory cannot be used, or when the engine cannot, and
+    LedgerError when the engine cannot be reached at the first start.
     """
     with contextlib.ExitStack() as stack:
-        if settings.history == "memory":  # the relay's socket needs the directory as well
+        if not settings.has_history_file:  # the relay's socket needs the directory as well
             stack.callback(os.close, lock(Path(settings.data)))
-        with beating(channel, RelayTimings().tick_interval_s):
-            history = open_history(settings, user_key=user_key, again=again)
-        stack.callback(history.close)
+        history: History | None = None
+        if not settings.engine:
+            with beating(channel, RelayTimings().tick_interval_s):
+                history = open_history(settings, user_key=user_key, again=again)
+            stack.callback(history.close)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_serve(settings, history, channel, workers, again=again))
 
@@ -80,7 +84,7 @@ def beating(channel: Channel, interval_s: float) -> Iterator[None]:
 
 
 async def _serve(
-    settings: Settings, history: History, channel: Channel, workers: int, *, again: bool
+    settings: Settings, history: History | None, channel: Channel, workers: int, *, again: bool
 ) -> int:
     loop = asyncio.get_running_loop()
     timings = RelayTimings()
@@ -89,6 +93,16 @@ async def _serve(
     asked, orphaned = asyncio.Event(), asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, asked.set)
     channel.open(loop, orphaned.set)
+    shared = components.shared
+    if shared is not None:
+        from fastchat.process.assembly.engine import open_shared_rooms  # as in `build_relay`
+
+        opening = loop.create_task(open_shared_rooms(settings, shared, again=again))
+        with beating(channel, timings.tick_interval_s):
+            await wait_first(opening, orphaned.wait(), asked.wait())
+        if asked.is_set() or orphaned.is_set():
+            return 0
+        opening.result()
     try:
         await relay.start()
     except OSError as error:
@@ -103,7 +117,7 @@ async def _serve(
     channel.say(ready=True)
     _beat(relay, channel)
     tasks = [
-        loop.create_task(_tick_forever(relay, channel, timings.tick_interval_s)),
+        loop.create_task(_tick_forever(components, channel, timings.tick_interval_s)),
         loop.create_task(watch_lag(components.metrics.loop_lag_s)),
     ]
     if retention is not None:
@@ -122,10 +136,13 @@ async def _serve(
     return 0
 
 
-async def _tick_forever(relay: Relay, channel: Channel, interval_s: float) -> None:
+async def _tick_forever(components: RelayComponents, channel: Channel, interval_s: float) -> None:
+    relay, shared = components.relay, components.shared
     while True:
         await asyncio.sleep(interval_s)
         try:
+            if shared is not None:
+                shared.report(report_of(relay.status().parts, components.settings_digest))
             relay.rooms.tick()
             relay.check_socket()
         except Exception:  # if this goes on, there are no beats, and the supervisor kills the relay

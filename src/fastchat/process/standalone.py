@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import uvloop
 
 from fastchat.history import History
+from fastchat.history.directory import lock
 from fastchat.logs import flush_log
+from fastchat.ops.machines import digest_of, report_of
 from fastchat.ops.status import StatusServer
 from fastchat.process.announcing import announce
 from fastchat.process.assembly.standalone import StandaloneComponents, build_standalone
@@ -45,8 +47,12 @@ def run(settings: Settings) -> int:
         if settings.admin_port:
             admin_listener = listen_admin(settings.admin_host, settings.admin_port)
             stack.enter_context(admin_listener)
-        history = open_history(settings)
-        stack.callback(history.close)
+        history: History | None = None
+        if settings.engine:
+            stack.callback(os.close, lock(Path(settings.data)))
+        else:
+            history = open_history(settings)
+            stack.callback(history.close)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_serve(settings, listener, history, admin_listener))
 
@@ -54,7 +60,7 @@ def run(settings: Settings) -> int:
 async def _serve(
     settings: Settings,
     listener: socket.socket,
-    history: History,
+    history: History | None,
     admin_listener: socket.socket | None,
 ) -> int:
     reserved = 0
@@ -81,11 +87,17 @@ class Standalone:
         self._worker = worker
         self._components = components
         self._settings = components.worker.settings
+        self._settings_digest = digest_of(self._settings)
         self._admin_listener = admin_listener
         self._status = StatusServer(Path(self._settings.data), self._report)
         self._admin: Admin | None = None
 
     async def begin(self) -> None:
+        if self._components.shared is not None:
+            from fastchat.process.assembly.engine import open_shared_rooms
+
+            # Nothing is at stake before it is open, so signals simply end the process.
+            await open_shared_rooms(self._settings, self._components.shared)
         loop = asyncio.get_running_loop()
         on_hang_up(loop, self._worker.reload, self._worker.drain)
         on_stop_signals(loop, self._worker.drain, _end_at_once)
@@ -93,7 +105,7 @@ class Standalone:
         loop.add_signal_handler(
             signal.SIGUSR2, logger.warning, "one process cannot be restarted by SIGUSR2"
         )
-        if self._settings.history == "sqlite":  # otherwise the server has no directory
+        if self._settings.has_directory:
             await self._status.open()
         if self._components.retention is not None:
             self._components.retention.start()
@@ -105,7 +117,10 @@ class Standalone:
         gc.freeze()
 
     def tick(self) -> None:
-        """Look after the socket; there is no supervisor and no relay to report to."""
+        """Look after the socket, and report to other machines; there is no supervisor."""
+        if self._components.shared is not None:
+            report = report_of({"server": self._report()}, self._settings_digest)
+            self._components.shared.report(report)
         if not self._components.rooms.is_away:  # a directory that is not ours gets no socket
             self._status.check()
 
@@ -133,11 +148,12 @@ class Standalone:
         return None if fault is None else f"messages cannot be stored: {fault}"
 
     def _report(self) -> dict[str, Any]:
-        rooms = self._components.rooms
+        rooms, shared = self._components.rooms, self._components.shared
         return self._worker.snapshot(
             users=rooms.user_count,
             spectators=rooms.spectator_count,
             history_writable=int(rooms.fault is None),
+            **({} if shared is None else shared.gauges()),
         )
 
     async def _parts(self) -> dict[str, dict[str, Any]]:

@@ -67,6 +67,13 @@ class Subscriber(Protocol):
         """Close, and then lose, the connections of a user whom a moderator has removed."""
         ...
 
+    def send_away(self, share: float, /) -> None:
+        """Have this share of all clients come back by themselves, best to another machine.
+
+        The rooms cannot be reached from this machine for long.
+        """
+        ...
+
     def end_turn(self) -> None:
         """Send what has been collected: everything of a turn has been told."""
         ...

@@ -142,6 +142,7 @@ RELAYS: dict[RecordKind, st.SearchStrategy[FromRelay]] = {
     ),
     RecordKind.REFUSED: st.builds(records.Refused, NUMBERS, REFUSALS),
     RecordKind.LOST: st.builds(records.Lost, TEXTS),
+    RecordKind.SEND_AWAY: st.builds(records.SendAway, st.floats(0, 1)),
     RecordKind.PONG: st.builds(records.Pong, SECONDS),
     RecordKind.EXPEL: st.builds(records.Expel, TEXTS, TEXTS, NUMBERS),
     RecordKind.REMOVED: st.builds(records.Removed, NUMBERS, MEMBERS),
@@ -372,6 +373,8 @@ def test_malformed_deliveries_are_refused(rows: Any) -> None:
         (RecordKind.WELCOME, [], b""),
         (RecordKind.STATUS, {"parts": {"relay": None}}, b""),
         (RecordKind.PONG, "soon", b""),
+        (RecordKind.SEND_AWAY, 1.1, b""),
+        (RecordKind.SEND_AWAY, True, b""),
     ],
     ids=repr,
 )

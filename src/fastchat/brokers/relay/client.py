@@ -81,11 +81,13 @@ class RelayBroker:
         metrics: Metrics,
         counts: Counts | None = None,
         bounds: Bounds | None = None,
+        send_away: Callable[[float], object] = lambda share: None,
     ) -> None:
         self.bounds = Bounds() if bounds is None else bounds
         self._name = name
         self._metrics = metrics
         self._counts = counts
+        self._send_away = send_away
         self._link = Link(
             directory,
             self,
@@ -343,6 +345,8 @@ class RelayBroker:
             case records.TurnAway():
                 if self._counts is not None:
                     self._counts.turn_away(record)
+            case records.SendAway(share):
+                self._send_away(share)
             case records.Welcome():
                 self._on_welcome()
             case records.Status():

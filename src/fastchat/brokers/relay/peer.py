@@ -216,6 +216,9 @@ class Peer(asyncio.Protocol):
     def expel(self, room: str, user: str, seconds: int) -> None:
         self._say(records.Expel(room, user, seconds))
 
+    def send_away(self, share: float) -> None:
+        self._say(records.SendAway(share))
+
     def end_turn(self) -> None:
         self._flush()
 

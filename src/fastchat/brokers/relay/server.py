@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from fastchat.brokers.relay.listener import UnixListener
 from fastchat.brokers.relay.peer import Peer
@@ -39,7 +41,8 @@ class Relay:
     It welcomes the first `workers` workers together, but waits for the last of them at most for
     `gathering_s` seconds. `connection_count` counts the connections of all workers. If a worker has
     more than `max_backlog_bytes` still to read, besides what it missed before it came back, its
-    connection is closed; the worker reconnects and resumes.
+    connection is closed; the worker reconnects and resumes. `gauges` returns what the relay's own
+    report has beside the usual counters.
     """
 
     def __init__(
@@ -50,12 +53,14 @@ class Relay:
         *,
         workers: int,
         connection_count: ConnectionCount | None = None,
+        gauges: Callable[[], Mapping[str, Any]] | None = None,
         gathering_s: float = GATHERING_S,
         max_backlog_bytes: int = MAX_BACKLOG_BYTES,
     ) -> None:
         self.rooms = rooms
         self.connection_count = ConnectionCount() if connection_count is None else connection_count
         self._metrics = metrics
+        self._gauges = gauges
         self._expected = workers
         self._gathering_s = gathering_s
         self.max_backlog_bytes = max_backlog_bytes
@@ -108,6 +113,7 @@ class Relay:
             users=self.rooms.user_count,
             spectators=self.rooms.spectator_count,
             history_writable=int(self.rooms.fault is None),
+            **(self._gauges() if self._gauges is not None else {}),
         )
         reports = {peer.name: peer.report for peer in self._peers if peer.report is not None}
         return Status({"relay": own, **reports})

@@ -98,6 +98,7 @@ class RecordKind(IntEnum):
     TURN_AWAY = 75
     KNOW = 76
     EVENT = 77
+    SEND_AWAY = 78
 
 
 class BadRecord(Exception):

@@ -23,7 +23,7 @@ __all__ = ["ClusteredComponents", "build_clustered"]
 class ClusteredComponents:
     """The objects of one of several workers; `relay` is its connection to the relay.
 
-    The `reader` reads the file of the history; None if the relay has the history in memory.
+    The `reader` reads the file of the history; None if there is no such file.
     """
 
     worker: WorkerComponents
@@ -44,9 +44,10 @@ def build_clustered(
         name=name,
         metrics=base.metrics,
         counts=counts,
+        send_away=base.sessions.send_away,
     )
     pages: Pages = RelayPages(relay)
-    reader = HistoryReader(directory) if settings.history == "sqlite" else None
+    reader = HistoryReader(directory) if settings.has_history_file else None
     if reader is not None:
         pages = FilePages(reader, searching=pages)
         # A new relay can have another file, if the directory was replaced by a copy.

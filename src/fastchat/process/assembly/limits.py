@@ -19,6 +19,7 @@ __all__ = [
     "readers_of",
     "room_limits_of",
     "session_limits_of",
+    "shared_room_limits_of",
     "transfers_of",
     "visitors_of",
 ]
@@ -110,6 +111,17 @@ def room_limits_of(settings: Settings) -> RoomLimits:
     return RoomLimits(
         user=Budget(settings.user_rate, settings.user_burst),
         room=Budget(settings.room_rate, settings.room_burst),
+        new_rooms=_budget(settings.new_room_rate, NEW_ROOMS_S),
+        max_rooms=settings.max_rooms,
+        clock=time.monotonic,
+    )
+
+
+def shared_room_limits_of(settings: Settings) -> RoomLimits:
+    """The limits that each machine of several keeps. The ledger keeps the budgets of rooms."""
+    return RoomLimits(
+        user=Budget(settings.user_rate, settings.user_burst),
+        room=Budget(0, 1),
         new_rooms=_budget(settings.new_room_rate, NEW_ROOMS_S),
         max_rooms=settings.max_rooms,
         clock=time.monotonic,

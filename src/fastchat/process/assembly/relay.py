@@ -4,36 +4,57 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastchat.brokers.relay.server import Relay
 from fastchat.files.retention import Retention
 from fastchat.history import History
 from fastchat.metrics import Metrics
+from fastchat.ops.machines import digest_of
 from fastchat.process.assembly.limits import connection_count_of
 from fastchat.process.assembly.storage import build_rooms, open_retention
+from fastchat.rooms.contract import Rooms
 from fastchat.settings import Settings
+
+if TYPE_CHECKING:
+    from fastchat.ledger.rooms import SharedRooms
 
 __all__ = ["RelayComponents", "build_relay"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelayComponents:
-    """The objects of the relay's process. Each lives as long as the process."""
+    """The objects of the relay's process. Each lives as long as the process.
+
+    `shared` are the rooms if other machines have them too; otherwise it is None.
+    """
 
     metrics: Metrics
     relay: Relay
+    shared: SharedRooms | None
+    settings_digest: str
     retention: Retention | None
 
 
 def build_relay(
-    settings: Settings, history: History, *, workers: int, again: bool
+    settings: Settings, history: History | None, *, workers: int, again: bool
 ) -> RelayComponents:
     """Build the relay for so many workers, in its running loop.
 
-    `again` is whether it takes the place of another relay. Raises SettingError.
+    `history` is None if the settings have an engine. `again` is whether it takes the place of
+    another relay. Raises SettingError.
     """
     metrics = Metrics()
-    rooms = build_rooms(settings, history, metrics, is_shared=True)
+    retention: Retention | None = None
+    shared: SharedRooms | None = None
+    rooms: Rooms
+    if history is None:
+        from fastchat.process.assembly.engine import build_shared_rooms  # as in `build_standalone`
+
+        rooms = shared = build_shared_rooms(settings, metrics)
+    else:
+        rooms = build_rooms(settings, history, metrics)
+        retention = open_retention(settings, metrics, history, create=not again)
     return RelayComponents(
         metrics=metrics,
         relay=Relay(
@@ -42,6 +63,9 @@ def build_relay(
             metrics,
             workers=workers,
             connection_count=connection_count_of(settings),
+            gauges=None if shared is None else shared.gauges,
         ),
-        retention=open_retention(settings, metrics, history, create=not again),
+        shared=shared,
+        settings_digest=digest_of(settings),
+        retention=retention,
     )

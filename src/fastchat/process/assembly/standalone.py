@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fastchat.brokers.memory import MemoryBroker
 from fastchat.files.incoming import IncomingFiles
@@ -17,22 +18,29 @@ from fastchat.rooms.contract import Rooms
 from fastchat.settings import Settings
 from fastchat.web.capacity import Capacity
 
+if TYPE_CHECKING:
+    from fastchat.ledger.rooms import SharedRooms
+
 __all__ = ["StandaloneComponents", "build_standalone"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StandaloneComponents:
-    """The objects of the only process: those of a worker, the rooms, and the files' retention."""
+    """The objects of the only process: those of a worker, the rooms, and the files' retention.
+
+    `shared` are the rooms if other machines have them too; otherwise it is None.
+    """
 
     worker: WorkerComponents
     rooms: Rooms
+    shared: SharedRooms | None
     retention: Retention | None
 
 
 def build_standalone(
     settings: Settings,
     listener: socket.socket,
-    history: History,
+    history: History | None,
     *,
     timings: WorkerTimings,
     reserved: int = 0,
@@ -42,13 +50,25 @@ def build_standalone(
 ) -> StandaloneComponents:
     """Build the only process, in its running loop.
 
+    `history` is None if the settings have an engine.
+
     `reserved` is the number of file descriptors that clients cannot have, besides the usual
     ones. Only tests pass the arguments after it: by default, `capacity` and `transfers` come from
     the limit of open files, and `incoming_files` from the settings. Raises SettingError.
     """
     metrics = Metrics()
-    retention = open_retention(settings, metrics, history)
-    rooms = build_rooms(settings, history, metrics, grace_ticks=timings.grace_ticks)
+    retention: Retention | None = None
+    shared: SharedRooms | None = None
+    rooms: Rooms
+    if history is None:
+        from fastchat.process.assembly import engine  # here, because most servers have none
+
+        rooms = shared = engine.build_shared_rooms(settings, metrics)
+        reserved += engine.CONNECTIONS
+    else:
+        retention = open_retention(settings, metrics, history)
+        rooms = build_rooms(settings, history, metrics, grace_ticks=timings.grace_ticks)
     base = build_base(settings, timings, metrics, reserved, capacity, transfers, incoming_files)
-    worker = build_worker(base, listener, MemoryBroker(rooms), presence=rooms, pages=rooms.pages)
-    return StandaloneComponents(worker=worker, rooms=rooms, retention=retention)
+    broker = MemoryBroker(rooms, base.sessions.send_away)
+    worker = build_worker(base, listener, broker, presence=rooms, pages=rooms.pages)
+    return StandaloneComponents(worker=worker, rooms=rooms, shared=shared, retention=retention)

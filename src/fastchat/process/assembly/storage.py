@@ -54,7 +54,6 @@ def build_rooms(
     history: History,
     metrics: Metrics,
     *,
-    is_shared: bool = False,
     grace_ticks: int = GRACE_TICKS,
 ) -> Rooms:
     """Build the rooms, in the running loop.
@@ -62,7 +61,6 @@ def build_rooms(
     Removals are kept in a file if there is a directory for it: if the history is on disk, or if
     several workers share the rooms, because the relay's socket needs a directory as well.
     """
-    has_directory = is_shared or settings.history == "sqlite"
     user_of = UserIds(history.user_key).user_of
     loop = asyncio.get_running_loop()
     return LocalRooms(
@@ -74,7 +72,7 @@ def build_rooms(
         user_of=user_of,
         removals=Removals(
             time.time,
-            Path(settings.data) / REMOVALS_NAME if has_directory else None,
+            Path(settings.data) / REMOVALS_NAME if settings.has_directory else None,
             user_of=user_of,
             steady=steady,
         ),
@@ -174,7 +172,7 @@ def open_retention(
 
 
 def _keeps_files(settings: Settings) -> bool:
-    return settings.files != "off" and settings.history == "sqlite"
+    return settings.files != "off" and settings.has_history_file
 
 
 def _log_step(seconds: float) -> None:

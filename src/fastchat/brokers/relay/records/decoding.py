@@ -46,6 +46,7 @@ _FROM_RELAY: Mapping[int, Callable[[Any, bytes], FromRelay]] = {
     RecordKind.EXPEL: from_relay.Expel.decode,
     RecordKind.REMOVED: from_relay.Removed.decode,
     RecordKind.TURN_AWAY: from_relay.TurnAway.decode,
+    RecordKind.SEND_AWAY: from_relay.SendAway.decode,
     RecordKind.KNOW: from_relay.Know.decode,
     RecordKind.STATUS: from_relay.Status.decode,
 }

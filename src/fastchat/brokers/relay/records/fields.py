@@ -30,6 +30,7 @@ __all__ = [
     "expect_positive",
     "expect_rows",
     "expect_seconds",
+    "expect_share",
     "expect_text",
 ]
 
@@ -86,6 +87,12 @@ def expect_seconds(value: Any) -> float:
     if type(value) is not float and type(value) is not int:
         raise _unexpected("seconds", value)
     return value
+
+
+def expect_share(value: Any) -> float:
+    if type(value) not in (float, int) or not 0 <= value <= 1:
+        raise _unexpected("a share from 0 to 1", value)
+    return float(value)
 
 
 def expect_flag(value: Any) -> bool:

@@ -20,6 +20,7 @@ from fastchat.brokers.relay.records.fields import (
     expect_positive,
     expect_rows,
     expect_seconds,
+    expect_share,
     expect_text,
 )
 from fastchat.brokers.relay.wire import BadRecord, RecordKind, pack
@@ -411,6 +412,22 @@ class TurnAway(NamedTuple):
         return cls(expect_natural(number), expect_choice(Limit, limit))
 
 
+class SendAway(NamedTuple):
+    """The worker must close this share of its connections, from 0 to 1.
+
+    Head: the share.
+    """
+
+    share: float
+
+    def encode(self) -> bytes:
+        return pack(RecordKind.SEND_AWAY, self.share)
+
+    @classmethod
+    def decode(cls, head: Any, tail: bytes) -> Self:
+        return cls(expect_share(head))
+
+
 class Pong(NamedTuple):
     """The reply to PING. It repeats the time in the PING record.
 
@@ -448,7 +465,7 @@ class Status(NamedTuple):
 
 
 Reply = Joined | Left | Page | Removed
-Aside = Welcome | TurnAway | Pong | Status
+Aside = Welcome | TurnAway | SendAway | Pong | Status
 FromRelay = Deliver | Event | Answer | Know | Expel | Lost | Reply | Refused | Aside
 
 

@@ -1,0 +1,106 @@
+"""Builds the rooms that several machines share in a PostgreSQL."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import re
+import secrets
+import socket
+import time
+from pathlib import Path
+
+from fastchat.directory import make_private
+from fastchat.errors import SettingError
+from fastchat.ledger.url import EngineUrl, parse_url
+from fastchat.metrics import Metrics
+from fastchat.process.assembly.limits import shared_room_limits_of
+from fastchat.settings import Settings
+
+# The library of PostgreSQL is optional. Whoever imports this module asks for it.
+if importlib.util.find_spec("asyncpg") is None:
+    raise SettingError("--engine needs the package asyncpg; install fastchat[cluster].")
+
+from fastchat.ledger import LedgerError
+from fastchat.ledger.appending import Limits
+from fastchat.ledger.identity import FILE_NAME as WITNESS_NAME
+from fastchat.ledger.identity import Witness
+from fastchat.ledger.rooms import SharedRooms
+from fastchat.ledger.schema import prepare_ledger
+
+__all__ = ["CONNECTIONS", "build_shared_rooms", "engine_url_of", "open_shared_rooms"]
+
+logger = logging.getLogger("fastchat")
+
+#: The connections of a machine to its PostgreSQL: the writer, the teller, the listener and the
+#: reader; one for searches, and one for removals.
+CONNECTIONS = 6
+#: In the data directory: the name of the machine, if the settings have none.
+MACHINE_NAME = "machine"
+#: Publications that a room has at most beyond `--history-max-messages`: an eighth, or this many.
+MAX_SLACK = 256
+_NO_NAME = re.compile(r"[^a-z0-9-]+")
+
+
+def engine_url_of(settings: Settings) -> EngineUrl:
+    """The URL of the engine; the settings must have one."""
+    (url,) = settings.engine
+    return parse_url(url)
+
+
+def build_shared_rooms(settings: Settings, metrics: Metrics) -> SharedRooms:
+    """Build the rooms of this machine, in the running loop.
+
+    The caller must hold the lock of the data directory, which has the name of the machine and what
+    it has seen of the ledger. Raises SettingError if the directory cannot be used.
+    """
+    directory = Path(settings.data)
+    return SharedRooms(
+        engine_url_of(settings),
+        settings.machine or _machine_name(directory),
+        secrets.token_hex(8),
+        Witness(directory / WITNESS_NAME),
+        room_limits=Limits(
+            stored := settings.history_max_messages,
+            min(stored // 8 + 1, MAX_SLACK),
+            settings.room_rate,
+            settings.room_burst,
+        ),
+        clock=time.time,
+        metrics=metrics,
+        limits=shared_room_limits_of(settings),
+        max_age_s=settings.history_max_age,
+        patience_s=settings.engine_patience,
+    )
+
+
+async def open_shared_rooms(settings: Settings, rooms: SharedRooms, *, again: bool = False) -> None:
+    """Connect the rooms to their ledger, and make or migrate its schema.
+
+    `again` is whether the server has used the ledger before. Then this waits until it can be
+    reached. Otherwise it raises LedgerError if it cannot, so that whoever starts a server learns of
+    it. Raises SettingError if the server, the role or the schema cannot be used.
+    """
+    url = engine_url_of(settings)
+    try:
+        if not again:
+            await prepare_ledger(url)
+        await rooms.open(again=again)
+    except LedgerError as error:
+        raise LedgerError(f"--engine {url.shown}: {error}.") from None
+
+
+def _machine_name(directory: Path) -> str:
+    """The name that this machine has kept, or a new one: its host's, with four random digits."""
+    file = directory / MACHINE_NAME
+    try:
+        make_private(directory)
+        if not file.exists():
+            host = _NO_NAME.sub("-", socket.gethostname().partition(".")[0].lower()).strip("-")
+            written = file.with_suffix(".new")
+            written.write_text(f"{host[:40] or 'machine'}-{secrets.token_hex(2)}\n", "ascii")
+            os.replace(written, file)
+        return file.read_text("ascii").strip()
+    except (OSError, ValueError) as error:
+        raise SettingError(f"--data: {file} cannot be used: {error}.") from None
