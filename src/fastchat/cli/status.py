@@ -64,9 +64,9 @@ _Parts = Mapping[str, Mapping[str, Any]]
 def table(earlier: _Parts, later: _Parts, seconds: float) -> str:
     """Return a table that compares two snapshots of a server, taken `seconds` apart.
 
-    The first line is about the server. A sentence follows if it cannot store messages. Each further
-    line is about a part, that is, a process. Rates and times are those between the snapshots. An
-    unknown value is `-`.
+    The first line is about the server. A sentence follows if it cannot store messages. If several
+    machines share an engine, lines about them follow. Each further line is about a part, that is, a
+    process. Rates and times are those between the snapshots. An unknown value is `-`.
     """
     is_failing = any(part.get("history_writable") == 0 for part in later.values())
     pairs = {name: (_earlier_of(earlier.get(name, {}), now), now) for name, now in later.items()}
@@ -74,6 +74,7 @@ def table(earlier: _Parts, later: _Parts, seconds: float) -> str:
         [
             *_aligned([_SERVER_TITLES, _server_cells(pairs)], 0),
             *([_FAILING] if is_failing else ()),
+            *_machine_lines(*_head(pairs)),
             "",
             *_aligned(
                 [
@@ -103,13 +104,43 @@ _SERVER_TITLES = (
     *("uptime", "workers", "clients", "rooms", "users"),
     *("published/s", "delivered/s", "commit p99"),
 )
+_MACHINE_TITLES = (
+    *("machine", "version", "heard", "clients", "rooms"),
+    *("published/s", "delivered/s", "commit"),
+)
 _FAILING = "Messages cannot be stored at the moment; the log says why."
 _PART_TITLES = ("part", "pid", "uptime", "clients", "loop p99", "relay p99", "cpu", "memory")
 
 
+def _head(pairs: Mapping[str, _Pair]) -> _Pair:
+    """The process with the rooms, which counts all rooms and users. A worker counts its own."""
+    return pairs.get("server") or pairs.get("relay") or ({}, {})
+
+
+def _machine_lines(before: Mapping[str, Any], head: Mapping[str, Any]) -> list[str]:
+    """A table of the machines that share an engine; empty if there is none."""
+    reports = head.get("machine_reports")
+    if not reports:
+        return []
+    earlier = {each["machine"]: each for each in before.get("machine_reports", ())}
+    cells = [_machine_cells(earlier.get(each["machine"], {}), each) for each in reports]
+    return ["", *_aligned([_MACHINE_TITLES, *cells], 2)]
+
+
+def _machine_cells(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    is_here = not now["is_silent"]
+    return [
+        now["machine"],
+        str(now.get("version", "-")),
+        "now" if is_here else f"{_duration(now['age_s'])} ago",
+        *(_number(now.get(key) if is_here else None) for key in ("connections", "rooms")),
+        *(_number(_rate(before, now, key)) for key in ("publications_total", "deliveries")),
+        _p99(before, now, "commit_s") if before and is_here else "-",
+    ]
+
+
 def _server_cells(pairs: Mapping[str, _Pair]) -> list[str]:
-    # The process with the history counts all rooms and users. A worker counts only its own.
-    before, head = pairs.get("server") or pairs.get("relay") or ({}, {})
+    before, head = _head(pairs)
     serving = [pair for name, pair in pairs.items() if name != "relay"]
     return [
         _duration(head.get("uptime_s")),

@@ -32,13 +32,13 @@ class Reports:
         self._different: set[tuple[str, Any]] = set()  # what was warned of
         #: The report of this machine, which the next `tick` tells; None if there is none yet.
         self.own: Mapping[str, Any] | None = None
-        #: The reports of the last hour, each with `machine`, its name, and `age_s`.
+        #: The reports of the last hour, each with `machine`, its name, `age_s`, and `is_silent`.
         self.all: Sequence[Mapping[str, Any]] = ()
 
     @property
     def count(self) -> int:
         """The machines that are there."""
-        return sum(each["age_s"] < SILENT_S for each in self.all)
+        return sum(not each["is_silent"] for each in self.all)
 
     async def tick(self) -> None:
         """Tell the own report, and learn those of the others. Raises LedgerError."""
@@ -46,12 +46,17 @@ class Reports:
             return
         rows = await self._session.call(_REPORT, orjson.dumps(self.own).decode())
         self.all = [
-            {"machine": name, "age_s": age_s, **orjson.loads(report)}
-            for name, age_s, report in rows
+            {
+                **orjson.loads(report),
+                "machine": machine,
+                "age_s": age_s,
+                "is_silent": age_s > SILENT_S,
+            }
+            for machine, age_s, report in rows
         ]
         for each in self.all:
             digest = each.get("settings")
-            if each["age_s"] < SILENT_S and digest != self.own.get("settings"):
+            if not each["is_silent"] and digest != self.own.get("settings"):
                 self._warn(each["machine"], digest)
 
     def _warn(self, name: str, digest: Any) -> None:

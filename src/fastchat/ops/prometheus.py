@@ -220,6 +220,71 @@ SERIES = (
         "fastchat_commit_seconds", "histogram", "commit_s", "Duration of an append to the history."
     ),
     Series(
+        "fastchat_machines", "gauge", "machines", "Machines that share the engine and are there."
+    ),
+    Series(
+        "fastchat_engine_up",
+        "gauge",
+        "engine_up",
+        "1 while the engine answers, 0 while it does not.",
+    ),
+    Series(
+        "fastchat_engine_beat_seconds",
+        "gauge",
+        "engine_beat_s",
+        "Time that the engine took to answer the last beat, which is sent once a second.",
+    ),
+    Series(
+        "fastchat_engine_clock_skew_seconds",
+        "gauge",
+        "engine_skew_s",
+        "How far this machine's clock is ahead of the engine's.",
+    ),
+    Series(
+        "fastchat_engine_queue_usage_ratio",
+        "gauge",
+        "engine_queue_usage",
+        "Share of PostgreSQL's queue of notifications that is used; above 0.25 messages of other "
+        "machines arrive later.",
+    ),
+    Series(
+        "fastchat_engine_waiting",
+        "gauge",
+        "engine_waiting",
+        "Publications that have not been committed yet.",
+    ),
+    Series(
+        "fastchat_engine_reconnects_total",
+        "counter",
+        "engine_reconnects_total",
+        "Times that the connections to the engine were lost and made again.",
+    ),
+    Series(
+        "fastchat_engine_doubts_total",
+        "counter",
+        "engine_doubts",
+        "Commits whose answer was lost, by what was found out: `kept`, `lost` or `unknown`.",
+        "outcome",
+    ),
+    Series(
+        "fastchat_engine_gaps_total",
+        "counter",
+        "engine_gaps_total",
+        "Gaps in the streams of rooms, most of them closed by a notification that came late.",
+    ),
+    Series(
+        "fastchat_engine_reads_total",
+        "counter",
+        "engine_reads_total",
+        "Reads of publications that no notification brought.",
+    ),
+    Series(
+        "fastchat_engine_tokens_total",
+        "counter",
+        "engine_tokens_total",
+        "Times that the rooms got new epochs, because the engine may lack messages.",
+    ),
+    Series(
         "fastchat_loop_lag_seconds",
         "histogram",
         "loop_lag_s",

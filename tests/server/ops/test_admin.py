@@ -58,6 +58,17 @@ def full_snapshot() -> dict[str, Any]:
         bytes=11,
         evictions={4008: 1, 4009: 0},
         slow_evictions={"total": 1},
+        machines=3,
+        engine_up=1,
+        engine_beat_s=0.001,
+        engine_skew_s=-0.1,
+        engine_queue_usage=0.01,
+        engine_waiting=4,
+        engine_reconnects_total=5,
+        engine_doubts={"kept": 6},
+        engine_gaps_total=7,
+        engine_reads_total=8,
+        engine_tokens_total=9,
     )
 
 

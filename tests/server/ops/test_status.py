@@ -454,6 +454,24 @@ def test_table_shows_rates_between_two_snapshots() -> None:
     )
 
 
+def test_table_has_the_machines_that_share_an_engine() -> None:
+    """Each machine has a line; one that is silent has no values, but the time since its report."""
+    earlier, later = two_snapshots()
+    here = {"machine": "chat-1", "version": "1.2.0", "age_s": 0.4, "is_silent": False}
+    here |= {"uptime_s": 10.0, "connections": 5_133, "rooms": 118, "publications_total": 100}
+    here |= {"deliveries": 1_000, "commit_s": lag(3)}
+    gone = {**here, "machine": "chat-2", "age_s": 130.0, "is_silent": True}
+    earlier["relay"] |= {"machine_reports": [here, gone]}
+    now = {**here, "uptime_s": 12.0, "publications_total": 900, "deliveries": 401_000}
+    now |= {"commit_s": lag(3, 0.0008)}
+    later["relay"] |= {"machine_reports": [now, gone]}
+    assert table(earlier, later, 2.0).splitlines()[3:6] == [
+        "machine  version       heard  clients  rooms  published/s  delivered/s  commit",
+        "chat-1   1.2.0           now    5,133    118          400      200,000    1 ms",
+        "chat-2   1.2.0    2m 10s ago        -      -            -            -       -",
+    ]
+
+
 def test_unknown_values_are_dashes() -> None:
     """A worker that was restarted between the snapshots, and processes of other versions, have
     dashes."""
