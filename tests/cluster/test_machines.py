@@ -160,7 +160,7 @@ def test_wrong_start_is_a_sentence(server: PostgreSQL, tmp_path: Path) -> None:
         status, sentence = failed("--engine", url, "--data", str(one.directory), "--port", "0")
         assert (status, "is in use by another server" in sentence) == (2, True)
     server.query(
-        f"UPDATE {url.partition('schema=')[2]}.identity SET version = 9, readable_from = 9"
+        f"UPDATE {url.partition('schema=')[2]}.identity SET version = 9, readable_from = 9"  # noqa: S608
     )
     status, sentence = failed("--engine", url, *data)
     assert (status, "needs a newer fastchat" in sentence) == (2, True)

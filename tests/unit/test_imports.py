@@ -46,7 +46,7 @@ LAYERS = {
     "settings": {"web", "ledger"},
     "web": {"connections", "files", "limits", "auth", "_buffers"},
     "connections": {"chat", "hub", "_fanout", "limits"},
-    "ops": {"brokers", "settings", "_version"},
+    "ops": {"brokers", "_version"},
     "chat": {"brokers", "files", "rooms", "history", "auth"},
     "brokers": {"rooms", "history", "limits", "_codec"},
     "files": {"limits", "history"},

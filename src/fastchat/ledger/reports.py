@@ -22,13 +22,14 @@ _REPORT = "SELECT name, age, report FROM report_1($1, $2, $3, $4)"
 class Reports:
     """The reports of the machine `name`, and those of all machines.
 
-    A report is an object of JSON. Its `settings` are a digest of those settings that should be the
-    same on all machines; the log warns of a machine that has others.
+    A report is an object of JSON, to which `settings` is added: a digest of those settings that
+    should be the same on all machines. The log warns of a machine that has others.
     """
 
-    def __init__(self, session: Session, name: str) -> None:
+    def __init__(self, session: Session, name: str, settings: str) -> None:
         self._session = session
         self._name = name
+        self._settings = settings
         self._different: set[tuple[str, Any]] = set()  # what was warned of
         #: The report of this machine, which the next `tick` tells; None if there is none yet.
         self.own: Mapping[str, Any] | None = None
@@ -44,7 +45,8 @@ class Reports:
         """Tell the own report, and learn those of the others. Raises LedgerError."""
         if self.own is None:
             return
-        rows = await self._session.call(_REPORT, orjson.dumps(self.own).decode())
+        own = {**self.own, "settings": self._settings}
+        rows = await self._session.call(_REPORT, orjson.dumps(own).decode())
         self.all = [
             {
                 **orjson.loads(report),
@@ -56,7 +58,7 @@ class Reports:
         ]
         for each in self.all:
             digest = each.get("settings")
-            if not each["is_silent"] and digest != self.own.get("settings"):
+            if not each["is_silent"] and digest != self._settings:
                 self._warn(each["machine"], digest)
 
     def _warn(self, name: str, digest: Any) -> None:

@@ -133,13 +133,14 @@ class SharedRooms:
         times: Times | None = None,
         max_age_s: float = 0.0,
         patience_s: float = 30.0,
+        settings_digest: str = "",
     ) -> None:
         self._session = session = Session(url, machine, boot, self, witness)
         self._reader = Reader(session.fetch, lambda: session.identity)
         self._search = Search(session.helping)
         self._times = times or Times()
         self._attendance = Attendance(session, self._times)
-        self._reports = Reports(session, machine)
+        self._reports = Reports(session, machine, settings_digest)
         self._upkeep = Upkeep(session, clock=clock, max_age_s=max_age_s)
         self._patience_s = patience_s
         self._following = Following(
@@ -244,7 +245,7 @@ class SharedRooms:
         }
 
     def report(self, counters: Mapping[str, Any]) -> None:
-        """Tell the other machines of this one's counters, soon; JSON, with `settings` in it."""
+        """Tell the other machines of this one's counters, soon. They must be JSON."""
         self._reports.own = counters
 
     # Publishing

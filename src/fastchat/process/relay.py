@@ -142,7 +142,7 @@ async def _tick_forever(components: RelayComponents, channel: Channel, interval_
         await asyncio.sleep(interval_s)
         try:
             if shared is not None:
-                shared.report(report_of(relay.status().parts, components.settings_digest))
+                shared.report(report_of(relay.status().parts))
             relay.rooms.tick()
             relay.check_socket()
         except Exception:  # if this goes on, there are no beats, and the supervisor kills the relay

@@ -17,7 +17,7 @@ import uvloop
 from fastchat.history import History
 from fastchat.history.directory import lock
 from fastchat.logs import flush_log
-from fastchat.ops.machines import digest_of, report_of
+from fastchat.ops.machines import report_of
 from fastchat.ops.status import StatusServer
 from fastchat.process.announcing import announce
 from fastchat.process.assembly.standalone import StandaloneComponents, build_standalone
@@ -87,7 +87,6 @@ class Standalone:
         self._worker = worker
         self._components = components
         self._settings = components.worker.settings
-        self._settings_digest = digest_of(self._settings)
         self._admin_listener = admin_listener
         self._status = StatusServer(Path(self._settings.data), self._report)
         self._admin: Admin | None = None
@@ -119,8 +118,7 @@ class Standalone:
     def tick(self) -> None:
         """Look after the socket, and report to other machines; there is no supervisor."""
         if self._components.shared is not None:
-            report = report_of({"server": self._report()}, self._settings_digest)
-            self._components.shared.report(report)
+            self._components.shared.report(report_of({"server": self._report()}))
         if not self._components.rooms.is_away:  # a directory that is not ours gets no socket
             self._status.check()
 

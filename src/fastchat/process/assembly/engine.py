@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import importlib.util
+import json
 import logging
 import os
 import re
@@ -40,6 +43,28 @@ CONNECTIONS = 6
 MACHINE_NAME = "machine"
 #: Publications that a room has at most beyond `--history-max-messages`: an eighth, or this many.
 MAX_SLACK = 256
+#: Settings that should be the same on all machines of a chat.
+_SAME = frozenset(
+    {
+        "auth",
+        "files",
+        "guest_rights",
+        "history_max_age",
+        "history_max_messages",
+        "jwt_audience",
+        "jwt_issuer",
+        "jwt_user_claim",
+        "limits",
+        "max_file_bytes",
+        "max_files_bytes",
+        "max_user_file_bytes",
+        "room_burst",
+        "room_rate",
+        "spectators",
+        "user_burst",
+        "user_rate",
+    }
+)
 _NO_NAME = re.compile(r"[^a-z0-9-]+")
 
 
@@ -72,6 +97,7 @@ def build_shared_rooms(settings: Settings, metrics: Metrics) -> SharedRooms:
         limits=shared_room_limits_of(settings),
         max_age_s=settings.history_max_age,
         patience_s=settings.engine_patience,
+        settings_digest=_digest_of(settings),
     )
 
 
@@ -104,3 +130,13 @@ def _machine_name(directory: Path) -> str:
         return file.read_text("ascii").strip()
     except (OSError, ValueError) as error:
         raise SettingError(f"--data: {file} cannot be used: {error}.") from None
+
+
+def _digest_of(settings: Settings) -> str:
+    """A digest of the settings that should be the same on all machines."""
+    same = {
+        field.name: getattr(settings, field.name)
+        for field in dataclasses.fields(settings)
+        if field.name in _SAME
+    }
+    return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]

@@ -10,7 +10,6 @@ from fastchat.brokers.relay.server import Relay
 from fastchat.files.retention import Retention
 from fastchat.history import History
 from fastchat.metrics import Metrics
-from fastchat.ops.machines import digest_of
 from fastchat.process.assembly.limits import connection_count_of
 from fastchat.process.assembly.storage import build_rooms, open_retention
 from fastchat.rooms.contract import Rooms
@@ -32,7 +31,6 @@ class RelayComponents:
     metrics: Metrics
     relay: Relay
     shared: SharedRooms | None
-    settings_digest: str
     retention: Retention | None
 
 
@@ -66,6 +64,5 @@ def build_relay(
             gauges=None if shared is None else shared.gauges,
         ),
         shared=shared,
-        settings_digest=digest_of(settings),
         retention=retention,
     )
