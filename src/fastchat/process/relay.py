@@ -12,6 +12,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvloop
 
@@ -21,12 +22,15 @@ from fastchat.history import History
 from fastchat.history.directory import lock
 from fastchat.metrics import watch_lag
 from fastchat.ops.machines import report_of
-from fastchat.process.assembly.relay import RelayComponents, build_relay
+from fastchat.process.assembly.relay import build_relay
 from fastchat.process.assembly.storage import open_history
 from fastchat.process.channel import Channel
 from fastchat.process.timings import RelayTimings
 from fastchat.process.waiting import wait_first
 from fastchat.settings import Settings
+
+if TYPE_CHECKING:
+    from fastchat.ledger.rooms import SharedRooms
 
 __all__ = ["run"]
 
@@ -117,7 +121,7 @@ async def _serve(
     channel.say(ready=True)
     _beat(relay, channel)
     tasks = [
-        loop.create_task(_tick_forever(components, channel, timings.tick_interval_s)),
+        loop.create_task(_tick_forever(relay, channel, timings.tick_interval_s, shared)),
         loop.create_task(watch_lag(components.metrics.loop_lag_s)),
     ]
     if retention is not None:
@@ -136,8 +140,9 @@ async def _serve(
     return 0
 
 
-async def _tick_forever(components: RelayComponents, channel: Channel, interval_s: float) -> None:
-    relay, shared = components.relay, components.shared
+async def _tick_forever(
+    relay: Relay, channel: Channel, interval_s: float, shared: SharedRooms | None = None
+) -> None:
     while True:
         await asyncio.sleep(interval_s)
         try:
