@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import asyncpg
 import pytest
 import trustme
 
@@ -22,6 +23,7 @@ from fastchat.ledger.connecting import (
     check_server,
     check_version,
     connect,
+    ledger_error,
 )
 from fastchat.ledger.schema import prepare_ledger
 from fastchat.ledger.url import EngineUrl, parse_url
@@ -35,6 +37,14 @@ LIMITS = Limits(stored=100, slack=10)
 
 def local(port: int, parameters: str = "") -> EngineUrl:
     return parse_url(f"postgresql://postgres@127.0.0.1:{port}/postgres?{parameters}")
+
+
+def test_error_of_the_server_is_one_line() -> None:
+    """Details and hints of PostgreSQL are left out of what an operator reads."""
+    error = asyncpg.CannotConnectNowError("the database system is starting up")
+    error.detail = "Consistent recovery state has not been yet reached."
+    assert "\n" in str(error)
+    assert str(ledger_error(error)) == "PostgreSQL says: the database system is starting up"
 
 
 class TestConnection:

@@ -42,11 +42,14 @@ def chat_url(server: PostgreSQL) -> str:
 
 
 @contextmanager
-def running_machine(url: str, name: str, folder: Path, *arguments: str) -> Iterator[Machine]:
+def running_machine(
+    url: str, name: str, folder: Path, *arguments: str, port: int = 0
+) -> Iterator[Machine]:
     """A machine during a `with` block, with more `arguments` of `serve`."""
     directory, admin_port = folder / name, lasting_port()
     with running_server(
         *("--engine", url, "--machine", name, "--data", str(directory)),
         *("--admin-port", str(admin_port), *arguments),
+        port=port,
     ) as server:
         yield Machine(server, name, directory, admin_port)

@@ -278,7 +278,8 @@ def ledger_error(error: BaseException) -> LedgerError:
         return LedgerError("the server is a standby or read-only, and cannot be written")
     if not isinstance(error, asyncpg.PostgresError):
         return LedgerError(f"PostgreSQL cannot be reached: {error or type(error).__name__}")
-    code, message = str(error.sqlstate), f"PostgreSQL says: {error}"
+    # Details and hints follow on lines of their own.
+    code, message = str(error.sqlstate), f"PostgreSQL says: {str(error).partition(chr(10))[0]}"
     if code == _CANCELLED or (code[:2] in _BEFORE_COMMIT and code != _UNKNOWN):
         return NotCommittedError(message, code)
     return LedgerError(message)
