@@ -15,15 +15,15 @@ ALONE := tests/threats/test_threats_floods.py tests/server/test_flood.py
 
 # A part of the tests needs only what it uses: browsers, or the builds that replay the fuzzers' corpus.
 ifeq ($(ARGS),)
-TEST_NEEDS := lint types build/debug/stamp build/sanitized/stamp chromium firefox nginx prometheus postgresql pgbouncer
+TEST_NEEDS := lint types build/debug/stamp build/sanitized/stamp chromium firefox nginx prometheus postgresql pgbouncer haproxy
 else
 TEST_NEEDS := $(VENV)/test.stamp \
   $(if $(findstring browser,$(ARGS))$(findstring threats,$(ARGS)),chromium firefox) \
-  $(if $(findstring tests/ledger,$(ARGS)),postgresql pgbouncer) \
+  $(if $(findstring tests/ledger,$(ARGS))$(findstring tests/cluster,$(ARGS)),postgresql pgbouncer haproxy) \
   $(if $(findstring fuzz,$(ARGS)),build/debug/stamp build/sanitized/stamp)
 endif
 
-.PHONY: serve check test fuzz conformance soak lint types bench bench-guard profile build screenshots lighthouse chromium firefox nginx prometheus postgresql pgbouncer clang clean help
+.PHONY: serve check test fuzz conformance soak lint types bench bench-guard profile build screenshots lighthouse chromium firefox nginx prometheus postgresql pgbouncer haproxy clang clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -208,11 +208,15 @@ postgresql:
 	      -o Dpkg::Options::=--force-confold postgresql >/dev/null; } || \
 	  echo "fastchat: no PostgreSQL, so the ledger is not tested: apt-get install postgresql (as root)"
 
-# A pool of connections, which the ledger refuses. Its package is unpacked with the libraries that it needs.
-pgbouncer:
-	@command -v pgbouncer >/dev/null || test -x /usr/sbin/pgbouncer || test -x build/$@/usr/sbin/pgbouncer || \
+# A pool of connections, which the ledger refuses, and a balancer before several machines. Their packages are
+# unpacked with the libraries that they need.
+pgbouncer: LIBRARIES := libc-\?ares[^ ]*\|libevent-[^ ]*
+haproxy: LIBRARIES := liblua[^ ]*\|libopentracing[^ ]*
+haproxy: NEEDED := libopentracing-c-wrapper0
+pgbouncer haproxy:
+	@command -v $@ >/dev/null || test -x /usr/sbin/$@ || test -x build/$@/usr/sbin/$@ || \
 	  { command -v apt-get >/dev/null && { test "$$(id -u)" != 0 || apt-get update -qq; } && mkdir -p build/$@ && \
-	    cd build/$@ && apt-get download -qq $@ $$(apt-cache depends $@ | \
-	      sed -n 's/.*Depends: \(libc-\?ares[^ ]*\|libevent-[^ ]*\)$$/\1/p') 2>/dev/null && \
+	    cd build/$@ && apt-get download -qq $@ $$(apt-cache depends $@ $(NEEDED) 2>/dev/null | \
+	      sed -n 's/.*Depends: \($(LIBRARIES)\)$$/\1/p' | sort -u) 2>/dev/null && \
 	    for package in *.deb; do dpkg -x $$package . || exit 1; done && rm *.deb; } || \
-	  echo "fastchat: no pgbouncer, so a test is skipped: apt-get install pgbouncer (as root)"
+	  echo "fastchat: no $@, so a test is skipped: apt-get install $@ (as root)"
