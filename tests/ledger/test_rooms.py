@@ -32,8 +32,10 @@ from fastchat.ledger.identity import Witness
 from fastchat.ledger.rooms import SharedRooms
 from fastchat.ledger.url import EngineUrl
 from fastchat.metrics import Metrics
+from fastchat.rooms import Entrance, Entry, Member
 from fastchat.rooms.members import GRACE_TICKS
-from support.ledger import observer
+from support.ledger import in_loop, observer
+from support.server import PATIENCE_S
 
 LIMITS = Limits(stored=100_000, slack=100)
 #: A notification that only tests send.
@@ -82,6 +84,41 @@ async def machine(url: EngineUrl, name: str) -> AsyncIterator[Rooms]:
         yield rooms
     finally:
         await rooms.close()
+
+
+FORGED = (
+    "",
+    "t",
+    "t{",
+    "t[1]",
+    "t[9, 2, 3]",
+    "c\n{",
+    'c\n["+"]',
+    'c\n["+", 1, 2]',
+    "c\nnull",
+    "p",
+    "p{",
+)
+
+
+@in_loop
+async def test_forged_notifications_change_nothing(
+    url: EngineUrl, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever may read the ledger's tables can send anything; it is logged, and that is all."""
+    async with machine(url, "one") as rooms, observer(url) as db:
+        broker = MemoryBroker(rooms)
+        receiver = Receiver()
+        broker.open(delivery=receiver, receiver=receiver)
+        for payload in (*FORGED, BARRIER):
+            await db.execute("SELECT pg_notify(channel, $1) FROM identity", payload)
+        async with asyncio.timeout(PATIENCE_S):
+            await rooms.reached.wait()
+            entries: list[Entry] = []
+            await broker.join(Entrance("a", "Ann", "s:ann", None, 0), entries.append)
+        assert [each.users for each in entries] == [[Member("Ann", "s:ann")]]
+    logged = [each for each in caplog.records if "cannot be read" in each.getMessage()]
+    assert len(logged) == len(FORGED) - 1, "the empty notification is of no kind"
 
 
 class TestContract(

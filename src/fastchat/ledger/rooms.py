@@ -725,13 +725,21 @@ class SharedRooms:
     def heard(self, payload: str) -> None:
         if payload.startswith(PREFIX):
             self._following.heard(payload)
-        elif payload.startswith(_TOLD):
-            machine, name, told = orjson.loads(payload.removeprefix(_TOLD))
-            if machine != self._session.machine:
-                self._announce(name, told.encode())
-        else:
-            for event in self._attendance.heard(payload):
-                self._on_event(event)
+            return
+        events: list[Event] = []
+        try:
+            if payload.startswith(_TOLD):
+                self._on_told(*orjson.loads(payload.removeprefix(_TOLD)))
+            else:
+                events = self._attendance.heard(payload)
+        except (ValueError, TypeError, AttributeError):
+            logger.warning("a notification cannot be read: %.80r", payload)
+        for event in events:
+            self._on_event(event)
+
+    def _on_told(self, machine: int, name: str, payload: str) -> None:
+        if machine != self._session.machine:
+            self._announce(name, payload.encode())
 
     def beaten(self, machines: Sequence[Sequence[Any]]) -> None:
         self._following.beaten(machines)
