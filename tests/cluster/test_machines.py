@@ -169,6 +169,21 @@ def test_wrong_start_is_a_sentence(server: PostgreSQL, tmp_path: Path) -> None:
     assert (status, "may not make" in sentence) == (2, True)
 
 
+def test_older_machines_go_on_after_a_migration(server: PostgreSQL, tmp_path: Path) -> None:
+    """A newer machine has migrated the tables; one of this version serves, and can start again."""
+    url = chat_url(server)
+    schema = url.partition("schema=")[2]
+    with running_machine(url, "one", tmp_path) as one, connected(one.port) as ann:
+        ann.join(username="Ann")
+        server.query(f"ALTER TABLE {schema}.publications ADD mood text")
+        server.query(f"UPDATE {schema}.identity SET version = 2, readable_from = 1")  # noqa: S608
+        ann.send({"text": "before"})
+        assert ann.receive_type("message")["offset"] == 1
+    with running_machine(url, "one", tmp_path) as one, connected(one.port) as bob:
+        reply = bob.join(username="Bob")
+        assert [each["text"] for each in reply["messages"]] == ["before"]
+
+
 def test_machine_keeps_its_name(server: PostgreSQL, tmp_path: Path) -> None:
     """Without --machine, a name is made once, and kept in the data directory."""
     arguments = ("--engine", chat_url(server), "--data", str(tmp_path))
