@@ -94,7 +94,7 @@ class CloseReason(Enum):
     ADDRESS_FULL = CloseCode.OVERLOADED, "too many connections from this address"
     USER_FULL = CloseCode.OVERLOADED, "too many connections of this user"
     LOST_CONTINUITY = CloseCode.LOST_CONTINUITY, "the room's stream lost its continuity"
-    CUT_OFF = CloseCode.LOST_CONTINUITY, "the server has lost its engine; another one may have it"
+    CUT_OFF = CloseCode.LOST_CONTINUITY, "the rooms cannot be reached from here"
     TOKEN_EXPIRED = CloseCode.TOKEN_EXPIRED, "the token has expired"
     JOIN_TIMEOUT = CloseCode.JOIN_TIMEOUT, "joined nothing in time"
     REMOVED = CloseCode.REMOVED, "removed by a moderator"

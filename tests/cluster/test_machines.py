@@ -117,7 +117,7 @@ def test_machine_without_its_engine_is_not_ready(own_server: PostgreSQL, tmp_pat
     url = chat_url(own_server)
     with ExitStack() as stack:
         for name, arguments in (("one", ()), ("two", ("--workers", "2"))):
-            patience = ("--engine-patience", "5", *arguments)
+            patience = ("--engine-patience", "5", "--join-timeout", "5", *arguments)
             machine = stack.enter_context(running_machine(url, name, tmp_path, *patience))
             client = stack.enter_context(connected(machine.port, f"/ws?username={name}"))
             assert client.receive_type("joined")
@@ -130,7 +130,9 @@ def test_machine_without_its_engine_is_not_ready(own_server: PostgreSQL, tmp_pat
         assert ann.receive_type("error")["code"] == "unavailable"
         for each in (first, machine):
             wait_until(lambda each=each: "PostgreSQL has not answered for" in each.readiness)
-        for each in (ann, client):
+        eve = stack.enter_context(connected(first.port, "/ws?username=Eve"))
+        assert eve.receive_type("error")["code"] == "unavailable"
+        for each in (ann, client, eve):
             closing = each.receive_type("closing")
             assert closing["code"] == 4010
             assert closing["reconnect_after_ms"] >= 250

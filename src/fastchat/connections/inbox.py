@@ -45,6 +45,10 @@ class Owner(Protocol):
         """All commands that came have run."""
         ...
 
+    def on_unavailable(self) -> None:
+        """A command was refused because the server could not run it."""
+        ...
+
 
 class Inbox:
     """Runs the commands of one client.
@@ -215,7 +219,10 @@ class Inbox:
         if refusal.close_code is not None:
             self._owner.close_with(refusal.close_code, refusal.message)
             return
-        self._count_error(TOO_FAST_ERRORS if refusal.code is ErrorCode.RATE_LIMITED else 1.0)
+        if refusal.code is ErrorCode.UNAVAILABLE:
+            self._owner.on_unavailable()  # the client has made no mistake
+        else:
+            self._count_error(TOO_FAST_ERRORS if refusal.code is ErrorCode.RATE_LIMITED else 1.0)
 
     def _count_error(self, tokens: float) -> None:
         """Close the connection if its errors keep coming."""

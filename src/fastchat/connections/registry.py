@@ -60,12 +60,13 @@ class Sessions:
 
     | table         | from                    | until                     | then             |
     |---------------|-------------------------|---------------------------|------------------|
-    | `_unjoined`   | the upgrade             | it has joined a room      | 4502             |
+    | `_unjoined`   | the upgrade             | it has joined a room      | 4502, or 4010    |
     | `_unfinished` | a first fragment        | the last fragment         | 4504             |
     | `_expiring`   | an accepted token       | the token has expired     | `closing`, 4011  |
     | `_closing`    | it begins to close      | the socket is closed      | it is aborted    |
 
-    A session that begins to close leaves all tables but the last.
+    A session that begins to close leaves all tables but the last. `_refused` are those in
+    `_unjoined` that could not join because the rooms cannot be reached.
 
     * ``clock`` returns monotonic seconds; tokens expire by the time of day.
     * ``join_timeout_s``: for a client to join its first room; 0 for no limit.
@@ -91,6 +92,7 @@ class Sessions:
         self._spread_ms = 0
         # Sessions with their deadlines, the earliest deadline first.
         self._unjoined: dict[Closable, float] = {}
+        self._refused: set[Closable] = set()
         self._unfinished: dict[Closable, float] = {}
         self._closing: dict[Closable, float] = {}
         # When tokens expire, in seconds since 1970: in no order, and not before `_next_expiry_s`.
@@ -126,7 +128,10 @@ class Sessions:
         """Close sessions that missed a deadline, and abort those that do not end; once a second."""
         now = self._clock()
         for session in _due(self._unjoined, now):
-            session.close(CloseReason.JOIN_TIMEOUT)
+            if session in self._refused:
+                self._send_away(session)
+            else:
+                session.close(CloseReason.JOIN_TIMEOUT)
         for session in _due(self._unfinished, now):
             session.close(CloseReason.MESSAGE_TIMEOUT)
         for session in _due(self._closing, now):
@@ -159,8 +164,11 @@ class Sessions:
             each for each in self._all if each not in self._unjoined and each not in self._closing
         ]
         for session in random.sample(joined, min(len(joined), math.ceil(share * len(joined)))):
-            after_ms = RECONNECT_AFTER_MS + random.randint(0, SENT_AWAY_MS)  # noqa: S311 spreads load
-            session.dismiss(CloseReason.CUT_OFF, after_ms)
+            self._send_away(session)
+
+    def _send_away(self, session: Closable) -> None:
+        after_ms = RECONNECT_AFTER_MS + random.randint(0, SENT_AWAY_MS)  # noqa: S311 spreads load
+        session.dismiss(CloseReason.CUT_OFF, after_ms)
 
     def on_evicted(self, connection: Connection, code: int, reason: str) -> None:
         """Tell a session that the hub itself has closed the connection."""
@@ -181,6 +189,15 @@ class Sessions:
     def note_joined(self, session: Closable) -> None:
         """End the deadline for a first room."""
         self._unjoined.pop(session, None)
+        self._refused.discard(session)
+
+    def note_unavailable(self, session: Closable) -> None:
+        """Note that a command was refused because the rooms cannot be reached.
+
+        If the session has no room when its deadline ends, its client is asked to come back.
+        """
+        if session in self._unjoined:
+            self._refused.add(session)
 
     def watch_expiry(self, session: Closable, expires_s: float) -> None:
         """Close a session when its token expires; a later call replaces the time."""
@@ -199,6 +216,7 @@ class Sessions:
     def begin_closing(self, session: Closable) -> None:
         """Begin the deadline for a closing handshake, and end all others."""
         self._unjoined.pop(session, None)
+        self._refused.discard(session)
         self._unfinished.pop(session, None)
         self._expiring.pop(session, None)
         self._closing.setdefault(session, self._clock() + self._close_grace_s)
@@ -208,6 +226,7 @@ class Sessions:
         self._metrics.closes[code] += 1
         self._all.discard(session)
         self._unjoined.pop(session, None)
+        self._refused.discard(session)
         self._unfinished.pop(session, None)
         self._expiring.pop(session, None)
         self._closing.pop(session, None)

@@ -203,6 +203,9 @@ class Session(WSListener):
 
     # Called by the inbox
 
+    def on_unavailable(self) -> None:
+        self._context.sessions.note_unavailable(self)
+
     def pause_reading(self) -> None:
         self._is_paused = True
         self._transport.underlying_transport.pause_reading()

@@ -77,6 +77,9 @@ class RecordingOwner:
     def on_idle(self) -> None:
         self.calls.append("idle")
 
+    def on_unavailable(self) -> None:
+        self.calls.append("unavailable")
+
     def _end(self, call: Any) -> None:
         self.calls.append(call)
         self.on_close()
@@ -263,3 +266,16 @@ def test_client_that_disconnects_during_a_write_leaves_no_bucket() -> None:
         assert rig.throttle._uploads.full_s == {}
 
     run(test, upload_bytes=Budget(1000, 1000))
+
+
+def test_unavailable_is_no_error_of_the_client() -> None:
+    """The session learns of it, and stays open however often it happens."""
+
+    async def test(rig: Rig) -> None:
+        rig.chat.failure = CommandError(ErrorCode.UNAVAILABLE, "Try again.", temporary=True)
+        for _ in range(10):
+            rig.receive(text="hello")
+        assert rig.owner.calls == ["unavailable"] * 10
+        assert [each["code"] for each in rig.sent] == ["unavailable"] * 10
+
+    run(test, errors=3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from fastchat.connections.registry import Sessions
 from fastchat.errors import CloseReason
 from fastchat.metrics import Metrics
@@ -13,6 +15,7 @@ class Session:
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
         self.dismissals: list[tuple[CloseReason, int]] = []
+        self.closes: list[CloseReason] = []
         sessions.add(self)
 
     def dismiss(self, reason: CloseReason, reconnect_after_ms: int) -> None:
@@ -20,7 +23,8 @@ class Session:
         self._sessions.begin_closing(self)
 
     def close(self, reason: CloseReason) -> None:
-        raise AssertionError("a session was closed without a word")
+        self.closes.append(reason)
+        self._sessions.begin_closing(self)
 
     def abort(self) -> None:
         """Do nothing."""
@@ -29,8 +33,8 @@ class Session:
         raise AssertionError("a session was evicted")
 
 
-def sessions() -> Sessions:
-    return Sessions(clock=lambda: 0.0, metrics=Metrics(), join_timeout_s=10.0)
+def sessions(clock: Callable[[], float] = lambda: 0.0) -> Sessions:
+    return Sessions(clock=clock, metrics=Metrics(), join_timeout_s=10.0)
 
 
 def test_a_share_of_the_clients_is_sent_away() -> None:
@@ -57,3 +61,19 @@ def test_nobody_is_sent_away_who_has_not_joined() -> None:
     session = Session(registry)
     registry.send_away(1.0)
     assert not session.dismissals
+
+
+def test_client_that_could_not_join_comes_back() -> None:
+    """If the rooms could not be reached, the deadline for a room is not the client's fault."""
+    now_s = 0.0
+    registry = sessions(lambda: now_s)
+    idle, refused, joined = (Session(registry) for _ in range(3))
+    registry.note_unavailable(refused)
+    registry.note_unavailable(joined)
+    registry.note_joined(joined)
+    now_s = 10.0
+    registry.sweep()
+    assert idle.closes == [CloseReason.JOIN_TIMEOUT]
+    assert not refused.closes
+    assert [reason for reason, _ in refused.dismissals] == [CloseReason.CUT_OFF]
+    assert not joined.closes + joined.dismissals
