@@ -32,6 +32,7 @@ __all__ = [
     "flag_of",
     "ignored_variables",
     "is_list",
+    "is_machine_name",
     "is_switch",
     "load_settings",
 ]
@@ -419,6 +420,9 @@ def load_settings(
             continue
         if field.metadata["path"]:
             _check_path(value, name)
+        if field.name == "engine" and not value:
+            # Without it, the server would begin a chat of its own.
+            raise SettingError(f"{name} is empty; give a URL, or leave the setting out.")
         values[field.name], sources[field.name] = value, name
     return Settings(**values, sources=sources)
 
@@ -624,6 +628,11 @@ def _check_text(value: Any, name: str) -> None:
             raise SettingError(f"{name} must not contain the character U+0000.")
 
 
+def is_machine_name(name: str) -> bool:
+    """Whether a machine can have this name."""
+    return _MACHINE.fullmatch(name) is not None
+
+
 def _check_engine(settings: Settings, names: Mapping[str, str], given: Collection[str]) -> None:
     """Refuse settings that have no effect with an engine, or without one."""
     if not settings.engine:
@@ -642,7 +651,7 @@ def _check_engine(settings: Settings, names: Mapping[str, str], given: Collectio
                 f"{names[name]} has no effect with --engine: messages are in PostgreSQL, and on "
                 "disk before anybody sees them."
             )
-    if settings.machine and not _MACHINE.fullmatch(settings.machine):
+    if settings.machine and not is_machine_name(settings.machine):
         raise SettingError(
             f"{names['machine']} must be 1 to 63 of the characters a-z, 0-9, -, _ and ., not "
             f"{settings.machine!r}."

@@ -46,9 +46,10 @@ def test_machines_are_one_chat(machines: tuple[Machine, Machine]) -> None:
     one, two = machines
     with (
         connected(one.port, "/ws?username=Ann") as ann,
-        connected(two.port, "/ws?username=Bob") as bob,
+        connected(two.port) as bob,
     ):
         position = ann.receive_type("joined")
+        bob.send({"type": "join", "username": "Bob"})
         assert [each["username"] for each in bob.receive_type("joined")["users"]] == ["Ann", "Bob"]
         assert ann.receive_type("join")["username"] == "Bob"
         ann.send({"text": "from one"})
@@ -195,3 +196,6 @@ def test_machine_keeps_its_name(server: PostgreSQL, tmp_path: Path) -> None:
             names.append((tmp_path / "machine").read_text())
     assert names[0] == names[1]
     assert re.fullmatch(r"[a-z0-9-]+-[0-9a-f]{4}\n", names[0])
+    (tmp_path / "machine").write_text("")
+    status, sentence = failed(*arguments)
+    assert (status, "has no name of a machine" in sentence) == (2, True)

@@ -145,6 +145,13 @@ def test_urls_of_the_engine_are_separated_by_white_space() -> None:
     assert "FASTCHAT_ENGINE: 'x' does not begin" in complaint({}, {"FASTCHAT_ENGINE": "x"})
 
 
+def test_empty_engine_is_refused() -> None:
+    """A secret that is not set must not begin a chat of one machine."""
+    for value in ("", " ", "\n"):
+        assert "FASTCHAT_ENGINE is empty" in complaint({}, {"FASTCHAT_ENGINE": value})
+    assert "--engine is empty" in complaint({"engine": [""]})
+
+
 def test_tokens_and_their_keys_are_set_together(tmp_path: Path) -> None:
     """A key without `--auth jwt` is refused, because no token would be checked."""
     assert "--jwt-key-file" in complaint({"auth": "jwt"})

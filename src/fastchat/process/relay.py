@@ -105,6 +105,7 @@ async def _serve(
         with beating(channel, timings.tick_interval_s):
             await wait_first(opening, orphaned.wait(), asked.wait())
         if asked.is_set() or orphaned.is_set():
+            await shared.close()
             return 0
         opening.result()
     try:

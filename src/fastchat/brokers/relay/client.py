@@ -44,6 +44,7 @@ from fastchat.metrics import Metrics
 from fastchat.protocol import Draft
 from fastchat.rooms import Entrance, Entry, Member, Removal
 from fastchat.rooms.refusals import unavailable
+from fastchat.rooms.sending_away import SendingAway
 
 __all__ = ["RelayBroker"]
 
@@ -61,7 +62,9 @@ class RelayBroker:
     """Implements `fastchat.brokers.Broker` and `Presence` for the worker `name`.
 
     The relay's socket is in `directory`. With `counts`, the relay also counts the connections of
-    this worker.
+    this worker. `send_away` is called with a share of the connections that must be closed, because
+    the rooms cannot be reached: if the relay says so, and if there has been no relay for
+    `patience_s` seconds; None to wait for it for ever.
 
     Its states follow the link:
 
@@ -82,12 +85,16 @@ class RelayBroker:
         counts: Counts | None = None,
         bounds: Bounds | None = None,
         send_away: Callable[[float], object] = lambda share: None,
+        patience_s: float | None = None,
     ) -> None:
         self.bounds = Bounds() if bounds is None else bounds
         self._name = name
         self._metrics = metrics
         self._counts = counts
         self._send_away = send_away
+        self._sending_away = (
+            None if patience_s is None else SendingAway(patience_s, "the relay of this machine")
+        )
         self._link = Link(
             directory,
             self,
@@ -212,8 +219,10 @@ class RelayBroker:
             if self._away_ticks >= AWAY_TICKS:
                 logger.warning("%s is connected to the relay again", self._name)
             self._away_ticks = 0
+            self._send_some_away()
             return
         self._away_ticks += 1
+        self._send_some_away()
         if self._away_ticks == AWAY_TICKS:
             logger.error(
                 "%s has had no relay for %d s, so its clients get `unavailable`: %s",
@@ -221,6 +230,12 @@ class RelayBroker:
                 AWAY_TICKS,
                 self._link.failure,
             )
+
+    def _send_some_away(self) -> None:
+        if self._sending_away is None:
+            return
+        if share := self._sending_away.share(float(self._away_ticks)):
+            self._send_away(share)
 
     def report(self, snapshot: dict[str, Any]) -> None:
         """Send the relay this worker's counters, for `fastchat status` and the metrics."""

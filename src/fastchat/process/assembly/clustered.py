@@ -45,6 +45,8 @@ def build_clustered(
         metrics=base.metrics,
         counts=counts,
         send_away=base.sessions.send_away,
+        # Without an engine there is no other machine to which clients could go.
+        patience_s=settings.engine_patience if settings.engine else None,
     )
     pages: Pages = RelayPages(relay)
     reader = HistoryReader(directory) if settings.has_history_file else None

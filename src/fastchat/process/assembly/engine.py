@@ -19,7 +19,7 @@ from fastchat.errors import SettingError
 from fastchat.ledger.url import EngineUrl, parse_url
 from fastchat.metrics import Metrics
 from fastchat.process.assembly.limits import shared_room_limits_of
-from fastchat.settings import Settings
+from fastchat.settings import Settings, is_machine_name
 
 # The library of PostgreSQL is optional. Whoever imports this module asks for it.
 if importlib.util.find_spec("asyncpg") is None:
@@ -41,6 +41,8 @@ logger = logging.getLogger("fastchat")
 CONNECTIONS = 6
 #: In the data directory: the name of the machine, if the settings have none.
 MACHINE_NAME = "machine"
+#: A new relay waits for so long, before it says that all its users are there, for its workers.
+GATHERING_S = 1.5
 #: Publications that a room has at most beyond `--history-max-messages`: an eighth, or this many.
 MAX_SLACK = 256
 #: Settings that should be the same on all machines of a chat.
@@ -98,6 +100,7 @@ def build_shared_rooms(settings: Settings, metrics: Metrics) -> SharedRooms:
         max_age_s=settings.history_max_age,
         patience_s=settings.engine_patience,
         settings_digest=_digest_of(settings),
+        gather_s=GATHERING_S if settings.workers > 1 else 0.0,
     )
 
 
@@ -127,9 +130,14 @@ def _machine_name(directory: Path) -> str:
             written = file.with_suffix(".new")
             written.write_text(f"{host[:40] or 'machine'}-{secrets.token_hex(2)}\n", "ascii")
             os.replace(written, file)
-        return file.read_text("ascii").strip()
+        name = file.read_text("ascii").strip()
     except (OSError, ValueError) as error:
         raise SettingError(f"--data: {file} cannot be used: {error}.") from None
+    if not is_machine_name(name):
+        raise SettingError(
+            f"--data: {file} has no name of a machine in it; delete it, or give --machine."
+        )
+    return name
 
 
 def _digest_of(settings: Settings) -> str:
