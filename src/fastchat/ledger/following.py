@@ -54,10 +54,12 @@ class Following:
         self._loading: dict[str, asyncio.Task[Stream]] = {}
         self._early: dict[str, list[Publication]] = {}  # offered while the room is loaded
         self._reading: set[Stream] = set()  # those of which a gap is being read
+        self._gaps: set[Stream] = set()  # those whose gap is waited for
         self._must_look = False  # whether a read has failed that has to be made again
         self._tasks: set[asyncio.Task[None]] = set()
         self._heard: dict[int, int] = {}  # the last commit of each machine that was heard of
         self._reached: dict[int, int] = {}  # and that the beat before this one has said
+        self._has_beaten = False  # since the connections were made
         self.gaps_total = 0
         self.reads_total = 0
 
@@ -81,19 +83,22 @@ class Following:
         return await asyncio.shield(loading)
 
     async def _load(self, room: str) -> Stream:
-        self._early[room] = []
+        early = self._early[room] = []
         try:
             loaded = await self._reader.load(room, MAX_HISTORY)
         finally:
-            early = self._early.pop(room)
-            del self._loading[room]
+            if self._early.get(room) is early:  # otherwise the room is not followed any more
+                del self._early[room], self._loading[room]
         stream = self._streams[room] = Stream(room, loaded)
         self._offer(stream, early)
         return stream
 
     def unfollow(self, room: str) -> None:
-        """Stop to follow a room."""
+        """Stop to follow a room. Those who wait in `follow` for it are cancelled."""
         self._streams.pop(room, None)
+        self._early.pop(room, None)
+        if (loading := self._loading.pop(room, None)) is not None:
+            loading.cancel()
 
     # What is heard
 
@@ -101,6 +106,7 @@ class Following:
         """Begin to listen anew: what was told before is not known."""
         self._heard.clear()
         self._reached.clear()
+        self._has_beaten = False
         self._start(self._look())
 
     def heard(self, payload: str) -> None:
@@ -132,10 +138,14 @@ class Following:
         missed = [
             number for number, last in self._reached.items() if self._heard.get(number, 0) < last
         ]
+        if self._has_beaten:
+            # A new machine can have committed already what was not heard.
+            missed += [number for number in reached if number not in self._heard]
+        self._has_beaten = True
         for number, last in reached.items():
             # What a machine has committed before this one listened is not waited for.
             self._heard.setdefault(number, last)
-        self._heard.update({number: self._reached[number] for number in missed})
+        self._heard.update({number: reached[number] for number in missed if number in reached})
         if missed or self._must_look:
             self._start(self._look())
         self._reached = reached
@@ -151,13 +161,22 @@ class Following:
         run = stream.offer(publications)
         if run:
             self._deliver(stream, run)
-        if stream.has_gap and stream not in self._reading:
+        if stream.has_gap and stream not in self._reading and stream not in self._gaps:
             self.gaps_total += 1
-            loop = asyncio.get_running_loop()
-            loop.call_later(GAP_S, self._read_gap, stream, stream.head)
+            self._gaps.add(stream)
+            self._await_gap(stream)
+
+    def _await_gap(self, stream: Stream) -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_later(GAP_S, self._read_gap, stream, stream.head)
 
     def _read_gap(self, stream: Stream, head: int) -> None:
-        if stream.has_gap and stream.head == head:
+        """Read a gap that has not been closed meanwhile."""
+        if stream.has_gap and stream.head != head and self._streams.get(stream.room) is stream:
+            self._await_gap(stream)  # another one
+            return
+        self._gaps.discard(stream)
+        if stream.has_gap:
             self.behind(stream.room, head + 1)
 
     def behind(self, room: str, head: int) -> None:
@@ -197,11 +216,6 @@ class Following:
                 self._lose(room)
             else:
                 self.behind(room, heads.get(room, 0))
-
-    def lose_all(self) -> None:
-        """Lose all rooms, because the ledger is not the same any more."""
-        for room in tuple(self._streams):
-            self._lose(room)
 
     def _lose(self, room: str) -> None:
         if self._streams.pop(room, None) is not None:

@@ -31,6 +31,8 @@ PATIENCE_S = 2.0
 MAX_BATCH, MAX_WAITING = 1000, 20_000
 #: The time before drafts of a room are tried again that somebody has locked.
 LOCKED_S = 0.05
+#: After this time without a draft it is not known any more whether commits would fail.
+FORGET_S = 5.0
 #: The time before a commit is tried again that the server has refused.
 REFUSED_S = 0.2
 #: The SQLSTATE of a lock that was not available in time, and of a statement that took too long, and
@@ -93,6 +95,7 @@ class Publishing:
         #: Why the last commit has failed; None if it has not.
         self.fault: str | None = None
         self.failures_total = 0
+        self._failed_s = 0.0
 
     @property
     def count(self) -> int:
@@ -108,18 +111,27 @@ class Publishing:
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run())
 
-    async def flushed(self, room: str) -> None:
-        """Wait until the drafts that a room has at this moment have their outcome."""
+    async def flushed(self, room: str | None) -> None:
+        """Wait until the drafts of a room, or of all rooms, have their outcome.
+
+        These are the drafts that there are at this moment.
+        """
         drafts = (*self._flying, *self._waiting)
-        last = next((each for each in reversed(drafts) if each.draft.room == room), None)
+        last = next((each for each in reversed(drafts) if room in (None, each.draft.room)), None)
         if last is not None:
             if last.decided is None:
                 last.decided = asyncio.get_running_loop().create_future()
             await asyncio.shield(last.decided)
 
+    def connected(self) -> None:
+        """Forget why commits have failed: the connections are new."""
+        self.fault = None
+
     def tick(self) -> None:
         """Refuse the drafts that wait for too long; to be called about once a second."""
         now = time.monotonic()
+        if self.fault is not None and not self.count and now > self._failed_s + FORGET_S:
+            self.fault = None  # nobody has tried since
         while self._waiting and self._waiting[0].deadline < now:
             refused = self._waiting.popleft()
             self._refuse(refused)
@@ -129,11 +141,16 @@ class Publishing:
                 self._refuse(each)
 
     async def close(self) -> None:
-        """Stop. The drafts that are left get no outcome."""
+        """Stop. The drafts that are left are refused; one that is being committed can be kept."""
         self._is_closed = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        for each in (*self._flying, *self._waiting):
+            self._refuse(each)
+            each.decide()
+        self._flying = ()
+        self._waiting.clear()
 
     def _refuse(self, waiting: _Waiting) -> None:
         if waiting.sender is not None:
@@ -146,6 +163,8 @@ class Publishing:
         try:
             while self._waiting:
                 self.tick()
+                if not self._waiting:
+                    break
                 size = min(len(self._waiting), self._max_batch)
                 flying = self._flying = [self._waiting.popleft() for _ in range(size)]
                 left = await self._commit(flying)
@@ -181,7 +200,7 @@ class Publishing:
                 self._refuse(flying[index])
             return []
         self._note(None)
-        self._max_batch = MAX_BATCH
+        self._max_batch = min(MAX_BATCH, 2 * self._max_batch)
         left = [flying[index] for index in batch.unsettled]
         if left and self._skips_locked:
             await asyncio.sleep(LOCKED_S)
@@ -247,7 +266,9 @@ class Publishing:
             self._answered(waiting.sender, refusal)
 
     def _note(self, fault: str | None) -> None:
-        self.failures_total += fault is not None
+        if fault is not None:
+            self.failures_total += 1
+            self._failed_s = time.monotonic()
         if fault is not None and self.fault is None:
             logger.error("messages cannot be stored, so clients get `unavailable`: %s", fault)
         elif fault is None and self.fault is not None:

@@ -69,6 +69,7 @@ from fastchat.rooms.messages import truncated
 from fastchat.rooms.presence import User
 from fastchat.rooms.refusals import looks_alike, name_taken, not_here, removed, unavailable
 from fastchat.rooms.restoring import MAX_RESUMED, Returning
+from fastchat.rooms.sending_away import SendingAway
 from fastchat.rooms.subscribers import MAX_RUN, Subscriber
 
 __all__ = ["SharedRooms"]
@@ -80,8 +81,8 @@ moderation = logging.getLogger("fastchat.moderation")
 FLUSH_S = 0.5
 #: After this time without an answer to a beat, the machine counts as cut off from the ledger.
 UNREADY_S = 3.0
-#: If the ledger stays away, members are sent away to other machines, spread over this time.
-SENDING_AWAY_S = 60.0
+#: The time before users are said again, if that has failed.
+RETRY_S = 0.5
 #: Attempts to read the end of a room while it changes.
 _ATTEMPTS = 5
 #: The first character of the notification of an event that need not arrive, such as typing.
@@ -134,6 +135,7 @@ class SharedRooms:
         max_age_s: float = 0.0,
         patience_s: float = 30.0,
         settings_digest: str = "",
+        gather_s: float = 0.0,
     ) -> None:
         self._session = session = Session(url, machine, boot, self, witness)
         self._reader = Reader(session.fetch, lambda: session.identity)
@@ -142,7 +144,7 @@ class SharedRooms:
         self._attendance = Attendance(session, self._times)
         self._reports = Reports(session, machine, settings_digest)
         self._upkeep = Upkeep(session, clock=clock, max_age_s=max_age_s)
-        self._patience_s = patience_s
+        self._sending_away = SendingAway(patience_s, "the ledger")
         self._following = Following(
             self._reader,
             deliver=self._deliver,
@@ -172,8 +174,9 @@ class SharedRooms:
         self._own: dict[tuple[str, int], _Origin] = {}  # committed, and not delivered yet
         self._told: set[Subscriber] = set()  # and their turn has not ended
         self._token: str | None = None
+        self._gather_s = gather_s
         self._is_settled = False
-        self._is_sending_away = False
+        self._coming_back: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._ticking: asyncio.Task[None] | None = None
         #: Implements `fastchat.rooms.contract.Pages`.
@@ -184,13 +187,13 @@ class SharedRooms:
         await self._session.open(again=again)
 
     async def close(self) -> None:
-        rooms = tuple(self._shared)
-        await asyncio.gather(*(self._flush(room) for room in rooms))
+        await self._flush(None)
         await self._publishing.close()
         self._following.close()
         await self._attendance.close()
-        for task in (*self._tasks, *([self._ticking] if self._ticking else [])):
-            task.cancel()
+        for task in (*self._tasks, self._ticking, self._coming_back):
+            if task is not None:
+                task.cancel()
         await self._session.close()
 
     # For operators
@@ -355,21 +358,44 @@ class SharedRooms:
             if removals:  # which began before; the user can be the one who is removed
                 await asyncio.wait(removals)
             has_token = subject_of(entrance.credential) is not None
-            if member.name is None:
-                if wait_s := self._attendance.removed_s(name, member.user):
-                    raise removed(wait_s)
-            else:
-                member = (await self._admit(name, member, has_token=has_token)).member
-            # What was published in this turn is in the entry, unless that takes long.
-            if self._publishing.count <= MAX_BATCH:
-                await self._flush(name, FLUSH_S)
-            payloads, recovered = await self._missed(entrance)
-            room, stream = self._members.rooms[name], self._following.get(name)
-            assert stream is not None
-            self._count_in(subscriber, name, member)
+            while True:
+                verdict: Verdict | None = None
+                if member.name is not None:
+                    member, verdict = await self._admit(name, member, has_token=has_token)
+                try:
+                    payloads, recovered = await self._read_entry(entrance)
+                    # From here on nothing is awaited.
+                    if wait_s := self._attendance.removed_s(name, member.user):
+                        raise removed(wait_s)
+                    if verdict is None and not self._is_connected(name, member):
+                        continue  # the connection that had let them in is gone meanwhile
+                    self._count_in(subscriber, name, member)
+                except BaseException:
+                    self._give_up(name, member, verdict)
+                    raise
+                break
+            room, position = self._members.rooms[name], self._stream(name).position
             online, spectators = len(room.roster), room.spectator_count
-            position = stream.position
             enter(Entry(member, position, payloads, recovered, room.users, online, spectators))
+
+    async def _read_entry(self, entrance: Entrance) -> tuple[Sequence[bytes], bool]:
+        """What an entry has; what was published in this turn too, unless that takes long."""
+        if self._publishing.count <= MAX_BATCH:
+            await self._flush(entrance.room, FLUSH_S)
+        return await self._missed(entrance)
+
+    def _is_connected(self, name: str, member: Member) -> bool:
+        """Whether a user has a connection to this machine. A spectator needs no other one."""
+        return member.name is None or bool(self._user(name, member.name).connections)
+
+    def _give_up(self, name: str, member: Member, verdict: Verdict | None) -> None:
+        """Take back that a user has entered a room, because their join has failed."""
+        if verdict is None or member.name is None:
+            return
+        room = self._members.rooms.get(name)
+        user = None if room is None else room.roster.find(member.name)
+        if user is None or user.id != member.user or not user.connections:
+            self._part(name, member, gone=verdict is Verdict.CAME)
 
     def _user_of(self, credential: str) -> str:
         if self._user_of_credential is not None:
@@ -393,7 +419,7 @@ class SharedRooms:
         shared.calls += 1
         try:
             await asyncio.wait([shared.opening])
-            if shared.opening.cancelled():
+            if shared.opening.cancelled() or self._shared.get(name) is not shared:
                 raise LedgerError("the room is lost")
             shared.opening.result()
             if not self._members.rooms[name].subscribers:
@@ -418,8 +444,8 @@ class SharedRooms:
         shared.early = early
         roster = await self._attendance.roster(name)
         spectators = await self._attendance.audience(name)
-        if self._shared.get(name) is not shared:
-            return
+        if self._shared.get(name) is not shared or shared.early is not early:
+            return  # the room is lost, or its users are being read anew
         roster_now = self._members.rooms[name].roster
         for each in roster:
             self._add(name, Member(each.name, each.user))
@@ -435,6 +461,8 @@ class SharedRooms:
         shared.early = None
         for event in early:
             self._apply(name, shared, event)
+        for key in tuple(shared.arrivals):  # of users who can be in the roster
+            self._wake(shared, key)
 
     async def _check_new(self, entrance: Entrance) -> None:
         """Refuse to create a room that exceeds a limit, or whose name looks like another's."""
@@ -459,25 +487,32 @@ class SharedRooms:
             return
         self._forget(name)
 
-    async def _admit(self, name: str, member: Member, *, has_token: bool) -> User:
-        """The user of a member who joins, in this machine's copy. Raises CommandError."""
+    async def _admit(
+        self, name: str, member: Member, *, has_token: bool
+    ) -> tuple[Member, Verdict | None]:
+        """Let a member into a room; returns them with the name that they have there.
+
+        The verdict is that of the ledger. It was not asked, and is None, if the user has a
+        connection to this machine. Raises CommandError.
+        """
         assert member.name is not None
         roster = self._members.rooms[name].roster
         own = roster.find_own(member.name, member.user) if has_token else roster.find(member.name)
         if own is not None and own.id == member.user and own.connections:
-            return own
+            return own.member, None
         entered = await self._attendance.enter(name, member, has_token=has_token)
         if entered.verdict is Verdict.TAKEN:
             raise name_taken(entered.wait_s)
         if entered.verdict is Verdict.REMOVED:
             raise removed(entered.wait_s or 0.0)
         try:
-            return await self._arrived(name, entered)
+            await self._arrived(name, entered)
         except BaseException:
-            self._part(name, entered.member, gone=True)
+            self._give_up(name, entered.member, entered.verdict)
             raise
+        return entered.member, entered.verdict
 
-    async def _arrived(self, name: str, entered: Entered) -> User:
+    async def _arrived(self, name: str, entered: Entered) -> None:
         """Wait until this machine hears that a user is in a room."""
         assert entered.member.name is not None
         key = name_key(entered.member.name)
@@ -488,7 +523,7 @@ class SharedRooms:
                     if found is not None and found.serial >= entered.serial:
                         user = self._members.rooms[name].roster.find(entered.member.name)
                         if user is not None and user.id == entered.member.user:
-                            return user
+                            return
                     arrival = asyncio.get_running_loop().create_future()
                     shared.arrivals.setdefault(key, []).append(arrival)
                     await arrival
@@ -600,8 +635,11 @@ class SharedRooms:
             if parting is not None:  # when this returns, the name is free on all machines
                 await asyncio.wait([parting], timeout=PATIENCE_S)
 
-    async def _flush(self, name: str, seconds: float = PATIENCE_S) -> None:
-        """Wait until what was published in a room has its outcome, but not longer than this."""
+    async def _flush(self, name: str | None, seconds: float = PATIENCE_S) -> None:
+        """Wait until what was published in a room has its outcome, but not longer than this.
+
+        If the room is None, this waits for all rooms.
+        """
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._publishing.flushed(name)
@@ -643,35 +681,48 @@ class SharedRooms:
         name, since, members, known = returning
         entrance = Entrance(name, None, "", since, 0)
         await asyncio.sleep(0)
-        entered: list[Member] = []
+        entered: list[Entered] = []
         try:
             async with self._needed(entrance):
-                for member, _ in members:
-                    if member.name is not None:
-                        await self._enter_again(name, member)
-                        entered.append(member)
+                entered = await self._enter_again(
+                    name, [member for member, _ in members if member.name is not None]
+                )
+                for each in entered:
+                    await self._arrived(name, each)
                 missed = await self._missed_by(name, since)
                 if missed is None:
                     raise unavailable()
+                # From here on nothing is awaited, and nothing must fail after the first is counted.
+                for member, _ in members:
+                    if member.name is not None:
+                        self._user(name, member.name)
                 if members:
                     for member, count in members:
                         self._count_in(subscriber, name, member, count)
+                    for member in {member for member, _ in members}:
+                        if seconds := self._attendance.removed_s(name, member.user):
+                            subscriber.expel(name, member.user, int(seconds))
                     known_members = None if known is None else list(known)
                     self._members.catch_up(name, subscriber, known_members)
                 for publication in missed:
                     payloads = (protocol.encode(publication),)
                     subscriber.deliver(name, publication.offset, payloads, None)
         except CommandError:
-            for member in entered:
-                self._part(name, member, gone=False)
+            for each in entered:
+                self._give_up(name, each.member, Verdict.HERE)
             return False
         return True
 
-    async def _enter_again(self, name: str, member: Member) -> None:
-        entered = await self._attendance.enter(name, member, again=True)
-        if not entered.is_in:
+    async def _enter_again(self, name: str, members: Sequence[Member]) -> list[Entered]:
+        """Enter users who were in a room already. Raises CommandError, and then nobody is in."""
+        entering = [self._attendance.enter(name, member, again=True) for member in members]
+        results = await asyncio.gather(*entering, return_exceptions=True)
+        entered = [each for each in results if isinstance(each, Entered) and each.is_in]
+        if len(entered) < len(members):
+            for each in entered:
+                self._give_up(name, each.member, Verdict.HERE)
             raise unavailable()
-        await self._arrived(name, entered)
+        return entered
 
     async def _missed_by(self, name: str, since: Position) -> Sequence[Publication] | None:
         """What a process has missed; nothing may be awaited afterwards."""
@@ -693,31 +744,65 @@ class SharedRooms:
         is_other = self._token not in (None, token)
         self._token = token
         self._user_ids = None
-        self._is_settled = False
         self._attendance.connected()
-        if is_other:
-            for name in tuple(self._shared):
-                self._lose_room(name)
+        self._publishing.connected()
+        if self._coming_back is not None:
+            self._coming_back.cancel()
+        for name, shared in tuple(self._shared.items()):
+            if is_other or not shared.opening.done():
+                self._lose_room(name)  # what was read until now can be out of date
+            else:
+                shared.early = []  # serials can begin anew
         self._following.connected()
-        self._start(self._come_back())
+        self._coming_back = asyncio.get_running_loop().create_task(self._come_back())
 
     async def _come_back(self) -> None:
         """Say the users of this machine again, and read those of others."""
-        for name, shared in tuple(self._shared.items()):
-            if not shared.opening.done():
-                continue
-            await self._read_roster(name, shared)
-            members = {member for rooms in self._counted.values() for member in rooms.get(name, ())}
-            entered = await asyncio.gather(
-                *(
-                    self._attendance.enter(name, member, again=True)
-                    for member in members
-                    if member.name is not None
-                )
+        while True:
+            try:
+                await asyncio.gather(*(self._say_again(name) for name in tuple(self._shared)))
+                await self._settle()
+                for name, shared in tuple(self._shared.items()):
+                    if shared.early is not None and shared.opening.done():
+                        await self._read_roster(name, shared)
+            except LedgerError as error:
+                logger.info("the users of this machine cannot be said, and are again: %s", error)
+                await asyncio.sleep(RETRY_S)
+            else:
+                return
+
+    async def _say_again(self, name: str) -> None:
+        """Enter the users of a room again, of whom the ledger does not know that they are here."""
+        self._spectate(name)
+        members = {member for rooms in self._counted.values() for member in rooms.get(name, ())}
+        entered = await asyncio.gather(
+            *(
+                self._attendance.enter(name, member, again=True)
+                for member in members
+                if member.name is not None
             )
-            if not all(each.is_in for each in entered):
-                self._lose_room(name)
-            self._spectate(name)
+        )
+        if not all(each.is_in for each in entered):
+            self._lose_room(name)
+
+    async def _keep_saying(self, name: str) -> None:
+        while name in self._shared:
+            try:
+                await self._say_again(name)
+            except LedgerError:
+                await asyncio.sleep(RETRY_S)
+            else:
+                return
+
+    async def _settle(self) -> None:
+        """Say that all users of this machine are entered.
+
+        Workers of a new relay have some time before, to come back with their users.
+        """
+        if not self._is_settled:
+            await asyncio.sleep(self._gather_s)
+        self._is_settled = True
+        await self._attendance.settle()
 
     def disconnected(self, why: LedgerError) -> None:
         """Do nothing: the session has logged it, and members are sent away if it lasts."""
@@ -735,7 +820,11 @@ class SharedRooms:
         except (ValueError, TypeError, AttributeError):
             logger.warning("a notification cannot be read: %.80r", payload)
         for event in events:
-            self._on_event(event)
+            try:
+                self._on_event(event)
+            except Exception:  # a bug in one room must not stop what is told of others
+                logger.exception("internal error in an event of room %r", event.room)
+                self._lose_room(event.room)
 
     def _on_told(self, machine: int, name: str, payload: str) -> None:
         if machine != self._session.machine:
@@ -770,18 +859,22 @@ class SharedRooms:
         member = Member(event.name, event.user)
         if isinstance(event, Came):
             self._add(name, member)
-            for arrival in shared.arrivals.pop(event.key, ()):
-                if not arrival.done():
-                    arrival.set_result(None)
+            self._wake(shared, event.key)
         else:
             found = self._members.rooms[name].roster.find(event.name)
             if found is not None:
                 self._members.remove(name, found)
             if any(rooms[name][member] for rooms in self._counted.values() if name in rooms):
                 # The others hold this machine for dead.
-                self._start(self._attendance.enter(name, member, again=True))
+                self._start(self._keep_saying(name))
         if subscribers := self._members.rooms[name].subscribers:
             self._end_turn(subscribers)
+
+    def _wake(self, shared: _Shared, key: str) -> None:
+        """Have those look again who wait until a user has come."""
+        for arrival in shared.arrivals.pop(key, ()):
+            if not arrival.done():
+                arrival.set_result(None)
 
     def _add(self, name: str, member: Member) -> None:
         """Add a user to this machine's copy, and tell its members, unless the user is there."""
@@ -822,18 +915,19 @@ class SharedRooms:
     def _lose_room(self, name: str) -> None:
         """Have the members of a room come back by themselves."""
         room = self._members.rooms.get(name)
-        for key in [key for key in self._own if key[0] == name]:
-            origin = self._own.pop(key)
-            self._kept(origin, key[1])
         for subscriber in tuple(room.subscribers) if room is not None else ():
-            for member in self._counted.get(subscriber, {}).pop(name, ()):
+            for member in tuple(self._counted.get(subscriber, {}).get(name, ())):
                 if member.name is not None:
                     self._part(name, member, gone=False)
+            if name in self._counted.get(subscriber, {}):
+                self._forget_counts(subscriber, name)
             subscriber.lost(name)
             self._end_turn((subscriber,))
         self._forget(name)
 
     def _forget(self, name: str) -> None:
+        for key in [key for key in self._own if key[0] == name]:
+            self._kept(self._own.pop(key), key[1])
         if (shared := self._shared.pop(name, None)) is not None:
             shared.opening.cancel()
         self._following.unfollow(name)
@@ -854,29 +948,13 @@ class SharedRooms:
 
     def _send_away(self) -> None:
         """Have some members come back, perhaps to another machine, if the ledger stays away."""
-        over_s = self._session.health.silent_s - self._patience_s
-        if self._session.end is not None:
-            over_s = max(over_s, 0.0)
-        if over_s < 0:
-            self._is_sending_away = False
-            return
-        if not self._is_sending_away:
-            self._is_sending_away = True
-            logger.error(
-                "the ledger has been away for %.0f s; members are sent away to other machines over "
-                "the next %.0f s",
-                self._session.health.silent_s,
-                SENDING_AWAY_S,
-            )
-        share = 1 / max(1.0, SENDING_AWAY_S - over_s)
-        for subscriber in tuple(self._counted):
+        is_lost = self._session.end is not None
+        share = self._sending_away.share(self._session.health.silent_s, is_lost=is_lost)
+        for subscriber in tuple(self._counted) if share else ():
             subscriber.send_away(share)
 
     async def _tick(self) -> None:
         try:
-            if not self._is_settled:
-                self._is_settled = True
-                await self._attendance.settle()
             for event in await self._attendance.tick():
                 self._expel(event)
             for name, shared in self._shared.items():

@@ -31,7 +31,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol
 
@@ -69,6 +69,8 @@ RETRY_S, MAX_RETRY_S = 0.1, 0.5
 PATIENCE_S = 2.0
 #: If a machine is taken from a process so often in this time, two processes use its name.
 MAX_TAKEN, TAKEN_S = 3, 60.0
+#: How long it can take to become the machine: all its users are marked as away.
+CLAIM_S = 30.0
 #: When the log says that a connection waits for earlier commits or a standby.
 SLOW_S = 5.0
 #: Arguments of `append_1`; the session adds the first five.
@@ -159,7 +161,9 @@ class Session:
         self._link: _Link | None = None
         self._is_up = asyncio.Event()  # whether there is a link
         self._keeper: asyncio.Task[None] | None = None
-        self._reading, self._calling, self._helping = (asyncio.Lock() for _ in range(3))
+        self._reading, self._calling, self._helping, self._storing = (
+            asyncio.Lock() for _ in range(4)
+        )
         self._told: list[str] = []
         self._telling: asyncio.Task[None] | None = None
         # The writer, its prepared statement, and how often there was a new one.
@@ -244,6 +248,10 @@ class Session:
                 db = await connect(self._url, settings, dsns=self._dsns)
                 link.all.append(db)
                 setattr(link, name, db)
+                # From now on: a new writer can wait for minutes for a standby.
+                db.add_termination_listener(
+                    lambda _: link.lose(LedgerError("a connection is lost"))
+                )
             identities = [await identify(db, self._witness) for db in link.all]
             if len({each.place for each in identities}) > 1:
                 raise LedgerError("the connections are to different servers")
@@ -253,14 +261,12 @@ class Session:
             self._identity = identities[-1]
             await self._become_machine(link.teller)
             await self._open_writer(self._writers)
-            for db in link.all:
-                db.add_termination_listener(
-                    lambda _: link.lose(LedgerError("a connection is lost"))
-                )
             with bounded(link.listener):
                 await link.listener.add_listener(
                     self.identity.channel, lambda _, __, ___, payload: self._on_heard(link, payload)
                 )
+            if link.is_lost:
+                raise LedgerError("a connection is lost")
         except BaseException as error:
             link.close()
             self._dsns.append(self._dsns.pop(0))
@@ -275,7 +281,7 @@ class Session:
         if not self._boot:
             # The server's clock puts the processes of one machine in an order.
             self._boot = f"{self.identity.now:017.6f} {self._secret}"
-        with bounded(db):
+        with bounded(db, CLAIM_S):
             async with db.transaction():
                 # With very many users, it takes more than the usual time.
                 await db.execute("SET LOCAL statement_timeout = 0")
@@ -440,21 +446,31 @@ class Session:
     async def store(self, query: str, *arguments: Any) -> Sequence[Any]:
         """Run a function of which a standby has to know before it returns, and return its rows.
 
-        It has a connection of its own, because it can wait for the standby for long. `$1` of the
-        query is the token. Raises LedgerError; after `COMMIT_S`, nobody knows whether it happened.
+        It has a connection of its own, because it can wait for the standby for long. One call has
+        it at a time. `$1` of the query is the token. Raises LedgerError; after `COMMIT_S`, nobody
+        knows whether it happened.
         """
-        db = await connect(self._url, dsns=self._dsns)
-        timer = asyncio.get_running_loop().call_later(COMMIT_S, db.terminate)
-        try:
-            if (await identify(db, self._witness)).place != self.identity.place:
-                raise LedgerError("the connections are to different servers")
-            rows = await fetch(db, query, self.identity.token, *arguments)
-        except FAILED as error:
-            raise ledger_error(error) from error
-        finally:
-            timer.cancel()
-            db.terminate()
-        return rows
+        async with self._storing:
+            db = await self._connect_also()
+            loop = asyncio.get_running_loop()
+            timer = loop.call_later(COMMIT_S, db.terminate)
+            call = loop.create_task(self._store(db, query, *arguments))
+            try:
+                return await asyncio.shield(call)
+            except asyncio.CancelledError:
+                db.terminate()  # as in `_call`
+                call.add_done_callback(_forget)
+                raise
+            except FAILED as error:
+                raise ledger_error(error) from error
+            finally:
+                timer.cancel()
+                db.terminate()
+
+    async def _store(self, db: asyncpg.Connection, query: str, *arguments: Any) -> Sequence[Any]:
+        if (await identify(db, self._witness)).place != self.identity.place:
+            raise LedgerError("the connections are to different servers")
+        return await fetch(db, query, self.identity.token, *arguments)
 
     async def _linked(self) -> _Link:
         """The connections; waits for a moment if they are lost."""
@@ -488,10 +504,7 @@ class Session:
                 raise ledger_error(error) from error
 
     async def _connect_helper(self, link: _Link) -> asyncpg.Connection:
-        try:
-            helper = await connect(self._url, HELPER_SETTINGS, dsns=self._dsns)
-        except SettingError as error:
-            raise LedgerError(str(error)) from error
+        helper = await self._connect_also(HELPER_SETTINGS)
         try:
             found = await identify(helper, self._witness)
             if found.place != self.identity.place or link.is_closed:
@@ -500,6 +513,13 @@ class Session:
             helper.terminate()
             raise
         return helper
+
+    async def _connect_also(self, settings: Mapping[str, str] | None = None) -> asyncpg.Connection:
+        """Make a further connection. Raises LedgerError, also if a file of the URL is missing."""
+        try:
+            return await connect(self._url, settings or {}, dsns=self._dsns)
+        except SettingError as error:
+            raise LedgerError(str(error)) from error
 
     def tell(self, payloads: Sequence[str]) -> None:
         """Notify all machines, in order; notifications can get lost.

@@ -292,6 +292,7 @@ class LocalRooms:
             return
         if member.name is None:
             self._members.count_spectator_out(name, member.user, subscriber)
+            self._members.drop_if_empty(name)
             return
         user = self._members.count_out(name, member, subscriber)
         if user is not None:
@@ -302,6 +303,7 @@ class LocalRooms:
         self._commit_if_short()
         if member.name is None:
             self._members.count_spectator_out(name, member.user, subscriber)
+            self._members.drop_if_empty(name)
             return
         user = self._members.count_out(name, member, subscriber)
         if user is None:

@@ -211,7 +211,10 @@ class Members:
         self._changed[name] = None
 
     def count_spectator_out(self, name: str, id: str, subscriber: Subscriber) -> None:
-        """Stop counting a connection of a spectator. The room is gone if it was the last one."""
+        """Stop counting a connection of a spectator.
+
+        The caller has to call `drop_if_empty` afterwards.
+        """
         room = self.rooms[name]
         room.spectator_count -= 1
         room.spectators[id] -= 1
@@ -219,7 +222,6 @@ class Members:
             del room.spectators[id]
         room.count(subscriber, -1)
         self._changed[name] = None
-        self.drop_if_empty(name)
 
     def mark_absent(self, name: str, user: User) -> None:
         """Make a user without a connection absent, until they come back or the time is over."""
