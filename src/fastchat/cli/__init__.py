@@ -15,6 +15,7 @@ import logging
 import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -139,16 +140,16 @@ def _token(chosen: dict[str, Any]) -> int:
 
 
 def _export(chosen: dict[str, Any]) -> int:
-    from fastchat.history import transfer
+    from fastchat.history.exports import export_file
+    from fastchat.history.transfer import export_rooms
 
-    directory = Path(_settings(chosen).data)
-    room = _checked_room(chosen)
+    export = partial(export_rooms, Path(_settings(chosen).data), _checked_room(chosen))
     file = chosen.get("output")
     if file is not None:
-        transfer.export_file(directory, room, file)
+        export_file(file, export)
         return 0
     with output() as out:
-        transfer.export_rooms(directory, room, out.buffer)
+        export(out.buffer)
     return 0
 
 

@@ -1,6 +1,6 @@
 """Import of rooms from another history, with their offsets, epochs, ids and users unchanged.
 
-`transfer` reads the rooms from an export.
+`exports` reads the rooms from an export.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
 
 import apsw
 
@@ -16,26 +15,14 @@ from fastchat.database import select, transaction
 from fastchat.errors import SettingError
 from fastchat.history.authors import name_users
 from fastchat.history.directory import HistoryFile
+from fastchat.history.exports import Origin
 from fastchat.history.ids import Ids
 from fastchat.history.rows import INSERT, OFFSET_BITS, OFFSET_MASK, disk_errors, row_of
 from fastchat.history.schema import add_look
 from fastchat.history.users import UserIds, set_user_key, user_key_of
-from fastchat.protocol import Position, Publication
+from fastchat.protocol import Publication
 
-__all__ = ["Origin", "restore"]
-
-
-class Origin(NamedTuple):
-    """Where the publications of an imported room come from.
-
-    `position` is the final position of the room. `user_key` is the secret of its users; None if it
-    is not known. If `has_authors`, its publications have authors in the place of users, and its
-    reactions have empty users (`fastchat.history.authors`).
-    """
-
-    position: Position
-    user_key: bytes | None
-    has_authors: bool
+__all__ = ["restore"]
 
 
 def restore(
