@@ -15,7 +15,7 @@ import asyncpg
 import pytest
 
 from contracts.history import draft
-from fastchat.ledger import LedgerError, NotCommittedError, session
+from fastchat.ledger import LedgerError, NotCommittedError, administration, session
 from fastchat.ledger.appending import Limits
 from fastchat.ledger.connecting import connect
 from fastchat.ledger.identity import FILE_NAME, Identity, Witness, identify
@@ -176,16 +176,19 @@ async def test_asynchronous_standby_is_promoted_without_a_tail() -> None:
 
 @in_loop
 async def test_older_primary_is_refused(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
-    """Nothing is published or read on a primary that a standby has replaced."""
+    """Nothing is published or read on a primary that a standby has replaced, unless an operator
+    accepts it. Then the rooms have other epochs."""
     file = tmp_path / FILE_NAME
     with postgresql(*FAST) as primary, standby(primary) as other:
         url = await make_ledger(url_of(primary, other))
         async with opened(url, witness=Witness(file)) as machine:
             await machine.append(draft("one"))
+            old = (await machine.reader.position("a")).epoch
             async with reconnecting(machine):
                 await asyncio.to_thread(primary.crash)
                 await asyncio.to_thread(other.promote)
             await machine.append(draft("two"))
+            new = (await machine.reader.position("a")).epoch
             async with reconnecting(machine):
                 await asyncio.to_thread(other.stop)
                 await asyncio.to_thread(primary.start)
@@ -201,8 +204,14 @@ async def test_older_primary_is_refused(caplog: pytest.LogCaptureFixture, tmp_pa
             lines = [each for each in caplog.messages if "left behind" in each]
             assert len(lines) == 1
         primary.start()
-        with pytest.raises(LedgerError, match=r"left behind.*delete ledger\.json"):
+        with pytest.raises(LedgerError, match=r"left behind.*`fastchat engine accept`"):
             await Machine(url, LIMITS, witness=Witness(file)).session.open()
+        report = await administration.accept(url)
+        assert report.startswith("accepted the server on timeline 00000001: all rooms have new")
+        async with opened(url, witness=Witness(file)) as machine:
+            await machine.append(draft("three"))
+            assert await texts(machine) == ["one", "three"]
+            assert (await machine.reader.position("a")).epoch not in (old, new)
 
 
 @in_loop
@@ -528,6 +537,12 @@ class TestWitness:
         """A server does not go back to an earlier timeline by itself."""
         assert seen().is_older(IDENTITY._replace(timeline="00000001"))
         assert not seen().is_older(IDENTITY._replace(timeline="00000001", system="other"))
+
+    def test_accepted_server_is_not_older(self) -> None:
+        """An operator can accept an earlier timeline; it counts only since the machine looked."""
+        earlier = IDENTITY._replace(timeline="00000001")
+        assert not seen().is_older(earlier._replace(accepted=200.1))
+        assert seen().is_older(earlier._replace(accepted=199.9))
 
     def test_other_ledger_is_unknown(self) -> None:
         """What was seen of one ledger says nothing of another."""

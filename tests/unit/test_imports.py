@@ -27,7 +27,17 @@ BASE = {"protocol", "errors", "logs", "metrics", "database", "directory", "strea
 LAYERS = {
     "__main__": {"cli"},
     "__init__": {"_version", "hub"},
-    "cli": {"__init__", "process", "ops", "client", "files", "history", "auth", "settings"},
+    "cli": {
+        "__init__",
+        "process",
+        "ops",
+        "client",
+        "files",
+        "ledger",
+        "history",
+        "auth",
+        "settings",
+    },
     "process": {
         "settings",
         "ops",

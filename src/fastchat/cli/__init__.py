@@ -1,4 +1,4 @@
-"""The command line: `fastchat serve`, `status`, `token`, `export`, `import`, `files` and `tail`.
+"""The command line: `fastchat serve`, `status`, `token`, `export`, `import`, `engine` and more.
 
 Each command is a function that takes the parsed arguments and returns the exit status. It imports
 what it runs, because the modules of all commands take a quarter of a second to import.
@@ -14,13 +14,14 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from fastchat import __version__
 from fastchat.errors import CommandError, FastchatError, FilesError, OutputError, SettingError
+from fastchat.ledger import LedgerError
 from fastchat.logs import log_failure, log_uncaught_exceptions, set_up_logging
 from fastchat.protocol import DEFAULT_HISTORY, MAX_HISTORY
 from fastchat.protocol.names import DEFAULT_ROOM, check_room, check_username
@@ -43,6 +44,7 @@ from fastchat.streams import (
 
 if TYPE_CHECKING:
     from fastchat.files.orphans import Orphans
+    from fastchat.ledger.url import EngineUrl
 
 __all__ = ["main"]
 
@@ -214,6 +216,21 @@ def _import(chosen: dict[str, Any]) -> int:
     return 0
 
 
+def _engine_command(chosen: dict[str, Any]) -> int:
+    import asyncio
+
+    engine = _engine(chosen, _settings(chosen))
+    if engine is None:
+        raise SettingError("--engine is missing: give the URL of the PostgreSQL.")
+    from fastchat.ledger.administration import ACTIONS
+
+    with _naming(engine):
+        report = asyncio.run(ACTIONS[chosen["action"]](engine))
+    with output() as out:
+        print(report, file=out)
+    return 0
+
+
 def _tail(chosen: dict[str, Any]) -> int:
     from fastchat.cli import tail
 
@@ -241,18 +258,43 @@ def _tail(chosen: dict[str, Any]) -> int:
 
 #: The settings that a command reads. `serve` reads all of them.
 _DATA = frozenset({"data"})
+_ENGINE = frozenset({"engine"})
 _SETTINGS_OF = {
     "status": _DATA,
     "token": frozenset({"auth", "jwt_key_file", "jwt_audience", "jwt_issuer", "jwt_user_claim"}),
     "export": _DATA,
     "import": _DATA,
     "files": _DATA,
+    "engine": _ENGINE,
 }
 
 
 def _settings(chosen: Mapping[str, Any]) -> Settings:
     only = _SETTINGS_OF.get(chosen["command"])
     return load_settings(chosen, os.environ, chosen.get("config"), only)
+
+
+def _engine(chosen: Mapping[str, Any], settings: Settings) -> EngineUrl | None:
+    """The URL of the ledger that a command is about; None if it is about a directory."""
+    if not settings.engine:
+        return None
+    if "data" in chosen:
+        if "engine" in chosen:
+            raise SettingError("--data has no effect with --engine; give one of them.")
+        return None  # the flag overrides the environment and the file
+    from fastchat.process.assembly.engine import engine_url_of
+
+    return engine_url_of(settings)
+
+
+@contextlib.contextmanager
+def _naming(engine: EngineUrl | None) -> Iterator[None]:
+    """Name the engine in errors of the block."""
+    try:
+        yield
+    except LedgerError as error:
+        place = "" if engine is None else f"--engine {engine.shown}: "
+        raise LedgerError(f"{place}{error}.") from error
 
 
 def _checked_room(chosen: Mapping[str, Any]) -> str | None:
@@ -331,6 +373,7 @@ def _parse(arguments: Sequence[str]) -> dict[str, Any]:
     _add_export(commands)
     _add_import(commands)
     _add_files(commands)
+    _add_engine(commands)
     _add_tail(commands)
     named = next((each for each in arguments if not each.startswith("-")), None)
     if named is not None and named not in commands.choices:
@@ -506,6 +549,25 @@ def _add_files(commands: _Commands[_Parser]) -> None:
         "--delete-orphans",
         action="store_true",
         help="delete files whose messages or index entries are missing (default: count them)",
+    )
+
+
+def _add_engine(commands: _Commands[_Parser]) -> None:
+    command = _add(
+        commands,
+        "engine",
+        _engine_command,
+        "set up a PostgreSQL that machines share, or say that it was restored",
+        "init makes or migrates the schema, with a role that may. accept lets machines use a "
+        "server that was restored on purpose to an earlier timeline. renew gives all rooms new "
+        "epochs, if the service does not say that it was restored or replaced.",
+    )
+    _add_settings(command, _SETTINGS_OF["engine"])
+    command.add_argument(
+        "action",
+        choices=("init", "accept", "renew"),
+        metavar="init|accept|renew",
+        help="what to do",
     )
 
 

@@ -20,16 +20,27 @@ import asyncpg
 from fastchat.ledger import LedgerError
 from fastchat.ledger.connecting import bounded
 
-__all__ = ["FILE_NAME", "Identity", "Witness", "identify", "renew"]
+__all__ = [
+    "FILE_NAME",
+    "Identity",
+    "Witness",
+    "draw",
+    "identify",
+    "read_identity",
+    "renew",
+]
 
 logger = logging.getLogger("fastchat.ledger")
 
 #: In the data directory.
 FILE_NAME = "ledger.json"
+#: 48 bits, which become 8 characters.
+_TOKEN_BYTES = 6
 _SELECT = """
 SELECT i.ledger, i.token, i.channel, i.generation, i.user_key, i.system, i.timeline,
     extract(epoch FROM i.renewed)::float8, extract(epoch FROM clock_timestamp())::float8,
-    extract(epoch FROM pg_postmaster_start_time())::float8, s.system, s.timeline, s.flushed
+    extract(epoch FROM pg_postmaster_start_time())::float8, s.system, s.timeline, s.flushed,
+    coalesce(extract(epoch FROM i.accepted), 0)::float8
 FROM identity i, server_1() s
 """
 
@@ -39,7 +50,7 @@ class Identity(NamedTuple):
 
     `renewed`, `now` and `started`, when the server's processes were started, are seconds since 1970
     by the server's clock. `flushed` is how much of the server's log is on disk, in bytes; None if
-    the server does not say.
+    the server does not say. `accepted` is when an operator has accepted the server, or 0.
     """
 
     ledger: str
@@ -55,6 +66,7 @@ class Identity(NamedTuple):
     system: str
     timeline: str
     flushed: int | None
+    accepted: float = 0.0
 
     @property
     def place(self) -> tuple[str, str, str, str, float]:
@@ -127,8 +139,13 @@ class Witness:
             self._is_unwritable = False
 
     def is_older(self, found: Identity) -> bool:
-        """Whether the server has gone back to a timeline that it had before."""
-        return self._is_same_server(found) and found.timeline < str(self._seen["timeline"])
+        """Whether the server has gone back to a timeline that it had before.
+
+        It does not count if an operator has accepted that since.
+        """
+        if not self._is_same_server(found) or found.timeline >= str(self._seen["timeline"]):
+            return False
+        return bool(found.accepted <= self._seen["now"])
 
     def is_contradicted_by(self, found: Identity) -> bool:
         """Whether a database ends before what was seen of it, and nobody has renewed its token."""
@@ -160,12 +177,11 @@ async def identify(db: asyncpg.Connection, witness: Witness) -> Identity:
     with bounded(db):
         if await db.fetchval("SELECT pg_is_in_recovery()"):
             raise LedgerError("the server is a standby, which cannot be written")
-        found = await _read(db)
+        found = await read_identity(db)
     if before.is_older(found):
         raise LedgerError(
             f"the server is on timeline {found.timeline}, which another server has left behind. If "
-            f"it was restored on purpose, stop all machines, delete {FILE_NAME} in each data "
-            "directory, and start them again"
+            "it was restored on purpose, accept it with `fastchat engine accept`"
         )
     known, present = (found.known_system, found.known_timeline), (found.system, found.timeline)
     if known != present:
@@ -183,18 +199,24 @@ async def renew(db: asyncpg.Connection, found: Identity, why: str) -> Identity:
 
     It commits like a publication, so it waits for a standby that must have each commit.
     """
-    token = secrets.token_urlsafe(6)
-    present = await db.fetchval(
-        "SELECT renew_1($1, $2, $3, $4)", found.token, token, found.system, found.timeline
-    )
-    if present == token:
+    if await draw(db, found):
         logger.warning(
             "the ledger may lack messages that somebody has seen, so all rooms get new epochs: %s",
             why,
         )
     with bounded(db):
-        return await _read(db)
+        return await read_identity(db)
 
 
-async def _read(db: asyncpg.Connection) -> Identity:
+async def draw(db: asyncpg.Connection, found: Identity) -> bool:
+    """Draw another token; returns False if somebody has replaced the one of `found` already."""
+    token = secrets.token_urlsafe(_TOKEN_BYTES)
+    present = await db.fetchval(
+        "SELECT renew_1($1, $2, $3, $4)", found.token, token, found.system, found.timeline
+    )
+    return bool(present == token)
+
+
+async def read_identity(db: asyncpg.Connection) -> Identity:
+    """Ask what a connection is to; nothing is checked."""
     return Identity(*await db.fetchrow(_SELECT))

@@ -18,7 +18,7 @@ from fastchat.ledger import LedgerError
 from fastchat.ledger.connecting import FAILED, check_server, connect, ledger_error
 from fastchat.ledger.url import EngineUrl
 
-__all__ = ["MIGRATIONS", "Migration", "prepare_ledger", "prepare_schema"]
+__all__ = ["MIGRATIONS", "Migration", "check_schema", "prepare_ledger", "prepare_schema"]
 
 logger = logging.getLogger("fastchat.ledger")
 
@@ -51,8 +51,8 @@ SELECT EXISTS (
 """
 
 
-async def prepare_ledger(url: EngineUrl) -> None:
-    """Check a server, and make or migrate the schema of the ledger there.
+async def prepare_ledger(url: EngineUrl) -> tuple[int | None, int]:
+    """Check a server, and do there what `prepare_schema` does, with the same result.
 
     Raises SettingError if the server, the role or the schema cannot be used, and LedgerError if the
     server cannot be reached, or if somebody keeps the schema locked.
@@ -60,41 +60,62 @@ async def prepare_ledger(url: EngineUrl) -> None:
     db = await connect(url)
     try:
         await check_server(db, url)
-        await prepare_schema(db, url.schema)
+        return await prepare_schema(db, url.schema, MIGRATIONS)
     except FAILED as error:
         raise ledger_error(error) from error
     finally:
         db.terminate()
 
 
+async def check_schema(db: asyncpg.Connection, schema: str) -> int:
+    """Return the version of a schema; raises SettingError if it cannot be used as it is."""
+    known = _newest(MIGRATIONS)
+    version = await _version(db, schema, known)
+    if version is None:
+        raise SettingError(f"--engine: the database has no schema {schema!r}.")
+    if version < known:
+        raise SettingError(
+            f"--engine: the schema {schema!r} has version {version}, and this fastchat needs "
+            f"version {known}; `fastchat engine init` migrates it."
+        )
+    return version
+
+
 async def prepare_schema(
     db: asyncpg.Connection, schema: str, migrations: Sequence[Migration] = MIGRATIONS
-) -> None:
+) -> tuple[int | None, int]:
     """Make the schema, or migrate it, if it is older than the last of the migrations.
 
+    Returns the version that the schema had, None if there was none, and the one that it has now.
     Several machines can do it at the same time, also while others use the ledger. The connection's
     search path must be the schema. Raises SettingError if the schema is too new, or if the role has
     not the right, and LedgerError if a lock is in the way for half a minute.
     """
-    known = migrations[-1].version if migrations else _FIRST
+    known = _newest(migrations)
+    seen: list[int | None] = []
     for attempt in range(_ATTEMPTS):
         try:
             while (version := await _version(db, schema, known)) is None or version < known:
+                seen.append(version)
                 await _advance(db, schema, migrations)
         except asyncpg.InsufficientPrivilegeError as error:
             role = await db.fetchval("SELECT current_user")
             raise SettingError(
                 f"--engine: the role {role!r} may not make, change or use the schema {schema!r}: "
                 f"{error}. The owner of the database can give it to the role with CREATE SCHEMA "
-                f'"{schema}" AUTHORIZATION "{role}".'
+                f'"{schema}" AUTHORIZATION "{role}", or make it with `fastchat engine init`.'
             ) from None
         except asyncpg.LockNotAvailableError:
             if attempt == 0:
                 logger.info("the schema %r is locked, and is waited for", schema)
             await asyncio.sleep(_PAUSE_S)
         else:
-            return
+            return (seen or [version])[0], version
     raise LedgerError(f"the schema {schema!r} is locked, and cannot be made or migrated")
+
+
+def _newest(migrations: Sequence[Migration]) -> int:
+    return migrations[-1].version if migrations else _FIRST
 
 
 async def _version(db: asyncpg.Connection, schema: str, known: int) -> int | None:
@@ -114,7 +135,7 @@ async def _version(db: asyncpg.Connection, schema: str, known: int) -> int | Non
 
 async def _advance(db: asyncpg.Connection, schema: str, migrations: Sequence[Migration]) -> None:
     """Make the schema, or do the next migration, unless another machine does it first."""
-    known = migrations[-1].version if migrations else _FIRST
+    known = _newest(migrations)
     async with db.transaction():
         await db.execute(f"SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = {LOCK_MS}")
         await db.execute(

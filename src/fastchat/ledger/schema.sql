@@ -21,6 +21,9 @@ CREATE TABLE identity (
     -- A part of every epoch. It is drawn anew when publications can be missing that clients have.
     token text NOT NULL DEFAULT '',
     renewed timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- When an operator has accepted this server, although it can be on an earlier timeline than another
+    -- one that machines have seen.
+    accepted timestamptz,
     -- The server and the timeline that the token belongs to.
     system text NOT NULL,
     timeline text NOT NULL,
