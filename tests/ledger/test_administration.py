@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import re
 import secrets
 import time
@@ -13,7 +14,7 @@ import pytest
 
 from contracts.history import draft, edit
 from fastchat.cli import main
-from fastchat.ledger import administration, schema
+from fastchat.ledger import administration, schema, transfer
 from fastchat.ledger.appending import Limits
 from fastchat.ledger.attendance import Attendance, Times
 from fastchat.ledger.schema import Migration
@@ -143,3 +144,7 @@ async def test_role_that_owns_nothing(server: PostgreSQL, url: EngineUrl, role: 
         await administration.accept(plain)
     finally:
         await machine.session.close()
+    out = io.BytesIO()
+    await asyncio.to_thread(transfer.export_rooms, plain, None, out)
+    foreign = io.BytesIO(b'{"username":"Ann","text":"one"}')
+    await asyncio.to_thread(transfer.import_rooms, plain, foreign, "a file", "lobby")

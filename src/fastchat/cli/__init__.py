@@ -14,10 +14,10 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 from fastchat import __version__
 from fastchat.errors import CommandError, FastchatError, FilesError, OutputError, SettingError
@@ -143,15 +143,25 @@ def _token(chosen: dict[str, Any]) -> int:
 
 def _export(chosen: dict[str, Any]) -> int:
     from fastchat.history.exports import export_file
-    from fastchat.history.transfer import export_rooms
 
-    export = partial(export_rooms, Path(_settings(chosen).data), _checked_room(chosen))
+    settings, room = _settings(chosen), _checked_room(chosen)
+    export: Callable[[BinaryIO], None]
+    engine = _engine(chosen, settings)
+    if engine is not None:
+        from fastchat.ledger import transfer as ledger
+
+        export = partial(ledger.export_rooms, engine, room)
+    else:
+        from fastchat.history import transfer
+
+        export = partial(transfer.export_rooms, Path(settings.data), room)
     file = chosen.get("output")
-    if file is not None:
-        export_file(file, export)
-        return 0
-    with output() as out:
-        export(out.buffer)
+    with _naming(engine):
+        if file is not None:
+            export_file(file, export)
+            return 0
+        with output() as out:
+            export(out.buffer)
     return 0
 
 
@@ -182,9 +192,8 @@ def _about_orphans(orphans: Orphans) -> str:
 
 
 def _import(chosen: dict[str, Any]) -> int:
-    from fastchat.history import transfer
-
-    directory = Path(_settings(chosen).data)
+    settings = _settings(chosen)
+    engine = _engine(chosen, settings)
     room = _checked_room(chosen) or DEFAULT_ROOM
     name = str(chosen["file"])
     if name == "-" and sys.stdin is None:
@@ -193,18 +202,26 @@ def _import(chosen: dict[str, Any]) -> int:
         lines = sys.stdin.buffer if name == "-" else open(name, "rb")  # noqa: SIM115 closed below
     except OSError as error:
         raise SettingError(f"{name} cannot be read: {error.strerror}.") from None
-    with lines:
-        imported = transfer.import_rooms(
-            directory, lines, "standard input" if name == "-" else name, room
-        )
+    source = "standard input" if name == "-" else name
+    with lines, _naming(engine):
+        if engine is not None:
+            from fastchat.ledger import transfer as ledger
+
+            imported = ledger.import_rooms(engine, lines, source, room)
+            place, empty = engine.shown, "an empty schema"
+        else:
+            from fastchat.history import transfer
+
+            imported = transfer.import_rooms(Path(settings.data), lines, source, room)
+            place, empty = settings.data, "a new directory"
     report = (
         f"imported {_counted(imported.publications, 'publication')} "
-        f"in {_counted(imported.rooms, 'room')} into {directory}"
+        f"in {_counted(imported.rooms, 'room')} into {place}"
     )
     if imported.has_strangers:
         report += (
             "\nThe export is from a history with other users, so its guests are strangers here: "
-            "they cannot change the imported messages. To keep them, import into a new directory."
+            f"they cannot change the imported messages. To keep them, import into {empty}."
         )
     try:
         with output() as out:
@@ -262,10 +279,10 @@ _ENGINE = frozenset({"engine"})
 _SETTINGS_OF = {
     "status": _DATA,
     "token": frozenset({"auth", "jwt_key_file", "jwt_audience", "jwt_issuer", "jwt_user_claim"}),
-    "export": _DATA,
-    "import": _DATA,
-    "files": _DATA,
+    "export": _DATA | _ENGINE,
+    "import": _DATA | _ENGINE,
     "engine": _ENGINE,
+    "files": _DATA,
 }
 
 
@@ -496,7 +513,8 @@ def _add_export(commands: _Commands[_Parser]) -> None:
         "export",
         _export,
         "write rooms as JSON Lines",
-        "A server can be running on the directory; the export does not change the history.",
+        "Servers can be running on the directory or the engine; the export does not change the "
+        "history.",
     )
     _add_settings(command, _SETTINGS_OF["export"])
     command.add_argument(
@@ -517,7 +535,8 @@ def _add_import(commands: _Commands[_Parser]) -> None:
         _import,
         "read rooms from JSON Lines",
         "Reads an export, or lines with a username and a text from another chat. Imports "
-        "everything or nothing. No server can be running on the directory.",
+        "everything or nothing. No server can be running on the directory; machines can be running "
+        "on the engine.",
     )
     _add_settings(command, _SETTINGS_OF["import"])
     command.add_argument(

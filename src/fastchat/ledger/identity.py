@@ -17,14 +17,17 @@ from typing import Any, NamedTuple
 
 import asyncpg
 
+from fastchat.history.epochs import epoch_of
 from fastchat.ledger import LedgerError
 from fastchat.ledger.connecting import bounded
+from fastchat.protocol.values import MAX_TOKEN_BYTES
 
 __all__ = [
     "FILE_NAME",
     "Identity",
     "Witness",
     "draw",
+    "epoch_under",
     "identify",
     "read_identity",
     "renew",
@@ -36,6 +39,8 @@ logger = logging.getLogger("fastchat.ledger")
 FILE_NAME = "ledger.json"
 #: 48 bits, which become 8 characters.
 _TOKEN_BYTES = 6
+#: A longer epoch would be too long with a token at its end.
+_MAX_EPOCH_BYTES = MAX_TOKEN_BYTES - 9
 _SELECT = """
 SELECT i.ledger, i.token, i.channel, i.generation, i.user_key, i.system, i.timeline,
     extract(epoch FROM i.renewed)::float8, extract(epoch FROM clock_timestamp())::float8,
@@ -215,6 +220,19 @@ async def draw(db: asyncpg.Connection, found: Identity) -> bool:
         "SELECT renew_1($1, $2, $3, $4)", found.token, token, found.system, found.timeline
     )
     return bool(present == token)
+
+
+def epoch_under(token: str, epoch: str, own: str) -> str:
+    """A room's epoch as clients know it while the ledger has this token.
+
+    `epoch` and `own`, the token with which it is used as it is, are those of the room's row. The
+    result is never longer than clients can send.
+    """
+    if own == token:
+        return epoch
+    if len(epoch.encode()) > _MAX_EPOCH_BYTES:  # imported several times, or from elsewhere
+        epoch = epoch_of(b"", epoch)
+    return f"{epoch}.{token}"
 
 
 async def read_identity(db: asyncpg.Connection) -> Identity:

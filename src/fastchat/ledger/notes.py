@@ -15,12 +15,14 @@ import orjson
 from fastchat.ledger.rows import KINDS, NUMBER_OF_KIND
 from fastchat.protocol import Change, Message, Publication
 
-__all__ = ["MAX_NOTE_BYTES", "PREFIX", "Note", "note_of", "notes_of"]
+__all__ = ["MAX_NOTE_BYTES", "PREFIX", "Note", "note_of", "note_of_head", "notes_of"]
 
 PREFIX = "p"
 #: PostgreSQL accepts payloads of less than 8,000 bytes.
 MAX_NOTE_BYTES = 7500
 _MESSAGE_FIELDS = 5
+#: The number of no machine.
+_NOBODY = 0
 
 
 class Note(NamedTuple):
@@ -45,6 +47,11 @@ def notes_of(
     head = b"%s%b," % (PREFIX.encode(), orjson.dumps([token, machine, commit])[:-1])
     notes = [note for room, run in runs.items() for note in _notes(head, room, run)]
     return notes or [(head + b'"",0,0]').decode()]
+
+
+def note_of_head(token: str, room: str, head: int) -> str:
+    """A note of something that no machine has committed: the room has to be read up to `head`."""
+    return PREFIX + orjson.dumps([token, _NOBODY, 0, room, head, 1]).decode()
 
 
 def _notes(head: bytes, room: str, run: Sequence[Publication]) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import Any
 from fastchat.history import Page
 from fastchat.history.epochs import epoch_of
 from fastchat.ledger.appending import State, Target
-from fastchat.ledger.identity import Identity
+from fastchat.ledger.identity import Identity, epoch_under
 from fastchat.ledger.rows import COLUMNS, publication_of
 from fastchat.ledger.streams import Loaded
 from fastchat.protocol import Message, Position, Publication
@@ -21,12 +21,12 @@ from fastchat.protocol.names import name_key
 __all__ = ["Reader"]
 
 _POSITION = """
-SELECT r.epoch, r.head, p.timestamp FROM rooms r
+SELECT r.epoch, r.token, r.head, p.timestamp FROM rooms r
 LEFT JOIN publications p ON p.room = r.number AND p."offset" = r.head
 WHERE r.name = $1
 """
 _SINCE = f"""
-SELECT r.epoch, r.head, {COLUMNS} FROM rooms r
+SELECT r.epoch, r.token, r.head, {COLUMNS} FROM rooms r
 LEFT JOIN LATERAL (
     SELECT * FROM publications p WHERE p.room = r.number AND p."offset" >= $2
     ORDER BY p."offset" LIMIT $3
@@ -48,14 +48,14 @@ JOIN rooms r ON r.name = u.room
 JOIN publications p ON p.room = r.number AND p."offset" = u.target
 """  # noqa: S608
 _LOAD = f"""
-SELECT r.epoch, r.first, r.head, p.changed, {COLUMNS} FROM rooms r
+SELECT r.epoch, r.token, r.first, r.head, p.changed, {COLUMNS} FROM rooms r
 LEFT JOIN LATERAL (
     SELECT * FROM publications p WHERE p.room = r.number AND p."offset" > r.head - $2
 ) p ON true
 WHERE r.name = $1 ORDER BY p."offset"
 """  # noqa: S608
 _MISSED = f"""
-SELECT r.epoch, r.first, r.head, p.changed, {COLUMNS} FROM rooms r
+SELECT r.epoch, r.token, r.first, r.head, p.changed, {COLUMNS} FROM rooms r
 LEFT JOIN LATERAL (
     SELECT * FROM publications p WHERE p.room = r.number AND p."offset" > $2
     ORDER BY p."offset" LIMIT $3
@@ -81,10 +81,9 @@ class Reader:
         self._fetch = fetch
         self._identity = identity
 
-    def _shown(self, epoch: str) -> str:
-        """An epoch as clients see it; see `Identity.token`."""
-        token = self._identity().token
-        return f"{epoch}.{token}" if token else epoch
+    def _shown(self, epoch: str, own: str = "") -> str:
+        """The epoch of a room's row as clients know it."""
+        return epoch_under(self._identity().token, epoch, own)
 
     def _epoch_of_silence(self, room: str) -> str:
         """The epoch of a room in which nothing was published."""
@@ -94,19 +93,19 @@ class Reader:
         rows = await self._fetch(_POSITION, room)
         if not rows:
             return Position(self._epoch_of_silence(room), 0)
-        epoch, head, timestamp = rows[0]
-        return Position(self._shown(epoch), head, timestamp)
+        epoch, own, head, timestamp = rows[0]
+        return Position(self._shown(epoch, own), head, timestamp)
 
     async def since(self, room: str, position: Position, limit: int) -> list[Publication] | None:
         rows = await self._fetch(_SINCE, room, position.offset, min(limit, _END - 2) + 2)
         if not rows:
             is_start = position[:2] == (self._epoch_of_silence(room), 0)
             return [] if is_start else None
-        epoch, head = rows[0][:2]
+        epoch, own, head = rows[0][:3]
         missing = head - position.offset
-        if position.epoch != self._shown(epoch) or not 0 <= missing <= limit:
+        if position.epoch != self._shown(epoch, own) or not 0 <= missing <= limit:
             return None
-        found = _publications(room, (row[2:] for row in rows))
+        found = _publications(room, (row[3:] for row in rows))
         if found and found[0].offset == position.offset:
             if position.is_contradicted_by(found[0]):
                 return None
@@ -143,9 +142,9 @@ class Reader:
     def _loaded(self, room: str, rows: Sequence[Any]) -> Loaded:
         if not rows:
             return Loaded(self._epoch_of_silence(room), 1, 0, ())
-        epoch, first, head = rows[0][:3]
-        found = [(row[3], publication_of(room, row[4:])) for row in rows if row[4] is not None]
-        return Loaded(self._shown(epoch), first, head, found)
+        epoch, own, first, head = rows[0][:4]
+        found = [(row[4], publication_of(room, row[5:])) for row in rows if row[5] is not None]
+        return Loaded(self._shown(epoch, own), first, head, found)
 
     async def states(self, targets: Sequence[Target]) -> dict[Target, State]:
         """The present states of some publications."""

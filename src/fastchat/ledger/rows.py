@@ -8,15 +8,18 @@ from typing import Any
 
 import orjson
 
+from fastchat.history.rows import dump_reactions
 from fastchat.protocol import Change, Kind, Message, Publication, Reactor
 
 __all__ = [
     "COLUMNS",
     "KINDS",
     "NUMBER_OF_KIND",
+    "STORED",
     "digest_of",
     "escaped",
     "publication_of",
+    "row_of",
     "unescaped",
 ]
 
@@ -27,6 +30,11 @@ NUMBER_OF_KIND = {kind: number for number, kind in enumerate(KINDS)}
 COLUMNS = (
     'p."offset", p.kind, p."user", p.username, p.text, p.timestamp, p.id, p.target, p.emoji, '
     "p.remove, p.edited, p.deleted, p.reactions"
+)
+#: The columns for which `row_of` makes values.
+STORED = (
+    *("room", "offset", "kind", "user", "username", "text", "timestamp", "id"),
+    *("target", "emoji", "remove", "edited", "deleted", "reactions"),
 )
 
 
@@ -81,6 +89,20 @@ def publication_of(room: str, row: Sequence[Any]) -> Publication:
         emoji or "",
         bool(remove),
     )
+
+
+def row_of(room: int, publication: Publication) -> tuple[Any, ...]:
+    """The values of a publication for the columns `STORED`."""
+    _, offset, username, text, timestamp, user, *_ = publication
+    start = (escaped(user), escaped(username), escaped(text), timestamp)
+    if isinstance(publication, Message):
+        _, _, _, _, _, _, id, edited, deleted, reactions = publication
+        state = (edited, deleted or None, dump_reactions(reactions))
+        id = None if id is None else escaped(id)
+        return (room, offset, 0, *start, id, None, None, None, *state)
+    _, _, _, _, _, _, kind, target, emoji, remove = publication
+    change = (target, emoji or None, remove or None)
+    return (room, offset, NUMBER_OF_KIND[kind], *start, None, *change, None, None, None)
 
 
 def _reactions(stored: str) -> dict[str, tuple[Reactor, ...]]:

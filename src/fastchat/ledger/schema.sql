@@ -75,6 +75,8 @@ CREATE TABLE rooms (
     name text COLLATE "C" NOT NULL UNIQUE,
     look text COLLATE "C" NOT NULL,
     epoch text NOT NULL,
+    -- While the ledger has this token, clients know the epoch as it is (fastchat.ledger.identity).
+    token text NOT NULL DEFAULT '',
     first bigint NOT NULL DEFAULT 1,
     head bigint NOT NULL DEFAULT 0,
     paid double precision NOT NULL DEFAULT 0
