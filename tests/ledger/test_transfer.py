@@ -335,6 +335,23 @@ async def test_late_change_is_known(url: EngineUrl) -> None:
         assert [tuple(row) for row in await db.fetch(query)] == [(1, 1502)]
 
 
+@in_loop
+async def test_long_room_is_shortened_in_steps(url: EngineUrl) -> None:
+    """A room with far more publications than are kept stays usable, and gets shorter."""
+    count = 10_000
+    await import_beside(url, header(head=count), *(message(each + 1) for each in range(count)))
+    machine = Machine(url, Limits(stored=100, slack=10))
+    await machine.session.open()
+    try:
+        firsts = []
+        for _ in range(4):
+            await machine.append(draft("more"))
+            firsts.append((await machine.reader.load("a", 1)).first)
+        assert firsts == [4001, 8001, count + 3 - 99, count + 3 - 99]
+    finally:
+        await machine.session.close()
+
+
 # Beside running machines
 
 

@@ -390,8 +390,9 @@ BEGIN
         JOIN publications p ON p.room = r.number AND p."offset" = u.target AND p.changed > r.head - cardinality(p_rooms)
         WHERE u.kind IN (1, 2) AND t.room = r.number AND t."offset" = u.target;
     END IF;
+    -- An imported room can have any number of publications too many. No turn adds as many as are dropped.
     WITH long AS MATERIALIZED (
-        UPDATE rooms SET first = head - p_stored + 1
+        UPDATE rooms SET first = least(head - p_stored + 1, rooms.first + 4000)
         WHERE number = ANY (v_numbers) AND head - rooms.first + 1 > p_stored + p_slack
         RETURNING number, rooms.first AS start
     ), words AS (
