@@ -112,6 +112,7 @@ class Machine:
         self.payloads: list[str] = []
         self.commits: dict[str, int] = {}  # of each machine, from the last beat
         self.losses: list[str] = []
+        self.beats = 0
         self.session = Session(url, name, secrets.token_hex(8), self, witness or Witness())
         self.reader = Reader(self.session.fetch, lambda: self.session.identity)
         self.search = Search(self.session.helping)
@@ -127,6 +128,7 @@ class Machine:
 
     def beaten(self, machines: Sequence[Sequence[Any]]) -> None:
         self.commits = {name: last for _, name, last in machines}
+        self.beats += 1
 
     def committed(self, published: Mapping[str, Committed]) -> None:
         """Do nothing; called after each commit."""

@@ -32,7 +32,7 @@ class Health:
         self.reconnects_total = self.tokens_total = 0
         #: Commits whose answer was lost, by what was found out: `kept`, `lost` or `unknown`.
         self.doubts: Counter[str] = Counter()
-        self._is_skewed = self._was_crowded = False
+        self._is_skewed = self._was_crowded = self._is_mute = False
 
     @property
     def silent_s(self) -> float:
@@ -41,7 +41,24 @@ class Health:
 
     @property
     def is_crowded(self) -> bool:
-        return self.queue_usage > CROWDED
+        """Whether nothing is told: the queue is too full, or the server cannot write it."""
+        return self.queue_usage > CROWDED or self._is_mute
+
+    def lose_notifications(self, why: str) -> None:
+        """Note that the server cannot store notifications, until `notify_again` is called."""
+        if not self._is_mute:
+            logger.error(
+                "PostgreSQL cannot store notifications, so messages of other machines arrive "
+                "later: %s",
+                why,
+            )
+        self._is_mute = True
+
+    def notify_again(self) -> None:
+        """Note that the server has stored a notification."""
+        if self._is_mute:
+            logger.info("PostgreSQL can store notifications again")
+        self._is_mute = False
 
     def answer(self) -> None:
         """Note that the ledger answers."""
@@ -62,9 +79,9 @@ class Health:
                     abs(self.skew_s),
                     "ahead of" if self.skew_s > 0 else "behind",
                 )
-        if self.is_crowded is not self._was_crowded:
-            self._was_crowded = self.is_crowded
-            if self.is_crowded:
+        if (queue_usage > CROWDED) is not self._was_crowded:
+            self._was_crowded = not self._was_crowded
+            if self._was_crowded:
                 logger.error(
                     "the queue of notifications of PostgreSQL is %.0f %% full, because some client "
                     "that listens, perhaps in another database, does not read; messages of other "

@@ -176,16 +176,14 @@ BEGIN
 END $$;
 
 -- Say that a machine is there, and return the machines that have done so in the last minute, each with
--- the number of its last commit. The machine's own notification comes back to it. If a quarter of the
--- queue of notifications is full, because some listener of any database does not read, none is sent: a
--- full queue would make this fail.
+-- the number of its last commit. It notifies nobody: if the queue of notifications is full, because some
+-- listener of any database does not read, or if the disk is, a commit that notifies fails.
 CREATE FUNCTION beat_1(p_machine integer, p_boot text, p_token text)
 RETURNS TABLE (machine integer, name text, last bigint)
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
-DECLARE v_channel text;
 BEGIN
-    SELECT channel INTO v_channel FROM identity WHERE token = p_token;
+    PERFORM 1 FROM identity WHERE token = p_token;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'fastchat: the ledger is another one' USING ERRCODE = 'FC002';
     END IF;
@@ -195,7 +193,6 @@ BEGIN
     END IF;
     INSERT INTO beats (machine, at) VALUES (p_machine, clock_timestamp())
     ON CONFLICT (machine) DO UPDATE SET at = clock_timestamp();
-    IF pg_notification_queue_usage() < 0.25 THEN PERFORM pg_notify(v_channel, 'b' || p_machine); END IF;
     RETURN QUERY SELECT m.number, m.name,
         coalesce((SELECT c.number FROM commits c WHERE c.machine = m.number ORDER BY c.number DESC LIMIT 1), 0)
     FROM beats b JOIN machines m ON m.number = b.machine

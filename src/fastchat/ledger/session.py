@@ -49,7 +49,7 @@ from fastchat.ledger.connecting import (
     fetch,
     ledger_error,
 )
-from fastchat.ledger.health import Health
+from fastchat.ledger.health import CROWDED, Health
 from fastchat.ledger.identity import Identity, Witness, identify, renew
 from fastchat.ledger.url import EngineUrl
 
@@ -76,6 +76,13 @@ SLOW_S = 5.0
 #: Arguments of `append_1`; the session adds the first five.
 _ARGUMENTS = 29
 _APPEND = f"SELECT append_1({', '.join(f'${n}' for n in range(1, _ARGUMENTS + 1))})"
+_BEAT = """
+SELECT b.machine, b.name, b.last, s.flushed, extract(epoch FROM clock_timestamp())::float8,
+    pg_notification_queue_usage()
+FROM beat_1($1, $2, $3) b, server_1() s
+"""
+#: Classes of errors that end by themselves: a conflict, no disk or memory, a lock, a time limit.
+_PASSING = frozenset(("40", "53", "55", "57"))
 #: The process is not the machine any more, or the ledger is not the same any more.
 _REPLACED = frozenset(("FC001", "FC002"))
 #: The constraint that a number violates which was used already.
@@ -374,31 +381,62 @@ class Session:
             )
             try:
                 rows = await fetch(
-                    link.listener,
-                    "SELECT b.machine, b.name, b.last, s.flushed, "
-                    "extract(epoch FROM clock_timestamp())::float8, pg_notification_queue_usage() "
-                    "FROM beat_1($1, $2, $3) b, server_1() s",
-                    self._machine,
-                    self._boot,
-                    self.identity.token,
+                    link.listener, _BEAT, self._machine, self._boot, self.identity.token
                 )
+                flushed, server_s, queue_usage = rows[0][3:]
+                self.health.beat(begun_s, server_s, queue_usage)
+                self._witness.follow(self.identity, flushed, server_s)
+                if saving is None or saving.done():
+                    saving = loop.run_in_executor(None, self._witness.save)
+                self._user.beaten([row[:3] for row in rows])
+                await self._echo(link)
             except FAILED as error:
-                link.lose(ledger_error(error))
-                return
+                meaning = ledger_error(error)
+                if not self._is_passing(meaning):
+                    link.lose(meaning)
+                    return
+                self.health.failure = str(meaning)
             finally:
                 silence.cancel()
-            flushed, server_s, queue_usage = rows[0][3:]
-            self.health.beat(begun_s, server_s, queue_usage)
-            self._witness.follow(self.identity, flushed, server_s)
-            if saving is None or saving.done():
-                saving = loop.run_in_executor(None, self._witness.save)
-            self._user.beaten([row[:3] for row in rows])
             if self.health.is_crowded:
-                link.heard_s = loop.time()  # the ledger sends no beats back then
+                link.heard_s = loop.time()  # no beats come back then
             elif loop.time() - link.heard_s > SILENCE_S:
                 link.lose(LedgerError("PostgreSQL sends no notifications"))
                 return
             await asyncio.sleep(CROWDED_BEAT_S if self.health.is_crowded else BEAT_S)
+
+    def _is_passing(self, why: LedgerError) -> bool:
+        """Whether a beat has failed for something that new connections would not help against.
+
+        They would only make it worse: a machine that has connected has to say all its users again.
+        """
+        return (
+            isinstance(why, NotCommittedError)
+            and why.code[:2] in _PASSING
+            and self.health.silent_s < SILENCE_S
+        )
+
+    async def _echo(self, link: _Link) -> None:
+        """Have a notification come back, which shows that the listener hears.
+
+        It has a transaction of its own. If its commit fails, the beat has happened all the same.
+        """
+        if self.health.queue_usage > CROWDED:
+            return
+        try:
+            await fetch(
+                link.listener,
+                "SELECT pg_notify($1, $2)",
+                self.identity.channel,
+                f"b{self._machine}",
+            )
+        except FAILED as error:
+            meaning = ledger_error(error)
+            if not isinstance(meaning, NotCommittedError):
+                raise
+            self.health.lose_notifications(str(meaning))
+        else:
+            self.health.notify_again()
 
     def _on_heard(self, link: _Link, payload: str) -> None:
         link.heard_s = asyncio.get_running_loop().time()
@@ -524,7 +562,7 @@ class Session:
     def tell(self, payloads: Sequence[str]) -> None:
         """Notify all machines, in order; notifications can get lost.
 
-        If the server's queue of notifications is crowded, they are not sent.
+        If the server's queue of notifications is crowded or cannot be written, they are not sent.
         """
         if self.health.is_crowded:
             return
@@ -546,9 +584,11 @@ class Session:
                         told,
                     )
         except FAILED as error:
-            logger.warning(
-                "notifications are lost, and others find out later: %s", ledger_error(error)
-            )
+            meaning = ledger_error(error)
+            if isinstance(meaning, NotCommittedError):
+                self.health.lose_notifications(str(meaning))
+            else:
+                logger.warning("notifications are lost, and others find out later: %s", meaning)
         finally:
             self._told.clear()
             self._telling = None

@@ -1,0 +1,42 @@
+"""A machine whose PostgreSQL fails in parts: what still works goes on."""
+
+from __future__ import annotations
+
+import asyncio
+
+from contracts.history import draft
+from fastchat.ledger.appending import Limits
+from fastchat.ledger.url import parse_url
+from support.ledger import Machine, in_loop, make_ledger
+from support.postgresql import PostgreSQL
+from support.server import PATIENCE_S
+
+
+@in_loop
+async def test_machine_goes_on_if_notifications_cannot_be_stored(own_server: PostgreSQL) -> None:
+    """While PostgreSQL cannot write its queue of notifications, as on a full disk, the machine
+    stays connected and beats; afterwards its notifications arrive again."""
+    url = await make_ledger(parse_url(own_server.url))
+    machine = Machine(url, Limits(100, 10))
+    await machine.session.open()
+    queue = own_server.data / "pg_notify"
+    mode = queue.stat().st_mode
+    try:
+        queue.chmod(0)
+        async with asyncio.timeout(PATIENCE_S):
+            while not machine.session.health.is_crowded:
+                # Its first pages are in memory.
+                machine.session.tell(["x" * 7000] * 10)
+                await asyncio.sleep(0.01)
+            beaten = machine.beats
+            while machine.beats < beaten + 3:  # noqa: ASYNC110 there is no event
+                await asyncio.sleep(0.01)
+            await machine.append(draft("text"))
+            queue.chmod(mode)
+            while "told" not in machine.payloads:
+                machine.session.tell(["told"])
+                await asyncio.sleep(0.1)
+        assert machine.losses == []
+    finally:
+        queue.chmod(mode)
+        await machine.session.close()
