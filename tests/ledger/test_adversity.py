@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+
+import pytest
 
 from contracts.history import draft
+from fastchat.ledger import LedgerError
 from fastchat.ledger.appending import Limits
 from fastchat.ledger.url import parse_url
 from support.ledger import Machine, in_loop, make_ledger
@@ -39,4 +44,26 @@ async def test_machine_goes_on_if_notifications_cannot_be_stored(own_server: Pos
         assert machine.losses == []
     finally:
         queue.chmod(mode)
+        await machine.session.close()
+
+
+@pytest.mark.parametrize("name", ["reader", "teller"])
+@in_loop
+async def test_hanging_server_process_is_replaced(own_server: PostgreSQL, name: str) -> None:
+    """If a process of PostgreSQL hangs, the machine makes new connections, and goes on."""
+    url = await make_ledger(parse_url(own_server.url))
+    machine = Machine(url, Limits(100, 10))
+    await machine.session.open()
+    backend = getattr(machine.session._link, name).get_server_pid()
+    os.kill(backend, signal.SIGSTOP)
+    try:
+        ask = machine.session.fetch if name == "reader" else machine.session.call
+        query = "SELECT 1" if name == "reader" else "SELECT $1::int, $2::bigint, $3::text"
+        with pytest.raises(LedgerError):
+            await ask(query)
+        async with asyncio.timeout(PATIENCE_S):
+            await ask(query)
+        assert machine.losses == ["PostgreSQL does not answer"]
+    finally:
+        os.kill(backend, signal.SIGCONT)
         await machine.session.close()

@@ -21,6 +21,7 @@ from fastchat.ledger import LedgerError, NotCommittedError
 from fastchat.ledger.url import EngineUrl
 
 __all__ = [
+    "ANSWER_S",
     "ASYNCHRONOUS",
     "FAILED",
     "HELPER_SETTINGS",

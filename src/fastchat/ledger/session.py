@@ -31,8 +31,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Protocol
 
 import asyncpg
@@ -41,6 +41,7 @@ from fastchat.errors import SettingError
 from fastchat.ledger import LedgerError, MachineTakenError, NotCommittedError
 from fastchat.ledger.appending import Limits
 from fastchat.ledger.connecting import (
+    ANSWER_S,
     ASYNCHRONOUS,
     FAILED,
     HELPER_SETTINGS,
@@ -450,7 +451,8 @@ class Session:
         async with self._reading:
             link = await self._linked()
             try:
-                rows = await fetch(link.reader, query, *arguments)
+                with _watched(link):
+                    rows = await fetch(link.reader, query, *arguments)
             except FAILED as error:
                 raise ledger_error(error) from error
             return rows
@@ -466,14 +468,15 @@ class Session:
         async with self._calling:
             link = await self._linked()
             try:
-                rows = await fetch(
-                    link.teller,
-                    query,
-                    self._machine,
-                    self._claimed,
-                    self.identity.token,
-                    *arguments,
-                )
+                with _watched(link):
+                    rows = await fetch(
+                        link.teller,
+                        query,
+                        self._machine,
+                        self._claimed,
+                        self.identity.token,
+                        *arguments,
+                    )
             except FAILED as error:
                 meaning = ledger_error(error)
                 if isinstance(meaning, NotCommittedError) and meaning.code in _REPLACED:
@@ -577,12 +580,13 @@ class Session:
                     if (link := self._link) is None:
                         return
                     told, self._told = self._told, []
-                    await fetch(
-                        link.teller,
-                        "SELECT pg_notify($1, p) FROM unnest($2::text[]) AS p",
-                        self.identity.channel,
-                        told,
-                    )
+                    with _watched(link):
+                        await fetch(
+                            link.teller,
+                            "SELECT pg_notify($1, p) FROM unnest($2::text[]) AS p",
+                            self.identity.channel,
+                            told,
+                        )
         except FAILED as error:
             meaning = ledger_error(error)
             if isinstance(meaning, NotCommittedError):
@@ -723,6 +727,20 @@ class Session:
             return row
         finally:
             slow.cancel()
+
+
+@contextmanager
+def _watched(link: _Link) -> Iterator[None]:
+    """Make new connections if the block takes longer than any statement in it can.
+
+    The server ends statements that take too long. If it does not, its process hangs.
+    """
+    why = LedgerError("PostgreSQL does not answer")
+    timer = asyncio.get_running_loop().call_later(ANSWER_S, link.lose, why)
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 async def _run(statement: Any, arguments: Sequence[Any]) -> Any:
