@@ -48,6 +48,7 @@ class Follower(Machine):
             self.following.heard(payload)
 
     def beaten(self, machines: Sequence[Sequence[object]]) -> None:
+        self.beats += 1
         self.following.beaten(machines)
 
     def committed(self, published: Mapping[str, Committed]) -> None:
@@ -121,6 +122,25 @@ async def test_lost_notes_are_found_by_number(url: EngineUrl) -> None:
         await one.append(draft("5"))  # only beats show it
         await until(lambda: two.offsets("a") == [1, 2, 3, 4, 5])
         assert [each.text for each in two.delivered["a"]] == ["1", "2", "3", "4", "5"]
+
+
+@in_loop
+async def test_lost_notes_of_an_unknown_machine_are_found(url: EngineUrl) -> None:
+    """If the first notes of a machine get lost, the next one, or the first beat that has it, shows
+    it."""
+    async with followers(url, "one") as (one,):
+        for room in ("a", "b"):
+            await one.following.follow(room)
+        one.hears = lambda payload: False
+        async with followers(url, "two") as (two,):
+            await two.append(draft("1"))
+        await until(lambda: one.offsets("a") == [1])
+        async with followers(url, "three") as (three,):
+            await three.append(draft("2"))
+            one.hears, beats = lambda payload: True, one.beats
+            await three.append(draft("1", room="b"))
+            await until(lambda: (one.offsets("a"), one.offsets("b")) == ([1, 2], [1]))
+            assert one.beats <= beats + 1, "beats have shown it, not the note"
 
 
 @in_loop

@@ -59,7 +59,6 @@ class Following:
         self._tasks: set[asyncio.Task[None]] = set()
         self._heard: dict[int, int] = {}  # the last commit of each machine that was heard of
         self._reached: dict[int, int] = {}  # and that the beat before this one has said
-        self._has_beaten = False  # since the connections were made
         self.gaps_total = 0
         self.reads_total = 0
 
@@ -106,7 +105,6 @@ class Following:
         """Begin to listen anew: what was told before is not known."""
         self._heard.clear()
         self._reached.clear()
-        self._has_beaten = False
         self._start(self._look())
 
     def heard(self, payload: str) -> None:
@@ -121,7 +119,8 @@ class Following:
 
     def _on_note(self, note: Note) -> None:
         heard = self._heard.get(note.machine)
-        if heard is not None and note.commit > heard + 1:
+        if heard is None or note.commit > heard + 1:
+            # The first notes after a connection was made can be lost as well.
             self._start(self._look())
         self._heard[note.machine] = max(note.commit, heard or 0)
         if note.publications:
@@ -138,14 +137,12 @@ class Following:
         missed = [
             number for number, last in self._reached.items() if self._heard.get(number, 0) < last
         ]
-        if self._has_beaten:
-            # A new machine can have committed already what was not heard.
-            missed += [number for number in reached if number not in self._heard]
-        self._has_beaten = True
+        # The note of what a machine has committed can be lost before anything was heard of it.
+        missed += [number for number in reached if number not in self._heard]
         for number, last in reached.items():
-            # What a machine has committed before this one listened is not waited for.
             self._heard.setdefault(number, last)
-        self._heard.update({number: reached[number] for number in missed if number in reached})
+        for number in self._reached.keys() & missed:
+            self._heard[number] = self._reached[number]
         if missed or self._must_look:
             self._start(self._look())
         self._reached = reached
