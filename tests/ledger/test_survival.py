@@ -5,6 +5,11 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
 
 from contracts.broker import Receiver, join, names
 from contracts.history import NOW_S, draft
@@ -16,7 +21,7 @@ from fastchat.ledger.identity import Witness
 from fastchat.ledger.rooms import SharedRooms
 from fastchat.ledger.url import EngineUrl, parse_url
 from fastchat.metrics import Metrics
-from support.ledger import in_loop, make_ledger
+from support.ledger import in_loop, make_ledger, observer
 from support.postgresql import PostgreSQL
 from support.server import PATIENCE_S
 
@@ -58,12 +63,15 @@ class Machine:
             self.broker.tick()
 
     async def talk(self, seconds: float) -> None:
-        """Publish without a pause worth mentioning, as a client that repeats what was refused."""
+        """Publish without a pause worth mentioning, as a client that repeats what was refused.
+
+        What was refused can have been stored, so it does not end before that was repeated.
+        """
         ends = asyncio.get_running_loop().time() + seconds
-        number = 0
-        while asyncio.get_running_loop().time() < ends:
+        number, outcome = 0, None
+        while asyncio.get_running_loop().time() < ends or isinstance(outcome, CommandError):
             id = f"{self.name} {number}"
-            answer: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+            answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             self.broker.publish(draft(id, by=self.name, id=id), answer.set_result)
             async with asyncio.timeout(PATIENCE_S):
                 outcome = await answer
@@ -106,3 +114,47 @@ async def test_killed_server_costs_nothing(own_server: PostgreSQL) -> None:
     finally:
         for machine in (one, two):
             await machine.stop()
+
+
+@asynccontextmanager
+async def talking(url: EngineUrl, *machines: str) -> AsyncIterator[list[Machine]]:
+    """Machines with a member each, who has the name of the machine."""
+    made = [Machine(url, name) for name in machines]
+    try:
+        for machine in made:
+            await machine.start()
+            await join(machine.broker, machine.name)
+        yield made
+    finally:
+        for machine in made:
+            await machine.stop()
+
+
+async def until(db: asyncpg.Connection, condition: str, *arguments: object) -> None:
+    """Wait until an SQL condition holds."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not await db.fetchval(f"SELECT {condition}", *arguments):
+            await db.execute("SELECT pg_sleep(0.01)")
+
+
+@in_loop
+async def test_users_who_cannot_be_said_at_once_are_said_later(url: EngineUrl) -> None:
+    """If the ledger refuses to take a machine's users back after its connections were lost, or to
+    say who is there, the machine tries again: nobody has left, and newcomers are heard of."""
+    async with talking(url, "one", "two") as (one, two), observer(url) as db:
+        begun = await db.fetchval("SELECT max(claim) FROM machines")
+        async with db.transaction():
+            await db.execute("LOCK TABLE names")
+            await db.fetch(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE application_name = 'fastchat' AND query ~ 'beat_1|pg_notify'"
+            )
+            await until(db, "(SELECT min(claim) FROM machines) > $1", begun)
+            await until(db, "EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted)")
+            await db.execute("SELECT pg_sleep(1.8)")  # longer than `lock_timeout`
+            assert not await db.fetchval("SELECT count(*) FROM attendance WHERE until IS NULL")
+        await until(db, "(SELECT count(*) FROM attendance WHERE until IS NULL) = 2")
+        await join(two.broker, "Newcomer")
+        await one.receiver.until_events(("join", "two"), ("join", "Newcomer"))
+        assert one.receiver.events == [("join", "two"), ("join", "Newcomer")]
+        assert two.receiver.events == [("join", "Newcomer")]

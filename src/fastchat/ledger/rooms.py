@@ -41,6 +41,7 @@ from fastchat.ledger.attendance import (
     Event,
     Expelled,
     Left,
+    Present,
     RosterCopy,
     Times,
     Verdict,
@@ -81,8 +82,6 @@ moderation = logging.getLogger("fastchat.moderation")
 FLUSH_S = 0.5
 #: After this time without an answer to a beat, the machine counts as cut off from the ledger.
 UNREADY_S = 3.0
-#: The time before users are said again, if that has failed.
-RETRY_S = 0.5
 #: Attempts to read the end of a room while it changes.
 _ATTEMPTS = 5
 #: The first character of the notification of an event that need not arrive, such as typing.
@@ -174,9 +173,15 @@ class SharedRooms:
         self._own: dict[tuple[str, int], _Origin] = {}  # committed, and not delivered yet
         self._told: set[Subscriber] = set()  # and their turn has not ended
         self._token: str | None = None
+        #: Users of this machine whom the ledger has to be told of, and rooms whose users are to be
+        #: read, since the last connection; and whether it knows that nobody is missing.
+        self._unsaid: dict[tuple[str, Member], None] = {}
+        self._unread: dict[str, None] = {}
+        self._coming_back = asyncio.Lock()
+        self._connections = 0
         self._gather_s = gather_s
+        self._settling_s = 0.0  # before this time, by the loop's clock, nobody says so
         self._is_settled = False
-        self._coming_back: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._ticking: asyncio.Task[None] | None = None
         #: Implements `fastchat.rooms.contract.Pages`.
@@ -191,7 +196,7 @@ class SharedRooms:
         await self._publishing.close()
         self._following.close()
         await self._attendance.close()
-        for task in (*self._tasks, self._ticking, self._coming_back):
+        for task in (*self._tasks, self._ticking):
             if task is not None:
                 task.cancel()
         await self._session.close()
@@ -442,10 +447,25 @@ class SharedRooms:
     async def _read_roster(self, name: str, shared: _Shared) -> None:
         early: list[Came | Left] = []
         shared.early = early
-        roster = await self._attendance.roster(name)
-        spectators = await self._attendance.audience(name)
-        if self._shared.get(name) is not shared or shared.early is not early:
-            return  # the room is lost, or its users are being read anew
+        roster: Sequence[Present] = ()
+        spectators: int | None = None
+        try:
+            roster = await self._attendance.roster(name)
+            spectators = await self._attendance.audience(name)
+        finally:
+            # Otherwise the room is lost, or its users are being read anew.
+            if self._shared.get(name) is shared and shared.early is early:
+                if spectators is not None:
+                    self._load(name, shared, roster, spectators)
+                # If nothing was read, what is heard is applied to the users as they were.
+                shared.early = None
+                for event in early:
+                    self._apply(name, shared, event)
+                for key in tuple(shared.arrivals):  # of users who can be in the roster
+                    self._wake(shared, key)
+
+    def _load(self, name: str, shared: _Shared, roster: Sequence[Present], spectators: int) -> None:
+        """Take over the users of a room, and the connections of its spectators, that were read."""
         roster_now = self._members.rooms[name].roster
         for each in roster:
             self._add(name, Member(each.name, each.user))
@@ -458,11 +478,6 @@ class SharedRooms:
         shared.spectators = spectators
         self._watch(name, shared)
         shared.copy.load(roster)
-        shared.early = None
-        for event in early:
-            self._apply(name, shared, event)
-        for key in tuple(shared.arrivals):  # of users who can be in the roster
-            self._wake(shared, key)
 
     async def _check_new(self, entrance: Entrance) -> None:
         """Refuse to create a room that exceeds a limit, or whose name looks like another's."""
@@ -744,65 +759,70 @@ class SharedRooms:
         is_other = self._token not in (None, token)
         self._token = token
         self._user_ids = None
+        self._is_settled = False
+        self._connections += 1
         self._attendance.connected()
         self._publishing.connected()
-        if self._coming_back is not None:
-            self._coming_back.cancel()
+        if self._connections == 1:
+            # The workers of a new relay have to come back with their users first.
+            self._settling_s = asyncio.get_running_loop().time() + self._gather_s
         for name, shared in tuple(self._shared.items()):
             if is_other or not shared.opening.done():
                 self._lose_room(name)  # what was read until now can be out of date
             else:
                 shared.early = []  # serials can begin anew
         self._following.connected()
-        self._coming_back = asyncio.get_running_loop().create_task(self._come_back())
+        self._unread |= dict.fromkeys(self._shared)
+        self._unsaid |= {
+            (name, member): None
+            for rooms in self._counted.values()
+            for name, members in rooms.items()
+            for member in members
+            if member.name is not None
+        }
+        self._start(self._come_back())
 
     async def _come_back(self) -> None:
-        """Say the users of this machine again, and read those of others."""
-        while True:
-            try:
-                await asyncio.gather(*(self._say_again(name) for name in tuple(self._shared)))
-                await self._settle()
-                for name, shared in tuple(self._shared.items()):
-                    if shared.early is not None and shared.opening.done():
-                        await self._read_roster(name, shared)
-            except LedgerError as error:
-                logger.info("the users of this machine cannot be said, and are again: %s", error)
-                await asyncio.sleep(RETRY_S)
-            else:
-                return
+        """Say the users of this machine again, and read those of others.
 
-    async def _say_again(self, name: str) -> None:
-        """Enter the users of a room again, of whom the ledger does not know that they are here."""
-        self._spectate(name)
-        members = {member for rooms in self._counted.values() for member in rooms.get(name, ())}
-        entered = await asyncio.gather(
-            *(
-                self._attendance.enter(name, member, again=True)
-                for member in members
-                if member.name is not None
-            )
-        )
-        if not all(each.is_in for each in entered):
-            self._lose_room(name)
-
-    async def _keep_saying(self, name: str) -> None:
-        while name in self._shared:
-            try:
-                await self._say_again(name)
-            except LedgerError:
-                await asyncio.sleep(RETRY_S)
-            else:
-                return
-
-    async def _settle(self) -> None:
-        """Say that all users of this machine are entered.
-
-        Workers of a new relay have some time before, to come back with their users.
+        Raises LedgerError; the next tick goes on then.
         """
-        if not self._is_settled:
-            await asyncio.sleep(self._gather_s)
-        self._is_settled = True
-        await self._attendance.settle()
+        async with self._coming_back:
+            await self._say_again()
+            for name in tuple(self._unread):
+                self._unread.pop(name, None)
+                if (shared := self._shared.get(name)) is None:
+                    continue
+                self._spectate(name)
+                try:
+                    await self._read_roster(name, shared)
+                except LedgerError:
+                    self._unread[name] = None
+                    raise
+
+    async def _say_again(self) -> None:
+        """Say all users at once, because the time in which they have to be said is short."""
+        unsaid, self._unsaid = self._unsaid, {}
+        here = [(name, member) for name, member in unsaid if self._is_here(name, member)]
+        answers = await asyncio.gather(
+            *(self._attendance.enter(name, member, again=True) for name, member in here),
+            return_exceptions=True,
+        )
+        failure: BaseException | None = None
+        for (name, member), answer in zip(here, answers, strict=True):
+            if isinstance(answer, BaseException):
+                self._unsaid[name, member] = None
+                failure = answer
+            elif answer.verdict is Verdict.REMOVED:
+                self._expel(Expelled(name, member.user, answer.wait_s or 0.0, 0))
+            elif not answer.is_in and self._is_here(name, member):
+                self._lose_room(name)
+        if failure is not None:
+            raise failure
+
+    def _is_here(self, name: str, member: Member) -> bool:
+        """Whether a user has a connection to this machine in a room."""
+        return any(rooms[name][member] for rooms in self._counted.values() if name in rooms)
 
     def disconnected(self, why: LedgerError) -> None:
         """Do nothing: the session has logged it, and members are sent away if it lasts."""
@@ -864,9 +884,10 @@ class SharedRooms:
             found = self._members.rooms[name].roster.find(event.name)
             if found is not None:
                 self._members.remove(name, found)
-            if any(rooms[name][member] for rooms in self._counted.values() if name in rooms):
+            if self._is_here(name, member):
                 # The others hold this machine for dead.
-                self._start(self._keep_saying(name))
+                self._unsaid[name, member] = None
+                self._start(self._come_back())
         if subscribers := self._members.rooms[name].subscribers:
             self._end_turn(subscribers)
 
@@ -930,6 +951,7 @@ class SharedRooms:
             self._kept(self._own.pop(key), key[1])
         if (shared := self._shared.pop(name, None)) is not None:
             shared.opening.cancel()
+        self._unread.pop(name, None)
         self._following.unfollow(name)
         self._members.forget(name)
 
@@ -955,6 +977,12 @@ class SharedRooms:
 
     async def _tick(self) -> None:
         try:
+            if self._unsaid or self._unread:
+                await self._come_back()
+            if not self._is_settled and asyncio.get_running_loop().time() >= self._settling_s:
+                connections = self._connections
+                await self._attendance.settle()
+                self._is_settled = connections == self._connections
             for event in await self._attendance.tick():
                 self._expel(event)
             for name, shared in self._shared.items():
