@@ -10,11 +10,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
+import pytest
 
 from contracts.broker import Receiver, join, names
 from contracts.history import NOW_S, draft
 from fastchat.brokers.memory import MemoryBroker
-from fastchat.errors import CommandError
+from fastchat.errors import CommandError, ErrorCode
 from fastchat.ledger.appending import Limits
 from fastchat.ledger.attendance import Times
 from fastchat.ledger.identity import Witness
@@ -158,3 +159,38 @@ async def test_users_who_cannot_be_said_at_once_are_said_later(url: EngineUrl) -
         await one.receiver.until_events(("join", "two"), ("join", "Newcomer"))
         assert one.receiver.events == [("join", "two"), ("join", "Newcomer")]
         assert two.receiver.events == [("join", "Newcomer")]
+
+
+@in_loop
+async def test_room_that_is_lost_while_it_is_opened_refuses(url: EngineUrl) -> None:
+    """A client that joins a room at the moment when it is lost is refused for now."""
+    async with talking(url, "one") as (one,):
+        rooms = one.rooms
+        joining = asyncio.create_task(join(one.broker, "Ann", room="b"))
+        while "b" not in rooms._shared:  # noqa: ASYNC110 nothing tells of it
+            await asyncio.sleep(0)
+        rooms._shared["b"].opening.add_done_callback(lambda _: rooms._lose_room("b"))
+        with pytest.raises(CommandError) as refused:
+            await joining
+        assert (refused.value.code, refused.value.temporary) == (ErrorCode.UNAVAILABLE, True)
+        await join(one.broker, "Ann", room="b")
+
+
+@in_loop
+async def test_join_that_comes_to_nothing_leaves_nobody_behind(url: EngineUrl) -> None:
+    """A user who was let in, but whose connection was refused after all, has a moment to come back,
+    and then is gone."""
+    async with talking(url, "one", "two") as (one, two), observer(url) as db:
+        async with db.transaction():
+            # So the join waits for what is published in the room.
+            await db.execute("SELECT 1 FROM rooms FOR UPDATE")
+            await db.execute("LOCK TABLE rooms")
+            one.broker.publish(draft("waits", by="one"))
+            joining = asyncio.create_task(join(one.broker, "Ann"))
+            await until(db, "EXISTS (SELECT 1 FROM attendance WHERE key = 'ann')")
+            await two.receiver.until_events(("join", "Ann"))
+            joining.cancel()
+            await asyncio.gather(joining, return_exceptions=True)
+        await until(db, "EXISTS (SELECT 1 FROM attendance WHERE key = 'ann' AND until IS NOT NULL)")
+        await join(two.broker, "Ann")
+        assert two.receiver.events == [("join", "Ann")]
