@@ -19,6 +19,7 @@ from checker.records import (
     Records,
     Seen,
     Sent,
+    SentOnce,
 )
 
 __all__ = ["Anomaly", "check"]
@@ -57,6 +58,8 @@ def check(records: Records) -> list[Anomaly]:
         *_final_histories(records),
         *_pages(records, sightings),
         *_presence(records),
+        *_machines(records),
+        *_leftovers(records, sightings),
         *(Anomaly(Kind.UNSETTLED, "", what) for what in records.unsettled),
     ]
 
@@ -168,6 +171,12 @@ def _identities(records: Records, sightings: dict[Place, set[Seen]]) -> Iterator
         for event in events
         if isinstance(event, Sent)
     }
+    sent_once = {
+        (event.room, event.username, event.text)
+        for events in records.clients.values()
+        for event in events
+        if isinstance(event, SentOnce)
+    }
     # A message of a copy that was put back has a place in the old epoch and in the new one.
     places: dict[tuple[str, str, str, str], set[tuple[str, int]]] = defaultdict(set)
     for (room, epoch, offset), all_seen in _with_final(records, sightings).items():
@@ -175,6 +184,13 @@ def _identities(records: Records, sightings: dict[Place, set[Seen]]) -> Iterator
             if each.kind != "message":
                 continue
             identity = (room, each.username, each.id or "")
+            if each.id is None:
+                # Its text is its identity, as long as it has it.
+                if not each.edited and not each.deleted:
+                    places[room, each.username, each.text, epoch].add((epoch, offset))
+                    if (room, each.username, each.text) not in sent_once:
+                        yield Anomaly(Kind.PHANTOM, room, f"{each}")
+                continue
             places[*identity, epoch].add((epoch, offset))
             if identity not in sent:
                 yield Anomaly(Kind.PHANTOM, room, f"{each}")
@@ -376,7 +392,31 @@ def _absences(records: Records) -> dict[tuple[str, str], list[tuple[float, float
                 joined.clear()
         for room, at in left.items():
             absences[client, room].append((at, float("inf")))
+        for room, machine, joined_at, lost_at in _stays(events):
+            for outage in records.outages:
+                if (
+                    outage.machine == machine
+                    and joined_at < outage.ended
+                    and outage.began < lost_at
+                ):
+                    # Its machine was silent, so the client was away without knowing it.
+                    absence = max(outage.began, joined_at), min(outage.ended, lost_at)
+                    absences[client, room].append(absence)
     return absences
+
+
+def _stays(events: Iterable[Event]) -> Iterator[tuple[str, int, float, float]]:
+    """The times in which a client was in a room, by its own records, and on which machine."""
+    stays: dict[str, tuple[int, float]] = {}
+    for event in events:
+        if isinstance(event, Joined):
+            stays.setdefault(event.room, (event.machine, event.at))
+        elif isinstance(event, Lost):
+            for room, (machine, joined_at) in stays.items():
+                yield room, machine, joined_at, event.at
+            stays.clear()
+    for room, (machine, joined_at) in stays.items():
+        yield room, machine, joined_at, float("inf")
 
 
 def _announced(
@@ -419,3 +459,40 @@ def _views_of_rooms(client: str, events: Iterable[Event], records: Records) -> I
         if final is not None and view - {READER} != set(final.users):
             differing = sorted((view - {READER}) ^ set(final.users))
             yield Anomaly(Kind.ROSTER, room, f"{client} is wrong at the end about {differing}")
+
+
+# Several machines
+
+
+def _machines(records: Records) -> Iterator[Anomaly]:
+    """At the end, all machines have the same messages and users in every room."""
+    for number, rooms in enumerate(records.machines):
+        for room, final in records.final.items():
+            other = rooms[room]
+            if other.position[:2] != final.position[:2]:
+                detail = f"machine {number} is at {other.position}, the first at {final.position}"
+                yield Anomaly(Kind.MACHINES, room, detail)
+            elif other.pages != final.pages:
+                differing = sorted({*other.pages} ^ {*final.pages})
+                yield Anomaly(Kind.MACHINES, room, f"machine {number} differs in {differing}")
+            users, others = {*final.users}, {*other.users}
+            if users != others:
+                detail = f"machine {number} differs in {sorted(users ^ others)}"
+                yield Anomaly(Kind.MACHINES, room, detail)
+            for name in other.doubles:
+                detail = f"another user could take the name {name} on machine {number}"
+                yield Anomaly(Kind.NAME, room, detail)
+
+
+def _leftovers(records: Records, sightings: dict[Place, set[Seen]]) -> Iterator[Anomaly]:
+    """The text of a deleted message, and those of its edits, are nowhere any more."""
+    if not records.stored:
+        return
+    for room, final in records.final.items():
+        deleted = {row.offset for row in final.rows if row.deleted}
+        for row in final.rows:
+            if row.offset not in deleted and row.facts[2] not in deleted:
+                continue
+            for text in _texts(sightings.get((room, final.position.epoch, row.offset), ())):
+                if text in records.stored:
+                    yield Anomaly(Kind.LEFTOVER, room, f"{row.offset}: {text!r}")

@@ -29,6 +29,7 @@ from checker.records import (
     Position,
     Seen,
     Sent,
+    SentOnce,
     seen,
 )
 
@@ -38,6 +39,11 @@ BACKOFF_S = (0.02, 1.0)
 RESEND_S = 2.0
 #: For this long after the client stopped reading, the server can have ended the connection for it.
 LATE_S = 5.0
+#: A client with an unconfirmed message of this age, or without an answer to its handshake for this
+#: time, tries another connection, if there are several machines.
+PATIENCE_S = 6.0
+#: How often a client comes back to another machine, although it could use the last one.
+HOPS = 0.3
 #: The close code of a client that reads too slowly.
 EVICTED = 4008
 EMOJI = ("👍", "🎉", "🙂")
@@ -105,7 +111,9 @@ class Wire(asyncio.Protocol):
                 self.transport.close()
 
     def send(self, fields: dict[str, Any]) -> None:
-        self._send_frame(0x1, orjson.dumps(fields))
+        """Send a command, unless the connection is closing."""
+        if not self.transport.is_closing():
+            self._send_frame(0x1, orjson.dumps(fields))
 
     def _take_frame(self) -> tuple[int, bytes] | None:
         buffer = self._buffer
@@ -136,12 +144,16 @@ class Wire(asyncio.Protocol):
         self.transport.write(head + bytes(4) + payload)
 
 
+#: An address and a port.
+Place = tuple[str, int]
+
+
 def _same(wire: Wire) -> Wire:
     return wire
 
 
 class Client:
-    """A member of some rooms under one name, across all its connections.
+    """A member of some rooms under one name, across all its connections to any of these places.
 
     `events` is its record, and `breaks` are the ends of its connections. It sends a command about
     every `interval_s` until `settle`, and afterwards only unconfirmed messages.
@@ -151,7 +163,7 @@ class Client:
         self,
         name: str,
         rooms: Sequence[str],
-        port: int,
+        places: Sequence[Place],
         *,
         seed: int,
         interval_s: float,
@@ -166,8 +178,11 @@ class Client:
         self.unconfirmed: dict[
             tuple[str, str], tuple[str, float]
         ] = {}  # text, and the time of the last sending
-        self._port = port
+        #: When each message was first sent, how long it took, and on which machine.
+        self.delays: list[tuple[float, float, int]] = []
+        self._places = places
         self._random = random.Random(seed)
+        self._machine = self._random.randrange(len(places))
         self._interval_s = interval_s
         self._shared = shared  # equal publications are stored once
         self._session = base64.urlsafe_b64encode(self._random.randbytes(18)).decode()
@@ -176,6 +191,8 @@ class Client:
         self._since: dict[str, Position | None] = {}  # of unanswered joins
         self._joined: set[str] = set()
         self._own: list[tuple[str, int]] = []
+        self._first_sent: dict[tuple[str, str], float] = {}
+        self._once: set[tuple[str, str]] = set()  # messages without an id, and without an answer
         self._heads: dict[str, int] = {}
         self._users: dict[str, set[str]] = {}  # as the server announced them
         self._settling = False
@@ -224,9 +241,15 @@ class Client:
             if self._users.get(room, users[room]) != users[room]:
                 differing = sorted(self._users[room] ^ users[room])
                 return f"{self.name} is wrong about {differing} in {room}"
-        if self.unconfirmed:
-            return f"{self.name} has no confirmation of {sorted(self.unconfirmed)}"
+        unconfirmed = [*self.unconfirmed, *self._once]
+        if unconfirmed:
+            return f"{self.name} has no confirmation of {sorted(unconfirmed)}"
         return None
+
+    @property
+    def waits(self) -> bool:
+        """Whether a message has no answer yet."""
+        return bool(self.unconfirmed or self._once)
 
     async def stop(self) -> None:
         self._task.cancel()
@@ -242,12 +265,15 @@ class Client:
             try:
                 self._lost.clear()
                 wire = self._wire = Wire(self._on_open, self._on_text, self._on_end)
-                await loop.create_connection(partial(_same, wire), "127.0.0.1", self._port)
+                if len(self._places) > 1 and self._random.random() < HOPS:
+                    self._machine = self._random.randrange(len(self._places))
+                await loop.create_connection(partial(_same, wire), *self._places[self._machine])
             except OSError:
                 backoff = min(2 * backoff, BACKOFF_S[1])
+                self._machine = self._random.randrange(len(self._places))
             else:
                 backoff = BACKOFF_S[0]
-                acting = asyncio.create_task(self._act_forever())
+                acting = asyncio.create_task(self._act_forever(loop.time()))
                 await self._lost.wait()
                 acting.cancel()
             await asyncio.sleep(backoff * self._random.uniform(0.5, 1.5))
@@ -281,20 +307,38 @@ class Client:
         self._users.clear()
         self._joined.clear()
         self._since.clear()
+        self._once.clear()
         self._lost.set()
 
-    async def _act_forever(self) -> None:
+    async def _act_forever(self, began: float) -> None:
         while True:
             await asyncio.sleep(self._random.expovariate(1 / self._interval_s))
+            if len(self._places) > 1 and self._is_tired(began):
+                self._machine = self._random.randrange(len(self._places))
+                self.disconnect()
             if self._stalled or not self._joined:
                 continue
             if not self._settling:
                 self._act(self._random.choice(sorted(self._joined)))
             self._send_again()
 
+    def _is_tired(self, began: float) -> bool:
+        """Whether the server has answered nothing for long, on a connection that began then."""
+        if self._stalled:
+            return False
+        latest = asyncio.get_running_loop().time() - PATIENCE_S
+        is_silent = len(self._joined) < len(self.rooms) and began < latest
+        return is_silent or any(max(began, sent) < latest for sent in self._first_sent.values())
+
     def _act(self, room: str) -> None:
         dice = self._random.random()
-        if dice < 0.8 or not self._own:
+        if dice < 0.1:
+            self._count += 1
+            text = f"{self.name}~{self._count}"
+            self._once.add((room, text))
+            self.events.append(SentOnce(room, self.name, text))
+            self._send({"type": "message", "room": room, "text": text, "ref": text})
+        elif dice < 0.8 or not self._own:
             self._count += 1
             id = f"{self.name}-{self._count}"
             self._send_message(room, id, f"{id} says {self._random.random()}")
@@ -314,7 +358,9 @@ class Client:
                 self._send(command)
 
     def _send_message(self, room: str, id: str, text: str) -> None:
-        self.unconfirmed[room, id] = (text, asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        self.unconfirmed[room, id] = (text, now)
+        self._first_sent.setdefault((room, id), now)
         self.events.append(Sent(room, self.name, id, text))
         self._send({"type": "message", "room": room, "id": id, "text": text})
 
@@ -353,10 +399,20 @@ class Client:
         publication = live.publication
         room, id = publication.room, publication.id
         self._heads[room] = max(self._heads.get(room, 0), publication.offset)
-        own = id is not None and publication.username == self.name
-        if own and self.unconfirmed.pop((room, id or ""), None):
+        if publication.username != self.name:
+            return live
+        if id is None:
+            self._once.discard((room, publication.text))
+        elif self.unconfirmed.pop((room, id), None):
             self._own.append((room, publication.offset))
+            self._note_delay(room, id)
         return live
+
+    def _note_delay(self, room: str, id: str) -> None:
+        sent = self._first_sent.pop((room, id), None)
+        if sent is not None:
+            delay = asyncio.get_running_loop().time() - sent
+            self.delays.append((sent, delay, self._machine))
 
     def _on_joined(self, fields: dict[str, Any]) -> None:
         timestamp = fields["timestamp"] if self._notes_times else None
@@ -375,6 +431,7 @@ class Client:
                 now,
                 users,
                 fields["online"],
+                self._machine,
             )
         )
         self.positions[room] = position
@@ -395,6 +452,7 @@ class Client:
         room, id = fields["room"], fields["id"]
         self.events.append(Acked(room, self.name, id, fields["offset"]))
         self.unconfirmed.pop((room, id), None)
+        self._note_delay(room, id)
 
     def _on_moved(self, fields: dict[str, Any]) -> None:
         # These events are many and have few different names.
@@ -415,6 +473,7 @@ class Client:
     def _on_error(self, fields: dict[str, Any]) -> None:
         self.refusals[fields["code"]] += 1
         room = fields.get("ref")
+        self._once = {each for each in self._once if each[1] != room}
         if room in self._since and fields["temporary"]:
             asyncio.get_running_loop().call_later(0.2, self._join_again, room, self._wire)
 

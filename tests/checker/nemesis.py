@@ -190,9 +190,11 @@ class Disk:
 def fill(disk: Path) -> Path:
     """Leave not a single page; returns the file that is to be removed again."""
     filler = disk / "filler"
-    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(4096))
+    with filler.open("wb", buffering=0) as file:
+        for size in (1 << 20, 4096):
+            with contextlib.suppress(OSError):
+                while file.write(bytes(size)) == size:
+                    pass
     return filler
 
 

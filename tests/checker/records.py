@@ -29,6 +29,8 @@ class Kind(StrEnum):
     AWAY = "a leave was announced of a user who was present, or back in time"
     ROSTER = "the users of a room were not announced, or wrongly"
     NAME = "two users had one name in a room"
+    MACHINES = "two machines have a room differently at the end"
+    LEFTOVER = "the text of a deleted message is still stored"
     UNSETTLED = "a client lacked a publication or a confirmation at the end"
 
 
@@ -70,6 +72,14 @@ class Sent(NamedTuple):
     text: str
 
 
+class SentOnce(NamedTuple):
+    """A message without an id was sent, which is never sent again."""
+
+    room: str
+    username: str
+    text: str
+
+
 class Acked(NamedTuple):
     """The server acknowledged a repeated message, with the offset of the first one."""
 
@@ -90,6 +100,7 @@ class Joined(NamedTuple):
     at: float = 0.0
     users: tuple[str, ...] = ()
     online: int = 0
+    machine: int = 0  # the place of the client's machine in the list of all
 
 
 class Live(NamedTuple):
@@ -115,7 +126,7 @@ class Moved(NamedTuple):
     at: float = 0.0
 
 
-Event = Sent | Acked | Joined | Live | Lost | Moved
+Event = Sent | SentOnce | Acked | Joined | Live | Lost | Moved
 
 
 class Final(NamedTuple):
@@ -161,6 +172,14 @@ class Fault(NamedTuple):
     ports: frozenset[int] = frozenset()
 
 
+class Outage(NamedTuple):
+    """A time in which a machine was stopped, or could not reach the others."""
+
+    machine: int
+    began: float
+    ended: float
+
+
 @dataclass
 class Records:
     """The records of a run.
@@ -177,6 +196,9 @@ class Records:
     faults: list[Fault] = field(default_factory=list)
     log: str = ""
     restores: int = 0  # how often an older copy of the history was put back
+    outages: list[Outage] = field(default_factory=list)
+    machines: list[dict[str, Final]] = field(default_factory=list)  # the rooms on each, at the end
+    stored: str = ""  # everything that is stored at the end, as text
 
 
 def seen(fields: Mapping[str, Any]) -> Seen:

@@ -29,6 +29,7 @@ from checker.parts import PartsVictim, break_parts_often
 from checker.records import Final, Joined, Live, Position, Records, Seen, seen
 from support.server import TIMEOUT_UNIT_S
 
+LOCALHOST = "127.0.0.1"
 KINDS = ("message", "edit", "delete", "react")
 
 
@@ -71,7 +72,7 @@ async def run(plan: Plan, data: Path, disk: Disk | None = None) -> Records:
         Client(
             f"client-{number}",
             chance.sample(plan.room_names, min(1 + number % 3, plan.rooms)),
-            victim.port,
+            [(LOCALHOST, victim.port)],
             seed=chance.getrandbits(32),
             interval_s=plan.interval_s,
             shared=shared,
@@ -162,7 +163,7 @@ async def _settle(
     reader = await Reader.connect(port)
     while True:
         # Confirmations first: once all are there, the heads of the rooms stand still.
-        behind = [client.name for client in clients if client.unconfirmed]
+        behind = [client.name for client in clients if client.waits]
         if not behind:
             finals = {room: await reader.enter(room) for room in plan.room_names}
             heads = {room: final.position.offset for room, final in finals.items()}
@@ -174,25 +175,27 @@ async def _settle(
     final = {}
     for room in plan.room_names:
         entered = await reader.enter(room)
-        doubles = await _doubles(port, room, entered.users[:1])
-        final[room] = entered._replace(pages=await reader.pages(room), doubles=doubles)
+        found = await doubles(port, room, entered.users[:1])
+        final[room] = entered._replace(pages=await reader.pages(room), doubles=found)
     reader.close()
     return final, behind
 
 
-async def _doubles(port: int, room: str, names: Sequence[str]) -> tuple[str, ...]:
+async def doubles(
+    port: int, room: str, names: Sequence[str], host: str = LOCALHOST
+) -> tuple[str, ...]:
     """The names of present users that a second user could take as well."""
-    doubles = []
+    found = []
     for name in names:
-        stranger = await Reader.connect(port)
+        stranger = await Reader.connect(port, host)
         answer = await stranger.ask(
             {"type": "join", "room": room, "username": name}, "joined", "error"
         )
         if answer["type"] == "joined":
-            doubles.append(name)
+            found.append(name)
             await stranger.ask({"type": "leave", "room": room}, "left")
         stranger.close()
-    return tuple(doubles)
+    return tuple(found)
 
 
 class Reader:
@@ -203,7 +206,7 @@ class Reader:
         self._rooms: set[str] = set()
 
     @classmethod
-    async def connect(cls, port: int) -> Reader:
+    async def connect(cls, port: int, host: str = LOCALHOST) -> Reader:
         reader = cls()
         opened = asyncio.Event()
         _, reader._wire = await asyncio.get_running_loop().create_connection(
@@ -212,20 +215,20 @@ class Reader:
                 lambda payload: reader._answers.put_nowait(orjson.loads(payload)),
                 lambda: reader._answers.put_nowait(None),
             ),
-            "127.0.0.1",
+            host,
             port,
         )
         async with asyncio.timeout(10 * TIMEOUT_UNIT_S):
             await opened.wait()
         return reader
 
-    async def enter(self, room: str) -> Final:
-        """Join a room; returns its position and its users."""
+    async def enter(self, room: str, **fields: str) -> Final:
+        """Join a room, with more fields of the command; returns its position and its users."""
         if room in self._rooms:
             await self.ask({"type": "leave", "room": room}, "left")
         self._rooms.add(room)
         reply = await self.ask(
-            {"type": "join", "room": room, "username": READER, "history": 0}, "joined"
+            {"type": "join", "room": room, "username": READER, "history": 0, **fields}, "joined"
         )
         names = (user["username"] for user in reply["users"] or ())
         users = tuple(name for name in names if name != READER)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -48,8 +48,9 @@ def _is_running(process: str) -> bool:
 class PostgreSQL:
     """A server on a port of 127.0.0.1, with a database in which everybody is trusted.
 
-    The directory is deleted by `close`. `settings` are lines of postgresql.conf. With `follows`, it
-    is a standby of that server.
+    The directory is deleted by `close`; it is a new one below `place`. `settings` are lines of
+    postgresql.conf. With `follows`, it is a standby of that server. `environment` is added to that
+    of its processes.
     """
 
     def __init__(
@@ -57,11 +58,16 @@ class PostgreSQL:
         programs: Path,
         settings: Sequence[str] = (),
         follows: PostgreSQL | None = None,
+        *,
+        place: Path | None = None,
+        port: int = 0,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._programs = programs
-        self.home = Path(tempfile.mkdtemp(prefix="fastchat-postgresql-"))
+        self.home = Path(tempfile.mkdtemp(prefix="fastchat-postgresql-", dir=place))
         self.data = self.home / "data"
-        self.port = lasting_port()
+        self.port = port or lasting_port()
+        self._environment = environment or {}
         self._process: subprocess.Popen[bytes] | None = None
         self._backups = 0
         try:
@@ -131,6 +137,7 @@ class PostgreSQL:
             self._process = subprocess.Popen(
                 [str(self._programs / "postgres"), "-D", str(self.data)],
                 cwd=self.home,
+                env={**os.environ, **self._environment},
                 user=self._as_user,
                 stdout=log,
                 stderr=log,
@@ -151,6 +158,11 @@ class PostgreSQL:
             assert process.poll() is None, (self.home / "log").read_text()
             time.sleep(0.01)
         raise AssertionError("PostgreSQL did not start")
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the server has not ended, by itself or by the test."""
+        return self._process is not None and self._process.poll() is None
 
     def stop(self) -> None:
         """Stop the server as an operator does; what is connected loses its connection."""
@@ -219,6 +231,7 @@ class PostgreSQL:
         self.start()
         if restore_point:
             wait_until(lambda: self.query("SELECT pg_is_in_recovery()") == "f")
+            self.configure("recovery_target_name = ''", "restore_command = ''")  # for its standbys
 
     def close(self) -> None:
         self.kill()

@@ -55,7 +55,8 @@ class Server:
     """`fastchat serve` as a child process, on a port of 127.0.0.1; 0 is any free port.
 
     `open_files` is its limit of descriptors (`ulimit -n`), and `stdin` a descriptor, such as a
-    terminal's. With `as_root` false, the modes of files apply to it even if the test runs as root.
+    terminal's. `before` are words before the command, such as those that choose its network. With
+    `as_root` false, the modes of files apply to it even if the test runs as root.
     """
 
     def __init__(
@@ -66,8 +67,17 @@ class Server:
         stdin: int | None = None,
         *,
         as_root: bool = True,
+        before: tuple[str, ...] = (),
     ) -> None:
-        command = [sys.executable, "-m", "fastchat", "serve", "--port", str(port or lasting_port())]
+        command = [
+            *before,
+            sys.executable,
+            "-m",
+            "fastchat",
+            "serve",
+            "--port",
+            str(port or lasting_port()),
+        ]
         command += arguments
         if not as_root:
             command = [*without_root(), *command]

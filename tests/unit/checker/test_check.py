@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from checker import Final, Joined, Kind, Live, Lost, Position, Records, Seen, Sent, check
-from checker.records import Acked, Moved
+from checker.records import Acked, Moved, Outage, SentOnce
 
 ROOM = "lobby"
 
@@ -366,6 +366,54 @@ def restored_without_a_new_epoch(records: Records) -> None:
     reused(records)
 
 
+def machine_is_behind(records: Records) -> None:
+    _on_two_machines(records, position=at(5))
+
+
+def machine_has_another_page(records: Records) -> None:
+    _on_two_machines(records, pages=records.final[ROOM].pages[1:])
+
+
+def machine_lacks_a_user(records: Records) -> None:
+    _on_two_machines(records, users=records.final[ROOM].users[1:])
+
+
+def machine_gives_a_name_twice(records: Records) -> None:
+    _on_two_machines(records, doubles=("ann",))
+
+
+def _on_two_machines(records: Records, **differences: object) -> None:
+    final = records.final[ROOM]
+    records.machines = [{ROOM: final}, {ROOM: final._replace(**differences)}]  # type: ignore[arg-type]
+
+
+def deleted_text_is_kept(records: Records) -> None:
+    records.stored = "before text 2 after"
+
+
+def text_of_an_edit_is_kept(records: Records) -> None:
+    edit = change(7, "edit", 2, text="a better text 2")
+    records.clients["ann"].append(Live(edit))
+    final = records.final[ROOM]
+    records.final[ROOM] = final._replace(position=at(7), rows=(*final.rows, edit))
+    records.stored = "before a better text 2 after"
+
+
+def sent_once_and_published_twice(records: Records) -> None:
+    _say_once(records, "once", 7, 8)
+
+
+def nobody_sent_it_without_an_id(records: Records) -> None:
+    _say_once(records, "never", 7)
+
+
+def _say_once(records: Records, text: str, *offsets: int) -> None:
+    facts = ("ann", "t7", None, None, False)
+    records.clients["ann"].append(SentOnce(ROOM, "ann", "once"))
+    for offset in offsets:
+        records.clients["ann"].append(Live(Seen(ROOM, offset, "message", None, facts, text)))
+
+
 @pytest.mark.parametrize(
     ("plant", "kind"),
     [
@@ -417,6 +465,14 @@ def restored_without_a_new_epoch(records: Records) -> None:
         (listed_twice, Kind.NAME),
         (name_had_twice, Kind.NAME),
         (unsettled, Kind.UNSETTLED),
+        (machine_is_behind, Kind.MACHINES),
+        (machine_has_another_page, Kind.MACHINES),
+        (machine_lacks_a_user, Kind.MACHINES),
+        (machine_gives_a_name_twice, Kind.NAME),
+        (deleted_text_is_kept, Kind.LEFTOVER),
+        (text_of_an_edit_is_kept, Kind.LEFTOVER),
+        (sent_once_and_published_twice, Kind.TWICE),
+        (nobody_sent_it_without_an_id, Kind.PHANTOM),
     ],
 )
 def test_planted_fault_is_found(plant: Callable[[Records], None], kind: Kind) -> None:
@@ -430,3 +486,19 @@ def test_every_kind_of_anomaly_is_planted() -> None:
     """Each kind of anomaly has a planted fault."""
     (mark,) = test_planted_fault_is_found.pytestmark  # type: ignore[attr-defined]
     assert {kind for _, kind in mark.args[1]} == set(Kind)
+
+
+def test_message_without_an_id_is_no_anomaly() -> None:
+    """A message that was sent without an id is expected once."""
+    records = clean()
+    _say_once(records, "once", 7)
+    assert kinds(records).isdisjoint({Kind.TWICE, Kind.PHANTOM})
+
+
+def test_silent_machine_explains_a_leave() -> None:
+    """A user on a machine that was cut off for long can be announced as gone; on another, not."""
+    for machine, is_explained in ((0, True), (1, False)):
+        records = clean()
+        said_to_be_gone(records)
+        records.outages.append(Outage(machine, 0.0, 100.0))
+        assert (Kind.AWAY not in kinds(records)) is is_explained
