@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from contracts.broker import Receiver, join, names
+from contracts.broker import Receiver, join, member, names
 from contracts.history import NOW_S, draft
 from fastchat.brokers.memory import MemoryBroker
 from fastchat.errors import CommandError, ErrorCode
@@ -22,6 +22,7 @@ from fastchat.ledger.identity import Witness
 from fastchat.ledger.rooms import SharedRooms
 from fastchat.ledger.url import EngineUrl, parse_url
 from fastchat.metrics import Metrics
+from fastchat.rooms.restoring import Returning
 from support.ledger import in_loop, make_ledger, observer
 from support.postgresql import PostgreSQL
 from support.server import PATIENCE_S
@@ -194,3 +195,19 @@ async def test_join_that_comes_to_nothing_leaves_nobody_behind(url: EngineUrl) -
         await until(db, "EXISTS (SELECT 1 FROM attendance WHERE key = 'ann' AND until IS NOT NULL)")
         await join(two.broker, "Ann")
         assert two.receiver.events == [("join", "Ann")]
+
+
+@in_loop
+async def test_users_known_to_a_process_are_kept_for_a_moment(url: EngineUrl) -> None:
+    """If a relay ends together with PostgreSQL, the users whom its workers know have a moment to be
+    said again. Only those who are not said leave."""
+    async with talking(url, "one", "two") as (one, two):
+        ann, bob, cem = member("Ann"), member("Bob"), member("Cem")
+        position = (await join(two.broker, ann, "b")).position
+        returning = Returning("b", position, [(ann, 1)], [ann, bob, cem])
+        assert await one.rooms.restore(one.broker, returning, gathering=True)
+        assert names(await join(one.broker, "Dan", "b")) == ["Ann", "Bob", "Cem", "Dan"]
+        await join(two.broker, bob, "b")
+        for key in one.rooms._missing:
+            one.rooms._missing[key] = 0.0
+        await one.receiver.until_events(("join", "two"), ("join", "Dan"), ("leave", "Cem"))

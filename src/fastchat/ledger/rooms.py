@@ -712,6 +712,8 @@ class SharedRooms:
                     if member.name is not None:
                         self._user(name, member.name)
                 if members:
+                    if gathering:
+                        self._expect(name, known or ())
                     for member, count in members:
                         self._count_in(subscriber, name, member, count)
                     for member in {member for member, _ in members}:
@@ -727,6 +729,18 @@ class SharedRooms:
                 self._give_up(name, each.member, Verdict.HERE)
             return False
         return True
+
+    def _expect(self, name: str, known: Iterable[Member]) -> None:
+        """Keep users for a moment whom a process knows, although the ledger does not have them.
+
+        After a crash of PostgreSQL, another machine can be about to say them again.
+        """
+        gone_s = asyncio.get_running_loop().time() + self._times.grace
+        for member in known:
+            if member.name is None or self._members.rooms[name].roster.find(member.name):
+                continue
+            self._members.add(name, member)
+            self._missing.setdefault((name, name_key(member.name)), gone_s)
 
     async def _enter_again(self, name: str, members: Sequence[Member]) -> list[Entered]:
         """Enter users who were in a room already. Raises CommandError, and then nobody is in."""
