@@ -211,3 +211,17 @@ async def test_users_known_to_a_process_are_kept_for_a_moment(url: EngineUrl) ->
         for key in one.rooms._missing:
             one.rooms._missing[key] = 0.0
         await one.receiver.until_events(("join", "two"), ("join", "Dan"), ("leave", "Cem"))
+
+
+@in_loop
+async def test_missed_changes_have_the_right_numbers(url: EngineUrl) -> None:
+    """A process that comes back is told of each user who came or left, with the number of users at
+    that time."""
+    async with talking(url, "one", "two") as (one, two):
+        ann = member("Ann")
+        position = (await join(two.broker, ann, "b")).position
+        known = [ann, member("Bob"), member("Cem")]
+        returning = Returning("b", position, [(ann, 1)], known)
+        assert await one.rooms.restore(one.broker, returning, gathering=False)
+        told = [each for each in one.receiver.received if each["room"] == "b"]
+        assert [(each["username"], each["online"]) for each in told] == [("Bob", 2), ("Cem", 1)]

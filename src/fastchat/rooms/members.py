@@ -273,8 +273,10 @@ class Members:
             here, there = dict.fromkeys(room.roster.members()), dict.fromkeys(known)
             changes = [PresenceChange(False, member) for member in there if member not in here]
             changes += [PresenceChange(True, member) for member in here if member not in there]
+            online = len(there)
             for change in changes:
-                subscriber.announce(name, self._event(name, change), change)
+                online += 1 if change.came else -1
+                subscriber.announce(name, self._event(name, change, online), change)
         if room.spectators:
             self._changed[name] = None
 
@@ -286,7 +288,7 @@ class Members:
             self.begin_crowd(name)
         else:
             change = PresenceChange(came, user.member)
-            self._tell_all(room, name, self._event(name, change), change)
+            self._tell_all(room, name, self._event(name, change, len(room.roster)), change)
 
     def _tell_list(self, name: str, room: Room, subscribers: Iterable[Subscriber]) -> None:
         """Tell processes the whole list of a room's users, or that there is none any more."""
@@ -296,7 +298,7 @@ class Members:
             subscriber.announce(name, payload)
             subscriber.know(name, users)
 
-    def _event(self, name: str, change: PresenceChange) -> bytes:
+    def _event(self, name: str, change: PresenceChange, online: int) -> bytes:
         assert change.member.name is not None
         return protocol.presence_change(
             "join" if change.came else "leave",
@@ -304,7 +306,7 @@ class Members:
             change.member.user,
             change.member.name,
             protocol.timestamp_of(self._clock()),
-            len(self.rooms[name].roster),
+            online,
         )
 
     def _tell_all(
