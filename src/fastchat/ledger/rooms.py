@@ -371,12 +371,13 @@ class SharedRooms:
                     payloads, recovered = await self._read_entry(entrance)
                     # From here on nothing is awaited.
                     if wait_s := self._attendance.removed_s(name, member.user):
+                        self._give_up(name, member, gone=True)
                         raise removed(wait_s)
                     if verdict is None and not self._is_connected(name, member):
                         continue  # the connection that had let them in is gone meanwhile
                     self._count_in(subscriber, name, member)
                 except BaseException:
-                    self._give_up(name, member, verdict)
+                    self._give_up(name, member)
                     raise
                 break
             room, position = self._members.rooms[name], self._stream(name).position
@@ -393,14 +394,14 @@ class SharedRooms:
         """Whether a user has a connection to this machine. A spectator needs no other one."""
         return member.name is None or bool(self._user(name, member.name).connections)
 
-    def _give_up(self, name: str, member: Member, verdict: Verdict | None) -> None:
-        """Take back that a user has entered a room, because their join has failed."""
-        if verdict is None or member.name is None:
-            return
-        room = self._members.rooms.get(name)
-        user = None if room is None else room.roster.find(member.name)
-        if user is None or user.id != member.user or not user.connections:
-            self._part(name, member, gone=verdict is Verdict.CAME)
+    def _give_up(self, name: str, member: Member, *, gone: bool = False) -> None:
+        """Take out a user who was let in for a connection that has come to nothing.
+
+        The client can try again at once, so the user has the usual time to come back, unless they
+        are `gone`.
+        """
+        if member.name is not None and not self._is_here(name, member):
+            self._part(name, member, gone=gone)
 
     def _user_of(self, credential: str) -> str:
         if self._user_of_credential is not None:
@@ -523,7 +524,7 @@ class SharedRooms:
         try:
             await self._arrived(name, entered)
         except BaseException:
-            self._give_up(name, entered.member, entered.verdict)
+            self._give_up(name, entered.member)
             raise
         return entered.member, entered.verdict
 
@@ -693,7 +694,7 @@ class SharedRooms:
     async def restore(
         self, subscriber: Subscriber, returning: Returning, *, gathering: bool
     ) -> bool:
-        name, since, members, known = returning
+        name, since, members, _ = returning
         entrance = Entrance(name, None, "", since, 0)
         await asyncio.sleep(0)
         entered: list[Entered] = []
@@ -707,28 +708,34 @@ class SharedRooms:
                 missed = await self._missed_by(name, since)
                 if missed is None:
                     raise unavailable()
-                # From here on nothing is awaited, and nothing must fail after the first is counted.
-                for member, _ in members:
-                    if member.name is not None:
-                        self._user(name, member.name)
+                # From here on nothing is awaited.
                 if members:
-                    if gathering:
-                        self._expect(name, known or ())
-                    for member, count in members:
-                        self._count_in(subscriber, name, member, count)
-                    for member in {member for member, _ in members}:
-                        if seconds := self._attendance.removed_s(name, member.user):
-                            subscriber.expel(name, member.user, int(seconds))
-                    known_members = None if known is None else list(known)
-                    self._members.catch_up(name, subscriber, known_members)
+                    self._count_again(subscriber, returning, gathering=gathering)
                 for publication in missed:
                     payloads = (protocol.encode(publication),)
                     subscriber.deliver(name, publication.offset, payloads, None)
         except CommandError:
             for each in entered:
-                self._give_up(name, each.member, Verdict.HERE)
+                self._give_up(name, each.member)
             return False
         return True
+
+    def _count_again(
+        self, subscriber: Subscriber, returning: Returning, *, gathering: bool
+    ) -> None:
+        """Count the members of a process that comes back: all of them, or none if this raises."""
+        name, _, members, known = returning
+        for member, _ in members:
+            if member.name is not None:
+                self._user(name, member.name)
+        if gathering:
+            self._expect(name, known or ())
+        for member, count in members:
+            self._count_in(subscriber, name, member, count)
+        for user in {member.user for member, _ in members}:
+            if seconds := self._attendance.removed_s(name, user):
+                subscriber.expel(name, user, int(seconds))
+        self._members.catch_up(name, subscriber, None if known is None else list(known))
 
     def _expect(self, name: str, known: Iterable[Member]) -> None:
         """Keep users for a moment whom a process knows, although the ledger does not have them.
@@ -749,7 +756,7 @@ class SharedRooms:
         entered = [each for each in results if isinstance(each, Entered) and each.is_in]
         if len(entered) < len(members):
             for each in entered:
-                self._give_up(name, each.member, Verdict.HERE)
+                self._give_up(name, each.member)
             raise unavailable()
         return entered
 
