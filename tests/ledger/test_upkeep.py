@@ -10,6 +10,7 @@ import asyncpg
 from contracts.history import draft
 from fastchat.history import Duplicate
 from fastchat.ledger.appending import Limits
+from fastchat.ledger.rows import digest_of
 from fastchat.ledger.upkeep import Upkeep
 from fastchat.ledger.url import EngineUrl
 from fastchat.protocol import MessageDraft
@@ -61,6 +62,43 @@ async def test_id_is_remembered_until_the_second_change(url: EngineUrl) -> None:
 
 
 @in_loop
+async def test_ids_of_both_halves_are_known_in_one_commit(url: EngineUrl) -> None:
+    """Ids of either half, new ones, and repetitions of these can come together."""
+    async with opened(url) as one:
+        await one.append(draft("first", id="i"), draft("other", id="i", room="b"))
+        await upkeep(one, remember_ids_s=0).tick()
+        await one.append(draft("second", id="j"))
+        outcomes = await one.append(
+            draft("again", id="j"),
+            draft("new", id="k"),
+            draft("without"),
+            draft("again", id="i"),
+            draft("again", id="k"),
+            draft("new", id="j", room="b"),
+            draft("again", id="i", room="b"),
+            draft("last", id="l"),
+        )
+        assert outcomes[0] == Duplicate("a", "j", 2)
+        assert outcomes[3:5] == [Duplicate("a", "i", 1), Duplicate("a", "k", 3)]
+        assert outcomes[6] == Duplicate("b", "i", 1)
+        assert await texts(one) == ["first", "second", "new", "without", "last"]
+        assert await texts(one, "b") == ["other", "new"]
+
+
+def test_digest_tells_whose_id_it_is() -> None:
+    """Room, user and id cannot run into each other."""
+    parts = [
+        ("a", "bc", "d"),
+        ("ab", "c", "d"),
+        ("a", "b", "cd"),
+        ("a", "b c", "d"),
+        ("", "a", "bcd"),
+    ]
+    assert len({digest_of(*each) for each in parts}) == len(parts)
+    assert digest_of("é", "b", "c") != digest_of("e", "\u0301b", "c")
+
+
+@in_loop
 async def test_halves_change_once_for_all_machines(url: EngineUrl) -> None:
     """If every machine looks, the ids of the last minutes are still remembered."""
     async with opened(url) as one, opened(url, "two") as two:
@@ -79,12 +117,12 @@ async def test_change_of_halves_does_not_wait_for_a_commit(url: EngineUrl) -> No
         db = await asyncpg.connect(url.dsn, server_settings={"search_path": url.schema})
         try:
             async with db.transaction():
-                await db.execute("INSERT INTO ids_1 VALUES (1, 1, '', 1)")
+                await db.execute("INSERT INTO ids_1 VALUES ('', 1)")
                 await upkeep(one, remember_ids_s=0).tick()
                 assert await db.fetchval("SELECT half FROM identity") == 0
             await upkeep(one, remember_ids_s=0).tick()
             assert await db.fetchval("SELECT half FROM identity") == 1
-            assert await db.fetchval("SELECT count(*) FROM ids") == 0
+            assert await db.fetchval("SELECT count(*) FROM ids_1") == 0
         finally:
             await db.close()
 

@@ -107,7 +107,6 @@ class Batch:
         drafts = [self._drafts[index] for index in self._sent]
         self._names = sorted({draft.room for draft in drafts})
         number_of = {name: number for number, name in enumerate(self._names, 1)}
-        ids = [draft.id if isinstance(draft, MessageDraft) else None for draft in drafts]
         return [
             self._names,
             [epoch_of(self._generation, name) for name in self._names],
@@ -117,11 +116,7 @@ class Batch:
             [escaped(draft.username) for draft in drafts],
             [escaped(draft.text) for draft in drafts],
             [draft.timestamp for draft in drafts],
-            [None if id is None else escaped(id) for id in ids],
-            [
-                None if id is None else digest_of(draft.user, id)
-                for draft, id in zip(drafts, ids, strict=True)
-            ],
+            *_id_arrays(drafts),
             *self._change_arrays(changes),
         ]
 
@@ -217,6 +212,27 @@ class Batch:
                     "The users of this room are sending messages too quickly.", wait_ms / 1000
                 )
         return published
+
+
+def _id_arrays(drafts: Sequence[Draft]) -> list[Any]:
+    """The ids and their digests, and for each repetition the number of the first; None if empty."""
+    ids = [draft.id if isinstance(draft, MessageDraft) else None for draft in drafts]
+    if ids.count(None) == len(ids):
+        return [None, None, None]
+    digests = [
+        None if id is None else digest_of(draft.room, draft.user, id)
+        for draft, id in zip(drafts, ids, strict=True)
+    ]
+    number_of: dict[bytes, int] = {}
+    originals: list[int | None] = []
+    for number, digest in enumerate(digests, 1):
+        first = number if digest is None else number_of.setdefault(digest, number)
+        originals.append(None if first == number else first)
+    return [
+        [None if id is None else escaped(id) for id in ids],
+        digests,
+        None if originals.count(None) == len(originals) else originals,
+    ]
 
 
 def _id_of(draft: Draft) -> str:

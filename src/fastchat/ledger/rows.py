@@ -52,10 +52,10 @@ def unescaped(text: str) -> str:
     return text.replace("\1\2", "\0").replace("\1\3", "\1")
 
 
-def digest_of(user: str, id: str) -> bytes:
-    """What the ledger remembers of a message's `id`: it belongs to the user."""
-    data = b"%d %s %s" % (len(user), user.encode(), id.encode())
-    return hashlib.blake2b(data, digest_size=16).digest()
+def digest_of(room: str, user: str, id: str) -> bytes:
+    """What the ledger remembers of a message's `id`, which belongs to the user in the room."""
+    text = f"{len(room)} {len(user)} {room}{user}{id}"
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 def publication_of(room: str, row: Sequence[Any]) -> Publication:

@@ -30,7 +30,7 @@ CREATE TABLE identity (
     version integer NOT NULL,
     -- The oldest version of fastchat's schema whose programs can use this one.
     readable_from integer NOT NULL,
-    -- The half of the table `ids` that is in use.
+    -- The half of the ids that is being filled: 0 is the table `ids_0`.
     half smallint NOT NULL DEFAULT 0
 );
 
@@ -105,17 +105,16 @@ CREATE TABLE publications (
 ) WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_insert_scale_factor = 0.2);
 CREATE INDEX publications_edits ON publications (room, target) WHERE kind = 1;
 
--- The ids of recent messages, as digests of user and id. One half is filled while the other one is
--- remembered; then the older half is truncated.
-CREATE TABLE ids (
-    half smallint NOT NULL,
-    room bigint NOT NULL,
-    digest bytea NOT NULL,
-    "offset" bigint NOT NULL,
-    PRIMARY KEY (half, room, digest)
-) PARTITION BY LIST (half);
-CREATE TABLE ids_0 PARTITION OF ids FOR VALUES IN (0);
-CREATE TABLE ids_1 PARTITION OF ids FOR VALUES IN (1);
+-- The ids of recent messages, as digests of room, user and id (fastchat.ledger.rows). One half is filled
+-- while the other one is remembered; then the older half is truncated.
+CREATE TABLE ids_0 (
+    digest bytea PRIMARY KEY,
+    "offset" bigint NOT NULL
+);
+CREATE TABLE ids_1 (
+    digest bytea PRIMARY KEY,
+    "offset" bigint NOT NULL
+);
 
 -- The words of messages (fastchat.ledger.search), and for each room in which somebody has searched, up to
 -- which offset they are there, and by which rules they were made.
@@ -242,7 +241,9 @@ END $$;
 -- `p_names` are the rooms in the order of their names, each with the epoch and the look that it gets
 -- if nothing was published in it yet; `p_rooms` has the index of each draft's room. The arrays
 -- from `p_kinds` on are NULL if all drafts are messages. A change has the state of its message that
--- it makes, and in `p_expected` the change before it, or -1 if that is in the same turn.
+-- it makes, and in `p_expected` the change before it, or -1 if that is in the same turn. `p_ids` and
+-- `p_digests` are NULL if no draft has an id. `p_originals` has the index of the first draft with the
+-- same digest for each one that repeats it, and is NULL if none does.
 --
 -- `kept` drafts of the room have offsets from `first` on, in their order, without the
 -- `others`. These have the verdicts 1: a duplicate of the message at the offset in `results`;
@@ -256,7 +257,7 @@ CREATE FUNCTION append_1(
     p_skip boolean, p_rate double precision, p_burst double precision, p_stored bigint, p_slack bigint,
     p_names text[], p_epochs text[], p_looks text[],
     p_rooms integer[], p_users text[], p_usernames text[], p_texts text[], p_timestamps text[],
-    p_ids text[], p_digests bytea[],
+    p_ids text[], p_digests bytea[], p_originals integer[],
     p_kinds smallint[], p_targets bigint[], p_emojis text[], p_removes boolean[], p_expected bigint[],
     p_states text[], p_edited text[], p_deleted boolean[], p_reactions text[]
 ) RETURNS text
@@ -265,8 +266,14 @@ LANGUAGE plpgsql AS $$
 DECLARE
     v_half smallint;
     v_token text;
+    v_locked bigint[];
+    -- Of each room of `p_names`; the number is NULL if the room is left out.
     v_numbers bigint[];
+    v_heads bigint[];
+    v_paid double precision[];
     v_stops bigint[];
+    -- Of each draft whose id is known: the offset of its message. NULL if there is none.
+    v_known bigint[];
     v_now double precision;
     v_name text;
     v_epoch text;
@@ -290,13 +297,19 @@ BEGIN
         END LOOP;
     END IF;
     IF p_skip THEN
-        SELECT array_agg(number) INTO v_numbers FROM (
+        SELECT array_agg(number) INTO v_locked FROM (
             SELECT number FROM rooms WHERE name = ANY (p_names) ORDER BY name FOR NO KEY UPDATE SKIP LOCKED
         ) AS locked;
     ELSE
-        SELECT array_agg(number) INTO v_numbers FROM (
+        SELECT array_agg(number) INTO v_locked FROM (
             SELECT number FROM rooms WHERE name = ANY (p_names) ORDER BY name FOR NO KEY UPDATE
         ) AS locked;
+    END IF;
+    SELECT array_agg(CASE WHEN number = ANY (v_locked) THEN number END ORDER BY name),
+        array_agg(head ORDER BY name), array_agg(paid ORDER BY name)
+    INTO v_numbers, v_heads, v_paid FROM rooms WHERE name = ANY (p_names);
+    IF cardinality(v_numbers) < cardinality(p_names) THEN
+        RAISE EXCEPTION 'fastchat: a room has gone meanwhile' USING ERRCODE = 'serialization_failure';
     END IF;
     v_now := extract(epoch FROM clock_timestamp());
 
@@ -306,33 +319,37 @@ BEGIN
             LEFT JOIN (
                 SELECT u.room, u.n FROM unnest(p_rooms, p_targets, p_expected)
                     WITH ORDINALITY AS u(room, target, expected, n)
-                JOIN rooms r ON r.name = p_names[u.room]
-                LEFT JOIN publications p ON p.room = r.number AND p."offset" = u.target
+                LEFT JOIN publications p ON p.room = v_numbers[u.room] AND p."offset" = u.target
                 WHERE u.target IS NOT NULL AND u.expected >= 0 AND p.changed IS DISTINCT FROM u.expected
             ) AS u ON u.room = i
             GROUP BY i
         ) AS stops;
     END IF;
 
+    -- Hardly ever is an id known. So all of them are looked up at once, and each by itself only if there
+    -- are some.
+    IF EXISTS (SELECT 1 FROM ids_0 WHERE digest = ANY (p_digests))
+        OR EXISTS (SELECT 1 FROM ids_1 WHERE digest = ANY (p_digests))
+    THEN
+        SELECT array_agg(coalesce(
+            (SELECT k."offset" FROM ids_0 k WHERE k.digest = u.digest),
+            (SELECT k."offset" FROM ids_1 k WHERE k.digest = u.digest)
+        ) ORDER BY u.n) INTO v_known FROM unnest(p_digests) WITH ORDINALITY AS u(digest, n);
+    END IF;
+
     WITH d AS (
-        SELECT u.*, r.number, r.head, r.paid,
-            CASE WHEN u.digest IS NULL THEN NULL ELSE (
-                SELECT k."offset" FROM ids k
-                WHERE k.half IN (0, 1) AND k.room = r.number AND k.digest = u.digest LIMIT 1
-            ) END AS known,
-            CASE WHEN u.digest IS NULL THEN u.n
-                ELSE min(u.n) OVER (PARTITION BY r.number, u.digest) END AS original
-        FROM unnest(p_rooms, p_users, p_usernames, p_texts, p_timestamps, p_ids, p_digests,
+        SELECT u.*, v_numbers[u.i] AS number, v_heads[u.i] AS head, v_paid[u.i] AS paid,
+            v_known[u.n] AS known, coalesce(u.n >= v_stops[u.i], false) AS is_stopped
+        FROM unnest(p_rooms, p_users, p_usernames, p_texts, p_timestamps, p_ids, p_digests, p_originals,
                     p_kinds, p_targets, p_emojis, p_removes, p_states, p_edited, p_deleted, p_reactions)
-            WITH ORDINALITY AS u(i, "user", username, txt, stamp, id, digest,
+            WITH ORDINALITY AS u(i, "user", username, txt, stamp, id, digest, original,
                     kind, target, emoji, remove, state, edited, deleted, reactions, n)
-        JOIN rooms r ON r.name = p_names[u.i]
-        WHERE NOT p_skip OR r.number = ANY (v_numbers)
-    ), e AS (
-        SELECT d.*, coalesce(n >= v_stops[i], false) AS is_stopped, known IS NULL AND original = n AS is_new
-        FROM d
+        WHERE v_numbers[u.i] IS NOT NULL
     ), f AS (
-        SELECT e.*, sum((is_new AND NOT is_stopped)::integer) OVER (PARTITION BY number ORDER BY n) AS nth FROM e
+        SELECT d.*, known IS NULL AND original IS NULL AS is_new,
+            count(*) FILTER (WHERE known IS NULL AND original IS NULL AND NOT is_stopped)
+                OVER (PARTITION BY i ORDER BY n ROWS UNBOUNDED PRECEDING) AS nth
+        FROM d
     ), m AS MATERIALIZED (
         SELECT f.*, head + nth AS off, CASE
             WHEN is_stopped THEN 3
@@ -344,9 +361,12 @@ BEGIN
         INSERT INTO publications (room, "offset", kind, "user", username, text, timestamp, id, target, emoji, remove)
         SELECT number, off, coalesce(kind, 0), "user", username, txt, stamp, id, target, emoji, remove
         FROM m WHERE verdict = 0
-    ), remembered AS (
-        INSERT INTO ids (half, room, digest, "offset")
-        SELECT v_half, number, digest, off FROM m WHERE verdict = 0 AND digest IS NOT NULL
+    ), remembered_0 AS (
+        INSERT INTO ids_0 (digest, "offset")
+        SELECT digest, off FROM m WHERE v_half = 0 AND verdict = 0 AND digest IS NOT NULL
+    ), remembered_1 AS (
+        INSERT INTO ids_1 (digest, "offset")
+        SELECT digest, off FROM m WHERE v_half = 1 AND verdict = 0 AND digest IS NOT NULL
     ), changed AS (
         UPDATE publications p SET text = s.state, edited = s.edited, deleted = s.deleted,
             reactions = s.reactions, changed = s.off
@@ -905,14 +925,14 @@ BEGIN
     WHERE r.at > clock_timestamp() - interval '1 hour' ORDER BY m.name;
 END $$;
 
--- When the halves of `ids` have changed last.
+-- When the halves of the ids have changed last.
 CREATE TABLE rotations (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
     at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 INSERT INTO rotations DEFAULT VALUES;
 
--- Change the halves of `ids` if the last change was `p_every` seconds ago, and forget the older ids. It
+-- Change the halves of the ids if the last change was `p_every` seconds ago, and forget the older ids. It
 -- returns whether that was done: not if commits hold the half for long; then a later call does it.
 CREATE FUNCTION rotate_1(p_machine integer, p_claim bigint, p_token text, p_every double precision)
 RETURNS boolean

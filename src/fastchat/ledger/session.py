@@ -75,7 +75,7 @@ CLAIM_S = 30.0
 #: When the log says that a connection waits for earlier commits or a standby.
 SLOW_S = 5.0
 #: Arguments of `append_1`; the session adds the first five.
-_ARGUMENTS = 29
+_ARGUMENTS = 30
 _APPEND = f"SELECT append_1({', '.join(f'${n}' for n in range(1, _ARGUMENTS + 1))})"
 _BEAT = """
 SELECT b.machine, b.name, b.last, s.flushed, extract(epoch FROM clock_timestamp())::float8,
