@@ -30,6 +30,7 @@ from fastchat.ledger.url import EngineUrl, parse_url
 from support.ledger import Machine, in_loop
 from support.pgbouncer import find_pgbouncer, pgbouncer
 from support.postgresql import PostgreSQL, postgresql
+from support.server import wait_until
 from support.wire import Wire
 
 LIMITS = Limits(stored=100, slack=10)
@@ -140,6 +141,19 @@ class TestConnection:
             await connect(local(server.port, "sslmode=sometimes"))
 
 
+@pytest.fixture
+def careful(server: PostgreSQL) -> Iterator[PostgreSQL]:
+    """The server, which waits for its disk during the test."""
+    set_fsync(server, "on")
+    yield server
+    set_fsync(server, "off")
+
+
+def set_fsync(server: PostgreSQL, value: str) -> None:
+    server.configure_now(f"fsync = {value}")
+    wait_until(lambda: server.query("SHOW fsync") == value)
+
+
 class TestCheck:
     def test_oldest_version(self) -> None:
         """A server that is too old has a sentence with both versions."""
@@ -150,20 +164,20 @@ class TestCheck:
 
     @in_loop
     async def test_nothing_to_warn_of(
-        self, server: PostgreSQL, caplog: pytest.LogCaptureFixture
+        self, careful: PostgreSQL, caplog: pytest.LogCaptureFixture
     ) -> None:
         """A server on this machine that keeps what it has committed needs no warning."""
-        url = local(server.port)
+        url = local(careful.port)
         db = await connect(url)
         await check_server(db, url)
         await db.close()
         assert caplog.messages == []
 
     @in_loop
-    async def test_unix_socket(self, server: PostgreSQL, caplog: pytest.LogCaptureFixture) -> None:
+    async def test_unix_socket(self, careful: PostgreSQL, caplog: pytest.LogCaptureFixture) -> None:
         """A connection by a Unix socket works, and needs no TLS."""
         url = parse_url(
-            f"postgresql:///postgres?user=postgres&host={server.home}&port={server.port}"
+            f"postgresql:///postgres?user=postgres&host={careful.home}&port={careful.port}"
         )
         db = await connect(url)
         await check_server(db, url)
@@ -171,22 +185,26 @@ class TestCheck:
         assert caplog.messages == []
 
     @in_loop
-    async def test_server_without_fsync(self, caplog: pytest.LogCaptureFixture) -> None:
+    async def test_server_without_fsync(
+        self, server: PostgreSQL, caplog: pytest.LogCaptureFixture
+    ) -> None:
         """A server that does not wait for its disk is used, with a warning."""
-        with postgresql("fsync = off") as careless:
-            await prepare_ledger(local(careless.port))
+        url = local(server.port)
+        db = await connect(url)
+        await check_server(db, url)
+        await db.close()
         assert [each for each in caplog.messages if "fsync = off" in each]
 
     @in_loop
     async def test_remote_server_without_tls(
         self,
-        server: PostgreSQL,
+        careful: PostgreSQL,
         caplog: pytest.LogCaptureFixture,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """Others on the network can read everything, which the log says without the password."""
         monkeypatch.setattr(connecting, "_is_local", lambda _: False)
-        url = parse_url(f"postgresql://postgres:s3cret@127.0.0.1:{server.port}/postgres")
+        url = parse_url(f"postgresql://postgres:s3cret@127.0.0.1:{careful.port}/postgres")
         db = await connect(url)
         await check_server(db, url)
         await db.close()

@@ -25,7 +25,8 @@ from fastchat.ledger.search import Search
 from fastchat.ledger.session import Session
 from fastchat.ledger.url import EngineUrl, parse_url
 from fastchat.protocol import Draft, Message, Position, Publication
-from support.postgresql import PostgreSQL, postgresql
+from support.postgresql import FAST, PostgreSQL, postgresql
+from support.server import PATIENCE_S
 
 __all__ = [
     "LedgerHistory",
@@ -36,34 +37,84 @@ __all__ = [
     "observer",
     "own_server",
     "server",
+    "shared",
     "url",
 ]
 
 Result = TypeVar("Result")
 
+_TABLES = """
+SELECT array_agg(relname::text) FROM pg_class
+WHERE relnamespace = $1::regnamespace AND relkind = 'r'
+"""
+_RESTART_SEQUENCES = """
+SELECT setval(oid, 1, false) FROM pg_class WHERE relnamespace = $1::regnamespace AND relkind = 'S'
+"""
+_END_OTHERS = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'fastchat'
+"""
+
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[PostgreSQL]:
     """A PostgreSQL for all tests of a process; tests that break one start their own."""
-    with postgresql() as running:
+    with postgresql(*FAST) as running:
         yield running
 
 
 @pytest.fixture
 def own_server() -> Iterator[PostgreSQL]:
     """A PostgreSQL for one test, which breaks it."""
-    with postgresql() as running:
+    with postgresql(*FAST) as running:
         yield running
 
 
+@pytest.fixture(scope="session")
+def shared(server: PostgreSQL) -> SharedLedger:
+    """A ledger for all tests of a process."""
+    ledger = SharedLedger(parse_url(f"{server.url}?schema=shared"))
+    asyncio.run(ledger.make())
+    return ledger
+
+
 @pytest.fixture
-def url(server: PostgreSQL) -> Iterator[EngineUrl]:
-    """The URL of a new ledger."""
-    schema = f"test_{secrets.token_hex(4)}"
-    made = parse_url(f"{server.url}?schema={schema}")
-    asyncio.run(make_ledger(made))
-    yield made
-    asyncio.run(execute(made, f"DROP SCHEMA {schema} CASCADE"))
+def url(shared: SharedLedger) -> EngineUrl:
+    """The URL of a ledger that is like a new one."""
+    asyncio.run(shared.renew())
+    return shared.url
+
+
+class SharedLedger:
+    """A ledger that tests use in turn. To renew it takes a hundredth of the time of another one.
+
+    The tests must not change its schema.
+    """
+
+    def __init__(self, url: EngineUrl) -> None:
+        self.url = url
+        self._renewing = ""
+
+    async def make(self) -> None:
+        """Make the ledger, and note what is in it at first."""
+        await make_ledger(self.url)
+        async with observer(self.url) as db:
+            await db.execute("CREATE SCHEMA at_first")
+            for table in await db.fetchval(_TABLES, self.url.schema):
+                await db.execute(f"CREATE TABLE at_first.{table} AS TABLE {table}")
+                self._renewing += (
+                    f"DELETE FROM {table}; "  # noqa: S608
+                    f"INSERT INTO {table} OVERRIDING SYSTEM VALUE TABLE at_first.{table}; "
+                )
+
+    async def renew(self) -> None:
+        """Bring back the first state, and end the connections of earlier tests."""
+        async with observer(self.url) as db, asyncio.timeout(PATIENCE_S):
+            while await db.fetch(_END_OTHERS):
+                await db.execute("SELECT pg_sleep(0.001)")
+            async with db.transaction():
+                await db.execute(self._renewing)
+                await db.fetch(_RESTART_SEQUENCES, self.url.schema)
+                await db.execute("UPDATE rotations SET at = clock_timestamp()")
 
 
 async def make_ledger(url: EngineUrl) -> EngineUrl:

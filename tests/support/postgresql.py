@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -16,17 +18,22 @@ import pytest
 
 from support.server import START_TIMEOUT_S, TIMEOUT_UNIT_S, lasting_port, wait_until
 
-__all__ = ["PostgreSQL", "find_programs", "postgresql", "standby"]
+__all__ = ["FAST", "PostgreSQL", "find_programs", "postgresql", "standby"]
 
 #: Where Debian's package has its programs, installed or unpacked by `make postgresql`.
 _ROOT = Path(__file__).parents[2]
 _PLACES = (Path("/usr/lib/postgresql"), _ROOT / "build/postgresql/usr/lib/postgresql")
 _BACKUP = ("--no-sync", "--checkpoint=fast", "--wal-method=stream")
-_INITDB = ("--no-sync", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C")
+_INITDB = (
+    *("--no-sync", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C"),
+    "--wal-segsize=1",  # there is less to copy
+)
 #: In postmaster.pid, of a server that accepts connections.
 _READY = ("ready", "standby")
 #: PostgreSQL refuses to run as root.
 _USER = "nobody"
+#: Settings of servers whose processes are killed, but not their machine.
+FAST = ("fsync = off", "autovacuum = off")
 
 
 def find_programs() -> Path | None:
@@ -35,6 +42,41 @@ def find_programs() -> Path | None:
         each for place in _PLACES for each in place.glob("*/bin") if (each / "initdb").exists()
     ]
     return max(found, key=lambda each: int(each.parent.name), default=None)
+
+
+def _as_user() -> str | None:
+    """The user of the servers, if it is another one than that of the tests."""
+    return _USER if os.geteuid() == 0 else None
+
+
+def _give(directory: Path) -> None:
+    """Let the servers' user have a directory."""
+    if user := _as_user():
+        shutil.chown(directory, user)
+
+
+@functools.cache
+def _initialised(programs: Path) -> Path:
+    """The directory of a server that was never started. All servers of this process are copies."""
+    home = Path(tempfile.mkdtemp(prefix="fastchat-initdb-"))
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    _give(home)
+    _run(programs, home, "initdb", *_INITDB, "-D", str(home / "data"))
+    return home / "data"
+
+
+def _run(programs: Path, folder: Path, program: str, *arguments: str) -> str:
+    ended = subprocess.run(
+        [str(programs / program), *arguments],
+        cwd=folder,
+        user=_as_user(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=START_TIMEOUT_S,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
 
 
 def _is_running(process: str) -> bool:
@@ -71,10 +113,10 @@ class PostgreSQL:
         self._process: subprocess.Popen[bytes] | None = None
         self._backups = 0
         try:
-            if os.geteuid() == 0:
-                shutil.chown(self.home, _USER)
+            _give(self.home)
             if follows is None:
-                self.run("initdb", *_INITDB, "-D", str(self.data))
+                # Initialising takes a second.
+                self._copy(_initialised(programs), self.data)
             else:
                 self.run("pg_basebackup", *_BACKUP, "-R", "-d", follows.url, "-D", str(self.data))
             self._settings = settings
@@ -111,25 +153,11 @@ class PostgreSQL:
 
     def run(self, program: str, *arguments: str) -> str:
         """Run one of its programs as the server's user; returns the output."""
-        ended = subprocess.run(
-            [str(self._programs / program), *arguments],
-            cwd=self.home,
-            user=self._as_user,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=START_TIMEOUT_S,
-        )
-        assert ended.returncode == 0, ended.stderr
-        return ended.stdout
+        return _run(self._programs, self.home, program, *arguments)
 
     def query(self, statement: str) -> str:
         """The first value that a statement returns, as text."""
         return self.run("psql", "-XAtc", statement, self.url).strip()
-
-    @property
-    def _as_user(self) -> str | None:
-        return _USER if os.geteuid() == 0 else None
 
     def start(self) -> None:
         """Start the server, and wait until it accepts connections."""
@@ -138,7 +166,7 @@ class PostgreSQL:
                 [str(self._programs / "postgres"), "-D", str(self.data)],
                 cwd=self.home,
                 env={**os.environ, **self._environment},
-                user=self._as_user,
+                user=_as_user(),
                 stdout=log,
                 stderr=log,
             )
@@ -216,10 +244,7 @@ class PostgreSQL:
             self.stop()
         old = self.home / f"old-{len(list(self.home.glob('old-*')))}"
         self.data.rename(old)
-        # The server's user must own the files.
-        subprocess.run(
-            ["cp", "-a", str(backup), str(self.data)], user=self._as_user, cwd=self.home, check=True
-        )
+        self._copy(backup, self.data)
         self._configure_place()
         if restore_point:
             self.configure(
@@ -232,6 +257,12 @@ class PostgreSQL:
         if restore_point:
             wait_until(lambda: self.query("SELECT pg_is_in_recovery()") == "f")
             self.configure("recovery_target_name = ''", "restore_command = ''")  # for its standbys
+
+    def _copy(self, source: Path, target: Path) -> None:
+        # The server's user must own the files.
+        subprocess.run(
+            ["cp", "-a", str(source), str(target)], user=_as_user(), cwd=self.home, check=True
+        )
 
     def close(self) -> None:
         self.kill()
