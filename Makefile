@@ -74,16 +74,19 @@ conformance: $(VENV)/test.stamp
 # Checks the promise while things break: 200 clients in 20 rooms, 50 servers killed, 50 disconnects
 # a second and, where root can mount small disks, three full ones. Then 20 kills among 20 moves of the
 # data directory and 10 restores of an older copy. Then the same as at first for four workers
-# with 400 clients: 100 times kill -9 of a worker or the relay. Then three machines on one PostgreSQL with
-# 300 clients and 100 faults of either, and 20 times a standby or a backup that lacks messages.
+# with 400 clients: 100 times kill -9 of a worker or the relay. Then the databases of machines: 20 crashes,
+# 10 kills, 3 restored backups, and what takes too long for each test run. Then three machines on one
+# PostgreSQL with 300 clients and 100 faults of either, and 20 times a standby or a backup that lacks messages.
 soak: $(VENV)/test.stamp postgresql
 	SOAK_CLIENTS=200 SOAK_ROOMS=20 SOAK_KILLS=50 SOAK_DISCONNECTS=50 \
 	SOAK_MOVES=20 SOAK_RESTORES=10 SOAK_DISPLACED_KILLS=20 \
 	SOAK_FULL_DISKS=$$(test "$$(id -u)" = 0 && echo 3 || echo 0) \
 	SOAK_WORKERS=4 SOAK_PART_CLIENTS=400 SOAK_PART_ROOMS=20 \
 	SOAK_PART_KILLS=100 SOAK_PART_FREEZES=10 SOAK_ROLLS=5 \
+	SOAK_DATABASE_CRASHES=20 SOAK_DATABASE_KILLS=10 SOAK_DATABASE_RESTORES=3 \
 	SOAK_MACHINE_CLIENTS=300 SOAK_MACHINE_ROOMS=20 SOAK_MACHINE_FAULTS=100 SOAK_LOSSY_FAULTS=20 \
-	$(BIN)/python -m pytest -s tests/adversity tests/cluster/test_faults.py $(ARGS)
+	$(BIN)/python -m pytest -s tests/adversity tests/ledger/test_identity.py tests/ledger/test_survival.py \
+	  tests/cluster/test_faults.py $(ARGS)
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check

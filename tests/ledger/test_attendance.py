@@ -277,9 +277,12 @@ async def test_user_with_tabs_on_two_machines_counts_once(url: EngineUrl) -> Non
 
 
 @in_loop
-async def test_users_of_a_dead_machine_leave(url: EngineUrl) -> None:
+async def test_users_of_a_dead_machine_leave(
+    url: EngineUrl, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A machine that does not beat is fenced; who is back on another machine was never away."""
-    times = Times(grace=0.0, silent=2.5 * TIMEOUT_UNIT_S, gather=0.0)
+    monkeypatch.setattr(session, "BEAT_S", 0.05)
+    times = Times(grace=0.0, silent=TIMEOUT_UNIT_S, gather=0.0)
     async with places(url, "one", "two", times=times) as (one, two):
         # More than one step of the sweep ends.
         users = [Member(f"user {number}", f"g_{number}") for number in range(700)]

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from contracts.history import delete, draft, edit, react
+from fastchat.ledger import session
 from fastchat.ledger.appending import Committed, Limits
 from fastchat.ledger.following import Following
 from fastchat.ledger.notes import MAX_NOTE_BYTES, note_of, notes_of
@@ -105,8 +106,11 @@ async def test_machines_deliver_the_same(url: EngineUrl) -> None:
 
 
 @in_loop
-async def test_lost_notes_are_found_by_number(url: EngineUrl) -> None:
+async def test_lost_notes_are_found_by_number(
+    url: EngineUrl, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """If notes get lost, the next note or the next beats show it, and the ledger is read."""
+    monkeypatch.setattr(session, "BEAT_S", 0.1)
     async with followers(url, "one", "two") as (one, two):
         for room in ("a", "b"):
             await two.following.follow(room)
@@ -228,16 +232,23 @@ async def test_lost_connection_is_caught_up(url: EngineUrl) -> None:
 
 
 @in_loop
-async def test_rows_that_are_gone_lose_the_room(url: EngineUrl) -> None:
+async def test_rows_that_are_gone_lose_the_room(
+    url: EngineUrl, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """If a gap cannot be read any more, the room is lost; nothing is skipped."""
+    monkeypatch.setattr(session, "BEAT_S", 1000)  # a beat would read the rows before they are gone
     async with followers(url, "one", "two") as (one, two):
         await two.following.follow("a")
+        await one.append(draft("1"))
+        await until(lambda: two.offsets("a") == [1])
         two.hears = lambda payload: False
-        await one.append(draft("1"), draft("2"))
-        await one.session.fetch('DELETE FROM publications WHERE "offset" = 1')
+        await one.append(draft("2"), draft("3"))
+        await one.session.fetch('DELETE FROM publications WHERE "offset" = 2')
+        for _ in range(2):
+            two.beaten([(one.session.machine, "one", one.session.last_commit)])
         await until(lambda: two.lost == ["a"])
-        assert two.offsets("a") == []
-        assert (await two.following.follow("a")).head == 2
+        assert two.offsets("a") == [1]
+        assert (await two.following.follow("a")).head == 3
 
 
 @pytest.mark.parametrize("size", [1, 10, 100, 3000, MAX_NOTE_BYTES, 30_000])

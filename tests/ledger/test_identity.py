@@ -1,10 +1,15 @@
-"""Tests of a ledger whose database is replaced, is restored, crashes, or waits for a standby."""
+"""Tests of a ledger whose database is replaced, is restored, crashes, or waits for a standby.
+
+The short run is part of every test run; environment variables make it longer (`make soak`):
+SOAK_DATABASE_CRASHES and SOAK_DATABASE_RESTORES.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 import json
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -22,13 +27,24 @@ from fastchat.ledger.identity import FILE_NAME, Identity, Witness, identify
 from fastchat.ledger.url import EngineUrl, parse_url
 from fastchat.protocol import Message, Position
 from support.ledger import Machine, in_loop, make_ledger, observer
-from support.postgresql import PostgreSQL, postgresql, standby
+from support.postgresql import FAST, PostgreSQL, postgresql, standby
 from support.server import PATIENCE_S, TIMEOUT_UNIT_S
 from support.wire import Wire
 
 LIMITS = Limits(stored=100_000, slack=100)
-#: The tests kill processes, and no machines.
-FAST = ("fsync = off", "autovacuum = off")
+CRASHES = int(os.environ.get("SOAK_DATABASE_CRASHES", 3))
+RESTORES = int(os.environ.get("SOAK_DATABASE_RESTORES", 1))
+#: For variants of what other tests have, which take seconds.
+soak = pytest.mark.skipif(
+    "SOAK_DATABASE_CRASHES" not in os.environ, reason="it is a part of make soak"
+)
+
+
+@pytest.fixture(autouse=True)
+def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let machines find out soon, and come back soon."""
+    monkeypatch.setattr(session, "BEAT_S", 0.1)
+    monkeypatch.setattr(session, "MAX_RETRY_S", 0.1)
 
 
 class Watched(Machine):
@@ -174,6 +190,7 @@ async def test_asynchronous_standby_is_promoted_without_a_tail() -> None:
                 assert await machine.reader.since("a", position, 10**6) is None
 
 
+@soak
 @in_loop
 async def test_older_primary_is_refused(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     """Nothing is published or read on a primary that a standby has replaced, unless an operator
@@ -326,14 +343,14 @@ async def test_backup_is_restored_under_running_machines() -> None:
             await one.append(draft("one"))
             backup = await asyncio.to_thread(server.base_backup)
             epochs = {(await one.reader.position("a")).epoch}
-            for turn in range(2, 4):
+            for turn in range(RESTORES):
                 await fill(one)
                 async with reconnecting(one, two):
                     await asyncio.to_thread(server.restore, backup)
                 # A machine that connected under the older token connects again.
                 await until(lambda: one.session.identity.token == two.session.identity.token)
                 epochs.add((await one.reader.position("a")).epoch)
-                assert len(epochs) == turn
+                assert len(epochs) == 2 + turn
                 assert await texts(one) == await texts(two) == ["one"]
             later = await asyncio.to_thread(server.base_backup)
             await fill(one)
@@ -341,7 +358,7 @@ async def test_backup_is_restored_under_running_machines() -> None:
                 await asyncio.to_thread(server.restore, later)
             await until(lambda: one.session.identity.token == two.session.identity.token)
             epochs.add((await one.reader.position("a")).epoch)
-            assert len(epochs) == 4
+            assert len(epochs) == 2 + RESTORES
 
 
 @in_loop
@@ -399,6 +416,7 @@ async def test_late_answer_is_no_contradiction(url: EngineUrl) -> None:
         db.terminate()
 
 
+@soak
 @in_loop
 async def test_recovery_up_to_a_point_in_time() -> None:
     """A recovery begins another timeline, so the epochs are others."""
@@ -420,14 +438,16 @@ async def test_recovery_up_to_a_point_in_time() -> None:
 
 
 @in_loop
-async def test_twenty_crashes() -> None:
-    """After a crash of the server, the machine comes back by itself. Each commit has happened once
-    or not at all, as it was said; the epoch stays, and nothing is left behind."""
+async def test_server_crashes_again_and_again() -> None:
+    """After each crash of the server, the machine comes back by itself. Each commit has happened
+    once or not at all, as it was said; the epoch stays, and nothing is left behind."""
+    gc.collect()
+    earlier = {id(each) for each in connections()}  # of tests whose objects are kept
     with postgresql(*FAST) as server:
         async with opened(await make_ledger(url_of(server))) as machine:
             async with Publisher(machine) as publisher:
                 first = await machine.reader.position("a")
-                for _ in range(20):
+                for _ in range(CRASHES):
                     async with reconnecting(machine):
                         await asyncio.to_thread(server.crash)
                         await asyncio.to_thread(server.start)
@@ -447,10 +467,14 @@ async def test_twenty_crashes() -> None:
                     "HAVING count(*) = 4",
                 )
             gc.collect()
-            alive = [each for each in gc.get_objects() if type(each) is asyncpg.Connection]
+            alive = [each for each in connections() if id(each) not in earlier]
             assert len([each for each in alive if not each.is_closed()]) == 4
             assert len(alive) <= 8
             assert len(asyncio.all_tasks()) <= 3  # the test, the keeper and the beats
+
+
+def connections() -> list[asyncpg.Connection]:
+    return [each for each in gc.get_objects() if type(each) is asyncpg.Connection]
 
 
 @in_loop
