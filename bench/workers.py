@@ -78,7 +78,7 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that say what is measured, and where the figures go."""
     parser.add_argument(
         "--sections",
-        type=_some_of(SECTIONS),
+        type=command.some_of(SECTIONS),
         default=SECTIONS,
         metavar="NAME,NAME",
         help=f"sections to measure (default: {','.join(SECTIONS)})",
@@ -104,7 +104,7 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--placements",
-        type=_some_of(PLACEMENTS),
+        type=command.some_of(PLACEMENTS),
         default=PLACEMENTS,
         metavar="NAME,NAME",
         help=f"whether the processes are pinned to CPUs (default: {','.join(PLACEMENTS)})",
@@ -143,17 +143,6 @@ def _check_sizes(parser: argparse.ArgumentParser, options: argparse.Namespace) -
             parser.error(f"--{name.replace('_', '-')} must be at least 1")
     if not 0 <= options.rooms_of <= options.idle:
         parser.error("--rooms-of must be from 0 to the number of connections")
-
-
-def _some_of(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
-    def parse(text: str) -> tuple[str, ...]:
-        names = tuple(text.split(","))
-        unknown = [name for name in names if name not in known]
-        if unknown:
-            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(known)}")
-        return names
-
-    return parse
 
 
 def _descriptors() -> int:

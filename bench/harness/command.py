@@ -64,6 +64,19 @@ def counts(least: int, most: int, expected: str) -> Callable[[str], list[int]]:
     return parse
 
 
+def some_of(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
+    """A parser of names with commas between them; it raises argparse's error for an unknown one."""
+
+    def parse(text: str) -> tuple[str, ...]:
+        names = tuple(text.split(","))
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(known)}")
+        return names
+
+    return parse
+
+
 def _allow_many_sockets() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -97,7 +97,7 @@ async def running_server(
     with tempfile.TemporaryDirectory(
         prefix="fastchat-bench-", ignore_cleanup_errors=True
     ) as directory:
-        with _pinned(cpu):
+        with pinned(cpu):
             process = await asyncio.create_subprocess_exec(
                 *command,
                 *arguments,
@@ -120,7 +120,7 @@ async def running_server(
 
 
 @contextlib.contextmanager
-def _pinned(cpu: int | None) -> Iterator[None]:
+def pinned(cpu: int | None) -> Iterator[None]:
     """Start processes on this CPU inside the `with` block."""
     before = os.sched_getaffinity(0)
     if cpu is not None:

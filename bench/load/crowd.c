@@ -1,20 +1,25 @@
-/* The clients of a server with several processes: many rooms, one process.
+/* The clients of a server with several processes, or of several: many rooms, one process.
  *
- *   crowd rooms PORT CPU CLIENTS MEMBERS WINDOW WARMUP_MS MEASURE_MS PID,PID,...
- *   crowd hop   PORT CPU CLIENTS MEMBERS MESSAGES
- *   crowd idle  PORT CPU CLIENTS MEMBERS MISSED
+ *   crowd rooms PORT,PORT,... CPU CLIENTS MEMBERS WINDOW WARMUP_MS MEASURE_MS PID,PID,...
+ *   crowd hop   PORT,PORT,... CPU CLIENTS MEMBERS MESSAGES
+ *   crowd join  PORT,PORT,... CPU CLIENTS MEMBERS
+ *   crowd idle  PORT,PORT,... CPU CLIENTS MEMBERS MISSED
  *
- * CLIENTS are spread over rooms of MEMBERS. "rooms" keeps WINDOW messages in flight in
+ * CLIENTS are spread over rooms of MEMBERS, and connect to the ports in turn. "rooms" keeps WINDOW messages in flight in
  * all rooms together, and prints one line of JSON with the CPU time of each PID.
  *
  * "hop" connects, prints the ports of the clients, and reads a line with the numbers of
  * the MEMBERS clients that join. The first of them sends. Then it prints, for each
  * message, the time until all members had it, with one message in flight.
  *
+ * "join" connects, lets one client after the other join, and prints for each the time until
+ * it had the answer.
+ *
  * "idle" joins, has MISSED messages published in each room, reports that, and obeys the
  * commands on its standard input until the input ends. After "storm" it expects to lose
  * its connections, and reports how they came back. Each client comes back like a page
- * that has seen none of the MISSED messages.
+ * that has seen none of the MISSED messages. If there are several ports, all clients connect
+ * to the first, and come back to the others.
  *
  * As in drain.c, the offsets of each client must rise by one. Linux only. Loopback only.
  */
@@ -35,8 +40,10 @@ enum {
     STORM_MS = 60000,
     SCAN_MS = 5,
     SETTLE_MS = 200,
+    JOIN_PAUSE_MS = 2,      /* until all members have heard of a join */
     WARM_UP = 50,
     PIDS = 64,
+    PORTS = 16,
 };
 
 struct room {
@@ -64,7 +71,8 @@ struct client {
 
 static struct client *clients;
 static struct room *rooms;
-static int client_count, member_count, room_count, server_port;
+static int client_count, member_count, room_count;
+static int ports[PORTS], port_count, first_port;
 static int joined_count;
 static uint64_t deliveries, completed, completed_ns;
 
@@ -165,17 +173,23 @@ static int open_socket(struct client *client, int flags)
     return fd;
 }
 
-static int connect_socket(int fd)
+/* The clients share the ports from first_port on. */
+static int port_of(const struct client *client)
 {
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)server_port)};
+    return ports[first_port + (int)(client - clients) % (port_count - first_port)];
+}
+
+static int connect_socket(int fd, int port)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     return connect(fd, (void *)&address, sizeof address);
 }
 
 static void connect_client(struct client *client, const char *path)
 {
-    int fd = client->link.fd = open_socket(client, 0);
-    if (connect_socket(fd) < 0 || !ask_for_upgrade(fd, server_port, path))
+    int port = port_of(client), fd = client->link.fd = open_socket(client, 0);
+    if (connect_socket(fd, port) < 0 || !ask_for_upgrade(fd, port, path))
         fail("client %d could not connect: %s", (int)(client - clients), strerror(errno));
     watch(fd, EPOLLIN, client);
 }
@@ -210,7 +224,7 @@ static void finish_connecting(struct client *client)
     socklen_t size = sizeof error;
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = client};
     getsockopt(client->link.fd, SOL_SOCKET, SO_ERROR, &error, &size);
-    if (error || !ask_for_upgrade(client->link.fd, server_port, "/ws")) {
+    if (error || !ask_for_upgrade(client->link.fd, port_of(client), "/ws")) {
         lost(&client->link, strerror(error ? error : errno));
         return;
     }
@@ -412,6 +426,22 @@ static void measure_hop(int messages)
     printf("]}\n");
 }
 
+static void measure_join(void)
+{
+    settle(SETTLE_MS);
+    printf("{\"latencies_ns\":[");
+    for (int i = 0; i < client_count; i++) {
+        uint64_t started = now_ns();
+        send_join(&clients[i], -1);
+        while (clients[i].phase != JOINED)
+            if (!turn(STALL_MS))
+                fail("client %d could not join", i);
+        printf("%s%llu", i ? "," : "", (unsigned long long)(clients[i].joined_ns - started));
+        settle(JOIN_PAUSE_MS);
+    }
+    printf("]}\n");
+}
+
 /* ---- idle, and storms -------------------------------------------------- */
 
 static void lost(struct link *link, const char *why)
@@ -441,7 +471,7 @@ static void try_again(struct client *client)
     client->link.fd = open_socket(client, SOCK_NONBLOCK);
     client->phase = CONNECTING;
     client->due_ns = now_ns() + ATTEMPT_MS * 1000000ull;
-    if (connect_socket(client->link.fd) < 0 && errno != EINPROGRESS)
+    if (connect_socket(client->link.fd, port_of(client)) < 0 && errno != EINPROGRESS)
         lost(&client->link, strerror(errno));
     else
         watch(client->link.fd, EPOLLOUT, client);
@@ -489,6 +519,7 @@ static void print_storm(void)
 static void storm(void)
 {
     in_storm = 1;
+    first_port = port_count > 1;
     cut_count = attempt_count = failure_count = recovered_count = missed_count = 0;
     first_failure[0] = 0;
     printf("{\"watching\":true}\n");
@@ -557,12 +588,14 @@ int main(int count, char **arguments)
         numbers[i] = atoi(arguments[i]);
     int is_rooms = count == 10 && strcmp(mode, "rooms") == 0;
     int is_hop = count == 7 && strcmp(mode, "hop") == 0;
+    int is_join = count == 6 && strcmp(mode, "join") == 0;
     int is_idle = count == 7 && strcmp(mode, "idle") == 0;
-    if (!is_rooms && !is_hop && !is_idle)
-        fail("this program is run by bench/workers.py");
+    if (!is_rooms && !is_hop && !is_join && !is_idle)
+        fail("this program is run by bench/workers.py and bench/machines.py");
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     alarm(LIFETIME_S);
-    server_port = numbers[2];
+    for (char *one = strtok(arguments[2], ","); one && port_count < PORTS; one = strtok(NULL, ","))
+        ports[port_count++] = atoi(one);
     pin(numbers[3]);
     client_count = numbers[4];
     member_count = numbers[5];
@@ -580,8 +613,14 @@ int main(int count, char **arguments)
         prepare_frames(numbers[6]);
         connect_all(1);
         measure_rooms(numbers[6], numbers[7], numbers[8], arguments[9]);
+    } else if (is_join) {
+        connect_all(0);
+        measure_join();
     } else {
+        int all = port_count;
+        port_count = 1;
         connect_all(1);
+        port_count = all;
         idle(numbers[6]);
     }
     return 0;

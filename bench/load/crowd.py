@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -44,11 +44,13 @@ class Crowd:
 
 
 @asynccontextmanager
-async def crowd(mode: str, port: int, cpu: int | None, *numbers: object) -> AsyncIterator[Crowd]:
+async def crowd(
+    mode: str, ports: Sequence[int], cpu: int | None, *numbers: object
+) -> AsyncIterator[Crowd]:
     """Start clients in one of the modes of crowd.c, on the given CPU unless it is None."""
     process = await asyncio.create_subprocess_exec(
         str(build("crowd")),
-        *map(str, (mode, port, -1 if cpu is None else cpu, *numbers)),
+        *map(str, (mode, ",".join(map(str, ports)), -1 if cpu is None else cpu, *numbers)),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

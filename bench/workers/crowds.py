@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from harness.report import BenchError, Result, Target
 from harness.served import Served, memory_bytes, running_server
@@ -92,7 +93,7 @@ async def _round(workers: int, size: Size, taken: _Taken, *, storm: bool) -> Non
     async with running_server("--workers", str(workers)) as server:
         before = _memory(server)
         numbers = (size.clients, size.members, MISSED)
-        async with crowd("idle", server.port, None, *numbers) as clients:
+        async with crowd("idle", [server.port], None, *numbers) as clients:
             await clients.told()
             await asyncio.sleep(SETTLE_S)
             for name, value in _growth(before, _memory(server), size.clients).items():
@@ -131,7 +132,11 @@ async def _storm(server: Served, clients: Crowd, count: int) -> dict[str, float]
     for pid in workers:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    told = await clients.told()
+    return back(await clients.told(), started_ns, count)
+
+
+def back(told: dict[str, Any], started_ns: int, count: int) -> dict[str, float]:
+    """The figures of clients that came back. Raises BenchError if some are missing."""
     first = f"; the first that failed: {told['first_failure']}" if told["failures"] else ""
     if told["joined"] < count:
         raise BenchError(f"only {told['joined']} of {count} clients came back{first}")

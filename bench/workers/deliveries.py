@@ -116,7 +116,7 @@ async def _deliveries(placement: Placement, workers: int, load: Load) -> dict[st
         parts = server.parts()
         numbers = (load.rooms * load.members, load.members, load.window)
         times = (load.warm_up_ms, load.measure_ms, ",".join(map(str, parts.values())))
-        async with crowd("rooms", server.port, placement.load, *numbers, *times) as clients:
+        async with crowd("rooms", [server.port], placement.load, *numbers, *times) as clients:
             return _figures(parts, await clients.told())
 
 
@@ -184,7 +184,7 @@ async def _latencies(placement: Placement, workers: int, choose: Choice, load: L
     async with running_server("--workers", str(workers), cpu=placement.server) as server:
         candidates = load.hop_members * CANDIDATES * workers
         numbers = (candidates, load.hop_members, load.hop_messages)
-        async with crowd("hop", server.port, placement.load, *numbers) as clients:
+        async with crowd("hop", [server.port], placement.load, *numbers) as clients:
             chosen = _choose(server, (await clients.told())["ports"], choose, load.hop_members)
             clients.say(" ".join(map(str, chosen)))
             told = await clients.told()

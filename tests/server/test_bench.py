@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from support.postgresql import find_programs
 from support.server import TIMEOUT_UNIT_S
 
 BENCH = Path(__file__).parents[2] / "bench" / "broadcast.py"
@@ -18,6 +19,7 @@ SLOW = BENCH.with_name("slow.py")
 FOOTPRINT = BENCH.with_name("footprint.py")
 GUARD = BENCH.with_name("guard.py")
 STALLS = BENCH.with_name("stalls.py")
+MACHINES = BENCH.with_name("machines.py")
 TINY = "--rounds 1 --placements free --rooms 2 --members 5 --measure-ms 100 --messages 20"
 
 
@@ -111,6 +113,31 @@ def test_run_with_slow_readers_fills_every_row(tmp_path: Path) -> None:
     medians = {row["variant"]: row["median"] for row in group["rows"]}
     assert len(medians) == 5
     assert medians["delay, p99"] > 0
+
+
+@pytest.mark.skipif(find_programs() is None, reason="PostgreSQL is not installed")
+def test_run_of_machines_fills_every_section(tmp_path: Path) -> None:
+    """A quick run of machines succeeds and writes figures for every section."""
+    result = tmp_path / "figures.json"
+    run = subprocess.run(
+        [sys.executable, MACHINES, "--quick", "--json", result],
+        capture_output=True,
+        text=True,
+        timeout=180 * TIMEOUT_UNIT_S,
+    )
+    assert run.returncode == 0, run.stderr
+    figures = json.loads(result.read_text())
+    medians = {
+        (row["row"], row["variant"]): row["median"]
+        for part in figures["groups"]
+        for row in part["rows"]
+    }
+    sections = {row for row, _ in medians}
+    assert sections == {"hop", "join", "deliveries", "publications", "storm", "restart"}
+    assert medians["deliveries", "ratio"] > 0
+    assert medians["publications", "rate, half with ids"] > 0
+    assert medians["storm", "attempts"] >= 1
+    assert medians["storm", "statements"] > 0
 
 
 def test_footprint_measures_every_section() -> None:

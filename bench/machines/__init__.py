@@ -1,0 +1,1 @@
+"""The cost of several machines that share a PostgreSQL."""

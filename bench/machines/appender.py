@@ -1,0 +1,114 @@
+"""A machine that only publishes: it commits one batch of messages after the other.
+
+    python bench/machines/appender.py URL NAME SECONDS ROOMS BATCH SHARE PAUSE
+
+It makes the ledger if there is none, prints a line when it is connected, and begins when it reads
+one. SHARE of the messages, from 0 to 1, have an id. There are PAUSE seconds between two commits. At
+the end it prints a line of JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import uvloop
+
+from fastchat.ledger import LedgerError
+from fastchat.ledger.appending import Batch, Limits
+from fastchat.ledger.identity import Witness
+from fastchat.ledger.notes import notes_of
+from fastchat.ledger.schema import prepare_ledger
+from fastchat.ledger.session import Session
+from fastchat.ledger.upkeep import Upkeep
+from fastchat.ledger.url import parse_url
+from fastchat.protocol import MessageDraft
+from fastchat.protocol.publications import timestamps
+
+#: What rooms store by default; what is older is deleted.
+LIMITS = Limits(stored=10_000, slack=1250)
+TEXT = "x" * 100
+USERS = 50
+#: A commit can begin in the last second and take this long.
+PATIENCE_S = 10
+
+
+class Appender:
+    """The user of a session that hears what all machines tell, and does nothing with it."""
+
+    heard_bytes = 0
+
+    def connected(self) -> None:
+        """Do nothing."""
+
+    def disconnected(self, why: LedgerError) -> None:
+        raise SystemExit(f"the connections are lost: {why}")
+
+    def heard(self, payload: str) -> None:
+        self.heard_bytes += len(payload)
+
+    def beaten(self, machines: Sequence[Sequence[Any]]) -> None:
+        """Do nothing."""
+
+
+def drafts(name: str, rooms: int, share: float) -> Iterator[MessageDraft]:
+    """Messages for the rooms in turn; of `share` of them, each id is another one."""
+    number, with_id = 0, 0.0
+    now = timestamps(time.time)
+    while True:
+        number += 1
+        with_id += share
+        id = None
+        if with_id >= 1:
+            with_id -= 1
+            id = f"{name}-{number}"
+        user = f"u_{number % USERS}"
+        yield MessageDraft(f"room-{number % rooms}", "Somebody", TEXT, now(), user, id)
+
+
+async def publish(
+    session: Session, seconds: float, size: int, pause_s: float, waiting: Iterator[MessageDraft]
+) -> dict[str, Any]:
+    upkeep = Upkeep(session, clock=time.time)
+    started = due = time.monotonic()
+    commits: list[float] = []
+    counts: list[int] = [0] * (int(seconds) + PATIENCE_S)  # of each second
+    while (now := time.monotonic()) < started + seconds:
+        if now >= due:
+            due += 1
+            await upkeep.tick()
+        batch = Batch([next(waiting) for _ in range(size)], session.identity.generation)
+        arguments = batch.arguments({})
+        assert arguments is not None
+        begun = time.perf_counter()
+        published = batch.settle(await session.commit(LIMITS, arguments))
+        commits.append(time.perf_counter() - begun)
+        runs = {room: each.publications for room, each in published.items()}
+        counts[int(time.monotonic() - started)] += sum(map(len, runs.values()))
+        session.tell(notes_of(session.identity.token, session.machine, session.last_commit, runs))
+        if pause_s:
+            await asyncio.sleep(pause_s)
+    return {"seconds": time.monotonic() - started, "counts": counts, "commits": commits}
+
+
+async def main(url: str, name: str, *numbers: str) -> None:
+    seconds, rooms, size, share, pause_s = map(float, numbers)
+    ledger = parse_url(url)
+    await prepare_ledger(ledger)
+    session = Session(ledger, name, secrets.token_hex(8), Appender(), Witness())
+    await session.open()
+    print("connected", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    waiting = drafts(name, int(rooms), share)
+    told = await publish(session, seconds, int(size), pause_s, waiting)
+    print(json.dumps(told), flush=True)
+    await session.close()
+
+
+if __name__ == "__main__":
+    uvloop.run(main(*sys.argv[1:]))
