@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from fastchat.ledger import LedgerError, NotCommittedError
+from fastchat.ledger.gathering import MANY_ROOMS, ROOMS_AT_ONCE, Gathering, Pace
 from fastchat.ledger.rows import escaped, unescaped
 from fastchat.ledger.session import Session
 from fastchat.protocol.names import name_key
@@ -55,6 +56,8 @@ logger = logging.getLogger("fastchat.ledger")
 
 #: Users that one call enters or takes out. The ledger takes some 10 ms for so many.
 CALLED_AT_ONCE = 256
+#: How many users who come or go within `PACE_S` are very many.
+MANY_USERS = 50
 #: Absences that one step of the sweep ends.
 SWEPT_AT_ONCE = 500
 #: The time after which a newcomer asks again whether the machines have said their users.
@@ -78,11 +81,14 @@ _SWEEP = "SELECT removal, ended FROM sweep_1($1, $2, $3, $4, $5, $6)"
 _SETTLE = "SELECT said_1($1, $2, $3)"
 _REMOVE = 'SELECT name, "user", serial FROM remove_1($1, $2, $3, $4, $5)'
 _EXPEL = "SELECT expel_1($1, $2, $3, $4, $5, $6, $7)"
-_ROSTER = 'SELECT key, name, "user", serial, is_away FROM roster_1($1)'
-_AUDIENCE = """
-SELECT total, (
-    SELECT coalesce(sum(connections), 0) FROM spectators s WHERE s.room = $1 AND s.machine = $2
-) FROM audiences WHERE room = $1
+_PEOPLE = """
+SELECT u.n, coalesce(a.total, 0), CASE WHEN a.total IS NULL THEN 0 ELSE (
+    SELECT coalesce(sum(connections), 0) FROM spectators s WHERE s.room = u.room AND s.machine = $2
+) END, r.key, r.name, r."user", r.serial, r.is_away
+FROM unnest($1::text[]) WITH ORDINALITY AS u(room, n)
+LEFT JOIN audiences a ON a.room = u.room
+LEFT JOIN LATERAL roster_1(u.room) r ON true
+ORDER BY u.n, r.serial
 """
 _REMOVALS = """
 SELECT room, "user", greatest(0, extract(epoch FROM until - clock_timestamp()))::float8, serial
@@ -260,6 +266,14 @@ class _Part(NamedTuple):
     done: asyncio.Future[None]
 
 
+class _People(NamedTuple):
+    """Who is in a room; `total` counts the connections of spectators, and `own` this machine's."""
+
+    roster: list[Present]
+    total: int
+    own: int
+
+
 class Attendance:
     """The users of one machine, as it says them to the ledger, in the running loop.
 
@@ -279,6 +293,8 @@ class Attendance:
         self._waiting: list[_Enter | _Part] = []
         self._refused: dict[tuple[str, str], _Part] = {}  # by room and key
         self._caller: asyncio.Task[None] | None = None
+        self._pace = Pace(MANY_USERS)
+        self._people = Gathering(self._read_people, most=ROOMS_AT_ONCE, busy=MANY_ROOMS)
         # The spectators of each room, and the rooms for which the ledger has not been told yet.
         self._spectators: dict[str, Mapping[str, int]] = {}
         self._changed: dict[str, None] = {}
@@ -378,11 +394,13 @@ class Attendance:
     def _put(self, asked: _Enter | _Part) -> None:
         self._refused.pop((asked.room, asked.key), None)
         self._waiting.append(asked)
+        self._pace.note()
         if self._caller is None or self._caller.done():
             self._caller = asyncio.get_running_loop().create_task(self._call())
 
     async def _call(self) -> None:
         while self._waiting:
+            await self._pace.wait()
             batch, self._waiting = _next_batch(self._waiting)
             try:
                 await self._retry(batch)
@@ -550,21 +568,27 @@ class Attendance:
 
     # Reading
 
-    async def roster(self, room: str) -> list[Present]:
-        """The users of a room, in the order in which they came. Raises LedgerError."""
-        return [
-            Present(unescaped(key), unescaped(name), unescaped(user), serial, is_away)
-            for key, name, user, serial, is_away in await self._session.fetch(
-                _ROSTER, escaped(room)
-            )
-        ]
-
-    async def audience(self, room: str) -> int:
-        """The connections of a room's spectators, as far as they were said. Raises LedgerError."""
-        rows = await self._session.fetch(_AUDIENCE, escaped(room), self._session.machine)
-        total, own = rows[0] if rows else (0, 0)
+    async def people(self, room: str) -> tuple[Sequence[Present], int]:
+        """The users of a room, in the order in which they came, and the connections of its
+        spectators, as far as they were said. Raises LedgerError."""
+        roster, total, own = await self._people.get(room)
         self._count_own(room, own)
-        return int(total)
+        return roster, total
+
+    async def roster(self, room: str) -> Sequence[Present]:
+        """The users of a room, in the order in which they came. Raises LedgerError."""
+        return (await self._people.get(room)).roster
+
+    async def _read_people(self, rooms: Sequence[str]) -> dict[str, _People]:
+        rows = await self._session.fetch(_PEOPLE, list(map(escaped, rooms)), self._session.machine)
+        found: dict[str, _People] = {}
+        for number, total, own, key, name, user, serial, is_away in rows:
+            people = found.setdefault(rooms[number - 1], _People([], int(total), int(own)))
+            if key is not None:
+                people.roster.append(
+                    Present(unescaped(key), unescaped(name), unescaped(user), serial, is_away)
+                )
+        return found
 
 
 def _roster_of(members: Any) -> Roster:

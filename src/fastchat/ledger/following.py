@@ -13,9 +13,10 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from fastchat.ledger import LedgerError
+from fastchat.ledger.gathering import MANY_ROOMS, ROOMS_AT_ONCE, Gathering
 from fastchat.ledger.notes import Note, note_of
 from fastchat.ledger.reading import Reader
-from fastchat.ledger.streams import Stream
+from fastchat.ledger.streams import Loaded, Stream
 from fastchat.protocol import MAX_HISTORY, Publication
 
 __all__ = ["Following"]
@@ -50,6 +51,9 @@ class Following:
         self._deliver = deliver
         self._lost = lost
         self._machine = machine
+        self._loads = Gathering[str, Loaded](
+            lambda rooms: reader.load(rooms, MAX_HISTORY), most=ROOMS_AT_ONCE, busy=MANY_ROOMS
+        )
         self._streams: dict[str, Stream] = {}
         self._loading: dict[str, asyncio.Task[Stream]] = {}
         self._early: dict[str, list[Publication]] = {}  # offered while the room is loaded
@@ -84,7 +88,7 @@ class Following:
     async def _load(self, room: str) -> Stream:
         early = self._early[room] = []
         try:
-            loaded = await self._reader.load(room, MAX_HISTORY)
+            loaded = await self._loads.get(room)
         finally:
             if self._early.get(room) is early:  # otherwise the room is not followed any more
                 del self._early[room], self._loading[room]

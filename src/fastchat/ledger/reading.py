@@ -48,11 +48,12 @@ JOIN rooms r ON r.name = u.room
 JOIN publications p ON p.room = r.number AND p."offset" = u.target
 """  # noqa: S608
 _LOAD = f"""
-SELECT r.epoch, r.token, r.first, r.head, p.changed, {COLUMNS} FROM rooms r
+SELECT u.n, r.epoch, r.token, r.first, r.head, p.changed, {COLUMNS}
+FROM unnest($1::text[]) WITH ORDINALITY AS u(room, n) JOIN rooms r ON r.name = u.room
 LEFT JOIN LATERAL (
     SELECT * FROM publications p WHERE p.room = r.number AND p."offset" > r.head - $2
 ) p ON true
-WHERE r.name = $1 ORDER BY p."offset"
+ORDER BY u.n, p."offset"
 """  # noqa: S608
 _MISSED = f"""
 SELECT r.epoch, r.token, r.first, r.head, p.changed, {COLUMNS} FROM rooms r
@@ -127,9 +128,12 @@ class Reader:
         rows = await self._fetch(_ALIKE, name_key(room), room)
         return rows[0][0] if rows else None
 
-    async def load(self, room: str, limit: int) -> Loaded:
-        """The end of a room's stream, with the newest `limit` publications."""
-        return self._loaded(room, await self._fetch(_LOAD, room, limit))
+    async def load(self, rooms: Sequence[str], limit: int) -> dict[str, Loaded]:
+        """The ends of rooms' streams, with the newest `limit` publications of each."""
+        rows_of: dict[str, list[Sequence[Any]]] = {room: [] for room in rooms}
+        for number, *row in await self._fetch(_LOAD, list(rooms), limit):
+            rows_of[rooms[number - 1]].append(row)
+        return {room: self._loaded(room, rows) for room, rows in rows_of.items()}
 
     async def missed(self, room: str, offset: int, limit: int) -> Loaded:
         """The extent of a room's stream, with the oldest `limit` publications after `offset`."""

@@ -451,8 +451,7 @@ class SharedRooms:
         roster: Sequence[Present] = ()
         spectators: int | None = None
         try:
-            roster = await self._attendance.roster(name)
-            spectators = await self._attendance.audience(name)
+            roster, spectators = await self._attendance.people(name)
         finally:
             # Otherwise the room is lost, or its users are being read anew.
             if self._shared.get(name) is shared and shared.early is early:
