@@ -104,8 +104,8 @@ WHERE room = $1 AND "offset" >= $2 AND id IS NOT NULL AND timestamp >= $3 COLLAT
 ORDER BY "offset" LIMIT $4
 """
 _REMEMBER = """
-INSERT INTO ids (half, room, digest, "offset")
-SELECT $1, $2, u.* FROM unnest($3::bytea[], $4::bigint[]) AS u ON CONFLICT DO NOTHING
+INSERT INTO ids_{} (digest, "offset")
+SELECT * FROM unnest($1::bytea[], $2::bigint[]) ON CONFLICT DO NOTHING
 """
 _INSERT_ROOMS = """
 INSERT INTO rooms (number, name, look, epoch, token, first, head) OVERRIDING SYSTEM VALUE
@@ -350,13 +350,13 @@ class _Import:
             if origins[name].has_authors:
                 self._name_users(room, user_of)
             if room.recent is not None:
-                self._remember_ids(room, room.recent, half)
+                self._remember_ids(name, room, room.recent, half)
         for start in range(0, len(names), _CHUNK):
             self._insert_rooms({name: origins[name] for name in names[start : start + _CHUNK]})
         return any(key != user_key for key in keys)
 
     def _settle_users(self, keys: Sequence[bytes]) -> tuple[int, bytes]:
-        """The half of `ids` that is in use, and the secret of the users, from now on."""
+        """The half of the ids that is in use, and the secret of the users, from now on."""
         adopted = keys[0] if keys and keys[0] != self._identity.user_key else None
         if adopted is not None and not self._is_used():
             # Nobody can publish any more until the end, which is near.
@@ -384,11 +384,11 @@ class _Import:
             self._steps.fetch_each(_SET_USER, list(zip(numbers, offsets, users, strict=True)))
             last = offsets[-1]
 
-    def _remember_ids(self, room: _Room, first: int, half: int) -> None:
+    def _remember_ids(self, name: str, room: _Room, first: int, half: int) -> None:
         while rows := self._steps.fetch(_RECENT, room.number, first, self._recent, _CHUNK):
-            digests = [digest_of(unescaped(user), unescaped(id)) for _, user, id in rows]
+            digests = [digest_of(name, unescaped(user), unescaped(id)) for _, user, id in rows]
             offsets = [offset for offset, *_ in rows]
-            self._steps.fetch(_REMEMBER, half, room.number, digests, offsets)
+            self._steps.fetch(_REMEMBER.format(half), digests, offsets)
             first = offsets[-1] + 1
 
     def _insert_rooms(self, origins: Mapping[str, Origin]) -> None:
