@@ -104,6 +104,7 @@ async def test_user_who_is_removed_while_they_join_is_refused(url: EngineUrl) ->
         joining = await machine.closed_gate(ANN)
         removing = asyncio.create_task(machine.rooms.remove(REMOVAL))
         assert await removing == ANN
+        await until(lambda: machine.rooms._attendance.removed_s("a", ANN.user) > 0)
         machine.rooms.gate.set()
         with pytest.raises(CommandError) as refused:
             await joining
@@ -157,13 +158,16 @@ async def test_fault_stays_while_the_disk_is_full(url: EngineUrl) -> None:
         "CREATE TRIGGER full_disk BEFORE INSERT ON publications EXECUTE FUNCTION full_disk()",
     )
     outcomes: list[object] = []
-    async with opened(url) as machine:
-        await machine.join(ANN)
-        machine.broker.publish(draft(text="refused", room="a"), outcomes.append)
-        await until(lambda: machine.rooms.fault is not None)
-        await until(lambda: bool(outcomes))  # the draft has waited for too long
-        await until(lambda: machine.rooms._publishing._task is None)
-        assert machine.rooms.fault == "PostgreSQL says: no space left"
+    try:
+        async with opened(url) as machine:
+            await machine.join(ANN)
+            machine.broker.publish(draft(text="refused", room="a"), outcomes.append)
+            await until(lambda: machine.rooms.fault is not None)
+            await until(lambda: bool(outcomes))  # the draft has waited for too long
+            await until(lambda: machine.rooms._publishing._task is None)
+            assert machine.rooms.fault == "PostgreSQL says: no space left"
+    finally:
+        await execute(url, "DROP FUNCTION full_disk CASCADE")
 
 
 @in_loop

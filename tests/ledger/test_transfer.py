@@ -147,7 +147,7 @@ async def check_use(url: EngineUrl) -> None:
         (found,) = await machine.search.search("a", "hello all", 10)
         assert found.offset == 1
         assert await machine.search.search("a", "secret", 10) == []
-        loaded = await machine.reader.load("a", 100)
+        loaded = (await machine.reader.load(["a"], 100))["a"]
         changed = {each.offset: at for at, each in loaded.publications if at}
         assert changed == {1: 11, 2: 10, 3: 9}
         await machine.append(owned(edit(1, "Hello again")), owned(react(3, "🎉")))
@@ -239,7 +239,7 @@ async def test_imported_room_is_followed_under_its_epoch(url: EngineUrl) -> None
     try:
         for epoch in [
             (await machine.reader.position("a")).epoch,
-            (await machine.reader.load("a", 10)).epoch,
+            (await machine.reader.load(["a"], 10))["a"].epoch,
             (await machine.reader.missed("a", 1, 10)).epoch,
         ]:
             assert epoch == "E1"
@@ -346,7 +346,7 @@ async def test_long_room_is_shortened_in_steps(url: EngineUrl) -> None:
         firsts = []
         for _ in range(4):
             await machine.append(draft("more"))
-            firsts.append((await machine.reader.load("a", 1)).first)
+            firsts.append((await machine.reader.load(["a"], 1))["a"].first)
         assert firsts == [4001, 8001, count + 3 - 99, count + 3 - 99]
     finally:
         await machine.session.close()
