@@ -9,7 +9,7 @@ import signal
 import pytest
 
 from contracts.history import draft
-from fastchat.ledger import LedgerError
+from fastchat.ledger import LedgerError, NotCommittedError
 from fastchat.ledger.appending import Limits
 from fastchat.ledger.url import parse_url
 from support.ledger import Machine, in_loop, make_ledger
@@ -66,4 +66,22 @@ async def test_hanging_server_process_is_replaced(own_server: PostgreSQL, name: 
         assert machine.losses == ["PostgreSQL does not answer"]
     finally:
         os.kill(backend, signal.SIGCONT)
+        await machine.session.close()
+
+
+@in_loop
+async def test_callers_wait_for_a_lost_connection_side_by_side(own_server: PostgreSQL) -> None:
+    """While PostgreSQL is away, each caller waits for a moment, however many there are."""
+    url = await make_ledger(parse_url(own_server.url))
+    machine = Machine(url, Limits(100, 10))
+    await machine.session.open()
+    try:
+        own_server.kill()
+        fetch, call = machine.session.fetch, machine.session.call
+        calls = [fetch("SELECT 1") for _ in range(50)]
+        calls += [call("SELECT $1::int, $2::bigint, $3::text") for _ in range(50)]
+        async with asyncio.timeout(PATIENCE_S):
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(each) for each in outcomes} <= {LedgerError, NotCommittedError}
+    finally:
         await machine.session.close()

@@ -448,8 +448,7 @@ class Session:
 
     async def fetch(self, query: str, *arguments: Any) -> Sequence[Any]:
         """Read rows. If there is no connection, this waits a moment for one. Raises LedgerError."""
-        async with self._reading:
-            link = await self._linked()
+        async with self._turn(self._reading) as link:
             try:
                 with _watched(link):
                     rows = await fetch(link.reader, query, *arguments)
@@ -465,8 +464,7 @@ class Session:
         connection, this waits a moment for one. Raises NotCommittedError if the call has had no
         effect, and another LedgerError if that is not known.
         """
-        async with self._calling:
-            link = await self._linked()
+        async with self._turn(self._calling) as link:
             try:
                 with _watched(link):
                     rows = await fetch(
@@ -513,10 +511,27 @@ class Session:
             raise LedgerError("the connections are to different servers")
         return await fetch(db, query, self.identity.token, *arguments)
 
-    async def _linked(self) -> _Link:
+    @asynccontextmanager
+    async def _turn(self, lock: asyncio.Lock) -> AsyncIterator[_Link]:
+        """The connections, when it is the caller's turn to use them.
+
+        All callers have the same patience, however many wait for a lost connection.
+        """
+        deadline_s = asyncio.get_running_loop().time() + PATIENCE_S
+        try:
+            async with asyncio.timeout_at(deadline_s):
+                await lock.acquire()
+        except TimeoutError:
+            raise LedgerError("PostgreSQL does not answer in time") from None
+        try:
+            yield await self._linked(deadline_s)
+        finally:
+            lock.release()
+
+    async def _linked(self, deadline_s: float) -> _Link:
         """The connections; waits for a moment if they are lost."""
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout_at(deadline_s):
                 await self._is_up.wait()
                 while self._link is not None and self._link.is_lost:
                     await asyncio.sleep(0)  # until the keeper has seen it
