@@ -61,7 +61,6 @@ class Outcome:
 
     records: Records
     counts: Counter[str]
-    lines: Sequence[str]
     lost: int
     equal_s: float
     delays: Sequence[tuple[float, float, int]]
@@ -80,7 +79,6 @@ class Outcome:
         ended = ", ".join(f"{count} {code}" for code, count in codes.most_common())
         return "\n".join(
             (
-                *self.lines,
                 f"faults: {', '.join(f'{n} {kind}' for kind, n in sorted(self.counts.items()))}",
                 f"{rows} publications, {kinds['Live']} deliveries, {kinds['Moved']} joins and "
                 f"leaves of users, {kinds['Joined']} joins, {recovered} of them recovered",
@@ -165,7 +163,6 @@ async def run_machines(plan: ClusterPlan, folder: Path) -> Outcome:
         return Outcome(
             records,
             faults.counts,
-            faults.lines,
             faults.lost,
             equal_s,
             [delay for client in clients for delay in client.delays],

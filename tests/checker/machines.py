@@ -297,7 +297,7 @@ def _unfollow(standby: PostgreSQL) -> None:
 
 
 class Faults:
-    """Faults of a database and of machines; `counts` and `lines` say which ones have happened."""
+    """Faults of a database and of machines; `counts` has how often which ones have happened."""
 
     def __init__(
         self, database: Database, machines: Sequence[Machine], chance: random.Random
@@ -307,7 +307,6 @@ class Faults:
         self._chance = chance
         self._began = _now()
         self.counts: Counter[str] = Counter()
-        self.lines: list[str] = []
         self.outages: list[Outage] = []
         self.renewals = 0  # how often the ledger must have got another token
         self.lost = 0  # publications that the database has lost
@@ -345,17 +344,16 @@ class Faults:
         """Cause a fault of this kind, and wait until it is over; what this machine cannot have is
         left out."""
         if kind not in self.known:
-            self.lines.append(f"{kind}: not here")
+            print(f"{kind}: not possible here")
             return
         began = _now()
         detail = await self.known[kind]()
         if detail is None:
-            self.lines.append(f"{began - self._began:6.1f} s {kind}: no occasion")
+            print(f"{began - self._began:6.1f} s {kind}: no occasion")
             return
         self.counts[kind] += 1
-        self.lines.append(
-            f"{began - self._began:6.1f} s {kind}: {detail}, {_now() - began:.1f} s in all"
-        )
+        lasted_s = _now() - began
+        print(f"{began - self._began:6.1f} s {kind}: {detail}, {lasted_s:.1f} s in all", flush=True)
 
     # Of PostgreSQL
 
