@@ -409,21 +409,28 @@ class Gates:
     """Makes calls of the rooms wait for a gate, as rooms on another machine would wait.
 
     A call of `method` whose number is in `gates` waits for its event. `begun` are the numbers of
-    all calls that have begun, and `done` of those that have ended.
+    all calls that have begun, and `done` of those that have ended. A call that has to `fail` raises
+    an exception after its gate.
     """
 
     def __init__(self, rooms: LocalRooms, method: str, count: int = 1) -> None:
         self.gates = {number: asyncio.Event() for number in range(1, count + 1)}
         self.begun: list[int] = []
         self.done: list[int] = []
+        self._failing: set[int] = set()
         self._call = getattr(rooms, method)
         setattr(rooms, method, self._wait)
+
+    def fail(self, number: int) -> None:
+        self._failing.add(number)
 
     async def _wait(self, *arguments: Any, **named: Any) -> Any:
         number = len(self.begun) + 1
         self.begun.append(number)
         if number in self.gates:
             await self.gates[number].wait()
+        if number in self._failing:
+            raise RuntimeError("a planted fault")
         try:
             return await self._call(*arguments, **named)
         finally:
@@ -580,45 +587,173 @@ def restoring(running: RunningRelay, room: str, *members: tuple[Member, int]) ->
     return records.Restore(room, position, list(members), known).encode()
 
 
-def test_rooms_are_restored_one_after_the_other(tmp_path: Path) -> None:
-    """Records behind a RESTORE wait for it, and the worker is welcomed after the last room."""
+def introduction(rooms: int) -> bytes:
+    return records.Hello("worker-9", 1, rooms=rooms).encode()
+
+
+def test_rooms_are_restored_side_by_side(tmp_path: Path) -> None:
+    """Other records wait for all of them, and the worker is welcomed after the last one ends."""
 
     async def test(running: RunningRelay) -> None:
         restores = Gates(running.rooms, "restore", 3)
         peer = await running.peer(
-            records.Hello("worker-9", 1, rooms=3).encode(),
+            introduction(4),
             restoring(running, "a", (ALICE, 1)),
             restoring(running, "b", (ALICE, 2)),
             restoring(running, "c", (ALICE, 1)),
+            restoring(running, "d", (ALICE, 1)),
             records.Lose("a", ALICE).encode(),
             records.Ping(5).encode(),
         )
-        for number in range(1, 4):
-            await until(lambda number=number: len(restores.begun) == number)
-            assert restores.done == list(range(1, number))
+        await until(lambda: restores.done == [4])
+        assert restores.begun == [1, 2, 3, 4]
+        for number in (3, 1):
             restores.gates[number].set()
+            await until(lambda number=number: restores.done[-1] == number)
+        await asyncio.sleep(0)
+        assert not any(each.is_restored for each in running.relay._peers)
+        assert (running.rooms.user_count, running.rooms.absent_count) == (3, 0)
+        restores.gates[2].set()
         received = [await peer.read_record(), await peer.read_record()]
         assert received == [records.Welcome(), records.Pong(5)]
-        assert (running.rooms.user_count, running.rooms.absent_count) == (3, 1)
+        assert (running.rooms.user_count, running.rooms.absent_count) == (4, 1)
+
+    run(tmp_path, test)
+
+
+def test_order_of_records_among_restores_is_kept(tmp_path: Path) -> None:
+    """A record between RESTORE records waits for those before it, and those behind it wait too."""
+
+    async def test(running: RunningRelay) -> None:
+        restores = Gates(running.rooms, "restore", 2)
+        peer = await running.peer(
+            introduction(2),
+            restoring(running, "a", (ALICE, 1)),
+            ASK_STATUS,
+            restoring(running, "b", (ALICE, 1)),
+        )
+        await until(lambda: restores.begun == [1])
+        restores.gates[1].set()
+        assert (await peer.status()).parts["relay"]["rooms"] == 1
+        assert restores.begun == [1, 2]
+        restores.gates[2].set()
+        assert await peer.read_record() == records.Welcome()
+
+    run(tmp_path, test)
+
+
+def test_number_of_rooms_restored_at_once_is_limited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While so many wait, the relay reads nothing more from this worker; the next one follows."""
+    monkeypatch.setattr(peer_module, "MAX_RESTORING", 2)
+
+    async def test(running: RunningRelay) -> None:
+        restores = Gates(running.rooms, "restore", 4)
+        names = "abcd"
+        peer = await running.peer(
+            introduction(len(names)), *(restoring(running, name, (ALICE, 1)) for name in names)
+        )
+        await until(lambda: restores.begun == [1, 2])
+        (relay_peer,) = running.relay._peers
+        assert relay_peer._is_paused
+        for number, begun in ((2, 3), (3, 4), (1, 4)):
+            restores.gates[number].set()
+            await until(lambda number=number: number in restores.done)
+            await until(lambda begun=begun: len(restores.begun) == begun)
+        assert not relay_peer._is_paused
+        restores.gates[4].set()
+        assert await peer.read_record() == records.Welcome()
+        assert running.rooms.user_count == len(names)
+
+    run(tmp_path, test)
+
+
+def test_room_that_cannot_be_restored_is_lost_alone(tmp_path: Path) -> None:
+    """The rooms beside it are restored, and the worker is welcomed."""
+
+    async def test(running: RunningRelay) -> None:
+        restores = Gates(running.rooms, "restore", 3)
+        peer = await running.peer(
+            introduction(3),
+            restoring(running, "a", (ALICE, 1)),
+            records.Restore("b", Position("other", 3), [(ALICE, 1)], []).encode(),
+            restoring(running, "c", (ALICE, 1)),
+        )
+        await until(lambda: restores.begun == [1, 2, 3])
+        restores.gates[2].set()
+        assert await peer.read_record() == records.Lost("b")
+        restores.gates[3].set()
+        restores.gates[1].set()
+        assert await peer.read_record() == records.Welcome()
+        assert running.rooms.room_count == 2
+
+    run(tmp_path, test)
+
+
+def test_exception_in_a_restore_ends_the_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log has it, and what is restored before or afterwards is lost."""
+
+    async def test(running: RunningRelay) -> None:
+        restores = Gates(running.rooms, "restore", 3)
+        restores.fail(2)
+        peer = await running.peer(
+            introduction(4),
+            *(restoring(running, name, (ALICE, 1)) for name in "abcd"),
+            records.Ping(5).encode(),
+        )
+        await until(lambda: restores.done == [4])
+        restores.gates[2].set()
+        await peer.await_end()
+        assert "a planted fault" in caplog.text
+        restores.gates[1].set()
+        restores.gates[3].set()
+        await until(lambda: running.rooms.absent_count == 3)
+        assert running.rooms.room_count == 3
+        assert not running.relay._peers
+
+    run(tmp_path, test)
+
+
+def test_more_restores_than_announced_end_the_connection(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is restored already is lost when it ends."""
+
+    async def test(running: RunningRelay) -> None:
+        restores = Gates(running.rooms, "restore")
+        peer = await running.peer(
+            introduction(1), *(restoring(running, name, (ALICE, 1)) for name in "ab")
+        )
+        await peer.await_end()
+        assert "an unexpected Restore record" in caplog.text
+        restores.gates[1].set()
+        await until(lambda: running.rooms.absent_count == 1)
+        assert restores.begun == [1]
 
     run(tmp_path, test)
 
 
 def test_restore_of_a_closed_connection_is_undone(tmp_path: Path) -> None:
-    """The members of the room are lost as soon as they are counted."""
+    """The members of each room are lost as soon as they are counted."""
 
     async def test(running: RunningRelay) -> None:
-        restores = Gates(running.rooms, "restore")
+        restores = Gates(running.rooms, "restore", 2)
         peer = await running.peer(
-            records.Hello("worker-9", 1, rooms=2).encode(),
+            introduction(4),
             restoring(running, "a", (ALICE, 2), (Member(None, "user Eve"), 1)),
+            restoring(running, "b", (ALICE, 1)),
+            restoring(running, "c", (ALICE, 1)),
         )
-        await until(lambda: restores.begun == [1])
+        await until(lambda: restores.done == [3])
         peer.writer.transport.abort()
         await until(lambda: not running.relay._peers)
-        assert running.rooms.user_count == 0
+        assert (running.rooms.user_count, running.rooms.absent_count) == (1, 1)
+        restores.gates[2].set()
         restores.gates[1].set()
-        await until(lambda: running.rooms.absent_count == 1)
+        await until(lambda: running.rooms.absent_count == 3)
         assert running.rooms.spectator_count == 0
 
     run(tmp_path, test)

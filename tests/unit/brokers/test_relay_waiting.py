@@ -166,12 +166,12 @@ class Owner:
     """Records the calls of a `Waiting`."""
 
     def __init__(self, limit: int = 10) -> None:
-        self.changes: list[bool] = []
+        self.ends: list[bool] = []  # whether the limit was still reached
         self.failures: list[BaseException] = []
-        self.waiting = Waiting(limit, changed=self.change, failed=self.failures.append)
+        self.waiting = Waiting(limit, ended=self.end, failed=self.failures.append)
 
-    def change(self) -> None:
-        self.changes.append(self.waiting.is_full)
+    def end(self) -> None:
+        self.ends.append(self.waiting.is_full)
 
     async def until(self, count: int) -> None:
         """Wait until so many requests wait."""
@@ -198,8 +198,8 @@ def test_requests_wait_side_by_side() -> None:
     run(test)
 
 
-def test_owner_is_told_when_the_limit_is_reached_and_left() -> None:
-    """Requests that read count as well. More than the limit can be begun, and are told once."""
+def test_owner_is_told_of_each_end() -> None:
+    """Requests that read count as well. More than the limit can be begun."""
 
     async def test(log: Log) -> None:
         owner = Owner(limit=2)
@@ -207,14 +207,15 @@ def test_owner_is_told_when_the_limit_is_reached_and_left() -> None:
         for number, gate in enumerate(gates):
             owner.waiting.begin(log.step(str(number), gate), reads=number % 2 == 0)
             assert owner.waiting.is_full == (number >= 1)
-        assert owner.changes == [True]
+        owner.waiting.begin(log.step("at once"))
+        assert owner.ends == []
         for gate in gates[:3]:
             gate.set_result(None)
         await owner.until(1)
-        assert owner.changes == [True, False]
-        gates[3].set_result(None)
+        assert owner.ends == [True, True, False]
+        gates[3].set_exception(KeyError())
         await owner.until(0)
-        assert owner.changes == [True, False]
+        assert owner.ends == [True, True, False, False]
 
     run(test)
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
 from fastchat.brokers.relay import records
@@ -15,7 +15,7 @@ from fastchat.brokers.relay.deadlines import check_deadline, too_late
 from fastchat.brokers.relay.outbox import Outbox
 from fastchat.brokers.relay.page_requests import PageRequests
 from fastchat.brokers.relay.records import FromRelay, FromWorker, Refusal, decode_from_worker
-from fastchat.brokers.relay.waiting import Waiting, begin
+from fastchat.brokers.relay.waiting import Waiting
 from fastchat.brokers.relay.wire import BadRecord, RecordReader
 from fastchat.errors import CommandError
 from fastchat.history import Duplicate
@@ -36,6 +36,9 @@ RECORD_BYTES = 1024 * 1024
 #: read before is still handled; together that is some 10 MiB. It is more than rooms on another
 #: machine can have on the way at once: at 25,000 joins a second, those of 0.15 s.
 MAX_WAITING = 4096
+#: So many rooms of a worker are restored at once. Rooms on another machine read several of them in
+#: one statement, and other readers wait only a moment for these.
+MAX_RESTORING = 64
 
 
 class RelayState(Protocol):
@@ -72,16 +75,17 @@ class Peer(asyncio.Protocol):
     Its states, each of them once:
 
     * new, until the worker's HELLO;
-    * restoring: the worker must still send `_to_restore` of its rooms;
+    * restoring: `_to_restore` of the worker's rooms are not restored yet;
     * restored: the worker can send any record;
     * lost: the connection has ended. The members in this worker count as lost, and their users have
       the usual time to come back. A member whose join ends later is lost at once.
 
     Records are handled in order. A request that has to wait for the rooms begins in its order, and
-    then waits beside the others (`_waiting`), so later records do not wait for it. Only a RESTORE
-    record is finished before the next record is handled: while it waits (`_restoring`), later
-    records are kept in `_later`. The peer does not read from the socket while a record is in
-    `_later`, or while too many requests wait.
+    then waits beside the others (`_waiting`), so later records do not wait for it. RESTORE records
+    wait beside each other as well (`_restoring`), but the first record of another kind is handled
+    after all of them: it is kept in `_later`, with those behind it, and so are more RESTORE records
+    than can wait at once. The peer does not read from the socket while a record is in `_later`, or
+    while too many requests wait.
     """
 
     def __init__(self, relay: RelayState) -> None:
@@ -93,9 +97,9 @@ class Peer(asyncio.Protocol):
         self._members: dict[str, Counter[Member]] = {}
         self._deliveries = records.Deliveries()  # not encoded yet
         self._outbox = Outbox(self._flush)
-        self._restoring: asyncio.Task[None] | None = None
+        self._restoring = Waiting(MAX_RESTORING, ended=self._go_on, failed=self._fail)
         self._later: deque[FromWorker] = deque()
-        self._waiting = Waiting(MAX_WAITING, changed=self._pace, failed=self._fail)
+        self._waiting = Waiting(MAX_WAITING, ended=self._pace, failed=self._fail)
         self._page_requests = PageRequests(relay.rooms.pages, self._say)
         self._is_paused = False
         #: Whether the worker still gets what it has missed, and how many bytes of that it can have
@@ -103,7 +107,9 @@ class Peer(asyncio.Protocol):
         self._is_returning = False
         self._missed_bytes = 0
         self._lost = False
-        #: The number of RESTORE records that must follow; None before HELLO.
+        #: The number of RESTORE records that must follow.
+        self._to_follow = 0
+        #: The number of rooms that are not restored yet; None before HELLO.
         self._to_restore: int | None = None
         self.name = ""
         self.report: Mapping[str, Any] | None = None
@@ -121,13 +127,13 @@ class Peer(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             for record in self._reader.feed(data):
-                if self._restoring is not None:
+                if self._restoring:
                     self._later.append(record)
-                elif (restoring := self._on_record(record)) is not None:
-                    self._restoring = begin(self._restore_in_order(restoring))
+                else:
+                    self._on_record(record)
         except Exception as error:
             self._fail(error)
-        self._pace()
+        self._go_on()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._lost = True
@@ -153,19 +159,20 @@ class Peer(asyncio.Protocol):
         else:
             self._transport.resume_reading()
 
-    async def _restore_in_order(self, restoring: Coroutine[Any, Any, None]) -> None:
-        """Finish the handling of a RESTORE record, and then handle the records behind it."""
+    def _go_on(self) -> None:
+        """Handle the records in `_later` that need not wait any longer."""
         try:
-            await restoring
-            while self._later:
-                following = self._on_record(self._later.popleft())
-                if following is not None:
-                    await following
+            while self._later and not self._must_wait(self._later[0]):
+                self._on_record(self._later.popleft())
         except Exception as error:
             self._fail(error)
-        finally:
-            self._restoring = None
-            self._pace()
+        self._pace()
+
+    def _must_wait(self, record: FromWorker) -> bool:
+        """Whether rooms that are being restored come before a record."""
+        if isinstance(record, records.Restore):
+            return self._restoring.is_full
+        return bool(self._restoring)
 
     def _fail(self, error: BaseException) -> None:
         """Close the connection after an error of either side. The relay goes on."""
@@ -174,6 +181,7 @@ class Peer(asyncio.Protocol):
             logger.warning("closing the connection of %s: %s", name, error)
         else:
             logger.error("a record of %s could not be handled", name, exc_info=error)
+        self._later.clear()
         self._transport.abort()
 
     def close(self) -> None:
@@ -257,17 +265,15 @@ class Peer(asyncio.Protocol):
 
     # Receiving
 
-    def _on_record(self, record: FromWorker) -> Coroutine[Any, Any, None] | None:
-        """Handle a record, or return a coroutine that does so before the next one is handled."""
+    def _on_record(self, record: FromWorker) -> None:
         if isinstance(record, records.AskStatus):
             self._say(self._relay.status())
         elif isinstance(record, (records.Hello, records.Restore)):
-            return self._on_introduction(record)
+            self._on_introduction(record)
         elif not self.is_restored:
             raise BadRecord(f"a {type(record).__name__} record before the end of the introduction")
         else:
             self._on_said(record)
-        return None
 
     def _on_said(self, record: records.Said) -> None:
         match record:
@@ -293,26 +299,27 @@ class Peer(asyncio.Protocol):
             case _:
                 self._count.handle(record)
 
-    def _on_introduction(self, record: records.Introduction) -> Coroutine[Any, Any, None] | None:
+    def _on_introduction(self, record: records.Introduction) -> None:
         """Handle a HELLO, or one of the RESTORE records that it announces."""
         match record:
             case records.Hello(name, pid, rooms) if self._to_restore is None:
                 self.name = name
                 logger.info("%s (pid %d) has connected with %d rooms", name, pid, rooms)
+                self._to_follow = rooms
                 self._expect(rooms)
-            case records.Restore() if self._to_restore:
-                return self._on_restore(record, self._to_restore - 1)
+            case records.Restore() if self._to_follow:
+                self._to_follow -= 1
+                self._restoring.begin(self._on_restore(record))
             case _:
                 raise BadRecord(f"an unexpected {type(record).__name__} record")
-        return None
 
     def _expect(self, rooms: int) -> None:
-        """Note how many rooms the worker must still send; after the last, it is restored."""
+        """Note how many rooms are not restored yet; after the last, the worker is restored."""
         self._to_restore = rooms
         if self.is_restored:
             self._relay.restored(self)
 
-    async def _on_restore(self, record: records.Restore, left: int) -> None:
+    async def _on_restore(self, record: records.Restore) -> None:
         self._is_returning = True
         resumed = await self._rooms.restore(
             self,
@@ -323,7 +330,8 @@ class Peer(asyncio.Protocol):
             self._say(records.Lost(record.room))
         for member, count in record.members if resumed else ():
             self._count_in(record.room, member, count)
-        self._expect(left)
+        assert self._to_restore is not None
+        self._expect(self._to_restore - 1)
 
     def _on_publish(self, record: records.Publish) -> None:
         if time.monotonic() > record.deadline:  # the worker has refused them already

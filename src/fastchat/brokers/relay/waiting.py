@@ -65,19 +65,19 @@ class Waiting:
     """The requests of one worker that wait for the rooms.
 
     * ``limit``: with so many requests `is_full` is true, and the owner has to begin no more.
-    * ``changed``: called when `is_full` has changed.
     * ``failed``: called with the exception of a request that has failed after its first step.
+    * ``ended``: called when a request that had to wait has ended, in one way or the other.
     """
 
     def __init__(
         self,
         limit: int,
         *,
-        changed: Callable[[], None],
+        ended: Callable[[], None],
         failed: Callable[[BaseException], None],
     ) -> None:
         self._limit = limit
-        self._changed = changed
+        self._ended = ended
         self._failed = failed
         self._tasks: set[asyncio.Task[None]] = set()
         self._reads: set[asyncio.Task[None]] = set()
@@ -97,11 +97,8 @@ class Waiting:
         task = begin(work)
         if task is None:
             return
-        was_full = self.is_full
         (self._reads if reads else self._tasks).add(task)
         task.add_done_callback(self._on_done)
-        if not was_full and self.is_full:
-            self._changed()
 
     def cancel_reads(self) -> None:
         """Cancel the requests that only read, because the worker is gone."""
@@ -109,10 +106,8 @@ class Waiting:
             task.cancel()
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
-        was_full = self.is_full
         self._tasks.discard(task)
         self._reads.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._failed(error)
-        if was_full and not self.is_full:
-            self._changed()
+        self._ended()
