@@ -9,7 +9,9 @@ import hypothesis
 import pytest
 
 # The contracts assert too, and are no test modules by their names.
-pytest.register_assert_rewrite("contracts.broker", "contracts.history", "support")
+pytest.register_assert_rewrite(
+    "contracts.broker", "contracts.files", "contracts.history", "support"
+)
 
 # How long an example takes depends on the load. The first text takes a second in a fresh checkout,
 # because Hypothesis builds its tables of characters then.

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from fastchat.files import File
+from fastchat.files import File, Files
 from fastchat.files.store import FileStore
 from fastchat.metrics import Metrics
 
@@ -57,7 +57,7 @@ async def opened_store(data: Path, **changes: Any) -> AsyncIterator[FileStore]:
 
 
 async def put(
-    store: FileStore,
+    store: Files,
     content: bytes,
     *,
     room: str = "lobby",
@@ -70,15 +70,18 @@ async def put(
     return await upload.finish()
 
 
-async def get(store: FileStore, id: str) -> bytes | None:
+async def get(store: Files, id: str) -> bytes | None:
     """Return the whole content of a file; None if it does not exist."""
     content = await store.open(id)
     if content is None:
         return None
+    found = bytearray()
     try:
-        return await content.read(0, content.size + 1)
+        while part := await content.read(len(found), content.size + 1):
+            found += part
     finally:
         content.close()
+    return bytes(found)
 
 
 def files_on_disk(data: Path) -> list[str]:

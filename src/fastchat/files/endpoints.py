@@ -37,10 +37,9 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from fastchat.errors import CommandError, ErrorCode
-from fastchat.files import BUSY_S, File, busy
+from fastchat.files import BUSY_S, Content, File, Files, FileWriter, busy
 from fastchat.files.links import disposition, is_id
 from fastchat.files.media import OTHER
-from fastchat.files.store import Content, DiskFileWriter, FileStore
 from fastchat.files.transfers import RequestContext
 from fastchat.limits.connections import ConnectionCount
 from fastchat.limits.queue import FairQueue
@@ -90,7 +89,7 @@ class FileEndpoints:
     """
 
     def __init__(
-        self, files: FileStore, receiving: ConnectionCount, serving: FairQueue, metrics: Metrics
+        self, files: Files, receiving: ConnectionCount, serving: FairQueue, metrics: Metrics
     ) -> None:
         self._files = files
         self._receiving = receiving
@@ -153,7 +152,7 @@ class FileEndpoints:
             self._receiving.leave(address, "")
         return JSONResponse(file.described(), 201, {"location": file.link})
 
-    async def _find_writer(self, request: Request) -> DiskFileWriter | None:
+    async def _find_writer(self, request: Request) -> FileWriter | None:
         """Return the writer of a request's ticket; None if it has no ticket that is still valid.
 
         It is called before the request counts as an upload, and does not use the ticket.
@@ -161,7 +160,7 @@ class FileEndpoints:
         ticket = _ticket_of(request)
         return None if ticket is None else await self._files.find(ticket)
 
-    async def _store(self, writer: DiskFileWriter, body: AsyncIterator[bytes]) -> File:
+    async def _store(self, writer: FileWriter, body: AsyncIterator[bytes]) -> File:
         try:
             async for data in body:
                 if data:

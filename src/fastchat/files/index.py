@@ -38,7 +38,7 @@ import apsw
 from fastchat.database import open_to_read, open_to_write, select, transaction
 from fastchat.directory import Displaced, Watch, hold
 from fastchat.errors import FilesError
-from fastchat.files import File
+from fastchat.files import TICKET_S, UNLINKED_LIFETIME_S, File
 from fastchat.files.quotas import Quotas, charge_of
 from fastchat.files.schema import INDEX
 
@@ -59,12 +59,6 @@ FOLDER = "files"
 FILE_NAME = "index.sqlite3"
 #: The `epoch` of an orphan (`fastchat.files.orphans`). No stream has it.
 ORPHANED = ""
-#: A ticket is valid for this long, from the announcement of a file to its first byte. Meanwhile,
-#: the announcement counts against its user's quota.
-TICKET_S = 600.0
-#: A file without a link is deleted after this time. A sender who writes their message for longer
-#: must send the file again.
-UNLINKED_LIFETIME_S = 3600.0
 #: How long a process waits for a transaction of another one, which can include the renaming of a
 #: file.
 LONGEST_WAIT_S = 5.0
@@ -203,11 +197,7 @@ class Index:
     # Announced and incoming files
 
     def key(self) -> bytes:
-        """Return the secret key of the digests that are ids.
-
-        Without the key, the id of a content cannot be computed. So it cannot be checked, either,
-        whether an id belongs to a guessed content.
-        """
+        """Return the secret key of the digests that are ids (`fastchat.files.ids`)."""
         with self._reading() as db:
             ((key,),) = select(db, "SELECT key FROM secrets")
         return bytes(key)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import apsw
 
 from fastchat.database import select
-from fastchat.errors import CommandError, ErrorCode
+from fastchat.files.refusals import quota_announced, quota_used_up, total_used_up
 
 __all__ = ["Quotas", "charge_of"]
 
@@ -53,9 +53,7 @@ class Quotas:
         ((stored,),) = select(db, "SELECT bytes FROM totals")
         ((incoming,),) = select(db, "SELECT total(charge) FROM uploads WHERE begun")
         if stored + incoming + charge > self._max_total_bytes:
-            raise CommandError(
-                ErrorCode.FORBIDDEN, "The server's quota for files is used up. Try again later."
-            )
+            raise total_used_up()
         self._check_disk(charge, select(db, "SELECT number, size FROM uploads WHERE begun"))
 
     def excess(self, db: apsw.Connection, user: str, charge: int) -> float:
@@ -91,16 +89,8 @@ class Quotas:
         ):
             excess -= freed
             if excess <= 0:
-                raise CommandError(
-                    ErrorCode.FORBIDDEN,
-                    "Files that you announced and did not send use up your quota. Try again later.",
-                    temporary=True,
-                    retry_after_ms=int((expires - now) * 1000) + 1,
-                )
-        raise CommandError(
-            ErrorCode.FORBIDDEN,
-            "Your files use up your quota. Delete messages that contain files, and try again.",
-        )
+                raise quota_announced(expires - now)
+        raise quota_used_up()
 
     def unlinked_file(self, db: apsw.Connection, room: str, user: str, size: int) -> str | None:
         """Return the id of a stored file which the next file of this size probably repeats.

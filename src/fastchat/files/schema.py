@@ -13,6 +13,7 @@ from pathlib import Path
 import apsw
 
 from fastchat.database import Schema, open_to_read, select
+from fastchat.files.ids import KEY_BYTES
 from fastchat.history.directory import FILE_NAME as HISTORY_FILE_NAME
 from fastchat.history.users import UserIds, user_key_of
 
@@ -83,7 +84,7 @@ _BUSY_TIMEOUT_MS = 5000
 
 def _make(db: apsw.Connection) -> None:
     db.execute(_TABLES)
-    db.execute("INSERT INTO secrets VALUES (?)", (secrets.token_bytes(32),))
+    db.execute("INSERT INTO secrets VALUES (?)", (secrets.token_bytes(KEY_BYTES),))
 
 
 def _replace_authors(db: apsw.Connection) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from fastchat.errors import CommandError, ErrorCode
+from fastchat.files.refusals import disk_full
 from fastchat.metrics import Metrics
 
 __all__ = ["Disk", "Space", "reserved_for_messages", "space_of"]
@@ -77,11 +77,7 @@ class Disk:
         self._log_change(size, fits, free, reserved)
         if not fits:
             self._metrics.full_disk_refusals_total += 1
-            raise CommandError(
-                ErrorCode.UNAVAILABLE,
-                "The server's disk has no space for this file at the moment. Try again later.",
-                temporary=True,
-            )
+            raise disk_full()
 
     def _log_change(self, size: int, fits: bool, free: int, reserved: int) -> None:
         """Log once that files are refused, and once that files of this size are accepted again."""

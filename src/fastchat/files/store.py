@@ -11,24 +11,25 @@ import contextlib
 import hashlib
 import logging
 import os
-import secrets
 import threading
-from base64 import b32encode
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from fastchat.errors import CommandError, ErrorCode, FilesError, SettingError
+from fastchat.errors import CommandError, FilesError, SettingError
 from fastchat.files import File
 from fastchat.files.contents import Contents
+from fastchat.files.ids import hasher, id_of
 from fastchat.files.index import FOLDER, Announced, Index
 from fastchat.files.links import clean_name
 from fastchat.files.media import HEAD_BYTES, sniff
+from fastchat.files.refusals import incomplete, ticket_used, too_large, too_long, unavailable
 from fastchat.files.space import Disk, Space, space_of
+from fastchat.files.tickets import digest_of, new_ticket
 from fastchat.metrics import Metrics
 
-__all__ = ["Content", "DiskFileWriter", "FileStore"]
+__all__ = ["DiskContent", "DiskFileWriter", "FileStore"]
 
 logger = logging.getLogger("fastchat.files")
 
@@ -37,14 +38,13 @@ Result = TypeVar("Result")
 #: There are several threads so that one slow file does not delay all others. They mostly wait for
 #: the disk.
 _THREADS = 4
-#: A ticket has 192 random bits, so it cannot be guessed.
-_TICKET_BYTES = 24
-#: An id is a digest of 160 bits, which are exactly 32 characters of base32 (`links.is_id`).
-_ID_BYTES = 20
 
 
 class FileStore:
-    """Stores files in the data directory `data`. Raises SettingError if its index is unusable.
+    """Stores files in the data directory `data`. Implements `fastchat.files.Files`.
+
+    The event loop only waits for results: disk access happens in threads. Raises SettingError if
+    the index is unusable.
 
     * ``max_bytes``: the size of the largest file.
     * ``max_user_bytes``, ``max_total_bytes``: the quotas of one user and of the server.
@@ -101,7 +101,7 @@ class FileStore:
             )
 
     def close(self) -> None:
-        """Wait for the work in the threads. Afterwards, each method raises `unavailable`."""
+        """Do what `Files.close` does, and wait for the work in the threads."""
         self._is_closed = True
         self.index.hurry()
         self._writers.shutdown()
@@ -110,10 +110,7 @@ class FileStore:
 
     async def reserve(self, room: str, user: str, name: str, size: int) -> DiskFileWriter:
         if size > self.max_bytes:
-            raise CommandError(
-                ErrorCode.TOO_LONG,
-                f"The file is too large. A file can have at most {self.max_bytes:,} bytes.",
-            )
+            raise too_large(self.max_bytes)
         return await self.run_writing(self._reserve, room, user, clean_name(name), size)
 
     async def withdraw(self, room: str, user: str) -> None:
@@ -121,24 +118,15 @@ class FileStore:
             await self.run_writing(self.index.withdraw_all, room, user)
 
     async def find(self, ticket: str) -> DiskFileWriter | None:
-        """Return the writer of a ticket's file, like `claim`, but do not use the ticket."""
         return await self.run(self._find, ticket)
 
     async def claim(self, ticket: str) -> DiskFileWriter | None:
         return await self.run_writing(self._claim, ticket)
 
     async def stat(self, id: str) -> tuple[int, str] | None:
-        """Return the size and the media type of a file; None if it does not exist.
-
-        Raises CommandError.
-        """
         return await self.run(self._stat, id)
 
-    async def open(self, id: str) -> Content | None:
-        """Open a file for reading; None if it does not exist. The caller must close the result.
-
-        Raises CommandError.
-        """
+    async def open(self, id: str) -> DiskContent | None:
         return await self.run(self._open, id)
 
     async def run(self, function: Callable[..., Result], *arguments: object) -> Result:
@@ -156,22 +144,22 @@ class FileStore:
         self, threads: ThreadPoolExecutor, function: Callable[..., Result], *arguments: object
     ) -> Result:
         if self._is_closed:
-            raise _unavailable()
+            raise unavailable()
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(threads, _disk_errors, function, *arguments)
 
     # In threads
 
     def _reserve(self, room: str, user: str, name: str, size: int) -> DiskFileWriter:
-        ticket = secrets.token_urlsafe(_TICKET_BYTES)
-        announced = self.index.reserve(room, user, name, size, _digest_of(ticket))
+        ticket = new_ticket()
+        announced = self.index.reserve(room, user, name, size, digest_of(ticket))
         return DiskFileWriter(self, ticket, announced)
 
     def _check_disk(self, size: int, started: Sequence[tuple[int, int]]) -> None:
         self._disk.check(size, sum(self.contents.missing_bytes(*each) for each in started))
 
     def _find(self, ticket: str) -> DiskFileWriter | None:
-        announced = self.index.find(_digest_of(ticket))
+        announced = self.index.find(digest_of(ticket))
         return None if announced is None else DiskFileWriter(self, ticket, announced)
 
     def _claim(self, ticket: str) -> DiskFileWriter | None:
@@ -185,31 +173,28 @@ class FileStore:
         content.close()
         return content.size, content.media_type
 
-    def _open(self, id: str) -> Content | None:
+    def _open(self, id: str) -> DiskContent | None:
         known = self.index.size_and_type(id)
         if known is None:
             return None
         size, media_type = known
         descriptor = self.contents.open(id)
         if descriptor is not None and os.fstat(descriptor).st_size == size:
-            return Content(self, descriptor, id, size, media_type)
+            return DiskContent(self, descriptor, id, size, media_type)
         if descriptor is not None:
             os.close(descriptor)
         logger.warning("the content of a file is missing or damaged: %s", id)
         return None
 
     def hasher(self, room: str) -> hashlib.blake2b:
-        """Return the hash whose digest of a content is the id of the file.
-
-        It includes the room, so the same content in two rooms is two files.
-        """
+        """Return the hash that makes the id of a file in a room."""
         if self._key is None:
             self._key = self.index.key()
-        return hashlib.blake2b(room.encode() + b"\0", key=self._key, digest_size=_ID_BYTES)
+        return hasher(self._key, room)
 
 
-class Content(NamedTuple):
-    """A file that is open for reading."""
+class DiskContent(NamedTuple):
+    """Implements `fastchat.files.Content`."""
 
     store: FileStore
     descriptor: int
@@ -218,7 +203,6 @@ class Content(NamedTuple):
     media_type: str
 
     async def read(self, offset: int, size: int) -> bytes:
-        """Read up to `size` bytes at `offset`; fewer at the end of the file."""
         return await self.store.run(os.pread, self.descriptor, size, offset)
 
     def close(self) -> None:
@@ -293,15 +277,10 @@ class DiskFileWriter:
         with self._lock:
             is_open = self._descriptor is not None
             if self._is_over or not (is_open or self.start()):
-                raise CommandError(
-                    ErrorCode.FORBIDDEN, "The ticket is used or expired. Announce the file again."
-                )
+                raise ticket_used()
             assert self._descriptor is not None
             if self._received + len(data) > self.size:
-                raise CommandError(
-                    ErrorCode.TOO_LONG,
-                    f"The file is longer than the announced {self.size:,} bytes.",
-                )
+                raise too_long(self.size)
             done = 0
             while done < len(data):
                 done += os.pwrite(self._descriptor, data[done:], self._received + done)
@@ -312,13 +291,10 @@ class DiskFileWriter:
         with self._lock:
             missing = self.size - self._received
             if missing or self._is_over or self._descriptor is None:
-                raise CommandError(
-                    ErrorCode.BAD_COMMAND,
-                    f"The file is incomplete: {missing:,} bytes are missing. Send it again.",
-                )
+                raise incomplete(missing)
             store, announced = self._store, self._announced
             media = sniff(os.pread(self._descriptor, HEAD_BYTES, 0))
-            id = b32encode(self._hash.digest()).decode("ascii").lower()
+            id = id_of(self._hash)
             file = File(id, self.room, self.name, self.size, *media)
             if store.sync:
                 os.fsync(self._descriptor)
@@ -343,23 +319,10 @@ class DiskFileWriter:
             self._store.index.discard(self._announced.number, self._store.contents.remove)
 
 
-def _digest_of(ticket: str) -> bytes:
-    """Return the digest of a ticket. The index stores digests only, so it shows no ticket."""
-    return hashlib.blake2b(ticket.encode("utf-8", "replace"), digest_size=32).digest()
-
-
 def _disk_errors(function: Callable[..., Result], *arguments: object) -> Result:
     """Call a function. If the disk fails, log it, and raise `unavailable`."""
     try:
         return function(*arguments)
     except (FilesError, SettingError, OSError) as error:
         logger.error("cannot store or read a file: %s", error)
-        raise _unavailable() from error
-
-
-def _unavailable() -> CommandError:
-    return CommandError(
-        ErrorCode.UNAVAILABLE,
-        "The server cannot store or read files at the moment. Try again later.",
-        temporary=True,
-    )
+        raise unavailable() from error

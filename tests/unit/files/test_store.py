@@ -8,46 +8,83 @@ import fcntl
 import os
 import shutil
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import apsw
 import pytest
 
+from contracts.files import BLOCK, FilesContract, refused
 from fastchat.errors import CommandError, ErrorCode, SettingError
 from fastchat.files import File, index
-from fastchat.files.index import LAST_WAIT_S, TICKET_S
+from fastchat.files.contents import Contents
+from fastchat.files.index import LAST_WAIT_S
 from fastchat.files.store import FileStore
 from fastchat.history.directory import open_database
 from fastchat.history.users import UserIds, user_key_of
 from fastchat.protocol.users import guest_of, holder_of
-from support.file_store import ManualClock, files_on_disk, get, new_store, opened_store, png, put
+from support.file_store import ManualClock, files_on_disk, get, new_store, opened_store, put
 from support.hub import on_loop
 from support.server import TIMEOUT_UNIT_S
 
-#: Files count in blocks of this size.
-BLOCK = 4096
+
+class DiskPlace:
+    """A data directory, as the contract needs it."""
+
+    def __init__(self, data: Path) -> None:
+        self._data = data
+        self._clock = ManualClock()
+
+    @contextlib.asynccontextmanager
+    async def opened(self, **limits: int) -> AsyncIterator[FileStore]:
+        async with opened_store(self._data, clock=self._clock, **limits) as store:
+            yield store
+
+    async def wait(self, seconds: float) -> None:
+        self._clock.now += seconds
+
+    async def totals(self) -> tuple[int, int]:
+        with self._index() as index:
+            return index.totals()
+
+    async def contents(self) -> int:
+        return len(files_on_disk(self._data))
+
+    async def link(self, file: File) -> None:
+        with self._index() as index:
+            (known,) = index.files_of(file.room)
+            index.mark_linked(known, "epoch", 1)
+
+    async def delete(self, file: File) -> None:
+        with self._index() as index:
+            (known,) = index.files_of(file.room)
+            assert index.delete(known, Contents(self._data / "files").remove)
+
+    async def damage(self, file: File, *, all: bool) -> None:
+        path = Contents(self._data / "files").path_of(file.id)
+        if all:
+            path.unlink()
+        else:
+            path.write_bytes(path.read_bytes()[:-1])
+
+    def _index(self) -> contextlib.closing[index.Index]:
+        return contextlib.closing(index.Index(self._data / "files", clock=self._clock))
 
 
-async def refused(awaitable: object) -> CommandError:
-    """Return the error that an awaitable raises."""
-    with pytest.raises(CommandError) as caught:
-        await awaitable  # type: ignore[misc]
-    return caught.value
+class TestContract(FilesContract):
+    @pytest.fixture
+    def place(self, tmp_path: Path) -> DiskPlace:
+        return DiskPlace(tmp_path)
 
 
 @on_loop
-async def test_written_file_is_stored(tmp_path: Path) -> None:
-    """A file that is written in chunks is stored with its type, its size in pixels and a link."""
-    content = png(640, 480, os.urandom(100_000))
+async def test_stored_file_is_at_the_path_of_its_id(tmp_path: Path) -> None:
+    """A content is the only file in the folder, and the metrics count it."""
+    content = os.urandom(100_000)
     async with opened_store(tmp_path) as store:
-        upload = await store.reserve("lobby", "alice", "../cat.png", len(content))
-        for start in range(0, len(content), 30_000):
-            await upload.write(content[start : start + 30_000])
-        file = await upload.finish()
-        assert await get(store, file.id) == content
-    assert file.link == f"/files/{file.id}/_cat.png?size={len(content)}&width=640&height=480"
-    assert file.media_type == "image/png"
+        file = await put(store, content)
     assert files_on_disk(tmp_path) == [f"{file.id[:2]}/{file.id}"]
+    assert (tmp_path / "files" / file.id[:2] / file.id).read_bytes() == content
     assert (store.metrics.files_total, store.metrics.file_bytes_total) == (1, len(content))
 
 
@@ -60,19 +97,6 @@ async def test_only_the_servers_user_can_read_the_folder(tmp_path: Path) -> None
 
 
 @on_loop
-async def test_same_content_is_stored_once_in_a_room(tmp_path: Path) -> None:
-    """The same content is one file in a room, for any sender and name, and another elsewhere."""
-    async with opened_store(tmp_path) as store:
-        first = await put(store, b"content")
-        again = await put(store, b"content", user="bob", name="b.txt")
-        elsewhere = await put(store, b"content", room="den")
-        assert (first.id, again.name) == (again.id, "b.txt")
-        assert elsewhere.id != first.id
-        assert store.index.totals() == (2, 2 * BLOCK)
-        assert len(files_on_disk(tmp_path)) == 2
-
-
-@on_loop
 async def test_ids_of_two_servers_differ(tmp_path: Path) -> None:
     """Each server has a key, so an id cannot be computed from a content."""
     directories = [tmp_path / "a", tmp_path / "b"]
@@ -82,31 +106,7 @@ async def test_ids_of_two_servers_differ(tmp_path: Path) -> None:
         assert (await put(one, b"content")).id != (await put(other, b"content")).id
 
 
-@on_loop
-async def test_files_outlive_a_process(tmp_path: Path) -> None:
-    """After a restart, files can be read, and the same content has the same id."""
-    async with opened_store(tmp_path) as store:
-        file = await put(store, b"content")
-    async with opened_store(tmp_path) as store:
-        assert await get(store, file.id) == b"content"
-        assert (await put(store, b"content")).id == file.id
-
-
 # Tickets
-
-
-@on_loop
-async def test_ticket_is_claimed_once(tmp_path: Path) -> None:
-    """Of concurrent claims in several processes, one gets the writer."""
-    async with opened_store(tmp_path) as one, opened_store(tmp_path) as other:
-        ticket = (await one.reserve("lobby", "alice", "a.txt", 7)).ticket
-        claims = await asyncio.gather(*(store.claim(ticket) for store in (other, one) * 10))
-        (upload,) = [claim for claim in claims if claim is not None]
-        assert (upload.room, upload.name, upload.size) == ("lobby", "a.txt", 7)
-        await upload.write(b"content")
-        file = await upload.finish()
-        assert await get(one, file.id) == b"content"
-        assert await one.claim(ticket) is None
 
 
 @on_loop
@@ -120,154 +120,6 @@ async def test_index_contains_no_usable_ticket(tmp_path: Path) -> None:
     assert ticket.encode() not in content
     db = apsw.Connection(str(tmp_path / "files" / "index.sqlite3"))
     assert ticket.encode() not in db.execute("SELECT ticket FROM uploads").fetchone()[0]
-
-
-@on_loop
-async def test_started_file_cannot_be_started_again(tmp_path: Path) -> None:
-    """A file can be started by its first write or by a claim, but not by both."""
-    async with opened_store(tmp_path) as store:
-        upload = await store.reserve("lobby", "alice", "a.txt", 7)
-        await upload.write(b"con")
-        assert await store.claim(upload.ticket) is None
-        second = await store.reserve("lobby", "alice", "b.txt", 7)
-        claimed = await store.claim(second.ticket)
-        assert claimed is not None
-        await claimed.write(b"con")
-        assert (await refused(second.write(b"x"))).code == ErrorCode.FORBIDDEN
-        await second.abandon()  # it does not affect the writer that has started
-        await upload.write(b"tent")
-        await upload.finish()
-        await claimed.write(b"tent")
-        await claimed.finish()
-
-
-@on_loop
-async def test_ticket_expires(tmp_path: Path) -> None:
-    """A ticket expires after TICKET_S, but a started file can be finished."""
-    clock = ManualClock()
-    async with opened_store(tmp_path, clock=clock) as store:
-        late = await store.reserve("lobby", "alice", "a.txt", 7)
-        started = await store.reserve("lobby", "alice", "b.txt", 7)
-        await started.write(b"con")
-        clock.now += TICKET_S - 1
-        claimed = await store.claim(late.ticket)
-        assert claimed is not None
-        await claimed.abandon()
-        later = await store.reserve("lobby", "alice", "c.txt", 7)
-        clock.now += TICKET_S + 1
-        assert await store.claim(later.ticket) is None
-        assert (await refused(later.write(b"x"))).code == ErrorCode.FORBIDDEN
-        await started.write(b"tent")
-        assert await get(store, (await started.finish()).id) == b"content"
-
-
-# Sizes
-
-
-@on_loop
-async def test_file_must_have_the_announced_size(tmp_path: Path) -> None:
-    """Further bytes are refused at once, missing ones at the end; nothing is stored."""
-    async with opened_store(tmp_path) as store:
-        more = await store.reserve("lobby", "alice", "a", 3)
-        await more.write(b"abc")
-        assert (await refused(more.write(b"d"))).code == ErrorCode.TOO_LONG
-        await more.abandon()
-        less = await store.reserve("lobby", "alice", "b", 3)
-        await less.write(b"ab")
-        assert "1 bytes are missing" in (await refused(less.finish())).message
-        await less.abandon()
-        await less.abandon()
-        unstarted = await store.reserve("lobby", "alice", "b", 3)
-        assert (await refused(unstarted.finish())).code == ErrorCode.BAD_COMMAND
-        assert files_on_disk(tmp_path) == []
-
-
-@on_loop
-async def test_too_large_file_is_refused(tmp_path: Path) -> None:
-    """The largest file has `max_bytes`, or the quota of a user if that is less."""
-    async with opened_store(tmp_path, max_bytes=100, max_user_bytes=2 * BLOCK) as store:
-        assert store.max_bytes == 100
-        await put(store, bytes(100))
-        assert (await refused(store.reserve("lobby", "alice", "a", 101))).code == "too_long"
-    async with opened_store(tmp_path, max_user_bytes=50) as store:
-        assert store.max_bytes == 50
-
-
-# Quotas
-
-
-@on_loop
-async def test_user_has_a_quota(tmp_path: Path) -> None:
-    """Announced files count, in all rooms and in whole blocks; abandoned files do not."""
-    async with opened_store(tmp_path, max_user_bytes=3 * BLOCK) as store:
-        await put(store, b"one")
-        announced = await store.reserve("den", "alice", "a", 1)
-        started = await store.reserve("den", "alice", "b", 1)
-        await started.write(b"x")
-        error = await refused(store.reserve("lobby", "alice", "c", BLOCK + 1))
-        assert (error.code, error.temporary) == (ErrorCode.FORBIDDEN, False)
-        assert "Your files use up your quota" in error.message
-        await put(store, b"two", user="bob")
-        await announced.abandon()
-        await store.reserve("lobby", "alice", "c", BLOCK)
-        await refused(store.reserve("lobby", "alice", "d", 1))
-        await started.abandon()
-        await refused(store.reserve("lobby", "alice", "d", BLOCK + 1))
-        await store.reserve("lobby", "alice", "d", BLOCK)
-
-
-@on_loop
-async def test_announced_files_use_the_quota_until_they_expire(tmp_path: Path) -> None:
-    """If announced files use up the quota, the error is temporary and says when to retry."""
-    clock = ManualClock()
-    async with opened_store(tmp_path, clock=clock, max_user_bytes=3 * BLOCK) as store:
-        await put(store, b"one")
-        for name in "ab":
-            await store.reserve("lobby", "alice", name, 1)
-            clock.now += 100
-        for size, until_s in ((1, TICKET_S - 200), (2 * BLOCK, TICKET_S - 100)):
-            error = await refused(store.reserve("lobby", "alice", "c", size))
-            assert (error.code, error.temporary) == (ErrorCode.FORBIDDEN, True)
-            assert error.retry_after_ms == pytest.approx(until_s * 1000, abs=2)
-            assert "announced and did not send" in error.message
-        assert not (await refused(store.reserve("lobby", "alice", "c", 3 * BLOCK))).temporary
-        clock.now += TICKET_S - 200
-        await store.reserve("lobby", "alice", "c", 1)
-
-
-@on_loop
-async def test_repeated_announcement_replaces_the_first(tmp_path: Path) -> None:
-    """If the quota is used up, the same room, name and size replace an announcement."""
-    async with opened_store(tmp_path, max_user_bytes=BLOCK) as store:
-        first = await store.reserve("lobby", "alice", "a", 9)
-        assert (await refused(store.reserve("lobby", "alice", "b", 9))).temporary
-        assert (await refused(store.reserve("den", "alice", "a", 9))).temporary
-        second = await store.reserve("lobby", "alice", "a", 9)
-        assert await store.claim(first.ticket) is None
-        await second.write(b"begun")
-        error = await refused(store.reserve("lobby", "alice", "a", 9))
-        assert not error.temporary, "an incoming file was replaced"
-
-
-@on_loop
-async def test_file_whose_answer_was_lost_can_be_sent_again(tmp_path: Path) -> None:
-    """A repeated file counts once; another file of the same size is refused at its end."""
-    async with opened_store(tmp_path, max_user_bytes=BLOCK) as store:
-        file = await put(store, b"content")
-        again = await store.reserve("lobby", "alice", "a.bin", 7)
-        await refused(store.reserve("lobby", "alice", "a.bin", 8))
-        await again.write(b"content")
-        await refused(store.reserve("lobby", "alice", "a.bin", 7))  # one at a time
-        assert await again.finish() == file
-        another = await store.claim((await store.reserve("lobby", "alice", "a.bin", 7)).ticket)
-        assert another is not None
-        await another.write(b"another")
-        assert (await refused(another.finish())).code == ErrorCode.FORBIDDEN
-        await another.abandon()
-        assert (len(files_on_disk(tmp_path)), store.index.totals()) == (1, (1, BLOCK))
-        (known,) = store.index.files_of("lobby")
-        store.index.mark_linked(known, "epoch", 1)
-        await refused(store.reserve("lobby", "alice", "a.bin", 7))
 
 
 @on_loop
@@ -297,36 +149,6 @@ async def test_older_index_is_migrated(tmp_path: Path) -> None:
         assert claimed is not None
         await claimed.write(b"another")
         assert await get(store, (await claimed.finish()).id) == b"another"
-
-
-@on_loop
-async def test_expired_announcement_does_not_count(tmp_path: Path) -> None:
-    """An announcement counts against its user's quota until its ticket expires."""
-    clock = ManualClock()
-    async with opened_store(tmp_path, clock=clock, max_user_bytes=BLOCK) as store:
-        await store.reserve("lobby", "alice", "a", 1)
-        await refused(store.reserve("lobby", "alice", "b", 1))
-        clock.now += TICKET_S
-        await store.reserve("lobby", "alice", "b", 1)
-
-
-@on_loop
-async def test_server_has_a_quota(tmp_path: Path) -> None:
-    """Stored and incoming files count, announced ones do not; it is checked again at the start."""
-    async with opened_store(tmp_path, max_total_bytes=3 * BLOCK) as store:
-        uploads = [await store.reserve("lobby", str(n), "a", 2 * BLOCK) for n in range(20)]
-        await uploads[0].write(b"x")
-        error = await refused(uploads[1].write(b"x"))
-        assert (error.code, "server's quota" in error.message) == (ErrorCode.FORBIDDEN, True)
-        assert (await refused(store.claim(uploads[2].ticket))).code == ErrorCode.FORBIDDEN
-        await refused(store.reserve("lobby", "new", "a", 2 * BLOCK))
-        await put(store, b"small")
-        await uploads[0].abandon()
-        await uploads[1].write(bytes(2 * BLOCK))
-        await uploads[1].finish()
-        await refused(uploads[3].write(b"x"))
-        assert store.index.totals() == (2, 3 * BLOCK)
-        assert len(files_on_disk(tmp_path)) == 2
 
 
 # Failures
@@ -364,47 +186,6 @@ async def test_failure_to_store_is_logged_without_details_for_the_client(
         assert "cannot store or read a file" in caplog.text
         await upload.abandon()
         assert files_on_disk(tmp_path) == [file.id[:2]]
-
-
-@on_loop
-async def test_damaged_content_is_replaced_by_a_new_upload(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A missing or truncated content is logged and not served; a new upload stores it again."""
-    async with opened_store(tmp_path) as store:
-        file = await put(store, b"content")
-        path = tmp_path / "files" / file.id[:2] / file.id
-        for damage in (path.unlink, lambda: path.write_bytes(b"cont")):
-            damage()
-            assert await get(store, file.id) is None
-            assert "missing or damaged" in caplog.text
-            assert await put(store, b"content") == file
-            assert await get(store, file.id) == b"content"
-
-
-@on_loop
-async def test_open_file_is_readable_after_its_deletion(tmp_path: Path) -> None:
-    """A file that is open can be read to its end, even if it is deleted."""
-    async with opened_store(tmp_path) as store:
-        file = await put(store, b"content")
-        content = await store.open(file.id)
-        assert content is not None
-        (known,) = store.index.files_of("lobby")
-        assert store.index.delete(known, store.contents.remove)
-        assert await content.read(3, 100) == b"tent"
-        content.close()
-        assert await get(store, file.id) is None
-
-
-@on_loop
-async def test_closed_store_refuses_all_calls(tmp_path: Path) -> None:
-    """After `close`, writes and announcements raise `unavailable`, and `abandon` does not raise."""
-    async with opened_store(tmp_path) as store:
-        upload = await store.reserve("lobby", "alice", "a", 7)
-        await upload.write(b"con")
-    assert (await refused(upload.write(b"tent"))).code == ErrorCode.UNAVAILABLE
-    assert (await refused(store.reserve("lobby", "alice", "a", 7))).temporary
-    await upload.abandon()
 
 
 @pytest.mark.parametrize(
