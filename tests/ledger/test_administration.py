@@ -20,6 +20,7 @@ from fastchat.ledger.attendance import Attendance, Times
 from fastchat.ledger.schema import Migration
 from fastchat.ledger.upkeep import Upkeep
 from fastchat.ledger.url import EngineUrl, parse_url
+from fastchat.metrics import Metrics
 from fastchat.rooms import Member, Removal
 from support.ledger import Machine, in_loop, observer
 from support.machines import chat_url
@@ -130,7 +131,9 @@ async def test_role_that_owns_nothing(server: PostgreSQL, url: EngineUrl, role: 
         await machine.append(*(draft(f"number {n}", id=str(n)) for n in range(120)), edit(1))
         assert (await machine.reader.load(["a"], 1))["a"].first > 1, "nothing was pruned"
         assert len(await machine.search.search("a", "number", 5)) == 5
-        await Upkeep(machine.session, clock=time.time, max_age_s=1.0, remember_ids_s=0.0).tick()
+        await Upkeep(
+            machine.session, clock=time.time, max_age_s=1.0, metrics=Metrics(), remember_ids_s=0.0
+        ).tick()
         assert await machine.session.fetch("INSERT INTO more DEFAULT VALUES RETURNING 1")
         attendance = Attendance(machine.session, Times())
         attendance.connected()

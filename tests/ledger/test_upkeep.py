@@ -13,6 +13,7 @@ from fastchat.ledger.appending import Limits
 from fastchat.ledger.rows import digest_of
 from fastchat.ledger.upkeep import Upkeep
 from fastchat.ledger.url import EngineUrl
+from fastchat.metrics import Metrics
 from fastchat.protocol import MessageDraft
 from fastchat.protocol.publications import timestamp_of
 from support.ledger import Machine, in_loop
@@ -32,7 +33,11 @@ async def opened(url: EngineUrl, name: str = "one") -> AsyncIterator[Machine]:
 
 def upkeep(machine: Machine, *, max_age_s: float = 0.0, remember_ids_s: float = 600.0) -> Upkeep:
     return Upkeep(
-        machine.session, clock=lambda: NOW, max_age_s=max_age_s, remember_ids_s=remember_ids_s
+        machine.session,
+        clock=lambda: NOW,
+        max_age_s=max_age_s,
+        metrics=Metrics(),
+        remember_ids_s=remember_ids_s,
     )
 
 

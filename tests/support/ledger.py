@@ -112,6 +112,7 @@ class SharedLedger:
             while await db.fetch(_END_OTHERS):
                 await db.execute("SELECT pg_sleep(0.001)")
             async with db.transaction():
+                await db.execute("SET LOCAL session_replication_role = replica")  # no triggers
                 await db.execute(self._renewing)
                 await db.fetch(_RESTART_SEQUENCES, self.url.schema)
                 await db.execute("UPDATE rotations SET at = clock_timestamp()")

@@ -60,7 +60,7 @@ LAYERS = {
     "chat": {"brokers", "files", "rooms", "history", "auth"},
     "brokers": {"rooms", "history", "limits", "_codec"},
     "files": {"limits", "history"},
-    "ledger": {"rooms", "history", "limits"},
+    "ledger": {"rooms", "files", "history", "limits"},
     "rooms": {"history", "limits"},
     "history": {"_codec"},
     "limits": set(),

@@ -142,7 +142,7 @@ class SharedRooms:
         self._times = times or Times()
         self._attendance = Attendance(session, self._times)
         self._reports = Reports(session, machine, settings_digest)
-        self._upkeep = Upkeep(session, clock=clock, max_age_s=max_age_s)
+        self._upkeep = Upkeep(session, clock=clock, max_age_s=max_age_s, metrics=metrics)
         self._sending_away = SendingAway(patience_s, "the ledger")
         self._following = Following(
             self._reader,

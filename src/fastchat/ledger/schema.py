@@ -12,6 +12,7 @@ from typing import NamedTuple
 import asyncpg
 
 from fastchat.errors import SettingError
+from fastchat.files.ids import KEY_BYTES
 from fastchat.history.epochs import new_generation
 from fastchat.history.users import new_user_key
 from fastchat.ledger import LedgerError
@@ -35,8 +36,9 @@ class Migration(NamedTuple):
     statements: str
 
 
-#: `schema.sql` is this version of the schema, and each migration makes the next one.
+#: These files are this version of the schema, and each migration makes the next one.
 _FIRST = 1
+_SOURCES = ("schema.sql", "files.sql")
 MIGRATIONS: Sequence[Migration] = ()
 #: A migration does not wait longer for a lock at a time, because what comes after it waits as well.
 LOCK_MS = 500
@@ -160,7 +162,9 @@ async def _make(db: asyncpg.Connection, schema: str) -> None:
     # CREATE SCHEMA IF NOT EXISTS asks for the right to create one, even if it is there.
     if not await db.fetchval("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)", schema):
         await db.execute(f'CREATE SCHEMA "{schema}"')
-    await db.execute(files("fastchat.ledger").joinpath("schema.sql").read_text("utf-8"))
+    for name in _SOURCES:
+        await db.execute(files("fastchat.ledger").joinpath(name).read_text("utf-8"))
+    await db.execute("INSERT INTO file_key (key) VALUES ($1)", secrets.token_bytes(KEY_BYTES))
     ledger = secrets.token_hex(8)
     values: Sequence[object] = (
         ledger,
