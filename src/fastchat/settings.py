@@ -195,7 +195,7 @@ class Settings:
     )
     files: str = _setting(
         "auto",
-        "whether clients can share files: on, off, or auto, which is on with --history sqlite",
+        "whether clients can share files: on, off, or auto, which is on unless --history is memory",
         choices=("auto", "on", "off"),
     )
     max_file_bytes: int = _setting(

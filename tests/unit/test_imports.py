@@ -131,6 +131,7 @@ BUILDERS = {
     "Relay": {"process.assembly.relay"},
     "RelayBroker": {"process.assembly.clustered"},
     "Retention": {"process.assembly.storage"},
+    "LedgerFiles": {"process.assembly.engine"},
     "LocalRooms": {"process.assembly.storage"},
     "Sessions": {"process.assembly.worker"},
     "SqliteHistory": {"process.assembly.storage"},

@@ -12,6 +12,7 @@ import re
 import secrets
 import socket
 import time
+from functools import partial
 from pathlib import Path
 
 from fastchat.directory import make_private
@@ -27,17 +28,25 @@ if importlib.util.find_spec("asyncpg") is None:
 
 from fastchat.ledger import LedgerError
 from fastchat.ledger.appending import Limits
+from fastchat.ledger.files import LedgerFiles
+from fastchat.ledger.files.cache import FOLDER as CACHE_FOLDER
 from fastchat.ledger.identity import FILE_NAME as WITNESS_NAME
 from fastchat.ledger.identity import Witness
 from fastchat.ledger.rooms import SharedRooms
 from fastchat.ledger.schema import prepare_ledger
 
-__all__ = ["CONNECTIONS", "build_shared_rooms", "engine_url_of", "open_shared_rooms"]
+__all__ = [
+    "CONNECTIONS",
+    "build_shared_rooms",
+    "engine_url_of",
+    "open_ledger_files",
+    "open_shared_rooms",
+]
 
 logger = logging.getLogger("fastchat")
 
-#: The connections of a machine to its PostgreSQL: the writer, the teller, the listener and the
-#: reader; one for searches, and one for removals.
+#: The connections of a machine's rooms to PostgreSQL: the writer, the teller, the listener and the
+#: reader; one for searches, and one for removals. Each process with clients has one for files.
 CONNECTIONS = 6
 #: In the data directory: the name of the machine, if the settings have none.
 MACHINE_NAME = "machine"
@@ -118,6 +127,20 @@ async def open_shared_rooms(settings: Settings, rooms: SharedRooms, *, again: bo
         await rooms.open(again=again)
     except LedgerError as error:
         raise LedgerError(f"--engine {url.shown}: {error}.") from None
+
+
+def open_ledger_files(settings: Settings, metrics: Metrics) -> LedgerFiles:
+    """The shared files of a process with clients. Nothing is connected before a file is used."""
+    directory = Path(settings.data)
+    return LedgerFiles(
+        engine_url_of(settings),
+        cache=directory / CACHE_FOLDER,
+        witness=partial(Witness, directory / WITNESS_NAME),
+        max_bytes=settings.max_file_bytes,
+        max_user_bytes=settings.max_user_file_bytes,
+        max_total_bytes=settings.max_files_bytes,
+        metrics=metrics,
+    )
 
 
 def _machine_name(directory: Path) -> str:

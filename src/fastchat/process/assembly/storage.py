@@ -16,7 +16,7 @@ from pathlib import Path
 from fastchat.clocks import AgeClock, steady
 from fastchat.directory import is_open_to_others
 from fastchat.errors import SettingError
-from fastchat.files.index import TICKET_S, UNLINKED_LIFETIME_S
+from fastchat.files import TICKET_S, UNLINKED_LIFETIME_S, Files
 from fastchat.files.retention import Retention
 from fastchat.files.store import FileStore
 from fastchat.history import History
@@ -124,12 +124,17 @@ def open_history(
     return history
 
 
-def open_files(settings: Settings, metrics: Metrics) -> FileStore | None:
-    """Open the files of a process with clients; None if files are off, or if nothing is on disk.
+def open_files(settings: Settings, metrics: Metrics) -> Files | None:
+    """Open the files of a process with clients; None if files are off, or if nothing is kept.
 
-    Among several processes, only the relay creates what is missing, when it starts
-    (`open_retention`). Raises SettingError if existing files cannot be used.
+    With an engine they are in PostgreSQL. On the disk, among several processes, only the relay
+    creates what is missing, when it starts (`open_retention`). Raises SettingError if existing
+    files cannot be used.
     """
+    if settings.engine and settings.files != "off":
+        from fastchat.process.assembly.engine import open_ledger_files  # as in `build_standalone`
+
+        return open_ledger_files(settings, metrics)
     if not _keeps_files(settings):
         return None
     return FileStore(

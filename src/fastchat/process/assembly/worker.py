@@ -14,9 +14,9 @@ from fastchat.brokers import Broker, Pages, Presence
 from fastchat.chat import Chat
 from fastchat.connections.context import Context
 from fastchat.connections.registry import Sessions
+from fastchat.files import Files
 from fastchat.files.endpoints import FileEndpoints
 from fastchat.files.incoming import IncomingFiles
-from fastchat.files.store import FileStore
 from fastchat.hub import Hub
 from fastchat.limits.commands import Throttle
 from fastchat.limits.connections import Admission
@@ -66,7 +66,7 @@ class WorkerComponents:
     metrics: Metrics
     authenticator: Authenticator | None
     tls: Tls | None
-    files: FileStore | None
+    files: Files | None
     readers: FairQueue
     hub: Hub
     broker: Broker
@@ -115,7 +115,7 @@ class Base:
     metrics: Metrics
     authenticator: Authenticator | None
     tls: Tls | None
-    files: FileStore | None
+    files: Files | None
     incoming_files: IncomingFiles | None
     transfers: int
     capacity: Capacity

@@ -11,6 +11,7 @@ import pytest
 from fastchat.clocks import AgeClock
 from fastchat.history.memory import MemoryHistory
 from fastchat.history.sqlite import SqliteHistory
+from fastchat.ledger.files import LedgerFiles
 from fastchat.metrics import Metrics
 from fastchat.process.assembly.storage import open_files, open_history, open_retention
 from fastchat.settings import Settings
@@ -57,3 +58,17 @@ def test_settings_choose_whether_there_are_files(
         assert store.max_bytes == 7
         store.close()
     assert (store is not None) == (tmp_path / "files").exists() == taken
+
+
+@pytest.mark.parametrize(("files", "taken"), [("auto", True), ("on", True), ("off", False)])
+def test_files_are_in_the_engine_if_there_is_one(files: str, taken: bool, tmp_path: Path) -> None:
+    """Nothing is on disk, and nothing is connected before a file is used."""
+    engine = ("postgresql://nobody@127.0.0.1:1/none",)
+    settings = Settings(data=str(tmp_path), files=files, engine=engine, max_file_bytes=7)
+    found = open_files(settings, Metrics())
+    assert (found is not None) == taken
+    if found is not None:
+        assert isinstance(found, LedgerFiles)
+        assert found.max_bytes == 7
+        found.close()
+    assert list(tmp_path.iterdir()) == []
