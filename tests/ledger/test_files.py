@@ -18,6 +18,7 @@ import pytest
 from checker.nemesis import can_mount
 from contracts.files import BLOCK, FilesContract, refused
 from contracts.history import NOW_S, delete, draft, edit, react
+from fastchat.cli import main
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.files import UNLINKED_LIFETIME_S, File, Files, FileWriter
 from fastchat.files.space import Space
@@ -649,3 +650,28 @@ async def test_upload_that_waits_too_long_is_refused(
         assert isinstance(error, CommandError), error
         assert (error.code, error.temporary) == (ErrorCode.UNAVAILABLE, True)
         assert error.retry_after_ms
+
+
+# The command line
+
+
+def test_files_are_counted(
+    url: EngineUrl, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`fastchat files --engine` counts them, says that there are no orphans, and finds no files
+    where there is no chat."""
+
+    async def store_some() -> None:
+        async with opened_files(url, tmp_path) as files:
+            for number in range(3):
+                await put(files, b"%d" % number)
+
+    asyncio.run(store_some())
+    assert main(["files", "--engine", url.shown]) == 0
+    assert capsys.readouterr().out == f"3 shared files ({3 * BLOCK:,} bytes)\n"
+    assert main(["files", "--engine", url.shown, "--delete-orphans"]) == 2
+    assert "there are no orphans" in capsys.readouterr().err
+    assert main(["files", "--engine", f"{url.shown}0"]) == 2
+    assert f"has no schema '{url.schema}0'" in capsys.readouterr().err
+    assert main(["files", "--engine", "postgresql://127.0.0.1:9/chat"]) == 1
+    assert "PostgreSQL cannot be reached" in capsys.readouterr().err

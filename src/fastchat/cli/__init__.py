@@ -166,22 +166,46 @@ def _export(chosen: dict[str, Any]) -> int:
 
 
 def _files(chosen: dict[str, Any]) -> int:
-    from fastchat.files.orphans import OrphanFinder
-
-    finder = OrphanFinder(Path(_settings(chosen).data))
-    with contextlib.closing(finder):
-        try:
-            if chosen.get("delete_orphans"):
-                report = f"deleted {_about_orphans(finder.delete())}"
-            else:
-                count, size = finder.totals()
-                report = f"{_counted(count, 'shared file')} ({size:,} bytes)\n"
-                report += _about_orphans(finder.count())
-        except OSError as error:
-            raise FilesError(f"the shared files cannot be read: {error}.") from None
+    settings = _settings(chosen)
+    engine = _engine(chosen, settings)
+    delete = chosen.get("delete_orphans", False)
+    if engine is None:
+        report = _report_on_files(Path(settings.data), delete=delete)
+    else:
+        report = _report_on_engine(engine, delete=delete)
     with output() as out:
         print(report, file=out)
     return 0
+
+
+def _report_on_files(data: Path, *, delete: bool) -> str:
+    from fastchat.files.orphans import OrphanFinder
+
+    with contextlib.closing(OrphanFinder(data)) as finder:
+        try:
+            if delete:
+                return f"deleted {_about_orphans(finder.delete())}"
+            return f"{_about_files(*finder.totals())}\n{_about_orphans(finder.count())}"
+        except OSError as error:
+            raise FilesError(f"the shared files cannot be read: {error}.") from None
+
+
+def _report_on_engine(engine: EngineUrl, *, delete: bool) -> str:
+    if delete:
+        raise SettingError(
+            "--delete-orphans has no effect with --engine: files and messages are in one database, "
+            "so there are no orphans."
+        )
+    import asyncio
+
+    from fastchat.ledger.files.counting import count_files
+
+    with _naming(engine):
+        return _about_files(*asyncio.run(count_files(engine)))
+
+
+def _about_files(count: int, size: int) -> str:
+    return f"{_counted(count, 'shared file')} ({size:,} bytes)"
 
 
 def _about_orphans(orphans: Orphans) -> str:
@@ -282,7 +306,7 @@ _SETTINGS_OF = {
     "export": _DATA | _ENGINE,
     "import": _DATA | _ENGINE,
     "engine": _ENGINE,
-    "files": _DATA,
+    "files": _DATA | _ENGINE,
 }
 
 
