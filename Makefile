@@ -77,6 +77,7 @@ conformance: $(VENV)/test.stamp
 # with 400 clients: 100 times kill -9 of a worker or the relay. Then the databases of machines: 20 crashes,
 # 10 kills, 3 restored backups, and what takes too long for each test run. Then three machines on one
 # PostgreSQL with 300 clients and 100 faults of either, and 20 times a standby or a backup that lacks messages.
+# At last, the same fault 20 times, and a full queue of notifications, for which 2 GB are written.
 soak: $(VENV)/test.stamp postgresql
 	SOAK_CLIENTS=200 SOAK_ROOMS=20 SOAK_KILLS=50 SOAK_DISCONNECTS=50 \
 	SOAK_MOVES=20 SOAK_RESTORES=10 SOAK_DISPLACED_KILLS=20 \
@@ -85,8 +86,9 @@ soak: $(VENV)/test.stamp postgresql
 	SOAK_PART_KILLS=100 SOAK_PART_FREEZES=10 SOAK_ROLLS=5 \
 	SOAK_DATABASE_CRASHES=20 SOAK_DATABASE_KILLS=10 SOAK_DATABASE_RESTORES=3 \
 	SOAK_MACHINE_CLIENTS=300 SOAK_MACHINE_ROOMS=20 SOAK_MACHINE_FAULTS=100 SOAK_LOSSY_FAULTS=20 \
+	SOAK_REPEATS=20 SOAK_QUEUE=1 \
 	$(BIN)/python -m pytest -s tests/adversity tests/ledger/test_identity.py tests/ledger/test_survival.py \
-	  tests/cluster/test_faults.py $(ARGS)
+	  tests/cluster/test_faults.py tests/cluster/test_leaks.py tests/cluster/test_queue.py $(ARGS)
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check
