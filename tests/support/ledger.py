@@ -50,6 +50,15 @@ WHERE relnamespace = $1::regnamespace AND relkind = 'r'
 _RESTART_SEQUENCES = """
 SELECT setval(oid, 1, false) FROM pg_class WHERE relnamespace = $1::regnamespace AND relkind = 'S'
 """
+#: Changes with the tables, functions and triggers of a schema.
+_SHAPE = """
+SELECT md5(string_agg(part, ' ' ORDER BY part)) FROM (
+    SELECT concat(relname, relkind, relnatts) FROM pg_class WHERE relnamespace = $1::regnamespace
+    UNION ALL SELECT concat(proname, xmin) FROM pg_proc WHERE pronamespace = $1::regnamespace
+    UNION ALL SELECT tgname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+    WHERE c.relnamespace = $1::regnamespace
+) AS parts(part)
+"""
 _END_OTHERS = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'fastchat'
 """
@@ -87,17 +96,20 @@ def url(shared: SharedLedger) -> EngineUrl:
 class SharedLedger:
     """A ledger that tests use in turn. To renew it takes a hundredth of the time of another one.
 
-    The tests must not change its schema.
+    If a test has changed the schema, it is made again.
     """
 
     def __init__(self, url: EngineUrl) -> None:
         self.url = url
         self._renewing = ""
+        self._shape = ""
 
     async def make(self) -> None:
         """Make the ledger, and note what is in it at first."""
+        self._renewing = ""
         await make_ledger(self.url)
         async with observer(self.url) as db:
+            self._shape = await db.fetchval(_SHAPE, self.url.schema)
             await db.execute("CREATE SCHEMA at_first")
             for table in await db.fetchval(_TABLES, self.url.schema):
                 await db.execute(f"CREATE TABLE at_first.{table} AS TABLE {table}")
@@ -111,6 +123,10 @@ class SharedLedger:
         async with observer(self.url) as db, asyncio.timeout(PATIENCE_S):
             while await db.fetch(_END_OTHERS):
                 await db.execute("SELECT pg_sleep(0.001)")
+            if await db.fetchval(_SHAPE, self.url.schema) != self._shape:
+                await db.execute(f"DROP SCHEMA {self.url.schema}, at_first CASCADE")
+                await self.make()
+                return
             async with db.transaction():
                 await db.execute("SET LOCAL session_replication_role = replica")  # no triggers
                 await db.execute(self._renewing)
