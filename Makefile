@@ -15,15 +15,15 @@ ALONE := tests/threats/test_threats_floods.py tests/server/test_flood.py
 
 # A part of the tests needs only what it uses: browsers, or the builds that replay the fuzzers' corpus.
 ifeq ($(ARGS),)
-TEST_NEEDS := lint types build/debug/stamp build/sanitized/stamp chromium firefox nginx prometheus postgresql pgbouncer haproxy
+TEST_NEEDS := lint types build/debug/stamp build/sanitized/stamp chromium firefox nginx prometheus postgresql pgbouncer haproxy iproute2
 else
 TEST_NEEDS := $(VENV)/test.stamp \
   $(if $(findstring browser,$(ARGS))$(findstring threats,$(ARGS)),chromium firefox) \
-  $(if $(findstring tests/ledger,$(ARGS))$(findstring tests/cluster,$(ARGS)),postgresql pgbouncer haproxy) \
+  $(if $(findstring tests/ledger,$(ARGS))$(findstring tests/cluster,$(ARGS)),postgresql pgbouncer haproxy iproute2) \
   $(if $(findstring fuzz,$(ARGS)),build/debug/stamp build/sanitized/stamp)
 endif
 
-.PHONY: serve check test fuzz conformance soak lint types bench bench-guard profile build screenshots lighthouse chromium firefox nginx prometheus postgresql pgbouncer haproxy clang clean help
+.PHONY: serve check test fuzz conformance soak lint types bench bench-guard profile build screenshots lighthouse chromium firefox nginx prometheus postgresql pgbouncer haproxy iproute2 clang clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -78,7 +78,7 @@ conformance: $(VENV)/test.stamp
 # 10 kills, 3 restored backups, and what takes too long for each test run. Then three machines on one
 # PostgreSQL with 300 clients and 100 faults of either, and 20 times a standby or a backup that lacks messages.
 # At last, the same fault 20 times, and a full queue of notifications, for which 2 GB are written.
-soak: $(VENV)/test.stamp postgresql
+soak: $(VENV)/test.stamp postgresql iproute2
 	SOAK_CLIENTS=200 SOAK_ROOMS=20 SOAK_KILLS=50 SOAK_DISCONNECTS=50 \
 	SOAK_MOVES=20 SOAK_RESTORES=10 SOAK_DISPLACED_KILLS=20 \
 	SOAK_FULL_DISKS=$$(test "$$(id -u)" = 0 && echo 3 || echo 0) \
@@ -214,6 +214,13 @@ postgresql:
 	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
 	      -o Dpkg::Options::=--force-confold postgresql >/dev/null; } || \
 	  echo "fastchat: no PostgreSQL, so the ledger is not tested: apt-get install postgresql (as root)"
+
+# Tests cut machines off from PostgreSQL, in networks of their own.
+iproute2:
+	@command -v ip >/dev/null && command -v tc >/dev/null || \
+	  { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends iproute2 >/dev/null; } || \
+	  echo "fastchat: no ip, so no machine is cut off in tests: apt-get install iproute2 (as root)"
 
 # A pool of connections, which the ledger refuses, and a balancer before several machines. Their packages are
 # unpacked with the libraries that they need.
