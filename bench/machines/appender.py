@@ -27,6 +27,7 @@ from fastchat.ledger.schema import prepare_ledger
 from fastchat.ledger.session import Session
 from fastchat.ledger.upkeep import Upkeep
 from fastchat.ledger.url import parse_url
+from fastchat.metrics import Metrics
 from fastchat.protocol import MessageDraft
 from fastchat.protocol.publications import timestamps
 
@@ -74,7 +75,7 @@ def drafts(name: str, rooms: int, share: float) -> Iterator[MessageDraft]:
 async def publish(
     session: Session, seconds: float, size: int, pause_s: float, waiting: Iterator[MessageDraft]
 ) -> dict[str, Any]:
-    upkeep = Upkeep(session, clock=time.time)
+    upkeep = Upkeep(session, clock=time.time, metrics=Metrics())
     started = due = time.monotonic()
     commits: list[float] = []
     counts: list[int] = [0] * (int(seconds) + PATIENCE_S)  # of each second
