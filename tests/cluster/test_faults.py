@@ -18,6 +18,7 @@ import pytest
 from checker import check
 from checker.cluster import ClusterPlan, Outcome, run_machines, without_tokens
 from checker.machines import LOSSY
+from support.namespaces import in_own_network, why_no_networks
 from support.postgresql import find_programs
 
 pytestmark = pytest.mark.skipif(
@@ -82,7 +83,16 @@ def run(name: str, quick: Sequence[str], kinds: Sequence[str], folder: Path) -> 
         # are many.
         interval_s=max(0.3, clients / 200),
     )
-    outcome = asyncio.run(run_machines(plan, folder))
+    outcomes: list[Outcome] = []
+
+    def run() -> None:
+        outcomes.append(asyncio.run(run_machines(plan, folder)))
+
+    if why_no_networks():
+        run()
+    else:
+        in_own_network((), run)
+    (outcome,) = outcomes
     print(outcome.summary)
     anomalies = check(outcome.records)
     assert not anomalies, "\n".join(map(str, anomalies[:20]))

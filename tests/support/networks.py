@@ -1,4 +1,8 @@
-"""Networks of their own for servers on this machine, which can be cut."""
+"""Networks of their own for servers, which can be cut.
+
+A test that uses them runs in a network of its own (`support.namespaces`), which is the rest of the
+machine for them.
+"""
 
 from __future__ import annotations
 
