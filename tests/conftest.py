@@ -20,6 +20,17 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("fastchat")
 
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave tests that take long, or write gigabytes, to `make soak`, which sets such variables."""
+    if any(name.startswith("SOAK_") for name in os.environ):
+        return
+    long = [item for item in items if item.get_closest_marker("soak")]
+    if long:
+        items[:] = [item for item in items if item not in long]
+        config.hook.pytest_deselected(items=long)
+
+
 if os.environ.get("FASTCHAT_DEBUG") == "1":
     from support.builds import use_build
 

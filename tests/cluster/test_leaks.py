@@ -88,19 +88,14 @@ def resident(pid: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-@pytest.mark.parametrize(
-    ("fault", "is_slow"), [(crash, False), (terminate, False), (freeze, True)], ids=lambda each: ""
-)
+@pytest.mark.parametrize("fault", [crash, terminate, pytest.param(freeze, marks=pytest.mark.soak)])
 def test_repeated_fault_leaves_nothing_behind(
     own_server: PostgreSQL,
     machines: list[Machine],
     fault: Callable[[PostgreSQL], None],
-    is_slow: bool,
 ) -> None:
     """However often PostgreSQL or its connections are lost, the machines have as many connections,
     open files and as much memory as after the first time, and hold no lock."""
-    if is_slow and REPEATS < 10:
-        pytest.skip("takes long: make soak")
     with connected(machines[0].port) as ann, connected(machines[1].port) as bob:
         clients = {"ann": ann, "bob": bob}
         for name, client in clients.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from pathlib import Path
 
 import asyncpg
@@ -31,7 +30,7 @@ async def fill(url: str, until: float) -> asyncpg.Connection:
     return idle
 
 
-@pytest.mark.skipif("SOAK_QUEUE" not in os.environ, reason="writes 2 GB: make soak")
+@pytest.mark.soak
 def test_crowded_queue_delays_messages_only(own_server: PostgreSQL, tmp_path: Path) -> None:
     """If a quarter of the queue of notifications is full, messages, joins and leaves of other
     machines arrive all the same, and notifications are used again when the queue is free."""

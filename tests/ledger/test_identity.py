@@ -34,10 +34,6 @@ from support.wire import Wire
 LIMITS = Limits(stored=100_000, slack=100)
 CRASHES = int(os.environ.get("SOAK_DATABASE_CRASHES", 3))
 RESTORES = int(os.environ.get("SOAK_DATABASE_RESTORES", 1))
-#: For variants of what other tests have, which take seconds.
-soak = pytest.mark.skipif(
-    "SOAK_DATABASE_CRASHES" not in os.environ, reason="it is a part of make soak"
-)
 
 
 @pytest.fixture(autouse=True)
@@ -190,7 +186,7 @@ async def test_asynchronous_standby_is_promoted_without_a_tail() -> None:
                 assert await machine.reader.since("a", position, 10**6) is None
 
 
-@soak
+@pytest.mark.soak
 @in_loop
 async def test_older_primary_is_refused(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     """Nothing is published or read on a primary that a standby has replaced, unless an operator
@@ -416,7 +412,7 @@ async def test_late_answer_is_no_contradiction(url: EngineUrl) -> None:
         db.terminate()
 
 
-@soak
+@pytest.mark.soak
 @in_loop
 async def test_recovery_up_to_a_point_in_time() -> None:
     """A recovery begins another timeline, so the epochs are others."""
