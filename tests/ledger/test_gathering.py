@@ -10,6 +10,7 @@ import pytest
 from fastchat.ledger import LedgerError, gathering
 from fastchat.ledger.gathering import Gathering
 from support.ledger import in_loop
+from support.server import PATIENCE_S
 
 
 class Answers:
@@ -56,6 +57,23 @@ async def test_very_many_questions_are_few_calls(monkeypatch: pytest.MonkeyPatch
     for key in (1, 2):
         await asked.get(key)
     assert answers.calls[number:] == [[1], [2]]
+
+
+@in_loop
+async def test_full_calls_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While many questions come, a call begins as soon as it has as many as fit."""
+    monkeypatch.setattr(gathering, "PACE_S", 60.0)
+    answers = Answers()
+    asked = Gathering(answers, most=3, busy=2)
+    async with asyncio.timeout(PATIENCE_S):
+        await asyncio.gather(*map(asked.get, range(9)))
+        assert answers.calls == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+        waiting = [asyncio.create_task(asked.get(key)) for key in (10, 11)]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert len(answers.calls) == 3
+        await asyncio.gather(asked.get(12), *waiting)
+        assert answers.calls[3:] == [[10, 11, 12]]
 
 
 @in_loop

@@ -293,7 +293,7 @@ class Attendance:
         self._waiting: list[_Enter | _Part] = []
         self._refused: dict[tuple[str, str], _Part] = {}  # by room and key
         self._caller: asyncio.Task[None] | None = None
-        self._pace = Pace(MANY_USERS)
+        self._pace = Pace(MANY_USERS, CALLED_AT_ONCE)
         self._people = Gathering(self._read_people, most=ROOMS_AT_ONCE, busy=MANY_ROOMS)
         # The spectators of each room, and the rooms for which the ledger has not been told yet.
         self._spectators: dict[str, Mapping[str, int]] = {}
@@ -394,13 +394,13 @@ class Attendance:
     def _put(self, asked: _Enter | _Part) -> None:
         self._refused.pop((asked.room, asked.key), None)
         self._waiting.append(asked)
-        self._pace.note()
+        self._pace.note(len(self._waiting))
         if self._caller is None or self._caller.done():
             self._caller = asyncio.get_running_loop().create_task(self._call())
 
     async def _call(self) -> None:
         while self._waiting:
-            await self._pace.wait()
+            await self._pace.wait(len(self._waiting))
             batch, self._waiting = _next_batch(self._waiting)
             try:
                 await self._retry(batch)

@@ -7,6 +7,7 @@ each few users would then keep PostgreSQL busy, and this process, with little in
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Generic, TypeVar
 
@@ -22,26 +23,37 @@ Value = TypeVar("Value")
 
 
 class Pace:
-    """Says when the next statement can begin: at once, unless `busy` questions come in `PACE_S`."""
+    """Says when the next statement can begin: at once, unless `busy` questions come in `PACE_S`.
 
-    def __init__(self, busy: int) -> None:
+    While they do, it begins at the end of that time, or as soon as it is full: `most` wait for it.
+    """
+
+    def __init__(self, busy: int, most: int) -> None:
         self._busy = busy
+        self._most = most
+        self._full = asyncio.Event()
         self._asked = 0  # since the present interval has begun
         self._begun_s = 0.0
         self._is_busy = False
 
-    def note(self) -> None:
-        """A question has come."""
+    def note(self, waiting: int) -> None:
+        """A question has come; so many wait now."""
         self._asked += 1
+        if waiting >= self._most:
+            self._full.set()
 
-    async def wait(self) -> None:
-        """Wait until a statement can begin; it begins then."""
+    async def wait(self, waiting: int) -> None:
+        """Wait until a statement for those who wait can begin; it begins then."""
         loop = asyncio.get_running_loop()
+        if waiting < self._most:
+            self._full.clear()
         left_s = self._begun_s + PACE_S - loop.time()
         if left_s > 0:
             if not self._is_busy and self._asked < self._busy:
                 return
-            await asyncio.sleep(left_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left_s):
+                    await self._full.wait()
         self._is_busy = self._asked >= self._busy and left_s > -PACE_S
         self._asked = 0
         self._begun_s = loop.time()
@@ -63,7 +75,7 @@ class Gathering(Generic[Key, Value]):
     ) -> None:
         self._ask = ask
         self._most = most
-        self._pace = Pace(busy)
+        self._pace = Pace(busy, most)
         self._waiting: dict[Key, asyncio.Future[Value]] = {}
         self._asking: asyncio.Task[None] | None = None
 
@@ -71,8 +83,8 @@ class Gathering(Generic[Key, Value]):
         loop = asyncio.get_running_loop()
         answer = self._waiting.get(key)
         if answer is None:
-            self._pace.note()
             answer = self._waiting[key] = loop.create_future()
+            self._pace.note(len(self._waiting))
             if self._asking is None:
                 self._asking = loop.create_task(self._run())
         return await asyncio.shield(answer)
@@ -81,7 +93,7 @@ class Gathering(Generic[Key, Value]):
         asked: dict[Key, asyncio.Future[Value]] = {}
         try:
             while self._waiting:
-                await self._pace.wait()
+                await self._pace.wait(len(self._waiting))
                 keys = list(self._waiting)[: self._most]
                 asked = {key: self._waiting.pop(key) for key in keys}
                 try:

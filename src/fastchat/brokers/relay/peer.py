@@ -36,9 +36,9 @@ RECORD_BYTES = 1024 * 1024
 #: read before is still handled; together that is some 10 MiB. It is more than rooms on another
 #: machine can have on the way at once: at 25,000 joins a second, those of 0.15 s.
 MAX_WAITING = 4096
-#: So many rooms of a worker are restored at once. Rooms on another machine read several of them in
-#: one statement, and other readers wait only a moment for these.
-MAX_RESTORING = 64
+#: So many rooms of a worker are restored at once. Rooms on another machine ask for them, and for
+#: their users, in statements of at most 20 rooms and 256 users, which have to become full.
+MAX_RESTORING = 512
 
 
 class RelayState(Protocol):
