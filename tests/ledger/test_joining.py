@@ -192,3 +192,30 @@ async def test_users_are_said_again_until_that_succeeds(url: EngineUrl) -> None:
         assert await db.fetchval("SELECT count(*) FROM attendance WHERE until IS NULL") == 1
         bob = Member("Bob", "u:bob")
         assert (await machine.join(bob)).users == [ANN, bob]
+
+
+@in_loop
+async def test_rooms_are_read_again_in_few_statements(
+    url: EngineUrl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a reconnection, a machine with many rooms does not read each by itself."""
+    names = [f"room {number}" for number in range(24)]
+    async with opened(url) as machine:
+        for name in names:
+            await machine.join(ANN, name)
+        session, reads = machine.rooms._session, 0
+        fetch = session.fetch
+
+        async def counted(query: str, *arguments: object) -> Sequence[object]:
+            nonlocal reads
+            reads += 1
+            return await fetch(query, *arguments)
+
+        monkeypatch.setattr(session, "fetch", counted)
+        assert session._link is not None
+        session._link.reader.terminate()
+        await until(lambda: session.health.reconnects_total == 1)
+        await until(lambda: all(each.early is None for each in machine.rooms._shared.values()))
+        assert 0 < reads < len(names) / 2
+        bob = Member("Bob", "u:bob")
+        assert (await machine.join(bob, names[-1])).users == [ANN, bob]

@@ -82,6 +82,8 @@ moderation = logging.getLogger("fastchat.moderation")
 FLUSH_S = 0.5
 #: After this time without an answer to a beat, the machine counts as cut off from the ledger.
 UNREADY_S = 3.0
+#: Rooms whose users are read again at once, in statements of several rooms.
+_READ_AT_ONCE = 200
 #: Attempts to read the end of a room while it changes.
 _ATTEMPTS = 5
 #: The first character of the notification of an event that need not arrive, such as typing.
@@ -809,16 +811,21 @@ class SharedRooms:
         """
         async with self._coming_back:
             await self._say_again()
-            for name in tuple(self._unread):
-                self._unread.pop(name, None)
-                if (shared := self._shared.get(name)) is None:
-                    continue
-                self._spectate(name)
-                try:
-                    await self._read_roster(name, shared)
-                except LedgerError:
-                    self._unread[name] = None
-                    raise
+            names = tuple(self._unread)
+            for start in range(0, len(names), _READ_AT_ONCE):
+                part = names[start : start + _READ_AT_ONCE]
+                await asyncio.gather(*map(self._read_again, part))
+
+    async def _read_again(self, name: str) -> None:
+        self._unread.pop(name, None)
+        if (shared := self._shared.get(name)) is None:
+            return
+        self._spectate(name)
+        try:
+            await self._read_roster(name, shared)
+        except LedgerError:
+            self._unread[name] = None
+            raise
 
     async def _say_again(self) -> None:
         """Say all users at once, because the time in which they have to be said is short."""
