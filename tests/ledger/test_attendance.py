@@ -322,6 +322,50 @@ async def test_very_many_users_of_a_dead_machine_are_marked_in_steps(url: Engine
 
 
 @in_loop
+async def test_machine_that_was_silent_for_a_week_is_forgotten(url: EngineUrl) -> None:
+    """Nothing of it is left. If it wakes up, it is refused, and comes back as a new machine."""
+    async with places(url, "one", "two") as (one, two), observer(url) as db:
+        await one.append(draft("before"))
+        await db.execute("INSERT INTO reports VALUES ($1, now(), '{}')", one.session.machine)
+        number, claim, token = identity(one)
+        tables = ("commits", "fences", "reports", "beats", "machines")
+
+        async def rows(table: str) -> int:
+            column = "number" if table == "machines" else "machine"
+            query = f"SELECT count(*) FROM {table} WHERE {column} = $1"  # noqa: S608
+            found: int = await db.fetchval(query, number)
+            return found
+
+        async with db.transaction():  # so that it cannot wake up in between
+            for days in (6, 2):
+                await db.execute("SELECT * FROM sweep_1($1, $2, $3, 0, 600, 500)", *identity(two))
+                assert [await rows(table) for table in tables] == [1] * len(tables)
+                await db.execute(
+                    "UPDATE machines SET silent = silent - make_interval(days => $2)"
+                    " WHERE number = $1",
+                    number,
+                    days,
+                )
+            await db.execute("SELECT * FROM sweep_1($1, $2, $3, 0, 600, 500)", *identity(two))
+            assert [await rows(table) for table in tables] == [0] * len(tables)
+            assert await db.fetchval("SELECT count(*) FROM machines") == 1
+            late = asyncio.create_task(one.append(draft("refused")))
+            async with observer(url) as watching:
+                await until(
+                    watching,
+                    "EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted)",
+                )
+        with pytest.raises(NotCommittedError):
+            await late
+        with pytest.raises(asyncpg.PostgresError) as refused:
+            await db.execute("SELECT machine_1($1, $2, $3)", number, claim, token)
+        assert refused.value.sqlstate == "FC001"
+        await one.until(lambda: one.session.machine != number and one.session.is_connected)
+        await one.append(draft("after"))
+        assert [each.text for each in await two.stored()] == ["before", "after"]
+
+
+@in_loop
 async def test_fenced_machine_enters_nobody(url: EngineUrl) -> None:
     """It learns that it is fenced, connects anew, and says its users again."""
     async with places(url, "one", "two") as (one, two):

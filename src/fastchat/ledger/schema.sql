@@ -36,13 +36,16 @@ CREATE TABLE identity (
 
 -- The machines. `boot` is a random value of the process that is the machine at present: two servers of
 -- one name differ in it. It is '' when the machine was silent for too long. `claim` counts how often
--- either has changed or the process has connected: a call from an older connection is refused.
+-- either has changed or the process has connected: a call from an older connection is refused. `silent`
+-- is when the machine was found to be silent; after a week it is forgotten.
 CREATE TABLE machines (
     number integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     name text COLLATE "C" NOT NULL UNIQUE,
     boot text NOT NULL,
-    claim bigint NOT NULL DEFAULT 0
+    claim bigint NOT NULL DEFAULT 0,
+    silent timestamptz
 );
+CREATE INDEX machines_silent ON machines (silent) WHERE silent IS NOT NULL;
 
 -- The machines that were heard of lately. Nothing of it outlives a crash of the server.
 CREATE UNLOGGED TABLE beats (
@@ -166,9 +169,12 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION 'fastchat: the ledger is another one' USING ERRCODE = 'FC002';
     END IF;
-    INSERT INTO machines (name, boot) VALUES (p_name, p_boot) ON CONFLICT (name) DO NOTHING;
-    SELECT m.number, m.boot INTO machine, previous FROM machines m WHERE m.name = p_name FOR UPDATE;
-    UPDATE machines m SET boot = p_boot, claim = m.claim + 1 WHERE m.number = machine
+    LOOP
+        INSERT INTO machines (name, boot) VALUES (p_name, p_boot) ON CONFLICT (name) DO NOTHING;
+        SELECT m.number, m.boot INTO machine, previous FROM machines m WHERE m.name = p_name FOR UPDATE;
+        EXIT WHEN FOUND;  -- otherwise the machine was forgotten in between
+    END LOOP;
+    UPDATE machines m SET boot = p_boot, claim = m.claim + 1, silent = NULL WHERE m.number = machine
     RETURNING m.claim INTO claim;
     PERFORM arrive_1(machine, v_channel, p_grace, previous <> p_boot);
     RETURN NEXT;
@@ -840,7 +846,8 @@ END $$;
 -- Look for what only time brings about, unless another machine is doing it. If a machine has not
 -- beaten for `p_silent` seconds, it is fenced, and its users are away. If a user's time to come back
 -- is over, they leave; at most `p_limit` of them at once. It returns the newest removal's serial, and
--- how many absences have ended: if that is `p_limit`, there can be more.
+-- how many absences have ended: if that is `p_limit`, there can be more. Machines that were silent for
+-- a week are forgotten, a few at once.
 CREATE FUNCTION sweep_1(
     p_machine integer, p_claim bigint, p_token text,
     p_silent double precision, p_grace double precision, p_limit integer
@@ -876,7 +883,8 @@ BEGIN
         END
     ORDER BY m.number LIMIT 1 FOR UPDATE SKIP LOCKED;
     IF FOUND THEN
-        UPDATE machines SET boot = '', claim = claim + 1 WHERE number = v_machine AND boot <> '';
+        UPDATE machines SET boot = '', claim = claim + 1, silent = v_now
+        WHERE number = v_machine AND boot <> '';
         IF FOUND THEN
             UPDATE fences SET incarnation = incarnation + 1 WHERE machine = v_machine;
             PERFORM watch_1(v_machine, v_channel, NULL, NULL, NULL, NULL);
@@ -900,6 +908,22 @@ BEGIN
         SELECT r.room, r."user" FROM removals r WHERE r.until < v_now - interval '60 s'
         ORDER BY r.until LIMIT p_limit FOR UPDATE SKIP LOCKED
     );
+    -- Without its rows, every call and commit of such a machine is refused, and it can only become a new
+    -- machine. If a commit of it is under way even now, a later call forgets it.
+    FOR v_machine IN
+        SELECT m.number FROM machines m WHERE m.silent < v_now - interval '7 days' AND NOT EXISTS (
+            SELECT 1 FROM attendance a WHERE a.machine = m.number AND a.until IS NULL
+        )
+        ORDER BY m.silent LIMIT 10 FOR UPDATE SKIP LOCKED
+    LOOP
+        CONTINUE WHEN NOT pg_try_advisory_xact_lock(fence_1(v_machine));
+        DELETE FROM commits WHERE machine = v_machine;
+        DELETE FROM fences WHERE machine = v_machine;
+        DELETE FROM reports WHERE machine = v_machine;
+        DELETE FROM beats WHERE machine = v_machine;
+        DELETE FROM said WHERE machine = v_machine;
+        DELETE FROM machines WHERE number = v_machine;
+    END LOOP;
     RETURN NEXT;
 END $$;
 
