@@ -27,7 +27,7 @@ from fastchat.ledger.rooms import SharedRooms
 from fastchat.ledger.url import EngineUrl, parse_url
 from fastchat.metrics import Metrics
 from fastchat.rooms.restoring import Returning
-from support.ledger import in_loop, make_ledger, observer
+from support.ledger import execute, in_loop, make_ledger, observer
 from support.postgresql import PostgreSQL
 from support.server import PATIENCE_S
 
@@ -246,3 +246,21 @@ async def test_missed_changes_have_the_right_numbers(url: EngineUrl) -> None:
         assert await one.rooms.restore(one.broker, returning, gathering=False)
         told = [each for each in one.receiver.received if each["room"] == "b"]
         assert [(each["username"], each["online"]) for each in told] == [("Bob", 2), ("Cem", 1)]
+
+
+@in_loop
+async def test_user_who_joins_while_connections_are_made_stays(url: EngineUrl) -> None:
+    """A user whom the ledger has let in before the machine has connected again, and who is in the
+    room only afterwards, is said again like all others."""
+    async with talking(url, "one") as (one,), observer(url) as db:
+        async with db.transaction():
+            # So the join waits for what is published in the room.
+            await db.execute("LOCK TABLE rooms")
+            one.broker.publish(draft("waits", by="one"))
+            joining = asyncio.create_task(join(one.broker, "Ann"))
+            await until(db, "EXISTS (SELECT 1 FROM attendance WHERE key = 'ann')")
+            # What the session does when it has connected again.
+            await execute(url, "UPDATE attendance SET until = clock_timestamp() + interval '60 s'")
+            one.rooms.connected()
+        await joining
+        await until(db, "(SELECT count(*) FROM attendance WHERE until IS NULL) = 2")

@@ -367,6 +367,7 @@ class SharedRooms:
             has_token = subject_of(entrance.credential) is not None
             while True:
                 verdict: Verdict | None = None
+                connections = self._connections
                 if member.name is not None:
                     member, verdict = await self._admit(name, member, has_token=has_token)
                 try:
@@ -382,6 +383,7 @@ class SharedRooms:
                     self._give_up(name, member)
                     raise
                 break
+            self._say_if_missed(connections, name, member)
             room, position = self._members.rooms[name], self._stream(name).position
             online, spectators = len(room.roster), room.spectator_count
             enter(Entry(member, position, payloads, recovered, room.users, online, spectators))
@@ -697,6 +699,7 @@ class SharedRooms:
     ) -> bool:
         name, since, members, _ = returning
         entrance = Entrance(name, None, "", since, 0)
+        connections = self._connections
         await asyncio.sleep(0)
         entered: list[Entered] = []
         try:
@@ -712,6 +715,8 @@ class SharedRooms:
                 # From here on nothing is awaited.
                 if members:
                     self._count_again(subscriber, returning, gathering=gathering)
+                for member, _ in members:
+                    self._say_if_missed(connections, name, member)
                 for publication in missed:
                     payloads = (protocol.encode(publication),)
                     subscriber.deliver(name, publication.offset, payloads, None)
@@ -803,6 +808,14 @@ class SharedRooms:
             if member.name is not None
         }
         self._start(self._come_back())
+
+    def _say_if_missed(self, connections: int, name: str, member: Member) -> None:
+        """Have a user said again who was let in before the last connection, and is here since it.
+
+        `connections` is their number at the time when the user was let in.
+        """
+        if connections != self._connections and member.name is not None:
+            self._unsaid[name, member] = None
 
     async def _come_back(self) -> None:
         """Say the users of this machine again, and read those of others.
