@@ -15,7 +15,7 @@ from pathlib import Path
 import orjson
 
 from checker.client import Client, Place
-from checker.machines import Database, Faults, Machine
+from checker.machines import SILENT_S, Database, Faults, Machine
 from checker.nemesis import disconnect_often
 from checker.records import Event, Final, Joined, Live, Position, Records, Seen, seen
 from checker.run import KINDS, Reader, doubles
@@ -94,7 +94,7 @@ class Outcome:
         outages = self.records.outages
         beside, quiet = [], []
         for at, delay, machine in self.delays:
-            here = [each for each in outages if each.began - delay <= at <= each.ended]
+            here = [each for each in outages if each.began + SILENT_S - delay <= at <= each.ended]
             if not here:
                 quiet.append(delay)
             elif all(each.machine != machine for each in here):

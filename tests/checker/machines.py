@@ -77,6 +77,8 @@ ROLES = {
     "teller": r"unnest\(\$2::text|sweep_1|enter_1|part_1|report_1|rotate_1",
     "reader": "roster_1|audiences|FROM rooms",
 }
+#: A machine that says nothing for this time counts as gone.
+SILENT_S = 6.0
 #: Faults after which something can be missing that somebody has seen.
 LOSSY = frozenset(("asynchronous promotion", "restore", "recovery"))
 
@@ -684,7 +686,8 @@ class Faults:
 
     @contextlib.contextmanager
     def _outage(self, machine: Machine) -> Iterator[None]:
-        began = _now()
+        # It can be coming back from the fault before, and have said nothing yet.
+        began = _now() - SILENT_S
         try:
             yield
         finally:
