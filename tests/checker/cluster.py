@@ -46,6 +46,7 @@ class ClusterPlan:
     uptime_s: tuple[float, float] = (0.2, 2.0)
     settle_s: float = 30 * TIMEOUT_UNIT_S
     small_disk: bool = True
+    longest_s: float = 20.0  # for which a machine is away
 
     @property
     def room_names(self) -> list[str]:
@@ -132,7 +133,7 @@ async def run_machines(plan: ClusterPlan, folder: Path) -> Outcome:
             )
             for number in range(plan.clients)
         ]
-        faults = Faults(database, machines, random.Random(chance.random()))
+        faults = Faults(database, machines, random.Random(chance.random()), plan.longest_s)
         records = Records()
         gc.disable()  # with all those records a collection would stop the clients for seconds
         stack.callback(gc.enable)

@@ -299,14 +299,22 @@ def _unfollow(standby: PostgreSQL) -> None:
 
 
 class Faults:
-    """Faults of a database and of machines; `counts` has how often which ones have happened."""
+    """Faults of a database and of machines; `counts` has how often which ones have happened.
+
+    A machine is away for `longest_s` at most.
+    """
 
     def __init__(
-        self, database: Database, machines: Sequence[Machine], chance: random.Random
+        self,
+        database: Database,
+        machines: Sequence[Machine],
+        chance: random.Random,
+        longest_s: float,
     ) -> None:
         self._database = database
         self._machines = machines
         self._chance = chance
+        self._longest_s = longest_s
         self._began = _now()
         self.counts: Counter[str] = Counter()
         self.outages: list[Outage] = []
@@ -663,7 +671,7 @@ class Faults:
     async def kill_machine(self) -> str:
         """Kill a machine, and start it again at once, or when its users have left, or between."""
         machine = self._chance.choice(self._machines)
-        down_s = self._chance.choice((0, self._chance.uniform(0, 5), 13))
+        down_s = min(self._chance.choice((0, self._chance.uniform(0, 5), 13)), self._longest_s)
         await machine.kill()
         await asyncio.sleep(down_s)
         await machine.start()
@@ -679,10 +687,16 @@ class Faults:
     async def stop_machine(self) -> str:
         """Stop a machine's processes for a while."""
         machine = self._chance.choice(self._machines)
-        seconds = self._chance.choice((2, self._chance.uniform(3, 9), self._chance.uniform(13, 20)))
+        seconds = self._outage_s()
         with self._outage(machine):
             await machine.freeze(seconds)
         return f"m{machine.number} for {seconds:.1f} s"
+
+    def _outage_s(self) -> float:
+        """A time that others do not notice, or that ends the session, or after which users left."""
+        chance = self._chance
+        seconds = chance.choice((2, chance.uniform(3, 9), chance.uniform(13, 20)))
+        return min(seconds, self._longest_s)
 
     @contextlib.contextmanager
     def _outage(self, machine: Machine) -> Iterator[None]:
@@ -708,7 +722,7 @@ class Faults:
     async def _cut(self, *, questions: bool, answers: bool) -> str:
         machine = self._chance.choice(self._machines)
         assert machine.network is not None
-        seconds = self._chance.choice((2, self._chance.uniform(3, 9), self._chance.uniform(13, 18)))
+        seconds = self._outage_s()
         with self._outage(machine):
             await asyncio.to_thread(machine.network.cut, questions=questions, answers=answers)
             try:

@@ -79,6 +79,7 @@ def run(name: str, quick: Sequence[str], kinds: Sequence[str], folder: Path) -> 
         faults=drawn(kinds, count, random.Random(seed)) if count else quick,
         disconnects_per_s=setting("DISCONNECTS", 5),
         uptime_s=(0.2, 2.0) if count else (0.2, 0.8),
+        longest_s=20.0 if count else 7.0,
         # The checker shares the machine with the servers, so each client pauses longer if there
         # are many.
         interval_s=max(0.3, clients / 200),
