@@ -14,6 +14,7 @@ from contracts.history import draft
 from fastchat.brokers.memory import MemoryBroker
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.ledger.appending import Limits
+from fastchat.ledger.attendance import Present, Watched
 from fastchat.ledger.identity import Witness
 from fastchat.ledger.rooms import SharedRooms
 from fastchat.ledger.url import EngineUrl
@@ -219,3 +220,22 @@ async def test_rooms_are_read_again_in_few_statements(
         assert 0 < reads < len(names) / 2
         bob = Member("Bob", "u:bob")
         assert (await machine.join(bob, names[-1])).users == [ANN, bob]
+
+
+@in_loop
+async def test_spectator_who_goes_while_a_room_is_read_is_not_counted(url: EngineUrl) -> None:
+    """What is heard of spectators during a read holds over what was read."""
+    async with opened(url) as machine:
+        await machine.join(ANN)
+        people = machine.rooms._attendance.people
+        shared = machine.rooms._shared["a"]
+
+        async def slow_people(room: str) -> tuple[Sequence[Present], int]:
+            roster, _ = await people(room)
+            machine.rooms._on_event(Watched("a", 5))
+            machine.rooms._on_event(Watched("a", 4))
+            return roster, 3
+
+        machine.rooms._attendance.people = slow_people  # type: ignore[method-assign]
+        await machine.rooms._read_roster("a", shared)
+        assert machine.rooms.spectator_count == 4

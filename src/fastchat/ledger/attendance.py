@@ -479,9 +479,17 @@ class Attendance:
             if isinstance(event, Expelled):
                 self._heard.add(event.serial)
                 self._keep_out(event)
-            elif isinstance(event, Watched) and event.machine == self._session.machine:
-                self._count_own(event.room, event.own)
+            elif isinstance(event, Watched):
+                self.count_own(event)
         return events
+
+    def count_own(self, event: Watched) -> None:
+        """Take over how many of a room's spectators are this machine's own, if an event says so.
+
+        It is to be called again for what was heard while the room was read (`people`).
+        """
+        if event.machine == self._session.machine:
+            self._count_own(event.room, event.own)
 
     def _keep_out(self, removal: Expelled) -> None:
         if removal.seconds:

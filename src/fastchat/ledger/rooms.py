@@ -45,6 +45,7 @@ from fastchat.ledger.attendance import (
     RosterCopy,
     Times,
     Verdict,
+    Watched,
 )
 from fastchat.ledger.following import Following
 from fastchat.ledger.identity import Witness
@@ -111,7 +112,7 @@ class _Shared:
         self.opening = opening
         self.copy = RosterCopy()
         self.calls = 0
-        self.early: list[Came | Left] | None = []
+        self.early: list[Came | Left | Watched] | None = []
         self.arrivals: dict[str, list[asyncio.Future[None]]] = {}
         self.spectators = 0
         self.absent: set[str] = set()
@@ -450,7 +451,7 @@ class SharedRooms:
         await self._read_roster(name, shared)
 
     async def _read_roster(self, name: str, shared: _Shared) -> None:
-        early: list[Came | Left] = []
+        early: list[Came | Left | Watched] = []
         shared.early = early
         roster: Sequence[Present] = ()
         spectators: int | None = None
@@ -464,7 +465,7 @@ class SharedRooms:
                 # If nothing was read, what is heard is applied to the users as they were.
                 shared.early = None
                 for event in early:
-                    self._apply(name, shared, event)
+                    self._take_in(name, shared, event)
                 for key in tuple(shared.arrivals):  # of users who can be in the roster
                     self._wake(shared, key)
 
@@ -897,16 +898,21 @@ class SharedRooms:
         shared = self._shared.get(event.room)
         if shared is None:
             return
-        if isinstance(event, (Came, Left)):
-            if shared.early is not None:
-                shared.early.append(event)
-            else:
-                self._apply(event.room, shared, event)
-        elif isinstance(event, Expelled):
+        if isinstance(event, Expelled):
             self._expel(event)
+        elif shared.early is not None:
+            shared.early.append(event)
         else:
+            self._take_in(event.room, shared, event)
+
+    def _take_in(self, name: str, shared: _Shared, event: Came | Left | Watched) -> None:
+        if isinstance(event, Watched):
+            # If a newer number was read, its notification is still to come.
             shared.spectators = event.connections
-            self._watch(event.room, shared)
+            self._attendance.count_own(event)
+            self._watch(name, shared)
+        else:
+            self._apply(name, shared, event)
 
     def _watch(self, name: str, shared: _Shared) -> None:
         """Take over the number of spectators on all machines."""
