@@ -111,25 +111,25 @@ def test_repeated_fault_leaves_nothing_behind(
 ) -> None:
     """However often PostgreSQL or its connections are lost, the machines have as many connections,
     open files and as much memory as after the first time, and hold no lock."""
-    with connected(machines[0].port) as ann, connected(machines[1].port) as bob:
-        clients = {"ann": ann, "bob": bob}
-        for name, client in clients.items():
-            client.join(username=name)
 
-        def recover(number: int) -> None:
+    def recover(number: int) -> None:
+        with connected(machines[0].port) as ann, connected(machines[1].port) as bob:
+            clients = {f"ann {number}": ann, f"bob {number}": bob}
+            for name, client in clients.items():
+                client.join(username=name)
             fault(own_server)
             for name, client in clients.items():
-                say(client, f"{name} {number}")
-            wait_until(lambda: int(own_server.query(CONNECTIONS)) >= 4 * len(machines))
+                say(client, name)
+        wait_until(lambda: int(own_server.query(CONNECTIONS)) >= 4 * len(machines))
 
-        recover(0)
-        connections, files = settled(own_server, machines)
-        memory = {pid: resident(pid) for pid in files}
-        for number in range(1, 1 + REPEATS):
-            recover(number)
-        wait_until(lambda: own_server.query(LOCKS) == "0")
-        wait_until(lambda: descriptors(machines) == files)
-        grown = {pid: resident(pid) - before for pid, before in memory.items()}
-        print({pid: f"{growth >> 10} KiB" for pid, growth in grown.items()})
-        assert max(grown.values()) < MAX_GROWTH
-        assert own_server.query(CONNECTIONS) == connections
+    recover(0)
+    connections, files = settled(own_server, machines)
+    memory = {pid: resident(pid) for pid in files}
+    for number in range(1, 1 + REPEATS):
+        recover(number)
+    wait_until(lambda: own_server.query(LOCKS) == "0")
+    wait_until(lambda: descriptors(machines) == files)
+    grown = {pid: resident(pid) - before for pid, before in memory.items()}
+    print({pid: f"{growth >> 10} KiB" for pid, growth in grown.items()})
+    assert max(grown.values()) < MAX_GROWTH
+    wait_until(lambda: own_server.query(CONNECTIONS) == connections)
