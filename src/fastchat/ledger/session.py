@@ -31,7 +31,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Protocol
 
@@ -491,25 +491,24 @@ class Session:
         """
         async with self._storing:
             db = await self._connect_also()
-            loop = asyncio.get_running_loop()
-            timer = loop.call_later(COMMIT_S, db.terminate)
-            call = loop.create_task(self._store(db, query, *arguments))
             try:
-                return await asyncio.shield(call)
-            except asyncio.CancelledError:
-                db.terminate()  # as in `_call`
-                call.add_done_callback(_forget)
-                raise
+                rows: Sequence[Any] = await _uncancelled(db, self._store(db, query, *arguments))
             except FAILED as error:
                 raise ledger_error(error) from error
             finally:
-                timer.cancel()
                 db.terminate()
+            return rows
 
     async def _store(self, db: asyncpg.Connection, query: str, *arguments: Any) -> Sequence[Any]:
-        if (await identify(db, self._witness)).place != self.identity.place:
-            raise LedgerError("the connections are to different servers")
+        await self._identify(db)
         return await fetch(db, query, self.identity.token, *arguments)
+
+    async def _identify(self, db: asyncpg.Connection) -> Identity:
+        """Ask what a further connection is to. Raises LedgerError if the others are to another."""
+        found = await identify(db, self._witness)
+        if found.place != self.identity.place:
+            raise LedgerError("the connections are to different servers")
+        return found
 
     @asynccontextmanager
     async def _turn(self, lock: asyncio.Lock) -> AsyncIterator[_Link]:
@@ -562,8 +561,8 @@ class Session:
     async def _connect_helper(self, link: _Link) -> asyncpg.Connection:
         helper = await self._connect_also(HELPER_SETTINGS)
         try:
-            found = await identify(helper, self._witness)
-            if found.place != self.identity.place or link.is_closed:
+            await self._identify(helper)
+            if link.is_closed:
                 raise LedgerError("the connections are to different servers")
         except BaseException:
             helper.terminate()
@@ -657,18 +656,7 @@ class Session:
         writer = self._writer
         assert writer is not None
         fence = (self._fence, self._machine, self._incarnation, self.identity.token, number)
-        loop = asyncio.get_running_loop()
-        call = loop.create_task(_run(self._append, (*fence, *arguments)))
-        timer = loop.call_later(COMMIT_S, writer.terminate)
-        try:
-            answer = await asyncio.shield(call)
-        except asyncio.CancelledError:
-            # asyncpg asks the server to cancel if its own task is cancelled on an open socket.
-            writer.terminate()
-            call.add_done_callback(_forget)
-            raise
-        finally:
-            timer.cancel()
+        answer = await _uncancelled(writer, _run(self._append, (*fence, *arguments)))
         assert isinstance(answer, str)
         return answer
 
@@ -699,9 +687,7 @@ class Session:
             try:
                 if self._end is not None:
                     raise LedgerError(str(self._end))
-                found = await identify(writer, self._witness)
-                if found.place != self.identity.place:
-                    raise LedgerError("the connections are to different servers")
+                found = await self._identify(writer)
                 row = await self._refence(writer)
                 if row["last"] < self._last:
                     self._last = row["last"]
@@ -754,6 +740,25 @@ def _watched(link: _Link) -> Iterator[None]:
     timer = asyncio.get_running_loop().call_later(ANSWER_S, link.lose, why)
     try:
         yield
+    finally:
+        timer.cancel()
+
+
+async def _uncancelled(db: asyncpg.Connection, work: Coroutine[Any, Any, Any]) -> Any:
+    """Do work on a connection, and never ask the server to cancel it.
+
+    After `COMMIT_S`, and if the caller is cancelled, the socket is closed.
+    """
+    loop = asyncio.get_running_loop()
+    call = loop.create_task(work)
+    timer = loop.call_later(COMMIT_S, db.terminate)
+    try:
+        return await asyncio.shield(call)
+    except asyncio.CancelledError:
+        # asyncpg asks the server to cancel if its own task is cancelled on an open socket.
+        db.terminate()
+        call.add_done_callback(_forget)
+        raise
     finally:
         timer.cancel()
 
