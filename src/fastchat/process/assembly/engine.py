@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
-import logging
 import os
 import re
 import secrets
@@ -19,10 +18,10 @@ from fastchat.directory import make_private
 from fastchat.errors import SettingError
 from fastchat.ledger.url import EngineUrl, parse_url
 from fastchat.metrics import Metrics
-from fastchat.process.assembly.limits import shared_room_limits_of
+from fastchat.process.assembly.limits import room_limits_of
 from fastchat.settings import Settings, is_machine_name
 
-# The library of PostgreSQL is optional. Whoever imports this module asks for it.
+# asyncpg is optional. Only a server with an engine imports this module, and it needs asyncpg.
 if importlib.util.find_spec("asyncpg") is None:
     raise SettingError("--engine needs the package asyncpg; install fastchat[cluster].")
 
@@ -42,8 +41,6 @@ __all__ = [
     "open_ledger_files",
     "open_shared_rooms",
 ]
-
-logger = logging.getLogger("fastchat")
 
 #: The connections of a machine's rooms to PostgreSQL: the writer, the teller, the listener and the
 #: reader; one for searches, and one for removals. Each process with clients has one for files.
@@ -105,7 +102,7 @@ def build_shared_rooms(settings: Settings, metrics: Metrics) -> SharedRooms:
         ),
         clock=time.time,
         metrics=metrics,
-        limits=shared_room_limits_of(settings),
+        limits=room_limits_of(settings),
         max_age_s=settings.history_max_age,
         patience_s=settings.engine_patience,
         settings_digest=_digest_of(settings),

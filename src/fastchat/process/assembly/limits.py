@@ -19,7 +19,6 @@ __all__ = [
     "readers_of",
     "room_limits_of",
     "session_limits_of",
-    "shared_room_limits_of",
     "transfers_of",
     "visitors_of",
 ]
@@ -108,20 +107,11 @@ def session_limits_of(settings: Settings) -> SessionLimits:
 
 
 def room_limits_of(settings: Settings) -> RoomLimits:
+    """The limits of users and of new rooms, and the budgets of rooms unless an engine has them."""
+    room = Budget(settings.room_rate, settings.room_burst)
     return RoomLimits(
         user=Budget(settings.user_rate, settings.user_burst),
-        room=Budget(settings.room_rate, settings.room_burst),
-        new_rooms=_budget(settings.new_room_rate, NEW_ROOMS_S),
-        max_rooms=settings.max_rooms,
-        clock=time.monotonic,
-    )
-
-
-def shared_room_limits_of(settings: Settings) -> RoomLimits:
-    """The limits that each machine of several keeps. The ledger keeps the budgets of rooms."""
-    return RoomLimits(
-        user=Budget(settings.user_rate, settings.user_burst),
-        room=Budget(0, 1),
+        room=Budget(0, 1) if settings.engine else room,
         new_rooms=_budget(settings.new_room_rate, NEW_ROOMS_S),
         max_rooms=settings.max_rooms,
         clock=time.monotonic,
