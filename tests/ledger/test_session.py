@@ -1,4 +1,4 @@
-"""Tests of a machine's connections: who is the machine, what the log says, and what is left."""
+"""Tests of a machine's connections: which process has them, what the log says, what is left."""
 
 from __future__ import annotations
 

@@ -277,8 +277,8 @@ class _People(NamedTuple):
 class Attendance:
     """The users of one machine, as it says them to the ledger, in the running loop.
 
-    One call is under way at a time. What is asked meanwhile is the next call, so calls grow under
-    load. The order of the calls for one room and name is kept.
+    One call is under way at a time. What is asked meanwhile goes into the next call, so calls grow
+    under load. The order of the calls for one room and name is kept.
 
     A method that raises LedgerError can have had its effect or not. The owner need not find out
     which: the session either makes new connections, after which all users are said again, or the

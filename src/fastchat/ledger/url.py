@@ -132,7 +132,7 @@ def _split(url: str) -> SplitResult:
 
 
 def _joined(parts: SplitResult) -> str:
-    """The URL of some parts. That of the standard library lacks `//` if there is no host."""
+    """Join the parts of a URL. `urlunsplit` would leave out the `//` if there is no host."""
     return f"{parts.scheme}://{parts.netloc}{parts.path}?{parts.query}"
 
 
