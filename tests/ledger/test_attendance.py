@@ -31,7 +31,7 @@ from fastchat.ledger.attendance import (
 )
 from fastchat.ledger.url import EngineUrl, parse_url
 from fastchat.rooms import Member, Removal
-from support.ledger import Machine, in_loop, make_ledger, observer
+from support.ledger import Machine, in_loop, make_ledger, observer, until_in
 from support.postgresql import PostgreSQL
 from support.server import PATIENCE_S, TIMEOUT_UNIT_S
 
@@ -351,7 +351,7 @@ async def test_machine_that_was_silent_for_a_week_is_forgotten(url: EngineUrl) -
             assert await db.fetchval("SELECT count(*) FROM machines") == 1
             late = asyncio.create_task(one.append(draft("refused")))
             async with observer(url) as watching:
-                await until(
+                await until_in(
                     watching,
                     "EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted)",
                 )
@@ -403,13 +403,6 @@ async def test_late_call_of_an_older_connection_is_refused(url: EngineUrl) -> No
         with pytest.raises(asyncpg.PostgresError) as caught:
             await db.execute("SELECT part_1($1, $2, $3, '{a}', '{x}', '{g_x}', '{f}', 5)", *late)
         assert caught.value.sqlstate == "FC001"
-
-
-async def until(db: asyncpg.Connection, condition: str) -> None:
-    """Wait until an SQL condition holds."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not await db.fetchval(f"SELECT {condition}"):
-            await db.execute("SELECT pg_sleep(0.01)")
 
 
 def identity(place: Place) -> Sequence[Any]:
@@ -688,7 +681,7 @@ async def test_removal_during_a_join_holds(url: EngineUrl) -> None:
         async with db.transaction():
             await db.execute("SELECT 1 FROM names FOR UPDATE")
             entering = asyncio.create_task(one.enter(ALICE))
-            await until(db, WAITS)
+            await until_in(db, WAITS)
             await two.session.store("SELECT remove_1($1, 'a', $2, NULL, 60)", ALICE.user)
             one.heard(f'c\n["x","a","{ALICE.user}",60,1000000]')
         answer = await entering
@@ -775,7 +768,7 @@ async def test_users_are_locked_in_one_order(url: EngineUrl) -> None:
             async with db.transaction():
                 await db.execute("SELECT 1 FROM names WHERE key = 'allce' FOR UPDATE")
                 calls = [asyncio.create_task(act(member)) for member in (BOB, ALICE)]
-                await until(db, WAITS)
+                await until_in(db, WAITS)
                 await db.execute("SELECT 1 FROM names WHERE key = 'bob' FOR UPDATE NOWAIT")
             await asyncio.gather(*calls)
 
@@ -791,7 +784,7 @@ async def test_call_whose_connection_is_lost_fails(
         async with db.transaction():
             await db.execute("SELECT 1 FROM names FOR UPDATE")
             calls = [asyncio.create_task(each) for each in (one.lose(ALICE), one.enter(BOB))]
-            await until(db, WAITS)
+            await until_in(db, WAITS)
             teller = "FROM pg_stat_activity WHERE pg_backend_pid() = ANY (pg_blocking_pids(pid))"
             await db.execute("SELECT pg_terminate_backend(pid) " + teller)
             with pytest.raises(LedgerError):
@@ -827,7 +820,7 @@ async def test_end_of_a_machine_fails_its_calls(url: EngineUrl) -> None:
         async with db.transaction():
             await db.execute("SELECT 1 FROM names FOR UPDATE")
             calls = [asyncio.create_task(each) for each in (one.leave(ALICE), one.enter(BOB))]
-            await until(db, WAITS)
+            await until_in(db, WAITS)
             await one.attendance.close()
             calls.append(asyncio.create_task(one.enter(EVE)))
             await asyncio.sleep(0)
@@ -887,7 +880,7 @@ async def test_attendance_does_not_wait_for_a_standby(
         waiting = await until_commits_wait(url)
         appending = asyncio.create_task(one.append(draft("two")))
         removing = asyncio.create_task(one.attendance.remove(removal(ALICE)))
-        await until(db, "count(*) = 3 FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+        await until_in(db, "count(*) = 3 FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
         async with asyncio.timeout(PATIENCE_S):
             assert (await one.enter(BOB)).is_in
             assert (await two.enter(EVE)).is_in

@@ -7,7 +7,6 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import asyncpg
 import pytest
@@ -18,9 +17,8 @@ from fastchat.ledger import NotCommittedError, session
 from fastchat.ledger.appending import Limits
 from fastchat.ledger.url import EngineUrl, parse_url
 from fastchat.protocol import Message
-from support.ledger import Machine, in_loop, observer
+from support.ledger import Machine, in_loop, observer, until_in
 from support.postgresql import PostgreSQL
-from support.server import PATIENCE_S
 from support.wire import Wire
 
 LIMITS = Limits(stored=10_000, slack=100)
@@ -40,15 +38,8 @@ def through(url: EngineUrl, wire: Wire) -> EngineUrl:
     return parse_url(f"postgresql://postgres@127.0.0.1:{wire.port}/postgres?schema={url.schema}")
 
 
-async def until(db: asyncpg.Connection, condition: str, *arguments: Any) -> None:
-    """Wait until an SQL condition holds."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not await db.fetchval(f"SELECT {condition}", *arguments):
-            await db.execute("SELECT pg_sleep(0.01)")
-
-
 async def waits_for_lock(db: asyncpg.Connection, backend: int) -> None:
-    await until(db, "pg_blocking_pids($1) <> '{}'", backend)
+    await until_in(db, "pg_blocking_pids($1) <> '{}'", backend)
 
 
 def writer_of(machine: Machine) -> int:
@@ -71,7 +62,7 @@ async def test_lost_answer_is_asked_for(
         )
         wire.loses_answers = True
         async with observer(url) as db:
-            await until(db, "head = 4 FROM rooms")
+            await until_in(db, "head = 4 FROM rooms")
         wire.cut()
         wire.loses_answers = False
         three, duplicate, four = await appending

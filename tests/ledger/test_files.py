@@ -33,7 +33,7 @@ from fastchat.ledger.url import EngineUrl, parse_url
 from fastchat.metrics import Metrics
 from fastchat.protocol import MessageDraft
 from support.file_store import get, put
-from support.ledger import Machine, in_loop, make_ledger, observer
+from support.ledger import Machine, in_loop, make_ledger, observer, until_in
 from support.postgresql import PostgreSQL
 from support.server import PATIENCE_S
 from support.wire import Wire
@@ -282,13 +282,6 @@ async def test_totals_stay_few_rows(url: EngineUrl, tmp_path: Path) -> None:
 # Processes that end, and a ledger that is lost
 
 
-async def until(db: asyncpg.Connection, condition: str) -> None:
-    """Wait until an SQL condition holds."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not await db.fetchval(f"SELECT {condition}"):
-            await db.execute("SELECT pg_sleep(0.01)")
-
-
 def copies(folder: Path) -> list[Path]:
     """The copies of contents below a folder."""
     return list(folder.rglob("?" * 32))
@@ -392,7 +385,7 @@ async def test_lost_answer_is_asked_for(url: EngineUrl, server: PostgreSQL, tmp_
             async def losing(step: Coroutine[Any, Any, Result], condition: str) -> Result:
                 wire.loses_answers = True
                 task = asyncio.create_task(step)
-                await until(db, condition)
+                await until_in(db, condition)
                 wire.cut()
                 wire.loses_answers = False
                 return await task
@@ -461,7 +454,7 @@ async def test_cancelled_upload_leaves_nothing(url: EngineUrl, tmp_path: Path) -
         async with db.transaction():
             await db.execute("SELECT 1 FROM uploads FOR UPDATE")
             writing = asyncio.create_task(upload.write(bytes(PIECE_BYTES - 1)))
-            await until(db, "count(*) > 0 FROM pg_locks WHERE NOT granted")
+            await until_in(db, "count(*) > 0 FROM pg_locks WHERE NOT granted")
             writing.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await writing

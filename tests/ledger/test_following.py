@@ -17,8 +17,7 @@ from fastchat.ledger.notes import MAX_NOTE_BYTES, note_of, notes_of
 from fastchat.ledger.streams import Loaded, Stream
 from fastchat.ledger.url import EngineUrl
 from fastchat.protocol import Change, Message, Position, Publication
-from support.ledger import Machine, in_loop
-from support.server import PATIENCE_S
+from support.ledger import Machine, in_loop, until
 
 LIMITS = Limits(stored=100_000, slack=100)
 
@@ -74,12 +73,6 @@ async def followers(url: EngineUrl, *names: str) -> AsyncIterator[list[Follower]
         for machine in machines:
             machine.following.close()
             await machine.session.close()
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not holds():  # noqa: ASYNC110 nothing tells of it
-            await asyncio.sleep(0.01)
 
 
 @in_loop

@@ -26,7 +26,7 @@ from fastchat.ledger.connecting import connect
 from fastchat.ledger.identity import FILE_NAME, Identity, Witness, identify
 from fastchat.ledger.url import EngineUrl, parse_url
 from fastchat.protocol import Message, Position
-from support.ledger import Machine, in_loop, make_ledger, observer
+from support.ledger import Machine, in_loop, make_ledger, observer, until
 from support.postgresql import FAST, PostgreSQL, postgresql, standby
 from support.server import PATIENCE_S, TIMEOUT_UNIT_S
 from support.wire import Wire
@@ -73,12 +73,6 @@ async def opened(
         yield machine
     finally:
         await machine.session.close()
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not holds():  # noqa: ASYNC110 there is no event to wait for
-            await asyncio.sleep(0.01)
 
 
 async def until_row(db: asyncpg.Connection, query: str) -> None:

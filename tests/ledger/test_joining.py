@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -20,7 +20,7 @@ from fastchat.ledger.rooms import SharedRooms
 from fastchat.ledger.url import EngineUrl
 from fastchat.metrics import Metrics
 from fastchat.rooms import Entrance, Entry, Member, Removal
-from support.ledger import execute, in_loop, observer
+from support.ledger import execute, in_loop, observer, until
 from support.server import PATIENCE_S
 
 ANN = Member("Ann", "u:ann")
@@ -90,12 +90,6 @@ async def opened(url: EngineUrl) -> AsyncIterator[Machine]:
 async def users_of(url: EngineUrl) -> list[str]:
     async with observer(url) as db:
         return [name for (name,) in await db.fetch("SELECT name FROM names ORDER BY name")]
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not holds():  # noqa: ASYNC110 there is no event to wait for
-            await asyncio.sleep(0.01)
 
 
 @in_loop

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -15,7 +15,7 @@ from fastchat.ledger import LedgerError, MachineTakenError, NotCommittedError, s
 from fastchat.ledger.appending import Limits
 from fastchat.ledger.url import EngineUrl, parse_url
 from fastchat.protocol import Message
-from support.ledger import Machine, in_loop, observer
+from support.ledger import Machine, in_loop, observer, until
 from support.postgresql import PostgreSQL
 from support.server import PATIENCE_S
 from support.wire import Wire
@@ -52,12 +52,6 @@ async def opened(url: EngineUrl, name: str = "one") -> AsyncIterator[Watched]:
         yield machine
     finally:
         await machine.session.close()
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not holds():  # noqa: ASYNC110 there is no event to wait for
-            await asyncio.sleep(0.01)
 
 
 def through(url: EngineUrl, wire: Wire) -> EngineUrl:

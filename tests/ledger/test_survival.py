@@ -9,11 +9,10 @@ import asyncio
 import os
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import asyncpg
 import pytest
 
 from contracts.broker import Receiver, join, member, names
@@ -27,7 +26,7 @@ from fastchat.ledger.rooms import SharedRooms
 from fastchat.ledger.url import EngineUrl, parse_url
 from fastchat.metrics import Metrics
 from fastchat.rooms.restoring import Returning
-from support.ledger import execute, in_loop, make_ledger, observer
+from support.ledger import execute, in_loop, make_ledger, observer, until, until_in
 from support.postgresql import PostgreSQL
 from support.server import PATIENCE_S
 
@@ -90,17 +89,11 @@ class Machine:
             await asyncio.sleep(0.002)
 
 
-async def until_true(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not holds():  # noqa: ASYNC110 nothing tells of it
-            await asyncio.sleep(0.01)
-
-
 async def until_more_is_sent(*machines: Machine) -> None:
     """Wait until each machine has published something more."""
     enough = [len(each.sent) + 50 for each in machines]
     pairs = list(zip(machines, enough, strict=True))
-    await until_true(lambda: all(len(each.sent) >= number for each, number in pairs))
+    await until(lambda: all(len(each.sent) >= number for each, number in pairs))
 
 
 @in_loop
@@ -131,7 +124,7 @@ async def test_killed_server_costs_nothing(own_server: PostgreSQL) -> None:
         assert one.receiver.texts == two.receiver.texts
         # Both hear of everything else before.
         assert names(await join(two.broker, "three")) == ["one", "two", "three"]
-        await until_true(lambda: ("join", "three") in one.receiver.events)
+        await until(lambda: ("join", "three") in one.receiver.events)
         assert one.receiver.events == [("join", "two"), ("join", "three")]
         assert two.receiver.events == [("join", "three")]
     finally:
@@ -153,13 +146,6 @@ async def talking(url: EngineUrl, *machines: str) -> AsyncIterator[list[Machine]
             await machine.stop()
 
 
-async def until(db: asyncpg.Connection, condition: str, *arguments: object) -> None:
-    """Wait until an SQL condition holds."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not await db.fetchval(f"SELECT {condition}", *arguments):
-            await db.execute("SELECT pg_sleep(0.01)")
-
-
 @in_loop
 async def test_users_who_cannot_be_said_at_once_are_said_later(url: EngineUrl) -> None:
     """If the ledger refuses to take a machine's users back after its connections were lost, or to
@@ -172,11 +158,11 @@ async def test_users_who_cannot_be_said_at_once_are_said_later(url: EngineUrl) -
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                 "WHERE application_name = 'fastchat' AND query ~ 'beat_1|pg_notify'"
             )
-            await until(db, "(SELECT min(claim) FROM machines) > $1", begun)
-            await until(db, "EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted)")
+            await until_in(db, "(SELECT min(claim) FROM machines) > $1", begun)
+            await until_in(db, "EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted)")
             await db.execute("SELECT pg_sleep(1.8)")  # longer than `lock_timeout`
             assert not await db.fetchval("SELECT count(*) FROM attendance WHERE until IS NULL")
-        await until(db, "(SELECT count(*) FROM attendance WHERE until IS NULL) = 2")
+        await until_in(db, "(SELECT count(*) FROM attendance WHERE until IS NULL) = 2")
         await join(two.broker, "Newcomer")
         await one.receiver.until_events(("join", "two"), ("join", "Newcomer"))
         assert one.receiver.events == [("join", "two"), ("join", "Newcomer")]
@@ -209,11 +195,13 @@ async def test_join_that_comes_to_nothing_leaves_nobody_behind(url: EngineUrl) -
             await db.execute("LOCK TABLE rooms")
             one.broker.publish(draft("waits", by="one"))
             joining = asyncio.create_task(join(one.broker, "Ann"))
-            await until(db, "EXISTS (SELECT 1 FROM attendance WHERE key = 'ann')")
+            await until_in(db, "EXISTS (SELECT 1 FROM attendance WHERE key = 'ann')")
             await two.receiver.until_events(("join", "Ann"))
             joining.cancel()
             await asyncio.gather(joining, return_exceptions=True)
-        await until(db, "EXISTS (SELECT 1 FROM attendance WHERE key = 'ann' AND until IS NOT NULL)")
+        await until_in(
+            db, "EXISTS (SELECT 1 FROM attendance WHERE key = 'ann' AND until IS NOT NULL)"
+        )
         await join(two.broker, "Ann")
         assert two.receiver.events == [("join", "Ann")]
 
@@ -258,9 +246,9 @@ async def test_user_who_joins_while_connections_are_made_stays(url: EngineUrl) -
             await db.execute("LOCK TABLE rooms")
             one.broker.publish(draft("waits", by="one"))
             joining = asyncio.create_task(join(one.broker, "Ann"))
-            await until(db, "EXISTS (SELECT 1 FROM attendance WHERE key = 'ann')")
+            await until_in(db, "EXISTS (SELECT 1 FROM attendance WHERE key = 'ann')")
             # What the session does when it has connected again.
             await execute(url, "UPDATE attendance SET until = clock_timestamp() + interval '60 s'")
             one.rooms.connected()
         await joining
-        await until(db, "(SELECT count(*) FROM attendance WHERE until IS NULL) = 2")
+        await until_in(db, "(SELECT count(*) FROM attendance WHERE until IS NULL) = 2")

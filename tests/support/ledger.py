@@ -38,6 +38,8 @@ __all__ = [
     "own_server",
     "server",
     "shared",
+    "until",
+    "until_in",
     "url",
 ]
 
@@ -157,6 +159,20 @@ async def observer(url: EngineUrl) -> AsyncIterator[asyncpg.Connection]:
         yield db
     finally:
         await db.close()
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait until a condition holds that has no event to wait for."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not holds():  # noqa: ASYNC110 the docstring says why
+            await asyncio.sleep(0.01)
+
+
+async def until_in(db: asyncpg.Connection, condition: str, *arguments: object) -> None:
+    """Wait until an SQL condition holds."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not await db.fetchval(f"SELECT {condition}", *arguments):
+            await db.execute("SELECT pg_sleep(0.01)")
 
 
 def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
