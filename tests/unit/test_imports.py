@@ -103,7 +103,7 @@ LIBRARIES = {
     "cryptography": {"auth", "web.tls"},
     "orjson": {
         *("protocol", "logs", "hub", "history", "ledger", "ops", "cli", "client"),
-        *("brokers.relay", "brokers.relay.records"),
+        *("brokers.relay", "brokers.relay.records", "chat.operations"),
     },
     "imagesize": {"files.media"},
     "apsw": {"database", "files", "history"},

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.limits.buckets import Budget, TokenBuckets, rate_limited
-from fastchat.protocol import Draft
+from fastchat.protocol import Draft, MessageDraft, is_posted
 
 __all__ = ["RoomLimits", "price_of"]
 
@@ -58,7 +58,8 @@ class RoomLimits:
     ) -> dict[int, CommandError]:
         """Charge a turn's drafts; returns the refusals of those that exceed a limit, by index.
 
-        A draft that is not refused costs its room one token and its user the room's price.
+        A draft that is not refused costs its room one token and its user the room's price. What a
+        key or a webhook posts costs nothing here.
         This runs for each message, so it computes `TokenBuckets.take` itself.
         """
         refused: dict[int, CommandError] = {}
@@ -70,6 +71,8 @@ class RoomLimits:
         interval_s = self._rooms.interval_s
         price_s, room_s, here = 0.0, now, None
         for index, draft in enumerate(drafts):
+            if type(draft) is not MessageDraft and is_posted(draft):
+                continue
             name, user = draft.room, draft.user
             if name != here:
                 if here is not None:

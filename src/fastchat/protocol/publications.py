@@ -23,12 +23,15 @@ __all__ = [
     "Kind",
     "Message",
     "MessageDraft",
+    "ModeratorDraft",
     "Position",
+    "PostedDraft",
     "Publication",
     "Reactor",
     "encodable",
     "encode",
     "encode_any",
+    "is_posted",
     "message_draft",
     "timestamp_of",
     "timestamps",
@@ -137,10 +140,23 @@ class MessageDraft(NamedTuple):
         return number_draft(self, offset, Message)
 
 
+class ModeratorDraft(MessageDraft):
+    """A message of a moderator, which a room takes even if it is closed, read-only or slow."""
+
+    __slots__ = ()
+
+
+class PostedDraft(MessageDraft):
+    """A message that a key or a webhook posts: a room takes it, and no rate of users limits it."""
+
+    __slots__ = ()
+
+
 class ChangeDraft(NamedTuple):
     """A change that a client asks to be published; the history checks whether it is allowed.
 
-    `moderated` says whether the client may change messages of other users.
+    `moderated` says whether the client may change messages of other users, and `posted` whether a
+    key asks for the change, so that no rate of users limits it.
     """
 
     room: str
@@ -153,6 +169,7 @@ class ChangeDraft(NamedTuple):
     emoji: str = ""
     remove: bool = False
     moderated: bool = False
+    posted: bool = False
 
     @property
     def id(self) -> None:
@@ -160,7 +177,7 @@ class ChangeDraft(NamedTuple):
 
     def numbered(self, offset: int) -> Change:
         """The change that this draft becomes at an offset."""
-        room, username, text, timestamp, user, kind, target, emoji, remove, _ = self
+        room, username, text, timestamp, user, kind, target, emoji, remove, *_ = self
         return Change(room, offset, username, text, timestamp, user, kind, target, emoji, remove)
 
 
@@ -170,6 +187,11 @@ message_draft: Callable[[str, str, str, str, str, str | None], MessageDraft] = p
 )
 #: A publication that has no offset yet.
 Draft = MessageDraft | ChangeDraft
+
+
+def is_posted(draft: Draft) -> bool:
+    """Whether a draft is one of a key or a webhook, which have budgets of their own."""
+    return draft.posted if isinstance(draft, ChangeDraft) else isinstance(draft, PostedDraft)
 
 
 def encode_any(publication: Publication) -> bytes:

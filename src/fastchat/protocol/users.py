@@ -8,6 +8,9 @@ never leaves the server. The public id of the user is made from the credential w
     u_alice                  a token's subject
     u_~mG1p2VQKb0DOiYw4      a digest of a subject that contains an @, or begins with ~
     g_mG1p2VQKb0DOiYw4       a guest
+    k_shop                   an API key, by its name
+    h_grafana                a webhook, by its name
+    e_                       somebody who was erased
 
 Because of the `~`, nobody can choose a subject so that its id equals the digest of another subject.
 
@@ -25,8 +28,11 @@ from fastchat.protocol.characters import has_hidden
 __all__ = [
     "DIGEST_CHARS",
     "DIGEST_MARK",
+    "ERASED_USER",
     "GUEST_PREFIX",
     "HOLDER_PREFIX",
+    "HOOK_PREFIX",
+    "KEY_PREFIX",
     "MAX_SUBJECT_CHARS",
     "check_user",
     "guest_of",
@@ -36,6 +42,9 @@ __all__ = [
 ]
 
 GUEST_PREFIX, HOLDER_PREFIX, DIGEST_MARK = "g_", "u_", "~"
+KEY_PREFIX, HOOK_PREFIX = "k_", "h_"
+#: The public id of everybody who was erased from the history, and of nobody else.
+ERASED_USER = "e_"
 #: Characters of a digest: 96 bits in the alphabet of base64url.
 DIGEST_CHARS = 16
 #: The limit of OpenID Connect Core 1.0 §2 for `sub`.
@@ -43,7 +52,12 @@ MAX_SUBJECT_CHARS = 255
 
 _SUBJECT, _IMPORTED = "sub:", "name:"
 _DIGEST = f"[A-Za-z0-9_-]{{{DIGEST_CHARS}}}"
-_USER = re.compile(f"g_{_DIGEST}|u_~{_DIGEST}|u_[^~@][^@]{{0,{MAX_SUBJECT_CHARS - 1}}}")
+#: The names of keys and of webhooks.
+_POSTER = "[a-z0-9][a-z0-9_-]{0,31}"
+_USER = re.compile(
+    f"g_{_DIGEST}|u_~{_DIGEST}|u_[^~@][^@]{{0,{MAX_SUBJECT_CHARS - 1}}}"
+    f"|[kh]_{_POSTER}|{ERASED_USER}"
+)
 
 
 def guest_of(session: str) -> str:

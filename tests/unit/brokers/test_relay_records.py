@@ -21,7 +21,14 @@ from fastchat.brokers.relay.records import (
 from fastchat.brokers.relay.wire import VERSION, BadRecord, RecordKind, RecordReader, pack
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.limits.connections import Limit
-from fastchat.protocol import ChangeDraft, Kind, MessageDraft, Position
+from fastchat.protocol import (
+    ChangeDraft,
+    Kind,
+    MessageDraft,
+    ModeratorDraft,
+    Position,
+    PostedDraft,
+)
 from fastchat.rooms import Entrance, Entry, Member, Removal
 from fastchat.rooms.subscribers import PresenceChange
 
@@ -55,6 +62,7 @@ CHANGES = st.builds(
     emoji=TEXTS,
     remove=st.booleans(),
     moderated=st.booleans(),
+    posted=st.booleans(),
 )
 ENTRANCES = st.builds(
     Entrance,
@@ -237,7 +245,7 @@ def places_in(head: Any) -> list[tuple[Any, Any]]:
 
 
 MESSAGE = MessageDraft("a", "Alice", "hi", "2025-01-18T10:30:00.123Z", "user")
-CHANGE = ["edit", 1, None, False, False]
+CHANGE = ["edit", 1, None, False, False, False]
 REFUSAL = ["forbidden", "No.", False, None]
 JOINED = {
     "room": "a", "member": ["Alice", "user"], "position": ["epoch", 1, None], "recovered": False,
@@ -439,8 +447,16 @@ def test_layout_of_a_draft_is_fixed() -> None:
     assert head == [1.0, [7, 8]]
     texts = b"\0\0\0\1a\0\0\0\4Zo\xc3\xab\0\0\0\2hi\0\0\0\1t\0\0\0\4user"
     missing = b"\xff\xff\xff\xff"
-    changed = b"\0\0\0\x1b" + b'["edit",1,null,false,false]'
+    changed = b"\0\0\0\x21" + b'["edit",1,null,false,false,false]'
     assert tail == texts + b"\0\0\0\x011" + missing + texts + missing + changed
+
+
+@pytest.mark.parametrize("kind", [ModeratorDraft, PostedDraft])
+def test_who_a_message_is_from_stands_in_the_place_of_a_change(kind: type[MessageDraft]) -> None:
+    """A message of a moderator or of a key reaches the relay as what it is."""
+    said = kind("a", "Zoë", "hi", "t", "user", "1")
+    (record,) = RecordReader(decode_from_worker).feed(records.Publish(1.0, [7], [said]).encode())
+    assert [(type(each), each) for each in record.drafts] == [(kind, said)]
 
 
 def test_incrementally_encoded_deliveries_decode_to_the_record() -> None:

@@ -9,7 +9,7 @@ import pytest
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.limits.buckets import Budget
 from fastchat.limits.rooms import RoomLimits, price_of
-from fastchat.protocol import Draft, MessageDraft
+from fastchat.protocol import ChangeDraft, Draft, Kind, MessageDraft, PostedDraft
 from support.clock import Clock
 
 
@@ -51,6 +51,14 @@ def test_room_has_one_budget_for_all_users() -> None:
     assert refused(limits, drafts) == [8, 9]
     clock.now += 1
     assert refused(limits, drafts) == [4, 5, 6, 7, 8, 9]
+
+
+def test_what_a_key_posts_costs_nobody_anything() -> None:
+    """A key's messages and changes are neither refused nor charged, whatever name they have."""
+    limits = limited(Clock(), user=Budget(1.0, 1), room=Budget(1.0, 1))
+    posted: list[Draft] = [PostedDraft("lobby", "Ann", "text", "now", "ann")] * 5
+    posted.append(ChangeDraft("lobby", "Ann", "", "now", "ann", Kind.DELETE, 1, posted=True))
+    assert refused(limits, [*posted, draft("ann"), *posted, draft("ann")]) == [13]
 
 
 def test_message_refused_by_one_budget_costs_the_other_nothing() -> None:

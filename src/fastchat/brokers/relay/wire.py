@@ -43,7 +43,7 @@ logger = logging.getLogger("fastchat.relay")
 
 #: The version of the protocol. A relay refuses a worker of another version, for example one that
 #: still runs after an upgrade of the server.
-VERSION = 8
+VERSION = 9
 #: The name of the socket in the data directory.
 SOCKET_NAME = "fastchat.sock"
 #: The largest record. It bounds the memory that a reader needs for an incomplete record. A DELIVER

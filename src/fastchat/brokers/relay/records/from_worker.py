@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import orjson
@@ -26,7 +26,15 @@ from fastchat.brokers.relay.records.fields import (
     expect_text,
 )
 from fastchat.brokers.relay.wire import VERSION, BadRecord, RecordKind, pack
-from fastchat.protocol import ChangeDraft, Draft, Kind, MessageDraft, Position
+from fastchat.protocol import (
+    ChangeDraft,
+    Draft,
+    Kind,
+    MessageDraft,
+    ModeratorDraft,
+    Position,
+    PostedDraft,
+)
 from fastchat.rooms import Entrance, Member, Removal
 
 __all__ = [
@@ -55,6 +63,11 @@ __all__ = [
     "Search",
     "Tell",
 ]
+
+
+#: Messages that are not drafts of ordinary users, by what stands in the place of their change.
+_TYPES: Mapping[str, type[MessageDraft]] = {"moderator": ModeratorDraft, "posted": PostedDraft}
+_NAMES = {kind: name for name, kind in _TYPES.items()}
 
 
 class Connection(NamedTuple):
@@ -151,8 +164,9 @@ class Publish(NamedTuple):
     Head: [deadline, [draft number, ...]]. Tail: the drafts, one after the other. A draft is seven
     texts: room, username, text, timestamp, user, id, change. Each of them is UTF-8 behind its
     length, 4 bytes, big-endian; for a text that is missing, these bytes are all ones. The change is
-    missing in the draft of a message. Otherwise it is JSON, [kind, target, emoji or null, remove,
-    moderated], and the id is missing.
+    missing in the draft of a message; it is "moderator" or "posted" if the message is one of a
+    moderator or of a key. Otherwise it is JSON, [kind, target, emoji or null, remove, moderated,
+    posted], and the id is missing.
 
     The relay replies to each draft by DELIVER with its number, or by ANSWER. If the relay reads
     the record after the deadline, it stores none of the drafts and refuses them.
@@ -175,7 +189,7 @@ class Publish(NamedTuple):
         except ValueError as error:
             raise BadRecord(str(error)) from None
         drafts = [
-            draft if isinstance(draft, MessageDraft) else _draft_of_change(draft) for draft in found
+            draft if isinstance(draft, MessageDraft) else _unusual_draft(draft) for draft in found
         ]
         # The numbers are checked without a call for each, because this runs for each message.
         if not set(map(type, expect_list(numbers))) <= {int}:
@@ -187,21 +201,24 @@ class Publish(NamedTuple):
 
 def _pack_draft(draft: Draft) -> bytes:
     if isinstance(draft, MessageDraft):
-        return pack_draft(draft)
-    room, username, text, timestamp, user, kind, target, emoji, remove, moderated = draft
-    change = orjson.dumps((kind, target, emoji or None, remove, moderated)).decode()
+        return pack_draft(draft, _NAMES.get(type(draft)))
+    room, username, text, timestamp, user, kind, target, emoji, remove, moderated, posted = draft
+    change = orjson.dumps((kind, target, emoji or None, remove, moderated, posted)).decode()
     return pack_draft((room, username, text, timestamp, user, None), change)
 
 
-def _draft_of_change(texts: tuple[str, ...]) -> ChangeDraft:
+def _unusual_draft(texts: tuple[str, ...]) -> Draft:
+    """The draft of a change, or of a message that has a name in the place of the change."""
     room, username, text, timestamp, user, id, change = texts
+    if (type_ := _TYPES.get(change)) is not None:
+        return type_(room, username, text, timestamp, user, id)
     if id is not None:
         raise BadRecord("a change must not have an id")
     try:
         fields = orjson.loads(change)
     except orjson.JSONDecodeError:
         raise BadRecord("a change is not JSON") from None
-    kind, target, emoji, remove, moderated = expect_fields(fields, 5)
+    kind, target, emoji, remove, moderated, posted = expect_fields(fields, 6)
     return ChangeDraft(
         *(room, username, text, timestamp, user),
         expect_choice(Kind, kind),
@@ -209,6 +226,7 @@ def _draft_of_change(texts: tuple[str, ...]) -> ChangeDraft:
         "" if emoji is None else expect_text(emoji),
         expect_flag(remove),
         expect_flag(moderated),
+        expect_flag(posted),
     )
 
 
