@@ -72,7 +72,7 @@ from fastchat.rooms.presence import User
 from fastchat.rooms.refusals import looks_alike, name_taken, not_here, removed, unavailable
 from fastchat.rooms.restoring import MAX_RESUMED, Returning
 from fastchat.rooms.sending_away import SendingAway
-from fastchat.rooms.subscribers import MAX_RUN, Subscriber
+from fastchat.rooms.subscribers import MAX_RUN, Subscriber, deliver_run
 
 __all__ = ["SharedRooms"]
 
@@ -89,6 +89,8 @@ _READ_AT_ONCE = 200
 _ATTEMPTS = 5
 #: The first character of the notification of an event that need not arrive, such as typing.
 _TOLD = "t"
+#: The sender of what another machine has published.
+_ELSEWHERE = (None, None)
 
 
 class _Origin(NamedTuple):
@@ -326,22 +328,14 @@ class SharedRooms:
         name = stream.room
         room = self._members.rooms.get(name)
         subscribers = tuple(room.subscribers) if room is not None else ()
+        told = set(subscribers)
         for start in range(0, len(publications), MAX_RUN):
             run = publications[start : start + MAX_RUN]
-            origins = [self._own.pop((name, each.offset), None) for each in run]
-            for publication, origin in zip(run, origins, strict=True):
-                if origin is not None and origin.subscriber not in subscribers:
-                    self._kept(origin, publication.offset)
-            payloads = list(map(protocol.encode, run)) if subscribers else ()
-            for subscriber in subscribers:
-                keys = [
-                    each.draft_key if each is not None and each.subscriber is subscriber else None
-                    for each in origins
-                ]
-                has_own = any(each is not None for each in keys)
-                subscriber.deliver(name, run[0].offset, payloads, keys if has_own else None)
-        if subscribers:
-            self._end_turn(subscribers)
+            senders = [self._own.pop((name, each.offset), _ELSEWHERE) for each in run]
+            told.update(origin for origin, _ in senders if origin is not None)
+            deliver_run(subscribers, run, senders)
+        if told:
+            self._end_turn(told)
 
     def tell(self, subscriber: Subscriber, name: str, payload: bytes) -> None:
         self._announce(name, payload, but=subscriber)

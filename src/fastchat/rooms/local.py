@@ -32,7 +32,7 @@ from fastchat.history import Duplicate, History, Outcome
 from fastchat.history.users import UserIds
 from fastchat.limits.rooms import RoomLimits
 from fastchat.metrics import Metrics
-from fastchat.protocol import Change, Draft, Message, Publication
+from fastchat.protocol import Change, Draft, Message
 from fastchat.protocol.names import DEFAULT_ROOM, name_key
 from fastchat.protocol.users import subject_of
 from fastchat.rooms import Entrance, Entry, Member, Removal
@@ -44,7 +44,7 @@ from fastchat.rooms.refusals import looks_alike, not_here, removed
 from fastchat.rooms.removals import Removals
 from fastchat.rooms.restoring import Restoring, Returning
 from fastchat.rooms.storage import Storage
-from fastchat.rooms.subscribers import MAX_RUN, Subscriber
+from fastchat.rooms.subscribers import MAX_RUN, Subscriber, deliver_run
 
 __all__ = ["LocalRooms"]
 
@@ -227,27 +227,10 @@ class LocalRooms:
                 if not isinstance(following, (Message, Change)) or following.room != outcome.room:
                     break
                 run.append(following)
-            self._deliver_run(run, senders[index : index + len(run)])
+            room = self._rooms.get(outcome.room)
+            subscribers = room.subscribers if room is not None else {}
+            deliver_run(subscribers, run, senders[index : index + len(run)])
             index += len(run)
-
-    def _deliver_run(
-        self, run: Sequence[Publication], senders: Sequence[tuple[Subscriber, Any]]
-    ) -> None:
-        name, offset = run[0].room, run[0].offset
-        room = self._rooms.get(name)
-        subscribers = room.subscribers if room is not None else {}
-        origins = {origin for origin, _ in senders}
-        if not origins <= subscribers.keys():
-            for publication, (origin, draft_key) in zip(run, senders, strict=True):
-                if origin not in subscribers:
-                    origin.kept(draft_key, publication.offset)
-        if subscribers:
-            payloads = list(map(protocol.encode, run))
-            for subscriber in subscribers:
-                draft_keys = None
-                if subscriber in origins:
-                    draft_keys = [key if origin is subscriber else None for origin, key in senders]
-                subscriber.deliver(name, offset, payloads, draft_keys)
 
     # Members
 

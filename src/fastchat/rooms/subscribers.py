@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from fastchat import protocol
 from fastchat.errors import CommandError
 from fastchat.history import Duplicate
+from fastchat.protocol import Publication
 from fastchat.rooms import Member
 
-__all__ = ["MAX_RUN", "PresenceChange", "Subscriber"]
+__all__ = ["MAX_RUN", "PresenceChange", "Subscriber", "deliver_run"]
 
 #: The most publications that a subscriber gets at once. It bounds the memory for them: a subscriber
 #: that sends them on can cut what it sends between two runs only.
@@ -77,3 +79,30 @@ class Subscriber(Protocol):
     def end_turn(self) -> None:
         """Send what has been collected: everything of a turn has been told."""
         ...
+
+
+def deliver_run(
+    subscribers: Collection[Subscriber],
+    run: Sequence[Publication],
+    senders: Sequence[tuple[Subscriber | None, Any]],
+) -> None:
+    """Deliver publications of a room whose offsets follow each other to its subscribers.
+
+    They are at most `MAX_RUN`, and each of them has a sender: the process that the draft came from,
+    and the draft's key. It is (None, None) if the draft came from another machine. A sender that is
+    no subscriber of the room learns only that the publication was stored (`Subscriber.kept`).
+    """
+    origins = {origin for origin, _ in senders}
+    origins.discard(None)
+    if origins.difference(subscribers):
+        for publication, (origin, draft_key) in zip(run, senders, strict=True):
+            if origin is not None and origin not in subscribers:
+                origin.kept(draft_key, publication.offset)
+    if subscribers:
+        name, offset = run[0].room, run[0].offset
+        payloads = list(map(protocol.encode, run))
+        for subscriber in subscribers:
+            draft_keys = None
+            if subscriber in origins:
+                draft_keys = [key if origin is subscriber else None for origin, key in senders]
+            subscriber.deliver(name, offset, payloads, draft_keys)
