@@ -175,9 +175,9 @@ async def test_room_that_is_lost_while_it_is_opened_refuses(url: EngineUrl) -> N
     async with talking(url, "one") as (one,):
         rooms = one.rooms
         joining = asyncio.create_task(join(one.broker, "Ann", room="b"))
-        while "b" not in rooms._shared:  # noqa: ASYNC110 nothing tells of it
+        while "b" not in rooms._opening.names:  # noqa: ASYNC110 nothing tells of it
             await asyncio.sleep(0)
-        rooms._shared["b"].opening.add_done_callback(lambda _: rooms._lose_room("b"))
+        rooms._opening._rooms["b"].opening.add_done_callback(lambda _: rooms._lose_room("b"))
         with pytest.raises(CommandError) as refused:
             await joining
         assert (refused.value.code, refused.value.temporary) == (ErrorCode.UNAVAILABLE, True)
@@ -217,8 +217,8 @@ async def test_users_known_to_a_process_are_kept_for_a_moment(url: EngineUrl) ->
         assert await one.rooms.restore(one.broker, returning, gathering=True)
         assert names(await join(one.broker, "Dan", "b")) == ["Ann", "Bob", "Cem", "Dan"]
         await join(two.broker, bob, "b")
-        for key in one.rooms._missing:
-            one.rooms._missing[key] = 0.0
+        for key in one.rooms._rosters._missing:
+            one.rooms._rosters._missing[key] = 0.0
         await one.receiver.until_events(("join", "two"), ("join", "Dan"), ("leave", "Cem"))
 
 

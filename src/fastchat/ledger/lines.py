@@ -6,7 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager
 
-__all__ = ["Lines"]
+from fastchat.protocol.names import name_key
+from fastchat.rooms import Member
+
+__all__ = ["Lines", "line_of"]
 
 
 class Lines:
@@ -36,3 +39,10 @@ class Lines:
             self._calls[key] -= 1
             if not self._calls[key]:
                 del self._calls[key], self._locks[key]
+
+
+def line_of(room: str, member: Member | None) -> Hashable:
+    """The key of the calls for a member of a room: its name, or its user if it is a spectator."""
+    if member is None:
+        return room, ""
+    return room, f"\0{member.user}" if member.name is None else name_key(member.name)

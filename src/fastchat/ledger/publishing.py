@@ -21,7 +21,7 @@ from fastchat.ledger.reading import Reader
 from fastchat.ledger.session import Session
 from fastchat.protocol import Draft
 
-__all__ = ["PATIENCE_S", "Publishing"]
+__all__ = ["MAX_BATCH", "PATIENCE_S", "Publishing"]
 
 logger = logging.getLogger("fastchat.ledger")
 
@@ -111,17 +111,18 @@ class Publishing:
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run())
 
-    async def flushed(self, room: str | None) -> None:
+    async def flushed(self, room: str | None, patience_s: float = PATIENCE_S) -> None:
         """Wait until the drafts of a room, or of all rooms, have their outcome.
 
-        These are the drafts that there are at this moment.
+        These are the drafts that there are at this moment. This waits for `patience_s` at most.
         """
         drafts = (*self._flying, *self._waiting)
         last = next((each for each in reversed(drafts) if room in (None, each.draft.room)), None)
-        if last is not None:
-            if last.decided is None:
-                last.decided = asyncio.get_running_loop().create_future()
-            await asyncio.shield(last.decided)
+        if last is None:
+            return
+        if last.decided is None:
+            last.decided = asyncio.get_running_loop().create_future()
+        await asyncio.wait([last.decided], timeout=patience_s)
 
     def connected(self) -> None:
         """Forget why commits have failed: the connections are new."""
