@@ -233,4 +233,4 @@ async def test_spectator_who_goes_while_a_room_is_read_is_not_counted(url: Engin
 
         machine.rooms._attendance.people = slow_people  # type: ignore[method-assign]
         await machine.rooms._rosters.read("a")
-        assert machine.rooms.spectator_count == 4
+        assert machine.rooms.occupancy.spectators == 4

@@ -50,7 +50,7 @@ from fastchat.ledger.url import EngineUrl
 from fastchat.limits.rooms import RoomLimits
 from fastchat.metrics import Metrics
 from fastchat.protocol import Draft
-from fastchat.rooms import Entrance, Entry, Member, Removal
+from fastchat.rooms import Entrance, Entry, Member, Occupancy, Removal
 from fastchat.rooms.members import Members
 from fastchat.rooms.restoring import Returning
 from fastchat.rooms.sending_away import SendingAway
@@ -166,21 +166,8 @@ class SharedRooms:
     # For operators
 
     @property
-    def room_count(self) -> int:
-        return len(self._members.rooms)
-
-    @property
-    def user_count(self) -> int:
-        return self._members.user_count
-
-    @property
-    def spectator_count(self) -> int:
-        return self._members.spectator_count
-
-    @property
-    def absent_count(self) -> int:
-        """Those whose last connection to this machine was lost."""
-        return self._counting.absent_count
+    def occupancy(self) -> Occupancy:
+        return self._members.occupancy._replace(absent=self._counting.absent_count)
 
     @property
     def fault(self) -> str | None:

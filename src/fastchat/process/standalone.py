@@ -147,9 +147,10 @@ class Standalone:
 
     def _report(self) -> dict[str, Any]:
         rooms, shared = self._components.rooms, self._components.shared
+        occupancy = rooms.occupancy
         return self._worker.snapshot(
-            users=rooms.user_count,
-            spectators=rooms.spectator_count,
+            users=occupancy.users,
+            spectators=occupancy.spectators,
             history_writable=int(rooms.fault is None),
             **({} if shared is None else shared.gauges()),
         )

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from fastchat.protocol import Position
 
-__all__ = ["Entrance", "Entry", "Member", "Messages", "Removal"]
+__all__ = ["Entrance", "Entry", "Member", "Messages", "Occupancy", "Removal"]
 
 
 class Member(NamedTuple):
@@ -77,4 +77,17 @@ class Entry(NamedTuple):
     recovered: bool
     users: Sequence[Member] | None
     online: int
+    spectators: int
+
+
+class Occupancy(NamedTuple):
+    """How many are in the rooms that a process knows of, for operators.
+
+    A user of two rooms counts twice. `absent` are those of the `users` whose last connection is
+    lost, and who may still come back. `spectators` are connections.
+    """
+
+    rooms: int
+    users: int
+    absent: int
     spectators: int

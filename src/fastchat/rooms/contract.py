@@ -34,7 +34,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from fastchat.protocol import Draft
-from fastchat.rooms import Entrance, Entry, Member, Messages, Removal
+from fastchat.rooms import Entrance, Entry, Member, Messages, Occupancy, Removal
 from fastchat.rooms.restoring import Returning
 from fastchat.rooms.subscribers import Subscriber
 
@@ -79,23 +79,8 @@ class Rooms(Protocol):
     # For operators
 
     @property
-    def room_count(self) -> int:
-        """Rooms with users or spectators that this process knows of."""
-        ...
-
-    @property
-    def user_count(self) -> int:
-        """Users of these rooms; a user of two rooms counts twice."""
-        ...
-
-    @property
-    def spectator_count(self) -> int:
-        """Connections of spectators in these rooms."""
-        ...
-
-    @property
-    def absent_count(self) -> int:
-        """Users of these rooms whose last connection is lost, and who may still come back."""
+    def occupancy(self) -> Occupancy:
+        """How many are in the rooms with users or spectators that this process knows of."""
         ...
 
     @property

@@ -35,7 +35,7 @@ from fastchat.metrics import Metrics
 from fastchat.protocol import Change, Draft, Message
 from fastchat.protocol.names import DEFAULT_ROOM, name_key
 from fastchat.protocol.users import subject_of
-from fastchat.rooms import Entrance, Entry, Member, Removal
+from fastchat.rooms import Entrance, Entry, Member, Occupancy, Removal
 from fastchat.rooms.members import GRACE_TICKS, Members, Room
 from fastchat.rooms.messages import truncated
 from fastchat.rooms.pages import StoragePages
@@ -102,23 +102,8 @@ class LocalRooms:
         self.pages = StoragePages(self._storage)
 
     @property
-    def room_count(self) -> int:
-        return len(self._rooms)
-
-    @property
-    def user_count(self) -> int:
-        """Users of all rooms; a user of two rooms counts twice."""
-        return self._members.user_count
-
-    @property
-    def spectator_count(self) -> int:
-        """Connections of spectators in all rooms."""
-        return self._members.spectator_count
-
-    @property
-    def absent_count(self) -> int:
-        """Users of all rooms whose last connection is lost, and who may still come back."""
-        return self._members.absent_count
+    def occupancy(self) -> Occupancy:
+        return self._members.occupancy
 
     @property
     def fault(self) -> str | None:

@@ -8,7 +8,7 @@ from fastchat import protocol
 from fastchat.errors import CommandError
 from fastchat.limits.rooms import price_of
 from fastchat.protocol.names import name_key
-from fastchat.rooms import Member
+from fastchat.rooms import Member, Occupancy
 from fastchat.rooms.presence import Roster, User
 from fastchat.rooms.refusals import name_taken
 from fastchat.rooms.subscribers import PresenceChange, Subscriber
@@ -95,18 +95,11 @@ class Members:
         self._ticks = 0
 
     @property
-    def user_count(self) -> int:
-        """Users of all rooms; a user of two rooms counts twice."""
-        return sum(len(room.roster) for room in self.rooms.values())
-
-    @property
-    def spectator_count(self) -> int:
-        """Connections of spectators in all rooms."""
-        return sum(room.spectator_count for room in self.rooms.values())
-
-    @property
-    def absent_count(self) -> int:
-        return len(self._absent)
+    def occupancy(self) -> Occupancy:
+        rooms = self.rooms.values()
+        users = sum(len(room.roster) for room in rooms)
+        spectators = sum(room.spectator_count for room in rooms)
+        return Occupancy(len(rooms), users, len(self._absent), spectators)
 
     def open(self, name: str) -> Room:
         """The room of this name, which is created if it is not there."""

@@ -85,14 +85,14 @@ def test_commands_without_a_token_are_refused(
     server: server_in_thread.Server, command: dict[str, Any]
 ) -> None:
     """Each command gets `unauthorized` and 4501, and has no effect."""
-    before = server.call(lambda: (server.rooms.room_count, server.rooms.user_count))
+    before = server.call(lambda: server.rooms.occupancy[:2])  # rooms and users
     with connected(server.port) as client:
         client.send({**command, "ref": "1"})
         error = client.receive()
         assert (error["type"], error["code"], error["ref"]) == ("error", "unauthorized", "1")
         assert not error["temporary"]
         assert client.receive_end() == 4501
-    assert server.call(lambda: (server.rooms.room_count, server.rooms.user_count)) == before
+    assert server.call(lambda: server.rooms.occupancy[:2]) == before
 
 
 def test_commands_behind_a_refused_one_have_no_effect(server: server_in_thread.Server) -> None:

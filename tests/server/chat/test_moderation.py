@@ -234,7 +234,7 @@ def test_disconnected_user_can_be_removed(server: server_in_thread.Server) -> No
     """A user who has disconnected but is still shown can be removed, and then has left."""
     mod, bob = join_as(server.port, MODERATOR, "gone"), join_as(server.port, BOB, "gone")
     bob.close()
-    wait_until(lambda: server.call(lambda: server.rooms.absent_count) > 0)
+    wait_until(lambda: server.call(lambda: server.rooms.occupancy.absent) > 0)
     assert remove_user(mod)["type"] == "removed"
     with connected(server.port) as bob:
         bob.send({"type": "join", "room": "gone", "token": BOB})
@@ -249,7 +249,7 @@ def test_renamed_user_is_removed_by_either_name(
     name."""
     mod, bob = join_as(server.port, MODERATOR, "alias"), join_as(server.port, BOB, "alias")
     bob.close()
-    wait_until(lambda: server.call(lambda: server.rooms.absent_count) > 0)
+    wait_until(lambda: server.call(lambda: server.rooms.occupancy.absent) > 0)
     robert = join_as(server.port, token("u-2", "Robert"), "alias")
     assert remove_user(mod)["username"] == "Bob"
     assert robert.receive_close() == 4503
@@ -377,7 +377,7 @@ def test_expelled_user_leaves_with_their_last_connection() -> None:
         assert caught.value.retry_after_ms == 5001
         await rooms.remove(Removal("a", None, "Alice", 0, "Alice"))
         rooms.lose(subscriber, "a", member("Alice"))
-        assert (rooms.room_count, rooms.user_count) == (0, 0)
+        assert rooms.occupancy[:2] == (0, 0)
 
     run_in_loop(body())
 
@@ -391,7 +391,7 @@ def test_absent_user_leaves_when_removed() -> None:
         rooms.lose(subscriber, "a", member("Bob"))
         assert await rooms.remove(Removal("a", None, "Bob", 5, "Alice")) == member("Bob")
         assert subscriber.expelled == []
-        assert rooms.room_count == 0
+        assert rooms.occupancy.rooms == 0
         rooms.tick()
 
     run_in_loop(body())

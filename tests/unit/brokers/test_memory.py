@@ -56,7 +56,7 @@ def test_unused_rooms_are_forgotten() -> None:
             broker.lose(f"r{number + 1}", member())
         for _ in range(GRACE_TICKS):
             broker.tick()
-        assert (rooms.room_count, rooms.user_count) == (0, 0)
+        assert rooms.occupancy[:2] == (0, 0)
 
     asyncio.run(enter_and_leave())
     assert not history._logs

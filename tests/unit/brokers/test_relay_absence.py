@@ -109,7 +109,7 @@ def test_operations_without_a_relay_are_answered_in_time(rig: Run, connected: bo
         await rig.connected()
         # Only the leave has been executed; the refused operations have not.
         assert rig.history.position("a").offset == 0
-        assert rig.relay.rooms.user_count == 1
+        assert rig.relay.rooms.occupancy.users == 1
 
     rig(test, answer_s=0.2, search_s=0.4)
 

@@ -409,14 +409,14 @@ def test_spectators_are_counted_by_the_next_relay(rig: Run) -> None:
             entry = await join(worker, Member(None, member(name).user))
             assert entry.member == Member(None, member(name).user)
         await rig.restart()
-        assert rig.relay.rooms.spectator_count == 2
+        assert rig.relay.rooms.occupancy.spectators == 2
         receiver.received.clear()
         rig.tick(1)
         await rig.settled()
         (event,) = receiver.received
         assert (event["type"], event["online"], event["spectators"]) == ("presence", 1, 2)
         await leave(second, Member(None, member("Yan").user))
-        assert rig.relay.rooms.spectator_count == 1
+        assert rig.relay.rooms.occupancy.spectators == 1
 
     rig(test)
 
@@ -549,7 +549,7 @@ def test_member_regains_a_name_from_an_absent_user(rig: Run) -> None:
         broker.publish(draft(), receiver.answer)
         await receiver.until_delivered(2)
         await leave(broker)
-        assert rig.relay.rooms.room_count == 0
+        assert rig.relay.rooms.occupancy.rooms == 0
 
     rig(test, retry_s=0.1)
 
@@ -565,7 +565,7 @@ def test_member_that_leaves_before_the_welcome_is_gone(rig: Run, how: str) -> No
         rig.kill()
         await until(lambda: not broker.connected)
         await rig.start(workers=2, gathering_s=0.1)
-        await until(lambda: rig.relay.rooms.user_count == 2)
+        await until(lambda: rig.relay.rooms.occupancy.users == 2)
         assert not broker.connected
         if how == "lose":
             broker.lose("a", member())
@@ -579,7 +579,7 @@ def test_member_that_leaves_before_the_welcome_is_gone(rig: Run, how: str) -> No
         broker.lose("a", member("Bob"))
         await rig.settled()
         rig.tick()
-        assert rig.relay.rooms.room_count == 0
+        assert rig.relay.rooms.occupancy.rooms == 0
 
     rig(test)
 

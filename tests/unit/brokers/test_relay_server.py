@@ -241,7 +241,7 @@ def test_client_of_another_protocol_is_disconnected(
         broker.publish(draft("x"), receiver.answer)
         await receiver.until_delivered(1)
         assert receiver.events == []
-        assert running.rooms.user_count == 1
+        assert running.rooms.occupancy.users == 1
         assert broker.connected
 
     with caplog.at_level(logging.INFO):
@@ -333,7 +333,7 @@ def test_late_join_is_refused(tmp_path: Path) -> None:
         assert isinstance(refused, records.Refused)
         assert refused.number == 7
         assert_unavailable(refused.refusal)
-        assert running.rooms.user_count == 0
+        assert running.rooms.occupancy.users == 0
 
     run(tmp_path, test)
 
@@ -376,7 +376,7 @@ def test_late_leave_is_executed(tmp_path: Path) -> None:
                 records.Lose(room, ALICE).encode(),
             )
             assert await peer.read_record() == records.Left(number)
-        assert running.rooms.room_count == 0
+        assert running.rooms.occupancy.rooms == 0
 
     run(tmp_path, test)
 
@@ -393,14 +393,14 @@ def test_members_of_a_closed_connection_are_lost(tmp_path: Path) -> None:
             pass
         peer.writer.transport.abort()
         await asyncio.sleep(0.02)
-        assert running.rooms.user_count == 3
+        assert running.rooms.occupancy.users == 3
         for _ in range(20):
             running.rooms.tick()
         await receiver.until_events(
             ("join", "Alice"), ("join", "Eve"), ("leave", "Alice"), ("leave", "Eve")
         )
         await leave(broker, "Bob")
-        assert running.rooms.room_count == 0
+        assert running.rooms.occupancy.rooms == 0
 
     run(tmp_path, test)
 
@@ -510,16 +510,16 @@ def test_waiting_join_of_a_closed_connection_is_undone(tmp_path: Path) -> None:
         await peer.send(joining(1), joining(2, "Eve"), joining(3, "Joe"))
         await until(lambda: joins.done == [3])
         peer.writer.transport.abort()
-        await until(lambda: running.rooms.absent_count == 1)
+        await until(lambda: running.rooms.occupancy.absent == 1)
         assert len(running.relay._peers) == 1
         for gate in joins.gates.values():
             gate.set()
-        await until(lambda: running.rooms.absent_count == 3)
+        await until(lambda: running.rooms.occupancy.absent == 3)
         for _ in range(20):
             running.rooms.tick()
         await receiver.until(lambda: len(receiver.events) == 6)
         assert receiver.events[3:] == [("leave", "Joe"), ("leave", "Alice"), ("leave", "Eve")]
-        assert running.rooms.user_count == 1
+        assert running.rooms.occupancy.users == 1
 
     run(tmp_path, test)
 
@@ -534,9 +534,9 @@ def test_waiting_leave_of_a_closed_connection_is_finished(tmp_path: Path) -> Non
         await until(lambda: leaves.begun == [1])
         peer.writer.transport.abort()
         await until(lambda: not running.relay._peers)
-        assert (running.rooms.user_count, running.rooms.absent_count) == (1, 0)
+        assert running.rooms.occupancy[1:3] == (1, 0)
         leaves.gates[1].set()
-        await until(lambda: running.rooms.room_count == 0)
+        await until(lambda: running.rooms.occupancy.rooms == 0)
 
     run(tmp_path, test)
 
@@ -554,7 +554,7 @@ def test_fault_behind_a_waiting_request_ends_the_connection(
         assert "an unexpected Hello record" in caplog.text
         joins.gates[1].set()
         await until(lambda: joins.done == [1])
-        assert (running.rooms.user_count, running.rooms.absent_count) == (1, 1)
+        assert running.rooms.occupancy[1:3] == (1, 1)
 
     run(tmp_path, test)
 
@@ -576,7 +576,7 @@ def test_exception_in_a_waiting_request_ends_the_connection(
         assert isinstance(await peer.read_record(), records.Joined)
         await peer.await_end()
         assert "a planted fault" in caplog.text
-        await until(lambda: running.rooms.absent_count == 1)
+        await until(lambda: running.rooms.occupancy.absent == 1)
 
     run(tmp_path, test)
 
@@ -612,11 +612,11 @@ def test_rooms_are_restored_side_by_side(tmp_path: Path) -> None:
             await until(lambda number=number: restores.done[-1] == number)
         await asyncio.sleep(0)
         assert not any(each.is_restored for each in running.relay._peers)
-        assert (running.rooms.user_count, running.rooms.absent_count) == (3, 0)
+        assert running.rooms.occupancy[1:3] == (3, 0)
         restores.gates[2].set()
         received = [await peer.read_record(), await peer.read_record()]
         assert received == [records.Welcome(), records.Pong(5)]
-        assert (running.rooms.user_count, running.rooms.absent_count) == (4, 1)
+        assert running.rooms.occupancy[1:3] == (4, 1)
 
     run(tmp_path, test)
 
@@ -664,7 +664,7 @@ def test_number_of_rooms_restored_at_once_is_limited(
         assert not relay_peer._is_paused
         restores.gates[4].set()
         assert await peer.read_record() == records.Welcome()
-        assert running.rooms.user_count == len(names)
+        assert running.rooms.occupancy.users == len(names)
 
     run(tmp_path, test)
 
@@ -686,7 +686,7 @@ def test_room_that_cannot_be_restored_is_lost_alone(tmp_path: Path) -> None:
         restores.gates[3].set()
         restores.gates[1].set()
         assert await peer.read_record() == records.Welcome()
-        assert running.rooms.room_count == 2
+        assert running.rooms.occupancy.rooms == 2
 
     run(tmp_path, test)
 
@@ -710,8 +710,8 @@ def test_exception_in_a_restore_ends_the_connection(
         assert "a planted fault" in caplog.text
         restores.gates[1].set()
         restores.gates[3].set()
-        await until(lambda: running.rooms.absent_count == 3)
-        assert running.rooms.room_count == 3
+        await until(lambda: running.rooms.occupancy.absent == 3)
+        assert running.rooms.occupancy.rooms == 3
         assert not running.relay._peers
 
     run(tmp_path, test)
@@ -730,7 +730,7 @@ def test_more_restores_than_announced_end_the_connection(
         await peer.await_end()
         assert "an unexpected Restore record" in caplog.text
         restores.gates[1].set()
-        await until(lambda: running.rooms.absent_count == 1)
+        await until(lambda: running.rooms.occupancy.absent == 1)
         assert restores.begun == [1]
 
     run(tmp_path, test)
@@ -750,11 +750,11 @@ def test_restore_of_a_closed_connection_is_undone(tmp_path: Path) -> None:
         await until(lambda: restores.done == [3])
         peer.writer.transport.abort()
         await until(lambda: not running.relay._peers)
-        assert (running.rooms.user_count, running.rooms.absent_count) == (1, 1)
+        assert running.rooms.occupancy[1:3] == (1, 1)
         restores.gates[2].set()
         restores.gates[1].set()
-        await until(lambda: running.rooms.absent_count == 3)
-        assert running.rooms.spectator_count == 0
+        await until(lambda: running.rooms.occupancy.absent == 3)
+        assert running.rooms.occupancy.spectators == 0
 
     run(tmp_path, test)
 
@@ -776,8 +776,8 @@ def test_fault_behind_a_waiting_restore_ends_the_connection(
         restores.gates[1].set()
         await peer.await_end()
         assert "an unexpected Hello record" in caplog.text
-        await until(lambda: running.rooms.absent_count == 1)
-        assert (running.rooms.room_count, restores.begun) == (1, [1])
+        await until(lambda: running.rooms.occupancy.absent == 1)
+        assert (running.rooms.occupancy.rooms, restores.begun) == (1, [1])
 
     run(tmp_path, test)
 
@@ -845,7 +845,7 @@ def test_room_that_cannot_be_resumed_is_lost_before_the_welcome(tmp_path: Path) 
                 assert isinstance(record, records.Deliver)
                 ((room, offset, payloads, _),) = record.runs
                 assert (room, offset, len(payloads)) == ("a", 2, 1)
-        assert running.rooms.room_count == 1
+        assert running.rooms.occupancy.rooms == 1
 
     run(tmp_path, test)
 

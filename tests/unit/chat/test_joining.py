@@ -139,7 +139,7 @@ def test_connection_can_be_in_128_rooms() -> None:
         await talk.join("Alice", "one-more")
         talk.depart("Alice")
         talk.tick()
-        assert talk.rooms.room_count == 0
+        assert talk.rooms.occupancy.rooms == 0
         assert not any(talk.inboxes.members.values())
 
     run(test)

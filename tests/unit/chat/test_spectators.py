@@ -113,7 +113,7 @@ def test_spectator_becomes_a_member() -> None:
         assert talk.kinds("Alice") == ["join"]
         await talk.do("Zoe", text="two")
         assert talk.kinds("Zoe") == talk.kinds("Alice") == ["message"]
-        assert talk.rooms.spectator_count == 0
+        assert talk.rooms.occupancy.spectators == 0
         assert (await talk.refused("Zoe", type="join")).code == ErrorCode.ALREADY_JOINED
         talk.depart("Zoe")
         talk.tick()
@@ -130,7 +130,7 @@ def test_spectator_stays_one_if_the_name_is_taken() -> None:
         await spectate(talk)
         error = await talk.refused("Zoe", type="join", username="Alice")
         assert error.code == ErrorCode.USERNAME_TAKEN
-        assert talk.rooms.spectator_count == 1
+        assert talk.rooms.occupancy.spectators == 1
         await talk.do("Zoe", type="join", username="Zoe")
         assert talk.names() == ["Alice", "Zoe"]
 
@@ -149,7 +149,7 @@ def test_spectator_that_goes_while_it_gets_a_name_is_gone() -> None:
         talk.broker.gate.set()
         await joining
         talk.tick()
-        assert (talk.rooms.room_count, talk.rooms.spectator_count) == (0, 0)
+        assert (talk.rooms.occupancy.rooms, talk.rooms.occupancy.spectators) == (0, 0)
 
     run(test)
 
@@ -161,7 +161,7 @@ def test_spectator_leaves() -> None:
         await spectate(talk)
         await talk.do("Zoe", type="leave")
         assert talk.kinds("Zoe")[-1] == "left"
-        assert (talk.rooms.room_count, talk.rooms.spectator_count) == (0, 0)
+        assert (talk.rooms.occupancy.rooms, talk.rooms.occupancy.spectators) == (0, 0)
 
     run(test)
 
@@ -186,7 +186,7 @@ def test_spectators_can_be_refused() -> None:
     async def test(talk: Talk) -> None:
         error = await talk.refused("nobody", type="join")
         assert error.code == ErrorCode.BAD_USERNAME
-        assert talk.rooms.room_count == 0
+        assert talk.rooms.occupancy.rooms == 0
 
     run(test, admits_spectators=False)
 
@@ -245,7 +245,7 @@ def test_bad_token_is_not_a_guest() -> None:
     async def test(talk: Talk) -> None:
         error = await talk.refused("x", type="join", username="Alice", token="bad")
         assert error.code == ErrorCode.UNAUTHORIZED
-        assert talk.rooms.room_count == 0
+        assert talk.rooms.occupancy.rooms == 0
 
     run(test, authenticator=Tokens())
 
@@ -258,7 +258,7 @@ def test_spectator_can_sign_in() -> None:
         await talk.do("Zoe", type="join", token="zoe:read,write")
         reply = talk.news("Zoe")[-1]
         assert (reply["type"], reply["user"], reply["spectators"]) == ("joined", "u_zoe", 0)
-        assert talk.rooms.spectator_count == 0
+        assert talk.rooms.occupancy.spectators == 0
         await talk.join("Alice")
         error = await talk.refused("Alice", type="join", token="ann:read")
         assert (error.code, error.close_code) == (ErrorCode.FORBIDDEN, None)

@@ -468,7 +468,7 @@ def test_user_is_present_from_the_first_connection_to_the_last(rig: Rig) -> None
     rig.join("Bob")
     rig.join("Alice")
     assert rig.join("Alice", subscriber=rig.other).online == 2
-    assert rig.rooms.user_count == 2
+    assert rig.rooms.occupancy.users == 2
     rig.leave("Alice")
     assert rig.names() == ["Bob", "Alice"]
     rig.leave("Alice", subscriber=rig.other)
@@ -496,7 +496,7 @@ def test_name_is_unique_within_its_room_only(rig: Rig) -> None:
     """Different users can have the same name in different rooms."""
     rig.join(member("Alice", by="one"), "a")
     rig.join(member("Alice", by="two"), "b")
-    assert (rig.rooms.room_count, rig.rooms.user_count) == (2, 2)
+    assert rig.rooms.occupancy[:2] == (2, 2)
 
 
 @pytest.mark.parametrize("absent", [False, True])
@@ -514,7 +514,7 @@ def test_failed_join_changes_nothing(rig: Rig, absent: bool) -> None:
     with pytest.raises(CommandError):
         rig.join("Joe", "b")
     assert rig.names() == (["Bob", "Alice"] if absent else ["Bob"])
-    assert rig.rooms.room_count == 1
+    assert rig.rooms.occupancy.rooms == 1
     rig.faulty.failing = set()
     assert rig.subscriber.news() == []
     assert rig.join(member("Alice"), subscriber=rig.other).online == 2
@@ -522,14 +522,14 @@ def test_failed_join_changes_nothing(rig: Rig, absent: bool) -> None:
 
 def refused_room(rig: Rig, room: str) -> bool:
     """Whether a join that creates a room is refused because of its look."""
-    before = rig.rooms.room_count
+    before = rig.rooms.occupancy.rooms
     refusal = None
     try:
         rig.join(member("Eve", by=room), room)
     except CommandError as error:
         refusal = error
     assert refusal is None or refusal.code == ErrorCode.BAD_ROOM
-    assert rig.rooms.room_count == before + (refusal is None)
+    assert rig.rooms.occupancy.rooms == before + (refusal is None)
     return refusal is not None
 
 
@@ -580,7 +580,7 @@ def test_look_cannot_be_checked_while_the_disk_cannot_be_read(rig: Rig) -> None:
     with pytest.raises(CommandError) as caught:
         rig.join("Alice", "кухня")
     assert caught.value.code == ErrorCode.UNAVAILABLE
-    assert rig.rooms.room_count == 0
+    assert rig.rooms.occupancy.rooms == 0
 
 
 def test_restored_room_is_protected(rig: Rig) -> None:
@@ -597,8 +597,8 @@ def test_empty_rooms_are_forgotten(rig: Rig) -> None:
     rig.join("A")
     rig.lose("A")
     rig.tick()
-    assert (rig.rooms.room_count, rig.rooms.user_count) == (0, 0)
-    assert (rig.rooms.room_count, rig.rooms.absent_count) == (0, 0)
+    assert rig.rooms.occupancy[:2] == (0, 0)
+    assert (rig.rooms.occupancy.rooms, rig.rooms.occupancy.absent) == (0, 0)
     assert not rig.history._logs
     entry = rig.join("A")
     rig.publish(draft("kept"))
@@ -855,11 +855,11 @@ def test_spectator_is_counted_and_not_listed(rig: Rig) -> None:
     rig.tick(1)
     assert rig.subscriber.news() == [("presence", None, 1)]
     assert rig.subscriber.lists == []
-    assert (rig.rooms.user_count, rig.rooms.spectator_count) == (1, 2)
+    assert (rig.rooms.occupancy.users, rig.rooms.occupancy.spectators) == (1, 2)
     rig.rooms.lose(rig.subscriber, "a", spectator())
     rig.tick(1)
     assert rig.subscriber.news() == [("presence", None, 1)]
-    assert rig.rooms.spectator_count == 1
+    assert rig.rooms.occupancy.spectators == 1
 
 
 def test_room_with_only_a_spectator_exists(rig: Rig) -> None:
@@ -869,20 +869,20 @@ def test_room_with_only_a_spectator_exists(rig: Rig) -> None:
     rig.leave("Bob")
     rig.publish(draft())
     assert rig.other.news()[-1][0] == "publication"
-    assert rig.rooms.room_count == 1
+    assert rig.rooms.occupancy.rooms == 1
     rig.rooms.lose(rig.other, "a", spectator())
-    assert rig.rooms.room_count == 0
+    assert rig.rooms.occupancy.rooms == 0
 
 
 def test_spectators_of_a_process_are_restored(rig: Rig) -> None:
     """They are counted again, and the members hear of the number."""
     assert rig.restore(rig.subscriber, "Alice", spectator()) == []
     assert rig.names() == ["Alice"]
-    assert rig.rooms.spectator_count == 1
+    assert rig.rooms.occupancy.spectators == 1
     rig.tick(1)
     assert rig.subscriber.news() == [("presence", None, 1)]
     assert rig.restore(rig.other, spectator("Yan")) == []
-    assert rig.rooms.spectator_count == 2
+    assert rig.rooms.occupancy.spectators == 2
 
 
 def test_removed_user_cannot_be_a_spectator(rig: Rig) -> None:
@@ -928,7 +928,7 @@ def test_removed_crowd_gets_no_event(rig: Rig) -> None:
     for number in range(MAX_LISTED_USERS + 2):
         rig.leave(f"u{number}")
     rig.tick(1)
-    assert rig.rooms.room_count == 0
+    assert rig.rooms.occupancy.rooms == 0
 
 
 # Restored processes
@@ -1010,7 +1010,7 @@ def test_restored_member_regains_a_name_from_an_absent_user(rig: Rig) -> None:
     rig.publish(draft("x"), subscriber=rig.other)
     assert rig.other.news()[-1][0] == "publication"
     rig.leave("Alice", subscriber=rig.other)
-    assert rig.rooms.room_count == 0
+    assert rig.rooms.occupancy.rooms == 0
 
 
 def test_users_who_do_not_come_back_leave_after_the_grace_period(rig: Rig) -> None:
@@ -1085,7 +1085,7 @@ def test_process_can_come_back_without_members(rig: Rig) -> None:
     assert rig.other.news() == []
     elsewhere = position._replace(timestamp=None, offset=1)
     assert rig.restore(rig.other, since=elsewhere, room="b") is None
-    assert rig.rooms.room_count == 1
+    assert rig.rooms.occupancy.rooms == 1
 
 
 # Reading

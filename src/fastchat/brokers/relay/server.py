@@ -108,10 +108,11 @@ class Relay:
         While a worker is replaced, two workers have the same name. The report of the newer one is
         returned.
         """
+        occupancy = self.rooms.occupancy
         own = self._metrics.snapshot(
-            rooms=self.rooms.room_count,
-            users=self.rooms.user_count,
-            spectators=self.rooms.spectator_count,
+            rooms=occupancy.rooms,
+            users=occupancy.users,
+            spectators=occupancy.spectators,
             history_writable=int(self.rooms.fault is None),
             **(self._gauges() if self._gauges is not None else {}),
         )
