@@ -20,6 +20,7 @@ from fastchat.protocol import (
     Position,
     Publication,
 )
+from fastchat.protocol.options import RoomOptions
 
 #: The time of every draft: in seconds since 1970, and as a timestamp.
 NOW_S = 1737196200.123
@@ -716,3 +717,149 @@ class HistoryContract:
         assert found(history, "oldest") == set()
         kept = history.before("a", None, 10_000).publications
         assert found(history, "newer", limit=300) == set(texts(kept))
+
+    # Rooms and users
+
+    def test_following_returns_the_oldest_first(self, history: History) -> None:
+        """Publications after a position come in pieces, and none instead of a hole."""
+        start = history.position("a")
+        add(history, *map(str, range(1, 8)))
+        change(history, edit(2))
+        first = history.following("a", start, 3)
+        assert first is not None
+        assert [each.offset for each in first] == [1, 2, 3]
+        rest = history.following("a", start._replace(offset=3), 300)
+        assert rest is not None
+        assert [each.offset for each in rest] == [4, 5, 6, 7, 8]
+        assert history.following("a", history.position("a"), 3) == []
+        assert history.following("a", start._replace(epoch="another"), 3) is None
+        assert history.following("a", start._replace(offset=9), 3) is None
+        for number in range(self.KEPT * 2):
+            add(history, f"newer {number}")
+        assert history.following("a", start, 3) is None
+
+    def test_options_are_kept_without_publications(self, history: History) -> None:
+        """Options that are those of every room take nothing."""
+        assert history.options == {}
+        options = RoomOptions(title="Lobby", slow_s=5)
+        history.set_options("a", options)
+        assert history.options == {"a": options}
+        history.set_options("a", RoomOptions())
+        assert history.options == {}
+
+    def test_room_keeps_as_many_publications_as_its_options_say(self, history: History) -> None:
+        """A number in the options holds at once, and for publications to come."""
+        for number in range(self.KEPT):
+            add(history, str(number))
+        history.set_options("a", RoomOptions(max_messages=2))
+        add(history, "last")
+        kept = texts(history.before("a", None, 300).publications)
+        assert kept[-1] == "last"
+        assert 2 <= len(kept) <= 4
+
+    def test_streams_lists_rooms_by_name(self, history: History) -> None:
+        """Rooms with publications or options, from a name on, and only with a prefix."""
+        add(history, "one", "two", room="b")
+        add(history, "one", room="c-1")
+        add(history, "one", room="c-2")
+        history.set_options("a", RoomOptions(topic="empty"))
+        history.set_options("b", RoomOptions(topic="full"))
+        everything = history.streams("", "", 300)
+        assert [each.room for each in everything] == ["a", "b", "c-1", "c-2"]
+        a, b, *_ = everything
+        assert (a.head, a.last_at, a.size) == (0, None, 0)
+        assert (b.head, b.last_at, b.epoch) == (2, TIMESTAMP, history.position("b").epoch)
+        assert b.size > 6
+        assert [each.room for each in history.streams("c-", "", 300)] == ["c-1", "c-2"]
+        assert [each.room for each in history.streams("", "b", 1)] == ["c-1"]
+        assert history.streams("d", "", 300) == []
+
+    def test_deleted_room_begins_anew(self, history: History) -> None:
+        """Nothing of the room is read any more, and what follows has another epoch."""
+        add(history, "old word", "older", room="a")
+        add(history, "other word", room="b")
+        before = history.position("a")
+        history.set_options("a", RoomOptions(title="Old"))
+        assert history.delete_room("a")
+        assert history.options == {}
+        position = history.position("a")
+        assert position.offset == 0
+        assert position.epoch != before.epoch
+        assert history.before("a", None, 300).publications == []
+        assert history.since("a", before, 300) is None
+        assert found(history, "word") == set()
+        add(history, "new word")
+        assert found(history, "word") == {"new word"}
+        assert history.position("a").offset == 1
+        assert texts(history.before("b", None, 300).publications) == ["other word"]
+        assert [each.room for each in history.streams("", "", 300)] == ["a", "b"]
+        assert not history.delete_room("nowhere")
+
+    def test_id_in_a_deleted_room_is_new_again(self, history: History) -> None:
+        history.append([draft(id="1")])
+        history.delete_room("a")
+        (outcome,) = history.append([draft(id="1")])
+        assert isinstance(outcome, Message)
+
+    def test_publications_of_a_user_are_found_in_all_rooms(self, history: History) -> None:
+        """They come in the order of rooms and offsets, in steps."""
+        for room in ("b", "a"):
+            add(history, "one", "two", room=room)
+            history.append([draft("of Bob", room=room, by="Bob")])
+            change(history, react(1, room=room), edit(1, room=room))
+        mine = published_by(history, "user Alice", limit=2)
+        assert sorted((each.room, each.offset) for each in mine) == [
+            *(("a", 1), ("a", 2), ("a", 5)),
+            *(("b", 1), ("b", 2), ("b", 5)),
+        ]
+        by_rooms = [each.room for each in mine]
+        assert by_rooms in (["a"] * 3 + ["b"] * 3, ["b"] * 3 + ["a"] * 3)
+        assert published_by(history, "nobody", limit=2) == []
+
+    def test_erased_user_has_said_nothing(self, history: History) -> None:
+        """Messages are deleted, names and ids replaced, reactions taken back; others' stay."""
+        history.append([draft("secret word", id="1"), draft("of Bob", by="Bob")])
+        change(history, react(1), react(2, by="Alice"), react(2, "🎉", by="Carol"))
+        change(history, edit(1, "another secret"))
+        add(history, "elsewhere secret", room="b")
+        head = history.position("a")
+        assert erase(history, "user Alice") == (2, 1, {"a", "b"})
+        assert history.position("a") == head
+        first, second = history.before("a", None, 300).publications
+        assert (first.text, first.deleted, first.username) == ("", True, "(erased)")
+        assert (first.user, first.id, first.reactions) == ("e_", None, None)
+        assert second.text == "of Bob"
+        assert reactions(second) == {"🎉": ["Carol"]}
+        everything = history.since("a", head._replace(offset=0, timestamp=None), 300)
+        assert everything is not None
+        said = [(each.user, each.username, each.text) for each in everything]
+        assert not [each for each in said if "Alice" in str(each) or "secret" in str(each)]
+        assert found(history, "secret") == set()
+        assert found(history, "Bob") == {"of Bob"}
+        assert erase(history, "user Alice") == (0, 0, set())
+        (outcome,) = history.append([draft(id="1")])
+        assert isinstance(outcome, Message)
+
+
+def published_by(history: History, user: str, limit: int) -> list[Publication]:
+    """All publications of a user, read in steps."""
+    everything: list[Publication] = []
+    found, cursor = history.published_by(user, None, limit)
+    everything += found
+    while cursor is not None:
+        found, cursor = history.published_by(user, cursor, limit)
+        assert len(found) <= limit
+        everything += found
+    return everything
+
+
+def erase(history: History, user: str) -> tuple[int, int, set[str]]:
+    """Erase a user in steps; returns the sums of the steps."""
+    messages, reactions, rooms = 0, 0, set[str]()
+    erasure, cursor = history.erase_user(user, None)
+    while True:
+        messages, reactions = messages + erasure.messages, reactions + erasure.reactions
+        rooms |= erasure.rooms
+        if cursor is None:
+            return messages, reactions, rooms
+        erasure, cursor = history.erase_user(user, cursor)

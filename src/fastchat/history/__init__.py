@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from fastchat.errors import CommandError
 from fastchat.protocol import Draft, Message, Position, Publication
+from fastchat.protocol.options import RoomOptions
 
-__all__ = ["Duplicate", "History", "Outcome", "Page"]
+__all__ = ["Cursor", "Duplicate", "Erasure", "History", "Outcome", "Page", "StoredStream"]
 
 
 class Duplicate(NamedTuple):
@@ -25,6 +26,8 @@ class Duplicate(NamedTuple):
     offset: int
 
 
+#: Where a search through all publications goes on: texts and numbers, whose meaning is private.
+Cursor = Sequence[str | int]
 #: The outcome of a draft: it is published, or is a repetition, or is refused.
 Outcome = Publication | Duplicate | CommandError
 
@@ -37,6 +40,28 @@ class Page(NamedTuple):
 
     publications: list[Message]
     more: bool
+
+
+class StoredStream(NamedTuple):
+    """A room in a history.
+
+    `last_at` is the timestamp of its newest publication; None if nothing is stored. `size` is
+    about how many bytes its publications take.
+    """
+
+    room: str
+    epoch: str
+    head: int
+    last_at: str | None
+    size: int
+
+
+class Erasure(NamedTuple):
+    """How many messages were erased, how many others have lost a reaction, and in which rooms."""
+
+    messages: int
+    reactions: int
+    rooms: frozenset[str]
 
 
 class History(Protocol):
@@ -103,6 +128,13 @@ class History(Protocol):
         """
         ...
 
+    def following(self, room: str, position: Position, limit: int) -> list[Publication] | None:
+        """The oldest publications after `position`, at most `limit`.
+
+        The result is None in the same cases as that of `since`, but not because there are more.
+        """
+        ...
+
     def before(self, room: str, offset: int | None, limit: int) -> Page:
         """The newest messages below `offset`, at most `limit`; None means the end of the room."""
         ...
@@ -123,6 +155,49 @@ class History(Protocol):
 
         It is `room` itself if that room has publications. `fastchat.protocol.names.name_key`
         says which names look alike.
+        """
+        ...
+
+    # Rooms and users
+
+    @property
+    def options(self) -> Mapping[str, RoomOptions]:
+        """The options of all rooms that have any. They stay when publications are dropped."""
+        ...
+
+    def set_options(self, room: str, options: RoomOptions) -> None:
+        """Store the options of a room, in the place of all earlier ones."""
+        ...
+
+    def streams(self, prefix: str, after: str, limit: int) -> list[StoredStream]:
+        """The first rooms by name that were published in, or have options.
+
+        Their names begin with `prefix` and come after `after`, by code points.
+        """
+        ...
+
+    def delete_room(self, room: str) -> bool:
+        """Delete a room's publications and options; returns False if it has neither.
+
+        Every later read finds an empty room, with another epoch.
+        """
+        ...
+
+    def published_by(
+        self, user: str, after: Cursor | None, limit: int
+    ) -> tuple[list[Publication], Cursor | None]:
+        """At most `limit` publications of a user, ordered by room and offset, and a cursor.
+
+        A call looks at a limited number of publications of all users, so the list can be empty
+        although others follow. The next call goes on after the cursor, which is None at the end.
+        """
+        ...
+
+    def erase_user(self, user: str, after: Cursor | None) -> tuple[Erasure, Cursor | None]:
+        """Erase what a user has said, in steps like those of `published_by`.
+
+        The user's messages become deleted, and have no id any more. All their publications get
+        `ERASED_USER` and `ERASED_NAME`. Their reactions are taken from messages. The offsets stay.
         """
         ...
 

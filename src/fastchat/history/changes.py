@@ -10,7 +10,7 @@ from fastchat.errors import CommandError, ErrorCode
 from fastchat.protocol import Change, ChangeDraft, Kind, Message, Publication, Reactor
 from fastchat.protocol.publications import encodable
 
-__all__ = ["amend", "put"]
+__all__ = ["amend", "put", "without_user"]
 
 #: Different emoji under one message: a message with more would fill the screens of all members.
 MAX_EMOJI = 20
@@ -72,6 +72,16 @@ def _react(message: Message, change: ChangeDraft) -> Message | CommandError:
 def _size_of(reactions: Mapping[str, Sequence[Reactor]]) -> int:
     """The size of reactions in a publication, in bytes."""
     return len(orjson.dumps(encodable(reactions)))
+
+
+def without_user(message: Message, user: str) -> Message:
+    """A message without a user's reactions."""
+    reactions = {
+        emoji: kept
+        for emoji, reactors in (message.reactions or {}).items()
+        if (kept := tuple(each for each in reactors if each.user != user))
+    }
+    return message._replace(reactions=reactions or None)
 
 
 def put(

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from fastchat.errors import CommandError
-from fastchat.history import Duplicate, Outcome, Page
-from fastchat.history.changes import amend, put
+from fastchat.history import Cursor, Duplicate, Erasure, Outcome, Page, StoredStream
+from fastchat.history.changes import amend, put, without_user
 from fastchat.history.epochs import epoch_of
 from fastchat.history.search import matcher
 from fastchat.history.users import new_user_key
-from fastchat.protocol import Draft, Message, MessageDraft, Position, Publication
+from fastchat.protocol import Change, Draft, Message, MessageDraft, Position, Publication
 from fastchat.protocol.names import name_key
+from fastchat.protocol.options import RoomOptions
+from fastchat.protocol.users import ERASED_NAME, ERASED_USER
 
 __all__ = ["MemoryHistory"]
 
@@ -102,6 +104,7 @@ class MemoryHistory:
         self._logs: OrderedDict[str, _Log] = OrderedDict()  # longest silence first
         # The rooms in `_logs`, by what their names look like.
         self._looks: dict[str, dict[str, None]] = {}
+        self._options: dict[str, RoomOptions] = {}
 
     @property
     def is_busy(self) -> bool:
@@ -131,11 +134,99 @@ class MemoryHistory:
             self._looks.setdefault(name_key(room), {})[room] = None
         self._logs[room] = log
         self._logs.move_to_end(room)
-        if len(log.publications) > self._max_messages + self._slack:
-            self._bytes -= log.drop(len(log.publications) - self._max_messages)
+        self._shorten(room, log)
         if self._bytes > self._max_bytes:
             self._trim()
         return publication
+
+    def _shorten(self, room: str, log: _Log) -> None:
+        """Drop the oldest publications of a room if it has more than its limit and slack."""
+        limit, slack = self._max_messages, self._slack
+        if (options := self._options.get(room)) is not None and options.max_messages:
+            limit, slack = options.max_messages, options.max_messages // 8
+        if len(log.publications) > limit + slack:
+            self._bytes -= log.drop(len(log.publications) - limit)
+
+    # Rooms and users
+
+    @property
+    def options(self) -> Mapping[str, RoomOptions]:
+        return self._options
+
+    def set_options(self, room: str, options: RoomOptions) -> None:
+        if options.changed():
+            self._options[room] = options
+        else:
+            self._options.pop(room, None)
+        if (log := self._logs.get(room)) is not None:
+            self._shorten(room, log)
+
+    def streams(self, prefix: str, after: str, limit: int) -> list[StoredStream]:
+        names = sorted(
+            name
+            for name in self._logs.keys() | self._options.keys()
+            if name.startswith(prefix) and name > after
+        )
+        return [self._stream(name) for name in names[:limit]]
+
+    def _stream(self, room: str) -> StoredStream:
+        log = self._log(room)
+        epoch, head, last_at = log.position()
+        return StoredStream(room, epoch, head, last_at, sum(map(_cost, log.publications)))
+
+    def delete_room(self, room: str) -> bool:
+        had_options = self._options.pop(room, None) is not None
+        log = self._logs.get(room)
+        if log is not None:
+            self._bytes -= log.drop(len(log.publications))
+            self._forget(room)
+            self._generation = self._new_generation()
+        return had_options or log is not None
+
+    def published_by(
+        self, user: str, after: Cursor | None, limit: int
+    ) -> tuple[list[Publication], Cursor | None]:
+        found: list[Publication] = []
+        for room, log in self._logs_after(after):
+            for publication in log.publications:
+                if (after is None or [room, publication.offset] > list(after)) and (
+                    publication.user == user
+                ):
+                    found.append(publication)
+                    if len(found) == limit:
+                        return found, [room, publication.offset]
+        return found, None
+
+    def erase_user(self, user: str, after: Cursor | None) -> tuple[Erasure, Cursor | None]:
+        """Erase what a user has said in one room after the cursor."""
+        for room, log in self._logs_after(after):
+            if after is not None and room == after[0]:
+                continue
+            messages = reactions = 0
+            for publication in tuple(log.publications):
+                erased = _without(publication, user)
+                if erased is publication:
+                    continue
+                if isinstance(erased, Message):
+                    if publication.user != user:
+                        reactions += 1
+                    elif isinstance(publication, Message):
+                        messages += not publication.deleted
+                    self._bytes += log.change(erased)
+                else:
+                    log.publications[publication.offset - log.first] = erased
+            log.by_id = {key: offset for key, offset in log.by_id.items() if key[0] != user}
+            touched = frozenset({room}) if messages or reactions else frozenset()
+            return Erasure(messages, reactions, touched), [room]
+        return Erasure(0, 0, frozenset()), None
+
+    def _logs_after(self, cursor: Cursor | None) -> Iterator[tuple[str, _Log]]:
+        """The rooms in the order of their names, from that of a cursor on."""
+        for room in sorted(self._logs):
+            if cursor is None or room >= str(cursor[0]):
+                yield room, self._logs[room]
+
+    # Reading
 
     def position(self, room: str) -> Position:
         return self._log(room).position()
@@ -150,6 +241,10 @@ class MemoryHistory:
         if position.is_contradicted_by(log.find(position.offset)):
             return None
         return log.publications[len(log.publications) - missing :]
+
+    def following(self, room: str, position: Position, limit: int) -> list[Publication] | None:
+        publications = self.since(room, position, self._max_bytes)
+        return None if publications is None else publications[:limit]
 
     def before(self, room: str, offset: int | None, limit: int) -> Page:
         log = self._log(room)
@@ -209,6 +304,26 @@ class MemoryHistory:
             if not log.publications:
                 self._forget(room)  # `_bytes` does not count empty logs, so they must go
                 self._generation = self._new_generation()
+
+
+def _without(publication: Publication, user: str) -> Publication:
+    """A publication without what a user has said; the same object if it has nothing of that."""
+    if isinstance(publication, Message) and publication.user != user:
+        kept = without_user(publication, user)
+        return publication if kept == publication else kept
+    if publication.user != user:
+        return publication
+    if isinstance(publication, Change):
+        return publication._replace(user=ERASED_USER, username=ERASED_NAME, text="")
+    return publication._replace(
+        user=ERASED_USER,
+        username=ERASED_NAME,
+        text="",
+        id=None,
+        edited=None,
+        deleted=True,
+        reactions=None,
+    )
 
 
 def _page(publications: Iterable[Publication], limit: int, *, newest_first: bool) -> Page:

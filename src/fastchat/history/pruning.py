@@ -6,13 +6,14 @@ therefore have some publications more than its limit for a while.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import apsw
 
 from fastchat.database import select
 from fastchat.history.rows import OFFSET_MASK
 from fastchat.history.tails import KnownRooms, Room
+from fastchat.protocol.options import RoomOptions
 
 __all__ = ["PRUNED_AT_ONCE", "Pruner"]
 
@@ -26,23 +27,32 @@ _ROOMS_AT_ONCE = 64
 class Pruner:
     """Deletes publications beyond the newest `max_messages` of each room, and old ones.
 
-    A room can have a slack of an eighth of `max_messages`, at most `PRUNED_AT_ONCE`, so that
-    not every turn deletes rows. Each method must be called within a transaction.
+    A room whose `options` have another number keeps that. A room can have a slack of an eighth of
+    its number, at most `PRUNED_AT_ONCE`, so that not every turn deletes rows. Each method must be
+    called within a transaction.
     """
 
-    def __init__(self, db: apsw.Connection, rooms: KnownRooms, max_messages: int) -> None:
+    def __init__(
+        self,
+        db: apsw.Connection,
+        rooms: KnownRooms,
+        max_messages: int,
+        options: Mapping[str, RoomOptions],
+    ) -> None:
         self._db = db
         self._rooms = rooms
         self._max_messages = max_messages
-        self._slack = min(max_messages // 8 + 1, PRUNED_AT_ONCE)
+        self._options = options
         self._last = 0  # number of the last room that `find_aged` has examined
 
     def shorten(self, room: Room) -> None:
         """Delete the oldest publications of a room if it has more than its limit and slack."""
         kept = room.head - room.first + 1
-        if kept > self._max_messages + self._slack:
+        options = self._options.get(room.name) if self._options else None
+        limit = (options.max_messages if options else 0) or self._max_messages
+        if kept > limit + min(limit // 8 + 1, PRUNED_AT_ONCE):
             # This is more than one turn usually adds, and still keeps the turn short.
-            excess = min(kept - self._max_messages, 2 * PRUNED_AT_ONCE)
+            excess = min(kept - limit, 2 * PRUNED_AT_ONCE)
             self.drop(room, room.first + excess)
 
     def find_aged(self, before: str) -> Iterator[tuple[Room, int]]:

@@ -15,9 +15,10 @@ import apsw
 
 from fastchat.database import open_to_read, select
 from fastchat.errors import HistoryError
-from fastchat.history import Page
+from fastchat.history import Page, StoredStream
 from fastchat.history.directory import FILE_NAME
 from fastchat.history.rows import (
+    FIRST_NAME,
     LINK,
     OFFSET_BITS,
     OFFSET_MASK,
@@ -26,7 +27,12 @@ from fastchat.history.rows import (
     message_of,
 )
 
-__all__ = ["HistoryReader", "Stream", "read_page"]
+__all__ = ["HistoryReader", "Stream", "list_streams", "read_page"]
+
+#: Publications from which the size of a room is estimated, and the bytes of a row beside its text.
+SAMPLE, ROW_BYTES = 50, 100
+#: No character comes after it.
+LAST_CHARACTER = "\U0010ffff"
 
 
 def read_page(
@@ -42,6 +48,40 @@ def read_page(
     if newest:
         messages.reverse()
     return Page(messages, more=len(rows) > limit)
+
+
+def list_streams(db: apsw.Connection, prefix: str, after: str, limit: int) -> list[StoredStream]:
+    """What `History.streams` returns of the rooms that were published in."""
+    low, last = max(prefix, FIRST_NAME), prefix + LAST_CHARACTER
+    rows = select(
+        db,
+        "SELECT name, epoch, head, number FROM streams "
+        "WHERE name > ? AND name >= ? AND name < ? ORDER BY name LIMIT ?",
+        *(after, low, last, limit),
+    )
+    return [
+        StoredStream(room, epoch, head, *_extent(db, *rest)) for room, epoch, head, *rest in rows
+    ]
+
+
+def _extent(db: apsw.Connection, number: int) -> tuple[str | None, int]:
+    """The time of a room's newest publication, and about how many bytes all of them take.
+
+    The size is that of the newest ones, times the number of all.
+    """
+    low, high = _keys(number)
+    newest = select(
+        db,
+        "SELECT timestamp, ifnull(length(text), 0) FROM publications "
+        "WHERE key BETWEEN ? AND ? ORDER BY key DESC LIMIT ?",
+        *(low, high, SAMPLE),
+    )
+    if not newest:
+        return None, 0
+    statement = "SELECT max(key) - min(key) + 1 FROM publications WHERE key BETWEEN ? AND ?"
+    ((count,),) = select(db, statement, low, high)
+    size = sum(length for _, length in newest) / len(newest) + ROW_BYTES
+    return newest[0][0], int(size * count)
 
 
 class Stream(NamedTuple):

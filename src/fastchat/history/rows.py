@@ -13,6 +13,7 @@ from fastchat.errors import HistoryError
 from fastchat.protocol import FILES_URL, Change, Kind, Message, Publication, Reactor
 
 __all__ = [
+    "FIRST_NAME",
     "INSERT",
     "INSERT_MESSAGE",
     "LINK",
@@ -32,6 +33,8 @@ __all__ = [
 #: 64-bit integers, so there can be 2**40 publications in a room, and 2**23 rooms.
 OFFSET_BITS = 40
 OFFSET_MASK = (1 << OFFSET_BITS) - 1
+#: No name of a room is smaller. A deleted room has a name that begins with a control character.
+FIRST_NAME = "\x20"
 #: A text that does not contain this has no link to a file.
 LINK = FILES_URL + "/"
 #: The column `kind` has the index of a publication's kind (see `schema`).

@@ -9,6 +9,7 @@ import apsw
 from fastchat.database import Schema, select, transaction
 from fastchat.history.authors import name_users
 from fastchat.history.epochs import new_generation
+from fastchat.history.options import OPTIONS_TABLE
 from fastchat.history.users import UserIds, new_user_key, user_key_of
 from fastchat.protocol.names import name_key
 
@@ -154,7 +155,7 @@ FROM rooms;
 HISTORY = Schema(
     application_id=0x66636874,  # "fcht"
     name="a history of fastchat",
-    migrations=(_FIRST, _add_facts, _replace_authors, _add_looks, _STREAMS),
+    migrations=(_FIRST, _add_facts, _replace_authors, _add_looks, _STREAMS, OPTIONS_TABLE),
     way_out="restore it from a copy, or move it away to start with an empty history.",
 )
 

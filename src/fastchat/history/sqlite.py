@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import islice
@@ -42,14 +42,16 @@ from fastchat._codec import message_rows
 from fastchat.clocks import AgeClock
 from fastchat.database import select
 from fastchat.errors import CommandError, HistoryError
-from fastchat.history import Duplicate, Outcome, Page
+from fastchat.history import Cursor, Duplicate, Erasure, Outcome, Page, StoredStream
 from fastchat.history.ages import StoredLeads
 from fastchat.history.changes import amend
 from fastchat.history.checkpoints import Checkpointer
 from fastchat.history.directory import HistoryFile
+from fastchat.history.erasing import Eraser
 from fastchat.history.ids import Ids
+from fastchat.history.options import StoredOptions
 from fastchat.history.pruning import PRUNED_AT_ONCE, Pruner
-from fastchat.history.reader import read_page
+from fastchat.history.reader import list_streams, read_page
 from fastchat.history.rows import (
     INSERT,
     INSERT_MESSAGE,
@@ -77,6 +79,7 @@ from fastchat.protocol import (
     timestamp_of,
 )
 from fastchat.protocol.names import name_key
+from fastchat.protocol.options import RoomOptions
 
 __all__ = ["SqliteHistory"]
 
@@ -139,7 +142,9 @@ class SqliteHistory:
         self._ids = Ids(self._db, clock, self.ages)
         #: The secret that makes public ids of users.
         self.user_key = user_key_of(self._db)
-        self._pruner = Pruner(self._db, self._rooms, max_messages)
+        self._options = StoredOptions(self._db)
+        self._pruner = Pruner(self._db, self._rooms, max_messages, self._options)
+        self._eraser = Eraser(self._db, self._rooms, self._note_erased, self._note_links)
         # State of the present transaction; both are empty between transactions.
         self._erased: list[tuple[Room, int, int]] = []  # room, first and last deleted offset
         self._links: list[tuple[str, int, str, str]] = []  # room, offset, text before and after
@@ -199,10 +204,13 @@ class SqliteHistory:
     def append(self, drafts: Sequence[Draft]) -> list[Outcome]:
         touched = {draft.room for draft in drafts}
         outcomes = self._commit(touched, partial(self._append_all, drafts, touched))
+        self._report_links()
+        return outcomes
+
+    def _report_links(self) -> None:
         links, self._links = self._links, []
         for each in links:
             self._links_changed(*each)
-        return outcomes
 
     def _append_all(self, drafts: Sequence[Draft], touched: set[str]) -> list[Outcome]:
         """Apply drafts within a transaction; `_insert` writes what they add to the streams."""
@@ -317,6 +325,7 @@ class SqliteHistory:
 
     def _prune(self, touched: set[str]) -> None:
         self._ids.expire(8 * PRUNED_AT_ONCE)
+        self._eraser.prune()
         self._leads.save()
         self._write_heads(_HEADS_AT_ONCE)
         if not self._max_age_s:
@@ -338,6 +347,64 @@ class SqliteHistory:
         for name in tuple(islice(self._ahead, limit)):
             del self._ahead[name]
             self._rooms.write_head(self._rooms.get(name))
+
+    # Rooms and users
+
+    @property
+    def options(self) -> Mapping[str, RoomOptions]:
+        return self._options
+
+    def set_options(self, room: str, options: RoomOptions) -> None:
+        def write() -> None:
+            self._options.write(room, options)
+            self._options.note(room, options)
+            self._settle(self._rooms.get(room))  # it may keep fewer from now on
+
+        before = self._options.get(room, RoomOptions())
+        try:
+            self._commit({room}, write)
+        except BaseException:
+            self._options.note(room, before)
+            raise
+
+    def streams(self, prefix: str, after: str, limit: int) -> list[StoredStream]:
+        with disk_errors():
+            stored = list_streams(self._db, prefix, after, limit)
+        missing = {name for name in self._options if name.startswith(prefix) and name > after}
+        for name in missing.difference(each.room for each in stored):
+            found = self._rooms.get(name)
+            if found.number is None:  # otherwise it is behind the last of `stored`
+                stored.append(StoredStream(name, found.epoch, 0, None, 0))
+        return sorted(stored)[:limit]
+
+    def delete_room(self, room: str) -> bool:
+        def delete() -> bool:
+            self._options.write(room, RoomOptions())
+            return self._eraser.delete_room(self._rooms.get(room))
+
+        is_deleted = self._commit({room}, delete)
+        self._ahead.pop(room, None)
+        self._report_links()
+        had_options = self._options.pop(room, None) is not None
+        return is_deleted or had_options
+
+    def published_by(
+        self, user: str, after: Cursor | None, limit: int
+    ) -> tuple[list[Publication], Cursor | None]:
+        with disk_errors():
+            found, last = self._eraser.published_by(user, _key_after(after), limit)
+        return found, None if last is None else [last]
+
+    def erase_user(self, user: str, after: Cursor | None) -> tuple[Erasure, Cursor | None]:
+        erasure, last = self._commit(set(), partial(self._eraser.erase, user, _key_after(after)))
+        self._report_links()
+        return erasure, None if last is None else [last]
+
+    def _note_erased(self, room: Room, first: int, last: int) -> None:
+        self._erased.append((room, first, last))
+
+    def _note_links(self, room: str, offset: int, before: str, after: str) -> None:
+        self._links.append((room, offset, before, after))
 
     # Reading
 
@@ -365,6 +432,19 @@ class SqliteHistory:
         # Another program can have deleted rows, or written an older copy over the file.
         is_whole = len(missed) == missing and missed[0].offset == position.offset + 1
         return missed if is_whole else None
+
+    def following(self, room: str, position: Position, limit: int) -> list[Publication] | None:
+        found = self._rooms.get(room)
+        if found.head - position.offset <= limit:
+            return self.since(room, position, limit)
+        if position.epoch != found.epoch or position.offset + 1 < found.first:
+            return None
+        if position.timestamp is not None and position.is_contradicted_by(
+            self._find(found, position.offset)
+        ):
+            return None
+        following = self._rooms.read(found, position.offset + 1, position.offset + limit)
+        return following if len(following) == limit else None
 
     def before(self, room: str, offset: int | None, limit: int) -> Page:
         found = self._rooms.get(room)
@@ -476,3 +556,8 @@ class SqliteHistory:
             room.timestamp = fresh[-1].timestamp
             room.fresh = []
             self._ahead[room.name] = None
+
+
+def _key_after(cursor: Cursor | None) -> int:
+    """The key in a cursor, or one that is smaller than all others."""
+    return -1 if cursor is None else int(cursor[0])

@@ -239,12 +239,13 @@ class KnownRooms:
             "UPDATE rooms SET least_head = ? WHERE number = ?", (room.head, room.number)
         )
 
-    def read(self, room: Room, low: int) -> list[Publication]:
-        """All publications of a room from offset `low` to its head, read from the file."""
+    def read(self, room: Room, low: int, high: int | None = None) -> list[Publication]:
+        """All publications of a room from offset `low` to `high`, or to its head, in the file."""
         if room.number is None:
             return []
+        high = room.head if high is None else high
         with disk_errors():
-            return list(stored(self._db, room.name, room.number, low, room.head))
+            return list(stored(self._db, room.name, room.number, low, high))
 
     def read_again(self, name: str) -> None:
         """Forget a room's state because it differs from the file; `get` reads it again."""

@@ -20,7 +20,7 @@ from fastchat.errors import SettingError
 from fastchat.history.directory import FILE_NAME
 from fastchat.history.exports import Imported, LineReader, header_line, line_of
 from fastchat.history.restore import restore
-from fastchat.history.rows import stored
+from fastchat.history.rows import FIRST_NAME, stored
 from fastchat.history.schema import HISTORY
 from fastchat.history.users import user_key_of
 
@@ -42,7 +42,8 @@ def export_rooms(directory: Path, room: str | None, out: BinaryIO) -> None:
     cannot be written.
     """
     with _snapshot(directory) as db:
-        names = select(db, "SELECT name FROM streams WHERE head > 0 ORDER BY name")
+        statement = "SELECT name FROM streams WHERE name >= ? AND head > 0 ORDER BY name"
+        names = select(db, statement, FIRST_NAME)
         if room is not None and (room,) not in names:
             raise SettingError(f"--room: there is no room “{room}” in {directory}.")
         user_key = user_key_of(db)

@@ -28,6 +28,7 @@ from fastchat.protocol.characters import has_hidden
 __all__ = [
     "DIGEST_CHARS",
     "DIGEST_MARK",
+    "ERASED_NAME",
     "ERASED_USER",
     "GUEST_PREFIX",
     "HOLDER_PREFIX",
@@ -43,8 +44,8 @@ __all__ = [
 
 GUEST_PREFIX, HOLDER_PREFIX, DIGEST_MARK = "g_", "u_", "~"
 KEY_PREFIX, HOOK_PREFIX = "k_", "h_"
-#: The public id of everybody who was erased from the history, and of nobody else.
-ERASED_USER = "e_"
+#: The public id and the name of everybody who was erased from the history.
+ERASED_USER, ERASED_NAME = "e_", "(erased)"
 #: Characters of a digest: 96 bits in the alphabet of base64url.
 DIGEST_CHARS = 16
 #: The limit of OpenID Connect Core 1.0 §2 for `sub`.
