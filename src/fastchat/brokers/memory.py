@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from fastchat.brokers import Delivery, OnOutcome, Receiver
 from fastchat.errors import CloseReason, CommandError
 from fastchat.history import Duplicate
-from fastchat.protocol import Draft
+from fastchat.protocol import Draft, Position
 from fastchat.rooms import Entrance, Entry, Member
 from fastchat.rooms.contract import Rooms
 from fastchat.rooms.subscribers import PresenceChange
@@ -88,6 +88,9 @@ class MemoryBroker:
     def lost(self, room: str) -> None:
         reason = CloseReason.LOST_CONTINUITY
         self._delivery.evict(room, reason.code, reason.text)
+
+    def restarted(self, room: str, position: Position) -> None:
+        self.lost(room)
 
     def expel(self, room: str, user: str, seconds: int) -> None:
         self._receiver.expel(room, user, seconds)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from fastchat.auth import GUEST_RIGHTS, Identity, Right, forbidden
 from fastchat.errors import CloseReason, CommandError, ErrorCode
 from fastchat.files.incoming import Incoming
+from fastchat.protocol import MessageDraft, ModeratorDraft, message_draft
 from fastchat.rooms import Member
 
 __all__ = ["ChatHub", "Client", "Endpoint", "nameless", "reply"]
 
 
+#: A room in which a client writes, its name and public id there, and what makes its drafts.
+Writer = tuple[str, str, str, Callable[[str, str, str, str, str, str | None], MessageDraft]]
 #: It is shared by all clients that have not written yet, and never changed.
-_NO_WRITERS: dict[str | None, tuple[str, str, str]] = {}
+_NO_WRITERS: dict[str | None, Writer] = {}
 
 
 class Endpoint(Protocol):
@@ -97,8 +101,8 @@ class Client:
             self.check(needed, room)
         return room
 
-    def writer_in(self, room: str | None) -> tuple[str, str, str]:
-        """The room that a command writes in, and the client's name and public id there.
+    def writer_in(self, room: str | None) -> Writer:
+        """The room that a command writes in, and how the client writes there.
 
         Raises CommandError as `room_of`, and if the client is a spectator.
         """
@@ -149,12 +153,12 @@ class Client:
         """Whether the client's token makes it a moderator; without a token nobody is one."""
         return self.identity is not None and self.identity.may(Right.MODERATE, room)
 
-    def _find_writer(self, room: str | None) -> tuple[str, str, str]:
+    def _find_writer(self, room: str | None) -> Writer:
         room = self.room_of(room, Right.WRITE)
         name, user = self.rooms[room]
         if name is None:
             raise nameless()
-        return room, name, user
+        return room, name, user, ModeratorDraft if self.moderates(room) else message_draft
 
     def _only_room(self) -> str:
         if len(self.rooms) == 1:

@@ -28,6 +28,7 @@ from fastchat.protocol import (
     check_username,
     timestamps,
 )
+from fastchat.protocol.options import RoomOptions
 from fastchat.protocol.users import GUEST_PREFIX, HOLDER_PREFIX, check_user
 from fastchat.protocol.values import MAX_OFFSET, MAX_TOKEN_BYTES
 from fastchat.rooms import Messages
@@ -37,7 +38,6 @@ from fastchat.rooms.administration import (
     Ban,
     Erased,
     Presence,
-    RoomOptions,
     StoredRoom,
 )
 

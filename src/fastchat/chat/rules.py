@@ -37,7 +37,6 @@ from fastchat.protocol import (
     Send,
     Typing,
     Upload,
-    message_draft,
 )
 from fastchat.protocol.users import guest_of
 from fastchat.rooms import Entrance, Entry
@@ -89,7 +88,7 @@ class Chat:
         self._now = protocol.timestamps(clock)
         self._new_secret = new_secret
         self._metrics = metrics
-        self._moderation = Moderation(presence, hub, is_moderated=authenticator is not None)
+        self._moderation = Moderation(presence, hub)
         self._uploads = UploadCommands(
             incoming_files, hub, metrics=metrics, max_chunk_bytes=max_chunk_bytes
         )
@@ -167,9 +166,9 @@ class Chat:
 
     def _publish_message(self, client: Client, command: Send) -> None:
         text, room, id, ref = command
-        room, name, user = client.writer_in(room)
+        room, name, user, make = client.writer_in(room)
         self._broker.publish(
-            message_draft(room, name, text, self._now(), user, id),
+            make(room, name, text, self._now(), user, id),
             partial(self._answer, client, id, ref),
         )
 
@@ -215,7 +214,7 @@ class Chat:
         self._broker.publish(draft, partial(self._answer, client, None, command.ref))
 
     def _typing(self, client: Client, command: Typing) -> None:
-        room, name, user = client.writer_in(command.room)
+        room, name, user, _ = client.writer_in(command.room)
         payload = protocol.typing(room, user, name)
         self._hub.publish(room, payload, client.connection)
         self._broker.tell(room, payload)
@@ -283,6 +282,7 @@ class Chat:
             command.history,
             client.address,
             client.connection_number,
+            client.moderates(room),
         )
         # A callback and not a result, because the reply has an exact place in the room's stream.
         await self._broker.join(entrance, partial(self._admit, client, room, session, command.ref))
@@ -348,6 +348,7 @@ class Chat:
             spectators=entry.spectators - (spectator is not None),  # it was one of them
             rights=client.rights_in(room),
             max_file_bytes=self._uploads.max_file_bytes,
+            options=entry.options,
             ref=ref,
         )
         self._hub.send(client.connection, payload)

@@ -51,7 +51,7 @@ class UploadCommands:
         The client's previous file is given up if it has started. Raises CommandError if the client
         may not write in the room, or if the file cannot be announced.
         """
-        room, _, user = client.writer_in(command.room)
+        room, _, user, _ = client.writer_in(command.room)
         if self._incoming_files is None:
             raise CommandError(ErrorCode.FORBIDDEN, "This server does not accept files.")
         before, client.incoming = client.incoming, None

@@ -26,6 +26,7 @@ import orjson
 from fastchat.errors import CommandError
 from fastchat.history.users import UserIds
 from fastchat.ledger import LedgerError
+from fastchat.ledger.administering import SharedAdministration
 from fastchat.ledger.appending import Limits, State, Target
 from fastchat.ledger.attendance import Attendance, Event, Expelled, Times
 from fastchat.ledger.counting import Counting
@@ -147,6 +148,7 @@ class SharedRooms:
         self._upkeep = Upkeep(session, clock=clock, max_age_s=max_age_s, metrics=metrics)
         self._sending_away = SendingAway(patience_s, "the ledger")
         #: Implements `fastchat.rooms.contract.Pages`.
+        self.administration = SharedAdministration()
         self.pages = SharedPages(reader, self._following, Search(session.helping))
 
     async def open(self, *, again: bool = False) -> None:

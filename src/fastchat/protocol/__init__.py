@@ -44,8 +44,11 @@ from fastchat.protocol.events import (
     removed,
     renewed,
     results,
+    room_changed,
+    room_deleted,
     typing,
     upload,
+    user_erased,
 )
 from fastchat.protocol.names import check_room, check_username
 from fastchat.protocol.publications import (
@@ -122,8 +125,11 @@ __all__ = [
     "removed",
     "renewed",
     "results",
+    "room_changed",
+    "room_deleted",
     "timestamp_of",
     "timestamps",
     "typing",
     "upload",
+    "user_erased",
 ]

@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from fastchat.errors import CloseCode, CommandError
+from fastchat.protocol.options import RoomOptions
 from fastchat.protocol.publications import Position
 
 __all__ = [
@@ -32,8 +33,11 @@ __all__ = [
     "removed",
     "renewed",
     "results",
+    "room_changed",
+    "room_deleted",
     "typing",
     "upload",
+    "user_erased",
 ]
 
 #: Rooms that one client can be in.
@@ -59,6 +63,7 @@ def joined(
     spectators: int,
     rights: Collection[str],
     max_file_bytes: int | None = None,
+    options: RoomOptions | None = None,
     ref: str | None,
 ) -> bytes:
     """The reply to `join`.
@@ -71,6 +76,7 @@ def joined(
       a crowd. `online` is their number, and `spectators` that of the spectators' connections.
     * `rights`: what the client can do in the room.
     * `max_file_bytes`: the size of the largest file; None if the server does not accept files.
+    * `options`: those of the room; None if nothing was set.
     """
     fields: dict[str, Any] = {
         "type": "joined",
@@ -90,6 +96,8 @@ def joined(
     }
     if max_file_bytes is not None:
         fields["files"] = {"max_bytes": max_file_bytes}
+    if options is not None and (changed := options.changed()):
+        fields["options"] = changed
     return _event(fields, ref=ref)
 
 
@@ -137,6 +145,21 @@ def presence_list(
             "users": _listed(users),
         }
     )
+
+
+def room_changed(room: str, options: RoomOptions) -> bytes:
+    """Options of a room were set; these are all that differ from those of other rooms."""
+    return _event({"type": "room", "room": room, "options": options.changed()})
+
+
+def room_deleted(room: str) -> bytes:
+    """A room was deleted with everything in it; the connections of its members are closed."""
+    return _event({"type": "room_deleted", "room": room})
+
+
+def user_erased(room: str, user: str) -> bytes:
+    """What a user has said in a room was erased: their messages are deleted, and have no author."""
+    return _event({"type": "user_erased", "room": room, "user": user})
 
 
 def typing(room: str, user: str, username: str) -> bytes:

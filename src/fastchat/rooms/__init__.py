@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from fastchat.protocol import Position
+from fastchat.protocol.options import RoomOptions
 
 __all__ = ["Entrance", "Entry", "Member", "Messages", "Occupancy", "Removal"]
 
@@ -29,7 +30,8 @@ class Entrance(NamedTuple):
 
     `credential` says who the user is (`fastchat.protocol.users`). The client wants to know all
     publications after the position `since`, or else the newest `limit` messages. `address` and
-    `connection_number` identify its connection where connections are counted.
+    `connection_number` identify its connection where connections are counted. `moderates` says
+    whether the client is a moderator in the room, who can join even if it is closed.
     """
 
     room: str
@@ -39,6 +41,7 @@ class Entrance(NamedTuple):
     limit: int
     address: str = ""
     connection_number: int = 0
+    moderates: bool = False
 
 
 class Removal(NamedTuple):
@@ -68,7 +71,7 @@ class Entry(NamedTuple):
     If `recovered`, `payloads` are exactly the publications after the position that the client asked
     for; otherwise they are the newest messages. `users` are all users in the order in which they
     came, or None in a crowd. `online` is their number, and `spectators` that of the spectators'
-    connections.
+    connections. `options` are those of the room; None if nothing was set.
     """
 
     member: Member
@@ -78,6 +81,7 @@ class Entry(NamedTuple):
     users: Sequence[Member] | None
     online: int
     spectators: int
+    options: RoomOptions | None = None
 
 
 class Occupancy(NamedTuple):

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from fastchat.protocol import Position
+from fastchat.protocol.options import RoomOptions
 
 __all__ = [
     "MAX_LISTED_ROOMS",
@@ -18,33 +19,11 @@ __all__ = [
     "Ban",
     "Erased",
     "Presence",
-    "RoomOptions",
     "StoredRoom",
 ]
 
 #: The most rooms in one answer of `Administration.rooms`.
 MAX_LISTED_ROOMS = 1000
-
-
-class RoomOptions(NamedTuple):
-    """The options of a room; these are the values of a room for which nothing was set.
-
-    * `title` and `topic`: for people; either can be empty.
-    * `closed`: nobody can join or write. Those who are in the room stay and read.
-    * `read_only`: nobody can write.
-    * `slow_s`: the seconds for which a user has to wait between two messages; 0 for none.
-    * `max_messages`: the publications that the room keeps; 0 for as many as the server's other
-      rooms.
-
-    Moderators, keys and webhooks are not bound by `closed`, `read_only` and `slow_s`.
-    """
-
-    title: str = ""
-    topic: str = ""
-    closed: bool = False
-    read_only: bool = False
-    slow_s: int = 0
-    max_messages: int = 0
 
 
 class StoredRoom(NamedTuple):
@@ -113,7 +92,7 @@ class Administration(Protocol):
     async def set_options(self, room: str, changes: Mapping[str, Any], by: str) -> RoomOptions:
         """Change some options, by their names, and return all of them.
 
-        The values must be checked already. The members hear of it (`protocol.events.room`).
+        The values must be checked already. The members hear of it (`protocol.events.room_changed`).
         """
         ...
 

@@ -35,6 +35,7 @@ from typing import Any, Protocol
 
 from fastchat.protocol import Draft
 from fastchat.rooms import Entrance, Entry, Member, Messages, Occupancy, Removal
+from fastchat.rooms.administration import Administration
 from fastchat.rooms.restoring import Returning
 from fastchat.rooms.subscribers import Subscriber
 
@@ -74,6 +75,11 @@ class Rooms(Protocol):
     @property
     def pages(self) -> Pages:
         """The pages of the rooms' history."""
+        ...
+
+    @property
+    def administration(self) -> Administration:
+        """What backends and operators ask of the rooms."""
         ...
 
     # For operators

@@ -36,13 +36,15 @@ from fastchat.protocol import Change, Draft, Message
 from fastchat.protocol.names import DEFAULT_ROOM, name_key
 from fastchat.protocol.users import subject_of
 from fastchat.rooms import Entrance, Entry, Member, Occupancy, Removal
+from fastchat.rooms.local_administration import LocalAdministration
 from fastchat.rooms.members import GRACE_TICKS, Members, Room
 from fastchat.rooms.messages import truncated
 from fastchat.rooms.pages import StoragePages
 from fastchat.rooms.presence import Roster, User
-from fastchat.rooms.refusals import looks_alike, not_here, removed
+from fastchat.rooms.refusals import looks_alike, not_here, removed, room_closed
 from fastchat.rooms.removals import Removals
 from fastchat.rooms.restoring import Restoring, Returning
+from fastchat.rooms.rules import RoomRules
 from fastchat.rooms.storage import Storage
 from fastchat.rooms.subscribers import MAX_RUN, Subscriber, deliver_run
 
@@ -99,7 +101,11 @@ class LocalRooms:
         self._drafts: list[Draft] = []
         self._senders: list[tuple[Subscriber, Any]] = []
         self._is_scheduled = False
+        self._rules = RoomRules(clock)
         self.pages = StoragePages(self._storage)
+        self.administration = LocalAdministration(
+            self._members, self._storage, self._removals, commit=self.commit, clock=clock
+        )
 
     @property
     def occupancy(self) -> Occupancy:
@@ -167,6 +173,9 @@ class LocalRooms:
         drafts, self._drafts = self._drafts[:count], self._drafts[count:]
         senders, self._senders = self._senders[:count], self._senders[count:]
         told = {subscriber for subscriber, _ in senders}
+        options = self._storage.options
+        if options and (refused := self._rules.check(drafts, options)):
+            drafts, senders = _without(refused, drafts, senders)
         if self._limits is not None and (refused := self._limits.charge(drafts, self._rooms)):
             drafts, senders = _without(refused, drafts, senders)
         try:
@@ -225,6 +234,9 @@ class LocalRooms:
         """Count a connection in; see `Rooms.join`."""
         member = Member(entrance.name, self._user_of(entrance.credential))
         self._check_removal(entrance.room, member.user)
+        options = self._storage.options.get(entrance.room)
+        if options is not None and options.closed and not entrance.moderates:
+            raise room_closed()
         # What was published in this turn is delivered to those who were here before.
         self._commit_if_short()
         room = self._rooms.get(entrance.room)
@@ -248,7 +260,7 @@ class LocalRooms:
             self._members.count_in(entrance.room, user, subscriber)
             member = user.member
         online, spectators = len(room.roster), room.spectator_count
-        enter(Entry(member, position, payloads, recovered, room.users, online, spectators))
+        enter(Entry(member, position, payloads, recovered, room.users, online, spectators, options))
 
     async def leave(
         self, subscriber: Subscriber, name: str, member: Member | None, left: Callable[[], None]
@@ -293,14 +305,7 @@ class LocalRooms:
             # Another directory in the place of ours stays as it is.
             self._removals.add(name, member.user, seconds, save=not self.is_away)
         moderation.info("%r removed %r (%s) from %s for %d s", moderator, *member, name, seconds)
-        subscribers = tuple(room.subscribers)
-        for user in room.roster.find_all(member.user):
-            if user.connections:
-                user.expelled = True
-            else:
-                self._let_leave(name, user)
-        for subscriber in subscribers:
-            subscriber.expel(name, member.user, seconds)
+        self._members.expel(name, member.user, seconds)
         return member
 
     def _let_leave(self, name: str, user: User) -> None:
@@ -336,6 +341,7 @@ class LocalRooms:
         """
         if self._limits is not None:
             self._limits.sweep()
+        self._rules.sweep()
         self._members.tick()
         self._storage.tick()
         if not self.is_away:

@@ -143,7 +143,7 @@ class Members:
     def add(self, name: str, member: Member) -> User:
         """Add a user without a connection to a room, and tell the others. The name must be free."""
         assert member.name is not None
-        user = self.rooms[name].roster.add(member.name, member.user)
+        user = self.rooms[name].roster.add(member.name, member.user, self._clock())
         self._announce(name, user, came=True)
         return user
 
@@ -155,6 +155,25 @@ class Members:
         self._absent.pop(user, None)
         self.rooms[name].roster.remove(user)
         self._announce(name, user, came=False)
+
+    def expel(self, name: str, id: str, seconds: int) -> bool:
+        """Have a user's connections to a room closed, spectators' too, and let the user leave.
+
+        Returns whether the user was there.
+        """
+        room = self.rooms[name]
+        subscribers = tuple(room.subscribers)
+        users = room.roster.find_all(id)
+        is_here = bool(users) or id in room.spectators
+        for user in users:
+            if user.connections:
+                user.expelled = True
+            else:
+                self.remove(name, user)
+        self.drop_if_empty(name)
+        for subscriber in subscribers if is_here else ():
+            subscriber.expel(name, id, seconds)
+        return is_here
 
     def drop_if_empty(self, name: str) -> None:
         room = self.rooms[name]

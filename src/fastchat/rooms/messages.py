@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from fastchat.history import Page
 from fastchat.protocol import MAX_REPLY_BYTES, Publication, encode
 from fastchat.rooms import Messages
 
-__all__ = ["page_of", "truncated"]
+__all__ = ["oldest_of", "page_of", "truncated"]
 
 
 def truncated(publications: Iterable[Publication], *, newest_first: bool) -> Messages:
@@ -25,6 +25,12 @@ def truncated(publications: Iterable[Publication], *, newest_first: bool) -> Mes
             kept = payloads[len(payloads) - count :] if newest_first else payloads[:count]
             return Messages(kept, True)
     return Messages(payloads, False)
+
+
+def oldest_of(publications: Sequence[Publication]) -> Sequence[bytes]:
+    """Encode the oldest publications, as many as fit into a reply, and at least one."""
+    payloads = truncated(publications, newest_first=False).payloads
+    return payloads or list(map(encode, publications[:1]))
 
 
 def page_of(page: Page, *, newest_first: bool) -> Messages:

@@ -17,18 +17,20 @@ class User:
     """A user of a room, with a number of connections. The name is theirs as long as they are here.
 
     `id` is the public id. One user can be here under several names, as a `User` for each.
+    `since_s` is when they came, in seconds since 1970.
     `expelled` says that a moderator has removed the user, who has not come back since. See
     `fastchat.rooms.members.Members` for the states of a user.
     """
 
-    __slots__ = ("connections", "expelled", "id", "key", "name")
+    __slots__ = ("connections", "expelled", "id", "key", "name", "since_s")
 
-    def __init__(self, name: str, key: str, id: str) -> None:
+    def __init__(self, name: str, key: str, id: str, since_s: float) -> None:
         self.name = name
         self.key = key
         self.id = id
         self.connections = 0
         self.expelled = False
+        self.since_s = since_s
 
     @property
     def member(self) -> Member:
@@ -84,10 +86,10 @@ class Roster:
                 taken = middle
         return _numbered(name, free)
 
-    def add(self, name: str, id: str) -> User:
+    def add(self, name: str, id: str, since_s: float = 0.0) -> User:
         """Add a user without a connection; the name must be free."""
         key = name_key(name)
-        user = self._users[key] = User(name, key, id)
+        user = self._users[key] = User(name, key, id, since_s)
         self._by_id.setdefault(id, []).append(user)
         return user
 

@@ -6,7 +6,16 @@ import math
 
 from fastchat.errors import CommandError, ErrorCode
 
-__all__ = ["looks_alike", "name_taken", "not_here", "removed", "unavailable"]
+__all__ = [
+    "looks_alike",
+    "name_taken",
+    "not_here",
+    "read_only",
+    "removed",
+    "room_closed",
+    "too_soon",
+    "unavailable",
+]
 
 
 def removed(wait_s: float) -> CommandError:
@@ -53,6 +62,27 @@ def looks_alike() -> CommandError:
 def not_here() -> CommandError:
     """The refusal to remove a user."""
     return CommandError(ErrorCode.NOT_FOUND, "This user is not in the room.")
+
+
+def room_closed() -> CommandError:
+    """The refusal to join a closed room, or to write in one."""
+    return CommandError(ErrorCode.FORBIDDEN, "This room is closed.")
+
+
+def read_only() -> CommandError:
+    """The refusal to write in a room that is read-only."""
+    return CommandError(ErrorCode.FORBIDDEN, "This room is read-only.")
+
+
+def too_soon(slow_s: int, wait_s: float) -> CommandError:
+    """The refusal of a message in a slow room, for so many seconds more."""
+    return CommandError(
+        ErrorCode.RATE_LIMITED,
+        f"This room takes a message of each user every {slow_s:,} s. Try again in "
+        f"{math.ceil(wait_s):,} s.",
+        temporary=True,
+        retry_after_ms=math.ceil(wait_s * 1000),
+    )
 
 
 def unavailable() -> CommandError:

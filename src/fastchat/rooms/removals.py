@@ -19,6 +19,8 @@ logger = logging.getLogger("fastchat.moderation")
 FILE_NAME = "removals.json"
 #: Of the file. The first version was a list of rows.
 VERSION = 2
+#: In the place of a room's name, for all rooms.
+ALL_ROOMS = "*"
 #: If there are more, the removal that ends soonest is forgotten.
 MAX_REMOVALS = 10_000
 
@@ -55,19 +57,42 @@ class Removals:
     def __len__(self) -> int:
         return len(self._until_s)
 
-    def add(self, room: str, user: str, seconds: int, *, save: bool = True) -> None:
+    def add(self, room: str | None, user: str, seconds: int, *, save: bool = True) -> None:
         """Keep a user out for so many seconds from now, even if a longer time was set before.
 
-        Without `save`, the next `tick` writes the file.
+        If `room` is None, the user must stay out of all rooms. Without `save`, the next `tick`
+        writes the file.
         """
         now = self._steady()
         self._until_s = {who: end for who, end in self._until_s.items() if end > now}
-        self._until_s[room, user] = now + seconds
+        self._until_s[room or ALL_ROOMS, user] = now + seconds
         if len(self._until_s) > MAX_REMOVALS:
             del self._until_s[min(self._until_s, key=self._until_s.__getitem__)]
         self._is_saved = False
         if save:
             self.tick()
+
+    def lift(self, room: str | None, user: str, *, save: bool = True) -> bool:
+        """Let a user come in again; return whether they had to stay out. See `add`."""
+        until_s = self._until_s.pop((room or ALL_ROOMS, user), None)
+        if until_s is None:
+            return False
+        self._is_saved = False
+        if save:
+            self.tick()
+        return until_s > self._steady()
+
+    def in_force(self) -> list[tuple[str | None, str, float]]:
+        """The room, the user and the seconds that are left, of those that end soonest first.
+
+        The room is None for all rooms.
+        """
+        now = self._steady()
+        rows = sorted((until_s, who) for who, until_s in self._until_s.items() if until_s > now)
+        return [
+            (None if room == ALL_ROOMS else room, user, until_s - now)
+            for until_s, (room, user) in rows
+        ]
 
     def tick(self) -> None:
         """Write the file if it lacks a removal or the clock was set; to be called once a second.
@@ -96,8 +121,10 @@ class Removals:
 
     def remaining_s(self, room: str, user: str) -> float:
         """The seconds for which a user must still stay out; 0 if the user can come in."""
-        until_s = self._until_s.get((room, user))
-        return 0.0 if until_s is None else max(0.0, until_s - self._steady())
+        if not self._until_s:
+            return 0.0
+        here, everywhere = (self._until_s.get((each, user), 0.0) for each in (room, ALL_ROOMS))
+        return max(0.0, max(here, everywhere) - self._steady())
 
     def _read(self, file: Path) -> None:
         ahead_s = self._ahead_s = self._clock() - self._steady()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 from fastchat.errors import CommandError, ErrorCode, HistoryAwayError, HistoryError
 from fastchat.history import History, Outcome
 from fastchat.protocol import Draft
+from fastchat.protocol.options import RoomOptions
 
 __all__ = ["Storage"]
 
@@ -32,6 +33,11 @@ class Storage:
         """Why publications cannot be stored at the moment; None if they can."""
         error = self._failing.get("append")
         return None if error is None else str(error)
+
+    @property
+    def options(self) -> Mapping[str, RoomOptions]:
+        """The options of all rooms that have any."""
+        return self._history.options
 
     @property
     def is_away(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 from fastchat import protocol
 from fastchat.errors import CommandError
 from fastchat.history import Duplicate
-from fastchat.protocol import Publication
+from fastchat.protocol import Position, Publication
 from fastchat.rooms import Member
 
 __all__ = ["MAX_RUN", "PresenceChange", "Subscriber", "deliver_run"]
@@ -62,6 +62,13 @@ class Subscriber(Protocol):
         """Have the members of a room come back by themselves: its stream cannot be continued.
 
         None of them is counted any more.
+        """
+        ...
+
+    def restarted(self, room: str, position: Position, /) -> None:
+        """Close the connections of a room's members; each of them counts until it is lost.
+
+        The room's stream was deleted, and begins anew at a position.
         """
         ...
 

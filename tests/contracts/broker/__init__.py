@@ -6,6 +6,7 @@ for several brokers on the same rooms. A test module subclasses one of them.
 
 from __future__ import annotations
 
+from contracts.broker.administration import AdministrationContract
 from contracts.broker.base import (
     PATIENCE_S,
     Faulty,
@@ -27,6 +28,7 @@ from contracts.broker.single import BrokerContract
 
 __all__ = [
     "PATIENCE_S",
+    "AdministrationContract",
     "BrokerContract",
     "Faulty",
     "Receiver",

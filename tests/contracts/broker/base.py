@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import functools
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import pytest
@@ -16,10 +16,20 @@ from contracts.history import NOW_S
 from fastchat.brokers import Broker, OnOutcome, Pages, Presence
 from fastchat.brokers.memory import MemoryBroker
 from fastchat.errors import CloseCode, CommandError, ErrorCode, HistoryError
-from fastchat.history import Duplicate, History, Outcome, Page
+from fastchat.history import (
+    Cursor,
+    Duplicate,
+    Erasure,
+    History,
+    Outcome,
+    Page,
+    StoredStream,
+)
 from fastchat.metrics import Metrics
 from fastchat.protocol import Draft, Message, Position, Publication
+from fastchat.protocol.options import RoomOptions
 from fastchat.rooms import Entrance, Entry, Member, Messages
+from fastchat.rooms.administration import Administration
 from fastchat.rooms.contract import Rooms
 from fastchat.rooms.local import LocalRooms
 from fastchat.rooms.members import GRACE_TICKS
@@ -180,6 +190,36 @@ class Faulty:
         self._fail("read")
         return self._history.find_alike(room)
 
+    def following(self, room: str, position: Position, limit: int) -> list[Publication] | None:
+        self._fail("read")
+        return self._history.following(room, position, limit)
+
+    @property
+    def options(self) -> Mapping[str, RoomOptions]:
+        return self._history.options
+
+    def set_options(self, room: str, options: RoomOptions) -> None:
+        self._fail("append")
+        self._history.set_options(room, options)
+
+    def streams(self, prefix: str, after: str, limit: int) -> list[StoredStream]:
+        self._fail("read")
+        return self._history.streams(prefix, after, limit)
+
+    def delete_room(self, room: str) -> bool:
+        self._fail("append")
+        return self._history.delete_room(room)
+
+    def published_by(
+        self, user: str, after: Cursor | None, limit: int
+    ) -> tuple[list[Publication], Cursor | None]:
+        self._fail("read")
+        return self._history.published_by(user, after, limit)
+
+    def erase_user(self, user: str, after: Cursor | None) -> tuple[Erasure, Cursor | None]:
+        self._fail("append")
+        return self._history.erase_user(user, after)
+
     def prune(self) -> None:
         self._history.prune()
 
@@ -297,6 +337,10 @@ class Contract:
     def pages_of(self, broker: Broker) -> Pages:
         """The pages in the process of a broker."""
         raise NotImplementedError
+
+    def administration_of(self, broker: Broker) -> Administration:
+        """The administration in the process of a broker."""
+        return self.rooms.administration
 
     @contextlib.asynccontextmanager
     async def brokers(self, receivers: Sequence[Receiver]) -> AsyncIterator[list[Broker]]:

@@ -6,7 +6,16 @@ import asyncio
 
 import pytest
 
-from contracts.broker import BrokerContract, Receiver, join, leave, member, new_rooms, texts
+from contracts.broker import (
+    AdministrationContract,
+    BrokerContract,
+    Receiver,
+    join,
+    leave,
+    member,
+    new_rooms,
+    texts,
+)
 from contracts.history import GENERATION, draft
 from fastchat.brokers import Broker, Pages, Presence
 from fastchat.brokers.memory import MemoryBroker
@@ -22,7 +31,7 @@ def new_history() -> MemoryHistory:
     return MemoryHistory(max_messages=1000, new_generation=lambda: GENERATION)
 
 
-class TestContract(BrokerContract):
+class TestContract(BrokerContract, AdministrationContract):
     @pytest.fixture
     def history(self) -> History:
         return new_history()

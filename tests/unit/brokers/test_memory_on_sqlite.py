@@ -11,7 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from contracts.broker import BrokerContract, join, leave, memory_broker, run_in_loop
+from contracts.broker import (
+    AdministrationContract,
+    BrokerContract,
+    join,
+    leave,
+    memory_broker,
+    run_in_loop,
+)
 from contracts.history import (
     GENERATION,
     NOW_S,
@@ -60,7 +67,7 @@ class TestHistoryContract(HistoryContract):
             yield history
 
 
-class TestBrokerContract(BrokerContract):
+class TestBrokerContract(BrokerContract, AdministrationContract):
     @pytest.fixture
     def history(self, tmp_path: Path) -> Iterator[History]:
         with opened(tmp_path) as history:

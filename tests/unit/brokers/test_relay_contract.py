@@ -10,23 +10,26 @@ from pathlib import Path
 import pytest
 
 from contracts.broker import (
+    AdministrationContract,
     Receiver,
     SeveralBrokersContract,
     new_rooms,
 )
 from fastchat.brokers import Broker, Pages, Presence
+from fastchat.brokers.relay.administration import RelayAdministration
 from fastchat.brokers.relay.bounds import Bounds
 from fastchat.brokers.relay.client import RelayBroker
 from fastchat.brokers.relay.pages import RelayPages
 from fastchat.brokers.relay.server import Relay
 from fastchat.history import History
 from fastchat.metrics import Metrics
+from fastchat.rooms.administration import Administration
 from fastchat.rooms.contract import Rooms
 from support.relay import new_history
 from support.slow_rooms import SlowRooms
 
 
-class TestContract(SeveralBrokersContract):
+class TestContract(SeveralBrokersContract, AdministrationContract):
     @pytest.fixture(autouse=True)
     def _directory(self, tmp_path: Path) -> None:
         self.directory = tmp_path
@@ -42,6 +45,10 @@ class TestContract(SeveralBrokersContract):
     def pages_of(self, broker: Broker) -> Pages:
         assert isinstance(broker, RelayBroker)
         return RelayPages(broker)
+
+    def administration_of(self, broker: Broker) -> Administration:
+        assert isinstance(broker, RelayBroker)
+        return RelayAdministration(broker)
 
     @contextlib.asynccontextmanager
     async def brokers(self, receivers: Sequence[Receiver]) -> AsyncIterator[list[Broker]]:

@@ -29,6 +29,7 @@ from fastchat.protocol import (
     Position,
     PostedDraft,
 )
+from fastchat.protocol.options import RoomOptions
 from fastchat.rooms import Entrance, Entry, Member, Removal
 from fastchat.rooms.subscribers import PresenceChange
 
@@ -73,6 +74,10 @@ ENTRANCES = st.builds(
     NUMBERS,
     address=TEXTS,
     connection_number=NUMBERS,
+    moderates=st.booleans(),
+)
+OPTIONS = st.builds(
+    RoomOptions, TEXTS, TEXTS, st.booleans(), st.booleans(), slow_s=NUMBERS, max_messages=NUMBERS
 )
 ENTRIES = st.builds(
     Entry,
@@ -83,6 +88,7 @@ ENTRIES = st.builds(
     KNOWN,
     NUMBERS,
     NUMBERS,
+    st.none() | OPTIONS,
 )
 RUNS = st.lists(st.tuples(PAYLOADS, st.none() | NUMBERS), min_size=1, max_size=3).flatmap(
     lambda publications: st.builds(
@@ -128,6 +134,13 @@ WORKERS: dict[RecordKind, st.SearchStrategy[FromWorker]] = {
         SECONDS,
         st.builds(Removal, TEXTS, st.none() | TEXTS, st.none() | TEXTS, NUMBERS, TEXTS),
     ),
+    RecordKind.ADMINISTER: st.builds(
+        records.Administer,
+        NUMBERS,
+        SECONDS,
+        st.sampled_from(records.Verb),
+        st.lists(st.none() | TEXTS | NUMBERS | SNAPSHOTS, max_size=3),
+    ),
     RecordKind.ENTER: st.builds(records.Enter, NUMBERS, TEXTS),
     RecordKind.IDENTIFY: st.builds(records.Identify, CONNECTIONS),
     RecordKind.EXIT: st.builds(records.Exit, CONNECTIONS),
@@ -154,6 +167,13 @@ RELAYS: dict[RecordKind, st.SearchStrategy[FromRelay]] = {
     RecordKind.PONG: st.builds(records.Pong, SECONDS),
     RecordKind.EXPEL: st.builds(records.Expel, TEXTS, TEXTS, NUMBERS),
     RecordKind.REMOVED: st.builds(records.Removed, NUMBERS, MEMBERS),
+    RecordKind.ADMINISTERED: st.builds(
+        records.Administered,
+        NUMBERS,
+        st.none() | st.booleans() | NUMBERS | SNAPSHOTS,
+        st.lists(PAYLOADS, max_size=3),
+    ),
+    RecordKind.RESTARTED: st.builds(records.Restarted, TEXTS, POSITIONS),
     RecordKind.TURN_AWAY: st.builds(records.TurnAway, NUMBERS, st.sampled_from(Limit)),
     RecordKind.KNOW: st.builds(records.Know, TEXTS, KNOWN),
     RecordKind.STATUS: st.builds(records.Status, st.dictionaries(TEXTS, SNAPSHOTS, max_size=2)),

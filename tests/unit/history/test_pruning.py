@@ -25,7 +25,7 @@ class Rig:
     def __init__(self, file: Path) -> None:
         self.db: apsw.Connection = open_database(file, sync_commits=False)
         self.rooms = KnownRooms(self.db, lambda: "epoch")
-        self.pruner = Pruner(self.db, self.rooms, max_messages=80)
+        self.pruner = Pruner(self.db, self.rooms, max_messages=80, options={})
 
     def fill(self, name: str, count: int) -> Room:
         """Store a room whose publications have the times START_S + 1, START_S + 2 …"""

@@ -41,7 +41,7 @@ from fastchat.brokers.relay.wire import BadRecord
 from fastchat.brokers.relay.worker_rooms import WorkerRooms
 from fastchat.errors import CloseReason, CommandError
 from fastchat.metrics import Metrics
-from fastchat.protocol import Draft
+from fastchat.protocol import Draft, Position
 from fastchat.rooms import Entrance, Entry, Member, Removal
 from fastchat.rooms.refusals import unavailable
 from fastchat.rooms.sending_away import SendingAway
@@ -339,7 +339,13 @@ class RelayBroker:
                 self._on_event(record)
             case records.Answer():
                 self._drafts.on_answer(record)
-            case records.Joined() | records.Left() | records.Page() | records.Removed():
+            case (
+                records.Joined()
+                | records.Left()
+                | records.Page()
+                | records.Removed()
+                | records.Administered()
+            ):
                 self._on_reply(record)
             case records.Refused():
                 self._requests.on_refused(record)
@@ -349,6 +355,8 @@ class RelayBroker:
                 self._on_know(record)
             case records.Lost(room):
                 self._on_lost(room)
+            case records.Restarted(room, position):
+                self._on_restarted(room, position)
             case _:
                 self._on_aside(record)
 
@@ -426,6 +434,12 @@ class RelayBroker:
             logger.warning("a room could not be resumed; closing its members' connections")
             self._evict(name)
             self._drafts.on_lost(room)
+
+    def _on_restarted(self, name: str, position: Position) -> None:
+        """Follow a room's new stream. Its members go, and come back into the new room."""
+        if (room := self._rooms.get(name)) is not None:
+            room.start(position)
+            self._evict(name)
 
     def _evict(self, name: str) -> None:
         reason = CloseReason.LOST_CONTINUITY

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
 from fastchat.brokers.relay import records
+from fastchat.brokers.relay.administration import AdministrationRequests
 from fastchat.brokers.relay.counts import WorkerCount
 from fastchat.brokers.relay.deadlines import check_deadline, too_late
 from fastchat.brokers.relay.outbox import Outbox
@@ -20,6 +21,7 @@ from fastchat.brokers.relay.wire import BadRecord, RecordReader
 from fastchat.errors import CommandError
 from fastchat.history import Duplicate
 from fastchat.limits.connections import ConnectionCount
+from fastchat.protocol import Position
 from fastchat.rooms import Entry, Member
 from fastchat.rooms.contract import Rooms
 from fastchat.rooms.restoring import Returning
@@ -101,6 +103,7 @@ class Peer(asyncio.Protocol):
         self._later: deque[FromWorker] = deque()
         self._waiting = Waiting(MAX_WAITING, ended=self._pace, failed=self._fail)
         self._page_requests = PageRequests(relay.rooms.pages, self._say)
+        self._administration = AdministrationRequests(relay.rooms.administration, self._say)
         self._is_paused = False
         #: Whether the worker still gets what it has missed, and how many bytes of that it can have
         #: still to read. They can be more than `max_backlog_bytes`, so that limit comes on top.
@@ -221,6 +224,9 @@ class Peer(asyncio.Protocol):
         self._members.pop(room, None)
         self._say(records.Lost(room))
 
+    def restarted(self, room: str, position: Position) -> None:
+        self._say(records.Restarted(room, position))
+
     def expel(self, room: str, user: str, seconds: int) -> None:
         self._say(records.Expel(room, user, seconds))
 
@@ -292,6 +298,8 @@ class Peer(asyncio.Protocol):
                 self._waiting.begin(self._page_requests.answer(record), reads=True)
             case records.Remove():
                 self._waiting.begin(self._on_remove(record))
+            case records.Administer():
+                self._waiting.begin(self._administration.answer(record))
             case records.Report():
                 self.report = record.snapshot
             case records.Ping():

@@ -83,6 +83,7 @@ class RecordKind(IntEnum):
     IDENTIFY = 16
     EXIT = 17
     CONNECTIONS = 18
+    ADMINISTER = 19
     # From the relay
     WELCOME = 64
     DELIVER = 65
@@ -99,6 +100,8 @@ class RecordKind(IntEnum):
     KNOW = 76
     EVENT = 77
     SEND_AWAY = 78
+    RESTARTED = 79
+    ADMINISTERED = 80
 
 
 class BadRecord(Exception):

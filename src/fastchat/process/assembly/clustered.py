@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastchat.brokers import Pages
+from fastchat.brokers.relay.administration import RelayAdministration
 from fastchat.brokers.relay.client import RelayBroker
 from fastchat.brokers.relay.counts import Counts
 from fastchat.brokers.relay.pages import FilePages, RelayPages
@@ -54,5 +55,12 @@ def build_clustered(
         pages = FilePages(reader, searching=pages)
         # A new relay can have another file, if the directory was replaced by a copy.
         relay.on_welcome = reader.open_again
-    worker = build_worker(base, listener, relay, presence=relay, pages=pages)
+    worker = build_worker(
+        base,
+        listener,
+        relay,
+        presence=relay,
+        pages=pages,
+        administration=RelayAdministration(relay),
+    )
     return ClusteredComponents(worker=worker, relay=relay, reader=reader)

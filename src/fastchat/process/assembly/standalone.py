@@ -70,5 +70,12 @@ def build_standalone(
         rooms = build_rooms(settings, history, metrics, grace_ticks=timings.grace_ticks)
     base = build_base(settings, timings, metrics, reserved, capacity, transfers, incoming_files)
     broker = MemoryBroker(rooms, base.sessions.send_away)
-    worker = build_worker(base, listener, broker, presence=rooms, pages=rooms.pages)
+    worker = build_worker(
+        base,
+        listener,
+        broker,
+        presence=rooms,
+        pages=rooms.pages,
+        administration=rooms.administration,
+    )
     return StandaloneComponents(worker=worker, rooms=rooms, shared=shared, retention=retention)

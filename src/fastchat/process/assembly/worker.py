@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from fastchat.auth import GUEST_RIGHTS, Authenticator, Right
 from fastchat.brokers import Broker, Pages, Presence
 from fastchat.chat import Chat
+from fastchat.chat.operations import Operations
 from fastchat.connections.context import Context
 from fastchat.connections.registry import Sessions
 from fastchat.files import Files
@@ -36,6 +37,7 @@ from fastchat.process.assembly.storage import (
     open_files,
 )
 from fastchat.process.timings import WorkerTimings
+from fastchat.rooms.administration import Administration
 from fastchat.settings import Settings
 from fastchat.web.capacity import TRANSFER_KINDS, Capacity, count_transfers, measure_capacity
 from fastchat.web.context import HttpContext
@@ -70,6 +72,7 @@ class WorkerComponents:
     readers: FairQueue
     hub: Hub
     broker: Broker
+    operations: Operations
     sessions: Sessions
     context: Context
     handshakes: HandshakeLimiter
@@ -176,7 +179,13 @@ def build_base(
 
 
 def build_worker(
-    base: Base, listener: socket.socket, broker: Broker, *, presence: Presence, pages: Pages
+    base: Base,
+    listener: socket.socket,
+    broker: Broker,
+    *,
+    presence: Presence,
+    pages: Pages,
+    administration: Administration,
 ) -> WorkerComponents:
     settings = base.settings
     chat = Chat(
@@ -210,6 +219,7 @@ def build_worker(
         readers=readers,
         hub=base.hub,
         broker=broker,
+        operations=Operations(broker, pages, administration, clock=time.time),
         sessions=base.sessions,
         context=context,
         handshakes=handshakes,

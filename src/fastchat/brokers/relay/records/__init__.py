@@ -10,8 +10,8 @@ relay sends the publications that the worker has missed, and then WELCOME. From 
 sends drafts and requests. The relay sends the events of a room in the order in which they happened.
 
 A request carries a number that the worker has chosen, and a deadline after which the worker no
-longer waits. The reply (JOINED, LEFT, PAGE, REMOVED) or the refusal (REFUSED) carries the same
-number.
+longer waits. The reply (JOINED, LEFT, PAGE, REMOVED, ADMINISTERED) or the refusal (REFUSED)
+carries the same number.
 
 `decode` checks each field and raises BadRecord if a record has another shape. Therefore the code
 that uses a record sees typed values only.
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from fastchat.brokers.relay.records.decoding import decode_from_relay, decode_from_worker
 from fastchat.brokers.relay.records.from_relay import (
+    Administered,
     Answer,
     Aside,
     Deliver,
@@ -38,6 +39,7 @@ from fastchat.brokers.relay.records.from_relay import (
     Refused,
     Removed,
     Reply,
+    Restarted,
     Run,
     SendAway,
     Status,
@@ -45,6 +47,7 @@ from fastchat.brokers.relay.records.from_relay import (
     Welcome,
 )
 from fastchat.brokers.relay.records.from_worker import (
+    Administer,
     After,
     AskStatus,
     Before,
@@ -69,9 +72,12 @@ from fastchat.brokers.relay.records.from_worker import (
     Said,
     Search,
     Tell,
+    Verb,
 )
 
 __all__ = [
+    "Administer",
+    "Administered",
     "After",
     "Answer",
     "Aside",
@@ -109,6 +115,7 @@ __all__ = [
     "Reply",
     "Report",
     "Request",
+    "Restarted",
     "Restore",
     "Run",
     "Said",
@@ -117,6 +124,7 @@ __all__ = [
     "Status",
     "Tell",
     "TurnAway",
+    "Verb",
     "Welcome",
     "decode_from_relay",
     "decode_from_worker",

@@ -27,6 +27,7 @@ _FROM_WORKER: Mapping[int, Callable[[Any, bytes], FromWorker]] = {
     RecordKind.PING: from_worker.Ping.decode,
     RecordKind.STATUS: from_worker.AskStatus.decode,
     RecordKind.REMOVE: from_worker.Remove.decode,
+    RecordKind.ADMINISTER: from_worker.Administer.decode,
     RecordKind.ENTER: from_worker.Enter.decode,
     RecordKind.IDENTIFY: from_worker.Identify.decode,
     RecordKind.EXIT: from_worker.Exit.decode,
@@ -45,6 +46,8 @@ _FROM_RELAY: Mapping[int, Callable[[Any, bytes], FromRelay]] = {
     RecordKind.PONG: from_relay.Pong.decode,
     RecordKind.EXPEL: from_relay.Expel.decode,
     RecordKind.REMOVED: from_relay.Removed.decode,
+    RecordKind.ADMINISTERED: from_relay.Administered.decode,
+    RecordKind.RESTARTED: from_relay.Restarted.decode,
     RecordKind.TURN_AWAY: from_relay.TurnAway.decode,
     RecordKind.SEND_AWAY: from_relay.SendAway.decode,
     RecordKind.KNOW: from_relay.Know.decode,
@@ -58,6 +61,7 @@ _WITH_TAIL = {
     RecordKind.EVENT,
     RecordKind.JOINED,
     RecordKind.PAGE,
+    RecordKind.ADMINISTERED,
 }
 
 Record = TypeVar("Record")

@@ -26,10 +26,13 @@ from fastchat.brokers.relay.records.fields import (
 from fastchat.brokers.relay.wire import BadRecord, RecordKind, pack
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.limits.connections import Limit
+from fastchat.protocol import Position
+from fastchat.protocol.options import RoomOptions
 from fastchat.rooms import Entry, Member
 from fastchat.rooms.subscribers import PresenceChange
 
 __all__ = [
+    "Administered",
     "Answer",
     "Aside",
     "Deliver",
@@ -47,6 +50,7 @@ __all__ = [
     "Refused",
     "Removed",
     "Reply",
+    "Restarted",
     "Run",
     "Status",
     "TurnAway",
@@ -271,14 +275,33 @@ class Lost(NamedTuple):
         return cls(expect_text(head))
 
 
+class Restarted(NamedTuple):
+    """A room's stream was deleted and begins anew: the worker closes the members' connections.
+
+    Head: [room, position].
+    """
+
+    room: str
+    position: Position
+
+    def encode(self) -> bytes:
+        return pack(RecordKind.RESTARTED, self)
+
+    @classmethod
+    def decode(cls, head: Any, tail: bytes) -> Self:
+        room, position = expect_fields(head, 2)
+        return cls(expect_text(room), expect_position(position))
+
+
 # Replies
 
 
 class Joined(NamedTuple):
     """The reply to JOIN: the entry.
 
-    Head: [number, {room, member, position, recovered, users, online, spectators, sizes}]; `users`
-    is null in a crowd. Tail: the payloads, one after the other, of these sizes in bytes.
+    Head: [number, {room, member, position, recovered, users, online, spectators, options, sizes}];
+    `users` is null in a crowd, and `options` if nothing was set. Tail: the payloads, one after the
+    other, of these sizes in bytes.
     """
 
     number: int
@@ -286,7 +309,7 @@ class Joined(NamedTuple):
     entry: Entry
 
     def encode(self) -> bytes:
-        member, position, payloads, recovered, users, online, spectators = self.entry
+        member, position, payloads, recovered, users, online, spectators, options = self.entry
         answer = {
             "room": self.room,
             "member": member,
@@ -295,6 +318,7 @@ class Joined(NamedTuple):
             "users": users,
             "online": online,
             "spectators": spectators,
+            "options": options,
             "sizes": [len(payload) for payload in payloads],
         }
         return pack(RecordKind.JOINED, [self.number, answer], payloads)
@@ -311,6 +335,7 @@ class Joined(NamedTuple):
             expect_members(get("users")),
             expect_natural(get("online")),
             expect_natural(get("spectators")),
+            _options(get("options")),
         )
         return cls(expect_natural(number), expect_text(get("room")), entry)
 
@@ -371,6 +396,27 @@ class Removed(NamedTuple):
     def decode(cls, head: Any, tail: bytes) -> Self:
         number, member = expect_fields(head, 2)
         return cls(expect_natural(number), expect_member(member))
+
+
+class Administered(NamedTuple):
+    """The reply to ADMINISTER: what the method returned, and encoded publications if there are any.
+
+    Head: [number, value, [size, ...]]. Tail: the payloads, one after the other, of these sizes in
+    bytes.
+    """
+
+    number: int
+    value: Any
+    payloads: Sequence[bytes] = ()
+
+    def encode(self) -> bytes:
+        sizes = [len(payload) for payload in self.payloads]
+        return pack(RecordKind.ADMINISTERED, [self.number, self.value, sizes], self.payloads)
+
+    @classmethod
+    def decode(cls, head: Any, tail: bytes) -> Self:
+        number, value, sizes = expect_fields(head, 3)
+        return cls(expect_natural(number), value, _payloads(tail, sizes))
 
 
 class Refused(NamedTuple):
@@ -464,14 +510,29 @@ class Status(NamedTuple):
 # Any record
 
 
-Reply = Joined | Left | Page | Removed
+Reply = Joined | Left | Page | Removed | Administered
 Aside = Welcome | TurnAway | SendAway | Pong | Status
-FromRelay = Deliver | Event | Answer | Know | Expel | Lost | Reply | Refused | Aside
+FromRelay = Deliver | Event | Answer | Know | Expel | Lost | Restarted | Reply | Refused | Aside
 
 
 def _change(value: Any) -> PresenceChange:
     came, member = expect_fields(value, 2)
     return PresenceChange(expect_flag(came), expect_member(member))
+
+
+def _options(value: Any) -> RoomOptions | None:
+    """The options of a room, in their order, or null."""
+    if value is None:
+        return None
+    title, topic, closed, read_only, slow_s, max_messages = expect_fields(value, 6)
+    return RoomOptions(
+        expect_text(title),
+        expect_text(topic),
+        expect_flag(closed),
+        expect_flag(read_only),
+        expect_natural(slow_s),
+        expect_natural(max_messages),
+    )
 
 
 def _refusal(value: Any) -> Refusal:

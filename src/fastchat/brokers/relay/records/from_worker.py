@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from typing import Any, NamedTuple, Self
 
 import orjson
@@ -38,6 +39,7 @@ from fastchat.protocol import (
 from fastchat.rooms import Entrance, Member, Removal
 
 __all__ = [
+    "Administer",
     "After",
     "AskStatus",
     "Before",
@@ -62,12 +64,32 @@ __all__ = [
     "Said",
     "Search",
     "Tell",
+    "Verb",
 ]
 
 
 #: Messages that are not drafts of ordinary users, by what stands in the place of their change.
 _TYPES: Mapping[str, type[MessageDraft]] = {"moderator": ModeratorDraft, "posted": PostedDraft}
 _NAMES = {kind: name for name, kind in _TYPES.items()}
+
+
+class Verb(StrEnum):
+    """The methods of `fastchat.rooms.administration.Administration`."""
+
+    POSITION = "position"
+    ROOMS = "rooms"
+    OPTIONS = "options"
+    SET_OPTIONS = "set_options"
+    DELETE_ROOM = "delete_room"
+    SINCE = "since"
+    USERS = "users"
+    FIND_USER = "find_user"
+    DISCONNECT = "disconnect"
+    BAN = "ban"
+    UNBAN = "unban"
+    BANS = "bans"
+    MESSAGES_OF = "messages_of"
+    ERASE_USER = "erase_user"
 
 
 class Connection(NamedTuple):
@@ -272,8 +294,9 @@ class Tell(NamedTuple):
 class Join(NamedTuple):
     """A request to count a member in. The reply is JOINED.
 
-    Head: [number, deadline, room, name or null, credential, since, limit, address, connection].
-    The last seven fields are an Entrance; `since` is [epoch, offset, timestamp] or null.
+    Head: [number, deadline, room, name or null, credential, since, limit, address, connection,
+    moderates]. The last eight fields are an Entrance; `since` is [epoch, offset, timestamp] or
+    null.
     """
 
     number: int
@@ -285,8 +308,8 @@ class Join(NamedTuple):
 
     @classmethod
     def decode(cls, head: Any, tail: bytes) -> Self:
-        number, deadline, room, name, credential, since, *rest = expect_fields(head, 9)
-        limit, address, connection = rest
+        number, deadline, room, name, credential, since, *rest = expect_fields(head, 10)
+        limit, address, connection, moderates = rest
         entrance = Entrance(
             expect_text(room),
             None if name is None else expect_text(name),
@@ -295,6 +318,7 @@ class Join(NamedTuple):
             expect_natural(limit),
             expect_text(address),
             expect_natural(connection),
+            expect_flag(moderates),
         )
         return cls(expect_natural(number), expect_seconds(deadline), entrance)
 
@@ -352,6 +376,32 @@ class Remove(NamedTuple):
             expect_text(moderator),
         )
         return cls(expect_natural(number), expect_seconds(deadline), removal)
+
+
+class Administer(NamedTuple):
+    """A call of `fastchat.rooms.administration.Administration`. The reply is ADMINISTERED.
+
+    Head: [number, deadline, verb, arguments]. The arguments are those of the method, in their
+    order; a position is [epoch, offset, timestamp].
+    """
+
+    number: int
+    deadline: float
+    verb: Verb
+    arguments: Sequence[Any]
+
+    def encode(self) -> bytes:
+        return pack(RecordKind.ADMINISTER, self)
+
+    @classmethod
+    def decode(cls, head: Any, tail: bytes) -> Self:
+        number, deadline, verb, arguments = expect_fields(head, 4)
+        return cls(
+            expect_natural(number),
+            expect_seconds(deadline),
+            expect_choice(Verb, verb),
+            expect_list(arguments),
+        )
 
 
 class Before(NamedTuple):
@@ -544,7 +594,7 @@ class AskStatus(NamedTuple):
 
 
 Introduction = Hello | Restore
-Request = Join | Leave | Remove | Before | After | Search
+Request = Join | Leave | Remove | Administer | Before | After | Search
 Counting = Connections | Enter | Identify | Exit
 Said = Publish | Request | Lose | Tell | Counting | Report | Ping
 
