@@ -20,6 +20,7 @@ from fastchat.protocol import (
     Reactor,
     Send,
 )
+from fastchat.protocol.options import RoomOptions
 from fastchat.protocol.parsing import parse
 
 TIMESTAMP = "2025-01-18T10:30:00.123Z"
@@ -238,6 +239,15 @@ EVENTS: list[tuple[bytes, dict[str, Any]]] = [
     (
         protocol.presence("lobby", 300, 2),
         {"type": "presence", "room": "lobby", "online": 300, "spectators": 2},
+    ),
+    (
+        protocol.room_changed("lobby", RoomOptions(title="Lobby", read_only=True)),
+        {"type": "room", "room": "lobby", "options": {"title": "Lobby", "read_only": True}},
+    ),
+    (protocol.room_deleted("lobby"), {"type": "room_deleted", "room": "lobby"}),
+    (
+        protocol.user_erased("lobby", "u_1"),
+        {"type": "user_erased", "room": "lobby", "user": "u_1"},
     ),
     (
         protocol.presence_list("lobby", 300, 0, None),
