@@ -105,13 +105,13 @@ class Deliveries:
     def _deliver(self, stream: Stream, publications: Sequence[Publication]) -> None:
         name = stream.room
         room = self._rooms.get(name)
-        subscribers = tuple(room.subscribers) if room is not None else ()
+        subscribers = room.subscribers.copy() if room is not None else {}
         told = set(subscribers)
         for start in range(0, len(publications), MAX_RUN):
             run = publications[start : start + MAX_RUN]
             senders = [self._senders.pop((name, each.offset), _ELSEWHERE) for each in run]
             told.update(origin for origin, _ in senders if origin is not None)
-            deliver_run(subscribers, run, senders)
+            deliver_run(name, subscribers, run, senders)
         if told:
             self.end_turn(told)
 

@@ -215,15 +215,15 @@ class LocalRooms:
                 origin.answer(draft_key, outcome)
                 index += 1
                 continue
-            run = [outcome]
+            name, run = outcome.room, [outcome]
             for at in range(index + 1, min(count, index + MAX_RUN)):
                 following = outcomes[at]
-                if not isinstance(following, (Message, Change)) or following.room != outcome.room:
+                if not isinstance(following, (Message, Change)) or following.room != name:
                     break
                 run.append(following)
-            room = self._rooms.get(outcome.room)
+            room = self._rooms.get(name)
             subscribers = room.subscribers if room is not None else {}
-            deliver_run(subscribers, run, senders[index : index + len(run)])
+            deliver_run(name, subscribers, run, senders[index : index + len(run)])
             index += len(run)
 
     # Members

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from fastchat import protocol
@@ -89,27 +89,27 @@ class Subscriber(Protocol):
 
 
 def deliver_run(
-    subscribers: Collection[Subscriber],
+    room: str,
+    subscribers: Mapping[Subscriber, int],
     run: Sequence[Publication],
     senders: Sequence[tuple[Subscriber | None, Any]],
 ) -> None:
-    """Deliver publications of a room whose offsets follow each other to its subscribers.
+    """Deliver publications of a room, whose offsets follow each other, to its subscribers.
 
     They are at most `MAX_RUN`, and each of them has a sender: the process that the draft came from,
     and the draft's key. It is (None, None) if the draft came from another machine. A sender that is
     no subscriber of the room learns only that the publication was stored (`Subscriber.kept`).
     """
     origins = {origin for origin, _ in senders}
-    origins.discard(None)
-    if origins.difference(subscribers):
+    if not origins <= subscribers.keys():
         for publication, (origin, draft_key) in zip(run, senders, strict=True):
             if origin is not None and origin not in subscribers:
                 origin.kept(draft_key, publication.offset)
     if subscribers:
-        name, offset = run[0].room, run[0].offset
+        offset = run[0].offset
         payloads = list(map(protocol.encode, run))
         for subscriber in subscribers:
             draft_keys = None
             if subscriber in origins:
                 draft_keys = [key if origin is subscriber else None for origin, key in senders]
-            subscriber.deliver(name, offset, payloads, draft_keys)
+            subscriber.deliver(room, offset, payloads, draft_keys)
