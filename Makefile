@@ -4,7 +4,7 @@ PYTHON ?= python3
 CC ?= cc
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml setup.py $(wildcard src/fastchat/_buffers.py* src/fastchat/_codec.py* src/fastchat/_fanout.py* src/fastchat/fanout/*.pxi)
+SOURCES := pyproject.toml setup.py clients/python/pyproject.toml $(wildcard src/fastchat/_buffers.py* src/fastchat/_codec.py* src/fastchat/_fanout.py* src/fastchat/fanout/*.pxi)
 # Arguments for the command: make serve ARGS="--port 9000"
 ARGS ?=
 FUZZ_SECONDS ?= 60
@@ -37,7 +37,7 @@ help:
 	@echo "make fuzz         feed random bytes to the parsers and the hub (FUZZ_SECONDS=600)"
 	@echo "make soak         kill servers, drop clients and fill disks for some minutes"
 	@echo "make lighthouse   audit the page with Lighthouse (needs node and npm)"
-	@echo "make build        build a wheel and a source distribution"
+	@echo "make build        build wheels and source distributions of server and client"
 	@echo "make screenshots  take the screenshots of the README again"
 	@echo "make lint types   check style; check types"
 	@echo "make clean        delete everything that make has built"
@@ -111,6 +111,7 @@ bench: $(VENV)/bench.stamp
 
 build: $(VENV)/test.stamp
 	$(BIN)/python -m build --outdir dist
+	$(BIN)/python -m build --outdir dist clients/python
 
 screenshots: $(VENV)/test.stamp chromium
 	$(BIN)/python tests/browser/screenshots.py docs/screenshots
@@ -120,7 +121,7 @@ lighthouse: $(VENV)/test.stamp chromium
 	@$(BIN)/python tests/browser/lighthouse.py build/lighthouse
 
 clean:
-	rm -rf build dist $(VENV) src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist $(VENV) src/*.egg-info clients/python/src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	rm -f src/fastchat/*.so
 
 $(BIN)/python:
@@ -138,12 +139,12 @@ $(BIN)/python:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 
 $(VENV)/serve.stamp: $(BIN)/python $(SOURCES)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cluster]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable clients/python --editable '.[cluster]'
 	@touch $@
 
 # It builds the hub as `serve.stamp` does, so a fresh clone that runs the tests builds it once.
 $(VENV)/test.stamp: $(BIN)/python $(SOURCES)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable clients/python --editable '.[test]'
 	@touch $(VENV)/serve.stamp $@
 
 $(VENV)/bench.stamp: $(VENV)/serve.stamp

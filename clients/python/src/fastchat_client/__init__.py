@@ -1,0 +1,71 @@
+"""A client of the fastchat server: `Chat`, and `SyncChat` for programs without asyncio."""
+
+from __future__ import annotations
+
+import logging
+
+from fastchat_client._version import __version__
+from fastchat_client.chat import Chat, Status, Token
+from fastchat_client.errors import (
+    ChatError,
+    CloseCode,
+    Closed,
+    Disconnected,
+    Refused,
+    Unconfirmed,
+)
+from fastchat_client.events import (
+    Delete,
+    Edit,
+    Event,
+    File,
+    Gap,
+    Join,
+    Leave,
+    Message,
+    Page,
+    Position,
+    Presence,
+    React,
+    Rejoined,
+    Sent,
+    Typing,
+    User,
+)
+from fastchat_client.room import Room
+from fastchat_client.sync import SyncChat, SyncRoom
+
+__all__ = [
+    "Chat",
+    "ChatError",
+    "CloseCode",
+    "Closed",
+    "Delete",
+    "Disconnected",
+    "Edit",
+    "Event",
+    "File",
+    "Gap",
+    "Join",
+    "Leave",
+    "Message",
+    "Page",
+    "Position",
+    "Presence",
+    "React",
+    "Refused",
+    "Rejoined",
+    "Room",
+    "Sent",
+    "Status",
+    "SyncChat",
+    "SyncRoom",
+    "Token",
+    "Typing",
+    "Unconfirmed",
+    "User",
+    "__version__",
+]
+
+# A library prints nothing unless the program has set up logging.
+logging.getLogger("fastchat_client").addHandler(logging.NullHandler())

@@ -1,1 +1,0 @@
-"""A client of docs/protocol.md, which `fastchat tail` uses."""
