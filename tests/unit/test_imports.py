@@ -31,7 +31,6 @@ LAYERS = {
         "__init__",
         "process",
         "ops",
-        "client",
         "files",
         "ledger",
         "history",
@@ -65,7 +64,6 @@ LAYERS = {
     "history": {"_codec"},
     "limits": set(),
     "auth": set(),
-    "client": set(),
     "hub": {"_fanout"},
     "_fanout": set(),
     "_buffers": set(),
@@ -85,7 +83,7 @@ LAYERS = {
 
 #: Which modules can import a library; a package's name stands for all of its modules.
 LIBRARIES = {
-    "picows": {"connections", "web.websocket", "client", "_buffers"},
+    "picows": {"connections", "web.websocket", "_buffers"},
     "multidict": {"connections.session", "web.websocket"},
     "starlette": {
         "web.page",
@@ -102,18 +100,19 @@ LIBRARIES = {
     "jwt": {"auth"},
     "cryptography": {"auth", "web.tls"},
     "orjson": {
-        *("protocol", "logs", "hub", "history", "ledger", "ops", "cli", "client"),
+        *("protocol", "logs", "hub", "history", "ledger", "ops", "cli"),
         *("brokers.relay", "brokers.relay.records", "chat.operations"),
     },
     "imagesize": {"files.media"},
     "apsw": {"database", "files", "history"},
     "asyncpg": {"ledger"},
+    "fastchat_client": {"cli.tail"},
 }
 
 #: Classes whose objects live as long as the process, and the modules that construct them.
 BUILDERS = {
     "Admission": {"process.assembly.worker"},
-    "Chat": {"process.assembly.worker"},
+    "Chat": {"process.assembly.worker", "cli.tail"},  # the latter is that of the client library
     "Context": {"process.assembly.worker"},
     "Counts": {"process.assembly.clustered"},
     "FileEndpoints": {"process.assembly.worker"},

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import secrets
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -24,11 +24,27 @@ from urllib.parse import unquote, urlsplit
 import uvloop
 
 from fastchat.cli.terminal import JsonScreen, Screen, has_color, has_lines, lines_of
-from fastchat.client.link import Refused
-from fastchat.client.room import RoomClient, TokenNeeded
-from fastchat.errors import CommandError, SettingError
-from fastchat.protocol.names import check_room
+from fastchat.cli.text import safe
+from fastchat.errors import CommandError, ErrorCode, FastchatError, SettingError
+from fastchat.protocol import check_room, check_text
 from fastchat.streams import complain, open_output
+from fastchat_client import (
+    Chat,
+    ChatError,
+    Delete,
+    Disconnected,
+    Edit,
+    Gap,
+    Join,
+    Leave,
+    Message,
+    Position,
+    React,
+    Room,
+    Status,
+)
+from fastchat_client import Refused as ChatRefused
+from fastchat_client.address import websocket_url
 
 __all__ = ["Address", "Options", "Refused", "check_token", "parse_address", "read_token", "run"]
 
@@ -47,6 +63,10 @@ class Address(NamedTuple):
 
     url: str
     room: str | None
+
+
+class Refused(FastchatError):
+    """Another attempt is useless: the server refuses this client, or the address is wrong."""
 
 
 class Options(NamedTuple):
@@ -73,98 +93,204 @@ def run(options: Options) -> int:
     BrokenPipeError if its reader has ended. If that reader pauses, the client pauses as well, and
     recovers later.
     """
-    file = options.token_file
     out = open_output()
-    client = RoomClient(
-        options.address,
-        options.room,
-        JsonScreen(out) if options.json else Screen(out, color=has_color(out)),
-        notice=complain,
-        username=options.username,
-        history=options.history,
-        token=options.token,
-        renew_token=None if file is None else _renewal(file),
-    )
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_follow(client))
-    except TokenNeeded:
-        raise Refused(
-            "The server requires a token: give --token-file FILE or set FASTCHAT_TOKEN."
-        ) from None
-    if client.has_unconfirmed:
-        complain("the server has not confirmed the last line; it may not have been sent")
-    return 1 if client.has_unconfirmed or client.refused_lines else 0
+    screen = JsonScreen(out) if options.json else Screen(out, color=has_color(out))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_Tail(options, screen).run())
 
 
-async def _follow(client: RoomClient) -> None:
-    loop = asyncio.get_running_loop()
-    stopped = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopped.set)
-    working = {loop.create_task(client.stay()), loop.create_task(stopped.wait())}
-    if has_lines(sys.stdin):
-        lines = lines_of(sys.stdin.fileno())
-        working.add(loop.create_task(_say_all(client, lines, may_share=sys.stdin.isatty())))
-    try:
-        done, _ = await asyncio.wait(working, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in working:
-            task.cancel()
-        await asyncio.gather(*working, return_exceptions=True)
-        await client.leave()
+class _Tail:
+    """One run of the command: a room on the screen, and lines to the room."""
 
+    def __init__(self, options: Options, screen: Screen) -> None:
+        self._options = options
+        self._screen = screen
+        self._last: Position | None = None  # of the last publication that was shown
+        self._sends_line = False  # one that is not confirmed yet
+        self._refused_lines = 0
+        token = options.token
+        self._tokens = None if options.token_file is None else _TokenFile(options.token_file, token)
 
-async def _say_all(client: RoomClient, lines: AsyncIterator[bytes], *, may_share: bool) -> None:
-    """Send the lines one after the other, from the first join on."""
-    await client.arrived()
-    async for line in lines:
-        text = line.decode("utf-8", "replace").rstrip()
-        if may_share and text.startswith(SHARE):
-            text = await client.share(Path(text.removeprefix(SHARE).strip()))
-        if text:
-            await client.say(text)
-
-
-def _renewal(file: Path) -> Callable[[str], str]:
-    """Return a function that reads a token's file again after the token has expired."""
-
-    def renew(old: str) -> str:
+    async def run(self) -> int:
+        chat = Chat(
+            self._options.address,
+            token=self._tokens or self._options.token,
+            username=self._options.username or _made_up_name,
+            on_status=self._on_status,
+            on_error=lambda error: complain(safe(error.message)),
+        )
+        loop = asyncio.get_running_loop()
+        stopped = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stopped.set)
+        working = {loop.create_task(self._stay(chat)), loop.create_task(stopped.wait())}
         try:
-            token = read_token(file)
+            done, _ = await asyncio.wait(working, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        except ChatError as error:
+            raise self._refused(error) from None
+        finally:
+            for task in working:
+                task.cancel()
+            await asyncio.gather(*working, return_exceptions=True)
+            await chat.close()
+        if self._sends_line:
+            complain("the server has not confirmed the last line; it may not have been sent")
+        return 1 if self._sends_line or self._refused_lines else 0
+
+    async def _stay(self, chat: Chat) -> None:
+        """Show the room, and send the lines of standard input until they end."""
+        room = await chat.join(self._options.room, history=self._options.history)
+        self._last = room.position
+        for message in room.messages:
+            self._screen.publication(message.raw)
+        self._screen.flush()
+        tasks = [asyncio.create_task(self._show_all(room))]
+        if has_lines(sys.stdin):
+            tasks.append(asyncio.create_task(self._say_all(chat, room)))
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _show_all(self, room: Room) -> None:
+        async for event in room:
+            match event:
+                case Gap():
+                    self._show_gap(event)
+                case Join() | Leave():
+                    self._screen.presence(event.raw)
+                case Message() | Edit() | Delete() | React():
+                    self._last = event.position
+                    self._screen.publication(event.raw)
+            self._screen.flush()
+
+    def _show_gap(self, gap: Gap) -> None:
+        """Show the messages after a gap that were not shown before it."""
+        complain("some messages may be missing here")
+        last, self._last = self._last, gap.position
+        for message in gap.messages:
+            if last is None or _is_after(last, message):
+                self._screen.publication(message.raw)
+
+    async def _say_all(self, chat: Chat, room: Room) -> None:
+        """Send the lines one after the other, and close the chat after the last one."""
+        may_share = sys.stdin.isatty()
+        async for line in lines_of(sys.stdin.fileno()):
+            text = line.decode("utf-8", "replace").rstrip()
+            if may_share and text.startswith(SHARE):
+                await self._share(room, text.removeprefix(SHARE).strip())
+            elif text:
+                await self._say(room, text)
+        await chat.close()
+
+    async def _say(self, room: Room, text: str) -> None:
+        try:
+            check_text(text)  # raises if the server would refuse the line
+            self._sends_line = True
+            await room.send(text)
+        except CommandError as refusal:
+            self._refuse_line(refusal.message)
+        except ChatRefused as refusal:
+            if room.has_ended:
+                raise
+            self._refuse_line(safe(refusal.message))
+        self._sends_line = False
+
+    async def _share(self, room: Room, file: str) -> None:
+        try:
+            self._sends_line = True
+            link = (await room.upload(file)).link
+        except (OSError, RuntimeError) as error:
+            self._refuse_line(f"{safe(file)}: {getattr(error, 'strerror', None) or error}")
+        except ChatRefused as refusal:
+            if room.has_ended:
+                raise
+            self._refuse_line(safe(refusal.message))
+        else:
+            await self._say(room, link)
+        self._sends_line = False
+
+    def _refuse_line(self, why: str) -> None:
+        self._refused_lines += 1
+        complain(f"a line was not sent: {why}")
+
+    def _on_status(self, status: Status) -> None:
+        if status.state == "renewing" and self._tokens is not None:
+            self._tokens.expired()
+        elif status.state == "waiting" and status.error is not None:
+            why = safe(str(status.error)).rstrip(".")
+            if isinstance(status.error, Disconnected):
+                why = why[:1].lower() + why[1:]
+            complain(f"{why}; trying again in {status.retry_in:.1f} s")
+
+    def _refused(self, error: ChatError) -> Refused:
+        if error.code == ErrorCode.UNAUTHORIZED and not (self._tokens or self._options.token):
+            return Refused(
+                "The server requires a token: give --token-file FILE or set FASTCHAT_TOKEN."
+            )
+        return Refused(safe(error.message))
+
+
+class _TokenFile:
+    """The token of a user, which is read again for each connection."""
+
+    def __init__(self, file: Path, token: str | None) -> None:
+        self._file = file
+        self._last = token
+        self._has_expired = False
+
+    def expired(self) -> None:
+        """Note that the server has refused the last token because it has expired."""
+        self._has_expired = True
+
+    def __call__(self) -> str:
+        """Return the token. Raises ChatError if there is no other than the expired one."""
+        try:
+            token = read_token(self._file)
         except SettingError as error:
-            raise Refused(f"The token has expired. {error}") from None
-        if token == old:
-            raise Refused(f"The token has expired, and {file} still holds the same token.")
+            expired = "The token has expired. " if self._has_expired else ""
+            raise ChatError("no_token", f"{expired}{error}") from None
+        if self._has_expired and token == self._last:
+            raise ChatError(
+                "no_token", f"The token has expired, and {self._file} still holds the same token."
+            )
+        self._last, self._has_expired = token, False
         return token
 
-    return renew
+
+def _is_after(last: Position, message: Message) -> bool:
+    """Whether a message is not among those that were shown up to this position.
+
+    If an older copy of the history was put back, a new message can have an old offset.
+    """
+    if last.epoch != message.epoch:
+        return True
+    known = last.timestamp is None or message.raw["timestamp"] <= last.timestamp
+    return message.offset > last.offset or not known
+
+
+def _made_up_name() -> str:
+    return f"tail-{secrets.token_hex(2)}"
 
 
 def parse_address(text: str) -> Address:
     """Parse the address of a server, or of a room on its page: `https://host/#ops`.
 
-    The WebSocket of the page at `http://host:8080/` is `ws://host:8080/ws`. A path that does not
-    end with a slash is the path of a WebSocket. Raises Refused if `text` is not an address of a
-    server, or if its room cannot be the name of a room.
+    Raises Refused if `text` is not an address of a server, or if its room cannot be the name of a
+    room.
     """
     try:
-        parts = urlsplit(text)
-        known = {"ws": "ws", "http": "ws", "wss": "wss", "https": "wss"}[parts.scheme]
-        _ = parts.port  # raises ValueError
-    except (KeyError, ValueError):
-        parts, known = urlsplit(""), ""
-    if not parts.hostname or not text.isprintable():
-        raise Refused(f"{text!r} is not an address; give one like ws://127.0.0.1:8080.")
-    if parts.query or parts.username is not None:
-        raise Refused(
-            "The address must have no query (?…) and no user; use --username and --room instead."
-        )
-    path = parts.path or "/"
-    url = f"{known}://{parts.netloc}{path}{'ws' if path.endswith('/') else ''}"
-    return Address(url, _room_of(parts.fragment))
+        url = websocket_url(text)
+    except ValueError as error:
+        hint = " Use --username and --room instead." if "query" in str(error) else ""
+        raise Refused(f"{error}{hint}") from None
+    return Address(url, _room_of(urlsplit(text).fragment))
 
 
 def _room_of(fragment: str) -> str | None:

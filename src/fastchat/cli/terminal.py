@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from datetime import date, datetime
 from typing import Any, TextIO
 
 import orjson
 
-from fastchat.client.text import escape_json, safe
+from fastchat.cli.text import escape_json, safe
 from fastchat.protocol import Kind
 from fastchat.streams import writing
 
@@ -94,7 +94,7 @@ class Screen:
         self._color = color
         self._day = date.today()
 
-    def publication(self, event: dict[str, Any]) -> None:
+    def publication(self, event: Mapping[str, Any]) -> None:
         name = safe(event["username"])
         text = _INDENT.join(map(safe, str(event.get("text", "")).split("\n")))
         match event["type"]:
@@ -110,14 +110,14 @@ class Screen:
                 verb = "took back" if event.get("remove") else "reacted with"
                 self._print(event, f"{name} {verb} {safe(event['emoji'])}", dim=True)
 
-    def presence(self, event: dict[str, Any]) -> None:
+    def presence(self, event: Mapping[str, Any]) -> None:
         self._print(event, safe(event["text"]), dim=True)
 
     def flush(self) -> None:
         with writing():
             self._out.flush()
 
-    def _print(self, event: dict[str, Any], text: str, *, dim: bool = False) -> None:
+    def _print(self, event: Mapping[str, Any], text: str, *, dim: bool = False) -> None:
         time = datetime.fromisoformat(event["timestamp"]).astimezone()
         if time.date() != self._day:
             self._day = time.date()
@@ -135,7 +135,7 @@ class JsonScreen(Screen):
     def __init__(self, out: TextIO) -> None:
         super().__init__(out, color=False)
 
-    def publication(self, event: dict[str, Any]) -> None:
+    def publication(self, event: Mapping[str, Any]) -> None:
         self._write(escape_json(orjson.dumps(event).decode()), dim=False)
 
     presence = publication
