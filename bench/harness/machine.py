@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
 
-PACKAGES = ("fastchat", "uvloop", "Cython", "picows", "uvicorn", "orjson", "websockets")
+PACKAGES = ("fastchat-server", "uvloop", "Cython", "picows", "uvicorn", "orjson", "websockets")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ def package_version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         # The benchmark runs from a checkout that is built in place, but not installed.
-        module = sys.modules.get(package)
+        module = sys.modules.get(package.removesuffix("-server"))
         return getattr(module, "__version__", "in place") if module else None
 
 

@@ -23,7 +23,7 @@ from fastchat.settings import Settings, is_machine_name
 
 # asyncpg is optional. Only a server with an engine imports this module, and it needs asyncpg.
 if importlib.util.find_spec("asyncpg") is None:
-    raise SettingError("--engine needs the package asyncpg; install fastchat[cluster].")
+    raise SettingError("--engine needs the package asyncpg; install fastchat-server[cluster].")
 
 from fastchat.ledger import LedgerError
 from fastchat.ledger.appending import Limits
