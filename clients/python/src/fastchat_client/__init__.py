@@ -1,10 +1,11 @@
-"""A client of the fastchat server: `Chat`, and `SyncChat` for programs without asyncio."""
+"""A client of the fastchat server: `Chat`, `SyncChat` for programs without asyncio, and `Bot`."""
 
 from __future__ import annotations
 
 import logging
 
 from fastchat_client._version import __version__
+from fastchat_client.bot import Bot
 from fastchat_client.chat import Chat, Status, Token
 from fastchat_client.errors import (
     ChatError,
@@ -36,6 +37,7 @@ from fastchat_client.room import Room
 from fastchat_client.sync import SyncChat, SyncRoom
 
 __all__ = [
+    "Bot",
     "Chat",
     "ChatError",
     "CloseCode",
