@@ -57,7 +57,7 @@ test: $(TEST_NEEDS)
 ifeq ($(ARGS),)
 	$(BIN)/python -m pytest -q -n 6 --dist loadfile --no-loadscope-reorder $(ALONE:%=--ignore=%)
 	$(BIN)/python -m pytest $(ALONE)
-	FASTCHAT_DEBUG=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/unit/hub tests/unit/protocol/test_codec.py \
+	FASTCHAT_DEBUG=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/unit/hub tests/unit/membership tests/unit/protocol/test_codec.py \
 	  tests/unit/test_buffers.py
 else
 	$(BIN)/python -m pytest $(ARGS)

@@ -101,40 +101,7 @@ include "fanout/verify.pxi"
 
 
 cdef class Hub:
-    """Fans publications out to the members of rooms. See the head of this module.
-
-    A hub must be created inside a running event loop, and belongs to that loop.
-    `broadcast`, `broadcast_text`, `flush`, `register`, `unregister`, `send`, `evict`
-    and `close` can be called from other threads too: the call is handed to the loop
-    and returns None at once. All other methods must be called in the loop's thread.
-
-    Arguments (all keyword-only):
-
-    * ``max_lag_bytes``: how many bytes a member can fall behind before it is evicted,
-      at least 1024. Outside a flush a room's log never holds more.
-    * ``max_connection_lag_bytes``: how many bytes the hub keeps for one connection, over
-      all its rooms and in its transport, before it is evicted; at least 1024. Bytes that
-      are kept for several connections count for each of them.
-    * ``max_lag_total_bytes``: how many bytes the hub keeps for all connections together, at
-      least 1024; bytes that are kept for several connections count once. Above it, the
-      hub evicts the connections for which most is kept. Both bounds can be exceeded by
-      64 KiB, or by one publication or reply if that is larger.
-    * ``max_lag_s``: how many seconds a connection can stay blocked without its
-      transport being empty once.
-    * ``ping_interval_s``: seconds between two pings to each connection; 0 means no
-      pings. If it is above 0, the owner of the protocols must forward pongs to
-      `Connection.pong`.
-    * ``pong_timeout_s``: how many seconds a pong can take before the connection is
-      closed.
-    * ``on_evict``: ``on_evict(connection, code, reason)``, called in a later turn after
-      the hub has closed a connection on its own account: 4008 (read too slowly), 4009
-      (missed its heartbeat), 1006 (the socket failed; no frame was sent) or the code of
-      `evict`. None means that nothing is called.
-    * ``clock``: returns monotonic seconds, for the sweep; None means the loop's clock.
-    * ``slice_visits``: how many members are visited in one loop turn, 1 to 256.
-
-    Raises ValueError for a value out of its range, and RuntimeError outside a loop.
-    """
+    """The compiled methods of `fastchat.Hub`, which documents the arguments."""
     cdef dict _rooms            # name -> Room
     cdef dict _connections      # transport -> Connection
     cdef list _by_descriptor    # descriptor -> Connection or None
@@ -202,8 +169,11 @@ cdef class Hub:
         """Put `transport` into `room` and return its `Connection`.
 
         The transport gets every publication from now on. It can be in many rooms; a
-        second registration in the same room changes nothing. Raises RuntimeError
-        if the hub or the transport is closed.
+        second registration in the same room changes nothing. The hub must be the only writer
+        of the transport: bytes that another writes can land in the middle of a frame. The
+        transport's protocol must forward `pause_writing` and `resume_writing` to the connection,
+        or the hub can do the same. (`member` sees to both for a WebSocket of another library.)
+        Raises RuntimeError if the hub or the transport is closed.
         """
         if _is_elsewhere(self):
             _hand_to_loop(self, self.register, (transport, room))
@@ -236,10 +206,12 @@ cdef class Hub:
     def attach(self, transport, owner=None):
         """Add `transport` to the hub, in no room yet, and return its `Connection`.
 
-        `owner` is any object, and is returned by ``connection.owner``. The method sets
-        the transport's write-buffer limits so that `pause_writing` means exactly "the
-        first byte is queued" and `resume_writing` exactly "empty". Raises RuntimeError
-        if the hub is closed, or if the transport is closing or attached already.
+        `owner` is any object, and is returned by ``connection.owner``. The hub must be the only
+        writer of the transport, whose protocol must forward `pause_writing` and `resume_writing`
+        to the connection. The method sets the transport's write-buffer limits so that
+        `pause_writing` means exactly "the first byte is queued" and `resume_writing` exactly
+        "empty". Raises RuntimeError if the hub is closed, or if the transport is closing or
+        attached already.
         """
         cdef Connection conn
         if self._closed:
@@ -269,7 +241,8 @@ cdef class Hub:
     def detach(self, Connection conn not None):
         """Remove a connection from the hub at once; nothing more is sent to it.
 
-        A second call does nothing.
+        What is pending for it is dropped. What its transport holds is still sent. A second call
+        does nothing.
         """
         _require_own(self, conn)
         if conn.state != DETACHED:
@@ -342,7 +315,8 @@ cdef class Hub:
 
         This must be called in the loop's thread. None means that no member is excluded.
         A member can be excluded only at the head of the log: a blocked one gets the
-        message like all others. A room without members is not an error.
+        message like all others. A room without members is not an error, so on a closed hub,
+        which has no members, nothing happens.
         """
         cdef Room target = self._rooms.get(room)
         if target is None:
@@ -489,7 +463,11 @@ cdef class Hub:
             _close_one(self, <Connection>conn, frame)
 
     def abort(self):
-        """Close the hub, abort every transport that is left, and end the sweep."""
+        """Close the hub, abort every transport that is left, and end the sweep.
+
+        No close frames are sent, and `on_evict` is not called. A transport that cannot be aborted
+        is logged. A second call does nothing.
+        """
         self._closed = True
         for conn in tuple(self._connections.values()):
             _abort_one(self, <Connection>conn)
@@ -509,7 +487,8 @@ cdef class Hub:
     def sweep(self):
         """Send due pings, evict late connections, and abort closed ones whose time is over.
 
-        The hub calls this once a second while it has connections.
+        The hub calls this once a second while it has connections. So each of these times can be
+        exceeded by a second. A transport that fails is logged, and its connection is lost.
         """
         cdef double now = self._clock()
         cdef Connection conn
@@ -531,7 +510,10 @@ cdef class Hub:
     # Statistics and checks
 
     def client_count(self, room=None):
-        """Return the number of members of `room`, or of all connections for None."""
+        """Return the number of members of `room`, or of all connections for None.
+
+        A room that does not exist has 0 members.
+        """
         cdef Room found
         if room is None:
             return len(self._connections)

@@ -21,16 +21,20 @@ cdef enum State:
 cdef class Connection:
     """One transport that the hub writes to, in any number of rooms.
 
-    `Hub.register` and `Hub.attach` create connections. The transport's protocol must
-    forward `pause_writing` and `resume_writing` to its connection. The hub holds a strong
-    reference to the connection, and the connection to its transport, until
+    `Hub.member`, `Hub.register` and `Hub.attach` create connections. All methods must be called
+    in the thread of the hub's loop, and none raises an exception. The transport's protocol must
+    forward `pause_writing` and `resume_writing` to its connection; with `Hub.member` that is done.
+    The hub holds a strong reference to the connection, and the connection to its transport, until
     `Hub.unregister`, or until the transport is aborted.
 
-    A connection goes from OPEN to CLOSING (`Hub.close_connection`, eviction) to DETACHED
-    (`Hub.detach`, an abort), or straight from OPEN to DETACHED. It never goes back. While it
-    is OPEN it can be blocked: then the transport holds bytes, or is about to be given
-    ``rest``, and the hub writes no publication to the connection.
+    * ``transport``: what the hub writes to.
+    * ``owner``: the WebSocket of `Hub.member`, or the object that `Hub.attach` was given.
+    * ``blocked``: True while the transport holds bytes, so that publications wait in the hub.
     """
+    # A connection goes from OPEN to CLOSING (`Hub.close_connection`, eviction) to DETACHED
+    # (`Hub.detach`, an abort), or straight from OPEN to DETACHED. It never goes back. While it
+    # is OPEN it can be blocked: then the transport holds bytes, or is about to be given
+    # ``rest``, and the hub writes no publication to the connection.
     cdef readonly object transport
     cdef readonly object owner
     cdef Hub hub
@@ -47,7 +51,7 @@ cdef class Connection:
     cdef double blocked_since, ping_due, close_deadline
 
     def __init__(self):
-        raise TypeError("connections are made by Hub.register and Hub.attach")
+        raise TypeError("connections are made by Hub.member, Hub.register and Hub.attach")
 
     @property
     def closed(self):
@@ -77,6 +81,15 @@ cdef class Connection:
             _catch_up(self.hub, self)
         elif self.state == CLOSING:
             _backlog(self.hub, self)    # nothing is held any more
+
+    def flush(self):
+        """Send now what is pending for the connection in its rooms.
+
+        The owner of the transport calls this before it writes to the transport itself, so that
+        its bytes do not overtake publications. A connection that is blocked or closed is sent
+        nothing. If the socket has failed, the transport is aborted.
+        """
+        _flush_to(self.hub, self)
 
     def pong(self):
         """Note that a pong arrived. Any pong counts, because the hub's pings have no payload.

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import orjson
 import pytest
 
 import fastchat
-from fastchat.hub import DEFAULT_ROOM, Hub
+from fastchat.hub import DEFAULT_ROOM, Connection, Hub
 from support.hub import (
     BINARY,
     CLOSE,
@@ -25,10 +27,15 @@ from support.hub import (
     turn,
 )
 
+TYPES = Path(__file__).parents[3] / "src" / "fastchat" / "_fanout.pyi"
+#: The attributes of connections that the class describes.
+ATTRIBUTES = ("transport", "owner", "blocked")
+
 
 def test_package_exports_the_hub() -> None:
-    """`fastchat.Hub` is the public class of the compiled hub."""
+    """`fastchat.Hub` is the public class of the compiled hub, and `Connection` of its members."""
     assert fastchat.Hub is Hub
+    assert fastchat.Connection is Connection
     assert DEFAULT_ROOM == "lobby"
 
 
@@ -43,6 +50,26 @@ def test_import_loads_only_the_hub() -> None:
     ).stdout.split()
     assert "fastchat.hub" in printed
     assert not {"asyncio", "logging", "orjson", "typing"} & set(printed)
+
+
+@pytest.mark.parametrize("public", [fastchat.Hub, fastchat.Connection])
+def test_help_describes_every_method(public: type) -> None:
+    """`help()` has a description of each public method and property."""
+    for name in dir(public):
+        if not name.startswith("_") and name not in ATTRIBUTES:
+            assert len(getattr(public, name).__doc__ or "") > 40, name
+
+
+def test_help_describes_every_argument() -> None:
+    """The class describes the arguments that its types list, and the attributes of connections."""
+    types = ast.parse(TYPES.read_text())
+    classes = {each.name: each for each in types.body if isinstance(each, ast.ClassDef)}
+    init = next(each for each in classes["Hub"].body if getattr(each, "name", "") == "__init__")
+    assert isinstance(init, ast.FunctionDef)
+    for argument in init.args.kwonlyargs:
+        assert f"* ``{argument.arg}`` (" in (fastchat.Hub.__doc__ or "")
+    for name in ATTRIBUTES:
+        assert f"* ``{name}``: " in (fastchat.Connection.__doc__ or "")
 
 
 @on_loop
