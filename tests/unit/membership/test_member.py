@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import ssl
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -37,6 +38,11 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:remove second argument of ws_handler:DeprecationWarning"
 )
 
+NewLoop = Callable[[], asyncio.AbstractEventLoop]
+
+each_loop = pytest.mark.parametrize(
+    "loop", [uvloop.new_event_loop, asyncio.SelectorEventLoop], ids=["uvloop", "asyncio"]
+)
 each_library = pytest.mark.parametrize("library", LIBRARIES)
 
 ROOMY = {
@@ -119,11 +125,9 @@ async def test_messages_of_both_writers_arrive_in_order(library: str) -> None:
         assert await talk.texts(20) == [str(i) for i in range(20)]
 
 
-@pytest.mark.parametrize("loop", [uvloop.new_event_loop, asyncio.SelectorEventLoop])
+@each_loop
 @each_library
-def test_large_message_is_intact_among_broadcasts(
-    library: str, loop: Callable[[], asyncio.AbstractEventLoop]
-) -> None:
+def test_large_message_is_intact_among_broadcasts(library: str, loop: NewLoop) -> None:
     """A message of 20 MB arrives whole among publications, and does not count as lag."""
 
     async def test() -> None:
@@ -134,19 +138,24 @@ def test_large_message_is_intact_among_broadcasts(
         runner.run(test())
 
 
+@each_loop
 @each_library
-@on_loop
-async def test_large_message_is_intact_over_tls(library: str) -> None:
+def test_large_message_is_intact_over_tls(library: str, loop: NewLoop) -> None:
     """With TLS a large message arrives whole among publications, too."""
     authority = trustme.CA()
     near, far = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
     authority.issue_cert("localhost").configure_cert(near)
     authority.configure_trust(far)
-    async with (
-        talking(library, tls=near, client={"tls": far}) as talk,
-        talk.hub.member(talk.socket.ws, "news"),
-    ):
-        await _send_among_broadcasts(talk, "x" * 6_000_000)
+
+    async def test() -> None:
+        async with (
+            talking(library, tls=near, client={"tls": far}) as talk,
+            talk.hub.member(talk.socket.ws, "news"),
+        ):
+            await _send_among_broadcasts(talk, "x" * 6_000_000)
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(test())
 
 
 async def _send_among_broadcasts(talk: Talk, large: str) -> None:
@@ -217,6 +226,64 @@ async def test_slow_member_catches_up(library: str) -> None:
         await until(lambda: not connection.blocked)
         await talk.socket.send("reply")
         assert await talk.texts(1) == ["reply"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@each_library
+@on_loop
+async def test_any_mixture_of_writes_arrives_intact(library: str, seed: int) -> None:
+    """Messages of random sizes from both writers arrive whole, and each writer's in order."""
+    draw = random.Random(seed)
+    small = {"receive_buffer": TINY_BYTES}
+    sent: dict[str, list[str]] = {"hub": [], "application": []}
+
+    def text(writer: str) -> str:
+        sent[writer].append(f"{writer} {len(sent[writer])} {'x' * draw.choice((0, 99, 30_000))}")
+        return sent[writer][-1]
+
+    async def send() -> None:
+        for _ in range(40):
+            each = text("application")
+            if library == "websockets" and draw.random() < 0.5:
+                await talk.socket.ws.send(_pieces(each, draw))
+            else:
+                await talk.socket.send(each)
+            await turn(draw.randrange(3))
+
+    async def broadcast(connection: Connection) -> None:
+        for _ in range(40):
+            if draw.random() < 0.8:
+                talk.hub.broadcast_text(text("hub"), "news")
+            elif not connection.blocked:  # otherwise a reply overtakes publications
+                talk.hub.send(connection, text("hub"))
+            await turn(draw.randrange(3))
+            talk.hub.verify()
+
+    async def write(connection: Connection) -> None:
+        await asyncio.gather(send(), broadcast(connection))
+        talk.hub.broadcast_text("end", "news")
+
+    async with (
+        talking(library, hub=ROOMY, client=small, send_buffer=TINY_BYTES) as talk,
+        talk.hub.member(talk.socket.ws, "news") as connection,
+    ):
+        writing = asyncio.create_task(write(connection))
+        received: list[str] = []
+        while received[-1:] != ["end"]:
+            received += await talk.texts(1)
+        await writing
+        for writer, expected in sent.items():
+            assert [each for each in received if each.startswith(writer)] == expected
+
+
+async def _pieces(text: str, draw: random.Random) -> AsyncIterator[str]:
+    """Some fragments of a text, with pauses before them."""
+    at = 0
+    while at < len(text):
+        size = draw.randrange(1, len(text) + 1)
+        yield text[at : at + size]
+        at += size
+        await turn(draw.randrange(3))
 
 
 # Messages in fragments, which only websockets sends
