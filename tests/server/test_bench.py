@@ -20,6 +20,7 @@ FOOTPRINT = BENCH.with_name("footprint.py")
 GUARD = BENCH.with_name("guard.py")
 STALLS = BENCH.with_name("stalls.py")
 MACHINES = BENCH.with_name("machines.py")
+ASGI = BENCH.with_name("asgi.py")
 TINY = "--rounds 1 --placements free --rooms 2 --members 5 --measure-ms 100 --messages 20"
 
 
@@ -211,3 +212,19 @@ def test_guard_refuses_a_commit_that_does_not_exist() -> None:
     )
     assert run.returncode == 1
     assert run.stderr == "guard.py: --against no-such-commit: there is no such commit here\n"
+
+
+def test_applications_are_compared(tmp_path: Path) -> None:
+    """A quick run has the cost of the hub in an application, and of a loop of send_text."""
+    result = tmp_path / "figures.json"
+    run = subprocess.run(
+        [sys.executable, ASGI, "--quick", "--json", result],
+        capture_output=True,
+        text=True,
+        timeout=90 * TIMEOUT_UNIT_S,
+    )
+    assert run.returncode == 0, run.stderr
+    (group,) = json.loads(result.read_text())["groups"]
+    costs = {row["variant"]: row["median"] for row in group["rows"]}
+    assert costs["64 in flight, hub.member"] > 0
+    assert costs["64 in flight, loop of send_text / hub.member"] > 0

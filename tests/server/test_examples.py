@@ -13,6 +13,7 @@ import websockets
 from support.server import TIMEOUT_UNIT_S, wait_until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+HUB = Path(__file__).parents[2] / "docs" / "hub.md"
 
 
 def test_broadcast_reaches_all_three() -> None:
@@ -45,8 +46,26 @@ def test_picows_server_broadcasts_every_message() -> None:
         server.wait(10 * TIMEOUT_UNIT_S)
 
 
-async def _chat_with(port: int) -> None:
-    url = f"ws://127.0.0.1:{port}/"
+def test_application_with_fastapi_broadcasts_every_message(tmp_path: Path) -> None:
+    """The example of docs/hub.md works on uvicorn, and has at most 20 lines."""
+    code = HUB.read_text().split("```python\n")[1].split("```")[0]
+    assert len(code.splitlines()) <= 20
+    (tmp_path / "news.py").write_text(code)
+    port = _free_port()
+    server = subprocess.Popen(
+        [sys.executable, "-m", "uvicorn", "news:app", "--port", str(port), "--log-level", "error"],
+        cwd=tmp_path,
+    )
+    try:
+        wait_until(lambda: _listens(port), timeout_s=20 * TIMEOUT_UNIT_S)
+        asyncio.run(asyncio.wait_for(_chat_with(port, "news"), 10 * TIMEOUT_UNIT_S))
+    finally:
+        server.terminate()
+        server.wait(10 * TIMEOUT_UNIT_S)
+
+
+async def _chat_with(port: int, path: str = "") -> None:
+    url = f"ws://127.0.0.1:{port}/{path}"
     async with websockets.connect(url) as one, websockets.connect(url) as other:
         await one.send("hello")
         assert await other.recv() == "hello"

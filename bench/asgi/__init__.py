@@ -1,0 +1,1 @@
+"""The parts of bench/asgi.py: the application in its variants, and what they cost."""
