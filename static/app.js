@@ -10,7 +10,7 @@ import { Drawer } from "./around/drawer.js";
 import { change, hasReacted } from "./model/entries.js";
 import { showTitlesOnLongPress } from "./around/long-press.js";
 import { Log } from "./log/log.js";
-import { quoteOf } from "./text/markup.js";
+import { quoteOf } from "./client.js";
 import { keepOffline } from "./client/offline.js";
 import { Outbox } from "./client/outbox.js";
 import { HistoryLoader } from "./client/history-loader.js";
@@ -76,10 +76,11 @@ class App {
     people: () => this.#chat.room?.others ?? [],
     rooms: () => this.#chat.rooms.map(({ name }) => name),
   });
-  #chat = new Chat(`${location.protocol.replace("http", "ws")}//${location.host}/ws`, {
+  #chat = new Chat(location.origin, {
     storage: this.#storage,
     outbox: this.#outbox,
-    token: () => this.#identity.token,
+    token: ({ refused }) => (refused ? this.#identity.renew() : this.#identity.token),
+    current: () => this.#identity.token,
     on: {
       joined: (reply) => this.#joined(reply),
       left: () => this.#left(),
@@ -112,8 +113,6 @@ class App {
   #showUnreadSoon = atNextFrame(() => this.#showUnread());
 
   async start() {
-    addEventListener("online", () => this.#chat.wake());
-    addEventListener("offline", () => this.#chat.probe());
     document.addEventListener("visibilitychange", () => document.hidden || this.#return());
     byId("change-name").addEventListener("click", () => (this.#identity.token ? this.#signOut() : this.#rename()));
     byId("copy-link").addEventListener("click", () => this.#copy(location.hash, t("copied")));
@@ -160,7 +159,6 @@ class App {
   }
 
   #return() {
-    this.#chat.wake();
     if (this.#chat.room?.joined) this.#visit();
   }
 
@@ -281,12 +279,10 @@ class App {
     this.#identity.rename();
   }
 
-  // The server needs a token, or another one.
-  async #denied(sentence) {
-    const error = this.#identity.token && sentence;
-    if (await this.#identity.renew()) return this.#navigation.follow();
+  // The server needs a token, or another one than the reader has.
+  #denied(sentence) {
     this.#sidebar.close();
-    this.#identity.askToken(error);
+    this.#identity.askToken(sentence);
   }
 
   // Removes everything from the browser except the name and the preferences. The page then asks for a token again.

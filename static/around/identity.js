@@ -16,6 +16,8 @@ export class Identity {
   #embedding = new Embedding();
   #tab = new Storage("sessionStorage");
   #name;
+  // Whether the server has refused a token, and not the lack of one.
+  #wasRefused = false;
   #nameQuestion = new Question("name", t("typeName"), (name) => this.#nameGiven(name));
   #tokenQuestion = new Question("token", t("pasteToken"), (token) => this.#tokenGiven(token));
 
@@ -77,15 +79,19 @@ export class Identity {
     this.#askName({ value: this.#name, required: !kept || kept === this.#name, error });
   }
 
-  // The token is not valid, or not any more: resolves with whether the embedding page has another one.
+  // The token is not valid, or not any more: resolves with another one from the embedding page, or "".
   async renew() {
-    if (await this.#embedding.renew()) return true;
+    this.#wasRefused = Boolean(this.token);
+    if (await this.#embedding.renew()) return this.token;
     this.forgetToken();
-    return false;
+    return "";
   }
 
+  // Asks for a token. `error` says why the last one was refused, if there was one.
   askToken(error) {
-    this.#tokenQuestion.open({ required: true, error });
+    this.#embedding.token = "";
+    this.forgetToken();
+    this.#tokenQuestion.open({ required: true, error: this.#wasRefused ? error : "" });
   }
 
   forgetToken() {

@@ -1,4 +1,4 @@
-import { backoffMs } from "../client/connection.js";
+import { backoffMs } from "../client.js";
 import { byId } from "../dom.js";
 import { fileOf } from "../text/markup.js";
 import { t } from "../text/translation.js";

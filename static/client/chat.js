@@ -1,96 +1,68 @@
-// The conversation with the server: joins rooms, sends messages, and passes each event on to its room. It knows nothing
-// of the document.
+// The reader's rooms: which the browser remembers, which one is shown, and what has been written in each. The client
+// (client.js) talks to the server; this passes each event on to its room. It knows nothing of the document.
 //
-// Recovery has one form, whatever went wrong (a lost socket, a missing offset): join again with the last position, and
-// send again every message that is not confirmed. The server recognises messages by their ids and stores each once.
-//
-// Invariants:
-// - At most one join waits for its answer (`#asked`). The room that is shown is joined first, then the others in turn.
-// - A room is in `#rooms` from the moment it is shown or remembered until it is left; `room.joined` says whether the
-//   server has it, too. When the connection is not open, no room is joined.
-// - While messages are queued (`#queueing`), one message is on its way at a time, so that they stay in order even if
-//   the server refuses one of them. Otherwise messages are sent as they are written.
+// A room is in `#rooms` from the moment it is shown or remembered until it is left. The client is in the same rooms as
+// soon as the reader has a name or a token.
 
-import { Connection } from "./connection.js";
+import { Chat as Client, newId } from "../client.js";
 import { isSame } from "./outbox.js";
-import { Requests } from "./requests.js";
 import { Room } from "../model/room.js";
-import { errorOf, t } from "../text/translation.js";
+import { errorOf, has, t } from "../text/translation.js";
 import { comeBack } from "../text/times.js";
 
 // Messages of a room's history to get with a join; more than a screen shows.
 const HISTORY_COUNT = 50;
-// Others show a typing event for 5 s (VALID_MS in typing.js), so one every 3 s keeps it shown.
-const TYPING_INTERVAL_MS = 3_000;
-// Four words of 32 random bits: ids never collide by chance.
-const ID_WORDS = 4;
-// The server remembers an id for 10 minutes. A message that is sent again later could be stored twice.
-const ID_KNOWN_MS = 9 * 60_000;
-const OFFLINE = { type: "error", temporary: true, message: t("offlineNow") };
-const MAYBE_SENT = { temporary: true, message: t("doubtful") };
 
 // The ids of people with a token begin like this, those of guests do not (docs/protocol.md).
 const TOKEN_USER = "u_";
 
-// Refusals that go away with another name or room.
-const NEEDS_ANOTHER_NAME_OR_ROOM = new Set(["username_taken", "bad_username", "bad_room"]);
-const TOO_MANY = "too_many_rooms";
-// Refusals that may go away, but not soon enough to try again automatically.
-const LASTING = new Set(["forbidden", TOO_MANY]);
-// Close codes after which another token may be accepted.
+// Refusals after which the page asks for another name or room.
+const ASKED = new Set(["username_taken", "bad_username", "bad_room"]);
+// Reasons to stop after which another token may be accepted.
 const NEEDS_ANOTHER_TOKEN = new Set(["unauthorized", "token_expired"]);
-// How long to wait if the server does not say: after `rate_limited`, and after a join that is refused for now.
-const PAUSE_MS = 1_000;
-const JOIN_PAUSE_MS = 5_000;
-// The server closes connections that cause many errors, so joins that are refused are spread out.
-const REFUSED_PAUSE_MS = 500;
+// Failures of the client after which a message waits in the outbox.
+const WAITS = new Set(["another_user", "closed", "discarded", "left"]);
+// The page's sentences for the client's other failures. The server's errors have sentences of their own.
+const SENTENCES = { lost: "lostOnTheWay", offline: "offlineNow", doubtful: "doubtful" };
 
 export class Chat {
-  #connection;
+  #client;
   #storage;
   #outbox;
   #findToken;
   #on;
-  #requests = new Requests();
   #rooms = new Map();
   #shown = null;
-  // The reader's id, which the server gives with each join and the browser remembers, and their name.
-  #user;
+  // The reader's name. The client knows their id.
   #name = "";
+  // The token of the connection, and the id that the reader had with it before the server gave them another: a server
+  // that keeps its history in memory can do so after a restart.
   #token = "";
-  // The token of the last successful join, and the id that the reader had with it before the server gave them another:
-  // a server that keeps its history in memory can do so after a restart.
-  #accepted = "";
   #formerUser = "";
-  // The join that waits for its answer, as `{ room, ref }`; null if none does.
-  #asked = null;
-  #joinTimer;
-  // The last state of the connection, and the state to show instead while the shown room waits for its join.
-  #state = {};
+  // The ids of the messages that the client is sending.
+  #submitted = new Set();
+  // The state to show instead of the connection's while the shown room waits for its join.
   #wait = null;
-  // Whether messages are sent one at a time, and the timer until the next one.
-  #queueing = false;
-  #pause = null;
-  #typedAt = -Infinity;
-
-  // The server's limits for files, as `{ max_bytes }`; undefined if it takes no files.
-  files;
 
   // `on` has a function each for: joined, left, changed, people (of a room), said (a message by another person),
   // typing, stoppedTyping (a person, by their id), refused (the name or room), denied (the token), replaced (the token
-  // is another person's), phase. `token` returns the token or "".
-  constructor(url, { storage, outbox, token, on }) {
+  // is another person's), phase. `token` resolves with the token or "", and is told whether the last one was refused.
+  // `current` returns the token that it would resolve with now.
+  constructor(url, { storage, outbox, token, current, on }) {
     this.#storage = storage;
     this.#outbox = outbox;
-    this.#findToken = token;
+    this.#findToken = current;
     this.#on = on;
-    this.#user = storage.get("user");
-    const routes = this.#routes();
-    this.#connection = new Connection(url, {
-      open: () => this.#joinNext(),
-      event: (event) => routes[event.type]?.(event),
-      phase: (state) => this.#phaseChanged(state),
+    this.#client = new Client(url, {
+      user: storage.get("user"),
+      token: async (asked) => (this.#token = await token(asked)),
+      // Another tab can have stored it since.
+      get session() {
+        return storage.get("session");
+      },
     });
+    this.#client.on("status", (status) => this.#statusChanged(status));
+    this.#client.on("user", () => this.#beginAnew());
     for (const name of this.#kept) this.#add(name).isKept = true;
     storage.watch("read.", (name) => this.#rooms.get(name)?.recall() && on.changed(this.#rooms.get(name)));
     storage.watch("rooms", () => this.#leaveToo());
@@ -107,31 +79,29 @@ export class Chat {
 
   // The reader, as `{ user, username }`. Both are "" if they are unknown.
   get self() {
-    return { user: this.#user, username: this.#name };
+    return { user: this.#client.user, username: this.#name };
   }
 
   get timeline() {
     return this.#shown?.timeline;
   }
 
+  // The server's limits for files, as `{ max_bytes }`; undefined if it takes no files.
+  get files() {
+    return this.#client.files;
+  }
+
   // Shows a room under a name, and joins the room if necessary. Another name needs another connection.
   enter({ name, room }) {
     const renamed = name !== this.#name;
-    // With another name or token, rooms that refused the reader may accept them.
     const anew = renamed || this.#findToken() !== this.#token;
     this.#name = name;
-    this.#typedAt = -Infinity;
     this.#shown = this.#rooms.get(room) ?? this.#add(room);
     if (renamed) {
-      // Otherwise the others would see both names for a while.
-      for (const each of this.rooms) if (each.joined) this.#connection.send({ type: "leave", room: each.name });
-      this.#connection.close();
+      this.#client.rename(name);
       for (const each of this.rooms) each.roster.clear();
     }
-    for (const each of this.rooms) {
-      if (anew || each === this.#shown) each.refusal = null;
-      if (anew) this.#adopt(each);
-    }
+    if (anew) for (const each of this.rooms) this.#adopt(each);
     this.#on.changed(this.#shown);
     this.#on.people(this.#shown);
     this.reconnect();
@@ -139,25 +109,17 @@ export class Chat {
 
   // Leaves a room for good.
   leave(name) {
-    const room = this.#rooms.get(name);
-    const asked = this.#asked?.room === room;
-    if (room.joined || asked) this.#connection.send({ type: "leave", room: name });
-    if (asked) this.#asked = null;
-    room.joined = false;
+    const { link } = this.#rooms.get(name);
     this.#rooms.delete(name);
     this.#storage.set(`read.${name}`, "");
     this.#kept = this.#kept.filter((each) => each !== name);
-    // The server may accept another room now.
-    for (const each of this.rooms) if (each.refusal?.code === TOO_MANY) each.refusal = null;
-    // The message that is on its way may have been for this room.
-    this.#proceed();
-    this.#joinNext();
+    link?.leave();
     this.#on.left();
   }
 
   // Closes the connection until `enter` is called again.
   quit() {
-    this.#connection.close();
+    this.#client.disconnect();
   }
 
   // Removes from the browser who the reader was, which rooms they were in, and how far they have read.
@@ -168,65 +130,69 @@ export class Chat {
   // Sends a message to a room, by default to the one that is shown.
   send(text, room = this.#shown) {
     const timestamp = new Date().toISOString();
-    const username = room.self || this.#name;
-    const draft = { id: newId(), room: room.name, user: this.#user, username, text, timestamp, at: Date.now() };
-    this.#typedAt = -Infinity;
-    this.#publish(room.timeline.compose(draft));
+    const { user, username: name } = this.self;
+    const username = room.self || name;
+    const draft = { id: newId(), room: room.name, user, username, text, timestamp, at: Date.now() };
+    this.#submit(room, room.timeline.compose(draft));
     this.#on.changed(room);
   }
 
   retry(id) {
     const entry = this.timeline.retry(id);
-    if (entry) this.#publish(entry);
+    if (entry) this.#submit(this.#shown, entry);
     this.#on.changed(this.#shown);
   }
 
   discard(id) {
     this.timeline.discard(id);
+    this.#shown.link.discard(id);
     this.#outbox.remove(id);
     this.#on.changed(this.#shown);
   }
 
   typing() {
-    const now = performance.now();
-    if (!this.#shown?.joined || now - this.#typedAt < TYPING_INTERVAL_MS) return;
-    this.#typedAt = now;
-    this.#connection.send({ type: "typing", room: this.#shown.name });
+    this.#shown?.link?.typing();
   }
 
   // Sends a command about a room. Resolves with the answer, which may be an `error`; it never rejects.
-  ask(command, room = this.#shown) {
-    if (!room?.joined) return Promise.resolve(OFFLINE);
-    const whole = { ...command, room: room.name, ref: newId() };
-    this.#connection.send(whole);
-    return this.#requests.add(whole);
+  async ask(command, room = this.#shown) {
+    try {
+      return await room.link.request(command);
+    } catch (error) {
+      const { temporary, retryAfter } = error;
+      return { type: "error", message: sentenceOf(error), temporary, retry_after_ms: retryAfter };
+    }
   }
 
   reconnect() {
-    this.#shown.refusal = null;
-    if (this.#connection.isOpen) this.#joinNext();
-    else this.#connection.open();
+    this.#join(this.#shown, true);
+    for (const room of this.rooms) if (!room.link) this.#join(room);
+    this.#client.reconnect();
     this.#tell();
-  }
-
-  wake() {
-    this.#connection.wake();
-  }
-
-  probe() {
-    this.#connection.probe();
   }
 
   // Messages that an earlier page or another tab has left unconfirmed are adopted.
   #add(name) {
-    const confirmed = (id) => {
-      this.#outbox.remove(id);
-      this.#proceed();
-    };
-    const room = new Room(name, this.#storage, confirmed, () => this.rooms);
+    const room = new Room(name, this.#storage, (id) => this.#outbox.remove(id), () => this.rooms);
     this.#rooms.set(name, room);
     this.#adopt(room);
     return room;
+  }
+
+  // Has the client join a room, the first time or after a refusal. The page keeps the messages itself.
+  #join(room, first = false) {
+    this.#client.join(room.name, { history: HISTORY_COUNT, keep: 0, first });
+    if (room.link) return;
+    room.link = this.#client.room(room.name);
+    room.link.on("joined", (reply) => this.#joined(room, reply));
+    room.link.on("refused", (error) => this.#refused(room, error));
+    room.link.on("waiting", ({ error, retryAt }) => this.#waitFor(room, sentenceOf(error), retryAt));
+    // What was missed is in the reply to the join.
+    room.link.on("message edit delete react", (publication, missed) => missed || this.#take(room, publication));
+    room.link.on("join leave", (event) => this.#note(room, event));
+    room.link.on("users", () => this.#count(room));
+    room.link.on("typing", (person) => room === this.#shown && this.#on.typing(person));
+    room.link.on("sending", ({ id, sentAt }) => this.#sending(room, id, sentAt));
   }
 
   #adopt({ name, timeline }) {
@@ -261,258 +227,156 @@ export class Chat {
     }
   }
 
-  get #hasJoined() {
-    return this.rooms.some(({ joined }) => joined);
+  #submit(room, entry) {
+    const { id, text, sentAt } = entry;
+    if (this.#submitted.has(id)) return;
+    this.#submitted.add(id);
+    room.link
+      .send(text, { id, sentAt })
+      .then((sent) => this.#sent(room, sent), (error) => this.#failed(room, id, error))
+      .finally(() => this.#submitted.delete(id));
+    if (entry.sentAt === undefined) entry.kept = this.#outbox.put(entry);
   }
 
-  #joinNext() {
-    clearTimeout(this.#joinTimer);
-    this.#wait = null;
-    if (this.#asked || !this.#connection.isOpen) return;
-    const waits = (room) => !room.joined && !room.refusal;
-    const room = waits(this.#shown) ? this.#shown : this.rooms.find(waits);
-    // The server closes connections that are in no room.
-    if (!room && !this.#hasJoined) this.#connection.close();
-    if (!room) return;
-    this.#asked = { room, ref: newId() };
-    this.#token = this.#findToken();
-    this.#connection.send({
-      type: "join",
-      ref: this.#asked.ref,
-      room: room.name,
-      username: this.#name || undefined,
-      token: this.#token || undefined,
-      history: HISTORY_COUNT,
-      since: room.timeline.position ?? undefined,
-      session: this.#storage.get("session") || undefined,
-    });
+  // The client has sent a message for the first time, or the server has refused it for now: then `sentAt` is undefined.
+  #sending(room, id, sentAt) {
+    const entry = room.timeline.draft(id);
+    if (entry) entry.kept = this.#outbox.put(Object.assign(entry, { sentAt }));
   }
 
-  #publish(entry, held = this.#queueing) {
-    const { id, room, text } = entry;
-    if (this.#rooms.get(room)?.joined && !held) {
-      entry.sentAt ??= Date.now();
-      this.#connection.send({ type: "message", room, id, text });
+  // If the message has arrived as a publication, too, it is confirmed already.
+  #sent(room, { id, offset }) {
+    room.timeline.acknowledge({ id, offset });
+    this.#on.changed(room);
+  }
+
+  #failed(room, id, error) {
+    if (WAITS.has(error.code) || error === this.#client.status.error) return;
+    const entry = room.timeline.fail({ id, message: sentenceOf(error), temporary: error.temporary });
+    // A message that can be retried stays in the outbox.
+    if (entry && !error.temporary) {
+      entry.kept = false;
+      this.#outbox.remove(id);
     }
-    entry.kept = this.#outbox.put(entry);
+    this.#on.changed(room);
   }
 
-  // Sends again what is not confirmed. If the server recovered everything since the last position, a message that is
-  // not confirmed was not stored, and can be sent again however old it is.
-  #resend({ timeline }, { recovered }) {
+  // Sends what is in the outbox of a room.
+  #resend(room) {
+    const { timeline, link } = room;
     for (const entry of timeline.outbox) {
-      const age = Date.now() - (entry.sentAt ?? Infinity);
-      const doubtful = entry.state === "pending" && !recovered && age > ID_KNOWN_MS;
-      const foreign = this.#isForeign(entry, this.#token);
       // Another tab has removed it from the outbox: it was confirmed, or the reader discarded it there.
-      if (foreign || (entry.kept && !this.#outbox.has(entry.id))) timeline.discard(entry.id);
-      else if (doubtful) timeline.fail({ id: entry.id, ...MAYBE_SENT });
+      const isGone = entry.kept && !this.#outbox.has(entry.id);
+      if (isGone || this.#isForeign(entry, this.#token)) {
+        timeline.discard(entry.id);
+        link.discard(entry.id);
+      } else if (entry.state === "pending") this.#submit(room, entry);
     }
-    if (!this.#queueing) this.#next();
   }
 
-  // Sends the first message that waits; the next one follows when this one has been answered.
-  #next() {
-    clearTimeout(this.#pause);
-    this.#pause = null;
-    const waiting = this.rooms.filter(({ joined }) => joined).flatMap(({ timeline }) => timeline.outbox);
-    const entry = waiting.find(({ state }) => state === "pending");
-    this.#queueing = Boolean(entry);
-    if (entry) this.#publish(entry, false);
-  }
-
-  // A message was answered.
-  #proceed() {
-    if (this.#queueing && this.#pause === null) this.#next();
-  }
-
-  // The server wants the page to send more slowly.
-  #pauseSending(afterMs = PAUSE_MS) {
-    clearTimeout(this.#pause);
-    this.#queueing = true;
-    this.#pause = setTimeout(() => this.#next(), afterMs);
-  }
-
-  #routes() {
-    const take = (event) => this.#take(event);
-    const count = (event) => this.#count(event);
-    const settle = (event) => this.#requests.settle(event);
-    return {
-      joined: (event) => this.#accept(event),
-      error: (event) => this.#fail({ ...event, message: errorOf(event) }),
-      ack: (event) => this.#acknowledge(event),
-      history: settle,
-      results: settle,
-      upload: settle,
-      removed: settle,
-      typing: (event) => this.#isOwn(event) || (event.room === this.#shown.name && this.#on.typing(event)),
-      message: take,
-      edit: take,
-      delete: take,
-      react: take,
-      join: count,
-      leave: count,
-      presence: count,
-    };
-  }
-
-  #accept(reply) {
-    if (reply.ref !== this.#asked?.ref) return undefined;
-    const { room } = this.#asked;
-    this.#asked = null;
-    this.#connection.settle();
-    const { self } = this;
-    this.#user = reply.user;
+  #joined(room, reply) {
+    const { user, username, session } = reply;
+    const known = this.#storage.get("user");
+    if (known && known !== user) this.#formerUser = known;
     // In other rooms the server may have numbered the name, because somebody there has the same.
-    if (room === this.#shown) this.#name = reply.username ?? "";
-    // With a token of another person, the page starts over: it must not send what somebody else wrote, nor take over
-    // their rooms and read positions.
-    const isOther = self.username && !isSame(self, reply);
-    const another = this.#token && isOther && this.#token !== this.#accepted;
-    if (isOther) this.#formerUser = another ? "" : self.user;
-    this.#accepted = this.#token;
-    if (another) this.#beginAnew();
-    // The recovered messages continue the history of the previous person, so the page joins once more from the start.
-    if (another && (reply.recovered || room !== this.#shown)) return this.#connection.retry();
+    if (room === this.#shown) this.#name = username ?? "";
     // Only at the first join: a room that was left in another tab since then must not come back.
     if (!room.isKept) this.#kept = [...this.#kept, room.name];
     room.isKept = true;
-    this.#storage.set("user", this.#user);
-    if (reply.session) this.#storage.set("session", reply.session);
-    this.files = reply.files;
+    this.#storage.set("user", user);
+    if (session) this.#storage.set("session", session);
     room.accept(reply);
     this.#adopt(room);
-    this.#resend(room, reply);
+    this.#resend(room);
+    if (room === this.#shown) this.#wait = null;
     this.#on.joined(reply);
     this.#on.changed(room);
     this.#on.people(room);
-    this.#joinNext();
-    return this.#tell();
+    this.#tell();
   }
 
+  // The token is another person's, so the page starts over: it must not send what somebody else wrote, nor take over
+  // their rooms and read positions.
   #beginAnew() {
+    this.#formerUser = "";
     this.forget();
     this.#shown.forget();
+    const others = this.rooms.filter((room) => room !== this.#shown);
     this.#rooms = new Map([[this.#shown.name, this.#shown]]);
+    for (const { link } of others) link?.leave();
     this.#on.replaced();
   }
 
   #isOwn({ user }) {
-    return user === this.#user;
+    return user === this.#client.user;
   }
 
-  #take(publication) {
-    const room = this.#rooms.get(publication.room);
-    const outcome = room?.timeline.apply(publication);
-    if (outcome === "hole" && room.joined) this.#connection.retry();
-    if (this.#isOwn(publication)) this.#requests.confirm(publication);
-    if (outcome !== "new") return;
+  #take(room, publication) {
+    room.timeline.apply(publication);
     if (publication.type === "message" && room === this.#shown) this.#on.stoppedTyping(publication.user);
     if (publication.type === "message" && !this.#isOwn(publication)) this.#on.said(publication, room);
     this.#on.changed(room);
   }
 
-  #count(event) {
-    const room = this.#rooms.get(event.room);
-    if (!room?.joined) return;
-    room.roster.update(event);
-    if (event.type !== "presence" && !this.#isOwn(event)) room.timeline.note(event);
+  #note(room, event) {
+    room.timeline.note(event);
     if (event.type === "leave" && room === this.#shown) this.#on.stoppedTyping(event.user);
+  }
+
+  #count(room) {
+    room.roster.accept(room.link);
     this.#on.changed(room);
     this.#on.people(room);
   }
 
-  #acknowledge(event) {
-    const room = this.#rooms.get(event.room);
-    room?.timeline.acknowledge(event);
-    if (room) this.#on.changed(room);
-  }
-
-  #fail(error) {
-    if (this.#asked && error.ref === this.#asked.ref) return this.#refused(error);
-    if (this.#requests.settle(error)) return undefined;
-    const limited = error.code === "rate_limited";
-    for (const { timeline } of this.rooms) {
-      const entry = limited ? timeline.retry(error.id) : timeline.fail(error);
-      // A message that can be retried stays in the outbox.
-      if (!entry || error.temporary) continue;
-      entry.kept = false;
-      this.#outbox.remove(entry.id);
+  #refused(room, error) {
+    if (room === this.#shown) this.#wait = null;
+    const inNoRoom = !this.rooms.some(({ joined }) => joined);
+    if (ASKED.has(error.code) && inNoRoom && room === this.#shown) {
+      this.#client.disconnect();
+      this.#on.refused({ message: sentenceOf(error) });
+      return;
     }
-    if (!limited) this.#proceed();
-    else if (error.id) this.#pauseSending(error.retry_after_ms);
-    return this.#on.changed(this.#shown);
-  }
-
-  #refused(error) {
-    const { code, message, retry_after_ms: afterMs } = error;
-    const { room } = this.#asked;
-    this.#asked = null;
-    if (code === "unauthorized") return this.#denied(message);
-    // With a token the name is fixed.
-    const another = NEEDS_ANOTHER_NAME_OR_ROOM.has(code) && !(this.#token && code === "username_taken");
-    const inNoRoom = !this.#hasJoined;
-    if (error.temporary && !another && !LASTING.has(code)) {
-      // The server closes connections that are in no room, so the page waits without one.
-      if (inNoRoom) return this.#connection.retry({ reason: message, reconnect_after_ms: afterMs });
-      return this.#waitFor(room, message, afterMs ?? JOIN_PAUSE_MS);
-    }
-    if (another && inNoRoom && room === this.#shown) {
-      this.#connection.close();
-      return this.#on.refused(error);
-    }
-    room.refusal = error;
-    if (code === TOO_MANY) for (const each of this.rooms) if (!each.joined) each.refusal = error;
-    this.#joinTimer = setTimeout(() => this.#joinNext(), REFUSED_PAUSE_MS);
+    room.refuse(error, sentenceOf(error));
     this.#on.changed(room);
-    return this.#tell();
-  }
-
-  #waitFor(room, sentence, waitMs) {
-    this.#joinTimer = setTimeout(() => this.#joinNext(), waitMs);
-    if (room !== this.#shown) return;
-    this.#wait = { phase: "waiting", meaning: { text: sentence }, retryAt: performance.now() + waitMs };
     this.#tell();
   }
 
-  // The server does not accept the token. Rooms, drafts and read positions stay.
-  #denied(sentence) {
-    this.#connection.close();
-    this.#on.denied(sentence);
+  #waitFor(room, text, retryAt) {
+    if (room !== this.#shown) return;
+    this.#wait = { phase: "waiting", meaning: { text }, retryAt };
+    this.#tell();
   }
 
-  #phaseChanged(state) {
-    this.#state = state;
-    if (state.phase !== "open") {
-      this.#wait = null;
-      for (const room of this.rooms) room.joined = false;
-      this.#asked = null;
-      this.#queueing = false;
-      clearTimeout(this.#joinTimer);
-      clearTimeout(this.#pause);
-      this.#pause = null;
-      this.#requests.abandon();
-    }
-    if (NEEDS_ANOTHER_TOKEN.has(state.meaning?.name)) this.#denied(state.meaning.text);
+  #statusChanged(status) {
+    if (status.phase !== "open") this.#wait = null;
+    // Rooms, drafts and read positions stay.
+    if (status.phase === "stopped" && NEEDS_ANOTHER_TOKEN.has(status.error.code)) this.#on.denied(reasonOf(status));
     else this.#tell();
   }
 
   // Reports the state of the room that is shown.
   #tell() {
     const { joined, refusal } = this.#shown ?? {};
-    const { phase } = this.#state;
-    const isThere = phase === "open" || phase === "closed";
-    if (isThere && refusal) this.#on.phase({ phase: "stopped", meaning: { text: sentenceOf(refusal) } });
+    const { status } = this.#client;
+    const isThere = status.phase === "open" || status.phase === "closed";
+    if (isThere && refusal) this.#on.phase({ phase: "stopped", meaning: { text: refusal.message + comeBack(refusal.retryAfter) } });
     else if (joined) this.#on.phase({ phase: "joined" });
-    else this.#on.phase(this.#wait ?? this.#state);
+    else this.#on.phase(this.#wait ?? { ...status, meaning: { text: reasonOf(status) } });
   }
 }
 
-function sentenceOf({ message, retry_after_ms: afterMs }) {
-  return message + comeBack(afterMs);
+function sentenceOf(error) {
+  const key = SENTENCES[error.code];
+  return key ? t(key) : errorOf(error);
 }
 
-// Not crypto.randomUUID, which exists only on https and localhost.
-function newId() {
-  return Array.from(crypto.getRandomValues(new Uint32Array(ID_WORDS)), (word) => word.toString(36)).join("");
+// Returns the sentence that says why there is no connection; "" if there is no more to say than that.
+function reasonOf({ error, reason }) {
+  if (!error) return "";
+  const { code, closeCode, temporary, retryAfter } = error;
+  if (!closeCode) return sentenceOf(error);
+  if (code === "overloaded" && reason) return t("pleaseWait", { reason });
+  const text = has(`closed_${code}`) ? t(`closed_${code}`) : reason;
+  return temporary ? text : text + comeBack(retryAfter);
 }

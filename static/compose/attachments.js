@@ -8,8 +8,7 @@
 // An upload that fails because of the connection or the server is tried again, each time with a new ticket. The server
 // stores the same content in a room once, so nothing is stored twice.
 
-import { codePointCount, TEXT_LIMIT } from "./composer.js";
-import { backoffMs } from "../client/connection.js";
+import { backoffMs, textsOf } from "../client.js";
 import { byId } from "../dom.js";
 import { sizeOf } from "../text/markup.js";
 import { t } from "../text/translation.js";
@@ -23,8 +22,6 @@ const ATTEMPTS = 6;
 const DRAG_PAUSE_MS = 1_000;
 // The name that browsers give to an image that is pasted from another program.
 const NAMELESS = /^image(\.\w+)$/;
-// Matches a text that is more than a quote: texts are trimmed, so only a quote alone ends with a line break.
-const OWN_END = /[^\n]$/;
 
 export class Attachments {
   #chat;
@@ -168,7 +165,7 @@ export class Attachments {
     for (const upload of uploads) if (upload.isStale) upload.wait();
     if (uploads.some(({ state }) => state !== "ready")) return this.#run();
     for (const upload of uploads) this.#discard(upload);
-    const texts = messagesOf(submission.text, uploads.map(({ link }) => link));
+    const texts = textsOf(submission.text, uploads.map(({ link }) => link));
     for (const text of texts) this.#chat.send(text, submission.room);
   }
 
@@ -211,17 +208,4 @@ function named(file) {
   // The Swedish format is 2025-01-18 10:30:00. Some systems do not allow a colon in a file name.
   const date = new Date().toLocaleString("sv").replaceAll(":", ".");
   return ending ? new File([file], t("fileName", { date }) + ending, { type: file.type }) : file;
-}
-
-// Returns the texts of the messages: the text, then each link in a line. If a message gets too long, the rest goes into
-// the next one.
-function messagesOf(text, links) {
-  const messages = [text];
-  for (const link of links) {
-    const last = messages.at(-1);
-    const longer = last + (OWN_END.test(last) ? "\n" : "") + link;
-    if (codePointCount(longer) > TEXT_LIMIT) messages.push(link);
-    else messages.splice(-1, 1, longer);
-  }
-  return messages.filter((message) => OWN_END.test(message));
 }

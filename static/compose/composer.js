@@ -1,11 +1,10 @@
+import { codePointCount, TEXT_LIMIT } from "../client.js";
 import { Completion } from "./completion.js";
 import { byId, named, writeInto } from "../dom.js";
 import { answerOf, fileOf, filesOf } from "../text/markup.js";
 import { partsOf, t } from "../text/translation.js";
 import { listOf } from "../text/times.js";
 
-// The server's limit, in Unicode code points without white space at the end.
-export const TEXT_LIMIT = 4_000;
 // The key code that browsers report for a key that an input method has used. Safari does not set isComposing reliably.
 const IME_KEY_CODE = 229;
 
@@ -268,10 +267,4 @@ export class Composer {
     this.#field.style.blockSize = "auto";
     this.#field.style.blockSize = `${this.#field.scrollHeight}px`;
   }
-}
-
-export function codePointCount(text) {
-  let count = 0;
-  for (const _ of text) count += 1;
-  return count;
 }

@@ -1,3 +1,4 @@
+import { fileNameOf } from "../client.js";
 import { cloneOf } from "../dom.js";
 import { fileOf, sizeOf } from "../text/markup.js";
 import { errorOf, t } from "../text/translation.js";
@@ -9,8 +10,6 @@ const KEPT_MS = 50 * 60_000;
 // Statuses after which an upload is tried again: no answer (0), a used or expired ticket (401), too slow (408), too
 // many requests (429).
 const TEMPORARY = [0, 401, 408, 429];
-// The server's limit for a name, in bytes of UTF-8.
-const NAME_BYTES = 255;
 
 // A file that is uploaded to a room and waits for its message, and its row on the page.
 //
@@ -34,7 +33,7 @@ export class Upload {
 
   constructor(file, room) {
     this.#file = file;
-    this.#name = nameOf(file.name);
+    this.#name = fileNameOf(file.name);
     this.room = room;
     this.#part("name").textContent = this.#part("progress").ariaLabel = this.#name;
     this.#part("size").textContent = sizeOf(file.size);
@@ -149,13 +148,6 @@ export class Upload {
       watch({ loaded: 0, total: 1 });
     });
   }
-}
-
-// Shortens a name to what the server accepts. The middle is left out, because the ending says what kind of file it is.
-function nameOf(name) {
-  const letters = [...name.toWellFormed()];
-  while (new Blob(letters).size > NAME_BYTES) letters.splice(letters.length / 2, 1);
-  return letters.join("");
 }
 
 function answerOf(request) {

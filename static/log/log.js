@@ -195,7 +195,7 @@ export class Log {
   // Reports what the reader has seen, and shows how many new messages there are further down.
   #note() {
     if (!this.#timeline.isJoined) return;
-    if (!document.hidden) this.#actions.seen(this.#following ? this.#timeline.position.offset : this.#lastVisible);
+    if (!document.hidden) this.#actions.seen(this.#following ? this.#timeline.offset : this.#lastVisible);
     const count = this.#room.unread.length;
     const isNear = this.#timeline.atEnd && this.#below < this.#element.clientHeight;
     this.#pill.hidden = this.#following || (count === 0 && isNear);

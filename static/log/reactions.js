@@ -18,16 +18,16 @@ export class Reactions {
 
   // Shows the reactions to a message. `user` is the reader's id; `mayReact` says whether they can react.
   show(entry, user, mayReact) {
-    const { reactions = new Map() } = entry;
-    for (const emoji of this.#chips.keys()) if (!reactions.has(emoji)) this.#remove(emoji);
-    for (const [emoji, people] of reactions) {
+    const { reactions = {} } = entry;
+    for (const emoji of this.#chips.keys()) if (!reactions[emoji]) this.#remove(emoji);
+    for (const [emoji, people] of Object.entries(reactions)) {
       const chip = this.#chipOf(emoji);
       this.#fill(chip, emoji, people);
       chip.firstElementChild.ariaPressed = hasReacted(entry, emoji, user);
       chip.firstElementChild.disabled = !mayReact;
     }
     this.#element.lastElementChild.hidden = !mayReact;
-    this.#element.hidden = reactions.size === 0;
+    this.#element.hidden = this.#chips.size === 0;
   }
 
   // If the button has the focus, the focus goes to the message.

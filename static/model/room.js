@@ -10,15 +10,16 @@ export class Room {
   // The offset of the last message that was read; null before the first visit, which starts with nothing unread.
   #read = null;
   #line = null;
+  #epoch = null;
+  #refusal = null;
 
   name;
   timeline;
   roster = new Roster();
-  joined = false;
+  // The client's room (client.js); null until the reader has a name or a token.
+  link = null;
   // Whether the room has been added to the rooms that this browser remembers.
   isKept;
-  // The server's `error` if it refused the join; null otherwise.
-  refusal = null;
   // Whether the reader can write here, and whether they are a moderator. Until the server says so, they can write.
   writes = true;
   moderates = false;
@@ -38,6 +39,15 @@ export class Room {
     this.timeline = new Timeline(this.#confirmed);
     this.#read = this.#line = null;
     this.isKept = false;
+  }
+
+  get joined() {
+    return this.link?.joined ?? false;
+  }
+
+  // Why the server refused the join, as `{ message, retryAfter }`; null if it did not, or if a dialog says so.
+  get refusal() {
+    return this.#refusal?.error === this.link?.error ? this.#refusal : null;
   }
 
   // The reader's name here; "" if they have none.
@@ -94,6 +104,11 @@ export class Room {
     return this.#line;
   }
 
+  // Takes the refusal of a join, with the sentence for the reader.
+  refuse(error, message) {
+    this.#refusal = { error, message, retryAfter: error.retryAfter };
+  }
+
   // The reader comes to the room, or returns to it.
   visit() {
     this.#line = this.unread.length ? this.#read : null;
@@ -101,12 +116,11 @@ export class Room {
 
   // Takes the reply to a join.
   accept(reply) {
-    this.joined = true;
-    this.refusal = null;
     this.writes = reply.rights.includes("write");
     this.moderates = reply.rights.includes("moderate");
     // If the history is a new one, nothing of it has been read.
-    if (this.timeline.isReplacedBy(reply)) {
+    this.#epoch = reply.epoch;
+    if (reply.replaced) {
       this.#read = this.#line = null;
       this.#mark = `${reply.epoch} 0`;
     }
@@ -121,7 +135,7 @@ export class Room {
   read(offset) {
     if (!this.timeline.isJoined || offset <= (this.#read ?? -1)) return false;
     this.#read = Math.max(offset, this.#kept);
-    this.#mark = `${this.timeline.position.epoch} ${this.#read}`;
+    this.#mark = `${this.#epoch} ${this.#read}`;
     return true;
   }
 
@@ -143,7 +157,7 @@ export class Room {
 
   get #kept() {
     const [epoch, offset] = this.#mark.split(" ");
-    return epoch === this.timeline.position?.epoch ? Number(offset) : 0;
+    return epoch === this.#epoch ? Number(offset) : 0;
   }
 
   #isNews({ kind, own, deleted }) {

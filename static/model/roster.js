@@ -27,22 +27,12 @@ export class Roster {
     return this.people.map(({ username }) => username);
   }
 
-  // Takes the reply to a join. A reader without a name is in no list.
+  // Takes the state of a room, as the client has it. `users` is null in a crowd. A reader without a name is in no list.
   accept({ user, username, users, online }) {
     this.user = user;
     this.self = username ?? "";
-    this.update({ users, online });
-  }
-
-  // Takes a `join`, a `leave` or a `presence` event. `users` is the whole list, null in a crowd, and undefined if the
-  // event has none.
-  update({ type, user, username, users, online }) {
-    if (users !== undefined) {
-      this.isCrowd = users === null;
-      this.#ids = new Map(users?.map((person) => [person.username, person.user]));
-    }
-    if (type === "join") this.#ids.set(username, user);
-    if (type === "leave") this.#ids.delete(username);
+    this.isCrowd = users === null;
+    this.#ids = new Map(users?.map((person) => [person.username, person.user]));
     this.online = online;
   }
 

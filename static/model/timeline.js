@@ -6,10 +6,8 @@
 //   grows until it meets the tail, then it becomes the tail.
 //
 // Invariants: tail and excerpt have no gaps, and each holds at most ITEMS_LIMIT entries, except that nothing is removed
-// from what the reader is reading. A message is one entry even if it is in both ranges. The position (epoch, offset)
-// says that every publication up to the offset has been applied, so that a rejoin from there loses nothing. It includes
-// the timestamp of the publication at the offset: if the server has another one there, its history is not the one that
-// this page has seen.
+// from what the reader is reading. A message is one entry even if it is in both ranges. The client (client.js) passes
+// each publication on once and in order.
 
 import { amend, change, confirm } from "./entries.js";
 import { MessageRange } from "./message-range.js";
@@ -29,9 +27,8 @@ export class Timeline {
   #excerpt = null;
   #outbox = new Map();
   #changes = [];
-  #epoch = null;
-  #offset = 0;
-  #timestamp = null;
+  // The offset of the last publication; null until the room has been joined.
+  #offset = null;
   #following = true;
   #onConfirmed;
 
@@ -69,12 +66,11 @@ export class Timeline {
   }
 
   get isJoined() {
-    return this.#epoch !== null;
+    return this.#offset !== null;
   }
 
-  get position() {
-    if (!this.isJoined) return null;
-    return { epoch: this.#epoch, offset: this.#offset, timestamp: this.#timestamp ?? undefined };
+  get offset() {
+    return this.#offset;
   }
 
   get atStart() {
@@ -110,37 +106,20 @@ export class Timeline {
     return this.#tail.entries.findLast(({ own, deleted }) => own && !deleted);
   }
 
-  // Whether the reply to a join is about another history than the one that this page has seen.
-  isReplacedBy({ epoch, offset, messages }) {
-    if (!this.isJoined) return false;
-    const last = messages.find((message) => message.offset === this.#offset);
-    const isOther = last && this.#timestamp && last.timestamp !== this.#timestamp;
-    return epoch !== this.#epoch || offset < this.#offset || Boolean(isOther);
-  }
-
   // Takes the reply to a join: continues if the server recovered what was missed, and starts over otherwise. The outbox
   // stays in both cases.
-  accept({ user, epoch, offset, timestamp, recovered, messages }) {
+  accept({ user, offset, recovered, messages }) {
     this.#recognise(user);
-    if (!recovered || epoch !== this.#epoch) this.#restart();
-    for (const publication of messages) {
-      if (publication.offset > this.#offset) this.#take(publication);
-    }
+    if (!recovered) this.#restart();
+    for (const publication of messages) this.#take(publication);
     this.#tail.atStart ||= this.#tail.first === undefined || this.#tail.first === 1;
-    this.#epoch = epoch;
     this.#offset = offset;
-    this.#timestamp = timestamp;
   }
 
-  // Takes a live publication. Returns "new", "seen" for one that was applied before, or "hole" if the publication
-  // before it is missing; then nothing was applied, and the page has to recover.
+  // Takes a live publication.
   apply(publication) {
-    if (!this.isJoined || publication.offset <= this.#offset) return "seen";
-    if (publication.offset > this.#offset + 1) return "hole";
     this.#take(publication);
     this.#offset = publication.offset;
-    this.#timestamp = publication.timestamp;
-    return "new";
   }
 
   // Takes the page of history before what is shown.
@@ -181,6 +160,11 @@ export class Timeline {
     this.#excerpt = new MessageRange(this.#entriesOf(messages), !more);
   }
 
+  // The message of the outbox with an id; undefined if there is none.
+  draft(id) {
+    return this.#outbox.get(id);
+  }
+
   // Adds a message that was written here to the outbox, and returns its entry, which may exist already.
   compose(draft) {
     const known = this.#outbox.get(draft.id);
@@ -205,7 +189,7 @@ export class Timeline {
 
   retry(id) {
     const entry = this.#outbox.get(id);
-    return entry && change(entry, { state: "pending", sentAt: null });
+    return entry && change(entry, { state: "pending", sentAt: undefined });
   }
 
   discard(id) {
@@ -252,7 +236,6 @@ export class Timeline {
     this.#excerpt = null;
     this.#following = true;
     this.#changes = [];
-    this.#offset = 0;
     this.generation += 1;
   }
 

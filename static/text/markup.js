@@ -16,9 +16,6 @@ const NESTING_DEPTH = 3;
 // can hit (24 px: WCAG 2.2, 2.5.8).
 const IMAGE_BOX = { width: 352, height: 288 };
 const MIN_SIDE_PX = 24;
-// A reply quotes this much of the message.
-const QUOTED_LINES = 3;
-const QUOTED_CHARS = 240;
 
 const FENCE = /^ {0,3}```(?=[^`\n]*$)/m;
 const FENCE_END = /\n?```\s*$/;
@@ -91,16 +88,6 @@ export function plainOf(text) {
   const root = make("div", {}, own.length ? own : blocks);
   for (const block of root.querySelectorAll("p, pre, li, blockquote")) block.append(" "), block.prepend(" ");
   return root.textContent.replace(/\s+/g, " ").trim();
-}
-
-// Returns the quote with which a reply to a message begins.
-export function quoteOf({ username, offset, text }) {
-  const lines = text.split("\n").filter((line) => line.trim() && !QUOTE.test(line));
-  const named = lines.slice(0, QUOTED_LINES).join("\n").replace(TOKEN, (token) => fileOf(token)?.name ?? token);
-  const letters = [...named];
-  const more = letters.length > QUOTED_CHARS || lines.length > QUOTED_LINES ? "…" : "";
-  const quoted = letters.slice(0, QUOTED_CHARS).join("").trimEnd() + more;
-  return `${`@${username} #${offset}\n${quoted}`.replace(/^/gm, "> ")}\n\n`;
 }
 
 // Divides a text into the quote of a reply ("" if it is no reply) and the rest. `name` and `quoted` are the author and

@@ -10,8 +10,9 @@ from support.browser import HOSTILE
 from support.server import TIMEOUT_UNIT_S
 
 PRELUDE = """
-const { answerOf, fileOf, isEmojiOnly, mentions, nodesOf, plainOf, quoteOf, sizeOf } =
+const { answerOf, fileOf, isEmojiOnly, mentions, nodesOf, plainOf, sizeOf } =
   await import("/static/text/markup.js");
+const { quoteOf } = await import("/static/client.js");
 const people = { self: "Ann", names: ["Bob", "Ann Lee", "Zoë", "C3-PO"] };
 const shown = (text) => {
   const element = document.createElement("div");

@@ -1,4 +1,4 @@
-"""Errors and close codes: the server's table and the page's are the same."""
+"""Errors and close codes: the server's table and that of the client are the same."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from fastchat.errors import (
     Violation,
 )
 
-PAGE_TABLE = Path(__file__).parents[2] / "static" / "client" / "close-codes.js"
-WORDS = PAGE_TABLE.parent.parent / "lang" / "en.js"
+CLIENT = Path(__file__).parents[2] / "static" / "client.js"
+WORDS = CLIENT.parent / "lang" / "en.js"
 ENTRY = re.compile(r'^ *(\d+): "(\w+)",$', re.MULTILINE)
 FINAL = re.compile(r"^const FINAL = \[([\d, ]+)\];$", re.MULTILINE)
 
 
-def test_close_codes_of_page_and_server_are_one_table() -> None:
+def test_close_codes_of_client_and_server_are_one_table() -> None:
     """Each code has one name, one answer to whether to reconnect, and a sentence on the page."""
-    source = PAGE_TABLE.read_text("utf-8")
+    source = CLIENT.read_text("utf-8")
     entries = ENTRY.findall(source)
-    page = {int(code): name for code, name in entries}
-    assert len(entries) == len(page)
-    assert page == {code.value: code.name.lower() for code in CloseCode}
+    client = {int(code): name for code, name in entries}
+    assert len(entries) == len(client)
+    assert client == {code.value: code.name.lower() for code in CloseCode}
     found = FINAL.search(source)
     assert found is not None
     final = [int(code) for code in found[1].split(",")]
     assert final == [code for code in CloseCode if code < 4000 and not code.reconnect]
     english = WORDS.read_text("utf-8")
-    assert [name for name in page.values() if f"  closed_{name}: " not in english] == []
+    assert [name for name in client.values() if f"  closed_{name}: " not in english] == []
 
 
 @pytest.mark.parametrize("code", CloseCode)

@@ -126,7 +126,7 @@ def test_each_file_has_an_etag_of_its_own(wire: Wire) -> None:
         "/static/%2fetc/passwd",
         "/static/\xef\xbc\x8e\xef\xbc\x8e/errors.py",
         "/errors.py",
-        "/static/client/close-codes.js%23",
+        "/static/client/outbox.js%23",
         "/static/%ff",
     ],
 )
