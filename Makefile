@@ -15,15 +15,16 @@ ALONE := tests/threats/test_threats_floods.py tests/server/test_flood.py
 
 # A part of the tests needs only what it uses: browsers, or the builds that replay the fuzzers' corpus.
 ifeq ($(ARGS),)
-TEST_NEEDS := lint types build/debug/stamp build/sanitized/stamp chromium firefox nginx prometheus postgresql pgbouncer haproxy iproute2
+TEST_NEEDS := lint types build/debug/stamp build/sanitized/stamp chromium firefox nginx prometheus postgresql pgbouncer haproxy iproute2 node
 else
 TEST_NEEDS := $(VENV)/test.stamp \
   $(if $(findstring browser,$(ARGS))$(findstring threats,$(ARGS)),chromium firefox) \
   $(if $(findstring tests/ledger,$(ARGS))$(findstring tests/cluster,$(ARGS)),postgresql pgbouncer haproxy iproute2) \
-  $(if $(findstring fuzz,$(ARGS)),build/debug/stamp build/sanitized/stamp)
+  $(if $(findstring fuzz,$(ARGS)),build/debug/stamp build/sanitized/stamp) \
+  $(if $(findstring client,$(ARGS)),node)
 endif
 
-.PHONY: serve check test fuzz conformance soak lint types bench bench-guard profile build screenshots lighthouse chromium firefox nginx prometheus postgresql pgbouncer haproxy iproute2 clang clean help
+.PHONY: serve check test fuzz conformance soak lint types bench bench-guard profile build screenshots lighthouse chromium firefox nginx prometheus postgresql pgbouncer haproxy iproute2 node clang clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -215,6 +216,13 @@ postgresql:
 	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
 	      -o Dpkg::Options::=--force-confold postgresql >/dev/null; } || \
 	  echo "fastchat: no PostgreSQL, so the ledger is not tested: apt-get install postgresql (as root)"
+
+# The client in JavaScript is tested in Node 22, and its types by TypeScript. Debian has neither of them.
+node:
+	@test -x build/node/node_modules/.bin/tsc || \
+	  { command -v npm >/dev/null && \
+	    npm install --silent --no-save --prefix build/node node@22 typescript@5 >/dev/null 2>&1; } || \
+	  echo "fastchat: no Node 22 from npm, so the client is not tested in it: apt-get install npm (as root)"
 
 # Tests cut machines off from PostgreSQL, in networks of their own.
 iproute2:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from support.server import TIMEOUT_UNIT_S
+
+TYPES = Path(__file__).parents[2] / "static" / "client.d.ts"
 
 PRELUDE = """
 const { Chat, ChatError, backoffMs } = await import("/static/client.js");
@@ -221,6 +225,51 @@ def test_left_room_is_forgotten(ask: Any) -> None:
       return [last().of("leave").length, chat.rooms.length, await sent, chat.status.phase,
         await codeOf(room.send("b"))];
     """) == [1, 0, "left", "closed", "left"]
+
+
+def test_listener_after_a_join_misses_nothing(ask: Any) -> None:
+    """In Node several frames can arrive at once. An event that comes with the reply to a join is
+    told when those who wait for the join have added their listeners."""
+    assert ask("""
+      globalThis.setImmediate = (work) => setTimeout(work);
+      const chat = new Chat("https://chat.example", { WebSocket: class extends Socket {
+        send(text) {
+          super.send(text);
+          this.say(said(1, "at once"));
+        }
+      } });
+      const room = await (async () => await chat.join("r"))();
+      const texts = [];
+      room.on("message", ({ text }) => texts.push(text));
+      await until(() => texts.length);
+      delete globalThis.setImmediate;
+      return texts;
+    """) == ["at once"]
+
+
+def test_types_and_module_name_the_same_things(blank: Any) -> None:
+    """The types declare each export of the module and each public member of its classes, and
+    nothing else."""
+    source = TYPES.read_text("utf-8")
+    exports = re.findall(r"^export (?:class|const|function) (\w+)", source, re.MULTILINE)
+    declared = {}
+    for name in ("Chat", "Room"):
+        (body,) = re.findall(rf"^export class {name} {{$(.*?)^}}", source, re.MULTILINE | re.DOTALL)
+        members = re.findall(r"^  (?:readonly )?(\w+)\??[(:]", body, re.MULTILINE)
+        declared[name] = sorted({*members, "on", "off"} - {"constructor"})
+    found = blank.evaluate("""async () => {
+      const module = await import("/static/client.js");
+      const membersOf = (value) => value === Object.prototype ? [] :
+        [...Object.getOwnPropertyNames(value), ...membersOf(Object.getPrototypeOf(value))];
+      const chat = new module.Chat(location.origin, { WebSocket: class {} });
+      chat.join("r");
+      const members = (value) =>
+        [...new Set(membersOf(value))].filter((name) => name !== "constructor").sort();
+      const result = { Chat: members(chat), Room: members(chat.room("r")) };
+      chat.close();
+      return [Object.keys(module).sort(), result];
+    }""")
+    assert found == [sorted(exports), declared]
 
 
 # Recovery

@@ -4,9 +4,7 @@ stores."""
 from __future__ import annotations
 
 import contextlib
-import http.server
 import json
-import socketserver
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,59 +16,13 @@ from playwright.sync_api import expect
 from fastchat.auth.issuing import create_secret, make_token
 from support.browser import TIMEOUT_MS, joined_user, launch_options, say, text_in
 from support.server import TIMEOUT_UNIT_S, Server, running_server, wait_until
+from support.site import Site, serving_site
 
 Issue = Callable[..., str]
 
 #: The lifetime, in seconds, of a token that expires while the page is open; it is issued when the
 #: page asks.
 SHORT_S = 4 * int(TIMEOUT_UNIT_S)
-
-
-class Site(socketserver.ThreadingTCPServer):
-    """Another site, at localhost and not at 127.0.0.1, so that its host differs.
-
-    `pages` holds its answers by path: each a body, or a function that returns one.
-    """
-
-    allow_reuse_address = True
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        self.pages: dict[str, str | Callable[[], str]] = {}
-        self.headers: dict[str, str] = {}
-        self.requests: list[str] = []
-        super().__init__(("127.0.0.1", 0), _Answer)
-        self.url = f"http://localhost:{self.server_address[1]}"
-
-
-class _Answer(http.server.BaseHTTPRequestHandler):
-    server: Site
-
-    def do_GET(self) -> None:
-        self.server.requests.append(self.path)
-        page = self.server.pages.get(self.path)
-        body = page() if callable(page) else page
-        self.send_response(404 if body is None else 200)
-        self.send_header("content-type", "text/html; charset=utf-8")
-        for name, value in self.server.headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write((body or "").encode())
-
-    def log_message(self, *arguments: object) -> None:
-        """Log nothing."""
-
-
-@contextlib.contextmanager
-def serving_site() -> Iterator[Site]:
-    with Site() as site:
-        thread = threading.Thread(target=site.serve_forever)
-        thread.start()
-        try:
-            yield site
-        finally:
-            site.shutdown()
-            thread.join()
 
 
 @pytest.fixture(scope="module")

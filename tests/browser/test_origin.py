@@ -1,16 +1,27 @@
-"""The `Origin` that a real browser sends, and the server's answer."""
+"""The `Origin` that a real browser sends, the server's answer, and the client in a page of another
+origin."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect
 
+from support.browser import joined_user
 from support.server import Server, running_server
+from support.site import Site, serving_site
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "chat.html"
+#: Makes the client reconnect at once. True when the log has this text. Poll it, because an attempt
+#: can fail.
+BACK = """(text) => {
+  dispatchEvent(new Event("online"));
+  return document.getElementById("log").textContent.includes(text);
+}"""
 #: Opens a WebSocket as a script of the page does, and returns how that ended.
 OPEN = """(url) => new Promise((resolve) => {
   const socket = new WebSocket(url);
@@ -66,7 +77,7 @@ def other() -> Iterator[Server]:
 @pytest.fixture
 def page(chromium: Any, other: Server) -> Iterator[Any]:
     """A page of the other server, without the policy that would forbid the connection."""
-    with contextlib.closing(chromium.new_context(bypass_csp=True)) as context:
+    with closing(chromium.new_context(bypass_csp=True)) as context:
         page = context.new_page()
         page.goto(other.url)
         yield page
@@ -99,3 +110,79 @@ def test_allowed_origin_can_share_files(page: Any, other: Server, tmp_path: Path
         data = ("--data", str(tmp_path / str(number)))
         with running_server(*data, "--allow-origin", allowed) as server:
             assert page.evaluate(SHARE, server.url) == [201, 206, "PNG", 3, 3, True]
+
+
+# The client
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with serving_site() as site:
+        yield site
+
+
+def open_example(chromium: Any, site: Site, server: Server) -> Any:
+    """Open examples/chat.html as a page of another site, with a chat on a server."""
+    site.pages["/"] = EXAMPLE.read_text("utf-8").replace("https://chat.example", server.url)
+    page = chromium.new_page()
+    page.goto(site.url)
+    return page
+
+
+def write(page: Any, text: str) -> None:
+    page.fill("[name=text]", text)
+    page.press("[name=text]", "Enter")
+
+
+def test_page_of_an_allowed_origin_has_its_own_chat(
+    chromium: Any, site: Site, tmp_path: Path
+) -> None:
+    """A page of another origin imports the client, reads and writes, shares a file, and continues
+    after the server was killed, with every message once."""
+    file = tmp_path / "notes.txt"
+    file.write_text("notes")
+    settings = ("--data", str(tmp_path / "data"), "--allow-origin", site.url)
+    with running_server(*settings) as server, closing(open_example(chromium, site, server)) as page:
+        log = "#log li"
+        with joined_user("lobby", "Bob", server) as bob:
+            expect(page.locator("#status")).to_have_text("open")
+            bob.say("hello")
+            expect(page.locator(log)).to_have_text(["Bob: hello"])
+            bob.do(type="edit", offset=1, text="Hello!")
+            page.set_input_files("[name=file]", file)
+            write(page, "here")
+            expect(page.locator(log)).to_contain_text(["Bob: Hello!", "/notes.txt?size=5"])
+            bob.do(type="delete", offset=1)
+            expect(page.locator(log).first).to_have_text("Bob: (deleted)")
+        server.kill()
+        expect(page.locator("#status")).to_contain_text("closed")
+        write(page, "while it is away")
+        with running_server(*settings, port=server.port):
+            page.wait_for_function(BACK, arg="while it is away")
+            expect(page.locator(log)).to_have_count(3)
+
+
+def test_page_of_a_forbidden_origin_reads_the_client_only(
+    chromium: Any, site: Site, server: Server
+) -> None:
+    """Without `--allow-origin` a page of another origin can load the client, but not connect."""
+    with closing(open_example(chromium, site, server)) as page:
+        expect(page.locator("#status")).to_contain_text("1006")
+
+
+def test_only_the_client_is_shared_with_other_origins(page: Any, server: Server) -> None:
+    """A script of another origin can read the client and its types, without credentials, and no
+    other file."""
+    read = """([url, options]) => fetch(url, options).then(({ status }) => status, () => 0)"""
+    for path, readable in {
+        "/client.js": True,
+        "/client.d.ts": True,
+        "/": False,
+        "/sw.js": False,
+        "/static/client.js": False,
+        "/static/app.js": False,
+        "/livez": False,
+    }.items():
+        expected = 200 if readable else 0
+        assert page.evaluate(read, [server.url + path, {}]) == expected, path
+        assert page.evaluate(read, [server.url + path, {"credentials": "include"}]) == 0, path

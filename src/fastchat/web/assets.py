@@ -27,6 +27,8 @@ _MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
+    # The type under which Deno accepts the types of a module.
+    ".ts": "application/typescript; charset=utf-8",
     ".svg": "image/svg+xml",
     ".webmanifest": "application/manifest+json",
 }
@@ -37,6 +39,7 @@ _COMMENTS = {
     ".js": re.compile(rb"//.*"),
     ".svg": re.compile(rb"<!--(?:(?!-->).)*-->"),
     ".webmanifest": re.compile(rb"(?!)"),
+    ".ts": re.compile(rb"(?!)"),
 }
 #: In a style: strings, which are kept, and punctuation with the white space around it, which is
 #: removed. White space before a colon is kept, because `a :hover` does not mean `a:hover`.

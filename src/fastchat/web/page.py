@@ -1,8 +1,9 @@
 """The Starlette application: the page and its files.
 
 `/` is the page, and its files are under `/static/`. `/sw.js` has to be at the root, because a
-service worker controls what is below its path; `/embed.js` is there because people type its
-address. The files are read at the start: no path of a request ever reaches the file system.
+service worker controls what is below its path; `/embed.js` and `/client.js` are there because
+people type their addresses. Scripts of other origins can load these two and the types of the
+client. The files are read at the start: no path of a request ever reaches the file system.
 """
 
 from __future__ import annotations
@@ -40,11 +41,18 @@ def build_app(
     assets = load_assets(importlib.resources.files("fastchat") / "static")
     links = ", ".join(needed_by("/static/index.html", assets))
     anywhere = {"cross-origin-resource-policy": "cross-origin"}
+    # A browser loads a module of another origin only with CORS. `*` excludes credentials: a browser
+    # refuses an answer with `*` to a request that has any (Fetch §3.2.5).
+    shared = {**anywhere, "access-control-allow-origin": "*"}
+    # Deno finds the types of a module by this header.
+    typed = {**shared, "x-typescript-types": "/client.d.ts"}
     files: dict[str, tuple[Asset, dict[str, str]]] = {
         **{path: (asset, {}) for path, asset in assets.items()},
         "/": (assets["/static/index.html"], {**page_headers(frames), "link": links}),
         "/sw.js": (assets["/static/sw.js"], {}),
         "/embed.js": (assets["/static/embed.js"], anywhere),
+        "/client.js": (assets["/static/client.js"], typed),
+        "/client.d.ts": (assets["/static/client.d.ts"], shared),
     }
 
     async def serve(request: Request) -> Response:

@@ -291,13 +291,37 @@ def test_head_fits_the_buffer_of_a_proxy(wire: Wire) -> None:
     assert len(wire.read_until(b"\r\n\r\n")) < 4096
 
 
-def test_only_the_embed_script_can_be_loaded_by_other_sites(wire: Wire) -> None:
-    """/embed.js can be loaded by other sites, isolated ones, too, and no other file can."""
+def test_only_scripts_for_other_sites_can_be_loaded_by_them(wire: Wire) -> None:
+    """/embed.js, the client and its types can be loaded by other sites, isolated ones, too, and no
+    other file can."""
     script = ask(wire, "/embed.js")
     assert script.headers["content-type"] == "text/javascript; charset=utf-8"
-    assert script.headers["cross-origin-resource-policy"] == "cross-origin"
-    for path in ("/", "/sw.js", "/static/app.js", "/static/icon.svg", "/nope"):
+    for path in ("/embed.js", "/client.js", "/client.d.ts"):
+        assert ask(wire, path).headers["cross-origin-resource-policy"] == "cross-origin"
+    for path in ("/", "/sw.js", "/static/app.js", "/static/client.js", "/static/icon.svg", "/nope"):
         assert ask(wire, path).headers["cross-origin-resource-policy"] == "same-origin"
+
+
+def test_client_can_be_read_by_other_sites(wire: Wire) -> None:
+    """Other sites can read the client and its types, with any origin or none and also if a cache
+    asks again, but never with credentials. Deno finds the types."""
+    types = {
+        "/client.js": "text/javascript; charset=utf-8",
+        "/client.d.ts": "application/typescript; charset=utf-8",
+    }
+    for path, media_type in types.items():
+        first = ask(wire, path)
+        assert first.headers["content-type"] == media_type
+        again = (("If-None-Match", first.headers["etag"]), ("Origin", "https://www.example"))
+        for answer in (first, ask(wire, path, *again), ask(wire, path, method="HEAD")):
+            assert answer.headers["access-control-allow-origin"] == "*"
+            assert "access-control-allow-credentials" not in answer.headers
+            assert answer.headers["cache-control"] == "no-cache"
+    assert ask(wire, "/client.js").headers["x-typescript-types"] == "/client.d.ts"
+    assert ask(wire, "/client.js").body == ask(wire, "/static/client.js").body
+    for path in ("/", "/embed.js", "/sw.js", "/static/client.js", "/static/app.js", "/ws", "/nope"):
+        origin = ("Origin", "https://www.example")
+        assert "access-control-allow-origin" not in ask(wire, path, origin).headers
 
 
 def ancestors(response: Response) -> str:
