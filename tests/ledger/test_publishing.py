@@ -12,10 +12,12 @@ import pytest
 from contracts.history import draft, react
 from fastchat.errors import CommandError, ErrorCode
 from fastchat.history import Duplicate
-from fastchat.ledger import publishing, session
+from fastchat.ledger import NotCommittedError, publishing, session
 from fastchat.ledger.appending import Committed, Limits, State, Target
 from fastchat.ledger.publishing import Publishing
+from fastchat.ledger.rows import NULL, SEPARATOR
 from fastchat.ledger.url import EngineUrl, parse_url
+from fastchat.protocol import Message
 from support.ledger import Machine, in_loop, observer
 from support.postgresql import PostgreSQL
 from support.server import PATIENCE_S
@@ -168,6 +170,45 @@ async def test_bad_data_harms_no_other_draft(url: EngineUrl) -> None:
         await settled(one)
         assert one.codes() == [2, ErrorCode.BAD_COMMAND, 3, 4]
         assert [each.text for each in await one.stored()] == ["0", "1", "2", "3"]
+
+
+@in_loop
+@pytest.mark.parametrize("count", [1, 2])
+async def test_texts_with_any_characters_are_stored_as_they_are(url: EngineUrl, count: int) -> None:
+    """Texts travel as one text with a separator; no text can be taken for it, or for no text."""
+    texts = ["", "\0", NULL, SEPARATOR, "\1\2\0\1\3\1\4", f"a{SEPARATOR}b{NULL}", "{,}\\"]
+    async with opened(url) as one:
+        for at in range(0, len(texts), count):
+            drafts = [draft(each, id=each or None, by=each or "Ann") for each in texts[at:][:count]]
+            assert len(await one.append(*drafts)) == len(drafts)
+        stored = await one.stored()
+        assert [each.text for each in stored] == texts
+        assert [each.username for each in stored] == [each or "Ann" for each in texts]
+        assert [each.id for each in stored if isinstance(each, Message)] == [
+            each or None for each in texts
+        ]
+
+
+@in_loop
+async def test_refused_change_is_answered_although_its_commit_fails(
+    url: EngineUrl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A change that is not allowed has its answer, once, whatever becomes of the others."""
+    monkeypatch.setattr(publishing, "REFUSED_S", 0.01)
+    async with opened(url) as one:
+        commit, failures = one.session.commit, iter([NotCommittedError("no disk", "53100")])
+
+        async def fail_once(*arguments: Any, **options: Any) -> str:
+            for error in failures:
+                raise error
+            return await commit(*arguments, **options)
+
+        monkeypatch.setattr(one.session, "commit", fail_once)
+        one.publishing.publish("change", react(7))
+        one.publishing.publish("message", draft("1"))
+        await settled(one)
+        assert one.outcomes["message"] == 1
+        assert one.outcomes["change"].code == ErrorCode.NOT_FOUND  # type: ignore[union-attr]
 
 
 @in_loop

@@ -12,10 +12,11 @@ from fastchat.history import Duplicate, Outcome
 from fastchat.history.changes import amend
 from fastchat.history.epochs import epoch_of
 from fastchat.history.rows import dump_reactions
-from fastchat.ledger.rows import NUMBER_OF_KIND, digest_of, escaped
+from fastchat.ledger.rows import NULL, NUMBER_OF_KIND, SEPARATOR, column_of, digest_of, escaped
 from fastchat.limits.buckets import rate_limited
 from fastchat.protocol import ChangeDraft, Draft, Message, MessageDraft, Publication
 from fastchat.protocol.names import name_key
+from fastchat.protocol.publications import numbered
 
 __all__ = ["Batch", "Committed", "Limits", "State", "Target"]
 
@@ -73,8 +74,10 @@ class Batch:
         self._drafts = drafts
         self._generation = generation
         self._outcomes: list[Outcome | None] = [None] * len(drafts)
+        self._has_changes = any(issubclass(kind, ChangeDraft) for kind in set(map(type, drafts)))
         self._sent: list[int] = []  # the index of each draft of the last commit
         self._names: list[str] = []  # the rooms of the last commit
+        self._refused: dict[int, Duplicate | CommandError] = {}
 
     @property
     def is_settled(self) -> bool:
@@ -86,8 +89,15 @@ class Batch:
         return self._outcomes
 
     @property
+    def unsettled(self) -> list[int]:
+        """The indexes of the drafts that have no outcome yet."""
+        return [index for index, each in enumerate(self._outcomes) if each is None]
+
+    @property
     def targets(self) -> list[Target]:
         """The messages whose states the next commit needs."""
+        if not self._has_changes:
+            return []
         left = zip(self._drafts, self._outcomes, strict=True)
         return [
             (draft.room, draft.target)
@@ -95,28 +105,32 @@ class Batch:
             if outcome is None and isinstance(draft, ChangeDraft)
         ]
 
+    def refused(self) -> Mapping[int, Duplicate | CommandError]:
+        """The outcomes of drafts that became no publication, by index, since the last call."""
+        refused, self._refused = self._refused, {}
+        return refused
+
     def arguments(self, states: Mapping[Target, State]) -> list[Any] | None:
         """The arguments of `append_1` from `p_names` on; None if no draft is left to send.
 
         Changes that are not allowed get their outcome here.
         """
-        changes, end = self._fold(states)
+        changes, end = self._fold(states) if self._has_changes else ({}, len(self._drafts))
         self._sent = [index for index in self.unsettled if index < end]
         if not self._sent:
             return None
         drafts = [self._drafts[index] for index in self._sent]
-        self._names = sorted({draft.room for draft in drafts})
-        number_of = {name: number for number, name in enumerate(self._names, 1)}
+        # Drafts of all kinds begin with these items.
+        rooms, usernames, texts, timestamps, users, *_ = zip(*drafts, strict=False)
+        self._names = sorted(set(rooms))
+        number_of = {name: str(number) for number, name in enumerate(self._names, 1)}
         return [
             self._names,
             [epoch_of(self._generation, name) for name in self._names],
             [name_key(name) for name in self._names],
-            [number_of[draft.room] for draft in drafts],
-            [escaped(draft.user) for draft in drafts],
-            [escaped(draft.username) for draft in drafts],
-            [escaped(draft.text) for draft in drafts],
-            [draft.timestamp for draft in drafts],
-            *_id_arrays(drafts),
+            SEPARATOR.join([number_of[room] for room in rooms]),
+            *map(column_of, (users, usernames, texts, timestamps)),
+            *_id_columns(drafts),
             *self._change_arrays(changes),
         ]
 
@@ -139,7 +153,7 @@ class Batch:
                     return folded, index
                 amended = amend(made.get(target, state.publication), draft)
                 if isinstance(amended, CommandError):
-                    self._outcomes[index] = amended
+                    self._refuse(index, amended)
                     continue
                 expected = _CHAINED if target in made else state.changed
                 assert expected is not None
@@ -173,50 +187,71 @@ class Batch:
             )
         return [list(column) for column in zip(*rows, strict=True)]
 
-    @property
-    def unsettled(self) -> list[int]:
-        """The indexes of the drafts that have no outcome yet."""
-        return [index for index, each in enumerate(self._outcomes) if each is None]
-
     def settle(self, answer: str) -> dict[str, Committed]:
         """Take over what the ledger has answered to the last commit; returns it by room."""
-        number_of = {name: number for number, name in enumerate(self._names, 1)}
-        drafts_of: dict[int, list[tuple[int, int]]] = {}  # of a room: number in the commit, index
-        for number, index in enumerate(self._sent, 1):
-            room = number_of[self._drafts[index].room]
-            drafts_of.setdefault(room, []).append((number, index))
         published: dict[str, Committed] = {}
+        drafts_of = self._sent_by_room()
         for room, first, kept, others, verdicts, results in orjson.loads(answer):
-            verdict_of = dict(
-                zip(others or (), zip(verdicts or (), results or (), strict=True), strict=True)
-            )
-            offset, wait_ms = first, 0
-            for number, index in drafts_of[room]:
-                draft = self._drafts[index]
-                if number not in verdict_of:
-                    publication = self._outcomes[index] = draft.numbered(offset)
-                    indexes, publications = published.setdefault(draft.room, Committed([], []))
-                    indexes.append(index)
-                    publications.append(publication)
-                    offset += 1
-                    continue
-                verdict, result = verdict_of[number]
-                if verdict == _NEWER:
-                    continue
-                if verdict == _DUPLICATE and result < first + kept:
-                    self._outcomes[index] = Duplicate(draft.room, _id_of(draft), result)
-                    continue
-                # A message that was refused in this commit can have a repetition in it.
-                wait_ms = result if verdict == _TOO_BUSY else wait_ms
-                self._outcomes[index] = rate_limited(
-                    "The users of this room are sending messages too quickly.", wait_ms / 1000
+            name, numbers = self._names[room - 1], drafts_of[room - 1]
+            if others:
+                results_of = zip(others, verdicts, results, strict=True)
+                verdict_of = {number: result for number, *result in results_of}
+                indexes = self._kept(name, numbers, verdict_of, first + kept)
+            else:
+                indexes = [self._sent[number] for number in numbers]
+            if indexes:
+                published[name] = committed = Committed(
+                    indexes, numbered([self._drafts[index] for index in indexes], first)
                 )
+                for index, publication in zip(indexes, committed.publications, strict=True):
+                    self._outcomes[index] = publication
         return published
 
+    def _sent_by_room(self) -> list[Sequence[int]]:
+        """For each room of the last commit, the numbers of its drafts there, from 0 on."""
+        if len(self._names) == 1:
+            return [range(len(self._sent))]
+        numbers_of: dict[str, list[int]] = {name: [] for name in self._names}
+        for number, index in enumerate(self._sent):
+            numbers_of[self._drafts[index].room].append(number)
+        return list(numbers_of.values())
 
-def _id_arrays(drafts: Sequence[Draft]) -> list[Any]:
+    def _kept(
+        self, room: str, numbers: Sequence[int], verdict_of: Mapping[int, Sequence[int]], end: int
+    ) -> list[int]:
+        """The drafts of a room that became publications, with offsets before `end`, by index.
+
+        `verdict_of` has the verdict and the result of each of the others, which get their outcome.
+        Their numbers count from 1 on.
+        """
+        kept: list[int] = []
+        wait_ms = 0
+        for number in numbers:
+            index = self._sent[number]
+            if number + 1 not in verdict_of:
+                kept.append(index)
+                continue
+            verdict, result = verdict_of[number + 1]
+            if verdict == _NEWER:
+                continue
+            if verdict == _DUPLICATE and result < end:
+                self._refuse(index, Duplicate(room, _id_of(self._drafts[index]), result))
+                continue
+            # A message that was refused in this commit can have a repetition in it.
+            wait_ms = result if verdict == _TOO_BUSY else wait_ms
+            refusal = rate_limited(
+                "The users of this room are sending messages too quickly.", wait_ms / 1000
+            )
+            self._refuse(index, refusal)
+        return kept
+
+    def _refuse(self, index: int, outcome: Duplicate | CommandError) -> None:
+        self._outcomes[index] = self._refused[index] = outcome
+
+
+def _id_columns(drafts: Sequence[Draft]) -> list[Any]:
     """The ids and their digests, and for each repetition the number of the first; None if empty."""
-    ids = [draft.id if isinstance(draft, MessageDraft) else None for draft in drafts]
+    ids = [draft.id for draft in drafts]
     if ids.count(None) == len(ids):
         return [None, None, None]
     digests = [
@@ -229,7 +264,7 @@ def _id_arrays(drafts: Sequence[Draft]) -> list[Any]:
         first = number if digest is None else number_of.setdefault(digest, number)
         originals.append(None if first == number else first)
     return [
-        [None if id is None else escaped(id) for id in ids],
+        SEPARATOR.join([NULL if id is None else escaped(id) for id in ids]),
         digests,
         None if originals.count(None) == len(originals) else originals,
     ]

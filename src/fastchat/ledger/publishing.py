@@ -219,27 +219,33 @@ class Publishing:
             if (state := known(target)) is not None and state.publication is not None:
                 states[target] = state
         unknown = [target for target in batch.targets if target not in states]
-        states |= await self._reader.states(unknown)
-        was_unsettled = batch.unsettled
+        if unknown:
+            states |= await self._reader.states(unknown)
         arguments = batch.arguments(states)
-        if arguments is not None:
-            begun = time.perf_counter()
-            answer = await self._session.commit(
-                self._limits, arguments, skip_locked=self._skips_locked
-            )
-            published = batch.settle(answer)
-            self._committed(
-                {
-                    room: (each, [flying[index].sender for index in each.indexes])
-                    for room, each in published.items()
-                },
-                time.perf_counter() - begun,
-            )
-        for index in was_unsettled:
-            outcome = batch.outcomes[index]
-            sender = flying[index].sender
-            if isinstance(outcome, (Duplicate, CommandError)) and sender is not None:
-                self._answered(sender, outcome)
+        try:
+            if arguments is not None:
+                await self._commit_arguments(batch, flying, arguments)
+        finally:
+            for index, outcome in batch.refused().items():
+                sender = flying[index].sender
+                if sender is not None:
+                    flying[index].sender = None
+                    self._answered(sender, outcome)
+
+    async def _commit_arguments(
+        self, batch: Batch, flying: Sequence[_Waiting], arguments: Sequence[Any]
+    ) -> None:
+        begun = time.perf_counter()
+        answer = await self._session.commit(self._limits, arguments, skip_locked=self._skips_locked)
+        published = {
+            room: (each, [flying[index].sender for index in each.indexes])
+            for room, each in batch.settle(answer).items()
+        }
+        self._committed(published, time.perf_counter() - begun)
+        if not batch.is_settled:  # these must not be refused while the others are tried again
+            for committed, _ in published.values():
+                for index in committed.indexes:
+                    flying[index].sender = None
 
     async def _on_not_committed(
         self, error: NotCommittedError, batch: Batch, flying: Sequence[_Waiting]

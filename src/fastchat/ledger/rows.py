@@ -14,8 +14,11 @@ from fastchat.protocol import Change, Kind, Message, Publication, Reactor
 __all__ = [
     "COLUMNS",
     "KINDS",
+    "NULL",
     "NUMBER_OF_KIND",
+    "SEPARATOR",
     "STORED",
+    "column_of",
     "digest_of",
     "escaped",
     "publication_of",
@@ -37,19 +40,33 @@ STORED = (
     *("target", "emoji", "remove", "edited", "deleted", "reactions"),
 )
 
+#: In a column for the ledger's `split_1`: what is between two texts, and what stands for no text.
+SEPARATOR, NULL = "\x1e", "\1"
+
 
 def escaped(text: str) -> str:
-    """A text as PostgreSQL can store it, which has no U+0000."""
-    if "\0" not in text and "\1" not in text:
+    """A text as PostgreSQL can store it, which has no U+0000.
+
+    It does not have the `SEPARATOR` either, and is not `NULL`.
+    """
+    if "\0" not in text and "\1" not in text and SEPARATOR not in text:
         return text
-    return text.replace("\1", "\1\3").replace("\0", "\1\2")
+    return text.replace("\1", "\1\3").replace("\0", "\1\2").replace(SEPARATOR, "\1\4")
+
+
+def column_of(texts: Sequence[str]) -> str:
+    """Texts as one text, which the ledger's `split_1` takes apart. Each of them is escaped."""
+    column = SEPARATOR.join(texts)
+    if "\0" in column or "\1" in column or column.count(SEPARATOR) >= len(texts):
+        return SEPARATOR.join(map(escaped, texts))
+    return column
 
 
 def unescaped(text: str) -> str:
     """The text that `escaped` was given."""
     if "\1" not in text:
         return text
-    return text.replace("\1\2", "\0").replace("\1\3", "\1")
+    return text.replace("\1\4", SEPARATOR).replace("\1\2", "\0").replace("\1\3", "\1")
 
 
 def digest_of(room: str, user: str, id: str) -> bytes:

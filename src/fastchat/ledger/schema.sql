@@ -240,16 +240,22 @@ BEGIN
     RETURN NEXT;
 END $$;
 
+-- The values of a column that was sent as one text: they have U+001E between them, and U+0001 is a NULL.
+-- The program encodes a long text in a fraction of the time that it takes for an array.
+CREATE FUNCTION split_1(p_column text) RETURNS text[] LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE p_column WHEN '' THEN ARRAY[''] ELSE string_to_array(p_column, E'\x1e', E'\x01') END
+$$;
+
 -- Number and store the drafts of a turn in one commit, and return a list for each room as JSON:
 -- [room, first, kept, others, verdicts, results]. The answer is stored with the commit's number, so
 -- that a machine that has lost it can ask again.
 --
 -- `p_names` are the rooms in the order of their names, each with the epoch and the look that it gets
--- if nothing was published in it yet; `p_rooms` has the index of each draft's room. The arrays
--- from `p_kinds` on are NULL if all drafts are messages. A change has the state of its message that
--- it makes, and in `p_expected` the change before it, or -1 if that is in the same turn. `p_ids` and
--- `p_digests` are NULL if no draft has an id. `p_originals` has the index of the first draft with the
--- same digest for each one that repeats it, and is NULL if none does.
+-- if nothing was published in it yet; `p_rooms` has the index of each draft's room. `p_rooms` to `p_ids`
+-- are columns for `split_1`. The arrays from `p_kinds` on are NULL if all drafts are messages. A change
+-- has the state of its message that it makes, and in `p_expected` the change before it, or -1 if that is
+-- in the same turn. `p_ids` and `p_digests` are NULL if no draft has an id. `p_originals` has the index
+-- of the first draft with the same digest for each one that repeats it, and is NULL if none does.
 --
 -- `kept` drafts of the room have offsets from `first` on, in their order, without the
 -- `others`. These have the verdicts 1: a duplicate of the message at the offset in `results`;
@@ -262,8 +268,8 @@ CREATE FUNCTION append_1(
     p_fence bigint, p_machine integer, p_incarnation bigint, p_token text, p_commit bigint,
     p_skip boolean, p_rate double precision, p_burst double precision, p_stored bigint, p_slack bigint,
     p_names text[], p_epochs text[], p_looks text[],
-    p_rooms integer[], p_users text[], p_usernames text[], p_texts text[], p_timestamps text[],
-    p_ids text[], p_digests bytea[], p_originals integer[],
+    p_rooms text, p_users text, p_usernames text, p_texts text, p_timestamps text,
+    p_ids text, p_digests bytea[], p_originals integer[],
     p_kinds smallint[], p_targets bigint[], p_emojis text[], p_removes boolean[], p_expected bigint[],
     p_states text[], p_edited text[], p_deleted boolean[], p_reactions text[]
 ) RETURNS text
@@ -272,6 +278,7 @@ LANGUAGE plpgsql AS $$
 DECLARE
     v_half smallint;
     v_token text;
+    v_rooms integer[] := split_1(p_rooms)::integer[];
     v_locked bigint[];
     -- Of each room of `p_names`; the number is NULL if the room is left out.
     v_numbers bigint[];
@@ -323,7 +330,7 @@ BEGIN
         SELECT array_agg(least ORDER BY i) INTO v_stops FROM (
             SELECT i, min(u.n) AS least FROM generate_subscripts(p_names, 1) AS i
             LEFT JOIN (
-                SELECT u.room, u.n FROM unnest(p_rooms, p_targets, p_expected)
+                SELECT u.room, u.n FROM unnest(v_rooms, p_targets, p_expected)
                     WITH ORDINALITY AS u(room, target, expected, n)
                 LEFT JOIN publications p ON p.room = v_numbers[u.room] AND p."offset" = u.target
                 WHERE u.target IS NOT NULL AND u.expected >= 0 AND p.changed IS DISTINCT FROM u.expected
@@ -346,8 +353,9 @@ BEGIN
     WITH d AS (
         SELECT u.*, v_numbers[u.i] AS number, v_heads[u.i] AS head, v_paid[u.i] AS paid,
             v_known[u.n] AS known, coalesce(u.n >= v_stops[u.i], false) AS is_stopped
-        FROM unnest(p_rooms, p_users, p_usernames, p_texts, p_timestamps, p_ids, p_digests, p_originals,
-                    p_kinds, p_targets, p_emojis, p_removes, p_states, p_edited, p_deleted, p_reactions)
+        FROM unnest(v_rooms, split_1(p_users), split_1(p_usernames), split_1(p_texts), split_1(p_timestamps),
+                    split_1(p_ids), p_digests, p_originals, p_kinds, p_targets, p_emojis, p_removes,
+                    p_states, p_edited, p_deleted, p_reactions)
             WITH ORDINALITY AS u(i, "user", username, txt, stamp, id, digest, original,
                     kind, target, emoji, remove, state, edited, deleted, reactions, n)
         WHERE v_numbers[u.i] IS NOT NULL
@@ -403,14 +411,14 @@ BEGIN
     IF p_targets IS NOT NULL THEN
         -- The text of a deleted message is in none of its edits either.
         UPDATE publications e SET text = NULL
-        FROM unnest(p_rooms, p_targets, p_kinds) AS u(room, target, kind)
+        FROM unnest(v_rooms, p_targets, p_kinds) AS u(room, target, kind)
         JOIN rooms r ON r.name = p_names[u.room]
         JOIN publications p ON p.room = r.number AND p."offset" = u.target AND p.deleted
         WHERE u.kind = 2 AND e.room = r.number AND e.target = u.target AND e.kind = 1 AND e.text IS NOT NULL;
         -- Nor are its words anywhere. Those of an edit are found again by the next search.
-        DELETE FROM texts t USING unnest(p_rooms, p_targets, p_kinds) AS u(room, target, kind)
+        DELETE FROM texts t USING unnest(v_rooms, p_targets, p_kinds) AS u(room, target, kind)
         JOIN rooms r ON r.name = p_names[u.room]
-        JOIN publications p ON p.room = r.number AND p."offset" = u.target AND p.changed > r.head - cardinality(p_rooms)
+        JOIN publications p ON p.room = r.number AND p."offset" = u.target AND p.changed > r.head - cardinality(v_rooms)
         WHERE u.kind IN (1, 2) AND t.room = r.number AND t."offset" = u.target;
     END IF;
     -- An imported room can have any number of publications too many. No turn adds as many as are dropped.

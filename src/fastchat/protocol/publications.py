@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from functools import lru_cache, partial
+from itertools import count, repeat
 from time import gmtime, strftime
 from typing import Any, NamedTuple
 
@@ -33,6 +34,7 @@ __all__ = [
     "encode_any",
     "is_posted",
     "message_draft",
+    "numbered",
     "timestamp_of",
     "timestamps",
 ]
@@ -187,6 +189,13 @@ message_draft: Callable[[str, str, str, str, str, str | None], MessageDraft] = p
 )
 #: A publication that has no offset yet.
 Draft = MessageDraft | ChangeDraft
+
+
+def numbered(drafts: Sequence[Draft], first: int) -> list[Publication]:
+    """The publications that drafts become, with offsets from `first` on."""
+    if any(issubclass(kind, ChangeDraft) for kind in set(map(type, drafts))):
+        return [each.numbered(offset) for offset, each in enumerate(drafts, first)]
+    return list(map(number_draft, drafts, count(first), repeat(Message)))
 
 
 def is_posted(draft: Draft) -> bool:
