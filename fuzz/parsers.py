@@ -20,7 +20,7 @@ from urllib.parse import parse_qsl
 import orjson
 
 from fastchat import protocol
-from fastchat._codec import Encoder, Parser, pack_draft, unpack_drafts
+from fastchat._codec import Decoder, Encoder, Parser, pack_draft, unpack_drafts
 from fastchat.auth import Right
 from fastchat.auth.tokens import TokenAuthenticator
 from fastchat.brokers.relay.records import decode_from_relay, decode_from_worker
@@ -35,7 +35,7 @@ from fastchat.protocol.names import (
     name_key,
 )
 from fastchat.protocol.parsing import join_from_query, parse, parse_any
-from fastchat.protocol.publications import encode_any
+from fastchat.protocol.publications import decode_any, encode_any
 from fastchat.protocol.values import MAX_OFFSET, MAX_TEXT_CHARS, MAX_TOKEN_BYTES
 
 #: The largest text message that a parser gets.
@@ -50,11 +50,13 @@ TYPES = {
     protocol.Edit: "edit", protocol.Delete: "delete", protocol.React: "react",
     protocol.Search: "search", protocol.Remove: "remove", protocol.Upload: "upload",
 }  # fmt: skip
-#: The compiled parser and encoder alone: they return None for what they leave to the general ones.
+#: The compiled parser, encoder and decoder alone: they return None for what they leave to the
+#: general ones.
 _PARSE_PLAIN = Parser(
     lambda payload: None, protocol.Send, MAX_TEXT_CHARS, MAX_ROOM_CHARS, MAX_TOKEN_BYTES
 )
 _ENCODE_PLAIN = Encoder(lambda publication: None)
+_DECODE_PLAIN = Decoder(lambda payload: None, protocol.Message)
 _LARGEST = {"limit": protocol.MAX_HISTORY, "history": protocol.MAX_HISTORY}
 
 
@@ -75,17 +77,22 @@ def commands(data: bytes) -> None:
 
 
 def codec(data: bytes) -> None:
-    """The compiled parser and encoder do what the general ones do, or decline."""
+    """The compiled parser, encoder and decoder do what the general ones do, or decline."""
     plain = _PARSE_PLAIN(data)
     if plain is not None:
         assert plain == parse_any(data)
+    decoded = _DECODE_PLAIN(data)
+    if decoded is not None:
+        assert decoded == decode_any(data)
     text = data.decode("utf-8", "replace")
     room, username, user, id, *_ = [*text.split("\n", 3), "", "", "", ""]
     draft = protocol.MessageDraft(room, username, text, "2026-01-01", user, id or None)
     message = draft.numbered(len(data))
     assert message == protocol.Message(room, len(data), *draft[1:])
     payload = _ENCODE_PLAIN(message)
-    assert payload is None or payload == encode_any(message)
+    if payload is not None:
+        assert payload == encode_any(message)
+        assert _DECODE_PLAIN(payload) == message
     assert unpack_drafts(pack_draft(draft) * 2, protocol.MessageDraft) == [draft, draft]
     try:
         found = unpack_drafts(data, protocol.MessageDraft)

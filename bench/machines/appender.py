@@ -28,7 +28,7 @@ from fastchat.ledger.session import Session
 from fastchat.ledger.upkeep import Upkeep
 from fastchat.ledger.url import parse_url
 from fastchat.metrics import Metrics
-from fastchat.protocol import MessageDraft
+from fastchat.protocol import MessageDraft, encode
 from fastchat.protocol.publications import timestamps
 
 #: What rooms store by default; what is older is deleted.
@@ -89,9 +89,12 @@ async def publish(
         begun = time.perf_counter()
         published = batch.settle(await session.commit(LIMITS, arguments))
         commits.append(time.perf_counter() - begun)
-        runs = {room: each.publications for room, each in published.items()}
-        counts[int(time.monotonic() - started)] += sum(map(len, runs.values()))
-        session.tell(notes_of(session.identity.token, session.machine, session.last_commit, runs))
+        runs = {
+            room: (publications[0].offset, list(map(encode, publications)))
+            for room, (_, publications) in published.items()
+        }
+        counts[int(time.monotonic() - started)] += sum(len(each) for _, each in runs.values())
+        session.tell(notes_of(session.machine, session.last_commit, runs))
         if pause_s:
             await asyncio.sleep(pause_s)
     return {"seconds": time.monotonic() - started, "counts": counts, "commits": commits}

@@ -433,6 +433,7 @@ cdef inline object _utf8_or_none(str text, Piece *piece):
 cdef enum:
     KEYS_BYTES = 87     # of everything in a payload but the values, without an id
     ID_KEY_BYTES = 8
+    MAX_DIGITS = 18     # of a number that is certainly an int64_t
 
 cdef class Encoder:
     """Called with a publication: its payload, made here if it is a plain message.
@@ -507,6 +508,83 @@ cdef object _encode_plain(message):
     out = _put(out, b'"}', 2)
     assert out == PyBytes_AS_STRING(payload) + size
     return payload
+
+
+# Decoding
+
+cdef class Decoder:
+    """Called with a payload: the message that it was made of by an `Encoder`, as a `kind`.
+
+    This does only what `Encoder` has made itself. For all else, the result is that of
+    `general(payload)`.
+    """
+
+    cdef object _general
+    cdef type _kind
+
+    def __init__(self, general, type kind not None):
+        self._general = general
+        self._kind = kind
+
+    def __call__(self, bytes payload not None):
+        plain = _decode_plain(payload, self._kind)
+        return self._general(payload) if plain is None else plain
+
+
+cdef object _decode_plain(bytes payload, type kind):
+    cdef const char *at = PyBytes_AS_STRING(payload)
+    cdef const char *end = at + PyBytes_GET_SIZE(payload)
+    cdef Span room, user, username, text, timestamp, id
+    cdef int64_t offset = 0
+    cdef Py_ssize_t index
+    id.start = NULL
+    at = _read_value(at, end, b'{"type":"message","room":', 25, &room)
+    at = _read_offset(at, end, &offset)
+    at = _read_value(at, end, b',"user":', 8, &user)
+    at = _read_value(at, end, b',"username":', 12, &username)
+    at = _read_value(at, end, b',"text":', 8, &text)
+    at = _read_value(at, end, b',"timestamp":', 13, &timestamp)
+    if at != NULL and at < end and at[0] == b',':
+        at = _read_value(at, end, b',"id":', 6, &id)
+    if at == NULL or end - at != 1 or at[0] != b'}':
+        return None
+    try:
+        texts = (
+            _decode(&room), _decode(&username), _decode(&text), _decode(&timestamp), _decode(&user),
+            _decode_or_none(&id))
+    except UnicodeDecodeError:
+        return None
+    made = PyType_GenericAlloc(kind, 10)
+    _set(made, 0, texts[0])
+    _set(made, 1, offset)
+    for index in range(1, 6):
+        _set(made, index + 1, texts[index])
+    _set(made, 7, None)     # edited
+    _set(made, 8, False)    # deleted
+    _set(made, 9, None)     # reactions
+    return made
+
+
+cdef inline const char *_read_value(
+        const char *at, const char *end, const char *key, Py_ssize_t size, Span *span) noexcept nogil:
+    """Read a string behind these bytes; returns the place behind it, or NULL if it is not there."""
+    if at == NULL or end - at < size or memcmp(at, key, size) != 0:
+        return NULL
+    return _read_string(at + size, end, span)
+
+
+cdef inline const char *_read_offset(const char *at, const char *end, int64_t *offset) noexcept nogil:
+    cdef const char *first
+    if at == NULL or end - at < 10 or memcmp(at, b',"offset":', 10) != 0:
+        return NULL
+    first = at = at + 10
+    while at < end and b'0' <= at[0] <= b'9' and at - first < MAX_DIGITS:
+        offset[0] = offset[0] * 10 + (at[0] - ZERO)
+        at += 1
+    # RFC 8259 §6: a number has no leading zeros.
+    if at == first or (first[0] == b'0' and at - first > 1):
+        return NULL
+    return at
 
 
 cdef inline char *_put(char *out, const char *data, Py_ssize_t size) noexcept:

@@ -13,10 +13,10 @@ from contracts.history import delete, draft, edit, react
 from fastchat.ledger import session
 from fastchat.ledger.appending import Committed, Limits
 from fastchat.ledger.following import Following
-from fastchat.ledger.notes import MAX_NOTE_BYTES, note_of, notes_of
+from fastchat.ledger.notes import MAX_NOTE_BYTES, machine_of, note_of, notes_of
 from fastchat.ledger.streams import Loaded, Stream
 from fastchat.ledger.url import EngineUrl
-from fastchat.protocol import Change, Message, Position, Publication
+from fastchat.protocol import Change, Message, Position, Publication, encode
 from support.ledger import Machine, in_loop, until
 
 LIMITS = Limits(stored=100_000, slack=100)
@@ -37,7 +37,13 @@ class Follower(Machine):
             machine=lambda: self.session.machine,
         )
 
-    def _deliver(self, stream: Stream, publications: Sequence[Publication]) -> None:
+    def _deliver(
+        self,
+        stream: Stream,
+        publications: Sequence[Publication],
+        payloads: Sequence[bytes] | None,
+    ) -> None:
+        assert payloads is None or list(payloads) == list(map(encode, publications))
         self.delivered.setdefault(stream.room, []).extend(publications)
 
     def connected(self) -> None:
@@ -52,11 +58,12 @@ class Follower(Machine):
         self.following.beaten(machines)
 
     def committed(self, published: Mapping[str, Committed]) -> None:
-        runs = {room: each.publications for room, each in published.items()}
-        for room, run in runs.items():
-            self.following.offer(room, run)
-        token, machine = self.session.identity.token, self.session.machine
-        self.session.tell(notes_of(token, machine, self.session.last_commit, runs))
+        runs = {}
+        for room, (_, publications) in published.items():
+            payloads = list(map(encode, publications))
+            runs[room] = publications[0].offset, payloads
+            self.following.offer(room, publications, payloads)
+        self.session.tell(notes_of(self.session.machine, self.session.last_commit, runs))
 
     def offsets(self, room: str) -> list[int]:
         return [each.offset for each in self.delivered.get(room, ())]
@@ -250,25 +257,54 @@ def test_notes_are_as_small_as_the_server_needs(size: int) -> None:
     run = [Message("Raum ü", 5 + n, "Zoë", "é" * (size // 2), "t", "u_1", None) for n in range(40)]
     run[7:7] = [Change("Raum ü", 12, "Zoë", "", "t", "u_1", react(3).kind, 3, "👍", True)]
     run = [each._replace(offset=5 + n) for n, each in enumerate(run)]
-    notes = notes_of("token", 3, 17, {"Raum ü": run, "b": run[:1]})
+    payloads = list(map(encode, run))
+    notes = notes_of(3, 17, {"Raum ü": (5, payloads), "b": (12, payloads[:1])})
     offset = 5
     for each in notes:
         assert len(each.encode()) <= MAX_NOTE_BYTES
+        assert machine_of(each) == 3
         note = note_of(each)
-        assert note[:3] == ("token", 3, 17)
+        assert note[:2] == (3, 17)
         if note.room == "Raum ü":
             assert note.first == offset
             offset += note.size
-            assert list(note.publications) in (run[note.first - 5 : offset - 5], [])
-            assert bool(note.publications) == (size < MAX_NOTE_BYTES - 100 or note.first == 12)
+            assert list(note.payloads) in (payloads[note.first - 5 : offset - 5], [])
+            assert bool(note.payloads) == (size < MAX_NOTE_BYTES - 300 or note.first == 12)
     assert offset == 46
+    assert (note.room, note.first, note.size) == ("b", 12, 1)
 
 
 def test_commit_without_publications_has_a_note() -> None:
     """Its number is told, so that nobody looks for it."""
-    (payload,) = notes_of("", 3, 17, {})
+    (payload,) = notes_of(3, 17, {})
     note = note_of(payload)
-    assert (note.machine, note.commit, note.size, note.publications) == (3, 17, 0, ())
+    assert (note.machine, note.commit, note.size, list(note.payloads)) == (3, 17, 0, [])
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        "p",
+        "p[]",
+        "p[1,2]",
+        "p[x,1]",
+        'p[9,1,"a",1,2]\n{}',
+        'p[9,1,"a",1,1]\n{"type":"message"}',
+        'p[9,1,"a",1,1]\n{"type":"another"}',
+        'p[9,1,"a",1,1]\n[]',
+        'p[9,1,"a",1,1]\nx',
+    ],
+)
+@in_loop
+async def test_note_that_cannot_be_read_is_ignored(url: EngineUrl, payload: str) -> None:
+    """Its number counts as not heard, so that what it has said is read."""
+    async with followers(url, "one") as (one,):
+        await one.following.follow("a")
+        one.following.heard(payload)
+        assert one.following.get("a").head == 0  # type: ignore[union-attr]
+        assert one.delivered == {}
+        await one.append(draft("1"))
+        assert one.offsets("a") == [1]
 
 
 def test_offers_in_any_order_are_delivered_in_theirs() -> None:

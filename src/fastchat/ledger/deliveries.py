@@ -18,6 +18,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from fastchat import protocol
 from fastchat.errors import CommandError
 from fastchat.history import Duplicate
 from fastchat.ledger.appending import Committed
@@ -57,7 +58,8 @@ class Deliveries:
         self._session = session
         self._rooms = rooms
         self._metrics = metrics
-        self._senders: dict[tuple[str, int], Sender] = {}  # of what is committed, not delivered
+        #: The senders of what is committed and not delivered, by room and offset.
+        self._senders: dict[str, dict[int, Sender]] = {}
         self._told: set[Subscriber] = set()  # and their turn has not ended
         #: The streams of which everything new is delivered.
         self.following = Following(
@@ -71,19 +73,22 @@ class Deliveries:
 
         If a part of a room's stream is missing here, it is delivered when that was read.
         """
-        runs = {room: committed.publications for room, (committed, _) in rooms.items()}
+        runs: dict[str, tuple[int, Sequence[bytes]]] = {}
         for room, (committed, senders) in rooms.items():
-            for publication, sender in zip(committed.publications, senders, strict=True):
-                if sender is not None:
-                    self._senders[room, publication.offset] = sender
-            self.following.offer(room, committed.publications)
+            publications = committed.publications
+            first, payloads = publications[0].offset, list(map(protocol.encode, publications))
+            runs[room] = first, payloads
+            self._senders.setdefault(room, {}).update(
+                (offset, sender)
+                for offset, sender in enumerate(senders, first)
+                if sender is not None
+            )
+            self.following.offer(room, publications, payloads)
             stream = self.following.get(room)
-            for publication in committed.publications:
-                if stream is None or publication.offset <= stream.head:
-                    self._keep(room, publication.offset)
+            self._keep(room, None if stream is None else stream.head)
         session = self._session
-        session.tell(notes_of(session.identity.token, session.machine, session.last_commit, runs))
-        self._metrics.committed(sum(map(len, runs.values())), seconds)
+        session.tell(notes_of(session.machine, session.last_commit, runs))
+        self._metrics.committed(sum(len(payloads) for _, payloads in runs.values()), seconds)
 
     def answer(self, sender: Sender, outcome: Duplicate | CommandError) -> None:
         """Tell a sender, soon, why the draft became no publication."""
@@ -99,29 +104,46 @@ class Deliveries:
 
     def forget(self, room: str) -> None:
         """Tell the senders that wait for the stream of a room, which is not followed any more."""
-        for name, offset in [place for place in self._senders if place[0] == room]:
-            self._keep(name, offset)
+        self._keep(room, None)
 
-    def _deliver(self, stream: Stream, publications: Sequence[Publication]) -> None:
+    def _deliver(
+        self,
+        stream: Stream,
+        publications: Sequence[Publication],
+        payloads: Sequence[bytes] | None,
+    ) -> None:
         name = stream.room
         room = self._rooms.get(name)
         subscribers = room.subscribers.copy() if room is not None else {}
         told = set(subscribers)
+        waiting = self._senders.get(name)
         for start in range(0, len(publications), MAX_RUN):
-            run = publications[start : start + MAX_RUN]
-            senders = [self._senders.pop((name, each.offset), _ELSEWHERE) for each in run]
-            told.update(origin for origin, _ in senders if origin is not None)
-            deliver_run(name, subscribers, run, senders)
+            part = slice(start, start + MAX_RUN)
+            run = publications[part]
+            senders: Sequence[tuple[Subscriber | None, Any]] = ()
+            if waiting:
+                senders = [waiting.pop(each.offset, _ELSEWHERE) for each in run]
+                told.update(origin for origin, _ in senders if origin is not None)
+            parts = None if payloads is None else payloads[part]
+            deliver_run(name, subscribers, run, senders, parts)
         if told:
             self.end_turn(told)
 
-    def _keep(self, room: str, offset: int) -> None:
-        """Tell the sender of a publication that is not delivered to it, if there is one."""
-        sender = self._senders.pop((room, offset), None)
-        if sender is not None:
-            subscriber, draft_key = sender
-            subscriber.kept(draft_key, offset)
-            self.end_turn((subscriber,))
+    def _keep(self, room: str, head: int | None) -> None:
+        """Tell the senders of what will not be delivered to them: it is not after `head`.
+
+        If that is None, nothing of the room will be delivered.
+        """
+        waiting = self._senders.get(room)
+        if waiting is None:
+            return
+        for offset in [each for each in waiting if head is None or each <= head]:
+            if (sender := waiting.pop(offset, None)) is not None:
+                subscriber, draft_key = sender
+                subscriber.kept(draft_key, offset)
+                self.end_turn((subscriber,))
+        if not waiting:
+            self._senders.pop(room, None)
 
     def _report_end(self) -> None:
         told, self._told = self._told, set()

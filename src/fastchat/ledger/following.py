@@ -12,9 +12,10 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+from fastchat import protocol
 from fastchat.ledger import LedgerError
 from fastchat.ledger.gathering import MANY_ROOMS, ROOMS_AT_ONCE, Gathering
-from fastchat.ledger.notes import Note, note_of
+from fastchat.ledger.notes import Note, machine_of, note_of
 from fastchat.ledger.reading import Reader
 from fastchat.ledger.streams import Loaded, Stream
 from fastchat.protocol import MAX_HISTORY, Publication
@@ -33,7 +34,8 @@ class Following:
     """The streams that a machine follows. All methods are called in the loop's thread.
 
     * `deliver` is called with the publications of a room, in the order of their offsets, without a
-      gap, from the position on that the stream has when `follow` returns.
+      gap, from the position on that the stream has when `follow` returns; and with their payloads,
+      or None if they are not encoded yet.
     * `lost` is called if that cannot go on: publications are gone that this machine has not had, or
       the room has another epoch. The stream is not followed any more then.
     * `machine` returns this machine's own number. Its own notes are ignored.
@@ -43,7 +45,7 @@ class Following:
         self,
         reader: Reader,
         *,
-        deliver: Callable[[Stream, Sequence[Publication]], None],
+        deliver: Callable[[Stream, Sequence[Publication], Sequence[bytes] | None], None],
         lost: Callable[[str], None],
         machine: Callable[[], int],
     ) -> None:
@@ -114,21 +116,24 @@ class Following:
     def heard(self, payload: str) -> None:
         """Take in a note of another machine; one that cannot be read is logged."""
         try:
+            if machine_of(payload) == self._machine():
+                return
             note = note_of(payload)
-        except (ValueError, TypeError, LookupError):
+            is_followed = note.room in self._streams or note.room in self._early
+            publications = list(map(protocol.decode, note.payloads)) if is_followed else []
+        except (ValueError, TypeError, AttributeError, LookupError):
             logger.warning("a notification cannot be read: %.80r", payload)
             return
-        if note.machine != self._machine():
-            self._on_note(note)
+        self._on_note(note, publications)
 
-    def _on_note(self, note: Note) -> None:
+    def _on_note(self, note: Note, publications: Sequence[Publication]) -> None:
         heard = self._heard.get(note.machine)
         if heard is None or note.commit > heard + 1:
             # The first notes after a connection was made can be lost as well.
             self._start(self._look())
         self._heard[note.machine] = max(note.commit, heard or 0)
-        if note.publications:
-            self.offer(note.room, note.publications)
+        if note.payloads:
+            self.offer(note.room, publications, note.payloads)
         elif note.room in self._loading:
             self._start(self._look())
         elif note.size:
@@ -151,17 +156,25 @@ class Following:
             self._start(self._look())
         self._reached = reached
 
-    def offer(self, room: str, publications: Sequence[Publication]) -> None:
-        """Take in publications of a room, if it is followed."""
+    def offer(
+        self, room: str, publications: Sequence[Publication], payloads: Sequence[bytes]
+    ) -> None:
+        """Take in publications of a room, and their payloads, if it is followed."""
         if (early := self._early.get(room)) is not None:
             early += publications
         elif (stream := self._streams.get(room)) is not None:
-            self._offer(stream, publications)
+            self._offer(stream, publications, payloads)
 
-    def _offer(self, stream: Stream, publications: Sequence[Publication]) -> None:
+    def _offer(
+        self,
+        stream: Stream,
+        publications: Sequence[Publication],
+        payloads: Sequence[bytes] | None = None,
+    ) -> None:
         run = stream.offer(publications)
         if run:
-            self._deliver(stream, run)
+            is_all = len(run) == len(publications) and run[0].offset == publications[0].offset
+            self._deliver(stream, run, payloads if is_all else None)
         if stream.has_gap and stream not in self._reading and stream not in self._gaps:
             self.gaps_total += 1
             self._gaps.add(stream)

@@ -419,10 +419,7 @@ class _Import:
 
         It does not matter if this fails: they look as soon as somebody publishes there.
         """
-        notes = [
-            note_of_head(self._token, name, origin.position.offset)
-            for name, origin in origins.items()
-        ]
+        notes = [note_of_head(name, origin.position.offset) for name, origin in origins.items()]
         with suppress(LedgerError):
             for setting, value in ASYNCHRONOUS.items():
                 self._steps.fetch("SELECT set_config($1, $2, false)", setting, value)

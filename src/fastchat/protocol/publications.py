@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from fastchat._codec import Encoder, Timestamps, make_draft, number_draft
+from fastchat._codec import Decoder, Encoder, Timestamps, make_draft, number_draft
 
 __all__ = [
     "Change",
@@ -29,6 +29,8 @@ __all__ = [
     "PostedDraft",
     "Publication",
     "Reactor",
+    "decode",
+    "decode_any",
     "encodable",
     "encode",
     "encode_any",
@@ -253,6 +255,30 @@ def _encode_change(change: Change) -> bytes:
         if change.remove:
             fields["remove"] = True
     return orjson.dumps(fields)
+
+
+def decode_any(payload: bytes) -> Publication:
+    """Do what `decode` does, without the compiled decoder for plain messages."""
+    fields = orjson.loads(payload)
+    start = (
+        *(fields["room"], fields["offset"], fields["username"], fields.get("text", "")),
+        *(fields["timestamp"], fields["user"]),
+    )
+    kind = Kind(fields["type"])
+    if kind is not Kind.MESSAGE:
+        change = fields["target"], fields.get("emoji", ""), fields.get("remove", False)
+        return Change(*start, kind, *change)
+    reactions = {
+        emoji: tuple(Reactor(**each) for each in reactors)
+        for emoji, reactors in fields.get("reactions", {}).items()
+    }
+    state = fields.get("edited"), fields.get("deleted", False), reactions or None
+    return Message(*start, fields.get("id"), *state)
+
+
+#: Returns the publication that was encoded as a payload. Raises ValueError, TypeError,
+#: AttributeError or LookupError if there is none.
+decode: Callable[[bytes], Publication] = Decoder(decode_any, Message)
 
 
 def encodable(reactions: Mapping[str, Sequence[Reactor]]) -> dict[str, list[dict[str, str]]]:

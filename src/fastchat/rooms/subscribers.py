@@ -93,12 +93,15 @@ def deliver_run(
     subscribers: Mapping[Subscriber, int],
     run: Sequence[Publication],
     senders: Sequence[tuple[Subscriber | None, Any]],
+    payloads: Sequence[bytes] | None = None,
 ) -> None:
     """Deliver publications of a room, whose offsets follow each other, to its subscribers.
 
     They are at most `MAX_RUN`, and each of them has a sender: the process that the draft came from,
-    and the draft's key. It is (None, None) if the draft came from another machine. A sender that is
-    no subscriber of the room learns only that the publication was stored (`Subscriber.kept`).
+    and the draft's key. It is (None, None) if the draft came from another machine; if all of them
+    did, `senders` can be empty. A sender that is no subscriber of the room learns only that the
+    publication was stored (`Subscriber.kept`). `payloads` are the encoded publications, if they
+    were encoded before.
     """
     origins = {origin for origin, _ in senders}
     if not origins <= subscribers.keys():
@@ -107,7 +110,8 @@ def deliver_run(
                 origin.kept(draft_key, publication.offset)
     if subscribers:
         offset = run[0].offset
-        payloads = list(map(protocol.encode, run))
+        if payloads is None:
+            payloads = list(map(protocol.encode, run))
         for subscriber in subscribers:
             draft_keys = None
             if subscriber in origins:

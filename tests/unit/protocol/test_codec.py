@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from fastchat import protocol
 from fastchat._codec import (
+    Decoder,
     Encoder,
     Parser,
     Timestamps,
@@ -27,7 +28,7 @@ from fastchat.history.rows import row_of
 from fastchat.protocol import Change, Command, Kind, Message, MessageDraft, Send, timestamp_of
 from fastchat.protocol.names import MAX_ROOM_CHARS
 from fastchat.protocol.parsing import parse, parse_any
-from fastchat.protocol.publications import encode_any
+from fastchat.protocol.publications import Reactor, decode_any, encode_any
 from fastchat.protocol.values import MAX_TEXT_CHARS, MAX_TOKEN_BYTES
 
 TIMESTAMP = "2025-01-18T10:30:00.123Z"
@@ -36,6 +37,7 @@ TIMESTAMP = "2025-01-18T10:30:00.123Z"
 #: The compiled parser and encoder alone: they return None for what they leave to the general ones.
 plain = Parser(lambda payload: None, Send, MAX_TEXT_CHARS, MAX_ROOM_CHARS, MAX_TOKEN_BYTES)
 encode_plain = Encoder(lambda publication: None)
+decode_plain = Decoder(lambda payload: None, Message)
 
 
 def parsed(payload: bytes) -> Command | type[Exception]:
@@ -328,6 +330,8 @@ MESSAGE = Message("lobby", 42, "Alice", "Hello", TIMESTAMP, "u_1", "c7")
 def test_plain_messages_are_encoded_as_the_general_encoder_does(message: Message) -> None:
     payload = encode_plain(message)
     assert payload == encode_any(message) == protocol.encode(message)
+    assert decode_plain(payload) == decode_any(payload) == protocol.decode(payload) == message
+    assert type(decode_plain(payload)) is Message
 
 
 @pytest.mark.parametrize(
@@ -359,9 +363,69 @@ def test_changes_are_left_to_the_general_encoder() -> None:
 def test_encoders_agree(text: str, username: str, id: str | None, offset: int) -> None:
     message = MESSAGE._replace(text=text, username=username, id=id, offset=offset)
     assert encode_plain(message) in (None, encode_any(message))
+    assert protocol.decode(protocol.encode(message)) == message
 
 
 def test_lone_surrogate_is_an_error() -> None:
     """Such a string cannot come from a client, because no parser accepts it."""
     with pytest.raises(UnicodeEncodeError):
         encode_plain(MESSAGE._replace(text="\ud800"))
+
+
+# Decoding
+
+
+@pytest.mark.parametrize(
+    "publication",
+    [
+        MESSAGE._replace(text='a "quote"\n'),
+        MESSAGE._replace(edited=TIMESTAMP),
+        MESSAGE._replace(text="", deleted=True),
+        MESSAGE._replace(reactions={"👍": (Reactor("u_1", "Zoë"), Reactor("u_2", "Bob"))}),
+        Change("lobby", 1, "Alice", "better", TIMESTAMP, "u_1", Kind.EDIT, 42),
+        Change("lobby", 1, "Alice", "", TIMESTAMP, "u_1", Kind.DELETE, 42),
+        Change("lobby", 1, "Alice", "", TIMESTAMP, "u_1", Kind.REACT, 42, "👍", remove=True),
+    ],
+)
+def test_all_publications_are_decoded_as_they_were_encoded(publication: Message | Change) -> None:
+    payload = protocol.encode(publication)
+    assert decode_plain(payload) is None
+    assert protocol.decode(payload) == publication
+    assert type(protocol.decode(payload)) is type(publication)
+
+
+PLAIN = protocol.encode(MESSAGE)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"{",
+        PLAIN[:-1],
+        PLAIN + b" ",
+        PLAIN.replace(b"42", b"042"),
+        PLAIN.replace(b"42", b"-42"),
+        PLAIN.replace(b"42", b""),
+        PLAIN.replace(b"42", b"1" * 19),
+        PLAIN.replace(b"42", b"4.2"),
+        PLAIN.replace(b"Hello", b"\\u0041"),
+        PLAIN.replace(b"Hello", b"\xff"),
+        PLAIN.replace(b"text", b"texts"),
+        PLAIN.replace(b'"Hello"', b"null"),
+        PLAIN.replace(b'"id":"c7"', b'"id":null'),
+        PLAIN.replace(b'"id":"c7"', b'"id":"c7","id":"c8"'),
+    ],
+)
+def test_all_other_payloads_are_left_to_the_general_decoder(payload: bytes) -> None:
+    assert decode_plain(payload) is None
+
+
+@given(st.lists(st.tuples(st.integers(0, len(PLAIN) - 1), st.integers(0, 255)), max_size=3))
+def test_decoders_agree_on_damaged_payloads(changes: list[tuple[int, int]]) -> None:
+    """What the compiled decoder accepts, it decodes as the general one does."""
+    damaged = bytearray(PLAIN)
+    for at, byte in changes:
+        damaged[at] = byte
+    found = decode_plain(bytes(damaged))
+    assert found is None or found == decode_any(bytes(damaged))
