@@ -1,5 +1,5 @@
 """The fixtures of the ledger's tests."""
 
-from support.ledger import own_server, server, shared, url
+from support.ledger import own_server, server, shared, sharing, url, urls
 
-__all__ = ["own_server", "server", "shared", "url"]
+__all__ = ["own_server", "server", "shared", "sharing", "url", "urls"]

@@ -18,7 +18,7 @@ from fastchat.history import Outcome, Page
 from fastchat.ledger import LedgerError
 from fastchat.ledger.appending import Batch, Committed, Limits
 from fastchat.ledger.connecting import connect
-from fastchat.ledger.identity import Witness
+from fastchat.ledger.identity import Share, Witness
 from fastchat.ledger.reading import Reader
 from fastchat.ledger.schema import prepare_schema
 from fastchat.ledger.search import Search
@@ -38,13 +38,17 @@ __all__ = [
     "own_server",
     "server",
     "shared",
+    "sharing",
     "until",
     "until_in",
     "url",
+    "urls",
 ]
 
 Result = TypeVar("Result")
 
+#: The ids of two ledgers that share rooms: "b" is in the first one, "a" and "c" in the second.
+SHARING = ("even", "odd")
 _TABLES = """
 SELECT array_agg(relname::text) FROM pg_class
 WHERE relnamespace = $1::regnamespace AND relkind = 'r'
@@ -83,7 +87,19 @@ def own_server() -> Iterator[PostgreSQL]:
 @pytest.fixture(scope="session")
 def shared(server: PostgreSQL) -> SharedLedger:
     """A ledger for all tests of a process."""
-    ledger = SharedLedger(parse_url(f"{server.url}?schema=shared"))
+    return _made(SharedLedger(parse_url(f"{server.url}?schema=shared")))
+
+
+@pytest.fixture(scope="session")
+def sharing(server: PostgreSQL) -> list[SharedLedger]:
+    """Two ledgers that share rooms, for all tests of a process."""
+    return [
+        _made(SharedLedger(parse_url(f"{server.url}?schema=sharing_{id}"), id, SHARING))
+        for id in SHARING
+    ]
+
+
+def _made(ledger: SharedLedger) -> SharedLedger:
     asyncio.run(ledger.make())
     return ledger
 
@@ -95,14 +111,25 @@ def url(shared: SharedLedger) -> EngineUrl:
     return shared.url
 
 
+@pytest.fixture
+def urls(sharing: list[SharedLedger]) -> list[EngineUrl]:
+    """The URLs of two ledgers that share rooms and are like new ones."""
+    for ledger in sharing:
+        asyncio.run(ledger.renew())
+    return [ledger.url for ledger in sharing]
+
+
 class SharedLedger:
     """A ledger that tests use in turn. To renew it takes a hundredth of the time of another one.
 
     If a test has changed the schema, it is made again.
     """
 
-    def __init__(self, url: EngineUrl) -> None:
+    def __init__(self, url: EngineUrl, id: str | None = None, ledgers: Sequence[str] = ()) -> None:
         self.url = url
+        self._id = id
+        self._ledgers = ledgers
+        self._at_first = f"{url.schema}_at_first"
         self._renewing = ""
         self._shape = ""
 
@@ -111,13 +138,16 @@ class SharedLedger:
         self._renewing = ""
         await make_ledger(self.url)
         async with observer(self.url) as db:
+            if self._id is not None:
+                set_ids = "UPDATE identity SET ledger = $1, ledgers = $2, user_key = $3"
+                await db.execute(set_ids, self._id, list(self._ledgers), b"users")
             self._shape = await db.fetchval(_SHAPE, self.url.schema)
-            await db.execute("CREATE SCHEMA at_first")
+            await db.execute(f"CREATE SCHEMA {self._at_first}")
             for table in await db.fetchval(_TABLES, self.url.schema):
-                await db.execute(f"CREATE TABLE at_first.{table} AS TABLE {table}")
+                await db.execute(f"CREATE TABLE {self._at_first}.{table} AS TABLE {table}")
                 self._renewing += (
                     f"DELETE FROM {table}; "  # noqa: S608
-                    f"INSERT INTO {table} OVERRIDING SYSTEM VALUE TABLE at_first.{table}; "
+                    f"INSERT INTO {table} OVERRIDING SYSTEM VALUE TABLE {self._at_first}.{table}; "
                 )
 
     async def renew(self) -> None:
@@ -126,7 +156,7 @@ class SharedLedger:
             while await db.fetch(_END_OTHERS):
                 await db.execute("SELECT pg_sleep(0.001)")
             if await db.fetchval(_SHAPE, self.url.schema) != self._shape:
-                await db.execute(f"DROP SCHEMA {self.url.schema}, at_first CASCADE")
+                await db.execute(f"DROP SCHEMA {self.url.schema}, {self._at_first} CASCADE")
                 await self.make()
                 return
             async with db.transaction():
@@ -190,14 +220,20 @@ class Machine:
     """A machine with a session of the ledger, in the running loop; each turn is one commit."""
 
     def __init__(
-        self, url: EngineUrl, limits: Limits, name: str = "one", witness: Witness | None = None
+        self,
+        url: EngineUrl,
+        limits: Limits,
+        name: str = "one",
+        witness: Witness | None = None,
+        share: Share | None = None,
     ) -> None:
         self.limits = limits
         self.payloads: list[str] = []
         self.commits: dict[str, int] = {}  # of each machine, from the last beat
         self.losses: list[str] = []
         self.beats = 0
-        self.session = Session(url, name, secrets.token_hex(8), self, witness or Witness())
+        witness = witness or Witness()
+        self.session = Session(url, name, secrets.token_hex(8), self, witness, share)
         self.reader = Reader(self.session.fetch, lambda: self.session.identity)
         self.search = Search(self.session.helping)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from fastchat.errors import HistoryError
 
-__all__ = ["LedgerError", "MachineTakenError", "NotCommittedError"]
+__all__ = ["LedgerError", "MachineTakenError", "NotCommittedError", "WrongLedgerError"]
 
 
 class LedgerError(HistoryError):
@@ -18,6 +18,10 @@ class LedgerError(HistoryError):
 
 class MachineTakenError(LedgerError):
     """Another process is this machine too, and was earlier; the session has ended for good."""
+
+
+class WrongLedgerError(LedgerError):
+    """The ledger shares the rooms of a chat with others than those that were named."""
 
 
 class NotCommittedError(LedgerError):

@@ -18,14 +18,17 @@ from typing import Any, NamedTuple
 import asyncpg
 
 from fastchat.history.epochs import epoch_of
-from fastchat.ledger import LedgerError
+from fastchat.ledger import LedgerError, WrongLedgerError
 from fastchat.ledger.connecting import bounded
 from fastchat.protocol.values import MAX_TOKEN_BYTES
 
 __all__ = [
     "FILE_NAME",
+    "TOKEN_BYTES",
     "Identity",
+    "Share",
     "Witness",
+    "check_share",
     "draw",
     "epoch_under",
     "identify",
@@ -38,14 +41,14 @@ logger = logging.getLogger("fastchat.ledger")
 #: In the data directory.
 FILE_NAME = "ledger.json"
 #: 48 bits, which become 8 characters.
-_TOKEN_BYTES = 6
+TOKEN_BYTES = 6
 #: A longer epoch would be too long with a token at its end.
 _MAX_EPOCH_BYTES = MAX_TOKEN_BYTES - 9
 _SELECT = """
 SELECT i.ledger, i.token, i.channel, i.generation, i.user_key, i.system, i.timeline,
     extract(epoch FROM i.renewed)::float8, extract(epoch FROM clock_timestamp())::float8,
     extract(epoch FROM pg_postmaster_start_time())::float8, s.system, s.timeline, s.flushed,
-    coalesce(extract(epoch FROM i.accepted), 0)::float8
+    coalesce(extract(epoch FROM i.accepted), 0)::float8, i.ledgers
 FROM identity i, server_1() s
 """
 
@@ -55,7 +58,8 @@ class Identity(NamedTuple):
 
     `renewed`, `now` and `started`, when the server's processes were started, are seconds since 1970
     by the server's clock. `flushed` is how much of the server's log is on disk, in bytes; None if
-    the server does not say. `accepted` is when an operator has accepted the server, or 0.
+    the server does not say. `accepted` is when an operator has accepted the server, or 0. `ledgers`
+    are the ids of all ledgers that share the chat's rooms, in their order.
     """
 
     ledger: str
@@ -72,6 +76,7 @@ class Identity(NamedTuple):
     timeline: str
     flushed: int | None
     accepted: float = 0.0
+    ledgers: tuple[str, ...] = ()
 
     @property
     def place(self) -> tuple[str, str, str, str, float]:
@@ -80,6 +85,13 @@ class Identity(NamedTuple):
         A server and its copy can differ in nothing but the time at which they were started.
         """
         return self.ledger, self.token, self.system, self.timeline, self.started
+
+
+class Share(NamedTuple):
+    """One of several ledgers that share the rooms of a chat, and all of them, by their ids."""
+
+    ledger: str
+    ledgers: tuple[str, ...]
 
 
 class Witness:
@@ -172,10 +184,13 @@ class Witness:
         return self._is_same_server(found) and (seen["timeline"], seen["token"]) == present
 
 
-async def identify(db: asyncpg.Connection, witness: Witness) -> Identity:
+async def identify(
+    db: asyncpg.Connection, witness: Witness, share: Share | None = None
+) -> Identity:
     """Ask what a connection is to, and renew the ledger's token if publications can be missing.
 
-    Raises LedgerError if the server is a standby, or an old primary that another one has replaced.
+    Raises LedgerError if the server is a standby, or an old primary that another one has replaced,
+    and WrongLedgerError if the ledger is not the one of `share`, or is not alone if that is None.
     """
     # What another connection sees while this one is asked can be later than the answer.
     before = witness.copy()
@@ -183,6 +198,7 @@ async def identify(db: asyncpg.Connection, witness: Witness) -> Identity:
         if await db.fetchval("SELECT pg_is_in_recovery()"):
             raise LedgerError("the server is a standby, which cannot be written")
         found = await read_identity(db)
+    check_share(found, share)
     if before.is_older(found):
         raise LedgerError(
             f"the server is on timeline {found.timeline}, which another server has left behind. If "
@@ -197,6 +213,20 @@ async def identify(db: asyncpg.Connection, witness: Witness) -> Identity:
         found = await renew(db, found, "the server's log ends before what was seen of it")
     witness.see(found)
     return found
+
+
+def check_share(found: Identity, share: Share | None) -> None:
+    """Raise WrongLedgerError unless a ledger has the ids that a machine knows of.
+
+    A machine that did not know of the other ledgers would look here for rooms that are there.
+    """
+    if share is None and len(found.ledgers) > 1:
+        raise WrongLedgerError(
+            f"it is one of {len(found.ledgers)} ledgers that share the rooms of a chat; give the "
+            "URLs of all. To have all rooms in one, export them, and import them into a new schema"
+        )
+    if share is not None and (found.ledger, found.ledgers) != share:
+        raise WrongLedgerError("it is not the ledger any more that shares the rooms of this chat")
 
 
 async def renew(db: asyncpg.Connection, found: Identity, why: str) -> Identity:
@@ -215,7 +245,7 @@ async def renew(db: asyncpg.Connection, found: Identity, why: str) -> Identity:
 
 async def draw(db: asyncpg.Connection, found: Identity) -> bool:
     """Draw another token; returns False if somebody has replaced the one of `found` already."""
-    token = secrets.token_urlsafe(_TOKEN_BYTES)
+    token = secrets.token_urlsafe(TOKEN_BYTES)
     present = await db.fetchval(
         "SELECT renew_1($1, $2, $3, $4)", found.token, token, found.system, found.timeline
     )
@@ -237,4 +267,5 @@ def epoch_under(token: str, epoch: str, own: str) -> str:
 
 async def read_identity(db: asyncpg.Connection) -> Identity:
     """Ask what a connection is to; nothing is checked."""
-    return Identity(*await db.fetchrow(_SELECT))
+    found = Identity(*await db.fetchrow(_SELECT))
+    return found._replace(ledgers=tuple(found.ledgers))

@@ -51,7 +51,7 @@ from fastchat.ledger.connecting import (
     ledger_error,
 )
 from fastchat.ledger.health import CROWDED, Health
-from fastchat.ledger.identity import Identity, Witness, identify, renew
+from fastchat.ledger.identity import Identity, Share, Witness, identify, renew
 from fastchat.ledger.url import EngineUrl
 
 __all__ = ["Session", "SessionUser"]
@@ -152,11 +152,18 @@ class Session:
     """The connections of the machine with this name to the ledger at `url`.
 
     `boot` is a random value of this process, and `witness` what the machine knows of the ledger.
+    `share` says which one it is of several ledgers; it is None if there are no others.
     Calls of `commit` must not overlap.
     """
 
     def __init__(
-        self, url: EngineUrl, machine: str, boot: str, user: SessionUser, witness: Witness
+        self,
+        url: EngineUrl,
+        machine: str,
+        boot: str,
+        user: SessionUser,
+        witness: Witness,
+        share: Share | None = None,
     ) -> None:
         self._url = url
         self._dsns = url.dsns  # in the order in which they are tried
@@ -165,6 +172,7 @@ class Session:
         self._boot = ""  # when this process became the machine, and its random value
         self._user = user
         self._witness = witness
+        self._share = share
         self._identity: Identity | None = None
         self._link: _Link | None = None
         self._is_up = asyncio.Event()  # whether there is a link
@@ -260,7 +268,7 @@ class Session:
                 db.add_termination_listener(
                     lambda _: link.lose(LedgerError("a connection is lost"))
                 )
-            identities = [await identify(db, self._witness) for db in link.all]
+            identities = [await identify(db, self._witness, self._share) for db in link.all]
             if len({each.place for each in identities}) > 1:
                 raise LedgerError("the connections are to different servers")
             if self._identity is not None and identities[-1].token != self._identity.token:
@@ -505,7 +513,7 @@ class Session:
 
     async def _identify(self, db: asyncpg.Connection) -> Identity:
         """Ask what a further connection is to. Raises LedgerError if the others are to another."""
-        found = await identify(db, self._witness)
+        found = await identify(db, self._witness, self._share)
         if found.place != self.identity.place:
             raise LedgerError("the connections are to different servers")
         return found

@@ -11,7 +11,7 @@ import asyncpg
 from fastchat.errors import SettingError
 from fastchat.ledger import LedgerError, NotCommittedError
 from fastchat.ledger.connecting import FAILED, bounded, connect, fetch, ledger_error
-from fastchat.ledger.identity import Witness, identify
+from fastchat.ledger.identity import Share, Witness, identify
 from fastchat.ledger.url import EngineUrl
 
 __all__ = ["FilesConnection"]
@@ -31,13 +31,17 @@ class FilesConnection:
     """Runs statements, one after the other, on a connection that is made when it is needed.
 
     `claims` are those of the uploads that this process is receiving. `witness` returns what the
-    machine has seen of the ledger; it is called in a thread.
+    machine has seen of the ledger; it is called in a thread. `share` says which one it is of
+    several ledgers.
     """
 
-    def __init__(self, url: EngineUrl, witness: Callable[[], Witness]) -> None:
+    def __init__(
+        self, url: EngineUrl, witness: Callable[[], Witness], share: Share | None = None
+    ) -> None:
         self._url = url
         self._dsns = url.dsns
         self._witness = witness
+        self._share = share
         self._db: asyncpg.Connection | None = None
         self._lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -109,7 +113,7 @@ class FilesConnection:
             return self._db
         db = await connect(self._url, _SETTINGS, dsns=self._dsns)
         try:
-            await identify(db, await asyncio.to_thread(self._witness))
+            await identify(db, await asyncio.to_thread(self._witness), self._share)
             with bounded(db):
                 self.key = await db.fetchval(_OWN, list(self.claims))
             if self._is_closed:

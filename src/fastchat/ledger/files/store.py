@@ -34,7 +34,7 @@ from fastchat.ledger import LedgerError, NotCommittedError
 from fastchat.ledger.files.cache import CACHE_BYTES, Cache
 from fastchat.ledger.files.connection import FilesConnection
 from fastchat.ledger.files.contents import PIECE_BYTES, Copying, LedgerContent
-from fastchat.ledger.identity import Witness
+from fastchat.ledger.identity import Share, Witness
 from fastchat.ledger.url import EngineUrl
 from fastchat.limits.buckets import Budget, TokenBuckets
 from fastchat.metrics import Metrics
@@ -101,6 +101,7 @@ class LedgerFiles:
     * ``witness``: returns what the machine has seen of the ledger; it is called in a thread.
     * ``max_bytes``: the size of the largest file.
     * ``max_user_bytes``, ``max_total_bytes``: the quotas of one user and of all machines.
+    * ``share``: which one it is of several ledgers.
     * ``store_rate``: bytes a second that all machines together store in PostgreSQL.
     * ``read_rate``: bytes a second that this process reads there. A rate of 0 is no limit.
 
@@ -117,6 +118,7 @@ class LedgerFiles:
         max_user_bytes: int,
         max_total_bytes: int,
         metrics: Metrics,
+        share: Share | None = None,
         cache_bytes: int = CACHE_BYTES,
         store_rate: float = STORE_RATE,
         read_rate: float = READ_RATE,
@@ -126,7 +128,7 @@ class LedgerFiles:
         self.max_total_bytes = max_total_bytes
         self.metrics = metrics
         self.cache = Cache(cache, cache_bytes)
-        self._connection = FilesConnection(url, witness)
+        self._connection = FilesConnection(url, witness, share)
         self._store_rate = store_rate
         self._storing = asyncio.Lock()
         self._may_store_s = 0.0  # when the next piece can be stored, by the loop's clock
