@@ -167,7 +167,8 @@ class Settings:
     engine: tuple[str, ...] = _setting(
         (),
         "URL of a PostgreSQL in which several machines share the rooms, such as "
-        "postgresql://chat@db.example/chat; without it, one machine has them in --data",
+        "postgresql://chat@db.example/chat; with several URLs, each PostgreSQL has a part of the "
+        "rooms; without a URL, one machine has them in --data",
         separator=None,
     )
     machine: str = _setting(
@@ -640,11 +641,12 @@ def _check_engine(settings: Settings, names: Mapping[str, str], given: Collectio
             if getattr(settings, name) != _DEFAULTS[name]:
                 raise SettingError(f"{names[name]} has no effect without --engine; give both.")
         return
-    if len(settings.engine) > 1:
-        raise SettingError(f"{names['engine']} must be one URL, not {len(settings.engine)}.")
     from fastchat.ledger.url import parse_url  # here, because most servers have no engine
 
-    parse_url(settings.engine[0], names["engine"])
+    urls = [parse_url(url, names["engine"]) for url in settings.engine]
+    for number, url in enumerate(urls):
+        if url in urls[:number]:
+            raise SettingError(f"{names['engine']} has {url.shown} twice; give each URL once.")
     for name in ("history", "durability"):
         if name in given or getattr(settings, name) != _DEFAULTS[name]:
             raise SettingError(

@@ -51,6 +51,28 @@ def test_init_says_what_it_did(
     assert engine("init", url, capsys) == (0, migrated, "")
 
 
+def test_init_lets_ledgers_share_rooms(
+    server: PostgreSQL, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With several URLs, it makes the schemas, and stores which of them belong together. The other
+    commands are about each of the URLs."""
+    urls = [chat_url(server) for _ in range(2)]
+    engines = [argument for url in urls for argument in ("--engine", url)]
+    assert main(["engine", "init", *engines]) == 0
+    made, also, together = capsys.readouterr().out.splitlines()
+    for url, line in zip(urls, (made, also), strict=True):
+        schema = url.partition("schema=")[2]
+        assert line == f"{url}: made the schema '{schema}', version 1"
+    assert together == "2 ledgers share the rooms of one chat"
+    assert engine("renew", urls[0], capsys)[0] == 0
+    assert main(["engine", "renew", *engines]) == 0
+    assert capsys.readouterr().out.count("renewed the ledger's token") == 2
+    assert main(["files", *engines]) == 0
+    assert capsys.readouterr().out == "0 shared files (0 bytes)\n"
+    assert main(["engine", "init", "--engine", chat_url(server), *engines]) == 2
+    assert "is not one of the 2 that share the chat" in capsys.readouterr().err
+
+
 def test_command_needs_an_engine(capsys: pytest.CaptureFixture[str]) -> None:
     """Without a URL, the command says so; without a server too, with another status."""
     assert main(["engine", "renew"]) == 2
@@ -148,6 +170,6 @@ async def test_role_that_owns_nothing(server: PostgreSQL, url: EngineUrl, role: 
     finally:
         await machine.session.close()
     out = io.BytesIO()
-    await asyncio.to_thread(transfer.export_rooms, plain, None, out)
+    await asyncio.to_thread(transfer.export_rooms, [plain], None, out)
     foreign = io.BytesIO(b'{"username":"Ann","text":"one"}')
-    await asyncio.to_thread(transfer.import_rooms, plain, foreign, "a file", "lobby")
+    await asyncio.to_thread(transfer.import_rooms, [plain], foreign, "a file", "lobby")

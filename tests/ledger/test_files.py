@@ -7,7 +7,7 @@ import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,16 +24,18 @@ from fastchat.files import UNLINKED_LIFETIME_S, File, Files, FileWriter
 from fastchat.files.space import Space
 from fastchat.ledger import LedgerError
 from fastchat.ledger.appending import Limits
-from fastchat.ledger.files import LedgerFiles, connection, store
+from fastchat.ledger.files import LedgerFiles, SpreadFiles, connection, spread, store
 from fastchat.ledger.files.cache import Cache
 from fastchat.ledger.files.contents import PIECE_BYTES
-from fastchat.ledger.identity import Witness
+from fastchat.ledger.identity import Share, Witness
+from fastchat.ledger.sharing import owner_of, settle
 from fastchat.ledger.upkeep import Upkeep
 from fastchat.ledger.url import EngineUrl, parse_url
 from fastchat.metrics import Metrics
 from fastchat.protocol import MessageDraft
 from support.file_store import get, put
 from support.ledger import Machine, in_loop, make_ledger, observer, until_in
+from support.machines import chat_url
 from support.postgresql import PostgreSQL
 from support.server import PATIENCE_S
 from support.wire import Wire
@@ -122,6 +124,99 @@ class TestContract(FilesContract):
     @pytest.fixture
     def place(self, url: EngineUrl, tmp_path: Path) -> LedgerPlace:
         return LedgerPlace(url, tmp_path)
+
+
+@asynccontextmanager
+async def opened_spread_files(
+    urls: Sequence[EngineUrl], folder: Path, **changes: int
+) -> AsyncIterator[SpreadFiles]:
+    """The files of a process on several ledgers."""
+
+    def make(url: EngineUrl, share: Share) -> LedgerFiles:
+        return LedgerFiles(url, **settings(folder / share.ledger, share=share, **changes))
+
+    files = SpreadFiles(urls, make, max_bytes=changes.get("max_bytes", 10_000_000))
+    try:
+        yield files
+    finally:
+        files.close()
+
+
+@in_loop
+async def test_files_are_in_the_ledgers_of_their_rooms(
+    urls: list[EngineUrl], tmp_path: Path
+) -> None:
+    """Every process finds them by the link, whatever the order of the URLs is; they go with the
+    last message of their room."""
+    async with (
+        opened_spread_files(urls, tmp_path / "a") as one,
+        opened_spread_files(urls[::-1], tmp_path / "b") as two,
+    ):
+        made = [await put(one, b"content", room=room) for room in "ab"]
+        assert len({file.id for file in made}) == 2
+        for file in made:
+            assert await two.stat(file.id) == (7, "application/octet-stream")
+            assert [await get(two, file.id), await get(one, file.id)] == [b"content"] * 2
+        assert await two.stat("a" * 32) is await two.open("a" * 32) is None
+        assert await two.find("ticket") is None
+        writer = await two.reserve("b", "user", "name", 3)
+        claimed = await one.claim(writer.ticket)
+        assert claimed is not None
+        assert await two.claim(writer.ticket) is None
+        await claimed.write(b"abc")
+        assert (await claimed.finish()).room == "b"
+        waiting = await one.reserve("a", "user", "name", 3)
+        await two.withdraw("a", "user")
+        assert await two.claim(waiting.ticket) is None
+        counts = []
+        for url in urls:
+            async with observer(url) as db:
+                counts.append(await db.fetchval("SELECT count(*) FROM files"))
+                await db.execute("DELETE FROM files")
+        assert counts == [2, 1]
+        assert await get(two, made[0].id) is None
+
+
+@in_loop
+async def test_files_of_a_lost_ledger_are_unavailable(
+    server: PostgreSQL, own_server: PostgreSQL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the other ledgers are served. A file that nobody has found is not missing for
+    certain. A process that starts meanwhile finds the ledger when it is back."""
+    monkeypatch.setattr(connection, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(spread, "RETRY_S", 0.0)
+    urls = [parse_url(chat_url(each)) for each in (server, own_server)]
+    ledgers = [share.ledger for _, share in await settle(urls) if share is not None]
+    here, there = (
+        next(room for room in map(str, range(100)) if owner_of(room, ledgers) == ledger)
+        for ledger in ledgers
+    )
+    async with opened_spread_files(urls, tmp_path / "a") as one:
+        made = [await put(one, b"content", room=room) for room in (here, there)]
+        await asyncio.to_thread(own_server.kill)
+        async with opened_spread_files(urls, tmp_path / "b") as two:
+            for files in (one, two):
+                assert await files.stat(made[0].id) is not None
+                assert (await refused(files.stat(made[1].id))).code == ErrorCode.UNAVAILABLE
+                assert (await refused(files.find("ticket"))).code == ErrorCode.UNAVAILABLE
+                reserving = files.reserve(there, "user", "name", 3)
+                assert (await refused(reserving)).code == ErrorCode.UNAVAILABLE
+                await files.withdraw(there, "user")
+                await files.withdraw(here, "user")
+            await asyncio.to_thread(own_server.start)
+            for files in (one, two):
+                async with asyncio.timeout(PATIENCE_S):
+                    while not await is_available(files.stat(made[1].id)):  # noqa: ASYNC110
+                        await asyncio.sleep(0.05)
+                assert await get(files, made[1].id) == b"content"
+    assert (await refused(one.stat("a" * 32))).code == ErrorCode.UNAVAILABLE
+
+
+async def is_available(asked: Coroutine[Any, Any, object]) -> bool:
+    """Whether a question has an answer."""
+    with contextlib.suppress(CommandError):
+        return await asked is not None
+    return False
 
 
 # Links

@@ -6,7 +6,8 @@ import asyncio
 import json
 import secrets
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -28,8 +29,9 @@ from fastchat.history import History
 from fastchat.history.memory import MemoryHistory
 from fastchat.ledger.appending import Limits
 from fastchat.ledger.attendance import Times
-from fastchat.ledger.identity import Witness
+from fastchat.ledger.identity import Share, Witness
 from fastchat.ledger.rooms import SharedRooms
+from fastchat.ledger.spread import SpreadRooms
 from fastchat.ledger.url import EngineUrl
 from fastchat.metrics import Metrics
 from fastchat.rooms import Entrance, Entry, Member
@@ -45,7 +47,7 @@ BARRIER = "~"
 class Rooms(SharedRooms):
     """Shared rooms that know when they have heard everything that was told before."""
 
-    def __init__(self, url: EngineUrl, machine: str) -> None:
+    def __init__(self, url: EngineUrl, machine: str, share: Share | None = None) -> None:
         super().__init__(
             url,
             machine,
@@ -56,6 +58,7 @@ class Rooms(SharedRooms):
             metrics=Metrics(),
             user_of=lambda credential: credential,
             times=Times(grace=GRACE_TICKS),
+            share=share,
         )
         self.reached = asyncio.Event()
 
@@ -76,9 +79,36 @@ class Rooms(SharedRooms):
             await asyncio.wait([self._ticking])
 
 
+class Spread(SpreadRooms):
+    """The rooms of a machine on several ledgers; `parts` has those on each of them."""
+
+    def __init__(self, urls: Sequence[EngineUrl], machine: str) -> None:
+        made: dict[EngineUrl, Rooms] = {}
+
+        def make(url: EngineUrl, share: Share, _: object) -> Rooms:
+            return made.setdefault(url, Rooms(url, machine, share))
+
+        super().__init__(urls, make)
+        self._made = made
+
+    @property
+    def parts(self) -> list[Rooms]:
+        return [self._made[url] for url in sorted(self._made)]
+
+
 @asynccontextmanager
 async def machine(url: EngineUrl, name: str) -> AsyncIterator[Rooms]:
     rooms = Rooms(url, name)
+    try:
+        await rooms.open()
+        yield rooms
+    finally:
+        await rooms.close()
+
+
+@asynccontextmanager
+async def spread_machine(urls: Sequence[EngineUrl], name: str) -> AsyncIterator[Spread]:
+    rooms = Spread(urls, name)
     try:
         await rooms.open()
         yield rooms
@@ -121,14 +151,21 @@ async def test_forged_notifications_change_nothing(
     assert len(logged) == len(FORGED) - 1, "the empty notification is of no kind"
 
 
-class TestContract(
-    SeveralContract, JoiningContract, PresenceContract, PublishingContract, ReadingContract
-):
+class OnLedgers:
+    """What the contract needs of machines that share ledgers: one, or those of a subclass."""
+
     PACE_S = 0.005
 
     @pytest.fixture(autouse=True)
     def _with_url(self, url: EngineUrl) -> None:
-        self.url = url
+        self.urls = [url]
+
+    def machine(self, name: str) -> AbstractAsyncContextManager[Rooms | Spread]:
+        return machine(self.urls[0], name)
+
+    def parts(self) -> list[list[Rooms]]:
+        """The rooms of each machine, on each ledger."""
+        return [[each] if isinstance(each, Rooms) else each.parts for each in self.machines]
 
     @pytest.fixture
     def history(self) -> History:
@@ -139,7 +176,7 @@ class TestContract(
     async def brokers(self, receivers: Sequence[Receiver]) -> AsyncIterator[list[Broker]]:
         async with AsyncExitStack() as stack:
             self.machines = [
-                await stack.enter_async_context(machine(self.url, f"machine-{number}"))
+                await stack.enter_async_context(self.machine(f"machine-{number}"))
                 for number in range(len(receivers))
             ]
             brokers = [MemoryBroker(rooms) for rooms in self.machines]
@@ -156,23 +193,39 @@ class TestContract(
         return broker._rooms.pages
 
     async def batches(self) -> list[int]:
-        session = self.machines[0]._session
-        answers = await session.fetch("SELECT answer FROM commits ORDER BY number")
-        return [sum(kept for _, _, kept, *_ in json.loads(answer)) for (answer,) in answers]
+        found: list[int] = []
+        for rooms in self.parts()[0]:
+            answers = await rooms._session.fetch("SELECT answer FROM commits ORDER BY number")
+            found += [sum(kept for _, _, kept, *_ in json.loads(answer)) for (answer,) in answers]
+        return found
 
     async def tick(self, times: int = GRACE_TICKS) -> None:
-        """Let so many seconds pass for the ledger, and all machines hear what happens then."""
-        for rooms in self.machines:
+        """Let so many seconds pass for the ledgers, and all machines hear what happens then."""
+        machines = self.parts()
+        for rooms in chain(*machines):
             await rooms.called()
             rooms.reached.clear()
-        async with observer(self.url) as db:
-            await db.execute("UPDATE attendance SET until = until - $1 * interval '1 s'", times)
-            await self.machines[0]._attendance.tick()
-            channel = self.machines[0]._session.identity.channel
-            await db.execute("SELECT pg_notify($1, $2)", channel, BARRIER)
-        for rooms in self.machines:
+        for url, rooms in zip(sorted(self.urls), machines[0], strict=True):
+            async with observer(url) as db:
+                passed = "UPDATE attendance SET until = until - $1 * interval '1 s'"
+                await db.execute(passed, times)
+                await rooms._attendance.tick()
+                channel = rooms._session.identity.channel
+                await db.execute("SELECT pg_notify($1, $2)", channel, BARRIER)
+        for rooms in chain(*machines):
             await rooms.reached.wait()
             await rooms.ticked()
+
+
+class TestContract(
+    OnLedgers,
+    SeveralContract,
+    JoiningContract,
+    PresenceContract,
+    PublishingContract,
+    ReadingContract,
+):
+    """The contract with one process on each machine."""
 
 
 class TestRelayContract(TestContract):
@@ -187,7 +240,7 @@ class TestRelayContract(TestContract):
         async with AsyncExitStack() as stack:
             used = self.directories[: len(receivers)]
             self.machines = [
-                await stack.enter_async_context(machine(self.url, each.name)) for each in used
+                await stack.enter_async_context(self.machine(each.name)) for each in used
             ]
             made: list[RelayBroker] = []
             for number, (directory, rooms) in enumerate(zip(used, self.machines, strict=True)):
@@ -217,3 +270,19 @@ class TestRelayContract(TestContract):
     def pages_of(self, broker: Broker) -> Pages:
         assert isinstance(broker, RelayBroker)
         return RelayPages(broker)
+
+
+class TestSpreadContract(OnLedgers, SeveralContract, JoiningContract, ReadingContract):
+    """The contract with rooms that are spread over two ledgers.
+
+    A room is in one of them, as in the other classes. So the parts that are about what happens
+    within one room are left out.
+    """
+
+    @pytest.fixture(autouse=True)
+    def _with_url(self, urls: list[EngineUrl]) -> None:
+        self.urls = urls
+
+    def machine(self, name: str) -> AbstractAsyncContextManager[Rooms | Spread]:
+        # Each machine has the URLs in another order.
+        return spread_machine(self.urls[:: -1 if name[-1] in "13579" else 1], name)

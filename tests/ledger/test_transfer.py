@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
 from contracts.history import delete, draft, edit, react
@@ -18,7 +19,7 @@ from fastchat.errors import SettingError
 from fastchat.history import Duplicate, transfer
 from fastchat.history.exports import Imported
 from fastchat.history.users import UserIds
-from fastchat.ledger import LedgerError, administration
+from fastchat.ledger import LedgerError, NotCommittedError, administration
 from fastchat.ledger import transfer as ledger
 from fastchat.ledger.appending import Limits
 from fastchat.ledger.identity import epoch_under
@@ -58,7 +59,7 @@ def encoded(*lines: object) -> bytes:
 
 
 def imported(url: EngineUrl, *lines: object) -> Imported:
-    return ledger.import_rooms(url, io.BytesIO(encoded(*lines)), "a file", "lobby")
+    return ledger.import_rooms([url], io.BytesIO(encoded(*lines)), "a file", "lobby")
 
 
 async def import_beside(url: EngineUrl, *lines: object) -> Imported:
@@ -68,7 +69,7 @@ async def import_beside(url: EngineUrl, *lines: object) -> Imported:
 
 def exported(url: EngineUrl, room: str | None = None) -> bytes:
     out = io.BytesIO()
-    ledger.export_rooms(url, room, out)
+    ledger.export_rooms([url], room, out)
     return out.getvalue()
 
 
@@ -126,15 +127,89 @@ def test_circle_changes_no_byte(fresh: Callable[[], EngineUrl], tmp_path: Path) 
         ("0", 1, 1), ("a", 1, 12), ("gone", 43, 42), ("long", 22, 61), ("zürich", 1, 1),
     ]  # fmt: skip
     one, two = fresh(), fresh()
-    result = ledger.import_rooms(one, io.BytesIO(before), "a file", "x")
+    result = ledger.import_rooms([one], io.BytesIO(before), "a file", "x")
     assert result == (5, before.count(b"\n") - 5, False)
     assert exported(one) == before
     transfer.import_rooms(tmp_path / "new", io.BytesIO(exported(one)), "a file", "x")
     assert from_directory(tmp_path / "new") == before
-    ledger.import_rooms(two, io.BytesIO(from_directory(tmp_path / "new")), "a file", "x")
+    ledger.import_rooms([two], io.BytesIO(from_directory(tmp_path / "new")), "a file", "x")
     assert exported(two) == before
     assert exported(two, "a") in before
     asyncio.run(check_use(two))
+
+
+def test_rooms_move_between_one_ledger_and_several(fresh: Callable[[], EngineUrl]) -> None:
+    """Each room comes to its ledger, with its epoch and the secret of the users, and back again."""
+    rooms = [f"room-{number}" for number in range(20)]
+    lines = [line for room in rooms for line in (header(room), message(1, room), message(2, room))]
+    one, spread = fresh(), [fresh(), fresh()]
+    imported(one, *lines)
+    before = exported(one)
+    result = ledger.import_rooms(spread, io.BytesIO(before), "a file", "x")
+    assert result == (20, 40, False)
+    counts = [asyncio.run(rooms_in(url)) for url in spread]
+    assert set(counts[0]) | set(counts[1]) == set(rooms)
+    assert not set(counts[0]) & set(counts[1])
+    assert min(map(len, counts)) > 0
+    out = io.BytesIO()
+    ledger.export_rooms(spread[::-1], None, out)
+    assert sorted(out.getvalue().splitlines()) == sorted(before.splitlines())
+    for room in rooms[:4]:
+        out = io.BytesIO()
+        ledger.export_rooms(spread, room, out)
+        assert out.getvalue() == exported(one, room)
+    with pytest.raises(SettingError, match="there is no room “nowhere”"):
+        ledger.export_rooms(spread, "nowhere", io.BytesIO())
+    with pytest.raises(SettingError, match=r"has a room “room-1?[0-9]” already"):
+        ledger.import_rooms(spread, io.BytesIO(before), "a file", "x")
+    with pytest.raises(LedgerError, match="it is one of 2 ledgers"):
+        exported(spread[0])
+
+
+async def rooms_in(url: EngineUrl) -> list[str]:
+    async with observer(url) as db:
+        return [name for (name,) in await db.fetch("SELECT name FROM rooms")]
+
+
+def test_several_ledgers_adopt_users_only_together(fresh: Callable[[], EngineUrl]) -> None:
+    """If something was published in one of them, its guests keep their ids in all rooms."""
+    urls = [fresh(), fresh()]
+    foreign = encoded({"username": "Ann", "text": "Hello"})
+    assert ledger.import_rooms(urls, io.BytesIO(foreign), "a file", "lobby") == (1, 1, False)
+    rooms = [f"room-{number}" for number in range(30)]
+    lines = encoded(*(line for room in rooms for line in (header(room, 1), message(1, room))))
+    assert ledger.import_rooms(urls, io.BytesIO(lines), "a file", "x") == (30, 30, True)
+    assert len({asyncio.run(key_of(url)) for url in urls} - {KEY}) == 1
+
+
+async def key_of(url: EngineUrl) -> bytes:
+    async with observer(url) as db:
+        return bytes(await db.fetchval("SELECT user_key FROM identity"))
+
+
+def test_import_says_which_ledger_has_failed(
+    fresh: Callable[[], EngineUrl], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledgers commit one after the other. What was committed is named if another one fails."""
+    urls = [fresh(), fresh()]
+    commits = 0
+
+    async def failing(db: asyncpg.Connection) -> None:
+        nonlocal commits
+        commits += 1
+        if commits == 2:
+            raise NotCommittedError("the disk is full", "53100")
+        await db.execute("COMMIT")
+
+    monkeypatch.setattr(ledger, "_commit", failing)
+    rooms = [f"room-{number}" for number in range(30)]
+    lines = encoded(*(line for room in rooms for line in (header(room, 1), message(1, room))))
+    with pytest.raises(LedgerError) as failed:
+        ledger.import_rooms(urls, io.BytesIO(lines), "a file", "x")
+    words = f"the disk is full; only the rooms of {urls[0].shown} were imported"
+    assert str(failed.value) == f"--engine {urls[1].shown}: {words}"
+    assert asyncio.run(rooms_in(urls[0]))
+    assert not asyncio.run(rooms_in(urls[1]))
 
 
 async def check_use(url: EngineUrl) -> None:
@@ -218,7 +293,7 @@ def test_epoch_stays_until_the_token_changes(fresh: Callable[[], EngineUrl]) -> 
     assert len({header_of(url, "a")["epoch"], renewed, "E1"}) == 3
     assert header_of(url, "b")["epoch"] not in (renewed, "E1")
     other = fresh()
-    ledger.import_rooms(other, io.BytesIO(exported(url)), "a file", "x")
+    ledger.import_rooms([other], io.BytesIO(exported(url)), "a file", "x")
     assert exported(other) == exported(url)
 
 
@@ -389,7 +464,7 @@ async def test_machines_publish_during_an_import(url: EngineUrl) -> None:
             return lambda: asyncio.run_coroutine_threadsafe(publishing, loop).result(PATIENCE_S)
 
         def run(lines: io.BytesIO) -> Imported:
-            return ledger.import_rooms(url, lines, "a file", "lobby")
+            return ledger.import_rooms([url], lines, "a file", "lobby")
 
         with pytest.raises(SettingError, match="has a room “a” already"):
             await asyncio.to_thread(run, Slow(many(), publish("a")))
@@ -435,7 +510,7 @@ async def test_export_is_a_snapshot(url: EngineUrl) -> None:
 
         before = await asyncio.to_thread(exported, url)
         out = Publishing()
-        await asyncio.to_thread(ledger.export_rooms, url, None, out)
+        await asyncio.to_thread(ledger.export_rooms, [url], None, out)
         assert out.getvalue() == before
         assert len(await machine.stored()) == 601
     finally:
@@ -550,13 +625,13 @@ def test_killed_server_has_nothing(own_server: PostgreSQL) -> None:
     url = parse_url(own_server.url)
     asyncio.run(make_ledger(url))
     with pytest.raises(LedgerError, match=r"PostgreSQL .*; nothing was imported"):
-        ledger.import_rooms(url, Slow(many(), own_server.crash), "a file", "lobby")
+        ledger.import_rooms([url], Slow(many(), own_server.crash), "a file", "lobby")
     own_server.start()
     assert exported(url) == b""
     assert count(url, "publications") == 0
     own_server.crash()
     with pytest.raises(LedgerError, match="nothing was imported"):
-        ledger.import_rooms(url, io.BytesIO(b"".join(many())), "a file", "lobby")
+        ledger.import_rooms([url], io.BytesIO(b"".join(many())), "a file", "lobby")
 
 
 @in_loop

@@ -38,6 +38,20 @@ class TestUrl:
         """All forms of libpq are accepted."""
         parse_url(url)
 
+    @pytest.mark.parametrize(
+        ("url", "place"),
+        [
+            ("postgresql://u:secret@db:5433/chat?sslpassword=secret", "db:5433/chat"),
+            ("postgresql://u@one:1,[::2]:2/chat?schema=two", "one:1,[::2]:2/chat?schema=two"),
+            ("postgresql://%2Frun%2Fpostgresql/chat", "/run/postgresql/chat"),
+            ("postgresql:///?host=one,two&port=1,2&dbname=chat", "one,two:1,2/chat"),
+            ("postgresql:///chat?service=main", "main/chat"),
+        ],
+    )
+    def test_place_tells_ledgers_apart(self, url: str, place: str) -> None:
+        """Metrics and the status have no user, no password and no other parameter in it."""
+        assert parse_url(url).place == place
+
     def test_hosts_have_addresses_of_their_own(self) -> None:
         """Each host is tried by itself, with the user, the database and the parameters."""
         url = parse_url("postgresql://u:p@one:1,[::2]:2/chat?target_session_attrs=any")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import HTTPError
@@ -43,12 +43,14 @@ def chat_url(server: PostgreSQL) -> str:
 
 @contextmanager
 def running_machine(
-    url: str, name: str, folder: Path, *arguments: str, port: int = 0
+    url: str | Sequence[str], name: str, folder: Path, *arguments: str, port: int = 0
 ) -> Iterator[Machine]:
-    """A machine during a `with` block, with more `arguments` of `serve`."""
+    """A machine during a `with` block, with one or more URLs and more `arguments` of `serve`."""
     directory, admin_port = folder / name, lasting_port()
+    engines = [("--engine", each) for each in ([url] if isinstance(url, str) else url)]
     with running_server(
-        *("--engine", url, "--machine", name, "--data", str(directory)),
+        *(argument for engine in engines for argument in engine),
+        *("--machine", name, "--data", str(directory)),
         *("--admin-port", str(admin_port), *arguments),
         port=port,
     ) as server:

@@ -146,17 +146,17 @@ def _export(chosen: dict[str, Any]) -> int:
 
     settings, room = _settings(chosen), _checked_room(chosen)
     export: Callable[[BinaryIO], None]
-    engine = _engine(chosen, settings)
-    if engine is not None:
+    engines = _engines(chosen, settings)
+    if engines:
         from fastchat.ledger import transfer as ledger
 
-        export = partial(ledger.export_rooms, engine, room)
+        export = partial(ledger.export_rooms, engines, room)
     else:
         from fastchat.history import transfer
 
         export = partial(transfer.export_rooms, Path(settings.data), room)
     file = chosen.get("output")
-    with _naming(engine):
+    with _naming(engines):
         if file is not None:
             export_file(file, export)
             return 0
@@ -167,12 +167,12 @@ def _export(chosen: dict[str, Any]) -> int:
 
 def _files(chosen: dict[str, Any]) -> int:
     settings = _settings(chosen)
-    engine = _engine(chosen, settings)
+    engines = _engines(chosen, settings)
     delete = chosen.get("delete_orphans", False)
-    if engine is None:
-        report = _report_on_files(Path(settings.data), delete=delete)
+    if engines:
+        report = _report_on_engines(engines, delete=delete)
     else:
-        report = _report_on_engine(engine, delete=delete)
+        report = _report_on_files(Path(settings.data), delete=delete)
     with output() as out:
         print(report, file=out)
     return 0
@@ -190,7 +190,7 @@ def _report_on_files(data: Path, *, delete: bool) -> str:
             raise FilesError(f"the shared files cannot be read: {error}.") from None
 
 
-def _report_on_engine(engine: EngineUrl, *, delete: bool) -> str:
+def _report_on_engines(engines: Sequence[EngineUrl], *, delete: bool) -> str:
     if delete:
         raise SettingError(
             "--delete-orphans has no effect with --engine: files and messages are in one database, "
@@ -200,8 +200,12 @@ def _report_on_engine(engine: EngineUrl, *, delete: bool) -> str:
 
     from fastchat.ledger.files.counting import count_files
 
-    with _naming(engine):
-        return _about_files(*asyncio.run(count_files(engine)))
+    files = size = 0
+    for engine in engines:
+        with _naming([engine]):
+            counted = asyncio.run(count_files(engine))
+        files, size = files + counted[0], size + counted[1]
+    return _about_files(files, size)
 
 
 def _about_files(count: int, size: int) -> str:
@@ -217,7 +221,7 @@ def _about_orphans(orphans: Orphans) -> str:
 
 def _import(chosen: dict[str, Any]) -> int:
     settings = _settings(chosen)
-    engine = _engine(chosen, settings)
+    engines = _engines(chosen, settings)
     room = _checked_room(chosen) or DEFAULT_ROOM
     name = str(chosen["file"])
     if name == "-" and sys.stdin is None:
@@ -227,12 +231,13 @@ def _import(chosen: dict[str, Any]) -> int:
     except OSError as error:
         raise SettingError(f"{name} cannot be read: {error.strerror}.") from None
     source = "standard input" if name == "-" else name
-    with lines, _naming(engine):
-        if engine is not None:
+    with lines, _naming(engines):
+        if engines:
             from fastchat.ledger import transfer as ledger
 
-            imported = ledger.import_rooms(engine, lines, source, room)
-            place, empty = engine.shown, "an empty schema"
+            imported = ledger.import_rooms(engines, lines, source, room)
+            place = " and ".join(each.shown for each in engines)
+            empty = "an empty schema" if len(engines) == 1 else "empty schemas"
         else:
             from fastchat.history import transfer
 
@@ -260,16 +265,24 @@ def _import(chosen: dict[str, Any]) -> int:
 def _engine_command(chosen: dict[str, Any]) -> int:
     import asyncio
 
-    engine = _engine(chosen, _settings(chosen))
-    if engine is None:
+    engines = _engines(chosen, _settings(chosen))
+    if not engines:
         raise SettingError("--engine is missing: give the URL of the PostgreSQL.")
-    from fastchat.ledger.administration import ACTIONS
+    from fastchat.ledger.administration import ACTIONS, share
 
-    with _naming(engine):
-        report = asyncio.run(ACTIONS[chosen["action"]](engine))
-    with output() as out:
-        print(report, file=out)
+    for engine in engines:
+        with _naming([engine]):
+            report = asyncio.run(ACTIONS[chosen["action"]](engine))
+        _print_line(report if len(engines) == 1 else f"{engine.shown}: {report}")
+    if chosen["action"] == "init" and len(engines) > 1:
+        with _naming(engines):
+            _print_line(asyncio.run(share(engines)))
     return 0
+
+
+def _print_line(line: str) -> None:
+    with output() as out:
+        print(line, file=out)
 
 
 def _tail(chosen: dict[str, Any]) -> int:
@@ -315,26 +328,26 @@ def _settings(chosen: Mapping[str, Any]) -> Settings:
     return load_settings(chosen, os.environ, chosen.get("config"), only)
 
 
-def _engine(chosen: Mapping[str, Any], settings: Settings) -> EngineUrl | None:
-    """The URL of the ledger that a command is about; None if it is about a directory."""
+def _engines(chosen: Mapping[str, Any], settings: Settings) -> Sequence[EngineUrl]:
+    """The URLs of the ledgers that a command is about; none if it is about a directory."""
     if not settings.engine:
-        return None
+        return ()
     if "data" in chosen:
         if "engine" in chosen:
             raise SettingError("--data has no effect with --engine; give one of them.")
-        return None  # the flag overrides the environment and the file
-    from fastchat.process.assembly.engine import engine_url_of
+        return ()  # the flag overrides the environment and the file
+    from fastchat.process.assembly.engine import engine_urls_of
 
-    return engine_url_of(settings)
+    return engine_urls_of(settings)
 
 
 @contextlib.contextmanager
-def _naming(engine: EngineUrl | None) -> Iterator[None]:
-    """Name the engine in errors of the block."""
+def _naming(engines: Sequence[EngineUrl]) -> Iterator[None]:
+    """Name the engine in errors of the block. If there are several, the errors do it themselves."""
     try:
         yield
     except LedgerError as error:
-        place = "" if engine is None else f"--engine {engine.shown}: "
+        place = f"--engine {engines[0].shown}: " if len(engines) == 1 else ""
         raise LedgerError(f"{place}{error}.") from error
 
 

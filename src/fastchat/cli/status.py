@@ -64,9 +64,10 @@ _Parts = Mapping[str, Mapping[str, Any]]
 def table(earlier: _Parts, later: _Parts, seconds: float) -> str:
     """Return a table that compares two snapshots of a server, taken `seconds` apart.
 
-    The first line is about the server. A sentence follows if it cannot store messages. If several
-    machines share an engine, lines about them follow. Each further line is about a part, that is, a
-    process. Rates and times are those between the snapshots. An unknown value is `-`.
+    The first line is about the server. A sentence follows if it cannot store messages, or one for
+    each of several ledgers that it cannot use. If several machines share an engine, lines about
+    them follow. Each further line is about a part, that is, a process. Rates and times are those
+    between the snapshots. An unknown value is `-`.
     """
     is_failing = any(part.get("history_writable") == 0 for part in later.values())
     pairs = {name: (_earlier_of(earlier.get(name, {}), now), now) for name, now in later.items()}
@@ -74,6 +75,7 @@ def table(earlier: _Parts, later: _Parts, seconds: float) -> str:
         [
             *_aligned([_SERVER_TITLES, _server_cells(pairs)], 0),
             *([_FAILING] if is_failing else ()),
+            *_ledger_lines(_head(pairs)[1]),
             *_machine_lines(*_head(pairs)),
             "",
             *_aligned(
@@ -115,6 +117,14 @@ _PART_TITLES = ("part", "pid", "uptime", "clients", "loop p99", "relay p99", "cp
 def _head(pairs: Mapping[str, _Pair]) -> _Pair:
     """The process with the rooms, which counts all rooms and users. A worker counts its own."""
     return pairs.get("server") or pairs.get("relay") or ({}, {})
+
+
+def _ledger_lines(head: Mapping[str, Any]) -> list[str]:
+    """What is wrong with some of several ledgers; empty if nothing is, or if there is only one."""
+    faults = head.get("engine_faults") or {}
+    if len(faults) < 2:
+        return []
+    return [f"{place} cannot be used: {fault}." for place, fault in faults.items() if fault]
 
 
 def _machine_lines(before: Mapping[str, Any], head: Mapping[str, Any]) -> list[str]:

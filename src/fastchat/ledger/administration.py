@@ -7,7 +7,7 @@ nothing, unless the connection was lost during the commit.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,9 +17,10 @@ from fastchat.ledger import LedgerError
 from fastchat.ledger.connecting import FAILED, check_server, connect, ledger_error
 from fastchat.ledger.identity import Identity, draw, read_identity
 from fastchat.ledger.schema import check_schema, prepare_ledger
+from fastchat.ledger.sharing import settle
 from fastchat.ledger.url import EngineUrl
 
-__all__ = ["ACTIONS", "accept", "init", "renew"]
+__all__ = ["ACTIONS", "accept", "init", "renew", "share"]
 
 _CONSEQUENCE = "all rooms have new epochs, and clients load the newest messages"
 
@@ -32,6 +33,12 @@ async def init(url: EngineUrl) -> str:
     if before < version:
         return f"migrated the schema {url.schema!r} from version {before} to version {version}"
     return f"the schema {url.schema!r} is there already, with version {version}"
+
+
+async def share(urls: Sequence[EngineUrl]) -> str:
+    """Let ledgers share the rooms of one chat, if nothing was published in them."""
+    await settle(urls)
+    return f"{len(urls)} ledgers share the rooms of one chat"
 
 
 async def accept(url: EngineUrl) -> str:

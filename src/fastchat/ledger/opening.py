@@ -38,7 +38,8 @@ class _Open:
 class Opening:
     """Opens rooms, and has those closed that nobody needs.
 
-    `close` is called with the name of such a room, and has to call `forget`.
+    `close` is called with the name of such a room, and has to call `forget`. `rooms_elsewhere`
+    returns the number of further rooms that count against the limit of rooms.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Opening:
         reader: Reader,
         *,
         limits: RoomLimits | None,
+        rooms_elsewhere: Callable[[], int],
         close: Callable[[str], None],
     ) -> None:
         self._members = members
@@ -56,6 +58,7 @@ class Opening:
         self._rosters = rosters
         self._reader = reader
         self._limits = limits
+        self._rooms_elsewhere = rooms_elsewhere
         self._close = close
         self._rooms: dict[str, _Open] = {}
 
@@ -108,7 +111,8 @@ class Opening:
         if len(room.roster) or room.spectator_count:
             return
         if self._limits is not None:
-            self._limits.check_new_room(entrance.address, len(self._members.rooms) - 1)
+            others = len(self._members.rooms) - 1 + self._rooms_elsewhere()
+            self._limits.check_new_room(entrance.address, others)
         if name.isascii():
             return
         stored = await self._reader.find_alike(name)

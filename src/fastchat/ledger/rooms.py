@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -31,7 +31,7 @@ from fastchat.ledger.appending import Limits, State, Target
 from fastchat.ledger.attendance import Attendance, Event, Expelled, Times
 from fastchat.ledger.counting import Counting
 from fastchat.ledger.deliveries import Deliveries
-from fastchat.ledger.identity import Witness
+from fastchat.ledger.identity import Share, Witness
 from fastchat.ledger.membership import Membership
 from fastchat.ledger.notes import PREFIX
 from fastchat.ledger.opening import Opening
@@ -68,7 +68,12 @@ _TOLD = "t"
 
 
 class SharedRooms:
-    """All rooms on the ledger at `url`. Implements `fastchat.rooms.contract.Rooms`."""
+    """All rooms on the ledger at `url`. Implements `fastchat.rooms.contract.Rooms`.
+
+    Clients are sent away after `patience_s` seconds without the ledger; None if somebody else sees
+    to that. `share` says which ledger it is of several, and `rooms_elsewhere` how many rooms of the
+    others count against the limit of rooms.
+    """
 
     def __init__(
         self,
@@ -84,15 +89,19 @@ class SharedRooms:
         user_of: Callable[[str], str] | None = None,
         times: Times | None = None,
         max_age_s: float = 0.0,
-        patience_s: float = 30.0,
+        patience_s: float | None = 30.0,
         settings_digest: str = "",
         gather_s: float = 0.0,
+        share: Share | None = None,
+        rooms_elsewhere: Callable[[], int] = lambda: 0,
     ) -> None:
-        self._session = session = Session(url, machine, boot, self, witness)
+        self._place = url.place
+        self._session = session = Session(url, machine, boot, self, witness, share)
         reader = Reader(session.fetch, lambda: session.identity)
         times = times or Times()
         self._members = members = Members(clock=clock)
         self._limits = limits
+        self._failures = 0  # of commits, as the metrics have them
         self._metrics = metrics
         self._user_of_credential = user_of
         self._user_ids: UserIds | None = None
@@ -129,7 +138,13 @@ class SharedRooms:
             gather_s=gather_s,
         )
         self._opening = Opening(
-            members, self._following, self._rosters, reader, limits=limits, close=self._forget
+            members,
+            self._following,
+            self._rosters,
+            reader,
+            limits=limits,
+            rooms_elsewhere=rooms_elsewhere,
+            close=self._forget,
         )
         self._removing = Removing(attendance, self._publishing)
         self._membership = Membership(
@@ -146,7 +161,7 @@ class SharedRooms:
         )
         self._reports = Reports(session, machine, settings_digest)
         self._upkeep = Upkeep(session, clock=clock, max_age_s=max_age_s, metrics=metrics)
-        self._sending_away = SendingAway(patience_s, "the ledger")
+        self._sending_away = None if patience_s is None else SendingAway(patience_s, "the ledger")
         #: Implements `fastchat.rooms.contract.Pages`.
         self.administration = SharedAdministration()
         self.pages = SharedPages(reader, self._following, Search(session.helping))
@@ -185,11 +200,30 @@ class SharedRooms:
     def is_away(self) -> bool:
         return False
 
+    @property
+    def silent_s(self) -> float:
+        """The seconds since the ledger has answered a beat."""
+        return self._session.health.silent_s
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether this process will never use the ledger again."""
+        return self._session.end is not None
+
+    @property
+    def subscribers(self) -> Collection[Subscriber]:
+        """The processes with members in these rooms."""
+        return self._counting.subscribers
+
     def gauges(self) -> dict[str, Any]:
-        """What operators want to know of the ledger, by the keys of `fastchat.ops.prometheus`."""
+        """What operators want to know of the ledger, by the keys of `fastchat.ops.prometheus`.
+
+        What is about the ledger has its place as another key.
+        """
         health, following = self._session.health, self._following
-        return {
+        gauges = {
             "engine_up": int(self._session.is_connected and health.silent_s <= UNREADY_S),
+            "engine_faults": self.fault,
             "engine_beat_s": health.beat_s,
             "engine_skew_s": health.skew_s,
             "engine_queue_usage": health.queue_usage,
@@ -199,6 +233,9 @@ class SharedRooms:
             "engine_waiting": self._publishing.count,
             "engine_gaps_total": following.gaps_total,
             "engine_reads_total": following.reads_total,
+        }
+        return {
+            **{key: {self._place: value} for key, value in gauges.items()},
             "machines": self._reports.count,
             "machine_reports": self._reports.all,
         }
@@ -360,16 +397,18 @@ class SharedRooms:
         if self._session.is_connected:
             self._rosters.remove_missing()
         self._publishing.tick()
-        self._metrics.failed_commits_total = self._publishing.failures_total
+        self._metrics.failed_commits_total += self._publishing.failures_total - self._failures
+        self._failures = self._publishing.failures_total
         self._send_away()
         if self._ticking is None and self._session.is_connected:
             self._ticking = asyncio.get_running_loop().create_task(self._tick())
 
     def _send_away(self) -> None:
         """Have some members come back, perhaps to another machine, if the ledger stays away."""
-        is_lost = self._session.end is not None
-        share = self._sending_away.share(self._session.health.silent_s, is_lost=is_lost)
-        for subscriber in self._counting.subscribers if share else ():
+        if self._sending_away is None:
+            return
+        share = self._sending_away.share(self.silent_s, is_lost=self.is_lost)
+        for subscriber in self.subscribers if share else ():
             subscriber.send_away(share)
 
     async def _tick(self) -> None:

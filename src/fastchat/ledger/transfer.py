@@ -9,8 +9,11 @@ are inserted at the end. So machines can run meanwhile, and see all rooms at onc
 An imported room keeps its epoch, because the row of the room has the token that the ledger has at
 that moment. When the ledger gets another token, the room gets another epoch.
 
-If nothing was published in the ledger, it adopts the secret of the imported users. Machines that
-run would make ids with the secret that they know. So the ledger gets another token as well: with
+If a chat has several ledgers, each has a snapshot or a transaction of its own. Those of an import
+commit one after the other at the end, when all have done everything else.
+
+If nothing was published in any ledger, they adopt the secret of the imported users. Machines that
+run would make ids with the secret that they know. So each ledger gets another token as well: with
 the old one, a machine can do nothing, and connects anew.
 """
 
@@ -19,7 +22,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import lru_cache
 from types import TracebackType
 from typing import Any, BinaryIO, TypeVar
@@ -38,7 +41,7 @@ from fastchat.ledger.connecting import (
     fetch,
     ledger_error,
 )
-from fastchat.ledger.identity import Identity, Witness, draw, epoch_under, identify
+from fastchat.ledger.identity import Identity, Share, Witness, draw, epoch_under, identify
 from fastchat.ledger.notes import note_of_head
 from fastchat.ledger.rows import (
     COLUMNS,
@@ -50,6 +53,7 @@ from fastchat.ledger.rows import (
     unescaped,
 )
 from fastchat.ledger.schema import check_schema, prepare_schema
+from fastchat.ledger.sharing import owner_of, settle
 from fastchat.ledger.upkeep import REMEMBER_IDS_S
 from fastchat.ledger.url import EngineUrl
 from fastchat.protocol import Change, Message, Publication, timestamp_of
@@ -122,8 +126,9 @@ class _Steps:
     No task is under way meanwhile. So Ctrl+C also ends a command that a file keeps waiting.
     """
 
-    def __init__(self, url: EngineUrl) -> None:
-        self._url = url
+    def __init__(self, url: EngineUrl, share: Share | None) -> None:
+        self.url = url
+        self._share = share
         self._runner = asyncio.Runner()
         self._db: asyncpg.Connection | None = None
 
@@ -146,11 +151,17 @@ class _Steps:
         return self._db
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """Run one step. Raises LedgerError in place of what asyncpg raises."""
+        """Run one step. Raises LedgerError in place of what asyncpg raises.
+
+        If there are several ledgers, the error names this one.
+        """
         try:
             return self._runner.run(work)
-        except FAILED as error:
-            raise ledger_error(error) from error
+        except (*FAILED, LedgerError) as error:
+            meaning = ledger_error(error)
+            if self._share is not None:
+                meaning.args = (f"--engine {self.url.shown}: {meaning}",)
+            raise meaning from error
 
     def open(
         self, prepare: Callable[[asyncpg.Connection, str], Coroutine[Any, Any, Any]]
@@ -159,10 +170,10 @@ class _Steps:
 
         If the server has been replaced, and no machine has noticed, the ledger gets another token.
         """
-        self._db = db = self.run(connect(self._url, _SETTINGS))
-        self.run(check_server(db, self._url))
-        self.run(prepare(db, self._url.schema))
-        return self.run(identify(db, Witness()))
+        self._db = db = self.run(connect(self.url, _SETTINGS))
+        self.run(check_server(db, self.url))
+        self.run(prepare(db, self.url.schema))
+        return self.run(identify(db, Witness(), self._share))
 
     def fetch(self, query: str, *arguments: Any) -> Sequence[Any]:
         return self.run(fetch(self.db, query, *arguments))
@@ -192,13 +203,19 @@ async def _commit(db: asyncpg.Connection) -> None:
 # Export
 
 
-def export_rooms(url: EngineUrl, room: str | None, out: BinaryIO) -> None:
+def export_rooms(urls: Sequence[EngineUrl], room: str | None, out: BinaryIO) -> None:
     """Write a room, or all rooms (`None`), in their state at the time of the call.
 
-    Machines that use the ledger continue. Raises SettingError if the room or the ledger does not
-    exist, LedgerError if the server cannot be read, and OSError if `out` cannot be written.
+    Machines that use the ledgers continue. Raises SettingError if the room or a ledger does not
+    exist, LedgerError if a server cannot be read, and OSError if `out` cannot be written.
     """
-    with _Steps(url) as steps:
+    for url, share in asyncio.run(settle(urls, check_schema)):
+        if room is None or share is None or owner_of(room, share.ledgers) == share.ledger:
+            _export(url, share, room, out)
+
+
+def _export(url: EngineUrl, share: Share | None, room: str | None, out: BinaryIO) -> None:
+    with _Steps(url, share) as steps:
         steps.open(check_schema)
         steps.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         ((token, user_key),) = steps.fetch("SELECT token, user_key FROM identity")
@@ -227,34 +244,29 @@ def _rooms(steps: _Steps, url: EngineUrl, room: str | None) -> Iterator[Sequence
 # Import
 
 
-def import_rooms(url: EngineUrl, lines: BinaryIO, name: str, default_room: str) -> Imported:
-    """Import all rooms in `lines` into a ledger, or none of them.
+def import_rooms(
+    urls: Sequence[EngineUrl], lines: BinaryIO, name: str, default_room: str
+) -> Imported:
+    """Import all rooms in `lines` into the ledgers of a chat, or none of them.
 
     A ledger that is missing is made, whether the import succeeds or not. `name` is the name of the
     file for error sentences. Foreign lines without a `room` are messages in `default_room`.
 
-    Raises SettingError, with the number of the line if a line is bad, and LedgerError if the server
+    Raises SettingError, with the number of the line if a line is bad, and LedgerError if a server
     cannot be used. If the connection is lost while the server commits, nobody knows whether the
-    rooms are there; the error says so.
+    rooms are there; the error says so. If a ledger fails after another one has committed, the error
+    says which rooms are there.
     """
     reader = LineReader(lines, name, default_room, knows_authors=False)
-    with _Steps(url) as steps:
+    with ExitStack() as stack:
         try:
-            importing = _Import(steps, url)
+            importing = _Importing(stack, asyncio.run(settle(urls)))
             for chunk in _chunks(reader.publications()):
                 importing.store(chunk)
             has_strangers = importing.end(reader.origins)
         except LedgerError as error:
             raise LedgerError(f"{error}; nothing was imported") from error
-        try:
-            steps.commit()
-        except NotCommittedError as error:
-            raise LedgerError(f"{error}; nothing was imported") from error
-        except LedgerError as error:
-            raise LedgerError(
-                f"{error}; nobody knows whether the rooms were imported, so export one of them to "
-                "find out"
-            ) from error
+        importing.commit()
         importing.tell(reader.origins)
         return Imported(len(reader.origins), reader.count, has_strangers)
 
@@ -275,6 +287,68 @@ def _chunks(publications: Iterable[Publication]) -> Iterator[list[Publication]]:
         yield chunk
 
 
+class _Importing:
+    """An import into the ledgers of a chat, each with a transaction of its own."""
+
+    def __init__(self, stack: ExitStack, targets: Sequence[tuple[EngineUrl, Share | None]]) -> None:
+        self._ids = [] if targets[0][1] is None else targets[0][1].ledgers
+        self._parts: dict[str, _Import] = {}
+        for url, share in targets:
+            steps = stack.enter_context(_Steps(url, share))
+            self._parts["" if share is None else share.ledger] = _Import(steps)
+
+    def _owner(self, room: str) -> str:
+        return owner_of(room, self._ids) if self._ids else ""
+
+    def store(self, chunk: Sequence[Publication]) -> None:
+        owners = {room: self._owner(room) for room in {each.room for each in chunk}}
+        for id, part in self._parts.items():
+            if found := [each for each in chunk if owners[each.room] == id]:
+                part.store(found)
+
+    def end(self, origins: Mapping[str, Origin]) -> bool:
+        """Do everything but commit; returns whether some rooms have users of another secret."""
+        parts = self._parts.values()
+        keys = [each.user_key for each in origins.values() if each.user_key is not None]
+        adopted = keys[0] if keys else None
+        if not (
+            all(part.can_adopt(adopted) for part in parts)
+            and all(part.will_adopt() for part in parts)
+        ):
+            adopted = None
+        have_strangers = [
+            part.end(origins_of, adopted)
+            for origins_of, part in zip(self._divided(origins), parts, strict=True)
+        ]
+        return any(have_strangers)
+
+    def _divided(self, origins: Mapping[str, Origin]) -> list[dict[str, Origin]]:
+        """The origins of each ledger's rooms."""
+        divided: dict[str, dict[str, Origin]] = {id: {} for id in self._parts}
+        for room, origin in origins.items():
+            divided[self._owner(room)][room] = origin
+        return list(divided.values())
+
+    def commit(self) -> None:
+        done: list[str] = []
+        for part in self._parts.values():
+            others = f"only the rooms of {' and '.join(done)} were" if done else "nothing was"
+            try:
+                part.commit()
+            except NotCommittedError as error:
+                raise LedgerError(f"{error}; {others} imported") from error
+            except LedgerError as error:
+                raise LedgerError(
+                    f"{error}; nobody knows whether the rooms were imported, so export one of them "
+                    "to find out" + (f"; {others} imported for certain" if done else "")
+                ) from error
+            done.append(part.place)
+
+    def tell(self, origins: Mapping[str, Origin]) -> None:
+        for origins_of, part in zip(self._divided(origins), self._parts.values(), strict=True):
+            part.tell(origins_of)
+
+
 class _Room:
     """A room that is being imported.
 
@@ -290,11 +364,11 @@ class _Room:
 
 
 class _Import:
-    """The transaction of an import, which begins here."""
+    """The transaction of an import in one ledger, which begins here."""
 
-    def __init__(self, steps: _Steps, url: EngineUrl) -> None:
+    def __init__(self, steps: _Steps) -> None:
         self._steps = steps
-        self._url = url
+        self.place = steps.url.shown
         self._identity = steps.open(prepare_schema)
         self._token = self._identity.token
         self._rooms: dict[str, _Room] = {}
@@ -335,15 +409,27 @@ class _Import:
 
     def _refusal(self, name: str) -> SettingError:
         return SettingError(
-            f"--engine: {self._url.shown} has a room “{name}” already; import into another schema, "
+            f"--engine: {self.place} has a room “{name}” already; import into another schema, "
             "which the URL can name (?schema=…)."
         )
 
-    def end(self, origins: Mapping[str, Origin]) -> bool:
-        """Do everything but commit; returns whether some rooms have users of another secret."""
+    def can_adopt(self, user_key: bytes | None) -> bool:
+        """Whether the ledger can adopt a secret of users: it has another, and nothing was published
+        in it."""
+        return user_key not in (None, self._identity.user_key) and not self._is_used()
+
+    def will_adopt(self) -> bool:
+        """Let nobody publish any more until the end, which is near; returns whether nobody has."""
+        self._steps.execute("LOCK TABLE rooms IN SHARE ROW EXCLUSIVE MODE")
+        return not self._is_used()
+
+    def end(self, origins: Mapping[str, Origin], adopted: bytes | None) -> bool:
+        """Do everything but commit, and adopt a secret of users if one is given.
+
+        Returns whether some rooms have users of another secret.
+        """
         names = sorted(origins)
-        keys = [each.user_key for each in origins.values() if each.user_key is not None]
-        half, user_key = self._settle_users(keys)
+        half, user_key = self._settle_users(adopted)
         user_of = lru_cache(maxsize=_CACHED)(UserIds(user_key).user_of)
         for name in names:
             room = self._room(name)
@@ -353,16 +439,13 @@ class _Import:
                 self._remember_ids(name, room, room.recent, half)
         for start in range(0, len(names), _CHUNK):
             self._insert_rooms({name: origins[name] for name in names[start : start + _CHUNK]})
-        return any(key != user_key for key in keys)
+        return any(each.user_key not in (None, user_key) for each in origins.values())
 
-    def _settle_users(self, keys: Sequence[bytes]) -> tuple[int, bytes]:
+    def commit(self) -> None:
+        self._steps.commit()
+
+    def _settle_users(self, adopted: bytes | None) -> tuple[int, bytes]:
         """The half of the ids that is in use, and the secret of the users, from now on."""
-        adopted = keys[0] if keys and keys[0] != self._identity.user_key else None
-        if adopted is not None and not self._is_used():
-            # Nobody can publish any more until the end, which is near.
-            self._steps.execute("LOCK TABLE rooms IN SHARE ROW EXCLUSIVE MODE")
-        if adopted is not None and self._is_used():
-            adopted = None
         ((self._token, user_key, half),) = self._steps.fetch(_IDENTITY)
         if adopted is not None:
             self._steps.run(draw(self._steps.db, self._identity._replace(token=self._token)))

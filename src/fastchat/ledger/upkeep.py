@@ -56,6 +56,7 @@ class Upkeep:
         self._remember_ids_s = remember_ids_s
         self._lost_s = lost_s
         self._last = 0  # the number of the last room that was examined
+        self._files = self._file_bytes = 0  # those of this ledger in the metrics
 
     async def tick(self) -> None:
         """Do a small step. It is to be called once a second. Raises LedgerError."""
@@ -73,7 +74,13 @@ class Upkeep:
             (row,) = await fetch(
                 db, _TIDY, self._lost_s, UNLINKED_LIFETIME_S, DISCARDED_S, _BYTES_AT_ONCE
             )
-        self.metrics.kept_files, self.metrics.kept_file_bytes, unfinished, deleted = row
+        files, file_bytes, unfinished, deleted = row
+        # Several ledgers count together.
+        self.metrics.kept_files = (self.metrics.kept_files or 0) + files - self._files
+        self.metrics.kept_file_bytes = (
+            (self.metrics.kept_file_bytes or 0) + file_bytes - self._file_bytes
+        )
+        self._files, self._file_bytes = files, file_bytes
         self.metrics.deleted_files_total += deleted
         if unfinished:
             logger.info("removed %d files that were incomplete", unfinished)

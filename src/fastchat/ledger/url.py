@@ -53,6 +53,22 @@ class EngineUrl(NamedTuple):
     shown: str
 
     @property
+    def place(self) -> str:
+        """The hosts, the database and the schema, as operators tell ledgers apart.
+
+        It has no names of users, no passwords and no other parameters.
+        """
+        parts = _split(self.dsn)
+        query = dict(parse_qsl(parts.query))
+        hosts = parts.netloc.rpartition("@")[2]
+        if not hosts:
+            found = (query.get(key) for key in ("service", "host", "port"))
+            hosts = ":".join(each for each in found if each)
+        database = unquote(parts.path.removeprefix("/")) or query.get("dbname", "")
+        schema = "" if self.schema == DEFAULT_SCHEMA else f"?schema={self.schema}"
+        return f"{unquote(hosts)}/{database}{schema}"
+
+    @property
     def dsns(self) -> list[str]:
         """An address for each host. asyncpg tries several only if they refuse to connect."""
         parts = _split(self.dsn)

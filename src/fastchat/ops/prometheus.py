@@ -25,15 +25,16 @@ Parts = Mapping[str, Mapping[str, Any]]
 class Series(NamedTuple):
     """A metric, and the key of its value in the snapshot of a part.
 
-    Every metric has the label `part`. If the metric has a second `label`, the value in the snapshot
-    maps each value of that label to a count. `kind` is gauge, counter or histogram.
+    Every metric has the label `part`. If the metric has further `labels`, the value in the snapshot
+    maps each value of the first of them to a count, or to such a mapping for the next one. `kind`
+    is gauge, counter or histogram.
     """
 
     name: str
     kind: str
     key: str
     help: str
-    label: str | None = None
+    labels: tuple[str, ...] = ()
 
 
 #: docs/operations.md has the same table; a test compares the two.
@@ -131,7 +132,7 @@ SERIES = (
         "evictions",
         "Connections that the server closed because the client read too slowly or vanished, by "
         "close code.",
-        "code",
+        ("code",),
     ),
     Series(
         "fastchat_slow_evictions_total",
@@ -140,7 +141,7 @@ SERIES = (
         "Connections evicted with 4008, by cause: `room`, `connection` and `total` for "
         "--max-lag-bytes, --max-connection-lag-bytes and --max-lag-total-bytes, `time` for "
         "--max-lag-seconds, `replies` for replies that the client did not read.",
-        "cause",
+        ("cause",),
     ),
     Series(
         "fastchat_closes_total",
@@ -148,28 +149,28 @@ SERIES = (
         "closes",
         "Connections that ended, by close code: 1006 without a close frame, `other` for codes that "
         "only clients use.",
-        "code",
+        ("code",),
     ),
     Series(
         "fastchat_refusals_total",
         "counter",
         "refusals",
         "Commands that the server refused, by error code.",
-        "reason",
+        ("reason",),
     ),
     Series(
         "fastchat_refused_connections_total",
         "counter",
         "turned_away",
         "Connections and handshakes refused because of a limit, by limit.",
-        "limit",
+        ("limit",),
     ),
     Series(
         "fastchat_handshake_refusals_total",
         "counter",
         "handshake_refusals",
         "WebSocket handshakes refused over HTTP, by status.",
-        "status",
+        ("status",),
     ),
     Series("fastchat_files", "gauge", "kept_files", "Shared files that the server keeps."),
     Series(
@@ -196,7 +197,7 @@ SERIES = (
         "counter",
         "file_refusals",
         "Uploads and downloads refused over HTTP, by status.",
-        "status",
+        ("status",),
     ),
     Series(
         "fastchat_full_disk_refusals_total",
@@ -226,19 +227,23 @@ SERIES = (
         "fastchat_engine_up",
         "gauge",
         "engine_up",
-        "1 while the engine answers, 0 while it does not.",
+        "1 while the engine answers, 0 while it does not; `ledger` has its host, database and "
+        "schema.",
+        ("ledger",),
     ),
     Series(
         "fastchat_engine_beat_seconds",
         "gauge",
         "engine_beat_s",
         "Time that the engine took to answer the last beat, which is sent once a second.",
+        ("ledger",),
     ),
     Series(
         "fastchat_engine_clock_skew_seconds",
         "gauge",
         "engine_skew_s",
         "How far this machine's clock is ahead of the engine's.",
+        ("ledger",),
     ),
     Series(
         "fastchat_engine_queue_usage_ratio",
@@ -246,43 +251,49 @@ SERIES = (
         "engine_queue_usage",
         "Share of PostgreSQL's queue of notifications that is used; above 0.25 messages of other "
         "machines arrive later.",
+        ("ledger",),
     ),
     Series(
         "fastchat_engine_waiting",
         "gauge",
         "engine_waiting",
         "Publications that have not been committed yet.",
+        ("ledger",),
     ),
     Series(
         "fastchat_engine_reconnects_total",
         "counter",
         "engine_reconnects_total",
         "Times that the connections to the engine were lost and made again.",
+        ("ledger",),
     ),
     Series(
         "fastchat_engine_doubts_total",
         "counter",
         "engine_doubts",
         "Commits whose answer was lost, by what was found out: `kept`, `lost` or `unknown`.",
-        "outcome",
+        ("ledger", "outcome"),
     ),
     Series(
         "fastchat_engine_gaps_total",
         "counter",
         "engine_gaps_total",
         "Gaps in the streams of rooms, most of them closed by a notification that came late.",
+        ("ledger",),
     ),
     Series(
         "fastchat_engine_reads_total",
         "counter",
         "engine_reads_total",
         "Reads of publications that no notification brought.",
+        ("ledger",),
     ),
     Series(
         "fastchat_engine_tokens_total",
         "counter",
         "engine_tokens_total",
         "Times that the rooms got new epochs, because the engine may lack messages.",
+        ("ledger",),
     ),
     Series(
         "fastchat_loop_lag_seconds",
@@ -324,15 +335,15 @@ class _Snapshots(Collector):
 
     def collect(self) -> Iterator[Metric]:
         for series in SERIES:
-            labels = ["part"] if series.label is None else ["part", series.label]
+            labels = ["part", *series.labels]
             family = _FAMILIES[series.kind](series.name, series.help, labels=labels)
             for name, part in self._parts.items():
                 try:
                     samples = _samples(series, part[series.key])
                 except (KeyError, TypeError, ValueError, AttributeError):
                     continue  # the part does not count this, or runs another version
-                for label, *values in samples:
-                    family.add_metric([name, *label], *values)
+                for values_of_labels, *values in samples:
+                    family.add_metric([name, *values_of_labels], *values)
             if family.samples:
                 yield family
 
@@ -346,6 +357,14 @@ def _samples(series: Series, value: Any) -> list[tuple[Any, ...]]:
             total += int(count)
             buckets.append((bound, total))
         return [((), buckets, float(value["sum"]))]
-    if series.label is not None:
-        return [((str(label),), float(count)) for label, count in value.items()]
-    return [((), float(value))]
+    return list(_counts(value, len(series.labels)))
+
+
+def _counts(value: Any, depth: int) -> Iterator[tuple[tuple[str, ...], float]]:
+    """The numbers in mappings of so many labels, each with the values of its labels."""
+    if not depth:
+        yield (), float(value)
+        return
+    for label, inner in value.items():
+        for labels, count in _counts(inner, depth - 1):
+            yield (str(label), *labels), count

@@ -30,7 +30,7 @@ from fastchat.process.waiting import wait_first
 from fastchat.settings import Settings
 
 if TYPE_CHECKING:
-    from fastchat.ledger.rooms import SharedRooms
+    from fastchat.process.assembly.engine import EngineRooms
 
 __all__ = ["run"]
 
@@ -142,7 +142,7 @@ async def _serve(
 
 
 async def _tick_forever(
-    relay: Relay, channel: Channel, interval_s: float, shared: SharedRooms | None = None
+    relay: Relay, channel: Channel, interval_s: float, shared: EngineRooms | None = None
 ) -> None:
     while True:
         await asyncio.sleep(interval_s)

@@ -53,7 +53,7 @@ class JoiningContract(Contract):
             positions: list[tuple[int, int]] = []
 
             def enter(entry: Entry) -> None:
-                positions.append((entry.position.offset, receiver.offsets[-1]))
+                positions.append((entry.position.offset, max(receiver.offsets, default=0)))
 
             async def come_and_go(name: str) -> None:
                 for _ in range(10):

@@ -59,16 +59,16 @@ def full_snapshot() -> dict[str, Any]:
         evictions={4008: 1, 4009: 0},
         slow_evictions={"total": 1},
         machines=3,
-        engine_up=1,
-        engine_beat_s=0.001,
-        engine_skew_s=-0.1,
-        engine_queue_usage=0.01,
-        engine_waiting=4,
-        engine_reconnects_total=5,
-        engine_doubts={"kept": 6},
-        engine_gaps_total=7,
-        engine_reads_total=8,
-        engine_tokens_total=9,
+        engine_up={"db/chat": 1},
+        engine_beat_s={"db/chat": 0.001},
+        engine_skew_s={"db/chat": -0.1},
+        engine_queue_usage={"db/chat": 0.01},
+        engine_waiting={"db/chat": 4},
+        engine_reconnects_total={"db/chat": 5},
+        engine_doubts={"db/chat": {"kept": 6}},
+        engine_gaps_total={"db/chat": 7},
+        engine_reads_total={"db/chat": 8},
+        engine_tokens_total={"db/chat": 9},
     )
 
 
@@ -262,7 +262,7 @@ def test_every_series_is_rendered_with_kind_and_help() -> None:
         assert family.samples
         for sample in family.samples:
             assert sample.labels["part"] == "server"
-            assert series.label is None or series.label in sample.labels
+            assert set(series.labels) <= set(sample.labels)
     assert not families
 
     values = samples({"server": full_snapshot()})
@@ -275,6 +275,9 @@ def test_every_series_is_rendered_with_kind_and_help() -> None:
     assert values["fastchat_evictions_total", ("code", "4009"), part] == 0
     assert values["fastchat_refusals_total", part, ("reason", "not_found")] == 2
     assert values["fastchat_refused_connections_total", ("limit", "address"), part] == 4
+    ledger = ("ledger", "db/chat")
+    assert values["fastchat_engine_up", ledger, part] == 1
+    assert values["fastchat_engine_doubts_total", ledger, ("outcome", "kept"), part] == 6
     buckets = {"0.0025": 1, "0.005": 3, "5.0": 3, "+Inf": 4}
     for bound, count in buckets.items():
         assert values["fastchat_commit_seconds_bucket", ("le", bound), part] == count
@@ -301,7 +304,7 @@ def test_values_missing_from_a_snapshot_are_left_out(series: Series, broken: Any
         without["pid"] = broken
     elif broken is not None:
         without[series.key] = broken
-    if series.label is not None and broken == {"much": 1}:
+    if len(series.labels) == 1 and broken == {"much": 1}:
         return  # This value is correct.
     values = samples({"server": full_snapshot(), "worker-1": without})
     names = {series.name, f"{series.name}_bucket"}
@@ -332,10 +335,12 @@ def test_default_registry_holds_no_metric_of_fastchat() -> None:
 
 def test_documentation_lists_every_metric() -> None:
     """docs/operations.md lists every metric, with its type, labels and help, and no other."""
-    row = re.compile(r"^\| `(fastchat_\w+)` \| (\w+) \| (?:`(\w+)` )?\| (.+) \|$", re.MULTILINE)
+    row = re.compile(
+        r"^\| `(fastchat_\w+)` \| (\w+) \| (?:`([\w`, ]+)` )?\| (.+) \|$", re.MULTILINE
+    )
     documented = [(*found,) for found in row.findall(DOCS.read_text("utf-8"))]
     assert documented == [
-        (series.name, series.kind, series.label or "", series.help) for series in SERIES
+        (series.name, series.kind, "`, `".join(series.labels), series.help) for series in SERIES
     ]
 
 

@@ -24,6 +24,7 @@ the disk of the server.
 
 from __future__ import annotations
 
+from fastchat.ledger.files.spread import SpreadFiles
 from fastchat.ledger.files.store import LedgerFiles
 
-__all__ = ["LedgerFiles"]
+__all__ = ["LedgerFiles", "SpreadFiles"]

@@ -11,6 +11,7 @@ import re
 import secrets
 import socket
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -25,25 +26,30 @@ from fastchat.settings import Settings, is_machine_name
 if importlib.util.find_spec("asyncpg") is None:
     raise SettingError("--engine needs the package asyncpg; install fastchat-server[cluster].")
 
-from fastchat.ledger import LedgerError
+from fastchat.ledger import LedgerError, WrongLedgerError
 from fastchat.ledger.appending import Limits
-from fastchat.ledger.files import LedgerFiles
+from fastchat.ledger.files import LedgerFiles, SpreadFiles
+from fastchat.ledger.files.cache import CACHE_BYTES
 from fastchat.ledger.files.cache import FOLDER as CACHE_FOLDER
 from fastchat.ledger.identity import FILE_NAME as WITNESS_NAME
-from fastchat.ledger.identity import Witness
+from fastchat.ledger.identity import Share, Witness
 from fastchat.ledger.rooms import SharedRooms
 from fastchat.ledger.schema import prepare_ledger
+from fastchat.ledger.spread import SpreadRooms
 
 __all__ = [
     "CONNECTIONS",
+    "EngineRooms",
     "build_shared_rooms",
-    "engine_url_of",
+    "engine_urls_of",
     "open_ledger_files",
     "open_shared_rooms",
 ]
 
-#: The connections of a machine's rooms to PostgreSQL: the writer, the teller, the listener and the
-#: reader; one for searches, and one for removals. Each process with clients has one for files.
+#: The rooms of a machine: those of one ledger, or of several.
+EngineRooms = SharedRooms | SpreadRooms
+#: The connections of a machine's rooms to each PostgreSQL: the writer, the teller, the listener and
+#: the reader; one for searches, and one for removals. Each process with clients has one for files.
 CONNECTIONS = 6
 #: In the data directory: the name of the machine, if the settings have none.
 MACHINE_NAME = "machine"
@@ -76,68 +82,106 @@ _SAME = frozenset(
 _NO_NAME = re.compile(r"[^a-z0-9-]+")
 
 
-def engine_url_of(settings: Settings) -> EngineUrl:
-    """The URL of the engine; the settings must have one."""
-    (url,) = settings.engine
-    return parse_url(url)
+def engine_urls_of(settings: Settings) -> tuple[EngineUrl, ...]:
+    """The URLs of the engine, in the order of the settings."""
+    return tuple(map(parse_url, settings.engine))
 
 
-def build_shared_rooms(settings: Settings, metrics: Metrics) -> SharedRooms:
+def build_shared_rooms(settings: Settings, metrics: Metrics) -> EngineRooms:
     """Build the rooms of this machine, in the running loop.
 
     The caller must hold the lock of the data directory, which has the name of the machine and what
     it has seen of the ledger. Raises SettingError if the directory cannot be used.
     """
+    urls = engine_urls_of(settings)
     directory = Path(settings.data)
-    return SharedRooms(
-        engine_url_of(settings),
-        settings.machine or _machine_name(directory),
-        secrets.token_hex(8),
-        Witness(directory / WITNESS_NAME),
-        room_limits=Limits(
-            stored := settings.history_max_messages,
-            min(stored // 8 + 1, MAX_SLACK),
-            settings.room_rate,
-            settings.room_burst,
-        ),
-        clock=time.time,
-        metrics=metrics,
-        limits=room_limits_of(settings),
-        max_age_s=settings.history_max_age,
-        patience_s=settings.engine_patience,
-        settings_digest=_digest_of(settings),
-        gather_s=GATHERING_S if settings.workers > 1 else 0.0,
-    )
+    machine = settings.machine or _machine_name(directory)
+    limits = room_limits_of(settings)  # users and new rooms count in all ledgers together
+    patience_s = settings.engine_patience
+
+    def make(
+        url: EngineUrl, share: Share | None, rooms_elsewhere: Callable[[], int] = lambda: 0
+    ) -> SharedRooms:
+        return SharedRooms(
+            url,
+            machine,
+            secrets.token_hex(8),
+            Witness(_witness_file(directory, share)),
+            room_limits=Limits(
+                stored := settings.history_max_messages,
+                min(stored // 8 + 1, MAX_SLACK),
+                settings.room_rate,
+                settings.room_burst,
+            ),
+            clock=time.time,
+            metrics=metrics,
+            limits=limits,
+            max_age_s=settings.history_max_age,
+            patience_s=patience_s if share is None else None,
+            settings_digest=_digest_of(settings),
+            gather_s=GATHERING_S if settings.workers > 1 else 0.0,
+            share=share,
+            rooms_elsewhere=rooms_elsewhere,
+        )
+
+    if len(urls) == 1:
+        return make(urls[0], None)
+    return SpreadRooms(urls, make, patience_s=patience_s)
 
 
-async def open_shared_rooms(settings: Settings, rooms: SharedRooms, *, again: bool = False) -> None:
-    """Connect the rooms to their ledger, and make or migrate its schema.
+async def open_shared_rooms(settings: Settings, rooms: EngineRooms, *, again: bool = False) -> None:
+    """Connect the rooms to their ledgers, and make or migrate the schemas.
 
-    `again` is whether the server has used the ledger before. Then this waits until it can be
-    reached. Otherwise it raises LedgerError if it cannot, so that whoever starts a server learns of
-    it. Raises SettingError if the server, the role or the schema cannot be used.
+    `again` is whether the server has used the ledgers before. Then this waits until one can be
+    reached. Otherwise it raises LedgerError if none can, so that whoever starts a server learns of
+    it. Raises SettingError if a server, the role or a schema cannot be used, or if the ledgers do
+    not belong together.
     """
-    url = engine_url_of(settings)
+    if isinstance(rooms, SpreadRooms):
+        try:
+            await rooms.open(again=again)
+        except LedgerError as error:
+            raise LedgerError(f"{error}.") from None
+        return
+    (url,) = engine_urls_of(settings)
     try:
         if not again:
             await prepare_ledger(url)
         await rooms.open(again=again)
+    except WrongLedgerError as error:
+        raise SettingError(f"--engine {url.shown}: {error}.") from None
     except LedgerError as error:
         raise LedgerError(f"--engine {url.shown}: {error}.") from None
 
 
-def open_ledger_files(settings: Settings, metrics: Metrics) -> LedgerFiles:
+def open_ledger_files(settings: Settings, metrics: Metrics) -> LedgerFiles | SpreadFiles:
     """The shared files of a process with clients. Nothing is connected before a file is used."""
+    urls = engine_urls_of(settings)
     directory = Path(settings.data)
-    return LedgerFiles(
-        engine_url_of(settings),
-        cache=directory / CACHE_FOLDER,
-        witness=partial(Witness, directory / WITNESS_NAME),
-        max_bytes=settings.max_file_bytes,
-        max_user_bytes=settings.max_user_file_bytes,
-        max_total_bytes=settings.max_files_bytes,
-        metrics=metrics,
-    )
+
+    def make(url: EngineUrl, share: Share | None) -> LedgerFiles:
+        return LedgerFiles(
+            url,
+            cache=directory / (CACHE_FOLDER if share is None else f"{CACHE_FOLDER}-{share.ledger}"),
+            witness=partial(Witness, _witness_file(directory, share)),
+            max_bytes=settings.max_file_bytes,
+            max_user_bytes=settings.max_user_file_bytes,
+            max_total_bytes=settings.max_files_bytes,
+            metrics=metrics,
+            share=share,
+            cache_bytes=CACHE_BYTES // len(urls),
+        )
+
+    if len(urls) == 1:
+        return make(urls[0], None)
+    sizes = settings.max_file_bytes, settings.max_user_file_bytes, settings.max_files_bytes
+    return SpreadFiles(urls, make, max_bytes=min(sizes))
+
+
+def _witness_file(directory: Path, share: Share | None) -> Path:
+    """The file with what this machine has seen of a ledger."""
+    name = Path(WITNESS_NAME)
+    return directory / (name if share is None else f"{name.stem}-{share.ledger}{name.suffix}")
 
 
 def _machine_name(directory: Path) -> str:

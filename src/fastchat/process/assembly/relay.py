@@ -16,7 +16,7 @@ from fastchat.rooms.contract import Rooms
 from fastchat.settings import Settings
 
 if TYPE_CHECKING:
-    from fastchat.ledger.rooms import SharedRooms
+    from fastchat.process.assembly.engine import EngineRooms
 
 __all__ = ["RelayComponents", "build_relay"]
 
@@ -30,7 +30,7 @@ class RelayComponents:
 
     metrics: Metrics
     relay: Relay
-    shared: SharedRooms | None
+    shared: EngineRooms | None
     retention: Retention | None
 
 
@@ -44,7 +44,7 @@ def build_relay(
     """
     metrics = Metrics()
     retention: Retention | None = None
-    shared: SharedRooms | None = None
+    shared: EngineRooms | None = None
     rooms: Rooms
     if history is None:
         from fastchat.process.assembly.engine import build_shared_rooms  # as in `build_standalone`

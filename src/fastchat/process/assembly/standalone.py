@@ -19,7 +19,7 @@ from fastchat.settings import Settings
 from fastchat.web.capacity import Capacity
 
 if TYPE_CHECKING:
-    from fastchat.ledger.rooms import SharedRooms
+    from fastchat.process.assembly.engine import EngineRooms
 
 __all__ = ["StandaloneComponents", "build_standalone"]
 
@@ -33,7 +33,7 @@ class StandaloneComponents:
 
     worker: WorkerComponents
     rooms: Rooms
-    shared: SharedRooms | None
+    shared: EngineRooms | None
     retention: Retention | None
 
 
@@ -58,13 +58,13 @@ def build_standalone(
     """
     metrics = Metrics()
     retention: Retention | None = None
-    shared: SharedRooms | None = None
+    shared: EngineRooms | None = None
     rooms: Rooms
     if history is None:
         from fastchat.process.assembly import engine  # here, because most servers have none
 
         rooms = shared = engine.build_shared_rooms(settings, metrics)
-        reserved += engine.CONNECTIONS
+        reserved += engine.CONNECTIONS * len(settings.engine)
     else:
         retention = open_retention(settings, metrics, history)
         rooms = build_rooms(settings, history, metrics, grace_ticks=timings.grace_ticks)
