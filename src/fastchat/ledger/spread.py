@@ -21,14 +21,15 @@ from typing import Any
 
 from fastchat.errors import FastchatError, SettingError
 from fastchat.ledger import LedgerError
-from fastchat.ledger.administering import SharedAdministration
 from fastchat.ledger.identity import Share
 from fastchat.ledger.rooms import SharedRooms
 from fastchat.ledger.session import MAX_RETRY_S, PATIENCE_S, RETRY_S
 from fastchat.ledger.sharing import Found, agree, discover, discover_all, lay, owner_of
+from fastchat.ledger.spread_administration import SpreadAdministration
 from fastchat.ledger.url import EngineUrl
 from fastchat.protocol import Draft
 from fastchat.rooms import Entrance, Entry, Member, Messages, Occupancy, Removal
+from fastchat.rooms.administration import Administration
 from fastchat.rooms.contract import Pages
 from fastchat.rooms.refusals import unavailable
 from fastchat.rooms.restoring import Returning
@@ -98,7 +99,9 @@ class SpreadRooms:
         self._sending_away = SendingAway(patience_s, "all ledgers")
         self._has_joined = asyncio.Event()
         #: Implements `fastchat.rooms.administration.Administration`.
-        self.administration = SharedAdministration()
+        self.administration = SpreadAdministration(
+            lambda room: self._rooms_of(room).administration, self._administrations
+        )
         #: Implements `fastchat.rooms.contract.Pages`.
         self.pages = _SpreadPages(self._rooms_of)
 
@@ -272,6 +275,12 @@ class SpreadRooms:
         if rooms is None:
             raise unavailable()
         return rooms
+
+    def _administrations(self) -> dict[str, Administration]:
+        """Those of all ledgers. Raises CommandError if one was not reached yet."""
+        if len(self._by_id) < len(self._ids):
+            raise unavailable()
+        return {id: self._by_id[id].administration for id in self._ids}
 
     def publish(self, subscriber: Subscriber, draft_key: Any, draft: Draft) -> None:
         self.publish_all(subscriber, (draft_key,), (draft,))
