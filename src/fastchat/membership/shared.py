@@ -168,14 +168,14 @@ class SharedTransport:
             self.transport.write(data)
         if self.connection is None:
             self._give_back()  # the last membership has ended within the message
-        elif not self.transport.get_write_buffer_size():
+        else:
             self.connection.resume_writing()
 
     # The transport's part
 
     def is_emptied(self) -> None:
-        """Let the hub catch up, unless the library is within a message."""
-        if self.connection is not None and self._frames.is_whole:
+        """Let the hub catch up, as far as `get_write_buffer_size` lets it."""
+        if self.connection is not None:
             self.connection.resume_writing()
 
     def is_lost(self) -> None:

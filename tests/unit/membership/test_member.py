@@ -142,10 +142,7 @@ def test_large_message_is_intact_among_broadcasts(library: str, loop: NewLoop) -
 @each_library
 def test_large_message_is_intact_over_tls(library: str, loop: NewLoop) -> None:
     """With TLS a large message arrives whole among publications, too."""
-    authority = trustme.CA()
-    near, far = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
-    authority.issue_cert("localhost").configure_cert(near)
-    authority.configure_trust(far)
+    near, far = _certified()
 
     async def test() -> None:
         async with (
@@ -156,6 +153,38 @@ def test_large_message_is_intact_over_tls(library: str, loop: NewLoop) -> None:
 
     with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(test())
+
+
+@on_loop
+async def test_only_the_bytes_of_the_hub_count_as_lag() -> None:
+    """A large message of the application that its client does not read is no lag of the hub."""
+    near, far = _certified()
+    async with (
+        talking("websockets-sansio", tls=near, client={"tls": far}) as talk,
+        talk.hub.member(talk.socket.ws, "news") as connection,
+    ):
+        for i in range(10):
+            talk.hub.broadcast_text(str(i) * 500_000, "news")
+            assert await talk.texts(1) == [str(i) * 500_000]
+        await until(lambda: not connection.blocked)
+        talk.client.transport.pause_reading()
+        await talk.socket.send("x" * 9_000_000)
+        for _ in range(10):
+            talk.hub.broadcast_text("y" * 20_000, "news")
+            talk.hub.flush()
+        assert connection.blocked
+        assert talk.hub.stats()["lag_bytes"] < 300_000
+        talk.client.transport.resume_reading()
+        assert await talk.texts(11) == ["x" * 9_000_000, *["y" * 20_000] * 10]
+
+
+def _certified() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """The contexts of a server and of a client that trusts it."""
+    authority = trustme.CA()
+    near, far = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("localhost").configure_cert(near)
+    authority.configure_trust(far)
+    return near, far
 
 
 async def _send_among_broadcasts(talk: Talk, large: str) -> None:
@@ -687,6 +716,20 @@ async def test_connection_can_have_ended_unnoticed(library: str) -> None:
         await until(transport.is_closing)
         async with talk.hub.member(talk.socket.ws, "news") as connection:
             assert connection.closed
+
+
+@each_library
+@on_loop
+async def test_closing_websocket_does_not_become_a_member(library: str) -> None:
+    """The same holds while the application waits for the answer to its close frame."""
+    async with talking(library, client={"raw": True}) as talk:
+        closing = asyncio.create_task(talk.socket.close(1000))
+        assert await talk.client.reader.read(4) == encode(CLOSE, close_payload(1000))
+        assert not talk.socket.transport.is_closing()
+        async with talk.hub.member(talk.socket.ws, "news") as connection:
+            assert connection.closed
+        talk.client.transport.abort()
+        await closing
 
 
 @on_loop
