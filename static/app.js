@@ -5,8 +5,9 @@ import { Attachments } from "./compose/attachments.js";
 import { Attention } from "./around/attention.js";
 import { Chat } from "./client/chat.js";
 import { Composer } from "./compose/composer.js";
-import { atNextFrame, byId, copy } from "./dom.js";
+import { atNextFrame, byId, copy, isHidden } from "./dom.js";
 import { Drawer } from "./around/drawer.js";
+import { Embedding } from "./client/embedding.js";
 import { change, hasReacted } from "./model/entries.js";
 import { showTitlesOnLongPress } from "./around/long-press.js";
 import { Log } from "./log/log.js";
@@ -32,7 +33,8 @@ translate();
 
 class App {
   #storage = new Storage();
-  #identity = new Identity(this.#storage, () => this.#navigation.follow());
+  #embedding = new Embedding();
+  #identity = new Identity(this.#storage, this.#embedding, () => this.#navigation.follow());
   #outbox = new Outbox(this.#storage);
   // The room that the reader is visiting; null until it has been joined.
   #visited = null;
@@ -113,7 +115,7 @@ class App {
   #showUnreadSoon = atNextFrame(() => this.#showUnread());
 
   async start() {
-    document.addEventListener("visibilitychange", () => document.hidden || this.#return());
+    document.addEventListener("visibilitychange", () => isHidden() || this.#return());
     byId("change-name").addEventListener("click", () => (this.#identity.token ? this.#signOut() : this.#rename()));
     byId("copy-link").addEventListener("click", () => this.#copy(location.hash, t("copied")));
     byId("preferences-open").addEventListener("click", () => this.#openPreferences());
@@ -191,9 +193,9 @@ class App {
     if (this.#chat.room.read(offset)) this.#updateUnread();
   }
 
-  // A hidden tab has no animation frames.
+  // A hidden page has no animation frames.
   #updateUnread() {
-    if (document.hidden) this.#showUnread();
+    if (isHidden()) this.#showUnread();
     else this.#showUnreadSoon();
   }
 
@@ -202,6 +204,7 @@ class App {
     const { rooms, room } = this.#chat;
     this.#sidebar.show(rooms, room);
     this.#attention.show(rooms, room);
+    this.#embedding.tellUnread(rooms.reduce((sum, { unread }) => sum + unread.length, 0));
   }
 
   #react(entry, emoji) {

@@ -22,4 +22,11 @@
   const lang = asked.find((tag) => Object.hasOwn(DIRECTIONS, languageOf(tag))) ?? "en";
   Object.assign(document.documentElement, { lang, dir: DIRECTIONS[languageOf(lang)] });
   document.documentElement.dataset.theme = query.get("theme") ?? kept("theme") ?? "";
+  // The embedding page can choose the accent colour.
+  const accent = parent !== window && query.get("accent");
+  if (accent && CSS.supports("color", accent)) {
+    const { style } = document.documentElement;
+    style.setProperty("--accent", accent);
+    style.setProperty("--accent-soft", "color-mix(in oklab, var(--accent) 20%, var(--canvas))");
+  }
 }

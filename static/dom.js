@@ -2,6 +2,9 @@ export const byId = (id) => document.getElementById(id);
 
 export const cloneOf = (template) => byId(template).content.firstElementChild.cloneNode(true);
 
+// Whether nobody sees the page: its tab is in the background, or the embedding page has closed its frame.
+export const isHidden = () => document.hidden || document.documentElement.classList.contains("closed");
+
 // Returns a function that runs `work` at the next frame, once however often it is called until then.
 export function atNextFrame(work) {
   let scheduled = false;

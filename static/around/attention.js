@@ -1,6 +1,6 @@
 // Calls the reader's attention to new messages: by the title and the icon of the tab, a notification, or a sound.
 
-import { byId } from "../dom.js";
+import { byId, isHidden } from "../dom.js";
 import { mentions, plainOf } from "../text/markup.js";
 import { addressOf } from "../text/room-address.js";
 import { sumOf } from "./sidebar.js";
@@ -37,9 +37,9 @@ export class Attention {
 
   // A message by another person has arrived.
   onMessage({ username, text }, room, shown) {
-    if (room === shown && !document.hidden && document.hasFocus()) return;
+    if (room === shown && !isHidden() && document.hasFocus()) return;
     const mentioned = mentions(text, room);
-    if (!mentioned && !document.hidden) return;
+    if (!mentioned && !isHidden()) return;
     if (this.#storage.get("sound")) this.#play();
     const notified = notifiedOf(this.#storage);
     if (mentioned ? notified : notified === "all") this.#notify(username, text, room.name);

@@ -1,5 +1,4 @@
 import { byId } from "../dom.js";
-import { Embedding } from "../client/embedding.js";
 import { Storage } from "../client/storage.js";
 import { Question } from "./question.js";
 import { fillPerson } from "../text/avatar.js";
@@ -13,7 +12,7 @@ import { t } from "../text/translation.js";
 export class Identity {
   #storage;
   #onAnswered;
-  #embedding = new Embedding();
+  #embedding;
   #tab = new Storage("sessionStorage");
   #name;
   // Whether the server has refused a token, and not the lack of one.
@@ -22,8 +21,9 @@ export class Identity {
   #tokenQuestion = new Question("token", t("pasteToken"), (token) => this.#tokenGiven(token));
 
   // `answered` is called when the reader has given a name or a token, or keeps the old name.
-  constructor(storage, answered) {
+  constructor(storage, embedding, answered) {
     this.#storage = storage;
+    this.#embedding = embedding;
     this.#onAnswered = answered;
     this.#name = storage.get("name");
   }

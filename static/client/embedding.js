@@ -5,15 +5,18 @@ const RENEWAL_INTERVAL_MS = 10_000;
 
 // Another site's page that shows this one in a frame: embed.js creates the frame and puts `?embed` into its address.
 // The server decides which sites can do that (`--allow-frame`), so the embedding page is trusted to say who the reader
-// is.
+// is, and whether they see the frame.
 export class Embedding {
   embedded = parent !== window && new URLSearchParams(location.search).has("embed");
   // The token from the embedding page, or "". It is stored nowhere else.
   token = "";
   #renewed = -Infinity;
+  // Takes the answer of the embedding page.
+  #answer = () => {};
 
   constructor() {
     document.documentElement.classList.toggle("embedded", this.embedded);
+    if (this.embedded) addEventListener("message", (event) => event.source === parent && this.#received(event.data));
   }
 
   // Asks the embedding page for the reader's token.
@@ -32,14 +35,24 @@ export class Embedding {
     return Boolean(this.token);
   }
 
+  // Tells the embedding page how many messages are unread.
+  tellUnread(count) {
+    if (this.embedded) parent.postMessage({ fastchat: "unread", count }, "*");
+  }
+
   #ask() {
     if (!this.embedded) return "";
     return new Promise((resolve) => {
-      window.onmessage = ({ source, data }) => {
-        if (source === parent && data?.fastchat === "token" && typeof data.token === "string") resolve(data.token);
-      };
+      this.#answer = resolve;
       setTimeout(resolve, ANSWER_TIMEOUT_MS, "");
       parent.postMessage({ fastchat: "token" }, "*");
     });
+  }
+
+  #received(data) {
+    if (data?.fastchat === "token" && typeof data.token === "string") this.#answer(data.token);
+    if (data?.fastchat !== "visible") return;
+    document.documentElement.classList.toggle("closed", !data.visible);
+    document.dispatchEvent(new Event("visibilitychange"));
   }
 }

@@ -8,7 +8,7 @@
 // In both states, more is fetched when the reader comes near an edge. The timeline bounds the number of rows.
 
 import { Anchor } from "./anchor.js";
-import { atNextFrame, byId } from "../dom.js";
+import { atNextFrame, byId, isHidden } from "../dom.js";
 import { Rows } from "./rows.js";
 import { t } from "../text/translation.js";
 
@@ -195,7 +195,7 @@ export class Log {
   // Reports what the reader has seen, and shows how many new messages there are further down.
   #note() {
     if (!this.#timeline.isJoined) return;
-    if (!document.hidden) this.#actions.seen(this.#following ? this.#timeline.offset : this.#lastVisible);
+    if (!isHidden()) this.#actions.seen(this.#following ? this.#timeline.offset : this.#lastVisible);
     const count = this.#room.unread.length;
     const isNear = this.#timeline.atEnd && this.#below < this.#element.clientHeight;
     this.#pill.hidden = this.#following || (count === 0 && isNear);

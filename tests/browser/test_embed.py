@@ -481,3 +481,123 @@ def test_page_works_without_storage(open_page: Any, server: Server, site: Site, 
         assert page.frames[1].evaluate(FORBIDDEN, area)
     write(frame, "I am here")
     expect(frame.locator(".message[data-offset] .message__text")).to_have_text(["I am here"])
+
+
+# The widget
+
+
+def with_script(server: Server) -> str:
+    """Return a page that loads the script and shows no chat yet."""
+    script = f'<script src="{server.url}/embed.js" data-manual></script>'
+    return f'<!doctype html><title>Site</title>{script}<div id="chat"></div>'
+
+
+def test_page_can_mount_a_room(open_page: Any, server: Server, site: Site, room: str) -> None:
+    """With `data-manual` the script shows nothing by itself. `FastChat.mount` shows a room in an
+    element, in the colours and with the title that the page wants."""
+    site.pages["/"] = with_script(server)
+    page = open_page(site.url)
+    assert page.locator("iframe").count() == 0
+    options = {"room": room, "theme": "dark", "accent": "rgb(1, 2, 3)", "title": "Ask us"}
+    page.evaluate("(options) => { FastChat.mount('#chat', { height: 300, ...options }) }", options)
+    frame = page.frame_locator("#chat > iframe[title='Ask us']")
+    join(frame, "Ann")
+    frame.locator("#composer").fill("hello")
+    expect(frame.locator("html[data-theme=dark]")).to_have_count(1)
+    expect(frame.locator("#send")).to_have_css("background-color", "rgb(1, 2, 3)")
+    assert page.locator("iframe").bounding_box()["height"] == 300
+
+
+def test_widget_counts_what_nobody_sees(
+    open_page: Any, server: Server, site: Site, room: str
+) -> None:
+    """A closed widget stays connected and tells the page how many messages are unread. Messages are
+    read when it is open."""
+    site.pages["/"] = with_script(server)
+    page = open_page(site.url)
+    page.evaluate(
+        """(room) => {
+          window.told = [];
+          window.widget = FastChat.mount(document.querySelector("#chat"), { room });
+          widget.on("unread", (count) => told.push(count));
+          for (const type of ["open", "close"]) widget.on(type, () => told.push(type));
+        }""",
+        room,
+    )
+    frame = page.frame_locator("iframe")
+    join(frame, "Ann")
+    page.evaluate("widget.close()")
+    expect(page.locator("iframe")).to_be_hidden()
+    with joined_user(room, "Bob", server) as bob:
+        bob.say("one", "two")
+        page.wait_for_function("widget.unread === 2")
+        page.evaluate("widget.open()")
+        expect(text_in(frame, "two")).to_be_visible()
+        page.wait_for_function("widget.unread === 0")
+        bob.say("three")
+        expect(text_in(frame, "three")).to_be_visible()
+    told = page.evaluate("told")
+    assert [told[0], told[-2:], told.count("open")] == ["close", ["open", 0], 1]
+    assert 2 in told
+
+
+def test_removed_widget_is_gone(open_page: Any, server: Server, site: Site, room: str) -> None:
+    """`remove` takes the frame out of the page, and another widget can take its place."""
+    site.pages["/"] = with_script(server)
+    page = open_page(site.url)
+    page.evaluate("(room) => FastChat.mount('#chat', { room }).remove()", room)
+    assert page.locator("iframe").count() == 0
+    page.evaluate("(room) => { FastChat.mount('#chat', { room }) }", room)
+    expect(page.frame_locator("iframe").locator("#name-input")).to_be_visible()
+    failure = page.evaluate(
+        "() => { try { FastChat.mount('#no') } catch (e) { return e.message } }"
+    )
+    assert failure == "FastChat.mount: no element matches #no"
+
+
+def test_widget_gets_the_token_from_a_function(
+    open_page: Any, strict: Server, site: Site, issue: Issue, room: str
+) -> None:
+    """The function is asked when the chat opens, and a function that fails gives no token."""
+    site.pages["/"] = with_script(strict)
+    page = open_page(site.url)
+    page.evaluate(
+        """([room, token]) => {
+          const fail = async () => { throw new Error("away"); };
+          window.first = FastChat.mount("#chat", { room, token: async () => token });
+          window.second = FastChat.mount("#chat", { room, token: fail });
+        }""",
+        [room, issue("Ann")],
+    )
+    expect(page.frame_locator("iframe >> nth=0").locator("#own-name")).to_have_text("Ann")
+    expect(page.frame_locator("iframe >> nth=1").locator("#name-input")).to_be_visible()
+
+
+def test_widget_listens_to_its_frame_only(
+    open_page: Any, server: Server, site: Site, room: str
+) -> None:
+    """A message from another window changes neither the widget nor the chat in it."""
+    site.pages["/"] = with_script(server)
+    page = open_page(site.url)
+    page.evaluate(
+        "(room) => { window.widget = FastChat.mount('#chat', { room, accent: 'no colour' }) }", room
+    )
+    frame = page.frame_locator("iframe")
+    join(frame, "Ann")
+    page.evaluate("postMessage({ fastchat: 'unread', count: 7 }, '*')")
+    page.frames[1].evaluate("postMessage({ fastchat: 'visible', visible: false }, '*')")
+    # Both messages have arrived when a later one has.
+    later = (
+        "() => new Promise((done) => { addEventListener('message', done); postMessage(1, '*'); })"
+    )
+    for each in page.frames:
+        each.evaluate(f"async () => {{ await ({later})() }}")
+    assert page.evaluate("widget.unread") == 0
+    expect(frame.locator("html.closed")).to_have_count(0)
+    assert page.frames[1].evaluate("document.documentElement.style.length") == 0
+
+
+def test_accent_in_an_address_has_no_effect(open_page: Any, server: Server, room: str) -> None:
+    """Outside of a frame the address does not change the colours."""
+    page = open_page(f"{server.url}/?accent=red#{room}")
+    assert page.evaluate("document.documentElement.style.length") == 0
