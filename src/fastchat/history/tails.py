@@ -97,13 +97,20 @@ class Tail:
             del self.publications[:index]
 
     def _trim(self) -> None:
-        kept = self._chars = self.memory_bytes = 0
-        for publication in reversed(self.publications):
-            if kept == MAX_HISTORY or self._chars >= MAX_REPLY_BYTES:
-                break
-            kept += 1
-            self._count(publication, 1)
-        del self.publications[: len(self.publications) - kept]
+        del self.publications[:-MAX_HISTORY]
+        texts = [publication.text for publication in self.publications]
+        self._chars = sum(map(len, texts))
+        if self._chars >= MAX_REPLY_BYTES:
+            chars = kept = 0
+            while chars < MAX_REPLY_BYTES:
+                kept += 1
+                chars += len(texts[-kept])
+            del self.publications[:-kept], texts[:-kept]
+            self._chars = chars
+        reactions = sum(map(_reaction_count, self.publications))
+        self.memory_bytes = (
+            PUBLICATION_BYTES * len(texts) + sum(map(getsizeof, texts)) + REACTION_BYTES * reactions
+        )
 
     def _count(self, publication: Publication, sign: int) -> None:
         self._chars += sign * len(publication.text)
@@ -134,9 +141,13 @@ def _whole(publications: list[Publication], head: int) -> list[Publication]:
 
 def _memory_bytes(publication: Publication) -> int:
     """About what a publication takes in memory; an emoji makes each character take four bytes."""
+    reactions = _reaction_count(publication)
+    return PUBLICATION_BYTES + getsizeof(publication.text) + REACTION_BYTES * reactions
+
+
+def _reaction_count(publication: Publication) -> int:
     reactions = publication.reactions if isinstance(publication, Message) else None
-    count = sum(map(len, reactions.values())) if reactions else 0
-    return PUBLICATION_BYTES + getsizeof(publication.text) + REACTION_BYTES * count
+    return sum(map(len, reactions.values())) if reactions else 0
 
 
 class KnownRooms:

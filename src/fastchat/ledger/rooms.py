@@ -247,7 +247,12 @@ class SharedRooms:
     # Publishing
 
     def publish(self, subscriber: Subscriber, draft_key: Any, draft: Draft) -> None:
-        self.publish_all(subscriber, (draft_key,), (draft,))
+        sender = subscriber, draft_key
+        refused = self._limits and self._limits.charge((draft,), self._members.rooms)
+        if refused:
+            self._deliveries.answer(sender, refused[0])
+        else:
+            self._publishing.publish(sender, draft)
 
     def publish_all(
         self, subscriber: Subscriber, draft_keys: Sequence[Any], drafts: Sequence[Draft]
