@@ -152,6 +152,7 @@ class Link:
         try:
             await self._connection.send(data, text=is_text)
         except ConnectionClosed:
+            self.abort()  # `lost` is done from now on, even if `read` has not noticed the end yet
             raise LinkLost from None
 
 
