@@ -1,8 +1,8 @@
 """No message that a client has seen is lost, although the server is killed again and again.
 
 The short run is part of every test run; environment variables make it longer (`make soak`):
-SOAK_KILLS, _CLIENTS, _ROOMS, _DISCONNECTS (a second), _FULL_DISKS, _MOVES, _RESTORES and
-_SEED.
+SOAK_KILLS, _CLIENTS, _LIBRARY_CLIENTS, _ROOMS, _DISCONNECTS (a second), _FULL_DISKS, _MOVES,
+_RESTORES and _SEED.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ def test_no_anomaly_when_the_server_is_killed(tmp_path: Path) -> None:
     plan = Plan(
         seed=setting("SEED", random.randrange(1 << 32)),
         clients=setting("CLIENTS", 40),
+        library_clients=setting("LIBRARY_CLIENTS", 6),
         rooms=setting("ROOMS", 6),
         kills=kills,
         disconnects_per_s=setting("DISCONNECTS", 10),
@@ -62,6 +63,7 @@ def test_no_anomaly_when_the_data_directory_is_moved_or_restored(tmp_path: Path)
     plan = Plan(
         seed=setting("SEED", random.randrange(1 << 32)),
         clients=setting("CLIENTS", 20),
+        library_clients=setting("LIBRARY_CLIENTS", 3),
         rooms=setting("ROOMS", 4),
         kills=setting("DISPLACED_KILLS", 2),
         moves=setting("MOVES", 2),

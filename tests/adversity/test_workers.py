@@ -1,8 +1,8 @@
 """Servers of several processes, any of which can die, hang or be replaced at any time.
 
 The short run is part of every test run; environment variables make it longer (`make soak`):
-SOAK_WORKERS, _PART_KILLS, _PART_CLIENTS, _PART_ROOMS, _PART_FREEZES, _ROLLS, _DISCONNECTS
-(a second) and _SEED.
+SOAK_WORKERS, _PART_KILLS, _PART_CLIENTS, _PART_LIBRARY_CLIENTS, _PART_ROOMS, _PART_FREEZES,
+_ROLLS, _DISCONNECTS (a second) and _SEED.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ def test_no_anomaly_when_processes_are_killed(tmp_path: Path) -> None:
         seed=setting("SEED", random.randrange(1 << 32)),
         workers=setting("WORKERS", 2),
         clients=setting("PART_CLIENTS", 40),
+        library_clients=setting("PART_LIBRARY_CLIENTS", 6),
         rooms=setting("PART_ROOMS", 6),
         kills=setting("PART_KILLS", 8),
         rolls=setting("ROLLS", 1),

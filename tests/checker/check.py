@@ -379,6 +379,8 @@ def _there(records: Records) -> dict[str, set[str]]:
 def _absences(records: Records) -> dict[tuple[str, str], list[tuple[float, float]]]:
     """The times at which each client left a room, and returned to it or did not."""
     absences: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    for place, times in records.absences.items():
+        absences[place] += times
     for client, events in records.clients.items():
         left: dict[str, float] = {}
         joined: set[str] = set()

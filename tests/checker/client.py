@@ -73,7 +73,11 @@ class Wire(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         self.closed = False
-        host, port = transport.get_extra_info("peername")[:2]
+        peer = transport.get_extra_info("peername")
+        if peer is None:  # the server has gone in the meantime
+            transport.abort()
+            return
+        host, port = peer[:2]
         self.port = transport.get_extra_info("sockname")[1]
         key = base64.b64encode(random.randbytes(16)).decode()
         transport.write(

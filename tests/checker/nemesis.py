@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from checker.client import Client
+from checker.library import LibraryClient
 from support.server import Server
 
 
@@ -145,7 +146,9 @@ async def displace_often(
             await victim.put_back(chance)
 
 
-async def disconnect_often(clients: Sequence[Client], per_s: float, chance: random.Random) -> None:
+async def disconnect_often(
+    clients: Sequence[Client | LibraryClient], per_s: float, chance: random.Random
+) -> None:
     """Disconnect or stall a random client again and again, until cancelled."""
     while True:
         await asyncio.sleep(chance.expovariate(per_s))

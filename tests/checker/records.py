@@ -196,6 +196,8 @@ class Records:
     faults: list[Fault] = field(default_factory=list)
     log: str = ""
     restores: int = 0  # how often an older copy of the history was put back
+    #: Times for which a client was away from a room, if its events do not show them.
+    absences: dict[tuple[str, str], list[tuple[float, float]]] = field(default_factory=dict)
     outages: list[Outage] = field(default_factory=list)
     machines: list[dict[str, Final]] = field(default_factory=list)  # the rooms on each, at the end
     stored: str = ""  # everything that is stored at the end, as text

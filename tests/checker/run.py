@@ -16,6 +16,7 @@ import orjson
 
 from checker.check import READER
 from checker.client import Client, Wire
+from checker.library import LibraryClient
 from checker.nemesis import (
     Disk,
     Victim,
@@ -29,6 +30,7 @@ from checker.parts import PartsVictim, break_parts_often
 from checker.records import Final, Joined, Live, Position, Records, Seen, seen
 from support.server import TIMEOUT_UNIT_S
 
+AnyClient = Client | LibraryClient
 LOCALHOST = "127.0.0.1"
 KINDS = ("message", "edit", "delete", "react")
 
@@ -39,6 +41,7 @@ class Plan:
 
     seed: int
     clients: int
+    library_clients: int = 0  # of the library for Python; each is in one room
     rooms: int
     kills: int
     disconnects_per_s: float
@@ -68,7 +71,7 @@ async def run(plan: Plan, data: Path, disk: Disk | None = None) -> Records:
     parts = PartsVictim(port, data, arguments, plan.workers) if plan.workers > 1 else None
     victim = parts or Victim(port, data, arguments)
     await victim.start()
-    clients = [
+    clients: list[AnyClient] = [
         Client(
             f"client-{number}",
             chance.sample(plan.room_names, min(1 + number % 3, plan.rooms)),
@@ -78,6 +81,17 @@ async def run(plan: Plan, data: Path, disk: Disk | None = None) -> Records:
             shared=shared,
         )
         for number in range(plan.clients)
+    ]
+    clients += [
+        LibraryClient(
+            f"library-{number}",
+            chance.choice(plan.room_names),
+            f"ws://{LOCALHOST}:{victim.port}",
+            seed=chance.getrandbits(32),
+            interval_s=plan.interval_s,
+            shared=shared,
+        )
+        for number in range(plan.library_clients)
     ]
     records = Records(restores=plan.restores)
     gc.disable()  # with all those records a collection would stop the clients for seconds
@@ -93,6 +107,10 @@ async def run(plan: Plan, data: Path, disk: Disk | None = None) -> Records:
             records.clients[client.name] = [*client.events]
             records.breaks += client.breaks
             records.refusals += client.refusals
+            if isinstance(client, LibraryClient):
+                records.absences |= {
+                    (client.name, room): times for room, times in client.absences.items()
+                }
         for client in clients:
             await client.stop()
         records.log = await victim.stop()
@@ -107,7 +125,11 @@ async def run(plan: Plan, data: Path, disk: Disk | None = None) -> Records:
 
 
 async def _break(
-    plan: Plan, victim: Victim, clients: Sequence[Client], chance: random.Random, disk: Disk | None
+    plan: Plan,
+    victim: Victim,
+    clients: Sequence[AnyClient],
+    chance: random.Random,
+    disk: Disk | None,
 ) -> None:
     disconnecting = asyncio.create_task(
         disconnect_often(clients, plan.disconnects_per_s, random.Random(chance.random()))
@@ -142,7 +164,10 @@ async def _end_and_displace(
 
 
 async def _break_parts(
-    plan: Plan, victim: PartsVictim, clients: Sequence[Client], chance: random.Random
+    plan: Plan,
+    victim: PartsVictim,
+    clients: Sequence[AnyClient],
+    chance: random.Random,
 ) -> None:
     disconnecting = asyncio.create_task(
         disconnect_often(clients, plan.disconnects_per_s, random.Random(chance.random()))
@@ -154,7 +179,7 @@ async def _break_parts(
 
 
 async def _settle(
-    plan: Plan, port: int, clients: Sequence[Client]
+    plan: Plan, port: int, clients: Sequence[AnyClient]
 ) -> tuple[dict[str, Final], list[str]]:
     """Wait until every client has everything; returns the final rooms, and what clients still
     lack."""
