@@ -21,9 +21,9 @@ if SOURCE.is_dir():
 
 from harness import command, machine, postgresql, report
 from harness.report import MissingError, Result
-from machines import clients, faults, publications
+from machines import clients, faults, ledgers, publications
 
-SECTIONS = ("hop", "join", "deliveries", "publications", "storm", "restart")
+SECTIONS = ("hop", "join", "deliveries", "publications", "ledgers", "storm", "restart")
 LIMIT_S = 3600.0
 #: Descriptors for everything but the clients' sockets.
 SPARE_DESCRIPTORS = 200
@@ -135,6 +135,16 @@ async def _ledger(options: argparse.Namespace, show: Show) -> None:
             machines=load.machines, rooms=load.rooms, size=load.size, seconds=load.seconds
         )
         show(title, publications.CLOCK, await publications.run(rounds, load))
+    if "ledgers" in options.sections:
+        spread = ledgers.Load(min(ledgers.SECONDS, options.seconds))
+        title = ledgers.TITLE.format(
+            machines=spread.machines,
+            rooms=spread.rooms,
+            size=spread.size,
+            slow_ms=spread.slow_ms,
+            seconds=spread.seconds,
+        )
+        show(title, ledgers.CLOCK, await ledgers.run(rounds, spread))
     if "storm" in options.sections:
         names = {"clients": options.clients, "members": options.members, "missed": faults.MISSED}
         rows = await faults.storm(rounds, options.clients, options.members)

@@ -12,9 +12,10 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from harness.report import BenchError, MissingError
@@ -33,9 +34,12 @@ POLL_S = 0.005
 class Database:
     """A running server with PostgreSQL's own settings, which can be killed and started again."""
 
-    def __init__(self, home: Path, port: int, cpu: int | None) -> None:
+    def __init__(
+        self, home: Path, port: int, cpu: int | None, environment: Mapping[str, str]
+    ) -> None:
         self._home = home
         self._cpu = cpu
+        self._environment = {**os.environ, **environment}
         self._process: subprocess.Popen[bytes] | None = None
         self.port = port
         self.url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
@@ -55,6 +59,7 @@ class Database:
             return subprocess.Popen(
                 [str(_programs() / "postgres"), "-D", str(self._home / "data")],
                 cwd=self._home,
+                env=self._environment,
                 user=_user(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -114,15 +119,17 @@ class Database:
 
 
 @asynccontextmanager
-async def running_postgresql(*settings: str, cpu: int | None = None) -> AsyncIterator[Database]:
+async def running_postgresql(
+    *settings: str, cpu: int | None = None, environment: Mapping[str, str] = MappingProxyType({})
+) -> AsyncIterator[Database]:
     """Start a server with an empty database; `settings` are further lines of postgresql.conf.
 
-    It runs on the CPUs of this process, unless another CPU is given. Raises MissingError if there
-    is no PostgreSQL, or no asyncpg.
+    It runs on the CPUs of this process, unless another CPU is given. The `environment` is added to
+    that of its processes. Raises MissingError if there is no PostgreSQL, or no asyncpg.
     """
     _programs()
     home = Path(tempfile.mkdtemp(prefix="fastchat-bench-postgresql-"))
-    database = Database(home, _free_port(), cpu)
+    database = Database(home, _free_port(), cpu, environment)
     try:
         if user := _user():
             shutil.chown(home, user)

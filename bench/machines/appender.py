@@ -1,10 +1,11 @@
 """A machine that only publishes: it commits one batch of messages after the other.
 
-    python bench/machines/appender.py URL NAME SECONDS ROOMS BATCH SHARE PAUSE
+    python bench/machines/appender.py URLS NAME SECONDS ROOMS BATCH SHARE PAUSE
 
 It makes the ledger if there is none, prints a line when it is connected, and begins when it reads
-one. SHARE of the messages, from 0 to 1, have an id. There are PAUSE seconds between two commits. At
-the end it prints a line of JSON.
+one. If several URLs are given, separated by white space, each ledger has its part of the ROOMS, and
+the machine commits in all of them side by side. SHARE of the messages, from 0 to 1, have an id.
+There are PAUSE seconds between two commits. At the end it prints a line of JSON.
 """
 
 from __future__ import annotations
@@ -15,16 +16,18 @@ import secrets
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import uvloop
 
 from fastchat.ledger import LedgerError
 from fastchat.ledger.appending import Batch, Limits
-from fastchat.ledger.identity import Witness
+from fastchat.ledger.identity import Share, Witness
 from fastchat.ledger.notes import notes_of
 from fastchat.ledger.schema import prepare_ledger
 from fastchat.ledger.session import Session
+from fastchat.ledger.sharing import owner_of, settle
 from fastchat.ledger.upkeep import Upkeep
 from fastchat.ledger.url import parse_url
 from fastchat.metrics import Metrics
@@ -57,7 +60,16 @@ class Appender:
         """Do nothing."""
 
 
-def drafts(name: str, rooms: int, share: float) -> Iterator[MessageDraft]:
+def rooms_of(share: Share | None, count: int) -> list[str]:
+    """The names of a ledger's part of so many rooms."""
+    names = (f"room-{number}" for number in range(1_000_000))
+    if share is None:
+        return list(islice(names, count))
+    own = (name for name in names if owner_of(name, share.ledgers) == share.ledger)
+    return list(islice(own, count // len(share.ledgers)))
+
+
+def drafts(name: str, rooms: Sequence[str], share: float) -> Iterator[MessageDraft]:
     """Messages for the rooms in turn; of `share` of them, each id is another one."""
     number, with_id = 0, 0.0
     now = timestamps(time.time)
@@ -69,7 +81,7 @@ def drafts(name: str, rooms: int, share: float) -> Iterator[MessageDraft]:
             with_id -= 1
             id = f"{name}-{number}"
         user = f"u_{number % USERS}"
-        yield MessageDraft(f"room-{number % rooms}", "Somebody", TEXT, now(), user, id)
+        yield MessageDraft(rooms[number % len(rooms)], "Somebody", TEXT, now(), user, id)
 
 
 async def publish(
@@ -100,18 +112,35 @@ async def publish(
     return {"seconds": time.monotonic() - started, "counts": counts, "commits": commits}
 
 
-async def main(url: str, name: str, *numbers: str) -> None:
-    seconds, rooms, size, share, pause_s = map(float, numbers)
-    ledger = parse_url(url)
-    await prepare_ledger(ledger)
-    session = Session(ledger, name, secrets.token_hex(8), Appender(), Witness())
-    await session.open()
+async def main(urls: str, name: str, *numbers: str) -> None:
+    seconds, rooms, size, share_of_ids, pause_s = map(float, numbers)
+    sessions: list[tuple[Session, list[str]]] = []
+    for url, share in await settle([parse_url(each) for each in urls.split()]):
+        if share is None:
+            await prepare_ledger(url)
+        session = Session(url, name, secrets.token_hex(8), Appender(), Witness(), share)
+        await session.open()
+        sessions.append((session, rooms_of(share, int(rooms))))
     print("connected", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
-    waiting = drafts(name, int(rooms), share)
-    told = await publish(session, seconds, int(size), pause_s, waiting)
-    print(json.dumps(told), flush=True)
-    await session.close()
+    told = await asyncio.gather(
+        *(
+            publish(session, seconds, int(size), pause_s, drafts(name, names, share_of_ids))
+            for session, names in sessions
+        )
+    )
+    print(json.dumps(_sum(told)), flush=True)
+    for session, _ in sessions:
+        await session.close()
+
+
+def _sum(told: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What was published in all ledgers."""
+    return {
+        "seconds": max(each["seconds"] for each in told),
+        "counts": [sum(counts) for counts in zip(*(each["counts"] for each in told), strict=True)],
+        "commits": [commit for each in told for commit in each["commits"]],
+    }
 
 
 if __name__ == "__main__":

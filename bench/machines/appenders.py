@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ class Appender:
 
 @asynccontextmanager
 async def appender(
-    database: Database,
+    databases: Sequence[Database],
     name: str,
     seconds: float,
     rooms: int,
@@ -65,13 +65,16 @@ async def appender(
 ) -> AsyncIterator[Appender]:
     """Connect a machine that publishes commits of this `size`; a `share` of them has ids.
 
+    With several databases it commits in each of them to a part of the rooms, side by side.
+
     It runs on the CPUs of this process, unless another CPU is given.
     """
     build = Build()
+    urls = " ".join(each.url for each in databases)
     numbers = (seconds, rooms, size, share, pause_s)
     with pinned(cpu):
         process = await asyncio.create_subprocess_exec(
-            *(build.python, str(PROGRAM), database.url, name, *map(str, numbers)),
+            *(build.python, str(PROGRAM), urls, name, *map(str, numbers)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -98,7 +98,7 @@ async def _hop_of_two(load: Load, pins: Pins) -> dict[str, list[float]]:
         running_machines(database, 2, pins.sender) as servers,
     ):
         numbers = (load.messages * PAUSE_S, 1, 1, 0.0, PAUSE_S)
-        async with appender(database, "bench", *numbers, cpu=pins.load) as publishing:
+        async with appender([database], "bench", *numbers, cpu=pins.load) as publishing:
             commits = (await publishing.run())["commits"]
         return {
             "two machines": await _latencies(servers, load, pins),

@@ -64,7 +64,7 @@ async def _sample(share: float, load: Load) -> dict[str, float]:
         for number in range(load.machines):
             name = f"machine-{number}"
             numbers = (load.seconds, load.rooms, load.size, share)
-            appenders.append(await stack.enter_async_context(appender(database, name, *numbers)))
+            appenders.append(await stack.enter_async_context(appender([database], name, *numbers)))
         told = await asyncio.gather(*(each.run() for each in appenders))
     return _figures(told, load)
 

@@ -134,9 +134,12 @@ def test_run_of_machines_fills_every_section(tmp_path: Path) -> None:
         for row in part["rows"]
     }
     sections = {row for row, _ in medians}
-    assert sections == {"hop", "join", "deliveries", "publications", "storm", "restart"}
+    assert sections == {
+        *("hop", "join", "deliveries", "publications", "ledgers", "storm", "restart")
+    }
     assert medians["deliveries", "ratio"] > 0
     assert medians["publications", "rate, half with ids"] > 0
+    assert medians["ledgers", "ratio"] > 0
     assert medians["storm", "attempts"] >= 1
     assert medians["storm", "statements"] > 0
 
