@@ -34,7 +34,8 @@ WORKERS = (1, 2, 1)
 class ClusterPlan:
     """The settings of a run; each client is in up to three of the rooms.
 
-    `faults` are the names of faults (`Faults.known`), which happen in a random order.
+    `faults` are the names of faults (`Faults.known`), which happen in a random order. With
+    `spread`, a second database has a part of the rooms, and none of the faults of databases.
     """
 
     seed: int
@@ -47,6 +48,7 @@ class ClusterPlan:
     settle_s: float = 30 * TIMEOUT_UNIT_S
     small_disk: bool = True
     longest_s: float = 20.0  # for which a machine is away
+    spread: bool = False  # over the database with the faults, and another one
 
     @property
     def room_names(self) -> list[str]:
@@ -119,7 +121,11 @@ async def run_machines(plan: ClusterPlan, folder: Path) -> Outcome:
     with ExitStack() as stack:
         database = Database(disk=plan.small_disk)
         stack.callback(database.close)
-        machines = _machines(database, folder, stack)
+        databases = [database]
+        if plan.spread:
+            databases.append(Database(disk=False))
+            stack.callback(databases[1].close)
+        machines = _machines(databases, folder, stack)
         await asyncio.gather(*(machine.start() for machine in machines))
         places = [machine.place for machine in machines]
         clients = [
@@ -149,14 +155,15 @@ async def run_machines(plan: ClusterPlan, folder: Path) -> Outcome:
             records.refusals += client.refusals
         for client in clients:
             await client.stop()
-        rows = await _rows(database)
+        rows: dict[str, list[Seen]] = {}
+        for each in databases:
+            rows |= await _rows(each)
         records.final = {
             room: final._replace(rows=tuple(rows.get(room, ())))
             for room, final in records.machines[0].items()
         }
-        records.stored = await asyncio.to_thread(
-            database.primary.run, "pg_dump", database.primary.url
-        )
+        for each in databases:
+            records.stored += await asyncio.to_thread(each.primary.run, "pg_dump", each.primary.url)
         for machine in machines:
             await machine.stop()
         records.outages = faults.outages
@@ -171,7 +178,7 @@ async def run_machines(plan: ClusterPlan, folder: Path) -> Outcome:
         )
 
 
-def _machines(database: Database, folder: Path, stack: ExitStack) -> list[Machine]:
+def _machines(databases: Sequence[Database], folder: Path, stack: ExitStack) -> list[Machine]:
     machines = []
     has_networks = not why_no_networks()
     for number, workers in enumerate(WORKERS):
@@ -183,7 +190,7 @@ def _machines(database: Database, folder: Path, stack: ExitStack) -> list[Machin
             *("--history-max-messages", "1000000", "--max-lag-seconds", "1"),
             *("--workers", str(workers)),
         )
-        machine = Machine(number, database, folder / f"m{number}", network, arguments)
+        machine = Machine(number, databases, folder / f"m{number}", network, arguments)
         stack.callback(machine.abandon)
         machines.append(machine)
     return machines

@@ -200,12 +200,15 @@ class Database:
 
 
 class Machine:
-    """A `fastchat serve` with an engine, and its own data directory; perhaps also a network."""
+    """A `fastchat serve` with engines, and its own data directory; perhaps also a network.
+
+    Each machine has the engines in another order.
+    """
 
     def __init__(
         self,
         number: int,
-        database: Database,
+        databases: Sequence[Database],
         data: Path,
         network: Network | None,
         arguments: Sequence[str],
@@ -217,8 +220,12 @@ class Machine:
         if network is not None:
             host, outside, self._before = network.address, network.outside, network.before
         self.place: Place = host, lasting_port()
+        urls = [database.url(outside) for database in databases]
+        first = number % len(urls)
+        engines = (("--engine", url) for url in (*urls[first:], *urls[:first]))
         self._arguments = (
-            *("--engine", database.url(outside), "--machine", f"m{number}", "--host", host),
+            *(argument for engine in engines for argument in engine),
+            *("--machine", f"m{number}", "--host", host),
             *("--data", str(data), "--log-level", "info", "--limits", "off", *arguments),
         )
         self._server: Server | None = None

@@ -1,8 +1,8 @@
 """Three machines on one PostgreSQL, while everything that can happen to either happens.
 
 The short runs are part of every test run; environment variables make them longer (`make soak`):
-SOAK_MACHINE_CLIENTS, _MACHINE_ROOMS, _MACHINE_FAULTS, _LOSSY_FAULTS, _DISCONNECTS (a second) and
-_SEED.
+SOAK_MACHINE_CLIENTS, _MACHINE_ROOMS, _MACHINE_FAULTS, _LOSSY_FAULTS, _SPREAD_FAULTS, _DISCONNECTS
+(a second) and _SEED.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ def drawn(kinds: Sequence[str], count: int, chance: random.Random) -> list[str]:
     return drawn[:count]
 
 
-def run(name: str, quick: Sequence[str], kinds: Sequence[str], folder: Path) -> Outcome:
+def run(
+    name: str, quick: Sequence[str], kinds: Sequence[str], folder: Path, *, spread: bool = False
+) -> Outcome:
     """Run faults of these kinds, as many as the environment says, or each of the quick ones."""
     seed = setting("SEED", random.randrange(1 << 32))
     print(f"SOAK_SEED={seed}")
@@ -75,7 +77,8 @@ def run(name: str, quick: Sequence[str], kinds: Sequence[str], folder: Path) -> 
     plan = ClusterPlan(
         seed=seed,
         clients=clients,
-        rooms=setting("MACHINE_ROOMS", 6),
+        # Of so many rooms, each ledger has some.
+        rooms=setting("MACHINE_ROOMS", 12 if spread else 6),
         faults=drawn(kinds, count, random.Random(seed)) if count else quick,
         disconnects_per_s=setting("DISCONNECTS", 5),
         uptime_s=(0.2, 2.0) if count else (0.2, 0.8),
@@ -83,6 +86,7 @@ def run(name: str, quick: Sequence[str], kinds: Sequence[str], folder: Path) -> 
         # The checker shares the machine with the servers, so each client pauses longer if there
         # are many.
         interval_s=max(0.3, clients / 200),
+        spread=spread,
     )
     outcomes: list[Outcome] = []
 
@@ -117,3 +121,12 @@ def test_no_anomaly_when_publications_are_lost(tmp_path: Path) -> None:
     lossy = sorted(LOSSY)
     outcome = run("LOSSY_FAULTS", lossy, lossy, tmp_path)
     assert outcome.lost > 0
+
+
+def test_no_anomaly_with_two_ledgers(tmp_path: Path) -> None:
+    """If the rooms are spread over two PostgreSQLs, and one of them and machines have faults,
+    nothing is missing in the rooms of either."""
+    quick = ("crash", "killed relay", "lost note", "synchronous promotion")
+    outcome = run("SPREAD_FAULTS", quick, SAFE, tmp_path, spread=True)
+    anomalies = check(without_tokens(outcome.records))
+    assert not anomalies, "\n".join(map(str, anomalies[:20]))
