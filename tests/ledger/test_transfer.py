@@ -138,7 +138,9 @@ def test_circle_changes_no_byte(fresh: Callable[[], EngineUrl], tmp_path: Path) 
     asyncio.run(check_use(two))
 
 
-def test_rooms_move_between_one_ledger_and_several(fresh: Callable[[], EngineUrl]) -> None:
+def test_rooms_move_between_one_ledger_and_several(
+    fresh: Callable[[], EngineUrl], caplog: pytest.LogCaptureFixture
+) -> None:
     """Each room comes to its ledger, with its epoch and the secret of the users, and back again."""
     rooms = [f"room-{number}" for number in range(20)]
     lines = [line for room in rooms for line in (header(room), message(1, room), message(2, room))]
@@ -162,8 +164,12 @@ def test_rooms_move_between_one_ledger_and_several(fresh: Callable[[], EngineUrl
         ledger.export_rooms(spread, "nowhere", io.BytesIO())
     with pytest.raises(SettingError, match=r"has a room “room-1?[0-9]” already"):
         ledger.import_rooms(spread, io.BytesIO(before), "a file", "x")
+    own = counts[0][0]
+    assert exported(spread[0], own) == exported(one, own)
+    assert exported(spread[0]).count(b'"format"') == len(counts[0])
+    assert "only its rooms are exported" in caplog.text
     with pytest.raises(LedgerError, match="it is one of 2 ledgers"):
-        exported(spread[0])
+        imported(spread[0], header("new", 0))
 
 
 async def rooms_in(url: EngineUrl) -> list[str]:

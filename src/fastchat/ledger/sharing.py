@@ -37,7 +37,7 @@ from fastchat.ledger.schema import prepare_schema
 from fastchat.ledger.url import EngineUrl
 from fastchat.protocol.names import name_key
 
-__all__ = ["Found", "agree", "discover", "discover_all", "lay", "owner_of", "settle"]
+__all__ = ["Found", "Target", "agree", "discover", "discover_all", "lay", "owner_of", "settle"]
 
 logger = logging.getLogger("fastchat.ledger")
 
@@ -59,6 +59,10 @@ _MOVE = "export its rooms, and import them with all URLs into new schemas (?sche
 
 #: Makes, migrates or checks a schema; None if the caller only wants to know what is there.
 Prepare = Callable[[asyncpg.Connection, str], Coroutine[Any, Any, Any]] | None
+
+
+#: A ledger that a command uses; the share is None if it is the only one.
+Target = tuple[EngineUrl, Share | None]
 
 
 class Found(NamedTuple):
@@ -137,18 +141,16 @@ async def discover_all(
     ]
 
 
-async def settle(
-    urls: Sequence[EngineUrl], prepare: Prepare = prepare_schema
-) -> list[tuple[EngineUrl, Share | None]]:
+async def settle(urls: Sequence[EngineUrl], prepare: Prepare = prepare_schema) -> list[Target]:
     """Prepare ledgers that a command uses, and store the ids of all in them, as a start does.
 
-    The share is None for a single ledger. Raises SettingError, and LedgerError if one of them
+    Raises SettingError, and LedgerError if one of them
     cannot be reached.
     """
     if len(urls) == 1:
         return [(urls[0], None)]
     found = await discover_all(urls, prepare=prepare)
-    shares: list[tuple[EngineUrl, Share | None]] = []
+    shares: list[Target] = []
     for url, identity, failure in found:
         if identity is None:
             raise LedgerError(f"--engine {url.shown}: {failure}")

@@ -20,6 +20,7 @@ the old one, a machine can do nothing, and connects anew.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -53,7 +54,7 @@ from fastchat.ledger.rows import (
     unescaped,
 )
 from fastchat.ledger.schema import check_schema, prepare_schema
-from fastchat.ledger.sharing import owner_of, settle
+from fastchat.ledger.sharing import Target, discover, owner_of, settle
 from fastchat.ledger.upkeep import REMEMBER_IDS_S
 from fastchat.ledger.url import EngineUrl
 from fastchat.protocol import Change, Message, Publication, timestamp_of
@@ -61,6 +62,8 @@ from fastchat.protocol.names import name_key
 from fastchat.protocol.users import import_of
 
 __all__ = ["export_rooms", "import_rooms"]
+
+logger = logging.getLogger("fastchat.ledger")
 
 Result = TypeVar("Result")
 
@@ -206,12 +209,32 @@ async def _commit(db: asyncpg.Connection) -> None:
 def export_rooms(urls: Sequence[EngineUrl], room: str | None, out: BinaryIO) -> None:
     """Write a room, or all rooms (`None`), in their state at the time of the call.
 
-    Machines that use the ledgers continue. Raises SettingError if the room or a ledger does not
-    exist, LedgerError if a server cannot be read, and OSError if `out` cannot be written.
+    Machines that use the ledgers continue. If only one of several ledgers is named, its rooms are
+    written, because the others can be lost; the log says so.
+
+    Raises SettingError if the room or a ledger does not exist, LedgerError if a server cannot be
+    read, and OSError if `out` cannot be written.
     """
-    for url, share in asyncio.run(settle(urls, check_schema)):
-        if room is None or share is None or owner_of(room, share.ledgers) == share.ledger:
+    for url, share in asyncio.run(_sources(urls)):
+        is_owner = share is None or room is None or owner_of(room, share.ledgers) == share.ledger
+        if is_owner or len(urls) == 1:
             _export(url, share, room, out)
+
+
+async def _sources(urls: Sequence[EngineUrl]) -> list[Target]:
+    """The ledgers of an export."""
+    if len(urls) > 1:
+        return await settle(urls, check_schema)
+    found = await discover(urls[0], check_schema)
+    if found.identity is None or len(found.identity.ledgers) == 1:
+        return [(urls[0], None)]
+    share = Share(found.identity.ledger, found.identity.ledgers)
+    logger.warning(
+        "%s is one of %d ledgers that share the rooms of a chat; only its rooms are exported",
+        urls[0].shown,
+        len(share.ledgers),
+    )
+    return [(urls[0], share)]
 
 
 def _export(url: EngineUrl, share: Share | None, room: str | None, out: BinaryIO) -> None:
@@ -290,7 +313,7 @@ def _chunks(publications: Iterable[Publication]) -> Iterator[list[Publication]]:
 class _Importing:
     """An import into the ledgers of a chat, each with a transaction of its own."""
 
-    def __init__(self, stack: ExitStack, targets: Sequence[tuple[EngineUrl, Share | None]]) -> None:
+    def __init__(self, stack: ExitStack, targets: Sequence[Target]) -> None:
         self._ids = [] if targets[0][1] is None else targets[0][1].ledgers
         self._parts: dict[str, _Import] = {}
         for url, share in targets:
