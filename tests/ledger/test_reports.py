@@ -9,6 +9,7 @@ import pytest
 
 from fastchat.ledger.appending import Limits
 from fastchat.ledger.health import Health
+from fastchat.ledger.naming import log_of
 from fastchat.ledger.reports import Reports
 from fastchat.ledger.url import EngineUrl
 from support.ledger import Machine, execute, in_loop
@@ -70,7 +71,7 @@ def test_operators_learn_of_clocks_and_of_a_crowded_queue(
 ) -> None:
     """Each of them is logged once when it begins, and the queue also when it is free again."""
     caplog.set_level("INFO")
-    health = Health()
+    health = Health(log_of(None))
     now_s = time.time()
     for server_s, queue_usage in ((now_s, 0.0), (now_s + 5, 0.0), (now_s + 5, 0.5), (now_s, 0.1)):
         health.beat(time.monotonic(), server_s, queue_usage)

@@ -157,7 +157,9 @@ def two(server: PostgreSQL, own_server: PostgreSQL) -> Two:
 
 
 @in_loop
-async def test_killed_ledger_takes_away_its_rooms_only(two: Two) -> None:
+async def test_killed_ledger_takes_away_its_rooms_only(
+    two: Two, caplog: pytest.LogCaptureFixture
+) -> None:
     """Its rooms are `unavailable`, the other ones go on, nobody is sent away, and everything is
     as before when it is back."""
     await two.settle()
@@ -180,6 +182,8 @@ async def test_killed_ledger_takes_away_its_rooms_only(two: Two) -> None:
         await until(lambda: max(each.silent_s for each in one.rooms._ledgers) > 1.2)
         assert one.rooms.fault is None
         assert one.receiver.sent_away == []
+        assert f"{there}: the connections to the ledger are lost" in caplog.text
+        assert f"{here}: " not in caplog.text
         await two.start()
         await one.says(two.there)
         await until(lambda: one.gauge("engine_up") == {here: 1, there: 1})

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
 
-__all__ = ["CROWDED", "Health"]
+from fastchat.ledger.naming import Log
 
-logger = logging.getLogger("fastchat.ledger")
+__all__ = ["CROWDED", "Health"]
 
 #: The share of PostgreSQL's queue of notifications above which a machine sends none that can be
 #: missed. Any client of any database can fill the queue by not reading it.
@@ -18,9 +17,13 @@ SKEW_S = 1.0
 
 
 class Health:
-    """What a session has found out about its connections. Times are in monotonic seconds."""
+    """What a session has found out about its connections, and tells the `log`.
 
-    def __init__(self) -> None:
+    Times are in monotonic seconds.
+    """
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
         self._answered_s = time.monotonic()
         #: Why the ledger could not be reached the last time; "" if it was always reached.
         self.failure = ""
@@ -47,7 +50,7 @@ class Health:
     def lose_notifications(self, why: str) -> None:
         """Note that the server cannot store notifications, until `notify_again` is called."""
         if not self._is_mute:
-            logger.error(
+            self._log.error(
                 "PostgreSQL cannot store notifications, so messages of other machines arrive "
                 "later: %s",
                 why,
@@ -57,7 +60,7 @@ class Health:
     def notify_again(self) -> None:
         """Note that the server has stored a notification."""
         if self._is_mute:
-            logger.info("PostgreSQL can store notifications again")
+            self._log.info("PostgreSQL can store notifications again")
         self._is_mute = False
 
     def answer(self) -> None:
@@ -73,7 +76,7 @@ class Health:
         if (abs(self.skew_s) > SKEW_S) is not self._is_skewed:
             self._is_skewed = not self._is_skewed
             if self._is_skewed:
-                logger.warning(
+                self._log.warning(
                     "the clock of this machine is %.1f s %s that of PostgreSQL; timestamps of "
                     "messages are as wrong as the clocks",
                     abs(self.skew_s),
@@ -82,11 +85,11 @@ class Health:
         if (queue_usage > CROWDED) is not self._was_crowded:
             self._was_crowded = not self._was_crowded
             if self._was_crowded:
-                logger.error(
+                self._log.error(
                     "the queue of notifications of PostgreSQL is %.0f %% full, because some client "
                     "that listens, perhaps in another database, does not read; messages of other "
                     "machines arrive later meanwhile",
                     100 * queue_usage,
                 )
             else:
-                logger.info("the queue of notifications of PostgreSQL is free again")
+                self._log.info("the queue of notifications of PostgreSQL is free again")

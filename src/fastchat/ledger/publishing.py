@@ -7,7 +7,6 @@ be in doubt.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -22,8 +21,6 @@ from fastchat.ledger.session import Session
 from fastchat.protocol import Draft
 
 __all__ = ["MAX_BATCH", "PATIENCE_S", "Publishing"]
-
-logger = logging.getLogger("fastchat.ledger")
 
 #: A draft that waits longer is refused; one that is being committed can still be published.
 PATIENCE_S = 2.0
@@ -175,7 +172,7 @@ class Publishing:
                     if each not in left:
                         each.decide()
         except Exception:  # a bug must not end all publishing
-            logger.exception("internal error while publishing")
+            self._session.log.exception("internal error while publishing")
             for each in self._flying:
                 self._refuse(each)
                 each.decide()
@@ -267,7 +264,7 @@ class Publishing:
         return left
 
     def _answered_badly(self, waiting: _Waiting, error: LedgerError) -> None:
-        logger.warning("a publication cannot be stored: %s", error)
+        self._session.log.warning("a publication cannot be stored: %s", error)
         if waiting.sender is not None:
             refusal = CommandError(ErrorCode.BAD_COMMAND, "The message cannot be stored.")
             self._answered(waiting.sender, refusal)
@@ -276,10 +273,11 @@ class Publishing:
         if fault is not None:
             self.failures_total += 1
             self._failed_s = time.monotonic()
+        log = self._session.log
         if fault is not None and self.fault is None:
-            logger.error("messages cannot be stored, so clients get `unavailable`: %s", fault)
+            log.error("messages cannot be stored, so clients get `unavailable`: %s", fault)
         elif fault is None and self.fault is not None:
-            logger.info("messages can be stored again")
+            log.info("messages can be stored again")
         self.fault = fault
 
 

@@ -29,7 +29,6 @@ once, when a new process replaces one that hangs. If it goes on, the later proce
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -52,11 +51,10 @@ from fastchat.ledger.connecting import (
 )
 from fastchat.ledger.health import CROWDED, Health
 from fastchat.ledger.identity import Identity, Share, Witness, identify, renew
+from fastchat.ledger.naming import log_of
 from fastchat.ledger.url import EngineUrl
 
 __all__ = ["Session", "SessionUser"]
-
-logger = logging.getLogger("fastchat.ledger")
 
 #: A commit that takes longer is in doubt: the socket is closed, and a new writer asks.
 COMMIT_S = 3.0
@@ -194,7 +192,9 @@ class Session:
         self._end: LedgerError | None = None  # why the session has ended
         self._last = 0  # the number of the last commit, and what it has answered
         self._answer: str | None = None
-        self.health = Health()
+        #: Its lines name the ledger if there are several.
+        self.log = log_of(None if share is None else url.place)
+        self.health = Health(self.log)
 
     @property
     def identity(self) -> Identity:
@@ -339,13 +339,13 @@ class Session:
             lost_s = loop.time()
             self._link = None
             self._is_up.clear()
-            logger.warning("the connections to the ledger are lost: %s", why)
+            self.log.warning("the connections to the ledger are lost: %s", why)
             self.health.failure = str(why)
             self._user.disconnected(why)
             try:
                 link = await self._connect_again()
             except MachineTakenError as error:
-                logger.error("%s", error)
+                self.log.error("%s", error)
                 self._end = error
                 if self._writer is not None:
                     self._writer.terminate()
@@ -358,7 +358,7 @@ class Session:
             self._link = link
             self._is_up.set()
             self.health.reconnects_total += 1
-            logger.info("the ledger is connected again, after %.1f s", loop.time() - lost_s)
+            self.log.info("the ledger is connected again, after %.1f s", loop.time() - lost_s)
             self._user.connected()
 
     async def _connect_again(self) -> _Link:
@@ -370,11 +370,11 @@ class Session:
                 raise
             except (LedgerError, SettingError) as error:
                 if str(error) != said:
-                    logger.warning("the ledger cannot be reached, and is tried again: %s", error)
+                    self.log.warning("the ledger cannot be reached, and is tried again: %s", error)
                 said = self.health.failure = str(error)
             except Exception:
                 # Without connections the machine is of no use, whatever the fault is.
-                logger.exception("a fault while connecting to the ledger")
+                self.log.exception("a fault while connecting to the ledger")
             if self._end is not None:
                 raise asyncio.CancelledError  # asyncpg can have replaced it
             await asyncio.sleep(wait_s)
@@ -614,7 +614,7 @@ class Session:
             if isinstance(meaning, NotCommittedError):
                 self.health.lose_notifications(str(meaning))
             else:
-                logger.warning("notifications are lost, and others find out later: %s", meaning)
+                self.log.warning("notifications are lost, and others find out later: %s", meaning)
         finally:
             self._told.clear()
             self._telling = None
@@ -645,14 +645,14 @@ class Session:
             meaning = ledger_error(error)
             if isinstance(meaning, NotCommittedError) and not _is_used(error):
                 raise meaning from error
-            logger.warning("commit %d is in doubt: %s", number, meaning)
+            self.log.warning("commit %d is in doubt: %s", number, meaning)
             await self._ask(writers)
             if self._tenures != tenures:
                 self.health.doubts["unknown"] += 1
                 raise LedgerError("another process was this machine meanwhile") from error
             is_kept = self._last == number
             self.health.doubts["kept" if is_kept else "lost"] += 1
-            logger.info("commit %d has %shappened", number, "" if is_kept else "not ")
+            self.log.info("commit %d has %shappened", number, "" if is_kept else "not ")
             if not is_kept or self._answer is None:
                 raise NotCommittedError(str(meaning)) from error
             return self._answer
@@ -717,7 +717,7 @@ class Session:
         """Begin another incarnation. It waits for a commit that is under way, without limit."""
         slow = asyncio.get_running_loop().call_later(
             SLOW_S,
-            logger.warning,
+            self.log.warning,
             "the ledger waits: an earlier commit of this machine has not ended, or a standby that "
             "must have each commit is away",
         )
