@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from fastchat_client.link import Link, LinkLost
 
+from fastchat_client.link import Link, LinkLost
 from support.scripted import Peer, scripted
 from support.server import PATIENCE_S
 
