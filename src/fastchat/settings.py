@@ -247,6 +247,18 @@ class Settings:
         "origin of pages that can embed the chat page, such as https://www.example; * for every "
         "origin",
     )
+    api_key_file: str = _setting(
+        "",
+        "file with the keys of the HTTP API, which `fastchat key new` makes; empty for no API",
+        path=True,
+    )
+    api_host: str = _setting("127.0.0.1", "address to serve the HTTP API on, with --api-port")
+    api_port: int = _setting(
+        0,
+        "TCP port to serve the HTTP API on; 0 to serve it on --port, under /api/v1",
+        low=0,
+        high=65535,
+    )
     ssl_certfile: str = _setting(
         "", "certificate (PEM, followed by its chain) to serve https and wss with", path=True
     )
@@ -381,6 +393,10 @@ class Settings:
             for field in dataclasses.fields(self):
                 if "limit" in field.metadata:
                     object.__setattr__(self, field.name, 0.0 if _wants_float(field) else 0)
+        if self.api_port and not self.api_key_file:
+            raise SettingError(
+                f"{names['api_port']} has no effect without --api-key-file; give both."
+            )
         if self.ssl_keyfile and not self.ssl_certfile:
             raise SettingError(
                 f"{names['ssl_keyfile']} has no effect without --ssl-certfile; give both."

@@ -30,6 +30,7 @@ LAYERS = {
     "cli": {
         "__init__",
         "process",
+        "api",
         "ops",
         "files",
         "ledger",
@@ -41,6 +42,7 @@ LAYERS = {
         "settings",
         "ops",
         "web",
+        "api",
         "connections",
         "chat",
         "brokers",
@@ -54,6 +56,7 @@ LAYERS = {
     },
     "settings": {"web", "ledger"},
     "web": {"connections", "files", "limits", "auth", "_buffers"},
+    "api": {"chat", "brokers", "files", "rooms", "limits", "auth"},
     "connections": {"chat", "hub", "_fanout", "limits"},
     "ops": {"brokers", "_version"},
     "chat": {"brokers", "files", "rooms", "history", "auth"},

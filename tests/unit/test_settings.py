@@ -52,6 +52,7 @@ def test_flags_are_over_environment_over_file_over_defaults(tmp_path: Path) -> N
 
 #: Other settings that a setting is valid with only.
 NEEDED_SETTINGS: dict[str, dict[str, Any]] = {
+    "api_port": {"api_key_file": "keys.json"},
     "auth": {"jwt_key_file": ("key",)},
     "machine": {"engine": ("postgresql://db.example/chat",)},
     "engine_patience": {"engine": ("postgresql://db.example/chat",)},

@@ -1,4 +1,4 @@
-"""The command line: `fastchat serve`, `status`, `token`, `export`, `import`, `engine` and more.
+"""The command line: `fastchat serve`, `status`, `token`, `key`, `export`, `import` and more.
 
 Each command is a function that takes the parsed arguments and returns the exit status. It imports
 what it runs, because the modules of all commands take a quarter of a second to import.
@@ -138,6 +138,16 @@ def _token(chosen: dict[str, Any]) -> int:
     )
     with output() as out:
         print(token, file=out)
+    return 0
+
+
+def _key(chosen: dict[str, Any]) -> int:
+    from fastchat.cli import keys
+
+    settings = _settings(chosen)
+    if not settings.api_key_file:
+        raise SettingError("--api-key-file is missing: name the file with the keys.")
+    keys.run(Path(settings.api_key_file), chosen["action"], chosen.get("name"), chosen)
     return 0
 
 
@@ -316,6 +326,7 @@ _ENGINE = frozenset({"engine"})
 _SETTINGS_OF = {
     "status": _DATA,
     "token": frozenset({"auth", "jwt_key_file", "jwt_audience", "jwt_issuer", "jwt_user_claim"}),
+    "key": frozenset({"api_key_file"}),
     "export": _DATA | _ENGINE,
     "import": _DATA | _ENGINE,
     "engine": _ENGINE,
@@ -424,6 +435,7 @@ def _parse(arguments: Sequence[str]) -> dict[str, Any]:
     _add_serve(commands)
     _add_status(commands)
     _add_token(commands)
+    _add_key(commands)
     _add_export(commands)
     _add_import(commands)
     _add_files(commands)
@@ -541,6 +553,45 @@ def _add_token(commands: _Commands[_Parser]) -> None:
         "--for",
         metavar="TIME",
         help="how long the token is valid, such as 90s, 15m, 8h or 7d (default: 1h)",
+    )
+
+
+def _add_key(commands: _Commands[_Parser]) -> None:
+    command = _add(
+        commands,
+        "key",
+        _key,
+        "make, list and revoke keys of the HTTP API",
+        "new prints the key, which cannot be shown again: the file has only a digest of it. A "
+        "server reads the file when it starts, and at SIGHUP.",
+        "%(prog)s new|list|revoke [NAME] [--rights RIGHTS] [--rooms ROOMS] [--api-key-file FILE]",
+    )
+    _add_settings(command, _SETTINGS_OF["key"])
+    command.add_argument(
+        "action", choices=("new", "list", "revoke"), metavar="new|list|revoke", help="what to do"
+    )
+    command.add_argument(
+        "name",
+        nargs="?",
+        metavar="NAME",
+        help="name of the key, of a-z, 0-9, - and _; it speaks under this name, which nobody else "
+        "can take in its rooms",
+    )
+    command.add_argument(
+        "--rights",
+        metavar="RIGHTS",
+        help="what the new key can do, such as publish,read; the rights are publish, read, "
+        "moderate and admin",
+    )
+    command.add_argument(
+        "--rooms",
+        metavar="ROOMS",
+        help="rooms of the new key, such as lobby,order-*; an * stands for the rest of a name",
+    )
+    command.add_argument(
+        "--rate",
+        metavar="N",
+        help="requests a second of the new key, in each process (default: 1000)",
     )
 
 
