@@ -65,12 +65,14 @@ class Metrics:
         self.files_total = 0  # uploads completed, over HTTP or by binary messages
         self.file_bytes_total = 0
         self.file_refusals: Counter[str] = Counter()  # over HTTP, by status
+        self.api_requests: Counter[tuple[str, str, str]] = Counter()  # by key, operation, status
         self.full_disk_refusals_total = 0  # uploads, to keep disk space for messages
         self.deleted_files_total = 0  # files that no message linked to any more
         self.kept_files: int | None = None  # at the last sweep; None if another process counts
         self.kept_file_bytes: int | None = None
         self.orphaned_files = 0  # kept although no message links to them, at the last sweep
         self.commit_s = Histogram()  # an append to the history
+        self.api_s = Histogram()  # a request to the API, without streams
         self.loop_lag_s = Histogram()  # delay of callbacks in the event loop
         self.relay_lag_s = Histogram()  # round trip from a worker to the relay
         self._started_s = time.monotonic()
@@ -98,6 +100,7 @@ class Metrics:
             "files_total": self.files_total,
             "file_bytes_total": self.file_bytes_total,
             "file_refusals": self.file_refusals,
+            "api_requests": _nested(self.api_requests),
             "full_disk_refusals_total": self.full_disk_refusals_total,
             "deleted_files_total": self.deleted_files_total,
             "dropped_log_lines_total": dropped_lines(),
@@ -109,7 +112,7 @@ class Metrics:
                 "kept_file_bytes": self.kept_file_bytes,
                 "orphaned_files": self.orphaned_files,
             }
-        for name in ("commit_s", "loop_lag_s", "relay_lag_s"):
+        for name in ("commit_s", "api_s", "loop_lag_s", "relay_lag_s"):
             histogram: Histogram = getattr(self, name)
             if any(histogram.counts):
                 counts[name] = histogram.snapshot()
@@ -183,3 +186,11 @@ def _usage(pid: Any) -> dict[str, float]:
         "resident_bytes": pages * os.sysconf("SC_PAGE_SIZE"),
         "cpu_s": ticks / os.sysconf("SC_CLK_TCK"),
     }
+
+
+def _nested(counts: Mapping[tuple[str, str, str], int]) -> dict[str, dict[str, dict[str, int]]]:
+    """Counts by three labels, in a mapping for each of them, which JSON can have."""
+    nested: dict[str, dict[str, dict[str, int]]] = {}
+    for (first, second, third), count in counts.items():
+        nested.setdefault(first, {}).setdefault(second, {})[third] = count
+    return nested

@@ -105,6 +105,10 @@ class Server:
         self.loop.call_soon_threadsafe(run)
         return future.result(10 * TIMEOUT_UNIT_S)
 
+    def reload(self) -> None:
+        """Read certificates and keys again, as at SIGHUP; for `call`."""
+        self._worker.reload()
+
     def connections(self) -> list[HttpProtocol]:
         """The HTTP connections that are not upgraded."""
         return list(self.http.connections)

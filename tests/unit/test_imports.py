@@ -96,6 +96,9 @@ LIBRARIES = {
         "web.sharing",
         "ops.admin",
         "files.endpoints",
+        "web.mounts",
+        "process.assembly.worker",
+        "api",
     },
     "uvicorn": {"web.http", "web.server", "ops.admin"},
     "httptools": {"web.http"},
@@ -104,7 +107,7 @@ LIBRARIES = {
     "jwt": {"auth"},
     "cryptography": {"auth", "web.tls"},
     "orjson": {
-        *("protocol", "logs", "hub", "history", "ledger", "ops", "cli"),
+        *("protocol", "logs", "hub", "history", "ledger", "ops", "cli", "api"),
         *("brokers.relay", "brokers.relay.records", "chat.operations"),
     },
     "imagesize": {"files.media"},
@@ -115,6 +118,8 @@ LIBRARIES = {
 
 #: Classes whose objects live as long as the process, and the modules that construct them.
 BUILDERS = {
+    "Api": {"process.assembly.api"},
+    "ApiKeys": {"process.assembly.worker"},
     "Admission": {"process.assembly.worker"},
     "Chat": {"process.assembly.worker", "cli.tail"},  # the latter is that of the client library
     "Context": {"process.assembly.worker"},

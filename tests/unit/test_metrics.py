@@ -70,6 +70,7 @@ def test_snapshot_is_json() -> None:
         "files_total": 0,
         "file_bytes_total": 0,
         "file_refusals": {"413": 2},
+        "api_requests": {},
         "full_disk_refusals_total": 0,
         "dropped_log_lines_total": dropped_lines(),
         "deleted_files_total": 0,

@@ -35,6 +35,7 @@ __all__ = [
     "KEY",
     "MAX_KEYS",
     "MAX_RATE",
+    "ActiveKey",
     "ApiKey",
     "ApiKeys",
     "ApiRight",
@@ -95,7 +96,7 @@ class ApiKey(NamedTuple):
 
 
 class ActiveKey:
-    """A key that requests can use, with its budget. `matches` says whether a room is one of its."""
+    """A key that requests can use, with its budget, and the streams that it has in this process."""
 
     __slots__ = ("_exact", "_prefixes", "budget", "key", "speaker", "streams")
 
@@ -103,15 +104,9 @@ class ActiveKey:
         self.key = key
         self.speaker = key.speaker
         self.budget = TokenBuckets(Budget(key.rate, key.rate))
-        #: Streams of events that are open in this process.
         self.streams = 0
         self._exact = frozenset(each for each in key.rooms if not each.endswith("*"))
         self._prefixes = tuple(each[:-1] for each in key.rooms if each.endswith("*"))
-
-    @property
-    def prefixes(self) -> tuple[str, ...]:
-        """Beginnings of names which together stand for all rooms of the key."""
-        return (*self._prefixes, *self._exact)
 
     def has(self, right: ApiRight) -> bool:
         return right in self.key.rights
@@ -119,6 +114,10 @@ class ActiveKey:
     def matches(self, room: str) -> bool:
         """Whether the key is for this room, by its checked name."""
         return room in self._exact or room.startswith(self._prefixes)
+
+    def covers(self, beginning: str) -> bool:
+        """Whether the key is for all rooms whose names begin like this."""
+        return beginning.startswith(self._prefixes)
 
 
 class ApiKeys:

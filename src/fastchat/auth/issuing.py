@@ -19,7 +19,7 @@ from fastchat.errors import CommandError, SettingError
 from fastchat.protocol.names import check_room, check_username
 from fastchat.protocol.users import MAX_SUBJECT_CHARS
 
-__all__ = ["create_secret", "duration_of", "make_token", "rooms_of"]
+__all__ = ["create_secret", "duration_of", "make_token", "rooms_of", "signs"]
 
 #: The longest time that `--for` accepts: a year.
 MAX_DURATION_S = 366 * 86400
@@ -66,6 +66,14 @@ def make_token(
     more = {"name": name, "rooms": rooms, "aud": audience or None, "iss": issuer or None}
     claims.update((claim, value) for claim, value in more.items() if value is not None)
     return jwt.encode(claims, key, algorithm=algorithm)
+
+
+def signs(file: Path) -> bool:
+    """Whether a file has a secret, which verifies tokens and signs them."""
+    try:
+        return read_signing_key(file).algorithm == "HS256"
+    except SettingError:
+        return False
 
 
 def create_secret(file: Path) -> None:

@@ -40,6 +40,8 @@ from fastchat.protocol import (
 )
 from fastchat.protocol.users import guest_of
 from fastchat.rooms import Entrance, Entry
+from fastchat.rooms.presence import numbered
+from fastchat.rooms.refusals import name_taken
 
 __all__ = ["Chat"]
 
@@ -55,6 +57,7 @@ class Chat:
     * ``guest_rights``: what such a client can do in each room.
     * ``admits_spectators``: whether it can read without a name.
     * ``max_rooms``: how many rooms a client can be in at once; 0 for no limit.
+    * ``reserves``: whether a name is reserved in a room, for an API key or a webhook.
     * ``incoming_files``: takes the files that clients share; None if the server takes none.
     * ``max_chunk_bytes``: the largest piece of a file that a binary message can hold.
     """
@@ -74,10 +77,12 @@ class Chat:
         guest_rights: frozenset[Right] = GUEST_RIGHTS,
         admits_spectators: bool = True,
         max_rooms: int = protocol.MAX_ROOMS,
+        reserves: Callable[[str, str], bool] = lambda room, name: False,
         incoming_files: IncomingFiles | None = None,
         max_chunk_bytes: int = 0,
     ) -> None:
         self._max_rooms = max_rooms
+        self._reserves = reserves
         self._authenticator = authenticator
         self._admits_guests = admits_guests
         self._admits_spectators = admits_spectators
@@ -273,6 +278,10 @@ class Chat:
             return
         session = command.session or client.session or self._new_secret()
         name, credential = self._named(client, command.username, session)
+        if name is not None and self._reserves(room, name):
+            if client.identity is None:
+                raise name_taken(None)
+            name = numbered(name, 2)  # as if another user of that name were here
         self._check_new_room(client, room, has_name=name is not None)
         entrance = Entrance(
             room,

@@ -200,6 +200,14 @@ SERIES = (
         ("status",),
     ),
     Series(
+        "fastchat_api_requests_total",
+        "counter",
+        "api_requests",
+        "Requests to the HTTP API, by the name of the key, the operation and the status; `-` if "
+        "there was no key or no such operation.",
+        ("key", "operation", "status"),
+    ),
+    Series(
         "fastchat_full_disk_refusals_total",
         "counter",
         "full_disk_refusals_total",
@@ -219,6 +227,12 @@ SERIES = (
     ),
     Series(
         "fastchat_commit_seconds", "histogram", "commit_s", "Duration of an append to the history."
+    ),
+    Series(
+        "fastchat_api_seconds",
+        "histogram",
+        "api_s",
+        "Duration of a request to the HTTP API, except streams.",
     ),
     Series(
         "fastchat_machines", "gauge", "machines", "Machines that share the engine and are there."

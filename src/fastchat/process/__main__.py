@@ -1,6 +1,6 @@
 """The entry point of a child process, which is a worker or the relay.
 
-    python -m fastchat.process worker NUMBER --channel FD --listener FD [--must-connect]
+    python -m fastchat.process worker NUMBER --channel FD --listener FD [--api FD] [--must-connect]
     python -m fastchat.process relay --channel FD
 
 Only the supervisor starts it. `channel` is the connection between the two.
@@ -80,6 +80,7 @@ def _run(
         channel,
         number=chosen.number,
         listener=listener,
+        api_listener=None if chosen.api is None else socket.socket(fileno=chosen.api),
         must_connect=chosen.must_connect,
     )
 
@@ -100,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     worker = roles.add_parser("worker")
     worker.add_argument("number", type=int)
     worker.add_argument("--listener", type=int, required=True)
+    worker.add_argument("--api", type=int)
     worker.add_argument("--must-connect", action="store_true")
     relay = roles.add_parser("relay")
     for role in (worker, relay):

@@ -14,7 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 __all__ = ["COMMAND", "STUCK_TICKS", "Child"]
@@ -35,7 +35,9 @@ KILL_S = 2.0
 
 
 class Child:
-    """One process, started for the role `name`. Its states, in this order:
+    """One process, started for the role `name`, with `listeners` by their flags.
+
+    Its states, in this order:
 
     * starting: it has `start_ticks` until it says that it is ready, and is killed after that;
     * serving: it is ready, and sends a beat every second. It is alive as long as it does, stuck
@@ -54,7 +56,7 @@ class Child:
         name: str,
         command: Sequence[str],
         first: dict[str, Any],
-        listener: socket.socket | None,
+        listeners: Mapping[str, socket.socket],
         *,
         start_ticks: int,
     ) -> None:
@@ -79,7 +81,7 @@ class Child:
             with theirs:
                 # It waits in the channel until the child reads it.
                 self._channel.sendall(json.dumps(first).encode() + b"\n")
-                self._process = _spawn(command, theirs, listener)
+                self._process = _spawn(command, theirs, listeners)
         except BaseException:
             self._channel.close()
             raise
@@ -231,13 +233,13 @@ class Child:
 
 
 def _spawn(
-    command: Sequence[str], channel: socket.socket, listener: socket.socket | None
+    command: Sequence[str], channel: socket.socket, listeners: Mapping[str, socket.socket]
 ) -> subprocess.Popen[bytes]:
     passed = [channel.fileno()]
     arguments = [*command, "--channel", str(channel.fileno())]
-    if listener is not None:
+    for flag, listener in listeners.items():
         passed.append(listener.fileno())
-        arguments += ["--listener", str(listener.fileno())]
+        arguments += [flag, str(listener.fileno())]
     # The child inherits the mask: a SIGHUP waits until the child can read its files again, and
     # never reaches the relay, which has no files to read.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})

@@ -34,6 +34,7 @@ def run(
     *,
     number: int,
     listener: socket.socket,
+    api_listener: socket.socket | None = None,
     must_connect: bool = False,
 ) -> int:
     """Serve as one of several until SIGTERM, or until the supervisor is gone.
@@ -41,20 +42,32 @@ def run(
     Returns the exit status. With `must_connect`, it is 1 if the relay cannot be reached in time:
     then the worker tells the supervisor, and never serves.
     """
-    listener.setblocking(False)
+    for each in (listener, api_listener):
+        if each is not None:
+            each.setblocking(False)
     name = f"worker-{number}"
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(settings, channel, name, listener, must_connect=must_connect))
+            return runner.run(
+                _serve(settings, channel, name, listener, api_listener, must_connect=must_connect)
+            )
     except _NoRelay as error:
         channel.say(failed=str(error))
         return 1
 
 
 async def _serve(
-    settings: Settings, channel: Channel, name: str, listener: socket.socket, *, must_connect: bool
+    settings: Settings,
+    channel: Channel,
+    name: str,
+    listener: socket.socket,
+    api_listener: socket.socket | None,
+    *,
+    must_connect: bool,
 ) -> int:
-    components = build_clustered(settings, listener, name=name, timings=WorkerTimings())
+    components = build_clustered(
+        settings, listener, name=name, timings=WorkerTimings(), api_listener=api_listener
+    )
     worker = Worker(components.worker)
     mode = Clustered(worker, components, channel, name, must_connect=must_connect)
     return await worker.serve(mode)

@@ -47,6 +47,11 @@ def run(settings: Settings) -> int:
         if settings.admin_port:
             admin_listener = listen_admin(settings.admin_host, settings.admin_port)
             stack.enter_context(admin_listener)
+        api_listener = None
+        if settings.api_port:
+            flags = ("--api-host", "--api-port")
+            api_listener = listen(settings.api_host, settings.api_port, flags=flags)
+            stack.enter_context(api_listener)
         history: History | None = None
         if settings.engine:
             stack.callback(os.close, lock(Path(settings.data)))
@@ -54,7 +59,7 @@ def run(settings: Settings) -> int:
             history = open_history(settings)
             stack.callback(history.close)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(settings, listener, history, admin_listener))
+            return runner.run(_serve(settings, listener, history, admin_listener, api_listener))
 
 
 async def _serve(
@@ -62,6 +67,7 @@ async def _serve(
     listener: socket.socket,
     history: History | None,
     admin_listener: socket.socket | None,
+    api_listener: socket.socket | None,
 ) -> int:
     reserved = 0
     if admin_listener is not None:
@@ -69,7 +75,12 @@ async def _serve(
 
         reserved = MAX_CONNECTIONS
     components = build_standalone(
-        settings, listener, history, timings=WorkerTimings(), reserved=reserved
+        settings,
+        listener,
+        history,
+        timings=WorkerTimings(),
+        reserved=reserved,
+        api_listener=api_listener,
     )
     worker = Worker(components.worker)
     return await worker.serve(Standalone(worker, components, admin_listener))

@@ -15,7 +15,9 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Mapping, Sequence
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,11 +63,14 @@ class Role:
     """
 
     def __init__(
-        self, name: str, arguments: Sequence[str], listener: socket.socket | None = None
+        self,
+        name: str,
+        arguments: Sequence[str],
+        listeners: Mapping[str, socket.socket] = types.MappingProxyType({}),
     ) -> None:
         self.name = name
         self.arguments = arguments
-        self.listener = listener
+        self.listeners = listeners  # by the flags with which children get them
         self.child: Child | None = None
         self.successor: Child | None = None
         self.replaced = asyncio.Event()
@@ -114,6 +119,7 @@ class Supervisor:
         settings: Settings,
         listeners: Sequence[socket.socket],
         admin_listener: socket.socket | None = None,
+        api_listeners: Sequence[socket.socket] = (),
         *,
         timings: SupervisorTimings,
         command: Sequence[str] = COMMAND,
@@ -122,11 +128,12 @@ class Supervisor:
         self._timings = timings
         self._listeners = listeners
         self._admin_listener = admin_listener
+        self._api_listeners = api_listeners
         self._command = command
         self._relay = Role("relay", ["relay"])
         self._workers = [
-            Role(f"worker {number}", ["worker", str(number)], listener)
-            for number, listener in enumerate(listeners, 1)
+            Role(f"worker {number}", ["worker", str(number)], sockets)
+            for number, sockets in enumerate(_by_worker(listeners, api_listeners), 1)
         ]
         #: The secret for a history in memory. The supervisor has it because it outlives the relay,
         #: and users keep their ids.
@@ -267,7 +274,7 @@ class Supervisor:
 
     async def _drain(self) -> None:
         """Stop the workers, and then the relay."""
-        for listener in self._listeners:
+        for listener in (*self._listeners, *self._api_listeners):
             listener.close()  # a client that connects now is refused at once, and does not wait
         workers = self._children - {self._relay.child}
         worker_stop_s, relay_stop_s = self._timings.worker_stop_s, self._timings.relay_stop_s
@@ -328,7 +335,7 @@ class Supervisor:
             role.name,
             [*self._command, *role.arguments, *(["--must-connect"] if must_connect else [])],
             first,
-            role.listener,
+            role.listeners,
             start_ticks=self._timings.start_ticks,
         )
         self._children.add(child)
@@ -409,18 +416,39 @@ def run(settings: Settings) -> int:
         listeners = listen_all(settings.host, settings.port, settings.workers)
         for listener in listeners:
             stack.enter_context(listener)
+        api_listeners: Sequence[socket.socket] = ()
+        if settings.api_port:
+            flags = ("--api-host", "--api-port")
+            api_listeners = listen_all(
+                settings.api_host, settings.api_port, settings.workers, flags
+            )
+            for listener in api_listeners:
+                stack.enter_context(listener)
         admin_listener = None
         if settings.admin_port:
             admin_listener = listen_admin(settings.admin_host, settings.admin_port)
             stack.enter_context(admin_listener)
         with asyncio.Runner() as runner:
-            return runner.run(_serve(settings, listeners, admin_listener))
+            return runner.run(_serve(settings, listeners, admin_listener, api_listeners))
 
 
 async def _serve(
     settings: Settings,
     listeners: Sequence[socket.socket],
     admin_listener: socket.socket | None,
+    api_listeners: Sequence[socket.socket],
 ) -> int:
     timings = SupervisorTimings()
-    return await Supervisor(settings, listeners, admin_listener, timings=timings).serve()
+    supervisor = Supervisor(settings, listeners, admin_listener, api_listeners, timings=timings)
+    return await supervisor.serve()
+
+
+def _by_worker(
+    listeners: Sequence[socket.socket], api_listeners: Sequence[socket.socket]
+) -> Iterator[dict[str, socket.socket]]:
+    """The listening sockets of each worker, by the flags with which it gets them."""
+    for listener, api_listener in zip_longest(listeners, api_listeners):
+        yield {
+            "--listener": listener,
+            **({} if api_listener is None else {"--api": api_listener}),
+        }

@@ -50,7 +50,6 @@ class Worker:
     def __init__(self, components: WorkerComponents) -> None:
         self._components = components
         self._sessions = components.sessions
-        self._server = components.server
         #: While it drains, clients have this long to answer the close frames.
         self._drain_s = components.timings.drain_s
 
@@ -72,7 +71,7 @@ class Worker:
                 loop.create_task(watch_lag(self._components.metrics.loop_lag_s)),
             ):
                 ends.callback(task.cancel)
-            await self._server.serve()
+            await asyncio.gather(*(server.serve() for server in self._components.servers))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._drain_s):
                     await self._sessions.ended()
@@ -81,12 +80,16 @@ class Worker:
 
     def drain(self) -> None:
         """Stop, and have the clients come back later."""
-        self._server.stop_accepting()
+        for server in self._components.servers:
+            server.stop_accepting()
         # All workers stop together, and their clients come back to the same relay.
         clients = len(self._sessions) * self._components.settings.workers
         reconnect_s = self._components.timings.reconnect_s
         self._sessions.drain(max(reconnect_s, clients / RECONNECTS_PER_S))
-        self._server.stop()
+        if self._components.api is not None:
+            self._components.api.close()
+        for server in self._components.servers:
+            server.stop()
         self._components.readers.close()
         if self._components.tls is not None:
             self._components.tls.close()
@@ -94,19 +97,20 @@ class Worker:
     def drain_within(self, seconds: float) -> None:
         """Stop in a hurry: clients have only so long to answer, and HTTP answers are cut off."""
         self._drain_s = seconds
-        self._server.stop(at_once=True)
+        for server in self._components.servers:
+            server.stop(at_once=True)
         if not self.draining:
             self.drain()
 
     def reload(self) -> None:
         """Read certificates and keys again; if one is not valid, log that and keep the old one."""
-        tls, authenticator = self._components.tls, self._components.authenticator
-        if tls is None and authenticator is None:
+        components = self._components
+        readable = (components.tls, components.authenticator, components.api_keys)
+        if readable == (None, None, None):
             logger.info("SIGHUP: there is no certificate and no key to read again")
-        if tls is not None:
-            tls.reload()
-        if authenticator is not None:
-            authenticator.reload()
+        for each in readable:
+            if each is not None:
+                each.reload()
 
     def snapshot(self, **gauges: Any) -> dict[str, Any]:
         """The process's metrics, and `gauges`, as values for JSON."""
@@ -127,7 +131,10 @@ class Worker:
         self._components.context.chat.sweep()
         self._components.broker.tick()
         self._components.handshakes.sweep()
-        self._server.sweep()
+        for server in self._components.servers:
+            server.sweep()
+        if self._components.api is not None:
+            self._components.api.sweep()
         log_repeated()
         mode.tick()
 

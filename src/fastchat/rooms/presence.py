@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from fastchat.protocol.names import MAX_USERNAME_CHARS, name_key
 from fastchat.rooms import Member
 
-__all__ = ["Roster", "User"]
+__all__ = ["Roster", "User", "numbered"]
 
 _SUFFIX = re.compile(r" \(([0-9]{1,9})\)$", re.ASCII)
 
@@ -65,7 +65,7 @@ class Roster:
         """The user with this public id under this name, or with a number after it."""
         for user in self._by_id.get(id, ()):
             number = _SUFFIX.search(user.name)
-            if user.name == name or (number and user.name == _numbered(name, int(number[1]))):
+            if user.name == name or (number and user.name == numbered(name, int(number[1]))):
                 return user
         return None
 
@@ -76,15 +76,15 @@ class Roster:
         few steps even if thousands of users have the name.
         """
         taken, free = 1, 2
-        while self.find(_numbered(name, free)) is not None:
+        while self.find(numbered(name, free)) is not None:
             taken, free = free, 2 * free
         while free - taken > 1:
             middle = (taken + free) // 2
-            if self.find(_numbered(name, middle)) is None:
+            if self.find(numbered(name, middle)) is None:
                 free = middle
             else:
                 taken = middle
-        return _numbered(name, free)
+        return numbered(name, free)
 
     def add(self, name: str, id: str, since_s: float = 0.0) -> User:
         """Add a user without a connection; the name must be free."""
@@ -106,7 +106,7 @@ class Roster:
         return [user.member for user in self]
 
 
-def _numbered(name: str, number: int) -> str:
+def numbered(name: str, number: int) -> str:
     """A name with a number after it, cut so that it is not too long."""
     suffix = f" ({number})"
     return name[: MAX_USERNAME_CHARS - len(suffix)].rstrip() + suffix

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from fastchat.connections.context import Context
+from fastchat.files.transfers import BodyRule
 from fastchat.limits.connections import ConnectionCount
 from fastchat.limits.handshakes import HandshakeLimiter
 from fastchat.web.capacity import Capacity
@@ -39,6 +41,8 @@ class HttpTimings:
     #: upload has this long for each `fastchat.files.transfers.PROGRESS_BYTES`, and a download for
     #: each piece. So the transfer of a whole file has no limit in time.
     answer_s: float = 30.0
+    #: From a complete head to a complete body, unless the body is a file.
+    body_s: float = 10.0
     #: The same when the server stops. It must end, with a sweep, before `WorkerTimings.drain_s`,
     #: after which uvicorn would cancel the answer and log an error.
     last_answer_s: float = 1.0
@@ -61,8 +65,9 @@ class HttpContext(NamedTuple):
     `handshakes` refuses it: a page cannot see the status of a refused handshake, so a session is
     opened to tell the page that the server is full.
 
-    `visitors` counts connections by address until they are WebSockets. `echo` allows /_echo. A file
-    has at most `max_file_bytes`; 0 if the server takes no files.
+    `visitors` counts connections by address until they are WebSockets. `echo` allows /_echo.
+    `body_rule` says how the body of a request is received, by its method and its path; None if such
+    a request must not have one. `takes_sockets` is whether a handshake is accepted.
     """
 
     session_context: Context
@@ -72,5 +77,6 @@ class HttpContext(NamedTuple):
     handshakes: HandshakeLimiter
     visitors: ConnectionCount
     echo: bool = False
-    max_file_bytes: int = 0
+    body_rule: Callable[[str, str], BodyRule | None] = lambda method, path: None
+    takes_sockets: bool = True
     timings: HttpTimings = HttpTimings()

@@ -3,8 +3,9 @@
 uvicorn parses requests and runs the application (`fastchat.web.page`). At an upgrade it hands the
 request over, and picows takes the connection (`fastchat.web.websocket`). `HttpProtocol` adds the
 limits that both lack: on the size of a request's head and the time until it is complete, on bodies
-(only uploads have one), and on the time for which a client does not read its answer. A client that
-is refused while it still sends can read why (`fastchat.web.lingering`).
+(`HttpContext.body_rule` says which requests have one), and on the time for which a client does not
+read its answer. A client that is refused while it still sends can read why
+(`fastchat.web.lingering`).
 
 States
 ------
@@ -13,8 +14,8 @@ A connection is in one `State`, which says what happens to the bytes that arrive
 HEAD       A request's head is arriving (`_head_bytes` so far), or the connection is between two
            requests. Next: BODY or UNWANTED when the head is complete; UPGRADED if it is a valid
            handshake.
-BODY       A file is arriving; uvicorn keeps the bytes until the application takes them.
-           Next: HEAD when the file is complete.
+BODY       A file or another body that the application takes is arriving; uvicorn keeps the bytes
+           until then. Next: HEAD when the body is complete.
 UNWANTED   The request must not have a body. If bytes of one arrive, they are dropped, and the
            connection ends after the answer. Next: HEAD if there is no body.
 LINGERING  The last answer is written, and the client still sends. At most `_linger_bytes` are read
@@ -33,8 +34,9 @@ wait for earlier answers.
 It is set to the present time plus
 
 - `head_s` at accept, at the first byte of a further head, and at a refusal;
-- `answer_s` when a head is complete, whenever PROGRESS_BYTES of an upload have arrived, and for
-  each piece of a download;
+- `answer_s` when a head is complete, when a body is complete, whenever PROGRESS_BYTES of an upload
+  have arrived, and for each piece of a download;
+- `body_s` when the head of a request with a body is complete, unless the body is a file;
 - `linger_s` when LINGERING begins, or `answer_s` if the client has not read the answer yet;
 - `last_answer_s` when the server stops. After that the deadline stays.
 
@@ -56,8 +58,8 @@ Before the pin moves, look up these names in the new version, all in
   upgrade), `pipeline`, `cycle`
 - changed: `url`, `headers` (in place, because `scope` has the same list), `scope["state"]`,
   `expect_100_continue`, `server_state.total_requests`, and `parser`, to break a cycle
-- of a `RequestResponseCycle`, read: `response_complete`, `more_body`; changed: `keep_alive`,
-  `disconnected`, `transport`, `default_headers`
+- of a `RequestResponseCycle`, read: `response_complete`, `more_body`, `scope`; changed:
+  `keep_alive`, `disconnected`, `transport`, `default_headers`
 
 When uvicorn's server stops, it calls `shutdown` of each connection. The worker calls `sweep`.
 """
@@ -73,9 +75,15 @@ from httptools import HttpParserUpgrade
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from fastchat.errors import CommandError, ErrorCode
-from fastchat.files.transfers import PROGRESS_BYTES, BodyRefusal, RequestContext
+from fastchat.files.transfers import (
+    ENDLESS,
+    PROGRESS_BYTES,
+    BodyRefusal,
+    BodyRule,
+    RequestContext,
+    has_body,
+)
 from fastchat.limits.connections import Limit
-from fastchat.protocol import FILES_URL
 from fastchat.web.context import ONE_HOST, HttpContext, Refusal
 from fastchat.web.handshake import (
     UpgradeRequest,
@@ -85,7 +93,7 @@ from fastchat.web.handshake import (
     headers_for_picows,
 )
 from fastchat.web.headers import common_headers
-from fastchat.web.lingering import AnswerTransport, has_body
+from fastchat.web.lingering import AnswerTransport
 from fastchat.web.target import Target, is_host, parse_target
 
 __all__ = ["MAX_HEAD_BYTES", "MAX_HEAD_LINES", "HttpProtocol", "State"]
@@ -110,6 +118,7 @@ NOT_ONE_HOST = Refusal(400, ONE_HOST)
 BAD_TARGET = Refusal(400, "The address is malformed.")
 NO_TUNNEL = Refusal(405, "This server is not a proxy.")
 OTHER_VERSION = Refusal(505, "This server speaks HTTP/1.1.")
+NO_SOCKETS = Refusal(404, "There is no WebSocket endpoint at this address.")
 DROPPED_UPGRADE = Refusal(426, "The handshake is incomplete. A proxy must pass on Upgrade.")
 EARLY_UPGRADE = Refusal(400, "An upgrade cannot be sent before the last request is answered.")
 
@@ -135,7 +144,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._state = State.HEAD
         self._head_bytes = 0
         self._arrived = b""  # what the parser is being given
-        self._moved_bytes = 0  # of a body, since the deadline was extended
+        self._moved_bytes = 0  # of a file, since the deadline was extended
+        self._is_file = False  # whether the body is one
         self._linger_bytes = 0  # that are still read while LINGERING
         self._is_stopping = False
         self._visitor = ""  # the address that `context.visitors` counts
@@ -235,6 +245,8 @@ class HttpProtocol(HttpToolsProtocol):
         cycle = self.cycle
         if self.scheme == "https" or cycle is None or cycle.response_complete or cycle.more_body:
             return False
+        if cycle.scope["state"].get(ENDLESS):
+            return False
         cycle.keep_alive = False
         return True
 
@@ -263,7 +275,7 @@ class HttpProtocol(HttpToolsProtocol):
             return
         super().on_body(body)  # kept until the application takes it; above 64 KiB, reading pauses
         self._moved_bytes += len(body)
-        if self._moved_bytes >= PROGRESS_BYTES:
+        if self._is_file and self._moved_bytes >= PROGRESS_BYTES:
             self._moved_bytes = 0
             self._note_progress()
 
@@ -338,45 +350,50 @@ class HttpProtocol(HttpToolsProtocol):
 
         The application's task runs after this. `waits` says whether earlier answers come first.
         """
-        refusal = None
-        if self.scope["method"] == "POST" and self.scope["path"] == FILES_URL:
-            refusal = self._body_refusal(waits=waits)
+        refusal, self._is_file = None, False
+        rule = self._context.body_rule(self.scope["method"], self.scope["path"])
+        if rule is not None and (rule.is_file or has_body(self.headers)):
+            refusal = self._body_refusal(rule, waits=waits)
             if refusal is None:
-                self._state = State.BODY
+                self._state, self._is_file = State.BODY, rule.is_file
+                if not rule.is_file:
+                    self._deadline_s = self.loop.time() + self._timings.body_s
         self._moved_bytes = 0
         self.scope["state"]["context"] = RequestContext(
             self._address(), refusal, self._note_progress
         )
 
-    def _body_refusal(self, *, waits: bool) -> BodyRefusal | None:
-        """Why the body of a file's request is not read; None if it is."""
+    def _body_refusal(self, rule: BodyRule, *, waits: bool) -> BodyRefusal | None:
+        """Why the body of a request is not read; None if it is."""
+        what = "file" if rule.is_file else "body"
         lengths = [value for name, value in self.headers if name == b"content-length"]
         if len(lengths) != 1 or any(name == b"transfer-encoding" for name, _ in self.headers):
             # RFC 9110 §15.5.12: "The 411 (Length Required) status code indicates that the server
             # refuses to accept the request without a defined Content-Length".
             error = CommandError(
                 ErrorCode.BAD_COMMAND,
-                "The request has no Content-Length. Send the file with its size in bytes.",
+                f"The request has no Content-Length. Send the {what} with its size in bytes.",
             )
             return BodyRefusal(411, error, spends_ticket=True)
-        if int(lengths[0]) > self._context.max_file_bytes:
+        if int(lengths[0]) > rule.max_bytes:
             error = CommandError(
                 ErrorCode.TOO_LONG,
-                f"The file is too large. A file can have at most {self._context.max_file_bytes:,} "
-                "bytes.",
+                f"The {what} is too large. A {what} can have at most {rule.max_bytes:,} bytes.",
             )
             return BodyRefusal(413, error, spends_ticket=True)
         if self.parser.should_upgrade():
             # After a head with `Upgrade` the parser reads nothing more, even if the upgrade is to
             # HTTP/2, as in requests of Java's client.
-            error = CommandError(ErrorCode.BAD_COMMAND, "Send the file without an Upgrade header.")
+            error = CommandError(
+                ErrorCode.BAD_COMMAND, f"Send the {what} without an Upgrade header."
+            )
             return BodyRefusal(400, error, spends_ticket=False)
         if waits:
             # The body would wait in memory. RFC 9112 §9.3.2 asks clients to pipeline only behind
             # idempotent methods, and to be ready to send again what was not answered.
             error = CommandError(
                 ErrorCode.BAD_COMMAND,
-                "The previous request has no answer yet. Wait for it before you send a file.",
+                f"The previous request has no answer yet. Wait for it before you send a {what}.",
             )
             return BodyRefusal(400, error, spends_ticket=False)
         return None
@@ -450,6 +467,8 @@ class HttpProtocol(HttpToolsProtocol):
         return self._arrived[upgrade.args[0] :]
 
     def _upgrade_refusal(self) -> Refusal | None:
+        if not self._context.takes_sockets:
+            return NO_SOCKETS
         # The answer of an earlier request would be written into the stream of the WebSocket.
         if self.cycle is not None and not self.cycle.response_complete:
             return EARLY_UPGRADE

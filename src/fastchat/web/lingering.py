@@ -10,10 +10,10 @@ to read from the connection" for a moment. It keeps nothing of what it reads.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
-__all__ = ["LINGER_BYTES", "LINGER_S", "AnswerTransport", "has_body"]
+__all__ = ["LINGER_BYTES", "LINGER_S", "AnswerTransport"]
 
 #: A client that is connected well enough to send files reads an answer in this time. The default
 #: of nginx's `lingering_timeout` is 5 s.
@@ -38,15 +38,3 @@ class AnswerTransport:
             self._transport.close()
         else:
             end()
-
-
-def has_body(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Whether a request has a body.
-
-    RFC 9112 §6: "The presence of a message body in a request is signaled by a Content-Length or
-    Transfer-Encoding header field."
-    """
-    return any(
-        name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
-        for name, value in headers
-    )

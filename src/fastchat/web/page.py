@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.resources
 import re
+import types
 from collections.abc import Mapping, Sequence
 
 from starlette.applications import Starlette
@@ -21,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fastchat.web.assets import Asset, load_assets, needed_by
 from fastchat.web.headers import common_headers, page_headers
+from fastchat.web.mounts import Mounts
 from fastchat.web.origins import Origins
 from fastchat.web.resources import Resource
 from fastchat.web.sharing import FileSharing
@@ -32,10 +34,15 @@ _UNWANTED = re.compile(r"q=0(\.0{0,3})?")
 
 
 def build_app(
-    *, origins: Origins, frames: Sequence[str] = (), routes: Sequence[Route] = ()
+    *,
+    origins: Origins,
+    frames: Sequence[str] = (),
+    routes: Sequence[Route] = (),
+    mounts: Mapping[str, ASGIApp] = types.MappingProxyType({}),
 ) -> ASGIApp:
-    """Build the application: `routes`, then the page.
+    """Build the application: `mounts`, then `routes`, then the page.
 
+    Each mount is an application for all paths that begin with its own, which ends with a slash.
     Pages of `origins` can use the files, and pages of `frames` can embed the page.
     """
     assets = load_assets(importlib.resources.files("fastchat") / "static")
@@ -72,7 +79,8 @@ def build_app(
         Resource(anything, serve, exists=files.__contains__),
         Resource(anything, refuse, ("GET", "OPTIONS")),
     ]
-    return _Complete(FileSharing(Starlette(routes=resources), origins))
+    page = _Complete(FileSharing(Starlette(routes=resources), origins))
+    return Mounts(mounts, page) if mounts else page
 
 
 def _answer(request: Request, asset: Asset, more: Mapping[str, str]) -> Response:

@@ -20,19 +20,21 @@ BACKLOG = 4096
 ADMIN_BACKLOG = 64
 
 
-def listen_all(host: str, port: int, count: int) -> list[socket.socket]:
+def listen_all(
+    host: str, port: int, count: int, flags: tuple[str, str] = ("--host", "--port")
+) -> list[socket.socket]:
     """Listening sockets of one address, among which the kernel distributes connections.
 
     The first one is bound without SO_REUSEPORT, and fails like any other if the address is in use;
     so two servers cannot share a port by accident. Raises SettingError.
     """
-    listeners = [listen(host, port)]
+    listeners = [listen(host, port, flags=flags)]
     try:
         if count > 1:
             listeners[0].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         port = listeners[0].getsockname()[1]
         while len(listeners) < count:
-            listeners.append(listen(host, port, shared=True))
+            listeners.append(listen(host, port, flags=flags, shared=True))
     except BaseException:
         for listener in listeners:
             listener.close()

@@ -36,7 +36,8 @@ def full_snapshot() -> dict[str, Any]:
     counted.refusals.update({"not_found": 2})
     counted.turned_away.update({"address": 4})
     counted.handshake_refusals.update({"426": 5})
-    for histogram in (counted.commit_s, counted.loop_lag_s, counted.relay_lag_s):
+    counted.api_requests["shop", "publishMessage", "201"] += 6
+    for histogram in (counted.commit_s, counted.api_s, counted.loop_lag_s, counted.relay_lag_s):
         for seconds in (0.00002, 0.003, 0.003, 60):
             histogram.observe(seconds)
     counted.kept_files, counted.kept_file_bytes, counted.orphaned_files = 12, 13, 14
@@ -272,6 +273,8 @@ def test_every_series_is_rendered_with_kind_and_help() -> None:
     assert values["fastchat_sent_bytes_total", part] == 11
     assert values["fastchat_restarts_total", part] == 2
     assert values["fastchat_closes_total", ("code", "1000"), part] == 3
+    labels = (("key", "shop"), ("operation", "publishMessage"))
+    assert values["fastchat_api_requests_total", *labels, part, ("status", "201")] == 6
     assert values["fastchat_evictions_total", ("code", "4009"), part] == 0
     assert values["fastchat_refusals_total", part, ("reason", "not_found")] == 2
     assert values["fastchat_refused_connections_total", ("limit", "address"), part] == 4

@@ -33,7 +33,12 @@ class ClusteredComponents:
 
 
 def build_clustered(
-    settings: Settings, listener: socket.socket, *, name: str, timings: WorkerTimings
+    settings: Settings,
+    listener: socket.socket,
+    *,
+    name: str,
+    timings: WorkerTimings,
+    api_listener: socket.socket | None = None,
 ) -> ClusteredComponents:
     """Build the worker `name` of several, in its running loop. Raises SettingError."""
     base = build_base(settings, timings, Metrics())
@@ -62,5 +67,6 @@ def build_clustered(
         presence=relay,
         pages=pages,
         administration=RelayAdministration(relay),
+        api_listener=api_listener,
     )
     return ClusteredComponents(worker=worker, relay=relay, reader=reader)

@@ -44,6 +44,7 @@ def build_standalone(
     *,
     timings: WorkerTimings,
     reserved: int = 0,
+    api_listener: socket.socket | None = None,
     capacity: Capacity | None = None,
     transfers: int | None = None,
     incoming_files: IncomingFiles | None = None,
@@ -77,5 +78,6 @@ def build_standalone(
         presence=rooms,
         pages=rooms.pages,
         administration=rooms.administration,
+        api_listener=api_listener,
     )
     return StandaloneComponents(worker=worker, rooms=rooms, shared=shared, retention=retention)

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from starlette.types import ASGIApp
+
 from fastchat.auth import GUEST_RIGHTS, Authenticator, Right
-from fastchat.brokers import Broker, Pages, Presence
+from fastchat.brokers import Broker, Delivery, Pages, Presence
 from fastchat.chat import Chat
 from fastchat.chat.operations import Operations
 from fastchat.connections.context import Context
@@ -18,6 +20,7 @@ from fastchat.connections.registry import Sessions
 from fastchat.files import Files
 from fastchat.files.endpoints import FileEndpoints
 from fastchat.files.incoming import IncomingFiles
+from fastchat.files.transfers import BodyRule
 from fastchat.hub import Hub
 from fastchat.limits.commands import Throttle
 from fastchat.limits.connections import Admission
@@ -37,16 +40,21 @@ from fastchat.process.assembly.storage import (
     open_files,
 )
 from fastchat.process.timings import WorkerTimings
+from fastchat.protocol import FILES_URL
 from fastchat.rooms.administration import Administration
 from fastchat.settings import Settings
 from fastchat.web.capacity import TRANSFER_KINDS, Capacity, count_transfers, measure_capacity
 from fastchat.web.context import HttpContext
+from fastchat.web.mounts import Mounts, not_found
 from fastchat.web.origins import Origins
 from fastchat.web.page import build_app
 from fastchat.web.proxies import TrustedProxies
 from fastchat.web.server import HttpServer
 
 if TYPE_CHECKING:
+    from fastchat.api.application import Api
+    from fastchat.api.keys import ApiKeys
+    from fastchat.process.assembly.api import ApiParts
     from fastchat.web.tls import Tls
 
 __all__ = [
@@ -54,9 +62,15 @@ __all__ = [
     "WorkerComponents",
     "build_base",
     "build_worker",
+    "open_api_keys",
     "open_authenticator",
     "open_tls",
 ]
+
+
+#: Connections to the API in a process, if it has its own port. Backends keep theirs open, so these
+#: are enough for hundreds of them among several workers.
+API_CAPACITY = Capacity(served=240, accepted=256)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +91,14 @@ class WorkerComponents:
     context: Context
     handshakes: HandshakeLimiter
     server: HttpServer
+    api_keys: ApiKeys | None
+    api: Api | None
+    api_server: HttpServer | None
+
+    @property
+    def servers(self) -> tuple[HttpServer, ...]:
+        """The servers of all ports."""
+        return (self.server,) if self.api_server is None else (self.server, self.api_server)
 
 
 def open_authenticator(settings: Settings) -> Authenticator | None:
@@ -95,6 +117,15 @@ def open_authenticator(settings: Settings) -> Authenticator | None:
         issuer=settings.jwt_issuer,
         user_claim=settings.jwt_user_claim,
     )
+
+
+def open_api_keys(settings: Settings) -> ApiKeys | None:
+    """The keys of the API; None if there is no API. Raises SettingError for a wrong file."""
+    if not settings.api_key_file:
+        return None
+    from fastchat.api.keys import ApiKeys  # imported here, because most servers have no API
+
+    return ApiKeys(settings.api_key_file)
 
 
 def open_tls(settings: Settings) -> Tls | None:
@@ -118,6 +149,7 @@ class Base:
     metrics: Metrics
     authenticator: Authenticator | None
     tls: Tls | None
+    api_keys: ApiKeys | None
     files: Files | None
     incoming_files: IncomingFiles | None
     transfers: int
@@ -138,13 +170,15 @@ def build_base(
 ) -> Base:
     authenticator = open_authenticator(settings)
     tls = open_tls(settings)
+    api_keys = open_api_keys(settings)
     files = open_files(settings, metrics)
     if transfers is None:
         transfers = count_transfers()
     if incoming_files is None and files is not None:
         incoming_files = IncomingFiles(files, transfers_of(settings, transfers))
     if capacity is None:
-        capacity = measure_capacity(reserved + (0 if files is None else TRANSFER_KINDS * transfers))
+        reserved += 0 if files is None else TRANSFER_KINDS * transfers
+        capacity = measure_capacity(reserved + (API_CAPACITY.accepted if settings.api_port else 0))
     sessions = Sessions(
         clock=asyncio.get_running_loop().time,
         metrics=metrics,
@@ -168,6 +202,7 @@ def build_base(
         metrics=metrics,
         authenticator=authenticator,
         tls=tls,
+        api_keys=api_keys,
         files=files,
         incoming_files=incoming_files,
         transfers=transfers,
@@ -186,8 +221,21 @@ def build_worker(
     presence: Presence,
     pages: Pages,
     administration: Administration,
+    api_listener: socket.socket | None = None,
 ) -> WorkerComponents:
+    """Build the objects that serve clients, and the API if there are keys of it.
+
+    With an `api_listener`, the API is there, and otherwise it is at the address of the page.
+    """
     settings = base.settings
+    operations = Operations(broker, pages, administration, clock=time.time)
+    delivery: Delivery = base.hub
+    api = None
+    if base.api_keys is not None:
+        from fastchat.process.assembly.api import build_api  # as in `open_api_keys`
+
+        api = build_api(base, base.api_keys, operations)
+        delivery = api.delivery
     chat = Chat(
         broker,
         base.hub,
@@ -201,14 +249,17 @@ def build_worker(
         guest_rights=GUEST_RIGHTS if settings.guest_rights == "write" else frozenset({Right.READ}),
         admits_spectators=settings.spectators == "on",
         max_rooms=settings.max_connection_rooms,
+        reserves=_no_name if base.api_keys is None else base.api_keys.reserves,
         incoming_files=base.incoming_files,
         max_chunk_bytes=settings.max_message_bytes,
     )
-    broker.open(delivery=base.hub, receiver=chat)
+    broker.open(delivery=delivery, receiver=chat)
     clock = asyncio.get_running_loop().time
     context = _build_context(base, chat, clock)
     handshakes = handshake_limiter_of(settings, clock)
     readers = readers_of(settings, base.transfers, wait_s=base.timings.download_wait_s)
+    http_context = _build_http_context(base, context, handshakes)
+    page_api = api if api_listener is None else None
     return WorkerComponents(
         settings=settings,
         timings=base.timings,
@@ -219,12 +270,24 @@ def build_worker(
         readers=readers,
         hub=base.hub,
         broker=broker,
-        operations=Operations(broker, pages, administration, clock=time.time),
+        operations=operations,
         sessions=base.sessions,
         context=context,
         handshakes=handshakes,
-        server=_build_server(base, listener, context, handshakes, readers),
+        server=_build_page_server(base, listener, http_context, readers, page_api),
+        api_keys=base.api_keys,
+        api=None if api is None else api.api,
+        api_server=(
+            _build_api_server(base, api_listener, http_context, api)
+            if api is not None and api_listener is not None
+            else None
+        ),
     )
+
+
+def _no_name(room: str, name: str) -> bool:
+    """No name is reserved: there are no keys."""
+    return False
 
 
 def _build_context(base: Base, chat: Chat, clock: Callable[[], float]) -> Context:
@@ -240,18 +303,11 @@ def _build_context(base: Base, chat: Chat, clock: Callable[[], float]) -> Contex
     )
 
 
-def _build_server(
-    base: Base,
-    listener: socket.socket,
-    context: Context,
-    handshakes: HandshakeLimiter,
-    readers: FairQueue,
-) -> HttpServer:
+def _build_http_context(base: Base, context: Context, handshakes: HandshakeLimiter) -> HttpContext:
     settings = base.settings
-    origins = Origins(settings.allow_origin)
-    http_context = HttpContext(
+    return HttpContext(
         context,
-        origins,
+        Origins(settings.allow_origin),
         base.capacity,
         TrustedProxies(
             settings.trusted_proxy, max_address_connections=settings.max_address_connections
@@ -259,17 +315,55 @@ def _build_server(
         handshakes,
         visitors_of(settings, served=base.capacity.served),
         echo=settings.debug_echo,
-        max_file_bytes=0 if base.files is None else base.files.max_bytes,
         timings=base.timings.http,
     )
+
+
+def _build_page_server(
+    base: Base,
+    listener: socket.socket,
+    context: HttpContext,
+    readers: FairQueue,
+    api: ApiParts | None,
+) -> HttpServer:
+    """The server of the page, the files and the WebSockets; also of the API, unless it is None."""
+    files = base.files
     routes = []
-    if base.files is not None:
-        receiving = transfers_of(settings, base.transfers)
-        routes = FileEndpoints(base.files, receiving, readers, base.metrics).routes()
+    if files is not None:
+        receiving = transfers_of(base.settings, base.transfers)
+        routes = FileEndpoints(files, receiving, readers, base.metrics).routes()
+
+    def body_rule(method: str, path: str) -> BodyRule | None:
+        if files is not None and method == "POST" and path == FILES_URL:
+            return BodyRule(files.max_bytes, is_file=True)
+        return None if api is None else api.body_rule(method, path)
+
+    app = build_app(
+        origins=context.origins,
+        frames=base.settings.allow_frame,
+        routes=routes,
+        mounts={} if api is None else {api.path: api.api},
+    )
+    return _build_server(base, listener, app, context._replace(body_rule=body_rule))
+
+
+def _build_api_server(
+    base: Base, listener: socket.socket, context: HttpContext, api: ApiParts
+) -> HttpServer:
+    """The server of the API at its own address, where there is nothing else."""
+    context = context._replace(
+        capacity=API_CAPACITY, body_rule=api.body_rule, takes_sockets=False, echo=False
+    )
+    return _build_server(base, listener, Mounts({api.path: api.api}, not_found), context)
+
+
+def _build_server(
+    base: Base, listener: socket.socket, app: ASGIApp, context: HttpContext
+) -> HttpServer:
     return HttpServer(
         listener,
-        build_app(origins=origins, frames=settings.allow_frame, routes=routes),
-        http_context,
+        app,
+        context,
         base.tls,
         stop_s=base.timings.drain_s,
         keep_alive_s=base.timings.keep_alive_s,
