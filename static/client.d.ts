@@ -5,8 +5,8 @@ export class ChatError extends Error {
   constructor(code: string, message: string, details?: ErrorDetails);
   /**
    * The server's code, such as `forbidden` or `username_taken`; the name of a close code, such as `removed`; or the
-   * client's own: `offline`, `lost`, `doubtful`, `closed`, `left`, `discarded`, `another_user`, `no_token`, `no_text`,
-   * `upload_failed` or `blocked`.
+   * client's own: `offline`, `lost`, `doubtful`, `full`, `closed`, `left`, `discarded`, `another_user`, `no_token`,
+   * `no_text`, `upload_failed` or `blocked`.
    */
   readonly code: string;
   /** Whether the same can succeed later. */
@@ -296,7 +296,7 @@ export class Chat {
   disconnect(): void;
   /** Takes another name in all rooms. Only for guests. */
   rename(username: string): void;
-  /** Leaves all rooms and closes the connection. What waits for an answer is rejected with the code `closed`. */
+  /** Leaves all rooms and closes the connection. What is not stored yet is rejected with the code `closed`. */
   close(): void;
 }
 

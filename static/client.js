@@ -45,6 +45,8 @@ const REFUSED_PAUSE_MS = 500;
 // Messages of a room that are kept in memory, and those that are asked for with a join.
 const KEPT_COUNT = 300;
 const HISTORY_COUNT = 50;
+// Messages of a room that wait to be sent. More would fill the memory while the server is away.
+const DRAFTS_LIMIT = 1_000;
 // Attempts to upload a file. The pauses between them add up to half a minute. Time without a connection does not count.
 const UPLOAD_ATTEMPTS = 6;
 // Statuses after which an upload is tried again: a used or expired ticket (401), too slow (408), too many (429).
@@ -118,6 +120,7 @@ const OWN = {
   lost: ["The connection was lost before the answer arrived.", true],
   offline: ["The room is not connected at the moment.", true],
   doubtful: ["The message may have been stored already.", true],
+  full: ["Too many messages wait to be sent.", true],
   another_user: ["The token is another user's now.", true],
   not_found: ["The message to reply to does not exist.", false],
   no_text: ["A message needs a text or a file.", false],
@@ -202,7 +205,8 @@ const wellFormed = (text) => text.toWellFormed?.() ?? text;
 
 // Returns the fields of a message that an edit, a deletion or a reaction changes. Applying them again changes nothing.
 export function changesOf(publication, message) {
-  return CHANGES[publication.type]?.(publication, message) ?? {};
+  const { type } = publication;
+  return Object.hasOwn(CHANGES, type) ? CHANGES[type](publication, message) : {};
 }
 
 const CHANGES = {
@@ -212,8 +216,8 @@ const CHANGES = {
 };
 
 function reactionsAfter({ emoji, user, username, remove }, reactions) {
-  const { [emoji]: before = [], ...others } = reactions;
-  const people = before.filter((person) => person.user !== user);
+  const { [emoji]: before, ...others } = reactions;
+  const people = Object.hasOwn(reactions, emoji) ? before.filter((person) => person.user !== user) : [];
   if (!remove) people.push({ user, username });
   return people.length ? { ...reactions, [emoji]: people } : others;
 }
@@ -992,6 +996,7 @@ export class Chat extends Emitter {
     if (known) return known.promise;
     if (!text) throw own("no_text");
     if (codePointCount(text.trimEnd()) > TEXT_LIMIT) throw own("too_long");
+    if (member.drafts.size >= DRAFTS_LIMIT) throw own("full");
     this.#checkUsable(member);
     const draft = { id, text: wellFormed(text), user: this.user, sentAt, ...deferred() };
     member.drafts.set(id, draft);

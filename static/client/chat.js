@@ -145,7 +145,7 @@ export class Chat {
 
   discard(id) {
     this.timeline.discard(id);
-    this.#shown.link.discard(id);
+    this.#shown.link?.discard(id);
     this.#outbox.remove(id);
     this.#on.changed(this.#shown);
   }
@@ -156,6 +156,7 @@ export class Chat {
 
   // Sends a command about a room. Resolves with the answer, which may be an `error`; it never rejects.
   async ask(command, room = this.#shown) {
+    if (!room?.link) return { type: "error", temporary: true, message: t("offlineNow") };
     try {
       return await room.link.request(command);
     } catch (error) {
@@ -349,9 +350,10 @@ export class Chat {
   }
 
   #statusChanged(status) {
-    if (status.phase !== "open") this.#wait = null;
+    const { phase, error } = status;
+    if (phase !== "open") this.#wait = null;
     // Rooms, drafts and read positions stay.
-    if (status.phase === "stopped" && NEEDS_ANOTHER_TOKEN.has(status.error.code)) this.#on.denied(reasonOf(status));
+    if (phase === "stopped" && NEEDS_ANOTHER_TOKEN.has(error.code)) this.#on.denied(reasonOf(status));
     else this.#tell();
   }
 

@@ -19,7 +19,7 @@ export class Reactions {
   // Shows the reactions to a message. `user` is the reader's id; `mayReact` says whether they can react.
   show(entry, user, mayReact) {
     const { reactions = {} } = entry;
-    for (const emoji of this.#chips.keys()) if (!reactions[emoji]) this.#remove(emoji);
+    for (const emoji of this.#chips.keys()) if (!Object.hasOwn(reactions, emoji)) this.#remove(emoji);
     for (const [emoji, people] of Object.entries(reactions)) {
       const chip = this.#chipOf(emoji);
       this.#fill(chip, emoji, people);

@@ -9,7 +9,7 @@ export function change(entry, fields) {
 
 // Whether a person, by their id, is among those who have reacted to a message with an emoji.
 export function hasReacted({ reactions }, emoji, user) {
-  return reactions?.[emoji]?.some((person) => person.user === user) ?? false;
+  return Object.hasOwn(reactions ?? {}, emoji) && reactions[emoji].some((person) => person.user === user);
 }
 
 // Turns an entry into the confirmed message that a publication describes.

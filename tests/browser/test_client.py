@@ -135,6 +135,21 @@ def test_messages_have_their_present_state(ask: Any) -> None:
     ]
 
 
+@pytest.mark.parametrize("emoji", ["constructor", "__proto__"])
+def test_reaction_can_have_any_name(ask: Any, emoji: str) -> None:
+    """A server that allows other reactions than emoji cannot confuse the client by their names."""
+    assert ask(f"""
+      const [chat, room] = await start();
+      const react = (offset, remove) => last().say(said(offset, "", {{ type: "react", target: 1,
+        emoji: "{emoji}", remove }}));
+      last().say(said(1, "a"));
+      react(2);
+      const [{{ reactions }}] = room.messages;
+      react(3, true);
+      return [Object.entries(reactions), Object.keys(room.messages[0].reactions)];
+    """) == [[[emoji, [{"user": "g_zoe", "username": "Zoe"}]]], []]
+
+
 def test_memory_of_a_room_is_bounded(ask: Any) -> None:
     """A room keeps its newest messages, 300 or as many as the user wants."""
     assert ask("""
@@ -463,6 +478,16 @@ def test_limited_messages_stay_in_order(ask: Any) -> None:
       last().say(said(1, "a", { id: a.id, user: "g_ann" }));
       return [alone, count(), last().of("message").map(({ text }) => text)];
     """) == [3, 4, ["a", "b", "a", "b"]]
+
+
+def test_waiting_messages_are_bounded(ask: Any) -> None:
+    """While the server is away, at most 1,000 messages to a room wait."""
+    assert ask("""
+      const [chat, room] = await start();
+      last().lose();
+      for (let number = 0; number < 1000; number += 1) room.send("a");
+      return room.send("b").catch(({ code, temporary }) => [code, temporary]);
+    """) == ["full", True]
 
 
 def test_refused_message_is_an_error(ask: Any) -> None:
