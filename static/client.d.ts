@@ -5,8 +5,8 @@ export class ChatError extends Error {
   constructor(code: string, message: string, details?: ErrorDetails);
   /**
    * The server's code, such as `forbidden` or `username_taken`; the name of a close code, such as `removed`; or the
-   * client's own: `offline`, `lost`, `doubtful`, `full`, `closed`, `left`, `discarded`, `another_user`, `no_token`,
-   * `no_text`, `upload_failed` or `blocked`.
+   * client's own: `offline`, `lost`, `doubtful`, `full`, `closed`, `left`, `room_deleted`, `discarded`,
+   * `another_user`, `no_token`, `no_text`, `upload_failed` or `blocked`.
    */
   readonly code: string;
   /** Whether the same can succeed later. */
@@ -117,7 +117,18 @@ export interface Joined extends Position {
   online: number;
   spectators: number;
   rights: Right[];
+  options?: RoomOptions;
   files?: { max_bytes: number };
+}
+
+/** What an operator has set for a room. */
+export interface RoomOptions {
+  title?: string;
+  topic?: string;
+  closed?: boolean;
+  read_only?: boolean;
+  slow_s?: number;
+  max_messages?: number;
 }
 
 export type Right = "read" | "write" | "moderate";
@@ -134,6 +145,12 @@ export interface RoomEvents {
   gap: Gap;
   /** The users have changed: `room.users`, which is null in a crowd. */
   users: User[] | null;
+  /** The operator has changed the options of the room: `room.options`. */
+  room: { room: string; options: RoomOptions };
+  /** The room was deleted with all its messages. It is `refused`, and another `chat.join` begins it anew. */
+  room_deleted: { room: string };
+  /** What this user has said was erased, also from `room.messages`. */
+  user_erased: { room: string; user: string };
   /** The server has refused to let the user in again. The room is joined again only by `chat.join`. */
   refused: ChatError;
   /** The server lets the user in later, at `retryAt` (as `performance.now()` counts). */
@@ -242,6 +259,8 @@ export class Room {
   /** The number of connections that only read. */
   readonly spectators: number;
   readonly rights: Right[];
+  /** What the operator has set for the room. */
+  readonly options: RoomOptions;
   readonly position: Position | null;
   /** The newest messages in their present state, the oldest first. */
   readonly messages: Message[];
@@ -314,5 +333,8 @@ export function quoteOf(message: Pick<Message, "username" | "offset" | "text">):
 export function textsOf(text: string, links: string[]): string[];
 /** A file's name, shortened to what the server accepts. */
 export function fileNameOf(name: string): string;
-/** The fields of a message that an edit, a deletion or a reaction changes. */
-export function changesOf(publication: Edit | Delete | React, message: Partial<Message>): Partial<Message>;
+/** The fields of a message that an edit, a deletion, a reaction or the erasure of a user changes. */
+export function changesOf(
+  event: Edit | Delete | React | { type: "user_erased"; user: string },
+  message: Partial<Message>,
+): Partial<Message>;

@@ -116,6 +116,7 @@ export class ChatError extends Error {
 const OWN = {
   closed: ["The chat was closed.", false],
   left: ["The room was left.", false],
+  room_deleted: ["The room was deleted.", false],
   discarded: ["The message was discarded.", false],
   lost: ["The connection was lost before the answer arrived.", true],
   offline: ["The room is not connected at the moment.", true],
@@ -203,16 +204,20 @@ export function fileNameOf(name) {
 // The server rejects a text with a lone surrogate as invalid JSON, and could not say which message it rejects.
 const wellFormed = (text) => text.toWellFormed?.() ?? text;
 
-// Returns the fields of a message that an edit, a deletion or a reaction changes. Applying them again changes nothing.
+// Returns the fields of a message that an edit, a deletion, a reaction or the erasure of a user changes. Applying them
+// again changes nothing.
 export function changesOf(publication, message) {
   const { type } = publication;
   return Object.hasOwn(CHANGES, type) ? CHANGES[type](publication, message) : {};
 }
 
+const DELETED = { text: "", deleted: true, edited: undefined, reactions: undefined };
+const ERASED = { user: "e_", username: "(erased)", ...DELETED };
 const CHANGES = {
   edit: ({ text, timestamp }) => ({ text, edited: timestamp }),
-  delete: () => ({ text: "", deleted: true, edited: undefined, reactions: undefined }),
+  delete: () => DELETED,
   react: (publication, { reactions = {} }) => ({ reactions: reactionsAfter(publication, reactions) }),
+  user_erased: ({ user }, message) => (message.user === user ? ERASED : { reactions: reactionsWithout(user, message) }),
 };
 
 function reactionsAfter({ emoji, user, username, remove }, reactions) {
@@ -220,6 +225,11 @@ function reactionsAfter({ emoji, user, username, remove }, reactions) {
   const people = Object.hasOwn(reactions, emoji) ? before.filter((person) => person.user !== user) : [];
   if (!remove) people.push({ user, username });
   return people.length ? { ...reactions, [emoji]: people } : others;
+}
+
+function reactionsWithout(user, { reactions = {} }) {
+  const left = Object.entries(reactions).map(([emoji, people]) => [emoji, people.filter((each) => each.user !== user)]);
+  return Object.fromEntries(left.filter(([, people]) => people.length));
 }
 
 function deferred() {
@@ -527,6 +537,7 @@ class Membership {
   user = "";
   username = "";
   rights = [];
+  options = {};
   online = 0;
   spectators = 0;
   messages = [];
@@ -547,7 +558,7 @@ class Membership {
   // Takes the reply to a join. Returns what is new: the publications that were missed, or the newest messages if that
   // is not possible.
   accept(reply) {
-    const { epoch, offset, timestamp, user, username, rights, messages } = reply;
+    const { epoch, offset, timestamp, user, username, rights, options = {}, messages } = reply;
     const { position: before } = this;
     const recovered = before !== null && reply.recovered && epoch === before.epoch;
     const replaced = before !== null && isReplaced(before, reply);
@@ -555,7 +566,7 @@ class Membership {
     this.joined = true;
     this.error = null;
     this.position = { epoch, offset, timestamp: timestamp ?? undefined };
-    Object.assign(this, { user, username: username ?? "", rights });
+    Object.assign(this, { user, username: username ?? "", rights, options });
     this.#count(reply);
     if (!recovered) this.messages = [];
     for (const each of news) this.#keep(each);
@@ -580,6 +591,11 @@ class Membership {
     this.#count(event);
     if (event.type === "join") this.#ids?.set(event.username, event.user);
     if (event.type === "leave") this.#ids?.delete(event.username);
+  }
+
+  // A user was erased. That is no publication, and is not recovered.
+  erase(event) {
+    this.messages = this.messages.map((each) => ({ ...each, ...changesOf(event, each) }));
   }
 
   // The server says that a message was stored earlier.
@@ -692,6 +708,10 @@ export class Room extends Emitter {
 
   get rights() {
     return this.#member.rights;
+  }
+
+  get options() {
+    return this.#member.options;
   }
 
   get position() {
@@ -1129,7 +1149,34 @@ export class Chat extends Emitter {
     else if (type === "ack") this.#acknowledge(member, event);
     else if (type === "join" || type === "leave" || type === "presence") this.#count(member, event);
     else if (Number.isInteger(event.offset)) this.#take(member, event);
-    else if (member?.joined && !(type === "typing" && event.user === this.user)) emit(member.room, type, event);
+    else if (member?.joined) this.#tellOf(member, event);
+  }
+
+  // Tells about what is no publication, such as new options of a room.
+  #tellOf(member, event) {
+    const { type, user } = event;
+    if (type === "typing" && user === this.user) return;
+    if (type === "room") member.options = event.options;
+    if (type === "user_erased") member.erase(event);
+    emit(member.room, type, event);
+    if (type === "room_deleted") this.#lose(member);
+  }
+
+  // A room that was deleted is not joined again, unless the user asks for a new one of that name.
+  #lose(member) {
+    const error = own("room_deleted");
+    member.forget();
+    member.joined = false;
+    member.reject(error);
+    this.#refuse(member, error);
+    this.#joinNext();
+  }
+
+  #refuse(member, error) {
+    member.error = error;
+    member.joining?.reject(error);
+    member.joining = null;
+    emit(member.room, "refused", error);
   }
 
   #accept(reply) {
@@ -1254,12 +1301,7 @@ export class Chat extends Emitter {
     member.error = error;
     const refused = code === TOO_MANY ? [...this.#members.values()].filter(({ joined }) => !joined) : [member];
     this.#joinTimer = setTimeout(() => this.#joinNext(), REFUSED_PAUSE_MS);
-    for (const each of refused) {
-      each.error = error;
-      each.joining?.reject(error);
-      each.joining = null;
-      emit(each.room, "refused", error);
-    }
+    for (const each of refused) this.#refuse(each, error);
   }
 
   // The server closes connections that are in no room, so the client waits without one.

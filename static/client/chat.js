@@ -23,7 +23,12 @@ const NEEDS_ANOTHER_TOKEN = new Set(["unauthorized", "token_expired"]);
 // Failures of the client after which a message waits in the outbox.
 const WAITS = new Set(["another_user", "closed", "discarded", "left"]);
 // The page's sentences for the client's other failures. The server's errors have sentences of their own.
-const SENTENCES = { lost: "lostOnTheWay", offline: "offlineNow", doubtful: "doubtful" };
+const SENTENCES = {
+  lost: "lostOnTheWay",
+  offline: "offlineNow",
+  doubtful: "doubtful",
+  room_deleted: "roomDeleted",
+};
 
 export class Chat {
   #client;
@@ -191,6 +196,8 @@ export class Chat {
     // What was missed is in the reply to the join.
     room.link.on("message edit delete react", (publication, missed) => missed || this.#take(room, publication));
     room.link.on("join leave", (event) => this.#note(room, event));
+    room.link.on("room_deleted", () => room.forget());
+    room.link.on("user_erased", (event) => this.#erase(room, event));
     room.link.on("users", () => this.#count(room));
     room.link.on("typing", (person) => room === this.#shown && this.#on.typing(person));
     room.link.on("sending", ({ id, sentAt }) => this.#sending(room, id, sentAt));
@@ -324,6 +331,11 @@ export class Chat {
     if (event.type === "leave" && room === this.#shown) this.#on.stoppedTyping(event.user);
   }
 
+  #erase(room, event) {
+    room.timeline.erase(event);
+    this.#on.changed(room);
+  }
+
   #count(room) {
     room.roster.accept(room.link);
     this.#on.changed(room);
@@ -362,8 +374,10 @@ export class Chat {
     const { joined, refusal } = this.#shown ?? {};
     const { status } = this.#client;
     const isThere = status.phase === "open" || status.phase === "closed";
-    if (isThere && refusal) this.#on.phase({ phase: "stopped", meaning: { text: refusal.message + comeBack(refusal.retryAfter) } });
-    else if (joined) this.#on.phase({ phase: "joined" });
+    if (isThere && refusal) {
+      const text = refusal.message + comeBack(refusal.retryAfter);
+      this.#on.phase({ phase: "stopped", meaning: { text } });
+    } else if (joined) this.#on.phase({ phase: "joined" });
     else this.#on.phase(this.#wait ?? { ...status, meaning: { text: reasonOf(status) } });
   }
 }

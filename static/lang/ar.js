@@ -206,6 +206,7 @@ export const words = {
   comeBack: "تمكن العودة {when}.",
   pleaseWait: "يُرجى الانتظار: \u2068{reason}\u2069",
   offlineNow: "لا يوجد اتصال. تُرجى إعادة المحاولة بعد عودته.",
+  roomDeleted: "تم حذف هذه الغرفة.",
   doubtful: "ربما أُرسلت من قبل.",
   lostOnTheWay: "انقطع الاتصال. تُرجى إعادة المحاولة.",
   closed_normal: "أُغلق الاتصال.",

@@ -169,6 +169,7 @@ export const words = {
   comeBack: "You can come back {when}.",
   pleaseWait: "Please wait: {reason}.",
   offlineNow: "You’re offline. Try again when you’re back online.",
+  roomDeleted: "This room was deleted.",
   doubtful: "This message may already have been sent.",
   lostOnTheWay: "The connection was lost. Please try again.",
   closed_normal: "The connection was closed.",

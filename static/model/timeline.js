@@ -122,6 +122,13 @@ export class Timeline {
     this.#offset = publication.offset;
   }
 
+  // What a user has said was erased.
+  erase(event) {
+    for (const entry of new Set([...this.#tail.entries, ...this.items])) {
+      if (entry.kind === "message") amend(entry, event);
+    }
+  }
+
   // Takes the page of history before what is shown.
   prepend({ messages, more }) {
     const shown = this.#shown;

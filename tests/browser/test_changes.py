@@ -237,3 +237,38 @@ def test_hostile_emoji_stay_text(visit: Any, script: ScriptedServer, room: str) 
     page = visit("Ann", script=script)
     assert page.locator(".reaction span").all_text_contents() == HOSTILE
     assert page.locator("#log :is(script, img, svg, iframe, style, a, form)").count() == 0
+
+
+def test_messages_of_an_erased_user_disappear(
+    visit: Any, script: ScriptedServer, room: str
+) -> None:
+    """If the server says that a user was erased, their messages are shown as deleted."""
+    script.offset = 2
+    script.missed = [
+        publication("theirs", offset=1, room=room),
+        publication("mine", offset=2, room=room, username="Ann"),
+    ]
+    page = visit("Ann", script=script)
+    expect(text_in(page, "theirs")).to_be_visible()
+    script.say(type="user_erased", room=room, user="g_Zoe")
+    expect(page.locator(".message").first).to_contain_text(DELETED)
+    expect(text_in(page, "theirs")).to_have_count(0)
+    expect(text_in(page, "mine")).to_be_visible()
+
+
+def test_deleted_room_is_explained(visit: Any, script: ScriptedServer, room: str) -> None:
+    """If the room was deleted, the page says so, shows nothing of it and does not join it again by
+    itself."""
+    script.offset = 1
+    script.missed = [publication("gone", offset=1, room=room)]
+    page = visit("Ann", script=script)
+    expect(text_in(page, "gone")).to_be_visible()
+    script.say(type="room_deleted", room=room)
+    expect(page.locator("#status")).to_have_text("This room was deleted.")
+    expect(page.locator(".message")).to_have_count(0)
+    script.offset, script.missed = 0, []
+    page.click("#try-now")
+    expect(page.locator(".status--shown")).to_have_count(0)
+    first, second = script.sent("join")
+    assert "since" not in first
+    assert "since" not in second

@@ -220,13 +220,60 @@ def test_typing_is_limited_and_not_one_s_own(ask: Any) -> None:
     """) == [1, ["Zoe"]]
 
 
+def test_options_of_a_room_follow_the_server(ask: Any) -> None:
+    """A room has the options of the join, and then those of each change."""
+    assert ask("""
+      server.options = { title: "News" };
+      const [chat, room] = await start();
+      const before = room.options, heard = [];
+      room.on("room", ({ options }) => heard.push(options.topic));
+      last().say({ type: "room", room: "r", options: { topic: "All of it" } });
+      return [before, heard, room.options];
+    """) == [{"title": "News"}, ["All of it"], {"topic": "All of it"}]
+
+
+def test_deleted_room_is_not_joined_again(ask: Any) -> None:
+    """A client comes back to its other rooms only. Another `join` begins the room anew."""
+    assert ask("""
+      const [chat, room] = await start();
+      const other = await chat.join("other");
+      const events = told(room, "room_deleted");
+      last().say(said(1, "a"));
+      const sent = codeOf(room.send("b"));
+      last().say({ type: "room_deleted", room: "r" });
+      const state = [events, await sent, room.error.code, room.messages];
+      last().lose(4010);
+      chat.reconnect();
+      await until(() => other.joined);
+      const joins = () => last().of("join").map(({ room, since }) => [room, since ?? null]);
+      const before = joins().length;
+      await chat.join("r");
+      return [...state, before, joins().at(-1), room.joined];
+    """) == [["room_deleted"], "room_deleted", "room_deleted", [], 1, ["r", None], True]
+
+
+def test_erased_user_is_gone(ask: Any) -> None:
+    """The messages of a user who was erased are deleted, and their reactions are taken back."""
+    assert ask("""
+      const [chat, room] = await start();
+      const events = told(room, "user_erased");
+      last().say(said(1, "a"));
+      last().say(said(2, "b", { user: "g_ann", username: "Ann" }));
+      last().say(said(3, "", { type: "react", target: 2, emoji: "👍" }));
+      last().say(said(4, "", { type: "react", target: 2, emoji: "🎉", user: "g_ann" }));
+      last().say({ type: "user_erased", room: "r", user: "g_zoe" });
+      const [a, b] = room.messages;
+      return [events, a.user, a.username, a.text, a.deleted, b.text, Object.keys(b.reactions)];
+    """) == [["user_erased"], "e_", "(erased)", "", True, "b", ["🎉"]]
+
+
 def test_unknown_events_are_passed_on(ask: Any) -> None:
     """An event that a later server sends about a room reaches the room's listeners."""
     assert ask("""
       const [chat, room] = await start();
       const titles = [];
-      room.on("options", ({ title }) => titles.push(title));
-      last().say({ type: "options", room: "r", title: "News" });
+      room.on("poll", ({ title }) => titles.push(title));
+      last().say({ type: "poll", room: "r", title: "News" });
       return titles;
     """) == ["News"]
 

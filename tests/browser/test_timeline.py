@@ -89,6 +89,19 @@ def test_draft_of_an_earlier_page_is_confirmed(ask: Any) -> None:
     """) == [["mine:confirmed"], True, "Anna"]
 
 
+def test_erased_user_is_gone(ask: Any) -> None:
+    """The messages of a user who was erased are deleted, also in the part of the log that is shown
+    instead of its end, and their reactions are taken back."""
+    assert ask("""
+      timeline.accept(joined(9, [said(8, "b", { user: "ann" }), said(9, "c")]));
+      timeline.apply(said(10, "", { type: "react", target: 8, emoji: "👍" }));
+      timeline.excerpt({ messages: [said(1, "a")], more: false });
+      timeline.erase({ type: "user_erased", user: "zoe" });
+      const [b, c] = timeline.newest, [a] = timeline.items;
+      return [a.deleted, a.username, c.text, b.text, b.reactions];
+    """) == [True, "(erased)", "", "b", {}]
+
+
 def test_own_messages_follow_the_reader_s_id(ask: Any) -> None:
     """If the reader is another user after a rejoin, their messages are their own, and the earlier
     ones are not."""

@@ -18,10 +18,10 @@ from fastchat.web.assets import Asset, imported_by, load_assets, needed_by
 STATIC = Path(__file__).parents[3] / "static"
 #: What a first visit may load until the page can be used: a little above what it is, so that
 #: whoever adds to it has to look for what can go. As it is delivered, and that in gzip.
-FIRST_VISIT_BYTES = 190_000
-FIRST_VISIT_PACKED_BYTES = 67_500
+FIRST_VISIT_BYTES = 192_000
+FIRST_VISIT_PACKED_BYTES = 68_000
 #: Everything in static/ that the page can load, also what is loaded when it is used.
-ALL_BYTES = 225_000
+ALL_BYTES = 227_000
 
 
 @pytest.fixture(scope="module")
