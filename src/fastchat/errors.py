@@ -36,8 +36,8 @@ class CloseCode(IntEnum):
     """Close codes (RFC 6455 §7.4; docs/protocol.md, "Closing").
 
     1000-2999 belong to the RFC's registry. Of ours, 4000-4499 ask the client to
-    reconnect and 4500-4999 not to. The page's copy is `static/client/close-codes.js`; a
-    test holds the two together.
+    reconnect and 4500-4999 not to. The client's copy is in `static/client.js`; a test
+    holds the two together.
     """
 
     NORMAL = 1000
