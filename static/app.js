@@ -184,7 +184,8 @@ class App {
     if (room === this.#chat.room) {
       this.#log.show(room);
       this.#actions.refresh();
-      this.#composer.enable(room.writes);
+      this.#composer.enable(room.writes, t(room.options.closed ? "roomClosed" : "readOnly"));
+      this.#showOptions(room);
     }
     this.#updateUnread();
   }
@@ -306,7 +307,17 @@ class App {
     if (this.#visited !== this.#chat.room) this.#visit();
   }
 
+  // Shows the title that the operator has given the room, in the place of its name, and what the room is about.
+  #showOptions({ name, options: { title = "", topic = "" } }) {
+    const heading = byId("room-name");
+    heading.textContent = title || name;
+    heading.title = title && `#${name}`;
+    heading.classList.toggle("room__name--titled", title !== "");
+    byId("room-topic").textContent = byId("room-topic").title = topic;
+  }
+
   #showRoom(room, valid) {
+    this.#showOptions({ name: room, options: {} });
     for (const element of document.querySelectorAll("[data-room]")) element.textContent = room;
     document.title = t("title", { room });
     byId("bad-room").hidden = valid;

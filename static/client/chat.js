@@ -196,6 +196,7 @@ export class Chat {
     // What was missed is in the reply to the join.
     room.link.on("message edit delete react", (publication, missed) => missed || this.#take(room, publication));
     room.link.on("join leave", (event) => this.#note(room, event));
+    room.link.on("room", () => this.#on.changed(room));
     room.link.on("room_deleted", () => room.forget());
     room.link.on("user_erased", (event) => this.#erase(room, event));
     room.link.on("users", () => this.#count(room));

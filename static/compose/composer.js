@@ -58,8 +58,9 @@ export class Composer {
     this.enable(true);
   }
 
-  // Shows the field if the reader can write to the room, and otherwise a sentence in its place. Drafts stay.
-  enable(mayWrite) {
+  // Shows the field if the reader can write to the room, and otherwise `sentence` in its place. Drafts stay.
+  enable(mayWrite, sentence = "") {
+    byId("read-only").textContent = sentence;
     this.#form.hidden = this.#hint.hidden = this.#room === null || !mayWrite;
     byId("read-only").hidden = this.#room === null || mayWrite;
   }

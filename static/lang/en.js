@@ -57,6 +57,7 @@ export const words = {
     other: "{count} characters too long: the limit is {limit}",
   },
   readOnly: "You can read this room, but not write in it.",
+  roomClosed: "This room is closed. You can read it, but not write in it.",
   typing: { one: "{names} is typing…", other: "{names} are typing…" },
   others: "others",
   suggestions: "Suggestions",

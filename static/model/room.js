@@ -20,9 +20,10 @@ export class Room {
   link = null;
   // Whether the room has been added to the rooms that this browser remembers.
   isKept;
-  // Whether the reader can write here, and whether they are a moderator. Until the server says so, they can write.
-  writes = true;
+  // Whether the reader is a moderator here.
   moderates = false;
+  // Whether the reader has the right to write. Until the server says so, they have.
+  #mayWrite = true;
 
   // `confirmed` is called with the id of each message that leaves the timeline's outbox. `all` returns the reader's
   // rooms.
@@ -48,6 +49,17 @@ export class Room {
   // Why the server refused the join, as `{ message, retryAfter }`; null if it did not, or if a dialog says so.
   get refusal() {
     return this.#refusal?.error === this.link?.error ? this.#refusal : null;
+  }
+
+  // What the operator has set for the room (docs/protocol.md, "Options of a room").
+  get options() {
+    return this.link?.options ?? {};
+  }
+
+  // Whether the reader can write here now. Moderators can write in every room.
+  get writes() {
+    const { closed, read_only } = this.options;
+    return this.#mayWrite && (this.moderates || !(closed || read_only));
   }
 
   // The reader's name here; "" if they have none.
@@ -116,7 +128,7 @@ export class Room {
 
   // Takes the reply to a join.
   accept(reply) {
-    this.writes = reply.rights.includes("write");
+    this.#mayWrite = reply.rights.includes("write");
     this.moderates = reply.rights.includes("moderate");
     // If the history is a new one, nothing of it has been read.
     this.#epoch = reply.epoch;

@@ -272,3 +272,23 @@ def test_deleted_room_is_explained(visit: Any, script: ScriptedServer, room: str
     first, second = script.sent("join")
     assert "since" not in first
     assert "since" not in second
+
+
+def test_options_of_a_room_are_shown_as_they_change(
+    visit: Any, script: ScriptedServer, room: str
+) -> None:
+    """The title stands in the place of the name, and a room that is closed has no field to write."""
+    page = visit("Ann", script=script)
+    expect(page.locator("#room-name")).to_have_text(room)
+    script.say(type="room", room=room, options={"title": "Town hall", "topic": "Be <kind>."})
+    expect(page.locator("#room-name")).to_have_text("Town hall")
+    expect(page.locator("#room-topic")).to_have_text("Be <kind>.")
+    expect(page.locator("#composer")).to_be_visible()
+    script.say(type="room", room=room, options={"closed": True})
+    expect(page.locator("#room-name")).to_have_text(room)
+    expect(page.locator("#read-only")).to_contain_text("This room is closed.")
+    expect(page.locator("#composer")).to_be_hidden()
+    script.say(type="room", room=room, options={"read_only": True})
+    expect(page.locator("#read-only")).to_have_text("You can read this room, but not write in it.")
+    script.say(type="room", room=room, options={})
+    expect(page.locator("#composer")).to_be_visible()
