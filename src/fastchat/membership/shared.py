@@ -134,6 +134,7 @@ class SharedTransport:
 
     def write_of_library(self, data: Buffer) -> None:
         """Write a frame of the library, a part of one, or several."""
+        self._held_bytes()
         was_whole = self._frames.is_whole
         if was_whole and self.connection is not None:
             self.connection.flush()
@@ -195,16 +196,25 @@ class SharedTransport:
             self._put_off_bytes += len(data)
             return
         # RFC 6455 §5.4: "Control frames MAY be injected in the middle of a fragmented message."
+        self._held_bytes()
         self._unsent_bytes += len(data)
         self.transport.write(data)
 
     def get_write_buffer_size(self) -> int:
         """How many bytes of the hub wait; at least 1 while the hub must not write directly."""
+        size = self._held_bytes()
+        waiting = min(size, self._unsent_bytes) + self._put_off_bytes
+        return waiting or int(size > 0 or not self._frames.is_whole)
+
+    def _held_bytes(self) -> int:
+        """How many bytes of both writers the transport holds.
+
+        It is called before each write, so that `_unsent_bytes` begins anew if there are none.
+        """
         size: int = self.transport.get_write_buffer_size()
         if size == 0:
             self._unsent_bytes = 0
-        waiting = min(size, self._unsent_bytes) + self._put_off_bytes
-        return waiting or int(size > 0 or not self._frames.is_whole)
+        return size
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         self.transport.set_write_buffer_limits(high, low)
