@@ -73,7 +73,8 @@ class Hub(_fanout.Hub):
         slow. While the application sends a message in several fragments, publications wait.
 
         The membership ends with the block, also if it ends by an exception or is cancelled. What
-        was published before is still sent, and `ws` works on. A WebSocket can be in several
+        was published before is still sent, and `ws` works on. (A client that has yet to read more
+        than 320 KiB by then is evicted.) A WebSocket can be in several
         rooms, by several blocks or by `join`, and in the same room by several blocks; the last one
         leaves it.
 

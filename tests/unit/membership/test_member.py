@@ -632,6 +632,26 @@ async def test_websocket_works_before_and_after_a_membership(library: str) -> No
 
 @each_library
 @on_loop
+async def test_member_that_leaves_with_too_much_unread_is_evicted(library: str) -> None:
+    """A slow client can lack 320 KiB when its membership ends; if it lacks more, it is closed."""
+    small = {"receive_buffer": TINY_BYTES}
+    async with talking(library, hub=ROOMY, client=small, send_buffer=TINY_BYTES) as talk:
+        async with talk.hub.member(talk.socket.ws, "news") as connection:
+            published = [str(i) * 1000 for i in range(300)]
+            for each in published:
+                talk.hub.broadcast_text(each, "news")
+                await turn()
+        assert connection.closed
+        sending = asyncio.create_task(talk.socket.send("dropped"))
+        receiving = asyncio.create_task(talk.received())
+        assert await talk.to_end() == published
+        assert talk.client.close_code == EVICTED
+        assert await receiving is None
+        await asyncio.gather(sending, return_exceptions=True)
+
+
+@each_library
+@on_loop
 async def test_websocket_can_be_in_several_rooms(library: str) -> None:
     """A second membership is of the same connection; a room is left with its last membership."""
     async with talking(library) as talk:
