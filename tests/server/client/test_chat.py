@@ -17,11 +17,14 @@ from fastchat_client import (
     Delete,
     Disconnected,
     Edit,
+    Erase,
     Event,
     Gap,
     Join,
     Leave,
     Message,
+    Options,
+    OptionsChange,
     Position,
     Presence,
     React,
@@ -625,6 +628,44 @@ def test_expired_token_without_a_successor_ends_the_chat() -> None:
             with pytest.raises(ChatError, match="The token has expired") as expired:
                 await anext(room)
             assert expired.value.code == "token_expired"
+
+    run(main())
+
+
+# The operator
+
+
+def test_options_and_deletions_of_rooms_are_told() -> None:
+    """Options are in the room and in an event; a deleted room ends, and the chat goes on."""
+
+    async def script(peer: Peer) -> None:
+        if peer.number == 1:
+            await peer.welcome(options={"title": "Lobby", "slow_s": 5, "new": 1})
+            await peer.welcome()
+            await peer.say(type="room", room="lobby", options={"read_only": True})
+            await peer.say(type="user_erased", room="lobby", user="u_eve")
+            await peer.say(type="room_deleted", room="lobby")
+            await peer.close(4010, "the room was deleted")
+        else:
+            join = await peer.welcome()
+            await peer.say(**message(1, "still here", room=join["room"]))
+            await peer.stay()
+
+    async def main() -> None:
+        async with scripted(script) as url, Chat(url, username="Me") as chat:
+            room = await chat.join()
+            assert room.options == Options(title="Lobby", slow_s=5)
+            other = await chat.join("other")
+            change, erased = await anext(room), await anext(room)
+            assert isinstance(change, OptionsChange)
+            assert change.options == room.options == Options(read_only=True)
+            assert isinstance(erased, Erase)
+            assert erased.user == "u_eve"
+            with pytest.raises(Refused, match="deleted") as deleted:
+                await anext(room)
+            assert deleted.value.code == "room_deleted"
+            (said,) = await events_of(other, Message, count=1)
+            assert said.text == "still here"
 
     run(main())
 

@@ -437,6 +437,12 @@ class Chat:
         if room is not None and room.is_joined:
             room.on_other(event)
 
+    def _on_deleted(self, event: dict[str, Any]) -> None:
+        # The server closes the connection next; the chat comes back to its other rooms.
+        if (room := self._room_of(event)) is not None:
+            self._forget(room)
+            room.end(Refused("room_deleted", "The room was deleted."))
+
     def _on_ack(self, event: dict[str, Any]) -> None:
         if (room := self._room_of(event)) is not None:
             room.on_ack(event)
@@ -490,7 +496,8 @@ class Chat:
 
     _HANDLERS: ClassVar[dict[str, Callable[[Chat, dict[str, Any]], None]]] = {
         **dict.fromkeys(("message", "edit", "delete", "react"), _on_publication),
-        **dict.fromkeys(("join", "leave", "presence", "typing"), _on_other),
+        **dict.fromkeys(("join", "leave", "presence", "typing", "room", "user_erased"), _on_other),
+        "room_deleted": _on_deleted,
         **dict.fromkeys(("history", "results", "upload", "file", "removed", "left"), _on_reply),
         "joined": _on_joined,
         "ack": _on_ack,

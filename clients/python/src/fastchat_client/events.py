@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -21,12 +21,15 @@ if TYPE_CHECKING:
 __all__ = [
     "Delete",
     "Edit",
+    "Erase",
     "Event",
     "File",
     "Gap",
     "Join",
     "Leave",
     "Message",
+    "Options",
+    "OptionsChange",
     "Page",
     "Position",
     "Presence",
@@ -70,6 +73,24 @@ class File:
     size: int
     width: int | None = None
     height: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the operator has set for a room (docs/protocol.md, "Options of a room").
+
+    * ``title``, ``topic``: what the room is called, and what it is about; None if that is not set.
+    * ``closed``: nobody can join or write. ``read_only``: nobody can write.
+    * ``slow_s``: the seconds that a user has to wait between two messages; `Room.send` waits.
+    * ``max_messages``: how many publications the room keeps; None if that is not set.
+    """
+
+    title: str | None = None
+    topic: str | None = None
+    closed: bool = False
+    read_only: bool = False
+    slow_s: float = 0
+    max_messages: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +250,23 @@ class Typing(_Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OptionsChange(_Event):
+    """The operator has changed the room's options."""
+
+    options: Options
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Erase(_Event):
+    """Everything that `user` has said in the room was erased, and their reactions are gone.
+
+    It is not stored: a program that is away then reads the room as it is afterwards.
+    """
+
+    user: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rejoined(_Event):
     """The client is in the room again after a lost connection; the users can be others now.
 
@@ -262,7 +300,20 @@ class Gap(_Event):
     messages: tuple[Message, ...] = ()
 
 
-Event = Message | Edit | Delete | React | Join | Leave | Typing | Presence | Rejoined | Gap
+Event = (
+    Message
+    | Edit
+    | Delete
+    | React
+    | Join
+    | Leave
+    | Typing
+    | Presence
+    | OptionsChange
+    | Erase
+    | Rejoined
+    | Gap
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,6 +407,20 @@ def presence_of(raw: Mapping[str, Any]) -> Presence:
         spectators=int(raw["spectators"]),
         users=users_of(raw.get("users")),
     )
+
+
+def options_of(raw: Mapping[str, Any] | None) -> Options:
+    """Parse the options in a `joined` or a `room`; without any, they have their defaults."""
+    known = {field.name for field in fields(Options)}
+    return Options(**{key: value for key, value in (raw or {}).items() if key in known})
+
+
+def options_change_of(raw: Mapping[str, Any]) -> OptionsChange:
+    return OptionsChange(raw=raw, room=str(raw["room"]), options=options_of(raw["options"]))
+
+
+def erase_of(raw: Mapping[str, Any]) -> Erase:
+    return Erase(raw=raw, room=str(raw["room"]), user=str(raw["user"]))
 
 
 def typing_of(raw: Mapping[str, Any]) -> Typing:

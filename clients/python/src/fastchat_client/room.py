@@ -31,6 +31,7 @@ from fastchat_client.events import (
     Join,
     Leave,
     Message,
+    Options,
     Page,
     Position,
     Publication,
@@ -38,8 +39,11 @@ from fastchat_client.events import (
     Rejoined,
     Sent,
     User,
+    erase_of,
     message_of,
     movement_of,
+    options_change_of,
+    options_of,
     position_of,
     presence_of,
     publication_of,
@@ -76,6 +80,7 @@ class Room:
     * ``messages``: the newest messages when the room was joined, oldest first; the events follow
       them. They do not change afterwards.
     * ``online``, ``spectators``: the number of users, and that of spectators' connections.
+    * ``options``: what the operator has set for the room.
     * ``max_file_bytes``: the size of the largest file; 0 if the server takes none.
     """
 
@@ -99,6 +104,7 @@ class Room:
         self.messages: tuple[Message, ...] = ()
         self.online = 0
         self.spectators = 0
+        self.options = Options()
         self.max_file_bytes = 0
         self._ref = ref
         self._commands = commands
@@ -437,12 +443,18 @@ class Room:
             pending.settle(self._sent(pending.id, int(event.get("offset", 0))))
 
     def on_other(self, event: Mapping[str, Any]) -> None:
-        """Take an event that is not stored: a join, a leave, the presence, or typing."""
+        """Take an event that is not stored, such as a join."""
         match event["type"]:
             case "join" | "leave":
                 self._on_movement(movement_of(event))
             case "presence":
                 self._on_presence(event)
+            case "room":
+                change = options_change_of(event)
+                self.options = change.options
+                self._put(change)
+            case "user_erased":
+                self._put(erase_of(event))
             case "typing":
                 typing = typing_of(event)
                 if typing.user is None or typing.user != self.user:
@@ -474,6 +486,7 @@ class Room:
         self.online = int(event.get("online", 0))
         self.spectators = int(event.get("spectators", 0))
         self.max_file_bytes = int((event.get("files") or {}).get("max_bytes", 0))
+        self.options = options_of(event.get("options"))
         users = users_of(event.get("users"))
         self._users = None if users is None else list(users)
 

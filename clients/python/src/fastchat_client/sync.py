@@ -19,7 +19,7 @@ from typing import Any, Self, TypeVar
 from fastchat_client.chat import Chat, Token
 from fastchat_client.downloads import MAX_DOWNLOAD_BYTES
 from fastchat_client.errors import ChatError
-from fastchat_client.events import Event, File, Gap, Message, Page, Position, Sent, User
+from fastchat_client.events import Event, File, Gap, Message, Options, Page, Position, Sent, User
 from fastchat_client.room import Room
 from fastchat_client.uploads import Source
 
@@ -167,6 +167,10 @@ class SyncRoom:
     @property
     def rights(self) -> frozenset[str]:
         return self._room.rights
+
+    @property
+    def options(self) -> Options:
+        return self._room.options
 
     @property
     def messages(self) -> tuple[Message, ...]:
