@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import urllib.request
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -79,6 +81,21 @@ def test_wheel_from_the_sdist_serves_the_page(
                 assert answer.read() == asset.body
     finally:
         assert server.stop() == 0
+
+
+def test_wheel_of_the_client_is_of_python_only(tmp_path: Path) -> None:
+    """The client library needs no compiler, has its types, and brings no module of the server."""
+    source = shutil.copytree(ROOT / "clients" / "python", tmp_path / "source")
+    (tmp_path / "wheel").mkdir()
+    wheel = build("wheel", source, tmp_path / "wheel")
+    assert wheel.name.endswith("-py3-none-any.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {
+        "fastchat_client"
+    }
+    assert "fastchat_client/py.typed" in names
+    assert any(name.endswith("/LICENSE") for name in names)
 
 
 def test_wheel_holds_no_generated_source(installed: Path) -> None:
