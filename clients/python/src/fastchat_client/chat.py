@@ -190,7 +190,7 @@ class Chat:
         if link is not None:
             try:
                 async with asyncio.timeout(FAREWELL_S):
-                    for room in self._rooms.values():
+                    for room in tuple(self._rooms.values()):
                         if room.is_joined:
                             await link.send({"type": "leave", "room": room.name})
             except (LinkLost, TimeoutError):
@@ -225,7 +225,11 @@ class Chat:
                     delay = self._delay(lost)
                     self._say(Status("waiting", lost, delay))
                     await asyncio.sleep(delay)
+        except ChatError as error:
+            self._end(error, error)
         except Exception as error:
+            # One of the program's own functions, or a mistake in this library.
+            _logger.error("The chat has ended by an exception.", exc_info=True)
             self._end(error, error)
 
     async def _connect_once(self) -> ChatError:

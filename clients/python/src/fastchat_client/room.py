@@ -146,6 +146,11 @@ class Room:
         assert self._buffer is not None
         return self._buffer.position
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the room was left or closed; its iteration ends when all events are taken."""
+        return self._error is not None
+
     def __aiter__(self) -> AsyncIterator[Event]:
         return self
 
@@ -369,10 +374,6 @@ class Room:
     def was_joined(self) -> bool:
         """Whether the room has been joined, on any connection."""
         return self._buffer is not None
-
-    @property
-    def has_ended(self) -> bool:
-        return self._error is not None
 
     async def entered(self) -> None:
         """Wait until the room was joined once. Raises the error with which it has ended."""
