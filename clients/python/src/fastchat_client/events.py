@@ -297,7 +297,7 @@ class Gap(_Event):
     after: int
     before: int
     position: Position
-    messages: tuple[Message, ...] = ()
+    messages: tuple[Message, ...] = field(default=(), repr=False)
 
 
 Event = (
