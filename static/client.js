@@ -667,55 +667,22 @@ export class Room extends Emitter {
   #member;
   #chat;
 
+  // What a room shows of its membership.
+  static {
+    const names = ["name", "joined", "error", "user", "username", "users", "online", "spectators", "rights"];
+    for (const name of [...names, "options", "position"]) {
+      const get = function () {
+        return this.#member[name];
+      };
+      Object.defineProperty(this.prototype, name, { get, enumerable: true });
+    }
+  }
+
   // Only `Chat` creates rooms. `chat` has a function each for: request, send, typing, leave.
   constructor(member, chat) {
     super();
     this.#member = member;
     this.#chat = chat;
-  }
-
-  get name() {
-    return this.#member.name;
-  }
-
-  get joined() {
-    return this.#member.joined;
-  }
-
-  get error() {
-    return this.#member.error;
-  }
-
-  get user() {
-    return this.#member.user;
-  }
-
-  get username() {
-    return this.#member.username;
-  }
-
-  get users() {
-    return this.#member.users;
-  }
-
-  get online() {
-    return this.#member.online;
-  }
-
-  get spectators() {
-    return this.#member.spectators;
-  }
-
-  get rights() {
-    return this.#member.rights;
-  }
-
-  get options() {
-    return this.#member.options;
-  }
-
-  get position() {
-    return this.#member.position;
   }
 
   get messages() {
