@@ -277,7 +277,8 @@ def test_deleted_room_is_explained(visit: Any, script: ScriptedServer, room: str
 def test_options_of_a_room_are_shown_as_they_change(
     visit: Any, script: ScriptedServer, room: str
 ) -> None:
-    """The title stands in the place of the name, and a room that is closed has no field to write."""
+    """The title stands in the place of the name, and a room that is closed has no field to write
+    in."""
     page = visit("Ann", script=script)
     expect(page.locator("#room-name")).to_have_text(room)
     script.say(type="room", room=room, options={"title": "Town hall", "topic": "Be <kind>."})
