@@ -246,6 +246,7 @@ async def test_start_needs_one_ledger(two: Two) -> None:
     with pytest.raises(LedgerError, match="PostgreSQL cannot be reached"):
         await Machine(dead, "one").rooms.open()
     machine = Machine(dead, "one")
+    assert machine.rooms.occupancy == Occupancy(rooms=0, users=0, absent=0, spectators=0)
     opening = asyncio.create_task(machine.rooms.open(again=True))
     try:
         await two.start()

@@ -148,7 +148,8 @@ class SpreadRooms:
         found = await discover_all([each.url for each in self._ledgers], wait_s)
         ids = agree(found)
         self._user_key = await lay(found, ids)
-        self._found, self._ids = found, ids
+        self._found = [_with_ids(each, ids) for each in found]
+        self._ids = ids
 
     async def _agree_again(self) -> None:
         said, wait_s = "", RETRY_S
@@ -225,7 +226,8 @@ class SpreadRooms:
 
     @property
     def occupancy(self) -> Occupancy:
-        counts = zip(*(rooms.occupancy for rooms in self._by_id.values()), strict=True)
+        nobody = Occupancy(0, 0, 0, 0)
+        counts = zip(nobody, *(each.occupancy for each in self._by_id.values()), strict=True)
         return Occupancy(*map(sum, counts))
 
     @property
@@ -347,6 +349,12 @@ class SpreadRooms:
         if share:
             for subscriber in set().union(*(each.subscribers for each in self._by_id.values())):
                 subscriber.send_away(share)
+
+
+def _with_ids(found: Found, ids: tuple[str, ...]) -> Found:
+    """What is at a URL, after the ids of all ledgers were stored there."""
+    identity = found.identity
+    return found if identity is None else found._replace(identity=identity._replace(ledgers=ids))
 
 
 class _SpreadPages:
