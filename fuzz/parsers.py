@@ -20,7 +20,14 @@ from urllib.parse import parse_qsl
 import orjson
 
 from fastchat import protocol
-from fastchat._codec import Decoder, Encoder, Parser, pack_draft, unpack_drafts
+from fastchat._codec import (
+    Encoder,
+    Parser,
+    pack_draft,
+    pack_message,
+    unpack_drafts,
+    unpack_message,
+)
 from fastchat.auth import Right
 from fastchat.auth.tokens import TokenAuthenticator
 from fastchat.brokers.relay.records import decode_from_relay, decode_from_worker
@@ -35,7 +42,7 @@ from fastchat.protocol.names import (
     name_key,
 )
 from fastchat.protocol.parsing import join_from_query, parse, parse_any
-from fastchat.protocol.publications import decode_any, encode_any
+from fastchat.protocol.publications import encode_any
 from fastchat.protocol.values import MAX_OFFSET, MAX_TEXT_CHARS, MAX_TOKEN_BYTES
 
 #: The largest text message that a parser gets.
@@ -50,13 +57,11 @@ TYPES = {
     protocol.Edit: "edit", protocol.Delete: "delete", protocol.React: "react",
     protocol.Search: "search", protocol.Remove: "remove", protocol.Upload: "upload",
 }  # fmt: skip
-#: The compiled parser, encoder and decoder alone: they return None for what they leave to the
-#: general ones.
+#: The compiled parser and encoder alone: they return None for what they leave to the general ones.
 _PARSE_PLAIN = Parser(
     lambda payload: None, protocol.Send, MAX_TEXT_CHARS, MAX_ROOM_CHARS, MAX_TOKEN_BYTES
 )
 _ENCODE_PLAIN = Encoder(lambda publication: None)
-_DECODE_PLAIN = Decoder(lambda payload: None, protocol.Message)
 _LARGEST = {"limit": protocol.MAX_HISTORY, "history": protocol.MAX_HISTORY}
 
 
@@ -77,13 +82,10 @@ def commands(data: bytes) -> None:
 
 
 def codec(data: bytes) -> None:
-    """The compiled parser, encoder and decoder do what the general ones do, or decline."""
+    """The compiled parser and encoder do what the general ones do, or decline."""
     plain = _PARSE_PLAIN(data)
     if plain is not None:
         assert plain == parse_any(data)
-    decoded = _DECODE_PLAIN(data)
-    if decoded is not None:
-        assert decoded == decode_any(data)
     text = data.decode("utf-8", "replace")
     room, username, user, id, *_ = [*text.split("\n", 3), "", "", "", ""]
     draft = protocol.MessageDraft(room, username, text, "2026-01-01", user, id or None)
@@ -92,13 +94,25 @@ def codec(data: bytes) -> None:
     payload = _ENCODE_PLAIN(message)
     if payload is not None:
         assert payload == encode_any(message)
-        assert _DECODE_PLAIN(payload) == message
+    line = pack_message(message)
+    if line is not None:
+        assert unpack_message(line, room, len(data), protocol.Message) == message
+    _check_unpacking(data)
     assert unpack_drafts(pack_draft(draft) * 2, protocol.MessageDraft) == [draft, draft]
     try:
         found = unpack_drafts(data, protocol.MessageDraft)
     except ValueError:
         return
     assert data == b"".join(pack_draft(each[:6], *each[6:]) for each in found)
+
+
+def _check_unpacking(data: bytes) -> None:
+    try:
+        found = unpack_message(data, "lobby", 1, protocol.Message)
+    except ValueError:
+        return
+    values = (found.user, found.username, found.text, found.timestamp, found.id)
+    assert orjson.loads(data) == [each for each in values if each is not None]
 
 
 def query(data: bytes) -> None:

@@ -31,7 +31,7 @@ from fastchat.ledger.sharing import owner_of, settle
 from fastchat.ledger.upkeep import Upkeep
 from fastchat.ledger.url import parse_url
 from fastchat.metrics import Metrics
-from fastchat.protocol import MessageDraft, encode
+from fastchat.protocol import MessageDraft
 from fastchat.protocol.publications import timestamps
 
 #: What rooms store by default; what is older is deleted.
@@ -101,11 +101,8 @@ async def publish(
         begun = time.perf_counter()
         published = batch.settle(await session.commit(LIMITS, arguments))
         commits.append(time.perf_counter() - begun)
-        runs = {
-            room: (publications[0].offset, list(map(encode, publications)))
-            for room, (_, publications) in published.items()
-        }
-        counts[int(time.monotonic() - started)] += sum(len(each) for _, each in runs.values())
+        runs = {room: each.publications for room, each in published.items()}
+        counts[int(time.monotonic() - started)] += sum(map(len, runs.values()))
         session.tell(notes_of(session.machine, session.last_commit, runs))
         if pause_s:
             await asyncio.sleep(pause_s)

@@ -1,11 +1,11 @@
-"""The compiled half of the protocol: a parser for plain messages, their encoding, and packed drafts.
+"""The compiled half of the protocol: a parser for plain messages, their encoding, and packing.
 
 Most of what a chat server parses and encodes are messages without anything unusual. This module
 does only these, from bytes to tuples and back. It leaves everything else to `fastchat.protocol`: a
 general parser that knows why a payload is refused, and a general encoder. So each function here
 has a slower twin, and what it returns is equal to what the twin returns;
-`tests/unit/protocol/test_codec.py` compares them. Only `pack_draft` and `unpack_drafts` have no
-twin: they are for all drafts that workers send to the relay.
+`tests/unit/protocol/test_codec.py` compares them. What packs and
+unpacks has no twin: drafts on the way to the relay, and plain messages on the way to other machines.
 
 Like the hub, this module imports nothing else of fastchat. The tuples that it makes are of types
 that the caller passes (`NamedTuple`s), whose `__new__` it does not call.
@@ -433,7 +433,6 @@ cdef inline object _utf8_or_none(str text, Piece *piece):
 cdef enum:
     KEYS_BYTES = 87     # of everything in a payload but the values, without an id
     ID_KEY_BYTES = 8
-    MAX_DIGITS = 18     # of a number that is certainly an int64_t
 
 cdef class Encoder:
     """Called with a publication: its payload, made here if it is a plain message.
@@ -510,81 +509,91 @@ cdef object _encode_plain(message):
     return payload
 
 
-# Decoding
+# Messages in notes to other machines
 
-cdef class Decoder:
-    """Called with a payload: the message that it was made of by an `Encoder`, as a `kind`.
+cdef enum:
+    BRACKETS_BYTES = 13     # of everything in a line but the values, without an id
+    ID_BRACKETS_BYTES = 3
 
-    This does only what `Encoder` has made itself. For all else, the result is that of
-    `general(payload)`.
+def pack_message(message not None):
+    """A plain message as a list in JSON, or None for any other publication.
+
+    The list has the user, the username, the text, the timestamp, and the id if there is one. The
+    items of a message are those of `fastchat.protocol.Message`; `Encoder` says which are plain.
+    Raises UnicodeEncodeError for a lone surrogate.
     """
+    cdef Piece username, text, timestamp, user
+    cdef Piece id = Piece(NULL, 0)
+    cdef Py_ssize_t size
+    cdef char *out
+    _require_items(message, 10)
+    if _item(message, 7) is not None or _item(message, 8) is not False or _item(message, 9) is not None:
+        return None
+    # These objects keep the bytes alive to which the pieces point.
+    owners = (
+        _utf8(_item(message, 2), &username), _utf8(_item(message, 3), &text),
+        _utf8(_item(message, 4), &timestamp), _utf8(_item(message, 5), &user))
+    has_id = _item(message, 6) is not None
+    id_owner = _utf8(_item(message, 6), &id) if has_id else None
+    if (_needs_escape(&username) or _needs_escape(&text) or _needs_escape(&timestamp)
+            or _needs_escape(&user) or _needs_escape(&id)):
+        return None
+    size = BRACKETS_BYTES + user.size + username.size + text.size + timestamp.size
+    if has_id:
+        size += ID_BRACKETS_BYTES + id.size
+    line = PyBytes_FromStringAndSize(NULL, size)
+    out = PyBytes_AS_STRING(line)
+    out = _put(out, b'["', 2)
+    out = _put(out, user.data, user.size)
+    out = _put(out, b'","', 3)
+    out = _put(out, username.data, username.size)
+    out = _put(out, b'","', 3)
+    out = _put(out, text.data, text.size)
+    out = _put(out, b'","', 3)
+    out = _put(out, timestamp.data, timestamp.size)
+    if has_id:
+        out = _put(out, b'","', 3)
+        out = _put(out, id.data, id.size)
+    out = _put(out, b'"]', 2)
+    assert out == PyBytes_AS_STRING(line) + size
+    return line
 
-    cdef object _general
-    cdef type _kind
 
-    def __init__(self, general, type kind not None):
-        self._general = general
-        self._kind = kind
-
-    def __call__(self, bytes payload not None):
-        plain = _decode_plain(payload, self._kind)
-        return self._general(payload) if plain is None else plain
-
-
-cdef object _decode_plain(bytes payload, type kind):
-    cdef const char *at = PyBytes_AS_STRING(payload)
-    cdef const char *end = at + PyBytes_GET_SIZE(payload)
-    cdef Span room, user, username, text, timestamp, id
-    cdef int64_t offset = 0
+def unpack_message(bytes line not None, room, offset, type kind not None):
+    """The message, a `kind`, that `pack_message` has packed. Raises ValueError if there is none."""
+    cdef const char *at = PyBytes_AS_STRING(line)
+    cdef const char *end = at + PyBytes_GET_SIZE(line)
+    cdef Span user, username, text, timestamp, id
     cdef Py_ssize_t index
     id.start = NULL
-    at = _read_value(at, end, b'{"type":"message","room":', 25, &room)
-    at = _read_offset(at, end, &offset)
-    at = _read_value(at, end, b',"user":', 8, &user)
-    at = _read_value(at, end, b',"username":', 12, &username)
-    at = _read_value(at, end, b',"text":', 8, &text)
-    at = _read_value(at, end, b',"timestamp":', 13, &timestamp)
+    at = _read_behind(b'[', at, end, &user)
+    at = _read_behind(b',', at, end, &username)
+    at = _read_behind(b',', at, end, &text)
+    at = _read_behind(b',', at, end, &timestamp)
     if at != NULL and at < end and at[0] == b',':
-        at = _read_value(at, end, b',"id":', 6, &id)
-    if at == NULL or end - at != 1 or at[0] != b'}':
-        return None
-    try:
-        texts = (
-            _decode(&room), _decode(&username), _decode(&text), _decode(&timestamp), _decode(&user),
-            _decode_or_none(&id))
-    except UnicodeDecodeError:
-        return None
+        at = _read_behind(b',', at, end, &id)
+    if at == NULL or end - at != 1 or at[0] != b']':
+        raise ValueError("there is no packed message")
+    texts = (
+        _decode(&username), _decode(&text), _decode(&timestamp), _decode(&user),
+        _decode_or_none(&id))
     made = PyType_GenericAlloc(kind, 10)
-    _set(made, 0, texts[0])
+    _set(made, 0, room)
     _set(made, 1, offset)
-    for index in range(1, 6):
-        _set(made, index + 1, texts[index])
+    for index in range(5):
+        _set(made, index + 2, texts[index])
     _set(made, 7, None)     # edited
     _set(made, 8, False)    # deleted
     _set(made, 9, None)     # reactions
     return made
 
 
-cdef inline const char *_read_value(
-        const char *at, const char *end, const char *key, Py_ssize_t size, Span *span) noexcept nogil:
-    """Read a string behind these bytes; returns the place behind it, or NULL if it is not there."""
-    if at == NULL or end - at < size or memcmp(at, key, size) != 0:
+cdef inline const char *_read_behind(
+        char before, const char *at, const char *end, Span *span) noexcept nogil:
+    """Read a string behind this byte; returns the place behind it, or NULL if it is not there."""
+    if at == NULL or at == end or at[0] != before:
         return NULL
-    return _read_string(at + size, end, span)
-
-
-cdef inline const char *_read_offset(const char *at, const char *end, int64_t *offset) noexcept nogil:
-    cdef const char *first
-    if at == NULL or end - at < 10 or memcmp(at, b',"offset":', 10) != 0:
-        return NULL
-    first = at = at + 10
-    while at < end and b'0' <= at[0] <= b'9' and at - first < MAX_DIGITS:
-        offset[0] = offset[0] * 10 + (at[0] - ZERO)
-        at += 1
-    # RFC 8259 §6: a number has no leading zeros.
-    if at == first or (first[0] == b'0' and at - first > 1):
-        return NULL
-    return at
+    return _read_string(at + 1, end, span)
 
 
 cdef inline char *_put(char *out, const char *data, Py_ssize_t size) noexcept:

@@ -18,7 +18,6 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from fastchat import protocol
 from fastchat.errors import CommandError
 from fastchat.history import Duplicate
 from fastchat.ledger.appending import Committed
@@ -73,22 +72,20 @@ class Deliveries:
 
         If a part of a room's stream is missing here, it is delivered when that was read.
         """
-        runs: dict[str, tuple[int, Sequence[bytes]]] = {}
+        runs = {room: committed.publications for room, (committed, _) in rooms.items()}
         for room, (committed, senders) in rooms.items():
-            publications = committed.publications
-            first, payloads = publications[0].offset, list(map(protocol.encode, publications))
-            runs[room] = first, payloads
+            first = committed.publications[0].offset
             self._senders.setdefault(room, {}).update(
                 (offset, sender)
                 for offset, sender in enumerate(senders, first)
                 if sender is not None
             )
-            self.following.offer(room, publications, payloads)
+            self.following.offer(room, committed.publications)
             stream = self.following.get(room)
             self._keep(room, None if stream is None else stream.head)
         session = self._session
         session.tell(notes_of(session.machine, session.last_commit, runs))
-        self._metrics.committed(sum(len(payloads) for _, payloads in runs.values()), seconds)
+        self._metrics.committed(sum(map(len, runs.values())), seconds)
 
     def answer(self, sender: Sender, outcome: Duplicate | CommandError) -> None:
         """Tell a sender, soon, why the draft became no publication."""
@@ -106,26 +103,19 @@ class Deliveries:
         """Tell the senders that wait for the stream of a room, which is not followed any more."""
         self._keep(room, None)
 
-    def _deliver(
-        self,
-        stream: Stream,
-        publications: Sequence[Publication],
-        payloads: Sequence[bytes] | None,
-    ) -> None:
+    def _deliver(self, stream: Stream, publications: Sequence[Publication]) -> None:
         name = stream.room
         room = self._rooms.get(name)
         subscribers = room.subscribers.copy() if room is not None else {}
         told = set(subscribers)
         waiting = self._senders.get(name)
         for start in range(0, len(publications), MAX_RUN):
-            part = slice(start, start + MAX_RUN)
-            run = publications[part]
+            run = publications[start : start + MAX_RUN]
             senders: Sequence[tuple[Subscriber | None, Any]] = ()
             if waiting:
                 senders = [waiting.pop(each.offset, _ELSEWHERE) for each in run]
                 told.update(origin for origin, _ in senders if origin is not None)
-            parts = None if payloads is None else payloads[part]
-            deliver_run(name, subscribers, run, senders, parts)
+            deliver_run(name, subscribers, run, senders)
         if told:
             self.end_turn(told)
 

@@ -12,7 +12,6 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from fastchat import protocol
 from fastchat.ledger import LedgerError
 from fastchat.ledger.gathering import MANY_ROOMS, ROOMS_AT_ONCE, Gathering
 from fastchat.ledger.notes import Note, machine_of, note_of
@@ -34,8 +33,7 @@ class Following:
     """The streams that a machine follows. All methods are called in the loop's thread.
 
     * `deliver` is called with the publications of a room, in the order of their offsets, without a
-      gap, from the position on that the stream has when `follow` returns; and with their payloads,
-      or None if they are not encoded yet.
+      gap, from the position on that the stream has when `follow` returns.
     * `lost` is called if that cannot go on: publications are gone that this machine has not had, or
       the room has another epoch. The stream is not followed any more then.
     * `machine` returns this machine's own number. Its own notes are ignored.
@@ -45,7 +43,7 @@ class Following:
         self,
         reader: Reader,
         *,
-        deliver: Callable[[Stream, Sequence[Publication], Sequence[bytes] | None], None],
+        deliver: Callable[[Stream, Sequence[Publication]], None],
         lost: Callable[[str], None],
         machine: Callable[[], int],
     ) -> None:
@@ -120,7 +118,7 @@ class Following:
                 return
             note = note_of(payload)
             is_followed = note.room in self._streams or note.room in self._early
-            publications = list(map(protocol.decode, note.payloads)) if is_followed else []
+            publications = note.publications if is_followed else []
         except (ValueError, TypeError, AttributeError, LookupError):
             logger.warning("a notification cannot be read: %.80r", payload)
             return
@@ -132,8 +130,8 @@ class Following:
             # The first notes after a connection was made can be lost as well.
             self._start(self._look())
         self._heard[note.machine] = max(note.commit, heard or 0)
-        if note.payloads:
-            self.offer(note.room, publications, note.payloads)
+        if note.lines:
+            self.offer(note.room, publications)
         elif note.room in self._loading:
             self._start(self._look())
         elif note.size:
@@ -156,25 +154,17 @@ class Following:
             self._start(self._look())
         self._reached = reached
 
-    def offer(
-        self, room: str, publications: Sequence[Publication], payloads: Sequence[bytes]
-    ) -> None:
-        """Take in publications of a room, and their payloads, if it is followed."""
+    def offer(self, room: str, publications: Sequence[Publication]) -> None:
+        """Take in publications of a room, if it is followed."""
         if (early := self._early.get(room)) is not None:
             early += publications
         elif (stream := self._streams.get(room)) is not None:
-            self._offer(stream, publications, payloads)
+            self._offer(stream, publications)
 
-    def _offer(
-        self,
-        stream: Stream,
-        publications: Sequence[Publication],
-        payloads: Sequence[bytes] | None = None,
-    ) -> None:
+    def _offer(self, stream: Stream, publications: Sequence[Publication]) -> None:
         run = stream.offer(publications)
         if run:
-            is_all = len(run) == len(publications) and run[0].offset == publications[0].offset
-            self._deliver(stream, run, payloads if is_all else None)
+            self._deliver(stream, run)
         if stream.has_gap and stream not in self._reading and stream not in self._gaps:
             self.gaps_total += 1
             self._gaps.add(stream)

@@ -15,7 +15,14 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from fastchat._codec import Decoder, Encoder, Timestamps, make_draft, number_draft
+from fastchat._codec import (
+    Encoder,
+    Timestamps,
+    make_draft,
+    number_draft,
+    pack_message,
+    unpack_message,
+)
 
 __all__ = [
     "Change",
@@ -29,16 +36,16 @@ __all__ = [
     "PostedDraft",
     "Publication",
     "Reactor",
-    "decode",
-    "decode_any",
     "encodable",
     "encode",
     "encode_any",
     "is_posted",
     "message_draft",
     "numbered",
+    "packed",
     "timestamp_of",
     "timestamps",
+    "unpacked",
 ]
 
 
@@ -257,8 +264,23 @@ def _encode_change(change: Change) -> bytes:
     return orjson.dumps(fields)
 
 
-def decode_any(payload: bytes) -> Publication:
-    """Do what `decode` does, without the compiled decoder for plain messages."""
+def packed(publication: Publication) -> bytes:
+    """A publication as a line of JSON, which is short for a plain message."""
+    return pack_message(publication) or encode_any(publication)
+
+
+def unpacked(line: bytes, room: str, offset: int) -> Publication:
+    """The publication in a line that `packed` has made, of this room and offset.
+
+    Raises ValueError, TypeError, AttributeError or LookupError if there is none.
+    """
+    if line.startswith(b"["):
+        return unpack_message(line, room, offset, Message)
+    return _decode(line)
+
+
+def _decode(payload: bytes) -> Publication:
+    """The publication that was encoded as a payload."""
     fields = orjson.loads(payload)
     start = (
         *(fields["room"], fields["offset"], fields["username"], fields.get("text", "")),
@@ -274,11 +296,6 @@ def decode_any(payload: bytes) -> Publication:
     }
     state = fields.get("edited"), fields.get("deleted", False), reactions or None
     return Message(*start, fields.get("id"), *state)
-
-
-#: Returns the publication that was encoded as a payload. Raises ValueError, TypeError,
-#: AttributeError or LookupError if there is none.
-decode: Callable[[bytes], Publication] = Decoder(decode_any, Message)
 
 
 def encodable(reactions: Mapping[str, Sequence[Reactor]]) -> dict[str, list[dict[str, str]]]:

@@ -93,15 +93,13 @@ def deliver_run(
     subscribers: Mapping[Subscriber, int],
     run: Sequence[Publication],
     senders: Sequence[tuple[Subscriber | None, Any]],
-    payloads: Sequence[bytes] | None = None,
 ) -> None:
     """Deliver publications of a room, whose offsets follow each other, to its subscribers.
 
     They are at most `MAX_RUN`, and each of them has a sender: the process that the draft came from,
     and the draft's key. It is (None, None) if the draft came from another machine; if all of them
     did, `senders` can be empty. A sender that is no subscriber of the room learns only that the
-    publication was stored (`Subscriber.kept`). `payloads` are the encoded publications, if they
-    were encoded before.
+    publication was stored (`Subscriber.kept`).
     """
     origins = {origin for origin, _ in senders}
     if not origins <= subscribers.keys():
@@ -110,8 +108,7 @@ def deliver_run(
                 origin.kept(draft_key, publication.offset)
     if subscribers:
         offset = run[0].offset
-        if payloads is None:
-            payloads = list(map(protocol.encode, run))
+        payloads = list(map(protocol.encode, run))
         for subscriber in subscribers:
             draft_keys = None
             if subscriber in origins:

@@ -1,4 +1,4 @@
-"""Tests of the compiled codec: it does what the general parser and encoder do, or declines."""
+"""Tests of the compiled codec: it does what the general functions do, or declines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from fastchat import protocol
 from fastchat._codec import (
-    Decoder,
     Encoder,
     Parser,
     Timestamps,
@@ -21,23 +20,24 @@ from fastchat._codec import (
     message_rows,
     number_draft,
     pack_draft,
+    pack_message,
     unpack_drafts,
+    unpack_message,
 )
 from fastchat.errors import CommandError, Violation
 from fastchat.history.rows import row_of
 from fastchat.protocol import Change, Command, Kind, Message, MessageDraft, Send, timestamp_of
 from fastchat.protocol.names import MAX_ROOM_CHARS
 from fastchat.protocol.parsing import parse, parse_any
-from fastchat.protocol.publications import Reactor, decode_any, encode_any
+from fastchat.protocol.publications import Reactor, encode_any, packed, unpacked
 from fastchat.protocol.values import MAX_TEXT_CHARS, MAX_TOKEN_BYTES
 
 TIMESTAMP = "2025-01-18T10:30:00.123Z"
 
 
-#: The compiled parser and encoder alone: they return None for what they leave to the general ones.
+#: The compiled codec alone: it returns None for what it leaves to the general functions.
 plain = Parser(lambda payload: None, Send, MAX_TEXT_CHARS, MAX_ROOM_CHARS, MAX_TOKEN_BYTES)
 encode_plain = Encoder(lambda publication: None)
-decode_plain = Decoder(lambda payload: None, Message)
 
 
 def parsed(payload: bytes) -> Command | type[Exception]:
@@ -330,8 +330,6 @@ MESSAGE = Message("lobby", 42, "Alice", "Hello", TIMESTAMP, "u_1", "c7")
 def test_plain_messages_are_encoded_as_the_general_encoder_does(message: Message) -> None:
     payload = encode_plain(message)
     assert payload == encode_any(message) == protocol.encode(message)
-    assert decode_plain(payload) == decode_any(payload) == protocol.decode(payload) == message
-    assert type(decode_plain(payload)) is Message
 
 
 @pytest.mark.parametrize(
@@ -363,7 +361,7 @@ def test_changes_are_left_to_the_general_encoder() -> None:
 def test_encoders_agree(text: str, username: str, id: str | None, offset: int) -> None:
     message = MESSAGE._replace(text=text, username=username, id=id, offset=offset)
     assert encode_plain(message) in (None, encode_any(message))
-    assert protocol.decode(protocol.encode(message)) == message
+    assert unpacked(packed(message), "lobby", offset) == message
 
 
 def test_lone_surrogate_is_an_error() -> None:
@@ -372,7 +370,24 @@ def test_lone_surrogate_is_an_error() -> None:
         encode_plain(MESSAGE._replace(text="\ud800"))
 
 
-# Decoding
+# Messages in notes to other machines
+
+
+@pytest.mark.parametrize("id", ["c7", None])
+def test_plain_message_is_packed_as_a_list(id: str | None) -> None:
+    message = MESSAGE._replace(id=id, text="Grüße 👋")
+    line = pack_message(message)
+    assert line is not None
+    assert json.loads(line) == [
+        "u_1",
+        "Alice",
+        "Grüße 👋",
+        TIMESTAMP,
+        *([] if id is None else [id]),
+    ]
+    found = unpack_message(line, "lobby", 42, Message)
+    assert found == message
+    assert type(found) is Message
 
 
 @pytest.mark.parametrize(
@@ -382,50 +397,40 @@ def test_lone_surrogate_is_an_error() -> None:
         MESSAGE._replace(edited=TIMESTAMP),
         MESSAGE._replace(text="", deleted=True),
         MESSAGE._replace(reactions={"👍": (Reactor("u_1", "Zoë"), Reactor("u_2", "Bob"))}),
-        Change("lobby", 1, "Alice", "better", TIMESTAMP, "u_1", Kind.EDIT, 42),
-        Change("lobby", 1, "Alice", "", TIMESTAMP, "u_1", Kind.DELETE, 42),
-        Change("lobby", 1, "Alice", "", TIMESTAMP, "u_1", Kind.REACT, 42, "👍", remove=True),
+        Change("lobby", 42, "Alice", "better", TIMESTAMP, "u_1", Kind.EDIT, 1),
+        Change("lobby", 42, "Alice", "", TIMESTAMP, "u_1", Kind.DELETE, 1),
+        Change("lobby", 42, "Alice", "", TIMESTAMP, "u_1", Kind.REACT, 1, "👍", remove=True),
     ],
 )
-def test_all_publications_are_decoded_as_they_were_encoded(publication: Message | Change) -> None:
-    payload = protocol.encode(publication)
-    assert decode_plain(payload) is None
-    assert protocol.decode(payload) == publication
-    assert type(protocol.decode(payload)) is type(publication)
+def test_all_other_publications_are_packed_as_clients_get_them(
+    publication: Message | Change,
+) -> None:
+    assert packed(publication) == encode_any(publication)
+    found = unpacked(packed(publication), "lobby", 42)
+    assert found == publication
+    assert type(found) is type(publication)
 
 
-PLAIN = protocol.encode(MESSAGE)
+LINE = packed(MESSAGE)
 
 
-@pytest.mark.parametrize(
-    "payload",
-    [
-        b"",
-        b"{",
-        PLAIN[:-1],
-        PLAIN + b" ",
-        PLAIN.replace(b"42", b"042"),
-        PLAIN.replace(b"42", b"-42"),
-        PLAIN.replace(b"42", b""),
-        PLAIN.replace(b"42", b"1" * 19),
-        PLAIN.replace(b"42", b"4.2"),
-        PLAIN.replace(b"Hello", b"\\u0041"),
-        PLAIN.replace(b"Hello", b"\xff"),
-        PLAIN.replace(b"text", b"texts"),
-        PLAIN.replace(b'"Hello"', b"null"),
-        PLAIN.replace(b'"id":"c7"', b'"id":null'),
-        PLAIN.replace(b'"id":"c7"', b'"id":"c7","id":"c8"'),
-    ],
-)
-def test_all_other_payloads_are_left_to_the_general_decoder(payload: bytes) -> None:
-    assert decode_plain(payload) is None
-
-
-@given(st.lists(st.tuples(st.integers(0, len(PLAIN) - 1), st.integers(0, 255)), max_size=3))
-def test_decoders_agree_on_damaged_payloads(changes: list[tuple[int, int]]) -> None:
-    """What the compiled decoder accepts, it decodes as the general one does."""
-    damaged = bytearray(PLAIN)
+@given(st.lists(st.tuples(st.integers(0, len(LINE) - 1), st.integers(0, 255)), max_size=3))
+def test_damaged_lines_are_refused_or_others(changes: list[tuple[int, int]]) -> None:
+    """What is unpacked, JSON has as well."""
+    damaged = bytearray(LINE)
     for at, byte in changes:
         damaged[at] = byte
-    found = decode_plain(bytes(damaged))
-    assert found is None or found == decode_any(bytes(damaged))
+    try:
+        found = unpack_message(bytes(damaged), "lobby", 42, Message)
+    except ValueError:
+        return
+    user, username, text, timestamp, *id = json.loads(damaged)
+    assert found == MESSAGE._replace(
+        user=user, username=username, text=text, timestamp=timestamp, id=id[0] if id else None
+    )
+
+
+@pytest.mark.parametrize("line", [b"", b"[", LINE[:-1], LINE + b" ", b'["a","b","c"]', b"[1]"])
+def test_line_that_is_no_message_is_refused(line: bytes) -> None:
+    with pytest.raises(ValueError, match="no packed message"):
+        unpack_message(line, "lobby", 42, Message)
