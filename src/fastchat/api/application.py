@@ -16,6 +16,7 @@ import importlib.resources
 import logging
 import time
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from typing import Protocol
 
 from starlette.types import Message, Receive, Scope, Send
@@ -110,7 +111,11 @@ class Api:
             ends = ends or not await body.drain()
         self._count(exchange, status)
         self._metrics.api_s.observe(time.perf_counter() - begun)
-        sent = [*headers, (b"content-length", b"%d" % len(content))]
+        sent = [*headers]
+        # RFC 9110 §8.6: "A server MUST NOT send a Content-Length header field in any response with
+        # a status code of 1xx (Informational) or 204 (No Content)."
+        if status != HTTPStatus.NO_CONTENT:
+            sent.append((b"content-length", b"%d" % len(content)))
         if ends:
             sent.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": status, "headers": sent})
