@@ -28,7 +28,16 @@ from target import COMPILED
 HERE = Path(__file__).parent
 BUILD = HERE.parent / "build" / "fuzz"
 #: The share of the time that each target gets.
-TARGETS = {"hub": 6, "codec": 1, "commands": 2, "query": 1, "names": 1, "records": 1, "tokens": 1}
+TARGETS = {
+    "hub": 6,
+    "codec": 1,
+    "commands": 2,
+    "query": 1,
+    "names": 1,
+    "records": 1,
+    "requests": 1,
+    "tokens": 1,
+}
 OPTIONS = {
     "hub": ["-max_len=1024"],
     "codec": [f"-dict={HERE / 'json.dict'}"],

@@ -1,4 +1,4 @@
-"""Targets for the parsers of commands, addresses, names, tokens and the relay's records.
+"""Targets for the parsers of commands, addresses, names, tokens, requests and the relay's records.
 
 A target takes any bytes. It fails if a parser raises an exception that it does not promise, if it
 accepts a value beyond the protocol's limits, or if an accepted value is another one after it has
@@ -8,12 +8,15 @@ been encoded and parsed again.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hmac
 import json
 import re
 import tempfile
+from collections.abc import Coroutine
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -28,11 +31,15 @@ from fastchat._codec import (
     unpack_drafts,
     unpack_message,
 )
+from fastchat.api.cursor import decode_cursor
+from fastchat.api.keys import ActiveKey, ApiKey, ApiRight, check_patterns, parse_keys
+from fastchat.api.paths import find
+from fastchat.api.requests import ApiError, Field, Request
 from fastchat.auth import Right
 from fastchat.auth.tokens import TokenAuthenticator
 from fastchat.brokers.relay.records import decode_from_relay, decode_from_worker
 from fastchat.brokers.relay.wire import BadRecord, RecordKind, RecordReader, pack
-from fastchat.errors import CommandError, ErrorCode, Violation
+from fastchat.errors import CommandError, ErrorCode, SettingError, Violation
 from fastchat.protocol.names import (
     MAX_ROOM_BYTES,
     MAX_ROOM_CHARS,
@@ -62,6 +69,8 @@ _PARSE_PLAIN = Parser(
     lambda payload: None, protocol.Send, MAX_TEXT_CHARS, MAX_ROOM_CHARS, MAX_TOKEN_BYTES
 )
 _ENCODE_PLAIN = Encoder(lambda publication: None)
+_FIELDS = (Field("text", str, True), Field("limit", int), Field("rooms", dict))
+_FIELD_TYPES = {field.name: field.type for field in _FIELDS}
 _LARGEST = {"limit": protocol.MAX_HISTORY, "history": protocol.MAX_HISTORY}
 
 
@@ -154,6 +163,45 @@ def _check_room(key: str) -> None:
     assert 1 <= len(key) <= MAX_ROOM_CHARS
     assert len(key.encode()) <= MAX_ROOM_BYTES
     assert not re.search(r"[\s\x00-,/:-`{-\x9f]", key.replace("_", "")), "a separator"
+
+
+def requests(data: bytes) -> None:
+    """A path, a query and a body of the API, and its cursors and keys, are parsed or refused."""
+    head, _, body = data.partition(b"\n")
+    path, _, query = head.partition(b"?")
+    with contextlib.suppress(UnicodeDecodeError):
+        resource = find(b"/api/v1/" + path)
+        assert resource is None or all(resource.variables.values())
+    key = ActiveKey(ApiKey("shop", "0" * 64, frozenset(ApiRight), ("order-*",), 1.0, ""))
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    scope = {"headers": [], "state": {"context": None}, "query_string": query}
+    request = Request(key, {}, scope, receive, lambda tokens: None)
+    with contextlib.suppress(ApiError, CommandError):
+        parameters = request.query(*_FIELDS[:2])
+        assert all(type(value) is _FIELD_TYPES[name] for name, value in parameters.items())
+    with contextlib.suppress(ApiError):
+        fields = _result_of(request.body(*_FIELDS))
+        assert all(type(value) is _FIELD_TYPES[name] for name, value in fields.items())
+        assert "text" in fields
+    with contextlib.suppress(ValueError):
+        decode_cursor(body.decode("latin-1"))
+    with contextlib.suppress(SettingError):
+        for each in parse_keys(Path("keys.json"), body):
+            assert check_patterns(each.rooms) == each.rooms
+    with contextlib.suppress(ApiError, CommandError):
+        assert request.check_room(body.decode("latin-1")).startswith("order-")
+
+
+def _result_of(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """The result of a coroutine that never waits."""
+    try:
+        coroutine.send(None)
+    except StopIteration as ended:
+        return ended.value
+    raise AssertionError("the coroutine waits")
 
 
 def tokens(data: bytes) -> None:

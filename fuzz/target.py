@@ -22,6 +22,10 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 COMPILED = ("codec", "hub")
 #: The modules that atheris instruments for the parsers.
 INSTRUMENTED = [
+    "fastchat.api.cursor",
+    "fastchat.api.keys",
+    "fastchat.api.paths",
+    "fastchat.api.requests",
     "fastchat.auth",
     "fastchat.auth.keys",
     "fastchat.auth.tokens",
