@@ -16,6 +16,7 @@ from support.server import TIMEOUT_UNIT_S
 BENCH = Path(__file__).parents[2] / "bench" / "broadcast.py"
 WORKERS = BENCH.with_name("workers.py")
 SLOW = BENCH.with_name("slow.py")
+API = BENCH.with_name("api.py")
 FOOTPRINT = BENCH.with_name("footprint.py")
 GUARD = BENCH.with_name("guard.py")
 STALLS = BENCH.with_name("stalls.py")
@@ -98,6 +99,22 @@ def test_invalid_arguments_are_refused_with_a_sentence() -> None:
     )
     assert run.returncode == 2
     assert "numbers of clients" in run.stderr
+
+
+def test_run_of_the_api_fills_every_row(tmp_path: Path) -> None:
+    """A small run of the API succeeds and writes all figures."""
+    result = tmp_path / "figures.json"
+    run = subprocess.run(
+        [sys.executable, API, "--quick", "--json", result],
+        capture_output=True,
+        text=True,
+        timeout=60 * TIMEOUT_UNIT_S,
+    )
+    assert run.returncode == 0, run.stderr
+    (group,) = json.loads(result.read_text())["groups"]
+    medians = {row["variant"]: row["median"] for row in group["rows"]}
+    assert set(medians) == {"at most", "p50", "p99"}
+    assert all(value > 0 for value in medians.values())
 
 
 def test_run_with_slow_readers_fills_every_row(tmp_path: Path) -> None:

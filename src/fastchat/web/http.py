@@ -148,6 +148,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._is_file = False  # whether the body is one
         self._linger_bytes = 0  # that are still read while LINGERING
         self._is_stopping = False
+        self._own_address: str | None = None  # of a request that no proxy has passed on
         self._visitor = ""  # the address that `context.visitors` counts
         self._answering: Any = None  # the cycle that the application answers
         self._deadline_s = self.loop.time() + self._timings.head_s
@@ -407,7 +408,11 @@ class HttpProtocol(HttpToolsProtocol):
     def _address(self) -> str:
         peer = None if self.client is None else self.client[0]
         forwarded = [value for name, value in self.headers if name == b"x-forwarded-for"]
-        return self._context.proxies.client_of(peer, forwarded)
+        if forwarded:
+            return self._context.proxies.client_of(peer, forwarded)
+        if self._own_address is None:
+            self._own_address = self._context.proxies.client_of(peer, ())
+        return self._own_address
 
     # Upgrades
 
