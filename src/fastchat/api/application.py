@@ -218,8 +218,12 @@ class Api:
             for task in (sending, *others):
                 task.cancel()
             ended = await asyncio.gather(sending, *others, return_exceptions=True)
+        # If it has failed, the client sees that the answer is not complete, because the server
+        # closes the connection without the end of the answer.
+        if isinstance(ended[0], CommandError):
+            logger.warning("a stream of the API ends early: %s", ended[0])
+            return
         if isinstance(ended[0], Exception):
-            # The client sees that the answer is not complete, because the connection is closed.
             raise ended[0]
         await send({"type": "http.response.body", "body": b""})
 

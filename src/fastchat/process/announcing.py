@@ -27,12 +27,12 @@ def announce(settings: Settings, listener: socket.socket, workers: int = 1) -> N
 
     It does not wait, and raises nothing.
     """
-    host, port = listener.getsockname()[:2]
-    if host in ("0.0.0.0", "::"):  # noqa: S104 it is only shown
-        host = "127.0.0.1" if host == "0.0.0.0" else "::1"  # noqa: S104
-    scheme = "https" if settings.ssl_certfile else "http"
-    address = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+    address = _address_of(settings, *listener.getsockname()[:2])
     lines = [f"fastchat is at {address} (stop it with Ctrl+C)"]
+    if settings.api_port:
+        api = _address_of(settings, settings.api_host, settings.api_port)
+        lines.append(f"its API is at {api}/api/v1")
+        logger.info("serving the API at %s/api/v1", api)
     if settings.engine:
         from fastchat.ledger.url import parse_url  # here, because most servers have no engine
 
@@ -46,6 +46,14 @@ def announce(settings: Settings, listener: socket.socket, workers: int = 1) -> N
     text = "".join(f"{line}\n" for line in lines)
     threading.Thread(target=_print, args=(text,), name="announcement", daemon=True).start()
     logger.info("serving at %s", address)
+
+
+def _address_of(settings: Settings, host: str, port: int) -> str:
+    """The address of a port, as a person can open it on this machine."""
+    if host in ("0.0.0.0", "::"):  # noqa: S104 it is only shown
+        host = "127.0.0.1" if host == "0.0.0.0" else "::1"  # noqa: S104
+    scheme = "https" if settings.ssl_certfile else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _print(text: str) -> None:

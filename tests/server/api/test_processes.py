@@ -54,6 +54,7 @@ def test_port_of_its_own(tmp_path: Path, workers: str) -> None:
         wait_until(lambda: leaving("GET", "/rooms").status == 401)
         assert server.stop() == 0
         assert list(stream) == []
+    assert f"serving the API at http://127.0.0.1:{port}/api/v1" in server.errors
     assert key not in server.errors
     assert other not in server.errors
     assert "'shop' has set options of room lobby: title" in server.errors
