@@ -126,6 +126,8 @@ class ApiKeys:
     def __init__(self, file: str | Path) -> None:
         self._file = Path(file).absolute()  # the directory of the process can change
         self._by_digest: dict[bytes, ActiveKey] = {}
+        #: The keys by what their names look like; every join looks a name up.
+        self._by_look: dict[str, list[ActiveKey]] = {}
         self._take(read_keys(self._file))
 
     def reload(self) -> None:
@@ -152,11 +154,7 @@ class ApiKeys:
 
     def reserves(self, room: str, username: str) -> bool:
         """Whether a username looks like the name of a key that can speak in a room."""
-        look = name_key(username)
-        return any(
-            name_key(each.key.name) == look and each.matches(room)
-            for each in self._by_digest.values()
-        )
+        return any(each.matches(room) for each in self._by_look.get(name_key(username), ()))
 
     def _take(self, keys: Iterable[ApiKey]) -> None:
         before = {active.key: active for active in self._by_digest.values()}
@@ -164,6 +162,9 @@ class ApiKeys:
         self._by_digest = {
             bytes.fromhex(key.sha256): before.get(key) or ActiveKey(key) for key in keys
         }
+        self._by_look = {}
+        for active in self._by_digest.values():
+            self._by_look.setdefault(name_key(active.key.name), []).append(active)
 
 
 def digest_of(text: str) -> str:
