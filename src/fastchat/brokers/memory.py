@@ -90,6 +90,8 @@ class MemoryBroker:
         self._delivery.evict(room, reason.code, reason.text)
 
     def restarted(self, room: str, position: Position) -> None:
+        # The members have been told why, and eviction would drop what is not written yet.
+        self._delivery.end_turn()
         self.lost(room)
 
     def expel(self, room: str, user: str, seconds: int) -> None:

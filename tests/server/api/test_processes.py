@@ -39,6 +39,9 @@ def test_port_of_its_own(tmp_path: Path, workers: str) -> None:
             assert stream.next("message").data["text"] == "0"
             assert apis[0]("PATCH", "/rooms/lobby", {"title": "Lobby"}).status == 200
             assert all(each("GET", "/rooms/lobby").json["title"] == "Lobby" for each in apis)
+            assert apis[0]("DELETE", "/rooms/lobby").status == 204
+            assert bob.receive_type("room_deleted")["room"] == "lobby"
+            assert stream.next("gap").data["room"] == "lobby"
         with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)) as page:
             page.request("GET", "/api/v1/rooms", headers={"x-api-key": key})
             assert page.getresponse().status == 404

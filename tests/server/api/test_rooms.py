@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 
 from fastchat.api.keys import ApiRight
+from fastchat.errors import CloseCode
 from server.api.conftest import Place
 from support.api import Client
 from support.raw_websocket import connected
@@ -65,7 +66,8 @@ def test_deletion(place: Place, api: Client, room: str) -> None:
         bob.receive_type("joined")
         reply = api("DELETE", f"/rooms/{room}")
         assert (reply.status, reply.body) == (204, b"")
-        bob.receive_end()
+        assert bob.receive_type("room_deleted")["room"] == room
+        assert bob.receive_end() == CloseCode.LOST_CONTINUITY
     assert api("GET", f"/rooms/{room}/messages").json["messages"] == []
     assert api("GET", f"/rooms/{room}/messages?since={before['epoch']}:0").status == 410
     assert api("POST", f"/rooms/{room}/messages", {"text": "new"}).json["epoch"] != before["epoch"]

@@ -439,6 +439,8 @@ class RelayBroker:
         """Follow a room's new stream. Its members go, and come back into the new room."""
         if (room := self._rooms.get(name)) is not None:
             room.start(position)
+            # The members have been told why, and eviction would drop what is not written yet.
+            self._delivery.end_turn()
             self._evict(name)
 
     def _evict(self, name: str) -> None:
